@@ -1,0 +1,104 @@
+"""How tspo speaks to a person: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+_quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """Silence messages and progress (never results or errors)."""
+    global _quiet
+    _quiet = quiet
+
+
+def say(message: str) -> None:
+    """One plain message line on stderr."""
+    if not _quiet:
+        print(message, file=sys.stderr, flush=True)
+
+
+def warn(message: str) -> None:
+    """A warning on stderr, shown even when quiet."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def result(text: str) -> None:
+    """A result on stdout."""
+    print(text, flush=True)
+
+
+def result_json(value: Any) -> None:
+    """A result on stdout as JSON for machines."""
+    print(json.dumps(value, ensure_ascii=False, indent=2), flush=True)
+
+
+class Advance(Protocol):
+    """Callback of `progress`: advance by `n` units and show `note` beside the bar."""
+
+    def __call__(self, n: int = 1, note: str = "") -> None: ...
+
+
+@contextmanager
+def progress(label: str, total: int | None) -> Iterator[Advance]:
+    """Show long work: a bar on a terminal, a plain line at about every tenth elsewhere."""
+    if _quiet:
+        yield lambda n=1, note="": None
+    elif sys.stderr.isatty():
+        with _bar(label, total) as advance:
+            yield advance
+    else:
+        yield _plain_lines(label, total)
+
+
+@contextmanager
+def _bar(label: str, total: int | None) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total, note="")
+
+        def advance(n: int = 1, note: str = "") -> None:
+            bar.update(task, advance=n, note=note)
+
+        yield advance
+
+
+def _plain_lines(label: str, total: int | None) -> Advance:
+    done = 0
+    shown = 0
+
+    def advance(n: int = 1, note: str = "") -> None:
+        nonlocal done, shown
+        done += n
+        every = max(1, (total or 10_000) // 10)
+        if done // every > shown or done == total:
+            shown = done // every
+            of = f"/{total}" if total is not None else ""
+            say(f"{label} {done}{of} {note}".rstrip())
+
+    return advance
+
+
+def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """Iterate over `items` with a progress display."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    with progress(label, total) as advance:
+        for item in items:
+            yield item
+            advance()

@@ -1,0 +1,119 @@
+"""What a rollout leaves behind: the exact tokens, turn by turn, and what was retrieved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from tspo_cli.data.schema import Question
+from tspo_cli.retrieval.types import Hit
+
+TurnKind = Literal["search", "answer", "invalid", "truncated"]
+
+
+class GroupId(NamedTuple):
+    """A group of rollouts shares a question: (data set, question id, draw). Never a bare index."""
+
+    data_source: str
+    question_id: str
+    draw: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One model segment and the feedback that followed it.
+
+    `action_ids` are the sampled token ids as the engine returned them, `logprobs` their log-probabilities (nats) under
+    the sampling policy, one each. `feedback_ids` are tokenised separately and never trained on. `search_error` marks a
+    failed search: such a trajectory does not enter the loss.
+    """
+
+    action_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: str
+    kind: TurnKind
+    text: str
+    query: str | None = None
+    answer: str | None = None
+    hits: tuple[Hit, ...] = ()
+    feedback: str = ""
+    feedback_ids: tuple[int, ...] = ()
+    search_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One rollout of one question: prompt, then turns. `sample` is its place in the group."""
+
+    group: GroupId
+    sample: int
+    question: Question
+    prompt_ids: tuple[int, ...]
+    turns: tuple[Turn, ...]
+    weight_version: int = 0
+
+    @property
+    def answer(self) -> str | None:
+        """The text of the final answer, None if the model never gave one."""
+        return self.turns[-1].answer if self.turns else None
+
+    @property
+    def failed(self) -> bool:
+        """True when a search failed for a reason outside the policy."""
+        return any(turn.search_error is not None for turn in self.turns)
+
+    @property
+    def searches(self) -> int:
+        """Number of searches that were executed."""
+        return sum(turn.kind == "search" for turn in self.turns)
+
+    def token_ids(self) -> list[int]:
+        """Prompt, then action and feedback of each turn: exactly the ids that the policy saw, length T."""
+        ids = list(self.prompt_ids)
+        for turn in self.turns:
+            ids += turn.action_ids
+            ids += turn.feedback_ids
+        return ids
+
+    def turn_of_token(self) -> list[int]:
+        """For each of the T tokens the index of the turn whose action it belongs to, -1 where it was not sampled."""
+        turn_of = [-1] * len(self.prompt_ids)
+        for index, turn in enumerate(self.turns):
+            turn_of += [index] * len(turn.action_ids)
+            turn_of += [-1] * len(turn.feedback_ids)
+        return turn_of
+
+    def sampled_logprobs(self) -> list[float]:
+        """For each of the T tokens its log-probability when sampled, 0 where it was not sampled."""
+        values = [0.0] * len(self.prompt_ids)
+        for turn in self.turns:
+            values += turn.logprobs
+            values += [0.0] * len(turn.feedback_ids)
+        return values
+
+
+def trajectory_record(trajectory: Trajectory) -> dict[str, Any]:
+    """The JSON form that run directories keep, readable without a tokenizer."""
+    return {
+        "sample": trajectory.sample,
+        "answer": trajectory.answer,
+        "failed": trajectory.failed,
+        "prompt_tokens": len(trajectory.prompt_ids),
+        "turns": [_turn_record(turn) for turn in trajectory.turns],
+    }
+
+
+def _turn_record(turn: Turn) -> dict[str, Any]:
+    return {
+        "kind": turn.kind,
+        "text": turn.text,
+        "query": turn.query,
+        "answer": turn.answer,
+        "finish_reason": turn.finish_reason,
+        "tokens": len(turn.action_ids),
+        "logprob": sum(turn.logprobs),
+        "passages": [{"id": hit.id, "contents": hit.contents, "score": hit.score} for hit in turn.hits],
+        "feedback": turn.feedback,
+        "feedback_tokens": len(turn.feedback_ids),
+        "search_error": turn.search_error,
+    }

@@ -1,0 +1,202 @@
+"""The run directory: what a run leaves on disk, written so that a crash never leaves half a file.
+
+    RUN/config.toml            resolved configuration (config.resolved.json: the same as JSON)
+    RUN/env.json               versions, git commit, hardware
+    RUN/command.txt            the command, one line per attempt
+    RUN/status.json            {"state": running | finished | failed | stopped, "step", "attempt"}
+    RUN/metrics.jsonl          one line per step; holds no clock readings, so equal runs have equal files
+    RUN/timings.jsonl          seconds per step and part
+    RUN/rollouts/step_000010.jsonl.gz       one line per group
+    RUN/checkpoints/step_000010/            to resume from
+    RUN/eval/step_000010/<dataset>.json     scores; <dataset>.items.jsonl.gz: every item with its trajectory
+    RUN/model/                 the exported model directory
+    RUN/logs/attempt_1.log     messages of each attempt
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
+
+CONFIG_NAME = "config.resolved.json"
+
+
+def atomic_write_bytes(path: Path, payload: bytes) -> None:
+    """Write `path` whole or not at all: temporary file in the same folder, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as handle:
+            handle.write(payload)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """`atomic_write_bytes` in UTF-8."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, readable and with a stable key order as given."""
+    atomic_write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a malformed one is an InvalidInputError that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingResourceError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{path}: not valid JSON ({error})") from None
+
+
+def write_jsonl_gz(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Write gzip JSONL atomically. No clock in the header: equal records give equal bytes."""
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    atomic_write_bytes(path, gzip.compress(lines.encode("utf-8"), compresslevel=5, mtime=0))
+
+
+def read_jsonl_gz(path: Path) -> Iterator[dict[str, Any]]:
+    """Read records that `write_jsonl_gz` wrote."""
+    with gzip.open(path, "rt", encoding="utf-8") as handle:
+        for line in handle:
+            yield json.loads(line)
+
+
+def append_jsonl(path: Path, record: dict[str, Any]) -> None:
+    """Append one line and hand it to the operating system at once."""
+    with open(path, "a", encoding="utf-8") as handle:
+        handle.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All complete lines of a JSONL file; a torn last line (killed while writing) is left out."""
+    if not path.exists():
+        return []
+    raw = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in raw[: raw.rfind("\n") + 1].splitlines() if line.strip()]
+
+
+def keep_steps_up_to(path: Path, step: int) -> None:
+    """Drop the lines after `step`, so that a resumed run writes them again."""
+    if path.exists():
+        kept = [record for record in read_jsonl(path) if record["step"] <= step]
+        atomic_write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+
+
+def step_name(step: int) -> str:
+    """`step_000120`: sorts by step."""
+    return f"step_{step:06d}"
+
+
+def claim_run(path: Path, *, resume: bool, overwrite: bool) -> None:
+    """Make the run directory ready, refusing to touch a used one without being told how.
+
+    Raises:
+        UsageError: both `resume` and `overwrite`.
+        InvalidInputError: the directory is in use and neither was given, or it is no run directory.
+    """
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other")
+    used = path.exists() and any(path.iterdir()) if path.is_dir() or not path.exists() else True
+    if used and not (path / CONFIG_NAME).exists():
+        raise InvalidInputError(f"{path}: exists and is not a run directory; choose another --out")
+    if used and overwrite:
+        shutil.rmtree(path)
+    elif used and not resume:
+        raise InvalidInputError(f"{path}: already holds a run; add --resume to continue it or --overwrite to replace it")
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def start_attempt(path: Path) -> int:
+    """Record command and environment of this attempt; returns its number, from 1."""
+    commands = path / "command.txt"
+    attempt = len(commands.read_text(encoding="utf-8").splitlines()) + 1 if commands.exists() else 1
+    with open(commands, "a", encoding="utf-8") as handle:
+        handle.write(shlex.join(["tspo", *sys.argv[1:]]) + "\n")
+    write_json(path / "env.json", environment())
+    (path / "logs").mkdir(exist_ok=True)
+    return attempt
+
+
+def log_line(path: Path, attempt: int, message: str) -> None:
+    """Add one line to the attempt's log."""
+    with open(path / "logs" / f"attempt_{attempt}.log", "a", encoding="utf-8") as handle:
+        handle.write(message + "\n")
+
+
+def set_status(path: Path, state: str, step: int, attempt: int) -> None:
+    """Say where the run stands."""
+    write_json(path / "status.json", {"state": state, "step": step, "attempt": attempt})
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and hardware that a result depends on."""
+    names = ("tspo-cli", "torch", "transformers", "deepspeed", "tokenizers", "bm25s", "faiss-cpu", "vllm", "numpy")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "git": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return None
+    done = subprocess.run(
+        ["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None
+
+
+def is_run(path: Path) -> bool:
+    """True for a directory that a training run made."""
+    return (path / CONFIG_NAME).is_file()
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """The run directories at or below `paths`, sorted, each once.
+
+    Raises:
+        MissingResourceError: a path does not exist, or there is no run below it.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if not path.exists():
+            raise MissingResourceError(f"{path}: no such run directory")
+        runs = [path] if is_run(path) else sorted(config.parent for config in path.rglob(CONFIG_NAME))
+        if not runs:
+            raise MissingResourceError(f"{path}: no run below it (a run directory holds {CONFIG_NAME})")
+        found.update(dict.fromkeys(runs))
+    return list(found)
+
+
+def eval_steps(run: Path) -> list[tuple[int, Path]]:
+    """The evaluations of a run as (step, directory), by step."""
+    return [(int(path.name.removeprefix("step_")), path) for path in sorted((run / "eval").glob("step_*"))]
