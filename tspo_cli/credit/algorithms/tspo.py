@@ -1,0 +1,44 @@
+"""TSPO (Ma et al. 2026, arXiv 2601.22776): GRPO, with turn-level advantages in groups that the outcome cannot tell apart.
+
+The paper's abstract fixes the idea and leaves details open; those are the options U4 to U10 and U13 of CreditConfig.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tspo_cli.config.schema import CreditConfig
+from tspo_cli.credit.folr import trajectory_reward, turn_rewards
+from tspo_cli.credit.group import Credit, Judged, group_class
+from tspo_cli.credit.normalise import per_trajectory, per_turn_index, pooled_turns
+
+
+def tspo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
+    """Turn-level advantages of the FOLR rewards where the gate opens, trajectory-level ones elsewhere."""
+    rewards = tuple(turn_rewards(trajectory, config) for trajectory in trajectories)
+    turns = [trajectory.turns for trajectory in trajectories]
+    if gate_opens(trajectories, config):
+        if config.norm == "pooled_turns":
+            return Credit(rewards, pooled_turns(rewards, config), "turn")
+        if config.norm == "per_turn_index":
+            return Credit(rewards, per_turn_index(rewards, config), "turn")
+        partial = True
+    else:
+        partial = config.mixed_reward == "outcome_plus_alpha"
+    scores = [trajectory_reward(one, config) if partial else one.outcome for one in trajectories]
+    return Credit(rewards, per_trajectory(scores, turns, config), "trajectory")
+
+
+def gate_opens(trajectories: Sequence[Judged], config: CreditConfig) -> bool:
+    """Whether this group uses its turn rewards (U7). An all-correct group does so only to reward hits too (U13)."""
+    composition = group_class(trajectories)
+    if composition == "all-correct" and config.success_turns != "hit_plus_final":
+        return False
+    near_miss = any(trajectory.trajectory_class == "near-miss" for trajectory in trajectories)
+    opens = {
+        "never": False,
+        "always": True,
+        "any_near_miss": near_miss,
+        "all_wrong": composition == "all-wrong with near-miss",
+    }
+    return opens[config.gate]

@@ -1,0 +1,85 @@
+"""First-occurrence latent rewards: where the gold answer first appears, and what each turn earns for it.
+
+The rule of TSPO (arXiv 2601.22776) as far as its abstract says it: a partial reward goes to the step where the
+ground-truth answer first appears. The open choices are options of CreditConfig (U1 to U6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tspo_cli.config.schema import CreditConfig
+from tspo_cli.credit.group import CreditTrajectory, CreditTurn, Judged, TrajectoryClass
+from tspo_cli.credit.outcome import outcome_reward
+from tspo_cli.credit.text import contains_answer, exact_match, is_degenerate
+
+
+def judge(trajectory: CreditTrajectory, golds: Sequence[str], config: CreditConfig) -> Judged:
+    """Outcome, class and first occurrence of one trajectory. Success means an exact match, whatever the outcome form."""
+    first, worth = first_occurrence(trajectory.turns, golds, config)
+    success = exact_match(trajectory.answer, golds)
+    name: TrajectoryClass = "success" if success else "near-miss" if first is not None else "miss"
+    return Judged(outcome_reward(trajectory, golds, config.outcome), name, len(trajectory.turns), first, worth)
+
+
+def first_occurrence(
+    turns: Sequence[CreditTurn], golds: Sequence[str], config: CreditConfig
+) -> tuple[int | None, float]:
+    """The first turn (from 1) with a gold answer, and the worth of that hit: 1, or 0.5 for a degenerate one (U3).
+
+    (None, 0.0) when there is none.
+    """
+    plain = [gold for gold in golds if config.degenerate == "as_is" or not is_degenerate(gold)]
+    halves = [gold for gold in golds if config.degenerate == "half" and is_degenerate(gold)]
+    for index, turn in enumerate(turns, start=1):
+        texts = _sources(turn, config.hit_source)
+        for golds_of_worth, worth in ((plain, 1.0), (halves, 0.5)):
+            if any(contains_answer(text, golds_of_worth, config.match) for text in texts):
+                return index, worth
+    return None, 0.0
+
+
+def _sources(turn: CreditTurn, hit_source: str) -> tuple[str, ...]:
+    if hit_source == "either":
+        return turn.feedback, turn.generated
+    return (turn.feedback if hit_source == "retrieved" else turn.generated,)
+
+
+def turn_rewards(trajectory: Judged, config: CreditConfig) -> tuple[float, ...]:
+    """The K rewards of one trajectory, for a hit at turn t* of worth w (1 or 0.5):
+
+    prefix       w alpha at every turn up to t*
+    point        w alpha at t*
+    point_to_go  sum of later point rewards, discounted: gamma^(t*-k) w alpha at turn k up to t*
+
+    A success earns its outcome at every turn (all_ones), at its last turn (final_only), or there in addition to the
+    hit (hit_plus_final); point_to_go carries that final reward backwards as well. A miss earns nothing.
+    """
+    success = trajectory.trajectory_class == "success"
+    turns = trajectory.turns
+    if success and config.success_turns == "all_ones":
+        return (trajectory.outcome,) * turns
+    rewards = [0.0] * turns
+    if trajectory.first_occurrence is not None and (not success or config.success_turns == "hit_plus_final"):
+        start = 1 if config.turn_reward == "prefix" else trajectory.first_occurrence
+        for turn in range(start, trajectory.first_occurrence + 1):
+            rewards[turn - 1] = trajectory.hit_worth * config.alpha
+    if success:
+        rewards[-1] += trajectory.outcome
+    return _to_go(rewards, config.gamma) if config.turn_reward == "point_to_go" else tuple(rewards)
+
+
+def trajectory_reward(trajectory: Judged, config: CreditConfig) -> float:
+    """alpha (times the worth of the hit) for a near-miss, else the outcome."""
+    if trajectory.trajectory_class == "near-miss":
+        return trajectory.hit_worth * config.alpha
+    return trajectory.outcome
+
+
+def _to_go(rewards: Sequence[float], gamma: float) -> tuple[float, ...]:
+    total = 0.0
+    backwards = []
+    for reward in reversed(rewards):
+        total = reward + gamma * total
+        backwards.append(total)
+    return tuple(reversed(backwards))

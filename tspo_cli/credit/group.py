@@ -1,0 +1,100 @@
+"""What credit assignment takes in and gives out: a group of answers to one question, and one advantage per turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tspo_cli.errors import InvalidInputError
+
+TrajectoryClass = Literal["success", "near-miss", "miss"]
+GroupClass = Literal["all-correct", "mixed", "all-wrong with near-miss", "all-miss"]
+Level = Literal["turn", "trajectory", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class CreditTurn:
+    """One turn: its query, what the search gave back, and the model's own text where it is known."""
+
+    query: str | None
+    feedback: str
+    generated: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CreditTrajectory:
+    """One attempt: the final answer (None if none was given) and K >= 1 turns."""
+
+    answer: str | None
+    turns: tuple[CreditTurn, ...]
+
+    def __post_init__(self) -> None:
+        if not self.turns:
+            raise InvalidInputError("a trajectory without turns gets no credit; leave it out of the group")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """G >= 1 attempts at the same question."""
+
+    question: str
+    golden_answers: tuple[str, ...]
+    trajectories: tuple[CreditTrajectory, ...]
+
+    def __post_init__(self) -> None:
+        if not self.trajectories:
+            raise InvalidInputError(f"group {self.question!r} has no trajectories")
+        if not self.golden_answers:
+            raise InvalidInputError(f"group {self.question!r} has no golden answers")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A trajectory as an algorithm sees it: outcome y, class, turns K, t* from 1 and the worth of that hit (0 to 1)."""
+
+    outcome: float
+    trajectory_class: TrajectoryClass
+    turns: int
+    first_occurrence: int | None
+    hit_worth: float
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """What an algorithm returns: for each trajectory K rewards and K advantages, and the level that was normalised."""
+
+    turn_rewards: tuple[tuple[float, ...], ...]
+    advantages: tuple[tuple[float, ...], ...]
+    level: Literal["turn", "trajectory"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrajectoryCredit:
+    """The credit of one trajectory. `first_occurrence` counts turns from 1; rewards and advantages have length K."""
+
+    outcome: float
+    trajectory_class: TrajectoryClass
+    first_occurrence: int | None
+    turn_rewards: tuple[float, ...]
+    advantages: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCredit:
+    """The credit of one group. `level` is "none" when every advantage is 0."""
+
+    group_class: GroupClass
+    algorithm: str
+    level: Level
+    trajectories: tuple[TrajectoryCredit, ...]
+
+
+def group_class(trajectories: Sequence[Judged]) -> GroupClass:
+    """The composition of a group, by exact match and first occurrence."""
+    classes = [trajectory.trajectory_class for trajectory in trajectories]
+    if all(name == "success" for name in classes):
+        return "all-correct"
+    if "success" in classes:
+        return "mixed"
+    return "all-wrong with near-miss" if "near-miss" in classes else "all-miss"

@@ -1,0 +1,215 @@
+"""Read passages and questions in every form that the field uses, into the one schema.
+
+Passages: JSONL or parquet with `{"id", "contents"}` (title in quotes on the first line) or `{"id", "title", "text"}`.
+Questions: our own JSONL, FlashRAG JSONL, Search-R1 JSONL and parquet. Anything may be gzipped.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.data.rows import Row, SeenIds, invalid, read_rows, text_id, type_name
+from tspo_cli.data.schema import Passage, Question
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+
+GOLD_KINDS = ("full", "positive", "none")
+QUESTION_FILES = ("questions.jsonl", "questions.jsonl.gz", "questions.parquet")
+DATA_VARIABLE = "TSPO_DATA"
+_SPLIT_NAMES = {"questions", "train", "test", "dev", "validation", "val"}
+_OWN_FIELDS = {
+    "id", "question", "golden_answers", "data_source", "supporting_ids", "gold_kind", "type",
+}  # fmt: skip
+
+
+def read_passages(path: Path) -> Iterator[Passage]:
+    """The passages of a corpus file, one at a time, in file order.
+
+    Raises:
+        MissingResourceError: no such file (at the call).
+        InvalidInputError: a malformed record, an id given twice (both lines are named), or no passage at all.
+    """
+    return _passages(path, read_rows(path))
+
+
+def _passages(path: Path, rows: Iterator[Row]) -> Iterator[Passage]:
+    seen = SeenIds()
+    number = 0
+    for number, record in rows:
+        passage = parse_passage(path, number, record)
+        earlier = seen.first_line(passage.id, number)
+        if earlier is not None:
+            raise _duplicate(path, number, passage.id, earlier)
+        yield passage
+    if number == 0:
+        raise InvalidInputError(f"{path}: expected passages, got an empty file; fix: name a corpus file")
+
+
+def parse_passage(path: Path, number: int, record: dict[str, Any]) -> Passage:
+    """One passage from a record; `contents` wins over `title` and `text`. Raises InvalidInputError."""
+    identifier = text_id(path, number, record.get("id"))
+    contents = record.get("contents")
+    if contents is not None:
+        if not isinstance(contents, str) or not contents:
+            got = "an empty string" if contents == "" else type_name(contents)
+            raise invalid(
+                path, number, '"contents" to be a string', got, 'write "title" in quotes, a newline, the text'
+            )
+        return Passage(identifier, *_split_contents(contents))
+    title, text = record.get("title"), record.get("text")
+    if not isinstance(text, str) or not ("title" in record and isinstance(title, str | None)):
+        got = f"fields {', '.join(record)}" if text is None or "title" not in record else "a field of another type"
+        fix = 'give {"id", "contents"} or {"id", "title", "text"}'
+        raise invalid(path, number, '"contents", or "title" and "text", as strings', got, fix)
+    if title and "\n" in title:
+        raise invalid(path, number, '"title" on one line', "a newline in it", "put the rest into the text")
+    return Passage(identifier, title or "", text)
+
+
+def _split_contents(contents: str) -> tuple[str, str]:
+    title, newline, text = contents.partition("\n")
+    if len(title) >= 2 and title.startswith('"') and title.endswith('"'):
+        return title[1:-1], text
+    return (title, text) if newline else ("", contents)
+
+
+def read_questions(path: Path, *, limit: int = 0) -> list[Question]:
+    """The first `limit` questions of a file (0: all), in file order.
+
+    `data_source` comes from the record, else from the file's name, or its folder's for names like test.jsonl.
+
+    Raises:
+        MissingResourceError: no such file.
+        InvalidInputError: a malformed record, a question without answers, an id given twice within a data source
+            (both lines are named), or no question at all.
+    """
+    default_source = default_data_source(path)
+    first_lines: dict[tuple[str, str], int] = {}
+    questions: list[Question] = []
+    for number, record in read_rows(path):
+        question = parse_question(path, number, record, default_source)
+        earlier = first_lines.setdefault((question.data_source, question.id), number)
+        if earlier != number:
+            raise _duplicate(path, number, question.id, earlier)
+        questions.append(question)
+        if len(questions) == limit:
+            break
+    if not questions:
+        raise InvalidInputError(f"{path}: expected questions, got an empty file; fix: name a question file")
+    return questions
+
+
+def default_data_source(path: Path) -> str:
+    """The name of a data set whose records do not say it: `nq` for nq.jsonl.gz and for nq/test.parquet."""
+    stem = path.name.split(".")[0]
+    return path.resolve().parent.name if stem in _SPLIT_NAMES else stem
+
+
+def parse_question(path: Path, number: int, record: dict[str, Any], default_source: str) -> Question:
+    """One question from a record of any known form. Raises InvalidInputError."""
+    extra_info = _object(record.get("extra_info"))
+    question = record.get("question") or extra_info.get("question")
+    if not isinstance(question, str) or not question.strip():
+        got = type_name(question) if "question" in record else f"fields {', '.join(record)}"
+        raise invalid(path, number, '"question" to be a string', got, "write the question")
+    supporting = _string_list(path, number, "supporting_ids", record.get("supporting_ids"), numbers=True)
+    gold_kind = record.get("gold_kind") or ("full" if supporting else "none")
+    if gold_kind not in GOLD_KINDS:
+        raise invalid(
+            path, number, f'"gold_kind" to be one of {", ".join(GOLD_KINDS)}', repr(gold_kind), "correct the value"
+        )
+    return Question(
+        id=text_id(path, number, record.get("id", _search_r1_id(extra_info))),
+        question=question,
+        golden_answers=_golden_answers(path, number, record),
+        data_source=_optional_text(path, number, record, "data_source").removeprefix("searchR1_") or default_source,
+        supporting_ids=supporting,
+        gold_kind=gold_kind,
+        type=_optional_text(path, number, record, "type") or str(_object(record.get("metadata")).get("type") or ""),
+        extra={name: value for name, value in record.items() if name not in _OWN_FIELDS},
+    )
+
+
+def _golden_answers(path: Path, number: int, record: dict[str, Any]) -> tuple[str, ...]:
+    value = record.get("golden_answers")
+    if value is None:
+        ground_truth = _object(_object(record.get("reward_model")).get("ground_truth"))
+        value = ground_truth.get("target")
+    if isinstance(value, str):
+        value = [value]
+    answers = _string_list(path, number, "golden_answers", value)
+    if not any(answer.strip() for answer in answers):
+        raise invalid(path, number, '"golden_answers" to hold an answer', "none", "give at least one accepted answer")
+    return answers
+
+
+def _string_list(path: Path, number: int, name: str, value: Any, *, numbers: bool = False) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise invalid(path, number, f'"{name}" to be a list of strings', type_name(value), "write a list")
+    if numbers:
+        return tuple(text_id(path, number, item, name) for item in value)
+    for item in value:
+        if not isinstance(item, str):
+            raise invalid(path, number, f'"{name}" to be a list of strings', f"{type_name(item)} in it", "quote it")
+    return tuple(value)
+
+
+def _optional_text(path: Path, number: int, record: dict[str, Any], name: str) -> str:
+    value = record.get(name)
+    if value is not None and not isinstance(value, str):
+        raise invalid(path, number, f'"{name}" to be a string', type_name(value), "quote it or leave it out")
+    return value or ""
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _search_r1_id(extra_info: dict[str, Any]) -> str | None:
+    """verl's variant of the Search-R1 files has no id, only split and index."""
+    index = extra_info.get("index")
+    return None if index is None else f"{extra_info.get('split') or 'row'}_{index}"
+
+
+def _duplicate(path: Path, number: int, identifier: str, earlier: int) -> InvalidInputError:
+    return invalid(path, number, "ids that differ", f"{identifier!r} as on line {earlier}", "rename or remove one")
+
+
+def resolve_data(name_or_path: str) -> Path:
+    """The question file that a user means: a file, a folder with questions.jsonl(.gz), or the name of such a folder.
+
+    Names are looked up in `data/` of the working directory and in the folder that $TSPO_DATA names.
+
+    Raises:
+        MissingResourceError: nothing there, with the nearest name that is.
+    """
+    roots = [Path("data")] + [Path(root) for root in (os.environ.get(DATA_VARIABLE),) if root]
+    path = Path(name_or_path)
+    for candidate in [path, *(root / name_or_path for root in roots)]:
+        if candidate.is_file():
+            return candidate
+        for name in QUESTION_FILES:
+            if (candidate / name).is_file():
+                return candidate / name
+    if path.is_dir():
+        inside = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
+        raise MissingResourceError(
+            f"{path}: no {QUESTION_FILES[0]}(.gz) in this folder (it holds {inside}); name a file"
+        )
+    places = {folder: _children(folder) for folder in (path.parent, *roots)}
+    near = [
+        str(folder / name) if folder == path.parent else name
+        for folder, names in places.items()
+        for name in difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+    ]
+    hint = f"did you mean {near[0]}?" if near else f"name a file, or set {DATA_VARIABLE} to a folder of data sets"
+    raise MissingResourceError(f"{name_or_path}: no such question file or data set; {hint}")
+
+
+def _children(folder: Path) -> list[str]:
+    return sorted(child.name for child in folder.iterdir()) if folder.is_dir() else []

@@ -1,0 +1,128 @@
+"""Records of a data file with their place in it: JSONL, gzip JSONL or parquet, told apart by the first bytes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+
+Row = tuple[int, dict[str, Any]]
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """(number, record) for each record. The number is the line of a JSONL file or the row of a parquet file, from 1.
+
+    One line or one parquet batch is held at a time. Blank lines are skipped.
+
+    Raises:
+        MissingResourceError: no such file (at the call, not at the first record).
+        InvalidInputError: a line is not a JSON object in UTF-8, or the file is damaged.
+    """
+    if path.is_dir():
+        raise MissingResourceError(f"{path}: expected a file, got a directory; name the JSONL or parquet file in it")
+    if not path.is_file():
+        raise MissingResourceError(f"{path}: no such file; check the path")
+    with open(path, "rb") as handle:
+        magic = handle.read(4)
+    if magic == b"PAR1":
+        return _parquet_rows(path)
+    return _json_rows(path, gzipped=magic.startswith(b"\x1f\x8b"))
+
+
+def is_parquet(path: Path) -> bool:
+    """True when the file starts as parquet files do."""
+    with open(path, "rb") as handle:
+        return handle.read(4) == b"PAR1"
+
+
+def _json_rows(path: Path, gzipped: bool) -> Iterator[Row]:
+    number = 0
+    with gzip.open(path, "rb") if gzipped else open(path, "rb") as handle:
+        try:
+            for number, line in enumerate(handle, start=1):
+                if not line.isspace():
+                    yield number, _record(path, number, line)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise invalid(path, number + 1, "intact gzip data", str(error), "copy the file again") from None
+
+
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except UnicodeDecodeError as error:
+        raise invalid(path, number, "UTF-8 text", f"byte {error.start} that is not", "re-encode the file") from None
+    except json.JSONDecodeError as error:
+        got = f"{error.msg} at column {error.colno}"
+        raise invalid(path, number, "one JSON object per line", got, "correct the line") from None
+    if not isinstance(record, dict):
+        raise invalid(path, number, "one JSON object per line", type_name(record), "correct the line")
+    return record
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=4096):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield number, record
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise invalid(path, number + 1, "an intact parquet file", reason, "copy the file again") from None
+
+
+def invalid(path: Path, number: int, expected: str, got: str, fix: str) -> InvalidInputError:
+    """The one form of error for a record: place, what was expected, what was found, what to do."""
+    return InvalidInputError(f"{path}:{number}: expected {expected}, got {got}; fix: {fix}")
+
+
+def type_name(value: Any) -> str:
+    """How JSON calls the type of `value`."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def text_id(path: Path, number: int, value: Any, name: str = "id") -> str:
+    """An id as a string; whole numbers are accepted."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value:
+        got = "an empty string" if value == "" else type_name(value)
+        raise invalid(path, number, f'"{name}" to be a string or a whole number', got, "give every record its own id")
+    return value
+
+
+class SeenIds:
+    """The line on which each id came first.
+
+    Whole numbers that rise by one from line to line, as in wiki-18 with its 21 million passages, take no memory.
+    """
+
+    def __init__(self) -> None:
+        self._offset: int | None = None
+        self._run_start = 0
+        self._run_end = 0
+        self._others: dict[str, int] = {}
+
+    def first_line(self, identifier: str, number: int) -> int | None:
+        """The earlier line with this id, or None after remembering `number` for it."""
+        value = int(identifier) if len(identifier) < 19 and identifier.isascii() and identifier.isdecimal() else None
+        if value is not None and str(value) == identifier:
+            if self._offset is None:
+                self._offset, self._run_start, self._run_end = value - number, value, value
+            if self._run_start <= value < self._run_end:
+                return value - self._offset
+            if value == self._run_end == number + self._offset:
+                self._run_end += 1
+                return self._others.get(identifier)
+        earlier = self._others.setdefault(identifier, number)
+        return earlier if earlier != number else None

@@ -1,0 +1,247 @@
+"""The agent loop: every trajectory moves on its own; searches reach the retriever as batches.
+
+An in-process retriever is asked between decoding steps, which keeps runs reproducible. A retriever behind a network is
+asked from background threads, so that waiting for passages holds back no other trajectory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+from tspo_cli.data.schema import Question
+from tspo_cli.retrieval.types import Retriever, SearchResult
+from tspo_cli.rollout.engines.base import Completion, Engine, GenerationRequest, Sampling
+from tspo_cli.rollout.protocol import STOP, SearchProtocol, parse_action
+from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
+
+SEARCH_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One trajectory to roll out. `prefill` is the part of `prompt_ids` that belongs to the first model turn;
+    `earlier` are turns that happened before the model speaks (one-shot retrieval)."""
+
+    question: Question
+    group: GroupId
+    sample: int
+    prompt_ids: tuple[int, ...]
+    seed: int
+    prefill: str = ""
+    earlier: tuple[Turn, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """Budget, sampling and deadlines of the loop. `turn_deadline` in seconds."""
+
+    sampling: Sampling
+    max_searches: int
+    k: int
+    in_flight: int = 64
+    turn_deadline: float = 120.0
+
+
+@dataclass(slots=True)
+class _State:
+    task: Task
+    ids: list[int]
+    turns: list[Turn] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    future: Future[list[SearchResult]]
+    sessions: tuple[int, ...]
+    deadline: float
+
+
+def request_seed(seed: int, group: GroupId, sample: int) -> int:
+    """A 63-bit seed that depends on the experiment's seed and the trajectory's identity alone."""
+    text = f"{seed}|{group.data_source}|{group.question_id}|{group.draw}|{sample}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def run_agents(
+    tasks: Sequence[Task],
+    engine: Engine,
+    retriever: Retriever | None,
+    protocol: SearchProtocol,
+    settings: AgentSettings,
+    on_finish: Callable[[Trajectory], None] | None = None,
+) -> list[Trajectory]:
+    """Roll out all tasks and return their trajectories in the order of `tasks`.
+
+    A task has `max_searches` turns that may search and one last turn without search. A failed search marks its
+    trajectory and ends it; its error never becomes text.
+
+    Raises:
+        ValueError: searches are allowed and there is no retriever.
+    """
+    if settings.max_searches > 0 and retriever is None:
+        raise ValueError("searches are allowed, but there is no retriever")
+    loop = _Loop(tasks, engine, retriever, protocol, settings, on_finish)
+    try:
+        return loop.run()
+    finally:
+        loop.close()
+
+
+class _Loop:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        engine: Engine,
+        retriever: Retriever | None,
+        protocol: SearchProtocol,
+        settings: AgentSettings,
+        on_finish: Callable[[Trajectory], None] | None,
+    ) -> None:
+        self.tasks, self.engine, self.retriever = tasks, engine, retriever
+        self.protocol, self.settings, self.on_finish = protocol, settings, on_finish
+        self.waiting = deque(range(len(tasks)))
+        self.states: dict[int, _State] = {}
+        self.done: list[Trajectory | None] = [None] * len(tasks)
+        self.queries: dict[int, str] = {}
+        self.pending: list[_Pending] = []
+        self.pool = ThreadPoolExecutor(SEARCH_THREADS) if retriever is not None and retriever.blocking else None
+
+    def run(self) -> list[Trajectory]:
+        while self.waiting or self.states:
+            while self.waiting and len(self.states) < self.settings.in_flight:
+                self._start(self.waiting.popleft())
+            for completion in self.engine.step():
+                self._after_turn(completion)
+            self._search()
+        return [trajectory for trajectory in self.done if trajectory is not None]
+
+    def close(self) -> None:
+        for session in list(self.states):
+            self.engine.release(session)
+        if self.pool is not None:
+            self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self, session: int) -> None:
+        task = self.tasks[session]
+        self.states[session] = _State(task, list(task.prompt_ids), list(task.earlier))
+        self._submit(session)
+
+    def _submit(self, session: int) -> None:
+        state = self.states[session]
+        self.engine.submit(
+            GenerationRequest(session, tuple(state.ids), self.settings.sampling, _turn_seed(state.task.seed, state.turns))
+        )
+
+    def _after_turn(self, completion: Completion) -> None:
+        session = completion.session
+        state = self.states[session]
+        own_turns = len(state.turns) - len(state.task.earlier)
+        last = own_turns >= self.settings.max_searches
+        text = self.protocol.decode(completion.token_ids)
+        if own_turns == 0:
+            text = state.task.prefill + text
+        action = parse_action(text, finish_reason=completion.finish_reason, may_search=not last)
+        state.ids += completion.token_ids
+        feedback, feedback_ids = "", list[int]()
+        if action.kind in ("invalid", "truncated") and not last:
+            feedback, feedback_ids = self.protocol.correction()
+        state.ids += feedback_ids
+        state.turns.append(
+            Turn(
+                action_ids=completion.token_ids,
+                logprobs=completion.logprobs,
+                finish_reason=completion.finish_reason,
+                kind=action.kind,
+                text=text,
+                query=action.content if action.kind == "search" else None,
+                answer=action.content if action.kind == "answer" else None,
+                feedback=feedback,
+                feedback_ids=tuple(feedback_ids),
+            )
+        )
+        if action.kind == "search":
+            self.queries[session] = action.content
+        elif action.kind == "answer" or last:
+            self._finish(session, completion.weight_version)
+        else:
+            self._submit(session)
+
+    def _search(self) -> None:
+        if self.retriever is None:
+            return
+        if self.queries:
+            sessions = tuple(self.queries)
+            queries = [self.queries.pop(session) for session in sessions]
+            if self.pool is None:
+                self._after_search(sessions, self.retriever.search(queries, self.settings.k))
+            else:
+                future = self.pool.submit(self.retriever.search, queries, self.settings.k)
+                self.pending.append(_Pending(future, sessions, time.monotonic() + self.settings.turn_deadline))
+        if self.pending:
+            self._collect()
+
+    def _collect(self) -> None:
+        now = time.monotonic()
+        if sum(len(pending.sessions) for pending in self.pending) == len(self.states):
+            # Nothing to decode: sleep until passages arrive or a deadline passes.
+            patience = max(0.0, min(pending.deadline for pending in self.pending) - now)
+            wait([pending.future for pending in self.pending], timeout=patience, return_when=FIRST_COMPLETED)
+            now = time.monotonic()
+        still = []
+        for pending in self.pending:
+            if pending.future.done():
+                self._after_search(pending.sessions, pending.future.result())
+            elif now >= pending.deadline:
+                late = SearchResult(error=f"no answer within {self.settings.turn_deadline:g} s")
+                self._after_search(pending.sessions, [late] * len(pending.sessions))
+            else:
+                still.append(pending)
+        self.pending = still
+
+    def _after_search(self, sessions: Sequence[int], results: Sequence[SearchResult]) -> None:
+        for session, result in zip(sessions, results, strict=True):
+            state = self.states[session]
+            turn = state.turns.pop()
+            if result.error is not None:
+                state.turns.append(_with_result(turn, result, "", []))
+                self._finish(session, self.engine.weight_version)
+                continue
+            feedback, feedback_ids = self.protocol.observation(result.hits)
+            state.turns.append(_with_result(turn, result, feedback, feedback_ids))
+            state.ids += feedback_ids
+            self._submit(session)
+
+    def _finish(self, session: int, weight_version: int) -> None:
+        self.engine.release(session)
+        state = self.states.pop(session)
+        task = state.task
+        trajectory = Trajectory(
+            task.group, task.sample, task.question, task.prompt_ids, tuple(state.turns), weight_version
+        )
+        self.done[session] = trajectory
+        if self.on_finish is not None:
+            self.on_finish(trajectory)
+
+
+def _with_result(turn: Turn, result: SearchResult, feedback: str, feedback_ids: Sequence[int]) -> Turn:
+    return Turn(
+        action_ids=turn.action_ids,
+        logprobs=turn.logprobs,
+        finish_reason=turn.finish_reason,
+        kind=turn.kind,
+        text=turn.text,
+        query=turn.query,
+        hits=result.hits,
+        feedback=feedback,
+        feedback_ids=tuple(feedback_ids),
+        search_error=result.error,
+    )
+
+
+def _turn_seed(seed: int, turns: Sequence[Turn]) -> int:
+    return (seed + 0x9E3779B97F4A7C15 * len(turns)) & ((1 << 63) - 1)

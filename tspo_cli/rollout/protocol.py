@@ -1,0 +1,160 @@
+"""The search protocol: prompt ids in, actions parsed from the model's own text, observations as ids out.
+
+Tags and observation text are Search-R1's. Actions are parsed from the response alone, never from prompt or observation.
+Text that others wrote (questions, passages) is encoded so that it can never become a special token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tspo_cli.config.schema import RolloutConfig
+from tspo_cli.retrieval.types import Hit
+from tspo_cli.rollout.engines.base import TokenizerLike
+from tspo_cli.rollout.prompts import PromptStyle, prompt_style
+from tspo_cli.rollout.trajectory import TurnKind
+
+STOP = ("</search>", "</answer>")
+TAGS = ("<think>", "</think>", "<search>", "</search>", "<information>", "</information>", "<answer>", "</answer>")
+_ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
+_QUESTION_MARK = "\ue000question\ue000"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What one model segment does. `content` is the query or the answer, empty for the other kinds."""
+
+    kind: TurnKind
+    content: str = ""
+
+
+def parse_action(text: str, *, finish_reason: str, may_search: bool) -> Action:
+    """The first complete search or answer block of a model segment.
+
+    A search without words, or where no search is allowed, is invalid; so is a segment without a block (truncated where
+    the token limit cut it).
+    """
+    found = _ACTION.search(text)
+    if found is None:
+        return Action("truncated" if finish_reason == "length" else "invalid")
+    kind, content = found.group(1), found.group(2).strip()
+    if kind == "answer":
+        return Action("answer", content)
+    if may_search and content:
+        return Action("search", content)
+    return Action("invalid")
+
+
+def passages_text(hits: Sequence[Hit]) -> str:
+    """`Doc i(Title: t) text`, one line each, numbered from 1."""
+    return "\n".join(f"Doc {rank}(Title: {hit.title}) {hit.text}" for rank, hit in enumerate(hits, start=1)).strip()
+
+
+def search_action(think: str, query: str) -> str:
+    """The text of a well-formed search turn."""
+    return f"<think> {think} </think> <search> {query} </search>"
+
+
+def answer_action(think: str, answer: str) -> str:
+    """The text of a well-formed answering turn."""
+    return f"<think> {think} </think> <answer> {answer} </answer>"
+
+
+@dataclass(frozen=True)
+class SearchProtocol:
+    """Prompts and observations for one tokenizer and one set of rollout options."""
+
+    tokenizer: TokenizerLike
+    style: PromptStyle
+    system: str
+    use_chat_template: bool
+    max_observation_tokens: int
+
+    @classmethod
+    def from_config(cls, tokenizer: TokenizerLike, config: RolloutConfig) -> SearchProtocol:
+        """The protocol that `config` describes."""
+        return cls(
+            tokenizer=tokenizer,
+            style=prompt_style(config.prompt),
+            system=config.system,
+            use_chat_template=config.chat_template == "auto" and bool(getattr(tokenizer, "chat_template", None)),
+            max_observation_tokens=config.max_observation_tokens,
+        )
+
+    def prompt_ids(self, question: str) -> list[int]:
+        """Token ids of the search prompt."""
+        return self._encode_prompt(self.style.search, question)
+
+    def direct_ids(self, question: str) -> list[int]:
+        """Token ids of the prompt without retrieval, prefill included."""
+        return self._encode_prompt(self.style.direct, question) + self._encode_ours(self.style.prefill)
+
+    def rag_ids(self, question: str, hits: Sequence[Hit]) -> list[int]:
+        """Token ids of the prompt with passages retrieved for the question, prefill included."""
+        before, after = self.style.rag.split("{information}")
+        ids: list[int] = []
+        for part in (before, None, after):
+            if part is None:
+                ids += self.observation(hits)[1]
+            elif "{question}" in part:
+                ids += self._encode_prompt(part, question)
+            else:
+                ids += self._encode_ours(part)
+        return ids + self._encode_ours(self.style.prefill)
+
+    def observation(self, hits: Sequence[Hit]) -> tuple[str, list[int]]:
+        """Text and ids of the passages in their tags; passages are cut so that the tags stay."""
+        opening, closing = self._encode_ours("\n\n<information>"), self._encode_ours("</information>\n\n")
+        room = max(0, self.max_observation_tokens - len(opening) - len(closing))
+        text = passages_text(hits)
+        inner = self._encode_theirs(text)
+        if len(inner) > room:
+            inner = inner[:room]
+            text = self.tokenizer.decode(inner, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return f"\n\n<information>{text}</information>\n\n", opening + inner + closing
+
+    def correction(self) -> tuple[str, list[int]]:
+        """Text and ids of the feedback to an invalid action."""
+        ids = self._encode_ours(self.style.invalid)[: self.max_observation_tokens]
+        return self.style.invalid, ids
+
+    def action_ids(self, text: str) -> list[int]:
+        """Ids of a scripted model segment (demonstrations)."""
+        return self._encode_ours(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of sampled ids, special tokens included."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def _encode_prompt(self, template: str, question: str) -> list[int]:
+        rendered = self._render(template)
+        whole = rendered.replace(_QUESTION_MARK, question.strip())
+        if self._encode_ours(question) == self._encode_theirs(question):
+            return self._encode_ours(whole)
+        # The question spells a special token: encode it apart, the leading space with it.
+        before, after = rendered.split(_QUESTION_MARK)
+        space = " " if before.endswith(" ") else ""
+        return (
+            self._encode_ours(before.removesuffix(space))
+            + self._encode_theirs(space + question.strip())
+            + self._encode_ours(after)
+        )
+
+    def _render(self, template: str) -> str:
+        text = template.replace("{question}", _QUESTION_MARK)
+        if not self.use_chat_template:
+            return text
+        messages = [{"role": "user", "content": text}]
+        if self.system:
+            messages.insert(0, {"role": "system", "content": self.system})
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def _encode_ours(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+    def _encode_theirs(self, text: str) -> list[int]:
+        if not text:
+            return []
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
