@@ -38,4 +38,6 @@ def assign_credit(group: Group, config: CreditConfig) -> GroupCredit:
             TrajectoryCredit(one.outcome, one.trajectory_class, one.first_occurrence, rewards, advantages)
             for one, rewards, advantages in zip(judged, credit.turn_rewards, credit.advantages, strict=True)
         ),
+        populations=credit.populations,
+        reason=credit.reason,
     )

@@ -15,7 +15,7 @@ from tspo_cli.credit.text import contains_answer, exact_match, is_degenerate
 
 
 def judge(trajectory: CreditTrajectory, golds: Sequence[str], config: CreditConfig) -> Judged:
-    """Outcome, class and first occurrence of one trajectory. Success means an exact match, whatever the outcome form."""
+    """Outcome, class and first occurrence of one trajectory. Success is an exact match, whatever the outcome form."""
     first, worth = first_occurrence(trajectory.turns, golds, config)
     success = exact_match(trajectory.answer, golds)
     name: TrajectoryClass = "success" if success else "near-miss" if first is not None else "miss"

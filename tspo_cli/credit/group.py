@@ -62,11 +62,17 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """What an algorithm returns: for each trajectory K rewards and K advantages, and the level that was normalised."""
+    """What an algorithm returns: for each trajectory K rewards and K advantages, and how it came to them.
+
+    `level` is what was compared, `populations` are the values that were compared with each other (none where an
+    algorithm normalises nothing), and `reason` is a sentence for people.
+    """
 
     turn_rewards: tuple[tuple[float, ...], ...]
     advantages: tuple[tuple[float, ...], ...]
     level: Literal["turn", "trajectory"]
+    populations: tuple[tuple[float, ...], ...] = ()
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +88,14 @@ class TrajectoryCredit:
 
 @dataclass(frozen=True, slots=True)
 class GroupCredit:
-    """The credit of one group. `level` is "none" when every advantage is 0."""
+    """The credit of one group. `level` is "none" when every advantage is 0; `populations` and `reason`: see Credit."""
 
     group_class: GroupClass
     algorithm: str
     level: Level
     trajectories: tuple[TrajectoryCredit, ...]
+    populations: tuple[tuple[float, ...], ...] = ()
+    reason: str = ""
 
 
 def group_class(trajectories: Sequence[Judged]) -> GroupClass:

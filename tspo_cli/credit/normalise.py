@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
 from tspo_cli.config.schema import CreditConfig
 
 Rewards = Sequence[Sequence[float]]
-Advantages = tuple[tuple[float, ...], ...]
+
+
+class Normalised(NamedTuple):
+    """Advantages by trajectory and turn, and the populations whose mean and standard deviation they come from."""
+
+    advantages: tuple[tuple[float, ...], ...]
+    populations: tuple[tuple[float, ...], ...]
 
 
 def standardise(values: Sequence[float], config: CreditConfig) -> list[float]:
@@ -25,21 +32,24 @@ def standardise(values: Sequence[float], config: CreditConfig) -> list[float]:
     return (centred / (array.std(ddof=1) + config.eps) if config.scale == "std" else centred).tolist()
 
 
-def per_trajectory(rewards: Sequence[float], turns: Sequence[int], config: CreditConfig) -> Advantages:
+def per_trajectory(rewards: Sequence[float], turns: Sequence[int], config: CreditConfig) -> Normalised:
     """One reward per trajectory, as in GRPO: its advantage holds for each of the trajectory's turns."""
-    return tuple((value,) * count for value, count in zip(standardise(rewards, config), turns, strict=True))
+    values = standardise(rewards, config)
+    advantages = tuple((value,) * count for value, count in zip(values, turns, strict=True))
+    return Normalised(advantages, (tuple(rewards),))
 
 
-def pooled_turns(rewards: Rewards, config: CreditConfig) -> Advantages:
+def pooled_turns(rewards: Rewards, config: CreditConfig) -> Normalised:
     """All turns of all trajectories form one population."""
-    pooled = iter(standardise(list(chain.from_iterable(rewards)), config))
-    return tuple(tuple(next(pooled) for _ in row) for row in rewards)
+    population = tuple(chain.from_iterable(rewards))
+    values = iter(standardise(population, config))
+    return Normalised(tuple(tuple(next(values) for _ in row) for row in rewards), (population,))
 
 
-def per_turn_index(rewards: Rewards, config: CreditConfig) -> Advantages:
+def per_turn_index(rewards: Rewards, config: CreditConfig) -> Normalised:
     """The k-th turns of those trajectories that have one form a population, for each k."""
-    columns = [
-        iter(standardise([row[index] for row in rewards if len(row) > index], config))
-        for index in range(max(map(len, rewards)))
-    ]
-    return tuple(tuple(next(columns[index]) for index in range(len(row))) for row in rewards)
+    populations = tuple(
+        tuple(row[index] for row in rewards if len(row) > index) for index in range(max(map(len, rewards)))
+    )
+    columns = [iter(standardise(population, config)) for population in populations]
+    return Normalised(tuple(tuple(next(columns[index]) for index in range(len(row))) for row in rewards), populations)

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import re
-import string
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
+from tspo_cli.data.text import normalize_answer, normalize_text
+
 Match = Literal["norm_token_boundary", "norm_substring", "raw_lower"]
 
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-# What the search protocol adds around passages; a gold answer "information" or "doc" must not be found there.
-_WRAPPER = re.compile(r"</?information>|\bDoc \d+\s?\(Title:")
-
-
-@lru_cache(maxsize=16384)
-def normalize_answer(text: str) -> str:
-    """Lower case, no punctuation, no articles, single spaces."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+# What the search protocol adds around passages and the model's own words: a gold answer "information" or "doc" must not
+# be found there, and removing the punctuation of "<answer>Paris" must not glue the tag to the word.
+_WRAPPER = re.compile(r"</?(?:information|search|answer|think)>|\bDoc \d+\s?\(Title:")
 
 
 def exact_match(answer: str | None, golds: Sequence[str]) -> bool:
-    """True when the normalised answer equals a normalised gold. A gold of articles and punctuation alone is compared raw."""
+    """True when the normalised answer equals a normalised gold.
+
+    A gold of articles and punctuation alone ("The The") normalises to nothing and is compared in lower case instead.
+    """
     if answer is None:
         return False
     normal = normalize_answer(answer)
@@ -71,4 +68,4 @@ def _unwrapped(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _padded(text: str) -> str:
-    return f" {normalize_answer.__wrapped__(_unwrapped(text))} "
+    return f" {normalize_text(_unwrapped(text))} "

@@ -6,12 +6,14 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 Row = tuple[int, dict[str, Any]]
+ScannedRow = tuple[int, dict[str, Any] | InvalidInputError]
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -23,48 +25,92 @@ def read_rows(path: Path) -> Iterator[Row]:
         MissingResourceError: no such file (at the call, not at the first record).
         InvalidInputError: a line is not a JSON object in UTF-8, or the file is damaged.
     """
+    return _sound_rows(scan_rows(path))
+
+
+def _sound_rows(scanned: Iterator[ScannedRow]) -> Iterator[Row]:
+    for number, record in scanned:
+        if isinstance(record, InvalidInputError):
+            raise record
+        yield number, record
+
+
+def scan_rows(path: Path) -> Iterator[ScannedRow]:
+    """`read_rows` that goes on after a malformed line: its error is handed out in place of the record.
+
+    Raises:
+        MissingResourceError: no such file (at the call).
+    """
+    _require_file(path)
+    if _magic(path) == b"PAR1":
+        return _parquet_rows(path)
+    return _json_rows(path)
+
+
+def count_rows(path: Path) -> int:
+    """The number of records, without looking into them.
+
+    Raises:
+        MissingResourceError: no such file.
+        InvalidInputError: the file is damaged.
+    """
+    _require_file(path)
+    if _magic(path) == b"PAR1":
+        import pyarrow
+        import pyarrow.parquet as parquet
+
+        try:
+            return int(parquet.read_metadata(path).num_rows)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise _damaged_parquet(path, 1, error) from None
+    with _open(path) as handle:
+        try:
+            return sum(not line.isspace() for line in handle)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise _damaged_gzip(path, 1, error) from None
+
+
+def _require_file(path: Path) -> None:
     if path.is_dir():
         raise MissingResourceError(f"{path}: expected a file, got a directory; name the JSONL or parquet file in it")
     if not path.is_file():
         raise MissingResourceError(f"{path}: no such file; check the path")
+
+
+def _magic(path: Path) -> bytes:
     with open(path, "rb") as handle:
-        magic = handle.read(4)
-    if magic == b"PAR1":
-        return _parquet_rows(path)
-    return _json_rows(path, gzipped=magic.startswith(b"\x1f\x8b"))
+        return handle.read(4)
 
 
-def is_parquet(path: Path) -> bool:
-    """True when the file starts as parquet files do."""
-    with open(path, "rb") as handle:
-        return handle.read(4) == b"PAR1"
+def _open(path: Path) -> gzip.GzipFile | BufferedReader:
+    return gzip.open(path, "rb") if _magic(path).startswith(b"\x1f\x8b") else open(path, "rb")
 
 
-def _json_rows(path: Path, gzipped: bool) -> Iterator[Row]:
+def _json_rows(path: Path) -> Iterator[ScannedRow]:
     number = 0
-    with gzip.open(path, "rb") if gzipped else open(path, "rb") as handle:
+    with _open(path) as handle:
         try:
             for number, line in enumerate(handle, start=1):
                 if not line.isspace():
                     yield number, _record(path, number, line)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise invalid(path, number + 1, "intact gzip data", str(error), "copy the file again") from None
+            yield number + 1, _damaged_gzip(path, number + 1, error)
 
 
-def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any] | InvalidInputError:
     try:
         record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:
-        raise invalid(path, number, "UTF-8 text", f"byte {error.start} that is not", "re-encode the file") from None
+        return invalid(path, number, "UTF-8 text", f"byte {error.start} that is not", "re-encode the file")
     except json.JSONDecodeError as error:
         got = f"{error.msg} at column {error.colno}"
-        raise invalid(path, number, "one JSON object per line", got, "correct the line") from None
+        return invalid(path, number, "one JSON object per line", got, "correct the line")
     if not isinstance(record, dict):
-        raise invalid(path, number, "one JSON object per line", type_name(record), "correct the line")
+        return invalid(path, number, "one JSON object per line", type_name(record), "correct the line")
     return record
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _parquet_rows(path: Path) -> Iterator[ScannedRow]:
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -76,8 +122,15 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                     number += 1
                     yield number, record
     except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise invalid(path, number + 1, "an intact parquet file", reason, "copy the file again") from None
+        yield number + 1, _damaged_parquet(path, number + 1, error)
+
+
+def _damaged_gzip(path: Path, number: int, error: Exception) -> InvalidInputError:
+    return invalid(path, number, "intact gzip data", str(error), "copy the file again")
+
+
+def _damaged_parquet(path: Path, number: int, error: Exception) -> InvalidInputError:
+    return invalid(path, number, "an intact parquet file", str(error).splitlines()[0], "copy the file again")
 
 
 def invalid(path: Path, number: int, expected: str, got: str, fix: str) -> InvalidInputError:

@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
+from tspo_cli.config.schema import Config
 from tspo_cli.data.schema import Question
 from tspo_cli.retrieval.types import Retriever, SearchResult
 from tspo_cli.rollout.engines.base import Completion, Engine, GenerationRequest, Sampling
-from tspo_cli.rollout.protocol import STOP, SearchProtocol, parse_action
+from tspo_cli.rollout.protocol import SearchProtocol, parse_action
 from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
 
 SEARCH_THREADS = 8
@@ -59,6 +60,15 @@ class _Pending:
     future: Future[list[SearchResult]]
     sessions: tuple[int, ...]
     deadline: float
+
+
+def context_length(config: Config) -> int:
+    """Longest sequence in tokens: what is set, or what prompt, turns and observations add up to."""
+    if config.model.max_context:
+        return config.model.max_context
+    rollout = config.rollout
+    turns = (rollout.max_searches + 1) * rollout.max_new_tokens + rollout.max_searches * rollout.max_observation_tokens
+    return rollout.max_prompt_tokens + turns
 
 
 def request_seed(seed: int, group: GroupId, sample: int) -> int:
@@ -134,7 +144,9 @@ class _Loop:
     def _submit(self, session: int) -> None:
         state = self.states[session]
         self.engine.submit(
-            GenerationRequest(session, tuple(state.ids), self.settings.sampling, _turn_seed(state.task.seed, state.turns))
+            GenerationRequest(
+                session, tuple(state.ids), self.settings.sampling, _turn_seed(state.task.seed, state.turns)
+            )
         )
 
     def _after_turn(self, completion: Completion) -> None:

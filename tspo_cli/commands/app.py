@@ -1,0 +1,86 @@
+"""The `tspo` command: its verbs, and how errors end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from tspo_cli import __version__
+from tspo_cli.commands import (
+    config_cmd,
+    credit,
+    data,
+    demo,
+    doctor,
+    eval_cmd,
+    index,
+    inspect_cmd,
+    plan,
+    report,
+    runs_cmd,
+    serve,
+    train,
+)
+from tspo_cli.console import set_quiet
+from tspo_cli.errors import TspoError
+
+app = typer.Typer(
+    name="tspo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 ok, 1 failure, 2 usage, 3 invalid configuration or data, 4 missing resource, "
+    "5 remote service failed, 6 gate not met, 130/143 stopped by a signal.",
+)
+
+app.command("demo")(demo.demo)
+app.add_typer(data.app, name="data")
+app.add_typer(index.app, name="index")
+app.command("serve")(serve.serve)
+app.command("train")(train.train)
+app.command("eval")(eval_cmd.evaluate)
+app.command("report")(report.report)
+app.command("inspect")(inspect_cmd.inspect)
+app.add_typer(runs_cmd.app, name="runs")
+app.command("credit")(credit.credit)
+app.command("plan")(plan.plan)
+app.command("doctor")(doctor.doctor)
+app.add_typer(config_cmd.app, name="config")
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def tspo(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No messages and no progress, only results.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Train, evaluate and compare LLM agents that search over several turns.
+
+    Start with: tspo demo
+    """
+    set_quiet(quiet)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    """Run the command; a known error is one line on stderr and its exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app()
+    except TspoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,105 @@
+"""`tspo train`: SFT or RL from an experiment file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tspo_cli.commands.options import Json, Settings
+from tspo_cli.console import result, result_json, say
+
+if TYPE_CHECKING:
+    from tspo_cli.config.schema import Config
+
+WORKER = "tspo_cli.commands.worker"
+
+
+def train(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE.toml...", help="Experiment files or recipe names, left to right."),
+    ],
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/<name of the last file>.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run that is there, start anew.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the resolved experiment, write nothing.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Train a policy (SFT or RL) as an experiment file says.
+
+    The run directory keeps the resolved experiment, metrics.jsonl, rollouts, evaluations, checkpoints and, in model/,
+    the trained policy. A used run directory is refused unless --resume or --overwrite says what to do with it.
+    """
+    from tspo_cli.config.load import check_complete, load_config, to_toml
+
+    config = load_config(files, settings or [])
+    check_complete(config)
+    run = out or Path("runs") / Path(files[-1]).stem
+    if dry_run:
+        say(_check_inputs(config))
+        if json:
+            result_json(config.section_dict())
+        else:
+            result(to_toml(config))
+        return
+
+    from tspo_cli.training.launch import launch
+
+    launch(config, run, train_here, WORKER, resume=resume, overwrite=overwrite)
+    if os.environ.get("RANK", "0") == "0":
+        _tell(run, json)
+
+
+def train_here(config: Config, run: Path, attempt: int, resume: bool) -> None:
+    """Train in this process: the training loop, with evaluation handed to it."""
+    from tspo_cli.evaluation.in_training import make_evaluator
+    from tspo_cli.training.run import train as train_run
+
+    train_run(config, run, make_evaluator(config), attempt=attempt, resume=resume)
+
+
+def _check_inputs(config: Config) -> str:
+    """Open data, index and model as training would; one line on what was found."""
+    from tspo_cli.evaluation.runner import read_eval_sets
+    from tspo_cli.retrieval.open import open_retriever
+    from tspo_cli.training.policy import starting_policy
+    from tspo_cli.training.rl import read_training_questions
+    from tspo_cli.training.sft import demonstration_source
+
+    sets = read_eval_sets(config.eval.data, config.eval.limit)
+    retriever = open_retriever(config.retriever)
+    if config.kind == "rl":
+        training = f"{len(read_training_questions(config))} training questions"
+    else:
+        demonstration_source(config, retriever)
+        training = "demonstrations"
+    _, model = starting_policy(config, "cpu")
+    parameters = sum(one.numel() for one in model.parameters())
+    evaluation = ", ".join(f"{name} ({len(questions)})" for name, questions in sets.items()) or "nothing"
+    return f"ready: {training}, a policy of {parameters:,} parameters, evaluation on {evaluation}; nothing was written"
+
+
+def _tell(run: Path, json: bool) -> None:
+    from tspo_cli.runs import eval_steps, read_json
+
+    summary: dict[str, Any] = {
+        "run": str(run),
+        "model": str(run / "model"),
+        **read_json(run / "status.json"),
+        "eval": [],
+    }
+    steps = eval_steps(run)
+    if steps:
+        summary["eval"] = [read_json(path) for path in sorted(steps[-1][1].glob("*.json"))]
+    if json:
+        result_json(summary)
+        return
+    result(f"run    {run} ({summary['state']} at step {summary['step']})\nmodel  {summary['model']}")
+    for scores in summary["eval"]:
+        result(f"eval   {scores['dataset']}: EM {scores['em']:.3f}, F1 {scores['f1']:.3f}, n {scores['n']}")

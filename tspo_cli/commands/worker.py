@@ -1,0 +1,27 @@
+"""One of several training processes: `python -m tspo_cli.commands.worker RUN ATTEMPT fresh|resume`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from tspo_cli.commands.train import train_here
+from tspo_cli.config.load import read_resolved
+from tspo_cli.errors import TspoError
+
+
+def main() -> int:
+    """Train; an error that all processes meet is told once, by the first."""
+    run, attempt, mode = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    try:
+        train_here(read_resolved(run), run, attempt, mode == "resume")
+    except TspoError as error:
+        if os.environ.get("RANK") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

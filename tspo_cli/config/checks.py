@@ -1,0 +1,50 @@
+"""Rules that span several keys: is a valid configuration also enough to start with?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tspo_cli.config.schema import Config
+from tspo_cli.errors import InvalidInputError
+
+
+def check_complete(config: Config) -> None:
+    """Refuse a configuration that could not train.
+
+    Raises:
+        InvalidInputError: the first rule that is broken, in one line.
+    """
+    for problem in _problems(config):
+        raise InvalidInputError(problem)
+
+
+def _problems(config: Config) -> Iterator[str]:
+    yield from _rl_problems(config) if config.kind == "rl" else _sft_problems(config)
+    if config.model.hidden_size % 32:
+        yield f"model.hidden_size: expected a multiple of 32, got {config.model.hidden_size}"
+    if config.eval.every and not config.eval.data:
+        yield "eval.every: evaluations are asked for, but eval.data names no question file"
+    if config.deepspeed.offload_optimizer and config.deepspeed.zero_stage == 0:
+        yield "deepspeed.offload_optimizer: needs deepspeed.zero_stage 1, 2 or 3"
+    searches = config.rollout.max_searches > 0 and (config.kind == "rl" or bool(config.eval.data))
+    if searches and not (config.retriever.index or config.retriever.url):
+        yield "retriever: give retriever.index or retriever.url, or set rollout.max_searches = 0"
+
+
+def _rl_problems(config: Config) -> Iterator[str]:
+    rollout = config.rollout
+    if not config.data.train:
+        yield 'data.train: kind = "rl" needs question files to train on'
+    if not config.model.path:
+        yield 'model.path: kind = "rl" needs a model to start from'
+    if rollout.group_size < 2 and config.credit.algorithm in ("grpo", "tspo"):
+        yield f"rollout.group_size: {config.credit.algorithm} compares the rollouts of a question, so give 2 or more"
+    if rollout.temperature == 0:
+        yield "rollout.temperature: greedy rollouts of a question are all the same; give a temperature above 0"
+    if config.train.updates_per_step > rollout.questions_per_step * rollout.group_size:
+        yield "train.updates_per_step: more updates than rollouts in a step (questions_per_step x group_size)"
+
+
+def _sft_problems(config: Config) -> Iterator[str]:
+    if not (config.data.world or config.data.demonstrations):
+        yield 'data: kind = "sft" needs data.world or data.demonstrations'

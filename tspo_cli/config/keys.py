@@ -1,0 +1,90 @@
+"""Every key of an experiment file, by its dotted name: what it expects, its default, its meaning."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from tspo_cli.config.schema import Config
+
+_BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+_ONE = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
+_MANY = {int: "integers", float: "numbers", str: "strings", bool: "true or false values"}
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key: `name` is dotted (`rollout.group_size`), `expects` a phrase (`an integer >= 1`)."""
+
+    name: str
+    expects: str
+    default: Any
+    description: str
+
+
+@cache
+def all_keys() -> dict[str, Key]:
+    """All keys in the order of the schema, by dotted name."""
+    return {key.name: key for key in _walk(Config, "")}
+
+
+@cache
+def all_sections() -> list[str]:
+    """Names of the tables, such as `rollout`."""
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in all_keys() if "." in name))
+
+
+def unknown(name: str) -> str:
+    """What to tell a person who wrote the unknown key `name`: the closest key or section, if one is close."""
+    names = [*all_keys(), *all_sections()]
+    leaf = name.rpartition(".")[2]
+    by_leaf: dict[str, str] = {}
+    for known in names:
+        by_leaf.setdefault(known.rpartition(".")[2], known)
+    near = get_close_matches(name, names, n=1, cutoff=0.75)
+    if leaf in by_leaf:
+        near = [by_leaf[leaf]]
+    elif not near:
+        near = [by_leaf[match] for match in get_close_matches(leaf, by_leaf, n=1, cutoff=0.75)]
+    return f"unknown key; did you mean {near[0]}?" if near else "unknown key; `tspo config schema` lists all keys"
+
+
+def _walk(model: type[BaseModel], prefix: str) -> Iterator[Key]:
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from _walk(annotation, f"{prefix}{name}.")
+        else:
+            default = field.get_default(call_default_factory=True)
+            yield Key(f"{prefix}{name}", _expects(field), default, field.description or "")
+
+
+def _expects(field: FieldInfo) -> str:
+    limits = [
+        f"{sign} {getattr(limit, bound):g}"
+        for limit in field.metadata
+        for bound, sign in _BOUNDS.items()
+        if hasattr(limit, bound)
+    ]
+    phrase = _phrase(field.annotation)
+    return f"{phrase} {' and '.join(limits)}" if limits else phrase
+
+
+def _phrase(annotation: Any) -> str:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return "one of " + ", ".join(str(choice) for choice in inner)
+    if origin is list:
+        return f"a list of {_MANY[inner[0]]}"
+    if origin is tuple:
+        return f"a list of {len(inner)} {_MANY[inner[0]]}"
+    if origin in (Union, types.UnionType):
+        return " or ".join(_phrase(choice) for choice in inner if choice is not type(None))
+    return _ONE[annotation]

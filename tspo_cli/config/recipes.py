@@ -1,0 +1,65 @@
+"""Find experiment files: a path, or the name of a recipe such as `tiny/tspo`."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from tspo_cli.errors import MissingResourceError
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def recipe_roots() -> list[Path]:
+    """Folders that recipes are looked up in, first match wins.
+
+    `experiments/` of the working directory, then of the checkout that holds the package, then what was installed.
+    """
+    roots = [Path("experiments")]
+    if (_PACKAGE.parent / "pyproject.toml").is_file():
+        roots.append(_PACKAGE.parent / "experiments")
+    return [root for root in [*roots, _PACKAGE / "recipes"] if root.is_dir()]
+
+
+def list_recipes() -> list[str]:
+    """Names of all recipes that `recipe_path` finds, sorted."""
+    return sorted({_name(path, root) for root in recipe_roots() for path in root.rglob("*.toml")})
+
+
+def recipe_path(name: str) -> Path:
+    """The file of the recipe `name` (`tiny/tspo` is `experiments/tiny/tspo.toml`).
+
+    Raises:
+        MissingResourceError: there is no such recipe; the message names the closest one.
+    """
+    for root in recipe_roots():
+        path = root / f"{name}.toml"
+        if path.is_file():
+            return path
+    raise MissingResourceError(f"{name}: no such experiment file or recipe{_hint(name)}")
+
+
+def source_path(source: str | Path) -> Path:
+    """The file that `source` means: an existing path, else a recipe's name.
+
+    Raises:
+        MissingResourceError: it is neither.
+    """
+    path = Path(source)
+    return path if path.is_file() else recipe_path(str(source))
+
+
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).with_suffix("").as_posix()
+
+
+def _hint(name: str) -> str:
+    known = list_recipes()
+    bare = name.removeprefix("experiments/").removesuffix(".toml")
+    by_leaf = {recipe.rpartition("/")[2]: recipe for recipe in known}
+    near = get_close_matches(bare, known, n=1) or [
+        by_leaf[leaf] for leaf in get_close_matches(bare.rpartition("/")[2], by_leaf, n=1)
+    ]
+    if near:
+        return f"; did you mean {near[0]}?"
+    return "; `tspo config list` names the recipes" if known else ""

@@ -1,0 +1,99 @@
+"""Say in words and rows what an algorithm made of a group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tspo_cli.config.schema import CreditConfig
+from tspo_cli.credit.group import CreditTurn, Group, GroupCredit
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRow:
+    """One turn in a table for people; `trajectory` and `turn` count from 1."""
+
+    trajectory: int
+    turn: int
+    trajectory_class: str
+    action: str
+    gold: str
+    reward: float
+    advantage: float
+
+
+def credit_record(credit: GroupCredit, config: CreditConfig) -> dict[str, Any]:
+    """The JSON form of a group's credit, with the options that led to it."""
+    return {
+        "class": credit.group_class,
+        "algorithm": credit.algorithm,
+        "level": credit.level,
+        "trajectories": [
+            {
+                "outcome": one.outcome,
+                "class": one.trajectory_class,
+                "first_occurrence": one.first_occurrence,
+                "turn_rewards": list(one.turn_rewards),
+                "advantages": list(one.advantages),
+            }
+            for one in credit.trajectories
+        ],
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def turn_rows(group: Group, credit: GroupCredit) -> list[TurnRow]:
+    """One row per turn, in order."""
+    return [
+        TurnRow(
+            trajectory=number,
+            turn=index,
+            trajectory_class=one.trajectory_class,
+            action=_action(turn, trajectory.answer if index == len(trajectory.turns) else None),
+            gold=_gold(index, one.first_occurrence),
+            reward=one.turn_rewards[index - 1],
+            advantage=one.advantages[index - 1],
+        )
+        for number, (trajectory, one) in enumerate(zip(group.trajectories, credit.trajectories, strict=True), start=1)
+        for index, turn in enumerate(trajectory.turns, start=1)
+    ]
+
+
+def _action(turn: CreditTurn, answer: str | None) -> str:
+    if turn.query is not None:
+        return f"search: {turn.query}"
+    return "no search, no answer" if answer is None else f"answer: {answer}"
+
+
+def _gold(turn: int, first: int | None) -> str:
+    if first is None:
+        return "never found"
+    return "first found here" if turn == first else "not yet" if turn < first else "found before"
+
+
+def sentences(credit: GroupCredit, config: CreditConfig) -> list[str]:
+    """Why the advantages are what they are: composition, what was compared, with which mean and standard deviation."""
+    classes = [one.trajectory_class for one in credit.trajectories]
+    counts = f"{classes.count('success')} success, {classes.count('near-miss')} near-miss, {classes.count('miss')} miss"
+    lines = [f"The group is {credit.group_class}: {counts}."]
+    if credit.reason:
+        lines.append(credit.reason)
+    if config.norm == "per_turn_index" and credit.level == "turn":
+        lines += [f"Turn {index}: {_spread(values)}" for index, values in enumerate(credit.populations, start=1)]
+    else:
+        lines += [_spread(values).capitalize() for values in credit.populations]
+    if credit.level == "none":
+        lines.append("Nothing differs within what is compared, so every advantage is 0 and the group teaches nothing.")
+    elif config.scale == "std":
+        lines.append(f"Advantage = (reward - mean) / (standard deviation + {config.eps:g}).")
+    else:
+        lines.append("Advantage = reward - mean.")
+    return lines
+
+
+def _spread(values: tuple[float, ...]) -> str:
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    rewards = "reward" if len(values) == 1 else "rewards"
+    return f"mean {float(np.mean(values)):.4f}, standard deviation {deviation:.4f} over {len(values)} {rewards}."

@@ -1,0 +1,111 @@
+"""Read a group of trajectories from a JSON file that people and other programs can write.
+
+    {"question": "...", "golden_answers": ["..."], "trajectories": [
+        {"answer": "...", "turns": [{"query": "...", "feedback": "..."}, {}]}]}
+
+One entry per turn; the answering turn has no query and no feedback. "answer" may be null or absent. A turn may also
+hold "text", all that the model wrote in it, for the options hit_source and outcome em_format. Without it the model is
+taken to have written its query, or its answer in the last turn, and nothing else.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.credit.group import CreditTrajectory, CreditTurn, Group
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.runs import read_json
+
+_GROUP_KEYS = ("question", "golden_answers", "trajectories")
+_TRAJECTORY_KEYS = ("answer", "turns")
+_TURN_KEYS = ("query", "feedback", "text")
+
+
+def read_group(path: Path) -> Group:
+    """The group in a JSON file.
+
+    Raises:
+        MissingResourceError: no such file.
+        InvalidInputError: anything malformed, with the trajectory and turn (from 1) where it is.
+    """
+    if path.is_dir():
+        raise _wrong(str(path), "a JSON file, got a directory", "name the file in it")
+    record = _object(str(path), read_json(path), _GROUP_KEYS)
+    golds = _items(str(path), record, "golden_answers")
+    for gold in golds:
+        if not isinstance(gold, str) or not gold.strip():
+            raise _wrong(str(path), f'"golden_answers" to hold strings with text, got {_shown(gold)}', "correct it")
+    return Group(
+        question=_text(str(path), record, "question"),
+        golden_answers=tuple(golds),
+        trajectories=tuple(
+            _trajectory(f"{path}: trajectory {number}", item)
+            for number, item in enumerate(_items(str(path), record, "trajectories"), start=1)
+        ),
+    )
+
+
+def _trajectory(place: str, value: Any) -> CreditTrajectory:
+    record = _object(place, value, _TRAJECTORY_KEYS)
+    answer = record.get("answer")
+    if answer is not None and not isinstance(answer, str):
+        raise _wrong(place, f'"answer" to be a string or null, got {_shown(answer)}', "quote it")
+    items = _items(place, record, "turns")
+    turns = tuple(_turn(f"{place}, turn {number}", item) for number, item in enumerate(items, start=1))
+    if answer is not None and turns[-1].query is not None:
+        last = f"{place}, turn {len(turns)}"
+        raise _wrong(last, "the answering turn, got a search", "add a last turn {} or remove the answer")
+    if answer is not None and not turns[-1].generated:
+        turns = (*turns[:-1], replace(turns[-1], generated=f"<answer>{answer}</answer>"))
+    return CreditTrajectory(answer, turns)
+
+
+def _turn(place: str, value: Any) -> CreditTurn:
+    record = _object(place, value, _TURN_KEYS)
+    for name in _TURN_KEYS:
+        if record.get(name) is not None and not isinstance(record[name], str):
+            raise _wrong(place, f'"{name}" to be a string, got {_shown(record[name])}', "quote it or leave it out")
+    query, feedback = record.get("query"), record.get("feedback") or ""
+    if query is None and feedback:
+        raise _wrong(place, '"query" beside "feedback", got none', "only a search gives feedback: add or remove one")
+    known = "" if query is None else f"<search>{query}</search>"
+    return CreditTurn(query, feedback, record.get("text") or known)
+
+
+def _object(place: str, value: Any, known: Collection[str]) -> dict[str, Any]:
+    """`value` as an object. Other keys may stand beside the known ones, but not a misspelt one."""
+    if not isinstance(value, dict):
+        raise _wrong(place, f"an object, got {_shown(value)}", f"give it {', '.join(known)}")
+    for name in value:
+        near = [] if name in known else difflib.get_close_matches(name, set(known) - set(value), n=1, cutoff=0.75)
+        if near:
+            raise _wrong(place, f'"{near[0]}", got "{name}"', "rename the key")
+    return value
+
+
+def _text(place: str, record: dict[str, Any], name: str) -> str:
+    value = record.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise _wrong(place, f'"{name}" to be a string with text, got {_shown(value)}', "write it")
+    return value
+
+
+def _items(place: str, record: dict[str, Any], name: str) -> list[Any]:
+    value = record.get(name)
+    if not isinstance(value, list) or not value:
+        raise _wrong(place, f'"{name}" to be a list with entries, got {_shown(value)}', "give at least one")
+    return value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict | list):
+        return f"{'an object' if isinstance(value, dict) else 'a list'}{'' if value else ' without entries'}"
+    return {None: "nothing", "": "an empty string"}.get(value, repr(value)[:60])
+
+
+def _wrong(place: str, expected: str, fix: str) -> InvalidInputError:
+    return InvalidInputError(f"{place}: expected {expected}; fix: {fix}")

@@ -1,0 +1,160 @@
+"""Find everything that is wrong with a question file, and with its corpus, in one go."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.data.readers import default_data_source, parse_passage, parse_question
+from tspo_cli.data.rows import SeenIds, scan_rows
+from tspo_cli.data.schema import Passage, Question
+from tspo_cli.data.text import normalize_answer, normalize_text
+from tspo_cli.errors import InvalidInputError
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: `line` counts lines of JSONL or rows of parquet from 1; 0 means the whole file."""
+
+    file: Path
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.message}" if self.line else f"{self.file}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What a question file holds and what is wrong with it. Counts are of sound records.
+
+    `with_answer_in_corpus` counts the questions of which an accepted answer occurs in some passage (normalised, whole
+    words, title and text); it is None without a corpus, and a low share is no problem in itself.
+    """
+
+    questions: int
+    passages: int | None
+    data_sources: dict[str, int]
+    types: dict[str, int]
+    with_supporting_ids: int
+    with_answer_in_corpus: int | None
+    problems: tuple[Problem, ...] = field(default=())
+
+
+def check(questions: Path, corpus: Path | None = None) -> CheckReport:
+    """Read `questions`, and `corpus` if one is given, to the end and collect every problem.
+
+    Raises:
+        MissingResourceError: a file does not exist.
+    """
+    problems: list[Problem] = []
+    sound = list(_sound_questions(questions, problems))
+    passages: int | None = None
+    answered: int | None = None
+    if corpus is not None:
+        finder = _AnswerFinder([question.golden_answers for _, question in sound])
+        ids: set[str] = set()
+        passages = 0
+        for passage in _sound_passages(corpus, problems):
+            ids.add(passage.id)
+            finder.feed(passage)
+            passages += 1
+        answered = len(finder.found)
+        problems += _missing_support(questions, sound, ids, corpus)
+    return CheckReport(
+        questions=len(sound),
+        passages=passages,
+        data_sources=dict(Counter(question.data_source for _, question in sound)),
+        types=dict(Counter(question.type for _, question in sound if question.type)),
+        with_supporting_ids=sum(bool(question.supporting_ids) for _, question in sound),
+        with_answer_in_corpus=answered,
+        problems=tuple(sorted(problems, key=lambda problem: (problem.file != questions, problem.line))),
+    )
+
+
+def _sound_questions(path: Path, problems: list[Problem]) -> Iterator[tuple[int, Question]]:
+    default_source = default_data_source(path)
+    first_lines: dict[tuple[str, str], int] = {}
+    number = 0
+    for number, record in scan_rows(path):
+        try:
+            question = parse_question(path, number, _record(record), default_source)
+        except InvalidInputError as error:
+            problems.append(_problem(path, number, error))
+            continue
+        problems += [Problem(path, number, message) for message in _oddities(question)]
+        earlier = first_lines.setdefault((question.data_source, question.id), number)
+        if earlier != number:
+            problems.append(Problem(path, number, f"id {question.id!r} as on line {earlier}"))
+        yield number, question
+    if number == 0:
+        problems.append(Problem(path, 0, "no questions"))
+
+
+def _oddities(question: Question) -> Iterator[str]:
+    """What the reader lets pass, but no score or reward can be trusted with."""
+    for gold in question.golden_answers:
+        if not normalize_answer(gold):
+            yield f"golden answer {gold!r} is empty after normalisation, so that it is never found in a passage"
+    if question.gold_kind != "none" and not question.supporting_ids:
+        yield f'"gold_kind" is {question.gold_kind!r} but "supporting_ids" is empty'
+
+
+def _sound_passages(path: Path, problems: list[Problem]) -> Iterator[Passage]:
+    seen = SeenIds()
+    number = 0
+    for number, record in scan_rows(path):
+        try:
+            passage = parse_passage(path, number, _record(record))
+        except InvalidInputError as error:
+            problems.append(_problem(path, number, error))
+            continue
+        earlier = seen.first_line(passage.id, number)
+        if earlier is not None:
+            problems.append(Problem(path, number, f"id {passage.id!r} as on line {earlier}"))
+        yield passage
+    if number == 0:
+        problems.append(Problem(path, 0, "no passages"))
+
+
+def _record(scanned: dict[str, Any] | InvalidInputError) -> dict[str, Any]:
+    if isinstance(scanned, InvalidInputError):
+        raise scanned
+    return scanned
+
+
+def _problem(path: Path, number: int, error: InvalidInputError) -> Problem:
+    return Problem(path, number, str(error).removeprefix(f"{path}:{number}: "))
+
+
+def _missing_support(
+    path: Path, questions: Iterable[tuple[int, Question]], passage_ids: set[str], corpus: Path
+) -> Iterator[Problem]:
+    for number, question in questions:
+        for identifier in question.supporting_ids:
+            if identifier not in passage_ids:
+                yield Problem(path, number, f"supporting passage {identifier!r} is not in {corpus}")
+
+
+class _AnswerFinder:
+    """Which questions have an answer in the passages fed so far: one look-up per word, however many answers."""
+
+    def __init__(self, golds: Sequence[Sequence[str]]) -> None:
+        self.found: set[int] = set()
+        self._by_first_word: dict[str, dict[tuple[str, ...], list[int]]] = defaultdict(dict)
+        for index, answers in enumerate(golds):
+            for answer in answers:
+                words = tuple(normalize_answer(answer).split())
+                if words:
+                    self._by_first_word[words[0]].setdefault(words, []).append(index)
+
+    def feed(self, passage: Passage) -> None:
+        words = normalize_text(passage.contents).split()
+        for start, word in enumerate(words):
+            answers = self._by_first_word.get(word, {})
+            for answer in tuple(answers):
+                if tuple(words[start : start + len(answer)]) == answer:
+                    self.found.update(answers.pop(answer))

@@ -1,0 +1,185 @@
+"""Make a world: corpus, questions and what its demonstrations need, all from one seed."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.data.world import relations as wording
+from tspo_cli.data.world.config import WorldConfig
+from tspo_cli.data.world.facts import Entities, Fact, draw_entities, draw_facts
+from tspo_cli.data.world.names import SYLLABLES
+from tspo_cli.data.world.passages import number_passages, write_passages
+from tspo_cli.data.world.questions import Draft, write_questions
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.runs import atomic_write_text, read_json, write_json
+
+CORPUS, TRAIN, TEST, DESCRIPTION = "corpus.jsonl", "train.jsonl", "test.jsonl", "world.json"
+SOURCE = "world"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One look-up of a question: the fact and the passage that states it."""
+
+    subject: str
+    relation: wording.Relation
+    object: str
+    passage_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a training question is answered."""
+
+    type: str
+    question: str
+    answer: str
+    hops: tuple[Hop, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A world on disk. `words` and `syllables` are what its texts are made of; `names` are all its entities."""
+
+    directory: Path
+    config: WorldConfig
+    words: tuple[str, ...]
+    syllables: tuple[str, ...]
+    names: frozenset[str]
+    plans: tuple[Plan, ...]
+
+
+def make_world(config: WorldConfig, out: Path, overwrite: bool = False) -> dict[str, Any]:
+    """Write a world to the directory `out` and return its counts. Equal configurations give equal bytes.
+
+    Raises:
+        InvalidInputError: `out` has files in it and `overwrite` is off, or the world is too small for its questions.
+    """
+    if out.exists() and not out.is_dir():
+        raise InvalidInputError(f"{out}: expected a directory for the world, got a file; name another place")
+    if out.is_dir() and any(out.iterdir()):
+        if not overwrite:
+            raise InvalidInputError(f"{out}: the directory is not empty; give --overwrite or another directory")
+        if not (out / DESCRIPTION).is_file():
+            raise InvalidInputError(f"{out}: holds other files than a world; name another directory")
+    rng = random.Random(f"world {config.seed}")
+    relations = wording.RELATIONS[: config.relations]
+    taken = set(world_words())
+    entities = draw_entities(rng, config.entities, relations, config.sharing, taken)
+    test_entities = draw_entities(rng, config.test_entities, relations, config.sharing, taken)
+    facts, test_facts = draw_facts(rng, entities, relations), draw_facts(rng, test_entities, relations)
+    drafts = [
+        draft
+        for own_facts, own_entities in ((facts, entities), (test_facts, test_entities))
+        for draft in write_passages(rng, own_facts, own_entities, config.facts_per_passage, config.bait_share)
+    ]
+    passages, stated = number_passages(rng, drafts)
+    shares = (config.two_hop_share, config.comparison_share)
+    train = write_questions(rng, facts, config.train_questions, *shares, "train")
+    test = write_questions(rng, test_facts, config.test_questions, *shares, "test")
+
+    if out.is_dir():
+        shutil.rmtree(out)
+    _write_jsonl(out / CORPUS, ({"id": p.id, "title": p.title, "text": p.text} for p in passages))
+    _write_jsonl(out / TRAIN, _question_records("train", train, stated))
+    _write_jsonl(out / TEST, _question_records("test", test, stated))
+    counts = {
+        "passages": len(passages),
+        "entities": sum(map(len, entities.values())),
+        "test_entities": sum(map(len, test_entities.values())),
+        "train_questions": len(train),
+        "test_questions": len(test),
+    }
+    # Last, because a directory with it counts as whole.
+    write_json(out / DESCRIPTION, _description(config, counts, (entities, test_entities), train, stated))
+    return counts
+
+
+def world_words() -> list[str]:
+    """All words and punctuation of a world's texts but the names, sorted."""
+    relation_texts = [text for r in wording.RELATIONS for text in (r.asked, r.told, *r.sentences)]
+    templates = (*wording.BAITS, *wording.ONE_HOP, *wording.BRIDGE, *wording.COMPARISON)
+    thoughts = (wording.FOUND, wording.NOT_FOUND, wording.GUESS, wording.GOAL)
+    texts = [*relation_texts, *templates, *thoughts, wording.YES, wording.NO, "who what"]
+    plain = (re.sub(r"\{\w+\}", " ", text) for text in texts)
+    return sorted({word for text in plain for word in re.findall(r"\w+|[^\w\s]", text)})
+
+
+def load_world(directory: Path) -> World:
+    """The world in `directory`.
+
+    Raises:
+        MissingResourceError: no world there.
+        InvalidInputError: written in a form that this version does not read.
+    """
+    path = directory / DESCRIPTION
+    if not path.is_file():
+        raise MissingResourceError(f"{directory}: no {DESCRIPTION} there; make a world with `tspo data world`")
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise InvalidInputError(f"{path}: expected a world of format {FORMAT}; make it again with this version")
+    known = {relation.name: relation for relation in wording.RELATIONS}
+    plans = tuple(
+        Plan(
+            plan["type"],
+            plan["question"],
+            plan["answer"],
+            tuple(Hop(subject, known[relation], obj, passage) for subject, relation, obj, passage in plan["hops"]),
+        )
+        for plan in record["plans"]
+    )
+    names = frozenset(name for split in record["entities"].values() for group in split.values() for name in group)
+    config = WorldConfig.model_validate(record["config"])
+    return World(directory, config, tuple(record["words"]), tuple(record["syllables"]), names, plans)
+
+
+def _description(
+    config: WorldConfig,
+    counts: Mapping[str, int],
+    entities: tuple[Entities, Entities],
+    train: Sequence[Draft],
+    stated: Mapping[Fact, str],
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "config": config.model_dump(mode="json"),
+        "counts": counts,
+        "words": world_words(),
+        "syllables": SYLLABLES,
+        "entities": {"train": entities[0], "test": entities[1]},
+        "plans": [
+            {
+                "type": draft.type,
+                "question": draft.text,
+                "answer": draft.answer,
+                "hops": [[fact.subject, fact.relation.name, fact.object, stated[fact]] for fact in draft.facts],
+            }
+            for draft in train
+        ],
+    }
+
+
+def _question_records(split: str, drafts: Sequence[Draft], stated: Mapping[Fact, str]) -> Iterable[dict[str, Any]]:
+    width = len(str(len(drafts)))
+    for number, draft in enumerate(drafts, start=1):
+        yield {
+            "id": f"{split}-{number:0{width}}",
+            "question": draft.text,
+            "golden_answers": [draft.answer],
+            "data_source": SOURCE,
+            "type": draft.type,
+            "supporting_ids": list(dict.fromkeys(stated[fact] for fact in draft.facts)),
+            "gold_kind": "full",
+        }
+
+
+def _write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    atomic_write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))

@@ -1,0 +1,81 @@
+"""Differences against a baseline run, item by item."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tspo_cli import runs
+from tspo_cli.errors import MissingResourceError
+from tspo_cli.reporting.groups import read_records
+from tspo_cli.reporting.rows import Row
+from tspo_cli.reporting.views import RunView
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Exact match minus the baseline's on the `shared` items that both answered.
+
+    `p` is the two-sided exact McNemar test: how surprising the split of the items that changed is if neither is better.
+    It speaks of the questions, not of the randomness of training.
+    """
+
+    baseline: str
+    shared: int
+    delta_em: float
+    p: float
+
+
+def differences(rows: Sequence[Row], views: Sequence[RunView], name: str) -> list[Difference | None]:
+    """One entry per row: its difference from the baseline, None for the baseline itself and where nothing compares.
+
+    `name` is a run, or an algorithm: then a row is compared with the run of its own seed, or with the only run there is.
+    Compared are equal data sets at equal steps; a supervised run is compared from its end, whatever its step.
+
+    Raises:
+        MissingResourceError: no row belongs to `name`.
+    """
+    candidates = [row for row in rows if row.run == name] or [row for row in rows if row.algorithm == name]
+    if not candidates:
+        known = ", ".join(dict.fromkeys([row.run for row in rows] + [row.algorithm for row in rows])) or "none"
+        raise MissingResourceError(f"--baseline {name}: no evaluated run or algorithm of that name; there are: {known}")
+    paths = {view.name: view.path for view in views}
+    baseline_runs = {row.run for row in candidates}
+    return [None if row.run in baseline_runs else _difference(row, candidates, paths) for row in rows]
+
+
+def _difference(row: Row, candidates: Sequence[Row], paths: Mapping[str, Path]) -> Difference | None:
+    other = _partner(row, candidates)
+    if other is None:
+        return None
+    mine, theirs = _exact_matches(paths[row.run], row), _exact_matches(paths[other.run], other)
+    pairs = [(em, theirs[item]) for item, em in mine.items() if item in theirs]
+    if not pairs:
+        return None
+    won = sum(em and not base for em, base in pairs)
+    lost = sum(base and not em for em, base in pairs)
+    return Difference(other.run, len(pairs), (won - lost) / len(pairs), mcnemar(won, lost))
+
+
+def _partner(row: Row, candidates: Sequence[Row]) -> Row | None:
+    fitting = [
+        other
+        for other in candidates
+        if (other.dataset, other.method) == (row.dataset, row.method)
+        and (other.last if other.algorithm == "sft" else other.step == row.step)
+    ]
+    chosen = [other for other in fitting if other.seed == row.seed] if len(fitting) > 1 else fitting
+    return chosen[0] if len(chosen) == 1 else None
+
+
+def mcnemar(won: int, lost: int) -> float:
+    """Two-sided exact p-value for `won` and `lost` discordant pairs; 1 when there are none (McNemar 1947)."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(won, won + lost, 0.5).pvalue) if won + lost else 1.0
+
+
+def _exact_matches(run: Path, row: Row) -> dict[str, bool]:
+    path = run / "eval" / runs.step_name(row.step) / f"{row.dataset}.items.jsonl.gz"
+    return {str(item["id"]): float(item["em"]) >= 0.5 for item in read_records(path)} if path.exists() else {}

@@ -1,0 +1,47 @@
+"""Find gold answers in a text, to show them."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Sequence
+
+from tspo_cli.credit.text import is_degenerate, normalize_answer
+
+_WORD = re.compile(r"\S+")
+
+
+def marked(text: str, golds: Sequence[str]) -> list[str]:
+    """`text` in pieces, in turn plain and gold: the pieces at odd places are gold answers. Joined they are `text`.
+
+    Words are compared as `contains_answer` does with token boundaries. Golds such as yes and no are never marked.
+    """
+    words = [
+        (normal, match.start(), match.end())
+        for match in _WORD.finditer(text)
+        for normal in normalize_answer(match.group()).split()
+    ]
+    wanted = [normalize_answer(gold).split() for gold in golds if not is_degenerate(gold)]
+    pieces: list[str] = []
+    done = index = 0
+    while index < len(words):
+        length = max((len(gold) for gold in wanted if _matches(words, index, gold)), default=0)
+        if length:
+            start, end = _trimmed(text, words[index][1], words[index + length - 1][2])
+            if start >= done:
+                pieces += [text[done:start], text[start:end]]
+                done = end
+        index += length or 1
+    return [*pieces, text[done:]]
+
+
+def _matches(words: Sequence[tuple[str, int, int]], index: int, gold: Sequence[str]) -> bool:
+    return [word for word, _, _ in words[index : index + len(gold)]] == list(gold)
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    while start < end and text[start] in string.punctuation:
+        start += 1
+    while end > start and text[end - 1] in string.punctuation:
+        end -= 1
+    return start, end

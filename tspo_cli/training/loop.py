@@ -1,0 +1,168 @@
+"""The frame of every training run: steps, records, evaluations, checkpoints, export.
+
+Order within a step: metrics are written, then an evaluation, then the checkpoint. Whatever kills the run, everything up
+to the newest checkpoint is on disk, and what came after it is written again, the same.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.config.schema import Config
+from tspo_cli.console import progress, say
+from tspo_cli.retrieval.types import Retriever
+from tspo_cli.rollout.agent_file import write_agent_file
+from tspo_cli.rollout.engines.base import Engine, TokenizerLike
+from tspo_cli.rollout.protocol import SearchProtocol
+from tspo_cli.runs import append_jsonl, eval_steps, keep_steps_up_to, log_line, set_status, step_name, write_jsonl_gz
+from tspo_cli.training.checkpoint import latest_checkpoint, load_checkpoint, prune, save_checkpoint
+from tspo_cli.training.distributed import barrier, rank
+from tspo_cli.training.learner import Learner
+from tspo_cli.training.tracking import tracker
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one training step hands to the frame: metrics, seconds by part, rollout records (on every process)."""
+
+    metrics: dict[str, float]
+    timings: dict[str, float]
+    rollouts: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Everything that a run works with."""
+
+    config: Config
+    run: Path
+    attempt: int
+    tokenizer: TokenizerLike
+    protocol: SearchProtocol
+    learner: Learner
+    engine: Engine
+    retriever: Retriever | None
+
+    @property
+    def chief(self) -> bool:
+        """True on the process that writes."""
+        return rank() == 0
+
+    def note(self, message: str) -> None:
+        """Say it and keep it in the attempt's log."""
+        if self.chief:
+            say(message)
+            log_line(self.run, self.attempt, message)
+
+
+Evaluate = Callable[[Workshop, int], None]
+"""Score the policy of a workshop at a step; every process calls it, the first one writes."""
+
+
+def train_loop(shop: Workshop, take_step: Callable[[int], Step], evaluate: Evaluate, *, resume: bool) -> None:
+    """Run all steps of `shop.config` and export the model; with `resume` from the newest checkpoint on."""
+    config = shop.config
+    done = _restore(shop) if resume else 0
+    with _status(shop) as reached, tracker(config, shop.run, shop.chief) as track, _bar(shop, done) as advance:
+        if done == 0 and config.eval.at_start:
+            _evaluate(shop, evaluate, 0)
+        for step in range(done + 1, config.train.steps + 1):
+            started = time.perf_counter()
+            outcome = take_step(step)
+            reached(step)
+            _record(shop, step, outcome, time.perf_counter() - started)
+            if shop.chief:
+                track(step, outcome.metrics)
+            last = step == config.train.steps
+            if last or (config.eval.every and step % config.eval.every == 0):
+                _evaluate(shop, evaluate, step)
+            if last or (config.checkpoint.every and step % config.checkpoint.every == 0):
+                save_checkpoint(shop.learner, shop.run / "checkpoints" / step_name(step), {"step": step})
+                if shop.chief:
+                    prune(shop.run, config.checkpoint.keep)
+            advance(1, _note(outcome.metrics))
+        shop.learner.export(shop.run / "model", shop.tokenizer)
+        if shop.chief:
+            write_agent_file(shop.run / "model", config)
+        barrier()
+
+
+def _restore(shop: Workshop) -> int:
+    """Load the newest checkpoint and drop what was written after it. Returns its step, 0 without one."""
+    newest = latest_checkpoint(shop.run)
+    step = int(load_checkpoint(shop.learner, newest)["step"]) if newest is not None else 0
+    if shop.chief:
+        for name in ("metrics.jsonl", "timings.jsonl"):
+            keep_steps_up_to(shop.run / name, step)
+        for later, folder in eval_steps(shop.run):
+            if later > step or step == 0:
+                shutil.rmtree(folder)
+        for path in (shop.run / "rollouts").glob("step_*.jsonl.gz"):
+            if int(path.name.split(".")[0].removeprefix("step_")) > step:
+                path.unlink()
+    shop.note(f"resume after step {step}" if step else "no checkpoint yet: start from the beginning")
+    shop.engine.load_weights(shop.learner.weights(), step)
+    barrier()
+    return step
+
+
+def _record(shop: Workshop, step: int, outcome: Step, seconds: float) -> None:
+    if not shop.chief:
+        return
+    keep = shop.config.train.keep_rollouts
+    if outcome.rollouts and keep and step % keep == 0:
+        write_jsonl_gz(shop.run / "rollouts" / f"{step_name(step)}.jsonl.gz", outcome.rollouts)
+    append_jsonl(shop.run / "metrics.jsonl", {"step": step, **outcome.metrics})
+    append_jsonl(shop.run / "timings.jsonl", {"step": step, **outcome.timings, "total": seconds})
+    log_line(shop.run, shop.attempt, f"step {step} {_note(outcome.metrics)}")
+
+
+def _evaluate(shop: Workshop, evaluate: Evaluate, step: int) -> None:
+    if shop.config.eval.data:
+        shop.engine.load_weights(shop.learner.weights(), step)
+        evaluate(shop, step)
+        barrier()
+
+
+def _note(metrics: dict[str, float]) -> str:
+    shown = ("reward", "loss", "agent_loss")
+    return " ".join(f"{name} {metrics[name]:.3f}" for name in shown if name in metrics)
+
+
+def _bar(shop: Workshop, done: int) -> Any:
+    if not shop.chief:
+        return nullcontext(lambda n=1, note="": None)
+    return progress(shop.run.name, shop.config.train.steps - done)
+
+
+@contextmanager
+def _status(shop: Workshop) -> Iterator[Callable[[int], None]]:
+    """Keep RUN/status.json true: running, then finished, or failed or stopped at the step that was reached."""
+    step = 0
+
+    def reached(now: int) -> None:
+        nonlocal step
+        step = now
+        say_state("running")
+
+    def say_state(state: str) -> None:
+        if shop.chief:
+            set_status(shop.run, state, step, shop.attempt)
+
+    say_state("running")
+    try:
+        yield reached
+    except (KeyboardInterrupt, SystemExit):
+        say_state("stopped")
+        raise
+    except BaseException as error:
+        say_state("failed")
+        log_line(shop.run, shop.attempt, f"failed: {error}")
+        raise
+    say_state("finished")

@@ -1,0 +1,27 @@
+"""The policy that training starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.config.schema import Config
+from tspo_cli.data.world.generate import load_world
+from tspo_cli.models.load import load_model, load_tokenizer
+from tspo_cli.models.tiny import tiny_model
+from tspo_cli.models.tokenizer import tiny_tokenizer
+from tspo_cli.rollout.engines.base import TokenizerLike
+
+
+def starting_policy(config: Config, device: str) -> tuple[TokenizerLike, Any]:
+    """Tokenizer and model: those of config.model.path, or a new tiny policy for the words of the world.
+
+    Raises:
+        MissingResourceError: no such model directory, or one without tokenizer or weights.
+    """
+    if config.model.path:
+        tokenizer = load_tokenizer(config.model.path)
+        return tokenizer, load_model(config.model.path, dtype=config.model.dtype, device=device)
+    world = load_world(Path(config.data.world))
+    tokenizer = tiny_tokenizer(world.words, world.syllables)
+    return tokenizer, tiny_model(tokenizer, config.model, seed=config.seed).to(device)

@@ -1,0 +1,67 @@
+"""One training process: from a resolved configuration to a finished run directory."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from tspo_cli.config.schema import Config
+from tspo_cli.retrieval.open import open_retriever
+from tspo_cli.retrieval.types import Retriever
+from tspo_cli.rollout.agent import context_length
+from tspo_cli.rollout.engines.base import Engine, TokenizerLike
+from tspo_cli.rollout.engines.transformers import TransformersEngine
+from tspo_cli.rollout.protocol import SearchProtocol
+from tspo_cli.training.distributed import init_distributed
+from tspo_cli.training.learner import Learner
+from tspo_cli.training.loop import Evaluate, Step, Workshop, train_loop
+from tspo_cli.training.policy import starting_policy
+from tspo_cli.training.rl import read_training_questions, rl_step
+from tspo_cli.training.sft import demonstration_source, sft_step
+
+
+def train(config: Config, run: Path, evaluate: Evaluate, *, attempt: int, resume: bool) -> None:
+    """Train as `config` says, in this process (and its siblings, where RANK and WORLD_SIZE say that there are some).
+
+    `run` is a claimed run directory. Data, index and model are opened before anything is computed.
+
+    Raises:
+        InvalidInputError, MissingResourceError: data, index or model that cannot be used.
+    """
+    torch.set_num_threads(config.train.threads or int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.manual_seed(config.seed)
+    retriever = open_retriever(config.retriever)
+    device = init_distributed()
+    tokenizer, model = starting_policy(config, device)
+    protocol = SearchProtocol.from_config(tokenizer, config.rollout)
+    make_step = _step_maker(config, retriever, protocol)
+    updates = config.train.steps * (config.train.updates_per_step if config.kind == "rl" else 1)
+    learner = Learner(model, config, total_updates=updates, temperature=config.rollout.temperature)
+    engine = _engine(learner, tokenizer, config)
+    shop = Workshop(config, run, attempt, tokenizer, protocol, learner, engine, retriever)
+    train_loop(shop, make_step(learner, engine), evaluate, resume=resume)
+
+
+def _step_maker(
+    config: Config, retriever: Retriever | None, protocol: SearchProtocol
+) -> Callable[[Learner, Engine], Callable[[int], Step]]:
+    """Read the training data now, so that bad data is known before the learner is built."""
+    if config.kind == "sft":
+        source = demonstration_source(config, retriever)
+        return lambda learner, engine: sft_step(config, learner, protocol, source)
+    questions = read_training_questions(config)
+    return lambda learner, engine: rl_step(config, learner, engine, retriever, protocol, questions)
+
+
+def _engine(learner: Learner, tokenizer: TokenizerLike, config: Config) -> Engine:
+    """The rollout engine: on the learner's own parameters, or on a copy where those are sharded (ZeRO 3)."""
+    weights = learner.weights()
+    module = learner.module if weights is None else copy.deepcopy(learner.unsharded_module())
+    slots = max(config.rollout.batch_size, config.eval.batch_size)
+    engine = TransformersEngine(module, tokenizer, batch_size=slots, max_context=context_length(config))
+    engine.load_weights(weights, 0)
+    return engine
