@@ -147,7 +147,9 @@ def _evaluation(path: Path, share: float, hostile: bool) -> None:
                 "answer_in_retrieved": float(right),
                 "gold_recall": None,
                 "searches": 2,
-                "trajectory": trajectory(0, "Silver Brook" if right else None, hit=1 if right else None, hostile=hostile),
+                "trajectory": trajectory(
+                    0, "Silver Brook" if right else None, hit=1 if right else None, hostile=hostile
+                ),
             }
         )
     scores = {

@@ -18,9 +18,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 
 @app.command()
 def build(
-    corpus: Annotated[
-        Path, typer.Argument(help="JSONL (plain or gzip) or parquet: id, and contents or title and text.")
-    ],
+    corpus: Annotated[Path, typer.Argument(help="JSONL (plain or gzip) or parquet: id; contents or title and text.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory to write.")],
     kind: Annotated[str, typer.Option(help="bm25 or dense.")] = "bm25",
     encoder: Annotated[str, typer.Option(help="Dense: a sentence-transformers model, by directory or name.")] = "",

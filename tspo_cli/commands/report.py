@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,7 +49,7 @@ def report(
     for message in [*unfinished(views), *(f"{v.name}: no evaluation yet" for v in views if v.name not in evaluated)]:
         console.say(message)
     records = tables.records(rows, against)
-    console.result(tables.render(records, chosen, **_terminal()))
+    console.result(tables.render(records, chosen, width=_width(), color=sys.stdout.isatty()))
     if html is not None:
         from tspo_cli import runs
         from tspo_cli.reporting.page import render_page
@@ -66,9 +68,5 @@ def _chosen_format(form: str | None, as_json: bool) -> Format:
     return Format("json" if as_json else form or "table")
 
 
-def _terminal() -> dict[str, int | bool]:
-    import shutil
-    import sys
-
-    wide = sys.stdout.isatty()
-    return {"width": shutil.get_terminal_size().columns, "color": True} if wide else {}
+def _width() -> int | None:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -37,4 +37,3 @@ def serve(
                 console.result_json({"url": url, "index": str(directory), "passages": passages, "k": k})
 
         run_server(app, bound, ready)
-    console.say("stopped")

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tspo_cli.data.readers import read_passages, read_questions
-from tspo_cli.data.rows import read_rows
+from tspo_cli.data.rows import invalid, read_rows
 from tspo_cli.data.writers import write_passages, write_questions
 from tspo_cli.errors import InvalidInputError
 
 Kind = Literal["questions", "passages"]
+
+
+def record_kind(record: dict[str, Any]) -> Kind | None:
+    """What a record is, judged by its fields; None for neither."""
+    extra_info = record.get("extra_info")
+    if "question" in record or (isinstance(extra_info, dict) and "question" in extra_info):
+        return "questions"
+    return "passages" if "contents" in record or "text" in record else None
 
 
 def guess_kind(path: Path) -> Kind:
@@ -18,20 +26,15 @@ def guess_kind(path: Path) -> Kind:
 
     Raises:
         MissingResourceError: no such file.
-        InvalidInputError: it is empty, or its first record is neither a question nor a passage.
+        InvalidInputError: it is empty, or its first record is malformed, or neither a question nor a passage.
     """
-    _, first = next(read_rows(path), (0, None))
-    if first is None:
-        raise InvalidInputError(f"{path}: expected questions or passages, got an empty file; fix: name another file")
-    extra_info = first.get("extra_info")
-    if "question" in first or (isinstance(extra_info, dict) and "question" in extra_info):
-        return "questions"
-    if "contents" in first or "text" in first:
-        return "passages"
-    raise InvalidInputError(
-        f"{path}:1: expected a question or a passage, got fields {', '.join(first)}; "
-        'fix: give records "question" and "golden_answers", or "id" and "contents"'
-    )
+    for number, first in read_rows(path):
+        kind = record_kind(first)
+        if kind is None:
+            fix = 'give records "question" and "golden_answers", or "id" and "contents"'
+            raise invalid(path, number, "a question or a passage", f"fields {', '.join(first) or '(none)'}", fix)
+        return kind
+    raise InvalidInputError(f"{path}: expected questions or passages, got an empty file; fix: name another file")
 
 
 def convert(source: Path, target: Path, kind: Kind | None = None) -> tuple[Kind, int]:

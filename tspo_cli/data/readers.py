@@ -180,6 +180,11 @@ def _duplicate(path: Path, number: int, identifier: str, earlier: int) -> Invali
     return invalid(path, number, "ids that differ", f"{identifier!r} as on line {earlier}", "rename or remove one")
 
 
+def data_roots() -> list[Path]:
+    """The folders in which data sets are found by name: `data/` here, and the one that $TSPO_DATA names."""
+    return [Path("data")] + [Path(root) for root in (os.environ.get(DATA_VARIABLE),) if root]
+
+
 def resolve_data(name_or_path: str) -> Path:
     """The question file that a user means: a file, a folder with questions.jsonl(.gz), or the name of such a folder.
 
@@ -188,7 +193,7 @@ def resolve_data(name_or_path: str) -> Path:
     Raises:
         MissingResourceError: nothing there, with the nearest name that is.
     """
-    roots = [Path("data")] + [Path(root) for root in (os.environ.get(DATA_VARIABLE),) if root]
+    roots = data_roots()
     path = Path(name_or_path)
     for candidate in [path, *(root / name_or_path for root in roots)]:
         if candidate.is_file():

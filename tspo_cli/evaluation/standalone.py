@@ -18,6 +18,7 @@ from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.evaluation.methods import find_method
 from tspo_cli.evaluation.metrics import summarize
 from tspo_cli.evaluation.runner import evaluate_items, read_eval_sets, write_evaluation
+from tspo_cli.models.dtype import torch_dtype
 from tspo_cli.models.load import load_model, load_tokenizer
 from tspo_cli.retrieval.open import open_retriever
 from tspo_cli.rollout.agent import context_length
@@ -56,9 +57,9 @@ def evaluate_model(
     sets = read_eval_sets(data, limit)
     retriever = open_retriever(config.retriever)
     torch.set_num_threads(config.train.threads or int(os.environ.get("OMP_NUM_THREADS", "1")))
-    tokenizer = load_tokenizer(str(model_dir))
+    tokenizer = load_tokenizer(model_dir)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    policy = load_model(str(model_dir), dtype=config.model.dtype, device=device)
+    policy = load_model(model_dir, torch_dtype(config.model.dtype, device), device)
     engine = TransformersEngine(
         policy, tokenizer, batch_size=config.eval.batch_size, max_context=context_length(config)
     )

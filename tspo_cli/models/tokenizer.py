@@ -16,7 +16,7 @@ PROTOCOL = ("Question", "Title", ":", "(", ")", ",", ".", "?", "\n", "\n\n", " D
 DIGITS = tuple(f" {digit}" for digit in range(10))
 
 CONTINUATION = "\u2581"
-# WordPiece compares every prefix of a piece with the vocabulary; longer runs without spaces are cut, so that encoding stays linear.
+# WordPiece tries every prefix of a piece: longer runs without spaces are cut, so that encoding time stays linear.
 LONGEST_PIECE = 48
 
 

@@ -30,7 +30,7 @@ class Difference:
 def differences(rows: Sequence[Row], views: Sequence[RunView], name: str) -> list[Difference | None]:
     """One entry per row: its difference from the baseline, None for the baseline itself and where nothing compares.
 
-    `name` is a run, or an algorithm: then a row is compared with the run of its own seed, or with the only run there is.
+    `name` is a run, or an algorithm: then a row is compared with the run of its own seed, or the only run there is.
     Compared are equal data sets at equal steps; a supervised run is compared from its end, whatever its step.
 
     Raises:

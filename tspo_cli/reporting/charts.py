@@ -147,9 +147,8 @@ def _areas(chart: Chart, frame: _Frame) -> str:
     for line in chart.lines:
         top = {x: floor[x] + y for x, y in line.points}
         edge = list(top.items()) + [(x, floor[x]) for x in reversed(top)]
-        parts.append(
-            f'<polygon class="area k{line.color}" points="{_path(edge, frame)}"><title>{escape(line.name)}</title></polygon>'
-        )
+        title = f"<title>{escape(line.name)}</title>"
+        parts.append(f'<polygon class="area k{line.color}" points="{_path(edge, frame)}">{title}</polygon>')
         floor |= top
     return "".join(parts)
 

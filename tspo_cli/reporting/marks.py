@@ -1,4 +1,4 @@
-"""Find gold answers in a text, to show them."""
+"""Texts of models and corpora as they are shown: gold answers marked, control characters made harmless."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from collections.abc import Sequence
 
 from tspo_cli.credit.text import is_degenerate, normalize_answer
 
+# Control characters could steer the terminal; their pictures cannot.
+_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | dict.fromkeys(
+    range(127, 160), 65533
+)
 _WORD = re.compile(r"\S+")
+
+
+def printable(text: str) -> str:
+    """`text` with control characters replaced, for a terminal. Line ends and tabs stay."""
+    return text.translate(_CONTROLS)
 
 
 def marked(text: str, golds: Sequence[str]) -> list[str]:

@@ -36,7 +36,7 @@ def render_page(views: Sequence[RunView], records: list[dict[str, Any]]) -> str:
         keep_trailing_newline=True,
     )
     script = _asset("page.js")
-    columns = columns_of(records)
+    columns = [column for column in columns_of(records) if column.heading != "learning rate"]
     return environment.get_template("page.html.j2").render(
         script=Markup(script),
         style=Markup(_asset("page.css")),
@@ -47,7 +47,7 @@ def render_page(views: Sequence[RunView], records: list[dict[str, Any]]) -> str:
         notes=unfinished(views),
         headings=[(column.heading, column.numeric) for column in columns],
         rows=[[(column.cell(record), column.numeric) for column in columns] for record in records],
-        seeds=len({view.setting("seed") for view in views}),
+        baselines=sorted({record["baseline"] for record in records if record.get("baseline")}),
         figures=[(figure, Markup(figure.svg)) for figure in figures(views)],
         data=Markup(_script_json(viewer_data(views))),
         groups_per_step=GROUPS_PER_STEP,
@@ -195,7 +195,13 @@ def _shown(view: RunView, key: str) -> str:
 def _script_json(value: Any) -> str:
     """JSON that can neither end its script element nor begin a comment or another one."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    unsafe = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+    unsafe: dict[str, str | int | None] = {
+        "<": "\\u003c",
+        ">": "\\u003e",
+        "&": "\\u0026",
+        "\u2028": "\\u2028",
+        "\u2029": "\\u2029",
+    }
     return text.translate(str.maketrans(unsafe))
 
 

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from tspo_cli.reporting.baseline import Difference
+from tspo_cli.reporting.marks import printable
 from tspo_cli.reporting.rows import Row
 
 
@@ -72,14 +73,14 @@ def columns_of(rows: Sequence[dict[str, Any]]) -> list[Column]:
         Column("n", lambda row: _plain(row["n"])),
         Column("EM %", lambda row: percent(row["em"])),
         Column("95 % interval", _interval),
+        Column("EM vs baseline", lambda row: _number(row.get("delta_em"), "{:+.1f}", 100)),
+        Column("p (McNemar)", _p_value),
         Column("F1 %", lambda row: percent(row["f1"])),
         Column("answer found %", lambda row: percent(row["answer_in_retrieved"])),
         Column("gold recall %", lambda row: percent(row["gold_recall"])),
         Column("searches", lambda row: _number(row["searches"], "{:.2f}")),
         Column("invalid %", lambda row: percent(row["invalid_share"])),
         Column("learning rate", lambda row: _number(row["lr"], "{:g}")),
-        Column("EM vs baseline", lambda row: _number(row.get("delta_em"), "{:+.1f}", 100)),
-        Column("p (McNemar)", _p_value),
     ]
     return [column for column in columns if not rows or any(column.cell(row) for row in rows)]
 
@@ -126,10 +127,10 @@ def _terminal(columns: Sequence[Column], cells: Sequence[list[str]], width: int 
     for column in columns:
         table.add_column(Text(column.heading), justify="right" if column.numeric else "left", overflow="fold")
     for row in cells:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     out = io.StringIO()
     Console(file=out, width=width or 1000, force_terminal=color, highlight=False).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().strip("\n").splitlines())
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
 
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~$&#!])")

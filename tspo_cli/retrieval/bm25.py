@@ -15,11 +15,10 @@ from tspo_cli.retrieval.passages import PassageStore
 from tspo_cli.retrieval.ranking import Ranked, top_k
 from tspo_cli.retrieval.settings import Bm25Settings
 
-LUCENE_STOP_WORDS = frozenset(
-    ["a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if"]
-    + ["in", "into", "is", "it", "no", "not", "of", "on", "or", "such", "that"]
-    + ["the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with"]
-)
+LUCENE_STOP_WORDS = frozenset((
+    "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not", "of",
+    "on", "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with",
+))  # fmt: skip
 _TOKEN = re.compile(r"(?u)\b\w\w+\b")
 
 

@@ -16,7 +16,6 @@ from tspo_cli.retrieval.types import Hit, SearchResult
 MAX_BATCH = 256
 """Queries per request, below the limits of the servers in use."""
 _LONGEST_WAIT = 10.0
-_RETRIED = (httpx.TransportError,)
 
 
 class HttpRetriever:
@@ -46,14 +45,16 @@ class HttpRetriever:
         self._retries = retries
         self._first_wait = first_wait
         self._turn = itertools.count()
-        limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
+        # Shorter than the five seconds after which uvicorn servers drop an idle connection.
+        limits = httpx.Limits(max_connections=256, max_keepalive_connections=256, keepalive_expiry=3.0)
         self._client = httpx.Client(timeout=timeout, limits=limits, trust_env=False)
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
-        """At most `k` hits for each query. A server that stays unreachable is an error in every result, never raised."""
+        """At most `k` hits for each query; where no server answers, each of these queries has the error."""
         results: list[SearchResult] = []
         for start in range(0, len(queries), MAX_BATCH):
-            batch = list(queries[start : start + MAX_BATCH])
+            # A lone surrogate, which JSON in UTF-8 cannot carry, would fail the whole batch.
+            batch = [query.encode("utf-8", "replace").decode() for query in queries[start : start + MAX_BATCH]]
             try:
                 results += self._ask(batch, k, self._retries)
             except RemoteServiceError as error:
@@ -75,7 +76,8 @@ class HttpRetriever:
 
     def _ask(self, queries: list[str], k: int, retries: int) -> list[SearchResult]:
         first = next(self._turn)
-        for attempt in itertools.count():
+        attempt = 0
+        while True:
             url = self._urls[(first + attempt) % len(self._urls)]
             try:
                 return _parse(url, self._post(url, queries, k), len(queries))
@@ -85,7 +87,7 @@ class HttpRetriever:
                     raise RemoteServiceError(f"{error}{tries}") from None
             wait = min(self._first_wait * 2**attempt, _LONGEST_WAIT)
             time.sleep(wait * random.uniform(0.5, 1.0))
-        raise AssertionError("unreachable")
+            attempt += 1
 
     def _post(self, url: str, queries: list[str], k: int) -> Any:
         try:
@@ -109,7 +111,11 @@ class _Passing(RemoteServiceError):
 
 
 def _endpoint(url: str) -> str:
-    if not url.startswith(("http://", "https://")):
+    try:
+        valid = httpx.URL(url).scheme in ("http", "https") and httpx.URL(url).host
+    except httpx.InvalidURL:
+        valid = False
+    if not valid:
         raise InvalidInputError(f"retriever: expected a URL like http://127.0.0.1:8000, got {url!r}")
     url = url.rstrip("/")
     return url if url.endswith("/retrieve") else url + "/retrieve"

@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from tspo_cli.console import progress
+from tspo_cli.console import progress, warn
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.passages import PassageStore
 from tspo_cli.retrieval.ranking import Ranked, top_k
@@ -59,6 +59,8 @@ def build_dense(store: PassageStore, directory: Path, settings: DenseSettings, e
     """
     if not encoder:
         raise InvalidInputError("a dense index needs an encoder; give --encoder NAME_OR_DIRECTORY")
+    if "e5" in Path(encoder).name.lower() and not (settings.query_prefix and settings.passage_prefix):
+        warn("E5 encoders expect --set 'query_prefix=query: ' --set 'passage_prefix=passage: '")
     model = Encoder(encoder, settings)
     index: Any = None
     with progress("encoding passages", len(store)) as advance:
@@ -79,6 +81,11 @@ class DenseRanker:
         self._settings = settings
         self._encoder = Encoder(encoder, settings)
         self._index = faiss.read_index(str(directory / VECTORS_NAME), faiss.IO_FLAG_MMAP)
+        dim = self._encoder.encode(["dimension"]).shape[1]
+        if dim != self._index.d:
+            raise InvalidInputError(
+                f"encoder {encoder}: gives {dim} dimensions, {directory} has {self._index.d}; build the index again"
+            )
 
     def rank(self, queries: list[str], k: int) -> list[Ranked]:
         """The best `k` positions for each query."""

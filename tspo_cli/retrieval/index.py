@@ -66,7 +66,7 @@ def build_index(
 ) -> dict[str, Any]:
     """Build the index directory `out` from a corpus file and return its manifest.
 
-    The same corpus and settings give the same bytes. A killed build leaves `out` as it was.
+    The same corpus and settings give the same bytes. A build that fails leaves `out` as it was.
 
     Raises:
         MissingResourceError: no such corpus or encoder.
@@ -75,6 +75,8 @@ def build_index(
     """
     parameters = _parameters(kind, encoder, settings or {})
     _check_target(out, overwrite)
+    if Path(encoder).is_dir() and encoder:
+        encoder = str(Path(encoder).resolve())
     passages = read_passages(corpus)
     out.parent.mkdir(parents=True, exist_ok=True)
     work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
@@ -87,7 +89,7 @@ def build_index(
             "version": FORMAT_VERSION,
             "kind": kind,
             "passages": count,
-            "corpus": {"path": str(corpus), "sha256": file_digest(corpus)},
+            "corpus": {"path": str(corpus.resolve()), "sha256": file_digest(corpus)},
             "parameters": asdict(parameters),
             "encoder": encoder,
             "files": {

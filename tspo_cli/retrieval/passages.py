@@ -26,7 +26,8 @@ def write_passages(passages: Iterable[Passage], directory: Path) -> int:
     with open(directory / PASSAGES_NAME, "wb") as handle:
         for passage in passages:
             record = {"id": passage.id, "contents": passage.contents}
-            end += handle.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+            # "replace": a lone surrogate, which JSON can spell, could not be served again.
+            end += handle.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
             offsets.append(end)
     np.save(directory / OFFSETS_NAME, np.frombuffer(offsets, dtype=np.int64), allow_pickle=False)
     return len(offsets) - 1
@@ -48,7 +49,7 @@ class PassageStore:
         if not 0 <= position < len(self):
             raise IndexError(position)
         line = self._lines[int(self._offsets[position]) : int(self._offsets[position + 1])]
-        record = json.loads(line.decode("utf-8", "surrogatepass"))
+        record = json.loads(line)
         return record["id"], record["contents"]
 
     def contents(self) -> Iterator[str]:

@@ -18,9 +18,8 @@ import uvicorn
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.retrieval.types import Hit, Retriever, SearchResult
@@ -47,18 +46,15 @@ def create_app(retriever: Retriever, *, default_k: int = 3, max_k: int = 100, ma
     app = FastAPI(title="tspo retriever")
     one_at_a_time = CapacityLimiter(1)
 
-    @app.exception_handler(RequestValidationError)
-    async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
-        return JSONResponse({"detail": _sentence(error)}, status_code=422)
-
     @app.post("/retrieve")
-    async def retrieve(body: RetrieveRequest) -> dict[str, Any]:
+    async def retrieve(request: Request) -> JSONResponse:
+        body = _body(await request.body())
         queries = _queries(body, max_queries)
         k = body.topk or default_k
         if k > max_k:
             raise HTTPException(422, f"topk: expected at most {max_k}, got {k}")
         results = await run_sync(search_each, retriever, queries, k, limiter=one_at_a_time)
-        return _answer(results, body.return_scores)
+        return JSONResponse(_answer(results, body.return_scores))
 
     @app.get("/healthz")
     async def healthz() -> dict[str, Any]:
@@ -103,7 +99,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 def run_server(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) -> None:
     """Serve until SIGINT or SIGTERM; requests under way are finished. `ready` is called once connections are taken."""
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=10)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_keep_alive=60, timeout_graceful_shutdown=10
+    )
     _Server(config, ready).run(sockets=[bound])
 
 
@@ -116,6 +114,15 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+
+def _body(raw: bytes) -> RetrieveRequest:
+    """The request, whatever its content type: `curl -d` and some agents do not say JSON."""
+    try:
+        return RetrieveRequest.model_validate_json(raw)
+    except ValidationError as error:
+        problems = [".".join(map(str, item["loc"])) + ": " + item["msg"] for item in error.errors()]
+        raise HTTPException(422, "; ".join(problems).removeprefix(": ")) from None
 
 
 def _queries(body: RetrieveRequest, limit: int) -> list[str]:
@@ -137,12 +144,3 @@ def _answer(results: list[SearchResult], scores: bool) -> dict[str, Any]:
 def _record(hit: Hit, scores: bool) -> dict[str, Any]:
     document = {"id": hit.id, "contents": hit.contents}
     return {"document": document, "score": hit.score} if scores else document
-
-
-def _sentence(error: RequestValidationError) -> str:
-    """What is wrong with a body, without pydantic's structure around it."""
-    parts = []
-    for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"] if part != "body")
-        parts.append(f"{place}: {item['msg']}" if place else item["msg"])
-    return "; ".join(parts)

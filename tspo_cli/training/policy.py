@@ -7,6 +7,7 @@ from typing import Any
 
 from tspo_cli.config.schema import Config
 from tspo_cli.data.world.generate import load_world
+from tspo_cli.models.dtype import torch_dtype
 from tspo_cli.models.load import load_model, load_tokenizer
 from tspo_cli.models.tiny import tiny_model
 from tspo_cli.models.tokenizer import tiny_tokenizer
@@ -21,7 +22,7 @@ def starting_policy(config: Config, device: str) -> tuple[TokenizerLike, Any]:
     """
     if config.model.path:
         tokenizer = load_tokenizer(config.model.path)
-        return tokenizer, load_model(config.model.path, dtype=config.model.dtype, device=device)
+        return tokenizer, load_model(config.model.path, torch_dtype(config.model.dtype, device), device)
     world = load_world(Path(config.data.world))
     tokenizer = tiny_tokenizer(world.words, world.syllables)
-    return tokenizer, tiny_model(tokenizer, config.model, seed=config.seed).to(device)
+    return tokenizer, tiny_model(len(tokenizer), config.model, seed=config.seed).to(device)

@@ -74,7 +74,10 @@ def _from_world(config: Config, retriever: Retriever) -> DemonstrationSource:
         return ScriptedTrajectory(
             demonstration.question,
             tuple(
-                ScriptedTurn(search_action(turn.think, turn.query), tuple(turn.passages))
+                ScriptedTurn(
+                    search_action(turn.think, turn.query),
+                    tuple(Hit(one.id, one.contents, 0.0) for one in turn.passages),
+                )
                 if turn.query is not None
                 else ScriptedTurn(answer_action(turn.think, turn.answer or ""))
                 for turn in demonstration.turns

@@ -91,7 +91,8 @@ class Demonstrator:
         return self._renamed(demonstration, rng) if self._rename else demonstration
 
     def _act(self, plan: Plan, rng: np.random.Generator) -> list[DemoTurn]:
-        config, turns = self._config, []
+        config = self._config
+        turns: list[DemoTurn] = []
         last: _Found | None = None
         state = ""
         for place, hop in enumerate(plan.hops):
@@ -100,7 +101,7 @@ class Demonstrator:
             while len(turns) < self._max_searches:
                 query = _pick(options, rng)
                 last = self._found[query]
-                turns.append(DemoTurn(f"{state} {goal}".strip(), query=query, passages=last.passages))
+                turns.append(DemoTurn(f"{state}, {goal}" if state else goal, query=query, passages=last.passages))
                 found = hop.passage_id in last.ids
                 state = FOUND if found else NOT_FOUND
                 options = [option for option in options if option[0] != query]

@@ -92,7 +92,7 @@
     const summary = make("summary", "", strip, of > 1 ? `Rollout ${one.sample + 1} ` : "", classTag(one.class),
       one.outcome === null ? null : tag(`outcome ${one.outcome}`, correct ? "success" : ""),
       one.failed ? tag("search failed, not trained on", "minus") : null,
-      "answer: ", make("b", "", one.answer === null || one.answer === undefined ? "none" : one.answer));
+      "Answer: ", make("b", "", one.answer === null || one.answer === undefined ? "none" : one.answer));
     const element = make("details", "trajectory", summary, ...one.turns.map((turn, index) => turnOf(turn, index + 1, one)));
     element.open = open;
     return element;
@@ -115,7 +115,7 @@
   }
 
   function passage([id, index]) {
-    return make("li", "", make("span", "body", ...pieces(data.passages[index])), make("span", "id", id));
+    return make("li", "", make("span", "id", id), make("span", "body", ...pieces(data.passages[index])));
   }
 
   const onKey = (event) => {

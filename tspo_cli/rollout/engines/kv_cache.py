@@ -12,52 +12,53 @@ FIRST_COLUMNS = 128
 
 @dataclass(slots=True)
 class _Window:
-    """What one forward pass reads and writes: slots, number of columns, and the flat cell of every new token."""
+    """What one forward pass reads (`columns` columns of `slots`) and the cell of every new token, row after row."""
 
     slots: slice | torch.Tensor
     columns: int
-    cells: torch.Tensor
+    new_slots: torch.Tensor
+    new_columns: torch.Tensor
 
 
 class _SlotLayer(CacheLayerMixin):
-    """One layer: keys and values of shape [slots, columns, kv_heads, head_dim], allocated at the first forward pass."""
+    """One layer: keys and values of shape [slots, kv_heads, columns, head_dim], allocated at the first forward pass."""
 
     is_sliding = False
 
     def __init__(self, owner: SlotCache) -> None:
         super().__init__()
         self.owner = owner
+        self.blocks: list[torch.Tensor] = []
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        self.keys, self.values = (
-            states.new_zeros(self.owner.slots, self.owner.columns, states.shape[1], states.shape[3])
+        self.blocks = [
+            states.new_zeros(self.owner.slots, states.shape[1], self.owner.columns, states.shape[3])
             for states in (key_states, value_states)
-        )
+        ]
         self.is_initialized = True
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store the new states [rows, kv_heads, new, head_dim]; return the window's [rows, kv_heads, columns, head_dim]."""
+        """Store new states [rows, kv_heads, new, head_dim]; return the window's, [rows, kv_heads, columns, head_dim]."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        return self._store(self.keys, key_states), self._store(self.values, value_states)
+        keys, values = self.blocks
+        return self._store(keys, key_states), self._store(values, value_states)
 
     def _store(self, block: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         window = self.owner.window
-        block.flatten(0, 1).index_copy_(0, window.cells, states.transpose(1, 2).flatten(0, 1))
-        return block[window.slots, : window.columns].transpose(1, 2)
+        block[window.new_slots, :, window.new_columns] = states.transpose(1, 2).flatten(0, 1)
+        return block[window.slots, :, : window.columns]
 
     def grow(self, columns: int) -> None:
         """Make room for more columns, keeping what is there."""
-        if self.is_initialized:
-            self.keys, self.values = _widened(self.keys, columns), _widened(self.values, columns)
+        self.blocks = [_widened(block, columns) for block in self.blocks]
 
     def swap(self, a: int, b: int, columns: int) -> None:
         """Exchange the first columns of two slots."""
-        if self.is_initialized:
-            for block in (self.keys, self.values):
-                block[[a, b], :columns] = block[[b, a], :columns]
+        for block in self.blocks:
+            block[[a, b], :, :columns] = block[[b, a], :, :columns]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.owner.window.columns, 0
@@ -78,8 +79,10 @@ class SlotCache(Cache):
     def __init__(self, slots: int, max_columns: int, layers: int, device: torch.device) -> None:
         self.slots, self.max_columns, self.device = slots, max_columns, device
         self.capacity = min(FIRST_COLUMNS, max_columns)
-        self.window = _Window(slice(0, 0), 0, torch.empty(0, dtype=torch.long, device=device))
-        super().__init__(layers=[_SlotLayer(self) for _ in range(layers)])
+        nothing = torch.empty(0, dtype=torch.long, device=device)
+        self.window = _Window(slice(0, 0), 0, nothing, nothing)
+        self.slot_layers = [_SlotLayer(self) for _ in range(layers)]
+        super().__init__(layers=list(self.slot_layers))
 
     @property
     def columns(self) -> int:
@@ -92,21 +95,23 @@ class SlotCache(Cache):
             return False
         while self.capacity < length:
             self.capacity = min(2 * self.capacity, self.max_columns)
-        for layer in self.layers:
+        for layer in self.slot_layers:
             layer.grow(self.columns)
         return True
 
-    def select(self, slots: slice | torch.Tensor, columns: int, cells: torch.Tensor) -> None:
-        """Say what the next forward pass reads (`slots`, the first `columns`) and where its tokens go (flat `cells`)."""
-        self.window = _Window(slots, columns, cells)
+    def select(
+        self, slots: slice | torch.Tensor, columns: int, new_slots: torch.Tensor, new_columns: torch.Tensor
+    ) -> None:
+        """Say what the next forward pass reads (the first `columns` of `slots`) and the cells its tokens go to."""
+        self.window = _Window(slots, columns, new_slots, new_columns)
 
     def swap(self, a: int, b: int, columns: int) -> None:
         """Exchange the first columns of two slots in every layer."""
-        for layer in self.layers:
+        for layer in self.slot_layers:
             layer.swap(a, b, columns)
 
 
 def _widened(block: torch.Tensor, columns: int) -> torch.Tensor:
-    wider = block.new_zeros(block.shape[0], columns, *block.shape[2:])
-    wider[:, : block.shape[1]] = block
+    wider = block.new_zeros(*block.shape[:2], columns, block.shape[3])
+    wider[:, :, : block.shape[2]] = block
     return wider

@@ -37,7 +37,9 @@ def sample(
         probabilities = logprobs.exp()
         if top_k is not None and top_p is not None:
             probabilities = probabilities * kept(probabilities, top_k, top_p)
-        tokens = torch.where(greedy, logprobs.argmax(-1), _inverse_cdf(probabilities, uniform))
+        tokens = _inverse_cdf(probabilities, uniform)
+        if bool(greedy.any()):
+            tokens = torch.where(greedy, logprobs.argmax(-1), tokens)
     return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
 
 

@@ -1,6 +1,6 @@
 """Generation with any causal language model of transformers: continuous batching over a slot cache.
 
-A session keeps its slot between turns, so a turn costs its own tokens and the feedback before them, not the whole history.
+A session keeps its slot between turns, so a turn costs its own tokens and the feedback before them, not the history.
 """
 
 from __future__ import annotations
@@ -141,18 +141,18 @@ class TransformersEngine:
         self._mask.fill_(self._hidden)
 
     def _admit(self) -> None:
-        """Slots for waiting requests, oldest first; a session that still has its slot needs no other."""
-        table, passed = self.table, deque[GenerationRequest]()
-        while self.waiting:
-            request = self.waiting.popleft()
+        """Slots for waiting requests, oldest first; sessions that still have theirs lose it to no other."""
+        table, newcomers = self.table, deque[GenerationRequest]()
+        for request in self.waiting:
             slot = table.find(request.session)
-            if slot is None and (slot := table.vacant()) is not None:
-                self._forget_from(slot, 0)
             if slot is None:
-                passed.append(request)
+                newcomers.append(request)
             else:
                 self._start(slot, request)
-        self.waiting = passed
+        while newcomers and (slot := table.vacant()) is not None:
+            self._forget_from(slot, 0)
+            self._start(slot, newcomers.popleft())
+        self.waiting = newcomers
 
     def _start(self, slot: int, request: GenerationRequest) -> None:
         table, sampling, size = self.table, request.sampling, len(request.token_ids)
@@ -205,17 +205,16 @@ class TransformersEngine:
         padding = position < start[:, None]
         position[padding] = 0
         tokens = table.ids[rows[:, None], position]
-        cells = rows[:, None] * self.cache.columns + np.where(padding, self.cache.capacity, position)
+        targets = np.where(padding, self.cache.capacity, position)
         columns = int(end.max())
         positions = self._to_device(position)
         visible = torch.arange(columns, device=self.device) <= positions[:, :, None]
         mask = torch.where(visible, 0.0, self._hidden).to(self.dtype)[:, None]
         contiguous = rows[-1] - rows[0] + 1 == rows.size
         slots = slice(int(rows[0]), int(rows[-1]) + 1) if contiguous else self._to_device(rows)
-        self.cache.select(slots, columns, self._to_device(cells.ravel()))
+        self.cache.select(slots, columns, self._to_device(rows.repeat(width)), self._to_device(targets.ravel()))
         logits = self._forward(self._to_device(tokens), positions, mask)
-        for row, length in zip(rows, end, strict=True):
-            self._mask[row, ..., :length] = 0
+        self._mask[self._to_device(rows), 0, 0, :columns] = mask[:, 0, -1]
         table.cached[rows] = end
         complete = end == table.total[rows]
         if complete.all():
@@ -234,7 +233,7 @@ class TransformersEngine:
         all_slots = np.arange(size)
         tokens = self._to_device(table.ids[all_slots, position][:, None])
         self._mask[self._to_device(rows), 0, 0, self._to_device(table.cached[rows])] = 0
-        self.cache.select(slice(0, size), columns, self._to_device(all_slots * self.cache.columns + position))
+        self.cache.select(slice(0, size), columns, self._to_device(all_slots), self._to_device(position))
         logits = self._forward(tokens, self._to_device(position[:, None]), self._mask[:size, ..., :columns])
         table.cached[rows] += 1
         self._take_tokens(rows, logits if rows.size == size else logits[self._to_device(rows)])
@@ -278,7 +277,7 @@ class TransformersEngine:
         table.logprobs[rows, position] = values.cpu().numpy()
         table.total[rows] = position + 1
         kinds = self.rules.kinds[table.rule[rows], tokens]
-        full = position + 1 == table.limit[rows]
+        full = position + 1 >= table.limit[rows]
         for index in np.flatnonzero((kinds != GO_ON) | full).tolist():
             self._end_if_over(int(rows[index]), int(kinds[index]), bool(full[index]))
 

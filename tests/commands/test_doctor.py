@@ -1,0 +1,40 @@
+"""`tspo doctor` on the machine that runs the tests."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+from typer.testing import CliRunner, Result
+
+from tspo_cli.commands.doctor import doctor
+
+
+def doctor_(*arguments: str) -> Result:
+    app = typer.Typer()
+    app.command()(doctor)
+    return CliRunner().invoke(app, arguments)
+
+
+def test_json_has_a_stable_form() -> None:
+    done = doctor_("--json")
+    checks = json.loads(done.stdout)["checks"]
+    assert done.exit_code == 0
+    assert all(set(check) == {"name", "state", "detail"} for check in checks)
+    assert {check["state"] for check in checks} <= {"ok", "missing", "optional"}
+    states = {check["name"]: check["state"] for check in checks}
+    # What these tests themselves stand on.
+    assert {states[name] for name in ("python", "torch", "transformers", "deepspeed", "bm25s", "faiss")} == {"ok"}
+    assert {"cores", "disk", "vllm", "C compiler", "loopback sockets"} <= set(states)
+
+
+def test_what_is_not_there_comes_with_the_line_that_adds_it() -> None:
+    checks = json.loads(doctor_("--json").stdout)["checks"]
+    extras = [check for check in checks if check["name"] in ("vllm", "peft", "wandb", "trl")]
+    assert all("pip install" in check["detail"] for check in extras if check["state"] == "optional")
+
+
+def test_text_has_a_line_per_check_and_a_verdict() -> None:
+    lines = doctor_().stdout.splitlines()
+    assert any(line.startswith("ok") and "python" in line for line in lines)
+    assert "missing" in lines[-1]

@@ -1,0 +1,86 @@
+"""`tspo index` through its commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tspo_cli.commands.index import app
+from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError, UsageError
+
+RUN = CliRunner()
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.jsonl"
+    records = [
+        {"id": "a", "contents": '"Blue Lake"\nThe lake lies in the north.'},
+        {"id": "b", "title": "Hill", "text": "No water\nhere, but a lake nearby"},
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def _fails(error: type[TspoError], *arguments: object) -> str:
+    result = RUN.invoke(app, [str(argument) for argument in arguments])
+    assert isinstance(result.exception, error), result.output
+    assert "\n" not in str(result.exception)
+    return str(result.exception)
+
+
+def _json(*arguments: object) -> dict[str, object]:
+    result = RUN.invoke(app, [*(str(argument) for argument in arguments), "--json"])
+    assert result.exit_code == 0, result.output
+    parsed: dict[str, object] = json.loads(result.stdout)
+    return parsed
+
+
+def test_build_info_search_verify(corpus: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    built = _json("build", corpus, "--out", index, "--set", "k1=1.2", "--set", "b=0.4")
+    assert built["passages"] == 2
+    assert built["parameters"] == {"method": "lucene", "k1": 1.2, "b": 0.4, "stop_words": "lucene"}
+    assert _json("info", index) == built
+    assert _json("verify", index) == {"index": str(index), "ok": True, "files": 7, "corpus": "same"}
+    found = _json("search", index, "blue lake", "zebra", "-k", "1")
+    hit = {"id": "a", "title": "Blue Lake", "contents": '"Blue Lake"\nThe lake lies in the north.'}
+    results = found["results"]
+    assert isinstance(results, list)
+    assert results[0]["hits"][0].pop("score") > 0
+    assert results == [{"query": "blue lake", "hits": [hit]}, {"query": "zebra", "hits": []}]
+
+
+def test_results_for_people_are_on_stdout_and_messages_on_stderr(corpus: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    built = RUN.invoke(app, ["build", str(corpus), "--out", str(index)])
+    assert built.stdout == f"{index}: bm25 index of 2 passages\n"
+    assert "reading passages" in built.stderr
+    found = RUN.invoke(app, ["search", str(index), "lake", "zebra"])
+    assert found.stdout.splitlines()[0] == "lake"
+    assert "Blue Lake" in found.stdout
+    assert "No water here" in found.stdout
+    assert found.stdout.splitlines()[-2:] == ["zebra", "  no hits"]
+    assert "k1              1.5" in RUN.invoke(app, ["info", str(index)]).stdout
+    assert "files as built; the corpus is the same" in RUN.invoke(app, ["verify", str(index)]).stdout
+
+
+def test_errors_name_what_to_do(corpus: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    assert "KEY=VALUE" in _fails(UsageError, "build", corpus, "--out", index, "--set", "k1")
+    assert "did you mean k1" in _fails(InvalidInputError, "build", corpus, "--out", index, "--set", "k11=2")
+    assert "no such file" in _fails(MissingResourceError, "build", tmp_path / "none", "--out", index)
+    assert "no such index" in _fails(MissingResourceError, "search", index, "lake")
+    assert "not an index" in _fails(InvalidInputError, "info", tmp_path)
+    RUN.invoke(app, ["build", str(corpus), "--out", str(index)])
+    assert "--overwrite" in _fails(InvalidInputError, "build", corpus, "--out", index)
+    assert RUN.invoke(app, ["build", str(corpus), "--out", str(index), "--overwrite"]).exit_code == 0
+    (index / "passages.jsonl").write_text("changed")
+    assert "expected sha256" in _fails(InvalidInputError, "verify", index)
+
+
+def test_k_below_one_is_a_usage_error(tmp_path: Path) -> None:
+    assert RUN.invoke(app, ["search", str(tmp_path), "lake", "-k", "0"]).exit_code == 2

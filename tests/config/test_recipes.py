@@ -1,0 +1,48 @@
+"""Recipes by name: the working directory first, then what came with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tspo_cli.config.load import check_complete, list_recipes, load_config, recipe_path
+from tspo_cli.errors import MissingResourceError
+
+
+@pytest.fixture
+def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "experiments" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "quick.toml").write_text("seed = 4\n")
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def test_a_recipe_of_the_working_directory(recipes: Path) -> None:
+    assert recipe_path("mine/quick") == Path("experiments/mine/quick.toml")
+    assert "mine/quick" in list_recipes()
+    assert load_config(["mine/quick"]).seed == 4
+
+
+def test_a_file_goes_before_a_recipe(recipes: Path) -> None:
+    Path("mine").mkdir()
+    Path("mine/quick").write_text("seed = 5\n")
+    assert load_config(["mine/quick"]).seed == 5
+
+
+@pytest.mark.parametrize("name", ["mine/quik", "quick", "experiments/mine/quick", "mine/quick.tml"])
+def test_an_unknown_name_is_answered_with_the_closest(recipes: Path, name: str) -> None:
+    with pytest.raises(MissingResourceError, match=r"no such experiment file or recipe; did you mean mine/quick\?"):
+        load_config([name])
+
+
+def test_a_name_like_no_other(recipes: Path) -> None:
+    with pytest.raises(MissingResourceError, match="tspo config list"):
+        load_config(["zzzzzzzz"])
+
+
+def test_every_shipped_recipe_can_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in list_recipes():
+        check_complete(load_config([name]))

@@ -1,0 +1,188 @@
+"""Writers, conversion, the check of a question file against its corpus, and the list of data sets."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tspo_cli.data.catalog import find_data_sets
+from tspo_cli.data.check import check
+from tspo_cli.data.convert import convert, guess_kind
+from tspo_cli.data.readers import read_passages, read_questions, resolve_data
+from tspo_cli.data.schema import Passage, Question
+from tspo_cli.data.writers import write_passages, write_questions
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+
+QUESTION = {"id": "q1", "question": "Who?", "golden_answers": ["Ada"]}
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+words = texts.filter(lambda text: bool(text.strip()))
+titles = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n"), max_size=20)
+questions = st.builds(
+    Question,
+    id=texts,
+    question=words,
+    golden_answers=st.lists(words, min_size=1, max_size=3).map(tuple),
+    data_source=words.filter(lambda text: not text.startswith("searchR1_")),
+    supporting_ids=st.lists(texts, max_size=2).map(tuple),
+    gold_kind=st.sampled_from(["full", "positive", "none"]),
+    type=st.sampled_from(["", "bridge"]),
+    extra=st.dictionaries(st.sampled_from(["level", "note"]), st.integers() | texts),
+)
+passages = st.builds(Passage, id=texts, title=titles, text=st.text(st.characters(exclude_categories=["Cs"])))
+
+
+def jsonl(path: Path, *records: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [one if isinstance(one, str) else json.dumps(one) for one in records]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@given(st.lists(questions, min_size=1, max_size=4, unique_by=lambda one: one.id), st.sampled_from(["", ".gz"]))
+def test_questions_come_back_as_they_were(
+    tmp_path_factory: pytest.TempPathFactory, written: list[Question], suffix: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"questions.jsonl{suffix}"
+    assert write_questions(path, written) == len(written)
+    found = read_questions(path)
+    assert found == written
+    assert [one.extra for one in found] == [one.extra for one in written]
+
+
+@given(st.lists(passages, min_size=1, max_size=4, unique_by=lambda one: one.id))
+def test_passages_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, written: list[Passage]) -> None:
+    path = tmp_path_factory.getbasetemp() / "corpus.jsonl"
+    write_passages(path, written)
+    assert list(read_passages(path)) == written
+
+
+def test_equal_records_give_equal_gzip_bytes(tmp_path: Path) -> None:
+    for name in ("a.jsonl.gz", "b.jsonl.gz"):
+        write_passages(tmp_path / name, [Passage("1", "T", "text")])
+    assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
+
+
+def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "in.jsonl", {"id": "1", "contents": "a"}, {"id": "1", "contents": "b"})
+    target = jsonl(tmp_path / "out.jsonl", "old")
+    with pytest.raises(InvalidInputError, match="ids that differ"):
+        convert(source, target)
+    assert target.read_text() == "old\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_converting_search_r1_parquet(tmp_path: Path) -> None:
+    record = QUESTION | {"data_source": "nq", "extra_info": {"index": 1, "split": "test"}}
+    pandas.DataFrame([record]).to_parquet(tmp_path / "test.parquet")
+    assert convert(tmp_path / "test.parquet", tmp_path / "q.jsonl.gz") == ("questions", 1)
+    with gzip.open(tmp_path / "q.jsonl.gz", "rt") as handle:
+        first = json.loads(handle.readline())
+    assert list(first)[:4] == ["id", "question", "golden_answers", "data_source"]
+    assert first["extra_info"] == {"index": 1, "split": "test"}
+
+
+def test_converting_a_corpus(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "in.jsonl", {"id": 1, "title": "Rome", "text": "Capital."})
+    assert convert(source, tmp_path / "new" / "out.jsonl", "passages") == ("passages", 1)
+    assert json.loads((tmp_path / "new" / "out.jsonl").read_text()) == {"id": "1", "contents": '"Rome"\nCapital.'}
+
+
+def test_what_cannot_be_converted(tmp_path: Path) -> None:
+    corpus = jsonl(tmp_path / "c.jsonl", {"id": "1", "contents": "a"})
+    with pytest.raises(InvalidInputError, match=r"ends in \.jsonl"):
+        convert(corpus, tmp_path / "out.parquet")
+    with pytest.raises(InvalidInputError, match=r"c\.jsonl:1: .*question"):
+        convert(corpus, tmp_path / "out.jsonl", "questions")
+    with pytest.raises(InvalidInputError, match="a question or a passage, got fields a"):
+        guess_kind(jsonl(tmp_path / "x.jsonl", {"a": 1}))
+    with pytest.raises(InvalidInputError, match="empty file"):
+        guess_kind(jsonl(tmp_path / "y.jsonl"))
+
+
+def test_a_sound_file_has_no_problems(tmp_path: Path) -> None:
+    path = jsonl(
+        tmp_path / "q.jsonl",
+        QUESTION | {"supporting_ids": ["p1"], "type": "bridge"},
+        QUESTION | {"id": "q2", "golden_answers": ["Charles Babbage"]},
+    )
+    corpus = jsonl(tmp_path / "c.jsonl", {"id": "p1", "contents": '"Engine"\nBy Ada, for Charles  BABBAGE!'})
+    report = check(path, corpus)
+    assert report.problems == ()
+    assert (report.questions, report.passages, report.with_answer_in_corpus) == (2, 1, 2)
+    assert (report.data_sources, report.types, report.with_supporting_ids) == ({"q": 2}, {"bridge": 1}, 1)
+    assert check(path).passages is None
+
+
+def test_every_problem_is_found_with_its_line(tmp_path: Path) -> None:
+    path = jsonl(
+        tmp_path / "q.jsonl",
+        QUESTION,
+        "not JSON",
+        QUESTION,
+        {"id": "q3", "question": "Who?"},
+        QUESTION | {"id": "q4", "golden_answers": ["---", "Ada"]},
+        QUESTION | {"id": "q5", "supporting_ids": ["p1", "p9"]},
+        QUESTION | {"id": "q6", "gold_kind": "full"},
+        QUESTION | {"id": "q7", "golden_answers": ["Adam"]},
+    )
+    corpus = jsonl(
+        tmp_path / "c.jsonl", {"id": "p1", "contents": "Ada"}, {"id": "p1", "contents": "again"}, {"id": "p2"}
+    )
+    report = check(path, corpus)
+    found = [(problem.file.name, problem.line, problem.message) for problem in report.problems]
+    expected = [
+        ("q.jsonl", 2, "one JSON object per line"),
+        ("q.jsonl", 3, "'q1' as on line 1"),
+        ("q.jsonl", 4, '"golden_answers" to hold an answer'),
+        ("q.jsonl", 5, "'---' is empty after normalisation"),
+        ("q.jsonl", 6, "'p9' is not in"),
+        ("q.jsonl", 7, '"supporting_ids" is empty'),
+        ("c.jsonl", 2, "'p1' as on line 1"),
+        ("c.jsonl", 3, '"contents", or "title" and "text"'),
+    ]
+    assert [one[:2] for one in found] == [one[:2] for one in expected]
+    assert all(part in message for (_, _, message), (_, _, part) in zip(found, expected, strict=True))
+    assert report.questions == 6
+    assert report.with_answer_in_corpus == 5
+    assert str(report.problems[0]).startswith(f"{path}:2: expected one JSON object")
+
+
+def test_empty_and_absent_files(tmp_path: Path) -> None:
+    empty = jsonl(tmp_path / "q.jsonl")
+    assert [str(problem) for problem in check(empty, empty).problems] == [
+        f"{empty}: no questions",
+        f"{empty}: no passages",
+    ]
+    with pytest.raises(MissingResourceError):
+        check(tmp_path / "absent.jsonl")
+
+
+def test_data_sets_are_listed_under_names_that_resolve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "sets"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TSPO_DATA", str(root))
+    jsonl(root / "nq" / "questions.jsonl", QUESTION, QUESTION | {"id": "q2"})
+    jsonl(root / "nq" / "corpus.jsonl", {"id": "p", "contents": "x"})
+    jsonl(root / "world" / "test.jsonl", QUESTION)
+    jsonl(root / "loose.jsonl", QUESTION)
+    jsonl(root / "broken.jsonl", "nonsense")
+    jsonl(root / "empty.jsonl", "")
+    found = find_data_sets([tmp_path / "data", root])
+    assert [(one.name, one.questions) for one in found] == [("loose.jsonl", 1), ("nq", 2), ("world/test.jsonl", 1)]
+    assert [one.corpus for one in found] == [None, root / "nq" / "corpus.jsonl", None]
+    assert [resolve_data(one.name) for one in found] == [one.path for one in found]
+
+
+@pytest.mark.parametrize("name", ["popqa", "bamboogle"])
+def test_answers_are_found_where_the_sets_say_so(real_data: Path, name: str) -> None:
+    path = real_data / name / "questions.jsonl.gz"
+    report = check(path, real_data / name / "corpus.jsonl.gz")
+    assert report.problems == ()
+    assert report.with_answer_in_corpus == sum(one.extra["answer_in_corpus"] is True for one in read_questions(path))

@@ -1,0 +1,73 @@
+"""The same rows in five forms, whatever the names contain."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.reporting.tree import HOSTILE, make_tree
+from tspo_cli.reporting.baseline import differences
+from tspo_cli.reporting.rows import Row, result_rows
+from tspo_cli.reporting.tables import Format, latex_escape, records, render
+from tspo_cli.reporting.views import open_runs
+
+ROW = Row(
+    HOSTILE, "tspo", 1, 60, True, "te\nst", "agent", 5, 0.4, 0.1, 0.8, 0.5, None, None, 2.0, 0.0, 1e-6, "tspo train"
+)
+
+
+def test_json_and_csv_keep_every_value(tmp_path: Path) -> None:
+    views = open_runs([make_tree(tmp_path, steps=4)])
+    rows = result_rows(views)
+    plain = records(rows, differences(rows, views, "grpo"))
+    assert json.loads(render(plain, Format.json)) == {"rows": plain}
+    read = list(csv.DictReader(io.StringIO(render(plain, Format.csv))))
+    assert [float(row["em"]) for row in read] == [row.em for row in rows]
+    assert [row["p"] for row in read][:2] == ["", ""]
+    assert float(read[3]["delta_em"]) == 0.25
+
+
+def test_hostile_text_survives_csv_and_json() -> None:
+    plain = records([ROW])
+    assert json.loads(render(plain, Format.json))["rows"][0]["run"] == HOSTILE
+    assert next(csv.DictReader(io.StringIO(render(plain, Format.csv))))["run"] == HOSTILE
+
+
+def test_markdown_has_one_cell_per_column() -> None:
+    lines = render(records([ROW]), Format.md).splitlines()
+    unescaped = [line.replace("\\|", "").count("|") for line in lines]
+    assert len(lines) == 3
+    assert len(set(unescaped)) == 1
+    assert "\\<script\\>" in lines[2]
+    assert "te st" in lines[2]
+
+
+def test_latex_is_a_booktabs_table_of_printed_characters() -> None:
+    lines = render(records([ROW]), Format.latex).splitlines()
+    assert [line for line in lines if line.endswith("rule")] == [r"\toprule", r"\midrule", r"\bottomrule"]
+    row = next(line for line in lines if line.endswith(r"\\") and "script" in line)
+    assert r"\textless{}script\textgreater{}" in row
+    assert r"\& \$5 50\% a\_b \{c\} \textbar{} \# \textbackslash{} \textasciitilde{} \textasciicircum{}" in row
+
+
+@pytest.mark.parametrize("character", "&%$#_{}")
+def test_latex_specials_never_stand_bare(character: str) -> None:
+    assert latex_escape(f"a{character}b") == f"a\\{character}b"
+
+
+def test_the_terminal_table_reads_no_markup_and_no_control_codes() -> None:
+    text = render(records([ROW, ROW]), Format.table)
+    assert "[red]x[/red] [/]" in text
+    assert "\x1b" not in render(records([ROW]), Format.table)
+    assert "40.0" in text
+    assert "10.0 to 80.0" in text
+
+
+def test_empty_columns_are_left_out_and_no_rows_is_no_error() -> None:
+    assert "gold recall" not in render(records([ROW]), Format.table)
+    for form in Format:
+        assert render([], form)

@@ -1,0 +1,122 @@
+"""Processes that train together: start-up, and small messages between them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def init_distributed() -> str:
+    """Join the process group that RANK and WORLD_SIZE describe (alone without them). Returns the device to train on.
+
+    gloo on CPUs, NCCL on GPUs. DeepSpeed's messages go to stderr, warnings and worse only.
+    """
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        os.environ.setdefault(name, value)
+    if "MASTER_PORT" not in os.environ:
+        os.environ["MASTER_PORT"] = str(_free_port())
+    gpu = torch.cuda.is_available()
+    if not gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    deepspeed = _quiet_deepspeed()
+    if not dist.is_initialized():
+        deepspeed.init_distributed(dist_backend="nccl" if gpu else "gloo", verbose=False)
+    return f"cuda:{os.environ['LOCAL_RANK']}" if gpu else "cpu"
+
+
+def _quiet_deepspeed() -> Any:
+    warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    deepspeed = importlib.import_module("deepspeed")
+    logger = logging.getLogger("DeepSpeed")
+    logger.setLevel(logging.WARNING)
+    for handler in logger.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)
+    # On CPUs DeepSpeed would compile a shared-memory operation that gloo does without.
+    importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
+    return deepspeed
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """The number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def all_sum(values: Sequence[float]) -> list[float]:
+    """Element-wise sums over all processes, in float64."""
+    if world_size() == 1:
+        return [float(value) for value in values]
+    tensor = torch.tensor(list(values), dtype=torch.float64, device=_device())
+    dist.all_reduce(tensor)
+    return [float(value) for value in tensor.tolist()]
+
+
+def all_max(value: float) -> float:
+    """The largest value over all processes."""
+    if world_size() == 1:
+        return value
+    tensor = torch.tensor([value], dtype=torch.float64, device=_device())
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return float(tensor.item())
+
+
+def gather_json(value: Any) -> list[Any]:
+    """The values of all processes by rank, on every process. They travel as JSON, not as pickles."""
+    if world_size() == 1:
+        return [json.loads(json.dumps(value))]
+    payload = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8, device=_device())
+    sizes = [torch.zeros(1, dtype=torch.int64, device=_device()) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(payload)], dtype=torch.int64, device=_device()))
+    lengths = [int(size) for size in sizes]
+    padded = torch.zeros(max(lengths), dtype=torch.uint8, device=_device())
+    padded[: len(payload)] = payload
+    parts = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(parts, padded)
+    return [
+        json.loads(part[:length].cpu().numpy().tobytes()) for part, length in zip(parts, lengths, strict=True)
+    ]
+
+
+def broadcast_json(value: Any) -> Any:
+    """The value of process 0, on every process."""
+    return gather_json(value)[0]
+
+
+def shutdown() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
