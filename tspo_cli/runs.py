@@ -1,16 +1,16 @@
 """The run directory: what a run leaves on disk, written so that a crash never leaves half a file.
 
-    RUN/config.toml            resolved configuration (config.resolved.json: the same as JSON)
-    RUN/env.json               versions, git commit, hardware
-    RUN/command.txt            the command, one line per attempt
-    RUN/status.json            {"state": running | finished | failed | stopped, "step", "attempt"}
-    RUN/metrics.jsonl          one line per step; holds no clock readings, so equal runs have equal files
-    RUN/timings.jsonl          seconds per step and part
-    RUN/rollouts/step_000010.jsonl.gz       one line per group
-    RUN/checkpoints/step_000010/            to resume from
-    RUN/eval/step_000010/<dataset>.json     scores; <dataset>.items.jsonl.gz: every item with its trajectory
-    RUN/model/                 the exported model directory
-    RUN/logs/attempt_1.log     messages of each attempt
+RUN/config.toml            resolved configuration (config.resolved.json: the same as JSON)
+RUN/env.json               versions, git commit, hardware
+RUN/command.txt            the command, one line per attempt
+RUN/status.json            {"state": running | finished | failed | stopped, "step", "attempt"}
+RUN/metrics.jsonl          one line per step; holds no clock readings, so equal runs have equal files
+RUN/timings.jsonl          seconds per step and part
+RUN/rollouts/step_000010.jsonl.gz       one line per group
+RUN/checkpoints/step_000010/            to resume from
+RUN/eval/step_000010/<dataset>.json     scores; <dataset>.items.jsonl.gz: every item with its trajectory
+RUN/model/                 the exported model directory
+RUN/logs/attempt_1.log     messages of each attempt
 """
 
 from __future__ import annotations
@@ -121,7 +121,9 @@ def claim_run(path: Path, *, resume: bool, overwrite: bool) -> None:
     if used and overwrite:
         shutil.rmtree(path)
     elif used and not resume:
-        raise InvalidInputError(f"{path}: already holds a run; add --resume to continue it or --overwrite to replace it")
+        raise InvalidInputError(
+            f"{path}: already holds a run; add --resume to continue it or --overwrite to replace it"
+        )
     path.mkdir(parents=True, exist_ok=True)
 
 
@@ -150,7 +152,7 @@ def set_status(path: Path, state: str, step: int, attempt: int) -> None:
 def environment() -> dict[str, Any]:
     """Versions, commit and hardware that a result depends on."""
     names = ("tspo-cli", "torch", "transformers", "deepspeed", "tokenizers", "bm25s", "faiss-cpu", "vllm", "numpy")
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in names:
         try:
             versions[name] = metadata.version(name)

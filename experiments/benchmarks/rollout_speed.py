@@ -35,7 +35,7 @@ def tiny_policy(hidden: int, layers: int) -> Qwen2ForCausalLM:
         intermediate_size=3 * hidden,
         num_hidden_layers=layers,
         num_attention_heads=hidden // 32,
-        num_key_value_heads=hidden // 32,
+        num_key_value_heads=1,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         bos_token_id=None,

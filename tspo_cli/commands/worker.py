@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 from tspo_cli.commands.train import train_here
-from tspo_cli.config.load import read_resolved
 from tspo_cli.errors import TspoError
 
 
 def main() -> int:
     """Train; an error that all processes meet is told once, by the first."""
+    from tspo_cli.config.load import read_resolved
+
     run, attempt, mode = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     try:
         train_here(read_resolved(run), run, attempt, mode == "resume")

@@ -57,7 +57,9 @@ class RetrieverConfig(Section):
     """Where passages come from during rollouts."""
 
     index: str = Field("", description="Index directory for an in-process retriever.")
-    url: list[str] = Field(default_factory=list, description="Base URLs of `/retrieve` servers; used when index is empty.")
+    url: list[str] = Field(
+        default_factory=list, description="Base URLs of `/retrieve` servers; used when index is empty."
+    )
     k: int = Field(3, ge=1, description="Passages per query.")
     timeout: float = Field(30.0, gt=0, description="Deadline of one HTTP request in seconds.")
     retries: int = Field(5, ge=0, description="Tries after a failed HTTP request, with growing waits.")
@@ -68,11 +70,15 @@ class RolloutConfig(Section):
 
     prompt: str = Field("search_r1", description="search_r1, short, or the path of a template file with {question}.")
     system: str = Field("", description="System message, for models with a chat template.")
-    chat_template: Literal["auto", "never"] = Field("auto", description="auto: use the tokenizer's template if it has one.")
+    chat_template: Literal["auto", "never"] = Field(
+        "auto", description="auto: use the tokenizer's template if it has one."
+    )
     max_searches: int = Field(4, ge=0, description="Search budget; after it one last turn without search.")
     max_new_tokens: int = Field(500, ge=1, description="Most tokens that the model may sample in one turn.")
     max_observation_tokens: int = Field(500, ge=1, description="Feedback is cut to this many tokens, inside its tags.")
-    max_prompt_tokens: int = Field(2048, ge=1, description="A longer prompt is an error in training, cut on the left in eval.")
+    max_prompt_tokens: int = Field(
+        2048, ge=1, description="A longer prompt is an error in training, cut on the left in eval."
+    )
     temperature: float = Field(1.0, ge=0, description="Sampling temperature of training rollouts.")
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0)
@@ -83,18 +89,22 @@ class RolloutConfig(Section):
 
 
 class CreditConfig(Section):
-    """From outcomes and feedback to advantages. U1 to U13 are the choices that the TSPO paper's abstract leaves open."""
+    """From outcomes and feedback to advantages. U1 to U13: what the TSPO paper's abstract leaves open."""
 
     algorithm: str = Field("tspo", description="tspo or grpo.")
     outcome: Literal["em", "f1", "em_format"] = Field("em", description="U11: reward of the final answer.")
-    hit_source: Literal["retrieved", "generated", "either"] = Field("retrieved", description="U1: text searched for gold.")
+    hit_source: Literal["retrieved", "generated", "either"] = Field(
+        "retrieved", description="U1: text searched for gold."
+    )
     match: Literal["norm_token_boundary", "norm_substring", "raw_lower"] = Field(
         "norm_token_boundary", description="U2: how a gold answer is found in a text."
     )
     degenerate: Literal["no_hit", "as_is", "half"] = Field(
         "no_hit", description="U3: yes/no and one-character golds: never a hit, an ordinary hit, or a hit worth half."
     )
-    turn_reward: Literal["prefix", "point", "point_to_go"] = Field("prefix", description="U4: shape of the partial reward.")
+    turn_reward: Literal["prefix", "point", "point_to_go"] = Field(
+        "prefix", description="U4: shape of the partial reward."
+    )
     gamma: float = Field(1.0, ge=0, le=1, description="U4: discount of point_to_go.")
     alpha: float = Field(0.5, ge=0, description="U5: size of the partial reward.")
     success_turns: Literal["all_ones", "final_only", "hit_plus_final"] = Field(
@@ -119,7 +129,8 @@ class LossConfig(Section):
     clip_low: float = Field(0.2, ge=0, description="Ratio is clipped below 1 - clip_low.")
     clip_high: float = Field(0.2, ge=0, description="Ratio is clipped above 1 + clip_high.")
     aggregation: Literal["token_mean", "sequence_mean"] = Field(
-        "token_mean", description="Mean over all sampled tokens of the batch, or mean over sequences of their token means."
+        "token_mean",
+        description="Mean over all sampled tokens of the batch, or mean over sequences of their token means.",
     )
     kl: float = Field(0.0, ge=0, description="Weight of the k3 KL to the starting policy. 0: no reference is kept.")
     entropy: float = Field(0.0, ge=0, description="Weight of an entropy bonus.")
@@ -144,7 +155,9 @@ class OptimizerConfig(Section):
 class TrainConfig(Section):
     """How long and in what portions."""
 
-    steps: int = Field(100, ge=1, description="Training steps (RL: one rollout batch each; SFT: one optimiser update each).")
+    steps: int = Field(
+        100, ge=1, description="Training steps (RL: one rollout batch each; SFT: one optimiser update each)."
+    )
     updates_per_step: int = Field(1, ge=1, description="RL: optimiser updates per rollout batch.")
     batch_size: int = Field(16, ge=1, description="SFT: demonstrations per update.")
     tokens_per_micro_batch: int = Field(8192, ge=1, description="Padded tokens in one forward and backward pass.")
@@ -152,7 +165,9 @@ class TrainConfig(Section):
     threads: int = Field(0, ge=0, description="CPU threads per process. 0: one, or OMP_NUM_THREADS where it is set.")
     keep_rollouts: int = Field(1, ge=0, description="Keep the rollouts of every n-th step. 0: none.")
     parity_limit: float = Field(
-        0.05, gt=0, description="Stop when engine and learner log-probs of a step differ by more than this (nats, mean)."
+        0.05,
+        gt=0,
+        description="Stop when engine and learner log-probs of a step differ by more than this (nats, mean).",
     )
 
 
@@ -191,7 +206,9 @@ class TrackConfig(Section):
 class Config(Section):
     """One experiment."""
 
-    kind: Literal["sft", "rl"] = Field("rl", description="sft: imitate demonstrations; rl: rollouts and policy gradient.")
+    kind: Literal["sft", "rl"] = Field(
+        "rl", description="sft: imitate demonstrations; rl: rollouts and policy gradient."
+    )
     seed: int = Field(0, ge=0, description="Seed of everything that is drawn.")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()

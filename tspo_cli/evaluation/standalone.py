@@ -67,9 +67,7 @@ def evaluate_model(
     results = []
     for dataset, questions in sets.items():
         with progress(f"{dataset} {method.name}", len(questions)) as advance:
-            items = evaluate_items(
-                questions, method, engine, retriever, protocol, config, lambda _, step=advance: step(1)
-            )
+            items = evaluate_items(questions, method, engine, retriever, protocol, config, lambda _: advance(1))
         scores = summarize(items, dataset=dataset, method=method.name, k=config.retriever.k)
         write_evaluation(folder, scores, items)
         results.append(scores)

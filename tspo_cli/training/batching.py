@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -34,13 +34,15 @@ class MicroBatch:
     """B sequences padded on the right to L, and the N trained tokens among them.
 
     token_ids [B, L]; `rows` and `columns` [N] say from which position each trained token is predicted (one before its
-    own); targets, coefficients, advantages, old_logprobs [N]. `members`: the B places in the caller's list (-1: padding).
+    own); targets, weights, coefficients, advantages, old_logprobs [N]. `members`: the B places in the caller's list
+    (-1: padding).
     """
 
     token_ids: torch.Tensor
     rows: torch.Tensor
     columns: torch.Tensor
     targets: torch.Tensor
+    weights: torch.Tensor
     coefficients: torch.Tensor
     advantages: torch.Tensor
     old_logprobs: torch.Tensor
@@ -48,8 +50,8 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on another device."""
-        tensors = (getattr(self, name).to(device) for name in self.__slots__[:-1])
-        return MicroBatch(*tensors, self.members)
+        tensors = {name: getattr(self, name).to(device) for name in self.__slots__ if name != "members"}
+        return replace(self, **tensors)
 
 
 def micro_batches(
@@ -71,9 +73,8 @@ def micro_batches(
 
 def padding_batch() -> MicroBatch:
     """A micro-batch without effect, for a process that has fewer than the others."""
-    empty = TrainSequence([0, 0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0])
-    batch = _micro_batch([empty], [[0.0, 0.0]], [0])
-    return MicroBatch(*(getattr(batch, name) for name in MicroBatch.__slots__[:-1]), (-1,))
+    empty = TrainSequence([0, 0], [0.0, 0.5], [0.0, 0.0], [0.0, 0.0])
+    return replace(_micro_batch([empty], [[0.0, 0.0]], [0]), members=(-1,))
 
 
 def _micro_batch(
@@ -82,7 +83,7 @@ def _micro_batch(
     longest = max(len(sequences[place].token_ids) for place in members)
     token_ids = torch.zeros(len(members), longest, dtype=torch.long)
     rows, columns, targets = [], [], []
-    shares, advantages, old = [], [], []
+    weights, shares, advantages, old = [], [], [], []
     for row, place in enumerate(members):
         one = sequences[place]
         token_ids[row, : len(one.token_ids)] = torch.tensor(one.token_ids)
@@ -91,6 +92,7 @@ def _micro_batch(
                 rows.append(row)
                 columns.append(column - 1)
                 targets.append(one.token_ids[column])
+                weights.append(weight)
                 shares.append(coefficients[place][column])
                 advantages.append(one.advantages[column])
                 old.append(one.old_logprobs[column])
@@ -99,6 +101,7 @@ def _micro_batch(
         torch.tensor(rows, dtype=torch.long),
         torch.tensor(columns, dtype=torch.long),
         torch.tensor(targets, dtype=torch.long),
+        torch.tensor(weights, dtype=torch.float32),
         torch.tensor(shares, dtype=torch.float32),
         torch.tensor(advantages, dtype=torch.float32),
         torch.tensor(old, dtype=torch.float32),

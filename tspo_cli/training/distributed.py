@@ -46,7 +46,8 @@ def _quiet_deepspeed() -> Any:
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(sys.stderr)
     # On CPUs DeepSpeed would compile a shared-memory operation that gloo does without.
-    importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
+    backend: Any = importlib.import_module("deepspeed.comm.torch")
+    backend.build_shm_op = lambda: None
     return deepspeed
 
 
@@ -102,9 +103,7 @@ def gather_json(value: Any) -> list[Any]:
     padded[: len(payload)] = payload
     parts = [torch.empty_like(padded) for _ in lengths]
     dist.all_gather(parts, padded)
-    return [
-        json.loads(part[:length].cpu().numpy().tobytes()) for part, length in zip(parts, lengths, strict=True)
-    ]
+    return [json.loads(part[:length].cpu().numpy().tobytes()) for part, length in zip(parts, lengths, strict=True)]
 
 
 def broadcast_json(value: Any) -> Any:

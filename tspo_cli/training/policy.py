@@ -25,4 +25,5 @@ def starting_policy(config: Config, device: str) -> tuple[TokenizerLike, Any]:
         return tokenizer, load_model(config.model.path, torch_dtype(config.model.dtype, device), device)
     world = load_world(Path(config.data.world))
     tokenizer = tiny_tokenizer(world.words, world.syllables)
-    return tokenizer, tiny_model(len(tokenizer), config.model, seed=config.seed).to(device)
+    model: Any = tiny_model(len(tokenizer), config.model, seed=config.seed)
+    return tokenizer, model.to(device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +59,7 @@ def _step_maker(
 def _engine(learner: Learner, tokenizer: TokenizerLike, config: Config) -> Engine:
     """The rollout engine: on the learner's own parameters, or on a copy where those are sharded (ZeRO 3)."""
     weights = learner.weights()
-    module = learner.module if weights is None else copy.deepcopy(learner.unsharded_module())
+    module = learner.module if weights is None else learner.blank_module()
     slots = max(config.rollout.batch_size, config.eval.batch_size)
     engine = TransformersEngine(module, tokenizer, batch_size=slots, max_context=context_length(config))
     engine.load_weights(weights, 0)

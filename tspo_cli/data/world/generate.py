@@ -122,7 +122,7 @@ def load_world(directory: Path) -> World:
     """
     path = directory / DESCRIPTION
     if not path.is_file():
-        raise MissingResourceError(f"{directory}: no {DESCRIPTION} there; make a world with `tspo data world`")
+        raise MissingResourceError(f"{directory}: no {DESCRIPTION} there; make a world with `tspo data make-world`")
     record = read_json(path)
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise InvalidInputError(f"{path}: expected a world of format {FORMAT}; make it again with this version")

@@ -1,0 +1,251 @@
+"""The one training core: SFT and policy updates on a DeepSpeed engine, on one CPU process as on many GPUs."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from tspo_cli.config.schema import Config
+from tspo_cli.models.logprobs import sampled_logprobs, token_entropy
+from tspo_cli.rollout.engines.base import TokenizerLike
+from tspo_cli.training.batching import MicroBatch, TrainSequence, micro_batches, padding_batch
+from tspo_cli.training.deepspeed_setup import deepspeed_config
+from tspo_cli.training.distributed import all_max, all_sum, barrier, rank, world_size
+from tspo_cli.training.losses import clipped_policy_loss, token_shares
+from tspo_cli.training.optimizer_state import full_parameters
+from tspo_cli.training.schedule import learning_rate
+
+# Logits of more elements than this are computed again in the backward pass instead of being kept.
+KEPT_LOGITS = 2**27
+ROWS_AT_ONCE = 1024
+
+Loss = Callable[[MicroBatch, torch.Tensor, torch.Tensor], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+"""(micro-batch, log-probs [N], entropies [N]) -> loss per token [N], and values per token [N] for the log."""
+
+
+class TrainedPositions(nn.Module):
+    """A causal language model that computes logits at trained positions alone."""
+
+    def __init__(self, model: Any, temperature: float) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+
+    def forward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities (nats) of the targets and entropies of their distributions, both [N] in float32.
+
+        Padding is on the right, so causal attention never sees it and no mask is needed.
+        """
+        hidden = self.model.base_model(input_ids=batch.token_ids, use_cache=False).last_hidden_state
+        picked = hidden[batch.rows, batch.columns]
+        head = self.model.get_output_embeddings()
+        if not torch.is_grad_enabled() or len(picked) * self.model.config.vocab_size <= KEPT_LOGITS:
+            return self._score(picked, batch.targets, head)
+        parts = [
+            checkpoint(self._score, picked[start : start + ROWS_AT_ONCE], some, head, use_reentrant=False)
+            for start, some in zip(range(0, len(picked), ROWS_AT_ONCE), batch.targets.split(ROWS_AT_ONCE), strict=True)
+        ]
+        logprobs, entropies = zip(*parts, strict=True)
+        return torch.cat(logprobs), torch.cat(entropies)
+
+    def _score(self, hidden: torch.Tensor, ids: torch.Tensor, head: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = head(hidden)
+        return sampled_logprobs(logits, ids, self.temperature), token_entropy(logits, self.temperature)
+
+
+class Learner:
+    """A policy under training.
+
+    Every process calls the same methods with its own share of the sequences; losses, metrics and gradients are those
+    of the union, whatever the number of processes and the ZeRO stage. `updates` counts optimiser updates.
+    """
+
+    def __init__(self, model: Any, config: Config, *, total_updates: int, temperature: float = 1.0) -> None:
+        """Take over `model` (already on its device). Call `init_distributed` first."""
+        import deepspeed
+
+        self.config, self.total_updates, self.updates = config, total_updates, 0
+        self.reference = self._frozen(model, temperature) if config.kind == "rl" and config.loss.kl > 0 else None
+        options = config.optimizer
+        optimizer = torch.optim.AdamW(
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
+            lr=options.lr,
+            betas=options.betas,
+            eps=options.eps,
+            weight_decay=options.weight_decay,
+        )
+        bfloat16 = next(model.parameters()).dtype == torch.bfloat16
+        self.engine, *_ = deepspeed.initialize(
+            model=TrainedPositions(model, temperature if config.kind == "rl" else 1.0),
+            optimizer=optimizer,
+            config=deepspeed_config(config, bfloat16=bfloat16),
+            dist_init_required=False,
+        )
+        self.stage = int(self.engine.zero_optimization_stage())
+
+    @property
+    def module(self) -> Any:
+        """The Hugging Face model. At ZeRO 3 its parameters are only shards."""
+        return self.engine.module.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where micro-batches go."""
+        return torch.device(self.engine.device)
+
+    def update_policy(self, sequences: Sequence[TrainSequence]) -> dict[str, float]:
+        """One update with the clipped policy loss. Metrics: loss, policy_loss, kl, entropy, clip_fraction, ratio_mean,
+        ratio_max, grad_norm, lr, tokens."""
+        options = self.config.loss
+
+        def loss(
+            batch: MicroBatch, logprobs: torch.Tensor, entropy: torch.Tensor
+        ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            with torch.no_grad():
+                reference = self.reference(batch)[0] if self.reference is not None else None
+            parts = clipped_policy_loss(logprobs, batch.old_logprobs, batch.advantages, entropy, reference, options)
+            logged = {
+                "policy_loss": parts.policy,
+                "kl": parts.kl,
+                "entropy": entropy.detach(),
+                "clip_fraction": parts.clipped.float(),
+                "ratio_mean": parts.ratio,
+                "ratio_max": parts.ratio,
+            }
+            return parts.total, logged
+
+        return self._update(sequences, options.aggregation, loss)
+
+    def update_sft(self, sequences: Sequence[TrainSequence]) -> dict[str, float]:
+        """One update of the weighted mean negative log-likelihood. Metrics: loss, agent_loss (tokens of weight 1 and
+        more), grad_norm, lr, tokens."""
+
+        def loss(
+            batch: MicroBatch, logprobs: torch.Tensor, entropy: torch.Tensor
+        ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            return -logprobs, {"agent_loss": -logprobs.detach()}
+
+        return self._update(sequences, "token_mean", loss)
+
+    def _update(self, sequences: Sequence[TrainSequence], aggregation: str, loss: Loss) -> dict[str, float]:
+        shares = token_shares(sequences, aggregation, all_sum)
+        agent_tokens = all_sum([sum(weight >= 1 for one in sequences for weight in one.weights)])[0]
+        sums: dict[str, float] = {}
+        peak = 0.0
+        batches = self._aligned(sequences, shares)
+        rate = learning_rate(self.config.optimizer, self.updates, self.total_updates)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
+        self.module.train()
+        for place, batch in enumerate(batches):
+            self.engine.set_gradient_accumulation_boundary(place == len(batches) - 1)
+            logprobs, entropy = self.engine(batch)
+            per_token, logged = loss(batch, logprobs, entropy)
+            total = (per_token * batch.coefficients).sum()
+            # DeepSpeed averages gradients over the processes; the shares already sum to one over all of them.
+            self.engine.backward(total * world_size(), scale_wrt_gas=False)
+            _add(sums, "loss", total.detach())
+            for name, values in logged.items():
+                if name == "ratio_max":
+                    peak = max(peak, float((values * (batch.coefficients > 0)).max()))
+                elif name == "agent_loss":
+                    _add(sums, name, (values * (batch.weights >= 1)).sum() / max(agent_tokens, 1))
+                else:
+                    _add(sums, name, (values * batch.coefficients).sum())
+        norm = self._step()
+        self.updates += 1
+        names = sorted(sums)
+        metrics = dict(zip(names, all_sum([sums[name] for name in names]), strict=True))
+        if "ratio_mean" in metrics:
+            metrics["ratio_max"] = all_max(peak)
+        return metrics | {"grad_norm": norm, "lr": rate, "tokens": agent_tokens}
+
+    def _step(self) -> float:
+        """The optimiser's step; returns the gradient norm before clipping."""
+        norm = None
+        if self.stage == 0 and not self.engine.bfloat16_enabled():
+            gradients = [one.grad for one in self.module.parameters() if one.grad is not None]
+            norm = float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
+        self.engine.step()
+        return norm if norm is not None else float(self.engine.get_global_grad_norm() or 0.0)
+
+    def allocate_moments(self) -> None:
+        """Make the optimiser create its moments, with an update that changes nothing (rate 0, gradients 0)."""
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = 0.0
+        batch = padding_batch().to(self.device)
+        self.engine.set_gradient_accumulation_boundary(True)
+        self.engine.backward((self.engine(batch)[0] * batch.coefficients).sum(), scale_wrt_gas=False)
+        self.engine.step()
+
+    def logprobs(self, sequences: Sequence[TrainSequence]) -> list[list[float]]:
+        """The policy's log-probabilities of the trained tokens, [len(sequences)][T], 0 where the weight is 0."""
+        return self._logprobs(sequences, self.engine)
+
+    def reference_logprobs(self, sequences: Sequence[TrainSequence]) -> list[list[float]]:
+        """The same under the starting policy. Raises ValueError where config.loss.kl keeps none."""
+        if self.reference is None:
+            raise ValueError("no reference policy is kept: loss.kl is 0")
+        return self._logprobs(sequences, self.reference)
+
+    @torch.no_grad()
+    def _logprobs(self, sequences: Sequence[TrainSequence], policy: Callable[..., Any]) -> list[list[float]]:
+        values = [[0.0] * len(one.token_ids) for one in sequences]
+        for batch in self._aligned(sequences, [one.weights for one in sequences]):
+            scored = policy(batch)[0].tolist()
+            places = zip(batch.rows.tolist(), batch.columns.tolist(), scored, strict=True)
+            for row, column, value in places:
+                if batch.members[row] >= 0:
+                    values[batch.members[row]][column + 1] = value
+        return values
+
+    def _aligned(self, sequences: Sequence[TrainSequence], shares: Sequence[Sequence[float]]) -> list[MicroBatch]:
+        """Micro-batches on the device, as many on every process."""
+        batches = micro_batches(sequences, shares, self.config.train.tokens_per_micro_batch)
+        count = int(all_max(float(max(1, len(batches)))))
+        batches += [padding_batch()] * (count - len(batches))
+        return [batch.to(self.device) for batch in batches]
+
+    def weights(self) -> Mapping[str, torch.Tensor] | None:
+        """All parameters by name for a rollout engine with its own copy; None where it can share `module`."""
+        if self.stage < 3:
+            return None
+        dtype = next(self.module.parameters()).dtype
+        return {name: value.to(dtype) for name, value in full_parameters(self.engine, self.module).items()}
+
+    def blank_module(self) -> Any:
+        """A model of the same shape, type and device with whole parameters of its own."""
+        from transformers import AutoModelForCausalLM
+
+        dtype = next(self.module.parameters()).dtype
+        return AutoModelForCausalLM.from_config(self.module.config, dtype=dtype).to(self.device).eval()
+
+    def export(self, directory: Path, tokenizer: TokenizerLike) -> None:
+        """Write a plain model directory (safetensors, config, tokenizer), whole or not at all."""
+        weights = self.weights()
+        if rank() == 0:
+            temporary = directory.with_name(f".{directory.name}.tmp")
+            shutil.rmtree(temporary, ignore_errors=True)
+            model = self.module
+            if weights is not None:
+                model = self.blank_module()
+                model.load_state_dict(dict(weights), strict=False)
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            shutil.rmtree(directory, ignore_errors=True)
+            temporary.rename(directory)
+        barrier()
+
+    def _frozen(self, model: Any, temperature: float) -> TrainedPositions:
+        return TrainedPositions(copy.deepcopy(model).eval().requires_grad_(False), temperature)
+
+
+def _add(sums: dict[str, float], name: str, value: torch.Tensor) -> None:
+    sums[name] = sums.get(name, 0.0) + float(value)
