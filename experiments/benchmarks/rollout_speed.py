@@ -13,6 +13,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,16 +27,16 @@ VOCABULARY = 700
 EOS = VOCABULARY - 1
 
 
-def tiny_policy(hidden: int, layers: int) -> Qwen2ForCausalLM:
+def tiny_policy(hidden: int, layers: int, kv_heads: int = 0) -> Qwen2ForCausalLM:
     """A Qwen2 with random weights, heads of 32 dimensions and no end-of-sequence token."""
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=VOCABULARY,
         hidden_size=hidden,
-        intermediate_size=3 * hidden,
+        intermediate_size=2 * hidden,
         num_hidden_layers=layers,
         num_attention_heads=hidden // 32,
-        num_key_value_heads=1,
+        num_key_value_heads=kv_heads or hidden // 32,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         bos_token_id=None,
@@ -80,7 +81,7 @@ def engine_rollouts(engine: TransformersEngine, prompts: list[list[int]], args: 
 
 
 @torch.inference_mode()
-def generate_rollouts(model: Qwen2ForCausalLM, prompts: list[list[int]], args: argparse.Namespace) -> int:
+def generate_rollouts(model: Any, prompts: list[list[int]], args: argparse.Namespace) -> int:
     """Roll out all prompts turn by turn with `model.generate`, left-padded, from scratch each turn."""
     histories, rng = [list(prompt) for prompt in prompts], np.random.default_rng(1)
     sampled = 0
@@ -95,13 +96,13 @@ def generate_rollouts(model: Qwen2ForCausalLM, prompts: list[list[int]], args: a
             top_k=0,
             max_new_tokens=args.new_tokens,
             pad_token_id=0,
-            output_logits=args.logits,
+            output_logits=True,
             return_dict_in_generate=True,
         )
         new = output.sequences[:, width:]
         sampled += new.numel()
-        if args.logits:
-            torch.stack(output.logits, 1).log_softmax(-1).gather(-1, new[..., None])
+        # The engine reports log-probabilities, so this side computes them as well.
+        torch.stack(output.logits, 1).log_softmax(-1).gather(-1, new[..., None])
         if turn + 1 < args.turns:
             for history, tokens in zip(histories, new.tolist(), strict=True):
                 history += [*tokens, *feedback(rng, args.feedback)]
@@ -122,17 +123,17 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=32, help="sampled tokens per turn")
     parser.add_argument("--feedback", type=int, default=60, help="mean feedback tokens per turn")
     parser.add_argument("--hidden", type=int, default=96)
+    parser.add_argument("--kv-heads", type=int, default=0, help="0: one per query head")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--logits", action="store_true", help="let generate compute log-probabilities too")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
 
     torch.set_num_threads(1)
-    model = tiny_policy(args.hidden, args.layers)
+    model = tiny_policy(args.hidden, args.layers, args.kv_heads)
     rng = np.random.default_rng(0)
     prompts = [feedback(rng, args.prompt) for _ in range(args.batch)]
-    # As in training, one engine lives through all batches and its weights change in between.
+    # As in training, one engine lives through all batches; a released session leaves no prefix behind.
     engine = TransformersEngine(model, word_tokenizer(), batch_size=args.batch, max_context=2048)
     sides = {
         "engine": lambda: engine_rollouts(engine, prompts, args),
@@ -157,7 +158,7 @@ def main() -> None:
     print(f"{'side':<12}{'tokens/s':>12}")
     for name, values in rates.items():
         print(f"{name:<12}{statistics.median(values):>12.0f}")
-    print(f"ratio {result['ratio']} (repeats: {', '.join(map(str, result['ratios']))})")
+    print(f"ratio {statistics.median(ratios):.2f} (repeats: {', '.join(f'{ratio:.2f}' for ratio in ratios)})")
 
 
 if __name__ == "__main__":

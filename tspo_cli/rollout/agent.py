@@ -160,7 +160,11 @@ class _Loop:
         action = parse_action(text, finish_reason=completion.finish_reason, may_search=not last)
         state.ids += completion.token_ids
         feedback, feedback_ids = "", list[int]()
-        if action.kind in ("invalid", "truncated") and not last:
+        # Cut before its own limit: the context has no room for another turn.
+        full = (
+            completion.finish_reason == "length" and len(completion.token_ids) < self.settings.sampling.max_new_tokens
+        )
+        if action.kind in ("invalid", "truncated") and not (last or full):
             feedback, feedback_ids = self.protocol.correction()
         state.ids += feedback_ids
         state.turns.append(
@@ -178,7 +182,7 @@ class _Loop:
         )
         if action.kind == "search":
             self.queries[session] = action.content
-        elif action.kind == "answer" or last:
+        elif action.kind == "answer" or last or full:
             self._finish(session, completion.weight_version)
         else:
             self._submit(session)

@@ -117,8 +117,11 @@ class SearchProtocol:
 
     def correction(self) -> tuple[str, list[int]]:
         """Text and ids of the feedback to an invalid action."""
-        ids = self._encode_ours(self.style.invalid)[: self.max_observation_tokens]
-        return self.style.invalid, ids
+        ids = self._encode_ours(self.style.invalid)
+        if len(ids) <= self.max_observation_tokens:
+            return self.style.invalid, ids
+        ids = ids[: self.max_observation_tokens]
+        return self.decode(ids), ids
 
     def action_ids(self, text: str) -> list[int]:
         """Ids of a scripted model segment (demonstrations)."""

@@ -40,7 +40,7 @@ class _SlotLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store new states [rows, kv_heads, new, head_dim]; return the window's, [rows, kv_heads, columns, head_dim]."""
+        """Store the states [rows, kv_heads, new, head_dim]; return the window [rows, kv_heads, columns, head_dim]."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         keys, values = self.blocks

@@ -1,0 +1,262 @@
+"""The agent loop: budgets, feedback, failures, and nobody waits for somebody else's passages."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
+
+from tspo_cli.config.schema import RolloutConfig
+from tspo_cli.data.schema import Question
+from tspo_cli.retrieval.types import Hit, SearchResult
+from tspo_cli.rollout.agent import AgentSettings, Task, request_seed, run_agents
+from tspo_cli.rollout.engines.base import Completion, GenerationRequest, Sampling
+from tspo_cli.rollout.engines.transformers import TransformersEngine
+from tspo_cli.rollout.protocol import STOP, SearchProtocol, answer_action, search_action
+from tspo_cli.rollout.trajectory import GroupId, Trajectory
+
+SEARCH, ANSWER = search_action("who", "river"), answer_action("it is", "Bako")
+
+
+@dataclass
+class ScriptedEngine:
+    """Speaks the scripted texts of each session, one turn per step."""
+
+    tokenizer: PreTrainedTokenizerFast
+    scripts: Mapping[int, Sequence[str]]
+    finish_reason: str = "stop"
+    weight_version: int = 0
+    queue: list[GenerationRequest] = field(default_factory=list)
+    turns: dict[int, int] = field(default_factory=dict)
+    seen: list[GenerationRequest] = field(default_factory=list)
+    released: list[int] = field(default_factory=list)
+
+    def submit(self, request: GenerationRequest) -> None:
+        self.queue.append(request)
+        self.seen.append(request)
+
+    def step(self) -> list[Completion]:
+        requests, self.queue = self.queue, []
+        return [self._complete(request.session) for request in requests]
+
+    def _complete(self, session: int) -> Completion:
+        turn = self.turns.get(session, 0)
+        self.turns[session] = turn + 1
+        ids = tuple(self.tokenizer(self.scripts[session][turn], add_special_tokens=False)["input_ids"])
+        return Completion(session, ids, (-0.5,) * len(ids), self.finish_reason, self.weight_version)  # type: ignore[arg-type]
+
+    def release(self, session: int) -> None:
+        self.released.append(session)
+
+    def load_weights(self, weights: Mapping[str, torch.Tensor] | None, version: int) -> None:
+        self.weight_version = version
+
+
+@dataclass
+class MemoryRetriever:
+    """Always the same passages, on the spot."""
+
+    blocking: bool = False
+    batches: list[list[str]] = field(default_factory=list)
+
+    def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
+        self.batches.append(list(queries))
+        hits = (Hit("7", '"Rimu"\na river in Bako', 2.0), Hit("8", '"Muko"\na town', 1.0))
+        return [SearchResult(error="no such shard") if query == "fail" else SearchResult(hits[:k]) for query in queries]
+
+
+@dataclass
+class GatedRetriever:
+    """Holds back the query "river" until its gate opens; a real thread waits."""
+
+    gate: threading.Event
+    blocking: bool = True
+
+    def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
+        if "river" in queries:
+            self.gate.wait(timeout=20)
+        return [SearchResult((Hit("1", f'"{query}"\nfound', 1.0),)) for query in queries]
+
+
+@pytest.fixture(scope="module")
+def protocol(tokenizer: PreTrainedTokenizerFast) -> SearchProtocol:
+    return SearchProtocol.from_config(tokenizer, RolloutConfig(prompt="short"))
+
+
+def tasks_for(protocol: SearchProtocol, count: int) -> list[Task]:
+    ids = tuple(protocol.prompt_ids("who is Bako?"))
+    question = Question("q", "who is Bako?", ("Bako",), "world")
+    return [
+        Task(question, GroupId("world", "q", 0), sample, ids, request_seed(0, GroupId("world", "q", 0), sample))
+        for sample in range(count)
+    ]
+
+
+def settings(max_searches: int = 2, **options: object) -> AgentSettings:
+    return AgentSettings(Sampling(max_new_tokens=40, stop=STOP), max_searches, k=2, **options)  # type: ignore[arg-type]
+
+
+def kinds(trajectory: Trajectory) -> list[str]:
+    return [turn.kind for turn in trajectory.turns]
+
+
+def test_search_then_answer(protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast) -> None:
+    engine = ScriptedEngine(tokenizer, {0: [SEARCH, ANSWER]})
+    (trajectory,) = run_agents(tasks_for(protocol, 1), engine, MemoryRetriever(), protocol, settings())
+    search, answer = trajectory.turns
+    assert (search.kind, search.query, [hit.id for hit in search.hits]) == ("search", "river", ["7", "8"])
+    assert search.feedback.startswith("\n\n<information>Doc 1(Title: Rimu) a river in Bako\nDoc 2(Title: Muko)")
+    assert (answer.kind, trajectory.answer, answer.feedback_ids) == ("answer", "Bako", ())
+    # What the engine saw before the second turn is exactly what the trajectory keeps.
+    assert [*engine.seen[1].token_ids, *answer.action_ids] == trajectory.token_ids()
+    assert len(trajectory.turn_of_token()) == len(trajectory.sampled_logprobs()) == len(trajectory.token_ids())
+    assert engine.released == [0]
+
+
+def test_searches_of_many_trajectories_arrive_as_one_batch(
+    protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    retriever = MemoryRetriever()
+    scripts = {session: [SEARCH, ANSWER] for session in range(5)}
+    done = run_agents(tasks_for(protocol, 5), ScriptedEngine(tokenizer, scripts), retriever, protocol, settings())
+    assert retriever.batches == [["river"] * 5]
+    assert [trajectory.sample for trajectory in done] == list(range(5))
+
+
+def test_the_turn_after_the_budget_may_not_search(protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast) -> None:
+    engine = ScriptedEngine(tokenizer, {0: [SEARCH, SEARCH, SEARCH]})
+    (trajectory,) = run_agents(tasks_for(protocol, 1), engine, MemoryRetriever(), protocol, settings(max_searches=2))
+    assert kinds(trajectory) == ["search", "search", "invalid"]
+    assert (trajectory.answer, trajectory.searches, trajectory.turns[-1].feedback) == (None, 2, "")
+
+
+def test_an_invalid_turn_is_corrected_and_spends_budget(
+    protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine = ScriptedEngine(tokenizer, {0: [" river", "<search> </search>", ANSWER]})
+    (trajectory,) = run_agents(tasks_for(protocol, 1), engine, MemoryRetriever(), protocol, settings(max_searches=2))
+    assert kinds(trajectory) == ["invalid", "invalid", "answer"]
+    assert trajectory.turns[0].feedback == "\n\nit is invalid\n\n"
+    assert trajectory.turns[1].query is None
+
+
+def test_without_a_retriever_there_is_one_turn(protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast) -> None:
+    engine = ScriptedEngine(tokenizer, {0: [SEARCH], 1: [ANSWER]})
+    done = run_agents(tasks_for(protocol, 2), engine, None, protocol, settings(max_searches=0))
+    assert [kinds(trajectory) for trajectory in done] == [["invalid"], ["answer"]]
+    with pytest.raises(ValueError, match="no retriever"):
+        run_agents(tasks_for(protocol, 1), engine, None, protocol, settings(max_searches=1))
+
+
+def test_a_failed_search_ends_its_trajectory_alone(
+    protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    scripts = {0: [search_action("", "fail")], 1: [SEARCH, ANSWER]}
+    failed, good = run_agents(
+        tasks_for(protocol, 2), ScriptedEngine(tokenizer, scripts), MemoryRetriever(), protocol, settings()
+    )
+    assert failed.failed
+    assert failed.turns[0].search_error == "no such shard"
+    assert failed.turns[0].feedback == ""
+    assert not good.failed
+    assert good.answer == "Bako"
+
+
+def test_a_slow_search_holds_back_nobody_else(protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast) -> None:
+    gate = threading.Event()
+    finished: list[int] = []
+
+    def on_finish(trajectory: Trajectory) -> None:
+        finished.append(trajectory.sample)
+        if len(finished) == 2:
+            gate.set()
+
+    town = search_action("", "town")
+    # Session 0 waits at the gate, which opens only after the two others have searched and answered.
+    scripts = {0: [SEARCH, ANSWER], 1: ["<think>", town, ANSWER], 2: ["<think>", town, ANSWER]}
+    done = run_agents(
+        tasks_for(protocol, 3),
+        ScriptedEngine(tokenizer, scripts),
+        GatedRetriever(gate),
+        protocol,
+        settings(),
+        on_finish,
+    )
+    assert set(finished[:2]) == {1, 2}
+    assert finished[2] == 0
+    assert not any(trajectory.failed for trajectory in done)
+
+
+def test_a_search_past_its_deadline_is_a_failure(protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast) -> None:
+    gate = threading.Event()
+    scripts = {0: [SEARCH], 1: ["<think>", search_action("", "town"), ANSWER]}
+    late, good = run_agents(
+        tasks_for(protocol, 2),
+        ScriptedEngine(tokenizer, scripts),
+        GatedRetriever(gate),
+        protocol,
+        settings(turn_deadline=0.2),
+        lambda trajectory: None,
+    )
+    gate.set()
+    assert late.turns[0].search_error == "no answer within 0.2 s"
+    assert good.answer == "Bako"
+
+
+def test_a_full_context_ends_the_trajectory(
+    protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast, model: Qwen2ForCausalLM
+) -> None:
+    tasks = tasks_for(protocol, 1)
+    engine = TransformersEngine(model, tokenizer, batch_size=1, max_context=len(tasks[0].prompt_ids) + 20)
+    (trajectory,) = run_agents(tasks, engine, MemoryRetriever(), protocol, settings(max_searches=5))
+    assert kinds(trajectory)[-1] == "truncated"
+    assert trajectory.turns[-1].feedback == ""
+    assert len(trajectory.token_ids()) <= engine.max_context
+
+
+def test_the_real_engine_end_to_end(
+    protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast, model: Qwen2ForCausalLM
+) -> None:
+    favour_tags(model, tokenizer)
+    options = AgentSettings(Sampling(max_new_tokens=12, stop=STOP), max_searches=3, k=2, in_flight=6)
+    runs = []
+    for slots in (3, 6):
+        engine = TransformersEngine(model, tokenizer, batch_size=slots, max_context=1024)
+        runs.append(run_agents(tasks_for(protocol, 12), engine, MemoryRetriever(), protocol, options))
+    assert [trajectory.token_ids() for trajectory in runs[0]] == [trajectory.token_ids() for trajectory in runs[1]]
+    assert any(trajectory.searches for trajectory in runs[0])
+    assert len({trajectory.turns[0].action_ids for trajectory in runs[0]}) > 1
+    for trajectory in runs[0]:
+        ids = torch.tensor([trajectory.token_ids()])
+        with torch.no_grad():
+            logprobs = torch.log_softmax(model(ids).logits[0, :-1], -1).gather(-1, ids[0, 1:, None])[:, 0]
+        sampled = torch.tensor(trajectory.turn_of_token()[1:]) >= 0
+        torch.testing.assert_close(
+            logprobs[sampled], torch.tensor(trajectory.sampled_logprobs()[1:])[sampled], atol=1e-4, rtol=0
+        )
+
+
+def favour_tags(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Untie the output and raise the logits of the search tags, so that random weights do search."""
+    head = torch.nn.Linear(model.config.hidden_size, len(tokenizer), bias=True)
+    with torch.no_grad():
+        head.weight.copy_(model.get_input_embeddings().weight * 0.3)
+        head.bias.zero_()
+        likely = tokenizer("<search> river</search> town", add_special_tokens=False)["input_ids"]
+        head.bias[torch.tensor(likely)] = 6.0
+    model.set_output_embeddings(head)
+
+
+def test_request_seeds_depend_on_identity() -> None:
+    seeds = {
+        request_seed(seed, GroupId("a", "1", draw), sample)
+        for seed in range(3)
+        for draw in range(3)
+        for sample in range(3)
+    }
+    assert len(seeds) == 27
+    assert all(0 <= seed < 1 << 63 for seed in seeds)
