@@ -1,52 +1,88 @@
-"""A tiny tokenizer that spells any text: whole words and syllables of a world, bytes for the rest."""
+"""A tiny tokenizer that spells any text: whole words and syllables of a world, bytes for the rest.
+
+It is a byte-level BPE with Qwen2's splitting rules, because that is how transformers and vLLM read the tokenizer of a
+Qwen2 model, whatever else its files say.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
 PAD, EOS = "<pad>", "<eos>"
 TAGS = ("<think>", "</think>", "<search>", "</search>", "<information>", "</information>", "<answer>", "</answer>")
 SPECIALS = (PAD, EOS, *TAGS)
 
-# What the search protocol puts around questions and passages. The other pieces are spelled with a leading space.
-PROTOCOL = ("Question", "Title", ":", "(", ")", ",", ".", "?", "\n", "\n\n", " Doc", "Doc", " ")
-DIGITS = tuple(f" {digit}" for digit in range(10))
-
-CONTINUATION = "\u2581"
-# WordPiece tries every prefix of a piece: longer runs without spaces are cut, so that encoding time stays linear.
-LONGEST_PIECE = 48
+# What the search protocol puts around questions and passages; each becomes one token.
+PROTOCOL = ("Question", "(Title", "Doc", "\n\n")
 
 
-def tiny_tokenizer(words: Iterable[str], syllables: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer for texts of `words` and of names made of `syllables`.
+def tiny_tokenizer(words: Iterable[str], syllables: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer for texts of `words` and of names made of `syllables` (consonants, then one vowel).
 
-    Words are one token after a space. Names are written with a capital: " Bako" is the tokens " Ba" and "ko". Anything
-    else is spelled in bytes, so that decoding gives back every text. Ids: padding 0, end of sequence 1, the tags of the
-    search protocol 2 to 9.
+    A word after a space is one token. Names are written with a capital: " Bako" is the tokens " Ba" and "ko". Anything
+    else is spelled in bytes, so that decoding gives back every text (after Unicode's NFC). Ids: padding 0, end of
+    sequence 1, the tags of the search protocol 2 to 9.
     """
+    merges = _Merges()
+    # Rules count by their order: first the consonants of a syllable, then its vowel, then the space before a name.
+    spelled = [*syllables, *(syllable.capitalize() for syllable in syllables)]
+    for syllable in spelled:
+        merges.join(list(syllable[:-1]))
+    for syllable in spelled:
+        merges.add(syllable[:-1], syllable[-1])
+    for syllable in spelled[len(syllables) :]:
+        merges.add(_bytes(" "), syllable)
+    # A word's rules all begin with its first piece, so they cannot touch another word or the end of a name.
+    letters = sorted(word for word in set(words) if word.isalpha())
+    for text in [*PROTOCOL, *(f" {word}" for word in letters)]:
+        merges.join(merges.apply(_bytes(text)))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pieces = [*PROTOCOL, *DIGITS, *(f" {word}" for word in words)]
-    initial = [_bytes(piece) for piece in [*pieces, *(f" {syllable.capitalize()}" for syllable in syllables)]]
-    later = [CONTINUATION + _bytes(syllable) for syllable in syllables]
-    spelling = [*alphabet, *(CONTINUATION + char for char in alphabet)]
-    tokens = list(dict.fromkeys([*SPECIALS, *initial, *later, *spelling]))
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    backend = Tokenizer(
-        models.WordPiece(
-            vocabulary, unk_token=PAD, continuing_subword_prefix=CONTINUATION, max_input_chars_per_word=LONGEST_PIECE
-        )
+    tokens = list(dict.fromkeys([*SPECIALS, *alphabet, *("".join(pair) for pair in merges.ranks)]))
+    tokenizer = Qwen2Tokenizer(
+        vocab={token: index for index, token in enumerate(tokens)},
+        merges=list(merges.ranks),
+        unk_token=PAD,
+        eos_token=EOS,
+        pad_token=PAD,
+        clean_up_tokenization_spaces=False,
     )
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.ByteLevel(add_prefix_space=False), pre_tokenizers.FixedLength(LONGEST_PIECE)]
-    )
-    backend.decoder = decoders.Sequence([decoders.Replace(CONTINUATION, ""), decoders.ByteLevel(), decoders.Fuse()])
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIALS])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token=PAD, eos_token=EOS, clean_up_tokenization_spaces=False
-    )
+    tokenizer.add_special_tokens({"additional_special_tokens": list(TAGS)})
+    return tokenizer
+
+
+class _Merges:
+    """The rules of a BPE in the making; `ranks` maps a pair to its place."""
+
+    def __init__(self) -> None:
+        self.ranks: dict[tuple[str, str], int] = {}
+
+    def add(self, left: str, right: str) -> None:
+        self.ranks.setdefault((left, right), len(self.ranks))
+
+    def join(self, pieces: Sequence[str]) -> None:
+        """Rules that join the pieces from left to right."""
+        whole = pieces[0]
+        for piece in pieces[1:]:
+            self.add(whole, piece)
+            whole += piece
+
+    def apply(self, text: str) -> list[str]:
+        """The pieces of `text` under the rules so far."""
+        pieces = list(text)
+        while True:
+            pairs = [
+                (self.ranks[pair], place)
+                for place, pair in enumerate(itertools.pairwise(pieces))
+                if pair in self.ranks
+            ]
+            if not pairs:
+                return pieces
+            place = min(pairs)[1]
+            pieces[place : place + 2] = [pieces[place] + pieces[place + 1]]
 
 
 def _bytes(text: str) -> str:

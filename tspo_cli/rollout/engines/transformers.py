@@ -138,7 +138,8 @@ class TransformersEngine:
             _copy_weights(self.model, weights)
         self.weight_version = version
         self.table.cached[:] = 0
-        self._mask.fill_(self._hidden)
+        # A new mask: the old one may have been made in inference mode, where nothing outside may write to it.
+        self._mask = self._empty_mask()
 
     def _admit(self) -> None:
         """Slots for waiting requests, oldest first; sessions that still have theirs lose it to no other."""
