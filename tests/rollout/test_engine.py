@@ -63,7 +63,8 @@ def check_four_turns(model: PreTrainedModel, engine: TransformersEngine, session
         for session, completion in done.items():
             histories[session] += completion.token_ids
             assert len(completion.token_ids) == 9 or completion.finish_reason == "eos"
-            assert completion.logprobs == pytest.approx(logprobs_of(model, histories[session], 9, 0.8), abs=1e-4)
+            expected = logprobs_of(model, histories[session], len(completion.token_ids), 0.8)
+            assert completion.logprobs == pytest.approx(expected, abs=1e-4)
             histories[session] += tokens(100 * turn + session, 3 + 7 * ((session + turn) % 3))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
@@ -42,9 +43,10 @@ def tiny_tokenizer(words: Iterable[str], syllables: Sequence[str]) -> PreTrained
         merges.join(merges.apply(_bytes(text)))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = list(dict.fromkeys([*SPECIALS, *alphabet, *("".join(pair) for pair in merges.ranks)]))
+    rules: list[Any] = list(merges.ranks)
     tokenizer = Qwen2Tokenizer(
         vocab={token: index for index, token in enumerate(tokens)},
-        merges=list(merges.ranks),
+        merges=rules,
         unk_token=PAD,
         eos_token=EOS,
         pad_token=PAD,
@@ -75,9 +77,7 @@ class _Merges:
         pieces = list(text)
         while True:
             pairs = [
-                (self.ranks[pair], place)
-                for place, pair in enumerate(itertools.pairwise(pieces))
-                if pair in self.ranks
+                (self.ranks[pair], place) for place, pair in enumerate(itertools.pairwise(pieces)) if pair in self.ranks
             ]
             if not pairs:
                 return pieces
