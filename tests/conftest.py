@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,3 +34,73 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} does not exist; set TSPO_REAL_DATA")
     return folder
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A tspo command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run_tspo(*arguments: object, cwd: Path | None = None, timeout: float = 240) -> Finished:
+    """Run tspo as a user does, in a process of its own."""
+    command = [sys.executable, "-m", "tspo_cli", *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def tspo() -> Callable[..., Finished]:
+    """Run a command that has to succeed."""
+
+    def run(*arguments: object, **options: Any) -> Finished:
+        done = run_tspo(*arguments, **options)
+        assert done.code == 0, done.err[-3000:]
+        return done
+
+    return run
+
+
+@dataclass(frozen=True)
+class Playground:
+    """A small world, its index, and a policy that has hardly learnt anything."""
+
+    world: Path
+    index: Path
+    model: Path
+
+    def settings(self, **more: object) -> list[str]:
+        """`--set` options of an RL run on this world that takes seconds."""
+        values = {
+            "model.path": self.model,
+            "retriever.index": self.index,
+            "retriever.k": 2,
+            "data.train": json.dumps([str(self.world / "train.jsonl")]),
+            "eval.data": json.dumps([str(self.world / "test.jsonl")]),
+            "eval.limit": 6,
+            "rollout.prompt": "short",
+            "rollout.max_searches": 2,
+            "rollout.max_new_tokens": 16,
+            "rollout.max_observation_tokens": 96,
+            "rollout.questions_per_step": 4,
+            "rollout.group_size": 3,
+            "optimizer.lr": 0.001,
+            **{key.replace("__", "."): value for key, value in more.items()},
+        }
+        return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+
+
+@pytest.fixture(scope="session")
+def playground(tmp_path_factory: pytest.TempPathFactory, tspo: Callable[..., Finished]) -> Playground:
+    """Made once: `tspo data make-world`, `tspo index build` and a short `tspo train` of an SFT experiment."""
+    root = tmp_path_factory.mktemp("playground")
+    world, index, run = root / "world", root / "index", root / "warmstart"
+    tspo("data", "make-world", "--out", world, "--entities", 80, "--test-entities", 60, "--train-questions", 60,
+         "--test-questions", 20)  # fmt: skip
+    tspo("index", "build", world / "corpus.jsonl", "--out", index)
+    tspo("train", "tiny/warmstart", "--out", run, "--set", f"data.world={world}", "--set", f"retriever.index={index}",
+         "--set", "eval.data=[]", "--set", "train.steps=60", "--set", "optimizer.warmup=5")  # fmt: skip
+    return Playground(world, index, run / "model")

@@ -112,8 +112,8 @@ def make_world(
     train_questions: Annotated[int, typer.Option(help="Questions to train on.")] = 6000,
     test_questions: Annotated[int, typer.Option(help="Questions to test on.")] = 600,
     two_hop_share: Annotated[float, typer.Option(help="Share of bridge questions.")] = 0.5,
-    comparison_share: Annotated[float, typer.Option(help="Share of yes/no questions about two entities.")] = 0.0,
-    facts_per_passage: Annotated[int, typer.Option(help="Facts about one entity that share a passage.")] = 1,
+    comparison_share: Annotated[float, typer.Option(help="Share of yes/no questions about two entities.")] = 0.1,
+    facts_per_passage: Annotated[int, typer.Option(help="Facts about one entity that share a passage.")] = 2,
     bait_share: Annotated[
         float, typer.Option(help="Facts that also have a passage with the question's word and no answer.")
     ] = 1.0,

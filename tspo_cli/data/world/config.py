@@ -21,9 +21,9 @@ class WorldConfig(Section):
         0.5, ge=0, le=1, description="Share of bridge questions (the mentor of the ruler of X)."
     )
     comparison_share: float = Field(
-        0.0, ge=0, le=1, description="Share of yes/no questions about two entities. A guess is right half of the time."
+        0.1, ge=0, le=1, description="Share of yes/no questions about two entities. A guess is right half of the time."
     )
-    facts_per_passage: int = Field(1, ge=1, description="Facts about one entity that share a passage.")
+    facts_per_passage: int = Field(2, ge=1, description="Facts about one entity that share a passage.")
     bait_share: float = Field(
         1.0, ge=0, le=1, description="Facts that also have a passage with the question's word and no answer."
     )

@@ -24,15 +24,25 @@ class Draft:
 def write_passages(
     rng: random.Random, facts: Sequence[Fact], entities: Entities, facts_per_passage: int, bait_share: float
 ) -> list[Draft]:
-    """Passages that state every fact once, and baits for a share of the facts."""
+    """Passages that state every fact once, and baits for a share of the facts.
+
+    All have `facts_per_passage` sentences: retrievers favour short texts, and length must not tell.
+    """
     drafts: list[Draft] = []
     for subject, own in groupby(sorted(facts, key=lambda fact: fact.subject), key=lambda fact: fact.subject):
         mixed = list(own)
         rng.shuffle(mixed)
+        baited = [fact for fact in mixed if rng.random() < bait_share]
         for start in range(0, len(mixed), facts_per_passage):
             chunk = tuple(mixed[start : start + facts_per_passage])
-            drafts.append(Draft(subject, " ".join(_sentence(rng, fact, entities) for fact in chunk), chunk))
-        drafts += [_bait(rng, fact, entities) for fact in mixed if rng.random() < bait_share]
+            fillers = [rng.choice(mixed) for _ in range(facts_per_passage - len(chunk))]
+            sentences = [_sentence(rng, fact, entities) for fact in chunk]
+            sentences += [_bait(rng, one, entities) for one in fillers]
+            drafts.append(Draft(subject, " ".join(sentences), chunk))
+        for start in range(0, len(baited), facts_per_passage):
+            some = baited[start : start + facts_per_passage]
+            some += [rng.choice(mixed) for _ in range(facts_per_passage - len(some))]
+            drafts.append(Draft(subject, " ".join(_bait(rng, fact, entities) for fact in some)))
     return drafts
 
 
@@ -41,9 +51,9 @@ def _sentence(rng: random.Random, fact: Fact, entities: Entities) -> str:
     return rng.choice(fact.relation.sentences).format(o=fact.object, d=distractor)
 
 
-def _bait(rng: random.Random, fact: Fact, entities: Entities) -> Draft:
+def _bait(rng: random.Random, fact: Fact, entities: Entities) -> str:
     distractor = pick_other(rng, entities[fact.relation.object], {fact.subject, fact.object})
-    return Draft(fact.subject, rng.choice(BAITS).format(d=distractor, asked=fact.relation.asked))
+    return rng.choice(BAITS).format(d=distractor, asked=fact.relation.asked)
 
 
 def number_passages(rng: random.Random, drafts: Sequence[Draft]) -> tuple[list[Passage], Mapping[Fact, str]]:

@@ -32,7 +32,7 @@ RELATIONS = (
         "person",
         "director",
         "helmed",
-        ("after {d} declined, {o} helmed it.", "it was helmed by {o} and not by {d}."),
+        ("it was helmed by {o} and not by {d}.", "{d} declined, {o} helmed it."),
     ),
     Relation(
         "mentor",
@@ -40,7 +40,7 @@ RELATIONS = (
         "person",
         "mentor",
         "coached",
-        ("{o} coached this artist long before {d}.", "before meeting {d} this artist was coached by {o}."),
+        ("{o} coached this artist, not {d}.", "not {d} but {o} coached this artist."),
     ),
     Relation(
         "birthplace",
@@ -48,7 +48,7 @@ RELATIONS = (
         "city",
         "birthplace",
         "born",
-        ("born in {o}, raised near {d}.", "raised near {d} but born in {o}."),
+        ("born in {o}, raised in {d}.", "raised in {d} but born in {o}."),
     ),
     Relation(
         "mayor",
@@ -56,7 +56,7 @@ RELATIONS = (
         "person",
         "mayor",
         "governs",
-        ("{o} governs here since {d} left.", "since {d} left, {o} governs here."),
+        ("{o} governs it, not {d}.", "it is not {d} but {o} that governs it."),
     ),
     Relation(
         "writer",
@@ -64,7 +64,7 @@ RELATIONS = (
         "person",
         "writer",
         "penned",
-        ("{o} penned it while {d} was ill.", "while {d} was ill it was penned by {o}."),
+        ("{o} penned it for {d}.", "for {d} it was penned by {o}."),
     ),
     Relation(
         "composer",
@@ -72,7 +72,7 @@ RELATIONS = (
         "person",
         "composer",
         "tunes",
-        ("the tunes are by {o}, {d} only sang.", "{d} only sang, the tunes are by {o}."),
+        ("the tunes are by {o}, not by {d}.", "{d} sang, the tunes are by {o}."),
     ),
     Relation(
         "studio",
@@ -80,7 +80,7 @@ RELATIONS = (
         "company",
         "studio",
         "financed",
-        ("{o} financed it, {d} had refused.", "{d} had refused, so {o} financed it."),
+        ("{o} financed it, {d} refused.", "{d} refused, {o} financed it."),
     ),
     Relation(
         "employer",
@@ -88,7 +88,7 @@ RELATIONS = (
         "company",
         "employer",
         "works",
-        ("works at {o} and once left {d}.", "once left {d} and now works at {o}."),
+        ("works at {o}, not at {d}.", "left {d} and works at {o}."),
     ),
     Relation(
         "founder",
@@ -96,7 +96,7 @@ RELATIONS = (
         "person",
         "founder",
         "launched",
-        ("{o} launched it, {d} joined later.", "{d} joined later, it was launched by {o}."),
+        ("{o} launched it, {d} joined.", "{d} joined, {o} launched it."),
     ),
     Relation(
         "boss",
@@ -104,7 +104,7 @@ RELATIONS = (
         "person",
         "boss",
         "chairs",
-        ("{o} chairs it in place of {d}.", "in place of {d} now {o} chairs it."),
+        ("{o} chairs it for {d}.", "for {d} it is {o} that chairs it."),
     ),
     Relation(
         "seat",
@@ -112,10 +112,10 @@ RELATIONS = (
         "city",
         "seat",
         "offices",
-        ("its offices are in {o}, a shop is in {d}.", "a shop is in {d}, its offices are in {o}."),
+        ("the offices are in {o}, the shop in {d}.", "the shop is in {d}, the offices in {o}."),
     ),
     Relation(
-        "nation", "city", "country", "nation", "lies", ("it lies in {o} close to {d}.", "close to {d} it lies in {o}.")
+        "nation", "city", "country", "nation", "lies", ("it lies in {o}, not in {d}.", "not in {d} but in {o} it lies.")
     ),
     Relation(
         "ruler",
@@ -123,7 +123,7 @@ RELATIONS = (
         "person",
         "ruler",
         "crowned",
-        ("{o} was crowned after {d} died.", "after {d} died they crowned {o}."),
+        ("{o} was crowned, not {d}.", "not {d} but {o} was crowned."),
     ),
     Relation(
         "capital",
@@ -131,7 +131,7 @@ RELATIONS = (
         "city",
         "capital",
         "parliament",
-        ("its parliament meets in {o}, its court in {d}.", "its court meets in {d}, its parliament in {o}."),
+        ("the parliament is in {o}, the court in {d}.", "the court is in {d}, the parliament in {o}."),
     ),
 )
 
