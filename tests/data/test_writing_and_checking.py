@@ -186,3 +186,20 @@ def test_answers_are_found_where_the_sets_say_so(real_data: Path, name: str) -> 
     report = check(path, real_data / name / "corpus.jsonl.gz")
     assert report.problems == ()
     assert report.with_answer_in_corpus == sum(one.extra["answer_in_corpus"] is True for one in read_questions(path))
+
+
+def test_converting_what_the_datasets_library_loads(tmp_path: Path) -> None:
+    """`hf:FOLDER:SPLIT` goes through `datasets`, as a hub name would."""
+    folder = tmp_path / "collection"
+    folder.mkdir()
+    lines = [json.dumps({"id": f"q{n}", "question": f"who {n}?", "golden_answers": ["x"]}) for n in range(3)]
+    (folder / "test.jsonl").write_text("\n".join(lines) + "\n")
+    target = tmp_path / "out.jsonl"
+    assert convert(Path(f"hf:{folder}:test"), target) == ("questions", 3)
+    questions = read_questions(target)
+    assert [one.id for one in questions] == ["q0", "q1", "q2"]
+    assert {one.data_source for one in questions} == {"collection"}
+    with pytest.raises(InvalidInputError, match="expected hf:NAME:SPLIT"):
+        convert(Path("hf:nowhere"), target)
+    with pytest.raises(MissingResourceError, match="cannot be loaded"):
+        convert(Path(f"hf:{tmp_path / 'none'}:test"), target)

@@ -82,7 +82,9 @@ def check(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="JSONL, gzip JSONL or parquet.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="JSONL, gzip JSONL, parquet, or hf:NAME[:CONFIG]:SPLIT.")
+    ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="A name that ends in .jsonl or .jsonl.gz.")],
     kind: Annotated[
         Literal["questions", "passages"] | None, typer.Option("--kind", help="What IN holds. [by its first record]")
@@ -92,6 +94,8 @@ def convert(
     """Convert questions or passages from any form that can be read (Search-R1, FlashRAG, ...) to JSONL.
 
     tspo data convert nq_search/test.parquet data/nq/questions.jsonl.gz
+
+    tspo data convert hf:RUC-NLPIR/FlashRAG_datasets:nq:test data/nq/questions.jsonl.gz
     """
     from tspo_cli.data.convert import convert as convert_data
 

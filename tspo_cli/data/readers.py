@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.data.hub import PREFIX
 from tspo_cli.data.rows import Row, SeenIds, invalid, read_rows, text_id, type_name
 from tspo_cli.data.schema import Passage, Question
 from tspo_cli.errors import InvalidInputError, MissingResourceError
@@ -104,6 +105,8 @@ def read_questions(path: Path, *, limit: int = 0) -> list[Question]:
 
 def default_data_source(path: Path) -> str:
     """The name of a data set whose records do not say it: `nq` for nq.jsonl.gz and for nq/test.parquet."""
+    if str(path).startswith(PREFIX):
+        return path.name.split(":")[-2]
     stem = path.name.split(".")[0]
     return path.resolve().parent.name if stem in _SPLIT_NAMES else stem
 

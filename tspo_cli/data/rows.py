@@ -10,6 +10,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.data.hub import PREFIX, hub_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 Row = tuple[int, dict[str, Any]]
@@ -18,6 +19,7 @@ ScannedRow = tuple[int, dict[str, Any] | InvalidInputError]
 
 def read_rows(path: Path) -> Iterator[Row]:
     """(number, record) for each record. The number is the line of a JSONL file or the row of a parquet file, from 1.
+    A path that begins with hf: names a data set of the hub (see `hub_rows`).
 
     One line or one parquet batch is held at a time. Blank lines are skipped.
 
@@ -25,6 +27,8 @@ def read_rows(path: Path) -> Iterator[Row]:
         MissingResourceError: no such file (at the call, not at the first record).
         InvalidInputError: a line is not a JSON object in UTF-8, or the file is damaged.
     """
+    if str(path).startswith(PREFIX):
+        return hub_rows(str(path))
     return _sound_rows(scan_rows(path))
 
 

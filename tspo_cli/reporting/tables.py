@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import re
@@ -110,11 +109,10 @@ def _p_value(row: dict[str, Any]) -> str:
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else list(Row.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().rstrip("\n")
+    import pandas
+
+    columns = list(rows[0]) if rows else list(Row.__dataclass_fields__)
+    return pandas.DataFrame(rows, columns=columns).to_csv(index=False).rstrip("\n")
 
 
 def _terminal(columns: Sequence[Column], cells: Sequence[list[str]], width: int | None, color: bool) -> str:

@@ -1,0 +1,36 @@
+"""Records of a data set of the Hugging Face hub, or of a local folder that `datasets` can load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+
+PREFIX = "hf:"
+
+
+def hub_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number from 1, record) of `hf:NAME:SPLIT` or `hf:NAME:CONFIG:SPLIT`, streamed.
+
+    Raises:
+        InvalidInputError: the name has another form.
+        MissingResourceError: the hub, or the folder, does not have it.
+    """
+    parts = name.removeprefix(PREFIX).split(":")
+    if len(parts) not in (2, 3) or not all(parts):
+        raise InvalidInputError(f"{name}: expected {PREFIX}NAME:SPLIT or {PREFIX}NAME:CONFIG:SPLIT, as on the hub")
+    return _stream(name, parts[0], parts[1] if len(parts) == 3 else None, parts[-1])
+
+
+def _stream(name: str, repository: str, config: str | None, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    try:
+        rows = load_dataset(repository, config, split=split, streaming=True)
+    except (DatasetNotFoundError, ConnectionError, FileNotFoundError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise MissingResourceError(f"{name}: cannot be loaded: {reason}") from None
+    for number, record in enumerate(rows, start=1):
+        yield number, dict(record)
