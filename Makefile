@@ -26,7 +26,7 @@ help:
 	@echo "make lint       ruff and mypy"
 	@echo "make test       lint, then all tests that need no GPU and no vLLM"
 	@echo "make test-vllm  tests of the vLLM engine, in .venv-vllm"
-	@echo "make bench      how long the command line takes to start"
+	@echo "make bench      how fast the command line starts, and rollouts beside model.generate"
 
 env: $(STAMP)
 
@@ -60,3 +60,4 @@ test-vllm:
 
 bench: env
 	$(BIN)/python experiments/benchmarks/cli_startup.py
+	$(BIN)/python experiments/benchmarks/rollout_speed.py

@@ -58,6 +58,9 @@ def demo(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key in both RL experiments.")
     ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few steps of everything, to see that it runs; nothing is learnt.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the earlier demo in OUT, start anew.")] = False,
     json: Json = False,
 ) -> None:
@@ -67,9 +70,9 @@ def demo(
     GRPO and with TSPO from the same start with the same budget and seed, evaluates, and writes a report page.
     Finished stages of an earlier demo with the same settings are kept.
     """
-    _claim(out, {"seed": seed, "set": settings or []}, overwrite)
+    _claim(out, {"seed": seed, "set": settings or [], "quick": quick}, overwrite)
     seconds: dict[str, float] = {}
-    stages = demo_stages(out, seed, tuple(settings or ()))
+    stages = demo_stages(out, seed, tuple(settings or ()), quick=quick)
     for number, stage in enumerate(stages, start=1):
         say(f"[{number}/{len(stages)}] {stage.title}")
         started = time.perf_counter()
@@ -81,7 +84,7 @@ def demo(
     _tell(out, stages, seconds, json)
 
 
-def demo_stages(out: Path, seed: int, settings: tuple[str, ...] = ()) -> list[Stage]:
+def demo_stages(out: Path, seed: int, settings: tuple[str, ...] = (), *, quick: bool = False) -> list[Stage]:
     """What the demo does, in order."""
     world, index = out / "world", out / "index"
     paths = ["--set", f"retriever.index={index}", "--set", f'eval.data=["{world}/test.jsonl"]']
@@ -89,6 +92,9 @@ def demo_stages(out: Path, seed: int, settings: tuple[str, ...] = ()) -> list[St
     arm = ["--set", f"model.path={out}/warmstart/model", "--set", f'data.train=["{world}/train.jsonl"]']
     if out == DEFAULT_OUT:
         paths, start, arm = [], [], []
+    if quick:
+        start += ["--set", "train.steps=40", "--set", "optimizer.warmup=5", "--set", "eval.limit=20"]
+        arm += ["--set", "train.steps=4", "--set", "eval.every=2", "--set", "eval.limit=20"]
     seeded = ["--set", f"seed={seed}"] if seed else []
     extra = [part for setting in settings for part in ("--set", setting)]
 
@@ -104,7 +110,7 @@ def demo_stages(out: Path, seed: int, settings: tuple[str, ...] = ()) -> list[St
         arguments = ("eval", str(out / "tspo"), *data, "--method", method, "--out", str(folder), "--overwrite")
         return Command(arguments, folder / "eval.json")
 
-    make_world = ("data", "make-world", "--out", str(world), "--overwrite")
+    make_world = ("data", "make-world", "--out", str(world), "--facts-per-passage", "1", "--overwrite")
     build = ("index", "build", f"{world}/corpus.jsonl", "--out", str(index), "--overwrite")
     return [
         Stage("world", (Command(make_world, world / "world.json"),)),

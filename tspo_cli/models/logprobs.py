@@ -13,7 +13,7 @@ def sampled_logprobs(logits: torch.Tensor, ids: torch.Tensor, temperature: float
 
     A temperature of 0 stands for greedy decoding and counts as 1.
     """
-    scaled = logits.float() / (temperature or 1.0)
+    scaled = _scaled(logits, temperature)
     return scaled.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - scaled.logsumexp(-1)
 
 
@@ -43,5 +43,9 @@ def _row_logprobs(hidden: torch.Tensor, head: torch.Tensor, ids: torch.Tensor, t
 
 def token_entropy(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """Entropy (nats, float32) of the distribution of each row of `logits` [..., V]."""
-    logprobs = (logits.float() / (temperature or 1.0)).log_softmax(-1)
+    logprobs = _scaled(logits, temperature).log_softmax(-1)
     return -(logprobs.exp() * logprobs).sum(-1)
+
+
+def _scaled(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    return logits.float() if temperature in (0.0, 1.0) else logits.float() / temperature

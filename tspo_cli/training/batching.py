@@ -59,9 +59,11 @@ def micro_batches(
 ) -> list[MicroBatch]:
     """Micro-batches of at most `budget` padded tokens each (a longer sequence stands alone), longest first.
 
-    `coefficients` [len(sequences)][T] is each token's share of the loss.
+    `coefficients` [len(sequences)][T] is each token's share of the loss. Sequences without a trained token are left
+    out.
     """
-    order = sorted(range(len(sequences)), key=lambda place: -len(sequences[place].token_ids))
+    trained = [place for place, one in enumerate(sequences) if any(one.weights)]
+    order = sorted(trained, key=lambda place: -len(sequences[place].token_ids))
     groups: list[list[int]] = []
     for place in order:
         if groups and len(sequences[groups[-1][0]].token_ids) * (len(groups[-1]) + 1) <= budget:

@@ -16,7 +16,7 @@ from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import read_json, write_json
 from tspo_cli.training.distributed import barrier, rank
 from tspo_cli.training.learner import Learner
-from tspo_cli.training.optimizer_state import full_state, restore_state
+from tspo_cli.training.optimizer_state import full_state, restore_state, whole_shape
 
 STATE, INDEX = "state.safetensors", "state.json"
 
@@ -25,14 +25,15 @@ def save_checkpoint(learner: Learner, directory: Path, extra: dict[str, Any]) ->
     """Write a checkpoint whole or not at all; all processes call it, the first writes."""
     from safetensors.torch import save_file
 
-    state = full_state(learner.engine, learner.module)
+    state = full_state(learner.engine, learner.module, keep=rank() == 0)
     if rank() == 0:
         temporary = directory.with_name(f".{directory.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, temporary / STATE)
-        write_json(temporary / INDEX, {"updates": learner.updates, "extra": extra})
+        save_file(state, temporary / STATE)
         _flush(temporary / STATE)
+        write_json(temporary / INDEX, {"updates": learner.updates, "extra": extra})
+        _flush(temporary)
         shutil.rmtree(directory, ignore_errors=True)
         temporary.rename(directory)
         _flush(directory.parent)
@@ -40,16 +41,21 @@ def save_checkpoint(learner: Learner, directory: Path, extra: dict[str, Any]) ->
 
 
 def load_checkpoint(learner: Learner, directory: Path) -> dict[str, Any]:
-    """Restore the learner exactly; returns the `extra` that was saved.
+    """Restore the learner exactly; returns the `extra` that was saved. All processes call it.
 
     Raises:
-        InvalidInputError: the checkpoint belongs to another model.
+        MissingResourceError: there is no checkpoint in `directory`.
+        InvalidInputError: the checkpoint is damaged, or belongs to another model.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     index = read_json(directory / INDEX)
-    state = load_file(directory / STATE)
-    shapes = {name: tuple(getattr(one, "ds_shape", one.shape)) for name, one in learner.module.named_parameters()}
+    try:
+        state = load_file(directory / STATE)
+    except (OSError, SafetensorError) as error:
+        raise InvalidInputError(f"{directory / STATE}: damaged ({error}); delete {directory} and resume") from None
+    shapes = {name: whole_shape(one) for name, one in learner.module.named_parameters()}
     saved = {name.removeprefix("param."): tuple(one.shape) for name, one in state.items() if name.startswith("param.")}
     if shapes != saved:
         other = sorted(set(shapes.items()) ^ set(saved.items()))[0][0]

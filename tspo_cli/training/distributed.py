@@ -6,34 +6,52 @@ import importlib
 import json
 import logging
 import os
-import socket
 import sys
 import warnings
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from tspo_cli.errors import UsageError
+
+# Rollouts of one process may last much longer than those of another.
+LONGEST_WAIT = timedelta(hours=1)
+
 
 def init_distributed() -> str:
-    """Join the process group that RANK and WORLD_SIZE describe (alone without them). Returns the device to train on.
+    """Join the process group that a launcher describes in the environment, or make one of this process alone.
 
-    gloo on CPUs, NCCL on GPUs. DeepSpeed's messages go to stderr, warnings and worse only.
+    Returns the device to train on. gloo on CPUs, NCCL on GPUs. DeepSpeed's messages go to stderr, warnings and worse
+    only. Calling it again changes nothing.
+
+    Raises:
+        UsageError: WORLD_SIZE is above 1, but the environment does not say the rest.
     """
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
-        os.environ.setdefault(name, value)
-    if "MASTER_PORT" not in os.environ:
-        os.environ["MASTER_PORT"] = str(_free_port())
     gpu = torch.cuda.is_available()
     if not gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("WORLD_SIZE", "1")
+    alone = int(os.environ["WORLD_SIZE"]) == 1
+    if alone:
+        os.environ.setdefault("LOCAL_RANK", "0")
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing and not alone:
+        raise UsageError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} not set; use torchrun")
+    device = f"cuda:{os.environ['LOCAL_RANK']}" if gpu else "cpu"
     if gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
     deepspeed = _quiet_deepspeed()
-    if not dist.is_initialized():
-        deepspeed.init_distributed(dist_backend="nccl" if gpu else "gloo", verbose=False)
-    return f"cuda:{os.environ['LOCAL_RANK']}" if gpu else "cpu"
+    backend = "nccl" if gpu else "gloo"
+    if alone and not dist.is_initialized():
+        # Without a port: one in the environment would be taken by this process and wanted by those it starts.
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    elif not dist.is_initialized():
+        dist.init_process_group(backend, timeout=LONGEST_WAIT)
+    deepspeed.init_distributed(dist_backend=backend, verbose=False)
+    return device
 
 
 def _quiet_deepspeed() -> Any:
@@ -49,12 +67,6 @@ def _quiet_deepspeed() -> Any:
     backend: Any = importlib.import_module("deepspeed.comm.torch")
     backend.build_shm_op = lambda: None
     return deepspeed
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def rank() -> int:

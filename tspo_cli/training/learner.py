@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import copy
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tspo_cli.config.schema import Config
+from tspo_cli.errors import TspoError
 from tspo_cli.models.logprobs import sampled_logprobs, token_entropy
 from tspo_cli.rollout.engines.base import TokenizerLike
 from tspo_cli.training.batching import MicroBatch, TrainSequence, micro_batches, padding_batch
 from tspo_cli.training.deepspeed_setup import deepspeed_config
 from tspo_cli.training.distributed import all_max, all_sum, barrier, rank, world_size
 from tspo_cli.training.losses import clipped_policy_loss, token_shares
-from tspo_cli.training.optimizer_state import full_parameters
+from tspo_cli.training.optimizer_state import full_parameters, set_update_count
 from tspo_cli.training.schedule import learning_rate
 
-# Logits of more elements than this are computed again in the backward pass instead of being kept.
+# More logits than this are made in portions, and again in the backward pass instead of being kept.
 KEPT_LOGITS = 2**27
 ROWS_AT_ONCE = 1024
 
@@ -33,31 +35,39 @@ Loss = Callable[[MicroBatch, torch.Tensor, torch.Tensor], tuple[torch.Tensor, di
 class TrainedPositions(nn.Module):
     """A causal language model that computes logits at trained positions alone."""
 
-    def __init__(self, model: Any, temperature: float) -> None:
+    def __init__(self, model: Any, temperature: float, entropy: Literal["none", "logged", "trained"]) -> None:
         super().__init__()
         self.model = model
         self.temperature = temperature
+        self.entropy = entropy
 
     def forward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities (nats) of the targets and entropies of their distributions, both [N] in float32.
+        """Log-probabilities (nats) of the targets and entropies of their distributions (0 where they are not wanted),
+        both [N] in float32.
 
         Padding is on the right, so causal attention never sees it and no mask is needed.
         """
         hidden = self.model.base_model(input_ids=batch.token_ids, use_cache=False).last_hidden_state
         picked = hidden[batch.rows, batch.columns]
         head = self.model.get_output_embeddings()
-        if not torch.is_grad_enabled() or len(picked) * self.model.config.vocab_size <= KEPT_LOGITS:
+        if len(picked) * self.model.config.vocab_size <= KEPT_LOGITS:
             return self._score(picked, batch.targets, head)
-        parts = [
-            checkpoint(self._score, picked[start : start + ROWS_AT_ONCE], some, head, use_reentrant=False)
-            for start, some in zip(range(0, len(picked), ROWS_AT_ONCE), batch.targets.split(ROWS_AT_ONCE), strict=True)
-        ]
-        logprobs, entropies = zip(*parts, strict=True)
+        portions = zip(picked.split(ROWS_AT_ONCE), batch.targets.split(ROWS_AT_ONCE), strict=True)
+        logprobs, entropies = zip(*(self._score_portion(*portion, head) for portion in portions), strict=True)
         return torch.cat(logprobs), torch.cat(entropies)
+
+    def _score_portion(self, hidden: torch.Tensor, ids: torch.Tensor, head: nn.Module) -> Any:
+        if torch.is_grad_enabled():
+            return checkpoint(self._score, hidden, ids, head, use_reentrant=False)
+        return self._score(hidden, ids, head)
 
     def _score(self, hidden: torch.Tensor, ids: torch.Tensor, head: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
         logits = head(hidden)
-        return sampled_logprobs(logits, ids, self.temperature), token_entropy(logits, self.temperature)
+        logprobs = sampled_logprobs(logits, ids, self.temperature)
+        if self.entropy == "none":
+            return logprobs, torch.zeros_like(logprobs)
+        with torch.set_grad_enabled(self.entropy == "trained" and torch.is_grad_enabled()):
+            return logprobs, token_entropy(logits, self.temperature)
 
 
 class Learner:
@@ -71,24 +81,26 @@ class Learner:
         """Take over `model` (already on its device). Call `init_distributed` first."""
         import deepspeed
 
+        temperature = temperature if config.kind == "rl" else 1.0
         self.config, self.total_updates, self.updates = config, total_updates, 0
         self.reference = self._frozen(model, temperature) if config.kind == "rl" and config.loss.kl > 0 else None
         options = config.optimizer
         optimizer = torch.optim.AdamW(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
-            lr=options.lr,
+            lr=0.0,  # every update sets its own rate; DeepSpeed may make a step to create the moments
             betas=options.betas,
             eps=options.eps,
             weight_decay=options.weight_decay,
         )
         bfloat16 = next(model.parameters()).dtype == torch.bfloat16
         self.engine, *_ = deepspeed.initialize(
-            model=TrainedPositions(model, temperature if config.kind == "rl" else 1.0),
+            model=TrainedPositions(model, temperature, self._entropy()),
             optimizer=optimizer,
             config=deepspeed_config(config, bfloat16=bfloat16),
             dist_init_required=False,
         )
         self.stage = int(self.engine.zero_optimization_stage())
+        set_update_count(self.engine, 0)
 
     @property
     def module(self) -> Any:
@@ -160,6 +172,7 @@ class Learner:
                 else:
                     _add(sums, name, (values * batch.coefficients).sum())
         norm = self._step()
+        self.module.eval()
         self.updates += 1
         names = sorted(sums)
         metrics = dict(zip(names, all_sum([sums[name] for name in names]), strict=True))
@@ -168,13 +181,22 @@ class Learner:
         return metrics | {"grad_norm": norm, "lr": rate, "tokens": agent_tokens}
 
     def _step(self) -> float:
-        """The optimiser's step; returns the gradient norm before clipping."""
+        """The optimiser's step; returns the gradient norm before clipping.
+
+        Raises:
+            TspoError: the gradient is not finite.
+        """
         norm = None
         if self.stage == 0 and not self.engine.bfloat16_enabled():
             gradients = [one.grad for one in self.module.parameters() if one.grad is not None]
             norm = float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
         self.engine.step()
-        return norm if norm is not None else float(self.engine.get_global_grad_norm() or 0.0)
+        norm = float(self.engine.get_global_grad_norm() or 0.0) if norm is None else norm
+        if not math.isfinite(norm) or norm < 0:  # DeepSpeed reports some that are not finite as -1
+            raise TspoError(
+                f"update {self.updates + 1}: the gradient is not finite; lower optimizer.lr or set optimizer.grad_clip"
+            )
+        return norm
 
     def allocate_moments(self) -> None:
         """Make the optimiser create its moments, with an update that changes nothing (rate 0, gradients 0)."""
@@ -218,14 +240,16 @@ class Learner:
         if self.stage < 3:
             return None
         dtype = next(self.module.parameters()).dtype
-        return {name: value.to(dtype) for name, value in full_parameters(self.engine, self.module).items()}
+        return {name: value.to(dtype) for name, value in full_parameters(self.engine, self.module)}
 
     def blank_module(self) -> Any:
         """A model of the same shape, type and device with whole parameters of its own."""
         from transformers import AutoModelForCausalLM
 
         dtype = next(self.module.parameters()).dtype
-        return AutoModelForCausalLM.from_config(self.module.config, dtype=dtype).to(self.device).eval()
+        model = AutoModelForCausalLM.from_config(self.module.config, dtype=dtype).to(self.device).eval()
+        model.generation_config = copy.deepcopy(self.module.generation_config)
+        return model
 
     def export(self, directory: Path, tokenizer: TokenizerLike) -> None:
         """Write a plain model directory (safetensors, config, tokenizer), whole or not at all."""
@@ -243,8 +267,13 @@ class Learner:
             temporary.rename(directory)
         barrier()
 
+    def _entropy(self) -> Literal["none", "logged", "trained"]:
+        if self.config.kind == "sft":
+            return "none"
+        return "trained" if self.config.loss.entropy else "logged"
+
     def _frozen(self, model: Any, temperature: float) -> TrainedPositions:
-        return TrainedPositions(copy.deepcopy(model).eval().requires_grad_(False), temperature)
+        return TrainedPositions(copy.deepcopy(model).eval().requires_grad_(False), temperature, "none")
 
 
 def _add(sums: dict[str, float], name: str, value: torch.Tensor) -> None:
