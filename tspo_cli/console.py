@@ -86,7 +86,7 @@ def _plain_lines(label: str, total: int | None) -> Advance:
         nonlocal done, shown
         done += n
         every = max(1, (total or 10_000) // 10)
-        if done // every > shown or done == total:
+        if n and (done // every > shown or done == total):
             shown = done // every
             of = f"/{total}" if total is not None else ""
             say(f"{label} {done}{of} {note}".rstrip())

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,11 @@ def test_methods_on_a_world(playground: Playground, tspo: Tspo, tmp_path: Path, 
         assert all(item["trajectory"]["turns"][-1]["text"].startswith("<answer>") for item in items)
 
 
+def pop_logprobs(item: dict[str, Any]) -> float:
+    """Take the log-probabilities out of an item; their sum."""
+    return sum(turn.pop("logprob") for turn in item["trajectory"]["turns"])
+
+
 def test_the_same_scores_over_http(playground: Playground, tspo: Tspo, tmp_path: Path) -> None:
     """Server and in-process search give the same items, and greedy evaluation repeats itself."""
     data = ["--data", playground.world / "test.jsonl", "--set", "eval.temperature=1.0"]
@@ -59,7 +65,10 @@ def test_the_same_scores_over_http(playground: Playground, tspo: Tspo, tmp_path:
     finally:
         server.terminate()
         server.wait(timeout=30)
-    first, second = ((tmp_path / name / "world.items.jsonl.gz").read_bytes() for name in "ab")
+    first, second = (list(read_jsonl_gz(tmp_path / name / "world.items.jsonl.gz")) for name in "ab")
+    assert len(first) == 20
+    # When passages arrive decides which rows share a decoding step, so the last bits of a sum may differ.
+    assert [pop_logprobs(one) for one in first] == pytest.approx([pop_logprobs(one) for one in second], abs=1e-3)
     assert first == second
 
 

@@ -15,7 +15,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.models.tiny import tiny_model
 from tspo_cli.training.batching import TrainSequence
 from tspo_cli.training.checkpoint import load_checkpoint, save_checkpoint
-from tspo_cli.training.distributed import init_distributed, rank, world_size
+from tspo_cli.training.distributed import init_distributed, rank, shutdown, world_size
 from tspo_cli.training.learner import Learner
 
 VOCABULARY = 60
@@ -117,3 +117,4 @@ if __name__ == "__main__":
     found = {"stages": stages, "straight": straight, "first_half": first_half, "second_half": second_half}[job](folder)
     if rank() == 0:
         (folder / f"{job}_{world_size()}.json").write_text(json.dumps(found))
+    shutdown()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from learner_worker import VOCABULARY, make_config, make_learner, make_sequences
+from torch.distributed import TCPStore
 from transformers import AutoModelForCausalLM
 
 from tspo_cli.training.batching import TrainSequence
@@ -24,10 +24,9 @@ STAGES = range(4)
 
 def run_job(job: str, folder: Path, processes: int) -> dict[str, Any]:
     """Run a job of the worker in its own processes and read what it found."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    common = os.environ | {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    common = os.environ | {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    common |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
     workers = [
         subprocess.Popen(
             [sys.executable, str(WORKER), job, str(folder)],

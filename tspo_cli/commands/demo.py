@@ -23,6 +23,8 @@ DEFAULT_OUT = Path("runs/demo")
 MARKER = "demo.json"
 ARMS = ("grpo", "tspo")
 BASELINES = ("direct", "rag")
+# One fact per passage and no yes-or-no questions: nearly every group is wrong at first, but often a near-miss.
+HARD_START = ("--facts-per-passage", "1", "--comparison-share", "0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ def demo_stages(out: Path, seed: int, settings: tuple[str, ...] = (), *, quick: 
         arguments = ("eval", str(out / "tspo"), *data, "--method", method, "--out", str(folder), "--overwrite")
         return Command(arguments, folder / "eval.json")
 
-    make_world = ("data", "make-world", "--out", str(world), "--facts-per-passage", "1", "--overwrite")
+    make_world = ("data", "make-world", "--out", str(world), *HARD_START, "--overwrite")
     build = ("index", "build", f"{world}/corpus.jsonl", "--out", str(index), "--overwrite")
     return [
         Stage("world", (Command(make_world, world / "world.json"),)),

@@ -37,9 +37,11 @@ def train(
     the trained policy. A used run directory is refused unless --resume or --overwrite says what to do with it.
     """
     from tspo_cli.config.load import check_complete, load_config, to_toml
+    from tspo_cli.credit.assign import find_algorithm
 
     config = load_config(files, settings or [])
     check_complete(config)
+    find_algorithm(config.credit.algorithm)
     run = out or Path("runs") / Path(files[-1]).stem
     if dry_run:
         say(_check_inputs(config))

@@ -13,6 +13,7 @@ from tspo_cli.errors import TspoError
 def main() -> int:
     """Train; an error that all processes meet is told once, by the first."""
     from tspo_cli.config.load import read_resolved
+    from tspo_cli.training.distributed import shutdown
 
     run, attempt, mode = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     try:
@@ -21,6 +22,8 @@ def main() -> int:
         if os.environ.get("RANK") == "0":
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    finally:
+        shutdown()
     return 0
 
 

@@ -51,7 +51,9 @@ def load_model(
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     local = _is_local(path, (CONFIG,), "configuration")
     if local:
         _is_local(path, WEIGHTS, "weights")

@@ -124,7 +124,7 @@ def broadcast_json(value: Any) -> Any:
 
 
 def shutdown() -> None:
-    """Leave the process group."""
+    """Leave the process group. A process that ends without it may be aborted by the threads of gloo."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -73,20 +72,25 @@ def _claim(config: Config, run: Path, *, resume: bool, overwrite: bool) -> int:
 
 
 def _join_launcher(config: Config, run: Path, train: Train, *, resume: bool, overwrite: bool) -> None:
-    from tspo_cli.training.distributed import broadcast_json, init_distributed, rank
+    from tspo_cli.training.distributed import broadcast_json, init_distributed, rank, shutdown
 
     init_distributed()
-    attempt = _claim(config, run, resume=resume, overwrite=overwrite) if rank() == 0 else 0
-    train(config, run, broadcast_json(attempt), resume)
+    try:
+        attempt = _claim(config, run, resume=resume, overwrite=overwrite) if rank() == 0 else 0
+        train(config, run, broadcast_json(attempt), resume)
+    finally:
+        shutdown()
 
 
 def _spawn(run: Path, module: str, processes: int, attempt: int, *, resume: bool) -> None:
     """One worker per process; when one fails the others are ended."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    from torch.distributed import TCPStore
+
+    # This process keeps the meeting place, as torchrun does: a port looked up for a worker could be gone by then.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     command = [sys.executable, "-m", module, str(run), str(attempt), "resume" if resume else "fresh"]
-    common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common = {"WORLD_SIZE": str(processes)} | meeting
     workers = [
         subprocess.Popen(command, env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(processes)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers.utils.logging import disable_progress_bar
 
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import TspoError
@@ -261,6 +262,7 @@ class Learner:
             if weights is not None:
                 model = self.blank_module()
                 model.load_state_dict(dict(weights), strict=False)
+            disable_progress_bar()
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
             shutil.rmtree(directory, ignore_errors=True)

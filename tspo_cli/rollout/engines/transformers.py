@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from inspect import signature
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,6 +73,8 @@ class TransformersEngine:
         self.prefill_wait = 0
         self._hidden = torch.finfo(self.dtype).min
         self._mask = self._empty_mask()
+        # transformers renamed the argument in 5.24.
+        self._cache_name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request.
@@ -256,9 +259,9 @@ class TransformersEngine:
             input_ids=tokens,
             position_ids=positions,
             attention_mask=mask,
-            past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self._cache_name: self.cache},
         )
         return output.logits[:, -1]
 
