@@ -1,9 +1,10 @@
 """Rollout speed: tokens per second of the slot-cache engine beside `model.generate` on the whole history each turn.
 
-    python experiments/benchmarks/rollout_speed.py [--json]
+    python experiments/benchmarks/rollout_speed.py [--workload demo] [--json]
 
 One process, one thread, a tiny policy with random weights, scripted feedback; both sides alternate and sample the same
-number of tokens. The ratio is the median over the repeats.
+number of tokens. The ratio is the median over the repeats. With actions of different lengths, `generate` also pays for
+waiting: a turn lasts as long as its longest action.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -52,40 +54,90 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w0")))
 
 
-def feedback(rng: np.random.Generator, mean: int) -> list[int]:
-    """Scripted feedback of about `mean` tokens."""
-    return rng.integers(0, VOCABULARY, int(rng.integers(mean * 3 // 4, mean * 5 // 4 + 1))).tolist()
+@dataclass(frozen=True)
+class Workload:
+    """Token lengths of the rollouts: means of prompts, actions and feedback, and how far actions differ.
+
+    Action lengths are uniform between (1 - spread) and (1 + spread) times their mean, feedback and prompts within a
+    quarter of theirs.
+    """
+
+    prompt: int
+    action: int
+    feedback: int
+    spread: float
 
 
-def engine_rollouts(engine: TransformersEngine, prompts: list[list[int]], args: argparse.Namespace) -> int:
+WORKLOADS = {
+    "equal actions": Workload(prompt=64, action=32, feedback=60, spread=0.0),
+    "demo": Workload(prompt=14, action=18, feedback=51, spread=0.75),
+    "search-r1": Workload(prompt=200, action=60, feedback=300, spread=0.75),
+}
+
+
+@dataclass(frozen=True)
+class Script:
+    """What every rollout is given: its prompt, and for each turn how many tokens it samples and what it is told."""
+
+    prompts: list[list[int]]
+    actions: list[list[int]]
+    feedback: list[list[list[int]]]
+
+
+def make_script(workload: Workload, batch: int, turns: int) -> Script:
+    """The same script for both sides."""
+    rng = np.random.default_rng(0)
+
+    def tokens(mean: int) -> list[int]:
+        return rng.integers(0, VOCABULARY, around(mean, 0.25)).tolist()
+
+    def around(mean: int, spread: float) -> int:
+        return int(rng.integers(round(mean * (1 - spread)), round(mean * (1 + spread)) + 1))
+
+    return Script(
+        prompts=[tokens(workload.prompt) for _ in range(batch)],
+        actions=[[around(workload.action, workload.spread) for _ in range(turns)] for _ in range(batch)],
+        feedback=[[tokens(workload.feedback) for _ in range(turns)] for _ in range(batch)],
+    )
+
+
+def engine_rollouts(engine: TransformersEngine, script: Script) -> int:
     """Roll out all prompts with the engine; the number of sampled tokens."""
-    sampling = Sampling(max_new_tokens=args.new_tokens)
-    histories, rng = [list(prompt) for prompt in prompts], np.random.default_rng(1)
-    turns = [0] * len(prompts)
-    for session, history in enumerate(histories):
-        engine.submit(GenerationRequest(session, tuple(history), sampling, seed=session))
-    sampled, left = 0, len(prompts)
+    histories = [list(prompt) for prompt in script.prompts]
+    turn = [0] * len(histories)
+
+    def submit(session: int) -> None:
+        sampling = Sampling(max_new_tokens=script.actions[session][turn[session]])
+        seed = session + 1000 * turn[session]
+        engine.submit(GenerationRequest(session, tuple(histories[session]), sampling, seed=seed))
+
+    for session in range(len(histories)):
+        submit(session)
+    sampled, left = 0, len(histories)
     while left:
         for done in engine.step():
             session = done.session
             sampled += len(done.token_ids)
-            turns[session] += 1
-            if turns[session] == args.turns:
+            histories[session] += [*done.token_ids, *script.feedback[session][turn[session]]]
+            turn[session] += 1
+            if turn[session] == len(script.actions[session]):
                 engine.release(session)
                 left -= 1
-                continue
-            histories[session] += [*done.token_ids, *feedback(rng, args.feedback)]
-            seed = session + 1000 * turns[session]
-            engine.submit(GenerationRequest(session, tuple(histories[session]), sampling, seed=seed))
+            else:
+                submit(session)
     return sampled
 
 
 @torch.inference_mode()
-def generate_rollouts(model: Any, prompts: list[list[int]], args: argparse.Namespace) -> int:
-    """Roll out all prompts turn by turn with `model.generate`, left-padded, from scratch each turn."""
-    histories, rng = [list(prompt) for prompt in prompts], np.random.default_rng(1)
+def generate_rollouts(model: Any, script: Script) -> int:
+    """Roll out all prompts turn by turn with `model.generate`, left-padded, from scratch each turn.
+
+    A turn lasts as long as its longest action; what shorter ones sample beyond their end does not count.
+    """
+    histories = [list(prompt) for prompt in script.prompts]
     sampled = 0
-    for turn in range(args.turns):
+    for turn in range(len(script.actions[0])):
+        lengths = [actions[turn] for actions in script.actions]
         width = max(map(len, histories))
         ids = torch.tensor([[0] * (width - len(history)) + history for history in histories])
         mask = torch.tensor([[0] * (width - len(history)) + [1] * len(history) for history in histories])
@@ -94,18 +146,17 @@ def generate_rollouts(model: Any, prompts: list[list[int]], args: argparse.Names
             attention_mask=mask,
             do_sample=True,
             top_k=0,
-            max_new_tokens=args.new_tokens,
+            max_new_tokens=max(lengths),
             pad_token_id=0,
             output_logits=True,
             return_dict_in_generate=True,
         )
         new = output.sequences[:, width:]
-        sampled += new.numel()
+        sampled += sum(lengths)
         # The engine reports log-probabilities, so this side computes them as well.
         torch.stack(output.logits, 1).log_softmax(-1).gather(-1, new[..., None])
-        if turn + 1 < args.turns:
-            for history, tokens in zip(histories, new.tolist(), strict=True):
-                history += [*tokens, *feedback(rng, args.feedback)]
+        for history, tokens, length, told in zip(histories, new.tolist(), lengths, script.feedback, strict=True):
+            history += [*tokens[:length], *told[turn]]
     return sampled
 
 
@@ -115,13 +166,32 @@ def rate(run: Callable[[], int]) -> float:
     return run() / (time.perf_counter() - start)
 
 
+def compare(workload: Workload, model: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """Both sides in turn: median tokens per second, and the median of the ratios of neighbouring runs."""
+    script = make_script(workload, args.batch, args.turns)
+    # As in training, one engine lives through all batches; a released session leaves no prefix behind.
+    engine = TransformersEngine(model, word_tokenizer(), batch_size=args.batch, max_context=4096)
+    sides = {"engine": lambda: engine_rollouts(engine, script), "generate": lambda: generate_rollouts(model, script)}
+    for run in sides.values():
+        run()
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(args.repeats):
+        for name, run in sides.items():
+            rates[name].append(rate(run))
+    ratios = [ours / theirs for ours, theirs in zip(rates["engine"], rates["generate"], strict=True)]
+    return {
+        **asdict(workload),
+        "tokens_per_second": {name: round(statistics.median(values), 1) for name, values in rates.items()},
+        "ratio": round(statistics.median(ratios), 2),
+        "ratios": [round(ratio, 2) for ratio in ratios],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workload", choices=WORKLOADS, action="append", help="default: all")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--turns", type=int, default=4)
-    parser.add_argument("--prompt", type=int, default=64, help="mean prompt tokens")
-    parser.add_argument("--new-tokens", type=int, default=32, help="sampled tokens per turn")
-    parser.add_argument("--feedback", type=int, default=60, help="mean feedback tokens per turn")
     parser.add_argument("--hidden", type=int, default=96)
     parser.add_argument("--kv-heads", type=int, default=0, help="0: one per query head")
     parser.add_argument("--layers", type=int, default=2)
@@ -131,34 +201,18 @@ def main() -> None:
 
     torch.set_num_threads(1)
     model = tiny_policy(args.hidden, args.layers, args.kv_heads)
-    rng = np.random.default_rng(0)
-    prompts = [feedback(rng, args.prompt) for _ in range(args.batch)]
-    # As in training, one engine lives through all batches; a released session leaves no prefix behind.
-    engine = TransformersEngine(model, word_tokenizer(), batch_size=args.batch, max_context=2048)
-    sides = {
-        "engine": lambda: engine_rollouts(engine, prompts, args),
-        "generate": lambda: generate_rollouts(model, prompts, args),
-    }
-    for run in sides.values():
-        run()
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(args.repeats):
-        for name, run in sides.items():
-            rates[name].append(rate(run))
-    ratios = [ours / theirs for ours, theirs in zip(rates["engine"], rates["generate"], strict=True)]
-    result = {
-        "settings": {key: value for key, value in vars(args).items() if key != "json"},
-        "tokens_per_second": {name: round(statistics.median(values), 1) for name, values in rates.items()},
-        "ratio": round(statistics.median(ratios), 2),
-        "ratios": [round(ratio, 2) for ratio in ratios],
-    }
+    names = args.workload or list(WORKLOADS)
+    results = {name: compare(WORKLOADS[name], model, args) for name in names}
     if args.json:
-        print(json.dumps(result))
+        settings = {key: value for key, value in vars(args).items() if key not in ("json", "workload")}
+        print(json.dumps({"settings": settings, "workloads": results}))
         return
-    print(f"{'side':<12}{'tokens/s':>12}")
-    for name, values in rates.items():
-        print(f"{name:<12}{statistics.median(values):>12.0f}")
-    print(f"ratio {statistics.median(ratios):.2f} (repeats: {', '.join(f'{ratio:.2f}' for ratio in ratios)})")
+    print(f"batch {args.batch}, {args.turns} turns, one thread; tokens per second, median of {args.repeats}")
+    print(f"{'lengths':<16}{'prompt':>8}{'action':>8}{'feedback':>10}{'engine':>10}{'generate':>10}{'ratio':>8}")
+    for name, found in results.items():
+        speed = found["tokens_per_second"]
+        lengths = f"{found['prompt']:>8}{found['action']:>8}{found['feedback']:>10}"
+        print(f"{name:<16}{lengths}{speed['engine']:>10.0f}{speed['generate']:>10.0f}{found['ratio']:>8.2f}")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.rollout.engines.base import Completion, GenerationRequest, Sampling
@@ -78,20 +88,35 @@ def test_logprobs_match_when_sessions_are_evicted(model: Qwen2ForCausalLM, token
     check_four_turns(model, TransformersEngine(model, tokenizer, batch_size=2, max_context=CONTEXT), sessions=7)
 
 
-def test_logprobs_match_for_llama_with_eager_attention(tokenizer: PreTrainedTokenizerFast) -> None:
+LLAMA_3_ROPE = {
+    "rope_type": "llama3", "rope_theta": 5000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("build", "config", "special"),
+    [
+        (LlamaForCausalLM, LlamaConfig, {}),
+        (LlamaForCausalLM, LlamaConfig, {"num_key_value_heads": 2, "attention_bias": True}),
+        (LlamaForCausalLM, LlamaConfig, {"rope_parameters": LLAMA_3_ROPE, "head_dim": 24}),
+        (LlamaForCausalLM, LlamaConfig, {"mlp_bias": True, "attn_implementation": "eager"}),
+        (Qwen2ForCausalLM, Qwen2Config, {"num_key_value_heads": 1, "tie_word_embeddings": True}),
+        (Qwen3ForCausalLM, Qwen3Config, {"num_key_value_heads": 2, "head_dim": 16}),
+    ],
+    ids=["llama", "llama-gqa-bias", "llama-3-rope", "llama-eager-mlp-bias", "qwen2-mqa-tied", "qwen3"],
+)
+def test_logprobs_match_for_other_shapes(
+    tokenizer: PreTrainedTokenizerFast, build: Any, config: Any, special: dict[str, Any]
+) -> None:
+    """Shapes that the engine computes with joined projections, and shapes that it leaves to the model."""
     torch.manual_seed(1)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        initializer_range=0.3,
-        eos_token_id=None,
-        bos_token_id=None,
-        attn_implementation="eager",
-    )
-    model = LlamaForCausalLM(config).eval()
+    shape = {"hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    plain = {"vocab_size": len(tokenizer), "initializer_range": 0.2, "eos_token_id": None, "bos_token_id": None}
+    model = build(config(**{**shape, **plain, **special})).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, mean=1.0, std=0.2)
     check_four_turns(model, TransformersEngine(model, tokenizer, batch_size=3, max_context=CONTEXT), sessions=4)
 
 

@@ -16,6 +16,7 @@ import torch
 
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.rollout.engines.base import Completion, FinishReason, GenerationRequest, TokenizerLike
+from tspo_cli.rollout.engines.fused import FusedForward, can_fuse
 from tspo_cli.rollout.engines.kv_cache import SlotCache
 from tspo_cli.rollout.engines.sampling import sample, uniforms
 from tspo_cli.rollout.engines.slots import FREE, IDLE, RUNNING, SlotTable
@@ -73,6 +74,10 @@ class TransformersEngine:
         self.prefill_wait = 0
         self._hidden = torch.finfo(self.dtype).min
         self._mask = self._empty_mask()
+        self._fused: FusedForward | None = None
+        if can_fuse(model):
+            with torch.no_grad():
+                self._fused = FusedForward(model, self.cache, max_context)
         # transformers renamed the argument in 5.24.
         self._cache_name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
 
@@ -140,6 +145,8 @@ class TransformersEngine:
         if weights is not None:
             _copy_weights(self.model, weights)
         self.weight_version = version
+        if self._fused is not None:
+            self._fused.refresh()
         self.table.cached[:] = 0
         # A new mask: the old one may have been made in inference mode, where nothing outside may write to it.
         self._mask = self._empty_mask()
@@ -255,6 +262,8 @@ class TransformersEngine:
 
     def _forward(self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Logits [rows, vocabulary] of the last column."""
+        if self._fused is not None:
+            return self._fused(tokens, positions, mask)
         output = self.model(
             input_ids=tokens,
             position_ids=positions,
