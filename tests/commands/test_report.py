@@ -64,7 +64,7 @@ def test_report_writes_the_page_and_says_where(demo: Path, tmp_path: Path) -> No
 def test_report_says_which_run_has_no_evaluation(tmp_path: Path) -> None:
     make_run(tmp_path / "new", Config(), 2, {}, state="failed")
     done = tspo("report", tmp_path / "new", "--json")
-    assert json.loads(done.stdout) == {"rows": []}
+    assert json.loads(done.stdout) == {"rows": [], "evaluations": []}
     assert "new: no evaluation yet" in done.stderr
     assert "new: failed at step 2 of 100" in done.stderr
 

@@ -6,18 +6,26 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.reporting.tree import HOSTILE, make_tree
+from tspo_cli.errors import UsageError
 from tspo_cli.reporting.baseline import differences
+from tspo_cli.reporting.results_table import records, results_table
 from tspo_cli.reporting.rows import Row, result_rows
-from tspo_cli.reporting.tables import Format, latex_escape, records, render
+from tspo_cli.reporting.tables import Cell, Column, Format, Table, latex_escape
+from tspo_cli.reporting.tables import render as render_tables
 from tspo_cli.reporting.views import open_runs
 
 ROW = Row(
     HOSTILE, "tspo", 1, 60, True, "te\nst", "agent", 5, 0.4, 0.1, 0.8, 0.5, None, None, 2.0, 0.0, 1e-6, "tspo train"
 )
+
+
+def render(rows: list[dict[str, Any]], form: Format) -> str:
+    return render_tables([results_table(rows)], form)
 
 
 def test_json_and_csv_keep_every_value(tmp_path: Path) -> None:
@@ -71,3 +79,46 @@ def test_empty_columns_are_left_out_and_no_rows_is_no_error() -> None:
     assert "gold recall" not in render(records([ROW]), Format.table)
     for form in Format:
         assert render([], form)
+
+
+RANKED = Table(
+    name="main",
+    title="EM & co",
+    columns=(Column("method", False), Column("nq")),
+    rows=(
+        (Cell("a_b"), Cell("40.1", second=True)),
+        (Cell("tspo"), Cell("52.7", best=True, letters="ab")),
+        (Cell("Paper, 7B", letters="†S"), Cell("48.0")),
+    ),
+    records=[{"method": "tspo"}],
+    notes=("† 100 % published.",),
+    quoted=frozenset({2}),
+)
+
+
+def test_emphasis_letters_and_quoted_rows_in_every_form() -> None:
+    latex = render_tables([RANKED], Format.latex)
+    assert r"a\_b & \underline{40.1} \\" in latex
+    assert r"tspo & \textbf{52.7}\textsuperscript{ab} \\" in latex
+    assert "\\midrule\n\\textit{Paper, 7B}\\textsuperscript{\\textdagger{}S} & \\textit{48.0}" in latex
+    assert r"% \textdagger{} 100 \% published." in latex
+    markdown = render_tables([RANKED], Format.md)
+    assert "| a\\_b | <u>40.1</u> |" in markdown
+    assert "| tspo | **52.7**<sup>ab</sup> |" in markdown
+    assert "| *Paper, 7B*<sup>†S</sup> | *48.0* |" in markdown
+    plain = render_tables([RANKED], Format.table)
+    assert "*52.7ᵃᵇ" in plain
+    assert "_40.1" in plain
+    assert "* best, _ second." in plain
+    colored = render_tables([RANKED], Format.table, color=True)
+    assert "\x1b[1m52.7ᵃᵇ" in colored
+    assert "\x1b[4m40.1" in colored
+
+
+def test_several_tables_are_titled_and_never_one_csv() -> None:
+    two = [results_table(records([ROW])), RANKED]
+    assert "### EM \\& co" in render_tables(two, Format.md)
+    assert "% EM & co" in render_tables(two, Format.latex)
+    assert set(json.loads(render_tables(two, Format.json))) == {"rows", "main"}
+    with pytest.raises(UsageError, match="one table; choose one of rows, main"):
+        render_tables(two, Format.csv)

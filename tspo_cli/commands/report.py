@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,49 +13,111 @@ from tspo_cli import console
 from tspo_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from tspo_cli.reporting.build import Report
     from tspo_cli.reporting.tables import Format
 
 FORMATS = ("table", "md", "csv", "latex", "json")
+TABLES = ("rows", "main", "ablation", "curves", "classes", "cost", "all")
 
 
 def report(
-    paths: Annotated[list[Path], typer.Argument(metavar="RUN_OR_DIR...", help="Run directories, or folders of them.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="RUN_OR_DIR...", help="Runs, folders of `tspo eval`, or folders of these.")
+    ],
     form: Annotated[
         str | None, typer.Option("--format", help="table, md, csv, latex or json.  [default: table]")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    table: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--table",
+            help="rows, main (methods by data sets), ablation, curves, classes (of groups), cost or all. Repeatable."
+            "  [default: rows]",
+        ),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option("--html", help="Also write one self-contained page to this file.")
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option("--baseline", help="Run or algorithm to compare with, item by item.")
+        list[str] | None,
+        typer.Option("--baseline", help="Run, algorithm or method to compare with, item by item. Repeatable."),
     ] = None,
+    metric: Annotated[
+        str, typer.Option("--metric", help="Score of the items in main and ablation: em, f1, sub_em, ...")
+    ] = "em",
+    published: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--published", metavar="WORDS", help="Set published rows with these words (3B, 'Search-R1 7B', all) beside."
+        ),
+    ] = None,
+    intervals: Annotated[bool, typer.Option("--intervals", help="95 % intervals in the main table.")] = False,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option("--ignore", metavar="KEY", help="Runs that differ in this setting alone are one arm, too."),
+    ] = None,
+    items: Annotated[int, typer.Option("--items", min=0, help="Items on the page, of every evaluation. 0: all.")] = 200,
     all_steps: Annotated[
         bool, typer.Option("--all-steps", help="Every evaluation, not only step 0 and the end.")
     ] = False,
 ) -> None:
-    """Compare runs: scores before training (step 0) and at the end, with 95 % Wilson intervals over the questions."""
-    chosen = _chosen_format(form, as_json)
+    """Compare runs and evaluations: tables for a terminal, a paper or a program, and one page to look at.
 
-    from tspo_cli.reporting import tables
-    from tspo_cli.reporting.baseline import differences
-    from tspo_cli.reporting.rows import result_rows
+    Runs that differ only in their seed are one arm of main, ablation, curves and classes. Intervals, tests and Holm's
+    correction are those of `--table main --format json`.
+    """
+    chosen = _chosen_format(form, as_json)
+    names = _chosen_tables(table)
+
+    from tspo_cli.reporting.build import Report
+    from tspo_cli.reporting.published import choose_published, read_published
+    from tspo_cli.reporting.tables import render
     from tspo_cli.reporting.views import open_runs, unfinished
 
     views = open_runs(paths)
-    rows = result_rows(views, all_steps=all_steps)
-    against = differences(rows, views, baseline) if baseline is not None else None
-    evaluated = {row.run for row in rows}
+    found = Report(
+        views,
+        baselines=baseline or [],
+        metric=metric,
+        published=choose_published(read_published(), published, metric) if published else [],
+        intervals=intervals,
+        all_steps=all_steps,
+        ignore=ignore or [],
+    )
+    evaluated = {row.run for row in found.rows}
     for message in [*unfinished(views), *(f"{v.name}: no evaluation yet" for v in views if v.name not in evaluated)]:
         console.say(message)
-    records = tables.records(rows, against)
-    console.result(tables.render(records, chosen, width=_width(), color=sys.stdout.isatty()))
+    if names == ["all"]:
+        names = found.possible()
+    if chosen == "json":
+        console.result_json(_json(found, names))
+    else:
+        console.result(render([found.table(name) for name in names], chosen, width=_width(), color=sys.stdout.isatty()))
     if html is not None:
         from tspo_cli import runs
         from tspo_cli.reporting.page import render_page
 
-        runs.atomic_write_text(html, render_page(views, records))
+        runs.atomic_write_text(html, render_page(found, items=items))
         console.say(f"page: {html}")
+
+
+def _json(found: Report, names: list[str]) -> dict[str, Any]:
+    """`rows` are those of training runs, or where there is no run those of the evaluations; these are always beside."""
+    rows = found.table("rows").records
+    evaluations = [row for row in rows if row["evaluation"]]
+    return {
+        "rows": [row for row in rows if not row["evaluation"]] or evaluations,
+        "evaluations": evaluations,
+        **{name: found.table(name).records for name in names if name != "rows"},
+    }
+
+
+def _chosen_tables(names: list[str] | None) -> list[str]:
+    for name in names or []:
+        if name not in TABLES:
+            raise UsageError(f"--table {name}: choose one of {', '.join(TABLES)}")
+    return ["all"] if names and "all" in names else list(dict.fromkeys(names or ["rows"]))
 
 
 def _chosen_format(form: str | None, as_json: bool) -> Format:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from tspo_cli import runs
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.reporting.groups import read_records
 from tspo_cli.reporting.rows import Row
@@ -40,16 +38,16 @@ def differences(rows: Sequence[Row], views: Sequence[RunView], name: str) -> lis
     if not candidates:
         known = ", ".join(dict.fromkeys([row.run for row in rows] + [row.algorithm for row in rows])) or "none"
         raise MissingResourceError(f"--baseline {name}: no evaluated run or algorithm of that name; there are: {known}")
-    paths = {view.name: view.path for view in views}
+    by_name = {view.name: view for view in views}
     baseline_runs = {row.run for row in candidates}
-    return [None if row.run in baseline_runs else _difference(row, candidates, paths) for row in rows]
+    return [None if row.run in baseline_runs else _difference(row, candidates, by_name) for row in rows]
 
 
-def _difference(row: Row, candidates: Sequence[Row], paths: Mapping[str, Path]) -> Difference | None:
+def _difference(row: Row, candidates: Sequence[Row], views: Mapping[str, RunView]) -> Difference | None:
     other = _partner(row, candidates)
     if other is None:
         return None
-    mine, theirs = _exact_matches(paths[row.run], row), _exact_matches(paths[other.run], other)
+    mine, theirs = exact_matches(views[row.run], row), exact_matches(views[other.run], other)
     pairs = [(em, theirs[item]) for item, em in mine.items() if item in theirs]
     if not pairs:
         return None
@@ -76,6 +74,7 @@ def mcnemar(won: int, lost: int) -> float:
     return float(binomtest(won, won + lost, 0.5).pvalue) if won + lost else 1.0
 
 
-def _exact_matches(run: Path, row: Row) -> dict[str, bool]:
-    path = run / "eval" / runs.step_name(row.step) / f"{row.dataset}.items.jsonl.gz"
+def exact_matches(view: RunView, row: Row) -> dict[str, bool]:
+    """Exact match by item id of a row's evaluation; empty where its items were not kept."""
+    path = view.items_path(row.step, row.dataset)
     return {str(item["id"]): float(item["em"]) >= 0.5 for item in read_records(path)} if path.exists() else {}

@@ -10,6 +10,7 @@ from html import escape
 WIDTH, HEIGHT = 440, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 36
 COLORS = 8
+Points = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, slots=True)

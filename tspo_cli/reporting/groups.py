@@ -25,11 +25,14 @@ class Source:
     step: int
     dataset: str | None
     path: Path
+    in_training: bool = True
 
     @property
     def label(self) -> str:
         """For people: what and when."""
-        return f"rollouts of step {self.step}" if self.dataset is None else f"{self.dataset} at step {self.step}"
+        if self.dataset is None:
+            return f"rollouts of step {self.step}"
+        return f"{self.dataset} at step {self.step}" if self.in_training else self.dataset
 
 
 def sources(view: RunView) -> list[Source]:
@@ -39,8 +42,8 @@ def sources(view: RunView) -> list[Source]:
         for path in sorted((view.path / "rollouts").glob("step_*.jsonl.gz"))
     ]
     items = [
-        Source(step, path.name.removesuffix(".items.jsonl.gz"), path)
-        for step, directory in runs.eval_steps(view.path)
+        Source(step, path.name.removesuffix(".items.jsonl.gz"), path, not view.is_evaluation)
+        for step, directory in view.evaluation_folders()
         for path in sorted(directory.glob("*.items.jsonl.gz"))
     ]
     return rollouts + items

@@ -13,7 +13,8 @@ from tspo_cli.reporting.views import RunView
 class Row:
     """Scores are shares between 0 and 1; `em_low` and `em_high` bound the 95 % Wilson interval over the `n` items.
 
-    `searches` is a mean per item. `last` marks the last evaluation of the run.
+    `searches` is a mean per item. `last` marks the last evaluation of the run. An `evaluation` was made by `tspo eval`
+    and has no steps (0) and no learning rate.
     """
 
     run: str
@@ -34,6 +35,7 @@ class Row:
     invalid_share: float | None
     lr: float | None
     command: str
+    evaluation: bool = False
 
 
 def result_rows(views: Iterable[RunView], *, all_steps: bool = False) -> list[Row]:
@@ -71,8 +73,9 @@ def _row(view: RunView, step: int, last: bool, scores: dict[str, Any]) -> Row:
         gold_recall=scores.get("gold_recall"),
         searches=scores.get("searches"),
         invalid_share=scores.get("invalid_share"),
-        lr=view.setting("optimizer.lr"),
+        lr=None if view.is_evaluation else view.setting("optimizer.lr"),
         command=view.command,
+        evaluation=view.is_evaluation,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a report reads of a run directory: settings, state, metrics and evaluations, of any run in any state."""
+"""What a report reads from disk: training runs in any state, and evaluations of a model by a method."""
 
 from __future__ import annotations
 
@@ -9,22 +9,37 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli import runs
-from tspo_cli.errors import InvalidInputError
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+
+SUMMARY = "eval.json"
+"""Marks a folder that `tspo eval` wrote."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """One run directory under the name that the report gives it."""
+    """One run directory, or one folder of `tspo eval`, under the name that the report gives it.
+
+    `method` and `model` are set for an evaluation only: how it answered, and the model directory it answered with.
+    """
 
     path: Path
     name: str
     config: dict[str, Any]
     status: dict[str, Any]
     command: str
+    method: str = ""
+    model: str = ""
+
+    @property
+    def is_evaluation(self) -> bool:
+        """True for a folder of `tspo eval`, which has no training steps."""
+        return bool(self.method)
 
     @property
     def algorithm(self) -> str:
-        """The credit algorithm, or sft for a run without one."""
+        """The credit algorithm, sft for a run without one, or the method of an evaluation."""
+        if self.is_evaluation:
+            return self.method
         return "sft" if self.config.get("kind") == "sft" else str(self.setting("credit.algorithm", "?"))
 
     @property
@@ -49,44 +64,100 @@ class RunView:
         """Seconds per training step, so far."""
         return _steps(self.path / "timings.jsonl")
 
+    def evaluation_folders(self) -> list[tuple[int, Path]]:
+        """Where scores and items lie, as (step, folder); an evaluation is one folder, at step 0."""
+        return [(0, self.path)] if self.is_evaluation else runs.eval_steps(self.path)
+
     def evaluations(self) -> list[tuple[int, dict[str, Any]]]:
-        """All scores as (step, scores), by step and data set."""
+        """All scores as (step, scores), by step and data set (of an evaluation in the order it was asked for)."""
+        if self.is_evaluation:
+            return [(0, scores) for scores in _object(self.path / SUMMARY)["results"]]
         return [
             (step, _object(path))
-            for step, directory in runs.eval_steps(self.path)
+            for step, directory in self.evaluation_folders()
             for path in sorted(directory.glob("*.json"))
         ]
 
+    def items_path(self, step: int, dataset: str) -> Path:
+        """The file of the evaluated items of a data set at a step; it may be missing."""
+        folder = dict(self.evaluation_folders()).get(step, self.path / "eval" / runs.step_name(step))
+        return folder / f"{dataset.replace(os.sep, '_')}.items.jsonl.gz"
+
 
 def open_run(path: Path, name: str | None = None) -> RunView:
-    """The view of one run directory.
+    """The view of one run directory or evaluation folder.
 
     Raises:
         InvalidInputError: its configuration or status is not a JSON object.
-        MissingResourceError: it has no configuration.
+        MissingResourceError: it is neither.
     """
+    name = name or path.resolve().name
+    if is_evaluation(path):
+        return _open_evaluation(path, name)
     command = path / "command.txt"
     lines = command.read_text(encoding="utf-8").splitlines() if command.exists() else []
     status = path / "status.json"
     return RunView(
         path=path,
-        name=name or path.resolve().name,
+        name=name,
         config=_object(path / runs.CONFIG_NAME),
         status=_object(status) if status.exists() else {},
         command=lines[0] if lines else "",
     )
 
 
+def is_evaluation(path: Path) -> bool:
+    """True for a folder that `tspo eval` finished."""
+    return not runs.is_run(path) and (path / SUMMARY).is_file()
+
+
+def _open_evaluation(path: Path, name: str) -> RunView:
+    summary = _object(path / SUMMARY)
+    results = summary.get("results")
+    if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
+        raise InvalidInputError(f"{path / SUMMARY}: expected a list of scores under results")
+    return RunView(
+        path=path,
+        name=name,
+        config=summary.get("config") or {},
+        status={"state": "finished"},
+        command=str(summary.get("command", "")),
+        method=str(summary.get("method") or "?"),
+        model=str(summary.get("model", "")),
+    )
+
+
 def open_runs(paths: Sequence[Path]) -> list[RunView]:
-    """All runs at or below `paths`, named relative to what the paths have in common.
+    """All runs and evaluations at or below `paths`, runs first, named relative to what the paths have in common.
 
     Raises:
-        MissingResourceError: a path does not exist or has no run below it.
+        MissingResourceError: a path does not exist or has nothing below it.
     """
-    found = list(dict.fromkeys(path.resolve() for path in runs.find_runs(paths)))
-    bases = [path.resolve().parent if runs.is_run(path) else path.resolve() for path in paths]
+    found: dict[Path, None] = {}
+    for path in paths:
+        found |= dict.fromkeys(one.resolve() for one in _below(path))
+    ordered = sorted(found, key=lambda path: not runs.is_run(path))
+    bases = [path.resolve().parent if _is_one(path) else path.resolve() for path in paths]
     base = Path(os.path.commonpath(bases))
-    return [open_run(path, path.relative_to(base).as_posix()) for path in found]
+    return [open_run(path, path.relative_to(base).as_posix()) for path in ordered]
+
+
+def _is_one(path: Path) -> bool:
+    return runs.is_run(path) or is_evaluation(path)
+
+
+def _below(path: Path) -> list[Path]:
+    if not path.exists():
+        raise MissingResourceError(f"{path}: no such run directory")
+    if _is_one(path):
+        return [path]
+    evaluations = sorted(one.parent for one in path.rglob(SUMMARY) if is_evaluation(one.parent))
+    some = sorted(one.parent for one in path.rglob(runs.CONFIG_NAME)) + evaluations
+    if not some:
+        raise MissingResourceError(
+            f"{path}: no run or evaluation below it (a run holds {runs.CONFIG_NAME}, an evaluation {SUMMARY})"
+        )
+    return some
 
 
 def unfinished(views: Iterable[RunView]) -> list[str]:

@@ -1,0 +1,96 @@
+"""What runs and evaluations cost: device hours, tokens and searches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tspo_cli import runs
+from tspo_cli.reporting.tables import Column, Table, cells, number
+from tspo_cli.reporting.views import RunView
+
+
+def cost_table(views: Sequence[RunView]) -> Table:
+    """One line per run: what training took; and per run or evaluation what answering one question takes.
+
+    Device hours are the seconds of the training steps times the processes, each of which holds one GPU or one CPU
+    core; evaluations in between are not in them.
+    """
+    records = [_record(view) for view in views]
+    shown = [
+        (head, key, form) for head, key, form in _COLUMNS if any(record.get(key) is not None for record in records)
+    ]
+    return Table(
+        name="cost",
+        title="Cost",
+        columns=(Column("run", False), Column("device", False), *(Column(head) for head, _, _ in shown)),
+        rows=tuple(
+            cells([record["run"], record["device"] or "", *(number(record[key], form) for _, key, form in shown)])
+            for record in records
+        ),
+        records=records,
+        notes=(
+            "Hours: seconds of the training steps times processes (one GPU or CPU core each), evaluations left out."
+            " Trained tokens: sampled tokens that entered the loss. Per question: means over the last evaluation.",
+        ),
+    )
+
+
+_COLUMNS = (
+    ("hours", "device_hours", "{:.3f}"),
+    ("rollout %", "rollout_share", "{:.0f}"),
+    ("steps", "steps", "{:d}"),
+    ("rollouts", "rollouts", "{:d}"),
+    ("trained tokens", "trained_tokens", "{:,}"),
+    ("searches, training", "training_searches", "{:,}"),
+    ("searches per question", "searches_per_question", "{:.2f}"),
+    ("tokens per question", "tokens_per_question", "{:.0f}"),
+    ("seconds per question", "seconds_per_question", "{:.2f}"),
+)
+
+
+def _record(view: RunView) -> dict[str, Any]:
+    timings, metrics = view.timings(), view.metrics()
+    seconds = sum(record.get("total") or 0.0 for record in timings)
+    rollout = sum(record.get("rollout") or 0.0 for record in timings)
+    processes = int(view.setting("train.processes", 1) or 1)
+    per_step = 0
+    if not view.is_evaluation and view.algorithm != "sft":
+        per_step = int(view.setting("rollout.questions_per_step", 0)) * int(view.setting("rollout.group_size", 0))
+    ends = _last_scores(view)
+    gpus = _gpus(view)
+    return {
+        "run": view.name,
+        "algorithm": view.algorithm,
+        "seed": view.setting("seed"),
+        "device": None if not timings else f"{processes} × {gpus[0] if gpus else 'CPU core'}",
+        "device_hours": seconds * processes / 3600 if timings else None,
+        "seconds": seconds if timings else None,
+        "rollout_share": 100 * rollout / seconds if rollout and seconds else None,
+        "steps": len(metrics) or None,
+        "rollouts": per_step * len(metrics) or None,
+        "trained_tokens": round(sum(record.get("tokens") or 0 for record in metrics)) or None,
+        "training_searches": round(sum((record.get("searches") or 0) * per_step for record in metrics)) or None,
+        "searches_per_question": _mean(ends, "searches"),
+        "tokens_per_question": _mean(ends, "response_tokens"),
+        "seconds_per_question": _mean(ends, "latency"),
+    }
+
+
+def _last_scores(view: RunView) -> list[dict[str, Any]]:
+    evaluations = view.evaluations()
+    end = max((step for step, _ in evaluations), default=0)
+    return [scores for step, scores in evaluations if step == end]
+
+
+def _mean(scores: Sequence[dict[str, Any]], key: str) -> float | None:
+    """Over questions, so that large data sets weigh more."""
+    known = [(float(one[key]), int(one.get("n") or 0)) for one in scores if isinstance(one.get(key), int | float)]
+    total = sum(n for _, n in known)
+    return sum(value * n for value, n in known) / total if total else None
+
+
+def _gpus(view: RunView) -> list[str]:
+    path = view.path / "env.json"
+    found = runs.read_json(path).get("gpus") if path.is_file() else None
+    return list(found or [])
