@@ -43,7 +43,7 @@ def test_build_info_search_verify(corpus: Path, tmp_path: Path) -> None:
     index = tmp_path / "index"
     built = _json("build", corpus, "--out", index, "--set", "k1=1.2", "--set", "b=0.4")
     assert built["passages"] == 2
-    assert built["parameters"] == {"method": "lucene", "k1": 1.2, "b": 0.4, "stop_words": "lucene"}
+    assert built["parameters"] == {"method": "lucene", "k1": 1.2, "b": 0.4, "stop_words": "lucene", "stemmer": "none"}
     assert _json("info", index) == built
     assert _json("verify", index) == {"index": str(index), "ok": True, "files": 7, "corpus": "same"}
     found = _json("search", index, "blue lake", "zebra", "-k", "1")

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.retrieval.dense import Encoder, rank_vectors
+from tspo_cli.retrieval.dense import rank_vectors
+from tspo_cli.retrieval.encoder import Encoder
 from tspo_cli.retrieval.index import build_index, open_index, verify_index
+from tspo_cli.retrieval.manifest import file_facts
 from tspo_cli.retrieval.settings import DenseSettings
 
 WORDS = ("river", "violin", "planet", "bread", "castle", "football", "whale", "engine")
@@ -84,7 +86,7 @@ def test_an_encoder_of_another_size_is_refused(encoder: str, corpus: Path, tmp_p
     small.add(np.zeros((len(TEXTS), 8), np.float32))
     faiss.write_index(small, str(out / "vectors.faiss"))
     manifest = json.loads((out / "manifest.json").read_text())
-    manifest["files"]["vectors.faiss"]["bytes"] = (out / "vectors.faiss").stat().st_size
+    manifest["files"]["vectors.faiss"] = file_facts(out / "vectors.faiss")
     (out / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InvalidInputError, match=r"gives 384 dimensions, .* has 8"):
         open_index(out)

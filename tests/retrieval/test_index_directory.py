@@ -58,7 +58,7 @@ def test_the_manifest_says_what_was_built(corpus: Path, tmp_path: Path) -> None:
     manifest = build_index(corpus, tmp_path / "index", settings={"k1": "0.9", "stop_words": "none"})
     assert manifest["kind"] == "bm25"
     assert manifest["passages"] == 3
-    assert manifest["parameters"] == {"method": "lucene", "k1": 0.9, "b": 0.75, "stop_words": "none"}
+    assert manifest["parameters"] == {"method": "lucene", "k1": 0.9, "b": 0.75, "stop_words": "none", "stemmer": "none"}
     assert manifest["corpus"]["path"] == str(corpus)
     assert set(manifest["files"]) == {path.name for path in (tmp_path / "index").iterdir()} - {"manifest.json"}
 

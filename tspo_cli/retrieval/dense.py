@@ -1,113 +1,204 @@
-"""Dense retrieval: sentence-transformers vectors of length one in a flat FAISS index, so a score is a cosine."""
+"""Dense retrieval: an encoder's vectors in a FAISS index, ranked by inner product."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from tspo_cli.console import progress, warn
-from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.retrieval.passages import PassageStore
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.retrieval.encoder import Encoder
+from tspo_cli.retrieval.faiss_files import FlatRows, is_flat, is_streamable, open_faiss, write_flat
 from tspo_cli.retrieval.ranking import Ranked, top_k
 from tspo_cli.retrieval.settings import DenseSettings
+from tspo_cli.retrieval.vectors import ShardedVectors
 
 VECTORS_NAME = "vectors.faiss"
-_SLACK = 1e-4
-"""FAISS's own scores depend on the batch in their last digits; candidates this close to the cut are scored again."""
+RESCORE_NAME = "rescore.npy"
+_SLACK = {"float32": 1e-4, "float16": 2e-3}
+"""First-pass scores depend on the batch, or on their type, in the last digits; candidates this close to the cut are
+scored again. Float16: twice 2^-11 for the factors and once for the product, on vectors of length one."""
+_TRAINING_ROWS = 65_536
+
+Rows = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+"""Positions in, their vectors out."""
 
 
-class Encoder:
-    """Texts in, float32 [n, dim] vectors of length one out.
+class FirstPass(Protocol):
+    """What a FAISS index and a TorchScan have in common."""
+
+    ntotal: int
+    d: int
+
+    def search(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Scores and positions [n, k] by falling score; position -1 where there is nothing more."""
+        ...
+
+
+def write_vectors(shards: ShardedVectors, rows: int, dim: int, directory: Path, settings: DenseSettings) -> None:
+    """Turn encoded shards into the index file of `settings.factory`, and the file to score again from.
+
+    Flat and scalar-quantised kinds are written in a stream; others are held in memory while they grow.
 
     Raises:
-        MissingResourceError: sentence-transformers is not installed, or there is no such encoder on this machine.
+        InvalidInputError: FAISS does not know the factory string, or it needs more vectors than there are.
     """
-
-    def __init__(self, name: str, settings: DenseSettings) -> None:
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError:
-            raise MissingResourceError(
-                'dense retrieval needs sentence-transformers; pip install "tspo-cli[dense]"'
-            ) from None
-        try:
-            self._model: Any = SentenceTransformer(name)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise MissingResourceError(f"encoder {name}: cannot be loaded ({reason}); name a model directory") from None
-        self._model.max_seq_length = min(settings.max_length, self._model.max_seq_length or settings.max_length)
-        self._batch_size = settings.batch_size
-
-    def encode(self, texts: list[str]) -> NDArray[np.float32]:
-        """Vectors of length one, in the order of `texts`."""
-        vectors = self._model.encode(
-            texts, batch_size=self._batch_size, normalize_embeddings=True, show_progress_bar=False
+    index = empty_index(dim, settings.factory)
+    try:
+        if not index.is_trained:
+            index.train(shards.sample(settings.train_size or _training_rows(index)))
+    except RuntimeError as error:
+        raise _factory_error(settings.factory, error) from None
+    path = directory / VECTORS_NAME
+    if is_streamable(index):
+        write_flat(index, shards.blocks(), rows, path)
+    else:
+        for block in shards.blocks():
+            index.add(block)
+        faiss.write_index(index, str(path))
+    if settings.rescore != "none":
+        kept = np.lib.format.open_memmap(
+            directory / RESCORE_NAME, mode="w+", dtype=np.dtype(settings.rescore), shape=(rows, dim)
         )
-        return np.ascontiguousarray(vectors, dtype=np.float32)
+        for shard in range(shards.shards):
+            start, stop = shards.span(shard)
+            kept[start:stop] = shards.block(shard)
+        kept.flush()
 
 
-def build_dense(store: PassageStore, directory: Path, settings: DenseSettings, encoder: str) -> None:
-    """Encode the contents of `store` into a flat inner-product index in `directory`.
+def empty_index(dim: int, factory: str) -> Any:
+    """A FAISS inner-product index without vectors. Raises InvalidInputError for an unknown factory string."""
+    try:
+        return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise _factory_error(factory, error) from None
 
-    Raises:
-        InvalidInputError: no encoder was named.
-        MissingResourceError: see Encoder.
-    """
-    if not encoder:
-        raise InvalidInputError("a dense index needs an encoder; give --encoder NAME_OR_DIRECTORY")
-    if "e5" in Path(encoder).name.lower() and not (settings.query_prefix and settings.passage_prefix):
-        warn("E5 encoders expect --set 'query_prefix=query: ' --set 'passage_prefix=passage: '")
-    model = Encoder(encoder, settings)
-    index: Any = None
-    with progress("encoding passages", len(store)) as advance:
-        # Large blocks let the encoder sort by length; they bound memory all the same.
-        for start in range(0, len(store), block := 32 * settings.batch_size):
-            stop = min(start + block, len(store))
-            vectors = model.encode([settings.passage_prefix + store[at][1] for at in range(start, stop)])
-            index = index or faiss.IndexFlatIP(vectors.shape[1])
-            index.add(vectors)
-            advance(stop - start)
-    faiss.write_index(index, str(directory / VECTORS_NAME))
+
+def _factory_error(factory: str, error: RuntimeError) -> InvalidInputError:
+    reason = str(error).strip().splitlines()[0].split(": ", 1)[-1][:160]
+    return InvalidInputError(f"setting factory: FAISS cannot make {factory!r} of this corpus ({reason})")
+
+
+def _training_rows(index: Any) -> int:
+    """FAISS wants 39 vectors or more for a centroid; 64 are plenty."""
+    ivf = faiss.try_extract_index_ivf(index)
+    return max(_TRAINING_ROWS, 64 * ivf.nlist if ivf is not None else 0)
 
 
 class DenseRanker:
-    """Ranks by the inner product of the query's vector with every passage's."""
+    """Ranks by the inner product of the query's vector with every passage's.
 
-    def __init__(self, directory: Path, settings: DenseSettings, encoder: str) -> None:
+    Args:
+        vectors: the FAISS file, or its pieces in order.
+        rescore: the file with all vectors beside a compressed index, where there is one.
+        rows: passages in the corpus.
+        encoder, settings: how queries become vectors, and how they are searched.
+
+    Raises:
+        InvalidInputError: the file is damaged, or does not fit the encoder, the corpus or the settings.
+        MissingResourceError: no such encoder or device.
+    """
+
+    def __init__(
+        self, vectors: Sequence[Path], rescore: Path | None, rows: int, encoder: str, settings: DenseSettings
+    ) -> None:
         self._settings = settings
-        self._encoder = Encoder(encoder, settings)
-        self._index = faiss.read_index(str(directory / VECTORS_NAME), faiss.IO_FLAG_MMAP)
-        dim = self._encoder.encode(["dimension"]).shape[1]
-        if dim != self._index.d:
+        flat = FlatRows(vectors) if is_flat(vectors[0]) else None
+        self._exact: Rows | None = flat.rows if flat is not None else None
+        self._index = _first_pass(vectors, flat, settings)
+        if rescore is not None:
+            kept = np.load(rescore, mmap_mode="r", allow_pickle=False)
+            if kept.shape != (self._index.ntotal, self._index.d):
+                raise InvalidInputError(f"{rescore}: expected {self._index.ntotal} x {self._index.d}, got {kept.shape}")
+            self._exact = lambda positions: kept[positions].astype(np.float32)
+        self._lossless = flat is not None and rescore is None and settings.first_pass in _SLACK
+        if self._index.ntotal != rows:
             raise InvalidInputError(
-                f"encoder {encoder}: gives {dim} dimensions, {directory} has {self._index.d}; build the index again"
+                f"{vectors[0]}: holds {self._index.ntotal} vectors, the corpus {rows} passages; "
+                "this is the index of another corpus"
+            )
+        self._encoder = Encoder(encoder, settings)
+        if self._encoder.dim != self._index.d:
+            raise InvalidInputError(
+                f"encoder {encoder}: gives {self._encoder.dim} dimensions, {vectors[0]} has {self._index.d}; "
+                "name the encoder that built it, or build the index again"
             )
 
     def rank(self, queries: list[str], k: int) -> list[Ranked]:
         """The best `k` positions for each query."""
-        if not queries:
-            return []
-        vectors = self._encoder.encode([self._settings.query_prefix + query for query in queries])
-        return rank_vectors(self._index, vectors, k)
+        return self.rank_vectors(self._encoder.encode_queries(queries), k) if queries else []
+
+    def rank_vectors(self, vectors: NDArray[np.float32], k: int) -> list[Ranked]:
+        """The best `k` positions for each of `vectors` [n, dim]."""
+        k = min(k, self._index.ntotal)
+        if self._lossless:
+            return rank_vectors(self._index, vectors, k, self._exact, slack=_SLACK[self._settings.first_pass])
+        wanted = k if self._exact is None else max(k, min(self._settings.candidates, self._index.ntotal))
+        scores, positions = self._index.search(vectors, wanted)
+        return [
+            _rank_candidates(*row, k, self._exact, self._index.ntotal)
+            for row in zip(vectors, scores, positions, strict=True)
+        ]
 
 
-def rank_vectors(index: Any, vectors: NDArray[np.float32], k: int) -> list[Ranked]:
-    """The best `k` rows of a FAISS inner-product index for each of `vectors` [n, dim].
+def _first_pass(vectors: Sequence[Path], flat: FlatRows | None, settings: DenseSettings) -> FirstPass:
+    if settings.backend == "torch" or (flat is not None and len(vectors) > 1):
+        if flat is None:
+            raise InvalidInputError("setting backend: torch searches flat indexes only; leave it at faiss")
+        from tspo_cli.retrieval.torch_search import TorchScan
 
-    FAISS names the candidates; their scores are computed again one by one, so that equal vectors score equally and
-    a query's answer does not depend on which others came with it.
+        return TorchScan(flat, settings.first_pass, settings.device)
+    if settings.first_pass != "float32":
+        raise InvalidInputError(f"setting first_pass: {settings.first_pass} needs --set backend=torch")
+    index = open_faiss(vectors)
+    if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise InvalidInputError(f"{vectors[0]}: expected an inner-product index, got another metric")
+    ivf = faiss.try_extract_index_ivf(index)
+    if ivf is not None:
+        ivf.nprobe = min(settings.nprobe, ivf.nlist)
+    if isinstance(index, faiss.IndexHNSW):
+        index.hnsw.efSearch = max(settings.ef_search, settings.candidates)
+    found: FirstPass = index
+    return found
+
+
+def rank_vectors(
+    index: FirstPass, vectors: NDArray[np.float32], k: int, rows: Rows | None = None, *, slack: float = 1e-4
+) -> list[Ranked]:
+    """The best `k` rows of an inner-product index that keeps its vectors, for each of `vectors` [n, dim].
+
+    The first pass names the candidates; their scores are computed again one by one, so that equal vectors score
+    equally and a query's answer does not depend on which others came with it.
     """
+    exact_rows: Rows = rows or index.reconstruct_batch  # type: ignore[attr-defined]
     wanted = min(k + 16, index.ntotal)
     scores, positions = index.search(vectors, wanted)
     answers = []
     for vector, near, found in zip(vectors, scores, positions, strict=True):
-        while len(found) < index.ntotal and near[-1] >= near[min(k, len(near)) - 1] - _SLACK:
+        margin = slack * max(1.0, float(np.abs(near[:1]).max(initial=0)))
+        while len(found) < index.ntotal and near[-1] >= near[min(k, len(near)) - 1] - margin:
             near, found = (row[0] for row in index.search(vector[None], min(2 * len(found), index.ntotal)))
-        found = np.sort(found)
-        exact = (index.reconstruct_batch(found) * vector).sum(axis=1, dtype=np.float32)
-        answers.append(top_k(exact, found, k))
+        answers.append(_rank_candidates(vector, near, found, k, exact_rows, index.ntotal))
     return answers
+
+
+def _rank_candidates(
+    vector: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    positions: NDArray[np.int64],
+    k: int,
+    rows: Rows | None,
+    ntotal: int,
+) -> Ranked:
+    """The best `k` of what a first pass found; FAISS fills up with -1 where it has nothing more."""
+    if (positions >= ntotal).any():
+        raise InvalidInputError(f"the index names row {positions.max()} of {ntotal}; it is damaged: build it again")
+    real = positions >= 0
+    order = np.argsort(positions[real])
+    found, near = positions[real][order], scores[real][order]
+    exact = (rows(found) * vector).sum(axis=1, dtype=np.float32) if rows is not None else near
+    return top_k(exact, found, k)

@@ -1,34 +1,30 @@
-"""The index directory: built whole or not at all, opened as a searcher, checked against its digests.
+"""The index directory: opened as a searcher, checked against its digests.
 
 DIR/manifest.json                    kind, passages, corpus and its digest, parameters, encoder, files with digests
 DIR/passages.jsonl, offsets.npy      what is served, by position
 DIR/*.index.npy, *.index.json        BM25 (the files of bm25s)
-DIR/vectors.faiss                    dense
+DIR/vectors.faiss, rescore.npy       dense
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from tspo_cli.data.readers import read_passages
-from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.retrieval.passages import PassageStore, write_passages
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.retrieval.build import build_index
+from tspo_cli.retrieval.encoder import encoder_digest
+from tspo_cli.retrieval.manifest import check_digest, check_files, is_index, read_manifest
+from tspo_cli.retrieval.passages import PASSAGES_NAME, PassageStore
 from tspo_cli.retrieval.ranking import Ranked, Ranker
-from tspo_cli.retrieval.settings import Bm25Settings, DenseSettings, parse_settings
+from tspo_cli.retrieval.settings import IndexSettings, for_search, index_settings
 from tspo_cli.retrieval.types import Hit, SearchResult
-from tspo_cli.runs import read_json, write_json
 
-MANIFEST_NAME = "manifest.json"
-FORMAT = "tspo-index"
-FORMAT_VERSION = 1
-KINDS = ("bm25", "dense")
+__all__ = ["Searcher", "build_index", "is_index", "open_index", "read_manifest", "verify_index"]
+
+MAX_QUERY_CHARACTERS = 32_768
+"""A longer query is an error: no encoder reads so much, and BM25 would take seconds over it."""
 
 
 class Searcher:
@@ -44,105 +40,65 @@ class Searcher:
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         """At most `k` hits for each query: falling score, equal scores by ascending position in the corpus.
 
+        A query that cannot be searched for (too long, empty where an encoder reads it), or whose passage is damaged
+        on disk, has an error of its own. Lone surrogates count as question marks, as they do over HTTP.
+
         Raises:
-            InvalidInputError: `k` below 1.
+            InvalidInputError: `k` below 1, or the index is damaged.
         """
         if k < 1:
             raise InvalidInputError(f"k: expected 1 or more, got {k}")
-        return [SearchResult(self._hits(ranked)) for ranked in self._ranker.rank(list(queries), k)]
+        problems = [self._problem(query) for query in queries]
+        sound = [
+            query.encode("utf-8", "replace").decode()
+            for query, problem in zip(queries, problems, strict=True)
+            if problem is None
+        ]
+        ranked = iter(self._ranker.rank(sound, k) if sound else [])
+        return [self._result(next(ranked)) if problem is None else SearchResult(error=problem) for problem in problems]
 
-    def _hits(self, ranked: Ranked) -> tuple[Hit, ...]:
-        return tuple(Hit(*self._store[position], score) for position, score in ranked)
+    def _problem(self, query: str) -> str | None:
+        if len(query) > MAX_QUERY_CHARACTERS:
+            return f"query: expected at most {MAX_QUERY_CHARACTERS} characters, got {len(query)}"
+        if self.manifest["kind"] != "bm25" and not query.strip():
+            return "query: expected words, got an empty string"
+        return None
 
-
-def build_index(
-    corpus: Path,
-    out: Path,
-    *,
-    kind: str = "bm25",
-    encoder: str = "",
-    settings: Mapping[str, object] | None = None,
-    overwrite: bool = False,
-) -> dict[str, Any]:
-    """Build the index directory `out` from a corpus file and return its manifest.
-
-    The same corpus and settings give the same bytes. A build that fails leaves `out` as it was.
-
-    Raises:
-        MissingResourceError: no such corpus or encoder.
-        InvalidInputError: a malformed corpus, an unknown kind or setting, an encoder for BM25, or `out` is taken
-            (`overwrite` replaces an index, never another directory).
-    """
-    parameters = _parameters(kind, encoder, settings or {})
-    _check_target(out, overwrite)
-    if Path(encoder).is_dir() and encoder:
-        encoder = str(Path(encoder).resolve())
-    passages = read_passages(corpus)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    work.mkdir()
-    try:
-        count = write_passages(passages, work)
-        _build(PassageStore(work), work, parameters, encoder)
-        manifest = {
-            "format": FORMAT,
-            "version": FORMAT_VERSION,
-            "kind": kind,
-            "passages": count,
-            "corpus": {"path": str(corpus.resolve()), "sha256": file_digest(corpus)},
-            "parameters": asdict(parameters),
-            "encoder": encoder,
-            "files": {
-                path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)}
-                for path in sorted(work.iterdir())
-            },
-        }
-        write_json(work / MANIFEST_NAME, manifest)
-        _replace(work, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return manifest
+    def _result(self, ranked: Ranked) -> SearchResult:
+        try:
+            return SearchResult(tuple(Hit(*self._store[position], score) for position, score in ranked))
+        except InvalidInputError as error:
+            return SearchResult(error=str(error))
 
 
-def open_index(path: Path) -> Searcher:
+def open_index(path: Path, settings: Mapping[str, object] | None = None) -> Searcher:
     """Open an index directory for searching.
+
+    Files up to 256 MiB are checked against their digests, larger ones by size and structure (`tspo index verify`
+    reads them whole); every passage is checked when it is fetched.
+
+    Args:
+        settings: what the search is to do otherwise than the build said (`SEARCH_KEYS`), e.g. nprobe, reranker.
 
     Raises:
         MissingResourceError: no such directory, or its encoder is not there.
-        InvalidInputError: not an index, one of another format version, or one with a missing or cut file.
+        InvalidInputError: not an index, one of another format version, one with a missing, cut or changed file, an
+            encoder other than the one it was built with, or a setting that cannot be changed any more.
     """
     manifest = read_manifest(path)
-    for name, facts in manifest["files"].items():
-        size = (path / name).stat().st_size if (path / name).is_file() else None
-        if size != facts["bytes"]:
-            got = "no such file" if size is None else f"{size} bytes"
-            raise InvalidInputError(f"{path / name}: expected {facts['bytes']} bytes, got {got}; build the index again")
-    store = PassageStore(path)
-    parameters = _parameters(manifest["kind"], manifest["encoder"], manifest["parameters"])
-    return Searcher(manifest, store, _ranker(path, parameters, manifest["encoder"]))
+    check_files(path, manifest)
+    store = PassageStore(path, path / manifest.get("lines", PASSAGES_NAME))
+    if len(store) != manifest["passages"]:
+        raise InvalidInputError(f"{path}: expected {manifest['passages']} passages, got {len(store)}; build it again")
+    kind = manifest["kind"]
+    chosen = for_search(index_settings(kind, manifest["parameters"]), kind, settings or {})
+    ranker = _ranker(path, manifest, store, chosen)
+    if chosen.rerank.reranker:
+        from tspo_cli.retrieval.hybrid import RerankRanker
 
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of an index directory. Raises as `open_index` does."""
-    if not path.exists():
-        raise MissingResourceError(f"{path}: no such index; make one with: tspo index build CORPUS --out {path}")
-    if not is_index(path):
-        raise InvalidInputError(f"{path}: not an index directory (no {MANIFEST_NAME} of tspo in it)")
-    manifest: dict[str, Any] = read_json(path / MANIFEST_NAME)
-    if manifest["version"] != FORMAT_VERSION:
-        found = manifest["version"]
-        raise InvalidInputError(
-            f"{path}: expected index format {FORMAT_VERSION}, got {found}; build it again with --overwrite"
-        )
-    return manifest
-
-
-def is_index(path: Path) -> bool:
-    """True for a directory that `build_index` made."""
-    if not (path / MANIFEST_NAME).is_file():
-        return False
-    manifest = read_json(path / MANIFEST_NAME)
-    return isinstance(manifest, dict) and manifest.get("format") == FORMAT
+        device = chosen.dense.device if chosen.dense is not None else "auto"
+        ranker = RerankRanker(ranker, store, chosen.rerank, device)
+    return Searcher(manifest, store, ranker)
 
 
 def verify_index(path: Path) -> dict[str, Any]:
@@ -154,71 +110,38 @@ def verify_index(path: Path) -> dict[str, Any]:
     """
     manifest = read_manifest(path)
     for name, facts in manifest["files"].items():
-        _check_digest(path / name, facts["sha256"], "build the index again with --overwrite")
+        check_digest(path / name, facts["sha256"], "build the index again with --overwrite")
     corpus = Path(manifest["corpus"]["path"])
     if corpus.is_file():
-        _check_digest(corpus, manifest["corpus"]["sha256"], "the corpus changed: build the index again")
+        check_digest(corpus, manifest["corpus"]["sha256"], "the corpus changed: build the index again")
     return {"files": len(manifest["files"]), "corpus": "same" if corpus.is_file() else "absent"}
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _check_digest(path: Path, expected: str, fix: str) -> None:
-    got = file_digest(path) if path.is_file() else "no such file"
-    if got != expected:
-        raise InvalidInputError(f"{path}: expected sha256 {expected[:12]}, got {got[:12]}; {fix}")
-
-
-def _parameters(kind: str, encoder: str, settings: Mapping[str, object]) -> Bm25Settings | DenseSettings:
-    if kind not in KINDS:
-        near = get_close_matches(kind, KINDS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise InvalidInputError(f"kind: expected {' or '.join(KINDS)}, got {kind!r}{hint}")
-    if kind == "dense":
-        return parse_settings(DenseSettings, settings)
-    if encoder:
-        raise InvalidInputError("an encoder is of no use to a bm25 index; add --kind dense or leave it out")
-    return parse_settings(Bm25Settings, settings)
-
-
-def _build(store: PassageStore, directory: Path, parameters: Bm25Settings | DenseSettings, encoder: str) -> None:
-    if isinstance(parameters, Bm25Settings):
-        from tspo_cli.retrieval.bm25 import build_bm25
-
-        build_bm25(store, directory, parameters)
-    else:
-        from tspo_cli.retrieval.dense import build_dense
-
-        build_dense(store, directory, parameters, encoder)
-
-
-def _ranker(directory: Path, parameters: Bm25Settings | DenseSettings, encoder: str) -> Ranker:
-    if isinstance(parameters, Bm25Settings):
+def _ranker(path: Path, manifest: dict[str, Any], store: PassageStore, settings: IndexSettings) -> Ranker:
+    rankers: list[Ranker] = []
+    if settings.bm25 is not None:
         from tspo_cli.retrieval.bm25 import Bm25Ranker
 
-        return Bm25Ranker(directory, parameters)
-    from tspo_cli.retrieval.dense import DenseRanker
+        rankers.append(Bm25Ranker(path, len(store), settings.bm25))
+    if settings.dense is not None:
+        from tspo_cli.retrieval.dense import RESCORE_NAME, VECTORS_NAME, DenseRanker
 
-    return DenseRanker(directory, parameters, encoder)
+        _check_encoder(manifest)
+        vectors = [path / name for name in manifest.get("vectors", [VECTORS_NAME])]
+        rescore = path / RESCORE_NAME if RESCORE_NAME in manifest["files"] else None
+        rankers.append(DenseRanker(vectors, rescore, len(store), manifest["encoder"], settings.dense))
+    if settings.fusion is None:
+        return rankers[0]
+    from tspo_cli.retrieval.hybrid import HybridRanker
+
+    return HybridRanker(rankers, settings.fusion)
 
 
-def _check_target(out: Path, overwrite: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not is_index(out):
-        raise InvalidInputError(f"{out}: exists and is not an index; choose another --out")
-    if not overwrite:
-        raise InvalidInputError(f"{out}: already holds an index; add --overwrite to replace it")
-
-
-def _replace(work: Path, out: Path) -> None:
-    """Put `work` in the place of `out`; what stood there is deleted only afterwards."""
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
-    if out.exists():
-        os.replace(out, old)
-    os.replace(work, out)
-    shutil.rmtree(old, ignore_errors=True)
+def _check_encoder(manifest: dict[str, Any]) -> None:
+    expected = manifest.get("encoder_sha256")
+    got = encoder_digest(manifest["encoder"])
+    if expected and got and got != expected:
+        raise InvalidInputError(
+            f"encoder {manifest['encoder']}: its files are not those that built the index (sha256 {expected[:12]}, "
+            f"now {got[:12]}); put them back or build the index again"
+        )

@@ -4,54 +4,157 @@ from __future__ import annotations
 
 import json
 import mmap
-from array import array
+import os
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from tspo_cli.data.readers import parse_passage
 from tspo_cli.data.schema import Passage
+from tspo_cli.errors import InvalidInputError
 
 PASSAGES_NAME = "passages.jsonl"
 OFFSETS_NAME = "offsets.npy"
+_ROW = np.dtype([("end", "<i8"), ("crc", "<u4")])
+"""Per line: where it ends, in bytes, and its CRC-32; one row before the first line."""
+_ROWS_AT_ONCE = 1 << 16
 
 
 def write_passages(passages: Iterable[Passage], directory: Path) -> int:
-    """Write `passages.jsonl` (`{"id", "contents"}` per line) and `offsets.npy` (int64, [passages + 1], bytes).
+    """Write `passages.jsonl` (`{"id", "contents"}` per line) and `offsets.npy` ([passages + 1] of _ROW).
 
     Returns the number of passages. One passage is held at a time.
     """
-    offsets = array("q", [0])
-    end = 0
-    with open(directory / PASSAGES_NAME, "wb") as handle:
+    with open(directory / PASSAGES_NAME, "wb") as handle, OffsetsWriter(directory / OFFSETS_NAME) as offsets:
         for passage in passages:
             record = {"id": passage.id, "contents": passage.contents}
             # "replace": a lone surrogate, which JSON can spell, could not be served again.
-            end += handle.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
-            offsets.append(end)
-    np.save(directory / OFFSETS_NAME, np.frombuffer(offsets, dtype=np.int64), allow_pickle=False)
-    return len(offsets) - 1
+            line = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+            handle.write(line)
+            offsets.add(line)
+    return offsets.count
+
+
+def write_offsets(lines: Path, table: Path) -> int:
+    """Write the offsets of a JSONL file that is to be served from where it lies; returns its number of passages.
+
+    Every line has to hold a passage: row n of the table is line n + 1.
+
+    Raises:
+        InvalidInputError: a line is blank, malformed, or holds no passage.
+    """
+    with open(lines, "rb") as handle, OffsetsWriter(table) as offsets:
+        for position, line in enumerate(handle):
+            _passage(lines, position, line)
+            offsets.add(line)
+    return offsets.count
+
+
+class OffsetsWriter:
+    """Writes an offsets table row by row, so that its size in memory does not grow with the corpus."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._scratch = path.with_name(path.name + ".rows")
+        self._rows = np.zeros(_ROWS_AT_ONCE, _ROW)
+        self._filled = 1
+        self._end = 0
+        self.count = 0
+
+    def __enter__(self) -> OffsetsWriter:
+        self._handle: IO[bytes] = open(self._scratch, "wb")
+        return self
+
+    def add(self, line: bytes) -> None:
+        """The next line, its newline included."""
+        self._end += len(line)
+        self.count += 1
+        if self._filled == _ROWS_AT_ONCE:
+            self._flush()
+        self._rows[self._filled] = (self._end, zlib.crc32(line))
+        self._filled += 1
+
+    def _flush(self) -> None:
+        self._handle.write(self._rows[: self._filled].tobytes())
+        self._filled = 0
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        self._flush()
+        self._handle.close()
+        if kind is None:
+            rows = np.memmap(self._scratch, _ROW, mode="r")
+            np.save(self._path, rows, allow_pickle=False)
+        os.unlink(self._scratch)
 
 
 class PassageStore:
-    """Ids and contents by position, memory-mapped. Safe to read from several threads."""
+    """Ids and contents by position, memory-mapped. Safe to read from several threads.
 
-    def __init__(self, directory: Path) -> None:
-        self._offsets = np.load(directory / OFFSETS_NAME, mmap_mode="r", allow_pickle=False)
-        with open(directory / PASSAGES_NAME, "rb") as handle:
+    Args:
+        directory: where the offsets table lies.
+        lines: the JSONL file that it belongs to; `passages.jsonl` beside it where none is named.
+
+    Raises:
+        InvalidInputError: the two do not belong together.
+    """
+
+    def __init__(self, directory: Path, lines: Path | None = None) -> None:
+        lines = lines or directory / PASSAGES_NAME
+        rows: Any = np.load(directory / OFFSETS_NAME, mmap_mode="r", allow_pickle=False)
+        self._ends: NDArray[np.int64] = rows["end"] if rows.dtype == _ROW else rows
+        self._sums: NDArray[np.uint32] | None = rows["crc"] if rows.dtype == _ROW else None
+        self._path = lines
+        with open(lines, "rb") as handle:
             self._lines = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        if self._ends[-1] != len(self._lines):
+            raise InvalidInputError(
+                f"{lines}: expected {self._ends[-1]} bytes, got {len(self._lines)}; build the index again"
+            )
 
     def __len__(self) -> int:
-        return len(self._offsets) - 1
+        return len(self._ends) - 1
 
     def __getitem__(self, position: int) -> tuple[str, str]:
-        """(id, contents) of the passage at `position`, counted from 0."""
+        """(id, contents) of the passage at `position`, counted from 0.
+
+        Raises:
+            IndexError: there is no such position.
+            InvalidInputError: the line is not the one that was indexed.
+        """
         if not 0 <= position < len(self):
             raise IndexError(position)
-        line = self._lines[int(self._offsets[position]) : int(self._offsets[position + 1])]
-        record = json.loads(line)
-        return record["id"], record["contents"]
+        line = self._lines[int(self._ends[position]) : int(self._ends[position + 1])]
+        if self._sums is not None and zlib.crc32(line) != self._sums[position + 1]:
+            raise InvalidInputError(
+                f"{self._path}:{position + 1}: the passage is not the one that was indexed (its checksum differs); "
+                "build the index again"
+            )
+        return _passage(self._path, position, line)
 
-    def contents(self) -> Iterator[str]:
-        """The contents of all passages in order."""
-        return (self[position][1] for position in range(len(self)))
+    def contents(self, start: int = 0, stop: int | None = None) -> Iterator[str]:
+        """The contents of the passages from `start` to before `stop`, in order."""
+        return (self[position][1] for position in range(start, len(self) if stop is None else stop))
+
+
+def _passage(path: Path, position: int, line: bytes) -> tuple[str, str]:
+    """(id, contents) of a line in any form of `parse_passage`; a line without an id has its position for one."""
+    try:
+        record = json.loads(line)
+    except ValueError:  # JSONDecodeError or UnicodeDecodeError
+        raise InvalidInputError(f"{path}:{position + 1}: expected one JSON object in UTF-8; correct the line") from None
+    if isinstance(record, dict) and isinstance(record.get("contents"), str) and isinstance(record.get("id"), str):
+        identifier, contents = record["id"], record["contents"]
+    elif isinstance(record, dict):
+        passage = parse_passage(path, position + 1, {"id": position, **record})
+        identifier, contents = passage.id, passage.contents
+    else:
+        raise InvalidInputError(f"{path}:{position + 1}: expected one JSON object per line; correct the line")
+    return (identifier, contents) if contents.isascii() else (identifier, _well_formed(contents))
+
+
+def _well_formed(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()

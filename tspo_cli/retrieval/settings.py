@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from tspo_cli.errors import InvalidInputError
 
 METHODS = ("lucene", "robertson", "atire")
-STOP_WORD_LISTS = ("lucene", "none")
+STOP_WORD_LISTS = ("lucene", "english", "none")
+STEMMERS = ("none", "english", "porter")
+PRESETS = ("auto", "none", "e5", "bge", "minilm")
+POOLINGS = ("model", "mean", "cls", "lasttoken")
+DTYPES = ("float32", "bfloat16", "float16")
+ENCODER_BACKENDS = ("torch", "openvino")
+RESCORES = ("none", "float16", "float32")
+BACKENDS = ("faiss", "torch")
+FIRST_PASSES = ("float32", "float16", "int8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,50 +29,198 @@ class Bm25Settings:
     k1: float = 1.5
     b: float = 0.75
     stop_words: str = "lucene"
+    stemmer: str = "none"
 
     def __post_init__(self) -> None:
-        _require(self.method in METHODS, "method", f"one of {', '.join(METHODS)}", self.method)
+        _one_of("method", METHODS, self.method)
         _require(0 <= self.k1 < float("inf"), "k1", "0 or more", self.k1)
         _require(0 <= self.b <= 1, "b", "from 0 to 1", self.b)
-        _require(self.stop_words in STOP_WORD_LISTS, "stop_words", " or ".join(STOP_WORD_LISTS), self.stop_words)
+        _one_of("stop_words", STOP_WORD_LISTS, self.stop_words)
+        _one_of("stemmer", STEMMERS, self.stemmer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenseSettings:
-    """How texts are encoded. E5 wants the prefixes `query: ` and `passage: `. `max_length` is in tokens."""
+    """How texts are encoded, how vectors are kept, and how they are searched.
 
-    batch_size: int = 64
+    Encoding: `preset` fills in the prefixes and the pooling of a family of encoders (auto: by the encoder's name);
+    what is given beside it wins. `max_length` is in tokens; a batch holds at most `batch_tokens` padded tokens and
+    `batch_size` texts. `encoder_backend` openvino runs the encoder in int8 on the CPU.
+
+    Keeping: `factory` is a FAISS factory string (Flat, SQfp16, SQ8, IVF1024,Flat, IVF1024,PQ48, HNSW32). `rescore`
+    keeps all vectors beside a compressed index, and scores the best `candidates` of the first pass with them again.
+    `train_size` vectors train a compressed index (0: what its kind needs). `shard_size` passages are encoded between
+    two writes: what a killed build loses at most.
+
+    Searching (may be changed on opening): `nprobe` lists of an IVF, `ef_search` of an HNSW; `backend` torch searches
+    a flat index in blocks, on GPUs where there are some, in the numbers of `first_pass`.
+    """
+
+    preset: str = "auto"
     query_prefix: str = ""
     passage_prefix: str = ""
+    pooling: str = "model"
+    normalize: bool = True
     max_length: int = 256
+    batch_size: int = 64
+    batch_tokens: int = 16384
+    dtype: str = "float32"
+    device: str = "auto"
+    encoder_backend: str = "torch"
+    factory: str = "Flat"
+    rescore: str = "none"
+    train_size: int = 0
+    shard_size: int = 4096
+    candidates: int = 100
+    nprobe: int = 32
+    ef_search: int = 128
+    backend: str = "faiss"
+    first_pass: str = "float32"
 
     def __post_init__(self) -> None:
-        _require(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
-        _require(self.max_length >= 1, "max_length", "1 or more", self.max_length)
+        _one_of("preset", PRESETS, self.preset)
+        _one_of("pooling", POOLINGS, self.pooling)
+        _one_of("dtype", DTYPES, self.dtype)
+        _one_of("encoder_backend", ENCODER_BACKENDS, self.encoder_backend)
+        _one_of("rescore", RESCORES, self.rescore)
+        _one_of("backend", BACKENDS, self.backend)
+        _one_of("first_pass", FIRST_PASSES, self.first_pass)
+        for name in ("batch_size", "batch_tokens", "max_length", "shard_size", "candidates", "nprobe", "ef_search"):
+            _require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
+        _require(self.train_size >= 0, "train_size", "0 or more", self.train_size)
 
 
-Settings = TypeVar("Settings", Bm25Settings, DenseSettings)
+SEARCH_KEYS = (
+    *("device", "encoder_backend", "dtype", "batch_size", "batch_tokens"),
+    *("candidates", "nprobe", "ef_search", "backend", "first_pass"),
+    *("rrf_constant", "depth", "reranker", "rerank_depth"),
+)
+"""Settings that an opened index may have otherwise than the build: they change speed and recall, not the files."""
 
 
-def parse_settings(kind: type[Settings], given: Mapping[str, object]) -> Settings:
-    """The settings of a kind of index from strings (or values of the right type).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FusionSettings:
+    """Reciprocal-rank fusion of BM25 and dense (Cormack et al. 2009): a passage scores the sum of
+    1 / (rrf_constant + rank) over the two rankings, each cut at `depth`."""
+
+    rrf_constant: int = 60
+    depth: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("rrf_constant", "depth"):
+            _require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankSettings:
+    """A cross-encoder (directory or name; empty: none) that orders the best `rerank_depth` passages anew."""
+
+    reranker: str = ""
+    rerank_depth: int = 50
+
+    def __post_init__(self) -> None:
+        _require(self.rerank_depth >= 1, "rerank_depth", "1 or more", self.rerank_depth)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexSettings:
+    """All settings of one index; a part that its kind does not use is None."""
+
+    bm25: Bm25Settings | None = None
+    dense: DenseSettings | None = None
+    fusion: FusionSettings | None = None
+    rerank: RerankSettings = field(default_factory=RerankSettings)
+
+    def flat(self) -> dict[str, Any]:
+        """One flat mapping, for the manifest; re-ranking belongs to the search and stays out."""
+        parts = [part for part in (self.bm25, self.dense, self.fusion) if part is not None]
+        return {name: value for part in parts for name, value in asdict(part).items()}
+
+
+KINDS = ("bm25", "dense", "hybrid")
+_PARTS: dict[str, dict[str, type]] = {
+    "bm25": {"bm25": Bm25Settings},
+    "dense": {"dense": DenseSettings},
+    "hybrid": {"bm25": Bm25Settings, "dense": DenseSettings, "fusion": FusionSettings},
+}
+Part = TypeVar("Part")
+
+
+def index_settings(kind: str, given: Mapping[str, object], *, searching: bool = False) -> IndexSettings:
+    """The settings of an index of `kind` from strings, or values of the right type.
+
+    `searching` knows the keys of re-ranking too, which are no part of an index.
 
     Raises:
-        InvalidInputError: an unknown name, with the nearest known one, or a value that does not fit.
+        InvalidInputError: an unknown kind or name, with the nearest known one, or a value that does not fit.
     """
-    types: dict[str, Any] = {field.name: type(field.default) for field in fields(kind)}
-    values: dict[str, Any] = {}
-    for name, value in given.items():
-        if name not in types:
-            near = get_close_matches(name, types, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(types)}"
+    _one_of("kind", KINDS, kind)
+    parts = {**_PARTS[kind], **({"rerank": RerankSettings} if searching else {})}
+    known = [item.name for part in parts.values() for item in fields(part)]
+    _check_names(given, known)
+    values: dict[str, Any] = {
+        name: _parse(part, {key: value for key, value in given.items() if key in _names(part)})
+        for name, part in parts.items()
+    }
+    return IndexSettings(**values)
+
+
+def parse_settings(part: type[Part], given: Mapping[str, object]) -> Part:
+    """One group of settings. Raises InvalidInputError as `index_settings`."""
+    _check_names(given, list(_names(part)))
+    return _parse(part, given)
+
+
+def for_search(settings: IndexSettings, kind: str, given: Mapping[str, object]) -> IndexSettings:
+    """`settings` with the search keys in `given` changed.
+
+    Raises:
+        InvalidInputError: a key that is fixed once the index is built, or as `index_settings`.
+    """
+    fixed = [name for name in given if name in settings.flat() and name not in SEARCH_KEYS]
+    if fixed:
+        free = [name for name in (*settings.flat(), *_names(RerankSettings)) if name in SEARCH_KEYS]
+        raise InvalidInputError(
+            f"setting {fixed[0]!r}: fixed when the index was built; at search time known are {', '.join(free)}"
+        )
+    return index_settings(kind, {**settings.flat(), **given}, searching=True)
+
+
+def _check_names(given: Mapping[str, object], known: list[str]) -> None:
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
             raise InvalidInputError(f"setting {name!r}: unknown for this kind of index; {hint}")
-        try:
-            values[name] = types[name](value)
-        except (TypeError, ValueError):
-            wanted = {int: "a whole number", float: "a number"}[types[name]]
-            raise InvalidInputError(f"setting {name}: expected {wanted}, got {value!r}") from None
-    return kind(**values)
+
+
+def _names(part: type) -> set[str]:
+    return {item.name for item in fields(part)}
+
+
+def _parse(part: type[Part], given: Mapping[str, object]) -> Part:
+    types: dict[str, Any] = {item.name: type(item.default) for item in fields(part)}  # type: ignore[arg-type]
+    return part(**{name: _value(name, types[name], value) for name, value in given.items()})
+
+
+def _value(name: str, kind: Any, value: object) -> Any:
+    if kind is bool and not isinstance(value, bool):
+        if str(value).lower() not in ("true", "false"):
+            raise InvalidInputError(f"setting {name}: expected true or false, got {value!r}")
+        return str(value).lower() == "true"
+    try:
+        return kind(value)
+    except (TypeError, ValueError):
+        wanted = {int: "a whole number", float: "a number"}[kind]
+        raise InvalidInputError(f"setting {name}: expected {wanted}, got {value!r}") from None
+
+
+def _one_of(name: str, known: Iterable[str], got: str) -> None:
+    if got not in known:
+        near = get_close_matches(got, list(known), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        where = name if name == "kind" else f"setting {name}"
+        raise InvalidInputError(f"{where}: expected one of {', '.join(known)}, got {got!r}{hint}")
 
 
 def _require(holds: bool, name: str, expected: str, got: object) -> None:

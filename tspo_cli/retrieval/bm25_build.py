@@ -1,0 +1,153 @@
+"""A BM25 index written in a stream: what is held in memory is one block of passages and the vocabulary.
+
+The files are byte for byte those that bm25s 0.3 saves from memory; its own formulas give the scores.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import bm25s
+import numpy as np
+from bm25s.scoring import _select_idf_scorer, _select_tfc_scorer
+from numpy.typing import NDArray
+
+from tspo_cli.console import track
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.retrieval.bm25 import tokens
+from tspo_cli.retrieval.passages import PassageStore
+from tspo_cli.retrieval.settings import Bm25Settings
+
+_BLOCK_WORDS = 2_000_000
+"""Words in one block: about 100 MB while it is sorted."""
+
+
+def build_bm25(store: PassageStore, directory: Path, scratch: Path, settings: Bm25Settings) -> None:
+    """Index the contents of `store` into `directory`; word numbers lie in `scratch` meanwhile, 4 bytes each.
+
+    Two passes: words are numbered and counted, then every posting goes to its place in the mapped output.
+
+    Raises:
+        InvalidInputError: no passage holds a word that could be searched for.
+        MissingResourceError: as `tokens`.
+    """
+    words_path = scratch / "words.i32"
+    vocabulary, lengths = _number_words(store, words_path, settings)
+    if not vocabulary:
+        raise InvalidInputError("corpus: no passage holds a searchable word; check the contents, or use --kind dense")
+    blocks = list(_blocks(lengths))
+    frequencies = np.zeros(len(vocabulary), np.int64)
+    for first, last, words in _block_words(words_path, lengths, blocks):
+        _, ids, _ = _postings(words, lengths[first:last], len(vocabulary))
+        frequencies += np.bincount(ids, minlength=len(vocabulary))
+    idf_of = _select_idf_scorer(settings.method)
+    idf = np.array([idf_of(int(count), N=len(lengths)) for count in frequencies.tolist()], np.float32)
+    _write_postings(directory, words_path, lengths, blocks, frequencies, idf, settings)
+    _write_vocabulary(directory, vocabulary, len(lengths), settings)
+    words_path.unlink()
+
+
+def _number_words(store: PassageStore, path: Path, settings: Bm25Settings) -> tuple[dict[str, int], NDArray[np.int64]]:
+    """Write the word numbers of all passages, int32 one after the other; gives the vocabulary and the lengths."""
+    vocabulary: dict[str, int] = {}
+    lengths = array("q")
+    with open(path, "wb") as handle:
+        for text in track(store.contents(), "reading passages", total=len(store)):
+            words = tokens(text, settings.stop_words, settings.stemmer)
+            array("i", [vocabulary.setdefault(word, len(vocabulary)) for word in words]).tofile(handle)
+            lengths.append(len(words))
+    return vocabulary, np.frombuffer(lengths, np.int64)
+
+
+def _blocks(lengths: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Passages in consecutive blocks of about _BLOCK_WORDS words."""
+    ends = np.cumsum(lengths)
+    first = 0
+    while first < len(lengths):
+        before = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, before + _BLOCK_WORDS, "right")))
+        yield first, last
+        first = last
+
+
+def _block_words(
+    path: Path, lengths: NDArray[np.int64], blocks: list[tuple[int, int]]
+) -> Iterator[tuple[int, int, NDArray[np.int32]]]:
+    with open(path, "rb") as handle:
+        for first, last in blocks:
+            yield first, last, np.fromfile(handle, np.int32, int(lengths[first:last].sum()))
+
+
+def _postings(
+    words: NDArray[np.int32], lengths: NDArray[np.int64], vocabulary: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """(passage within the block, word, count) of every pair that occurs, by word, then by passage."""
+    passages = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
+    pairs, counts = np.unique(words.astype(np.int64) * len(lengths) + passages, return_counts=True)
+    return pairs % len(lengths), pairs // len(lengths), counts
+
+
+def _write_postings(
+    directory: Path,
+    words_path: Path,
+    lengths: NDArray[np.int64],
+    blocks: list[tuple[int, int]],
+    frequencies: NDArray[np.int64],
+    idf: NDArray[np.float32],
+    settings: Bm25Settings,
+) -> None:
+    starts = np.concatenate([[0], np.cumsum(frequencies)])
+    total = int(starts[-1])
+    # As scipy does in bm25s: 32 bits while they are enough.
+    narrow = np.int32 if max(total, len(lengths)) <= np.iinfo(np.int32).max else np.int64
+    np.save(directory / "indptr.csc.index.npy", starts.astype(narrow), allow_pickle=False)
+    data = _output(directory / "data.csc.index.npy", np.float32, total)
+    indices = _output(directory / "indices.csc.index.npy", narrow, total)
+    term_score = _select_tfc_scorer(settings.method)
+    average = lengths.mean()
+    filled = starts[:-1].copy()
+    for first, last, words in track(_block_words(words_path, lengths, blocks), "writing postings", total=len(blocks)):
+        passages, ids, counts = _postings(words, lengths[first:last], len(idf))
+        here = np.bincount(ids, minlength=len(idf))
+        within = np.arange(len(ids)) - (np.cumsum(here) - here)[ids]
+        places = filled[ids] + within
+        # One scorer call for the block: the lengths come as an array where bm25s gives one number a passage.
+        term = term_score(
+            tf_array=counts.astype(np.float32), l_d=lengths[first:last][passages], l_avg=average, k1=settings.k1,
+            b=settings.b, delta=0.5,
+        )  # fmt: skip
+        data[places] = idf[ids] * term
+        indices[places] = passages + first
+        filled += here
+        _release(data, indices)
+
+
+def _output(path: Path, dtype: Any, size: int) -> NDArray[Any]:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(size,))
+
+
+def _release(*arrays: NDArray[Any]) -> None:
+    """Hand mapped pages back to the system: the page cache has what was written, and memory stays at one block."""
+    import mmap
+
+    for mapped in arrays:
+        memory: mmap.mmap = mapped._mmap  # type: ignore[attr-defined]
+        memory.madvise(mmap.MADV_DONTNEED)
+
+
+def _write_vocabulary(directory: Path, vocabulary: dict[str, int], passages: int, settings: Bm25Settings) -> None:
+    with open(directory / "vocab.index.json", "w", encoding="utf-8") as handle:
+        json.dump(vocabulary, handle, ensure_ascii=False)
+    index = bm25s.BM25(method=settings.method, k1=settings.k1, b=settings.b)
+    parameters = {
+        **{name: getattr(index, name) for name in ("k1", "b", "delta", "method", "idf_method", "dtype", "int_dtype")},
+        "num_docs": passages,
+        "version": bm25s.__version__,
+        "backend": index.backend,
+    }
+    with open(directory / "params.index.json", "w", encoding="utf-8") as handle:
+        json.dump(parameters, handle, indent=4)

@@ -1,0 +1,170 @@
+"""Building an index directory: whole or not at all, and a dense build goes on where it was killed.
+
+While a build runs, and after it was killed, its files lie beside the target in `.NAME.build/`:
+
+state.json     what is being built: corpus, settings, encoder; another build does not go on from here
+index/         the files of the index so far
+shards/        vectors, some thousand passages in each file
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.data.readers import read_passages
+from tspo_cli.errors import InvalidInputError, TspoError
+from tspo_cli.retrieval.manifest import MANIFEST_NAME, file_digest, file_facts, is_index, make_manifest
+from tspo_cli.retrieval.passages import OFFSETS_NAME, PassageStore, write_passages
+from tspo_cli.retrieval.presets import resolve_preset
+from tspo_cli.retrieval.settings import IndexSettings, index_settings
+from tspo_cli.runs import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be built."""
+
+    corpus: Path
+    kind: str
+    settings: IndexSettings
+    encoder: str
+    """Directory (absolute) or name; empty for BM25."""
+
+
+def build_index(
+    corpus: Path,
+    out: Path,
+    *,
+    kind: str = "bm25",
+    encoder: str = "",
+    settings: Mapping[str, object] | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Build the index directory `out` from a corpus file and return its manifest.
+
+    The same corpus and settings give the same bytes, also when a dense build was killed and started again: it keeps
+    the shards that were finished. A build that fails leaves `out` as it was.
+
+    Raises:
+        MissingResourceError: no such corpus or encoder, or not enough room on the disk.
+        InvalidInputError: a malformed corpus, an unknown kind or setting, an encoder for BM25, `out` is taken
+            (`overwrite` replaces an index, never another directory), an unfinished build of something else lies
+            beside it (`overwrite` removes it), or another process is building it.
+    """
+    plan = make_plan(corpus, kind, encoder, settings or {})
+    check_target(out, overwrite)
+    passages = read_passages(corpus)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _work_directory(out) as work:
+        target = work / "index"
+        identity = _identity(plan)
+        _resume_or_start(work, identity, overwrite)
+        if not (target / OFFSETS_NAME).is_file():
+            write_passages(passages, target)
+        store = PassageStore(target)
+        if plan.settings.bm25 is not None:
+            from tspo_cli.retrieval.bm25_build import build_bm25
+
+            build_bm25(store, target, work, plan.settings.bm25)
+        if plan.settings.dense is not None:
+            from tspo_cli.retrieval.dense_build import build_dense
+
+            build_dense(store, target, work / "shards", plan.settings.dense, plan.encoder)
+        manifest = make_manifest(
+            kind,
+            len(store),
+            {"path": str(corpus.resolve()), "sha256": identity["corpus"]},
+            plan.settings,
+            plan.encoder,
+            identity["encoder_sha256"],
+            {path.name: file_facts(path) for path in sorted(target.iterdir()) if path.name != MANIFEST_NAME},
+        )
+        write_json(target / MANIFEST_NAME, manifest)
+        replace_directory(target, out)
+    return manifest
+
+
+def make_plan(corpus: Path, kind: str, encoder: str, given: Mapping[str, object]) -> Plan:
+    """Check what was asked for. Raises InvalidInputError as `build_index`."""
+    if kind == "bm25" and encoder:
+        raise InvalidInputError("an encoder is of no use to a bm25 index; add --kind dense or leave it out")
+    settings = index_settings(kind, resolve_preset(encoder, given) if kind in ("dense", "hybrid") else given)
+    if kind != "bm25" and not encoder:
+        raise InvalidInputError(f"a {kind} index needs an encoder; give --encoder NAME_OR_DIRECTORY")
+    return Plan(corpus, kind, settings, str(Path(encoder).resolve()) if encoder and Path(encoder).is_dir() else encoder)
+
+
+def check_target(out: Path, overwrite: bool) -> None:
+    """Raises InvalidInputError where an index may not be written to `out`."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not is_index(out):
+        raise InvalidInputError(f"{out}: exists and is not an index; choose another --out")
+    if not overwrite:
+        raise InvalidInputError(f"{out}: already holds an index; add --overwrite to replace it")
+
+
+def replace_directory(work: Path, out: Path) -> None:
+    """Put `work` in the place of `out`; what stood there is deleted only afterwards."""
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(work, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _work_directory(out: Path) -> Iterator[Path]:
+    """`.NAME.build` beside `out`, for one process at a time; kept only where something is worth going on from."""
+    work = out.with_name(f".{out.name}.build")
+    work.mkdir(exist_ok=True)
+    with open(work / "lock", "w") as lock:
+        try:
+            # The system lets go of it when the process ends, however it ends.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidInputError(f"{out}: another process is building this index; wait for it to end") from None
+        try:
+            yield work
+        except TspoError:
+            if not any(work.glob("shards/*.npy")):
+                shutil.rmtree(work)
+            raise
+        shutil.rmtree(work)
+
+
+def _identity(plan: Plan) -> dict[str, Any]:
+    """What two builds have to agree in for one to go on with the work of the other."""
+    from tspo_cli.retrieval.encoder import encoder_digest
+
+    return {
+        "corpus": file_digest(plan.corpus),
+        "kind": plan.kind,
+        "settings": plan.settings.flat(),
+        "encoder": plan.encoder,
+        "encoder_sha256": encoder_digest(plan.encoder) if plan.encoder else None,
+    }
+
+
+def _resume_or_start(work: Path, identity: dict[str, Any], overwrite: bool) -> None:
+    state, target = work / "state.json", work / "index"
+    if state.is_file() and read_json(state) == identity:
+        return
+    if any(work.glob("shards/*.npy")) and not overwrite:
+        raise InvalidInputError(
+            f"{work}: holds an unfinished build of another corpus, encoder or settings; "
+            "give the same to go on with it, or --overwrite to remove it"
+        )
+    for folder in (target, work / "shards"):
+        shutil.rmtree(folder, ignore_errors=True)
+    target.mkdir()
+    if identity["kind"] != "bm25":  # which is built in minutes, and always anew
+        write_json(state, identity)

@@ -1,0 +1,119 @@
+"""What an index says of itself: manifest.json, written last, read first, checked against the files.
+
+`files` names every file with its size and digest; an absolute name is a file that the index uses from where it lies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.console import progress
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.retrieval.settings import IndexSettings
+from tspo_cli.runs import read_json
+
+MANIFEST_NAME = "manifest.json"
+FORMAT = "tspo-index"
+FORMAT_VERSION = 1
+_CHECKED_ON_OPENING = 256 * 2**20
+"""Bytes. A larger file would take seconds to digest; `tspo index verify` does it."""
+_CHUNK = 16 * 2**20
+
+
+def make_manifest(
+    kind: str,
+    passages: int,
+    corpus: dict[str, str],
+    settings: IndexSettings,
+    encoder: str,
+    encoder_sha256: str | None,
+    files: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """The manifest as plain values. `corpus` has the path and sha256 of what the index was built from."""
+    return {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "kind": kind,
+        "passages": passages,
+        "corpus": corpus,
+        "parameters": settings.flat(),
+        "encoder": encoder,
+        "encoder_sha256": encoder_sha256,
+        "files": files,
+    }
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of an index directory.
+
+    Raises:
+        MissingResourceError: no such directory.
+        InvalidInputError: not an index, or one of another format version.
+    """
+    if not path.exists():
+        raise MissingResourceError(f"{path}: no such index; make one with: tspo index build CORPUS --out {path}")
+    if not is_index(path):
+        raise InvalidInputError(f"{path}: not an index directory (no {MANIFEST_NAME} of tspo in it)")
+    manifest: dict[str, Any] = read_json(path / MANIFEST_NAME)
+    if manifest["version"] != FORMAT_VERSION:
+        found = manifest["version"]
+        raise InvalidInputError(
+            f"{path}: expected index format {FORMAT_VERSION}, got {found}; build it again with --overwrite"
+        )
+    missing = [
+        name for name in ("kind", "passages", "corpus", "parameters", "encoder", "files") if name not in manifest
+    ]
+    if missing:
+        raise InvalidInputError(f"{path / MANIFEST_NAME}: {missing[0]!r} is missing; build the index again")
+    return manifest
+
+
+def is_index(path: Path) -> bool:
+    """True for a directory that `build_index` or `import_index` made."""
+    if not (path / MANIFEST_NAME).is_file():
+        return False
+    manifest = read_json(path / MANIFEST_NAME)
+    return isinstance(manifest, dict) and manifest.get("format") == FORMAT
+
+
+def check_files(path: Path, manifest: dict[str, Any], *, most_bytes: int | None = _CHECKED_ON_OPENING) -> None:
+    """Every file has its size, and its digest where it is not larger than `most_bytes` (None: any size).
+
+    Raises:
+        InvalidInputError: a file is missing, cut or changed.
+    """
+    for name, facts in manifest["files"].items():
+        size = (path / name).stat().st_size if (path / name).is_file() else None
+        if size != facts["bytes"]:
+            got = "no such file" if size is None else f"{size} bytes"
+            raise InvalidInputError(f"{path / name}: expected {facts['bytes']} bytes, got {got}; build the index again")
+        if most_bytes is None or size <= most_bytes:
+            check_digest(path / name, facts["sha256"], "the file was changed: build the index again with --overwrite")
+
+
+def check_digest(path: Path, expected: str, fix: str) -> None:
+    """Raises InvalidInputError where the file at `path` has not the digest `expected`."""
+    got = file_digest(path) if path.is_file() else "no such file"
+    if got != expected:
+        raise InvalidInputError(f"{path}: expected sha256 {expected[:12]}, got {got[:12]}; {fix}")
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Size and digest, as a manifest has them."""
+    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal; a large file shows its progress."""
+    size = path.stat().st_size
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        if size <= _CHECKED_ON_OPENING:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+        with progress(f"checking {path.name} (MiB)", size >> 20) as advance:
+            while chunk := handle.read(_CHUNK):
+                digest.update(chunk)
+                advance(len(chunk) >> 20)
+    return digest.hexdigest()

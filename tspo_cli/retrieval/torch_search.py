@@ -1,0 +1,132 @@
+"""Exact top-k in blocks with torch: on the CPU from the mapped file, on GPUs from their memory, shards over them all.
+
+The first pass may run in float16 or int8; the best candidates are scored again from the file by the caller.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.retrieval.faiss_files import FlatRows
+
+_BLOCK = 65_536
+"""Rows scored at once: 16 MiB of scores for 64 queries."""
+
+
+class TorchScan:
+    """Scores every row for a batch of queries. Answers like a FAISS index: `search`, `ntotal`, `d`.
+
+    Args:
+        rows: the vectors, on disk.
+        first_pass: float32 (exact), float16, or int8 with one scale per row (Dettmers et al. 2022, vector-wise).
+        device: cpu, cuda (all GPUs), cuda:1, or auto: all GPUs where there are some.
+
+    Raises:
+        MissingResourceError: there is no such device.
+    """
+
+    def __init__(self, rows: FlatRows, first_pass: str, device: str) -> None:
+        self.ntotal, self.d = rows.ntotal, rows.d
+        self._first_pass = first_pass
+        self._shards = [
+            _Shard(rows, start, stop, first_pass, torch.device(name))
+            for name, start, stop in _split(rows.ntotal, _devices(device))
+        ]
+
+    def search(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Scores and positions [n, k] by falling score of the first pass."""
+        wanted = torch.from_numpy(np.ascontiguousarray(queries))
+        found = [shard.search(wanted, min(k, len(shard))) for shard in self._shards]
+        scores = torch.cat([part[0].cpu() for part in found], dim=1)
+        positions = torch.cat([part[1].cpu() for part in found], dim=1)
+        best = scores.topk(min(k, scores.shape[1]), dim=1)
+        return best.values.numpy(), positions.gather(1, best.indices).numpy()
+
+
+class _Shard:
+    """Consecutive rows on one device: mapped on the CPU, copied to a GPU."""
+
+    def __init__(self, rows: FlatRows, start: int, stop: int, first_pass: str, device: torch.device) -> None:
+        self._rows, self._start, self._stop = rows, start, stop
+        self._first_pass, self._device = first_pass, device
+        resident = device.type != "cpu" or first_pass == "int8"
+        self._blocks = [self._prepare(*span) for span in self._spans()] if resident else None
+
+    def __len__(self) -> int:
+        return self._stop - self._start
+
+    def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The best `k` of this shard: scores and positions in the whole corpus, each [n, k]."""
+        best: tuple[torch.Tensor, torch.Tensor] | None = None
+        asked = self._query(queries.to(self._device))
+        for number, (start, stop) in enumerate(self._spans()):
+            block = self._blocks[number] if self._blocks is not None else self._prepare(start, stop)
+            scores = self._score(asked, block)
+            top = scores.topk(min(k, stop - start), dim=1)
+            found = (top.values, top.indices + start)
+            if best is not None:
+                merged = torch.cat([best[0], found[0]], dim=1)
+                top = merged.topk(min(k, merged.shape[1]), dim=1)
+                found = (top.values, torch.cat([best[1], found[1]], dim=1).gather(1, top.indices))
+            best = found
+        assert best is not None
+        return best
+
+    def _spans(self) -> list[tuple[int, int]]:
+        return [(at, min(at + _BLOCK, self._stop)) for at in range(self._start, self._stop, _BLOCK)]
+
+    def _prepare(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        # A copy: torch wants memory that it may write, and the map is read-only.
+        block = torch.from_numpy(np.array(self._rows.block(start, stop))).to(self._device)
+        if self._first_pass == "int8":
+            codes, scales = quantise(block.float())
+            return codes, scales
+        half = self._first_pass == "float16" and self._device.type != "cpu"
+        return block.half() if half else block.float(), None
+
+    def _query(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if self._first_pass == "int8":
+            return quantise(queries)
+        half = self._first_pass == "float16" and self._device.type != "cpu"
+        return queries.half() if half else queries, None
+
+    def _score(
+        self, asked: tuple[torch.Tensor, torch.Tensor | None], block: tuple[torch.Tensor, torch.Tensor | None]
+    ) -> torch.Tensor:
+        (queries, query_scales), (rows, scales) = asked, block
+        if scales is None or query_scales is None:
+            return (queries @ rows.T).float()
+        # cuBLAS wants at least 17 rows on the left; zeros fill up.
+        fill = max(0, 17 - len(queries))
+        left = torch.nn.functional.pad(queries, (0, 0, 0, fill))
+        products = torch._int_mm(left, rows.T)[: len(queries)]
+        return products.float() * query_scales[:, None] * scales[None, :]
+
+
+def quantise(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """int8 codes [n, d] and one float32 scale per row [n]; vectors are about codes x scale."""
+    scales = vectors.abs().amax(dim=1).clamp(min=1e-12) / 127
+    return (vectors / scales[:, None]).round().to(torch.int8), scales
+
+
+def _devices(device: str) -> list[str]:
+    gpus = torch.cuda.device_count()
+    if device == "auto":
+        return [f"cuda:{number}" for number in range(gpus)] or ["cpu"]
+    if device == "cuda" and gpus:
+        return [f"cuda:{number}" for number in range(gpus)]
+    if device.startswith("cuda") and not gpus:
+        raise MissingResourceError(f"device {device}: there is no GPU here; use --set device=cpu")
+    try:
+        return [str(torch.device(device))]
+    except RuntimeError:
+        raise InvalidInputError(f"setting device: expected auto, cpu, cuda or cuda:N, got {device!r}") from None
+
+
+def _split(rows: int, devices: list[str]) -> list[tuple[str, int, int]]:
+    edges = [rows * number // len(devices) for number in range(len(devices) + 1)]
+    parts = zip(devices, edges, edges[1:], strict=False)
+    return [(name, start, stop) for name, start, stop in parts if stop > start]
