@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,11 +13,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from tests.conftest import run_tspo
 from tspo_cli.commands.serve import serve
-from tspo_cli.errors import MissingResourceError
+from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 from tspo_cli.retrieval.client import HttpRetriever
 from tspo_cli.retrieval.index import build_index, open_index
-from tspo_cli.retrieval.service import listen
+from tspo_cli.retrieval.serving import listen
 
 app = typer.Typer()
 app.command("serve")(serve)
@@ -68,3 +70,41 @@ def test_a_missing_index_is_named(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [str(tmp_path / "no-index"), "--port", "0"])
     assert isinstance(result.exception, MissingResourceError)
     assert "no such index" in str(result.exception)
+
+
+def test_other_addresses_need_a_token(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TSPO_RETRIEVER_TOKEN", raising=False)
+    arguments = [str(index), "--host", "0.0.0.0", "--port", "0"]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, UsageError)
+    assert "--token-file FILE or set TSPO_RETRIEVER_TOKEN" in str(result.exception)
+    (tmp_path / "token").write_text("short")
+    result = CliRunner().invoke(app, [*arguments, "--token-file", str(tmp_path / "token")])
+    assert isinstance(result.exception, InvalidInputError)
+
+
+def test_a_token_opens_other_addresses(index: Path) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(index), "--host", "0.0.0.0", "--port", "0", "--json"]
+    token = "a-token-from-the-environment"
+    environment = {**os.environ, "TSPO_RETRIEVER_TOKEN": token}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        listening = process.stderr.readline()
+        url = listening.split(" on ")[1].split("/retrieve")[0].replace("0.0.0.0", "127.0.0.1")
+        assert HttpRetriever([url], timeout=10, retries=0, token=token).search(["lake"], 2)[0].error is None
+        assert "status 401" in (HttpRetriever([url], timeout=10, retries=0).search(["lake"], 2)[0].error or "")
+        process.terminate()
+        assert token not in listening + process.stdout.read() + process.stderr.read()
+
+
+def test_a_corrupt_index_ends_the_server_with_one_error(index: Path) -> None:
+    """It is opened while the server already listens."""
+    (index / "offsets.npy").write_bytes((index / "offsets.npy").read_bytes()[:-1])
+    done = run_tspo("serve", index, "--port", 0, timeout=60)
+    assert done.code == 3
+    assert done.err.startswith("error: ")
+    assert "offsets.npy: expected" in done.err
+    assert "Traceback" not in done.err

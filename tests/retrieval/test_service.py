@@ -1,69 +1,51 @@
-"""The service on a real server, asked by hand in each dialect and by the client."""
+"""The service on a real server, asked by hand in each dialect, and beyond its limits."""
 
 from __future__ import annotations
 
-import json
+import asyncio
+import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
+from fastapi.testclient import TestClient
 
-from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
-from tspo_cli.retrieval.client import HttpRetriever
-from tspo_cli.retrieval.index import Searcher, build_index, open_index
-from tspo_cli.retrieval.service import create_app, listen
+from tests.retrieval.live_server import PASSAGES, serving, small_searcher
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.retrieval.index import Searcher
+from tspo_cli.retrieval.service import ServiceSettings, create_app
+from tspo_cli.retrieval.serving import is_loopback, listen
 from tspo_cli.retrieval.types import Hit, Retriever, SearchResult
-
-PASSAGES = [
-    {"id": "n1", "contents": '"Blue Lake"\nThe lake lies in the north.'},
-    {"id": "s2", "contents": '"Südstadt"\nA "town" by the lake — naïve 日本語.'},
-    {"id": "u3", "contents": '""\nUntitled notes on lake and hill'},
-]
-QUERIES = ["blue lake", "hill", "zebra", "", "town\nby \ud800 lake"]
-
-
-@contextmanager
-def serving(retriever: Retriever, **limits: int) -> Iterator[str]:
-    bound = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(create_app(retriever, **limits), log_level="warning"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        thread.join(0.01)
-    yield f"http://127.0.0.1:{bound.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
 
 
 @pytest.fixture(scope="module")
 def searcher(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
-    folder = tmp_path_factory.mktemp("service")
-    (folder / "corpus.jsonl").write_text("".join(json.dumps(passage) + "\n" for passage in PASSAGES))
-    build_index(folder / "corpus.jsonl", folder / "index")
-    return open_index(folder / "index")
+    return small_searcher(tmp_path_factory.mktemp("service"))
 
 
 @pytest.fixture(scope="module")
 def url(searcher: Searcher) -> Iterator[str]:
-    with serving(searcher, default_k=2, max_k=5, max_queries=300) as address:
+    with serving(searcher, default_k=2, max_k=5, max_queries=300, max_query_chars=200, max_body=20_000) as address:
         yield address
 
 
-def _post(url: str, body: object) -> httpx.Response:
-    return httpx.post(f"{url}/retrieve", json=body, trust_env=False)
+def _post(url: str, body: object, **options: Any) -> httpx.Response:
+    return httpx.post(f"{url}/retrieve", json=body, trust_env=False, **options)
+
+
+def _document(hit: Hit) -> dict[str, str]:
+    return {"id": hit.id, "contents": hit.contents}
 
 
 def test_dialect_a_wraps_documents_with_scores(url: str, searcher: Searcher) -> None:
     answer = _post(url, {"queries": ["blue lake", "zebra"], "topk": 3, "return_scores": True})
     assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
     expected = [{"document": _document(hit), "score": hit.score} for hit in searcher.search(["blue lake"], 3)[0].hits]
     assert answer.json() == {"result": [expected, []]}
     assert expected[0]["document"] == PASSAGES[0]
@@ -72,6 +54,12 @@ def test_dialect_a_wraps_documents_with_scores(url: str, searcher: Searcher) -> 
 def test_dialect_b_gives_bare_documents(url: str) -> None:
     for body in ({"queries": ["hill"], "topk": 1, "return_scores": False}, {"queries": ["hill"], "topk": 1}):
         assert _post(url, body).json() == {"result": [[PASSAGES[2]]]}
+
+
+def test_two_queries_without_scores_are_two_lists_of_documents(url: str) -> None:
+    """The count at which another server takes the pair for results and scores."""
+    answer = _post(url, {"queries": ["hill", "south"], "topk": 3, "return_scores": False})
+    assert answer.json() == {"result": [[PASSAGES[2]], []]}
 
 
 def test_dialect_c_takes_one_query(url: str) -> None:
@@ -88,6 +76,12 @@ def test_topk_may_be_null_or_left_out(url: str) -> None:
     assert _post(url, {"queries": []}).json() == {"result": []}
 
 
+def test_more_hits_than_passages_are_all_that_match(url: str, searcher: Searcher) -> None:
+    found = _post(url, {"query": "lake", "topk": 5, "return_scores": False}).json()["result"][0]
+    assert found == [_document(hit) for hit in searcher.search(["lake"], 100)[0].hits]
+    assert len(found) == 3
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -97,21 +91,30 @@ def test_topk_may_be_null_or_left_out(url: str) -> None:
         ({"queries": ["a", 3]}, "queries.1: "),
         ({"query": ["a"]}, "query: "),
         ({"queries": ["a"], "topk": 0}, "topk: "),
+        ({"queries": ["a"], "topk": -1}, "topk: "),
         ({"queries": ["a"], "topk": "many"}, "topk: "),
         ({"queries": ["a"], "topk": 6}, "topk: expected at most 5, got 6"),
         ({"queries": ["a"] * 301}, "queries: expected at most 300 in one request, got 301"),
+        ({"query": "a" * 201}, "query: expected at most 200 characters, got 201"),
         ({"queries": ["a"], "return_scores": "perhaps"}, "return_scores: "),
+        ({"queries": [None] * 300}, "(and 299 more)"),
         (["a"], "should be an object"),
     ],
 )
 def test_malformed_bodies_are_422_with_one_sentence(url: str, body: object, message: str) -> None:
     answer = _post(url, body)
     assert answer.status_code == 422
-    assert message in answer.json()["detail"]
+    detail = answer.json()["detail"]
+    assert message in detail
+    assert "\n" not in detail
+    assert len(detail) < 200
 
 
-def test_a_body_that_is_not_json_is_422(url: str) -> None:
-    answer = httpx.post(f"{url}/retrieve", content=b"{", trust_env=False)
+@pytest.mark.parametrize(
+    "raw", [b"{", b"", b"\xff\xfe", b'{"query": "\xe9"}', b'{"query": "\\ud800"}', b'{"query": "a\x00b"}', b"[" * 9999]
+)
+def test_what_is_not_json_in_utf8_is_422(url: str, raw: bytes) -> None:
+    answer = httpx.post(f"{url}/retrieve", content=raw, trust_env=False)
     assert answer.status_code == 422
     assert "Invalid JSON" in answer.json()["detail"]
 
@@ -123,183 +126,253 @@ def test_the_content_type_does_not_matter(url: str) -> None:
         assert answer.json() == {"result": [[PASSAGES[2]]]}
 
 
-def test_healthz_says_what_is_served(url: str) -> None:
-    answer = httpx.get(f"{url}/healthz", trust_env=False)
-    assert answer.json() == {"status": "ok", "kind": "bm25", "passages": 3, "k": 2}
+@pytest.mark.parametrize("size", [20_001, 100_000, 400_000])
+def test_large_bodies_are_413(url: str, size: int) -> None:
+    """Also where the sender does not say the length, and beyond the size to which bodies are read to their end."""
+
+    def pieces() -> Iterator[bytes]:
+        yield from (b"x" * 1000 for _ in range(size // 1000 + 1))
+
+    answers = [_post(url, {"query": "x" * size})]
+    if size < 8 * 20_000:
+        answers.append(httpx.post(f"{url}/retrieve", content=pieces(), trust_env=False))
+    for answer in answers:
+        assert answer.status_code == 413
+        assert answer.json()["detail"] == "body: expected at most 20000 bytes"
+    assert _post(url, {"query": "hill"}).status_code == 200
 
 
-def test_the_client_equals_the_searcher(url: str, searcher: Searcher) -> None:
-    client = HttpRetriever([url], timeout=10, retries=0)
-    client.check()
-    assert client.blocking is True
-    many = QUERIES * 110  # more than one request's worth
-    assert client.search(many, 3) == searcher.search(many, 3)
-    assert client.search([], 3) == []
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(lambda query: client.search([query], 2)[0], QUERIES)) == searcher.search(QUERIES, 2)
-    client.close()
+def test_empty_and_overlong_queries_fail_alone(url: str) -> None:
+    answer = _post(url, {"queries": ["hill", "", " \n", "x" * 201], "topk": 1})
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "result": [[PASSAGES[2]], [], [], []],
+        "errors": [None, "query: empty", "query: empty", "query: expected at most 200 characters, got 201"],
+    }
+    assert _post(url, {"query": ""}).json() == {"result": [[]], "errors": ["query: empty"]}
 
 
-@pytest.mark.parametrize("ending", ["", "/", "/retrieve", "/retrieve/"])
-def test_the_client_takes_base_urls(url: str, ending: str) -> None:
-    assert HttpRetriever([url + ending], timeout=10, retries=0).search(["hill"], 1)[0].hits[0].id == "u3"
+def test_healthz_says_what_is_served(url: str, searcher: Searcher, tmp_path: Path) -> None:
+    answer = httpx.get(f"{url}/healthz", trust_env=False).json()
+    assert {name: answer[name] for name in ("status", "kind", "passages", "k", "encoder")} == {
+        "status": "ok", "kind": "bm25", "passages": 3, "k": 2, "encoder": None,
+    }  # fmt: skip
+    assert answer["parameters"] == searcher.manifest["parameters"]
+    with serving(small_searcher(tmp_path)) as copy:  # the same corpus elsewhere: the same index
+        assert httpx.get(f"{copy}/healthz", trust_env=False).json()["index"] == answer["index"]
 
 
-def test_the_client_equals_the_searcher_on_real_questions(real_data: Path, tmp_path: Path) -> None:
-    from tspo_cli.data.readers import read_questions
-
-    build_index(real_data / "bamboogle" / "corpus.jsonl.gz", tmp_path / "index")
-    questions = [question.question for question in read_questions(real_data / "bamboogle" / "questions.jsonl.gz")]
-    searcher = open_index(tmp_path / "index")
-    with serving(searcher) as address:
-        assert HttpRetriever([address], timeout=30, retries=0).search(questions, 5) == searcher.search(questions, 5)
+def test_other_paths_and_methods_are_refused(url: str) -> None:
+    assert httpx.get(f"{url}/retrieve", trust_env=False).status_code == 405
+    assert httpx.get(f"{url}/elsewhere", trust_env=False).status_code == 404
+    schema = httpx.get(f"{url}/openapi.json", trust_env=False).json()
+    assert {"/retrieve", "/healthz", "/readyz"} <= set(schema["paths"])
+    assert set(schema["paths"]["/retrieve"]["post"]["responses"]) >= {"200", "401", "413", "422", "429", "503"}
 
 
-class Moody:
-    """Fails on a query that says so, alone or with others."""
+class Scripted:
+    """Answers every query with itself; keeps the batches it was asked and waits while the gate is shut."""
 
     blocking = False
 
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.threads: set[str] = set()
+        self.entered = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
+        self.batches.append(list(queries))
+        self.threads.add(threading.current_thread().name)
+        self.entered.set()
+        assert self.gate.wait(20)
         if any("bad" in query for query in queries):
             raise RuntimeError("cannot read this")
-        return [SearchResult((Hit("1", query, 1.0),)) for query in queries]
+        return [SearchResult(tuple(Hit(str(at), query, 1.0) for at in range(k))) for query in queries]
 
 
 def test_a_failing_query_fails_alone() -> None:
-    with serving(Moody()) as address:
-        answer = _post(address, {"queries": ["x", "bad", "y"], "return_scores": False})
-        assert answer.status_code == 200
-        assert answer.json() == {
-            "result": [[{"id": "1", "contents": "x"}], [], [{"id": "1", "contents": "y"}]],
-            "errors": [None, "RuntimeError: cannot read this", None],
-        }
-        results = HttpRetriever([address], timeout=10, retries=0).search(["x", "bad"], 1)
-    assert [result.error for result in results] == [None, "RuntimeError: cannot read this"]
-    assert results[0].hits == (Hit("1", "x", 1.0),)
+    with serving(Scripted()) as address:
+        answer = _post(address, {"queries": ["x", "bad", "y"], "topk": 1, "return_scores": False})
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "result": [[{"id": "0", "contents": "x"}], [], [{"id": "0", "contents": "y"}]],
+        "errors": [None, "RuntimeError: cannot read this", None],
+    }
 
 
-Answers = Callable[[list[tuple[int, Any]]], AbstractContextManager[tuple[str, list[dict[str, Any]]]]]
+def test_a_score_that_json_cannot_carry_is_an_error_of_its_query() -> None:
+    class Odd:
+        blocking = False
+
+        def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
+            return [SearchResult((Hit("1", query, float(query)),)) for query in queries]
+
+    with serving(Odd()) as address:
+        answer = _post(address, {"queries": ["nan", "0.1"], "topk": 1, "return_scores": True})
+    assert answer.json()["errors"] == ["a score is not a finite number", None]
+    assert answer.json()["result"][1][0]["score"] == 0.1
 
 
-@pytest.fixture
-def scripted() -> Answers:
-    """A server that gives the listed (status, body) answers in turn, and the bodies it was sent."""
-
-    @contextmanager
-    def serve(answers: list[tuple[int, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        seen: list[dict[str, Any]] = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                seen.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                status, body = answers[min(len(seen), len(answers)) - 1]
-                self.send_response(status)
-                self.end_headers()
-                self.wfile.write(body if isinstance(body, bytes) else json.dumps(body).encode())
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", seen
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-    return serve
+def _wait_for_metric(url: str, line: str) -> None:
+    end = time.monotonic() + 20
+    while line not in httpx.get(f"{url}/metrics", trust_env=False).text.splitlines():
+        assert time.monotonic() < end, line
+        time.sleep(0.01)
 
 
-ONE = {"result": [[{"document": {"id": "7", "contents": '"T"\nx'}, "score": 2.5}]]}
+def test_an_idle_server_answers_at_once_and_a_busy_one_gathers_batches() -> None:
+    retriever = Scripted()
+    with serving(retriever, max_batch=16) as address, ThreadPoolExecutor(20) as pool:
+        retriever.gate.clear()
+        first = pool.submit(_post, address, {"query": "first", "topk": 1})
+        assert retriever.entered.wait(20)
+        others = [pool.submit(_post, address, {"query": f"q{i}", "topk": 1 + i // 18}) for i in range(19)]
+        _wait_for_metric(address, "tspo_waiting_queries 19.0")
+        retriever.gate.set()
+        assert first.result().json() == {"result": [[{"id": "0", "contents": "first"}]]}
+        for i, other in enumerate(others):
+            assert [hit["contents"] for hit in other.result().json()["result"][0]] == [f"q{i}"] * (1 + i // 18)
+    assert retriever.batches[0] == ["first"]
+    sizes = [len(batch) for batch in retriever.batches[1:]]
+    assert sum(sizes) == 19
+    assert max(sizes) <= 16
+    assert len(sizes) <= 4, "18 queries with one k and one with another, at most 16 at once"
+    assert retriever.threads == {"index-owner"}
 
 
-def _document(hit: Hit) -> dict[str, str]:
-    return {"id": hit.id, "contents": hit.contents}
+def test_repeated_queries_are_searched_once() -> None:
+    retriever = Scripted()
+    with serving(retriever) as address:
+        once = _post(address, {"queries": ["a", "b", "a"], "topk": 2, "return_scores": True}).json()
+        again = _post(address, {"queries": ["b", "a"], "topk": 2, "return_scores": False}).json()
+        _post(address, {"query": "a", "topk": 3})
+        text = httpx.get(f"{address}/metrics", trust_env=False).text
+    assert retriever.batches == [["a", "b"], ["a"]], "another k is another question"
+    assert once["result"][0] == once["result"][2]
+    assert again["result"] == [[hit["document"] for hit in once["result"][at]] for at in (1, 0)]
+    for line in ('tspo_queries_total{source="cached"} 2.0', 'tspo_queries_total{source="shared"} 1.0',
+                 'tspo_queries_total{source="searched"} 3.0', 'tspo_requests_total{status="200"} 3.0'):  # fmt: skip
+        assert line in text.splitlines()
 
 
-def test_the_client_speaks_dialect_a(scripted: Answers) -> None:
-    with scripted([(200, ONE)]) as (url, seen):
-        assert HttpRetriever([url], timeout=5, retries=0).search(["q"], 4) == [SearchResult((Hit("7", '"T"\nx', 2.5),))]
-    assert seen == [{"queries": ["q"], "topk": 4, "return_scores": True}]
+def test_clients_that_ask_the_same_at_the_same_time_share_one_search() -> None:
+    retriever = Scripted()
+    retriever.gate.clear()
+    with serving(retriever) as address, ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(_post, address, {"query": "same"}) for _ in range(8)]
+        _wait_for_metric(address, 'tspo_queries_total{source="shared"} 7.0')
+        retriever.gate.set()
+        assert {answer.result().text for answer in asked} == {asked[0].result().text}
+    assert retriever.batches == [["same"]]
 
 
-@pytest.mark.parametrize(
-    "record",
-    [
-        {"document": {"contents": '"T"\nx'}},
-        {"id": 7, "contents": '"T"\nx'},
-        {"document": {"id": "7", "title": "T", "text": "x"}, "score": 1},
-    ],
-)
-def test_the_client_reads_the_documents_of_other_servers(scripted: Answers, record: dict[str, Any]) -> None:
-    with scripted([(200, {"result": [[record]]})]) as (url, _):
-        hit = HttpRetriever([url], timeout=5, retries=0).search(["q"], 1)[0].hits[0]
-    assert (hit.title, hit.text) == ("T", "x")
-    assert hit.id in ("", "7")
+def test_errors_are_not_cached() -> None:
+    retriever = Scripted()
+    with serving(retriever) as address:
+        for _ in range(2):
+            assert _post(address, {"query": "bad"}).json()["errors"] == ["RuntimeError: cannot read this"]
+    assert retriever.batches == [["bad"], ["bad"]]
 
 
-def test_passing_failures_are_retried(scripted: Answers) -> None:
-    with scripted([(500, {}), (429, {}), (503, {}), (200, ONE)]) as (url, seen):
-        client = HttpRetriever([url], timeout=5, retries=3, first_wait=0.001)
-        assert client.search(["q"], 1)[0].hits[0].id == "7"
-    assert len(seen) == 4
+def test_overload_is_429_with_retry_after_and_passes() -> None:
+    retriever = Scripted()
+    with serving(retriever, max_queries=4, max_waiting=4, max_batch=1) as address, ThreadPoolExecutor(8) as pool:
+        retriever.gate.clear()
+        first = pool.submit(_post, address, {"query": "first"})
+        assert retriever.entered.wait(20)
+        waiting = [pool.submit(_post, address, {"query": f"w{i}"}) for i in range(4)]
+        _wait_for_metric(address, "tspo_waiting_queries 4.0")
+        refused = _post(address, {"queries": ["x", "y"]})
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) >= 1
+        assert "try again in" in refused.json()["detail"]
+        retriever.gate.set()
+        assert [one.result().status_code for one in [first, *waiting]] == [200] * 5
+        assert _post(address, {"queries": ["x", "y"]}).status_code == 200
 
 
-def test_retries_end(scripted: Answers) -> None:
-    with scripted([(503, {})]) as (url, seen):
-        results = HttpRetriever([url], timeout=5, retries=2, first_wait=0.001).search(["q", "r"], 1)
-    assert len(seen) == 3
-    assert [result.error for result in results] == [f"retriever {url}/retrieve: status 503 after 3 attempts"] * 2
+def test_queries_that_waited_too_long_are_429_and_not_searched() -> None:
+    retriever = Scripted()
+    with serving(retriever, max_wait=0.05) as address, ThreadPoolExecutor(2) as pool:
+        retriever.gate.clear()
+        first = pool.submit(_post, address, {"query": "first"})
+        assert retriever.entered.wait(20)
+        late = pool.submit(_post, address, {"query": "late"})
+        _wait_for_metric(address, "tspo_waiting_queries 1.0")
+        time.sleep(0.1)
+        retriever.gate.set()
+        assert (first.result().status_code, late.result().status_code) == (200, 429)
+    assert retriever.batches == [["first"]]
 
 
-def test_a_refused_request_is_not_repeated(scripted: Answers) -> None:
-    with scripted([(422, {"detail": "topk: too many"})]) as (url, seen):
-        error = HttpRetriever([url], timeout=5, retries=3, first_wait=0.001).search(["q"], 1)[0].error
-    assert len(seen) == 1
-    assert error is not None
-    assert "status 422" in error
-    assert "topk: too many" in error
+def test_settings_under_which_requests_could_never_be_answered_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="max_waiting: expected at least max_queries"):
+        ServiceSettings(max_queries=100, max_waiting=99)
 
 
-@pytest.mark.parametrize(
-    "body", [b"<html>hello</html>", {"hits": []}, {"result": []}, [1], {"result": [[{"score": 1.0}]]}, {"result": [3]}]
-)
-def test_another_kind_of_server_is_recognised(scripted: Answers, body: object) -> None:
-    with scripted([(200, body)]) as (url, _):
-        client = HttpRetriever([url], timeout=5, retries=0)
-        with pytest.raises(RemoteServiceError, match=r"^retriever http://127.0.0.1:\d+/retrieve: ") as raised:
-            client.check()
-        assert client.search(["q"], 1) == [SearchResult(error=str(raised.value))]
-    assert "\n" not in str(raised.value)
+def test_a_token_is_required_where_one_is_set(searcher: Searcher) -> None:
+    with serving(searcher, token="0123456789abcdef") as address:
+        for headers in ({}, {"Authorization": "Bearer 0123456789abcdeX"}, {"Authorization": "0123456789abcdef"},
+                        {"Authorization": b"Bearer \xff"}):  # fmt: skip
+            answer = _post(address, {"query": "hill"}, headers=headers)
+            assert answer.status_code == 401
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert httpx.get(f"{address}/metrics", headers=headers, trust_env=False).status_code == 401
+        right = {"Authorization": "Bearer 0123456789abcdef"}
+        assert _post(address, {"query": "hill"}, headers=right).status_code == 200
+        assert httpx.get(f"{address}/metrics", headers=right, trust_env=False).status_code == 200
+        assert httpx.get(f"{address}/healthz", trust_env=False).status_code == 200
 
 
-def _free_url() -> str:
-    with listen("127.0.0.1", 0) as bound:
-        return f"http://127.0.0.1:{bound.getsockname()[1]}"
+def test_it_is_alive_before_it_is_ready(searcher: Searcher) -> None:
+    gate = threading.Event()
+
+    def open_slowly() -> Retriever:
+        assert gate.wait(20)
+        return searcher
+
+    with TestClient(create_app(open_slowly)) as client:
+        assert client.get("/healthz").json() == {"status": "opening"}
+        for answer in (client.get("/readyz"), client.post("/retrieve", json={"query": "hill"})):
+            assert answer.status_code == 503
+            assert answer.headers["retry-after"] == "1"
+        gate.set()
+        while client.get("/readyz").status_code != 200:
+            time.sleep(0.001)
+        assert client.post("/retrieve", json={"query": "hill", "topk": 1}).json() == {"result": [[PASSAGES[2]]]}
 
 
-def test_an_unreachable_server_is_one_clear_line() -> None:
-    client = HttpRetriever([_free_url()], timeout=5, retries=1, first_wait=0.001)
-    with pytest.raises(RemoteServiceError, match="is the server running") as raised:
-        client.check()
-    assert "\n" not in str(raised.value)
-    results = client.search(["a", "b"], 1)
-    assert len(results) == 2
-    assert all(result.hits == () and "after 2 attempts" in (result.error or "") for result in results)
+def test_a_body_that_does_not_come_is_408(searcher: Searcher) -> None:
+    with serving(searcher, body_timeout=0.1) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 408")
 
 
-def test_another_server_takes_over(url: str, searcher: Searcher) -> None:
-    client = HttpRetriever([_free_url(), url], timeout=5, retries=1, first_wait=0.001)
-    for _ in range(4):
-        assert client.search(["lake"], 3) == searcher.search(["lake"], 3)
+def test_a_thousand_clients_get_the_answers_of_one(searcher: Searcher) -> None:
+    words = ("lake", "hill", "blue", "north", "town", "naïve", "notes", "by")
+    queries = [f"{a} {b}" for a in words for b in words]
 
+    async def ask(client: httpx.AsyncClient, at: int, address: str) -> tuple[str, int, Any]:
+        query = queries[at % len(queries)]
+        body = {"queries": [query], "topk": 1 + at % 3, "return_scores": True}
+        answer = await client.post(f"{address}/retrieve", json=body)
+        return query, answer.status_code, answer.json()
 
-@pytest.mark.parametrize("urls", [[], ["localhost:8000"], ["ftp://host"], ["http://"], ["http://[::1"]])
-def test_wrong_urls_are_refused(urls: list[str]) -> None:
-    with pytest.raises(InvalidInputError, match="retriever: expected"):
-        HttpRetriever(urls, timeout=5, retries=0)
+    async def everybody(address: str) -> list[tuple[str, int, Any]]:
+        limits = httpx.Limits(max_connections=1000)
+        async with httpx.AsyncClient(limits=limits, timeout=60, trust_env=False) as client:
+            return await asyncio.gather(*(ask(client, at, address) for at in range(1000)))
+
+    with serving(searcher, cache_bytes=2000) as address:
+        answers = asyncio.run(everybody(address))
+    for at, (query, status, answer) in enumerate(answers):
+        hits = searcher.search([query], 1 + at % 3)[0].hits
+        assert status == 200
+        assert answer == {"result": [[{"document": _document(hit), "score": hit.score} for hit in hits]]}
 
 
 def test_a_port_in_use_is_a_missing_resource() -> None:
@@ -310,3 +383,9 @@ def test_a_port_in_use_is_a_missing_resource() -> None:
             listen("127.0.0.1", port)
     with pytest.raises(MissingResourceError, match=r"cannot listen on no\.such\.host\.invalid"):
         listen("no.such.host.invalid", 0)
+
+
+def test_loopback_is_told_from_other_addresses() -> None:
+    for host, here in (("127.0.0.1", True), ("localhost", True), ("0.0.0.0", False)):
+        with listen(host, 0) as bound:
+            assert is_loopback(bound) is here

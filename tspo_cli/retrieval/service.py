@@ -1,146 +1,255 @@
-"""A retriever over HTTP, in the dialects that search agents already speak.
+"""The retriever as a web application.
 
-POST /retrieve   {"queries": [str], "topk": int or null, "return_scores": bool}    (or "query": str for one)
-    scores on    {"result": [[{"document": {"id", "contents"}, "score": float}, ...] per query]}
-    scores off   {"result": [[{"id", "contents"}, ...] per query]}
-    A query that failed has no hits; `"errors": [str or null per query]` is then there too.
-GET /healthz     {"status": "ok", "kind", "passages", "k"}
+POST /retrieve   see wire.py; 401 without the token, 408, 413, 422 for what may not be asked, 429 when overloaded
+GET  /healthz    the process is up; once the index is open also what is served
+GET  /readyz     200 when queries are answered, 503 while the index is being opened
+GET  /metrics    for Prometheus
 """
 
 from __future__ import annotations
 
-import logging
-import socket
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+import asyncio
+import hmac
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
 
-import uvicorn
-from anyio import CapacityLimiter
-from anyio.to_thread import run_sync
-from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field, ValidationError
+from fastapi import FastAPI
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
 
-from tspo_cli.errors import MissingResourceError
-from tspo_cli.retrieval.types import Hit, Retriever, SearchResult
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.retrieval.batcher import Batcher, Overloaded
+from tspo_cli.retrieval.service_metrics import CONTENT_TYPE, ServiceMetrics
+from tspo_cli.retrieval.types import Retriever
+from tspo_cli.retrieval.wire import Answer, RetrieveRequest, Wanted, parse_request, query_problem, response_body
 
-log = logging.getLogger(__name__)
-
-
-class RetrieveRequest(BaseModel):
-    """The body of POST /retrieve. Unknown fields are ignored, as other servers do."""
-
-    queries: list[str] | None = None
-    query: str | None = None
-    topk: Annotated[int, Field(ge=1)] | None = None
-    return_scores: bool = False
+_DRAIN_BODIES = 8
+"""A body too large is still read to this many times the limit, so that its sender gets to see the answer."""
 
 
-def create_app(retriever: Retriever, *, default_k: int = 3, max_k: int = 100, max_queries: int = 1024) -> FastAPI:
-    """The web application around `retriever`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSettings:
+    """Limits of a service. Sizes in bytes, times in seconds, query length in characters."""
 
-    A body that is malformed, or asks for more than `max_k` hits or `max_queries` queries, is answered with status
-    422 and `{"detail": one sentence}`. Searches run one after the other: a request never waits for more than those
-    before it, and an encoder is never entered twice.
+    default_k: int = 3
+    max_k: int = 100
+    max_queries: int = 1024
+    max_query_chars: int = 10_000
+    max_body: int = 8 << 20
+    body_timeout: float = 15.0
+    max_batch: int = 256
+    max_waiting: int = 8192
+    max_wait: float = 30.0
+    cache_bytes: int = 256 << 20
+    token: str = ""
+    """What clients must send as `Authorization: Bearer ...`. Empty: everybody may ask."""
+
+    def __post_init__(self) -> None:
+        if self.max_waiting < self.max_queries:
+            raise InvalidInputError(
+                f"max_waiting: expected at least max_queries ({self.max_queries}), got {self.max_waiting}: "
+                "a request of that size could never be answered"
+            )
+
+
+class _Refusal(Exception):
+    """An answer other than 200, with one sentence."""
+
+    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.headers = status, detail, headers
+
+
+def create_app(open_retriever: Callable[[], Retriever], settings: ServiceSettings | None = None) -> FastAPI:
+    """The web application around the index that `open_retriever` opens.
+
+    It starts answering /healthz at once and opens the index meanwhile. `app.state.opened` is then a future that is
+    done when the index is open, or holds the error that kept it shut.
     """
-    app = FastAPI(title="tspo retriever")
-    one_at_a_time = CapacityLimiter(1)
+    service = _Service(open_retriever, settings or ServiceSettings())
+    app = FastAPI(title="tspo retriever", lifespan=service.lifespan)
+    # Plain routes: FastAPI's own cost a quarter more per request, and the body is read by hand anyway.
+    app.add_route("/retrieve", service.retrieve, methods=["POST"], include_in_schema=False)
+    app.add_route("/metrics", service.metrics_text, methods=["GET"], include_in_schema=False)
+    app.get("/healthz", response_model=None)(service.healthz)
+    app.get("/readyz", response_model=None)(service.readyz)
+    openapi = app.openapi
 
-    @app.post("/retrieve")
-    async def retrieve(request: Request) -> JSONResponse:
-        body = _body(await request.body())
-        queries = _queries(body, max_queries)
-        k = body.topk or default_k
-        if k > max_k:
-            raise HTTPException(422, f"topk: expected at most {max_k}, got {k}")
-        results = await run_sync(search_each, retriever, queries, k, limiter=one_at_a_time)
-        return JSONResponse(_answer(results, body.return_scores))
+    def with_retrieve() -> dict[str, Any]:
+        schema = openapi()
+        schema["paths"].setdefault("/retrieve", _RETRIEVE_SCHEMA)
+        return schema
 
-    @app.get("/healthz")
-    async def healthz() -> dict[str, Any]:
-        manifest = getattr(retriever, "manifest", {})
+    app.openapi = with_retrieve  # type: ignore[method-assign]
+    return app
+
+
+class _Service:
+    def __init__(self, open_retriever: Callable[[], Retriever], settings: ServiceSettings) -> None:
+        self._settings = settings
+        self._metrics = ServiceMetrics()
+        self._batcher = Batcher(
+            open_retriever,
+            self._metrics,
+            max_batch=settings.max_batch,
+            max_waiting=settings.max_waiting,
+            max_wait=settings.max_wait,
+            cache_bytes=settings.cache_bytes,
+        )
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        app.state.opened = self._batcher.start()
+        yield
+        await asyncio.to_thread(self._batcher.close)
+
+    async def retrieve(self, request: Request) -> Response:
+        start = time.perf_counter()
+        status, errors = 200, 0
+        try:
+            answers, scores = await self._answer(request)
+            errors = sum(answer.error is not None for answer in answers)
+            return Response(response_body(answers, scores), media_type="application/json")
+        except _Refusal as refusal:
+            status = refusal.status
+            return JSONResponse({"detail": refusal.detail}, status, refusal.headers)
+        finally:
+            self._metrics.request(status, time.perf_counter() - start, errors)
+
+    async def _answer(self, request: Request) -> tuple[list[Answer], bool]:
+        self._authorise(request)
+        raw = await self._body(request)
+        if self._batcher.manifest is None:
+            raise _Refusal(503, "the index is still being opened", {"Retry-After": "1"})
+        wanted = self._wanted(raw)
+        problems = [query_problem(query, self._settings.max_query_chars) for query in wanted.queries]
+        fit = [query for query, problem in zip(wanted.queries, problems, strict=True) if problem is None]
+        try:
+            found = iter(await self._batcher.search(fit, wanted.k))
+        except Overloaded as error:
+            raise _Refusal(429, str(error), {"Retry-After": str(error.retry_after)}) from None
+        return [Answer(error=problem) if problem else next(found) for problem in problems], wanted.scores
+
+    def _authorise(self, request: Request) -> None:
+        if not self._settings.token:
+            return
+        given = request.headers.get("authorization", "")
+        if not hmac.compare_digest(given.encode(), f"Bearer {self._settings.token}".encode()):
+            raise _Refusal(401, "expected Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+
+    async def _body(self, request: Request) -> bytes:
+        limit = self._settings.max_body
+        try:
+            async with asyncio.timeout(self._settings.body_timeout):
+                body = await _read_body(request, limit)
+        except TimeoutError:
+            raise _Refusal(408, "the body did not arrive in time", {"Connection": "close"}) from None
+        except ClientDisconnect:
+            raise _Refusal(400, "the client went away") from None
+        if body is None:
+            raise _Refusal(413, f"body: expected at most {limit} bytes", {"Connection": "close"})
+        return body
+
+    def _wanted(self, raw: bytes) -> Wanted:
+        limits = self._settings
+        try:
+            return parse_request(
+                raw,
+                default_k=limits.default_k,
+                max_k=limits.max_k,
+                max_queries=limits.max_queries,
+                max_query_chars=limits.max_query_chars,
+            )
+        except InvalidInputError as error:
+            raise _Refusal(422, str(error)) from None
+
+    async def metrics_text(self, request: Request) -> Response:
+        try:
+            self._authorise(request)
+        except _Refusal as refusal:
+            return JSONResponse({"detail": refusal.detail}, refusal.status, refusal.headers)
+        return Response(self._metrics.text(), media_type=CONTENT_TYPE)
+
+    async def healthz(self) -> dict[str, Any]:
+        manifest = self._batcher.manifest
+        if manifest is None:
+            return {"status": "opening"}
+        encoder = manifest.get("encoder")
         return {
             "status": "ok",
             "kind": manifest.get("kind"),
             "passages": manifest.get("passages"),
-            "k": default_k,
+            "k": self._settings.default_k,
+            "index": self._batcher.digest,
+            # The name alone: where a directory lies differs between machines and is nobody's business.
+            "encoder": PurePath(encoder).name if encoder else None,
+            "parameters": manifest.get("parameters"),
         }
 
-    return app
+    async def readyz(self) -> JSONResponse:
+        ready = self._batcher.manifest is not None
+        return JSONResponse({"ready": ready}, 200 if ready else 503, None if ready else {"Retry-After": "1"})
 
 
-def search_each(retriever: Retriever, queries: Sequence[str], k: int) -> list[SearchResult]:
-    """Search the batch; if it fails, search query by query, so that a bad query fails alone."""
-    try:
-        return retriever.search(queries, k)
-    except Exception as error:
-        if len(queries) == 1:
-            log.exception("search failed")
-            return [SearchResult(error=f"{type(error).__name__}: {error}")]
-    return [result for query in queries for result in search_each(retriever, [query], k)]
+async def _read_body(request: Request, limit: int) -> bytes | None:
+    """The body, or None if it is longer than `limit` bytes."""
+    chunks: list[bytes] = []
+    size = 0
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > _DRAIN_BODIES * limit:
+        return None
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= limit:
+            chunks.append(chunk)
+        elif size > _DRAIN_BODIES * limit:
+            return None
+    return b"".join(chunks) if size <= limit else None
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A bound socket; port 0 takes a free one.
-
-    Raises:
-        MissingResourceError: the port is in use, not allowed, or there is no such address.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise MissingResourceError(f"cannot listen on {host}:{port}: {reason.lower()}; choose another --port") from None
-    return bound
-
-
-def run_server(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM; requests under way are finished. `ready` is called once connections are taken."""
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_keep_alive=60, timeout_graceful_shutdown=10
-    )
-    _Server(config, ready).run(sockets=[bound])
-
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._ready()
-
-
-def _body(raw: bytes) -> RetrieveRequest:
-    """The request, whatever its content type: `curl -d` and some agents do not say JSON."""
-    try:
-        return RetrieveRequest.model_validate_json(raw)
-    except ValidationError as error:
-        problems = [".".join(map(str, item["loc"])) + ": " + item["msg"] for item in error.errors()]
-        raise HTTPException(422, "; ".join(problems).removeprefix(": ")) from None
-
-
-def _queries(body: RetrieveRequest, limit: int) -> list[str]:
-    if (body.queries is None) == (body.query is None):
-        raise HTTPException(422, 'expected either "queries" (a list of strings) or "query" (one string)')
-    queries = body.queries if body.queries is not None else [body.query or ""]
-    if len(queries) > limit:
-        raise HTTPException(422, f"queries: expected at most {limit} in one request, got {len(queries)}")
-    return queries
-
-
-def _answer(results: list[SearchResult], scores: bool) -> dict[str, Any]:
-    answer: dict[str, Any] = {"result": [[_record(hit, scores) for hit in result.hits] for result in results]}
-    if any(result.error for result in results):
-        answer["errors"] = [result.error for result in results]
-    return answer
-
-
-def _record(hit: Hit, scores: bool) -> dict[str, Any]:
-    document = {"id": hit.id, "contents": hit.contents}
-    return {"document": document, "score": hit.score} if scores else document
+_DETAIL = {
+    "content": {
+        "application/json": {"schema": {"type": "object", "properties": {"detail": {"type": "string"}}}},
+    }
+}
+_RETRIEVE_SCHEMA: dict[str, Any] = {
+    "post": {
+        "summary": "Search for passages.",
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": RetrieveRequest.model_json_schema()}},
+        },
+        "responses": {
+            "200": {
+                "description": "Hits per query; documents alone unless return_scores is true.",
+                "content": {
+                    "application/json": {
+                        "schema": {
+                            "type": "object",
+                            "required": ["result"],
+                            "properties": {
+                                "result": {"type": "array", "items": {"type": "array", "items": {"type": "object"}}},
+                                "errors": {"type": "array", "items": {"type": ["string", "null"]}},
+                            },
+                        }
+                    }
+                },
+            },
+            **{
+                status: {"description": text, **_DETAIL}
+                for status, text in {
+                    "401": "The token is missing or wrong.",
+                    "408": "The body did not arrive in time.",
+                    "413": "The body is too large.",
+                    "422": "Malformed, or beyond a limit.",
+                    "429": "Overloaded; see Retry-After.",
+                    "503": "The index is still being opened; see Retry-After.",
+                }.items()
+            },
+        },
+    }
+}
