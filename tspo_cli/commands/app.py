@@ -16,6 +16,7 @@ from tspo_cli.commands import (
     data,
     demo,
     doctor,
+    engine,
     eval_cmd,
     index,
     inspect_cmd,
@@ -41,6 +42,7 @@ app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
 app.add_typer(index.app, name="index")
 app.command("serve")(serve.serve)
+app.command("engine")(engine.engine)
 app.command("train")(train.train)
 app.command("eval")(eval_cmd.evaluate)
 app.command("report")(report.report)

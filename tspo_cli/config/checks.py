@@ -41,6 +41,10 @@ def _rl_problems(config: Config) -> Iterator[str]:
         yield f"rollout.group_size: {config.credit.algorithm} compares the rollouts of a question, so give 2 or more"
     if rollout.temperature == 0:
         yield "rollout.temperature: greedy rollouts of a question are all the same; give a temperature above 0"
+    if rollout.engine == "vllm" and (rollout.top_p < 1 or rollout.top_k > 0):
+        yield "rollout.engine: vllm gives log-probs after top_p and top_k, the loss needs those before; switch both off"
+    if config.vllm.url and config.vllm.sleep:
+        yield "vllm.sleep: only an engine in this process can sleep; remove vllm.url or vllm.sleep"
     if config.train.updates_per_step > rollout.questions_per_step * rollout.group_size:
         yield "train.updates_per_step: more updates than rollouts in a step (questions_per_step x group_size)"
 
@@ -48,3 +52,5 @@ def _rl_problems(config: Config) -> Iterator[str]:
 def _sft_problems(config: Config) -> Iterator[str]:
     if not (config.data.world or config.data.demonstrations):
         yield 'data: kind = "sft" needs data.world or data.demonstrations'
+    if config.rollout.engine == "vllm":
+        yield 'rollout.engine: kind = "sft" evaluates with the transformers engine; remove vllm'

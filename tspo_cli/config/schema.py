@@ -90,6 +90,9 @@ class RolloutConfig(Section):
     questions_per_step: int = Field(8, ge=1, description="Questions (groups) per training step.")
     group_size: int = Field(5, ge=1, description="Rollouts per question.")
     batch_size: int = Field(64, ge=1, description="Sequences that the engine decodes at once.")
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="What generates. vllm: see [vllm]; transformers: on the learner's own weights."
+    )
     turn_deadline: float = Field(120.0, gt=0, description="Seconds a search may take before it counts as failed.")
     dynamic_sampling: bool = Field(
         False, description="Train on groups with an advantage only, and roll out more questions in place of the others."
@@ -97,6 +100,25 @@ class RolloutConfig(Section):
     max_refills: int = Field(
         3, ge=0, description="dynamic_sampling: further rollout batches per step; then the step takes what it has."
     )
+
+
+class VllmConfig(Section):
+    """The vLLM engine (rollout.engine = "vllm"): in this process, or servers started with `tspo engine`."""
+
+    url: list[str] = Field(
+        default_factory=list, description="Base URLs of servers; training processes share them out. Empty: in-process."
+    )
+    memory: float = Field(0.4, gt=0, le=1, description="In-process, GPU: share of its memory for weights and KV cache.")
+    kv_cache_gib: float = Field(0.0, ge=0, description="In-process: size of the KV cache. 0: what is left; CPU: 1.")
+    tensor_parallel: int = Field(1, ge=1, description="In-process: processes that one engine is divided over.")
+    eager: bool = Field(False, description="No CUDA graphs, no compilation: starts sooner, generates more slowly.")
+    sleep: Literal[0, 1, 2] = Field(
+        0, description="In-process, GPU: vLLM's sleep level while the learner works. 0: the engine keeps its memory."
+    )
+    handover: str = Field(
+        "", description="Folder for new weights that learner and servers both see. Empty: handover/ of the run."
+    )
+    patience: float = Field(600.0, gt=0, description="Seconds to wait for a server that does not answer.")
 
 
 class CreditConfig(Section):
@@ -333,6 +355,7 @@ class Config(Section):
     demonstrations: DemonstrationConfig = DemonstrationConfig()
     retriever: RetrieverConfig = RetrieverConfig()
     rollout: RolloutConfig = RolloutConfig()
+    vllm: VllmConfig = VllmConfig()
     credit: CreditConfig = CreditConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tspo_cli.config.schema import Config
 from tspo_cli.data.schema import Question
@@ -178,6 +178,8 @@ class _Loop:
                 answer=action.content if action.kind == "answer" else None,
                 feedback=feedback,
                 feedback_ids=tuple(feedback_ids),
+                weight_version=completion.weight_version,
+                mixed=completion.mixed,
             )
         )
         if action.kind == "search":
@@ -245,17 +247,8 @@ class _Loop:
 
 
 def _with_result(turn: Turn, result: SearchResult, feedback: str, feedback_ids: Sequence[int]) -> Turn:
-    return Turn(
-        action_ids=turn.action_ids,
-        logprobs=turn.logprobs,
-        finish_reason=turn.finish_reason,
-        kind=turn.kind,
-        text=turn.text,
-        query=turn.query,
-        hits=result.hits,
-        feedback=feedback,
-        feedback_ids=tuple(feedback_ids),
-        search_error=result.error,
+    return replace(
+        turn, hits=result.hits, feedback=feedback, feedback_ids=tuple(feedback_ids), search_error=result.error
     )
 
 

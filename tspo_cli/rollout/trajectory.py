@@ -25,7 +25,8 @@ class Turn:
 
     `action_ids` are the sampled token ids as the engine returned them, `logprobs` their log-probabilities (nats) under
     the sampling policy, one each. `feedback_ids` are tokenised separately and never trained on. `search_error` marks a
-    failed search: such a trajectory does not enter the loss.
+    failed search: such a trajectory does not enter the loss. `weight_version` says which weights sampled the action,
+    `mixed` that they changed before it was complete.
     """
 
     action_ids: tuple[int, ...]
@@ -39,6 +40,8 @@ class Turn:
     feedback: str = ""
     feedback_ids: tuple[int, ...] = ()
     search_error: str | None = None
+    weight_version: int = 0
+    mixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,12 @@ class Trajectory:
     def failed(self) -> bool:
         """True when a search failed for a reason outside the policy."""
         return any(turn.search_error is not None for turn in self.turns)
+
+    @property
+    def mixed(self) -> bool:
+        """True when not all of its tokens were sampled by the same weights: no policy has its probability."""
+        sampled = [turn for turn in self.turns if turn.logprobs]
+        return any(turn.mixed for turn in sampled) or len({turn.weight_version for turn in sampled}) > 1
 
     @property
     def searches(self) -> int:
@@ -98,6 +107,7 @@ def trajectory_record(trajectory: Trajectory) -> dict[str, Any]:
         "sample": trajectory.sample,
         "answer": trajectory.answer,
         "failed": trajectory.failed,
+        "weight_version": trajectory.weight_version,
         "prompt_tokens": len(trajectory.prompt_ids),
         "turns": [_turn_record(turn) for turn in trajectory.turns],
     }

@@ -109,6 +109,11 @@ class Learner:
         return self.engine.module.model
 
     @property
+    def half(self) -> bool:
+        """True where the model computes in bfloat16."""
+        return bool(self.engine.bfloat16_enabled())
+
+    @property
     def device(self) -> torch.device:
         """Where micro-batches go."""
         return torch.device(self.engine.device)
@@ -242,6 +247,11 @@ class Learner:
             return None
         dtype = next(self.module.parameters()).dtype
         return {name: value.to(dtype) for name, value in full_parameters(self.engine, self.module)}
+
+    def whole_weights(self) -> Mapping[str, torch.Tensor]:
+        """All parameters by name, whatever the ZeRO stage; at stages 0 to 2 the learner's own tensors."""
+        weights = self.weights()
+        return {name: one.detach() for name, one in self.module.named_parameters()} if weights is None else weights
 
     def blank_module(self) -> Any:
         """A model of the same shape, type and device with whole parameters of its own."""

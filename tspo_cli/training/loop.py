@@ -23,6 +23,7 @@ from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.runs import append_jsonl, eval_steps, keep_steps_up_to, log_line, set_status, step_name, write_jsonl_gz
 from tspo_cli.training.checkpoint import latest_checkpoint, load_checkpoint, prune, save_checkpoint
 from tspo_cli.training.distributed import barrier, rank
+from tspo_cli.training.handover import hand_over
 from tspo_cli.training.learner import Learner
 from tspo_cli.training.tracking import tracker
 
@@ -53,6 +54,10 @@ class Workshop:
     def chief(self) -> bool:
         """True on the process that writes."""
         return rank() == 0
+
+    def hand_over(self, step: int) -> None:
+        """Give the engine the learner's weights of `step`."""
+        hand_over(self.learner, self.engine, self.protocol, self.config, step)
 
     def note(self, message: str) -> None:
         """Say it and keep it in the attempt's log."""
@@ -107,7 +112,7 @@ def _restore(shop: Workshop) -> int:
             if int(path.name.split(".")[0].removeprefix("step_")) > step:
                 path.unlink()
     shop.note(f"resume after step {step}" if step else "no checkpoint yet: start from the beginning")
-    shop.engine.load_weights(shop.learner.weights(), step)
+    shop.hand_over(step)
     barrier()
     return step
 
@@ -125,7 +130,8 @@ def _record(shop: Workshop, step: int, outcome: Step, seconds: float) -> None:
 
 def _evaluate(shop: Workshop, evaluate: Evaluate, step: int) -> None:
     if shop.config.eval.data:
-        shop.engine.load_weights(shop.learner.weights(), step)
+        if shop.engine.weight_version != step:
+            shop.hand_over(step)
         evaluate(shop, step)
         barrier()
 

@@ -26,6 +26,7 @@ from tspo_cli.rollout.protocol import STOP, SearchProtocol
 from tspo_cli.rollout.trajectory import GroupId, Trajectory, trajectory_record
 from tspo_cli.training.batching import TrainSequence
 from tspo_cli.training.distributed import all_sum, gather_json, rank, world_size
+from tspo_cli.training.handover import hand_over, rest
 from tspo_cli.training.learner import Learner
 from tspo_cli.training.loop import Step
 from tspo_cli.training.sequences import policy_sequence
@@ -90,16 +91,19 @@ def rl_step(
         batch = batch_of_step(questions, step, config)
         tasks = _tasks(batch, protocol, config)
         trajectories = run_agents(tasks, engine, retriever, protocol, agent_settings(config))
-        failed_share = _failed_share(trajectories, step)
+        rest(engine)
+        lost = _lost_shares(trajectories, step)
         rolled = time.perf_counter()
         groups = _score(trajectories, batch, config)
         parity = _check_parity(groups, learner, config, step)
         updates = _update(groups, learner, config)
-        engine.load_weights(learner.weights(), step)
         updated = time.perf_counter()
-        records, metrics = _gather(groups, failed_share, step)
-        timings = {"rollout": rolled - started, "update": updated - rolled}
-        return Step(metrics | parity | updates, timings, records)
+        gap = hand_over(learner, engine, protocol, config, step)
+        handed = {} if gap is None else {"handover_parity": gap}
+        over = time.perf_counter()
+        records, metrics = _gather(groups, lost, step)
+        timings = {"rollout": rolled - started, "update": updated - rolled, "handover": over - updated}
+        return Step(metrics | parity | updates | handed, timings, records)
 
     return take
 
@@ -131,10 +135,11 @@ def _tasks(batch: Sequence[tuple[Question, int]], protocol: SearchProtocol, conf
 def _score(
     trajectories: Sequence[Trajectory], batch: Sequence[tuple[Question, int]], config: Config
 ) -> list[ScoredGroup]:
-    """Groups with credit. Trajectories whose search failed say nothing about the policy and are left out."""
+    """Groups with credit. Left out are trajectories whose search failed, which say nothing about the policy, and those
+    that two policies sampled, whose probability nobody knows."""
     members: dict[GroupId, list[Trajectory]] = defaultdict(list)
     for trajectory in trajectories:
-        if not trajectory.failed:
+        if not (trajectory.failed or trajectory.mixed):
             members[trajectory.group].append(trajectory)
     places = {GroupId(one.data_source, one.id, draw): place for place, (one, draw) in enumerate(batch)}
     credits = assign_batch(list(map(group_from_trajectories, members.values())), config.credit, all_sum)
@@ -144,14 +149,17 @@ def _score(
     ]
 
 
-def _failed_share(trajectories: Sequence[Trajectory], step: int) -> float:
-    """Share of trajectories, over all processes, that a failed search ended; an error when it is all of them."""
-    failed, total = all_sum([sum(one.failed for one in trajectories), len(trajectories)])
+def _lost_shares(trajectories: Sequence[Trajectory], step: int) -> dict[str, float]:
+    """Shares of trajectories, over all processes, that a failed search ended (an error when it is all of them), and
+    that were sampled by more than one version of the weights."""
+    failed, mixed, total = all_sum(
+        [sum(one.failed for one in trajectories), sum(one.mixed for one in trajectories), len(trajectories)]
+    )
     if failed == total:
         errors = [turn.search_error for one in trajectories for turn in one.turns if turn.search_error]
         reason = errors[0] if errors else "on other processes"
         raise RemoteServiceError(f"step {step}: every search failed ({reason}); check the retriever, then use --resume")
-    return failed / total
+    return {"failed_share": failed / total, "mixed_share": mixed / total}
 
 
 def _check_parity(groups: Sequence[ScoredGroup], learner: Learner, config: Config, step: int) -> dict[str, float]:
@@ -186,7 +194,7 @@ def _update(groups: Sequence[ScoredGroup], learner: Learner, config: Config) -> 
 
 
 def _gather(
-    groups: Sequence[ScoredGroup], failed_share: float, step: int
+    groups: Sequence[ScoredGroup], lost: dict[str, float], step: int
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Records of all processes in the order of the batch, and the metrics of the whole step."""
     mine = [(group.place, _group_record(group, step), dataclasses.asdict(group.credit)) for group in groups]
@@ -204,7 +212,7 @@ def _gather(
         "invalid_share": _mean([turn["kind"] == "invalid" for turn in turns]),
         "truncated_share": _mean([turn["kind"] == "truncated" for turn in turns]),
         "answered_share": _mean([one["answer"] is not None for one in rollouts]),
-        "failed_share": failed_share,
+        **lost,
     }
     return records, metrics
 

@@ -9,13 +9,18 @@ from pathlib import Path
 import torch
 
 from tspo_cli.config.schema import Config
+from tspo_cli.console import say
 from tspo_cli.retrieval.open import open_retriever
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.agent import context_length
 from tspo_cli.rollout.engines.base import Engine, TokenizerLike
 from tspo_cli.rollout.engines.transformers import TransformersEngine
+from tspo_cli.rollout.engines.vllm_open import open_vllm
+from tspo_cli.rollout.engines.vllm_server import Siblings
 from tspo_cli.rollout.protocol import SearchProtocol
-from tspo_cli.training.distributed import init_distributed
+from tspo_cli.runs import log_line
+from tspo_cli.training.distributed import barrier, init_distributed, rank, world_size
+from tspo_cli.training.handover import hand_over
 from tspo_cli.training.learner import Learner
 from tspo_cli.training.loop import Evaluate, Step, Workshop, train_loop
 from tspo_cli.training.policy import starting_policy
@@ -40,7 +45,14 @@ def train(config: Config, run: Path, evaluate: Evaluate, *, attempt: int, resume
     make_step = _step_maker(config, retriever, protocol)
     updates = config.train.steps * (config.train.updates_per_step if config.kind == "rl" else 1)
     learner = Learner(model, config, total_updates=updates, temperature=config.rollout.temperature)
-    engine = _engine(learner, tokenizer, config)
+
+    def tell(message: str) -> None:
+        say(message)
+        log_line(run, attempt, message)
+
+    engine = _engine(learner, tokenizer, config, run, tell)
+    if config.rollout.engine == "vllm":
+        hand_over(learner, engine, protocol, config, 0)
     shop = Workshop(config, run, attempt, tokenizer, protocol, learner, engine, retriever)
     train_loop(shop, make_step(learner, engine), evaluate, resume=resume)
 
@@ -56,8 +68,14 @@ def _step_maker(
     return lambda learner, engine: rl_step(config, learner, engine, retriever, protocol, questions)
 
 
-def _engine(learner: Learner, tokenizer: TokenizerLike, config: Config) -> Engine:
-    """The rollout engine: on the learner's own parameters, or on a copy where those are sharded (ZeRO 3)."""
+def _engine(
+    learner: Learner, tokenizer: TokenizerLike, config: Config, run: Path, tell: Callable[[str], None]
+) -> Engine:
+    """The rollout engine: vLLM, or transformers on the learner's own parameters (a copy where ZeRO 3 shards them)."""
+    if config.rollout.engine == "vllm":
+        siblings = Siblings(rank(), world_size(), barrier)
+        dtype = "bfloat16" if learner.half else "float32"
+        return open_vllm(config, tokenizer, dtype=dtype, folder=run / "handover", siblings=siblings, tell=tell)
     weights = learner.weights()
     module = learner.module if weights is None else learner.blank_module()
     slots = max(config.rollout.batch_size, config.eval.batch_size)

@@ -44,13 +44,17 @@ class GenerationRequest:
 @dataclass(frozen=True, slots=True)
 class Completion:
     """The sampled ids of one request and their log-probabilities (nats) at the request's temperature, before any
-    top-k or top-p filter (for greedy requests: at temperature 1)."""
+    top-k or top-p filter (for greedy requests: at temperature 1).
+
+    `weight_version` is that of the last token; `mixed` says that earlier tokens came from other weights.
+    """
 
     session: int
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
     weight_version: int
+    mixed: bool = False
 
 
 class Engine(Protocol):
