@@ -8,7 +8,7 @@ DIR/vectors.faiss, rescore.npy       dense
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,10 @@ class Searcher:
             return SearchResult(tuple(Hit(*self._store[position], score) for position, score in ranked))
         except InvalidInputError as error:
             return SearchResult(error=str(error))
+
+    def passages(self) -> Iterator[tuple[str, str]]:
+        """(id, contents) of every passage, in the order of the corpus."""
+        return (self._store[position] for position in range(len(self._store)))
 
 
 def open_index(path: Path, settings: Mapping[str, object] | None = None) -> Searcher:
