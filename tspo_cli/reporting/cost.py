@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tspo_cli import runs
 from tspo_cli.reporting.tables import Column, Table, cells, number
 from tspo_cli.reporting.views import RunView
 
@@ -58,7 +57,7 @@ def _record(view: RunView) -> dict[str, Any]:
     if not view.is_evaluation and view.algorithm != "sft":
         per_step = int(view.setting("rollout.questions_per_step", 0)) * int(view.setting("rollout.group_size", 0))
     ends = _last_scores(view)
-    gpus = _gpus(view)
+    gpus = view.environment().get("gpus")
     return {
         "run": view.name,
         "algorithm": view.algorithm,
@@ -88,9 +87,3 @@ def _mean(scores: Sequence[dict[str, Any]], key: str) -> float | None:
     known = [(float(one[key]), int(one.get("n") or 0)) for one in scores if isinstance(one.get(key), int | float)]
     total = sum(n for _, n in known)
     return sum(value * n for value, n in known) / total if total else None
-
-
-def _gpus(view: RunView) -> list[str]:
-    path = view.path / "env.json"
-    found = runs.read_json(path).get("gpus") if path.is_file() else None
-    return list(found or [])
