@@ -68,7 +68,7 @@ def train_here(config: Config, run: Path, attempt: int, resume: bool) -> None:
 
 def _check_inputs(config: Config) -> str:
     """Open data, index and model as training would; one line on what was found."""
-    from tspo_cli.evaluation.runner import read_eval_sets
+    from tspo_cli.evaluation.sets import read_eval_sets
     from tspo_cli.retrieval.open import open_retriever
     from tspo_cli.training.policy import starting_policy
     from tspo_cli.training.rl import read_training_questions

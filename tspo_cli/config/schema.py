@@ -189,6 +189,12 @@ class EvalConfig(Section):
     at_start: bool = Field(True, description="Evaluate before the first step too.")
     temperature: float = Field(0.0, ge=0, description="0: greedy.")
     batch_size: int = Field(64, ge=1, description="Questions in flight.")
+    portion: int = Field(
+        0,
+        ge=0,
+        description="Questions that are answered and saved together: an evaluation that is resumed repeats the portion "
+        "in which it was stopped, so that its results stay the same to the byte. 0: four batches.",
+    )
 
 
 class DeepSpeedConfig(Section):

@@ -55,12 +55,12 @@ def check(questions: Path, corpus: Path | None = None) -> CheckReport:
     passages: int | None = None
     answered: int | None = None
     if corpus is not None:
-        finder = _AnswerFinder([question.golden_answers for _, question in sound])
+        finder = AnswerFinder([question.golden_answers for _, question in sound])
         ids: set[str] = set()
         passages = 0
         for passage in _sound_passages(corpus, problems):
             ids.add(passage.id)
-            finder.feed(passage)
+            finder.feed(passage.contents)
             passages += 1
         answered = len(finder.found)
         problems += _missing_support(questions, sound, ids, corpus)
@@ -139,7 +139,7 @@ def _missing_support(
                 yield Problem(path, number, f"supporting passage {identifier!r} is not in {corpus}")
 
 
-class _AnswerFinder:
+class AnswerFinder:
     """Which questions have an answer in the passages fed so far: one look-up per word, however many answers."""
 
     def __init__(self, golds: Sequence[Sequence[str]]) -> None:
@@ -151,8 +151,9 @@ class _AnswerFinder:
                 if words:
                     self._by_first_word[words[0]].setdefault(words, []).append(index)
 
-    def feed(self, passage: Passage) -> None:
-        words = normalize_text(passage.contents).split()
+    def feed(self, contents: str) -> None:
+        """Look through one passage."""
+        words = normalize_text(contents).split()
         for start, word in enumerate(words):
             answers = self._by_first_word.get(word, {})
             for answer in tuple(answers):

@@ -36,3 +36,8 @@ class Question:
     gold_kind: str = "none"
     type: str = ""
     extra: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
+
+    @property
+    def key(self) -> str:
+        """A name that no question of another data set has."""
+        return f"{self.data_source}/{self.id}"

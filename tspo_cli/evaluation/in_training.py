@@ -5,7 +5,8 @@ from __future__ import annotations
 from tspo_cli.config.schema import Config
 from tspo_cli.evaluation.methods import METHODS
 from tspo_cli.evaluation.metrics import summarize
-from tspo_cli.evaluation.runner import evaluate_items, read_eval_sets, write_evaluation
+from tspo_cli.evaluation.runner import evaluate_items, write_evaluation
+from tspo_cli.evaluation.sets import read_eval_sets
 from tspo_cli.runs import step_name
 from tspo_cli.training.distributed import gather_json, rank, world_size
 from tspo_cli.training.loop import Evaluate, Workshop

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tspo_cli.credit.text import contains_answer, exact_match, f1_score, normalize_answer
+from tspo_cli.credit.text import contains_answer, exact_match, f1_score
 from tspo_cli.data.schema import Question
+from tspo_cli.data.text import normalize_answer
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.trajectory import Trajectory, trajectory_record
+
+_CLOSED = {"yes", "no", "noanswer"}
 
 
 def gold_recall(question: Question, hits: Iterable[Hit]) -> float | None:
@@ -17,6 +20,38 @@ def gold_recall(question: Question, hits: Iterable[Hit]) -> float | None:
         return None
     gold = set(question.supporting_ids)
     return len(gold & {hit.id for hit in hits}) / len(gold)
+
+
+def gold_precision(question: Question, hits: Iterable[Hit]) -> float | None:
+    """Share of the distinct passages among `hits` that are gold; None without hits or without gold passages."""
+    found = {hit.id for hit in hits}
+    if not question.supporting_ids or not found:
+        return None
+    return len(found & set(question.supporting_ids)) / len(found)
+
+
+def answer_f1(answer: str | None, golds: Sequence[str]) -> float:
+    """Best word F1 over the golds (SQuAD). Where either side is yes, no or noanswer, only the same word counts, as in
+    HotpotQA's evaluation, which FlashRAG follows."""
+    said = normalize_answer(answer or "")
+    comparable = [
+        gold for gold in golds if normalize_answer(gold) == said or not {said, normalize_answer(gold)} & _CLOSED
+    ]
+    return f1_score(answer, comparable)
+
+
+def cover_match(answer: str | None, golds: Sequence[str]) -> bool:
+    """Sub-EM or cover-EM: a normalised gold occurs in the normalised answer, as characters (FlashRAG, ZeroSearch)."""
+    said = normalize_answer(answer or "")
+    return any(normal in said for normal in map(normalize_answer, golds) if normal)
+
+
+def first_occurrence(question: Question, trajectory: Trajectory) -> int | None:
+    """The turn, from 1, whose passages first hold a gold answer; None if none does, and for yes/no questions."""
+    for place, turn in enumerate(trajectory.turns, start=1):
+        if answer_in_retrieved(question, turn.hits):
+            return place
+    return None
 
 
 def answer_in_retrieved(question: Question, hits: Iterable[Hit]) -> float | None:
@@ -41,6 +76,7 @@ def item_record(trajectory: Trajectory, question_hits: Sequence[Hit] | None) -> 
     kinds = [turn.kind for turn in trajectory.turns]
     return {
         "id": question.id,
+        "key": question.key,
         "data_source": question.data_source,
         "type": question.type,
         "question": question.question,
@@ -49,9 +85,12 @@ def item_record(trajectory: Trajectory, question_hits: Sequence[Hit] | None) -> 
         "gold_kind": question.gold_kind,
         "answer": trajectory.answer,
         "em": float(exact_match(trajectory.answer, question.golden_answers)),
-        "f1": f1_score(trajectory.answer, question.golden_answers),
+        "f1": answer_f1(trajectory.answer, question.golden_answers),
+        "sub_em": float(cover_match(trajectory.answer, question.golden_answers)),
         "answer_in_retrieved": answer_in_retrieved(question, hits),
         "gold_recall": gold_recall(question, hits),
+        "gold_precision": gold_precision(question, hits),
+        "first_occurrence": first_occurrence(question, trajectory),
         "question_answer_in_retrieved": None if question_hits is None else answer_in_retrieved(question, question_hits),
         "question_gold_recall": None if question_hits is None else gold_recall(question, question_hits),
         "searches": trajectory.searches,
@@ -66,12 +105,13 @@ def item_record(trajectory: Trajectory, question_hits: Sequence[Hit] | None) -> 
 def summarize(items: Sequence[dict[str, Any]], *, dataset: str, method: str, k: int) -> dict[str, Any]:
     """Means over all items; an item whose search failed or that gave no answer counts as wrong, never as absent.
 
-    gold_recall is the mean over questions with a complete list of gold passages, or over those with a partial list
-    where no list is complete; it and answer_in_retrieved are None where no question allows them.
+    gold_recall and gold_precision are means over questions with a complete list of gold passages, or over those with a
+    partial list where no list is complete; first_occurrence is the mean turn over the questions where there is one.
+    They and answer_in_retrieved are None where no question allows them.
     """
     turns = sum(item["turns"] for item in items)
     by_type = {
-        name: {"n": len(some), "em": _mean([item["em"] for item in some]), "f1": _mean([item["f1"] for item in some])}
+        name: {"n": len(some), "em": mean([item["em"] for item in some]), "f1": mean([item["f1"] for item in some])}
         for name in sorted({item["type"] for item in items} - {""})
         for some in [[item for item in items if item["type"] == name]]
     }
@@ -80,16 +120,19 @@ def summarize(items: Sequence[dict[str, Any]], *, dataset: str, method: str, k: 
         "method": method,
         "k": k,
         "n": len(items),
-        "em": _mean([item["em"] for item in items]),
-        "f1": _mean([item["f1"] for item in items]),
-        "answer_in_retrieved": _mean([item["answer_in_retrieved"] for item in items]),
-        "gold_recall": _mean(_recalls(items, "gold_recall")),
-        "question_answer_in_retrieved": _mean([item["question_answer_in_retrieved"] for item in items]),
-        "question_gold_recall": _mean(_recalls(items, "question_gold_recall")),
-        "searches": _mean([item["searches"] for item in items]),
+        "em": mean([item["em"] for item in items]),
+        "f1": mean([item["f1"] for item in items]),
+        "sub_em": mean([item["sub_em"] for item in items]),
+        "answer_in_retrieved": mean([item["answer_in_retrieved"] for item in items]),
+        "gold_recall": mean(_recalls(items, "gold_recall")),
+        "gold_precision": mean(_recalls(items, "gold_precision")),
+        "first_occurrence": mean([item["first_occurrence"] for item in items]),
+        "question_answer_in_retrieved": mean([item["question_answer_in_retrieved"] for item in items]),
+        "question_gold_recall": mean(_recalls(items, "question_gold_recall")),
+        "searches": mean([item["searches"] for item in items]),
         "invalid_share": sum(item["invalid_turns"] for item in items) / turns if turns else 0.0,
-        "no_answer_share": _mean([float(item["answer"] is None) for item in items]),
-        "response_tokens": _mean([item["response_tokens"] for item in items]),
+        "no_answer_share": mean([float(item["answer"] is None) for item in items]),
+        "response_tokens": mean([item["response_tokens"] for item in items]),
         "failed": sum(item["failed"] for item in items),
         "by_type": by_type,
     }
@@ -100,6 +143,7 @@ def _recalls(items: Sequence[dict[str, Any]], key: str) -> list[float | None]:
     return complete or [item[key] for item in items]
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean(values: Sequence[float | None]) -> float | None:
+    """Mean of the values that are known; None without any."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

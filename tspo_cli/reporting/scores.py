@@ -11,21 +11,35 @@ from rich.table import Table
 from rich.text import Text
 
 COLUMNS = (
-    "em", "f1", "answer_in_retrieved", "gold_recall", "question_gold_recall", "searches", "invalid_share",
+    "f1", "sub_em", "answer_in_retrieved", "gold_recall", "question_gold_recall", "searches", "invalid_share",
 )  # fmt: skip
+AVERAGES = {"macro": "mean of sets", "questions": "mean of questions"}
 
 
-def scores_table(results: Sequence[dict[str, Any]]) -> str:
-    """One line per data set and method; `-` where a score is not defined."""
+def scores_table(results: Sequence[dict[str, Any]], average: dict[str, dict[str, Any]] | None = None) -> str:
+    """One line per data set and method, then the averages; `-` where a score is not defined.
+
+    `ceiling` is the share of questions whose answer is in the corpus at all.
+    """
     table = Table(box=None, pad_edge=False)
-    for name in ("dataset", "method", "n", "k", *COLUMNS):
+    for name in ("dataset", "method", "n", "k", "em", "95 %", "ceiling", *COLUMNS):
         table.add_column(name, justify="left" if name in ("dataset", "method") else "right")
     for scores in results:
         fixed = [Text(str(scores[name])) for name in ("dataset", "method", "n", "k")]
-        table.add_row(*fixed, *(_number(scores[name]) for name in COLUMNS))
+        ceiling = (scores.get("ceiling") or {}).get("answer_in_corpus")
+        row = [_number(scores["em"]), _interval(scores), _number(ceiling)]
+        table.add_row(*fixed, *row, *(_number(scores.get(name)) for name in COLUMNS))
+    for name, scores in (average or {}).items():
+        row = [_number(scores["em"]), _interval(scores), "-"]
+        table.add_row(AVERAGES[name], "", "", "", *row, *(_number(scores.get(column)) for column in COLUMNS))
     buffer = io.StringIO()
     Console(file=buffer, width=160, no_color=True).print(table)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+
+
+def _interval(scores: dict[str, Any]) -> str:
+    low, high = scores.get("em_low"), scores.get("em_high")
+    return "-" if low is None or high is None else f"{low:.3f}-{high:.3f}"
 
 
 def _number(value: float | None) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
@@ -50,6 +50,10 @@ class Searcher:
         if k < 1:
             raise InvalidInputError(f"k: expected 1 or more, got {k}")
         return [SearchResult(self._hits(ranked)) for ranked in self._ranker.rank(list(queries), k)]
+
+    def passages(self) -> Iterator[tuple[str, str]]:
+        """(id, contents) of every passage, in the order of the corpus."""
+        return (self._store[position] for position in range(len(self._store)))
 
     def _hits(self, ranked: Ranked) -> tuple[Hit, ...]:
         return tuple(Hit(*self._store[position], score) for position, score in ranked)

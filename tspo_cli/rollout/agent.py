@@ -17,7 +17,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.data.schema import Question
 from tspo_cli.retrieval.types import Retriever, SearchResult
 from tspo_cli.rollout.engines.base import Completion, Engine, GenerationRequest, Sampling
-from tspo_cli.rollout.protocol import SearchProtocol, parse_action
+from tspo_cli.rollout.protocol import Moment, SearchProtocol
 from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
 
 SEARCH_THREADS = 8
@@ -84,6 +84,7 @@ def run_agents(
     protocol: SearchProtocol,
     settings: AgentSettings,
     on_finish: Callable[[Trajectory], None] | None = None,
+    on_start: Callable[[Task], None] | None = None,
 ) -> list[Trajectory]:
     """Roll out all tasks and return their trajectories in the order of `tasks`.
 
@@ -95,7 +96,7 @@ def run_agents(
     """
     if settings.max_searches > 0 and retriever is None:
         raise ValueError("searches are allowed, but there is no retriever")
-    loop = _Loop(tasks, engine, retriever, protocol, settings, on_finish)
+    loop = _Loop(tasks, engine, retriever, protocol, settings, on_finish, on_start)
     try:
         return loop.run()
     finally:
@@ -111,9 +112,11 @@ class _Loop:
         protocol: SearchProtocol,
         settings: AgentSettings,
         on_finish: Callable[[Trajectory], None] | None,
+        on_start: Callable[[Task], None] | None,
     ) -> None:
         self.tasks, self.engine, self.retriever = tasks, engine, retriever
-        self.protocol, self.settings, self.on_finish = protocol, settings, on_finish
+        self.protocol, self.settings = protocol, settings
+        self.on_finish, self.on_start = on_finish, on_start
         self.waiting = deque(range(len(tasks)))
         self.states: dict[int, _State] = {}
         self.done: list[Trajectory | None] = [None] * len(tasks)
@@ -139,25 +142,33 @@ class _Loop:
     def _start(self, session: int) -> None:
         task = self.tasks[session]
         self.states[session] = _State(task, list(task.prompt_ids), list(task.earlier))
+        if self.on_start is not None:
+            self.on_start(task)
         self._submit(session)
 
     def _submit(self, session: int) -> None:
         state = self.states[session]
+        if len(state.turns) > len(state.task.earlier):
+            state.ids = list(self.protocol.context(self._moment(state), state.ids))
         self.engine.submit(
             GenerationRequest(
                 session, tuple(state.ids), self.settings.sampling, _turn_seed(state.task.seed, state.turns)
             )
         )
 
+    def _moment(self, state: _State) -> Moment:
+        own = sum(turn.kind != "note" for turn in state.turns[len(state.task.earlier) :])
+        return Moment(state.task.question, tuple(state.turns), own < self.settings.max_searches)
+
     def _after_turn(self, completion: Completion) -> None:
         session = completion.session
         state = self.states[session]
-        own_turns = len(state.turns) - len(state.task.earlier)
-        last = own_turns >= self.settings.max_searches
+        moment = self._moment(state)
+        last = not moment.may_search
         text = self.protocol.decode(completion.token_ids)
-        if own_turns == 0:
+        if len(state.turns) == len(state.task.earlier):
             text = state.task.prefill + text
-        action = parse_action(text, finish_reason=completion.finish_reason, may_search=not last)
+        action = self.protocol.parse(text, completion.finish_reason, moment)
         state.ids += completion.token_ids
         feedback, feedback_ids = "", list[int]()
         # Cut before its own limit: the context has no room for another turn.
@@ -182,7 +193,7 @@ class _Loop:
         )
         if action.kind == "search":
             self.queries[session] = action.content
-        elif action.kind == "answer" or last or full:
+        elif action.kind == "answer" or full or (last and action.kind != "note"):
             self._finish(session, completion.weight_version)
         else:
             self._submit(session)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
@@ -12,13 +12,14 @@ from tspo_cli.errors import InvalidInputError, MissingResourceError
 class PromptStyle:
     """Templates of one style.
 
-    `search` and `direct` contain `{question}`; `rag` also `{information}` (the passages in their tags). `prefill` is
-    put after `direct` and `rag` prompts and counts as the beginning of the model's turn.
+    `search`, `direct` and `cot` contain `{question}`; `rag` also `{information}` (the passages in their tags).
+    `prefill` is put after `direct` and `rag` prompts and counts as the beginning of the model's turn.
     """
 
     name: str
     search: str
     direct: str
+    cot: str
     rag: str
     invalid: str
     prefill: str = ""
@@ -36,8 +37,12 @@ SEARCH_R1 = PromptStyle(
         "illustrations. For example, <answer> Beijing </answer>. Question: {question}\n"
     ),
     direct=(
-        "Answer the question from what you know. Think inside <think> and </think>, then write only the final "
-        "answer, as short as possible, inside <answer> and </answer>.\nQuestion: {question}\n"
+        "Answer the question from what you know. Write only the final answer, as short as possible and without any "
+        "explanation, inside <answer> and </answer>.\nQuestion: {question}\n"
+    ),
+    cot=(
+        "Answer the question from what you know. Think step by step inside <think> and </think>, then write only the "
+        "final answer, as short as possible, inside <answer> and </answer>.\nQuestion: {question}\n"
     ),
     rag=(
         "Answer the question with the help of the passages below. Think inside <think> and </think>, then write "
@@ -56,6 +61,7 @@ SHORT = PromptStyle(
     name="short",
     search="Question: {question}\n",
     direct="Question: {question}\n",
+    cot="Question: {question}\n",
     rag="Question: {question}\n{information}",
     invalid="\n\nit is invalid\n\n",
     prefill="<answer>",
@@ -82,6 +88,4 @@ def prompt_style(name_or_path: str) -> PromptStyle:
         raise InvalidInputError(
             f"{path}: expected a template with {{question}} in it; add it where the question belongs"
         )
-    return PromptStyle(
-        name=name_or_path, search=template, direct=SEARCH_R1.direct, rag=SEARCH_R1.rag, invalid=SEARCH_R1.invalid
-    )
+    return replace(SEARCH_R1, name=name_or_path, search=template)

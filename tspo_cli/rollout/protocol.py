@@ -7,19 +7,21 @@ Text that others wrote (questions, passages) is encoded so that it can never bec
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tspo_cli.config.schema import RolloutConfig
+from tspo_cli.data.schema import Question
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.engines.base import TokenizerLike
 from tspo_cli.rollout.prompts import PromptStyle, prompt_style
-from tspo_cli.rollout.trajectory import TurnKind
+from tspo_cli.rollout.trajectory import Turn, TurnKind
 
 STOP = ("</search>", "</answer>")
 TAGS = ("<think>", "</think>", "<search>", "</search>", "<information>", "</information>", "<answer>", "</answer>")
 _ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
-_QUESTION_MARK = "\ue000question\ue000"
+_MARK = "\ue000"  # a private-use character: where a template is filled
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,15 @@ class Action:
 
     kind: TurnKind
     content: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Where a trajectory stands when the model is about to speak, or has just spoken."""
+
+    question: Question
+    turns: tuple[Turn, ...]
+    may_search: bool
 
 
 def parse_action(text: str, *, finish_reason: str, may_search: bool) -> Action:
@@ -64,7 +75,12 @@ def answer_action(think: str, answer: str) -> str:
 
 @dataclass(frozen=True)
 class SearchProtocol:
-    """Prompts and observations for one tokenizer and one set of rollout options."""
+    """Prompts and observations for one tokenizer and one set of rollout options: the agent with Search-R1's tags.
+
+    Methods that prompt in another way (evaluation/methods) change `stop`, `parse` and `context`.
+    """
+
+    stop: ClassVar[tuple[str, ...]] = STOP
 
     tokenizer: TokenizerLike
     style: PromptStyle
@@ -83,26 +99,32 @@ class SearchProtocol:
             max_observation_tokens=config.max_observation_tokens,
         )
 
+    @property
+    def prefill(self) -> str:
+        """What the first prompt ends with and the model's first turn begins with."""
+        return ""
+
+    def parse(self, text: str, finish_reason: str, moment: Moment) -> Action:
+        """What the model's segment `text` does at this moment, before it is appended to the turns."""
+        return parse_action(text, finish_reason=finish_reason, may_search=moment.may_search)
+
+    def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
+        """All token ids that the model continues now. `ids` is what it has seen so far, feedback included, and empty
+        before its first turn. Training relies on this being `ids` itself: nothing is ever taken back."""
+        return ids or self.prompt_ids(moment.question.question)
+
     def prompt_ids(self, question: str) -> list[int]:
         """Token ids of the search prompt."""
-        return self._encode_prompt(self.style.search, question)
+        return self.fill(self.style.search, {"question": question.strip()})
 
     def direct_ids(self, question: str) -> list[int]:
         """Token ids of the prompt without retrieval, prefill included."""
-        return self._encode_prompt(self.style.direct, question) + self._encode_ours(self.style.prefill)
+        return self.fill(self.style.direct, {"question": question.strip()}) + self._encode_ours(self.style.prefill)
 
     def rag_ids(self, question: str, hits: Sequence[Hit]) -> list[int]:
         """Token ids of the prompt with passages retrieved for the question, prefill included."""
-        before, after = self.style.rag.split("{information}")
-        ids: list[int] = []
-        for part in (before, None, after):
-            if part is None:
-                ids += self.observation(hits)[1]
-            elif "{question}" in part:
-                ids += self._encode_prompt(part, question)
-            else:
-                ids += self._encode_ours(part)
-        return ids + self._encode_ours(self.style.prefill)
+        values: dict[str, str | list[int]] = {"question": question.strip(), "information": self.observation(hits)[1]}
+        return self.fill(self.style.rag, values) + self._encode_ours(self.style.prefill)
 
     def observation(self, hits: Sequence[Hit]) -> tuple[str, list[int]]:
         """Text and ids of the passages in their tags; passages are cut so that the tags stay."""
@@ -131,22 +153,40 @@ class SearchProtocol:
         """Text of sampled ids, special tokens included."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def _encode_prompt(self, template: str, question: str) -> list[int]:
-        rendered = self._render(template)
-        whole = rendered.replace(_QUESTION_MARK, question.strip())
-        if self._encode_ours(question) == self._encode_theirs(question):
-            return self._encode_ours(whole)
-        # The question spells a special token: encode it apart, the leading space with it.
-        before, after = rendered.split(_QUESTION_MARK)
-        space = " " if before.endswith(" ") else ""
-        return (
-            self._encode_ours(before.removesuffix(space))
-            + self._encode_theirs(space + question.strip())
-            + self._encode_ours(after)
-        )
+    def fill(self, template: str, values: Mapping[str, str | Sequence[int]]) -> list[int]:
+        """Ids of a template, as a user message where there is a chat template, with its {names} replaced.
 
-    def _render(self, template: str) -> str:
-        text = template.replace("{question}", _QUESTION_MARK)
+        Values are texts that others wrote, or ids. Ours and theirs are encoded in one go where that is safe.
+        """
+        for name in values:
+            template = template.replace(f"{{{name}}}", f"{_MARK}{name}{_MARK}")
+        return self.fill_marked(self._render(template), values)
+
+    def fill_marked(self, rendered: str, values: Mapping[str, str | Sequence[int]]) -> list[int]:
+        """`fill` for a text that is rendered already, with its names between U+E000 characters."""
+        ids: list[int] = []
+        text = ""
+        for place, piece in enumerate(rendered.split(_MARK)):
+            value = piece if place % 2 == 0 else values[piece]
+            if isinstance(value, str) and (place % 2 == 0 or self._is_harmless(value)):
+                text += value
+                continue
+            # Theirs spells a special token: encode it apart, the leading space with it.
+            space = " " if isinstance(value, str) and text.endswith(" ") else ""
+            ids += self._encode_ours(text.removesuffix(space))
+            ids += self._encode_theirs(space + value) if isinstance(value, str) else value
+            text = ""
+        return ids + self._encode_ours(text)
+
+    def cut(self, text: str, tokens: int) -> str:
+        """The first `tokens` tokens of a text that others wrote."""
+        ids = self._encode_theirs(text)
+        return text if len(ids) <= tokens else self.decode(ids[:tokens])
+
+    def _is_harmless(self, text: str) -> bool:
+        return _MARK not in text and self._encode_ours(text) == self._encode_theirs(text)
+
+    def _render(self, text: str) -> str:
         if not self.use_chat_template:
             return text
         messages = [{"role": "user", "content": text}]

@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 from tspo_cli.data.schema import Question
 from tspo_cli.retrieval.types import Hit
 
-TurnKind = Literal["search", "answer", "invalid", "truncated"]
+TurnKind = Literal["search", "answer", "invalid", "truncated", "note"]
+"""What a turn did. A note is text for the model itself, between a search and what it says next (Search-o1)."""
 
 
 class GroupId(NamedTuple):

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tspo_cli.data.schema import Question
-from tspo_cli.evaluation.methods.base import Method, Setting, make_task
-from tspo_cli.rollout.agent import Task
+from tspo_cli.evaluation.methods.base import Method
+from tspo_cli.rollout.protocol import Moment, SearchProtocol
 
 
-def tasks(questions: Sequence[Question], setting: Setting) -> list[Task]:
-    """One prompt without search per question."""
-    protocol = setting.protocol
-    prefill = protocol.style.prefill
-    return [make_task(one, protocol.direct_ids(one.question), setting.seed, prefill=prefill) for one in questions]
+class DirectProtocol(SearchProtocol):
+    """One prompt, one answer."""
+
+    @property
+    def prefill(self) -> str:
+        """The style's."""
+        return self.style.prefill
+
+    def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
+        """The prompt without search."""
+        return ids or self.direct_ids(moment.question.question)
 
 
-DIRECT = Method("direct", tasks, searches=False, retrieves=False)
+DIRECT = Method("direct", DirectProtocol, searches=False)

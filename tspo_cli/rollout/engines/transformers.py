@@ -76,6 +76,19 @@ class TransformersEngine:
         # transformers renamed the argument in 5.24.
         self._cache_name = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
 
+    def fresh(self) -> TransformersEngine:
+        """An engine on the same model that has not generated anything yet: what it returns depends on its requests
+        alone, to the last bit, and not on what was in the cache before."""
+        other = TransformersEngine(
+            self.model,
+            self.rules.tokenizer,
+            batch_size=self.table.slots,
+            max_context=self.max_context,
+            weight_version=self.weight_version,
+        )
+        other.rules = self.rules
+        return other
+
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request.
 

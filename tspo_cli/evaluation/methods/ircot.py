@@ -1,0 +1,61 @@
+"""IRCoT (Trivedi et al. 2023): each new sentence of reasoning is the next query, until one of them answers.
+
+All passages found so far stand before the question in every prompt. When the budget is spent, one last prompt asks for
+the answer from what has been found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+from tspo_cli.evaluation.methods.base import Method, all_passages
+from tspo_cli.rollout.protocol import Action, Moment, SearchProtocol, parse_action
+
+STEP = (
+    "Read the passages and reason towards the answer of the question, one short sentence at a time. Write only the "
+    "next sentence; it is used to look for further passages. As soon as the answer is clear, write it instead, as "
+    "short as possible, inside <answer> and </answer>.\nPassages:\n{passages}\nQuestion: {question}\n"
+    "Reasoning so far: {thoughts}\n"
+)
+LAST = (
+    "Read the passages and the reasoning, then write only the answer of the question, as short as possible, inside "
+    "<answer> and </answer>.\nPassages:\n{passages}\nQuestion: {question}\nReasoning: {thoughts}\n"
+)
+_TAG = re.compile(r"<[^<>\s]{1,20}>")
+# A full stop after one capital belongs to a name: "J. K. Rowling".
+_SENTENCE_END = re.compile(r"(?<![A-Z]\.)(?<=[.!?])\s+|\n+")
+
+
+class IrcotProtocol(SearchProtocol):
+    """Sentences instead of search tags."""
+
+    stop: ClassVar[tuple[str, ...]] = ("</answer>",)
+
+    def parse(self, text: str, finish_reason: str, moment: Moment) -> Action:
+        """An answer where there is one, else a search for the first sentence."""
+        action = parse_action(text, finish_reason=finish_reason, may_search=False)
+        sentence = first_sentence(text)
+        if action.kind != "answer" and moment.may_search and sentence:
+            return Action("search", sentence)
+        return action
+
+    def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
+        """A new prompt each time: passages, question, the sentences so far."""
+        thoughts = [turn.query for turn in moment.turns if turn.kind == "search" and turn.text and turn.query]
+        values = {
+            "passages": all_passages(self, moment.turns),
+            "question": moment.question.question.strip(),
+            "thoughts": " ".join(thoughts),
+        }
+        return self.fill(STEP if moment.may_search else LAST, values)
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence with a word in it, without tags."""
+    parts = _SENTENCE_END.split(_TAG.sub(" ", text).strip())
+    return next((part.strip() for part in parts if any(char.isalnum() for char in part)), "")
+
+
+IRCOT = Method("ircot", IrcotProtocol, searches=True, search_first=True)

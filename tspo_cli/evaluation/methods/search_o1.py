@@ -1,0 +1,70 @@
+"""Search-o1 (Li et al. 2025): queries inside the reasoning; the passages are read apart, and a note goes back.
+
+After a search the model sees its passages in a prompt of their own and writes what is useful in them. Only that note
+enters the reasoning, which then goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import ClassVar
+
+from tspo_cli.evaluation.methods.base import Method, spoken
+from tspo_cli.rollout.protocol import Action, Moment, SearchProtocol, parse_action, passages_text
+
+QUERY, QUERY_END = "<|begin_search_query|>", "<|end_search_query|>"
+RESULT, RESULT_END = "<|begin_search_result|>", "<|end_search_result|>"
+REASON = (
+    "Answer the question by reasoning step by step. Whenever you lack a fact, write a query as "
+    f"{QUERY} your query {QUERY_END}; what is found comes back between {RESULT} and {RESULT_END}. Then go on. Finish "
+    "with only the final answer, as short as possible, inside <answer> and </answer>.\nQuestion: {question}\n"
+    "{reasoning}"
+)
+LAST = (
+    "Answer the question by reasoning step by step; no more searches are possible. Finish with only the final answer, "
+    "as short as possible, inside <answer> and </answer>.\nQuestion: {question}\n{reasoning}"
+)
+READ = (
+    "Below are the reasoning about a question so far, a search query from it, and the passages that were found. Write "
+    "down, in a few sentences, only what helps the reasoning to go on; if nothing does, say so.\n"
+    "Reasoning: {reasoning}\nQuery: {query}\nPassages:\n{passages}\nUseful: "
+)
+_QUERY = re.compile(re.escape(QUERY) + r"(.*?)" + re.escape(QUERY_END), re.DOTALL)
+
+
+class SearchO1Protocol(SearchProtocol):
+    """Reasoning with queries, and notes about passages."""
+
+    stop: ClassVar[tuple[str, ...]] = (QUERY_END, "</answer>")
+
+    def parse(self, text: str, finish_reason: str, moment: Moment) -> Action:
+        """A note after a search; else a query or an answer, whichever comes first."""
+        if _reads(moment):
+            return Action("note", text.strip())
+        action = parse_action(text, finish_reason=finish_reason, may_search=False)
+        query = _QUERY.search(text)
+        if query is None or action.kind == "answer":
+            return action
+        wanted = query.group(1).strip()
+        return Action("search", wanted) if moment.may_search and wanted else Action("invalid")
+
+    def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
+        """The reading prompt after a search, else question and reasoning so far."""
+        reasoning = "".join(
+            f"\n{RESULT} {spoken(self, turn).strip()} {RESULT_END}\n" if turn.kind == "note" else spoken(self, turn)
+            for turn in moment.turns
+        )
+        if not _reads(moment):
+            values = {"question": moment.question.question.strip(), "reasoning": reasoning}
+            return self.fill(REASON if moment.may_search else LAST, values)
+        search = moment.turns[-1]
+        passages = self.cut(passages_text(search.hits), self.max_observation_tokens)
+        return self.fill(READ, {"reasoning": reasoning, "query": search.query or "", "passages": passages})
+
+
+def _reads(moment: Moment) -> bool:
+    return bool(moment.turns) and moment.turns[-1].kind == "search"
+
+
+SEARCH_O1 = Method("search_o1", SearchO1Protocol, searches=True)
