@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tspo_cli import runs
 from tspo_cli.reporting.tables import Column, Table, cells, number
 from tspo_cli.reporting.views import RunView
 
@@ -72,7 +73,7 @@ def _record(view: RunView) -> dict[str, Any]:
         "training_searches": round(sum((record.get("searches") or 0) * per_step for record in metrics)) or None,
         "searches_per_question": _mean(ends, "searches"),
         "tokens_per_question": _mean(ends, "response_tokens"),
-        "seconds_per_question": _mean(ends, "latency"),
+        "seconds_per_question": _mean(_latencies(view, ends), "seconds"),
     }
 
 
@@ -80,6 +81,13 @@ def _last_scores(view: RunView) -> list[dict[str, Any]]:
     evaluations = view.evaluations()
     end = max((step for step, _ in evaluations), default=0)
     return [scores for step, scores in evaluations if step == end]
+
+
+def _latencies(view: RunView, scores: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean seconds per question by data set, where `tspo eval` has measured them."""
+    path = view.path / "timings.json"
+    known = runs.read_json(path) if view.is_evaluation and path.exists() else {}
+    return [one | {"seconds": known.get(str(one.get("dataset")), {}).get("mean")} for one in scores]
 
 
 def _mean(scores: Sequence[dict[str, Any]], key: str) -> float | None:
