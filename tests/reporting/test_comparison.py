@@ -19,6 +19,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 from tspo_cli.reporting.arms import find_arm, group_arms
 from tspo_cli.reporting.build import Report
+from tspo_cli.reporting.curves import figures
 from tspo_cli.reporting.published import SETS, choose_published, read_published
 from tspo_cli.reporting.tables import Format, Table, render
 from tspo_cli.reporting.views import open_runs
@@ -125,6 +126,8 @@ def test_letters_follow_the_paired_test_after_holm(evals: Path) -> None:
                     expected += letter if found["difference"] > 0 else f"-{letter}"
             assert cell.letters == expected
     assert [cell.letters for cell in table.rows[2][1:4]] == ["ab"] * 3
+    weakest = max(one["against"]["rag"]["nq"]["detectable"] for one in table.records if one["method"] != "rag")
+    assert any(f"from rag shown with 80 % power, in points: nq {100 * weakest:.1f}, " in note for note in table.notes)
     assert "-a" in [cell.letters for cell in table.rows[0][1:4]]
 
 
@@ -259,6 +262,17 @@ def test_curves_and_classes_are_means_over_seeds(seeds: Path) -> None:
             one[name] for name in ("all correct", "mixed", "all wrong with near-miss", "all miss")
         ) == pytest.approx(1)
     assert classes[-1]["all correct"] == pytest.approx(0.1)
+
+
+def test_seeds_of_an_arm_are_one_line_with_a_band(seeds: Path) -> None:
+    drawn = {figure.title: figure for figure in figures(group_arms(open_runs([seeds])))}
+    em = drawn["Exact match on test"]
+    assert [name for _, name in em.legend] == ["grpo", "tspo (lr=1e-06)", "tspo (lr=0.5)"]
+    assert em.svg.count('class="band"') == 3
+    assert "lowest to highest seed" in em.note
+    assert "Wilson" in em.note, "one arm has a single seed"
+    assert drawn["Training reward"].svg.count('class="band"') == 2
+    assert len([title for title in drawn if title.startswith("Composition of groups: ")]) == 3
 
 
 def test_cost_counts_devices_tokens_and_searches(tmp_path: Path, evals: Path) -> None:
