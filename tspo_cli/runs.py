@@ -163,8 +163,16 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
+        "gpus": _gpus(),
         "git": _git_commit(),
     }
+
+
+def _gpus() -> list[str]:
+    """Names of the CUDA devices that torch sees."""
+    import torch
+
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
 def _git_commit() -> str | None:

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from tests.reporting.tree import HOSTILE, make_run, make_tree
+from tests.reporting.tree import HOSTILE, make_evaluation, make_run, make_tree
 from tspo_cli import runs
 from tspo_cli.commands import inspect_cmd, report, runs_cmd
 from tspo_cli.config.schema import Config
@@ -53,6 +53,48 @@ def test_report_forms(demo: Path, form: str) -> None:
     assert "tspo-b: running" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("main", "latex"), ("ablation", "md"), ("curves", "csv"), ("classes", "table"), ("cost", "csv"), ("all", "md")],
+)
+def test_report_tables(demo: Path, name: str, form: str) -> None:
+    done = tspo("report", demo, "--table", name, "--format", form, "--baseline", "grpo")
+    assert done.exit_code == 0, done.exception
+    assert "tspo" in done.stdout
+
+
+def test_report_json_keeps_rows_and_adds_the_tables_asked_for(demo: Path) -> None:
+    found = tspo_json("report", demo, "--table", "all", "--baseline", "grpo")
+    assert set(found) == {"rows", "evaluations", "main", "ablation", "curves", "classes", "cost"}
+    assert found["rows"] == tspo_json("report", demo, "--baseline", "grpo")["rows"]
+    assert all(found[name] for name in found if name != "evaluations")
+
+
+def test_report_reads_folders_of_tspo_eval(demo: Path, tmp_path: Path) -> None:
+    item = {"id": "a", "question": "?", "golden_answers": ["x"], "em": 1.0, "f1": 1.0}
+    item["trajectory"] = {"sample": 0, "answer": "x", "failed": False, "turns": []}
+    make_evaluation(tmp_path / "evals" / "rag", "rag", [item])
+    found = tspo_json("report", tmp_path / "evals")
+    assert found["rows"] == found["evaluations"]
+    assert [(row["run"], row["method"], row["em"], row["evaluation"]) for row in found["rows"]] == [
+        ("rag", "rag", 1.0, True)
+    ]
+    both = tspo_json("report", demo, tmp_path / "evals")
+    assert {row["run"] for row in both["evaluations"]}.isdisjoint({row["run"] for row in both["rows"]})
+    assert len(both["evaluations"]) == 1
+    assert "rag" in tspo("runs", "ls", tmp_path).stdout
+
+
+def test_report_with_published_rows(tmp_path: Path) -> None:
+    item = {"id": "a", "question": "?", "golden_answers": ["x"], "em": 1.0, "f1": 1.0}
+    item["trajectory"] = {"sample": 0, "answer": "x", "failed": False, "turns": []}
+    make_evaluation(tmp_path / "rag", "rag", [item], dataset="nq")
+    page = tmp_path / "page.html"
+    done = tspo("report", tmp_path / "rag", "--table", "main", "--published", "2503.09516v5 7B", "--html", page)
+    assert "Search-R1 base PPO, 7B†ˢ" in done.stdout.replace("S", "ˢ").replace("ˢearch", "Search")
+    assert page.read_text(encoding="utf-8").count('class="tag published"') == 13
+
+
 def test_report_writes_the_page_and_says_where(demo: Path, tmp_path: Path) -> None:
     page = tmp_path / "new" / "page.html"
     done = tspo("report", demo, "--html", page)
@@ -75,6 +117,9 @@ def test_report_says_which_run_has_no_evaluation(tmp_path: Path) -> None:
         (["--format", "xml"], UsageError, "choose one of table, md, csv, latex, json"),
         (["--format", "csv", "--json"], UsageError, "exclude each other"),
         (["--baseline", "ppo"], MissingResourceError, "there are: grpo"),
+        (["--table", "nope"], UsageError, "choose one of rows, main"),
+        (["--table", "all", "--format", "csv"], UsageError, "choose one of rows, main"),
+        (["--published", "nonsense"], UsageError, "try 3B, 7B or all"),
     ],
 )
 def test_report_refuses(demo: Path, arguments: list[str], error: type[Exception], words: str) -> None:
@@ -139,6 +184,93 @@ def test_inspect_says_what_is_wrong(demo: Path, arguments: list[str], error: typ
     done = tspo("inspect", demo / "tspo", *arguments)
     assert isinstance(done.exception, error)
     assert words in str(done.exception)
+
+
+def test_inspect_filters_lists_and_finds(demo: Path) -> None:
+    lines = tspo("inspect", demo / "tspo", "--eval", "--list").stdout.splitlines()
+    assert lines[0].split() == ["#", "right", "searches", "class", "id", "question", "answer"]
+    assert len(lines) == 41
+    assert lines[1].split()[:5] == ["1", "1/1", "2", "success", "test/t0"]
+    assert max(map(len, lines)) <= 120
+    invalid = tspo_json("inspect", demo / "tspo", "--eval", "--invalid", "--limit", 0)["groups"]
+    assert [group["group"][1] for group in invalid] == [f"t{index}" for index in range(16, 40)]
+    near = tspo_json("inspect", demo / "tspo", "--near-miss", "--limit", 0)["groups"]
+    assert {one["class"] for group in near for one in group["trajectories"]} == {"near-miss"}
+    found = tspo_json("inspect", demo / "tspo", "--eval", "--find", "NUMBER t7 brook")["groups"]
+    assert [group["group"][1] for group in found] == ["t7"]
+
+
+def test_inspect_compares_two_runs(demo: Path) -> None:
+    found = tspo_json("inspect", demo / "tspo", "--compare", demo / "grpo", "--limit", 0)
+    assert found["right"] == {"both": 6, "first": 10, "second": 0, "none": 24}
+    assert found["p_mcnemar"] == pytest.approx(2 * 0.5**10)
+    assert [one["id"] for one in found["questions"]] == [f"test/t{index}" for index in range(6, 16)]
+    done = tspo("inspect", demo / "tspo", "--compare", demo / "grpo", "--limit", 1)
+    assert "40 questions: both right 6, only tspo 10, only grpo 0, both wrong 24" in done.stderr
+    left, right = next(line for line in done.stdout.splitlines() if "outcome" in line).split("rollout 1 · ")[1:]
+    assert left.startswith("success · outcome 1")
+    assert right.startswith("miss · outcome 0")
+    both = tspo_json("inspect", demo / "tspo", "--compare", demo / "grpo", "--only", "both", "--limit", 0)
+    assert len(both["questions"]) == 6
+
+
+def test_inspect_browses(demo: Path) -> None:
+    said = "\n".join(["", "p", "l", "4", "/number 8", "/nowhere", "what", "q"]) + "\n"
+    done = CliRunner().invoke(app, ["inspect", str(demo / "tspo"), "--browse"], input=said)
+    assert done.exception is None, done.exception
+    headings = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("world/q")]
+    assert headings == [f"world/q{index}" for index in (0, 1, 0, 0, 3, 8, 8, 8)]
+    assert "--find nowhere: no question" in done.stderr
+    assert "what: not one of these" in done.stderr
+
+
+def test_inspect_exports_trec_files_that_give_the_recall(tmp_path: Path) -> None:
+    demo = make_tree(tmp_path, steps=4)
+    path = demo / "tspo" / "eval" / "step_000004" / "test.items.jsonl.gz"
+    # Both searches return p9; p1 and p2 come from one search each, p8 from none.
+    gold = [["p1"], ["p9", "p8"], ["p8"], []]
+    items = [item | {"supporting_ids": gold[place % 4]} for place, item in enumerate(runs.read_jsonl_gz(path))]
+    runs.write_jsonl_gz(path, items)
+    run, qrels = tmp_path / "out.run", tmp_path / "out.qrels"
+    done = tspo("inspect", demo / "tspo", "--trec-run", run, "--qrels", qrels)
+    assert done.exception is None, done.exception
+    assert f"{run}: 120 lines, 40 questions" in done.stderr
+    lines = [line.split() for line in run.read_text().splitlines()]
+    assert [line[:5] for line in lines[:3]] == [
+        ["t0", "Q0", "p1", "1", "3"], ["t0", "Q0", "p9", "2", "2"], ["t0", "Q0", "p2", "3", "1"],
+    ]  # fmt: skip
+    wanted: dict[str, set[str]] = {}
+    for question, zero, passage, grade in (line.split() for line in qrels.read_text().splitlines()):
+        assert (zero, grade) == ("0", "1")
+        wanted.setdefault(question, set()).add(passage)
+    found = {name: {line[2] for line in lines if line[0] == name} for name in wanted}
+    assert len(wanted) == 30
+    assert sum(len(wanted[name] & found[name]) / len(wanted[name]) for name in wanted) == 10 * 1 + 10 * 0.5
+
+
+def test_inspect_refuses_what_trec_cannot_carry(tmp_path: Path) -> None:
+    demo = make_tree(tmp_path, steps=4)
+    done = tspo("inspect", demo / "tspo", "--qrels", tmp_path / "x")
+    assert isinstance(done.exception, MissingResourceError)
+    assert "supporting_ids" in str(done.exception)
+    path = demo / "tspo" / "eval" / "step_000004" / "test.items.jsonl.gz"
+    runs.write_jsonl_gz(path, [item | {"id": "a b"} for item in runs.read_jsonl_gz(path)])
+    done = tspo("inspect", demo / "tspo", "--trec-run", tmp_path / "x")
+    assert isinstance(done.exception, InvalidInputError)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--only", "first"],
+        ["--near-miss", "--class", "miss"],
+        ["--list", "--browse"],
+        ["--compare", "x", "--only", "y"],
+    ],
+)
+def test_inspect_refuses_contradictions(demo: Path, arguments: list[str]) -> None:
+    assert isinstance(tspo("inspect", demo / "tspo", *arguments).exception, UsageError)
 
 
 def test_inspect_asks_when_an_id_or_data_set_is_ambiguous(tmp_path: Path) -> None:

@@ -61,6 +61,21 @@ def make_run(
         _evaluation(path / "eval" / runs.step_name(step), share, hostile)
 
 
+def make_evaluation(
+    path: Path, method: str, items: list[dict[str, Any]], *, dataset: str = "test", model: str = "model", seed: int = 0
+) -> None:
+    """A folder as `tspo eval` leaves it: the summary, the scores and the items of one data set."""
+    mean = {key: sum(item[key] for item in items) / len(items) for key in ("em", "f1")}
+    scores = {"dataset": dataset, "method": method, "k": 3, "n": len(items), **mean, "searches": 2.0}
+    config = Config.model_validate({"seed": seed}).section_dict()
+    command = f"tspo eval {model} --data {dataset} --method {method}"
+    earlier = runs.read_json(path / "eval.json")["results"] if (path / "eval.json").exists() else []
+    summary = {"model": model, "method": method, "command": command, "results": [*earlier, scores], "config": config}
+    runs.write_jsonl_gz(path / f"{dataset}.items.jsonl.gz", items)
+    runs.write_json(path / f"{dataset}.json", scores)
+    runs.write_json(path / "eval.json", summary)
+
+
 def question(index: int, hostile: bool) -> dict[str, Any]:
     text = f"Which river flows through the town where Ada Holt number {index} was born?"
     golds = ["Silver Brook", f"the {index}th Brook"]

@@ -58,7 +58,7 @@ def _record(view: RunView) -> dict[str, Any]:
     if not view.is_evaluation and view.algorithm != "sft":
         per_step = int(view.setting("rollout.questions_per_step", 0)) * int(view.setting("rollout.group_size", 0))
     ends = _last_scores(view)
-    gpus = _gpus(view)
+    gpus = view.environment().get("gpus")
     return {
         "run": view.name,
         "algorithm": view.algorithm,
@@ -73,7 +73,7 @@ def _record(view: RunView) -> dict[str, Any]:
         "training_searches": round(sum((record.get("searches") or 0) * per_step for record in metrics)) or None,
         "searches_per_question": _mean(ends, "searches"),
         "tokens_per_question": _mean(ends, "response_tokens"),
-        "seconds_per_question": _mean(ends, "latency"),
+        "seconds_per_question": _mean(_latencies(view, ends), "seconds"),
     }
 
 
@@ -83,14 +83,15 @@ def _last_scores(view: RunView) -> list[dict[str, Any]]:
     return [scores for step, scores in evaluations if step == end]
 
 
+def _latencies(view: RunView, scores: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean seconds per question by data set, where `tspo eval` has measured them."""
+    path = view.path / "timings.json"
+    known = runs.read_json(path) if view.is_evaluation and path.exists() else {}
+    return [one | {"seconds": known.get(str(one.get("dataset")), {}).get("mean")} for one in scores]
+
+
 def _mean(scores: Sequence[dict[str, Any]], key: str) -> float | None:
     """Over questions, so that large data sets weigh more."""
     known = [(float(one[key]), int(one.get("n") or 0)) for one in scores if isinstance(one.get(key), int | float)]
     total = sum(n for _, n in known)
     return sum(value * n for value, n in known) / total if total else None
-
-
-def _gpus(view: RunView) -> list[str]:
-    path = view.path / "env.json"
-    found = runs.read_json(path).get("gpus") if path.is_file() else None
-    return list(found or [])

@@ -97,6 +97,7 @@ def _item_group(item: dict[str, Any], dataset: str, step: int, credit: CreditCon
         "group": [dataset, item["id"], 0],
         "question": item["question"],
         "golden_answers": list(golds),
+        "supporting_ids": list(item.get("supporting_ids") or []),
         "group_class": None,
         "trajectories": [trajectory],
     }

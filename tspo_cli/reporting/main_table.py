@@ -209,6 +209,7 @@ def _notes(
             f"{one.letter}: better than {one.baseline} (-{one.letter}: worse) in a paired permutation test over the"
             f" questions, p < {SIGNIFICANT:g} after Holm's correction over data sets; seeds are averaged first."
         )
+        notes += _power(one)
     if intervals:
         notes.append("[low, high]: 95 % bootstrap interval over questions, and over seeds where there are several.")
     if scored and all(_seeds(one) == 1 for one in scored):
@@ -222,6 +223,16 @@ def _notes(
         notes += dict.fromkeys(f"† {one.label}: {one.note}." for one in published if one.note)
         notes.append("Sources: " + "; ".join(dict.fromkeys(one.source for one in published)) + ".")
     return notes
+
+
+def _power(against: Against) -> list[str]:
+    """The smallest true difference that the questions at hand would show, for the worst arm of each data set."""
+    worst: dict[str, float] = {}
+    for found in against.found.values():
+        for name, one in found.items():
+            worst[name] = max(worst.get(name, 0.0), one.detectable or 0.0)
+    shown = ", ".join(f"{name} {100 * worst[name]:.1f}" for name in sorted(worst, key=_set_order) if worst[name])
+    return [f"Smallest difference from {against.baseline} shown with 80 % power, in points: {shown}."] if shown else []
 
 
 def _record(one: ArmScores, against: Sequence[Against], metric: str) -> dict[str, Any]:

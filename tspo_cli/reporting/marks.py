@@ -6,7 +6,7 @@ import re
 import string
 from collections.abc import Sequence
 
-from tspo_cli.credit.text import is_degenerate, normalize_answer
+from tspo_cli.credit.text import contains_answer, is_degenerate, normalize_answer
 
 # Control characters could steer the terminal; their pictures cannot.
 _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | dict.fromkeys(
@@ -25,6 +25,8 @@ def marked(text: str, golds: Sequence[str]) -> list[str]:
 
     Words are compared as `contains_answer` does with token boundaries. Golds such as yes and no are never marked.
     """
+    if not contains_answer(text, [gold for gold in golds if not is_degenerate(gold)]):
+        return [text]  # most passages: much faster than word by word
     words = [
         (normal, match.start(), match.end())
         for match in _WORD.finditer(text)

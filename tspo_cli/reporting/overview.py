@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from tspo_cli import runs
 from tspo_cli.reporting.views import RunView
 
 
@@ -16,26 +15,26 @@ def summary(view: RunView) -> dict[str, Any]:
         "seed": view.setting("seed"),
         "state": view.state,
         "step": view.status.get("step"),
-        "steps": view.setting("train.steps"),
+        "steps": None if view.is_evaluation else view.setting("train.steps"),
         "em": {dataset: scores.get("em") for dataset, scores in end_scores(view).items()},
     }
 
 
 def details(view: RunView) -> dict[str, Any]:
     """Everything about a run that fits a screen."""
-    environment = view.path / "env.json"
     metrics = view.metrics()
     return summary(view) | {
         "path": str(view.path),
         "command": view.command,
+        "method": view.method or None,
         "attempts": view.status.get("attempt"),
         "seconds": sum(record.get("total") or 0.0 for record in view.timings()),
         "config": view.config,
-        "environment": runs.read_json(environment) if environment.exists() else {},
+        "environment": view.environment(),
         "metrics": metrics[-1] if metrics else {},
         "evaluations": [{"step": step, **scores} for step, scores in view.evaluations()],
         "checkpoints": sorted(path.name for path in (view.path / "checkpoints").glob("step_*")),
-        "model": str(view.path / "model") if (view.path / "model").is_dir() else None,
+        "model": view.model or (str(view.path / "model") if (view.path / "model").is_dir() else None),
     }
 
 

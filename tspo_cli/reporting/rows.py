@@ -14,7 +14,7 @@ class Row:
     """Scores are shares between 0 and 1; `em_low` and `em_high` bound the 95 % Wilson interval over the `n` items.
 
     `searches` is a mean per item. `last` marks the last evaluation of the run. An `evaluation` was made by `tspo eval`
-    and has no steps (0) and no learning rate.
+    and has no steps (0) and no learning rate; its `signature` names tool, model, index, corpus and data.
     """
 
     run: str
@@ -36,6 +36,7 @@ class Row:
     lr: float | None
     command: str
     evaluation: bool = False
+    signature: str | None = None
 
 
 def result_rows(views: Iterable[RunView], *, all_steps: bool = False) -> list[Row]:
@@ -76,6 +77,7 @@ def _row(view: RunView, step: int, last: bool, scores: dict[str, Any]) -> Row:
         lr=None if view.is_evaluation else view.setting("optimizer.lr"),
         command=view.command,
         evaluation=view.is_evaluation,
+        signature=scores.get("signature"),
     )
 
 

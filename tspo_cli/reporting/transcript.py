@@ -1,4 +1,4 @@
-"""Trajectories as text for the terminal, turn by turn, and the choice of which ones."""
+"""Trajectories as text for the terminal, turn by turn, alone or two side by side."""
 
 from __future__ import annotations
 
@@ -6,96 +6,8 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from tspo_cli.errors import MissingResourceError, UsageError
-from tspo_cli.reporting.groups import Source, sources
 from tspo_cli.reporting.marks import marked, printable
-from tspo_cli.reporting.views import RunView
-
-
-def choose_source(view: RunView, *, step: int | None, evaluation: bool, dataset: str | None) -> Source:
-    """The rollouts of a step, or with `evaluation` or `dataset` the evaluated items; the last ones unless told.
-
-    A run without rollouts (supervised) shows its evaluated items.
-
-    Raises:
-        MissingResourceError: nothing was kept there; the message says what was.
-        UsageError: several data sets and none named.
-    """
-    kept = sources(view)
-    wants_items = evaluation or dataset is not None or all(source.dataset is not None for source in kept)
-    fitting = [source for source in kept if (source.dataset is not None) == wants_items]
-    if dataset is not None:
-        fitting = [source for source in fitting if source.dataset == dataset]
-    if not fitting:
-        what = f"evaluation of {dataset}" if dataset else "evaluated items" if wants_items else "rollouts"
-        raise MissingResourceError(f"{view.path}: no {what} kept; it has {_listed(kept)}")
-    step = max(source.step for source in fitting) if step is None else step
-    at_step = [source for source in fitting if source.step == step]
-    if not at_step:
-        steps = ", ".join(str(one) for one in sorted({source.step for source in fitting}))
-        raise MissingResourceError(f"{view.path}: nothing kept of step {step}; kept steps: {steps}")
-    if len(at_step) > 1:
-        names = ", ".join(str(source.dataset) for source in at_step)
-        raise UsageError(f"step {step} was evaluated on several data sets; choose one with --dataset: {names}")
-    return at_step[0]
-
-
-def _listed(kept: Sequence[Source]) -> str:
-    names = dict.fromkeys("rollouts" if source.dataset is None else f"items of {source.dataset}" for source in kept)
-    return ", ".join(names) or "no trajectories at all"
-
-
-def select(
-    groups: Sequence[dict[str, Any]], *, number: int | None = None, question: str | None = None, name: str | None = None
-) -> list[dict[str, Any]]:
-    """The group at place `number` (from 1), those of a question id, and of them those of a class.
-
-    `question` is an id, or data set/id where several data sets share the id. `name` is a class of groups (these are
-    kept whole) or of trajectories (the others are left out of their groups).
-
-    Raises:
-        MissingResourceError: there is no such group, question or class.
-        UsageError: `question` means questions of several data sets.
-    """
-    chosen = list(groups)
-    if number is not None:
-        if not 1 <= number <= len(chosen):
-            raise MissingResourceError(f"--group {number}: there are groups 1 to {len(chosen)}")
-        chosen = [chosen[number - 1]]
-    if question is not None:
-        chosen = _of_question(chosen, question)
-    return chosen if name is None else _of_class(chosen, name)
-
-
-def _of_question(groups: Sequence[dict[str, Any]], question: str) -> list[dict[str, Any]]:
-    found = [group for group in groups if question in (str(group["group"][1]), group_label(group))]
-    labels = sorted({group_label(group) for group in found})
-    if not found:
-        some = ", ".join(group_label(group) for group in groups[:5])
-        raise MissingResourceError(f"--question {question}: not among these {len(groups)} groups ({some}, ...)")
-    if len(labels) > 1:
-        raise UsageError(f"--question {question}: several data sets have it; write one of {', '.join(labels)}")
-    return found
-
-
-def _of_class(groups: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    whole = [group for group in groups if group.get("group_class") == name]
-    if whole:
-        return whole
-    parts = [
-        group | {"trajectories": [one for one in group["trajectories"] if one.get("class") == name]} for group in groups
-    ]
-    found = [group for group in parts if group["trajectories"]]
-    if not found:
-        known = {str(group.get("group_class")) for group in groups if group.get("group_class")}
-        known |= {str(one.get("class")) for group in groups for one in group["trajectories"]}
-        raise MissingResourceError(f"--class {name}: none here; there are: {', '.join(sorted(known)) or 'none'}")
-    return found
-
-
-def group_label(group: dict[str, Any]) -> str:
-    """data set/question id."""
-    return f"{group['group'][0]}/{group['group'][1]}"
+from tspo_cli.reporting.selection import Pair, group_label
 
 
 def transcript(groups: Sequence[dict[str, Any]], *, width: int = 100, color: bool = False) -> str:
@@ -120,6 +32,52 @@ def transcript(groups: Sequence[dict[str, Any]], *, width: int = 100, color: boo
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
 
 
+def listing(groups: Sequence[dict[str, Any]], *, width: int = 100) -> str:
+    """One line per group: place, right rollouts, searches, class, id, question and first answer, in `width` columns."""
+    lines = [["#", "right", "searches", "class", "id", "question", "answer"]]
+    for place, group in enumerate(groups, start=1):
+        rollouts = group["trajectories"]
+        right = sum((one.get("outcome") or 0) > 0 for one in rollouts)
+        searches = sum(turn["kind"] == "search" for one in rollouts for turn in one["turns"]) / max(1, len(rollouts))
+        name = group.get("group_class") or (rollouts[0].get("class") if rollouts else None) or ""
+        answer = rollouts[0].get("answer") if rollouts else None
+        facts = [str(place), f"{right}/{len(rollouts)}", f"{searches:.3g}", name, group_label(group), group["question"]]
+        lines.append([printable(" ".join(fact.split())) for fact in (*facts, "-" if answer is None else answer)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    widths[6] = min(widths[6], 24)
+    widths[5] = min(widths[5], max(20, width - sum(widths) + widths[5] - 2 * 6))
+    return "\n".join(
+        "  ".join(_fitted(cell, room) for cell, room in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _fitted(text: str, width: int) -> str:
+    return text.ljust(width) if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def side_by_side(pairs: Sequence[Pair], names: tuple[str, str], *, width: int = 120, color: bool = False) -> str:
+    """Two trajectories of each question in two columns, the first run left."""
+    from rich.console import Console, Group
+    from rich.rule import Rule
+    from rich.table import Table
+    from rich.text import Text
+
+    out = io.StringIO()
+    terminal = Console(file=out, width=width, force_terminal=color, highlight=False, markup=False, emoji=False)
+    for pair in pairs:
+        terminal.print(Rule(Text(printable(pair.label)), style="dim", align="left"))
+        terminal.print(Text(printable(pair.question), style="bold"))
+        terminal.print(Text(printable(f"gold: {' | '.join(pair.golds)}"), style="green"))
+        grid = Table.grid(padding=(0, 2), expand=True)
+        grid.add_column(ratio=1, overflow="fold")
+        grid.add_column(ratio=1, overflow="fold")
+        grid.add_row(*(Text(printable(name), style="bold") for name in names))
+        grid.add_row(*(Group(*_lines(one, pair.golds, color)) for one in (pair.first, pair.second)))
+        terminal.print(grid)
+        terminal.print()
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
+
+
 def _lines(trajectory: dict[str, Any], golds: Sequence[str], color: bool) -> list[Any]:
     from rich.padding import Padding
     from rich.text import Text
@@ -131,7 +89,8 @@ def _lines(trajectory: dict[str, Any], golds: Sequence[str], color: bool) -> lis
     lines: list[Any] = [Text(" · ".join(filter(None, facts)), style="bold cyan")]
     for index, turn in enumerate(trajectory["turns"]):
         lines.append(Padding(_heading(trajectory, index), (0, 0, 0, 2)))
-        lines.append(Padding(_marked(turn.get("text") or "", golds, color, "dim"), (0, 0, 0, 4)))
+        said = turn.get("text") or (f"query: {turn['query']}" if turn.get("query") else "")
+        lines.append(Padding(_marked(said, golds, color, "dim"), (0, 0, 0, 4)))
         if turn.get("search_error"):
             lines.append(Padding(Text(printable(f"search failed: {turn['search_error']}"), style="red"), (0, 0, 0, 4)))
         for passage in turn.get("passages") or []:

@@ -64,6 +64,13 @@ class RunView:
         """Seconds per training step, so far."""
         return _steps(self.path / "timings.jsonl")
 
+    def environment(self) -> dict[str, Any]:
+        """Versions and hardware, empty where nothing was recorded."""
+        if self.is_evaluation:
+            return dict(_object(self.path / SUMMARY).get("environment") or {})
+        path = self.path / "env.json"
+        return _object(path) if path.exists() else {}
+
     def evaluation_folders(self) -> list[tuple[int, Path]]:
         """Where scores and items lie, as (step, folder); an evaluation is one folder, at step 0."""
         return [(0, self.path)] if self.is_evaluation else runs.eval_steps(self.path)
