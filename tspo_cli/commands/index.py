@@ -1,9 +1,9 @@
-"""`tspo index`: build a search index, look into it, check it."""
+"""`tspo index`: build a search index or take one over, look into it, check it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,34 +14,81 @@ app = typer.Typer(help="Build a search index over a corpus, search it, check it.
 
 IndexDir = Annotated[Path, typer.Argument(metavar="DIR", help="Index directory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Corpus = Annotated[Path, typer.Argument(help="JSONL (plain or gzip) or parquet: id; contents or title and text.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory to write.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an index, or an unfinished build, that is already there.")
+]
+EncoderName = Annotated[str, typer.Option(help="Dense: a sentence-transformers model, by directory or name.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="bm25: method, k1, b, stop_words, stemmer. dense: preset, query_prefix, passage_prefix, pooling, "
+        "normalize, max_length, batch_size, batch_tokens, dtype, device, encoder_backend, factory, rescore, "
+        "train_size, shard_size, candidates, nprobe, ef_search, backend, first_pass. "
+        "hybrid: both, and rrf_constant, depth.",
+    ),
+]
 
 
 @app.command()
 def build(
-    corpus: Annotated[Path, typer.Argument(help="JSONL (plain or gzip) or parquet: id; contents or title and text.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory to write.")],
-    kind: Annotated[str, typer.Option(help="bm25 or dense.")] = "bm25",
-    encoder: Annotated[str, typer.Option(help="Dense: a sentence-transformers model, by directory or name.")] = "",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="bm25: method, k1, b, stop_words. dense: batch_size, query_prefix, passage_prefix, max_length.",
-        ),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is already there.")] = False,
+    corpus: Corpus,
+    out: Out,
+    kind: Annotated[str, typer.Option(help="bm25, dense, or hybrid (both).")] = "bm25",
+    encoder: EncoderName = "",
+    settings: Settings = None,
+    overwrite: Overwrite = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Say what a build would take in time, disk and memory, and end.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Build an index directory from a corpus."""
-    from tspo_cli.retrieval.index import build_index
+    """Build an index directory from a corpus. A dense build that was killed goes on when it is started again."""
+    from tspo_cli.retrieval.build import build_index, estimate_build
 
     chosen = _key_values(settings or [])
+    if estimate:
+        foreseen = estimate_build(corpus, kind=kind, encoder=encoder, settings=chosen)
+        if as_json:
+            console.result_json(foreseen)
+        else:
+            _table(foreseen)
+        return
     manifest = build_index(corpus, out, kind=kind, encoder=encoder, settings=chosen, overwrite=overwrite)
-    if as_json:
-        console.result_json({"index": str(out), **manifest})
-    else:
-        console.result(f"{out}: {manifest['kind']} index of {manifest['passages']} passages")
+    _done(out, manifest, as_json)
+
+
+@app.command("import")
+def import_(
+    vectors: Annotated[
+        list[Path], typer.Argument(metavar="FAISS...", help="FAISS index file, or the part_* pieces of one.")
+    ],
+    corpus: Annotated[Path, typer.Option(help="Its corpus, line by line in the order of the rows.")],
+    out: Out,
+    encoder: EncoderName,
+    settings: Settings = None,
+    least_cosine: Annotated[
+        float, typer.Option(min=0, max=1, help="Refuse rows farther from their passages than this. 0: no check.")
+    ] = 0.9,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take over a FAISS index and its corpus, such as Search-R1's, without copying or converting the vectors."""
+    from tspo_cli.retrieval.importing import import_index
+
+    manifest = import_index(
+        vectors,
+        corpus,
+        out,
+        encoder=encoder,
+        settings=_key_values(settings or []),
+        least_cosine=least_cosine,
+        overwrite=overwrite,
+    )
+    _done(out, manifest, as_json)
 
 
 @app.command()
@@ -49,27 +96,35 @@ def search(
     directory: IndexDir,
     queries: Annotated[list[str], typer.Argument(metavar="QUERY...", help="One or more queries.")],
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Passages per query.")] = 3,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Search otherwise than built: reranker, rerank_depth; dense: device, dtype, encoder_backend, "
+            "candidates, nprobe, ef_search, backend, first_pass; hybrid: rrf_constant, depth.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Search an index from the command line."""
     from tspo_cli.retrieval.index import open_index
 
-    results = open_index(directory).search(queries, k)
+    results = open_index(directory, _key_values(settings or [])).search(queries, k)
     if as_json:
-        found = [
-            {
-                "query": query,
-                "hits": [{"id": h.id, "title": h.title, "contents": h.contents, "score": h.score} for h in result.hits],
-            }
-            for query, result in zip(queries, results, strict=True)
-        ]
+        found = []
+        for query, result in zip(queries, results, strict=True):
+            hits = [{"id": h.id, "title": h.title, "contents": h.contents, "score": h.score} for h in result.hits]
+            found.append({"query": query, "hits": hits, **({"error": result.error} if result.error else {})})
         console.result_json({"results": found})
         return
     for query, result in zip(queries, results, strict=True):
-        console.result(query)
+        console.result(_one_line(query))
         for rank, hit in enumerate(result.hits, start=1):
             console.result(f"  {rank}. {hit.score:.3f}  {hit.id}  {hit.title}\n     {_one_line(hit.text)}")
-        if not result.hits:
+        if result.error:
+            console.result(f"  error: {result.error}")
+        elif not result.hits:
             console.result("  no hits")
 
 
@@ -83,17 +138,19 @@ def info(directory: IndexDir, as_json: AsJson = False) -> None:
         console.result_json({"index": str(directory), **manifest})
         return
     size = sum(facts["bytes"] for facts in manifest["files"].values())
-    lines = {
-        "kind": manifest["kind"],
-        "passages": manifest["passages"],
-        "size": f"{size / 1e6:.1f} MB",
-        "corpus": manifest["corpus"]["path"],
-        "sha256": manifest["corpus"]["sha256"],
-        **({"encoder": manifest["encoder"]} if manifest["encoder"] else {}),
-        **manifest["parameters"],
-    }
-    for name, value in lines.items():
-        console.result(f"{name:<16}{value}")
+    _table(
+        {
+            "kind": manifest["kind"],
+            "passages": manifest["passages"],
+            "size": f"{size / 1e6:.1f} MB",
+            "corpus": manifest["corpus"]["path"],
+            "sha256": manifest["corpus"]["sha256"],
+            **({"encoder": manifest["encoder"]} if manifest["encoder"] else {}),
+            **manifest["parameters"],
+        }
+    )
+    for name, facts in manifest["files"].items():
+        console.result(f"  {facts['bytes']:>14,}  {facts['sha256'][:12]}  {name}")
 
 
 @app.command()
@@ -109,6 +166,19 @@ def verify(directory: IndexDir, as_json: AsJson = False) -> None:
         console.result(f"{directory}: {found['files']} files as built; {corpus}")
 
 
+def _done(out: Path, manifest: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        console.result_json({"index": str(out), **manifest})
+    else:
+        console.result(f"{out}: {manifest['kind']} index of {manifest['passages']} passages")
+
+
+def _table(lines: dict[str, Any]) -> None:
+    width = max(16, *(len(name) + 1 for name in lines))
+    for name, value in lines.items():
+        console.result(f"{name:<{width}}{value}")
+
+
 def _key_values(pairs: list[str]) -> dict[str, object]:
     for pair in pairs:
         if "=" not in pair:
@@ -117,5 +187,5 @@ def _key_values(pairs: list[str]) -> dict[str, object]:
 
 
 def _one_line(text: str, width: int = 160) -> str:
-    line = " ".join(text.split())
+    line = " ".join(text.encode("utf-8", "replace").decode().split())
     return line if len(line) <= width else line[: width - 1] + "…"

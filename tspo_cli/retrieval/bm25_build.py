@@ -6,8 +6,10 @@ The files are byte for byte those that bm25s 0.3 saves from memory; its own form
 from __future__ import annotations
 
 import json
+import mmap
+import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,19 @@ def build_bm25(store: PassageStore, directory: Path, scratch: Path, settings: Bm
     _write_postings(directory, words_path, lengths, blocks, frequencies, idf, settings)
     _write_vocabulary(directory, vocabulary, len(lengths), settings)
     words_path.unlink()
+
+
+def estimate_bm25(passages: int, probe: Sequence[str], settings: Bm25Settings) -> dict[str, float]:
+    """Bytes on disk (12 a word at most: two numbers in the index, one meanwhile), and seconds, from `probe`."""
+    began = time.perf_counter()
+    words = sum(len(tokens(text, settings.stop_words, settings.stemmer)) for text in probe) / len(probe)
+    reading = (time.perf_counter() - began) / len(probe)
+    # Sorting and placing a word twice takes about 0.6 microseconds; see experiments/benchmarks/retrieval_build.py.
+    return {
+        "index_bytes": int(8 * words * passages),
+        "scratch_bytes": int(4 * words * passages),
+        "seconds": passages * (2 * reading + words * 0.6e-6),
+    }
 
 
 def _number_words(store: PassageStore, path: Path, settings: Bm25Settings) -> tuple[dict[str, int], NDArray[np.int64]]:
@@ -132,8 +147,6 @@ def _output(path: Path, dtype: Any, size: int) -> NDArray[Any]:
 
 def _release(*arrays: NDArray[Any]) -> None:
     """Hand mapped pages back to the system: the page cache has what was written, and memory stays at one block."""
-    import mmap
-
     for mapped in arrays:
         memory: mmap.mmap = mapped._mmap  # type: ignore[attr-defined]
         memory.madvise(mmap.MADV_DONTNEED)

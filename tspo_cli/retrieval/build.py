@@ -14,11 +14,13 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tspo_cli.data.readers import read_passages
+from tspo_cli.data.rows import count_rows
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.retrieval.manifest import MANIFEST_NAME, file_digest, file_facts, is_index, make_manifest
 from tspo_cli.retrieval.passages import OFFSETS_NAME, PassageStore, write_passages
@@ -168,3 +170,29 @@ def _resume_or_start(work: Path, identity: dict[str, Any], overwrite: bool) -> N
     target.mkdir()
     if identity["kind"] != "bm25":  # which is built in minutes, and always anew
         write_json(state, identity)
+
+
+def estimate_build(
+    corpus: Path, *, kind: str, encoder: str = "", settings: Mapping[str, object] | None = None
+) -> dict[str, Any]:
+    """What `build_index` would take, from its first passages: passages, seconds, bytes on disk and in memory.
+
+    Raises:
+        MissingResourceError, InvalidInputError: as `build_index`; only the first passages are looked at.
+    """
+    plan = make_plan(corpus, kind, encoder, settings or {})
+    passages = count_rows(corpus)
+    probe = [passage.contents for passage in islice(read_passages(corpus), 2_000)]
+    found: dict[str, Any] = {"kind": kind, "passages": passages}
+    found["passages_bytes"] = passages * sum(len(text.encode("utf-8", "replace")) + 40 for text in probe) // len(probe)
+    if plan.settings.bm25 is not None:
+        from tspo_cli.retrieval.bm25_build import estimate_bm25
+
+        found |= {f"bm25_{name}": value for name, value in estimate_bm25(passages, probe, plan.settings.bm25).items()}
+    if plan.settings.dense is not None:
+        from tspo_cli.retrieval.dense_build import estimate
+        from tspo_cli.retrieval.encoder import Encoder
+
+        dense = estimate(passages, probe[:64], Encoder(plan.encoder, plan.settings.dense), plan.settings.dense)
+        found |= {f"dense_{name}": value for name, value in asdict(dense).items() if name != "passages"}
+    return found

@@ -73,7 +73,12 @@ def write_vectors(shards: ShardedVectors, rows: int, dim: int, directory: Path, 
 def empty_index(dim: int, factory: str) -> Any:
     """A FAISS inner-product index without vectors. Raises InvalidInputError for an unknown factory string."""
     try:
-        return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+        index: Any = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+        # Minutes of simulated annealing for a kind of search that is not used here.
+        for part in (index, faiss.try_extract_index_ivf(index)):
+            if hasattr(part, "do_polysemous_training"):
+                part.do_polysemous_training = False
+        return index
     except RuntimeError as error:
         raise _factory_error(factory, error) from None
 
@@ -89,64 +94,94 @@ def _training_rows(index: Any) -> int:
     return max(_TRAINING_ROWS, 64 * ivf.nlist if ivf is not None else 0)
 
 
+class VectorIndex:
+    """Vectors on disk that can be searched by vector.
+
+    Args:
+        pieces: the FAISS file, or its pieces in order.
+        rescore: the file with all vectors beside a compressed index, where there is one.
+        settings: how to search.
+
+    Raises:
+        InvalidInputError: the file is damaged, or does not fit the settings.
+        MissingResourceError: no such device.
+    """
+
+    def __init__(self, pieces: Sequence[Path], rescore: Path | None, settings: DenseSettings) -> None:
+        self._settings = settings
+        self.path = pieces[0]
+        flat = FlatRows(pieces) if is_flat(pieces[0]) else None
+        self._exact: Rows | None = flat.rows if flat is not None else None
+        self._index = _first_pass(pieces, flat, settings)
+        self.ntotal, self.dim = int(self._index.ntotal), int(self._index.d)
+        if rescore is not None:
+            kept = np.load(rescore, mmap_mode="r", allow_pickle=False)
+            if kept.shape != (self.ntotal, self.dim):
+                raise InvalidInputError(f"{rescore}: expected {self.ntotal} x {self.dim}, got {kept.shape}")
+            self._exact = lambda positions: kept[positions].astype(np.float32)
+        self._lossless = flat is not None and rescore is None and settings.first_pass in _SLACK
+
+    def rank(self, vectors: NDArray[np.float32], k: int) -> list[Ranked]:
+        """The best `k` positions for each of `vectors` [n, dim]."""
+        k = min(k, self.ntotal)
+        if self._lossless:
+            return rank_vectors(self._index, vectors, k, self._exact, slack=_SLACK[self._settings.first_pass])
+        wanted = k if self._exact is None else max(k, min(self._settings.candidates, self.ntotal))
+        scores, positions = self._index.search(vectors, wanted)
+        return [
+            _rank_candidates(*row, k, self._exact, self.ntotal) for row in zip(vectors, scores, positions, strict=True)
+        ]
+
+    def rows(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The vectors at `positions`, [n, dim], as exactly as they are kept."""
+        if self._exact is not None:
+            return self._exact(positions)
+        index: Any = self._index
+        ivf = faiss.try_extract_index_ivf(index)
+        if ivf is not None:
+            ivf.make_direct_map()
+        return np.stack([index.reconstruct(int(at)) for at in positions])
+
+
 class DenseRanker:
     """Ranks by the inner product of the query's vector with every passage's.
 
     Args:
-        vectors: the FAISS file, or its pieces in order.
-        rescore: the file with all vectors beside a compressed index, where there is one.
         rows: passages in the corpus.
-        encoder, settings: how queries become vectors, and how they are searched.
 
     Raises:
-        InvalidInputError: the file is damaged, or does not fit the encoder, the corpus or the settings.
-        MissingResourceError: no such encoder or device.
+        InvalidInputError: the vectors do not fit the corpus or the encoder.
+        MissingResourceError: no such encoder.
     """
 
-    def __init__(
-        self, vectors: Sequence[Path], rescore: Path | None, rows: int, encoder: str, settings: DenseSettings
-    ) -> None:
-        self._settings = settings
-        flat = FlatRows(vectors) if is_flat(vectors[0]) else None
-        self._exact: Rows | None = flat.rows if flat is not None else None
-        self._index = _first_pass(vectors, flat, settings)
-        if rescore is not None:
-            kept = np.load(rescore, mmap_mode="r", allow_pickle=False)
-            if kept.shape != (self._index.ntotal, self._index.d):
-                raise InvalidInputError(f"{rescore}: expected {self._index.ntotal} x {self._index.d}, got {kept.shape}")
-            self._exact = lambda positions: kept[positions].astype(np.float32)
-        self._lossless = flat is not None and rescore is None and settings.first_pass in _SLACK
-        if self._index.ntotal != rows:
+    def __init__(self, vectors: VectorIndex, rows: int, encoder: str, settings: DenseSettings) -> None:
+        self._vectors = vectors
+        if vectors.ntotal != rows:
             raise InvalidInputError(
-                f"{vectors[0]}: holds {self._index.ntotal} vectors, the corpus {rows} passages; "
+                f"{vectors.path}: holds {vectors.ntotal} vectors, the corpus {rows} passages; "
                 "this is the index of another corpus"
             )
         self._encoder = Encoder(encoder, settings)
-        if self._encoder.dim != self._index.d:
+        if self._encoder.dim != vectors.dim:
             raise InvalidInputError(
-                f"encoder {encoder}: gives {self._encoder.dim} dimensions, {vectors[0]} has {self._index.d}; "
+                f"encoder {encoder}: gives {self._encoder.dim} dimensions, {vectors.path} has {vectors.dim}; "
                 "name the encoder that built it, or build the index again"
             )
 
     def rank(self, queries: list[str], k: int) -> list[Ranked]:
         """The best `k` positions for each query."""
-        return self.rank_vectors(self._encoder.encode_queries(queries), k) if queries else []
+        return self._vectors.rank(self._encoder.encode_queries(queries), k) if queries else []
 
-    def rank_vectors(self, vectors: NDArray[np.float32], k: int) -> list[Ranked]:
-        """The best `k` positions for each of `vectors` [n, dim]."""
-        k = min(k, self._index.ntotal)
-        if self._lossless:
-            return rank_vectors(self._index, vectors, k, self._exact, slack=_SLACK[self._settings.first_pass])
-        wanted = k if self._exact is None else max(k, min(self._settings.candidates, self._index.ntotal))
-        scores, positions = self._index.search(vectors, wanted)
-        return [
-            _rank_candidates(*row, k, self._exact, self._index.ntotal)
-            for row in zip(vectors, scores, positions, strict=True)
-        ]
+    def cosines(self, positions: NDArray[np.int64], contents: Sequence[str]) -> NDArray[np.float32]:
+        """Between the rows at `positions` and the passages `contents` encoded now, [n]."""
+        rows, encoded = self._vectors.rows(positions), self._encoder.encode_passages(contents)
+        norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(encoded, axis=1)
+        cosines: NDArray[np.float32] = (rows * encoded).sum(axis=1) / np.maximum(norms, 1e-12)
+        return cosines
 
 
-def _first_pass(vectors: Sequence[Path], flat: FlatRows | None, settings: DenseSettings) -> FirstPass:
-    if settings.backend == "torch" or (flat is not None and len(vectors) > 1):
+def _first_pass(pieces: Sequence[Path], flat: FlatRows | None, settings: DenseSettings) -> FirstPass:
+    if settings.backend == "torch" or (flat is not None and len(pieces) > 1):
         if flat is None:
             raise InvalidInputError("setting backend: torch searches flat indexes only; leave it at faiss")
         from tspo_cli.retrieval.torch_search import TorchScan
@@ -154,9 +189,9 @@ def _first_pass(vectors: Sequence[Path], flat: FlatRows | None, settings: DenseS
         return TorchScan(flat, settings.first_pass, settings.device)
     if settings.first_pass != "float32":
         raise InvalidInputError(f"setting first_pass: {settings.first_pass} needs --set backend=torch")
-    index = open_faiss(vectors)
+    index = open_faiss(pieces)
     if index.metric_type != faiss.METRIC_INNER_PRODUCT:
-        raise InvalidInputError(f"{vectors[0]}: expected an inner-product index, got another metric")
+        raise InvalidInputError(f"{pieces[0]}: expected an inner-product index, got another metric")
     ivf = faiss.try_extract_index_ivf(index)
     if ivf is not None:
         ivf.nprobe = min(settings.nprobe, ivf.nlist)

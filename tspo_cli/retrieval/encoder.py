@@ -106,6 +106,9 @@ def _load(name: str, settings: DenseSettings) -> Any:
         raise MissingResourceError(
             'dense retrieval needs sentence-transformers; pip install "tspo-cli[dense]"'
         ) from None
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # "Loading weights", which is done before a person could read it
     options: dict[str, Any] = {"model_kwargs": {"dtype": getattr(torch, settings.dtype)}}
     if settings.device != "auto":
         options["device"] = settings.device

@@ -118,13 +118,13 @@ def write_flat(index: Any, blocks: Iterable[NDArray[np.float32]], rows: int, pat
         for block in blocks:
             handle.write(index.sa_encode(np.ascontiguousarray(block, np.float32)).tobytes())
     written = open_faiss([path])
-    if written.ntotal != rows or written.d != index.d or type(written) is not type(index):
+    if written.ntotal != rows or written.d != index.d or written.sa_code_size() != index.sa_code_size():
         raise RuntimeError(f"{path}: FAISS does not read back what was written; this version has another layout")
 
 
 def is_streamable(index: Any) -> bool:
     """True for the kinds that `write_flat` writes: flat float32 and scalar quantisers."""
-    return type(index) in (faiss.IndexFlatIP, faiss.IndexScalarQuantizer)
+    return isinstance(index, (faiss.IndexFlat, faiss.IndexScalarQuantizer))
 
 
 def _magic(path: Path) -> bytes:

@@ -128,12 +128,13 @@ def _ranker(path: Path, manifest: dict[str, Any], store: PassageStore, settings:
 
         rankers.append(Bm25Ranker(path, len(store), settings.bm25))
     if settings.dense is not None:
-        from tspo_cli.retrieval.dense import RESCORE_NAME, VECTORS_NAME, DenseRanker
+        from tspo_cli.retrieval.dense import RESCORE_NAME, VECTORS_NAME, DenseRanker, VectorIndex
 
         _check_encoder(manifest)
         vectors = [path / name for name in manifest.get("vectors", [VECTORS_NAME])]
         rescore = path / RESCORE_NAME if RESCORE_NAME in manifest["files"] else None
-        rankers.append(DenseRanker(vectors, rescore, len(store), manifest["encoder"], settings.dense))
+        index = VectorIndex(vectors, rescore, settings.dense)
+        rankers.append(DenseRanker(index, len(store), manifest["encoder"], settings.dense))
     if settings.fusion is None:
         return rankers[0]
     from tspo_cli.retrieval.hybrid import HybridRanker

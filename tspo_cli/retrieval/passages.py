@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tspo_cli.console import track
 from tspo_cli.data.readers import parse_passage
 from tspo_cli.data.schema import Passage
 from tspo_cli.errors import InvalidInputError
@@ -39,7 +40,7 @@ def write_passages(passages: Iterable[Passage], directory: Path) -> int:
     return offsets.count
 
 
-def write_offsets(lines: Path, table: Path) -> int:
+def write_offsets(lines: Path, directory: Path) -> int:
     """Write the offsets of a JSONL file that is to be served from where it lies; returns its number of passages.
 
     Every line has to hold a passage: row n of the table is line n + 1.
@@ -47,8 +48,8 @@ def write_offsets(lines: Path, table: Path) -> int:
     Raises:
         InvalidInputError: a line is blank, malformed, or holds no passage.
     """
-    with open(lines, "rb") as handle, OffsetsWriter(table) as offsets:
-        for position, line in enumerate(handle):
+    with open(lines, "rb") as handle, OffsetsWriter(directory / OFFSETS_NAME) as offsets:
+        for position, line in enumerate(track(handle, "reading passages")):
             _passage(lines, position, line)
             offsets.add(line)
     return offsets.count

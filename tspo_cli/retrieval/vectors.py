@@ -42,11 +42,19 @@ class ShardedVectors:
             for shard in missing:
                 start, stop = self.span(shard)
                 vectors = encoder.encode_passages(list(store.contents(start, stop)))
-                self._write(shard, vectors)
+                self.put(shard, vectors)
                 done += stop - start
                 speed = done / (time.monotonic() - began)
                 left = (self._rows - kept - done) / speed
                 advance(stop - start, f"{speed:.0f} passages/s, {clock(left)} left")
+
+    def put(self, shard: int, vectors: NDArray[np.float32]) -> None:
+        """Write one shard, whole or not at all."""
+        buffer = io.BytesIO()
+        np.save(buffer, vectors.astype(self._dtype), allow_pickle=False)
+        payload = buffer.getvalue()
+        name = f"{shard:07d}.{hashlib.sha256(payload).hexdigest()[:16]}.npy"
+        atomic_write_bytes(self._directory / name, payload)
 
     def span(self, shard: int) -> tuple[int, int]:
         """First row of a shard, and the row after its last."""
@@ -78,13 +86,6 @@ class ShardedVectors:
             if not check or hashlib.sha256(path.read_bytes()).hexdigest()[:16] == digest:
                 return path
         return None
-
-    def _write(self, shard: int, vectors: NDArray[np.float32]) -> None:
-        buffer = io.BytesIO()
-        np.save(buffer, vectors.astype(self._dtype), allow_pickle=False)
-        payload = buffer.getvalue()
-        name = f"{shard:07d}.{hashlib.sha256(payload).hexdigest()[:16]}.npy"
-        atomic_write_bytes(self._directory / name, payload)
 
 
 def clock(seconds: float) -> str:
