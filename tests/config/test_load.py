@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -189,8 +189,12 @@ def test_toml_and_run_directory_give_the_same_configuration_back(
 def test_toml_states_every_key_once() -> None:
     text = to_toml(Config())
     table = tomllib.loads(text)
-    stated = {f"{name}.{leaf}" for name, inner in table.items() if isinstance(inner, dict) for leaf in inner}
-    assert stated | {name for name, inner in table.items() if not isinstance(inner, dict)} == set(all_keys())
+
+    def leaves(table: dict[str, object], above: str = "") -> Iterator[str]:
+        for name, value in table.items():
+            yield from leaves(value, f"{above}{name}.") if isinstance(value, dict) else [above + name]
+
+    assert sorted(leaves(table)) == sorted(all_keys())
     assert text.count("[rollout]") == 1
 
 

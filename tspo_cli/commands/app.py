@@ -21,6 +21,7 @@ from tspo_cli.commands import (
     index,
     inspect_cmd,
     plan,
+    push,
     report,
     runs_cmd,
     serve,
@@ -40,6 +41,7 @@ app = typer.Typer(
 
 app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
+index.app.command("push")(push.push)
 app.add_typer(index.app, name="index")
 app.command("serve")(serve.serve)
 app.command("engine")(engine.engine)

@@ -20,7 +20,9 @@ def evaluate(
         list[str] | None, typer.Option("--data", metavar="FILE_OR_NAME", help="Question file or data set. Repeatable.")
     ] = None,
     index: Annotated[Path | None, typer.Option(help="Index directory, searched in this process.")] = None,
-    retriever: Annotated[list[str] | None, typer.Option(metavar="URL", help="Base URL of a /retrieve server.")] = None,
+    retriever: Annotated[
+        list[str] | None, typer.Option(metavar="URL,...", help="Base URLs of /retrieve servers, equal ones or shards.")
+    ] = None,
     method: Annotated[
         str, typer.Option(help="search_r1 (the agent), direct, cot, rag, ircot, search_o1, iter_retgen or tool_call.")
     ] = "search_r1",

@@ -23,7 +23,7 @@ def serve(
     k: Annotated[int, typer.Option("--k", min=1, help="Passages per query where a request does not say.")] = 3,
     max_k: Annotated[int, typer.Option(min=1, help="Most passages per query that a request may ask for.")] = 100,
     max_queries: Annotated[int, typer.Option(min=1, help="Most queries in one request.")] = 1024,
-    max_query_chars: Annotated[int, typer.Option(min=1, help="Longest query.")] = 10_000,
+    max_query_chars: Annotated[int, typer.Option(min=1, help="Longest query.")] = 32_768,
     max_body_mb: Annotated[float, typer.Option(min=0.001, help="Largest request body.")] = 8,
     max_batch: Annotated[int, typer.Option(min=1, help="Most queries searched at once.")] = 256,
     max_waiting: Annotated[int, typer.Option(min=1, help="Queries that may wait; beyond it: status 429.")] = 8192,

@@ -27,8 +27,13 @@ def _problems(config: Config) -> Iterator[str]:
     if config.deepspeed.offload_optimizer and config.deepspeed.zero_stage == 0:
         yield "deepspeed.offload_optimizer: needs deepspeed.zero_stage 1, 2 or 3"
     searches = config.rollout.max_searches > 0 and (config.kind != "sft" or bool(config.eval.data))
-    if searches and not (config.retriever.index or config.retriever.url):
+    retriever = config.retriever
+    if searches and not (retriever.index or retriever.url or retriever.qdrant.url):
         yield "retriever: give retriever.index or retriever.url, or set rollout.max_searches = 0"
+    if retriever.qdrant.url and not retriever.qdrant.collection:
+        yield "retriever.qdrant.collection: name the collection to search"
+    if retriever.qdrant.url and retriever.qdrant.kind == "dense" and not retriever.qdrant.encoder:
+        yield "retriever.qdrant.encoder: dense search needs the encoder that the collection was made with"
 
 
 def _rl_problems(config: Config) -> Iterator[str]:

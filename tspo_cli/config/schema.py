@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 UserFunction = Annotated[str, StringConstraints(pattern=r"^.+\.py:[A-Za-z_]\w*$"), "FILE.py:function"]
 """A function of the user's own, in a Python file that the experiment names."""
@@ -58,16 +58,58 @@ class DemonstrationConfig(Section):
     retry: float = Field(0.5, ge=0, le=1, description="After a failed search another search follows.")
 
 
+class QdrantConfig(Section):
+    """An existing Qdrant collection as the retriever. Its API key comes from $QDRANT_API_KEY."""
+
+    url: str = Field("", description="URL of a Qdrant server. Empty: no Qdrant.")
+    collection: str = Field("", description="Collection to search.")
+    kind: Literal["dense", "sparse"] = Field(
+        "dense",
+        description="dense: vectors of retriever.qdrant.encoder; sparse: BM25 weights as tspo index push makes.",
+    )
+    vector: str = Field(
+        "", description="Name of the vector in the collection. Empty: dense the unnamed one, sparse bm25."
+    )
+    encoder: str = Field("", description="dense: sentence-transformers model that the collection was made with.")
+    query_prefix: str = Field("", description="dense: what the encoder expects before a query, such as 'query: '.")
+    exact: bool = Field(False, description="dense: scan all vectors instead of Qdrant's approximate graph.")
+    id_field: str = Field("id", description="Payload field of the passage id.")
+    contents_field: str = Field("contents", description="Payload field of the passage: title, newline, text.")
+
+
 class RetrieverConfig(Section):
     """Where passages come from during rollouts."""
 
     index: str = Field("", description="Index directory for an in-process retriever.")
     url: list[str] = Field(
-        default_factory=list, description="Base URLs of `/retrieve` servers; used when index is empty."
+        default_factory=list,
+        description="Base URLs of `/retrieve` servers, also as one string with commas; used when index is empty.",
+    )
+    servers: Literal["replicas", "shards"] = Field(
+        "replicas", description="replicas: equal servers, any may answer; shards: parts of one corpus, all are asked."
+    )
+    approximate_shards: bool = Field(
+        False,
+        description="Allow shards whose scores are not comparable exactly (BM25: every part has its own statistics).",
     )
     k: int = Field(3, ge=1, description="Passages per query.")
-    timeout: float = Field(30.0, gt=0, description="Deadline of one HTTP request in seconds.")
+    timeout: float = Field(30.0, gt=0, description="Seconds for one HTTP attempt.")
     retries: int = Field(5, ge=0, description="Tries after a failed HTTP request, with growing waits.")
+    deadline: float = Field(100.0, gt=0, description="Seconds for all attempts of a search together.")
+    concurrency: int = Field(64, ge=1, description="Most HTTP requests under way at once.")
+    token_file: str = Field(
+        "", description="File with the servers' bearer token. Empty: $TSPO_RETRIEVER_TOKEN, if set."
+    )
+    qdrant: QdrantConfig = QdrantConfig()
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """`http://a,http://b` is two URLs, in a string or in a list."""
+        parts = [value] if isinstance(value, str) else value
+        if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+            return value
+        return [url.strip() for part in parts for url in part.split(",") if url.strip()]
 
 
 class RolloutConfig(Section):

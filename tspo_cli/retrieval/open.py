@@ -9,10 +9,10 @@ from tspo_cli.retrieval.types import Retriever
 
 
 def open_retriever(config: RetrieverConfig) -> Retriever | None:
-    """An index in this process, or HTTP clients of the servers named; None when neither is set.
+    """An index in this process, HTTP clients of the servers named, or a Qdrant collection; None when none is set.
 
     Raises:
-        MissingResourceError, InvalidInputError: no index there.
+        MissingResourceError, InvalidInputError: no index there, or servers that do not fit together.
         RemoteServiceError: no server answers.
     """
     if config.index:
@@ -20,9 +20,35 @@ def open_retriever(config: RetrieverConfig) -> Retriever | None:
 
         return open_index(Path(config.index))
     if config.url:
-        from tspo_cli.retrieval.client import HttpRetriever
+        return _open_servers(config)
+    if config.qdrant.url:
+        from tspo_cli.retrieval.qdrant import connect
 
-        client = HttpRetriever(config.url, timeout=config.timeout, retries=config.retries)
-        client.check()
-        return client
+        return connect(config.qdrant, timeout=config.timeout)
     return None
+
+
+def _open_servers(config: RetrieverConfig) -> Retriever:
+    from tspo_cli.retrieval.client import HttpRetriever
+    from tspo_cli.retrieval.fanout import ShardedRetriever
+    from tspo_cli.retrieval.token import read_token
+
+    token = read_token(config.token_file)
+
+    def client(urls: list[str]) -> HttpRetriever:
+        return HttpRetriever(
+            urls,
+            timeout=config.timeout,
+            retries=config.retries,
+            deadline=config.deadline,
+            concurrency=config.concurrency,
+            token=token,
+        )
+
+    if config.servers == "replicas":
+        replicas = client(config.url)
+        replicas.check()
+        return replicas
+    shards = ShardedRetriever([client([url]) for url in config.url], approximate=config.approximate_shards)
+    shards.check()
+    return shards

@@ -20,6 +20,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.batcher import Batcher, Overloaded
@@ -38,7 +39,7 @@ class ServiceSettings:
     default_k: int = 3
     max_k: int = 100
     max_queries: int = 1024
-    max_query_chars: int = 10_000
+    max_query_chars: int = 32_768
     max_body: int = 8 << 20
     body_timeout: float = 15.0
     max_batch: int = 256
@@ -64,28 +65,39 @@ class _Refusal(Exception):
         self.status, self.detail, self.headers = status, detail, headers
 
 
-def create_app(open_retriever: Callable[[], Retriever], settings: ServiceSettings | None = None) -> FastAPI:
+class RetrieverApp(FastAPI):
+    """POST /retrieve is answered before FastAPI's middleware, which would double what HTTP costs (0.035 to 0.07 ms)."""
+
+    def __init__(self, service: _Service) -> None:
+        super().__init__(title="tspo retriever", lifespan=service.lifespan)
+        self._service = service
+        self.get("/healthz", response_model=None)(service.healthz)
+        self.get("/readyz", response_model=None)(service.readyz)
+        self.add_route("/metrics", service.metrics_text, methods=["GET"], include_in_schema=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != "/retrieve":
+            await super().__call__(scope, receive, send)
+        elif scope["method"] != "POST":
+            refusal = JSONResponse({"detail": "expected POST"}, 405, {"Allow": "POST"})
+            await refusal(scope, receive, send)
+        else:
+            response = await self._service.retrieve(Request(scope, receive))
+            await response(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        schema = super().openapi()
+        schema["paths"].setdefault("/retrieve", _RETRIEVE_SCHEMA)
+        return schema
+
+
+def create_app(open_retriever: Callable[[], Retriever], settings: ServiceSettings | None = None) -> RetrieverApp:
     """The web application around the index that `open_retriever` opens.
 
     It starts answering /healthz at once and opens the index meanwhile. `app.state.opened` is then a future that is
     done when the index is open, or holds the error that kept it shut.
     """
-    service = _Service(open_retriever, settings or ServiceSettings())
-    app = FastAPI(title="tspo retriever", lifespan=service.lifespan)
-    # Plain routes: FastAPI's own cost a quarter more per request, and the body is read by hand anyway.
-    app.add_route("/retrieve", service.retrieve, methods=["POST"], include_in_schema=False)
-    app.add_route("/metrics", service.metrics_text, methods=["GET"], include_in_schema=False)
-    app.get("/healthz", response_model=None)(service.healthz)
-    app.get("/readyz", response_model=None)(service.readyz)
-    openapi = app.openapi
-
-    def with_retrieve() -> dict[str, Any]:
-        schema = openapi()
-        schema["paths"].setdefault("/retrieve", _RETRIEVE_SCHEMA)
-        return schema
-
-    app.openapi = with_retrieve  # type: ignore[method-assign]
-    return app
+    return RetrieverApp(_Service(open_retriever, settings or ServiceSettings()))
 
 
 class _Service:

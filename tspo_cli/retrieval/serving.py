@@ -52,6 +52,7 @@ def run_server(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) ->
         http="httptools",
         log_level="warning",
         access_log=False,
+        proxy_headers=False,
         backlog=4096,
         timeout_keep_alive=60,
         timeout_graceful_shutdown=10,
