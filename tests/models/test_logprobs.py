@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tspo_cli.models.logprobs import ROWS_AT_ONCE, hidden_logprobs, sampled_logprobs, token_entropy
+from tspo_cli.models import logprobs
+from tspo_cli.models.logprobs import sampled_logprobs, token_entropy
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -21,20 +22,23 @@ def test_greedy_counts_as_temperature_one() -> None:
     assert torch.equal(sampled_logprobs(logits, ids, 0.0), sampled_logprobs(logits, ids, 1.0))
 
 
-@pytest.mark.parametrize("rows", [0, 3, ROWS_AT_ONCE + 5])
-def test_from_hidden_states_with_gradients(rows: int) -> None:
-    generator = torch.Generator().manual_seed(1)
-    hidden = torch.randn(rows, 6, generator=generator, requires_grad=True)
-    head = torch.randn(9, 6, generator=generator, requires_grad=True)
-    ids = torch.arange(rows) % 9
-    plain = sampled_logprobs(hidden @ head.T, ids, 0.7)
-    pieces = hidden_logprobs(hidden, head, ids, 0.7)
-    torch.testing.assert_close(pieces, plain)
-    if rows:
-        wanted = torch.autograd.grad(plain.sum(), (hidden, head))
-        torch.testing.assert_close(torch.autograd.grad(pieces.sum(), (hidden, head)), wanted)
-    with torch.no_grad():
-        torch.testing.assert_close(hidden_logprobs(hidden, head, ids, 0.7), plain.detach())
+@pytest.mark.parametrize("entropy", ["none", "logged", "trained"])
+@pytest.mark.parametrize("rows", [0, 3, 25])
+def test_portions_change_nothing(rows: int, entropy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same values and gradients whether all logits are kept or made a few rows at a time."""
+    torch.manual_seed(1)
+    hidden, head, ids = torch.randn(rows, 6, requires_grad=True), torch.nn.Linear(6, 9), torch.arange(rows) % 9
+    found = []
+    for kept in (10**9, 0):
+        monkeypatch.setattr(logprobs, "KEPT_LOGITS", kept)
+        monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", 4 * 9)
+        scores = logprobs.head_scores(hidden, head, ids, 0.7, entropy)
+        gradients = torch.autograd.grad((scores[0] + scores[1]).sum(), [hidden, *head.parameters()]) if rows else ()
+        found.append([*scores, *gradients])
+        with torch.no_grad():
+            found[-1] += logprobs.head_scores(hidden, head, ids, 0.7, entropy)
+    for whole, portions in zip(*found, strict=True):
+        torch.testing.assert_close(portions, whole, atol=1e-6, rtol=1e-6)
 
 
 def test_entropy() -> None:

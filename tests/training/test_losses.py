@@ -68,11 +68,13 @@ def test_aggregations_differ_as_named() -> None:
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=20), st.integers(1, 100))
 def test_micro_batches_hold_every_trained_token_once(lengths: list[int], budget: int) -> None:
     sequences = [make([0.0] + [1.0] * length) for length in lengths]
-    batches = micro_batches(sequences, [one.weights for one in sequences], budget)
-    assert sorted(place for batch in batches for place in batch.members) == list(range(len(lengths)))
-    assert sum(len(batch.targets) for batch in batches) == sum(lengths)
-    for batch in batches:
-        assert len(batch.members) == 1 or batch.token_ids.numel() <= budget
+    wanted = sorted((owner, place) for owner, length in enumerate(lengths) for place in range(1, length + 1))
+    for packed in (True, False):
+        batches = micro_batches(sequences, [one.weights for one in sequences], budget, packed=packed)
+        found = [pair for batch in batches for pair in zip(batch.owners.tolist(), batch.places.tolist(), strict=True)]
+        assert sorted(found) == wanted
+        for batch in batches:
+            assert len(set(batch.owners.tolist())) == 1 or batch.token_ids.numel() <= budget
 
 
 def test_schedule() -> None:

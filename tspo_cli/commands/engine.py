@@ -43,7 +43,7 @@ def engine(
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     command += ["--host", host, "--port", str(port), "--dtype", dtype, "--max-model-len", str(context)]
     command += ["--max-num-seqs", str(sequences), "--gpu-memory-utilization", str(memory)]
-    command += ["--tensor-parallel-size", str(tensor_parallel), "--generation-config", "vllm"]
+    command += ["--tensor-parallel-size", str(tensor_parallel), "--generation-config", "vllm", "--enable-scale-out"]
     command += ["--worker-extension-cls", WORKER_EXTENSION, "--logprobs-mode", LOGPROBS_MODE]
     command += ["--kv-cache-memory-bytes", str(int(kv_cache_gib * 2**30))] if kv_cache_gib else []
     command += ["--enforce-eager"] if eager or cpu else []

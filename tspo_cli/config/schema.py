@@ -327,7 +327,11 @@ class TrainConfig(Section):
     )
     updates_per_step: int = Field(1, ge=1, description="RL: optimiser updates per rollout batch.")
     batch_size: int = Field(16, ge=1, description="SFT: demonstrations per update.")
-    tokens_per_micro_batch: int = Field(8192, ge=1, description="Padded tokens in one forward and backward pass.")
+    tokens_per_micro_batch: int = Field(8192, ge=1, description="Tokens in one forward and backward pass.")
+    packing: bool = Field(True, description="Put sequences one after the other instead of padding them to a rectangle.")
+    gradient_checkpointing: bool = Field(
+        False, description="Keep only the input of each layer and compute the rest again: less memory, 1/3 more work."
+    )
     processes: int = Field(1, ge=1, description="Training processes on this machine.")
     threads: int = Field(0, ge=0, description="CPU threads per process. 0: one, or OMP_NUM_THREADS where it is set.")
     keep_rollouts: int = Field(1, ge=0, description="Keep the rollouts of every n-th step. 0: none.")

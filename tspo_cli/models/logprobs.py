@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.utils.checkpoint
+from torch import nn
 
-ROWS_AT_ONCE = 1024
+KEPT_LOGITS = 2**26  # up to here they are kept for the backward pass: 256 MiB in float32, and as much for each copy
+LOGITS_AT_ONCE = 2**25
 
 
 def sampled_logprobs(logits: torch.Tensor, ids: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -17,28 +21,49 @@ def sampled_logprobs(logits: torch.Tensor, ids: torch.Tensor, temperature: float
     return scaled.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - scaled.logsumexp(-1)
 
 
-def hidden_logprobs(
-    hidden: torch.Tensor, head: torch.Tensor, ids: torch.Tensor, temperature: float = 1.0
-) -> torch.Tensor:
-    """`sampled_logprobs` from hidden states [N, d] and head weights [V, d], for `ids` [N].
+def head_scores(
+    hidden: torch.Tensor,
+    head: nn.Module,
+    ids: torch.Tensor,
+    temperature: float = 1.0,
+    entropy: Literal["none", "logged", "trained"] = "none",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of `ids` [N] and entropies (0 where "none"; without gradient where "logged"), float32 [N], from
+    hidden states [N, d] and the head that makes logits of them.
 
-    Logits exist for a few rows at a time, also in the backward pass, so that a large vocabulary fits into memory.
+    Where there are many logits they exist for some rows at a time, in the backward pass as well, so that neither a long
+    batch nor a large vocabulary needs more memory than `LOGITS_AT_ONCE` logits and their few copies.
     """
-    parts = []
-    for start in range(0, len(ids), ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
-        if torch.is_grad_enabled():
-            part = torch.utils.checkpoint.checkpoint(
-                _row_logprobs, hidden[rows], head, ids[rows], temperature, use_reentrant=False
-            )
-        else:
-            part = _row_logprobs(hidden[rows], head, ids[rows], temperature)
-        parts.append(part)
-    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+    rows = _rows_at_once(len(ids), head)
+    if len(ids) <= rows:
+        return _scores(hidden, ids, head, temperature, entropy)
+    portions = zip(hidden.split(rows), ids.split(rows), strict=True)
+    if torch.is_grad_enabled():
+        scored = [
+            torch.utils.checkpoint.checkpoint(_scores, *portion, head, temperature, entropy, use_reentrant=False)
+            for portion in portions
+        ]
+    else:
+        scored = [_scores(*portion, head, temperature, entropy) for portion in portions]
+    logprobs, entropies = zip(*scored, strict=True)
+    return torch.cat(logprobs), torch.cat(entropies)
 
 
-def _row_logprobs(hidden: torch.Tensor, head: torch.Tensor, ids: torch.Tensor, temperature: float) -> torch.Tensor:
-    return sampled_logprobs(torch.nn.functional.linear(hidden, head), ids, temperature)
+def _rows_at_once(count: int, head: nn.Module) -> int:
+    """All rows where their logits are few enough to be kept, else as many as make LOGITS_AT_ONCE."""
+    vocabulary = getattr(head, "out_features", None) or 1
+    return max(count, 1) if count * vocabulary <= KEPT_LOGITS else max(1, LOGITS_AT_ONCE // vocabulary)
+
+
+def _scores(
+    hidden: torch.Tensor, ids: torch.Tensor, head: nn.Module, temperature: float, entropy: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    logits = head(hidden)
+    logprobs = sampled_logprobs(logits, ids, temperature)
+    if entropy == "none":
+        return logprobs, torch.zeros_like(logprobs)
+    with torch.set_grad_enabled(entropy == "trained" and torch.is_grad_enabled()):
+        return logprobs, token_entropy(logits, temperature)
 
 
 def token_entropy(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers.utils.logging import disable_progress_bar
 
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import TspoError
-from tspo_cli.models.logprobs import sampled_logprobs, token_entropy
+from tspo_cli.models.logprobs import head_scores
+from tspo_cli.models.packed_attention import enable_packing
+from tspo_cli.rollout.agent import context_length
 from tspo_cli.rollout.engines.base import TokenizerLike
 from tspo_cli.training.batching import MicroBatch, TrainSequence, micro_batches, padding_batch
 from tspo_cli.training.deepspeed_setup import deepspeed_config
@@ -26,18 +27,13 @@ from tspo_cli.training.losses import clipped_policy_loss, token_shares
 from tspo_cli.training.optimizer_state import full_parameters, set_update_count
 from tspo_cli.training.schedule import learning_rate
 
-# More logits than this are made in portions, and again in the backward pass instead of being kept.
-KEPT_LOGITS = 2**27
-ROWS_AT_ONCE = 1024
-
 Loss = Callable[[MicroBatch, torch.Tensor, torch.Tensor], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 """(micro-batch, log-probs [N], entropies [N]) -> loss per token [N], and values per token [N] for the log."""
 
 
 def picked_states(model: Any, batch: MicroBatch) -> torch.Tensor:
     """The last hidden states [N, d] at the positions that the trained tokens are predicted from."""
-    hidden = model.base_model(input_ids=batch.token_ids, use_cache=False).last_hidden_state
-    return hidden[batch.rows, batch.columns]
+    return batch.hidden(model.base_model)
 
 
 class TrainedPositions(nn.Module):
@@ -51,30 +47,9 @@ class TrainedPositions(nn.Module):
 
     def forward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities (nats) of the targets and entropies of their distributions (0 where they are not wanted),
-        both [N] in float32.
-
-        Padding is on the right, so causal attention never sees it and no mask is needed.
-        """
-        picked = picked_states(self.model, batch)
+        both [N] in float32."""
         head = self.model.get_output_embeddings()
-        if len(picked) * self.model.config.vocab_size <= KEPT_LOGITS:
-            return self._score(picked, batch.targets, head)
-        portions = zip(picked.split(ROWS_AT_ONCE), batch.targets.split(ROWS_AT_ONCE), strict=True)
-        logprobs, entropies = zip(*(self._score_portion(*portion, head) for portion in portions), strict=True)
-        return torch.cat(logprobs), torch.cat(entropies)
-
-    def _score_portion(self, hidden: torch.Tensor, ids: torch.Tensor, head: nn.Module) -> Any:
-        if torch.is_grad_enabled():
-            return checkpoint(self._score, hidden, ids, head, use_reentrant=False)
-        return self._score(hidden, ids, head)
-
-    def _score(self, hidden: torch.Tensor, ids: torch.Tensor, head: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = head(hidden)
-        logprobs = sampled_logprobs(logits, ids, self.temperature)
-        if self.entropy == "none":
-            return logprobs, torch.zeros_like(logprobs)
-        with torch.set_grad_enabled(self.entropy == "trained" and torch.is_grad_enabled()):
-            return logprobs, token_entropy(logits, self.temperature)
+        return head_scores(picked_states(self.model, batch), head, batch.targets, self.temperature, self.entropy)
 
 
 class Learner:
@@ -90,6 +65,10 @@ class Learner:
 
         temperature = temperature if config.kind != "sft" else 1.0
         self.config, self.total_updates, self.updates = config, total_updates, 0
+        if config.train.packing:
+            enable_packing(model.base_model, context_length(config))
+        if config.train.gradient_checkpointing:
+            model.base_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         compared = config.kind == "rl" and (config.loss.kl > 0 or config.loss.log_kl)
         self.reference = self._frozen(model, temperature) if compared else None
         options = config.optimizer
@@ -239,7 +218,7 @@ class Learner:
         """Make the optimiser create its moments, with an update that changes nothing (rate 0, gradients 0)."""
         for group in self.engine.optimizer.param_groups:
             group["lr"] = 0.0
-        batch = padding_batch().to(self.device)
+        batch = padding_batch(packed=self.config.train.packing).to(self.device)
         self.engine.set_gradient_accumulation_boundary(True)
         self.engine.backward((self.engine(batch)[0] * batch.coefficients).sum(), scale_wrt_gas=False)
         self.engine.step()
@@ -259,17 +238,17 @@ class Learner:
         values = [[0.0] * len(one.token_ids) for one in sequences]
         for batch in self._aligned(sequences, [one.weights for one in sequences]):
             scored = policy(batch)[0].tolist()
-            places = zip(batch.rows.tolist(), batch.columns.tolist(), scored, strict=True)
-            for row, column, value in places:
-                if batch.members[row] >= 0:
-                    values[batch.members[row]][column + 1] = value
+            for number, place, value in zip(batch.sequences.tolist(), batch.places.tolist(), scored, strict=True):
+                if batch.members[number] >= 0:
+                    values[batch.members[number]][place] = value
         return values
 
     def _aligned(self, sequences: Sequence[TrainSequence], shares: Sequence[Sequence[float]]) -> list[MicroBatch]:
         """Micro-batches on the device, as many on every process."""
-        batches = micro_batches(sequences, shares, self.config.train.tokens_per_micro_batch)
+        packed = self.config.train.packing
+        batches = micro_batches(sequences, shares, self.config.train.tokens_per_micro_batch, packed=packed)
         count = int(all_max(float(max(1, len(batches)))))
-        batches += [padding_batch()] * (count - len(batches))
+        batches += [padding_batch(packed=packed)] * (count - len(batches))
         return [batch.to(self.device) for batch in batches]
 
     def weights(self) -> Mapping[str, torch.Tensor] | None:

@@ -1,0 +1,134 @@
+"""Attention over packed sequences: several sequences one after the other in one row, none seeing another.
+
+Registered with transformers as an attention implementation, so that every model that uses its attention interface can
+train on packed rows. Calls without `segments` (rollouts, padded batches) are ordinary SDPA.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from tspo_cli.errors import InvalidInputError
+
+NAME = "tspo_packed"
+_packed: ContextVar[bool] = ContextVar("packed", default=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Where the sequences of a packed row lie: their lengths in order, and the running sums [n + 1] (int32)."""
+
+    lengths: tuple[int, ...]
+    boundaries: torch.Tensor
+
+    @classmethod
+    def of(cls, lengths: tuple[int, ...], device: torch.device) -> Segments:
+        """Segments of these lengths."""
+        sums = torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0).to(torch.int32)
+        return cls(lengths, sums.to(device))
+
+
+def enable_packing(model: Any, longest: int) -> None:
+    """Make `model` accept `segments` in its forward pass.
+
+    Raises:
+        InvalidInputError: it has attention of its own, or a sliding window shorter than `longest` tokens.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    window = getattr(config, "sliding_window", None) or longest
+    if "sliding_attention" in kinds and window < longest:
+        raise InvalidInputError(
+            f"train.packing: the model sees {window} tokens back, sequences have {longest}; set false"
+        )
+    if not kinds <= {"full_attention", "sliding_attention"} or not getattr(model, "_supports_attention_backend", True):
+        raise InvalidInputError(f"train.packing: {type(model).__name__} has attention of its own; set it to false")
+    AttentionInterface.register(NAME, packed_attention)
+    AttentionMaskInterface.register(NAME, _mask)
+    model.set_attn_implementation(NAME)
+
+
+def forward_packed(base_model: Any, token_ids: torch.Tensor, positions: torch.Tensor, segments: Segments) -> Any:
+    """The output of a decoder that `enable_packing` prepared, for token_ids and positions [1, T]."""
+    token = _packed.set(True)
+    try:
+        return base_model(input_ids=token_ids, position_ids=positions, use_cache=False, segments=segments)
+    finally:
+        _packed.reset(token)
+
+
+def _mask(*shape: Any, **options: Any) -> torch.Tensor | None:
+    """transformers would build a T x T mask for a packed row; segments make it superfluous."""
+    from transformers.masking_utils import sdpa_mask
+
+    return None if _packed.get() else sdpa_mask(*shape, **options)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    segments: Segments | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each segment. query [1, H, T, D], key and value [1, H_kv, T, D]; returns [1, T, H, D]."""
+    if segments is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        result, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
+        )
+        return result, None
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and _varlen() is not None:
+        return _flash(query, key, value, segments, scaling), None
+    return _one_by_one(query, key, value, segments, scaling, dropout), None
+
+
+def _one_by_one(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    segments: Segments,
+    scaling: float | None,
+    dropout: float,
+) -> torch.Tensor:
+    """One causal SDPA per segment: no mask and no padding, on every device."""
+    grouped = query.shape[1] != key.shape[1]
+    lengths = list(segments.lengths)
+    parts = [
+        scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling, is_causal=True, enable_gqa=grouped)
+        for q, k, v in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+    ]
+    return torch.cat(parts, 2).transpose(1, 2)
+
+
+def _flash(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, scaling: float | None
+) -> torch.Tensor:
+    """PyTorch's own variable-length kernel, all segments in one call."""
+    varlen, longest = _varlen(), max(segments.lengths)
+    q, k, v = (one[0].transpose(0, 1) for one in (query, key, value))
+    grouped = query.shape[1] != key.shape[1]
+    places = (segments.boundaries, segments.boundaries, longest, longest)
+    return varlen(q, k, v, *places, scale=scaling, window_size=(-1, 0), enable_gqa=grouped)[None]
+
+
+def _varlen() -> Any:
+    """`varlen_attn` where this torch has it in a form with windows and grouped queries, else None."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn if {"window_size", "enable_gqa"} <= set(signature(varlen_attn).parameters) else None
