@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tspo_cli import console
+from tspo_cli.commands.sweep import report_sweep
 from tspo_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,9 +34,20 @@ def report(
     all_steps: Annotated[
         bool, typer.Option("--all-steps", help="Every evaluation, not only step 0 and the end.")
     ] = False,
+    step: Annotated[
+        int | None, typer.Option("--step", help="Of a sweep: compare EM at this step. [default: the last]")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="Of a sweep: draw its learning curves (.svg, .png or .pdf).")
+    ] = None,
 ) -> None:
-    """Compare runs: scores before training (step 0) and at the end, with 95 % Wilson intervals over the questions."""
+    """Compare runs: scores before training (step 0) and at the end, with 95 % Wilson intervals over the questions.
+
+    The directory of a sweep gives means over its seeds and differences from its baseline, paired run by run.
+    """
     chosen = _chosen_format(form, as_json)
+    if report_sweep(paths, chosen.value, baseline, step, figure, runs_too=all_steps or html is not None):
+        return
 
     from tspo_cli.reporting import tables
     from tspo_cli.reporting.baseline import differences
