@@ -35,7 +35,7 @@ def report(
         bool, typer.Option("--all-steps", help="Every evaluation, not only step 0 and the end.")
     ] = False,
     step: Annotated[
-        int | None, typer.Option("--step", help="Of a sweep: compare EM at this step. [default: the last]")
+        int | None, typer.Option("--step", help="Of a sweep: EM at this step, area up to it. [default: the last]")
     ] = None,
     figure: Annotated[
         Path | None, typer.Option("--figure", help="Of a sweep: draw its learning curves (.svg, .png or .pdf).")

@@ -41,7 +41,7 @@ def sweep_record(sweep: SweepView, groups: Sequence[GroupSummary]) -> dict[str, 
             "seed": run.seed,
             "state": run.view.state,
             "curve": [list(point) for point in run.curve],
-            "auc": run.auc,
+            "auc": run.auc_until(run.curve[-1][0]),
             "tokens": run.tokens,
             "cpu_seconds": run.cpu_seconds,
         }
@@ -64,7 +64,7 @@ def explanation(sweep: SweepView, groups: Sequence[GroupSummary]) -> str:
     against = f" Differences: minus {sweep.baseline}, paired by seed and axes, paired t-test." if sweep.baseline else ""
     return (
         f"{sweep.runs[0].dataset}, n {sweep.runs[0].end['n']}. EM % at the step shown; AUC: mean EM % along the "
-        f"curve. In brackets: 95 % t interval over runs.{against}"
+        f"curve up to it. In brackets: 95 % t interval over runs.{against}"
     )
 
 

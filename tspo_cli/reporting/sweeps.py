@@ -24,8 +24,7 @@ CONFIDENCE = 0.95
 class SweepRun:
     """One cell that has been started. `curve` is (step, EM) of its evaluations, by step.
 
-    `auc` is the area under the curve divided by its length in steps: the mean EM while training, between 0 and 1; None
-    with fewer than two evaluations. `tokens` are sampled in training, `cpu_seconds` are None where not recorded.
+    `tokens` are sampled in training; `cpu_seconds` are None where not recorded.
     """
 
     view: RunView
@@ -34,7 +33,6 @@ class SweepRun:
     seed: int
     dataset: str
     curve: tuple[tuple[int, float], ...]
-    auc: float | None
     end: Mapping[str, Any]
     tokens: float
     cpu_seconds: float | None
@@ -47,6 +45,10 @@ class SweepRun:
     def em_at(self, step: int) -> float | None:
         """EM of the evaluation at `step`, None without one."""
         return dict(self.curve).get(step)
+
+    def auc_until(self, step: int) -> float | None:
+        """Area under the curve up to `step`, divided by its length in steps: mean EM of that time, 0 to 1."""
+        return area_under_curve([point for point in self.curve if point[0] <= step])
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,9 @@ def open_sweep(path: Path, baseline: str | None = None) -> SweepView:
 
 
 def summaries(sweep: SweepView, step: int | None = None) -> list[GroupSummary]:
-    """One entry per group of finished runs, in the order of the sweep file, at `step` (None: the last evaluation).
+    """One entry per group of finished runs, in the order of the sweep file: EM at `step`, area up to it.
+
+    None means the last evaluation.
 
     Raises:
         MissingResourceError: no finished run was evaluated at `step`.
@@ -213,7 +217,6 @@ def _open_cell(path: Path, cell: dict[str, Any]) -> SweepRun | None:
         seed=cell["seed"],
         dataset=datasets[0],
         curve=curve,
-        auc=area_under_curve(curve),
         end=evaluations[-1][1],
         tokens=sum(float(record.get("response_tokens", 0.0)) for record in view.metrics()) * sampled,
         cpu_seconds=None if not cpu or None in cpu else sum(float(one) for one in cpu if one is not None),
@@ -227,8 +230,9 @@ def _summary(
     pairs = [(run, partners[_block(run)]) for run in members if _block(run) in partners]
     ends = [(run.em_at(step), other.em_at(step)) for run, other in pairs]
     delta_em = [(mine, theirs) for mine, theirs in ends if mine is not None and theirs is not None]
-    delta_auc = [(run.auc, other.auc) for run, other in pairs if run.auc is not None and other.auc is not None]
-    areas = [run.auc for run in members if run.auc is not None]
+    both = [(run.auc_until(step), other.auc_until(step)) for run, other in pairs]
+    delta_auc = [(mine, theirs) for mine, theirs in both if mine is not None and theirs is not None]
+    areas = [area for run in members if (area := run.auc_until(step)) is not None]
     cpu = [run.cpu_seconds for run in members if run.cpu_seconds is not None]
     return GroupSummary(
         arm=arm,
