@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 # Set before torch and the hub libraries are imported; processes that tests start inherit them.
@@ -25,6 +26,10 @@ for _name, _value in {
     "MPLBACKEND": "Agg",
 }.items():
     os.environ.setdefault(_name, _value)
+
+# No test depends on the clock: a busy machine must not fail a property.
+hypothesis.settings.register_profile("tspo", deadline=None)
+hypothesis.settings.load_profile("tspo")
 
 
 @pytest.fixture(scope="session")

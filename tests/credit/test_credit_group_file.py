@@ -46,7 +46,7 @@ def test_what_the_model_wrote_is_its_text_or_else_what_is_known(tmp_path: Path) 
         "<answer>Ada</answer>",
     ]
     config = CreditConfig(outcome="em_format")
-    assert assign_credit(group, config).trajectories[0].outcome == 0
+    assert assign_credit(group, config).trajectories[0].outcome == config.format_score, "wrong, in valid form"
 
 
 def in_turn(turn: Any) -> dict[str, Any]:

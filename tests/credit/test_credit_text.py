@@ -101,8 +101,8 @@ def test_outcome_forms() -> None:
     good = CreditTrajectory("Ada", (CreditTurn(None, "", "<think>x</think><answer>Ada</answer>"),))
     bad = CreditTrajectory("Ada", (CreditTurn(None, "", "<think>x<answer>Ada</answer>"),))
     partial = CreditTrajectory("Ada King", (CreditTurn(None, ""),))
-    assert [outcome_reward(one, ["Ada"], "em") for one in (good, bad, partial)] == [1, 1, 0]
-    assert [outcome_reward(one, ["Ada"], "em_format") for one in (good, bad, partial)] == [1, 0, 0]
-    assert outcome_reward(partial, ["Ada"], "f1") == pytest.approx(2 / 3)
+    em, f1 = CreditConfig(), CreditConfig(outcome="f1")
+    assert [outcome_reward(one, ["Ada"], em) for one in (good, bad, partial)] == [1, 1, 0]
+    assert outcome_reward(partial, ["Ada"], f1) == pytest.approx(2 / 3)
     assert not well_formed("<search>a</search><search>b</search>")
     assert well_formed("")

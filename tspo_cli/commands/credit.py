@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 def credit(
     group_file: Annotated[Path, typer.Argument(metavar="GROUP.json", help="One question with its trajectories.")],
     algorithm: Annotated[
-        str | None, typer.Option("--algorithm", "-a", help="tspo or grpo; wins over --set credit.algorithm. [tspo]")
+        str | None,
+        typer.Option(
+            "--algorithm", "-a", help="Its name, or FILE.py:function; wins over --set credit.algorithm. [tspo]"
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option, such as credit.gate=always.")
@@ -36,9 +39,8 @@ def credit(
     from tspo_cli.credit.explain import credit_record, sentences, turn_rows
     from tspo_cli.credit.group_file import read_group
 
-    config = load_config([], settings or []).credit
-    if algorithm is not None:
-        config = config.model_copy(update={"algorithm": algorithm})
+    chosen = [] if algorithm is None else [f"credit.algorithm={algorithm}"]
+    config = load_config([], [*(settings or []), *chosen]).credit
     group = read_group(group_file)
     assigned = assign_credit(group, config)
     if as_json:

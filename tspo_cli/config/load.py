@@ -16,6 +16,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
+from tspo_cli.config.algorithm_defaults import with_algorithm_defaults
 from tspo_cli.config.checks import check_complete
 from tspo_cli.config.keys import all_keys, all_sections, unknown
 from tspo_cli.config.recipes import list_recipes, recipe_path, source_path
@@ -65,7 +66,7 @@ def load_config(sources: Sequence[str | Path], settings: Sequence[str] = ()) -> 
     table: Table = {}
     for layer in layers[:-1]:
         table = _merge(table, layer.table)
-    return _validate(apply_settings(table, settings), layers)
+    return _validate(with_algorithm_defaults(apply_settings(table, settings)), layers)
 
 
 def apply_settings(table: Table, settings: Sequence[str]) -> Table:

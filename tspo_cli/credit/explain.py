@@ -80,12 +80,13 @@ def sentences(credit: GroupCredit, config: CreditConfig) -> list[str]:
     lines = [f"The group is {credit.group_class}: {counts}."]
     if credit.reason:
         lines.append(credit.reason)
-    if config.norm == "per_turn_index" and credit.level == "turn":
-        lines += [f"Turn {index}: {_spread(values)}" for index, values in enumerate(credit.populations, start=1)]
-    else:
-        lines += [_spread(values).capitalize() for values in credit.populations]
+    names = credit.labels or ("",) * len(credit.populations)
+    for name, values in zip(names, credit.populations, strict=True):
+        lines.append(f"{name}: {_spread(values, config)}" if name else _spread(values, config).capitalize())
     if credit.level == "none":
         lines.append("Nothing differs within what is compared, so every advantage is 0 and the group teaches nothing.")
+    elif credit.formula:
+        lines.append(credit.formula)
     elif config.scale == "std":
         lines.append(f"Advantage = (reward - mean) / (standard deviation + {config.eps:g}).")
     else:
@@ -93,7 +94,8 @@ def sentences(credit: GroupCredit, config: CreditConfig) -> list[str]:
     return lines
 
 
-def _spread(values: tuple[float, ...]) -> str:
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+def _spread(values: tuple[float, ...], config: CreditConfig) -> str:
+    free = int(config.std == "unbiased")
+    deviation = float(np.std(values, ddof=free)) if len(values) > 1 else 0.0
     rewards = "reward" if len(values) == 1 else "rewards"
     return f"mean {float(np.mean(values)):.4f}, standard deviation {deviation:.4f} over {len(values)} {rewards}."

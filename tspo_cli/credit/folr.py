@@ -15,28 +15,42 @@ from tspo_cli.credit.text import contains_answer, exact_match, is_degenerate
 
 
 def judge(trajectory: CreditTrajectory, golds: Sequence[str], config: CreditConfig) -> Judged:
-    """Outcome, class and first occurrence of one trajectory. Success is an exact match, whatever the outcome form."""
-    first, worth = first_occurrence(trajectory.turns, golds, config)
+    """Outcome, class and occurrences of one trajectory. Success is an exact match, whatever the outcome form."""
+    hits = turn_hits(trajectory.turns, golds, config)
+    first, worth = next(((index, one) for index, one in enumerate(hits, start=1) if one), (None, 0.0))
     success = exact_match(trajectory.answer, golds)
     name: TrajectoryClass = "success" if success else "near-miss" if first is not None else "miss"
-    return Judged(outcome_reward(trajectory, golds, config.outcome), name, len(trajectory.turns), first, worth)
+    return Judged(
+        outcome=outcome_reward(trajectory, golds, config, found=first is not None),
+        trajectory_class=name,
+        turns=len(trajectory.turns),
+        first_occurrence=first,
+        hit_worth=worth,
+        hits=hits,
+        trajectory=trajectory,
+    )
 
 
 def first_occurrence(
     turns: Sequence[CreditTurn], golds: Sequence[str], config: CreditConfig
 ) -> tuple[int | None, float]:
-    """The first turn (from 1) with a gold answer, and the worth of that hit: 1, or 0.5 for a degenerate one (U3).
+    """The first turn (from 1) with a gold answer and the worth of that hit; (None, 0.0) when there is none."""
+    hits = enumerate(turn_hits(turns, golds, config), start=1)
+    return next(((index, worth) for index, worth in hits if worth), (None, 0.0))
 
-    (None, 0.0) when there is none.
-    """
+
+def turn_hits(turns: Sequence[CreditTurn], golds: Sequence[str], config: CreditConfig) -> tuple[float, ...]:
+    """For each turn the worth of a gold answer in it: 1, 0.5 for a degenerate one alone (U3 half), 0 without one."""
     plain = [gold for gold in golds if config.degenerate == "as_is" or not is_degenerate(gold)]
     halves = [gold for gold in golds if config.degenerate == "half" and is_degenerate(gold)]
-    for index, turn in enumerate(turns, start=1):
+
+    def worth(turn: CreditTurn) -> float:
         texts = _sources(turn, config.hit_source)
-        for golds_of_worth, worth in ((plain, 1.0), (halves, 0.5)):
-            if any(contains_answer(text, golds_of_worth, config.match) for text in texts):
-                return index, worth
-    return None, 0.0
+        if any(contains_answer(text, plain, config.match) for text in texts):
+            return 1.0
+        return 0.5 if any(contains_answer(text, halves, config.match) for text in texts) else 0.0
+
+    return tuple(map(worth, turns))
 
 
 def _sources(turn: CreditTurn, hit_source: str) -> tuple[str, ...]:
@@ -66,7 +80,7 @@ def turn_rewards(trajectory: Judged, config: CreditConfig) -> tuple[float, ...]:
             rewards[turn - 1] = trajectory.hit_worth * config.alpha
     if success:
         rewards[-1] += trajectory.outcome
-    return _to_go(rewards, config.gamma) if config.turn_reward == "point_to_go" else tuple(rewards)
+    return to_go(rewards, config.gamma) if config.turn_reward == "point_to_go" else tuple(rewards)
 
 
 def trajectory_reward(trajectory: Judged, config: CreditConfig) -> float:
@@ -76,7 +90,8 @@ def trajectory_reward(trajectory: Judged, config: CreditConfig) -> float:
     return trajectory.outcome
 
 
-def _to_go(rewards: Sequence[float], gamma: float) -> tuple[float, ...]:
+def to_go(rewards: Sequence[float], gamma: float) -> tuple[float, ...]:
+    """The discounted sum of the rewards from each turn on: R_k = sum over l >= k of gamma^(l-k) r_l."""
     total = 0.0
     backwards = []
     for reward in reversed(rewards):

@@ -15,23 +15,35 @@ Level = Literal["turn", "trajectory", "none"]
 
 @dataclass(frozen=True, slots=True)
 class CreditTurn:
-    """One turn: its query, what the search gave back, and the model's own text where it is known."""
+    """One turn: its query, what the search gave back, the model's own text where it is known, and how many tokens it
+    sampled (1 where that is not known)."""
 
     query: str | None
     feedback: str
     generated: str = ""
+    tokens: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class CreditTrajectory:
-    """One attempt: the final answer (None if none was given) and K >= 1 turns."""
+    """One attempt: the final answer (None if none was given) and K >= 1 turns.
+
+    `gold_logprobs` are K values that only a model can give: the mean log-probability (nats per token) of the gold
+    answer before each turn, that is after the prompt and after the feedback of every turn but the last. Empty: not
+    measured.
+    """
 
     answer: str | None
     turns: tuple[CreditTurn, ...]
+    gold_logprobs: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.turns:
             raise InvalidInputError("a trajectory without turns gets no credit; leave it out of the group")
+        if self.gold_logprobs and len(self.gold_logprobs) != len(self.turns):
+            raise InvalidInputError(
+                f"gold_logprobs: expected one per turn ({len(self.turns)}), got {len(self.gold_logprobs)}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +63,18 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A trajectory as an algorithm sees it: outcome y, class, turns K, t* from 1 and the worth of that hit (0 to 1)."""
+    """A trajectory as an algorithm sees it: outcome y, class, turns K, t* from 1 and the worth of that hit (0 to 1).
+
+    `hits` has the worth of the gold answer's occurrence in each of the K turns (0: none), `trajectory` the texts.
+    """
 
     outcome: float
     trajectory_class: TrajectoryClass
     turns: int
     first_occurrence: int | None
     hit_worth: float
+    hits: tuple[float, ...]
+    trajectory: CreditTrajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +82,7 @@ class Credit:
     """What an algorithm returns: for each trajectory K rewards and K advantages, and how it came to them.
 
     `level` is what was compared, `populations` are the values that were compared with each other (none where an
-    algorithm normalises nothing), and `reason` is a sentence for people.
+    algorithm normalises nothing) with `labels` to tell them apart; `formula` and `reason` are sentences for people.
     """
 
     turn_rewards: tuple[tuple[float, ...], ...]
@@ -73,6 +90,8 @@ class Credit:
     level: Literal["turn", "trajectory"]
     populations: tuple[tuple[float, ...], ...] = ()
     reason: str = ""
+    labels: tuple[str, ...] = ()
+    formula: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +107,7 @@ class TrajectoryCredit:
 
 @dataclass(frozen=True, slots=True)
 class GroupCredit:
-    """The credit of one group. `level` is "none" when every advantage is 0; `populations` and `reason`: see Credit."""
+    """The credit of one group. `level` is "none" when every advantage is 0; for the rest see Credit."""
 
     group_class: GroupClass
     algorithm: str
@@ -96,6 +115,8 @@ class GroupCredit:
     trajectories: tuple[TrajectoryCredit, ...]
     populations: tuple[tuple[float, ...], ...] = ()
     reason: str = ""
+    labels: tuple[str, ...] = ()
+    formula: str = ""
 
 
 def group_class(trajectories: Sequence[Judged]) -> GroupClass:

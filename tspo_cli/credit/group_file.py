@@ -5,12 +5,14 @@
 
 One entry per turn; the answering turn has no query and no feedback. "answer" may be null or absent. A turn may also
 hold "text", all that the model wrote in it, for the options hit_source and outcome em_format. Without it the model is
-taken to have written its query, or its answer in the last turn, and nothing else.
+taken to have written its query, or its answer in the last turn, and nothing else. "tokens" is how many tokens a turn
+sampled (1 without it; reinforce_pp and overlong_limit count them), and a trajectory's "gold_logprobs" what igpo needs.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +23,9 @@ from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import read_json
 
 _GROUP_KEYS = ("question", "golden_answers", "trajectories")
-_TRAJECTORY_KEYS = ("answer", "turns")
-_TURN_KEYS = ("query", "feedback", "text")
+_TRAJECTORY_KEYS = ("answer", "turns", "gold_logprobs")
+_TEXT_KEYS = ("query", "feedback", "text")
+_TURN_KEYS = (*_TEXT_KEYS, "tokens")
 
 
 def read_group(path: Path) -> Group:
@@ -61,19 +64,35 @@ def _trajectory(place: str, value: Any) -> CreditTrajectory:
         raise _wrong(last, "the answering turn, got a search", "add a last turn {} or remove the answer")
     if answer is not None and not turns[-1].generated:
         turns = (*turns[:-1], replace(turns[-1], generated=f"<answer>{answer}</answer>"))
-    return CreditTrajectory(answer, turns)
+    return CreditTrajectory(answer, turns, _gold_logprobs(place, record.get("gold_logprobs"), len(turns)))
+
+
+def _gold_logprobs(place: str, value: Any, turns: int) -> tuple[float, ...]:
+    if value is None:
+        return ()
+    numbers = isinstance(value, list) and all(type(one) in (int, float) and math.isfinite(one) for one in value)
+    if not numbers or len(value) != turns:
+        raise _wrong(
+            place, f'"gold_logprobs" to be {turns} numbers, one before each turn', "measure them or leave it out"
+        )
+    return tuple(map(float, value))
 
 
 def _turn(place: str, value: Any) -> CreditTurn:
     record = _object(place, value, _TURN_KEYS)
-    for name in _TURN_KEYS:
+    for name in _TEXT_KEYS:
         if record.get(name) is not None and not isinstance(record[name], str):
             raise _wrong(place, f'"{name}" to be a string, got {_shown(record[name])}', "quote it or leave it out")
+    tokens = record.get("tokens", 1)
+    if type(tokens) is not int or tokens < 0:
+        raise _wrong(
+            place, f'"tokens" to be an integer of 0 or more, got {_shown(tokens)}', "correct it or leave it out"
+        )
     query, feedback = record.get("query"), record.get("feedback") or ""
     if query is None and feedback:
         raise _wrong(place, '"query" beside "feedback", got none', "only a search gives feedback: add or remove one")
     known = "" if query is None else f"<search>{query}</search>"
-    return CreditTurn(query, feedback, record.get("text") or known)
+    return CreditTurn(query, feedback, record.get("text") or known, tokens)
 
 
 def _object(place: str, value: Any, known: Collection[str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class Normalised(NamedTuple):
 
 
 def standardise(values: Sequence[float], config: CreditConfig) -> list[float]:
-    """(value - mean) / (std + eps) with the unbiased std, or only centred (scale none).
+    """(value - mean) / (std + eps) with the unbiased std (std biased: divided by n), or only centred (scale none).
 
     A population of one, or one without variance, gives exact zeros.
     """
@@ -29,7 +29,9 @@ def standardise(values: Sequence[float], config: CreditConfig) -> list[float]:
     if array.size < 2 or array.min() == array.max():
         return [0.0] * array.size
     centred = array - array.mean()
-    return (centred / (array.std(ddof=1) + config.eps) if config.scale == "std" else centred).tolist()
+    if config.scale == "none":
+        return centred.tolist()
+    return (centred / (array.std(ddof=int(config.std == "unbiased")) + config.eps)).tolist()
 
 
 def per_trajectory(rewards: Sequence[float], turns: Sequence[int], config: CreditConfig) -> Normalised:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tspo_cli.config.schema import Config
 from tspo_cli.credit.adapter import group_from_trajectories
-from tspo_cli.credit.assign import assign_credit
+from tspo_cli.credit.assign import assign_batch
 from tspo_cli.credit.diagnostics import group_metrics
 from tspo_cli.credit.group import GroupCredit, TrajectoryCredit
 from tspo_cli.data.readers import read_questions, resolve_data
@@ -137,9 +137,10 @@ def _score(
         if not trajectory.failed:
             members[trajectory.group].append(trajectory)
     places = {GroupId(one.data_source, one.id, draw): place for place, (one, draw) in enumerate(batch)}
+    credits = assign_batch(list(map(group_from_trajectories, members.values())), config.credit, all_sum)
     return [
-        ScoredGroup(places[group], tuple(some), assign_credit(group_from_trajectories(some), config.credit))
-        for group, some in members.items()
+        ScoredGroup(places[group], tuple(some), credit)
+        for (group, some), credit in zip(members.items(), credits, strict=True)
     ]
 
 

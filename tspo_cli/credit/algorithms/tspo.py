@@ -20,7 +20,15 @@ def tspo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
     if is_open and config.norm != "trajectory":
         normalise = pooled_turns if config.norm == "pooled_turns" else per_turn_index
         advantages, populations = normalise(rewards, config)
-        return Credit(rewards, advantages, "turn", populations, _reason(trajectories, config, "turn rewards"))
+        labels = tuple(f"Turn {index}" for index in range(1, len(populations) + 1))
+        return Credit(
+            rewards,
+            advantages,
+            "turn",
+            populations,
+            reason=_reason(trajectories, config, "turn rewards"),
+            labels=labels if config.norm == "per_turn_index" else (),
+        )
     partial = is_open or config.mixed_reward == "outcome_plus_alpha"
     scores = [trajectory_reward(one, config) if partial else one.outcome for one in trajectories]
     advantages, populations = per_trajectory(scores, [one.turns for one in trajectories], config)

@@ -1,0 +1,28 @@
+"""RLOO (Ahmadian et al. 2024, arXiv 2402.14740): REINFORCE with the mean of the others as the baseline.
+
+Equation: A_i = y_i - mean of y_j over j != i = G / (G - 1) (y_i - mean y). Default: no standard deviation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tspo_cli.config.schema import CreditConfig
+from tspo_cli.credit.algorithms.base import outcomes_last, spread
+from tspo_cli.credit.group import Credit, Judged
+from tspo_cli.credit.normalise import standardise
+
+
+def rloo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
+    """A_i = y_i - mean of the others' y; 0 for a group of one."""
+    outcomes = [one.outcome for one in trajectories]
+    size = len(outcomes)
+    centred = standardise(outcomes, config.model_copy(update={"scale": "none"}))
+    return Credit(
+        outcomes_last(trajectories),
+        spread([value * size / max(1, size - 1) for value in centred], trajectories),
+        "trajectory",
+        (tuple(outcomes),),
+        reason="RLOO compares the outcome of each trajectory with the mean of the others.",
+        formula="Advantage = outcome - mean of the others' outcomes.",
+    )

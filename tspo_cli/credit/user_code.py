@@ -1,0 +1,53 @@
+"""A user's own function, from a Python file that the experiment names as FILE.py:function.
+
+The file is run as Python code of the user's own choice, like any script; nothing is ever loaded from a model or the
+hub.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+
+
+def is_user_code(spec: str) -> bool:
+    """True for FILE.py:function."""
+    return ".py:" in spec
+
+
+def load_function(spec: str, key: str) -> Callable[..., Any]:
+    """The function that `spec` names; a relative path counts from the working directory. `key` is for messages.
+
+    Raises:
+        MissingResourceError: no such file.
+        InvalidInputError: the file cannot be run, or has no such function.
+    """
+    file, _, name = spec.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise MissingResourceError(f"{key}: {file}: no such file; write it as FILE.py:function")
+    module = _load(path.resolve(), path.stat().st_mtime_ns, key)
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise InvalidInputError(f"{key}: {file} has no function {name}")
+    return function
+
+
+@lru_cache(maxsize=64)
+def _load(path: Path, changed: int, key: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"tspo_user_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InvalidInputError(f"{key}: {path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file raises, at import, is a problem of that file
+        raise InvalidInputError(f"{key}: {path} cannot be run: {type(error).__name__}: {error}") from error
+    return module
