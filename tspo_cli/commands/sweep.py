@@ -13,7 +13,7 @@ from tspo_cli.console import progress, result, result_json, say
 from tspo_cli.errors import TspoError, UsageError
 
 if TYPE_CHECKING:
-    from tspo_cli.config.sweep import Sweep
+    from tspo_cli.config.sweep import Cell, Sweep
 
 
 def sweep(
@@ -21,6 +21,9 @@ def sweep(
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Directory of the sweep. Default: runs/<name of the file>.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Trainings at a time.")] = 1,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="PATTERN", help="Only cells of such names, e.g. 'tspo/*'.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check and list all cells with their state, write nothing.")
     ] = False,
@@ -42,6 +45,7 @@ def sweep(
     from tspo_cli.config.sweep import read_sweep
 
     plan = read_sweep(file, settings or [])
+    cells = plan.only(only or [])
     folder = out or Path("runs") / file.name.removesuffix(".toml").removesuffix(".sweep")
     if write_configs is not None:
         from tspo_cli.training.sweep import write_families
@@ -49,43 +53,43 @@ def sweep(
         paths = [str(path) for path in write_families(plan, write_configs)]
         result_json({"configs": paths}) if json else result("\n".join(paths))
     elif dry_run:
-        _list(plan, folder, json)
+        _list(plan, cells, folder, json)
     else:
-        _run(plan, folder, jobs, json)
+        _run(plan, cells, folder, jobs, json)
 
 
-def _list(plan: Sweep, folder: Path, json: bool) -> None:
+def _list(plan: Sweep, cells: Sequence[Cell], folder: Path, json: bool) -> None:
     from tspo_cli.training.sweep import cell_state
 
-    states = {cell.name: cell_state(cell, folder) for cell in plan.cells}
+    states = {cell.name: cell_state(cell, folder) for cell in cells}
     if json:
-        cells = [one | {"state": states[one["name"]]} for one in plan.record()["cells"]]
-        result_json({"out": str(folder), "baseline": plan.baseline, "cells": cells})
+        records = [one | {"state": states[one["name"]]} for one in plan.record()["cells"] if one["name"] in states]
+        result_json({"out": str(folder), "baseline": plan.baseline, "cells": records})
         return
     width = max(map(len, states))
-    for cell in plan.cells:
+    for cell in cells:
         algorithm = "sft" if cell.config.kind == "sft" else cell.config.credit.algorithm
         result(f"{cell.name:<{width}}  {algorithm:<16} {cell.config.train.steps:>5} steps  {states[cell.name]}")
     missing = sum(state != "finished" for state in states.values())
     say(f"{len(states)} cells, {missing} to train, in {folder}; nothing was written")
 
 
-def _run(plan: Sweep, folder: Path, jobs: int, json: bool) -> None:
+def _run(plan: Sweep, cells: Sequence[Cell], folder: Path, jobs: int, json: bool) -> None:
     from dataclasses import asdict
 
     from tspo_cli.training.sweep import refuse_other_sweep, run_sweep
 
     refuse_other_sweep(folder, plan)
     shown = 0
-    total = sum(cell.config.train.steps for cell in plan.cells)
+    total = sum(cell.config.train.steps for cell in cells)
     with progress(folder.name, total) as advance:
 
         def show(steps: int, ended: int, note: str) -> None:
             nonlocal shown
-            advance(steps - shown, f"{ended}/{len(plan.cells)} cells  {note}")
+            advance(steps - shown, f"{ended}/{len(cells)} cells  {note}")
             shown = steps
 
-        results = run_sweep(plan, folder, jobs=jobs, progress=show)
+        results = run_sweep(plan, cells, folder, jobs=jobs, progress=show)
     failed = [one for one in results if one.state != "finished"]
     if json:
         result_json({"out": str(folder), "baseline": plan.baseline, "cells": [asdict(one) for one in results]})

@@ -33,13 +33,14 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from tspo_cli.config.checks import check_complete
 from tspo_cli.config.load import load_config, to_toml
 from tspo_cli.config.schema import Config
-from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
+from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError, UsageError
 
 SWEEP_NAME = "sweep.json"
 _KEYS = ("base", "seeds", "baseline", "settings", "arms", "axes", "grid")
@@ -94,6 +95,19 @@ class Sweep:
                 for cell in self.cells
             ],
         }
+
+    def only(self, patterns: Sequence[str]) -> tuple[Cell, ...]:
+        """The cells whose name fits one of the shell patterns; all without patterns.
+
+        Raises:
+            UsageError: a pattern fits no cell.
+        """
+        for pattern in patterns:
+            if not any(fnmatchcase(cell.name, pattern) for cell in self.cells):
+                raise UsageError(f"--only {pattern}: fits no cell; `--dry-run` lists their names")
+        return tuple(
+            cell for cell in self.cells if not patterns or any(fnmatchcase(cell.name, one) for one in patterns)
+        )
 
     def families(self) -> dict[str, Config]:
         """The configuration of every family, with the first of its seeds."""

@@ -66,20 +66,20 @@ def write_families(sweep: Sweep, folder: Path) -> list[Path]:
     return paths
 
 
-def run_sweep(sweep: Sweep, out: Path, *, jobs: int, progress: Progress) -> list[CellResult]:
-    """Train all cells that are not finished, `jobs` at a time; a cell that fails does not stop the others.
+def run_sweep(sweep: Sweep, cells: Sequence[Cell], out: Path, *, jobs: int, progress: Progress) -> list[CellResult]:
+    """Train those of `cells` that are not finished, `jobs` at a time; one that fails does not stop the others.
 
     Ended by a signal it ends its trainings too, which can be resumed.
 
     Raises:
         InvalidInputError: a run directory of the sweep holds another experiment. Nothing was trained.
     """
-    states = {cell.name: cell_state(cell, out) for cell in sweep.cells}
+    states = {cell.name: cell_state(cell, out) for cell in cells}
     write_json(out / SWEEP_NAME, sweep.record())
     write_families(sweep, out / "configs")
     (out / "logs").mkdir(exist_ok=True)
-    waiting = [cell for cell in sweep.cells if states[cell.name] != "finished"]
-    results = [CellResult(cell.name, "finished", 0.0) for cell in sweep.cells if states[cell.name] == "finished"]
+    waiting = [cell for cell in cells if states[cell.name] != "finished"]
+    results = [CellResult(cell.name, "finished", 0.0) for cell in cells if states[cell.name] == "finished"]
     running: dict[str, _Training] = {}
     try:
         while waiting or running:
@@ -88,14 +88,14 @@ def run_sweep(sweep: Sweep, out: Path, *, jobs: int, progress: Progress) -> list
                 running[cell.name] = _start(cell, out, resume=states[cell.name] != "new")
             for name in [name for name, one in running.items() if one.process.poll() is not None]:
                 results.append(_ended(name, running.pop(name)))
-            progress(_steps_done(sweep.cells, out), len(results), ", ".join(running))
+            progress(_steps_done(cells, out), len(results), ", ".join(running))
             time.sleep(_POLL_SECONDS)
     finally:
         for training in running.values():
             training.process.terminate()
         for training in running.values():
             training.process.wait()
-    order = {cell.name: place for place, cell in enumerate(sweep.cells)}
+    order = {cell.name: place for place, cell in enumerate(cells)}
     return sorted(results, key=lambda result: order[result.name])
 
 
