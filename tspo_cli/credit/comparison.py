@@ -1,4 +1,4 @@
-"""What several algorithms would have learnt from the same rollouts: from which groups, at which turns, in which sign."""
+"""What algorithms would have learnt from the same rollouts: from which groups, at which turns, in which sign."""
 
 from __future__ import annotations
 
