@@ -3,7 +3,7 @@
 Half of a world's held-out questions chooses the learning rates (`tune.jsonl`), the other half is reported
 (`heldout.jsonl`); the same two halves without one-hop questions are `tune_two_hop.jsonl` and `two_hop.jsonl`.
 
-    python experiments/evidence/prepare.py        # then: tspo sweep experiments/evidence/starts.toml
+    python experiments/evidence/prepare.py        # run.py calls it
 """
 
 from __future__ import annotations
