@@ -81,7 +81,7 @@ def estimate_run(config: Config, gpus: int) -> dict[str, Any]:
     parameters = shape.parameters()
     context = context_tokens(config)
     memory = {**learner_memory(config, parameters, processes, half), **batch_memory(config, shape, half)}
-    rollouts = config.rollout.questions_per_step * config.rollout.group_size if config.kind == "rl" else 0
+    rollouts = config.rollout.questions_per_step * config.rollout.group_size if config.kind != "sft" else 0
     if rollouts:
         in_flight = min(config.rollout.batch_size, math.ceil(rollouts / processes))
         memory["engine_weights"] = parameters * (2 if half else 4) / GIB
@@ -127,8 +127,10 @@ def learner_memory(config: Config, parameters: int, processes: int, half: bool) 
         "gradients": gib(gradients, stage >= 2),
         "optimizer": 0.0 if config.deepspeed.offload_optimizer else gib(optimiser, stage >= 1),
     }
-    if config.kind == "rl" and config.loss.kl > 0:
+    if config.kind == "rl" and (config.loss.kl > 0 or config.loss.log_kl):
         memory["reference"] = gib(weights, stage >= 3)
+    if config.kind == "rl" and config.credit.algorithm == "ppo":
+        memory["critic"] = sum(memory[name] for name in ("weights", "gradients", "optimizer"))
     return memory
 
 

@@ -37,14 +37,16 @@ def train(
     the trained policy. A used run directory is refused unless --resume or --overwrite says what to do with it.
     """
     from tspo_cli.config.load import check_complete, load_config, to_toml
-    from tspo_cli.credit.assign import find_algorithm
+    from tspo_cli.training.announce import check_algorithm, loop_options
 
     config = load_config(files, settings or [])
     check_complete(config)
-    find_algorithm(config.credit.algorithm)
+    check_algorithm(config)
     run = out or Path("runs") / Path(files[-1]).stem
     if dry_run:
         say(_check_inputs(config))
+        for line in loop_options(config):
+            say(line)
         if json:
             result_json(config.section_dict())
         else:
@@ -76,7 +78,7 @@ def _check_inputs(config: Config) -> str:
 
     sets = read_eval_sets(config.eval.data, config.eval.limit)
     retriever = open_retriever(config.retriever)
-    if config.kind == "rl":
+    if config.kind != "sft":
         training = f"{len(read_training_questions(config))} training questions"
     else:
         demonstration_source(config, retriever)

@@ -19,14 +19,14 @@ def check_complete(config: Config) -> None:
 
 
 def _problems(config: Config) -> Iterator[str]:
-    yield from _rl_problems(config) if config.kind == "rl" else _sft_problems(config)
+    yield from _sft_problems(config) if config.kind == "sft" else _rl_problems(config)
     if config.model.hidden_size % 32:
         yield f"model.hidden_size: expected a multiple of 32, got {config.model.hidden_size}"
     if config.eval.every and not config.eval.data:
         yield "eval.every: evaluations are asked for, but eval.data names no question file"
     if config.deepspeed.offload_optimizer and config.deepspeed.zero_stage == 0:
         yield "deepspeed.offload_optimizer: needs deepspeed.zero_stage 1, 2 or 3"
-    searches = config.rollout.max_searches > 0 and (config.kind == "rl" or bool(config.eval.data))
+    searches = config.rollout.max_searches > 0 and (config.kind != "sft" or bool(config.eval.data))
     if searches and not (config.retriever.index or config.retriever.url):
         yield "retriever: give retriever.index or retriever.url, or set rollout.max_searches = 0"
 
@@ -34,9 +34,9 @@ def _problems(config: Config) -> Iterator[str]:
 def _rl_problems(config: Config) -> Iterator[str]:
     rollout = config.rollout
     if not config.data.train:
-        yield 'data.train: kind = "rl" needs question files to train on'
+        yield f'data.train: kind = "{config.kind}" needs question files to train on'
     if not config.model.path:
-        yield 'model.path: kind = "rl" needs a model to start from'
+        yield f'model.path: kind = "{config.kind}" needs a model to start from'
     if rollout.group_size < 2 and config.credit.algorithm in ("grpo", "tspo"):
         yield f"rollout.group_size: {config.credit.algorithm} compares the rollouts of a question, so give 2 or more"
     if rollout.temperature == 0:

@@ -52,17 +52,20 @@ def assign_credit(group: Group, config: CreditConfig) -> GroupCredit:
     return assign_batch([group], config)[0]
 
 
-def assign_batch(groups: Sequence[Group], config: CreditConfig, all_sum: AllSum = list) -> list[GroupCredit]:
+def assign_batch(
+    groups: Sequence[Group], config: CreditConfig, all_sum: AllSum = list, *, whiten: bool = True
+) -> list[GroupCredit]:
     """The credit of all groups of a batch. `all_sum` adds over the processes that have the other groups.
 
-    Of an algorithm with a critic these are the turn rewards, without advantages.
+    Of an algorithm with a critic these are the turn rewards, without advantages. `whiten` False leaves to the caller
+    what some algorithms do with the batch as a whole.
 
     Raises:
         InvalidInputError: unknown algorithm, or one that needs what a group does not have.
     """
     algorithm = find_algorithm(config.algorithm)
     credits = [_assign(group, algorithm, config) for group in groups]
-    if algorithm.whiten:
+    if algorithm.whiten and whiten:
         credits = _whitened(groups, credits, config, all_sum)
     return credits
 

@@ -127,6 +127,10 @@ class SearchProtocol:
         """Ids of a scripted model segment (demonstrations)."""
         return self._encode_ours(text)
 
+    def belief_ids(self, prefix: str, answer: str) -> tuple[list[int], list[int]]:
+        """Ids of a scripted `prefix` that opens an answer, and of the answer after it."""
+        return self._encode_ours(prefix), self._encode_theirs(f" {answer.strip()}")
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of sampled ids, special tokens included."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)

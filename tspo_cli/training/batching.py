@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -13,16 +13,18 @@ class TrainSequence:
     """One sequence of T tokens. Entry t of each list belongs to token t, which is predicted from the tokens before it.
 
     `weights` 0 is not trained (and must be 0 for the first token). `advantages` and `old_logprobs` (nats, of the policy
-    that sampled) matter to policy updates alone.
+    that sampled) matter to policy updates alone; `turns`, the turn of each token, to the turn ratio (empty: one turn).
     """
 
     token_ids: list[int]
     weights: list[float]
     advantages: list[float]
     old_logprobs: list[float]
+    turns: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         lengths = {len(self.token_ids), len(self.weights), len(self.advantages), len(self.old_logprobs)}
+        lengths |= {len(self.turns)} if self.turns else set()
         if len(lengths) != 1 or not self.token_ids:
             raise ValueError(f"a training sequence needs four lists of the same length, got {sorted(lengths)}")
         if self.weights[0]:
@@ -34,8 +36,8 @@ class MicroBatch:
     """B sequences padded on the right to L, and the N trained tokens among them.
 
     token_ids [B, L]; `rows` and `columns` [N] say from which position each trained token is predicted (one before its
-    own); targets, weights, coefficients, advantages, old_logprobs [N]. `members`: the B places in the caller's list
-    (-1: padding).
+    own); targets, weights, coefficients, advantages, old_logprobs [N]; `sequences` and `segments` [N] number the
+    sequence and the turn that a token belongs to. `members`: the B places in the caller's list (-1: padding).
     """
 
     token_ids: torch.Tensor
@@ -46,6 +48,8 @@ class MicroBatch:
     coefficients: torch.Tensor
     advantages: torch.Tensor
     old_logprobs: torch.Tensor
+    sequences: torch.Tensor
+    segments: torch.Tensor
     members: tuple[int, ...]
 
     def to(self, device: torch.device) -> MicroBatch:
@@ -86,6 +90,8 @@ def _micro_batch(
     token_ids = torch.zeros(len(members), longest, dtype=torch.long)
     rows, columns, targets = [], [], []
     weights, shares, advantages, old = [], [], [], []
+    owners, segments = list[int](), list[int]()
+    numbers: dict[tuple[int, int], int] = {}
     for row, place in enumerate(members):
         one = sequences[place]
         token_ids[row, : len(one.token_ids)] = torch.tensor(one.token_ids)
@@ -98,6 +104,9 @@ def _micro_batch(
                 shares.append(coefficients[place][column])
                 advantages.append(one.advantages[column])
                 old.append(one.old_logprobs[column])
+                owners.append(row)
+                turn = one.turns[column] if one.turns else 0
+                segments.append(numbers.setdefault((row, turn), len(numbers)))
     return MicroBatch(
         token_ids,
         torch.tensor(rows, dtype=torch.long),
@@ -107,5 +116,7 @@ def _micro_batch(
         torch.tensor(shares, dtype=torch.float32),
         torch.tensor(advantages, dtype=torch.float32),
         torch.tensor(old, dtype=torch.float32),
+        torch.tensor(owners, dtype=torch.long),
+        torch.tensor(segments, dtype=torch.long),
         tuple(members),
     )

@@ -6,6 +6,7 @@ import copy
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,12 @@ Loss = Callable[[MicroBatch, torch.Tensor, torch.Tensor], tuple[torch.Tensor, di
 """(micro-batch, log-probs [N], entropies [N]) -> loss per token [N], and values per token [N] for the log."""
 
 
+def picked_states(model: Any, batch: MicroBatch) -> torch.Tensor:
+    """The last hidden states [N, d] at the positions that the trained tokens are predicted from."""
+    hidden = model.base_model(input_ids=batch.token_ids, use_cache=False).last_hidden_state
+    return hidden[batch.rows, batch.columns]
+
+
 class TrainedPositions(nn.Module):
     """A causal language model that computes logits at trained positions alone."""
 
@@ -48,8 +55,7 @@ class TrainedPositions(nn.Module):
 
         Padding is on the right, so causal attention never sees it and no mask is needed.
         """
-        hidden = self.model.base_model(input_ids=batch.token_ids, use_cache=False).last_hidden_state
-        picked = hidden[batch.rows, batch.columns]
+        picked = picked_states(self.model, batch)
         head = self.model.get_output_embeddings()
         if len(picked) * self.model.config.vocab_size <= KEPT_LOGITS:
             return self._score(picked, batch.targets, head)
@@ -82,9 +88,10 @@ class Learner:
         """Take over `model` (already on its device). Call `init_distributed` first."""
         import deepspeed
 
-        temperature = temperature if config.kind == "rl" else 1.0
+        temperature = temperature if config.kind != "sft" else 1.0
         self.config, self.total_updates, self.updates = config, total_updates, 0
-        self.reference = self._frozen(model, temperature) if config.kind == "rl" and config.loss.kl > 0 else None
+        compared = config.kind == "rl" and (config.loss.kl > 0 or config.loss.log_kl)
+        self.reference = self._frozen(model, temperature) if compared else None
         options = config.optimizer
         optimizer = torch.optim.AdamW(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
@@ -95,7 +102,7 @@ class Learner:
         )
         bfloat16 = next(model.parameters()).dtype == torch.bfloat16
         self.engine, *_ = deepspeed.initialize(
-            model=TrainedPositions(model, temperature, self._entropy()),
+            model=self._wrapped(model, temperature),
             optimizer=optimizer,
             config=deepspeed_config(config, bfloat16=bfloat16),
             dist_init_required=False,
@@ -115,15 +122,20 @@ class Learner:
 
     def update_policy(self, sequences: Sequence[TrainSequence]) -> dict[str, float]:
         """One update with the clipped policy loss. Metrics: loss, policy_loss, kl, entropy, clip_fraction, ratio_mean,
-        ratio_max, grad_norm, lr, tokens."""
+        ratio_max, grad_norm, lr, tokens, dropped (sequences whose advantages are all zero and which add nothing to the
+        gradient: they count in the loss's denominators, but do not go through the model)."""
         options = self.config.loss
+        active = [self._has_gradient(one) for one in sequences]
 
         def loss(
             batch: MicroBatch, logprobs: torch.Tensor, entropy: torch.Tensor
         ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
             with torch.no_grad():
                 reference = self.reference(batch)[0] if self.reference is not None else None
-            parts = clipped_policy_loss(logprobs, batch.old_logprobs, batch.advantages, entropy, reference, options)
+            pools = {"token": None, "turn": batch.segments, "sequence": batch.sequences}[options.ratio]
+            parts = clipped_policy_loss(
+                logprobs, batch.old_logprobs, batch.advantages, entropy, reference, options, pools
+            )
             logged = {
                 "policy_loss": parts.policy,
                 "kl": parts.kl,
@@ -134,7 +146,13 @@ class Learner:
             }
             return parts.total, logged
 
-        return self._update(sequences, options.aggregation, loss)
+        dropped = all_sum([len(active) - sum(active)])[0]
+        return self._update(sequences, options.aggregation, loss, active) | {"dropped": dropped}
+
+    def _has_gradient(self, sequence: TrainSequence) -> bool:
+        options = self.config.loss
+        everywhere = options.entropy > 0 or (options.kl > 0 and options.kl_in == "loss")
+        return everywhere or not self.config.train.drop_zero_advantage or any(sequence.advantages)
 
     def update_sft(self, sequences: Sequence[TrainSequence]) -> dict[str, float]:
         """One update of the weighted mean negative log-likelihood. Metrics: loss, agent_loss (tokens of weight 1 and
@@ -147,9 +165,17 @@ class Learner:
 
         return self._update(sequences, "token_mean", loss)
 
-    def _update(self, sequences: Sequence[TrainSequence], aggregation: str, loss: Loss) -> dict[str, float]:
-        shares = token_shares(sequences, aggregation, all_sum)
+    def _update(
+        self, sequences: Sequence[TrainSequence], aggregation: str, loss: Loss, active: Sequence[bool] | None = None
+    ) -> dict[str, float]:
+        """One update on the `active` sequences (None: all), each with its share of the loss among all."""
+        rollout = self.config.rollout
+        most = self.config.loss.sum_length or (rollout.max_searches + 1) * rollout.max_new_tokens
+        shares = token_shares(sequences, aggregation, all_sum, most)
         agent_tokens = all_sum([sum(weight >= 1 for one in sequences for weight in one.weights)])[0]
+        if active is not None:
+            sequences, shares = list(compress(sequences, active)), list(compress(shares, active))
+        seen = all_sum([sum(sum(one.weights) for one in sequences)])[0]
         sums: dict[str, float] = {}
         peak = 0.0
         batches = self._aligned(sequences, shares)
@@ -165,13 +191,16 @@ class Learner:
             # DeepSpeed averages gradients over the processes; the shares already sum to one over all of them.
             self.engine.backward(total * world_size(), scale_wrt_gas=False)
             _add(sums, "loss", total.detach())
+            real = batch.members != (-1,)
             for name, values in logged.items():
-                if name == "ratio_max":
-                    peak = max(peak, float((values * (batch.coefficients > 0)).max()))
-                elif name == "agent_loss":
-                    _add(sums, name, (values * (batch.weights >= 1)).sum() / max(agent_tokens, 1))
-                else:
+                if name == "policy_loss":
                     _add(sums, name, (values * batch.coefficients).sum())
+                elif name == "ratio_max":
+                    peak = max(peak, float(values.max()) if real else 0.0)
+                elif name == "agent_loss":
+                    _add(sums, name, (values * (batch.weights >= 1)).sum() / max(agent_tokens, 1) * real)
+                else:
+                    _add(sums, name, (values * batch.weights).sum() / max(seen, 1) * real)
         norm = self._step()
         self.module.eval()
         self.updates += 1
@@ -179,6 +208,8 @@ class Learner:
         metrics = dict(zip(names, all_sum([sums[name] for name in names]), strict=True))
         if "ratio_mean" in metrics:
             metrics["ratio_max"] = all_max(peak)
+        if not seen:  # means over no token
+            metrics = {name: value for name, value in metrics.items() if name in ("loss", "policy_loss")}
         return metrics | {"grad_norm": norm, "lr": rate, "tokens": agent_tokens}
 
     def _step(self) -> float:
@@ -270,9 +301,12 @@ class Learner:
         barrier()
 
     def _entropy(self) -> Literal["none", "logged", "trained"]:
-        if self.config.kind == "sft":
+        if self.config.kind != "rl":
             return "none"
         return "trained" if self.config.loss.entropy else "logged"
+
+    def _wrapped(self, model: Any, temperature: float) -> nn.Module:
+        return TrainedPositions(model, temperature, self._entropy())
 
     def _frozen(self, model: Any, temperature: float) -> TrainedPositions:
         return TrainedPositions(copy.deepcopy(model).eval().requires_grad_(False), temperature, "none")

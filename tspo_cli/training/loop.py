@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +20,22 @@ from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.agent_file import write_agent_file
 from tspo_cli.rollout.engines.base import Engine, TokenizerLike
 from tspo_cli.rollout.protocol import SearchProtocol
-from tspo_cli.runs import append_jsonl, eval_steps, keep_steps_up_to, log_line, set_status, step_name, write_jsonl_gz
+from tspo_cli.runs import (
+    append_jsonl,
+    eval_steps,
+    keep_steps_up_to,
+    log_line,
+    read_jsonl,
+    set_status,
+    step_name,
+    write_jsonl_gz,
+)
+from tspo_cli.training.announce import loop_options
+from tspo_cli.training.best import forget_later, keep_best
 from tspo_cli.training.checkpoint import latest_checkpoint, load_checkpoint, prune, save_checkpoint
 from tspo_cli.training.distributed import barrier, rank
 from tspo_cli.training.learner import Learner
+from tspo_cli.training.stopping import StopRule, parse_rules
 from tspo_cli.training.tracking import tracker
 
 
@@ -48,6 +60,7 @@ class Workshop:
     learner: Learner
     engine: Engine
     retriever: Retriever | None
+    critic: Learner | None = None
 
     @property
     def chief(self) -> bool:
@@ -68,7 +81,11 @@ Evaluate = Callable[[Workshop, int], None]
 def train_loop(shop: Workshop, take_step: Callable[[int], Step], evaluate: Evaluate, *, resume: bool) -> None:
     """Run all steps of `shop.config` and export the model; with `resume` from the newest checkpoint on."""
     config = shop.config
+    rules = parse_rules(config.train.stop_when)
+    for line in loop_options(config):
+        shop.note(line)
     done = _restore(shop) if resume else 0
+    rows = [row for row in read_jsonl(shop.run / "metrics.jsonl") if row["step"] <= done]
     with _status(shop) as reached, tracker(config, shop.run, shop.chief) as track, _bar(shop, done) as advance:
         if done == 0 and config.eval.at_start:
             _evaluate(shop, evaluate, 0)
@@ -79,24 +96,39 @@ def train_loop(shop: Workshop, take_step: Callable[[int], Step], evaluate: Evalu
             _record(shop, step, outcome, time.perf_counter() - started, time.process_time() - cpu_started)
             if shop.chief:
                 track(step, outcome.metrics)
-            last = step == config.train.steps
+            rows.append(outcome.metrics)
+            reason = _stop_reason(shop, rules, rows)
+            last = step == config.train.steps or reason is not None
             if last or (config.eval.every and step % config.eval.every == 0):
                 _evaluate(shop, evaluate, step)
             if last or (config.checkpoint.every and step % config.checkpoint.every == 0):
-                save_checkpoint(shop.learner, shop.run / "checkpoints" / step_name(step), {"step": step})
+                save_checkpoint(shop.learner, shop.run / "checkpoints" / step_name(step), {"step": step}, shop.critic)
                 if shop.chief:
                     prune(shop.run, config.checkpoint.keep)
             advance(1, _note(outcome.metrics))
+            if reason is not None:
+                shop.note(f"step {step}: stopped early, because {reason}")
+                break
         shop.learner.export(shop.run / "model", shop.tokenizer)
         if shop.chief:
             write_agent_file(shop.run / "model", config)
         barrier()
 
 
+def _stop_reason(shop: Workshop, rules: Sequence[StopRule], rows: Sequence[Mapping[str, float]]) -> str | None:
+    """The first rule of train.stop_when that holds; a metric that the first step does not have is told."""
+    for rule in rules:
+        if len(rows) == 1 and rule.metric not in rows[0]:
+            shop.note(f"train.stop_when: step 1 has no metric {rule.metric}; it has: {', '.join(sorted(rows[0]))}")
+        if rule.holds(rows):
+            return rule.text
+    return None
+
+
 def _restore(shop: Workshop) -> int:
     """Load the newest checkpoint and drop what was written after it. Returns its step, 0 without one."""
     newest = latest_checkpoint(shop.run)
-    step = int(load_checkpoint(shop.learner, newest)["step"]) if newest is not None else 0
+    step = int(load_checkpoint(shop.learner, newest, shop.critic)["step"]) if newest is not None else 0
     if shop.chief:
         for name in ("metrics.jsonl", "timings.jsonl"):
             keep_steps_up_to(shop.run / name, step)
@@ -106,6 +138,7 @@ def _restore(shop: Workshop) -> int:
         for path in (shop.run / "rollouts").glob("step_*.jsonl.gz"):
             if int(path.name.split(".")[0].removeprefix("step_")) > step:
                 path.unlink()
+        forget_later(shop.run, step)
     shop.note(f"resume after step {step}" if step else "no checkpoint yet: start from the beginning")
     shop.engine.load_weights(shop.learner.weights(), step)
     barrier()
@@ -128,6 +161,8 @@ def _evaluate(shop: Workshop, evaluate: Evaluate, step: int) -> None:
         shop.engine.load_weights(shop.learner.weights(), step)
         evaluate(shop, step)
         barrier()
+        if keep_best(shop.config, shop.run, shop.learner, shop.tokenizer, step) is not None:
+            shop.note(f"step {step}: best so far, kept in {shop.run / 'best'}")
 
 
 def _note(metrics: dict[str, float]) -> str:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tspo_cli.config.schema import Config
-from tspo_cli.credit.adapter import group_from_trajectories
-from tspo_cli.credit.assign import assign_batch
 from tspo_cli.credit.diagnostics import group_metrics
 from tspo_cli.credit.group import GroupCredit, TrajectoryCredit
 from tspo_cli.data.readers import read_questions, resolve_data
@@ -24,27 +20,15 @@ from tspo_cli.rollout.agent import AgentSettings, Task, request_seed, run_agents
 from tspo_cli.rollout.engines.base import Engine, Sampling
 from tspo_cli.rollout.protocol import STOP, SearchProtocol
 from tspo_cli.rollout.trajectory import GroupId, Trajectory, trajectory_record
-from tspo_cli.training.batching import TrainSequence
+from tspo_cli.training.critic import Critic
 from tspo_cli.training.distributed import all_sum, gather_json, rank, world_size
+from tspo_cli.training.early_warning import warning_metrics
 from tspo_cli.training.learner import Learner
 from tspo_cli.training.loop import Step
-from tspo_cli.training.sequences import policy_sequence
+from tspo_cli.training.scoring import ScoredGroup, score
 
 PARITY_SEQUENCES = 2
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredGroup:
-    """One group after credit assignment. `place` is its place in the step's batch of questions."""
-
-    place: int
-    trajectories: tuple[Trajectory, ...]
-    credit: GroupCredit
-
-    def sequences(self) -> list[TrainSequence]:
-        """The group's trajectories with their advantages, ready for the learner."""
-        credits = self.credit.trajectories
-        return [policy_sequence(one, credit.advantages) for one, credit in zip(self.trajectories, credits, strict=True)]
+REFILLS = 1_000_003
 
 
 def read_training_questions(config: Config) -> list[Question]:
@@ -75,9 +59,20 @@ def batch_of_step(questions: Sequence[Question], step: int, config: Config) -> l
     return [(questions[int(orders[epoch][place])], epoch) for epoch, place in places]
 
 
+def refill_of_step(questions: Sequence[Question], step: int, refill: int, config: Config) -> list[tuple[Question, int]]:
+    """The questions of refill `refill` (from 1) of a step with dynamic sampling: drawn anew, without state as well.
+
+    Their draws are numbers that no epoch has, so that a question that comes again gets other rollouts.
+    """
+    size = min(config.rollout.questions_per_step, len(questions))
+    order = np.random.default_rng([config.seed, REFILLS, step, refill]).permutation(len(questions))[:size]
+    return [(questions[int(place)], REFILLS * step + refill) for place in order]
+
+
 def rl_step(
     config: Config,
     learner: Learner,
+    critic: Critic | None,
     engine: Engine,
     retriever: Retriever | None,
     protocol: SearchProtocol,
@@ -85,23 +80,47 @@ def rl_step(
 ) -> Callable[[int], Step]:
     """The function that makes training step `step`: rollouts, credit, updates."""
 
+    def roll(batch: Sequence[tuple[Question, int]], start: int) -> tuple[list[Trajectory], list[ScoredGroup]]:
+        trajectories = run_agents(_tasks(batch, protocol, config), engine, retriever, protocol, agent_settings(config))
+        places = {GroupId(one.data_source, one.id, draw): place for place, (one, draw) in enumerate(batch, start)}
+        return trajectories, score(trajectories, places, config, learner, critic, protocol)
+
     def take(step: int) -> Step:
         started = time.perf_counter()
-        batch = batch_of_step(questions, step, config)
-        tasks = _tasks(batch, protocol, config)
-        trajectories = run_agents(tasks, engine, retriever, protocol, agent_settings(config))
+        trajectories, groups = roll(batch_of_step(questions, step, config), 0)
+        refills = 0
+        while config.rollout.dynamic_sampling and refills < config.rollout.max_refills and _short(groups, config):
+            refills += 1
+            more = roll(refill_of_step(questions, step, refills, config), refills * config.rollout.questions_per_step)
+            trajectories, groups = trajectories + more[0], groups + more[1]
         failed_share = _failed_share(trajectories, step)
         rolled = time.perf_counter()
-        groups = _score(trajectories, batch, config)
         parity = _check_parity(groups, learner, config, step)
-        updates = _update(groups, learner, config)
+        trained = _with_signal(groups, config) if config.rollout.dynamic_sampling else groups
+        updates = _update(trained, learner, critic, config, step)
         engine.load_weights(learner.weights(), step)
         updated = time.perf_counter()
         records, metrics = _gather(groups, failed_share, step)
+        metrics |= warning_metrics(records, config.credit)
+        if config.rollout.dynamic_sampling:
+            metrics |= {"refills": float(refills), "trained_groups": all_sum([len(trained)])[0]}
         timings = {"rollout": rolled - started, "update": updated - rolled}
         return Step(metrics | parity | updates, timings, records)
 
     return take
+
+
+def _short(groups: Sequence[ScoredGroup], config: Config) -> bool:
+    """Whether fewer groups than a step wants have an advantage, over all processes."""
+    return all_sum([sum(group.credit.level != "none" for group in groups)])[0] < config.rollout.questions_per_step
+
+
+def _with_signal(groups: Sequence[ScoredGroup], config: Config) -> list[ScoredGroup]:
+    """Of this process's groups those that dynamic sampling trains on: the first of the batch that have an advantage."""
+    mine = [group for group in groups if group.credit.level != "none"]
+    everywhere = sorted(place for part in gather_json([group.place for group in mine]) for place in part)
+    chosen = set(everywhere[: config.rollout.questions_per_step])
+    return [group for group in mine if group.place in chosen]
 
 
 def agent_settings(config: Config) -> AgentSettings:
@@ -126,22 +145,6 @@ def _tasks(batch: Sequence[tuple[Question, int]], protocol: SearchProtocol, conf
             for sample in range(config.rollout.group_size)
         ]
     return tasks
-
-
-def _score(
-    trajectories: Sequence[Trajectory], batch: Sequence[tuple[Question, int]], config: Config
-) -> list[ScoredGroup]:
-    """Groups with credit. Trajectories whose search failed say nothing about the policy and are left out."""
-    members: dict[GroupId, list[Trajectory]] = defaultdict(list)
-    for trajectory in trajectories:
-        if not trajectory.failed:
-            members[trajectory.group].append(trajectory)
-    places = {GroupId(one.data_source, one.id, draw): place for place, (one, draw) in enumerate(batch)}
-    credits = assign_batch(list(map(group_from_trajectories, members.values())), config.credit, all_sum)
-    return [
-        ScoredGroup(places[group], tuple(some), credit)
-        for (group, some), credit in zip(members.items(), credits, strict=True)
-    ]
 
 
 def _failed_share(trajectories: Sequence[Trajectory], step: int) -> float:
@@ -173,16 +176,25 @@ def _check_parity(groups: Sequence[ScoredGroup], learner: Learner, config: Confi
     return {"parity": mean}
 
 
-def _update(groups: Sequence[ScoredGroup], learner: Learner, config: Config) -> dict[str, float]:
+def _update(
+    groups: Sequence[ScoredGroup], learner: Learner, critic: Critic | None, config: Config, step: int
+) -> dict[str, float]:
     """`updates_per_step` updates over portions of the groups; the means of their metrics."""
     portions = config.train.updates_per_step
-    rows = [
-        learner.update_policy(
-            [sequence for group in groups if group.place % portions == part for sequence in group.sequences()]
-        )
-        for part in range(portions)
-    ]
-    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+    rows = []
+    for part in range(portions):
+        portion = [group for group in groups if group.place % portions == part]
+        row: dict[str, float] = {}
+        if critic is not None:
+            row |= critic.update_values([sequence for group in portion for sequence in group.value_sequences()])
+        if config.kind == "rejection_sampling":
+            kept = [sequence for group in portion for sequence in group.kept()]
+            row |= learner.update_sft(kept) | {"imitated": all_sum([len(kept)])[0]}
+        elif critic is None or step > config.critic.head_start:
+            row |= learner.update_policy([sequence for group in portion for sequence in group.sequences()])
+        rows.append(row)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: _mean([row[name] for row in rows if name in row]) for name in names}
 
 
 def _gather(
@@ -221,6 +233,7 @@ def _group_record(group: ScoredGroup, step: int) -> dict[str, Any]:
         "level": group.credit.level,
         "trajectories": [
             trajectory_record(trajectory)
+            | ({"gold_logprobs": list(group.beliefs[place])} if group.beliefs[place:] and group.beliefs[place] else {})
             | {
                 "outcome": credit.outcome,
                 "class": credit.trajectory_class,
@@ -228,7 +241,9 @@ def _group_record(group: ScoredGroup, step: int) -> dict[str, Any]:
                 "turn_rewards": list(credit.turn_rewards),
                 "advantages": list(credit.advantages),
             }
-            for trajectory, credit in zip(group.trajectories, group.credit.trajectories, strict=True)
+            for place, (trajectory, credit) in enumerate(
+                zip(group.trajectories, group.credit.trajectories, strict=True)
+            )
         ],
     }
 

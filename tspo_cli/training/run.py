@@ -15,11 +15,13 @@ from tspo_cli.rollout.agent import context_length
 from tspo_cli.rollout.engines.base import Engine, TokenizerLike
 from tspo_cli.rollout.engines.transformers import TransformersEngine
 from tspo_cli.rollout.protocol import SearchProtocol
+from tspo_cli.training.critic import Critic, ValueModel
 from tspo_cli.training.distributed import init_distributed
 from tspo_cli.training.learner import Learner
 from tspo_cli.training.loop import Evaluate, Step, Workshop, train_loop
 from tspo_cli.training.policy import starting_policy
 from tspo_cli.training.rl import read_training_questions, rl_step
+from tspo_cli.training.scoring import needs_critic
 from tspo_cli.training.sft import demonstration_source, sft_step
 
 
@@ -38,22 +40,24 @@ def train(config: Config, run: Path, evaluate: Evaluate, *, attempt: int, resume
     tokenizer, model = starting_policy(config, device)
     protocol = SearchProtocol.from_config(tokenizer, config.rollout)
     make_step = _step_maker(config, retriever, protocol)
-    updates = config.train.steps * (config.train.updates_per_step if config.kind == "rl" else 1)
+    updates = config.train.steps * (config.train.updates_per_step if config.kind != "sft" else 1)
+    values = ValueModel(model) if needs_critic(config) else None
     learner = Learner(model, config, total_updates=updates, temperature=config.rollout.temperature)
+    critic = Critic(values, config, total_updates=updates) if values is not None else None
     engine = _engine(learner, tokenizer, config)
-    shop = Workshop(config, run, attempt, tokenizer, protocol, learner, engine, retriever)
-    train_loop(shop, make_step(learner, engine), evaluate, resume=resume)
+    shop = Workshop(config, run, attempt, tokenizer, protocol, learner, engine, retriever, critic)
+    train_loop(shop, make_step(learner, critic, engine), evaluate, resume=resume)
 
 
 def _step_maker(
     config: Config, retriever: Retriever | None, protocol: SearchProtocol
-) -> Callable[[Learner, Engine], Callable[[int], Step]]:
+) -> Callable[[Learner, Critic | None, Engine], Callable[[int], Step]]:
     """Read the training data now, so that bad data is known before the learner is built."""
     if config.kind == "sft":
         source = demonstration_source(config, retriever)
-        return lambda learner, engine: sft_step(config, learner, protocol, source)
+        return lambda learner, critic, engine: sft_step(config, learner, protocol, source)
     questions = read_training_questions(config)
-    return lambda learner, engine: rl_step(config, learner, engine, retriever, protocol, questions)
+    return lambda learner, critic, engine: rl_step(config, learner, critic, engine, retriever, protocol, questions)
 
 
 def _engine(learner: Learner, tokenizer: TokenizerLike, config: Config) -> Engine:

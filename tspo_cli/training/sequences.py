@@ -35,6 +35,7 @@ def policy_sequence(trajectory: Trajectory, advantages: Sequence[float]) -> Trai
         weights=[float(turn >= 0) for turn in turn_of],
         advantages=[advantages[turn] if turn >= 0 else 0.0 for turn in turn_of],
         old_logprobs=trajectory.sampled_logprobs(),
+        turns=turn_of,
     )
 
 

@@ -1,0 +1,56 @@
+"""The best policy of a run so far, by its evaluations: RUN/best is a model directory with best.json in it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.config.schema import Config
+from tspo_cli.rollout.agent_file import write_agent_file
+from tspo_cli.rollout.engines.base import TokenizerLike
+from tspo_cli.runs import read_json, step_name, write_json
+from tspo_cli.training.distributed import barrier, broadcast_json, rank
+from tspo_cli.training.learner import Learner
+
+BEST = "best.json"
+
+
+def keep_best(config: Config, run: Path, learner: Learner, tokenizer: TokenizerLike, step: int) -> float | None:
+    """Export the policy to RUN/best if the evaluation of `step` is better than all before; its score then, else None.
+
+    All processes call it. The score is the mean of config.checkpoint.best over the evaluated data sets; among equals
+    the earlier step stays.
+    """
+    if config.checkpoint.best == "none" or not (config.eval.every and config.eval.data):
+        return None
+    score: float | None = broadcast_json(_better(config, run, step) if rank() == 0 else None)
+    if score is None:
+        return None
+    folder = run / "best"
+    learner.export(folder, tokenizer)
+    if rank() == 0:
+        write_agent_file(folder, config)
+        write_json(folder / BEST, {"step": step, "metric": config.checkpoint.best, "value": score})
+    barrier()
+    return score
+
+
+def forget_later(run: Path, step: int) -> None:
+    """Drop a best policy that came after `step`: a resumed run finds it again."""
+    best = _read(run)
+    if best is None or best["step"] > step or step == 0:
+        shutil.rmtree(run / "best", ignore_errors=True)
+
+
+def _better(config: Config, run: Path, step: int) -> float | None:
+    metric = config.checkpoint.best
+    scores = [read_json(path)[metric] for path in sorted((run / "eval" / step_name(step)).glob("*.json"))]
+    score = sum(scores) / len(scores)
+    best = _read(run)
+    return score if best is None or score > best["value"] else None
+
+
+def _read(run: Path) -> Any:
+    path = run / "best" / BEST
+    return read_json(path) if path.is_file() else None
