@@ -2,6 +2,7 @@
 
     python experiments/evidence/run.py            worlds, starts, (a) to (c); then results.csv, figures and tables
     python experiments/evidence/run.py grid       the learning-rate grid (worlds and starts too)
+    python experiments/evidence/run.py ablations  options of TSPO (d) and group sizes (e)
     python experiments/evidence/run.py collect    results.csv, figures and tables of what has been run so far
 
     --jobs N                                      trainings at a time (default: one for each core)
@@ -23,12 +24,15 @@ from typing import Any
 
 import prepare
 
+from tspo_cli.config.sweep import read_sweep
+
 HERE = Path("experiments/evidence")
 ROOT = prepare.ROOT
 STARTS = ("starts", "starts_easy")
 EXPERIMENTS = ("hard", "easy", "two_hop")
 GRIDS = ("lr_hard",)
-LAST_STEP = {"hard": 30, "easy": 30, "two_hop": 50, "lr_hard": 30}
+ABLATIONS = ("ablations", "group_size")
+PARTS = {"all": EXPERIMENTS, "grid": GRIDS, "ablations": ABLATIONS}
 COLUMNS = (
     *("experiment", "config", "algorithm", "arm", "start", "lr", "seed", "step", "em", "f1", "n"),
     *("searches", "no_answer_share", "train_tokens", "train_cpu_seconds"),
@@ -38,13 +42,13 @@ COLUMNS = (
 def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", default="all", choices=("all", "grid", "collect"))
+    parser.add_argument("what", nargs="?", default="all", choices=(*PARTS, "collect"))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     if options.what != "collect":
         prepare.main()
-        failed = [name for name in (*STARTS, *(GRIDS if options.what == "grid" else EXPERIMENTS))
-                  if not _sweep(name, options.jobs)]  # fmt: skip
+        wanted = (*STARTS, *PARTS[options.what])
+        failed = [name for name in wanted if not _sweep(name, options.jobs)]
         if failed:
             print(f"cells failed in {', '.join(failed)}; see {ROOT}/*/logs", file=sys.stderr)
     collect()
@@ -54,13 +58,13 @@ def collect() -> None:
     """Write results.csv, the experiment files of all arms, the figures, and the tables into README.md."""
     rows: list[dict[str, Any]] = []
     tables = {}
-    for name in (*EXPERIMENTS, *GRIDS):
+    for name in (*EXPERIMENTS, *GRIDS, *ABLATIONS):
         if not (ROOT / name / "sweep.json").exists():
             continue
         _tspo("sweep", str(_file(name)), "--write-configs", str(HERE / "configs" / name))
         record = json.loads(_tspo("report", str(ROOT / name), "--json", "--figure", str(HERE / f"{name}.svg")))
         rows += _rows(name, record)
-        tables[name] = _tspo("report", str(ROOT / name), "--format", "md", "--step", str(LAST_STEP[name]))
+        tables[name] = _tspo("report", str(ROOT / name), "--format", "md", "--step", str(_steps(name)))
     with open(HERE / "results.csv", "w", encoding="utf-8", newline="") as handle:
         writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -113,6 +117,10 @@ def _rows(name: str, record: dict[str, Any]) -> list[dict[str, Any]]:
 def _sweep(name: str, jobs: int) -> bool:
     arguments = ["sweep", str(_file(name)), "--out", str(ROOT / name), "--jobs", str(jobs)]
     return subprocess.run([sys.executable, "-m", "tspo_cli", *arguments], check=False).returncode == 0
+
+
+def _steps(name: str) -> int:
+    return min(cell.config.train.steps for cell in read_sweep(_file(name)).cells)
 
 
 def _file(name: str) -> Path:
