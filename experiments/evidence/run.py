@@ -59,7 +59,7 @@ def collect() -> None:
     rows: list[dict[str, Any]] = []
     tables = {}
     for name in (*EXPERIMENTS, *GRIDS, *ABLATIONS):
-        if not (ROOT / name / "sweep.json").exists():
+        if not _has_finished_runs(ROOT / name):
             continue
         _tspo("sweep", str(_file(name)), "--write-configs", str(HERE / "configs" / name))
         record = json.loads(_tspo("report", str(ROOT / name), "--json", "--figure", str(HERE / f"{name}.svg")))
@@ -89,9 +89,6 @@ def _rows(name: str, record: dict[str, Any]) -> list[dict[str, Any]]:
         config = HERE / "configs" / name / f"{row['run'].rpartition('/')[0].replace('/', '-')}.toml"
         if row["step"] > tomllib.loads(config.read_text(encoding="utf-8"))["train"]["steps"]:
             continue  # an earlier, longer run: the committed experiment ends before
-        scores = json.loads(
-            (ROOT / name / row["run"] / "eval" / f"step_{row['step']:06d}" / f"{row['dataset']}.json").read_text()
-        )
         rows.append(
             {
                 "experiment": name,
@@ -106,12 +103,17 @@ def _rows(name: str, record: dict[str, Any]) -> list[dict[str, Any]]:
                 "f1": round(row["f1"], 6),
                 "n": row["n"],
                 "searches": round(row["searches"], 4),
-                "no_answer_share": round(scores["no_answer_share"], 4),
+                "no_answer_share": round(row["no_answer_share"], 4),
                 "train_tokens": round(run["tokens"]),
                 "train_cpu_seconds": "" if run["cpu_seconds"] is None else round(run["cpu_seconds"], 1),
             }
         )
     return rows
+
+
+def _has_finished_runs(folder: Path) -> bool:
+    states = (json.loads(path.read_text(encoding="utf-8"))["state"] for path in folder.glob("**/status.json"))
+    return (folder / "sweep.json").exists() and "finished" in states
 
 
 def _sweep(name: str, jobs: int) -> bool:

@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from tspo_cli.reporting.rows import result_rows
-from tspo_cli.reporting.sweeps import GroupSummary, Mean, Paired, SweepView
+from tspo_cli.reporting.sweeps import GroupSummary, Mean, Paired, SweepRun, SweepView
 
 Column = tuple[str, Callable[[GroupSummary], str]]
 
 
 def render_sweep(sweep: SweepView, groups: Sequence[GroupSummary], form: str) -> str:
-    """`groups` as table, md, csv, latex or json. JSON also has every run with its curve, and the usual result rows."""
+    """`groups` as table, md, csv, latex or json. JSON also has every run and evaluation."""
     if form == "json":
         return json.dumps(sweep_record(sweep, groups), ensure_ascii=False, indent=2)
     if form == "csv":
@@ -32,7 +31,7 @@ def render_sweep(sweep: SweepView, groups: Sequence[GroupSummary], form: str) ->
 
 
 def sweep_record(sweep: SweepView, groups: Sequence[GroupSummary]) -> dict[str, Any]:
-    """`rows` as in every report (all evaluations of all runs), and under `sweep` the groups and the runs' curves."""
+    """`rows`: all evaluations of all runs; `sweep`: the groups, and the runs with their curves."""
     runs = [
         {
             "run": run.view.name,
@@ -48,7 +47,7 @@ def sweep_record(sweep: SweepView, groups: Sequence[GroupSummary]) -> dict[str, 
         for run in sweep.runs
     ]
     return {
-        "rows": [asdict(row) for row in result_rows([run.view for run in sweep.runs], all_steps=True)],
+        "rows": [row for run in sweep.runs for row in _rows(run)],
         "sweep": {
             "path": str(sweep.path),
             "baseline": sweep.baseline,
@@ -57,6 +56,20 @@ def sweep_record(sweep: SweepView, groups: Sequence[GroupSummary]) -> dict[str, 
             "runs": runs,
         },
     }
+
+
+def _rows(run: SweepRun) -> list[dict[str, Any]]:
+    settings = {
+        "run": run.view.name,
+        "algorithm": run.view.algorithm,
+        "seed": run.seed,
+        "lr": run.view.setting("optimizer.lr"),
+    }
+    names = ("dataset", "n", "em", "f1", "answer_in_retrieved", "searches", "invalid_share", "no_answer_share")
+    return [
+        settings | {"step": step, **{name: scores.get(name) for name in names}}
+        for step, scores in run.view.evaluations()
+    ]
 
 
 def explanation(sweep: SweepView, groups: Sequence[GroupSummary]) -> str:
