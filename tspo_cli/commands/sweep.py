@@ -38,8 +38,8 @@ def sweep(
     Every cell is an ordinary run directory. A cell that fails is reported and does not stop the others.
 
     FILE.toml has the keys base (experiment files or recipes), seeds, baseline (an arm), and the tables settings (for
-    all), arms.NAME (what is compared), axes.AXIS.NAME (worlds, warm starts: repetitions) and grid (options that are told
-    apart, "optimizer.lr" = a list). Arms and names hold settings as an experiment file does.
+    all), arms.NAME (what is compared), axes.AXIS.NAME (worlds, warm starts: repetitions) and grid (options that are
+    told apart, "optimizer.lr" = a list). Arms and names hold settings as an experiment file does.
 
     Then: tspo report DIR --baseline grpo
     """
