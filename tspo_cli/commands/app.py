@@ -25,6 +25,7 @@ from tspo_cli.commands import (
     report,
     runs_cmd,
     serve,
+    sweep,
     train,
 )
 from tspo_cli.console import set_quiet
@@ -46,6 +47,7 @@ app.add_typer(index.app, name="index")
 app.command("serve")(serve.serve)
 app.command("engine")(engine.engine)
 app.command("train")(train.train)
+app.command("sweep")(sweep.sweep)
 app.command("eval")(eval_cmd.evaluate)
 app.command("report")(report.report)
 app.command("inspect")(inspect_cmd.inspect)

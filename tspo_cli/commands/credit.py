@@ -9,38 +9,66 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tspo_cli import console
+from tspo_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from tspo_cli.credit.explain import TurnRow
 
 
 def credit(
-    group_file: Annotated[Path, typer.Argument(metavar="GROUP.json", help="One question with its trajectories.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="GROUP.json|RUN", help="One question with its trajectories, or a run directory.")
+    ],
     algorithm: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            "--algorithm", "-a", help="Its name, or FILE.py:function; wins over --set credit.algorithm. [tspo]"
+            "--algorithm",
+            "-a",
+            help="Its name, or FILE.py:function; wins over --set credit.algorithm. For a run repeatable, with options: "
+            "-a grpo -a 'tspo gate=always'.  [default: tspo; for a run all that need no model]",
         ),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option, such as credit.gate=always.")
     ] = None,
+    steps: Annotated[
+        str | None, typer.Option("--steps", help="Of a run: a step or a range, such as 1-20.  [default: all]")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="Of a run: draw the comparison (.svg, .png or .pdf).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a credit algorithm makes of one group: rewards and advantages turn by turn, and why.
+    """Show what a credit algorithm makes of one group, turn by turn; or what several make of a run's rollouts.
 
     GROUP.json holds {"question", "golden_answers": [...], "trajectories": [{"answer", "turns": [{"query", "feedback"},
     ..., {}]}]}: one entry per turn, and the answering turn has no query and no feedback.
 
+    Of RUN, a directory that `tspo train` made, the recorded rollouts are judged again: which groups each algorithm
+    would learn from, its advantages by kind and number of the turn, and where two algorithms disagree in sign.
+
     tspo credit group.json --set credit.gate=always --set credit.alpha=0.3
+
+    tspo credit runs/demo/grpo -a grpo -a tspo -a "tspo gate=always" --figure credit.svg
     """
+    if source.is_dir():
+        from tspo_cli.commands.credit_run import compare_run
+
+        compare_run(source, algorithm or [], settings or [], steps, figure, as_json=as_json)
+        return
+    if steps is not None or figure is not None or len(algorithm or []) > 1:
+        raise UsageError(f"{source}: --steps, --figure and several algorithms are for a run directory")
+    _explain(source, algorithm, settings or [], as_json=as_json)
+
+
+def _explain(group_file: Path, algorithm: Sequence[str] | None, settings: Sequence[str], *, as_json: bool) -> None:
     from tspo_cli.config.load import load_config
     from tspo_cli.credit.assign import assign_credit
     from tspo_cli.credit.explain import credit_record, sentences, turn_rows
     from tspo_cli.credit.group_file import read_group
 
-    chosen = [] if algorithm is None else [f"credit.algorithm={algorithm}"]
-    config = load_config([], [*(settings or []), *chosen]).credit
+    chosen = [f"credit.algorithm={name}" for name in algorithm or []]
+    config = load_config([], [*settings, *chosen]).credit
     group = read_group(group_file)
     assigned = assign_credit(group, config)
     if as_json:

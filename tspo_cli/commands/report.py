@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tspo_cli import console
+from tspo_cli.commands.sweep import report_sweep
 from tspo_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,8 +62,23 @@ def report(
     all_steps: Annotated[
         bool, typer.Option("--all-steps", help="Every evaluation, not only step 0 and the end.")
     ] = False,
+    step: Annotated[
+        int | None, typer.Option("--step", help="Of a sweep: EM at this step, area up to it. [default: the last]")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="Of a sweep: draw its learning curves (.svg, .png or .pdf).")
+    ] = None,
 ) -> None:
     """Compare runs and evaluations: tables for a terminal, a paper or a program, and one page to look at.
+
+    Runs that differ only in their seed are one arm of main, ablation, curves and classes. Intervals, tests and Holm's
+    correction are those of `--table main --format json`. The directory of a sweep gives means over its seeds and
+    differences from its baseline, paired run by run.
+    """
+    chosen = _chosen_format(form, as_json)
+    if report_sweep(paths, chosen.value, baseline, step, figure, runs_too=all_steps or html is not None):
+        return
+    names = _chosen_tables(table)
 
     Runs that differ only in their seed are one arm of main, ablation, curves and classes. Intervals, tests and Holm's
     correction are those of `--table main --format json`.

@@ -95,10 +95,10 @@ def train_loop(shop: Workshop, take_step: Callable[[int], Step], evaluate: Evalu
         if done == 0 and config.eval.at_start:
             _evaluate(shop, evaluate, 0)
         for step in range(done + 1, config.train.steps + 1):
-            started = time.perf_counter()
+            started, cpu_started = time.perf_counter(), time.process_time()
             outcome = take_step(step)
             reached(step)
-            _record(shop, step, outcome, time.perf_counter() - started)
+            _record(shop, step, outcome, time.perf_counter() - started, time.process_time() - cpu_started)
             if shop.chief:
                 track(step, outcome.metrics)
             rows.append(outcome.metrics)
@@ -150,14 +150,14 @@ def _restore(shop: Workshop) -> int:
     return step
 
 
-def _record(shop: Workshop, step: int, outcome: Step, seconds: float) -> None:
+def _record(shop: Workshop, step: int, outcome: Step, seconds: float, cpu_seconds: float) -> None:
     if not shop.chief:
         return
     keep = shop.config.train.keep_rollouts
     if outcome.rollouts and keep and step % keep == 0:
         write_jsonl_gz(shop.run / "rollouts" / f"{step_name(step)}.jsonl.gz", outcome.rollouts)
     append_jsonl(shop.run / "metrics.jsonl", {"step": step, **outcome.metrics})
-    append_jsonl(shop.run / "timings.jsonl", {"step": step, **outcome.timings, "total": seconds})
+    append_jsonl(shop.run / "timings.jsonl", {"step": step, **outcome.timings, "total": seconds, "cpu": cpu_seconds})
     log_line(shop.run, shop.attempt, f"step {step} {_note(outcome.metrics)}")
 
 

@@ -1,0 +1,138 @@
+"""Everything that this folder reports, from nothing.
+
+    python experiments/evidence/run.py            worlds, starts, (a) to (c); then results.csv, figures and tables
+    python experiments/evidence/run.py grid       the learning-rate grid (worlds and starts too)
+    python experiments/evidence/run.py ablations  options of TSPO (d) and group sizes (e)
+    python experiments/evidence/run.py collect    results.csv, figures and tables of what has been run so far
+
+    --jobs N                                      trainings at a time (default: one for each core)
+
+Run it in the checkout with the environment's Python. What is finished is kept; started again it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import prepare
+
+from tspo_cli.config.sweep import read_sweep
+
+HERE = Path("experiments/evidence")
+ROOT = prepare.ROOT
+STARTS = ("starts", "starts_easy")
+EXPERIMENTS = ("hard", "easy", "two_hop")
+GRIDS = ("lr_hard",)
+ABLATIONS = ("ablations", "group_size")
+PARTS = {"all": EXPERIMENTS, "grid": GRIDS, "ablations": ABLATIONS}
+COLUMNS = (
+    *("experiment", "config", "algorithm", "arm", "start", "lr", "seed", "step", "em", "f1", "n"),
+    *("searches", "no_answer_share", "train_tokens", "train_cpu_seconds"),
+)
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", default="all", choices=(*PARTS, "collect"))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    if options.what != "collect":
+        prepare.main()
+        wanted = (*STARTS, *PARTS[options.what])
+        failed = [name for name in wanted if not _sweep(name, options.jobs)]
+        if failed:
+            print(f"cells failed in {', '.join(failed)}; see {ROOT}/*/logs", file=sys.stderr)
+    collect()
+
+
+def collect() -> None:
+    """Write results.csv, the experiment files of all arms, the figures, and the tables into README.md."""
+    rows: list[dict[str, Any]] = []
+    tables = {}
+    for name in (*EXPERIMENTS, *GRIDS, *ABLATIONS):
+        if not _has_finished_runs(ROOT / name):
+            continue
+        _tspo("sweep", str(_file(name)), "--write-configs", str(HERE / "configs" / name))
+        record = json.loads(_tspo("report", str(ROOT / name), "--json", "--figure", str(HERE / f"{name}.svg")))
+        rows += _rows(name, record)
+        tables[name] = _tspo("report", str(ROOT / name), "--format", "md", "--step", str(_steps(name)))
+    with open(HERE / "results.csv", "w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    page = (HERE / "README.md").read_text(encoding="utf-8")
+    for name, table in tables.items():
+        begin, end = f"<!-- table {name} -->\n", "<!-- end -->"
+        if begin in page:
+            before, _, rest = page.partition(begin)
+            page = before + begin + table + end + rest.partition(end)[2]
+    (HERE / "README.md").write_text(page, encoding="utf-8")
+
+
+def _rows(name: str, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every evaluation of every finished run."""
+    finished = {run["run"]: run for run in record["sweep"]["runs"] if run["state"] == "finished"}
+    rows = []
+    for row in record["rows"]:
+        run = finished.get(row["run"])
+        if run is None:
+            continue
+        config = HERE / "configs" / name / f"{row['run'].rpartition('/')[0].replace('/', '-')}.toml"
+        if row["step"] > tomllib.loads(config.read_text(encoding="utf-8"))["train"]["steps"]:
+            continue  # an earlier, longer run: the committed experiment ends before
+        rows.append(
+            {
+                "experiment": name,
+                "config": config.as_posix(),
+                "algorithm": row["algorithm"],
+                "arm": run["arm"],
+                "start": run["place"].get("start", ""),
+                "lr": row["lr"],
+                "seed": row["seed"],
+                "step": row["step"],
+                "em": row["em"],
+                "f1": round(row["f1"], 6),
+                "n": row["n"],
+                "searches": round(row["searches"], 4),
+                "no_answer_share": round(row["no_answer_share"], 4),
+                "train_tokens": round(run["tokens"]),
+                "train_cpu_seconds": "" if run["cpu_seconds"] is None else round(run["cpu_seconds"], 1),
+            }
+        )
+    return rows
+
+
+def _has_finished_runs(folder: Path) -> bool:
+    states = (json.loads(path.read_text(encoding="utf-8"))["state"] for path in folder.glob("**/status.json"))
+    return (folder / "sweep.json").exists() and "finished" in states
+
+
+def _sweep(name: str, jobs: int) -> bool:
+    arguments = ["sweep", str(_file(name)), "--out", str(ROOT / name), "--jobs", str(jobs)]
+    return subprocess.run([sys.executable, "-m", "tspo_cli", *arguments], check=False).returncode == 0
+
+
+def _steps(name: str) -> int:
+    return min(cell.config.train.steps for cell in read_sweep(_file(name)).cells)
+
+
+def _file(name: str) -> Path:
+    return HERE / f"{name}.sweep.toml"
+
+
+def _tspo(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "tspo_cli", *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()

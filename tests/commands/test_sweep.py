@@ -1,0 +1,104 @@
+"""`tspo sweep` on a small world: real trainings, one of which fails; then the rest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Finished, Playground, run_tspo
+from tspo_cli.runs import read_json
+
+pytestmark = pytest.mark.slow
+Tspo = Callable[..., Finished]
+
+
+@pytest.fixture(scope="module")
+def swept(playground: Playground, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Finished]:
+    """Two arms and a cell whose model does not exist, trained once: (sweep file, directory, how it ended)."""
+    root = tmp_path_factory.mktemp("sweep")
+    file, out = root / "few.toml", root / "out"
+    file.write_text(
+        f"""
+base = "tiny/grpo"
+seeds = [0]
+baseline = "grpo"
+[settings]
+rollout = {{ max_searches = 2, max_new_tokens = 16, questions_per_step = 3, group_size = 3 }}
+optimizer.lr = 1e-3
+train.steps = 2
+eval = {{ every = 1, limit = 4, data = [{json.dumps(str(playground.world / "test.jsonl"))}] }}
+data.train = [{json.dumps(str(playground.world / "train.jsonl"))}]
+retriever.index = {json.dumps(str(playground.index))}
+model.path = {json.dumps(str(playground.model))}
+[arms.grpo]
+credit.algorithm = "grpo"
+[arms.tspo]
+credit.algorithm = "tspo"
+[arms.broken]
+model.path = {json.dumps(str(root / "gone"))}
+"""
+    )
+    return file, out, run_tspo("sweep", file, "--out", out, "--jobs", 2, "--json")
+
+
+def test_one_broken_cell_does_not_stop_the_others(swept: tuple[Path, Path, Finished]) -> None:
+    _, out, done = swept
+    assert done.code == 1
+    assert "1 of 3 cells failed" in done.err
+    cells = {cell["name"]: cell for cell in json.loads(done.out)["cells"]}
+    assert [cells[name]["state"] for name in ("grpo/seed0", "tspo/seed0", "broken/seed0")] == [
+        "finished",
+        "finished",
+        "failed",
+    ]
+    assert "gone" in cells["broken/seed0"]["error"]
+    for arm in ("grpo", "tspo"):
+        assert read_json(out / arm / "seed0" / "status.json")["state"] == "finished"
+        assert (out / arm / "seed0" / "model").is_dir()
+
+
+def test_started_again_it_does_what_is_missing(swept: tuple[Path, Path, Finished]) -> None:
+    file, out, _ = swept
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/seed0/metrics.jsonl")}
+    planned = run_tspo("sweep", file, "--out", out, "--dry-run", "--json")
+    states = {cell["name"]: cell["state"] for cell in json.loads(planned.out)["cells"]}
+    assert (states["grpo/seed0"], states["tspo/seed0"]) == ("finished", "finished")
+    assert states["broken/seed0"] != "finished"
+    done = run_tspo("sweep", file, "--out", out, "--only", "[gt]*po/*", "--json")
+    assert done.code == 0
+    assert [cell["seconds"] for cell in json.loads(done.out)["cells"]] == [0.0, 0.0]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_the_file_of_an_arm_trains_the_same_run(swept: tuple[Path, Path, Finished], tspo: Tspo, tmp_path: Path) -> None:
+    file, out, _ = swept
+    tspo("sweep", file, "--write-configs", tmp_path / "configs")
+    alone = tmp_path / "alone"
+    tspo("train", tmp_path / "configs" / "tspo.toml", "--set", "seed=0", "--out", alone)
+    assert (alone / "metrics.jsonl").read_bytes() == (out / "tspo" / "seed0" / "metrics.jsonl").read_bytes()
+
+
+def test_changed_settings_are_refused(swept: tuple[Path, Path, Finished]) -> None:
+    file, out, _ = swept
+    done = run_tspo("sweep", file, "--out", out, "--set", "optimizer.lr=1e-5")
+    assert done.code == 3
+    assert "holds another experiment" in done.err
+
+
+def test_a_sweep_is_reported(swept: tuple[Path, Path, Finished], tspo: Tspo) -> None:
+    _, out, _ = swept
+    record = json.loads(tspo("report", out, "--json").out)
+    assert [group["arm"] for group in record["sweep"]["groups"]] == ["grpo", "tspo"]
+    assert record["sweep"]["groups"][1]["delta_em"]["n"] == 1
+
+
+def test_a_run_is_judged_by_every_algorithm(swept: tuple[Path, Path, Finished], tspo: Tspo, tmp_path: Path) -> None:
+    _, out, _ = swept
+    run, figure = out / "grpo" / "seed0", tmp_path / "credit.svg"
+    record = json.loads(tspo("credit", run, "--json", "--figure", figure).out)
+    assert {"grpo", "tspo", "retrieval_bonus", "mt_grpo"} <= set(record["algorithms"])
+    assert (record["steps"], record["groups"], record["trajectories"]) == ([1, 2], 6, 18)
+    assert "<svg" in figure.read_text()

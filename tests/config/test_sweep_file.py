@@ -1,0 +1,114 @@
+"""What a sweep file may say, and which cells it comes to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tspo_cli.config.load import load_config
+from tspo_cli.config.sweep import Sweep, family_toml, read_sweep
+from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
+
+BASE = """
+[model]
+path = "m"
+[data]
+train = ["t.jsonl"]
+[retriever]
+index = "i"
+"""
+SWEEP = """
+base = "base.toml"
+seeds = [0, 1]
+baseline = "grpo"
+[settings]
+train.steps = 7
+optimizer.lr = 1e-3
+[arms.grpo]
+credit.algorithm = "grpo"
+[arms.tspo]
+credit.algorithm = "tspo"
+optimizer.lr = 5e-4
+[axes.start.a]
+model.path = "a"
+[axes.start.b]
+model.path = "b"
+seeds = [5]
+[grid]
+"credit.alpha" = [0.25, 0.5]
+"""
+
+
+def sweep(folder: Path, text: str = SWEEP, *settings: str) -> Sweep:
+    (folder / "base.toml").write_text(BASE)
+    (folder / "s.toml").write_text(text)
+    return read_sweep(folder / "s.toml", settings)
+
+
+def test_every_combination_is_a_cell_and_seeds_come_first(tmp_path: Path) -> None:
+    names = [cell.name for cell in sweep(tmp_path).cells]
+    assert names[:4] == [f"{arm}/a/alpha={alpha}/seed0" for alpha in ("0.25", "0.5") for arm in ("grpo", "tspo")]
+    assert len(names) == len(set(names)) == 2 * 2 * (2 + 1)
+    assert {name for name in names if "/b/" in name} == {
+        f"{arm}/b/alpha={alpha}/seed5" for arm in ("grpo", "tspo") for alpha in ("0.25", "0.5")
+    }
+
+
+def test_later_layers_win(tmp_path: Path) -> None:
+    cells = {cell.name: cell.config for cell in sweep(tmp_path).cells}
+    grpo, tspo = cells["grpo/a/alpha=0.25/seed1"], cells["tspo/b/alpha=0.5/seed5"]
+    assert (grpo.optimizer.lr, tspo.optimizer.lr) == (1e-3, 5e-4)
+    assert (grpo.credit.algorithm, grpo.credit.alpha, grpo.seed, grpo.model.path) == ("grpo", 0.25, 1, "a")
+    assert (tspo.credit.alpha, tspo.seed, tspo.model.path, tspo.train.steps) == (0.5, 5, "b", 7)
+    assert {cell.config.train.steps for cell in sweep(tmp_path, SWEEP, "train.steps=2").cells} == {2}
+
+
+def test_a_family_file_with_the_seed_is_the_cell(tmp_path: Path) -> None:
+    plan = sweep(tmp_path)
+    for cell in plan.cells:
+        path = tmp_path / "family.toml"
+        path.write_text(family_toml(plan.families()[cell.family]))
+        assert "seed" not in path.read_text().split("[", 1)[0]
+        assert load_config([path], [f"seed={cell.seed}"]) == cell.config
+
+
+def test_only_some_cells(tmp_path: Path) -> None:
+    plan = sweep(tmp_path)
+    assert {cell.arm for cell in plan.only(["tspo/*"])} == {"tspo"}
+    assert plan.only([]) == plan.cells
+    with pytest.raises(UsageError, match="fits no cell"):
+        plan.only(["tpso/*"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[settings]", "[setings]", "setings: unknown key; did you mean settings"),
+        ('baseline = "grpo"', 'baseline = "ppo"', "expected one of the arms grpo, tspo, got 'ppo'"),
+        ("train.steps = 7", "train.stepps = 7", "cell grpo/a/alpha=0.25: train.stepps: unknown key"),
+        ('credit.algorithm = "grpo"', "credit.gate = 3", "cell grpo/a/alpha=0.25: credit.gate"),
+        ("seeds = [0, 1]", "seeds = [-1]", "seeds: expected a list of integers >= 0"),
+        ("seeds = [0, 1]", "seeds = [0, 0]", "two cells are called grpo/a/alpha=0.25/seed0"),
+        ('"credit.alpha" = [0.25, 0.5]', "alpha = [0.5]", "expected a quoted key with its section"),
+        ('"credit.alpha" = [0.25, 0.5]', '"credit.alpha" = 0.5', "expected lines such as"),
+        ('base = "base.toml"', "base = 3", "base: expected the name"),
+        ("[axes.start.a]", '[axes.start."a/b"]', "expected a name of letters"),
+        ("seeds = [0, 1]", "seeds = [", "not valid TOML"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in SWEEP
+    with pytest.raises(InvalidInputError) as caught:
+        sweep(tmp_path, SWEEP.replace(old, new, 1))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingResourceError, match="no such sweep file"):
+        read_sweep(tmp_path / "none.toml")
+    with pytest.raises(MissingResourceError, match="gone"):
+        sweep(tmp_path, SWEEP.replace("base.toml", "gone"))
+    with pytest.raises(InvalidInputError, match="arms"):
+        sweep(tmp_path, SWEEP.split("[arms.grpo]")[0])

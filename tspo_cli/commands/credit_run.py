@@ -1,0 +1,79 @@
+"""The part of `tspo credit` that is about a run: what other algorithms would have made of its rollouts."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tspo_cli import console
+from tspo_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from tspo_cli.config.schema import CreditConfig
+    from tspo_cli.credit.comparison import Arm
+
+# What counts as an outcome and as a hit stays that of the run, so that all algorithms judge the same.
+JUDGING = ("outcome", "hit_source", "match", "degenerate")
+
+
+def compare_run(
+    run: Path, specs: Sequence[str], settings: Sequence[str], steps: str | None, figure: Path | None, *, as_json: bool
+) -> None:
+    """Apply the algorithms of `specs` (all that need no model, without any) to the recorded rollouts and print."""
+    from tspo_cli.config.load import read_resolved
+    from tspo_cli.credit.comparison import compare
+    from tspo_cli.credit.recorded import recorded_batches, rollout_files
+    from tspo_cli.reporting.credit_comparison import comparison_text, draw_comparison
+
+    first, last = parse_steps(steps)
+    arms = _arms(specs, read_resolved(run).credit, settings)
+    with console.progress(f"{run.name} x {len(arms)}", len(rollout_files(run)) if steps is None else None) as advance:
+
+        def batches() -> Any:
+            for step, groups in recorded_batches(run, first, last):
+                yield step, groups
+                advance(1)
+
+        comparison = compare(batches(), arms)
+    if figure is not None:
+        draw_comparison(comparison, figure)
+        console.say(f"figure: {figure}")
+    if as_json:
+        options = {arm.name: arm.config.model_dump(mode="json") for arm in arms}
+        console.result_json({"run": str(run), **comparison.record(), "options": options})
+        return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    console.result(comparison_text(comparison, width))
+
+
+def parse_steps(text: str | None) -> tuple[int, int | None]:
+    """`20` is step 20, `1-20` a range, `21-` all from 21 on.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if text is None:
+        return 1, None
+    first, dash, last = text.partition("-")
+    if not first.isdigit() or (last and not last.isdigit()):
+        raise UsageError(f"--steps {text}: expected a step or a range, such as 20, 1-20 or 21-")
+    return int(first), int(last) if last else None if dash else int(first)
+
+
+def _arms(specs: Sequence[str], run: CreditConfig, settings: Sequence[str]) -> list[Arm]:
+    from tspo_cli.config.load import load_config
+    from tspo_cli.credit.algorithms import ALGORITHMS
+    from tspo_cli.credit.comparison import Arm
+
+    kept = [f"credit.{key}={getattr(run, key)}" for key in JUDGING]
+    wanted = specs or [name for name, one in ALGORITHMS.items() if not one.needs]
+    arms = []
+    for spec in dict.fromkeys(wanted):
+        name, *own = spec.split()
+        options = [f"credit.{option}" for option in own]
+        config = load_config([], [*kept, *settings, *options, f"credit.algorithm={name}"]).credit
+        arms.append(Arm(spec, config))
+    return arms

@@ -1,0 +1,155 @@
+"""A sweep's summaries as a table for people (terminal, Markdown, LaTeX), as CSV, and as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from tspo_cli.reporting.sweeps import GroupSummary, Mean, Paired, SweepRun, SweepView
+
+Column = tuple[str, Callable[[GroupSummary], str]]
+
+
+def render_sweep(sweep: SweepView, groups: Sequence[GroupSummary], form: str) -> str:
+    """`groups` as table, md, csv, latex or json. JSON also has every run and evaluation."""
+    if form == "json":
+        return json.dumps(sweep_record(sweep, groups), ensure_ascii=False, indent=2)
+    if form == "csv":
+        import pandas
+
+        return pandas.json_normalize([asdict(group) for group in groups]).to_csv(index=False).rstrip("\n")
+    columns = _columns(sweep, groups)
+    heads = [head for head, _ in columns]
+    cells = [[cell(group) for _, cell in columns] for group in groups]
+    if form == "md":
+        lines = [heads, [":---", *["---:"] * (len(heads) - 1)], *cells]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return _latex(heads, cells) if form == "latex" else _terminal(heads, cells)
+
+
+def sweep_record(sweep: SweepView, groups: Sequence[GroupSummary]) -> dict[str, Any]:
+    """`rows`: all evaluations of all runs; `sweep`: the groups, and the runs with their curves."""
+    runs = [
+        {
+            "run": run.view.name,
+            "arm": run.arm,
+            "place": dict(run.place),
+            "seed": run.seed,
+            "state": run.view.state,
+            "curve": [list(point) for point in run.curve],
+            "auc": run.auc_until(run.curve[-1][0]),
+            "tokens": run.tokens,
+            "cpu_seconds": run.cpu_seconds,
+        }
+        for run in sweep.runs
+    ]
+    return {
+        "rows": [row for run in sweep.runs for row in _rows(run)],
+        "sweep": {
+            "path": str(sweep.path),
+            "baseline": sweep.baseline,
+            "waiting": list(sweep.waiting),
+            "groups": [asdict(group) for group in groups],
+            "runs": runs,
+        },
+    }
+
+
+def _rows(run: SweepRun) -> list[dict[str, Any]]:
+    settings = {
+        "run": run.view.name,
+        "algorithm": run.view.algorithm,
+        "seed": run.seed,
+        "lr": run.view.setting("optimizer.lr"),
+    }
+    names = ("dataset", "n", "em", "f1", "answer_in_retrieved", "searches", "invalid_share", "no_answer_share")
+    return [
+        settings | {"step": step, **{name: scores.get(name) for name in names}}
+        for step, scores in run.view.evaluations()
+    ]
+
+
+def explanation(sweep: SweepView, groups: Sequence[GroupSummary]) -> str:
+    """What the numbers of the table are."""
+    against = f" Differences: minus {sweep.baseline}, paired by seed and axes, paired t-test." if sweep.baseline else ""
+    return (
+        f"{sweep.runs[0].dataset}, n {sweep.runs[0].end['n']}. EM % at the step shown; AUC: mean EM % along the "
+        f"curve up to it. In brackets: 95 % t interval over runs.{against}"
+    )
+
+
+def _columns(sweep: SweepView, groups: Sequence[GroupSummary]) -> list[Column]:
+    columns: list[Column] = [("arm", lambda group: group.arm)]
+    columns += [(key, lambda group, key=key: group.options[key]) for key in sweep.options]  # type: ignore[misc]
+    columns += [
+        ("runs", lambda group: str(group.em.n)),
+        ("step", lambda group: str(group.step)),
+        ("EM", lambda group: _mean(group.em)),
+        ("EM diff.", lambda group: _difference(group.delta_em)),
+        ("p", lambda group: _p(group.delta_em)),
+        ("AUC", lambda group: _mean(group.auc)),
+        ("AUC diff.", lambda group: _difference(group.delta_auc)),
+        ("p (AUC)", lambda group: _p(group.delta_auc)),
+        ("searches", lambda group: _number(group.searches, "{:.2f}")),
+        ("no answer %", lambda group: _number(group.no_answer_share, "{:.1f}", 100)),
+        ("tokens", lambda group: f"{group.tokens / 1000:.0f}k"),
+        ("CPU s", lambda group: _number(group.cpu_seconds, "{:.0f}")),
+    ]
+    return [(head, cell) for head, cell in columns if any(cell(group) for group in groups)]
+
+
+def _mean(value: Mean | None) -> str:
+    if value is None:
+        return ""
+    interval = "" if value.low is None or value.high is None else f" [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+    return f"{100 * value.mean:.1f}{interval}"
+
+
+def _difference(value: Paired | None) -> str:
+    if value is None:
+        return ""
+    interval = "" if value.low is None or value.high is None else f" [{100 * value.low:+.1f}, {100 * value.high:+.1f}]"
+    return f"{100 * value.mean:+.1f}{interval}"
+
+
+def _p(value: Paired | None) -> str:
+    if value is None or value.p is None:
+        return ""
+    return "<0.001" if value.p < 0.001 else f"{value.p:.3f}"
+
+
+def _number(value: float | None, form: str, factor: float = 1) -> str:
+    return "" if value is None else form.format(value * factor)
+
+
+def _terminal(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for place, head in enumerate(heads):
+        table.add_column(Text(head), justify="right" if place else "left", no_wrap=True)
+    for row in cells:
+        table.add_row(*map(Text, row))
+    out = io.StringIO()
+    Console(file=out, width=1000).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
+
+
+def _latex(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    import pandas
+
+    frame = pandas.DataFrame(list(cells), columns=list(heads))
+    escaped = frame.rename(columns=_escape).map(_escape)
+    return escaped.to_latex(index=False, column_format="l" + "r" * (len(heads) - 1)).rstrip("\n")
+
+
+def _escape(text: str) -> str:
+    from tspo_cli.reporting.tables import latex_escape
+
+    return latex_escape(text)
