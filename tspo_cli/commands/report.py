@@ -76,14 +76,9 @@ def report(
     differences from its baseline, paired run by run.
     """
     chosen = _chosen_format(form, as_json)
-    if report_sweep(paths, chosen.value, baseline, step, figure, runs_too=all_steps or html is not None):
+    only = baseline[0] if baseline else None
+    if report_sweep(paths, chosen.value, only, step, figure, runs_too=all_steps or html is not None):
         return
-    names = _chosen_tables(table)
-
-    Runs that differ only in their seed are one arm of main, ablation, curves and classes. Intervals, tests and Holm's
-    correction are those of `--table main --format json`.
-    """
-    chosen = _chosen_format(form, as_json)
     names = _chosen_tables(table)
 
     from tspo_cli.reporting.build import Report
