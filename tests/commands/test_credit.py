@@ -85,3 +85,46 @@ def test_errors_have_their_exit_codes(group_file: Path, tmp_path: Path) -> None:
     for wrong in ("credit.gate=sometimes", "credit.gaet=always", "credit.alpha=-1"):
         assert isinstance(run(group_file, "--set", wrong).exception, InvalidInputError)
     assert isinstance(run(group_file, "--algorithm", "gpro").exception, InvalidInputError)
+
+
+WITHOUT_MODEL = (
+    "tspo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "dapo", "gspo", "mt_grpo", "gigpo",
+    "retrieval_bonus", "rejection_sampling",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("algorithm", WITHOUT_MODEL)
+def test_every_algorithm_that_needs_no_model(group_file: Path, algorithm: str) -> None:
+    found = json.loads(run(group_file, "--json", "-a", algorithm).stdout)
+    assert found["algorithm"] == algorithm
+    turns = [len(one["turns"]) for one in GROUP["trajectories"]]  # type: ignore[attr-defined]
+    assert [len(one["advantages"]) for one in found["trajectories"]] == turns
+    text = run(group_file, "-a", algorithm)
+    assert text.exit_code == 0
+    assert "The group is all-wrong with near-miss" in text.stdout
+
+
+def test_those_that_need_one_say_what(group_file: Path, tmp_path: Path) -> None:
+    for algorithm, what in (("ppo", "critic"), ("igpo", "gold_logprobs")):
+        error = run(group_file, "-a", algorithm).exception
+        assert isinstance(error, InvalidInputError)
+        assert "needs a model" in str(error)
+        assert what in str(error)
+    measured = json.loads(group_file.read_text())
+    for one, beliefs in zip(measured["trajectories"], ([-3, -3, -0.5], [-3, -4]), strict=True):
+        one["gold_logprobs"] = beliefs
+    group_file.write_text(json.dumps(measured))
+    found = json.loads(run(group_file, "--json", "-a", "igpo").stdout)
+    assert found["config"]["outcome"] == "f1", "IGPO's own default"
+    assert found["trajectories"][0]["advantages"][1] > 0 > found["trajectories"][1]["advantages"][0]
+    measured["trajectories"][0]["gold_logprobs"] = [-3]
+    group_file.write_text(json.dumps(measured))
+    assert "to be 3 numbers" in str(run(group_file, "-a", "igpo").exception)
+
+
+def test_a_rule_of_ones_own(group_file: Path, tmp_path: Path) -> None:
+    rule = tmp_path / "mine.py"
+    rule.write_text("def rule(group, config):\n    return [list(one.hits) for one in group]\n")
+    found = json.loads(run(group_file, "--json", "-a", f"{rule}:rule").stdout)
+    assert [one["advantages"] for one in found["trajectories"]] == [[0, 1, 0], [0, 0]]
+    assert f"The advantages are those of {rule}:rule." in run(group_file, "-a", f"{rule}:rule").stdout.replace("\n", "")

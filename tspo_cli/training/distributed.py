@@ -61,8 +61,8 @@ def _quiet_deepspeed() -> Any:
     logger = logging.getLogger("DeepSpeed")
     logger.setLevel(logging.WARNING)
     for handler in logger.handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setStream(sys.stderr)
+        if type(handler) is logging.StreamHandler:  # its own, not one that collects messages elsewhere
+            handler.stream = sys.stderr
     # On CPUs DeepSpeed would compile a shared-memory operation that gloo does without.
     backend: Any = importlib.import_module("deepspeed.comm.torch")
     backend.build_shm_op = lambda: None
