@@ -1,6 +1,7 @@
 """A small server that speaks OpenAI's completions and chat completions with a real policy behind them.
 
-Like hosted servers it leaves the stop string out and does not say which one it was.
+Like hosted servers it leaves the stop string out and does not say which one it was, unless it is asked for token ids
+as vLLM's server may be.
 """
 
 from __future__ import annotations
@@ -39,17 +40,17 @@ class Served:
             self._note(body, request)
             prompt = body["prompt"]
             ids = prompt if isinstance(prompt, list) else self._encode(prompt)
-            text, reason, count = self._generate(ids, body)
-            return {
-                "choices": [{"index": 0, "text": text, "finish_reason": reason}],
-                "usage": {"prompt_tokens": len(ids), "completion_tokens": count},
-            }
+            text, reason, sampled, stopped = self._generate(ids, body)
+            choice: dict[str, Any] = {"index": 0, "text": text, "finish_reason": reason}
+            if body.get("return_token_ids"):
+                choice |= {"token_ids": sampled, "stop_reason": stopped}
+            return {"choices": [choice], "usage": {"prompt_tokens": len(ids), "completion_tokens": len(sampled)}}
 
         @app.post("/v1/chat/completions")
         def chat(body: dict[str, Any], request: Request) -> dict[str, Any]:
             self._note(body, request)
             ids = self._encode("".join(message["content"] for message in body["messages"]))
-            text, reason, _ = self._generate(ids, body)
+            text, reason, _, _ = self._generate(ids, body)
             message = {"role": "assistant", "content": text}
             return {"choices": [{"index": 0, "message": message, "finish_reason": reason}]}
 
@@ -65,7 +66,7 @@ class Served:
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _generate(self, ids: list[int], body: dict[str, Any]) -> tuple[str, str, int]:
+    def _generate(self, ids: list[int], body: dict[str, Any]) -> tuple[str, str, list[int], str | None]:
         stop = tuple(body.get("stop") or ())
         with self._lock:
             self._session += 1
@@ -77,9 +78,10 @@ class Served:
             self.engine.release(self._session)
         sampled = done[0].token_ids[:-1] if done[0].finish_reason == "eos" else done[0].token_ids
         text = self.tokenizer.decode(list(sampled), clean_up_tokenization_spaces=False)
-        places = [text.find(one) for one in stop if one in text]
+        places = {text.find(one): one for one in stop if one in text}
         text = text[: min(places)] if places else text
-        return text, "length" if done[0].finish_reason == "length" else "stop", len(sampled)
+        reason = "length" if done[0].finish_reason == "length" else "stop"
+        return text, reason, list(done[0].token_ids), places[min(places)] if places else None
 
 
 @contextmanager

@@ -54,7 +54,8 @@ def test_an_endpoint_answers_as_the_model_in_this_process(
     tspo("eval", playground.model, *options, "--out", tmp_path / "here")
     model.requests.clear()
     model.failures = [503, 429]
-    remote = ["--endpoint", url, "--set", "endpoint.concurrency=4", "--set", "endpoint.model=tiny"]
+    remote = ["--endpoint", url, "--set", "endpoint.concurrency=4", "--set", "endpoint.model=tiny",
+              "--set", 'endpoint.extra={"return_token_ids": true}']  # fmt: skip
     done = tspo("eval", playground.model, *options, *remote, "--out", tmp_path / "there")
     assert answers(tmp_path / "here") == answers(tmp_path / "there")
     assert all(isinstance(body["prompt"], list) and body["model"] == "tiny" for body in model.requests)

@@ -133,7 +133,11 @@ class EndpointEngine:
             raise RemoteServiceError(f"endpoint {self.client.url}: expected text, got {type(text).__name__}")
         finish, told = str(choice.get("finish_reason")), choice.get("stop_reason")
         whole, reason = end_of_turn(text or "", finish, told, request.sampling.stop, sent.said[-_TAIL:])
-        ids = tuple(self.tokenizer(whole, add_special_tokens=False)["input_ids"])
+        sampled = choice.get("token_ids")  # vLLM's, where `extra` asks for them with return_token_ids
+        if self.send_ids and isinstance(sampled, list) and sampled:
+            ids = tuple(int(one) for one in sampled)
+        else:
+            ids = tuple(self.tokenizer(whole, add_special_tokens=False)["input_ids"])
         if self.api == "chat":
             talk = (*sent.messages, {"role": "assistant", "content": whole})
             self._talks[request.session] = _Talk(talk, (*request.token_ids, *ids))
