@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -15,10 +14,10 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.retrieval.live_server import PASSAGES, serving, small_searcher
-from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tests.retrieval.live_server import PASSAGES, Scripted, serving, small_searcher, wait_for_metric
+from tspo_cli.errors import MissingResourceError
 from tspo_cli.retrieval.index import Searcher
-from tspo_cli.retrieval.service import ServiceSettings, create_app
+from tspo_cli.retrieval.service import create_app
 from tspo_cli.retrieval.serving import is_loopback, listen
 from tspo_cli.retrieval.types import Hit, Retriever, SearchResult
 
@@ -126,22 +125,6 @@ def test_the_content_type_does_not_matter(url: str) -> None:
         assert answer.json() == {"result": [[PASSAGES[2]]]}
 
 
-@pytest.mark.parametrize("size", [20_001, 100_000, 400_000])
-def test_large_bodies_are_413(url: str, size: int) -> None:
-    """Also where the sender does not say the length, and beyond the size to which bodies are read to their end."""
-
-    def pieces() -> Iterator[bytes]:
-        yield from (b"x" * 1000 for _ in range(size // 1000 + 1))
-
-    answers = [_post(url, {"query": "x" * size})]
-    if size < 8 * 20_000:
-        answers.append(httpx.post(f"{url}/retrieve", content=pieces(), trust_env=False))
-    for answer in answers:
-        assert answer.status_code == 413
-        assert answer.json()["detail"] == "body: expected at most 20000 bytes"
-    assert _post(url, {"query": "hill"}).status_code == 200
-
-
 def test_empty_and_overlong_queries_fail_alone(url: str) -> None:
     answer = _post(url, {"queries": ["hill", "", " \n", "x" * 201], "topk": 1})
     assert answer.status_code == 200
@@ -170,28 +153,6 @@ def test_other_paths_and_methods_are_refused(url: str) -> None:
     assert set(schema["paths"]["/retrieve"]["post"]["responses"]) >= {"200", "401", "413", "422", "429", "503"}
 
 
-class Scripted:
-    """Answers every query with itself; keeps the batches it was asked and waits while the gate is shut."""
-
-    blocking = False
-
-    def __init__(self) -> None:
-        self.batches: list[list[str]] = []
-        self.threads: set[str] = set()
-        self.entered = threading.Event()
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
-        self.batches.append(list(queries))
-        self.threads.add(threading.current_thread().name)
-        self.entered.set()
-        assert self.gate.wait(20)
-        if any("bad" in query for query in queries):
-            raise RuntimeError("cannot read this")
-        return [SearchResult(tuple(Hit(str(at), query, 1.0) for at in range(k))) for query in queries]
-
-
 def test_a_failing_query_fails_alone() -> None:
     with serving(Scripted()) as address:
         answer = _post(address, {"queries": ["x", "bad", "y"], "topk": 1, "return_scores": False})
@@ -215,13 +176,6 @@ def test_a_score_that_json_cannot_carry_is_an_error_of_its_query() -> None:
     assert answer.json()["result"][1][0]["score"] == 0.1
 
 
-def _wait_for_metric(url: str, line: str) -> None:
-    end = time.monotonic() + 20
-    while line not in httpx.get(f"{url}/metrics", trust_env=False).text.splitlines():
-        assert time.monotonic() < end, line
-        time.sleep(0.01)
-
-
 def test_an_idle_server_answers_at_once_and_a_busy_one_gathers_batches() -> None:
     retriever = Scripted()
     with serving(retriever, max_batch=16) as address, ThreadPoolExecutor(20) as pool:
@@ -229,7 +183,7 @@ def test_an_idle_server_answers_at_once_and_a_busy_one_gathers_batches() -> None
         first = pool.submit(_post, address, {"query": "first", "topk": 1})
         assert retriever.entered.wait(20)
         others = [pool.submit(_post, address, {"query": f"q{i}", "topk": 1 + i // 18}) for i in range(19)]
-        _wait_for_metric(address, "tspo_waiting_queries 19.0")
+        wait_for_metric(address, "tspo_waiting_queries 19.0")
         retriever.gate.set()
         assert first.result().json() == {"result": [[{"id": "0", "contents": "first"}]]}
         for i, other in enumerate(others):
@@ -262,7 +216,7 @@ def test_clients_that_ask_the_same_at_the_same_time_share_one_search() -> None:
     retriever.gate.clear()
     with serving(retriever) as address, ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(_post, address, {"query": "same"}) for _ in range(8)]
-        _wait_for_metric(address, 'tspo_queries_total{source="shared"} 7.0')
+        wait_for_metric(address, 'tspo_queries_total{source="shared"} 7.0')
         retriever.gate.set()
         assert {answer.result().text for answer in asked} == {asked[0].result().text}
     assert retriever.batches == [["same"]]
@@ -274,56 +228,6 @@ def test_errors_are_not_cached() -> None:
         for _ in range(2):
             assert _post(address, {"query": "bad"}).json()["errors"] == ["RuntimeError: cannot read this"]
     assert retriever.batches == [["bad"], ["bad"]]
-
-
-def test_overload_is_429_with_retry_after_and_passes() -> None:
-    retriever = Scripted()
-    with serving(retriever, max_queries=4, max_waiting=4, max_batch=1) as address, ThreadPoolExecutor(8) as pool:
-        retriever.gate.clear()
-        first = pool.submit(_post, address, {"query": "first"})
-        assert retriever.entered.wait(20)
-        waiting = [pool.submit(_post, address, {"query": f"w{i}"}) for i in range(4)]
-        _wait_for_metric(address, "tspo_waiting_queries 4.0")
-        refused = _post(address, {"queries": ["x", "y"]})
-        assert refused.status_code == 429
-        assert int(refused.headers["retry-after"]) >= 1
-        assert "try again in" in refused.json()["detail"]
-        retriever.gate.set()
-        assert [one.result().status_code for one in [first, *waiting]] == [200] * 5
-        assert _post(address, {"queries": ["x", "y"]}).status_code == 200
-
-
-def test_queries_that_waited_too_long_are_429_and_not_searched() -> None:
-    retriever = Scripted()
-    with serving(retriever, max_wait=0.05) as address, ThreadPoolExecutor(2) as pool:
-        retriever.gate.clear()
-        first = pool.submit(_post, address, {"query": "first"})
-        assert retriever.entered.wait(20)
-        late = pool.submit(_post, address, {"query": "late"})
-        _wait_for_metric(address, "tspo_waiting_queries 1.0")
-        time.sleep(0.1)
-        retriever.gate.set()
-        assert (first.result().status_code, late.result().status_code) == (200, 429)
-    assert retriever.batches == [["first"]]
-
-
-def test_settings_under_which_requests_could_never_be_answered_are_refused() -> None:
-    with pytest.raises(InvalidInputError, match="max_waiting: expected at least max_queries"):
-        ServiceSettings(max_queries=100, max_waiting=99)
-
-
-def test_a_token_is_required_where_one_is_set(searcher: Searcher) -> None:
-    with serving(searcher, token="0123456789abcdef") as address:
-        for headers in ({}, {"Authorization": "Bearer 0123456789abcdeX"}, {"Authorization": "0123456789abcdef"},
-                        {"Authorization": b"Bearer \xff"}):  # fmt: skip
-            answer = _post(address, {"query": "hill"}, headers=headers)
-            assert answer.status_code == 401
-            assert answer.headers["www-authenticate"] == "Bearer"
-            assert httpx.get(f"{address}/metrics", headers=headers, trust_env=False).status_code == 401
-        right = {"Authorization": "Bearer 0123456789abcdef"}
-        assert _post(address, {"query": "hill"}, headers=right).status_code == 200
-        assert httpx.get(f"{address}/metrics", headers=right, trust_env=False).status_code == 200
-        assert httpx.get(f"{address}/healthz", trust_env=False).status_code == 200
 
 
 def test_it_is_alive_before_it_is_ready(searcher: Searcher) -> None:
@@ -342,14 +246,6 @@ def test_it_is_alive_before_it_is_ready(searcher: Searcher) -> None:
         while client.get("/readyz").status_code != 200:
             time.sleep(0.001)
         assert client.post("/retrieve", json={"query": "hill", "topk": 1}).json() == {"result": [[PASSAGES[2]]]}
-
-
-def test_a_body_that_does_not_come_is_408(searcher: Searcher) -> None:
-    with serving(searcher, body_timeout=0.1) as address:
-        host, port = address.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=20) as connection:
-            connection.sendall(b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
-            assert connection.recv(1000).startswith(b"HTTP/1.1 408")
 
 
 def test_a_thousand_clients_get_the_answers_of_one(searcher: Searcher) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tspo_cli.errors import MissingResourceError
 
@@ -39,6 +40,20 @@ def is_loopback(bound: socket.socket) -> bool:
     return ipaddress.ip_address(bound.getsockname()[0]).is_loopback
 
 
+def server_config(app: FastAPI) -> uvicorn.Config:
+    """How uvicorn serves a retriever: quietly, trusting no proxy, for thousands of connections."""
+    return uvicorn.Config(
+        app,
+        http=GuardedProtocol,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        backlog=4096,
+        timeout_keep_alive=60,
+        timeout_graceful_shutdown=10,
+    )
+
+
 def run_server(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) -> None:
     """Serve until SIGINT or SIGTERM; requests under way are finished. `ready` is called once queries are answered.
 
@@ -47,20 +62,52 @@ def run_server(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) ->
     """
     _raise_file_limit()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        log_level="warning",
-        access_log=False,
-        proxy_headers=False,
-        backlog=4096,
-        timeout_keep_alive=60,
-        timeout_graceful_shutdown=10,
-    )
-    server = _Server(config, app, ready)
+    server = _Server(server_config(app), app, ready)
     server.run(sockets=[bound])
     if server.failure is not None:
         raise server.failure
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """uvicorn's fast protocol, which itself lets a client take for ever, or any memory, over the head of a request."""
+
+    head_seconds = 20.0
+    head_bytes = 64 << 10
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._in_head, self._head_size = True, 0
+        self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(self.head_seconds, transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._in_head:
+            self._stop_timer()
+            self._head_size = 0
+            return
+        # Most heads arrive in one piece and never get here.
+        self._head_size += len(data)
+        if self._head_size > self.head_bytes:
+            self.transport.abort()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.head_seconds, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
 
 class _Server(uvicorn.Server):
