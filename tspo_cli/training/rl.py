@@ -21,6 +21,7 @@ from tspo_cli.data.schema import Question
 from tspo_cli.errors import InvalidInputError, RemoteServiceError, TspoError
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.agent import AgentSettings, Task, request_seed, run_agents
+from tspo_cli.rollout.clock import Clock
 from tspo_cli.rollout.engines.base import Engine, Sampling
 from tspo_cli.rollout.protocol import STOP, SearchProtocol
 from tspo_cli.rollout.trajectory import GroupId, Trajectory, trajectory_record
@@ -90,7 +91,8 @@ def rl_step(
         started = time.perf_counter()
         batch = batch_of_step(questions, step, config)
         tasks = _tasks(batch, protocol, config)
-        trajectories = run_agents(tasks, engine, retriever, protocol, agent_settings(config))
+        clock = Clock()
+        trajectories = run_agents(tasks, engine, retriever, protocol, agent_settings(config), clock=clock)
         rest(engine)
         lost = _lost_shares(trajectories, step)
         rolled = time.perf_counter()
@@ -103,6 +105,7 @@ def rl_step(
         over = time.perf_counter()
         records, metrics = _gather(groups, lost, step)
         timings = {"rollout": rolled - started, "update": updated - rolled, "handover": over - updated}
+        timings |= clock.take() | learner.clock.take()
         return Step(metrics | parity | updates | handed, timings, records)
 
     return take
