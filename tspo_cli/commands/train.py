@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tspo_cli.config.schema import Config
 
 WORKER = "tspo_cli.commands.worker"
+Launcher = Literal["torchrun", "deepspeed", "slurm"]
 
 
 def train(
@@ -29,6 +30,15 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the resolved experiment, write nothing.")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Trace two steps into RUN/trace (the same as track.profile=true).")
+    ] = False,
+    print_launch: Annotated[
+        Launcher | None,
+        typer.Option("--print-launch", help="Print how to start this run on several GPUs or nodes, and end."),
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes for --print-launch.")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs per node for --print-launch.")] = 8,
     json: Json = False,
 ) -> None:
     """Train a policy (SFT or RL) as an experiment file says.
@@ -39,7 +49,13 @@ def train(
     from tspo_cli.config.load import check_complete, load_config, to_toml
     from tspo_cli.training.announce import check_algorithm, loop_options
 
-    config = load_config(files, settings or [])
+    settings = [*(settings or []), *(["track.profile=true"] if profile else [])]
+    if print_launch is not None:
+        from tspo_cli.training.launch_script import launch_script
+
+        result(launch_script(print_launch, files, settings, out, resume=resume, nodes=nodes, gpus=gpus))
+        return
+    config = load_config(files, settings)
     check_complete(config)
     check_algorithm(config)
     run = out or Path("runs") / Path(files[-1]).stem

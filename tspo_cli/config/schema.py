@@ -427,6 +427,7 @@ class TrackConfig(Section):
     """Optional sinks beside metrics.jsonl."""
 
     tensorboard: bool = False
+    profile: bool = Field(False, description="Write a trace of the second and third step into trace/ of the run.")
 
 
 class Config(Section):

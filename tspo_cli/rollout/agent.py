@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from tspo_cli.config.schema import Config
 from tspo_cli.data.schema import Question
 from tspo_cli.retrieval.types import Retriever, SearchResult
+from tspo_cli.rollout.clock import Clock
 from tspo_cli.rollout.engines.base import Completion, Engine, GenerationRequest, Sampling
 from tspo_cli.rollout.protocol import Moment, SearchProtocol
 from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
@@ -85,18 +86,20 @@ def run_agents(
     settings: AgentSettings,
     on_finish: Callable[[Trajectory], None] | None = None,
     on_start: Callable[[Task], None] | None = None,
+    clock: Clock | None = None,
 ) -> list[Trajectory]:
     """Roll out all tasks and return their trajectories in the order of `tasks`.
 
     A task has `max_searches` turns that may search and one last turn without search. A failed search marks its
-    trajectory and ends it; its error never becomes text.
+    trajectory and ends it; its error never becomes text. `clock` gets the parts generate, retrieve (an in-process
+    retriever at work) and idle (nothing to decode until passages arrive).
 
     Raises:
         ValueError: searches are allowed and there is no retriever.
     """
     if settings.max_searches > 0 and retriever is None:
         raise ValueError("searches are allowed, but there is no retriever")
-    loop = _Loop(tasks, engine, retriever, protocol, settings, on_finish, on_start)
+    loop = _Loop(tasks, engine, retriever, protocol, settings, on_finish, on_start, clock or Clock())
     try:
         return loop.run()
     finally:
@@ -113,9 +116,10 @@ class _Loop:
         settings: AgentSettings,
         on_finish: Callable[[Trajectory], None] | None,
         on_start: Callable[[Task], None] | None,
+        clock: Clock,
     ) -> None:
         self.tasks, self.engine, self.retriever = tasks, engine, retriever
-        self.protocol, self.settings = protocol, settings
+        self.protocol, self.settings, self.clock = protocol, settings, clock
         self.on_finish, self.on_start = on_finish, on_start
         self.waiting = deque(range(len(tasks)))
         self.states: dict[int, _State] = {}
@@ -128,7 +132,9 @@ class _Loop:
         while self.waiting or self.states:
             while self.waiting and len(self.states) < self.settings.in_flight:
                 self._start(self.waiting.popleft())
-            for completion in self.engine.step():
+            with self.clock.part("generate"):
+                finished = self.engine.step()
+            for completion in finished:
                 self._after_turn(completion)
             self._search()
         return [trajectory for trajectory in self.done if trajectory is not None]
@@ -207,7 +213,9 @@ class _Loop:
             sessions = tuple(self.queries)
             queries = [self.queries.pop(session) for session in sessions]
             if self.pool is None:
-                self._after_search(sessions, self.retriever.search(queries, self.settings.k))
+                with self.clock.part("retrieve"):
+                    results = self.retriever.search(queries, self.settings.k)
+                self._after_search(sessions, results)
             else:
                 future = self.pool.submit(self.retriever.search, queries, self.settings.k)
                 self.pending.append(_Pending(future, sessions, time.monotonic() + self.settings.turn_deadline))
@@ -219,7 +227,8 @@ class _Loop:
         if sum(len(pending.sessions) for pending in self.pending) == len(self.states):
             # Nothing to decode: sleep until passages arrive or a deadline passes.
             patience = max(0.0, min(pending.deadline for pending in self.pending) - now)
-            wait([pending.future for pending in self.pending], timeout=patience, return_when=FIRST_COMPLETED)
+            with self.clock.part("idle"):
+                wait([pending.future for pending in self.pending], timeout=patience, return_when=FIRST_COMPLETED)
             now = time.monotonic()
         still = []
         for pending in self.pending:

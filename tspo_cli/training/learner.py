@@ -19,6 +19,7 @@ from tspo_cli.errors import TspoError
 from tspo_cli.models.logprobs import head_scores
 from tspo_cli.models.packed_attention import enable_packing
 from tspo_cli.rollout.agent import context_length
+from tspo_cli.rollout.clock import Clock
 from tspo_cli.rollout.engines.base import TokenizerLike
 from tspo_cli.training.batching import MicroBatch, TrainSequence, micro_batches, padding_batch
 from tspo_cli.training.deepspeed_setup import deepspeed_config
@@ -65,6 +66,7 @@ class Learner:
 
         temperature = temperature if config.kind != "sft" else 1.0
         self.config, self.total_updates, self.updates = config, total_updates, 0
+        self.clock = Clock()
         if config.train.packing:
             enable_packing(model.base_model, context_length(config))
         if config.train.gradient_checkpointing:
@@ -169,12 +171,13 @@ class Learner:
         self.module.train()
         for place, batch in enumerate(batches):
             self.engine.set_gradient_accumulation_boundary(place == len(batches) - 1)
-            logprobs, entropy = self.engine(batch)
-            per_token, logged = loss(batch, logprobs, entropy)
-            total = (per_token * batch.coefficients).sum()
-            # DeepSpeed averages gradients over the processes; the shares already sum to one over all of them.
-            self.engine.backward(total * world_size(), scale_wrt_gas=False)
-            _add(sums, "loss", total.detach())
+            with self.clock.part("forward_backward"):
+                logprobs, entropy = self.engine(batch)
+                per_token, logged = loss(batch, logprobs, entropy)
+                total = (per_token * batch.coefficients).sum()
+                # DeepSpeed averages gradients over the processes; the shares already sum to one over all of them.
+                self.engine.backward(total * world_size(), scale_wrt_gas=False)
+                _add(sums, "loss", total.detach())
             real = batch.members != (-1,)
             for name, values in logged.items():
                 if name == "policy_loss":
@@ -185,7 +188,8 @@ class Learner:
                     _add(sums, name, (values * (batch.weights >= 1)).sum() / max(agent_tokens, 1) * real)
                 else:
                     _add(sums, name, (values * batch.weights).sum() / max(seen, 1) * real)
-        norm = self._step()
+        with self.clock.part("optimizer"):
+            norm = self._step()
         self.module.eval()
         self.updates += 1
         names = sorted(sums)
@@ -225,7 +229,8 @@ class Learner:
 
     def logprobs(self, sequences: Sequence[TrainSequence]) -> list[list[float]]:
         """The policy's log-probabilities of the trained tokens, [len(sequences)][T], 0 where the weight is 0."""
-        return self._logprobs(sequences, self.engine)
+        with self.clock.part("logprobs"):
+            return self._logprobs(sequences, self.engine)
 
     def reference_logprobs(self, sequences: Sequence[TrainSequence]) -> list[list[float]]:
         """The same under the starting policy. Raises ValueError where config.loss.kl keeps none."""

@@ -36,6 +36,7 @@ from tspo_cli.training.checkpoint import latest_checkpoint, load_checkpoint, pru
 from tspo_cli.training.distributed import barrier, rank
 from tspo_cli.training.handover import hand_over
 from tspo_cli.training.learner import Learner
+from tspo_cli.training.profiling import step_profiler
 from tspo_cli.training.stopping import StopRule, parse_rules
 from tspo_cli.training.tracking import tracker
 
@@ -91,12 +92,14 @@ def train_loop(shop: Workshop, take_step: Callable[[int], Step], evaluate: Evalu
         shop.note(line)
     done = _restore(shop) if resume else 0
     rows = [row for row in read_jsonl(shop.run / "metrics.jsonl") if row["step"] <= done]
+    profiler = step_profiler(shop.run, done + 1, config.track.profile)
     with _status(shop) as reached, tracker(config, shop.run, shop.chief) as track, _bar(shop, done) as advance:
         if done == 0 and config.eval.at_start:
             _evaluate(shop, evaluate, 0)
         for step in range(done + 1, config.train.steps + 1):
             started, cpu_started = time.perf_counter(), time.process_time()
-            outcome = take_step(step)
+            with profiler(step):
+                outcome = take_step(step)
             reached(step)
             _record(shop, step, outcome, time.perf_counter() - started, time.process_time() - cpu_started)
             if shop.chief:

@@ -17,6 +17,7 @@ from tspo_cli.data.schema import Question
 from tspo_cli.errors import InvalidInputError, RemoteServiceError, TspoError
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.agent import AgentSettings, Task, request_seed, run_agents
+from tspo_cli.rollout.clock import Clock
 from tspo_cli.rollout.engines.base import Engine, Sampling
 from tspo_cli.rollout.protocol import STOP, SearchProtocol
 from tspo_cli.rollout.trajectory import GroupId, Trajectory, trajectory_record
@@ -81,8 +82,11 @@ def rl_step(
 ) -> Callable[[int], Step]:
     """The function that makes training step `step`: rollouts, credit, updates."""
 
+    clock = Clock()
+
     def roll(batch: Sequence[tuple[Question, int]], start: int) -> tuple[list[Trajectory], list[ScoredGroup]]:
-        trajectories = run_agents(_tasks(batch, protocol, config), engine, retriever, protocol, agent_settings(config))
+        tasks = _tasks(batch, protocol, config)
+        trajectories = run_agents(tasks, engine, retriever, protocol, agent_settings(config), clock=clock)
         places = {GroupId(one.data_source, one.id, draw): place for place, (one, draw) in enumerate(batch, start)}
         return trajectories, score(trajectories, places, config, learner, critic, protocol)
 
@@ -109,6 +113,7 @@ def rl_step(
         if config.rollout.dynamic_sampling:
             metrics |= {"refills": float(refills), "trained_groups": all_sum([len(trained)])[0]}
         timings = {"rollout": rolled - started, "update": updated - rolled, "handover": over - updated}
+        timings |= clock.take() | learner.clock.take()
         return Step(metrics | parity | updates | handed, timings, records)
 
     return take
