@@ -114,6 +114,8 @@ def rl_step(
             metrics |= {"refills": float(refills), "trained_groups": all_sum([len(trained)])[0]}
         timings = {"rollout": rolled - started, "update": updated - rolled, "handover": over - updated}
         timings |= clock.take() | learner.clock.take()
+        if critic is not None:
+            timings |= {f"critic_{part}": seconds for part, seconds in critic.clock.take().items()}
         return Step(metrics | parity | updates | handed, timings, records)
 
     return take
