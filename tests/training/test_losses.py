@@ -71,10 +71,14 @@ def test_micro_batches_hold_every_trained_token_once(lengths: list[int], budget:
     wanted = sorted((owner, place) for owner, length in enumerate(lengths) for place in range(1, length + 1))
     for packed in (True, False):
         batches = micro_batches(sequences, [one.weights for one in sequences], budget, packed=packed)
-        found = [pair for batch in batches for pair in zip(batch.owners.tolist(), batch.places.tolist(), strict=True)]
+        found = [
+            (batch.members[number], place)
+            for batch in batches
+            for number, place in zip(batch.sequences.tolist(), batch.places.tolist(), strict=True)
+        ]
         assert sorted(found) == wanted
         for batch in batches:
-            assert len(set(batch.owners.tolist())) == 1 or batch.token_ids.numel() <= budget
+            assert len(batch.members) == 1 or batch.token_ids.numel() <= budget
 
 
 def test_schedule() -> None:
