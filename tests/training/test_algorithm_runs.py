@@ -159,3 +159,21 @@ def test_choices_are_said_before_a_run(playground: Playground) -> None:
         "replaced by up to 3 more batches",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    ["dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gspo", "mt_grpo", "gigpo", "retrieval_bonus"],
+)
+def test_every_other_algorithm_takes_a_step(playground: Playground, tmp_path: Path, algorithm: str) -> None:
+    """With a reward that differs within groups, so that there is something to learn, in two updates."""
+    reward = tmp_path / "reward.py"
+    reward.write_text("def length(answer, golds, trajectory):\n    return len(answer or '') / 10\n")
+    config = experiment(
+        playground,
+        *(f"credit.algorithm={algorithm}", f"credit.outcome={reward}:length", "train.updates_per_step=2"),
+        train__steps=1,
+    )
+    row = run_here(config, tmp_path / "run")[0]
+    assert row["grad_norm"] > 0
+    assert row["groups/nonzero_advantage"] > 0

@@ -132,7 +132,7 @@ def test_two_processes_do_the_same_work(
     done = tspo("train", "tiny/tspo", "--out", run, *settings(playground, train__processes=2, deepspeed__zero_stage=2))
     assert "Traceback" not in done.err
     first, wanted = (read_jsonl(path / "metrics.jsonl")[0] for path in (run, finished[0]))
-    for name in ("reward", "loss", "entropy", "searches", "tokens", "groups/all_miss"):
+    for name in ("reward", "loss", "em", "searches", "tokens", "dropped", "groups/all_miss"):
         assert first[name] == pytest.approx(wanted[name], abs=1e-5), name
     ours, theirs = (
         [item["id"] for item in read_jsonl_gz(path / "eval/step_000000/world.items.jsonl.gz")]
