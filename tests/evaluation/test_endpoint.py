@@ -84,11 +84,11 @@ def test_a_hosted_chat_model_without_tokenizer(
         assert roles == ["system", "user", *["assistant", "user"] * ((len(roles) - 2) // 2)]
         assert body["stop"] == ["</search>", "</answer>"]
     items = list(read_jsonl_gz(tmp_path / "chat" / "world.items.jsonl.gz"))
-    searched = [item for item in items if item["searches"]]
     assert len(model.requests) == sum(item["turns"] for item in items)
-    if searched:
-        longest = max(model.requests, key=lambda body: len(body["messages"]))
-        assert "<information>" in longest["messages"][3]["content"]
+    searches = sum(item["searches"] for item in items)
+    assert searches > 0
+    shown = [body["messages"][-1]["content"] for body in model.requests if len(body["messages"]) > 2]
+    assert sum("<information>" in text for text in shown) == searches, "what was found is the user's next message"
 
 
 def test_failures_of_an_endpoint_are_told(served: tuple[Served, str], monkeypatch: pytest.MonkeyPatch) -> None:
