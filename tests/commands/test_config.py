@@ -11,10 +11,11 @@ import typer
 from typer.testing import CliRunner, Result
 
 from tspo_cli.commands import config_cmd
-from tspo_cli.commands.plan import estimate_run, kv_cache_bytes, model_shape, plan
+from tspo_cli.commands.plan import plan
 from tspo_cli.config.load import load_config
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import GateError, InvalidInputError, MissingResourceError
+from tspo_cli.training.estimate import estimate_run, kv_cache_bytes, model_shape
 
 QWEN_3B = {
     "model_type": "qwen2",

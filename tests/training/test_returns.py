@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tspo_cli.training.estimate import gae, kl_to_go, token_rewards, whiten
+from tspo_cli.training.returns import gae, kl_to_go, token_rewards, whiten
 
 
 def test_rewards_stand_at_the_last_sampled_token_of_their_turn() -> None:
