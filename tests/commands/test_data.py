@@ -33,13 +33,14 @@ def put(path: str, *records: dict[str, object]) -> Path:
 
 def test_list() -> None:
     empty = run("list")
-    assert (empty.exit_code, empty.stdout) == (0, "")
+    assert empty.exit_code == 0
+    assert [line.split()[0] for line in empty.stdout.splitlines()][:3] == ["nq", "triviaqa", "popqa"], "benchmarks"
     assert "no data sets in data" in empty.stderr
     put("data/nq/questions.jsonl", QUESTION)
     assert run("list").stdout.split()[:3] == ["nq", "1", "questions"]
-    assert json.loads(run("list", "--json").stdout) == {
-        "datasets": [{"name": "nq", "questions": 1, "path": "data/nq/questions.jsonl", "corpus": None}]
-    }
+    shown = json.loads(run("list", "--json").stdout)
+    assert shown["datasets"] == [{"name": "nq", "questions": 1, "path": "data/nq/questions.jsonl", "corpus": None}]
+    assert [(one["name"], one["local"]) for one in shown["benchmarks"]][:2] == [("nq", True), ("triviaqa", False)]
 
 
 def test_check_of_a_sound_file() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from tspo_cli import console
-from tspo_cli.errors import InvalidInputError
+from tspo_cli.errors import InvalidInputError, UsageError
 
 app = typer.Typer(no_args_is_help=True, help="List, check and convert data sets, and make synthetic worlds.")
 
@@ -17,11 +17,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command(name="list")
 def list_data(as_json: Json = False) -> None:
-    """List the data sets in ./data and in the folder that $TSPO_DATA names, as `--data` takes them."""
+    """List the data sets in ./data and in the folder that $TSPO_DATA names, and the benchmarks, as `--data` takes them.
+
+    A benchmark that is not in one of these folders is read from the Hugging Face hub. A set of your own is an entry
+    with path or hub in data/benchmarks.toml.
+    """
+    from tspo_cli.data.benchmarks import benchmarks
     from tspo_cli.data.catalog import find_data_sets
     from tspo_cli.data.readers import DATA_VARIABLE, data_roots
 
     found = find_data_sets(data_roots())
+    known = benchmarks(data_roots())
+    here = {one.name for one in found}
     if as_json:
         datasets = [
             {
@@ -32,15 +39,21 @@ def list_data(as_json: Json = False) -> None:
             }
             for one in found
         ]
-        console.result_json({"datasets": datasets})
+        entries = [one.model_dump() | {"local": one.name in here or bool(one.path)} for one in known.values()]
+        console.result_json({"datasets": datasets, "benchmarks": entries})
         return
     if not found:
         places = " and ".join(map(str, data_roots()))
         console.say(f"no data sets in {places}; put question files there, or set {DATA_VARIABLE} to their folder")
-    width = max((len(one.name) for one in found), default=0)
+    width = max(len(name) for name in [*here, *known])
     for one in found:
         corpus = "no corpus" if one.corpus is None else f"corpus {one.corpus}"
         console.result(f"{one.name:<{width}}  {one.questions:>8} questions  {one.path}  {corpus}")
+    for entry in known.values():
+        if entry.name not in here:
+            size = f"{entry.size:>8} questions" if entry.size else f"{'':>8} questions"
+            about = ", ".join(part for part in (entry.title, entry.split, entry.licence) if part)
+            console.result(f"{entry.name:<{width}}  {size}  {entry.place}  {about}".rstrip())
 
 
 @app.command()
@@ -57,6 +70,7 @@ def check(
 
     from tspo_cli.data.check import check as check_data
     from tspo_cli.data.readers import resolve_data
+    from tspo_cli.evaluation.sets import benchmark_size
 
     path = resolve_data(questions)
     report = check_data(path, corpus)
@@ -73,11 +87,54 @@ def check(
         if report.passages is not None:
             console.result(f"passages               {report.passages}")
             console.result(f"with answer in corpus  {report.with_answer_in_corpus}")
+    size = benchmark_size(questions)
+    if size not in (None, report.questions):
+        console.say(f"{questions}: {report.questions} of the benchmark's {size} questions")
     if report.problems:
         count = len(report.problems)
         raise InvalidInputError(
             f"{path}: {count} problem{'s' if count > 1 else ''} found; correct them and check again"
         )
+
+
+@app.command()
+def audit(
+    data: Annotated[list[str], typer.Argument(metavar="FILE_OR_NAME...", help="Question files or data sets.")],
+    index: Annotated[Path | None, typer.Option("--index", help="Index whose corpus is read and which is searched.")] = (
+        None
+    ),
+    corpus: Annotated[Path | None, typer.Option("--corpus", help="Corpus file, where there is no index yet.")] = None,
+    ks: Annotated[list[int] | None, typer.Option("-k", min=1, help="Passages per search. Repeatable. [3 5 10]")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="First questions of each set. 0: all.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Say what scores are possible: answers and gold passages that the corpus holds, and that one search finds.
+
+    tspo data audit nq hotpotqa --index runs/index
+    """
+    from tspo_cli.data.readers import read_passages
+    from tspo_cli.evaluation.ceiling import corpus_ceiling, search_ceiling
+    from tspo_cli.evaluation.sets import read_eval_sets
+    from tspo_cli.reporting.scores import audit_table
+    from tspo_cli.retrieval.index import open_index
+
+    if (index is None) == (corpus is None):
+        raise UsageError("give either --index DIR or --corpus FILE")
+    sets = read_eval_sets(data, limit)
+    searcher = None if index is None else open_index(index)
+    rows = []
+    for name, questions in sets.items():
+        if searcher is not None:
+            total, passages = searcher.manifest["passages"], searcher.passages()
+        else:
+            total, passages = None, ((one.id, one.contents) for one in read_passages(corpus or Path()))
+        held = corpus_ceiling(questions, console.track(passages, f"{name} corpus", total))
+        reach = [] if searcher is None else search_ceiling(questions, searcher, sorted(set(ks or [3, 5, 10])))
+        rows.append({"dataset": name, "n": len(questions), **held, "search": reach})
+    if as_json:
+        console.result_json({"results": rows})
+    else:
+        console.result(audit_table(rows))
 
 
 @app.command()

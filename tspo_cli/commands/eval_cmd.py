@@ -24,6 +24,10 @@ def evaluate(
     method: Annotated[
         str, typer.Option(help="search_r1 (the agent), direct, cot, rag, ircot, search_o1, iter_retgen or tool_call.")
     ] = "search_r1",
+    endpoint: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1, that has MODEL."),
+    ] = None,
     limit: Annotated[int, typer.Option(min=0, help="First questions of each set. 0: all.")] = 0,
     sample: Annotated[int, typer.Option(min=0, help="Questions drawn from each set with --seed. 0: all.")] = 0,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the sample and of sampled tokens. [0]")] = None,
@@ -43,6 +47,9 @@ def evaluate(
     with (its tspo_agent.json), else the defaults; --set rollout.max_searches=2 and the like change them. Every method
     uses the same model, retriever, budget and limits. An evaluation that was interrupted goes on with --resume and
     ends with the same bytes; --set eval.batch_size=128 answers more questions at once.
+
+    A hosted model is a row like any other: tspo eval NAME --endpoint URL --set endpoint.api=chat. A judge is asked with
+    --set judge.url=URL --set judge.model=NAME.
     """
     names = [*(data or []), *(more or [])]
     if not names:
@@ -60,7 +67,11 @@ def evaluate(
         urls=tuple(retriever or ()),
         limit=limit,
         sample=sample,
-        settings=(*(() if seed is None else (f"seed={seed}",)), *(settings or ())),
+        settings=(
+            *(() if seed is None else (f"seed={seed}",)),
+            *(() if endpoint is None else (f"endpoint.url={endpoint}",)),
+            *(settings or ()),
+        ),
         out=out,
     )
     outcome = evaluate_model(wish, overwrite=overwrite, resume=resume)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.data.benchmarks import benchmarks
 from tspo_cli.data.hub import PREFIX
 from tspo_cli.data.rows import Row, SeenIds, invalid, read_rows, text_id, type_name
 from tspo_cli.data.schema import Passage, Question
@@ -77,17 +78,18 @@ def _split_contents(contents: str) -> tuple[str, str]:
     return (title, text) if newline else ("", contents)
 
 
-def read_questions(path: Path, *, limit: int = 0) -> list[Question]:
+def read_questions(path: Path, *, limit: int = 0, source: str = "") -> list[Question]:
     """The first `limit` questions of a file (0: all), in file order.
 
-    `data_source` comes from the record, else from the file's name, or its folder's for names like test.jsonl.
+    `data_source` comes from the record, else it is `source`, else the file's name, or its folder's for names like
+    test.jsonl.
 
     Raises:
         MissingResourceError: no such file.
         InvalidInputError: a malformed record, a question without answers, an id given twice within a data source
             (both lines are named), or no question at all.
     """
-    default_source = default_data_source(path)
+    default_source = source or default_data_source(path)
     first_lines: dict[tuple[str, str], int] = {}
     questions: list[Question] = []
     for number, record in read_rows(path):
@@ -189,13 +191,17 @@ def data_roots() -> list[Path]:
 
 
 def resolve_data(name_or_path: str) -> Path:
-    """The question file that a user means: a file, a folder with questions.jsonl(.gz), or the name of such a folder.
+    """The question file that a user means: a file, a folder with questions.jsonl(.gz), the name of such a folder, a
+    benchmark of the registry, or `hf:NAME[:CONFIG]:SPLIT`.
 
-    Names are looked up in `data/` of the working directory and in the folder that $TSPO_DATA names.
+    Names are looked up in `data/` of the working directory, in the folder that $TSPO_DATA names, then in the registry.
 
     Raises:
         MissingResourceError: nothing there, with the nearest name that is.
+        InvalidInputError: a registry of the user's is malformed.
     """
+    if name_or_path.startswith(PREFIX):
+        return Path(name_or_path)
     roots = data_roots()
     path = Path(name_or_path)
     for candidate in [path, *(root / name_or_path for root in roots)]:
@@ -204,12 +210,16 @@ def resolve_data(name_or_path: str) -> Path:
         for name in QUESTION_FILES:
             if (candidate / name).is_file():
                 return candidate / name
+    known = benchmarks(roots)
+    if name_or_path in known:
+        return known[name_or_path].place
     if path.is_dir():
         inside = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
         raise MissingResourceError(
             f"{path}: no {QUESTION_FILES[0]}(.gz) in this folder (it holds {inside}); name a file"
         )
     places = {folder: _children(folder) for folder in (path.parent, *roots)}
+    places[Path("registry")] = list(known)
     near = [
         str(folder / name) if folder == path.parent else name
         for folder, names in places.items()

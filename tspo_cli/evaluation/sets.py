@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from tspo_cli.data.readers import default_data_source, read_questions, resolve_data
+from tspo_cli.data.benchmarks import benchmarks
+from tspo_cli.data.readers import data_roots, default_data_source, read_questions, resolve_data
 from tspo_cli.data.schema import Question
 from tspo_cli.errors import UsageError
 
@@ -17,17 +18,24 @@ def read_eval_sets(names: Sequence[str], limit: int, sample: int = 0, seed: int 
     Raises:
         UsageError: two files would have the same name in the results.
     """
+    registry = benchmarks(data_roots())
     sets: dict[str, list[Question]] = {}
     for name in names:
         path = resolve_data(name)
-        dataset = default_data_source(path)
+        dataset = name if name in registry else default_data_source(path)
         if dataset in sets:
             dataset = f"{dataset}_{path.name.split('.')[0]}"
         if dataset in sets:
             raise UsageError(f"--data: {path} and another file are both called {dataset!r}; rename one")
-        questions = read_questions(path, limit=limit)
+        questions = read_questions(path, limit=limit, source=dataset)
         sets[dataset] = draw(questions, sample, seed) if sample else questions
     return sets
+
+
+def benchmark_size(dataset: str) -> int | None:
+    """How many questions the whole benchmark of that name has; None for other sets."""
+    known = benchmarks(data_roots()).get(dataset)
+    return known.size or None if known is not None else None
 
 
 def draw(questions: Sequence[Question], count: int, seed: int) -> list[Question]:

@@ -18,10 +18,11 @@ from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 from tspo_cli.evaluation.ceiling import ceiling
 from tspo_cli.evaluation.engine import Opened, open_engine
 from tspo_cli.evaluation.journal import Journal
+from tspo_cli.evaluation.judge import Judge, open_judge
 from tspo_cli.evaluation.methods import Method, find_method
 from tspo_cli.evaluation.metrics import summarize
 from tspo_cli.evaluation.runner import evaluate_items, file_name, write_evaluation
-from tspo_cli.evaluation.sets import read_eval_sets
+from tspo_cli.evaluation.sets import benchmark_size, read_eval_sets
 from tspo_cli.evaluation.signature import config_digest, data_digest, retriever_digests, sign
 from tspo_cli.evaluation.summary import averages, latency, with_intervals
 from tspo_cli.retrieval.open import open_retriever
@@ -79,7 +80,7 @@ def evaluate_model(wish: Wish, *, overwrite: bool = False, resume: bool = False)
     if method.retrieves and retriever is None:
         raise UsageError(f"method {method.name} needs passages; give --index DIR or --retriever URL")
     opened = open_engine(config)
-    session = _Session(folder, method, config, opened, retriever)
+    session = _Session(folder, method, config, opened, retriever, open_judge(config.judge))
     if overwrite:
         _clear(folder)
     results = [session.dataset(name, questions) for name, questions in sets.items()]
@@ -100,6 +101,7 @@ class _Session:
     config: Config
     opened: Opened
     retriever: Retriever | None
+    judge: Judge | None
 
     def dataset(self, name: str, questions: list[Question]) -> dict[str, Any]:
         """Scores of one data set, from its file where they are there already."""
@@ -115,6 +117,10 @@ class _Session:
         items = [record for record, _ in records]
         scores = summarize(items, dataset=name, method=self.method.name, k=self.config.retriever.k)
         scores = with_intervals(scores, items) | {"ceiling": ceiling(questions, self.retriever)}
+        scores |= {"benchmark_size": benchmark_size(name)}
+        if self.judge is not None:
+            items, judged = self.judge.judge(items, self.folder / f"{file_name(name)}.judge.partial.jsonl", name)
+            scores |= judged
         scores |= {"signature": signature, "digests": digests}
         self._note_latency(name, [seconds for _, seconds in records])
         write_evaluation(self.folder, scores, items)
@@ -122,7 +128,11 @@ class _Session:
         return scores
 
     def _answer(self, name: str, questions: list[Question], journal: Journal) -> None:
-        protocol = SearchProtocol.from_config(self.opened.tokenizer, self.config.rollout)
+        rollout = self.config.rollout
+        if self.opened.kind == "chat":
+            # The server puts its own template around the messages.
+            rollout = rollout.model_copy(update={"chat_template": "never"})
+        protocol = SearchProtocol.from_config(self.opened.tokenizer, rollout)
         right = sum(record["em"] for record, _ in journal.done.values())
 
         with progress(f"{name} {self.method.name}", len(questions)) as advance:
@@ -154,7 +164,9 @@ class _Session:
         return {
             "config": config_digest(self.config),
             "model": self.opened.model,
+            "engine": self.opened.kind,
             **retriever_digests(self.retriever, self.config),
+            **({"judge": self.judge.digest} if self.judge is not None else {}),
             "data": data_digest(questions),
         }
 

@@ -32,6 +32,28 @@ def scores_table(results: Sequence[dict[str, Any]], average: dict[str, dict[str,
     for name, scores in (average or {}).items():
         row = [_number(scores["em"]), _interval(scores), "-"]
         table.add_row(AVERAGES[name], "", "", "", *row, *(_number(scores.get(column)) for column in COLUMNS))
+    return _text(table)
+
+
+def audit_table(rows: Sequence[dict[str, Any]]) -> str:
+    """One line per data set: what the corpus holds, and what one search finds at each k, in per cent."""
+    table = Table(box=None, pad_edge=False)
+    ks = [found["k"] for found in rows[0]["search"]] if rows else []
+    searched = [(name, k) for name in ("answer", "gold") for k in ks]
+    for name in ("dataset", "n", "answer in corpus", "gold in corpus", *(f"{name} in {k}" for name, k in searched)):
+        table.add_column(name, justify="left" if name == "dataset" else "right")
+    for row in rows:
+        reach = {
+            (name, found["k"]): found[key]
+            for found in row["search"]
+            for name, key in (("answer", "answer_in_retrieved"), ("gold", "gold_recall"))
+        }
+        shares = [row["answer_in_corpus"], row["gold_in_corpus"], *(reach[one] for one in searched)]
+        table.add_row(row["dataset"], str(row["n"]), *("-" if x is None else f"{100 * x:.1f}" for x in shares))
+    return _text(table)
+
+
+def _text(table: Table) -> str:
     buffer = io.StringIO()
     Console(file=buffer, width=160, no_color=True).print(table)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())

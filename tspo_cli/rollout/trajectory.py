@@ -112,7 +112,8 @@ def _turn_record(turn: Turn) -> dict[str, Any]:
         "answer": turn.answer,
         "finish_reason": turn.finish_reason,
         "tokens": len(turn.action_ids),
-        "logprob": sum(turn.logprobs),
+        # An endpoint tells none.
+        "logprob": sum(turn.logprobs) if turn.logprobs or not turn.action_ids else None,
         "passages": [{"id": hit.id, "contents": hit.contents, "score": hit.score} for hit in turn.hits],
         "feedback": turn.feedback,
         "feedback_tokens": len(turn.feedback_ids),

@@ -1,0 +1,50 @@
+"""A tiny tokenizer and an engine that speaks scripted texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from tspo_cli.models.tokenizer import tiny_tokenizer
+from tspo_cli.rollout.engines.base import Completion, GenerationRequest
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Words, syllables and bytes; the tags are special tokens."""
+    return tiny_tokenizer(("which", "river", "town", "is", "in", "near", "born", "who"), ("ba", "ko", "ri", "mu"))
+
+
+@dataclass
+class Speaker:
+    """An engine whose session n says `scripts[n]`, one text per turn; the last one again and again."""
+
+    tokenizer: PreTrainedTokenizerFast
+    scripts: Sequence[Sequence[str]]
+    weight_version: int = 0
+    seen: list[str] = field(default_factory=list)
+    _queue: list[GenerationRequest] = field(default_factory=list)
+    _turns: dict[int, int] = field(default_factory=dict)
+
+    def submit(self, request: GenerationRequest) -> None:
+        self._queue.append(request)
+        self.seen.append(self.tokenizer.decode(list(request.token_ids), clean_up_tokenization_spaces=False))
+
+    def step(self) -> list[Completion]:
+        queue, self._queue = self._queue, []
+        return [self._say(request.session) for request in queue]
+
+    def _say(self, session: int) -> Completion:
+        turn = self._turns.get(session, 0)
+        self._turns[session] = turn + 1
+        script = self.scripts[session % len(self.scripts)]
+        ids = tuple(self.tokenizer(script[min(turn, len(script) - 1)], add_special_tokens=False)["input_ids"])
+        return Completion(session, ids, (-0.5,) * len(ids), "stop", 0)
+
+    def release(self, session: int) -> None: ...
+
+    def load_weights(self, weights: Mapping[str, torch.Tensor] | None, version: int) -> None: ...

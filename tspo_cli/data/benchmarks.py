@@ -1,0 +1,80 @@
+"""The registry of question sets: the seven benchmarks of the field, and a user's own as one TOML entry each."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from tspo_cli.errors import InvalidInputError
+
+REGISTRY = Path(__file__).parent / "benchmarks.toml"
+OWN_REGISTRY = "benchmarks.toml"
+
+
+class Benchmark(BaseModel):
+    """A named question set. Its questions come from `path` or, in the form `hf:NAME[:CONFIG]:SPLIT`, from `hub`.
+
+    `size` is the number of questions of the whole split, 0 where nobody says; `hops` the most that a question needs.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str
+    title: str = ""
+    path: str = ""
+    hub: str = ""
+    corpus: str = ""
+    split: str = ""
+    size: int = 0
+    hops: int = 0
+    licence: str = ""
+    source: str = ""
+    paper: str = ""
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> Benchmark:
+        if not (self.path or self.hub):
+            raise ValueError('expected "path" or "hub"')
+        return self
+
+    @property
+    def place(self) -> Path:
+        """What `read_questions` reads."""
+        return Path(self.path or self.hub)
+
+
+def benchmarks(roots: Iterable[Path]) -> dict[str, Benchmark]:
+    """The built-in registry, then benchmarks.toml of each root folder; an entry of the same name replaces the earlier.
+
+    Raises:
+        InvalidInputError: a registry is not valid TOML, has an unknown field, or an entry names no questions.
+    """
+    found = _read(REGISTRY)
+    for root in roots:
+        if (root / OWN_REGISTRY).is_file():
+            found |= _read(root / OWN_REGISTRY)
+    return found
+
+
+def _read(path: Path) -> dict[str, Benchmark]:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{path}: not valid TOML: {error}") from None
+    return {name: _entry(path, name, fields) for name, fields in table.items()}
+
+
+def _entry(path: Path, name: str, fields: Any) -> Benchmark:
+    if not isinstance(fields, dict):
+        raise InvalidInputError(f"{path}: [{name}]: expected a table")
+    own = {key: str(path.parent / fields[key]) for key in ("path", "corpus") if isinstance(fields.get(key), str)}
+    try:
+        return Benchmark.model_validate({"name": name, **fields, **own})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise InvalidInputError(f"{path}: [{name}] {field}: {first['msg'].removeprefix('Value error, ')}") from None

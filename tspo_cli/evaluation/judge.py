@@ -1,0 +1,124 @@
+"""An LLM judge: a second opinion on answers that exact match is too strict for, with its prompt in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.config.schema import JudgeConfig
+from tspo_cli.console import progress
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.evaluation.journal import Journal
+from tspo_cli.evaluation.metrics import mean
+from tspo_cli.rollout.engines.endpoint_client import EndpointClient, first_choice
+
+BUILT_IN = Path(__file__).parent / "prompts" / "judge.txt"
+FIELDS = ("question", "golden_answers", "answer")
+_VERDICT = re.compile(r"\b(in)?correct\b", re.IGNORECASE)
+_THINK = re.compile(r".*</think>", re.DOTALL)
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A model behind `client`; `template` is its prompt and `digest` names both."""
+
+    client: EndpointClient
+    config: JudgeConfig
+    template: str
+
+    @property
+    def prompt_sha256(self) -> str:
+        """Of the prompt's text, in hexadecimal."""
+        return hashlib.sha256(self.template.encode("utf-8")).hexdigest()
+
+    @property
+    def digest(self) -> str:
+        """The model's name and the beginning of the prompt's digest."""
+        return f"{self.config.model}@{self.prompt_sha256[:12]}"
+
+    def judge(self, items: Sequence[Record], journal_path: Path, label: str) -> tuple[list[Record], Record]:
+        """The items with `judge` (1, 0, or None where the reply holds no verdict) and `judge_reply`, and the scores:
+        `judge`, where replies without a verdict count as incorrect, `judge_unclear`, their number, and what judged.
+
+        A question without an answer is incorrect and not sent.
+
+        Raises:
+            RemoteServiceError: the server failed. What was judged by then is kept for --resume.
+        """
+        journal = Journal(journal_path, self.digest)
+        waiting = [one for one in items if one["answer"] and one["key"] not in journal.done]
+        with progress(f"{label} judge", len(waiting)) as advance, ThreadPoolExecutor(self.config.concurrency) as pool:
+            futures = {pool.submit(self._reply, one): one for one in waiting}
+            try:
+                for future in as_completed(futures):
+                    journal.add(futures[future]["key"], {"reply": future.result()}, 0.0)
+                    advance(1)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+        judged = [one | self._verdict(one, journal) for one in items]
+        scores = {
+            "judge": mean([one["judge"] or 0.0 for one in judged]),
+            "judge_unclear": sum(one["judge"] is None for one in judged),
+            "judge_model": self.config.model,
+            "judge_prompt_sha256": self.prompt_sha256,
+        }
+        journal.close()
+        return judged, scores
+
+    def _verdict(self, item: Record, journal: Journal) -> Record:
+        if not item["answer"]:
+            return {"judge": 0.0, "judge_reply": None}
+        reply = journal.done[item["key"]][0]["reply"]
+        return {"judge": verdict(reply), "judge_reply": reply}
+
+    def _reply(self, item: Record) -> str:
+        values = {
+            "question": item["question"],
+            "golden_answers": "; ".join(item["golden_answers"]),
+            "answer": item["answer"],
+        }
+        # One pass: an answer that says {question} is not filled in again.
+        prompt = re.sub(r"\{(\w+)\}", lambda found: values.get(found.group(1), found.group(0)), self.template)
+        body = {
+            "model": self.config.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "temperature": 0,
+            "max_tokens": self.config.max_tokens,
+        }
+        choice = first_choice(self.client.post("/chat/completions", body), self.client.url)
+        return str((choice.get("message") or {}).get("content") or "")
+
+
+def verdict(reply: str) -> float | None:
+    """1 for correct, 0 for incorrect, by the last of these words after any <think> block; None without one."""
+    found = list(_VERDICT.finditer(_THINK.sub("", reply)))
+    return None if not found else float(found[-1].group(1) is None)
+
+
+def open_judge(config: JudgeConfig) -> Judge | None:
+    """The judge that the configuration names, if any.
+
+    Raises:
+        MissingResourceError: no such prompt file.
+        InvalidInputError: no model is named, or the prompt lacks a field.
+    """
+    if not config.url:
+        return None
+    if not config.model:
+        raise InvalidInputError("judge.model: expected the name of a model on the server of judge.url")
+    path = Path(config.prompt) if config.prompt else BUILT_IN
+    if not path.is_file():
+        raise MissingResourceError(f"judge.prompt: {path}: no such file")
+    template = path.read_text(encoding="utf-8")
+    missing = [name for name in FIELDS if f"{{{name}}}" not in template]
+    if missing:
+        raise InvalidInputError(f"{path}: expected {{{missing[0]}}} in the prompt; add it where it belongs")
+    client = EndpointClient(config.url, key_env=config.key_env, timeout=config.timeout, retries=config.retries)
+    return Judge(client, config, template)
