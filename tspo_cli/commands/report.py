@@ -64,8 +64,8 @@ def report(
 ) -> None:
     """Compare runs and evaluations: tables for a terminal, a paper or a program, and one page to look at.
 
-    Runs that differ only in their seed are one arm of main, ablation, curves and classes. Intervals, tests and Holm's
-    correction are those of `--table main --format json`.
+    Runs that differ only in their seed are one row of main, ablation, curves and classes. `--table main --json` gives
+    every interval, difference and p-value behind the letters.
     """
     chosen = _chosen_format(form, as_json)
     names = _chosen_tables(table)
