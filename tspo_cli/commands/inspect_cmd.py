@@ -72,7 +72,8 @@ def inspect(
     if compare is not None:
         other = open_run(compare)
         theirs = choose_source(other, step=None, evaluation=True, dataset=source.dataset)
-        _compare(chosen, list(read_groups(other, theirs)), (view.name, other.name), only, limit, as_json)
+        names = (view.name, other.name) if view.name != other.name else (str(run), str(compare))
+        _compare(chosen, list(read_groups(other, theirs)), names, only, limit, as_json)
         return
     most = (0 if listed or browse else 5) if limit is None else limit
     shown = chosen[: most or None]

@@ -71,8 +71,8 @@ def report(
 ) -> None:
     """Compare runs and evaluations: tables for a terminal, a paper or a program, and one page to look at.
 
-    Runs that differ only in their seed are one arm of main, ablation, curves and classes. Intervals, tests and Holm's
-    correction are those of `--table main --format json`. The directory of a sweep gives means over its seeds and
+    Runs that differ only in their seed are one row of main, ablation, curves and classes. `--table main --json` gives
+    every interval, difference and p-value behind the letters. The directory of a sweep gives means over its seeds and
     differences from its baseline, paired run by run.
     """
     chosen = _chosen_format(form, as_json)

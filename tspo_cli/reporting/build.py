@@ -83,7 +83,7 @@ class Report:
             "ablation": self._ablation_table,
             "curves": lambda: curves_table([arm for arm in self.arms if not arm.is_evaluation]),
             "classes": lambda: classes_table(self.arms),
-            "cost": lambda: cost_table(self.views),
+            "cost": lambda: cost_table(self.arms),
         }
         return make[name]()
 

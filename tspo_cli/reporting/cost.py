@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from tspo_cli import runs
+from tspo_cli.reporting.arms import Arm
 from tspo_cli.reporting.tables import Column, Table, cells, number
 from tspo_cli.reporting.views import RunView
 
 
-def cost_table(views: Sequence[RunView]) -> Table:
-    """One line per run: what training took; and per run or evaluation what answering one question takes.
+def cost_table(arms: Sequence[Arm]) -> Table:
+    """One line per run: what training took and what answering one question takes; then one per evaluated method.
 
     Device hours are the seconds of the training steps times the processes, each of which holds one GPU or one CPU
     core; evaluations in between are not in them.
     """
-    records = [_record(view) for view in views]
+    records = [_record(view) for arm in arms if not arm.is_evaluation for view in arm.views]
+    records += [_evaluated(arm) for arm in arms if arm.is_evaluation]
     shown = [
         (head, key, form) for head, key, form in _COLUMNS if any(record.get(key) is not None for record in records)
     ]
@@ -55,15 +57,14 @@ def _record(view: RunView) -> dict[str, Any]:
     rollout = sum(record.get("rollout") or 0.0 for record in timings)
     processes = int(view.setting("train.processes", 1) or 1)
     per_step = 0
-    if not view.is_evaluation and view.algorithm != "sft":
+    if view.algorithm != "sft":
         per_step = int(view.setting("rollout.questions_per_step", 0)) * int(view.setting("rollout.group_size", 0))
-    ends = _last_scores(view)
     gpus = view.environment().get("gpus")
     return {
         "run": view.name,
         "algorithm": view.algorithm,
         "seed": view.setting("seed"),
-        "device": None if not timings else f"{processes} × {gpus[0] if gpus else 'CPU core'}",
+        "device": f"{processes} × {gpus[0] if gpus else 'CPU core'}" if timings else None,
         "device_hours": seconds * processes / 3600 if timings else None,
         "seconds": seconds if timings else None,
         "rollout_share": 100 * rollout / seconds if rollout and seconds else None,
@@ -71,9 +72,23 @@ def _record(view: RunView) -> dict[str, Any]:
         "rollouts": per_step * len(metrics) or None,
         "trained_tokens": round(sum(record.get("tokens") or 0 for record in metrics)) or None,
         "training_searches": round(sum((record.get("searches") or 0) * per_step for record in metrics)) or None,
-        "searches_per_question": _mean(ends, "searches"),
-        "tokens_per_question": _mean(ends, "response_tokens"),
-        "seconds_per_question": _mean(_latencies(view, ends), "seconds"),
+        **_per_question(_last_scores(view)),
+    }
+
+
+def _evaluated(arm: Arm) -> dict[str, Any]:
+    scores = [one for view in arm.views for one in _latencies(view)]
+    training = dict.fromkeys(key for _, key, _ in _COLUMNS)
+    first = arm.views[0]
+    about = {"run": arm.label, "algorithm": first.algorithm, "seed": first.setting("seed"), "device": None}
+    return about | training | {"seconds": None} | _per_question(scores)
+
+
+def _per_question(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "searches_per_question": _mean(scores, "searches"),
+        "tokens_per_question": _mean(scores, "response_tokens"),
+        "seconds_per_question": _mean(scores, "seconds"),
     }
 
 
@@ -83,10 +98,11 @@ def _last_scores(view: RunView) -> list[dict[str, Any]]:
     return [scores for step, scores in evaluations if step == end]
 
 
-def _latencies(view: RunView, scores: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean seconds per question by data set, where `tspo eval` has measured them."""
+def _latencies(view: RunView) -> list[dict[str, Any]]:
+    """The scores with the mean seconds per question, where `tspo eval` has measured them."""
     path = view.path / "timings.json"
-    known = runs.read_json(path) if view.is_evaluation and path.exists() else {}
+    known = runs.read_json(path) if path.exists() else {}
+    scores = _last_scores(view)
     return [one | {"seconds": known.get(str(one.get("dataset")), {}).get("mean")} for one in scores]
 
 

@@ -137,7 +137,7 @@ def main_table(
         columns=tuple(columns),
         rows=tuple(rows),
         records=records,
-        notes=tuple(_notes(scored, against, published, metric, intervals)),
+        notes=tuple(_notes(scored, against, published, metric, intervals, any(map(any, ranks.values())))),
         quoted=frozenset(range(len(scored), len(rows))),
         fields=("method", "metric", "published"),
         flat=[_flat(record) for record in records],
@@ -202,8 +202,9 @@ def _notes(
     published: Sequence[Published],
     metric: str,
     intervals: bool,
+    ranked: bool,
 ) -> list[str]:
-    notes = ["Best measured value bold, second underlined."] if len(scored) > 1 else []
+    notes = ["Best measured value bold, second underlined."] if ranked else []
     for one in against:
         notes.append(
             f"{one.letter}: better than {one.baseline} (-{one.letter}: worse) in a paired permutation test over the"
@@ -219,10 +220,18 @@ def _notes(
         notes.append(
             f"† Published {METRIC_NAMES.get(metric, metric)}, not measured here, neither ranked nor tested; {marks}."
         )
-        notes += dict.fromkeys(f"† {one.label}: {one.protocol}." for one in published if not one.comparable)
-        notes += dict.fromkeys(f"† {one.label}: {one.note}." for one in published if one.note)
+        notes += _remarks([(one.protocol, one.label) for one in published if not one.comparable])
+        notes += _remarks([(one.note, one.label) for one in published if one.note])
         notes.append("Sources: " + "; ".join(dict.fromkeys(one.source for one in published)) + ".")
     return notes
+
+
+def _remarks(remarks: Sequence[tuple[str, str]]) -> list[str]:
+    """One note for each remark, with the rows that it is about."""
+    return [
+        f"† {remark}: {'; '.join(label for other, label in remarks if other == remark)}."
+        for remark in dict.fromkeys(remark for remark, _ in remarks)
+    ]
 
 
 def _power(against: Against) -> list[str]:

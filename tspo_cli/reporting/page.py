@@ -39,7 +39,9 @@ def render_page(report: Report, *, items: int = 200) -> str:
     data = item_data(views, items)
     possible = report.possible()
     tables = {name: report.table(name) if name in possible else None for name in NAMES}
-    several = any(len(arm.views) > 1 for arm in report.arms)
+    trained = [view.name for view in views if not view.is_evaluation]
+    several = any(len(arm.views) > 1 and not arm.is_evaluation for arm in report.arms)
+    several = several or any(value.seeds > 1 for one in report.scored for value in one.estimates.values())
     return environment.get_template("page.html.j2").render(
         script=Markup(script),
         style=Markup(_asset("page.css")),
@@ -48,7 +50,12 @@ def render_page(report: Report, *, items: int = 200) -> str:
         runs=[_settings(view) for view in views],
         several=several,
         credit=_credit_options([view for view in views if not view.is_evaluation]),
-        trained=[view.name for view in views if not view.is_evaluation],
+        trained=trained,
+        counts=[
+            f"{number} {name}{'' if number == 1 else 's'}"
+            for number, name in ((len(trained), "run"), (len(views) - len(trained), "evaluation"))
+            if number
+        ],
         notes=unfinished(views),
         tables=tables,
         figures=[(figure, Markup(figure.svg)) for figure in figures(report.arms)],

@@ -16,8 +16,8 @@ from tspo_cli.training.batching import TrainSequence
 from tspo_cli.training.belief import gold_logprobs
 from tspo_cli.training.critic import Critic
 from tspo_cli.training.distributed import all_sum
-from tspo_cli.training.returns import gae, kl_to_go, token_rewards, whiten
 from tspo_cli.training.learner import Learner
+from tspo_cli.training.returns import gae, kl_to_go, token_rewards, whiten
 from tspo_cli.training.sequences import policy_sequence
 
 

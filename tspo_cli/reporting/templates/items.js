@@ -85,6 +85,8 @@ const options = (select, entries) => {
   select.replaceChildren(...entries.map(([value, text]) => Object.assign(make("option", "", text), { value })));
   select.value = entries.some(([value]) => value === before) ? before : entries.length ? entries[0][0] : "";
 };
+// A folder named after its data set says it already.
+const sourceName = ({ run, label }) => (run.endsWith(`/${label}`) ? run : `${run}: ${label}`);
 const sourceOptions = (select, wanted, first) => {
   const before = select.value;
   select.replaceChildren(...(first ? [first] : []));
@@ -92,9 +94,9 @@ const sourceOptions = (select, wanted, first) => {
     const own = make("optgroup");
     own.label = run;
     for (const place of wanted.filter((each) => data.sources[each].run === run)) {
-      const { label, rows: kept, of } = data.sources[place];
+      const { rows: kept, of } = data.sources[place];
       const part = kept.length < of ? `${kept.length} of ${of}` : String(of);
-      own.append(Object.assign(make("option", "", `${run}: ${label} (${part})`), { value: String(place) }));
+      own.append(Object.assign(make("option", "", `${sourceName(data.sources[place])} (${part})`), { value: String(place) }));
     }
     select.append(own);
   }
@@ -215,7 +217,7 @@ async function pane(place, row, letter) {
   const found = await group(source, row.place);
   const several = found.rollouts.length > 1;
   const fitting = classes.value ? row.rollouts.findIndex((one) => one[2] === classes.value) : 0;
-  return make("div", "pane", make("p", "source", letter ? make("b", "letter", letter) : null, `${source.run}: ${source.label} `,
+  return make("div", "pane", make("p", "source", letter ? make("b", "letter", letter) : null, `${sourceName(source)} `,
     several && row.class ? classBadge(row.class) : null),
   ...found.rollouts.map((one, at) => rollout(one, row.rollouts[at],
     { open: at === Math.max(0, fitting), of: found.rollouts.length, mask: masked, kind: source.kind })));
