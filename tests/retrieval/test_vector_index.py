@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import faiss
@@ -139,7 +140,7 @@ def test_pieces_cut_anywhere_are_one_file(
     raw = (folder / "whole").read_bytes()
     edges = [0, *sorted(cut for cut in cuts if 0 < cut < len(raw)), len(raw)]
     pieces = []
-    for number, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+    for number, (start, stop) in enumerate(itertools.pairwise(edges)):
         if stop - start and (number or stop >= 120 or len(edges) == 2):
             pieces.append(folder / f"part_{number}")
             pieces[-1].write_bytes(raw[start:stop])

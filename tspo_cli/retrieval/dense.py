@@ -76,7 +76,7 @@ def empty_index(dim: int, factory: str) -> Any:
         index: Any = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
         # Minutes of simulated annealing for a kind of search that is not used here.
         for part in (index, faiss.try_extract_index_ivf(index)):
-            if hasattr(part, "do_polysemous_training"):
+            if part is not None and hasattr(part, "do_polysemous_training"):
                 part.do_polysemous_training = False
         return index
     except RuntimeError as error:
