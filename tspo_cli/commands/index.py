@@ -26,7 +26,7 @@ Settings = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="bm25: method, k1, b, stop_words, stemmer. dense: preset, query_prefix, passage_prefix, pooling, "
-        "normalize, max_length, batch_size, batch_tokens, dtype, device, encoder_backend, factory, rescore, "
+        "normalize, max_length, batch_size, batch_tokens, dtype, device, factory, rescore, "
         "train_size, shard_size, candidates, nprobe, ef_search, backend, first_pass. "
         "hybrid: both, and rrf_constant, depth.",
     ),
@@ -101,7 +101,7 @@ def search(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Search otherwise than built: reranker, rerank_depth; dense: device, dtype, encoder_backend, "
+            help="Search otherwise than built: reranker, rerank_depth; dense: device, dtype, "
             "candidates, nprobe, ef_search, backend, first_pass; hybrid: rrf_constant, depth.",
         ),
     ] = None,

@@ -75,9 +75,8 @@ def empty_index(dim: int, factory: str) -> Any:
     try:
         index: Any = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
         # Minutes of simulated annealing for a kind of search that is not used here.
-        parts: list[Any] = [index, faiss.try_extract_index_ivf(index)]
-        for part in parts:
-            if hasattr(part, "do_polysemous_training"):
+        for part in (index, faiss.try_extract_index_ivf(index)):
+            if part is not None and hasattr(part, "do_polysemous_training"):
                 part.do_polysemous_training = False
         return index
     except RuntimeError as error:

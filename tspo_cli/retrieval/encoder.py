@@ -29,10 +29,6 @@ class Encoder:
         limit = self._model.max_seq_length or settings.max_length
         self._max_length = min(settings.max_length, limit)
         self._model.max_seq_length = self._max_length
-        if settings.encoder_backend == "openvino":
-            from tspo_cli.retrieval.openvino import to_openvino
-
-            to_openvino(self._model, settings)
 
     @property
     def dim(self) -> int:

@@ -62,6 +62,11 @@ class FlatRows:
         head = self._bytes(0, min(120, int(self._starts[-1]))).tobytes()
         layout = _flat_layout(head, pieces[0])
         self.d, self.ntotal, self.dtype, self._base = layout
+        self._table = (
+            np.frombuffer(maps[0], self.dtype, self.ntotal * self.d, self._base).reshape(self.ntotal, self.d)
+            if len(maps) == 1 and len(maps[0]) >= self._base + self.ntotal * self.d * self.dtype.itemsize
+            else None
+        )
         expected = self._base + self.ntotal * self.d * self.dtype.itemsize
         if expected != self._starts[-1]:
             raise InvalidInputError(
@@ -74,12 +79,16 @@ class FlatRows:
 
     def block(self, start: int, stop: int) -> NDArray[Any]:
         """Rows from `start` to before `stop` in the type of the file; a view unless a piece ends among them."""
+        if self._table is not None:
+            return self._table[start:stop]
         size = self.d * self.dtype.itemsize
         raw = self._bytes(self._base + start * size, self._base + stop * size)
         return np.frombuffer(raw, self.dtype).reshape(stop - start, self.d)
 
     def rows(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """The rows at `positions` as float32 [n, d]."""
+        if self._table is not None:
+            return self._table[positions].astype(np.float32)
         found = [self.block(int(at), int(at) + 1)[0] for at in positions]
         return np.array(found, np.float32).reshape(len(positions), self.d)
 

@@ -15,7 +15,6 @@ STEMMERS = ("none", "english", "porter")
 PRESETS = ("auto", "none", "e5", "bge", "minilm")
 POOLINGS = ("model", "mean", "cls", "lasttoken")
 DTYPES = ("float32", "bfloat16", "float16")
-ENCODER_BACKENDS = ("torch", "openvino")
 RESCORES = ("none", "float16", "float32")
 BACKENDS = ("faiss", "torch")
 FIRST_PASSES = ("float32", "float16", "int8")
@@ -45,7 +44,7 @@ class DenseSettings:
 
     Encoding: `preset` fills in the prefixes and the pooling of a family of encoders (auto: by the encoder's name);
     what is given beside it wins. `max_length` is in tokens; a batch holds at most `batch_tokens` padded tokens and
-    `batch_size` texts. `encoder_backend` openvino runs the encoder in int8 on the CPU.
+    `batch_size` texts. `dtype` bfloat16 is about twice as fast as float32, on CPUs that have it too.
 
     Keeping: `factory` is a FAISS factory string (Flat, SQfp16, SQ8, IVF1024,Flat, IVF1024,PQ48, HNSW32). `rescore`
     keeps all vectors beside a compressed index, and scores the best `candidates` of the first pass with them again.
@@ -66,7 +65,6 @@ class DenseSettings:
     batch_tokens: int = 16384
     dtype: str = "float32"
     device: str = "auto"
-    encoder_backend: str = "torch"
     factory: str = "Flat"
     rescore: str = "none"
     train_size: int = 0
@@ -81,7 +79,6 @@ class DenseSettings:
         _one_of("preset", PRESETS, self.preset)
         _one_of("pooling", POOLINGS, self.pooling)
         _one_of("dtype", DTYPES, self.dtype)
-        _one_of("encoder_backend", ENCODER_BACKENDS, self.encoder_backend)
         _one_of("rescore", RESCORES, self.rescore)
         _one_of("backend", BACKENDS, self.backend)
         _one_of("first_pass", FIRST_PASSES, self.first_pass)
@@ -91,7 +88,7 @@ class DenseSettings:
 
 
 SEARCH_KEYS = (
-    *("device", "encoder_backend", "dtype", "batch_size", "batch_tokens"),
+    *("device", "dtype", "batch_size", "batch_tokens"),
     *("candidates", "nprobe", "ef_search", "backend", "first_pass"),
     *("rrf_constant", "depth", "reranker", "rerank_depth"),
 )

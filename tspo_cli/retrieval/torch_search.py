@@ -128,5 +128,5 @@ def _devices(device: str) -> list[str]:
 
 def _split(rows: int, devices: list[str]) -> list[tuple[str, int, int]]:
     edges = [rows * number // len(devices) for number in range(len(devices) + 1)]
-    parts = zip(devices, edges, edges[1:], strict=False)
+    parts = zip(devices, edges[:-1], edges[1:], strict=True)
     return [(name, start, stop) for name, start, stop in parts if stop > start]

@@ -1,0 +1,87 @@
+"""A dense build that is killed goes on, and ends with the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.retrieval.index import build_index, open_index, verify_index
+
+PASSAGES, SHARD = 1500, 50
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    draw = random.Random(0)
+    words = ["river", "violin", "planet", "bread", "castle", "whale", "engine", "lake", "moon", "tower"]
+    path = tmp_path_factory.mktemp("resume") / "corpus.jsonl"
+    with open(path, "w") as handle:
+        for number in range(PASSAGES):
+            text = " ".join(draw.choices(words, k=draw.randint(1, 30)))
+            handle.write(json.dumps({"id": str(number), "contents": f'"{number}"\n{text}'}) + "\n")
+    return path
+
+
+def _command(corpus: Path, out: Path, encoder: str) -> list[str]:
+    options = ["--kind", "dense", "--encoder", encoder, "--set", f"shard_size={SHARD}", "--set", "rescore=float16"]
+    return [sys.executable, "-m", "tspo_cli", "index", "build", str(corpus), "--out", str(out), *options]
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _shards(out: Path) -> dict[str, float]:
+    return {path.name: path.stat().st_mtime_ns for path in out.parent.glob(f".{out.name}.build/shards/*.npy")}
+
+
+def test_killed_builds_go_on_and_end_with_the_same_bytes(corpus: Path, tiny_encoder: str, tmp_path: Path) -> None:
+    settings = {"shard_size": SHARD, "rescore": "float16"}
+    build_index(corpus, tmp_path / "whole", kind="dense", encoder=tiny_encoder, settings=settings)
+    out = tmp_path / "killed"
+    for wanted in (1, 8, 17):
+        process = subprocess.Popen(_command(corpus, out, tiny_encoder), stderr=subprocess.DEVNULL)
+        before = _shards(out)
+        end = time.monotonic() + 120
+        while len(_shards(out)) < wanted and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        after = _shards(out)
+        # What was there has not been written again.
+        assert before.items() <= after.items()
+        assert not out.exists()
+        assert len(after) >= wanted
+    # A shard with other bytes than its name says, as a failing disk leaves it, is encoded again.
+    shard = min((tmp_path / ".killed.build" / "shards").glob("*.npy"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\x01")
+    build_index(corpus, out, kind="dense", encoder=tiny_encoder, settings=settings)
+    assert _bytes(out) == _bytes(tmp_path / "whole")
+    assert not (tmp_path / ".killed.build").exists()
+    assert verify_index(out)["files"] == 4
+
+
+def test_another_build_does_not_go_on_with_the_work(corpus: Path, tiny_encoder: str, tmp_path: Path) -> None:
+    out = tmp_path / "index"
+    process = subprocess.Popen(_command(corpus, out, tiny_encoder), stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while not _shards(out) and time.monotonic() < end:
+        time.sleep(0.002)
+    with pytest.raises(InvalidInputError, match="another process is building"):
+        build_index(corpus, out, kind="dense", encoder=tiny_encoder)
+    process.kill()
+    process.wait()
+    with pytest.raises(InvalidInputError, match="unfinished build of another corpus, encoder or settings"):
+        build_index(corpus, out, kind="dense", encoder=tiny_encoder, settings={"max_length": 9})
+    assert _shards(out)
+    build_index(corpus, out, kind="dense", encoder=tiny_encoder, settings={"max_length": 9}, overwrite=True)
+    assert open_index(out).manifest["parameters"]["max_length"] == 9
