@@ -141,7 +141,7 @@ def open_client(url: str, timeout: float) -> QdrantClient:
 
 def load_encoder(name: str) -> Encode:
     """How texts become vectors. Raises MissingResourceError where there is no such encoder."""
-    from tspo_cli.retrieval.dense import Encoder
+    from tspo_cli.retrieval.encoder import Encoder
 
     return Encoder(name, DenseSettings()).encode
 
