@@ -22,8 +22,8 @@ def recipe_roots() -> list[Path]:
 
 
 def list_recipes() -> list[str]:
-    """Names of all recipes that `recipe_path` finds, sorted. NAME.sweep.toml is for `tspo sweep` and no recipe."""
-    files = ((path, root) for root in recipe_roots() for path in root.rglob("*.toml"))
+    """Names of all recipes, sorted: FOLDER/NAME.toml of a root. NAME.sweep.toml is for `tspo sweep` and no recipe."""
+    files = ((path, root) for root in recipe_roots() for path in root.glob("*/*.toml"))
     return sorted({_name(path, root) for path, root in files if not path.name.endswith(".sweep.toml")})
 
 
