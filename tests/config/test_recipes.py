@@ -45,7 +45,9 @@ def test_a_name_like_no_other(recipes: Path) -> None:
 
 def test_every_shipped_recipe_can_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    complete = [name for name in list_recipes() if "kind" in tomllib.loads(recipe_path(name).read_text())]
+    complete = [
+        name for name in list_recipes() if {"kind", "extends"} & set(tomllib.loads(recipe_path(name).read_text()))
+    ]
     assert {"tiny/warmstart", "tiny/grpo", "tiny/tspo", "qwen2.5-3b/tspo", "qwen2.5-7b/tspo"} <= set(complete)
     for name in complete:
         check_complete(load_config([name]))
