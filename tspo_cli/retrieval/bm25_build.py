@@ -117,11 +117,9 @@ def _write_postings(
 ) -> None:
     starts = np.concatenate([[0], np.cumsum(frequencies)])
     total = int(starts[-1])
-    # As scipy does in bm25s: 32 bits while they are enough.
-    narrow = np.int32 if max(total, len(lengths)) <= np.iinfo(np.int32).max else np.int64
-    np.save(directory / "indptr.csc.index.npy", starts.astype(narrow), allow_pickle=False)
+    np.save(directory / "indptr.csc.index.npy", starts, allow_pickle=False)
     data = _output(directory / "data.csc.index.npy", np.float32, total)
-    indices = _output(directory / "indices.csc.index.npy", narrow, total)
+    indices = _output(directory / "indices.csc.index.npy", np.int32, total)
     term_score = _select_tfc_scorer(settings.method)
     average = lengths.mean()
     filled = starts[:-1].copy()

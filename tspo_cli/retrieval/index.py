@@ -78,7 +78,7 @@ class Searcher:
 def open_index(path: Path, settings: Mapping[str, object] | None = None) -> Searcher:
     """Open an index directory for searching.
 
-    Files up to 256 MiB are checked against their digests, larger ones by size and structure (`tspo index verify`
+    Files up to 64 MiB are checked against their digests, larger ones by size and structure (`tspo index verify`
     reads them whole); every passage is checked when it is fetched.
 
     Args:

@@ -17,7 +17,7 @@ from tspo_cli.runs import read_json
 MANIFEST_NAME = "manifest.json"
 FORMAT = "tspo-index"
 FORMAT_VERSION = 1
-_CHECKED_ON_OPENING = 256 * 2**20
+_CHECKED_ON_OPENING = 64 * 2**20
 """Bytes. A larger file would take seconds to digest; `tspo index verify` does it."""
 _CHUNK = 16 * 2**20
 
