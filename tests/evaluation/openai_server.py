@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 
 from tspo_cli.models.load import load_model, load_tokenizer
-from tspo_cli.retrieval.service import listen
+from tspo_cli.retrieval.serving import listen
 from tspo_cli.rollout.engines.base import GenerationRequest, Sampling
 from tspo_cli.rollout.engines.transformers import TransformersEngine
 
