@@ -40,7 +40,7 @@ class Searcher:
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         """At most `k` hits for each query: falling score, equal scores by ascending position in the corpus.
 
-        A query that cannot be searched for (too long, empty where an encoder reads it), or whose passage is damaged
+        A query that cannot be searched for (too long, empty), or whose passage is damaged
         on disk, has an error of its own. Lone surrogates count as question marks, as they do over HTTP.
 
         Raises:
@@ -60,9 +60,7 @@ class Searcher:
     def _problem(self, query: str) -> str | None:
         if len(query) > MAX_QUERY_CHARACTERS:
             return f"query: expected at most {MAX_QUERY_CHARACTERS} characters, got {len(query)}"
-        if self.manifest["kind"] != "bm25" and not query.strip():
-            return "query: expected words, got an empty string"
-        return None
+        return None if query.strip() else "query: empty"
 
     def _result(self, ranked: Ranked) -> SearchResult:
         try:
