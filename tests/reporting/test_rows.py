@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.reporting.tree import QUESTIONS, make_tree
 from tspo_cli import runs
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.reporting.baseline import differences, mcnemar
+from tspo_cli.evaluation.statistics import mcnemar_p
+from tspo_cli.reporting.baseline import differences
 from tspo_cli.reporting.rows import result_rows, wilson
 from tspo_cli.reporting.views import open_runs, unfinished
 
@@ -98,7 +99,7 @@ def test_difference_from_a_baseline_is_paired_by_item(demo: Path) -> None:
     end = found["tspo", 4]
     assert end is not None
     assert (end.baseline, end.shared, end.delta_em) == ("grpo", QUESTIONS, pytest.approx(0.25))
-    assert end.p == mcnemar(10, 0) == pytest.approx(2 * 0.5**10)
+    assert end.p == mcnemar_p(10, 0) == pytest.approx(2 * 0.5**10)
     assert found["grpo", 4] is None
     assert found["warmstart", 100] is None
 
@@ -127,5 +128,5 @@ def test_only_shared_items_count(tmp_path: Path) -> None:
 
 
 def test_mcnemar_without_changes_is_no_evidence() -> None:
-    assert mcnemar(0, 0) == 1
-    assert mcnemar(3, 9) == mcnemar(9, 3)
+    assert mcnemar_p(0, 0) == 1
+    assert mcnemar_p(3, 9) == mcnemar_p(9, 3)

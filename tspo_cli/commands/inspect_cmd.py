@@ -127,13 +127,13 @@ def _compare(
     limit: int | None,
     as_json: bool,
 ) -> None:
-    from tspo_cli.reporting.baseline import mcnemar
+    from tspo_cli.evaluation.statistics import mcnemar_p
     from tspo_cli.reporting.selection import OUTCOMES, pairs
     from tspo_cli.reporting.transcript import side_by_side
 
     found = pairs(first, second)
     counts = {outcome: sum(pair.outcome == outcome for pair in found) for outcome in OUTCOMES}
-    p = mcnemar(counts["first"], counts["second"])
+    p = mcnemar_p(counts["first"], counts["second"])
     # Without a wish the questions on which the two differ are what a comparison is about.
     chosen = [pair for pair in found if pair.outcome == only or (only is None and pair.outcome in ("first", "second"))]
     shown = chosen[: (5 if limit is None else limit) or None]

@@ -137,12 +137,17 @@ def mcnemar(scores: Scores, baseline: Scores) -> float:
     Raises:
         ValueError: scores other than 0 and 1, several seeds, or different questions.
     """
-    from statsmodels.stats.contingency_tables import mcnemar as exact_test
-
     first, second = np.asarray(scores), np.asarray(baseline)
     if first.shape != second.shape or first.ndim != 1 or not (_is_binary(first) and _is_binary(second)):
         raise ValueError("McNemar's test takes 0 and 1 for the same questions, one seed")
     won, lost = int(np.sum(first > second)), int(np.sum(first < second))
+    return mcnemar_p(won, lost)
+
+
+def mcnemar_p(won: int, lost: int) -> float:
+    """The same from the numbers of questions that only one side has right; 1 when there are none."""
+    from statsmodels.stats.contingency_tables import mcnemar as exact_test
+
     return float(exact_test([[0, won], [lost, 0]], exact=True).pvalue)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tspo_cli.errors import MissingResourceError
+from tspo_cli.evaluation.statistics import mcnemar_p
 from tspo_cli.reporting.groups import read_records
 from tspo_cli.reporting.rows import Row
 from tspo_cli.reporting.views import RunView
@@ -53,7 +54,7 @@ def _difference(row: Row, candidates: Sequence[Row], views: Mapping[str, RunView
         return None
     won = sum(em and not base for em, base in pairs)
     lost = sum(base and not em for em, base in pairs)
-    return Difference(other.run, len(pairs), (won - lost) / len(pairs), mcnemar(won, lost))
+    return Difference(other.run, len(pairs), (won - lost) / len(pairs), mcnemar_p(won, lost))
 
 
 def _partner(row: Row, candidates: Sequence[Row]) -> Row | None:
@@ -65,13 +66,6 @@ def _partner(row: Row, candidates: Sequence[Row]) -> Row | None:
     ]
     chosen = [other for other in fitting if other.seed == row.seed] if len(fitting) > 1 else fitting
     return chosen[0] if len(chosen) == 1 else None
-
-
-def mcnemar(won: int, lost: int) -> float:
-    """Two-sided exact p-value for `won` and `lost` discordant pairs; 1 when there are none (McNemar 1947)."""
-    from scipy.stats import binomtest
-
-    return float(binomtest(won, won + lost, 0.5).pvalue) if won + lost else 1.0
 
 
 def exact_matches(view: RunView, row: Row) -> dict[str, bool]:
