@@ -15,6 +15,8 @@ from tspo_cli.errors import TspoError, UsageError
 if TYPE_CHECKING:
     from tspo_cli.config.sweep import Cell, Sweep
 
+PRELOAD = "tspo_cli.commands.preload"
+
 
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="The sweep: base, seeds, arms, axes, grid.")],
@@ -90,7 +92,7 @@ def _run(plan: Sweep, cells: Sequence[Cell], folder: Path, jobs: int, json: bool
             advance(steps - shown, f"{ended}/{len(cells)} cells  {note}")
             shown = steps
 
-        results = run_sweep(plan, cells, folder, jobs=jobs, progress=show)
+        results = run_sweep(plan, cells, folder, PRELOAD, jobs=jobs, progress=show)
     failed = [one for one in results if one.state != "finished"]
     if json:
         result_json({"out": str(folder), "baseline": plan.baseline, "cells": [asdict(one) for one in results]})

@@ -16,7 +16,8 @@
     model.path = "runs/starts/a/model"
     [axes.start.b]
     model.path = "runs/starts/b/model"
-    seeds = [3, 4]                      # an arm or a value of an axis may keep to seeds of its own
+    seeds = [3, 4]                      # an arm or a value of an axis may keep to seeds of its own; where both do,
+                                        # those in both lists
 
     [grid]                              # optional: every combination of these values
     "optimizer.lr" = [1e-4, 2e-4]
@@ -151,11 +152,15 @@ def read_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:
             layers = [shared, *(named[axis][1] for axis in axes), own, *(named[key][1] for key in grid)]
             place = {key: named[key][0] for key in named}
             allowed = [_seeds(path, f"{arm}.seeds", layer["seeds"]) for layer in layers if "seeds" in layer]
-            for seed in allowed[-1] if allowed else seeds:
+            for seed in _in_all(allowed) if allowed else seeds:
                 cells.append(_cell(path, arm, place, seed, bases, layers, settings))
     return Sweep(
         path, baseline, tuple(axes), tuple(grid), tuple(sorted(_unique(path, cells), key=lambda cell: cell.seed))
     )
+
+
+def _in_all(lists: Sequence[Sequence[int]]) -> list[int]:
+    return [seed for seed in lists[0] if all(seed in other for other in lists)]
 
 
 def _cell(

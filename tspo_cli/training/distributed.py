@@ -43,7 +43,7 @@ def init_distributed() -> str:
     device = f"cuda:{os.environ['LOCAL_RANK']}" if gpu else "cpu"
     if gpu:
         torch.cuda.set_device(device)
-    deepspeed = _quiet_deepspeed()
+    deepspeed = quiet_deepspeed()
     backend = "nccl" if gpu else "gloo"
     if alone and not dist.is_initialized():
         # Without a port: one in the environment would be taken by this process and wanted by those it starts.
@@ -54,7 +54,8 @@ def init_distributed() -> str:
     return device
 
 
-def _quiet_deepspeed() -> Any:
+def quiet_deepspeed() -> Any:
+    """The deepspeed module, saying warnings and worse only, on stderr."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     deepspeed = importlib.import_module("deepspeed")

@@ -8,18 +8,17 @@ DIR/logs/tspo-a-seed0.log      what its training said
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 from tspo_cli.config.load import read_resolved
 from tspo_cli.config.sweep import SWEEP_NAME, Cell, Sweep, family_file, family_toml
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import atomic_write_text, is_run, read_json, read_jsonl, write_json
+from tspo_cli.training.cell_process import start_training, training_context
 from tspo_cli.training.launch import check_same_experiment
 
 _POLL_SECONDS = 0.5
@@ -66,8 +65,11 @@ def write_families(sweep: Sweep, folder: Path) -> list[Path]:
     return paths
 
 
-def run_sweep(sweep: Sweep, cells: Sequence[Cell], out: Path, *, jobs: int, progress: Progress) -> list[CellResult]:
+def run_sweep(
+    sweep: Sweep, cells: Sequence[Cell], out: Path, preload: str, *, jobs: int, progress: Progress
+) -> list[CellResult]:
     """Train those of `cells` that are not finished, `jobs` at a time; one that fails does not stop the others.
+    `preload` is the module with what every training imports.
 
     Ended by a signal it ends its trainings too, which can be resumed.
 
@@ -81,12 +83,13 @@ def run_sweep(sweep: Sweep, cells: Sequence[Cell], out: Path, *, jobs: int, prog
     waiting = [cell for cell in cells if states[cell.name] != "finished"]
     results = [CellResult(cell.name, "finished", 0.0) for cell in cells if states[cell.name] == "finished"]
     running: dict[str, _Training] = {}
+    context = training_context(preload)
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 cell = waiting.pop(0)
-                running[cell.name] = _start(cell, out, resume=states[cell.name] != "new")
-            for name in [name for name, one in running.items() if one.process.poll() is not None]:
+                running[cell.name] = _start(context, cell, out, resume=states[cell.name] != "new")
+            for name in [name for name, one in running.items() if one.process.exitcode is not None]:
                 results.append(_ended(name, running.pop(name)))
             progress(_steps_done(cells, out), len(results), ", ".join(running))
             time.sleep(_POLL_SECONDS)
@@ -94,37 +97,29 @@ def run_sweep(sweep: Sweep, cells: Sequence[Cell], out: Path, *, jobs: int, prog
         for training in running.values():
             training.process.terminate()
         for training in running.values():
-            training.process.wait()
+            training.process.join()
     order = {cell.name: place for place, cell in enumerate(cells)}
     return sorted(results, key=lambda result: order[result.name])
 
 
 @dataclass(frozen=True, slots=True)
 class _Training:
-    process: subprocess.Popen[bytes]
+    process: ForkServerProcess
     log: Path
     started: float
 
 
-def _start(cell: Cell, out: Path, *, resume: bool) -> _Training:
+def _start(context: ForkServerContext, cell: Cell, out: Path, *, resume: bool) -> _Training:
     file = family_file(out / "configs", cell.family)
     arguments = ["train", str(file), "--set", f"seed={cell.seed}", "--out", str(out / cell.name)]
     log = out / "logs" / f"{cell.name.replace('/', '-')}.log"
-    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    with open(log, "ab") as handle:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tspo_cli", *arguments, *(["--resume"] if resume else [])],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=handle,
-        )
+    process = start_training(context, [*arguments, *(["--resume"] if resume else [])], log)
     return _Training(process, log, time.perf_counter())
 
 
 def _ended(name: str, training: _Training) -> CellResult:
     seconds = time.perf_counter() - training.started
-    code = training.process.returncode
+    code = training.process.exitcode
     if code == 0:
         return CellResult(name, "finished", seconds)
     said = training.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()

@@ -1,0 +1,18 @@
+"""What every training imports, for the fork server of a sweep to import once."""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+import torch
+
+from tspo_cli.training.distributed import quiet_deepspeed
+
+MODULES = ("tspo_cli.training.run", "tspo_cli.evaluation.in_training", "transformers.models.qwen2.modeling_qwen2")
+
+for name in MODULES:
+    importlib.import_module(name)
+if torch.version.cuda is None:  # elsewhere DeepSpeed looks for GPUs, and a process that has cannot be forked
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    quiet_deepspeed()
