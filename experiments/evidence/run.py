@@ -1,6 +1,7 @@
 """Everything that this folder reports, from nothing.
 
     python experiments/evidence/run.py            worlds, starts, (a) to (c); then results.csv, figures and tables
+    python experiments/evidence/run.py starts     worlds and starts alone: what a single experiment of configs/ needs
     python experiments/evidence/run.py grid       the learning-rate grid (worlds and starts too)
     python experiments/evidence/run.py ablations  options of TSPO (d) and group sizes (e)
     python experiments/evidence/run.py collect    results.csv, figures and tables of what has been run so far
@@ -32,7 +33,7 @@ STARTS = ("starts", "starts_easy")
 EXPERIMENTS = ("hard", "easy", "two_hop")
 GRIDS = ("lr_hard",)
 ABLATIONS = ("ablations", "group_size")
-PARTS = {"all": EXPERIMENTS, "grid": GRIDS, "ablations": ABLATIONS}
+PARTS = {"all": EXPERIMENTS, "starts": (), "grid": GRIDS, "ablations": ABLATIONS}
 COLUMNS = (
     *("experiment", "config", "algorithm", "arm", "start", "lr", "seed", "step", "em", "f1", "n"),
     *("searches", "no_answer_share", "train_tokens", "train_cpu_seconds"),
@@ -45,13 +46,16 @@ def main() -> None:
     parser.add_argument("what", nargs="?", default="all", choices=(*PARTS, "collect"))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
+    failed: list[str] = []
     if options.what != "collect":
         prepare.main()
         wanted = (*STARTS, *PARTS[options.what])
         failed = [name for name in wanted if not _sweep(name, options.jobs)]
         if failed:
             print(f"cells failed in {', '.join(failed)}; see {ROOT}/*/logs", file=sys.stderr)
-    collect()
+    if options.what != "starts":
+        collect()
+    sys.exit(1 if failed else 0)
 
 
 def collect() -> None:

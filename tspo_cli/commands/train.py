@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,6 +12,7 @@ import typer
 
 from tspo_cli.commands.options import Json, Settings
 from tspo_cli.console import result, result_json, say
+from tspo_cli.errors import MissingResourceError
 
 if TYPE_CHECKING:
     from tspo_cli.config.schema import Config
@@ -60,7 +63,8 @@ def train(
     check_algorithm(config)
     run = out or Path("runs") / Path(files[-1]).stem
     if dry_run:
-        say(_check_inputs(config))
+        with _saying_how_to_prepare(config):
+            say(_check_inputs(config))
         for line in loop_options(config):
             say(line)
         if json:
@@ -71,9 +75,20 @@ def train(
 
     from tspo_cli.training.launch import launch
 
-    launch(config, run, train_here, WORKER, resume=resume, overwrite=overwrite)
+    with _saying_how_to_prepare(config):
+        launch(config, run, train_here, WORKER, resume=resume, overwrite=overwrite)
     if os.environ.get("RANK", "0") == "0":
         _tell(run, json)
+
+
+@contextmanager
+def _saying_how_to_prepare(config: Config) -> Iterator[None]:
+    try:
+        yield
+    except MissingResourceError as error:
+        if not config.prepare:
+            raise
+        raise MissingResourceError(f"{error}; this experiment needs first: {config.prepare}") from error
 
 
 def train_here(config: Config, run: Path, attempt: int, resume: bool) -> None:

@@ -318,6 +318,9 @@ class Config(Section):
         "best of the policy's own rollouts, round by round.",
     )
     seed: int = Field(0, ge=0, description="Seed of everything that is drawn.")
+    prepare: str = Field(
+        "", description="The command that makes what the experiment starts from; said when something of it is missing."
+    )
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     demonstrations: DemonstrationConfig = DemonstrationConfig()

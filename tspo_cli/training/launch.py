@@ -15,7 +15,10 @@ from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.runs import claim_run, is_run, start_attempt
 
 # What may change when a run is resumed; everything else would make it another experiment.
-RESUMABLE = ("train.steps", "train.processes", "train.threads", "train.keep_rollouts", "checkpoint.", "eval.", "track.")
+RESUMABLE = (
+    *("prepare", "train.steps", "train.processes", "train.threads", "train.keep_rollouts"),
+    *("checkpoint.", "eval.", "track."),
+)
 
 Train = Callable[[Config, Path, int, bool], None]
 """(config, run, attempt, resume): train in this process."""
