@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,7 @@ def collect() -> None:
         record = json.loads(_tspo("report", str(ROOT / name), "--json", "--figure", str(HERE / f"{name}.svg")))
         rows += _rows(name, record)
         tables[name] = _tspo("report", str(ROOT / name), "--format", "md", "--step", str(_steps(name)))
+    tables["cost"] = _cost_table(rows)
     with open(HERE / "results.csv", "w", encoding="utf-8", newline="") as handle:
         writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -113,6 +116,25 @@ def _rows(name: str, record: dict[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _cost_table(rows: Sequence[dict[str, Any]]) -> str:
+    """(g): sampled tokens and CPU-seconds of training per point of EM between the first and the last evaluation."""
+    runs: dict[tuple[str, str], list[list[dict[str, Any]]]] = {}
+    for _, curve in itertools.groupby(rows, key=lambda row: (row["config"], row["seed"])):
+        steps = list(curve)
+        runs.setdefault((steps[0]["experiment"], steps[0]["arm"]), []).append(steps)
+    lines = [
+        "| experiment | arm | EM points gained | tokens a point | CPU s a point |",
+        "| :--- | :--- | ---: | ---: | ---: |",
+    ]
+    for (experiment, arm), curves in runs.items():
+        if experiment in EXPERIMENTS:
+            points = 100 * sum(steps[-1]["em"] - steps[0]["em"] for steps in curves)
+            tokens = sum(steps[0]["train_tokens"] for steps in curves) / points
+            seconds = sum(steps[0]["train_cpu_seconds"] for steps in curves) / points
+            lines.append(f"| {experiment} | {arm} | {points / len(curves):.1f} | {tokens:,.0f} | {seconds:.2f} |")
+    return "\n".join(lines) + "\n"
 
 
 def _has_finished_runs(folder: Path) -> bool:
