@@ -21,8 +21,15 @@ from typing import Any
 
 from tspo_cli.data.readers import read_passages
 from tspo_cli.data.rows import count_rows
-from tspo_cli.errors import InvalidInputError, TspoError
-from tspo_cli.retrieval.manifest import MANIFEST_NAME, file_digest, file_facts, is_index, make_manifest
+from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
+from tspo_cli.retrieval.manifest import (
+    MANIFEST_NAME,
+    file_digest,
+    file_facts,
+    is_index,
+    make_manifest,
+    read_manifest,
+)
 from tspo_cli.retrieval.passages import OFFSETS_NAME, PassageStore, write_passages
 from tspo_cli.retrieval.presets import resolve_preset
 from tspo_cli.retrieval.settings import IndexSettings, index_settings
@@ -61,15 +68,20 @@ def build_index(
             beside it (`overwrite` removes it), or another process is building it.
     """
     plan = make_plan(corpus, kind, encoder, settings or {})
-    check_target(out, overwrite)
-    passages = read_passages(corpus)
+    # A build that was killed after its last step but one left only this trace.
+    cut_off = not overwrite and _work_path(out).is_dir() and not (_work_path(out) / "index").exists()
+    if not cut_off:
+        check_target(out, overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
     with _work_directory(out) as work:
         target = work / "index"
         identity = _identity(plan)
+        if cut_off and is_index(out) and _was_built(out, identity):
+            return read_manifest(out)
+        check_target(out, overwrite)
         _resume_or_start(work, identity, overwrite)
         if not (target / OFFSETS_NAME).is_file():
-            write_passages(passages, target)
+            write_passages(corpus, target)
         store = PassageStore(target)
         if plan.settings.bm25 is not None:
             from tspo_cli.retrieval.bm25_build import build_bm25
@@ -94,7 +106,10 @@ def build_index(
 
 
 def make_plan(corpus: Path, kind: str, encoder: str, given: Mapping[str, object]) -> Plan:
-    """Check what was asked for. Raises InvalidInputError as `build_index`."""
+    """Check what was asked for. Raises as `build_index`."""
+    if not corpus.is_file():
+        got = "is a directory" if corpus.is_dir() else "no such file"
+        raise MissingResourceError(f"{corpus}: {got}; name a JSONL or parquet file (hub: tspo data convert it first)")
     if kind == "bm25" and encoder:
         raise InvalidInputError("an encoder is of no use to a bm25 index; add --kind dense or leave it out")
     settings = index_settings(kind, resolve_preset(encoder, given) if kind in ("dense", "hybrid") else given)
@@ -126,7 +141,7 @@ def replace_directory(work: Path, out: Path) -> None:
 @contextmanager
 def _work_directory(out: Path) -> Iterator[Path]:
     """`.NAME.build` beside `out`, for one process at a time; kept only where something is worth going on from."""
-    work = out.with_name(f".{out.name}.build")
+    work = _work_path(out)
     work.mkdir(exist_ok=True)
     with open(work / "lock", "w") as lock:
         try:
@@ -143,6 +158,10 @@ def _work_directory(out: Path) -> Iterator[Path]:
         shutil.rmtree(work)
 
 
+def _work_path(out: Path) -> Path:
+    return out.with_name(f".{out.name}.build")
+
+
 def _identity(plan: Plan) -> dict[str, Any]:
     """What two builds have to agree in for one to go on with the work of the other."""
     from tspo_cli.retrieval.encoder import encoder_digest
@@ -156,9 +175,23 @@ def _identity(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _was_built(out: Path, identity: dict[str, Any]) -> bool:
+    manifest = read_manifest(out)
+    return identity == {
+        "corpus": manifest["corpus"]["sha256"],
+        "kind": manifest["kind"],
+        "settings": manifest["parameters"],
+        "encoder": manifest["encoder"],
+        "encoder_sha256": manifest["encoder_sha256"],
+    }
+
+
 def _resume_or_start(work: Path, identity: dict[str, Any], overwrite: bool) -> None:
     state, target = work / "state.json", work / "index"
     if state.is_file() and read_json(state) == identity:
+        target.mkdir(exist_ok=True)
+        for begun in target.glob(".*"):
+            begun.unlink()
         return
     if any(work.glob("shards/*.npy")) and not overwrite:
         raise InvalidInputError(
@@ -168,8 +201,7 @@ def _resume_or_start(work: Path, identity: dict[str, Any], overwrite: bool) -> N
     for folder in (target, work / "shards"):
         shutil.rmtree(folder, ignore_errors=True)
     target.mkdir()
-    if identity["kind"] != "bm25":  # which is built in minutes, and always anew
-        write_json(state, identity)
+    write_json(state, identity)
 
 
 def estimate_build(

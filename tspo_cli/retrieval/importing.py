@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from tspo_cli.console import say
-from tspo_cli.data.readers import read_passages
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.build import check_target, replace_directory
 from tspo_cli.retrieval.dense import DenseRanker, VectorIndex
@@ -100,7 +99,7 @@ def _lines(corpus: Path, work: Path) -> Path:
     with open(corpus, "rb") as handle:
         magic = handle.read(4)
     if magic == b"PAR1":
-        write_passages(read_passages(corpus), work)
+        write_passages(corpus, work)
         return work / PASSAGES_NAME
     if not magic.startswith(b"\x1f\x8b"):
         write_offsets(corpus, work)
