@@ -52,7 +52,8 @@ class DenseSettings:
     two writes: what a killed build loses at most.
 
     Searching (may be changed on opening): `nprobe` lists of an IVF, `ef_search` of an HNSW; `backend` torch searches
-    a flat index in blocks, on GPUs where there are some, in the numbers of `first_pass`.
+    a flat index in blocks, on GPUs where there are some, in the numbers of `first_pass` (float16 and int8 first look
+    at `candidates` and go on until the answer is exact).
     """
 
     preset: str = "auto"
