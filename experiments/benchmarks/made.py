@@ -1,4 +1,4 @@
-"""What the retrieval benchmarks make for themselves: a corpus, an encoder; and how they name the machine."""
+"""What the retrieval benchmarks share: a made corpus and encoder, the peak memory of a process, the machine's name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import itertools
 import json
 import os
 import platform
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +50,32 @@ def make_encoder(folder: Path, hidden: int = 32, layers: int = 1) -> str:
     )  # fmt: skip
     BertModel(config).save_pretrained(folder)
     return str(folder)
+
+
+def run_python(arguments: list[str]) -> tuple[str, float, float]:
+    """Run this Python with `arguments`: its stdout, its seconds, its peak memory in MB.
+
+    Memory is the resident size without pages of mapped files (the kernel's RssAnon), sampled every 10 ms.
+    """
+    began = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, _anonymous_kb(process.pid))
+        time.sleep(0.01)
+    seconds = time.perf_counter() - began
+    assert process.stdout is not None
+    if process.returncode:
+        raise SystemExit(f"{arguments}: ended with exit code {process.returncode}")
+    return process.stdout.read(), seconds, peak / 1000
+
+
+def _anonymous_kb(process: int) -> int:
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("RssAnon")), 0)
 
 
 def machine() -> str:

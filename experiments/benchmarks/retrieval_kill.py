@@ -2,9 +2,9 @@
 
     python experiments/benchmarks/retrieval_kill.py --passages 100000 --kills 20
 
-One build is left alone. Another gets SIGKILL at a random moment, is started again, and so on. Moments are drawn over
-all file operations of a build, each with a random delay after it, in three parts: before the first shard of vectors,
-among the shards, and after the last one (index file, digests, manifest, the move into place, the clearing up). After
+One build is left alone. Another gets SIGKILL at a random moment, is started again, and so on. Moments are drawn from
+the writing file operations of a build, each with a random delay after it, in four parts: before the first shard of
+vectors, among the shards, after the last one (index file, digests, manifest), and from the move into place on. After
 every kill the finished shards are looked at: none of them may be written again, so that a kill costs at most the one
 under way. Passages and the encoder are made. Builds are forked, so that the libraries are loaded once.
 """
@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -36,9 +37,9 @@ from tspo_cli.retrieval.dense_build import build_dense  # noqa: F401
 from tspo_cli.retrieval.encoder import Encoder
 from tspo_cli.retrieval.settings import DenseSettings
 
-OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
-LONGEST_DELAY = {"before": 0.5, "shards": 0.5, "after": 0.05}
-"""Seconds between the operation and the kill."""
+OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
+PARTS = {"before": (0.2, 0.5), "shards": (0.45, 0.5), "index": (0.25, 0.05), "moved": (0.1, 0.0)}
+"""Share of the kills, and the most seconds between the operation and the kill."""
 
 
 class Steps:
@@ -52,6 +53,8 @@ class Steps:
     def name(self, event: str, arguments: tuple[Any, ...]) -> str | None:
         """The name of an audit event, None for one that is no such operation."""
         if event not in OPERATIONS or not isinstance(arguments[0], str | os.PathLike):
+            return None
+        if event == "open" and not set("wax+") & set(arguments[1] or ""):
             return None
         path = os.fspath(arguments[0])
         if not path.startswith(self._folder):
@@ -108,17 +111,15 @@ def forked(prepare: Any, corpus: Path, out: Path, options: dict[str, Any]) -> tu
 
 
 def moments(log: list[str], kills: int, draw: random.Random) -> list[tuple[str, int, float]]:
-    """(part, place, delay) of every kill, in the order of a build; a fifth before the shards, two fifths after them."""
+    """(part, place, delay) of every kill, in the order of a build."""
     shards = [place for place, step in enumerate(log) if step.startswith("os.rename") and "/shards/" in step]
-    parts = {
-        "before": (range(shards[0]), max(1, kills // 5)),
-        "shards": (range(shards[0], shards[-1]), kills - max(1, kills // 5) - max(1, 2 * kills // 5)),
-        "after": (range(shards[-1], len(log)), max(1, 2 * kills // 5)),
-    }
+    moved = next(place for place, step in enumerate(log) if step.startswith("os.rename /.index.build/index #"))
+    edges = [0, shards[0], shards[-1], moved, len(log)]
     found = []
-    for part, (places, count) in parts.items():
-        drawn = sorted(draw.sample(places, min(count, len(places))))
-        found += [(part, place, draw.uniform(0, LONGEST_DELAY[part])) for place in drawn]
+    for number, (part, (share, longest)) in enumerate(PARTS.items()):
+        places = range(edges[number], edges[number + 1])
+        count = min(len(places), max(1, round(share * kills)))
+        found += [(part, place, draw.uniform(0, longest)) for place in sorted(draw.sample(places, count))]
     return found
 
 
@@ -160,7 +161,7 @@ def main() -> None:
         print(f"{machine()}; {options.passages} passages, {json.dumps(settings)}")
         print(f"left alone: {seconds:.1f} s, {len(steps)} file operations\n")
         print(f"{'kill':>4} {'part':<8}{'seconds':>8}{'shards':>8}{'again':>7}  after the operation", flush=True)
-        killed, again, parts = 0, 0, Counter[str]()
+        killed, again, parts, same = 0, 0, Counter[str](), True
         for part, place, delay in moments(steps, options.kills, random.Random(options.seed)):
             before = shards_of(out)
             code, seconds = forked(lambda: kill_at(places, place, delay, out.parent), corpus, out, asked)  # noqa: B023
@@ -169,11 +170,15 @@ def main() -> None:
             rewritten = sum(now[name] != facts for name, facts in before.items() if name in now)
             killed, again = killed + (code != 0), again + rewritten
             parts[part] += code != 0
-            what = f"{steps[place]} + {1000 * delay:.0f} ms" if code else "(ended before the kill)"
+            what = f"{steps[place]} + {1000 * delay:.0f} ms" if code else "(ended before the kill; begun anew)"
             print(f"{killed:>4} {part:<8}{seconds:>8.1f}{len(now):>8}{rewritten:>7}  {what}", flush=True)
+            if code == 0:
+                same = same and contents(out) == contents(whole)
+                shutil.rmtree(out)
         code, seconds = forked(lambda: None, corpus, out, asked)
         assert code == 0, "the build cannot go on after the last kill"
-        same = contents(out) == contents(whole) and [path.name for path in out.parent.iterdir()] == [out.name]
+        alone = [path.name for path in out.parent.iterdir()] == [out.name]
+        same = same and alone and contents(out) == contents(whole)
         print(f"\nkilled {killed} times ({dict(parts)}); finished shards written again: {again}")
         print(f"index byte-identical to the one left alone: {'yes' if same else 'NO'}")
         sys.exit(0 if same and again == 0 else 1)
