@@ -220,7 +220,8 @@ def estimate_build(
     if plan.settings.bm25 is not None:
         from tspo_cli.retrieval.bm25_build import estimate_bm25
 
-        found |= {f"bm25_{name}": value for name, value in estimate_bm25(passages, probe, plan.settings.bm25).items()}
+        lexical = estimate_bm25(passages, probe, plan.settings.bm25)
+        found |= {f"bm25_{name}": value for name, value in asdict(lexical).items()}
     if plan.settings.dense is not None:
         from tspo_cli.retrieval.dense_build import estimate
         from tspo_cli.retrieval.encoder import Encoder

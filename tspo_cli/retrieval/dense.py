@@ -113,6 +113,8 @@ class VectorIndex:
     """
 
     def __init__(self, pieces: Sequence[Path], rescore: Path | None, settings: DenseSettings) -> None:
+        if settings.device != "auto":
+            check_device(settings.device)
         self._settings = settings
         self.path = pieces[0]
         flat = FlatRows(pieces) if is_flat(pieces[0]) else None
@@ -150,6 +152,13 @@ class VectorIndex:
         if ivf is not None:
             ivf.make_direct_map()
         return np.stack([index.reconstruct(int(at)) for at in positions])
+
+
+def check_device(device: str) -> None:
+    """Raises MissingResourceError where there is no such GPU, InvalidInputError for what names no device."""
+    from tspo_cli.retrieval.torch_search import devices
+
+    devices(device)
 
 
 class DenseRanker:

@@ -38,7 +38,7 @@ def write_passages(corpus: Path, directory: Path) -> int:
     # The table is there last, and then all that it speaks of: a killed build goes on from it.
     with OffsetsWriter(directory / OFFSETS_NAME) as offsets:
         with open(directory / PASSAGES_NAME, "wb") as handle, open(digests, "wb") as ids:
-            for passage in read_passages(corpus, distinct=False):
+            for passage in track(read_passages(corpus, distinct=False), "reading passages"):
                 record = {"id": passage.id, "contents": passage.contents}
                 # "replace": a lone surrogate, which JSON can spell, could not be served again.
                 line = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
@@ -172,7 +172,7 @@ def _passage(path: Path, position: int, line: bytes) -> tuple[str, str]:
     """(id, contents) of a line in any form of `parse_passage`; a line without an id has its position for one."""
     try:
         record = json.loads(line)
-    except ValueError:  # JSONDecodeError or UnicodeDecodeError
+    except (ValueError, RecursionError):  # also what is no UTF-8, and lists thousands deep
         raise InvalidInputError(f"{path}:{position + 1}: expected one JSON object in UTF-8; correct the line") from None
     if isinstance(record, dict) and isinstance(record.get("contents"), str) and isinstance(record.get("id"), str):
         identifier, contents = record["id"], record["contents"]

@@ -33,7 +33,7 @@ class TorchScan:
         self._first_pass = first_pass
         self._shards = [
             _Shard(rows, start, stop, first_pass, torch.device(name))
-            for name, start, stop in _split(rows.ntotal, _devices(device))
+            for name, start, stop in _split(rows.ntotal, devices(device))
         ]
 
     def search(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -132,18 +132,25 @@ def quantise(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (vectors / scales[:, None]).round().to(torch.int8), scales
 
 
-def _devices(device: str) -> list[str]:
+def devices(device: str) -> list[str]:
+    """What a `device` setting means here: all GPUs, or else the CPU, for auto; all of them for cuda.
+
+    Raises:
+        MissingResourceError: there is no such GPU.
+        InvalidInputError: not the name of a device.
+    """
     gpus = torch.cuda.device_count()
     if device == "auto":
         return [f"cuda:{number}" for number in range(gpus)] or ["cpu"]
     if device == "cuda" and gpus:
         return [f"cuda:{number}" for number in range(gpus)]
-    if device.startswith("cuda") and not gpus:
-        raise MissingResourceError(f"device {device}: there is no GPU here; use --set device=cpu")
     try:
-        return [str(torch.device(device))]
+        named = torch.device(device)
     except RuntimeError:
         raise InvalidInputError(f"setting device: expected auto, cpu, cuda or cuda:N, got {device!r}") from None
+    if named.type == "cuda" and (named.index or 0) >= gpus:
+        raise MissingResourceError(f"device {device}: there are {gpus} GPUs here; use --set device=cpu")
+    return [str(named)]
 
 
 def _split(rows: int, devices: list[str]) -> list[tuple[str, int, int]]:
