@@ -142,6 +142,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="", help="directory; otherwise a tiny one of random weights is made")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     set_quiet(True)
     settings = {"rescore": "float16", **dict(pair.split("=", 1) for pair in options.set)}
@@ -158,10 +159,13 @@ def main() -> None:
         assert code == 0, "the build that is left alone fails"
         steps = log.read_text().splitlines()
         places = {step: place for place, step in enumerate(steps)}
-        print(f"{machine()}; {options.passages} passages, {json.dumps(settings)}")
-        print(f"left alone: {seconds:.1f} s, {len(steps)} file operations\n")
-        print(f"{'kill':>4} {'part':<8}{'seconds':>8}{'shards':>8}{'again':>7}  after the operation", flush=True)
-        killed, again, parts, same = 0, 0, Counter[str](), True
+        report: dict[str, Any] = {"machine": machine(), "passages": options.passages, "settings": settings}
+        report |= {"seconds": seconds, "operations": len(steps), "kills": []}
+        if not options.json:
+            print(f"{machine()}; {options.passages} passages, {json.dumps(settings)}")
+            print(f"left alone: {seconds:.1f} s, {len(steps)} writing file operations\n")
+            print(f"{'kill':>4} {'part':<8}{'seconds':>8}{'shards':>8}{'again':>7}  after the operation", flush=True)
+        killed, again, same = 0, 0, True
         for part, place, delay in moments(steps, options.kills, random.Random(options.seed)):
             before = shards_of(out)
             code, seconds = forked(lambda: kill_at(places, place, delay, out.parent), corpus, out, asked)  # noqa: B023
@@ -169,19 +173,26 @@ def main() -> None:
             now = shards_of(out)
             rewritten = sum(now[name] != facts for name, facts in before.items() if name in now)
             killed, again = killed + (code != 0), again + rewritten
-            parts[part] += code != 0
             what = f"{steps[place]} + {1000 * delay:.0f} ms" if code else "(ended before the kill; begun anew)"
-            print(f"{killed:>4} {part:<8}{seconds:>8.1f}{len(now):>8}{rewritten:>7}  {what}", flush=True)
+            report["kills"].append(
+                {"part": part, "seconds": seconds, "shards": len(now), "again": rewritten, "at": what}
+            )
+            if not options.json:
+                print(f"{killed:>4} {part:<8}{seconds:>8.1f}{len(now):>8}{rewritten:>7}  {what}", flush=True)
             if code == 0:
                 same = same and contents(out) == contents(whole)
                 shutil.rmtree(out)
-        code, seconds = forked(lambda: None, corpus, out, asked)
+        code, _ = forked(lambda: None, corpus, out, asked)
         assert code == 0, "the build cannot go on after the last kill"
         alone = [path.name for path in out.parent.iterdir()] == [out.name]
         same = same and alone and contents(out) == contents(whole)
-        print(f"\nkilled {killed} times ({dict(parts)}); finished shards written again: {again}")
+    report |= {"killed": killed, "shards_written_again": again, "identical": same}
+    if options.json:
+        print(json.dumps(report, indent=2))
+    else:
+        print(f"\nkilled {killed} times; finished shards written again: {again}")
         print(f"index byte-identical to the one left alone: {'yes' if same else 'NO'}")
-        sys.exit(0 if same and again == 0 else 1)
+    sys.exit(0 if same and again == 0 else 1)
 
 
 if __name__ == "__main__":
