@@ -99,8 +99,24 @@ def test_another_build_does_not_go_on_with_the_work(corpus: Path, tiny_encoder: 
         build_index(corpus, out, kind="dense", encoder=tiny_encoder)
     process.kill()
     process.wait()
-    with pytest.raises(InvalidInputError, match="unfinished build of another corpus, encoder or settings"):
+    with pytest.raises(
+        InvalidInputError, match="unfinished build of another corpus or encoder, or vectors encoded otherwise"
+    ):
         build_index(corpus, out, kind="dense", encoder=tiny_encoder, settings={"max_length": 9})
     assert _shards(out)
     build_index(corpus, out, kind="dense", encoder=tiny_encoder, settings={"max_length": 9}, overwrite=True)
     assert open_index(out).manifest["parameters"]["max_length"] == 9
+
+
+def test_vectors_outlive_an_index_that_could_not_be_made(
+    corpus: Path, tiny_encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few, out = tmp_path / "few.jsonl", tmp_path / "index"
+    few.write_text("".join(corpus.read_text().splitlines(keepends=True)[:40]))
+    with pytest.raises(InvalidInputError, match="setting factory"):
+        build_index(few, out, kind="hybrid", encoder=tiny_encoder, settings={"factory": "IVF64,SQ8"})
+    capsys.readouterr()
+    build_index(few, out, kind="dense", encoder=tiny_encoder, settings={"factory": "SQ8"})
+    assert "40 from an earlier build" in capsys.readouterr().err
+    build_index(few, tmp_path / "whole", kind="dense", encoder=tiny_encoder, settings={"factory": "SQ8"})
+    assert _bytes(out) == _bytes(tmp_path / "whole")

@@ -2,7 +2,7 @@
 
 While a build runs, and after it was killed, its files lie beside the target in `.NAME.build/`:
 
-state.json     what is being built: corpus, settings, encoder; another build does not go on from here
+state.json     corpus, encoder, and how vectors are encoded; a build that differs in it does not go on from here
 index/         the files of the index so far
 shards/        vectors, some thousand passages in each file
 """
@@ -30,9 +30,9 @@ from tspo_cli.retrieval.manifest import (
     make_manifest,
     read_manifest,
 )
-from tspo_cli.retrieval.passages import OFFSETS_NAME, PassageStore, write_passages
+from tspo_cli.retrieval.passages import OFFSETS_NAME, PASSAGES_NAME, PassageStore, write_passages
 from tspo_cli.retrieval.presets import resolve_preset
-from tspo_cli.retrieval.settings import IndexSettings, index_settings
+from tspo_cli.retrieval.settings import IndexSettings, index_settings, vector_settings
 from tspo_cli.runs import read_json, write_json
 
 
@@ -59,7 +59,8 @@ def build_index(
     """Build the index directory `out` from a corpus file and return its manifest.
 
     The same corpus and settings give the same bytes, also when a dense build was killed and started again: it keeps
-    the shards that were finished. A build that fails leaves `out` as it was.
+    the shards that were finished. So does one that failed, say because the corpus is too small for its `factory`, when
+    it is given with another. A build that fails leaves `out` as it was.
 
     Raises:
         MissingResourceError: no such corpus or encoder, or not enough room on the disk.
@@ -79,7 +80,7 @@ def build_index(
         if cut_off and is_index(out) and _was_built(out, identity):
             return read_manifest(out)
         check_target(out, overwrite)
-        _resume_or_start(work, identity, overwrite)
+        _resume_or_start(work, identity, plan, overwrite)
         if not (target / OFFSETS_NAME).is_file():
             write_passages(corpus, target)
         store = PassageStore(target)
@@ -163,7 +164,7 @@ def _work_path(out: Path) -> Path:
 
 
 def _identity(plan: Plan) -> dict[str, Any]:
-    """What two builds have to agree in for one to go on with the work of the other."""
+    """What an index was made from, and how."""
     from tspo_cli.retrieval.encoder import encoder_digest
 
     return {
@@ -186,22 +187,26 @@ def _was_built(out: Path, identity: dict[str, Any]) -> bool:
     }
 
 
-def _resume_or_start(work: Path, identity: dict[str, Any], overwrite: bool) -> None:
+def _resume_or_start(work: Path, identity: dict[str, Any], plan: Plan, overwrite: bool) -> None:
+    """Leave in `work` what this build can go on from: the passages of its corpus, and vectors encoded as it would."""
     state, target = work / "state.json", work / "index"
-    if state.is_file() and read_json(state) == identity:
+    shared = {name: identity[name] for name in ("corpus", "encoder", "encoder_sha256")}
+    shared["vectors"] = vector_settings(plan.settings.dense) if plan.settings.dense is not None else None
+    if state.is_file() and read_json(state) == shared:
         target.mkdir(exist_ok=True)
-        for begun in target.glob(".*"):
-            begun.unlink()
+        for path in target.iterdir():
+            if path.name not in (PASSAGES_NAME, OFFSETS_NAME):
+                path.unlink()
         return
     if any(work.glob("shards/*.npy")) and not overwrite:
         raise InvalidInputError(
-            f"{work}: holds an unfinished build of another corpus, encoder or settings; "
+            f"{work}: holds an unfinished build of another corpus or encoder, or vectors encoded otherwise; "
             "give the same to go on with it, or --overwrite to remove it"
         )
     for folder in (target, work / "shards"):
         shutil.rmtree(folder, ignore_errors=True)
     target.mkdir()
-    write_json(state, identity)
+    write_json(state, shared)
 
 
 def estimate_build(

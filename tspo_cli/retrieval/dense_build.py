@@ -14,7 +14,7 @@ from tspo_cli.errors import MissingResourceError
 from tspo_cli.retrieval.dense import check_device, empty_index, write_vectors
 from tspo_cli.retrieval.encoder import Encoder
 from tspo_cli.retrieval.passages import PassageStore
-from tspo_cli.retrieval.settings import DenseSettings
+from tspo_cli.retrieval.settings import DenseSettings, shard_type
 from tspo_cli.retrieval.vectors import ShardedVectors, clock, size
 
 _PROBE = 64
@@ -102,8 +102,3 @@ def code_bytes(dim: int, factory: str) -> int:
     if hasattr(index, "hnsw"):
         return int(index.storage.sa_code_size()) + int(index.hnsw.nb_neighbors(0)) * 4 + 12
     return int(index.sa_code_size())
-
-
-def shard_type(settings: DenseSettings) -> str:
-    """Half precision where nothing more exact is kept in the end."""
-    return "float32" if settings.factory == "Flat" or settings.rescore == "float32" else "float16"

@@ -135,6 +135,25 @@ class IndexSettings:
         return {name: value for part in parts for name, value in asdict(part).items()}
 
 
+_NOT_IN_VECTORS = (
+    *("preset", "query_prefix", "factory", "train_size", "rescore"),
+    *("candidates", "nprobe", "ef_search", "backend", "first_pass"),
+)
+
+
+def vector_settings(settings: DenseSettings) -> dict[str, Any]:
+    """What the encoded passages depend on; builds that agree in it can share them."""
+    return {name: value for name, value in asdict(settings).items() if name not in _NOT_IN_VECTORS} | {
+        "kept_in": shard_type(settings)
+    }
+
+
+def shard_type(settings: DenseSettings) -> str:
+    """The numbers that encoded passages are kept in until the index is written: half precision where nothing more
+    exact is kept in the end."""
+    return "float32" if settings.factory == "Flat" or settings.rescore == "float32" else "float16"
+
+
 KINDS = ("bm25", "dense", "hybrid")
 _PARTS: dict[str, dict[str, type]] = {
     "bm25": {"bm25": Bm25Settings},
