@@ -6,9 +6,11 @@ import itertools
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -52,22 +54,33 @@ def make_encoder(folder: Path, hidden: int = 32, layers: int = 1) -> str:
     return str(folder)
 
 
-def run_python(arguments: list[str]) -> tuple[str, float, float]:
-    """Run this Python with `arguments`: its stdout, its seconds, its peak memory in MB.
+@dataclass(frozen=True)
+class Finished:
+    """What a Python process printed, its wall and CPU seconds, and its peak of anonymous memory in MB."""
+
+    output: str
+    seconds: float
+    cpu_s: float
+    peak_mb: float
+
+
+def run_python(arguments: list[str]) -> Finished:
+    """Run this Python with `arguments` to its end.
 
     Memory is the resident size without pages of mapped files (the kernel's RssAnon), sampled every 10 ms.
     """
-    began = time.perf_counter()
+    began, spent = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
     peak = 0
     while process.poll() is None:
         peak = max(peak, _anonymous_kb(process.pid))
         time.sleep(0.01)
-    seconds = time.perf_counter() - began
+    seconds, now = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     assert process.stdout is not None
     if process.returncode:
         raise SystemExit(f"{arguments}: ended with exit code {process.returncode}")
-    return process.stdout.read(), seconds, peak / 1000
+    cpu = now.ru_utime + now.ru_stime - spent.ru_utime - spent.ru_stime
+    return Finished(process.stdout.read(), seconds, cpu, peak / 1000)
 
 
 def _anonymous_kb(process: int) -> int:
