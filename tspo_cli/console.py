@@ -47,7 +47,8 @@ class Advance(Protocol):
 
 @contextmanager
 def progress(label: str, total: int | None) -> Iterator[Advance]:
-    """Show long work: a bar on a terminal, a plain line at about every tenth elsewhere."""
+    """Show long work: a bar on a terminal; elsewhere a plain line at about every tenth, or whenever an unknown total
+    has doubled."""
     if _quiet:
         yield lambda n=1, note="": None
     elif sys.stderr.isatty():
@@ -80,16 +81,16 @@ def _bar(label: str, total: int | None) -> Iterator[Advance]:
 
 def _plain_lines(label: str, total: int | None) -> Advance:
     done = 0
-    shown = 0
+    due = 1_000 if total is None else max(1, total // 10)
 
     def advance(n: int = 1, note: str = "") -> None:
-        nonlocal done, shown
+        nonlocal done, due
         done += n
-        every = max(1, (total or 10_000) // 10)
-        if n and (done // every > shown or done == total):
-            shown = done // every
+        if n and (done >= due or done == total):
             of = f"/{total}" if total is not None else ""
             say(f"{label} {done}{of} {note}".rstrip())
+            while due <= done:
+                due = 2 * due if total is None else due + max(1, total // 10)
 
     return advance
 

@@ -1,78 +1,98 @@
 """Passages per second and peak memory of `tspo index build` by corpus size, each build in a process of its own.
 
     python experiments/benchmarks/retrieval_build.py --kind bm25 --passages 10000 100000 1000000
-    python experiments/benchmarks/retrieval_build.py --kind dense --encoder DIR --passages 10000 100000
+    python experiments/benchmarks/retrieval_build.py --kind dense --passages 10000 100000
 
-Passages are made: invented words with the frequencies of Zipf's law, --words of them each. Peak is the largest
-resident size of the process without pages of mapped files (the kernel's RssAnon), sampled every 20 ms. `open` is the
-time until an opened index has answered one query.
+Passages are made: invented words with the frequencies of Zipf's law, --words of them each. A dense index has a made
+encoder (tiny, random weights) unless --encoder names one. `peak` is anonymous memory; `extra` is what it has beyond the
+peak of a build of 100 passages, which is that of the libraries and the encoder. `open` is the time until an index is
+open, libraries loaded; queries are asked one by one. Rates are for a second of CPU time, which a busy machine does not
+change much: run it with OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
-import sys
 import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from made import machine, make_corpus, make_encoder, run_python
 
-VOCABULARY = 200_000
-
-
-def make_corpus(path: Path, passages: int, words: int) -> None:
-    """A JSONL corpus of `passages` passages of about `words` words."""
-    random = np.random.default_rng(0)
-    with open(path, "w") as handle:
-        for start in range(0, passages, 10_000):
-            count = min(10_000, passages - start)
-            lengths = random.integers(words // 2, words * 3 // 2 + 1, count)
-            drawn = random.zipf(1.2, int(lengths.sum())) % VOCABULARY
-            ends = np.cumsum(lengths)
-            for row, (end, length) in enumerate(zip(ends.tolist(), lengths.tolist(), strict=True)):
-                text = " ".join(f"w{word:x}" for word in drawn[end - length : end])
-                handle.write(json.dumps({"id": str(start + row), "contents": f'"T{start + row}"\n{text}'}) + "\n")
+SEARCH_COLUMNS = ("open_s", "first_query_s", "queries_per_cpu_s")
+COLUMNS = {
+    "seconds": "wall s",
+    "cpu_s": "CPU s",
+    "passages_per_cpu_s": "passages/CPU s",
+    "peak_mb": "peak MB",
+    "extra_mb": "extra MB",
+    "index_mb": "index MB",
+    "open_s": "open s",
+    "first_query_s": "first query s",
+    "queries_per_cpu_s": "queries/CPU s",
+}
+FEW = 100
+_SEARCH = """
+import random, sys, time
+from pathlib import Path
+from tspo_cli.retrieval.index import open_index
+path = Path(sys.argv[1])
+open_index(path)  # loads the libraries
+draw = random.Random(0)
+start = time.perf_counter()
+index = open_index(path)
+opened = time.perf_counter()
+index.search(["w3 w1f w2a0"], 10)
+first, spent = time.perf_counter(), time.process_time()
+done = 0
+while time.process_time() - spent < 2:
+    index.search([" ".join(f"w{int(draw.paretovariate(0.2)) % 200_000:x}" for _ in range(6))], 10)
+    done += 1
+print(opened - start, first - opened, done / (time.process_time() - spent))
+"""
 
 
 def build(corpus: Path, out: Path, arguments: list[str]) -> dict[str, float]:
     """Seconds and peak memory in MB of one build."""
-    command = [sys.executable, "-m", "tspo_cli", "-q", "index", "build", str(corpus), "--out", str(out), *arguments]
-    began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    peak = 0
-    while process.poll() is None:
-        peak = max(peak, _anonymous_kb(process.pid))
-        time.sleep(0.02)
-    if process.returncode:
-        raise SystemExit(f"the build failed with exit code {process.returncode}")
-    return {"seconds": time.perf_counter() - began, "peak_mb": peak / 1000}
-
-
-def _anonymous_kb(process: int) -> int:
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("RssAnon")), 0)
+    command = ["-m", "tspo_cli", "-q", "index", "build", str(corpus), "--out", str(out), *arguments]
+    done = run_python(command)
+    return {"seconds": done.seconds, "cpu_s": done.cpu_s, "peak_mb": done.peak_mb}
 
 
 def opened(out: Path) -> dict[str, float]:
-    """Seconds to import, to open the index and to answer the first query, in a fresh process."""
-    program = (
-        "import sys, time; from pathlib import Path; from tspo_cli.retrieval.index import open_index; "
-        "import tspo_cli.retrieval.bm25; start = time.perf_counter(); index = open_index(Path(sys.argv[1])); "
-        "middle = time.perf_counter(); index.search(['w3 w1f w2a0'], 10); end = time.perf_counter(); "
-        "index.search(['w4 w1e w2a1'], 10); print(middle - start, end - middle, time.perf_counter() - end)"
-    )
-    done = subprocess.run([sys.executable, "-c", program, str(out)], check=True, capture_output=True, text=True)
-    names = ("open_s", "first_query_s", "second_query_s")
-    return dict(zip(names, map(float, done.stdout.split()), strict=True))
+    """Seconds to open the index and to answer the first query, and queries a second after it, in a fresh process."""
+    found = run_python(["-c", _SEARCH, str(out)]).output.split()
+    return dict(zip(SEARCH_COLUMNS, map(float, found), strict=True))
+
+
+def rows(kind: str, sizes: list[int], words: int, arguments: list[str]) -> Iterator[dict[str, Any]]:
+    """A row of the table for each size, one at a time."""
+    with tempfile.TemporaryDirectory() as scratch:
+        if kind == "dense" and "--encoder" not in arguments:
+            arguments = [*arguments, "--encoder", make_encoder(Path(scratch) / "encoder")]
+        least = 0.0
+        for passages in (FEW, *sizes):
+            corpus, out = Path(scratch) / f"{passages}.jsonl", Path(scratch) / f"{passages}.index"
+            make_corpus(corpus, passages, words)
+            row: dict[str, Any] = {"kind": kind, "passages": passages}
+            row |= build(corpus, out, ["--kind", kind, *arguments])
+            least = least or row["peak_mb"]
+            if passages > FEW:
+                row |= opened(out)
+                row["extra_mb"] = row["peak_mb"] - least
+                row["passages_per_cpu_s"] = passages / row["cpu_s"]
+                row["index_mb"] = sum(path.stat().st_size for path in out.iterdir()) / 1e6
+                yield row
+
+
+def print_row(row: dict[str, Any], *, first: bool) -> None:
+    """One line of the table, after its head."""
+    if first:
+        print(f"{machine()}\n\n{'kind':<22}{'passages':>9}" + "".join(f"{head:>15}" for head in COLUMNS.values()))
+    values = "".join(f"{row[name]:>15.2f}" for name in COLUMNS)
+    print(f"{row['kind']:<22}{row['passages']:>9}{values}", flush=True)
 
 
 def main() -> None:
@@ -84,33 +104,15 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    arguments = ["--kind", options.kind, *(["--encoder", options.encoder] if options.encoder else [])]
+    arguments = ["--encoder", options.encoder] if options.encoder else []
     arguments += [part for pair in options.set for part in ("--set", pair)]
-    table: list[dict[str, Any]] = []
-    for passages in options.passages:
-        with tempfile.TemporaryDirectory() as scratch:
-            corpus, out = Path(scratch) / "corpus.jsonl", Path(scratch) / "index"
-            make_corpus(corpus, passages, options.words)
-            row = {"kind": options.kind, "passages": passages, **build(corpus, out, arguments), **opened(out)}
-            row["passages_per_s"] = passages / row["seconds"]
-            row["index_mb"] = sum(path.stat().st_size for path in out.iterdir()) / 1e6
-            table.append(row)
-            if not options.json:
-                _print(row, first=len(table) == 1)
+    table = []
+    for row in rows(options.kind, options.passages, options.words, arguments):
+        table.append(row)
+        if not options.json:
+            print_row(row, first=len(table) == 1)
     if options.json:
-        print(json.dumps({"machine": _machine(), "words": options.words, "rows": table}, indent=2))
-
-
-def _print(row: dict[str, Any], *, first: bool) -> None:
-    columns = ("seconds", "passages_per_s", "peak_mb", "index_mb", "open_s", "first_query_s", "second_query_s")
-    if first:
-        print(_machine() + "\n")
-        print(f"{'kind':<8}{'passages':>10}" + "".join(f"{name:>16}" for name in columns))
-    print(f"{row['kind']:<8}{row['passages']:>10}" + "".join(f"{row[name]:>16.3f}" for name in columns), flush=True)
-
-
-def _machine() -> str:
-    return f"{platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}"
+        print(json.dumps({"machine": machine(), "words": options.words, "rows": table}, indent=2))
 
 
 if __name__ == "__main__":

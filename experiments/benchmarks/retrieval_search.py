@@ -3,16 +3,17 @@
     python experiments/benchmarks/retrieval_search.py                        synthetic vectors, 10k and 100k rows
     python experiments/benchmarks/retrieval_search.py --rows 1000000
     python experiments/benchmarks/retrieval_search.py --index DIR --questions FILE...     real vectors and questions
+    python experiments/benchmarks/retrieval_search.py --rows 10000 --queries 10000 --kinds flat SQ8 --budget 0
 
-Synthetic vectors lie around centres, 384 numbers each. --index takes the vectors of a flat index of `tspo index build`.
+Synthetic vectors lie around centres, 384 numbers each. --index takes the vectors of a flat index of `tspo index build`
+(with --rows too, synthetic ones before them). `same` is the share of queries whose ids are those of numpy in float32,
+one by one; `ties` counts it as the same where ids differ and scores do not, to 1e-6. --budget 0 leaves the speed out.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from made import machine
 from numpy.typing import NDArray
 
 from tspo_cli.retrieval.dense import RESCORE_NAME, VECTORS_NAME, VectorIndex, write_vectors
 from tspo_cli.retrieval.faiss_files import FlatRows
+from tspo_cli.retrieval.ranking import Ranked
 from tspo_cli.retrieval.settings import DenseSettings
 from tspo_cli.retrieval.vectors import ShardedVectors
 
@@ -38,6 +41,7 @@ def kinds(rows: int) -> dict[str, dict[str, Any]]:
     return {
         "flat fp32": {},
         "flat fp32, torch": {"backend": "torch"},
+        "flat fp32, torch fp16 first": {"backend": "torch", "first_pass": "float16"},
         "flat fp32, torch int8 first": {"backend": "torch", "first_pass": "int8"},
         "flat fp16": {"factory": "SQfp16"},
         "SQ8": {"factory": "SQ8"},
@@ -60,22 +64,36 @@ def synthetic(rows: int, seed: int) -> Iterator[Array]:
         yield block / np.linalg.norm(block, axis=1, keepdims=True)
 
 
-def brute_force(shards: ShardedVectors, queries: Array) -> list[list[int]]:
-    """The best K rows of each query by numpy in float32."""
-    best = np.full((len(queries), 0), 0, np.float32)
+def brute_force(shards: ShardedVectors, queries: Array) -> list[Ranked]:
+    """The best K rows of each query with their scores, by numpy in float32."""
+    best = np.zeros((len(queries), 0), np.float32)
     rows = np.zeros((len(queries), 0), np.int64)
     for shard in range(shards.shards):
         start, stop = shards.span(shard)
-        scores = queries @ shards.block(shard).T
-        best = np.concatenate([best, scores], axis=1)
-        rows = np.concatenate([rows, np.tile(np.arange(start, stop), (len(queries), 1))], axis=1)
-        order = np.argsort(-best, axis=1, kind="stable")[:, :K]
-        best, rows = np.take_along_axis(best, order, 1), np.take_along_axis(rows, order, 1)
-    return [[int(at) for at in row] for row in rows]
+        block = shards.block(shard)
+        found = [
+            _best(part @ block.T, np.arange(start, stop)) for part in np.array_split(queries, len(queries) // 500 + 1)
+        ]
+        best = np.concatenate([best, np.concatenate([scores for scores, _ in found])], axis=1)
+        rows = np.concatenate([rows, np.concatenate([ids for _, ids in found])], axis=1)
+        best, rows = _best(best, rows)
+    return [list(zip(ids, scores, strict=True)) for ids, scores in zip(rows.tolist(), best.tolist(), strict=True)]
+
+
+def _best(scores: Array, rows: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]]:
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :K]
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(np.broadcast_to(rows, scores.shape), order, 1)
+
+
+def _same_beside_ties(mine: Ranked, best: Ranked) -> bool:
+    """The score that comes with an id is computed from its row, so equal scores are those of equally good rows."""
+    return len(mine) == len(best) and all(
+        at == other or abs(score - wanted) <= 1e-6 for (at, score), (other, wanted) in zip(mine, best, strict=True)
+    )
 
 
 def measure(
-    name: str, options: dict[str, Any], shards: ShardedVectors, queries: Array, truth: list[list[int]], budget: float
+    name: str, options: dict[str, Any], shards: ShardedVectors, queries: Array, truth: list[Ranked], budget: float
 ) -> dict[str, Any]:
     """One row of the table; each batch size is driven for about `budget` seconds."""
     settings = DenseSettings(**options)
@@ -89,10 +107,11 @@ def measure(
         began = time.perf_counter()
         index = VectorIndex([folder / VECTORS_NAME], rescore if rescore.is_file() else None, settings)
         opened = time.perf_counter() - began
-        found = [[at for at, _ in ranked] for ranked in index.rank(queries, K)]
-        hits = [len(set(mine) & set(best)) for mine, best in zip(found, truth, strict=True)]
-        same = sum(mine == best for mine, best in zip(found, truth, strict=True))
-        speed = {f"qps_{batch}": _speed(index, queries, batch, budget) for batch in BATCHES}
+        ranked = [answer for at in range(0, len(queries), 500) for answer in index.rank(queries[at : at + 500], K)]
+        pairs = [(_ids(mine), _ids(best)) for mine, best in zip(ranked, truth, strict=True)]
+        hits = sum(len(set(mine) & set(best)) for mine, best in pairs)
+        ties = sum(_same_beside_ties(mine, best) for mine, best in zip(ranked, truth, strict=True))
+        speed = {f"qps_{batch}": _speed(index, queries, batch, budget) for batch in BATCHES} if budget else {}
         return {
             "kind": name,
             "rows": rows,
@@ -100,10 +119,16 @@ def measure(
             "rescore_mb": rescore.stat().st_size / 1e6 if rescore.is_file() else 0.0,
             "build_s": built,
             "open_s": opened,
-            "recall_at_10": sum(hits) / (K * len(queries)),
-            "same_ids": same / len(queries),
+            "queries": len(queries),
+            "recall_at_10": hits / (K * len(queries)),
+            "same_ids": sum(mine == best for mine, best in pairs) / len(queries),
+            "same_beside_ties": ties / len(queries),
             **speed,
         }
+
+
+def _ids(ranked: Ranked) -> list[int]:
+    return [at for at, _ in ranked]
 
 
 def _speed(index: VectorIndex, queries: Array, batch: int, budget: float) -> float:
@@ -133,7 +158,7 @@ def _real(index: Path, files: list[Path]) -> tuple[list[Array], Array]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--rows", type=int, nargs="+", default=[], help="synthetic vectors")
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--kinds", nargs="+", default=[""], help="only kinds whose name contains one of these")
     parser.add_argument("--budget", type=float, default=2.0, help="seconds per kind and batch size")
@@ -142,13 +167,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     table = []
-    for rows in [0] if options.index else options.rows:
+    sizes = options.rows or ([] if options.index else [10_000, 100_000])
+    for rows in [*sizes, *([0] if options.index else [])]:
         with tempfile.TemporaryDirectory() as scratch:
-            if options.index:
+            if not rows:
                 blocks, queries = _real(options.index, options.questions)
                 rows = sum(map(len, blocks))
             else:
-                blocks, queries = synthetic(rows, 1), next(iter(synthetic(options.queries, 2)))
+                blocks, queries = synthetic(rows, 1), np.concatenate(list(synthetic(options.queries, 2)))
             shards = ShardedVectors(Path(scratch), rows, SHARD, "float32")
             for shard, block in enumerate(blocks):
                 shards.put(shard, block)
@@ -157,26 +183,23 @@ def main() -> None:
                 if any(part in name for part in options.kinds):
                     table.append(measure(name, kind, shards, queries, truth, options.budget))
                     if not options.json:
-                        _print(table[-1], first=len(table) == 1, queries=len(queries))
+                        _print(table[-1], first=len(table) == 1)
     if options.json:
-        print(json.dumps({"machine": _machine(), "rows": table}, indent=2))
+        print(json.dumps({"machine": machine(), "rows": table}, indent=2))
 
 
-def _print(row: dict[str, Any], *, first: bool, queries: int) -> None:
+def _print(row: dict[str, Any], *, first: bool) -> None:
     if first:
-        print(f"{_machine()}; recall@{K} and identical id lists against numpy float32 over {queries} queries\n")
-        print(f"{'kind':<30}{'rows':>9}{'MB':>8}{'+MB':>7}{'build s':>9}{'recall':>8}{'same':>7}", end="")
-        print("".join(f"{f'q/s @{batch}':>10}" for batch in BATCHES))
+        print(f"{machine()}; recall@{K} and id lists against numpy in float32\n")
+        print(f"{'kind':<30}{'rows':>9}{'queries':>9}{'MB':>8}{'+MB':>7}{'build s':>9}{'recall':>9}", end="")
+        print(f"{'same':>9}{'ties':>9}" + "".join(f"{f'q/s @{batch}':>10}" for batch in BATCHES))
+    speeds = [row.get(f"qps_{batch}") for batch in BATCHES]
     print(
-        f"{row['kind']:<30}{row['rows']:>9}{row['index_mb']:>8.1f}{row['rescore_mb']:>7.1f}{row['build_s']:>9.1f}"
-        f"{row['recall_at_10']:>8.4f}{row['same_ids']:>7.3f}"
-        + "".join(f"{row[f'qps_{batch}']:>10.0f}" for batch in BATCHES),
+        f"{row['kind']:<30}{row['rows']:>9}{row['queries']:>9}{row['index_mb']:>8.1f}{row['rescore_mb']:>7.1f}"
+        f"{row['build_s']:>9.1f}{row['recall_at_10']:>9.5f}{row['same_ids']:>9.5f}{row['same_beside_ties']:>9.5f}"
+        + "".join(f"{'-' if speed is None else format(speed, '.0f'):>10}" for speed in speeds),
         flush=True,
     )
-
-
-def _machine() -> str:
-    return f"{platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}"
 
 
 if __name__ == "__main__":

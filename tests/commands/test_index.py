@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.conftest import run_tspo
 from tspo_cli.commands.index import app
 from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError, UsageError
 
@@ -80,6 +81,47 @@ def test_errors_name_what_to_do(corpus: Path, tmp_path: Path) -> None:
     assert RUN.invoke(app, ["build", str(corpus), "--out", str(index), "--overwrite"]).exit_code == 0
     (index / "passages.jsonl").write_text("changed")
     assert "expected sha256" in _fails(InvalidInputError, "verify", index)
+
+
+def test_a_query_that_cannot_be_searched_for_fails_alone_and_in_the_exit_code(corpus: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    RUN.invoke(app, ["build", str(corpus), "--out", str(index)])
+    found = RUN.invoke(app, ["search", str(index), "", "lake \udcff\ud800", "x" * 40_000, "--json"])
+    assert isinstance(found.exception, InvalidInputError)
+    assert str(found.exception).startswith("2 of 3 queries")
+    empty, strange, long = json.loads(found.stdout)["results"]
+    assert (empty["error"], empty["hits"]) == ("query: empty", [])
+    assert [hit["id"] for hit in strange["hits"]] == ["a", "b"]
+    assert strange["query"] == "lake ??"
+    assert long["error"].startswith("query: expected at most 32768")
+    assert RUN.invoke(app, ["search", str(index), "zebra"]).exit_code == 0, "no hits are an answer"
+
+
+def test_the_estimate_speaks_to_people_and_to_machines(corpus: Path, tmp_path: Path) -> None:
+    arguments = ["build", str(corpus), "--out", str(tmp_path / "index"), "--estimate"]
+    names = ["passages", "passages_bytes", "bm25_index_bytes", "bm25_scratch_bytes", "bm25_memory_bytes"]
+    foreseen = _json(*arguments)
+    assert list(foreseen) == ["kind", *names, "bm25_seconds"]
+    assert all(isinstance(foreseen[name], int) for name in names)
+    shown = RUN.invoke(app, arguments).stdout
+    assert "bm25_memory     " in shown
+    assert "KiB" in shown
+    assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"id": "c", "contents": "x", "z": ' + b"[" * 100_000, b'{"id": ' + b"9" * 5000 + b"}"]
+)
+def test_json_that_no_one_can_hold_is_an_error_of_its_line(line: bytes, corpus: Path, tmp_path: Path) -> None:
+    corpus.write_bytes(corpus.read_bytes() + line + b"\n")
+    assert f"{corpus.name}:3: expected one JSON object per line" in _fails(
+        InvalidInputError, "build", corpus, "--out", tmp_path / "index"
+    )
+
+
+def test_a_place_that_cannot_be_written_is_one_line(corpus: Path, tmp_path: Path) -> None:
+    done = run_tspo("index", "build", corpus, "--out", corpus / "index")
+    assert (done.code, done.err) == (1, f"error: {corpus}: file exists\n")
 
 
 def test_k_below_one_is_a_usage_error(tmp_path: Path) -> None:

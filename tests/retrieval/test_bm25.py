@@ -28,22 +28,21 @@ def _records(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_top_five_equals_the_reference_on_every_real_question(name: str, real_data: Path, tmp_path: Path) -> None:
+def test_top_ten_equals_the_reference_on_every_real_question(name: str, real_data: Path, tmp_path: Path) -> None:
     folder = real_data / name
-    build_index(folder / "corpus.jsonl.gz", tmp_path / "index")
-    searcher = open_index(tmp_path / "index")
+    # The reference breaks ties by ascending id, an index by ascending position: they agree on a corpus sorted by id.
+    passages = sorted(_records(folder / "corpus.jsonl.gz"), key=lambda passage: str(passage["id"]))
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps(passage) + "\n" for passage in passages))
+    build_index(corpus, tmp_path / "index")
     questions = {record["id"]: record["question"] for record in _records(folder / "questions.jsonl.gz")}
-    reference = {record["id"]: record["top10"][:5] for record in _records(folder / "bm25_top10.nostem.jsonl.gz")}
+    reference = {record["id"]: record["top10"] for record in _records(folder / "bm25_top10.nostem.jsonl.gz")}
     assert reference.keys() == questions.keys()
-    results = searcher.search([questions[name] for name in reference], 5)
+    results = open_index(tmp_path / "index").search([questions[name] for name in reference], 10)
     for (question, expected), result in zip(reference.items(), results, strict=True):
-        if {hit.id for hit in result.hits} != set(expected):
-            everything = searcher.search([questions[question]], searcher.manifest["passages"])[0].hits
-            score = {hit.id: hit.score for hit in everything}
-            # Ties aside: the reference may choose others of equal score, and fills up with passages that score zero.
-            ours = [hit.score for hit in everything[:5]]
-            theirs = sorted((score.get(passage, 0.0) for passage in expected), reverse=True)
-            assert ours + [0.0] * (5 - len(ours)) == theirs, question
+        # The reference fills up with passages that score zero, which are no hits.
+        assert [hit.id for hit in result.hits] == expected[: len(result.hits)], question
+        assert len(result.hits) == len(expected) or len(result.hits) < 10
 
 
 def _corpus(path: Path, texts: list[str]) -> Path:

@@ -129,9 +129,26 @@ def test_settings_of_the_build_cannot_be_changed_by_a_search(hybrid: Path) -> No
     assert open_index(hybrid, {"candidates": "2", "rrf_constant": 1}).search(["old whale"], 2)[0].hits
 
 
-def test_the_manifest_may_not_miss_a_part(hybrid: Path, tmp_path: Path) -> None:
-    manifest = json.loads((hybrid / "manifest.json").read_text())
-    manifest.pop("files")
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"files": None}, "'files' is missing or damaged"),
+        ({"parameters": []}, "'parameters' is missing or damaged"),
+        ({"passages": "12"}, "'passages' is missing or damaged"),
+        ({"corpus": {"path": "x"}}, "'corpus' is damaged"),
+        ({"files": {"x": {}}}, "'files: x' is damaged"),
+        ({"version": None}, "expected index format 1, got None"),
+        ({"kind": "zzz"}, "expected one of bm25, dense, hybrid"),
+        ({"kind": "bm25"}, "unknown for this kind of index"),
+    ],
+)
+def test_a_manifest_with_a_part_missing_or_of_another_kind_is_refused(
+    damage: dict[str, object], message: str, hybrid: Path, tmp_path: Path
+) -> None:
+    for path in hybrid.iterdir():
+        (tmp_path / path.name).hardlink_to(path)
+    manifest = json.loads((hybrid / "manifest.json").read_text()) | damage
+    (tmp_path / "manifest.json").unlink()
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InvalidInputError, match="'files' is missing"):
+    with pytest.raises(InvalidInputError, match=message):
         open_index(tmp_path)

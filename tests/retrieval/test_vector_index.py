@@ -71,12 +71,13 @@ def _recall(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
     return float(np.mean([len(set(a) & set(b)) / K for a, b in zip(found.tolist(), truth.tolist(), strict=True)]))
 
 
-@pytest.mark.parametrize("options", [{}, {"backend": "torch"}, {"backend": "torch", "first_pass": "float16"}])
+EXACT = [{}, *({"backend": "torch", "first_pass": numbers} for numbers in ("float32", "float16", "int8"))]
+
+
+@pytest.mark.parametrize("options", EXACT)
 def test_exact_kinds_equal_brute_force(
     options: dict[str, object], vectors: Array, queries: Array, truth: NDArray[np.int64], tmp_path: Path
 ) -> None:
-    if options:  # all 10,000 for the kind that is the default
-        queries = queries[:2000]
     found = _open(_built(tmp_path, vectors), **options)
     ranked = found.rank(queries, K)
     differ = [row for row, answer in enumerate(ranked) if [at for at, _ in answer] != truth[row].tolist()]
@@ -109,11 +110,16 @@ def test_compressed_kinds_find_nearly_the_same(
     np.testing.assert_allclose(index.rows(np.array([5, 2])), vectors[[5, 2]], atol=0.25)
 
 
-def test_int8_in_torch_with_exact_scores_equals_brute_force(
-    vectors: Array, queries: Array, truth: NDArray[np.int64], tmp_path: Path
-) -> None:
-    index = _open(_built(tmp_path, vectors), backend="torch", first_pass="int8")
-    assert _recall(_ids(index, queries[:1000]), truth[:1000]) >= 0.999
+@pytest.mark.parametrize("scale", [1, 7])
+def test_int8_is_exact_where_its_codes_cannot_tell_rows_apart(scale: float, tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    crowd = _unit(1, 3) + 2e-3 * random.normal(size=(600, DIM)).astype(np.float32)
+    rows = scale * np.concatenate([_unit(200, 4), crowd, crowd[:7]])
+    queries = np.concatenate([_unit(1, 3), crowd[5:8], _unit(6, 8)])
+    answers = _open(_built(tmp_path, rows), backend="torch", first_pass="int8", candidates=1).rank(queries, K)
+    for query, answer in zip(queries, answers, strict=True):
+        exact = (rows * query).sum(axis=1, dtype=np.float32)
+        assert [at for at, _ in answer] == np.argsort(-exact, kind="stable")[:K].tolist()
 
 
 @pytest.mark.parametrize("factory", ["Flat", "SQfp16", "SQ8"])
@@ -200,7 +206,7 @@ def test_what_cannot_be_made_is_named(vectors: Array, tmp_path: Path) -> None:
         _open(folder, backend="torch")
     with pytest.raises(InvalidInputError, match="first_pass: int8 needs"):
         _open(folder, first_pass="int8")
-    with pytest.raises(MissingResourceError, match="no GPU"):
+    with pytest.raises(MissingResourceError, match="there are 0 GPUs here"):
         _open(_built(tmp_path / "d", vectors), backend="torch", device="cuda:7")
     l2 = faiss.IndexFlatL2(DIM)
     faiss.write_index(l2, str(tmp_path / "l2"))

@@ -83,10 +83,16 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Run the command; a known error is one line on stderr and its exit code."""
+    """Run the command; a known error, or a file that the system refuses, is one line on stderr and its exit code."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
     except TspoError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror[0].lower()}{error.strerror[1:]}", file=sys.stderr)
+        sys.exit(1)

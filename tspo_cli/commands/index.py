@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tspo_cli import console
-from tspo_cli.errors import UsageError
+from tspo_cli.errors import InvalidInputError, UsageError
+
+if TYPE_CHECKING:
+    from tspo_cli.retrieval.types import SearchResult
 
 app = typer.Typer(help="Build a search index over a corpus, search it, check it.", no_args_is_help=True)
 
@@ -55,7 +58,7 @@ def build(
         if as_json:
             console.result_json(foreseen)
         else:
-            _table(foreseen)
+            _table({name.removesuffix("_bytes"): _readable(name, value) for name, value in foreseen.items()})
         return
     manifest = build_index(corpus, out, kind=kind, encoder=encoder, settings=chosen, overwrite=overwrite)
     _done(out, manifest, as_json)
@@ -107,10 +110,19 @@ def search(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search an index from the command line."""
+    """Search an index from the command line. A query that cannot be searched for fails alone; exit code 3."""
     from tspo_cli.retrieval.index import open_index
 
     results = open_index(directory, _key_values(settings or [])).search(queries, k)
+    # What the command line could not read as text comes as lone surrogates, which cannot be printed.
+    queries = [query.encode("utf-8", "replace").decode() for query in queries]
+    _print_results(queries, results, as_json)
+    failed = sum(result.error is not None for result in results)
+    if failed:
+        raise InvalidInputError(f"{failed} of {len(queries)} queries could not be searched for; see their errors")
+
+
+def _print_results(queries: list[str], results: list[SearchResult], as_json: bool) -> None:
     if as_json:
         found = []
         for query, result in zip(queries, results, strict=True):
@@ -171,6 +183,14 @@ def _done(out: Path, manifest: dict[str, Any], as_json: bool) -> None:
         console.result_json({"index": str(out), **manifest})
     else:
         console.result(f"{out}: {manifest['kind']} index of {manifest['passages']} passages")
+
+
+def _readable(name: str, value: Any) -> Any:
+    from tspo_cli.retrieval.vectors import clock, size
+
+    if name.endswith("_bytes"):
+        return size(value)
+    return clock(value) if name.endswith("seconds") else value
 
 
 def _table(lines: dict[str, Any]) -> None:

@@ -27,22 +27,25 @@ _OWN_FIELDS = {
 }  # fmt: skip
 
 
-def read_passages(path: Path) -> Iterator[Passage]:
+def read_passages(path: Path, *, distinct: bool = True) -> Iterator[Passage]:
     """The passages of a corpus file, one at a time, in file order.
+
+    Args:
+        distinct: refuse an id that is given twice, which takes the memory of all ids that are not consecutive numbers.
 
     Raises:
         MissingResourceError: no such file (at the call).
         InvalidInputError: a malformed record, an id given twice (both lines are named), or no passage at all.
     """
-    return _passages(path, read_rows(path))
+    return _passages(path, read_rows(path), distinct)
 
 
-def _passages(path: Path, rows: Iterator[Row]) -> Iterator[Passage]:
+def _passages(path: Path, rows: Iterator[Row], distinct: bool) -> Iterator[Passage]:
     seen = SeenIds()
     number = 0
     for number, record in rows:
         passage = parse_passage(path, number, record)
-        earlier = seen.first_line(passage.id, number)
+        earlier = seen.first_line(passage.id, number) if distinct else None
         if earlier is not None:
             raise _duplicate(path, number, passage.id, earlier)
         yield passage

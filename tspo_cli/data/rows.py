@@ -109,6 +109,8 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any] | InvalidInp
     except json.JSONDecodeError as error:
         got = f"{error.msg} at column {error.colno}"
         return invalid(path, number, "one JSON object per line", got, "correct the line")
+    except (ValueError, RecursionError):  # a number of thousands of digits, lists thousands deep
+        return invalid(path, number, "one JSON object per line", "one that cannot be held", "correct the line")
     if not isinstance(record, dict):
         return invalid(path, number, "one JSON object per line", type_name(record), "correct the line")
     return record

@@ -6,10 +6,12 @@ The files are byte for byte those that bm25s 0.3 saves from memory; its own form
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import time
 from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,17 @@ import numpy as np
 from bm25s.scoring import _select_idf_scorer, _select_tfc_scorer
 from numpy.typing import NDArray
 
-from tspo_cli.console import track
+from tspo_cli.console import say, track
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.bm25 import tokens
 from tspo_cli.retrieval.passages import PassageStore
 from tspo_cli.retrieval.settings import Bm25Settings
+from tspo_cli.retrieval.vectors import clock, size
 
 _BLOCK_WORDS = 2_000_000
-"""Words in one block: about 100 MB while it is sorted."""
+"""Words in one block: about 200 MB while it is sorted."""
+_PROBE = 2_000
+"""Passages looked at for an estimate."""
 
 
 def build_bm25(store: PassageStore, directory: Path, scratch: Path, settings: Bm25Settings) -> None:
@@ -37,6 +42,8 @@ def build_bm25(store: PassageStore, directory: Path, scratch: Path, settings: Bm
         InvalidInputError: no passage holds a word that could be searched for.
         MissingResourceError: as `tokens`.
     """
+    spread = range(0, len(store), max(1, len(store) // _PROBE))
+    say(estimate_bm25(len(store), [store[at][1] for at in spread], settings).text(len(store)))
     words_path = scratch / "words.i32"
     vocabulary, lengths = _number_words(store, words_path, settings)
     if not vocabulary:
@@ -53,17 +60,41 @@ def build_bm25(store: PassageStore, directory: Path, scratch: Path, settings: Bm
     words_path.unlink()
 
 
-def estimate_bm25(passages: int, probe: Sequence[str], settings: Bm25Settings) -> dict[str, float]:
-    """Bytes on disk (12 a word at most: two numbers in the index, one meanwhile), and seconds, from `probe`."""
+@dataclass(frozen=True)
+class Bm25Estimate:
+    """What a BM25 build will take: bytes on disk at its end and meanwhile, bytes of memory beside the libraries."""
+
+    index_bytes: int
+    scratch_bytes: int
+    memory_bytes: int
+    seconds: float
+
+    def text(self, passages: int) -> str:
+        """One line for a person."""
+        return (
+            f"estimate: BM25 of {passages:,} passages, about {clock(self.seconds)}; index {size(self.index_bytes)}, "
+            f"{size(self.scratch_bytes)} more on disk while it is built, memory {size(self.memory_bytes)}"
+        )
+
+
+def estimate_bm25(passages: int, probe: Sequence[str], settings: Bm25Settings) -> Bm25Estimate:
+    """From `probe`, some of the passages; their words grow into a vocabulary by Heaps' law."""
     began = time.perf_counter()
-    words = sum(len(tokens(text, settings.stop_words, settings.stemmer)) for text in probe) / len(probe)
+    bags = [tokens(text, settings.stop_words, settings.stemmer) for text in probe]
     reading = (time.perf_counter() - began) / len(probe)
-    # Sorting and placing a word twice takes about 0.6 microseconds; see experiments/benchmarks/retrieval_build.py.
-    return {
-        "index_bytes": int(8 * words * passages),
-        "scratch_bytes": int(4 * words * passages),
-        "seconds": passages * (2 * reading + words * 0.6e-6),
-    }
+    words = sum(map(len, bags)) / len(probe)
+    seen = [len({word for bag in bags[:: 2 // part] for word in bag}) for part in (1, 2)]
+    growth = math.log2(max(1, seen[1]) / max(1, seen[0]))
+    vocabulary = seen[1] * (passages / len(probe)) ** growth
+    # 12 bytes a word at most: two numbers in the index, one meanwhile. Sorting and placing a word twice takes about
+    # 0.6 microseconds and, in a block, 100 bytes; a word of the vocabulary takes about 250, the length of a passage 8.
+    # See experiments/benchmarks/retrieval_build.py.
+    return Bm25Estimate(
+        index_bytes=int(8 * words * passages),
+        scratch_bytes=int(4 * words * passages),
+        memory_bytes=int(100 * min(_BLOCK_WORDS, words * passages) + 250 * vocabulary + 8 * passages),
+        seconds=passages * (2 * reading + words * 0.6e-6),
+    )
 
 
 def _number_words(store: PassageStore, path: Path, settings: Bm25Settings) -> tuple[dict[str, int], NDArray[np.int64]]:

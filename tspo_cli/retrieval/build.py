@@ -2,7 +2,7 @@
 
 While a build runs, and after it was killed, its files lie beside the target in `.NAME.build/`:
 
-state.json     what is being built: corpus, settings, encoder; another build does not go on from here
+state.json     corpus, encoder, and how vectors are encoded; a build that differs in it does not go on from here
 index/         the files of the index so far
 shards/        vectors, some thousand passages in each file
 """
@@ -21,11 +21,18 @@ from typing import Any
 
 from tspo_cli.data.readers import read_passages
 from tspo_cli.data.rows import count_rows
-from tspo_cli.errors import InvalidInputError, TspoError
-from tspo_cli.retrieval.manifest import MANIFEST_NAME, file_digest, file_facts, is_index, make_manifest
-from tspo_cli.retrieval.passages import OFFSETS_NAME, PassageStore, write_passages
+from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
+from tspo_cli.retrieval.manifest import (
+    MANIFEST_NAME,
+    file_digest,
+    file_facts,
+    is_index,
+    make_manifest,
+    read_manifest,
+)
+from tspo_cli.retrieval.passages import OFFSETS_NAME, PASSAGES_NAME, PassageStore, write_passages
 from tspo_cli.retrieval.presets import resolve_preset
-from tspo_cli.retrieval.settings import IndexSettings, index_settings
+from tspo_cli.retrieval.settings import IndexSettings, index_settings, vector_settings
 from tspo_cli.runs import read_json, write_json
 
 
@@ -52,7 +59,8 @@ def build_index(
     """Build the index directory `out` from a corpus file and return its manifest.
 
     The same corpus and settings give the same bytes, also when a dense build was killed and started again: it keeps
-    the shards that were finished. A build that fails leaves `out` as it was.
+    the shards that were finished. So does one that failed, say because the corpus is too small for its `factory`, when
+    it is given with another. A build that fails leaves `out` as it was.
 
     Raises:
         MissingResourceError: no such corpus or encoder, or not enough room on the disk.
@@ -61,15 +69,20 @@ def build_index(
             beside it (`overwrite` removes it), or another process is building it.
     """
     plan = make_plan(corpus, kind, encoder, settings or {})
-    check_target(out, overwrite)
-    passages = read_passages(corpus)
+    # A build that was killed after its last step but one left only this trace.
+    cut_off = not overwrite and _work_path(out).is_dir() and not (_work_path(out) / "index").exists()
+    if not cut_off:
+        check_target(out, overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
     with _work_directory(out) as work:
         target = work / "index"
         identity = _identity(plan)
-        _resume_or_start(work, identity, overwrite)
+        if cut_off and is_index(out) and _was_built(out, identity):
+            return read_manifest(out)
+        check_target(out, overwrite)
+        _resume_or_start(work, identity, plan, overwrite)
         if not (target / OFFSETS_NAME).is_file():
-            write_passages(passages, target)
+            write_passages(corpus, target)
         store = PassageStore(target)
         if plan.settings.bm25 is not None:
             from tspo_cli.retrieval.bm25_build import build_bm25
@@ -94,7 +107,10 @@ def build_index(
 
 
 def make_plan(corpus: Path, kind: str, encoder: str, given: Mapping[str, object]) -> Plan:
-    """Check what was asked for. Raises InvalidInputError as `build_index`."""
+    """Check what was asked for. Raises as `build_index`."""
+    if not corpus.is_file():
+        got = "is a directory" if corpus.is_dir() else "no such file"
+        raise MissingResourceError(f"{corpus}: {got}; name a JSONL or parquet file (hub: tspo data convert it first)")
     if kind == "bm25" and encoder:
         raise InvalidInputError("an encoder is of no use to a bm25 index; add --kind dense or leave it out")
     settings = index_settings(kind, resolve_preset(encoder, given) if kind in ("dense", "hybrid") else given)
@@ -126,7 +142,7 @@ def replace_directory(work: Path, out: Path) -> None:
 @contextmanager
 def _work_directory(out: Path) -> Iterator[Path]:
     """`.NAME.build` beside `out`, for one process at a time; kept only where something is worth going on from."""
-    work = out.with_name(f".{out.name}.build")
+    work = _work_path(out)
     work.mkdir(exist_ok=True)
     with open(work / "lock", "w") as lock:
         try:
@@ -143,8 +159,12 @@ def _work_directory(out: Path) -> Iterator[Path]:
         shutil.rmtree(work)
 
 
+def _work_path(out: Path) -> Path:
+    return out.with_name(f".{out.name}.build")
+
+
 def _identity(plan: Plan) -> dict[str, Any]:
-    """What two builds have to agree in for one to go on with the work of the other."""
+    """What an index was made from, and how."""
     from tspo_cli.retrieval.encoder import encoder_digest
 
     return {
@@ -156,20 +176,37 @@ def _identity(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _resume_or_start(work: Path, identity: dict[str, Any], overwrite: bool) -> None:
+def _was_built(out: Path, identity: dict[str, Any]) -> bool:
+    manifest = read_manifest(out)
+    return identity == {
+        "corpus": manifest["corpus"]["sha256"],
+        "kind": manifest["kind"],
+        "settings": manifest["parameters"],
+        "encoder": manifest["encoder"],
+        "encoder_sha256": manifest["encoder_sha256"],
+    }
+
+
+def _resume_or_start(work: Path, identity: dict[str, Any], plan: Plan, overwrite: bool) -> None:
+    """Leave in `work` what this build can go on from: the passages of its corpus, and vectors encoded as it would."""
     state, target = work / "state.json", work / "index"
-    if state.is_file() and read_json(state) == identity:
+    shared = {name: identity[name] for name in ("corpus", "encoder", "encoder_sha256")}
+    shared["vectors"] = vector_settings(plan.settings.dense) if plan.settings.dense is not None else None
+    if state.is_file() and read_json(state) == shared:
+        target.mkdir(exist_ok=True)
+        for path in target.iterdir():
+            if path.name not in (PASSAGES_NAME, OFFSETS_NAME):
+                path.unlink()
         return
     if any(work.glob("shards/*.npy")) and not overwrite:
         raise InvalidInputError(
-            f"{work}: holds an unfinished build of another corpus, encoder or settings; "
+            f"{work}: holds an unfinished build of another corpus or encoder, or vectors encoded otherwise; "
             "give the same to go on with it, or --overwrite to remove it"
         )
     for folder in (target, work / "shards"):
         shutil.rmtree(folder, ignore_errors=True)
     target.mkdir()
-    if identity["kind"] != "bm25":  # which is built in minutes, and always anew
-        write_json(state, identity)
+    write_json(state, shared)
 
 
 def estimate_build(
@@ -188,7 +225,8 @@ def estimate_build(
     if plan.settings.bm25 is not None:
         from tspo_cli.retrieval.bm25_build import estimate_bm25
 
-        found |= {f"bm25_{name}": value for name, value in estimate_bm25(passages, probe, plan.settings.bm25).items()}
+        lexical = estimate_bm25(passages, probe, plan.settings.bm25)
+        found |= {f"bm25_{name}": value for name, value in asdict(lexical).items()}
     if plan.settings.dense is not None:
         from tspo_cli.retrieval.dense_build import estimate
         from tspo_cli.retrieval.encoder import Encoder

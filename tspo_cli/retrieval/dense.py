@@ -20,12 +20,17 @@ from tspo_cli.retrieval.vectors import ShardedVectors
 VECTORS_NAME = "vectors.faiss"
 RESCORE_NAME = "rescore.npy"
 _SLACK = {"float32": 1e-4, "float16": 2e-3}
-"""First-pass scores depend on the batch, or on their type, in the last digits; candidates this close to the cut are
-scored again. Float16: twice 2^-11 for the factors and once for the product, on vectors of length one."""
+"""How far a first-pass score may be from the exact one, in parts of the best score or of 1: it depends on the batch, or
+on its type, in the last digits. Float16: twice 2^-11 for the factors and once for the product, on vectors of length
+one. For int8 the scan knows how far its codes are from the vectors."""
+_SPARE = 16
+"""Candidates beyond k: mostly enough to see that nothing else comes close."""
 _TRAINING_ROWS = 65_536
 
 Rows = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """Positions in, their vectors out."""
+Slack = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
+"""Queries [n, d] and their first-pass scores [n, k] in; out, how far those may be from the exact ones, [n]."""
 
 
 class FirstPass(Protocol):
@@ -108,6 +113,8 @@ class VectorIndex:
     """
 
     def __init__(self, pieces: Sequence[Path], rescore: Path | None, settings: DenseSettings) -> None:
+        if settings.device != "auto":
+            check_device(settings.device)
         self._settings = settings
         self.path = pieces[0]
         flat = FlatRows(pieces) if is_flat(pieces[0]) else None
@@ -119,13 +126,17 @@ class VectorIndex:
             if kept.shape != (self.ntotal, self.dim):
                 raise InvalidInputError(f"{rescore}: expected {self.ntotal} x {self.dim}, got {kept.shape}")
             self._exact = lambda positions: kept[positions].astype(np.float32)
-        self._lossless = flat is not None and rescore is None and settings.first_pass in _SLACK
+        self._lossless = flat is not None and rescore is None
+        self._slack = (
+            _relative_slack(_SLACK[settings.first_pass]) if settings.first_pass in _SLACK else _scan_slack(self._index)
+        )
 
     def rank(self, vectors: NDArray[np.float32], k: int) -> list[Ranked]:
         """The best `k` positions for each of `vectors` [n, dim]."""
         k = min(k, self.ntotal)
         if self._lossless:
-            return rank_vectors(self._index, vectors, k, self._exact, slack=_SLACK[self._settings.first_pass])
+            first = k + _SPARE if self._settings.first_pass in _SLACK else max(k + _SPARE, self._settings.candidates)
+            return rank_vectors(self._index, vectors, k, self._exact, slack=self._slack, first=first)
         wanted = k if self._exact is None else max(k, min(self._settings.candidates, self.ntotal))
         scores, positions = self._index.search(vectors, wanted)
         return [
@@ -141,6 +152,13 @@ class VectorIndex:
         if ivf is not None:
             ivf.make_direct_map()
         return np.stack([index.reconstruct(int(at)) for at in positions])
+
+
+def check_device(device: str) -> None:
+    """Raises MissingResourceError where there is no such GPU, InvalidInputError for what names no device."""
+    from tspo_cli.retrieval.torch_search import devices
+
+    devices(device)
 
 
 class DenseRanker:
@@ -201,23 +219,44 @@ def _first_pass(pieces: Sequence[Path], flat: FlatRows | None, settings: DenseSe
     return found
 
 
+def _relative_slack(share: float) -> Slack:
+    return lambda vectors, scores: share * np.maximum(1, np.abs(scores[:, 0]))
+
+
+def _scan_slack(index: Any) -> Slack:
+    return lambda vectors, scores: index.error(vectors)  # type: ignore[no-any-return]
+
+
 def rank_vectors(
-    index: FirstPass, vectors: NDArray[np.float32], k: int, rows: Rows | None = None, *, slack: float = 1e-4
+    index: FirstPass,
+    vectors: NDArray[np.float32],
+    k: int,
+    rows: Rows | None = None,
+    *,
+    slack: Slack = _relative_slack(1e-4),
+    first: int = 0,
 ) -> list[Ranked]:
     """The best `k` rows of an inner-product index that keeps its vectors, for each of `vectors` [n, dim].
 
-    The first pass names the candidates; their scores are computed again one by one, so that equal vectors score
-    equally and a query's answer does not depend on which others came with it.
+    The first pass names candidates (`first` of them, or some more than `k`), whose scores are computed again one by
+    one, so that equal vectors score equally and a query's answer does not depend on which others came with it. It is
+    asked for more until no other row can score as high as the k-th, so that the answer is exact.
     """
     exact_rows: Rows = rows or index.reconstruct_batch  # type: ignore[attr-defined]
-    wanted = min(k + 16, index.ntotal)
-    scores, positions = index.search(vectors, wanted)
-    answers = []
-    for vector, near, found in zip(vectors, scores, positions, strict=True):
-        margin = slack * max(1.0, float(np.abs(near[:1]).max(initial=0)))
-        while len(found) < index.ntotal and near[-1] >= near[min(k, len(near)) - 1] - margin:
-            near, found = (row[0] for row in index.search(vector[None], min(2 * len(found), index.ntotal)))
-        answers.append(_rank_candidates(vector, near, found, k, exact_rows, index.ntotal))
+    answers: list[Ranked] = [[] for _ in vectors]
+    unsettled = np.arange(len(vectors))
+    wanted = min(max(first, k + _SPARE), index.ntotal)
+    while len(unsettled):
+        asked = vectors[unsettled]
+        scores, positions = index.search(asked, wanted)
+        margins = slack(asked, scores)
+        left = []
+        for row, near, found, margin in zip(unsettled.tolist(), scores, positions, margins, strict=True):
+            answers[row] = _rank_candidates(vectors[row], near, found, k, exact_rows, index.ntotal)
+            if wanted < index.ntotal and near[-1] + margin >= answers[row][-1][1]:
+                left.append(row)
+        unsettled = np.array(left, np.int64)
+        wanted = min(2 * wanted, index.ntotal)
     return answers
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from tspo_cli.console import say
 from tspo_cli.errors import MissingResourceError
-from tspo_cli.retrieval.dense import empty_index, write_vectors
+from tspo_cli.retrieval.dense import check_device, empty_index, write_vectors
 from tspo_cli.retrieval.encoder import Encoder
 from tspo_cli.retrieval.passages import PassageStore
-from tspo_cli.retrieval.settings import DenseSettings
-from tspo_cli.retrieval.vectors import ShardedVectors, clock
+from tspo_cli.retrieval.settings import DenseSettings, shard_type
+from tspo_cli.retrieval.vectors import ShardedVectors, clock, size
 
 _PROBE = 64
 """Passages encoded to estimate the time."""
@@ -39,8 +39,8 @@ class Estimate:
         """One line for a person."""
         return (
             f"estimate: {self.passages:,} passages x {self.dim}, about {clock(self.seconds)} at "
-            f"{self.passages_per_second:.0f} passages/s; index {_size(self.index_bytes + self.rescore_bytes)}, "
-            f"{_size(self.scratch_bytes)} more on disk while it is built, memory {_size(self.memory_bytes)} "
+            f"{self.passages_per_second:.0f} passages/s; index {size(self.index_bytes + self.rescore_bytes)}, "
+            f"{size(self.scratch_bytes)} more on disk while it is built, memory {size(self.memory_bytes)} "
             "beside the encoder"
         )
 
@@ -52,6 +52,7 @@ def build_dense(store: PassageStore, target: Path, shards: Path, settings: Dense
         MissingResourceError: no such encoder, or not enough room on the disk.
         InvalidInputError: FAISS cannot make the index that the factory string names.
     """
+    check_device(settings.device)
     model = Encoder(encoder, settings)
     empty_index(model.dim, settings.factory)
     probe = [store[at * len(store) // _PROBE][1] for at in range(min(_PROBE, len(store)))]
@@ -62,7 +63,7 @@ def build_dense(store: PassageStore, target: Path, shards: Path, settings: Dense
     needed = foreseen.index_bytes + foreseen.rescore_bytes + foreseen.scratch_bytes - there
     free = shutil.disk_usage(target).free
     if needed > free:
-        raise MissingResourceError(f"{target}: about {_size(needed)} of disk are needed, {_size(free)} are free")
+        raise MissingResourceError(f"{target}: about {size(needed)} of disk are needed, {size(free)} are free")
     vectors.encode(store, model)
     write_vectors(vectors, len(store), model.dim, target, settings)
 
@@ -101,13 +102,3 @@ def code_bytes(dim: int, factory: str) -> int:
     if hasattr(index, "hnsw"):
         return int(index.storage.sa_code_size()) + int(index.hnsw.nb_neighbors(0)) * 4 + 12
     return int(index.sa_code_size())
-
-
-def shard_type(settings: DenseSettings) -> str:
-    """Half precision where nothing more exact is kept in the end."""
-    return "float32" if settings.factory == "Flat" or settings.rescore == "float32" else "float16"
-
-
-def _size(count: int) -> str:
-    power = min(4, max(1, (max(count, 1).bit_length() - 1) // 10))
-    return f"{count / 1024**power:.1f} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"

@@ -17,6 +17,9 @@ from tspo_cli.runs import read_json
 MANIFEST_NAME = "manifest.json"
 FORMAT = "tspo-index"
 FORMAT_VERSION = 1
+_FIELDS: dict[str, type] = {
+    "kind": str, "passages": int, "corpus": dict, "parameters": dict, "encoder": str, "files": dict,
+}  # fmt: skip
 _CHECKED_ON_OPENING = 64 * 2**20
 """Bytes. A larger file would take seconds to digest; `tspo index verify` does it."""
 _CHUNK = 16 * 2**20
@@ -57,16 +60,19 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not is_index(path):
         raise InvalidInputError(f"{path}: not an index directory (no {MANIFEST_NAME} of tspo in it)")
     manifest: dict[str, Any] = read_json(path / MANIFEST_NAME)
-    if manifest["version"] != FORMAT_VERSION:
-        found = manifest["version"]
+    found = manifest.get("version")
+    if found != FORMAT_VERSION:
         raise InvalidInputError(
             f"{path}: expected index format {FORMAT_VERSION}, got {found}; build it again with --overwrite"
         )
-    missing = [
-        name for name in ("kind", "passages", "corpus", "parameters", "encoder", "files") if name not in manifest
-    ]
-    if missing:
-        raise InvalidInputError(f"{path / MANIFEST_NAME}: {missing[0]!r} is missing; build the index again")
+    for name, kind in _FIELDS.items():
+        if not isinstance(manifest.get(name), kind):
+            raise InvalidInputError(f"{path / MANIFEST_NAME}: {name!r} is missing or damaged; build the index again")
+    described = [("corpus", manifest["corpus"], ("path", "sha256"))]
+    described += [(f"files: {name}", facts, ("bytes", "sha256")) for name, facts in manifest["files"].items()]
+    for name, facts, wanted in described:
+        if not isinstance(facts, dict) or any(key not in facts for key in wanted):
+            raise InvalidInputError(f"{path / MANIFEST_NAME}: {name!r} is damaged; build the index again")
     return manifest
 
 

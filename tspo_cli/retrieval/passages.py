@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tspo_cli.console import track
-from tspo_cli.data.readers import parse_passage
-from tspo_cli.data.schema import Passage
+from tspo_cli.data.readers import parse_passage, read_passages
 from tspo_cli.errors import InvalidInputError
 
 PASSAGES_NAME = "passages.jsonl"
@@ -25,19 +26,38 @@ _ROW = np.dtype([("end", "<i8"), ("crc", "<u4")])
 _ROWS_AT_ONCE = 1 << 16
 
 
-def write_passages(passages: Iterable[Passage], directory: Path) -> int:
-    """Write `passages.jsonl` (`{"id", "contents"}` per line) and `offsets.npy` ([passages + 1] of _ROW).
+def write_passages(corpus: Path, directory: Path) -> int:
+    """Write a corpus as `passages.jsonl` (`{"id", "contents"}` per line) and `offsets.npy` ([passages + 1] of _ROW).
 
-    Returns the number of passages. One passage is held at a time.
+    Returns the number of passages. One passage is held at a time; of the ids, 8 bytes each lie on disk meanwhile.
+
+    Raises:
+        MissingResourceError, InvalidInputError: as `read_passages`.
     """
-    with open(directory / PASSAGES_NAME, "wb") as handle, OffsetsWriter(directory / OFFSETS_NAME) as offsets:
-        for passage in passages:
-            record = {"id": passage.id, "contents": passage.contents}
-            # "replace": a lone surrogate, which JSON can spell, could not be served again.
-            line = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-            handle.write(line)
-            offsets.add(line)
+    digests = directory / ".ids"
+    # The table is there last, and then all that it speaks of: a killed build goes on from it.
+    with OffsetsWriter(directory / OFFSETS_NAME) as offsets:
+        with open(directory / PASSAGES_NAME, "wb") as handle, open(digests, "wb") as ids:
+            for passage in track(read_passages(corpus, distinct=False), "reading passages"):
+                record = {"id": passage.id, "contents": passage.contents}
+                # "replace": a lone surrogate, which JSON can spell, could not be served again.
+                line = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+                handle.write(line)
+                offsets.add(line)
+                ids.write(hashlib.blake2b(passage.id.encode("utf-8", "replace"), digest_size=8).digest())
+        if _has_equal(digests):
+            # This check holds all ids; it names the lines, or finds that only the digests are equal.
+            deque(read_passages(corpus), maxlen=0)
+        digests.unlink()
     return offsets.count
+
+
+def _has_equal(path: Path) -> bool:
+    """True where a file of 8-byte numbers holds one twice. Sorts it in place, in mapped memory."""
+    numbers = np.memmap(path, np.uint64, mode="r+")
+    numbers.sort()
+    starts = range(0, len(numbers) - 1, _ROWS_AT_ONCE)
+    return any((np.diff(numbers[at : at + _ROWS_AT_ONCE + 1]) == 0).any() for at in starts)
 
 
 def write_offsets(lines: Path, directory: Path) -> int:
@@ -56,7 +76,10 @@ def write_offsets(lines: Path, directory: Path) -> int:
 
 
 class OffsetsWriter:
-    """Writes an offsets table row by row, so that its size in memory does not grow with the corpus."""
+    """Writes an offsets table row by row, so that its size in memory does not grow with the corpus.
+
+    The table is there whole or not at all.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -87,9 +110,13 @@ class OffsetsWriter:
         self._flush()
         self._handle.close()
         if kind is None:
-            rows = np.memmap(self._scratch, _ROW, mode="r")
-            np.save(self._path, rows, allow_pickle=False)
-        os.unlink(self._scratch)
+            whole = self._path.with_name(f".{self._path.name}")
+            with open(whole, "wb") as table:
+                np.save(table, np.memmap(self._scratch, _ROW, mode="r"), allow_pickle=False)
+            os.unlink(self._scratch)
+            os.replace(whole, self._path)
+        else:
+            os.unlink(self._scratch)
 
 
 class PassageStore:
@@ -145,7 +172,7 @@ def _passage(path: Path, position: int, line: bytes) -> tuple[str, str]:
     """(id, contents) of a line in any form of `parse_passage`; a line without an id has its position for one."""
     try:
         record = json.loads(line)
-    except ValueError:  # JSONDecodeError or UnicodeDecodeError
+    except (ValueError, RecursionError):  # also what is no UTF-8, and lists thousands deep
         raise InvalidInputError(f"{path}:{position + 1}: expected one JSON object in UTF-8; correct the line") from None
     if isinstance(record, dict) and isinstance(record.get("contents"), str) and isinstance(record.get("id"), str):
         identifier, contents = record["id"], record["contents"]

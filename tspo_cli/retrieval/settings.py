@@ -52,7 +52,8 @@ class DenseSettings:
     two writes: what a killed build loses at most.
 
     Searching (may be changed on opening): `nprobe` lists of an IVF, `ef_search` of an HNSW; `backend` torch searches
-    a flat index in blocks, on GPUs where there are some, in the numbers of `first_pass`.
+    a flat index in blocks, on GPUs where there are some, in the numbers of `first_pass` (float16 and int8 first look
+    at `candidates` and go on until the answer is exact).
     """
 
     preset: str = "auto"
@@ -132,6 +133,25 @@ class IndexSettings:
         """One flat mapping, for the manifest; re-ranking belongs to the search and stays out."""
         parts = [part for part in (self.bm25, self.dense, self.fusion) if part is not None]
         return {name: value for part in parts for name, value in asdict(part).items()}
+
+
+_NOT_IN_VECTORS = (
+    *("preset", "query_prefix", "factory", "train_size", "rescore"),
+    *("candidates", "nprobe", "ef_search", "backend", "first_pass"),
+)
+
+
+def vector_settings(settings: DenseSettings) -> dict[str, Any]:
+    """What the encoded passages depend on; builds that agree in it can share them."""
+    return {name: value for name, value in asdict(settings).items() if name not in _NOT_IN_VECTORS} | {
+        "kept_in": shard_type(settings)
+    }
+
+
+def shard_type(settings: DenseSettings) -> str:
+    """The numbers that encoded passages are kept in until the index is written: half precision where nothing more
+    exact is kept in the end."""
+    return "float32" if settings.factory == "Flat" or settings.rescore == "float32" else "float16"
 
 
 KINDS = ("bm25", "dense", "hybrid")

@@ -33,7 +33,7 @@ class TorchScan:
         self._first_pass = first_pass
         self._shards = [
             _Shard(rows, start, stop, first_pass, torch.device(name))
-            for name, start, stop in _split(rows.ntotal, _devices(device))
+            for name, start, stop in _split(rows.ntotal, devices(device))
         ]
 
     def search(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -45,6 +45,21 @@ class TorchScan:
         best = scores.topk(min(k, scores.shape[1]), dim=1)
         return best.values.numpy(), positions.gather(1, best.indices).numpy()
 
+    def error(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How far an int8 score of each of `queries` [n, d] may be from the exact one, at most, [n].
+
+        With q = q' + e and x = x' + f, where q' and x' are what the codes say, q.x - q'.x' = q.f + e.x', and Cauchy
+        and Schwarz bound both parts by lengths that are known.
+        """
+        asked = torch.from_numpy(np.ascontiguousarray(queries))
+        codes, scales = quantise(asked)
+        lost = (asked - codes * scales[:, None]).norm(dim=1)
+        row_lost = max(shard.row_lost for shard in self._shards)
+        row_length = max(shard.row_length for shard in self._shards)
+        # The products of int8 are exact; a thousandth covers the roundings of this bound and of the scales.
+        bound: NDArray[np.float32] = (1.001 * (asked.norm(dim=1) * row_lost + lost * row_length)).numpy()
+        return bound
+
 
 class _Shard:
     """Consecutive rows on one device: mapped on the CPU, copied to a GPU."""
@@ -52,6 +67,8 @@ class _Shard:
     def __init__(self, rows: FlatRows, start: int, stop: int, first_pass: str, device: torch.device) -> None:
         self._rows, self._start, self._stop = rows, start, stop
         self._first_pass, self._device = first_pass, device
+        self.row_lost, self.row_length = 0.0, 0.0
+        """int8: the greatest length of what quantising took from a row, and of a row after it."""
         resident = device.type != "cpu" or first_pass == "int8"
         self._blocks = [self._prepare(*span) for span in self._spans()] if resident else None
 
@@ -83,6 +100,9 @@ class _Shard:
         block = torch.from_numpy(np.array(self._rows.block(start, stop))).to(self._device)
         if self._first_pass == "int8":
             codes, scales = quantise(block.float())
+            kept = codes * scales[:, None]
+            self.row_length = max(self.row_length, float(kept.norm(dim=1).max()))
+            self.row_lost = max(self.row_lost, float((block.float() - kept).norm(dim=1).max()))
             return codes, scales
         half = self._first_pass == "float16" and self._device.type != "cpu"
         return block.half() if half else block.float(), None
@@ -112,18 +132,25 @@ def quantise(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (vectors / scales[:, None]).round().to(torch.int8), scales
 
 
-def _devices(device: str) -> list[str]:
+def devices(device: str) -> list[str]:
+    """What a `device` setting means here: all GPUs, or else the CPU, for auto; all of them for cuda.
+
+    Raises:
+        MissingResourceError: there is no such GPU.
+        InvalidInputError: not the name of a device.
+    """
     gpus = torch.cuda.device_count()
     if device == "auto":
         return [f"cuda:{number}" for number in range(gpus)] or ["cpu"]
     if device == "cuda" and gpus:
         return [f"cuda:{number}" for number in range(gpus)]
-    if device.startswith("cuda") and not gpus:
-        raise MissingResourceError(f"device {device}: there is no GPU here; use --set device=cpu")
     try:
-        return [str(torch.device(device))]
+        named = torch.device(device)
     except RuntimeError:
         raise InvalidInputError(f"setting device: expected auto, cpu, cuda or cuda:N, got {device!r}") from None
+    if named.type == "cuda" and (named.index or 0) >= gpus:
+        raise MissingResourceError(f"device {device}: there are {gpus} GPUs here; use --set device=cpu")
+    return [str(named)]
 
 
 def _split(rows: int, devices: list[str]) -> list[tuple[str, int, int]]:

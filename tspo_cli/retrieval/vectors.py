@@ -74,11 +74,11 @@ class ShardedVectors:
     def sample(self, most: int) -> NDArray[np.float32]:
         """At most `most` vectors, evenly spread, [n, dim]: what a compressed index is trained on."""
         step = max(1, math.ceil(self._rows / most))
-        parts = []
+        found = np.empty((math.ceil(self._rows / step), self.block(0).shape[1]), np.float32)
         for shard in range(self.shards):
-            start, _ = self.span(shard)
-            parts.append(self.block(shard)[-start % step :: step])
-        return np.concatenate(parts)
+            start, stop = self.span(shard)
+            found[math.ceil(start / step) : math.ceil(stop / step)] = self.block(shard)[-start % step :: step]
+        return found
 
     def _find(self, shard: int, *, check: bool = True) -> Path | None:
         for path in self._directory.glob(f"{shard:07d}.*.npy"):
@@ -93,3 +93,9 @@ def clock(seconds: float) -> str:
     whole = round(seconds)
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+def size(count: float) -> str:
+    """Bytes as a person reads them: `1.5 GiB`."""
+    power = min(4, max(1, (max(int(count), 1).bit_length() - 1) // 10))
+    return f"{count / 1024**power:.1f} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
