@@ -75,6 +75,8 @@ class Batcher:
         self._rate = 0.0
         self.manifest: dict[str, Any] | None = None
         """What the opened index says of itself ({} where it says nothing); None until it is open."""
+        self.search_settings: dict[str, Any] = {}
+        """What the opened index is searched otherwise than built."""
         self.digest = ""
         metrics.watch(waiting=lambda: len(self._queue), cache=self._cache)
 
@@ -156,6 +158,7 @@ class Batcher:
         try:
             retriever = self._open()
             manifest = dict(getattr(retriever, "manifest", {}))
+            self.search_settings = dict(getattr(retriever, "search_settings", {}))
         except BaseException as error:
             self._call(opened.set_exception, error)
             return
