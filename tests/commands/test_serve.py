@@ -72,6 +72,15 @@ def test_a_missing_index_is_named(tmp_path: Path) -> None:
     assert "no such index" in str(result.exception)
 
 
+def test_search_settings_reach_the_index(index: Path) -> None:
+    done = run_tspo("serve", index, "--port", 0, "--set", "rerank_dept=5", timeout=60)
+    assert done.code == 3
+    assert "'rerank_dept': unknown for this kind of index; did you mean rerank_depth?" in done.err
+    result = CliRunner().invoke(app, [str(index), "--port", "0", "--set", "reranker"])
+    assert isinstance(result.exception, UsageError)
+    assert "expected KEY=VALUE" in str(result.exception)
+
+
 def test_other_addresses_need_a_token(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TSPO_RETRIEVER_TOKEN", raising=False)
     arguments = [str(index), "--host", "0.0.0.0", "--port", "0"]

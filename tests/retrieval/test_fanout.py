@@ -100,6 +100,17 @@ def test_shards_that_do_not_fit_together_are_refused(servers: ExitStack, tmp_pat
     with pytest.raises(InvalidInputError, match="every part has its own word statistics"):
         open_shards(*bm25)
     open_shards(*bm25, approximate=True)
+    learnt = [
+        Cosine(cut, part, parameters={"factory": "IVF16,PQ8"}) for part, cut in (("p", range(5)), ("q", range(5, 9)))
+    ]
+    with pytest.raises(InvalidInputError, match="every part has its own codes; build with rescore"):
+        open_shards(*learnt)
+    open_shards(
+        *[
+            Cosine(one.ids, part, parameters={"factory": "SQ8", "rescore": "float16"})
+            for part, one in zip("pq", learnt, strict=True)
+        ]
+    )
 
 
 def test_a_shard_that_is_down_is_named(servers: ExitStack) -> None:

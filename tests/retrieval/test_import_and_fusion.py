@@ -151,3 +151,5 @@ def test_batches_keep_their_budget_and_lose_no_text() -> None:
     for batch in batches:
         assert len(batch) <= 3
         assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= 128
+    # 40 short queries are not padded to the length of a long one.
+    assert [len(batch) for batch in budget_batches([8] * 40 + [60], 16384, 64)] == [2, 39]

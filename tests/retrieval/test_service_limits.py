@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
 from tests.retrieval.live_server import Scripted, serving, small_searcher, wait_for_metric
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.index import Searcher
-from tspo_cli.retrieval.service import ServiceSettings
-from tspo_cli.retrieval.serving import GuardedProtocol
+from tspo_cli.retrieval.service import ServiceSettings, create_app
+from tspo_cli.retrieval.serving import GuardedProtocol, listen, server_config
+from tspo_cli.retrieval.types import Retriever
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +123,60 @@ def test_an_endless_head_is_cut_off(searcher: Searcher) -> None:
             for at in range(3000):
                 connection.sendall(b"X-%d: " % at + b"x" * 1000 + b"\r\n")
         assert _is_cut_off(connection)
+
+
+def test_a_client_that_only_listens_any_more_gets_its_answer() -> None:
+    retriever = Scripted()
+    retriever.gate.clear()
+    with serving(retriever) as address, _connection(address) as connection:
+        connection.sendall(b'POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: 17\r\n\r\n{"query": "hill"}')
+        connection.shutdown(socket.SHUT_WR)
+        assert retriever.entered.wait(20)
+        retriever.gate.set()
+        assert _answer(connection).startswith(b"HTTP/1.1 200")
+        assert _is_cut_off(connection)
+        with _connection(address) as half:
+            half.sendall(b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: 17\r\n\r\n{")
+            half.shutdown(socket.SHUT_WR)
+            assert _is_cut_off(half)
+
+
+def test_queries_under_way_are_answered_before_the_server_ends() -> None:
+    retriever = Scripted()
+    retriever.gate.clear()
+    server, thread, address = _start(lambda: retriever)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(_post, address, {"query": f"q{at}"}) for at in range(4)]
+        wait_for_metric(address, "tspo_waiting_queries 3.0")
+        server.should_exit = True
+        with suppress(httpx.TransportError):  # refused from now on, or cut off
+            while _post(address, {"query": "late"}, timeout=0.2):
+                time.sleep(0.01)
+        retriever.gate.set()
+        assert [one.result().status_code for one in asked] == [200] * 4
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_a_server_can_be_stopped_while_it_opens_its_index() -> None:
+    never = threading.Event()
+    server, thread, address = _start(lambda: never.wait(60))  # type: ignore[arg-type,return-value]
+    assert httpx.get(f"{address}/readyz", trust_env=False).status_code == 503
+    server.should_exit = True
+    thread.join(20)
+    assert not thread.is_alive()
+    never.set()
+
+
+def _start(open_retriever: Callable[[], Retriever]) -> tuple[uvicorn.Server, threading.Thread, str]:
+    """A server on its own, its thread and its address, listening."""
+    bound = listen("127.0.0.1", 0)
+    server = uvicorn.Server(server_config(create_app(open_retriever, ServiceSettings(max_batch=1))))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    return server, thread, f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
 def _connection(address: str) -> socket.socket:

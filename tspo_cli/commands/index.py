@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tspo_cli import console
-from tspo_cli.errors import InvalidInputError, UsageError
+from tspo_cli.commands.options import SearchSettings, key_values
+from tspo_cli.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from tspo_cli.retrieval.types import SearchResult
@@ -52,7 +53,7 @@ def build(
     """Build an index directory from a corpus. A dense build that was killed goes on when it is started again."""
     from tspo_cli.retrieval.build import build_index, estimate_build
 
-    chosen = _key_values(settings or [])
+    chosen = key_values(settings)
     if estimate:
         foreseen = estimate_build(corpus, kind=kind, encoder=encoder, settings=chosen)
         if as_json:
@@ -87,7 +88,7 @@ def import_(
         corpus,
         out,
         encoder=encoder,
-        settings=_key_values(settings or []),
+        settings=key_values(settings),
         least_cosine=least_cosine,
         overwrite=overwrite,
     )
@@ -99,21 +100,13 @@ def search(
     directory: IndexDir,
     queries: Annotated[list[str], typer.Argument(metavar="QUERY...", help="One or more queries.")],
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Passages per query.")] = 3,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Search otherwise than built: reranker, rerank_depth; dense: device, dtype, "
-            "candidates, nprobe, ef_search, backend, first_pass; hybrid: rrf_constant, depth.",
-        ),
-    ] = None,
+    settings: SearchSettings = None,
     as_json: AsJson = False,
 ) -> None:
     """Search an index from the command line. A query that cannot be searched for fails alone; exit code 3."""
     from tspo_cli.retrieval.index import open_index
 
-    results = open_index(directory, _key_values(settings or [])).search(queries, k)
+    results = open_index(directory, key_values(settings)).search(queries, k)
     # What the command line could not read as text comes as lone surrogates, which cannot be printed.
     queries = [query.encode("utf-8", "replace").decode() for query in queries]
     _print_results(queries, results, as_json)
@@ -197,13 +190,6 @@ def _table(lines: dict[str, Any]) -> None:
     width = max(16, *(len(name) + 1 for name in lines))
     for name, value in lines.items():
         console.result(f"{name:<{width}}{value}")
-
-
-def _key_values(pairs: list[str]) -> dict[str, object]:
-    for pair in pairs:
-        if "=" not in pair:
-            raise UsageError(f"--set: expected KEY=VALUE, got {pair!r}")
-    return {name.strip(): value for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
 def _one_line(text: str, width: int = 160) -> str:

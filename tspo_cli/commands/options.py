@@ -6,9 +6,28 @@ from typing import Annotated
 
 import typer
 
+from tspo_cli.errors import UsageError
+
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the experiment, e.g. train.steps=20. Repeatable."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+SearchSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Search otherwise than built: reranker, rerank_depth; dense: device, dtype, batch_size, batch_tokens, "
+        "candidates, nprobe, ef_search, backend, first_pass; hybrid: rrf_constant, depth. Repeatable.",
+    ),
+]
+
+
+def key_values(pairs: list[str] | None) -> dict[str, object]:
+    """The settings of an index from `KEY=VALUE` strings. Raises UsageError for one without `=`."""
+    for pair in pairs or []:
+        if "=" not in pair:
+            raise UsageError(f"--set: expected KEY=VALUE, got {pair!r}")
+    return {name.strip(): value for name, _, value in (pair.partition("=") for pair in pairs or [])}

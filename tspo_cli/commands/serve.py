@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tspo_cli import console
+from tspo_cli.commands.options import SearchSettings, key_values
 from tspo_cli.errors import UsageError
 
 
@@ -29,13 +30,14 @@ def serve(
     max_waiting: Annotated[int, typer.Option(min=1, help="Queries that may wait; beyond it: status 429.")] = 8192,
     max_wait: Annotated[float, typer.Option(min=0.01, help="Seconds a query may wait; beyond it: status 429.")] = 30,
     cache_mb: Annotated[float, typer.Option(min=0, help="Memory for answers to repeated queries. 0: none.")] = 256,
+    settings: SearchSettings = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print address and index as JSON once listening.")] = False,
 ) -> None:
     """Serve an index over HTTP: POST /retrieve, GET /healthz, /readyz, /metrics. Stop with Ctrl-C or SIGTERM."""
     from tspo_cli.retrieval.serving import is_loopback, listen, run_server
     from tspo_cli.retrieval.token import TOKEN_VARIABLE, read_token
 
-    token = read_token(token_file)
+    token, otherwise = read_token(token_file), key_values(settings)
     # The port comes first: a large index takes minutes to load, and a port in use should not.
     with listen(host, port) as bound:
         if not token and not is_loopback(bound):
@@ -46,7 +48,7 @@ def serve(
         from tspo_cli.retrieval.service import ServiceSettings, create_app
 
         passages = read_manifest(directory)["passages"]
-        settings = ServiceSettings(
+        limits = ServiceSettings(
             default_k=k,
             max_k=max(k, max_k),
             max_queries=max_queries,
@@ -65,4 +67,4 @@ def serve(
             if as_json:
                 console.result_json({"url": url, "index": str(directory), "passages": passages, "k": k})
 
-        run_server(create_app(lambda: open_index(directory), settings), bound, ready)
+        run_server(create_app(lambda: open_index(directory, otherwise), limits), bound, ready)

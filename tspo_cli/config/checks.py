@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError
 
+SEARCH_NEEDS_AN_INDEX = (
+    "retriever.search: says how retriever.index is searched, which is not set; a server is told with "
+    "tspo serve --set KEY=VALUE"
+)
+
 
 def check_complete(config: Config) -> None:
     """Refuse a configuration that could not train.
@@ -30,6 +35,8 @@ def _problems(config: Config) -> Iterator[str]:
     retriever = config.retriever
     if searches and not (retriever.index or retriever.url or retriever.qdrant.url):
         yield "retriever: give retriever.index or retriever.url, or set rollout.max_searches = 0"
+    if retriever.search.given() and not retriever.index:
+        yield SEARCH_NEEDS_AN_INDEX
     if retriever.qdrant.url and not retriever.qdrant.collection:
         yield "retriever.qdrant.collection: name the collection to search"
     if retriever.qdrant.url and retriever.qdrant.kind == "dense" and not retriever.qdrant.encoder:

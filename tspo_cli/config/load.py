@@ -176,8 +176,7 @@ def _validate(table: Table, layers: Sequence[Layer]) -> Config:
         try:
             return Config.model_validate_json(json.dumps(table, default=str), strict=True)
         except ValidationError as error:
-            names = [".".join(str(part) for part in detail["loc"][:2]) for detail in error.errors()]
-        problems = [_wrong(name if name in all_keys() else name.partition(".")[0], table) for name in names]
+            problems = [_wrong(_key_at(detail["loc"]), table) for detail in error.errors()]
     name, message = problems[0]
     raise InvalidInputError(f"{name}: {message}{_place(name, layers)}")
 
@@ -196,6 +195,12 @@ def _refused(table: Table, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from _refused(value, f"{name}.")
         else:
             yield name, f"expected a table, got {_show(value)}"
+
+
+def _key_at(place: Sequence[int | str]) -> str:
+    """The key that a place in the configuration belongs to: its longest beginning that is one."""
+    names = [".".join(map(str, place[:depth])) for depth in range(len(place), 0, -1)]
+    return next(name for name in names if name in all_keys())
 
 
 def _wrong(name: str, table: Table) -> tuple[str, str]:

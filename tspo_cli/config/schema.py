@@ -13,6 +13,7 @@ from tspo_cli.config.agent_sections import (
     QdrantConfig,
     RetrieverConfig,
     RolloutConfig,
+    SearchConfig,
     VllmConfig,
 )
 from tspo_cli.config.section import Section, UserFunction
@@ -34,6 +35,7 @@ __all__ = [
     "QdrantConfig",
     "RetrieverConfig",
     "RolloutConfig",
+    "SearchConfig",
     "Section",
     "TrackConfig",
     "TrainConfig",

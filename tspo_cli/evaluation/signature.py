@@ -35,11 +35,13 @@ def data_digest(questions: Iterable[Question]) -> str:
 
 
 def retriever_digests(retriever: Retriever | None, config: Config) -> dict[str, str]:
-    """`index` (its kind, parameters and files) and `corpus`; `retriever`, its URLs, for one behind HTTP."""
+    """`index` (parameters, files, how it is searched) and `corpus`; `retriever`, its URLs, for one behind HTTP."""
     manifest = getattr(retriever, "manifest", None)
     if manifest is None:
         return {"retriever": ",".join(config.retriever.url)} if retriever is not None else {}
     facts = {name: manifest.get(name) for name in ("kind", "passages", "parameters", "encoder", "files")}
+    if otherwise := getattr(retriever, "search_settings", {}):
+        facts["search"] = otherwise
     return {"index": _digest([json.dumps(facts, sort_keys=True)]), "corpus": manifest["corpus"]["sha256"][:DIGITS]}
 
 

@@ -23,6 +23,7 @@ from tspo_cli.retrieval.wire import Answer, encode_answer
 
 log = logging.getLogger(__name__)
 _LONGEST_RETRY = 60
+_LAST_SEARCH = 10.0
 
 
 class Overloaded(Exception):
@@ -75,6 +76,8 @@ class Batcher:
         self._rate = 0.0
         self.manifest: dict[str, Any] | None = None
         """What the opened index says of itself ({} where it says nothing); None until it is open."""
+        self.search_settings: dict[str, Any] = {}
+        """What the opened index is searched otherwise than built."""
         self.digest = ""
         metrics.watch(waiting=lambda: len(self._queue), cache=self._cache)
 
@@ -87,11 +90,13 @@ class Batcher:
         return opened
 
     def close(self) -> None:
-        """Answer what waits, then end the thread."""
+        """Answer what waits, then end the thread. An index that is still being opened is not waited for, nor a search
+        for more than ten seconds: the thread ends with the process."""
         with self._wake:
             self._closing = True
             self._wake.notify()
-        self._thread.join()
+        if self.manifest is not None:
+            self._thread.join(_LAST_SEARCH)
 
     async def search(self, queries: Sequence[str], k: int) -> list[Answer]:
         """One answer per query, in order.
@@ -156,6 +161,7 @@ class Batcher:
         try:
             retriever = self._open()
             manifest = dict(getattr(retriever, "manifest", {}))
+            self.search_settings = dict(getattr(retriever, "search_settings", {}))
         except BaseException as error:
             self._call(opened.set_exception, error)
             return
@@ -179,8 +185,9 @@ class Batcher:
 
     def _answer(self, retriever: Retriever, batch: list[_Waiting]) -> None:
         start = time.monotonic()
-        late = [waiting for waiting in batch if start - waiting.since > self._max_wait]
-        timely = [waiting for waiting in batch if start - waiting.since <= self._max_wait]
+        wanted = [waiting for waiting in batch if not waiting.future.done()]  # a shutdown gives up on requests
+        late = [waiting for waiting in wanted if start - waiting.since > self._max_wait]
+        timely = [waiting for waiting in wanted if start - waiting.since <= self._max_wait]
         outcomes: list[tuple[_Waiting, Answer | Overloaded]] = [(one, Overloaded(self._retry_after())) for one in late]
         if timely:
             results = search_each(retriever, [one.query for one in timely], timely[0].key[1])

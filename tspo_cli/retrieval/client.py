@@ -83,16 +83,22 @@ class HttpRetriever:
 
         Raises:
             RemoteServiceError: a server does not answer, or not in the expected form.
-            InvalidInputError: two servers say that they serve different indexes.
+            InvalidInputError: two servers say that they serve different indexes, or search them differently.
         """
         for url in self.urls:
             self._parsed(url, ["ping"], 1, time.monotonic() + self._timeout)
-        known = {url: facts["index"] for url in self.urls if "index" in (facts := self.describe(url))}
-        if len(set(known.values())) > 1:
-            serves = ", ".join(f"{url} ({digest[:12]})" for url, digest in known.items())
+        known = {url: facts for url in self.urls if "index" in (facts := self.describe(url))}
+        if len({facts["index"] for facts in known.values()}) > 1:
+            serves = ", ".join(f"{url} ({facts['index'][:12]})" for url, facts in known.items())
             raise InvalidInputError(
                 f"retriever: these servers serve different indexes: {serves}; "
                 'for parts of one corpus set retriever.servers = "shards"'
+            )
+        searches = {url: json.dumps(facts.get("search", {}), sort_keys=True) for url, facts in known.items()}
+        if len(set(searches.values())) > 1:
+            differ = ", ".join(f"{url} {search}" for url, search in searches.items())
+            raise InvalidInputError(
+                f"retriever: these servers search one index differently: {differ}; give all the same --set"
             )
 
     def describe(self, url: str) -> dict[str, Any]:

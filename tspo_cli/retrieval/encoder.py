@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.settings import DenseSettings
 
+_MOST_PADDING = 64
+"""Tokens in one batch. Starting another costs MiniLM about as much as 24 to 48 tokens on a CPU."""
 _WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
 
 
@@ -71,11 +74,15 @@ class Encoder:
 
 
 def budget_batches(lengths: Sequence[int], most_tokens: int, most_texts: int) -> Iterator[list[int]]:
-    """Rows in batches of falling length, each of at most `most_tokens` padded tokens and `most_texts` rows."""
+    """Rows in batches of falling length, each of at most `most_tokens` padded tokens and `most_texts` rows; one whose
+    padding would cost more than a batch of its own ends there."""
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     start = 0
     while start < len(order):
-        count = max(1, min(most_texts, most_tokens // max(1, lengths[order[start]])))
+        longest = lengths[order[start]]
+        most = max(1, min(most_texts, most_tokens // max(1, longest)))
+        padding = accumulate(longest - lengths[row] for row in order[start : start + most])
+        count = sum(1 for _ in takewhile(lambda tokens: tokens <= _MOST_PADDING, padding))
         yield order[start : start + count]
         start += count
 

@@ -1,13 +1,15 @@
 """One corpus in parts on several servers: every query goes to all of them, their hits are merged.
 
 The merge is exact where a passage's score depends on the query and the passage alone: then the best k of the corpus
-are among the best k of the parts. Inner products are such scores. BM25's are not: a word's weight depends on how many
-passages of the part have it, and a passage's on their mean length. Such parts are refused unless approximate answers
-were asked for.
+are among the best k of the parts. Inner products with the vectors as they were encoded are such scores. BM25's are
+not: a word's weight depends on how many passages of the part have it, and a passage's on their mean length; nor are
+those of codes that every part learns for itself (SQ8, PQ). Such parts are refused unless approximate answers were
+asked for.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,7 +19,8 @@ from tspo_cli.retrieval.client import HttpRetriever
 from tspo_cli.retrieval.types import Hit, SearchResult
 
 _CALLS_AT_ONCE = 16
-_COMPARABLE_KINDS = ("dense",)
+_VECTORS_AS_ENCODED = re.compile(r"Flat|SQfp16|SQbf16|(IVF\d+|HNSW\d+),Flat|HNSW\d+")
+"""FAISS factory strings that learn no codes."""
 
 
 class ShardedRetriever:
@@ -77,7 +80,7 @@ def _check_shards(facts: dict[str, dict[str, Any]], approximate: bool) -> None:
                 f"retriever {url}: shards must be tspo servers; this one does not say what it serves"
             )
     (first_url, first), *others = facts.items()
-    for name in ("kind", "parameters", "encoder"):
+    for name in ("kind", "parameters", "search", "encoder"):
         for url, known in others:
             if known.get(name) != first.get(name):
                 raise InvalidInputError(
@@ -92,8 +95,16 @@ def _check_shards(facts: dict[str, dict[str, Any]], approximate: bool) -> None:
                 'equal servers need retriever.servers = "replicas"'
             )
         seen[digest] = url
-    if first["kind"] not in _COMPARABLE_KINDS and not approximate:
+    if not approximate and (reason := _incomparable(first["kind"], first.get("parameters") or {})):
         raise InvalidInputError(
-            f"retriever: {first['kind']} scores of shards are not comparable exactly (every part has its own word "
-            "statistics); serve the whole index and list replicas, or set retriever.approximate_shards = true"
+            f"retriever: {first['kind']} scores of shards are not comparable exactly (every part has its own "
+            f"{reason}); serve the whole index and list replicas, or set retriever.approximate_shards = true"
         )
+
+
+def _incomparable(kind: str, parameters: dict[str, Any]) -> str:
+    """What a score depends on beside the query and the passage; empty: nothing."""
+    if kind != "dense":
+        return "word statistics"
+    as_encoded = _VECTORS_AS_ENCODED.fullmatch(parameters.get("factory", "Flat"))
+    return "" if as_encoded or parameters.get("rescore", "none") != "none" else "codes; build with rescore"

@@ -18,7 +18,7 @@ from tspo_cli.retrieval.encoder import encoder_digest
 from tspo_cli.retrieval.manifest import check_digest, check_files, is_index, read_manifest
 from tspo_cli.retrieval.passages import PASSAGES_NAME, PassageStore
 from tspo_cli.retrieval.ranking import Ranked, Ranker
-from tspo_cli.retrieval.settings import IndexSettings, for_search, index_settings
+from tspo_cli.retrieval.settings import IndexSettings, for_search, index_settings, searched_otherwise
 from tspo_cli.retrieval.types import Hit, SearchResult
 
 __all__ = ["Searcher", "build_index", "is_index", "open_index", "read_manifest", "verify_index"]
@@ -28,12 +28,16 @@ MAX_QUERY_CHARACTERS = 32_768
 
 
 class Searcher:
-    """An opened index: a Retriever in this process. `manifest` says what it was built from."""
+    """An opened index: a Retriever in this process. `manifest` says what it was built from, `search_settings` what
+    is searched otherwise than built (`searched_otherwise`)."""
 
     blocking = False
 
-    def __init__(self, manifest: dict[str, Any], store: PassageStore, ranker: Ranker) -> None:
+    def __init__(
+        self, manifest: dict[str, Any], store: PassageStore, ranker: Ranker, search_settings: dict[str, Any]
+    ) -> None:
         self.manifest = manifest
+        self.search_settings = search_settings
         self._store = store
         self._ranker = ranker
 
@@ -88,19 +92,20 @@ def open_index(path: Path, settings: Mapping[str, object] | None = None) -> Sear
             encoder other than the one it was built with, or a setting that cannot be changed any more.
     """
     manifest = read_manifest(path)
+    kind = manifest["kind"]
+    built = index_settings(kind, manifest["parameters"])
+    chosen = for_search(built, kind, settings or {})
     check_files(path, manifest)
     store = PassageStore(path, path / manifest.get("lines", PASSAGES_NAME))
     if len(store) != manifest["passages"]:
         raise InvalidInputError(f"{path}: expected {manifest['passages']} passages, got {len(store)}; build it again")
-    kind = manifest["kind"]
-    chosen = for_search(index_settings(kind, manifest["parameters"]), kind, settings or {})
     ranker = _ranker(path, manifest, store, chosen)
     if chosen.rerank.reranker:
         from tspo_cli.retrieval.hybrid import RerankRanker
 
         device = chosen.dense.device if chosen.dense is not None else "auto"
         ranker = RerankRanker(ranker, store, chosen.rerank, device)
-    return Searcher(manifest, store, ranker)
+    return Searcher(manifest, store, ranker, searched_otherwise(built, chosen))
 
 
 def verify_index(path: Path) -> dict[str, Any]:

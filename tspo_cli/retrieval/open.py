@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tspo_cli.config.checks import SEARCH_NEEDS_AN_INDEX
 from tspo_cli.config.schema import RetrieverConfig
+from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.types import Retriever
 
 
@@ -12,13 +14,16 @@ def open_retriever(config: RetrieverConfig) -> Retriever | None:
     """An index in this process, HTTP clients of the servers named, or a Qdrant collection; None when none is set.
 
     Raises:
-        MissingResourceError, InvalidInputError: no index there, or servers that do not fit together.
+        MissingResourceError, InvalidInputError: no index there, search settings that do not fit it, or servers that
+            do not fit together.
         RemoteServiceError: no server answers.
     """
     if config.index:
         from tspo_cli.retrieval.index import open_index
 
-        return open_index(Path(config.index))
+        return open_index(Path(config.index), config.search.given())
+    if config.search.given():
+        raise InvalidInputError(SEARCH_NEEDS_AN_INDEX)
     if config.url:
         return _open_servers(config)
     if config.qdrant.url:

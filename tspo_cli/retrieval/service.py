@@ -200,6 +200,7 @@ class _Service:
             # The name alone: where a directory lies differs between machines and is nobody's business.
             "encoder": PurePath(encoder).name if encoder else None,
             "parameters": manifest.get("parameters"),
+            "search": self._batcher.search_settings,
         }
 
     async def readyz(self) -> JSONResponse:

@@ -92,6 +92,13 @@ class GuardedProtocol(HttpToolsProtocol):
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(self.head_seconds, self.transport.abort)
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """A client that closes its sending side after the request (`nc -N`) still gets the answer."""
+        asked = self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
+        if asked:
+            self.cycle.keep_alive = False
+        return asked
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)

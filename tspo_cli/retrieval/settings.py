@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 from tspo_cli.errors import InvalidInputError
@@ -94,6 +95,7 @@ SEARCH_KEYS = (
     *("rrf_constant", "depth", "reranker", "rerank_depth"),
 )
 """Settings that an opened index may have otherwise than the build: they change speed and recall, not the files."""
+_SPEED_ALONE = ("device", "batch_size", "batch_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +203,15 @@ def for_search(settings: IndexSettings, kind: str, given: Mapping[str, object]) 
             f"setting {fixed[0]!r}: fixed when the index was built; at search time known are {', '.join(free)}"
         )
     return index_settings(kind, {**settings.flat(), **given}, searching=True)
+
+
+def searched_otherwise(built: IndexSettings, chosen: IndexSettings) -> dict[str, Any]:
+    """The settings of a search that make its answers other than those of the index as built; a model by its name."""
+    before = built.flat()
+    changed = {name: value for name, value in chosen.flat().items() if value != before[name]}
+    if chosen.rerank.reranker:
+        changed |= {**asdict(chosen.rerank), "reranker": PurePath(chosen.rerank.reranker).name}
+    return {name: value for name, value in changed.items() if name not in _SPEED_ALONE}
 
 
 def _check_names(given: Mapping[str, object], known: list[str]) -> None:

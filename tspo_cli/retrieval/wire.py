@@ -77,7 +77,7 @@ def parse_request(raw: bytes, *, default_k: int, max_k: int, max_queries: int, m
     if len(queries) > max_queries:
         raise InvalidInputError(f"queries: expected at most {max_queries} in one request, got {len(queries)}")
     if k > max_k:
-        raise InvalidInputError(f"topk: expected at most {max_k}, got {k}")
+        raise InvalidInputError(f"topk: expected at most {max_k}, got {k if k < 10**9 else 'far more'}")
     if queries and all(len(query) > max_query_chars for query in queries):
         raise InvalidInputError(str(query_problem(queries[0], max_query_chars)))
     return Wanted(queries, k, body.return_scores)
