@@ -4,47 +4,18 @@ limits."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from tests.evaluation.openai_server import serve
 from tests.evaluation.reader_server import Reader
 from tspo_cli.commands.app import app
-from tspo_cli.retrieval.index import build_index
 from tspo_cli.runs import read_jsonl_gz
 
-PASSAGES = {
-    "p1": ("Alien", "Alien is a film whose director is Ridley Scott."),
-    "p2": ("Ridley Scott", "Ridley Scott was born in South Shields."),
-    "p3": ("Paris", "Paris is a town by the river Seine."),
-}
-QUESTION = {
-    "id": "1", "question": "Where was the director of the film Alien born?", "golden_answers": ["South Shields"],
-    "supporting_ids": ["p1", "p2"],
-}  # fmt: skip
 FINDS_IT = ("search_r1", "ircot", "search_o1", "iter_retgen", "tool_call")
 LIMITS = {"rollout.max_searches": 2, "rollout.max_new_tokens": 40, "retriever.k": 1}
-
-
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("films")
-    lines = [json.dumps({"id": i, "title": title, "text": text}) for i, (title, text) in PASSAGES.items()]
-    (folder / "corpus.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / "films.jsonl").write_text(json.dumps(QUESTION) + "\n", encoding="utf-8")
-    build_index(folder / "corpus.jsonl", folder / "index")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def reader() -> Iterator[tuple[Reader, str]]:
-    server = Reader()
-    with serve(server.app()) as url:
-        yield server, url
 
 
 def evaluate(films: Path, url: str, out: Path, method: str, api: str) -> tuple[dict[str, Any], dict[str, Any]]:

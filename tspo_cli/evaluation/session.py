@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,10 +115,11 @@ class Session:
 
     def _require_retriever(self, asked: Sequence[Question], journal: Journal) -> None:
         """A question whose own search failed counts as wrong; that a server is gone is no answer to any question."""
-        lost = [one.key for one in asked if journal.done[one.key][0]["failed"]]
+        lost = [one.key for one in asked if _lacks_a_search(journal.done[one.key][0])]
         if not lost or self.retriever is None or not self.retriever.blocking:
             return
-        (probe,) = self.retriever.search(["ping"], 1)
+        # A query that no server has remembered an answer to.
+        (probe,) = self.retriever.search([secrets.token_hex(8)], 1)
         if probe.error is None:
             return
         journal.drop(lost)
@@ -144,3 +146,10 @@ class Session:
         known = read_json(path) if path.exists() else {}
         items = {one.key: round(value, 4) for one, value in zip(questions, seconds, strict=True)}
         write_json(path, known | {name: latency(seconds) | {"items": items}})
+
+
+def _lacks_a_search(record: dict[str, Any]) -> bool:
+    """One of the agent's, or the one with the bare question."""
+    gold = bool(record["supporting_ids"]) and record["question_gold_recall"] is None
+    answer = record["answer_in_retrieved"] is not None and record["question_answer_in_retrieved"] is None
+    return record["failed"] or gold or answer
