@@ -58,6 +58,8 @@ def _remote(config: Config, tools: Sequence[Mapping[str, Any]]) -> Opened:
     known = endpoint.tokenizer or (model if Path(model).is_dir() else "")
     tokenizer = load_tokenizer(known) if known else WordTokenizer()
     client = EndpointClient(endpoint.url, key_env=endpoint.key_env, timeout=endpoint.timeout, retries=endpoint.retries)
+    # Sampled ids instead of texts, and texts with the tags that a tokenizer may have as special tokens.
+    exact = {"skip_special_tokens": False, "return_token_ids": True} if client.is_vllm() else {}
     engine = EndpointEngine(
         client,
         endpoint.model or model,
@@ -66,7 +68,7 @@ def _remote(config: Config, tools: Sequence[Mapping[str, Any]]) -> Opened:
         send_ids=bool(known) and endpoint.send == "ids",
         system=config.rollout.system,
         concurrency=endpoint.concurrency,
-        extra=_extra(endpoint.extra),
+        extra=exact | _extra(endpoint.extra),
         tools=tools if endpoint.api == "chat" else (),
     )
     return Opened(tokenizer, lambda: engine, True, endpoint.model or model, endpoint.api)

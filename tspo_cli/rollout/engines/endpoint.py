@@ -148,6 +148,8 @@ class EndpointEngine:
             ids = tuple(int(one) for one in sampled)
         else:
             ids = tuple(self.tokenizer(whole, add_special_tokens=False)["input_ids"])
+            # The end-of-sequence token was not told, so the last of these ids is none.
+            reason = "stop" if reason == "eos" else reason
         if self.api == "chat":
             own = {"content": message.get("content"), "tool_calls": calls} if calls else {"content": whole}
             talk = (*sent.messages, {"role": "assistant", **own})
@@ -161,8 +163,9 @@ class EndpointEngine:
 
 def call_text(call: Any) -> str:
     """A call of OpenAI's API as text; arguments that are no JSON stay the string that they are."""
-    function = call.get("function") if isinstance(call, dict) else None
-    name, arguments = (function.get("name"), function.get("arguments")) if isinstance(function, dict) else ("", "")
+    given = call.get("function") if isinstance(call, dict) else None
+    function: dict[str, Any] = given if isinstance(given, dict) else {}
+    name, arguments = function.get("name"), function.get("arguments")
     with suppress(TypeError, json.JSONDecodeError):
         arguments = json.loads(arguments)
     return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}</tool_call>"
