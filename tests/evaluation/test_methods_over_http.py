@@ -52,6 +52,17 @@ def test_a_model_that_does_what_it_is_told(
         assert "and so on" not in turn["text"], "what comes after the stop string is not part of the turn"
 
 
+@pytest.mark.parametrize("api", ["completions", "chat"])
+def test_notes_arrive_whole(films: Path, reader: tuple[Reader, str], tmp_path: Path, api: str) -> None:
+    """The server tells no end-of-sequence token, so nothing of a note may be taken for one."""
+    server, url = reader
+    server.requests.clear()
+    evaluate(films, url, tmp_path, "search_o1", api)
+    last = json.dumps(server.requests[-1])
+    assert "<|begin_search_result|> director is Ridley Scott. <|end_search_result|>" in last
+    assert "<|begin_search_result|> was born in South Shields. <|end_search_result|>" in last
+
+
 def test_tools_of_a_chat_api(films: Path, reader: tuple[Reader, str], tmp_path: Path) -> None:
     """The function travels with every request, and its result as the tool's message, under the id of the call."""
     server, url = reader

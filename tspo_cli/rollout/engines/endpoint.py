@@ -164,10 +164,11 @@ class EndpointEngine:
 def call_text(call: Any) -> str:
     """A call of OpenAI's API as text; arguments that are no JSON stay the string that they are."""
     given = call.get("function") if isinstance(call, dict) else None
-    function: dict[str, Any] = given if isinstance(given, dict) else {}
+    function = given if isinstance(given, dict) else {}
     name, arguments = function.get("name"), function.get("arguments")
-    with suppress(TypeError, json.JSONDecodeError):
-        arguments = json.loads(arguments)
+    if isinstance(arguments, str):
+        with suppress(json.JSONDecodeError):
+            arguments = json.loads(arguments)
     return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}</tool_call>"
 
 
