@@ -159,3 +159,65 @@ def test_audit_of_real_data(real_data: Path) -> None:
         known = [one.extra["answer_in_corpus"] for one in read_questions(path)]
         stated = [value for value in known if value is not None]
         assert row["answer_in_corpus"] == pytest.approx(sum(stated) / len(stated), abs=0.003)
+
+
+# One record of each original set as the hub has it (texts invented), the id and the answers that are read from it.
+ORIGINALS = {
+    "nq_open": ({"question": "who wrote it", "answer": ["Ada", "A. L."]}, "validation_0", ("Ada", "A. L.")),
+    "trivia_qa": (
+        {
+            "question": "Who?", "question_id": "tc_2", "question_source": "x", "entity_pages": {"title": []},
+            "answer": {"value": "Ada", "aliases": ["Ada", "A. L."], "normalized_aliases": ["ada", "a l"], "type": "W"},
+        },
+        "tc_2",
+        ("Ada", "A. L."),
+    ),
+    "popqa": (
+        {"id": 4222362, "subj": "Ada", "prop": "role", "question": "What?", "possible_answers": '["poet", "bard"]'},
+        "4222362",
+        ("poet", "bard"),
+    ),
+    "hotpot_qa": (
+        {"id": "5a7a", "question": "Is it?", "answer": "yes", "type": "comparison", "level": "hard",
+         "supporting_facts": {"title": ["Ada"], "sent_id": [0]}},
+        "5a7a",
+        ("yes",),
+    ),
+    "2wiki": ({"_id": "8813", "question": "Where?", "answer": "Rome", "type": "inference"}, "8813", ("Rome",)),
+    "musique": (
+        {"id": "2hop__1_2", "question": "Where?", "answer": "Rome", "answer_aliases": ["Roma"], "answerable": True},
+        "2hop__1_2",
+        ("Rome", "Roma"),
+    ),
+    "bamboogle": ({"Question": "Who came first?", "Answer": "Ada"}, "validation_0", ("Ada",)),
+    "squad": ({"id": "56be", "question": "Who?", "answers": {"text": ["Ada"], "answer_start": [3]}}, "56be", ("Ada",)),
+    "asearcher": ({"id": 7, "question": "Who?", "answer": "Ada", "aug_answer": ["Ada", "AL"]}, "7", ("Ada", "AL")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_the_original_sets_of_the_hub(name: str) -> None:
+    """Parquet, as the hub serves them, through `datasets` and from a file."""
+    import pandas
+
+    record, identifier, golds = ORIGINALS[name]
+    Path("hub").mkdir()
+    pandas.DataFrame([record]).to_parquet("hub/validation-00000.parquet")
+    (found,) = read_questions(Path("hf:./hub:validation"), source=name)
+    assert (found.id, found.golden_answers, found.data_source) == (identifier, golds, name)
+    done = CliRunner().invoke(app, ["convert", "hf:./hub:validation", "out.jsonl", "--json"])
+    assert json.loads(done.stdout)["kind"] == "questions"
+    (again,) = read_questions(Path("out.jsonl"), source=name)
+    assert (again.question, again.golden_answers, again.type) == (found.question, golds, found.type)
+
+
+def test_a_set_of_the_hub_is_checked_and_audited() -> None:
+    put("hub/test.jsonl", [*ROWS, {**ROWS[0], "golden_answers": ["..."]}])
+    corpus = put("corpus.jsonl", [{"id": "p1", "contents": "answer 1"}])
+    checked = CliRunner().invoke(app, ["check", "hf:./hub:test", "--json"])
+    assert [one["line"] for one in json.loads(checked.stdout)["problems"]] == [4, 4]
+    put("hub/test.jsonl", ROWS)
+    Path("data").mkdir()
+    Path("data/benchmarks.toml").write_text('[mine]\nhub = "hf:./hub:test"\n')
+    audited = CliRunner().invoke(app, ["audit", "mine", "--corpus", str(corpus), "--json"])
+    assert json.loads(audited.stdout)["results"][0]["answer_in_corpus"] == pytest.approx(1 / 3)

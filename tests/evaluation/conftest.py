@@ -1,15 +1,20 @@
-"""A tiny tokenizer and an engine that speaks scripted texts."""
+"""A tiny tokenizer, an engine that speaks scripted texts, and a server that follows instructions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from tests.evaluation.openai_server import serve
+from tests.evaluation.reader_server import Reader
 from tspo_cli.models.tokenizer import tiny_tokenizer
+from tspo_cli.retrieval.index import build_index
 from tspo_cli.rollout.engines.base import Completion, GenerationRequest
 
 
@@ -48,3 +53,31 @@ class Speaker:
     def release(self, session: int) -> None: ...
 
     def load_weights(self, weights: Mapping[str, torch.Tensor] | None, version: int) -> None: ...
+
+
+PASSAGES = {
+    "p1": ("Alien", "Alien is a film whose director is Ridley Scott."),
+    "p2": ("Ridley Scott", "Ridley Scott was born in South Shields."),
+    "p3": ("Paris", "Paris is a town by the river Seine."),
+}
+QUESTION = {
+    "id": "1", "question": "Where was the director of the film Alien born?", "golden_answers": ["South Shields"],
+    "supporting_ids": ["p1", "p2"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("films")
+    lines = [json.dumps({"id": i, "title": title, "text": text}) for i, (title, text) in PASSAGES.items()]
+    (folder / "corpus.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "films.jsonl").write_text(json.dumps(QUESTION) + "\n", encoding="utf-8")
+    build_index(folder / "corpus.jsonl", folder / "index")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reader() -> Iterator[tuple[Reader, str]]:
+    server = Reader()
+    with serve(server.app()) as url:
+        yield server, url

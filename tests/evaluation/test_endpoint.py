@@ -144,7 +144,7 @@ class Failing:
         async def fail(request: Any, proceed: Any) -> Any:
             from fastapi.responses import JSONResponse
 
-            self.left -= 1
+            self.left -= request.method == "POST"
             return await proceed(request) if self.left >= 0 else JSONResponse({"error": "gone"}, 500)
 
         return app

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -215,14 +213,3 @@ def test_same_seed_same_figures() -> None:
     assert statistics.compare(first, second) == statistics.compare(first, second)
     uneven = np.random.default_rng(0).random(50)
     assert statistics.estimate(uneven, seed=1) != statistics.estimate(uneven, seed=2)
-
-
-def test_ten_thousand_items_in_seconds() -> None:
-    """All seven sets at once are five times this; processor seconds, so that a busy machine does not matter."""
-    em, other, f1, other_f1 = scores(1, 10_000), scores(2, 10_000), f1_like(1, 10_000), f1_like(2, 10_000)
-    start = time.process_time()
-    statistics.compare(em, other)
-    statistics.compare(f1, other_f1)
-    for values in (em, f1, other, other_f1):
-        statistics.estimate(values)
-    assert time.process_time() - start < 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -80,7 +81,8 @@ def evaluate(
     say(f"every item with its trajectory: {outcome.folder}")
     if json:
         average = {"average": outcome.average} if outcome.average else {}
-        result_json({"results": outcome.results, **average, "out": str(outcome.folder)})
+        results = [scores | {"latency": outcome.latency[scores["dataset"]]} for scores in outcome.results]
+        result_json({"results": results, **average, "out": str(outcome.folder)})
     else:
         from tspo_cli.reporting.scores import scores_table
 
@@ -92,9 +94,12 @@ def _gate(text: str) -> tuple[str, float]:
     """`em=0.3`, or `0.3` alone for em."""
     metric, _, share = text.rpartition("=")
     try:
-        return metric or "em", float(share)
+        least = float(share)
     except ValueError:
-        raise UsageError(f"--fail-under {text}: expected [METRIC=]SHARE, such as em=0.3") from None
+        least = math.nan
+    if math.isnan(least):
+        raise UsageError(f"--fail-under {text}: expected [METRIC=]SHARE, such as em=0.3")
+    return metric or "em", least
 
 
 def _check_gates(gates: Sequence[tuple[str, float]], results: Sequence[dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from tspo_cli.errors import TspoError, UsageError
 if TYPE_CHECKING:
     from tspo_cli.config.sweep import Cell, Sweep
 
-PRELOAD = "tspo_cli.commands.preload"
+PRELOAD = "tspo_cli.evaluation.in_training"
 
 
 def sweep(

@@ -16,7 +16,7 @@ Kind = Literal["questions", "passages"]
 def record_kind(record: dict[str, Any]) -> Kind | None:
     """What a record is, judged by its fields; None for neither."""
     extra_info = record.get("extra_info")
-    if "question" in record or (isinstance(extra_info, dict) and "question" in extra_info):
+    if "question" in record or "Question" in record or (isinstance(extra_info, dict) and "question" in extra_info):
         return "questions"
     return "passages" if "contents" in record or "text" in record else None
 

@@ -8,10 +8,12 @@ from typing import Any
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 PREFIX = "hf:"
+ID_FIELDS = ("id", "_id", "question_id")
 
 
 def hub_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number from 1, record) of `hf:NAME:SPLIT` or `hf:NAME:CONFIG:SPLIT`, streamed.
+    """(number from 1, record) of `hf:NAME:SPLIT` or `hf:NAME:CONFIG:SPLIT`, streamed. Records without an id, as in
+    nq_open and Bamboogle, get one from their place, the way FlashRAG numbers them: test_0, test_1, ...
 
     Raises:
         InvalidInputError: the name has another form.
@@ -33,4 +35,5 @@ def _stream(name: str, repository: str, config: str | None, split: str) -> Itera
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise MissingResourceError(f"{name}: cannot be loaded: {reason}") from None
     for number, record in enumerate(rows, start=1):
-        yield number, dict(record)
+        named = any(record.get(name) is not None for name in ID_FIELDS) or "extra_info" in record
+        yield number, dict(record) if named else {**record, "id": f"{split}_{number - 1}"}

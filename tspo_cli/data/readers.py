@@ -1,7 +1,8 @@
 """Read passages and questions in every form that the field uses, into the one schema.
 
 Passages: JSONL or parquet with `{"id", "contents"}` (title in quotes on the first line) or `{"id", "title", "text"}`.
-Questions: our own JSONL, FlashRAG JSONL, Search-R1 JSONL and parquet. Anything may be gzipped.
+Questions: our own JSONL, FlashRAG JSONL, Search-R1 JSONL and parquet, and the original files of the benchmarks as the
+hub has them (`accepted_answers`). Anything may be gzipped.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.data.answers import accepted_answers
 from tspo_cli.data.benchmarks import benchmarks
-from tspo_cli.data.hub import PREFIX
+from tspo_cli.data.hub import ID_FIELDS, PREFIX
 from tspo_cli.data.rows import Row, SeenIds, invalid, read_rows, text_id, type_name
 from tspo_cli.data.schema import Passage, Question
 from tspo_cli.errors import InvalidInputError, MissingResourceError
@@ -119,7 +121,7 @@ def default_data_source(path: Path) -> str:
 def parse_question(path: Path, number: int, record: dict[str, Any], default_source: str) -> Question:
     """One question from a record of any known form. Raises InvalidInputError."""
     extra_info = _object(record.get("extra_info"))
-    question = record.get("question") or extra_info.get("question")
+    question = record.get("question") or extra_info.get("question") or record.get("Question")
     if not isinstance(question, str) or not question.strip():
         got = type_name(question) if "question" in record else f"fields {', '.join(record)}"
         raise invalid(path, number, '"question" to be a string', got, "write the question")
@@ -130,7 +132,7 @@ def parse_question(path: Path, number: int, record: dict[str, Any], default_sour
             path, number, f'"gold_kind" to be one of {", ".join(GOLD_KINDS)}', repr(gold_kind), "correct the value"
         )
     return Question(
-        id=text_id(path, number, record.get("id", _search_r1_id(extra_info))),
+        id=text_id(path, number, _identifier(record, extra_info)),
         question=question,
         golden_answers=_golden_answers(path, number, record),
         data_source=_optional_text(path, number, record, "data_source").removeprefix("searchR1_") or default_source,
@@ -142,13 +144,7 @@ def parse_question(path: Path, number: int, record: dict[str, Any], default_sour
 
 
 def _golden_answers(path: Path, number: int, record: dict[str, Any]) -> tuple[str, ...]:
-    value = record.get("golden_answers")
-    if value is None:
-        ground_truth = _object(_object(record.get("reward_model")).get("ground_truth"))
-        value = ground_truth.get("target")
-    if isinstance(value, str):
-        value = [value]
-    answers = _string_list(path, number, "golden_answers", value)
+    answers = _string_list(path, number, "golden_answers", accepted_answers(record))
     if not any(answer.strip() for answer in answers):
         raise invalid(path, number, '"golden_answers" to hold an answer', "none", "give at least one accepted answer")
     return answers
@@ -178,8 +174,12 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _search_r1_id(extra_info: dict[str, Any]) -> str | None:
-    """verl's variant of the Search-R1 files has no id, only split and index."""
+def _identifier(record: dict[str, Any], extra_info: dict[str, Any]) -> Any:
+    """`id`, else what HotpotQA's (`_id`) and TriviaQA's (`question_id`) files call it; verl's variant of the Search-R1
+    files has only split and index."""
+    for name in ID_FIELDS:
+        if record.get(name) is not None:
+            return record[name]
     index = extra_info.get("index")
     return None if index is None else f"{extra_info.get('split') or 'row'}_{index}"
 

@@ -27,8 +27,6 @@ def read_rows(path: Path) -> Iterator[Row]:
         MissingResourceError: no such file (at the call, not at the first record).
         InvalidInputError: a line is not a JSON object in UTF-8, or the file is damaged.
     """
-    if str(path).startswith(PREFIX):
-        return hub_rows(str(path))
     return _sound_rows(scan_rows(path))
 
 
@@ -45,6 +43,8 @@ def scan_rows(path: Path) -> Iterator[ScannedRow]:
     Raises:
         MissingResourceError: no such file (at the call).
     """
+    if str(path).startswith(PREFIX):
+        return hub_rows(str(path))
     _require_file(path)
     if _magic(path) == b"PAR1":
         return _parquet_rows(path)

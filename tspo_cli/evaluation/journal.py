@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,30 @@ class Journal:
             )
         for line in lines[1:]:
             self.done[line["key"]] = (line["record"], line["seconds"])
+        self._signature = signature
         # Without the torn line of a process that was killed while it wrote.
-        whole = [{"signature": signature}, *lines[1:]]
-        atomic_write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in whole))
+        self._write()
 
     def add(self, key: str, record: Record, seconds: float) -> None:
         """Keep one record; it is with the operating system when this returns."""
         self.done[key] = (record, seconds)
-        append_jsonl(self.path, {"key": key, "record": record, "seconds": seconds})
+        append_jsonl(self.path, _line(key, record, seconds))
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Forget these records, as if they had never been answered."""
+        for key in keys:
+            del self.done[key]
+        self._write()
 
     def close(self) -> None:
         """Forget everything: the results are written elsewhere now."""
         self.path.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        lines = [_line(key, *entry) for key, entry in self.done.items()]
+        whole = [{"signature": self._signature}, *lines]
+        atomic_write_text(self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in whole))
+
+
+def _line(key: str, record: Record, seconds: float) -> Record:
+    return {"key": key, "record": record, "seconds": seconds}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tspo_cli.credit.text import contains_answer, exact_match, f1_score
+from tspo_cli.credit.text import contains_answer, f1_score
 from tspo_cli.data.schema import Question
 from tspo_cli.data.text import normalize_answer
 from tspo_cli.retrieval.types import Hit
@@ -28,6 +28,12 @@ def gold_precision(question: Question, hits: Iterable[Hit]) -> float | None:
     if not question.supporting_ids or not found:
         return None
     return len(found & set(question.supporting_ids)) / len(found)
+
+
+def answer_em(answer: str | None, golds: Sequence[str]) -> bool:
+    """Exact match as SQuAD, Search-R1 and FlashRAG score it: the normalised answer is a normalised gold. To the letter,
+    so an answer and a gold that both normalise to nothing are equal; no answer at all equals none."""
+    return answer is not None and normalize_answer(answer) in map(normalize_answer, golds)
 
 
 def answer_f1(answer: str | None, golds: Sequence[str]) -> float:
@@ -84,7 +90,7 @@ def item_record(trajectory: Trajectory, question_hits: Sequence[Hit] | None) -> 
         "supporting_ids": list(question.supporting_ids),
         "gold_kind": question.gold_kind,
         "answer": trajectory.answer,
-        "em": float(exact_match(trajectory.answer, question.golden_answers)),
+        "em": float(answer_em(trajectory.answer, question.golden_answers)),
         "f1": answer_f1(trajectory.answer, question.golden_answers),
         "sub_em": float(cover_match(trajectory.answer, question.golden_answers)),
         "answer_in_retrieved": answer_in_retrieved(question, hits),

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tspo_cli import __version__
 from tspo_cli.config.schema import Config
 from tspo_cli.data.schema import Question
+from tspo_cli.retrieval.answer_cache import index_digest
+from tspo_cli.retrieval.client import HttpRetriever
 from tspo_cli.retrieval.types import Retriever
 
 DIGITS = 12
+_NO_ANSWER_DEPENDS_ON = {
+    "temperature", "questions_per_step", "group_size", "batch_size", "engine", "turn_deadline", "dynamic_sampling",
+    "max_refills",
+}  # fmt: skip
+_CONNECTION = {
+    "index", "url", "servers", "approximate_shards", "timeout", "retries", "deadline", "concurrency", "token_file",
+    "qdrant", "search",
+}  # fmt: skip
 _MODEL_FILES = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "chat_template*", "vocab.json")
 
 
@@ -35,20 +45,36 @@ def data_digest(questions: Iterable[Question]) -> str:
 
 
 def retriever_digests(retriever: Retriever | None, config: Config) -> dict[str, str]:
-    """`index` (parameters, files, how it is searched) and `corpus`; `retriever`, its URLs, for one behind HTTP."""
+    """`index` (the whole of it, as /healthz of `tspo serve` has it too), `search` where it is searched otherwise than
+    built, and `corpus`, where that is known; for servers of other makers, shards and collections `retriever`, their
+    URLs."""
+    if retriever is None:
+        return {}
     manifest = getattr(retriever, "manifest", None)
-    if manifest is None:
-        return {"retriever": ",".join(config.retriever.url)} if retriever is not None else {}
-    facts = {name: manifest.get(name) for name in ("kind", "passages", "parameters", "encoder", "files")}
-    if otherwise := getattr(retriever, "search_settings", {}):
-        facts["search"] = otherwise
-    return {"index": _digest([json.dumps(facts, sort_keys=True)]), "corpus": manifest["corpus"]["sha256"][:DIGITS]}
+    if manifest is not None:
+        corpus = {"corpus": manifest["corpus"]["sha256"][:DIGITS]}
+        return {"index": index_digest(manifest)[:DIGITS], **_search(getattr(retriever, "search_settings", {})), **corpus}
+    if isinstance(retriever, HttpRetriever) and "index" in (served := retriever.describe(retriever.urls[0])):
+        return {"index": str(served["index"])[:DIGITS], **_search(served.get("search") or {})}
+    qdrant = config.retriever.qdrant
+    return {"retriever": ",".join(config.retriever.url) or f"{qdrant.url}/{qdrant.collection}"}
+
+
+def _search(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {"search": _digest([json.dumps(settings, sort_keys=True)])} if settings else {}
 
 
 def config_digest(config: Config) -> str:
-    """Of what changes an answer: prompt, budget, sampling, k and seed. Paths and batch sizes are left out."""
-    rollout = config.rollout.model_dump(mode="json", exclude={"questions_per_step", "group_size", "batch_size"})
-    facts = {"rollout": rollout, "k": config.retriever.k, "seed": config.seed, "at": config.eval.temperature}
+    """Of what changes an answer: prompt, budget, sampling, k and seed, and how an endpoint is asked. What concerns
+    training, paths, connections and batch sizes is left out."""
+    facts = {
+        "rollout": config.rollout.model_dump(mode="json", exclude=_NO_ANSWER_DEPENDS_ON),
+        "retriever": config.retriever.model_dump(mode="json", exclude=_CONNECTION),
+        "seed": config.seed,
+        "temperature": config.eval.temperature,
+        "max_context": config.model.max_context,
+        "endpoint": [config.endpoint.api, config.endpoint.extra] if config.endpoint.url else [],
+    }
     return _digest([json.dumps(facts, sort_keys=True)])
 
 

@@ -5,35 +5,25 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tspo_cli.config.load import load_config
 from tspo_cli.config.schema import Config
-from tspo_cli.console import progress, say
-from tspo_cli.data.schema import Question
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
-from tspo_cli.evaluation.ceiling import ceiling
-from tspo_cli.evaluation.engine import Opened, open_engine
-from tspo_cli.evaluation.journal import Journal
-from tspo_cli.evaluation.judge import Judge, open_judge
-from tspo_cli.evaluation.methods import Method, find_method
-from tspo_cli.evaluation.metrics import summarize
-from tspo_cli.evaluation.runner import evaluate_items, file_name, write_evaluation
-from tspo_cli.evaluation.sets import benchmark_size, read_eval_sets
-from tspo_cli.evaluation.signature import config_digest, data_digest, retriever_digests, sign
-from tspo_cli.evaluation.summary import averages, latency, with_intervals
+from tspo_cli.evaluation.engine import open_engine
+from tspo_cli.evaluation.judge import open_judge
+from tspo_cli.evaluation.methods import find_method
+from tspo_cli.evaluation.runner import file_name
+from tspo_cli.evaluation.session import TIMINGS, Session
+from tspo_cli.evaluation.sets import read_eval_sets
+from tspo_cli.evaluation.summary import averages
 from tspo_cli.retrieval.open import open_retriever
-from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.agent_file import read_agent_file
-from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.runs import environment, is_run, read_json, read_jsonl_gz, write_json
 
 SUMMARY = "eval.json"
-TIMINGS = "timings.json"
-PORTION_BATCHES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +43,12 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Scores per data set, their averages (empty for a single set), and the folder that holds everything."""
+    """Scores per data set, their averages (empty for a single set), seconds per question by data set, and the folder
+    that holds everything."""
 
     folder: Path
     results: list[dict[str, Any]]
+    latency: dict[str, dict[str, float]]
     average: dict[str, Any]
 
 
@@ -79,8 +71,10 @@ def evaluate_model(wish: Wish, *, overwrite: bool = False, resume: bool = False)
     retriever = open_retriever(config.retriever)
     if method.retrieves and retriever is None:
         raise UsageError(f"method {method.name} needs passages; give --index DIR or --retriever URL")
-    opened = open_engine(config)
-    session = _Session(folder, method, config, opened, retriever, open_judge(config.judge))
+    opened = open_engine(config, method.tools)
+    if opened.kind == "chat":
+        method = method.for_chat()
+    session = Session(folder, method, config, opened, retriever, open_judge(config.judge))
     if overwrite:
         _clear(folder)
     results = [session.dataset(name, questions) for name, questions in sets.items()]
@@ -91,95 +85,15 @@ def evaluate_model(wish: Wish, *, overwrite: bool = False, resume: bool = False)
         folder / SUMMARY,
         record | {"average": average, "config": config.section_dict(), "environment": environment()},
     )
-    return Outcome(folder, results, average)
-
-
-@dataclass(frozen=True, slots=True)
-class _Session:
-    folder: Path
-    method: Method
-    config: Config
-    opened: Opened
-    retriever: Retriever | None
-    judge: Judge | None
-
-    def dataset(self, name: str, questions: list[Question]) -> dict[str, Any]:
-        """Scores of one data set, from its file where they are there already."""
-        digests = self._digests(questions)
-        signature = sign(digests, method=self.method.name, k=self.config.retriever.k)
-        path = self.folder / f"{file_name(name)}.json"
-        if path.exists() and (known := read_json(path)).get("signature") == signature:
-            say(f"{name}: already evaluated")
-            return dict(known)
-        journal = Journal(self.folder / f"{file_name(name)}.partial.jsonl", signature)
-        self._answer(name, questions, journal)
-        records = [journal.done[one.key] for one in questions]
-        items = [record for record, _ in records]
-        scores = summarize(items, dataset=name, method=self.method.name, k=self.config.retriever.k)
-        scores = with_intervals(scores, items) | {"ceiling": ceiling(questions, self.retriever)}
-        scores |= {"benchmark_size": benchmark_size(name)}
-        if self.judge is not None:
-            items, judged = self.judge.judge(items, self.folder / f"{file_name(name)}.judge.partial.jsonl", name)
-            scores |= judged
-        scores |= {"signature": signature, "digests": digests}
-        self._note_latency(name, [seconds for _, seconds in records])
-        write_evaluation(self.folder, scores, items)
-        journal.close()
-        return scores
-
-    def _answer(self, name: str, questions: list[Question], journal: Journal) -> None:
-        rollout = self.config.rollout
-        if self.opened.kind == "chat":
-            # The server puts its own template around the messages.
-            rollout = rollout.model_copy(update={"chat_template": "never"})
-        protocol = SearchProtocol.from_config(self.opened.tokenizer, rollout)
-        right = sum(record["em"] for record, _ in journal.done.values())
-
-        with progress(f"{name} {self.method.name}", len(questions)) as advance:
-
-            def finished(record: dict[str, Any], seconds: float) -> None:
-                nonlocal right
-                right += record["em"]
-                journal.add(record["key"], record, seconds)
-                advance(1, f"EM {100 * right / len(journal.done):.1f}")
-
-            for portion in self._portions(questions):
-                missing = [one for one in portion if one.key not in journal.done]
-                if len(missing) < len(portion) and missing and not self.opened.independent:
-                    # Answered beside other questions, an item may differ in its last bits: repeat them together.
-                    for one in portion:
-                        right -= journal.done.pop(one.key, ({"em": 0}, 0))[0]["em"]
-                    missing = portion
-                advance(len(portion) - len(missing))
-                if missing:
-                    evaluate_items(
-                        missing, self.method, self.opened.fresh(), self.retriever, protocol, self.config, finished
-                    )
-
-    def _portions(self, questions: list[Question]) -> Iterator[list[Question]]:
-        size = self.config.eval.portion or PORTION_BATCHES * self.config.eval.batch_size
-        return (questions[start : start + size] for start in range(0, len(questions), size))
-
-    def _digests(self, questions: list[Question]) -> dict[str, str]:
-        return {
-            "config": config_digest(self.config),
-            "model": self.opened.model,
-            "engine": self.opened.kind,
-            **retriever_digests(self.retriever, self.config),
-            **({"judge": self.judge.digest} if self.judge is not None else {}),
-            "data": data_digest(questions),
-        }
-
-    def _note_latency(self, name: str, seconds: list[float]) -> None:
-        path = self.folder / TIMINGS
-        known = read_json(path) if path.exists() else {}
-        write_json(path, known | {name: latency(seconds)})
+    return Outcome(folder, results, {name: session.latency(name) for name in sets}, average)
 
 
 def _check_folder(folder: Path, overwrite: bool, resume: bool) -> None:
     if overwrite and resume:
         raise UsageError("--resume and --overwrite exclude each other")
-    begun = folder.is_dir() and ((folder / SUMMARY).exists() or any(folder.glob("*.partial.jsonl")))
+    begun = folder.is_dir() and any(
+        any(folder.glob(pattern)) for pattern in (SUMMARY, "*.partial.jsonl", "*.items.jsonl.gz")
+    )
     if begun and not (overwrite or resume):
         raise InvalidInputError(
             f"{folder}: already holds an evaluation; add --resume to continue it, --overwrite to replace it, or choose "
@@ -219,9 +133,11 @@ def eval_config(model_dir: Path, wish: Wish) -> Config:
     """Defaults, then what the model was trained with, then the arguments, then the settings."""
     wanted = read_agent_file(model_dir)
     retriever = {"index": str(wish.index) if wish.index is not None else "", "url": list(wish.urls)}
+    # What it was trained with decides how it is asked, not where it runs.
+    rollout = {key: value for key, value in wanted.get("rollout", {}).items() if key != "engine"}
     table = {
         "model": {"path": str(model_dir)},
-        "rollout": wanted.get("rollout", {}),
+        "rollout": rollout,
         "retriever": wanted.get("retriever", {}) | retriever,
         "eval": {"limit": wish.limit},
     }

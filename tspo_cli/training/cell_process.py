@@ -15,12 +15,15 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 
-def training_context(preload: str) -> ForkServerContext:
-    """Where trainings are started, with the module `preload` imported. One thread each, unless OMP_NUM_THREADS says
-    otherwise."""
+PRELOADED = "tspo_cli.training.preload"
+
+
+def training_context(more: str) -> ForkServerContext:
+    """Where trainings are started, with what they need and the module `more` imported. One thread each, unless
+    OMP_NUM_THREADS says otherwise."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preload])
+    context.set_forkserver_preload([PRELOADED, more])
     return context
 
 

@@ -69,7 +69,7 @@ def run_sweep(
     sweep: Sweep, cells: Sequence[Cell], out: Path, preload: str, *, jobs: int, progress: Progress
 ) -> list[CellResult]:
     """Train those of `cells` that are not finished, `jobs` at a time; one that fails does not stop the others.
-    `preload` is the module with what every training imports.
+    `preload` is a module that trainings import beside those of this room.
 
     Ended by a signal it ends its trainings too, which can be resumed.
 

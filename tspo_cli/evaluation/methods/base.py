@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from tspo_cli.data.schema import Question
 from tspo_cli.retrieval.types import Hit, Retriever, SearchResult
@@ -15,17 +16,24 @@ from tspo_cli.rollout.trajectory import GroupId, Turn
 @dataclass(frozen=True, slots=True)
 class Method:
     """`protocol` prompts the model and reads what it says. `searches`: the model may cause searches during its turns;
-    `search_first`: the question itself is searched before them, out of the same budget."""
+    `search_first`: the question itself is searched before them, out of the same budget. `chat_protocol` takes the place
+    of `protocol` where the server keeps the conversation (chat API), and may call `tools` there."""
 
     name: str
     protocol: type[SearchProtocol]
     searches: bool
     search_first: bool = False
+    chat_protocol: type[SearchProtocol] | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def retrieves(self) -> bool:
         """True when the method needs a retriever."""
         return self.searches or self.search_first
+
+    def for_chat(self) -> Method:
+        """The method as it is with a chat API."""
+        return replace(self, protocol=self.chat_protocol or self.protocol)
 
     def dress(self, protocol: SearchProtocol) -> SearchProtocol:
         """The method's protocol with the tokenizer and the options of another one."""

@@ -41,6 +41,10 @@ class IrcotProtocol(SearchProtocol):
             return Action("search", sentence)
         return action
 
+    def correction(self) -> tuple[str, list[int]]:
+        """None: the next prompt is made anew."""
+        return "", []
+
     def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
         """A new prompt each time: passages, question, the sentences so far."""
         thoughts = [turn.query for turn in moment.turns if turn.kind == "search" and turn.text and turn.query]

@@ -28,6 +28,10 @@ class IterRetgenProtocol(SearchProtocol):
         generation = " ".join(_TAG.sub(" ", text).split())
         return Action("search", f"{moment.question.question.strip()} {generation}".strip())
 
+    def correction(self) -> tuple[str, list[int]]:
+        """None: the next prompt is made anew."""
+        return "", []
+
     def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
         """The prompt with the passages of the last search."""
         passages = self.cut(passages_text(moment.turns[-1].hits), self.max_observation_tokens)

@@ -49,6 +49,10 @@ class SearchO1Protocol(SearchProtocol):
         wanted = query.group(1).strip()
         return Action("search", wanted) if moment.may_search and wanted else Action("invalid")
 
+    def correction(self) -> tuple[str, list[int]]:
+        """None: the next prompt is made anew."""
+        return "", []
+
     def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
         """The reading prompt after a search, else question and reasoning so far."""
         reasoning = "".join(

@@ -1,7 +1,7 @@
 """The tool-calling agent: a search function in the model's own chat template, as newer chat models are trained to use.
 
 Calls are read in the Hermes form, `<tool_call>{"name": "search", "arguments": {"query": "..."}}</tool_call>`, which the
-Qwen 2.5 and 3 families and their fine-tunes write.
+Qwen 2.5 and 3 families and their fine-tunes write. Behind a chat API the function is a tool of that API.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.methods.base import Method
+from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.protocol import Action, Moment, SearchProtocol, parse_action, passages_text
 from tspo_cli.rollout.trajectory import Turn
 
@@ -32,9 +33,33 @@ REQUEST = (
     "Answer the question. Call the search function for every fact that you are not sure of. When you are done, write "
     "only the final answer, as short as possible, inside <answer> and </answer>.\nQuestion: {question}"
 )
+NOTHING = "Nothing was found."
 CORRECTION = "That was neither a call of the search function nor an answer inside <answer> and </answer>. Try again."
 _CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 _MARK = "\ue000"
+
+
+class ServedToolCallProtocol(SearchProtocol):
+    """The server keeps the messages: question, then what calls have found."""
+
+    stop: ClassVar[tuple[str, ...]] = ("</answer>",)
+
+    def parse(self, text: str, finish_reason: str, moment: Moment) -> Action:
+        """The first call of the search function, or an answer."""
+        return parse_call(text, finish_reason, moment)
+
+    def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
+        """The request, then whatever has been said."""
+        return ids or self.fill(REQUEST, {"question": moment.question.question.strip()})
+
+    def observation(self, hits: Sequence[Hit]) -> tuple[str, list[int]]:
+        """The passages, cut to the limit."""
+        text = self.cut(passages_text(hits) or NOTHING, self.max_observation_tokens)
+        return text, self.action_ids(text)
+
+    def correction(self) -> tuple[str, list[int]]:
+        """What follows a message that is neither."""
+        return CORRECTION, self.action_ids(CORRECTION)
 
 
 class ToolCallProtocol(SearchProtocol):
@@ -44,11 +69,11 @@ class ToolCallProtocol(SearchProtocol):
 
     def parse(self, text: str, finish_reason: str, moment: Moment) -> Action:
         """The first call of the search function, or an answer."""
-        action = parse_action(text, finish_reason=finish_reason, may_search=False)
-        query = _called_query(text)
-        if action.kind == "answer" or query is None:
-            return action
-        return Action("search", query) if moment.may_search and query else Action("invalid")
+        return parse_call(text, finish_reason, moment)
+
+    def correction(self) -> tuple[str, list[int]]:
+        """What follows a message that is neither."""
+        return CORRECTION, self.action_ids(CORRECTION)
 
     def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
         """The conversation so far, rendered by the chat template. The model's own turns are the ids that it sampled."""
@@ -64,7 +89,7 @@ class ToolCallProtocol(SearchProtocol):
             values[f"said{place}"] = _without_end(turn)
             messages.append({"role": "assistant", "content": f"{_MARK}said{place}{_MARK}"})
             if turn.kind == "search":
-                passages = passages_text(turn.hits) or "Nothing was found."
+                passages = passages_text(turn.hits) or NOTHING
                 values[f"found{place}"] = self.cut(passages, self.max_observation_tokens)
                 messages.append({"role": "tool", "name": "search", "content": f"{_MARK}found{place}{_MARK}"})
             else:
@@ -73,6 +98,15 @@ class ToolCallProtocol(SearchProtocol):
             messages, tools=[TOOL] if moment.may_search else None, tokenize=False, add_generation_prompt=True
         )
         return self.fill_marked(rendered, values)
+
+
+def parse_call(text: str, finish_reason: str, moment: Moment) -> Action:
+    """An answer where there is one, else the first call of the search function."""
+    action = parse_action(text, finish_reason=finish_reason, may_search=False)
+    query = _called_query(text)
+    if action.kind == "answer" or query is None:
+        return action
+    return Action("search", query) if moment.may_search and query else Action("invalid")
 
 
 def _called_query(text: str) -> str | None:
@@ -94,4 +128,4 @@ def _without_end(turn: Turn) -> tuple[int, ...]:
     return turn.action_ids[:-1] if turn.finish_reason == "eos" else turn.action_ids
 
 
-TOOL_CALL = Method("tool_call", ToolCallProtocol, searches=True)
+TOOL_CALL = Method("tool_call", ToolCallProtocol, searches=True, chat_protocol=ServedToolCallProtocol, tools=(TOOL,))

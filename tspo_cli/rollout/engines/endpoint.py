@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +16,7 @@ from tspo_cli.rollout.engines.endpoint_client import EndpointClient, first_choic
 if TYPE_CHECKING:
     import torch
 
-Message = dict[str, str]
+Message = dict[str, Any]
 _PATIENCE = 0.05
 """Seconds that a step waits for an answer, so that passages which arrive meanwhile are seen."""
 _TAIL = 40
@@ -44,10 +46,12 @@ class EndpointEngine:
     completions continues the text, sent as token ids where `send_ids` (the server has the same tokenizer), else as
     text. chat sends messages: prompt and observations are the user's, actions the assistant's;
     a history that does not continue the last one is a new conversation. Servers cut stop strings off; they are put
-    back.
+    back. A call of one of `tools` (chat) is part of the action as `<tool_call>{"name", "arguments"}</tool_call>`, and
+    what follows it is the tool's message.
 
     Args:
         extra: further fields of every request.
+        tools: functions that the model may call, in the form of OpenAI's API.
     """
 
     def __init__(
@@ -61,10 +65,11 @@ class EndpointEngine:
         system: str = "",
         concurrency: int = 16,
         extra: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.client, self.model, self.tokenizer = client, model, tokenizer
         self.api, self.send_ids, self.system = api, send_ids, system
-        self.extra = dict(extra or {})
+        self.extra = ({"tools": list(tools)} if tools else {}) | dict(extra or {})
         self.weight_version = 0
         self._pool = ThreadPoolExecutor(concurrency)
         self._running: dict[Future[dict[str, Any]], _Sent] = {}
@@ -110,7 +115,9 @@ class EndpointEngine:
             said = self._decode(request.token_ids)
             if self.system:
                 earlier = ({"role": "system", "content": self.system},)
-        messages = (*earlier, {"role": "user", "content": said})
+        called = earlier[-1].get("tool_calls") if earlier else None
+        new = {"role": "tool", "tool_call_id": called[0].get("id")} if called else {"role": "user"}
+        messages = (*earlier, new | {"content": said})
         return "/chat/completions", _Sent(request, said, messages), {"messages": list(messages)}
 
     def _body(self, request: GenerationRequest) -> dict[str, Any]:
@@ -128,24 +135,41 @@ class EndpointEngine:
 
     def _completion(self, sent: _Sent, answer: dict[str, Any]) -> Completion:
         request, choice = sent.request, first_choice(answer, self.client.url)
-        text = (choice.get("message") or {}).get("content") if self.api == "chat" else choice.get("text")
+        message = choice.get("message") or {}
+        text = message.get("content") if self.api == "chat" else choice.get("text")
         if not isinstance(text, str | None):
             raise RemoteServiceError(f"endpoint {self.client.url}: expected text, got {type(text).__name__}")
+        calls = (message.get("tool_calls") or [])[:1] if self.api == "chat" else []
+        text = (text or "") + "".join(map(call_text, calls))
         finish, told = str(choice.get("finish_reason")), choice.get("stop_reason")
-        whole, reason = end_of_turn(text or "", finish, told, request.sampling.stop, sent.said[-_TAIL:])
+        whole, reason = end_of_turn(text, finish, told, request.sampling.stop, sent.said[-_TAIL:])
         sampled = choice.get("token_ids")  # vLLM's, where `extra` asks for them with return_token_ids
         if self.send_ids and isinstance(sampled, list) and sampled:
             ids = tuple(int(one) for one in sampled)
         else:
             ids = tuple(self.tokenizer(whole, add_special_tokens=False)["input_ids"])
+            # The end-of-sequence token was not told, so the last of these ids is none.
+            reason = "stop" if reason == "eos" else reason
         if self.api == "chat":
-            talk = (*sent.messages, {"role": "assistant", "content": whole})
+            own = {"content": message.get("content"), "tool_calls": calls} if calls else {"content": whole}
+            talk = (*sent.messages, {"role": "assistant", **own})
             self._talks[request.session] = _Talk(talk, (*request.token_ids, *ids))
         return Completion(request.session, ids, (), reason, self.weight_version)
 
     def _decode(self, ids: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
+
+
+def call_text(call: Any) -> str:
+    """A call of OpenAI's API as text; arguments that are no JSON stay the string that they are."""
+    given = call.get("function") if isinstance(call, dict) else None
+    function = given if isinstance(given, dict) else {}
+    name, arguments = function.get("name"), function.get("arguments")
+    if isinstance(arguments, str):
+        with suppress(json.JSONDecodeError):
+            arguments = json.loads(arguments)
+    return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments}, ensure_ascii=False)}</tool_call>"
 
 
 def end_of_turn(

@@ -12,6 +12,7 @@ import httpx
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 
 _LONGEST_WAIT = 30.0
+_SHORT = 10.0
 
 
 class EndpointClient:
@@ -62,6 +63,17 @@ class EndpointClient:
             if attempt < self._retries:
                 time.sleep(wait * random.uniform(0.5, 1.0))
         raise RemoteServiceError(f"endpoint {self.url}{path}: {problem}")
+
+    def is_vllm(self) -> bool:
+        """Whether the server says that vLLM serves its models."""
+        try:
+            answer = self._client.get(f"{self.url}/models", timeout=_SHORT)
+            models = answer.json().get("data") if answer.status_code == 200 else None
+        except (httpx.TransportError, ValueError, AttributeError):
+            return False
+        return isinstance(models, list) and any(
+            isinstance(one, dict) and one.get("owned_by") == "vllm" for one in models
+        )
 
     def close(self) -> None:
         """Close pooled connections."""

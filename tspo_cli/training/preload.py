@@ -9,9 +9,7 @@ import torch
 
 from tspo_cli.training.distributed import quiet_deepspeed
 
-MODULES = ("tspo_cli.training.run", "tspo_cli.evaluation.in_training", "transformers.models.qwen2.modeling_qwen2")
-
-for name in MODULES:
+for name in ("tspo_cli.training.run", "transformers.models.qwen2.modeling_qwen2"):
     importlib.import_module(name)
 if torch.version.cuda is None:  # elsewhere DeepSpeed looks for GPUs, and a process that has cannot be forked
     os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -1,0 +1,70 @@
+"""A server that speaks OpenAI's API and follows every method's instructions by rule: it asks, reads and answers.
+
+It knows how to read "X is a film whose director is Y." and "Y was born in Z.", nothing else. As hosted servers do, it
+leaves the stop string out and does not say which one it was.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from fastapi import FastAPI
+
+DIRECTOR = re.compile(r"director is ([A-Z]\w+ [A-Z]\w+)")
+BORN = re.compile(r"was born in ([A-Z]\w+ [A-Z]\w+)")
+
+
+def reply(prompt: str) -> str:
+    """What the policy says to a prompt of any method."""
+    director, born = DIRECTOR.search(prompt), BORN.search(prompt)
+    if "Useful:" in prompt:
+        passages = prompt.split("Passages:")[1]
+        known = DIRECTOR.search(passages) or BORN.search(passages)
+        return f"{known.group(0)}." if known else "Nothing helps."
+    if born:
+        return f"I see. <answer> {born.group(1)} </answer> And more."
+    wanted = f"{director.group(1)} born" if director else "Alien film director"
+    if "<|begin_search_query|>" in prompt:
+        return f"I lack a fact. <|begin_search_query|> {wanted} <|end_search_query|> and so on"
+    if "call a search engine" in prompt:
+        return f"<think> I lack a fact. </think> <search> {wanted} </search> and so on"
+    if "Write only the next sentence" in prompt:
+        return f"{wanted}. Another sentence."
+    # Three times, so that it outweighs the question that ITER-RETGEN searches for together with it.
+    return f"<think> {wanted} {wanted} {wanted} </think> <answer> unknown </answer>"
+
+
+class Reader:
+    """The server, and what was asked of it."""
+
+    def __init__(self) -> None:
+        self.requests = list[dict[str, Any]]()
+
+    def app(self) -> FastAPI:
+        app = FastAPI()
+
+        @app.post("/v1/completions")
+        def completions(body: dict[str, Any]) -> dict[str, Any]:
+            self.requests.append(body)
+            return {"choices": [{"text": _cut(reply(body["prompt"]), body["stop"]), "finish_reason": "stop"}]}
+
+        @app.post("/v1/chat/completions")
+        def chat(body: dict[str, Any]) -> dict[str, Any]:
+            self.requests.append(body)
+            text = reply("\n".join(str(message.get("content")) for message in body["messages"]))
+            message: dict[str, Any] = {"role": "assistant", "content": _cut(text, body["stop"])}
+            if body.get("tools") and "unknown" in text:
+                query = "Ridley Scott born" if len(body["messages"]) > 1 else "Alien film director"
+                function = {"name": body["tools"][0]["function"]["name"], "arguments": json.dumps({"query": query})}
+                call = {"id": f"call-{len(self.requests)}", "type": "function", "function": function}
+                message = {"role": "assistant", "content": None, "tool_calls": [call]}
+            reason = "tool_calls" if "tool_calls" in message else "stop"
+            return {"choices": [{"index": 0, "message": message, "finish_reason": reason}]}
+
+        return app
+
+
+def _cut(text: str, stop: list[str]) -> str:
+    return text[: min([text.find(one) for one in stop if one in text], default=len(text))]

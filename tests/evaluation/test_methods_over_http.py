@@ -1,0 +1,98 @@
+"""Every method with a model behind HTTP that does what it is told: the expected forms arrive, and all keep to the same
+limits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.evaluation.reader_server import Reader
+from tspo_cli.commands.app import app
+from tspo_cli.runs import read_jsonl_gz
+
+FINDS_IT = ("search_r1", "ircot", "search_o1", "iter_retgen", "tool_call")
+LIMITS = {"rollout.max_searches": 2, "rollout.max_new_tokens": 40, "retriever.k": 1}
+
+
+def evaluate(films: Path, url: str, out: Path, method: str, api: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    options = ["eval", "reader", "--data", str(films / "films.jsonl"), "--index", str(films / "index")]
+    options += ["--endpoint", url, "--method", method, "--out", str(out), "--json", "--set", f"endpoint.api={api}"]
+    for key, value in LIMITS.items():
+        options += ["--set", f"{key}={value}"]
+    done = CliRunner().invoke(app, options)
+    assert done.exit_code == 0, (done.exception, done.stderr)
+    (item,) = read_jsonl_gz(out / "films.items.jsonl.gz")
+    return json.loads(done.stdout)["results"][0], item
+
+
+@pytest.mark.parametrize("api", ["completions", "chat"])
+@pytest.mark.parametrize(
+    "method", ["search_r1", "direct", "cot", "rag", "ircot", "search_o1", "iter_retgen", "tool_call"]
+)
+def test_a_model_that_does_what_it_is_told(
+    films: Path, reader: tuple[Reader, str], tmp_path: Path, method: str, api: str
+) -> None:
+    server, url = reader
+    if (method, api) == ("tool_call", "completions"):
+        pytest.skip("needs a tokenizer with a template for tools")
+    server.requests.clear()
+    scores, item = evaluate(films, url, tmp_path, method, api)
+    assert scores["em"] == float(method in FINDS_IT), item["trajectory"]
+    assert item["invalid_turns"] == 0
+    assert item["searches"] == {"direct": 0, "cot": 0, "rag": 1}.get(method, 2)
+    assert scores["gold_recall"] == {"direct": 0, "cot": 0, "rag": 0.5}.get(method, 1)
+    assert item["answer"] == ("South Shields" if method in FINDS_IT else "unknown")
+    assert {(body["max_tokens"], body["temperature"]) for body in server.requests} == {(40, 0)}, "the same limits"
+    assert scores["latency"]["p50"] > 0
+    for turn in item["trajectory"]["turns"]:
+        assert "and so on" not in turn["text"], "what comes after the stop string is not part of the turn"
+
+
+@pytest.mark.parametrize("api", ["completions", "chat"])
+def test_notes_arrive_whole(films: Path, reader: tuple[Reader, str], tmp_path: Path, api: str) -> None:
+    """The server tells no end-of-sequence token, so nothing of a note may be taken for one."""
+    server, url = reader
+    server.requests.clear()
+    evaluate(films, url, tmp_path, "search_o1", api)
+    last = json.dumps(server.requests[-1])
+    assert "<|begin_search_result|> director is Ridley Scott. <|end_search_result|>" in last
+    assert "<|begin_search_result|> was born in South Shields. <|end_search_result|>" in last
+
+
+def test_tools_of_a_chat_api(films: Path, reader: tuple[Reader, str], tmp_path: Path) -> None:
+    """The function travels with every request, and its result as the tool's message, under the id of the call."""
+    server, url = reader
+    server.requests.clear()
+    _, item = evaluate(films, url, tmp_path, "tool_call", "chat")
+    assert [body["tools"][0]["function"]["name"] for body in server.requests] == ["search"] * 3
+    roles = [[message["role"] for message in body["messages"]] for body in server.requests]
+    assert roles[-1] == ["user", "assistant", "tool", "assistant", "tool"]
+    last = server.requests[-1]["messages"]
+    assert last[2]["tool_call_id"] == last[1]["tool_calls"][0]["id"]
+    assert last[2]["content"] == "Doc 1(Title: Alien) Alien is a film whose director is Ridley Scott."
+    assert [turn["query"] for turn in item["trajectory"]["turns"]] == ["Alien film director", "Ridley Scott born", None]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"function": {"name": "browse", "arguments": '{"query": "x"}'}},
+        {"function": {"name": "search", "arguments": "not JSON"}},
+        {"function": {"name": "search", "arguments": None}},
+        {"function": None},
+        "nonsense",
+    ],
+)
+def test_calls_that_are_none(call: Any) -> None:
+    """Another function, or no arguments: an invalid turn, told to the model, and never a search or a crash."""
+    from tspo_cli.data.schema import Question
+    from tspo_cli.evaluation.methods.tool_call import parse_call
+    from tspo_cli.rollout.engines.endpoint import call_text
+    from tspo_cli.rollout.protocol import Moment
+
+    moment = Moment(Question("1", "?", ("x",), "d"), (), may_search=True)
+    assert parse_call(call_text(call), "stop", moment).kind == "invalid"

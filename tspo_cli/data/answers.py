@@ -1,0 +1,51 @@
+"""Accepted answers under the names that published question sets give them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def accepted_answers(record: dict[str, Any]) -> Any:
+    """A list of answers as far as `record` names any, else what it has in their place; None without.
+
+    Read are `golden_answers` (FlashRAG, Search-R1), `reward_model.ground_truth.target` (Search-R1 parquet),
+    `possible_answers` (PopQA: a JSON list in a string), `answer` or `Answer` with `answer_aliases` (MuSiQue) or
+    `aug_answer` (ASearcher), `answer.value` with `answer.aliases` (TriviaQA), `answers` or `answers.text` (SQuAD).
+    """
+    target = _object(_object(record.get("reward_model")).get("ground_truth")).get("target")
+    for value in (record.get("golden_answers"), target, _unpacked(record.get("possible_answers"))):
+        if value is not None:
+            return [value] if isinstance(value, str) else value
+    answer = record.get("answer", record.get("Answer"))
+    if isinstance(answer, dict):
+        return _distinct([*_as_list(answer.get("value")), *_as_list(answer.get("aliases"))])
+    if answer is not None:
+        more = [*_as_list(record.get("answer_aliases")), *_as_list(record.get("aug_answer"))]
+        return _distinct([*_as_list(answer), *more])
+    answers = record.get("answers")
+    return _as_list(answers.get("text")) if isinstance(answers, dict) else answers
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _unpacked(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
+
+
+def _as_list(value: Any) -> Any:
+    """Wrong types stay as they are, for the reader to complain about."""
+    if value is None:
+        return []
+    return [value] if not isinstance(value, list) else value
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    return [value for place, value in enumerate(values) if value not in values[:place]]

@@ -1,0 +1,155 @@
+"""One method on one model and retriever, data set by data set: answered in portions, resumable, scored, signed."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.config.schema import Config
+from tspo_cli.console import progress, say, warn
+from tspo_cli.data.schema import Question
+from tspo_cli.errors import InvalidInputError, RemoteServiceError
+from tspo_cli.evaluation.ceiling import ceiling
+from tspo_cli.evaluation.engine import Opened
+from tspo_cli.evaluation.journal import Journal
+from tspo_cli.evaluation.judge import Judge
+from tspo_cli.evaluation.methods import Method
+from tspo_cli.evaluation.metrics import summarize
+from tspo_cli.evaluation.runner import evaluate_items, file_name, write_evaluation
+from tspo_cli.evaluation.sets import benchmark_size
+from tspo_cli.evaluation.signature import config_digest, data_digest, retriever_digests, sign
+from tspo_cli.evaluation.summary import latency, with_intervals
+from tspo_cli.retrieval.types import Retriever
+from tspo_cli.rollout.protocol import SearchProtocol
+from tspo_cli.runs import read_json, write_json
+
+TIMINGS = "timings.json"
+PORTION_BATCHES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What stays the same from data set to data set. `folder` holds results and unfinished work."""
+
+    folder: Path
+    method: Method
+    config: Config
+    opened: Opened
+    retriever: Retriever | None
+    judge: Judge | None
+
+    def dataset(self, name: str, questions: list[Question]) -> dict[str, Any]:
+        """Scores of one data set, from its file where they are there already.
+
+        Raises:
+            InvalidInputError: what is there was made, or begun, with other settings.
+            RemoteServiceError: the endpoint or the retriever is gone. What was answered by then is kept.
+        """
+        digests = self._digests(questions)
+        signature = sign(digests, method=self.method.name, k=self.config.retriever.k)
+        path = self.folder / f"{file_name(name)}.json"
+        if path.exists():
+            known = dict(read_json(path))
+            if known.get("signature") != signature:
+                raise InvalidInputError(
+                    f"{path}: was made with other settings ({known.get('signature')}); resume with those, add "
+                    "--overwrite to replace it, or choose another --out"
+                )
+            say(f"{name}: already evaluated")
+            return known
+        journal = Journal(self.folder / f"{file_name(name)}.partial.jsonl", signature)
+        self._answer(name, questions, journal)
+        records = [journal.done[one.key] for one in questions]
+        items = [record for record, _ in records]
+        scores = summarize(items, dataset=name, method=self.method.name, k=self.config.retriever.k)
+        scores = with_intervals(scores, items) | {"ceiling": ceiling(questions, self.retriever)}
+        scores |= {"benchmark_size": benchmark_size(name)}
+        if self.judge is not None:
+            items, judged = self.judge.judge(items, self.folder / f"{file_name(name)}.judge.partial.jsonl", name)
+            scores |= judged
+        scores |= {"signature": signature, "digests": digests}
+        self._note_latency(name, questions, [seconds for _, seconds in records])
+        write_evaluation(self.folder, scores, items)
+        journal.close()
+        if scores["failed"]:
+            warn(f"{name}: {scores['failed']} questions count as wrong because a search of theirs failed")
+        return scores
+
+    def latency(self, name: str) -> dict[str, float]:
+        """Seconds per question: mean, median, 95th percentile and sum."""
+        known = read_json(self.folder / TIMINGS)[name]
+        return {key: known[key] for key in ("mean", "p50", "p95", "sum")}
+
+    def _answer(self, name: str, questions: list[Question], journal: Journal) -> None:
+        rollout = self.config.rollout
+        if self.opened.kind == "chat":
+            # The server puts its own template around the messages.
+            rollout = rollout.model_copy(update={"chat_template": "never"})
+        protocol = SearchProtocol.from_config(self.opened.tokenizer, rollout)
+        right = sum(record["em"] for record, _ in journal.done.values())
+
+        with progress(f"{name} {self.method.name}", len(questions)) as advance:
+
+            def finished(record: dict[str, Any], seconds: float) -> None:
+                nonlocal right
+                right += record["em"]
+                journal.add(record["key"], record, seconds)
+                advance(1, f"EM {100 * right / len(journal.done):.1f}")
+
+            for portion in self._portions(questions):
+                missing = [one for one in portion if one.key not in journal.done]
+                if len(missing) < len(portion) and missing and not self.opened.independent:
+                    # Answered beside other questions, an item may differ in its last bits: repeat them together.
+                    for one in portion:
+                        right -= journal.done.pop(one.key, ({"em": 0}, 0))[0]["em"]
+                    missing = portion
+                advance(len(portion) - len(missing))
+                if missing:
+                    evaluate_items(
+                        missing, self.method, self.opened.fresh(), self.retriever, protocol, self.config, finished
+                    )
+                    self._require_retriever(missing, journal)
+
+    def _require_retriever(self, asked: Sequence[Question], journal: Journal) -> None:
+        """A question whose own search failed counts as wrong; that a server is gone is no answer to any question."""
+        lost = [one.key for one in asked if _lacks_a_search(journal.done[one.key][0])]
+        if not lost or self.retriever is None or not self.retriever.blocking:
+            return
+        # A query that no server has remembered an answer to.
+        (probe,) = self.retriever.search([secrets.token_hex(8)], 1)
+        if probe.error is None:
+            return
+        journal.drop(lost)
+        raise RemoteServiceError(
+            f"{probe.error}; {len(lost)} questions were lost. Start the retriever again, then go on with --resume"
+        )
+
+    def _portions(self, questions: list[Question]) -> Iterator[list[Question]]:
+        size = self.config.eval.portion or PORTION_BATCHES * self.config.eval.batch_size
+        return (questions[start : start + size] for start in range(0, len(questions), size))
+
+    def _digests(self, questions: list[Question]) -> dict[str, str]:
+        return {
+            "config": config_digest(self.config),
+            "model": self.opened.model,
+            "engine": self.opened.kind,
+            **retriever_digests(self.retriever, self.config),
+            **({"judge": self.judge.digest} if self.judge is not None else {}),
+            "data": data_digest(questions),
+        }
+
+    def _note_latency(self, name: str, questions: Sequence[Question], seconds: list[float]) -> None:
+        path = self.folder / TIMINGS
+        known = read_json(path) if path.exists() else {}
+        items = {one.key: round(value, 4) for one, value in zip(questions, seconds, strict=True)}
+        write_json(path, known | {name: latency(seconds) | {"items": items}})
+
+
+def _lacks_a_search(record: dict[str, Any]) -> bool:
+    """One of the agent's, or the one with the bare question."""
+    gold = bool(record["supporting_ids"]) and record["question_gold_recall"] is None
+    answer = record["answer_in_retrieved"] is not None and record["question_answer_in_retrieved"] is None
+    return record["failed"] or gold or answer
