@@ -65,7 +65,7 @@ def test_report_tables(demo: Path, name: str, form: str) -> None:
 
 def test_report_json_keeps_rows_and_adds_the_tables_asked_for(demo: Path) -> None:
     found = tspo_json("report", demo, "--table", "all", "--baseline", "grpo")
-    assert set(found) == {"rows", "evaluations", "main", "ablation", "curves", "classes", "cost"}
+    assert set(found) == {"rows", "evaluations", "main", "tests", "ablation", "curves", "classes", "cost", "commands"}
     assert found["rows"] == tspo_json("report", demo, "--baseline", "grpo")["rows"]
     assert all(found[name] for name in found if name != "evaluations")
 

@@ -102,7 +102,7 @@ def test_the_command_reports_a_sweep(folder: Path, tmp_path: Path) -> None:
     assert "tspo/b/seed3" in done.err
     assert figure.read_text().count("tspo (3)") == 1
     for form, wanted in (
-        ("md", "| tspo | 3 | 20 | 50.0 ["),
+        ("md", r"| tspo | 3 | 20 | 50.0 \["),
         ("csv", "arm,"),
         ("latex", r"\toprule"),
         ("table", "tspo"),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tspo_cli.reporting.tables import Format
 
 FORMATS = ("table", "md", "csv", "latex", "json")
-TABLES = ("rows", "main", "ablation", "curves", "classes", "cost", "all")
+TABLES = ("rows", "main", "tests", "ablation", "curves", "classes", "cost", "commands", "all")
 
 
 def report(
@@ -33,8 +33,8 @@ def report(
         list[str] | None,
         typer.Option(
             "--table",
-            help="rows, main (methods by data sets), ablation, curves, classes (of groups), cost or all. Repeatable."
-            "  [default: rows]",
+            help="rows, main (methods by data sets), tests (against --baseline), ablation, curves, classes (of groups),"
+            " cost, commands (that make the numbers again) or all. Repeatable.  [default: rows]",
         ),
     ] = None,
     html: Annotated[
@@ -45,7 +45,7 @@ def report(
         typer.Option("--baseline", help="Run, algorithm or method to compare with, item by item. Repeatable."),
     ] = None,
     metric: Annotated[
-        str, typer.Option("--metric", help="Score of the items in main and ablation: em, f1, sub_em, ...")
+        str, typer.Option("--metric", help="Score of the items in main, tests and ablation: em, f1, gold_recall, ...")
     ] = "em",
     published: Annotated[
         list[str] | None,
@@ -53,7 +53,9 @@ def report(
             "--published", metavar="WORDS", help="Set published rows with these words (3B, 'Search-R1 7B', all) beside."
         ),
     ] = None,
-    intervals: Annotated[bool, typer.Option("--intervals", help="95 % intervals in the main table.")] = False,
+    intervals: Annotated[
+        bool, typer.Option("--intervals/--no-intervals", help="95 % intervals below the scores of the main table.")
+    ] = True,
     ignore: Annotated[
         list[str] | None,
         typer.Option("--ignore", metavar="KEY", help="Runs that differ in this setting alone are one arm, too."),
@@ -77,13 +79,14 @@ def report(
     """
     chosen = _chosen_format(form, as_json)
     only = baseline[0] if baseline else None
-    if report_sweep(paths, chosen.value, only, step, figure, runs_too=all_steps or html is not None):
-        return
     names = _chosen_tables(table)
+    ordinary = all_steps or html is not None or bool(table)
+    if report_sweep(paths, chosen.value, only, step, figure, runs_too=ordinary):
+        return
 
     from tspo_cli.reporting.build import Report
     from tspo_cli.reporting.published import choose_published, read_published
-    from tspo_cli.reporting.tables import render
+    from tspo_cli.reporting.render import render
     from tspo_cli.reporting.views import open_runs, unfinished
 
     views = open_runs(paths)
