@@ -103,6 +103,30 @@ def test_report_writes_the_page_and_says_where(demo: Path, tmp_path: Path) -> No
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+def test_report_draws_the_curves_of_runs(demo: Path, tmp_path: Path) -> None:
+    figure = tmp_path / "new" / "curves.svg"
+    assert tspo("report", demo, "--figure", figure).exception is None
+    drawn = figure.read_text(encoding="utf-8")
+    assert "<!-- grpo (1) -->" in drawn
+    assert "sft" not in drawn
+    assert isinstance(tspo("report", demo, "--figure", tmp_path / "x.gif").exception, UsageError)
+    assert isinstance(tspo("report", demo / "warmstart", "--figure", figure).exception, MissingResourceError)
+
+
+def test_report_of_a_sweep_makes_the_ordinary_tables_when_asked(tmp_path: Path) -> None:
+    arms = (("grpo", 0.2), ("tspo", 0.5))
+    cells = [{"name": f"{arm}/seed{seed}", "arm": arm, "place": {}, "seed": seed} for arm, _ in arms for seed in (0, 1)]
+    for arm, end in arms:
+        for seed in (0, 1):
+            config = Config.model_validate({"seed": seed, "credit": {"algorithm": arm}, "train": {"steps": 2}})
+            make_run(tmp_path / arm / f"seed{seed}", config, 2, {0: 0.1, 2: end})
+    runs.write_json(tmp_path / "sweep.json", {"file": "x", "baseline": "grpo", "axes": [], "grid": [], "cells": cells})
+    found = tspo_json("report", tmp_path, "--table", "main", "--table", "cost")
+    assert list(found["main"][1]["against"]) == ["grpo"], "the sweep's own baseline"
+    assert len(found["cost"]) == 4
+    assert "sweep" in tspo_json("report", tmp_path)
+
+
 def test_report_says_which_run_has_no_evaluation(tmp_path: Path) -> None:
     make_run(tmp_path / "new", Config(), 2, {}, state="failed")
     done = tspo("report", tmp_path / "new", "--json")
@@ -246,6 +270,13 @@ def test_inspect_exports_trec_files_that_give_the_recall(tmp_path: Path) -> None
     found = {name: {line[2] for line in lines if line[0] == name} for name in wanted}
     assert len(wanted) == 30
     assert sum(len(wanted[name] & found[name]) / len(wanted[name]) for name in wanted) == 10 * 1 + 10 * 0.5
+
+
+def test_inspect_says_in_json_what_it_exported(demo: Path, tmp_path: Path) -> None:
+    run = tmp_path / "out.run"
+    assert tspo_json("inspect", demo / "tspo", "--trec-run", run)["files"] == [
+        {"path": str(run), "lines": 120, "questions": 40}
+    ]
 
 
 def test_inspect_refuses_what_trec_cannot_carry(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_what_cannot_be_reported(folder: Path, arguments: tuple[str, ...], code:
     assert done.err.count("\n") == 1
 
 
-def test_step_and_figure_are_for_sweeps(folder: Path) -> None:
+def test_step_is_for_sweeps(folder: Path) -> None:
     done = run_tspo("report", folder / "grpo" / "a" / "seed0", "--step", "10")
     assert done.code == 2
     assert "for one directory of `tspo sweep`" in done.err

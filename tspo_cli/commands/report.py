@@ -68,7 +68,8 @@ def report(
         int | None, typer.Option("--step", help="Of a sweep: EM at this step, area up to it. [default: the last]")
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option("--figure", help="Of a sweep: draw its learning curves (.svg, .png or .pdf).")
+        Path | None,
+        typer.Option("--figure", help="Draw learning curves: means and intervals over seeds (.svg, .png or .pdf)."),
     ] = None,
 ) -> None:
     """Compare runs and evaluations: tables for a terminal, a paper or a program, and one page to look at.
@@ -87,12 +88,15 @@ def report(
     from tspo_cli.reporting.build import Report
     from tspo_cli.reporting.published import choose_published, read_published
     from tspo_cli.reporting.render import render
+    from tspo_cli.reporting.sweeps import baseline_run, is_sweep
     from tspo_cli.reporting.views import open_runs, unfinished
 
     views = open_runs(paths)
+    sweep = paths[0] if len(paths) == 1 and is_sweep(paths[0]) else None
+    default = None if sweep is None else baseline_run(sweep)
     found = Report(
         views,
-        baselines=baseline or [],
+        baselines=baseline or ([default] if default else []),
         metric=metric,
         published=choose_published(read_published(), published, metric) if published else [],
         intervals=intervals,
@@ -108,6 +112,11 @@ def report(
         console.result_json(_json(found, names))
     else:
         console.result(render([found.table(name) for name in names], chosen, width=_width(), color=sys.stdout.isatty()))
+    if figure is not None and sweep is None:
+        from tspo_cli.reporting.figure import draw_arms
+
+        draw_arms(found.arms, figure)
+        console.say(f"figure: {figure}")
     if html is not None:
         from tspo_cli import runs
         from tspo_cli.reporting.page import render_page

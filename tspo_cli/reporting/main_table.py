@@ -37,21 +37,28 @@ def main_table(
     datasets = sorted(measured or dict.fromkeys(SETS), key=set_order)
     published = _with_scores(published, datasets)
     values = _columns(scored, datasets)
-    seeds = any(one.seeds > 1 for one in scored)
-    gains = [Column(f"gain over {one.baseline}") for one in against]
     ranks = {name: _ranks(column, unit) for name, column in values.items()}
+    gains = {f"gain over {one.baseline}": one for one in against}
+    # The data sets that papers average, their averages and gains; then what else was measured.
+    others = [name for name in datasets if name not in averaged(datasets)]
+    heads = [*(name for name in values if name not in others), *gains, *others]
+    seeds = any(one.seeds > 1 for one in scored)
     rows = []
     for place, one in enumerate(scored):
-        row = [Cell(one.arm.label), *([Cell(str(one.seeds))] if seeds else [])]
+        drawn = {name: _gain(one, other) for name, other in gains.items()}
         for name, column in values.items():
-            row.append(_cell(column[place], ranks[name][place], unit, intervals, *_letters(one, name, against, unit)))
-        rows.append((*row, *(_gain(one, other) for other in against)))
-    rows += [_quoted(one, datasets, list(values), seeds, len(gains), unit) for one in published]
+            letters, hint = _letters(one, name, against, unit)
+            drawn[name] = _cell(column[place], ranks[name][place], unit, intervals, letters, hint)
+        rows.append((Cell(one.arm.label), *[Cell(str(one.seeds))] * seeds, *(drawn[name] for name in heads)))
+    for quoted in published:
+        scores = _quoted(quoted, datasets, unit)
+        label = Cell(quoted.label, letters=f"†{quoted.certainty}", hint=f"{quoted.source}. {quoted.note}".strip())
+        rows.append((label, *[Cell("")] * seeds, *(Cell(scores.get(name, "")) for name in heads)))
     records = [arm_record(one, against, metric) for one in scored] + [published_record(one) for one in published]
     return Table(
         name="main",
         title=f"{unit.heading if not unit.is_count else unit.name} by method and data set",
-        columns=(Column("method", False), *([Column("seeds")] if seeds else []), *map(Column, values), *gains),
+        columns=(Column("method", False), *[Column("seeds")] * seeds, *map(Column, heads)),
         rows=tuple(rows),
         records=records,
         notes=tuple(_notes(scored, against, published, unit, intervals, any(map(any, ranks.values())))),
@@ -122,17 +129,11 @@ def _gain(one: ArmScores, against: Against) -> Cell:
     return Cell("" if found is None or found.relative is None else number(found.relative, "{:+.1f} %", 100))
 
 
-def _quoted(
-    one: Published, datasets: Sequence[str], shown: Sequence[str], seeds: bool, gains: int, unit: Metric
-) -> tuple[Cell, ...]:
+def _quoted(one: Published, datasets: Sequence[str], unit: Metric) -> dict[str, str]:
+    """What a printed row says in the columns of data sets, and its average where it is of these data sets."""
     complete = set(SETS) <= set(datasets) and set(SETS) <= set(one.scores)
-    scores: dict[str, float | None] = dict(one.scores) | {AVERAGE: one.average if complete else None}
-    return (
-        Cell(one.label, letters=f"†{one.certainty}", hint=f"{one.source}. {one.note}".strip()),
-        *([Cell("")] if seeds else []),
-        *(Cell(unit.text(scores.get(name))) for name in shown),
-        *[Cell("")] * gains,
-    )
+    scores: dict[str, float | None] = {**one.scores, AVERAGE: one.average if complete else None}
+    return {name: unit.text(value) for name, value in scores.items()}
 
 
 def _notes(
