@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -109,10 +110,16 @@ def report(
     if names == ["all"]:
         names = found.possible()
     if chosen == "json":
-        console.result_json(_json(found, names))
+        text = json.dumps(_json(found, names), ensure_ascii=False, indent=2)
     else:
-        console.result(render([found.table(name) for name in names], chosen, width=_width(), color=sys.stdout.isatty()))
-    if figure is not None and sweep is None:
+        text = render([found.table(name) for name in names], chosen, width=_width(), color=sys.stdout.isatty())
+    # Files first: whoever reads only the head of the output closes it early.
+    _write_files(found, None if sweep else figure, html, items)
+    console.result(text)
+
+
+def _write_files(found: Report, figure: Path | None, html: Path | None, items: int) -> None:
+    if figure is not None:
         from tspo_cli.reporting.figure import draw_arms
 
         draw_arms(found.arms, figure)

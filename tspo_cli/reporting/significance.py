@@ -14,7 +14,7 @@ from tspo_cli.reporting.tables import Column, Table, cells, number, p_text
 
 _HEADS = (
     "questions", "seeds", "score", "baseline's", "difference", "95 % interval", "gain",
-    "p (permutation)", "p (McNemar)", "for 3 points", "shown at 80 %",
+    "p (permutation)", "p (McNemar)", "needed for 3 points", "shown at 80 % power",
 )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def comparisons_table(scored: Sequence[ArmScores], against: Sequence[Against], m
             f"{' in points' if not unit.is_count else ''}; gain: difference / baseline's. p-values are two-sided and"
             " corrected over the data sets (Holm): paired permutation of the questions' scores, seeds averaged first;"
             " exact McNemar for yes/no scores of one seed.",
-            "For 3 points: questions that a true difference of 3 points would need at 80 % power; shown at 80 %: the"
+            "Needed for 3 points: questions at which a true difference of 3 points shows with 80 % power; shown: the"
             " smallest true difference that these questions would show. The average has no test of its own.",
         ),
     )
