@@ -349,6 +349,21 @@ def test_runs_diff(demo: Path) -> None:
     assert "config: no difference" in tspo("runs", "diff", demo / "tspo", demo / "tspo").stdout
 
 
+def test_runs_diff_of_evaluations_names_method_model_and_digests(tmp_path: Path) -> None:
+    item = {"id": "a", "question": "?", "golden_answers": ["x"], "em": 1.0, "f1": 1.0, "trajectory": {"turns": []}}
+    for method, corpus in (("rag", "c1"), ("ircot", "c2")):
+        make_evaluation(tmp_path / method, method, [item], model=f"model-{method}")
+        path = tmp_path / method / "eval.json"
+        record = runs.read_json(path)
+        record["results"][0]["digests"] = {"corpus": corpus, "data": "same"}
+        runs.write_json(path, record)
+    assert tspo_json("runs", "diff", tmp_path / "rag", tmp_path / "ircot")["config"] == {
+        "method": ["rag", "ircot"],
+        "model": ["model-rag", "model-ircot"],
+        "digests.test.corpus": ["c1", "c2"],
+    }
+
+
 def test_a_damaged_configuration_is_named(tmp_path: Path) -> None:
     make_run(tmp_path / "bad", Config(), 2, {2: 0.5})
     (tmp_path / "bad" / runs.CONFIG_NAME).write_text("{", encoding="utf-8")
