@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,21 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tree(tmp_path_factory.mktemp("tree"), steps=4)
 
 
+@pytest.fixture(scope="module")
+def evals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods on two sets, a folder each."""
+    root = tmp_path_factory.mktemp("evals")
+    for method in ("rag", "ircot"):
+        for dataset in ("nq", "popqa"):
+            items = [
+                {"id": f"{place}", "question": "?", "golden_answers": ["x"], "em": em, "f1": em}
+                | {"trajectory": {"sample": 0, "answer": "x", "failed": False, "turns": []}}
+                for place, em in enumerate([1.0, float(method == "ircot"), 0.0, 0.0])
+            ]
+            make_evaluation(root / method / dataset, method, items, dataset=dataset)
+    return root
+
+
 def test_report_json_is_rows(demo: Path) -> None:
     rows = tspo_json("report", demo)["rows"]
     assert rows == json.loads(tspo("report", demo, "--format", "json").stdout)["rows"]
@@ -68,6 +85,32 @@ def test_report_json_keeps_rows_and_adds_the_tables_asked_for(demo: Path) -> Non
     assert set(found) == {"rows", "evaluations", "main", "tests", "ablation", "curves", "classes", "cost", "commands"}
     assert found["rows"] == tspo_json("report", demo, "--baseline", "grpo")["rows"]
     assert all(found[name] for name in found if name != "evaluations")
+
+
+def test_report_json_has_the_same_keys_in_every_record(evals: Path) -> None:
+    found = tspo_json("report", evals, "--table", "all", "--baseline", "rag", "--published", "2503.09516v5 7B")
+    for name in ("rows", "main", "tests", "cost", "commands"):
+        assert len({frozenset(record) for record in found[name]}) == 1, name
+    estimate = {"mean", "se", "low", "high", "questions", "seeds"}
+    assert all(set(one) == estimate for record in found["main"] for one in record["sets"].values())
+    assert set(found["main"][0]) == {
+        "method", "metric", "published", "runs", "commands", "sets", "macro", "by_question", "against", "gain",
+        "certainty", "protocol", "source", "note",
+    }  # fmt: skip
+    assert set(found["tests"][0]) == {
+        "method", "baseline", "metric", "dataset", "seeds", "baseline_score", "difference", "low", "high",
+        "relative_gain", "p", "p_holm", "p_mcnemar", "p_mcnemar_holm", "questions", "questions_needed", "detectable",
+    }  # fmt: skip
+    assert [one["dataset"] for one in found["tests"]] == ["nq", "popqa", "average"]
+    assert found["commands"][0]["command"] == "tspo eval model --data nq --method ircot"
+
+
+def test_report_as_csv_reads_back(evals: Path) -> None:
+    for table in ("rows", "main", "tests", "cost", "commands"):
+        done = tspo("report", evals, "--table", table, "--format", "csv", "--baseline", "rag")
+        rows = list(csv.reader(io.StringIO(done.stdout)))
+        assert len({len(row) for row in rows}) == 1, table
+        assert not any("{" in cell or "[" in cell for row in rows for cell in row), "one value per cell"
 
 
 def test_report_reads_folders_of_tspo_eval(demo: Path, tmp_path: Path) -> None:

@@ -65,8 +65,9 @@ def gain_record(value: Gain) -> dict[str, Any]:
         "difference": None if difference is None else difference.mean,
         "low": None if difference is None else difference.low,
         "high": None if difference is None else difference.high,
-        "baseline": value.baseline_mean,
+        "baseline_score": value.baseline_mean,
         "relative_gain": value.relative,
+        "questions": None if difference is None else difference.questions,
     }
 
 

@@ -49,18 +49,17 @@ def _lines(one: ArmScores, other: Against, unit: Metric) -> Iterator[tuple[list[
     label = one.arm.label
     found = other.found.get(label, {})
     about = {"method": label, "baseline": other.baseline, "metric": unit.key}
+    records = []
     for name in sorted(found, key=set_order):
         value = found[name]
-        record = comparison_record(value)
-        seeds = value.difference.seeds
-        yield (
-            [label, other.baseline, name, *_texts(value, unit)],
-            about | {"dataset": name, "seeds": seeds, "baseline_score": value.baseline_mean, **record},
-        )
+        own = {"dataset": name, "seeds": value.difference.seeds, "baseline_score": value.baseline_mean}
+        records.append(about | own | comparison_record(value))
+        yield [label, other.baseline, name, *_texts(value, unit)], records[-1]
     gain = other.gains.get(label)
     if gain is not None and len(found) > 1:
-        record = gain_record(gain)
-        record = about | {"dataset": "average", "baseline_score": record.pop("baseline"), **record}
+        # The same keys, so that a program reads one table.
+        own = {"dataset": "average", "seeds": None if gain.difference is None else gain.difference.seeds}
+        record = dict.fromkeys(records[0]) | about | own | gain_record(gain)
         yield [label, other.baseline, "average", *_average_texts(gain, unit)], record
 
 
