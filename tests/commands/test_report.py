@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,21 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tree(tmp_path_factory.mktemp("tree"), steps=4)
 
 
+@pytest.fixture(scope="module")
+def evals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods on two sets, a folder each."""
+    root = tmp_path_factory.mktemp("evals")
+    for method in ("rag", "ircot"):
+        for dataset in ("nq", "popqa"):
+            items = [
+                {"id": f"{place}", "question": "?", "golden_answers": ["x"], "em": em, "f1": em}
+                | {"trajectory": {"sample": 0, "answer": "x", "failed": False, "turns": []}}
+                for place, em in enumerate([1.0, float(method == "ircot"), 0.0, 0.0])
+            ]
+            make_evaluation(root / method / dataset, method, items, dataset=dataset)
+    return root
+
+
 def test_report_json_is_rows(demo: Path) -> None:
     rows = tspo_json("report", demo)["rows"]
     assert rows == json.loads(tspo("report", demo, "--format", "json").stdout)["rows"]
@@ -65,9 +82,35 @@ def test_report_tables(demo: Path, name: str, form: str) -> None:
 
 def test_report_json_keeps_rows_and_adds_the_tables_asked_for(demo: Path) -> None:
     found = tspo_json("report", demo, "--table", "all", "--baseline", "grpo")
-    assert set(found) == {"rows", "evaluations", "main", "ablation", "curves", "classes", "cost"}
+    assert set(found) == {"rows", "evaluations", "main", "tests", "ablation", "curves", "classes", "cost", "commands"}
     assert found["rows"] == tspo_json("report", demo, "--baseline", "grpo")["rows"]
     assert all(found[name] for name in found if name != "evaluations")
+
+
+def test_report_json_has_the_same_keys_in_every_record(evals: Path) -> None:
+    found = tspo_json("report", evals, "--table", "all", "--baseline", "rag", "--published", "2503.09516v5 7B")
+    for name in ("rows", "main", "tests", "cost", "commands"):
+        assert len({frozenset(record) for record in found[name]}) == 1, name
+    estimate = {"mean", "se", "low", "high", "questions", "seeds"}
+    assert all(set(one) == estimate for record in found["main"] for one in record["sets"].values())
+    assert set(found["main"][0]) == {
+        "method", "metric", "published", "runs", "commands", "sets", "macro", "by_question", "against", "gain",
+        "certainty", "protocol", "source", "note",
+    }  # fmt: skip
+    assert set(found["tests"][0]) == {
+        "method", "baseline", "metric", "dataset", "seeds", "baseline_score", "difference", "low", "high",
+        "relative_gain", "p", "p_holm", "p_mcnemar", "p_mcnemar_holm", "questions", "questions_needed", "detectable",
+    }  # fmt: skip
+    assert [one["dataset"] for one in found["tests"]] == ["nq", "popqa", "average"]
+    assert found["commands"][0]["command"] == "tspo eval model --data nq --method ircot"
+
+
+def test_report_as_csv_reads_back(evals: Path) -> None:
+    for table in ("rows", "main", "tests", "cost", "commands"):
+        done = tspo("report", evals, "--table", table, "--format", "csv", "--baseline", "rag")
+        rows = list(csv.reader(io.StringIO(done.stdout)))
+        assert len({len(row) for row in rows}) == 1, table
+        assert not any("{" in cell or "[" in cell for row in rows for cell in row), "one value per cell"
 
 
 def test_report_reads_folders_of_tspo_eval(demo: Path, tmp_path: Path) -> None:
@@ -101,6 +144,30 @@ def test_report_writes_the_page_and_says_where(demo: Path, tmp_path: Path) -> No
     assert done.exit_code == 0
     assert f"page: {page}" in done.stderr
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_report_draws_the_curves_of_runs(demo: Path, tmp_path: Path) -> None:
+    figure = tmp_path / "new" / "curves.svg"
+    assert tspo("report", demo, "--figure", figure).exception is None
+    drawn = figure.read_text(encoding="utf-8")
+    assert "<!-- grpo (1) -->" in drawn
+    assert "sft" not in drawn
+    assert isinstance(tspo("report", demo, "--figure", tmp_path / "x.gif").exception, UsageError)
+    assert isinstance(tspo("report", demo / "warmstart", "--figure", figure).exception, MissingResourceError)
+
+
+def test_report_of_a_sweep_makes_the_ordinary_tables_when_asked(tmp_path: Path) -> None:
+    arms = (("grpo", 0.2), ("tspo", 0.5))
+    cells = [{"name": f"{arm}/seed{seed}", "arm": arm, "place": {}, "seed": seed} for arm, _ in arms for seed in (0, 1)]
+    for arm, end in arms:
+        for seed in (0, 1):
+            config = Config.model_validate({"seed": seed, "credit": {"algorithm": arm}, "train": {"steps": 2}})
+            make_run(tmp_path / arm / f"seed{seed}", config, 2, {0: 0.1, 2: end})
+    runs.write_json(tmp_path / "sweep.json", {"file": "x", "baseline": "grpo", "axes": [], "grid": [], "cells": cells})
+    found = tspo_json("report", tmp_path, "--table", "main", "--table", "cost")
+    assert list(found["main"][1]["against"]) == ["grpo"], "the sweep's own baseline"
+    assert len(found["cost"]) == 4
+    assert "sweep" in tspo_json("report", tmp_path)
 
 
 def test_report_says_which_run_has_no_evaluation(tmp_path: Path) -> None:
@@ -248,6 +315,13 @@ def test_inspect_exports_trec_files_that_give_the_recall(tmp_path: Path) -> None
     assert sum(len(wanted[name] & found[name]) / len(wanted[name]) for name in wanted) == 10 * 1 + 10 * 0.5
 
 
+def test_inspect_says_in_json_what_it_exported(demo: Path, tmp_path: Path) -> None:
+    run = tmp_path / "out.run"
+    assert tspo_json("inspect", demo / "tspo", "--trec-run", run)["files"] == [
+        {"path": str(run), "lines": 120, "questions": 40}
+    ]
+
+
 def test_inspect_refuses_what_trec_cannot_carry(tmp_path: Path) -> None:
     demo = make_tree(tmp_path, steps=4)
     done = tspo("inspect", demo / "tspo", "--qrels", tmp_path / "x")
@@ -316,6 +390,21 @@ def test_runs_diff(demo: Path) -> None:
     text = tspo("runs", "diff", demo / "tspo", demo / "warmstart").stdout
     assert "optimizer.lr" in text
     assert "config: no difference" in tspo("runs", "diff", demo / "tspo", demo / "tspo").stdout
+
+
+def test_runs_diff_of_evaluations_names_method_model_and_digests(tmp_path: Path) -> None:
+    item = {"id": "a", "question": "?", "golden_answers": ["x"], "em": 1.0, "f1": 1.0, "trajectory": {"turns": []}}
+    for method, corpus in (("rag", "c1"), ("ircot", "c2")):
+        make_evaluation(tmp_path / method, method, [item], model=f"model-{method}")
+        path = tmp_path / method / "eval.json"
+        record = runs.read_json(path)
+        record["results"][0]["digests"] = {"corpus": corpus, "data": "same"}
+        runs.write_json(path, record)
+    assert tspo_json("runs", "diff", tmp_path / "rag", tmp_path / "ircot")["config"] == {
+        "method": ["rag", "ircot"],
+        "model": ["model-rag", "model-ircot"],
+        "digests.test.corpus": ["c1", "c2"],
+    }
 
 
 def test_a_damaged_configuration_is_named(tmp_path: Path) -> None:

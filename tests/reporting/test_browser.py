@@ -22,7 +22,35 @@ MANY = 5000
 EVIL = (
     '</script><script>window.pwned = 1</script><img src=x onerror="window.pwned = 2"></body></html>'
     "<!-- <svg onload=window.pwned=3> ]]> <style>*{display:none}</style><base href=//evil> <a href=javascript:1>"
+    "\u202eright to left\u2066\x00\x1b[2J\u2028end"
 )
+CONTRAST = """
+const rgba = (text) => {
+  const [r, g, b, a] = text.match(/-?[0-9.]+(e-?[0-9]+)?/g).map(Number);
+  const scale = text.startsWith("color(") ? 1 : 255;
+  return [r / scale, g / scale, b / scale, a === undefined ? 1 : a];
+};
+const over = (top, below) => [0, 1, 2].map((at) => top[at] * top[3] + below[at] * (1 - top[3])).concat(1);
+const light = (color) => {
+  const [r, g, b] = color.slice(0, 3).map((part) => (part <= .04045 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4));
+  return .2126 * r + .7152 * g + .0722 * b;
+};
+const found = {};
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walker.nextNode()) {
+  const element = walker.currentNode.parentElement;
+  if (!walker.currentNode.data.trim() || !element.checkVisibility() || element.closest("script, option")) continue;
+  const parents = [];
+  for (let one = element; one; one = one.parentElement) parents.unshift(getComputedStyle(one));
+  const paper = parents.reduce((below, one) => over(rgba(one.backgroundColor), below), [1, 1, 1, 1]);
+  const ink = rgba(parents.at(-1)[element.closest("svg") ? "fill" : "color"]);
+  ink[3] *= parents.reduce((product, one) => product * Number(one.opacity), 1);
+  const pair = [light(over(ink, paper)), light(paper)].sort((a, b) => b - a);
+  const ratio = (pair[0] + .05) / (pair[1] + .05);
+  if (ratio < 4.5) found[`${element.tagName} ${element.className}`] = ratio.toFixed(2);
+}
+return found;
+"""
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +227,38 @@ def test_dark_follows_the_system_and_the_button(opened: Any) -> None:
             assert background(opened) == after
 
 
+def test_text_stands_out_in_light_and_dark(opened: Any) -> None:
+    choose(opened, "source-a", "tspo: rollouts of step 5")
+    opened.execute_script("for (const one of document.querySelectorAll('details')) one.open = true")
+    for scheme in ("light", "dark"):
+        features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
+        assert opened.execute_script(CONTRAST) == {}, scheme
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_what_can_be_used_has_a_name_and_shows_its_focus(opened: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    opened.execute_script("document.activeElement.blur()")
+    seen = []
+    for _ in range(60):
+        press(opened, Keys.TAB)
+        script = """
+        const one = document.activeElement;
+        const name = one.labels?.[0]?.textContent || one.getAttribute("aria-label") || one.textContent;
+        const { outlineStyle, outlineWidth } = getComputedStyle(one);
+        return [one.tagName, name.trim(), outlineStyle === "none" ? 0 : parseFloat(outlineWidth)];
+        """
+        found = opened.execute_script(script)
+        if found[0] == "BODY":
+            break
+        seen.append(found)
+    assert {"A", "BUTTON", "SELECT", "INPUT", "SUMMARY", "DIV"} <= {tag for tag, _, _ in seen}
+    assert all(name for _, name, _ in seen)
+    assert all(width >= 1 for _, _, width in seen)
+
+
 def test_a_phone_needs_no_sideways_scrolling(opened: Any) -> None:
     size = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
@@ -226,8 +286,8 @@ def test_hostile_text_does_nothing(browser: Any, tmp_path: Path) -> None:
     load(browser, write_page(tmp_path / "page.html", demo))
     choose(browser, "source-a", "tspo: test at step 2")
     wait(browser, lambda: "evil" in texts(browser, "#detail h3")[0])
-    assert EVIL in texts(browser, "#detail h3")[0]
-    assert EVIL in texts(browser, "#detail .passages .body")[0]
+    assert EVIL.replace("\x00", "") in texts(browser, "#detail h3")[0].replace("\x00", "")
+    assert EVIL.replace("\x00", "") in texts(browser, "#detail .passages .body")[0].replace("\x00", "")
     assert browser.execute_script("return [typeof window.pwned, document.images.length]") == ["undefined", 0]
     assert browser.execute_script("return document.querySelectorAll('base, svg[onload], a[href^=java]').length") == 0
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
@@ -250,12 +310,16 @@ def test_five_thousand_items_open_in_two_seconds(browser: Any, tmp_path: Path) -
 
     make_evaluation(tmp_path / "evals" / "agent", "search_r1", [item(index) for index in range(MANY)])
     page = write_page(tmp_path / "page.html", tmp_path / "evals", items=0)
+    browser.switch_to.new_window("tab")  # a renderer of its own, whose processor time is that of this page
+    browser.execute_cdp_cmd("Performance.enable", {})
     load(browser, page)
+    metrics = browser.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+    seconds = next(one["value"] for one in metrics if one["name"] == "ProcessTime")
     timing = browser.execute_script("return performance.getEntriesByType('navigation')[0].loadEventEnd")
     assert shown(browser) == f"{MANY} of {MANY} shown"
-    assert 0 < timing < 2000
+    assert 0 < seconds < 2, "of processor time, which other work on the machine does not change"
     assert len(texts(browser, "#list tr.item")) < 60, "only the rows in sight are in the document"
     browser.find_element("id", "find").send_keys("number 4321?")
     wait(browser, lambda: shown(browser) == f"1 of {MANY} shown" and "number 4321?" in texts(browser, "#detail h3")[0])
-    print(f"{MANY} items, {page.stat().st_size / 1e6:.1f} MB: opened in {timing:.0f} ms")
+    print(f"{MANY} items, {page.stat().st_size / 1e6:.1f} MB: opened in {timing:.0f} ms, {seconds:.2f} CPU s")
     assert_quiet(browser)

@@ -21,7 +21,8 @@ from tspo_cli.reporting.arms import find_arm, group_arms
 from tspo_cli.reporting.build import Report
 from tspo_cli.reporting.curves import figures
 from tspo_cli.reporting.published import SETS, choose_published, read_published
-from tspo_cli.reporting.tables import Format, Table, render
+from tspo_cli.reporting.render import render
+from tspo_cli.reporting.tables import Format, Table
 from tspo_cli.reporting.views import open_runs
 
 QUESTIONS = 60
@@ -152,11 +153,13 @@ def test_p_values_are_scipys_on_the_same_items(evals: Path) -> None:
 
 
 def test_seeds_count_in_means_and_intervals(seeds: Path) -> None:
-    table = Report(open_runs([seeds]), baselines=["grpo"], intervals=True).table("main")
-    assert [column.heading for column in table.columns] == ["method", "seeds", "test"]
+    table = Report(open_runs([seeds]), baselines=["grpo"]).table("main")
+    assert [column.heading for column in table.columns] == ["method", "seeds", "test", "gain over grpo"]
     shown = texts(table)
-    assert shown["grpo"][0] == "3"
-    assert shown["tspo (lr=1e-06)"][1].startswith("50.0 [")
+    assert shown["grpo"] == ["3", "25.0", ""]
+    assert shown["tspo (lr=1e-06)"] == ["3", "50.0", "+100.0 %"]
+    assert table.rows[1][2].below.startswith("[")
+    assert not any(cell.below for row in Report(open_runs([seeds]), intervals=False).table("main").rows for cell in row)
     record = table.records[1]["sets"]["test"]
     assert (record["seeds"], record["questions"]) == (3, 40)
     one_seed = Report(open_runs([seeds / "tspo-1"])).table("main").records[0]["sets"]["test"]
@@ -317,7 +320,7 @@ def test_the_same_evaluation_twice_stays_two_rows(tmp_path: Path) -> None:
 
 def test_all_tables_that_are_possible(tmp_path: Path, evals: Path) -> None:
     demo = make_tree(tmp_path, steps=4)
-    assert Report(open_runs([demo])).possible() == ["rows", "main", "curves", "classes", "cost"]
-    assert "ablation" in Report(open_runs([demo]), baselines=["grpo"]).possible()
-    assert Report(open_runs([evals])).possible() == ["rows", "main", "cost"]
+    assert Report(open_runs([demo])).possible() == ["rows", "main", "curves", "classes", "cost", "commands"]
+    assert {"ablation", "tests"} <= set(Report(open_runs([demo]), baselines=["grpo"]).possible())
+    assert Report(open_runs([evals])).possible() == ["rows", "main", "cost", "commands"]
     assert json.loads(render([Report(open_runs([evals])).table("cost")], Format.json))["cost"]

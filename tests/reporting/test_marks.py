@@ -37,3 +37,4 @@ def test_what_is_marked(text: str, gold: str, expected: list[str]) -> None:
 
 def test_control_characters_lose_their_power() -> None:
     assert printable("a\x1b[31mb\tc\nd\x9b") == "a␛[31mb\tc\nd�"
+    assert printable("a\u202eb\u2069") == "a\ufffdb\ufffd", "nor do they turn the direction of what follows"

@@ -102,7 +102,7 @@ def test_the_command_reports_a_sweep(folder: Path, tmp_path: Path) -> None:
     assert "tspo/b/seed3" in done.err
     assert figure.read_text().count("tspo (3)") == 1
     for form, wanted in (
-        ("md", "| tspo | 3 | 20 | 50.0 ["),
+        ("md", r"| tspo | 3 | 20 | 50.0 \["),
         ("csv", "arm,"),
         ("latex", r"\toprule"),
         ("table", "tspo"),
@@ -125,7 +125,7 @@ def test_what_cannot_be_reported(folder: Path, arguments: tuple[str, ...], code:
     assert done.err.count("\n") == 1
 
 
-def test_step_and_figure_are_for_sweeps(folder: Path) -> None:
+def test_step_is_for_sweeps(folder: Path) -> None:
     done = run_tspo("report", folder / "grpo" / "a" / "seed0", "--step", "10")
     assert done.code == 2
     assert "for one directory of `tspo sweep`" in done.err

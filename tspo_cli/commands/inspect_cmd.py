@@ -51,7 +51,7 @@ def inspect(
     limit: Annotated[
         int | None, typer.Option("--limit", help="Questions to show. 0: all.  [default: 5; all with --list]")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The records as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The records as JSON; of an export, its files.")] = False,
 ) -> None:
     """Show trajectories turn by turn: queries, passages, where the gold answer first occurs, rewards and advantages."""
     from tspo_cli.reporting.groups import read_groups
@@ -67,7 +67,7 @@ def inspect(
     wanted = {"question": question, "name": "near-miss" if near_miss else name, "invalid": invalid, "find": find}
     chosen = select(groups, number=group, **wanted)  # type: ignore[arg-type]
     if exports:
-        _export(chosen, view.name, trec_run, qrels)
+        _export(chosen, view.name, trec_run, qrels, as_json)
         return
     if compare is not None:
         other = open_run(compare)
@@ -108,15 +108,21 @@ def _check(
         raise UsageError("--list, --browse and --compare exclude each other")
 
 
-def _export(groups: Sequence[dict[str, Any]], tag: str, run: Path | None, qrels: Path | None) -> None:
+def _export(groups: Sequence[dict[str, Any]], tag: str, run: Path | None, qrels: Path | None, as_json: bool) -> None:
     from tspo_cli.reporting import trec
     from tspo_cli.runs import atomic_write_text
 
-    files = [(run, trec.trec_run(groups, tag)) for run in [run] if run is not None]
-    files += [(qrels, trec.trec_qrels(groups)) for qrels in [qrels] if qrels is not None]
+    files = [(run, trec.trec_run(groups, tag))] if run is not None else []
+    files += [(qrels, trec.trec_qrels(groups))] if qrels is not None else []
+    written = []
     for path, lines in files:
         atomic_write_text(path, "".join(f"{line}\n" for line in lines))
-        console.say(f"{path}: {len(lines)} lines, {len({line.split()[0] for line in lines})} questions")
+        written.append({"path": str(path), "lines": len(lines), "questions": len({line.split()[0] for line in lines})})
+    if as_json:
+        console.result_json({"files": written})
+        return
+    for one in written:
+        console.say(f"{one['path']}: {one['lines']} lines, {one['questions']} questions")
 
 
 def _compare(

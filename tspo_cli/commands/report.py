@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tspo_cli.reporting.tables import Format
 
 FORMATS = ("table", "md", "csv", "latex", "json")
-TABLES = ("rows", "main", "ablation", "curves", "classes", "cost", "all")
+TABLES = ("rows", "main", "tests", "ablation", "curves", "classes", "cost", "commands", "all")
 
 
 def report(
@@ -33,8 +34,8 @@ def report(
         list[str] | None,
         typer.Option(
             "--table",
-            help="rows, main (methods by data sets), ablation, curves, classes (of groups), cost or all. Repeatable."
-            "  [default: rows]",
+            help="rows, main (methods by data sets), tests (against --baseline), ablation, curves, classes (of groups),"
+            " cost, commands (that make the numbers again) or all. Repeatable.  [default: rows]",
         ),
     ] = None,
     html: Annotated[
@@ -45,7 +46,7 @@ def report(
         typer.Option("--baseline", help="Run, algorithm or method to compare with, item by item. Repeatable."),
     ] = None,
     metric: Annotated[
-        str, typer.Option("--metric", help="Score of the items in main and ablation: em, f1, sub_em, ...")
+        str, typer.Option("--metric", help="Score of the items in main, tests and ablation: em, f1, gold_recall, ...")
     ] = "em",
     published: Annotated[
         list[str] | None,
@@ -53,7 +54,9 @@ def report(
             "--published", metavar="WORDS", help="Set published rows with these words (3B, 'Search-R1 7B', all) beside."
         ),
     ] = None,
-    intervals: Annotated[bool, typer.Option("--intervals", help="95 % intervals in the main table.")] = False,
+    intervals: Annotated[
+        bool, typer.Option("--intervals/--no-intervals", help="95 % intervals below the scores of the main table.")
+    ] = True,
     ignore: Annotated[
         list[str] | None,
         typer.Option("--ignore", metavar="KEY", help="Runs that differ in this setting alone are one arm, too."),
@@ -66,7 +69,8 @@ def report(
         int | None, typer.Option("--step", help="Of a sweep: EM at this step, area up to it. [default: the last]")
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option("--figure", help="Of a sweep: draw its learning curves (.svg, .png or .pdf).")
+        Path | None,
+        typer.Option("--figure", help="Draw learning curves: means and intervals over seeds (.svg, .png or .pdf)."),
     ] = None,
 ) -> None:
     """Compare runs and evaluations: tables for a terminal, a paper or a program, and one page to look at.
@@ -77,19 +81,23 @@ def report(
     """
     chosen = _chosen_format(form, as_json)
     only = baseline[0] if baseline else None
-    if report_sweep(paths, chosen.value, only, step, figure, runs_too=all_steps or html is not None):
-        return
     names = _chosen_tables(table)
+    ordinary = all_steps or html is not None or bool(table)
+    if report_sweep(paths, chosen.value, only, step, figure, runs_too=ordinary):
+        return
 
     from tspo_cli.reporting.build import Report
     from tspo_cli.reporting.published import choose_published, read_published
-    from tspo_cli.reporting.tables import render
+    from tspo_cli.reporting.render import render
+    from tspo_cli.reporting.sweeps import baseline_run, is_sweep
     from tspo_cli.reporting.views import open_runs, unfinished
 
     views = open_runs(paths)
+    sweep = paths[0] if len(paths) == 1 and is_sweep(paths[0]) else None
+    default = None if sweep is None else baseline_run(sweep)
     found = Report(
         views,
-        baselines=baseline or [],
+        baselines=baseline or ([default] if default else []),
         metric=metric,
         published=choose_published(read_published(), published, metric) if published else [],
         intervals=intervals,
@@ -102,9 +110,20 @@ def report(
     if names == ["all"]:
         names = found.possible()
     if chosen == "json":
-        console.result_json(_json(found, names))
+        text = json.dumps(_json(found, names), ensure_ascii=False, indent=2)
     else:
-        console.result(render([found.table(name) for name in names], chosen, width=_width(), color=sys.stdout.isatty()))
+        text = render([found.table(name) for name in names], chosen, width=_width(), color=sys.stdout.isatty())
+    # Files first: whoever reads only the head of the output closes it early.
+    _write_files(found, None if sweep else figure, html, items)
+    console.result(text)
+
+
+def _write_files(found: Report, figure: Path | None, html: Path | None, items: int) -> None:
+    if figure is not None:
+        from tspo_cli.reporting.figure import draw_arms
+
+        draw_arms(found.arms, figure)
+        console.say(f"figure: {figure}")
     if html is not None:
         from tspo_cli import runs
         from tspo_cli.reporting.page import render_page

@@ -113,22 +113,24 @@ def report_sweep(
 ) -> bool:
     """The part of `tspo report` that is about a sweep. True when it has printed the report.
 
-    With `runs_too` (a page or all evaluations are asked for) only the figure is drawn here.
+    With `runs_too` (a page, tables or all evaluations are asked for) only the figure is drawn here.
     """
     from tspo_cli.reporting.sweeps import is_sweep
 
     if len(paths) != 1 or not is_sweep(paths[0]):
-        if step is not None or figure is not None:
-            raise UsageError("--step and --figure are for one directory of `tspo sweep`")
+        if step is not None:
+            raise UsageError("--step is for one directory of `tspo sweep`")
         return False
     from tspo_cli.reporting.sweep_text import explanation, render_sweep
     from tspo_cli.reporting.sweeps import open_sweep, summaries
 
-    view = open_sweep(paths[0], baseline)
+    if runs_too and figure is None:
+        return False
+    view = open_sweep(paths[0], None if runs_too else baseline)
     if figure is not None:
-        from tspo_cli.reporting.sweep_figure import draw_curves
+        from tspo_cli.reporting.figure import draw_sweep
 
-        draw_curves(view, figure)
+        draw_sweep(view, figure)
         say(f"figure: {figure}")
     if runs_too:
         return False

@@ -7,8 +7,10 @@ from typing import Any
 
 from tspo_cli.errors import UsageError
 from tspo_cli.reporting.arms import arm_settings, differing
-from tspo_cli.reporting.main_table import METRIC_NAMES, ArmScores, compare_arms, comparison_record
-from tspo_cli.reporting.tables import Cell, Column, Table, cells, p_text, percent
+from tspo_cli.reporting.main_records import comparison_record
+from tspo_cli.reporting.metric import Metric
+from tspo_cli.reporting.scoring import ArmScores, compare_arms
+from tspo_cli.reporting.tables import Cell, Column, Table, cells, p_text
 
 
 def ablation_table(scored: Sequence[ArmScores], base: ArmScores, metric: str = "em") -> Table:
@@ -17,6 +19,7 @@ def ablation_table(scored: Sequence[ArmScores], base: ArmScores, metric: str = "
     Raises:
         UsageError: the base was not trained here, or no other arm was.
     """
+    unit = Metric(metric)
     others = [one for one in scored if one is not base and _kind(one) == _kind(base)]
     if base.arm.is_evaluation or not others:
         raise UsageError("an ablation compares training runs of one kind: give a trained --baseline and another run")
@@ -31,10 +34,10 @@ def ablation_table(scored: Sequence[ArmScores], base: ArmScores, metric: str = "
             found = against.get(one.arm.label, {}).get(dataset)
             changed = {key: own.get(key) for key in keys}
             same = [one is not base and own.get(key) == settings[0].get(key) for key in keys]
-            facts = [str(value.seeds), dataset, percent(value.mean), _interval(value.low, value.high)]
+            facts = [str(value.seeds), dataset, unit.text(value.mean), unit.interval(value.low, value.high)]
             facts += ["", "", ""] if found is None else [
-                f"{100 * found.difference.mean:+.1f}",
-                _interval(found.difference.low, found.difference.high, "{:+.1f}"),
+                unit.difference(found.difference.mean),
+                unit.interval(found.difference.low, found.difference.high, signed=True),
                 p_text(found.p_permutation_holm),
             ]  # fmt: skip
             shown = ["·" if equal else _text(changed[key]) for key, equal in zip(keys, same, strict=True)]
@@ -44,8 +47,7 @@ def ablation_table(scored: Sequence[ArmScores], base: ArmScores, metric: str = "
                 | {"metric": metric, "score": value.mean, "low": value.low, "high": value.high}
                 | {"base": base.arm.label, **({} if found is None else comparison_record(found) | _bounds(found))}
             )
-    name = METRIC_NAMES.get(metric, metric)
-    heads = ["seeds", "data set", f"{name} %", "95 % interval", "difference", "its interval", "p (Holm)"]
+    heads = ["seeds", "data set", unit.heading, "95 % interval", "difference", "its interval", "p (Holm)"]
     return Table(
         name="ablation",
         title=f"Ablation: changes against {base.arm.label}",
@@ -53,8 +55,9 @@ def ablation_table(scored: Sequence[ArmScores], base: ArmScores, metric: str = "
         rows=tuple(lines),
         records=records,
         notes=(
-            f"First the base, {base.arm.label}; · marks a setting equal to its. Differences in points on the questions"
-            " that both answered; p: paired permutation test, Holm over data sets.",
+            f"First the base, {base.arm.label}; · marks a setting equal to its. Differences"
+            f"{'' if unit.is_count else ' in points'} on the questions that both answered, with bootstrap intervals;"
+            " p: paired permutation test, Holm over data sets.",
         ),
     )
 
@@ -65,10 +68,6 @@ def _kind(one: ArmScores) -> str:
 
 def _bounds(found: Any) -> dict[str, float]:
     return {"difference_low": found.difference.low, "difference_high": found.difference.high}
-
-
-def _interval(low: float, high: float, form: str = "{:.1f}") -> str:
-    return f"{form.format(100 * low)} to {form.format(100 * high)}"
 
 
 def _text(value: Any) -> str:

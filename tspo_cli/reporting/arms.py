@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli import runs
-from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.reporting.groups import read_records
+from tspo_cli.errors import MissingResourceError
 from tspo_cli.reporting.overview import flat
 from tspo_cli.reporting.views import RunView
 
 NEUTRAL = ("seed", "checkpoint", "track", "eval", "train.keep_rollouts", "train.threads")
 """Keys, or their first parts, that make no other arm: repeats, and what is written or scored on the way."""
 _INDEX = ("retriever.index", "retriever.url")
-Items = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,33 +136,6 @@ def find_arm(arms: Sequence[Arm], name: str) -> Arm:
             f"--baseline {name}: no evaluated run or algorithm of that name; there are: {', '.join(known) or 'none'}"
         )
     raise MissingResourceError(f"--baseline {name}: several have it: {', '.join(arm.label for arm in found)}")
-
-
-def end_items(view: RunView) -> dict[str, Items]:
-    """By data set the items of the last evaluation, by id and without their trajectories.
-
-    Data sets whose items were not kept are absent.
-    """
-    steps = [step for step, _ in view.evaluations()]
-    found: dict[str, Items] = {}
-    for step, scores in view.evaluations():
-        path = view.items_path(step, str(scores.get("dataset", "")))
-        if step == max(steps) and path.exists():
-            records = ({**item, "trajectory": None} for item in read_records(path))
-            found[str(scores["dataset"])] = {str(item["id"]): item for item in records}
-    return found
-
-
-def score_table(items: Sequence[Items], metric: str, ids: Sequence[str], where: str) -> list[list[float]]:
-    """Scores [seeds, questions] of `metric`, in the order of `ids`.
-
-    Raises:
-        InvalidInputError: an item has no number there.
-    """
-    table = [[item.get(metric) for item in map(own.__getitem__, ids)] for own in items]
-    if any(not isinstance(value, int | float) for row in table for value in row):
-        raise InvalidInputError(f"{where}: not every item has a number under {metric!r}; choose another --metric")
-    return [[float(value) for value in row] for row in table]  # type: ignore[arg-type]
 
 
 def _settings(view: RunView, left_out: Sequence[str]) -> dict[str, Any]:

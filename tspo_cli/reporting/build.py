@@ -13,14 +13,17 @@ from tspo_cli.reporting.baseline import differences
 from tspo_cli.reporting.classes import classes_table
 from tspo_cli.reporting.cost import cost_table
 from tspo_cli.reporting.curves import curves_table
-from tspo_cli.reporting.main_table import Against, ArmScores, compare_arms, main_table, score_arms
+from tspo_cli.reporting.main_table import main_table
+from tspo_cli.reporting.origins import commands_table
 from tspo_cli.reporting.published import Published
 from tspo_cli.reporting.results_table import records, results_table
 from tspo_cli.reporting.rows import Row, result_rows
+from tspo_cli.reporting.scoring import Against, ArmScores, compare_arms, score_arms
+from tspo_cli.reporting.significance import comparisons_table
 from tspo_cli.reporting.tables import Table
 from tspo_cli.reporting.views import RunView
 
-NAMES = ("rows", "main", "ablation", "curves", "classes", "cost")
+NAMES = ("rows", "main", "tests", "ablation", "curves", "classes", "cost", "commands")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Report:
     baselines: Sequence[str] = ()
     metric: str = "em"
     published: Sequence[Published] = ()
-    intervals: bool = False
+    intervals: bool = True
     all_steps: bool = False
     ignore: Sequence[str] = ()
 
@@ -80,10 +83,12 @@ class Report:
             "main": lambda: main_table(
                 self.scored, self.against, self.published, metric=self.metric, intervals=self.intervals
             ),
+            "tests": lambda: comparisons_table(self.scored, self.against, self.metric),
             "ablation": self._ablation_table,
             "curves": lambda: curves_table([arm for arm in self.arms if not arm.is_evaluation]),
             "classes": lambda: classes_table(self.arms),
             "cost": lambda: cost_table(self.arms),
+            "commands": lambda: commands_table(self.arms),
         }
         return make[name]()
 
@@ -93,7 +98,8 @@ class Report:
         kinds = [one.arm.views[0].setting("kind") for one in trained]
         base = next((one for one in self.baseline_scores if not one.arm.is_evaluation), None)
         ablates = base is not None and kinds.count(base.arm.views[0].setting("kind")) > 1
-        has = {"main": bool(self.scored or self.published), "ablation": ablates}
+        tested = any(other.gains for other in self.against)
+        has = {"main": bool(self.scored or self.published), "tests": tested, "ablation": ablates}
         has |= {name: any(not arm.is_evaluation for arm in self.arms) for name in ("curves", "classes")}
         return [name for name in NAMES if has.get(name, True)]
 

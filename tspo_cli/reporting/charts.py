@@ -10,6 +10,7 @@ from html import escape
 WIDTH, HEIGHT = 440, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 36
 COLORS = 8
+DASHES = 3
 Points = tuple[tuple[float, float], ...]
 
 
@@ -52,6 +53,11 @@ class _Frame:
 
     def y(self, value: float) -> str:
         return _short(HEIGHT - _BOTTOM - (value - self.y_low) / (self.y_high - self.y_low) * (HEIGHT - _TOP - _BOTTOM))
+
+
+def line_style(color: int) -> str:
+    """CSS classes of a palette entry: where the colours begin again, the lines are dashed."""
+    return f"c{color % COLORS} d{color // COLORS % DASHES}"
 
 
 def svg(chart: Chart) -> str:
@@ -125,8 +131,7 @@ def _axes(chart: Chart, frame: _Frame) -> str:
 
 
 def _line(line: Line, frame: _Frame) -> str:
-    color = f"c{line.color % COLORS}"
-    parts = [f'<g class="{color}"><title>{escape(line.name)}</title>']
+    parts = [f'<g class="{line_style(line.color)}"><title>{escape(line.name)}</title>']
     if line.band:
         edge = [(x, high) for x, _, high in line.band] + [(x, low) for x, low, _ in reversed(line.band)]
         parts.append(f'<polygon class="band" points="{_path(edge, frame)}"/>')

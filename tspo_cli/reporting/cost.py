@@ -15,7 +15,7 @@ def cost_table(arms: Sequence[Arm]) -> Table:
     """One line per run: what training took and what answering one question takes; then one per evaluated method.
 
     Device hours are the seconds of the training steps times the processes, each of which holds one GPU or one CPU
-    core; evaluations in between are not in them.
+    core; CPU hours the processor time of the first process times their number. Evaluations in between are in neither.
     """
     records = [_record(view) for arm in arms if not arm.is_evaluation for view in arm.views]
     records += [_evaluated(arm) for arm in arms if arm.is_evaluation]
@@ -32,17 +32,19 @@ def cost_table(arms: Sequence[Arm]) -> Table:
         ),
         records=records,
         notes=(
-            "Hours: seconds of the training steps times processes (one GPU or CPU core each), evaluations left out."
-            " Trained tokens: sampled tokens that entered the loss. Per question: means over the last evaluation.",
+            "Device hours: seconds of the training steps times processes (one GPU or CPU core each), evaluations left"
+            " out. CPU hours: processor time of the first process in these steps, times processes.",
+            "Trained tokens: sampled tokens that entered the loss. Per question: means over the last evaluation.",
         ),
     )
 
 
 _COLUMNS = (
-    ("hours", "device_hours", "{:.3f}"),
+    ("device hours", "device_hours", "{:.3f}"),
+    ("CPU hours", "cpu_hours", "{:.3f}"),
     ("rollout %", "rollout_share", "{:.0f}"),
-    ("steps", "steps", "{:d}"),
-    ("rollouts", "rollouts", "{:d}"),
+    ("steps", "steps", "{:,}"),
+    ("rollouts", "rollouts", "{:,}"),
     ("trained tokens", "trained_tokens", "{:,}"),
     ("searches, training", "training_searches", "{:,}"),
     ("searches per question", "searches_per_question", "{:.2f}"),
@@ -54,6 +56,7 @@ _COLUMNS = (
 def _record(view: RunView) -> dict[str, Any]:
     timings, metrics = view.timings(), view.metrics()
     seconds = sum(record.get("total") or 0.0 for record in timings)
+    cpu = [record.get("cpu") for record in timings]
     rollout = sum(record.get("rollout") or 0.0 for record in timings)
     processes = int(view.setting("train.processes", 1) or 1)
     per_step = 0
@@ -66,6 +69,7 @@ def _record(view: RunView) -> dict[str, Any]:
         "seed": view.setting("seed"),
         "device": f"{processes} × {gpus[0] if gpus else 'CPU core'}" if timings else None,
         "device_hours": seconds * processes / 3600 if timings else None,
+        "cpu_hours": sum(map(float, cpu)) * processes / 3600 if cpu and None not in cpu else None,
         "seconds": seconds if timings else None,
         "rollout_share": 100 * rollout / seconds if rollout and seconds else None,
         "steps": len(metrics) or None,

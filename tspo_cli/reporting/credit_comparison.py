@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.credit.comparison import GROUP_CLASSES, ROLES, Comparison
-from tspo_cli.reporting.sweep_figure import check_figure_path
+from tspo_cli.reporting.figure import check_figure_path
 
 _SHORT_CLASSES = ("all correct", "mixed", "near-miss", "all miss")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tspo_cli.reporting.arms import Arm
-from tspo_cli.reporting.charts import COLORS, Chart, Line, Points, smooth, svg
+from tspo_cli.reporting.charts import Chart, Line, Points, line_style, smooth, svg
 from tspo_cli.reporting.rows import wilson
 from tspo_cli.reporting.tables import Column, Table, cells, percent
 from tspo_cli.reporting.views import RunView
@@ -34,12 +34,13 @@ _MORE_SEEDS = "Line: mean over seeds; band: lowest to highest seed."
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One drawn chart: title, SVG, and its legend as (CSS class, name)."""
+    """One drawn chart: title, SVG, and its legend as (CSS classes, name). `of_arm`: about a single arm."""
 
     title: str
     svg: str
     legend: tuple[tuple[str, str], ...]
     note: str = ""
+    of_arm: bool = False
 
 
 def figures(arms: Sequence[Arm]) -> list[Figure]:
@@ -169,7 +170,7 @@ def _finite(value: Any) -> bool:
 
 
 def _figure(chart: Chart, note: str) -> Figure:
-    legend = tuple((f"c{line.color % COLORS}", line.name) for line in chart.lines)
+    legend = tuple((line_style(line.color), line.name) for line in chart.lines)
     drawn = any(line.band or line.faint for line in chart.lines)
     return Figure(chart.title, svg(chart), legend, note if drawn else "")
 
@@ -189,7 +190,8 @@ def _composition(arm: Arm, logs: dict[str, Any]) -> list[Figure]:
         return []
     chart = Chart(f"Composition of groups: {arm.label}", "training step", "share", tuple(lines), stacked=True)
     legend = tuple((f"k{line.color}", line.name) for line in lines)
-    return [Figure(chart.title, svg(chart), legend, "Moving means" + " over all seeds." * (len(logged) > 1))]
+    note = "Moving means over all seeds." if len(logged) > 1 else "Moving means."
+    return [Figure(chart.title, svg(chart), legend, note, of_arm=True)]
 
 
 def _whole(view: RunView, logs: dict[str, Any]) -> list[dict[str, Any]]:

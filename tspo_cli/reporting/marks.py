@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from tspo_cli.credit.text import contains_answer, is_degenerate, normalize_answer
 
-# Control characters could steer the terminal; their pictures cannot.
+# Control characters could steer the terminal, and turn the direction of what follows; their pictures cannot.
 _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | dict.fromkeys(
-    range(127, 160), 65533
+    [*range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD
 )
 _WORD = re.compile(r"\S+")
 

@@ -41,15 +41,24 @@ def details(view: RunView) -> dict[str, Any]:
 def difference(first: RunView, second: RunView) -> dict[str, dict[str, list[Any]]]:
     """{"config": {key: [a, b]}, "metrics": {name: [a, b]}}: configuration keys that differ, and all end metrics.
 
-    Metrics are those of the last training step, and the scores of the last evaluation as data set/name. A value that
-    one side lacks is None.
+    Of evaluations the configuration includes method, model, and the digests of what a result depends on. Metrics are
+    those of the last training step, and the scores of the last evaluation as data set/name. A value that one side lacks
+    is None.
     """
-    a, b = flat(first.config), flat(second.config)
+    a, b = _told(first), _told(second)
     ends = [_end_metrics(first), _end_metrics(second)]
     return {
         "config": {key: [a.get(key), b.get(key)] for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)},
         "metrics": {key: [end.get(key) for end in ends] for key in dict.fromkeys([*ends[0], *ends[1]])},
     }
+
+
+def _told(view: RunView) -> dict[str, Any]:
+    """What tells a run or evaluation from others, as dotted keys."""
+    if not view.is_evaluation:
+        return flat(view.config)
+    digests = {dataset: scores.get("digests") or {} for dataset, scores in end_scores(view).items()}
+    return {"method": view.method, "model": view.model, **flat(view.config), **flat({"digests": digests})}
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

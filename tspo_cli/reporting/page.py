@@ -34,6 +34,7 @@ def render_page(report: Report, *, items: int = 200) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.tests["about_published"] = lambda note: note.startswith(("† ", "Sources: "))
     script = '"use strict";\n(() => {\n' + "".join(map(_asset, SCRIPTS)) + "})();\n"
     views = report.views
     data = item_data(views, items)

@@ -63,8 +63,19 @@ def results_table(rows: list[dict[str, Any]]) -> Table:
         columns=tuple(Column(field.heading, field.numeric) for field in shown),
         rows=tuple(cells([field.cell(row) for field in shown]) for row in rows),
         records=rows,
+        notes=_notes(rows),
         fields=tuple(Row.__dataclass_fields__),
     )
+
+
+def _notes(rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    notes = ["95 % interval: Wilson's, over the questions of one run; it says nothing of other seeds."] * bool(rows)
+    if any(row.get("p") is not None for row in rows):
+        notes.append(
+            "p: exact McNemar test on the questions that the row and its baseline both answered, one test at a time;"
+            " --table tests corrects them over the data sets."
+        )
+    return tuple(notes)
 
 
 def _plain(value: Any) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from tspo_cli.reporting.render import render
 from tspo_cli.reporting.sweeps import GroupSummary, Mean, Paired, SweepRun, SweepView
+from tspo_cli.reporting.tables import Column, Format, Table, bounds, cells, number, p_text
 
-Column = tuple[str, Callable[[GroupSummary], str]]
+Shown = tuple[str, Callable[[GroupSummary], str]]
 
 
 def render_sweep(sweep: SweepView, groups: Sequence[GroupSummary], form: str) -> str:
@@ -21,13 +22,16 @@ def render_sweep(sweep: SweepView, groups: Sequence[GroupSummary], form: str) ->
         import pandas
 
         return pandas.json_normalize([asdict(group) for group in groups]).to_csv(index=False).rstrip("\n")
-    columns = _columns(sweep, groups)
-    heads = [head for head, _ in columns]
-    cells = [[cell(group) for _, cell in columns] for group in groups]
-    if form == "md":
-        lines = [heads, [":---", *["---:"] * (len(heads) - 1)], *cells]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return _latex(heads, cells) if form == "latex" else _terminal(heads, cells)
+    shown = _columns(sweep, groups)
+    table = Table(
+        name="sweep",
+        title=f"{sweep.path.name}: means over runs",
+        columns=tuple(Column(head, numeric=place > 0) for place, (head, _) in enumerate(shown)),
+        rows=tuple(cells([cell(group) for _, cell in shown]) for group in groups),
+        records=[asdict(group) for group in groups],
+        commands=tuple(run.view.command for run in sweep.runs if run.view.command),
+    )
+    return render([table], Format(form))
 
 
 def sweep_record(sweep: SweepView, groups: Sequence[GroupSummary]) -> dict[str, Any]:
@@ -81,8 +85,8 @@ def explanation(sweep: SweepView, groups: Sequence[GroupSummary]) -> str:
     )
 
 
-def _columns(sweep: SweepView, groups: Sequence[GroupSummary]) -> list[Column]:
-    columns: list[Column] = [("arm", lambda group: group.arm)]
+def _columns(sweep: SweepView, groups: Sequence[GroupSummary]) -> list[Shown]:
+    columns: list[Shown] = [("arm", lambda group: group.arm)]
     columns += [(key, lambda group, key=key: group.options[key]) for key in sweep.options]  # type: ignore[misc]
     columns += [
         ("runs", lambda group: str(group.em.n)),
@@ -93,63 +97,21 @@ def _columns(sweep: SweepView, groups: Sequence[GroupSummary]) -> list[Column]:
         ("AUC", lambda group: _mean(group.auc)),
         ("AUC diff.", lambda group: _difference(group.delta_auc)),
         ("p (AUC)", lambda group: _p(group.delta_auc)),
-        ("searches", lambda group: _number(group.searches, "{:.2f}")),
-        ("no answer %", lambda group: _number(group.no_answer_share, "{:.1f}", 100)),
+        ("searches", lambda group: number(group.searches, "{:.2f}")),
+        ("no answer %", lambda group: number(group.no_answer_share, "{:.1f}", 100)),
         ("tokens", lambda group: f"{group.tokens / 1000:.0f}k"),
-        ("CPU s", lambda group: _number(group.cpu_seconds, "{:.0f}")),
+        ("CPU s", lambda group: number(group.cpu_seconds, "{:.0f}")),
     ]
     return [(head, cell) for head, cell in columns if any(cell(group) for group in groups)]
 
 
 def _mean(value: Mean | None) -> str:
-    if value is None:
-        return ""
-    interval = "" if value.low is None or value.high is None else f" [{100 * value.low:.1f}, {100 * value.high:.1f}]"
-    return f"{100 * value.mean:.1f}{interval}"
+    return "" if value is None else f"{100 * value.mean:.1f} {bounds(value.low, value.high)}".rstrip()
 
 
 def _difference(value: Paired | None) -> str:
-    if value is None:
-        return ""
-    interval = "" if value.low is None or value.high is None else f" [{100 * value.low:+.1f}, {100 * value.high:+.1f}]"
-    return f"{100 * value.mean:+.1f}{interval}"
+    return "" if value is None else f"{100 * value.mean:+.1f} {bounds(value.low, value.high, '{:+.1f}')}".rstrip()
 
 
 def _p(value: Paired | None) -> str:
-    if value is None or value.p is None:
-        return ""
-    return "<0.001" if value.p < 0.001 else f"{value.p:.3f}"
-
-
-def _number(value: float | None, form: str, factor: float = 1) -> str:
-    return "" if value is None else form.format(value * factor)
-
-
-def _terminal(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for place, head in enumerate(heads):
-        table.add_column(Text(head), justify="right" if place else "left", no_wrap=True)
-    for row in cells:
-        table.add_row(*map(Text, row))
-    out = io.StringIO()
-    Console(file=out, width=1000).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
-
-
-def _latex(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    import pandas
-
-    frame = pandas.DataFrame(list(cells), columns=list(heads))
-    escaped = frame.rename(columns=_escape).map(_escape)
-    return escaped.to_latex(index=False, column_format="l" + "r" * (len(heads) - 1)).rstrip("\n")
-
-
-def _escape(text: str) -> str:
-    from tspo_cli.reporting.tables import latex_escape
-
-    return latex_escape(text)
+    return "" if value is None else p_text(value.p)

@@ -136,6 +136,13 @@ def open_sweep(path: Path, baseline: str | None = None) -> SweepView:
     return SweepView(path, chosen, tuple(record["grid"]), tuple(evaluated), waiting)
 
 
+def baseline_run(path: Path) -> str | None:
+    """A run of the baseline arm by its name in the sweep's directory, None without a baseline or a run of it."""
+    record = runs.read_json(path / SWEEP_NAME)
+    cells = [cell["name"] for cell in record["cells"] if cell["arm"] == record["baseline"]]
+    return next((name for name in cells if runs.eval_steps(path / name)), None)
+
+
 def summaries(sweep: SweepView, step: int | None = None) -> list[GroupSummary]:
     """One entry per group of finished runs, in the order of the sweep file: EM at `step`, area up to it.
 

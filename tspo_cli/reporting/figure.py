@@ -1,0 +1,99 @@
+"""Learning curves as a figure for a paper: mean over runs with the 95 % t band, single runs thin behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.errors import MissingResourceError, UsageError
+from tspo_cli.reporting.arms import Arm
+from tspo_cli.reporting.sweeps import SweepView, mean_interval
+
+FORMATS = (".svg", ".png", ".pdf")
+Curve = Sequence[tuple[int, float]]
+"""(step, EM) of one run, by step."""
+Panel = Mapping[str, Sequence[Curve]]
+"""The runs of every line by its label."""
+
+
+def check_figure_path(path: Path) -> None:
+    """Raises UsageError for a name that ends in no known format."""
+    if path.suffix not in FORMATS:
+        raise UsageError(f"{path}: a figure's name ends in {', '.join(FORMATS)}")
+
+
+def draw_sweep(sweep: SweepView, path: Path) -> None:
+    """Write the curves of a sweep's groups to `path` (SVG, PNG or PDF by its ending).
+
+    Raises:
+        UsageError: an ending that is none of these.
+    """
+    lines: dict[str, list[Curve]] = {}
+    for run in sweep.runs:
+        if run.finished:
+            options = " ".join(f"{key.rpartition('.')[2]}={run.place[key]}" for key in sweep.options)
+            lines.setdefault(f"{run.arm} {options}".strip(), []).append(run.curve)
+    _draw({sweep.runs[0].dataset: lines}, path, f"{sweep.path.name}: mean and 95 % interval over runs")
+
+
+def draw_arms(arms: Sequence[Arm], path: Path) -> None:
+    """Write the curves of trained arms to `path`, a panel for every data set; supervised runs only where all are.
+
+    Raises:
+        UsageError: an ending that is no format.
+        MissingResourceError: no run was evaluated at two steps.
+    """
+    trained = [arm for arm in arms if not arm.is_evaluation]
+    chosen = [arm for arm in trained if arm.views[0].algorithm != "sft"] or trained
+    panels: dict[str, dict[str, list[Curve]]] = {}
+    for arm in chosen:
+        for view in arm.views:
+            by_set: dict[str, list[tuple[int, float]]] = {}
+            for step, scores in view.evaluations():
+                by_set.setdefault(str(scores["dataset"]), []).append((step, float(scores["em"])))
+            for dataset, curve in by_set.items():
+                if len(curve) > 1:
+                    panels.setdefault(dataset, {}).setdefault(arm.label, []).append(curve)
+    if not panels:
+        raise MissingResourceError("--figure: no training run here was evaluated at two steps or more")
+    _draw(panels, path, "mean and 95 % interval over runs")
+
+
+def _draw(panels: Mapping[str, Panel], path: Path, title: str) -> None:
+    check_figure_path(path)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    # A fixed salt and no date: equal data give an equal SVG.
+    matplotlib.rcParams["svg.hashsalt"] = "tspo"
+    from matplotlib import pyplot
+
+    width = 7.2 if len(panels) == 1 else 4.6 * len(panels)
+    figure, every = pyplot.subplots(1, len(panels), figsize=(width, 4.4), squeeze=False)
+    for axes, (dataset, lines) in zip(every[0], panels.items(), strict=True):
+        for place, (label, runs) in enumerate(lines.items()):
+            _draw_line(axes, label, runs, f"C{place % 10}", "-" if place < 10 else "--")
+        axes.set_xlabel("training step")
+        axes.set_ylabel(f"exact match on {dataset} (%)")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+    pyplot.close(figure)
+
+
+def _draw_line(axes: Any, label: str, runs: Sequence[Curve], color: str, style: str) -> None:
+    steps = sorted(set.intersection(*({step for step, _ in run} for run in runs)))
+    means = [mean_interval([dict(run)[step] for run in runs]) for step in steps]
+    for run in runs:
+        axes.plot(*zip(*((step, 100 * em) for step, em in run), strict=True), color=color, lw=0.5, alpha=0.35)
+    axes.plot(steps, [100 * one.mean for one in means], style, color=color, lw=2, label=f"{label} ({len(runs)})")
+    band = [(step, one.low, one.high) for step, one in zip(steps, means, strict=True) if one.low is not None]
+    if band:
+        lows = [100 * max(0.0, low or 0.0) for _, low, _ in band]
+        highs = [100 * min(1.0, high or 0.0) for _, _, high in band]
+        axes.fill_between([step for step, _, _ in band], lows, highs, color=color, alpha=0.12, lw=0)
