@@ -207,6 +207,33 @@ def test_a_search_past_its_deadline_is_a_failure(protocol: SearchProtocol, token
     assert good.answer == "Bako"
 
 
+def test_a_rollout_past_its_deadline_is_ended_and_holds_back_nobody(
+    protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Session 0 waits for passages that come too late; its search alone would have had more time."""
+    gate = threading.Event()
+    scripts = {0: [SEARCH, ANSWER], 1: ["<think>", search_action("", "town"), ANSWER]}
+    engine = ScriptedEngine(tokenizer, scripts)
+    late, good = run_agents(
+        tasks_for(protocol, 2), engine, GatedRetriever(gate), protocol, settings(trajectory_deadline=0.3)
+    )
+    gate.set()
+    assert (late.late, late.failed, late.turns[0].search_error) == (True, True, None)
+    assert (good.failed, good.answer) == (False, "Bako")
+    assert sorted(engine.released) == [0, 1]
+
+
+def test_rollouts_can_be_given_up(protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast) -> None:
+    stop = threading.Event()
+    scripts = {0: [ANSWER], 1: [SEARCH, ANSWER]}
+    engine = ScriptedEngine(tokenizer, scripts)
+    done = run_agents(
+        tasks_for(protocol, 2), engine, MemoryRetriever(), protocol, settings(), lambda _: stop.set(), stop=stop
+    )
+    assert [one.sample for one in done] == [0]
+    assert sorted(engine.released) == [0, 1]
+
+
 def test_a_full_context_ends_the_trajectory(
     protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast, model: Qwen2ForCausalLM
 ) -> None:

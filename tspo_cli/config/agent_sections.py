@@ -152,6 +152,14 @@ class RolloutConfig(Section):
         "transformers", description="What generates. vllm: see [vllm]; transformers: on the learner's own weights."
     )
     turn_deadline: float = Field(120.0, gt=0, description="Seconds a search may take before it counts as failed.")
+    trajectory_deadline: float = Field(
+        0.0, ge=0, description="Seconds a rollout may take; a later one is ended and left out of the loss. 0: any time."
+    )
+    one_step_off: bool = Field(
+        False,
+        description="Roll out the next step's questions while this step trains, with the weights from before it; "
+        "truncated importance weights (loss.importance_cap) correct for them.",
+    )
     dynamic_sampling: bool = Field(
         False, description="Train on groups with an advantage only, and roll out more questions in place of the others."
     )
@@ -168,7 +176,11 @@ class VllmConfig(Section):
     )
     memory: float = Field(0.4, gt=0, le=1, description="In-process, GPU: share of its memory for weights and KV cache.")
     kv_cache_gib: float = Field(0.0, ge=0, description="In-process: size of the KV cache. 0: what is left; CPU: 1.")
-    tensor_parallel: int = Field(1, ge=1, description="In-process: processes that one engine is divided over.")
+    tensor_parallel: int = Field(
+        1,
+        ge=1,
+        description="GPUs of one engine. In-process it has one; servers have tspo engine --tensor-parallel.",
+    )
     eager: bool = Field(False, description="No CUDA graphs, no compilation: starts sooner, generates more slowly.")
     sleep: Literal[0, 1, 2] = Field(
         0, description="In-process, GPU: vLLM's sleep level while the learner works. 0: the engine keeps its memory."

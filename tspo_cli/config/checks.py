@@ -55,8 +55,17 @@ def _rl_problems(config: Config) -> Iterator[str]:
         yield "rollout.temperature: greedy rollouts of a question are all the same; give a temperature above 0"
     if rollout.engine == "vllm" and (rollout.top_p < 1 or rollout.top_k > 0):
         yield "rollout.engine: vllm gives log-probs after top_p and top_k, the loss needs those before; switch both off"
+    if rollout.engine == "vllm" and not config.vllm.url and config.vllm.tensor_parallel > 1:
+        yield (
+            "vllm.tensor_parallel: an engine in a training process has that process's questions alone and cannot be "
+            "divided over several; start servers with `tspo engine --tensor-parallel` and name them in vllm.url"
+        )
     if config.vllm.url and config.vllm.sleep:
         yield "vllm.sleep: only an engine in this process can sleep; remove vllm.url or vllm.sleep"
+    if rollout.one_step_off and rollout.dynamic_sampling:
+        yield "rollout.one_step_off: dynamic_sampling asks for more rollouts once some are scored; switch one off"
+    if rollout.one_step_off and config.vllm.sleep:
+        yield "rollout.one_step_off: the engine samples while the learner works and cannot sleep; set vllm.sleep to 0"
     if config.train.updates_per_step > rollout.questions_per_step * rollout.group_size:
         yield "train.updates_per_step: more updates than rollouts in a step (questions_per_step x group_size)"
 

@@ -154,6 +154,11 @@ class LossConfig(Section):
         ge=0,
         description="Loss of a token with negative advantage is at most this times |advantage|. 0: unbounded.",
     )
+    importance_cap: float = Field(
+        2.0,
+        gt=0,
+        description="rollout.one_step_off: importance weights (of tokens, turns or sequences) are cut at this.",
+    )
     aggregation: Literal["token_mean", "sequence_mean", "sequence_sum"] = Field(
         "token_mean",
         description="Mean over all sampled tokens of the batch; mean over sequences of their token means; or mean over "

@@ -81,6 +81,7 @@ def evaluate_items(
         k=k,
         in_flight=config.eval.batch_size,
         turn_deadline=rollout.turn_deadline,
+        trajectory_deadline=rollout.trajectory_deadline,
     )
     run_agents(tasks, engine, retriever, protocol, settings, finish, start)
     return [records[one.key] for one in questions]

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from threading import Event
 
 from tspo_cli.config.schema import Config
 from tspo_cli.data.schema import Question
@@ -40,13 +41,14 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    """Budget, sampling and deadlines of the loop. `turn_deadline` in seconds."""
+    """Budget, sampling and deadlines of the loop, in seconds; `trajectory_deadline` 0 is none."""
 
     sampling: Sampling
     max_searches: int
     k: int
     in_flight: int = 64
     turn_deadline: float = 120.0
+    trajectory_deadline: float = 0.0
 
 
 @dataclass(slots=True)
@@ -54,6 +56,7 @@ class _State:
     task: Task
     ids: list[int]
     turns: list[Turn] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +90,21 @@ def run_agents(
     on_finish: Callable[[Trajectory], None] | None = None,
     on_start: Callable[[Task], None] | None = None,
     clock: Clock | None = None,
+    stop: Event | None = None,
 ) -> list[Trajectory]:
     """Roll out all tasks and return their trajectories in the order of `tasks`.
 
     A task has `max_searches` turns that may search and one last turn without search. A failed search marks its
-    trajectory and ends it; its error never becomes text. `clock` gets the parts generate, retrieve (an in-process
-    retriever at work) and idle (nothing to decode until passages arrive).
+    trajectory and ends it, as does the deadline of a trajectory; neither becomes text. `clock` gets the parts generate,
+    retrieve (an in-process retriever at work) and idle (nothing to decode until passages arrive). `stop`, set from
+    another thread, gives the rest up.
 
     Raises:
         ValueError: searches are allowed and there is no retriever.
     """
     if settings.max_searches > 0 and retriever is None:
         raise ValueError("searches are allowed, but there is no retriever")
-    loop = _Loop(tasks, engine, retriever, protocol, settings, on_finish, on_start, clock or Clock())
+    loop = _Loop(tasks, engine, retriever, protocol, settings, on_finish, on_start, clock or Clock(), stop)
     try:
         return loop.run()
     finally:
@@ -117,10 +122,11 @@ class _Loop:
         on_finish: Callable[[Trajectory], None] | None,
         on_start: Callable[[Task], None] | None,
         clock: Clock,
+        stop: Event | None,
     ) -> None:
         self.tasks, self.engine, self.retriever = tasks, engine, retriever
         self.protocol, self.settings, self.clock = protocol, settings, clock
-        self.on_finish, self.on_start = on_finish, on_start
+        self.on_finish, self.on_start, self.stop = on_finish, on_start, stop
         self.waiting = deque(range(len(tasks)))
         self.states: dict[int, _State] = {}
         self.done: list[Trajectory | None] = [None] * len(tasks)
@@ -129,14 +135,16 @@ class _Loop:
         self.pool = ThreadPoolExecutor(SEARCH_THREADS) if retriever is not None and retriever.blocking else None
 
     def run(self) -> list[Trajectory]:
-        while self.waiting or self.states:
+        while (self.waiting or self.states) and not (self.stop is not None and self.stop.is_set()):
             while self.waiting and len(self.states) < self.settings.in_flight:
                 self._start(self.waiting.popleft())
             with self.clock.part("generate"):
                 finished = self.engine.step()
             for completion in finished:
-                self._after_turn(completion)
+                if completion.session in self.states:
+                    self._after_turn(completion)
             self._search()
+            self._end_late()
         return [trajectory for trajectory in self.done if trajectory is not None]
 
     def close(self) -> None:
@@ -224,9 +232,13 @@ class _Loop:
 
     def _collect(self) -> None:
         now = time.monotonic()
-        if sum(len(pending.sessions) for pending in self.pending) == len(self.states):
+        if sum(session in self.states for pending in self.pending for session in pending.sessions) == len(self.states):
             # Nothing to decode: sleep until passages arrive or a deadline passes.
-            patience = max(0.0, min(pending.deadline for pending in self.pending) - now)
+            deadlines = [pending.deadline for pending in self.pending]
+            if self.settings.trajectory_deadline:
+                oldest = min(state.started for state in self.states.values())
+                deadlines.append(oldest + self.settings.trajectory_deadline)
+            patience = max(0.0, min(deadlines) - now)
             with self.clock.part("idle"):
                 wait([pending.future for pending in self.pending], timeout=patience, return_when=FIRST_COMPLETED)
             now = time.monotonic()
@@ -243,6 +255,8 @@ class _Loop:
 
     def _after_search(self, sessions: Sequence[int], results: Sequence[SearchResult]) -> None:
         for session, result in zip(sessions, results, strict=True):
+            if session not in self.states:  # ended by its own deadline meanwhile
+                continue
             state = self.states[session]
             turn = state.turns.pop()
             if result.error is not None:
@@ -254,12 +268,19 @@ class _Loop:
             state.ids += feedback_ids
             self._submit(session)
 
-    def _finish(self, session: int, weight_version: int) -> None:
+    def _end_late(self) -> None:
+        if not self.settings.trajectory_deadline:
+            return
+        oldest = time.monotonic() - self.settings.trajectory_deadline
+        for session in [session for session, state in self.states.items() if state.started < oldest]:
+            self._finish(session, self.engine.weight_version, late=True)
+
+    def _finish(self, session: int, weight_version: int, *, late: bool = False) -> None:
         self.engine.release(session)
         state = self.states.pop(session)
         task = state.task
         trajectory = Trajectory(
-            task.group, task.sample, task.question, task.prompt_ids, tuple(state.turns), weight_version
+            task.group, task.sample, task.question, task.prompt_ids, tuple(state.turns), weight_version, late
         )
         self.done[session] = trajectory
         if self.on_finish is not None:

@@ -47,7 +47,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """One rollout of one question: prompt, then turns. `sample` is its place in the group."""
+    """One rollout of one question: prompt, then turns. `sample` is its place in the group.
+
+    `late`: its deadline ended it; its turns are not all that it would have had.
+    """
 
     group: GroupId
     sample: int
@@ -55,6 +58,7 @@ class Trajectory:
     prompt_ids: tuple[int, ...]
     turns: tuple[Turn, ...]
     weight_version: int = 0
+    late: bool = False
 
     @property
     def answer(self) -> str | None:
@@ -63,8 +67,8 @@ class Trajectory:
 
     @property
     def failed(self) -> bool:
-        """True when a search failed for a reason outside the policy."""
-        return any(turn.search_error is not None for turn in self.turns)
+        """True when it ended for a reason outside the policy: a search that failed, or its deadline."""
+        return self.late or any(turn.search_error is not None for turn in self.turns)
 
     @property
     def mixed(self) -> bool:
@@ -108,6 +112,7 @@ def trajectory_record(trajectory: Trajectory) -> dict[str, Any]:
         "sample": trajectory.sample,
         "answer": trajectory.answer,
         "failed": trajectory.failed,
+        **({"late": True} if trajectory.late else {}),
         "weight_version": trajectory.weight_version,
         "prompt_tokens": len(trajectory.prompt_ids),
         "turns": [_turn_record(turn) for turn in trajectory.turns],

@@ -52,6 +52,12 @@ def _lines(config: Config) -> Iterator[str]:
     )
     if rollout.dynamic_sampling:
         yield f"dynamic sampling: groups without an advantage are replaced by up to {rollout.max_refills} more batches"
+    if rollout.one_step_off:
+        yield (
+            "one step off: a step's rollouts are sampled while the step before trains, with the weights from before it "
+            "(the first step and those after a checkpoint are on-policy); importance weights are cut at "
+            f"{loss.importance_cap:g}"
+        )
     if train.updates_per_step == 1:
         updates = "1 optimiser update per rollout batch: ratios stay 1 and clipping never acts"
     else:

@@ -25,7 +25,7 @@ def hand_over(learner: Learner, engine: Engine, protocol: SearchProtocol, config
     Raises:
         TspoError: the difference is above the limit: the engine does not have the learner's weights.
     """
-    own = config.rollout.engine == "vllm"
+    own = config.rollout.engine == "vllm" or config.rollout.one_step_off
     weights = learner.whole_weights() if own else learner.weights()
     engine.load_weights(weights, version)
     if weights is None:

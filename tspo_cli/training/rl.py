@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from threading import Event
 
 import numpy as np
 
 from tspo_cli.config.schema import Config
-from tspo_cli.credit.diagnostics import group_metrics
-from tspo_cli.credit.group import GroupCredit, TrajectoryCredit
 from tspo_cli.data.readers import read_questions, resolve_data
 from tspo_cli.data.schema import Question
 from tspo_cli.errors import InvalidInputError, RemoteServiceError, TspoError
@@ -20,13 +17,16 @@ from tspo_cli.rollout.agent import AgentSettings, Task, request_seed, run_agents
 from tspo_cli.rollout.clock import Clock
 from tspo_cli.rollout.engines.base import Engine, Sampling
 from tspo_cli.rollout.protocol import STOP, SearchProtocol
-from tspo_cli.rollout.trajectory import GroupId, Trajectory, trajectory_record
+from tspo_cli.rollout.trajectory import GroupId, Trajectory
+from tspo_cli.training.ahead import alongside
 from tspo_cli.training.critic import Critic
 from tspo_cli.training.distributed import all_sum, gather_json, rank, world_size
 from tspo_cli.training.early_warning import warning_metrics
 from tspo_cli.training.handover import hand_over, rest
 from tspo_cli.training.learner import Learner
 from tspo_cli.training.loop import Step
+from tspo_cli.training.off_policy import importance_corrected, staleness
+from tspo_cli.training.records import mean, step_records
 from tspo_cli.training.scoring import ScoredGroup, score
 
 PARITY_SEQUENCES = 2
@@ -80,45 +80,91 @@ def rl_step(
     protocol: SearchProtocol,
     questions: Sequence[Question],
 ) -> Callable[[int], Step]:
-    """The function that makes training step `step`: rollouts, credit, updates."""
+    """The function that makes training step `step`: rollouts, credit, updates.
+
+    With rollout.one_step_off the rollouts of step + 1 are sampled meanwhile, where `_may_go_ahead`.
+    """
 
     clock = Clock()
+    held: dict[int, list[Trajectory]] = {}
 
-    def roll(batch: Sequence[tuple[Question, int]], start: int) -> tuple[list[Trajectory], list[ScoredGroup]]:
+    def roll(batch: Sequence[tuple[Question, int]], stop: Event | None = None) -> list[Trajectory]:
         tasks = _tasks(batch, protocol, config)
-        trajectories = run_agents(tasks, engine, retriever, protocol, agent_settings(config), clock=clock)
+        return run_agents(tasks, engine, retriever, protocol, agent_settings(config), clock=clock, stop=stop)
+
+    def grade(batch: Sequence[tuple[Question, int]], rolled: Sequence[Trajectory], start: int) -> list[ScoredGroup]:
         places = {GroupId(one.data_source, one.id, draw): place for place, (one, draw) in enumerate(batch, start)}
-        return trajectories, score(trajectories, places, config, learner, critic, protocol)
+        return score(rolled, places, config, learner, critic, protocol)
+
+    def ahead(step: int) -> Callable[[Event], list[Trajectory]] | None:
+        if not _may_go_ahead(step, config):
+            return None
+        return lambda stop: roll(batch_of_step(questions, step + 1, config), stop)
 
     def take(step: int) -> Step:
         started = time.perf_counter()
-        trajectories, groups = roll(batch_of_step(questions, step, config), 0)
+        batch = batch_of_step(questions, step, config)
+        trajectories = held.pop(step) if step in held else roll(batch)
+        groups = grade(batch, trajectories, 0)
         refills = 0
         while config.rollout.dynamic_sampling and refills < config.rollout.max_refills and _short(groups, config):
             refills += 1
-            more = roll(refill_of_step(questions, step, refills, config), refills * config.rollout.questions_per_step)
-            trajectories, groups = trajectories + more[0], groups + more[1]
+            batch = refill_of_step(questions, step, refills, config)
+            more = roll(batch)
+            groups += grade(batch, more, refills * config.rollout.questions_per_step)
+            trajectories = trajectories + more
         rest(engine)
         lost = _lost_shares(trajectories, step)
         rolled = time.perf_counter()
-        parity = _check_parity(groups, learner, config, step)
-        trained = _with_signal(groups, config) if config.rollout.dynamic_sampling else groups
-        updates = _update(trained, learner, critic, config, step)
-        updated = time.perf_counter()
+        with alongside(ahead(step)) as upcoming:
+            trained, parity = _current(groups, learner, config, step)
+            trained = _with_signal(trained, config) if config.rollout.dynamic_sampling else trained
+            updates = _update(trained, learner, critic, config, step)
+            updated = time.perf_counter()
+            coming = upcoming()
+        if coming is not None:
+            held[step + 1] = coming
+        waited = time.perf_counter()
         gap = hand_over(learner, engine, protocol, config, step)
         handed = {} if gap is None else {"handover_parity": gap}
         over = time.perf_counter()
-        records, metrics = _gather(groups, lost, step)
+        records, metrics = step_records(groups, lost, step)
         metrics |= warning_metrics(records, config.credit)
         if config.rollout.dynamic_sampling:
             metrics |= {"refills": float(refills), "trained_groups": all_sum([len(trained)])[0]}
-        timings = {"rollout": rolled - started, "update": updated - rolled, "handover": over - updated}
+        timings = {"rollout": rolled - started, "update": updated - rolled, "handover": over - waited}
+        timings |= {"wait": waited - updated} if config.rollout.one_step_off else {}
         timings |= clock.take() | learner.clock.take()
         if critic is not None:
             timings |= {f"critic_{part}": seconds for part, seconds in critic.clock.take().items()}
         return Step(metrics | parity | updates | handed, timings, records)
 
     return take
+
+
+def _may_go_ahead(step: int, config: Config) -> bool:
+    """Whether the rollouts of the step after `step` are sampled while it trains.
+
+    Not across a checkpoint: a run that is resumed from it has nothing but its weights, so both sample with these, and
+    a resumed run stays the run that was never stopped.
+    """
+    last = step == config.train.steps
+    saved = config.checkpoint.every > 0 and step % config.checkpoint.every == 0
+    return config.rollout.one_step_off and not (last or saved)
+
+
+def _current(
+    groups: list[ScoredGroup], learner: Learner, config: Config, step: int
+) -> tuple[list[ScoredGroup], dict[str, float]]:
+    """The groups as samples of the learner's policy: checked where it sampled them, corrected where an earlier did."""
+    age = staleness(groups, step - 1) if config.rollout.one_step_off else 0.0
+    stale = {"staleness": age} if config.rollout.one_step_off else {}
+    if age == 0:
+        return groups, stale | _check_parity(groups, learner, config, step)
+    if config.kind != "rl":
+        return groups, stale
+    corrected, metrics = importance_corrected(groups, learner, config.loss)
+    return corrected, stale | metrics
 
 
 def _short(groups: Sequence[ScoredGroup], config: Config) -> bool:
@@ -138,7 +184,14 @@ def agent_settings(config: Config) -> AgentSettings:
     """How training rollouts are sampled."""
     rollout = config.rollout
     sampling = Sampling(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_new_tokens, STOP)
-    return AgentSettings(sampling, rollout.max_searches, config.retriever.k, rollout.batch_size, rollout.turn_deadline)
+    return AgentSettings(
+        sampling,
+        rollout.max_searches,
+        config.retriever.k,
+        rollout.batch_size,
+        rollout.turn_deadline,
+        rollout.trajectory_deadline,
+    )
 
 
 def _tasks(batch: Sequence[tuple[Question, int]], protocol: SearchProtocol, config: Config) -> list[Task]:
@@ -159,15 +212,19 @@ def _tasks(batch: Sequence[tuple[Question, int]], protocol: SearchProtocol, conf
 
 
 def _lost_shares(trajectories: Sequence[Trajectory], step: int) -> dict[str, float]:
-    """Shares of trajectories, over all processes, that a failed search ended (an error when it is all of them), and
-    that were sampled by more than one version of the weights."""
+    """Shares of trajectories, over all processes, that a failed search or a deadline ended (an error when it is all of
+    them), and that were sampled by more than one version of the weights."""
     failed, mixed, total = all_sum(
         [sum(one.failed for one in trajectories), sum(one.mixed for one in trajectories), len(trajectories)]
     )
     if failed == total:
         errors = [turn.search_error for one in trajectories for turn in one.turns if turn.search_error]
+        if any(one.late for one in trajectories):
+            errors.append("later than rollout.trajectory_deadline")
         reason = errors[0] if errors else "on other processes"
-        raise RemoteServiceError(f"step {step}: every search failed ({reason}); check the retriever, then use --resume")
+        raise RemoteServiceError(
+            f"step {step}: every rollout failed ({reason}); check the retriever and the deadlines, then use --resume"
+        )
     return {"failed_share": failed / total, "mixed_share": mixed / total}
 
 
@@ -208,64 +265,4 @@ def _update(
             row |= learner.update_policy([sequence for group in portion for sequence in group.sequences()])
         rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
-    return {name: _mean([row[name] for row in rows if name in row]) for name in names}
-
-
-def _gather(
-    groups: Sequence[ScoredGroup], lost: dict[str, float], step: int
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Records of all processes in the order of the batch, and the metrics of the whole step."""
-    mine = [(group.place, _group_record(group, step), dataclasses.asdict(group.credit)) for group in groups]
-    gathered = sorted((one for part in gather_json(mine) for one in part), key=lambda one: one[0])
-    records = [record for _, record, _ in gathered]
-    credits = [_credit_from_dict(credit) for _, _, credit in gathered]
-    rollouts = [one for record in records for one in record["trajectories"]]
-    turns = [turn for one in rollouts for turn in one["turns"]]
-    metrics = {
-        "reward": _mean([one["outcome"] for one in rollouts]),
-        **{f"groups/{key}": value for key, value in group_metrics(credits).items()},
-        "searches": _mean([sum(turn["kind"] == "search" for turn in one["turns"]) for one in rollouts]),
-        "turns": _mean([len(one["turns"]) for one in rollouts]),
-        "response_tokens": _mean([sum(turn["tokens"] for turn in one["turns"]) for one in rollouts]),
-        "invalid_share": _mean([turn["kind"] == "invalid" for turn in turns]),
-        "truncated_share": _mean([turn["kind"] == "truncated" for turn in turns]),
-        "answered_share": _mean([one["answer"] is not None for one in rollouts]),
-        **lost,
-    }
-    return records, metrics
-
-
-def _group_record(group: ScoredGroup, step: int) -> dict[str, Any]:
-    question = group.trajectories[0].question
-    return {
-        "step": step,
-        "group": list(group.trajectories[0].group),
-        "type": question.type,
-        "question": question.question,
-        "golden_answers": list(question.golden_answers),
-        "group_class": group.credit.group_class,
-        "level": group.credit.level,
-        "trajectories": [
-            trajectory_record(trajectory)
-            | ({"gold_logprobs": list(group.beliefs[place])} if group.beliefs[place:] and group.beliefs[place] else {})
-            | {
-                "outcome": credit.outcome,
-                "class": credit.trajectory_class,
-                "first_occurrence": credit.first_occurrence,
-                "turn_rewards": list(credit.turn_rewards),
-                "advantages": list(credit.advantages),
-            }
-            for place, (trajectory, credit) in enumerate(
-                zip(group.trajectories, group.credit.trajectories, strict=True)
-            )
-        ],
-    }
-
-
-def _credit_from_dict(record: dict[str, Any]) -> GroupCredit:
-    trajectories = tuple(TrajectoryCredit(**one) for one in record["trajectories"])
-    return GroupCredit(record["group_class"], record["algorithm"], record["level"], trajectories)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(sum(values)) / len(values) if values else 0.0
+    return {name: mean([row[name] for row in rows if name in row]) for name in names}

@@ -75,12 +75,13 @@ def _step_maker(
 def _engine(
     learner: Learner, tokenizer: TokenizerLike, config: Config, run: Path, tell: Callable[[str], None]
 ) -> Engine:
-    """The rollout engine: vLLM, or transformers on the learner's own parameters (a copy where ZeRO 3 shards them)."""
+    """The rollout engine: vLLM, or transformers on the learner's own parameters (on a copy where ZeRO 3 shards them, or
+    where it rolls out ahead)."""
     if config.rollout.engine == "vllm":
         siblings = Siblings(rank(), world_size(), barrier)
         dtype = "bfloat16" if learner.half else "float32"
         return open_vllm(config, tokenizer, dtype=dtype, folder=run / "handover", siblings=siblings, tell=tell)
-    weights = learner.weights()
+    weights = learner.whole_weights() if config.rollout.one_step_off else learner.weights()
     module = learner.module if weights is None else learner.blank_module()
     slots = max(config.rollout.batch_size, config.eval.batch_size)
     engine = TransformersEngine(module, tokenizer, batch_size=slots, max_context=context_length(config))

@@ -35,7 +35,7 @@ class ScoredGroup:
     """One group after credit assignment. `place` is its place in the step's batch of questions.
 
     `beliefs` has the gold log-probabilities of each trajectory, `tokens` its credit by token; empty where the algorithm
-    has none.
+    has none. `corrected` are the sequences of rollouts that an earlier policy sampled, see `off_policy`.
     """
 
     place: int
@@ -43,9 +43,12 @@ class ScoredGroup:
     credit: GroupCredit
     beliefs: tuple[tuple[float, ...], ...] = ()
     tokens: tuple[TokenCredit, ...] = ()
+    corrected: tuple[TrainSequence, ...] = ()
 
     def sequences(self) -> list[TrainSequence]:
         """The group's trajectories with their advantages, ready for the learner."""
+        if self.corrected:
+            return list(self.corrected)
         credits = self.credit.trajectories
         plain = [policy_sequence(one, own.advantages) for one, own in zip(self.trajectories, credits, strict=True)]
         if not self.tokens:

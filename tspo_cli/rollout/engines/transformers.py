@@ -144,6 +144,7 @@ class TransformersEngine:
         """Forget the session, whatever it is doing."""
         self.known.discard(session)
         self.waiting = deque(request for request in self.waiting if request.session != session)
+        self.finished = [one for one in self.finished if one.session != session]
         slot = self.table.find(session)
         if slot is not None:
             self.table.state[slot] = FREE
