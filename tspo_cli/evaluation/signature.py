@@ -52,8 +52,9 @@ def retriever_digests(retriever: Retriever | None, config: Config) -> dict[str, 
         return {}
     manifest = getattr(retriever, "manifest", None)
     if manifest is not None:
-        corpus = {"corpus": manifest["corpus"]["sha256"][:DIGITS]}
-        return {"index": index_digest(manifest)[:DIGITS], **_search(getattr(retriever, "search_settings", {})), **corpus}
+        otherwise = _search(getattr(retriever, "search_settings", {}))
+        digests = {"index": index_digest(manifest)[:DIGITS], "corpus": manifest["corpus"]["sha256"][:DIGITS]}
+        return digests | otherwise
     if isinstance(retriever, HttpRetriever) and "index" in (served := retriever.describe(retriever.urls[0])):
         return {"index": str(served["index"])[:DIGITS], **_search(served.get("search") or {})}
     qdrant = config.retriever.qdrant

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
-
 PRELOADED = "tspo_cli.training.preload"
 
 
