@@ -220,11 +220,11 @@ def _first_pass(pieces: Sequence[Path], flat: FlatRows | None, settings: DenseSe
 
 
 def _relative_slack(share: float) -> Slack:
-    return lambda vectors, scores: share * np.maximum(1, np.abs(scores[:, 0]))
+    return lambda vectors, scores: np.float32(share) * np.maximum(np.abs(scores[:, 0]), np.float32(1))
 
 
 def _scan_slack(index: Any) -> Slack:
-    return lambda vectors, scores: index.error(vectors)  # type: ignore[no-any-return]
+    return lambda vectors, scores: index.error(vectors)
 
 
 def rank_vectors(
