@@ -65,6 +65,7 @@ def build_dense(store: PassageStore, target: Path, shards: Path, settings: Dense
         raise MissingResourceError(f"{target}: about {_size(needed)} of disk are needed, {_size(free)} are free")
     vectors.encode(store, model)
     write_vectors(vectors, len(store), model.dim, target, settings)
+    model.keep(target)
 
 
 def estimate(passages: int, probe: Sequence[str], model: Encoder, settings: DenseSettings) -> Estimate:
