@@ -13,7 +13,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tspo_cli.console import say
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 _PROBES = ("a short text", "another text, which is somewhat longer than the first one")
@@ -58,13 +59,17 @@ class OnnxTransformer:
     def encode(self, tokens: Mapping[str, Sequence[Sequence[int]]]) -> NDArray[np.float32]:
         """Vectors [n, dim] of n tokenised texts, unpadded."""
         rows = range(len(tokens["input_ids"]))
-        run = self._pool.map if self._threads > 1 and len(rows) > 1 else map
-        return np.stack(list(run(lambda row: self._one(tokens, row), rows)))
 
-    def _one(self, tokens: Mapping[str, Sequence[Sequence[int]]], row: int) -> NDArray[np.float32]:
+        def one(row: int) -> NDArray[np.float32]:
+            return self._one({name: tokens[name][row] for name in self._inputs})
+
+        found: Iterable[NDArray[np.float32]] = self._pool.map(one, rows) if self._threads > 1 else map(one, rows)
+        return np.stack(list(found))
+
+    def _one(self, tokens: Mapping[str, Sequence[int]]) -> NDArray[np.float32]:
         import torch
 
-        given = {name: np.asarray([tokens[name][row]], np.int64) for name in self._inputs}
+        given = {name: np.asarray([ids], np.int64) for name, ids in tokens.items()}
         hidden = torch.from_numpy(self._session.run(None, given)[0])
         features = {"token_embeddings": hidden, "attention_mask": torch.ones(hidden.shape[:2], dtype=torch.int64)}
         with torch.inference_mode():
@@ -82,6 +87,7 @@ def export(model: Any, backend: str) -> bytes:
         InvalidInputError: the exported transformer does not give the vectors of the model.
     """
     _runtime()
+    say(f"exporting the encoder for {backend}")
     with _quietly(), tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "encoder.onnx"
         _fuse(_traced(model), model[0].auto_model.config, file)
