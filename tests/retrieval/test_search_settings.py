@@ -38,7 +38,12 @@ def _from_experiment(index: Path, *settings: str) -> Any:
 
 def test_an_experiment_file_knows_every_search_setting() -> None:
     assert set(SearchConfig.model_fields) == set(known.SEARCH_KEYS)
-    choices = {"dtype": known.DTYPES, "backend": known.BACKENDS, "first_pass": known.FIRST_PASSES}
+    choices = {
+        "dtype": known.DTYPES,
+        "backend": known.BACKENDS,
+        "first_pass": known.FIRST_PASSES,
+        "encoder_backend": known.ENCODER_BACKENDS,
+    }
     for name, values in choices.items():
         assert SearchConfig.model_json_schema()["properties"][name]["enum"] == ["", *values]
 

@@ -20,6 +20,7 @@ _CORE = ("transformers", "deepspeed", "bm25s", "datasets", "fastapi")
 _EXTRAS = {
     "vllm": ("gpu", "rollouts with vLLM"),
     "sentence_transformers": ("dense", "dense indexes"),
+    "onnxruntime": ("onnx", "encoders in ONNX Runtime"),
     "peft": ("lora", "adapters"),
     "tensorboard": ("track", "TensorBoard logs"),
     "wandb": ("track", "Weights & Biases logs"),

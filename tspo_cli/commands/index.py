@@ -30,7 +30,7 @@ Settings = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="bm25: method, k1, b, stop_words, stemmer. dense: preset, query_prefix, passage_prefix, pooling, "
-        "normalize, max_length, batch_size, batch_tokens, dtype, device, factory, rescore, "
+        "normalize, max_length, batch_size, batch_tokens, dtype, device, encoder_backend, factory, rescore, "
         "train_size, shard_size, candidates, nprobe, ef_search, backend, first_pass. "
         "hybrid: both, and rrf_constant, depth.",
     ),

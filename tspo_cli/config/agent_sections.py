@@ -75,6 +75,9 @@ class SearchConfig(Section):
     dtype: Literal["", "float32", "bfloat16", "float16"] = Field("", description="dense: numbers of the encoder.")
     batch_size: int = Field(0, ge=0, description="dense: most texts that are encoded at once.")
     batch_tokens: int = Field(0, ge=0, description="dense: most padded tokens that are encoded at once.")
+    encoder_backend: Literal["", "torch", "onnx", "onnx-int8"] = Field(
+        "", description="dense: what encodes queries. Vectors of another backend than the passages' fit less well."
+    )
     candidates: int = Field(0, ge=0, description="dense: best of a compressed first pass that are scored again.")
     nprobe: int = Field(0, ge=0, description="dense: lists of an IVF index that are looked at.")
     ef_search: int = Field(0, ge=0, description="dense: breadth of the search of an HNSW index.")

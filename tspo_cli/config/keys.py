@@ -80,7 +80,7 @@ def _expects(field: FieldInfo) -> str:
 def _phrase(annotation: Any) -> str:
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
-        return "one of " + ", ".join(str(choice) for choice in inner)
+        return "one of " + ", ".join(str(choice) or '""' for choice in inner)
     if origin is Annotated:
         return str(inner[-1])
     if origin is list:

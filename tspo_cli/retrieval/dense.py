@@ -166,20 +166,23 @@ class DenseRanker:
 
     Args:
         rows: passages in the corpus.
+        exported: the encoder as its backend keeps it, if that is in the index.
 
     Raises:
         InvalidInputError: the vectors do not fit the corpus or the encoder.
         MissingResourceError: no such encoder.
     """
 
-    def __init__(self, vectors: VectorIndex, rows: int, encoder: str, settings: DenseSettings) -> None:
+    def __init__(
+        self, vectors: VectorIndex, rows: int, encoder: str, settings: DenseSettings, exported: Path | None = None
+    ) -> None:
         self._vectors = vectors
         if vectors.ntotal != rows:
             raise InvalidInputError(
                 f"{vectors.path}: holds {vectors.ntotal} vectors, the corpus {rows} passages; "
                 "this is the index of another corpus"
             )
-        self._encoder = Encoder(encoder, settings)
+        self._encoder = Encoder(encoder, settings, exported)
         if self._encoder.dim != vectors.dim:
             raise InvalidInputError(
                 f"encoder {encoder}: gives {self._encoder.dim} dimensions, {vectors.path} has {vectors.dim}; "

@@ -66,6 +66,7 @@ def build_dense(store: PassageStore, target: Path, shards: Path, settings: Dense
         raise MissingResourceError(f"{target}: about {size(needed)} of disk are needed, {size(free)} are free")
     vectors.encode(store, model)
     write_vectors(vectors, len(store), model.dim, target, settings)
+    model.keep(target)
 
 
 def estimate(passages: int, probe: Sequence[str], model: Encoder, settings: DenseSettings) -> Estimate:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.settings import DenseSettings
 
+EXPORTED_NAME = "encoder.onnx"
 _MOST_PADDING = 64
 """Tokens in one batch. Starting another costs MiniLM about as much as 24 to 48 tokens on a CPU."""
 _WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
@@ -22,12 +23,24 @@ _WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
 class Encoder:
     """Texts in, float32 [n, dim] vectors out; of length one where `normalize` is on.
 
+    Args:
+        exported: the ONNX file that an earlier Encoder kept, for `encoder_backend` onnx; None: it is made now, which
+            takes seconds.
+
     Raises:
-        MissingResourceError: sentence-transformers is not installed, or there is no such encoder on this machine.
+        MissingResourceError: sentence-transformers, or the backend, is not installed, or there is no such encoder on
+            this machine.
+        InvalidInputError: the backend cannot give this encoder's vectors.
     """
 
-    def __init__(self, name: str, settings: DenseSettings) -> None:
+    def __init__(self, name: str, settings: DenseSettings, exported: Path | None = None) -> None:
         self._model: Any = _load(name, settings)
+        self._exported: bytes | None = None
+        if settings.encoder_backend != "torch":
+            from tspo_cli.retrieval.onnx_encoder import OnnxTransformer, export
+
+            self._exported = exported.read_bytes() if exported else export(self._model, settings.encoder_backend)
+            self._onnx = OnnxTransformer(self._model, self._exported)
         self._settings = settings
         limit = self._model.max_seq_length or settings.max_length
         self._max_length = min(settings.max_length, limit)
@@ -46,23 +59,34 @@ class Encoder:
         Raises:
             InvalidInputError: the encoder gives numbers that are not finite.
         """
-        import torch
-
         vectors = np.empty((len(texts), self.dim), np.float32)
         if not texts:
             return vectors
         tokens = self._model.tokenizer(list(texts), truncation=True, max_length=self._max_length)
+        if self._exported is not None:
+            vectors[:] = self._onnx.encode(tokens)
+        else:
+            self._in_batches(tokens, vectors)
+        if not np.isfinite(vectors).all():
+            raise InvalidInputError("encoder: gives numbers that are not finite; use --set dtype=float32")
+        if self._settings.normalize:
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
+
+    def _in_batches(self, tokens: Any, vectors: NDArray[np.float32]) -> None:
+        import torch
+
         lengths = [len(ids) for ids in tokens["input_ids"]]
         for rows in budget_batches(lengths, self._settings.batch_tokens, self._settings.batch_size):
             batch = {name: [values[row] for row in rows] for name, values in tokens.items()}
             features = self._model.tokenizer.pad(batch, return_tensors="pt").to(self._model.device)
             with torch.inference_mode():
                 vectors[rows] = self._model(dict(features))["sentence_embedding"].float().cpu().numpy()
-        if not np.isfinite(vectors).all():
-            raise InvalidInputError("encoder: gives numbers that are not finite; use --set dtype=float32")
-        if self._settings.normalize:
-            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return vectors
+
+    def keep(self, directory: Path) -> None:
+        """Write the exported encoder, where there is one, for the Encoders that are to search what this one encoded."""
+        if self._exported is not None:
+            (directory / EXPORTED_NAME).write_bytes(self._exported)
 
     def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
         """`encode` with the prefix of queries."""
@@ -113,7 +137,10 @@ def _load(name: str, settings: DenseSettings) -> Any:
 
     logging.disable_progress_bar()  # "Loading weights", which is done before a person could read it
     options: dict[str, Any] = {"model_kwargs": {"dtype": getattr(torch, settings.dtype)}}
-    if settings.device != "auto":
+    if settings.encoder_backend != "torch":
+        # Attention in single steps is what ONNX Runtime finds and fuses again.
+        options = {"model_kwargs": {"attn_implementation": "eager"}, "device": "cpu"}
+    elif settings.device != "auto":
         options["device"] = settings.device
     try:
         model = SentenceTransformer(name, **options)

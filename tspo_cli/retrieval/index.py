@@ -4,6 +4,7 @@ DIR/manifest.json                    kind, passages, corpus and its digest, para
 DIR/passages.jsonl, offsets.npy      what is served, by position
 DIR/*.index.npy, *.index.json        BM25 (the files of bm25s)
 DIR/vectors.faiss, rescore.npy       dense
+DIR/encoder.onnx                     dense with encoder_backend onnx or onnx-int8: what made its vectors
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Any
 
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.build import build_index
-from tspo_cli.retrieval.encoder import encoder_digest
+from tspo_cli.retrieval.encoder import EXPORTED_NAME, encoder_digest
 from tspo_cli.retrieval.manifest import check_digest, check_files, is_index, read_manifest
 from tspo_cli.retrieval.passages import PASSAGES_NAME, PassageStore
 from tspo_cli.retrieval.ranking import Ranked, Ranker
-from tspo_cli.retrieval.settings import IndexSettings, for_search, index_settings, searched_otherwise
+from tspo_cli.retrieval.settings import DenseSettings, IndexSettings, for_search, index_settings, searched_otherwise
 from tspo_cli.retrieval.types import Hit, SearchResult
 
 __all__ = ["Searcher", "build_index", "is_index", "open_index", "read_manifest", "verify_index"]
@@ -137,12 +138,18 @@ def _ranker(path: Path, manifest: dict[str, Any], store: PassageStore, settings:
         vectors = [path / name for name in manifest.get("vectors", [VECTORS_NAME])]
         rescore = path / RESCORE_NAME if RESCORE_NAME in manifest["files"] else None
         index = VectorIndex(vectors, rescore, settings.dense)
-        rankers.append(DenseRanker(index, len(store), manifest["encoder"], settings.dense))
+        exported = _exported(path, manifest, settings.dense)
+        rankers.append(DenseRanker(index, len(store), manifest["encoder"], settings.dense, exported))
     if settings.fusion is None:
         return rankers[0]
     from tspo_cli.retrieval.hybrid import HybridRanker
 
     return HybridRanker(rankers, settings.fusion)
+
+
+def _exported(path: Path, manifest: dict[str, Any], settings: DenseSettings) -> Path | None:
+    same = manifest["parameters"].get("encoder_backend") == settings.encoder_backend
+    return path / EXPORTED_NAME if same and EXPORTED_NAME in manifest["files"] else None
 
 
 def _check_encoder(manifest: dict[str, Any]) -> None:

@@ -94,10 +94,11 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """A client that closes its sending side after the request (`nc -N`) still gets the answer."""
-        asked = self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
-        if asked:
-            self.cycle.keep_alive = False
-        return asked
+        cycle = self.cycle
+        if cycle is None or cycle.more_body or cycle.response_complete:
+            return False
+        cycle.keep_alive = False
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()

@@ -19,6 +19,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 RESCORES = ("none", "float16", "float32")
 BACKENDS = ("faiss", "torch")
 FIRST_PASSES = ("float32", "float16", "int8")
+ENCODER_BACKENDS = ("torch", "onnx", "onnx-int8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,7 @@ class DenseSettings:
     Encoding: `preset` fills in the prefixes and the pooling of a family of encoders (auto: by the encoder's name);
     what is given beside it wins. `max_length` is in tokens; a batch holds at most `batch_tokens` padded tokens and
     `batch_size` texts. `dtype` bfloat16 is about twice as fast as float32, on CPUs that have it too.
+    `encoder_backend` onnx and onnx-int8 encode in ONNX Runtime on the CPU.
 
     Keeping: `factory` is a FAISS factory string (Flat, SQfp16, SQ8, IVF1024,Flat, IVF1024,PQ48, HNSW32). `rescore`
     keeps all vectors beside a compressed index, and scores the best `candidates` of the first pass with them again.
@@ -67,6 +69,7 @@ class DenseSettings:
     batch_tokens: int = 16384
     dtype: str = "float32"
     device: str = "auto"
+    encoder_backend: str = "torch"
     factory: str = "Flat"
     rescore: str = "none"
     train_size: int = 0
@@ -84,13 +87,17 @@ class DenseSettings:
         _one_of("rescore", RESCORES, self.rescore)
         _one_of("backend", BACKENDS, self.backend)
         _one_of("first_pass", FIRST_PASSES, self.first_pass)
+        _one_of("encoder_backend", ENCODER_BACKENDS, self.encoder_backend)
+        if self.encoder_backend != "torch":
+            _require(self.dtype == "float32", "dtype", f"float32 with {self.encoder_backend}", self.dtype)
+            _require(self.device in ("auto", "cpu"), "device", f"auto or cpu with {self.encoder_backend}", self.device)
         for name in ("batch_size", "batch_tokens", "max_length", "shard_size", "candidates", "nprobe", "ef_search"):
             _require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
         _require(self.train_size >= 0, "train_size", "0 or more", self.train_size)
 
 
 SEARCH_KEYS = (
-    *("device", "dtype", "batch_size", "batch_tokens"),
+    *("device", "dtype", "batch_size", "batch_tokens", "encoder_backend"),
     *("candidates", "nprobe", "ef_search", "backend", "first_pass"),
     *("rrf_constant", "depth", "reranker", "rerank_depth"),
 )
