@@ -37,13 +37,18 @@ def reply(prompt: str) -> str:
 
 
 class Reader:
-    """The server, and what was asked of it."""
+    """The server, and what was asked of it. `owner` is what it says of the software that serves its model."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner: str = "somebody") -> None:
         self.requests = list[dict[str, Any]]()
+        self.owner = owner
 
     def app(self) -> FastAPI:
         app = FastAPI()
+
+        @app.get("/v1/models")
+        def models() -> dict[str, Any]:
+            return {"object": "list", "data": [{"id": "reader", "owned_by": self.owner}]}
 
         @app.post("/v1/completions")
         def completions(body: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from tests.evaluation.openai_server import serve
 from tests.evaluation.reader_server import Reader
 from tspo_cli.commands.app import app
 from tspo_cli.runs import read_jsonl_gz
@@ -50,6 +51,17 @@ def test_a_model_that_does_what_it_is_told(
     assert scores["latency"]["p50"] > 0
     for turn in item["trajectory"]["turns"]:
         assert "and so on" not in turn["text"], "what comes after the stop string is not part of the turn"
+
+
+@pytest.mark.parametrize("owner", ["vllm", "somebody"])
+def test_only_vllm_is_asked_for_sampled_ids(films: Path, tmp_path: Path, owner: str) -> None:
+    """Hosted servers refuse fields that they do not know."""
+    server = Reader(owner)
+    with serve(server.app()) as url:
+        evaluate(films, url, tmp_path, "rag", "completions")
+    asked = {"skip_special_tokens": False, "return_token_ids": True} if owner == "vllm" else {}
+    (body,) = server.requests
+    assert {name: body[name] for name in body if name in ("skip_special_tokens", "return_token_ids")} == asked
 
 
 @pytest.mark.parametrize("api", ["completions", "chat"])

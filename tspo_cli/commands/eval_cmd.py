@@ -51,8 +51,9 @@ def evaluate(
     uses the same model, retriever, budget and limits. An evaluation that was interrupted goes on with --resume and
     ends with the same bytes; --set eval.batch_size=128 answers more questions at once.
 
-    A hosted model is a row like any other: tspo eval NAME --endpoint URL --set endpoint.api=chat. A judge is asked with
-    --set judge.url=URL --set judge.model=NAME.
+    The model runs in this process, with vLLM after --set rollout.engine=vllm. A hosted model is a row like any other:
+    tspo eval NAME --endpoint URL --set endpoint.api=chat. A judge is asked with --set judge.url=URL --set
+    judge.model=NAME.
     """
     names = [*(data or []), *(more or [])]
     if not names:

@@ -283,7 +283,11 @@ class EndpointConfig(Section):
     concurrency: int = Field(16, ge=1, description="Requests under way at once.")
     timeout: float = Field(120.0, gt=0, description="Deadline of one request in seconds.")
     retries: int = Field(5, ge=0, description="Tries after a failed request, with growing waits.")
-    extra: str = Field("", description="JSON object with further fields of every request, as some servers know them.")
+    extra: str = Field(
+        "",
+        description="JSON object with further fields of every request, as some servers know them. vLLM's own server is "
+        "recognised and asked for the sampled token ids without it.",
+    )
 
 
 class JudgeConfig(Section):
