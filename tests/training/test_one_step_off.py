@@ -65,7 +65,12 @@ def test_errors_of_the_other_thread_arrive() -> None:
 
 
 def settings(playground: Playground, **more: object) -> list[str]:
-    options = {"train__steps": 5, "checkpoint__every": 3, "rollout__one_step_off": "true", "credit__outcome": "em_format"}
+    options = {
+        "train__steps": 5,
+        "checkpoint__every": 3,
+        "rollout__one_step_off": "true",
+        "credit__outcome": "em_format",
+    }
     return playground.settings(**{**options, **more})
 
 
