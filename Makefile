@@ -30,7 +30,7 @@ help:
 	@echo "make lint       ruff and mypy"
 	@echo "make test       lint, then all tests that need no GPU and no vLLM"
 	@echo "make vllm       vLLM for CPUs into $(VLLM_VENV): tspo there trains with vLLM and starts its servers"
-	@echo "make test-vllm  the same, then the tests of the vLLM engine"
+	@echo "make test-vllm  the same, then the tests of the vLLM engine and of runs with it"
 	@echo "make bench      how fast the command line starts, and rollouts beside model.generate"
 
 env: $(STAMP)
@@ -60,13 +60,14 @@ vllm: $(VLLM_VENV)/.installed
 # The CPU wheel brings CUDA builds of packages that then fail at import; vLLM does without them.
 $(VLLM_VENV)/.installed: pyproject.toml $(wildcard $(CONSTRAINTS))
 	@test -x $(VLLM_VENV)/bin/python || { echo "creating $(VLLM_VENV)"; $(PYTHON) -m venv $(VLLM_VENV); }
-	$(VLLM_VENV)/bin/python -m pip install $(PIP_ARGS) -e . $(VLLM) $(VLLM_TOOLS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+	$(VLLM_VENV)/bin/python -m pip install --no-compile $(PIP_ARGS) -e . $(VLLM) $(VLLM_TOOLS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) || \
+	  { echo "error: $(VLLM) cannot be installed here; make vllm VLLM=... names another build" >&2; exit 1; }
 	$(if $(findstring cpu,$(VLLM)),$(VLLM_VENV)/bin/python -m pip uninstall -y torchvision torchaudio torchcodec)
 	$(CALM) $(VLLM_VENV)/bin/python -c "import vllm"
 	@touch $@
 
 test-vllm: vllm
-	$(CALM) $(VLLM_VENV)/bin/python -m pytest -m vllm
+	$(CALM) $(VLLM_VENV)/bin/python -m pytest -m vllm $$(grep -rl 'mark\.vllm' tests --include 'test_*.py')
 
 bench: env
 	$(BIN)/python experiments/benchmarks/cli_startup.py

@@ -6,13 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+
+from tests.engine_server import EngineServer
 
 # Set before torch and the hub libraries are imported; processes that tests start inherit them.
 for _name, _value in {
@@ -50,7 +52,7 @@ class Finished:
     err: str
 
 
-def run_tspo(*arguments: object, cwd: Path | None = None, timeout: float = 240) -> Finished:
+def run_tspo(*arguments: object, cwd: Path | None = None, timeout: float = 600) -> Finished:
     """Run tspo as a user does, in a process of its own."""
     command = [sys.executable, "-m", "tspo_cli", *map(str, arguments)]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
@@ -109,3 +111,19 @@ def playground(tmp_path_factory: pytest.TempPathFactory, tspo: Callable[..., Fin
     tspo("train", "tiny/warmstart", "--out", run, "--set", f"data.world={world}", "--set", f"retriever.index={index}",
          "--set", "eval.data=[]", "--set", "train.steps=60", "--set", "optimizer.warmup=5")  # fmt: skip
     return Playground(world, index, run / "model")
+
+
+@pytest.fixture(scope="session")
+def servers(playground: Playground, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[EngineServer]]:
+    """Two vLLM servers with the policy of the playground. Needs vLLM."""
+    folder = tmp_path_factory.mktemp("servers")
+    made = [EngineServer(playground.model, folder / f"log_{number}.txt") for number in range(2)]
+    for one in made:
+        one.start()
+    try:
+        for one in made:
+            one.wait()
+        yield made
+    finally:
+        for one in made:
+            one.kill()

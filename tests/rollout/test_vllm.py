@@ -3,29 +3,24 @@ happens to a server. Needs vLLM: `make test-vllm`."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
-import httpx
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from tests.conftest import Finished, Playground
+from tests.conftest import Playground
+from tests.engine_server import EngineServer
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.base import Completion, Engine, GenerationRequest, Sampling
 from tspo_cli.rollout.engines.vllm_server import Siblings, VllmServers
-from tspo_cli.runs import read_jsonl, read_jsonl_gz
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1800)]
 CONTEXT = 192
 HANDOVERS = 10
 PROMPTS = [list(range(10, 10 + size)) for size in (5, 17, 40)]
@@ -131,6 +126,26 @@ def check_limits(engine: Engine) -> None:
     engine.release(8)
 
 
+def check_released(engine: Engine) -> None:
+    """A request that was given up leaves nothing behind for the next session of its number."""
+    sampling = Sampling(max_new_tokens=12)
+    wanted = answers(engine, sampling, PROMPTS[:1])[0]
+    for tokens in (1, 80):
+        engine.submit(GenerationRequest(0, tuple(PROMPTS[1]), Sampling(max_new_tokens=tokens), seed=5))
+        engine.release(0)
+        assert answers(engine, sampling, PROMPTS[:1])[0].token_ids == wanted.token_ids
+
+
+def check_full(engine: Engine) -> None:
+    """A turn without room says so, with the version of the weights that it would have had."""
+    engine.submit(GenerationRequest(0, tuple(PROMPTS[0]), Sampling(max_new_tokens=2)))
+    while not engine.step():
+        pass
+    engine.submit(GenerationRequest(0, tuple(range(CONTEXT)), Sampling(max_new_tokens=2)))
+    assert engine.step() == [Completion(0, (), (), "length", engine.weight_version)]
+    engine.release(0)
+
+
 LOCAL = """
 import sys, json, pytest
 from pathlib import Path
@@ -148,7 +163,9 @@ def main():
     t.check_stops(engine, tokenizer)
     t.check_seeds(engine)
     t.check_limits(engine)
+    t.check_released(engine)
     t.check_parity(engine, model)
+    t.check_full(engine)
     with pytest.raises(ValueError):
         engine.load_weights(None, 99)
     print("checked")
@@ -168,111 +185,69 @@ def test_in_this_process(tied: str, tokenizer: PreTrainedTokenizerFast, tmp_path
     assert done.stdout.strip() == "checked", "vLLM must leave stdout alone"
 
 
-class Server:
-    """`tspo engine` in a process group of its own."""
-
-    def __init__(self, model: Path, log: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.model, self.log, self.url = model, log, f"http://127.0.0.1:{self.port}"
-        self.process: Any = None
-
-    def start(self) -> None:
-        options = ["--port", str(self.port), "--context", "700", "--dtype", "float32", "--kv-cache-gib", "0.25"]
-        command = [sys.executable, "-m", "tspo_cli", "engine", str(self.model), *options]
-        with open(self.log, "a") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-
-    def ready(self) -> bool:
-        try:
-            return httpx.get(self.url + "/health", timeout=5).status_code == 200
-        except httpx.TransportError:
-            assert self.process.poll() is None, self.log.read_text()[-3000:]
-            return False
-
-    def kill(self) -> None:
-        """Without a chance to say goodbye."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+def connect(servers: Sequence[EngineServer], folder: Path, **options: Any) -> VllmServers:
+    defaults: dict[str, Any] = {"eos_ids": [1], "max_context": CONTEXT, "patience": 300.0, "tell": lambda _: None}
+    return VllmServers([one.url for one in servers], folder, **defaults | options, siblings=Siblings())
 
 
-@pytest.fixture(scope="module")
-def server(playground: Playground, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    made = Server(playground.model, tmp_path_factory.mktemp("server") / "log.txt")
-    made.start()
-    try:
-        while not made.ready():
-            time.sleep(0.5)
-        yield made
-    finally:
-        made.kill()
-
-
-def connect(server: Server, folder: Path, **options: Any) -> VllmServers:
-    defaults: dict[str, Any] = {"eos_ids": [1], "max_context": CONTEXT, "patience": 120.0}
-    return VllmServers([server.url], folder, **defaults | options, siblings=Siblings(), tell=lambda _: None)
-
-
-def test_behind_a_url(server: Server, playground: Playground, tmp_path: Path) -> None:
+def test_behind_urls(servers: Sequence[EngineServer], playground: Playground, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    engine = connect(server, tmp_path)
+    engine = connect(servers, tmp_path)
     model = Qwen2ForCausalLM.from_pretrained(playground.model).eval()
     engine.load_weights(dict(model.named_parameters()), 0)
     check_seeds(engine)
     check_limits(engine)
     check_stops(engine, AutoTokenizer.from_pretrained(playground.model))
+    check_released(engine)
     check_parity(engine, model)
+    check_full(engine)
     assert [path.name for path in tmp_path.iterdir()] == [f"version_{HANDOVERS}"], "old weights are deleted"
+    assert all(server.sampled_tokens() > 0 for server in servers)
     engine.close()
 
 
-def test_a_server_that_is_not_there(server: Server, tmp_path: Path) -> None:
+def test_a_server_that_is_not_there(servers: Sequence[EngineServer], tmp_path: Path) -> None:
     with pytest.raises(RemoteServiceError, match="tspo engine"):
         VllmServers(["http://127.0.0.1:9"], tmp_path, eos_ids=[1], max_context=9, patience=0.1, siblings=Siblings(),
                     tell=print)  # fmt: skip
     with pytest.raises(InvalidInputError, match="--context 9999"):
-        connect(server, tmp_path, max_context=9999)
+        connect(servers, tmp_path, max_context=9999)
 
 
-def settings(playground: Playground, **more: object) -> list[str]:
-    return playground.settings(rollout__engine="vllm", train__steps=6, eval__limit=0, **more)
-
-
-def test_training_runs_with_the_engine_in_its_process(
-    playground: Playground, tspo: Callable[..., Finished], tmp_path: Path
+def test_another_run_on_the_same_server(
+    servers: Sequence[EngineServer], playground: Playground, tmp_path: Path
 ) -> None:
-    done = tspo("train", "--json", "tiny/tspo", "--out", tmp_path / "run", *settings(playground), timeout=400)
-    assert json.loads(done.out)["step"] == 6, "nothing but the result on stdout"
-    check_run(tmp_path / "run")
+    """Its weights have the same number, but are not ours: they are seen and replaced."""
+    model = Qwen2ForCausalLM.from_pretrained(playground.model).eval()
+    ours, theirs = connect(servers[:1], tmp_path / "ours"), connect(servers[:1], tmp_path / "theirs")
+    ours.load_weights(dict(model.named_parameters()), 3)
+    other = Qwen2ForCausalLM.from_pretrained(playground.model).eval()
+    disturb(other)
+    theirs.load_weights(dict(other.named_parameters()), 3)
+    done = answers(ours, Sampling(max_new_tokens=12))
+    assert worst_gap(model, done, 1.0) < 1e-4
+    assert {(one.weight_version, one.mixed) for one in done} == {(3, False)}
 
 
-def check_run(run: Path) -> None:
-    rows = read_jsonl(run / "metrics.jsonl")
-    assert [row["step"] for row in rows] == list(range(1, 7))
-    for row in rows:
-        assert row["parity"] < 1e-4
-        assert row["handover_parity"] < 1e-4
-        assert row["mixed_share"] == 0
-    for path in (run / "rollouts").iterdir():
-        for group in read_jsonl_gz(path):
-            assert {one["weight_version"] for one in group["trajectories"]} == {group["step"] - 1}
-
-
-def test_a_run_outlives_its_server(server: Server, playground: Playground, tmp_path: Path) -> None:
-    """Killed in the middle of a run and started again with the weights of the beginning."""
-    run = tmp_path / "run"
-    options = settings(playground, vllm__url=json.dumps([server.url]))
-    command = [sys.executable, "-m", "tspo_cli", "train", "tiny/tspo", "--out", str(run), *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while len(read_jsonl(run / "metrics.jsonl")) < 2:
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        time.sleep(0.02)
-    server.kill()
-    server.start()
-    _, errors = process.communicate(timeout=400)
-    assert process.returncode == 0, errors[-3000:]
-    assert "is lost" in errors
-    assert "is back" in errors
-    check_run(run)
+def test_a_server_killed_during_a_handover(
+    servers: Sequence[EngineServer], playground: Playground, tmp_path: Path
+) -> None:
+    """It was stopped before, so that the hand-over is under way when it dies."""
+    told: list[str] = []
+    model = Qwen2ForCausalLM.from_pretrained(playground.model).eval()
+    engine = connect(servers, tmp_path, tell=told.append)
+    engine.load_weights(dict(model.named_parameters()), 0)
+    disturb(model)
+    servers[0].stop()
+    handing = Thread(target=engine.load_weights, args=(dict(model.named_parameters()), 1))
+    handing.start()
+    handing.join(timeout=1)
+    servers[0].kill()
+    servers[0].start()
+    handing.join()
+    assert any("at a hand-over" in message for message in told)
+    done = answers(engine, Sampling(max_new_tokens=12))
+    assert worst_gap(model, done, 1.0) < 1e-4
+    assert {(one.weight_version, one.mixed) for one in done} == {(1, False)}
+    engine.close()

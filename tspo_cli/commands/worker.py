@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 from tspo_cli.commands.train import train_here
-from tspo_cli.errors import TspoError
+from tspo_cli.errors import RemoteServiceError, TspoError
 
 
 def main() -> int:
-    """Train; an error that all processes meet is told once, by the first."""
+    """Train; an error that all processes meet is told once, by the first. A server may fail one of them alone."""
     from tspo_cli.config.load import read_resolved
     from tspo_cli.training.distributed import shutdown
 
@@ -19,7 +19,7 @@ def main() -> int:
     try:
         train_here(read_resolved(run), run, attempt, mode == "resume")
     except TspoError as error:
-        if os.environ.get("RANK") == "0":
+        if os.environ.get("RANK") == "0" or isinstance(error, RemoteServiceError):
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     finally:

@@ -102,7 +102,7 @@ def engine_memory(config: Config, shape: ModelShape, parameters: int, in_flight:
     size = 2 if half else 4
     if config.rollout.engine == "vllm" and config.vllm.url:
         return {}
-    own = config.rollout.engine == "vllm" or config.deepspeed.zero_stage == 3
+    own = config.rollout.engine == "vllm" or config.deepspeed.zero_stage == 3 or config.rollout.one_step_off
     weights = parameters * size / GIB / (config.vllm.tensor_parallel if config.rollout.engine == "vllm" else 1)
     cache = kv_cache_bytes(shape, context_length(config), in_flight, size) / GIB
     if config.rollout.engine == "vllm" and config.vllm.kv_cache_gib:

@@ -68,7 +68,7 @@ class VllmEngine:
         if session in self.requests:
             raise ValueError(f"session {session} has a request in flight")
         self._wake()
-        over = check_length(request, self.max_context, session not in self.known)
+        over = check_length(request, self.max_context, session not in self.known, self.weight_version)
         self.known.add(session)
         if over is not None:
             self.finished.append(over)
@@ -86,7 +86,8 @@ class VllmEngine:
             return finished
         for output in self.engine.step():
             session = int(output.request_id.rpartition("-")[0])
-            if output.finished and self.requests.pop(session, None) is not None:
+            if output.finished and self.requests.get(session) == output.request_id:
+                del self.requests[session]
                 one = output.outputs[0]
                 ids = list(one.token_ids)
                 logprobs = [row[token].logprob for row, token in zip(one.logprobs or [], ids, strict=True)]
@@ -97,6 +98,7 @@ class VllmEngine:
     def release(self, session: int) -> None:
         """Forget the session; its prefix stays in the cache as long as there is room."""
         self.known.discard(session)
+        self.finished = [one for one in self.finished if one.session != session]
         name = self.requests.pop(session, None)
         if name is not None:
             self.engine.abort_request([name])

@@ -41,8 +41,10 @@ def sampling_params(request: GenerationRequest, max_context: int, eos_ids: Seque
     }
 
 
-def check_length(request: GenerationRequest, max_context: int, first: bool) -> Completion | None:
+def check_length(request: GenerationRequest, max_context: int, first: bool, version: int) -> Completion | None:
     """A later turn that has outgrown the context ends at once with "length" and no tokens; None: it has room.
+
+    `version` is that of the weights in the engine.
 
     Raises:
         InvalidInputError: an empty prompt, or a first prompt longer than `max_context`.
@@ -55,7 +57,7 @@ def check_length(request: GenerationRequest, max_context: int, first: bool) -> C
             f"session {request.session}: the prompt has {size} tokens, expected at most {max_context}; shorten it or "
             "raise model.max_context"
         )
-    return Completion(request.session, (), (), "length", 0) if size >= max_context else None
+    return Completion(request.session, (), (), "length", version) if size >= max_context else None
 
 
 def completion(

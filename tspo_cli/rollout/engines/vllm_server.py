@@ -10,11 +10,12 @@ import asyncio
 import queue
 import shutil
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +23,13 @@ import httpx
 
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.base import Completion, GenerationRequest
+from tspo_cli.rollout.engines.vllm_control import LOST, TRIES, ServerControl
 from tspo_cli.rollout.engines.vllm_requests import check_length, completion, sampling_params
 
 if TYPE_CHECKING:
     import torch
 
 POLL = 0.02  # seconds that a step waits for the first completion
-RETRY = 1.0  # seconds between questions to a server that is away
-TRIES = 5  # of one request, before something else than a restart must be wrong
-LOST = (httpx.TransportError, httpx.HTTPStatusError)
 
 
 @dataclass(frozen=True)
@@ -79,35 +78,43 @@ class VllmServers:
         self.all_urls = [url.rstrip("/") for url in urls]
         self.urls, self.led = siblings.mine(self.all_urls), siblings.led(self.all_urls)
         self.folder, self.siblings, self.tell = folder.absolute(), siblings, tell
-        self.eos_ids, self.max_context, self.patience = list(eos_ids), max_context, patience
+        self.run = blake2b(str(self.folder).encode(), digest_size=4).hexdigest()
+        self.eos_ids, self.max_context = list(eos_ids), max_context
         self.known: set[int] = set()
         self.home: dict[int, str] = {}
         self.running: dict[int, Future[None]] = {}
-        self.arrived: queue.SimpleQueue[tuple[int, Completion | Exception]] = queue.SimpleQueue()
-        self.restoring: dict[str, asyncio.Lock] = {url: asyncio.Lock() for url in self.all_urls}
+        self.ticket: dict[int, int] = {}
+        self.tickets = count()
+        self.arrived: queue.SimpleQueue[tuple[int, int, Completion | Exception]] = queue.SimpleQueue()
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True, name="vllm-requests").start()
         self.client = httpx.AsyncClient(
             timeout=httpx.Timeout(None, connect=10.0), limits=httpx.Limits(max_connections=None), trust_env=False
         )
+        self.control = {
+            url: ServerControl(url, self.client, patience=patience, place=self._place, tell=tell)
+            for url in self.all_urls
+        }
         for url in self.urls:
-            self._wait(self._check(url))
+            self._wait(self.control[url].check(max_context))
 
     def submit(self, request: GenerationRequest) -> None:
         """Send a request. Raises ValueError when the session has one in flight."""
         session = request.session
         if session in self.running:
             raise ValueError(f"session {session} has a request in flight")
-        over = check_length(request, self.max_context, session not in self.known)
+        over = check_length(request, self.max_context, session not in self.known, self.weight_version)
         self.known.add(session)
+        # The number of a session comes again with the next batch; an answer that comes late must not be taken for its.
+        ticket = self.ticket[session] = next(self.tickets)
         if over is not None:
-            self.arrived.put((session, over))
+            self.arrived.put((session, ticket, over))
             return
         if session not in self.home:
             load = Counter(self.home.values())
             self.home[session] = min(self.urls, key=lambda url: load[url])
         self.running[session] = asyncio.run_coroutine_threadsafe(
-            self._answer(request, self.home[session], str(self.weight_version)), self.loop
+            self._answer(request, ticket, self.home[session], self._label_of(self.weight_version)), self.loop
         )
 
     def step(self) -> list[Completion]:
@@ -120,20 +127,22 @@ class VllmServers:
         patient = bool(self.running)
         while True:
             try:
-                session, answer = self.arrived.get(timeout=POLL) if patient else self.arrived.get_nowait()
+                session, ticket, answer = self.arrived.get(timeout=POLL) if patient else self.arrived.get_nowait()
             except queue.Empty:
                 return finished
+            if self.ticket.get(session) != ticket:  # released meanwhile
+                continue
             patient = False
             self.running.pop(session, None)
             if isinstance(answer, Exception):
                 raise answer
-            if session in self.known:  # not released meanwhile
-                finished.append(answer)
+            finished.append(answer)
 
     def release(self, session: int) -> None:
         """Forget the session; a request in flight is given up."""
         self.known.discard(session)
         self.home.pop(session, None)
+        self.ticket.pop(session, None)
         future = self.running.pop(session, None)
         if future is not None:
             future.cancel()
@@ -147,12 +156,13 @@ class VllmServers:
         """
         if weights is None:
             raise ValueError("vLLM servers keep weights of their own: give all of them")
-        place = self._place(str(version))
+        label = self._label_of(version)
+        place = self._place(label)
         if self.siblings.rank == 0:
             _write(weights, place)
         self.siblings.barrier()
         for url in self.led:
-            self._wait(self._hand_over(url, str(version)))
+            self._wait(self.control[url].hand_over(label))
         self.siblings.barrier()
         self.weight_version = version
         if self.siblings.rank == 0:
@@ -170,110 +180,41 @@ class VllmServers:
     def _wait(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
-    def _place(self, label: str) -> Path:
-        return self.folder / f"version_{label}"
+    def _label_of(self, version: int) -> str:
+        """What the server calls our weights: another run that uses it by mistake has other labels."""
+        return f"{self.run}.{version}"
 
-    async def _answer(self, request: GenerationRequest, url: str, label: str) -> None:
+    def _place(self, label: str) -> Path:
+        return self.folder / f"version_{label.rpartition('.')[2]}"
+
+    async def _answer(self, request: GenerationRequest, ticket: int, url: str, label: str) -> None:
         try:
-            self.arrived.put((request.session, await self._generate(request, url, label)))
+            self.arrived.put((request.session, ticket, await self._generate(request, url, label)))
         except (RemoteServiceError, InvalidInputError) as error:
-            self.arrived.put((request.session, error))
+            self.arrived.put((request.session, ticket, error))
 
     async def _generate(self, request: GenerationRequest, url: str, label: str) -> Completion:
         body = {
             "token_ids": request.token_ids,
             "sampling_params": sampling_params(request, self.max_context, self.eos_ids),
         }
+        server = self.control[url]
         for _ in range(TRIES):
             try:
-                answer = await self._post(url, "/inference/v1/generate", body)
+                answer = await server.ask("/inference/v1/generate", body)
             except LOST as error:
-                await self._restore(url, label, error)
+                await server.restore(label, error)
                 continue
             choice = answer["choices"][0]
             versions = [span["version"] for span in choice["weight_versions"] or []]
             if set(versions) - {label}:  # restarted, and the request came before the weights
-                await self._restore(url, label, None)
+                await server.restore(label, None)
                 continue
             logprobs = [one["logprob"] for one in choice["logprobs"]["content"] or []]
             reasons = choice["finish_reason"], choice["stop_reason"]
-            return completion(request.session, choice["token_ids"], logprobs, *reasons, versions)
+            numbers = [version.rpartition(".")[2] for version in versions]
+            return completion(request.session, choice["token_ids"], logprobs, *reasons, numbers)
         raise RemoteServiceError(f"{url}: gave no answer under the current weights in {TRIES} tries; see its log")
-
-    async def _restore(self, url: str, label: str, error: Exception | None) -> None:
-        """Wait until the server answers, and hand it the weights again unless it has them."""
-        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
-            raise RemoteServiceError(f"{url}: refuses a request: {error.response.text[:300]}") from error
-        async with self.restoring[url]:
-            if await self._label(url) == label:
-                return
-            self.tell(f"engine {url} is lost{f' ({type(error).__name__})' if error else ''}; waiting for it")
-            started = time.monotonic()
-            await self._healthy(url)
-            if await self._label(url) != label:
-                await self._hand_over(url, label)
-            self.tell(f"engine {url} is back after {time.monotonic() - started:.0f} s, with weights of step {label}")
-
-    async def _label(self, url: str) -> str | None:
-        try:
-            return str((await self._get(url, "/weight_info"))["weight_version"])
-        except LOST:
-            return None
-
-    async def _healthy(self, url: str) -> None:
-        started = time.monotonic()
-        while True:
-            try:
-                (await self.client.get(url + "/health", timeout=10.0)).raise_for_status()
-                return
-            except LOST as error:
-                if time.monotonic() - started > self.patience:
-                    raise RemoteServiceError(
-                        f"{url}: no vLLM server answers ({type(error).__name__}), waited {self.patience:g} s; start "
-                        "one with `tspo engine MODEL`, then use --resume"
-                    ) from error
-            await asyncio.sleep(RETRY)
-
-    async def _check(self, url: str) -> None:
-        await self._healthy(url)
-        try:
-            models = await self._get(url, "/v1/models")
-            await self._get(url, "/weight_info")
-        except LOST as error:
-            raise InvalidInputError(f"{url}: is not a server started with `tspo engine` ({error})") from error
-        room = models["data"][0]["max_model_len"]
-        if room < self.max_context:
-            raise InvalidInputError(
-                f"{url}: was started for {room} tokens, the experiment needs {self.max_context}; "
-                f"use `tspo engine --context {self.max_context}` or lower model.max_context"
-            )
-
-    async def _hand_over(self, url: str, label: str) -> None:
-        for _ in range(TRIES):
-            try:
-                await self._post(url, "/pause?mode=keep")
-                await self._post(
-                    url, "/collective_rpc", {"method": "tspo_load_files", "args": [str(self._place(label))]}
-                )
-                await self._post(url, "/reset_prefix_cache")
-                await self._post(url, "/update_weight_version", {"new_version": label})
-                await self._post(url, "/resume")
-                return
-            except httpx.HTTPStatusError as error:
-                raise RemoteServiceError(
-                    f"{url}: could not load the weights in {self._place(label)} ({error.response.text[:300]}); the "
-                    "server must see this folder and be started with `tspo engine`"
-                ) from error
-            except httpx.TransportError:
-                await self._healthy(url)
-        raise RemoteServiceError(f"{url}: was lost {TRIES} times while it loaded weights; see its log")
-
-    async def _post(self, url: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        answer = (await self.client.post(url + path, json=body)).raise_for_status()
-        return answer.json() if answer.content else None
-
-    async def _get(self, url: str, path: str) -> Any:
-        return (await self.client.get(url + path, timeout=30.0)).raise_for_status().json()
 
 
 def _write(weights: Mapping[str, torch.Tensor], place: Path) -> None:
