@@ -186,7 +186,7 @@ def test_in_this_process(tied: str, tokenizer: PreTrainedTokenizerFast, tmp_path
 
 
 def connect(servers: Sequence[EngineServer], folder: Path, **options: Any) -> VllmServers:
-    defaults: dict[str, Any] = {"eos_ids": [1], "max_context": CONTEXT, "patience": 300.0, "tell": lambda _: None}
+    defaults: dict[str, Any] = {"eos_ids": [1], "max_context": CONTEXT, "patience": 1500.0, "tell": lambda _: None}
     return VllmServers([one.url for one in servers], folder, **defaults | options, siblings=Siblings())
 
 
