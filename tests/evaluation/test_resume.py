@@ -6,13 +6,12 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Finished, Playground, run_tspo
-from tests.evaluation.reader_server import Reader
 from tspo_cli.data.schema import Question
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.journal import Journal
@@ -21,44 +20,6 @@ from tspo_cli.runs import read_jsonl_gz
 
 Tspo = Callable[..., Finished]
 FILES = ("world.json", "world.items.jsonl.gz", "eval.json")
-
-
-def kill(options: Sequence[object], folder: Path, partial: Path, moments: Sequence[int]) -> int:
-    """Start an evaluation in `folder` and kill it when so many items are kept, then again with --resume; how many are
-    kept in the end."""
-    command = [sys.executable, "-m", "tspo_cli", *map(str, options)]
-    kept = 0
-    for enough in moments:
-        more = ["--resume"] if kept else []
-        process = subprocess.Popen([*command, *more], cwd=folder, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while process.poll() is None and kept < enough:
-            time.sleep(0.002)
-            kept = partial.read_bytes().count(b"\n") - 1 if partial.exists() else kept
-        process.kill()
-        process.wait()
-    return kept
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["ircot", "search_o1"])
-def test_killed_evaluations_of_an_endpoint(
-    films: Path, reader: tuple[Reader, str], tspo: Tspo, tmp_path: Path, method: str
-) -> None:
-    _, url = reader
-    (question,) = [json.loads(line) for line in (films / "films.jsonl").read_text().splitlines()]
-    data = tmp_path / "world.jsonl"
-    data.write_text("".join(json.dumps(question | {"id": str(place)}) + "\n" for place in range(200)))
-    options = ["eval", "reader", "--endpoint", url, "--data", data, "--index", films / "index", "--method", method,
-               "--set", "endpoint.concurrency=2", "--set", "retriever.k=1", "--out", "o"]  # fmt: skip
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    for folder in (whole, killed):
-        folder.mkdir()
-    tspo(*options, cwd=whole)
-    partial = killed / "o" / "world.partial.jsonl"
-    assert 20 <= kill(options, killed, partial, (20, 90)) < 200, "killed while it was at work"
-    tspo(*options, "--resume", cwd=killed)
-    for name in FILES:
-        assert (killed / "o" / name).read_bytes() == (whole / "o" / name).read_bytes(), name
 
 
 @pytest.mark.slow
@@ -70,11 +31,21 @@ def test_killed_evaluations_end_with_the_same_bytes(playground: Playground, tspo
         "--set", "rollout.max_new_tokens=48", "--out", "o",
     ]  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    for folder in (whole, killed):
-        folder.mkdir()
+    whole.mkdir()
+    killed.mkdir()
     tspo(*options, cwd=whole)
+    command = [sys.executable, "-m", "tspo_cli", *map(str, options)]
     partial = killed / "o" / "world.partial.jsonl"
-    assert 8 <= kill(options, killed, partial, (8, 27)) < 60, "killed while it was at work"
+    kept = 0
+    for enough in (8, 27):
+        more = ["--resume"] if kept else []
+        process = subprocess.Popen([*command, *more], cwd=killed, stderr=subprocess.DEVNULL)
+        while process.poll() is None and kept < enough:
+            time.sleep(0.002)
+            kept = partial.read_bytes().count(b"\n") - 1 if partial.exists() else kept
+        process.kill()
+        process.wait()
+    assert 8 <= kept < 60, "killed while it was at work"
     refused = run_tspo(*options, cwd=killed)
     assert refused.code == 3
     assert "--resume" in refused.err
