@@ -1,0 +1,145 @@
+"""Does training learn the same with vLLM? The demo's TSPO run with each engine, from the same warm start.
+
+    .venv-vllm/bin/python experiments/benchmarks/vllm_training.py --demo runs/demo --out runs/vllm_training
+
+`--demo` is the folder of `tspo demo` (or one with its world, index and warmstart/model). Engines: transformers, vLLM in
+the training process ("local"), vLLM servers ("servers", `--servers` of them). Each samples with random numbers of its
+own, so runs of one seed differ as runs of two seeds do: what can be compared are means over seeds, and log-probs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tspo_cli.runs import read_json, read_jsonl
+
+ENGINES = ("transformers", "local", "servers")
+
+
+def tspo(*arguments: object) -> list[str]:
+    """A command line of this environment's tspo."""
+    return [sys.executable, "-m", "tspo_cli", *map(str, arguments)]
+
+
+@contextmanager
+def engine_servers(model: Path, count: int) -> Iterator[list[str]]:
+    """URLs of `count` vLLM servers, which end with the block."""
+    ports = [_free_port() for _ in range(count)]
+    options = ["--context", 1024, "--dtype", "float32", "--kv-cache-gib", 0.5]
+    started = [
+        subprocess.Popen(tspo("engine", model, "--port", port, *options), start_new_session=True) for port in ports
+    ]
+    try:
+        urls = [f"http://127.0.0.1:{port}" for port in ports]
+        while not all(_answers(url) for url in urls):
+            if any(one.poll() is not None for one in started):
+                raise SystemExit("a server ended before it was ready; its messages are above")
+            time.sleep(1)
+        yield urls
+    finally:
+        for one in started:
+            os.killpg(one.pid, signal.SIGTERM)
+            one.wait()
+
+
+def train(engine: str, seed: int, urls: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
+    """One run; a run that is there already is read."""
+    run, demo = options.out / engine / f"seed{seed}", options.demo
+    settings = {
+        "model.path": demo / "warmstart" / "model",
+        "retriever.index": demo / "index",
+        "data.train": json.dumps([str(demo / "world" / "train.jsonl")]),
+        "eval.data": json.dumps([str(demo / "world" / "test.jsonl")]),
+        "eval.every": 0,
+        "eval.at_start": "false",
+        "eval.limit": options.limit,
+        "checkpoint.every": 0,
+        "train.steps": options.steps,
+        "optimizer.lr": options.lr,
+        "rollout.engine": "transformers" if engine == "transformers" else "vllm",
+        "vllm.url": json.dumps(list(urls) if engine == "servers" else []),
+        "seed": seed,
+    }
+    if not (run / "model").is_dir():
+        pairs = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+        subprocess.run(tspo("train", "tiny/tspo", "--out", run, "--overwrite", *pairs), check=True, stdout=sys.stderr)
+    rows = read_jsonl(run / "metrics.jsonl")
+    last = [row["reward"] for row in rows[-5:]]
+    return {
+        "engine": engine,
+        "seed": seed,
+        "em": read_json(run / "eval" / f"step_{options.steps:06}" / "world.json")["em"],
+        "reward": statistics.fmean(last),
+        "parity": max(row["parity"] for row in rows),
+        "handover_parity": max((row["handover_parity"] for row in rows if "handover_parity" in row), default=None),
+        "seconds_per_step": statistics.median(row["total"] for row in read_jsonl(run / "timings.jsonl")),
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--out", type=Path, default=Path("runs/vllm_training"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--limit", type=int, default=200, help="test questions")
+    parser.add_argument("--servers", type=int, default=1)
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+
+    rows = []
+    for engine in options.engines:
+        count = options.servers if engine == "servers" else 0
+        with engine_servers(options.demo / "warmstart" / "model", count) as urls:
+            rows += [train(engine, seed, urls, options) for seed in range(options.seeds)]
+    if options.json:
+        print(json.dumps({"steps": options.steps, "lr": options.lr, "rows": rows}))
+        return
+    print(f"tiny/tspo, {options.steps} steps at lr {options.lr:g}, greedy EM on {options.limit} held-out questions")
+    print(
+        f"{'engine':<14}{'EM by seed':<26}{'mean':>7}{'sd':>7}{'reward':>8}{'parity':>10}{'hand-over':>11}{'s/step':>8}"
+    )
+    for engine in options.engines:
+        mine = [row for row in rows if row["engine"] == engine]
+        scores = [row["em"] for row in mine]
+        deviation = statistics.stdev(scores) if len(scores) > 1 else 0.0
+        handed = max((row["handover_parity"] or 0.0) for row in mine)
+        print(
+            f"{engine:<14}{' '.join(f'{score:.3f}' for score in scores):<26}{statistics.fmean(scores):>7.3f}"
+            f"{deviation:>7.3f}{statistics.fmean(row['reward'] for row in mine):>8.3f}"
+            f"{max(row['parity'] for row in mine):>10.1e}{handed:>11.1e}"
+            f"{statistics.median(row['seconds_per_step'] for row in mine):>8.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
