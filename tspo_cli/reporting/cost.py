@@ -63,13 +63,14 @@ def _record(view: RunView) -> dict[str, Any]:
     if view.algorithm != "sft":
         per_step = int(view.setting("rollout.questions_per_step", 0)) * int(view.setting("rollout.group_size", 0))
     gpus = view.environment().get("gpus")
+    known = [float(one) for one in cpu if one is not None]
     return {
         "run": view.name,
         "algorithm": view.algorithm,
         "seed": view.setting("seed"),
         "device": f"{processes} × {gpus[0] if gpus else 'CPU core'}" if timings else None,
         "device_hours": seconds * processes / 3600 if timings else None,
-        "cpu_hours": sum(map(float, cpu)) * processes / 3600 if cpu and None not in cpu else None,
+        "cpu_hours": sum(known) * processes / 3600 if known and len(known) == len(cpu) else None,
         "seconds": seconds if timings else None,
         "rollout_share": 100 * rollout / seconds if rollout and seconds else None,
         "steps": len(metrics) or None,

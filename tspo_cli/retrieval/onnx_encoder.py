@@ -114,7 +114,7 @@ def _traced(model: Any) -> bytes:
 
     example = model.tokenizer(list(_PROBES), padding=True, return_tensors="pt")
     names = list(example)
-    file = io.BytesIO()
+    file: Any = io.BytesIO()  # torch writes into one, whatever its annotation says
     with torch.inference_mode():
         torch.onnx.export(
             LastHidden(model[0].auto_model.eval(), names),
