@@ -93,7 +93,7 @@ def _draw_line(axes: Any, label: str, runs: Sequence[Curve], color: str, style: 
         axes.plot(*zip(*((step, 100 * em) for step, em in run), strict=True), color=color, lw=0.5, alpha=0.35)
     axes.plot(steps, [100 * one.mean for one in means], style, color=color, lw=2, label=f"{label} ({len(runs)})")
     band = [(step, one.low, one.high) for step, one in zip(steps, means, strict=True) if one.low is not None]
-    if band:
+    if band and len(runs) > 2:  # of two runs the interval is as wide as the figure
         lows = [100 * max(0.0, low or 0.0) for _, low, _ in band]
         highs = [100 * min(1.0, high or 0.0) for _, _, high in band]
         axes.fill_between([step for step, _, _ in band], lows, highs, color=color, alpha=0.12, lw=0)
