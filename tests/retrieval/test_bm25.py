@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.bm25 import LUCENE_STOP_WORDS, tokens
 from tspo_cli.retrieval.index import build_index, open_index
-from tspo_cli.retrieval.ranking import top_k
+from tspo_cli.retrieval.ranking import top_k, top_positive
 
 SETS = ("nq", "triviaqa", "popqa", "hotpotqa", "2wikimultihopqa", "musique", "bamboogle")
 
@@ -94,6 +94,15 @@ def test_equal_scores_come_in_corpus_order(tmp_path: Path) -> None:
     assert [hit.id for hit in hits] == [f"p{i}" for i in range(7)]
 
 
+def test_equal_scores_come_by_id_where_the_search_says_so(tmp_path: Path) -> None:
+    build_index(_corpus(tmp_path / "corpus.jsonl", ['"A"\nsame words here'] * 50), tmp_path / "index")
+    searcher = open_index(tmp_path / "index", {"ties": "id"})
+    hits = searcher.search(["words"], 7)[0].hits
+    assert [hit.id for hit in hits] == sorted(f"p{i}" for i in range(50))[:7]
+    assert searcher.search_settings == {"ties": "id"}
+    assert open_index(tmp_path / "index").search_settings == {}
+
+
 def test_a_corpus_without_words_is_refused(tmp_path: Path) -> None:
     corpus = _corpus(tmp_path / "corpus.jsonl", ['""\n!'])
     with pytest.raises(InvalidInputError, match="no passage holds a searchable word"):
@@ -106,6 +115,16 @@ def test_top_k_is_the_stable_order_of_everything_cut_at_k(values: list[int], k: 
     scores = np.array(values, np.float32)
     got = top_k(scores, np.arange(len(values)), k)
     assert got == sorted(enumerate(map(float, values)), key=lambda pair: (-pair[1], pair[0]))[:k]
+
+
+@given(st.lists(st.integers(-3, 9), max_size=400), st.integers(1, 5), st.booleans())
+def test_top_positive_is_the_whole_order_of_what_is_above_zero(values: list[int], k: int, by_id: bool) -> None:
+    def id_of(position: int) -> str:
+        return str(position)
+
+    ranked = [(at, float(value)) for at, value in enumerate(values) if value > 0]
+    ranked.sort(key=lambda pair: (-pair[1], id_of(pair[0]) if by_id else pair[0]))
+    assert top_positive(np.array(values, np.float32), k, id_of if by_id else None) == ranked[:k]
 
 
 @given(st.lists(st.sampled_from(["lake", "hill", "lake hill", "sea"]), min_size=1, max_size=12), st.integers(1, 12))

@@ -43,6 +43,7 @@ def test_an_experiment_file_knows_every_search_setting() -> None:
         "backend": known.BACKENDS,
         "first_pass": known.FIRST_PASSES,
         "encoder_backend": known.ENCODER_BACKENDS,
+        "ties": known.TIES,
     }
     for name, values in choices.items():
         assert SearchConfig.model_json_schema()["properties"][name]["enum"] == ["", *values]

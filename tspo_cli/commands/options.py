@@ -20,7 +20,8 @@ SearchSettings = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Search otherwise than built: reranker, rerank_depth; dense: device, dtype, batch_size, batch_tokens, "
-        "encoder_backend, candidates, nprobe, ef_search, backend, first_pass; hybrid: rrf_constant, depth. Repeatable.",
+        "encoder_backend, candidates, nprobe, ef_search, backend, first_pass; bm25: ties; hybrid: ties, "
+        "rrf_constant, depth. Repeatable.",
     ),
 ]
 

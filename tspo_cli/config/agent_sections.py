@@ -89,6 +89,9 @@ class SearchConfig(Section):
     depth: int = Field(0, ge=0, description="hybrid: ranks of each ranking that are fused.")
     reranker: str = Field("", description="Cross-encoder, by directory or name, that orders the best passages anew.")
     rerank_depth: int = Field(0, ge=0, description="Passages that the reranker orders.")
+    ties: Literal["", "position", "id"] = Field(
+        "", description="bm25, hybrid: the order of equal BM25 scores; empty: position in the corpus."
+    )
 
     def given(self) -> dict[str, object]:
         """What is to be other than built."""

@@ -1,7 +1,9 @@
 """Queries of many clients, searched together by the one thread that owns the index.
 
-Whatever waits when the thread is free is its next batch: an idle server answers at once, a busy one makes larger
-batches by itself, and no query waits for a timer. Indexes and encoders need not be thread-safe.
+Whatever waits when the thread is free is its next batch: an idle server answers at once and a busy one makes larger
+batches by itself. Clients that were just answered are likely to ask again, so that a small batch right after a larger
+one waits for them a moment; a query that comes later than that never waits. Indexes and encoders need not be
+thread-safe.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from tspo_cli.retrieval.wire import Answer, encode_answer
 log = logging.getLogger(__name__)
 _LONGEST_RETRY = 60
 _LAST_SEARCH = 10.0
+_GATHER = 0.08
+"""Of the time that a batch took, so much after its end the next one waits to be as large as all that was asked then."""
 
 
 class Overloaded(Exception):
@@ -74,6 +78,7 @@ class Batcher:
         self._wake = threading.Condition()
         self._closing = False
         self._rate = 0.0
+        self._gather_until, self._gather_size = 0.0, 0
         self.manifest: dict[str, Any] | None = None
         """What the opened index says of itself ({} where it says nothing); None until it is open."""
         self.search_settings: dict[str, Any] = {}
@@ -176,12 +181,17 @@ class Batcher:
         with self._wake:
             while not self._queue and not self._closing:
                 self._wake.wait()
+            while (left := self._gather_until - time.monotonic()) > 0 and self._may_gather():
+                self._wake.wait(left)
             batch: list[_Waiting] = []
             while (
                 self._queue and len(batch) < self._max_batch and (not batch or self._queue[0].key[1] == batch[0].key[1])
             ):
                 batch.append(self._queue.popleft())
             return batch
+
+    def _may_gather(self) -> bool:
+        return len(self._queue) < self._gather_size and not self._closing
 
     def _answer(self, retriever: Retriever, batch: list[_Waiting]) -> None:
         start = time.monotonic()
@@ -192,7 +202,10 @@ class Batcher:
         if timely:
             results = search_each(retriever, [one.query for one in timely], timely[0].key[1])
             outcomes += zip(timely, map(encode_answer, results), strict=True)
-            seconds = max(time.monotonic() - start, 1e-6)
+            end = time.monotonic()
+            seconds = max(end - start, 1e-6)
+            self._gather_size = min(len(timely) + len(self._queue), self._max_batch)
+            self._gather_until = end + _GATHER * seconds
             self._rate = 0.8 * (self._rate or len(timely) / seconds) + 0.2 * len(timely) / seconds
             self._metrics.batch(len(timely), seconds)
         self._call(self._settle_all, outcomes)

@@ -12,7 +12,7 @@ import numpy as np
 from bm25s.stopwords import STOPWORDS_EN
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.retrieval.ranking import Ranked, top_k
+from tspo_cli.retrieval.ranking import Ranked, top_positive
 from tspo_cli.retrieval.settings import Bm25Settings
 
 LUCENE_STOP_WORDS = frozenset((
@@ -47,12 +47,18 @@ def _stems(stemmer: str) -> Callable[[list[str]], list[str]]:
 class Bm25Ranker:
     """Ranks by BM25; passages that share no word with the query are no hits.
 
+    Args:
+        id_of: the id of a position, by which equal scores are to be ordered; None: by position.
+
     Raises:
         InvalidInputError: the files do not fit each other or the corpus.
     """
 
-    def __init__(self, directory: Path, rows: int, settings: Bm25Settings) -> None:
+    def __init__(
+        self, directory: Path, rows: int, settings: Bm25Settings, id_of: Callable[[int], str] | None = None
+    ) -> None:
         self._settings = settings
+        self._id_of = id_of
         self._index = bm25s.BM25.load(directory, mmap=True)
         scores = self._index.scores
         # A plain view of the mapped pages: slicing np.memmap itself costs more than scoring.
@@ -76,6 +82,4 @@ class Bm25Ranker:
         ids = [vocabulary[word] for word in words if word in vocabulary]
         if not ids:
             return []
-        scores = self._index.get_scores_from_ids(ids)
-        positions = np.flatnonzero(scores > 0)
-        return top_k(scores[positions], positions, k)
+        return top_positive(self._index.get_scores_from_ids(ids), k, self._id_of)

@@ -43,7 +43,8 @@ class Searcher:
         self._ranker = ranker
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
-        """At most `k` hits for each query: falling score, equal scores by ascending position in the corpus.
+        """At most `k` hits for each query: falling score, equal scores by ascending position in the corpus, or by id
+        where `ties` says so.
 
         A query that cannot be searched for (too long, empty), or whose passage is damaged
         on disk, has an error of its own. Lone surrogates count as question marks, as they do over HTTP.
@@ -130,7 +131,8 @@ def _ranker(path: Path, manifest: dict[str, Any], store: PassageStore, settings:
     if settings.bm25 is not None:
         from tspo_cli.retrieval.bm25 import Bm25Ranker
 
-        rankers.append(Bm25Ranker(path, len(store), settings.bm25))
+        id_of = store.id if settings.ties.ties == "id" else None
+        rankers.append(Bm25Ranker(path, len(store), settings.bm25, id_of))
     if settings.dense is not None:
         from tspo_cli.retrieval.dense import RESCORE_NAME, VECTORS_NAME, DenseRanker, VectorIndex
 

@@ -163,6 +163,10 @@ class PassageStore:
             )
         return _passage(self._path, position, line)
 
+    def id(self, position: int) -> str:
+        """The id of the passage at `position`. Raises as indexing does."""
+        return self[position][0]
+
     def contents(self, start: int = 0, stop: int | None = None) -> Iterator[str]:
         """The contents of the passages from `start` to before `stop`, in order."""
         return (self[position][1] for position in range(start, len(self) if stop is None else stop))

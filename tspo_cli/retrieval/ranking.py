@@ -1,7 +1,8 @@
-"""The one order of hits: by falling score, equal scores by ascending position in the corpus."""
+"""The one order of hits: by falling score, equal scores by ascending position in the corpus, or by id."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -19,8 +20,17 @@ class Ranker(Protocol):
         ...
 
 
-def top_k(scores: NDArray[np.float32], positions: NDArray[np.int64], k: int) -> Ranked:
-    """The best `k` of `positions` (ascending) by their `scores` (same shape, [n]).
+_BLOCKS_PER_HIT = 32
+
+
+def top_k(
+    scores: NDArray[np.float32],
+    positions: NDArray[np.int64],
+    k: int,
+    id_of: Callable[[int], str] | None = None,
+) -> Ranked:
+    """The best `k` of `positions` (ascending) by their `scores` (same shape, [n]); equal scores by `id_of` a position,
+    where it is given, else by position.
 
     Every candidate that ties with the k-th score is looked at, so the cut does not depend on the selection algorithm.
     """
@@ -28,5 +38,21 @@ def top_k(scores: NDArray[np.float32], positions: NDArray[np.int64], k: int) -> 
         kth = np.partition(scores, len(scores) - k)[len(scores) - k]
         kept = scores >= kth
         scores, positions = scores[kept], positions[kept]
+    if id_of is not None:
+        ranked = zip(positions.tolist(), scores.tolist(), strict=True)
+        return sorted(ranked, key=lambda pair: (-pair[1], id_of(pair[0])))[:k]
     order = np.argsort(-scores, kind="stable")[:k]
     return list(zip(positions[order].tolist(), scores[order].tolist(), strict=True))
+
+
+def top_positive(scores: NDArray[np.float32], k: int, id_of: Callable[[int], str] | None = None) -> Ranked:
+    """`top_k` of the positions whose score is above 0; `scores` [n] are those of the positions 0 to n - 1.
+
+    The k-th best of the blocks' best scores is no better than the k-th best of all: what lies below it is passed over
+    unsorted.
+    """
+    bound = np.float32(0)
+    if (size := len(scores) // (_BLOCKS_PER_HIT * k)) > 1:
+        bound = np.sort(np.maximum.reduceat(scores, np.arange(0, len(scores), size)))[-k]
+    positions = np.flatnonzero(scores >= bound if bound > 0 else scores > 0)
+    return top_k(scores[positions], positions, k, id_of)

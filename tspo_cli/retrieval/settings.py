@@ -19,6 +19,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 RESCORES = ("none", "float16", "float32")
 BACKENDS = ("faiss", "torch")
 FIRST_PASSES = ("float32", "float16", "int8")
+TIES = ("position", "id")
 ENCODER_BACKENDS = ("torch", "onnx", "onnx-int8")
 
 
@@ -99,7 +100,7 @@ class DenseSettings:
 SEARCH_KEYS = (
     *("device", "dtype", "batch_size", "batch_tokens", "encoder_backend"),
     *("candidates", "nprobe", "ef_search", "backend", "first_pass"),
-    *("rrf_constant", "depth", "reranker", "rerank_depth"),
+    *("rrf_constant", "depth", "reranker", "rerank_depth", "ties"),
 )
 """Settings that an opened index may have otherwise than the build: they change speed and recall, not the files."""
 _SPEED_ALONE = ("device", "batch_size", "batch_tokens")
@@ -130,6 +131,16 @@ class RerankSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TieSettings:
+    """The order of passages with equal BM25 scores: ascending position in the corpus, or ascending id."""
+
+    ties: str = "position"
+
+    def __post_init__(self) -> None:
+        _one_of("ties", TIES, self.ties)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IndexSettings:
     """All settings of one index; a part that its kind does not use is None."""
 
@@ -137,9 +148,10 @@ class IndexSettings:
     dense: DenseSettings | None = None
     fusion: FusionSettings | None = None
     rerank: RerankSettings = field(default_factory=RerankSettings)
+    ties: TieSettings = field(default_factory=TieSettings)
 
     def flat(self) -> dict[str, Any]:
-        """One flat mapping, for the manifest; re-ranking belongs to the search and stays out."""
+        """One flat mapping, for the manifest; re-ranking and ties belong to the search and stay out."""
         parts = [part for part in (self.bm25, self.dense, self.fusion) if part is not None]
         return {name: value for part in parts for name, value in asdict(part).items()}
 
@@ -169,19 +181,25 @@ _PARTS: dict[str, dict[str, type]] = {
     "dense": {"dense": DenseSettings},
     "hybrid": {"bm25": Bm25Settings, "dense": DenseSettings, "fusion": FusionSettings},
 }
+_SEARCH_PARTS: dict[str, dict[str, type]] = {
+    "bm25": {"rerank": RerankSettings, "ties": TieSettings},
+    "dense": {"rerank": RerankSettings},
+    "hybrid": {"rerank": RerankSettings, "ties": TieSettings},
+}
+"""What belongs to a search alone and is no part of an index."""
 Part = TypeVar("Part")
 
 
 def index_settings(kind: str, given: Mapping[str, object], *, searching: bool = False) -> IndexSettings:
     """The settings of an index of `kind` from strings, or values of the right type.
 
-    `searching` knows the keys of re-ranking too, which are no part of an index.
+    `searching` knows the keys of re-ranking and ties too, which are no part of an index.
 
     Raises:
         InvalidInputError: an unknown kind or name, with the nearest known one, or a value that does not fit.
     """
     _one_of("kind", KINDS, kind)
-    parts = {**_PARTS[kind], **({"rerank": RerankSettings} if searching else {})}
+    parts = {**_PARTS[kind], **(_SEARCH_PARTS[kind] if searching else {})}
     known = [item.name for part in parts.values() for item in fields(part)]
     _check_names(given, known)
     values: dict[str, Any] = {
@@ -205,7 +223,8 @@ def for_search(settings: IndexSettings, kind: str, given: Mapping[str, object]) 
     """
     fixed = [name for name in given if name in settings.flat() and name not in SEARCH_KEYS]
     if fixed:
-        free = [name for name in (*settings.flat(), *_names(RerankSettings)) if name in SEARCH_KEYS]
+        searching = (name for part in _SEARCH_PARTS[kind].values() for name in _names(part))
+        free = [name for name in (*settings.flat(), *sorted(searching)) if name in SEARCH_KEYS]
         raise InvalidInputError(
             f"setting {fixed[0]!r}: fixed when the index was built; at search time known are {', '.join(free)}"
         )
@@ -218,6 +237,8 @@ def searched_otherwise(built: IndexSettings, chosen: IndexSettings) -> dict[str,
     changed = {name: value for name, value in chosen.flat().items() if value != before[name]}
     if chosen.rerank.reranker:
         changed |= {**asdict(chosen.rerank), "reranker": PurePath(chosen.rerank.reranker).name}
+    if chosen.ties != built.ties:
+        changed |= asdict(chosen.ties)
     return {name: value for name, value in changed.items() if name not in _SPEED_ALONE}
 
 
