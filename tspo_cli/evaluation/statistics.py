@@ -70,6 +70,22 @@ def estimate(scores: Scores, *, confidence: float = CONFIDENCE, resamples: int =
     return average([scores], confidence=confidence, resamples=resamples, seed=seed)
 
 
+def estimate_share(scores: Scores) -> Estimate:
+    """`estimate` of scores from 0 to 1. Of scores that are all 0 or all 1, resampling gives an interval without any
+    width: with one seed it is then Wilson's."""
+    found = estimate(scores)
+    if found.seeds == 1 and found.mean in (0.0, 1.0):
+        low, high = wilson(found.mean, found.questions)
+        return replace(found, low=low, high=high)
+    return found
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """95 % Wilson score interval of a share of `n` items, of which there is at least one (Wilson 1927)."""
+    interval = stats.binomtest(min(n, round(share * n)), n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
 def average(
     sets: Sequence[Scores],
     *,

@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from tspo_cli.evaluation.statistics import Estimate, average, estimate
+from tspo_cli.evaluation.statistics import Estimate, average, estimate_share
 
 INTERVALS = ("em", "f1", "sub_em")
 
 
 def with_intervals(scores: dict[str, Any], items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """`scores` and, for em, f1 and sub_em, their standard error (`em_se`) and 95 % bootstrap interval (`em_low`,
-    `em_high`)."""
+    `em_high`; Wilson's where all items are alike)."""
     return scores | {
         f"{name}_{part}": value
         for name in INTERVALS
-        for part, value in _parts(estimate([item[name] for item in items])).items()
+        for part, value in _parts(estimate_share([item[name] for item in items])).items()
     }
 
 

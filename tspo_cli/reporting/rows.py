@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from tspo_cli.evaluation.statistics import wilson
 from tspo_cli.reporting.views import RunView
 
 
@@ -56,7 +57,7 @@ def _rows_of(view: RunView, all_steps: bool) -> list[Row]:
 def _row(view: RunView, step: int, last: bool, scores: dict[str, Any]) -> Row:
     n = int(scores.get("n") or 0)
     em = scores.get("em")
-    low, high = wilson(em, n)
+    low, high = wilson(em, n) if em is not None and n > 0 else (None, None)
     return Row(
         run=view.name,
         algorithm=view.algorithm,
@@ -79,13 +80,3 @@ def _row(view: RunView, step: int, last: bool, scores: dict[str, Any]) -> Row:
         evaluation=view.is_evaluation,
         signature=scores.get("signature"),
     )
-
-
-def wilson(share: float | None, n: int) -> tuple[float | None, float | None]:
-    """95 % Wilson score interval of a share of `n` items; (None, None) without items (Wilson 1927)."""
-    if share is None or n <= 0:
-        return None, None
-    from scipy.stats import binomtest
-
-    interval = binomtest(min(n, round(share * n)), n).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)

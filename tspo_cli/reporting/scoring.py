@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,13 @@ from tspo_cli.evaluation.statistics import (
     Estimate,
     average,
     compare_sets,
-    estimate,
+    estimate_share,
     relative_gain,
 )
 from tspo_cli.reporting.arms import Arm
 from tspo_cli.reporting.groups import read_records
 from tspo_cli.reporting.overview import end_scores
 from tspo_cli.reporting.published import SETS
-from tspo_cli.reporting.rows import wilson
 from tspo_cli.reporting.views import RunView
 
 Items = dict[str, dict[str, Any]]
@@ -102,20 +101,11 @@ def _score(arm: Arm, metric: str) -> ArmScores:
     return ArmScores(
         arm,
         items,
-        {name: _estimate(table) for name, table in tables.items()},
+        {name: estimate_share(table) for name, table in tables.items()},
         average(sets) if together else None,
         average(sets, weighting="questions") if together else None,
         facts,
     )
-
-
-def _estimate(table: list[list[float]]) -> Estimate:
-    """Of answers that are all alike, resampling gives an interval without any width: then it is Wilson's."""
-    found = estimate(table)
-    if len(table) == 1 and found.mean in (0.0, 1.0):
-        low, high = wilson(found.mean, found.questions)
-        return replace(found, low=low or 0.0, high=1.0 if high is None else high)
-    return found
 
 
 def averaged(names: Iterable[str]) -> list[str]:
