@@ -17,18 +17,19 @@ CONTEXT = 700
 
 
 class EngineServer:
-    """`tspo engine` in a process group of its own."""
+    """`tspo engine` in a process group of its own; `more` goes to its command line."""
 
-    def __init__(self, model: Path, log: Path) -> None:
+    def __init__(self, model: Path, log: Path, *more: object) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.model, self.log, self.url = model, log, f"http://127.0.0.1:{self.port}"
+        self.more = more
         self.process: Any = None
 
     def start(self) -> None:
         """Start it, with the weights of the beginning; `wait` says when it is ready."""
-        options = ["--port", self.port, "--context", CONTEXT, "--dtype", "float32", "--kv-cache-gib", 0.25]
+        options = ["--port", self.port, "--context", CONTEXT, "--dtype", "float32", "--kv-cache-gib", 0.25, *self.more]
         command = [sys.executable, "-m", "tspo_cli", "engine", self.model, *options]
         with open(self.log, "a") as log:
             self.process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, start_new_session=True)

@@ -3,19 +3,13 @@ Needs vLLM: `make test-vllm`."""
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.conftest import Finished, Playground, run_tspo
+from tests.engine_server import EngineServer
 from tspo_cli.runs import read_json, read_jsonl_gz
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -32,28 +26,13 @@ ROUTES = {"token ids": [], "text": ["endpoint.send=text"], "chat": ["endpoint.ap
 def url(playground: Playground, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("server")
     (folder / "chat.jinja").write_text(TEMPLATE)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "tspo_cli", "engine", str(playground.model), "--port", port, "--context", "1024"]
-    command += ["--dtype", "float32", "--kv-cache-gib", "0.25", "--", "--chat-template", str(folder / "chat.jinja")]
-    with open(folder / "log.txt", "w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    server = EngineServer(playground.model, folder / "log.txt", "--", "--chat-template", folder / "chat.jinja")
+    server.start()
     try:
-        while not _answers(f"http://127.0.0.1:{port}/health"):
-            assert process.poll() is None, (folder / "log.txt").read_text()[-3000:]
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
+        server.wait()
+        yield f"{server.url}/v1"
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _answers(address: str) -> bool:
-    try:
-        return httpx.get(address, timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False
+        server.kill()
 
 
 @pytest.fixture(scope="module")
