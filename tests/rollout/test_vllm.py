@@ -44,8 +44,8 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
 
 
 def disturb(model: Qwen2ForCausalLM) -> None:
-    """A step of training, so to say: enough that old weights give log-probs that differ in the second decimal, too little
-    to make a trained model one whose float32 rounding is worse."""
+    """A step of training, so to say: enough that old weights would show, too little to turn a trained model into one
+    that rounds worse."""
     with torch.no_grad():
         for one in model.parameters():
             one.add_(0.02 * one.std() * torch.randn_like(one))
