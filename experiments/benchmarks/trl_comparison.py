@@ -1,0 +1,262 @@
+"""One RL step (rollout and update) of tspo beside one of TRL's GRPOTrainer with a multi-turn rollout function.
+
+    OMP_NUM_THREADS=1 python experiments/benchmarks/trl_comparison.py MODEL WORLD INDEX [--json]
+
+MODEL is a policy directory (the demo's: runs/demo/warmstart/model), WORLD a made world, INDEX its index. Needs
+`pip install "tspo-cli[peers]"`. Ours is `rl_step` of tspo_cli/training/rl.py, as `tspo train` calls it; theirs is
+`GRPOTrainer.training_step`, clipping and AdamW, its rollouts by `model.generate` over all of a step's rollouts, turn by
+turn. Both sides have the same model, questions, index, prompts, feedback, limits, temperature and number of updates, in
+float32 on one thread, and take turns. Tokens per second are sampled tokens over the seconds of the step; actions are
+sampled, so lengths differ a little from side to side and the counts are printed. tspo leaves rollouts without any
+advantage out of the update, which has the same gradient; `tspo, all` trains on every rollout, as TRL does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from made import machine
+
+from tspo_cli.config.load import load_config
+from tspo_cli.config.schema import Config
+from tspo_cli.data.schema import Question
+from tspo_cli.models.load import load_model, load_tokenizer
+from tspo_cli.retrieval.open import open_retriever
+from tspo_cli.retrieval.types import Retriever
+from tspo_cli.rollout.agent import context_length
+from tspo_cli.rollout.engines.transformers import TransformersEngine
+from tspo_cli.rollout.protocol import STOP, SearchProtocol, parse_action
+from tspo_cli.training.distributed import init_distributed
+from tspo_cli.training.learner import Learner
+from tspo_cli.training.rl import batch_of_step, read_training_questions, rl_step
+
+SIDES = ("tspo", "tspo, all", "trl")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One step: sampled tokens, turns, seconds of the rollouts and of the whole step."""
+
+    sampled: int
+    turns: int
+    rollout_s: float
+    total_s: float
+
+
+def ours(config: Config, retriever: Retriever, questions: list[Question]) -> Callable[[int], Outcome]:
+    """The training step of `tspo train`."""
+    tokenizer, model = load_tokenizer(config.model.path), load_model(config.model.path)
+    protocol = SearchProtocol.from_config(tokenizer, config.rollout)
+    learner = Learner(model, config, total_updates=config.train.steps, temperature=config.rollout.temperature)
+    slots = config.rollout.batch_size
+    engine = TransformersEngine(learner.module, tokenizer, batch_size=slots, max_context=context_length(config))
+    engine.load_weights(None, 0)
+    take = rl_step(config, learner, None, engine, retriever, protocol, questions)
+
+    def step(number: int) -> Outcome:
+        started = time.perf_counter()
+        done = take(number)
+        seconds = time.perf_counter() - started
+        turns = [turn for group in done.rollouts for one in group["trajectories"] for turn in one["turns"]]
+        return Outcome(sum(turn["tokens"] for turn in turns), len(turns), done.timings["rollout"], seconds)
+
+    return step
+
+
+def theirs(config: Config, retriever: Retriever, questions: list[Question], folder: str) -> Callable[[int], Outcome]:
+    """TRL's training step on the same questions."""
+    try:
+        from datasets import Dataset
+        from trl import GRPOConfig, GRPOTrainer
+    except ImportError as error:
+        raise SystemExit(f"{error}: this benchmark needs TRL: pip install 'tspo-cli[peers]'") from None
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    rollout, optimizer = config.rollout, config.optimizer
+    tokenizer, model = load_tokenizer(config.model.path), load_model(config.model.path)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    protocol = SearchProtocol.from_config(tokenizer, rollout)
+    answers = {one.question: [answer.lower() for answer in one.golden_answers] for one in questions}
+    spent: dict[str, Any] = {}
+
+    def roll(prompts: list[str], trainer: Any) -> dict[str, Any]:
+        started = time.perf_counter()
+        found = _roll(prompts, trainer.model, tokenizer, protocol, retriever, config)
+        spent["rollout"] = time.perf_counter() - started
+        spent["sampled"], spent["turns"] = sum(sum(mask) for mask in found["env_mask"]), sum(found.pop("turns"))
+        return found
+
+    def reward(prompts: list[str], completions: list[str], said: list[str], **_: Any) -> list[float]:
+        return [float(text.strip().lower() in answers[prompt]) for prompt, text in zip(prompts, said, strict=True)]
+
+    size = rollout.questions_per_step * rollout.group_size
+    options = GRPOConfig(
+        output_dir=folder, per_device_train_batch_size=size, num_generations=rollout.group_size,
+        gradient_accumulation_steps=1, num_iterations=1, max_steps=config.train.steps, beta=config.loss.kl,
+        temperature=rollout.temperature, max_completion_length=context_length(config), loss_type="dapo",
+        epsilon=config.loss.clip_low, learning_rate=optimizer.lr, adam_beta1=optimizer.betas[0],
+        adam_beta2=optimizer.betas[1], adam_epsilon=optimizer.eps, weight_decay=optimizer.weight_decay,
+        max_grad_norm=optimizer.grad_clip, lr_scheduler_type="constant", gradient_checkpointing=False, bf16=False,
+        use_cpu=True, logging_strategy="no", save_strategy="no", report_to="none", disable_tqdm=True,
+        use_vllm=False, shuffle_dataset=False, seed=config.seed,
+    )  # fmt: skip
+    trainer = GRPOTrainer(
+        model=model, reward_funcs=reward, args=options, processing_class=tokenizer, rollout_func=roll,
+        train_dataset=Dataset.from_list([{"prompt": one.question} for one in questions]),
+    )  # fmt: skip
+    trainer.create_optimizer()
+    trainer.current_gradient_accumulation_steps = 1  # train() sets it
+
+    def step(number: int) -> Outcome:
+        batch = [one.question for one, _ in batch_of_step(questions, number, config)]
+        inputs = [{"prompt": prompt} for prompt in batch for _ in range(rollout.group_size)]
+        started = time.perf_counter()
+        trainer.model.train()
+        trainer.training_step(trainer.model, inputs, None)
+        torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), optimizer.grad_clip)
+        trainer.optimizer.step()
+        trainer.model.zero_grad()
+        trainer.state.global_step += 1
+        return Outcome(spent["sampled"], spent["turns"], spent["rollout"], time.perf_counter() - started)
+
+    return step
+
+
+@torch.no_grad()
+def _roll(
+    questions: list[str], model: Any, tokenizer: Any, protocol: SearchProtocol, retriever: Retriever, config: Config
+) -> dict[str, Any]:
+    """All rollouts turn by turn: one left-padded batch per turn of those that go on."""
+    rollout = config.rollout
+    prompts = [protocol.prompt_ids(question) for question in questions]
+    ids, masks, logprobs = ([list[Any]() for _ in prompts] for _ in range(3))
+    turns, said = [0] * len(prompts), [""] * len(prompts)
+    going = list(range(len(prompts)))
+    was_training = model.training
+    model.eval()
+    for turn in range(rollout.max_searches + 1):
+        histories = [prompts[place] + ids[place] for place in going]
+        width = max(map(len, histories))
+        tokens = torch.tensor([[tokenizer.pad_token_id] * (width - len(one)) + one for one in histories])
+        attention = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in histories])
+        output = model.generate(
+            tokens, attention_mask=attention, do_sample=True, temperature=rollout.temperature, top_k=0, top_p=1.0,
+            max_new_tokens=rollout.max_new_tokens, stop_strings=list(STOP), tokenizer=tokenizer, use_cache=True,
+            pad_token_id=tokenizer.pad_token_id, output_scores=True, return_dict_in_generate=True,
+        )  # fmt: skip
+        new = output.sequences[:, width:]
+        scores = torch.stack(output.scores, 1).log_softmax(-1).gather(-1, new[..., None]).squeeze(-1).tolist()
+        searches, still = dict[int, str](), []
+        for place, row, values in zip(going, new.tolist(), scores, strict=True):
+            length = _length(row, tokenizer, protocol)
+            row, turns[place] = row[:length], turns[place] + 1
+            ids[place] += row
+            masks[place] += [1] * length
+            logprobs[place] += values[:length]
+            last = turn == rollout.max_searches
+            finish = "length" if length == rollout.max_new_tokens else "stop"
+            action = parse_action(protocol.decode(row), finish_reason=finish, may_search=not last)
+            if action.kind == "answer":
+                said[place] = action.content
+            elif action.kind == "search":
+                searches[place] = action.content
+            elif not last:
+                _tell(protocol.correction()[1], place, ids, masks, logprobs)
+            if action.kind != "answer" and not last:
+                still.append(place)
+        found = retriever.search(list(searches.values()), config.retriever.k) if searches else []
+        for place, result in zip(searches, found, strict=True):
+            _tell(protocol.observation(result.hits)[1], place, ids, masks, logprobs)
+        going = still
+        if not going:
+            break
+    model.train(was_training)
+    return {
+        "prompt_ids": prompts, "completion_ids": ids, "logprobs": logprobs, "env_mask": masks, "turns": turns,
+        "said": said,
+    }  # fmt: skip
+
+
+def _tell(feedback: list[int], place: int, ids: list[Any], masks: list[Any], logprobs: list[Any]) -> None:
+    ids[place] += feedback
+    masks[place] += [0] * len(feedback)
+    logprobs[place] += [0.0] * len(feedback)
+
+
+def _length(row: list[int], tokenizer: Any, protocol: SearchProtocol) -> int:
+    """Sampled tokens of a row that `generate` filled up with padding: up to a stop string or the end of sequence."""
+    text = ""
+    for place, token in enumerate(row):
+        text += protocol.decode([token])
+        if token == tokenizer.eos_token_id or any(stop in text for stop in STOP):
+            return place + 1
+    return len(row)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("world", type=Path)
+    parser.add_argument("index", type=Path)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+
+    torch.set_num_threads(1)
+    init_distributed()
+    recipe = Path(__file__).parents[1] / "tiny" / "grpo.toml"
+    size = 8 * 5
+    settings = [f"model.path={args.model}", f'data.train=["{args.world}/train.jsonl"]', f"retriever.index={args.index}"]
+    settings += [f"train.steps={args.repeats + 1}", f"rollout.batch_size={size}", "eval.data=[]"]
+    config = load_config([recipe], settings)
+    retriever = open_retriever(config.retriever)
+    assert retriever is not None
+    questions = read_training_questions(config)
+    found: dict[str, list[Outcome]] = {side: [] for side in SIDES}
+    with tempfile.TemporaryDirectory() as folder:
+        whole = load_config([recipe], [*settings, "train.drop_zero_advantage=false"])
+        steps = {
+            "tspo": ours(config, retriever, questions),
+            "tspo, all": ours(whole, retriever, questions),
+            "trl": theirs(config, retriever, questions, folder),
+        }
+        for number in range(1, args.repeats + 2):
+            for side, step in steps.items():
+                outcome = step(number)
+                if number > 1:  # the first round warms up
+                    found[side].append(outcome)
+    rates = {side: [one.sampled / one.total_s for one in rows] for side, rows in found.items()}
+    ratios = {side: [a / b for a, b in zip(rates[side], rates["trl"], strict=True)] for side in SIDES if side != "trl"}
+    table = {
+        side: {
+            "tokens_per_second": statistics.median(rates[side]),
+            "rollout_s": statistics.median(one.rollout_s for one in rows),
+            "update_s": statistics.median(one.total_s - one.rollout_s for one in rows),
+            "sampled": statistics.mean(one.sampled for one in rows),
+            "turns": statistics.mean(one.turns for one in rows),
+        }
+        for side, rows in found.items()
+    }
+    if args.json:
+        print(json.dumps({"machine": machine(), "sides": table, "ratios": ratios}, indent=2))
+        return
+    print(f"{machine()}; {size} rollouts a step, float32, median of {args.repeats} steps")
+    print(f"{'side':<10}{'tokens/s':>10}{'rollout s':>11}{'update s':>10}{'tokens/step':>13}{'turns/step':>12}")
+    for side, row in table.items():
+        print(f"{side:<10}{row['tokens_per_second']:>10.0f}{row['rollout_s']:>11.2f}{row['update_s']:>10.2f}"
+              f"{row['sampled']:>13.0f}{row['turns']:>12.1f}")  # fmt: skip
+    for side, rounds in ratios.items():
+        print(f"{side}: {statistics.median(rounds):.2f}x of trl (rounds: {', '.join(f'{one:.2f}' for one in rounds)})")
+
+
+if __name__ == "__main__":
+    main()
