@@ -146,6 +146,10 @@ def test_answers_that_are_all_alike_have_wilsons_interval(tmp_path: Path) -> Non
     make_evaluation(tmp_path / "rag", "rag", items(1, 0.0, 50), dataset="nq")
     cell = Report(open_runs([tmp_path])).table("main").rows[0][1]
     assert (cell.text, cell.below) == ("0.0", f"[0.0, {100 * proportion_confint(0, 50, method='wilson')[1]:.1f}]")
+    make_evaluation(tmp_path / "rag-popqa", "rag", items(1, 0.0, 200), dataset="popqa")
+    ends = [proportion_confint(0, n, method="wilson")[1] for n in (50, 200)]
+    average = Report(open_runs([tmp_path])).table("main").rows[0][3]
+    assert (average.text, average.below) == ("0.0", f"[0.0, {100 * sum(ends) / 2:.1f}]")
 
 
 def test_a_column_says_what_makes_it_unfair(tmp_path: Path) -> None:

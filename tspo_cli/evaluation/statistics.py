@@ -80,6 +80,18 @@ def estimate_share(scores: Scores) -> Estimate:
     return found
 
 
+def average_share(sets: Sequence[Scores], *, weighting: Weighting = "macro") -> Estimate:
+    """`average` of scores from 0 to 1. Where all scores of all sets are alike it has the average of the sets' Wilson
+    bounds, which is wider than an interval of the average."""
+    found = average(sets, weighting=weighting)
+    if found.seeds == 1 and found.mean in (0.0, 1.0):
+        sizes = [np.size(scores) for scores in sets]
+        bounds = [wilson(found.mean, size) for size in sizes]
+        low, high = np.average(bounds, axis=0, weights=sizes if weighting == "questions" else None).tolist()
+        return replace(found, low=low, high=high)
+    return found
+
+
 def wilson(share: float, n: int) -> tuple[float, float]:
     """95 % Wilson score interval of a share of `n` items, of which there is at least one (Wilson 1927)."""
     interval = stats.binomtest(min(n, round(share * n)), n).proportion_ci(CONFIDENCE, method="wilson")

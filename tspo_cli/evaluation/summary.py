@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tspo_cli.evaluation.statistics import Estimate, average, estimate_share
+from tspo_cli.evaluation.statistics import Estimate, average_share, estimate_share
 
 INTERVALS = ("em", "f1", "sub_em")
 
@@ -28,8 +28,8 @@ def averages(sets: Sequence[Sequence[dict[str, Any]]]) -> dict[str, dict[str, An
     for name in INTERVALS:
         scores = [[item[name] for item in items] for items in sets]
         for weighting, found in (
-            ("macro", average(scores, weighting="macro")),
-            ("questions", average(scores, weighting="questions")),
+            ("macro", average_share(scores, weighting="macro")),
+            ("questions", average_share(scores, weighting="questions")),
         ):
             result[weighting] |= {name: found.mean, **{f"{name}_{part}": x for part, x in _parts(found).items()}}
     return result

@@ -14,6 +14,7 @@ from tspo_cli.evaluation.statistics import (
     Comparison,
     Estimate,
     average,
+    average_share,
     compare_sets,
     estimate_share,
     relative_gain,
@@ -102,8 +103,8 @@ def _score(arm: Arm, metric: str) -> ArmScores:
         arm,
         items,
         {name: estimate_share(table) for name, table in tables.items()},
-        average(sets) if together else None,
-        average(sets, weighting="questions") if together else None,
+        average_share(sets) if together else None,
+        average_share(sets, weighting="questions") if together else None,
         facts,
     )
 
