@@ -33,7 +33,7 @@ def make_corpus(path: Path, passages: int, words: int) -> None:
                 handle.write(json.dumps({"id": f"doc{start + row}", "contents": f'"T{start + row}"\n{text}'}) + "\n")
 
 
-def make_encoder(folder: Path, hidden: int = 32, layers: int = 1) -> str:
+def make_encoder(folder: Path, hidden: int = 32, layers: int = 1, heads: int = 2) -> str:
     """A BERT of random weights, whose tokens are up to three characters of the made words; its directory."""
     import torch
     from transformers import BertConfig, BertModel
@@ -47,7 +47,7 @@ def make_encoder(folder: Path, hidden: int = 32, layers: int = 1) -> str:
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(words), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=2,
+        vocab_size=len(words), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
         intermediate_size=4 * hidden, initializer_range=0.5,
     )  # fmt: skip
     BertModel(config).save_pretrained(folder)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.encoder import Encoder
 from tspo_cli.retrieval.faiss_files import FlatRows, is_flat, is_streamable, open_faiss, write_flat
-from tspo_cli.retrieval.ranking import Ranked, top_k
+from tspo_cli.retrieval.ranking import Ranked
 from tspo_cli.retrieval.settings import DenseSettings
 from tspo_cli.retrieval.vectors import ShardedVectors
 
@@ -26,6 +26,8 @@ one. For int8 the scan knows how far its codes are from the vectors."""
 _SPARE = 16
 """Candidates beyond k: mostly enough to see that nothing else comes close."""
 _TRAINING_ROWS = 65_536
+_NUMBERS_AT_ONCE = 2**18
+"""Of candidates that are scored again: 1 MiB in float32, which caches hold."""
 
 Rows = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """Positions in, their vectors out."""
@@ -139,9 +141,7 @@ class VectorIndex:
             return rank_vectors(self._index, vectors, k, self._exact, slack=self._slack, first=first)
         wanted = k if self._exact is None else max(k, min(self._settings.candidates, self.ntotal))
         scores, positions = self._index.search(vectors, wanted)
-        return [
-            _rank_candidates(*row, k, self._exact, self.ntotal) for row in zip(vectors, scores, positions, strict=True)
-        ]
+        return _rank_candidates(vectors, scores, positions, k, self._exact, self.ntotal)
 
     def rows(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """The vectors at `positions`, [n, dim], as exactly as they are kept."""
@@ -253,10 +253,11 @@ def rank_vectors(
         asked = vectors[unsettled]
         scores, positions = index.search(asked, wanted)
         margins = slack(asked, scores)
+        ranked = _rank_candidates(asked, scores, positions, k, exact_rows, index.ntotal)
         left = []
-        for row, near, found, margin in zip(unsettled.tolist(), scores, positions, margins, strict=True):
-            answers[row] = _rank_candidates(vectors[row], near, found, k, exact_rows, index.ntotal)
-            if wanted < index.ntotal and near[-1] + margin >= answers[row][-1][1]:
+        for row, near, margin, answer in zip(unsettled.tolist(), scores[:, -1], margins, ranked, strict=True):
+            answers[row] = answer
+            if wanted < index.ntotal and near + margin >= answer[-1][1]:
                 left.append(row)
         unsettled = np.array(left, np.int64)
         wanted = min(2 * wanted, index.ntotal)
@@ -264,18 +265,35 @@ def rank_vectors(
 
 
 def _rank_candidates(
-    vector: NDArray[np.float32],
+    vectors: NDArray[np.float32],
     scores: NDArray[np.float32],
     positions: NDArray[np.int64],
     k: int,
     rows: Rows | None,
     ntotal: int,
-) -> Ranked:
-    """The best `k` of what a first pass found; FAISS fills up with -1 where it has nothing more."""
+) -> list[Ranked]:
+    """The best `k` of what a first pass found for each of `vectors` [n, dim]: `scores` and `positions` [n, c], with
+    position -1 where FAISS had nothing more. They are scored again where there are `rows` to do it with."""
     if (positions >= ntotal).any():
         raise InvalidInputError(f"the index names row {positions.max()} of {ntotal}; it is damaged: build it again")
-    real = positions >= 0
-    order = np.argsort(positions[real])
-    found, near = positions[real][order], scores[real][order]
-    exact = (rows(found) * vector).sum(axis=1, dtype=np.float32) if rows is not None else near
-    return top_k(exact, found, k)
+    by_position = np.argsort(positions, axis=1)
+    found = np.take_along_axis(positions, by_position, axis=1)
+    near = np.take_along_axis(scores, by_position, axis=1)
+    exact = near if rows is None else _score_again(vectors, found, rows)
+    exact = np.where(found < 0, np.float32(-np.inf), exact)
+    best = np.argsort(-exact, axis=1, kind="stable")[:, :k]
+    found, exact = np.take_along_axis(found, best, axis=1), np.take_along_axis(exact, best, axis=1)
+    pairs = zip(found.tolist(), exact.tolist(), strict=True)
+    return [[(at, score) for at, score in zip(*row, strict=True) if at >= 0] for row in pairs]
+
+
+def _score_again(vectors: NDArray[np.float32], positions: NDArray[np.int64], rows: Rows) -> NDArray[np.float32]:
+    """Inner products [n, c] of `vectors` [n, dim] with the rows at `positions` [n, c], each the same in every batch."""
+    count, dim = positions.shape[1], vectors.shape[1]
+    exact = np.empty(positions.shape, np.float32)
+    step = max(1, _NUMBERS_AT_ONCE // (count * dim))
+    for at in range(0, len(vectors), step):
+        asked = vectors[at : at + step, None, :]
+        candidates = rows(np.maximum(positions[at : at + step], 0).ravel()).reshape(-1, count, dim)
+        exact[at : at + step] = (candidates * asked).sum(axis=2, dtype=np.float32)
+    return exact

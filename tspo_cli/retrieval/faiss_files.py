@@ -117,18 +117,23 @@ def write_flat(index: Any, blocks: Iterable[NDArray[np.float32]], rows: int, pat
 
     One block is held at a time. The file is the one that FAISS would write.
     """
-    head = bytearray(faiss.serialize_index(index).tobytes())
-    # The file ends with the length of the codes, here 0; IndexFlat counts floats, the others count bytes.
-    unit = 4 if bytes(head[:4]) in _FLAT else 1
-    struct.pack_into("<q", head, 8, rows)
-    struct.pack_into("<Q", head, len(head) - 8, rows * index.code_size // unit)
     with open(path, "wb") as handle:
-        handle.write(head)
+        handle.write(flat_head(index, rows))
         for block in blocks:
             handle.write(index.sa_encode(np.ascontiguousarray(block, np.float32)).tobytes())
     written = open_faiss([path])
     if written.ntotal != rows or written.d != index.d or written.sa_code_size() != index.sa_code_size():
         raise RuntimeError(f"{path}: FAISS does not read back what was written; this version has another layout")
+
+
+def flat_head(index: Any, rows: int) -> bytes:
+    """What precedes the codes in the file of a flat index with `rows` vectors; `index` is that index, still empty."""
+    head = bytearray(faiss.serialize_index(index).tobytes())
+    # It ends with the length of the codes, here 0; IndexFlat counts floats, the others count bytes.
+    unit = 4 if bytes(head[:4]) in _FLAT else 1
+    struct.pack_into("<q", head, 8, rows)
+    struct.pack_into("<Q", head, len(head) - 8, rows * index.code_size // unit)
+    return bytes(head)
 
 
 def is_streamable(index: Any) -> bool:

@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.faiss_files import FlatRows
 
-_BLOCK = 65_536
-"""Rows scored at once: 16 MiB of scores for 64 queries."""
+_CPU_ROWS, _CPU_SCORES = 2**16, 2**22
+_GPU_ROWS, _GPU_SCORES = 2**22, 2**27
+"""Rows scored at once, at most, and scores that exist at once: 16 MiB on a CPU, 256 to 1,024 on a GPU."""
+_GROUP = 64
+"""Neighbouring scores of which the greatest stands for all at first."""
 
 
 class TorchScan:
@@ -65,68 +68,99 @@ class _Shard:
     """Consecutive rows on one device: mapped on the CPU, copied to a GPU."""
 
     def __init__(self, rows: FlatRows, start: int, stop: int, first_pass: str, device: torch.device) -> None:
-        self._rows, self._start, self._stop = rows, start, stop
+        self._source, self._start, self._stop = rows, start, stop
         self._first_pass, self._device = first_pass, device
+        self._gpu = device.type != "cpu"
         self.row_lost, self.row_length = 0.0, 0.0
         """int8: the greatest length of what quantising took from a row, and of a row after it."""
-        resident = device.type != "cpu" or first_pass == "int8"
-        self._blocks = [self._prepare(*span) for span in self._spans()] if resident else None
+        self._resident = self._load() if self._gpu or first_pass == "int8" else None
 
     def __len__(self) -> int:
         return self._stop - self._start
 
     def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The best `k` of this shard: scores and positions in the whole corpus, each [n, k]."""
-        best: tuple[torch.Tensor, torch.Tensor] | None = None
-        asked = self._query(queries.to(self._device))
-        for number, (start, stop) in enumerate(self._spans()):
-            block = self._blocks[number] if self._blocks is not None else self._prepare(start, stop)
-            scores = self._score(asked, block)
-            top = scores.topk(min(k, stop - start), dim=1)
-            found = (top.values, top.indices + start)
-            if best is not None:
-                merged = torch.cat([best[0], found[0]], dim=1)
-                top = merged.topk(min(k, merged.shape[1]), dim=1)
-                found = (top.values, torch.cat([best[1], found[1]], dim=1).gather(1, top.indices))
-            best = found
-        assert best is not None
-        return best
+        best = torch.empty(len(queries), 0, device=self._device)
+        positions = torch.empty(len(queries), 0, dtype=torch.int64, device=self._device)
+        asked = queries.to(self._device)
+        scales = torch.ones(len(asked), device=self._device)
+        if self._first_pass == "int8":
+            asked, scales = quantise(asked)
+        elif self._half():
+            asked = asked.half()
+        most_rows, most_scores = (_GPU_ROWS, _GPU_SCORES) if self._gpu else (_CPU_ROWS, _CPU_SCORES)
+        step = max(_GROUP, min(most_rows, most_scores // len(asked)) // _GROUP * _GROUP)
+        for start in range(0, len(self), step):
+            stop = min(start + step, len(self))
+            values, places = best_of(self._score(asked, start, stop), k)
+            best = torch.cat([best, values], dim=1)
+            positions = torch.cat([positions, places + (self._start + start)], dim=1)
+            if best.shape[1] > k:
+                best, order = best.topk(k, dim=1)
+                positions = positions.gather(1, order)
+        # One factor for all scores of a query: it changes no order.
+        return best * scales[:, None], positions
 
-    def _spans(self) -> list[tuple[int, int]]:
-        return [(at, min(at + _BLOCK, self._stop)) for at in range(self._start, self._stop, _BLOCK)]
+    def _half(self) -> bool:
+        return self._first_pass == "float16" and self._gpu
 
-    def _prepare(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _load(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """All rows on the device in the type of the first pass, and the scale of each (int8)."""
+        kind = torch.int8 if self._first_pass == "int8" else torch.float16 if self._half() else torch.float32
+        loaded = torch.empty(len(self), self._source.d, dtype=kind, device=self._device)
+        scales = torch.ones(len(self) if kind == torch.int8 else 0, device=self._device)
+        for start in range(0, len(self), _CPU_ROWS):
+            stop = min(start + _CPU_ROWS, len(self))
+            block = self._block(start, stop).to(self._device)
+            if kind == torch.int8:
+                block = block.float()
+                loaded[start:stop], scales[start:stop] = quantise(block)
+                kept = loaded[start:stop] * scales[start:stop, None]
+                self.row_length = max(self.row_length, float(kept.norm(dim=1).max()))
+                self.row_lost = max(self.row_lost, float((block - kept).norm(dim=1).max()))
+            else:
+                loaded[start:stop] = block
+        return loaded, scales
+
+    def _block(self, start: int, stop: int) -> torch.Tensor:
         # A copy: torch wants memory that it may write, and the map is read-only.
-        block = torch.from_numpy(np.array(self._rows.block(start, stop))).to(self._device)
-        if self._first_pass == "int8":
-            codes, scales = quantise(block.float())
-            kept = codes * scales[:, None]
-            self.row_length = max(self.row_length, float(kept.norm(dim=1).max()))
-            self.row_lost = max(self.row_lost, float((block.float() - kept).norm(dim=1).max()))
-            return codes, scales
-        half = self._first_pass == "float16" and self._device.type != "cpu"
-        return block.half() if half else block.float(), None
+        return torch.from_numpy(np.array(self._source.block(self._start + start, self._start + stop)))
 
-    def _query(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if self._first_pass == "int8":
-            return quantise(queries)
-        half = self._first_pass == "float16" and self._device.type != "cpu"
-        return queries.half() if half else queries, None
-
-    def _score(
-        self, asked: tuple[torch.Tensor, torch.Tensor | None], block: tuple[torch.Tensor, torch.Tensor | None]
-    ) -> torch.Tensor:
-        (queries, query_scales), (rows, scales) = asked, block
-        if scales is None or query_scales is None:
-            return (queries @ rows.T).float()
-        if self._device.type == "cpu":
+    def _score(self, asked: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """Scores [n, stop - start], up to one factor per query."""
+        if self._resident is None:
+            return asked @ self._block(start, stop).float().T
+        rows, scales = self._resident[0][start:stop], self._resident[1][start:stop]
+        if self._first_pass != "int8":
+            return asked @ rows.T
+        if not self._gpu:
             # Sums of 1,040 products of two codes are whole numbers that float32 holds, and its product is the fast one.
-            products = queries.float() @ rows.float().T
-        else:
-            # cuBLAS wants at least 17 rows on the left; zeros fill up.
-            left = torch.nn.functional.pad(queries, (0, 0, 0, max(0, 17 - len(queries))))
-            products = torch._int_mm(left, rows.T)[: len(queries)].float()
-        return products * query_scales[:, None] * scales[None, :]
+            return (asked.float() @ rows.float().T) * scales
+        # cuBLAS wants at least 17 rows on the left, and multiples of 8 elsewhere.
+        left = _padded(asked, max(0, 17 - len(asked)), -asked.shape[1] % 8)
+        right = _padded(rows, -len(rows) % 8, -rows.shape[1] % 8)
+        return torch._int_mm(left, right.T)[: len(asked), : len(rows)] * scales
+
+
+def best_of(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best `k` of each row of `scores` [n, m] by falling score: float32 values and places, [n, min(k, m)].
+
+    The k groups of neighbours with the greatest maxima hold them: one reading of all scores, and few to sort.
+    """
+    columns = scores.shape[1]
+    if columns > 2 * k * _GROUP:
+        grouped = _padded(scores, 0, -columns % _GROUP, -torch.inf).unflatten(1, (-1, _GROUP))
+        groups = grouped.amax(dim=2).topk(k, dim=1).indices
+        near = grouped.gather(1, groups[:, :, None].expand(-1, -1, _GROUP)).flatten(1)
+        values, order = near.float().topk(k, dim=1)
+        return values, groups.gather(1, order // _GROUP) * _GROUP + order % _GROUP
+    values, places = scores.float().topk(min(k, columns), dim=1)
+    return values, places
+
+
+def _padded(table: torch.Tensor, rows: int, columns: int, value: float = 0) -> torch.Tensor:
+    """`table` with more rows and columns of `value`; itself where there are none, which torch would copy."""
+    return torch.nn.functional.pad(table, (0, columns, 0, rows), value=value) if rows or columns else table
 
 
 def quantise(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
