@@ -31,7 +31,7 @@ def test_portions_change_nothing(rows: int, entropy: str, monkeypatch: pytest.Mo
     found = []
     for kept in (10**9, 0):
         monkeypatch.setattr(logprobs, "KEPT_LOGITS", kept)
-        monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", 4 * 9)
+        monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", {"cpu": 4 * 9})
         scores = logprobs.head_scores(hidden, head, ids, 0.7, entropy)
         gradients = torch.autograd.grad((scores[0] + scores[1]).sum(), [hidden, *head.parameters()]) if rows else ()
         found.append([*scores, *gradients])

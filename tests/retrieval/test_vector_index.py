@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.retrieval.dense import RESCORE_NAME, VECTORS_NAME, VectorIndex, write_vectors
+from tspo_cli.retrieval.dense import RESCORE_NAME, VECTORS_NAME, VectorIndex, empty_index, write_vectors
 from tspo_cli.retrieval.faiss_files import FlatRows, write_flat
 from tspo_cli.retrieval.settings import DenseSettings
 from tspo_cli.retrieval.vectors import ShardedVectors
@@ -212,3 +212,19 @@ def test_what_cannot_be_made_is_named(vectors: Array, tmp_path: Path) -> None:
     faiss.write_index(l2, str(tmp_path / "l2"))
     with pytest.raises(InvalidInputError, match="expected an inner-product index"):
         VectorIndex([tmp_path / "l2"], None, DenseSettings())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("first_pass", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("batch", [1, 70])
+def test_a_gpu_finds_what_brute_force_finds(tmp_path: Path, first_pass: str, batch: int) -> None:
+    rows, dim = 300_001, 72
+    random = np.random.default_rng(3)
+    vectors = random.normal(size=(rows, dim)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    write_flat(empty_index(dim, "Flat"), iter([vectors]), rows, tmp_path / "vectors.faiss")
+    queries = random.normal(size=(batch, dim)).astype(np.float32)
+    settings = DenseSettings(backend="torch", first_pass=first_pass, device="cuda")
+    found = VectorIndex([tmp_path / "vectors.faiss"], None, settings).rank(queries, 10)
+    right = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
+    assert [[at for at, _ in ranked] for ranked in found] == right.tolist()

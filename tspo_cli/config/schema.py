@@ -218,6 +218,11 @@ class TrainConfig(Section):
     gradient_checkpointing: bool = Field(
         False, description="Keep only the input of each layer and compute the rest again: less memory, 1/3 more work."
     )
+    compile: bool = Field(
+        False,
+        description="Compile normalisations and MLPs (torch.compile): fewer passes over a GPU's memory, seconds more "
+        "at the start, other last digits.",
+    )
     processes: int = Field(1, ge=1, description="Training processes on this machine.")
     threads: int = Field(0, ge=0, description="CPU threads per process. 0: one, or OMP_NUM_THREADS where it is set.")
     keep_rollouts: int = Field(1, ge=0, description="Keep the rollouts of every n-th step. 0: none.")

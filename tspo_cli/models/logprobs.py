@@ -9,7 +9,7 @@ import torch.utils.checkpoint
 from torch import nn
 
 KEPT_LOGITS = 2**26  # up to here they are kept for the backward pass: 256 MiB in float32, and as much for each copy
-LOGITS_AT_ONCE = 2**25
+LOGITS_AT_ONCE = {"cpu": 2**25, "cuda": 2**27}  # a GPU wants larger products
 
 
 def sampled_logprobs(logits: torch.Tensor, ids: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -34,7 +34,7 @@ def head_scores(
     Where there are many logits they exist for some rows at a time, in the backward pass as well, so that neither a long
     batch nor a large vocabulary needs more memory than `LOGITS_AT_ONCE` logits and their few copies.
     """
-    rows = _rows_at_once(len(ids), head)
+    rows = _rows_at_once(len(ids), head, LOGITS_AT_ONCE[hidden.device.type])
     if len(ids) <= rows:
         return _scores(hidden, ids, head, temperature, entropy)
     portions = zip(hidden.split(rows), ids.split(rows), strict=True)
@@ -49,10 +49,10 @@ def head_scores(
     return torch.cat(logprobs), torch.cat(entropies)
 
 
-def _rows_at_once(count: int, head: nn.Module) -> int:
-    """All rows where their logits are few enough to be kept, else as many as make LOGITS_AT_ONCE."""
+def _rows_at_once(count: int, head: nn.Module, most: int) -> int:
+    """All rows where their logits are few enough to be kept, else as many as make `most`."""
     vocabulary = getattr(head, "out_features", None) or 1
-    return max(count, 1) if count * vocabulary <= KEPT_LOGITS else max(1, LOGITS_AT_ONCE // vocabulary)
+    return max(count, 1) if count * vocabulary <= KEPT_LOGITS else max(1, most // vocabulary)
 
 
 def _scores(

@@ -206,7 +206,8 @@ def batch_memory(config: Config, shape: ModelShape, half: bool, tokens: int) -> 
     q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     block = 6 * shape.hidden + 3 * q + 3 * kv + 4 * shape.intermediate
     numbers = shape.layers * block if not config.train.gradient_checkpointing else shape.layers * shape.hidden + block
-    logits = min(tokens * shape.vocabulary, KEPT_LOGITS if tokens * shape.vocabulary <= KEPT_LOGITS else LOGITS_AT_ONCE)
+    logits = tokens * shape.vocabulary
+    logits = logits if logits <= KEPT_LOGITS else LOGITS_AT_ONCE["cuda" if half else "cpu"]
     return {"activations": tokens * numbers * (2 if half else 4) / GIB, "logits": 4 * logits * 4 / GIB}
 
 

@@ -16,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import TspoError
+from tspo_cli.models.compiled import compile_pointwise
 from tspo_cli.models.logprobs import head_scores
 from tspo_cli.models.packed_attention import enable_packing
 from tspo_cli.rollout.agent import context_length
@@ -73,6 +74,9 @@ class Learner:
             model.base_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         compared = config.kind == "rl" and (config.loss.kl > 0 or config.loss.log_kl)
         self.reference = self._frozen(model, temperature) if compared else None
+        if config.train.compile:
+            for one in (model, self.reference) if compared else (model,):
+                compile_pointwise(one)
         options = config.optimizer
         optimizer = torch.optim.AdamW(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
@@ -80,6 +84,8 @@ class Learner:
             betas=options.betas,
             eps=options.eps,
             weight_decay=options.weight_decay,
+            # One kernel and no copies of the state, which are several times the model.
+            fused=model.device.type == "cuda" and not config.deepspeed.offload_optimizer,
         )
         bfloat16 = next(model.parameters()).dtype == torch.bfloat16
         self.engine, *_ = deepspeed.initialize(
