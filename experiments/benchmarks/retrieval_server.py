@@ -109,13 +109,17 @@ def put_load(port: int, queries: Sequence[str], k: int, clients: int, keep: bool
 def server(index: Path, *options: str) -> Iterator[tuple[int, int]]:
     """(port, process id) of a `tspo serve` in a process of its own."""
     command = [sys.executable, "-m", "tspo_cli", "serve", str(index), "--port", "0", "--json", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with (
+        tempfile.TemporaryFile("w+") as messages,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=messages, text=True) as process,
+    ):
         assert process.stdout is not None
         said = ""
         while not said.endswith("}\n"):
             line = process.stdout.readline()
             if not line:
-                raise SystemExit("tspo serve ended before it was ready; run it by hand to see why")
+                messages.seek(0)
+                raise SystemExit(f"tspo serve ended before it was ready: {messages.read()[-2000:]}")
             said += line
         yield int(json.loads(said)["url"].rpartition(":")[2]), process.pid
         process.terminate()

@@ -117,18 +117,26 @@ def _one_by_one(
 def _flash(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, scaling: float | None
 ) -> torch.Tensor:
-    """PyTorch's own variable-length kernel, all segments in one call."""
-    varlen, longest = _varlen(), max(segments.lengths)
+    """PyTorch's own variable-length kernel, all segments in one call.
+
+    Not SDPA, one by one: cuDNN's prepares itself for every new length, which takes longer than the attention.
+    """
+    varlen, options = _varlen(), {}
+    groups = query.shape[1] // key.shape[1]
+    if "enable_gqa" in signature(varlen).parameters:
+        options = {"enable_gqa": groups > 1}
+    elif groups > 1:  # torch before 2.12
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     q, k, v = (one[0].transpose(0, 1) for one in (query, key, value))
-    grouped = query.shape[1] != key.shape[1]
+    longest = max(segments.lengths)
     places = (segments.boundaries, segments.boundaries, longest, longest)
-    return varlen(q, k, v, *places, scale=scaling, window_size=(-1, 0), enable_gqa=grouped)[None]
+    return varlen(q, k, v, *places, scale=scaling, window_size=(-1, 0), **options)[None]
 
 
 def _varlen() -> Any:
-    """`varlen_attn` where this torch has it in a form with windows and grouped queries, else None."""
+    """`varlen_attn` where this torch has it in a form with windows (2.11), else None."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    return varlen_attn if {"window_size", "enable_gqa"} <= set(signature(varlen_attn).parameters) else None
+    return varlen_attn if "window_size" in signature(varlen_attn).parameters else None

@@ -25,6 +25,8 @@ on its type, in the last digits. Float16: twice 2^-11 for the factors and once f
 one. For int8 the scan knows how far its codes are from the vectors."""
 _SPARE = 16
 """Candidates beyond k: mostly enough to see that nothing else comes close."""
+_NEAR = 4
+"""Candidates beyond k that are scored again in any case."""
 _TRAINING_ROWS = 65_536
 _NUMBERS_AT_ONCE = 2**18
 """Of candidates that are scored again: 1 MiB in float32, which caches hold."""
@@ -253,7 +255,7 @@ def rank_vectors(
         asked = vectors[unsettled]
         scores, positions = index.search(asked, wanted)
         margins = slack(asked, scores)
-        ranked = _rank_candidates(asked, scores, positions, k, exact_rows, index.ntotal)
+        ranked = _rank_candidates(asked, scores, positions, k, exact_rows, index.ntotal, margins)
         left = []
         for row, near, margin, answer in zip(unsettled.tolist(), scores[:, -1], margins, ranked, strict=True):
             answers[row] = answer
@@ -271,29 +273,42 @@ def _rank_candidates(
     k: int,
     rows: Rows | None,
     ntotal: int,
+    margins: NDArray[np.float32] | None = None,
 ) -> list[Ranked]:
     """The best `k` of what a first pass found for each of `vectors` [n, dim]: `scores` and `positions` [n, c], with
-    position -1 where FAISS had nothing more. They are scored again where there are `rows` to do it with."""
+    position -1 where FAISS had nothing more.
+
+    They are scored again where there are `rows` to do it with; where `margins` [n] say how far a score may be from the
+    exact one, those alone that could be among the best.
+    """
     if (positions >= ntotal).any():
         raise InvalidInputError(f"the index names row {positions.max()} of {ntotal}; it is damaged: build it again")
-    by_position = np.argsort(positions, axis=1)
-    found = np.take_along_axis(positions, by_position, axis=1)
-    near = np.take_along_axis(scores, by_position, axis=1)
-    exact = near if rows is None else _score_again(vectors, found, rows)
-    exact = np.where(found < 0, np.float32(-np.inf), exact)
-    best = np.argsort(-exact, axis=1, kind="stable")[:, :k]
-    found, exact = np.take_along_axis(found, best, axis=1), np.take_along_axis(exact, best, axis=1)
+    real = positions >= 0
+    exact = np.where(real, scores, np.float32(-np.inf))
+    if rows is not None:
+        near = np.zeros_like(real)
+        near[:, : k + _NEAR] = True
+        exact = _score_again(vectors, positions, real & near, rows)
+        if near.shape[1] > k + _NEAR:
+            kth = -np.partition(-exact, k - 1, axis=1)[:, k - 1 : k]
+            reach = scores + margins[:, None] >= kth if margins is not None else True
+            exact = np.maximum(exact, _score_again(vectors, positions, real & ~near & reach, rows))
+    best = np.lexsort((positions, -exact), axis=1)[:, :k]
+    found, exact = np.take_along_axis(positions, best, axis=1), np.take_along_axis(exact, best, axis=1)
     pairs = zip(found.tolist(), exact.tolist(), strict=True)
-    return [[(at, score) for at, score in zip(*row, strict=True) if at >= 0] for row in pairs]
+    return [[(at, score) for at, score in zip(*row, strict=True) if score > -np.inf] for row in pairs]
 
 
-def _score_again(vectors: NDArray[np.float32], positions: NDArray[np.int64], rows: Rows) -> NDArray[np.float32]:
-    """Inner products [n, c] of `vectors` [n, dim] with the rows at `positions` [n, c], each the same in every batch."""
-    count, dim = positions.shape[1], vectors.shape[1]
-    exact = np.empty(positions.shape, np.float32)
-    step = max(1, _NUMBERS_AT_ONCE // (count * dim))
-    for at in range(0, len(vectors), step):
-        asked = vectors[at : at + step, None, :]
-        candidates = rows(np.maximum(positions[at : at + step], 0).ravel()).reshape(-1, count, dim)
-        exact[at : at + step] = (candidates * asked).sum(axis=2, dtype=np.float32)
+def _score_again(
+    vectors: NDArray[np.float32], positions: NDArray[np.int64], wanted: NDArray[np.bool_], rows: Rows
+) -> NDArray[np.float32]:
+    """Inner products [n, c] of `vectors` [n, dim] with the rows at the `wanted` of `positions` [n, c], each the same in
+    every batch; elsewhere minus infinity."""
+    exact = np.full(positions.shape, -np.inf, np.float32)
+    queries, columns = np.nonzero(wanted)
+    step = max(1, _NUMBERS_AT_ONCE // vectors.shape[1])
+    for at in range(0, len(queries), step):
+        query, column = queries[at : at + step], columns[at : at + step]
+        products = rows(positions[query, column]) * vectors[query]
+        exact[query, column] = products.sum(axis=1, dtype=np.float32)
     return exact

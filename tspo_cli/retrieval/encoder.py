@@ -129,9 +129,9 @@ def _load(name: str, settings: DenseSettings) -> Any:
     try:
         import torch
         from sentence_transformers import SentenceTransformer
-    except ImportError:
+    except ImportError as error:
         raise MissingResourceError(
-            'dense retrieval needs sentence-transformers; pip install "tspo-cli[dense]"'
+            f'dense retrieval needs sentence-transformers ({error}); pip install "tspo-cli[dense]"'
         ) from None
     from transformers.utils import logging
 

@@ -47,9 +47,9 @@ class RerankRanker:
     def __init__(self, ranker: Ranker, store: PassageStore, settings: RerankSettings, device: str) -> None:
         try:
             from sentence_transformers import CrossEncoder
-        except ImportError:
+        except ImportError as error:
             raise MissingResourceError(
-                're-ranking needs sentence-transformers; pip install "tspo-cli[dense]"'
+                f're-ranking needs sentence-transformers ({error}); pip install "tspo-cli[dense]"'
             ) from None
         try:
             self._model: Any = CrossEncoder(settings.reranker, device=None if device == "auto" else device)
