@@ -140,7 +140,7 @@ def end_to_end(folder: Path, first_pass: str, clients: list[int], requests: int,
     for setting in ("backend=torch", f"first_pass={first_pass}", f"device={DEVICE}"):
         options += ["--set", setting]
     if DEVICE == "cuda":
-        options += ["--set", "dtype=float16"]
+        options += ["--set", "dtype=float16", "--set", "batch_size=1024"]
     words = np.random.default_rng(1).integers(0, 16**4, (requests, 10))
     queries = [" ".join(f"w{word:x}" for word in row) for row in words.tolist()]
     began = time.perf_counter()

@@ -146,10 +146,10 @@ def test_presets_fill_in_what_is_not_given() -> None:
 
 def test_batches_keep_their_budget_and_lose_no_text() -> None:
     lengths = [3, 500, 7, 7, 120, 1, 64]
-    batches = list(budget_batches(lengths, 128, 3))
+    batches = list(budget_batches(lengths, 128, 3, 64))
     assert sorted(row for batch in batches for row in batch) == list(range(7))
     for batch in batches:
         assert len(batch) <= 3
         assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= 128
     # 40 short queries are not padded to the length of a long one.
-    assert [len(batch) for batch in budget_batches([8] * 40 + [60], 16384, 64)] == [2, 39]
+    assert [len(batch) for batch in budget_batches([8] * 40 + [60], 16384, 64, 64)] == [2, 39]

@@ -15,8 +15,9 @@ from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.settings import DenseSettings
 
 EXPORTED_NAME = "encoder.onnx"
-_MOST_PADDING = 64
-"""Tokens in one batch. Starting another costs MiniLM about as much as 24 to 48 tokens on a CPU."""
+_MOST_PADDING = {"cpu": 64, "cuda": 1 << 14}
+"""Tokens in one batch. Starting another costs MiniLM about as much as 24 to 48 tokens on a CPU, and on a GPU, where the
+launch of its kernels is what takes time, as much as thousands."""
 _WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
 
 
@@ -77,7 +78,8 @@ class Encoder:
         import torch
 
         lengths = [len(ids) for ids in tokens["input_ids"]]
-        for rows in budget_batches(lengths, self._settings.batch_tokens, self._settings.batch_size):
+        settings, padding = self._settings, _MOST_PADDING[self._model.device.type]
+        for rows in budget_batches(lengths, settings.batch_tokens, settings.batch_size, padding):
             batch = {name: [values[row] for row in rows] for name, values in tokens.items()}
             features = self._model.tokenizer.pad(batch, return_tensors="pt").to(self._model.device)
             with torch.inference_mode():
@@ -97,16 +99,16 @@ class Encoder:
         return self.encode([self._settings.passage_prefix + text for text in contents])
 
 
-def budget_batches(lengths: Sequence[int], most_tokens: int, most_texts: int) -> Iterator[list[int]]:
-    """Rows in batches of falling length, each of at most `most_tokens` padded tokens and `most_texts` rows; one whose
-    padding would cost more than a batch of its own ends there."""
+def budget_batches(lengths: Sequence[int], most_tokens: int, most_texts: int, most_padding: int) -> Iterator[list[int]]:
+    """Rows in batches of falling length, each of at most `most_tokens` padded tokens, `most_texts` rows and
+    `most_padding` tokens of padding."""
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     start = 0
     while start < len(order):
         longest = lengths[order[start]]
         most = max(1, min(most_texts, most_tokens // max(1, longest)))
         padding = accumulate(longest - lengths[row] for row in order[start : start + most])
-        count = sum(1 for _ in takewhile(lambda tokens: tokens <= _MOST_PADDING, padding))
+        count = sum(1 for _ in takewhile(lambda tokens: tokens <= most_padding, padding))
         yield order[start : start + count]
         start += count
 
