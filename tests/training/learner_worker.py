@@ -12,6 +12,7 @@ import torch
 
 from tspo_cli.config.load import load_config
 from tspo_cli.config.schema import Config
+from tspo_cli.models.lora import add_lora
 from tspo_cli.models.tiny import tiny_model
 from tspo_cli.training.batching import TrainSequence
 from tspo_cli.training.checkpoint import load_checkpoint, save_checkpoint
@@ -34,7 +35,10 @@ def make_config(*settings: str) -> Config:
 
 
 def make_learner(config: Config, seed: int = 0) -> Learner:
-    return Learner(tiny_model(VOCABULARY, config.model, seed), config, total_updates=8)
+    model = tiny_model(VOCABULARY, config.model, seed)
+    if config.lora.rank:
+        add_lora(model, config.lora, config.seed)
+    return Learner(model, config, total_updates=8)
 
 
 def make_sequences(seed: int, count: int = 7) -> list[TrainSequence]:
@@ -80,6 +84,24 @@ def stages(out: Path) -> dict[str, Any]:
     return found
 
 
+def adapters(out: Path) -> dict[str, Any]:
+    """Two updates of adapters and a checkpoint between them, at every ZeRO stage; model and adapters exported."""
+    found: dict[str, Any] = {}
+    for stage in range(4):
+        config = make_config(f"deepspeed.zero_stage={stage}", "lora.rank=4", "lora.alpha=8")
+        learner = make_learner(config)
+        rows = [learner.update_policy(mine(make_sequences(0)))]
+        folder = out / f"adapters_{world_size()}_{stage}"
+        save_checkpoint(learner, folder / "checkpoint", {})
+        learner = make_learner(config, seed=0)
+        load_checkpoint(learner, folder / "checkpoint")
+        rows.append(learner.update_policy(mine(make_sequences(1))))
+        found[str(stage)] = {"rows": rows, "weights": digest(learner)}
+        learner.export(folder / "model", Tokenizer())
+        learner.export_adapter(folder / "adapter")
+    return found
+
+
 def straight(out: Path) -> dict[str, Any]:
     """Six updates in a row, at stages 0 and 2."""
     return {str(stage): _updates(stage, range(6), None, None) for stage in (0, 2, 3)}
@@ -114,7 +136,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     init_distributed()
     job, folder = sys.argv[1], Path(sys.argv[2])
-    found = {"stages": stages, "straight": straight, "first_half": first_half, "second_half": second_half}[job](folder)
+    jobs = {one.__name__: one for one in (stages, adapters, straight, first_half, second_half)}
+    found = jobs[job](folder)
     if rank() == 0:
         (folder / f"{job}_{world_size()}.json").write_text(json.dumps(found))
     shutdown()

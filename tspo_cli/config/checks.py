@@ -66,6 +66,8 @@ def _rl_problems(config: Config) -> Iterator[str]:
         yield "rollout.one_step_off: dynamic_sampling asks for more rollouts once some are scored; switch one off"
     if rollout.one_step_off and config.vllm.sleep:
         yield "rollout.one_step_off: the engine samples while the learner works and cannot sleep; set vllm.sleep to 0"
+    if config.lora.rank and config.lora.dropout:
+        yield "lora.dropout: the policy that is trained would not be the policy that rolls out; set it to 0"
     if config.train.updates_per_step > rollout.questions_per_step * rollout.group_size:
         yield "train.updates_per_step: more updates than rollouts in a step (questions_per_step x group_size)"
 

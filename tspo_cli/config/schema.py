@@ -318,6 +318,18 @@ class DeepSpeedConfig(Section):
     config: str = Field("", description="A DeepSpeed JSON file that is merged over the generated configuration.")
 
 
+class LoraConfig(Section):
+    """Low-rank adapters beside a frozen policy, through peft. PPO's critic gets adapters of its own."""
+
+    rank: int = Field(0, ge=0, description="Columns of an adapter's matrices. 0: no adapters, all weights are trained.")
+    alpha: int = Field(32, ge=1, description="An adapter counts alpha / rank times.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before an adapter; kind = sft alone.")
+    targets: list[str] = Field(
+        ["all-linear"],
+        description='Names of linear layers that get one, such as "q_proj"; "all-linear": all but the output layer.',
+    )
+
+
 class TrackConfig(Section):
     """Optional sinks beside metrics.jsonl."""
 
@@ -347,6 +359,7 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     critic: CriticConfig = CriticConfig()
+    lora: LoraConfig = LoraConfig()
     train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()

@@ -1,7 +1,7 @@
 """Checkpoints to resume from: whole parameters and Adam moments as safetensors, so that neither the number of processes
 nor the ZeRO stage is fixed by them, and nothing is unpickled.
 
-    CHECKPOINT/state.safetensors    param.<name>, exp_avg.<name>, exp_avg_sq.<name> in float32
+    CHECKPOINT/state.safetensors    param.<name>, exp_avg.<name>, exp_avg_sq.<name> in float32, of what is trained
     CHECKPOINT/critic.safetensors   the same of a critic, where there is one
     CHECKPOINT/state.json           {"updates": ..., "extra": {...}}, written last
 """
@@ -17,7 +17,7 @@ from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import read_json, write_json
 from tspo_cli.training.distributed import barrier, rank
 from tspo_cli.training.learner import Learner
-from tspo_cli.training.optimizer_state import full_state, restore_state, set_update_count, whole_shape
+from tspo_cli.training.optimizer_state import full_state, restore_state, set_update_count, trained, whole_shape
 
 STATE, CRITIC, INDEX = "state.safetensors", "critic.safetensors", "state.json"
 
@@ -71,7 +71,7 @@ def _load(learner: Learner, directory: Path, name: str, updates: int) -> None:
         state = load_file(directory / name)
     except (OSError, SafetensorError) as error:
         raise InvalidInputError(f"{directory / name}: damaged ({error}); delete {directory} and resume") from None
-    shapes = {name: whole_shape(one) for name, one in learner.module.named_parameters()}
+    shapes = {name: whole_shape(one) for name, one in trained(learner.module)}
     saved = {name.removeprefix("param."): tuple(one.shape) for name, one in state.items() if name.startswith("param.")}
     if shapes != saved:
         other = sorted(set(shapes.items()) ^ set(saved.items()))[0][0]

@@ -18,6 +18,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.errors import TspoError
 from tspo_cli.models.compiled import compile_pointwise
 from tspo_cli.models.logprobs import head_scores
+from tspo_cli.models.lora import merged, save_adapter
 from tspo_cli.models.packed_attention import enable_packing
 from tspo_cli.rollout.agent import context_length
 from tspo_cli.rollout.clock import Clock
@@ -77,7 +78,7 @@ class Learner:
         if config.train.compile:
             for one in (model, self.reference) if compared else (model,):
                 compile_pointwise(one)
-        options = config.optimizer
+        options, first = config.optimizer, next(model.parameters())
         optimizer = torch.optim.AdamW(
             [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=0.0,  # every update sets its own rate; DeepSpeed may make a step to create the moments
@@ -85,13 +86,12 @@ class Learner:
             eps=options.eps,
             weight_decay=options.weight_decay,
             # One kernel and no copies of the state, which are several times the model.
-            fused=model.device.type == "cuda" and not config.deepspeed.offload_optimizer,
+            fused=first.device.type == "cuda" and not config.deepspeed.offload_optimizer,
         )
-        bfloat16 = next(model.parameters()).dtype == torch.bfloat16
         self.engine, *_ = deepspeed.initialize(
             model=self._wrapped(model, temperature),
             optimizer=optimizer,
-            config=deepspeed_config(config, bfloat16=bfloat16),
+            config=deepspeed_config(config, bfloat16=first.dtype == torch.bfloat16),
             dist_init_required=False,
         )
         self.stage = int(self.engine.zero_optimization_stage())
@@ -263,11 +263,14 @@ class Learner:
         return [batch.to(self.device) for batch in batches]
 
     def weights(self) -> Mapping[str, torch.Tensor] | None:
-        """All parameters by name for a rollout engine with its own copy; None where it can share `module`."""
-        if self.stage < 3:
+        """All parameters by name for a rollout engine with its own copy, adapters merged into them; None where it can
+        share `module`."""
+        lora = self.config.lora
+        if self.stage < 3 and not lora.rank:
             return None
         dtype = next(self.module.parameters()).dtype
-        return {name: value.to(dtype) for name, value in full_parameters(self.engine, self.module)}
+        whole = full_parameters(self.engine, self.module)
+        return {name: value.to(dtype) for name, value in (merged(whole, lora) if lora.rank else whole)}
 
     def whole_weights(self) -> Mapping[str, torch.Tensor]:
         """All parameters by name, whatever the ZeRO stage; at stages 0 to 2 the learner's own tensors."""
@@ -292,12 +295,21 @@ class Learner:
             model = self.module
             if weights is not None:
                 model = self.blank_module()
-                model.load_state_dict(dict(weights), strict=False)
+                unknown = model.load_state_dict(dict(weights), strict=False).unexpected_keys
+                assert not unknown, unknown
             disable_progress_bar()
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
             shutil.rmtree(directory, ignore_errors=True)
             temporary.rename(directory)
+        barrier()
+
+    def export_adapter(self, directory: Path) -> None:
+        """Write the adapters alone, as peft loads them. All processes call it."""
+        # All parameters are gone through, for at ZeRO 3 that is work of all processes.
+        parameters = [(name, value) for name, value in full_parameters(self.engine, self.module) if ".lora_" in name]
+        if rank() == 0:
+            save_adapter(parameters, self.config.lora, self.config.model.path, directory)
         barrier()
 
     def _entropy(self) -> Literal["none", "logged", "trained"]:

@@ -118,6 +118,8 @@ def train_loop(shop: Workshop, take_step: Callable[[int], Step], evaluate: Evalu
                 shop.note(f"step {step}: stopped early, because {reason}")
                 break
         shop.learner.export(shop.run / "model", shop.tokenizer)
+        if config.lora.rank:
+            shop.learner.export_adapter(shop.run / "adapter")
         if shop.chief:
             write_agent_file(shop.run / "model", config)
         barrier()

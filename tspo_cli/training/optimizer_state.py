@@ -1,4 +1,5 @@
-"""Whole parameters and Adam moments of a DeepSpeed engine by name, whatever the ZeRO stage."""
+"""Whole parameters and Adam moments of a DeepSpeed engine by name, whatever the ZeRO stage. Frozen parameters have no
+moments and belong to no state."""
 
 from __future__ import annotations
 
@@ -11,26 +12,41 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def full_parameters(engine: Any, module: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and float32 value of every parameter of `module`, one at a time. All processes must go through them."""
+    """Name and value of every parameter of `module`, one at a time; trained ones in float32. All processes must go
+    through them."""
+    import deepspeed
     from deepspeed.utils import safe_get_full_fp32_param
 
     masters = _masters(engine)
     for name, one in module.named_parameters():
-        yield name, safe_get_full_fp32_param(one) if masters is None else masters[one].detach()
+        if one.requires_grad:
+            yield name, safe_get_full_fp32_param(one) if masters is None else masters[one].detach()
+        elif hasattr(one, "ds_id"):
+            with deepspeed.zero.GatheredParameters([one]):
+                whole = one.detach().clone()
+            yield name, whole
+        else:
+            yield name, one.detach()
+
+
+def trained(module: Any) -> list[tuple[str, torch.nn.Parameter]]:
+    """Name and parameter of what the optimiser works on."""
+    return [(name, one) for name, one in module.named_parameters() if one.requires_grad]
 
 
 def full_state(engine: Any, module: Any, *, keep: bool) -> dict[str, torch.Tensor]:
-    """`param.<name>`, `exp_avg.<name>`, `exp_avg_sq.<name>`, float32 in CPU memory; empty unless `keep`.
+    """`param.<name>`, `exp_avg.<name>`, `exp_avg_sq.<name>` of what is trained, float32 in CPU memory; empty unless
+    `keep`.
 
     After at least one update, on all processes.
     """
-    from deepspeed.utils import safe_get_full_optimizer_state
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     masters, state = _masters(engine), {}
-    for name, value in full_parameters(engine, module):
+    for name, one in trained(module):
+        value = safe_get_full_fp32_param(one) if masters is None else masters[one]
         if keep:
             state[f"param.{name}"] = _own(value)
-    for name, one in module.named_parameters():
         for key in MOMENTS:
             if masters is None:
                 value = safe_get_full_optimizer_state(one, key)
@@ -49,7 +65,7 @@ def restore_state(engine: Any, module: Any, state: Mapping[str, torch.Tensor], u
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
     masters = _masters(engine)
-    for name, one in module.named_parameters():
+    for name, one in trained(module):
         value = state[f"param.{name}"].to(one.device)
         if hasattr(one, "ds_id"):
             with deepspeed.zero.GatheredParameters([one], modifier_rank=0):

@@ -10,6 +10,7 @@ import torch
 
 from tspo_cli.config.schema import Config
 from tspo_cli.console import say
+from tspo_cli.models.lora import add_lora
 from tspo_cli.retrieval.open import open_retriever
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.agent import context_length
@@ -46,6 +47,8 @@ def train(config: Config, run: Path, evaluate: Evaluate, *, attempt: int, resume
     protocol = SearchProtocol.from_config(tokenizer, config.rollout)
     make_step = _step_maker(config, retriever, protocol)
     updates = config.train.steps * (config.train.updates_per_step if config.kind != "sft" else 1)
+    if config.lora.rank:
+        add_lora(model, config.lora, config.seed)
     values = ValueModel(model) if needs_critic(config) else None
     learner = Learner(model, config, total_updates=updates, temperature=config.rollout.temperature)
     critic = Critic(values, config, total_updates=updates) if values is not None else None

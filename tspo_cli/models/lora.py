@@ -1,0 +1,88 @@
+"""Low-rank adapters (Hu et al. 2022) through peft: a frozen policy with a few trained matrices beside its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tspo_cli.config.schema import LoraConfig
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+
+_NAME = "default"
+_BASE, _A, _B = ".base_layer.", f".lora_A.{_NAME}.", f".lora_B.{_NAME}."
+_PREFIX = "base_model.model."
+"""Of every name in a peft file."""
+
+
+def add_lora(model: Any, options: LoraConfig, seed: int) -> None:
+    """Freeze `model` in place and put trained adapters beside its linear layers. They start as nothing: B is 0, and A
+    comes from `seed`.
+
+    Raises:
+        MissingResourceError: peft is not installed.
+        InvalidInputError: lora.targets names no layer of the model.
+    """
+    try:
+        from peft import inject_adapter_in_model
+    except ImportError as error:
+        raise MissingResourceError(f'lora.rank: adapters need peft ({error}); pip install "tspo-cli[lora]"') from None
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        try:
+            inject_adapter_in_model(peft_config(options), model, _NAME)
+        except ValueError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InvalidInputError(f"lora.targets: {options.targets} does not fit the model ({reason})") from None
+
+
+def peft_config(options: LoraConfig) -> Any:
+    """The same in peft's words."""
+    import peft
+
+    return peft.LoraConfig(
+        r=options.rank,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
+        target_modules="all-linear" if options.targets == ["all-linear"] else options.targets,
+        task_type="CAUSAL_LM",
+    )
+
+
+def merged(parameters: Iterable[tuple[str, torch.Tensor]], options: LoraConfig) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters of an adapted model, in its order, as those of the plain one: W + alpha / rank B A, in float32 where
+    there is an adapter."""
+    scale = options.alpha / options.rank
+    base: dict[str, torch.Tensor] = {}
+    first: dict[str, torch.Tensor] = {}
+    for name, value in parameters:
+        if _A in name:
+            first[name.replace(_A, ".")] = value
+        elif _B in name:
+            plain = name.replace(_B, ".")
+            yield plain, base.pop(plain).float() + scale * (value.float() @ first.pop(plain).float())
+        elif name.endswith(f"{_BASE}weight"):
+            base[name.replace(_BASE, ".")] = value
+        else:
+            yield name.replace(_BASE, "."), value
+
+
+def save_adapter(
+    parameters: Iterable[tuple[str, torch.Tensor]], options: LoraConfig, base: str, directory: Path
+) -> None:
+    """Write the adapters among `parameters` as a directory for `peft.PeftModel.from_pretrained(base model, DIR)`."""
+    from safetensors.torch import save_file
+
+    tensors = {
+        _PREFIX + name.replace(f".{_NAME}.", "."): value.detach().cpu().contiguous()
+        for name, value in parameters
+        if _A in name or _B in name
+    }
+    config = peft_config(options)
+    config.base_model_name_or_path, config.inference_mode = base, True
+    directory.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(directory))
+    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
