@@ -8,6 +8,7 @@ import pytest
 
 from tspo_cli.config.load import check_complete, list_recipes, load_config, recipe_path
 from tspo_cli.errors import MissingResourceError
+from tspo_cli.training.estimate import estimate_run
 
 
 @pytest.fixture
@@ -48,3 +49,18 @@ def test_every_shipped_recipe_can_start(tmp_path: Path, monkeypatch: pytest.Monk
     assert {"tiny/warmstart", "tiny/grpo", "tiny/tspo", "qwen2.5-3b/tspo", "qwen2.5-7b/tspo"} <= set(names)
     for name in names:
         check_complete(load_config([name]))
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "gib"),
+    [
+        *((f"qwen2.5-{size}/{arm}", 8, 80) for size in ("3b", "7b") for arm in ("grpo", "tspo-instruct")),
+        *((f"qwen2.5-{size}/{arm}", 8, 80) for size in ("3b", "7b") for arm in ("ppo", "search-r1-grpo")),
+        *((f"qwen2.5-3b/{arm}-one-gpu", 1, 131) for arm in ("grpo", "tspo", "ppo")),
+        ("qwen2.5-7b/tspo-lora-one-gpu", 1, 74),
+        ("qwen2.5-7b/tspo-two-nodes", 16, 80),
+    ],
+)
+def test_a_recipe_fits_the_gpus_that_it_names(name: str, gpus: int, gib: float) -> None:
+    estimate = estimate_run(load_config([name]), gpus)
+    assert estimate["memory_per_process_gib"]["total"] < gib

@@ -30,7 +30,8 @@ def plan(
 ) -> None:
     """Estimate memory, tokens, time and disk of a training run before it starts, without loading weights.
 
-    Every figure but the parameter count and the ZeRO arithmetic is an upper estimate from the limits in the file. Time
+    Memory is the peak of one training process: on a CPU its resident size, mapped libraries included, on GPUs what it
+    holds there. Sequences count as long as the file allows, and as if all of them trained. Time
     is scaled from --rates RUN, or, with --gpus, the learner's part at --tflops and --mfu.
     """
     from tspo_cli.config.load import load_config
@@ -62,11 +63,13 @@ def plan(
 def _text(estimate: dict[str, Any]) -> str:
     memory, on_disk = estimate["memory_per_process_gib"], estimate["disk_gib"]
     size = estimate["parameters"]
+    trained = estimate["trained_parameters"]
+    part = f", {trained / 1e6:,.2f} M of them trained adapters" if trained != size else ""
     lines = [
-        f"{estimate['kind']}, {estimate['model']}: {size / 1e6:,.2f} M parameters, {estimate['precision']}",
+        f"{estimate['kind']}, {estimate['model']}: {size / 1e6:,.2f} M parameters{part}, {estimate['precision']}",
         f"{estimate['processes']} process(es), ZeRO stage {estimate['zero_stage']}",
         "",
-        "memory of one process, GiB (estimated, upper)",
+        "memory of one process at its peak, GiB (estimated)",
         *(f"  {name.replace('_', ' '):<16}{value:>10.3f}" for name, value in memory.items()),
         "",
         f"tokens: at most {estimate['context_tokens']:,} a sequence, {estimate['sequences_per_step']:,} sequences and "

@@ -1,6 +1,7 @@
 """What a training run will need: memory, tokens, time and disk, from its configuration alone.
 
-Parameters and ZeRO's arithmetic are exact; the rest are upper estimates from the limits in the experiment.
+Parameters and ZeRO's arithmetic are exact; the rest is estimated for sequences as long as the experiment allows.
+experiments/benchmarks/plan_memory.py and training_gpu.py measure beside it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from tspo_cli.rollout.agent import context_length
 from tspo_cli.runs import read_jsonl
 
 GIB = 2**30
-# What a process holds before it has a model: libraries in memory (measured, torch 2.13 for CPUs) or, on a GPU, the
-# CUDA context and communication buffers (stated).
-RUNTIME_GIB = {"cpu": 0.39, "gpu": 1.5}
+# What a process holds before it has a model: libraries, data and the world in memory (measured, torch 2.13 for CPUs),
+# or, on a GPU, the CUDA context and communication buffers (stated).
+RUNTIME_GIB = {"cpu": 0.44, "gpu": 1.5}
+# The C library keeps freed blocks of less than 32 MiB, in pieces that the next tensor does not fit into. Measured for
+# widths of 96 to 512: 1.4 to 1.65 times what is in use.
+KEPT_BLOCKS, HEAP = 32 * 2**20, 1.5
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,14 @@ class ModelShape:
         biases = q + 2 * kv if self.qkv_bias else 0
         layer = 2 * h * q + 2 * h * kv + 3 * h * self.intermediate + 2 * h + biases
         return self.vocabulary * h * (1 if self.tied else 2) + self.layers * layer + h
+
+    def adapters(self, rank: int, targets: list[str]) -> int:
+        """Numbers in the adapters of `targets`: rank (inputs + outputs) of each layer."""
+        h, q, kv, m = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim, self.intermediate
+        sides = {"q_proj": h + q, "k_proj": h + kv, "v_proj": h + kv, "o_proj": q + h}
+        sides |= {"gate_proj": h + m, "up_proj": h + m, "down_proj": m + h}
+        wanted = sides if targets == ["all-linear"] else targets
+        return rank * self.layers * sum(sides.get(name, 0) for name in wanted)
 
 
 # Shapes of models that recipes name, so that a plan needs no download (their published config.json).
@@ -70,16 +82,24 @@ def estimate_run(config: Config, gpus: int) -> dict[str, Any]:
     rollouts = config.rollout.questions_per_step * config.rollout.group_size if config.kind != "sft" else 0
     sequences = rollouts or config.train.batch_size
     batch = min(config.train.tokens_per_micro_batch, max(context, math.ceil(sequences / processes) * context))
+    sampled = (config.rollout.max_searches + 1) * config.rollout.max_new_tokens
+    trained = batch * min(1.0, sampled / context) if rollouts else batch
+    lora = config.lora
+    adapters = shape.adapters(lora.rank, lora.targets) if lora.rank else 0
     memory = {"runtime": RUNTIME_GIB["gpu" if gpus else "cpu"]}
-    memory |= learner_memory(config, parameters, processes, half) | batch_memory(config, shape, half, batch)
+    memory |= learner_memory(config, parameters, adapters, processes, half)
+    memory |= batch_memory(config, shape, half, batch, round(trained))
+    if gpus:
+        copies = step_copies(config, adapters or parameters, processes, half)
+        memory["optimizer_step"] = max(0.0, copies - memory["activations"] - memory["logits"])
     if rollouts:
         memory |= engine_memory(config, shape, parameters, min(config.rollout.batch_size, sequences), half)
-    sampled = (config.rollout.max_searches + 1) * config.rollout.max_new_tokens
     return {
         "kind": config.kind,
         "model": config.model.path or "a new tiny policy",
         "model_shape": asdict(shape),
         "parameters": parameters,
+        "trained_parameters": adapters or parameters,
         "precision": "bfloat16" if half else "float32",
         "processes": processes,
         "zero_stage": config.deepspeed.zero_stage,
@@ -90,7 +110,7 @@ def estimate_run(config: Config, gpus: int) -> dict[str, Any]:
         "sampled_tokens_per_step": sampled * rollouts,
         "updates_per_step": config.train.updates_per_step if rollouts else 1,
         "steps": config.train.steps,
-        "disk_gib": disk(config, parameters, half),
+        "disk_gib": disk(config, parameters, adapters or parameters, half),
     }
 
 
@@ -103,6 +123,7 @@ def engine_memory(config: Config, shape: ModelShape, parameters: int, in_flight:
     if config.rollout.engine == "vllm" and config.vllm.url:
         return {}
     own = config.rollout.engine == "vllm" or config.deepspeed.zero_stage == 3 or config.rollout.one_step_off
+    own = own or config.lora.rank > 0  # adapters merged into weights of its own
     weights = parameters * size / GIB / (config.vllm.tensor_parallel if config.rollout.engine == "vllm" else 1)
     cache = kv_cache_bytes(shape, context_length(config), in_flight, size) / GIB
     if config.rollout.engine == "vllm" and config.vllm.kv_cache_gib:
@@ -172,43 +193,63 @@ def _sequences(config: Config) -> int:
     return config.rollout.questions_per_step * config.rollout.group_size
 
 
-def learner_memory(config: Config, parameters: int, processes: int, half: bool) -> dict[str, float]:
+def learner_memory(config: Config, parameters: int, adapters: int, processes: int, half: bool) -> dict[str, float]:
     """GiB per process of weights, gradients and AdamW (Rajbhandari et al. 2020, ZeRO, section 3).
 
-    float32: 4 + 4 + 8 bytes per parameter; bfloat16: 2 + 2 + 12 (float32 master copy and two moments).
-    Stage 1 divides the optimiser by the processes, stage 2 gradients too, stage 3 weights too.
+    float32: 4 + 4 + 8 bytes per parameter; bfloat16: 2 + 2 + 12 (float32 master copy and two moments). Where there are
+    adapters, they alone have gradients and an optimiser. Stage 1 divides the optimiser by the processes, stage 2
+    gradients too, stage 3 weights too.
     """
     weights, gradients, optimiser = (2, 2, 12) if half else (4, 4, 8)
     stage = config.deepspeed.zero_stage
+    trained = adapters or parameters
 
-    def gib(bytes_each: float, divided: bool) -> float:
-        return parameters * bytes_each / (processes if divided else 1) / GIB
+    def gib(count: int, bytes_each: float, divided: bool) -> float:
+        return count * bytes_each / (processes if divided else 1) / GIB
 
     memory = {
-        "weights": gib(weights, stage >= 3),
-        "gradients": gib(gradients, stage >= 2),
-        "optimizer": 0.0 if config.deepspeed.offload_optimizer else gib(optimiser, stage >= 1),
+        "weights": gib(parameters + adapters, weights, stage >= 3),
+        "gradients": gib(trained, gradients, stage >= 2),
+        "optimizer": 0.0 if config.deepspeed.offload_optimizer else gib(trained, optimiser, stage >= 1),
     }
     if config.kind == "rl" and (config.loss.kl > 0 or config.loss.log_kl):
-        memory["reference"] = gib(weights, stage >= 3)
+        memory["reference"] = gib(parameters, weights, stage >= 3)
     if config.kind == "rl" and config.credit.algorithm == "ppo":
         memory["critic"] = sum(memory[name] for name in ("weights", "gradients", "optimizer"))
     return memory
 
 
-def batch_memory(config: Config, shape: ModelShape, half: bool, tokens: int) -> dict[str, float]:
-    """GiB of one micro-batch of T tokens, both rough upper estimates.
+def step_copies(config: Config, trained: int, processes: int, half: bool) -> float:
+    """GiB that DeepSpeed's step adds on a GPU when the activations are gone: in bfloat16 at stages 1 and 2 this
+    process's gradients in one piece, and that piece in float32 (measured: 6 bytes per parameter)."""
+    if not half or config.deepspeed.zero_stage not in (1, 2) or config.deepspeed.offload_optimizer:
+        return 0.0
+    return 6 * trained / processes / GIB
 
-    Activations: T L (6 h + 3 q + 3 kv + 4 m) numbers, what a block keeps for its backward pass when attention scores
-    are not kept (inputs and normalised inputs, projections and rotations, gate, up, activation, product); with
-    gradient checkpointing T L h and one such block. Logits: 4 float32 copies of those that exist at once.
+
+def batch_memory(config: Config, shape: ModelShape, half: bool, tokens: int, trained: int) -> dict[str, float]:
+    """GiB of one micro-batch of `tokens`, of which `trained` have logits.
+
+    Activations: T L b numbers, where b is what a block keeps for its backward pass when attention scores are not kept:
+    inputs and results of normalisations, rotated queries, keys and values and what attention makes of them, gate, up,
+    activation and product of the MLP. With gradient checkpointing T (L h + 1.5 b): the inputs of all blocks, one block
+    and its gradients. Logits: 4 float32 copies of those that exist at once.
     """
-    q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    block = 6 * shape.hidden + 3 * q + 3 * kv + 4 * shape.intermediate
-    numbers = shape.layers * block if not config.train.gradient_checkpointing else shape.layers * shape.hidden + block
-    logits = tokens * shape.vocabulary
+    h, q, kv, m = shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.intermediate
+    if not half:
+        block = 6 * h + 3 * q + 3 * kv + 4 * m
+    elif config.train.compile:  # no intermediate values of normalisations and of the product in the MLP
+        block = 4 * h + 4 * q + 3 * m
+    else:  # normalisations compute in float32, which counts twice
+        block = 8 * h + 4 * q + 4 * m
+    numbers = shape.layers * h + 1.5 * block if config.train.gradient_checkpointing else shape.layers * block
+    logits = trained * shape.vocabulary
     logits = logits if logits <= KEPT_LOGITS else LOGITS_AT_ONCE["cuda" if half else "cpu"]
-    return {"activations": tokens * numbers * (2 if half else 4) / GIB, "logits": 4 * logits * 4 / GIB}
+    heap = HEAP if not half and tokens * h * 4 < KEPT_BLOCKS else 1.0
+    return {
+        "activations": heap * tokens * numbers * (2 if half else 4) / GIB,
+        "logits": heap * 4 * logits * 4 / GIB,
+    }
 
 
 def kv_cache_bytes(shape: ModelShape, context: int, sequences: int, bytes_each: int) -> int:
@@ -216,9 +257,10 @@ def kv_cache_bytes(shape: ModelShape, context: int, sequences: int, bytes_each: 
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * context * sequences * bytes_each
 
 
-def disk(config: Config, parameters: int, half: bool) -> dict[str, float]:
-    """GiB on disk: a checkpoint holds weights, master copy and moments; one more is there while it is written."""
-    checkpoint = parameters * (14 if half else 12) / GIB
+def disk(config: Config, parameters: int, trained: int, half: bool) -> dict[str, float]:
+    """GiB on disk: a checkpoint holds what is trained and its two moments in float32; one more is there while it is
+    written."""
+    checkpoint = 12 * trained / GIB * (2 if config.kind == "rl" and config.credit.algorithm == "ppo" else 1)
     written = math.ceil(config.train.steps / (config.checkpoint.every or config.train.steps))
     kept = min(config.checkpoint.keep + 1, written)
     model = parameters * (2 if half else 4) / GIB
