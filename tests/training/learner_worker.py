@@ -16,7 +16,7 @@ from tspo_cli.models.lora import add_lora
 from tspo_cli.models.tiny import tiny_model
 from tspo_cli.training.batching import TrainSequence
 from tspo_cli.training.checkpoint import load_checkpoint, save_checkpoint
-from tspo_cli.training.distributed import init_distributed, rank, shutdown, world_size
+from tspo_cli.training.distributed import gather_json, init_distributed, leave, rank, world_size
 from tspo_cli.training.learner import Learner
 
 VOCABULARY = 60
@@ -102,6 +102,29 @@ def adapters(out: Path) -> dict[str, Any]:
     return found
 
 
+def uneven(out: Path) -> dict[str, Any]:
+    """One process has the long sequences and the other the short ones: metrics, log-probs, and passes of the model."""
+    found: dict[str, Any] = {}
+    long = [one for seed in range(20, 24) for one in make_sequences(seed) if len(one.token_ids) > 18]
+    short = [one for seed in range(20, 24) for one in make_sequences(seed) if len(one.token_ids) <= 18]
+    own = long + short if world_size() == 1 else (long, short)[rank()]
+    for balanced in ("true", "false"):
+        for stage in (0, 3):
+            learner = make_learner(make_config(f"train.balance_ranks={balanced}", f"deepspeed.zero_stage={stage}"))
+            passes: list[int] = []
+            learner.engine.module.register_forward_hook(lambda *_, passes=passes: passes.append(1))
+            rows = [learner.update_policy(own), learner.update_sft(own)]
+            count = len(passes)
+            scores = learner.logprobs(own)
+            sums = gather_json([[len(row), sum(row)] for row in scores])
+            found[f"{balanced} {stage}"] = {
+                "rows": rows,
+                "passes": count,
+                "logprobs": [one for part in sums for one in part],
+            }
+    return found
+
+
 def straight(out: Path) -> dict[str, Any]:
     """Six updates in a row, at stages 0 and 2."""
     return {str(stage): _updates(stage, range(6), None, None) for stage in (0, 2, 3)}
@@ -136,8 +159,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     init_distributed()
     job, folder = sys.argv[1], Path(sys.argv[2])
-    jobs = {one.__name__: one for one in (stages, adapters, straight, first_half, second_half)}
+    jobs = {one.__name__: one for one in (stages, adapters, uneven, straight, first_half, second_half)}
     found = jobs[job](folder)
     if rank() == 0:
         (folder / f"{job}_{world_size()}.json").write_text(json.dumps(found))
-    shutdown()
+    leave(0)

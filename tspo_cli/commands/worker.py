@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from pathlib import Path
 
 from tspo_cli.commands.train import train_here
@@ -13,7 +14,6 @@ from tspo_cli.errors import RemoteServiceError, TspoError
 def main() -> int:
     """Train; an error that all processes meet is told once, by the first. A server may fail one of them alone."""
     from tspo_cli.config.load import read_resolved
-    from tspo_cli.training.distributed import shutdown
 
     run, attempt, mode = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     try:
@@ -22,10 +22,19 @@ def main() -> int:
         if os.environ.get("RANK") == "0" or isinstance(error, RemoteServiceError):
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    finally:
-        shutdown()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tspo_cli.training.distributed import leave
+
+    try:
+        status = main()
+    except SystemExit as end:  # a signal
+        status = int(end.code or 0)
+    except KeyboardInterrupt:
+        status = 130
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    leave(status)

@@ -223,6 +223,10 @@ class TrainConfig(Section):
         description="Compile normalisations and MLPs (torch.compile): fewer passes over a GPU's memory, seconds more "
         "at the start, other last digits.",
     )
+    balance_ranks: bool = Field(
+        True,
+        description="Spread the sequences of an update over all processes by length, so that no process waits long.",
+    )
     processes: int = Field(1, ge=1, description="Training processes on this machine.")
     threads: int = Field(0, ge=0, description="CPU threads per process. 0: one, or OMP_NUM_THREADS where it is set.")
     keep_rollouts: int = Field(1, ge=0, description="Keep the rollouts of every n-th step. 0: none.")

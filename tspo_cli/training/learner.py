@@ -23,6 +23,7 @@ from tspo_cli.models.packed_attention import enable_packing
 from tspo_cli.rollout.agent import context_length
 from tspo_cli.rollout.clock import Clock
 from tspo_cli.rollout.engines.base import TokenizerLike
+from tspo_cli.training.balancing import Exchange
 from tspo_cli.training.batching import MicroBatch, TrainSequence, micro_batches, padding_batch
 from tspo_cli.training.deepspeed_setup import deepspeed_config
 from tspo_cli.training.distributed import all_max, all_sum, barrier, rank, world_size
@@ -168,6 +169,8 @@ class Learner:
         if active is not None:
             sequences, shares = list(compress(sequences, active)), list(compress(shares, active))
         seen = all_sum([sum(sum(one.weights) for one in sequences)])[0]
+        if self._balanced():
+            sequences, shares = Exchange.of(sequences).spread(sequences, shares)
         sums: dict[str, float] = {}
         peak = 0.0
         batches = self._aligned(sequences, shares)
@@ -246,13 +249,19 @@ class Learner:
 
     @torch.no_grad()
     def _logprobs(self, sequences: Sequence[TrainSequence], policy: Callable[..., Any]) -> list[list[float]]:
+        exchange = Exchange.of(sequences) if self._balanced() else None
+        if exchange is not None:
+            sequences, _ = exchange.spread(sequences, [one.weights for one in sequences])
         values = [[0.0] * len(one.token_ids) for one in sequences]
         for batch in self._aligned(sequences, [one.weights for one in sequences]):
             scored = policy(batch)[0].tolist()
             for number, place, value in zip(batch.sequences.tolist(), batch.places.tolist(), scored, strict=True):
                 if batch.members[number] >= 0:
                     values[batch.members[number]][place] = value
-        return values
+        return values if exchange is None else exchange.collect(values)
+
+    def _balanced(self) -> bool:
+        return world_size() > 1 and self.config.train.balance_ranks
 
     def _aligned(self, sequences: Sequence[TrainSequence], shares: Sequence[Sequence[float]]) -> list[MicroBatch]:
         """Micro-batches on the device, as many on every process."""
