@@ -138,7 +138,7 @@ def shutdown() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process, one of several, at once: of those that end by themselves, threads of gloo abort one in twenty."""
+    """End this process, one of several, at once: threads of gloo abort one in twenty that end by themselves."""
     shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
