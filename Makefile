@@ -30,7 +30,7 @@ help:
 	@echo "make lint       ruff and mypy"
 	@echo "make test       lint, then all tests that need no GPU and no vLLM"
 	@echo "make vllm       vLLM for CPUs into $(VLLM_VENV): tspo there trains with vLLM and starts its servers"
-	@echo "make test-vllm  the same, then the tests of the vLLM engine and of runs with it"
+	@echo "make test-vllm  the same, then the tests of the vLLM engine and of runs with it (VLLM_ONLY='words of pytest -k')"
 	@echo "make bench      how fast the command line starts, and rollouts beside model.generate"
 
 env: $(STAMP)
@@ -67,7 +67,7 @@ $(VLLM_VENV)/.installed: pyproject.toml $(wildcard $(CONSTRAINTS))
 	@touch $@
 
 test-vllm: vllm
-	$(CALM) $(VLLM_VENV)/bin/python -m pytest -m vllm $$(grep -rl 'mark\.vllm' tests --include 'test_*.py')
+	$(CALM) $(VLLM_VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m vllm $(if $(VLLM_ONLY),-k "$(VLLM_ONLY)") $$(grep -rl 'mark\.vllm' tests --include 'test_*.py')
 
 bench: env
 	$(BIN)/python experiments/benchmarks/cli_startup.py
