@@ -23,12 +23,14 @@ from tspo_cli.rollout.engines.transformers import TransformersEngine
 
 
 class Served:
-    """The model, one request at a time, and what was asked of it. `failures` are statuses to answer with first."""
+    """The model, one request at a time, and what was asked of it. `failures` are statuses to answer with first, `delay`
+    the seconds that an answer takes at least."""
 
     def __init__(self, model_dir: Path, key: str = "") -> None:
         self.tokenizer = load_tokenizer(model_dir)
         self.engine = TransformersEngine(load_model(model_dir), self.tokenizer, batch_size=1, max_context=2048)
         self.key, self.requests, self.failures = key, list[dict[str, Any]](), list[int]()
+        self.delay = 0.0
         self._lock = threading.Lock()
         self._session = 0
 
@@ -68,6 +70,7 @@ class Served:
 
     def _generate(self, ids: list[int], body: dict[str, Any]) -> tuple[str, str, list[int], str | None]:
         stop = tuple(body.get("stop") or ())
+        time.sleep(self.delay)
         with self._lock:
             self._session += 1
             sampling = Sampling(temperature=body["temperature"], max_new_tokens=body["max_tokens"], stop=stop)

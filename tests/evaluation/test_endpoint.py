@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +47,33 @@ def answers(folder: Path) -> list[tuple[str | None, list[str | None], int]]:
         (item["answer"], [turn["query"] for turn in item["trajectory"]["turns"]], item["response_tokens"])
         for item in read_jsonl_gz(folder / "world.items.jsonl.gz")
     ]
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_goes_on_with_the_same_bytes(
+    playground: Playground, tspo: Tspo, served: tuple[Served, str], tmp_path: Path
+) -> None:
+    model, url = served
+    data = ["--data", playground.world / "train.jsonl", "--index", playground.index, "--limit", 24]
+    remote = ["--endpoint", url, "--set", "endpoint.concurrency=2", "--set", "eval.portion=4", "--set",
+              "endpoint.model=tiny", "--set", 'endpoint.extra={"return_token_ids": true}']  # fmt: skip
+    options = ["eval", playground.model, *data, *remote, "--out"]
+    tspo(*options, tmp_path / "whole")
+    model.delay = 0.05
+    partial = tmp_path / "killed" / "world.partial.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tspo_cli", *map(str, options), str(tmp_path / "killed")], stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and not (partial.exists() and partial.read_bytes().count(b"\n") > 4):
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "killed while it was at work"
+    model.delay = 0.0
+    model.requests.clear()
+    tspo(*options, tmp_path / "killed", "--resume")
+    assert len(model.requests) > 0
+    for name in ("world.json", "world.items.jsonl.gz"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 @pytest.mark.slow
