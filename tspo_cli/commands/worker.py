@@ -25,7 +25,8 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """`main`, and the end of this process, whatever happened."""
     from tspo_cli.training.distributed import leave
 
     try:
@@ -38,3 +39,7 @@ if __name__ == "__main__":
         traceback.print_exc()
         status = 1
     leave(status)
+
+
+if __name__ == "__main__":
+    run()
