@@ -14,10 +14,13 @@ from transformers import AutoModelForCausalLM
 
 from tests.conftest import Playground, run_tspo
 from tests.training.test_learner import STAGES, run_job
+from tspo_cli.config.load import load_config
+from tspo_cli.models.load import load_model
 from tspo_cli.models.lora import add_lora
 from tspo_cli.models.tiny import tiny_model
 from tspo_cli.runs import read_jsonl
 from tspo_cli.training.distributed import init_distributed
+from tspo_cli.training.estimate import estimate_run
 
 Tspo = Callable[..., Any]
 
@@ -129,3 +132,14 @@ def test_every_linear_layer_but_the_output_gets_an_adapter() -> None:
         *("q_proj", "k_proj", "v_proj", "o_proj"),
         *("gate_proj", "up_proj", "down_proj"),
     }
+
+
+def test_the_plan_counts_the_adapters(playground: Playground) -> None:
+    for targets in ("all-linear", "q_proj"):
+        config = load_config(
+            ["tiny/tspo"], [f"model.path={playground.model}", "lora.rank=4", f'lora.targets=["{targets}"]']
+        )
+        model = load_model(playground.model)
+        add_lora(model, config.lora, 0)
+        trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+        assert estimate_run(config, 0)["trained_parameters"] == trained

@@ -125,7 +125,7 @@ def _flash(
     groups = query.shape[1] // key.shape[1]
     if "enable_gqa" in signature(varlen).parameters:
         options = {"enable_gqa": groups > 1}
-    elif groups > 1:  # torch before 2.12
+    elif groups > 1:  # torch 2.11
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     q, k, v = (one[0].transpose(0, 1) for one in (query, key, value))
     longest = max(segments.lengths)
