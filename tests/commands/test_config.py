@@ -132,7 +132,7 @@ def test_plan_divides_by_zero_stage(qwen: str, stage: int, bytes_each: float) ->
 
 def test_plan_of_a_tiny_sft_run_has_no_rollouts() -> None:
     estimate = estimate_run(load_config([], ["kind=sft", "data.world=w"]), gpus=0)
-    assert 0.2e6 < estimate["parameters"] < 0.25e6
+    assert 0.27e6 < estimate["parameters"] < 0.29e6
     assert "kv_cache" not in estimate["memory_per_process_gib"]
     assert estimate["sequences_per_step"] == 16
 

@@ -270,9 +270,9 @@ def disk(config: Config, parameters: int, trained: int, half: bool) -> dict[str,
 def model_shape(config: Config) -> ModelShape:
     """Sizes from config.json of model.path (a folder or a hub name in the local cache), or of a new tiny policy."""
     if not config.model.path:
-        # The vocabulary of a tiny policy comes from its world; 400 is about what the recipes have.
+        # The vocabulary of a tiny policy comes from its world; 968 is what the demo has.
         width = config.model.hidden_size
-        return ModelShape(width, config.model.layers, width // 32, width // 32, 32, 2 * width, 400, True, True)
+        return ModelShape(width, config.model.layers, width // 32, width // 32, 32, 2 * width, 968, True, True)
     path = _model_config_path(config.model.path)
     if path is None:
         return KNOWN[config.model.path.removesuffix("-Instruct")]
