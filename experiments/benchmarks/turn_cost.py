@@ -3,10 +3,12 @@
     python experiments/benchmarks/turn_cost.py                                        # transformers engine
     .venv-vllm/bin/python experiments/benchmarks/turn_cost.py --vllm --svg FILE.svg   # and vLLM in this process
 
-One process, one thread, a tiny policy with random weights. Every turn samples `--action` tokens and is told
-`--feedback` tokens, so that all turns are equal but for the history before them. "kept" is the engine as training uses
-it; "again" is the same engine made to forget every session between turns. Times are CPU seconds of the process (other
-work on the machine does not count), the smallest of the repeats.
+One process, one thread, policies of two layers with random weights: the tiny one and a wider one. Every turn reads
+`--feedback` tokens (the first one as its prompt) and samples `--action`, so that all turns are equal but for the
+history before them: where a turn costs its own tokens alone, eight cost eight times one. What is above that is mostly
+attention over the kept history, which weighs most in narrow models. "kept" is the engine as training uses it; "again"
+is the same engine made to forget every session between turns. Times are CPU seconds of the process (other work on the
+machine does not count), the smallest of the repeats.
 """
 
 from __future__ import annotations
@@ -27,7 +29,6 @@ from rollout_speed import EOS, VOCABULARY, tiny_policy, word_tokenizer
 from tspo_cli.rollout.engines.base import Engine, GenerationRequest, Sampling
 from tspo_cli.rollout.engines.transformers import TransformersEngine
 
-PROMPT = 64
 TURNS = (1, 2, 4, 8)
 Forget = Callable[[Sequence[int]], None]
 
@@ -36,7 +37,7 @@ def rollout(engine: Engine, turns: int, options: argparse.Namespace, forget: For
     """CPU seconds for `turns` turns of a batch; `forget`, called between turns, drops what the engine has kept."""
     rng = np.random.default_rng(0)
     sessions = range(options.batch)
-    histories = [rng.integers(0, EOS, PROMPT).tolist() for _ in sessions]
+    histories = [rng.integers(0, EOS, options.feedback).tolist() for _ in sessions]
     sampling = Sampling(max_new_tokens=options.action)
     started = time.process_time()
     for turn in range(turns):
@@ -57,10 +58,10 @@ def rollout(engine: Engine, turns: int, options: argparse.Namespace, forget: For
     return seconds
 
 
-def transformers_engine(options: argparse.Namespace) -> tuple[Engine, Forget]:
+def transformers_engine(options: argparse.Namespace, hidden: int) -> tuple[Engine, Forget]:
     """The slot-cache engine; a released session is forgotten."""
     engine = TransformersEngine(
-        tiny_policy(options.hidden, 2), word_tokenizer(), batch_size=options.batch, max_context=room(options)
+        tiny_policy(hidden, 2), word_tokenizer(), batch_size=options.batch, max_context=room(options)
     )
 
     def forget(sessions: Sequence[int]) -> None:
@@ -70,12 +71,12 @@ def transformers_engine(options: argparse.Namespace) -> tuple[Engine, Forget]:
     return engine, forget
 
 
-def vllm_engine(options: argparse.Namespace, folder: Path) -> tuple[Engine, Forget]:
+def vllm_engine(options: argparse.Namespace, hidden: int, folder: Path) -> tuple[Engine, Forget]:
     """vLLM with its prefix cache, emptied to forget."""
     from tspo_cli.config.schema import VllmConfig
     from tspo_cli.rollout.engines.vllm_local import VllmEngine
 
-    model = tiny_policy(options.hidden, 2)
+    model = tiny_policy(hidden, 2)
     model.config.dtype = "float32"
     model.save_pretrained(folder)
     word_tokenizer().save_pretrained(folder)
@@ -93,7 +94,7 @@ def vllm_engine(options: argparse.Namespace, folder: Path) -> tuple[Engine, Forg
 
 def room(options: argparse.Namespace) -> int:
     """The longest history."""
-    return PROMPT + max(TURNS) * (options.action + options.feedback)
+    return max(TURNS) * (options.action + options.feedback)
 
 
 def measure(engine: Engine, forget: Forget, options: argparse.Namespace) -> dict[str, dict[int, float]]:
@@ -118,7 +119,7 @@ def draw(results: dict[str, dict[str, dict[int, float]]], path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "tspo"
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, len(results), figsize=(4.2 * len(results), 3.2), squeeze=False)
+    figure, panels = plt.subplots(1, len(results), figsize=(3.4 * len(results), 3.2), squeeze=False)
     for panel, (name, modes) in zip(panels[0], results.items(), strict=True):
         for mode, label, style in (("kept", "as tspo does", "o-"), ("again", "whole history again", "s--")):
             panel.plot(list(modes[mode]), list(modes[mode].values()), style, label=label)
@@ -139,32 +140,32 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--action", type=int, default=16)
     parser.add_argument("--feedback", type=int, default=100)
-    parser.add_argument("--hidden", type=int, default=96)
+    parser.add_argument("--hidden", type=int, nargs="+", default=[96, 768], help="widths of the policies")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--svg", type=Path, help="draw the figure")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        results = {"transformers engine": measure(*transformers_engine(options), options)}
+    results = {}
+    for hidden in options.hidden:
+        results[f"transformers, width {hidden}"] = measure(*transformers_engine(options, hidden), options)
         if options.vllm:
-            results["vLLM"] = measure(*vllm_engine(options, Path(folder)), options)
+            with tempfile.TemporaryDirectory() as folder:
+                results[f"vLLM, width {hidden}"] = measure(*vllm_engine(options, hidden, Path(folder)), options)
     if options.svg:
         draw(results, options.svg)
     settings: dict[str, Any] = {key: value for key, value in vars(options).items() if key not in ("json", "svg")}
     if options.json:
         print(json.dumps({"settings": settings, "vocabulary": VOCABULARY, "cpu_seconds": results}))
         return
-    print(
-        f"batch {options.batch}, prompt {PROMPT}, {options.action} sampled and {options.feedback} told tokens a turn;"
-    )
+    print(f"batch {options.batch}, {options.feedback} read and {options.action} sampled tokens a turn;")
     print(f"CPU seconds, smallest of {options.repeats}; {platform.processor() or platform.machine()}, one thread")
-    print(f"{'engine':<22}{'history':<8}" + "".join(f"{turns:>9}" for turns in TURNS) + f"{'8 : 1':>9}")
+    print(f"{'engine':<26}{'history':<8}" + "".join(f"{turns:>9}" for turns in TURNS) + f"{'8 : 1':>9}")
     for engine, modes in results.items():
         for mode, found in modes.items():
             row = "".join(f"{found[turns]:>9.3f}" for turns in TURNS)
-            print(f"{engine:<22}{mode:<8}{row}{found[TURNS[-1]] / found[TURNS[0]]:>9.1f}")
+            print(f"{engine:<26}{mode:<8}{row}{found[TURNS[-1]] / found[TURNS[0]]:>9.1f}")
 
 
 if __name__ == "__main__":

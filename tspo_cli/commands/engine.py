@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib.util import find_spec
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -33,7 +33,7 @@ def engine(
     A run finds it with --set rollout.engine=vllm --set 'vllm.url=["http://127.0.0.1:8100"]'. Needs vLLM in this
     environment (extra gpu, or `make vllm` for a CPU). Use it in trusted networks only.
     """
-    from tspo_cli.rollout.engines.vllm_requests import LOGPROBS_MODE, WORKER_EXTENSION, whole_prefills
+    from tspo_cli.rollout.engines.vllm_requests import LOGPROBS_MODE, WORKER_EXTENSION, cpu_options
 
     if find_spec("vllm") is None:
         raise MissingResourceError("vLLM is not installed in this environment; install the extra gpu, or `make vllm`")
@@ -46,13 +46,21 @@ def engine(
     command += ["--tensor-parallel-size", str(tensor_parallel), "--generation-config", "vllm", "--enable-scale-out"]
     command += ["--worker-extension-cls", WORKER_EXTENSION, "--logprobs-mode", LOGPROBS_MODE]
     command += ["--kv-cache-memory-bytes", str(int(kv_cache_gib * 2**30))] if kv_cache_gib else []
-    command += ["--enforce-eager"] if eager or cpu else []
-    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(whole_prefills(context))] if cpu else []
+    command += _flags(cpu_options(context)) if cpu else _flags({"enforce_eager": eager})
     settings = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     settings |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"} if cpu else {}
     # The server replaces this process, so that signals and its end are its own.
     say(f"vLLM serves {model} on http://{host}:{port}")
     os.execve(sys.executable, [*command, *(more or [])], {**settings, **os.environ})
+
+
+def _flags(options: dict[str, Any]) -> list[str]:
+    """Engine arguments as words of vLLM's command line."""
+    words: list[str] = []
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        words += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return words
 
 
 def _has_gpu() -> bool:

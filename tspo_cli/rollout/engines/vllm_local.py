@@ -15,8 +15,8 @@ from tspo_cli.rollout.engines.vllm_requests import (
     WORKER_EXTENSION,
     check_length,
     completion,
+    cpu_options,
     sampling_params,
-    whole_prefills,
 )
 
 if TYPE_CHECKING:
@@ -163,14 +163,13 @@ def _start(model: str, config: VllmConfig, dtype: str, batch_size: int, max_cont
         kv_cache_memory_bytes=int(cache * 2**30) or None,
         tensor_parallel_size=config.tensor_parallel,
         distributed_executor_backend="external_launcher" if several else "uni",
-        enforce_eager=config.eager or cpu,
-        **({"enable_chunked_prefill": False, "max_num_batched_tokens": whole_prefills(max_context)} if cpu else {}),
         enable_prefix_caching=True,
         enable_sleep_mode=config.sleep > 0,
         logprobs_mode=LOGPROBS_MODE,
         worker_extension_cls=WORKER_EXTENSION,
         generation_config="vllm",
         disable_log_stats=True,
+        **(cpu_options(max_context) if cpu else {"enforce_eager": config.eager}),
     )
     return LLMEngine.from_engine_args(arguments), SamplingParams
 
