@@ -1,4 +1,6 @@
-"""Defaults for every test: one thread, nothing from the network, CPU; real data where somebody put it."""
+"""Defaults for every test: one thread, nothing from the network, CPU; real data where somebody put
+it.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,12 @@ hypothesis.settings.load_profile("tspo")
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real benchmark samples that TSPO_REAL_DATA names (or `shared/data` beside the checkout)."""
-    folder = Path(os.environ.get("TSPO_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    """The folder of real benchmark samples that TSPO_REAL_DATA names (or `shared/data` beside the
+    checkout).
+    """
+    folder = Path(
+        os.environ.get("TSPO_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
+    )
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} does not exist; set TSPO_REAL_DATA")
     return folder
@@ -55,7 +61,9 @@ class Finished:
 def run_tspo(*arguments: object, cwd: Path | None = None, timeout: float = 600) -> Finished:
     """Run tspo as a user does, in a process of its own."""
     command = [sys.executable, "-m", "tspo_cli", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
+    )
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
@@ -101,20 +109,52 @@ class Playground:
 
 
 @pytest.fixture(scope="session")
-def playground(tmp_path_factory: pytest.TempPathFactory, tspo: Callable[..., Finished]) -> Playground:
-    """Made once: `tspo data make-world`, `tspo index build` and a short `tspo train` of an SFT experiment."""
+def playground(
+    tmp_path_factory: pytest.TempPathFactory, tspo: Callable[..., Finished]
+) -> Playground:
+    """Made once: `tspo data make-world`, `tspo index build` and a short `tspo train` of an SFT
+    experiment.
+    """
     root = tmp_path_factory.mktemp("playground")
     world, index, run = root / "world", root / "index", root / "warmstart"
-    tspo("data", "make-world", "--out", world, "--entities", 80, "--test-entities", 60, "--train-questions", 60,
-         "--test-questions", 20)  # fmt: skip
+    tspo(
+        "data",
+        "make-world",
+        "--out",
+        world,
+        "--entities",
+        80,
+        "--test-entities",
+        60,
+        "--train-questions",
+        60,
+        "--test-questions",
+        20,
+    )
     tspo("index", "build", world / "corpus.jsonl", "--out", index)
-    tspo("train", "tiny/warmstart", "--out", run, "--set", f"data.world={world}", "--set", f"retriever.index={index}",
-         "--set", "eval.data=[]", "--set", "train.steps=60", "--set", "optimizer.warmup=5")  # fmt: skip
+    tspo(
+        "train",
+        "tiny/warmstart",
+        "--out",
+        run,
+        "--set",
+        f"data.world={world}",
+        "--set",
+        f"retriever.index={index}",
+        "--set",
+        "eval.data=[]",
+        "--set",
+        "train.steps=60",
+        "--set",
+        "optimizer.warmup=5",
+    )
     return Playground(world, index, run / "model")
 
 
 @pytest.fixture(scope="session")
-def servers(playground: Playground, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[EngineServer]]:
+def servers(
+    playground: Playground, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Sequence[EngineServer]]:
     """Two vLLM servers with the policy of the playground. Needs vLLM."""
     folder = tmp_path_factory.mktemp("servers")
     made = [EngineServer(playground.model, folder / f"log_{number}.txt") for number in range(2)]

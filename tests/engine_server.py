@@ -29,10 +29,22 @@ class EngineServer:
 
     def start(self) -> None:
         """Start it, with the weights of the beginning; `wait` says when it is ready."""
-        options = ["--port", self.port, "--context", CONTEXT, "--dtype", "float32", "--kv-cache-gib", 0.25, *self.more]
+        options = [
+            "--port",
+            self.port,
+            "--context",
+            CONTEXT,
+            "--dtype",
+            "float32",
+            "--kv-cache-gib",
+            0.25,
+            *self.more,
+        ]
         command = [sys.executable, "-m", "tspo_cli", "engine", self.model, *options]
         with open(self.log, "a") as log:
-            self.process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                list(map(str, command)), stdout=log, stderr=log, start_new_session=True
+            )
 
     def wait(self) -> None:
         """Until it answers."""
@@ -62,11 +74,17 @@ class EngineServer:
 
     def kill_engine(self) -> None:
         """Only the process that computes; the one that answers notices and ends."""
-        for child in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
+        for child in (
+            Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        ):
             os.kill(int(child), signal.SIGKILL)
         self.process.wait(timeout=120)
 
     def sampled_tokens(self) -> float:
         """Tokens that it has generated since its start."""
         lines = httpx.get(self.url + "/metrics", timeout=30).text.splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:generation_tokens_total{"))
+        return sum(
+            float(line.split()[-1])
+            for line in lines
+            if line.startswith("vllm:generation_tokens_total{")
+        )

@@ -47,8 +47,9 @@ class Advance(Protocol):
 
 @contextmanager
 def progress(label: str, total: int | None) -> Iterator[Advance]:
-    """Show long work: a bar on a terminal; elsewhere a plain line at about every tenth, or whenever an unknown total
-    has doubled."""
+    """Show long work: a bar on a terminal; elsewhere a plain line at about every tenth, or whenever
+    an unknown total has doubled.
+    """
     if _quiet:
         yield lambda n=1, note="": None
     elif sys.stderr.isatty():
@@ -61,7 +62,13 @@ def progress(label: str, total: int | None) -> Iterator[Advance]:
 @contextmanager
 def _bar(label: str, total: int | None) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),

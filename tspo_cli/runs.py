@@ -4,11 +4,11 @@ RUN/config.toml            resolved configuration (config.resolved.json: the sam
 RUN/env.json               versions, git commit, hardware
 RUN/command.txt            the command, one line per attempt
 RUN/status.json            {"state": running | finished | failed | stopped, "step", "attempt"}
-RUN/metrics.jsonl          one line per step; holds no clock readings, so equal runs have equal files
+RUN/metrics.jsonl          one line per step, without clock readings: equal runs have equal files
 RUN/timings.jsonl          seconds per step and part
 RUN/rollouts/step_000010.jsonl.gz       one line per group
 RUN/checkpoints/step_000010/            to resume from
-RUN/eval/step_000010/<dataset>.json     scores; <dataset>.items.jsonl.gz: every item with its trajectory
+RUN/eval/step_000010/<dataset>.json     scores; <dataset>.items.jsonl.gz has every item
 RUN/model/                 the exported model directory
 RUN/logs/attempt_1.log     messages of each attempt
 """
@@ -98,7 +98,9 @@ def keep_steps_up_to(path: Path, step: int) -> None:
     """Drop the lines after `step`, so that a resumed run writes them again."""
     if path.exists():
         kept = [record for record in read_jsonl(path) if record["step"] <= step]
-        atomic_write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+        atomic_write_text(
+            path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
+        )
 
 
 def step_name(step: int) -> str:
@@ -151,7 +153,17 @@ def set_status(path: Path, state: str, step: int, attempt: int) -> None:
 
 def environment() -> dict[str, Any]:
     """Versions, commit and hardware that a result depends on."""
-    names = ("tspo-cli", "torch", "transformers", "deepspeed", "tokenizers", "bm25s", "faiss-cpu", "vllm", "numpy")
+    names = (
+        "tspo-cli",
+        "torch",
+        "transformers",
+        "deepspeed",
+        "tokenizers",
+        "bm25s",
+        "faiss-cpu",
+        "vllm",
+        "numpy",
+    )
     versions: dict[str, str | None] = {}
     for name in names:
         try:
@@ -180,7 +192,10 @@ def _git_commit() -> str | None:
     if not (here / ".git").exists():
         return None
     done = subprocess.run(
-        ["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+        ["git", "-C", str(here), "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return done.stdout.strip() or None
 
@@ -200,13 +215,20 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise MissingResourceError(f"{path}: no such run directory")
-        runs = [path] if is_run(path) else sorted(config.parent for config in path.rglob(CONFIG_NAME))
+        runs = (
+            [path] if is_run(path) else sorted(config.parent for config in path.rglob(CONFIG_NAME))
+        )
         if not runs:
-            raise MissingResourceError(f"{path}: no run below it (a run directory holds {CONFIG_NAME})")
+            raise MissingResourceError(
+                f"{path}: no run below it (a run directory holds {CONFIG_NAME})"
+            )
         found.update(dict.fromkeys(runs))
     return list(found)
 
 
 def eval_steps(run: Path) -> list[tuple[int, Path]]:
     """The evaluations of a run as (step, directory), by step."""
-    return [(int(path.name.removeprefix("step_")), path) for path in sorted((run / "eval").glob("step_*"))]
+    return [
+        (int(path.name.removeprefix("step_")), path)
+        for path in sorted((run / "eval").glob("step_*"))
+    ]

@@ -2,7 +2,8 @@
 
     python experiments/benchmarks/cli_startup.py [--runs 15] [--json]
 
-The commands alternate, so that a busy moment of the machine hits them alike; the median is what counts.
+The commands alternate, so that a busy moment of the machine hits them alike; the median is what
+counts.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def seconds(command: list[str]) -> float:
 
 
 def measure(runs: int) -> list[dict[str, float | str]]:
-    """Median, fastest and slowest of `runs` starts per command, in seconds; one start each is not counted."""
+    """Median, fastest and slowest of `runs` starts per command, in seconds; one start each is not
+    counted.
+    """
     for command in COMMANDS.values():
         seconds(command)
     times: dict[str, list[float]] = {name: [] for name in COMMANDS}
@@ -40,13 +43,20 @@ def measure(runs: int) -> list[dict[str, float | str]]:
         for name, command in COMMANDS.items():
             times[name].append(seconds(command))
     return [
-        {"command": name, "median_s": statistics.median(taken), "min_s": min(taken), "max_s": max(taken)}
+        {
+            "command": name,
+            "median_s": statistics.median(taken),
+            "min_s": min(taken),
+            "max_s": max(taken),
+        }
         for name, taken in times.items()
     ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -58,7 +68,9 @@ def main() -> None:
     print(f"{machine}, {options.runs} runs each\n")
     print(f"{'command':<20}{'median s':>10}{'fastest':>10}{'slowest':>10}")
     for row in rows:
-        print(f"{row['command']:<20}{row['median_s']:>10.3f}{row['min_s']:>10.3f}{row['max_s']:>10.3f}")
+        print(
+            f"{row['command']:<20}{row['median_s']:>10.3f}{row['min_s']:>10.3f}{row['max_s']:>10.3f}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Processor seconds for scoring an evaluation, from finished trajectories to the comparison with a baseline.
+"""Processor seconds for scoring an evaluation, from finished trajectories to the comparison with a
+baseline.
 
     python experiments/benchmarks/evaluation_scoring.py [--items 10000] [--json]
 
-Two methods answer the same questions, each over three searches of three passages of 100 words. Timed apart: the metrics
-of every item of one method, its means with intervals, and both methods compared (permutation tests, McNemar, Holm) as
-seven data sets. Processor seconds of one thread, so that other work on the machine does not count.
+Two methods answer the same questions, each over three searches of three passages of 100 words.
+Timed apart: the metrics of every item of one method, its means with intervals, and both methods
+compared (permutation tests, McNemar, Holm) as seven data sets. Processor seconds of one thread, so
+that other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tspo_cli.data.schema import Question
+from tspo_cli.data.question import Question
 from tspo_cli.evaluation.metrics import item_record, summarize
 from tspo_cli.evaluation.statistics import compare_sets
 from tspo_cli.evaluation.summary import averages, with_intervals
@@ -27,7 +29,9 @@ from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
 
 SETS = 7
 WORDS = [
-    f"{first}{second}" for first in ("ba", "ko", "ri", "mu", "te") for second in ("lan", "der", "sia", "tun", "vo")
+    f"{first}{second}"
+    for first in ("ba", "ko", "ri", "mu", "te")
+    for second in ("lan", "der", "sia", "tun", "vo")
 ]
 
 
@@ -38,13 +42,25 @@ def passage(rng: random.Random, number: int) -> Hit:
 
 def trajectory(rng: random.Random, question: Question, passages: list[Hit]) -> Trajectory:
     """Three searches and an answer that is right, nearly right or wrong."""
-    answer = rng.choice([question.golden_answers[0], f"{question.golden_answers[0]} too", rng.choice(WORDS)])
+    answer = rng.choice(
+        [question.golden_answers[0], f"{question.golden_answers[0]} too", rng.choice(WORDS)]
+    )
     searches = [
-        Turn((1,) * 20, (-0.1,) * 20, "stop", "search", "", query="q", hits=tuple(rng.sample(passages, 3)))
+        Turn(
+            (1,) * 20,
+            (-0.1,) * 20,
+            "stop",
+            "search",
+            "",
+            query="q",
+            hits=tuple(rng.sample(passages, 3)),
+        )
         for _ in range(3)
     ]
     said = Turn((1,) * 20, (-0.1,) * 20, "stop", "answer", "", answer=answer)
-    return Trajectory(GroupId(question.data_source, question.id, 0), 0, question, (1,), (*searches, said))
+    return Trajectory(
+        GroupId(question.data_source, question.id, 0), 0, question, (1,), (*searches, said)
+    )
 
 
 def measure(items: int) -> dict[str, float]:
@@ -52,10 +68,16 @@ def measure(items: int) -> dict[str, float]:
     rng = random.Random(0)
     passages = [passage(rng, number) for number in range(20_000)]
     questions = [
-        Question(str(one), "who?", (f"{rng.choice(WORDS)} {rng.choice(WORDS)}", rng.choice(WORDS)), f"set {one % SETS}",
-                 tuple(hit.id for hit in rng.sample(passages, 2)), "full")
+        Question(
+            str(one),
+            "who?",
+            ((f"{rng.choice(WORDS)} {rng.choice(WORDS)}"), rng.choice(WORDS)),
+            f"set {one % SETS}",
+            tuple(hit.id for hit in rng.sample(passages, 2)),
+            "full",
+        )
         for one in range(items)
-    ]  # fmt: skip
+    ]
     answered = [[trajectory(rng, one, passages) for one in questions] for _ in range(2)]
     parts: dict[str, float] = {}
 
@@ -65,9 +87,13 @@ def measure(items: int) -> dict[str, float]:
         parts[name] = time.process_time() - start
         return done
 
-    mine = timed("metrics per item", lambda: [item_record(one, one.turns[0].hits) for one in answered[0]])
+    mine = timed(
+        "metrics per item", lambda: [item_record(one, one.turns[0].hits) for one in answered[0]]
+    )
     other = [item_record(one, one.turns[0].hits) for one in answered[1]]
-    by_set = [[item for item in mine if item["data_source"] == f"set {place}"] for place in range(SETS)]
+    by_set = [
+        [item for item in mine if item["data_source"] == f"set {place}"] for place in range(SETS)
+    ]
 
     def means() -> None:
         for some in by_set:
@@ -82,12 +108,17 @@ def measure(items: int) -> dict[str, float]:
 
     timed("means and intervals", means)
     for metric in ("em", "f1"):
-        timed(f"comparison by {metric}", lambda name=metric: compare_sets(column(mine, name), column(other, name)))
+        timed(
+            f"comparison by {metric}",
+            lambda name=metric: compare_sets(column(mine, name), column(other, name)),
+        )
     return parts
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -95,7 +126,9 @@ def main() -> None:
     parts["all"] = sum(parts.values())
     machine = f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores"
     if options.json:
-        print(json.dumps({"machine": machine, "items": options.items, "cpu_seconds": parts}, indent=2))
+        print(
+            json.dumps({"machine": machine, "items": options.items, "cpu_seconds": parts}, indent=2)
+        )
         return
     print(f"{machine}, {options.items:,} items in {SETS} sets\n\n{'part':<24}{'CPU s':>8}")
     for name, seconds in parts.items():

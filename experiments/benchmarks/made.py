@@ -1,4 +1,6 @@
-"""What the retrieval benchmarks share: a made corpus and encoder, the peak memory of a process, the machine's name."""
+"""What the retrieval benchmarks share: a made corpus and encoder, the peak memory of a process, the
+machine's name.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ VOCABULARY = 200_000
 
 
 def make_corpus(path: Path, passages: int, words: int) -> None:
-    """A JSONL corpus of `passages` passages of about `words` invented words with the frequencies of Zipf's law."""
+    """A JSONL corpus of `passages` passages of about `words` invented words with the frequencies of
+    Zipf's law.
+    """
     random = np.random.default_rng(0)
     with open(path, "w") as handle:
         for start in range(0, passages, 10_000):
@@ -30,33 +34,48 @@ def make_corpus(path: Path, passages: int, words: int) -> None:
             for row, (end, length) in enumerate(zip(ends.tolist(), lengths.tolist(), strict=True)):
                 text = " ".join(f"w{word:x}" for word in drawn[end - length : end])
                 # Ids as most corpora have them: not the number of the line.
-                handle.write(json.dumps({"id": f"doc{start + row}", "contents": f'"T{start + row}"\n{text}'}) + "\n")
+                handle.write(
+                    json.dumps({"id": f"doc{start + row}", "contents": f'"T{start + row}"\n{text}'})
+                    + "\n"
+                )
 
 
 def make_encoder(folder: Path, hidden: int = 32, layers: int = 1, heads: int = 2) -> str:
-    """A BERT of random weights, whose tokens are up to three characters of the made words; its directory."""
+    """A BERT of random weights, whose tokens are up to three characters of the made words; its
+    directory.
+    """
     import torch
     from transformers import BertConfig, BertModel
 
     folder.mkdir(parents=True, exist_ok=True)
     letters = "0123456789abcdefghijklmnopqrstuvwxyz"
-    hexadecimal = ["".join(part) for length in (2, 3) for part in itertools.product(letters[:16], repeat=length)]
+    hexadecimal = [
+        "".join(part)
+        for length in (2, 3)
+        for part in itertools.product(letters[:16], repeat=length)
+    ]
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", '"', *letters]
     words += [f"##{part}" for part in (*letters, *hexadecimal)]
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(words), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
-        intermediate_size=4 * hidden, initializer_range=0.5,
-    )  # fmt: skip
+        vocab_size=len(words),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden,
+        initializer_range=0.5,
+    )
     BertModel(config).save_pretrained(folder)
     return str(folder)
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What a Python process printed, its wall and CPU seconds, and its peak of anonymous memory in MB."""
+    """What a Python process printed, its wall and CPU seconds, and its peak of anonymous memory in
+    MB.
+    """
 
     output: str
     seconds: float
@@ -67,7 +86,8 @@ class Finished:
 def run_python(arguments: list[str]) -> Finished:
     """Run this Python with `arguments` to its end.
 
-    Memory is the resident size without pages of mapped files (the kernel's RssAnon), sampled every 10 ms.
+    Memory is the resident size without pages of mapped files (the kernel's RssAnon), sampled every
+    10 ms.
     """
     began, spent = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
@@ -94,5 +114,11 @@ def _anonymous_kb(process: int) -> int:
 def machine() -> str:
     """Processor, cores and threads."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{name}, {os.cpu_count()} cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}"
+    name = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
+    return (
+        f"{name}, {os.cpu_count()} cores, "
+        f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}"
+    )

@@ -2,9 +2,10 @@
 
     python experiments/benchmarks/plan_memory.py --demo runs/demo [--json]
 
-`--demo` is the folder of `tspo demo`: its world, index and warm start. Experiments of the demo with other portions and
-sizes; reinforcement learning starts from the demo's own policy, whose rollouts are those of a policy that learns.
-Measured is the greatest resident size of the training process (VmHWM), mapped files included.
+`--demo` is the folder of `tspo demo`: its world, index and warm start. Experiments of the demo with
+other portions and sizes; reinforcement learning starts from the demo's own policy, whose rollouts
+are those of a policy that learns. Measured is the greatest resident size of the training process
+(VmHWM), mapped files included.
 """
 
 from __future__ import annotations
@@ -19,13 +20,28 @@ from typing import Any
 
 ARMS: dict[str, list[str]] = {
     "warm start": ["tiny/warmstart", "train.steps=30"],
-    "warm start, 256 x 4": ["tiny/warmstart", "train.steps=10", "model.hidden_size=256", "model.layers=4"],
-    "warm start, 512 x 6": ["tiny/warmstart", "train.steps=5", "model.hidden_size=512", "model.layers=6"],
+    "warm start, 256 x 4": [
+        "tiny/warmstart",
+        "train.steps=10",
+        "model.hidden_size=256",
+        "model.layers=4",
+    ],
+    "warm start, 512 x 6": [
+        "tiny/warmstart",
+        "train.steps=5",
+        "model.hidden_size=512",
+        "model.layers=6",
+    ],
     "TSPO": ["tiny/tspo", "train.steps=100"],
     "GRPO, 2048 tokens": ["tiny/grpo", "train.steps=60", "train.tokens_per_micro_batch=2048"],
     "PPO": ["tiny/ppo", "train.steps=60"],
     "TSPO, 64 questions, 32768 tokens": [
-        *("tiny/tspo", "train.steps=15", "rollout.questions_per_step=64", "train.tokens_per_micro_batch=32768"),
+        *(
+            "tiny/tspo",
+            "train.steps=15",
+            "rollout.questions_per_step=64",
+            "train.tokens_per_micro_batch=32768",
+        ),
         *("rollout.batch_size=320", "train.drop_zero_advantage=false"),
     ],
 }
@@ -41,7 +57,8 @@ def peak_gib(arguments: list[str]) -> float:
     code = (
         "import sys, re; from tspo_cli.commands.app import main\n"
         "try: main()\n"
-        "finally: print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1], file=sys.stderr)"
+        "finally: print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1], "
+        "file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "--quiet", *arguments],
@@ -55,13 +72,23 @@ def peak_gib(arguments: list[str]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     found: list[dict[str, Any]] = []
-    data = [f"data.world={args.demo}/world", f"retriever.index={args.demo}/index", "eval.data=[]", "eval.every=0"]
-    policy = [f"model.path={args.demo}/warmstart/model", f'data.train=["{args.demo}/world/train.jsonl"]']
+    data = [
+        f"data.world={args.demo}/world",
+        f"retriever.index={args.demo}/index",
+        "eval.data=[]",
+        "eval.every=0",
+    ]
+    policy = [
+        f"model.path={args.demo}/warmstart/model",
+        f'data.train=["{args.demo}/world/train.jsonl"]',
+    ]
     with tempfile.TemporaryDirectory() as folder:
         for arm, (recipe, *settings) in ARMS.items():
             chosen = [*data, *settings, *([] if recipe == "tiny/warmstart" else policy)]
@@ -70,7 +97,11 @@ def main() -> None:
             measured = peak_gib(["train", *options, "--out", f"{folder}/{len(found)}"])
             found.append({"arm": arm, "planned": planned, "measured": measured})
             if not args.json:
-                parts = ", ".join(f"{part} {value:.3f}" for part, value in planned.items() if part != "total" and value)
+                parts = ", ".join(
+                    f"{part} {value:.3f}"
+                    for part, value in planned.items()
+                    if part != "total" and value
+                )
                 print(
                     f"{arm:<34}measured {measured:.3f} planned {planned['total']:.3f} GiB "
                     f"({planned['total'] / measured:.2f}): {parts}",

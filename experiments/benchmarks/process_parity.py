@@ -1,12 +1,14 @@
-"""Two training processes beside one: SFT, TSPO and PPO at every ZeRO stage, five steps, all metrics.
+"""Two training processes beside one: SFT, TSPO and PPO at every ZeRO stage, five steps, all
+metrics.
 
     python experiments/benchmarks/process_parity.py [--json]
 
 Makes a small world, its index and a short warm start, then runs `tspo train` as a user does, with
-`train.processes` 1 (ZeRO 0) and 2 (ZeRO 0 to 3, gloo). The table shows the greatest difference of any metric from the
-run of one process; the goal is 1e-5, and a greater one ends with exit code 1. `ratio_max` stands beside it: it is the
-ratio of a single token, which has the rounding of its log-probability in the engine's batch, about 1e-5 in float32.
-AdamW's epsilon is 1e-4: a moment near zero divides rounding by itself.
+`train.processes` 1 (ZeRO 0) and 2 (ZeRO 0 to 3, gloo). The table shows the greatest difference of
+any metric from the run of one process; the goal is 1e-5, and a greater one ends with exit code 1.
+`ratio_max` stands beside it: it is the ratio of a single token, which has the rounding of its
+log-probability in the engine's batch, about 1e-5 in float32. AdamW's epsilon is 1e-4: a moment near
+zero divides rounding by itself.
 """
 
 from __future__ import annotations
@@ -36,18 +38,31 @@ def tspo(*arguments: str) -> None:
 
 
 def settings(**values: Any) -> list[str]:
-    return [part for key, value in values.items() for part in ("--set", f"{key.replace('__', '.')}={value}")]
+    return [
+        part
+        for key, value in values.items()
+        for part in ("--set", f"{key.replace('__', '.')}={value}")
+    ]
 
 
 def difference(one: list[dict[str, float]], other: list[dict[str, float]]) -> dict[str, Any]:
-    """The greatest difference of a metric, where it is, how many were compared; and that of ONE_TOKEN."""
+    """The greatest difference of a metric, where it is, how many were compared; and that of
+    ONE_TOKEN.
+    """
     gaps: dict[str, list[tuple[float, int]]] = {}
     for here, there in zip(one, other, strict=True):
-        for name in here.keys() & there.keys():  # at ZeRO 3 the engine has weights of its own, and handover_parity
+        for name in (
+            here.keys() & there.keys()
+        ):  # at ZeRO 3 the engine has weights of its own, and handover_parity
             gaps.setdefault(name, []).append((abs(here[name] - there[name]), int(here["step"])))
     token = max(gaps.pop(ONE_TOKEN))[0] if ONE_TOKEN in gaps else None
     (gap, step), name = max((max(found), name) for name, found in gaps.items())
-    return {"difference": gap, "where": f"{name}, step {step}", "metrics": len(gaps), ONE_TOKEN: token}
+    return {
+        "difference": gap,
+        "where": f"{name}, step {step}",
+        "metrics": len(gaps),
+        ONE_TOKEN: token,
+    }
 
 
 def measure(folder: Path) -> list[dict[str, Any]]:
@@ -58,7 +73,10 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     common = {"data__world": world, "retriever__index": index, "eval__data": "[]", "eval__every": 0}
     common |= {"optimizer__eps": 1e-4, "checkpoint__every": 0}
     tspo("train", "tiny/warmstart", "--out", str(start), *settings(**common, train__steps=150))
-    policy = {"model__path": start / "model", "data__train": json.dumps([str(world / "train.jsonl")])}
+    policy = {
+        "model__path": start / "model",
+        "data__train": json.dumps([str(world / "train.jsonl")]),
+    }
     rows = []
     for name, recipe in RECIPES.items():
         more = common | {"train__steps": STEPS} | (policy if name != "SFT" else {})
@@ -69,12 +87,16 @@ def measure(folder: Path) -> list[dict[str, Any]]:
             tspo("train", recipe, "--out", str(run), *chosen)
             runs[processes, stage] = read_jsonl(run / "metrics.jsonl")
         for stage in range(4):
-            rows.append({"kind": name, "zero_stage": stage, **difference(runs[1, 0], runs[2, stage])})
+            rows.append(
+                {"kind": name, "zero_stage": stage, **difference(runs[1, 0], runs[2, stage])}
+            )
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -82,7 +104,10 @@ def main() -> None:
     if args.json:
         print(json.dumps({"machine": machine(), "rows": rows}, indent=2))
     else:
-        print(f"{machine()}; 2 processes beside 1, {STEPS} steps, the greatest difference of any metric")
+        print(
+            f"{machine()}; 2 processes beside 1, {STEPS} steps, the greatest difference of any "
+            "metric"
+        )
         for row in rows:
             where = f"{row['metrics']} metrics, greatest at {row['where']}"
             where += f"; {ONE_TOKEN} {row[ONE_TOKEN]:.1e}" if row[ONE_TOKEN] is not None else ""

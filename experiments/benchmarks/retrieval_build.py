@@ -1,13 +1,15 @@
-"""Passages per second and peak memory of `tspo index build` by corpus size, each build in a process of its own.
+"""Passages per second and peak memory of `tspo index build` by corpus size, each build in a process
+of its own.
 
     python experiments/benchmarks/retrieval_build.py --kind bm25 --passages 10000 100000 1000000
     python experiments/benchmarks/retrieval_build.py --kind dense --passages 10000 100000
 
-Passages are made: invented words with the frequencies of Zipf's law, --words of them each. A dense index has a made
-encoder (tiny, random weights) unless --encoder names one. `peak` is anonymous memory; `extra` is what it has beyond the
-peak of a build of 100 passages, which is that of the libraries and the encoder. `open` is the time until an index is
-open, libraries loaded; queries are asked one by one. Rates are for a second of CPU time, which a busy machine does not
-change much: run it with OMP_NUM_THREADS=1.
+Passages are made: invented words with the frequencies of Zipf's law, --words of them each. A dense
+index has a made encoder (tiny, random weights) unless --encoder names one. `peak` is anonymous
+memory; `extra` is what it has beyond the peak of a build of 100 passages, which is that of the
+libraries and the encoder. `open` is the time until an index is open, libraries loaded; queries are
+asked one by one. Rates are for a second of CPU time, which a busy machine does not change much: run
+it with OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ FEW = 100
 _SEARCH = """
 import random, sys, time
 from pathlib import Path
-from tspo_cli.retrieval.index import open_index
+from tspo_cli.retrieval.index.searcher import open_index
 path = Path(sys.argv[1])
 open_index(path)  # loads the libraries
 draw = random.Random(0)
@@ -62,7 +64,9 @@ def build(corpus: Path, out: Path, arguments: list[str]) -> dict[str, float]:
 
 
 def opened(out: Path) -> dict[str, float]:
-    """Seconds to open the index and to answer the first query, and queries a second after it, in a fresh process."""
+    """Seconds to open the index and to answer the first query, and queries a second after it, in a
+    fresh process.
+    """
     found = run_python(["-c", _SEARCH, str(out)]).output.split()
     return dict(zip(SEARCH_COLUMNS, map(float, found), strict=True))
 
@@ -90,13 +94,18 @@ def rows(kind: str, sizes: list[int], words: int, arguments: list[str]) -> Itera
 def print_row(row: dict[str, Any], *, first: bool) -> None:
     """One line of the table, after its head."""
     if first:
-        print(f"{machine()}\n\n{'kind':<22}{'passages':>9}" + "".join(f"{head:>15}" for head in COLUMNS.values()))
+        print(
+            f"{machine()}\n\n{'kind':<22}{'passages':>9}"
+            + "".join(f"{head:>15}" for head in COLUMNS.values())
+        )
     values = "".join(f"{row[name]:>15.2f}" for name in COLUMNS)
     print(f"{row['kind']:<22}{row['passages']:>9}{values}", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kind", choices=["bm25", "dense"], default="bm25")
     parser.add_argument("--encoder", default="")
     parser.add_argument("--passages", type=int, nargs="+", default=[10_000, 100_000])

@@ -1,12 +1,14 @@
-"""Exact search over random vectors in the memory of a GPU, and the server over them from end to end.
+"""Exact search over random vectors in the memory of a GPU, and the server over them from end to
+end.
 
-    python experiments/benchmarks/retrieval_gpu.py                     21 million x 768: 46 GB on disk, 35 GB on the GPU
+    python experiments/benchmarks/retrieval_gpu.py    21 million x 768: 46 GB on disk
     python experiments/benchmarks/retrieval_gpu.py --rows 200000 --folder /dev/shm/x
 
-The index: a float16 flat file of random vectors of length one, passages of 600 bytes, an encoder with the shape of
-E5-base and random weights. Search: `VectorIndex.rank` (first pass, exact scores from the file) by batch and first pass,
-its answers beside those of float32 products over all rows. Server: `tspo serve` and clients that ask one query at a
-time over HTTP; encoding, search and passages included.
+The index: a float16 flat file of random vectors of length one, passages of 600 bytes, an encoder
+with the shape of E5-base and random weights. Search: `VectorIndex.rank` (first pass, exact scores
+from the file) by batch and first pass, its answers beside those of float32 products over all rows.
+Server: `tspo serve` and clients that ask one query at a time over HTTP; encoding, search and
+passages included.
 """
 
 from __future__ import annotations
@@ -27,12 +29,12 @@ from made import machine, make_encoder
 from numpy.typing import NDArray
 from retrieval_server import memory_mb, percentile, put_load, server
 
-from tspo_cli.retrieval.dense import VECTORS_NAME, VectorIndex, empty_index
-from tspo_cli.retrieval.encoder import encoder_digest
-from tspo_cli.retrieval.faiss_files import flat_head
+from tspo_cli.retrieval.dense.dense_ranker import VECTORS_NAME, VectorIndex, empty_index
+from tspo_cli.retrieval.dense.encoder import encoder_digest
+from tspo_cli.retrieval.dense.faiss_files import flat_head
 from tspo_cli.retrieval.manifest import MANIFEST_NAME, file_facts, make_manifest
 from tspo_cli.retrieval.passages import OFFSETS_NAME, PASSAGES_NAME
-from tspo_cli.retrieval.settings import DenseSettings, index_settings
+from tspo_cli.retrieval.search_settings import DenseSettings, index_settings
 from tspo_cli.runs import write_json
 
 DIM, K, CHECKED, BLOCK = 768, 3, 256, 1 << 17
@@ -58,7 +60,10 @@ def write_vectors(path: Path, rows: int, queries: torch.Tensor) -> NDArray[np.in
 
 def write_passages(folder: Path, rows: int) -> None:
     """Passages of one length, so that their offsets need no counting."""
-    text = "a passage of invented words, as long as those of an encyclopedia cut to a hundred words " * 7
+    text = (
+        "a passage of invented words, as long as those of an encyclopedia cut to a hundred words "
+        * 7
+    )
     head, tail = b'{"id": "', f'", "contents": "\\"T\\"\\n{text[:560]}"}}\n'.encode()
     line = np.frombuffer(head + b"00000000" + tail, np.uint8)
     powers = 10 ** np.arange(7, -1, -1)
@@ -68,11 +73,17 @@ def write_passages(folder: Path, rows: int) -> None:
             lines = np.tile(line, (len(numbers), 1))
             lines[:, len(head) : len(head) + 8] = numbers[:, None] // powers % 10 + ord("0")
             handle.write(memoryview(lines).cast("B"))
-    np.save(folder / OFFSETS_NAME, np.arange(rows + 1, dtype=np.int64) * len(line), allow_pickle=False)
+    np.save(
+        folder / OFFSETS_NAME, np.arange(rows + 1, dtype=np.int64) * len(line), allow_pickle=False
+    )
 
 
-def make_index(folder: Path, rows: int, queries: torch.Tensor) -> tuple[dict[str, float], NDArray[np.int64]]:
-    """An index directory of random vectors in `folder`; seconds by part, and the right answers to `queries`."""
+def make_index(
+    folder: Path, rows: int, queries: torch.Tensor
+) -> tuple[dict[str, float], NDArray[np.int64]]:
+    """An index directory of random vectors in `folder`; seconds by part, and the right answers to
+    `queries`.
+    """
     began = time.perf_counter()
     right = write_vectors(folder / VECTORS_NAME, rows, queries)
     vectors = time.perf_counter()
@@ -82,9 +93,13 @@ def make_index(folder: Path, rows: int, queries: torch.Tensor) -> tuple[dict[str
     facts = {name: _facts(folder / name) for name in (VECTORS_NAME, PASSAGES_NAME, OFFSETS_NAME)}
     corpus = {"path": str(folder / PASSAGES_NAME), "sha256": ""}
     write_json(
-        folder / MANIFEST_NAME, make_manifest("dense", rows, corpus, settings, encoder, encoder_digest(encoder), facts)
+        folder / MANIFEST_NAME,
+        make_manifest("dense", rows, corpus, settings, encoder, encoder_digest(encoder), facts),
     )
-    return {"write vectors": vectors - began, "write passages": time.perf_counter() - vectors}, right
+    return {
+        "write vectors": vectors - began,
+        "write passages": time.perf_counter() - vectors,
+    }, right
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -94,13 +109,21 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def search(
-    folder: Path, first_pass: str, queries: NDArray[np.float32], right: NDArray[np.int64], batches: list[int]
+    folder: Path,
+    first_pass: str,
+    queries: NDArray[np.float32],
+    right: NDArray[np.int64],
+    batches: list[int],
 ) -> dict[str, Any]:
-    """Queries per second by batch, seconds to open, GiB on the GPU, and answers unlike the right ones."""
+    """Queries per second by batch, seconds to open, GiB on the GPU, and answers unlike the right
+    ones.
+    """
     if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
-    settings = DenseSettings(factory="SQfp16", backend="torch", first_pass=first_pass, device=DEVICE)
+    settings = DenseSettings(
+        factory="SQfp16", backend="torch", first_pass=first_pass, device=DEVICE
+    )
     index = VectorIndex([folder / VECTORS_NAME], None, settings)
     opened = time.perf_counter() - began
     found = [[position for position, _ in ranked] for ranked in index.rank(queries[:CHECKED], K)]
@@ -134,8 +157,12 @@ def search(
     }
 
 
-def end_to_end(folder: Path, first_pass: str, clients: list[int], requests: int, max_batch: int) -> dict[str, Any]:
-    """The server under closed-loop clients, cache off: throughput and latency; an idle query; its memory."""
+def end_to_end(
+    folder: Path, first_pass: str, clients: list[int], requests: int, max_batch: int
+) -> dict[str, Any]:
+    """The server under closed-loop clients, cache off: throughput and latency; an idle query; its
+    memory.
+    """
     options = ["--cache-mb", "0", "--max-waiting", "100000", "--max-batch", str(max_batch)]
     for setting in ("backend=torch", f"first_pass={first_pass}", f"device={DEVICE}"):
         options += ["--set", setting]
@@ -155,7 +182,10 @@ def end_to_end(folder: Path, first_pass: str, clients: list[int], requests: int,
                 {
                     "clients": count,
                     "qps": requests / load.seconds,
-                    **{f"p{share}_ms": percentile(load.latencies, share / 100) for share in (50, 95, 99)},
+                    **{
+                        f"p{share}_ms": percentile(load.latencies, share / 100)
+                        for share in (50, 95, 99)
+                    },
                     "client_cpu_ms": 1000 * load.client_cpu / requests,
                     "failed": requests - load.statuses[200],
                 }
@@ -172,14 +202,20 @@ def end_to_end(folder: Path, first_pass: str, clients: list[int], requests: int,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=21_015_324, help="passages; wiki-18 has the default's number")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rows", type=int, default=21_015_324, help="passages; wiki-18 has the default's number"
+    )
     parser.add_argument("--folder", type=Path, help="where the index is made [a temporary folder]")
     parser.add_argument("--first-pass", nargs="+", default=["float16", "int8"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 64, 256])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 64, 512])
     parser.add_argument("--max-batch", type=int, nargs="+", default=[256])
-    parser.add_argument("--requests", type=int, default=20_000, help="of each load; 0 leaves the server out")
+    parser.add_argument(
+        "--requests", type=int, default=20_000, help="of each load; 0 leaves the server out"
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     random = torch.Generator(DEVICE).manual_seed(1)
@@ -189,7 +225,9 @@ def main() -> None:
         seconds, right = make_index(folder, args.rows, queries[:CHECKED])
         asked = queries.cpu().numpy()
         found: dict[str, Any] = {
-            "machine": f"{torch.cuda.get_device_name() if DEVICE == 'cuda' else 'no GPU'}; {machine()}",
+            "machine": (
+                f"{torch.cuda.get_device_name() if DEVICE == 'cuda' else 'no GPU'}; {machine()}"
+            ),
             "rows": args.rows,
             "made_s": seconds,
             "search": [],
@@ -201,7 +239,9 @@ def main() -> None:
             gc.collect()
             torch.cuda.empty_cache()
         for max_batch in args.max_batch if args.requests else []:
-            found["server"].append(end_to_end(folder, args.first_pass[0], args.clients, args.requests, max_batch))
+            found["server"].append(
+                end_to_end(folder, args.first_pass[0], args.clients, args.requests, max_batch)
+            )
             show(found["server"][-1], args.json)
     finally:
         shutil.rmtree(folder)
@@ -216,7 +256,11 @@ def show(part: dict[str, Any], as_json: bool) -> None:
     if as_json:
         return
     rows = part.get("batches") or part.get("load") or []
-    print(", ".join(f"{key} {_short(value)}" for key, value in part.items() if not isinstance(value, list)))
+    print(
+        ", ".join(
+            f"{key} {_short(value)}" for key, value in part.items() if not isinstance(value, list)
+        )
+    )
     for row in rows:
         print("   ", ", ".join(f"{key} {_short(value)}" for key, value in row.items()), flush=True)
 

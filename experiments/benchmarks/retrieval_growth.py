@@ -1,12 +1,14 @@
-"""How an index grows from 10,000 to 1,000,000 passages: build rate, peak memory, open time, queries per second.
+"""How an index grows from 10,000 to 1,000,000 passages: build rate, peak memory, open time, queries
+per second.
 
     python experiments/benchmarks/retrieval_growth.py
     python experiments/benchmarks/retrieval_growth.py --passages 10000 100000 --kinds bm25 SQ8
 
-bm25 is built by `tspo index build` over made passages. For dense kinds the vectors are made, 384 numbers each (an
-encoder's speed has nothing to do with the size of a corpus): what is timed is from the shards to the index file. Every
-row is a process of its own; `peak` is anonymous memory, `extra` what it has beyond the first row of its kind. Rates are
-for a second of CPU time: run it with OMP_NUM_THREADS=1.
+bm25 is built by `tspo index build` over made passages. For dense kinds the vectors are made, 384
+numbers each (an encoder's speed has nothing to do with the size of a corpus): what is timed is from
+the shards to the index file. Every row is a process of its own; `peak` is anonymous memory, `extra`
+what it has beyond the first row of its kind. Rates are for a second of CPU time: run it with
+OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -23,9 +25,14 @@ from made import machine, run_python
 from retrieval_build import print_row, rows
 from retrieval_search import DIM, SHARD, synthetic
 
-from tspo_cli.retrieval.dense import RESCORE_NAME, VECTORS_NAME, VectorIndex, write_vectors
-from tspo_cli.retrieval.settings import DenseSettings
-from tspo_cli.retrieval.vectors import ShardedVectors
+from tspo_cli.retrieval.dense.dense_ranker import (
+    RESCORE_NAME,
+    VECTORS_NAME,
+    VectorIndex,
+    write_vectors,
+)
+from tspo_cli.retrieval.dense.vectors import ShardedVectors
+from tspo_cli.retrieval.search_settings import DenseSettings
 
 KINDS: dict[str, dict[str, Any]] = {
     "flat fp32": {},
@@ -35,7 +42,9 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def vectors_row(kind: str, count: int) -> dict[str, Any]:
-    """Make `count` vectors, and an index of them; measured in this process, except for its memory."""
+    """Make `count` vectors, and an index of them; measured in this process, except for its
+    memory.
+    """
     options = dict(KINDS[kind])
     if "factory" in options:
         options["factory"] = options["factory"].format(lists=max(16, int(count**0.5) // 16 * 16))
@@ -76,9 +85,13 @@ def main() -> None:
     if sys.argv[1:2] == ["row"]:
         print(json.dumps(vectors_row(sys.argv[2], int(sys.argv[3]))))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--passages", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--kinds", nargs="+", default=[""], help="only kinds whose name contains one of these")
+    parser.add_argument(
+        "--kinds", nargs="+", default=[""], help="only kinds whose name contains one of these"
+    )
     parser.add_argument("--words", type=int, default=40, help="of a passage, for bm25")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -100,7 +113,13 @@ def main() -> None:
         for count in options.passages:
             found = run_python([__file__, "row", kind, str(count)])
             least = least or found.peak_mb
-            add({**json.loads(found.output), "peak_mb": found.peak_mb, "extra_mb": found.peak_mb - least})
+            add(
+                {
+                    **json.loads(found.output),
+                    "peak_mb": found.peak_mb,
+                    "extra_mb": found.peak_mb - least,
+                }
+            )
     if options.json:
         print(json.dumps({"machine": machine(), "words": options.words, "rows": table}, indent=2))
 

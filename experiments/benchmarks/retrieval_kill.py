@@ -2,11 +2,12 @@
 
     python experiments/benchmarks/retrieval_kill.py --passages 100000 --kills 20
 
-One build is left alone. Another gets SIGKILL at a random moment, is started again, and so on. Moments are drawn from
-the writing file operations of a build, each with a random delay after it, in four parts: before the first shard of
-vectors, among the shards, after the last one (index file, digests, manifest), and from the move into place on. After
-every kill the finished shards are looked at: none of them may be written again, so that a kill costs at most the one
-under way. Passages and the encoder are made. Builds are forked, so that the libraries are loaded once.
+One build is left alone. Another gets SIGKILL at a random moment, is started again, and so on.
+Moments are drawn from the writing file operations of a build, each with a random delay after it, in
+four parts: before the first shard of vectors, among the shards, after the last one (index file,
+digests, manifest), and from the move into place on. After every kill the finished shards are looked
+at: none of them may be written again, so that a kill costs at most the one under way. Passages and
+the encoder are made. Builds are forked, so that the libraries are loaded once.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import threading
 import time
 import traceback
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from made import machine, make_corpus, make_encoder
 
 from tspo_cli.console import set_quiet
-from tspo_cli.retrieval.build import build_index
-from tspo_cli.retrieval.dense_build import build_dense  # noqa: F401
-from tspo_cli.retrieval.encoder import Encoder
-from tspo_cli.retrieval.settings import DenseSettings
+from tspo_cli.retrieval.dense.dense_build import build_dense  # noqa: F401
+from tspo_cli.retrieval.dense.encoder import Encoder
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.search_settings import DenseSettings
 
 OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
 PARTS = {"before": (0.2, 0.5), "shards": (0.45, 0.5), "index": (0.25, 0.05), "moved": (0.1, 0.0)}
@@ -43,7 +45,9 @@ PARTS = {"before": (0.2, 0.5), "shards": (0.45, 0.5), "index": (0.25, 0.05), "mo
 
 
 class Steps:
-    """The file operations of this process below a folder, each with a name that another build gives it too."""
+    """The file operations of this process below a folder, each with a name that another build gives
+    it too.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = str(folder)
@@ -77,7 +81,9 @@ def record(folder: Path, log: Path) -> None:
 
 
 def kill_at(places: dict[str, int], place: int, delay: float, folder: Path) -> None:
-    """Kill this process `delay` seconds after its first step at or behind `place` in the order of `places`."""
+    """Kill this process `delay` seconds after its first step at or behind `place` in the order of
+    `places`.
+    """
     steps = Steps(folder)
     started = False
 
@@ -112,14 +118,24 @@ def forked(prepare: Any, corpus: Path, out: Path, options: dict[str, Any]) -> tu
 
 def moments(log: list[str], kills: int, draw: random.Random) -> list[tuple[str, int, float]]:
     """(part, place, delay) of every kill, in the order of a build."""
-    shards = [place for place, step in enumerate(log) if step.startswith("os.rename") and "/shards/" in step]
-    moved = next(place for place, step in enumerate(log) if step.startswith("os.rename /.index.build/index #"))
+    shards = [
+        place
+        for place, step in enumerate(log)
+        if step.startswith("os.rename") and "/shards/" in step
+    ]
+    moved = next(
+        place
+        for place, step in enumerate(log)
+        if step.startswith("os.rename /.index.build/index #")
+    )
     edges = [0, shards[0], shards[-1], moved, len(log)]
     found = []
     for number, (part, (share, longest)) in enumerate(PARTS.items()):
         places = range(edges[number], edges[number + 1])
         count = min(len(places), max(1, round(share * kills)))
-        found += [(part, place, draw.uniform(0, longest)) for place in sorted(draw.sample(places, count))]
+        found += [
+            (part, place, draw.uniform(0, longest)) for place in sorted(draw.sample(places, count))
+        ]
     return found
 
 
@@ -135,11 +151,15 @@ def shards_of(out: Path) -> dict[str, tuple[int, int]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--passages", type=int, default=100_000)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--words", type=int, default=8, help="of a passage")
-    parser.add_argument("--encoder", default="", help="directory; otherwise a tiny one of random weights is made")
+    parser.add_argument(
+        "--encoder", default="", help="directory; otherwise a tiny one of random weights is made"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", action="store_true")
@@ -147,7 +167,9 @@ def main() -> None:
     set_quiet(True)
     settings = {"rescore": "float16", **dict(pair.split("=", 1) for pair in options.set)}
     with tempfile.TemporaryDirectory() as scratch:
-        corpus, whole, out = (Path(scratch) / name for name in ("corpus.jsonl", "whole/index", "killed/index"))
+        corpus, whole, out = (
+            Path(scratch) / name for name in ("corpus.jsonl", "whole/index", "killed/index")
+        )
         make_corpus(corpus, options.passages, options.words)
         encoder = options.encoder or make_encoder(Path(scratch) / "encoder")
         Encoder(encoder, DenseSettings()).encode(["loads the libraries"])
@@ -159,26 +181,52 @@ def main() -> None:
         assert code == 0, "the build that is left alone fails"
         steps = log.read_text().splitlines()
         places = {step: place for place, step in enumerate(steps)}
-        report: dict[str, Any] = {"machine": machine(), "passages": options.passages, "settings": settings}
+        report: dict[str, Any] = {
+            "machine": machine(),
+            "passages": options.passages,
+            "settings": settings,
+        }
         report |= {"seconds": seconds, "operations": len(steps), "kills": []}
         if not options.json:
             print(f"{machine()}; {options.passages} passages, {json.dumps(settings)}")
             print(f"left alone: {seconds:.1f} s, {len(steps)} writing file operations\n")
-            print(f"{'kill':>4} {'part':<8}{'seconds':>8}{'shards':>8}{'again':>7}  after the operation", flush=True)
+            print(
+                f"{'kill':>4} {'part':<8}{'seconds':>8}{'shards':>8}{'again':>7}  after the "
+                "operation",
+                flush=True,
+            )
         killed, again, same = 0, 0, True
         for part, place, delay in moments(steps, options.kills, random.Random(options.seed)):
             before = shards_of(out)
-            code, seconds = forked(lambda: kill_at(places, place, delay, out.parent), corpus, out, asked)  # noqa: B023
+            code, seconds = forked(
+                partial(kill_at, places, place, delay, out.parent),
+                corpus,
+                out,
+                asked,
+            )
             assert code in (0, -signal.SIGKILL), f"the build cannot go on after kill {killed}"
             now = shards_of(out)
             rewritten = sum(now[name] != facts for name, facts in before.items() if name in now)
             killed, again = killed + (code != 0), again + rewritten
-            what = f"{steps[place]} + {1000 * delay:.0f} ms" if code else "(ended before the kill; begun anew)"
+            what = (
+                f"{steps[place]} + {1000 * delay:.0f} ms"
+                if code
+                else "(ended before the kill; begun anew)"
+            )
             report["kills"].append(
-                {"part": part, "seconds": seconds, "shards": len(now), "again": rewritten, "at": what}
+                {
+                    "part": part,
+                    "seconds": seconds,
+                    "shards": len(now),
+                    "again": rewritten,
+                    "at": what,
+                }
             )
             if not options.json:
-                print(f"{killed:>4} {part:<8}{seconds:>8.1f}{len(now):>8}{rewritten:>7}  {what}", flush=True)
+                print(
+                    f"{killed:>4} {part:<8}{seconds:>8.1f}{len(now):>8}{rewritten:>7}  {what}",
+                    flush=True,
+                )
             if code == 0:
                 same = same and contents(out) == contents(whole)
                 shutil.rmtree(out)

@@ -1,13 +1,16 @@
-"""Every kind of vector file on the same vectors: size, recall against brute force, queries per second by batch.
+"""Every kind of vector file on the same vectors: size, recall against brute force, queries per
+second by batch.
 
-    python experiments/benchmarks/retrieval_search.py                        synthetic vectors, 10k and 100k rows
+    python experiments/benchmarks/retrieval_search.py    synthetic vectors, 10k and 100k rows
     python experiments/benchmarks/retrieval_search.py --rows 1000000
-    python experiments/benchmarks/retrieval_search.py --index DIR --questions FILE...     real vectors and questions
-    python experiments/benchmarks/retrieval_search.py --rows 10000 --queries 10000 --kinds flat SQ8 --budget 0
+    python experiments/benchmarks/retrieval_search.py --index DIR --questions FILE...  real vectors
+    python experiments/benchmarks/retrieval_search.py --index DIR --questions FILE...
+      --budget 0
 
-Synthetic vectors lie around centres, 384 numbers each. --index takes the vectors of a flat index of `tspo index build`
-(with --rows too, synthetic ones before them). `same` is the share of queries whose ids are those of numpy in float32,
-one by one; `ties` counts it as the same where ids differ and scores do not, to 1e-6. --budget 0 leaves the speed out.
+Synthetic vectors lie around centres, 384 numbers each. --index takes the vectors of a flat index of
+`tspo index build` (with --rows too, synthetic ones before them). `same` is the share of queries
+whose ids are those of numpy in float32, one by one; `ties` counts it as the same where ids differ
+and scores do not, to 1e-6. --budget 0 leaves the speed out.
 """
 
 from __future__ import annotations
@@ -24,11 +27,16 @@ import numpy as np
 from made import machine
 from numpy.typing import NDArray
 
-from tspo_cli.retrieval.dense import RESCORE_NAME, VECTORS_NAME, VectorIndex, write_vectors
-from tspo_cli.retrieval.faiss_files import FlatRows
+from tspo_cli.retrieval.dense.dense_ranker import (
+    RESCORE_NAME,
+    VECTORS_NAME,
+    VectorIndex,
+    write_vectors,
+)
+from tspo_cli.retrieval.dense.faiss_files import FlatRows
+from tspo_cli.retrieval.dense.vectors import ShardedVectors
 from tspo_cli.retrieval.ranking import Ranked
-from tspo_cli.retrieval.settings import DenseSettings
-from tspo_cli.retrieval.vectors import ShardedVectors
+from tspo_cli.retrieval.search_settings import DenseSettings
 
 DIM, SHARD, K = 384, 10_000, 10
 BATCHES = (1, 16, 64)
@@ -36,7 +44,9 @@ Array = NDArray[np.float32]
 
 
 def kinds(rows: int) -> dict[str, dict[str, Any]]:
-    """Names of the table, and the settings behind them. Lists of an IVF: about the square root of the rows."""
+    """Names of the table, and the settings behind them. Lists of an IVF: about the square root of
+    the rows.
+    """
     lists = max(16, int(rows**0.5) // 16 * 16)
     return {
         "flat fp32": {},
@@ -48,7 +58,11 @@ def kinds(rows: int) -> dict[str, dict[str, Any]]:
         "SQ8 + fp16 re-score": {"factory": "SQ8", "rescore": "float16"},
         f"IVF{lists},Flat nprobe 32": {"factory": f"IVF{lists},Flat"},
         f"IVF{lists},PQ48": {"factory": f"IVF{lists},PQ48"},
-        f"IVF{lists},PQ48 + fp16 re-score": {"factory": f"IVF{lists},PQ48", "rescore": "float16", "candidates": 400},
+        f"IVF{lists},PQ48 + fp16 re-score": {
+            "factory": f"IVF{lists},PQ48",
+            "rescore": "float16",
+            "candidates": 400,
+        },
         "HNSW32": {"factory": "HNSW32"},
     }
 
@@ -72,28 +86,42 @@ def brute_force(shards: ShardedVectors, queries: Array) -> list[Ranked]:
         start, stop = shards.span(shard)
         block = shards.block(shard)
         found = [
-            _best(part @ block.T, np.arange(start, stop)) for part in np.array_split(queries, len(queries) // 500 + 1)
+            _best(part @ block.T, np.arange(start, stop))
+            for part in np.array_split(queries, len(queries) // 500 + 1)
         ]
         best = np.concatenate([best, np.concatenate([scores for scores, _ in found])], axis=1)
         rows = np.concatenate([rows, np.concatenate([ids for _, ids in found])], axis=1)
         best, rows = _best(best, rows)
-    return [list(zip(ids, scores, strict=True)) for ids, scores in zip(rows.tolist(), best.tolist(), strict=True)]
+    return [
+        list(zip(ids, scores, strict=True))
+        for ids, scores in zip(rows.tolist(), best.tolist(), strict=True)
+    ]
 
 
 def _best(scores: Array, rows: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]]:
     order = np.argsort(-scores, axis=1, kind="stable")[:, :K]
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(np.broadcast_to(rows, scores.shape), order, 1)
+    return np.take_along_axis(scores, order, 1), np.take_along_axis(
+        np.broadcast_to(rows, scores.shape), order, 1
+    )
 
 
 def _same_beside_ties(mine: Ranked, best: Ranked) -> bool:
-    """The score that comes with an id is computed from its row, so equal scores are those of equally good rows."""
+    """The score that comes with an id is computed from its row, so equal scores are those of
+    equally good rows.
+    """
     return len(mine) == len(best) and all(
-        at == other or abs(score - wanted) <= 1e-6 for (at, score), (other, wanted) in zip(mine, best, strict=True)
+        at == other or abs(score - wanted) <= 1e-6
+        for (at, score), (other, wanted) in zip(mine, best, strict=True)
     )
 
 
 def measure(
-    name: str, options: dict[str, Any], shards: ShardedVectors, queries: Array, truth: list[Ranked], budget: float
+    name: str,
+    options: dict[str, Any],
+    shards: ShardedVectors,
+    queries: Array,
+    truth: list[Ranked],
+    budget: float,
 ) -> dict[str, Any]:
     """One row of the table; each batch size is driven for about `budget` seconds."""
     settings = DenseSettings(**options)
@@ -105,13 +133,23 @@ def measure(
         built = time.perf_counter() - began
         rescore = folder / RESCORE_NAME
         began = time.perf_counter()
-        index = VectorIndex([folder / VECTORS_NAME], rescore if rescore.is_file() else None, settings)
+        index = VectorIndex(
+            [folder / VECTORS_NAME], rescore if rescore.is_file() else None, settings
+        )
         opened = time.perf_counter() - began
-        ranked = [answer for at in range(0, len(queries), 500) for answer in index.rank(queries[at : at + 500], K)]
+        ranked = [
+            answer
+            for at in range(0, len(queries), 500)
+            for answer in index.rank(queries[at : at + 500], K)
+        ]
         pairs = [(_ids(mine), _ids(best)) for mine, best in zip(ranked, truth, strict=True)]
         hits = sum(len(set(mine) & set(best)) for mine, best in pairs)
         ties = sum(_same_beside_ties(mine, best) for mine, best in zip(ranked, truth, strict=True))
-        speed = {f"qps_{batch}": _speed(index, queries, batch, budget) for batch in BATCHES} if budget else {}
+        speed = (
+            {f"qps_{batch}": _speed(index, queries, batch, budget) for batch in BATCHES}
+            if budget
+            else {}
+        )
         return {
             "kind": name,
             "rows": rows,
@@ -142,9 +180,9 @@ def _speed(index: VectorIndex, queries: Array, batch: int, budget: float) -> flo
 
 def _real(index: Path, files: list[Path]) -> tuple[list[Array], Array]:
     from tspo_cli.data.readers import read_questions
-    from tspo_cli.retrieval.encoder import Encoder
+    from tspo_cli.retrieval.dense.encoder import Encoder
     from tspo_cli.retrieval.manifest import read_manifest
-    from tspo_cli.retrieval.settings import index_settings
+    from tspo_cli.retrieval.search_settings import index_settings
 
     manifest = read_manifest(index)
     rows = FlatRows([index / VECTORS_NAME])
@@ -152,15 +190,21 @@ def _real(index: Path, files: list[Path]) -> tuple[list[Array], Array]:
     assert dense is not None
     asked = [question.question for file in files for question in read_questions(file)]
     queries = Encoder(manifest["encoder"], dense).encode_queries(asked)
-    blocks = [np.array(rows.block(at, min(at + SHARD, len(rows)))) for at in range(0, len(rows), SHARD)]
+    blocks = [
+        np.array(rows.block(at, min(at + SHARD, len(rows)))) for at in range(0, len(rows), SHARD)
+    ]
     return blocks, queries
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, nargs="+", default=[], help="synthetic vectors")
     parser.add_argument("--queries", type=int, default=1000)
-    parser.add_argument("--kinds", nargs="+", default=[""], help="only kinds whose name contains one of these")
+    parser.add_argument(
+        "--kinds", nargs="+", default=[""], help="only kinds whose name contains one of these"
+    )
     parser.add_argument("--budget", type=float, default=2.0, help="seconds per kind and batch size")
     parser.add_argument("--index", type=Path, help="flat index of `tspo index build`")
     parser.add_argument("--questions", type=Path, nargs="+", default=[])
@@ -174,7 +218,10 @@ def main() -> None:
                 blocks, queries = _real(options.index, options.questions)
                 rows = sum(map(len, blocks))
             else:
-                blocks, queries = synthetic(rows, 1), np.concatenate(list(synthetic(options.queries, 2)))
+                blocks, queries = (
+                    synthetic(rows, 1),
+                    np.concatenate(list(synthetic(options.queries, 2))),
+                )
             shards = ShardedVectors(Path(scratch), rows, SHARD, "float32")
             for shard, block in enumerate(blocks):
                 shards.put(shard, block)
@@ -191,7 +238,10 @@ def main() -> None:
 def _print(row: dict[str, Any], *, first: bool) -> None:
     if first:
         print(f"{machine()}; recall@{K} and id lists against numpy in float32\n")
-        print(f"{'kind':<30}{'rows':>9}{'queries':>9}{'MB':>8}{'+MB':>7}{'build s':>9}{'recall':>9}", end="")
+        print(
+            f"{'kind':<30}{'rows':>9}{'queries':>9}{'MB':>8}{'+MB':>7}{'build s':>9}{'recall':>9}",
+            end="",
+        )
         print(f"{'same':>9}{'ties':>9}" + "".join(f"{f'q/s @{batch}':>10}" for batch in BATCHES))
     speeds = [row.get(f"qps_{batch}") for batch in BATCHES]
     print(

@@ -1,11 +1,14 @@
-"""`tspo serve` under load, beside the same index in this process: throughput, latency, right answers, memory.
+"""`tspo serve` under load, beside the same index in this process: throughput, latency, right
+answers, memory.
 
-    python experiments/benchmarks/retrieval_server.py [--index DIR --questions FILE] [--clients 1 8 64 512] [--json]
+    python experiments/benchmarks/retrieval_server.py [--index DIR --questions FILE] [--clients 1 8
+    64 512] [--json]
 
-Without --index a BM25 index over a synthetic world of 20,000 entities is made first. Clients are closed loops with
-one query per request and a connection each, in this process: on a small machine they take part of the time that they
-measure, so CPU times are shown too. Every answer is compared with the serial one: ids in order; scores to 1e-5 for
-dense indexes, whose encoders round differently in batches of other lengths, and to the last bit otherwise.
+Without --index a BM25 index over a synthetic world of 20,000 entities is made first. Clients are
+closed loops with one query per request and a connection each, in this process: on a small machine
+they take part of the time that they measure, so CPU times are shown too. Every answer is compared
+with the serial one: ids in order; scores to 1e-5 for dense indexes, whose encoders round
+differently in batches of other lengths, and to the last bit otherwise.
 """
 
 from __future__ import annotations
@@ -46,7 +49,9 @@ class Load:
 class Client(asyncio.Protocol):
     """One connection that asks the next query as soon as it has an answer."""
 
-    def __init__(self, queries: Iterator[str], k: int, load: Load, done: asyncio.Future[None], keep: bool) -> None:
+    def __init__(
+        self, queries: Iterator[str], k: int, load: Load, done: asyncio.Future[None], keep: bool
+    ) -> None:
         self.queries, self.k, self.load, self.done, self.keep = queries, k, load, done, keep
 
     def connection_made(self, transport: Any) -> None:
@@ -62,7 +67,8 @@ class Client(asyncio.Protocol):
         body = json.dumps({"queries": [query], "topk": self.k, "return_scores": True}).encode()
         self.start = time.perf_counter()
         self.transport.write(
-            b"POST /retrieve HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+            b"POST /retrieve HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+            + body
         )
 
     def data_received(self, data: bytes) -> None:
@@ -97,7 +103,9 @@ def put_load(port: int, queries: Sequence[str], k: int, clients: int, keep: bool
         finished = [loop.create_future() for _ in range(clients)]
         start, cpu = time.perf_counter(), time.process_time()
         for done in finished:
-            await loop.create_connection(lambda done=done: Client(source, k, load, done, keep), "127.0.0.1", port)
+            await loop.create_connection(
+                lambda done=done: Client(source, k, load, done, keep), "127.0.0.1", port
+            )
         await asyncio.wait_for(asyncio.gather(*finished), timeout=600)
         load.seconds, load.client_cpu = time.perf_counter() - start, time.process_time() - cpu
         return load
@@ -108,7 +116,17 @@ def put_load(port: int, queries: Sequence[str], k: int, clients: int, keep: bool
 @contextmanager
 def server(index: Path, *options: str) -> Iterator[tuple[int, int]]:
     """(port, process id) of a `tspo serve` in a process of its own."""
-    command = [sys.executable, "-m", "tspo_cli", "serve", str(index), "--port", "0", "--json", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "tspo_cli",
+        "serve",
+        str(index),
+        "--port",
+        "0",
+        "--json",
+        *options,
+    ]
     with (
         tempfile.TemporaryFile("w+") as messages,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=messages, text=True) as process,
@@ -134,7 +152,9 @@ def cpu_seconds(pid: int) -> float:
 
 def memory_mb(pid: int) -> float:
     """Resident memory that is the process's own, without mapped files (Linux)."""
-    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    lines = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
     return int(lines["RssAnon"].split()[0]) / 1024
 
 
@@ -148,7 +168,10 @@ def in_process(searcher: Any, queries: Sequence[str], k: int, batch: int) -> tup
 
 def differences(load: Load, expected: Expected, tolerance: float) -> int:
     """Answers whose ids or scores are not the serial ones."""
-    return sum(not _same(json.loads(body)["result"][0], expected[query], tolerance) for query, body in load.answers)
+    return sum(
+        not _same(json.loads(body)["result"][0], expected[query], tolerance)
+        for query, body in load.answers
+    )
 
 
 def _same(got: list[dict[str, Any]], expected: list[tuple[str, float]], tolerance: float) -> bool:
@@ -164,10 +187,16 @@ def percentile(values: Sequence[float], share: float) -> float:
     return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def throughput(index: Path, searcher: Any, queries: Sequence[str], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rounds of in-process batches and of each number of clients in turn, so that a busy moment hits all alike."""
+def throughput(
+    index: Path, searcher: Any, queries: Sequence[str], options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Rounds of in-process batches and of each number of clients in turn, so that a busy moment
+    hits all alike.
+    """
     k, tolerance = options.k, 1e-5 if searcher.manifest["kind"] != "bm25" else 0.0
-    expected = {q: [(hit.id, hit.score) for hit in searcher.search([q], k)[0].hits] for q in queries}
+    expected = {
+        q: [(hit.id, hit.score) for hit in searcher.search([q], k)[0].hits] for q in queries
+    }
     rows: dict[int, list[dict[str, Any]]] = {clients: [] for clients in options.clients}
     with server(index, "--cache-mb", "0", "--max-waiting", "100000") as (port, pid):
         put_load(port, queries[:200], k, 8)
@@ -196,13 +225,18 @@ def throughput(index: Path, searcher: Any, queries: Sequence[str], options: argp
     how: dict[str, Any] = {"different": sum, "failed": sum, "best_ratio": max}
     return [
         {"clients": clients}
-        | {name: how.get(name, statistics.median)([one[name] for one in found]) for name in found[0]}
+        | {
+            name: how.get(name, statistics.median)([one[name] for one in found])
+            for name in found[0]
+        }
         for clients, found in rows.items()
     ]
 
 
 def idle_latency(index: Path, searcher: Any, queries: Sequence[str], k: int) -> dict[str, float]:
-    """One query at a time, in this process and over HTTP in turn; and the same query again, from the cache."""
+    """One query at a time, in this process and over HTTP in turn; and the same query again, from
+    the cache.
+    """
     own, remote, cached = [], [], []
     with server(index) as (port, _):
         put_load(port, queries[:20], k, 1)
@@ -232,8 +266,13 @@ def repeated(index: Path, queries: Sequence[str], k: int) -> dict[str, float]:
 
 
 def overload(index: Path, queries: Sequence[str], k: int) -> dict[str, Any]:
-    """1,000 clients where 100 queries may wait: which statuses come, and whether the server is well afterwards."""
-    with server(index, "--cache-mb", "0", "--max-queries", "100", "--max-waiting", "100") as (port, _):
+    """1,000 clients where 100 queries may wait: which statuses come, and whether the server is well
+    afterwards.
+    """
+    with server(index, "--cache-mb", "0", "--max-queries", "100", "--max-waiting", "100") as (
+        port,
+        _,
+    ):
         load = put_load(port, list(queries) * 2, k, 1000, keep=False)
         after = put_load(port, queries[:10], k, 1)
     return {
@@ -245,7 +284,9 @@ def overload(index: Path, queries: Sequence[str], k: int) -> dict[str, Any]:
 
 
 def soak(index: Path, queries: Sequence[str], k: int, requests: int) -> dict[str, float]:
-    """Memory before and after many requests; the cache is small and full at the start, as it is in a long run."""
+    """Memory before and after many requests; the cache is small and full at the start, as it is in
+    a long run.
+    """
     with server(index, "--cache-mb", "4") as (port, pid):
         put_load(port, list(queries), k, 64, keep=False)
         put_load(port, (list(queries) * (10_000 // len(queries) + 1))[:10_000], k, 64, keep=False)
@@ -255,14 +296,28 @@ def soak(index: Path, queries: Sequence[str], k: int, requests: int) -> dict[str
             load = put_load(port, queries[: requests - asked], k, 64, keep=False)
             asked += load.statuses[200]
         after = memory_mb(pid)
-    return {"requests": asked, "before_mb": before, "after_mb": after, "growth_percent": 100 * (after / before - 1)}
+    return {
+        "requests": asked,
+        "before_mb": before,
+        "after_mb": after,
+        "growth_percent": 100 * (after / before - 1),
+    }
 
 
 def make_index(folder: Path) -> tuple[Path, Path]:
     """A BM25 index over a synthetic world, and its questions."""
     tspo = [sys.executable, "-m", "tspo_cli", "--quiet"]
     world, index = folder / "world", folder / "index"
-    make = ["data", "make-world", "--out", str(world), "--entities", "20000", "--train-questions", "4000"]
+    make = [
+        "data",
+        "make-world",
+        "--out",
+        str(world),
+        "--entities",
+        "20000",
+        "--train-questions",
+        "4000",
+    ]
     subprocess.run([*tspo, *make], check=True, stdout=subprocess.DEVNULL)
     build = ["index", "build", str(world / "corpus.jsonl"), "--out", str(index)]
     subprocess.run([*tspo, *build], check=True, stdout=subprocess.DEVNULL)
@@ -274,9 +329,11 @@ def measure(index: Path, questions: Sequence[Path], options: argparse.Namespace)
     import random
 
     from tspo_cli.data.readers import read_questions
-    from tspo_cli.retrieval.index import open_index
+    from tspo_cli.retrieval.index.searcher import open_index
 
-    queries = list(dict.fromkeys(one.question for file in questions for one in read_questions(file)))
+    queries = list(
+        dict.fromkeys(one.question for file in questions for one in read_questions(file))
+    )
     random.Random(0).shuffle(queries)
     queries = queries[: options.requests]
     searcher = open_index(index)
@@ -296,26 +353,41 @@ def measure(index: Path, questions: Sequence[Path], options: argparse.Namespace)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--index", type=Path, help="index directory [a BM25 index over a synthetic world]")
-    parser.add_argument("--questions", type=Path, nargs="+", help="question files; their texts are the queries")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--index", type=Path, help="index directory [a BM25 index over a synthetic world]"
+    )
+    parser.add_argument(
+        "--questions", type=Path, nargs="+", help="question files; their texts are the queries"
+    )
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64, 512, 1000])
     parser.add_argument("--requests", type=int, default=4000, help="distinct queries per load")
     parser.add_argument("--rounds", type=int, default=3, help="the median round is shown")
     parser.add_argument("--k", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="OMP threads, here and in the server")
-    parser.add_argument("--soak", type=int, default=100_000, help="requests of the memory test; 0 leaves it out")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="OMP threads, here and in the server"
+    )
+    parser.add_argument(
+        "--soak", type=int, default=100_000, help="requests of the memory test; 0 leaves it out"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if (options.index is None) != (options.questions is None):
         parser.error("--index and --questions belong together")
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # before numpy and torch are imported
     with tempfile.TemporaryDirectory() as folder:
-        index, questions = (options.index, options.questions) if options.index else make_index(Path(folder))
+        index, questions = (
+            (options.index, options.questions) if options.index else make_index(Path(folder))
+        )
         found = measure(index, [questions] if isinstance(questions, Path) else questions, options)
     cores = len(os.sched_getaffinity(0))
     found = {
-        "machine": f"Python {platform.python_version()}, {platform.machine()}, {cores} cores, OMP {options.threads}",
+        "machine": (
+            f"Python {platform.python_version()}, {platform.machine()}, {cores} cores, OMP "
+            f"{options.threads}"
+        ),
         "load_average": os.getloadavg()[0],
         **found,
     }
@@ -326,17 +398,23 @@ def as_text(found: dict[str, Any]) -> str:
     """The figures as a table."""
     index = found["index"]
     lines = [
-        f"{found['machine']}; load average at the end {found['load_average']:.1f} (other work counts in it)",
-        f"{index['kind']} index of {index['passages']} passages; {found['queries']} distinct queries, cache off, "
+        f"{found['machine']}; load average at the end {found['load_average']:.1f} (other work "
+        "counts in it)",
+        f"{index['kind']} index of {index['passages']} passages; {found['queries']} distinct "
+        "queries, cache off, "
         f"median of {found['rounds']} rounds\n",
-        f"{'clients':>8}{'q/s':>9}{'in-process':>12}{'ratio':>7}{'best':>6}{'p50 ms':>9}{'p95 ms':>9}"
-        f"{'p99 ms':>9} | CPU ms/query:{'in-proc':>8}{'server':>8}{'client':>8} |{'different':>10}{'failed':>8}",
+        f"{'clients':>8}{'q/s':>9}{'in-process':>12}{'ratio':>7}"
+        f"{'best':>6}{'p50 ms':>9}{'p95 ms':>9}"
+        f"{'p99 ms':>9} | CPU ms/query:{'in-proc':>8}{'server':>8}{'client':>8} "
+        f"|{'different':>10}{'failed':>8}",
     ]
     for row in found["load"]:
         lines.append(
             f"{row['clients']:>8}{row['qps']:>9.0f}{row['in_process_qps']:>12.0f}{row['ratio']:>7.2f}"
-            f"{row['best_ratio']:>6.2f}{row['p50_ms']:>9.1f}{row['p95_ms']:>9.1f}{row['p99_ms']:>9.1f} |"
-            f"{row['in_process_cpu_ms']:>21.3f}{row['server_cpu_ms']:>8.3f}{row['client_cpu_ms']:>8.3f} |"
+            f"{row['best_ratio']:>6.2f}{row['p50_ms']:>9.1f}{row['p95_ms']:>9.1f}"
+            f"{row['p99_ms']:>9.1f} |"
+            f"{row['in_process_cpu_ms']:>21.3f}{row['server_cpu_ms']:>8.3f}"
+            f"{row['client_cpu_ms']:>8.3f} |"
             f"{row['different']:>10}{row['failed']:>8}"
         )
     lines.append("(in-process: batches of 64; of 1 beside one client)\n")

@@ -1,10 +1,11 @@
-"""Rollout speed: tokens per second of the slot-cache engine beside `model.generate` on the whole history each turn.
+"""Rollout speed: tokens per second of the slot-cache engine beside `model.generate` on the whole
+history each turn.
 
     python experiments/benchmarks/rollout_speed.py [--workload demo] [--json]
 
-One process, one thread, a tiny policy with random weights, scripted feedback; both sides alternate and sample the same
-number of tokens. The ratio is the median over the repeats. With actions of different lengths, `generate` also pays for
-waiting: a turn lasts as long as its longest action.
+One process, one thread, a tiny policy with random weights, scripted feedback; both sides alternate
+and sample the same number of tokens. The ratio is the median over the repeats. With actions of
+different lengths, `generate` also pays for waiting: a turn lasts as long as its longest action.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from tspo_cli.rollout.engines.base import GenerationRequest, Sampling
-from tspo_cli.rollout.engines.transformers import TransformersEngine
+from tspo_cli.rollout.engines.engine_protocol import GenerationRequest, Sampling
+from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 
 VOCABULARY = 700
 EOS = VOCABULARY - 1
@@ -51,15 +52,18 @@ def tiny_policy(hidden: int, layers: int, kv_heads: int = 0) -> Qwen2ForCausalLM
 def word_tokenizer() -> PreTrainedTokenizerFast:
     """One word per id; the engine needs it to look for stop strings."""
     words = {f"w{index}": index for index in range(VOCABULARY)}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w0")))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w0"))
+    )
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Token lengths of the rollouts: means of prompts, actions and feedback, and how far actions differ.
+    """Token lengths of the rollouts: means of prompts, actions and feedback, and how far actions
+    differ.
 
-    Action lengths are uniform between (1 - spread) and (1 + spread) times their mean, feedback and prompts within a
-    quarter of theirs.
+    Action lengths are uniform between (1 - spread) and (1 + spread) times their mean, feedback and
+    prompts within a quarter of theirs.
     """
 
     prompt: int
@@ -77,7 +81,9 @@ WORKLOADS = {
 
 @dataclass(frozen=True)
 class Script:
-    """What every rollout is given: its prompt, and for each turn how many tokens it samples and what it is told."""
+    """What every rollout is given: its prompt, and for each turn how many tokens it samples and
+    what it is told.
+    """
 
     prompts: list[list[int]]
     actions: list[list[int]]
@@ -96,7 +102,9 @@ def make_script(workload: Workload, batch: int, turns: int) -> Script:
 
     return Script(
         prompts=[tokens(workload.prompt) for _ in range(batch)],
-        actions=[[around(workload.action, workload.spread) for _ in range(turns)] for _ in range(batch)],
+        actions=[
+            [around(workload.action, workload.spread) for _ in range(turns)] for _ in range(batch)
+        ],
         feedback=[[tokens(workload.feedback) for _ in range(turns)] for _ in range(batch)],
     )
 
@@ -132,7 +140,8 @@ def engine_rollouts(engine: TransformersEngine, script: Script) -> int:
 def generate_rollouts(model: Any, script: Script) -> int:
     """Roll out all prompts turn by turn with `model.generate`, left-padded, from scratch each turn.
 
-    A turn lasts as long as its longest action; what shorter ones sample beyond their end does not count.
+    A turn lasts as long as its longest action; what shorter ones sample beyond their end does not
+    count.
     """
     histories = [list(prompt) for prompt in script.prompts]
     sampled = 0
@@ -140,7 +149,9 @@ def generate_rollouts(model: Any, script: Script) -> int:
         lengths = [actions[turn] for actions in script.actions]
         width = max(map(len, histories))
         ids = torch.tensor([[0] * (width - len(history)) + history for history in histories])
-        mask = torch.tensor([[0] * (width - len(history)) + [1] * len(history) for history in histories])
+        mask = torch.tensor(
+            [[0] * (width - len(history)) + [1] * len(history) for history in histories]
+        )
         output = model.generate(
             ids,
             attention_mask=mask,
@@ -155,7 +166,9 @@ def generate_rollouts(model: Any, script: Script) -> int:
         sampled += sum(lengths)
         # The engine reports log-probabilities, so this side computes them as well.
         torch.stack(output.logits, 1).log_softmax(-1).gather(-1, new[..., None])
-        for history, tokens, length, told in zip(histories, new.tolist(), lengths, script.feedback, strict=True):
+        for history, tokens, length, told in zip(
+            histories, new.tolist(), lengths, script.feedback, strict=True
+        ):
             history += [*tokens[:length], *told[turn]]
     return sampled
 
@@ -167,28 +180,40 @@ def rate(run: Callable[[], int]) -> float:
 
 
 def compare(workload: Workload, model: Any, args: argparse.Namespace) -> dict[str, Any]:
-    """Both sides in turn: median tokens per second, and the median of the ratios of neighbouring runs."""
+    """Both sides in turn: median tokens per second, and the median of the ratios of neighbouring
+    runs.
+    """
     script = make_script(workload, args.batch, args.turns)
-    # As in training, one engine lives through all batches; a released session leaves no prefix behind.
+    # As in training, one engine lives through all batches; a released session leaves no prefix
+    # behind.
     engine = TransformersEngine(model, word_tokenizer(), batch_size=args.batch, max_context=4096)
-    sides = {"engine": lambda: engine_rollouts(engine, script), "generate": lambda: generate_rollouts(model, script)}
+    sides = {
+        "engine": lambda: engine_rollouts(engine, script),
+        "generate": lambda: generate_rollouts(model, script),
+    }
     for run in sides.values():
         run()
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(args.repeats):
         for name, run in sides.items():
             rates[name].append(rate(run))
-    ratios = [ours / theirs for ours, theirs in zip(rates["engine"], rates["generate"], strict=True)]
+    ratios = [
+        ours / theirs for ours, theirs in zip(rates["engine"], rates["generate"], strict=True)
+    ]
     return {
         **asdict(workload),
-        "tokens_per_second": {name: round(statistics.median(values), 1) for name, values in rates.items()},
+        "tokens_per_second": {
+            name: round(statistics.median(values), 1) for name, values in rates.items()
+        },
         "ratio": round(statistics.median(ratios), 2),
         "ratios": [round(ratio, 2) for ratio in ratios],
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workload", choices=WORKLOADS, action="append", help="default: all")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--turns", type=int, default=4)
@@ -204,15 +229,24 @@ def main() -> None:
     names = args.workload or list(WORKLOADS)
     results = {name: compare(WORKLOADS[name], model, args) for name in names}
     if args.json:
-        settings = {key: value for key, value in vars(args).items() if key not in ("json", "workload")}
+        settings = {
+            key: value for key, value in vars(args).items() if key not in ("json", "workload")
+        }
         print(json.dumps({"settings": settings, "workloads": results}))
         return
-    print(f"batch {args.batch}, {args.turns} turns, one thread; tokens per second, median of {args.repeats}")
-    print(f"{'lengths':<16}{'prompt':>8}{'action':>8}{'feedback':>10}{'engine':>10}{'generate':>10}{'ratio':>8}")
+    print(
+        f"batch {args.batch}, {args.turns} turns, one thread; tokens per second, median of "
+        f"{args.repeats}"
+    )
+    print(
+        f"{'lengths':<16}{'prompt':>8}{'action':>8}{'feedback':>10}{'engine':>10}{'generate':>10}{'ratio':>8}"
+    )
     for name, found in results.items():
         speed = found["tokens_per_second"]
         lengths = f"{found['prompt']:>8}{found['action']:>8}{found['feedback']:>10}"
-        print(f"{name:<16}{lengths}{speed['engine']:>10.0f}{speed['generate']:>10.0f}{found['ratio']:>8.2f}")
+        print(
+            f"{name:<16}{lengths}{speed['engine']:>10.0f}{speed['generate']:>10.0f}{found['ratio']:>8.2f}"
+        )
 
 
 if __name__ == "__main__":

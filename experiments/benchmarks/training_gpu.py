@@ -1,17 +1,19 @@
-"""The training step of a 3B-shaped policy of random weights on one GPU: rate, share of the GPU's peak, memory.
+"""The training step of a 3B-shaped policy of random weights on one GPU: rate, share of the GPU's
+peak, memory.
 
-    python experiments/benchmarks/training_gpu.py                                 Qwen2.5-3B's shape, 256 trajectories
+    python experiments/benchmarks/training_gpu.py    Qwen2.5-3B's shape, 256 trajectories
     python experiments/benchmarks/training_gpu.py --trajectories 2560 --arms compile:24576
-    python experiments/benchmarks/training_gpu.py --shape tiny --trajectories 8   the same path on a CPU
+    python experiments/benchmarks/training_gpu.py --shape tiny --trajectories 8   on a CPU
 
-An arm is MODE:TOKENS, tokens per micro-batch; modes: plain, compile (train.compile), checkpoint (gradient
-checkpointing), checkpoint+compile. Trajectories have a prompt of 250 tokens, then 2 to 4 turns of 50 to 200 sampled
-tokens and 350 to 500 of passages, and an answer: about 2,000 tokens, a quarter of them trained.
+An arm is MODE:TOKENS, tokens per micro-batch; modes: plain, compile (train.compile), checkpoint
+(gradient checkpointing), checkpoint+compile. Trajectories have a prompt of 250 tokens, then 2 to 4
+turns of 50 to 200 sampled tokens and 350 to 500 of passages, and an answer: about 2,000 tokens, a
+quarter of them trained.
 
-Operations: 6 per weight outside of the embedding and token, 6 per weight of the head and trained token, 6 per layer,
-query width and squared length for causal attention (forward and backward; recomputation does not count), over the peak
-that --peak states (989 TFLOP/s: bfloat16, dense, of an H100 or H200). Each arm runs in a process of its own; `planned`
-is what `tspo plan` says of it.
+Operations: 6 per weight outside of the embedding and token, 6 per weight of the head and trained
+token, 6 per layer, query width and squared length for causal attention (forward and backward;
+recomputation does not count), over the peak that --peak states (989 TFLOP/s: bfloat16, dense, of an
+H100 or H200). Each arm runs in a process of its own; `planned` is what `tspo plan` says of it.
 """
 
 from __future__ import annotations
@@ -40,14 +42,20 @@ def model_config(shape: str) -> Any:
 
     hidden, layers, heads, kv_heads, intermediate, vocabulary = SHAPES[shape]
     return Qwen2Config(
-        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
-        intermediate_size=intermediate, vocab_size=vocabulary, tie_word_embeddings=True, max_position_embeddings=32768,
-    )  # fmt: skip
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        intermediate_size=intermediate,
+        vocab_size=vocabulary,
+        tie_word_embeddings=True,
+        max_position_embeddings=32768,
+    )
 
 
 def trajectories(count: int, vocabulary: int) -> list[Any]:
     """Training sequences with the lengths of search agents' trajectories and random tokens."""
-    from tspo_cli.training.batching import TrainSequence
+    from tspo_cli.training.core.batching import TrainSequence
 
     rng = random.Random(0)
     made = []
@@ -59,7 +67,11 @@ def trajectories(count: int, vocabulary: int) -> list[Any]:
         advantage = rng.choice([-1.0, 1.0])
         ids = [rng.randrange(vocabulary) for _ in weights]
         # About the log-probability of a random token: ratios near 1, as they are on policy.
-        made.append(TrainSequence(ids, weights, [advantage * one for one in weights], [-12.0 * one for one in weights]))
+        made.append(
+            TrainSequence(
+                ids, weights, [advantage * one for one in weights], [-12.0 * one for one in weights]
+            )
+        )
     return made
 
 
@@ -84,7 +96,12 @@ def experiment(args: argparse.Namespace, folder: Path) -> Any:
         {
             "kind": "rl",
             "model": {"path": str(folder), "dtype": "bfloat16" if half else "float32"},
-            "rollout": {"max_searches": 4, "max_new_tokens": 200, "max_observation_tokens": 500, "batch_size": 256},
+            "rollout": {
+                "max_searches": 4,
+                "max_new_tokens": 200,
+                "max_observation_tokens": 500,
+                "batch_size": 256,
+            },
             "loss": {"kl": 0.0},
             "deepspeed": {"zero_stage": args.zero_stage},
             "train": {
@@ -101,9 +118,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from tspo_cli.training.distributed import init_distributed, shutdown
+    from tspo_cli.training.core.distributed import init_distributed, shutdown
+    from tspo_cli.training.core.learner import Learner
     from tspo_cli.training.estimate import estimate_run
-    from tspo_cli.training.learner import Learner
 
     with tempfile.TemporaryDirectory() as folder:
         shape = model_config(args.shape)
@@ -142,18 +159,28 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         **{name: parts.get(name, 0.0) for name in PARTS},
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if gpus else 0.0,
         "reserved_gib": torch.cuda.max_memory_reserved() / 2**30 if gpus else 0.0,
-        "planned_gib": planned["total"] - planned.get("engine_weights", 0) - planned.get("kv_cache", 0),
+        "planned_gib": planned["total"]
+        - planned.get("engine_weights", 0)
+        - planned.get("kv_cache", 0),
         "planned": planned,
         "device": torch.cuda.get_device_name() if gpus else "CPU",
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", choices=SHAPES, default="qwen2.5-3b")
     parser.add_argument("--trajectories", type=int, default=256)
-    parser.add_argument("--warm-up", type=int, default=32, help="trajectories of an update before the clock runs")
-    parser.add_argument("--arms", nargs="+", default=["checkpoint:16384", "checkpoint+compile:16384", "compile:8192"])
+    parser.add_argument(
+        "--warm-up", type=int, default=32, help="trajectories of an update before the clock runs"
+    )
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        default=["checkpoint:16384", "checkpoint+compile:16384", "compile:8192"],
+    )
     parser.add_argument("--zero-stage", type=int, default=1)
     parser.add_argument("--peak", type=float, default=989.0, help="TFLOP/s that the GPU could do")
     parser.add_argument("--arm", help=argparse.SUPPRESS)
@@ -165,7 +192,9 @@ def main() -> None:
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     own = [word for word in sys.argv[1:] if word != "--json"]
     for arm in args.arms:
-        done = subprocess.run([sys.executable, __file__, *own, "--arm", arm], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, __file__, *own, "--arm", arm], capture_output=True, text=True
+        )
         if done.returncode:
             print(f"{arm}: {done.stderr.strip().splitlines()[-1][:300]}", flush=True)
             continue
@@ -176,8 +205,10 @@ def main() -> None:
 def as_text(row: dict[str, Any]) -> str:
     """One arm in three lines."""
     return (
-        f"{row['arm']} on {row['device']}: {row['trajectories']} trajectories, {row['tokens']} tokens "
-        f"({row['trained']} trained) in {row['seconds']:.1f} s: {row['tokens_per_s']:.0f} tokens/s, "
+        f"{row['arm']} on {row['device']}: {row['trajectories']} trajectories, {row['tokens']} "
+        "tokens "
+        f"({row['trained']} trained) in {row['seconds']:.1f} s: {row['tokens_per_s']:.0f} "
+        "tokens/s, "
         f"{row['mfu']:.1%} of the peak\n"
         f"    {', '.join(f'{name} {row[name]:.2f} s' for name in PARTS)}\n"
         f"    memory {row['peak_gib']:.1f} GiB allocated, {row['reserved_gib']:.1f} reserved, "

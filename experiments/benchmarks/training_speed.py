@@ -2,9 +2,10 @@
 
     python experiments/benchmarks/training_speed.py runs/demo/tspo [--json]
 
-One process, one thread, the run's own model. Padded in the order in which the rollouts come, padded after sorting by
-length, and packed take turns; trained tokens per CPU second, median over the repeats. A second table gives the peak
-memory of log-probabilities of 16,384 tokens over a vocabulary of 151,936, made at once and in portions.
+One process, one thread, the run's own model. Padded in the order in which the rollouts come, padded
+after sorting by length, and packed take turns; trained tokens per CPU second, median over the
+repeats. A second table gives the peak memory of log-probabilities of 16,384 tokens over a
+vocabulary of 151,936, made at once and in portions.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from pathlib import Path
 
 import torch
 
-from tspo_cli.models.load import load_model
+from tspo_cli.models.load_model import load_model
 from tspo_cli.models.logprobs import head_scores
 from tspo_cli.models.packed_attention import enable_packing
-from tspo_cli.training.batching import MicroBatch, TrainSequence, micro_batches
-from tspo_cli.training.learner import TrainedPositions
+from tspo_cli.training.core.batching import MicroBatch, TrainSequence, micro_batches
+from tspo_cli.training.core.learner import TrainedPositions
 
 TOKENS, VOCABULARY, WIDTH = 16_384, 151_936, 64
 ARMS = ("padded, in order", "padded, sorted", "packed")
@@ -42,13 +43,17 @@ def step_of(path: Path, vocabulary: int, rng: random.Random) -> list[TrainSequen
                 spans += [(turn["tokens"], 1.0), (turn["feedback_tokens"], 0.0)]
             weights = [weight for length, weight in spans for _ in range(length)]
             ids = [rng.randrange(vocabulary) for _ in weights]
-            sequences.append(TrainSequence(ids, weights, weights, [-2.0 * weight for weight in weights]))
+            sequences.append(
+                TrainSequence(ids, weights, weights, [-2.0 * weight for weight in weights])
+            )
     return sequences
 
 
 def batches_of(arm: str, sequences: list[TrainSequence], budget: int) -> list[MicroBatch]:
     """The micro-batches of one step."""
-    if arm == "padded, in order":  # consecutive rollouts share a rectangle, as in trainers that do not sort
+    if (
+        arm == "padded, in order"
+    ):  # consecutive rollouts share a rectangle, as in trainers that do not sort
         share = max(1, budget // max(len(one.token_ids) for one in sequences))
         portions = [sequences[at : at + share] for at in range(0, len(sequences), share)]
         budget = 10**9
@@ -71,7 +76,9 @@ def speed(run: Path, budget: int, repeats: int) -> dict[str, float]:
         if arm == "packed":
             enable_packing(models[arm].model, 10_000)
     vocabulary = models["packed"].model.config.vocab_size
-    steps = [step_of(path, vocabulary, rng) for path in sorted((run / "rollouts").glob("*.gz"))[::10]]
+    steps = [
+        step_of(path, vocabulary, rng) for path in sorted((run / "rollouts").glob("*.gz"))[::10]
+    ]
     rates: dict[str, list[float]] = {arm: [] for arm in ARMS}
     for repeat in range(repeats + 1):
         for arm, model in models.items():
@@ -96,17 +103,23 @@ def measure_memory(portions: bool) -> None:
     hidden = torch.randn(TOKENS, WIDTH, requires_grad=True)
     head = torch.nn.Linear(WIDTH, VOCABULARY, bias=False)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    head_scores(hidden, head, torch.randint(0, VOCABULARY, (TOKENS,)), entropy="logged")[0].sum().backward()
+    head_scores(hidden, head, torch.randint(0, VOCABULARY, (TOKENS,)), entropy="logged")[
+        0
+    ].sum().backward()
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", nargs="?", type=Path, default=Path("runs/demo/tspo"))
     parser.add_argument("--budget", type=int, default=8192, help="tokens per micro-batch")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--memory", choices=["at once", "in portions"], help=argparse.SUPPRESS)
-    parser.add_argument("--all-memory", action="store_true", help="also without portions: needs about 40 GB")
+    parser.add_argument(
+        "--all-memory", action="store_true", help="also without portions: needs about 40 GB"
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     if args.memory:
@@ -117,7 +130,9 @@ def main() -> None:
     rates = speed(args.run, args.budget, args.repeats)
     memory = {}
     for arm in ["in portions", *(["at once"] if args.all_memory else [])]:
-        done = subprocess.run([sys.executable, __file__, "--memory", arm], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, __file__, "--memory", arm], capture_output=True, text=True, check=True
+        )
         memory[arm] = float(done.stdout)
     if args.json:
         print(json.dumps({"trained_tokens_per_cpu_second": rates, "logprob_peak_mib": memory}))
@@ -126,7 +141,10 @@ def main() -> None:
     for name, value in rates.items():
         print(f"{name:<20}{value:>22.0f}{rates['packed'] / value:>11.2f}x")
     for name, value in memory.items():
-        print(f"log-probabilities of {TOKENS} tokens x {VOCABULARY} words, {name}: {value:.0f} MiB more at the peak")
+        print(
+            f"log-probabilities of {TOKENS} tokens x {VOCABULARY} words, {name}: {value:.0f} MiB "
+            "more at the peak"
+        )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
-"""One RL step (rollout and update) of tspo beside one of TRL's GRPOTrainer with a multi-turn rollout function.
+"""One RL step (rollout and update) of tspo beside one of TRL's GRPOTrainer with a multi-turn
+rollout function.
 
     OMP_NUM_THREADS=1 python experiments/benchmarks/trl_comparison.py MODEL WORLD INDEX [--json]
 
-MODEL is a policy directory (the demo's: runs/demo/warmstart/model), WORLD a made world, INDEX its index. Needs
-`pip install "tspo-cli[peers]"`. Ours is `rl_step` of tspo_cli/training/rl.py, as `tspo train` calls it; theirs is
-`GRPOTrainer.training_step`, clipping and AdamW, its rollouts by `model.generate` over all of a step's rollouts, turn by
-turn. Both sides have the same model, questions, index, prompts, feedback, limits, temperature and number of updates, in
-float32 on one thread, and take turns. Tokens per second are sampled tokens over the seconds of the step; actions are
-sampled, so lengths differ a little from side to side and the counts are printed. tspo leaves rollouts without any
-advantage out of the update, which has the same gradient; `tspo, all` trains on every rollout, as TRL does.
+MODEL is a policy directory (the demo's: runs/demo/warmstart/model), WORLD a made world, INDEX its
+index. Needs `pip install "tspo-cli[peers]"`. Ours is `rl_step` of tspo_cli/training/rl/rl_step.py,
+as `tspo train` calls it; theirs is `GRPOTrainer.training_step`, clipping and AdamW, its rollouts by
+`model.generate` over all of a step's rollouts, turn by turn. Both sides have the same model,
+questions, index, prompts, feedback, limits, temperature and number of updates, in float32 on one
+thread, and take turns. Tokens per second are sampled tokens over the seconds of the step; actions
+are sampled, so lengths differ a little from side to side and the counts are printed. tspo leaves
+rollouts without any advantage out of the update, which has the same gradient; `tspo, all` trains on
+every rollout, as TRL does.
 """
 
 from __future__ import annotations
@@ -27,18 +30,18 @@ from typing import Any
 import torch
 from made import machine
 
-from tspo_cli.config.load import load_config
+from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import Config
-from tspo_cli.data.schema import Question
-from tspo_cli.models.load import load_model, load_tokenizer
-from tspo_cli.retrieval.open import open_retriever
+from tspo_cli.data.question import Question
+from tspo_cli.models.load_model import load_model, load_tokenizer
+from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.agent import context_length
-from tspo_cli.rollout.engines.transformers import TransformersEngine
+from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 from tspo_cli.rollout.protocol import STOP, SearchProtocol, parse_action
-from tspo_cli.training.distributed import init_distributed
-from tspo_cli.training.learner import Learner
-from tspo_cli.training.rl import batch_of_step, read_training_questions, rl_step
+from tspo_cli.training.core.distributed import init_distributed
+from tspo_cli.training.core.learner import Learner
+from tspo_cli.training.rl.rl_step import batch_of_step, read_training_questions, rl_step
 
 SIDES = ("tspo", "tspo, all", "trl")
 
@@ -53,13 +56,19 @@ class Outcome:
     total_s: float
 
 
-def ours(config: Config, retriever: Retriever, questions: list[Question]) -> Callable[[int], Outcome]:
+def ours(
+    config: Config, retriever: Retriever, questions: list[Question]
+) -> Callable[[int], Outcome]:
     """The training step of `tspo train`."""
     tokenizer, model = load_tokenizer(config.model.path), load_model(config.model.path)
     protocol = SearchProtocol.from_config(tokenizer, config.rollout)
-    learner = Learner(model, config, total_updates=config.train.steps, temperature=config.rollout.temperature)
+    learner = Learner(
+        model, config, total_updates=config.train.steps, temperature=config.rollout.temperature
+    )
     slots = config.rollout.batch_size
-    engine = TransformersEngine(learner.module, tokenizer, batch_size=slots, max_context=context_length(config))
+    engine = TransformersEngine(
+        learner.module, tokenizer, batch_size=slots, max_context=context_length(config)
+    )
     engine.load_weights(None, 0)
     take = rl_step(config, learner, None, engine, retriever, protocol, questions)
 
@@ -67,19 +76,30 @@ def ours(config: Config, retriever: Retriever, questions: list[Question]) -> Cal
         started = time.perf_counter()
         done = take(number)
         seconds = time.perf_counter() - started
-        turns = [turn for group in done.rollouts for one in group["trajectories"] for turn in one["turns"]]
-        return Outcome(sum(turn["tokens"] for turn in turns), len(turns), done.timings["rollout"], seconds)
+        turns = [
+            turn
+            for group in done.rollouts
+            for one in group["trajectories"]
+            for turn in one["turns"]
+        ]
+        return Outcome(
+            sum(turn["tokens"] for turn in turns), len(turns), done.timings["rollout"], seconds
+        )
 
     return step
 
 
-def theirs(config: Config, retriever: Retriever, questions: list[Question], folder: str) -> Callable[[int], Outcome]:
+def theirs(
+    config: Config, retriever: Retriever, questions: list[Question], folder: str
+) -> Callable[[int], Outcome]:
     """TRL's training step on the same questions."""
     try:
         from datasets import Dataset
         from trl import GRPOConfig, GRPOTrainer
     except ImportError as error:
-        raise SystemExit(f"{error}: this benchmark needs TRL: pip install 'tspo-cli[peers]'") from None
+        raise SystemExit(
+            f"{error}: this benchmark needs TRL: pip install 'tspo-cli[peers]'"
+        ) from None
     logging.getLogger("trl").setLevel(logging.ERROR)
     rollout, optimizer = config.rollout, config.optimizer
     tokenizer, model = load_tokenizer(config.model.path), load_model(config.model.path)
@@ -92,27 +112,59 @@ def theirs(config: Config, retriever: Retriever, questions: list[Question], fold
         started = time.perf_counter()
         found = _roll(prompts, trainer.model, tokenizer, protocol, retriever, config)
         spent["rollout"] = time.perf_counter() - started
-        spent["sampled"], spent["turns"] = sum(sum(mask) for mask in found["env_mask"]), sum(found.pop("turns"))
+        spent["sampled"], spent["turns"] = (
+            sum(sum(mask) for mask in found["env_mask"]),
+            sum(found.pop("turns")),
+        )
         return found
 
-    def reward(prompts: list[str], completions: list[str], said: list[str], **_: Any) -> list[float]:
-        return [float(text.strip().lower() in answers[prompt]) for prompt, text in zip(prompts, said, strict=True)]
+    def reward(
+        prompts: list[str], completions: list[str], said: list[str], **_: Any
+    ) -> list[float]:
+        return [
+            float(text.strip().lower() in answers[prompt])
+            for prompt, text in zip(prompts, said, strict=True)
+        ]
 
     size = rollout.questions_per_step * rollout.group_size
     options = GRPOConfig(
-        output_dir=folder, per_device_train_batch_size=size, num_generations=rollout.group_size,
-        gradient_accumulation_steps=1, num_iterations=1, max_steps=config.train.steps, beta=config.loss.kl,
-        temperature=rollout.temperature, max_completion_length=context_length(config), loss_type="dapo",
-        epsilon=config.loss.clip_low, learning_rate=optimizer.lr, adam_beta1=optimizer.betas[0],
-        adam_beta2=optimizer.betas[1], adam_epsilon=optimizer.eps, weight_decay=optimizer.weight_decay,
-        max_grad_norm=optimizer.grad_clip, lr_scheduler_type="constant", gradient_checkpointing=False, bf16=False,
-        use_cpu=True, logging_strategy="no", save_strategy="no", report_to="none", disable_tqdm=True,
-        use_vllm=False, shuffle_dataset=False, seed=config.seed,
-    )  # fmt: skip
+        output_dir=folder,
+        per_device_train_batch_size=size,
+        num_generations=rollout.group_size,
+        gradient_accumulation_steps=1,
+        num_iterations=1,
+        max_steps=config.train.steps,
+        beta=config.loss.kl,
+        temperature=rollout.temperature,
+        max_completion_length=context_length(config),
+        loss_type="dapo",
+        epsilon=config.loss.clip_low,
+        learning_rate=optimizer.lr,
+        adam_beta1=optimizer.betas[0],
+        adam_beta2=optimizer.betas[1],
+        adam_epsilon=optimizer.eps,
+        weight_decay=optimizer.weight_decay,
+        max_grad_norm=optimizer.grad_clip,
+        lr_scheduler_type="constant",
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        logging_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_vllm=False,
+        shuffle_dataset=False,
+        seed=config.seed,
+    )
     trainer = GRPOTrainer(
-        model=model, reward_funcs=reward, args=options, processing_class=tokenizer, rollout_func=roll,
+        model=model,
+        reward_funcs=reward,
+        args=options,
+        processing_class=tokenizer,
+        rollout_func=roll,
         train_dataset=Dataset.from_list([{"prompt": one.question} for one in questions]),
-    )  # fmt: skip
+    )
     trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = 1  # train() sets it
 
@@ -126,14 +178,21 @@ def theirs(config: Config, retriever: Retriever, questions: list[Question], fold
         trainer.optimizer.step()
         trainer.model.zero_grad()
         trainer.state.global_step += 1
-        return Outcome(spent["sampled"], spent["turns"], spent["rollout"], time.perf_counter() - started)
+        return Outcome(
+            spent["sampled"], spent["turns"], spent["rollout"], time.perf_counter() - started
+        )
 
     return step
 
 
 @torch.no_grad()
 def _roll(
-    questions: list[str], model: Any, tokenizer: Any, protocol: SearchProtocol, retriever: Retriever, config: Config
+    questions: list[str],
+    model: Any,
+    tokenizer: Any,
+    protocol: SearchProtocol,
+    retriever: Retriever,
+    config: Config,
 ) -> dict[str, Any]:
     """All rollouts turn by turn: one left-padded batch per turn of those that go on."""
     rollout = config.rollout
@@ -146,15 +205,33 @@ def _roll(
     for turn in range(rollout.max_searches + 1):
         histories = [prompts[place] + ids[place] for place in going]
         width = max(map(len, histories))
-        tokens = torch.tensor([[tokenizer.pad_token_id] * (width - len(one)) + one for one in histories])
+        tokens = torch.tensor(
+            [[tokenizer.pad_token_id] * (width - len(one)) + one for one in histories]
+        )
         attention = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in histories])
         output = model.generate(
-            tokens, attention_mask=attention, do_sample=True, temperature=rollout.temperature, top_k=0, top_p=1.0,
-            max_new_tokens=rollout.max_new_tokens, stop_strings=list(STOP), tokenizer=tokenizer, use_cache=True,
-            pad_token_id=tokenizer.pad_token_id, output_scores=True, return_dict_in_generate=True,
-        )  # fmt: skip
+            tokens,
+            attention_mask=attention,
+            do_sample=True,
+            temperature=rollout.temperature,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=rollout.max_new_tokens,
+            stop_strings=list(STOP),
+            tokenizer=tokenizer,
+            use_cache=True,
+            pad_token_id=tokenizer.pad_token_id,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
         new = output.sequences[:, width:]
-        scores = torch.stack(output.scores, 1).log_softmax(-1).gather(-1, new[..., None]).squeeze(-1).tolist()
+        scores = (
+            torch.stack(output.scores, 1)
+            .log_softmax(-1)
+            .gather(-1, new[..., None])
+            .squeeze(-1)
+            .tolist()
+        )
         searches, still = dict[int, str](), []
         for place, row, values in zip(going, new.tolist(), scores, strict=True):
             length = _length(row, tokenizer, protocol)
@@ -181,19 +258,27 @@ def _roll(
             break
     model.train(was_training)
     return {
-        "prompt_ids": prompts, "completion_ids": ids, "logprobs": logprobs, "env_mask": masks, "turns": turns,
+        "prompt_ids": prompts,
+        "completion_ids": ids,
+        "logprobs": logprobs,
+        "env_mask": masks,
+        "turns": turns,
         "said": said,
-    }  # fmt: skip
+    }
 
 
-def _tell(feedback: list[int], place: int, ids: list[Any], masks: list[Any], logprobs: list[Any]) -> None:
+def _tell(
+    feedback: list[int], place: int, ids: list[Any], masks: list[Any], logprobs: list[Any]
+) -> None:
     ids[place] += feedback
     masks[place] += [0] * len(feedback)
     logprobs[place] += [0.0] * len(feedback)
 
 
 def _length(row: list[int], tokenizer: Any, protocol: SearchProtocol) -> int:
-    """Sampled tokens of a row that `generate` filled up with padding: up to a stop string or the end of sequence."""
+    """Sampled tokens of a row that `generate` filled up with padding: up to a stop string or the
+    end of sequence.
+    """
     text = ""
     for place, token in enumerate(row):
         text += protocol.decode([token])
@@ -203,7 +288,9 @@ def _length(row: list[int], tokenizer: Any, protocol: SearchProtocol) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("world", type=Path)
     parser.add_argument("index", type=Path)
@@ -215,7 +302,11 @@ def main() -> None:
     init_distributed()
     recipe = Path(__file__).parents[1] / "tiny" / "grpo.toml"
     size = 8 * 5
-    settings = [f"model.path={args.model}", f'data.train=["{args.world}/train.jsonl"]', f"retriever.index={args.index}"]
+    settings = [
+        f"model.path={args.model}",
+        f'data.train=["{args.world}/train.jsonl"]',
+        f"retriever.index={args.index}",
+    ]
     settings += [f"train.steps={args.repeats + 1}", f"rollout.batch_size={size}", "eval.data=[]"]
     config = load_config([recipe], settings)
     retriever = open_retriever(config.retriever)
@@ -235,7 +326,11 @@ def main() -> None:
                 if number > 1:  # the first round warms up
                     found[side].append(outcome)
     rates = {side: [one.sampled / one.total_s for one in rows] for side, rows in found.items()}
-    ratios = {side: [a / b for a, b in zip(rates[side], rates["trl"], strict=True)] for side in SIDES if side != "trl"}
+    ratios = {
+        side: [a / b for a, b in zip(rates[side], rates["trl"], strict=True)]
+        for side in SIDES
+        if side != "trl"
+    }
     table = {
         side: {
             "tokens_per_second": statistics.median(rates[side]),
@@ -250,12 +345,18 @@ def main() -> None:
         print(json.dumps({"machine": machine(), "sides": table, "ratios": ratios}, indent=2))
         return
     print(f"{machine()}; {size} rollouts a step, float32, median of {args.repeats} steps")
-    print(f"{'side':<10}{'tokens/s':>10}{'rollout s':>11}{'update s':>10}{'tokens/step':>13}{'turns/step':>12}")
+    print(
+        f"{'side':<10}{'tokens/s':>10}{'rollout s':>11}{'update s':>10}"
+        f"{'tokens/step':>13}{'turns/step':>12}"
+    )
     for side, row in table.items():
         print(f"{side:<10}{row['tokens_per_second']:>10.0f}{row['rollout_s']:>11.2f}{row['update_s']:>10.2f}"
               f"{row['sampled']:>13.0f}{row['turns']:>12.1f}")  # fmt: skip
     for side, rounds in ratios.items():
-        print(f"{side}: {statistics.median(rounds):.2f}x of trl (rounds: {', '.join(f'{one:.2f}' for one in rounds)})")
+        print(
+            f"{side}: {statistics.median(rounds):.2f}x of trl (rounds: "
+            f"{', '.join(f'{one:.2f}' for one in rounds)})"
+        )
 
 
 if __name__ == "__main__":

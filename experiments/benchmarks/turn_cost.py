@@ -1,14 +1,16 @@
-"""A turn costs its own tokens: rollout time at 1, 2, 4 and 8 turns, beside encoding the whole history again each turn.
+"""A turn costs its own tokens: rollout time at 1, 2, 4 and 8 turns, beside encoding the whole
+history again each turn.
 
-    python experiments/benchmarks/turn_cost.py                                        # transformers engine
-    .venv-vllm/bin/python experiments/benchmarks/turn_cost.py --vllm --svg FILE.svg   # and vLLM in this process
+    python experiments/benchmarks/turn_cost.py    # transformers engine
+    .venv-vllm/bin/python experiments/benchmarks/turn_cost.py --vllm --svg FILE.svg   # and vLLM
 
-One process, one thread, policies of two layers with random weights: the tiny one and a wider one. Every turn reads
-`--feedback` tokens (the first one as its prompt) and samples `--action`, so that all turns are equal but for the
-history before them: where a turn costs its own tokens alone, eight cost eight times one. What is above that is mostly
-attention over the kept history, which weighs most in narrow models. "kept" is the engine as training uses it; "again"
-is the same engine made to forget every session between turns. Times are CPU seconds of the process (other work on the
-machine does not count), the smallest of the repeats.
+One process, one thread, policies of two layers with random weights: the tiny one and a wider one.
+Every turn reads `--feedback` tokens (the first one as its prompt) and samples `--action`, so that
+all turns are equal but for the history before them: where a turn costs its own tokens alone, eight
+cost eight times one. What is above that is mostly attention over the kept history, which weighs
+most in narrow models. "kept" is the engine as training uses it; "again" is the same engine made to
+forget every session between turns. Times are CPU seconds of the process (other work on the machine
+does not count), the smallest of the repeats.
 """
 
 from __future__ import annotations
@@ -26,15 +28,19 @@ import numpy as np
 import torch
 from rollout_speed import EOS, VOCABULARY, tiny_policy, word_tokenizer
 
-from tspo_cli.rollout.engines.base import Engine, GenerationRequest, Sampling
-from tspo_cli.rollout.engines.transformers import TransformersEngine
+from tspo_cli.rollout.engines.engine_protocol import Engine, GenerationRequest, Sampling
+from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 
 TURNS = (1, 2, 4, 8)
 Forget = Callable[[Sequence[int]], None]
 
 
-def rollout(engine: Engine, turns: int, options: argparse.Namespace, forget: Forget | None) -> float:
-    """CPU seconds for `turns` turns of a batch; `forget`, called between turns, drops what the engine has kept."""
+def rollout(
+    engine: Engine, turns: int, options: argparse.Namespace, forget: Forget | None
+) -> float:
+    """CPU seconds for `turns` turns of a batch; `forget`, called between turns, drops what the
+    engine has kept.
+    """
     rng = np.random.default_rng(0)
     sessions = range(options.batch)
     histories = [rng.integers(0, EOS, options.feedback).tolist() for _ in sessions]
@@ -42,7 +48,9 @@ def rollout(engine: Engine, turns: int, options: argparse.Namespace, forget: For
     started = time.process_time()
     for turn in range(turns):
         for session in sessions:
-            request = GenerationRequest(session, tuple(histories[session]), sampling, seed=session + 1000 * turn)
+            request = GenerationRequest(
+                session, tuple(histories[session]), sampling, seed=session + 1000 * turn
+            )
             engine.submit(request)
         left = options.batch
         while left:
@@ -61,7 +69,10 @@ def rollout(engine: Engine, turns: int, options: argparse.Namespace, forget: For
 def transformers_engine(options: argparse.Namespace, hidden: int) -> tuple[Engine, Forget]:
     """The slot-cache engine; a released session is forgotten."""
     engine = TransformersEngine(
-        tiny_policy(hidden, 2), word_tokenizer(), batch_size=options.batch, max_context=room(options)
+        tiny_policy(hidden, 2),
+        word_tokenizer(),
+        batch_size=options.batch,
+        max_context=room(options),
     )
 
     def forget(sessions: Sequence[int]) -> None:
@@ -74,7 +85,7 @@ def transformers_engine(options: argparse.Namespace, hidden: int) -> tuple[Engin
 def vllm_engine(options: argparse.Namespace, hidden: int, folder: Path) -> tuple[Engine, Forget]:
     """vLLM with its prefix cache, emptied to forget."""
     from tspo_cli.config.schema import VllmConfig
-    from tspo_cli.rollout.engines.vllm_local import VllmEngine
+    from tspo_cli.rollout.engines.vllm_engine.vllm_local import VllmEngine
 
     model = tiny_policy(hidden, 2)
     model.config.dtype = "float32"
@@ -97,7 +108,9 @@ def room(options: argparse.Namespace) -> int:
     return max(TURNS) * (options.action + options.feedback)
 
 
-def measure(engine: Engine, forget: Forget, options: argparse.Namespace) -> dict[str, dict[int, float]]:
+def measure(
+    engine: Engine, forget: Forget, options: argparse.Namespace
+) -> dict[str, dict[int, float]]:
     """The smallest CPU seconds by mode and number of turns; the modes take turns."""
     modes: dict[str, Forget | None] = {"kept": None, "again": forget}
     best: dict[str, dict[int, float]] = {name: {} for name in modes}
@@ -121,7 +134,10 @@ def draw(results: dict[str, dict[str, dict[int, float]]], path: Path) -> None:
 
     figure, panels = plt.subplots(1, len(results), figsize=(3.4 * len(results), 3.2), squeeze=False)
     for panel, (name, modes) in zip(panels[0], results.items(), strict=True):
-        for mode, label, style in (("kept", "as tspo does", "o-"), ("again", "whole history again", "s--")):
+        for mode, label, style in (
+            ("kept", "as tspo does", "o-"),
+            ("again", "whole history again", "s--"),
+        ):
             panel.plot(list(modes[mode]), list(modes[mode].values()), style, label=label)
         panel.set_title(name)
         panel.set_xlabel("turns")
@@ -135,12 +151,16 @@ def draw(results: dict[str, dict[str, dict[int, float]]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--vllm", action="store_true", help="measure vLLM too")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--action", type=int, default=16)
     parser.add_argument("--feedback", type=int, default=100)
-    parser.add_argument("--hidden", type=int, nargs="+", default=[96, 768], help="widths of the policies")
+    parser.add_argument(
+        "--hidden", type=int, nargs="+", default=[96, 768], help="widths of the policies"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--svg", type=Path, help="draw the figure")
     parser.add_argument("--json", action="store_true")
@@ -149,19 +169,35 @@ def main() -> None:
     torch.set_num_threads(1)
     results = {}
     for hidden in options.hidden:
-        results[f"transformers, width {hidden}"] = measure(*transformers_engine(options, hidden), options)
+        results[f"transformers, width {hidden}"] = measure(
+            *transformers_engine(options, hidden), options
+        )
         if options.vllm:
             with tempfile.TemporaryDirectory() as folder:
-                results[f"vLLM, width {hidden}"] = measure(*vllm_engine(options, hidden, Path(folder)), options)
+                results[f"vLLM, width {hidden}"] = measure(
+                    *vllm_engine(options, hidden, Path(folder)), options
+                )
     if options.svg:
         draw(results, options.svg)
-    settings: dict[str, Any] = {key: value for key, value in vars(options).items() if key not in ("json", "svg")}
+    settings: dict[str, Any] = {
+        key: value for key, value in vars(options).items() if key not in ("json", "svg")
+    }
     if options.json:
         print(json.dumps({"settings": settings, "vocabulary": VOCABULARY, "cpu_seconds": results}))
         return
-    print(f"batch {options.batch}, {options.feedback} read and {options.action} sampled tokens a turn;")
-    print(f"CPU seconds, smallest of {options.repeats}; {platform.processor() or platform.machine()}, one thread")
-    print(f"{'engine':<26}{'history':<8}" + "".join(f"{turns:>9}" for turns in TURNS) + f"{'8 : 1':>9}")
+    print(
+        f"batch {options.batch}, {options.feedback} read and {options.action} sampled tokens a "
+        "turn;"
+    )
+    print(
+        f"CPU seconds, smallest of {options.repeats}; "
+        f"{platform.processor() or platform.machine()}, one thread"
+    )
+    print(
+        f"{'engine':<26}{'history':<8}"
+        + "".join(f"{turns:>9}" for turns in TURNS)
+        + f"{'8 : 1':>9}"
+    )
     for engine, modes in results.items():
         for mode, found in modes.items():
             row = "".join(f"{found[turns]:>9.3f}" for turns in TURNS)

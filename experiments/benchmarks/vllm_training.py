@@ -1,10 +1,13 @@
-"""Does training learn the same with vLLM? The demo's TSPO run with each engine, from the same warm start.
+"""Does training learn the same with vLLM? The demo's TSPO run with each engine, from the same warm
+start.
 
-    .venv-vllm/bin/python experiments/benchmarks/vllm_training.py --demo runs/demo --out runs/vllm_training
+    .venv-vllm/bin/python experiments/benchmarks/vllm_training.py --demo runs/demo --out
+    runs/vllm_training
 
-`--demo` is the folder of `tspo demo` (or one with its world, index and warmstart/model). Engines: transformers, vLLM in
-the training process ("local"), vLLM servers ("servers", `--servers` of them). Each samples with random numbers of its
-own, so runs of one seed differ as runs of two seeds do: what can be compared are means over seeds, and log-probs.
+`--demo` is the folder of `tspo demo` (or one with its world, index and warmstart/model). Engines:
+transformers, vLLM in the training process ("local"), vLLM servers ("servers", `--servers` of them).
+Each samples with random numbers of its own, so runs of one seed differ as runs of two seeds do:
+what can be compared are means over seeds, and log-probs.
 """
 
 from __future__ import annotations
@@ -41,7 +44,8 @@ def engine_servers(model: Path, count: int) -> Iterator[list[str]]:
     ports = [_free_port() for _ in range(count)]
     options = ["--context", 1024, "--dtype", "float32", "--kv-cache-gib", 0.5]
     started = [
-        subprocess.Popen(tspo("engine", model, "--port", port, *options), start_new_session=True) for port in ports
+        subprocess.Popen(tspo("engine", model, "--port", port, *options), start_new_session=True)
+        for port in ports
     ]
     try:
         urls = [f"http://127.0.0.1:{port}" for port in ports]
@@ -56,7 +60,9 @@ def engine_servers(model: Path, count: int) -> Iterator[list[str]]:
             one.wait()
 
 
-def train(engine: str, seed: int, urls: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
+def train(
+    engine: str, seed: int, urls: Sequence[str], options: argparse.Namespace
+) -> dict[str, Any]:
     """One run; a run that is there already is read."""
     run, demo = options.out / engine / f"seed{seed}", options.demo
     settings = {
@@ -76,7 +82,11 @@ def train(engine: str, seed: int, urls: Sequence[str], options: argparse.Namespa
     }
     if not (run / "model").is_dir():
         pairs = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-        subprocess.run(tspo("train", "tiny/tspo", "--out", run, "--overwrite", *pairs), check=True, stdout=sys.stderr)
+        subprocess.run(
+            tspo("train", "tiny/tspo", "--out", run, "--overwrite", *pairs),
+            check=True,
+            stdout=sys.stderr,
+        )
     rows = read_jsonl(run / "metrics.jsonl")
     last = [row["reward"] for row in rows[-5:]]
     return {
@@ -85,8 +95,12 @@ def train(engine: str, seed: int, urls: Sequence[str], options: argparse.Namespa
         "em": read_json(run / "eval" / f"step_{options.steps:06}" / "world.json")["em"],
         "reward": statistics.fmean(last),
         "parity": max(row["parity"] for row in rows),
-        "handover_parity": max((row["handover_parity"] for row in rows if "handover_parity" in row), default=None),
-        "seconds_per_step": statistics.median(row["total"] for row in read_jsonl(run / "timings.jsonl")),
+        "handover_parity": max(
+            (row["handover_parity"] for row in rows if "handover_parity" in row), default=None
+        ),
+        "seconds_per_step": statistics.median(
+            row["total"] for row in read_jsonl(run / "timings.jsonl")
+        ),
     }
 
 
@@ -104,7 +118,9 @@ def _answers(url: str) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
     parser.add_argument("--out", type=Path, default=Path("runs/vllm_training"))
     parser.add_argument("--seeds", type=int, default=3)
@@ -124,9 +140,13 @@ def main() -> None:
     if options.json:
         print(json.dumps({"steps": options.steps, "lr": options.lr, "rows": rows}))
         return
-    print(f"tiny/tspo, {options.steps} steps at lr {options.lr:g}, greedy EM on {options.limit} held-out questions")
     print(
-        f"{'engine':<14}{'EM by seed':<26}{'mean':>7}{'sd':>7}{'reward':>8}{'parity':>10}{'hand-over':>11}{'s/step':>8}"
+        f"tiny/tspo, {options.steps} steps at lr {options.lr:g}, greedy EM on {options.limit} "
+        "held-out questions"
+    )
+    print(
+        f"{'engine':<14}{'EM by seed':<26}{'mean':>7}{'sd':>7}{'reward':>8}"
+        f"{'parity':>10}{'hand-over':>11}{'s/step':>8}"
     )
     for engine in options.engines:
         mine = [row for row in rows if row["engine"] == engine]
@@ -134,7 +154,8 @@ def main() -> None:
         deviation = statistics.stdev(scores) if len(scores) > 1 else 0.0
         handed = max((row["handover_parity"] or 0.0) for row in mine)
         print(
-            f"{engine:<14}{' '.join(f'{score:.3f}' for score in scores):<26}{statistics.fmean(scores):>7.3f}"
+            f"{engine:<14}{' '.join(f'{score:.3f}' for score in scores):<26}"
+            f"{statistics.fmean(scores):>7.3f}"
             f"{deviation:>7.3f}{statistics.fmean(row['reward'] for row in mine):>8.3f}"
             f"{max(row['parity'] for row in mine):>10.1e}{handed:>11.1e}"
             f"{statistics.median(row['seconds_per_step'] for row in mine):>8.2f}"

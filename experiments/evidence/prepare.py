@@ -1,7 +1,9 @@
-"""Make what the runs start from: two worlds, their indexes, and the held-out questions in two halves.
+"""Make what the runs start from: two worlds, their indexes, and the held-out questions in two
+halves.
 
-Half of a world's held-out questions chooses the learning rates (`tune.jsonl`), the other half is reported
-(`heldout.jsonl`); the same two halves without one-hop questions are `tune_two_hop.jsonl` and `two_hop.jsonl`.
+Half of a world's held-out questions chooses the learning rates (`tune.jsonl`), the other half is
+reported (`heldout.jsonl`); the same two halves without one-hop questions are `tune_two_hop.jsonl`
+and `two_hop.jsonl`.
 
     python experiments/evidence/prepare.py        # run.py calls it
 """
@@ -38,7 +40,9 @@ def _split(world: Path) -> None:
     for name, start in (("heldout", 0), ("tune", 1)):
         half = {kind: some[start::2] for kind, some in by_type.items()}
         _write(world / f"{name}.jsonl", [line for some in half.values() for line in some])
-        _write(world / f"{'two_hop' if name == 'heldout' else 'tune_two_hop'}.jsonl", half["bridge"])
+        _write(
+            world / f"{'two_hop' if name == 'heldout' else 'tune_two_hop'}.jsonl", half["bridge"]
+        )
 
 
 def _write(path: Path, lines: list[str]) -> None:

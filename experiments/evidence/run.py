@@ -1,14 +1,15 @@
 """Everything that this folder reports, from nothing.
 
-    python experiments/evidence/run.py            worlds, starts, (a) to (c); then results.csv, figures and tables
-    python experiments/evidence/run.py starts     worlds and starts alone: what a single experiment of configs/ needs
+    python experiments/evidence/run.py            worlds, starts, (a) to (c), tables, figures
+    python experiments/evidence/run.py starts     worlds and starts, which every experiment needs
     python experiments/evidence/run.py grid       the learning-rate grid (worlds and starts too)
     python experiments/evidence/run.py ablations  options of TSPO (d) and group sizes (e)
-    python experiments/evidence/run.py collect    results.csv, figures and tables of what has been run so far
+    python experiments/evidence/run.py collect    results.csv, figures and tables of finished runs
 
     --jobs N                                      trainings at a time (default: one for each core)
 
-Run it in the checkout with the environment's Python. What is finished is kept; started again it goes on.
+Run it in the checkout with the environment's Python. What is finished is kept; started again it
+goes on.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 
 import prepare
 
-from tspo_cli.config.sweep import read_sweep
+from tspo_cli.config.sweep_file import read_sweep
 
 HERE = Path("experiments/evidence")
 ROOT = prepare.ROOT
@@ -44,7 +45,9 @@ COLUMNS = (
 
 def main() -> None:
     """Do what the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", nargs="?", default="all", choices=(*PARTS, "collect"))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
@@ -61,16 +64,22 @@ def main() -> None:
 
 
 def collect() -> None:
-    """Write results.csv, the experiment files of all arms, the figures, and the tables into README.md."""
+    """Write results.csv, the experiment files of all arms, the figures, and the tables into
+    README.md.
+    """
     rows: list[dict[str, Any]] = []
     tables = {}
     for name in (*EXPERIMENTS, *GRIDS, *ABLATIONS):
         if not _has_finished_runs(ROOT / name):
             continue
         _tspo("sweep", str(_file(name)), "--write-configs", str(HERE / "configs" / name))
-        record = json.loads(_tspo("report", str(ROOT / name), "--json", "--figure", str(HERE / f"{name}.svg")))
+        record = json.loads(
+            _tspo("report", str(ROOT / name), "--json", "--figure", str(HERE / f"{name}.svg"))
+        )
         rows += _rows(name, record)
-        tables[name] = _tspo("report", str(ROOT / name), "--format", "md", "--step", str(_steps(name)))
+        tables[name] = _tspo(
+            "report", str(ROOT / name), "--format", "md", "--step", str(_steps(name))
+        )
     tables["cost"] = _cost_table(rows)
     with open(HERE / "results.csv", "w", encoding="utf-8", newline="") as handle:
         writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
@@ -112,14 +121,18 @@ def _rows(name: str, record: dict[str, Any]) -> list[dict[str, Any]]:
                 "searches": round(row["searches"], 4),
                 "no_answer_share": round(row["no_answer_share"], 4),
                 "train_tokens": round(run["tokens"]),
-                "train_cpu_seconds": "" if run["cpu_seconds"] is None else round(run["cpu_seconds"], 1),
+                "train_cpu_seconds": ""
+                if run["cpu_seconds"] is None
+                else round(run["cpu_seconds"], 1),
             }
         )
     return rows
 
 
 def _cost_table(rows: Sequence[dict[str, Any]]) -> str:
-    """(g): sampled tokens and CPU-seconds of training per point of EM between the first and the last evaluation."""
+    """(g): sampled tokens and CPU-seconds of training per point of EM between the first and the
+    last evaluation.
+    """
     runs: dict[tuple[str, str], list[list[dict[str, Any]]]] = {}
     for _, curve in itertools.groupby(rows, key=lambda row: (row["config"], row["seed"])):
         steps = list(curve)
@@ -133,18 +146,26 @@ def _cost_table(rows: Sequence[dict[str, Any]]) -> str:
             points = 100 * sum(steps[-1]["em"] - steps[0]["em"] for steps in curves)
             tokens = sum(steps[0]["train_tokens"] for steps in curves) / points
             seconds = sum(steps[0]["train_cpu_seconds"] for steps in curves) / points
-            lines.append(f"| {experiment} | {arm} | {points / len(curves):.1f} | {tokens:,.0f} | {seconds:.2f} |")
+            lines.append(
+                f"| {experiment} | {arm} | {points / len(curves):.1f} | {tokens:,.0f} | "
+                f"{seconds:.2f} |"
+            )
     return "\n".join(lines) + "\n"
 
 
 def _has_finished_runs(folder: Path) -> bool:
-    states = (json.loads(path.read_text(encoding="utf-8"))["state"] for path in folder.glob("**/status.json"))
+    states = (
+        json.loads(path.read_text(encoding="utf-8"))["state"]
+        for path in folder.glob("**/status.json")
+    )
     return (folder / "sweep.json").exists() and "finished" in states
 
 
 def _sweep(name: str, jobs: int) -> bool:
     arguments = ["sweep", str(_file(name)), "--out", str(ROOT / name), "--jobs", str(jobs)]
-    return subprocess.run([sys.executable, "-m", "tspo_cli", *arguments], check=False).returncode == 0
+    return (
+        subprocess.run([sys.executable, "-m", "tspo_cli", *arguments], check=False).returncode == 0
+    )
 
 
 def _steps(name: str) -> int:
@@ -156,7 +177,12 @@ def _file(name: str) -> Path:
 
 
 def _tspo(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "tspo_cli", *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tspo_cli", *arguments],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     return done.stdout
 
 

@@ -78,7 +78,11 @@ def missing_index(path: Path, playground: Playground) -> tuple[list[object], int
 
 
 def missing_data(path: Path, playground: Playground) -> tuple[list[object], int, str]:
-    return ["eval", playground.model, "--data", path / "none.jsonl", "--index", playground.index], 4, "none.jsonl"
+    return (
+        ["eval", playground.model, "--data", path / "none.jsonl", "--index", playground.index],
+        4,
+        "none.jsonl",
+    )
 
 
 def nobody_serves(path: Path, playground: Playground) -> tuple[list[object], int, str]:
@@ -95,7 +99,11 @@ def unknown_method(path: Path, playground: Playground) -> tuple[list[object], in
 
 
 def method_without_passages(path: Path, playground: Playground) -> tuple[list[object], int, str]:
-    return ["eval", playground.model, "--data", playground.world / "test.jsonl", "--method", "rag"], 2, "--index"
+    return (
+        ["eval", playground.model, "--data", playground.world / "test.jsonl", "--method", "rag"],
+        2,
+        "--index",
+    )
 
 
 def unknown_algorithm(path: Path, playground: Playground) -> tuple[list[object], int, str]:
@@ -108,10 +116,23 @@ def no_run_to_report(path: Path, _: Playground) -> tuple[list[object], int, str]
 
 
 CASES = [
-    unknown_key, missing_experiment, malformed_line, malformed_training_line, empty_corpus, duplicate_ids,
-    question_without_answers, model_without_tokenizer, missing_model, missing_index, missing_data, nobody_serves,
-    unknown_method, method_without_passages, unknown_algorithm, no_run_to_report,
-]  # fmt: skip
+    unknown_key,
+    missing_experiment,
+    malformed_line,
+    malformed_training_line,
+    empty_corpus,
+    duplicate_ids,
+    question_without_answers,
+    model_without_tokenizer,
+    missing_model,
+    missing_index,
+    missing_data,
+    nobody_serves,
+    unknown_method,
+    method_without_passages,
+    unknown_algorithm,
+    no_run_to_report,
+]
 
 
 @pytest.mark.slow
@@ -127,7 +148,9 @@ def test_one_clear_line(case: Case, tmp_path: Path, playground: Playground) -> N
     assert "Traceback" not in done.err
     assert done.out == ""
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    assert {path for path in after if path not in before} == set(), "a failing command must leave nothing behind"
+    assert {path for path in after if path not in before} == set(), (
+        "a failing command must leave nothing behind"
+    )
 
 
 def test_a_port_in_use(playground: Playground) -> None:
@@ -152,7 +175,10 @@ def test_help_needs_no_heavy_import() -> None:
     import sys
 
     script = (
-        "import sys, tspo_cli.commands.app; print([n for n in ('torch', 'pandas', 'transformers') if n in sys.modules])"
+        "import sys, tspo_cli.commands.app; print([n for n in ('torch', 'pandas', "
+        "'transformers') if n in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -10,9 +10,9 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from tspo_cli.commands import config_cmd
+from tspo_cli.commands import config as config_cmd
 from tspo_cli.commands.plan import plan
-from tspo_cli.config.load import load_config
+from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import GateError, InvalidInputError, MissingResourceError
 from tspo_cli.training.estimate import estimate_run, kv_cache_bytes, model_shape
@@ -33,7 +33,8 @@ QWEN_3B = {
 def experiment(tmp_path: Path) -> str:
     path = tmp_path / "mine.toml"
     path.write_text(
-        "# my notes\nseed = 3\n[data]\ntrain = ['q.jsonl']\n[model]\npath = 'm'\n[retriever]\nindex = 'i'\n"
+        "# my notes\nseed = 3\n[data]\ntrain = ['q.jsonl']\n[model]\npath = "
+        "'m'\n[retriever]\nindex = 'i'\n"
     )
     return str(path)
 
@@ -65,7 +66,10 @@ def test_show_resolved_is_an_experiment_file_again(experiment: str, tmp_path: Pa
         shown = config_("show", experiment, *arguments).stdout
         (tmp_path / "again.toml").write_text(shown)
         assert load_config([tmp_path / "again.toml"]) == load_config([experiment])
-    assert json.loads(config_("show", experiment, "--json").stdout) == load_config([experiment]).section_dict()
+    assert (
+        json.loads(config_("show", experiment, "--json").stdout)
+        == load_config([experiment]).section_dict()
+    )
 
 
 def test_show_refuses_a_bad_file(tmp_path: Path) -> None:
@@ -76,7 +80,9 @@ def test_show_refuses_a_bad_file(tmp_path: Path) -> None:
 def test_validate(experiment: str) -> None:
     assert config_("validate", experiment).stdout.startswith("valid: rl, 100 steps")
     assert json.loads(config_("validate", experiment, "--json").stdout)["valid"] is True
-    assert isinstance(config_("validate", experiment, "--set", "model.path=").exception, InvalidInputError)
+    assert isinstance(
+        config_("validate", experiment, "--set", "model.path=").exception, InvalidInputError
+    )
 
 
 def test_schema_is_a_complete_experiment_file() -> None:
@@ -109,7 +115,12 @@ def test_plan_counts_the_parameters_of_a_known_model(experiment: str, qwen: str)
 def test_plan_counts_what_transformers_builds(tmp_path: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes = {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
     more = {"intermediate_size": 96, "vocab_size": 100}
     for model, spec in (
         (Qwen2ForCausalLM, Qwen2Config(**sizes, **more, tie_word_embeddings=True)),
@@ -120,14 +131,18 @@ def test_plan_counts_what_transformers_builds(tmp_path: Path) -> None:
         assert model_shape(load_config([], [f"model.path={tmp_path}"])).parameters() == built
 
 
-@pytest.mark.parametrize(("stage", "bytes_each"), [(0, 16), (1, 4 + 12 / 8), (2, 2 + 14 / 8), (3, 16 / 8)])
+@pytest.mark.parametrize(
+    ("stage", "bytes_each"), [(0, 16), (1, 4 + 12 / 8), (2, 2 + 14 / 8), (3, 16 / 8)]
+)
 def test_plan_divides_by_zero_stage(qwen: str, stage: int, bytes_each: float) -> None:
     config = load_config([], [f"model.path={qwen}", f"deepspeed.zero_stage={stage}"])
     estimate = estimate_run(config, gpus=8)
     memory = estimate["memory_per_process_gib"]
     states = memory["weights"] + memory["gradients"] + memory["optimizer"]
     assert states * 2**30 == pytest.approx(estimate["parameters"] * bytes_each)
-    assert memory["total"] == pytest.approx(sum(value for name, value in memory.items() if name != "total"))
+    assert memory["total"] == pytest.approx(
+        sum(value for name, value in memory.items() if name != "total")
+    )
 
 
 def test_plan_of_a_tiny_sft_run_has_no_rollouts() -> None:
@@ -139,7 +154,9 @@ def test_plan_of_a_tiny_sft_run_has_no_rollouts() -> None:
 
 def test_kv_cache_of_a_known_model(qwen: str) -> None:
     shape = model_shape(load_config([], [f"model.path={qwen}"]))
-    assert kv_cache_bytes(shape, context=1, sequences=1, bytes_each=2) == 36_864  # 36 KiB a token in bfloat16
+    assert (
+        kv_cache_bytes(shape, context=1, sequences=1, bytes_each=2) == 36_864
+    )  # 36 KiB a token in bfloat16
 
 
 def test_plan_gates_on_memory_after_it_has_printed(experiment: str, qwen: str) -> None:
@@ -153,4 +170,6 @@ def test_plan_gates_on_memory_after_it_has_printed(experiment: str, qwen: str) -
 def test_plan_needs_the_model_on_this_machine(experiment: str, tmp_path: Path) -> None:
     assert isinstance(plan_(experiment).exception, MissingResourceError)
     (tmp_path / "config.json").write_text("{}")
-    assert isinstance(plan_(experiment, "--set", f"model.path={tmp_path}").exception, InvalidInputError)
+    assert isinstance(
+        plan_(experiment, "--set", f"model.path={tmp_path}").exception, InvalidInputError
+    )

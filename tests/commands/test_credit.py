@@ -47,7 +47,11 @@ def test_json_has_the_fixed_shape(group_file: Path) -> None:
     assert done.exit_code == 0
     found = json.loads(done.stdout)
     assert set(found) == {"class", "algorithm", "level", "trajectories", "config"}
-    assert (found["class"], found["algorithm"], found["level"]) == ("all-wrong with near-miss", "tspo", "turn")
+    assert (found["class"], found["algorithm"], found["level"]) == (
+        "all-wrong with near-miss",
+        "tspo",
+        "turn",
+    )
     keys = {"outcome", "class", "first_occurrence", "turn_rewards", "advantages"}
     assert all(set(one) == keys for one in found["trajectories"])
     near, miss = found["trajectories"]
@@ -59,11 +63,24 @@ def test_json_has_the_fixed_shape(group_file: Path) -> None:
 
 
 def test_settings_and_algorithm(group_file: Path) -> None:
-    chosen = json.loads(run(group_file, "--json", "--set", "credit.gate=never", "--set", "credit.alpha=0.3").stdout)
-    assert (chosen["config"]["gate"], chosen["config"]["alpha"], chosen["level"]) == ("never", 0.3, "none")
-    assert json.loads(run(group_file, "--json", "--set", "credit.algorithm=grpo").stdout)["algorithm"] == "grpo"
+    chosen = json.loads(
+        run(group_file, "--json", "--set", "credit.gate=never", "--set", "credit.alpha=0.3").stdout
+    )
+    assert (chosen["config"]["gate"], chosen["config"]["alpha"], chosen["level"]) == (
+        "never",
+        0.3,
+        "none",
+    )
+    assert (
+        json.loads(run(group_file, "--json", "--set", "credit.algorithm=grpo").stdout)["algorithm"]
+        == "grpo"
+    )
     both = run(group_file, "--json", "--set", "credit.algorithm=grpo", "--algorithm", "tspo")
-    assert json.loads(both.stdout)["config"]["algorithm"] == json.loads(both.stdout)["algorithm"] == "tspo"
+    assert (
+        json.loads(both.stdout)["config"]["algorithm"]
+        == json.loads(both.stdout)["algorithm"]
+        == "tspo"
+    )
 
 
 def test_the_table_explains(group_file: Path) -> None:
@@ -88,9 +105,19 @@ def test_errors_have_their_exit_codes(group_file: Path, tmp_path: Path) -> None:
 
 
 WITHOUT_MODEL = (
-    "tspo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "dapo", "gspo", "mt_grpo", "gigpo",
-    "retrieval_bonus", "rejection_sampling",
-)  # fmt: skip
+    "tspo",
+    "grpo",
+    "dr_grpo",
+    "rloo",
+    "reinforce_pp",
+    "reinforce_pp_baseline",
+    "dapo",
+    "gspo",
+    "mt_grpo",
+    "gigpo",
+    "retrieval_bonus",
+    "rejection_sampling",
+)
 
 
 @pytest.mark.parametrize("algorithm", WITHOUT_MODEL)
@@ -127,4 +154,6 @@ def test_a_rule_of_ones_own(group_file: Path, tmp_path: Path) -> None:
     rule.write_text("def rule(group, config):\n    return [list(one.hits) for one in group]\n")
     found = json.loads(run(group_file, "--json", "-a", f"{rule}:rule").stdout)
     assert [one["advantages"] for one in found["trajectories"]] == [[0, 1, 0], [0, 0]]
-    assert f"The advantages are those of {rule}:rule." in run(group_file, "-a", f"{rule}:rule").stdout.replace("\n", "")
+    assert f"The advantages are those of {rule}:rule." in run(
+        group_file, "-a", f"{rule}:rule"
+    ).stdout.replace("\n", "")

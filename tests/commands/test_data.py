@@ -12,7 +12,16 @@ from tspo_cli.commands.data import app
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 QUESTION = {"id": "q1", "question": "Who?", "golden_answers": ["Ada"], "supporting_ids": ["p1"]}
-SMALL = ("--entities", "60", "--test-entities", "40", "--train-questions", "30", "--test-questions", "20")
+SMALL = (
+    "--entities",
+    "60",
+    "--test-entities",
+    "40",
+    "--train-questions",
+    "30",
+    "--test-questions",
+    "20",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -27,20 +36,31 @@ def run(*arguments: str | Path) -> Result:
 
 def put(path: str, *records: dict[str, object]) -> Path:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    Path(path).write_text(
+        "".join(json.dumps(record) + "\n" for record in records), encoding="utf-8"
+    )
     return Path(path)
 
 
 def test_list() -> None:
     empty = run("list")
     assert empty.exit_code == 0
-    assert [line.split()[0] for line in empty.stdout.splitlines()][:3] == ["nq", "triviaqa", "popqa"], "benchmarks"
+    assert [line.split()[0] for line in empty.stdout.splitlines()][:3] == [
+        "nq",
+        "triviaqa",
+        "popqa",
+    ], "benchmarks"
     assert "no data sets in data" in empty.stderr
     put("data/nq/questions.jsonl", QUESTION)
     assert run("list").stdout.split()[:3] == ["nq", "1", "questions"]
     shown = json.loads(run("list", "--json").stdout)
-    assert shown["datasets"] == [{"name": "nq", "questions": 1, "path": "data/nq/questions.jsonl", "corpus": None}]
-    assert [(one["name"], one["local"]) for one in shown["benchmarks"]][:2] == [("nq", True), ("triviaqa", False)]
+    assert shown["datasets"] == [
+        {"name": "nq", "questions": 1, "path": "data/nq/questions.jsonl", "corpus": None}
+    ]
+    assert [(one["name"], one["local"]) for one in shown["benchmarks"]][:2] == [
+        ("nq", True),
+        ("triviaqa", False),
+    ]
 
 
 def test_check_of_a_sound_file() -> None:
@@ -88,7 +108,9 @@ def test_make_world_gives_files_that_check_out() -> None:
     assert (summary["train_questions"], summary["test_questions"]) == (30, 20)
     checked = run("check", "world/test.jsonl", "--corpus", "world/corpus.jsonl", "--json")
     assert checked.exit_code == 0
-    assert json.loads(checked.stdout)["with_answer_in_corpus"] == 18, "two comparisons are answered by yes or no"
+    assert json.loads(checked.stdout)["with_answer_in_corpus"] == 18, (
+        "two comparisons are answered by yes or no"
+    )
     assert isinstance(run("make-world", "--out", "world", *SMALL).exception, InvalidInputError)
     assert run("make-world", "--out", "world", *SMALL, "--overwrite").exit_code == 0
 
@@ -97,7 +119,7 @@ def test_make_world_options_follow_its_configuration() -> None:
     import inspect
 
     from tspo_cli.commands.data import make_world
-    from tspo_cli.data.world.config import WorldConfig
+    from tspo_cli.data.world.world_config import WorldConfig
 
     options = {name: one.default for name, one in inspect.signature(make_world).parameters.items()}
     assert set(options) - {"out", "overwrite", "as_json"} == set(WorldConfig.model_fields)

@@ -27,14 +27,21 @@ def test_the_demo_ends_with_a_table_and_a_page(demo: tuple[Path, dict[str, objec
     assert isinstance(rows, list)
     seen = {(row["run"], row["algorithm"], row["step"]) for row in rows}
     assert seen == {
-        ("warmstart", "sft", 40), ("grpo", "grpo", 0), ("grpo", "grpo", 4), ("tspo", "tspo", 0), ("tspo", "tspo", 4),
-    }  # fmt: skip
+        ("warmstart", "sft", 40),
+        ("grpo", "grpo", 0),
+        ("grpo", "grpo", 4),
+        ("tspo", "tspo", 0),
+        ("tspo", "tspo", 4),
+    }
     start = {row["em"] for row in rows if row["step"] in (0, 40)}
     assert len(start) == 1, "both arms begin with the policy that the warm start ended with"
     assert [one["method"] for one in summary["baselines"]] == ["direct", "rag"]  # type: ignore[attr-defined]
     page = (folder / "runs/demo/report.html").read_text()
     assert "one seed" in page.lower()
-    assert json.loads(run_tspo("report", "runs/demo", "--format", "json", cwd=folder).out)["rows"] == rows
+    assert (
+        json.loads(run_tspo("report", "runs/demo", "--format", "json", cwd=folder).out)["rows"]
+        == rows
+    )
 
 
 def test_a_second_demo_keeps_what_is_done(demo: tuple[Path, dict[str, object]]) -> None:
@@ -45,7 +52,13 @@ def test_a_second_demo_keeps_what_is_done(demo: tuple[Path, dict[str, object]]) 
     assert again.code == 0, again.err[-2000:]
     assert again.err.count("(done before)") == 7
     assert model.stat().st_mtime_ns == before
-    for text in ("warmstart", "grpo", "tspo", "page   runs/demo/report.html", "One seed proves nothing"):
+    for text in (
+        "warmstart",
+        "grpo",
+        "tspo",
+        "page   runs/demo/report.html",
+        "One seed proves nothing",
+    ):
         assert text in again.out
 
 

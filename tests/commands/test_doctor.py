@@ -24,7 +24,9 @@ def test_json_has_a_stable_form() -> None:
     assert {check["state"] for check in checks} <= {"ok", "missing", "optional"}
     states = {check["name"]: check["state"] for check in checks}
     # What these tests themselves stand on.
-    assert {states[name] for name in ("python", "torch", "transformers", "deepspeed", "bm25s", "faiss")} == {"ok"}
+    assert {
+        states[name] for name in ("python", "torch", "transformers", "deepspeed", "bm25s", "faiss")
+    } == {"ok"}
     assert {"cores", "disk", "vllm", "C compiler", "loopback sockets"} <= set(states)
 
 

@@ -44,7 +44,13 @@ def test_build_info_search_verify(corpus: Path, tmp_path: Path) -> None:
     index = tmp_path / "index"
     built = _json("build", corpus, "--out", index, "--set", "k1=1.2", "--set", "b=0.4")
     assert built["passages"] == 2
-    assert built["parameters"] == {"method": "lucene", "k1": 1.2, "b": 0.4, "stop_words": "lucene", "stemmer": "none"}
+    assert built["parameters"] == {
+        "method": "lucene",
+        "k1": 1.2,
+        "b": 0.4,
+        "stop_words": "lucene",
+        "stemmer": "none",
+    }
     assert _json("info", index) == built
     assert _json("verify", index) == {"index": str(index), "ok": True, "files": 7, "corpus": "same"}
     found = _json("search", index, "blue lake", "zebra", "-k", "1")
@@ -55,7 +61,9 @@ def test_build_info_search_verify(corpus: Path, tmp_path: Path) -> None:
     assert results == [{"query": "blue lake", "hits": [hit]}, {"query": "zebra", "hits": []}]
 
 
-def test_results_for_people_are_on_stdout_and_messages_on_stderr(corpus: Path, tmp_path: Path) -> None:
+def test_results_for_people_are_on_stdout_and_messages_on_stderr(
+    corpus: Path, tmp_path: Path
+) -> None:
     index = tmp_path / "index"
     built = RUN.invoke(app, ["build", str(corpus), "--out", str(index)])
     assert built.stdout == f"{index}: bm25 index of 2 passages\n"
@@ -66,24 +74,34 @@ def test_results_for_people_are_on_stdout_and_messages_on_stderr(corpus: Path, t
     assert "No water here" in found.stdout
     assert found.stdout.splitlines()[-2:] == ["zebra", "  no hits"]
     assert "k1              1.5" in RUN.invoke(app, ["info", str(index)]).stdout
-    assert "files as built; the corpus is the same" in RUN.invoke(app, ["verify", str(index)]).stdout
+    assert (
+        "files as built; the corpus is the same" in RUN.invoke(app, ["verify", str(index)]).stdout
+    )
 
 
 def test_errors_name_what_to_do(corpus: Path, tmp_path: Path) -> None:
     index = tmp_path / "index"
     assert "KEY=VALUE" in _fails(UsageError, "build", corpus, "--out", index, "--set", "k1")
-    assert "did you mean k1" in _fails(InvalidInputError, "build", corpus, "--out", index, "--set", "k11=2")
-    assert "no such file" in _fails(MissingResourceError, "build", tmp_path / "none", "--out", index)
+    assert "did you mean k1" in _fails(
+        InvalidInputError, "build", corpus, "--out", index, "--set", "k11=2"
+    )
+    assert "no such file" in _fails(
+        MissingResourceError, "build", tmp_path / "none", "--out", index
+    )
     assert "no such index" in _fails(MissingResourceError, "search", index, "lake")
     assert "not an index" in _fails(InvalidInputError, "info", tmp_path)
     RUN.invoke(app, ["build", str(corpus), "--out", str(index)])
     assert "--overwrite" in _fails(InvalidInputError, "build", corpus, "--out", index)
-    assert RUN.invoke(app, ["build", str(corpus), "--out", str(index), "--overwrite"]).exit_code == 0
+    assert (
+        RUN.invoke(app, ["build", str(corpus), "--out", str(index), "--overwrite"]).exit_code == 0
+    )
     (index / "passages.jsonl").write_text("changed")
     assert "expected sha256" in _fails(InvalidInputError, "verify", index)
 
 
-def test_a_query_that_cannot_be_searched_for_fails_alone_and_in_the_exit_code(corpus: Path, tmp_path: Path) -> None:
+def test_a_query_that_cannot_be_searched_for_fails_alone_and_in_the_exit_code(
+    corpus: Path, tmp_path: Path
+) -> None:
     index = tmp_path / "index"
     RUN.invoke(app, ["build", str(corpus), "--out", str(index)])
     found = RUN.invoke(app, ["search", str(index), "", "lake \udcff\ud800", "x" * 40_000, "--json"])
@@ -99,7 +117,13 @@ def test_a_query_that_cannot_be_searched_for_fails_alone_and_in_the_exit_code(co
 
 def test_the_estimate_speaks_to_people_and_to_machines(corpus: Path, tmp_path: Path) -> None:
     arguments = ["build", str(corpus), "--out", str(tmp_path / "index"), "--estimate"]
-    names = ["passages", "passages_bytes", "bm25_index_bytes", "bm25_scratch_bytes", "bm25_memory_bytes"]
+    names = [
+        "passages",
+        "passages_bytes",
+        "bm25_index_bytes",
+        "bm25_scratch_bytes",
+        "bm25_memory_bytes",
+    ]
     foreseen = _json(*arguments)
     assert list(foreseen) == ["kind", *names, "bm25_seconds"]
     assert all(isinstance(foreseen[name], int) for name in names)
@@ -110,9 +134,12 @@ def test_the_estimate_speaks_to_people_and_to_machines(corpus: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "line", [b'{"id": "c", "contents": "x", "z": ' + b"[" * 100_000, b'{"id": ' + b"9" * 5000 + b"}"]
+    "line",
+    [b'{"id": "c", "contents": "x", "z": ' + b"[" * 100_000, b'{"id": ' + b"9" * 5000 + b"}"],
 )
-def test_json_that_no_one_can_hold_is_an_error_of_its_line(line: bytes, corpus: Path, tmp_path: Path) -> None:
+def test_json_that_no_one_can_hold_is_an_error_of_its_line(
+    line: bytes, corpus: Path, tmp_path: Path
+) -> None:
     corpus.write_bytes(corpus.read_bytes() + line + b"\n")
     assert f"{corpus.name}:3: expected one JSON object per line" in _fails(
         InvalidInputError, "build", corpus, "--out", tmp_path / "index"

@@ -14,14 +14,15 @@ from typer.testing import CliRunner, Result
 
 from tests.reporting.tree import HOSTILE, make_evaluation, make_run, make_tree
 from tspo_cli import runs
-from tspo_cli.commands import inspect_cmd, report, runs_cmd
+from tspo_cli.commands import inspect, report
+from tspo_cli.commands import runs as runs_command
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 
 app = typer.Typer()
 app.command("report")(report.report)
-app.command("inspect")(inspect_cmd.inspect)
-app.add_typer(runs_cmd.app, name="runs")
+app.command("inspect")(inspect.inspect)
+app.add_typer(runs_command.app, name="runs")
 
 
 def tspo(*arguments: object) -> Result:
@@ -72,7 +73,14 @@ def test_report_forms(demo: Path, form: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "form"),
-    [("main", "latex"), ("ablation", "md"), ("curves", "csv"), ("classes", "table"), ("cost", "csv"), ("all", "md")],
+    [
+        ("main", "latex"),
+        ("ablation", "md"),
+        ("curves", "csv"),
+        ("classes", "table"),
+        ("cost", "csv"),
+        ("all", "md"),
+    ],
 )
 def test_report_tables(demo: Path, name: str, form: str) -> None:
     done = tspo("report", demo, "--table", name, "--format", form, "--baseline", "grpo")
@@ -82,25 +90,64 @@ def test_report_tables(demo: Path, name: str, form: str) -> None:
 
 def test_report_json_keeps_rows_and_adds_the_tables_asked_for(demo: Path) -> None:
     found = tspo_json("report", demo, "--table", "all", "--baseline", "grpo")
-    assert set(found) == {"rows", "evaluations", "main", "tests", "ablation", "curves", "classes", "cost", "commands"}
+    assert set(found) == {
+        "rows",
+        "evaluations",
+        "main",
+        "tests",
+        "ablation",
+        "curves",
+        "classes",
+        "cost",
+        "commands",
+    }
     assert found["rows"] == tspo_json("report", demo, "--baseline", "grpo")["rows"]
     assert all(found[name] for name in found if name != "evaluations")
 
 
 def test_report_json_has_the_same_keys_in_every_record(evals: Path) -> None:
-    found = tspo_json("report", evals, "--table", "all", "--baseline", "rag", "--published", "2503.09516v5 7B")
+    found = tspo_json(
+        "report", evals, "--table", "all", "--baseline", "rag", "--published", "2503.09516v5 7B"
+    )
     for name in ("rows", "main", "tests", "cost", "commands"):
         assert len({frozenset(record) for record in found[name]}) == 1, name
     estimate = {"mean", "se", "low", "high", "questions", "seeds"}
     assert all(set(one) == estimate for record in found["main"] for one in record["sets"].values())
     assert set(found["main"][0]) == {
-        "method", "metric", "published", "runs", "commands", "sets", "macro", "by_question", "against", "gain",
-        "certainty", "protocol", "source", "note",
-    }  # fmt: skip
+        "method",
+        "metric",
+        "published",
+        "runs",
+        "commands",
+        "sets",
+        "macro",
+        "by_question",
+        "against",
+        "gain",
+        "certainty",
+        "protocol",
+        "source",
+        "note",
+    }
     assert set(found["tests"][0]) == {
-        "method", "baseline", "metric", "dataset", "seeds", "baseline_score", "difference", "low", "high",
-        "relative_gain", "p", "p_holm", "p_mcnemar", "p_mcnemar_holm", "questions", "questions_needed", "detectable",
-    }  # fmt: skip
+        "method",
+        "baseline",
+        "metric",
+        "dataset",
+        "seeds",
+        "baseline_score",
+        "difference",
+        "low",
+        "high",
+        "relative_gain",
+        "p",
+        "p_holm",
+        "p_mcnemar",
+        "p_mcnemar_holm",
+        "questions",
+        "questions_needed",
+        "detectable",
+    }
     assert [one["dataset"] for one in found["tests"]] == ["nq", "popqa", "average"]
     assert found["commands"][0]["command"] == "tspo eval model --data nq --method ircot"
 
@@ -110,7 +157,9 @@ def test_report_as_csv_reads_back(evals: Path) -> None:
         done = tspo("report", evals, "--table", table, "--format", "csv", "--baseline", "rag")
         rows = list(csv.reader(io.StringIO(done.stdout)))
         assert len({len(row) for row in rows}) == 1, table
-        assert not any("{" in cell or "[" in cell for row in rows for cell in row), "one value per cell"
+        assert not any("{" in cell or "[" in cell for row in rows for cell in row), (
+            "one value per cell"
+        )
 
 
 def test_report_reads_folders_of_tspo_eval(demo: Path, tmp_path: Path) -> None:
@@ -123,7 +172,9 @@ def test_report_reads_folders_of_tspo_eval(demo: Path, tmp_path: Path) -> None:
         ("rag", "rag", 1.0, True)
     ]
     both = tspo_json("report", demo, tmp_path / "evals")
-    assert {row["run"] for row in both["evaluations"]}.isdisjoint({row["run"] for row in both["rows"]})
+    assert {row["run"] for row in both["evaluations"]}.isdisjoint(
+        {row["run"] for row in both["rows"]}
+    )
     assert len(both["evaluations"]) == 1
     assert "rag" in tspo("runs", "ls", tmp_path).stdout
 
@@ -133,7 +184,16 @@ def test_report_with_published_rows(tmp_path: Path) -> None:
     item["trajectory"] = {"sample": 0, "answer": "x", "failed": False, "turns": []}
     make_evaluation(tmp_path / "rag", "rag", [item], dataset="nq")
     page = tmp_path / "page.html"
-    done = tspo("report", tmp_path / "rag", "--table", "main", "--published", "2503.09516v5 7B", "--html", page)
+    done = tspo(
+        "report",
+        tmp_path / "rag",
+        "--table",
+        "main",
+        "--published",
+        "2503.09516v5 7B",
+        "--html",
+        page,
+    )
     assert "Search-R1 base PPO, 7B†ˢ" in done.stdout.replace("S", "ˢ").replace("ˢearch", "Search")
     assert page.read_text(encoding="utf-8").count('class="tag published"') == 13
 
@@ -153,17 +213,28 @@ def test_report_draws_the_curves_of_runs(demo: Path, tmp_path: Path) -> None:
     assert "<!-- grpo (1) -->" in drawn
     assert "sft" not in drawn
     assert isinstance(tspo("report", demo, "--figure", tmp_path / "x.gif").exception, UsageError)
-    assert isinstance(tspo("report", demo / "warmstart", "--figure", figure).exception, MissingResourceError)
+    assert isinstance(
+        tspo("report", demo / "warmstart", "--figure", figure).exception, MissingResourceError
+    )
 
 
 def test_report_of_a_sweep_makes_the_ordinary_tables_when_asked(tmp_path: Path) -> None:
     arms = (("grpo", 0.2), ("tspo", 0.5))
-    cells = [{"name": f"{arm}/seed{seed}", "arm": arm, "place": {}, "seed": seed} for arm, _ in arms for seed in (0, 1)]
+    cells = [
+        {"name": f"{arm}/seed{seed}", "arm": arm, "place": {}, "seed": seed}
+        for arm, _ in arms
+        for seed in (0, 1)
+    ]
     for arm, end in arms:
         for seed in (0, 1):
-            config = Config.model_validate({"seed": seed, "credit": {"algorithm": arm}, "train": {"steps": 2}})
+            config = Config.model_validate(
+                {"seed": seed, "credit": {"algorithm": arm}, "train": {"steps": 2}}
+            )
             make_run(tmp_path / arm / f"seed{seed}", config, 2, {0: 0.1, 2: end})
-    runs.write_json(tmp_path / "sweep.json", {"file": "x", "baseline": "grpo", "axes": [], "grid": [], "cells": cells})
+    runs.write_json(
+        tmp_path / "sweep.json",
+        {"file": "x", "baseline": "grpo", "axes": [], "grid": [], "cells": cells},
+    )
     found = tspo_json("report", tmp_path, "--table", "main", "--table", "cost")
     assert list(found["main"][1]["against"]) == ["grpo"], "the sweep's own baseline"
     assert len(found["cost"]) == 4
@@ -189,7 +260,9 @@ def test_report_says_which_run_has_no_evaluation(tmp_path: Path) -> None:
         (["--published", "nonsense"], UsageError, "try 3B, 7B or all"),
     ],
 )
-def test_report_refuses(demo: Path, arguments: list[str], error: type[Exception], words: str) -> None:
+def test_report_refuses(
+    demo: Path, arguments: list[str], error: type[Exception], words: str
+) -> None:
     done = tspo("report", demo, *arguments)
     assert isinstance(done.exception, error)
     assert words in str(done.exception)
@@ -216,14 +289,19 @@ def test_inspect_reads_no_markup_from_a_run(tmp_path: Path) -> None:
     done = tspo("inspect", demo / "grpo", "--limit", 0)
     assert done.exit_code == 0
     assert "[red]x[/red] [/]" in done.stdout
-    assert tspo_json("inspect", demo / "grpo", "--group", 1)["groups"][0]["question"].endswith(HOSTILE)
+    assert tspo_json("inspect", demo / "grpo", "--group", 1)["groups"][0]["question"].endswith(
+        HOSTILE
+    )
 
 
 def test_inspect_chooses_step_group_and_question(demo: Path) -> None:
     found = tspo_json("inspect", demo / "tspo", "--step", 2, "--group", 3)
     assert (found["step"], found["dataset"]) == (2, None)
     assert [group["group"] for group in found["groups"]] == [["world", "q2", 2]]
-    assert tspo_json("inspect", demo / "tspo", "--question", "world/q5")["groups"][0]["group"][1] == "q5"
+    assert (
+        tspo_json("inspect", demo / "tspo", "--question", "world/q5")["groups"][0]["group"][1]
+        == "q5"
+    )
     assert len(tspo_json("inspect", demo / "tspo", "--limit", 2)["groups"]) == 2
     assert len(tspo_json("inspect", demo / "tspo", "--limit", 0)["groups"]) == 10
 
@@ -247,7 +325,9 @@ def test_inspect_shows_evaluated_items(demo: Path) -> None:
         (["--limit", "-1"], UsageError, "--limit -1"),
     ],
 )
-def test_inspect_says_what_is_wrong(demo: Path, arguments: list[str], error: type[Exception], words: str) -> None:
+def test_inspect_says_what_is_wrong(
+    demo: Path, arguments: list[str], error: type[Exception], words: str
+) -> None:
     done = tspo("inspect", demo / "tspo", *arguments)
     assert isinstance(done.exception, error)
     assert words in str(done.exception)
@@ -274,10 +354,14 @@ def test_inspect_compares_two_runs(demo: Path) -> None:
     assert [one["id"] for one in found["questions"]] == [f"test/t{index}" for index in range(6, 16)]
     done = tspo("inspect", demo / "tspo", "--compare", demo / "grpo", "--limit", 1)
     assert "40 questions: both right 6, only tspo 10, only grpo 0, both wrong 24" in done.stderr
-    left, right = next(line for line in done.stdout.splitlines() if "outcome" in line).split("rollout 1 · ")[1:]
+    left, right = next(line for line in done.stdout.splitlines() if "outcome" in line).split(
+        "rollout 1 · "
+    )[1:]
     assert left.startswith("success · outcome 1")
     assert right.startswith("miss · outcome 0")
-    both = tspo_json("inspect", demo / "tspo", "--compare", demo / "grpo", "--only", "both", "--limit", 0)
+    both = tspo_json(
+        "inspect", demo / "tspo", "--compare", demo / "grpo", "--only", "both", "--limit", 0
+    )
     assert len(both["questions"]) == 6
 
 
@@ -296,7 +380,10 @@ def test_inspect_exports_trec_files_that_give_the_recall(tmp_path: Path) -> None
     path = demo / "tspo" / "eval" / "step_000004" / "test.items.jsonl.gz"
     # Both searches return p9; p1 and p2 come from one search each, p8 from none.
     gold = [["p1"], ["p9", "p8"], ["p8"], []]
-    items = [item | {"supporting_ids": gold[place % 4]} for place, item in enumerate(runs.read_jsonl_gz(path))]
+    items = [
+        item | {"supporting_ids": gold[place % 4]}
+        for place, item in enumerate(runs.read_jsonl_gz(path))
+    ]
     runs.write_jsonl_gz(path, items)
     run, qrels = tmp_path / "out.run", tmp_path / "out.qrels"
     done = tspo("inspect", demo / "tspo", "--trec-run", run, "--qrels", qrels)
@@ -312,7 +399,10 @@ def test_inspect_exports_trec_files_that_give_the_recall(tmp_path: Path) -> None
         wanted.setdefault(question, set()).add(passage)
     found = {name: {line[2] for line in lines if line[0] == name} for name in wanted}
     assert len(wanted) == 30
-    assert sum(len(wanted[name] & found[name]) / len(wanted[name]) for name in wanted) == 10 * 1 + 10 * 0.5
+    assert (
+        sum(len(wanted[name] & found[name]) / len(wanted[name]) for name in wanted)
+        == 10 * 1 + 10 * 0.5
+    )
 
 
 def test_inspect_says_in_json_what_it_exported(demo: Path, tmp_path: Path) -> None:
@@ -393,7 +483,14 @@ def test_runs_diff(demo: Path) -> None:
 
 
 def test_runs_diff_of_evaluations_names_method_model_and_digests(tmp_path: Path) -> None:
-    item = {"id": "a", "question": "?", "golden_answers": ["x"], "em": 1.0, "f1": 1.0, "trajectory": {"turns": []}}
+    item = {
+        "id": "a",
+        "question": "?",
+        "golden_answers": ["x"],
+        "em": 1.0,
+        "f1": 1.0,
+        "trajectory": {"turns": []},
+    }
     for method, corpus in (("rag", "c1"), ("ircot", "c2")):
         make_evaluation(tmp_path / method, method, [item], model=f"model-{method}")
         path = tmp_path / method / "eval.json"

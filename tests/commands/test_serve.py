@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from tests.conftest import run_tspo
 from tspo_cli.commands.serve import serve
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
-from tspo_cli.retrieval.client import HttpRetriever
-from tspo_cli.retrieval.index import build_index, open_index
-from tspo_cli.retrieval.serving import listen
+from tspo_cli.retrieval.index.searcher import build_index, open_index
+from tspo_cli.retrieval.remote.http_client import HttpRetriever
+from tspo_cli.retrieval.server.listen import listen
 
 app = typer.Typer()
 app.command("serve")(serve)
@@ -28,15 +28,25 @@ PROGRAM = "import typer; from tspo_cli.commands.serve import serve; typer.run(se
 @pytest.fixture
 def index(tmp_path: Path) -> Path:
     corpus = tmp_path / "corpus.jsonl"
-    corpus.write_text("".join(json.dumps({"id": f"p{i}", "contents": f'"T{i}"\nlake {i}'}) + "\n" for i in range(9)))
+    corpus.write_text(
+        "".join(
+            json.dumps({"id": f"p{i}", "contents": f'"T{i}"\nlake {i}'}) + "\n" for i in range(9)
+        )
+    )
     build_index(corpus, tmp_path / "index")
     return tmp_path / "index"
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, {-15, 143}), (signal.SIGINT, {-2, 1, 130})])
-def test_serves_until_it_is_told_to_stop(index: Path, number: signal.Signals, status: set[int]) -> None:
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, {-15, 143}), (signal.SIGINT, {-2, 1, 130})]
+)
+def test_serves_until_it_is_told_to_stop(
+    index: Path, number: signal.Signals, status: set[int]
+) -> None:
     command = [sys.executable, "-c", PROGRAM, str(index), "--port", "0", "--k", "4", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         listening = process.stderr.readline()
@@ -50,7 +60,9 @@ def test_serves_until_it_is_told_to_stop(index: Path, number: signal.Signals, st
         assert (said["passages"], said["k"]) == (9, 4)
         client = HttpRetriever([said["url"]], timeout=10, retries=0)
         client.check()
-        assert client.search(["lake 7", "lake"], 3) == open_index(index).search(["lake 7", "lake"], 3)
+        assert client.search(["lake 7", "lake"], 3) == open_index(index).search(
+            ["lake 7", "lake"], 3
+        )
         client.close()
         process.send_signal(number)
         assert process.wait(timeout=30) in status
@@ -81,7 +93,9 @@ def test_search_settings_reach_the_index(index: Path) -> None:
     assert "expected KEY=VALUE" in str(result.exception)
 
 
-def test_other_addresses_need_a_token(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_addresses_need_a_token(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("TSPO_RETRIEVER_TOKEN", raising=False)
     arguments = [str(index), "--host", "0.0.0.0", "--port", "0"]
     result = CliRunner().invoke(app, arguments)
@@ -93,7 +107,17 @@ def test_other_addresses_need_a_token(index: Path, tmp_path: Path, monkeypatch: 
 
 
 def test_a_token_opens_other_addresses(index: Path) -> None:
-    command = [sys.executable, "-c", PROGRAM, str(index), "--host", "0.0.0.0", "--port", "0", "--json"]
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        str(index),
+        "--host",
+        "0.0.0.0",
+        "--port",
+        "0",
+        "--json",
+    ]
     token = "a-token-from-the-environment"
     environment = {**os.environ, "TSPO_RETRIEVER_TOKEN": token}
     with subprocess.Popen(
@@ -103,8 +127,13 @@ def test_a_token_opens_other_addresses(index: Path) -> None:
         assert process.stderr is not None
         listening = process.stderr.readline()
         url = listening.split(" on ")[1].split("/retrieve")[0].replace("0.0.0.0", "127.0.0.1")
-        assert HttpRetriever([url], timeout=10, retries=0, token=token).search(["lake"], 2)[0].error is None
-        assert "status 401" in (HttpRetriever([url], timeout=10, retries=0).search(["lake"], 2)[0].error or "")
+        assert (
+            HttpRetriever([url], timeout=10, retries=0, token=token).search(["lake"], 2)[0].error
+            is None
+        )
+        assert "status 401" in (
+            HttpRetriever([url], timeout=10, retries=0).search(["lake"], 2)[0].error or ""
+        )
         process.terminate()
         assert token not in listening + process.stdout.read() + process.stderr.read()
 

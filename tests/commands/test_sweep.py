@@ -16,8 +16,12 @@ Tspo = Callable[..., Finished]
 
 
 @pytest.fixture(scope="module")
-def swept(playground: Playground, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Finished]:
-    """Two arms and a cell whose model does not exist, trained once: (sweep file, directory, how it ended)."""
+def swept(
+    playground: Playground, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, Finished]:
+    """Two arms and a cell whose model does not exist, trained once: (sweep file, directory, how it
+    ended).
+    """
     root = tmp_path_factory.mktemp("sweep")
     file, out = root / "few.toml", root / "out"
     file.write_text(
@@ -73,12 +77,16 @@ def test_started_again_it_does_what_is_missing(swept: tuple[Path, Path, Finished
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_the_file_of_an_arm_trains_the_same_run(swept: tuple[Path, Path, Finished], tspo: Tspo, tmp_path: Path) -> None:
+def test_the_file_of_an_arm_trains_the_same_run(
+    swept: tuple[Path, Path, Finished], tspo: Tspo, tmp_path: Path
+) -> None:
     file, out, _ = swept
     tspo("sweep", file, "--write-configs", tmp_path / "configs")
     alone = tmp_path / "alone"
     tspo("train", tmp_path / "configs" / "tspo.toml", "--set", "seed=0", "--out", alone)
-    assert (alone / "metrics.jsonl").read_bytes() == (out / "tspo" / "seed0" / "metrics.jsonl").read_bytes()
+    assert (alone / "metrics.jsonl").read_bytes() == (
+        out / "tspo" / "seed0" / "metrics.jsonl"
+    ).read_bytes()
 
 
 def test_changed_settings_are_refused(swept: tuple[Path, Path, Finished]) -> None:
@@ -95,7 +103,9 @@ def test_a_sweep_is_reported(swept: tuple[Path, Path, Finished], tspo: Tspo) -> 
     assert record["sweep"]["groups"][1]["delta_em"]["n"] == 1
 
 
-def test_a_run_is_judged_by_every_algorithm(swept: tuple[Path, Path, Finished], tspo: Tspo, tmp_path: Path) -> None:
+def test_a_run_is_judged_by_every_algorithm(
+    swept: tuple[Path, Path, Finished], tspo: Tspo, tmp_path: Path
+) -> None:
     _, out, _ = swept
     run, figure = out / "grpo" / "seed0", tmp_path / "credit.svg"
     record = json.loads(tspo("credit", run, "--json", "--figure", figure).out)

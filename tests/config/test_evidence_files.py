@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tspo_cli.config.load import load_config
-from tspo_cli.config.sweep import family_file, read_sweep
+from tspo_cli.config.load_config import load_config
+from tspo_cli.config.sweep_file import family_file, read_sweep
 
 EVIDENCE = Path(__file__).resolve().parents[2] / "experiments" / "evidence"
-SWEEPS = [path for path in sorted(EVIDENCE.glob("*.sweep.toml")) if not path.name.startswith("starts")]
+SWEEPS = [
+    path for path in sorted(EVIDENCE.glob("*.sweep.toml")) if not path.name.startswith("starts")
+]
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)
@@ -19,7 +21,9 @@ def test_a_committed_file_with_its_seed_is_the_cell(path: Path) -> None:
     plan = read_sweep(path)
     folder = EVIDENCE / "configs" / path.name.removesuffix(".sweep.toml")
     for cell in plan.cells:
-        assert load_config([family_file(folder, cell.family)], [f"seed={cell.seed}"]) == cell.config, cell.name
+        assert (
+            load_config([family_file(folder, cell.family)], [f"seed={cell.seed}"]) == cell.config
+        ), cell.name
 
 
 def test_every_result_names_a_file_that_is_there() -> None:
@@ -31,4 +35,6 @@ def test_every_result_names_a_file_that_is_there() -> None:
         config = load_config([EVIDENCE.parents[1] / name])
         steps = {int(row["step"]) for row in rows if row["config"] == name}
         assert max(steps) == config.train.steps, name
-        assert {row["algorithm"] for row in rows if row["config"] == name} == {config.credit.algorithm}
+        assert {row["algorithm"] for row in rows if row["config"] == name} == {
+            config.credit.algorithm
+        }

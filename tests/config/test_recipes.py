@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tspo_cli.config.load import check_complete, list_recipes, load_config, recipe_path
+from tspo_cli.config.load_config import check_complete, list_recipes, load_config, recipe_path
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.training.estimate import estimate_run
 
@@ -34,7 +34,9 @@ def test_a_file_goes_before_a_recipe(recipes: Path) -> None:
 
 @pytest.mark.parametrize("name", ["mine/quik", "quick", "experiments/mine/quick", "mine/quick.tml"])
 def test_an_unknown_name_is_answered_with_the_closest(recipes: Path, name: str) -> None:
-    with pytest.raises(MissingResourceError, match=r"no such experiment file or recipe; did you mean mine/quick\?"):
+    with pytest.raises(
+        MissingResourceError, match=r"no such experiment file or recipe; did you mean mine/quick\?"
+    ):
         load_config([name])
 
 
@@ -46,7 +48,13 @@ def test_a_name_like_no_other(recipes: Path) -> None:
 def test_every_shipped_recipe_can_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = list_recipes()
-    assert {"tiny/warmstart", "tiny/grpo", "tiny/tspo", "qwen2.5-3b/tspo", "qwen2.5-7b/tspo"} <= set(names)
+    assert {
+        "tiny/warmstart",
+        "tiny/grpo",
+        "tiny/tspo",
+        "qwen2.5-3b/tspo",
+        "qwen2.5-7b/tspo",
+    } <= set(names)
     for name in names:
         check_complete(load_config([name]))
 
@@ -54,8 +62,16 @@ def test_every_shipped_recipe_can_start(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("name", "gpus", "gib"),
     [
-        *((f"qwen2.5-{size}/{arm}", 8, 80) for size in ("3b", "7b") for arm in ("grpo", "tspo-instruct")),
-        *((f"qwen2.5-{size}/{arm}", 8, 80) for size in ("3b", "7b") for arm in ("ppo", "search-r1-grpo")),
+        *(
+            (f"qwen2.5-{size}/{arm}", 8, 80)
+            for size in ("3b", "7b")
+            for arm in ("grpo", "tspo-instruct")
+        ),
+        *(
+            (f"qwen2.5-{size}/{arm}", 8, 80)
+            for size in ("3b", "7b")
+            for arm in ("ppo", "search-r1-grpo")
+        ),
         *((f"qwen2.5-3b/{arm}-one-gpu", 1, 131) for arm in ("grpo", "tspo", "ppo")),
         ("qwen2.5-7b/tspo-lora-one-gpu", 1, 74),
         ("qwen2.5-7b/tspo-two-nodes", 16, 80),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tspo_cli.config.load import load_config
-from tspo_cli.config.sweep import Sweep, family_toml, read_sweep
+from tspo_cli.config.load_config import load_config
+from tspo_cli.config.sweep_file import Sweep, family_toml, read_sweep
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 
 BASE = """
@@ -48,7 +48,9 @@ def sweep(folder: Path, text: str = SWEEP, *settings: str) -> Sweep:
 
 def test_every_combination_is_a_cell_and_seeds_come_first(tmp_path: Path) -> None:
     names = [cell.name for cell in sweep(tmp_path).cells]
-    assert names[:4] == [f"{arm}/a/alpha={alpha}/seed0" for alpha in ("0.25", "0.5") for arm in ("grpo", "tspo")]
+    assert names[:4] == [
+        f"{arm}/a/alpha={alpha}/seed0" for alpha in ("0.25", "0.5") for arm in ("grpo", "tspo")
+    ]
     assert len(names) == len(set(names)) == 2 * 2 * (2 + 1)
     assert {name for name in names if "/b/" in name} == {
         f"{arm}/b/alpha={alpha}/seed5" for arm in ("grpo", "tspo") for alpha in ("0.25", "0.5")
@@ -59,9 +61,16 @@ def test_later_layers_win(tmp_path: Path) -> None:
     cells = {cell.name: cell.config for cell in sweep(tmp_path).cells}
     grpo, tspo = cells["grpo/a/alpha=0.25/seed1"], cells["tspo/b/alpha=0.5/seed5"]
     assert (grpo.optimizer.lr, tspo.optimizer.lr) == (1e-3, 5e-4)
-    assert (grpo.credit.algorithm, grpo.credit.alpha, grpo.seed, grpo.model.path) == ("grpo", 0.25, 1, "a")
+    assert (grpo.credit.algorithm, grpo.credit.alpha, grpo.seed, grpo.model.path) == (
+        "grpo",
+        0.25,
+        1,
+        "a",
+    )
     assert (tspo.credit.alpha, tspo.seed, tspo.model.path, tspo.train.steps) == (0.5, 5, "b", 7)
-    assert {cell.config.train.steps for cell in sweep(tmp_path, SWEEP, "train.steps=2").cells} == {2}
+    assert {cell.config.train.steps for cell in sweep(tmp_path, SWEEP, "train.steps=2").cells} == {
+        2
+    }
 
 
 def test_a_family_file_with_the_seed_is_the_cell(tmp_path: Path) -> None:
@@ -86,7 +95,11 @@ def test_only_some_cells(tmp_path: Path) -> None:
     [
         ("[settings]", "[setings]", "setings: unknown key; did you mean settings"),
         ('baseline = "grpo"', 'baseline = "ppo"', "expected one of the arms grpo, tspo, got 'ppo'"),
-        ("train.steps = 7", "train.stepps = 7", "cell grpo/a/alpha=0.25: train.stepps: unknown key"),
+        (
+            "train.steps = 7",
+            "train.stepps = 7",
+            "cell grpo/a/alpha=0.25: train.stepps: unknown key",
+        ),
         ('credit.algorithm = "grpo"', "credit.gate = 3", "cell grpo/a/alpha=0.25: credit.gate"),
         ("seeds = [0, 1]", "seeds = [-1]", "seeds: expected a list of integers >= 0"),
         ("seeds = [0, 1]", "seeds = [0, 0]", "two cells are called grpo/a/alpha=0.25/seed0"),
@@ -97,7 +110,9 @@ def test_only_some_cells(tmp_path: Path) -> None:
         ("seeds = [0, 1]", "seeds = [", "not valid TOML"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_what_is_wrong_is_said_in_one_line(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
     assert old in SWEEP
     with pytest.raises(InvalidInputError) as caught:
         sweep(tmp_path, SWEEP.replace(old, new, 1))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tspo_cli.config.load import load_config
+from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.assign import assign_batch, assign_credit
 from tspo_cli.credit.group import CreditTrajectory, CreditTurn, Group
@@ -18,10 +18,16 @@ GOLD = "Ada Lovelace"
 HIT, VOID = f"It was {GOLD}.", "Nothing of use."
 
 
-def attempt(turns: int, first: int | None, correct: int, beliefs: tuple[float, ...] = ()) -> CreditTrajectory:
+def attempt(
+    turns: int, first: int | None, correct: int, beliefs: tuple[float, ...] = ()
+) -> CreditTrajectory:
     """`turns` - 1 searches, of which number `first` finds the answer, and an answer."""
-    searches = [CreditTurn(f"query {turn}", HIT if turn == first else VOID) for turn in range(1, turns)]
-    return CreditTrajectory(GOLD if correct else "Nobody", (*searches, CreditTurn(None, "")), beliefs)
+    searches = [
+        CreditTurn(f"query {turn}", HIT if turn == first else VOID) for turn in range(1, turns)
+    ]
+    return CreditTrajectory(
+        GOLD if correct else "Nobody", (*searches, CreditTurn(None, "")), beliefs
+    )
 
 
 def group(*attempts: CreditTrajectory) -> Group:
@@ -29,7 +35,9 @@ def group(*attempts: CreditTrajectory) -> Group:
 
 
 # Outcomes 1 0 0 1 0: mean 0.4, sum of squared deviations 1.2.
-MIXED = group(attempt(3, 2, 1), attempt(4, 2, 0), attempt(3, None, 0), attempt(2, 1, 1), attempt(4, None, 0))
+MIXED = group(
+    attempt(3, 2, 1), attempt(4, 2, 0), attempt(3, None, 0), attempt(2, 1, 1), attempt(4, None, 0)
+)
 TURNS = (3, 4, 3, 2, 4)
 
 
@@ -55,20 +63,29 @@ def check(found: list[tuple[float, ...]], wanted: list[list[float]]) -> None:
         ("rloo", {}, 0.75, -0.5),  # 1 - 1/4 and 0 - 2/4
         ("dapo", {}, 1.09545, -0.73030),
         ("gspo", {}, 1.09545, -0.73030),
-        # 16 turns of one token, 5 of them 1: mean 0.3125, variance (5 * 0.6875^2 + 11 * 0.3125^2) / 15 = 0.229167
+        # 16 turns of one token, 5 of them 1: mean 0.3125, variance (5 * 0.6875^2 + 11 * 0.3125^2) /
+        # 15 = 0.229167
         ("reinforce_pp", {}, 1.43614, -0.65279),
         ("reinforce_pp_baseline", {}, 1.43614, -0.65279),
     ],
 )
-def test_one_advantage_per_trajectory(algorithm: str, options: dict[str, Any], right: float, wrong: float) -> None:
+def test_one_advantage_per_trajectory(
+    algorithm: str, options: dict[str, Any], right: float, wrong: float
+) -> None:
     values = (right, wrong, wrong, right, wrong)
-    check(advantages(MIXED, algorithm, **options), [[value] * k for value, k in zip(values, TURNS, strict=True)])
+    check(
+        advantages(MIXED, algorithm, **options),
+        [[value] * k for value, k in zip(values, TURNS, strict=True)],
+    )
 
 
 def test_reinforce_pp_whitens_over_the_tokens_of_the_batch() -> None:
-    """Three tokens of outcome 1, one of 0, and a group of two tokens of 1: mean 5/6, std sqrt(1/6)."""
+    """Three tokens of outcome 1, one of 0, and a group of two tokens of 1: mean 5/6, std
+    sqrt(1/6).
+    """
     first = group(
-        CreditTrajectory(GOLD, (CreditTurn(None, "", "", 3),)), CreditTrajectory(None, (CreditTurn(None, ""),))
+        CreditTrajectory(GOLD, (CreditTurn(None, "", "", 3),)),
+        CreditTrajectory(None, (CreditTurn(None, ""),)),
     )
     second = group(attempt(1, None, 1), attempt(1, None, 1))
     plain = assign_batch([first, second], CreditConfig(algorithm="reinforce_pp"))
@@ -86,7 +103,10 @@ def test_reinforce_pp_whitens_over_the_tokens_of_the_batch() -> None:
 
 
 def test_whitening_counts_what_other_processes_have() -> None:
-    first, second = group(attempt(1, None, 1), attempt(1, None, 0)), group(attempt(2, None, 1), attempt(1, None, 1))
+    first, second = (
+        group(attempt(1, None, 1), attempt(1, None, 0)),
+        group(attempt(2, None, 1), attempt(1, None, 1)),
+    )
     config = CreditConfig(algorithm="reinforce_pp")
     together = assign_batch([first, second], config)
     seen: list[list[float]] = []
@@ -107,21 +127,39 @@ def test_whitening_counts_what_other_processes_have() -> None:
 def test_retrieval_bonus() -> None:
     """1, 0.5, 0, 1, 0: mean 0.5, std 0.5."""
     check(advantages(MIXED, "retrieval_bonus"), [[1] * 3, [0] * 4, [-1] * 3, [1] * 2, [-1] * 4])
-    wrong = group(attempt(4, 2, 0), attempt(3, 1, 0), attempt(4, None, 0), attempt(2, None, 0), attempt(4, None, 0))
+    wrong = group(
+        attempt(4, 2, 0),
+        attempt(3, 1, 0),
+        attempt(4, None, 0),
+        attempt(2, None, 0),
+        attempt(4, None, 0),
+    )
     values = (1.09545, 1.09545, -0.73030, -0.73030, -0.73030)
-    check(advantages(wrong, "retrieval_bonus"), [[v] * k for v, k in zip(values, (4, 3, 4, 2, 4), strict=True)])
+    check(
+        advantages(wrong, "retrieval_bonus"),
+        [[v] * k for v, k in zip(values, (4, 3, 4, 2, 4), strict=True)],
+    )
 
 
 def test_rejection_sampling_keeps_the_best() -> None:
-    assert [row[0] for row in advantages(MIXED, "rejection_sampling")] == [0, 0, 0, 1, 0], "fewer turns among equals"
-    assert [row[0] for row in advantages(MIXED, "rejection_sampling", keep_per_question=0)] == [1, 0, 0, 1, 0]
+    assert [row[0] for row in advantages(MIXED, "rejection_sampling")] == [0, 0, 0, 1, 0], (
+        "fewer turns among equals"
+    )
+    assert [row[0] for row in advantages(MIXED, "rejection_sampling", keep_per_question=0)] == [
+        1,
+        0,
+        0,
+        1,
+        0,
+    ]
     wrong = group(attempt(2, 1, 0), attempt(2, None, 0))
     assert advantages(wrong, "rejection_sampling") == [(0, 0), (0, 0)]
 
 
 def test_mt_grpo_with_several_searches() -> None:
-    """Outcome: 1.09545 or -0.73030. Search 1: 0.7 once, 0.2 four times: 1.78885 or -0.44721. Search 2: 0.7, 0.7, 0.2,
-    0.2: +-0.86603. Search 3: equal, 0."""
+    """Outcome: 1.09545 or -0.73030. Search 1: 0.7 once, 0.2 four times: 1.78885 or -0.44721. Search
+    2: 0.7, 0.7, 0.2, 0.2: +-0.86603. Search 3: equal, 0.
+    """
     wanted = [
         [0.64823, 1.96147, 1.09545],
         [-1.17751, 0.13573, -0.73030, -0.73030],
@@ -147,16 +185,24 @@ def test_mt_grpo_as_published_credits_the_first_search_alone() -> None:
 
 @pytest.mark.parametrize("mt_turns", ["each", "first"])
 def test_mt_grpo_without_a_search_compares_merged_rewards(mt_turns: str) -> None:
-    """Right without a search: merged 1; wrong with a hit: 0.7. Outcomes and merged rewards are both +-0.70711."""
+    """Right without a search: merged 1; wrong with a hit: 0.7. Outcomes and merged rewards are both
+    +-0.70711.
+    """
     found = advantages(group(attempt(1, None, 1), attempt(2, 1, 0)), "mt_grpo", mt_turns=mt_turns)
-    extra = 0.70711 if mt_turns == "first" else 0.0  # its turn reward 0.7 against 0; alone at search 1 otherwise
+    extra = (
+        0.70711 if mt_turns == "first" else 0.0
+    )  # its turn reward 0.7 against 0; alone at search 1 otherwise
     check(found, [[0.70711], [-0.70711 + extra, -0.70711]])
 
 
 def test_gigpo() -> None:
-    """Outcomes 1 0 1: 0.57735, -1.15470. With gamma 0.9 the returns are [0.81 0.9 1], [0 0 0], [0.9 1]. From the
-    question: 0.81, 0, 0.9, mean 0.57, std 0.495681. After VOID: 0.9, 0: +-0.70711. After HIT: 1, 0, 1."""
-    found = advantages(group(attempt(3, 2, 1), attempt(3, 1, 0), attempt(2, 1, 1)), "gigpo", gamma=0.9)
+    """Outcomes 1 0 1: 0.57735, -1.15470. With gamma 0.9 the returns are [0.81 0.9 1], [0 0 0], [0.9
+    1]. From the question: 0.81, 0, 0.9, mean 0.57, std 0.495681. After VOID: 0.9, 0: +-0.70711.
+    After HIT: 1, 0, 1.
+    """
+    found = advantages(
+        group(attempt(3, 2, 1), attempt(3, 1, 0), attempt(2, 1, 1)), "gigpo", gamma=0.9
+    )
     check(found, [[1.06153, 1.28446, 1.15470], [-2.30463, -2.30940, -1.86181], [1.24310, 1.15470]])
 
 
@@ -171,7 +217,9 @@ def test_gigpo_options() -> None:
 
 def test_gigpo_joins_similar_observations() -> None:
     def one(feedback: str, correct: int) -> CreditTrajectory:
-        return CreditTrajectory(GOLD if correct else None, (CreditTurn("q", feedback), CreditTurn(None, "")))
+        return CreditTrajectory(
+            GOLD if correct else None, (CreditTurn("q", feedback), CreditTurn(None, ""))
+        )
 
     which = group(one("Doc 1 alpha beta gamma", 1), one("Doc 1 alpha beta gamme", 0))
     apart = advantages(which, "gigpo", gigpo_similarity=1.0, scale="none")
@@ -184,11 +232,15 @@ IGPO = group(attempt(3, 2, 1, (-3.0, -2.0, -0.5)), attempt(2, None, 0, (-3.0, -3
 
 
 def test_igpo_separate() -> None:
-    """Gains 1, 1.5, -0.5: mean 2/3, biased std 0.849837; outcomes +-1; then sums of what follows."""
+    """Gains 1, 1.5, -0.5: mean 2/3, biased std 0.849837; outcomes +-1; then sums of what
+    follows.
+    """
     found = advantages(IGPO, "igpo", std="biased")
     check(found, [[0.39223 + 0.98058 + 1, 0.98058 + 1, 1.0], [-1.37281 - 1, -1.0]])
     discounted = advantages(IGPO, "igpo", std="biased", gamma=0.5)
-    check(discounted, [[0.39223 + 0.5 * (0.98058 + 0.5), 0.98058 + 0.5, 1.0], [-1.37281 - 0.5, -1.0]])
+    check(
+        discounted, [[0.39223 + 0.5 * (0.98058 + 0.5), 0.98058 + 0.5, 1.0], [-1.37281 - 0.5, -1.0]]
+    )
 
 
 def test_igpo_joint() -> None:
@@ -228,7 +280,9 @@ def test_em_format_has_the_values_of_search_r1() -> None:
     assert reward(None, bad, found=True) == 0.0
 
 
-@pytest.mark.parametrize(("tokens", "penalty"), [(6, 0.0), (7, 0.25), (8, 0.5), (10, 1.0), (30, 1.0)])
+@pytest.mark.parametrize(
+    ("tokens", "penalty"), [(6, 0.0), (7, 0.25), (8, 0.5), (10, 1.0), (30, 1.0)]
+)
 def test_overlong_penalty(tokens: int, penalty: float) -> None:
     one = CreditTrajectory(GOLD, (CreditTurn("q", "", "", tokens - 1), CreditTurn(None, "")))
     config = CreditConfig(overlong_limit=10, overlong_buffer=4)
@@ -239,7 +293,10 @@ def test_overlong_penalty(tokens: int, penalty: float) -> None:
 RULE = """
 def searches_count(group, config):
     mean = sum(one.outcome for one in group) / len(group)
-    return [[(one.outcome - mean) * (turn.query is not None) for turn in one.trajectory.turns] for one in group]
+    return [
+        [(one.outcome - mean) * (turn.query is not None) for turn in one.trajectory.turns]
+        for one in group
+    ]
 
 def short(group, config):
     return [[0.0] for one in group]
@@ -270,7 +327,9 @@ def rule(tmp_path: Path) -> Path:
 def test_an_algorithm_of_the_users_own(rule: Path) -> None:
     found = advantages(MIXED, f"{rule}:searches_count")
     check(found, [[0.6, 0.6, 0], [-0.4] * 3 + [0], [-0.4] * 2 + [0], [0.6, 0], [-0.4] * 3 + [0]])
-    assert load_config([], [f"credit.algorithm={rule}:searches_count"]).credit.algorithm.endswith(":searches_count")
+    assert load_config([], [f"credit.algorithm={rule}:searches_count"]).credit.algorithm.endswith(
+        ":searches_count"
+    )
 
 
 @pytest.mark.parametrize(
@@ -299,11 +358,15 @@ def test_files_that_cannot_be_run(tmp_path: Path) -> None:
 def test_an_outcome_of_the_users_own(rule: Path) -> None:
     config = load_config([], [f"credit.outcome={rule}:length_reward"]).credit
     assert outcome_reward(attempt(1, None, 1), [GOLD], config) == pytest.approx(2.2)
-    assert assign_credit(group(attempt(1, None, 1)), config).trajectories[0].trajectory_class == "success"
+    assert (
+        assign_credit(group(attempt(1, None, 1)), config).trajectories[0].trajectory_class
+        == "success"
+    )
     broken = config.model_copy(update={"outcome": f"{rule}:broken_reward"})
     with pytest.raises(InvalidInputError, match="returned None; expected a finite number"):
         outcome_reward(attempt(1, None, 1), [GOLD], broken)
     with pytest.raises(
-        InvalidInputError, match=r"credit\.outcome: expected one of em, f1, em_format or FILE.py:function"
+        InvalidInputError,
+        match=r"credit\.outcome: expected one of em, f1, em_format or FILE.py:function",
     ):
         load_config([], ["credit.outcome=recall"])

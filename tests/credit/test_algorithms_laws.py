@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tspo_cli.config.algorithm_defaults import DEFAULTS, with_algorithm_defaults
-from tspo_cli.config.load import load_config
+from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.algorithms import ALGORITHMS
 from tspo_cli.credit.assign import assign_batch, assign_credit
@@ -24,7 +24,9 @@ ONE_PER_TRAJECTORY = ("grpo", "dr_grpo", "rloo", "dapo", "gspo", "retrieval_bonu
 WITHOUT_MODEL = tuple(name for name, one in ALGORITHMS.items() if one.needs != "critic")
 
 
-def trajectories(outcome: st.SearchStrategy[bool], least: int = 0) -> st.SearchStrategy[CreditTrajectory]:
+def trajectories(
+    outcome: st.SearchStrategy[bool], least: int = 0
+) -> st.SearchStrategy[CreditTrajectory]:
     feedback = st.sampled_from([f"It was {GOLD}.", "Nothing of use.", "Nothing at all."])
     search = st.builds(CreditTurn, st.just("query"), feedback, st.just(""), st.integers(1, 9))
 
@@ -37,7 +39,9 @@ def trajectories(outcome: st.SearchStrategy[bool], least: int = 0) -> st.SearchS
 
 
 def group_of(one: st.SearchStrategy[CreditTrajectory], least: int = 1) -> st.SearchStrategy[Group]:
-    return st.lists(one, min_size=least, max_size=6).map(lambda rows: Group("Who?", (GOLD,), tuple(rows)))
+    return st.lists(one, min_size=least, max_size=6).map(
+        lambda rows: Group("Who?", (GOLD,), tuple(rows))
+    )
 
 
 groups = group_of(trajectories(st.booleans()))
@@ -54,20 +58,29 @@ configs = st.builds(
 )
 
 
-def rows(group: Group, name: str, config: CreditConfig | None = None, **options: Any) -> list[tuple[float, ...]]:
+def rows(
+    group: Group, name: str, config: CreditConfig | None = None, **options: Any
+) -> list[tuple[float, ...]]:
     used = (config or CreditConfig()).model_copy(update={"algorithm": name, **options})
     return [one.advantages for one in assign_credit(group, used).trajectories]
 
 
 @given(groups, configs, st.sampled_from(ONE_PER_TRAJECTORY))
-def test_advantages_sum_to_zero_in_each_group(group: Group, config: CreditConfig, name: str) -> None:
+def test_advantages_sum_to_zero_in_each_group(
+    group: Group, config: CreditConfig, name: str
+) -> None:
     found = rows(group, name, config)
     assert all(len(set(row)) == 1 for row in found)
     assert sum(row[0] for row in found) == pytest.approx(0, abs=1e-9)
 
 
-@given(st.lists(groups, min_size=1, max_size=4), st.sampled_from(["reinforce_pp", "reinforce_pp_baseline"]))
-def test_whitened_advantages_sum_to_zero_over_the_tokens_of_the_batch(batch: list[Group], name: str) -> None:
+@given(
+    st.lists(groups, min_size=1, max_size=4),
+    st.sampled_from(["reinforce_pp", "reinforce_pp_baseline"]),
+)
+def test_whitened_advantages_sum_to_zero_over_the_tokens_of_the_batch(
+    batch: list[Group], name: str
+) -> None:
     credits = assign_batch(batch, CreditConfig(algorithm=name))
     total = sum(
         turn.tokens * value
@@ -79,13 +92,22 @@ def test_whitened_advantages_sum_to_zero_over_the_tokens_of_the_batch(batch: lis
 
 
 @given(groups, configs, st.sampled_from(WITHOUT_MODEL), st.randoms(use_true_random=False))
-def test_the_order_of_trajectories_changes_nothing(group: Group, config: CreditConfig, name: str, random: Any) -> None:
+def test_the_order_of_trajectories_changes_nothing(
+    group: Group, config: CreditConfig, name: str, random: Any
+) -> None:
     order = list(range(len(group.trajectories)))
     random.shuffle(order)
     straight = rows(group, name, config)
-    shuffled = rows(replace(group, trajectories=tuple(group.trajectories[place] for place in order)), name, config)
+    shuffled = rows(
+        replace(group, trajectories=tuple(group.trajectories[place] for place in order)),
+        name,
+        config,
+    )
     if name == "rejection_sampling":  # of two that are alike in everything either may be kept
-        pairs = [(group.trajectories[place].turns, row) for place, row in zip(order, shuffled, strict=True)]
+        pairs = [
+            (group.trajectories[place].turns, row)
+            for place, row in zip(order, shuffled, strict=True)
+        ]
         wanted = [(one.turns, row) for one, row in zip(group.trajectories, straight, strict=True)]
         assert sorted(map(repr, pairs)) == sorted(map(repr, wanted))
         return
@@ -93,12 +115,26 @@ def test_the_order_of_trajectories_changes_nothing(group: Group, config: CreditC
         assert shuffled[place] == pytest.approx(straight[index], abs=1e-9)
 
 
-SHIFTED = ("grpo", "dr_grpo", "rloo", "dapo", "gspo", "reinforce_pp_baseline", "mt_grpo", "gigpo", "igpo")
+SHIFTED = (
+    "grpo",
+    "dr_grpo",
+    "rloo",
+    "dapo",
+    "gspo",
+    "reinforce_pp_baseline",
+    "mt_grpo",
+    "gigpo",
+    "igpo",
+)
 
 
 @given(groups, configs, st.sampled_from(SHIFTED), st.sampled_from([-1.0, 0.25, 3.0]))
-def test_shifting_all_outcomes_changes_nothing(group: Group, config: CreditConfig, name: str, shift: float) -> None:
-    """gigpo without a discount, igpo with outcomes normalised apart: elsewhere a shift is not the same at all turns."""
+def test_shifting_all_outcomes_changes_nothing(
+    group: Group, config: CreditConfig, name: str, shift: float
+) -> None:
+    """gigpo without a discount, igpo with outcomes normalised apart: elsewhere a shift is not the
+    same at all turns.
+    """
     config = config.model_copy(update={"igpo_norm": "separate", "gamma": 1.0})
     judged = [judge(one, group.golden_answers, config) for one in group.trajectories]
     assign = ALGORITHMS[name].assign
@@ -119,7 +155,17 @@ def test_shifting_the_reward_changes_nothing_after_whitening(batch: list[Group])
             assert shifted.advantages == pytest.approx(one.advantages, abs=1e-8)
 
 
-EQUAL = ("tspo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "dapo", "gspo", "retrieval_bonus")
+EQUAL = (
+    "tspo",
+    "grpo",
+    "dr_grpo",
+    "rloo",
+    "reinforce_pp",
+    "reinforce_pp_baseline",
+    "dapo",
+    "gspo",
+    "retrieval_bonus",
+)
 
 
 @given(group_of(trajectories(st.just(True))), st.sampled_from(EQUAL))
@@ -128,30 +174,39 @@ def test_all_correct_groups_are_exactly_zero(group: Group, name: str) -> None:
 
 
 fruitless = st.builds(
-    lambda searches: CreditTrajectory("Nobody", (*[CreditTurn("q", "Nothing.")] * searches, CreditTurn(None, ""))),
+    lambda searches: CreditTrajectory(
+        "Nobody", (*[CreditTurn("q", "Nothing.")] * searches, CreditTurn(None, ""))
+    ),
     st.integers(1, 5),
 )
 
 
 @given(group_of(fruitless), st.sampled_from([*EQUAL, "mt_grpo", "gigpo", "rejection_sampling"]))
 def test_equal_groups_have_no_bonus_for_more_turns(group: Group, name: str) -> None:
-    """All wrong, nothing found, any number of searches: exactly nothing, also where it is 1 to 5 turns."""
+    """All wrong, nothing found, any number of searches: exactly nothing, also where it is 1 to 5
+    turns.
+    """
     assert not any(any(row) for row in rows(group, name))
 
 
 @given(groups, st.sampled_from(ONE_PER_TRAJECTORY), st.integers(1, 3))
 def test_more_fruitless_turns_change_no_ones_advantage(group: Group, name: str, more: int) -> None:
     first = group.trajectories[0]
-    longer = replace(first, turns=(*[CreditTurn("q", "Nothing.")] * more, *first.turns), gold_logprobs=())
+    longer = replace(
+        first, turns=(*[CreditTurn("q", "Nothing.")] * more, *first.turns), gold_logprobs=()
+    )
     padded = rows(replace(group, trajectories=(longer, *group.trajectories[1:])), name)
     assert [row[0] for row in padded] == [row[0] for row in rows(group, name)]
 
 
 def test_the_options_that_pay_for_more_turns_are_these() -> None:
-    """What does depend on the number of turns is an option with a name: gigpo_population = "turn", gamma below 1."""
+    """What does depend on the number of turns is an option with a name: gigpo_population = "turn",
+    gamma below 1.
+    """
     short = CreditTrajectory(GOLD, (CreditTurn("q", "a"), CreditTurn(None, "")))
     long = CreditTrajectory(
-        GOLD, (CreditTurn("q", "b"), CreditTurn("q", "c"), CreditTurn("q", "d"), CreditTurn(None, ""))
+        GOLD,
+        (CreditTurn("q", "b"), CreditTurn("q", "c"), CreditTurn("q", "d"), CreditTurn(None, "")),
     )
     wrong = CreditTrajectory(None, (CreditTurn("q", "e"), CreditTurn(None, "")))
     group = Group("Who?", (GOLD,), (short, long, wrong))
@@ -159,7 +214,9 @@ def test_the_options_that_pay_for_more_turns_are_these() -> None:
     assert even[0][0] == even[1][0]
     assert discounted[0][0] > discounted[1][0]
     turn = rows(group, "gigpo", gigpo_population="turn", gigpo_coef=0.0, scale="none")
-    assert turn[0][0] == pytest.approx(1 - 6 / 8), "a trajectory of four turns counts four times in the mean"
+    assert turn[0][0] == pytest.approx(1 - 6 / 8), (
+        "a trajectory of four turns counts four times in the mean"
+    )
 
 
 @given(groups, configs)
@@ -188,7 +245,11 @@ def test_defaults_of_algorithms_fill_what_is_left_open() -> None:
             section, _, leaf = key.partition(".")
             assert dumped[section][leaf] == value, key
     chosen = load_config([], ["credit.algorithm=dapo", "loss.clip_high=0.2"])
-    assert (chosen.loss.clip_high, chosen.loss.dual_clip, chosen.rollout.dynamic_sampling) == (0.2, 10.0, True)
+    assert (chosen.loss.clip_high, chosen.loss.dual_clip, chosen.rollout.dynamic_sampling) == (
+        0.2,
+        10.0,
+        True,
+    )
     assert load_config([], ["kind=rejection_sampling"]).credit.algorithm == "rejection_sampling"
     assert with_algorithm_defaults({"loss": 3, "credit": {"algorithm": "dapo"}})["loss"] == 3
     assert load_config([], ["credit.algorithm=grpo"]).loss == load_config([]).loss

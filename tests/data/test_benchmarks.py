@@ -1,4 +1,6 @@
-"""The registry of benchmarks, a user's own entries, hub names through `datasets`, and the audit of a corpus."""
+"""The registry of benchmarks, a user's own entries, hub names through `datasets`, and the audit of
+a corpus.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,12 @@ from tspo_cli.evaluation.sets import read_eval_sets
 
 SEVEN = ("nq", "triviaqa", "popqa", "hotpotqa", "2wikimultihopqa", "musique", "bamboogle")
 ROWS = [
-    {"id": f"test_{i}", "question": f"who {i}?", "golden_answers": [f"answer {i}"], "metadata": {"hops": 1}}
+    {
+        "id": f"test_{i}",
+        "question": f"who {i}?",
+        "golden_answers": [f"answer {i}"],
+        "metadata": {"hops": 1},
+    }
     for i in range(3)
 ]
 
@@ -37,7 +44,10 @@ def test_the_seven_sets() -> None:
     known = benchmarks([])
     assert tuple(known) == SEVEN
     assert sum(one.size for one in known.values()) == 51_713
-    assert all(one.licence and one.source and one.paper and one.split and one.title for one in known.values())
+    assert all(
+        one.licence and one.source and one.paper and one.split and one.title
+        for one in known.values()
+    )
     assert str(resolve_data("nq")) == "hf:RUC-NLPIR/FlashRAG_datasets:nq:test"
 
 
@@ -56,7 +66,9 @@ def test_local_files_win_over_the_hub() -> None:
 
 def test_an_entry_of_ones_own() -> None:
     put("data/mine/dev.jsonl", ROWS)
-    Path("data/benchmarks.toml").write_text('[films]\npath = "mine/dev.jsonl"\nsize = 5\nlicence = "CC0"\n')
+    Path("data/benchmarks.toml").write_text(
+        '[films]\npath = "mine/dev.jsonl"\nsize = 5\nlicence = "CC0"\n'
+    )
     (questions,) = read_eval_sets(["films"], 0).values()
     assert [one.key for one in questions] == ["films/test_0", "films/test_1", "films/test_2"]
     listed = CliRunner().invoke(app, ["list"]).stdout
@@ -90,12 +102,15 @@ def test_hub_names_are_read_through_datasets() -> None:
     """A folder of the hub's shape, with a configuration and a split, as FlashRAG's is."""
     put("hub/nq/test.jsonl", ROWS)
     Path("hub/README.md").write_text(
-        "---\nconfigs:\n- config_name: nq\n  data_files:\n  - split: test\n    path: nq/test.jsonl\n---\n"
+        "---\nconfigs:\n- config_name: nq\n  data_files:\n  - split: test\n    path: "
+        "nq/test.jsonl\n---\n"
     )
     Path("data").mkdir()
     Path("data/benchmarks.toml").write_text('[nq]\nhub = "hf:./hub:nq:test"\nsize = 3\n')
     (questions,) = read_eval_sets(["nq"], 0).values()
-    assert [one.id for one in questions] == ["test_0", "test_1", "test_2"], "nothing dropped, order kept"
+    assert [one.id for one in questions] == ["test_0", "test_1", "test_2"], (
+        "nothing dropped, order kept"
+    )
     assert {one.data_source for one in questions} == {"nq"}
     assert read_questions(resolve_data("hf:./hub:nq:test"), limit=2) == questions[:2]
 
@@ -125,20 +140,32 @@ def audit_world() -> tuple[Path, Path]:
     questions = put(
         "q.jsonl",
         [
-            {"id": "1", "question": "where lives Ada", "golden_answers": ["Rome"], "supporting_ids": ["p1"]},
-            {"id": "2", "question": "where lives Carl", "golden_answers": ["Oslo"], "supporting_ids": ["p3", "gone"]},
+            {
+                "id": "1",
+                "question": "where lives Ada",
+                "golden_answers": ["Rome"],
+                "supporting_ids": ["p1"],
+            },
+            {
+                "id": "2",
+                "question": "where lives Carl",
+                "golden_answers": ["Oslo"],
+                "supporting_ids": ["p3", "gone"],
+            },
             {"id": "3", "question": "is Bob there", "golden_answers": ["yes"]},
         ],
-    )  # fmt: skip
+    )
     return questions, corpus
 
 
 def test_audit_of_a_corpus_and_of_an_index() -> None:
-    from tspo_cli.retrieval.index import build_index
+    from tspo_cli.retrieval.index.searcher import build_index
 
     questions, corpus = audit_world()
     build_index(corpus, Path("index"))
-    done = CliRunner().invoke(app, ["audit", str(questions), "--index", "index", "-k", "1", "-k", "3", "--json"])
+    done = CliRunner().invoke(
+        app, ["audit", str(questions), "--index", "index", "-k", "1", "-k", "3", "--json"]
+    )
     (row,) = json.loads(done.stdout)["results"]
     assert row["n"] == 3
     assert row["answer_in_corpus"] == 0.5, "the yes/no question is left out"
@@ -154,45 +181,94 @@ def test_audit_of_real_data(real_data: Path) -> None:
     """The share of answers in the corpus is the one that the records themselves state."""
     for name in ("bamboogle", "musique"):
         path = real_data / name / "questions.jsonl.gz"
-        options = ["audit", str(path), "--corpus", str(real_data / name / "corpus.jsonl.gz"), "--json"]
+        options = [
+            "audit",
+            str(path),
+            "--corpus",
+            str(real_data / name / "corpus.jsonl.gz"),
+            "--json",
+        ]
         (row,) = json.loads(CliRunner().invoke(app, options).stdout)["results"]
         known = [one.extra["answer_in_corpus"] for one in read_questions(path)]
         stated = [value for value in known if value is not None]
         assert row["answer_in_corpus"] == pytest.approx(sum(stated) / len(stated), abs=0.003)
 
 
-# One record of each original set as the hub has it (texts invented), the id and the answers that are read from it.
+# One record of each original set as the hub has it (texts invented), the id and the answers that
+# are read from it.
 ORIGINALS = {
-    "nq_open": ({"question": "who wrote it", "answer": ["Ada", "A. L."]}, "validation_0", ("Ada", "A. L.")),
+    "nq_open": (
+        {"question": "who wrote it", "answer": ["Ada", "A. L."]},
+        "validation_0",
+        ("Ada", "A. L."),
+    ),
     "trivia_qa": (
         {
-            "question": "Who?", "question_id": "tc_2", "question_source": "x", "entity_pages": {"title": []},
-            "answer": {"value": "Ada", "aliases": ["Ada", "A. L."], "normalized_aliases": ["ada", "a l"], "type": "W"},
+            "question": "Who?",
+            "question_id": "tc_2",
+            "question_source": "x",
+            "entity_pages": {"title": []},
+            "answer": {
+                "value": "Ada",
+                "aliases": ["Ada", "A. L."],
+                "normalized_aliases": ["ada", "a l"],
+                "type": "W",
+            },
         },
         "tc_2",
         ("Ada", "A. L."),
     ),
     "popqa": (
-        {"id": 4222362, "subj": "Ada", "prop": "role", "question": "What?", "possible_answers": '["poet", "bard"]'},
+        {
+            "id": 4222362,
+            "subj": "Ada",
+            "prop": "role",
+            "question": "What?",
+            "possible_answers": '["poet", "bard"]',
+        },
         "4222362",
         ("poet", "bard"),
     ),
     "hotpot_qa": (
-        {"id": "5a7a", "question": "Is it?", "answer": "yes", "type": "comparison", "level": "hard",
-         "supporting_facts": {"title": ["Ada"], "sent_id": [0]}},
+        {
+            "id": "5a7a",
+            "question": "Is it?",
+            "answer": "yes",
+            "type": "comparison",
+            "level": "hard",
+            "supporting_facts": {"title": ["Ada"], "sent_id": [0]},
+        },
         "5a7a",
         ("yes",),
     ),
-    "2wiki": ({"_id": "8813", "question": "Where?", "answer": "Rome", "type": "inference"}, "8813", ("Rome",)),
+    "2wiki": (
+        {"_id": "8813", "question": "Where?", "answer": "Rome", "type": "inference"},
+        "8813",
+        ("Rome",),
+    ),
     "musique": (
-        {"id": "2hop__1_2", "question": "Where?", "answer": "Rome", "answer_aliases": ["Roma"], "answerable": True},
+        {
+            "id": "2hop__1_2",
+            "question": "Where?",
+            "answer": "Rome",
+            "answer_aliases": ["Roma"],
+            "answerable": True,
+        },
         "2hop__1_2",
         ("Rome", "Roma"),
     ),
     "bamboogle": ({"Question": "Who came first?", "Answer": "Ada"}, "validation_0", ("Ada",)),
-    "squad": ({"id": "56be", "question": "Who?", "answers": {"text": ["Ada"], "answer_start": [3]}}, "56be", ("Ada",)),
-    "asearcher": ({"id": 7, "question": "Who?", "answer": "Ada", "aug_answer": ["Ada", "AL"]}, "7", ("Ada", "AL")),
-}  # fmt: skip
+    "squad": (
+        {"id": "56be", "question": "Who?", "answers": {"text": ["Ada"], "answer_start": [3]}},
+        "56be",
+        ("Ada",),
+    ),
+    "asearcher": (
+        {"id": 7, "question": "Who?", "answer": "Ada", "aug_answer": ["Ada", "AL"]},
+        "7",
+        ("Ada", "AL"),
+    ),
+}
 
 
 @pytest.mark.parametrize("name", ORIGINALS)

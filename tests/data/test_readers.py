@@ -1,4 +1,6 @@
-"""Every form of questions and passages that can be read, and every way in which a record can be wrong."""
+"""Every form of questions and passages that can be read, and every way in which a record can be
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,9 @@ from typing import Any
 import pandas
 import pytest
 
+from tspo_cli.data.question import Passage, Question
 from tspo_cli.data.readers import default_data_source, read_passages, read_questions, resolve_data
 from tspo_cli.data.rows import SeenIds, count_rows
-from tspo_cli.data.schema import Passage, Question
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 QUESTION = {"id": "q1", "question": "Who?", "golden_answers": ["Ada"]}
@@ -21,7 +23,10 @@ SETS = ("nq", "triviaqa", "popqa", "hotpotqa", "2wikimultihopqa", "musique", "ba
 
 def write(path: Path, *records: Any) -> Path:
     """Records as JSONL; strings are lines as they are."""
-    lines = "".join((one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)) + "\n" for one in records)
+    lines = "".join(
+        (one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)) + "\n"
+        for one in records
+    )
     payload = lines.encode("utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(payload) if path.suffix == ".gz" else payload)
@@ -95,7 +100,9 @@ def test_files_that_are_damaged_empty_or_absent(tmp_path: Path) -> None:
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 and no more")
     assert "intact parquet file" in error_of(lambda: list(read_passages(tmp_path / "torn.parquet")))
     assert "intact parquet file" in error_of(lambda: count_rows(tmp_path / "torn.parquet"))
-    assert "empty file" in error_of(lambda: list(read_passages(write(tmp_path / "empty.jsonl", ""))))
+    assert "empty file" in error_of(
+        lambda: list(read_passages(write(tmp_path / "empty.jsonl", "")))
+    )
     assert "empty file" in error_of(lambda: read_questions(write(tmp_path / "empty.jsonl")))
     with pytest.raises(MissingResourceError, match="no such file"):
         read_passages(tmp_path / "absent.jsonl")
@@ -109,14 +116,22 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
 
 
 def test_our_own_questions(tmp_path: Path) -> None:
-    own = QUESTION | {"data_source": "nq", "supporting_ids": ["p1", 7], "gold_kind": "positive", "type": "bridge"}
+    own = QUESTION | {
+        "data_source": "nq",
+        "supporting_ids": ["p1", 7],
+        "gold_kind": "positive",
+        "type": "bridge",
+    }
     question = read_questions(write(tmp_path / "x.jsonl.gz", own | {"level": "hard"}))[0]
     assert question == Question("q1", "Who?", ("Ada",), "nq", ("p1", "7"), "positive", "bridge")
     assert question.extra == {"level": "hard"}
 
 
 def test_flashrag_questions(tmp_path: Path) -> None:
-    record = QUESTION | {"golden_answers": ["Ada", "A. L."], "metadata": {"type": "comparison", "level": "easy"}}
+    record = QUESTION | {
+        "golden_answers": ["Ada", "A. L."],
+        "metadata": {"type": "comparison", "level": "easy"},
+    }
     question = read_questions(write(tmp_path / "hotpotqa" / "dev.jsonl", record))[0]
     assert question == Question("q1", "Who?", ("Ada", "A. L."), "hotpotqa", type="comparison")
     assert question.extra["metadata"]["level"] == "easy"
@@ -182,7 +197,9 @@ def test_bad_parquet_rows_are_numbered(tmp_path: Path) -> None:
         ({"id": "first"}, "ids that differ, got 'first' as on line 1"),
     ],
 )
-def test_bad_questions_name_file_and_line(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_bad_questions_name_file_and_line(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
     path = write(tmp_path / "q.jsonl", QUESTION | {"id": "first"}, QUESTION | change)
     text = error_of(lambda: read_questions(path))
     assert text.startswith(f"{path}:2: ")
@@ -190,14 +207,18 @@ def test_bad_questions_name_file_and_line(tmp_path: Path, change: dict[str, Any]
 
 
 def test_the_same_id_in_two_data_sources_is_two_questions(tmp_path: Path) -> None:
-    path = write(tmp_path / "q.jsonl", QUESTION | {"data_source": "nq"}, QUESTION | {"data_source": "hotpotqa"})
+    path = write(
+        tmp_path / "q.jsonl",
+        QUESTION | {"data_source": "nq"},
+        QUESTION | {"data_source": "hotpotqa"},
+    )
     assert len(read_questions(path)) == 2
 
 
 def test_one_answer_may_stand_without_a_list(tmp_path: Path) -> None:
-    assert read_questions(write(tmp_path / "q.jsonl", QUESTION | {"golden_answers": "Ada"}))[0].golden_answers == (
-        "Ada",
-    )
+    assert read_questions(write(tmp_path / "q.jsonl", QUESTION | {"golden_answers": "Ada"}))[
+        0
+    ].golden_answers == ("Ada",)
 
 
 def test_limit_stops_reading(tmp_path: Path) -> None:

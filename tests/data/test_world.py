@@ -8,18 +8,23 @@ import numpy as np
 import pytest
 
 from tspo_cli.config.schema import DemonstrationConfig
-from tspo_cli.credit.text import contains_answer
+from tspo_cli.credit.gold_match import contains_answer
+from tspo_cli.data.question import Passage, Question
 from tspo_cli.data.readers import read_passages, read_questions
-from tspo_cli.data.schema import Passage, Question
-from tspo_cli.data.world.config import WorldConfig
 from tspo_cli.data.world.demonstrate import Demonstration, Demonstrator
 from tspo_cli.data.world.generate import World, load_world, make_world, world_words
 from tspo_cli.data.world.names import SYLLABLES
 from tspo_cli.data.world.relations import RELATIONS
+from tspo_cli.data.world.world_config import WorldConfig
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 SMALL = WorldConfig(
-    seed=3, entities=120, test_entities=80, train_questions=200, test_questions=60, comparison_share=0.1
+    seed=3,
+    entities=120,
+    test_entities=80,
+    train_questions=200,
+    test_questions=60,
+    comparison_share=0.1,
 )
 NAME = re.compile(r"\b[A-Z][a-z]+ [A-Z][a-z]+\b")
 
@@ -79,7 +84,10 @@ def test_overwrite_replaces_a_world(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"train_questions": 10**6}, "ask for fewer"), ({"two_hop_share": 0.9, "comparison_share": 0.2}, "at most 1")],
+    [
+        ({"train_questions": 10**6}, "ask for fewer"),
+        ({"two_hop_share": 0.9, "comparison_share": 0.2}, "at most 1"),
+    ],
 )
 def test_impossible_worlds_are_refused_before_anything_is_written(
     changes: dict[str, float], words: str, tmp_path: Path
@@ -89,7 +97,9 @@ def test_impossible_worlds_are_refused_before_anything_is_written(
     assert not (tmp_path / "w").exists()
 
 
-def test_ids_and_texts_are_unique(corpus: dict[str, Passage], questions: dict[str, list[Question]]) -> None:
+def test_ids_and_texts_are_unique(
+    corpus: dict[str, Passage], questions: dict[str, list[Question]]
+) -> None:
     every = [question for split in questions.values() for question in split]
     assert len({question.id for question in every}) == len(every)
     assert len({question.question for question in every if question.type != "comparison"}) == len(
@@ -98,11 +108,15 @@ def test_ids_and_texts_are_unique(corpus: dict[str, Passage], questions: dict[st
     assert {question.data_source for question in every} == {"world"}
 
 
-def test_test_entities_are_new(questions: dict[str, list[Question]], corpus: dict[str, Passage]) -> None:
+def test_test_entities_are_new(
+    questions: dict[str, list[Question]], corpus: dict[str, Passage]
+) -> None:
     def words(split: str) -> set[str]:
         texts = [f"{q.question} . {' . '.join(q.golden_answers)}" for q in questions[split]]
         texts += [
-            f"{corpus[i].title} . {corpus[i].text}" for question in questions[split] for i in question.supporting_ids
+            f"{corpus[i].title} . {corpus[i].text}"
+            for question in questions[split]
+            for i in question.supporting_ids
         ]
         return {word for text in texts for name in NAME.findall(text) for word in name.split()}
 
@@ -112,8 +126,14 @@ def test_test_entities_are_new(questions: dict[str, list[Question]], corpus: dic
 
 def test_kinds_of_questions(questions: dict[str, list[Question]]) -> None:
     kinds = [question.type for question in questions["train"]]
-    assert {kind: kinds.count(kind) for kind in set(kinds)} == {"one_hop": 80, "bridge": 100, "comparison": 20}
-    comparisons = [question.golden_answers for question in questions["train"] if question.type == "comparison"]
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {
+        "one_hop": 80,
+        "bridge": 100,
+        "comparison": 20,
+    }
+    comparisons = [
+        question.golden_answers for question in questions["train"] if question.type == "comparison"
+    ]
     assert 8 <= comparisons.count(("yes",)) <= 12
 
 
@@ -146,7 +166,9 @@ def test_questions_and_passages_use_other_words(corpus: dict[str, Passage]) -> N
             assert not (words & asked and words & told)
 
 
-def test_every_text_is_made_of_the_words_and_syllables_of_the_world(world: World, corpus: dict[str, Passage]) -> None:
+def test_every_text_is_made_of_the_words_and_syllables_of_the_world(
+    world: World, corpus: dict[str, Passage]
+) -> None:
     name_words = {word for name in world.names for word in name.split()}
     assert world.syllables == SYLLABLES
     assert not {word.lower() for word in name_words} & set(world.words)
@@ -171,7 +193,9 @@ def test_facts_may_share_passages(tmp_path: Path) -> None:
 
 def searcher(corpus: dict[str, Passage]):  # type: ignore[no-untyped-def]
     """Ranks by the number of shared words: enough of a search engine for a small world."""
-    bags = [(passage, set(re.findall(r"\w+", passage.contents.lower()))) for passage in corpus.values()]
+    bags = [
+        (passage, set(re.findall(r"\w+", passage.contents.lower()))) for passage in corpus.values()
+    ]
 
     def search(queries: Sequence[str], k: int) -> list[list[Passage]]:
         results = []
@@ -185,13 +209,25 @@ def searcher(corpus: dict[str, Passage]):  # type: ignore[no-untyped-def]
 
 
 def demonstrator(
-    world: World, corpus: dict[str, Passage], config: DemonstrationConfig, *, rename: bool = True, max_searches: int = 3
+    world: World,
+    corpus: dict[str, Passage],
+    config: DemonstrationConfig,
+    *,
+    rename: bool = True,
+    max_searches: int = 3,
 ) -> Demonstrator:
-    return Demonstrator(world, searcher(corpus), config, k=2, max_searches=max_searches, rename=rename)
+    return Demonstrator(
+        world, searcher(corpus), config, k=2, max_searches=max_searches, rename=rename
+    )
 
 
 PERFECT = DemonstrationConfig(
-    query_good=1, query_question_word=0, answer_correct=1, answer_distractor=0, early_stop=0, retry=1
+    query_good=1,
+    query_question_word=0,
+    answer_correct=1,
+    answer_distractor=0,
+    early_stop=0,
+    retry=1,
 )
 
 
@@ -203,13 +239,16 @@ def draws(source: Demonstrator, count: int = 200) -> list[Demonstration]:
 def test_perfect_demonstrations_are_right(world: World, corpus: dict[str, Passage]) -> None:
     answers = {plan.question: plan.answer for plan in world.plans}
     right = [
-        answers[d.question] == d.turns[-1].answer for d in draws(demonstrator(world, corpus, PERFECT, rename=False))
+        answers[d.question] == d.turns[-1].answer
+        for d in draws(demonstrator(world, corpus, PERFECT, rename=False))
     ]
     assert np.mean(right) > 0.85  # the toy search may miss a passage
 
 
 @pytest.mark.parametrize("max_searches", [0, 1, 3])
-def test_form_of_demonstrations(world: World, corpus: dict[str, Passage], max_searches: int) -> None:
+def test_form_of_demonstrations(
+    world: World, corpus: dict[str, Passage], max_searches: int
+) -> None:
     source = demonstrator(world, corpus, DemonstrationConfig(), max_searches=max_searches)
     for demonstration in draws(source):
         *searches, last = demonstration.turns
@@ -235,7 +274,9 @@ def test_imperfection_follows_its_configuration(world: World, corpus: dict[str, 
     assert 0.05 < share_of_good_queries(DemonstrationConfig(query_good=0.15)) < 0.3
     assert share_of_good_queries(DemonstrationConfig(query_good=0, query_question_word=1)) == 0
     answers = {plan.question: plan.answer for plan in world.plans if plan.type != "comparison"}
-    never = demonstrator(world, corpus, DemonstrationConfig(answer_correct=0, answer_distractor=1), rename=False)
+    never = demonstrator(
+        world, corpus, DemonstrationConfig(answer_correct=0, answer_distractor=1), rename=False
+    )
     assert all(answers.get(d.question) != d.turns[-1].answer for d in draws(never))
 
 
@@ -260,13 +301,17 @@ def test_renaming_is_consistent_within_and_fresh_between_demonstrations(
             assert mapping.setdefault(a, b) == b
             assert (a == b) == (not a[0].isupper())
     assert len(set(mapping.values())) == len(mapping)
-    assert [p.id for t in plain.turns for p in t.passages] == [p.id for t in renamed.turns for p in t.passages]
+    assert [p.id for t in plain.turns for p in t.passages] == [
+        p.id for t in renamed.turns for p in t.passages
+    ]
 
     drawn = draws(demonstrator(world, corpus, DemonstrationConfig()), 100)
     names = [name for d in drawn for name in set(NAME.findall(d.question))]
     assert len(set(names)) == len(names)
 
 
-def test_demonstrations_depend_on_the_generator_alone(world: World, corpus: dict[str, Passage]) -> None:
+def test_demonstrations_depend_on_the_generator_alone(
+    world: World, corpus: dict[str, Passage]
+) -> None:
     source = demonstrator(world, corpus, DemonstrationConfig())
     assert draws(source, 20) == draws(source, 20)

@@ -1,4 +1,6 @@
-"""Writers, conversion, the check of a question file against its corpus, and the list of data sets."""
+"""Writers, conversion, the check of a question file against its corpus, and the list of data
+sets.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ from hypothesis import strategies as st
 from tspo_cli.data.catalog import find_data_sets
 from tspo_cli.data.check import check
 from tspo_cli.data.convert import convert, guess_kind
+from tspo_cli.data.question import Passage, Question
 from tspo_cli.data.readers import read_passages, read_questions, resolve_data
-from tspo_cli.data.schema import Passage, Question
 from tspo_cli.data.writers import write_passages, write_questions
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
@@ -35,7 +37,9 @@ questions = st.builds(
     type=st.sampled_from(["", "bridge"]),
     extra=st.dictionaries(st.sampled_from(["level", "note"]), st.integers() | texts),
 )
-passages = st.builds(Passage, id=texts, title=titles, text=st.text(st.characters(exclude_categories=["Cs"])))
+passages = st.builds(
+    Passage, id=texts, title=titles, text=st.text(st.characters(exclude_categories=["Cs"]))
+)
 
 
 def jsonl(path: Path, *records: Any) -> Path:
@@ -45,7 +49,10 @@ def jsonl(path: Path, *records: Any) -> Path:
     return path
 
 
-@given(st.lists(questions, min_size=1, max_size=4, unique_by=lambda one: one.id), st.sampled_from(["", ".gz"]))
+@given(
+    st.lists(questions, min_size=1, max_size=4, unique_by=lambda one: one.id),
+    st.sampled_from(["", ".gz"]),
+)
 def test_questions_come_back_as_they_were(
     tmp_path_factory: pytest.TempPathFactory, written: list[Question], suffix: str
 ) -> None:
@@ -57,7 +64,9 @@ def test_questions_come_back_as_they_were(
 
 
 @given(st.lists(passages, min_size=1, max_size=4, unique_by=lambda one: one.id))
-def test_passages_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, written: list[Passage]) -> None:
+def test_passages_come_back_as_they_were(
+    tmp_path_factory: pytest.TempPathFactory, written: list[Passage]
+) -> None:
     path = tmp_path_factory.getbasetemp() / "corpus.jsonl"
     write_passages(path, written)
     assert list(read_passages(path)) == written
@@ -70,7 +79,9 @@ def test_equal_records_give_equal_gzip_bytes(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
-    source = jsonl(tmp_path / "in.jsonl", {"id": "1", "contents": "a"}, {"id": "1", "contents": "b"})
+    source = jsonl(
+        tmp_path / "in.jsonl", {"id": "1", "contents": "a"}, {"id": "1", "contents": "b"}
+    )
     target = jsonl(tmp_path / "out.jsonl", "old")
     with pytest.raises(InvalidInputError, match="ids that differ"):
         convert(source, target)
@@ -91,7 +102,10 @@ def test_converting_search_r1_parquet(tmp_path: Path) -> None:
 def test_converting_a_corpus(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "in.jsonl", {"id": 1, "title": "Rome", "text": "Capital."})
     assert convert(source, tmp_path / "new" / "out.jsonl", "passages") == ("passages", 1)
-    assert json.loads((tmp_path / "new" / "out.jsonl").read_text()) == {"id": "1", "contents": '"Rome"\nCapital.'}
+    assert json.loads((tmp_path / "new" / "out.jsonl").read_text()) == {
+        "id": "1",
+        "contents": '"Rome"\nCapital.',
+    }
 
 
 def test_what_cannot_be_converted(tmp_path: Path) -> None:
@@ -112,11 +126,17 @@ def test_a_sound_file_has_no_problems(tmp_path: Path) -> None:
         QUESTION | {"supporting_ids": ["p1"], "type": "bridge"},
         QUESTION | {"id": "q2", "golden_answers": ["Charles Babbage"]},
     )
-    corpus = jsonl(tmp_path / "c.jsonl", {"id": "p1", "contents": '"Engine"\nBy Ada, for Charles  BABBAGE!'})
+    corpus = jsonl(
+        tmp_path / "c.jsonl", {"id": "p1", "contents": '"Engine"\nBy Ada, for Charles  BABBAGE!'}
+    )
     report = check(path, corpus)
     assert report.problems == ()
     assert (report.questions, report.passages, report.with_answer_in_corpus) == (2, 1, 2)
-    assert (report.data_sources, report.types, report.with_supporting_ids) == ({"q": 2}, {"bridge": 1}, 1)
+    assert (report.data_sources, report.types, report.with_supporting_ids) == (
+        {"q": 2},
+        {"bridge": 1},
+        1,
+    )
     assert check(path).passages is None
 
 
@@ -133,7 +153,10 @@ def test_every_problem_is_found_with_its_line(tmp_path: Path) -> None:
         QUESTION | {"id": "q7", "golden_answers": ["Adam"]},
     )
     corpus = jsonl(
-        tmp_path / "c.jsonl", {"id": "p1", "contents": "Ada"}, {"id": "p1", "contents": "again"}, {"id": "p2"}
+        tmp_path / "c.jsonl",
+        {"id": "p1", "contents": "Ada"},
+        {"id": "p1", "contents": "again"},
+        {"id": "p2"},
     )
     report = check(path, corpus)
     found = [(problem.file.name, problem.line, problem.message) for problem in report.problems]
@@ -148,7 +171,9 @@ def test_every_problem_is_found_with_its_line(tmp_path: Path) -> None:
         ("c.jsonl", 3, '"contents", or "title" and "text"'),
     ]
     assert [one[:2] for one in found] == [one[:2] for one in expected]
-    assert all(part in message for (_, _, message), (_, _, part) in zip(found, expected, strict=True))
+    assert all(
+        part in message for (_, _, message), (_, _, part) in zip(found, expected, strict=True)
+    )
     assert report.questions == 6
     assert report.with_answer_in_corpus == 5
     assert str(report.problems[0]).startswith(f"{path}:2: expected one JSON object")
@@ -164,7 +189,9 @@ def test_empty_and_absent_files(tmp_path: Path) -> None:
         check(tmp_path / "absent.jsonl")
 
 
-def test_data_sets_are_listed_under_names_that_resolve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_sets_are_listed_under_names_that_resolve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = tmp_path / "sets"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TSPO_DATA", str(root))
@@ -175,7 +202,11 @@ def test_data_sets_are_listed_under_names_that_resolve(tmp_path: Path, monkeypat
     jsonl(root / "broken.jsonl", "nonsense")
     jsonl(root / "empty.jsonl", "")
     found = find_data_sets([tmp_path / "data", root])
-    assert [(one.name, one.questions) for one in found] == [("loose.jsonl", 1), ("nq", 2), ("world/test.jsonl", 1)]
+    assert [(one.name, one.questions) for one in found] == [
+        ("loose.jsonl", 1),
+        ("nq", 2),
+        ("world/test.jsonl", 1),
+    ]
     assert [one.corpus for one in found] == [None, root / "nq" / "corpus.jsonl", None]
     assert [resolve_data(one.name) for one in found] == [one.path for one in found]
 
@@ -185,14 +216,19 @@ def test_answers_are_found_where_the_sets_say_so(real_data: Path, name: str) -> 
     path = real_data / name / "questions.jsonl.gz"
     report = check(path, real_data / name / "corpus.jsonl.gz")
     assert report.problems == ()
-    assert report.with_answer_in_corpus == sum(one.extra["answer_in_corpus"] is True for one in read_questions(path))
+    assert report.with_answer_in_corpus == sum(
+        one.extra["answer_in_corpus"] is True for one in read_questions(path)
+    )
 
 
 def test_converting_what_the_datasets_library_loads(tmp_path: Path) -> None:
     """`hf:FOLDER:SPLIT` goes through `datasets`, as a hub name would."""
     folder = tmp_path / "collection"
     folder.mkdir()
-    lines = [json.dumps({"id": f"q{n}", "question": f"who {n}?", "golden_answers": ["x"]}) for n in range(3)]
+    lines = [
+        json.dumps({"id": f"q{n}", "question": f"who {n}?", "golden_answers": ["x"]})
+        for n in range(3)
+    ]
     (folder / "test.jsonl").write_text("\n".join(lines) + "\n")
     target = tmp_path / "out.jsonl"
     assert convert(Path(f"hf:{folder}:test"), target) == ("questions", 3)

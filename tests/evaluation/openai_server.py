@@ -1,7 +1,8 @@
-"""A small server that speaks OpenAI's completions and chat completions with a real policy behind them.
+"""A small server that speaks OpenAI's completions and chat completions with a real policy behind
+them.
 
-Like hosted servers it leaves the stop string out and does not say which one it was, unless it is asked for token ids
-as vLLM's server may be.
+Like hosted servers it leaves the stop string out and does not say which one it was, unless it is
+asked for token ids as vLLM's server may be.
 """
 
 from __future__ import annotations
@@ -16,19 +17,22 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 
-from tspo_cli.models.load import load_model, load_tokenizer
-from tspo_cli.retrieval.serving import listen
-from tspo_cli.rollout.engines.base import GenerationRequest, Sampling
-from tspo_cli.rollout.engines.transformers import TransformersEngine
+from tspo_cli.models.load_model import load_model, load_tokenizer
+from tspo_cli.retrieval.server.listen import listen
+from tspo_cli.rollout.engines.engine_protocol import GenerationRequest, Sampling
+from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 
 
 class Served:
-    """The model, one request at a time, and what was asked of it. `failures` are statuses to answer with first, `delay`
-    the seconds that an answer takes at least."""
+    """The model, one request at a time, and what was asked of it. `failures` are statuses to answer
+    with first, `delay` the seconds that an answer takes at least.
+    """
 
     def __init__(self, model_dir: Path, key: str = "") -> None:
         self.tokenizer = load_tokenizer(model_dir)
-        self.engine = TransformersEngine(load_model(model_dir), self.tokenizer, batch_size=1, max_context=2048)
+        self.engine = TransformersEngine(
+            load_model(model_dir), self.tokenizer, batch_size=1, max_context=2048
+        )
         self.key, self.requests, self.failures = key, list[dict[str, Any]](), list[int]()
         self.delay = 0.0
         self._lock = threading.Lock()
@@ -46,7 +50,10 @@ class Served:
             choice: dict[str, Any] = {"index": 0, "text": text, "finish_reason": reason}
             if body.get("return_token_ids"):
                 choice |= {"token_ids": sampled, "stop_reason": stopped}
-            return {"choices": [choice], "usage": {"prompt_tokens": len(ids), "completion_tokens": len(sampled)}}
+            return {
+                "choices": [choice],
+                "usage": {"prompt_tokens": len(ids), "completion_tokens": len(sampled)},
+            }
 
         @app.post("/v1/chat/completions")
         def chat(body: dict[str, Any], request: Request) -> dict[str, Any]:
@@ -68,13 +75,19 @@ class Served:
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _generate(self, ids: list[int], body: dict[str, Any]) -> tuple[str, str, list[int], str | None]:
+    def _generate(
+        self, ids: list[int], body: dict[str, Any]
+    ) -> tuple[str, str, list[int], str | None]:
         stop = tuple(body.get("stop") or ())
         time.sleep(self.delay)
         with self._lock:
             self._session += 1
-            sampling = Sampling(temperature=body["temperature"], max_new_tokens=body["max_tokens"], stop=stop)
-            self.engine.submit(GenerationRequest(self._session, tuple(ids), sampling, body.get("seed", 0)))
+            sampling = Sampling(
+                temperature=body["temperature"], max_new_tokens=body["max_tokens"], stop=stop
+            )
+            self.engine.submit(
+                GenerationRequest(self._session, tuple(ids), sampling, body.get("seed", 0))
+            )
             done = []
             while not done:
                 done = self.engine.step()

@@ -1,7 +1,8 @@
-"""A server that speaks OpenAI's API and follows every method's instructions by rule: it asks, reads and answers.
+"""A server that speaks OpenAI's API and follows every method's instructions by rule: it asks, reads
+and answers.
 
-It knows how to read "X is a film whose director is Y." and "Y was born in Z.", nothing else. As hosted servers do, it
-leaves the stop string out and does not say which one it was.
+It knows how to read "X is a film whose director is Y." and "Y was born in Z.", nothing else. As
+hosted servers do, it leaves the stop string out and does not say which one it was.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def reply(prompt: str) -> str:
 
 
 class Reader:
-    """The server, and what was asked of it. `owner` is what it says of the software that serves its model."""
+    """The server, and what was asked of it. `owner` is what it says of the software that serves its
+    model.
+    """
 
     def __init__(self, owner: str = "somebody") -> None:
         self.requests = list[dict[str, Any]]()
@@ -53,7 +56,11 @@ class Reader:
         @app.post("/v1/completions")
         def completions(body: dict[str, Any]) -> dict[str, Any]:
             self.requests.append(body)
-            return {"choices": [{"text": _cut(reply(body["prompt"]), body["stop"]), "finish_reason": "stop"}]}
+            return {
+                "choices": [
+                    {"text": _cut(reply(body["prompt"]), body["stop"]), "finish_reason": "stop"}
+                ]
+            }
 
         @app.post("/v1/chat/completions")
         def chat(body: dict[str, Any]) -> dict[str, Any]:
@@ -62,8 +69,15 @@ class Reader:
             message: dict[str, Any] = {"role": "assistant", "content": _cut(text, body["stop"])}
             if body.get("tools") and "unknown" in text:
                 query = "Ridley Scott born" if len(body["messages"]) > 1 else "Alien film director"
-                function = {"name": body["tools"][0]["function"]["name"], "arguments": json.dumps({"query": query})}
-                call = {"id": f"call-{len(self.requests)}", "type": "function", "function": function}
+                function = {
+                    "name": body["tools"][0]["function"]["name"],
+                    "arguments": json.dumps({"query": query}),
+                }
+                call = {
+                    "id": f"call-{len(self.requests)}",
+                    "type": "function",
+                    "function": function,
+                }
                 message = {"role": "assistant", "content": None, "tool_calls": [call]}
             reason = "tool_calls" if "tool_calls" in message else "stop"
             return {"choices": [{"index": 0, "message": message, "finish_reason": reason}]}

@@ -1,4 +1,6 @@
-"""A model behind an OpenAI-compatible server: same answers as in this process, failures told clearly, a judge."""
+"""A model behind an OpenAI-compatible server: same answers as in this process, failures told
+clearly, a judge.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,10 @@ from tests.evaluation.openai_server import Served, serve
 from tspo_cli.config.schema import JudgeConfig
 from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
 from tspo_cli.evaluation.judge import open_judge, verdict
-from tspo_cli.rollout.engines.base import GenerationRequest, Sampling
-from tspo_cli.rollout.engines.endpoint import EndpointEngine, end_of_turn
-from tspo_cli.rollout.engines.endpoint_client import EndpointClient
-from tspo_cli.rollout.engines.words import WordTokenizer
+from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient
+from tspo_cli.rollout.engines.endpoint.endpoint_engine import EndpointEngine, end_of_turn
+from tspo_cli.rollout.engines.endpoint.word_tokenizer import WordTokenizer
+from tspo_cli.rollout.engines.engine_protocol import GenerationRequest, Sampling
 from tspo_cli.runs import read_jsonl_gz
 
 Tspo = Callable[..., Finished]
@@ -44,7 +46,11 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def answers(folder: Path) -> list[tuple[str | None, list[str | None], int]]:
     return [
-        (item["answer"], [turn["query"] for turn in item["trajectory"]["turns"]], item["response_tokens"])
+        (
+            item["answer"],
+            [turn["query"] for turn in item["trajectory"]["turns"]],
+            item["response_tokens"],
+        )
         for item in read_jsonl_gz(folder / "world.items.jsonl.gz")
     ]
 
@@ -55,16 +61,29 @@ def test_a_killed_evaluation_goes_on_with_the_same_bytes(
 ) -> None:
     model, url = served
     data = ["--data", playground.world / "train.jsonl", "--index", playground.index, "--limit", 24]
-    remote = ["--endpoint", url, "--set", "endpoint.concurrency=2", "--set", "eval.portion=4", "--set",
-              "endpoint.model=tiny", "--set", 'endpoint.extra={"return_token_ids": true}']  # fmt: skip
+    remote = [
+        "--endpoint",
+        url,
+        "--set",
+        "endpoint.concurrency=2",
+        "--set",
+        "eval.portion=4",
+        "--set",
+        "endpoint.model=tiny",
+        "--set",
+        ('endpoint.extra={"return_token_ids": true}'),
+    ]
     options = ["eval", playground.model, *data, *remote, "--out"]
     tspo(*options, tmp_path / "whole")
     model.delay = 0.05
     partial = tmp_path / "killed" / "world.partial.jsonl"
     process = subprocess.Popen(
-        [sys.executable, "-m", "tspo_cli", *map(str, options), str(tmp_path / "killed")], stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "tspo_cli", *map(str, options), str(tmp_path / "killed")],
+        stderr=subprocess.DEVNULL,
     )
-    while process.poll() is None and not (partial.exists() and partial.read_bytes().count(b"\n") > 4):
+    while process.poll() is None and not (
+        partial.exists() and partial.read_bytes().count(b"\n") > 4
+    ):
         time.sleep(0.005)
     process.kill()
     assert process.wait() == -signal.SIGKILL, "killed while it was at work"
@@ -73,7 +92,9 @@ def test_a_killed_evaluation_goes_on_with_the_same_bytes(
     tspo(*options, tmp_path / "killed", "--resume")
     assert len(model.requests) > 0
     for name in ("world.json", "world.items.jsonl.gz"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+        assert (tmp_path / "killed" / name).read_bytes() == (
+            tmp_path / "whole" / name
+        ).read_bytes(), name
 
 
 @pytest.mark.slow
@@ -81,7 +102,15 @@ def test_an_endpoint_answers_as_the_model_in_this_process(
     playground: Playground, tspo: Tspo, served: tuple[Served, str], tmp_path: Path
 ) -> None:
     model, url = served
-    options = ["--data", playground.world / "test.jsonl", "--index", playground.index, "--limit", 12, "--json"]
+    options = [
+        "--data",
+        playground.world / "test.jsonl",
+        "--index",
+        playground.index,
+        "--limit",
+        12,
+        "--json",
+    ]
     tspo("eval", playground.model, *options, "--out", tmp_path / "here")
     model.requests.clear()
     model.failures = [503, 429]
@@ -89,22 +118,35 @@ def test_an_endpoint_answers_as_the_model_in_this_process(
               "--set", 'endpoint.extra={"return_token_ids": true}']  # fmt: skip
     done = tspo("eval", playground.model, *options, *remote, "--out", tmp_path / "there")
     assert answers(tmp_path / "here") == answers(tmp_path / "there")
-    assert all(isinstance(body["prompt"], list) and body["model"] == "tiny" for body in model.requests)
+    assert all(
+        isinstance(body["prompt"], list) and body["model"] == "tiny" for body in model.requests
+    )
     digests = json.loads(done.out)["results"][0]["digests"]
     assert (digests["model"], digests["engine"]) == ("tiny", "completions")
     (item, *_) = read_jsonl_gz(tmp_path / "there" / "world.items.jsonl.gz")
     assert all(turn["logprob"] is None for turn in item["trajectory"]["turns"] if turn["tokens"])
-    assert "secret" not in "".join(path.read_text("utf-8") for path in (tmp_path / "there").glob("*.json"))
+    assert "secret" not in "".join(
+        path.read_text("utf-8") for path in (tmp_path / "there").glob("*.json")
+    )
 
 
 @pytest.mark.slow
 def test_a_hosted_chat_model_without_tokenizer(
     playground: Playground, tspo: Tspo, served: tuple[Served, str], tmp_path: Path
 ) -> None:
-    """Messages: prompt, action, observation, action, ... The same texts give the same answers as the plain prompt."""
+    """Messages: prompt, action, observation, action, ... The same texts give the same answers as
+    the plain prompt.
+    """
     model, url = served
     options = ["--data", playground.world / "test.jsonl", "--index", playground.index, "--limit", 6]
-    style = ["--set", "rollout.prompt=short", "--set", "rollout.max_searches=2", "--set", "retriever.k=2"]
+    style = [
+        "--set",
+        "rollout.prompt=short",
+        "--set",
+        "rollout.max_searches=2",
+        "--set",
+        "retriever.k=2",
+    ]
     limits = ["--set", "rollout.max_new_tokens=32", "--set", "rollout.max_observation_tokens=400"]
     model.requests.clear()
     chat = ["--endpoint", url, "--set", "endpoint.api=chat", "--set", "rollout.system=Be brief."]
@@ -118,11 +160,17 @@ def test_a_hosted_chat_model_without_tokenizer(
     assert len(model.requests) == sum(item["turns"] for item in items)
     searches = sum(item["searches"] for item in items)
     assert searches > 0
-    shown = [body["messages"][-1]["content"] for body in model.requests if len(body["messages"]) > 2]
-    assert sum("<information>" in text for text in shown) == searches, "what was found is the user's next message"
+    shown = [
+        body["messages"][-1]["content"] for body in model.requests if len(body["messages"]) > 2
+    ]
+    assert sum("<information>" in text for text in shown) == searches, (
+        "what was found is the user's next message"
+    )
 
 
-def test_failures_of_an_endpoint_are_told(served: tuple[Served, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_of_an_endpoint_are_told(
+    served: tuple[Served, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, url = served
     good = EndpointClient(url, key_env="OPENAI_API_KEY", retries=1)
     model.failures = [503, 503]
@@ -144,8 +192,20 @@ def test_a_failing_endpoint_ends_the_evaluation_and_it_resumes(
     playground: Playground, tspo: Tspo, served: tuple[Served, str], tmp_path: Path
 ) -> None:
     model, url = served
-    options = ["eval", playground.model, "--data", playground.world / "test.jsonl", "--method", "direct", "--endpoint",
-               url, "--set", "endpoint.concurrency=1", "--set", "endpoint.retries=0"]  # fmt: skip
+    options = [
+        "eval",
+        playground.model,
+        "--data",
+        playground.world / "test.jsonl",
+        "--method",
+        "direct",
+        "--endpoint",
+        url,
+        "--set",
+        "endpoint.concurrency=1",
+        "--set",
+        "endpoint.retries=0",
+    ]
     model.requests.clear()
     tspo(*options, "--out", tmp_path / "whole")
     asked = len(model.requests)
@@ -176,7 +236,9 @@ class Failing:
             from fastapi.responses import JSONResponse
 
             self.left -= request.method == "POST"
-            return await proceed(request) if self.left >= 0 else JSONResponse({"error": "gone"}, 500)
+            return (
+                await proceed(request) if self.left >= 0 else JSONResponse({"error": "gone"}, 500)
+            )
 
         return app
 
@@ -185,17 +247,31 @@ class Failing:
     ("text", "finish", "told", "before", "expected"),
     [
         ("<search> a", "stop", None, "", ("<search> a</search>", "stop")),
-        ("<think> x </think><answer> a", "stop", None, "", ("<think> x </think><answer> a</answer>", "stop")),
+        (
+            "<think> x </think><answer> a",
+            "stop",
+            None,
+            "",
+            ("<think> x </think><answer> a</answer>", "stop"),
+        ),
         ("Paris", "stop", None, "Question: where?\n<answer>", ("Paris</answer>", "stop")),
         ("plain", "stop", None, "inside <answer> and </answer>.\n", ("plain", "eos")),
         ("plain", "stop", "</search>", "", ("plain</search>", "stop")),
         ("<search> a", "length", None, "", ("<search> a", "length")),
         ("<answer> a </answer> more", "length", None, "", ("<answer> a </answer>", "stop")),
-        ("<search> a </search> <answer> b </answer>", "stop", None, "", ("<search> a </search>", "stop")),
+        (
+            "<search> a </search> <answer> b </answer>",
+            "stop",
+            None,
+            "",
+            ("<search> a </search>", "stop"),
+        ),
         ("", "stop", None, "", ("", "eos")),
     ],
 )
-def test_end_of_turn(text: str, finish: str, told: str | None, before: str, expected: tuple[str, str]) -> None:
+def test_end_of_turn(
+    text: str, finish: str, told: str | None, before: str, expected: tuple[str, str]
+) -> None:
     assert end_of_turn(text, finish, told, ("</search>", "</answer>"), before) == expected
 
 
@@ -219,7 +295,9 @@ def test_words_are_about_tokens() -> None:
 
 
 def test_an_endpoint_takes_no_weights() -> None:
-    engine = EndpointEngine(EndpointClient("http://127.0.0.1:9/v1"), "m", WordTokenizer(), api="chat", send_ids=False)
+    engine = EndpointEngine(
+        EndpointClient("http://127.0.0.1:9/v1"), "m", WordTokenizer(), api="chat", send_ids=False
+    )
     with pytest.raises(InvalidInputError, match="no weights"):
         engine.load_weights(None, 1)
     assert engine.step() == []
@@ -243,8 +321,10 @@ def test_released_sessions_are_forgotten(served: tuple[Served, str]) -> None:
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
-        ("correct", 1), ("Incorrect.", 0), ("**Correct**", 1), ("<think> maybe correct </think> incorrect", 0),
-        ("It could be incorrect, but no: correct", 1), ("I cannot say", None), ("", None), ("correctness", None),
+        ("correct", 1), ("Incorrect.", 0), ("**Correct**", 1), (("<think> maybe correct </think> "
+                                                                "incorrect"), 0),
+        (("It could be incorrect, but no: "
+         "correct"), 1), ("I cannot say", None), ("", None), ("correctness", None),
     ],
 )  # fmt: skip
 def test_verdicts(reply: str, expected: float | None) -> None:
@@ -252,7 +332,9 @@ def test_verdicts(reply: str, expected: float | None) -> None:
 
 
 def judge_app(seen: list[str]) -> FastAPI:
-    """A judge with a rule: correct where an accepted answer's first letter begins the given answer."""
+    """A judge with a rule: correct where an accepted answer's first letter begins the given
+    answer.
+    """
     app = FastAPI()
 
     @app.post("/v1/chat/completions")
@@ -272,9 +354,20 @@ def test_a_judge_beside_exact_match(playground: Playground, tspo: Tspo, tmp_path
     seen: list[str] = []
     with serve(judge_app(seen)) as url:
         done = tspo(
-            "eval", playground.model, "--data", playground.world / "test.jsonl", "--index", playground.index, "--json",
-            "--set", f"judge.url={url}", "--set", "judge.model=rule", "--out", tmp_path / "o",
-        )  # fmt: skip
+            "eval",
+            playground.model,
+            "--data",
+            playground.world / "test.jsonl",
+            "--index",
+            playground.index,
+            "--json",
+            "--set",
+            f"judge.url={url}",
+            "--set",
+            "judge.model=rule",
+            "--out",
+            tmp_path / "o",
+        )
     (scores,) = json.loads(done.out)["results"]
     items = list(read_jsonl_gz(tmp_path / "o" / "world.items.jsonl.gz"))
     answered = [item for item in items if item["answer"]]

@@ -19,13 +19,24 @@ Tspo = Callable[..., Finished]
 
 
 @pytest.mark.parametrize("method", ["search_r1", "direct", "rag"])
-def test_methods_on_a_world(playground: Playground, tspo: Tspo, tmp_path: Path, method: str) -> None:
+def test_methods_on_a_world(
+    playground: Playground, tspo: Tspo, tmp_path: Path, method: str
+) -> None:
     out = tmp_path / "out"
     data = playground.world / "test.jsonl"
     done = tspo(
-        "eval", playground.model, "--data", data, "--index", playground.index, "--method", method, "--out", out,
+        "eval",
+        playground.model,
+        "--data",
+        data,
+        "--index",
+        playground.index,
+        "--method",
+        method,
+        "--out",
+        out,
         "--json",
-    )  # fmt: skip
+    )
     (scores,) = json.loads(done.out)["results"]
     items = list(read_jsonl_gz(out / "world.items.jsonl.gz"))
     assert scores["n"] == len(items) == 20
@@ -61,27 +72,49 @@ def test_the_same_scores_over_http(playground: Playground, tspo: Tspo, tmp_path:
         text = ""
         while not text.rstrip().endswith("}"):
             text += server.stdout.readline()
-        tspo("eval", playground.model, *data, "--retriever", json.loads(text)["url"], "--out", tmp_path / "b")
+        tspo(
+            "eval",
+            playground.model,
+            *data,
+            "--retriever",
+            json.loads(text)["url"],
+            "--out",
+            tmp_path / "b",
+        )
     finally:
         server.terminate()
         server.wait(timeout=30)
     first, second = (list(read_jsonl_gz(tmp_path / name / "world.items.jsonl.gz")) for name in "ab")
     assert len(first) == 20
-    # When passages arrive decides which rows share a decoding step, so the last bits of a sum may differ.
-    assert [pop_logprobs(one) for one in first] == pytest.approx([pop_logprobs(one) for one in second], abs=1e-3)
+    # When passages arrive decides which rows share a decoding step, so the last bits of a sum may
+    # differ.
+    assert [pop_logprobs(one) for one in first] == pytest.approx(
+        [pop_logprobs(one) for one in second], abs=1e-3
+    )
     assert first == second
 
 
 def test_several_sets_after_one_option(playground: Playground, tspo: Tspo, tmp_path: Path) -> None:
     files = [playground.world / "test.jsonl", playground.world / "train.jsonl"]
     done = tspo(
-        "eval", playground.model, "--data", *files, "--index", playground.index, "--limit", 3, "--out", tmp_path / "o",
+        "eval",
+        playground.model,
+        "--data",
+        *files,
+        "--index",
+        playground.index,
+        "--limit",
+        3,
+        "--out",
+        tmp_path / "o",
         "--json",
-    )  # fmt: skip
+    )
     assert [row["n"] for row in json.loads(done.out)["results"]] == [3, 3]
 
 
-def test_an_evaluation_is_not_overwritten(playground: Playground, tspo: Tspo, tmp_path: Path) -> None:
+def test_an_evaluation_is_not_overwritten(
+    playground: Playground, tspo: Tspo, tmp_path: Path
+) -> None:
     arguments = ["eval", playground.model, "--data", playground.world / "test.jsonl", "--limit", 2,
                  "--method", "direct", "--out", tmp_path / "o"]  # fmt: skip
     tspo(*arguments)
@@ -92,12 +125,24 @@ def test_an_evaluation_is_not_overwritten(playground: Playground, tspo: Tspo, tm
     assert (tmp_path / "o" / "eval.json").read_bytes() == before
 
 
-def test_real_questions_run_through(real_data: Path, playground: Playground, tspo: Tspo, tmp_path: Path) -> None:
-    """The tiny policy cannot read English, but the path must hold and report the reference recall."""
+def test_real_questions_run_through(
+    real_data: Path, playground: Playground, tspo: Tspo, tmp_path: Path
+) -> None:
+    """The tiny policy cannot read English, but the path must hold and report the reference
+    recall.
+    """
     source = real_data / "hotpotqa"
     index = tmp_path / "index"
     tspo("index", "build", source / "corpus.jsonl.gz", "--out", index)
-    arguments = ["--data", source / "questions.jsonl.gz", "--index", index, "--set", "retriever.k=3", "--json"]
+    arguments = [
+        "--data",
+        source / "questions.jsonl.gz",
+        "--index",
+        index,
+        "--set",
+        "retriever.k=3",
+        "--json",
+    ]
     rag = ["--method", "rag", "--set", "rollout.max_new_tokens=2"]
     done = tspo("eval", playground.model, *arguments, *rag, "--out", tmp_path / "rag")
     (scores,) = json.loads(done.out)["results"]
@@ -108,7 +153,9 @@ def test_real_questions_run_through(real_data: Path, playground: Playground, tsp
     assert json.loads(done.out)["results"][0]["question_gold_recall"] is not None
 
 
-def test_training_on_real_questions(real_data: Path, playground: Playground, tspo: Tspo, tmp_path: Path) -> None:
+def test_training_on_real_questions(
+    real_data: Path, playground: Playground, tspo: Tspo, tmp_path: Path
+) -> None:
     source = real_data / "bamboogle"
     index = tmp_path / "index"
     tspo("index", "build", source / "corpus.jsonl.gz", "--out", index)

@@ -1,4 +1,6 @@
-"""EM, F1 and sub-EM on a golden set, which a plain writing of the published rules is checked against as well."""
+"""EM, F1 and sub-EM on a golden set, which a plain writing of the published rules is checked
+against as well.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ from hypothesis import strategies as st
 
 from tspo_cli.evaluation.metrics import answer_em, answer_f1, cover_match
 
-PAIRS = [json.loads(line) for line in (Path(__file__).parent / "golden_pairs.jsonl").read_text("utf-8").splitlines()]
+PAIRS = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "golden_pairs.jsonl").read_text("utf-8").splitlines()
+]
 
 
 def normal(text: str) -> str:
@@ -44,10 +49,14 @@ def test_golden_pairs(pair: dict[str, Any]) -> None:
     assert cover_match(answer, golds) == pair["sub_em"]
     if answer is not None:
         assert any(normal(answer) == normal(gold) for gold in golds) == pair["em"]
-        assert max((rule_f1(answer, gold) for gold in golds), default=0) == pytest.approx(pair["f1"])
+        assert max((rule_f1(answer, gold) for gold in golds), default=0) == pytest.approx(
+            pair["f1"]
+        )
 
 
-words = st.lists(st.sampled_from(["the", "a", "New", "york!", "é", "yes", "no", "1,000", "-", "x"]), max_size=5)
+words = st.lists(
+    st.sampled_from(["the", "a", "New", "york!", "é", "yes", "no", "1,000", "-", "x"]), max_size=5
+)
 
 
 @given(words.map(" ".join), st.lists(words.map(" ".join).filter(normal), min_size=1, max_size=3))

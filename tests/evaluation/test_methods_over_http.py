@@ -1,5 +1,6 @@
-"""Every method with a model behind HTTP that does what it is told: the expected forms arrive, and all keep to the same
-limits."""
+"""Every method with a model behind HTTP that does what it is told: the expected forms arrive, and
+all keep to the same limits.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +20,28 @@ FINDS_IT = ("search_r1", "ircot", "search_o1", "iter_retgen", "tool_call")
 LIMITS = {"rollout.max_searches": 2, "rollout.max_new_tokens": 40, "retriever.k": 1}
 
 
-def evaluate(films: Path, url: str, out: Path, method: str, api: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    options = ["eval", "reader", "--data", str(films / "films.jsonl"), "--index", str(films / "index")]
-    options += ["--endpoint", url, "--method", method, "--out", str(out), "--json", "--set", f"endpoint.api={api}"]
+def evaluate(
+    films: Path, url: str, out: Path, method: str, api: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    options = [
+        "eval",
+        "reader",
+        "--data",
+        str(films / "films.jsonl"),
+        "--index",
+        str(films / "index"),
+    ]
+    options += [
+        "--endpoint",
+        url,
+        "--method",
+        method,
+        "--out",
+        str(out),
+        "--json",
+        "--set",
+        f"endpoint.api={api}",
+    ]
     for key, value in LIMITS.items():
         options += ["--set", f"{key}={value}"]
     done = CliRunner().invoke(app, options)
@@ -32,7 +52,8 @@ def evaluate(films: Path, url: str, out: Path, method: str, api: str) -> tuple[d
 
 @pytest.mark.parametrize("api", ["completions", "chat"])
 @pytest.mark.parametrize(
-    "method", ["search_r1", "direct", "cot", "rag", "ircot", "search_o1", "iter_retgen", "tool_call"]
+    "method",
+    ["search_r1", "direct", "cot", "rag", "ircot", "search_o1", "iter_retgen", "tool_call"],
 )
 def test_a_model_that_does_what_it_is_told(
     films: Path, reader: tuple[Reader, str], tmp_path: Path, method: str, api: str
@@ -47,10 +68,14 @@ def test_a_model_that_does_what_it_is_told(
     assert item["searches"] == {"direct": 0, "cot": 0, "rag": 1}.get(method, 2)
     assert scores["gold_recall"] == {"direct": 0, "cot": 0, "rag": 0.5}.get(method, 1)
     assert item["answer"] == ("South Shields" if method in FINDS_IT else "unknown")
-    assert {(body["max_tokens"], body["temperature"]) for body in server.requests} == {(40, 0)}, "the same limits"
+    assert {(body["max_tokens"], body["temperature"]) for body in server.requests} == {(40, 0)}, (
+        "the same limits"
+    )
     assert scores["latency"]["p50"] > 0
     for turn in item["trajectory"]["turns"]:
-        assert "and so on" not in turn["text"], "what comes after the stop string is not part of the turn"
+        assert "and so on" not in turn["text"], (
+            "what comes after the stop string is not part of the turn"
+        )
 
 
 @pytest.mark.parametrize("owner", ["vllm", "somebody"])
@@ -61,11 +86,15 @@ def test_only_vllm_is_asked_for_sampled_ids(films: Path, tmp_path: Path, owner: 
         evaluate(films, url, tmp_path, "rag", "completions")
     asked = {"skip_special_tokens": False, "return_token_ids": True} if owner == "vllm" else {}
     (body,) = server.requests
-    assert {name: body[name] for name in body if name in ("skip_special_tokens", "return_token_ids")} == asked
+    assert {
+        name: body[name] for name in body if name in ("skip_special_tokens", "return_token_ids")
+    } == asked
 
 
 @pytest.mark.parametrize("api", ["completions", "chat"])
-def test_notes_arrive_whole(films: Path, reader: tuple[Reader, str], tmp_path: Path, api: str) -> None:
+def test_notes_arrive_whole(
+    films: Path, reader: tuple[Reader, str], tmp_path: Path, api: str
+) -> None:
     """The server tells no end-of-sequence token, so nothing of a note may be taken for one."""
     server, url = reader
     server.requests.clear()
@@ -76,7 +105,9 @@ def test_notes_arrive_whole(films: Path, reader: tuple[Reader, str], tmp_path: P
 
 
 def test_tools_of_a_chat_api(films: Path, reader: tuple[Reader, str], tmp_path: Path) -> None:
-    """The function travels with every request, and its result as the tool's message, under the id of the call."""
+    """The function travels with every request, and its result as the tool's message, under the id
+    of the call.
+    """
     server, url = reader
     server.requests.clear()
     _, item = evaluate(films, url, tmp_path, "tool_call", "chat")
@@ -85,8 +116,14 @@ def test_tools_of_a_chat_api(films: Path, reader: tuple[Reader, str], tmp_path: 
     assert roles[-1] == ["user", "assistant", "tool", "assistant", "tool"]
     last = server.requests[-1]["messages"]
     assert last[2]["tool_call_id"] == last[1]["tool_calls"][0]["id"]
-    assert last[2]["content"] == "Doc 1(Title: Alien) Alien is a film whose director is Ridley Scott."
-    assert [turn["query"] for turn in item["trajectory"]["turns"]] == ["Alien film director", "Ridley Scott born", None]
+    assert (
+        last[2]["content"] == "Doc 1(Title: Alien) Alien is a film whose director is Ridley Scott."
+    )
+    assert [turn["query"] for turn in item["trajectory"]["turns"]] == [
+        "Alien film director",
+        "Ridley Scott born",
+        None,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -100,10 +137,12 @@ def test_tools_of_a_chat_api(films: Path, reader: tuple[Reader, str], tmp_path: 
     ],
 )
 def test_calls_that_are_none(call: Any) -> None:
-    """Another function, or no arguments: an invalid turn, told to the model, and never a search or a crash."""
-    from tspo_cli.data.schema import Question
+    """Another function, or no arguments: an invalid turn, told to the model, and never a search or
+    a crash.
+    """
+    from tspo_cli.data.question import Question
     from tspo_cli.evaluation.methods.tool_call import parse_call
-    from tspo_cli.rollout.engines.endpoint import call_text
+    from tspo_cli.rollout.engines.endpoint.endpoint_engine import call_text
     from tspo_cli.rollout.protocol import Moment
 
     moment = Moment(Question("1", "?", ("x",), "d"), (), may_search=True)

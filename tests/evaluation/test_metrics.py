@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tspo_cli.data.question import Question
 from tspo_cli.data.readers import read_questions
-from tspo_cli.data.schema import Question
 from tspo_cli.evaluation.metrics import answer_in_retrieved, gold_recall, item_record, summarize
-from tspo_cli.retrieval.index import build_index, open_index
+from tspo_cli.retrieval.index.searcher import build_index, open_index
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
 
@@ -25,7 +25,9 @@ REFERENCE = {  # at 3, 5 and 10 passages: gold passages, answer string in some p
 }
 
 
-def question(answers: Sequence[str] = ("Paris",), supporting: Sequence[str] = (), kind: str = "none") -> Question:
+def question(
+    answers: Sequence[str] = ("Paris",), supporting: Sequence[str] = (), kind: str = "none"
+) -> Question:
     return Question("q1", "where?", tuple(answers), "test", tuple(supporting), kind, "bridge")
 
 
@@ -33,15 +35,32 @@ def hit(identifier: str, text: str) -> Hit:
     return Hit(identifier, f'"Title"\n{text}', 1.0)
 
 
-def trajectory(one: Question, answer: str | None, *hits: Hit, error: str | None = None) -> Trajectory:
-    search = Turn((5,), (-1.0,), "stop", "search", "<search> x </search>", query="x", hits=hits, search_error=error)
+def trajectory(
+    one: Question, answer: str | None, *hits: Hit, error: str | None = None
+) -> Trajectory:
+    search = Turn(
+        (5,),
+        (-1.0,),
+        "stop",
+        "search",
+        "<search> x </search>",
+        query="x",
+        hits=hits,
+        search_error=error,
+    )
     last = Turn((6, 7), (-1.0, -2.0), "stop", "answer" if answer else "invalid", "", answer=answer)
     return Trajectory(GroupId("test", one.id, 0), 0, one, (1, 2), (search, last))
 
 
 @pytest.mark.parametrize("name", REFERENCE)
 def test_reference_recalls_of_real_questions(real_data: Path, tmp_path: Path, name: str) -> None:
-    build_index(real_data / name / "corpus.jsonl.gz", tmp_path / "index", kind="bm25", encoder="", settings={})
+    build_index(
+        real_data / name / "corpus.jsonl.gz",
+        tmp_path / "index",
+        kind="bm25",
+        encoder="",
+        settings={},
+    )
     retriever = open_index(tmp_path / "index")
     questions = read_questions(real_data / name / "questions.jsonl.gz")
     results = retriever.search([one.question for one in questions], 10)
@@ -55,7 +74,8 @@ def test_reference_recalls_of_real_questions(real_data: Path, tmp_path: Path, na
         if gold is None:
             assert scores["gold_recall"] is None
         else:
-            # The reference breaks ties by id, the index by position; PopQA's templated questions have the most.
+            # The reference breaks ties by id, the index by position; PopQA's templated questions
+            # have the most.
             tolerance = 0.6 if name == "popqa" else 0.15
             assert 100 * scores["gold_recall"] == pytest.approx(gold[place], abs=tolerance)
         assert 100 * scores["answer_in_retrieved"] == pytest.approx(answers[place], abs=0.15)
@@ -96,8 +116,14 @@ def test_nothing_is_dropped_from_the_means() -> None:
 
 
 def test_partial_gold_lists_count_only_where_no_list_is_complete() -> None:
-    full, part = question(supporting=("a",), kind="full"), question(supporting=("a",), kind="positive")
+    full, part = (
+        question(supporting=("a",), kind="full"),
+        question(supporting=("a",), kind="positive"),
+    )
     found, missed = hit("a", ""), hit("b", "")
-    mixed = [item_record(trajectory(full, None, missed), None), item_record(trajectory(part, None, found), None)]
+    mixed = [
+        item_record(trajectory(full, None, missed), None),
+        item_record(trajectory(part, None, found), None),
+    ]
     assert summarize(mixed, dataset="d", method="m", k=1)["gold_recall"] == 0
     assert summarize(mixed[1:], dataset="d", method="m", k=1)["gold_recall"] == 1

@@ -1,4 +1,6 @@
-"""What one search with the bare question finds on seven real sets, against figures of other BM25 implementations."""
+"""What one search with the bare question finds on seven real sets, against figures of other BM25
+implementations.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import pytest
 from tspo_cli.data.readers import read_questions
 from tspo_cli.evaluation.ceiling import search_ceiling
 from tspo_cli.evaluation.metrics import gold_recall, mean
-from tspo_cli.retrieval.index import build_index, open_index
+from tspo_cli.retrieval.index.searcher import build_index, open_index
 
 KS = (3, 5, 10)
 # Per cent at 3, 5 and 10: gold passages, answer string in some passage.
@@ -32,14 +34,17 @@ def test_recall_is_the_references(name: str, real_data: Path, tmp_path: Path) ->
     questions = read_questions(real_data / name / "questions.jsonl.gz")
     found = search_ceiling(questions, searcher, KS)
     gold, answers = REFERENCE[name]
-    assert [100 * row["answer_in_retrieved"] for row in found] == pytest.approx(list(answers), abs=0.3)
+    assert [100 * row["answer_in_retrieved"] for row in found] == pytest.approx(
+        list(answers), abs=0.3
+    )
     if gold is None:
         assert all(row["gold_recall"] is None for row in found)
         return
     recalls = [100 * row["gold_recall"] for row in found]
     if name == "popqa":
-        # Many passages of one shape ("X is a politician ...") have equal scores; the reference orders them by id, the
-        # index by their place in the corpus, which decides half a point here and nothing elsewhere.
+        # Many passages of one shape ("X is a politician ...") have equal scores; the reference
+        # orders them by id, the index by their place in the corpus, which decides half a point here
+        # and nothing elsewhere.
         results = searcher.search([one.question for one in questions], 30)
         by_id = [sorted(one.hits, key=lambda hit: (-hit.score, hit.id))[:3] for one in results]
         pairs = [pair for pair in zip(questions, by_id, strict=True) if pair[0].gold_kind == "full"]

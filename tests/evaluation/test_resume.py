@@ -1,4 +1,6 @@
-"""An evaluation that is killed goes on and ends with the same bytes; gates, samples and signatures of `tspo eval`."""
+"""An evaluation that is killed goes on and ends with the same bytes; gates, samples and signatures
+of `tspo eval`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Finished, Playground, run_tspo
-from tspo_cli.data.schema import Question
+from tspo_cli.data.question import Question
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.journal import Journal
 from tspo_cli.evaluation.sets import draw
@@ -23,13 +25,28 @@ FILES = ("world.json", "world.items.jsonl.gz", "eval.json")
 
 
 @pytest.mark.slow
-def test_killed_evaluations_end_with_the_same_bytes(playground: Playground, tspo: Tspo, tmp_path: Path) -> None:
+def test_killed_evaluations_end_with_the_same_bytes(
+    playground: Playground, tspo: Tspo, tmp_path: Path
+) -> None:
     """Sampled tokens and log-probabilities included, which depend on what else is in a batch."""
     options = [
-        "eval", playground.model, "--data", playground.world / "train.jsonl", "--index", playground.index,
-        "--set", "eval.batch_size=6", "--set", "eval.portion=6", "--set", "eval.temperature=1.0",
-        "--set", "rollout.max_new_tokens=48", "--out", "o",
-    ]  # fmt: skip
+        "eval",
+        playground.model,
+        "--data",
+        playground.world / "train.jsonl",
+        "--index",
+        playground.index,
+        "--set",
+        "eval.batch_size=6",
+        "--set",
+        "eval.portion=6",
+        "--set",
+        "eval.temperature=1.0",
+        "--set",
+        "rollout.max_new_tokens=48",
+        "--out",
+        "o",
+    ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
@@ -84,14 +101,27 @@ def test_samples_are_nested_and_keep_the_order() -> None:
     assert {one.id for one in small} < {one.id for one in large}
     assert [int(one.id) for one in large] == sorted(int(one.id) for one in large)
     assert draw(questions, 10, seed=4) != small
-    assert draw(questions[::-1], 10, seed=3) == small[::-1], "luck does not depend on the place in the file"
+    assert draw(questions[::-1], 10, seed=3) == small[::-1], (
+        "luck does not depend on the place in the file"
+    )
     assert draw(questions, 99, seed=0) == questions
 
 
 @pytest.mark.slow
 def test_gates_samples_and_averages(playground: Playground, tspo: Tspo, tmp_path: Path) -> None:
     files = [playground.world / "test.jsonl", playground.world / "train.jsonl"]
-    options = ["eval", playground.model, "--data", *files, "--index", playground.index, "--sample", 5, "--seed", 1]
+    options = [
+        "eval",
+        playground.model,
+        "--data",
+        *files,
+        "--index",
+        playground.index,
+        "--sample",
+        5,
+        "--seed",
+        1,
+    ]
     done = run_tspo(*options, "--out", tmp_path / "a", "--fail-under", "1.1", "--json")
     assert done.code == 6, done.err
     assert "world: em is" in done.err
@@ -108,7 +138,9 @@ def test_gates_samples_and_averages(playground: Playground, tspo: Tspo, tmp_path
     timings = json.loads((tmp_path / "a" / "timings.json").read_text("utf-8"))
     assert timings["world"]["p95"] >= timings["world"]["p50"] > 0
     assert "seconds" not in (tmp_path / "a" / "world.json").read_text("utf-8")
-    passed = tspo(*options, "--out", tmp_path / "b", "--fail-under", "em=0", "--fail-under", "sub_em=0")
+    passed = tspo(
+        *options, "--out", tmp_path / "b", "--fail-under", "em=0", "--fail-under", "sub_em=0"
+    )
     assert "mean of sets" in passed.out
     assert "ceiling" in passed.out
     same = (tmp_path / name / "world.items.jsonl.gz" for name in "ab")

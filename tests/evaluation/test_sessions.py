@@ -11,13 +11,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.evaluation.reader_server import Reader
-from tests.retrieval.live_server import serving
+from tests.retrieval.server.live_server import serving
 from tspo_cli.commands.app import app
-from tspo_cli.config.load import load_config
+from tspo_cli.config.load_config import load_config
 from tspo_cli.errors import InvalidInputError, RemoteServiceError, UsageError
-from tspo_cli.evaluation.engine import open_engine
+from tspo_cli.evaluation.open_engine import open_engine
 from tspo_cli.evaluation.standalone import Wish, eval_config
-from tspo_cli.retrieval.index import open_index
+from tspo_cli.retrieval.index.searcher import open_index
 from tspo_cli.retrieval.types import SearchResult
 from tspo_cli.runs import read_jsonl_gz
 
@@ -28,19 +28,25 @@ def evaluate(films: Path, url: str, out: Path, *more: object) -> Result:
     return CliRunner().invoke(app, [str(one) for one in options])
 
 
-def test_finished_sets_are_not_replaced_by_others(films: Path, reader: tuple[Reader, str], tmp_path: Path) -> None:
+def test_finished_sets_are_not_replaced_by_others(
+    films: Path, reader: tuple[Reader, str], tmp_path: Path
+) -> None:
     _, url = reader
     index = ("--index", films / "index")
     assert evaluate(films, url, tmp_path / "o", *index).exit_code == 0
     before = (tmp_path / "o" / "films.json").read_bytes()
-    other = evaluate(films, url, tmp_path / "o", *index, "--resume", "--set", "rollout.max_searches=1")
+    other = evaluate(
+        films, url, tmp_path / "o", *index, "--resume", "--set", "rollout.max_searches=1"
+    )
     assert isinstance(other.exception, InvalidInputError)
     assert "was made with other settings" in str(other.exception)
     assert (tmp_path / "o" / "films.json").read_bytes() == before
     # Killed between two sets: nothing is half done, and still it is somebody's work.
     (tmp_path / "o" / "eval.json").unlink()
     assert isinstance(evaluate(films, url, tmp_path / "o", *index).exception, InvalidInputError)
-    replaced = evaluate(films, url, tmp_path / "o", *index, "--overwrite", "--set", "rollout.max_searches=1")
+    replaced = evaluate(
+        films, url, tmp_path / "o", *index, "--overwrite", "--set", "rollout.max_searches=1"
+    )
     assert replaced.exit_code == 0
     assert (tmp_path / "o" / "films.json").read_bytes() != before
 
@@ -61,7 +67,9 @@ class Fragile:
         return self.searcher.search(queries, k)
 
 
-def test_a_retriever_that_goes_away_is_no_wrong_answer(films: Path, reader: tuple[Reader, str], tmp_path: Path) -> None:
+def test_a_retriever_that_goes_away_is_no_wrong_answer(
+    films: Path, reader: tuple[Reader, str], tmp_path: Path
+) -> None:
     _, url = reader
     (question,) = [json.loads(line) for line in (films / "films.jsonl").read_text().splitlines()]
 
@@ -72,7 +80,10 @@ def test_a_retriever_that_goes_away_is_no_wrong_answer(films: Path, reader: tupl
     data = tmp_path / "many.jsonl"
     data.write_text("".join(json.dumps(question | varied(place)) + "\n" for place in range(12)))
     options = ("--data", data, "--set", "eval.portion=4")
-    assert evaluate(films, url, tmp_path / "whole", *options, "--index", films / "index").exit_code == 0
+    assert (
+        evaluate(films, url, tmp_path / "whole", *options, "--index", films / "index").exit_code
+        == 0
+    )
     retriever = Fragile(films / "index", life=9)
     with serving(retriever) as service:
         broken = evaluate(films, url, tmp_path / "o", *options, "--retriever", service)
@@ -83,11 +94,21 @@ def test_a_retriever_that_goes_away_is_no_wrong_answer(films: Path, reader: tupl
         assert 4 <= len(kept) < 12
         assert not any(json.loads(line)["record"]["failed"] for line in kept)
         retriever.life = 10_000
-        assert evaluate(films, url, tmp_path / "o", *options, "--retriever", service, "--resume").exit_code == 0
-    items = [list(read_jsonl_gz(tmp_path / name / "many.items.jsonl.gz")) for name in ("whole", "o")]
+        assert (
+            evaluate(
+                films, url, tmp_path / "o", *options, "--retriever", service, "--resume"
+            ).exit_code
+            == 0
+        )
+    items = [
+        list(read_jsonl_gz(tmp_path / name / "many.items.jsonl.gz")) for name in ("whole", "o")
+    ]
     assert items[0] == items[1]
     assert len(items[0]) == 12
-    digests = [json.loads((tmp_path / name / "many.json").read_text())["digests"] for name in ("whole", "o")]
+    digests = [
+        json.loads((tmp_path / name / "many.json").read_text())["digests"]
+        for name in ("whole", "o")
+    ]
     assert digests[0].pop("corpus")
     assert digests[0] == digests[1], "the server says which index it has"
     timings = json.loads((tmp_path / "o" / "timings.json").read_text())["many"]["items"]
@@ -98,20 +119,33 @@ def test_a_retriever_that_goes_away_is_no_wrong_answer(films: Path, reader: tupl
 def changed(**values: object) -> str:
     from tspo_cli.evaluation.signature import config_digest
 
-    return config_digest(load_config([], [f"{key.replace('__', '.')}={value}" for key, value in values.items()]))
+    return config_digest(
+        load_config([], [f"{key.replace('__', '.')}={value}" for key, value in values.items()])
+    )
 
 
 def test_the_signature_knows_what_changes_answers() -> None:
     plain = changed()
     for key, value in {
-        "rollout__max_searches": 2, "rollout__prompt": "short", "rollout__top_p": 0.9, "retriever__k": 5, "seed": 1,
-        "eval__temperature": 0.5, "model__max_context": 512,
-    }.items():  # fmt: skip
+        "rollout__max_searches": 2,
+        "rollout__prompt": "short",
+        "rollout__top_p": 0.9,
+        "retriever__k": 5,
+        "seed": 1,
+        "eval__temperature": 0.5,
+        "model__max_context": 512,
+    }.items():
         assert changed(**{key: value}) != plain, key
     for key, value in {
-        "rollout__group_size": 8, "rollout__temperature": 0.7, "rollout__engine": "vllm", "eval__batch_size": 9,
-        "retriever__timeout": 3, "retriever__index": "elsewhere", "endpoint__concurrency": 2, "optimizer__lr": 0.1,
-    }.items():  # fmt: skip
+        "rollout__group_size": 8,
+        "rollout__temperature": 0.7,
+        "rollout__engine": "vllm",
+        "eval__batch_size": 9,
+        "retriever__timeout": 3,
+        "retriever__index": "elsewhere",
+        "endpoint__concurrency": 2,
+        "optimizer__lr": 0.1,
+    }.items():
         assert changed(**{key: value}) == plain, key
     remote = {"endpoint__url": "http://a"}
     assert changed(**remote, endpoint__api="chat") != changed(**remote)
@@ -122,14 +156,24 @@ def test_where_a_model_was_trained_does_not_decide_where_it_is_evaluated(tmp_pat
     agent: dict[str, Any] = {"rollout": {"engine": "vllm", "max_searches": 2}, "k": 5}
     (tmp_path / "tspo_agent.json").write_text(json.dumps(agent))
     config = eval_config(tmp_path, Wish(str(tmp_path), ("x",)))
-    assert (config.rollout.engine, config.rollout.max_searches, config.retriever.k) == ("transformers", 2, 5)
-    servers = Wish(str(tmp_path), ("x",), settings=("rollout.engine=vllm", 'vllm.url=["http://127.0.0.1:8100"]'))
+    assert (config.rollout.engine, config.rollout.max_searches, config.retriever.k) == (
+        "transformers",
+        2,
+        5,
+    )
+    servers = Wish(
+        str(tmp_path),
+        ("x",),
+        settings=("rollout.engine=vllm", 'vllm.url=["http://127.0.0.1:8100"]'),
+    )
     with pytest.raises(UsageError, match="--endpoint"):
         open_engine(eval_config(tmp_path, servers))
 
 
 @pytest.mark.parametrize("gate", ["em=nan", "nan", "em=", "="])
-def test_gates_are_numbers(films: Path, reader: tuple[Reader, str], tmp_path: Path, gate: str) -> None:
+def test_gates_are_numbers(
+    films: Path, reader: tuple[Reader, str], tmp_path: Path, gate: str
+) -> None:
     done = evaluate(films, reader[1], tmp_path / "o", "--method", "direct", "--fail-under", gate)
     assert isinstance(done.exception, UsageError)
     assert not (tmp_path / "o").exists()

@@ -1,4 +1,6 @@
-"""Statistics against scipy and statsmodels called directly, their false positives, and the laws they keep."""
+"""Statistics against scipy and statsmodels called directly, their false positives, and the laws
+they keep.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ Array = npt.NDArray[np.float64]
 
 
 def scores(seed: int, *shape: int, share: float = 0.4) -> Array:
-    """Yes/no scores with a question effect, so that paired scores agree more often than by chance."""
+    """Yes/no scores with a question effect, so that paired scores agree more often than by
+    chance.
+    """
     rng = np.random.default_rng(seed)
     hardness = np.random.default_rng(shape[-1]).normal(size=shape[-1])
     return (rng.normal(size=shape) + hardness < stats.norm.ppf(share) * np.sqrt(2)).astype(float)
@@ -35,7 +39,9 @@ def test_mean_and_interval_are_scipys(values: Array) -> None:
     found = statistics.estimate(values, resamples=5000)
     assert found.mean == values.mean()
     assert found.se == pytest.approx(stats.sem(values), rel=1e-12)
-    direct = stats.bootstrap((values,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(9))
+    direct = stats.bootstrap(
+        (values,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(9)
+    )
     assert found.low == pytest.approx(direct.confidence_interval.low, abs=0.004)
     assert found.high == pytest.approx(direct.confidence_interval.high, abs=0.004)
     assert (found.questions, found.seeds) == (400, 1)
@@ -57,14 +63,19 @@ def test_clustered_error_is_statsmodels() -> None:
 
 def test_interval_over_seeds_is_wider_than_over_questions_alone() -> None:
     rng = np.random.default_rng(3)
-    table = np.clip(rng.normal(0.4, 0.1, (5, 200)) + np.array([[-0.2], [-0.1], [0], [0.1], [0.2]]), 0, 1)
+    table = np.clip(
+        rng.normal(0.4, 0.1, (5, 200)) + np.array([[-0.2], [-0.1], [0], [0.1], [0.2]]), 0, 1
+    )
     both, alone = statistics.estimate(table), statistics.estimate(table.mean(axis=0))
     assert both.mean == pytest.approx(alone.mean)
     assert both.high - both.low > 3 * (alone.high - alone.low)
 
 
 def test_permutation_test_is_scipys() -> None:
-    for first, second in [(scores(1, 300), scores(2, 300, share=0.46)), (f1_like(1, 120), f1_like(3, 120))]:
+    for first, second in [
+        (scores(1, 300), scores(2, 300, share=0.46)),
+        (f1_like(1, 120), f1_like(3, 120)),
+    ]:
         direct = stats.permutation_test(
             (first, second),
             lambda a, b, axis: (a - b).mean(axis=axis),
@@ -73,7 +84,9 @@ def test_permutation_test_is_scipys() -> None:
             rng=np.random.default_rng(4),
         )
         # Two independent draws of 9,999 permutations differ by about 0.005 where p is 0.5.
-        assert statistics.paired_permutation(first, second) == pytest.approx(direct.pvalue, abs=0.02)
+        assert statistics.paired_permutation(first, second) == pytest.approx(
+            direct.pvalue, abs=0.02
+        )
 
 
 def test_permutation_test_is_exact_on_few_differences() -> None:
@@ -88,7 +101,9 @@ def test_mcnemar_holm_and_power_are_statsmodels() -> None:
     table = [
         [np.sum((first == a) & (second == b)) for b in (0, 1)] for a in (0, 1)
     ]  # fmt: skip
-    assert statistics.mcnemar(first, second) == pytest.approx(statsmodels_mcnemar(table, exact=True).pvalue)
+    assert statistics.mcnemar(first, second) == pytest.approx(
+        statsmodels_mcnemar(table, exact=True).pvalue
+    )
     p_values = [0.01, 0.04, 0.03, 0.005]
     assert statistics.holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
     needed = statistics.questions_needed(0.5)
@@ -98,9 +113,14 @@ def test_mcnemar_holm_and_power_are_statsmodels() -> None:
 
 
 def test_false_positives_of_the_paired_tests() -> None:
-    """Which system a score belongs to is shuffled per question 1,000 times: 5 % +- 1.5 % come out below 0.05."""
+    """Which system a score belongs to is shuffled per question 1,000 times: 5 % +- 1.5 % come out
+    below 0.05.
+    """
     rng = np.random.default_rng(11)
-    pool = np.stack([scores(5, 400), scores(6, 400, share=0.55)]), np.stack([f1_like(5, 400), f1_like(6, 400)])
+    pool = (
+        np.stack([scores(5, 400), scores(6, 400, share=0.55)]),
+        np.stack([f1_like(5, 400), f1_like(6, 400)]),
+    )
     p_values: dict[str, list[float]] = {"permutation em": [], "permutation f1": [], "mcnemar": []}
     for repetition in range(1000):
         swap = rng.random(400) < 0.5
@@ -126,8 +146,18 @@ def test_a_real_difference_is_found() -> None:
 
 
 def test_comparison_of_sets_corrects_over_the_sets_they_share() -> None:
-    mine = {"a": scores(1, 500), "b": scores(2, 500), "c": f1_like(3, 500), "only mine": scores(4, 9)}
-    base = {"a": scores(5, 500, share=0.3), "b": scores(6, 500), "c": f1_like(7, 500), "only theirs": scores(8, 9)}
+    mine = {
+        "a": scores(1, 500),
+        "b": scores(2, 500),
+        "c": f1_like(3, 500),
+        "only mine": scores(4, 9),
+    }
+    base = {
+        "a": scores(5, 500, share=0.3),
+        "b": scores(6, 500),
+        "c": f1_like(7, 500),
+        "only theirs": scores(8, 9),
+    }
     found = statistics.compare_sets(mine, base)
     assert list(found) == ["a", "b", "c"]
     assert [one.p_permutation_holm for one in found.values()] == pytest.approx(
@@ -181,7 +211,12 @@ def test_one_question_and_equal_scores() -> None:
     alone = statistics.estimate([1.0])
     assert (alone.mean, alone.se, alone.low, alone.high) == (1, None, 1, 1)
     same = statistics.compare([1, 0, 1], [1, 0, 1])
-    assert (same.p_permutation, same.p_mcnemar, same.questions_needed, same.detectable) == (1, 1, None, None)
+    assert (same.p_permutation, same.p_mcnemar, same.questions_needed, same.detectable) == (
+        1,
+        1,
+        None,
+        None,
+    )
 
 
 binary = st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=12)
@@ -190,13 +225,19 @@ binary = st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=12)
 @settings(max_examples=40, deadline=None)
 @given(st.data(), binary)
 def test_laws_of_paired_tests(data: st.DataObject, first: list[float]) -> None:
-    second = data.draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=len(first), max_size=len(first)))
+    second = data.draw(
+        st.lists(st.sampled_from([0.0, 1.0]), min_size=len(first), max_size=len(first))
+    )
     p = statistics.paired_permutation(first, second)
     assert 0 < p <= 1
     assert p == pytest.approx(statistics.paired_permutation(second, first)), "no side is special"
     order = data.draw(st.permutations(range(len(first))))
-    assert p == pytest.approx(statistics.paired_permutation([first[i] for i in order], [second[i] for i in order]))
-    assert p == pytest.approx(statistics.mcnemar(first, second)), "on yes/no scores the two are one exact test"
+    assert p == pytest.approx(
+        statistics.paired_permutation([first[i] for i in order], [second[i] for i in order])
+    )
+    assert p == pytest.approx(statistics.mcnemar(first, second)), (
+        "on yes/no scores the two are one exact test"
+    )
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,5 +1,6 @@
-"""vLLM's own OpenAI server behind --endpoint, and vLLM in this process: the greedy answers of the transformers engine.
-Needs vLLM: `make test-vllm`."""
+"""vLLM's own OpenAI server behind --endpoint, and vLLM in this process: the greedy answers of the
+transformers engine. Needs vLLM: `make test-vllm`.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +15,12 @@ from tspo_cli.runs import read_json, read_jsonl_gz
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(600)]
 Tspo = Callable[..., Finished]
-# Messages one after the other, observations between empty lines: the text that the policy was trained on.
+# Messages one after the other, observations between empty lines: the text that the policy was
+# trained on.
 TEMPLATE = (
     "{% for message in messages %}{% if message.role == 'user' and not loop.first %}"
-    "{{ '\\n\\n' + message.content + '\\n\\n' }}{% else %}{{ message.content }}{% endif %}{% endfor %}"
+    "{{ '\\n\\n' + message.content + '\\n\\n' }}{% else %}{{ message.content }}{% endif %}{% "
+    "endfor %}"
 )
 ROUTES = {"token ids": [], "text": ["endpoint.send=text"], "chat": ["endpoint.api=chat"]}
 
@@ -26,7 +29,9 @@ ROUTES = {"token ids": [], "text": ["endpoint.send=text"], "chat": ["endpoint.ap
 def url(playground: Playground, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("server")
     (folder / "chat.jinja").write_text(TEMPLATE)
-    server = EngineServer(playground.model, folder / "log.txt", "--", "--chat-template", folder / "chat.jinja")
+    server = EngineServer(
+        playground.model, folder / "log.txt", "--", "--chat-template", folder / "chat.jinja"
+    )
     server.start()
     try:
         server.wait()
@@ -37,7 +42,14 @@ def url(playground: Playground, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="module")
 def options(playground: Playground) -> list[object]:
-    return ["eval", playground.model, "--data", playground.world / "test.jsonl", "--index", playground.index]
+    return [
+        "eval",
+        playground.model,
+        "--data",
+        playground.world / "test.jsonl",
+        "--index",
+        playground.index,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -65,20 +77,27 @@ def test_its_server_answers_as_the_model_in_this_process(
     assert sum(kind == "search" for turn in mine for kind, *_ in turn) > 0
     if route == "token ids":
         assert theirs == mine
-    else:  # The server takes the text apart again, which need not give the tokens that were sampled.
+    # The server takes the text apart again, which need not give the tokens that were sampled.
+    else:
         assert sum(a == b for a, b in zip(mine, theirs, strict=True)) >= 0.8 * len(mine)
     scores = read_json(tmp_path / "there" / "world.json")
     assert scores["digests"]["engine"] == ("chat" if route == "chat" else "completions")
 
 
-def test_vllm_in_this_process_does_too(options: list[object], here: Path, tspo: Tspo, tmp_path: Path) -> None:
+def test_vllm_in_this_process_does_too(
+    options: list[object], here: Path, tspo: Tspo, tmp_path: Path
+) -> None:
     tspo(*options, "--set", "rollout.engine=vllm", "--out", tmp_path / "o", timeout=400)
     assert turns(tmp_path / "o") == turns(here)
     assert read_json(tmp_path / "o" / "world.json")["digests"]["engine"] == "vllm-float32"
 
 
-def test_a_model_that_the_server_does_not_have(url: str, options: list[object], tmp_path: Path) -> None:
-    done = run_tspo(*options, "--endpoint", url, "--set", "endpoint.model=other", "--out", tmp_path / "o")
+def test_a_model_that_the_server_does_not_have(
+    url: str, options: list[object], tmp_path: Path
+) -> None:
+    done = run_tspo(
+        *options, "--endpoint", url, "--set", "endpoint.model=other", "--out", tmp_path / "o"
+    )
     assert done.code == 5
     assert "404" in done.err
     assert "other" in done.err

@@ -27,13 +27,21 @@ def test_greedy_counts_as_temperature_one() -> None:
 def test_portions_change_nothing(rows: int, entropy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same values and gradients whether all logits are kept or made a few rows at a time."""
     torch.manual_seed(1)
-    hidden, head, ids = torch.randn(rows, 6, requires_grad=True), torch.nn.Linear(6, 9), torch.arange(rows) % 9
+    hidden, head, ids = (
+        torch.randn(rows, 6, requires_grad=True),
+        torch.nn.Linear(6, 9),
+        torch.arange(rows) % 9,
+    )
     found = []
     for kept in (10**9, 0):
         monkeypatch.setattr(logprobs, "KEPT_LOGITS", kept)
         monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", {"cpu": 4 * 9})
         scores = logprobs.head_scores(hidden, head, ids, 0.7, entropy)
-        gradients = torch.autograd.grad((scores[0] + scores[1]).sum(), [hidden, *head.parameters()]) if rows else ()
+        gradients = (
+            torch.autograd.grad((scores[0] + scores[1]).sum(), [hidden, *head.parameters()])
+            if rows
+            else ()
+        )
         found.append([*scores, *gradients])
         with torch.no_grad():
             found[-1] += logprobs.head_scores(hidden, head, ids, 0.7, entropy)

@@ -17,7 +17,10 @@ def test_same_seed_same_weights_and_the_callers_generator_is_left_alone() -> Non
     torch.manual_seed(5)
     first = tiny_model(50, ModelConfig(), 1).state_dict()
     assert torch.equal(torch.rand(3), expected)
-    again, other = tiny_model(50, ModelConfig(), 1).state_dict(), tiny_model(50, ModelConfig(), 2).state_dict()
+    again, other = (
+        tiny_model(50, ModelConfig(), 1).state_dict(),
+        tiny_model(50, ModelConfig(), 2).state_dict(),
+    )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["model.embed_tokens.weight"], other["model.embed_tokens.weight"])
 
@@ -27,7 +30,9 @@ def test_round_trip_through_a_directory(tmp_path: Path, copy_prior: bool) -> Non
     model = tiny_model(60, ModelConfig(copy_prior=copy_prior, layers=3, hidden_size=64), 0).eval()
     model.save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").is_file()
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto", local_files_only=True).eval()
+    loaded = AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype="auto", local_files_only=True
+    ).eval()
     assert isinstance(loaded, Qwen2ForCausalLM)
     assert loaded.config.eos_token_id == 1
     assert loaded.get_input_embeddings().weight is loaded.get_output_embeddings().weight

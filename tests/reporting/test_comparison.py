@@ -1,4 +1,6 @@
-"""Arms, the main table, ablations, cost and classes: what a paper would print of runs and evaluations."""
+"""Arms, the main table, ablations, cost and classes: what a paper would print of runs and
+evaluations.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,13 @@ from tests.reporting.tree import make_evaluation, make_run, make_tree
 from tspo_cli import runs
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
-from tspo_cli.reporting.arms import find_arm, group_arms
-from tspo_cli.reporting.build import Report
-from tspo_cli.reporting.curves import figures
-from tspo_cli.reporting.published import SETS, choose_published, read_published
-from tspo_cli.reporting.render import render
-from tspo_cli.reporting.tables import Format, Table
-from tspo_cli.reporting.views import open_runs
+from tspo_cli.reporting.open_report import Report
+from tspo_cli.reporting.page.curves import figures
+from tspo_cli.reporting.sources.arms import find_arm, group_arms
+from tspo_cli.reporting.sources.published import SETS, choose_published, read_published
+from tspo_cli.reporting.sources.run_view import open_runs
+from tspo_cli.reporting.tables.render import render
+from tspo_cli.reporting.tables.table import Format, Table
 
 QUESTIONS = 60
 
@@ -33,9 +35,23 @@ def items(seed: int, share: float, n: int = QUESTIONS) -> list[dict[str, Any]]:
     found = []
     for index in range(n):
         em = float(draw.random() < share)
-        turn = {"kind": "answer", "text": "<answer> x </answer>", "tokens": 4, "passages": [], "feedback": ""}
+        turn = {
+            "kind": "answer",
+            "text": "<answer> x </answer>",
+            "tokens": 4,
+            "passages": [],
+            "feedback": "",
+        }
         one = {"sample": 0, "answer": "x", "failed": False, "turns": [turn]}
-        found.append({"id": f"q{index}", "question": f"q{index}?", "golden_answers": ["y"], "em": em, "f1": em / 2})
+        found.append(
+            {
+                "id": f"q{index}",
+                "question": f"q{index}?",
+                "golden_answers": ["y"],
+                "em": em,
+                "f1": em / 2,
+            }
+        )
         found[-1]["trajectory"] = one
     return found
 
@@ -56,9 +72,16 @@ def texts(table: Table) -> dict[str, list[str]]:
 
 
 def seeded(root: Path, algorithm: str, seed: int, end: float, **optimizer: float) -> None:
-    config = {"seed": seed, "credit": {"algorithm": algorithm}, "train": {"steps": 4}, "optimizer": optimizer}
+    config = {
+        "seed": seed,
+        "credit": {"algorithm": algorithm},
+        "train": {"steps": 4},
+        "optimizer": optimizer,
+    }
     lr = f"-{optimizer['lr']:g}" if optimizer else ""
-    make_run(root / f"{algorithm}{lr}-{seed}", Config.model_validate(config), 4, {0: 0.1, 2: 0.2, 4: end})
+    make_run(
+        root / f"{algorithm}{lr}-{seed}", Config.model_validate(config), 4, {0: 0.1, 2: 0.2, 4: end}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +96,15 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_seeds_become_one_arm_and_settings_tell_arms_apart(seeds: Path) -> None:
     arms = group_arms(open_runs([seeds]))
-    assert [(arm.label, len(arm.views)) for arm in arms] == [("grpo", 3), ("tspo (lr=1e-06)", 3), ("tspo (lr=0.5)", 1)]
+    assert [(arm.label, len(arm.views)) for arm in arms] == [
+        ("grpo", 3),
+        ("tspo (lr=1e-06)", 3),
+        ("tspo (lr=0.5)", 1),
+    ]
     merged = group_arms(open_runs([seeds]), ignore=["optimizer.lr"])
-    assert sorted(len(arm.views) for arm in merged) == [1, 1, 1, 1, 3], "one seed twice is no seed of one arm"
+    assert sorted(len(arm.views) for arm in merged) == [1, 1, 1, 1, 3], (
+        "one seed twice is no seed of one arm"
+    )
 
 
 def test_a_baseline_is_found_by_label_algorithm_or_run(seeds: Path) -> None:
@@ -127,8 +156,13 @@ def test_letters_follow_the_paired_test_after_holm(evals: Path) -> None:
                     expected += letter if found["difference"] > 0 else f"-{letter}"
             assert cell.letters == expected
     assert [cell.letters for cell in table.rows[2][1:4]] == ["ab"] * 3
-    weakest = max(one["against"]["rag"]["nq"]["detectable"] for one in table.records if one["method"] != "rag")
-    assert any(f"from rag shown with 80 % power, in points: nq {100 * weakest:.1f}, " in note for note in table.notes)
+    weakest = max(
+        one["against"]["rag"]["nq"]["detectable"] for one in table.records if one["method"] != "rag"
+    )
+    assert any(
+        f"from rag shown with 80 % power, in points: nq {100 * weakest:.1f}, " in note
+        for note in table.notes
+    )
     assert "-a" in [cell.letters for cell in table.rows[0][1:4]]
 
 
@@ -137,7 +171,8 @@ def test_p_values_are_scipys_on_the_same_items(evals: Path) -> None:
     raw = {}
     for place, (dataset, n) in enumerate([("musique", 60), ("nq", 60), ("popqa", 180)]):
         mine, theirs = (
-            [item["em"] for item in items(seed + place, share, n)] for seed, share in ((20, 0.75), (10, 0.45))
+            [item["em"] for item in items(seed + place, share, n)]
+            for seed, share in ((20, 0.75), (10, 0.45))
         )
         won = sum(a > b for a, b in zip(mine, theirs, strict=True))
         lost = sum(a < b for a, b in zip(mine, theirs, strict=True))
@@ -154,12 +189,21 @@ def test_p_values_are_scipys_on_the_same_items(evals: Path) -> None:
 
 def test_seeds_count_in_means_and_intervals(seeds: Path) -> None:
     table = Report(open_runs([seeds]), baselines=["grpo"]).table("main")
-    assert [column.heading for column in table.columns] == ["method", "seeds", "test", "gain over grpo"]
+    assert [column.heading for column in table.columns] == [
+        "method",
+        "seeds",
+        "test",
+        "gain over grpo",
+    ]
     shown = texts(table)
     assert shown["grpo"] == ["3", "25.0", ""]
     assert shown["tspo (lr=1e-06)"] == ["3", "50.0", "+100.0 %"]
     assert table.rows[1][2].below.startswith("[")
-    assert not any(cell.below for row in Report(open_runs([seeds]), intervals=False).table("main").rows for cell in row)
+    assert not any(
+        cell.below
+        for row in Report(open_runs([seeds]), intervals=False).table("main").rows
+        for cell in row
+    )
     record = table.records[1]["sets"]["test"]
     assert (record["seeds"], record["questions"]) == (3, 40)
     one_seed = Report(open_runs([seeds / "tspo-1"])).table("main").records[0]["sets"]["test"]
@@ -168,7 +212,10 @@ def test_seeds_count_in_means_and_intervals(seeds: Path) -> None:
 
 
 def test_another_metric_and_one_that_is_not_there(evals: Path) -> None:
-    em, f1 = (Report(open_runs([evals]), metric=metric).table("main").records[0] for metric in ("em", "f1"))
+    em, f1 = (
+        Report(open_runs([evals]), metric=metric).table("main").records[0]
+        for metric in ("em", "f1")
+    )
     assert f1["sets"]["nq"]["mean"] == pytest.approx(em["sets"]["nq"]["mean"] / 2)
     with pytest.raises(InvalidInputError, match="not every item has a number under 'bleu'"):
         Report(open_runs([evals]), metric="bleu").table("main")
@@ -194,16 +241,27 @@ def test_published_rows_stand_apart(evals: Path) -> None:
     table = Report(open_runs([evals]), published=published).table("main")
     assert table.quoted == frozenset({3})
     quoted = table.rows[3]
-    assert [cell.text for cell in quoted] == ["Search-R1 base PPO, 7B", "48.0", "45.7", "19.6", "", ""]
+    assert [cell.text for cell in quoted] == [
+        "Search-R1 base PPO, 7B",
+        "48.0",
+        "45.7",
+        "19.6",
+        "",
+        "",
+    ]
     assert quoted[0].letters == "†S"
-    assert not any(cell.best or cell.second for cell in quoted), "what was not measured here is not ranked"
+    assert not any(cell.best or cell.second for cell in quoted), (
+        "what was not measured here is not ranked"
+    )
     assert any("not measured here" in note and "second-hand" in note for note in table.notes)
     assert any("2503.09516" in note for note in table.notes)
     assert [one["published"] for one in table.records] == [False, False, False, True]
     assert "\\midrule\n\\textit{Search-R1 base PPO, 7B}" in render([table], Format.latex)
 
 
-def test_published_rows_need_words_that_fit_and_sets_that_were_measured(evals: Path, seeds: Path) -> None:
+def test_published_rows_need_words_that_fit_and_sets_that_were_measured(
+    evals: Path, seeds: Path
+) -> None:
     rows = read_published()
     with pytest.raises(UsageError, match="--published nonsense"):
         choose_published(rows, ["7B", "nonsense"], "em")
@@ -228,9 +286,15 @@ def test_the_file_of_published_results_is_consistent() -> None:
     assert (tspo.average, tspo.certainty) == (None, "S"), "no full row of TSPO is known"
 
 
-@pytest.mark.parametrize(("old", "new", "words"), [(",S,", ",?,", "certainty '\\?'"), ("0.134", "13.4", "'13.4'")])
-def test_a_wrong_published_file_is_named_with_its_line(tmp_path: Path, old: str, new: str, words: str) -> None:
-    text = (Path(__file__).parents[2] / "data" / "published_results.csv").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("old", "new", "words"), [(",S,", ",?,", "certainty '\\?'"), ("0.134", "13.4", "'13.4'")]
+)
+def test_a_wrong_published_file_is_named_with_its_line(
+    tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    text = (Path(__file__).parents[2] / "data" / "published_results.csv").read_text(
+        encoding="utf-8"
+    )
     path = tmp_path / "mine.csv"
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(InvalidInputError, match=f"line 2: .*{words}"):
@@ -259,7 +323,9 @@ def test_curves_and_classes_are_means_over_seeds(seeds: Path) -> None:
     assert curve[-1]["em"] == pytest.approx(0.25)
     assert (curve[-1]["em_lowest"], curve[-1]["em_highest"]) == (0.2, 0.3)
     classes = [one for one in report.table("classes").records if one["method"] == "grpo"]
-    assert [(one["first_step"], one["last_step"], one["seeds"]) for one in classes] == [(s, s, 3) for s in (1, 2, 3, 4)]
+    assert [(one["first_step"], one["last_step"], one["seeds"]) for one in classes] == [
+        (s, s, 3) for s in (1, 2, 3, 4)
+    ]
     for one in classes:
         assert sum(
             one[name] for name in ("all correct", "mixed", "all wrong with near-miss", "all miss")
@@ -280,7 +346,10 @@ def test_seeds_of_an_arm_are_one_line_with_a_band(seeds: Path) -> None:
 
 def test_cost_counts_devices_tokens_and_searches(tmp_path: Path, evals: Path) -> None:
     config = Config.model_validate(
-        {"train": {"steps": 4, "processes": 2}, "rollout": {"questions_per_step": 8, "group_size": 5}}
+        {
+            "train": {"steps": 4, "processes": 2},
+            "rollout": {"questions_per_step": 8, "group_size": 5},
+        }
     )
     make_run(tmp_path / "two", config, 4, {4: 0.5})
     runs.write_json(tmp_path / "two" / "env.json", {"gpus": ["NVIDIA H200"] * 2})
@@ -288,7 +357,9 @@ def test_cost_counts_devices_tokens_and_searches(tmp_path: Path, evals: Path) ->
     assert one["device"] == "2 × NVIDIA H200"
     assert one["device_hours"] == pytest.approx(4 * 1.5 * 2 / 3600)
     assert one["rollouts"] == 4 * 8 * 5
-    searches = [record["searches"] for record in runs.read_jsonl(tmp_path / "two" / "metrics.jsonl")]
+    searches = [
+        record["searches"] for record in runs.read_jsonl(tmp_path / "two" / "metrics.jsonl")
+    ]
     assert one["training_searches"] == round(sum(searches) * 40)
     assert one["searches_per_question"] == 2.0
     runs.write_json(evals / "rag" / "nq" / "timings.json", {"nq": {"mean": 0.25}})
@@ -304,8 +375,12 @@ def test_a_policy_of_several_seeds_is_one_evaluated_arm(tmp_path: Path) -> None:
         model = tmp_path / "runs" / f"tspo-{seed}" / "model"
         for method, share in (("search_r1", 0.6), ("direct", 0.1)):
             own = items(seed, share)
-            make_evaluation(tmp_path / "evals" / f"{method}-{seed}", method, own, dataset="nq", model=str(model))
-    make_evaluation(tmp_path / "evals" / "other", "direct", items(9, 0.2), dataset="nq", model="Qwen2.5-3B")
+            make_evaluation(
+                tmp_path / "evals" / f"{method}-{seed}", method, own, dataset="nq", model=str(model)
+            )
+    make_evaluation(
+        tmp_path / "evals" / "other", "direct", items(9, 0.2), dataset="nq", model="Qwen2.5-3B"
+    )
     scored = Report(open_runs([tmp_path / "evals"])).scored
     assert [(one.arm.label, len(one.arm.views)) for one in scored] == [
         ("direct (tspo-0)", 2), ("direct (Qwen2.5-3B)", 1), ("search_r1", 2),
@@ -315,12 +390,22 @@ def test_a_policy_of_several_seeds_is_one_evaluated_arm(tmp_path: Path) -> None:
 def test_the_same_evaluation_twice_stays_two_rows(tmp_path: Path) -> None:
     for name in ("first", "again"):
         make_evaluation(tmp_path / name, "rag", items(1, 0.5), dataset="nq")
-    assert [arm.label for arm in group_arms(open_runs([tmp_path]))] == ["rag [again]", "rag [first]"]
+    assert [arm.label for arm in group_arms(open_runs([tmp_path]))] == [
+        "rag [again]",
+        "rag [first]",
+    ]
 
 
 def test_all_tables_that_are_possible(tmp_path: Path, evals: Path) -> None:
     demo = make_tree(tmp_path, steps=4)
-    assert Report(open_runs([demo])).possible() == ["rows", "main", "curves", "classes", "cost", "commands"]
+    assert Report(open_runs([demo])).possible() == [
+        "rows",
+        "main",
+        "curves",
+        "classes",
+        "cost",
+        "commands",
+    ]
     assert {"ablation", "tests"} <= set(Report(open_runs([demo]), baselines=["grpo"]).possible())
     assert Report(open_runs([evals])).possible() == ["rows", "main", "cost", "commands"]
     assert json.loads(render([Report(open_runs([evals])).table("cost")], Format.json))["cost"]

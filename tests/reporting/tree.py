@@ -16,12 +16,28 @@ QUESTIONS = 40
 def make_tree(root: Path, *, hostile: bool = False, steps: int = 20) -> Path:
     """`root/demo` with warmstart (sft), grpo and tspo (finished) and tspo-b (running)."""
     demo = root / "demo"
-    make_run(demo / "warmstart", Config.model_validate({"kind": "sft", "optimizer": {"lr": 3e-3}}), 100, {100: 0.1})
+    make_run(
+        demo / "warmstart",
+        Config.model_validate({"kind": "sft", "optimizer": {"lr": 3e-3}}),
+        100,
+        {100: 0.1},
+    )
     for name, algorithm, end in (("grpo", "grpo", 0.15), ("tspo", "tspo", 0.4)):
         config = Config.model_validate(
-            {"seed": 1, "credit": {"algorithm": algorithm}, "optimizer": {"lr": 2e-4}, "train": {"steps": steps}}
+            {
+                "seed": 1,
+                "credit": {"algorithm": algorithm},
+                "optimizer": {"lr": 2e-4},
+                "train": {"steps": steps},
+            }
         )
-        make_run(demo / name, config, steps, {0: 0.1, steps // 2: (0.1 + end) / 2, steps: end}, hostile=hostile)
+        make_run(
+            demo / name,
+            config,
+            steps,
+            {0: 0.1, steps // 2: (0.1 + end) / 2, steps: end},
+            hostile=hostile,
+        )
     running = Config.model_validate({"seed": 2, "train": {"steps": steps}})
     make_run(demo / "tspo-b", running, steps // 2, {0: 0.1}, state="running")
     return demo
@@ -41,19 +57,39 @@ def make_run(
     path.mkdir(parents=True)
     runs.write_json(path / runs.CONFIG_NAME, config.section_dict())
     runs.set_status(path, state, steps, 1)
-    (path / "command.txt").write_text(f"tspo train {path.name}.toml --out runs/{path.name}\n", encoding="utf-8")
+    (path / "command.txt").write_text(
+        f"tspo train {path.name}.toml --out runs/{path.name}\n", encoding="utf-8"
+    )
     rl = config.kind == "rl"
     for step in range(1, steps + 1):
         done = step / steps
-        shares = {"all_correct": 0.1 * done, "mixed": 0.2 + 0.2 * done, "all_wrong_near_miss": 0.3, "all_miss": 0.0}
+        shares = {
+            "all_correct": 0.1 * done,
+            "mixed": 0.2 + 0.2 * done,
+            "all_wrong_near_miss": 0.3,
+            "all_miss": 0.0,
+        }
         shares["all_miss"] = 1 - sum(shares.values())
-        metrics: dict[str, Any] = {"step": step, "loss": 2 * draw.random(), "lr": config.optimizer.lr}
+        metrics: dict[str, Any] = {
+            "step": step,
+            "loss": 2 * draw.random(),
+            "lr": config.optimizer.lr,
+        }
         if rl:
             metrics |= {f"groups/{name}": share for name, share in shares.items()}
-            metrics |= {"groups/zero_signal_grpo": 0.7 - 0.2 * done, "groups/recovered_by_folr": 0.3 * draw.random()}
-            metrics |= {"reward": 0.1 + 0.3 * done * draw.random(), "searches": 2 + done, "entropy": 1 - 0.5 * done}
+            metrics |= {
+                "groups/zero_signal_grpo": 0.7 - 0.2 * done,
+                "groups/recovered_by_folr": 0.3 * draw.random(),
+            }
+            metrics |= {
+                "reward": 0.1 + 0.3 * done * draw.random(),
+                "searches": 2 + done,
+                "entropy": 1 - 0.5 * done,
+            }
         runs.append_jsonl(path / "metrics.jsonl", metrics)
-        runs.append_jsonl(path / "timings.jsonl", {"step": step, "rollout": 1.0, "update": 0.5, "total": 1.5})
+        runs.append_jsonl(
+            path / "timings.jsonl", {"step": step, "rollout": 1.0, "update": 0.5, "total": 1.5}
+        )
         if rl:
             groups = [_group(step, index, draw, hostile) for index in range(10)]
             runs.write_jsonl_gz(path / "rollouts" / f"{runs.step_name(step)}.jsonl.gz", groups)
@@ -62,15 +98,34 @@ def make_run(
 
 
 def make_evaluation(
-    path: Path, method: str, items: list[dict[str, Any]], *, dataset: str = "test", model: str = "model", seed: int = 0
+    path: Path,
+    method: str,
+    items: list[dict[str, Any]],
+    *,
+    dataset: str = "test",
+    model: str = "model",
+    seed: int = 0,
 ) -> None:
     """A folder as `tspo eval` leaves it: the summary, the scores and the items of one data set."""
     mean = {key: sum(item[key] for item in items) / len(items) for key in ("em", "f1")}
-    scores = {"dataset": dataset, "method": method, "k": 3, "n": len(items), **mean, "searches": 2.0}
+    scores = {
+        "dataset": dataset,
+        "method": method,
+        "k": 3,
+        "n": len(items),
+        **mean,
+        "searches": 2.0,
+    }
     config = Config.model_validate({"seed": seed}).section_dict()
     command = f"tspo eval {model} --data {dataset} --method {method}"
     earlier = runs.read_json(path / "eval.json")["results"] if (path / "eval.json").exists() else []
-    summary = {"model": model, "method": method, "command": command, "results": [*earlier, scores], "config": config}
+    summary = {
+        "model": model,
+        "method": method,
+        "command": command,
+        "results": [*earlier, scores],
+        "config": config,
+    }
     runs.write_jsonl_gz(path / f"{dataset}.items.jsonl.gz", items)
     runs.write_json(path / f"{dataset}.json", scores)
     runs.write_json(path / "eval.json", summary)
@@ -79,32 +134,63 @@ def make_evaluation(
 def question(index: int, hostile: bool) -> dict[str, Any]:
     text = f"Which river flows through the town where Ada Holt number {index} was born?"
     golds = ["Silver Brook", f"the {index}th Brook"]
-    return {"question": text + (HOSTILE if hostile else ""), "golden_answers": golds + ([HOSTILE] if hostile else [])}
+    return {
+        "question": text + (HOSTILE if hostile else ""),
+        "golden_answers": golds + ([HOSTILE] if hostile else []),
+    }
 
 
-def trajectory(sample: int, answer: str | None, *, hit: int | None, hostile: bool = False) -> dict[str, Any]:
-    """Two searches and an answer; the gold answer is retrieved at turn `hit` (1 or 2, None never)."""
+def trajectory(
+    sample: int, answer: str | None, *, hit: int | None, hostile: bool = False
+) -> dict[str, Any]:
+    """Two searches and an answer; the gold answer is retrieved at turn `hit` (1 or 2, None
+    never).
+    """
     turns = []
     for number, query in enumerate(("Ada Holt birthplace", "Marrowick river"), start=1):
-        found = " The Silver Brook runs by the mill." if number == hit else " A market is held each spring."
-        contents = f'"Marrowick {number}"\nMarrowick is a town in the north.{found}' + (HOSTILE if hostile else "")
+        found = (
+            " The Silver Brook runs by the mill."
+            if number == hit
+            else " A market is held each spring."
+        )
+        contents = f'"Marrowick {number}"\nMarrowick is a town in the north.{found}' + (
+            HOSTILE if hostile else ""
+        )
         turns.append(
             _turn("search", f"<think>I need more.</think><search>{query}</search>", query=query)
             | {
                 "passages": [
                     {"id": f"p{number}", "contents": contents, "score": 7.5},
-                    {"id": "p9", "contents": '"Ada Holt"\nAda Holt was a painter born in Marrowick.', "score": 5.1},
+                    {
+                        "id": "p9",
+                        "contents": '"Ada Holt"\nAda Holt was a painter born in Marrowick.',
+                        "score": 5.1,
+                    },
                 ],
                 "feedback": f"<information>{contents}</information>",
                 "feedback_tokens": 40,
             }
         )
     kind = "invalid" if answer is None else "answer"
-    turns.append(_turn(kind, f"<answer>{answer}</answer>" if answer else "hm" + HOSTILE * hostile, answer=answer))
-    return {"sample": sample, "answer": answer, "failed": False, "prompt_tokens": 120, "turns": turns}
+    turns.append(
+        _turn(
+            kind,
+            f"<answer>{answer}</answer>" if answer else "hm" + HOSTILE * hostile,
+            answer=answer,
+        )
+    )
+    return {
+        "sample": sample,
+        "answer": answer,
+        "failed": False,
+        "prompt_tokens": 120,
+        "turns": turns,
+    }
 
 
-def _turn(kind: str, text: str, query: str | None = None, answer: str | None = None) -> dict[str, Any]:
+def _turn(
+    kind: str, text: str, query: str | None = None, answer: str | None = None
+) -> dict[str, Any]:
     return {
         "kind": kind,
         "text": text,
@@ -125,8 +211,18 @@ def _group(step: int, index: int, draw: random.Random, hostile: bool) -> dict[st
     for sample in range(3):
         kind = ("miss", "near-miss", "success")[draw.randrange(3)]
         hit = None if kind == "miss" else draw.choice((1, 2))
-        answer = "Silver Brook" if kind == "success" else HOSTILE if hostile else draw.choice(("Old Canal", None))
-        rewards = [1.0] * 3 if kind == "success" else [0.5 * (hit is not None and turn <= hit) for turn in (1, 2, 3)]
+        answer = (
+            "Silver Brook"
+            if kind == "success"
+            else HOSTILE
+            if hostile
+            else draw.choice(("Old Canal", None))
+        )
+        rewards = (
+            [1.0] * 3
+            if kind == "success"
+            else [0.5 * (hit is not None and turn <= hit) for turn in (1, 2, 3)]
+        )
         trajectories.append(
             trajectory(sample, answer, hit=hit, hostile=hostile)
             | {
@@ -143,7 +239,9 @@ def _group(step: int, index: int, draw: random.Random, hostile: bool) -> dict[st
         "step": step,
         "group": ["world", f"q{index}", step],
         **question(index, hostile),
-        "group_class": ("all-correct" if classes == {"success"} else "mixed") if "success" in classes else near,
+        "group_class": ("all-correct" if classes == {"success"} else "mixed")
+        if "success" in classes
+        else near,
         "trajectories": trajectories,
     }
 

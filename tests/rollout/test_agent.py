@@ -11,11 +11,11 @@ import torch
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from tspo_cli.config.schema import RolloutConfig
-from tspo_cli.data.schema import Question
+from tspo_cli.data.question import Question
 from tspo_cli.retrieval.types import Hit, SearchResult
 from tspo_cli.rollout.agent import AgentSettings, Task, request_seed, run_agents
-from tspo_cli.rollout.engines.base import Completion, GenerationRequest, Sampling
-from tspo_cli.rollout.engines.transformers import TransformersEngine
+from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest, Sampling
+from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 from tspo_cli.rollout.protocol import STOP, SearchProtocol, answer_action, search_action
 from tspo_cli.rollout.trajectory import GroupId, Trajectory
 
@@ -46,7 +46,9 @@ class ScriptedEngine:
     def _complete(self, session: int) -> Completion:
         turn = self.turns.get(session, 0)
         self.turns[session] = turn + 1
-        ids = tuple(self.tokenizer(self.scripts[session][turn], add_special_tokens=False)["input_ids"])
+        ids = tuple(
+            self.tokenizer(self.scripts[session][turn], add_special_tokens=False)["input_ids"]
+        )
         return Completion(session, ids, (-0.5,) * len(ids), self.finish_reason, self.weight_version)  # type: ignore[arg-type]
 
     def release(self, session: int) -> None:
@@ -66,7 +68,10 @@ class MemoryRetriever:
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         self.batches.append(list(queries))
         hits = (Hit("7", '"Rimu"\na river in Bako', 2.0), Hit("8", '"Muko"\na town', 1.0))
-        return [SearchResult(error="no such shard") if query == "fail" else SearchResult(hits[:k]) for query in queries]
+        return [
+            SearchResult(error="no such shard") if query == "fail" else SearchResult(hits[:k])
+            for query in queries
+        ]
 
 
 @dataclass
@@ -91,7 +96,13 @@ def tasks_for(protocol: SearchProtocol, count: int) -> list[Task]:
     ids = tuple(protocol.prompt_ids("who is Bako?"))
     question = Question("q", "who is Bako?", ("Bako",), "world")
     return [
-        Task(question, GroupId("world", "q", 0), sample, ids, request_seed(0, GroupId("world", "q", 0), sample))
+        Task(
+            question,
+            GroupId("world", "q", 0),
+            sample,
+            ids,
+            request_seed(0, GroupId("world", "q", 0), sample),
+        )
         for sample in range(count)
     ]
 
@@ -106,14 +117,26 @@ def kinds(trajectory: Trajectory) -> list[str]:
 
 def test_search_then_answer(protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast) -> None:
     engine = ScriptedEngine(tokenizer, {0: [SEARCH, ANSWER]})
-    (trajectory,) = run_agents(tasks_for(protocol, 1), engine, MemoryRetriever(), protocol, settings())
+    (trajectory,) = run_agents(
+        tasks_for(protocol, 1), engine, MemoryRetriever(), protocol, settings()
+    )
     search, answer = trajectory.turns
-    assert (search.kind, search.query, [hit.id for hit in search.hits]) == ("search", "river", ["7", "8"])
-    assert search.feedback.startswith("\n\n<information>Doc 1(Title: Rimu) a river in Bako\nDoc 2(Title: Muko)")
+    assert (search.kind, search.query, [hit.id for hit in search.hits]) == (
+        "search",
+        "river",
+        ["7", "8"],
+    )
+    assert search.feedback.startswith(
+        "\n\n<information>Doc 1(Title: Rimu) a river in Bako\nDoc 2(Title: Muko)"
+    )
     assert (answer.kind, trajectory.answer, answer.feedback_ids) == ("answer", "Bako", ())
     # What the engine saw before the second turn is exactly what the trajectory keeps.
     assert [*engine.seen[1].token_ids, *answer.action_ids] == trajectory.token_ids()
-    assert len(trajectory.turn_of_token()) == len(trajectory.sampled_logprobs()) == len(trajectory.token_ids())
+    assert (
+        len(trajectory.turn_of_token())
+        == len(trajectory.sampled_logprobs())
+        == len(trajectory.token_ids())
+    )
     assert engine.released == [0]
 
 
@@ -122,14 +145,20 @@ def test_searches_of_many_trajectories_arrive_as_one_batch(
 ) -> None:
     retriever = MemoryRetriever()
     scripts = {session: [SEARCH, ANSWER] for session in range(5)}
-    done = run_agents(tasks_for(protocol, 5), ScriptedEngine(tokenizer, scripts), retriever, protocol, settings())
+    done = run_agents(
+        tasks_for(protocol, 5), ScriptedEngine(tokenizer, scripts), retriever, protocol, settings()
+    )
     assert retriever.batches == [["river"] * 5]
     assert [trajectory.sample for trajectory in done] == list(range(5))
 
 
-def test_the_turn_after_the_budget_may_not_search(protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_turn_after_the_budget_may_not_search(
+    protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast
+) -> None:
     engine = ScriptedEngine(tokenizer, {0: [SEARCH, SEARCH, SEARCH]})
-    (trajectory,) = run_agents(tasks_for(protocol, 1), engine, MemoryRetriever(), protocol, settings(max_searches=2))
+    (trajectory,) = run_agents(
+        tasks_for(protocol, 1), engine, MemoryRetriever(), protocol, settings(max_searches=2)
+    )
     assert kinds(trajectory) == ["search", "search", "invalid"]
     assert (trajectory.answer, trajectory.searches, trajectory.turns[-1].feedback) == (None, 2, "")
 
@@ -138,13 +167,17 @@ def test_an_invalid_turn_is_corrected_and_spends_budget(
     protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     engine = ScriptedEngine(tokenizer, {0: [" river", "<search> </search>", ANSWER]})
-    (trajectory,) = run_agents(tasks_for(protocol, 1), engine, MemoryRetriever(), protocol, settings(max_searches=2))
+    (trajectory,) = run_agents(
+        tasks_for(protocol, 1), engine, MemoryRetriever(), protocol, settings(max_searches=2)
+    )
     assert kinds(trajectory) == ["invalid", "invalid", "answer"]
     assert trajectory.turns[0].feedback == "\n\nit is invalid\n\n"
     assert trajectory.turns[1].query is None
 
 
-def test_without_a_retriever_there_is_one_turn(protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_without_a_retriever_there_is_one_turn(
+    protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast
+) -> None:
     engine = ScriptedEngine(tokenizer, {0: [SEARCH], 1: [ANSWER]})
     done = run_agents(tasks_for(protocol, 2), engine, None, protocol, settings(max_searches=0))
     assert [kinds(trajectory) for trajectory in done] == [["invalid"], ["answer"]]
@@ -157,7 +190,11 @@ def test_a_failed_search_ends_its_trajectory_alone(
 ) -> None:
     scripts = {0: [search_action("", "fail")], 1: [SEARCH, ANSWER]}
     failed, good = run_agents(
-        tasks_for(protocol, 2), ScriptedEngine(tokenizer, scripts), MemoryRetriever(), protocol, settings()
+        tasks_for(protocol, 2),
+        ScriptedEngine(tokenizer, scripts),
+        MemoryRetriever(),
+        protocol,
+        settings(),
     )
     assert failed.failed
     assert failed.turns[0].search_error == "no such shard"
@@ -166,7 +203,9 @@ def test_a_failed_search_ends_its_trajectory_alone(
     assert good.answer == "Bako"
 
 
-def test_a_slow_search_holds_back_nobody_else(protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_slow_search_holds_back_nobody_else(
+    protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast
+) -> None:
     gate = threading.Event()
     finished: list[int] = []
 
@@ -191,7 +230,9 @@ def test_a_slow_search_holds_back_nobody_else(protocol: SearchProtocol, tokenize
     assert not any(trajectory.failed for trajectory in done)
 
 
-def test_a_search_past_its_deadline_is_a_failure(protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_search_past_its_deadline_is_a_failure(
+    protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast
+) -> None:
     gate = threading.Event()
     scripts = {0: [SEARCH], 1: ["<think>", search_action("", "town"), ANSWER]}
     late, good = run_agents(
@@ -210,12 +251,18 @@ def test_a_search_past_its_deadline_is_a_failure(protocol: SearchProtocol, token
 def test_a_rollout_past_its_deadline_is_ended_and_holds_back_nobody(
     protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """Session 0 waits for passages that come too late; its search alone would have had more time."""
+    """Session 0 waits for passages that come too late; its search alone would have had more
+    time.
+    """
     gate = threading.Event()
     scripts = {0: [SEARCH, ANSWER], 1: ["<think>", search_action("", "town"), ANSWER]}
     engine = ScriptedEngine(tokenizer, scripts)
     late, good = run_agents(
-        tasks_for(protocol, 2), engine, GatedRetriever(gate), protocol, settings(trajectory_deadline=0.3)
+        tasks_for(protocol, 2),
+        engine,
+        GatedRetriever(gate),
+        protocol,
+        settings(trajectory_deadline=0.3),
     )
     gate.set()
     assert (late.late, late.failed, late.turns[0].search_error) == (True, True, None)
@@ -223,12 +270,20 @@ def test_a_rollout_past_its_deadline_is_ended_and_holds_back_nobody(
     assert sorted(engine.released) == [0, 1]
 
 
-def test_rollouts_can_be_given_up(protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_rollouts_can_be_given_up(
+    protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast
+) -> None:
     stop = threading.Event()
     scripts = {0: [ANSWER], 1: [SEARCH, ANSWER]}
     engine = ScriptedEngine(tokenizer, scripts)
     done = run_agents(
-        tasks_for(protocol, 2), engine, MemoryRetriever(), protocol, settings(), lambda _: stop.set(), stop=stop
+        tasks_for(protocol, 2),
+        engine,
+        MemoryRetriever(),
+        protocol,
+        settings(),
+        lambda _: stop.set(),
+        stop=stop,
     )
     assert [one.sample for one in done] == [0]
     assert sorted(engine.released) == [0, 1]
@@ -238,7 +293,9 @@ def test_a_full_context_ends_the_trajectory(
     protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast, model: Qwen2ForCausalLM
 ) -> None:
     tasks = tasks_for(protocol, 1)
-    engine = TransformersEngine(model, tokenizer, batch_size=1, max_context=len(tasks[0].prompt_ids) + 20)
+    engine = TransformersEngine(
+        model, tokenizer, batch_size=1, max_context=len(tasks[0].prompt_ids) + 20
+    )
     (trajectory,) = run_agents(tasks, engine, MemoryRetriever(), protocol, settings(max_searches=5))
     assert kinds(trajectory)[-1] == "truncated"
     assert trajectory.turns[-1].feedback == ""
@@ -249,26 +306,39 @@ def test_the_real_engine_end_to_end(
     protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast, model: Qwen2ForCausalLM
 ) -> None:
     favour_tags(model, tokenizer)
-    options = AgentSettings(Sampling(max_new_tokens=12, stop=STOP), max_searches=3, k=2, in_flight=6)
+    options = AgentSettings(
+        Sampling(max_new_tokens=12, stop=STOP), max_searches=3, k=2, in_flight=6
+    )
     runs = []
     for slots in (3, 6):
         engine = TransformersEngine(model, tokenizer, batch_size=slots, max_context=1024)
-        runs.append(run_agents(tasks_for(protocol, 12), engine, MemoryRetriever(), protocol, options))
-    assert [trajectory.token_ids() for trajectory in runs[0]] == [trajectory.token_ids() for trajectory in runs[1]]
+        runs.append(
+            run_agents(tasks_for(protocol, 12), engine, MemoryRetriever(), protocol, options)
+        )
+    assert [trajectory.token_ids() for trajectory in runs[0]] == [
+        trajectory.token_ids() for trajectory in runs[1]
+    ]
     assert any(trajectory.searches for trajectory in runs[0])
     assert len({trajectory.turns[0].action_ids for trajectory in runs[0]}) > 1
     for trajectory in runs[0]:
         ids = torch.tensor([trajectory.token_ids()])
         with torch.no_grad():
-            logprobs = torch.log_softmax(model(ids).logits[0, :-1], -1).gather(-1, ids[0, 1:, None])[:, 0]
+            logprobs = torch.log_softmax(model(ids).logits[0, :-1], -1).gather(
+                -1, ids[0, 1:, None]
+            )[:, 0]
         sampled = torch.tensor(trajectory.turn_of_token()[1:]) >= 0
         torch.testing.assert_close(
-            logprobs[sampled], torch.tensor(trajectory.sampled_logprobs()[1:])[sampled], atol=1e-4, rtol=0
+            logprobs[sampled],
+            torch.tensor(trajectory.sampled_logprobs()[1:])[sampled],
+            atol=1e-4,
+            rtol=0,
         )
 
 
 def favour_tags(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Untie the output and raise the logits of the search tags, so that random weights do search."""
+    """Untie the output and raise the logits of the search tags, so that random weights do
+    search.
+    """
     head = torch.nn.Linear(model.config.hidden_size, len(tokenizer), bias=True)
     with torch.no_grad():
         head.weight.copy_(model.get_input_embeddings().weight * 0.3)

@@ -1,4 +1,6 @@
-"""Actions are parsed from the model's own text alone; what others wrote never becomes a special token."""
+"""Actions are parsed from the model's own text alone; what others wrote never becomes a special
+token.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,18 @@ from tspo_cli.config.schema import RolloutConfig
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.prompts import SEARCH_R1, SHORT, prompt_style
-from tspo_cli.rollout.protocol import TAGS, Action, SearchProtocol, answer_action, parse_action, search_action
+from tspo_cli.rollout.protocol import (
+    TAGS,
+    Action,
+    SearchProtocol,
+    answer_action,
+    parse_action,
+    search_action,
+)
 
-PROSE = st.text(alphabet=st.characters(exclude_characters="<>", exclude_categories=["Cs"]), max_size=30)
+PROSE = st.text(
+    alphabet=st.characters(exclude_characters="<>", exclude_categories=["Cs"]), max_size=30
+)
 WORDS = PROSE.map(str.strip).filter(bool)
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
 
@@ -23,7 +34,9 @@ def parse(text: str, may_search: bool = True, finish_reason: str = "stop") -> Ac
 
 
 def protocol_for(tokenizer: PreTrainedTokenizerFast, **options: object) -> SearchProtocol:
-    return SearchProtocol.from_config(tokenizer, RolloutConfig.model_validate({"prompt": "short", **options}))
+    return SearchProtocol.from_config(
+        tokenizer, RolloutConfig.model_validate({"prompt": "short", **options})
+    )
 
 
 @given(PROSE, WORDS)
@@ -38,7 +51,9 @@ def test_the_first_complete_block_wins(before: str, first: str, second: str) -> 
     text = f"{before}<search>{first}</search><answer>{second}</answer>"
     assert parse(text) == Action("search", first)
     assert parse(f"<answer> never closed {text}").kind == "search" or "</answer>" in text
-    assert parse(f"{before}<answer>{second}</answer><search>{first}</search>") == Action("answer", second)
+    assert parse(f"{before}<answer>{second}</answer><search>{first}</search>") == Action(
+        "answer", second
+    )
 
 
 @given(PROSE, WORDS)
@@ -57,7 +72,12 @@ def test_an_empty_answer_is_an_answer() -> None:
 
 @given(PROSE)
 def test_text_without_a_block_is_invalid_or_truncated(text: str) -> None:
-    for unfinished in (text, f"{text}<search>{text}", f"<think>{text}</search>", f"<information>{text}</information>"):
+    for unfinished in (
+        text,
+        f"{text}<search>{text}",
+        f"<think>{text}</search>",
+        f"<information>{text}</information>",
+    ):
         assert parse(unfinished, finish_reason="eos") == Action("invalid")
         assert parse(unfinished, finish_reason="length") == Action("truncated")
 
@@ -69,17 +89,24 @@ def test_a_complete_block_counts_although_the_limit_cut_what_follows() -> None:
 def test_observations_have_tags_and_numbered_passages(tokenizer: PreTrainedTokenizerFast) -> None:
     hits = [Hit("1", '"Bako"\na town', 2.0), Hit("2", '"Rimu"\na river\nin Bako', 1.0)]
     text, ids = protocol_for(tokenizer).observation(hits)
-    assert text == ("\n\n<information>Doc 1(Title: Bako) a town\nDoc 2(Title: Rimu) a river\nin Bako</information>\n\n")
+    assert text == (
+        "\n\n<information>Doc 1(Title: Bako) a town\nDoc 2(Title: Rimu) a river\nin "
+        "Bako</information>\n\n"
+    )
     assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
 
 
-@given(st.integers(12, 60), st.text(alphabet=st.characters(codec="utf-8"), min_size=40, max_size=200))
+@given(
+    st.integers(12, 60), st.text(alphabet=st.characters(codec="utf-8"), min_size=40, max_size=200)
+)
 def test_long_observations_are_cut_inside_their_tags(
     tokenizer: PreTrainedTokenizerFast, limit: int, passage: str
 ) -> None:
     protocol = protocol_for(tokenizer, max_observation_tokens=limit)
     text, ids = protocol.observation([Hit("1", f'"T"\n{passage}', 1.0)])
-    opening, closing = (tokenizer.convert_tokens_to_ids(tag) for tag in ("<information>", "</information>"))
+    opening, closing = (
+        tokenizer.convert_tokens_to_ids(tag) for tag in ("<information>", "</information>")
+    )
     assert len(ids) <= limit
     assert (ids.count(opening), ids.count(closing)) == (1, 1)
     assert ids[-2] == closing
@@ -87,8 +114,14 @@ def test_long_observations_are_cut_inside_their_tags(
     assert text.endswith("</information>\n\n")
 
 
-@given(st.lists(st.sampled_from([*TAGS, "<eos>", "<pad>", " river", " Bako", "\n"]), min_size=1, max_size=8))
-def test_passages_never_become_special_tokens(tokenizer: PreTrainedTokenizerFast, pieces: list[str]) -> None:
+@given(
+    st.lists(
+        st.sampled_from([*TAGS, "<eos>", "<pad>", " river", " Bako", "\n"]), min_size=1, max_size=8
+    )
+)
+def test_passages_never_become_special_tokens(
+    tokenizer: PreTrainedTokenizerFast, pieces: list[str]
+) -> None:
     passage = "".join(pieces)
     text, ids = protocol_for(tokenizer).observation([Hit("1", f'"{passage}"\n{passage}', 1.0)])
     special = [token for token in ids if token in tokenizer.added_tokens_decoder]
@@ -97,11 +130,16 @@ def test_passages_never_become_special_tokens(tokenizer: PreTrainedTokenizerFast
 
 
 @given(st.lists(st.sampled_from([*TAGS, "<eos>", "who ", "is ", "Bako"]), min_size=1, max_size=6))
-def test_questions_never_become_special_tokens(tokenizer: PreTrainedTokenizerFast, pieces: list[str]) -> None:
+def test_questions_never_become_special_tokens(
+    tokenizer: PreTrainedTokenizerFast, pieces: list[str]
+) -> None:
     question = "".join(pieces)
     ids = protocol_for(tokenizer).prompt_ids(question)
     assert not set(ids) & set(tokenizer.added_tokens_decoder)
-    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == f"Question: {question.strip()}\n"
+    assert (
+        tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        == f"Question: {question.strip()}\n"
+    )
 
 
 def test_a_long_correction_is_cut_in_text_and_ids_alike(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -113,7 +151,9 @@ def test_a_long_correction_is_cut_in_text_and_ids_alike(tokenizer: PreTrainedTok
 
 def test_the_chat_template_is_used_if_there_is_one(tokenizer: PreTrainedTokenizerFast) -> None:
     assert not protocol_for(tokenizer).use_chat_template
-    chat = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, chat_template=TEMPLATE)
+    chat = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer, chat_template=TEMPLATE
+    )
     ids = protocol_for(chat, system="be brief").prompt_ids("who is Bako?")
     assert chat.decode(ids) == "[system]be brief[user]Question: who is Bako?\n[assistant]"
     ids = protocol_for(chat, chat_template="never").prompt_ids("who is Bako?")
@@ -123,10 +163,16 @@ def test_the_chat_template_is_used_if_there_is_one(tokenizer: PreTrainedTokenize
 def test_prompts_with_passages_end_with_the_prefill(tokenizer: PreTrainedTokenizerFast) -> None:
     protocol = protocol_for(tokenizer)
     text = tokenizer.decode(
-        protocol.rag_ids("who is Bako?", [Hit("1", '"Bako"\na town', 1.0)]), clean_up_tokenization_spaces=False
+        protocol.rag_ids("who is Bako?", [Hit("1", '"Bako"\na town', 1.0)]),
+        clean_up_tokenization_spaces=False,
     )
-    assert text == "Question: who is Bako?\n\n\n<information>Doc 1(Title: Bako) a town</information>\n\n<answer>"
-    assert tokenizer.decode(protocol.direct_ids("who is Bako?")) == "Question: who is Bako?\n<answer>"
+    assert text == (
+        "Question: who is Bako?\n\n\n<information>Doc 1(Title: Bako) a "
+        "town</information>\n\n<answer>"
+    )
+    assert (
+        tokenizer.decode(protocol.direct_ids("who is Bako?")) == "Question: who is Bako?\n<answer>"
+    )
 
 
 def test_a_prompt_template_comes_from_a_file(tmp_path_factory: pytest.TempPathFactory) -> None:

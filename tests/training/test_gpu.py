@@ -34,7 +34,8 @@ def test_a_run_trains_and_its_engine_follows(
     playground: Playground, tspo: Tspo, tmp_path: Path, dtype: str, more: dict[str, Any]
 ) -> None:
     run = tmp_path / "run"
-    # A policy that knows nothing has groups without advantages; the entropy bonus always has a gradient.
+    # A policy that knows nothing has groups without advantages; the entropy bonus always has a
+    # gradient.
     settings = playground.settings(model__dtype=dtype, train__steps=3, loss__entropy=0.01, **more)
     tspo("train", "tiny/tspo", "--out", run, *settings)
     rows = read_jsonl(run / "metrics.jsonl")
@@ -46,15 +47,36 @@ def test_a_run_trains_and_its_engine_follows(
 
 def test_a_resumed_run_goes_on(playground: Playground, tspo: Tspo, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    tspo("train", "tiny/tspo", "--out", run, *playground.settings(model__dtype="bfloat16", train__steps=2))
+    tspo(
+        "train",
+        "tiny/tspo",
+        "--out",
+        run,
+        *playground.settings(model__dtype="bfloat16", train__steps=2),
+    )
     resumed = playground.settings(model__dtype="bfloat16", train__steps=4)
     tspo("train", "tiny/tspo", "--out", run, "--resume", *resumed)
     assert [row["step"] for row in read_jsonl(run / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
-def test_greedy_answers_are_those_of_the_cpu(playground: Playground, tspo: Tspo, tmp_path: Path) -> None:
-    arguments = ["eval", str(playground.model), "--data", str(playground.world / "test.jsonl"), "--index"]
-    arguments += [str(playground.index), "--set", "model.dtype=float32", "--set", "rollout.prompt=short", "--json"]
+def test_greedy_answers_are_those_of_the_cpu(
+    playground: Playground, tspo: Tspo, tmp_path: Path
+) -> None:
+    arguments = [
+        "eval",
+        str(playground.model),
+        "--data",
+        str(playground.world / "test.jsonl"),
+        "--index",
+    ]
+    arguments += [
+        str(playground.index),
+        "--set",
+        "model.dtype=float32",
+        "--set",
+        "rollout.prompt=short",
+        "--json",
+    ]
     here = tspo(*arguments, "--out", tmp_path / "gpu")
     there = subprocess.run(
         [sys.executable, "-m", "tspo_cli", *arguments, "--out", str(tmp_path / "cpu")],

@@ -24,14 +24,18 @@ STEPS = 6
 
 
 @pytest.fixture(scope="module")
-def finished(playground: Playground, tspo: Tspo, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+def finished(
+    playground: Playground, tspo: Tspo, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Any]:
     run = tmp_path_factory.mktemp("runs") / "straight"
     done = tspo("train", "--json", "tiny/tspo", "--out", run, *settings(playground))
     return run, json.loads(done.out)
 
 
 def settings(playground: Playground, **more: object) -> list[str]:
-    return playground.settings(**{"train__steps": STEPS, "checkpoint__every": 2, "eval__every": 3, **more})
+    return playground.settings(
+        **{"train__steps": STEPS, "checkpoint__every": 2, "eval__every": 3, **more}
+    )
 
 
 def test_a_run_leaves_everything_that_the_readme_promises(finished: tuple[Path, Any]) -> None:
@@ -40,8 +44,15 @@ def test_a_run_leaves_everything_that_the_readme_promises(finished: tuple[Path, 
     assert summary["step"] == STEPS
     assert [row["step"] for row in read_jsonl(run / "metrics.jsonl")] == list(range(1, STEPS + 1))
     assert [row["step"] for row in read_jsonl(run / "timings.jsonl")] == list(range(1, STEPS + 1))
-    assert [path.name for path in sorted((run / "eval").iterdir())] == ["step_000000", "step_000003", "step_000006"]
-    assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["step_000004", "step_000006"]
+    assert [path.name for path in sorted((run / "eval").iterdir())] == [
+        "step_000000",
+        "step_000003",
+        "step_000006",
+    ]
+    assert [path.name for path in sorted((run / "checkpoints").iterdir())] == [
+        "step_000004",
+        "step_000006",
+    ]
     for name in ("config.toml", "env.json", "command.txt", "logs/attempt_1.log"):
         assert (run / name).stat().st_size
     scores = read_json(run / "eval" / "step_000006" / "world.json")
@@ -78,7 +89,11 @@ def test_the_exported_model_is_a_plain_directory(finished: tuple[Path, Any]) -> 
 def contents(run: Path) -> dict[str, bytes]:
     """All files that have to be the same, by name."""
     kept = ("metrics.jsonl", "model/*", "rollouts/*", "eval/*/*", "checkpoints/*/*")
-    return {str(path.relative_to(run)): path.read_bytes() for pattern in kept for path in sorted(run.glob(pattern))}
+    return {
+        str(path.relative_to(run)): path.read_bytes()
+        for pattern in kept
+        for path in sorted(run.glob(pattern))
+    }
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
@@ -87,7 +102,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     run = tmp_path / "killed"
     arguments = ["train", "tiny/tspo", "--out", str(run), *settings(playground)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tspo_cli", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "tspo_cli", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     while len(read_jsonl(run / "metrics.jsonl")) < 3:
         assert process.poll() is None
@@ -107,7 +124,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     assert len((run / "command.txt").read_text().splitlines()) == 2
 
 
-def test_resuming_another_experiment_is_refused(playground: Playground, finished: tuple[Path, Any]) -> None:
+def test_resuming_another_experiment_is_refused(
+    playground: Playground, finished: tuple[Path, Any]
+) -> None:
     other = settings(playground, credit__alpha=0.25)
     done = run_tspo("train", "tiny/tspo", "--out", finished[0], *other, "--resume")
     assert done.code == 3
@@ -122,14 +141,22 @@ def test_a_finished_run_can_be_prolonged(
     tspo("train", "tiny/tspo", "--out", run, *settings(playground, train__steps=4, eval__every=0))
     tspo("train", "tiny/tspo", "--out", run, "--resume", *settings(playground, eval__every=0))
     assert read_jsonl(run / "metrics.jsonl") == read_jsonl(finished[0] / "metrics.jsonl")
-    assert (run / "model/model.safetensors").read_bytes() == (finished[0] / "model/model.safetensors").read_bytes()
+    assert (run / "model/model.safetensors").read_bytes() == (
+        finished[0] / "model/model.safetensors"
+    ).read_bytes()
 
 
 def test_two_processes_do_the_same_work(
     playground: Playground, finished: tuple[Path, Any], tspo: Tspo, tmp_path: Path
 ) -> None:
     run = tmp_path / "two"
-    done = tspo("train", "tiny/tspo", "--out", run, *settings(playground, train__processes=2, deepspeed__zero_stage=2))
+    done = tspo(
+        "train",
+        "tiny/tspo",
+        "--out",
+        run,
+        *settings(playground, train__processes=2, deepspeed__zero_stage=2),
+    )
     assert "Traceback" not in done.err
     first, wanted = (read_jsonl(path / "metrics.jsonl")[0] for path in (run, finished[0]))
     for name in ("reward", "loss", "em", "searches", "tokens", "dropped", "groups/all_miss"):
@@ -141,9 +168,17 @@ def test_two_processes_do_the_same_work(
     assert ours == theirs
 
 
-def test_zero_3_trains_with_an_engine_of_its_own(playground: Playground, tspo: Tspo, tmp_path: Path) -> None:
+def test_zero_3_trains_with_an_engine_of_its_own(
+    playground: Playground, tspo: Tspo, tmp_path: Path
+) -> None:
     run = tmp_path / "zero3"
-    tspo("train", "tiny/grpo", "--out", run, *settings(playground, train__steps=2, deepspeed__zero_stage=3))
+    tspo(
+        "train",
+        "tiny/grpo",
+        "--out",
+        run,
+        *settings(playground, train__steps=2, deepspeed__zero_stage=3),
+    )
     rows = read_jsonl(run / "metrics.jsonl")
     assert [row["parity"] < 1e-4 for row in rows] == [True, True]
 
@@ -176,9 +211,19 @@ def test_recorded_demonstrations(playground: Playground, tspo: Tspo, tmp_path: P
         {"text": "<think> it is found </think> <answer> Mola Gubri </answer>"},
     ]
     file = tmp_path / "demonstrations.jsonl"
-    lines = [json.dumps({"question": f"who is the director of Bako Skuni {n}?", "turns": turns}) for n in range(3)]
+    lines = [
+        json.dumps({"question": f"who is the director of Bako Skuni {n}?", "turns": turns})
+        for n in range(3)
+    ]
     file.write_text("\n".join(lines) + "\n")
-    options = ["--set", f'data.demonstrations=["{file}"]', "--set", "data.world=", "--set", "eval.data=[]"]
+    options = [
+        "--set",
+        f'data.demonstrations=["{file}"]',
+        "--set",
+        "data.world=",
+        "--set",
+        "eval.data=[]",
+    ]
     start = ["--set", f"model.path={playground.model}", "--set", "retriever.index="]
     run = tmp_path / "sft"
     tspo(

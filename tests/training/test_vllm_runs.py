@@ -1,4 +1,6 @@
-"""Training runs that roll out with vLLM, in their processes and on servers. Needs vLLM: `make test-vllm`."""
+"""Training runs that roll out with vLLM, in their processes and on servers. Needs vLLM: `make
+test-vllm`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,12 @@ STEPS = 5
 
 
 def settings(playground: Playground, **more: object) -> list[str]:
-    options = {"rollout__engine": "vllm", "train__steps": STEPS, "eval__every": 0, "eval__data": "[]"}
+    options = {
+        "rollout__engine": "vllm",
+        "train__steps": STEPS,
+        "eval__every": 0,
+        "eval__data": "[]",
+    }
     options |= {"credit__outcome": "em_format"}
     return playground.settings(**{**options, **more})
 
@@ -37,46 +44,68 @@ def check_run(run: Path, steps: int = STEPS, staleness: Sequence[int] = ()) -> N
         assert row["handover_parity"] < 1e-4
         assert row["mixed_share"] == row["failed_share"] == 0
         for group in read_jsonl_gz(run / "rollouts" / f"step_{row['step']:06}.jsonl.gz"):
-            assert {one["weight_version"] for one in group["trajectories"]} == {row["step"] - 1 - age}
+            assert {one["weight_version"] for one in group["trajectories"]} == {
+                row["step"] - 1 - age
+            }
 
 
 def start(run: Path, options: Sequence[str]) -> subprocess.Popen[str]:
     """A run that has made two steps."""
     command = [sys.executable, "-m", "tspo_cli", "train", "tiny/grpo", "--out", str(run), *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     while len(read_jsonl(run / "metrics.jsonl")) < 2:
         assert process.poll() is None, process.stderr and process.stderr.read()
         time.sleep(0.02)
     return process
 
 
-def test_the_engine_in_the_learners_process_rolls_out_ahead(playground: Playground, tspo: Tspo, tmp_path: Path) -> None:
+def test_the_engine_in_the_learners_process_rolls_out_ahead(
+    playground: Playground, tspo: Tspo, tmp_path: Path
+) -> None:
     options = settings(playground, rollout__one_step_off="true", checkpoint__every=3)
     done = tspo("train", "--json", "tiny/grpo", "--out", tmp_path / "run", *options)
     assert json.loads(done.out)["step"] == STEPS, "nothing but the result on stdout"
     check_run(tmp_path / "run", staleness=(0, 1, 1, 0, 1))
 
 
-def test_adapters_reach_an_engine_in_this_process(playground: Playground, tspo: Tspo, tmp_path: Path) -> None:
+def test_adapters_reach_an_engine_in_this_process(
+    playground: Playground, tspo: Tspo, tmp_path: Path
+) -> None:
     """Merged into the weights: what the engine samples with moves away from the frozen policy."""
-    options = settings(playground, lora__rank=4, optimizer__lr=1e-2, optimizer__warmup=0, train__steps=3)
+    options = settings(
+        playground, lora__rank=4, optimizer__lr=1e-2, optimizer__warmup=0, train__steps=3
+    )
     tspo("train", "tiny/tspo", "--out", tmp_path / "run", *options)
     check_run(tmp_path / "run", 3)
     assert read_jsonl(tmp_path / "run" / "metrics.jsonl")[0]["grad_norm"] > 0
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").exists()
 
 
-def test_two_learners_with_an_engine_each(playground: Playground, tspo: Tspo, tmp_path: Path) -> None:
-    tspo("train", "tiny/grpo", "--out", tmp_path / "run", *settings(playground, train__processes=2, train__steps=3))
+def test_two_learners_with_an_engine_each(
+    playground: Playground, tspo: Tspo, tmp_path: Path
+) -> None:
+    tspo(
+        "train",
+        "tiny/grpo",
+        "--out",
+        tmp_path / "run",
+        *settings(playground, train__processes=2, train__steps=3),
+    )
     check_run(tmp_path / "run", 3)
 
 
 def test_two_learners_with_two_servers_outlive_one(
     servers: Sequence[EngineServer], playground: Playground, tmp_path: Path
 ) -> None:
-    """The process that computes dies; the server is started again with the weights of the beginning."""
+    """The process that computes dies; the server is started again with the weights of the
+    beginning.
+    """
     urls = json.dumps([one.url for one in servers])
-    process = start(tmp_path / "run", settings(playground, vllm__url=urls, train__processes=2, train__steps=8))
+    process = start(
+        tmp_path / "run", settings(playground, vllm__url=urls, train__processes=2, train__steps=8)
+    )
     servers[1].kill_engine()
     servers[1].start()
     _, errors = process.communicate(timeout=1500)
@@ -87,14 +116,18 @@ def test_two_learners_with_two_servers_outlive_one(
     assert all(one.sampled_tokens() > 0 for one in servers)
 
 
-def ends_without(server: EngineServer, end: Callable[[], None], run: Path, options: Sequence[str]) -> None:
+def ends_without(
+    server: EngineServer, end: Callable[[], None], run: Path, options: Sequence[str]
+) -> None:
     """The run says which server it missed and how to go on."""
     process = start(run, [*options, "--set", "vllm.patience=2", "--set", "train.steps=500"])
     end()
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 5
     last = errors.strip().splitlines()[-1]
-    assert last.startswith(f"error: {server.url}: no vLLM server answers, waited 2 s (vllm.patience)")
+    assert last.startswith(
+        f"error: {server.url}: no vLLM server answers, waited 2 s (vllm.patience)"
+    )
     assert "--resume" in last
     assert read_json(run / "status.json")["state"] == "failed"
 
@@ -105,7 +138,9 @@ def test_a_server_that_stays_away_ends_the_run(
     """Its connections are open, but it says nothing any more."""
     urls = json.dumps([one.url for one in servers])
     try:
-        ends_without(servers[1], servers[1].stop, tmp_path / "run", settings(playground, vllm__url=urls))
+        ends_without(
+            servers[1], servers[1].stop, tmp_path / "run", settings(playground, vllm__url=urls)
+        )
     finally:
         servers[1].go_on()
 
@@ -115,4 +150,6 @@ def test_a_server_that_is_gone_ends_the_run(
 ) -> None:
     """The last test that needs both servers."""
     urls = json.dumps([one.url for one in servers])
-    ends_without(servers[1], servers[1].kill, tmp_path / "run", settings(playground, vllm__url=urls))
+    ends_without(
+        servers[1], servers[1].kill, tmp_path / "run", settings(playground, vllm__url=urls)
+    )

@@ -11,19 +11,19 @@ import typer
 
 from tspo_cli import __version__
 from tspo_cli.commands import (
-    config_cmd,
+    config,
     credit,
     data,
     demo,
     doctor,
     engine,
-    eval_cmd,
+    eval,
     index,
-    inspect_cmd,
+    inspect,
     plan,
     push,
     report,
-    runs_cmd,
+    runs,
     serve,
     sweep,
     train,
@@ -36,7 +36,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 ok, 1 failure, 2 usage, 3 invalid configuration or data, 4 missing resource, "
+    epilog="Exit codes: 0 ok, 1 failure, 2 usage, 3 invalid configuration or data, 4 missing "
+    "resource, "
     "5 remote service failed, 6 gate not met, 130/143 stopped by a signal.",
 )
 
@@ -48,14 +49,14 @@ app.command("serve")(serve.serve)
 app.command("engine")(engine.engine)
 app.command("train")(train.train)
 app.command("sweep")(sweep.sweep)
-app.command("eval")(eval_cmd.evaluate)
+app.command("eval")(eval.evaluate)
 app.command("report")(report.report)
-app.command("inspect")(inspect_cmd.inspect)
-app.add_typer(runs_cmd.app, name="runs")
+app.command("inspect")(inspect.inspect)
+app.add_typer(runs.app, name="runs")
 app.command("credit")(credit.credit)
 app.command("plan")(plan.plan)
 app.command("doctor")(doctor.doctor)
-app.add_typer(config_cmd.app, name="config")
+app.add_typer(config.app, name="config")
 
 
 def _version(show: bool) -> None:
@@ -66,9 +67,14 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def tspo(
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No messages and no progress, only results.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No messages and no progress, only results.")
+    ] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and end."
+        ),
     ] = False,
 ) -> None:
     """Train, evaluate and compare LLM agents that search over several turns.
@@ -83,7 +89,9 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Run the command; a known error, or a file that the system refuses, is one line on stderr and its exit code."""
+    """Run the command; a known error, or a file that the system refuses, is one line on stderr and
+    its exit code.
+    """
     signal.signal(signal.SIGTERM, _terminated)
     try:
         app()

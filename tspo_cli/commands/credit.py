@@ -17,35 +17,45 @@ if TYPE_CHECKING:
 
 def credit(
     source: Annotated[
-        Path, typer.Argument(metavar="GROUP.json|RUN", help="One question with its trajectories, or a run directory.")
+        Path,
+        typer.Argument(
+            metavar="GROUP.json|RUN", help="One question with its trajectories, or a run directory."
+        ),
     ],
     algorithm: Annotated[
         list[str] | None,
         typer.Option(
             "--algorithm",
             "-a",
-            help="Its name, or FILE.py:function; wins over --set credit.algorithm. For a run repeatable, with options: "
+            help="Its name, or FILE.py:function; wins over --set credit.algorithm. For a run "
+            "repeatable, with options: "
             "-a grpo -a 'tspo gate=always'.  [default: tspo; for a run all that need no model]",
         ),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option, such as credit.gate=always.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An option, such as credit.gate=always."),
     ] = None,
     steps: Annotated[
-        str | None, typer.Option("--steps", help="Of a run: a step or a range, such as 1-20.  [default: all]")
+        str | None,
+        typer.Option("--steps", help="Of a run: a step or a range, such as 1-20.  [default: all]"),
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option("--figure", help="Of a run: draw the comparison (.svg, .png or .pdf).")
+        Path | None,
+        typer.Option("--figure", help="Of a run: draw the comparison (.svg, .png or .pdf)."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a credit algorithm makes of one group, turn by turn; or what several make of a run's rollouts.
+    """Show what a credit algorithm makes of one group, turn by turn; or what several make of a
+    run's rollouts.
 
-    GROUP.json holds {"question", "golden_answers": [...], "trajectories": [{"answer", "turns": [{"query", "feedback"},
-    ..., {}]}]}: one entry per turn, and the answering turn has no query and no feedback.
+    GROUP.json holds {"question", "golden_answers": [...], "trajectories": [{"answer", "turns":
+    [{"query", "feedback"}, ..., {}]}]}: one entry per turn, and the answering turn has no query and
+    no feedback.
 
-    Of RUN, a directory that `tspo train` made, the recorded rollouts are judged again: which groups each algorithm
-    would learn from, its advantages by kind and number of the turn, and where two algorithms disagree in sign.
+    Of RUN, a directory that `tspo train` made, the recorded rollouts are judged again: which groups
+    each algorithm would learn from, its advantages by kind and number of the turn, and where two
+    algorithms disagree in sign.
 
     tspo credit group.json --set credit.gate=always --set credit.alpha=0.3
 
@@ -57,12 +67,16 @@ def credit(
         compare_run(source, algorithm or [], settings or [], steps, figure, as_json=as_json)
         return
     if steps is not None or figure is not None or len(algorithm or []) > 1:
-        raise UsageError(f"{source}: --steps, --figure and several algorithms are for a run directory")
+        raise UsageError(
+            f"{source}: --steps, --figure and several algorithms are for a run directory"
+        )
     _explain(source, algorithm, settings or [], as_json=as_json)
 
 
-def _explain(group_file: Path, algorithm: Sequence[str] | None, settings: Sequence[str], *, as_json: bool) -> None:
-    from tspo_cli.config.load import load_config
+def _explain(
+    group_file: Path, algorithm: Sequence[str] | None, settings: Sequence[str], *, as_json: bool
+) -> None:
+    from tspo_cli.config.load_config import load_config
     from tspo_cli.credit.assign import assign_credit
     from tspo_cli.credit.explain import credit_record, sentences, turn_rows
     from tspo_cli.credit.group_file import read_group
@@ -112,5 +126,7 @@ def _table(rows: Sequence[TurnRow]) -> str:
         )
     terminal = sys.stdout.isatty()
     out = io.StringIO()
-    Console(file=out, width=None if terminal else 120, force_terminal=terminal, highlight=False).print(table)
+    Console(
+        file=out, width=None if terminal else 120, force_terminal=terminal, highlight=False
+    ).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().strip("\n").splitlines())

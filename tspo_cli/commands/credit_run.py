@@ -1,4 +1,6 @@
-"""The part of `tspo credit` that is about a run: what other algorithms would have made of its rollouts."""
+"""The part of `tspo credit` that is about a run: what other algorithms would have made of its
+rollouts.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +17,33 @@ if TYPE_CHECKING:
     from tspo_cli.config.schema import CreditConfig
     from tspo_cli.credit.comparison import Arm
 
-# What counts as an outcome and as a hit stays that of the run, so that all algorithms judge the same.
+# What counts as an outcome and as a hit stays that of the run, so that all algorithms judge the
+# same.
 JUDGING = ("outcome", "hit_source", "match", "degenerate")
 
 
 def compare_run(
-    run: Path, specs: Sequence[str], settings: Sequence[str], steps: str | None, figure: Path | None, *, as_json: bool
+    run: Path,
+    specs: Sequence[str],
+    settings: Sequence[str],
+    steps: str | None,
+    figure: Path | None,
+    *,
+    as_json: bool,
 ) -> None:
-    """Apply the algorithms of `specs` (all that need no model, without any) to the recorded rollouts and print."""
-    from tspo_cli.config.load import read_resolved
+    """Apply the algorithms of `specs` (all that need no model, without any) to the recorded
+    rollouts and print.
+    """
+    from tspo_cli.config.load_config import read_resolved
     from tspo_cli.credit.comparison import compare
-    from tspo_cli.credit.recorded import recorded_batches, rollout_files
-    from tspo_cli.reporting.credit_comparison import comparison_text, draw_comparison
+    from tspo_cli.credit.recorded_groups import recorded_batches, rollout_files
+    from tspo_cli.reporting.tables.credit_table import comparison_text, draw_comparison
 
     first, last = parse_steps(steps)
     arms = _arms(specs, read_resolved(run).credit, settings)
-    with console.progress(f"{run.name} x {len(arms)}", len(rollout_files(run)) if steps is None else None) as advance:
+    with console.progress(
+        f"{run.name} x {len(arms)}", len(rollout_files(run)) if steps is None else None
+    ) as advance:
 
         def batches() -> Any:
             for step, groups in recorded_batches(run, first, last):
@@ -64,7 +77,7 @@ def parse_steps(text: str | None) -> tuple[int, int | None]:
 
 
 def _arms(specs: Sequence[str], run: CreditConfig, settings: Sequence[str]) -> list[Arm]:
-    from tspo_cli.config.load import load_config
+    from tspo_cli.config.load_config import load_config
     from tspo_cli.credit.algorithms import ALGORITHMS
     from tspo_cli.credit.comparison import Arm
 

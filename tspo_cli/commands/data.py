@@ -10,17 +10,20 @@ import typer
 from tspo_cli import console
 from tspo_cli.errors import InvalidInputError, UsageError
 
-app = typer.Typer(no_args_is_help=True, help="List, check and convert data sets, and make synthetic worlds.")
+app = typer.Typer(
+    no_args_is_help=True, help="List, check and convert data sets, and make synthetic worlds."
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command(name="list")
 def list_data(as_json: Json = False) -> None:
-    """List the data sets in ./data and in the folder that $TSPO_DATA names, and the benchmarks, as `--data` takes them.
+    """List the data sets in ./data and in the folder that $TSPO_DATA names, and the benchmarks, as
+    `--data` takes them.
 
-    A benchmark that is not in one of these folders is read from the Hugging Face hub. A set of your own is an entry
-    with path or hub in data/benchmarks.toml.
+    A benchmark that is not in one of these folders is read from the Hugging Face hub. A set of your
+    own is an entry with path or hub in data/benchmarks.toml.
     """
     from tspo_cli.data.benchmarks import benchmarks
     from tspo_cli.data.catalog import find_data_sets
@@ -39,12 +42,18 @@ def list_data(as_json: Json = False) -> None:
             }
             for one in found
         ]
-        entries = [one.model_dump() | {"local": one.name in here or bool(one.path)} for one in known.values()]
+        entries = [
+            one.model_dump() | {"local": one.name in here or bool(one.path)}
+            for one in known.values()
+        ]
         console.result_json({"datasets": datasets, "benchmarks": entries})
         return
     if not found:
         places = " and ".join(map(str, data_roots()))
-        console.say(f"no data sets in {places}; put question files there, or set {DATA_VARIABLE} to their folder")
+        console.say(
+            f"no data sets in {places}; put question files there, or set {DATA_VARIABLE} to their "
+            "folder"
+        )
     width = max(len(name) for name in [*here, *known])
     for one in found:
         corpus = "no corpus" if one.corpus is None else f"corpus {one.corpus}"
@@ -58,11 +67,16 @@ def list_data(as_json: Json = False) -> None:
 
 @app.command()
 def check(
-    questions: Annotated[str, typer.Argument(metavar="FILE", help="A question file, or the name of a data set.")],
-    corpus: Annotated[Path | None, typer.Option("--corpus", help="Check it, and the questions against it.")] = None,
+    questions: Annotated[
+        str, typer.Argument(metavar="FILE", help="A question file, or the name of a data set.")
+    ],
+    corpus: Annotated[
+        Path | None, typer.Option("--corpus", help="Check it, and the questions against it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a question file, also against a corpus, and print every problem with file and line. Exit code 3 if any.
+    """Check a question file, also against a corpus, and print every problem with file and line.
+    Exit code 3 if any.
 
     tspo data check data/nq/questions.jsonl.gz --corpus data/nq/corpus.jsonl.gz
     """
@@ -75,12 +89,17 @@ def check(
     path = resolve_data(questions)
     report = check_data(path, corpus)
     if as_json:
-        problems = [{"file": str(one.file), "line": one.line, "message": one.message} for one in report.problems]
+        problems = [
+            {"file": str(one.file), "line": one.line, "message": one.message}
+            for one in report.problems
+        ]
         console.result_json(asdict(report) | {"problems": problems})
     else:
         for problem in report.problems:
             console.result(str(problem))
-        console.result(f"questions              {report.questions}  {_counts(report.data_sources)}".rstrip())
+        console.result(
+            f"questions              {report.questions}  {_counts(report.data_sources)}".rstrip()
+        )
         if report.types:
             console.result(f"types                  {_counts(report.types)}")
         console.result(f"with supporting ids    {report.with_supporting_ids}")
@@ -99,24 +118,33 @@ def check(
 
 @app.command()
 def audit(
-    data: Annotated[list[str], typer.Argument(metavar="FILE_OR_NAME...", help="Question files or data sets.")],
-    index: Annotated[Path | None, typer.Option("--index", help="Index whose corpus is read and which is searched.")] = (
-        None
-    ),
-    corpus: Annotated[Path | None, typer.Option("--corpus", help="Corpus file, where there is no index yet.")] = None,
-    ks: Annotated[list[int] | None, typer.Option("-k", min=1, help="Passages per search. Repeatable. [3 5 10]")] = None,
+    data: Annotated[
+        list[str], typer.Argument(metavar="FILE_OR_NAME...", help="Question files or data sets.")
+    ],
+    index: Annotated[
+        Path | None,
+        typer.Option("--index", help="Index whose corpus is read and which is searched."),
+    ] = (None),
+    corpus: Annotated[
+        Path | None, typer.Option("--corpus", help="Corpus file, where there is no index yet.")
+    ] = None,
+    ks: Annotated[
+        list[int] | None,
+        typer.Option("-k", min=1, help="Passages per search. Repeatable. [3 5 10]"),
+    ] = None,
     limit: Annotated[int, typer.Option(min=0, help="First questions of each set. 0: all.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Say what scores are possible: answers and gold passages that the corpus holds, and that one search finds.
+    """Say what scores are possible: answers and gold passages that the corpus holds, and that one
+    search finds.
 
     tspo data audit nq hotpotqa --index runs/index
     """
     from tspo_cli.data.readers import read_passages
     from tspo_cli.evaluation.ceiling import corpus_ceiling, search_ceiling
     from tspo_cli.evaluation.sets import read_eval_sets
-    from tspo_cli.reporting.scores import audit_table
-    from tspo_cli.retrieval.index import open_index
+    from tspo_cli.reporting.tables.evaluation_table import audit_table
+    from tspo_cli.retrieval.index.searcher import open_index
 
     if (index is None) == (corpus is None):
         raise UsageError("give either --index DIR or --corpus FILE")
@@ -127,9 +155,16 @@ def audit(
         if searcher is not None:
             total, passages = searcher.manifest["passages"], searcher.passages()
         else:
-            total, passages = None, ((one.id, one.contents) for one in read_passages(corpus or Path()))
+            total, passages = (
+                None,
+                ((one.id, one.contents) for one in read_passages(corpus or Path())),
+            )
         held = corpus_ceiling(questions, console.track(passages, f"{name} corpus", total))
-        reach = [] if searcher is None else search_ceiling(questions, searcher, sorted(set(ks or [3, 5, 10])))
+        reach = (
+            []
+            if searcher is None
+            else search_ceiling(questions, searcher, sorted(set(ks or [3, 5, 10])))
+        )
         rows.append({"dataset": name, "n": len(questions), **held, "search": reach})
     if as_json:
         console.result_json({"results": rows})
@@ -140,15 +175,20 @@ def audit(
 @app.command()
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="JSONL, gzip JSONL, parquet, or hf:NAME[:CONFIG]:SPLIT.")
+        Path,
+        typer.Argument(metavar="IN", help="JSONL, gzip JSONL, parquet, or hf:NAME[:CONFIG]:SPLIT."),
     ],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="A name that ends in .jsonl or .jsonl.gz.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="A name that ends in .jsonl or .jsonl.gz.")
+    ],
     kind: Annotated[
-        Literal["questions", "passages"] | None, typer.Option("--kind", help="What IN holds. [by its first record]")
+        Literal["questions", "passages"] | None,
+        typer.Option("--kind", help="What IN holds. [by its first record]"),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Convert questions or passages from any form that can be read (Search-R1, FlashRAG, ...) to JSONL.
+    """Convert questions or passages from any form that can be read (Search-R1, FlashRAG, ...) to
+    JSONL.
 
     tspo data convert nq_search/test.parquet data/nq/questions.jsonl.gz
 
@@ -165,31 +205,47 @@ def convert(
 
 @app.command(name="make-world")
 def make_world(
-    out: Annotated[Path, typer.Option("--out", help="Directory to write: corpus, train and test questions.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Directory to write: corpus, train and test questions.")
+    ],
     seed: Annotated[int, typer.Option(help="Same seed and options, same bytes.")] = 0,
-    entities: Annotated[int, typer.Option(help="Entities that training questions are about.")] = 960,
-    test_entities: Annotated[int, typer.Option(help="Entities that test questions are about; none is shared.")] = 576,
+    entities: Annotated[
+        int, typer.Option(help="Entities that training questions are about.")
+    ] = 960,
+    test_entities: Annotated[
+        int, typer.Option(help="Entities that test questions are about; none is shared.")
+    ] = 576,
     relations: Annotated[int | None, typer.Option(help="Kinds of facts in use. [all]")] = None,
     train_questions: Annotated[int, typer.Option(help="Questions to train on.")] = 6000,
     test_questions: Annotated[int, typer.Option(help="Questions to test on.")] = 600,
     two_hop_share: Annotated[float, typer.Option(help="Share of bridge questions.")] = 0.5,
-    comparison_share: Annotated[float, typer.Option(help="Share of yes/no questions about two entities.")] = 0.1,
-    facts_per_passage: Annotated[int, typer.Option(help="Facts about one entity that share a passage.")] = 2,
+    comparison_share: Annotated[
+        float, typer.Option(help="Share of yes/no questions about two entities.")
+    ] = 0.1,
+    facts_per_passage: Annotated[
+        int, typer.Option(help="Facts about one entity that share a passage.")
+    ] = 2,
     bait_share: Annotated[
-        float, typer.Option(help="Facts that also have a passage with the question's word and no answer.")
+        float,
+        typer.Option(help="Facts that also have a passage with the question's word and no answer."),
     ] = 1.0,
-    sharing: Annotated[float, typer.Option(help="Entities that share a word of their name, on average.")] = 3.0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the world in the directory.")] = False,
+    sharing: Annotated[
+        float, typer.Option(help="Entities that share a word of their name, on average.")
+    ] = 3.0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the world in the directory.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a synthetic world: a corpus of invented facts, and questions that need one or two searches.
+    """Make a synthetic world: a corpus of invented facts, and questions that need one or two
+    searches.
 
     tspo data make-world --out data/world --seed 1 --two-hop-share 0.7
     """
     from pydantic import ValidationError
 
-    from tspo_cli.data.world.config import WorldConfig
     from tspo_cli.data.world.generate import make_world as make
+    from tspo_cli.data.world.world_config import WorldConfig
 
     options = {
         "seed": seed,
@@ -205,7 +261,9 @@ def make_world(
         "sharing": sharing,
     }
     try:
-        config = WorldConfig.model_validate({name: value for name, value in options.items() if value is not None})
+        config = WorldConfig.model_validate(
+            {name: value for name, value in options.items() if value is not None}
+        )
     except ValidationError as error:
         first = error.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-")
@@ -214,7 +272,10 @@ def make_world(
     if as_json:
         console.result_json(summary | {"path": str(out)})
     else:
-        console.result(f"{out}: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary.items()))
+        console.result(
+            f"{out}: "
+            + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary.items())
+        )
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -23,7 +23,8 @@ DEFAULT_OUT = Path("runs/demo")
 MARKER = "demo.json"
 ARMS = ("grpo", "tspo")
 BASELINES = ("direct", "rag")
-# One fact per passage and no yes-or-no questions: nearly every group is wrong at first, but often a near-miss.
+# One fact per passage and no yes-or-no questions: nearly every group is wrong at first, but often a
+# near-miss.
 HARD_START = ("--facts-per-passage", "1", "--comparison-share", "0")
 
 
@@ -56,21 +57,30 @@ class Stage:
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where everything is written.")] = DEFAULT_OUT,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of training and rollouts; the world stays the same.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of training and rollouts; the world stays the same.")
+    ] = 0,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key in both RL experiments.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key in both RL experiments."),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A few steps of everything, to see that it runs; nothing is learnt.")
+        bool,
+        typer.Option(
+            "--quick", help="A few steps of everything, to see that it runs; nothing is learnt."
+        ),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the earlier demo in OUT, start anew.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the earlier demo in OUT, start anew.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """The whole loop on this machine in minutes: GRPO beside TSPO.
 
-    Makes a synthetic world, indexes its corpus, warm-starts a tiny policy on imperfect demonstrations, trains it with
-    GRPO and with TSPO from the same start with the same budget and seed, evaluates, and writes a report page.
-    Finished stages of an earlier demo with the same settings are kept.
+    Makes a synthetic world, indexes its corpus, warm-starts a tiny policy on imperfect
+    demonstrations, trains it with GRPO and with TSPO from the same start with the same budget and
+    seed, evaluates, and writes a report page. Finished stages of an earlier demo with the same
+    settings are kept.
     """
     _claim(out, {"seed": seed, "set": settings or [], "quick": quick}, overwrite)
     seconds: dict[str, float] = {}
@@ -86,16 +96,30 @@ def demo(
     _tell(out, stages, seconds, json)
 
 
-def demo_stages(out: Path, seed: int, settings: tuple[str, ...] = (), *, quick: bool = False) -> list[Stage]:
+def demo_stages(
+    out: Path, seed: int, settings: tuple[str, ...] = (), *, quick: bool = False
+) -> list[Stage]:
     """What the demo does, in order."""
     world, index = out / "world", out / "index"
     paths = ["--set", f"retriever.index={index}", "--set", f'eval.data=["{world}/test.jsonl"]']
     start = ["--set", f"data.world={world}"]
-    arm = ["--set", f"model.path={out}/warmstart/model", "--set", f'data.train=["{world}/train.jsonl"]']
+    arm = [
+        "--set",
+        f"model.path={out}/warmstart/model",
+        "--set",
+        f'data.train=["{world}/train.jsonl"]',
+    ]
     if out == DEFAULT_OUT:
         paths, start, arm = [], [], []
     if quick:
-        start += ["--set", "train.steps=40", "--set", "optimizer.warmup=5", "--set", "eval.limit=20"]
+        start += [
+            "--set",
+            "train.steps=40",
+            "--set",
+            "optimizer.warmup=5",
+            "--set",
+            "eval.limit=20",
+        ]
         arm += ["--set", "train.steps=4", "--set", "eval.every=2", "--set", "eval.limit=20"]
     seeded = ["--set", f"seed={seed}"] if seed else []
     extra = [part for setting in settings for part in ("--set", setting)]
@@ -109,7 +133,16 @@ def demo_stages(out: Path, seed: int, settings: tuple[str, ...] = (), *, quick: 
     def baseline(method: str) -> Command:
         folder = out / "baselines" / method
         data = ("--data", f"{world}/test.jsonl", "--index", str(index))
-        arguments = ("eval", str(out / "tspo"), *data, "--method", method, "--out", str(folder), "--overwrite")
+        arguments = (
+            "eval",
+            str(out / "tspo"),
+            *data,
+            "--method",
+            method,
+            "--out",
+            str(folder),
+            "--overwrite",
+        )
         return Command(arguments, folder / "eval.json")
 
     make_world = ("data", "make-world", "--out", str(world), *HARD_START, "--overwrite")
@@ -119,7 +152,9 @@ def demo_stages(out: Path, seed: int, settings: tuple[str, ...] = (), *, quick: 
         Stage("index", (Command(build, index / "manifest.json"),)),
         Stage("warm start (SFT)", (train("warmstart", *start),)),
         Stage("GRPO and TSPO", tuple(train(name, *arm, *extra) for name in ARMS)),
-        Stage("direct and RAG with the same model", tuple(baseline(method) for method in BASELINES)),
+        Stage(
+            "direct and RAG with the same model", tuple(baseline(method) for method in BASELINES)
+        ),
     ]
 
 
@@ -132,12 +167,16 @@ def _claim(out: Path, wanted: dict[str, Any], overwrite: bool) -> None:
         if overwrite:
             shutil.rmtree(out)
         elif read_json(marker) != wanted:
-            raise UsageError(f"{out}: holds a demo with other settings; add --overwrite or choose another --out")
+            raise UsageError(
+                f"{out}: holds a demo with other settings; add --overwrite or choose another --out"
+            )
     write_json(marker, wanted)
 
 
 def _run(commands: list[Command], out: Path) -> None:
-    """Carry the commands out, side by side where there are cores for it; the first failure ends the others."""
+    """Carry the commands out, side by side where there are cores for it; the first failure ends the
+    others.
+    """
     if not commands:
         return
     if len(commands) == 1:
@@ -156,7 +195,11 @@ def _run_together(commands: list[Command], out: Path) -> None:
     processes = []
     for command in commands:
         with open(logs / f"{command.done.parent.name}.log", "w", encoding="utf-8") as log:
-            processes.append(subprocess.Popen(_argv(command), env=environment, stdout=subprocess.DEVNULL, stderr=log))
+            processes.append(
+                subprocess.Popen(
+                    _argv(command), env=environment, stdout=subprocess.DEVNULL, stderr=log
+                )
+            )
     try:
         _watch(commands, processes)
     finally:
@@ -206,14 +249,16 @@ def _argv(command: Command) -> list[str]:
 def _must_succeed(command: Command, code: int) -> None:
     if code:
         log = command.done.parent.parent / "logs" / f"{command.done.parent.name}.log"
-        where = f"; {log.read_text(encoding='utf-8').strip().splitlines()[-1]}" if log.exists() else ""
+        where = (
+            f"; {log.read_text(encoding='utf-8').strip().splitlines()[-1]}" if log.exists() else ""
+        )
         failure = TspoError(f"{command.text}: ended with exit code {code}{where}")
         failure.exit_code = code if code > 0 else 128 - code
         raise failure
 
 
 def _tell(out: Path, stages: list[Stage], seconds: dict[str, float], json: bool) -> None:
-    from tspo_cli.reporting.scores import scores_table
+    from tspo_cli.reporting.tables.evaluation_table import scores_table
 
     started = time.perf_counter()
     page = out / "report.html"
@@ -226,13 +271,25 @@ def _tell(out: Path, stages: list[Stage], seconds: dict[str, float], json: bool)
     )
     _must_succeed(Command(tuple(report), page), table.returncode)
     seconds["report"] = time.perf_counter() - started
-    baselines = [one for method in BASELINES for one in read_json(out / "baselines" / method / "eval.json")["results"]]
+    baselines = [
+        one
+        for method in BASELINES
+        for one in read_json(out / "baselines" / method / "eval.json")["results"]
+    ]
     if json:
         import json as json_module
 
         commands = [command.text for stage in stages for command in stage.commands]
         rows = json_module.loads(table.stdout)["rows"]
-        result_json({"rows": rows, "baselines": baselines, "seconds": seconds, "commands": commands, "page": str(page)})
+        result_json(
+            {
+                "rows": rows,
+                "baselines": baselines,
+                "seconds": seconds,
+                "commands": commands,
+                "page": str(page),
+            }
+        )
         return
     result(table.stdout.rstrip())
     result("\nThe same TSPO model without its own searches:\n" + scores_table(baselines))
@@ -240,4 +297,7 @@ def _tell(out: Path, stages: list[Stage], seconds: dict[str, float], json: bool)
     result(f"\ntime   {sum(seconds.values()):.0f} s in all: {times}")
     result(f"runs   {out}/{{warmstart,grpo,tspo}}   world {out}/world   index {out}/index")
     result(f"page   {page}")
-    result("One seed proves nothing: repeat with --seed 1, --seed 2, ... (and another --out) before you believe a gap.")
+    result(
+        "One seed proves nothing: repeat with --seed 1, --seed 2, ... (and another --out) before "
+        "you believe a gap."
+    )

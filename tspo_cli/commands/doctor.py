@@ -30,7 +30,9 @@ _EXTRAS = {
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report: `state` is ok, missing (something will not work) or optional (an extra is not there)."""
+    """One line of the report: `state` is ok, missing (something will not work) or optional (an
+    extra is not there).
+    """
 
     name: str
     state: str
@@ -38,7 +40,9 @@ class Check:
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Report what this machine can do and what is missing, with the command that adds it. Exit code 0 either way."""
+    """Report what this machine can do and what is missing, with the command that adds it. Exit code
+    0 either way.
+    """
     checks = [*_machine(), *_torch(), *_packages(), *_tools()]
     if as_json:
         console.result_json({"checks": [asdict(check) for check in checks]})
@@ -46,20 +50,36 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     for check in checks:
         console.result(f"{check.state:<9}{check.name:<22} {check.detail}")
     missing = [check.name for check in checks if check.state == "missing"]
-    console.result(f"\n{len(missing)} missing: {', '.join(missing)}" if missing else "\nnothing is missing")
+    console.result(
+        f"\n{len(missing)} missing: {', '.join(missing)}" if missing else "\nnothing is missing"
+    )
 
 
 def _machine() -> Iterator[Check]:
     fits = (3, 11) <= sys.version_info[:2] < (3, 14)
-    yield Check("python", "ok" if fits else "missing", f"{platform.python_version()} (3.11 to 3.13 are supported)")
     yield Check(
-        "cores", "ok", f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}"
+        "python",
+        "ok" if fits else "missing",
+        f"{platform.python_version()} (3.11 to 3.13 are supported)",
+    )
+    yield Check(
+        "cores",
+        "ok",
+        f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}",
     )
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-        yield Check("memory", "ok" if memory >= 4 else "missing", f"{memory:.1f} GiB (the demo needs about 4)")
+        yield Check(
+            "memory",
+            "ok" if memory >= 4 else "missing",
+            f"{memory:.1f} GiB (the demo needs about 4)",
+        )
     free = shutil.disk_usage(".").free / 2**30
-    yield Check("disk", "ok" if free >= 2 else "missing", f"{free:.1f} GiB free here (the demo needs less than 2)")
+    yield Check(
+        "disk",
+        "ok" if free >= 2 else "missing",
+        f"{free:.1f} GiB free here (the demo needs less than 2)",
+    )
 
 
 def _torch() -> Iterator[Check]:
@@ -72,7 +92,9 @@ def _torch() -> Iterator[Check]:
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             device = torch.cuda.get_device_properties(number)
-            yield Check(f"cuda:{number}", "ok", f"{device.name}, {device.total_memory / 2**30:.0f} GiB")
+            yield Check(
+                f"cuda:{number}", "ok", f"{device.name}, {device.total_memory / 2**30:.0f} GiB"
+            )
     else:
         yield Check("cuda", "optional", "no CUDA device: training and evaluation run on the CPU")
 
@@ -84,23 +106,35 @@ def _packages() -> Iterator[Check]:
     # faiss-cpu and faiss-gpu install the same module, so both together break it.
     faiss = {name: version for name in ("faiss-cpu", "faiss-gpu") if (version := _version(name))}
     if len(faiss) == 2:
-        yield Check("faiss", "missing", "faiss-cpu and faiss-gpu are both installed: pip uninstall faiss-cpu")
+        yield Check(
+            "faiss",
+            "missing",
+            "faiss-cpu and faiss-gpu are both installed: pip uninstall faiss-cpu",
+        )
     else:
         found = " ".join(f"{name} {version}" for name, version in faiss.items())
         yield Check("faiss", "ok" if found else "missing", found or "pip install faiss-cpu")
     for module, (extra, purpose) in _EXTRAS.items():
         version = _version(module)
-        yield Check(module, "ok" if version else "optional", version or f"{purpose}: pip install -e '.[{extra}]'")
+        yield Check(
+            module,
+            "ok" if version else "optional",
+            version or f"{purpose}: pip install -e '.[{extra}]'",
+        )
 
 
 def _tools() -> Iterator[Check]:
     compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
     yield Check(
-        "C compiler", "ok" if compiler else "optional", compiler or "none: DeepSpeed's own kernels cannot be built"
+        "C compiler",
+        "ok" if compiler else "optional",
+        compiler or "none: DeepSpeed's own kernels cannot be built",
     )
     problem = _loopback_problem()
     yield Check(
-        "loopback sockets", "missing" if problem else "ok", problem or "127.0.0.1 answers (serve, several processes)"
+        "loopback sockets",
+        "missing" if problem else "ok",
+        problem or "127.0.0.1 answers (serve, several processes)",
     )
 
 

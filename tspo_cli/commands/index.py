@@ -14,23 +14,34 @@ from tspo_cli.errors import InvalidInputError
 if TYPE_CHECKING:
     from tspo_cli.retrieval.types import SearchResult
 
-app = typer.Typer(help="Build a search index over a corpus, search it, check it.", no_args_is_help=True)
+app = typer.Typer(
+    help="Build a search index over a corpus, search it, check it.", no_args_is_help=True
+)
 
 IndexDir = Annotated[Path, typer.Argument(metavar="DIR", help="Index directory.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Corpus = Annotated[Path, typer.Argument(help="JSONL (plain or gzip) or parquet: id; contents or title and text.")]
+Corpus = Annotated[
+    Path, typer.Argument(help="JSONL (plain or gzip) or parquet: id; contents or title and text.")
+]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory to write.")]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace an index, or an unfinished build, that is already there.")
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace an index, or an unfinished build, that is already there."
+    ),
 ]
-EncoderName = Annotated[str, typer.Option(help="Dense: a sentence-transformers model, by directory or name.")]
+EncoderName = Annotated[
+    str, typer.Option(help="Dense: a sentence-transformers model, by directory or name.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="bm25: method, k1, b, stop_words, stemmer. dense: preset, query_prefix, passage_prefix, pooling, "
-        "normalize, max_length, batch_size, batch_tokens, dtype, device, encoder_backend, factory, rescore, "
+        help="bm25: method, k1, b, stop_words, stemmer. dense: preset, query_prefix, "
+        "passage_prefix, pooling, "
+        "normalize, max_length, batch_size, batch_tokens, dtype, device, encoder_backend, factory, "
+        "rescore, "
         "train_size, shard_size, candidates, nprobe, ef_search, backend, first_pass. "
         "hybrid: both, and rrf_constant, depth.",
     ),
@@ -46,12 +57,17 @@ def build(
     settings: Settings = None,
     overwrite: Overwrite = False,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Say what a build would take in time, disk and memory, and end.")
+        bool,
+        typer.Option(
+            "--estimate", help="Say what a build would take in time, disk and memory, and end."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Build an index directory from a corpus. A dense build that was killed goes on when it is started again."""
-    from tspo_cli.retrieval.build import build_index, estimate_build
+    """Build an index directory from a corpus. A dense build that was killed goes on when it is
+    started again.
+    """
+    from tspo_cli.retrieval.index.build_index import build_index, estimate_build
 
     chosen = key_values(settings)
     if estimate:
@@ -59,29 +75,44 @@ def build(
         if as_json:
             console.result_json(foreseen)
         else:
-            _table({name.removesuffix("_bytes"): _readable(name, value) for name, value in foreseen.items()})
+            _table(
+                {
+                    name.removesuffix("_bytes"): _readable(name, value)
+                    for name, value in foreseen.items()
+                }
+            )
         return
-    manifest = build_index(corpus, out, kind=kind, encoder=encoder, settings=chosen, overwrite=overwrite)
+    manifest = build_index(
+        corpus, out, kind=kind, encoder=encoder, settings=chosen, overwrite=overwrite
+    )
     _done(out, manifest, as_json)
 
 
 @app.command("import")
 def import_(
     vectors: Annotated[
-        list[Path], typer.Argument(metavar="FAISS...", help="FAISS index file, or the part_* pieces of one.")
+        list[Path],
+        typer.Argument(metavar="FAISS...", help="FAISS index file, or the part_* pieces of one."),
     ],
-    corpus: Annotated[Path, typer.Option(help="Its corpus, line by line in the order of the rows.")],
+    corpus: Annotated[
+        Path, typer.Option(help="Its corpus, line by line in the order of the rows.")
+    ],
     out: Out,
     encoder: EncoderName,
     settings: Settings = None,
     least_cosine: Annotated[
-        float, typer.Option(min=0, max=1, help="Refuse rows farther from their passages than this. 0: no check.")
+        float,
+        typer.Option(
+            min=0, max=1, help="Refuse rows farther from their passages than this. 0: no check."
+        ),
     ] = 0.9,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take over a FAISS index and its corpus, such as Search-R1's, without copying or converting the vectors."""
-    from tspo_cli.retrieval.importing import import_index
+    """Take over a FAISS index and its corpus, such as Search-R1's, without copying or converting
+    the vectors.
+    """
+    from tspo_cli.retrieval.index.import_vectors import import_index
 
     manifest = import_index(
         vectors,
@@ -103,30 +134,42 @@ def search(
     settings: SearchSettings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search an index from the command line. A query that cannot be searched for fails alone; exit code 3."""
-    from tspo_cli.retrieval.index import open_index
+    """Search an index from the command line. A query that cannot be searched for fails alone; exit
+    code 3.
+    """
+    from tspo_cli.retrieval.index.searcher import open_index
 
     results = open_index(directory, key_values(settings)).search(queries, k)
-    # What the command line could not read as text comes as lone surrogates, which cannot be printed.
+    # What the command line could not read as text comes as lone surrogates, which cannot be
+    # printed.
     queries = [query.encode("utf-8", "replace").decode() for query in queries]
     _print_results(queries, results, as_json)
     failed = sum(result.error is not None for result in results)
     if failed:
-        raise InvalidInputError(f"{failed} of {len(queries)} queries could not be searched for; see their errors")
+        raise InvalidInputError(
+            f"{failed} of {len(queries)} queries could not be searched for; see their errors"
+        )
 
 
 def _print_results(queries: list[str], results: list[SearchResult], as_json: bool) -> None:
     if as_json:
         found = []
         for query, result in zip(queries, results, strict=True):
-            hits = [{"id": h.id, "title": h.title, "contents": h.contents, "score": h.score} for h in result.hits]
-            found.append({"query": query, "hits": hits, **({"error": result.error} if result.error else {})})
+            hits = [
+                {"id": h.id, "title": h.title, "contents": h.contents, "score": h.score}
+                for h in result.hits
+            ]
+            found.append(
+                {"query": query, "hits": hits, **({"error": result.error} if result.error else {})}
+            )
         console.result_json({"results": found})
         return
     for query, result in zip(queries, results, strict=True):
         console.result(_one_line(query))
         for rank, hit in enumerate(result.hits, start=1):
-            console.result(f"  {rank}. {hit.score:.3f}  {hit.id}  {hit.title}\n     {_one_line(hit.text)}")
+            console.result(
+                f"  {rank}. {hit.score:.3f}  {hit.id}  {hit.title}\n     {_one_line(hit.text)}"
+            )
         if result.error:
             console.result(f"  error: {result.error}")
         elif not result.hits:
@@ -136,7 +179,7 @@ def _print_results(queries: list[str], results: list[SearchResult], as_json: boo
 @app.command()
 def info(directory: IndexDir, as_json: AsJson = False) -> None:
     """What an index was built from, and how."""
-    from tspo_cli.retrieval.index import read_manifest
+    from tspo_cli.retrieval.index.searcher import read_manifest
 
     manifest = read_manifest(directory)
     if as_json:
@@ -161,13 +204,15 @@ def info(directory: IndexDir, as_json: AsJson = False) -> None:
 @app.command()
 def verify(directory: IndexDir, as_json: AsJson = False) -> None:
     """Compute the digests of an index and its corpus again; exit code 3 if anything changed."""
-    from tspo_cli.retrieval.index import verify_index
+    from tspo_cli.retrieval.index.searcher import verify_index
 
     found = verify_index(directory)
     if as_json:
         console.result_json({"index": str(directory), "ok": True, **found})
     else:
-        corpus = {"same": "the corpus is the same", "absent": "the corpus is no longer there"}[found["corpus"]]
+        corpus = {"same": "the corpus is the same", "absent": "the corpus is no longer there"}[
+            found["corpus"]
+        ]
         console.result(f"{directory}: {found['files']} files as built; {corpus}")
 
 
@@ -179,7 +224,7 @@ def _done(out: Path, manifest: dict[str, Any], as_json: bool) -> None:
 
 
 def _readable(name: str, value: Any) -> Any:
-    from tspo_cli.retrieval.vectors import clock, size
+    from tspo_cli.retrieval.dense.vectors import clock, size
 
     if name.endswith("_bytes"):
         return size(value)

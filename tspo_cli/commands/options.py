@@ -10,7 +10,11 @@ from tspo_cli.errors import UsageError
 
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the experiment, e.g. train.steps=20. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a key of the experiment, e.g. train.steps=20. Repeatable.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
@@ -19,8 +23,10 @@ SearchSettings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Search otherwise than built: reranker, rerank_depth; dense: device, dtype, batch_size, batch_tokens, "
-        "encoder_backend, candidates, nprobe, ef_search, backend, first_pass; bm25: ties; hybrid: ties, "
+        help="Search otherwise than built: reranker, rerank_depth; dense: device, dtype, "
+        "batch_size, batch_tokens, "
+        "encoder_backend, candidates, nprobe, ef_search, backend, first_pass; bm25: ties; hybrid: "
+        "ties, "
         "rrf_constant, depth. Repeatable.",
     ),
 ]

@@ -13,38 +13,66 @@ from tspo_cli.errors import GateError
 
 def plan(
     sources: Annotated[
-        list[str], typer.Argument(help="Experiment files or recipe names, composed from left to right.")
+        list[str],
+        typer.Argument(help="Experiment files or recipe names, composed from left to right."),
     ],
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs, one process each. 0: train.processes on the CPU.")] = 0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")
+    ] = None,
+    gpus: Annotated[
+        int, typer.Option(min=0, help="GPUs, one process each. 0: train.processes on the CPU.")
+    ] = 0,
     gpu_memory: Annotated[
         float, typer.Option(min=0, help="GiB of one GPU; exit code 6 where the estimate is more.")
     ] = 0,
-    rates: Annotated[Path | None, typer.Option(help="A run on the same machine whose step times are scaled.")] = None,
+    rates: Annotated[
+        Path | None, typer.Option(help="A run on the same machine whose step times are scaled.")
+    ] = None,
     rollout_tokens: Annotated[
-        int, typer.Option(min=0, help="Mean tokens of a rollout, prompt and passages included. 0: the most possible.")
+        int,
+        typer.Option(
+            min=0,
+            help="Mean tokens of a rollout, prompt and passages included. 0: the most possible.",
+        ),
     ] = 0,
-    tflops: Annotated[float, typer.Option(min=1, help="Peak of one GPU, 10^12 operations a second in bfloat16.")] = 989,
-    mfu: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the peak that training reaches.")] = 0.35,
+    tflops: Annotated[
+        float, typer.Option(min=1, help="Peak of one GPU, 10^12 operations a second in bfloat16.")
+    ] = 989,
+    mfu: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of the peak that training reaches.")
+    ] = 0.35,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Estimate memory, tokens, time and disk of a training run before it starts, without loading weights.
+    """Estimate memory, tokens, time and disk of a training run before it starts, without loading
+    weights.
 
-    Memory is the peak of one training process: on a CPU its resident size, mapped libraries included, on GPUs what it
-    holds there. Sequences count as long as the file allows, and as if all of them trained. Time
-    is scaled from --rates RUN, or, with --gpus, the learner's part at --tflops and --mfu.
+    Memory is the peak of one training process: on a CPU its resident size, mapped libraries
+    included, on GPUs what it holds there. Sequences count as long as the file allows, and as if all
+    of them trained. Time is scaled from --rates RUN, or, with --gpus, the learner's part at
+    --tflops and --mfu.
     """
-    from tspo_cli.config.load import load_config
-    from tspo_cli.training.estimate import estimate_run, fitting_settings, measured_seconds, step_seconds
+    from tspo_cli.config.load_config import load_config
+    from tspo_cli.training.estimate import (
+        estimate_run,
+        fitting_settings,
+        measured_seconds,
+        step_seconds,
+    )
 
     config = load_config(sources, settings or ())
     estimate = estimate_run(config, gpus)
     if rates is not None:
-        estimate |= {"seconds_per_step": measured_seconds(rates, config), "seconds_from": str(rates)}
+        estimate |= {
+            "seconds_per_step": measured_seconds(rates, config),
+            "seconds_from": str(rates),
+        }
     elif gpus:
         tokens = rollout_tokens or estimate["context_tokens"]
         seconds = step_seconds(estimate, tokens, tflops, mfu, config.train.gradient_checkpointing)
-        estimate |= {"seconds_per_step": seconds, "seconds_from": f"learner alone, {tflops:g} TFLOPS at {mfu:.0%}"}
+        estimate |= {
+            "seconds_per_step": seconds,
+            "seconds_from": f"learner alone, {tflops:g} TFLOPS at {mfu:.0%}",
+        }
     needed = estimate["memory_per_process_gib"]["total"]
     short = bool(gpu_memory) and needed > gpu_memory
     if short:
@@ -54,9 +82,13 @@ def plan(
     else:
         console.result(_text(estimate))
     if short:
-        cure = " ".join(f"--set {one}" for one in estimate["would_fit_with"]) or "more GPUs or a smaller model"
+        cure = (
+            " ".join(f"--set {one}" for one in estimate["would_fit_with"])
+            or "more GPUs or a smaller model"
+        )
         raise GateError(
-            f"about {needed:.1f} GiB for one process, more than --gpu-memory {gpu_memory:g}; it would fit with {cure}"
+            f"about {needed:.1f} GiB for one process, more than --gpu-memory {gpu_memory:g}; it "
+            f"would fit with {cure}"
         )
 
 
@@ -66,18 +98,23 @@ def _text(estimate: dict[str, Any]) -> str:
     trained = estimate["trained_parameters"]
     part = f", {trained / 1e6:,.2f} M of them trained adapters" if trained != size else ""
     lines = [
-        f"{estimate['kind']}, {estimate['model']}: {size / 1e6:,.2f} M parameters{part}, {estimate['precision']}",
+        f"{estimate['kind']}, {estimate['model']}: {size / 1e6:,.2f} M parameters{part}, "
+        f"{estimate['precision']}",
         f"{estimate['processes']} process(es), ZeRO stage {estimate['zero_stage']}",
         "",
         "memory of one process at its peak, GiB (estimated)",
         *(f"  {name.replace('_', ' '):<16}{value:>10.3f}" for name, value in memory.items()),
         "",
-        f"tokens: at most {estimate['context_tokens']:,} a sequence, {estimate['sequences_per_step']:,} sequences and "
-        f"{estimate['tokens_per_step']:,} tokens a step, of which {estimate['sampled_tokens_per_step']:,} are sampled; "
+        f"tokens: at most {estimate['context_tokens']:,} a sequence, "
+        f"{estimate['sequences_per_step']:,} sequences and "
+        f"{estimate['tokens_per_step']:,} tokens a step, of which "
+        f"{estimate['sampled_tokens_per_step']:,} are sampled; "
         f"{estimate['updates_per_step']} update(s) a step, {estimate['steps']:,} steps",
         *_time(estimate),
-        f"disk, GiB (estimated): {on_disk['checkpoint']:.3f} a checkpoint, {on_disk['checkpoints']:.3f} for those kept "
-        f"and the one being written, {on_disk['model']:.3f} for the exported model; rollouts and logs come on top",
+        f"disk, GiB (estimated): {on_disk['checkpoint']:.3f} a checkpoint, "
+        f"{on_disk['checkpoints']:.3f} for those kept "
+        f"and the one being written, {on_disk['model']:.3f} for the exported model; rollouts and "
+        "logs come on top",
     ]
     return "\n".join(lines)
 
@@ -87,4 +124,6 @@ def _time(estimate: dict[str, Any]) -> list[str]:
         return []
     seconds = estimate["seconds_per_step"]
     hours = seconds * estimate["steps"] / 3600
-    return [f"time: {seconds:,.1f} s a step, {hours:,.2f} h for all steps ({estimate['seconds_from']})"]
+    return [
+        f"time: {seconds:,.1f} s a step, {hours:,.2f} h for all steps ({estimate['seconds_from']})"
+    ]

@@ -12,12 +12,21 @@ from tspo_cli.errors import UsageError
 
 
 def push(
-    corpus: Annotated[Path, typer.Argument(help="JSONL (plain or gzip) or parquet: id; contents or title and text.")],
-    url: Annotated[str, typer.Option(help="URL of the Qdrant server; its key comes from $QDRANT_API_KEY.")],
+    corpus: Annotated[
+        Path,
+        typer.Argument(help="JSONL (plain or gzip) or parquet: id; contents or title and text."),
+    ],
+    url: Annotated[
+        str, typer.Option(help="URL of the Qdrant server; its key comes from $QDRANT_API_KEY.")
+    ],
     collection: Annotated[str, typer.Option(help="Collection to make.")],
     kind: Annotated[str, typer.Option(help="sparse (BM25) or dense.")] = "sparse",
-    encoder: Annotated[str, typer.Option(help="Dense: a sentence-transformers model, by directory or name.")] = "",
-    passage_prefix: Annotated[str, typer.Option(help="Dense: what the encoder expects before a passage.")] = "",
+    encoder: Annotated[
+        str, typer.Option(help="Dense: a sentence-transformers model, by directory or name.")
+    ] = "",
+    passage_prefix: Annotated[
+        str, typer.Option(help="Dense: what the encoder expects before a passage.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Put a corpus into a Qdrant collection, for `retriever.qdrant` of an experiment."""
@@ -26,16 +35,20 @@ def push(
     if (kind == "dense") != bool(encoder):
         raise UsageError("--kind dense and --encoder belong together")
     from tspo_cli.data.readers import read_passages
-    from tspo_cli.retrieval.qdrant import load_encoder, open_client, push_dense, push_sparse
-    from tspo_cli.retrieval.settings import Bm25Settings
+    from tspo_cli.retrieval.remote.qdrant import load_encoder, open_client, push_dense, push_sparse
+    from tspo_cli.retrieval.search_settings import Bm25Settings
 
     client = open_client(url, timeout=60)
     with console.progress("uploading passages", None) as advance:
         if kind == "sparse":
-            count = push_sparse(client, collection, lambda: read_passages(corpus), Bm25Settings(), advance)
+            count = push_sparse(
+                client, collection, lambda: read_passages(corpus), Bm25Settings(), advance
+            )
         else:
             encode = load_encoder(encoder)
-            count = push_dense(client, collection, lambda: read_passages(corpus), encode, passage_prefix, advance)
+            count = push_dense(
+                client, collection, lambda: read_passages(corpus), encode, passage_prefix, advance
+            )
     if as_json:
         console.result_json({"url": url, "collection": collection, "kind": kind, "passages": count})
     else:

@@ -19,33 +19,49 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     token_file: Annotated[
-        str, typer.Option(metavar="FILE", help="File with the bearer token. [$TSPO_RETRIEVER_TOKEN]")
+        str,
+        typer.Option(metavar="FILE", help="File with the bearer token. [$TSPO_RETRIEVER_TOKEN]"),
     ] = "",
-    k: Annotated[int, typer.Option("--k", min=1, help="Passages per query where a request does not say.")] = 3,
-    max_k: Annotated[int, typer.Option(min=1, help="Most passages per query that a request may ask for.")] = 100,
+    k: Annotated[
+        int, typer.Option("--k", min=1, help="Passages per query where a request does not say.")
+    ] = 3,
+    max_k: Annotated[
+        int, typer.Option(min=1, help="Most passages per query that a request may ask for.")
+    ] = 100,
     max_queries: Annotated[int, typer.Option(min=1, help="Most queries in one request.")] = 1024,
     max_query_chars: Annotated[int, typer.Option(min=1, help="Longest query.")] = 32_768,
     max_body_mb: Annotated[float, typer.Option(min=0.001, help="Largest request body.")] = 8,
     max_batch: Annotated[int, typer.Option(min=1, help="Most queries searched at once.")] = 256,
-    max_waiting: Annotated[int, typer.Option(min=1, help="Queries that may wait; beyond it: status 429.")] = 8192,
-    max_wait: Annotated[float, typer.Option(min=0.01, help="Seconds a query may wait; beyond it: status 429.")] = 30,
-    cache_mb: Annotated[float, typer.Option(min=0, help="Memory for answers to repeated queries. 0: none.")] = 256,
+    max_waiting: Annotated[
+        int, typer.Option(min=1, help="Queries that may wait; beyond it: status 429.")
+    ] = 8192,
+    max_wait: Annotated[
+        float, typer.Option(min=0.01, help="Seconds a query may wait; beyond it: status 429.")
+    ] = 30,
+    cache_mb: Annotated[
+        float, typer.Option(min=0, help="Memory for answers to repeated queries. 0: none.")
+    ] = 256,
     settings: SearchSettings = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print address and index as JSON once listening.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print address and index as JSON once listening.")
+    ] = False,
 ) -> None:
-    """Serve an index over HTTP: POST /retrieve, GET /healthz, /readyz, /metrics. Stop with Ctrl-C or SIGTERM."""
-    from tspo_cli.retrieval.serving import is_loopback, listen, run_server
-    from tspo_cli.retrieval.token import TOKEN_VARIABLE, read_token
+    """Serve an index over HTTP: POST /retrieve, GET /healthz, /readyz, /metrics. Stop with Ctrl-C
+    or SIGTERM.
+    """
+    from tspo_cli.retrieval.access_token import TOKEN_VARIABLE, read_token
+    from tspo_cli.retrieval.server.listen import is_loopback, listen, run_server
 
     token, otherwise = read_token(token_file), key_values(settings)
     # The port comes first: a large index takes minutes to load, and a port in use should not.
     with listen(host, port) as bound:
         if not token and not is_loopback(bound):
             raise UsageError(
-                f"--host {host}: other machines can reach this address; give --token-file FILE or set {TOKEN_VARIABLE}"
+                f"--host {host}: other machines can reach this address; give --token-file FILE or "
+                f"set {TOKEN_VARIABLE}"
             )
-        from tspo_cli.retrieval.index import open_index, read_manifest
-        from tspo_cli.retrieval.service import ServiceSettings, create_app
+        from tspo_cli.retrieval.index.searcher import open_index, read_manifest
+        from tspo_cli.retrieval.server.http_app import ServiceSettings, create_app
 
         passages = read_manifest(directory)["passages"]
         limits = ServiceSettings(
@@ -63,8 +79,12 @@ def serve(
         url = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
 
         def ready() -> None:
-            console.say(f"serving {directory} ({passages} passages) on {url}/retrieve; stop with Ctrl-C")
+            console.say(
+                f"serving {directory} ({passages} passages) on {url}/retrieve; stop with Ctrl-C"
+            )
             if as_json:
-                console.result_json({"url": url, "index": str(directory), "passages": passages, "k": k})
+                console.result_json(
+                    {"url": url, "index": str(directory), "passages": passages, "k": k}
+                )
 
         run_server(create_app(lambda: open_index(directory, otherwise), limits), bound, ready)

@@ -13,45 +13,58 @@ from tspo_cli.console import progress, result, result_json, say
 from tspo_cli.errors import TspoError, UsageError
 
 if TYPE_CHECKING:
-    from tspo_cli.config.sweep import Cell, Sweep
+    from tspo_cli.config.sweep_file import Cell, Sweep
 
 PRELOAD = "tspo_cli.evaluation.in_training"
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="The sweep: base, seeds, arms, axes, grid.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.toml", help="The sweep: base, seeds, arms, axes, grid.")
+    ],
     settings: Settings = None,
-    out: Annotated[Path | None, typer.Option(help="Directory of the sweep. Default: runs/<name of the file>.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the sweep. Default: runs/<name of the file>.")
+    ] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Trainings at a time.")] = 1,
     only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="PATTERN", help="Only cells of such names, e.g. 'tspo/*'.")
+        list[str] | None,
+        typer.Option("--only", metavar="PATTERN", help="Only cells of such names, e.g. 'tspo/*'."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check and list all cells with their state, write nothing.")
+        bool,
+        typer.Option("--dry-run", help="Check and list all cells with their state, write nothing."),
     ] = False,
     write_configs: Annotated[
         Path | None,
-        typer.Option("--write-configs", metavar="DIR", help="Only write the experiment file of every arm there."),
+        typer.Option(
+            "--write-configs",
+            metavar="DIR",
+            help="Only write the experiment file of every arm there.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Train a grid of arms, axes (worlds, warm starts), options and seeds. Started again it does what is missing.
+    """Train a grid of arms, axes (worlds, warm starts), options and seeds. Started again it does
+    what is missing.
 
-    Every cell is an ordinary run directory. A cell that fails is reported and does not stop the others.
+    Every cell is an ordinary run directory. A cell that fails is reported and does not stop the
+    others.
 
-    FILE.toml has the keys base (experiment files or recipes), seeds, baseline (an arm), and the tables settings (for
-    all), arms.NAME (what is compared), axes.AXIS.NAME (worlds, warm starts: repetitions) and grid (options that are
-    told apart, "optimizer.lr" = a list). Arms and names hold settings as an experiment file does.
+    FILE.toml has the keys base (experiment files or recipes), seeds, baseline (an arm), and the
+    tables settings (for all), arms.NAME (what is compared), axes.AXIS.NAME (worlds, warm starts:
+    repetitions) and grid (options that are told apart, "optimizer.lr" = a list). Arms and names
+    hold settings as an experiment file does.
 
     Then: tspo report DIR --baseline grpo
     """
-    from tspo_cli.config.sweep import read_sweep
+    from tspo_cli.config.sweep_file import read_sweep
 
     plan = read_sweep(file, settings or [])
     cells = plan.only(only or [])
     folder = out or Path("runs") / file.name.removesuffix(".toml").removesuffix(".sweep")
     if write_configs is not None:
-        from tspo_cli.training.sweep import write_families
+        from tspo_cli.training.launch.sweep_runner import write_families
 
         paths = [str(path) for path in write_families(plan, write_configs)]
         result_json({"configs": paths}) if json else result("\n".join(paths))
@@ -62,17 +75,24 @@ def sweep(
 
 
 def _list(plan: Sweep, cells: Sequence[Cell], folder: Path, json: bool) -> None:
-    from tspo_cli.training.sweep import cell_state
+    from tspo_cli.training.launch.sweep_runner import cell_state
 
     states = {cell.name: cell_state(cell, folder) for cell in cells}
     if json:
-        records = [one | {"state": states[one["name"]]} for one in plan.record()["cells"] if one["name"] in states]
+        records = [
+            one | {"state": states[one["name"]]}
+            for one in plan.record()["cells"]
+            if one["name"] in states
+        ]
         result_json({"out": str(folder), "baseline": plan.baseline, "cells": records})
         return
     width = max(map(len, states))
     for cell in cells:
         algorithm = "sft" if cell.config.kind == "sft" else cell.config.credit.algorithm
-        result(f"{cell.name:<{width}}  {algorithm:<16} {cell.config.train.steps:>5} steps  {states[cell.name]}")
+        result(
+            f"{cell.name:<{width}}  {algorithm:<16} {cell.config.train.steps:>5} steps  "
+            f"{states[cell.name]}"
+        )
     missing = sum(state != "finished" for state in states.values())
     say(f"{len(states)} cells, {missing} to train, in {folder}; nothing was written")
 
@@ -80,7 +100,7 @@ def _list(plan: Sweep, cells: Sequence[Cell], folder: Path, json: bool) -> None:
 def _run(plan: Sweep, cells: Sequence[Cell], folder: Path, jobs: int, json: bool) -> None:
     from dataclasses import asdict
 
-    from tspo_cli.training.sweep import refuse_other_sweep, run_sweep
+    from tspo_cli.training.launch.sweep_runner import refuse_other_sweep, run_sweep
 
     refuse_other_sweep(folder, plan)
     shown = 0
@@ -95,34 +115,52 @@ def _run(plan: Sweep, cells: Sequence[Cell], folder: Path, jobs: int, json: bool
         results = run_sweep(plan, cells, folder, PRELOAD, jobs=jobs, progress=show)
     failed = [one for one in results if one.state != "finished"]
     if json:
-        result_json({"out": str(folder), "baseline": plan.baseline, "cells": [asdict(one) for one in results]})
+        result_json(
+            {
+                "out": str(folder),
+                "baseline": plan.baseline,
+                "cells": [asdict(one) for one in results],
+            }
+        )
     else:
         _tell([f"{one.name}: {one.error}" for one in failed], len(results), folder)
     if failed:
-        raise TspoError(f"{folder}: {len(failed)} of {len(results)} cells failed; the same command tries them again")
+        raise TspoError(
+            f"{folder}: {len(failed)} of {len(results)} cells failed; the same command tries them "
+            "again"
+        )
 
 
 def _tell(failures: Sequence[str], cells: int, folder: Path) -> None:
     for failure in failures:
         say(failure)
-    result(f"sweep  {folder}: {cells - len(failures)} of {cells} cells finished\nnext   tspo report {folder}")
+    result(
+        f"sweep  {folder}: {cells - len(failures)} of {cells} cells finished\nnext   tspo report "
+        f"{folder}"
+    )
 
 
 def report_sweep(
-    paths: Sequence[Path], form: str, baseline: str | None, step: int | None, figure: Path | None, *, runs_too: bool
+    paths: Sequence[Path],
+    form: str,
+    baseline: str | None,
+    step: int | None,
+    figure: Path | None,
+    *,
+    runs_too: bool,
 ) -> bool:
     """The part of `tspo report` that is about a sweep. True when it has printed the report.
 
     With `runs_too` (a page, tables or all evaluations are asked for) only the figure is drawn here.
     """
-    from tspo_cli.reporting.sweeps import is_sweep
+    from tspo_cli.reporting.scores.sweep_scores import is_sweep
 
     if len(paths) != 1 or not is_sweep(paths[0]):
         if step is not None:
             raise UsageError("--step is for one directory of `tspo sweep`")
         return False
-    from tspo_cli.reporting.sweep_text import explanation, render_sweep
-    from tspo_cli.reporting.sweeps import open_sweep, summaries
+    from tspo_cli.reporting.scores.sweep_scores import open_sweep, summaries
+    from tspo_cli.reporting.tables.sweep_table import explanation, render_sweep
 
     if runs_too and figure is None:
         return False

@@ -24,21 +24,37 @@ Launcher = Literal["torchrun", "deepspeed", "slurm"]
 def train(
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILE.toml...", help="Experiment files or recipe names, left to right."),
+        typer.Argument(
+            metavar="FILE.toml...", help="Experiment files or recipe names, left to right."
+        ),
     ],
     settings: Settings = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/<name of the last file>.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run that is there, start anew.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory. Default: runs/<name of the last file>.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the run that is there, start anew.")
+    ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, print the resolved experiment, write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Check everything, print the resolved experiment, write nothing."
+        ),
     ] = False,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Trace two steps into RUN/trace (the same as track.profile=true).")
+        bool,
+        typer.Option(
+            "--profile", help="Trace two steps into RUN/trace (the same as track.profile=true)."
+        ),
     ] = False,
     print_launch: Annotated[
         Launcher | None,
-        typer.Option("--print-launch", help="Print how to start this run on several GPUs or nodes, and end."),
+        typer.Option(
+            "--print-launch", help="Print how to start this run on several GPUs or nodes, and end."
+        ),
     ] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Nodes for --print-launch.")] = 1,
     gpus: Annotated[int, typer.Option(min=1, help="GPUs per node for --print-launch.")] = 8,
@@ -46,17 +62,20 @@ def train(
 ) -> None:
     """Train a policy (SFT or RL) as an experiment file says.
 
-    The run directory keeps the resolved experiment, metrics.jsonl, rollouts, evaluations, checkpoints and, in model/,
-    the trained policy. A used run directory is refused unless --resume or --overwrite says what to do with it.
+    The run directory keeps the resolved experiment, metrics.jsonl, rollouts, evaluations,
+    checkpoints and, in model/, the trained policy. A used run directory is refused unless --resume
+    or --overwrite says what to do with it.
     """
-    from tspo_cli.config.load import check_complete, load_config, to_toml
+    from tspo_cli.config.load_config import check_complete, load_config, to_toml
     from tspo_cli.training.announce import check_algorithm, loop_options
 
     settings = [*(settings or []), *(["track.profile=true"] if profile else [])]
     if print_launch is not None:
-        from tspo_cli.training.launch_script import launch_script
+        from tspo_cli.training.launch.launch_script import launch_script
 
-        result(launch_script(print_launch, files, settings, out, resume=resume, nodes=nodes, gpus=gpus))
+        result(
+            launch_script(print_launch, files, settings, out, resume=resume, nodes=nodes, gpus=gpus)
+        )
         return
     config = load_config(files, settings)
     check_complete(config)
@@ -73,7 +92,7 @@ def train(
             result(to_toml(config))
         return
 
-    from tspo_cli.training.launch import launch
+    from tspo_cli.training.launch.processes import launch
 
     with _saying_how_to_prepare(config):
         launch(config, run, train_here, WORKER, resume=resume, overwrite=overwrite)
@@ -88,7 +107,9 @@ def _saying_how_to_prepare(config: Config) -> Iterator[None]:
     except MissingResourceError as error:
         if not config.prepare:
             raise
-        raise MissingResourceError(f"{error}; this experiment needs first: {config.prepare}") from error
+        raise MissingResourceError(
+            f"{error}; this experiment needs first: {config.prepare}"
+        ) from error
 
 
 def train_here(config: Config, run: Path, attempt: int, resume: bool) -> None:
@@ -102,9 +123,9 @@ def train_here(config: Config, run: Path, attempt: int, resume: bool) -> None:
 def _check_inputs(config: Config) -> str:
     """Open data, index and model as training would; one line on what was found."""
     from tspo_cli.evaluation.sets import read_eval_sets
-    from tspo_cli.retrieval.open import open_retriever
+    from tspo_cli.retrieval.open_retriever import open_retriever
     from tspo_cli.training.policy import starting_policy
-    from tspo_cli.training.rl import read_training_questions
+    from tspo_cli.training.rl.rl_step import read_training_questions
     from tspo_cli.training.sft import demonstration_source
 
     sets = read_eval_sets(config.eval.data, config.eval.limit)
@@ -116,8 +137,13 @@ def _check_inputs(config: Config) -> str:
         training = "demonstrations"
     _, model = starting_policy(config, "cpu")
     parameters = sum(one.numel() for one in model.parameters())
-    evaluation = ", ".join(f"{name} ({len(questions)})" for name, questions in sets.items()) or "nothing"
-    return f"ready: {training}, a policy of {parameters:,} parameters, evaluation on {evaluation}; nothing was written"
+    evaluation = (
+        ", ".join(f"{name} ({len(questions)})" for name, questions in sets.items()) or "nothing"
+    )
+    return (
+        f"ready: {training}, a policy of {parameters:,} parameters, evaluation on {evaluation}; "
+        "nothing was written"
+    )
 
 
 def _tell(run: Path, json: bool) -> None:
@@ -135,6 +161,11 @@ def _tell(run: Path, json: bool) -> None:
     if json:
         result_json(summary)
         return
-    result(f"run    {run} ({summary['state']} at step {summary['step']})\nmodel  {summary['model']}")
+    result(
+        f"run    {run} ({summary['state']} at step {summary['step']})\nmodel  {summary['model']}"
+    )
     for scores in summary["eval"]:
-        result(f"eval   {scores['dataset']}: EM {scores['em']:.3f}, F1 {scores['f1']:.3f}, n {scores['n']}")
+        result(
+            f"eval   {scores['dataset']}: EM {scores['em']:.3f}, F1 {scores['f1']:.3f}, n "
+            f"{scores['n']}"
+        )

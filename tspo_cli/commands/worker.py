@@ -1,4 +1,6 @@
-"""One of several training processes: `python -m tspo_cli.commands.worker RUN ATTEMPT fresh|resume`."""
+"""One of several training processes: `python -m tspo_cli.commands.worker RUN ATTEMPT
+fresh|resume`.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,10 @@ from tspo_cli.errors import RemoteServiceError, TspoError
 
 
 def main() -> int:
-    """Train; an error that all processes meet is told once, by the first. A server may fail one of them alone."""
-    from tspo_cli.config.load import read_resolved
+    """Train; an error that all processes meet is told once, by the first. A server may fail one of
+    them alone.
+    """
+    from tspo_cli.config.load_config import read_resolved
 
     run, attempt, mode = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     try:
@@ -27,7 +31,7 @@ def main() -> int:
 
 def run() -> None:
     """`main`, and the end of this process, whatever happened."""
-    from tspo_cli.training.distributed import leave
+    from tspo_cli.training.core.distributed import leave
 
     try:
         status = main()

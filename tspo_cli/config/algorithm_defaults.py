@@ -1,7 +1,8 @@
-"""Defaults that depend on the algorithm: what its source uses, for keys that the experiment leaves open.
+"""Defaults that depend on the algorithm: what its source uses, for keys that the experiment leaves
+open.
 
-They are written into the resolved configuration, so that a run says what it did. A key that a file or `--set` names is
-never touched.
+They are written into the resolved configuration, so that a run says what it did. A key that a file
+or `--set` names is never touched.
 """
 
 from __future__ import annotations
@@ -32,11 +33,14 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 
 
 def with_algorithm_defaults(table: Mapping[str, Any]) -> dict[str, Any]:
-    """`table` (as read from files and settings) with the defaults of its credit.algorithm where it says nothing.
+    """`table` (as read from files and settings) with the defaults of its credit.algorithm where it
+    says nothing.
 
     kind = "rejection_sampling" names the algorithm of the same name.
     """
-    filled = {key: dict(value) if isinstance(value, dict) else value for key, value in table.items()}
+    filled = {
+        key: dict(value) if isinstance(value, dict) else value for key, value in table.items()
+    }
     if filled.get("kind") == "rejection_sampling":
         _fill(filled, "credit.algorithm", "rejection_sampling")
     credit = filled.get("credit")

@@ -1,4 +1,6 @@
-"""Every key of an experiment file, by its dotted name: what it expects, its default, its meaning."""
+"""Every key of an experiment file, by its dotted name: what it expects, its default, its
+meaning.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def all_sections() -> list[str]:
 
 
 def unknown(name: str) -> str:
-    """What to tell a person who wrote the unknown key `name`: the closest key or section, if one is close."""
+    """What to tell a person who wrote the unknown key `name`: the closest key or section, if one is
+    close.
+    """
     names = [*all_keys(), *all_sections()]
     leaf = name.rpartition(".")[2]
     by_leaf: dict[str, str] = {}
@@ -53,7 +57,11 @@ def unknown(name: str) -> str:
         near = [by_leaf[leaf]]
     elif not near:
         near = [by_leaf[match] for match in get_close_matches(leaf, by_leaf, n=1, cutoff=0.75)]
-    return f"unknown key; did you mean {near[0]}?" if near else "unknown key; `tspo config schema` lists all keys"
+    return (
+        f"unknown key; did you mean {near[0]}?"
+        if near
+        else "unknown key; `tspo config schema` lists all keys"
+    )
 
 
 def _walk(model: type[BaseModel], prefix: str) -> Iterator[Key]:

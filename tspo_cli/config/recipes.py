@@ -13,7 +13,8 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 def recipe_roots() -> list[Path]:
     """Folders that recipes are looked up in, first match wins.
 
-    `experiments/` of the working directory, then of the checkout that holds the package, then what was installed.
+    `experiments/` of the working directory, then of the checkout that holds the package, then what
+    was installed.
     """
     roots = [Path("experiments")]
     if (_PACKAGE.parent / "pyproject.toml").is_file():
@@ -22,9 +23,13 @@ def recipe_roots() -> list[Path]:
 
 
 def list_recipes() -> list[str]:
-    """Names of all recipes, sorted: FOLDER/NAME.toml of a root. NAME.sweep.toml is for `tspo sweep` and no recipe."""
+    """Names of all recipes, sorted: FOLDER/NAME.toml of a root. NAME.sweep.toml is for `tspo sweep`
+    and no recipe.
+    """
     files = ((path, root) for root in recipe_roots() for path in root.glob("*/*.toml"))
-    return sorted({_name(path, root) for path, root in files if not path.name.endswith(".sweep.toml")})
+    return sorted(
+        {_name(path, root) for path, root in files if not path.name.endswith(".sweep.toml")}
+    )
 
 
 def recipe_path(name: str) -> Path:

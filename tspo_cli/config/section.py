@@ -6,7 +6,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-UserFunction = Annotated[str, StringConstraints(pattern=r"^.+\.py:[A-Za-z_]\w*$"), "FILE.py:function"]
+UserFunction = Annotated[
+    str, StringConstraints(pattern=r"^.+\.py:[A-Za-z_]\w*$"), "FILE.py:function"
+]
 """A function of the user's own, in a Python file that the experiment names."""
 
 
@@ -14,5 +16,9 @@ class Section(BaseModel):
     """Base of all sections: nothing unknown, nothing changed after reading."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, protected_namespaces=()
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        protected_namespaces=(),
     )

@@ -11,7 +11,15 @@ from typing import Any
 from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.algorithms import ALGORITHMS, Algorithm
 from tspo_cli.credit.folr import judge
-from tspo_cli.credit.group import Credit, Group, GroupCredit, Judged, Level, TrajectoryCredit, group_class
+from tspo_cli.credit.group import (
+    Credit,
+    Group,
+    GroupCredit,
+    Judged,
+    Level,
+    TrajectoryCredit,
+    group_class,
+)
 from tspo_cli.credit.user_code import is_user_code, load_function
 from tspo_cli.errors import InvalidInputError
 
@@ -21,32 +29,42 @@ AllSum = Callable[[Sequence[float]], list[float]]
 def find_algorithm(name: str) -> Algorithm:
     """The algorithm of that name, or the user's own where it is FILE.py:function.
 
-    A user's function takes the group's trajectories (`Judged`) and the options, and returns one list of advantages per
-    trajectory, one advantage per turn; or a `Credit`.
+    A user's function takes the group's trajectories (`Judged`) and the options, and returns one
+    list of advantages per trajectory, one advantage per turn; or a `Credit`.
 
     Raises:
-        InvalidInputError: an unknown name (with the nearest one), or a file without such a function.
-        MissingResourceError: no such file.
+        InvalidInputError: an unknown name (with the nearest one), or a file without such a
+        function. MissingResourceError: no such file.
     """
     if name in ALGORITHMS:
         return ALGORITHMS[name]
     if is_user_code(name):
         function = load_function(name, "credit.algorithm")
-        return Algorithm(lambda trajectories, config: _checked(function(trajectories, config), trajectories, name))
+        return Algorithm(
+            lambda trajectories, config: _checked(
+                function(trajectories, config), trajectories, name
+            )
+        )
     near = difflib.get_close_matches(name.lower(), ALGORITHMS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(ALGORITHMS)}, or FILE.py:function"
+    hint = (
+        f"did you mean {near[0]}?"
+        if near
+        else f"choose one of {', '.join(ALGORITHMS)}, or FILE.py:function"
+    )
     raise InvalidInputError(f"credit.algorithm: unknown algorithm {name!r}; {hint}")
 
 
 def assign_credit(group: Group, config: CreditConfig) -> GroupCredit:
-    """The credit of every turn of every trajectory of `group`, in the order given; the group is the whole batch.
+    """The credit of every turn of every trajectory of `group`, in the order given; the group is the
+    whole batch.
 
     Raises:
         InvalidInputError: unknown algorithm, or one that needs what the group does not have.
     """
     if find_algorithm(config.algorithm).needs == "critic":
         raise InvalidInputError(
-            f"credit.algorithm {config.algorithm} needs a model: its advantages come from a critic's values, which "
+            f"credit.algorithm {config.algorithm} needs a model: its advantages come from a "
+            "critic's values, which "
             "training has and a file of texts has not; `tspo train` applies it"
         )
     return assign_batch([group], config)[0]
@@ -55,10 +73,11 @@ def assign_credit(group: Group, config: CreditConfig) -> GroupCredit:
 def assign_batch(
     groups: Sequence[Group], config: CreditConfig, all_sum: AllSum = list, *, whiten: bool = True
 ) -> list[GroupCredit]:
-    """The credit of all groups of a batch. `all_sum` adds over the processes that have the other groups.
+    """The credit of all groups of a batch. `all_sum` adds over the processes that have the other
+    groups.
 
-    Of an algorithm with a critic these are the turn rewards, without advantages. `whiten` False leaves to the caller
-    what some algorithms do with the batch as a whole.
+    Of an algorithm with a critic these are the turn rewards, without advantages. `whiten` False
+    leaves to the caller what some algorithms do with the batch as a whole.
 
     Raises:
         InvalidInputError: unknown algorithm, or one that needs what a group does not have.
@@ -78,8 +97,12 @@ def _assign(group: Group, algorithm: Algorithm, config: CreditConfig) -> GroupCr
         algorithm=config.algorithm,
         level=credit.level if _any(credit.advantages) else "none",
         trajectories=tuple(
-            TrajectoryCredit(one.outcome, one.trajectory_class, one.first_occurrence, rewards, advantages)
-            for one, rewards, advantages in zip(judged, credit.turn_rewards, credit.advantages, strict=True)
+            TrajectoryCredit(
+                one.outcome, one.trajectory_class, one.first_occurrence, rewards, advantages
+            )
+            for one, rewards, advantages in zip(
+                judged, credit.turn_rewards, credit.advantages, strict=True
+            )
         ),
         populations=credit.populations,
         reason=credit.reason,
@@ -93,27 +116,36 @@ def with_advantages(credit: GroupCredit, advantages: Sequence[Sequence[float]]) 
     rows = [tuple(row) for row in advantages]
     differ = any(len(set(row)) > 1 for row in rows)
     level: Level = "none" if not _any(rows) else "turn" if differ else "trajectory"
-    trajectories = tuple(replace(one, advantages=row) for one, row in zip(credit.trajectories, rows, strict=True))
+    trajectories = tuple(
+        replace(one, advantages=row) for one, row in zip(credit.trajectories, rows, strict=True)
+    )
     return replace(credit, level=level, trajectories=trajectories)
 
 
 def _whitened(
     groups: Sequence[Group], credits: Sequence[GroupCredit], config: CreditConfig, all_sum: AllSum
 ) -> list[GroupCredit]:
-    """(A - mean) / (std + eps) over the sampled tokens of all groups; exact zeros where all advantages are equal."""
+    """(A - mean) / (std + eps) over the sampled tokens of all groups; exact zeros where all
+    advantages are equal.
+    """
     pairs = [
         (turn.tokens, advantage)
         for group, credit in zip(groups, credits, strict=True)
         for trajectory, one in zip(group.trajectories, credit.trajectories, strict=True)
         for turn, advantage in zip(trajectory.turns, one.advantages, strict=True)
     ]
-    count, total = all_sum([sum(tokens for tokens, _ in pairs), math.fsum(n * value for n, value in pairs)])
+    count, total = all_sum(
+        [sum(tokens for tokens, _ in pairs), math.fsum(n * value for n, value in pairs)]
+    )
     mean = total / max(count, 1)
     squares = all_sum([math.fsum(n * (value - mean) ** 2 for n, value in pairs)])[0]
     deviation = math.sqrt(squares / max(count - (config.std == "unbiased"), 1))
     scale = 0.0 if deviation <= 1e-12 * max(1.0, abs(mean)) else 1.0 / (deviation + config.eps)
     return [
-        with_advantages(credit, [[(value - mean) * scale for value in one.advantages] for one in credit.trajectories])
+        with_advantages(
+            credit,
+            [[(value - mean) * scale for value in one.advantages] for one in credit.trajectories],
+        )
         for credit in credits
     ]
 
@@ -126,21 +158,37 @@ def _checked(found: Any, trajectories: Sequence[Judged], name: str) -> Credit:
         try:
             rows = tuple(tuple(float(value) for value in row) for row in found)
         except (TypeError, ValueError):
-            raise _wrong(name, f"a list of advantages per trajectory, got {type(found).__name__}") from None
+            raise _wrong(
+                name, f"a list of advantages per trajectory, got {type(found).__name__}"
+            ) from None
         rewards = tuple((0.0,) * (one.turns - 1) + (one.outcome,) for one in trajectories)
-        credit = Credit(rewards, rows, "turn", reason=f"The advantages are those of {name}.", formula="Your own rule.")
+        credit = Credit(
+            rewards,
+            rows,
+            "turn",
+            reason=f"The advantages are those of {name}.",
+            formula="Your own rule.",
+        )
     turns = [one.turns for one in trajectories]
     if [len(row) for row in credit.advantages] != turns:
-        raise _wrong(name, f"one advantage per turn, {turns}, got {[len(row) for row in credit.advantages]}")
+        raise _wrong(
+            name, f"one advantage per turn, {turns}, got {[len(row) for row in credit.advantages]}"
+        )
     if [len(row) for row in credit.turn_rewards] != turns:
-        raise _wrong(name, f"one reward per turn, {turns}, got {[len(row) for row in credit.turn_rewards]}")
-    if not all(math.isfinite(value) for row in (*credit.advantages, *credit.turn_rewards) for value in row):
+        raise _wrong(
+            name, f"one reward per turn, {turns}, got {[len(row) for row in credit.turn_rewards]}"
+        )
+    if not all(
+        math.isfinite(value) for row in (*credit.advantages, *credit.turn_rewards) for value in row
+    ):
         raise _wrong(name, "finite numbers")
     return credit
 
 
 def _wrong(name: str, expected: str) -> InvalidInputError:
-    return InvalidInputError(f"credit.algorithm {name}: expected {expected}; fix: correct what the function returns")
+    return InvalidInputError(
+        f"credit.algorithm {name}: expected {expected}; fix: correct what the function returns"
+    )
 
 
 def _any(rows: Sequence[Sequence[float]]) -> bool:

@@ -1,4 +1,6 @@
-"""What algorithms would have learnt from the same rollouts: from which groups, at which turns, in which sign."""
+"""What algorithms would have learnt from the same rollouts: from which groups, at which turns, in
+which sign.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class Arm:
 
 @dataclass(slots=True)
 class Place:
-    """Advantages at some turns: how many turns, how many of them positive and negative, their sum and sum of |A|."""
+    """Advantages at some turns: how many turns, how many of them positive and negative, their sum
+    and sum of |A|.
+    """
 
     turns: int = 0
     positive: int = 0
@@ -69,12 +73,16 @@ class ArmTally:
 
     groups: int = 0
     learns_from: int = 0
-    by_class: dict[str, list[int]] = field(default_factory=lambda: {name: [0, 0] for name in GROUP_CLASSES})
+    by_class: dict[str, list[int]] = field(
+        default_factory=lambda: {name: [0, 0] for name in GROUP_CLASSES}
+    )
     by_turn: dict[int, Place] = field(default_factory=lambda: defaultdict(Place))
     by_role: dict[str, Place] = field(default_factory=lambda: defaultdict(Place))
 
     def record(self) -> dict[str, Any]:
-        """`learns_from` is the share of groups with an advantage that is not 0, in all and by class."""
+        """`learns_from` is the share of groups with an advantage that is not 0, in all and by
+        class.
+        """
         every = Place()
         for place in self.by_turn.values():
             every.turns, every.positive = every.turns + place.turns, every.positive + place.positive
@@ -83,17 +91,22 @@ class ArmTally:
         return {
             "learns_from": self.learns_from / max(self.groups, 1),
             "learns_from_class": {
-                name: learnt / count if count else None for name, (count, learnt) in self.by_class.items()
+                name: learnt / count if count else None
+                for name, (count, learnt) in self.by_class.items()
             },
             "advantages": every.record(),
             "by_turn": {str(turn): self.by_turn[turn].record() for turn in sorted(self.by_turn)},
-            "by_role": {role: self.by_role[role].record() for role in ROLES if role in self.by_role},
+            "by_role": {
+                role: self.by_role[role].record() for role in ROLES if role in self.by_role
+            },
         }
 
 
 @dataclass(slots=True)
 class Disagreement:
-    """Two arms on the same turns: opposite signs, and an advantage for one alone; `roles` counts the opposite ones."""
+    """Two arms on the same turns: opposite signs, and an advantage for one alone; `roles` counts
+    the opposite ones.
+    """
 
     turns: int = 0
     opposite: int = 0
@@ -113,7 +126,9 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All arms on all groups. `disagreements` has every pair of arms once, in the order of the arms."""
+    """All arms on all groups. `disagreements` has every pair of arms once, in the order of the
+    arms.
+    """
 
     steps: tuple[int, ...]
     groups: int
@@ -139,7 +154,9 @@ class Comparison:
                     "opposite": one.opposite / max(one.turns, 1),
                     "first_only": one.first_only / max(one.turns, 1),
                     "second_only": one.second_only / max(one.turns, 1),
-                    "opposite_by_role": {role: one.roles[role] for role in ROLES if role in one.roles},
+                    "opposite_by_role": {
+                        role: one.roles[role] for role in ROLES if role in one.roles
+                    },
                 }
                 for (first, second), one in self.disagreements.items()
             ],
@@ -150,11 +167,14 @@ def compare(batches: Iterable[tuple[int, Sequence[Group]]], arms: Sequence[Arm])
     """Apply every arm to every batch (a step's groups) and count.
 
     Raises:
-        InvalidInputError: an unknown algorithm, or one that needs what texts do not hold (a critic, gold log-probs).
+        InvalidInputError: an unknown algorithm, or one that needs what texts do not hold (a critic,
+        gold log-probs).
     """
     tallies = {arm.name: ArmTally() for arm in arms}
     names = list(tallies)
-    pairs = {(one, two): Disagreement() for place, one in enumerate(names) for two in names[place + 1 :]}
+    pairs = {
+        (one, two): Disagreement() for place, one in enumerate(names) for two in names[place + 1 :]
+    }
     steps, groups, trajectories, turns = [], 0, 0, 0
     classes = dict.fromkeys(GROUP_CLASSES, 0)
     for step, batch in batches:
@@ -163,9 +183,16 @@ def compare(batches: Iterable[tuple[int, Sequence[Group]]], arms: Sequence[Arm])
         for place, group in enumerate(batch):
             own = {name: credits[name][place] for name in names}
             roles = _roles(group, own[names[0]])
-            groups, trajectories, turns = groups + 1, trajectories + len(group.trajectories), turns + len(roles)
+            groups, trajectories, turns = (
+                groups + 1,
+                trajectories + len(group.trajectories),
+                turns + len(roles),
+            )
             classes[own[names[0]].group_class] += 1
-            values = {name: [value for one in own[name].trajectories for value in one.advantages] for name in names}
+            values = {
+                name: [value for one in own[name].trajectories for value in one.advantages]
+                for name in names
+            }
             for name in names:
                 _tally(tallies[name], own[name], values[name], roles)
             for (one, two), disagreement in pairs.items():
@@ -174,7 +201,9 @@ def compare(batches: Iterable[tuple[int, Sequence[Group]]], arms: Sequence[Arm])
     return Comparison(tuple(steps), groups, trajectories, turns, classes, tallies, pairs)
 
 
-def _tally(tally: ArmTally, credit: GroupCredit, values: Sequence[float], roles: Sequence[tuple[int, str]]) -> None:
+def _tally(
+    tally: ArmTally, credit: GroupCredit, values: Sequence[float], roles: Sequence[tuple[int, str]]
+) -> None:
     learns = any(values)
     tally.groups += 1
     tally.learns_from += learns
@@ -195,12 +224,20 @@ def _roles(group: Group, credit: GroupCredit) -> list[tuple[int, str]]:
     ]
 
 
-def _role(turn: CreditTurn, index: int, answer: str | None, last: bool, credit: TrajectoryCredit) -> str:
+def _role(
+    turn: CreditTurn, index: int, answer: str | None, last: bool, credit: TrajectoryCredit
+) -> str:
     first = credit.first_occurrence
     if turn.query is not None:
         if first is None:
             return "search without a hit"
-        return "search before the hit" if index < first else "search that hits" if index == first else ROLES[2]
+        return (
+            "search before the hit"
+            if index < first
+            else "search that hits"
+            if index == first
+            else ROLES[2]
+        )
     if not last or answer is None:
         return "neither search nor answer"
     if credit.trajectory_class == "success":

@@ -1,4 +1,6 @@
-"""What to log so that the rule can be judged: composition of groups, first occurrences, signal won over GRPO."""
+"""What to log so that the rule can be judged: composition of groups, first occurrences, signal won
+over GRPO.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +16,32 @@ _GROUP_NAMES: dict[GroupClass, str] = {
     "all-wrong with near-miss": "all_wrong_near_miss",
     "all-miss": "all_miss",
 }
-_TRAJECTORY_NAMES: dict[TrajectoryClass, str] = {"success": "success", "near-miss": "near_miss", "miss": "miss"}
+_TRAJECTORY_NAMES: dict[TrajectoryClass, str] = {
+    "success": "success",
+    "near-miss": "near_miss",
+    "miss": "miss",
+}
 _LAST_BIN = 5
 
 
 def group_metrics(credits: Sequence[GroupCredit]) -> dict[str, float]:
     """Shares between 0 and 1; {} for no groups.
 
-    Of all groups: all_correct, mixed, all_wrong_near_miss, all_miss; zero_signal_grpo (equal outcomes: plain GRPO
-    learns nothing) and recovered_by_folr (those of them that got an advantage all the same). Of all trajectories:
-    success, near_miss, miss, nonzero_advantage (at some turn). Of the trajectories with a first occurrence:
-    first_occurrence_1 to first_occurrence_5_up, and first_occurrence_mean (in turns; absent when there is none).
+    Of all groups: all_correct, mixed, all_wrong_near_miss, all_miss; zero_signal_grpo (equal
+    outcomes: plain GRPO learns nothing) and recovered_by_folr (those of them that got an advantage
+    all the same). Of all trajectories: success, near_miss, miss, nonzero_advantage (at some turn).
+    Of the trajectories with a first occurrence: first_occurrence_1 to first_occurrence_5_up, and
+    first_occurrence_mean (in turns; absent when there is none).
     """
     if not credits:
         return {}
     trajectories = [trajectory for credit in credits for trajectory in credit.trajectories]
-    without = [credit for credit in credits if len({one.outcome for one in credit.trajectories}) == 1]
+    without = [
+        credit for credit in credits if len({one.outcome for one in credit.trajectories}) == 1
+    ]
     metrics = {
-        name: _share([credit.group_class == label for credit in credits]) for label, name in _GROUP_NAMES.items()
+        name: _share([credit.group_class == label for credit in credits])
+        for label, name in _GROUP_NAMES.items()
     }
     metrics["zero_signal_grpo"] = len(without) / len(credits)
     metrics["recovered_by_folr"] = sum(credit.level != "none" for credit in without) / len(credits)
@@ -48,7 +58,8 @@ def group_metrics(credits: Sequence[GroupCredit]) -> dict[str, float]:
 
 
 def false_positive_rate(groups: Sequence[Group], config: CreditConfig) -> float:
-    """Share of trajectories in which the gold answers of the next group's question "occur": the matcher's error rate.
+    """Share of trajectories in which the gold answers of the next group's question "occur": the
+    matcher's error rate.
 
     0 for fewer than two groups. Groups with the same gold answers in a row are left out.
     """

@@ -56,7 +56,9 @@ def turn_rows(group: Group, credit: GroupCredit) -> list[TurnRow]:
             reward=one.turn_rewards[index - 1],
             advantage=one.advantages[index - 1],
         )
-        for number, (trajectory, one) in enumerate(zip(group.trajectories, credit.trajectories, strict=True), start=1)
+        for number, (trajectory, one) in enumerate(
+            zip(group.trajectories, credit.trajectories, strict=True), start=1
+        )
         for index, turn in enumerate(trajectory.turns, start=1)
     ]
 
@@ -74,17 +76,27 @@ def _gold(turn: int, first: int | None) -> str:
 
 
 def sentences(credit: GroupCredit, config: CreditConfig) -> list[str]:
-    """Why the advantages are what they are: composition, what was compared, with which mean and standard deviation."""
+    """Why the advantages are what they are: composition, what was compared, with which mean and
+    standard deviation.
+    """
     classes = [one.trajectory_class for one in credit.trajectories]
-    counts = f"{classes.count('success')} success, {classes.count('near-miss')} near-miss, {classes.count('miss')} miss"
+    counts = (
+        f"{classes.count('success')} success, {classes.count('near-miss')} near-miss, "
+        f"{classes.count('miss')} miss"
+    )
     lines = [f"The group is {credit.group_class}: {counts}."]
     if credit.reason:
         lines.append(credit.reason)
     names = credit.labels or ("",) * len(credit.populations)
     for name, values in zip(names, credit.populations, strict=True):
-        lines.append(f"{name}: {_spread(values, config)}" if name else _spread(values, config).capitalize())
+        lines.append(
+            f"{name}: {_spread(values, config)}" if name else _spread(values, config).capitalize()
+        )
     if credit.level == "none":
-        lines.append("Nothing differs within what is compared, so every advantage is 0 and the group teaches nothing.")
+        lines.append(
+            "Nothing differs within what is compared, so every advantage is 0 and the group "
+            "teaches nothing."
+        )
     elif credit.formula:
         lines.append(credit.formula)
     elif config.scale == "std":
@@ -98,4 +110,7 @@ def _spread(values: tuple[float, ...], config: CreditConfig) -> str:
     free = int(config.std == "unbiased")
     deviation = float(np.std(values, ddof=free)) if len(values) > 1 else 0.0
     rewards = "reward" if len(values) == 1 else "rewards"
-    return f"mean {float(np.mean(values)):.4f}, standard deviation {deviation:.4f} over {len(values)} {rewards}."
+    return (
+        f"mean {float(np.mean(values)):.4f}, standard deviation {deviation:.4f} over "
+        f"{len(values)} {rewards}."
+    )

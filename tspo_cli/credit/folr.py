@@ -1,7 +1,9 @@
-"""First-occurrence latent rewards: where the gold answer first appears, and what each turn earns for it.
+"""First-occurrence latent rewards: where the gold answer first appears, and what each turn earns
+for it.
 
-The rule of TSPO (arXiv 2601.22776) as far as its abstract says it: a partial reward goes to the step where the
-ground-truth answer first appears. The open choices are options of CreditConfig (U1 to U6).
+The rule of TSPO (arXiv 2601.22776) as far as its abstract says it: a partial reward goes to the
+step where the ground-truth answer first appears. The open choices are options of CreditConfig (U1
+to U6).
 """
 
 from __future__ import annotations
@@ -9,15 +11,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tspo_cli.config.schema import CreditConfig
+from tspo_cli.credit.gold_match import contains_answer, exact_match, is_degenerate
 from tspo_cli.credit.group import CreditTrajectory, CreditTurn, Judged, TrajectoryClass
 from tspo_cli.credit.outcome import outcome_reward
-from tspo_cli.credit.text import contains_answer, exact_match, is_degenerate
 
 
 def judge(trajectory: CreditTrajectory, golds: Sequence[str], config: CreditConfig) -> Judged:
-    """Outcome, class and occurrences of one trajectory. Success is an exact match, whatever the outcome form."""
+    """Outcome, class and occurrences of one trajectory. Success is an exact match, whatever the
+    outcome form.
+    """
     hits = turn_hits(trajectory.turns, golds, config)
-    first, worth = next(((index, one) for index, one in enumerate(hits, start=1) if one), (None, 0.0))
+    first, worth = next(
+        ((index, one) for index, one in enumerate(hits, start=1) if one), (None, 0.0)
+    )
     success = exact_match(trajectory.answer, golds)
     name: TrajectoryClass = "success" if success else "near-miss" if first is not None else "miss"
     return Judged(
@@ -34,13 +40,19 @@ def judge(trajectory: CreditTrajectory, golds: Sequence[str], config: CreditConf
 def first_occurrence(
     turns: Sequence[CreditTurn], golds: Sequence[str], config: CreditConfig
 ) -> tuple[int | None, float]:
-    """The first turn (from 1) with a gold answer and the worth of that hit; (None, 0.0) when there is none."""
+    """The first turn (from 1) with a gold answer and the worth of that hit; (None, 0.0) when there
+    is none.
+    """
     hits = enumerate(turn_hits(turns, golds, config), start=1)
     return next(((index, worth) for index, worth in hits if worth), (None, 0.0))
 
 
-def turn_hits(turns: Sequence[CreditTurn], golds: Sequence[str], config: CreditConfig) -> tuple[float, ...]:
-    """For each turn the worth of a gold answer in it: 1, 0.5 for a degenerate one alone (U3 half), 0 without one."""
+def turn_hits(
+    turns: Sequence[CreditTurn], golds: Sequence[str], config: CreditConfig
+) -> tuple[float, ...]:
+    """For each turn the worth of a gold answer in it: 1, 0.5 for a degenerate one alone (U3 half),
+    0 without one.
+    """
     plain = [gold for gold in golds if config.degenerate == "as_is" or not is_degenerate(gold)]
     halves = [gold for gold in golds if config.degenerate == "half" and is_degenerate(gold)]
 
@@ -66,15 +78,18 @@ def turn_rewards(trajectory: Judged, config: CreditConfig) -> tuple[float, ...]:
     point        w alpha at t*
     point_to_go  sum of later point rewards, discounted: gamma^(t*-k) w alpha at turn k up to t*
 
-    A success earns its outcome at every turn (all_ones), at its last turn (final_only), or there in addition to the
-    hit (hit_plus_final); point_to_go carries that final reward backwards as well. A miss earns nothing.
+    A success earns its outcome at every turn (all_ones), at its last turn (final_only), or there in
+    addition to the hit (hit_plus_final); point_to_go carries that final reward backwards as well. A
+    miss earns nothing.
     """
     success = trajectory.trajectory_class == "success"
     turns = trajectory.turns
     if success and config.success_turns == "all_ones":
         return (trajectory.outcome,) * turns
     rewards = [0.0] * turns
-    if trajectory.first_occurrence is not None and (not success or config.success_turns == "hit_plus_final"):
+    if trajectory.first_occurrence is not None and (
+        not success or config.success_turns == "hit_plus_final"
+    ):
         start = 1 if config.turn_reward == "prefix" else trajectory.first_occurrence
         for turn in range(start, trajectory.first_occurrence + 1):
             rewards[turn - 1] = trajectory.hit_worth * config.alpha
@@ -91,7 +106,9 @@ def trajectory_reward(trajectory: Judged, config: CreditConfig) -> float:
 
 
 def to_go(rewards: Sequence[float], gamma: float) -> tuple[float, ...]:
-    """The discounted sum of the rewards from each turn on: R_k = sum over l >= k of gamma^(l-k) r_l."""
+    """The discounted sum of the rewards from each turn on: R_k = sum over l >= k of gamma^(l-k)
+    r_l.
+    """
     total = 0.0
     backwards = []
     for reward in reversed(rewards):

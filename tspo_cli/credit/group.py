@@ -1,4 +1,6 @@
-"""What credit assignment takes in and gives out: a group of answers to one question, and one advantage per turn."""
+"""What credit assignment takes in and gives out: a group of answers to one question, and one
+advantage per turn.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ Level = Literal["turn", "trajectory", "none"]
 
 @dataclass(frozen=True, slots=True)
 class CreditTurn:
-    """One turn: its query, what the search gave back, the model's own text where it is known, and how many tokens it
-    sampled (1 where that is not known)."""
+    """One turn: its query, what the search gave back, the model's own text where it is known, and
+    how many tokens it sampled (1 where that is not known).
+    """
 
     query: str | None
     feedback: str
@@ -28,9 +31,9 @@ class CreditTurn:
 class CreditTrajectory:
     """One attempt: the final answer (None if none was given) and K >= 1 turns.
 
-    `gold_logprobs` are K values that only a model can give: the mean log-probability (nats per token) of the gold
-    answer before each turn, that is after the prompt and after the feedback of every turn but the last. Empty: not
-    measured.
+    `gold_logprobs` are K values that only a model can give: the mean log-probability (nats per
+    token) of the gold answer before each turn, that is after the prompt and after the feedback of
+    every turn but the last. Empty: not measured.
     """
 
     answer: str | None
@@ -39,10 +42,13 @@ class CreditTrajectory:
 
     def __post_init__(self) -> None:
         if not self.turns:
-            raise InvalidInputError("a trajectory without turns gets no credit; leave it out of the group")
+            raise InvalidInputError(
+                "a trajectory without turns gets no credit; leave it out of the group"
+            )
         if self.gold_logprobs and len(self.gold_logprobs) != len(self.turns):
             raise InvalidInputError(
-                f"gold_logprobs: expected one per turn ({len(self.turns)}), got {len(self.gold_logprobs)}"
+                f"gold_logprobs: expected one per turn ({len(self.turns)}), got "
+                f"{len(self.gold_logprobs)}"
             )
 
 
@@ -63,9 +69,11 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A trajectory as an algorithm sees it: outcome y, class, turns K, t* from 1 and the worth of that hit (0 to 1).
+    """A trajectory as an algorithm sees it: outcome y, class, turns K, t* from 1 and the worth of
+    that hit (0 to 1).
 
-    `hits` has the worth of the gold answer's occurrence in each of the K turns (0: none), `trajectory` the texts.
+    `hits` has the worth of the gold answer's occurrence in each of the K turns (0: none),
+    `trajectory` the texts.
     """
 
     outcome: float
@@ -79,10 +87,12 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """What an algorithm returns: for each trajectory K rewards and K advantages, and how it came to them.
+    """What an algorithm returns: for each trajectory K rewards and K advantages, and how it came to
+    them.
 
-    `level` is what was compared, `populations` are the values that were compared with each other (none where an
-    algorithm normalises nothing) with `labels` to tell them apart; `formula` and `reason` are sentences for people.
+    `level` is what was compared, `populations` are the values that were compared with each other
+    (none where an algorithm normalises nothing) with `labels` to tell them apart; `formula` and
+    `reason` are sentences for people.
     """
 
     turn_rewards: tuple[tuple[float, ...], ...]
@@ -96,7 +106,9 @@ class Credit:
 
 @dataclass(frozen=True, slots=True)
 class TrajectoryCredit:
-    """The credit of one trajectory. `first_occurrence` counts turns from 1; rewards and advantages have length K."""
+    """The credit of one trajectory. `first_occurrence` counts turns from 1; rewards and advantages
+    have length K.
+    """
 
     outcome: float
     trajectory_class: TrajectoryClass
@@ -107,7 +119,9 @@ class TrajectoryCredit:
 
 @dataclass(frozen=True, slots=True)
 class GroupCredit:
-    """The credit of one group. `level` is "none" when every advantage is 0; for the rest see Credit."""
+    """The credit of one group. `level` is "none" when every advantage is 0; for the rest see
+    Credit.
+    """
 
     group_class: GroupClass
     algorithm: str

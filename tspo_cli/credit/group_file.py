@@ -3,10 +3,11 @@
     {"question": "...", "golden_answers": ["..."], "trajectories": [
         {"answer": "...", "turns": [{"query": "...", "feedback": "..."}, {}]}]}
 
-One entry per turn; the answering turn has no query and no feedback. "answer" may be null or absent. A turn may also
-hold "text", all that the model wrote in it, for the options hit_source and outcome em_format. Without it the model is
-taken to have written its query, or its answer in the last turn, and nothing else. "tokens" is how many tokens a turn
-sampled (1 without it; reinforce_pp and overlong_limit count them), and a trajectory's "gold_logprobs" what igpo needs.
+One entry per turn; the answering turn has no query and no feedback. "answer" may be null or absent.
+A turn may also hold "text", all that the model wrote in it, for the options hit_source and outcome
+em_format. Without it the model is taken to have written its query, or its answer in the last turn,
+and nothing else. "tokens" is how many tokens a turn sampled (1 without it; reinforce_pp and
+overlong_limit count them), and a trajectory's "gold_logprobs" what igpo needs.
 """
 
 from __future__ import annotations
@@ -41,7 +42,11 @@ def read_group(path: Path) -> Group:
     golds = _items(str(path), record, "golden_answers")
     for gold in golds:
         if not isinstance(gold, str) or not gold.strip():
-            raise _wrong(str(path), f'"golden_answers" to hold strings with text, got {_shown(gold)}', "correct it")
+            raise _wrong(
+                str(path),
+                f'"golden_answers" to hold strings with text, got {_shown(gold)}',
+                "correct it",
+            )
     return Group(
         question=_text(str(path), record, "question"),
         golden_answers=tuple(golds),
@@ -58,22 +63,32 @@ def _trajectory(place: str, value: Any) -> CreditTrajectory:
     if answer is not None and not isinstance(answer, str):
         raise _wrong(place, f'"answer" to be a string or null, got {_shown(answer)}', "quote it")
     items = _items(place, record, "turns")
-    turns = tuple(_turn(f"{place}, turn {number}", item) for number, item in enumerate(items, start=1))
+    turns = tuple(
+        _turn(f"{place}, turn {number}", item) for number, item in enumerate(items, start=1)
+    )
     if answer is not None and turns[-1].query is not None:
         last = f"{place}, turn {len(turns)}"
-        raise _wrong(last, "the answering turn, got a search", "add a last turn {} or remove the answer")
+        raise _wrong(
+            last, "the answering turn, got a search", "add a last turn {} or remove the answer"
+        )
     if answer is not None and not turns[-1].generated:
         turns = (*turns[:-1], replace(turns[-1], generated=f"<answer>{answer}</answer>"))
-    return CreditTrajectory(answer, turns, _gold_logprobs(place, record.get("gold_logprobs"), len(turns)))
+    return CreditTrajectory(
+        answer, turns, _gold_logprobs(place, record.get("gold_logprobs"), len(turns))
+    )
 
 
 def _gold_logprobs(place: str, value: Any, turns: int) -> tuple[float, ...]:
     if value is None:
         return ()
-    numbers = isinstance(value, list) and all(type(one) in (int, float) and math.isfinite(one) for one in value)
+    numbers = isinstance(value, list) and all(
+        type(one) in (int, float) and math.isfinite(one) for one in value
+    )
     if not numbers or len(value) != turns:
         raise _wrong(
-            place, f'"gold_logprobs" to be {turns} numbers, one before each turn', "measure them or leave it out"
+            place,
+            f'"gold_logprobs" to be {turns} numbers, one before each turn',
+            "measure them or leave it out",
         )
     return tuple(map(float, value))
 
@@ -82,15 +97,25 @@ def _turn(place: str, value: Any) -> CreditTurn:
     record = _object(place, value, _TURN_KEYS)
     for name in _TEXT_KEYS:
         if record.get(name) is not None and not isinstance(record[name], str):
-            raise _wrong(place, f'"{name}" to be a string, got {_shown(record[name])}', "quote it or leave it out")
+            raise _wrong(
+                place,
+                f'"{name}" to be a string, got {_shown(record[name])}',
+                "quote it or leave it out",
+            )
     tokens = record.get("tokens", 1)
     if type(tokens) is not int or tokens < 0:
         raise _wrong(
-            place, f'"tokens" to be an integer of 0 or more, got {_shown(tokens)}', "correct it or leave it out"
+            place,
+            f'"tokens" to be an integer of 0 or more, got {_shown(tokens)}',
+            "correct it or leave it out",
         )
     query, feedback = record.get("query"), record.get("feedback") or ""
     if query is None and feedback:
-        raise _wrong(place, '"query" beside "feedback", got none', "only a search gives feedback: add or remove one")
+        raise _wrong(
+            place,
+            '"query" beside "feedback", got none',
+            "only a search gives feedback: add or remove one",
+        )
     known = "" if query is None else f"<search>{query}</search>"
     return CreditTurn(query, feedback, record.get("text") or known, tokens)
 
@@ -100,7 +125,11 @@ def _object(place: str, value: Any, known: Collection[str]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _wrong(place, f"an object, got {_shown(value)}", f"give it {', '.join(known)}")
     for name in value:
-        near = [] if name in known else difflib.get_close_matches(name, set(known) - set(value), n=1, cutoff=0.75)
+        near = (
+            []
+            if name in known
+            else difflib.get_close_matches(name, set(known) - set(value), n=1, cutoff=0.75)
+        )
         if near:
             raise _wrong(place, f'"{near[0]}", got "{name}"', "rename the key")
     return value
@@ -116,13 +145,16 @@ def _text(place: str, record: dict[str, Any], name: str) -> str:
 def _items(place: str, record: dict[str, Any], name: str) -> list[Any]:
     value = record.get(name)
     if not isinstance(value, list) or not value:
-        raise _wrong(place, f'"{name}" to be a list with entries, got {_shown(value)}', "give at least one")
+        raise _wrong(
+            place, f'"{name}" to be a list with entries, got {_shown(value)}', "give at least one"
+        )
     return value
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict | list):
-        return f"{'an object' if isinstance(value, dict) else 'a list'}{'' if value else ' without entries'}"
+        name = "an object" if isinstance(value, dict) else "a list"
+        return name if value else f"{name} without entries"
     return {None: "nothing", "": "an empty string"}.get(value, repr(value)[:60])
 
 

@@ -1,4 +1,6 @@
-"""From rewards to advantages: subtract the mean of a population, divide by its standard deviation (U8, U9)."""
+"""From rewards to advantages: subtract the mean of a population, divide by its standard deviation
+(U8, U9).
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,17 @@ Rewards = Sequence[Sequence[float]]
 
 
 class Normalised(NamedTuple):
-    """Advantages by trajectory and turn, and the populations whose mean and standard deviation they come from."""
+    """Advantages by trajectory and turn, and the populations whose mean and standard deviation they
+    come from.
+    """
 
     advantages: tuple[tuple[float, ...], ...]
     populations: tuple[tuple[float, ...], ...]
 
 
 def standardise(values: Sequence[float], config: CreditConfig) -> list[float]:
-    """(value - mean) / (std + eps) with the unbiased std (std biased: divided by n), or only centred (scale none).
+    """(value - mean) / (std + eps) with the unbiased std (std biased: divided by n), or only
+    centred (scale none).
 
     A population of one, or one without variance, gives exact zeros.
     """
@@ -34,8 +39,12 @@ def standardise(values: Sequence[float], config: CreditConfig) -> list[float]:
     return (centred / (array.std(ddof=int(config.std == "unbiased")) + config.eps)).tolist()
 
 
-def per_trajectory(rewards: Sequence[float], turns: Sequence[int], config: CreditConfig) -> Normalised:
-    """One reward per trajectory, as in GRPO: its advantage holds for each of the trajectory's turns."""
+def per_trajectory(
+    rewards: Sequence[float], turns: Sequence[int], config: CreditConfig
+) -> Normalised:
+    """One reward per trajectory, as in GRPO: its advantage holds for each of the trajectory's
+    turns.
+    """
     values = standardise(rewards, config)
     advantages = tuple((value,) * count for value, count in zip(values, turns, strict=True))
     return Normalised(advantages, (tuple(rewards),))
@@ -51,7 +60,11 @@ def pooled_turns(rewards: Rewards, config: CreditConfig) -> Normalised:
 def per_turn_index(rewards: Rewards, config: CreditConfig) -> Normalised:
     """The k-th turns of those trajectories that have one form a population, for each k."""
     populations = tuple(
-        tuple(row[index] for row in rewards if len(row) > index) for index in range(max(map(len, rewards)))
+        tuple(row[index] for row in rewards if len(row) > index)
+        for index in range(max(map(len, rewards)))
     )
     columns = [iter(standardise(population, config)) for population in populations]
-    return Normalised(tuple(tuple(next(columns[index]) for index in range(len(row))) for row in rewards), populations)
+    return Normalised(
+        tuple(tuple(next(columns[index]) for index in range(len(row))) for row in rewards),
+        populations,
+    )

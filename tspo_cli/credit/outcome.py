@@ -1,4 +1,6 @@
-"""The reward of the final answer (U11). It is what is trained; what is reported is measured in `evaluation/`."""
+"""The reward of the final answer (U11). It is what is trained; what is reported is measured in
+`evaluation/`.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ import re
 from collections.abc import Sequence
 
 from tspo_cli.config.schema import CreditConfig
+from tspo_cli.credit.gold_match import exact_match, f1_score
 from tspo_cli.credit.group import CreditTrajectory
-from tspo_cli.credit.text import exact_match, f1_score
 from tspo_cli.credit.user_code import load_function
 from tspo_cli.errors import InvalidInputError
 
@@ -19,10 +21,12 @@ _ACTION_TAG = re.compile(r"</?(?:search|answer)>")
 def outcome_reward(
     trajectory: CreditTrajectory, golds: Sequence[str], config: CreditConfig, *, found: bool = False
 ) -> float:
-    """The outcome that `config.outcome` asks for, less the overlong penalty; `found`: a gold answer was retrieved.
+    """The outcome that `config.outcome` asks for, less the overlong penalty; `found`: a gold answer
+    was retrieved.
 
-    em: 0 or 1. f1: 0 to 1. em_format: see `format_reward`. FILE.py:function: what the user's function returns for
-    (answer or None, golden answers, trajectory), which must be a finite number.
+    em: 0 or 1. f1: 0 to 1. em_format: see `format_reward`. FILE.py:function: what the user's
+    function returns for (answer or None, golden answers, trajectory), which must be a finite
+    number.
 
     Raises:
         InvalidInputError, MissingResourceError: a user's function that cannot be used.
@@ -41,11 +45,12 @@ def outcome_reward(
 def format_reward(
     trajectory: CreditTrajectory, golds: Sequence[str], config: CreditConfig, *, found: bool = False
 ) -> float:
-    """Exact match and form, with the values of Search-R1 v0.3 (`qa_em_format.py`; arXiv 2505.15117, section 3).
+    """Exact match and form, with the values of Search-R1 v0.3 (`qa_em_format.py`; arXiv 2505.15117,
+    section 3).
 
-    Correct: 1, or 1 - format_score in bad form. Wrong in valid form: format_score, and retrieval_score where a gold
-    answer was found. Wrong in bad form: final_format_score. No answer: as a wrong one in valid form, else 0. A form is
-    valid when every turn is `well_formed`.
+    Correct: 1, or 1 - format_score in bad form. Wrong in valid form: format_score, and
+    retrieval_score where a gold answer was found. Wrong in bad form: final_format_score. No answer:
+    as a wrong one in valid form, else 0. A form is valid when every turn is `well_formed`.
     """
     valid = all(well_formed(turn.generated) for turn in trajectory.turns)
     if exact_match(trajectory.answer, golds):
@@ -56,18 +61,25 @@ def format_reward(
 
 
 def overlong_penalty(trajectory: CreditTrajectory, config: CreditConfig) -> float:
-    """DAPO's soft punishment (arXiv 2503.14476, eq. 13) on the sampled tokens of a rollout: 0 up to limit - buffer,
-    then in proportion up to the whole penalty at the limit and beyond."""
+    """DAPO's soft punishment (arXiv 2503.14476, eq. 13) on the sampled tokens of a rollout: 0 up to
+    limit - buffer, then in proportion up to the whole penalty at the limit and beyond.
+    """
     if not config.overlong_limit:
         return 0.0
-    excess = sum(turn.tokens for turn in trajectory.turns) - (config.overlong_limit - config.overlong_buffer)
+    excess = sum(turn.tokens for turn in trajectory.turns) - (
+        config.overlong_limit - config.overlong_buffer
+    )
     if excess <= 0:
         return 0.0
-    return config.overlong_penalty * min(1.0, excess / config.overlong_buffer if config.overlong_buffer else 1.0)
+    return config.overlong_penalty * min(
+        1.0, excess / config.overlong_buffer if config.overlong_buffer else 1.0
+    )
 
 
 def well_formed(generated: str) -> bool:
-    """Exactly one search or answer block and balanced think tags. Text that was not recorded counts as well formed."""
+    """Exactly one search or answer block and balanced think tags. Text that was not recorded counts
+    as well formed.
+    """
     if not generated:
         return True
     one_action = len(_ACTION.findall(generated)) == 1 and len(_ACTION_TAG.findall(generated)) == 2

@@ -1,7 +1,7 @@
 """A user's own function, from a Python file that the experiment names as FILE.py:function.
 
-The file is run as Python code of the user's own choice, like any script; nothing is ever loaded from a model or the
-hub.
+The file is run as Python code of the user's own choice, like any script; nothing is ever loaded
+from a model or the hub.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def is_user_code(spec: str) -> bool:
 
 
 def load_function(spec: str, key: str) -> Callable[..., Any]:
-    """The function that `spec` names; a relative path counts from the working directory. `key` is for messages.
+    """The function that `spec` names; a relative path counts from the working directory. `key` is
+    for messages.
 
     Raises:
         MissingResourceError: no such file.
@@ -48,6 +49,10 @@ def _load(path: Path, changed: int, key: str) -> Any:
     sys.modules[module.__name__] = module  # dataclasses look their module up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises, at import, is a problem of that file
-        raise InvalidInputError(f"{key}: {path} cannot be run: {type(error).__name__}: {error}") from error
+    except (
+        Exception
+    ) as error:  # whatever the user's file raises, at import, is a problem of that file
+        raise InvalidInputError(
+            f"{key}: {path} cannot be run: {type(error).__name__}: {error}"
+        ) from error
     return module

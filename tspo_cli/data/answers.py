@@ -7,11 +7,13 @@ from typing import Any
 
 
 def accepted_answers(record: dict[str, Any]) -> Any:
-    """A list of answers as far as `record` names any, else what it has in their place; None without.
+    """A list of answers as far as `record` names any, else what it has in their place; None
+    without.
 
-    Read are `golden_answers` (FlashRAG, Search-R1), `reward_model.ground_truth.target` (Search-R1 parquet),
-    `possible_answers` (PopQA: a JSON list in a string), `answer` or `Answer` with `answer_aliases` (MuSiQue) or
-    `aug_answer` (ASearcher), `answer.value` with `answer.aliases` (TriviaQA), `answers` or `answers.text` (SQuAD).
+    Read are `golden_answers` (FlashRAG, Search-R1), `reward_model.ground_truth.target` (Search-R1
+    parquet), `possible_answers` (PopQA: a JSON list in a string), `answer` or `Answer` with
+    `answer_aliases` (MuSiQue) or `aug_answer` (ASearcher), `answer.value` with `answer.aliases`
+    (TriviaQA), `answers` or `answers.text` (SQuAD).
     """
     target = _object(_object(record.get("reward_model")).get("ground_truth")).get("target")
     for value in (record.get("golden_answers"), target, _unpacked(record.get("possible_answers"))):

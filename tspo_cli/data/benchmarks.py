@@ -1,4 +1,6 @@
-"""The registry of question sets: the seven benchmarks of the field, and a user's own as one TOML entry each."""
+"""The registry of question sets: the seven benchmarks of the field, and a user's own as one TOML
+entry each.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,11 @@ OWN_REGISTRY = "benchmarks.toml"
 
 
 class Benchmark(BaseModel):
-    """A named question set. Its questions come from `path` or, in the form `hf:NAME[:CONFIG]:SPLIT`, from `hub`.
+    """A named question set. Its questions come from `path` or, in the form
+    `hf:NAME[:CONFIG]:SPLIT`, from `hub`.
 
-    `size` is the number of questions of the whole split, 0 where nobody says; `hops` the most that a question needs.
+    `size` is the number of questions of the whole split, 0 where nobody says; `hops` the most that
+    a question needs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -48,10 +52,12 @@ class Benchmark(BaseModel):
 
 
 def benchmarks(roots: Iterable[Path]) -> dict[str, Benchmark]:
-    """The built-in registry, then benchmarks.toml of each root folder; an entry of the same name replaces the earlier.
+    """The built-in registry, then benchmarks.toml of each root folder; an entry of the same name
+    replaces the earlier.
 
     Raises:
-        InvalidInputError: a registry is not valid TOML, has an unknown field, or an entry names no questions.
+        InvalidInputError: a registry is not valid TOML, has an unknown field, or an entry names no
+        questions.
     """
     found = _read(REGISTRY)
     for root in roots:
@@ -71,10 +77,16 @@ def _read(path: Path) -> dict[str, Benchmark]:
 def _entry(path: Path, name: str, fields: Any) -> Benchmark:
     if not isinstance(fields, dict):
         raise InvalidInputError(f"{path}: [{name}]: expected a table")
-    own = {key: str(path.parent / fields[key]) for key in ("path", "corpus") if isinstance(fields.get(key), str)}
+    own = {
+        key: str(path.parent / fields[key])
+        for key in ("path", "corpus")
+        if isinstance(fields.get(key), str)
+    }
     try:
         return Benchmark.model_validate({"name": name, **fields, **own})
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise InvalidInputError(f"{path}: [{name}] {field}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise InvalidInputError(
+            f"{path}: [{name}] {field}: {first['msg'].removeprefix('Value error, ')}"
+        ) from None

@@ -25,10 +25,12 @@ class DataSet:
 
 
 def find_data_sets(roots: Iterable[Path]) -> list[DataSet]:
-    """The question files in the root folders and in the folders directly below them, by root and name.
+    """The question files in the root folders and in the folders directly below them, by root and
+    name.
 
-    Each goes by the name under which `resolve_data` finds it: its folder's for questions.jsonl(.gz) and
-    questions.parquet, else its path below the root. A file whose first record is no question is not listed.
+    Each goes by the name under which `resolve_data` finds it: its folder's for questions.jsonl(.gz)
+    and questions.parquet, else its path below the root. A file whose first record is no question is
+    not listed.
 
     Raises:
         InvalidInputError: a question file is damaged after its first record.

@@ -8,31 +8,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.data.normal_form import normalize_answer, normalize_text
+from tspo_cli.data.question import Passage, Question
 from tspo_cli.data.readers import default_data_source, parse_passage, parse_question
 from tspo_cli.data.rows import SeenIds, scan_rows
-from tspo_cli.data.schema import Passage, Question
-from tspo_cli.data.text import normalize_answer, normalize_text
 from tspo_cli.errors import InvalidInputError
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: `line` counts lines of JSONL or rows of parquet from 1; 0 means the whole file."""
+    """One thing that is wrong: `line` counts lines of JSONL or rows of parquet from 1; 0 means the
+    whole file.
+    """
 
     file: Path
     line: int
     message: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.message}" if self.line else f"{self.file}: {self.message}"
+        return (
+            f"{self.file}:{self.line}: {self.message}"
+            if self.line
+            else f"{self.file}: {self.message}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
     """What a question file holds and what is wrong with it. Counts are of sound records.
 
-    `with_answer_in_corpus` counts the questions of which an accepted answer occurs in some passage (normalised, whole
-    words, title and text); it is None without a corpus, and a low share is no problem in itself.
+    `with_answer_in_corpus` counts the questions of which an accepted answer occurs in some passage
+    (normalised, whole words, title and text); it is None without a corpus, and a low share is no
+    problem in itself.
     """
 
     questions: int
@@ -71,7 +78,9 @@ def check(questions: Path, corpus: Path | None = None) -> CheckReport:
         types=dict(Counter(question.type for _, question in sound if question.type)),
         with_supporting_ids=sum(bool(question.supporting_ids) for _, question in sound),
         with_answer_in_corpus=answered,
-        problems=tuple(sorted(problems, key=lambda problem: (problem.file != questions, problem.line))),
+        problems=tuple(
+            sorted(problems, key=lambda problem: (problem.file != questions, problem.line))
+        ),
     )
 
 
@@ -98,7 +107,10 @@ def _oddities(question: Question) -> Iterator[str]:
     """What the reader lets pass, but no score or reward can be trusted with."""
     for gold in question.golden_answers:
         if not normalize_answer(gold):
-            yield f"golden answer {gold!r} is empty after normalisation, so that it is never found in a passage"
+            yield (
+                f"golden answer {gold!r} is empty after normalisation, so that it is never found "
+                "in a passage"
+            )
     if question.gold_kind != "none" and not question.supporting_ids:
         yield f'"gold_kind" is {question.gold_kind!r} but "supporting_ids" is empty'
 
@@ -140,7 +152,9 @@ def _missing_support(
 
 
 class AnswerFinder:
-    """Which questions have an answer in the passages fed so far: one look-up per word, however many answers."""
+    """Which questions have an answer in the passages fed so far: one look-up per word, however many
+    answers.
+    """
 
     def __init__(self, golds: Sequence[Sequence[str]]) -> None:
         self.found: set[int] = set()

@@ -12,8 +12,9 @@ ID_FIELDS = ("id", "_id", "question_id")
 
 
 def hub_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number from 1, record) of `hf:NAME:SPLIT` or `hf:NAME:CONFIG:SPLIT`, streamed. Records without an id, as in
-    nq_open and Bamboogle, get one from their place, the way FlashRAG numbers them: test_0, test_1, ...
+    """(number from 1, record) of `hf:NAME:SPLIT` or `hf:NAME:CONFIG:SPLIT`, streamed. Records
+    without an id, as in nq_open and Bamboogle, get one from their place, the way FlashRAG numbers
+    them: test_0, test_1, ...
 
     Raises:
         InvalidInputError: the name has another form.
@@ -21,11 +22,15 @@ def hub_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     parts = name.removeprefix(PREFIX).split(":")
     if len(parts) not in (2, 3) or not all(parts):
-        raise InvalidInputError(f"{name}: expected {PREFIX}NAME:SPLIT or {PREFIX}NAME:CONFIG:SPLIT, as on the hub")
+        raise InvalidInputError(
+            f"{name}: expected {PREFIX}NAME:SPLIT or {PREFIX}NAME:CONFIG:SPLIT, as on the hub"
+        )
     return _stream(name, parts[0], parts[1] if len(parts) == 3 else None, parts[-1])
 
 
-def _stream(name: str, repository: str, config: str | None, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _stream(
+    name: str, repository: str, config: str | None, split: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 

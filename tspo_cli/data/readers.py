@@ -1,8 +1,8 @@
 """Read passages and questions in every form that the field uses, into the one schema.
 
-Passages: JSONL or parquet with `{"id", "contents"}` (title in quotes on the first line) or `{"id", "title", "text"}`.
-Questions: our own JSONL, FlashRAG JSONL, Search-R1 JSONL and parquet, and the original files of the benchmarks as the
-hub has them (`accepted_answers`). Anything may be gzipped.
+Passages: JSONL or parquet with `{"id", "contents"}` (title in quotes on the first line) or `{"id",
+"title", "text"}`. Questions: our own JSONL, FlashRAG JSONL, Search-R1 JSONL and parquet, and the
+original files of the benchmarks as the hub has them (`accepted_answers`). Anything may be gzipped.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 from tspo_cli.data.answers import accepted_answers
 from tspo_cli.data.benchmarks import benchmarks
 from tspo_cli.data.hub import ID_FIELDS, PREFIX
+from tspo_cli.data.question import Passage, Question
 from tspo_cli.data.rows import Row, SeenIds, invalid, read_rows, text_id, type_name
-from tspo_cli.data.schema import Passage, Question
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 GOLD_KINDS = ("full", "positive", "none")
@@ -33,11 +33,13 @@ def read_passages(path: Path, *, distinct: bool = True) -> Iterator[Passage]:
     """The passages of a corpus file, one at a time, in file order.
 
     Args:
-        distinct: refuse an id that is given twice, which takes the memory of all ids that are not consecutive numbers.
+        distinct: refuse an id that is given twice, which takes the memory of all ids that are not
+        consecutive numbers.
 
     Raises:
         MissingResourceError: no such file (at the call).
-        InvalidInputError: a malformed record, an id given twice (both lines are named), or no passage at all.
+        InvalidInputError: a malformed record, an id given twice (both lines are named), or no
+        passage at all.
     """
     return _passages(path, read_rows(path), distinct)
 
@@ -52,27 +54,41 @@ def _passages(path: Path, rows: Iterator[Row], distinct: bool) -> Iterator[Passa
             raise _duplicate(path, number, passage.id, earlier)
         yield passage
     if number == 0:
-        raise InvalidInputError(f"{path}: expected passages, got an empty file; fix: name a corpus file")
+        raise InvalidInputError(
+            f"{path}: expected passages, got an empty file; fix: name a corpus file"
+        )
 
 
 def parse_passage(path: Path, number: int, record: dict[str, Any]) -> Passage:
-    """One passage from a record; `contents` wins over `title` and `text`. Raises InvalidInputError."""
+    """One passage from a record; `contents` wins over `title` and `text`. Raises
+    InvalidInputError.
+    """
     identifier = text_id(path, number, record.get("id"))
     contents = record.get("contents")
     if contents is not None:
         if not isinstance(contents, str) or not contents:
             got = "an empty string" if contents == "" else type_name(contents)
             raise invalid(
-                path, number, '"contents" to be a string', got, 'write "title" in quotes, a newline, the text'
+                path,
+                number,
+                '"contents" to be a string',
+                got,
+                'write "title" in quotes, a newline, the text',
             )
         return Passage(identifier, *_split_contents(contents))
     title, text = record.get("title"), record.get("text")
     if not isinstance(text, str) or not ("title" in record and isinstance(title, str | None)):
-        got = f"fields {', '.join(record)}" if text is None or "title" not in record else "a field of another type"
+        got = (
+            f"fields {', '.join(record)}"
+            if text is None or "title" not in record
+            else "a field of another type"
+        )
         fix = 'give {"id", "contents"} or {"id", "title", "text"}'
         raise invalid(path, number, '"contents", or "title" and "text", as strings', got, fix)
     if title and "\n" in title:
-        raise invalid(path, number, '"title" on one line', "a newline in it", "put the rest into the text")
+        raise invalid(
+            path, number, '"title" on one line', "a newline in it", "put the rest into the text"
+        )
     return Passage(identifier, title or "", text)
 
 
@@ -86,12 +102,13 @@ def _split_contents(contents: str) -> tuple[str, str]:
 def read_questions(path: Path, *, limit: int = 0, source: str = "") -> list[Question]:
     """The first `limit` questions of a file (0: all), in file order.
 
-    `data_source` comes from the record, else it is `source`, else the file's name, or its folder's for names like
-    test.jsonl.
+    `data_source` comes from the record, else it is `source`, else the file's name, or its folder's
+    for names like test.jsonl.
 
     Raises:
         MissingResourceError: no such file.
-        InvalidInputError: a malformed record, a question without answers, an id given twice within a data source
+        InvalidInputError: a malformed record, a question without answers, an id given twice within
+        a data source
             (both lines are named), or no question at all.
     """
     default_source = source or default_data_source(path)
@@ -106,39 +123,53 @@ def read_questions(path: Path, *, limit: int = 0, source: str = "") -> list[Ques
         if len(questions) == limit:
             break
     if not questions:
-        raise InvalidInputError(f"{path}: expected questions, got an empty file; fix: name a question file")
+        raise InvalidInputError(
+            f"{path}: expected questions, got an empty file; fix: name a question file"
+        )
     return questions
 
 
 def default_data_source(path: Path) -> str:
-    """The name of a data set whose records do not say it: `nq` for nq.jsonl.gz and for nq/test.parquet."""
+    """The name of a data set whose records do not say it: `nq` for nq.jsonl.gz and for
+    nq/test.parquet.
+    """
     if str(path).startswith(PREFIX):
         return path.name.split(":")[-2]
     stem = path.name.split(".")[0]
     return path.resolve().parent.name if stem in _SPLIT_NAMES else stem
 
 
-def parse_question(path: Path, number: int, record: dict[str, Any], default_source: str) -> Question:
+def parse_question(
+    path: Path, number: int, record: dict[str, Any], default_source: str
+) -> Question:
     """One question from a record of any known form. Raises InvalidInputError."""
     extra_info = _object(record.get("extra_info"))
     question = record.get("question") or extra_info.get("question") or record.get("Question")
     if not isinstance(question, str) or not question.strip():
         got = type_name(question) if "question" in record else f"fields {', '.join(record)}"
         raise invalid(path, number, '"question" to be a string', got, "write the question")
-    supporting = _string_list(path, number, "supporting_ids", record.get("supporting_ids"), numbers=True)
+    supporting = _string_list(
+        path, number, "supporting_ids", record.get("supporting_ids"), numbers=True
+    )
     gold_kind = record.get("gold_kind") or ("full" if supporting else "none")
     if gold_kind not in GOLD_KINDS:
         raise invalid(
-            path, number, f'"gold_kind" to be one of {", ".join(GOLD_KINDS)}', repr(gold_kind), "correct the value"
+            path,
+            number,
+            f'"gold_kind" to be one of {", ".join(GOLD_KINDS)}',
+            repr(gold_kind),
+            "correct the value",
         )
     return Question(
         id=text_id(path, number, _identifier(record, extra_info)),
         question=question,
         golden_answers=_golden_answers(path, number, record),
-        data_source=_optional_text(path, number, record, "data_source").removeprefix("searchR1_") or default_source,
+        data_source=_optional_text(path, number, record, "data_source").removeprefix("searchR1_")
+        or default_source,
         supporting_ids=supporting,
         gold_kind=gold_kind,
-        type=_optional_text(path, number, record, "type") or str(_object(record.get("metadata")).get("type") or ""),
+        type=_optional_text(path, number, record, "type")
+        or str(_object(record.get("metadata")).get("type") or ""),
         extra={name: value for name, value in record.items() if name not in _OWN_FIELDS},
     )
 
@@ -146,27 +177,45 @@ def parse_question(path: Path, number: int, record: dict[str, Any], default_sour
 def _golden_answers(path: Path, number: int, record: dict[str, Any]) -> tuple[str, ...]:
     answers = _string_list(path, number, "golden_answers", accepted_answers(record))
     if not any(answer.strip() for answer in answers):
-        raise invalid(path, number, '"golden_answers" to hold an answer', "none", "give at least one accepted answer")
+        raise invalid(
+            path,
+            number,
+            '"golden_answers" to hold an answer',
+            "none",
+            "give at least one accepted answer",
+        )
     return answers
 
 
-def _string_list(path: Path, number: int, name: str, value: Any, *, numbers: bool = False) -> tuple[str, ...]:
+def _string_list(
+    path: Path, number: int, name: str, value: Any, *, numbers: bool = False
+) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise invalid(path, number, f'"{name}" to be a list of strings', type_name(value), "write a list")
+        raise invalid(
+            path, number, f'"{name}" to be a list of strings', type_name(value), "write a list"
+        )
     if numbers:
         return tuple(text_id(path, number, item, name) for item in value)
     for item in value:
         if not isinstance(item, str):
-            raise invalid(path, number, f'"{name}" to be a list of strings', f"{type_name(item)} in it", "quote it")
+            raise invalid(
+                path,
+                number,
+                f'"{name}" to be a list of strings',
+                f"{type_name(item)} in it",
+                "quote it",
+            )
     return tuple(value)
 
 
 def _optional_text(path: Path, number: int, record: dict[str, Any], name: str) -> str:
     value = record.get(name)
     if value is not None and not isinstance(value, str):
-        raise invalid(path, number, f'"{name}" to be a string', type_name(value), "quote it or leave it out")
+        raise invalid(
+            path, number, f'"{name}" to be a string', type_name(value), "quote it or leave it out"
+        )
     return value or ""
 
 
@@ -175,8 +224,9 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _identifier(record: dict[str, Any], extra_info: dict[str, Any]) -> Any:
-    """`id`, else what HotpotQA's (`_id`) and TriviaQA's (`question_id`) files call it; verl's variant of the Search-R1
-    files has only split and index."""
+    """`id`, else what HotpotQA's (`_id`) and TriviaQA's (`question_id`) files call it; verl's
+    variant of the Search-R1 files has only split and index.
+    """
     for name in ID_FIELDS:
         if record.get(name) is not None:
             return record[name]
@@ -185,19 +235,28 @@ def _identifier(record: dict[str, Any], extra_info: dict[str, Any]) -> Any:
 
 
 def _duplicate(path: Path, number: int, identifier: str, earlier: int) -> InvalidInputError:
-    return invalid(path, number, "ids that differ", f"{identifier!r} as on line {earlier}", "rename or remove one")
+    return invalid(
+        path,
+        number,
+        "ids that differ",
+        f"{identifier!r} as on line {earlier}",
+        "rename or remove one",
+    )
 
 
 def data_roots() -> list[Path]:
-    """The folders in which data sets are found by name: `data/` here, and the one that $TSPO_DATA names."""
+    """The folders in which data sets are found by name: `data/` here, and the one that $TSPO_DATA
+    names.
+    """
     return [Path("data")] + [Path(root) for root in (os.environ.get(DATA_VARIABLE),) if root]
 
 
 def resolve_data(name_or_path: str) -> Path:
-    """The question file that a user means: a file, a folder with questions.jsonl(.gz), the name of such a folder, a
-    benchmark of the registry, or `hf:NAME[:CONFIG]:SPLIT`.
+    """The question file that a user means: a file, a folder with questions.jsonl(.gz), the name of
+    such a folder, a benchmark of the registry, or `hf:NAME[:CONFIG]:SPLIT`.
 
-    Names are looked up in `data/` of the working directory, in the folder that $TSPO_DATA names, then in the registry.
+    Names are looked up in `data/` of the working directory, in the folder that $TSPO_DATA names,
+    then in the registry.
 
     Raises:
         MissingResourceError: nothing there, with the nearest name that is.
@@ -228,7 +287,11 @@ def resolve_data(name_or_path: str) -> Path:
         for folder, names in places.items()
         for name in difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
     ]
-    hint = f"did you mean {near[0]}?" if near else f"name a file, or set {DATA_VARIABLE} to a folder of data sets"
+    hint = (
+        f"did you mean {near[0]}?"
+        if near
+        else f"name a file, or set {DATA_VARIABLE} to a folder of data sets"
+    )
     raise MissingResourceError(f"{name_or_path}: no such question file or data set; {hint}")
 
 

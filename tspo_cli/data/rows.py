@@ -1,4 +1,6 @@
-"""Records of a data file with their place in it: JSONL, gzip JSONL or parquet, told apart by the first bytes."""
+"""Records of a data file with their place in it: JSONL, gzip JSONL or parquet, told apart by the
+first bytes.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ ScannedRow = tuple[int, dict[str, Any] | InvalidInputError]
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """(number, record) for each record. The number is the line of a JSONL file or the row of a parquet file, from 1.
-    A path that begins with hf: names a data set of the hub (see `hub_rows`).
+    """(number, record) for each record. The number is the line of a JSONL file or the row of a
+    parquet file, from 1. A path that begins with hf: names a data set of the hub (see `hub_rows`).
 
     One line or one parquet batch is held at a time. Blank lines are skipped.
 
@@ -38,7 +40,8 @@ def _sound_rows(scanned: Iterator[ScannedRow]) -> Iterator[Row]:
 
 
 def scan_rows(path: Path) -> Iterator[ScannedRow]:
-    """`read_rows` that goes on after a malformed line: its error is handed out in place of the record.
+    """`read_rows` that goes on after a malformed line: its error is handed out in place of the
+    record.
 
     Raises:
         MissingResourceError: no such file (at the call).
@@ -76,7 +79,9 @@ def count_rows(path: Path) -> int:
 
 def _require_file(path: Path) -> None:
     if path.is_dir():
-        raise MissingResourceError(f"{path}: expected a file, got a directory; name the JSONL or parquet file in it")
+        raise MissingResourceError(
+            f"{path}: expected a file, got a directory; name the JSONL or parquet file in it"
+        )
     if not path.is_file():
         raise MissingResourceError(f"{path}: no such file; check the path")
 
@@ -105,14 +110,20 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any] | InvalidInp
     try:
         record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:
-        return invalid(path, number, "UTF-8 text", f"byte {error.start} that is not", "re-encode the file")
+        return invalid(
+            path, number, "UTF-8 text", f"byte {error.start} that is not", "re-encode the file"
+        )
     except json.JSONDecodeError as error:
         got = f"{error.msg} at column {error.colno}"
         return invalid(path, number, "one JSON object per line", got, "correct the line")
     except (ValueError, RecursionError):  # a number of thousands of digits, lists thousands deep
-        return invalid(path, number, "one JSON object per line", "one that cannot be held", "correct the line")
+        return invalid(
+            path, number, "one JSON object per line", "one that cannot be held", "correct the line"
+        )
     if not isinstance(record, dict):
-        return invalid(path, number, "one JSON object per line", type_name(record), "correct the line")
+        return invalid(
+            path, number, "one JSON object per line", type_name(record), "correct the line"
+        )
     return record
 
 
@@ -136,7 +147,9 @@ def _damaged_gzip(path: Path, number: int, error: Exception) -> InvalidInputErro
 
 
 def _damaged_parquet(path: Path, number: int, error: Exception) -> InvalidInputError:
-    return invalid(path, number, "an intact parquet file", str(error).splitlines()[0], "copy the file again")
+    return invalid(
+        path, number, "an intact parquet file", str(error).splitlines()[0], "copy the file again"
+    )
 
 
 def invalid(path: Path, number: int, expected: str, got: str, fix: str) -> InvalidInputError:
@@ -146,7 +159,13 @@ def invalid(path: Path, number: int, expected: str, got: str, fix: str) -> Inval
 
 def type_name(value: Any) -> str:
     """How JSON calls the type of `value`."""
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        bool: "a boolean",
+        type(None): "null",
+    }
     return names.get(type(value), "a number")
 
 
@@ -156,14 +175,21 @@ def text_id(path: Path, number: int, value: Any, name: str = "id") -> str:
         return str(value)
     if not isinstance(value, str) or not value:
         got = "an empty string" if value == "" else type_name(value)
-        raise invalid(path, number, f'"{name}" to be a string or a whole number', got, "give every record its own id")
+        raise invalid(
+            path,
+            number,
+            f'"{name}" to be a string or a whole number',
+            got,
+            "give every record its own id",
+        )
     return value
 
 
 class SeenIds:
     """The line on which each id came first.
 
-    Whole numbers that rise by one from line to line, as in wiki-18 with its 21 million passages, take no memory.
+    Whole numbers that rise by one from line to line, as in wiki-18 with its 21 million passages,
+    take no memory.
     """
 
     def __init__(self) -> None:
@@ -174,7 +200,11 @@ class SeenIds:
 
     def first_line(self, identifier: str, number: int) -> int | None:
         """The earlier line with this id, or None after remembering `number` for it."""
-        value = int(identifier) if len(identifier) < 19 and identifier.isascii() and identifier.isdecimal() else None
+        value = (
+            int(identifier)
+            if len(identifier) < 19 and identifier.isascii() and identifier.isdecimal()
+            else None
+        )
         if value is not None and str(value) == identifier:
             if self._offset is None:
                 self._offset, self._run_start, self._run_end = value - number, value, value

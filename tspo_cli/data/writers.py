@@ -1,4 +1,6 @@
-"""Write questions and passages as JSONL, gzipped where the name ends in .gz, whole or not at all."""
+"""Write questions and passages as JSONL, gzipped where the name ends in .gz, whole or not at
+all.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +9,28 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tspo_cli.data.schema import Passage, Question
+from tspo_cli.data.question import Passage, Question
 from tspo_cli.runs import atomic_write_text, write_jsonl_gz
 
 
 def write_questions(path: Path, questions: Iterable[Question]) -> int:
-    """Write questions in the form that `read_questions` gives back unchanged; returns their number."""
+    """Write questions in the form that `read_questions` gives back unchanged; returns their
+    number.
+    """
     return _write(path, map(question_record, questions))
 
 
 def write_passages(path: Path, passages: Iterable[Passage]) -> int:
-    """Write passages as `{"id", "contents"}`, the form of Search-R1's and FlashRAG's corpora; returns their number."""
+    """Write passages as `{"id", "contents"}`, the form of Search-R1's and FlashRAG's corpora;
+    returns their number.
+    """
     return _write(path, map(passage_record, passages))
 
 
 def question_record(question: Question) -> dict[str, Any]:
-    """The JSON form of a question: its own fields first, those that are empty left out, then the extra ones."""
+    """The JSON form of a question: its own fields first, those that are empty left out, then the
+    extra ones.
+    """
     record: dict[str, Any] = {
         "id": question.id,
         "question": question.question,
@@ -46,5 +54,7 @@ def _write(path: Path, records: Iterable[dict[str, Any]]) -> int:
     if path.suffix == ".gz":
         write_jsonl_gz(path, kept)
     else:
-        atomic_write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+        atomic_write_text(
+            path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
+        )
     return len(kept)

@@ -1,7 +1,8 @@
-"""What a data set allows before anyone trains: which answers and gold passages are in a corpus, and within reach.
+"""What a data set allows before anyone trains: which answers and gold passages are in a corpus, and
+within reach.
 
-A question whose answer is in no passage can only be answered from memory. Documents that a corpus lacks move published
-scores more than algorithms do, so the ceiling belongs beside the score.
+A question whose answer is in no passage can only be answered from memory. Documents that a corpus
+lacks move published scores more than algorithms do, so the ceiling belongs beside the score.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tspo_cli.data.check import AnswerFinder
-from tspo_cli.data.schema import Question
-from tspo_cli.data.text import normalize_answer
+from tspo_cli.data.normal_form import normalize_answer
+from tspo_cli.data.question import Question
 from tspo_cli.evaluation.metrics import answer_in_retrieved, gold_recall, mean
 from tspo_cli.retrieval.types import Retriever
 
@@ -19,12 +20,15 @@ MOST_PASSAGES = 300_000
 """Corpora up to this size are read through beside every evaluation: about 25 seconds."""
 
 
-def corpus_ceiling(questions: Sequence[Question], passages: Iterable[tuple[str, str]]) -> dict[str, float | None]:
+def corpus_ceiling(
+    questions: Sequence[Question], passages: Iterable[tuple[str, str]]
+) -> dict[str, float | None]:
     """What is in the corpus at all, from its (id, contents).
 
-    `answer_in_corpus`: share of questions of which an accepted answer is in some passage (whole normalised words, title
-    and text), yes/no questions left out. `gold_in_corpus`: mean share of a question's gold passages that are there;
-    `all_gold_in_corpus`: share of questions of which all are. None where no question allows it.
+    `answer_in_corpus`: share of questions of which an accepted answer is in some passage (whole
+    normalised words, title and text), yes/no questions left out. `gold_in_corpus`: mean share of a
+    question's gold passages that are there; `all_gold_in_corpus`: share of questions of which all
+    are. None where no question allows it.
     """
     searchable = [_plain_answers(one) for one in questions]
     finder = AnswerFinder(searchable)
@@ -40,15 +44,21 @@ def corpus_ceiling(questions: Sequence[Question], passages: Iterable[tuple[str, 
         if one.supporting_ids
     ]
     return {
-        "answer_in_corpus": mean([float(place in finder.found) for place, golds in enumerate(searchable) if golds]),
+        "answer_in_corpus": mean(
+            [float(place in finder.found) for place, golds in enumerate(searchable) if golds]
+        ),
         "gold_in_corpus": mean(shares),
         "all_gold_in_corpus": mean([float(share == 1) for share in shares]),
     }
 
 
-def search_ceiling(questions: Sequence[Question], retriever: Retriever, ks: Sequence[int]) -> list[dict[str, Any]]:
-    """For each k what one search with the bare question finds: `answer_in_retrieved` and `gold_recall`, the latter over
-    the questions with a complete list of gold passages, or over those with a partial one where no list is complete."""
+def search_ceiling(
+    questions: Sequence[Question], retriever: Retriever, ks: Sequence[int]
+) -> list[dict[str, Any]]:
+    """For each k what one search with the bare question finds: `answer_in_retrieved` and
+    `gold_recall`, the latter over the questions with a complete list of gold passages, or over
+    those with a partial one where no list is complete.
+    """
     results = retriever.search([one.question for one in questions], max(ks))
     complete = [one.gold_kind == "full" for one in questions]
     rows = []
@@ -59,15 +69,21 @@ def search_ceiling(questions: Sequence[Question], retriever: Retriever, ks: Sequ
         rows.append(
             {
                 "k": k,
-                "answer_in_retrieved": mean([answer_in_retrieved(one, hits) for one, hits in pairs]),
+                "answer_in_retrieved": mean(
+                    [answer_in_retrieved(one, hits) for one, hits in pairs]
+                ),
                 "gold_recall": mean(kept),
             }
         )
     return rows
 
 
-def ceiling(questions: Sequence[Question], retriever: Retriever | None) -> dict[str, float | None] | None:
-    """`corpus_ceiling` of the corpus below an index in this process; None for others and for very large ones."""
+def ceiling(
+    questions: Sequence[Question], retriever: Retriever | None
+) -> dict[str, float | None] | None:
+    """`corpus_ceiling` of the corpus below an index in this process; None for others and for very
+    large ones.
+    """
     manifest, passages = getattr(retriever, "manifest", None), getattr(retriever, "passages", None)
     if manifest is None or passages is None or manifest["passages"] > MOST_PASSAGES:
         return None
@@ -75,4 +91,6 @@ def ceiling(questions: Sequence[Question], retriever: Retriever | None) -> dict[
 
 
 def _plain_answers(question: Question) -> list[str]:
-    return [gold for gold in question.golden_answers if normalize_answer(gold) not in ("", "yes", "no")]
+    return [
+        gold for gold in question.golden_answers if normalize_answer(gold) not in ("", "yes", "no")
+    ]

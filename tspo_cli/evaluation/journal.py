@@ -1,4 +1,6 @@
-"""What an unfinished evaluation has answered so far, line by line, so that it can go on after any interruption."""
+"""What an unfinished evaluation has answered so far, line by line, so that it can go on after any
+interruption.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ Record = dict[str, Any]
 class Journal:
     """Records by key, each with the seconds it took, in `path` until `close`.
 
-    The first line holds the signature of what is evaluated: records of another model, index or setting are refused.
+    The first line holds the signature of what is evaluated: records of another model, index or
+    setting are refused.
 
     Raises:
         InvalidInputError: the file was begun under another signature.
@@ -28,7 +31,8 @@ class Journal:
         lines = read_jsonl(path)
         if lines and lines[0] != {"signature": signature}:
             raise InvalidInputError(
-                f"{path}: was begun with other settings ({lines[0].get('signature')}); resume with those, or add "
+                f"{path}: was begun with other settings ({lines[0].get('signature')}); resume with "
+                "those, or add "
                 "--overwrite to start again"
             )
         for line in lines[1:]:
@@ -55,7 +59,9 @@ class Journal:
     def _write(self) -> None:
         lines = [_line(key, *entry) for key, entry in self.done.items()]
         whole = [{"signature": self._signature}, *lines]
-        atomic_write_text(self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in whole))
+        atomic_write_text(
+            self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in whole)
+        )
 
 
 def _line(key: str, record: Record, seconds: float) -> Record:

@@ -1,4 +1,6 @@
-"""An LLM judge: a second opinion on answers that exact match is too strict for, with its prompt in a file."""
+"""An LLM judge: a second opinion on answers that exact match is too strict for, with its prompt in
+a file.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from tspo_cli.console import progress
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.evaluation.journal import Journal
 from tspo_cli.evaluation.metrics import mean
-from tspo_cli.rollout.engines.endpoint_client import EndpointClient, first_choice
+from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient, first_choice
 
 BUILT_IN = Path(__file__).parent / "prompts" / "judge.txt"
 FIELDS = ("question", "golden_answers", "answer")
@@ -43,9 +45,12 @@ class Judge:
         """The model's name and the beginning of the prompt's digest."""
         return f"{self.config.model}@{self.prompt_sha256[:12]}"
 
-    def judge(self, items: Sequence[Record], journal_path: Path, label: str) -> tuple[list[Record], Record]:
-        """The items with `judge` (1, 0, or None where the reply holds no verdict) and `judge_reply`, and the scores:
-        `judge`, where replies without a verdict count as incorrect, `judge_unclear`, their number, and what judged.
+    def judge(
+        self, items: Sequence[Record], journal_path: Path, label: str
+    ) -> tuple[list[Record], Record]:
+        """The items with `judge` (1, 0, or None where the reply holds no verdict) and
+        `judge_reply`, and the scores: `judge`, where replies without a verdict count as incorrect,
+        `judge_unclear`, their number, and what judged.
 
         A question without an answer is incorrect and not sent.
 
@@ -54,7 +59,10 @@ class Judge:
         """
         journal = Journal(journal_path, self.digest)
         waiting = [one for one in items if one["answer"] and one["key"] not in journal.done]
-        with progress(f"{label} judge", len(waiting)) as advance, ThreadPoolExecutor(self.config.concurrency) as pool:
+        with (
+            progress(f"{label} judge", len(waiting)) as advance,
+            ThreadPoolExecutor(self.config.concurrency) as pool,
+        ):
             futures = {pool.submit(self._reply, one): one for one in waiting}
             try:
                 for future in as_completed(futures):
@@ -85,7 +93,9 @@ class Judge:
             "answer": item["answer"],
         }
         # One pass: an answer that says {question} is not filled in again.
-        prompt = re.sub(r"\{(\w+)\}", lambda found: values.get(found.group(1), found.group(0)), self.template)
+        prompt = re.sub(
+            r"\{(\w+)\}", lambda found: values.get(found.group(1), found.group(0)), self.template
+        )
         body = {
             "model": self.config.model,
             "messages": [{"role": "user", "content": prompt}],
@@ -97,7 +107,9 @@ class Judge:
 
 
 def verdict(reply: str) -> float | None:
-    """1 for correct, 0 for incorrect, by the last of these words after any <think> block; None without one."""
+    """1 for correct, 0 for incorrect, by the last of these words after any <think> block; None
+    without one.
+    """
     found = list(_VERDICT.finditer(_THINK.sub("", reply)))
     return None if not found else float(found[-1].group(1) is None)
 
@@ -112,13 +124,19 @@ def open_judge(config: JudgeConfig) -> Judge | None:
     if not config.url:
         return None
     if not config.model:
-        raise InvalidInputError("judge.model: expected the name of a model on the server of judge.url")
+        raise InvalidInputError(
+            "judge.model: expected the name of a model on the server of judge.url"
+        )
     path = Path(config.prompt) if config.prompt else BUILT_IN
     if not path.is_file():
         raise MissingResourceError(f"judge.prompt: {path}: no such file")
     template = path.read_text(encoding="utf-8")
     missing = [name for name in FIELDS if f"{{{name}}}" not in template]
     if missing:
-        raise InvalidInputError(f"{path}: expected {{{missing[0]}}} in the prompt; add it where it belongs")
-    client = EndpointClient(config.url, key_env=config.key_env, timeout=config.timeout, retries=config.retries)
+        raise InvalidInputError(
+            f"{path}: expected {{{missing[0]}}} in the prompt; add it where it belongs"
+        )
+    client = EndpointClient(
+        config.url, key_env=config.key_env, timeout=config.timeout, retries=config.retries
+    )
     return Judge(client, config, template)

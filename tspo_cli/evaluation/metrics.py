@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tspo_cli.credit.text import contains_answer, f1_score
-from tspo_cli.data.schema import Question
-from tspo_cli.data.text import normalize_answer
+from tspo_cli.credit.gold_match import contains_answer, f1_score
+from tspo_cli.data.normal_form import normalize_answer
+from tspo_cli.data.question import Question
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.trajectory import Trajectory, trajectory_record
 
@@ -23,7 +23,9 @@ def gold_recall(question: Question, hits: Iterable[Hit]) -> float | None:
 
 
 def gold_precision(question: Question, hits: Iterable[Hit]) -> float | None:
-    """Share of the distinct passages among `hits` that are gold; None without hits or without gold passages."""
+    """Share of the distinct passages among `hits` that are gold; None without hits or without gold
+    passages.
+    """
     found = {hit.id for hit in hits}
     if not question.supporting_ids or not found:
         return None
@@ -31,29 +33,38 @@ def gold_precision(question: Question, hits: Iterable[Hit]) -> float | None:
 
 
 def answer_em(answer: str | None, golds: Sequence[str]) -> bool:
-    """Exact match as SQuAD, Search-R1 and FlashRAG score it: the normalised answer is a normalised gold. To the letter,
-    so an answer and a gold that both normalise to nothing are equal; no answer at all equals none."""
+    """Exact match as SQuAD, Search-R1 and FlashRAG score it: the normalised answer is a normalised
+    gold. To the letter, so an answer and a gold that both normalise to nothing are equal; no answer
+    at all equals none.
+    """
     return answer is not None and normalize_answer(answer) in map(normalize_answer, golds)
 
 
 def answer_f1(answer: str | None, golds: Sequence[str]) -> float:
-    """Best word F1 over the golds (SQuAD). Where either side is yes, no or noanswer, only the same word counts, as in
-    HotpotQA's evaluation, which FlashRAG follows."""
+    """Best word F1 over the golds (SQuAD). Where either side is yes, no or noanswer, only the same
+    word counts, as in HotpotQA's evaluation, which FlashRAG follows.
+    """
     said = normalize_answer(answer or "")
     comparable = [
-        gold for gold in golds if normalize_answer(gold) == said or not {said, normalize_answer(gold)} & _CLOSED
+        gold
+        for gold in golds
+        if normalize_answer(gold) == said or not {said, normalize_answer(gold)} & _CLOSED
     ]
     return f1_score(answer, comparable)
 
 
 def cover_match(answer: str | None, golds: Sequence[str]) -> bool:
-    """Sub-EM or cover-EM: a normalised gold occurs in the normalised answer, as characters (FlashRAG, ZeroSearch)."""
+    """Sub-EM or cover-EM: a normalised gold occurs in the normalised answer, as characters
+    (FlashRAG, ZeroSearch).
+    """
     said = normalize_answer(answer or "")
     return any(normal in said for normal in map(normalize_answer, golds) if normal)
 
 
 def first_occurrence(question: Question, trajectory: Trajectory) -> int | None:
-    """The turn, from 1, whose passages first hold a gold answer; None if none does, and for yes/no questions."""
+    """The turn, from 1, whose passages first hold a gold answer; None if none does, and for yes/no
+    questions.
+    """
     for place, turn in enumerate(trajectory.turns, start=1):
         if answer_in_retrieved(question, turn.hits):
             return place
@@ -61,11 +72,14 @@ def first_occurrence(question: Question, trajectory: Trajectory) -> int | None:
 
 
 def answer_in_retrieved(question: Question, hits: Iterable[Hit]) -> float | None:
-    """1 when a gold answer occurs in the title or text of a hit, else 0 (SQuAD normalisation, whole words).
+    """1 when a gold answer occurs in the title or text of a hit, else 0 (SQuAD normalisation, whole
+    words).
 
     None for yes/no questions, whose answers would be found anywhere.
     """
-    golds = [gold for gold in question.golden_answers if normalize_answer(gold) not in ("yes", "no")]
+    golds = [
+        gold for gold in question.golden_answers if normalize_answer(gold) not in ("yes", "no")
+    ]
     if not golds:
         return None
     return float(any(contains_answer(f"{hit.title} {hit.text}", golds) for hit in hits))
@@ -74,8 +88,8 @@ def answer_in_retrieved(question: Question, hits: Iterable[Hit]) -> float | None
 def item_record(trajectory: Trajectory, question_hits: Sequence[Hit] | None) -> dict[str, Any]:
     """Everything about one evaluated question, its trajectory included.
 
-    `question_hits` are the passages that the bare question retrieves (None without a retriever): the yardstick for what
-    the agent's own queries find.
+    `question_hits` are the passages that the bare question retrieves (None without a retriever):
+    the yardstick for what the agent's own queries find.
     """
     question = trajectory.question
     hits = [hit for turn in trajectory.turns for hit in turn.hits]
@@ -97,8 +111,12 @@ def item_record(trajectory: Trajectory, question_hits: Sequence[Hit] | None) -> 
         "gold_recall": gold_recall(question, hits),
         "gold_precision": gold_precision(question, hits),
         "first_occurrence": first_occurrence(question, trajectory),
-        "question_answer_in_retrieved": None if question_hits is None else answer_in_retrieved(question, question_hits),
-        "question_gold_recall": None if question_hits is None else gold_recall(question, question_hits),
+        "question_answer_in_retrieved": None
+        if question_hits is None
+        else answer_in_retrieved(question, question_hits),
+        "question_gold_recall": None
+        if question_hits is None
+        else gold_recall(question, question_hits),
         "searches": trajectory.searches,
         "turns": len(kinds),
         "invalid_turns": sum(kind in ("invalid", "truncated") for kind in kinds),
@@ -108,16 +126,24 @@ def item_record(trajectory: Trajectory, question_hits: Sequence[Hit] | None) -> 
     }
 
 
-def summarize(items: Sequence[dict[str, Any]], *, dataset: str, method: str, k: int) -> dict[str, Any]:
-    """Means over all items; an item whose search failed or that gave no answer counts as wrong, never as absent.
+def summarize(
+    items: Sequence[dict[str, Any]], *, dataset: str, method: str, k: int
+) -> dict[str, Any]:
+    """Means over all items; an item whose search failed or that gave no answer counts as wrong,
+    never as absent.
 
-    gold_recall and gold_precision are means over questions with a complete list of gold passages, or over those with a
-    partial list where no list is complete; first_occurrence is the mean turn over the questions where there is one.
-    They and answer_in_retrieved are None where no question allows them.
+    gold_recall and gold_precision are means over questions with a complete list of gold passages,
+    or over those with a partial list where no list is complete; first_occurrence is the mean turn
+    over the questions where there is one. They and answer_in_retrieved are None where no question
+    allows them.
     """
     turns = sum(item["turns"] for item in items)
     by_type = {
-        name: {"n": len(some), "em": mean([item["em"] for item in some]), "f1": mean([item["f1"] for item in some])}
+        name: {
+            "n": len(some),
+            "em": mean([item["em"] for item in some]),
+            "f1": mean([item["f1"] for item in some]),
+        }
         for name in sorted({item["type"] for item in items} - {""})
         for some in [[item for item in items if item["type"] == name]]
     }
@@ -133,7 +159,9 @@ def summarize(items: Sequence[dict[str, Any]], *, dataset: str, method: str, k: 
         "gold_recall": mean(_recalls(items, "gold_recall")),
         "gold_precision": mean(_recalls(items, "gold_precision")),
         "first_occurrence": mean([item["first_occurrence"] for item in items]),
-        "question_answer_in_retrieved": mean([item["question_answer_in_retrieved"] for item in items]),
+        "question_answer_in_retrieved": mean(
+            [item["question_answer_in_retrieved"] for item in items]
+        ),
         "question_gold_recall": mean(_recalls(items, "question_gold_recall")),
         "searches": mean([item["searches"] for item in items]),
         "invalid_share": sum(item["invalid_turns"] for item in items) / turns if turns else 0.0,

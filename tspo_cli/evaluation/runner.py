@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.config.schema import Config
-from tspo_cli.data.schema import Question
+from tspo_cli.data.question import Question
 from tspo_cli.errors import UsageError
 from tspo_cli.evaluation.methods import Method
-from tspo_cli.evaluation.methods.base import make_tasks
+from tspo_cli.evaluation.methods.method import make_tasks
 from tspo_cli.evaluation.metrics import item_record
 from tspo_cli.retrieval.types import Hit, Retriever
 from tspo_cli.rollout.agent import AgentSettings, Task, run_agents
-from tspo_cli.rollout.engines.base import Engine, Sampling
+from tspo_cli.rollout.engines.engine_protocol import Engine, Sampling
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.rollout.trajectory import Trajectory
 from tspo_cli.runs import write_json, write_jsonl_gz
@@ -36,14 +36,17 @@ def evaluate_items(
 ) -> list[Record]:
     """One record per question (see `item_record`), in the order of `questions`.
 
-    Sampling is config.eval's (greedy by default), prompt and budget are config.rollout's. `on_item` gets every record
-    when it is ready, and the seconds from the first prompt to the last token of its trajectory.
+    Sampling is config.eval's (greedy by default), prompt and budget are config.rollout's. `on_item`
+    gets every record when it is ready, and the seconds from the first prompt to the last token of
+    its trajectory.
 
     Raises:
         UsageError: the method retrieves and there is no retriever.
     """
     if method.retrieves and retriever is None:
-        raise UsageError(f"method {method.name} needs passages; give --index DIR or --retriever URL")
+        raise UsageError(
+            f"method {method.name} needs passages; give --index DIR or --retriever URL"
+        )
     rollout, k = config.rollout, config.retriever.k
     protocol = method.dress(protocol)
     tasks = make_tasks(
@@ -56,7 +59,9 @@ def evaluate_items(
         max_prompt_tokens=rollout.max_prompt_tokens,
         seed=config.seed,
     )
-    yardstick = dict(zip((one.key for one in questions), _question_hits(questions, retriever, k), strict=True))
+    yardstick = dict(
+        zip((one.key for one in questions), _question_hits(questions, retriever, k), strict=True)
+    )
     started: dict[str, float] = {}
     records: dict[str, Record] = {}
 
@@ -87,13 +92,19 @@ def evaluate_items(
     return [records[one.key] for one in questions]
 
 
-def _question_hits(questions: Sequence[Question], retriever: Retriever | None, k: int) -> list[tuple[Hit, ...] | None]:
-    """What the bare questions retrieve; None for a question whose search failed, and without a retriever."""
+def _question_hits(
+    questions: Sequence[Question], retriever: Retriever | None, k: int
+) -> list[tuple[Hit, ...] | None]:
+    """What the bare questions retrieve; None for a question whose search failed, and without a
+    retriever.
+    """
     if retriever is None:
         return [None] * len(questions)
     hits: list[tuple[Hit, ...] | None] = []
     for start in range(0, len(questions), SEARCH_BATCH):
-        results = retriever.search([one.question for one in questions[start : start + SEARCH_BATCH]], k)
+        results = retriever.search(
+            [one.question for one in questions[start : start + SEARCH_BATCH]], k
+        )
         hits += [None if result.error is not None else result.hits for result in results]
     return hits
 

@@ -1,4 +1,6 @@
-"""One method on one model and retriever, data set by data set: answered in portions, resumable, scored, signed."""
+"""One method on one model and retriever, data set by data set: answered in portions, resumable,
+scored, signed.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,14 @@ from typing import Any
 
 from tspo_cli.config.schema import Config
 from tspo_cli.console import progress, say, warn
-from tspo_cli.data.schema import Question
+from tspo_cli.data.question import Question
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.evaluation.ceiling import ceiling
-from tspo_cli.evaluation.engine import Opened
 from tspo_cli.evaluation.journal import Journal
 from tspo_cli.evaluation.judge import Judge
 from tspo_cli.evaluation.methods import Method
 from tspo_cli.evaluation.metrics import summarize
+from tspo_cli.evaluation.open_engine import Opened
 from tspo_cli.evaluation.runner import evaluate_items, file_name, write_evaluation
 from tspo_cli.evaluation.sets import benchmark_size
 from tspo_cli.evaluation.signature import config_digest, data_digest, retriever_digests, sign
@@ -46,7 +48,8 @@ class Session:
 
         Raises:
             InvalidInputError: what is there was made, or begun, with other settings.
-            RemoteServiceError: the endpoint or the retriever is gone. What was answered by then is kept.
+            RemoteServiceError: the endpoint or the retriever is gone. What was answered by then is
+            kept.
         """
         digests = self._digests(questions)
         signature = sign(digests, method=self.method.name, k=self.config.retriever.k)
@@ -55,7 +58,8 @@ class Session:
             known = dict(read_json(path))
             if known.get("signature") != signature:
                 raise InvalidInputError(
-                    f"{path}: was made with other settings ({known.get('signature')}); resume with those, add "
+                    f"{path}: was made with other settings ({known.get('signature')}); resume with "
+                    "those, add "
                     "--overwrite to replace it, or choose another --out"
                 )
             say(f"{name}: already evaluated")
@@ -68,14 +72,19 @@ class Session:
         scores = with_intervals(scores, items) | {"ceiling": ceiling(questions, self.retriever)}
         scores |= {"benchmark_size": benchmark_size(name)}
         if self.judge is not None:
-            items, judged = self.judge.judge(items, self.folder / f"{file_name(name)}.judge.partial.jsonl", name)
+            items, judged = self.judge.judge(
+                items, self.folder / f"{file_name(name)}.judge.partial.jsonl", name
+            )
             scores |= judged
         scores |= {"signature": signature, "digests": digests}
         self._note_latency(name, questions, [seconds for _, seconds in records])
         write_evaluation(self.folder, scores, items)
         journal.close()
         if scores["failed"]:
-            warn(f"{name}: {scores['failed']} questions count as wrong because a search of theirs failed")
+            warn(
+                f"{name}: {scores['failed']} questions count as wrong because a search of theirs "
+                "failed"
+            )
         return scores
 
     def latency(self, name: str) -> dict[str, float]:
@@ -102,19 +111,28 @@ class Session:
             for portion in self._portions(questions):
                 missing = [one for one in portion if one.key not in journal.done]
                 if len(missing) < len(portion) and missing and not self.opened.independent:
-                    # Answered beside other questions, an item may differ in its last bits: repeat them together.
+                    # Answered beside other questions, an item may differ in its last bits: repeat
+                    # them together.
                     for one in portion:
                         right -= journal.done.pop(one.key, ({"em": 0}, 0))[0]["em"]
                     missing = portion
                 advance(len(portion) - len(missing))
                 if missing:
                     evaluate_items(
-                        missing, self.method, self.opened.fresh(), self.retriever, protocol, self.config, finished
+                        missing,
+                        self.method,
+                        self.opened.fresh(),
+                        self.retriever,
+                        protocol,
+                        self.config,
+                        finished,
                     )
                     self._require_retriever(missing, journal)
 
     def _require_retriever(self, asked: Sequence[Question], journal: Journal) -> None:
-        """A question whose own search failed counts as wrong; that a server is gone is no answer to any question."""
+        """A question whose own search failed counts as wrong; that a server is gone is no answer to
+        any question.
+        """
         lost = [one.key for one in asked if _lacks_a_search(journal.done[one.key][0])]
         if not lost or self.retriever is None or not self.retriever.blocking:
             return
@@ -124,7 +142,8 @@ class Session:
             return
         journal.drop(lost)
         raise RemoteServiceError(
-            f"{probe.error}; {len(lost)} questions were lost. Start the retriever again, then go on with --resume"
+            f"{probe.error}; {len(lost)} questions were lost. Start the retriever again, then go "
+            "on with --resume"
         )
 
     def _portions(self, questions: list[Question]) -> Iterator[list[Question]]:
@@ -151,5 +170,7 @@ class Session:
 def _lacks_a_search(record: dict[str, Any]) -> bool:
     """One of the agent's, or the one with the bare question."""
     gold = bool(record["supporting_ids"]) and record["question_gold_recall"] is None
-    answer = record["answer_in_retrieved"] is not None and record["question_answer_in_retrieved"] is None
+    answer = (
+        record["answer_in_retrieved"] is not None and record["question_answer_in_retrieved"] is None
+    )
     return record["failed"] or gold or answer

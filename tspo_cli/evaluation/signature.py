@@ -1,4 +1,6 @@
-"""What a result depends on, as short digests and in one line, so that two figures are known to be comparable or not."""
+"""What a result depends on, as short digests and in one line, so that two figures are known to be
+comparable or not.
+"""
 
 from __future__ import annotations
 
@@ -10,52 +12,88 @@ from typing import Any
 
 from tspo_cli import __version__
 from tspo_cli.config.schema import Config
-from tspo_cli.data.schema import Question
-from tspo_cli.retrieval.answer_cache import index_digest
-from tspo_cli.retrieval.client import HttpRetriever
+from tspo_cli.data.question import Question
+from tspo_cli.retrieval.remote.http_client import HttpRetriever
+from tspo_cli.retrieval.server.answer_cache import index_digest
 from tspo_cli.retrieval.types import Retriever
 
 DIGITS = 12
 _NO_ANSWER_DEPENDS_ON = {
-    "temperature", "questions_per_step", "group_size", "batch_size", "engine", "turn_deadline", "dynamic_sampling",
+    "temperature",
+    "questions_per_step",
+    "group_size",
+    "batch_size",
+    "engine",
+    "turn_deadline",
+    "dynamic_sampling",
     "max_refills",
-}  # fmt: skip
+}
 _CONNECTION = {
-    "index", "url", "servers", "approximate_shards", "timeout", "retries", "deadline", "concurrency", "token_file",
-    "qdrant", "search",
-}  # fmt: skip
-_MODEL_FILES = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "chat_template*", "vocab.json")
+    "index",
+    "url",
+    "servers",
+    "approximate_shards",
+    "timeout",
+    "retries",
+    "deadline",
+    "concurrency",
+    "token_file",
+    "qdrant",
+    "search",
+}
+_MODEL_FILES = (
+    "*.safetensors",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "chat_template*",
+    "vocab.json",
+)
 
 
 def model_digest(model: str) -> str:
-    """Of weights, configuration and tokenizer in a model directory; a name of the hub or of a served model as it is."""
+    """Of weights, configuration and tokenizer in a model directory; a name of the hub or of a
+    served model as it is.
+    """
     directory = Path(model)
     if not directory.is_dir():
         return model
-    files = sorted({path for pattern in _MODEL_FILES for path in directory.glob(pattern) if path.is_file()})
+    files = sorted(
+        {path for pattern in _MODEL_FILES for path in directory.glob(pattern) if path.is_file()}
+    )
     return _digest(part for path in files for part in (path.name, _file_digest(path)))
 
 
 def data_digest(questions: Iterable[Question]) -> str:
-    """Of the questions that are asked, in their order, and what counts as their answers and gold passages."""
+    """Of the questions that are asked, in their order, and what counts as their answers and gold
+    passages.
+    """
     return _digest(
-        json.dumps([one.key, one.question, one.golden_answers, one.supporting_ids], ensure_ascii=False)
+        json.dumps(
+            [one.key, one.question, one.golden_answers, one.supporting_ids], ensure_ascii=False
+        )
         for one in questions
     )
 
 
 def retriever_digests(retriever: Retriever | None, config: Config) -> dict[str, str]:
-    """`index` (the whole of it, as /healthz of `tspo serve` has it too), `search` where it is searched otherwise than
-    built, and `corpus`, where that is known; for servers of other makers, shards and collections `retriever`, their
-    URLs."""
+    """`index` (the whole of it, as /healthz of `tspo serve` has it too), `search` where it is
+    searched otherwise than built, and `corpus`, where that is known; for servers of other makers,
+    shards and collections `retriever`, their URLs.
+    """
     if retriever is None:
         return {}
     manifest = getattr(retriever, "manifest", None)
     if manifest is not None:
         otherwise = _search(getattr(retriever, "search_settings", {}))
-        digests = {"index": index_digest(manifest)[:DIGITS], "corpus": manifest["corpus"]["sha256"][:DIGITS]}
+        digests = {
+            "index": index_digest(manifest)[:DIGITS],
+            "corpus": manifest["corpus"]["sha256"][:DIGITS],
+        }
         return digests | otherwise
-    if isinstance(retriever, HttpRetriever) and "index" in (served := retriever.describe(retriever.urls[0])):
+    if isinstance(retriever, HttpRetriever) and "index" in (
+        served := retriever.describe(retriever.urls[0])
+    ):
         return {"index": str(served["index"])[:DIGITS], **_search(served.get("search") or {})}
     qdrant = config.retriever.qdrant
     return {"retriever": ",".join(config.retriever.url) or f"{qdrant.url}/{qdrant.collection}"}
@@ -66,8 +104,9 @@ def _search(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def config_digest(config: Config) -> str:
-    """Of what changes an answer: prompt, budget, sampling, k and seed, and how an endpoint is asked. What concerns
-    training, paths, connections and batch sizes is left out."""
+    """Of what changes an answer: prompt, budget, sampling, k and seed, and how an endpoint is
+    asked. What concerns training, paths, connections and batch sizes is left out.
+    """
     facts = {
         "rollout": config.rollout.model_dump(mode="json", exclude=_NO_ANSWER_DEPENDS_ON),
         "retriever": config.retriever.model_dump(mode="json", exclude=_CONNECTION),

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tspo_cli.config.load import load_config
+from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
-from tspo_cli.evaluation.engine import open_engine
 from tspo_cli.evaluation.judge import open_judge
 from tspo_cli.evaluation.methods import find_method
+from tspo_cli.evaluation.open_engine import open_engine
 from tspo_cli.evaluation.runner import file_name
 from tspo_cli.evaluation.session import TIMINGS, Session
 from tspo_cli.evaluation.sets import read_eval_sets
 from tspo_cli.evaluation.summary import averages
-from tspo_cli.retrieval.open import open_retriever
+from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.rollout.agent_file import read_agent_file
 from tspo_cli.runs import environment, is_run, read_json, read_jsonl_gz, write_json
 
@@ -28,7 +28,9 @@ SUMMARY = "eval.json"
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is to be evaluated. `limit` takes the first questions of each set, `sample` draws some; 0: all."""
+    """What is to be evaluated. `limit` takes the first questions of each set, `sample` draws some;
+    0: all.
+    """
 
     model: str
     data: tuple[str, ...]
@@ -43,8 +45,9 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Scores per data set, their averages (empty for a single set), seconds per question by data set, and the folder
-    that holds everything."""
+    """Scores per data set, their averages (empty for a single set), seconds per question by data
+    set, and the folder that holds everything.
+    """
 
     folder: Path
     results: list[dict[str, Any]]
@@ -53,13 +56,16 @@ class Outcome:
 
 
 def evaluate_model(wish: Wish, *, overwrite: bool = False, resume: bool = False) -> Outcome:
-    """Answer, score and write `<dataset>.json`, `<dataset>.items.jsonl.gz` and eval.json; timings.json apart from them.
+    """Answer, score and write `<dataset>.json`, `<dataset>.items.jsonl.gz` and eval.json;
+    timings.json apart from them.
 
-    All but the last are the same to the byte for equal models, data and settings, however often it was interrupted.
+    All but the last are the same to the byte for equal models, data and settings, however often it
+    was interrupted.
 
     Raises:
-        MissingResourceError: no such model, data or index, or a run that has not exported its model yet.
-        InvalidInputError: the folder holds an evaluation and neither `overwrite` nor `resume` is given, or what is
+        MissingResourceError: no such model, data or index, or a run that has not exported its model
+        yet. InvalidInputError: the folder holds an evaluation and neither `overwrite` nor `resume`
+        is given, or what is
             there was begun with other settings.
     """
     method = find_method(wish.method)
@@ -70,7 +76,9 @@ def evaluate_model(wish: Wish, *, overwrite: bool = False, resume: bool = False)
     _check_folder(folder, overwrite, resume)
     retriever = open_retriever(config.retriever)
     if method.retrieves and retriever is None:
-        raise UsageError(f"method {method.name} needs passages; give --index DIR or --retriever URL")
+        raise UsageError(
+            f"method {method.name} needs passages; give --index DIR or --retriever URL"
+        )
     opened = open_engine(config, method.tools)
     if opened.kind == "chat":
         method = method.for_chat()
@@ -83,7 +91,8 @@ def evaluate_model(wish: Wish, *, overwrite: bool = False, resume: bool = False)
     record = {"model": str(model), "method": method.name, "command": _command(), "results": results}
     write_json(
         folder / SUMMARY,
-        record | {"average": average, "config": config.section_dict(), "environment": environment()},
+        record
+        | {"average": average, "config": config.section_dict(), "environment": environment()},
     )
     return Outcome(folder, results, {name: session.latency(name) for name in sets}, average)
 
@@ -96,7 +105,8 @@ def _check_folder(folder: Path, overwrite: bool, resume: bool) -> None:
     )
     if begun and not (overwrite or resume):
         raise InvalidInputError(
-            f"{folder}: already holds an evaluation; add --resume to continue it, --overwrite to replace it, or choose "
+            f"{folder}: already holds an evaluation; add --resume to continue it, --overwrite to "
+            "replace it, or choose "
             "another --out"
         )
 
@@ -105,7 +115,9 @@ def _clear(folder: Path) -> None:
     for path in [folder / SUMMARY, folder / TIMINGS, *folder.glob("*.partial.jsonl")]:
         path.unlink(missing_ok=True)
     for items in folder.glob("*.items.jsonl.gz"):
-        items.with_name(items.name.removesuffix(".items.jsonl.gz") + ".json").unlink(missing_ok=True)
+        items.with_name(items.name.removesuffix(".items.jsonl.gz") + ".json").unlink(
+            missing_ok=True
+        )
         items.unlink()
 
 
@@ -124,8 +136,14 @@ def model_directory(model: str) -> Path:
     if not is_run(path):
         return path
     if not (path / "model").is_dir():
-        state = read_json(path / "status.json")["state"] if (path / "status.json").exists() else "not started"
-        raise MissingResourceError(f"{path}: this run has no model/ yet ({state}); finish it with tspo train --resume")
+        state = (
+            read_json(path / "status.json")["state"]
+            if (path / "status.json").exists()
+            else "not started"
+        )
+        raise MissingResourceError(
+            f"{path}: this run has no model/ yet ({state}); finish it with tspo train --resume"
+        )
     return path / "model"
 
 
@@ -145,7 +163,11 @@ def eval_config(model_dir: Path, wish: Wish) -> Config:
 
 
 def _as_settings(table: dict[str, dict[str, Any]]) -> list[str]:
-    return [f"{section}.{key}={json.dumps(value)}" for section, keys in table.items() for key, value in keys.items()]
+    return [
+        f"{section}.{key}={json.dumps(value)}"
+        for section, keys in table.items()
+        for key, value in keys.items()
+    ]
 
 
 def _label(model: str) -> str:

@@ -13,15 +13,17 @@ _SUFFIXES = ("RMSNorm", "MLP")
 def compile_pointwise(model: Any) -> None:
     """Compile every normalisation and gated MLP of `model` in place, for any number of tokens.
 
-    Matrix products stay what they are. Rounding may differ in the last digits, for fewer intermediate values are
-    rounded. Compilation itself happens in the first passes and takes seconds (Inductor; a C++ compiler on CPUs, Triton
-    on GPUs).
+    Matrix products stay what they are. Rounding may differ in the last digits, for fewer
+    intermediate values are rounded. Compilation itself happens in the first passes and takes
+    seconds (Inductor; a C++ compiler on CPUs, Triton on GPUs).
 
     Raises:
         InvalidInputError: the model has no such part.
     """
     found = [module for module in model.modules() if type(module).__name__.endswith(_SUFFIXES)]
     if not found:
-        raise InvalidInputError(f"train.compile: {type(model).__name__} has no RMSNorm and no MLP; set it to false")
+        raise InvalidInputError(
+            f"train.compile: {type(model).__name__} has no RMSNorm and no MLP; set it to false"
+        )
     for module in found:
         module.compile(dynamic=True)

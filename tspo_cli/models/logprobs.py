@@ -8,12 +8,17 @@ import torch
 import torch.utils.checkpoint
 from torch import nn
 
-KEPT_LOGITS = 2**26  # up to here they are kept for the backward pass: 256 MiB in float32, and as much for each copy
+KEPT_LOGITS = (
+    2**26
+)  # up to here they are kept for the backward pass: 256 MiB in float32, and as much for each copy
 LOGITS_AT_ONCE = {"cpu": 2**25, "cuda": 2**27}  # a GPU wants larger products
 
 
-def sampled_logprobs(logits: torch.Tensor, ids: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """Log-probabilities (nats, float32) of `ids` [...] under `logits` [..., V] divided by `temperature`.
+def sampled_logprobs(
+    logits: torch.Tensor, ids: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
+    """Log-probabilities (nats, float32) of `ids` [...] under `logits` [..., V] divided by
+    `temperature`.
 
     A temperature of 0 stands for greedy decoding and counts as 1.
     """
@@ -28,11 +33,12 @@ def head_scores(
     temperature: float = 1.0,
     entropy: Literal["none", "logged", "trained"] = "none",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities of `ids` [N] and entropies (0 where "none"; without gradient where "logged"), float32 [N], from
-    hidden states [N, d] and the head that makes logits of them.
+    """Log-probabilities of `ids` [N] and entropies (0 where "none"; without gradient where
+    "logged"), float32 [N], from hidden states [N, d] and the head that makes logits of them.
 
-    Where there are many logits they exist for some rows at a time, in the backward pass as well, so that neither a long
-    batch nor a large vocabulary needs more memory than `LOGITS_AT_ONCE` logits and their few copies.
+    Where there are many logits they exist for some rows at a time, in the backward pass as well, so
+    that neither a long batch nor a large vocabulary needs more memory than `LOGITS_AT_ONCE` logits
+    and their few copies.
     """
     rows = _rows_at_once(len(ids), head, LOGITS_AT_ONCE[hidden.device.type])
     if len(ids) <= rows:
@@ -40,7 +46,9 @@ def head_scores(
     portions = zip(hidden.split(rows), ids.split(rows), strict=True)
     if torch.is_grad_enabled():
         scored = [
-            torch.utils.checkpoint.checkpoint(_scores, *portion, head, temperature, entropy, use_reentrant=False)
+            torch.utils.checkpoint.checkpoint(
+                _scores, *portion, head, temperature, entropy, use_reentrant=False
+            )
             for portion in portions
         ]
     else:

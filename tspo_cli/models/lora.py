@@ -1,4 +1,6 @@
-"""Low-rank adapters (Hu et al. 2022) through peft: a frozen policy with a few trained matrices beside its own."""
+"""Low-rank adapters (Hu et al. 2022) through peft: a frozen policy with a few trained matrices
+beside its own.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ _PREFIX = "base_model.model."
 
 
 def add_lora(model: Any, options: LoraConfig, seed: int) -> None:
-    """Freeze `model` in place and put trained adapters beside its linear layers. They start as nothing: B is 0, and A
-    comes from `seed`.
+    """Freeze `model` in place and put trained adapters beside its linear layers. They start as
+    nothing: B is 0, and A comes from `seed`.
 
     Raises:
         MissingResourceError: peft is not installed.
@@ -28,7 +30,9 @@ def add_lora(model: Any, options: LoraConfig, seed: int) -> None:
     try:
         from peft import inject_adapter_in_model
     except ImportError as error:
-        raise MissingResourceError(f'lora.rank: adapters need peft ({error}); pip install "tspo-cli[lora]"') from None
+        raise MissingResourceError(
+            f'lora.rank: adapters need peft ({error}); pip install "tspo-cli[lora]"'
+        ) from None
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
@@ -36,7 +40,9 @@ def add_lora(model: Any, options: LoraConfig, seed: int) -> None:
             inject_adapter_in_model(peft_config(options), model, _NAME)
         except ValueError as error:
             reason = str(error).strip().splitlines()[0]
-            raise InvalidInputError(f"lora.targets: {options.targets} does not fit the model ({reason})") from None
+            raise InvalidInputError(
+                f"lora.targets: {options.targets} does not fit the model ({reason})"
+            ) from None
 
 
 def peft_config(options: LoraConfig) -> Any:
@@ -52,9 +58,12 @@ def peft_config(options: LoraConfig) -> Any:
     )
 
 
-def merged(parameters: Iterable[tuple[str, torch.Tensor]], options: LoraConfig) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters of an adapted model, in its order, as those of the plain one: W + alpha / rank B A, in float32 where
-    there is an adapter."""
+def merged(
+    parameters: Iterable[tuple[str, torch.Tensor]], options: LoraConfig
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters of an adapted model, in its order, as those of the plain one: W + alpha / rank B
+    A, in float32 where there is an adapter.
+    """
     scale = options.alpha / options.rank
     base: dict[str, torch.Tensor] = {}
     first: dict[str, torch.Tensor] = {}
@@ -63,7 +72,10 @@ def merged(parameters: Iterable[tuple[str, torch.Tensor]], options: LoraConfig) 
             first[name.replace(_A, ".")] = value
         elif _B in name:
             plain = name.replace(_B, ".")
-            yield plain, base.pop(plain).float() + scale * (value.float() @ first.pop(plain).float())
+            yield (
+                plain,
+                base.pop(plain).float() + scale * (value.float() @ first.pop(plain).float()),
+            )
         elif name.endswith(f"{_BASE}weight"):
             base[name.replace(_BASE, ".")] = value
         else:
@@ -73,7 +85,9 @@ def merged(parameters: Iterable[tuple[str, torch.Tensor]], options: LoraConfig) 
 def save_adapter(
     parameters: Iterable[tuple[str, torch.Tensor]], options: LoraConfig, base: str, directory: Path
 ) -> None:
-    """Write the adapters among `parameters` as a directory for `peft.PeftModel.from_pretrained(base model, DIR)`."""
+    """Write the adapters among `parameters` as a directory for `peft.PeftModel.from_pretrained(base
+    model, DIR)`.
+    """
     from safetensors.torch import save_file
 
     tensors = {

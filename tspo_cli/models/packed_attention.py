@@ -1,7 +1,9 @@
-"""Attention over packed sequences: several sequences one after the other in one row, none seeing another.
+"""Attention over packed sequences: several sequences one after the other in one row, none seeing
+another.
 
-Registered with transformers as an attention implementation, so that every model that uses its attention interface can
-train on packed rows. Calls without `segments` (rollouts, padded batches) are ordinary SDPA.
+Registered with transformers as an attention implementation, so that every model that uses its
+attention interface can train on packed rows. Calls without `segments` (rollouts, padded batches)
+are ordinary SDPA.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ _packed: ContextVar[bool] = ContextVar("packed", default=False)
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """Where the sequences of a packed row lie: their lengths in order, and the running sums [n + 1] (int32)."""
+    """Where the sequences of a packed row lie: their lengths in order, and the running sums [n + 1]
+    (int32).
+    """
 
     lengths: tuple[int, ...]
     boundaries: torch.Tensor
@@ -38,7 +42,8 @@ def enable_packing(model: Any, longest: int) -> None:
     """Make `model` accept `segments` in its forward pass.
 
     Raises:
-        InvalidInputError: it has attention of its own, or a sliding window shorter than `longest` tokens.
+        InvalidInputError: it has attention of its own, or a sliding window shorter than `longest`
+        tokens.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -47,20 +52,31 @@ def enable_packing(model: Any, longest: int) -> None:
     window = getattr(config, "sliding_window", None) or longest
     if "sliding_attention" in kinds and window < longest:
         raise InvalidInputError(
-            f"train.packing: the model sees {window} tokens back, sequences have {longest}; set false"
+            f"train.packing: the model sees {window} tokens back, sequences have {longest}; set "
+            "false"
         )
-    if not kinds <= {"full_attention", "sliding_attention"} or not getattr(model, "_supports_attention_backend", True):
-        raise InvalidInputError(f"train.packing: {type(model).__name__} has attention of its own; set it to false")
+    if not kinds <= {"full_attention", "sliding_attention"} or not getattr(
+        model, "_supports_attention_backend", True
+    ):
+        raise InvalidInputError(
+            f"train.packing: {type(model).__name__} has attention of its own; set it to false"
+        )
     AttentionInterface.register(NAME, packed_attention)
     AttentionMaskInterface.register(NAME, _mask)
     model.set_attn_implementation(NAME)
 
 
-def forward_packed(base_model: Any, token_ids: torch.Tensor, positions: torch.Tensor, segments: Segments) -> Any:
-    """The output of a decoder that `enable_packing` prepared, for token_ids and positions [1, T]."""
+def forward_packed(
+    base_model: Any, token_ids: torch.Tensor, positions: torch.Tensor, segments: Segments
+) -> Any:
+    """The output of a decoder that `enable_packing` prepared, for token_ids and positions [1,
+    T].
+    """
     token = _packed.set(True)
     try:
-        return base_model(input_ids=token_ids, position_ids=positions, use_cache=False, segments=segments)
+        return base_model(
+            input_ids=token_ids, position_ids=positions, use_cache=False, segments=segments
+        )
     finally:
         _packed.reset(token)
 
@@ -83,7 +99,9 @@ def packed_attention(
     segments: Segments | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each segment. query [1, H, T, D], key and value [1, H_kv, T, D]; returns [1, T, H, D]."""
+    """Causal attention within each segment. query [1, H, T, D], key and value [1, H_kv, T, D];
+    returns [1, T, H, D].
+    """
     if segments is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -108,18 +126,27 @@ def _one_by_one(
     grouped = query.shape[1] != key.shape[1]
     lengths = list(segments.lengths)
     parts = [
-        scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling, is_causal=True, enable_gqa=grouped)
-        for q, k, v in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+        scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, scale=scaling, is_causal=True, enable_gqa=grouped
+        )
+        for q, k, v in zip(
+            query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True
+        )
     ]
     return torch.cat(parts, 2).transpose(1, 2)
 
 
 def _flash(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, scaling: float | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    segments: Segments,
+    scaling: float | None,
 ) -> torch.Tensor:
     """PyTorch's own variable-length kernel, all segments in one call.
 
-    Not SDPA, one by one: cuDNN's prepares itself for every new length, which takes longer than the attention.
+    Not SDPA, one by one: cuDNN's prepares itself for every new length, which takes longer than the
+    attention.
     """
     varlen, options = _varlen(), {}
     groups = query.shape[1] // key.shape[1]

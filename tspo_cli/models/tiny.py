@@ -1,4 +1,6 @@
-"""A tiny Qwen2 policy that learns to search within minutes on a CPU, thanks to where its weights start."""
+"""A tiny Qwen2 policy that learns to search within minutes on a CPU, thanks to where its weights
+start.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +19,25 @@ SHORTEST_CONTEXT = 1024
 EMBEDDING_STD = 0.1
 # A previous-token head scores the wanted distance this much (in logits) above its neighbours.
 OFFSET_GAP = 4.0
-# A copy head raises the logit of an attended token this much more than the random parts of the stream.
+# A copy head raises the logit of an attended token this much more than the random parts of the
+# stream.
 COPY_GAIN = 2.0
 
 
 def tiny_model(vocab_size: int, config: ModelConfig, seed: int) -> Qwen2ForCausalLM:
     """A new policy in float32 with tied embeddings; the same seed gives the same weights.
 
-    With `config.copy_prior`, the first two heads of layer 0 attend to the previous token and the one before, and the
-    last layer copies what it attends to; all of it is trained on like any other weight. Padding is id 0, end of
-    sequence 1.
+    With `config.copy_prior`, the first two heads of layer 0 attend to the previous token and the
+    one before, and the last layer copies what it attends to; all of it is trained on like any other
+    weight. Padding is id 0, end of sequence 1.
 
     Raises:
         InvalidInputError: hidden_size is no multiple of 32, or too small for two heads.
     """
     if config.hidden_size % HEAD_DIM or config.hidden_size < 2 * HEAD_DIM:
         raise InvalidInputError(
-            f"model.hidden_size: expected a multiple of {HEAD_DIM} from {2 * HEAD_DIM} up, got {config.hidden_size}"
+            f"model.hidden_size: expected a multiple of {HEAD_DIM} from {2 * HEAD_DIM} up, got "
+            f"{config.hidden_size}"
         )
     heads = config.hidden_size // HEAD_DIM
     shape = Qwen2Config(
@@ -66,7 +70,13 @@ def _initialise(model: Qwen2ForCausalLM) -> None:
     model.model.embed_tokens.weight.normal_(std=EMBEDDING_STD)
     for layer in layers:
         attention, mlp = layer.self_attn, layer.mlp
-        for part in (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj):
+        for part in (
+            attention.q_proj,
+            attention.k_proj,
+            attention.v_proj,
+            mlp.gate_proj,
+            mlp.up_proj,
+        ):
             part.weight.normal_(std=part.in_features**-0.5)
         for part in (attention.o_proj, mlp.down_proj):
             part.weight.normal_(std=0.5 * (part.in_features * len(layers)) ** -0.5)
@@ -78,8 +88,9 @@ def _initialise(model: Qwen2ForCausalLM) -> None:
 def _look_back(attention: Qwen2Attention, head: int, offset: int) -> None:
     """Make one head attend to the token `offset` places before, whatever the content.
 
-    Rotary embedding turns query and key by their positions; with constant query (A, 0) and key A (cos f o, sin f o) in
-    each pair of frequency f, the score at distance D is A^2 times the sum of cos f (D - o), which peaks at D = o.
+    Rotary embedding turns query and key by their positions; with constant query (A, 0) and key A
+    (cos f o, sin f o) in each pair of frequency f, the score at distance D is A^2 times the sum of
+    cos f (D - o), which peaks at D = o.
     """
     half = HEAD_DIM // 2
     frequency = ROPE_THETA ** (-torch.arange(half) / half)
@@ -88,12 +99,18 @@ def _look_back(attention: Qwen2Attention, head: int, offset: int) -> None:
     attention.q_proj.weight[rows] *= 0.02
     attention.k_proj.weight[rows] *= 0.02
     attention.q_proj.bias[rows] = torch.cat([torch.full((half,), size), torch.zeros(half)])
-    attention.k_proj.bias[rows] = size * torch.cat([(frequency * offset).cos(), (frequency * offset).sin()])
+    attention.k_proj.bias[rows] = size * torch.cat(
+        [(frequency * offset).cos(), (frequency * offset).sin()]
+    )
     attention.o_proj.weight[:, rows].normal_(std=0.1 * HEAD_DIM**-0.5)
 
 
 def _copy(attention: Qwen2Attention, width: int) -> None:
-    """Make the heads of a layer write back what they read: with tied embeddings, tokens raise their own logits."""
+    """Make the heads of a layer write back what they read: with tied embeddings, tokens raise their
+    own logits.
+    """
     rotation = torch.nn.init.orthogonal_(torch.empty(width, width))
     attention.v_proj.weight.copy_(rotation)
-    attention.o_proj.weight.copy_(COPY_GAIN * EMBEDDING_STD * math.sqrt(width / HEAD_DIM) * rotation.T)
+    attention.o_proj.weight.copy_(
+        COPY_GAIN * EMBEDDING_STD * math.sqrt(width / HEAD_DIM) * rotation.T
+    )

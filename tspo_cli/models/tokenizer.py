@@ -1,7 +1,7 @@
 """A tiny tokenizer that spells any text: whole words and syllables of a world, bytes for the rest.
 
-It is a byte-level BPE with Qwen2's splitting rules, because that is how transformers and vLLM read the tokenizer of a
-Qwen2 model, whatever else its files say.
+It is a byte-level BPE with Qwen2's splitting rules, because that is how transformers and vLLM read
+the tokenizer of a Qwen2 model, whatever else its files say.
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
 PAD, EOS = "<pad>", "<eos>"
-TAGS = ("<think>", "</think>", "<search>", "</search>", "<information>", "</information>", "<answer>", "</answer>")
+TAGS = (
+    "<think>",
+    "</think>",
+    "<search>",
+    "</search>",
+    "<information>",
+    "</information>",
+    "<answer>",
+    "</answer>",
+)
 SPECIALS = (PAD, EOS, *TAGS)
 
 # What the search protocol puts around questions and passages; each becomes one token.
@@ -22,14 +31,16 @@ PROTOCOL = ("Question", "(Title", "Doc", "\n\n")
 
 
 def tiny_tokenizer(words: Iterable[str], syllables: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer for texts of `words` and of names made of `syllables` (consonants, then one vowel).
+    """A tokenizer for texts of `words` and of names made of `syllables` (consonants, then one
+    vowel).
 
-    A word after a space is one token. Names are written with a capital: " Bako" is the tokens " Ba" and "ko". Anything
-    else is spelled in bytes, so that decoding gives back every text (after Unicode's NFC). Ids: padding 0, end of
-    sequence 1, the tags of the search protocol 2 to 9.
+    A word after a space is one token. Names are written with a capital: " Bako" is the tokens " Ba"
+    and "ko". Anything else is spelled in bytes, so that decoding gives back every text (after
+    Unicode's NFC). Ids: padding 0, end of sequence 1, the tags of the search protocol 2 to 9.
     """
     merges = _Merges()
-    # Rules count by their order: first the consonants of a syllable, then its vowel, then the space before a name.
+    # Rules count by their order: first the consonants of a syllable, then its vowel, then the space
+    # before a name.
     spelled = [*syllables, *(syllable.capitalize() for syllable in syllables)]
     for syllable in spelled:
         merges.join(list(syllable[:-1]))
@@ -37,7 +48,8 @@ def tiny_tokenizer(words: Iterable[str], syllables: Sequence[str]) -> PreTrained
         merges.add(syllable[:-1], syllable[-1])
     for syllable in spelled[len(syllables) :]:
         merges.add(_bytes(" "), syllable)
-    # A word's rules all begin with its first piece, so they cannot touch another word or the end of a name.
+    # A word's rules all begin with its first piece, so they cannot touch another word or the end of
+    # a name.
     letters = sorted(word for word in set(words) if word.isalpha())
     for text in [*PROTOCOL, *(f" {word}" for word in letters)]:
         merges.join(merges.apply(_bytes(text)))
@@ -77,7 +89,9 @@ class _Merges:
         pieces = list(text)
         while True:
             pairs = [
-                (self.ranks[pair], place) for place, pair in enumerate(itertools.pairwise(pieces)) if pair in self.ranks
+                (self.ranks[pair], place)
+                for place, pair in enumerate(itertools.pairwise(pieces))
+                if pair in self.ranks
             ]
             if not pairs:
                 return pieces

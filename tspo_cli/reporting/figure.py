@@ -1,4 +1,6 @@
-"""Learning curves as a figure for a paper: mean over runs with the 95 % t band, single runs thin behind it."""
+"""Learning curves as a figure for a paper: mean over runs with the 95 % t band, single runs thin
+behind it.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.errors import MissingResourceError, UsageError
-from tspo_cli.reporting.arms import Arm
-from tspo_cli.reporting.sweeps import SweepView, mean_interval
+from tspo_cli.reporting.scores.sweep_scores import SweepView, mean_interval
+from tspo_cli.reporting.sources.arms import Arm
 
 FORMATS = (".svg", ".png", ".pdf")
 Curve = Sequence[tuple[int, float]]
@@ -32,13 +34,18 @@ def draw_sweep(sweep: SweepView, path: Path) -> None:
     lines: dict[str, list[Curve]] = {}
     for run in sweep.runs:
         if run.finished:
-            options = " ".join(f"{key.rpartition('.')[2]}={run.place[key]}" for key in sweep.options)
+            options = " ".join(
+                f"{key.rpartition('.')[2]}={run.place[key]}" for key in sweep.options
+            )
             lines.setdefault(f"{run.arm} {options}".strip(), []).append(run.curve)
-    _draw({sweep.runs[0].dataset: lines}, path, f"{sweep.path.name}: mean and 95 % interval over runs")
+    _draw(
+        {sweep.runs[0].dataset: lines}, path, f"{sweep.path.name}: mean and 95 % interval over runs"
+    )
 
 
 def draw_arms(arms: Sequence[Arm], path: Path) -> None:
-    """Write the curves of trained arms to `path`, a panel for every data set; supervised runs only where all are.
+    """Write the curves of trained arms to `path`, a panel for every data set; supervised runs only
+    where all are.
 
     Raises:
         UsageError: an ending that is no format.
@@ -56,7 +63,9 @@ def draw_arms(arms: Sequence[Arm], path: Path) -> None:
                 if len(curve) > 1:
                     panels.setdefault(dataset, {}).setdefault(arm.label, []).append(curve)
     if not panels:
-        raise MissingResourceError("--figure: no training run here was evaluated at two steps or more")
+        raise MissingResourceError(
+            "--figure: no training run here was evaluated at two steps or more"
+        )
     _draw(panels, path, "mean and 95 % interval over runs")
 
 
@@ -90,9 +99,25 @@ def _draw_line(axes: Any, label: str, runs: Sequence[Curve], color: str, style: 
     steps = sorted(set.intersection(*({step for step, _ in run} for run in runs)))
     means = [mean_interval([dict(run)[step] for run in runs]) for step in steps]
     for run in runs:
-        axes.plot(*zip(*((step, 100 * em) for step, em in run), strict=True), color=color, lw=0.5, alpha=0.35)
-    axes.plot(steps, [100 * one.mean for one in means], style, color=color, lw=2, label=f"{label} ({len(runs)})")
-    band = [(step, one.low, one.high) for step, one in zip(steps, means, strict=True) if one.low is not None]
+        axes.plot(
+            *zip(*((step, 100 * em) for step, em in run), strict=True),
+            color=color,
+            lw=0.5,
+            alpha=0.35,
+        )
+    axes.plot(
+        steps,
+        [100 * one.mean for one in means],
+        style,
+        color=color,
+        lw=2,
+        label=f"{label} ({len(runs)})",
+    )
+    band = [
+        (step, one.low, one.high)
+        for step, one in zip(steps, means, strict=True)
+        if one.low is not None
+    ]
     if band and len(runs) > 2:  # of two runs the interval is as wide as the figure
         lows = [100 * max(0.0, low or 0.0) for _, low, _ in band]
         highs = [100 * min(1.0, high or 0.0) for _, _, high in band]

@@ -1,6 +1,7 @@
 """What an index says of itself: manifest.json, written last, read first, checked against the files.
 
-`files` names every file with its size and digest; an absolute name is a file that the index uses from where it lies.
+`files` names every file with its size and digest; an absolute name is a file that the index uses
+from where it lies.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from tspo_cli.console import progress
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.retrieval.settings import IndexSettings
+from tspo_cli.retrieval.search_settings import IndexSettings
 from tspo_cli.runs import read_json
 
 MANIFEST_NAME = "manifest.json"
@@ -34,7 +35,9 @@ def make_manifest(
     encoder_sha256: str | None,
     files: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    """The manifest as plain values. `corpus` has the path and sha256 of what the index was built from."""
+    """The manifest as plain values. `corpus` has the path and sha256 of what the index was built
+    from.
+    """
     return {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -56,23 +59,34 @@ def read_manifest(path: Path) -> dict[str, Any]:
         InvalidInputError: not an index, or one of another format version.
     """
     if not path.exists():
-        raise MissingResourceError(f"{path}: no such index; make one with: tspo index build CORPUS --out {path}")
+        raise MissingResourceError(
+            f"{path}: no such index; make one with: tspo index build CORPUS --out {path}"
+        )
     if not is_index(path):
-        raise InvalidInputError(f"{path}: not an index directory (no {MANIFEST_NAME} of tspo in it)")
+        raise InvalidInputError(
+            f"{path}: not an index directory (no {MANIFEST_NAME} of tspo in it)"
+        )
     manifest: dict[str, Any] = read_json(path / MANIFEST_NAME)
     found = manifest.get("version")
     if found != FORMAT_VERSION:
         raise InvalidInputError(
-            f"{path}: expected index format {FORMAT_VERSION}, got {found}; build it again with --overwrite"
+            f"{path}: expected index format {FORMAT_VERSION}, got {found}; build it again with "
+            "--overwrite"
         )
     for name, kind in _FIELDS.items():
         if not isinstance(manifest.get(name), kind):
-            raise InvalidInputError(f"{path / MANIFEST_NAME}: {name!r} is missing or damaged; build the index again")
+            raise InvalidInputError(
+                f"{path / MANIFEST_NAME}: {name!r} is missing or damaged; build the index again"
+            )
     described = [("corpus", manifest["corpus"], ("path", "sha256"))]
-    described += [(f"files: {name}", facts, ("bytes", "sha256")) for name, facts in manifest["files"].items()]
+    described += [
+        (f"files: {name}", facts, ("bytes", "sha256")) for name, facts in manifest["files"].items()
+    ]
     for name, facts, wanted in described:
         if not isinstance(facts, dict) or any(key not in facts for key in wanted):
-            raise InvalidInputError(f"{path / MANIFEST_NAME}: {name!r} is damaged; build the index again")
+            raise InvalidInputError(
+                f"{path / MANIFEST_NAME}: {name!r} is damaged; build the index again"
+            )
     return manifest
 
 
@@ -84,8 +98,11 @@ def is_index(path: Path) -> bool:
     return isinstance(manifest, dict) and manifest.get("format") == FORMAT
 
 
-def check_files(path: Path, manifest: dict[str, Any], *, most_bytes: int | None = _CHECKED_ON_OPENING) -> None:
-    """Every file has its size, and its digest where it is not larger than `most_bytes` (None: any size).
+def check_files(
+    path: Path, manifest: dict[str, Any], *, most_bytes: int | None = _CHECKED_ON_OPENING
+) -> None:
+    """Every file has its size, and its digest where it is not larger than `most_bytes` (None: any
+    size).
 
     Raises:
         InvalidInputError: a file is missing, cut or changed.
@@ -94,9 +111,15 @@ def check_files(path: Path, manifest: dict[str, Any], *, most_bytes: int | None 
         size = (path / name).stat().st_size if (path / name).is_file() else None
         if size != facts["bytes"]:
             got = "no such file" if size is None else f"{size} bytes"
-            raise InvalidInputError(f"{path / name}: expected {facts['bytes']} bytes, got {got}; build the index again")
+            raise InvalidInputError(
+                f"{path / name}: expected {facts['bytes']} bytes, got {got}; build the index again"
+            )
         if most_bytes is None or size <= most_bytes:
-            check_digest(path / name, facts["sha256"], "the file was changed: build the index again with --overwrite")
+            check_digest(
+                path / name,
+                facts["sha256"],
+                "the file was changed: build the index again with --overwrite",
+            )
 
 
 def check_digest(path: Path, expected: str, fix: str) -> None:

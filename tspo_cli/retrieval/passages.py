@@ -27,9 +27,11 @@ _ROWS_AT_ONCE = 1 << 16
 
 
 def write_passages(corpus: Path, directory: Path) -> int:
-    """Write a corpus as `passages.jsonl` (`{"id", "contents"}` per line) and `offsets.npy` ([passages + 1] of _ROW).
+    """Write a corpus as `passages.jsonl` (`{"id", "contents"}` per line) and `offsets.npy`
+    ([passages + 1] of _ROW).
 
-    Returns the number of passages. One passage is held at a time; of the ids, 8 bytes each lie on disk meanwhile.
+    Returns the number of passages. One passage is held at a time; of the ids, 8 bytes each lie on
+    disk meanwhile.
 
     Raises:
         MissingResourceError, InvalidInputError: as `read_passages`.
@@ -44,9 +46,12 @@ def write_passages(corpus: Path, directory: Path) -> int:
                 line = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
                 handle.write(line)
                 offsets.add(line)
-                ids.write(hashlib.blake2b(passage.id.encode("utf-8", "replace"), digest_size=8).digest())
+                ids.write(
+                    hashlib.blake2b(passage.id.encode("utf-8", "replace"), digest_size=8).digest()
+                )
         if _has_equal(digests):
-            # This check holds all ids; it names the lines, or finds that only the digests are equal.
+            # This check holds all ids; it names the lines, or finds that only the digests are
+            # equal.
             deque(read_passages(corpus), maxlen=0)
         digests.unlink()
     return offsets.count
@@ -61,7 +66,8 @@ def _has_equal(path: Path) -> bool:
 
 
 def write_offsets(lines: Path, directory: Path) -> int:
-    """Write the offsets of a JSONL file that is to be served from where it lies; returns its number of passages.
+    """Write the offsets of a JSONL file that is to be served from where it lies; returns its number
+    of passages.
 
     Every line has to hold a passage: row n of the table is line n + 1.
 
@@ -140,7 +146,8 @@ class PassageStore:
             self._lines = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
         if self._ends[-1] != len(self._lines):
             raise InvalidInputError(
-                f"{lines}: expected {self._ends[-1]} bytes, got {len(self._lines)}; build the index again"
+                f"{lines}: expected {self._ends[-1]} bytes, got {len(self._lines)}; build the "
+                "index again"
             )
 
     def __len__(self) -> int:
@@ -158,7 +165,8 @@ class PassageStore:
         line = self._lines[int(self._ends[position]) : int(self._ends[position + 1])]
         if self._sums is not None and zlib.crc32(line) != self._sums[position + 1]:
             raise InvalidInputError(
-                f"{self._path}:{position + 1}: the passage is not the one that was indexed (its checksum differs); "
+                f"{self._path}:{position + 1}: the passage is not the one that was indexed (its "
+                "checksum differs); "
                 "build the index again"
             )
         return _passage(self._path, position, line)
@@ -173,18 +181,28 @@ class PassageStore:
 
 
 def _passage(path: Path, position: int, line: bytes) -> tuple[str, str]:
-    """(id, contents) of a line in any form of `parse_passage`; a line without an id has its position for one."""
+    """(id, contents) of a line in any form of `parse_passage`; a line without an id has its
+    position for one.
+    """
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):  # also what is no UTF-8, and lists thousands deep
-        raise InvalidInputError(f"{path}:{position + 1}: expected one JSON object in UTF-8; correct the line") from None
-    if isinstance(record, dict) and isinstance(record.get("contents"), str) and isinstance(record.get("id"), str):
+        raise InvalidInputError(
+            f"{path}:{position + 1}: expected one JSON object in UTF-8; correct the line"
+        ) from None
+    if (
+        isinstance(record, dict)
+        and isinstance(record.get("contents"), str)
+        and isinstance(record.get("id"), str)
+    ):
         identifier, contents = record["id"], record["contents"]
     elif isinstance(record, dict):
         passage = parse_passage(path, position + 1, {"id": position, **record})
         identifier, contents = passage.id, passage.contents
     else:
-        raise InvalidInputError(f"{path}:{position + 1}: expected one JSON object per line; correct the line")
+        raise InvalidInputError(
+            f"{path}:{position + 1}: expected one JSON object per line; correct the line"
+        )
     return (identifier, contents) if contents.isascii() else (identifier, _well_formed(contents))
 
 

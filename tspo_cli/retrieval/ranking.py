@@ -1,4 +1,6 @@
-"""The one order of hits: by falling score, equal scores by ascending position in the corpus, or by id."""
+"""The one order of hits: by falling score, equal scores by ascending position in the corpus, or by
+id.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,11 @@ def top_k(
     k: int,
     id_of: Callable[[int], str] | None = None,
 ) -> Ranked:
-    """The best `k` of `positions` (ascending) by their `scores` (same shape, [n]); equal scores by `id_of` a position,
-    where it is given, else by position.
+    """The best `k` of `positions` (ascending) by their `scores` (same shape, [n]); equal scores by
+    `id_of` a position, where it is given, else by position.
 
-    Every candidate that ties with the k-th score is looked at, so the cut does not depend on the selection algorithm.
+    Every candidate that ties with the k-th score is looked at, so the cut does not depend on the
+    selection algorithm.
     """
     if len(scores) > k:
         kth = np.partition(scores, len(scores) - k)[len(scores) - k]
@@ -45,11 +48,14 @@ def top_k(
     return list(zip(positions[order].tolist(), scores[order].tolist(), strict=True))
 
 
-def top_positive(scores: NDArray[np.float32], k: int, id_of: Callable[[int], str] | None = None) -> Ranked:
-    """`top_k` of the positions whose score is above 0; `scores` [n] are those of the positions 0 to n - 1.
+def top_positive(
+    scores: NDArray[np.float32], k: int, id_of: Callable[[int], str] | None = None
+) -> Ranked:
+    """`top_k` of the positions whose score is above 0; `scores` [n] are those of the positions 0 to
+    n - 1.
 
-    The k-th best of the blocks' best scores is no better than the k-th best of all: what lies below it is passed over
-    unsorted.
+    The k-th best of the blocks' best scores is no better than the k-th best of all: what lies below
+    it is passed over unsorted.
     """
     bound = np.float32(0)
     if (size := len(scores) // (_BLOCKS_PER_HIT * k)) > 1:

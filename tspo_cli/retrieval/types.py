@@ -9,7 +9,9 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One retrieved passage. `contents` is the title in quotes, a newline, then the text; a higher score is better."""
+    """One retrieved passage. `contents` is the title in quotes, a newline, then the text; a higher
+    score is better.
+    """
 
     id: str
     contents: str
@@ -28,17 +30,22 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The answer to one query: hits by falling score, or an error that concerns this query alone."""
+    """The answer to one query: hits by falling score, or an error that concerns this query
+    alone.
+    """
 
     hits: tuple[Hit, ...] = ()
     error: str | None = None
 
 
 class Retriever(Protocol):
-    """Queries and k in, one result per query out. In-process searchers and the HTTP client give the same answers."""
+    """Queries and k in, one result per query out. In-process searchers and the HTTP client give the
+    same answers.
+    """
 
     blocking: bool
-    """True when a call waits on a network, so that callers should not make other work wait for it."""
+    """True when a call waits on a network, so that callers should not make other work wait for it.
+    """
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         """At most `k` hits for each query, in the order of `queries`."""

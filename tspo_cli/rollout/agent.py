@@ -1,7 +1,8 @@
 """The agent loop: every trajectory moves on its own; searches reach the retriever as batches.
 
-An in-process retriever is asked between decoding steps, which keeps runs reproducible. A retriever behind a network is
-asked from background threads, so that waiting for passages holds back no other trajectory.
+An in-process retriever is asked between decoding steps, which keeps runs reproducible. A retriever
+behind a network is asked from background threads, so that waiting for passages holds back no other
+trajectory.
 """
 
 from __future__ import annotations
@@ -15,20 +16,21 @@ from dataclasses import dataclass, field, replace
 from threading import Event
 
 from tspo_cli.config.schema import Config
-from tspo_cli.data.schema import Question
+from tspo_cli.data.question import Question
 from tspo_cli.retrieval.types import Retriever, SearchResult
-from tspo_cli.rollout.clock import Clock
-from tspo_cli.rollout.engines.base import Completion, Engine, GenerationRequest, Sampling
+from tspo_cli.rollout.engines.engine_protocol import Completion, Engine, GenerationRequest, Sampling
 from tspo_cli.rollout.protocol import Moment, SearchProtocol
 from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
+from tspo_cli.timing import Clock
 
 SEARCH_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One trajectory to roll out. `prefill` is the part of `prompt_ids` that belongs to the first model turn;
-    `earlier` are turns that happened before the model speaks (one-shot retrieval)."""
+    """One trajectory to roll out. `prefill` is the part of `prompt_ids` that belongs to the first
+    model turn; `earlier` are turns that happened before the model speaks (one-shot retrieval).
+    """
 
     question: Question
     group: GroupId
@@ -71,7 +73,9 @@ def context_length(config: Config) -> int:
     if config.model.max_context:
         return config.model.max_context
     rollout = config.rollout
-    turns = (rollout.max_searches + 1) * rollout.max_new_tokens + rollout.max_searches * rollout.max_observation_tokens
+    turns = (
+        rollout.max_searches + 1
+    ) * rollout.max_new_tokens + rollout.max_searches * rollout.max_observation_tokens
     return rollout.max_prompt_tokens + turns
 
 
@@ -94,17 +98,19 @@ def run_agents(
 ) -> list[Trajectory]:
     """Roll out all tasks and return their trajectories in the order of `tasks`.
 
-    A task has `max_searches` turns that may search and one last turn without search. A failed search marks its
-    trajectory and ends it, as does the deadline of a trajectory; neither becomes text. `clock` gets the parts generate,
-    retrieve (an in-process retriever at work) and idle (nothing to decode until passages arrive). `stop`, set from
-    another thread, gives the rest up.
+    A task has `max_searches` turns that may search and one last turn without search. A failed
+    search marks its trajectory and ends it, as does the deadline of a trajectory; neither becomes
+    text. `clock` gets the parts generate, retrieve (an in-process retriever at work) and idle
+    (nothing to decode until passages arrive). `stop`, set from another thread, gives the rest up.
 
     Raises:
         ValueError: searches are allowed and there is no retriever.
     """
     if settings.max_searches > 0 and retriever is None:
         raise ValueError("searches are allowed, but there is no retriever")
-    loop = _Loop(tasks, engine, retriever, protocol, settings, on_finish, on_start, clock or Clock(), stop)
+    loop = _Loop(
+        tasks, engine, retriever, protocol, settings, on_finish, on_start, clock or Clock(), stop
+    )
     try:
         return loop.run()
     finally:
@@ -132,7 +138,11 @@ class _Loop:
         self.done: list[Trajectory | None] = [None] * len(tasks)
         self.queries: dict[int, str] = {}
         self.pending: list[_Pending] = []
-        self.pool = ThreadPoolExecutor(SEARCH_THREADS) if retriever is not None and retriever.blocking else None
+        self.pool = (
+            ThreadPoolExecutor(SEARCH_THREADS)
+            if retriever is not None and retriever.blocking
+            else None
+        )
 
     def run(self) -> list[Trajectory]:
         while (self.waiting or self.states) and not (self.stop is not None and self.stop.is_set()):
@@ -166,7 +176,10 @@ class _Loop:
             state.ids = list(self.protocol.context(self._moment(state), state.ids))
         self.engine.submit(
             GenerationRequest(
-                session, tuple(state.ids), self.settings.sampling, _turn_seed(state.task.seed, state.turns)
+                session,
+                tuple(state.ids),
+                self.settings.sampling,
+                _turn_seed(state.task.seed, state.turns),
             )
         )
 
@@ -187,7 +200,8 @@ class _Loop:
         feedback, feedback_ids = "", list[int]()
         # Cut before its own limit: the context has no room for another turn.
         full = (
-            completion.finish_reason == "length" and len(completion.token_ids) < self.settings.sampling.max_new_tokens
+            completion.finish_reason == "length"
+            and len(completion.token_ids) < self.settings.sampling.max_new_tokens
         )
         if action.kind in ("invalid", "truncated") and not (last or full):
             feedback, feedback_ids = self.protocol.correction()
@@ -226,13 +240,17 @@ class _Loop:
                 self._after_search(sessions, results)
             else:
                 future = self.pool.submit(self.retriever.search, queries, self.settings.k)
-                self.pending.append(_Pending(future, sessions, time.monotonic() + self.settings.turn_deadline))
+                self.pending.append(
+                    _Pending(future, sessions, time.monotonic() + self.settings.turn_deadline)
+                )
         if self.pending:
             self._collect()
 
     def _collect(self) -> None:
         now = time.monotonic()
-        if sum(session in self.states for pending in self.pending for session in pending.sessions) == len(self.states):
+        if sum(
+            session in self.states for pending in self.pending for session in pending.sessions
+        ) == len(self.states):
             # Nothing to decode: sleep until passages arrive or a deadline passes.
             deadlines = [pending.deadline for pending in self.pending]
             if self.settings.trajectory_deadline:
@@ -240,7 +258,11 @@ class _Loop:
                 deadlines.append(oldest + self.settings.trajectory_deadline)
             patience = max(0.0, min(deadlines) - now)
             with self.clock.part("idle"):
-                wait([pending.future for pending in self.pending], timeout=patience, return_when=FIRST_COMPLETED)
+                wait(
+                    [pending.future for pending in self.pending],
+                    timeout=patience,
+                    return_when=FIRST_COMPLETED,
+                )
             now = time.monotonic()
         still = []
         for pending in self.pending:
@@ -272,7 +294,9 @@ class _Loop:
         if not self.settings.trajectory_deadline:
             return
         oldest = time.monotonic() - self.settings.trajectory_deadline
-        for session in [session for session, state in self.states.items() if state.started < oldest]:
+        for session in [
+            session for session, state in self.states.items() if state.started < oldest
+        ]:
             self._finish(session, self.engine.weight_version, late=True)
 
     def _finish(self, session: int, weight_version: int, *, late: bool = False) -> None:
@@ -280,16 +304,28 @@ class _Loop:
         state = self.states.pop(session)
         task = state.task
         trajectory = Trajectory(
-            task.group, task.sample, task.question, task.prompt_ids, tuple(state.turns), weight_version, late
+            task.group,
+            task.sample,
+            task.question,
+            task.prompt_ids,
+            tuple(state.turns),
+            weight_version,
+            late,
         )
         self.done[session] = trajectory
         if self.on_finish is not None:
             self.on_finish(trajectory)
 
 
-def _with_result(turn: Turn, result: SearchResult, feedback: str, feedback_ids: Sequence[int]) -> Turn:
+def _with_result(
+    turn: Turn, result: SearchResult, feedback: str, feedback_ids: Sequence[int]
+) -> Turn:
     return replace(
-        turn, hits=result.hits, feedback=feedback, feedback_ids=tuple(feedback_ids), search_error=result.error
+        turn,
+        hits=result.hits,
+        feedback=feedback,
+        feedback_ids=tuple(feedback_ids),
+        search_error=result.error,
     )
 
 

@@ -1,4 +1,6 @@
-"""How an exported model wants to be prompted, kept beside it, so that evaluation needs no experiment file."""
+"""How an exported model wants to be prompted, kept beside it, so that evaluation needs no
+experiment file.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,15 @@ AGENT_FILE = "tspo_agent.json"
 
 def write_agent_file(model_dir: Path, config: Config) -> None:
     """Write the rollout options and the k that the model was trained with."""
-    write_json(model_dir / AGENT_FILE, {"rollout": config.rollout.model_dump(mode="json"), "k": config.retriever.k})
+    write_json(
+        model_dir / AGENT_FILE,
+        {"rollout": config.rollout.model_dump(mode="json"), "k": config.retriever.k},
+    )
 
 
 def read_agent_file(model_dir: Path) -> dict[str, Any]:
-    """`{"rollout": {...}, "retriever": {"k": ...}}` as far as the model says so; {} for models of other makers.
+    """`{"rollout": {...}, "retriever": {"k": ...}}` as far as the model says so; {} for models of
+    other makers.
 
     Raises:
         InvalidInputError: the file is not what `write_agent_file` writes.
@@ -27,7 +33,15 @@ def read_agent_file(model_dir: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     record = read_json(path)
-    if not isinstance(record, dict) or not isinstance(record.get("rollout"), dict) or "k" not in record:
-        raise InvalidInputError(f'{path}: expected {{"rollout": {{...}}, "k": ...}}; export the model again')
-    rollout = {key: value for key, value in record["rollout"].items() if key in RolloutConfig.model_fields}
+    if (
+        not isinstance(record, dict)
+        or not isinstance(record.get("rollout"), dict)
+        or "k" not in record
+    ):
+        raise InvalidInputError(
+            f'{path}: expected {{"rollout": {{...}}, "k": ...}}; export the model again'
+        )
+    rollout = {
+        key: value for key, value in record["rollout"].items() if key in RolloutConfig.model_fields
+    }
     return {"rollout": rollout, "retriever": {"k": record["k"]}}

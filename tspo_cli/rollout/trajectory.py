@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from tspo_cli.data.schema import Question
+from tspo_cli.data.question import Question
 from tspo_cli.retrieval.types import Hit
 
 TurnKind = Literal["search", "answer", "invalid", "truncated", "note"]
-"""What a turn did. A note is text for the model itself, between a search and what it says next (Search-o1)."""
+"""What a turn did. A note is text for the model itself, between a search and what it says next
+(Search-o1).
+"""
 
 
 class GroupId(NamedTuple):
@@ -24,10 +26,11 @@ class GroupId(NamedTuple):
 class Turn:
     """One model segment and the feedback that followed it.
 
-    `action_ids` are the sampled token ids as the engine returned them, `logprobs` their log-probabilities (nats) under
-    the sampling policy, one each. `feedback_ids` are tokenised separately and never trained on. `search_error` marks a
-    failed search: such a trajectory does not enter the loss. `weight_version` says which weights sampled the action,
-    `mixed` that they changed before it was complete.
+    `action_ids` are the sampled token ids as the engine returned them, `logprobs` their
+    log-probabilities (nats) under the sampling policy, one each. `feedback_ids` are tokenised
+    separately and never trained on. `search_error` marks a failed search: such a trajectory does
+    not enter the loss. `weight_version` says which weights sampled the action, `mixed` that they
+    changed before it was complete.
     """
 
     action_ids: tuple[int, ...]
@@ -67,14 +70,21 @@ class Trajectory:
 
     @property
     def failed(self) -> bool:
-        """True when it ended for a reason outside the policy: a search that failed, or its deadline."""
+        """True when it ended for a reason outside the policy: a search that failed, or its
+        deadline.
+        """
         return self.late or any(turn.search_error is not None for turn in self.turns)
 
     @property
     def mixed(self) -> bool:
-        """True when not all of its tokens were sampled by the same weights: no policy has its probability."""
+        """True when not all of its tokens were sampled by the same weights: no policy has its
+        probability.
+        """
         sampled = [turn for turn in self.turns if turn.logprobs]
-        return any(turn.mixed for turn in sampled) or len({turn.weight_version for turn in sampled}) > 1
+        return (
+            any(turn.mixed for turn in sampled)
+            or len({turn.weight_version for turn in sampled}) > 1
+        )
 
     @property
     def searches(self) -> int:
@@ -82,7 +92,9 @@ class Trajectory:
         return sum(turn.kind == "search" for turn in self.turns)
 
     def token_ids(self) -> list[int]:
-        """Prompt, then action and feedback of each turn: exactly the ids that the policy saw, length T."""
+        """Prompt, then action and feedback of each turn: exactly the ids that the policy saw,
+        length T.
+        """
         ids = list(self.prompt_ids)
         for turn in self.turns:
             ids += turn.action_ids
@@ -90,7 +102,9 @@ class Trajectory:
         return ids
 
     def turn_of_token(self) -> list[int]:
-        """For each of the T tokens the index of the turn whose action it belongs to, -1 where it was not sampled."""
+        """For each of the T tokens the index of the turn whose action it belongs to, -1 where it
+        was not sampled.
+        """
         turn_of = [-1] * len(self.prompt_ids)
         for index, turn in enumerate(self.turns):
             turn_of += [index] * len(turn.action_ids)
@@ -129,7 +143,9 @@ def _turn_record(turn: Turn) -> dict[str, Any]:
         "tokens": len(turn.action_ids),
         # An endpoint tells none.
         "logprob": sum(turn.logprobs) if turn.logprobs or not turn.action_ids else None,
-        "passages": [{"id": hit.id, "contents": hit.contents, "score": hit.score} for hit in turn.hits],
+        "passages": [
+            {"id": hit.id, "contents": hit.contents, "score": hit.score} for hit in turn.hits
+        ],
         "feedback": turn.feedback,
         "feedback_tokens": len(turn.feedback_ids),
         "search_error": turn.search_error,

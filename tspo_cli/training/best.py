@@ -1,4 +1,6 @@
-"""The best policy of a run so far, by its evaluations: RUN/best is a model directory with best.json in it."""
+"""The best policy of a run so far, by its evaluations: RUN/best is a model directory with best.json
+in it.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +10,22 @@ from typing import Any
 
 from tspo_cli.config.schema import Config
 from tspo_cli.rollout.agent_file import write_agent_file
-from tspo_cli.rollout.engines.base import TokenizerLike
+from tspo_cli.rollout.engines.engine_protocol import TokenizerLike
 from tspo_cli.runs import read_json, step_name, write_json
-from tspo_cli.training.distributed import barrier, broadcast_json, rank
-from tspo_cli.training.learner import Learner
+from tspo_cli.training.core.distributed import barrier, broadcast_json, rank
+from tspo_cli.training.core.learner import Learner
 
 BEST = "best.json"
 
 
-def keep_best(config: Config, run: Path, learner: Learner, tokenizer: TokenizerLike, step: int) -> float | None:
-    """Export the policy to RUN/best if the evaluation of `step` is better than all before; its score then, else None.
+def keep_best(
+    config: Config, run: Path, learner: Learner, tokenizer: TokenizerLike, step: int
+) -> float | None:
+    """Export the policy to RUN/best if the evaluation of `step` is better than all before; its
+    score then, else None.
 
-    All processes call it. The score is the mean of config.checkpoint.best over the evaluated data sets; among equals
-    the earlier step stays.
+    All processes call it. The score is the mean of config.checkpoint.best over the evaluated data
+    sets; among equals the earlier step stays.
     """
     if config.checkpoint.best == "none" or not (config.eval.every and config.eval.data):
         return None
@@ -45,7 +50,9 @@ def forget_later(run: Path, step: int) -> None:
 
 def _better(config: Config, run: Path, step: int) -> float | None:
     metric = config.checkpoint.best
-    scores = [read_json(path)[metric] for path in sorted((run / "eval" / step_name(step)).glob("*.json"))]
+    scores = [
+        read_json(path)[metric] for path in sorted((run / "eval" / step_name(step)).glob("*.json"))
+    ]
     score = sum(scores) / len(scores)
     best = _read(run)
     return score if best is None or score > best["value"] else None

@@ -1,7 +1,8 @@
 """The frame of every training run: steps, records, evaluations, checkpoints, export.
 
-Order within a step: metrics are written, then an evaluation, then the checkpoint. Whatever kills the run, everything up
-to the newest checkpoint is on disk, and what came after it is written again, the same.
+Order within a step: metrics are written, then an evaluation, then the checkpoint. Whatever kills
+the run, everything up to the newest checkpoint is on disk, and what came after it is written again,
+the same.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.console import progress, say
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.agent_file import write_agent_file
-from tspo_cli.rollout.engines.base import Engine, TokenizerLike
+from tspo_cli.rollout.engines.engine_protocol import Engine, TokenizerLike
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.runs import (
     append_jsonl,
@@ -32,18 +33,25 @@ from tspo_cli.runs import (
 )
 from tspo_cli.training.announce import loop_options
 from tspo_cli.training.best import forget_later, keep_best
-from tspo_cli.training.checkpoint import latest_checkpoint, load_checkpoint, prune, save_checkpoint
-from tspo_cli.training.distributed import barrier, rank
-from tspo_cli.training.handover import hand_over
-from tspo_cli.training.learner import Learner
+from tspo_cli.training.core.checkpoint import (
+    latest_checkpoint,
+    load_checkpoint,
+    prune,
+    save_checkpoint,
+)
+from tspo_cli.training.core.distributed import barrier, rank
+from tspo_cli.training.core.handover import hand_over
+from tspo_cli.training.core.learner import Learner
+from tspo_cli.training.early_stop import StopRule, parse_rules
 from tspo_cli.training.profiling import step_profiler
-from tspo_cli.training.stopping import StopRule, parse_rules
 from tspo_cli.training.tracking import tracker
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one training step hands to the frame: metrics, seconds by part, rollout records (on every process)."""
+    """What one training step hands to the frame: metrics, seconds by part, rollout records (on
+    every process).
+    """
 
     metrics: dict[str, float]
     timings: dict[str, float]
@@ -84,8 +92,12 @@ Evaluate = Callable[[Workshop, int], None]
 """Score the policy of a workshop at a step; every process calls it, the first one writes."""
 
 
-def train_loop(shop: Workshop, take_step: Callable[[int], Step], evaluate: Evaluate, *, resume: bool) -> None:
-    """Run all steps of `shop.config` and export the model; with `resume` from the newest checkpoint on."""
+def train_loop(
+    shop: Workshop, take_step: Callable[[int], Step], evaluate: Evaluate, *, resume: bool
+) -> None:
+    """Run all steps of `shop.config` and export the model; with `resume` from the newest checkpoint
+    on.
+    """
     config = shop.config
     rules = parse_rules(config.train.stop_when)
     for line in loop_options(config):
@@ -93,7 +105,11 @@ def train_loop(shop: Workshop, take_step: Callable[[int], Step], evaluate: Evalu
     done = _restore(shop) if resume else 0
     rows = [row for row in read_jsonl(shop.run / "metrics.jsonl") if row["step"] <= done]
     profiler = step_profiler(shop.run, done + 1, config.track.profile)
-    with _status(shop) as reached, tracker(config, shop.run, shop.chief) as track, _bar(shop, done) as advance:
+    with (
+        _status(shop) as reached,
+        tracker(config, shop.run, shop.chief) as track,
+        _bar(shop, done) as advance,
+    ):
         if done == 0 and config.eval.at_start:
             _evaluate(shop, evaluate, 0)
         for step in range(done + 1, config.train.steps + 1):
@@ -101,7 +117,13 @@ def train_loop(shop: Workshop, take_step: Callable[[int], Step], evaluate: Evalu
             with profiler(step):
                 outcome = take_step(step)
             reached(step)
-            _record(shop, step, outcome, time.perf_counter() - started, time.process_time() - cpu_started)
+            _record(
+                shop,
+                step,
+                outcome,
+                time.perf_counter() - started,
+                time.process_time() - cpu_started,
+            )
             if shop.chief:
                 track(step, outcome.metrics)
             rows.append(outcome.metrics)
@@ -110,7 +132,12 @@ def train_loop(shop: Workshop, take_step: Callable[[int], Step], evaluate: Evalu
             if last or (config.eval.every and step % config.eval.every == 0):
                 _evaluate(shop, evaluate, step)
             if last or (config.checkpoint.every and step % config.checkpoint.every == 0):
-                save_checkpoint(shop.learner, shop.run / "checkpoints" / step_name(step), {"step": step}, shop.critic)
+                save_checkpoint(
+                    shop.learner,
+                    shop.run / "checkpoints" / step_name(step),
+                    {"step": step},
+                    shop.critic,
+                )
                 if shop.chief:
                     prune(shop.run, config.checkpoint.keep)
             advance(1, _note(outcome.metrics))
@@ -125,20 +152,31 @@ def train_loop(shop: Workshop, take_step: Callable[[int], Step], evaluate: Evalu
         barrier()
 
 
-def _stop_reason(shop: Workshop, rules: Sequence[StopRule], rows: Sequence[Mapping[str, float]]) -> str | None:
-    """The first rule of train.stop_when that holds; a metric that the first step does not have is told."""
+def _stop_reason(
+    shop: Workshop, rules: Sequence[StopRule], rows: Sequence[Mapping[str, float]]
+) -> str | None:
+    """The first rule of train.stop_when that holds; a metric that the first step does not have is
+    told.
+    """
     for rule in rules:
         if len(rows) == 1 and rule.metric not in rows[0]:
-            shop.note(f"train.stop_when: step 1 has no metric {rule.metric}; it has: {', '.join(sorted(rows[0]))}")
+            shop.note(
+                f"train.stop_when: step 1 has no metric {rule.metric}; it has: "
+                f"{', '.join(sorted(rows[0]))}"
+            )
         if rule.holds(rows):
             return rule.text
     return None
 
 
 def _restore(shop: Workshop) -> int:
-    """Load the newest checkpoint and drop what was written after it. Returns its step, 0 without one."""
+    """Load the newest checkpoint and drop what was written after it. Returns its step, 0 without
+    one.
+    """
     newest = latest_checkpoint(shop.run)
-    step = int(load_checkpoint(shop.learner, newest, shop.critic)["step"]) if newest is not None else 0
+    step = (
+        int(load_checkpoint(shop.learner, newest, shop.critic)["step"]) if newest is not None else 0
+    )
     if shop.chief:
         for name in ("metrics.jsonl", "timings.jsonl"):
             keep_steps_up_to(shop.run / name, step)
@@ -149,7 +187,9 @@ def _restore(shop: Workshop) -> int:
             if int(path.name.split(".")[0].removeprefix("step_")) > step:
                 path.unlink()
         forget_later(shop.run, step)
-    shop.note(f"resume after step {step}" if step else "no checkpoint yet: start from the beginning")
+    shop.note(
+        f"resume after step {step}" if step else "no checkpoint yet: start from the beginning"
+    )
     shop.hand_over(step)
     barrier()
     return step
@@ -162,7 +202,10 @@ def _record(shop: Workshop, step: int, outcome: Step, seconds: float, cpu_second
     if outcome.rollouts and keep and step % keep == 0:
         write_jsonl_gz(shop.run / "rollouts" / f"{step_name(step)}.jsonl.gz", outcome.rollouts)
     append_jsonl(shop.run / "metrics.jsonl", {"step": step, **outcome.metrics})
-    append_jsonl(shop.run / "timings.jsonl", {"step": step, **outcome.timings, "total": seconds, "cpu": cpu_seconds})
+    append_jsonl(
+        shop.run / "timings.jsonl",
+        {"step": step, **outcome.timings, "total": seconds, "cpu": cpu_seconds},
+    )
     log_line(shop.run, shop.attempt, f"step {step} {_note(outcome.metrics)}")
 
 
@@ -189,7 +232,9 @@ def _bar(shop: Workshop, done: int) -> Any:
 
 @contextmanager
 def _status(shop: Workshop) -> Iterator[Callable[[int], None]]:
-    """Keep RUN/status.json true: running, then finished, or failed or stopped at the step that was reached."""
+    """Keep RUN/status.json true: running, then finished, or failed or stopped at the step that was
+    reached.
+    """
     step = 0
 
     def reached(now: int) -> None:

@@ -8,21 +8,24 @@ from typing import Any
 from tspo_cli.config.schema import Config
 from tspo_cli.data.world.generate import load_world
 from tspo_cli.models.dtype import torch_dtype
-from tspo_cli.models.load import load_model, load_tokenizer
+from tspo_cli.models.load_model import load_model, load_tokenizer
 from tspo_cli.models.tiny import tiny_model
 from tspo_cli.models.tokenizer import tiny_tokenizer
-from tspo_cli.rollout.engines.base import TokenizerLike
+from tspo_cli.rollout.engines.engine_protocol import TokenizerLike
 
 
 def starting_policy(config: Config, device: str) -> tuple[TokenizerLike, Any]:
-    """Tokenizer and model: those of config.model.path, or a new tiny policy for the words of the world.
+    """Tokenizer and model: those of config.model.path, or a new tiny policy for the words of the
+    world.
 
     Raises:
         MissingResourceError: no such model directory, or one without tokenizer or weights.
     """
     if config.model.path:
         tokenizer = load_tokenizer(config.model.path)
-        return tokenizer, load_model(config.model.path, torch_dtype(config.model.dtype, device), device)
+        return tokenizer, load_model(
+            config.model.path, torch_dtype(config.model.dtype, device), device
+        )
     world = load_world(Path(config.data.world))
     tokenizer = tiny_tokenizer(world.words, world.syllables)
     model: Any = tiny_model(len(tokenizer), config.model, seed=config.seed)

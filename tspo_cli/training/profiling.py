@@ -10,13 +10,15 @@ from typing import Any
 import torch
 
 from tspo_cli.runs import step_name
-from tspo_cli.training.distributed import rank
+from tspo_cli.training.core.distributed import rank
 
 STEPS = 2  # after the first one, which warms up
 
 
 def step_profiler(run: Path, first: int, wanted: bool) -> Callable[[int], Any]:
-    """A context for each step: it writes RUN/trace/<step>_rank_<r>.json.gz for the two steps after `first`."""
+    """A context for each step: it writes RUN/trace/<step>_rank_<r>.json.gz for the two steps after
+    `first`.
+    """
 
     @contextmanager
     def traced(step: int) -> Iterator[None]:

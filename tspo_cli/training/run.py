@@ -11,28 +11,29 @@ import torch
 from tspo_cli.config.schema import Config
 from tspo_cli.console import say
 from tspo_cli.models.lora import add_lora
-from tspo_cli.retrieval.open import open_retriever
+from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.agent import context_length
-from tspo_cli.rollout.engines.base import Engine, TokenizerLike
-from tspo_cli.rollout.engines.transformers import TransformersEngine
-from tspo_cli.rollout.engines.vllm_open import open_vllm
-from tspo_cli.rollout.engines.vllm_server import Siblings
+from tspo_cli.rollout.engines.engine_protocol import Engine, TokenizerLike
+from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
+from tspo_cli.rollout.engines.vllm_engine.vllm_open import open_vllm
+from tspo_cli.rollout.engines.vllm_engine.vllm_servers import Siblings
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.runs import log_line
-from tspo_cli.training.critic import Critic, ValueModel
-from tspo_cli.training.distributed import barrier, init_distributed, rank, world_size
-from tspo_cli.training.handover import hand_over
-from tspo_cli.training.learner import Learner
+from tspo_cli.training.core.critic import Critic, ValueModel
+from tspo_cli.training.core.distributed import barrier, init_distributed, rank, world_size
+from tspo_cli.training.core.handover import hand_over
+from tspo_cli.training.core.learner import Learner
 from tspo_cli.training.loop import Evaluate, Step, Workshop, train_loop
 from tspo_cli.training.policy import starting_policy
-from tspo_cli.training.rl import read_training_questions, rl_step
-from tspo_cli.training.scoring import needs_critic
+from tspo_cli.training.rl.rl_step import read_training_questions, rl_step
+from tspo_cli.training.rl.scoring import needs_critic
 from tspo_cli.training.sft import demonstration_source, sft_step
 
 
 def train(config: Config, run: Path, evaluate: Evaluate, *, attempt: int, resume: bool) -> None:
-    """Train as `config` says, in this process (and its siblings, where RANK and WORLD_SIZE say that there are some).
+    """Train as `config` says, in this process (and its siblings, where RANK and WORLD_SIZE say that
+    there are some).
 
     `run` is a claimed run directory. Data, index and model are opened before anything is computed.
 
@@ -72,21 +73,32 @@ def _step_maker(
         source = demonstration_source(config, retriever)
         return lambda learner, critic, engine: sft_step(config, learner, protocol, source)
     questions = read_training_questions(config)
-    return lambda learner, critic, engine: rl_step(config, learner, critic, engine, retriever, protocol, questions)
+    return lambda learner, critic, engine: rl_step(
+        config, learner, critic, engine, retriever, protocol, questions
+    )
 
 
 def _engine(
-    learner: Learner, tokenizer: TokenizerLike, config: Config, run: Path, tell: Callable[[str], None]
+    learner: Learner,
+    tokenizer: TokenizerLike,
+    config: Config,
+    run: Path,
+    tell: Callable[[str], None],
 ) -> Engine:
-    """The rollout engine: vLLM, or transformers on the learner's own parameters (on a copy where ZeRO 3 shards them, or
-    where it rolls out ahead)."""
+    """The rollout engine: vLLM, or transformers on the learner's own parameters (on a copy where
+    ZeRO 3 shards them, or where it rolls out ahead).
+    """
     if config.rollout.engine == "vllm":
         siblings = Siblings(rank(), world_size(), barrier)
         dtype = "bfloat16" if learner.half else "float32"
-        return open_vllm(config, tokenizer, dtype=dtype, folder=run / "handover", siblings=siblings, tell=tell)
+        return open_vllm(
+            config, tokenizer, dtype=dtype, folder=run / "handover", siblings=siblings, tell=tell
+        )
     weights = learner.whole_weights() if config.rollout.one_step_off else learner.weights()
     module = learner.module if weights is None else learner.blank_module()
     slots = max(config.rollout.batch_size, config.eval.batch_size)
-    engine = TransformersEngine(module, tokenizer, batch_size=slots, max_context=context_length(config))
+    engine = TransformersEngine(
+        module, tokenizer, batch_size=slots, max_context=context_length(config)
+    )
     engine.load_weights(weights, 0)
     return engine

@@ -16,13 +16,19 @@ from tspo_cli.data.world.generate import load_world
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.types import Hit, Retriever
 from tspo_cli.rollout.protocol import SearchProtocol, answer_action, search_action
-from tspo_cli.training.distributed import rank, world_size
-from tspo_cli.training.learner import Learner
+from tspo_cli.training.core.distributed import rank, world_size
+from tspo_cli.training.core.learner import Learner
+from tspo_cli.training.core.sequences import (
+    ScriptedTrajectory,
+    ScriptedTurn,
+    demonstration_sequence,
+)
 from tspo_cli.training.loop import Step
-from tspo_cli.training.sequences import ScriptedTrajectory, ScriptedTurn, demonstration_sequence
 
 DemonstrationSource = Callable[[int, int], ScriptedTrajectory]
-"""(step, place in the batch) -> demonstration: no state, so that a resumed run sees what it would have seen."""
+"""(step, place in the batch) -> demonstration: no state, so that a resumed run sees what it would
+have seen.
+"""
 
 
 def sft_step(
@@ -34,7 +40,8 @@ def sft_step(
         started = time.perf_counter()
         mine = range(rank(), config.train.batch_size, world_size())
         sequences = [
-            demonstration_sequence(source(step, place), protocol, config.loss.context_weight) for place in mine
+            demonstration_sequence(source(step, place), protocol, config.loss.context_weight)
+            for place in mine
         ]
         drawn = time.perf_counter()
         metrics = learner.update_sft(sequences)
@@ -51,7 +58,9 @@ def demonstration_source(config: Config, retriever: Retriever | None) -> Demonst
     """
     if config.data.world:
         if retriever is None:
-            raise InvalidInputError("retriever.index: demonstrations of a world need an index of its corpus; set it")
+            raise InvalidInputError(
+                "retriever.index: demonstrations of a world need an index of its corpus; set it"
+            )
         return _from_world(config, retriever)
     return _from_files(config)
 
@@ -88,7 +97,9 @@ def _from_world(config: Config, retriever: Retriever) -> DemonstrationSource:
 
 
 def _from_files(config: Config) -> DemonstrationSource:
-    demonstrations = [one for name in config.data.demonstrations for one in read_demonstrations(Path(name))]
+    demonstrations = [
+        one for name in config.data.demonstrations for one in read_demonstrations(Path(name))
+    ]
     size = config.train.batch_size
 
     def draw(step: int, place: int) -> ScriptedTrajectory:
@@ -107,7 +118,9 @@ def read_demonstrations(path: Path) -> list[ScriptedTrajectory]:
     """
     demonstrations = [_demonstration(path, number, record) for number, record in read_rows(path)]
     if not demonstrations:
-        raise InvalidInputError(f"{path}: expected demonstrations, got an empty file; fix: name a file with some")
+        raise InvalidInputError(
+            f"{path}: expected demonstrations, got an empty file; fix: name a file with some"
+        )
     return demonstrations
 
 
@@ -119,10 +132,24 @@ def _demonstration(path: Path, number: int, record: dict[str, Any]) -> ScriptedT
     scripted = []
     for turn in turns:
         if not isinstance(turn, dict) or not isinstance(turn.get("text"), str) or not turn["text"]:
-            raise invalid(path, number, 'every turn to have a "text"', str(turn)[:60], "write what the agent says")
+            raise invalid(
+                path,
+                number,
+                'every turn to have a "text"',
+                str(turn)[:60],
+                "write what the agent says",
+            )
         passages = turn.get("passages") or []
-        if not all(isinstance(one, dict) and isinstance(one.get("contents"), str) for one in passages):
-            raise invalid(path, number, 'every passage to have "contents"', str(passages)[:60], "write its text")
+        if not all(
+            isinstance(one, dict) and isinstance(one.get("contents"), str) for one in passages
+        ):
+            raise invalid(
+                path,
+                number,
+                'every passage to have "contents"',
+                str(passages)[:60],
+                "write its text",
+            )
         hits = tuple(Hit(str(one.get("id", "")), one["contents"], 0.0) for one in passages)
         scripted.append(ScriptedTurn(turn["text"], hits))
     return ScriptedTrajectory(question, tuple(scripted))

@@ -25,7 +25,9 @@ def tracker(config: Config, run: Path, chief: bool) -> Iterator[Track]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise MissingResourceError('track.tensorboard: not installed; pip install "tspo-cli[track]"') from None
+        raise MissingResourceError(
+            'track.tensorboard: not installed; pip install "tspo-cli[track]"'
+        ) from None
     with SummaryWriter(str(run / "tensorboard")) as writer:
 
         def track(step: int, metrics: dict[str, float]) -> None:

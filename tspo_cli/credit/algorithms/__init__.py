@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tspo_cli.credit.algorithms.base import Algorithm
+from tspo_cli.credit.algorithms.algorithm import Algorithm
 from tspo_cli.credit.algorithms.dapo import dapo
 from tspo_cli.credit.algorithms.dr_grpo import dr_grpo
 from tspo_cli.credit.algorithms.gigpo import gigpo

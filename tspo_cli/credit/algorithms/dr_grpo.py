@@ -1,8 +1,9 @@
 """Dr. GRPO (Liu et al. 2025, arXiv 2503.20783): GRPO without its two biases.
 
-Equation: A_i = y_i - mean y over the group; no standard deviation, which favours questions that are too easy or too
-hard. Default: loss.aggregation = "sequence_sum", token losses summed and divided by a constant (loss.sum_length)
-instead of by each response's length, which favours short correct and long wrong answers; no KL.
+Equation: A_i = y_i - mean y over the group; no standard deviation, which favours questions that are
+too easy or too hard. Default: loss.aggregation = "sequence_sum", token losses summed and divided by
+a constant (loss.sum_length) instead of by each response's length, which favours short correct and
+long wrong answers; no KL.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tspo_cli.config.schema import CreditConfig
-from tspo_cli.credit.algorithms.base import outcomes_last
+from tspo_cli.credit.algorithms.algorithm import outcomes_last
 from tspo_cli.credit.group import Credit, Judged
 from tspo_cli.credit.normalise import per_trajectory
 

@@ -1,13 +1,15 @@
-"""GiGPO (Feng et al. 2025, arXiv 2505.10978): actions taken in the same state are compared with each other.
+"""GiGPO (Feng et al. 2025, arXiv 2505.10978): actions taken in the same state are compared with
+each other.
 
-Equation: A = A^E + omega A^S. A^E_i = (y_i - mean y) / F over the group; R_k = sum over l >= k of gamma^(l-k) r_l with
-the outcome as the last turn's reward; a step group is all turns of a question's rollouts that start from the same
-anchor state (the question before turn 1, the feedback of turn k - 1 before turn k), A^S_k = (R_k - mean R) / F over
-it; alone in its step group a turn has A^S 0. F is the standard deviation + eps, or 1 with scale = "none". Defaults:
-omega 1, gamma 0.95, identical anchors (gigpo_similarity 1; the search recipe uses 0.9 of difflib's ratio). Similar
-states are joined into chains, so that the order of the trajectories does not matter. The released code counts a
-trajectory once per turn in A^E, which favours outcomes of long trajectories: gigpo_population = "turn". A discount
-below 1 makes A^S favour short trajectories.
+Equation: A = A^E + omega A^S. A^E_i = (y_i - mean y) / F over the group; R_k = sum over l >= k of
+gamma^(l-k) r_l with the outcome as the last turn's reward; a step group is all turns of a
+question's rollouts that start from the same anchor state (the question before turn 1, the feedback
+of turn k - 1 before turn k), A^S_k = (R_k - mean R) / F over it; alone in its step group a turn has
+A^S 0. F is the standard deviation + eps, or 1 with scale = "none". Defaults: omega 1, gamma 0.95,
+identical anchors (gigpo_similarity 1; the search recipe uses 0.9 of difflib's ratio). Similar
+states are joined into chains, so that the order of the trajectories does not matter. The released
+code counts a trajectory once per turn in A^E, which favours outcomes of long trajectories:
+gigpo_population = "turn". A discount below 1 makes A^S favour short trajectories.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 from tspo_cli.config.schema import CreditConfig
-from tspo_cli.credit.algorithms.base import outcomes_last
+from tspo_cli.credit.algorithms.algorithm import outcomes_last
 from tspo_cli.credit.folr import to_go
 from tspo_cli.credit.group import Credit, Judged
 from tspo_cli.credit.normalise import per_trajectory, pooled_turns, standardise
@@ -27,7 +29,9 @@ def gigpo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
     """A^E + omega A^S."""
     outcomes = [one.outcome for one in trajectories]
     if config.gigpo_population == "turn":
-        episode, populations = pooled_turns([(one.outcome,) * one.turns for one in trajectories], config)
+        episode, populations = pooled_turns(
+            [(one.outcome,) * one.turns for one in trajectories], config
+        )
     else:
         episode, populations = per_trajectory(outcomes, [one.turns for one in trajectories], config)
     rewards = outcomes_last(trajectories)
@@ -43,15 +47,26 @@ def gigpo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
         rewards,
         tuple(map(tuple, advantages)),
         "turn",
-        (*populations, *(tuple(returns[place][turn] for place, turn in members) for members in shared)),
+        (
+            *populations,
+            *(tuple(returns[place][turn] for place, turn in members) for members in shared),
+        ),
         reason=f"GiGPO found {len(shared)} states that several turns start from.",
-        labels=("Outcomes", *(f"Returns from state {index}" for index in range(1, len(shared) + 1))),
-        formula=f"Advantage = A(outcome) + {config.gigpo_coef:g} A(return among turns from the same state).",
+        labels=(
+            "Outcomes",
+            *(f"Returns from state {index}" for index in range(1, len(shared) + 1)),
+        ),
+        formula=(
+            f"Advantage = A(outcome) + {config.gigpo_coef:g} A(return among turns from the "
+            "same state)."
+        ),
     )
 
 
 def anchor_states(trajectories: Sequence[Judged], similarity: float) -> list[list[tuple[int, int]]]:
-    """The turns as (trajectory, turn), both from 0, by the state that they start from. The first turns share one."""
+    """The turns as (trajectory, turn), both from 0, by the state that they start from. The first
+    turns share one.
+    """
     by_text: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for place, one in enumerate(trajectories):
         for turn in range(1, one.turns):
@@ -59,7 +74,13 @@ def anchor_states(trajectories: Sequence[Judged], similarity: float) -> list[lis
     first = [(place, 0) for place in range(len(trajectories))]
     if similarity >= 1:
         return [first, *by_text.values()]
-    return [first, *([at for text in chain for at in by_text[text]] for chain in _chains(list(by_text), similarity))]
+    return [
+        first,
+        *(
+            [at for text in chain for at in by_text[text]]
+            for chain in _chains(list(by_text), similarity)
+        ),
+    ]
 
 
 def _chains(texts: list[str], similarity: float) -> list[list[str]]:
@@ -80,4 +101,8 @@ def _chains(texts: list[str], similarity: float) -> list[list[str]]:
 def _similar(one: str, other: str, least: float) -> bool:
     first, second = sorted((one, other))  # the ratio depends on the order
     matcher = SequenceMatcher(None, first, second)
-    return matcher.real_quick_ratio() >= least and matcher.quick_ratio() >= least and matcher.ratio() >= least
+    return (
+        matcher.real_quick_ratio() >= least
+        and matcher.quick_ratio() >= least
+        and matcher.ratio() >= least
+    )

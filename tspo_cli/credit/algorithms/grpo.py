@@ -1,9 +1,10 @@
-"""GRPO (Shao et al. 2024, arXiv 2402.03300): the outcome against the group's others, the same for every turn.
+"""GRPO (Shao et al. 2024, arXiv 2402.03300): the outcome against the group's others, the same for
+every turn.
 
-Equation: A_i = (y_i - mean y) / (std y + eps) over the group, at every token of trajectory i. Defaults: unbiased
-standard deviation and eps 1e-6, as in Search-R1 and verl; scale = "none" leaves the standard deviation out. The loss
-is PPO's clipped surrogate; the paper takes means over sequences (loss.aggregation = "sequence_mean"), Search-R1 over
-tokens.
+Equation: A_i = (y_i - mean y) / (std y + eps) over the group, at every token of trajectory i.
+Defaults: unbiased standard deviation and eps 1e-6, as in Search-R1 and verl; scale = "none" leaves
+the standard deviation out. The loss is PPO's clipped surrogate; the paper takes means over
+sequences (loss.aggregation = "sequence_mean"), Search-R1 over tokens.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tspo_cli.config.schema import CreditConfig
-from tspo_cli.credit.algorithms.base import outcomes_last
+from tspo_cli.credit.algorithms.algorithm import outcomes_last
 from tspo_cli.credit.group import Credit, Judged
 from tspo_cli.credit.normalise import per_trajectory
 

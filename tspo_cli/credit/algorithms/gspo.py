@@ -1,9 +1,11 @@
-"""GSPO (Zheng et al. 2025, arXiv 2507.18071): GRPO's advantages with a probability ratio of whole sequences.
+"""GSPO (Zheng et al. 2025, arXiv 2507.18071): GRPO's advantages with a probability ratio of whole
+sequences.
 
-Equation: A_i as GRPO; s_i = exp(mean over sampled tokens of log pi - log pi_old), J = mean over i of
-min(s_i A_i, clip(s_i, 1 - 3e-4, 1 + 4e-4) A_i). Defaults of the experiment with this algorithm: loss.ratio "sequence",
-loss.clip_low 3e-4, loss.clip_high 4e-4, loss.aggregation "sequence_mean", no KL. For turn-level advantages (with any
-algorithm) loss.ratio = "turn" takes the mean over the tokens of a turn instead.
+Equation: A_i as GRPO; s_i = exp(mean over sampled tokens of log pi - log pi_old), J = mean over i
+of min(s_i A_i, clip(s_i, 1 - 3e-4, 1 + 4e-4) A_i). Defaults of the experiment with this algorithm:
+loss.ratio "sequence", loss.clip_low 3e-4, loss.clip_high 4e-4, loss.aggregation "sequence_mean", no
+KL. For turn-level advantages (with any algorithm) loss.ratio = "turn" takes the mean over the
+tokens of a turn instead.
 """
 
 from __future__ import annotations

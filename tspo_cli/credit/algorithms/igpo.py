@@ -1,10 +1,12 @@
-"""IGPO (Wang et al. 2025, arXiv 2510.14967): a turn earns what it adds to the policy's belief in the gold answer.
+"""IGPO (Wang et al. 2025, arXiv 2510.14967): a turn earns what it adds to the policy's belief in
+the gold answer.
 
-Equation: P_t = exp(mean log-probability of the gold answer's tokens after turn t), P_0 after the prompt alone; turn t
-< K earns log P_t - log P_{t-1} (information_gain = "prob_diff": P_t - P_{t-1}), the last turn the outcome. Gains and
-outcomes are standardised over the group, apart (igpo_norm = "separate") or together; then A_k = sum over l >= k of
-gamma^(l-k) of the standardised rewards. Defaults: biased standard deviation, gamma 1, outcome F1; the released code
-gives -2 for a missing answer, here it is F1's 0. The sum over later turns is part of the method: a trajectory with
+Equation: P_t = exp(mean log-probability of the gold answer's tokens after turn t), P_0 after the
+prompt alone; turn t < K earns log P_t - log P_{t-1} (information_gain = "prob_diff": P_t -
+P_{t-1}), the last turn the outcome. Gains and outcomes are standardised over the group, apart
+(igpo_norm = "separate") or together; then A_k = sum over l >= k of gamma^(l-k) of the standardised
+rewards. Defaults: biased standard deviation, gamma 1, outcome F1; the released code gives -2 for a
+missing answer, here it is F1's 0. The sum over later turns is part of the method: a trajectory with
 more turns sums more terms.
 
 The gold log-probabilities come from the policy that is trained, measured by the training loop.
@@ -46,7 +48,9 @@ def igpo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
         "turn",
         tuple(population for population in populations if population),
         reason="IGPO rewards a turn by what it adds to the probability of the gold answer.",
-        labels=tuple(label for label, population in zip(labels, populations, strict=True) if population),
+        labels=tuple(
+            label for label, population in zip(labels, populations, strict=True) if population
+        ),
         formula="Advantage = sum of the standardised rewards from this turn on.",
     )
 
@@ -56,8 +60,10 @@ def _gains(one: Judged, config: CreditConfig) -> tuple[float, ...]:
     beliefs = one.trajectory.gold_logprobs
     if len(beliefs) != one.turns:
         raise InvalidInputError(
-            "credit.algorithm igpo needs a model: each trajectory's gold_logprobs, the mean log-probability of the "
-            'gold answer before each turn; training measures it, a file may give it as "gold_logprobs": [...]'
+            "credit.algorithm igpo needs a model: each trajectory's gold_logprobs, the mean "
+            "log-probability of the "
+            "gold answer before each turn; training measures it, a file may give it as "
+            '"gold_logprobs": [...]'
         )
     if config.information_gain == "prob_diff":
         beliefs = tuple(map(math.exp, beliefs))

@@ -1,10 +1,12 @@
-"""REINFORCE++ (Hu et al. 2025, arXiv 2501.03262): the outcome, standardised over the tokens of the whole batch.
+"""REINFORCE++ (Hu et al. 2025, arXiv 2501.03262): the outcome, standardised over the tokens of the
+whole batch.
 
-Equation: A_{i,t} = (R_{i,t} - mean R) / (std R + eps) over all sampled tokens of the batch, with the undiscounted
-return R_{i,t} = y_i (less the KL to the starting policy from token t on, where loss.kl_in = "reward"). The baseline
-variant takes the group's mean off first, R_i = y_i - mean y, and then standardises over the batch; no standard
-deviation of the group. Defaults: unbiased standard deviation. A batch of groups has weight by tokens, so a single
-group's advantages need not sum to zero.
+Equation: A_{i,t} = (R_{i,t} - mean R) / (std R + eps) over all sampled tokens of the batch, with
+the undiscounted return R_{i,t} = y_i (less the KL to the starting policy from token t on, where
+loss.kl_in = "reward"). The baseline variant takes the group's mean off first, R_i = y_i - mean y,
+and then standardises over the batch; no standard deviation of the group. Defaults: unbiased
+standard deviation. A batch of groups has weight by tokens, so a single group's advantages need not
+sum to zero.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tspo_cli.config.schema import CreditConfig
-from tspo_cli.credit.algorithms.base import outcomes_last, spread
+from tspo_cli.credit.algorithms.algorithm import outcomes_last, spread
 from tspo_cli.credit.group import Credit, Judged
 from tspo_cli.credit.normalise import standardise
 

@@ -1,9 +1,11 @@
-"""Rejection sampling (RAFT, Dong et al. 2023, arXiv 2304.06767; a baseline of Search-R1): imitate the best of n.
+"""Rejection sampling (RAFT, Dong et al. 2023, arXiv 2304.06767; a baseline of Search-R1): imitate
+the best of n.
 
-Equation: A_i = 1 for the credit.keep_per_question best rollouts of a group with an outcome above credit.keep_above,
-else 0; the loss is the negative log-likelihood of the kept rollouts' sampled tokens. With kind = "rejection_sampling"
-every step is a round: sample with the newest policy, keep, imitate. Defaults: the best one, with an outcome above 0.
-Among equals the rollout with fewer turns, then with fewer tokens goes first.
+Equation: A_i = 1 for the credit.keep_per_question best rollouts of a group with an outcome above
+credit.keep_above, else 0; the loss is the negative log-likelihood of the kept rollouts' sampled
+tokens. With kind = "rejection_sampling" every step is a round: sample with the newest policy, keep,
+imitate. Defaults: the best one, with an outcome above 0. Among equals the rollout with fewer turns,
+then with fewer tokens goes first.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tspo_cli.config.schema import CreditConfig
-from tspo_cli.credit.algorithms.base import outcomes_last, spread
+from tspo_cli.credit.algorithms.algorithm import outcomes_last, spread
 from tspo_cli.credit.group import Credit, Judged
 
 
@@ -25,7 +27,10 @@ def rejection_sampling(trajectories: Sequence[Judged], config: CreditConfig) -> 
         outcomes_last(trajectories),
         spread([float(place in kept) for place in range(len(trajectories))], trajectories),
         "trajectory",
-        reason=f"Of {len(good)} rollouts with an outcome above {config.keep_above:g}, {len(kept)} are imitated.",
+        reason=(
+            f"Of {len(good)} rollouts with an outcome above {config.keep_above:g}, {len(kept)} "
+            "are imitated."
+        ),
         formula="Advantage = 1 for a rollout that is imitated, else 0.",
     )
 
@@ -33,4 +38,9 @@ def rejection_sampling(trajectories: Sequence[Judged], config: CreditConfig) -> 
 def _rank(one: Judged) -> tuple[Any, ...]:
     """Texts last, so that the order of the group never decides."""
     tokens = sum(turn.tokens for turn in one.trajectory.turns)
-    return -one.outcome, one.turns, tokens, [(turn.generated, turn.feedback) for turn in one.trajectory.turns]
+    return (
+        -one.outcome,
+        one.turns,
+        tokens,
+        [(turn.generated, turn.feedback) for turn in one.trajectory.turns],
+    )

@@ -1,8 +1,9 @@
-"""GRPO with a near-miss bonus on the whole trajectory: the ablation that isolates TSPO's placement at the turn.
+"""GRPO with a near-miss bonus on the whole trajectory: the ablation that isolates TSPO's placement
+at the turn.
 
-Equation: R_i = y_i, or alpha (times the worth of the hit) for a wrong answer after the gold answer was found; A_i =
-(R_i - mean R) / (std R + eps). It is the retrieval reward of Search-R1 v0.3 for wrong answers (arXiv 2505.15117), which
-reports little effect. Default: alpha 0.5.
+Equation: R_i = y_i, or alpha (times the worth of the hit) for a wrong answer after the gold answer
+was found; A_i = (R_i - mean R) / (std R + eps). It is the retrieval reward of Search-R1 v0.3 for
+wrong answers (arXiv 2505.15117), which reports little effect. Default: alpha 0.5.
 """
 
 from __future__ import annotations
@@ -18,7 +19,12 @@ from tspo_cli.credit.normalise import per_trajectory
 def retrieval_bonus(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
     """A_i = (R_i - mean R) / (std R + eps) with alpha for a near-miss."""
     scores = [trajectory_reward(one, config) for one in trajectories]
-    rewards = tuple((0.0,) * (one.turns - 1) + (score,) for one, score in zip(trajectories, scores, strict=True))
+    rewards = tuple(
+        (0.0,) * (one.turns - 1) + (score,) for one, score in zip(trajectories, scores, strict=True)
+    )
     advantages, populations = per_trajectory(scores, [one.turns for one in trajectories], config)
-    reason = f"Whole trajectories are compared; a near-miss earns {config.alpha:g}, wherever the answer was found."
+    reason = (
+        f"Whole trajectories are compared; a near-miss earns {config.alpha:g}, wherever the "
+        "answer was found."
+    )
     return Credit(rewards, advantages, "trajectory", populations, reason)

@@ -1,6 +1,8 @@
-"""RLOO (Ahmadian et al. 2024, arXiv 2402.14740): REINFORCE with the mean of the others as the baseline.
+"""RLOO (Ahmadian et al. 2024, arXiv 2402.14740): REINFORCE with the mean of the others as the
+baseline.
 
-Equation: A_i = y_i - mean of y_j over j != i = G / (G - 1) (y_i - mean y). Default: no standard deviation.
+Equation: A_i = y_i - mean of y_j over j != i = G / (G - 1) (y_i - mean y). Default: no standard
+deviation.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tspo_cli.config.schema import CreditConfig
-from tspo_cli.credit.algorithms.base import outcomes_last, spread
+from tspo_cli.credit.algorithms.algorithm import outcomes_last, spread
 from tspo_cli.credit.group import Credit, Judged
 from tspo_cli.credit.normalise import standardise
 

@@ -1,6 +1,8 @@
-"""TSPO (Ma et al. 2026, arXiv 2601.22776): GRPO, with turn-level advantages in groups whose outcomes are all wrong.
+"""TSPO (Ma et al. 2026, arXiv 2601.22776): GRPO, with turn-level advantages in groups whose
+outcomes are all wrong.
 
-The paper's abstract fixes the idea and leaves details open; those are the options U4 to U10 and U13 of CreditConfig.
+The paper's abstract fixes the idea and leaves details open; those are the options U4 to U10 and U13
+of CreditConfig.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from tspo_cli.credit.normalise import per_trajectory, per_turn_index, pooled_tur
 
 
 def tspo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
-    """Turn-level advantages of the FOLR rewards where the gate opens, trajectory-level ones elsewhere."""
+    """Turn-level advantages of the FOLR rewards where the gate opens, trajectory-level ones
+    elsewhere.
+    """
     rewards = tuple(turn_rewards(trajectory, config) for trajectory in trajectories)
     is_open = gate_opens(trajectories, config)
     if is_open and config.norm != "trajectory":
@@ -32,12 +36,20 @@ def tspo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
     partial = is_open or config.mixed_reward == "outcome_plus_alpha"
     scores = [trajectory_reward(one, config) if partial else one.outcome for one in trajectories]
     advantages, populations = per_trajectory(scores, [one.turns for one in trajectories], config)
-    compared = "trajectory rewards (partial ones for near-misses)" if partial else "outcomes of whole trajectories"
-    return Credit(rewards, advantages, "trajectory", populations, _reason(trajectories, config, compared))
+    compared = (
+        "trajectory rewards (partial ones for near-misses)"
+        if partial
+        else "outcomes of whole trajectories"
+    )
+    return Credit(
+        rewards, advantages, "trajectory", populations, _reason(trajectories, config, compared)
+    )
 
 
 def gate_opens(trajectories: Sequence[Judged], config: CreditConfig) -> bool:
-    """Whether this group uses its turn rewards (U7). An all-correct group does so only to reward hits too (U13)."""
+    """Whether this group uses its turn rewards (U7). An all-correct group does so only to reward
+    hits too (U13).
+    """
     composition = group_class(trajectories)
     if composition == "all-correct" and config.success_turns != "hit_plus_final":
         return False
@@ -54,5 +66,6 @@ def gate_opens(trajectories: Sequence[Judged], config: CreditConfig) -> bool:
 def _reason(trajectories: Sequence[Judged], config: CreditConfig, compared: str) -> str:
     state = "open" if gate_opens(trajectories, config) else "closed"
     return (
-        f"The gate {config.gate} is {state} for a group that is {group_class(trajectories)}: compared are {compared}."
+        f"The gate {config.gate} is {state} for a group that is {group_class(trajectories)}: "
+        f"compared are {compared}."
     )

@@ -1,7 +1,9 @@
-"""Scripted, imperfect demonstrations: how somebody answers who knows the form and has little judgement.
+"""Scripted, imperfect demonstrations: how somebody answers who knows the form and has little
+judgement.
 
-The form (think, search, read, answer) is always right. The query often uses the wrong word, and the answer is mostly
-another entity that was mentioned: this is what reinforcement learning is left to improve.
+The form (think, search, read, answer) is always right. The query often uses the wrong word, and the
+answer is mostly another entity that was mentioned: this is what reinforcement learning is left to
+improve.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from tspo_cli.config.schema import DemonstrationConfig
-from tspo_cli.data.schema import Passage
+from tspo_cli.data.question import Passage
 from tspo_cli.data.world.generate import Hop, Plan, World
 from tspo_cli.data.world.names import SYLLABLES, name_word
 from tspo_cli.data.world.relations import FOUND, GOAL, GUESS, NO, NOT_FOUND, YES
@@ -51,7 +53,9 @@ class DemoTurn:
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """A question and the turns that answer it, rightly or wrongly. The last turn is the only answer."""
+    """A question and the turns that answer it, rightly or wrongly. The last turn is the only
+    answer.
+    """
 
     question: str
     turns: tuple[DemoTurn, ...]
@@ -69,19 +73,29 @@ class _Found:
 class Demonstrator:
     """Draws demonstrations of the training questions of a world.
 
-    All queries that can occur are searched once, here; drawing then needs no search. With `rename`, the words of all
-    names are replaced by invented ones, differently in every demonstration: names cannot be learnt, only copied.
+    All queries that can occur are searched once, here; drawing then needs no search. With `rename`,
+    the words of all names are replaced by invented ones, differently in every demonstration: names
+    cannot be learnt, only copied.
     """
 
     def __init__(
-        self, world: World, search: Search, config: DemonstrationConfig, *, k: int, max_searches: int, rename: bool
+        self,
+        world: World,
+        search: Search,
+        config: DemonstrationConfig,
+        *,
+        k: int,
+        max_searches: int,
+        rename: bool,
     ) -> None:
         self._plans, self._names, self._config = world.plans, world.names, config
         self._max_searches, self._rename = max_searches, rename
         self._words = re.compile(
             r"\b(?:" + "|".join(sorted({w for name in world.names for w in name.split()})) + r")\b"
         )
-        queries = list(dict.fromkeys(q for plan in world.plans for hop in plan.hops for q in _queries(hop)))
+        queries = list(
+            dict.fromkeys(q for plan in world.plans for hop in plan.hops for q in _queries(hop))
+        )
         self._found = dict(zip(queries, map(self._read, search(queries, k)), strict=True))
 
     def draw(self, rng: np.random.Generator) -> Demonstration:
@@ -101,7 +115,11 @@ class Demonstrator:
             while len(turns) < self._max_searches:
                 query = _pick(options, rng)
                 last = self._found[query]
-                turns.append(DemoTurn(f"{state}, {goal}" if state else goal, query=query, passages=last.passages))
+                turns.append(
+                    DemoTurn(
+                        f"{state}, {goal}" if state else goal, query=query, passages=last.passages
+                    )
+                )
                 found = hop.passage_id in last.ids
                 state = FOUND if found else NOT_FOUND
                 options = [option for option in options if option[0] != query]
@@ -122,15 +140,26 @@ class Demonstrator:
         return [*turns, DemoTurn(GUESS, answer=self._guess(plan, plan.hops[-1], last, rng))]
 
     def _guess(self, plan: Plan, hop: Hop, found: _Found | None, rng: np.random.Generator) -> str:
-        """Another entity than the answer that the last passages mention; a coin for yes/no questions."""
+        """Another entity than the answer that the last passages mention; a coin for yes/no
+        questions.
+        """
         if plan.type == "comparison":
             return (YES, NO)[int(rng.integers(2))]
-        others = [name for name in (found.mentioned if found else ()) if name not in (plan.answer, hop.subject)]
+        others = [
+            name
+            for name in (found.mentioned if found else ())
+            if name not in (plan.answer, hop.subject)
+        ]
         return others[int(rng.integers(len(others)))] if others else hop.subject
 
     def _read(self, hits: Sequence[FoundPassage]) -> _Found:
         passages = tuple(Passage(hit.id, hit.title, hit.text) for hit in hits)
-        mentioned = [name for p in passages for name in _NAME.findall(f"{p.title}. {p.text}") if name in self._names]
+        mentioned = [
+            name
+            for p in passages
+            for name in _NAME.findall(f"{p.title}. {p.text}")
+            if name in self._names
+        ]
         return _Found(passages, frozenset(p.id for p in passages), tuple(dict.fromkeys(mentioned)))
 
     def _renamed(self, demonstration: Demonstration, rng: np.random.Generator) -> Demonstration:

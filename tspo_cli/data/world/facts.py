@@ -27,7 +27,9 @@ Entities = dict[str, list[str]]
 def draw_entities(
     rng: random.Random, count: int, relations: tuple[Relation, ...], sharing: float, taken: set[str]
 ) -> Entities:
-    """About `count` names, shared out over the types that `relations` speak of. `taken` gains their words."""
+    """About `count` names, shared out over the types that `relations` speak of. `taken` gains their
+    words.
+    """
     used = {kind for relation in relations for kind in (relation.subject, relation.object)}
     whole = sum(share for kind, share in TYPE_SHARES.items() if kind in used)
     return {
@@ -37,8 +39,12 @@ def draw_entities(
     }
 
 
-def draw_facts(rng: random.Random, entities: Entities, relations: tuple[Relation, ...]) -> list[Fact]:
-    """One fact for each relation and each entity of its subject's type; nobody is related to themselves."""
+def draw_facts(
+    rng: random.Random, entities: Entities, relations: tuple[Relation, ...]
+) -> list[Fact]:
+    """One fact for each relation and each entity of its subject's type; nobody is related to
+    themselves.
+    """
     return [
         Fact(subject, relation, pick_other(rng, entities[relation.object], {subject}))
         for relation in relations

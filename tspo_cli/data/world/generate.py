@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.data.world import relations as wording
-from tspo_cli.data.world.config import WorldConfig
 from tspo_cli.data.world.facts import Entities, Fact, draw_entities, draw_facts
 from tspo_cli.data.world.names import SYLLABLES
-from tspo_cli.data.world.passages import number_passages, write_passages
 from tspo_cli.data.world.questions import Draft, write_questions
+from tspo_cli.data.world.world_config import WorldConfig
+from tspo_cli.data.world.world_passages import number_passages, write_passages
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.runs import atomic_write_text, read_json, write_json
 
@@ -47,7 +47,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A world on disk. `words` and `syllables` are what its texts are made of; `names` are all its entities."""
+    """A world on disk. `words` and `syllables` are what its texts are made of; `names` are all its
+    entities.
+    """
 
     directory: Path
     config: WorldConfig
@@ -58,28 +60,41 @@ class World:
 
 
 def make_world(config: WorldConfig, out: Path, overwrite: bool = False) -> dict[str, Any]:
-    """Write a world to the directory `out` and return its counts. Equal configurations give equal bytes.
+    """Write a world to the directory `out` and return its counts. Equal configurations give equal
+    bytes.
 
     Raises:
-        InvalidInputError: `out` has files in it and `overwrite` is off, or the world is too small for its questions.
+        InvalidInputError: `out` has files in it and `overwrite` is off, or the world is too small
+        for its questions.
     """
     if out.exists() and not out.is_dir():
-        raise InvalidInputError(f"{out}: expected a directory for the world, got a file; name another place")
+        raise InvalidInputError(
+            f"{out}: expected a directory for the world, got a file; name another place"
+        )
     if out.is_dir() and any(out.iterdir()):
         if not overwrite:
-            raise InvalidInputError(f"{out}: the directory is not empty; give --overwrite or another directory")
+            raise InvalidInputError(
+                f"{out}: the directory is not empty; give --overwrite or another directory"
+            )
         if not (out / DESCRIPTION).is_file():
-            raise InvalidInputError(f"{out}: holds other files than a world; name another directory")
+            raise InvalidInputError(
+                f"{out}: holds other files than a world; name another directory"
+            )
     rng = random.Random(f"world {config.seed}")
     relations = wording.RELATIONS[: config.relations]
     taken = set(world_words())
     entities = draw_entities(rng, config.entities, relations, config.sharing, taken)
     test_entities = draw_entities(rng, config.test_entities, relations, config.sharing, taken)
-    facts, test_facts = draw_facts(rng, entities, relations), draw_facts(rng, test_entities, relations)
+    facts, test_facts = (
+        draw_facts(rng, entities, relations),
+        draw_facts(rng, test_entities, relations),
+    )
     drafts = [
         draft
         for own_facts, own_entities in ((facts, entities), (test_facts, test_entities))
-        for draft in write_passages(rng, own_facts, own_entities, config.facts_per_passage, config.bait_share)
+        for draft in write_passages(
+            rng, own_facts, own_entities, config.facts_per_passage, config.bait_share
+        )
     ]
     passages, stated = number_passages(rng, drafts)
     shares = (config.two_hop_share, config.comparison_share)
@@ -99,7 +114,9 @@ def make_world(config: WorldConfig, out: Path, overwrite: bool = False) -> dict[
         "test_questions": len(test),
     }
     # Last, because a directory with it counts as whole.
-    write_json(out / DESCRIPTION, _description(config, counts, (entities, test_entities), train, stated))
+    write_json(
+        out / DESCRIPTION, _description(config, counts, (entities, test_entities), train, stated)
+    )
     return counts
 
 
@@ -122,23 +139,34 @@ def load_world(directory: Path) -> World:
     """
     path = directory / DESCRIPTION
     if not path.is_file():
-        raise MissingResourceError(f"{directory}: no {DESCRIPTION} there; make a world with `tspo data make-world`")
+        raise MissingResourceError(
+            f"{directory}: no {DESCRIPTION} there; make a world with `tspo data make-world`"
+        )
     record = read_json(path)
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise InvalidInputError(f"{path}: expected a world of format {FORMAT}; make it again with this version")
+        raise InvalidInputError(
+            f"{path}: expected a world of format {FORMAT}; make it again with this version"
+        )
     known = {relation.name: relation for relation in wording.RELATIONS}
     plans = tuple(
         Plan(
             plan["type"],
             plan["question"],
             plan["answer"],
-            tuple(Hop(subject, known[relation], obj, passage) for subject, relation, obj, passage in plan["hops"]),
+            tuple(
+                Hop(subject, known[relation], obj, passage)
+                for subject, relation, obj, passage in plan["hops"]
+            ),
         )
         for plan in record["plans"]
     )
-    names = frozenset(name for split in record["entities"].values() for group in split.values() for name in group)
+    names = frozenset(
+        name for split in record["entities"].values() for group in split.values() for name in group
+    )
     config = WorldConfig.model_validate(record["config"])
-    return World(directory, config, tuple(record["words"]), tuple(record["syllables"]), names, plans)
+    return World(
+        directory, config, tuple(record["words"]), tuple(record["syllables"]), names, plans
+    )
 
 
 def _description(
@@ -160,14 +188,19 @@ def _description(
                 "type": draft.type,
                 "question": draft.text,
                 "answer": draft.answer,
-                "hops": [[fact.subject, fact.relation.name, fact.object, stated[fact]] for fact in draft.facts],
+                "hops": [
+                    [fact.subject, fact.relation.name, fact.object, stated[fact]]
+                    for fact in draft.facts
+                ],
             }
             for draft in train
         ],
     }
 
 
-def _question_records(split: str, drafts: Sequence[Draft], stated: Mapping[Fact, str]) -> Iterable[dict[str, Any]]:
+def _question_records(
+    split: str, drafts: Sequence[Draft], stated: Mapping[Fact, str]
+) -> Iterable[dict[str, Any]]:
     width = len(str(len(drafts)))
     for number, draft in enumerate(drafts, start=1):
         yield {
@@ -182,4 +215,6 @@ def _question_records(split: str, drafts: Sequence[Draft], stated: Mapping[Fact,
 
 
 def _write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    atomic_write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    atomic_write_text(
+        path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    )

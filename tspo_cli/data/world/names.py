@@ -31,7 +31,8 @@ def draw_names(rng: random.Random, count: int, sharing: float, taken: set[str]) 
     words = draw_words(rng, max(3, round(2 * count / sharing)), taken)
     while len(words) * (len(words) - 1) < 2 * count:
         words += draw_words(rng, 1, taken)
-    # Deal the words evenly, so that none is much rarer than the others and gives its owner away to the retriever.
+    # Deal the words evenly, so that none is much rarer than the others and gives its owner away to
+    # the retriever.
     names: list[str] = []
     seen: set[str] = set()
     deck: list[str] = []

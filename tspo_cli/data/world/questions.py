@@ -24,22 +24,39 @@ class Draft:
 
 
 def write_questions(
-    rng: random.Random, facts: Sequence[Fact], count: int, two_hop_share: float, comparison_share: float, split: str
+    rng: random.Random,
+    facts: Sequence[Fact],
+    count: int,
+    two_hop_share: float,
+    comparison_share: float,
+    split: str,
 ) -> list[Draft]:
     """`count` distinct questions in random order.
 
     Raises:
-        InvalidInputError: the facts do not give that many questions of a type, or the shares exceed 1.
+        InvalidInputError: the facts do not give that many questions of a type, or the shares exceed
+        1.
     """
     if two_hop_share + comparison_share > 1:
-        raise InvalidInputError("two_hop_share + comparison_share: expected at most 1 together; lower one of them")
+        raise InvalidInputError(
+            "two_hop_share + comparison_share: expected at most 1 together; lower one of them"
+        )
     bridges, comparisons = round(count * two_hop_share), round(count * comparison_share)
-    wanted = {"one_hop": count - bridges - comparisons, "bridge": bridges, "comparison": comparisons}
-    pools = {"one_hop": _one_hop(facts), "bridge": _bridges(facts), "comparison": _comparisons(rng, facts, comparisons)}
+    wanted = {
+        "one_hop": count - bridges - comparisons,
+        "bridge": bridges,
+        "comparison": comparisons,
+    }
+    pools = {
+        "one_hop": _one_hop(facts),
+        "bridge": _bridges(facts),
+        "comparison": _comparisons(rng, facts, comparisons),
+    }
     for kind, number in wanted.items():
         if len(pools[kind]) < number:
             raise InvalidInputError(
-                f"{split}_questions: {number} of type {kind} are wanted, but this world has {len(pools[kind])}; "
+                f"{split}_questions: {number} of type {kind} are wanted, but this world has "
+                f"{len(pools[kind])}; "
                 f"ask for fewer or give it more entities"
             )
     drafts = [draft for kind, number in wanted.items() for draft in rng.sample(pools[kind], number)]
@@ -103,5 +120,7 @@ def _comparisons(rng: random.Random, facts: Sequence[Fact], count: int) -> list[
 
 
 def _comparison(rng: random.Random, first: Fact, second: Fact) -> Draft:
-    text = rng.choice(COMPARISON).format(asked=first.relation.asked, s=first.subject, t=second.subject)
+    text = rng.choice(COMPARISON).format(
+        asked=first.relation.asked, s=first.subject, t=second.subject
+    )
     return Draft("comparison", text, YES if first.object == second.object else NO, (first, second))

@@ -1,4 +1,6 @@
-"""Entity types and the facts about them: the word of the question is never the word of the corpus."""
+"""Entity types and the facts about them: the word of the question is never the word of the
+corpus.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ TYPE_SHARES = {"person": 0.42, "film": 0.23, "city": 0.155, "company": 0.155, "c
 class Relation:
     """A kind of fact: one object for each subject.
 
-    `asked` is the noun that questions use, `told` the word that passages use. Both `sentences` state the same fact in
-    another order; {o} is the object, {d} another entity of its type. The subject is the passage's title.
+    `asked` is the noun that questions use, `told` the word that passages use. Both `sentences`
+    state the same fact in another order; {o} is the object, {d} another entity of its type. The
+    subject is the passage's title.
     """
 
     name: str
@@ -115,7 +118,12 @@ RELATIONS = (
         ("the offices are in {o}, the shop in {d}.", "the shop is in {d}, the offices in {o}."),
     ),
     Relation(
-        "nation", "city", "country", "nation", "lies", ("it lies in {o}, not in {d}.", "not in {d} but in {o} it lies.")
+        "nation",
+        "city",
+        "country",
+        "nation",
+        "lies",
+        ("it lies in {o}, not in {d}.", "not in {d} but in {o} it lies."),
     ),
     Relation(
         "ruler",
@@ -131,7 +139,10 @@ RELATIONS = (
         "city",
         "capital",
         "parliament",
-        ("the parliament is in {o}, the court in {d}.", "the court is in {d}, the parliament in {o}."),
+        (
+            "the parliament is in {o}, the court in {d}.",
+            "the court is in {d}, the parliament in {o}.",
+        ),
     ),
 )
 
@@ -140,7 +151,10 @@ BAITS = ("rumours once named {d} as the {asked}.", "many confuse the {asked} wit
 
 ONE_HOP = ("{wh} is the {asked} of {s}?", "tell me the {asked} of {s}.")
 BRIDGE = ("{wh} is the {asked} of the {via} of {s}?", "tell me the {asked} of the {via} of {s}.")
-COMPARISON = ("do {s} and {t} have the same {asked}?", "is the {asked} of {s} the same as that of {t}?")
+COMPARISON = (
+    "do {s} and {t} have the same {asked}?",
+    "is the {asked} of {s} the same as that of {t}?",
+)
 FOUND, NOT_FOUND, GUESS, GOAL = "it is found", "it is not found", "guess", "find {asked} of {s}"
 """What demonstrations think."""
 YES, NO = "yes", "no"

@@ -1,7 +1,8 @@
-"""IRCoT (Trivedi et al. 2023): each new sentence of reasoning is the next query, until one of them answers.
+"""IRCoT (Trivedi et al. 2023): each new sentence of reasoning is the next query, until one of them
+answers.
 
-All passages found so far stand before the question in every prompt. When the budget is spent, one last prompt asks for
-the answer from what has been found.
+All passages found so far stand before the question in every prompt. When the budget is spent, one
+last prompt asks for the answer from what has been found.
 """
 
 from __future__ import annotations
@@ -10,17 +11,21 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from tspo_cli.evaluation.methods.base import Method, all_passages
+from tspo_cli.evaluation.methods.method import Method, all_passages
 from tspo_cli.rollout.protocol import Action, Moment, SearchProtocol, parse_action
 
 STEP = (
-    "Read the passages and reason towards the answer of the question, one short sentence at a time. Write only the "
-    "next sentence; it is used to look for further passages. As soon as the answer is clear, write it instead, as "
-    "short as possible, inside <answer> and </answer>.\nPassages:\n{passages}\nQuestion: {question}\n"
+    "Read the passages and reason towards the answer of the question, one short sentence at a "
+    "time. Write only the "
+    "next sentence; it is used to look for further passages. As soon as the answer is clear, write "
+    "it instead, as "
+    "short as possible, inside <answer> and </answer>.\nPassages:\n{passages}\nQuestion: "
+    "{question}\n"
     "Reasoning so far: {thoughts}\n"
 )
 LAST = (
-    "Read the passages and the reasoning, then write only the answer of the question, as short as possible, inside "
+    "Read the passages and the reasoning, then write only the answer of the question, as short as "
+    "possible, inside "
     "<answer> and </answer>.\nPassages:\n{passages}\nQuestion: {question}\nReasoning: {thoughts}\n"
 )
 _TAG = re.compile(r"<[^<>\s]{1,20}>")
@@ -47,7 +52,11 @@ class IrcotProtocol(SearchProtocol):
 
     def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
         """A new prompt each time: passages, question, the sentences so far."""
-        thoughts = [turn.query for turn in moment.turns if turn.kind == "search" and turn.text and turn.query]
+        thoughts = [
+            turn.query
+            for turn in moment.turns
+            if turn.kind == "search" and turn.text and turn.query
+        ]
         values = {
             "passages": all_passages(self, moment.turns),
             "question": moment.question.question.strip(),

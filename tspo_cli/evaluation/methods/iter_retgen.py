@@ -1,6 +1,8 @@
-"""ITER-RETGEN (Shao et al. 2023): answer with passages, search again with question and answer together, and so on.
+"""ITER-RETGEN (Shao et al. 2023): answer with passages, search again with question and answer
+together, and so on.
 
-Every round reads the passages of its own search alone; the answer of the last round counts. Rounds: the search budget.
+Every round reads the passages of its own search alone; the answer of the last round counts. Rounds:
+the search budget.
 """
 
 from __future__ import annotations
@@ -8,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from tspo_cli.evaluation.methods.base import Method
+from tspo_cli.evaluation.methods.method import Method
 from tspo_cli.rollout.protocol import Action, Moment, SearchProtocol, parse_action, passages_text
 
 PROMPT = (
-    "Read the passages, think step by step inside <think> and </think>, then write only the final answer, as short as "
+    "Read the passages, think step by step inside <think> and </think>, then write only the final "
+    "answer, as short as "
     "possible, inside <answer> and </answer>.\nPassages:\n{passages}\nQuestion: {question}\n"
 )
 _TAG = re.compile(r"<[^<>\s]{1,20}>")
@@ -35,7 +38,9 @@ class IterRetgenProtocol(SearchProtocol):
     def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
         """The prompt with the passages of the last search."""
         passages = self.cut(passages_text(moment.turns[-1].hits), self.max_observation_tokens)
-        return self.fill(PROMPT, {"passages": passages, "question": moment.question.question.strip()})
+        return self.fill(
+            PROMPT, {"passages": passages, "question": moment.question.question.strip()}
+        )
 
 
 ITER_RETGEN = Method("iter_retgen", IterRetgenProtocol, searches=True, search_first=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tspo_cli.evaluation.methods.base import Method
+from tspo_cli.evaluation.methods.method import Method
 from tspo_cli.rollout.protocol import Moment, SearchProtocol
 
 

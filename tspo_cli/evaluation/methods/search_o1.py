@@ -1,7 +1,8 @@
-"""Search-o1 (Li et al. 2025): queries inside the reasoning; the passages are read apart, and a note goes back.
+"""Search-o1 (Li et al. 2025): queries inside the reasoning; the passages are read apart, and a note
+goes back.
 
-After a search the model sees its passages in a prompt of their own and writes what is useful in them. Only that note
-enters the reasoning, which then goes on.
+After a search the model sees its passages in a prompt of their own and writes what is useful in
+them. Only that note enters the reasoning, which then goes on.
 """
 
 from __future__ import annotations
@@ -10,23 +11,27 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
-from tspo_cli.evaluation.methods.base import Method, spoken
+from tspo_cli.evaluation.methods.method import Method, spoken
 from tspo_cli.rollout.protocol import Action, Moment, SearchProtocol, parse_action, passages_text
 
 QUERY, QUERY_END = "<|begin_search_query|>", "<|end_search_query|>"
 RESULT, RESULT_END = "<|begin_search_result|>", "<|end_search_result|>"
 REASON = (
     "Answer the question by reasoning step by step. Whenever you lack a fact, write a query as "
-    f"{QUERY} your query {QUERY_END}; what is found comes back between {RESULT} and {RESULT_END}. Then go on. Finish "
-    "with only the final answer, as short as possible, inside <answer> and </answer>.\nQuestion: {question}\n"
+    f"{QUERY} your query {QUERY_END}; what is found comes back between {RESULT} and {RESULT_END}. "
+    "Then go on. Finish "
+    "with only the final answer, as short as possible, inside <answer> and </answer>.\nQuestion: "
+    "{question}\n"
     "{reasoning}"
 )
 LAST = (
-    "Answer the question by reasoning step by step; no more searches are possible. Finish with only the final answer, "
+    "Answer the question by reasoning step by step; no more searches are possible. Finish with "
+    "only the final answer, "
     "as short as possible, inside <answer> and </answer>.\nQuestion: {question}\n{reasoning}"
 )
 READ = (
-    "Below are the reasoning about a question so far, a search query from it, and the passages that were found. Write "
+    "Below are the reasoning about a question so far, a search query from it, and the passages "
+    "that were found. Write "
     "down, in a few sentences, only what helps the reasoning to go on; if nothing does, say so.\n"
     "Reasoning: {reasoning}\nQuery: {query}\nPassages:\n{passages}\nUseful: "
 )
@@ -56,7 +61,9 @@ class SearchO1Protocol(SearchProtocol):
     def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
         """The reading prompt after a search, else question and reasoning so far."""
         reasoning = "".join(
-            f"\n{RESULT} {spoken(self, turn).strip()} {RESULT_END}\n" if turn.kind == "note" else spoken(self, turn)
+            f"\n{RESULT} {spoken(self, turn).strip()} {RESULT_END}\n"
+            if turn.kind == "note"
+            else spoken(self, turn)
             for turn in moment.turns
         )
         if not _reads(moment):
@@ -64,7 +71,9 @@ class SearchO1Protocol(SearchProtocol):
             return self.fill(REASON if moment.may_search else LAST, values)
         search = moment.turns[-1]
         passages = self.cut(passages_text(search.hits), self.max_observation_tokens)
-        return self.fill(READ, {"reasoning": reasoning, "query": search.query or "", "passages": passages})
+        return self.fill(
+            READ, {"reasoning": reasoning, "query": search.query or "", "passages": passages}
+        )
 
 
 def _reads(moment: Moment) -> bool:

@@ -1,7 +1,9 @@
-"""The tool-calling agent: a search function in the model's own chat template, as newer chat models are trained to use.
+"""The tool-calling agent: a search function in the model's own chat template, as newer chat models
+are trained to use.
 
-Calls are read in the Hermes form, `<tool_call>{"name": "search", "arguments": {"query": "..."}}</tool_call>`, which the
-Qwen 2.5 and 3 families and their fine-tunes write. Behind a chat API the function is a tool of that API.
+Calls are read in the Hermes form, `<tool_call>{"name": "search", "arguments": {"query":
+"..."}}</tool_call>`, which the Qwen 2.5 and 3 families and their fine-tunes write. Behind a chat
+API the function is a tool of that API.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.evaluation.methods.base import Method
+from tspo_cli.evaluation.methods.method import Method
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.protocol import Action, Moment, SearchProtocol, parse_action, passages_text
 from tspo_cli.rollout.trajectory import Turn
@@ -30,11 +32,16 @@ TOOL = {
     },
 }
 REQUEST = (
-    "Answer the question. Call the search function for every fact that you are not sure of. When you are done, write "
-    "only the final answer, as short as possible, inside <answer> and </answer>.\nQuestion: {question}"
+    "Answer the question. Call the search function for every fact that you are not sure of. When "
+    "you are done, write "
+    "only the final answer, as short as possible, inside <answer> and </answer>.\nQuestion: "
+    "{question}"
 )
 NOTHING = "Nothing was found."
-CORRECTION = "That was neither a call of the search function nor an answer inside <answer> and </answer>. Try again."
+CORRECTION = (
+    "That was neither a call of the search function nor an answer inside <answer> and "
+    "</answer>. Try again."
+)
 _CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 _MARK = "\ue000"
 
@@ -76,26 +83,38 @@ class ToolCallProtocol(SearchProtocol):
         return CORRECTION, self.action_ids(CORRECTION)
 
     def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
-        """The conversation so far, rendered by the chat template. The model's own turns are the ids that it sampled."""
+        """The conversation so far, rendered by the chat template. The model's own turns are the ids
+        that it sampled.
+        """
         template = getattr(self.tokenizer, "chat_template", None)
         if not self.use_chat_template or "tools" not in str(template):
             raise InvalidInputError(
-                "--method tool_call: this model has no chat template with tools; use another method, such as search_r1"
+                "--method tool_call: this model has no chat template with tools; use another "
+                "method, such as search_r1"
             )
         values: dict[str, str | Sequence[int]] = {"question": moment.question.question.strip()}
-        messages: list[dict[str, Any]] = [{"role": "system", "content": self.system}] if self.system else []
-        messages.append({"role": "user", "content": REQUEST.replace("{question}", f"{_MARK}question{_MARK}")})
+        messages: list[dict[str, Any]] = (
+            [{"role": "system", "content": self.system}] if self.system else []
+        )
+        messages.append(
+            {"role": "user", "content": REQUEST.replace("{question}", f"{_MARK}question{_MARK}")}
+        )
         for place, turn in enumerate(moment.turns):
             values[f"said{place}"] = _without_end(turn)
             messages.append({"role": "assistant", "content": f"{_MARK}said{place}{_MARK}"})
             if turn.kind == "search":
                 passages = passages_text(turn.hits) or NOTHING
                 values[f"found{place}"] = self.cut(passages, self.max_observation_tokens)
-                messages.append({"role": "tool", "name": "search", "content": f"{_MARK}found{place}{_MARK}"})
+                messages.append(
+                    {"role": "tool", "name": "search", "content": f"{_MARK}found{place}{_MARK}"}
+                )
             else:
                 messages.append({"role": "user", "content": CORRECTION})
         rendered = self.tokenizer.apply_chat_template(
-            messages, tools=[TOOL] if moment.may_search else None, tokenize=False, add_generation_prompt=True
+            messages,
+            tools=[TOOL] if moment.may_search else None,
+            tokenize=False,
+            add_generation_prompt=True,
         )
         return self.fill_marked(rendered, values)
 
@@ -110,7 +129,9 @@ def parse_call(text: str, finish_reason: str, moment: Moment) -> Action:
 
 
 def _called_query(text: str) -> str | None:
-    """The query of the first call; empty where the call is not one of the search function, None where there is none."""
+    """The query of the first call; empty where the call is not one of the search function, None
+    where there is none.
+    """
     found = _CALL.search(text)
     if found is None:
         return None
@@ -119,7 +140,11 @@ def _called_query(text: str) -> str | None:
     except json.JSONDecodeError:
         return ""
     arguments = call.get("arguments")
-    query = arguments.get("query") if isinstance(arguments, dict) and call.get("name") == "search" else None
+    query = (
+        arguments.get("query")
+        if isinstance(arguments, dict) and call.get("name") == "search"
+        else None
+    )
     return query.strip() if isinstance(query, str) else ""
 
 
@@ -128,4 +153,10 @@ def _without_end(turn: Turn) -> tuple[int, ...]:
     return turn.action_ids[:-1] if turn.finish_reason == "eos" else turn.action_ids
 
 
-TOOL_CALL = Method("tool_call", ToolCallProtocol, searches=True, chat_protocol=ServedToolCallProtocol, tools=(TOOL,))
+TOOL_CALL = Method(
+    "tool_call",
+    ToolCallProtocol,
+    searches=True,
+    chat_protocol=ServedToolCallProtocol,
+    tools=(TOOL,),
+)

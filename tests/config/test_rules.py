@@ -1,0 +1,70 @@
+"""Rules that span several keys."""
+
+from __future__ import annotations
+
+import pytest
+
+from tspo_cli.config.load_config import check_complete, load_config
+from tspo_cli.errors import InvalidInputError
+
+RL = ["data.train=['q.jsonl']", "model.path=m", "retriever.index=i"]
+SFT = ["kind=sft", "data.world=w"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        RL,
+        [*RL, "retriever.index=", "retriever.url=['http://127.0.0.1:8000']"],
+        [*RL, "retriever.index=", "rollout.max_searches=0"],
+        [*RL, "eval.every=5", "eval.data=['t.jsonl']"],
+        [*RL, "deepspeed.offload_optimizer=true", "deepspeed.zero_stage=1"],
+        [*RL, "rollout.engine=vllm", "rollout.one_step_off=true"],
+        [
+            *RL,
+            "rollout.engine=vllm",
+            "vllm.tensor_parallel=2",
+            "vllm.url=['http://127.0.0.1:8100']",
+        ],
+        SFT,
+        ["kind=sft", "data.demonstrations=['d.jsonl']"],
+        [*SFT, "eval.data=['t.jsonl']", "retriever.index=i"],
+    ],
+)
+def test_complete(settings: list[str]) -> None:
+    check_complete(load_config([], settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ([], "data.train"),
+        ([*RL, "data.train=[]"], "data.train"),
+        ([*RL, "model.path="], "model.path"),
+        ([*RL, "retriever.index="], "retriever.index"),
+        ([*RL, "rollout.group_size=1"], "rollout.group_size"),
+        ([*RL, "rollout.temperature=0"], "rollout.temperature"),
+        ([*RL, "train.updates_per_step=41"], "train.updates_per_step"),
+        ([*RL, "eval.every=5"], "eval.every"),
+        ([*RL, "deepspeed.offload_optimizer=true"], "deepspeed.zero_stage"),
+        (
+            [*RL, "rollout.one_step_off=true", "rollout.dynamic_sampling=true"],
+            "rollout.one_step_off",
+        ),
+        ([*RL, "rollout.one_step_off=true", "rollout.engine=vllm", "vllm.sleep=1"], "vllm.sleep"),
+        ([*RL, "rollout.engine=vllm", "vllm.tensor_parallel=2"], "tspo engine --tensor-parallel"),
+        (
+            [*RL, "rollout.engine=vllm", "vllm.sleep=1", "vllm.url=['http://127.0.0.1:8100']"],
+            "vllm.sleep",
+        ),
+        ([*RL, "rollout.engine=vllm", "rollout.top_k=5"], "rollout.engine"),
+        (["kind=sft"], "data.demonstrations"),
+        ([*SFT, "model.hidden_size=100"], "model.hidden_size"),
+        ([*SFT, "eval.data=['t.jsonl']"], "retriever.index"),
+    ],
+)
+def test_incomplete_names_the_key_in_one_line(settings: list[str], key: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        check_complete(load_config([], settings))
+    assert key in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,119 @@
+"""Comparing answers and finding them in feedback."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tspo_cli.config.schema import CreditConfig
+from tspo_cli.credit.folr import first_occurrence
+from tspo_cli.credit.gold_match import (
+    contains_answer,
+    exact_match,
+    f1_score,
+    is_degenerate,
+    normalize_answer,
+)
+from tspo_cli.credit.group import CreditTrajectory, CreditTurn
+from tspo_cli.credit.outcome import outcome_reward, well_formed
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("The  Beatles!", "beatles"),
+        ("a U.S. state", "us state"),
+        ("Anna and the theatre", "anna and theatre"),
+        ("São Paulo", "são paulo"),
+        ("---", ""),
+        ("The", ""),
+    ],
+)
+def test_normal_form(text: str, normal: str) -> None:
+    assert normalize_answer(text) == normal
+
+
+@given(st.text(max_size=40))
+def test_an_answer_matches_itself_and_its_normal_form_is_single_spaced(text: str) -> None:
+    normal = normalize_answer(text)
+    assert "  " not in normal
+    assert normal == normal.strip()
+    if normal:
+        assert exact_match(text, [text])
+        assert contains_answer(f"It is {text} , they say.", [text])
+        assert f1_score(text, [text]) == 1
+
+
+def test_exact_match_takes_any_gold() -> None:
+    assert exact_match("the beatles", ["Queen", "Beatles"])
+    assert not exact_match("beatle", ["Beatles"])
+    assert not exact_match(None, ["Beatles"])
+    assert not exact_match("", ["---"])
+    assert not exact_match("...", ["---"])
+    assert exact_match("The The", ["the the"])
+
+
+def test_f1_is_the_best_over_golds() -> None:
+    assert f1_score("Barack Obama", ["Obama", "Barack Hussein Obama"]) == pytest.approx(0.8)
+    assert f1_score(None, ["Obama"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "boundary", "substring", "raw"),
+    [
+        ("In November it snowed.", "no", False, True, True),
+        ("He moved to the U.S. in 1990", "US", True, True, False),
+        ("He moved to the US in 1990", "u.s.", True, True, False),
+        ("the  Beatles,", "The Beatles", True, True, False),
+        ("Jean-Luc Picard", "Picard", True, True, True),
+        ("nothing", "the", False, False, False),
+        ("", "x", False, False, False),
+        ('<information>Doc 1(Title: "Rome")</information>', "information", False, False, False),
+        ('Doc 1(Title: "Rome") Capital', "Doc 1", False, False, False),
+        ('Doc 1(Title: "Rome") Capital', "Rome Capital", True, True, False),
+        ("so <answer>Paris</answer>", "Paris", True, True, True),
+        ("so <search>Paris</search> next", "search", False, False, False),
+    ],
+)
+def test_finding_answers(text: str, gold: str, boundary: bool, substring: bool, raw: bool) -> None:
+    found = [
+        contains_answer(text, [gold], match)
+        for match in ("norm_token_boundary", "norm_substring", "raw_lower")
+    ]
+    assert found == [boundary, substring, raw]
+
+
+def test_degenerate_answers() -> None:
+    assert all(map(is_degenerate, ["Yes", "no.", "7", "the", "A"]))
+    assert not any(map(is_degenerate, ["north", "42", "Ya"]))
+
+
+@pytest.mark.parametrize(("source", "first"), [("retrieved", 2), ("generated", 3), ("either", 2)])
+def test_where_the_answer_is_looked_for(source: str, first: int) -> None:
+    turns = [
+        CreditTurn("a", "nothing", "<search>a</search>"),
+        CreditTurn("b", "Ada Lovelace was here", "<search>b</search>"),
+        CreditTurn(None, "", "<answer>Ada Lovelace, I think</answer>"),
+    ]
+    config = CreditConfig(hit_source=source)  # type: ignore[arg-type]
+    assert first_occurrence(turns, ["Ada Lovelace"], config) == (first, 1.0)
+
+
+def test_a_whole_hit_beats_a_degenerate_one_in_the_same_turn() -> None:
+    config = CreditConfig(degenerate="half")
+    assert first_occurrence([CreditTurn("a", "yes, Rome")], ["yes", "Rome"], config) == (1, 1.0)
+    assert first_occurrence(
+        [CreditTurn("a", "yes"), CreditTurn("b", "Rome")], ["yes", "Rome"], config
+    ) == (1, 0.5)
+
+
+def test_outcome_forms() -> None:
+    good = CreditTrajectory("Ada", (CreditTurn(None, "", "<think>x</think><answer>Ada</answer>"),))
+    bad = CreditTrajectory("Ada", (CreditTurn(None, "", "<think>x<answer>Ada</answer>"),))
+    partial = CreditTrajectory("Ada King", (CreditTurn(None, ""),))
+    em, f1 = CreditConfig(), CreditConfig(outcome="f1")
+    assert [outcome_reward(one, ["Ada"], em) for one in (good, bad, partial)] == [1, 1, 0]
+    assert outcome_reward(partial, ["Ada"], f1) == pytest.approx(2 / 3)
+    assert not well_formed("<search>a</search><search>b</search>")
+    assert well_formed("")

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tspo_cli.config.schema import ModelConfig
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.models.load_model import load_model, load_tokenizer
+from tspo_cli.models.tiny import tiny_model
+from tspo_cli.models.tokenizer import tiny_tokenizer
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    path = tmp_path / "policy"
+    tiny_model(64, ModelConfig(hidden_size=64), 0).save_pretrained(path)
+    tiny_tokenizer(["word"], ["ba"]).save_pretrained(path)
+    return path
+
+
+def test_model_and_its_type(directory: Path) -> None:
+    assert load_model(directory).dtype == torch.float32
+    model = load_model(str(directory), torch.bfloat16)
+    assert model.dtype == torch.bfloat16
+    assert not model.training
+    assert load_tokenizer(directory).eos_token_id == 1
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_no_such_directory(tmp_path: Path, load) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(MissingResourceError, match="no such model directory"):
+        load(tmp_path / "nothing")
+    with pytest.raises(MissingResourceError, match="no such model directory"):
+        load("runs-that-are-not-here")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(MissingResourceError, match="no such model directory"):
+        load(tmp_path / "file")
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_a_mistyped_path_below_a_folder_is_no_hub_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(MissingResourceError, match="no such model directory"):
+        load("runs/warmstart")
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_hub_name_that_is_not_cached(load, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(MissingResourceError, match="hub or its cache") as caught:
+        load("tspo-tests/not-cached")
+    assert "\n" not in str(caught.value)
+
+
+def test_incomplete_directories(directory: Path) -> None:
+    for name, what in (("model.safetensors", "weights"), ("config.json", "configuration")):
+        (directory / name).unlink()
+        with pytest.raises(MissingResourceError, match=f"no {what}"):
+            load_model(directory)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (directory / name).unlink()
+    with pytest.raises(MissingResourceError, match="no tokenizer"):
+        load_tokenizer(directory)
+
+
+def test_damaged_files(directory: Path) -> None:
+    weights = directory / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InvalidInputError, match="cannot be read as a causal language model"):
+        load_model(directory)
+    (directory / "config.json").write_text('{"model_type": "unheard-of"}')
+    with pytest.raises(InvalidInputError) as caught:
+        load_model(directory)
+    assert "\n" not in str(caught.value)
+    (directory / "tokenizer.json").write_text("{")
+    with pytest.raises(InvalidInputError, match="cannot be read as a tokenizer"):
+        load_tokenizer(directory)

@@ -1,0 +1,153 @@
+"""The report of a sweep: means over runs, pairs, intervals and p-values checked by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import run_tspo
+from tests.reporting.tree import make_run
+from tspo_cli import runs
+from tspo_cli.config.schema import Config
+from tspo_cli.reporting.scores.sweep_scores import (
+    area_under_curve,
+    mean_interval,
+    open_sweep,
+    paired_difference,
+    summaries,
+)
+
+CURVES = {
+    ("grpo", 0): {0: 0.0, 10: 0.1, 20: 0.2},
+    ("grpo", 1): {0: 0.0, 10: 0.2, 20: 0.4},
+    ("grpo", 2): {0: 0.0, 10: 0.1, 20: 0.3},
+    ("tspo", 0): {0: 0.0, 10: 0.4, 20: 0.4},
+    ("tspo", 1): {0: 0.0, 10: 0.5, 20: 0.5},
+    ("tspo", 2): {0: 0.0, 10: 0.6, 20: 0.6},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A sweep of two arms and three seeds, two of them in another world; one more cell has
+    failed.
+    """
+    path = tmp_path / "mine"
+    cells: list[dict[str, Any]] = []
+    for (arm, seed), scores in CURVES.items():
+        world = "a" if seed == 0 else "b"
+        name = f"{arm}/{world}/seed{seed}"
+        cells.append({"name": name, "arm": arm, "place": {"world": world}, "seed": seed})
+        config = Config.model_validate(
+            {"seed": seed, "credit": {"algorithm": arm}, "train": {"steps": 20}}
+        )
+        make_run(path / name, config, 20, scores)
+    cells.append({"name": "tspo/b/seed3", "arm": "tspo", "place": {"world": "b"}, "seed": 3})
+    make_run(path / "tspo/b/seed3", Config(seed=3), 5, {0: 0.9}, state="failed")
+    record = {
+        "file": "mine.toml",
+        "baseline": "grpo",
+        "axes": ["world"],
+        "grid": [],
+        "cells": cells,
+    }
+    runs.write_json(path / "sweep.json", record)
+    return path
+
+
+def test_statistics_by_hand() -> None:
+    assert area_under_curve([(0, 0.0), (10, 0.4), (30, 0.4)]) == pytest.approx((2 + 8) / 30)
+    assert area_under_curve([(0, 0.5)]) is None
+    mean = mean_interval([1.0, 2.0, 3.0])
+    assert mean.mean == 2
+    assert mean.high == pytest.approx(
+        2 + 4.302653 / 3**0.5, abs=1e-5
+    )  # t quantile with 2 degrees of freedom
+    assert mean_interval([0.5]).low is None
+    paired = paired_difference([(3.0, 1.0), (4.0, 3.0), (5.0, 2.0)])
+    assert paired.mean == 2
+    assert paired.p == pytest.approx(
+        0.0742, abs=1e-4
+    )  # t = 2 / (1 / sqrt 3) = 3.4641 with 2 degrees of freedom
+    assert paired_difference([(1.0, 1.0), (2.0, 2.0)]).p == 1.0
+    assert paired_difference([(1.0, 0.5)]).p is None
+
+
+def test_groups_are_compared_run_by_run(folder: Path) -> None:
+    view = open_sweep(folder)
+    assert view.waiting == ("tspo/b/seed3",)
+    grpo, tspo = summaries(view)
+    assert (grpo.arm, grpo.em.n, grpo.step, grpo.delta_em) == ("grpo", 3, 20, None)
+    assert tspo.em.mean == pytest.approx(0.5)
+    assert tspo.delta_em is not None
+    assert tspo.delta_em.n == 3
+    assert tspo.delta_em.mean == pytest.approx((0.2 + 0.1 + 0.3) / 3)
+    assert tspo.auc is not None
+    assert tspo.auc.mean == pytest.approx((0.3 + 0.375 + 0.45) / 3)
+    middle = summaries(view, step=10)[1]
+    assert middle.em.mean == pytest.approx(0.5)
+    assert middle.auc is not None
+    assert middle.auc.mean == pytest.approx((0.2 + 0.25 + 0.3) / 3)
+
+
+def test_a_pair_needs_the_same_seed_and_axes(folder: Path) -> None:
+    record = json.loads((folder / "sweep.json").read_text())
+    for cell in record["cells"]:
+        if cell["arm"] == "grpo" and cell["seed"] == 2:
+            cell["place"] = {"world": "a"}
+    runs.write_json(folder / "sweep.json", record)
+    difference = summaries(open_sweep(folder))[1].delta_em
+    assert difference is not None
+    assert difference.n == 2
+
+
+def test_options_of_the_grid_are_told_apart(folder: Path) -> None:
+    record = json.loads((folder / "sweep.json").read_text()) | {"axes": [], "grid": ["world"]}
+    runs.write_json(folder / "sweep.json", record)
+    found = {(row.arm, row.options["world"]): row.em.n for row in summaries(open_sweep(folder))}
+    assert found == {("grpo", "a"): 1, ("grpo", "b"): 2, ("tspo", "a"): 1, ("tspo", "b"): 2}
+
+
+def test_the_command_reports_a_sweep(folder: Path, tmp_path: Path) -> None:
+    figure = tmp_path / "curves.svg"
+    done = run_tspo("report", folder, "--format", "json", "--figure", figure)
+    assert done.code == 0, done.err
+    record = json.loads(done.out)
+    assert {row["step"] for row in record["rows"]} == {0, 10, 20}
+    assert [group["arm"] for group in record["sweep"]["groups"]] == ["grpo", "tspo"]
+    assert record["sweep"]["runs"][0]["curve"] == [[0, 0.0], [10, 0.1], [20, 0.2]]
+    assert "tspo/b/seed3" in done.err
+    assert figure.read_text().count("tspo (3)") == 1
+    for form, wanted in (
+        ("md", r"| tspo | 3 | 20 | 50.0 \["),
+        ("csv", "arm,"),
+        ("latex", r"\toprule"),
+        ("table", "tspo"),
+    ):
+        assert wanted in run_tspo("report", folder, "--format", form).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--baseline", "ppo"), 2, "the arms of this sweep are grpo, tspo"),
+        (("--step", "7"), 4, "no finished run evaluated at step 7"),
+        (("--figure", "x.gif"), 2, "ends in .svg, .png, .pdf"),
+    ],
+)
+def test_what_cannot_be_reported(
+    folder: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    done = run_tspo("report", folder, *arguments)
+    assert (done.code, done.out) == (code, "")
+    assert message in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_step_is_for_sweeps(folder: Path) -> None:
+    done = run_tspo("report", folder / "grpo" / "a" / "seed0", "--step", "10")
+    assert done.code == 2
+    assert "for one directory of `tspo sweep`" in done.err

@@ -1,0 +1,234 @@
+"""The service beyond its limits: overload, tokens, bodies and heads that are too large or do not
+come.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from tests.retrieval.server.live_server import Scripted, serving, small_searcher, wait_for_metric
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.retrieval.index.searcher import Searcher
+from tspo_cli.retrieval.server.http_app import ServiceSettings, create_app
+from tspo_cli.retrieval.server.listen import GuardedProtocol, listen, server_config
+from tspo_cli.retrieval.types import Retriever
+
+
+@pytest.fixture(scope="module")
+def searcher(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
+    return small_searcher(tmp_path_factory.mktemp("limits"))
+
+
+@pytest.fixture(scope="module")
+def url(searcher: Searcher) -> Iterator[str]:
+    with serving(searcher, max_body=20_000) as address:
+        yield address
+
+
+def _post(url: str, body: object, **options: Any) -> httpx.Response:
+    return httpx.post(f"{url}/retrieve", json=body, trust_env=False, **options)
+
+
+def test_overload_is_429_with_retry_after_and_passes() -> None:
+    retriever = Scripted()
+    with (
+        serving(retriever, max_queries=4, max_waiting=4, max_batch=1) as address,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        retriever.gate.clear()
+        first = pool.submit(_post, address, {"query": "first"})
+        assert retriever.entered.wait(20)
+        waiting = [pool.submit(_post, address, {"query": f"w{i}"}) for i in range(4)]
+        wait_for_metric(address, "tspo_waiting_queries 4.0")
+        refused = _post(address, {"queries": ["x", "y"]})
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) >= 1
+        assert "try again in" in refused.json()["detail"]
+        retriever.gate.set()
+        assert [one.result().status_code for one in [first, *waiting]] == [200] * 5
+        assert _post(address, {"queries": ["x", "y"]}).status_code == 200
+
+
+def test_queries_that_waited_too_long_are_429_and_not_searched() -> None:
+    retriever = Scripted()
+    with serving(retriever, max_wait=0.05) as address, ThreadPoolExecutor(2) as pool:
+        retriever.gate.clear()
+        first = pool.submit(_post, address, {"query": "first"})
+        assert retriever.entered.wait(20)
+        late = pool.submit(_post, address, {"query": "late"})
+        wait_for_metric(address, "tspo_waiting_queries 1.0")
+        time.sleep(0.1)
+        retriever.gate.set()
+        assert (first.result().status_code, late.result().status_code) == (200, 429)
+    assert retriever.batches == [["first"]]
+
+
+def test_settings_under_which_requests_could_never_be_answered_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="max_waiting: expected at least max_queries"):
+        ServiceSettings(max_queries=100, max_waiting=99)
+
+
+def test_a_token_is_required_where_one_is_set(searcher: Searcher) -> None:
+    with serving(searcher, token="0123456789abcdef") as address:
+        for headers in (
+            {},
+            {"Authorization": "Bearer 0123456789abcdeX"},
+            {"Authorization": "0123456789abcdef"},
+            {"Authorization": b"Bearer \xff"},
+        ):
+            answer = _post(address, {"query": "hill"}, headers=headers)
+            assert answer.status_code == 401
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert (
+                httpx.get(f"{address}/metrics", headers=headers, trust_env=False).status_code == 401
+            )
+        right = {"Authorization": "Bearer 0123456789abcdef"}
+        assert _post(address, {"query": "hill"}, headers=right).status_code == 200
+        assert httpx.get(f"{address}/metrics", headers=right, trust_env=False).status_code == 200
+        assert httpx.get(f"{address}/healthz", trust_env=False).status_code == 200
+
+
+def test_a_body_that_does_not_come_is_408(searcher: Searcher) -> None:
+    with serving(searcher, body_timeout=0.1) as address, _connection(address) as connection:
+        connection.sendall(b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize("start", [b"", b"POST /retrieve HTTP/1.1\r\nHost: x\r\nX-Slow: "])
+def test_a_head_that_does_not_come_is_cut_off(
+    searcher: Searcher, monkeypatch: pytest.MonkeyPatch, start: bytes
+) -> None:
+    monkeypatch.setattr(GuardedProtocol, "head_seconds", 0.2)
+    with serving(searcher) as address, _connection(address) as connection:
+        connection.sendall(start)
+        assert _is_cut_off(connection)
+
+
+def test_a_second_head_on_a_connection_is_watched_too(
+    searcher: Searcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GuardedProtocol, "head_seconds", 0.2)
+    body = b'{"query": "hill"}'
+    request = b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    with serving(searcher) as address, _connection(address) as connection:
+        connection.sendall(request)
+        assert _answer(connection).startswith(b"HTTP/1.1 200")
+        time.sleep(0.4)  # an idle connection is no slow head
+        connection.sendall(request + b"POST /retr")
+        assert _answer(connection).startswith(b"HTTP/1.1 200")
+        assert _is_cut_off(connection)
+
+
+def test_an_endless_head_is_cut_off(searcher: Searcher) -> None:
+    with serving(searcher) as address, _connection(address) as connection:
+        connection.sendall(b"POST /retrieve HTTP/1.1\r\nHost: x\r\n")
+        with suppress(ConnectionError):
+            for at in range(3000):
+                connection.sendall(b"X-%d: " % at + b"x" * 1000 + b"\r\n")
+        assert _is_cut_off(connection)
+
+
+def test_a_client_that_only_listens_any_more_gets_its_answer() -> None:
+    retriever = Scripted()
+    retriever.gate.clear()
+    with serving(retriever) as address, _connection(address) as connection:
+        connection.sendall(
+            b'POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: 17\r\n\r\n{"query": "hill"}'
+        )
+        connection.shutdown(socket.SHUT_WR)
+        assert retriever.entered.wait(20)
+        retriever.gate.set()
+        assert _answer(connection).startswith(b"HTTP/1.1 200")
+        assert _is_cut_off(connection)
+        with _connection(address) as half:
+            half.sendall(b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: 17\r\n\r\n{")
+            half.shutdown(socket.SHUT_WR)
+            assert _is_cut_off(half)
+
+
+def test_queries_under_way_are_answered_before_the_server_ends() -> None:
+    retriever = Scripted()
+    retriever.gate.clear()
+    server, thread, address = _start(lambda: retriever)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(_post, address, {"query": f"q{at}"}) for at in range(4)]
+        wait_for_metric(address, "tspo_waiting_queries 3.0")
+        server.should_exit = True
+        with suppress(httpx.TransportError):  # refused from now on, or cut off
+            while _post(address, {"query": "late"}, timeout=0.2):
+                time.sleep(0.01)
+        retriever.gate.set()
+        assert [one.result().status_code for one in asked] == [200] * 4
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_a_server_can_be_stopped_while_it_opens_its_index() -> None:
+    never = threading.Event()
+    server, thread, address = _start(lambda: never.wait(60))  # type: ignore[arg-type,return-value]
+    assert httpx.get(f"{address}/readyz", trust_env=False).status_code == 503
+    server.should_exit = True
+    thread.join(20)
+    assert not thread.is_alive()
+    never.set()
+
+
+def _start(open_retriever: Callable[[], Retriever]) -> tuple[uvicorn.Server, threading.Thread, str]:
+    """A server on its own, its thread and its address, listening."""
+    bound = listen("127.0.0.1", 0)
+    server = uvicorn.Server(server_config(create_app(open_retriever, ServiceSettings(max_batch=1))))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    return server, thread, f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+def _connection(address: str) -> socket.socket:
+    host, port = address.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def _answer(connection: socket.socket) -> bytes:
+    """One whole answer to /retrieve; head and body may come apart."""
+    received = b""
+    while not received.endswith(b"]]}"):
+        part = connection.recv(10_000)
+        assert part, f"the connection ended after {received!r}"
+        received += part
+    return received
+
+
+def _is_cut_off(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1000) == b""
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize("size", [20_001, 100_000, 400_000])
+def test_large_bodies_are_413(url: str, size: int) -> None:
+    """Also where the sender does not say the length, and beyond the size to which bodies are read
+    to their end.
+    """
+
+    def pieces() -> Iterator[bytes]:
+        yield from (b"x" * 1000 for _ in range(size // 1000 + 1))
+
+    answers = [_post(url, {"query": "x" * size})]
+    if size < 8 * 20_000:
+        answers.append(httpx.post(f"{url}/retrieve", content=pieces(), trust_env=False))
+    for answer in answers:
+        assert answer.status_code == 413
+        assert answer.json()["detail"] == "body: expected at most 20000 bytes"
+    assert _post(url, {"query": "hill"}).status_code == 200

@@ -1,0 +1,194 @@
+"""Run by tests in one or two processes: `python learner_worker.py JOB OUT`, with RANK and
+WORLD_SIZE set.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tspo_cli.config.load_config import load_config
+from tspo_cli.config.schema import Config
+from tspo_cli.models.lora import add_lora
+from tspo_cli.models.tiny import tiny_model
+from tspo_cli.training.core.batching import TrainSequence
+from tspo_cli.training.core.checkpoint import load_checkpoint, save_checkpoint
+from tspo_cli.training.core.distributed import (
+    gather_json,
+    init_distributed,
+    leave,
+    rank,
+    world_size,
+)
+from tspo_cli.training.core.learner import Learner
+
+VOCABULARY = 60
+
+
+def make_config(*settings: str) -> Config:
+    base = (
+        "kind=rl",
+        "optimizer.lr=0.001",
+        "optimizer.eps=1e-4",
+        "train.tokens_per_micro_batch=64",
+        "loss.kl=0.05",
+        "optimizer.grad_clip=0.5",
+    )
+    return load_config([], [*base, *settings])
+
+
+def make_learner(config: Config, seed: int = 0) -> Learner:
+    model = tiny_model(VOCABULARY, config.model, seed)
+    if config.lora.rank:
+        add_lora(model, config.lora, config.seed)
+    return Learner(model, config, total_updates=8)
+
+
+def make_sequences(seed: int, count: int = 7) -> list[TrainSequence]:
+    """Ragged sequences with made-up sampling log-probs and advantages."""
+    rng = random.Random(seed)
+    sequences = []
+    for _ in range(count):
+        length = rng.randint(5, 30)
+        weights = [0.0] + [float(rng.random() < 0.6) for _ in range(length - 1)]
+        sequences.append(
+            TrainSequence(
+                [rng.randrange(VOCABULARY) for _ in range(length)],
+                weights,
+                [rng.gauss(0, 1) * weight for weight in weights],
+                [-4.0 - rng.random() if weight else 0.0 for weight in weights],
+            )
+        )
+    return sequences
+
+
+def mine(sequences: list[TrainSequence]) -> list[TrainSequence]:
+    return sequences[rank() :: world_size()]
+
+
+def digest(learner: Learner) -> float:
+    weights = learner.weights() or dict(learner.module.named_parameters())
+    return float(sum(value.detach().double().abs().sum() for value in weights.values()))
+
+
+def stages(out: Path) -> dict[str, Any]:
+    """Three updates of every kind at every ZeRO stage."""
+    found: dict[str, Any] = {}
+    for stage in range(4):
+        for aggregation in ("token_mean", "sequence_mean"):
+            config = make_config(f"deepspeed.zero_stage={stage}", f"loss.aggregation={aggregation}")
+            learner = make_learner(config)
+            rows = [learner.update_policy(mine(make_sequences(seed))) for seed in range(3)]
+            rows.append(learner.update_sft(mine(make_sequences(3))))
+            scores = learner.logprobs(mine(make_sequences(4)))
+            total = sum(sum(row) for row in scores)
+            found[f"{stage} {aggregation}"] = {
+                "rows": rows,
+                "logprobs": total,
+                "weights": digest(learner),
+            }
+        learner.export(out / f"model_{world_size()}_{stage}", Tokenizer())
+    return found
+
+
+def adapters(out: Path) -> dict[str, Any]:
+    """Two updates of adapters and a checkpoint between them, at every ZeRO stage; model and
+    adapters exported.
+    """
+    found: dict[str, Any] = {}
+    for stage in range(4):
+        config = make_config(f"deepspeed.zero_stage={stage}", "lora.rank=4", "lora.alpha=8")
+        learner = make_learner(config)
+        rows = [learner.update_policy(mine(make_sequences(0)))]
+        folder = out / f"adapters_{world_size()}_{stage}"
+        save_checkpoint(learner, folder / "checkpoint", {})
+        learner = make_learner(config, seed=0)
+        load_checkpoint(learner, folder / "checkpoint")
+        rows.append(learner.update_policy(mine(make_sequences(1))))
+        found[str(stage)] = {"rows": rows, "weights": digest(learner)}
+        learner.export(folder / "model", Tokenizer())
+        learner.export_adapter(folder / "adapter")
+    return found
+
+
+def uneven(out: Path) -> dict[str, Any]:
+    """One process has the long sequences and the other the short ones: metrics, log-probs, and
+    passes of the model.
+    """
+    found: dict[str, Any] = {}
+    long = [
+        one for seed in range(20, 24) for one in make_sequences(seed) if len(one.token_ids) > 18
+    ]
+    short = [
+        one for seed in range(20, 24) for one in make_sequences(seed) if len(one.token_ids) <= 18
+    ]
+    own = long + short if world_size() == 1 else (long, short)[rank()]
+    for balanced in ("true", "false"):
+        for stage in (0, 3):
+            learner = make_learner(
+                make_config(f"train.balance_ranks={balanced}", f"deepspeed.zero_stage={stage}")
+            )
+            passes: list[int] = []
+            learner.engine.module.register_forward_hook(lambda *_, passes=passes: passes.append(1))
+            rows = [learner.update_policy(own), learner.update_sft(own)]
+            count = len(passes)
+            scores = learner.logprobs(own)
+            sums = gather_json([[len(row), sum(row)] for row in scores])
+            found[f"{balanced} {stage}"] = {
+                "rows": rows,
+                "passes": count,
+                "logprobs": [one for part in sums for one in part],
+            }
+    return found
+
+
+def straight(out: Path) -> dict[str, Any]:
+    """Six updates in a row, at stages 0 and 2."""
+    return {str(stage): _updates(stage, range(6), None, None) for stage in (0, 2, 3)}
+
+
+def first_half(out: Path) -> dict[str, Any]:
+    return {
+        str(stage): _updates(stage, range(3), None, out / f"half_{stage}") for stage in (0, 2, 3)
+    }
+
+
+def second_half(out: Path) -> dict[str, Any]:
+    return {
+        str(stage): _updates(stage, range(3, 6), out / f"half_{stage}", None) for stage in (0, 2, 3)
+    }
+
+
+def _updates(stage: int, seeds: range, load: Path | None, save: Path | None) -> dict[str, Any]:
+    learner = make_learner(make_config(f"deepspeed.zero_stage={stage}"))
+    if load is not None:
+        assert load_checkpoint(learner, load) == {"step": 3}
+    rows = [learner.update_policy(mine(make_sequences(seed))) for seed in seeds]
+    if save is not None:
+        save_checkpoint(learner, save, {"step": 3})
+    return {"rows": rows, "weights": digest(learner)}
+
+
+class Tokenizer:
+    """Stands for a tokenizer where only the weights matter."""
+
+    def save_pretrained(self, path: Path) -> None:
+        (path / "tokenizer.json").write_text("{}")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    init_distributed()
+    job, folder = sys.argv[1], Path(sys.argv[2])
+    jobs = {
+        one.__name__: one for one in (stages, adapters, uneven, straight, first_half, second_half)
+    }
+    found = jobs[job](folder)
+    if rank() == 0:
+        (folder / f"{job}_{world_size()}.json").write_text(json.dumps(found))
+    leave(0)

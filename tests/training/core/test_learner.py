@@ -1,0 +1,192 @@
+"""The learner gives the same result for every number of processes and ZeRO stage, and resumes
+exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed import TCPStore
+from transformers import AutoModelForCausalLM
+
+from tests.training.core.learner_worker import VOCABULARY, make_config, make_learner, make_sequences
+from tspo_cli.training.core.batching import TrainSequence
+from tspo_cli.training.core.distributed import init_distributed
+
+WORKER = Path(__file__).with_name("learner_worker.py")
+STAGES = range(4)
+
+
+def run_job(job: str, folder: Path, processes: int) -> dict[str, Any]:
+    """Run a job of the worker in its own processes and read what it found."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    common = os.environ | {
+        "WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+    }
+    common |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), job, str(folder)],
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(processes)
+    ]
+    outputs = [worker.communicate(timeout=240) for worker in workers]
+    for worker, (_, errors) in zip(workers, outputs, strict=True):
+        assert worker.returncode == 0, errors[-3000:]
+    assert [out for out, _ in outputs] == [""] * processes, "nothing but results belongs on stdout"
+    return json.loads((folder / f"{job}_{processes}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def stage_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("stages")
+    return folder, {processes: run_job("stages", folder, processes) for processes in (1, 2)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+def test_same_losses_for_every_stage_and_number_of_processes(
+    stage_runs: tuple[Path, dict[int, dict[str, Any]]], aggregation: str
+) -> None:
+    expected = stage_runs[1][1][f"0 {aggregation}"]
+    for processes in (1, 2):
+        for stage in STAGES:
+            found = stage_runs[1][processes][f"{stage} {aggregation}"]
+            for step, (row, wanted) in enumerate(zip(found["rows"], expected["rows"], strict=True)):
+                assert row.keys() == wanted.keys()
+                for key, value in wanted.items():
+                    where = f"{key} of update {step}, stage {stage}, {processes} processes"
+                    assert row[key] == pytest.approx(
+                        value, abs=1e-5, rel=2e-4 if key == "grad_norm" else 1e-5
+                    ), where
+            assert found["weights"] == pytest.approx(expected["weights"], rel=1e-5)
+    assert [row["loss"] for row in expected["rows"]] != [0.0] * 4
+
+
+@pytest.mark.slow
+def test_exports_of_every_stage_load_and_agree(
+    stage_runs: tuple[Path, dict[int, dict[str, Any]]],
+) -> None:
+    folder = stage_runs[0]
+    wanted = AutoModelForCausalLM.from_pretrained(folder / "model_1_0").state_dict()
+    for processes in (1, 2):
+        for stage in STAGES:
+            model = AutoModelForCausalLM.from_pretrained(folder / f"model_{processes}_{stage}")
+            assert model.lm_head.weight is model.model.embed_tokens.weight
+            for name, value in model.state_dict().items():
+                torch.testing.assert_close(value, wanted[name], atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_resumed_learner_equals_one_that_never_stopped(tmp_path: Path, processes: int) -> None:
+    straight = run_job("straight", tmp_path, processes)
+    run_job("first_half", tmp_path, processes)
+    second = run_job("second_half", tmp_path, processes)
+    for stage, found in second.items():
+        assert found["rows"] == straight[stage]["rows"][3:], f"stage {stage}"
+        assert found["weights"] == straight[stage]["weights"], f"stage {stage}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group() -> None:
+    init_distributed()
+
+
+def test_policy_gradient_against_autograd_by_hand() -> None:
+    """One update equals a step of torch's own AdamW on the loss written out token by token."""
+    config = make_config("loss.kl=0", "loss.entropy=0.01")
+    learner = make_learner(config)
+    sequences = make_sequences(0)
+    twin = make_learner(config).module
+    optimizer = torch.optim.AdamW(
+        twin.parameters(), lr=0.001, betas=(0.9, 0.95), eps=1e-4, weight_decay=0.0
+    )
+    total = torch.zeros(())
+    count = sum(sum(one.weights) for one in sequences)
+    for one in sequences:
+        logits = twin(torch.tensor([one.token_ids])).logits[0].double()
+        logprobs = logits.log_softmax(-1)
+        for place in range(1, len(one.token_ids)):
+            if one.weights[place]:
+                row = logprobs[place - 1]
+                ratio = (row[one.token_ids[place]] - one.old_logprobs[place]).exp()
+                advantage = one.advantages[place]
+                surrogate = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+                total = total - (surrogate + 0.01 * -(row.exp() * row).sum()) / count
+    total.backward()
+    norm = torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.5)
+    optimizer.step()
+    metrics = learner.update_policy(sequences)
+    assert metrics["loss"] == pytest.approx(total.item(), abs=1e-5)
+    assert metrics["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
+    for (name, ours), theirs in zip(
+        learner.module.named_parameters(), twin.parameters(), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_micro_batches_do_not_change_an_update() -> None:
+    rows = []
+    for budget in (32, 10_000):
+        learner = make_learner(make_config(f"train.tokens_per_micro_batch={budget}"))
+        rows.append([learner.update_policy(make_sequences(seed)) for seed in range(2)])
+    for small, large in zip(*rows, strict=True):
+        assert small == pytest.approx(large, abs=1e-5)
+
+
+def test_weight_zero_tokens_are_not_trained() -> None:
+    config = make_config()
+    one = make_sequences(0, 1)[0]
+    first = make_learner(config).update_policy([one])
+    masked = [place for place, weight in enumerate(one.weights) if not weight]
+    advantages = [9.0 if place in masked else value for place, value in enumerate(one.advantages)]
+    again = make_learner(config).update_policy(
+        [TrainSequence(one.token_ids, one.weights, advantages, one.old_logprobs)]
+    )
+    assert first == again
+
+
+def test_nothing_to_learn_leaves_the_policy_alone() -> None:
+    learner = make_learner(make_config("loss.kl=0"))
+    before = [value.clone() for value in learner.module.parameters()]
+    metrics = learner.update_policy([])
+    assert metrics["loss"] == 0
+    assert metrics["grad_norm"] == 0
+    for old, new in zip(before, learner.module.parameters(), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_logprobs_are_those_of_the_model() -> None:
+    learner = make_learner(make_config("rollout.temperature=0.7"))
+    sequences = make_sequences(5)
+    for one, found in zip(sequences, learner.logprobs(sequences), strict=True):
+        logits = learner.module(torch.tensor([one.token_ids])).logits[0].log_softmax(-1)
+        for place, weight in enumerate(one.weights):
+            wanted = logits[place - 1, one.token_ids[place]].item() if weight else 0.0
+            assert found[place] == pytest.approx(wanted, abs=1e-5)
+    reference = learner.reference_logprobs(sequences)
+    assert reference == learner.logprobs(sequences)
+    learner.update_policy(sequences)
+    assert reference == learner.reference_logprobs(sequences) != learner.logprobs(sequences)
+
+
+def test_sequences_must_be_well_formed() -> None:
+    with pytest.raises(ValueError, match="same length"):
+        TrainSequence([1, 2], [0.0], [0.0, 0.0], [0.0, 0.0])
+    with pytest.raises(ValueError, match="first token"):
+        TrainSequence([1, 2], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0])
+    assert max(token for one in make_sequences(0) for token in one.token_ids) < VOCABULARY

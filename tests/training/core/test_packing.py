@@ -1,0 +1,144 @@
+"""Packed rows give what padded rectangles give: nothing sees its neighbours, and little is computed
+in vain.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from tests.training.core.learner_worker import VOCABULARY, make_config, make_learner, make_sequences
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.models.packed_attention import enable_packing
+from tspo_cli.training.core.batching import MicroBatch, micro_batches
+from tspo_cli.training.core.distributed import init_distributed
+from tspo_cli.training.core.learner import picked_states
+
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def process_group() -> None:
+    init_distributed()
+
+
+def loss_and_gradients(
+    model: torch.nn.Module, batches: list[MicroBatch]
+) -> tuple[float, list[torch.Tensor]]:
+    """The weighted negative log-likelihood of all batches together, and its gradients."""
+    model.zero_grad()
+    total = 0.0
+    for batch in batches:
+        logprobs = model.get_output_embeddings()(picked_states(model, batch)).log_softmax(-1)
+        loss = -(logprobs.gather(-1, batch.targets[:, None])[:, 0] * batch.coefficients).sum()
+        loss.backward()
+        total += loss.item()
+    return total, [one.grad.clone() for one in model.parameters()]
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama"])
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 99), count=st.integers(1, 12), budget=st.integers(10, 400))
+def test_same_loss_and_gradients_as_padded(kind: str, seed: int, count: int, budget: int) -> None:
+    torch.manual_seed(0)
+    model = (
+        Qwen2ForCausalLM(Qwen2Config(**SHAPE))
+        if kind == "qwen2"
+        else LlamaForCausalLM(LlamaConfig(**SHAPE))
+    )
+    sequences = make_sequences(seed, count)
+    shares = [[weight / 200 for weight in one.weights] for one in sequences]
+    padded = loss_and_gradients(model, micro_batches(sequences, shares, budget, packed=False))
+    enable_packing(model, 256)
+    packed = loss_and_gradients(model, micro_batches(sequences, shares, budget))
+    assert packed[0] == pytest.approx(padded[0], abs=1e-6, rel=1e-6)
+    for ours, theirs in zip(packed[1], padded[1], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+@given(st.lists(st.integers(2, 60), min_size=1, max_size=30), st.integers(60, 300))
+def test_packed_rows_hold_no_padding(lengths: list[int], budget: int) -> None:
+    sequences = [one for length in lengths for one in make_sequences(length, 1)]
+    batches = micro_batches(sequences, [one.weights for one in sequences], budget)
+    used = sum(
+        max(place for place, weight in enumerate(one.weights) if weight) + 1
+        for one in sequences
+        if any(one.weights)
+    )
+    assert sum(batch.token_ids.numel() for batch in batches) == used
+    assert all(batch.token_ids.numel() <= budget for batch in batches)
+    # No two batches could have been one: first-fit leaves less than half of the budget free in all
+    # but one.
+    assert sum(batch.token_ids.numel() <= budget / 2 for batch in batches) <= 1
+
+
+def test_an_update_is_the_same_packed_and_padded() -> None:
+    rows = []
+    for packed in ("true", "false"):
+        learner = make_learner(
+            make_config(f"train.packing={packed}", "train.tokens_per_micro_batch=100")
+        )
+        rows.append([learner.update_policy(make_sequences(seed)) for seed in range(3)])
+    for packed_row, padded_row in zip(*rows, strict=True):
+        assert packed_row == pytest.approx(padded_row, abs=2e-6, rel=2e-5)
+
+
+def test_gradient_checkpointing_changes_nothing() -> None:
+    rows = []
+    for wanted in ("true", "false"):
+        learner = make_learner(make_config(f"train.gradient_checkpointing={wanted}"))
+        rows.append([learner.update_policy(make_sequences(seed)) for seed in range(2)])
+    assert rows[0] == rows[1]
+
+
+def test_a_short_sliding_window_is_refused() -> None:
+    window = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}
+    model = Qwen2ForCausalLM(Qwen2Config(**SHAPE, **window))
+    with pytest.raises(InvalidInputError, match=r"train\.packing"):
+        enable_packing(model, 100)
+    enable_packing(model, 16)
+
+
+def test_a_packed_model_still_reads_padded_prompts() -> None:
+    """Left padding and a cache go through the mask that transformers makes."""
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(Qwen2Config(**SHAPE, initializer_range=0.3)).eval()
+    ids = torch.randint(0, VOCABULARY, (2, 9))
+    mask = torch.tensor([[0] * 4 + [1] * 5, [1] * 9])
+    options = {
+        "attention_mask": mask,
+        "max_new_tokens": 8,
+        "do_sample": False,
+        "pad_token_id": 0,
+        "eos_token_id": None,
+    }
+    before = model.generate(ids, **options)
+    enable_packing(model, 256)
+    assert torch.equal(model.generate(ids, **options), before)
+
+
+@pytest.mark.gpu
+def test_the_variable_length_kernel_agrees_with_one_by_one() -> None:
+    from tspo_cli.models.packed_attention import Segments, _flash, _one_by_one, _varlen
+
+    if _varlen() is None:
+        pytest.skip("this torch has no varlen_attn with windows")
+    torch.manual_seed(0)
+    query = torch.randn(1, 8, 300, 64, device="cuda", dtype=torch.bfloat16)
+    key, value = (torch.randn(1, 2, 300, 64, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    segments = Segments.of((120, 1, 179), query.device)
+    wanted = _one_by_one(query.float(), key.float(), value.float(), segments, None, 0.0)
+    torch.testing.assert_close(
+        _flash(query, key, value, segments, None).float(), wanted, atol=2e-2, rtol=2e-2
+    )

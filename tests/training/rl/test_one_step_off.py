@@ -1,0 +1,118 @@
+"""Rollouts one step ahead: which weights sample them, how they are corrected, what a stopped run
+does.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Finished, Playground
+from tspo_cli.runs import read_jsonl, read_jsonl_gz
+from tspo_cli.training.core.batching import TrainSequence
+from tspo_cli.training.rl.background import alongside
+from tspo_cli.training.rl.off_policy import importance_weights
+
+Tspo = Callable[..., Finished]
+ONE_TURN_EACH = TrainSequence(
+    [5, 6, 7, 8, 9], [0, 1, 1, 0, 1], [0, 1, 1, 0, 2], [0, -1, -2, 0, -3], [-1, 0, 0, -1, 1]
+)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "wanted"),
+    [
+        ("token", [0, math.log(2), 0.0, 0, -1.0]),
+        ("turn", [0, math.log(2) / 2, math.log(2) / 2, 0, -1.0]),
+        ("sequence", [0, *[(math.log(2) - 1) / 3] * 2, 0, (math.log(2) - 1) / 3]),
+    ],
+)
+def test_importance_weights(ratio: str, wanted: list[float]) -> None:
+    now = [0.0, -1 + math.log(2), -2.0, 0.0, -4.0]
+    found = importance_weights(ONE_TURN_EACH, now, ratio)
+    assert found == pytest.approx([math.exp(value) for value in wanted])
+
+
+def test_work_goes_on_beside_the_body_and_stops_with_it() -> None:
+    begun, told = threading.Event(), threading.Event()
+
+    def until_told(stop: threading.Event) -> str:
+        begun.set()
+        if stop.wait(timeout=20):
+            told.set()
+        return "gave up"
+
+    def interrupted() -> None:
+        with alongside(until_told):
+            assert begun.wait(timeout=20)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert told.is_set()
+    with alongside(lambda stop: "done") as result:
+        assert result() == "done"
+    with alongside(None) as result:
+        assert result() is None
+
+
+def test_errors_of_the_other_thread_arrive() -> None:
+    def fail(stop: threading.Event) -> None:
+        raise ValueError("no retriever")
+
+    with pytest.raises(ValueError, match="no retriever"), alongside(fail) as result:
+        result()
+
+
+def settings(playground: Playground, **more: object) -> list[str]:
+    options = {
+        "train__steps": 5,
+        "checkpoint__every": 3,
+        "rollout__one_step_off": "true",
+        "credit__outcome": "em_format",
+    }
+    return playground.settings(**{**options, **more})
+
+
+@pytest.fixture(scope="module")
+def straight(playground: Playground, tspo: Tspo, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("ahead") / "straight"
+    tspo("train", "tiny/grpo", "--out", run, *settings(playground))
+    return run
+
+
+@pytest.mark.slow
+def test_rollouts_come_from_the_weights_before(straight: Path) -> None:
+    """Step 4 comes after a checkpoint: on-policy, like the first."""
+    rows = list(read_jsonl(straight / "metrics.jsonl"))
+    assert [row["staleness"] for row in rows] == [0, 1, 1, 0, 1]
+    for row in rows:
+        assert row["mixed_share"] == 0
+        assert row["handover_parity"] < 1e-4
+        assert ("parity" in row) == (row["staleness"] == 0)
+        assert ("importance_mean" in row) == (row["staleness"] == 1)
+    for row in (rows[1], rows[4]):
+        assert row["importance_mean"] == pytest.approx(1, abs=0.2)
+        assert row["importance_max"] >= row["importance_mean"]
+        assert 0 < row["drift"] < 1
+    for row in rows:
+        for group in read_jsonl_gz(straight / "rollouts" / f"step_{row['step']:06}.jsonl.gz"):
+            versions = {one["weight_version"] for one in group["trajectories"]}
+            assert versions == {row["step"] - 1 - row["staleness"]}
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_goes_on_the_same(
+    straight: Path, playground: Playground, tspo: Tspo, tmp_path: Path
+) -> None:
+    run = tmp_path / "stopped"
+    tspo("train", "tiny/grpo", "--out", run, *settings(playground, train__steps=3))
+    tspo("train", "tiny/grpo", "--out", run, "--resume", *settings(playground))
+    assert read_jsonl(run / "metrics.jsonl") == read_jsonl(straight / "metrics.jsonl")
+    assert (run / "model/model.safetensors").read_bytes() == (
+        straight / "model/model.safetensors"
+    ).read_bytes()

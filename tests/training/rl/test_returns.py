@@ -1,0 +1,72 @@
+"""Generalised advantage estimation over sampled tokens, against its definition and by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tspo_cli.training.rl.returns import gae, kl_to_go, token_rewards, whiten
+
+
+def test_rewards_stand_at_the_last_sampled_token_of_their_turn() -> None:
+    assert token_rewards([-1, 0, 0, -1, -1, 1, 1, 1], [0.2, 1.0]) == [0, 0, 0.2, 0, 0, 0, 0, 1.0]
+    assert token_rewards([-1, 0, -1], [0.5, 1.0]) == [0, 0.5, 0], (
+        "a turn without tokens has no place"
+    )
+
+
+def test_gae_by_hand() -> None:
+    """Sampled: tokens 1, 2 and 5. Values 0.5, 0.2, 0.4, reward 1 at the end, gamma 0.9, lambda 0.5.
+
+    delta_5 = 1 - 0.4 = 0.6; delta_2 = 0.9 * 0.4 - 0.2 = 0.16; delta_1 = 0.9 * 0.2 - 0.5 = -0.32;
+    A_5 = 0.6, A_2 = 0.16 + 0.45 * 0.6 = 0.43, A_1 = -0.32 + 0.45 * 0.43 = -0.1265.
+    """
+    sampled = [False, True, True, False, False, True]
+    values = [9.0, 0.5, 0.2, 9.0, 9.0, 0.4]
+    advantages, returns = gae([0, 0, 0, 0, 0, 1.0], values, sampled, 0.9, 0.5)
+    assert advantages == pytest.approx([0, -0.1265, 0.43, 0, 0, 0.6])
+    assert returns == pytest.approx([0, 0.3735, 0.63, 0, 0, 1.0])
+
+
+numbers = st.floats(-2, 2, allow_nan=False)
+steps = st.lists(st.tuples(numbers, numbers, st.booleans()), min_size=1, max_size=12)
+
+
+@given(steps, numbers)
+def test_feedback_does_not_matter(rows: list[tuple[float, float, bool]], noise: float) -> None:
+    """Taking the tokens that were not sampled out, or giving them other values, leaves the
+    advantages alone.
+    """
+    sampled = [one for _, _, one in rows]
+    found = gae(
+        [r for r, _, _ in rows], [v + noise * (not one) for _, v, one in rows], sampled, 0.95, 0.9
+    )
+    rest = [(r, v) for r, v, one in rows if one]
+    short = gae([r for r, _ in rest], [v for _, v in rest], [True] * len(rest), 0.95, 0.9)
+    for long_row, short_row in zip(found, short, strict=True):
+        assert [
+            value for value, one in zip(long_row, sampled, strict=True) if one
+        ] == pytest.approx(short_row)
+        assert not any(value for value, one in zip(long_row, sampled, strict=True) if not one)
+
+
+@given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=8))
+def test_with_lambda_1_returns_are_the_sums_of_rewards(rows: list[tuple[float, float]]) -> None:
+    rewards, values = [r for r, _ in rows], [v for _, v in rows]
+    advantages, returns = gae(rewards, values, [True] * len(rows), 1.0, 1.0)
+    assert returns == pytest.approx([sum(rewards[place:]) for place in range(len(rows))], abs=1e-9)
+    assert advantages == pytest.approx(
+        [r - v for r, v in zip(returns, values, strict=True)], abs=1e-9
+    )
+
+
+def test_whitening_is_over_sampled_tokens() -> None:
+    rows = whiten([[5.0, 1.0, 2.0], [3.0]], [[False, True, True], [True]], 0.0, list)
+    assert rows == [[0.0, -1.0, 0.0], [1.0]]
+    assert whiten([[0.7, 0.7]], [[True, True]], 1e-6, list) == [[0.0, 0.0]]
+    assert whiten([], [], 1e-6, list) == []
+
+
+def test_kl_to_go() -> None:
+    assert kl_to_go([0.0, 1.0, 0.0, 2.0]) == [3.0, 3.0, 2.0, 2.0]

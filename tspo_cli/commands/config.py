@@ -1,0 +1,107 @@
+"""`tspo config`: the keys of an experiment file, the recipes that come along, and checks of your
+own files.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from tspo_cli import console
+from tspo_cli.errors import InvalidInputError
+
+app = typer.Typer(no_args_is_help=True, help="Show, check and explain experiment files.")
+
+Sources = Annotated[
+    list[str], typer.Argument(help="Experiment files or recipe names, composed from left to right.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def show(
+    sources: Sources,
+    settings: Settings = None,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Every key with its final value.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Print an experiment file to copy and change, or what it comes to (--resolved, --set, --json,
+    several files).
+
+    tspo config show tiny/tspo > mine.toml
+    """
+    from tspo_cli.config.load_config import load_config, source_path, to_toml
+
+    config = load_config(sources, settings or ())
+    if as_json:
+        console.result_json(config.section_dict())
+    elif resolved or settings or len(sources) > 1:
+        console.result(to_toml(config).rstrip())
+    else:
+        console.result(source_path(sources[0]).read_text(encoding="utf-8").rstrip())
+
+
+@app.command()
+def validate(sources: Sources, settings: Settings = None, as_json: Json = False) -> None:
+    """Check that experiment files compose to a configuration that can start. Exit code 3 if not."""
+    from tspo_cli.config.load_config import check_complete, config_hash, load_config
+
+    config = load_config(sources, settings or ())
+    check_complete(config)
+    if as_json:
+        console.result_json({"valid": True, "kind": config.kind, "hash": config_hash(config)})
+    else:
+        console.result(
+            f"valid: {config.kind}, {config.train.steps} steps, configuration {config_hash(config)}"
+        )
+
+
+@app.command()
+def schema(
+    prefix: Annotated[str, typer.Argument(help="Only keys that start so, such as credit.")] = "",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the JSON schema (all keys).")
+    ] = False,
+) -> None:
+    """List every key of an experiment file with its default, as TOML that can be changed and
+    trained from.
+    """
+    from tspo_cli.config.keys import all_keys, unknown
+    from tspo_cli.config.schema import Config
+
+    keys = [key for key in all_keys().values() if key.name.startswith(prefix)]
+    if not keys:
+        raise InvalidInputError(f"{prefix}: {unknown(prefix)}")
+    if as_json:
+        console.result_json(Config.model_json_schema())
+        return
+    section = ""
+    for key in keys:
+        table, _, leaf = key.name.rpartition(".")
+        if table != section:
+            console.result(f"\n[{table}]")
+            section = table
+        meaning = f". {key.description}" if key.description else ""
+        console.result(f"{leaf} = {json.dumps(key.default)}  # {key.expects}{meaning}")
+
+
+@app.command(name="list")
+def list_recipes_(as_json: Json = False) -> None:
+    """List the recipes that `show`, `validate` and `tspo train` find by name."""
+    from tspo_cli.config.load_config import list_recipes, recipe_path
+
+    recipes = {name: str(recipe_path(name)) for name in list_recipes()}
+    if as_json:
+        console.result_json(
+            {"recipes": [{"name": name, "path": path} for name, path in recipes.items()]}
+        )
+    else:
+        for name, path in recipes.items():
+            console.result(f"{name:<28} {path}")

@@ -1,0 +1,154 @@
+"""`tspo eval`: a policy, with its search protocol or another method, on question sets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tspo_cli.commands.options import Json, Overwrite, Settings
+from tspo_cli.console import result, result_json, say
+from tspo_cli.errors import GateError, UsageError
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL_OR_RUN", help="Model directory, or a run (its model/).")
+    ],
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE_OR_NAME]...", help="More --data.")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data", metavar="FILE_OR_NAME", help="Question file or data set. Repeatable."
+        ),
+    ] = None,
+    index: Annotated[
+        Path | None, typer.Option(help="Index directory, searched in this process.")
+    ] = None,
+    retriever: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL,...", help="Base URLs of /retrieve servers, equal ones or shards."
+        ),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help=(
+                "search_r1 (the agent), direct, cot, rag, ircot, search_o1, iter_retgen or "
+                "tool_call."
+            )
+        ),
+    ] = "search_r1",
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1, that has MODEL.",
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="First questions of each set. 0: all.")] = 0,
+    sample: Annotated[
+        int, typer.Option(min=0, help="Questions drawn from each set with --seed. 0: all.")
+    ] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the sample and of sampled tokens. [0]")
+    ] = None,
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[METRIC=]SHARE",
+            help="Exit with 6 where a set scores less, e.g. em=0.3. Repeatable.",
+        ),
+    ] = None,
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of scores and items. [evals/<model>-<method>]")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what is in the folder.")
+    ] = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Evaluate a policy or a prompting method on question sets; every item is kept with its
+    trajectory.
+
+    Greedy unless --set eval.temperature says otherwise. Prompt, search budget and k are those the
+    model was trained with (its tspo_agent.json), else the defaults; --set rollout.max_searches=2
+    and the like change them. Every method uses the same model, retriever, budget and limits. An
+    evaluation that was interrupted goes on with --resume and ends with the same bytes; --set
+    eval.batch_size=128 answers more questions at once.
+
+    The model runs in this process, with vLLM after --set rollout.engine=vllm. A hosted model is a
+    row like any other: tspo eval NAME --endpoint URL --set endpoint.api=chat. A judge is asked with
+    --set judge.url=URL --set judge.model=NAME.
+    """
+    names = [*(data or []), *(more or [])]
+    if not names:
+        raise UsageError("name at least one question file: --data FILE_OR_NAME")
+    if index is not None and retriever:
+        raise UsageError("--index and --retriever exclude each other")
+    gates = [_gate(text) for text in fail_under or []]
+    from tspo_cli.evaluation.standalone import Wish, evaluate_model
+
+    wish = Wish(
+        model=model,
+        data=tuple(names),
+        method=method,
+        index=index,
+        urls=tuple(retriever or ()),
+        limit=limit,
+        sample=sample,
+        settings=(
+            *(() if seed is None else (f"seed={seed}",)),
+            *(() if endpoint is None else (f"endpoint.url={endpoint}",)),
+            *(settings or ()),
+        ),
+        out=out,
+    )
+    outcome = evaluate_model(wish, overwrite=overwrite, resume=resume)
+    say(f"every item with its trajectory: {outcome.folder}")
+    if json:
+        average = {"average": outcome.average} if outcome.average else {}
+        results = [
+            scores | {"latency": outcome.latency[scores["dataset"]]} for scores in outcome.results
+        ]
+        result_json({"results": results, **average, "out": str(outcome.folder)})
+    else:
+        from tspo_cli.reporting.tables.evaluation_table import scores_table
+
+        result(scores_table(outcome.results, outcome.average))
+    _check_gates(gates, outcome.results)
+
+
+def _gate(text: str) -> tuple[str, float]:
+    """`em=0.3`, or `0.3` alone for em."""
+    metric, _, share = text.rpartition("=")
+    try:
+        least = float(share)
+    except ValueError:
+        least = math.nan
+    if math.isnan(least):
+        raise UsageError(f"--fail-under {text}: expected [METRIC=]SHARE, such as em=0.3")
+    return metric or "em", least
+
+
+def _check_gates(gates: Sequence[tuple[str, float]], results: Sequence[dict[str, Any]]) -> None:
+    for metric, least in gates:
+        for scores in results:
+            value = scores.get(metric)
+            if not isinstance(value, int | float):
+                raise UsageError(
+                    f"--fail-under {metric}={least:g}: {scores['dataset']} has no score of that "
+                    "name"
+                )
+            if value < least:
+                raise GateError(
+                    f"{scores['dataset']}: {metric} is {value:.4g}, below --fail-under {least:g}"
+                )

@@ -1,0 +1,127 @@
+"""`tspo runs`: list, show and compare run directories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tspo_cli import console
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+app = typer.Typer(no_args_is_help=True, help="List, show and compare runs.")
+
+Json = Annotated[bool, typer.Option("--json", help="The same as JSON.")]
+
+
+@app.command("ls")
+def ls(
+    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of runs.")] = Path(
+        "runs"
+    ),
+    as_json: Json = False,
+) -> None:
+    """List the runs below a folder with state, progress and last exact match."""
+    from tspo_cli.reporting.sources.overview import summary
+    from tspo_cli.reporting.sources.run_view import open_runs
+
+    summaries = [summary(view) for view in open_runs([directory])]
+    if as_json:
+        console.result_json({"runs": summaries})
+        return
+    lines = [
+        [
+            one["run"],
+            one["algorithm"],
+            _text(one["seed"]),
+            one["state"],
+            f"{_text(one['step'])}/{_text(one['steps'])}",
+            "  ".join(f"{dataset} {_text(em)}" for dataset, em in one["em"].items()),
+        ]
+        for one in summaries
+    ]
+    console.result(_aligned(["run", "algorithm", "seed", "state", "step", "last EM"], lines))
+
+
+@app.command("show")
+def show(run: Annotated[Path, typer.Argument(metavar="RUN")], as_json: Json = False) -> None:
+    """Show one run: state, command, versions, settings, last metrics and all evaluations."""
+    from tspo_cli.reporting.sources.overview import details, flat
+    from tspo_cli.reporting.sources.run_view import open_run
+
+    found = details(open_run(run))
+    if as_json:
+        console.result_json(found)
+        return
+    keys = (
+        "run",
+        "algorithm",
+        "seed",
+        "state",
+        "step",
+        "steps",
+        "attempts",
+        "seconds",
+        "path",
+        "model",
+        "command",
+    )
+    console.result(_aligned([], [[key, _text(found[key])] for key in keys]))
+    for part in ("environment", "config", "metrics"):
+        console.result(
+            "\n"
+            + _aligned(
+                [part, ""], [[key, _text(value)] for key, value in flat(found[part]).items()]
+            )
+        )
+    for scores in found["evaluations"]:
+        lines = [
+            [key, _text(value)]
+            for key, value in scores.items()
+            if not isinstance(value, dict | list)
+        ]
+        console.result("\n" + _aligned(["evaluation", ""], lines))
+
+
+@app.command("diff")
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A")],
+    second: Annotated[Path, typer.Argument(metavar="B")],
+    as_json: Json = False,
+) -> None:
+    """Compare two runs: the configuration keys that differ, and the metrics at the end of both."""
+    from tspo_cli.reporting.sources.overview import difference
+    from tspo_cli.reporting.sources.run_view import open_run
+
+    a, b = open_run(first), open_run(second)
+    found = difference(a, b)
+    if as_json:
+        console.result_json(found)
+        return
+    for part, values in found.items():
+        lines = [[key, *map(_text, pair)] for key, pair in values.items()]
+        console.result(
+            _aligned([part, a.name, b.name], lines) if lines else f"{part}: no difference"
+        )
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _aligned(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    from tspo_cli.reporting.sources.marks import printable
+
+    table = [
+        line for line in ([printable(cell) for cell in line] for line in (heading, *lines)) if line
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in table
+    )

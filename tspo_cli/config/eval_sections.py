@@ -1,0 +1,87 @@
+"""Sections of an experiment file: evaluation, endpoints and judges."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tspo_cli.config.section import Section
+
+
+class EvalConfig(Section):
+    """Evaluation during and after training, and by `tspo eval`."""
+
+    data: list[str] = Field(default_factory=list, description="Question files to evaluate on.")
+    every: int = Field(
+        0, ge=0, description="Steps between evaluations. 0: at step 0 and at the end only."
+    )
+    limit: int = Field(0, ge=0, description="Questions per data set. 0: all.")
+    at_start: bool = Field(True, description="Evaluate before the first step too.")
+    temperature: float = Field(0.0, ge=0, description="0: greedy.")
+    batch_size: int = Field(64, ge=1, description="Questions in flight.")
+    portion: int = Field(
+        0,
+        ge=0,
+        description="Questions that are answered and saved together: an evaluation that is resumed "
+        "repeats the portion "
+        "in which it was stopped, so that its results stay the same to the byte. 0: four batches.",
+    )
+
+
+class EndpointConfig(Section):
+    """`tspo eval`: a model behind an OpenAI-compatible server instead of one in this process."""
+
+    url: str = Field(
+        "", description="Base URL, such as http://127.0.0.1:8000/v1. Empty: the model runs here."
+    )
+    model: str = Field(
+        "", description="The model's name on the server. Empty: as it is given to tspo eval."
+    )
+    api: Literal["completions", "chat"] = Field(
+        "completions",
+        description="completions continues a text; chat sends messages (hosted chat models).",
+    )
+    tokenizer: str = Field(
+        "",
+        description=(
+            "Directory or hub name of its tokenizer. Empty: the model's directory; else "
+            "limits count words."
+        ),
+    )
+    send: Literal["ids", "text"] = Field(
+        "ids",
+        description="completions: send token ids where the tokenizer is known, or always text.",
+    )
+    key_env: str = Field(
+        "OPENAI_API_KEY", description="Environment variable with the server's key, if it wants one."
+    )
+    concurrency: int = Field(16, ge=1, description="Requests under way at once.")
+    timeout: float = Field(120.0, gt=0, description="Deadline of one request in seconds.")
+    retries: int = Field(5, ge=0, description="Tries after a failed request, with growing waits.")
+    extra: str = Field(
+        "",
+        description="JSON object with further fields of every request, as some servers know them. "
+        "vLLM's own server is "
+        "recognised and asked for the sampled token ids without it.",
+    )
+
+
+class JudgeConfig(Section):
+    """`tspo eval`: a model that judges answers, through an OpenAI-compatible server's chat API."""
+
+    url: str = Field("", description="Base URL. Empty: no judge.")
+    model: str = Field("", description="Name of the judging model on the server.")
+    prompt: str = Field(
+        "",
+        description=(
+            "Text file with {question}, {golden_answers} and {answer}. Empty: the built-in prompt."
+        ),
+    )
+    key_env: str = Field(
+        "OPENAI_API_KEY", description="Environment variable with the server's key, if it wants one."
+    )
+    concurrency: int = Field(16, ge=1, description="Requests under way at once.")
+    max_tokens: int = Field(512, ge=1, description="Most tokens of a judgement.")
+    timeout: float = Field(120.0, gt=0, description="Deadline of one request in seconds.")
+    retries: int = Field(5, ge=0, description="Tries after a failed request, with growing waits.")

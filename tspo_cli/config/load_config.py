@@ -1,0 +1,263 @@
+"""From experiment files and `--set a.b=c` to one checked `Config`, and back to files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from tspo_cli.config.algorithm_defaults import with_algorithm_defaults
+from tspo_cli.config.keys import all_keys, all_sections, unknown
+from tspo_cli.config.recipes import list_recipes, recipe_path, source_path
+from tspo_cli.config.rules import check_complete
+from tspo_cli.config.schema import Config
+from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
+from tspo_cli.runs import CONFIG_NAME, atomic_write_text, read_json, write_json
+
+__all__ = [
+    "apply_settings",
+    "check_complete",
+    "config_hash",
+    "list_recipes",
+    "load_config",
+    "read_resolved",
+    "recipe_path",
+    "source_path",
+    "to_toml",
+    "write_resolved",
+]
+
+Table = dict[str, Any]
+_ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One file (or all settings) on its way into the configuration; `text` is kept to find line
+    numbers.
+    """
+
+    label: str
+    table: Table
+    text: str = ""
+
+
+def load_config(sources: Sequence[str | Path], settings: Sequence[str] = ()) -> Config:
+    """Compose files from left to right, then `a.b=c` settings, and check the result against the
+    schema.
+
+    A source is a path or a recipe's name (`tiny/tspo`). A file may start from another with `extends
+    = "base.toml"` (or a list of them), relative to itself. Paths inside stay as they are written.
+    Tables merge; lists are replaced.
+
+    Raises:
+        InvalidInputError: bad TOML, an unknown key, or a wrong value; one line that names the key
+        and the file. MissingResourceError: a source does not exist. UsageError: a setting has no
+        `=`.
+    """
+    layers = [layer for source in sources for layer in _read_layers(source_path(source), ())]
+    layers.append(Layer("--set", apply_settings({}, settings)))
+    table: Table = {}
+    for layer in layers[:-1]:
+        table = _merge(table, layer.table)
+    return _validate(with_algorithm_defaults(apply_settings(table, settings)), layers)
+
+
+def apply_settings(table: Table, settings: Sequence[str]) -> Table:
+    """A copy of `table` with every `a.b=value` set; a value is TOML where it parses as such, else a
+    string.
+
+    Raises:
+        UsageError: a setting has no `=` or an empty key.
+        InvalidInputError: a key goes through something that is not a table.
+    """
+    table = deepcopy(table)
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        *parents, leaf = key.strip().split(".")
+        if not equals or not all([*parents, leaf]):
+            raise UsageError(f"--set {setting}: expected KEY=VALUE, such as train.steps=10")
+        inner = table
+        for depth, name in enumerate(parents, start=1):
+            inner = inner.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise InvalidInputError(
+                    f"--set {setting}: {'.'.join(parents[:depth])} is a value, not a table"
+                )
+        inner[leaf] = _parse_value(value.strip())
+    return table
+
+
+def to_toml(config: Config) -> str:
+    """The whole configuration as TOML that `load_config` reads back to an equal one."""
+    return tomli_w.dumps(config.section_dict())
+
+
+def config_hash(config: Config) -> str:
+    """12 hex digits that are equal for equal configurations."""
+    canonical = json.dumps(config.section_dict(), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()[:12]
+
+
+def write_resolved(config: Config, run_dir: Path) -> None:
+    """Write `config.toml`, then `config.resolved.json` (which makes the folder a run directory)."""
+    atomic_write_text(run_dir / "config.toml", to_toml(config))
+    write_json(run_dir / CONFIG_NAME, config.section_dict())
+
+
+def read_resolved(run_dir: Path) -> Config:
+    """The configuration that a run was started with.
+
+    Raises:
+        MissingResourceError: the folder is no run directory.
+        InvalidInputError: the file was changed to something that the schema refuses.
+    """
+    path = run_dir / CONFIG_NAME
+    if not path.is_file():
+        raise MissingResourceError(f"{run_dir}: not a run directory (it has no {CONFIG_NAME})")
+    table = read_json(path)
+    if not isinstance(table, dict):
+        raise InvalidInputError(f"{path}: expected a JSON object")
+    return _validate(table, [Layer(str(path), table)])
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return parsed["value"] if list(parsed) == ["value"] else text
+
+
+def _read_layers(path: Path, above: tuple[Path, ...]) -> Iterator[Layer]:
+    """The files that `path` extends, farthest first, then `path` itself; `above` are the files that
+    led here.
+    """
+    if path.resolve() in above:
+        raise InvalidInputError(
+            f"{path}: extends itself through {' > '.join(p.name for p in above)}"
+        )
+    layer = _read_toml(path)
+    bases = layer.table.pop("extends", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise InvalidInputError(f"{path}: extends: expected a file name or a list of file names")
+    for base in bases:
+        if not (path.parent / base).is_file():
+            raise MissingResourceError(
+                f"{path}: extends {base}, which does not exist in {path.parent}"
+            )
+        yield from _read_layers(path.parent / base, (*above, path.resolve()))
+    yield layer
+
+
+def _read_toml(path: Path) -> Layer:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return Layer(str(path), tomllib.loads(text), text)
+    except UnicodeDecodeError:
+        raise InvalidInputError(f"{path}: not a UTF-8 text file") from None
+    except tomllib.TOMLDecodeError as error:
+        at = re.search(r" \(at line (\d+), column \d+\)", str(error))
+        line = at.group(1) if at else str(len(text.splitlines()))
+        reason = str(error)[: at.start()] if at else str(error)
+        raise InvalidInputError(f"{path}:{line}: not valid TOML: {reason}") from None
+
+
+def _merge(below: Table, above: Table) -> Table:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = (
+            _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
+    return merged
+
+
+def _validate(table: Table, layers: Sequence[Layer]) -> Config:
+    """Check as strict JSON, so that the string "5" is no integer and `true` no 1, while lists may
+    become tuples.
+    """
+    problems = list(_refused(table))
+    if not problems:
+        try:
+            return Config.model_validate_json(json.dumps(table, default=str), strict=True)
+        except ValidationError as error:
+            problems = [_wrong(_key_at(detail["loc"]), table) for detail in error.errors()]
+    name, message = problems[0]
+    raise InvalidInputError(f"{name}: {message}{_place(name, layers)}")
+
+
+def _refused(table: Table, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """What no type can allow, as (dotted name, message): unknown names, misplaced tables, nan and
+    inf.
+    """
+    for part, value in table.items():
+        name = f"{prefix}{part}"
+        if name in all_keys():
+            items = value if isinstance(value, list) else [value]
+            if not all(math.isfinite(item) for item in items if isinstance(item, float)):
+                yield name, f"expected {all_keys()[name].expects} and finite, got {_show(value)}"
+        elif name not in all_sections():
+            yield name, unknown(name)
+        elif isinstance(value, dict):
+            yield from _refused(value, f"{name}.")
+        else:
+            yield name, f"expected a table, got {_show(value)}"
+
+
+def _key_at(place: Sequence[int | str]) -> str:
+    """The key that a place in the configuration belongs to: its longest beginning that is one."""
+    names = [".".join(map(str, place[:depth])) for depth in range(len(place), 0, -1)]
+    return next(name for name in names if name in all_keys())
+
+
+def _wrong(name: str, table: Table) -> tuple[str, str]:
+    value: Any = table
+    for part in name.split("."):
+        value = value[part]
+    return name, f"expected {all_keys()[name].expects}, got {_show(value)}"
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, dict):
+        return "a table"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _place(name: str, layers: Sequence[Layer]) -> str:
+    """Where the last word on `name` was spoken: ` (file:line)` or ` (--set)`."""
+    for layer in reversed(layers):
+        inner: Any = layer.table
+        for part in name.split("."):
+            inner = inner.get(part, _ABSENT) if isinstance(inner, dict) else _ABSENT
+        if inner is not _ABSENT:
+            line = _line_of(name, layer.text)
+            return f" ({layer.label}:{line})" if line else f" ({layer.label})"
+    return ""
+
+
+def _line_of(name: str, text: str) -> int | None:
+    """The line of `name` in TOML `text`, for the usual spellings `[a]` and `b = ...`, or `a.b =
+    ...`.
+    """
+    table = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[+([\w.-]+)\]", line):
+            table = f"{header.group(1)}."
+            if header.group(1) == name:
+                return number
+        elif (key := re.match(r"\s*([\w.-]+)\s*=", line)) and f"{table}{key.group(1)}" == name:
+            return number
+    return None

@@ -1,0 +1,151 @@
+"""Sections of an experiment file: optimiser, training, checkpoints, DeepSpeed, LoRA, tracking."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tspo_cli.config.section import Section
+
+
+class OptimizerConfig(Section):
+    """AdamW and its learning-rate schedule."""
+
+    lr: float = Field(1e-6, gt=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup: int = Field(0, ge=0, description="Optimiser updates of linear warm-up.")
+    schedule: Literal["constant", "linear"] = Field(
+        "constant", description="After warm-up: stay, or fall to final_lr."
+    )
+    final_lr: float = Field(
+        0.1, ge=0, le=1, description="linear: last learning rate as a share of lr."
+    )
+    grad_clip: float = Field(1.0, ge=0, description="Largest gradient norm. 0: no clipping.")
+
+
+class TrainConfig(Section):
+    """How long and in what portions."""
+
+    steps: int = Field(
+        100,
+        ge=1,
+        description="Training steps (RL: one rollout batch each; SFT: one optimiser update each).",
+    )
+    updates_per_step: int = Field(1, ge=1, description="RL: optimiser updates per rollout batch.")
+    batch_size: int = Field(16, ge=1, description="SFT: demonstrations per update.")
+    tokens_per_micro_batch: int = Field(
+        8192, ge=1, description="Tokens in one forward and backward pass."
+    )
+    packing: bool = Field(
+        True,
+        description="Put sequences one after the other instead of padding them to a rectangle.",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description=(
+            "Keep only the input of each layer and compute the rest again: less memory, "
+            "1/3 more work."
+        ),
+    )
+    compile: bool = Field(
+        False,
+        description="Compile normalisations and MLPs (torch.compile): fewer passes over a GPU's "
+        "memory, seconds more "
+        "at the start, other last digits.",
+    )
+    balance_ranks: bool = Field(
+        True,
+        description=(
+            "Spread the sequences of an update over all processes by length, so that no "
+            "process waits long."
+        ),
+    )
+    processes: int = Field(1, ge=1, description="Training processes on this machine.")
+    threads: int = Field(
+        0, ge=0, description="CPU threads per process. 0: one, or OMP_NUM_THREADS where it is set."
+    )
+    keep_rollouts: int = Field(
+        1, ge=0, description="Keep the rollouts of every n-th step. 0: none."
+    )
+    drop_zero_advantage: bool = Field(
+        True,
+        description="Rollouts without any advantage do not go through the learner; the gradient "
+        "stays the same. "
+        "Without effect where loss.kl or loss.entropy gives them one.",
+    )
+    stop_when: list[str] = Field(
+        default_factory=list,
+        description=(
+            'End a run early, such as "reward < 0.01 for 20" or "invalid_share > 0.5 for '
+            '5" (steps in a row).'
+        ),
+    )
+    parity_limit: float = Field(
+        0.05,
+        gt=0,
+        description=(
+            "Stop when engine and learner log-probs of a step differ by more than this "
+            "(nats, mean)."
+        ),
+    )
+
+
+class CheckpointConfig(Section):
+    """What is kept to resume from."""
+
+    every: int = Field(50, ge=0, description="Steps between checkpoints. 0: only at the end.")
+    keep: int = Field(2, ge=1, description="Newest checkpoints to keep.")
+    best: Literal["em", "f1", "none"] = Field(
+        "em",
+        description=(
+            "RUN/best keeps the policy with the highest mean of this over eval.data, where "
+            "eval.every is set."
+        ),
+    )
+
+
+class DeepSpeedConfig(Section):
+    """The engine below the learner."""
+
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="ZeRO stage.")
+    offload_optimizer: bool = Field(
+        False, description="Keep optimiser states in CPU memory (ZeRO 1 to 3, GPU)."
+    )
+    config: str = Field(
+        "", description="A DeepSpeed JSON file that is merged over the generated configuration."
+    )
+
+
+class LoraConfig(Section):
+    """Low-rank adapters beside a frozen policy, through peft. PPO's critic gets adapters of its
+    own.
+    """
+
+    rank: int = Field(
+        0,
+        ge=0,
+        description="Columns of an adapter's matrices. 0: no adapters, all weights are trained.",
+    )
+    alpha: int = Field(32, ge=1, description="An adapter counts alpha / rank times.")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="Dropout before an adapter; kind = sft alone."
+    )
+    targets: list[str] = Field(
+        ["all-linear"],
+        description=(
+            'Names of linear layers that get one, such as "q_proj"; "all-linear": all but '
+            "the output layer."
+        ),
+    )
+
+
+class TrackConfig(Section):
+    """Optional sinks beside metrics.jsonl."""
+
+    tensorboard: bool = False
+    profile: bool = Field(
+        False, description="Write a trace of the second and third step into trace/ of the run."
+    )

@@ -1,0 +1,81 @@
+"""Compare answers and find them in texts, after SQuAD's normalisation (Rajpurkar et al. 2016)."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
+
+from tspo_cli.data.normal_form import normalize_answer, normalize_text
+
+Match = Literal["norm_token_boundary", "norm_substring", "raw_lower"]
+
+# What the search protocol adds around passages and the model's own words: a gold answer
+# "information" or "doc" must not be found there, and removing the punctuation of "<answer>Paris"
+# must not glue the tag to the word.
+_WRAPPER = re.compile(r"</?(?:information|search|answer|think)>|\bDoc \d+\s?\(Title:")
+
+
+def exact_match(answer: str | None, golds: Sequence[str]) -> bool:
+    """True when the normalised answer equals a normalised gold.
+
+    A gold of articles and punctuation alone ("The The") normalises to nothing and is compared in
+    lower case instead.
+    """
+    if answer is None:
+        return False
+    normal = normalize_answer(answer)
+    raw = answer.strip().lower()
+    return any(
+        normal == (normalize_answer(gold) or None) or raw == gold.strip().lower() != ""
+        for gold in golds
+    )
+
+
+def f1_score(answer: str | None, golds: Sequence[str]) -> float:
+    """Best F1 of the bags of normalised words over all golds, 0 to 1."""
+    words = Counter(normalize_answer(answer or "").split())
+    return max((_f1(words, Counter(normalize_answer(gold).split())) for gold in golds), default=0.0)
+
+
+def _f1(answer: Counter[str], gold: Counter[str]) -> float:
+    common = (answer & gold).total()
+    return 2 * common / (answer.total() + gold.total()) if common else 0.0
+
+
+def contains_answer(text: str, golds: Sequence[str], match: Match = "norm_token_boundary") -> bool:
+    """True when a gold occurs in `text`; tags and headings of the search protocol in `text` do not
+    count.
+
+    norm_token_boundary: the normalised words, whole and in a row. norm_substring: also inside a
+    word. raw_lower: lower case only. A gold that normalises to nothing is never found.
+    """
+    if not text:
+        return False
+    if match == "raw_lower":
+        lower = _unwrapped(text).lower()
+        return any(gold.strip().lower() in lower for gold in golds if normalize_answer(gold))
+    padded = _padded(text)
+    edge = " " if match == "norm_token_boundary" else ""
+    return any(
+        f"{edge}{normal}{edge}" in padded for normal in map(normalize_answer, golds) if normal
+    )
+
+
+def is_degenerate(gold: str) -> bool:
+    """True for yes, no and golds of at most one character after normalisation: found anywhere, they
+    prove nothing.
+    """
+    normal = normalize_answer(gold)
+    return len(normal) <= 1 or normal in ("yes", "no")
+
+
+def _unwrapped(text: str) -> str:
+    return _WRAPPER.sub(" ", text)
+
+
+@lru_cache(maxsize=4096)
+def _padded(text: str) -> str:
+    return f" {normalize_text(_unwrapped(text))} "

@@ -1,0 +1,77 @@
+"""Groups from the rollouts that a run has recorded, so that any algorithm can be applied to them
+afterwards.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tspo_cli import runs
+from tspo_cli.credit.group import CreditTrajectory, CreditTurn, Group
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+
+
+def recorded_batches(
+    run: Path, first: int = 1, last: int | None = None
+) -> Iterator[tuple[int, list[Group]]]:
+    """(step, its groups) of every training step from `first` to `last` whose rollouts were kept, by
+    step.
+
+    Raises:
+        MissingResourceError: the run keeps no rollouts of these steps.
+        InvalidInputError: a damaged file, or one that holds no rollouts.
+    """
+    paths = {
+        int(path.name.split(".")[0].removeprefix("step_")): path for path in rollout_files(run)
+    }
+    wanted = [step for step in sorted(paths) if step >= first and (last is None or step <= last)]
+    if not wanted:
+        kept = (
+            f"; kept are {min(paths)} to {max(paths)}"
+            if paths
+            else "; train with train.keep_rollouts = 1"
+        )
+        raise MissingResourceError(f"{run}: no recorded rollouts of the steps asked for{kept}")
+    for step in wanted:
+        yield step, list(_groups(paths[step]))
+
+
+def rollout_files(run: Path) -> list[Path]:
+    """The rollout files of a run, by step."""
+    return sorted((run / "rollouts").glob("step_*.jsonl.gz"))
+
+
+def _groups(path: Path) -> Iterator[Group]:
+    try:
+        for record in runs.read_jsonl_gz(path):
+            yield Group(
+                question=record["question"],
+                golden_answers=tuple(record["golden_answers"]),
+                trajectories=tuple(map(_trajectory, record["trajectories"])),
+            )
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InvalidInputError(f"{path}: damaged or not gzip JSON lines ({error})") from None
+    except (KeyError, TypeError) as error:
+        raise InvalidInputError(
+            f"{path}: not the rollouts of a training run (no {error})"
+        ) from None
+
+
+def _trajectory(record: Mapping[str, Any]) -> CreditTrajectory:
+    """As training saw it: only the feedback of searches is evidence."""
+    return CreditTrajectory(
+        record["answer"],
+        tuple(
+            CreditTurn(
+                turn["query"],
+                turn["feedback"] if turn["kind"] == "search" else "",
+                turn["text"],
+                turn["tokens"],
+            )
+            for turn in record["turns"]
+        ),
+        tuple(record.get("gold_logprobs") or ()),
+    )

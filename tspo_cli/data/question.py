@@ -1,0 +1,44 @@
+"""The one schema of questions and passages that every room uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One retrievable passage. `id` is unique within its corpus."""
+
+    id: str
+    title: str
+    text: str
+
+    @property
+    def contents(self) -> str:
+        """Title in quotes on the first line, then the text: the form that is indexed and served."""
+        return f'"{self.title}"\n{self.text}'
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question with its accepted answers.
+
+    `id` is unique within `data_source`. `supporting_ids` names gold passages by their id;
+    `gold_kind` says whether that list is complete ("full"), partial ("positive") or absent
+    ("none"). `extra` keeps all other fields.
+    """
+
+    id: str
+    question: str
+    golden_answers: tuple[str, ...]
+    data_source: str
+    supporting_ids: tuple[str, ...] = ()
+    gold_kind: str = "none"
+    type: str = ""
+    extra: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
+
+    @property
+    def key(self) -> str:
+        """A name that no question of another data set has."""
+        return f"{self.data_source}/{self.id}"

@@ -1,0 +1,61 @@
+"""Evaluated items as TREC files, so that trec_eval, ir_measures and ranx can score what an agent
+retrieved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+
+
+def trec_run(groups: Iterable[dict[str, Any]], tag: str) -> list[str]:
+    """Lines `question Q0 passage rank score tag`: the passages of all searches of the first
+    trajectory.
+
+    They stand in the order in which the agent first saw them. Scores fall with the rank: those of
+    different queries do not compare, and the tools sort by score. A question without passages has
+    no line.
+
+    Raises:
+        InvalidInputError: an id is empty or holds white space, which the format cannot carry.
+    """
+    lines = []
+    for group in groups:
+        question = _word(str(group["group"][1]))
+        turns = group["trajectories"][0]["turns"]
+        seen = dict.fromkeys(
+            str(passage["id"]) for turn in turns for passage in turn.get("passages") or []
+        )
+        for rank, passage in enumerate(seen, start=1):
+            lines.append(
+                f"{question} Q0 {_word(passage)} {rank} {len(seen) - rank + 1} "
+                f"{'_'.join(tag.split()) or '-'}"
+            )
+    return lines
+
+
+def trec_qrels(groups: Iterable[dict[str, Any]]) -> list[str]:
+    """Lines `question 0 passage 1`: the gold passages of every question that names some.
+
+    Raises:
+        InvalidInputError: an id is empty or holds white space.
+        MissingResourceError: no question names its gold passages.
+    """
+    lines = [
+        f"{_word(str(group['group'][1]))} 0 {_word(str(passage))} 1"
+        for group in groups
+        for passage in dict.fromkeys(group.get("supporting_ids") or [])
+    ]
+    if not lines:
+        raise MissingResourceError(
+            "--qrels: no question here names its gold passages (supporting_ids)"
+        )
+    return lines
+
+
+def _word(value: str) -> str:
+    if not value or value.split() != [value]:
+        raise InvalidInputError(f"id {value!r}: TREC files cannot carry an empty id or white space")
+    return value

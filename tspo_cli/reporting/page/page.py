@@ -1,0 +1,136 @@
+"""One self-contained HTML page: results, curves, settings, and trajectories to read."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import metadata, resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tspo_cli.reporting.open_report import NAMES, Report
+from tspo_cli.reporting.page.curves import figures
+from tspo_cli.reporting.page.page_items import GROUPS_PER_STEP, item_data
+from tspo_cli.reporting.sources.run_view import RunView, unfinished
+
+SCRIPTS = ("trajectory.js", "items.js")
+
+
+def render_page(report: Report, *, items: int = 200) -> str:
+    """The page of a report with up to `items` (0: all) of every evaluation; equal runs give equal
+    text.
+
+    Everything that a run, model or corpus wrote enters as text: escaped by the template, or as data
+    that the script puts into text nodes. The policy in its head lets only its own script run and
+    nothing load.
+    """
+    environment = Environment(
+        loader=PackageLoader("tspo_cli.reporting.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.tests["about_published"] = lambda note: note.startswith(("† ", "Sources: "))
+    script = '"use strict";\n(() => {\n' + "".join(map(_asset, SCRIPTS)) + "})();\n"
+    views = report.views
+    data = item_data(views, items)
+    possible = report.possible()
+    tables = {name: report.table(name) if name in possible else None for name in NAMES}
+    trained = [view.name for view in views if not view.is_evaluation]
+    several = any(len(arm.views) > 1 and not arm.is_evaluation for arm in report.arms)
+    several = several or any(
+        value.seeds > 1 for one in report.scored for value in one.estimates.values()
+    )
+    return environment.get_template("page.html.j2").render(
+        script=Markup(script),
+        style=Markup(_asset("page.css")),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        version=metadata.version("tspo-cli"),
+        runs=[_settings(view) for view in views],
+        several=several,
+        credit=_credit_options([view for view in views if not view.is_evaluation]),
+        trained=trained,
+        counts=[
+            f"{number} {name}{'' if number == 1 else 's'}"
+            for number, name in ((len(trained), "run"), (len(views) - len(trained), "evaluation"))
+            if number
+        ],
+        notes=unfinished(views),
+        tables=tables,
+        figures=[(figure, Markup(figure.svg)) for figure in figures(report.arms)],
+        index=Markup(_script_json(data.index)),
+        chunks=data.chunks,
+        groups_per_step=GROUPS_PER_STEP,
+        items=items,
+    )
+
+
+def _settings(view: RunView) -> dict[str, Any]:
+    seconds = sum(record.get("total") or 0.0 for record in view.timings())
+    return {
+        "name": view.name,
+        "evaluation": view.is_evaluation,
+        "algorithm": view.algorithm,
+        "model": view.model,
+        "seed": view.setting("seed"),
+        "lr": view.setting("optimizer.lr"),
+        "steps": view.setting("train.steps"),
+        "reached": view.status.get("step"),
+        "state": view.state,
+        "minutes": round(seconds / 60, 1) if seconds else None,
+        "questions": view.setting("rollout.questions_per_step"),
+        "group_size": view.setting("rollout.group_size"),
+        "command": view.command,
+    }
+
+
+def _credit_options(views: Sequence[RunView]) -> list[tuple[str, list[str]]]:
+    """Options of credit, loss and search as (key, value of each run), of all runs that use them."""
+    sections = ("credit", "loss", "retriever.k", "rollout.max_searches", "rollout.temperature")
+    keys: dict[str, None] = {}
+    for view in views:
+        for section in sections:
+            value = view.setting(section)
+            keys |= (
+                dict.fromkeys(f"{section}.{key}" for key in value)
+                if isinstance(value, dict)
+                else {section: None}
+            )
+    return [
+        (key, [_shown(view, key) for view in views])
+        for key in keys
+        if any(_shown(view, key) for view in views)
+    ]
+
+
+def _shown(view: RunView, key: str) -> str:
+    unused = view.algorithm == "sft" and key.startswith(("credit.", "rollout.", "retriever."))
+    value = None if unused else view.setting(key)
+    return "" if value is None else str(value)
+
+
+def _script_json(value: Any) -> str:
+    """JSON that can neither end its script element nor begin a comment or another one."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    unsafe: dict[str, str | int | None] = {
+        "<": "\\u003c",
+        ">": "\\u003e",
+        "&": "\\u0026",
+        "\u2028": "\\u2028",
+        "\u2029": "\\u2029",
+    }
+    return text.translate(str.maketrans(unsafe)).encode("utf-8", "replace").decode("utf-8")
+
+
+def _asset(name: str) -> str:
+    return (
+        resources.files("tspo_cli.reporting.page")
+        .joinpath("templates", name)
+        .read_text(encoding="utf-8")
+    )

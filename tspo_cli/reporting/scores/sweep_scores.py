@@ -1,0 +1,294 @@
+"""Statistics of a sweep: means over seeds and worlds, and differences from a baseline arm, paired
+cell by cell.
+
+A group is an arm with one combination of the option grid; its cells differ in seed and in the
+values of the axes (worlds, warm starts), and all of them count as repetitions. Compared are cells
+of equal seed, axes and options, so that what the pair shares (questions, start, order of training)
+cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tspo_cli import runs
+from tspo_cli.config.sweep_file import SWEEP_NAME
+from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
+from tspo_cli.reporting.sources.run_view import RunView, open_run
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRun:
+    """One cell that has been started. `curve` is (step, EM) of its evaluations, by step.
+
+    `tokens` are sampled in training; `cpu_seconds` are None where not recorded.
+    """
+
+    view: RunView
+    arm: str
+    place: Mapping[str, str]
+    seed: int
+    dataset: str
+    curve: tuple[tuple[int, float], ...]
+    end: Mapping[str, Any]
+    tokens: float
+    cpu_seconds: float | None
+
+    @property
+    def finished(self) -> bool:
+        """True for a run that has taken all its steps."""
+        return self.view.state == "finished"
+
+    def em_at(self, step: int) -> float | None:
+        """EM of the evaluation at `step`, None without one."""
+        return dict(self.curve).get(step)
+
+    def auc_until(self, step: int) -> float | None:
+        """Area under the curve up to `step`, divided by its length in steps: mean EM of that time,
+        0 to 1.
+        """
+        return area_under_curve([point for point in self.curve if point[0] <= step])
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """Mean of `n` values with its 95 % t interval; no interval for one value."""
+
+    n: int
+    mean: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Mean difference from the baseline over `n` pairs, its 95 % t interval, and the p-value of the
+    paired t-test.
+
+    No interval and no p for one pair; p is 1 where all differences are 0.
+    """
+
+    n: int
+    mean: float
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSummary:
+    """A group: EM at the end and area under the curve, each with its difference from the baseline
+    (None for itself).
+
+    `searches` and `no_answer_share` are means of the last evaluation, `tokens` and `cpu_seconds` of
+    whole trainings.
+    """
+
+    arm: str
+    options: Mapping[str, str]
+    seeds: tuple[int, ...]
+    step: int
+    em: Mean
+    auc: Mean | None
+    delta_em: Paired | None
+    delta_auc: Paired | None
+    searches: float | None
+    no_answer_share: float | None
+    tokens: float
+    cpu_seconds: float | None
+
+
+@dataclass(frozen=True)
+class SweepView:
+    """The runs of a sweep and what to compare them with. `waiting` names the cells without a
+    finished run.
+    """
+
+    path: Path
+    baseline: str | None
+    options: tuple[str, ...]
+    runs: tuple[SweepRun, ...]
+    waiting: tuple[str, ...]
+
+
+def is_sweep(path: Path) -> bool:
+    """True for a directory that `tspo sweep` made."""
+    return (path / SWEEP_NAME).is_file()
+
+
+def open_sweep(path: Path, baseline: str | None = None) -> SweepView:
+    """All runs of the sweep in `path` that were evaluated at least once; `baseline` wins over the
+    file's own.
+
+    Raises:
+        MissingResourceError: no run has an evaluation yet.
+        UsageError: the baseline is no arm.
+        InvalidInputError: the runs were evaluated on several data sets, which have no common mean.
+    """
+    record = runs.read_json(path / SWEEP_NAME)
+    if not isinstance(record, dict) or not {"cells", "grid", "baseline"} <= record.keys():
+        raise InvalidInputError(
+            f"{path / SWEEP_NAME}: not written by tspo sweep; start the sweep again to write it"
+        )
+    arms = list(dict.fromkeys(cell["arm"] for cell in record["cells"]))
+    chosen = baseline or record["baseline"]
+    if chosen is not None and chosen not in arms:
+        raise UsageError(f"--baseline {chosen}: the arms of this sweep are {', '.join(arms)}")
+    found = [_open_cell(path, cell) for cell in record["cells"] if runs.is_run(path / cell["name"])]
+    evaluated = [run for run in found if run is not None]
+    if not evaluated:
+        raise MissingResourceError(f"{path}: no run of this sweep has an evaluation yet")
+    done = {run.view.name for run in evaluated if run.finished}
+    waiting = tuple(cell["name"] for cell in record["cells"] if cell["name"] not in done)
+    return SweepView(path, chosen, tuple(record["grid"]), tuple(evaluated), waiting)
+
+
+def baseline_run(path: Path) -> str | None:
+    """A run of the baseline arm by its name in the sweep's directory, None without a baseline or a
+    run of it.
+    """
+    record = runs.read_json(path / SWEEP_NAME)
+    cells = [cell["name"] for cell in record["cells"] if cell["arm"] == record["baseline"]]
+    return next((name for name in cells if runs.eval_steps(path / name)), None)
+
+
+def summaries(sweep: SweepView, step: int | None = None) -> list[GroupSummary]:
+    """One entry per group of finished runs, in the order of the sweep file: EM at `step`, area up
+    to it.
+
+    None means the last evaluation.
+
+    Raises:
+        MissingResourceError: no finished run was evaluated at `step`.
+    """
+    groups: dict[tuple[str, tuple[tuple[str, str], ...]], list[SweepRun]] = {}
+    for run in sweep.runs:
+        if run.finished:
+            options = tuple((key, run.place[key]) for key in sweep.options)
+            groups.setdefault((run.arm, options), []).append(run)
+    rows = []
+    for (arm, options), members in groups.items():
+        at = step if step is not None else members[0].curve[-1][0]
+        kept = [run for run in members if run.em_at(at) is not None]
+        others = (
+            groups.get((sweep.baseline, options), []) if sweep.baseline not in (None, arm) else []
+        )
+        if kept:
+            rows.append(_summary(arm, dict(options), kept, at, others))
+    if not rows:
+        wanted = "" if step is None else f" evaluated at step {step}"
+        raise MissingResourceError(f"{sweep.path}: no finished run{wanted}")
+    return rows
+
+
+def mean_interval(values: Sequence[float]) -> Mean:
+    """Mean and 95 % t interval (Student 1908)."""
+    from scipy.stats import ttest_1samp
+
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return Mean(len(values), mean, None, None)
+    if min(values) == max(values):
+        return Mean(len(values), mean, mean, mean)
+    interval = ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
+    return Mean(len(values), mean, float(interval.low), float(interval.high))
+
+
+def paired_difference(pairs: Sequence[tuple[float, float]]) -> Paired:
+    """Mean of first minus second with the paired t-test."""
+    from scipy.stats import ttest_rel
+
+    differences = [first - second for first, second in pairs]
+    mean = mean_interval(differences)
+    if mean.low is None:
+        return Paired(mean.n, mean.mean, None, None, None)
+    if min(differences) == max(differences):
+        return Paired(mean.n, mean.mean, mean.low, mean.high, 1.0 if mean.mean == 0 else 0.0)
+    p = float(ttest_rel([first for first, _ in pairs], [second for _, second in pairs]).pvalue)
+    return Paired(mean.n, mean.mean, mean.low, mean.high, p)
+
+
+def area_under_curve(curve: Sequence[tuple[int, float]]) -> float | None:
+    """Area by the trapezoidal rule divided by the steps it spans; None for fewer than two
+    points.
+    """
+    from scipy.integrate import trapezoid
+
+    steps = [step for step, _ in curve]
+    if len(steps) < 2:
+        return None
+    return float(trapezoid([em for _, em in curve], steps)) / (steps[-1] - steps[0])
+
+
+def _open_cell(path: Path, cell: dict[str, Any]) -> SweepRun | None:
+    view = open_run(path / cell["name"], cell["name"])
+    evaluations = view.evaluations()
+    if not evaluations:
+        return None
+    datasets = sorted({str(scores["dataset"]) for _, scores in evaluations})
+    if len(datasets) > 1:
+        raise InvalidInputError(
+            f"{view.path}: evaluated on {', '.join(datasets)}; a sweep is reported on one data set"
+        )
+    curve = tuple((step, float(scores["em"])) for step, scores in evaluations)
+    sampled = view.setting("rollout.questions_per_step", 0) * view.setting("rollout.group_size", 0)
+    cpu = [record.get("cpu") for record in view.timings()]
+    return SweepRun(
+        view=view,
+        arm=cell["arm"],
+        place=cell["place"],
+        seed=cell["seed"],
+        dataset=datasets[0],
+        curve=curve,
+        end=evaluations[-1][1],
+        tokens=sum(float(record.get("response_tokens", 0.0)) for record in view.metrics())
+        * sampled,
+        cpu_seconds=None
+        if not cpu or None in cpu
+        else sum(float(one) for one in cpu if one is not None),
+    )
+
+
+def _summary(
+    arm: str,
+    options: dict[str, str],
+    members: Sequence[SweepRun],
+    step: int,
+    others: Sequence[SweepRun],
+) -> GroupSummary:
+    partners = {_block(run): run for run in others}
+    pairs = [(run, partners[_block(run)]) for run in members if _block(run) in partners]
+    ends = [(run.em_at(step), other.em_at(step)) for run, other in pairs]
+    delta_em = [(mine, theirs) for mine, theirs in ends if mine is not None and theirs is not None]
+    both = [(run.auc_until(step), other.auc_until(step)) for run, other in pairs]
+    delta_auc = [(mine, theirs) for mine, theirs in both if mine is not None and theirs is not None]
+    areas = [area for run in members if (area := run.auc_until(step)) is not None]
+    cpu = [run.cpu_seconds for run in members if run.cpu_seconds is not None]
+    return GroupSummary(
+        arm=arm,
+        options=options,
+        seeds=tuple(run.seed for run in members),
+        step=step,
+        em=mean_interval([em for run in members if (em := run.em_at(step)) is not None]),
+        auc=mean_interval(areas) if areas else None,
+        delta_em=paired_difference(delta_em) if delta_em else None,
+        delta_auc=paired_difference(delta_auc) if delta_auc else None,
+        searches=_mean([run.end.get("searches") for run in members]),
+        no_answer_share=_mean([run.end.get("no_answer_share") for run in members]),
+        tokens=sum(run.tokens for run in members) / len(members),
+        cpu_seconds=sum(cpu) / len(cpu) if len(cpu) == len(members) else None,
+    )
+
+
+def _block(run: SweepRun) -> tuple[Any, ...]:
+    return (run.seed, tuple(sorted(run.place.items())))
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    known = [float(value) for value in values if value is not None]
+    return sum(known) / len(known) if known else None

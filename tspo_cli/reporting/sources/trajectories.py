@@ -1,0 +1,117 @@
+"""The trajectories of a run in one shape, whether they were training rollouts or evaluated
+items.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tspo_cli import runs
+from tspo_cli.config.schema import CreditConfig
+from tspo_cli.credit.folr import judge
+from tspo_cli.credit.group import CreditTrajectory, CreditTurn
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.reporting.sources.run_view import RunView
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where trajectories lie: the rollouts of a step (`dataset` None), or the evaluation of a data
+    set at a step.
+    """
+
+    step: int
+    dataset: str | None
+    path: Path
+    in_training: bool = True
+
+    @property
+    def label(self) -> str:
+        """For people: what and when."""
+        if self.dataset is None:
+            return f"rollouts of step {self.step}"
+        return f"{self.dataset} at step {self.step}" if self.in_training else self.dataset
+
+
+def sources(view: RunView) -> list[Source]:
+    """All kept rollouts, then all evaluated items, each by step."""
+    rollouts = [
+        Source(int(path.name.removeprefix("step_").removesuffix(".jsonl.gz")), None, path)
+        for path in sorted((view.path / "rollouts").glob("step_*.jsonl.gz"))
+    ]
+    items = [
+        Source(step, path.name.removesuffix(".items.jsonl.gz"), path, not view.is_evaluation)
+        for step, directory in view.evaluation_folders()
+        for path in sorted(directory.glob("*.items.jsonl.gz"))
+    ]
+    return rollouts + items
+
+
+def read_groups(view: RunView, source: Source) -> Iterator[dict[str, Any]]:
+    """The groups of a source as rollouts are recorded: question, golden_answers, group,
+    group_class, trajectories.
+
+    An evaluated item is a group of one, judged by the run's own credit options; it has no turn
+    rewards or advantages.
+    """
+    if source.dataset is None:
+        yield from read_records(source.path)
+        return
+    credit = _credit(view)
+    for item in read_records(source.path):
+        yield _item_group(item, source.dataset, source.step, credit)
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Records of a compressed file; a damaged one is an InvalidInputError that names it."""
+    try:
+        yield from runs.read_jsonl_gz(path)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InvalidInputError(f"{path}: damaged or not gzip JSON lines ({error})") from None
+
+
+def _credit(view: RunView) -> CreditConfig:
+    try:
+        return CreditConfig.model_validate(view.setting("credit", {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("credit", *first["loc"])))
+        raise InvalidInputError(
+            f"{view.path / runs.CONFIG_NAME}: {where}: {first['msg']}"
+        ) from None
+
+
+def _item_group(
+    item: dict[str, Any], dataset: str, step: int, credit: CreditConfig
+) -> dict[str, Any]:
+    trajectory = dict(item["trajectory"])
+    golds = tuple(item["golden_answers"])
+    turns = tuple(
+        CreditTurn(
+            turn.get("query"),
+            turn.get("feedback", "") if turn["kind"] == "search" else "",
+            turn["text"],
+        )
+        for turn in trajectory["turns"]
+    )
+    name = "miss"
+    if turns:
+        judged = judge(CreditTrajectory(trajectory.get("answer"), turns), golds, credit)
+        name = judged.trajectory_class
+        trajectory["first_occurrence"] = judged.first_occurrence
+    trajectory |= {"outcome": item["em"], "f1": item.get("f1"), "class": name}
+    return {
+        "step": step,
+        "group": [dataset, item["id"], 0],
+        "question": item["question"],
+        "golden_answers": list(golds),
+        "supporting_ids": list(item.get("supporting_ids") or []),
+        "group_class": None,
+        "trajectories": [trajectory],
+    }

@@ -1,0 +1,148 @@
+"""What runs and evaluations cost: device hours, tokens and searches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tspo_cli import runs
+from tspo_cli.reporting.sources.arms import Arm
+from tspo_cli.reporting.sources.run_view import RunView
+from tspo_cli.reporting.tables.table import Column, Table, cells, number
+
+
+def cost_table(arms: Sequence[Arm]) -> Table:
+    """One line per run: what training took and what answering one question takes; then one per
+    evaluated method.
+
+    Device hours are the seconds of the training steps times the processes, each of which holds one
+    GPU or one CPU core; CPU hours the processor time of the first process times their number.
+    Evaluations in between are in neither.
+    """
+    records = [_record(view) for arm in arms if not arm.is_evaluation for view in arm.views]
+    records += [_evaluated(arm) for arm in arms if arm.is_evaluation]
+    shown = [
+        (head, key, form)
+        for head, key, form in _COLUMNS
+        if any(record.get(key) is not None for record in records)
+    ]
+    return Table(
+        name="cost",
+        title="Cost",
+        columns=(
+            Column("run", False),
+            Column("device", False),
+            *(Column(head) for head, _, _ in shown),
+        ),
+        rows=tuple(
+            cells(
+                [
+                    record["run"],
+                    record["device"] or "",
+                    *(number(record[key], form) for _, key, form in shown),
+                ]
+            )
+            for record in records
+        ),
+        records=records,
+        notes=(
+            "Device hours: seconds of the training steps times processes (one GPU or CPU core "
+            "each), evaluations left"
+            " out. CPU hours: processor time of the first process in these steps, times processes.",
+            "Trained tokens: sampled tokens that entered the loss. Per question: means over the "
+            "last evaluation.",
+        ),
+    )
+
+
+_COLUMNS = (
+    ("device hours", "device_hours", "{:.3f}"),
+    ("CPU hours", "cpu_hours", "{:.3f}"),
+    ("rollout %", "rollout_share", "{:.0f}"),
+    ("steps", "steps", "{:,}"),
+    ("rollouts", "rollouts", "{:,}"),
+    ("trained tokens", "trained_tokens", "{:,}"),
+    ("searches, training", "training_searches", "{:,}"),
+    ("searches per question", "searches_per_question", "{:.2f}"),
+    ("tokens per question", "tokens_per_question", "{:.0f}"),
+    ("seconds per question", "seconds_per_question", "{:.2f}"),
+)
+
+
+def _record(view: RunView) -> dict[str, Any]:
+    timings, metrics = view.timings(), view.metrics()
+    seconds = sum(record.get("total") or 0.0 for record in timings)
+    cpu = [record.get("cpu") for record in timings]
+    rollout = sum(record.get("rollout") or 0.0 for record in timings)
+    processes = int(view.setting("train.processes", 1) or 1)
+    per_step = 0
+    if view.algorithm != "sft":
+        per_step = int(view.setting("rollout.questions_per_step", 0)) * int(
+            view.setting("rollout.group_size", 0)
+        )
+    gpus = view.environment().get("gpus")
+    known = [float(one) for one in cpu if one is not None]
+    return {
+        "run": view.name,
+        "algorithm": view.algorithm,
+        "seed": view.setting("seed"),
+        "device": f"{processes} × {gpus[0] if gpus else 'CPU core'}" if timings else None,
+        "device_hours": seconds * processes / 3600 if timings else None,
+        "cpu_hours": sum(known) * processes / 3600 if known and len(known) == len(cpu) else None,
+        "seconds": seconds if timings else None,
+        "rollout_share": 100 * rollout / seconds if rollout and seconds else None,
+        "steps": len(metrics) or None,
+        "rollouts": per_step * len(metrics) or None,
+        "trained_tokens": round(sum(record.get("tokens") or 0 for record in metrics)) or None,
+        "training_searches": round(
+            sum((record.get("searches") or 0) * per_step for record in metrics)
+        )
+        or None,
+        **_per_question(_last_scores(view)),
+    }
+
+
+def _evaluated(arm: Arm) -> dict[str, Any]:
+    scores = [one for view in arm.views for one in _latencies(view)]
+    training = dict.fromkeys(key for _, key, _ in _COLUMNS)
+    first = arm.views[0]
+    about = {
+        "run": arm.label,
+        "algorithm": first.algorithm,
+        "seed": first.setting("seed"),
+        "device": None,
+    }
+    return about | training | {"seconds": None} | _per_question(scores)
+
+
+def _per_question(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "searches_per_question": _mean(scores, "searches"),
+        "tokens_per_question": _mean(scores, "response_tokens"),
+        "seconds_per_question": _mean(scores, "seconds"),
+    }
+
+
+def _last_scores(view: RunView) -> list[dict[str, Any]]:
+    evaluations = view.evaluations()
+    end = max((step for step, _ in evaluations), default=0)
+    return [scores for step, scores in evaluations if step == end]
+
+
+def _latencies(view: RunView) -> list[dict[str, Any]]:
+    """The scores with the mean seconds per question, where `tspo eval` has measured them."""
+    path = view.path / "timings.json"
+    known = runs.read_json(path) if path.exists() else {}
+    scores = _last_scores(view)
+    return [one | {"seconds": known.get(str(one.get("dataset")), {}).get("mean")} for one in scores]
+
+
+def _mean(scores: Sequence[dict[str, Any]], key: str) -> float | None:
+    """Over questions, so that large data sets weigh more."""
+    known = [
+        (float(one[key]), int(one.get("n") or 0))
+        for one in scores
+        if isinstance(one.get(key), int | float)
+    ]
+    total = sum(n for _, n in known)
+    return sum(value * n for value, n in known) / total if total else None

@@ -1,0 +1,223 @@
+"""A comparison of algorithms on recorded rollouts as tables and as a figure."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.credit.comparison import GROUP_CLASSES, ROLES, Comparison
+from tspo_cli.reporting.figure import check_figure_path
+
+_SHORT_CLASSES = ("all correct", "mixed", "near-miss", "all miss")
+
+
+def comparison_text(comparison: Comparison, width: int | None = None) -> str:
+    """Four tables: groups learnt from, mean advantage by what a turn did and by its number,
+    opposite signs.
+    """
+    record = comparison.record()
+    arms = record["algorithms"]
+    shares = record["group_classes"]
+    parts = [
+        f"Steps {record['steps'][0]} to {record['steps'][1]}: {record['groups']} groups, "
+        f"{record['trajectories']} rollouts, {record['turns']} turns. Groups: "
+        + ", ".join(f"{100 * shares[name]:.1f} % {name}" for name in GROUP_CLASSES)
+        + ".",
+        "Groups that an algorithm learns from (some advantage is not 0), in % of all and of each "
+        "class; turns with a "
+        "positive and a negative advantage in %; mean size of the advantage over all turns",
+        _table(
+            ["algorithm", "all groups", *_SHORT_CLASSES, "turns +", "turns -", "mean |A|"],
+            [[name, *_learning(one)] for name, one in arms.items()],
+            width,
+        ),
+        "Mean advantage by what the turn did",
+        _table(
+            ["what the turn did", "turns", *arms],
+            [_role_row(role, list(arms.values())) for role in _roles(arms)],
+            width,
+        ),
+        "Mean advantage by the number of the turn",
+        _table(
+            ["turn", "turns", *arms],
+            [
+                [
+                    turn,
+                    str(_first(arms)["by_turn"][turn]["turns"]),
+                    *(_mean(one["by_turn"][turn]) for one in arms.values()),
+                ]
+                for turn in _first(arms)["by_turn"]
+            ],
+            width,
+        ),
+    ]
+    if len(arms) > 1:
+        parts += [
+            "Turns in % on which two algorithms have opposite signs",
+            _opposite_table(record, list(arms), width),
+        ]
+        parts += _worst(record)
+    return "\n\n".join(parts)
+
+
+def draw_comparison(comparison: Comparison, path: Path) -> None:
+    """Write the figure (SVG, PNG or PDF): groups learnt from, mean advantage by role, opposite
+    signs.
+
+    Raises:
+        UsageError: an unknown ending.
+    """
+    check_figure_path(path)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "tspo"
+    from matplotlib import pyplot
+
+    record = comparison.record()
+    arms = record["algorithms"]
+    names = list(arms)
+    height = 1.6 + 0.32 * len(names)
+    figure, (left, middle, right) = pyplot.subplots(
+        1, 3, figsize=(15, max(3.4, height)), width_ratios=(1, 1.5, 1), layout="constrained"
+    )
+    start = [0.0] * len(names)
+    for place, (name, label) in enumerate(zip(GROUP_CLASSES, _SHORT_CLASSES, strict=True)):
+        share = record["group_classes"][name]
+        part = [100 * share * (arms[arm]["learns_from_class"][name] or 0.0) for arm in names]
+        left.barh(names, part, left=start, label=label, color=f"C{place}")
+        start = [before + more for before, more in zip(start, part, strict=True)]
+    left.invert_yaxis()
+    left.set_xlim(0, 100)
+    left.set_xlabel("% of groups learnt from")
+    left.legend(fontsize=8, frameon=False)
+    roles = _roles(arms)
+    values = [[_cell(arms[arm]["by_role"].get(role)) for role in roles] for arm in names]
+    _heat(middle, values, roles, names, "mean advantage", "{:+.2f}", "RdBu", symmetric=True)
+    _heat(
+        right,
+        _opposite(record, names),
+        names,
+        names,
+        "turns with opposite signs (%)",
+        "{:.1f}",
+        "Purples",
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+    pyplot.close(figure)
+
+
+def _heat(
+    axes: Any,
+    values: Sequence[Sequence[float]],
+    columns: Sequence[str],
+    rows: Sequence[str],
+    title: str,
+    form: str,
+    colors: str,
+    *,
+    symmetric: bool = False,
+) -> None:
+    top = max((abs(value) for row in values for value in row), default=0.0) or 1.0
+    axes.imshow(values, cmap=colors, vmin=-top if symmetric else 0.0, vmax=top, aspect="auto")
+    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", fontsize=8)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    axes.set_title(title, fontsize=10)
+    for y, row in enumerate(values):
+        for x, value in enumerate(row):
+            color = "white" if abs(value) > 0.6 * top else "black"
+            axes.text(x, y, form.format(value), ha="center", va="center", fontsize=7, color=color)
+
+
+def _learning(one: dict[str, Any]) -> list[str]:
+    classes = [one["learns_from_class"][name] for name in GROUP_CLASSES]
+    every = one["advantages"]
+    return [
+        *(
+            "-" if share is None else f"{100 * share:.1f}"
+            for share in (one["learns_from"], *classes)
+        ),
+        f"{100 * every['positive']:.1f}",
+        f"{100 * every['negative']:.1f}",
+        f"{every['mean_size']:.3f}",
+    ]
+
+
+def _role_row(role: str, arms: Sequence[dict[str, Any]]) -> list[str]:
+    return [
+        role,
+        str(arms[0]["by_role"][role]["turns"]),
+        *(_mean(one["by_role"][role]) for one in arms),
+    ]
+
+
+def _first(arms: dict[str, Any]) -> dict[str, Any]:
+    return next(iter(arms.values()))
+
+
+def _roles(arms: dict[str, Any]) -> list[str]:
+    return [role for role in ROLES if role in _first(arms)["by_role"]]
+
+
+def _mean(place: dict[str, Any]) -> str:
+    return f"{round(place['mean'], 3) + 0.0:+.3f}" if place["mean_size"] else "0"
+
+
+def _cell(place: dict[str, Any] | None) -> float:
+    return 0.0 if place is None else place["mean"]
+
+
+def _opposite(record: dict[str, Any], names: Sequence[str]) -> list[list[float]]:
+    known = {
+        (one["first"], one["second"]): 100 * one["opposite"] for one in record["disagreements"]
+    }
+    return [
+        [known.get((row, column), known.get((column, row), 0.0)) for column in names]
+        for row in names
+    ]
+
+
+def _opposite_table(record: dict[str, Any], names: Sequence[str], width: int | None) -> str:
+    values = _opposite(record, names)
+    rows = [
+        [
+            name,
+            *(
+                "" if row == column else f"{values[row][column]:.1f}"
+                for column in range(len(names))
+            ),
+        ]
+        for row, name in enumerate(names)
+    ]
+    return _table(["", *names], rows, width)
+
+
+def _worst(record: dict[str, Any]) -> list[str]:
+    """Where the pair that differs most in sign does so."""
+    worst = max(record["disagreements"], key=lambda one: one["opposite"])
+    if not worst["opposite"]:
+        return ["No two algorithms have opposite signs on any turn."]
+    roles = sorted(worst["opposite_by_role"].items(), key=lambda item: -item[1])
+    return [
+        f"Most: {worst['first']} and {worst['second']}, at "
+        + ", ".join(f"{role} ({count})" for role, count in roles)
+    ]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> str:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for place, head in enumerate(heads):
+        table.add_column(Text(head), justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    out = io.StringIO()
+    Console(file=out, width=width or 200).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")

@@ -1,0 +1,88 @@
+"""A terminal table of evaluation scores."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+COLUMNS = (
+    "f1",
+    "sub_em",
+    "answer_in_retrieved",
+    "gold_recall",
+    "question_gold_recall",
+    "searches",
+    "invalid_share",
+)
+AVERAGES = {"macro": "mean of sets", "questions": "mean of questions"}
+
+
+def scores_table(
+    results: Sequence[dict[str, Any]], average: dict[str, dict[str, Any]] | None = None
+) -> str:
+    """One line per data set and method, then the averages; `-` where a score is not defined.
+
+    `ceiling` is the share of questions whose answer is in the corpus at all.
+    """
+    table = Table(box=None, pad_edge=False)
+    for name in ("dataset", "method", "n", "k", "em", "95 %", "ceiling", *COLUMNS):
+        table.add_column(name, justify="left" if name in ("dataset", "method") else "right")
+    for scores in results:
+        fixed = [Text(str(scores[name])) for name in ("dataset", "method", "n", "k")]
+        ceiling = (scores.get("ceiling") or {}).get("answer_in_corpus")
+        row = [_number(scores["em"]), _interval(scores), _number(ceiling)]
+        table.add_row(*fixed, *row, *(_number(scores.get(name)) for name in COLUMNS))
+    for name, scores in (average or {}).items():
+        row = [_number(scores["em"]), _interval(scores), "-"]
+        table.add_row(
+            AVERAGES[name], "", "", "", *row, *(_number(scores.get(column)) for column in COLUMNS)
+        )
+    return _text(table)
+
+
+def audit_table(rows: Sequence[dict[str, Any]]) -> str:
+    """One line per data set: what the corpus holds, and what one search finds at each k, in per
+    cent.
+    """
+    table = Table(box=None, pad_edge=False)
+    ks = [found["k"] for found in rows[0]["search"]] if rows else []
+    searched = [(name, k) for name in ("answer", "gold") for k in ks]
+    for name in (
+        "dataset",
+        "n",
+        "answer in corpus",
+        "gold in corpus",
+        *(f"{name} in {k}" for name, k in searched),
+    ):
+        table.add_column(name, justify="left" if name == "dataset" else "right")
+    for row in rows:
+        reach = {
+            (name, found["k"]): found[key]
+            for found in row["search"]
+            for name, key in (("answer", "answer_in_retrieved"), ("gold", "gold_recall"))
+        }
+        shares = [row["answer_in_corpus"], row["gold_in_corpus"], *(reach[one] for one in searched)]
+        table.add_row(
+            row["dataset"], str(row["n"]), *("-" if x is None else f"{100 * x:.1f}" for x in shares)
+        )
+    return _text(table)
+
+
+def _text(table: Table) -> str:
+    buffer = io.StringIO()
+    Console(file=buffer, width=160, no_color=True).print(table)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+
+
+def _interval(scores: dict[str, Any]) -> str:
+    low, high = scores.get("em_low"), scores.get("em_high")
+    return "-" if low is None or high is None else f"{low:.3f}-{high:.3f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

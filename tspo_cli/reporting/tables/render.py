@@ -1,0 +1,97 @@
+"""Tables as text: for the terminal, Markdown, CSV, LaTeX (booktabs) and JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+
+from tspo_cli.errors import UsageError
+from tspo_cli.reporting.sources.marks import printable
+from tspo_cli.reporting.tables.markup import latex, markdown
+from tspo_cli.reporting.tables.table import Cell, Format, Table
+
+
+def render(
+    tables: Sequence[Table], form: Format, *, width: int | None = None, color: bool = False
+) -> str:
+    """The tables in one of the forms, titled where there are several. `width` and `color` concern
+    the terminal.
+
+    Raises:
+        UsageError: CSV of several tables.
+    """
+    if form is Format.json:
+        return json.dumps(
+            {table.name: table.records for table in tables}, ensure_ascii=False, indent=2
+        )
+    if form is Format.csv:
+        if len(tables) > 1:
+            raise UsageError(
+                "--format csv is one table; choose one of "
+                f"{', '.join(table.name for table in tables)}"
+            )
+        return _csv(tables[0])
+    titled = len(tables) > 1
+    if form is Format.md:
+        return "\n\n".join(markdown(table, titled) for table in tables)
+    if form is Format.latex:
+        return "\n\n".join(latex(table, titled) for table in tables)
+    return "\n\n".join(_terminal(table, width, color, titled) for table in tables)
+
+
+def _csv(table: Table) -> str:
+    import pandas
+
+    records = table.records if table.flat is None else table.flat
+    columns = list(dict.fromkeys(key for record in records for key in record)) or list(table.fields)
+    return pandas.DataFrame(records, columns=columns).to_csv(index=False).rstrip("\n")
+
+
+_SUPERSCRIPT = str.maketrans("abcdefghijklmnoprstuvwxyz-+†‡", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ⁻⁺†‡")
+
+
+def _terminal(table: Table, width: int | None, color: bool, titled: bool) -> str:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    grid = RichTable(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for column in table.columns:
+        grid.add_column(
+            Text(column.heading), justify="right" if column.numeric else "left", overflow="fold"
+        )
+    for place, row in enumerate(table.rows):
+        # The style belongs to the text: as a style of the cell it would underline the padding, too.
+        drawn = [
+            Text.assemble(
+                (_plain(cell, color), _style(cell) if color else ""),
+                (_below(cell), "dim" if color else ""),
+            )
+            for cell in row
+        ]
+        grid.add_row(*drawn, style="italic dim" if place in table.quoted and color else "")
+    out = io.StringIO()
+    console = Console(
+        file=out, width=width or 1000, force_terminal=color, highlight=False, markup=False
+    )
+    console.print(grid)
+    ranked = any(cell.best for row in table.rows for cell in row)
+    for note in (*(("* best, _ second.",) if ranked and not color else ()), *table.notes):
+        console.print(Text(printable(note), style="dim" if color else ""))
+    text = "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
+    return f"{table.title}\n\n{text}" if titled else text
+
+
+def _below(cell: Cell) -> str:
+    return f"\n{printable(cell.below)}" if cell.below else ""
+
+
+def _style(cell: Cell) -> str:
+    return "bold" if cell.best else "underline" if cell.second else ""
+
+
+def _plain(cell: Cell, color: bool) -> str:
+    mark = "" if color else "*" * cell.best or "_" * cell.second
+    return f"{mark}{printable(cell.text)}{cell.letters.translate(_SUPERSCRIPT)}"

@@ -1,0 +1,41 @@
+"""The bearer token of a retriever. It comes from a file or the environment, never from a command
+line or a config: those are seen by others and kept with every run.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+
+TOKEN_VARIABLE = "TSPO_RETRIEVER_TOKEN"
+_SHORTEST = 16
+
+
+def read_token(file: str = "") -> str:
+    """The token in `file`, else in the environment variable TSPO_RETRIEVER_TOKEN, else "".
+
+    Raises:
+        MissingResourceError: no such file.
+        InvalidInputError: shorter than 16 characters, or not printable ASCII without spaces.
+    """
+    if file:
+        try:
+            token = Path(file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise MissingResourceError(
+                f"token file {file}: {(error.strerror or str(error)).lower()}"
+            ) from None
+        except UnicodeDecodeError:
+            raise InvalidInputError(f"token file {file}: expected one line of text") from None
+    else:
+        token = os.environ.get(TOKEN_VARIABLE, "").strip()
+        if not token:
+            return ""
+    if len(token) < _SHORTEST or not (token.isascii() and token.isprintable()) or " " in token:
+        where = f"token file {file}" if file else TOKEN_VARIABLE
+        raise InvalidInputError(
+            f"{where}: expected {_SHORTEST} or more printable ASCII characters without spaces"
+        )
+    return token

@@ -1,0 +1,231 @@
+"""A BM25 index written in a stream: what is held in memory is one block of passages and the
+vocabulary.
+
+The files are byte for byte those that bm25s 0.3 saves from memory; its own formulas give the
+scores.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import bm25s
+import numpy as np
+from bm25s.scoring import _select_idf_scorer, _select_tfc_scorer
+from numpy.typing import NDArray
+
+from tspo_cli.console import say, track
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.retrieval.bm25.bm25_ranker import tokens
+from tspo_cli.retrieval.dense.vectors import clock, size
+from tspo_cli.retrieval.passages import PassageStore
+from tspo_cli.retrieval.search_settings import Bm25Settings
+
+_BLOCK_WORDS = 2_000_000
+"""Words in one block: about 200 MB while it is sorted."""
+_PROBE = 2_000
+"""Passages looked at for an estimate."""
+
+
+def build_bm25(store: PassageStore, directory: Path, scratch: Path, settings: Bm25Settings) -> None:
+    """Index the contents of `store` into `directory`; word numbers lie in `scratch` meanwhile, 4
+    bytes each.
+
+    Two passes: words are numbered and counted, then every posting goes to its place in the mapped
+    output.
+
+    Raises:
+        InvalidInputError: no passage holds a word that could be searched for.
+        MissingResourceError: as `tokens`.
+    """
+    spread = range(0, len(store), max(1, len(store) // _PROBE))
+    say(estimate_bm25(len(store), [store[at][1] for at in spread], settings).text(len(store)))
+    words_path = scratch / "words.i32"
+    vocabulary, lengths = _number_words(store, words_path, settings)
+    if not vocabulary:
+        raise InvalidInputError(
+            "corpus: no passage holds a searchable word; check the contents, or use --kind dense"
+        )
+    blocks = list(_blocks(lengths))
+    frequencies = np.zeros(len(vocabulary), np.int64)
+    for first, last, words in _block_words(words_path, lengths, blocks):
+        _, ids, _ = _postings(words, lengths[first:last], len(vocabulary))
+        frequencies += np.bincount(ids, minlength=len(vocabulary))
+    idf_of = _select_idf_scorer(settings.method)
+    idf = np.array(
+        [idf_of(int(count), N=len(lengths)) for count in frequencies.tolist()], np.float32
+    )
+    _write_postings(directory, words_path, lengths, blocks, frequencies, idf, settings)
+    _write_vocabulary(directory, vocabulary, len(lengths), settings)
+    words_path.unlink()
+
+
+@dataclass(frozen=True)
+class Bm25Estimate:
+    """What a BM25 build will take: bytes on disk at its end and meanwhile, bytes of memory beside
+    the libraries.
+    """
+
+    index_bytes: int
+    scratch_bytes: int
+    memory_bytes: int
+    seconds: float
+
+    def text(self, passages: int) -> str:
+        """One line for a person."""
+        return (
+            f"estimate: BM25 of {passages:,} passages, about {clock(self.seconds)}; index "
+            f"{size(self.index_bytes)}, "
+            f"{size(self.scratch_bytes)} more on disk while it is built, memory "
+            f"{size(self.memory_bytes)}"
+        )
+
+
+def estimate_bm25(passages: int, probe: Sequence[str], settings: Bm25Settings) -> Bm25Estimate:
+    """From `probe`, some of the passages; their words grow into a vocabulary by Heaps' law."""
+    began = time.perf_counter()
+    bags = [tokens(text, settings.stop_words, settings.stemmer) for text in probe]
+    reading = (time.perf_counter() - began) / len(probe)
+    words = sum(map(len, bags)) / len(probe)
+    seen = [len({word for bag in bags[:: 2 // part] for word in bag}) for part in (1, 2)]
+    growth = math.log2(max(1, seen[1]) / max(1, seen[0]))
+    vocabulary = seen[1] * (passages / len(probe)) ** growth
+    # 12 bytes a word at most: two numbers in the index, one meanwhile. Sorting and placing a word
+    # twice takes about 0.6 microseconds and, in a block, 100 bytes; a word of the vocabulary takes
+    # about 250, the length of a passage 8. See experiments/benchmarks/retrieval_build.py.
+    return Bm25Estimate(
+        index_bytes=int(8 * words * passages),
+        scratch_bytes=int(4 * words * passages),
+        memory_bytes=int(
+            100 * min(_BLOCK_WORDS, words * passages) + 250 * vocabulary + 8 * passages
+        ),
+        seconds=passages * (2 * reading + words * 0.6e-6),
+    )
+
+
+def _number_words(
+    store: PassageStore, path: Path, settings: Bm25Settings
+) -> tuple[dict[str, int], NDArray[np.int64]]:
+    """Write the word numbers of all passages, int32 one after the other; gives the vocabulary and
+    the lengths.
+    """
+    vocabulary: dict[str, int] = {}
+    lengths = array("q")
+    with open(path, "wb") as handle:
+        for text in track(store.contents(), "reading passages", total=len(store)):
+            words = tokens(text, settings.stop_words, settings.stemmer)
+            array("i", [vocabulary.setdefault(word, len(vocabulary)) for word in words]).tofile(
+                handle
+            )
+            lengths.append(len(words))
+    return vocabulary, np.frombuffer(lengths, np.int64)
+
+
+def _blocks(lengths: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Passages in consecutive blocks of about _BLOCK_WORDS words."""
+    ends = np.cumsum(lengths)
+    first = 0
+    while first < len(lengths):
+        before = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, before + _BLOCK_WORDS, "right")))
+        yield first, last
+        first = last
+
+
+def _block_words(
+    path: Path, lengths: NDArray[np.int64], blocks: list[tuple[int, int]]
+) -> Iterator[tuple[int, int, NDArray[np.int32]]]:
+    with open(path, "rb") as handle:
+        for first, last in blocks:
+            yield first, last, np.fromfile(handle, np.int32, int(lengths[first:last].sum()))
+
+
+def _postings(
+    words: NDArray[np.int32], lengths: NDArray[np.int64], vocabulary: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """(passage within the block, word, count) of every pair that occurs, by word, then by
+    passage.
+    """
+    passages = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
+    pairs, counts = np.unique(words.astype(np.int64) * len(lengths) + passages, return_counts=True)
+    return pairs % len(lengths), pairs // len(lengths), counts
+
+
+def _write_postings(
+    directory: Path,
+    words_path: Path,
+    lengths: NDArray[np.int64],
+    blocks: list[tuple[int, int]],
+    frequencies: NDArray[np.int64],
+    idf: NDArray[np.float32],
+    settings: Bm25Settings,
+) -> None:
+    starts = np.concatenate([[0], np.cumsum(frequencies)])
+    total = int(starts[-1])
+    np.save(directory / "indptr.csc.index.npy", starts, allow_pickle=False)
+    data = _output(directory / "data.csc.index.npy", np.float32, total)
+    indices = _output(directory / "indices.csc.index.npy", np.int32, total)
+    term_score = _select_tfc_scorer(settings.method)
+    average = lengths.mean()
+    filled = starts[:-1].copy()
+    for first, last, words in track(
+        _block_words(words_path, lengths, blocks), "writing postings", total=len(blocks)
+    ):
+        passages, ids, counts = _postings(words, lengths[first:last], len(idf))
+        here = np.bincount(ids, minlength=len(idf))
+        within = np.arange(len(ids)) - (np.cumsum(here) - here)[ids]
+        places = filled[ids] + within
+        # One scorer call for the block: the lengths come as an array where bm25s gives one number a
+        # passage.
+        term = term_score(
+            tf_array=counts.astype(np.float32),
+            l_d=lengths[first:last][passages],
+            l_avg=average,
+            k1=settings.k1,
+            b=settings.b,
+            delta=0.5,
+        )
+        data[places] = idf[ids] * term
+        indices[places] = passages + first
+        filled += here
+        _release(data, indices)
+
+
+def _output(path: Path, dtype: Any, size: int) -> NDArray[Any]:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(size,))
+
+
+def _release(*arrays: NDArray[Any]) -> None:
+    """Hand mapped pages back to the system: the page cache has what was written, and memory stays
+    at one block.
+    """
+    for mapped in arrays:
+        memory: mmap.mmap = mapped._mmap  # type: ignore[attr-defined]
+        memory.madvise(mmap.MADV_DONTNEED)
+
+
+def _write_vocabulary(
+    directory: Path, vocabulary: dict[str, int], passages: int, settings: Bm25Settings
+) -> None:
+    with open(directory / "vocab.index.json", "w", encoding="utf-8") as handle:
+        json.dump(vocabulary, handle, ensure_ascii=False)
+    index = bm25s.BM25(method=settings.method, k1=settings.k1, b=settings.b)
+    parameters = {
+        **{
+            name: getattr(index, name)
+            for name in ("k1", "b", "delta", "method", "idf_method", "dtype", "int_dtype")
+        },
+        "num_docs": passages,
+        "version": bm25s.__version__,
+        "backend": index.backend,
+    }
+    with open(directory / "params.index.json", "w", encoding="utf-8") as handle:
+        json.dump(parameters, handle, indent=4)

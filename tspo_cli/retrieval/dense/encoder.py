@@ -1,0 +1,186 @@
+"""Texts to vectors with any sentence-transformers encoder, in batches of equal cost."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.retrieval.search_settings import DenseSettings
+
+EXPORTED_NAME = "encoder.onnx"
+_MOST_PADDING = {"cpu": 64, "cuda": 1 << 14}
+"""Tokens in one batch. Starting another costs MiniLM about as much as 24 to 48 tokens on a CPU, and
+on a GPU, where the launch of its kernels is what takes time, as much as thousands.
+"""
+_WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
+
+
+class Encoder:
+    """Texts in, float32 [n, dim] vectors out; of length one where `normalize` is on.
+
+    Args:
+        exported: the ONNX file that an earlier Encoder kept, for `encoder_backend` onnx; None: it
+        is made now, which
+            takes seconds.
+
+    Raises:
+        MissingResourceError: sentence-transformers, or the backend, is not installed, or there is
+        no such encoder on
+            this machine.
+        InvalidInputError: the backend cannot give this encoder's vectors.
+    """
+
+    def __init__(self, name: str, settings: DenseSettings, exported: Path | None = None) -> None:
+        self._model: Any = _load(name, settings)
+        self._exported: bytes | None = None
+        if settings.encoder_backend != "torch":
+            from tspo_cli.retrieval.dense.onnx_encoder import OnnxTransformer, export
+
+            self._exported = (
+                exported.read_bytes() if exported else export(self._model, settings.encoder_backend)
+            )
+            self._onnx = OnnxTransformer(self._model, self._exported)
+        self._settings = settings
+        limit = self._model.max_seq_length or settings.max_length
+        self._max_length = min(settings.max_length, limit)
+        self._model.max_seq_length = self._max_length
+
+    @property
+    def dim(self) -> int:
+        """Numbers in a vector."""
+        return int(self._model.get_embedding_dimension())
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors in the order of `texts`, float32 [n, dim].
+
+        Texts of like length are encoded together: padding is work. The same texts give the same
+        batches.
+
+        Raises:
+            InvalidInputError: the encoder gives numbers that are not finite.
+        """
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        if not texts:
+            return vectors
+        tokens = self._model.tokenizer(list(texts), truncation=True, max_length=self._max_length)
+        if self._exported is not None:
+            vectors[:] = self._onnx.encode(tokens)
+        else:
+            self._in_batches(tokens, vectors)
+        if not np.isfinite(vectors).all():
+            raise InvalidInputError(
+                "encoder: gives numbers that are not finite; use --set dtype=float32"
+            )
+        if self._settings.normalize:
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
+
+    def _in_batches(self, tokens: Any, vectors: NDArray[np.float32]) -> None:
+        import torch
+
+        lengths = [len(ids) for ids in tokens["input_ids"]]
+        settings, padding = self._settings, _MOST_PADDING[self._model.device.type]
+        for rows in budget_batches(lengths, settings.batch_tokens, settings.batch_size, padding):
+            batch = {name: [values[row] for row in rows] for name, values in tokens.items()}
+            features = self._model.tokenizer.pad(batch, return_tensors="pt").to(self._model.device)
+            with torch.inference_mode():
+                vectors[rows] = (
+                    self._model(dict(features))["sentence_embedding"].float().cpu().numpy()
+                )
+
+    def keep(self, directory: Path) -> None:
+        """Write the exported encoder, where there is one, for the Encoders that are to search what
+        this one encoded.
+        """
+        if self._exported is not None:
+            (directory / EXPORTED_NAME).write_bytes(self._exported)
+
+    def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
+        """`encode` with the prefix of queries."""
+        return self.encode([self._settings.query_prefix + query for query in queries])
+
+    def encode_passages(self, contents: Sequence[str]) -> NDArray[np.float32]:
+        """`encode` with the prefix of passages."""
+        return self.encode([self._settings.passage_prefix + text for text in contents])
+
+
+def budget_batches(
+    lengths: Sequence[int], most_tokens: int, most_texts: int, most_padding: int
+) -> Iterator[list[int]]:
+    """Rows in batches of falling length, each of at most `most_tokens` padded tokens, `most_texts`
+    rows and `most_padding` tokens of padding.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    start = 0
+    while start < len(order):
+        longest = lengths[order[start]]
+        most = max(1, min(most_texts, most_tokens // max(1, longest)))
+        padding = accumulate(longest - lengths[row] for row in order[start : start + most])
+        count = sum(1 for _ in takewhile(lambda tokens: tokens <= most_padding, padding))
+        yield order[start : start + count]
+        start += count
+
+
+def encoder_digest(name: str) -> str | None:
+    """SHA-256 over an encoder's configuration, vocabulary and weights; None for a name of the
+    hub.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    files = {path for pattern in _WEIGHTS for path in folder.rglob(pattern)}
+    for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix()):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        with open(path, "rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _load(name: str, settings: DenseSettings) -> Any:
+    try:
+        import torch
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise MissingResourceError(
+            f'dense retrieval needs sentence-transformers ({error}); pip install "tspo-cli[dense]"'
+        ) from None
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # "Loading weights", which is done before a person could read it
+    options: dict[str, Any] = {"model_kwargs": {"dtype": getattr(torch, settings.dtype)}}
+    if settings.encoder_backend != "torch":
+        # Attention in single steps is what ONNX Runtime finds and fuses again.
+        options = {"model_kwargs": {"attn_implementation": "eager"}, "device": "cpu"}
+    elif settings.device != "auto":
+        options["device"] = settings.device
+    try:
+        model = SentenceTransformer(name, **options)
+        return model if settings.pooling == "model" else _pooled(model, settings.pooling)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MissingResourceError(
+            f"encoder {name}: cannot be loaded ({reason}); name a model directory"
+        ) from None
+
+
+def _pooled(model: Any, pooling: str) -> Any:
+    """The same transformer with another pooling; later layers, which were trained on the first one,
+    are left out.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    if getattr(model[1], "pooling_mode", None) == pooling:
+        return model
+    transformer = model[0]
+    return SentenceTransformer(
+        modules=[transformer, Pooling(transformer.get_embedding_dimension(), pooling)]
+    )

@@ -1,0 +1,215 @@
+"""FAISS files: opened without loading them where their kind allows it, and flat ones written in a
+stream.
+
+The layout of the flat kinds (faiss/impl/index_write.cpp): a header, then all codes row by row to
+the end of the file. Every file written here is read back by FAISS itself before it is used.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from tspo_cli.errors import InvalidInputError
+
+_FLAT = {b"IxFI", b"IxF2", b"IxFl"}
+_SCALAR = b"IxSQ"
+_ROWS_AT_ONCE = 65_536
+
+
+def open_faiss(pieces: Sequence[Path]) -> Any:
+    """A FAISS index from one file, memory-mapped, or from the pieces of one in their order.
+
+    A flat index in pieces stays on disk; any other kind in pieces is read into memory.
+
+    Raises:
+        InvalidInputError: not a FAISS file, or a cut one.
+    """
+    kind = _magic(pieces[0])
+    try:
+        if len(pieces) > 1:
+            reader: Any = faiss
+            return faiss.read_index(reader.PyCallbackIOReader(_PieceReader(pieces)))
+        # Inverted lists and plain codes are mapped by different means.
+        flag = faiss.IO_FLAG_MMAP if kind.startswith(b"Iw") else faiss.IO_FLAG_MMAP_IFC
+        return faiss.read_index(str(pieces[0]), flag)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0].split(": ", 1)[-1]
+        raise InvalidInputError(
+            f"{pieces[0]}: not an intact FAISS index ({reason[:160]}); copy or build it again"
+        ) from None
+
+
+class FlatRows:
+    """The rows of a flat inner-product index (float32 or float16), straight from its file or its
+    pieces.
+
+    Attributes:
+        ntotal, d: rows and numbers in a row.
+
+    Raises:
+        InvalidInputError: the pieces are shorter or longer than the header says.
+    """
+
+    def __init__(self, pieces: Sequence[Path]) -> None:
+        maps = [np.memmap(path, np.uint8, mode="r") for path in pieces]
+        self._maps = maps
+        self._starts = np.cumsum([0, *(len(part) for part in maps)])
+        head = self._bytes(0, min(120, int(self._starts[-1]))).tobytes()
+        layout = _flat_layout(head, pieces[0])
+        self.d, self.ntotal, self.dtype, self._base = layout
+        self._table = (
+            np.frombuffer(maps[0], self.dtype, self.ntotal * self.d, self._base).reshape(
+                self.ntotal, self.d
+            )
+            if len(maps) == 1
+            and len(maps[0]) >= self._base + self.ntotal * self.d * self.dtype.itemsize
+            else None
+        )
+        expected = self._base + self.ntotal * self.d * self.dtype.itemsize
+        if expected != self._starts[-1]:
+            raise InvalidInputError(
+                f"{pieces[0]}: expected {expected} bytes in all for {self.ntotal} vectors, got "
+                f"{self._starts[-1]}; "
+                "copy the index again, with every piece"
+            )
+
+    def __len__(self) -> int:
+        return self.ntotal
+
+    def block(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows from `start` to before `stop` in the type of the file; a view unless a piece ends
+        among them.
+        """
+        if self._table is not None:
+            return self._table[start:stop]
+        size = self.d * self.dtype.itemsize
+        raw = self._bytes(self._base + start * size, self._base + stop * size)
+        return np.frombuffer(raw, self.dtype).reshape(stop - start, self.d)
+
+    def rows(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The rows at `positions` as float32 [n, d]."""
+        if self._table is not None:
+            return self._table[positions].astype(np.float32)
+        found = [self.block(int(at), int(at) + 1)[0] for at in positions]
+        return np.array(found, np.float32).reshape(len(positions), self.d)
+
+    def _bytes(self, start: int, stop: int) -> NDArray[np.uint8]:
+        first = int(np.searchsorted(self._starts, start, "right")) - 1
+        parts = []
+        while start < stop:
+            end = min(stop, int(self._starts[first + 1]))
+            offset = int(self._starts[first])
+            parts.append(self._maps[first][start - offset : end - offset])
+            start, first = end, first + 1
+        return (
+            np.asarray(parts[0])
+            if len(parts) == 1
+            else np.concatenate(parts or [np.empty(0, np.uint8)])
+        )
+
+
+def is_flat(path: Path) -> bool:
+    """True for a flat float32 or float16 inner-product index, whose rows can be read one by one."""
+    with open(path, "rb") as handle:
+        head = handle.read(120)
+    return (
+        head[:4] in _FLAT | {_SCALAR}
+        and _flat_dtype(head) is not None
+        and _metric(head) == faiss.METRIC_INNER_PRODUCT
+    )
+
+
+def write_flat(index: Any, blocks: Iterable[NDArray[np.float32]], rows: int, path: Path) -> None:
+    """Write `rows` vectors, which come in `blocks`, as the flat index that `index` is: trained and
+    empty.
+
+    One block is held at a time. The file is the one that FAISS would write.
+    """
+    with open(path, "wb") as handle:
+        handle.write(flat_head(index, rows))
+        for block in blocks:
+            handle.write(index.sa_encode(np.ascontiguousarray(block, np.float32)).tobytes())
+    written = open_faiss([path])
+    if (
+        written.ntotal != rows
+        or written.d != index.d
+        or written.sa_code_size() != index.sa_code_size()
+    ):
+        raise RuntimeError(
+            f"{path}: FAISS does not read back what was written; this version has another layout"
+        )
+
+
+def flat_head(index: Any, rows: int) -> bytes:
+    """What precedes the codes in the file of a flat index with `rows` vectors; `index` is that
+    index, still empty.
+    """
+    head = bytearray(faiss.serialize_index(index).tobytes())
+    # It ends with the length of the codes, here 0; IndexFlat counts floats, the others count bytes.
+    unit = 4 if bytes(head[:4]) in _FLAT else 1
+    struct.pack_into("<q", head, 8, rows)
+    struct.pack_into("<Q", head, len(head) - 8, rows * index.code_size // unit)
+    return bytes(head)
+
+
+def is_streamable(index: Any) -> bool:
+    """True for the kinds that `write_flat` writes: flat float32 and scalar quantisers."""
+    return isinstance(index, (faiss.IndexFlat, faiss.IndexScalarQuantizer))
+
+
+def _magic(path: Path) -> bytes:
+    with open(path, "rb") as handle:
+        return handle.read(4)
+
+
+def _metric(head: bytes) -> int:
+    return int(struct.unpack_from("<i", head, 33)[0]) if len(head) >= 37 else -1
+
+
+def _flat_dtype(head: bytes) -> np.dtype[Any] | None:
+    if head[:4] in _FLAT:
+        return np.dtype("<f4")
+    # After the header of 37 bytes: the type of the scalar quantiser.
+    kind = struct.unpack_from("<i", head, 37)[0] if len(head) >= 41 else -1
+    return (
+        np.dtype("<f2") if head[:4] == _SCALAR and kind == faiss.ScalarQuantizer.QT_fp16 else None
+    )
+
+
+def _flat_layout(head: bytes, path: Path) -> tuple[int, int, np.dtype[Any], int]:
+    """(d, ntotal, dtype, where the codes begin) from the first bytes of a flat index."""
+    dtype = _flat_dtype(head)
+    if dtype is None or _metric(head) != faiss.METRIC_INNER_PRODUCT:
+        raise InvalidInputError(
+            f"{path}: expected a flat inner-product index in float32 or float16"
+        )
+    d, ntotal = struct.unpack_from("<iq", head, 4)
+    empty = (
+        faiss.IndexFlatIP(d)
+        if dtype.itemsize == 4
+        else faiss.index_factory(d, "SQfp16", faiss.METRIC_INNER_PRODUCT)
+    )
+    return d, ntotal, dtype, len(faiss.serialize_index(empty))
+
+
+class _PieceReader:
+    """Reads the pieces of one file as if they were one: what FAISS calls with a number of bytes."""
+
+    def __init__(self, pieces: Sequence[Path]) -> None:
+        self._rest = list(pieces)
+        self._handle = open(self._rest.pop(0), "rb")  # noqa: SIM115
+
+    def __call__(self, size: int) -> bytes:
+        data = self._handle.read(size)
+        while not data and size and self._rest:
+            self._handle.close()
+            self._handle = open(self._rest.pop(0), "rb")  # noqa: SIM115
+            data = self._handle.read(size)
+        return data

@@ -1,0 +1,230 @@
+"""Exact top-k in blocks with torch: on the CPU from the mapped file, on GPUs from their memory,
+shards over them all.
+
+The first pass may run in float16 or int8; the best candidates are scored again from the file by the
+caller.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.retrieval.dense.faiss_files import FlatRows
+
+_CPU_ROWS, _CPU_SCORES = 2**16, 2**22
+_GPU_ROWS, _GPU_SCORES = 2**22, 2**27
+"""Rows scored at once, at most, and scores that exist at once: 16 MiB on a CPU, 256 to 1,024 on a
+GPU.
+"""
+_GROUP = 64
+"""Neighbouring scores of which the greatest stands for all at first."""
+
+
+class TorchScan:
+    """Scores every row for a batch of queries. Answers like a FAISS index: `search`, `ntotal`, `d`.
+
+    Args:
+        rows: the vectors, on disk.
+        first_pass: float32 (exact), float16, or int8 with one scale per row (Dettmers et al. 2022,
+        vector-wise). device: cpu, cuda (all GPUs), cuda:1, or auto: all GPUs where there are some.
+
+    Raises:
+        MissingResourceError: there is no such device.
+    """
+
+    def __init__(self, rows: FlatRows, first_pass: str, device: str) -> None:
+        self.ntotal, self.d = rows.ntotal, rows.d
+        self._first_pass = first_pass
+        self._shards = [
+            _Shard(rows, start, stop, first_pass, torch.device(name))
+            for name, start, stop in _split(rows.ntotal, devices(device))
+        ]
+
+    def search(
+        self, queries: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Scores and positions [n, k] by falling score of the first pass."""
+        wanted = torch.from_numpy(np.ascontiguousarray(queries))
+        found = [shard.search(wanted, min(k, len(shard))) for shard in self._shards]
+        scores = torch.cat([part[0].cpu() for part in found], dim=1)
+        positions = torch.cat([part[1].cpu() for part in found], dim=1)
+        best = scores.topk(min(k, scores.shape[1]), dim=1)
+        return best.values.numpy(), positions.gather(1, best.indices).numpy()
+
+    def error(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How far an int8 score of each of `queries` [n, d] may be from the exact one, at most,
+        [n].
+
+        With q = q' + e and x = x' + f, where q' and x' are what the codes say, q.x - q'.x' = q.f +
+        e.x', and Cauchy and Schwarz bound both parts by lengths that are known.
+        """
+        asked = torch.from_numpy(np.ascontiguousarray(queries))
+        codes, scales = quantise(asked)
+        lost = (asked - codes * scales[:, None]).norm(dim=1)
+        row_lost = max(shard.row_lost for shard in self._shards)
+        row_length = max(shard.row_length for shard in self._shards)
+        # The products of int8 are exact; a thousandth covers the roundings of this bound and of the
+        # scales.
+        bound: NDArray[np.float32] = (
+            1.001 * (asked.norm(dim=1) * row_lost + lost * row_length)
+        ).numpy()
+        return bound
+
+
+class _Shard:
+    """Consecutive rows on one device: mapped on the CPU, copied to a GPU."""
+
+    def __init__(
+        self, rows: FlatRows, start: int, stop: int, first_pass: str, device: torch.device
+    ) -> None:
+        self._source, self._start, self._stop = rows, start, stop
+        self._first_pass, self._device = first_pass, device
+        self._gpu = device.type != "cpu"
+        self.row_lost, self.row_length = 0.0, 0.0
+        """int8: the greatest length of what quantising took from a row, and of a row after it."""
+        self._resident = self._load() if self._gpu or first_pass == "int8" else None
+
+    def __len__(self) -> int:
+        return self._stop - self._start
+
+    def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The best `k` of this shard: scores and positions in the whole corpus, each [n, k]."""
+        best = torch.empty(len(queries), 0, device=self._device)
+        positions = torch.empty(len(queries), 0, dtype=torch.int64, device=self._device)
+        asked = queries.to(self._device)
+        scales = torch.ones(len(asked), device=self._device)
+        if self._first_pass == "int8":
+            asked, scales = quantise(asked)
+        elif self._half():
+            asked = asked.half()
+        most_rows, most_scores = (_GPU_ROWS, _GPU_SCORES) if self._gpu else (_CPU_ROWS, _CPU_SCORES)
+        step = max(_GROUP, min(most_rows, most_scores // len(asked)) // _GROUP * _GROUP)
+        for start in range(0, len(self), step):
+            stop = min(start + step, len(self))
+            values, places = best_of(self._score(asked, start, stop), k)
+            best = torch.cat([best, values], dim=1)
+            positions = torch.cat([positions, places + (self._start + start)], dim=1)
+            if best.shape[1] > k:
+                best, order = best.topk(k, dim=1)
+                positions = positions.gather(1, order)
+        # One factor for all scores of a query: it changes no order.
+        return best * scales[:, None], positions
+
+    def _half(self) -> bool:
+        return self._first_pass == "float16" and self._gpu
+
+    def _load(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """All rows on the device in the type of the first pass, and the scale of each (int8)."""
+        kind = (
+            torch.int8
+            if self._first_pass == "int8"
+            else torch.float16
+            if self._half()
+            else torch.float32
+        )
+        loaded = torch.empty(len(self), self._source.d, dtype=kind, device=self._device)
+        scales = torch.ones(len(self) if kind == torch.int8 else 0, device=self._device)
+        for start in range(0, len(self), _CPU_ROWS):
+            stop = min(start + _CPU_ROWS, len(self))
+            block = self._block(start, stop).to(self._device)
+            if kind == torch.int8:
+                block = block.float()
+                loaded[start:stop], scales[start:stop] = quantise(block)
+                kept = loaded[start:stop] * scales[start:stop, None]
+                self.row_length = max(self.row_length, float(kept.norm(dim=1).max()))
+                self.row_lost = max(self.row_lost, float((block - kept).norm(dim=1).max()))
+            else:
+                loaded[start:stop] = block
+        return loaded, scales
+
+    def _block(self, start: int, stop: int) -> torch.Tensor:
+        # A copy: torch wants memory that it may write, and the map is read-only.
+        return torch.from_numpy(
+            np.array(self._source.block(self._start + start, self._start + stop))
+        )
+
+    def _score(self, asked: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """Scores [n, stop - start], up to one factor per query."""
+        if self._resident is None:
+            return asked @ self._block(start, stop).float().T
+        rows, scales = self._resident[0][start:stop], self._resident[1][start:stop]
+        if self._first_pass != "int8":
+            return asked @ rows.T
+        if not self._gpu:
+            # Sums of 1,040 products of two codes are whole numbers that float32 holds, and its
+            # product is the fast one.
+            return (asked.float() @ rows.float().T) * scales
+        # cuBLAS wants at least 17 rows on the left, and multiples of 8 elsewhere.
+        left = _padded(asked, max(0, 17 - len(asked)), -asked.shape[1] % 8)
+        right = _padded(rows, -len(rows) % 8, -rows.shape[1] % 8)
+        return torch._int_mm(left, right.T)[: len(asked), : len(rows)] * scales
+
+
+def best_of(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best `k` of each row of `scores` [n, m] by falling score: float32 values and places, [n,
+    min(k, m)].
+
+    The k groups of neighbours with the greatest maxima hold them: one reading of all scores, and
+    few to sort.
+    """
+    columns = scores.shape[1]
+    if columns > 2 * k * _GROUP:
+        grouped = _padded(scores, 0, -columns % _GROUP, -torch.inf).unflatten(1, (-1, _GROUP))
+        groups = grouped.amax(dim=2).topk(k, dim=1).indices
+        near = grouped.gather(1, groups[:, :, None].expand(-1, -1, _GROUP)).flatten(1)
+        values, order = near.float().topk(k, dim=1)
+        return values, groups.gather(1, order // _GROUP) * _GROUP + order % _GROUP
+    values, places = scores.float().topk(min(k, columns), dim=1)
+    return values, places
+
+
+def _padded(table: torch.Tensor, rows: int, columns: int, value: float = 0) -> torch.Tensor:
+    """`table` with more rows and columns of `value`; itself where there are none, which torch would
+    copy.
+    """
+    return (
+        torch.nn.functional.pad(table, (0, columns, 0, rows), value=value)
+        if rows or columns
+        else table
+    )
+
+
+def quantise(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """int8 codes [n, d] and one float32 scale per row [n]; vectors are about codes x scale."""
+    scales = vectors.abs().amax(dim=1).clamp(min=1e-12) / 127
+    return (vectors / scales[:, None]).round().to(torch.int8), scales
+
+
+def devices(device: str) -> list[str]:
+    """What a `device` setting means here: all GPUs, or else the CPU, for auto; all of them for
+    cuda.
+
+    Raises:
+        MissingResourceError: there is no such GPU.
+        InvalidInputError: not the name of a device.
+    """
+    gpus = torch.cuda.device_count()
+    if device == "auto":
+        return [f"cuda:{number}" for number in range(gpus)] or ["cpu"]
+    if device == "cuda" and gpus:
+        return [f"cuda:{number}" for number in range(gpus)]
+    try:
+        named = torch.device(device)
+    except RuntimeError:
+        raise InvalidInputError(
+            f"setting device: expected auto, cpu, cuda or cuda:N, got {device!r}"
+        ) from None
+    if named.type == "cuda" and (named.index or 0) >= gpus:
+        raise MissingResourceError(
+            f"device {device}: there are {gpus} GPUs here; use --set device=cpu"
+        )
+    return [str(named)]
+
+
+def _split(rows: int, devices: list[str]) -> list[tuple[str, int, int]]:
+    edges = [rows * number // len(devices) for number in range(len(devices) + 1)]
+    parts = zip(devices, edges[:-1], edges[1:], strict=True)
+    return [(name, start, stop) for name, start, stop in parts if stop > start]

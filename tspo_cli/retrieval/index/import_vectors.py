@@ -1,0 +1,160 @@
+"""Indexes that others built: a FAISS file and its corpus, used from where they lie.
+
+Row n of the FAISS file belongs to line n + 1 of the corpus, as in Search-R1's `e5_Flat.index` and
+`wiki-18.jsonl`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import shutil
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tspo_cli.console import say
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.retrieval.dense.dense_ranker import DenseRanker, VectorIndex
+from tspo_cli.retrieval.dense.encoder import encoder_digest
+from tspo_cli.retrieval.dense.faiss_files import is_flat
+from tspo_cli.retrieval.dense.presets import resolve_preset
+from tspo_cli.retrieval.index.build_index import check_target, replace_directory
+from tspo_cli.retrieval.manifest import MANIFEST_NAME, file_digest, file_facts, make_manifest
+from tspo_cli.retrieval.passages import PASSAGES_NAME, PassageStore, write_offsets, write_passages
+from tspo_cli.retrieval.search_settings import index_settings
+from tspo_cli.runs import write_json
+
+_PROBES = 32
+_LEAST_COSINE = 0.9
+"""Between a passage encoded now and its row: float16 and int8 stay above 0.99, 48-byte codes above
+0.9 as a rule.
+"""
+_NUMBERS = re.compile(r"(\d+)")
+
+
+def import_index(
+    pieces: Sequence[Path],
+    corpus: Path,
+    out: Path,
+    *,
+    encoder: str,
+    settings: Mapping[str, object] | None = None,
+    least_cosine: float = _LEAST_COSINE,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Make an index directory `out` around a FAISS file, or the pieces of one, and its corpus;
+    gives the manifest.
+
+    The FAISS file and a plain JSONL corpus stay where they are and are not copied; a gzip or
+    parquet corpus is unpacked into `out`. Some passages are encoded and compared with their rows,
+    so that the wrong corpus, encoder, prefix or pooling is found now and not by a training run.
+
+    Args:
+        pieces: the FAISS file, or its `part_*` pieces in any order: they are taken by name, part_2
+        before part_10. least_cosine: between a passage encoded now and its row; of a compressed
+        index, the median. 0 leaves the check
+            out.
+
+    Raises:
+        MissingResourceError: no such file or encoder.
+        InvalidInputError: a damaged file, one that does not fit the corpus or the encoder, or `out`
+        is taken.
+    """
+    check_target(out, overwrite)
+    chosen = index_settings("dense", resolve_preset(encoder, settings or {}))
+    assert chosen.dense is not None
+    for path in (*pieces, corpus):
+        if not path.is_file():
+            raise MissingResourceError(f"{path}: no such file; check the path")
+    encoder = str(Path(encoder).resolve()) if Path(encoder).is_dir() else encoder
+    vectors = [path.resolve() for path in sorted(pieces, key=_place)]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = out.with_name(f".{out.name}.import")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        lines = _lines(corpus, work)
+        store = PassageStore(work, lines)
+        ranker = DenseRanker(
+            VectorIndex(vectors, None, chosen.dense), len(store), encoder, chosen.dense
+        )
+        if least_cosine > 0:
+            _check_rows(ranker, store, vectors[0], least_cosine)
+        own = [path for path in sorted(work.iterdir()) if path.name != MANIFEST_NAME]
+        linked = [*vectors, *([lines] if lines.parent != work else [])]
+        facts = {
+            **{path.name: file_facts(path) for path in own},
+            **{str(path): file_facts(path) for path in linked},
+        }
+        digest = facts[str(lines)]["sha256"] if lines.parent != work else file_digest(corpus)
+        manifest = make_manifest(
+            "dense",
+            len(store),
+            {"path": str(corpus.resolve()), "sha256": digest},
+            chosen,
+            encoder,
+            encoder_digest(encoder),
+            facts,
+        )
+        manifest |= {"vectors": [str(path) for path in vectors]}
+        manifest |= {"lines": str(lines) if lines.parent != work else PASSAGES_NAME}
+        write_json(work / MANIFEST_NAME, manifest)
+        replace_directory(work, out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return manifest
+
+
+def _lines(corpus: Path, work: Path) -> Path:
+    """The JSONL file to serve from, with its offsets in `work`: the corpus itself where that is
+    plain JSONL.
+    """
+    with open(corpus, "rb") as handle:
+        magic = handle.read(4)
+    if magic == b"PAR1":
+        write_passages(corpus, work)
+        return work / PASSAGES_NAME
+    if not magic.startswith(b"\x1f\x8b"):
+        write_offsets(corpus, work)
+        return corpus.resolve()
+    say(f"unpacking {corpus}: passages are fetched by their place in the file")
+    unpacked = work / PASSAGES_NAME
+    try:
+        with gzip.open(corpus, "rb") as packed, open(unpacked, "wb") as plain:
+            shutil.copyfileobj(packed, plain, 1 << 22)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InvalidInputError(
+            f"{corpus}: expected intact gzip data, got {error}; copy the file again"
+        ) from None
+    write_offsets(unpacked, work)
+    return unpacked
+
+
+def _place(piece: Path) -> list[str | int]:
+    """Sorts names by their letters and by the value of their numbers."""
+    return [int(part) if part.isdecimal() else part for part in _NUMBERS.split(piece.name)]
+
+
+def _check_rows(ranker: DenseRanker, store: PassageStore, path: Path, least: float) -> None:
+    positions = np.unique(np.linspace(0, len(store) - 1, min(_PROBES, len(store))).astype(np.int64))
+    cosines = ranker.cosines(positions, [store[int(at)][1] for at in positions])
+    # Codes of some bytes may be far from a vector; what keeps the vectors has no such excuse for
+    # any row.
+    if (cosines.min() if is_flat(path) else np.median(cosines)) < least:
+        worst = int(np.argmin(cosines))
+        raise InvalidInputError(
+            f"{path}: row {positions[worst]} is not the vector of line {positions[worst] + 1} of "
+            "the corpus (cosine "
+            f"{cosines[worst]:.2f}; {int((cosines < least).sum())} of {len(positions)} rows are "
+            f"below {least}); the "
+            "corpus, the encoder, its prefixes, pooling or max_length are others than the index "
+            "was built with"
+        )
+    say(
+        f"{len(positions)} passages encoded again: median cosine with their rows "
+        f"{np.median(cosines):.4f}"
+    )

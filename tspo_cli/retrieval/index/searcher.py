@@ -1,0 +1,199 @@
+"""The index directory: opened as a searcher, checked against its digests.
+
+DIR/manifest.json          kind, passages, corpus, parameters, encoder, files with digests
+DIR/passages.jsonl, offsets.npy  what is served, by position
+DIR/*.index.npy, *.index.json    BM25 (the files of bm25s)
+DIR/vectors.faiss, rescore.npy   dense
+DIR/encoder.onnx                 dense: the encoder of encoder_backend onnx or onnx-int8
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.retrieval.dense.encoder import EXPORTED_NAME, encoder_digest
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.manifest import check_digest, check_files, is_index, read_manifest
+from tspo_cli.retrieval.passages import PASSAGES_NAME, PassageStore
+from tspo_cli.retrieval.ranking import Ranked, Ranker
+from tspo_cli.retrieval.search_settings import (
+    DenseSettings,
+    IndexSettings,
+    for_search,
+    index_settings,
+    searched_otherwise,
+)
+from tspo_cli.retrieval.types import Hit, SearchResult
+
+__all__ = ["Searcher", "build_index", "is_index", "open_index", "read_manifest", "verify_index"]
+
+MAX_QUERY_CHARACTERS = 32_768
+"""A longer query is an error: no encoder reads so much, and BM25 would take seconds over it."""
+
+
+class Searcher:
+    """An opened index: a Retriever in this process. `manifest` says what it was built from,
+    `search_settings` what is searched otherwise than built (`searched_otherwise`).
+    """
+
+    blocking = False
+
+    def __init__(
+        self,
+        manifest: dict[str, Any],
+        store: PassageStore,
+        ranker: Ranker,
+        search_settings: dict[str, Any],
+    ) -> None:
+        self.manifest = manifest
+        self.search_settings = search_settings
+        self._store = store
+        self._ranker = ranker
+
+    def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
+        """At most `k` hits for each query: falling score, equal scores by ascending position in the
+        corpus, or by id where `ties` says so.
+
+        A query that cannot be searched for (too long, empty), or whose passage is damaged
+        on disk, has an error of its own. Lone surrogates count as question marks, as they do over
+        HTTP.
+
+        Raises:
+            InvalidInputError: `k` below 1, or the index is damaged.
+        """
+        if k < 1:
+            raise InvalidInputError(f"k: expected 1 or more, got {k}")
+        problems = [self._problem(query) for query in queries]
+        sound = [
+            query.encode("utf-8", "replace").decode()
+            for query, problem in zip(queries, problems, strict=True)
+            if problem is None
+        ]
+        ranked = iter(self._ranker.rank(sound, k) if sound else [])
+        return [
+            self._result(next(ranked)) if problem is None else SearchResult(error=problem)
+            for problem in problems
+        ]
+
+    def _problem(self, query: str) -> str | None:
+        if len(query) > MAX_QUERY_CHARACTERS:
+            return f"query: expected at most {MAX_QUERY_CHARACTERS} characters, got {len(query)}"
+        return None if query.strip() else "query: empty"
+
+    def _result(self, ranked: Ranked) -> SearchResult:
+        try:
+            return SearchResult(
+                tuple(Hit(*self._store[position], score) for position, score in ranked)
+            )
+        except InvalidInputError as error:
+            return SearchResult(error=str(error))
+
+    def passages(self) -> Iterator[tuple[str, str]]:
+        """(id, contents) of every passage, in the order of the corpus."""
+        return (self._store[position] for position in range(len(self._store)))
+
+
+def open_index(path: Path, settings: Mapping[str, object] | None = None) -> Searcher:
+    """Open an index directory for searching.
+
+    Files up to 64 MiB are checked against their digests, larger ones by size and structure (`tspo
+    index verify` reads them whole); every passage is checked when it is fetched.
+
+    Args:
+        settings: what the search is to do otherwise than the build said (`SEARCH_KEYS`), e.g.
+        nprobe, reranker.
+
+    Raises:
+        MissingResourceError: no such directory, or its encoder is not there.
+        InvalidInputError: not an index, one of another format version, one with a missing, cut or
+        changed file, an
+            encoder other than the one it was built with, or a setting that cannot be changed any
+            more.
+    """
+    manifest = read_manifest(path)
+    kind = manifest["kind"]
+    built = index_settings(kind, manifest["parameters"])
+    chosen = for_search(built, kind, settings or {})
+    check_files(path, manifest)
+    store = PassageStore(path, path / manifest.get("lines", PASSAGES_NAME))
+    if len(store) != manifest["passages"]:
+        raise InvalidInputError(
+            f"{path}: expected {manifest['passages']} passages, got {len(store)}; build it again"
+        )
+    ranker = _ranker(path, manifest, store, chosen)
+    if chosen.rerank.reranker:
+        from tspo_cli.retrieval.index.hybrid import RerankRanker
+
+        device = chosen.dense.device if chosen.dense is not None else "auto"
+        ranker = RerankRanker(ranker, store, chosen.rerank, device)
+    return Searcher(manifest, store, ranker, searched_otherwise(built, chosen))
+
+
+def verify_index(path: Path) -> dict[str, Any]:
+    """Compute every digest of an index again: `{"files": n, "corpus": "same" | "absent"}`.
+
+    Raises:
+        MissingResourceError, InvalidInputError: as `open_index`; also InvalidInputError when a file
+        of the index, or
+            the corpus it was built from, has changed since. A corpus that is gone is no error.
+    """
+    manifest = read_manifest(path)
+    for name, facts in manifest["files"].items():
+        check_digest(path / name, facts["sha256"], "build the index again with --overwrite")
+    corpus = Path(manifest["corpus"]["path"])
+    if corpus.is_file():
+        check_digest(
+            corpus, manifest["corpus"]["sha256"], "the corpus changed: build the index again"
+        )
+    return {"files": len(manifest["files"]), "corpus": "same" if corpus.is_file() else "absent"}
+
+
+def _ranker(
+    path: Path, manifest: dict[str, Any], store: PassageStore, settings: IndexSettings
+) -> Ranker:
+    rankers: list[Ranker] = []
+    if settings.bm25 is not None:
+        from tspo_cli.retrieval.bm25.bm25_ranker import Bm25Ranker
+
+        id_of = store.id if settings.ties.ties == "id" else None
+        rankers.append(Bm25Ranker(path, len(store), settings.bm25, id_of))
+    if settings.dense is not None:
+        from tspo_cli.retrieval.dense.dense_ranker import (
+            RESCORE_NAME,
+            VECTORS_NAME,
+            DenseRanker,
+            VectorIndex,
+        )
+
+        _check_encoder(manifest)
+        vectors = [path / name for name in manifest.get("vectors", [VECTORS_NAME])]
+        rescore = path / RESCORE_NAME if RESCORE_NAME in manifest["files"] else None
+        index = VectorIndex(vectors, rescore, settings.dense)
+        exported = _exported(path, manifest, settings.dense)
+        rankers.append(
+            DenseRanker(index, len(store), manifest["encoder"], settings.dense, exported)
+        )
+    if settings.fusion is None:
+        return rankers[0]
+    from tspo_cli.retrieval.index.hybrid import HybridRanker
+
+    return HybridRanker(rankers, settings.fusion)
+
+
+def _exported(path: Path, manifest: dict[str, Any], settings: DenseSettings) -> Path | None:
+    same = manifest["parameters"].get("encoder_backend") == settings.encoder_backend
+    return path / EXPORTED_NAME if same and EXPORTED_NAME in manifest["files"] else None
+
+
+def _check_encoder(manifest: dict[str, Any]) -> None:
+    expected = manifest.get("encoder_sha256")
+    got = encoder_digest(manifest["encoder"])
+    if expected and got and got != expected:
+        raise InvalidInputError(
+            f"encoder {manifest['encoder']}: its files are not those that built the index (sha256 "
+            f"{expected[:12]}, "
+            f"now {got[:12]}); put them back or build the index again"
+        )

@@ -1,0 +1,63 @@
+"""The retriever that a configuration names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tspo_cli.config.rules import SEARCH_NEEDS_AN_INDEX
+from tspo_cli.config.schema import RetrieverConfig
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.retrieval.types import Retriever
+
+
+def open_retriever(config: RetrieverConfig) -> Retriever | None:
+    """An index in this process, HTTP clients of the servers named, or a Qdrant collection; None
+    when none is set.
+
+    Raises:
+        MissingResourceError, InvalidInputError: no index there, search settings that do not fit it,
+        or servers that
+            do not fit together.
+        RemoteServiceError: no server answers.
+    """
+    if config.index:
+        from tspo_cli.retrieval.index.searcher import open_index
+
+        return open_index(Path(config.index), config.search.given())
+    if config.search.given():
+        raise InvalidInputError(SEARCH_NEEDS_AN_INDEX)
+    if config.url:
+        return _open_servers(config)
+    if config.qdrant.url:
+        from tspo_cli.retrieval.remote.qdrant import connect
+
+        return connect(config.qdrant, timeout=config.timeout)
+    return None
+
+
+def _open_servers(config: RetrieverConfig) -> Retriever:
+    from tspo_cli.retrieval.access_token import read_token
+    from tspo_cli.retrieval.remote.fanout import ShardedRetriever
+    from tspo_cli.retrieval.remote.http_client import HttpRetriever
+
+    token = read_token(config.token_file)
+
+    def client(urls: list[str]) -> HttpRetriever:
+        return HttpRetriever(
+            urls,
+            timeout=config.timeout,
+            retries=config.retries,
+            deadline=config.deadline,
+            concurrency=config.concurrency,
+            token=token,
+        )
+
+    if config.servers == "replicas":
+        replicas = client(config.url)
+        replicas.check()
+        return replicas
+    shards = ShardedRetriever(
+        [client([url]) for url in config.url], approximate=config.approximate_shards
+    )
+    shards.check()
+    return shards

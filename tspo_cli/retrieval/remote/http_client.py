@@ -1,0 +1,272 @@
+"""A retriever behind HTTP, asked as Search-R1's server is: POST /retrieve with `queries`, `topk`,
+`return_scores`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+
+from tspo_cli.errors import InvalidInputError, RemoteServiceError
+from tspo_cli.retrieval.types import Hit, SearchResult
+
+MAX_BATCH = 256
+"""Queries per request, below the limits of the servers in use."""
+_LONGEST_WAIT = 10.0
+
+
+class HttpRetriever:
+    """Searches through one or several equal servers; the next one takes over where one fails.
+
+    Scores, ids and contents arrive as the server's own searcher gives them. Safe to use from
+    several threads, which share its connections. Proxies of the environment are not used: they
+    would stand between a training run and its own machine.
+
+    Args:
+        urls: base URLs (`http://127.0.0.1:8000`); `/retrieve` is added where it is missing.
+        timeout: seconds for one attempt.
+        retries: further attempts after a failed connection, status 429 or 5xx.
+        deadline: seconds for all attempts and the waits between them.
+        concurrency: most requests under way at once; more wait for their turn, within the deadline.
+        token: sent as `Authorization: Bearer ...`; empty: none.
+        first_wait: seconds before the first retry; doubled each time, up to ten seconds, with
+        jitter. A server that
+            says how long to wait (Retry-After) is waited for at least that long.
+
+    Raises:
+        InvalidInputError: no URL, or one that is not http(s).
+    """
+
+    blocking = True
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        timeout: float = 30.0,
+        retries: int = 3,
+        *,
+        deadline: float = 100.0,
+        concurrency: int = 64,
+        token: str = "",
+        first_wait: float = 0.5,
+    ) -> None:
+        if not urls:
+            raise InvalidInputError("retriever: expected the URL of a server, got none")
+        self.urls = tuple(_endpoint(url) for url in urls)
+        self._timeout, self._retries, self._deadline = timeout, retries, deadline
+        self._first_wait = first_wait
+        self._turn = itertools.count()
+        self._slots = threading.BoundedSemaphore(concurrency)
+        # Shorter than the five seconds after which uvicorn servers drop an idle connection.
+        limits = httpx.Limits(
+            max_connections=concurrency, max_keepalive_connections=concurrency, keepalive_expiry=3.0
+        )
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._client = httpx.Client(headers=headers, limits=limits, trust_env=False)
+
+    def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
+        """At most `k` hits for each query; where no server answers, each of these queries has the
+        error.
+        """
+        results: list[SearchResult] = []
+        for start in range(0, len(queries), MAX_BATCH):
+            # A lone surrogate, which JSON in UTF-8 cannot carry, would fail the whole batch.
+            batch = [
+                query.encode("utf-8", "replace").decode()
+                for query in queries[start : start + MAX_BATCH]
+            ]
+            try:
+                results += self._ask(batch, k)
+            except RemoteServiceError as error:
+                results += [SearchResult(error=str(error))] * len(batch)
+        return results
+
+    def check(self) -> None:
+        """Ask every server for one hit, once, and whether all serve the same index.
+
+        Raises:
+            RemoteServiceError: a server does not answer, or not in the expected form.
+            InvalidInputError: two servers say that they serve different indexes, or search them
+            differently.
+        """
+        for url in self.urls:
+            self._parsed(url, ["ping"], 1, time.monotonic() + self._timeout)
+        known = {url: facts for url in self.urls if "index" in (facts := self.describe(url))}
+        if len({facts["index"] for facts in known.values()}) > 1:
+            serves = ", ".join(f"{url} ({facts['index'][:12]})" for url, facts in known.items())
+            raise InvalidInputError(
+                f"retriever: these servers serve different indexes: {serves}; "
+                'for parts of one corpus set retriever.servers = "shards"'
+            )
+        searches = {
+            url: json.dumps(facts.get("search", {}), sort_keys=True) for url, facts in known.items()
+        }
+        if len(set(searches.values())) > 1:
+            differ = ", ".join(f"{url} {search}" for url, search in searches.items())
+            raise InvalidInputError(
+                f"retriever: these servers search one index differently: {differ}; give all the "
+                "same --set"
+            )
+
+    def describe(self, url: str) -> dict[str, Any]:
+        """What a server says of its index at /healthz; {} from servers of other makers."""
+        try:
+            answer = self._client.get(
+                url.removesuffix("retrieve") + "healthz", timeout=self._timeout
+            )
+            facts = answer.json() if answer.status_code == 200 else {}
+        except (httpx.TransportError, ValueError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
+
+    def close(self) -> None:
+        """Close pooled connections."""
+        self._client.close()
+
+    def _ask(self, queries: list[str], k: int) -> list[SearchResult]:
+        end = time.monotonic() + self._deadline
+        first = next(self._turn)
+        attempt = 0
+        while True:
+            url = self.urls[(first + attempt) % len(self.urls)]
+            try:
+                return self._parsed(url, queries, k, end)
+            except _Passing as error:
+                backoff = min(self._first_wait * 2**attempt, _LONGEST_WAIT) * random.uniform(
+                    0.5, 1.0
+                )
+                wait = max(backoff, error.retry_after)
+                attempt += 1
+                if attempt > self._retries or time.monotonic() + wait >= end:
+                    late = "" if attempt > self._retries else f" within {self._deadline:g} s"
+                    tries = f" after {attempt} attempts" if attempt > 1 else ""
+                    raise RemoteServiceError(f"{error}{tries}{late}") from None
+            time.sleep(wait)
+
+    def _parsed(self, url: str, queries: list[str], k: int, end: float) -> list[SearchResult]:
+        if not self._slots.acquire(timeout=max(0.0, end - time.monotonic())):
+            raise RemoteServiceError(
+                f"retriever {url}: too many requests under way; raise retriever.concurrency"
+            )
+        try:
+            return _parse(
+                url,
+                self._post(url, queries, k, min(end, time.monotonic() + self._timeout)),
+                len(queries),
+            )
+        finally:
+            self._slots.release()
+
+    def _post(self, url: str, queries: list[str], k: int, end: float) -> Any:
+        body = {"queries": queries, "topk": k, "return_scores": True}
+        patience = max(0.001, end - time.monotonic())
+        try:
+            with self._client.stream("POST", url, json=body, timeout=patience) as response:
+                content = _read(response, end)
+        except httpx.TransportError as error:
+            raise _Passing(f"retriever {url}: {_reason(error)}; is the server running?") from None
+        status = response.status_code
+        if status == 429 or status >= 500:
+            raise _Passing(f"retriever {url}: status {status}", _retry_after(response))
+        if status != 200:
+            raise RemoteServiceError(f"retriever {url}: status {status}: {_excerpt(content)}")
+        try:
+            return json.loads(content)
+        except ValueError:
+            raise RemoteServiceError(
+                f"retriever {url}: expected JSON, got {_excerpt(content)!r}; is this a /retrieve "
+                "server?"
+            ) from None
+
+
+class _Passing(RemoteServiceError):
+    """A failure that another attempt may get over, `retry_after` seconds from now at the
+    earliest.
+    """
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+def _read(response: httpx.Response, end: float) -> bytes:
+    """The body, piece by piece: a server that dribbles must not outlast the deadline. Raises
+    httpx.ReadTimeout.
+    """
+    pieces = []
+    for piece in response.iter_bytes():
+        pieces.append(piece)
+        if time.monotonic() > end:
+            raise httpx.ReadTimeout("")
+    return b"".join(pieces)
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds, where the server says them (it may also give a date, which is not worth the
+    trouble).
+    """
+    given = response.headers.get("retry-after", "")
+    return float(given) if given.isascii() and given.isdigit() else 0.0
+
+
+def _endpoint(url: str) -> str:
+    try:
+        valid = httpx.URL(url).scheme in ("http", "https") and httpx.URL(url).host
+    except httpx.InvalidURL:
+        valid = False
+    if not valid:
+        raise InvalidInputError(
+            f"retriever: expected a URL like http://127.0.0.1:8000, got {url!r}"
+        )
+    url = url.rstrip("/")
+    return url if url.endswith("/retrieve") else url + "/retrieve"
+
+
+def _reason(error: httpx.TransportError) -> str:
+    return (
+        "no answer in time"
+        if isinstance(error, httpx.TimeoutException)
+        else str(error) or type(error).__name__
+    )
+
+
+def _excerpt(content: bytes) -> str:
+    return " ".join(content.decode("utf-8", "replace").split())[:200]
+
+
+def _parse(url: str, answer: Any, count: int) -> list[SearchResult]:
+    """Results from an answer in dialect A (or B: then without scores). Raises RemoteServiceError
+    for another form.
+    """
+    lists = answer.get("result") if isinstance(answer, dict) else None
+    if not isinstance(lists, list) or len(lists) != count:
+        raise RemoteServiceError(
+            f'retriever {url}: expected "result" with {count} lists; is this a /retrieve server?'
+        )
+    errors = answer.get("errors") or [None] * count
+    try:
+        return [
+            SearchResult(error=error)
+            if error
+            else SearchResult(tuple(_hit(record) for record in records))
+            for records, error in zip(lists, errors, strict=True)
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RemoteServiceError(
+            f"retriever {url}: cannot read its hits ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _hit(record: dict[str, Any]) -> Hit:
+    document = record.get("document", record)
+    contents = document.get("contents")
+    if contents is None:
+        contents = f'"{document["title"]}"\n{document["text"]}'
+    return Hit(str(document.get("id", "")), contents, float(record.get("score", 0.0)))

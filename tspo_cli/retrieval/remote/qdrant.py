@@ -1,0 +1,319 @@
+"""An existing Qdrant collection as the retriever, and a corpus into such a collection, through
+Qdrant's own client.
+
+Sparse vectors carry BM25: a passage's weight of a word is tf / (tf + k1 (1 - b + b length / mean
+length)) (Lucene's form), the query's is how often it has the word, and Qdrant multiplies with the
+word's idf over the whole collection, on however many machines it lies. Words become numbers by a
+32-bit hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from tspo_cli.config.schema import QdrantConfig
+from tspo_cli.data.question import Passage
+from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
+from tspo_cli.retrieval.bm25.bm25_ranker import tokens
+from tspo_cli.retrieval.search_settings import Bm25Settings, DenseSettings
+from tspo_cli.retrieval.types import Hit, SearchResult
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+
+KEY_VARIABLE = "QDRANT_API_KEY"
+SPARSE_NAME = "bm25"
+Encode = Callable[[list[str]], Any]
+"""Texts to vectors of length one, float32 [texts, dim]."""
+_UPLOAD_BATCH = 256
+
+
+class QdrantRetriever:
+    """Searches a collection whose payload has each passage's id and contents. Safe to use from
+    several threads.
+
+    Args:
+        encode: for dense collections, how a query becomes a vector; None for sparse ones.
+    """
+
+    blocking = True
+
+    def __init__(self, client: QdrantClient, config: QdrantConfig, encode: Encode | None) -> None:
+        self._client, self._config, self._encode = client, config, encode
+        self._encoding = threading.Lock()
+        self._vector = config.vector or (SPARSE_NAME if config.kind == "sparse" else "")
+
+    def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
+        """At most `k` hits for each query; where Qdrant does not answer, each of these queries has
+        the error.
+        """
+        results = [
+            SearchResult() if query.strip() else SearchResult(error="query: empty")
+            for query in queries
+        ]
+        vectors = self._vectors([query.encode("utf-8", "replace").decode() for query in queries])
+        asked = [
+            at
+            for at, vector in enumerate(vectors)
+            if vector is not None and results[at].error is None
+        ]
+        if not asked:
+            return results
+        try:
+            answers = self._query([vectors[at] for at in asked], k)
+        except RemoteServiceError as error:
+            answers = [SearchResult(error=str(error))] * len(asked)
+        for at, answer in zip(asked, answers, strict=True):
+            results[at] = answer
+        return results
+
+    def check(self) -> None:
+        """Ask once.
+
+        Raises:
+            RemoteServiceError: Qdrant does not answer, or has no such collection or vector.
+            InvalidInputError: its vectors are not those of the encoder, or its payload has no
+            passages.
+        """
+        name = self._config.collection
+        with _speaking(self._config.url):
+            if not self._client.collection_exists(name):
+                raise InvalidInputError(f"qdrant {self._config.url}: no collection {name!r}")
+        (vector,) = self._vectors(["ping"])
+        (result,) = self._query([vector], 1)
+        if result.error is not None:
+            raise InvalidInputError(f"qdrant {self._config.url}: {result.error}")
+
+    def _vectors(self, queries: list[str]) -> list[Any]:
+        if self._encode is None:
+            return [_sparse(Counter(tokens(query))) for query in queries]
+        with self._encoding:
+            return list(
+                self._encode([self._config.query_prefix + query for query in queries]).tolist()
+            )
+
+    def _query(self, vectors: list[Any], k: int) -> list[SearchResult]:
+        from qdrant_client import models
+
+        config = self._config
+        requests = [
+            models.QueryRequest(
+                query=vector,
+                using=self._vector or None,
+                limit=k,
+                params=models.SearchParams(exact=True)
+                if config.exact and config.kind == "dense"
+                else None,
+                with_payload=[config.id_field, config.contents_field],
+            )
+            for vector in vectors
+        ]
+        with _speaking(config.url):
+            answers = self._client.query_batch_points(config.collection, requests=requests)
+        return [self._result(answer.points) for answer in answers]
+
+    def _result(self, points: Iterable[Any]) -> SearchResult:
+        hits = []
+        # Qdrant leaves the order of equal scores open; ours is the order of the corpus.
+        for point in sorted(
+            points, key=lambda one: (-one.score, one.id if isinstance(one.id, int) else 0)
+        ):
+            payload = point.payload or {}
+            contents = payload.get(self._config.contents_field)
+            if not isinstance(contents, str):
+                return SearchResult(
+                    error=(
+                        f"point {point.id}: its payload has no text {self._config.contents_field!r}"
+                    )
+                )
+            hits.append(
+                Hit(str(payload.get(self._config.id_field, point.id)), contents, float(point.score))
+            )
+        return SearchResult(tuple(hits))
+
+
+def connect(config: QdrantConfig, *, timeout: float) -> QdrantRetriever:
+    """The collection that `config` names, asked once.
+
+    Raises:
+        MissingResourceError: qdrant-client is not installed, or there is no such encoder on this
+        machine. RemoteServiceError, InvalidInputError: see QdrantRetriever.check.
+    """
+    encode = load_encoder(config.encoder) if config.kind == "dense" else None
+    retriever = QdrantRetriever(open_client(config.url, timeout), config, encode)
+    retriever.check()
+    return retriever
+
+
+def open_client(url: str, timeout: float) -> QdrantClient:
+    """Qdrant's client. Raises MissingResourceError without the package, InvalidInputError for
+    another kind of URL.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise InvalidInputError(f"qdrant: expected a URL like http://127.0.0.1:6333, got {url!r}")
+    try:
+        from qdrant_client import QdrantClient
+    except ImportError:
+        raise MissingResourceError(
+            'Qdrant needs its client; pip install "tspo-cli[qdrant]"'
+        ) from None
+    key = os.environ.get(KEY_VARIABLE)
+    return QdrantClient(
+        url=url, api_key=key, timeout=max(1, round(timeout)), check_compatibility=False
+    )
+
+
+def load_encoder(name: str) -> Encode:
+    """How texts become vectors. Raises MissingResourceError where there is no such encoder."""
+    from tspo_cli.retrieval.dense.encoder import Encoder
+
+    return Encoder(name, DenseSettings()).encode
+
+
+def push_sparse(
+    client: QdrantClient,
+    collection: str,
+    passages: Callable[[], Iterable[Passage]],
+    settings: Bm25Settings,
+    advance: Callable[[int], None],
+) -> int:
+    """Make `collection` with the BM25 vectors of the passages, which are read twice, and return
+    their number.
+
+    Raises:
+        InvalidInputError: the collection is there already, another variant than Lucene's, or no
+        passages. RemoteServiceError: Qdrant does not answer.
+    """
+    from qdrant_client import models
+
+    if settings.method != "lucene":
+        raise InvalidInputError(
+            f"method: expected lucene, whose idf is Qdrant's, got {settings.method!r}"
+        )
+    lengths = [len(tokens(passage.contents, settings.stop_words)) for passage in passages()]
+    if not lengths:
+        raise InvalidInputError("corpus: no passages")
+    mean = sum(lengths) / len(lengths)
+
+    def vectors() -> Iterator[Any]:
+        for passage, length in zip(passages(), lengths, strict=True):
+            norm = settings.k1 * (1 - settings.b + settings.b * length / mean)
+            counts = Counter(tokens(passage.contents, settings.stop_words))
+            yield {
+                SPARSE_NAME: _sparse({word: tf / (tf + norm) for word, tf in counts.items()})
+                or _nothing()
+            }
+
+    _create(
+        client,
+        collection,
+        vectors_config={},
+        sparse_vectors_config={
+            SPARSE_NAME: models.SparseVectorParams(modifier=models.Modifier.IDF)
+        },
+    )
+    return _upload(client, collection, passages(), vectors(), advance)
+
+
+def push_dense(
+    client: QdrantClient,
+    collection: str,
+    passages: Callable[[], Iterable[Passage]],
+    encode: Encode,
+    prefix: str,
+    advance: Callable[[int], None],
+) -> int:
+    """Make `collection` with the encoder's vectors of the passages and return their number. Raises
+    as `push_sparse`.
+    """
+    from qdrant_client import models
+
+    def vectors() -> Iterator[Any]:
+        source = iter(passages())
+        while block := list(islice(source, 8 * _UPLOAD_BATCH)):
+            yield from encode([prefix + passage.contents for passage in block]).tolist()
+
+    dim = len(encode(["dimension"])[0])
+    _create(
+        client,
+        collection,
+        vectors_config=models.VectorParams(size=dim, distance=models.Distance.DOT),
+    )
+    return _upload(client, collection, passages(), vectors(), advance)
+
+
+def _create(client: QdrantClient, collection: str, **config: Any) -> None:
+    with _speaking("upload"):
+        if client.collection_exists(collection):
+            raise InvalidInputError(
+                f"qdrant: collection {collection!r} is there already; choose another --collection"
+            )
+        client.create_collection(collection, **config)
+
+
+def _upload(
+    client: QdrantClient,
+    collection: str,
+    passages: Iterable[Passage],
+    vectors: Iterable[Any],
+    advance: Callable[[int], None],
+) -> int:
+    from qdrant_client import models
+
+    count = 0
+    points = (
+        # The id of a point is its position in the corpus.
+        models.PointStruct(
+            id=at, vector=vector, payload={"id": passage.id, "contents": passage.contents}
+        )
+        for at, (passage, vector) in enumerate(zip(passages, vectors, strict=True))
+    )
+    with _speaking("upload"):
+        while batch := list(islice(points, _UPLOAD_BATCH)):
+            client.upsert(collection, batch, wait=True)
+            count += len(batch)
+            advance(len(batch))
+    return count
+
+
+def _sparse(weights: dict[str, float] | Counter[str]) -> Any:
+    """A sparse vector of words; None without words."""
+    from qdrant_client import models
+
+    if not weights:
+        return None
+    by_number: Counter[int] = Counter()
+    for word, weight in weights.items():
+        number = int.from_bytes(
+            hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=4).digest(), "big"
+        )
+        by_number[number] += weight  # type: ignore[assignment]
+    return models.SparseVector(
+        indices=list(by_number), values=[float(weight) for weight in by_number.values()]
+    )
+
+
+def _nothing() -> Any:
+    from qdrant_client import models
+
+    return models.SparseVector(indices=[], values=[])
+
+
+@contextmanager
+def _speaking(url: str) -> Iterator[None]:
+    """Errors of Qdrant's client as one line."""
+    from qdrant_client.common.client_exceptions import QdrantException
+    from qdrant_client.http.exceptions import ApiException
+
+    try:
+        yield
+    except (ApiException, QdrantException, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RemoteServiceError(f"qdrant {url}: {reason}") from None

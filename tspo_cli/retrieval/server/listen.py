@@ -1,0 +1,161 @@
+"""A web application on a socket, until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import sys
+from collections.abc import Callable
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tspo_cli.errors import MissingResourceError
+
+_SWITCH_SECONDS = 0.001
+"""How long the searching thread may keep the event loop waiting for the interpreter; Python's
+default is 5 ms.
+"""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket; port 0 takes a free one.
+
+    Raises:
+        MissingResourceError: the port is in use, not allowed, or there is no such address.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise MissingResourceError(
+            f"cannot listen on {host}:{port}: {reason.lower()}; choose another --port"
+        ) from None
+    return bound
+
+
+def is_loopback(bound: socket.socket) -> bool:
+    """Whether only this machine can reach the socket."""
+    return ipaddress.ip_address(bound.getsockname()[0]).is_loopback
+
+
+def server_config(app: FastAPI) -> uvicorn.Config:
+    """How uvicorn serves a retriever: quietly, trusting no proxy, for thousands of connections."""
+    return uvicorn.Config(
+        app,
+        http=GuardedProtocol,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        backlog=4096,
+        timeout_keep_alive=60,
+        timeout_graceful_shutdown=10,
+    )
+
+
+def run_server(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM; requests under way are finished. `ready` is called once
+    queries are answered.
+
+    Raises:
+        The error that kept the index from opening; the server is then down again.
+    """
+    _raise_file_limit()
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    server = _Server(server_config(app), app, ready)
+    server.run(sockets=[bound])
+    if server.failure is not None:
+        raise server.failure
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """uvicorn's fast protocol, which itself lets a client take for ever, or any memory, over the
+    head of a request.
+    """
+
+    head_seconds = 20.0
+    head_bytes = 64 << 10
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._in_head, self._head_size = True, 0
+        self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(
+            self.head_seconds, transport.abort
+        )
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._in_head:
+            self._stop_timer()
+            self._head_size = 0
+            return
+        # Most heads arrive in one piece and never get here.
+        self._head_size += len(data)
+        if self._head_size > self.head_bytes:
+            self.transport.abort()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.head_seconds, self.transport.abort)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """A client that closes its sending side after the request (`nc -N`) still gets the
+        answer.
+        """
+        cycle = self.cycle
+        if cycle is None or cycle.more_body or cycle.response_complete:
+            return False
+        cycle.keep_alive = False
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, app: FastAPI, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._app, self._ready = app, ready
+        self.failure: BaseException | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._app.state.opened.add_done_callback(self._opened)
+
+    def _opened(self, opened: asyncio.Future[None]) -> None:
+        self.failure = opened.exception()
+        if self.failure is None:
+            self._ready()
+        else:
+            self.should_exit = True
+
+
+def _raise_file_limit() -> None:
+    """A connection is an open file; the usual soft limit is 1,024."""
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

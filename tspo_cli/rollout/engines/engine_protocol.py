@@ -1,0 +1,90 @@
+"""The small protocol between the agent loop and whatever generates tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+FinishReason = Literal["stop", "eos", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample. Temperature 0 is greedy; `top_k` 0 and `top_p` 1 switch their filters off.
+
+    Generation ends after any of the `stop` strings, which stays in the output, after an
+    end-of-sequence token, or after `max_new_tokens`.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int = 500
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """Continue `token_ids` (the whole history of session `session`).
+
+    An engine that keeps the keys and values of a session processes only the tokens it has not seen.
+    `seed` fixes the sampled tokens whatever else is in the batch.
+    """
+
+    session: int
+    token_ids: tuple[int, ...]
+    sampling: Sampling
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The sampled ids of one request and their log-probabilities (nats) at the request's
+    temperature, before any top-k or top-p filter (for greedy requests: at temperature 1).
+
+    `weight_version` is that of the last token; `mixed` says that earlier tokens came from other
+    weights.
+    """
+
+    session: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+    weight_version: int
+    mixed: bool = False
+
+
+class Engine(Protocol):
+    """Requests advance independently: `submit` at any time, `step` returns what has finished
+    since.
+    """
+
+    weight_version: int
+
+    def submit(self, request: GenerationRequest) -> None:
+        """Queue a request. A session has at most one request in flight."""
+        ...
+
+    def step(self) -> list[Completion]:
+        """Advance all running requests by one token (or one chunk) and return those that
+        finished.
+        """
+        ...
+
+    def release(self, session: int) -> None:
+        """Forget the session and free its cache."""
+        ...
+
+    def load_weights(self, weights: Mapping[str, torch.Tensor] | None, version: int) -> None:
+        """Take new weights by parameter name (None: they are shared and already new); cached
+        prefixes are dropped.
+        """
+        ...
+
+
+TokenizerLike = Any
+"""A Hugging Face fast tokenizer; typed loosely because its classes are heavy to import."""

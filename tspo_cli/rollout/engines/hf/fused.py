@@ -1,0 +1,181 @@
+"""The forward pass of small Qwen2 and Llama models on a CPU, with fewer and larger operations than
+the model's own.
+
+A decoding step of a tiny policy spends more time between operations than in them. Here the
+projections that read one input are one matrix, and a prefill computes its last layer for the last
+token alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tspo_cli.rollout.engines.hf.kv_cache import SlotCache
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MODEL_CLASSES = ("Qwen2ForCausalLM", "LlamaForCausalLM")
+# Types whose frequencies do not depend on the length of the sequence.
+ROPE_TYPES = ("default", "linear", "llama3")
+# Larger models gain little, and the joined projections are a second copy of the weights.
+MOST_PARAMETERS = 50_000_000
+
+
+def can_fuse(model: PreTrainedModel) -> bool:
+    """True for a small float model of a known class and shape on a CPU."""
+    config: Any = model.config
+    return (
+        type(model).__name__ in MODEL_CLASSES
+        and model.device.type == "cpu"
+        and config.hidden_act == "silu"
+        and not getattr(config, "mlp_bias", False)
+        and config.rope_parameters["rope_type"] in ROPE_TYPES
+        and all(
+            type(part) is nn.Linear for layer in model.model.layers for part in _projections(layer)
+        )
+        and sum(parameter.numel() for parameter in model.parameters()) <= MOST_PARAMETERS
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """Weights of one layer. `qkv` is [(heads + 2 kv_heads) head_dim, hidden], `gate_up` [2
+    intermediate, hidden].
+    """
+
+    input_norm: torch.Tensor
+    qkv: torch.Tensor
+    qkv_bias: torch.Tensor | None
+    output: torch.Tensor
+    output_bias: torch.Tensor | None
+    norm: torch.Tensor
+    gate_up: torch.Tensor
+    down: torch.Tensor
+
+
+class FusedForward:
+    """The forward pass over the slots that the cache has selected. `refresh` takes over new
+    weights.
+
+    Args:
+        model: a model that `can_fuse`.
+        cache: where keys and values go.
+        max_context: most tokens of a sequence.
+    """
+
+    def __init__(self, model: PreTrainedModel, cache: SlotCache, max_context: int) -> None:
+        config: Any = model.config
+        self.model: Any = model
+        self.cache = cache
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.epsilon = config.rms_norm_eps
+        positions = torch.arange(max_context)[None]
+        cos, sin = self.model.model.rotary_emb(model.get_input_embeddings().weight, positions)
+        # Rotating by halves is swapping them with one sign turned: the sign goes into the table.
+        sign = torch.ones(self.head_dim, dtype=sin.dtype)
+        sign[: self.head_dim // 2] = -1
+        self.cos, self.sin = cos[0, :, None], (sin[0] * sign)[:, None]
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Join the projections of the model's present weights."""
+        self.layers = [_join(layer) for layer in self.model.model.layers]
+        self.embedding = self.model.model.embed_tokens.weight
+        self.final_norm = self.model.model.norm.weight
+
+    def __call__(
+        self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits [rows, vocabulary] of the last column.
+
+        Args:
+            tokens: ids [rows, width].
+            positions: [rows, width].
+            mask: added to the scores, [rows, 1, width, columns of the cache's window].
+        """
+        rows, width = tokens.shape
+        x = functional.embedding(tokens, self.embedding).view(rows * width, -1)
+        cos, sin = self.cos[positions.view(-1)], self.sin[positions.view(-1)]
+        for number, layer in enumerate(self.layers):
+            query, keys, values = self._project(number, layer, x, cos, sin, rows)
+            if number == len(self.layers) - 1 and width > 1:
+                x, query, mask = x.view(rows, width, -1)[:, -1], query[:, :, -1:], mask[:, :, -1:]
+            x = self._finish(layer, x, self._attend(query, keys, values, mask))
+        return self.model.lm_head(self._norm(x, self.final_norm))
+
+    def _project(
+        self,
+        number: int,
+        layer: _Layer,
+        x: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        rows: int,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries [rows, heads, width, head_dim]; keys and values [rows, kv_heads, columns,
+        head_dim].
+        """
+        joined = functional.linear(self._norm(x, layer.input_norm), layer.qkv, layer.qkv_bias)
+        joined = joined.view(len(x), self.heads + 2 * self.kv_heads, self.head_dim)
+        turned = joined[:, : self.heads + self.kv_heads]
+        swapped = turned.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+        turned = torch.addcmul(turned * cos, swapped, sin).unflatten(0, (rows, -1)).transpose(1, 2)
+        value = joined[:, self.heads + self.kv_heads :].unflatten(0, (rows, -1)).transpose(1, 2)
+        keys, values = self.cache.slot_layers[number].update(turned[:, self.heads :], value)
+        return turned[:, : self.heads], keys, values
+
+    def _attend(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Attention [rows x width, heads x head_dim]."""
+        rows, heads, width, size = query.shape
+        if width == 1:
+            # The heads that share keys are the queries of one attention.
+            grouped = query.reshape(rows, self.kv_heads, heads // self.kv_heads, size)
+            return functional.scaled_dot_product_attention(
+                grouped, keys, values, attn_mask=mask
+            ).reshape(rows, -1)
+        shared = heads != self.kv_heads
+        attended = functional.scaled_dot_product_attention(
+            query, keys, values, attn_mask=mask, enable_gqa=shared
+        )
+        return attended.transpose(1, 2).reshape(rows * width, heads * size)
+
+    def _finish(self, layer: _Layer, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        x = x + functional.linear(attended, layer.output, layer.output_bias)
+        gate, up = functional.linear(self._norm(x, layer.norm), layer.gate_up).chunk(2, dim=-1)
+        return x + functional.linear(functional.silu(gate).mul_(up), layer.down)
+
+    def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return functional.rms_norm(x, (x.shape[-1],), weight, self.epsilon)
+
+
+def _projections(layer: Any) -> Iterator[nn.Module]:
+    """What is read by weight and not called; adapters in their place would be missed."""
+    attention, mlp = layer.self_attn, layer.mlp
+    yield from (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+    yield from (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+
+
+def _join(layer: Any) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    biases = [projection.bias for projection in projections]
+    return _Layer(
+        input_norm=layer.input_layernorm.weight,
+        qkv=torch.cat([projection.weight for projection in projections]),
+        qkv_bias=None if biases[0] is None else torch.cat(biases),
+        output=attention.o_proj.weight,
+        output_bias=attention.o_proj.bias,
+        norm=layer.post_attention_layernorm.weight,
+        gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
+        down=mlp.down_proj.weight,
+    )

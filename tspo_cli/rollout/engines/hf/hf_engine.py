@@ -1,0 +1,422 @@
+"""Generation with any causal language model of transformers: continuous batching over a slot cache.
+
+A session keeps its slot between turns, so a turn costs its own tokens and the feedback before them,
+not the history.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from inspect import signature
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.rollout.engines.engine_protocol import (
+    Completion,
+    FinishReason,
+    GenerationRequest,
+    TokenizerLike,
+)
+from tspo_cli.rollout.engines.hf.fused import FusedForward, can_fuse
+from tspo_cli.rollout.engines.hf.kv_cache import SlotCache
+from tspo_cli.rollout.engines.hf.sampling import sample, uniforms
+from tspo_cli.rollout.engines.hf.slots import FREE, IDLE, RUNNING, SlotTable
+from tspo_cli.rollout.engines.hf.stop_conditions import EOS, GO_ON, PERHAPS, STOP, StopRules
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Rows = npt.NDArray[np.int64]
+
+PREFILL_COLUMNS = 256
+PREFILL_TOKENS = 16384
+# Prefills wait until this part of the batch needs one, or for this many steps: one pass over many
+# rows is cheaper.
+PREFILL_SHARE = 1 / 8
+PREFILL_PATIENCE = 8
+# Unused rows that a decoding step may carry along before slots are moved together.
+SPARE_ROWS = 1 / 4
+
+
+class TransformersEngine:
+    """The Engine protocol on a transformers model, on the device and in the type that the model
+    has.
+
+    Args:
+        model: a causal language model with full attention (a sliding window must be at least
+        `max_context`). tokenizer: decodes sampled tokens to find stop strings. batch_size: sessions
+        that have keys and values in the cache, and most rows of a decoding step. max_context: most
+        tokens of a session; the cache grows by doubling up to it. weight_version: version of the
+        weights that the model has now.
+
+    Raises:
+        InvalidInputError: a layer's sliding window is shorter than `max_context`.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: TokenizerLike,
+        *,
+        batch_size: int,
+        max_context: int,
+        weight_version: int = 0,
+    ) -> None:
+        _check_attention(model, max_context)
+        self.weight_version = weight_version
+        self.model, self.max_context = model, max_context
+        self.device, self.dtype = model.device, model.dtype
+        config = model.config.get_text_config()
+        self.cache = SlotCache(batch_size, max_context, config.num_hidden_layers, self.device)
+        self.table = SlotTable(batch_size, max_context)
+        self.rules = StopRules(tokenizer, config.vocab_size, _eos_ids(model, tokenizer))
+        self.waiting: deque[GenerationRequest] = deque()
+        self.known: set[int] = set()
+        self.finished: list[Completion] = []
+        self.clock = 0
+        self.prefill_wait = 0
+        self._hidden = torch.finfo(self.dtype).min
+        self._mask = self._empty_mask()
+        self._fused: FusedForward | None = None
+        if can_fuse(model):
+            with torch.no_grad():
+                self._fused = FusedForward(model, self.cache, max_context)
+        # transformers renamed the argument in 5.24.
+        self._cache_name = (
+            "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
+        )
+
+    def fresh(self) -> TransformersEngine:
+        """An engine on the same model that has not generated anything yet: what it returns depends
+        on its requests alone, to the last bit, and not on what was in the cache before.
+        """
+        other = TransformersEngine(
+            self.model,
+            self.rules.tokenizer,
+            batch_size=self.table.slots,
+            max_context=self.max_context,
+            weight_version=self.weight_version,
+        )
+        other.rules = self.rules
+        return other
+
+    def submit(self, request: GenerationRequest) -> None:
+        """Queue a request.
+
+        A later turn whose history has outgrown the context finishes with "length" and no tokens.
+
+        Raises:
+            InvalidInputError: an empty prompt, or a first prompt longer than `max_context`.
+            ValueError: the session has a request in flight.
+        """
+        size, session = len(request.token_ids), request.session
+        if size == 0:
+            raise InvalidInputError(f"session {session}: expected at least one prompt token")
+        if size > self.max_context and session not in self.known:
+            raise InvalidInputError(
+                f"session {session}: the prompt has {size} tokens, expected at most "
+                f"{self.max_context}; "
+                "shorten it or raise the engine's max_context"
+            )
+        slot = self.table.find(session)
+        if any(other.session == session for other in self.waiting) or (
+            slot is not None and self.table.state[slot] == RUNNING
+        ):
+            raise ValueError(f"session {session} has a request in flight")
+        self.known.add(session)
+        if size >= self.max_context:
+            self.finished.append(Completion(session, (), (), "length", self.weight_version))
+        else:
+            self.waiting.append(request)
+
+    @torch.inference_mode()
+    def step(self) -> list[Completion]:
+        """Give free slots to waiting requests, prefill what is due, decode one token of every other
+        running row.
+        """
+        training = self.model.training
+        if training:
+            self.model.eval()
+        self._admit()
+        due = self._due_for_prefill()
+        if due.size:
+            self._prefill(due)
+        rows = self._rows(missing_one=True)
+        if rows.size:
+            self._decode(rows)
+        if training:
+            self.model.train()
+        finished, self.finished = self.finished, []
+        return finished
+
+    def release(self, session: int) -> None:
+        """Forget the session, whatever it is doing."""
+        self.known.discard(session)
+        self.waiting = deque(request for request in self.waiting if request.session != session)
+        self.finished = [one for one in self.finished if one.session != session]
+        slot = self.table.find(session)
+        if slot is not None:
+            self.table.state[slot] = FREE
+
+    @torch.no_grad()
+    def load_weights(self, weights: Mapping[str, torch.Tensor] | None, version: int) -> None:
+        """Take new weights; running requests go on with them from the token they have reached.
+
+        Raises:
+            InvalidInputError: names or shapes are not those of the model.
+        """
+        if weights is not None:
+            _copy_weights(self.model, weights)
+        self.weight_version = version
+        if self._fused is not None:
+            self._fused.refresh()
+        self.table.cached[:] = 0
+        # A new mask: the old one may have been made in inference mode, where nothing outside may
+        # write to it.
+        self._mask = self._empty_mask()
+
+    def _admit(self) -> None:
+        """Slots for waiting requests, oldest first; sessions that still have theirs lose it to no
+        other.
+        """
+        table, newcomers = self.table, deque[GenerationRequest]()
+        for request in self.waiting:
+            slot = table.find(request.session)
+            if slot is None:
+                newcomers.append(request)
+            else:
+                self._start(slot, request)
+        while newcomers and (slot := table.vacant()) is not None:
+            self._forget_from(slot, 0)
+            self._start(slot, newcomers.popleft())
+        self.waiting = newcomers
+
+    def _start(self, slot: int, request: GenerationRequest) -> None:
+        table, sampling, size = self.table, request.sampling, len(request.token_ids)
+        ids = np.asarray(request.token_ids, np.int64)
+        shared = min(int(table.cached[slot]), size - 1)
+        different = np.flatnonzero(table.ids[slot, :shared] != ids[:shared])
+        self._forget_from(slot, int(different[0]) if different.size else shared)
+        table.ids[slot, :size] = ids
+        table.state[slot], table.session[slot] = RUNNING, request.session
+        table.prompt[slot] = table.total[slot] = size
+        table.limit[slot] = limit = min(self.max_context, size + sampling.max_new_tokens)
+        table.uniforms[slot, size:limit] = uniforms(request.seed, limit - size)
+        table.rule[slot] = self.rules.rule(sampling.stop)
+        table.temperature[slot], table.top_k[slot], table.top_p[slot] = (
+            sampling.temperature,
+            sampling.top_k,
+            sampling.top_p,
+        )
+        table.version[slot] = self.weight_version
+
+    def _forget_from(self, slot: int, length: int) -> None:
+        self.table.cached[slot] = length
+        self._mask[slot, ..., length:] = self._hidden
+
+    def _rows(self, missing_one: bool) -> Rows:
+        table = self.table
+        missing = table.total - table.cached
+        return np.flatnonzero(
+            (table.state == RUNNING) & ((missing == 1) if missing_one else (missing > 1))
+        )
+
+    def _due_for_prefill(self) -> Rows:
+        rows = self._rows(missing_one=False)
+        decoding = self._rows(missing_one=True).size
+        if rows.size < PREFILL_SHARE * decoding and self.prefill_wait < PREFILL_PATIENCE:
+            self.prefill_wait += bool(rows.size)
+            return rows[:0]
+        self.prefill_wait = 0
+        return rows
+
+    def _prefill(self, rows: Rows) -> None:
+        """Put the next chunk of each row into the cache, padded on the left; rows that are complete
+        get a token.
+        """
+        table = self.table
+        missing = table.total[rows] - table.cached[rows]
+        width = int(min(missing.max(), PREFILL_COLUMNS))
+        rows = rows[: max(1, PREFILL_TOKENS // width)]
+        start = table.cached[rows]
+        count = np.minimum(table.total[rows] - start, width)
+        end = start + count
+        self._reserve(int(end.max()))
+        position = end[:, None] + np.arange(-width, 0)
+        padding = position < start[:, None]
+        position[padding] = 0
+        tokens = table.ids[rows[:, None], position]
+        targets = np.where(padding, self.cache.capacity, position)
+        columns = int(end.max())
+        positions = self._to_device(position)
+        visible = torch.arange(columns, device=self.device) <= positions[:, :, None]
+        mask = torch.where(visible, 0.0, self._hidden).to(self.dtype)[:, None]
+        contiguous = rows[-1] - rows[0] + 1 == rows.size
+        slots = slice(int(rows[0]), int(rows[-1]) + 1) if contiguous else self._to_device(rows)
+        self.cache.select(
+            slots, columns, self._to_device(rows.repeat(width)), self._to_device(targets.ravel())
+        )
+        logits = self._forward(self._to_device(tokens), positions, mask)
+        self._mask[self._to_device(rows), 0, 0, :columns] = mask[:, 0, -1]
+        table.cached[rows] = end
+        complete = end == table.total[rows]
+        if complete.all():
+            self._take_tokens(rows, logits)
+        elif complete.any():
+            self._take_tokens(rows[complete], logits[self._to_device(np.flatnonzero(complete))])
+
+    def _decode(self, rows: Rows) -> None:
+        """One token for each row, in one pass over the slots from the first to the last of them."""
+        rows = self._compact(rows)
+        table, size = self.table, int(rows[-1]) + 1
+        columns = int(table.cached[rows].max()) + 1
+        self._reserve(int(table.cached[:size].max()) + 1)
+        # Slots between the rows are computed along: they write one column after their own, which is
+        # never read.
+        position = table.cached[:size]
+        all_slots = np.arange(size)
+        tokens = self._to_device(table.ids[all_slots, position][:, None])
+        self._mask[self._to_device(rows), 0, 0, self._to_device(table.cached[rows])] = 0
+        self.cache.select(
+            slice(0, size), columns, self._to_device(all_slots), self._to_device(position)
+        )
+        logits = self._forward(
+            tokens, self._to_device(position[:, None]), self._mask[:size, ..., :columns]
+        )
+        table.cached[rows] += 1
+        self._take_tokens(rows, logits if rows.size == size else logits[self._to_device(rows)])
+
+    def _compact(self, rows: Rows) -> Rows:
+        count = rows.size
+        if rows[-1] + 1 <= count * (1 + SPARE_ROWS) + 1:
+            return rows
+        holes = np.setdiff1d(np.arange(count), rows)
+        for hole, row in zip(holes.tolist(), rows[rows >= count].tolist(), strict=True):
+            self.cache.swap(hole, row, int(max(self.table.cached[[hole, row]])))
+            self._mask[[hole, row]] = self._mask[[row, hole]]
+            self.table.swap(hole, row)
+        return np.arange(count)
+
+    def _forward(
+        self, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits [rows, vocabulary] of the last column."""
+        if self._fused is not None:
+            return self._fused(tokens, positions, mask)
+        output = self.model(
+            input_ids=tokens,
+            position_ids=positions,
+            attention_mask=mask,
+            use_cache=True,
+            logits_to_keep=1,
+            **{self._cache_name: self.cache},
+        )
+        return output.logits[:, -1]
+
+    def _take_tokens(self, rows: Rows, logits: torch.Tensor) -> None:
+        table = self.table
+        position = table.total[rows]
+        filters = bool((table.top_k[rows] > 0).any() or (table.top_p[rows] < 1).any())
+        sampled, values = sample(
+            logits,
+            self._to_device(table.uniforms[rows, position]),
+            self._to_device(table.temperature[rows]),
+            self._to_device(table.top_k[rows]) if filters else None,
+            self._to_device(table.top_p[rows]) if filters else None,
+        )
+        tokens = sampled.cpu().numpy()
+        table.ids[rows, position] = tokens
+        table.logprobs[rows, position] = values.cpu().numpy()
+        table.total[rows] = position + 1
+        kinds = self.rules.kinds[table.rule[rows], tokens]
+        full = position + 1 >= table.limit[rows]
+        for index in np.flatnonzero((kinds != GO_ON) | full).tolist():
+            self._end_if_over(int(rows[index]), int(kinds[index]), bool(full[index]))
+
+    def _end_if_over(self, slot: int, kind: int, full: bool) -> None:
+        table = self.table
+        start, end = int(table.prompt[slot]), int(table.total[slot])
+        ids = table.ids[slot, start:end].tolist()
+        reason: FinishReason
+        if kind == EOS:
+            reason = "eos"
+        elif kind == STOP or (kind == PERHAPS and self.rules.ends(int(table.rule[slot]), ids)):
+            reason = "stop"
+        elif full:
+            reason = "length"
+        else:
+            return
+        self.clock += 1
+        table.state[slot], table.used[slot] = IDLE, self.clock
+        logprobs = table.logprobs[slot, start:end].tolist()
+        self.finished.append(
+            Completion(
+                int(table.session[slot]),
+                tuple(ids),
+                tuple(logprobs),
+                reason,
+                int(table.version[slot]),
+            )
+        )
+
+    def _reserve(self, length: int) -> None:
+        if self.cache.reserve(length):
+            old, self._mask = self._mask, self._empty_mask()
+            self._mask[..., : old.shape[-1]] = old
+
+    def _empty_mask(self) -> torch.Tensor:
+        """Additive mask of a decoding step, [slots, 1, 1, capacity]: 0 where a slot has cached a
+        token.
+        """
+        shape = (self.cache.slots, 1, 1, self.cache.capacity)
+        return torch.full(shape, self._hidden, dtype=self.dtype, device=self.device)
+
+    def _to_device(self, array: npt.NDArray[np.generic]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+
+def _check_attention(model: PreTrainedModel, max_context: int) -> None:
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    window = getattr(config, "sliding_window", None) or max_context
+    if not kinds <= {"full_attention", "sliding_attention"} or (
+        "sliding_attention" in kinds and window < max_context
+    ):
+        raise InvalidInputError(
+            f"the transformers engine needs full attention over {max_context} tokens, but the "
+            "model has layers of kind "
+            f"{', '.join(sorted(kinds))} (window {window}); lower max_context or use another engine"
+        )
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: TokenizerLike) -> list[int]:
+    ids: set[int] = set()
+    for source in (model.config, model.generation_config, tokenizer):
+        value = getattr(source, "eos_token_id", None)
+        ids.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
+    return sorted(ids)
+
+
+def _copy_weights(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
+    own = dict(model.named_parameters(remove_duplicate=False))
+    for name, value in weights.items():
+        if name not in own:
+            raise InvalidInputError(f"weights: the model has no parameter {name!r}")
+        if own[name].shape != value.shape:
+            raise InvalidInputError(
+                f"weights: {name} has shape {tuple(value.shape)}, expected {tuple(own[name].shape)}"
+            )
+    # Tied parameters are one tensor under two names; either name will do.
+    given = {own[name].data_ptr() for name in weights}
+    missing = [name for name, parameter in own.items() if parameter.data_ptr() not in given]
+    if missing:
+        raise InvalidInputError(
+            f"weights: {len(missing)} parameters are missing, the first is {missing[0]}"
+        )
+    for name, value in weights.items():
+        own[name].copy_(value)

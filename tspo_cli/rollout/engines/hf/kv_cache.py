@@ -1,0 +1,134 @@
+"""Keys and values of many sessions in one preallocated block per layer, behind transformers' Cache
+interface.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+FIRST_COLUMNS = 128
+
+
+@dataclass(slots=True)
+class _Window:
+    """What one forward pass reads (`columns` columns of `slots`) and the cell of every new token,
+    row after row.
+    """
+
+    slots: slice | torch.Tensor
+    columns: int
+    new_slots: torch.Tensor
+    new_columns: torch.Tensor
+
+
+class _SlotLayer(CacheLayerMixin):
+    """One layer: keys and values of shape [slots, kv_heads, columns, head_dim], allocated at the
+    first forward pass.
+    """
+
+    is_sliding = False
+
+    def __init__(self, owner: SlotCache) -> None:
+        super().__init__()
+        self.owner = owner
+        self.blocks: list[torch.Tensor] = []
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        self.blocks = [
+            states.new_zeros(self.owner.slots, states.shape[1], self.owner.columns, states.shape[3])
+            for states in (key_states, value_states)
+        ]
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store the states [rows, kv_heads, new, head_dim]; return the window [rows, kv_heads,
+        columns, head_dim].
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        keys, values = self.blocks
+        return self._store(keys, key_states), self._store(values, value_states)
+
+    def _store(self, block: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        window = self.owner.window
+        block[window.new_slots, :, window.new_columns] = states.transpose(1, 2).flatten(0, 1)
+        return block[window.slots, :, : window.columns]
+
+    def grow(self, columns: int) -> None:
+        """Make room for more columns, keeping what is there."""
+        self.blocks = [_widened(block, columns) for block in self.blocks]
+
+    def swap(self, a: int, b: int, columns: int) -> None:
+        """Exchange the first columns of two slots."""
+        for block in self.blocks:
+            block[[a, b], :, :columns] = block[[b, a], :, :columns]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.owner.window.columns, 0
+
+    def get_seq_length(self) -> int:
+        return self.owner.window.columns
+
+    def get_max_length(self) -> int:
+        return self.owner.max_columns
+
+
+class SlotCache(Cache):
+    """A cache whose rows are slots with lengths of their own. The caller passes 4D masks and
+    position ids.
+
+    The first column beyond the capacity takes the padding of a batch and is never read.
+    """
+
+    def __init__(self, slots: int, max_columns: int, layers: int, device: torch.device) -> None:
+        self.slots, self.max_columns, self.device = slots, max_columns, device
+        self.capacity = min(FIRST_COLUMNS, max_columns)
+        nothing = torch.empty(0, dtype=torch.long, device=device)
+        self.window = _Window(slice(0, 0), 0, nothing, nothing)
+        self.slot_layers = [_SlotLayer(self) for _ in range(layers)]
+        super().__init__(layers=list(self.slot_layers))
+
+    @property
+    def columns(self) -> int:
+        """Allocated columns, the one for padding included."""
+        return self.capacity + 1
+
+    def reserve(self, length: int) -> bool:
+        """Make every slot hold `length` tokens, doubling up to the maximum. True if the cache
+        grew.
+        """
+        if length <= self.capacity:
+            return False
+        while self.capacity < length:
+            self.capacity = min(2 * self.capacity, self.max_columns)
+        for layer in self.slot_layers:
+            layer.grow(self.columns)
+        return True
+
+    def select(
+        self,
+        slots: slice | torch.Tensor,
+        columns: int,
+        new_slots: torch.Tensor,
+        new_columns: torch.Tensor,
+    ) -> None:
+        """Say what the next forward pass reads (the first `columns` of `slots`) and the cells its
+        tokens go to.
+        """
+        self.window = _Window(slots, columns, new_slots, new_columns)
+
+    def swap(self, a: int, b: int, columns: int) -> None:
+        """Exchange the first columns of two slots in every layer."""
+        for layer in self.slot_layers:
+            layer.swap(a, b, columns)
+
+
+def _widened(block: torch.Tensor, columns: int) -> torch.Tensor:
+    wider = block.new_zeros(*block.shape[:2], columns, block.shape[3])
+    wider[:, :, : block.shape[2]] = block
+    return wider

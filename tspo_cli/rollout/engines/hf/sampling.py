@@ -1,0 +1,73 @@
+"""One token per row from logits: inverse-CDF sampling with one uniform per token, and its
+log-probability.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+
+def uniforms(seed: int, count: int) -> npt.NDArray[np.float64]:
+    """The uniforms in [0, 1) of a request's first `count` tokens: a function of its seed alone
+    (Philox counter).
+    """
+    return np.random.Generator(np.random.Philox(key=seed & ((1 << 64) - 1))).random(count)
+
+
+def sample(
+    logits: torch.Tensor,
+    uniform: torch.Tensor,
+    temperature: torch.Tensor,
+    top_k: torch.Tensor | None = None,
+    top_p: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens [rows] and their log-probabilities [rows] (nats, before the filters).
+
+    Args:
+        logits: [rows, vocabulary], any floating type; computed with in float32.
+        uniform: [rows] in [0, 1), float64.
+        temperature: [rows] float32; 0 takes the most probable token and reports its log-probability
+        at temperature 1. top_k: [rows] int64, 0 keeps all; None if no row filters. top_p: [rows]
+        float32, 1 keeps all; None if no row filters.
+    """
+    greedy = temperature == 0
+    scaled = logits.float() / torch.where(greedy, 1.0, temperature)[:, None]
+    logprobs = torch.log_softmax(scaled, dim=-1)
+    if bool(greedy.all()):
+        tokens = logprobs.argmax(-1)
+    else:
+        probabilities = logprobs.exp()
+        if top_k is not None and top_p is not None:
+            probabilities = probabilities * kept(probabilities, top_k, top_p)
+        tokens = _inverse_cdf(probabilities, uniform)
+        if bool(greedy.any()):
+            tokens = torch.where(greedy, logprobs.argmax(-1), tokens)
+    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+
+
+def kept(probabilities: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """Which tokens stay, bool [rows, vocabulary]: the `top_k` most probable of the smallest set
+    that reaches `top_p`.
+
+    The most probable token always stays; of equal ones the lower id comes first.
+    """
+    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(probabilities.shape[-1], device=probabilities.device)
+    k = torch.where(top_k > 0, top_k, probabilities.shape[-1])
+    before = ordered.cumsum(-1) - ordered
+    p = torch.where(top_p < 1, top_p, torch.inf)
+    keep = (rank < k[:, None]) & ((before < p[:, None]) | (rank == 0))
+    return torch.zeros_like(keep).scatter(-1, order, keep)
+
+
+def _inverse_cdf(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    cumulative = probabilities.cumsum(-1)
+    total = cumulative[:, -1]
+    # Strictly below the total, so that the first larger entry exists and its own probability is not
+    # 0.
+    level = torch.minimum(
+        (uniform * total).to(total.dtype), torch.nextafter(total, torch.zeros_like(total))
+    )
+    return torch.searchsorted(cumulative, level[:, None], right=True)[:, 0]

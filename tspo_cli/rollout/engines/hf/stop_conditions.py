@@ -1,0 +1,63 @@
+"""When a request ends: which tokens end it at once, and which may complete a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from tspo_cli.rollout.engines.engine_protocol import TokenizerLike
+
+GO_ON, STOP, EOS, PERHAPS = 0, 1, 2, 3
+
+
+class StopRules:
+    """Looks up how a sampled token affects its request; decodes a short tail only where a token
+    leaves it open.
+    """
+
+    def __init__(self, tokenizer: TokenizerLike, vocabulary: int, eos_ids: Sequence[int]) -> None:
+        self.tokenizer, self.vocabulary, self.eos_ids = tokenizer, vocabulary, list(eos_ids)
+        self.kinds: npt.NDArray[np.int8] = np.zeros((0, vocabulary), np.int8)
+        self.rules: list[tuple[str, ...]] = []
+
+    def rule(self, stop: tuple[str, ...]) -> int:
+        """The row of `kinds` [rules, vocabulary] for these stop strings, made at first use."""
+        if stop not in self.rules:
+            self.rules.append(stop)
+            self.kinds = np.vstack([self.kinds, self._classify(stop)])
+        return self.rules.index(stop)
+
+    def ends(self, rule: int, ids: Sequence[int]) -> bool:
+        """True if the text of the sampled `ids` contains a stop string near its end."""
+        stop = self.rules[rule]
+        tail = list(ids[-4 * max(map(len, stop)) :])  # a character is at most four tokens
+        text = self._decode(tail)
+        return any(string in text for string in stop)
+
+    def _classify(self, stop: tuple[str, ...]) -> npt.NDArray[np.int8]:
+        kinds = np.full(self.vocabulary, GO_ON, np.int8)
+        for token, text in enumerate(self._texts if stop else ()):
+            if any(string in text for string in stop):
+                kinds[token] = STOP
+            elif any(_may_end(text, string) for string in stop):
+                kinds[token] = PERHAPS
+        kinds[self.eos_ids] = EOS
+        return kinds
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        return [self._decode([token]) for token in range(min(len(self.tokenizer), self.vocabulary))]
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(
+            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+
+
+def _may_end(text: str, stop: str) -> bool:
+    # A token decoded alone may lose a leading space or show part of a character as U+FFFD.
+    last = stop[-1]
+    return last in text or last.isspace() or (not last.isascii() and "\ufffd" in text)

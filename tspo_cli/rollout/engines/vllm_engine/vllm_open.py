@@ -1,0 +1,67 @@
+"""Open the vLLM engine that an experiment asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tspo_cli.config.schema import Config
+from tspo_cli.rollout.agent import context_length
+from tspo_cli.rollout.engines.engine_protocol import TokenizerLike
+from tspo_cli.rollout.engines.vllm_engine.vllm_local import VllmEngine
+from tspo_cli.rollout.engines.vllm_engine.vllm_servers import Siblings, VllmServers
+
+
+def open_vllm(
+    config: Config,
+    tokenizer: TokenizerLike,
+    *,
+    dtype: str,
+    folder: Path,
+    siblings: Siblings,
+    tell: Callable[[str], None],
+) -> VllmEngine | VllmServers:
+    """Servers where vllm.url names some, else an engine in this process, with the weights of
+    model.path.
+
+    Raises:
+        MissingResourceError, InvalidInputError, RemoteServiceError: see `VllmEngine` and
+        `VllmServers`.
+    """
+    eos, room = eos_ids(config.model.path, tokenizer), context_length(config)
+    if config.vllm.url:
+        return VllmServers(
+            config.vllm.url,
+            Path(config.vllm.handover or folder),
+            eos_ids=eos,
+            max_context=room,
+            patience=config.vllm.patience,
+            siblings=siblings,
+            tell=tell,
+        )
+    slots = max(config.rollout.batch_size, config.eval.batch_size)
+    return VllmEngine(
+        config.model.path,
+        config.vllm,
+        dtype=dtype,
+        eos_ids=eos,
+        batch_size=slots,
+        max_context=room,
+        seed=config.seed,
+    )
+
+
+def eos_ids(model: str, tokenizer: TokenizerLike) -> list[int]:
+    """End-of-sequence tokens that a model's configuration, its generation defaults or its tokenizer
+    name.
+    """
+    from transformers import AutoConfig, GenerationConfig
+
+    sources = [AutoConfig.from_pretrained(model), tokenizer]
+    if (Path(model) / "generation_config.json").is_file() or not Path(model).is_dir():
+        sources.append(GenerationConfig.from_pretrained(model))
+    ids: set[int] = set()
+    for source in sources:
+        value = getattr(source, "eos_token_id", None)
+        ids.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
+    return sorted(ids)

@@ -1,0 +1,48 @@
+"""What vLLM's worker learns from tspo: to take new weights. Imported by vLLM itself, in its own
+process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class ReloadExtension:
+    """Mixed into vLLM's worker (`worker_extension_cls`), which has `reload_weights` and
+    `model_runner`.
+    """
+
+    reload_weights: Any
+    model_runner: Any
+
+    def tspo_load_files(self, folder: str) -> None:
+        """Take the weights from all safetensors files of `folder`."""
+        from safetensors import safe_open
+
+        def tensors() -> Iterable[tuple[str, torch.Tensor]]:
+            for path in sorted(Path(folder).glob("*.safetensors")):
+                with safe_open(path, framework="pt") as file:
+                    for name in file.keys():  # noqa: SIM118  (not a dict)
+                        yield name, file.get_tensor(name)
+
+        self._take(tensors())
+
+    def tspo_load_tensors(self, weights: dict[str, torch.Tensor]) -> None:
+        """Take the weights from memory; only where learner and engine share a process."""
+        self._take(iter(weights.items()))
+
+    def _take(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        # vLLM packs weights at loading, so that a plain copy into its parameters is not enough.
+        self.reload_weights(weights_iterator=weights)
+        model = self.model_runner.get_model()
+        head = getattr(model, "lm_head", None)
+        embedding = getattr(getattr(model, "model", None), "embed_tokens", None)
+        if head is None or embedding is None or head is embedding:
+            return
+        if head.weight.data_ptr() == embedding.weight.data_ptr():
+            # Tied embeddings: reloading leaves the packed copy of the head as it was.
+            head.quant_method.process_weights_after_loading(head)

@@ -1,0 +1,172 @@
+"""Processes that train together: start-up, and small messages between them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+
+from tspo_cli.errors import UsageError
+
+# Rollouts of one process may last much longer than those of another.
+LONGEST_WAIT = timedelta(hours=1)
+
+
+def init_distributed() -> str:
+    """Join the process group that a launcher describes in the environment, or make one of this
+    process alone.
+
+    Returns the device to train on. gloo on CPUs, NCCL on GPUs. DeepSpeed's messages go to stderr,
+    warnings and worse only. Calling it again changes nothing.
+
+    Raises:
+        UsageError: WORLD_SIZE is above 1, but the environment does not say the rest.
+    """
+    gpu = torch.cuda.is_available()
+    if not gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("WORLD_SIZE", "1")
+    alone = int(os.environ["WORLD_SIZE"]) == 1
+    if alone:
+        os.environ.setdefault("LOCAL_RANK", "0")
+    missing = [
+        name
+        for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+        if name not in os.environ
+    ]
+    if missing and not alone:
+        raise UsageError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} not set; use "
+            "torchrun"
+        )
+    device = f"cuda:{os.environ['LOCAL_RANK']}" if gpu else "cpu"
+    if gpu:
+        torch.cuda.set_device(device)
+    deepspeed = quiet_deepspeed()
+    backend = "nccl" if gpu else "gloo"
+    if alone and not dist.is_initialized():
+        # Without a port: one in the environment would be taken by this process and wanted by those
+        # it starts.
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    elif not dist.is_initialized():
+        dist.init_process_group(backend, timeout=LONGEST_WAIT)
+    deepspeed.init_distributed(dist_backend=backend, verbose=False)
+    return device
+
+
+def quiet_deepspeed() -> Any:
+    """The deepspeed module, saying warnings and worse only, on stderr."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    deepspeed = importlib.import_module("deepspeed")
+    logger = logging.getLogger("DeepSpeed")
+    logger.setLevel(logging.WARNING)
+    for handler in logger.handlers:
+        if (
+            type(handler) is logging.StreamHandler
+        ):  # its own, not one that collects messages elsewhere
+            handler.stream = sys.stderr
+    # On CPUs DeepSpeed would compile a shared-memory operation that gloo does without.
+    backend: Any = importlib.import_module("deepspeed.comm.torch")
+    backend.build_shm_op = lambda: None
+    return deepspeed
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """The number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def all_sum(values: Sequence[float]) -> list[float]:
+    """Element-wise sums over all processes, in float64."""
+    if world_size() == 1:
+        return [float(value) for value in values]
+    tensor = torch.tensor(list(values), dtype=torch.float64, device=_device())
+    dist.all_reduce(tensor)
+    return [float(value) for value in tensor.tolist()]
+
+
+def all_max(value: float) -> float:
+    """The largest value over all processes."""
+    if world_size() == 1:
+        return value
+    tensor = torch.tensor([value], dtype=torch.float64, device=_device())
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return float(tensor.item())
+
+
+def gather_json(value: Any) -> list[Any]:
+    """The values of all processes by rank, on every process. They travel as JSON, not as
+    pickles.
+    """
+    if world_size() == 1:
+        return [json.loads(json.dumps(value))]
+    payload = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8).reshape(-1, 1)
+    return [json.loads(part.numpy().tobytes()) for part in gather_table(payload)]
+
+
+def gather_table(table: torch.Tensor) -> list[torch.Tensor]:
+    """The tables [n, columns] of all processes by rank, in CPU memory; each may have its own number
+    of rows.
+    """
+    if world_size() == 1:
+        return [table]
+    sizes = [torch.zeros(1, dtype=torch.int64, device=_device()) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor([len(table)], dtype=torch.int64, device=_device()))
+    lengths = [int(size) for size in sizes]
+    padded = torch.zeros(max(lengths), table.shape[1], dtype=table.dtype, device=_device())
+    padded[: len(table)] = table
+    parts = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(parts, padded)
+    return [part[:length].cpu() for part, length in zip(parts, lengths, strict=True)]
+
+
+def broadcast_json(value: Any) -> Any:
+    """The value of process 0, on every process."""
+    return gather_json(value)[0]
+
+
+def shutdown() -> None:
+    """Leave the process group. A process that ends without it may be aborted by the threads of
+    gloo.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process, one of several, at once: threads of gloo abort one in twenty that end by
+    themselves.
+    """
+    shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _device() -> torch.device:
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if dist.get_backend() == "nccl"
+        else torch.device("cpu")
+    )

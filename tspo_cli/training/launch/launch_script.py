@@ -1,0 +1,80 @@
+"""How to start a run on several GPUs and nodes: commands for the launchers that people have."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+Launcher = Literal["torchrun", "deepspeed", "slurm"]
+PORT = 29500
+
+
+def launch_script(
+    launcher: Launcher,
+    files: Sequence[str],
+    settings: Sequence[str],
+    out: Path | None,
+    *,
+    resume: bool,
+    nodes: int,
+    gpus: int,
+) -> str:
+    """A shell script that starts `tspo train` once per GPU; tspo joins the processes that the
+    launcher describes.
+
+    The checkout, the run directory and the model must lie on a file system that all nodes see.
+    """
+    run = out or Path("runs") / Path(files[-1]).stem
+    words = [
+        "train",
+        *files,
+        *(part for one in settings for part in ("--set", one)),
+        "--out",
+        str(run),
+    ]
+    command = shlex.join([*words, *(["--resume"] if resume else [])])
+    return {"torchrun": _torchrun, "deepspeed": _deepspeed, "slurm": _slurm}[launcher](
+        command, run, nodes, gpus
+    )
+
+
+def _torchrun(command: str, run: Path, nodes: int, gpus: int) -> str:
+    if nodes == 1:
+        return f"torchrun --standalone --nproc-per-node {gpus} -m tspo_cli {command}"
+    return (
+        f"# On every node, with NODE from 0 to {nodes - 1} and HEAD the address of node 0.\n"
+        f'torchrun --nnodes {nodes} --nproc-per-node {gpus} --node-rank "$NODE" --master-addr '
+        '"$HEAD" '
+        f"--master-port {PORT} -m tspo_cli {command}"
+    )
+
+
+def _deepspeed(command: str, run: Path, nodes: int, gpus: int) -> str:
+    if nodes == 1:
+        return f"deepspeed --num_gpus {gpus} --module tspo_cli {command}"
+    hosts = "\n".join(f"# node{number} slots={gpus}" for number in range(nodes))
+    return (
+        "# hostfile, one line per node that this one reaches by ssh without a password:\n"
+        f"{hosts}\n"
+        f"deepspeed --hostfile hostfile --num_nodes {nodes} --num_gpus {gpus} --master_port {PORT} "
+        "--module tspo_cli "
+        f"{command}"
+    )
+
+
+def _slurm(command: str, run: Path, nodes: int, gpus: int) -> str:
+    return f"""#!/bin/bash
+#SBATCH --job-name={run.name}
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node={gpus}
+#SBATCH --exclusive
+#SBATCH --output={run}.%j.log
+# A job that is stopped goes on with: tspo train ... --print-launch slurm --resume
+set -euo pipefail
+source .venv/bin/activate
+HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+srun bash -c 'torchrun --nnodes {nodes} --nproc-per-node {gpus} --node-rank "$SLURM_NODEID" \\
+  --master-addr '"$HEAD"' --master-port {PORT} -m tspo_cli '{shlex.quote(command)}"""

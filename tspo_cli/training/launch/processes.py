@@ -1,0 +1,153 @@
+"""Start a training run: claim its directory, then train here or in several processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tspo_cli.config.load_config import read_resolved, write_resolved
+from tspo_cli.config.schema import Config
+from tspo_cli.errors import InvalidInputError, TspoError
+from tspo_cli.runs import claim_run, is_run, start_attempt
+
+# What may change when a run is resumed; everything else would make it another experiment.
+RESUMABLE = (
+    *("prepare", "train.steps", "train.processes", "train.threads", "train.keep_rollouts"),
+    *("checkpoint.", "eval.", "track."),
+)
+
+Train = Callable[[Config, Path, int, bool], None]
+"""(config, run, attempt, resume): train in this process."""
+
+
+def launch(
+    config: Config, run: Path, train: Train, worker_module: str, *, resume: bool, overwrite: bool
+) -> None:
+    """Train `config` into the directory `run` with config.train.processes processes.
+
+    One process calls `train` here; several each run `python -m worker_module RUN ATTEMPT
+    fresh|resume`. Started by torchrun or another launcher that sets RANK and WORLD_SIZE, this
+    process is one of its processes.
+
+    Raises:
+        InvalidInputError: `run` is in use, or holds another experiment than the one to resume.
+        TspoError: a training process failed; its exit code is passed on.
+    """
+    if resume and is_run(run):
+        check_same_experiment(read_resolved(run), config, run)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _join_launcher(config, run, train, resume=resume, overwrite=overwrite)
+        return
+    attempt = _claim(config, run, resume=resume, overwrite=overwrite)
+    if config.train.processes == 1:
+        train(config, run, attempt, resume)
+    else:
+        _spawn(run, worker_module, config.train.processes, attempt, resume=resume)
+
+
+def check_same_experiment(before: Config, now: Config, run: Path) -> None:
+    """Refuse to resume with another configuration. Raises InvalidInputError naming the keys that
+    differ.
+    """
+    old, new = flatten(before), flatten(now)
+    changed = sorted(
+        key
+        for key in old.keys() | new.keys()
+        if old.get(key) != new.get(key) and not key.startswith(RESUMABLE)
+    )
+    if changed:
+        shown = ", ".join(
+            f"{key} (was {old.get(key)!r}, now {new.get(key)!r})" for key in changed[:3]
+        )
+        raise InvalidInputError(
+            f"{run}: holds another experiment: {shown}; use its settings or another --out"
+        )
+
+
+def flatten(config: Config) -> dict[str, object]:
+    """`{"train.steps": 100, ...}`."""
+    flat: dict[str, object] = {}
+    for section, value in config.section_dict().items():
+        if isinstance(value, dict):
+            flat.update({f"{section}.{key}": inner for key, inner in value.items()})
+        else:
+            flat[section] = value
+    return flat
+
+
+def _claim(config: Config, run: Path, *, resume: bool, overwrite: bool) -> int:
+    claim_run(run, resume=resume, overwrite=overwrite)
+    write_resolved(config, run)
+    return start_attempt(run)
+
+
+def _join_launcher(
+    config: Config, run: Path, train: Train, *, resume: bool, overwrite: bool
+) -> None:
+    from tspo_cli.training.core.distributed import broadcast_json, init_distributed, rank, shutdown
+
+    init_distributed()
+    try:
+        attempt = _claim(config, run, resume=resume, overwrite=overwrite) if rank() == 0 else 0
+        train(config, run, broadcast_json(attempt), resume)
+    finally:
+        shutdown()
+
+
+def _spawn(run: Path, module: str, processes: int, attempt: int, *, resume: bool) -> None:
+    """One worker per process; when one fails the others are ended."""
+    from torch.distributed import TCPStore
+
+    # This process keeps the meeting place, as torchrun does: a port looked up for a worker could be
+    # gone by then.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    meeting = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        module,
+        str(run),
+        str(attempt),
+        "resume" if resume else "fresh",
+    ]
+    common = {"WORLD_SIZE": str(processes)} | meeting
+    workers = [
+        subprocess.Popen(
+            command, env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        )
+        for rank in range(processes)
+    ]
+    try:
+        code = _wait(workers)
+    finally:
+        for worker in workers:
+            if worker.poll() is None:
+                worker.terminate()
+        for worker in workers:
+            worker.wait()
+    if code:
+        failure = TspoError(
+            f"{run}: a training process failed; see the message above and {run}/logs"
+        )
+        failure.exit_code = code if code > 0 else 128 - code
+        raise failure
+
+
+def _wait(workers: list[subprocess.Popen[bytes]]) -> int:
+    """The first exit code that is not 0, or 0 when all have finished well."""
+    while True:
+        codes = [worker.poll() for worker in workers]
+        for code in codes:
+            if code:
+                return code
+        if all(code == 0 for code in codes):
+            return 0
+        time.sleep(0.2)

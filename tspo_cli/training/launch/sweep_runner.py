@@ -1,0 +1,154 @@
+"""Run the cells of a sweep, each as a `tspo train` of its own, several at a time.
+
+DIR/sweep.json                 what the sweep is made of
+DIR/configs/tspo-a.toml        the experiment file of a family; `--set seed=N` makes it a cell
+DIR/tspo/a/seed0/              the run directory of a cell
+DIR/logs/tspo-a-seed0.log      what its training said
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+
+from tspo_cli.config.load_config import read_resolved
+from tspo_cli.config.sweep_file import SWEEP_NAME, Cell, Sweep, family_file, family_toml
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.runs import atomic_write_text, is_run, read_json, read_jsonl, write_json
+from tspo_cli.training.launch.cell_process import start_training, training_context
+from tspo_cli.training.launch.processes import check_same_experiment
+
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class CellResult:
+    """How a cell ended. `state` is finished or failed, `seconds` 0 for a cell that was finished
+    before.
+    """
+
+    name: str
+    state: str
+    seconds: float
+    error: str = ""
+
+
+Progress = Callable[[int, int, str], None]
+"""(training steps done, cells ended, a note)"""
+
+
+def cell_state(cell: Cell, out: Path) -> str:
+    """new, finished, or the state of an unfinished run.
+
+    Raises:
+        InvalidInputError: the run directory holds another experiment.
+    """
+    run = out / cell.name
+    if not is_run(run):
+        return "new"
+    check_same_experiment(read_resolved(run), cell.config, run)
+    status = run / "status.json"
+    state = str(read_json(status)["state"]) if status.exists() else "not started"
+    if state == "finished" and read_json(status)["step"] < cell.config.train.steps:
+        return "stopped"
+    return state
+
+
+def write_families(sweep: Sweep, folder: Path) -> list[Path]:
+    """Write the experiment file of every family into `folder`; returns the paths."""
+    paths = []
+    for family, config in sweep.families().items():
+        path = family_file(folder, family)
+        atomic_write_text(path, family_toml(config))
+        paths.append(path)
+    return paths
+
+
+def run_sweep(
+    sweep: Sweep, cells: Sequence[Cell], out: Path, preload: str, *, jobs: int, progress: Progress
+) -> list[CellResult]:
+    """Train those of `cells` that are not finished, `jobs` at a time; one that fails does not stop
+    the others. `preload` is a module that trainings import beside those of this room.
+
+    Ended by a signal it ends its trainings too, which can be resumed.
+
+    Raises:
+        InvalidInputError: a run directory of the sweep holds another experiment. Nothing was
+        trained.
+    """
+    states = {cell.name: cell_state(cell, out) for cell in cells}
+    write_json(out / SWEEP_NAME, sweep.record())
+    write_families(sweep, out / "configs")
+    (out / "logs").mkdir(exist_ok=True)
+    waiting = [cell for cell in cells if states[cell.name] != "finished"]
+    results = [
+        CellResult(cell.name, "finished", 0.0) for cell in cells if states[cell.name] == "finished"
+    ]
+    running: dict[str, _Training] = {}
+    context = training_context(preload)
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                cell = waiting.pop(0)
+                running[cell.name] = _start(context, cell, out, resume=states[cell.name] != "new")
+            for name in [name for name, one in running.items() if one.process.exitcode is not None]:
+                results.append(_ended(name, running.pop(name)))
+            progress(_steps_done(cells, out), len(results), ", ".join(running))
+            time.sleep(_POLL_SECONDS)
+    finally:
+        for training in running.values():
+            training.process.terminate()
+        for training in running.values():
+            training.process.join()
+    order = {cell.name: place for place, cell in enumerate(cells)}
+    return sorted(results, key=lambda result: order[result.name])
+
+
+@dataclass(frozen=True, slots=True)
+class _Training:
+    process: ForkServerProcess
+    log: Path
+    started: float
+
+
+def _start(context: ForkServerContext, cell: Cell, out: Path, *, resume: bool) -> _Training:
+    file = family_file(out / "configs", cell.family)
+    arguments = ["train", str(file), "--set", f"seed={cell.seed}", "--out", str(out / cell.name)]
+    log = out / "logs" / f"{cell.name.replace('/', '-')}.log"
+    process = start_training(context, [*arguments, *(["--resume"] if resume else [])], log)
+    return _Training(process, log, time.perf_counter())
+
+
+def _ended(name: str, training: _Training) -> CellResult:
+    seconds = time.perf_counter() - training.started
+    code = training.process.exitcode
+    if code == 0:
+        return CellResult(name, "finished", seconds)
+    said = training.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    reason = said[-1].removeprefix("error: ") if said else "it said nothing"
+    return CellResult(name, "failed", seconds, f"exit code {code}: {reason}")
+
+
+def _steps_done(cells: Sequence[Cell], out: Path) -> int:
+    return sum(
+        min(len(read_jsonl(out / cell.name / "metrics.jsonl")), cell.config.train.steps)
+        for cell in cells
+    )
+
+
+def refuse_other_sweep(out: Path, sweep: Sweep) -> None:
+    """Refuse a directory that is in use for something else than an earlier start of this sweep.
+
+    Raises:
+        InvalidInputError: it holds something that is no sweep, or the runs of another sweep file.
+    """
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not (out / SWEEP_NAME).is_file():
+        raise InvalidInputError(f"{out}: exists and holds no sweep; choose another --out")
+    names = {one["name"] for one in read_json(out / SWEEP_NAME)["cells"]}
+    if names.isdisjoint(cell.name for cell in sweep.cells):
+        raise InvalidInputError(f"{out}: holds another sweep; choose another --out")
