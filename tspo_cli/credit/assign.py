@@ -12,10 +12,10 @@ from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.algorithms import ALGORITHMS, Algorithm
 from tspo_cli.credit.folr import judge
 from tspo_cli.credit.group import (
-    Credit,
+    AlgorithmResult,
     Group,
     GroupCredit,
-    Judged,
+    JudgedTrajectory,
     Level,
     TrajectoryCredit,
     group_class,
@@ -29,8 +29,8 @@ AllSum = Callable[[Sequence[float]], list[float]]
 def find_algorithm(name: str) -> Algorithm:
     """The algorithm of that name, or the user's own where it is FILE.py:function.
 
-    A user's function takes the group's trajectories (`Judged`) and the options, and returns one
-    list of advantages per trajectory, one advantage per turn; or a `Credit`.
+    A user's function takes the group's trajectories (`JudgedTrajectory`) and the options, and
+    returns one list of advantages per trajectory, one advantage per turn; or an `AlgorithmResult`.
 
     Raises:
         InvalidInputError: an unknown name (with the nearest one), or a file without such a
@@ -150,9 +150,9 @@ def _whitened(
     ]
 
 
-def _checked(found: Any, trajectories: Sequence[Judged], name: str) -> Credit:
-    """What a user's algorithm returned, as a Credit with one finite advantage per turn."""
-    if isinstance(found, Credit):
+def _checked(found: Any, trajectories: Sequence[JudgedTrajectory], name: str) -> AlgorithmResult:
+    """What a user's algorithm returned, with one finite advantage per turn."""
+    if isinstance(found, AlgorithmResult):
         credit = found
     else:
         try:
@@ -162,7 +162,7 @@ def _checked(found: Any, trajectories: Sequence[Judged], name: str) -> Credit:
                 name, f"a list of advantages per trajectory, got {type(found).__name__}"
             ) from None
         rewards = tuple((0.0,) * (one.turns - 1) + (one.outcome,) for one in trajectories)
-        credit = Credit(
+        credit = AlgorithmResult(
             rewards,
             rows,
             "turn",

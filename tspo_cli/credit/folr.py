@@ -12,11 +12,13 @@ from collections.abc import Sequence
 
 from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.gold_match import contains_answer, exact_match, is_degenerate
-from tspo_cli.credit.group import CreditTrajectory, CreditTurn, Judged, TrajectoryClass
+from tspo_cli.credit.group import CreditTrajectory, CreditTurn, JudgedTrajectory, TrajectoryClass
 from tspo_cli.credit.outcome import outcome_reward
 
 
-def judge(trajectory: CreditTrajectory, golds: Sequence[str], config: CreditConfig) -> Judged:
+def judge(
+    trajectory: CreditTrajectory, golds: Sequence[str], config: CreditConfig
+) -> JudgedTrajectory:
     """Outcome, class and occurrences of one trajectory. Success is an exact match, whatever the
     outcome form.
     """
@@ -26,7 +28,7 @@ def judge(trajectory: CreditTrajectory, golds: Sequence[str], config: CreditConf
     )
     success = exact_match(trajectory.answer, golds)
     name: TrajectoryClass = "success" if success else "near-miss" if first is not None else "miss"
-    return Judged(
+    return JudgedTrajectory(
         outcome=outcome_reward(trajectory, golds, config, found=first is not None),
         trajectory_class=name,
         turns=len(trajectory.turns),
@@ -71,7 +73,7 @@ def _sources(turn: CreditTurn, hit_source: str) -> tuple[str, ...]:
     return (turn.feedback if hit_source == "retrieved" else turn.generated,)
 
 
-def turn_rewards(trajectory: Judged, config: CreditConfig) -> tuple[float, ...]:
+def turn_rewards(trajectory: JudgedTrajectory, config: CreditConfig) -> tuple[float, ...]:
     """The K rewards of one trajectory, for a hit at turn t* of worth w (1 or 0.5):
 
     prefix       w alpha at every turn up to t*
@@ -98,7 +100,7 @@ def turn_rewards(trajectory: Judged, config: CreditConfig) -> tuple[float, ...]:
     return to_go(rewards, config.gamma) if config.turn_reward == "point_to_go" else tuple(rewards)
 
 
-def trajectory_reward(trajectory: Judged, config: CreditConfig) -> float:
+def trajectory_reward(trajectory: JudgedTrajectory, config: CreditConfig) -> float:
     """alpha (times the worth of the hit) for a near-miss, else the outcome."""
     if trajectory.trajectory_class == "near-miss":
         return trajectory.hit_worth * config.alpha

@@ -68,7 +68,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedTrajectory:
     """A trajectory as an algorithm sees it: outcome y, class, turns K, t* from 1 and the worth of
     that hit (0 to 1).
 
@@ -86,7 +86,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Credit:
+class AlgorithmResult:
     """What an algorithm returns: for each trajectory K rewards and K advantages, and how it came to
     them.
 
@@ -120,7 +120,7 @@ class TrajectoryCredit:
 @dataclass(frozen=True, slots=True)
 class GroupCredit:
     """The credit of one group. `level` is "none" when every advantage is 0; for the rest see
-    Credit.
+    `AlgorithmResult`.
     """
 
     group_class: GroupClass
@@ -133,7 +133,7 @@ class GroupCredit:
     formula: str = ""
 
 
-def group_class(trajectories: Sequence[Judged]) -> GroupClass:
+def group_class(trajectories: Sequence[JudgedTrajectory]) -> GroupClass:
     """The composition of a group, by exact match and first occurrence."""
     classes = [trajectory.trajectory_class for trajectory in trajectories]
     if all(name == "success" for name in classes):

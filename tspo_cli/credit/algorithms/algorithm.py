@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tspo_cli.config.schema import CreditConfig
-from tspo_cli.credit.group import Credit, Judged
+from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 
-Assign = Callable[[Sequence[Judged], CreditConfig], Credit]
+Assign = Callable[[Sequence[JudgedTrajectory], CreditConfig], AlgorithmResult]
 Needs = Literal["", "gold_logprobs", "critic"]
 
 
@@ -30,7 +30,7 @@ class Algorithm:
     compares: bool = True
 
 
-def outcomes_last(trajectories: Sequence[Judged]) -> tuple[tuple[float, ...], ...]:
+def outcomes_last(trajectories: Sequence[JudgedTrajectory]) -> tuple[tuple[float, ...], ...]:
     """Turn rewards of an algorithm that knows outcomes alone: each shown at the last turn, where it
     is earned.
     """
@@ -38,7 +38,7 @@ def outcomes_last(trajectories: Sequence[Judged]) -> tuple[tuple[float, ...], ..
 
 
 def spread(
-    values: Sequence[float], trajectories: Sequence[Judged]
+    values: Sequence[float], trajectories: Sequence[JudgedTrajectory]
 ) -> tuple[tuple[float, ...], ...]:
     """One value per trajectory, at each of its turns."""
     return tuple((value,) * one.turns for value, one in zip(values, trajectories, strict=True))

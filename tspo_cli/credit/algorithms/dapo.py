@@ -16,10 +16,10 @@ from dataclasses import replace
 
 from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.algorithms.grpo import grpo
-from tspo_cli.credit.group import Credit, Judged
+from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 
 
-def dapo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
+def dapo(trajectories: Sequence[JudgedTrajectory], config: CreditConfig) -> AlgorithmResult:
     """A_i = (y_i - mean y) / (std y + eps); what is DAPO's own is in the loss and the batch."""
     reason = (
         "DAPO's advantages are GRPO's; groups of equal outcomes are replaced where "

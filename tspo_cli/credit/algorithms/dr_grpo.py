@@ -12,16 +12,16 @@ from collections.abc import Sequence
 
 from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.algorithms.algorithm import outcomes_last
-from tspo_cli.credit.group import Credit, Judged
+from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 from tspo_cli.credit.normalise import per_trajectory
 
 
-def dr_grpo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
+def dr_grpo(trajectories: Sequence[JudgedTrajectory], config: CreditConfig) -> AlgorithmResult:
     """A_i = y_i - mean y, whatever credit.scale says."""
     centred = config.model_copy(update={"scale": "none"})
     outcomes = [one.outcome for one in trajectories]
     advantages, populations = per_trajectory(outcomes, [one.turns for one in trajectories], centred)
-    return Credit(
+    return AlgorithmResult(
         outcomes_last(trajectories),
         advantages,
         "trajectory",

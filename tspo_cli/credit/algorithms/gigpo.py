@@ -21,11 +21,11 @@ from difflib import SequenceMatcher
 from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.algorithms.algorithm import outcomes_last
 from tspo_cli.credit.folr import to_go
-from tspo_cli.credit.group import Credit, Judged
+from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 from tspo_cli.credit.normalise import per_trajectory, pooled_turns, standardise
 
 
-def gigpo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
+def gigpo(trajectories: Sequence[JudgedTrajectory], config: CreditConfig) -> AlgorithmResult:
     """A^E + omega A^S."""
     outcomes = [one.outcome for one in trajectories]
     if config.gigpo_population == "turn":
@@ -43,7 +43,7 @@ def gigpo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
         for (place, turn), value in zip(members, step, strict=True):
             advantages[place][turn] += config.gigpo_coef * value
     shared = [members for members in states if len(members) > 1]
-    return Credit(
+    return AlgorithmResult(
         rewards,
         tuple(map(tuple, advantages)),
         "turn",
@@ -63,7 +63,9 @@ def gigpo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
     )
 
 
-def anchor_states(trajectories: Sequence[Judged], similarity: float) -> list[list[tuple[int, int]]]:
+def anchor_states(
+    trajectories: Sequence[JudgedTrajectory], similarity: float
+) -> list[list[tuple[int, int]]]:
     """The turns as (trajectory, turn), both from 0, by the state that they start from. The first
     turns share one.
     """

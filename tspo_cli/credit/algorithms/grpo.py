@@ -13,13 +13,15 @@ from collections.abc import Sequence
 
 from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.algorithms.algorithm import outcomes_last
-from tspo_cli.credit.group import Credit, Judged
+from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 from tspo_cli.credit.normalise import per_trajectory
 
 
-def grpo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
+def grpo(trajectories: Sequence[JudgedTrajectory], config: CreditConfig) -> AlgorithmResult:
     """A_i = (y_i - mean y) / (std y + eps)."""
     reason = "GRPO compares the outcomes of whole trajectories, whatever their turns found."
     outcomes = [one.outcome for one in trajectories]
     advantages, populations = per_trajectory(outcomes, [one.turns for one in trajectories], config)
-    return Credit(outcomes_last(trajectories), advantages, "trajectory", populations, reason)
+    return AlgorithmResult(
+        outcomes_last(trajectories), advantages, "trajectory", populations, reason
+    )

@@ -15,10 +15,10 @@ from dataclasses import replace
 
 from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.algorithms.grpo import grpo
-from tspo_cli.credit.group import Credit, Judged
+from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 
 
-def gspo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
+def gspo(trajectories: Sequence[JudgedTrajectory], config: CreditConfig) -> AlgorithmResult:
     """A_i = (y_i - mean y) / (std y + eps); what is GSPO's own is the ratio in the loss."""
     reason = "GSPO's advantages are GRPO's; its own is the sequence ratio in the loss (loss.ratio)."
     return replace(grpo(trajectories, config), reason=reason)

@@ -20,12 +20,12 @@ from itertools import chain, pairwise
 
 from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.folr import to_go
-from tspo_cli.credit.group import Credit, Judged
+from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 from tspo_cli.credit.normalise import standardise
 from tspo_cli.errors import InvalidInputError
 
 
-def igpo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
+def igpo(trajectories: Sequence[JudgedTrajectory], config: CreditConfig) -> AlgorithmResult:
     """Standardised gains, then their sums from each turn on.
 
     Raises:
@@ -42,7 +42,7 @@ def igpo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
         values = standardise(all_gains, config) + standardise(outcomes, config)
     gain, outcome = iter(values[: len(all_gains)]), iter(values[len(all_gains) :])
     normalised = [[*(next(gain) for _ in row), next(outcome)] for row in gains]
-    return Credit(
+    return AlgorithmResult(
         tuple((*row, one.outcome) for row, one in zip(gains, trajectories, strict=True)),
         tuple(to_go(row, config.gamma) for row in normalised),
         "turn",
@@ -55,7 +55,7 @@ def igpo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
     )
 
 
-def _gains(one: Judged, config: CreditConfig) -> tuple[float, ...]:
+def _gains(one: JudgedTrajectory, config: CreditConfig) -> tuple[float, ...]:
     """The K - 1 gains of a trajectory."""
     beliefs = one.trajectory.gold_logprobs
     if len(beliefs) != one.turns:

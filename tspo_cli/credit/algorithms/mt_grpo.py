@@ -19,11 +19,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tspo_cli.config.schema import CreditConfig
-from tspo_cli.credit.group import Credit, Judged
+from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 from tspo_cli.credit.normalise import per_turn_index, standardise
 
 
-def mt_grpo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
+def mt_grpo(trajectories: Sequence[JudgedTrajectory], config: CreditConfig) -> AlgorithmResult:
     """A^O + lambda A^T at searches, A^O at answers, the merged reward's advantage without any
     search.
     """
@@ -61,7 +61,7 @@ def mt_grpo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
         "Merged rewards",
         *(f"Search {index}" for index in range(1, len(populations) + 1)),
     )
-    return Credit(
+    return AlgorithmResult(
         tuple(rewards),
         tuple(advantages),
         "turn",
@@ -74,7 +74,7 @@ def mt_grpo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
     )
 
 
-def _attempt_rewards(one: Judged, config: CreditConfig) -> tuple[float, ...]:
+def _attempt_rewards(one: JudgedTrajectory, config: CreditConfig) -> tuple[float, ...]:
     """The reward of every turn but an answer: a search, or an action that was none (0)."""
     turns = one.trajectory.turns
     attempts = (
@@ -86,7 +86,9 @@ def _attempt_rewards(one: Judged, config: CreditConfig) -> tuple[float, ...]:
     )
 
 
-def _trajectory_turn_reward(one: Judged, attempts: Sequence[float], config: CreditConfig) -> float:
+def _trajectory_turn_reward(
+    one: JudgedTrajectory, attempts: Sequence[float], config: CreditConfig
+) -> float:
     """R^T of a trajectory. first: share of executed attempts, and a hit of the first search. each:
     mean per attempt.
     """
@@ -100,7 +102,7 @@ def _trajectory_turn_reward(one: Judged, attempts: Sequence[float], config: Cred
     return config.mt_execution * len(searches) / len(attempts) + config.mt_hit * float(hit)
 
 
-def _last_credited(one: Judged, config: CreditConfig) -> int:
+def _last_credited(one: JudgedTrajectory, config: CreditConfig) -> int:
     """The number of leading turns that get a turn-level advantage; 0 without any search."""
     searches = [
         index for index, turn in enumerate(one.trajectory.turns, start=1) if turn.query is not None

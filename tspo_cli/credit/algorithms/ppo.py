@@ -14,12 +14,12 @@ from collections.abc import Sequence
 
 from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.algorithms.algorithm import outcomes_last, spread
-from tspo_cli.credit.group import Credit, Judged
+from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 
 
-def ppo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
+def ppo(trajectories: Sequence[JudgedTrajectory], config: CreditConfig) -> AlgorithmResult:
     """Turn rewards alone: the training loop has the critic that makes advantages of them."""
-    return Credit(
+    return AlgorithmResult(
         outcomes_last(trajectories),
         spread([0.0] * len(trajectories), trajectories),
         "turn",

@@ -15,15 +15,15 @@ from collections.abc import Sequence
 
 from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.algorithms.algorithm import outcomes_last, spread
-from tspo_cli.credit.group import Credit, Judged
+from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 from tspo_cli.credit.normalise import standardise
 
 _WHITEN = "standardised over all sampled tokens of the batch"
 
 
-def reinforce_pp(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
+def reinforce_pp(trajectories: Sequence[JudgedTrajectory], config: CreditConfig) -> AlgorithmResult:
     """R_i = y_i; the batch is standardised afterwards."""
-    return Credit(
+    return AlgorithmResult(
         outcomes_last(trajectories),
         spread([one.outcome for one in trajectories], trajectories),
         "trajectory",
@@ -32,10 +32,12 @@ def reinforce_pp(trajectories: Sequence[Judged], config: CreditConfig) -> Credit
     )
 
 
-def reinforce_pp_baseline(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
+def reinforce_pp_baseline(
+    trajectories: Sequence[JudgedTrajectory], config: CreditConfig
+) -> AlgorithmResult:
     """R_i = y_i - mean y of the group; the batch is standardised afterwards."""
     outcomes = [one.outcome for one in trajectories]
-    return Credit(
+    return AlgorithmResult(
         outcomes_last(trajectories),
         spread(standardise(outcomes, config.model_copy(update={"scale": "none"})), trajectories),
         "trajectory",

@@ -15,15 +15,17 @@ from typing import Any
 
 from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.algorithms.algorithm import outcomes_last, spread
-from tspo_cli.credit.group import Credit, Judged
+from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 
 
-def rejection_sampling(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
+def rejection_sampling(
+    trajectories: Sequence[JudgedTrajectory], config: CreditConfig
+) -> AlgorithmResult:
     """1 for a rollout that is kept, 0 for the others."""
     good = [place for place, one in enumerate(trajectories) if one.outcome > config.keep_above]
     order = sorted(good, key=lambda place: _rank(trajectories[place]))
     kept = set(order[: config.keep_per_question] if config.keep_per_question else order)
-    return Credit(
+    return AlgorithmResult(
         outcomes_last(trajectories),
         spread([float(place in kept) for place in range(len(trajectories))], trajectories),
         "trajectory",
@@ -35,7 +37,7 @@ def rejection_sampling(trajectories: Sequence[Judged], config: CreditConfig) -> 
     )
 
 
-def _rank(one: Judged) -> tuple[Any, ...]:
+def _rank(one: JudgedTrajectory) -> tuple[Any, ...]:
     """Texts last, so that the order of the group never decides."""
     tokens = sum(turn.tokens for turn in one.trajectory.turns)
     return (

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 
 from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.folr import trajectory_reward
-from tspo_cli.credit.group import Credit, Judged
+from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 from tspo_cli.credit.normalise import per_trajectory
 
 
-def retrieval_bonus(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
+def retrieval_bonus(
+    trajectories: Sequence[JudgedTrajectory], config: CreditConfig
+) -> AlgorithmResult:
     """A_i = (R_i - mean R) / (std R + eps) with alpha for a near-miss."""
     scores = [trajectory_reward(one, config) for one in trajectories]
     rewards = tuple(
@@ -27,4 +29,4 @@ def retrieval_bonus(trajectories: Sequence[Judged], config: CreditConfig) -> Cre
         f"Whole trajectories are compared; a near-miss earns {config.alpha:g}, wherever the "
         "answer was found."
     )
-    return Credit(rewards, advantages, "trajectory", populations, reason)
+    return AlgorithmResult(rewards, advantages, "trajectory", populations, reason)

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 
 from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.algorithms.algorithm import outcomes_last, spread
-from tspo_cli.credit.group import Credit, Judged
+from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 from tspo_cli.credit.normalise import standardise
 
 
-def rloo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
+def rloo(trajectories: Sequence[JudgedTrajectory], config: CreditConfig) -> AlgorithmResult:
     """A_i = y_i - mean of the others' y; 0 for a group of one."""
     outcomes = [one.outcome for one in trajectories]
     size = len(outcomes)
     centred = standardise(outcomes, config.model_copy(update={"scale": "none"}))
-    return Credit(
+    return AlgorithmResult(
         outcomes_last(trajectories),
         spread([value * size / max(1, size - 1) for value in centred], trajectories),
         "trajectory",

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.folr import trajectory_reward, turn_rewards
-from tspo_cli.credit.group import Credit, Judged, group_class
+from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory, group_class
 from tspo_cli.credit.normalise import per_trajectory, per_turn_index, pooled_turns
 
 
-def tspo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
+def tspo(trajectories: Sequence[JudgedTrajectory], config: CreditConfig) -> AlgorithmResult:
     """Turn-level advantages of the FOLR rewards where the gate opens, trajectory-level ones
     elsewhere.
     """
@@ -25,7 +25,7 @@ def tspo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
         normalise = pooled_turns if config.norm == "pooled_turns" else per_turn_index
         advantages, populations = normalise(rewards, config)
         labels = tuple(f"Turn {index}" for index in range(1, len(populations) + 1))
-        return Credit(
+        return AlgorithmResult(
             rewards,
             advantages,
             "turn",
@@ -41,12 +41,12 @@ def tspo(trajectories: Sequence[Judged], config: CreditConfig) -> Credit:
         if partial
         else "outcomes of whole trajectories"
     )
-    return Credit(
+    return AlgorithmResult(
         rewards, advantages, "trajectory", populations, _reason(trajectories, config, compared)
     )
 
 
-def gate_opens(trajectories: Sequence[Judged], config: CreditConfig) -> bool:
+def gate_opens(trajectories: Sequence[JudgedTrajectory], config: CreditConfig) -> bool:
     """Whether this group uses its turn rewards (U7). An all-correct group does so only to reward
     hits too (U13).
     """
@@ -63,7 +63,7 @@ def gate_opens(trajectories: Sequence[Judged], config: CreditConfig) -> bool:
     return opens[config.gate]
 
 
-def _reason(trajectories: Sequence[Judged], config: CreditConfig, compared: str) -> str:
+def _reason(trajectories: Sequence[JudgedTrajectory], config: CreditConfig, compared: str) -> str:
     state = "open" if gate_opens(trajectories, config) else "closed"
     return (
         f"The gate {config.gate} is {state} for a group that is {group_class(trajectories)}: "
