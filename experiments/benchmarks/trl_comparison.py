@@ -30,13 +30,13 @@ from typing import Any
 import torch
 from made import machine
 
+from tspo_cli.config.context import context_length
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import Config
 from tspo_cli.data.question import Question
 from tspo_cli.models.load_model import load_model, load_tokenizer
 from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.retrieval.types import Retriever
-from tspo_cli.rollout.agent import context_length
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 from tspo_cli.rollout.protocol import STOP, SearchProtocol, parse_action
 from tspo_cli.training.core.distributed import init_distributed

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.evaluation.signature import model_digest
 from tspo_cli.models.load_model import load_tokenizer
-from tspo_cli.rollout.agent import context_length
 from tspo_cli.rollout.engines.endpoint.word_tokenizer import WordTokenizer
 from tspo_cli.rollout.engines.engine_protocol import Engine, TokenizerLike
 

@@ -15,7 +15,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from threading import Event
 
-from tspo_cli.config.schema import Config
 from tspo_cli.data.question import Question
 from tspo_cli.retrieval.types import Retriever, SearchResult
 from tspo_cli.rollout.engines.engine_protocol import Completion, Engine, GenerationRequest, Sampling
@@ -66,17 +65,6 @@ class _Pending:
     future: Future[list[SearchResult]]
     sessions: tuple[int, ...]
     deadline: float
-
-
-def context_length(config: Config) -> int:
-    """Longest sequence in tokens: what is set, or what prompt, turns and observations add up to."""
-    if config.model.max_context:
-        return config.model.max_context
-    rollout = config.rollout
-    turns = (
-        rollout.max_searches + 1
-    ) * rollout.max_new_tokens + rollout.max_searches * rollout.max_observation_tokens
-    return rollout.max_prompt_tokens + turns
 
 
 def request_seed(seed: int, group: GroupId, sample: int) -> int:

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.config.context import context_length
 from tspo_cli.config.load_config import read_resolved
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.models.logprobs import KEPT_LOGITS, LOGITS_AT_ONCE
-from tspo_cli.rollout.agent import context_length
 from tspo_cli.runs import read_jsonl
 
 GIB = 2**30

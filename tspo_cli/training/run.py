@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
+from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.console import say
 from tspo_cli.models.lora import add_lora
 from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.retrieval.types import Retriever
-from tspo_cli.rollout.agent import context_length
 from tspo_cli.rollout.engines.engine_protocol import Engine, TokenizerLike
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 from tspo_cli.rollout.engines.vllm_engine.vllm_open import open_vllm

@@ -16,13 +16,13 @@ import torch
 from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
+from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import TspoError
 from tspo_cli.models.compiled import compile_pointwise
 from tspo_cli.models.logprobs import head_scores
 from tspo_cli.models.lora import merged, save_adapter
 from tspo_cli.models.packed_attention import enable_packing
-from tspo_cli.rollout.agent import context_length
 from tspo_cli.rollout.engines.engine_protocol import TokenizerLike
 from tspo_cli.timing import Clock
 from tspo_cli.training.core.balancing import Exchange

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
-from tspo_cli.rollout.agent import context_length
 from tspo_cli.rollout.engines.engine_protocol import TokenizerLike
 from tspo_cli.rollout.engines.vllm_engine.vllm_local import VllmEngine
 from tspo_cli.rollout.engines.vllm_engine.vllm_servers import Siblings, VllmServers
