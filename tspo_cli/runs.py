@@ -23,7 +23,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -67,13 +67,13 @@ def read_json(path: Path) -> Any:
         raise InvalidInputError(f"{path}: not valid JSON ({error})") from None
 
 
-def write_jsonl_gz(path: Path, records: Iterable[dict[str, Any]]) -> None:
+def write_jsonl_gz(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write gzip JSONL atomically. No clock in the header: equal records give equal bytes."""
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     atomic_write_bytes(path, gzip.compress(lines.encode("utf-8"), compresslevel=5, mtime=0))
 
 
-def read_jsonl_gz(path: Path) -> Iterator[dict[str, Any]]:
+def read_jsonl_gz(path: Path) -> Iterator[Any]:
     """Read records that `write_jsonl_gz` wrote."""
     with gzip.open(path, "rt", encoding="utf-8") as handle:
         for line in handle:

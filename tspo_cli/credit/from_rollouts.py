@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from tspo_cli.credit.group import CreditTrajectory, CreditTurn, Group
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.rollout.records import GroupRecord
 from tspo_cli.rollout.trajectory import Trajectory, Turn
 
 
@@ -41,14 +41,16 @@ def group_from_trajectories(
     )
 
 
-def group_from_record(record: Mapping[str, Any]) -> Group:
-    """The group of one line of a run's recorded rollouts (`rollouts/step_*.jsonl.gz`)."""
+def group_from_record(record: GroupRecord) -> Group:
+    """The group of one line of a run's recorded rollouts (`rollouts/step_*.jsonl.gz`), as training
+    saw it.
+    """
     return Group(
         question=record["question"],
         golden_answers=tuple(record["golden_answers"]),
         trajectories=tuple(
             CreditTrajectory(
-                one["answer"],
+                rollout["answer"],
                 tuple(
                     CreditTurn(
                         turn["query"],
@@ -56,11 +58,11 @@ def group_from_record(record: Mapping[str, Any]) -> Group:
                         turn["text"],
                         turn["tokens"],
                     )
-                    for turn in one["turns"]
+                    for turn in rollout["turns"]
                 ),
-                tuple(one.get("gold_logprobs", ())),
+                tuple(rollout.get("gold_logprobs") or ()),
             )
-            for one in record["trajectories"]
+            for rollout in record["trajectories"]
         ),
     )
 

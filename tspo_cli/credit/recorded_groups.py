@@ -5,12 +5,12 @@ afterwards.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tspo_cli import runs
-from tspo_cli.credit.group import CreditTrajectory, CreditTurn, Group
+from tspo_cli.credit.from_rollouts import group_from_record
+from tspo_cli.credit.group import Group
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 
@@ -47,31 +47,10 @@ def rollout_files(run: Path) -> list[Path]:
 def _groups(path: Path) -> Iterator[Group]:
     try:
         for record in runs.read_jsonl_gz(path):
-            yield Group(
-                question=record["question"],
-                golden_answers=tuple(record["golden_answers"]),
-                trajectories=tuple(map(_trajectory, record["trajectories"])),
-            )
+            yield group_from_record(record)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InvalidInputError(f"{path}: damaged or not gzip JSON lines ({error})") from None
     except (KeyError, TypeError) as error:
         raise InvalidInputError(
             f"{path}: not the rollouts of a training run (no {error})"
         ) from None
-
-
-def _trajectory(record: Mapping[str, Any]) -> CreditTrajectory:
-    """As training saw it: only the feedback of searches is evidence."""
-    return CreditTrajectory(
-        record["answer"],
-        tuple(
-            CreditTurn(
-                turn["query"],
-                turn["feedback"] if turn["kind"] == "search" else "",
-                turn["text"],
-                turn["tokens"],
-            )
-            for turn in record["turns"]
-        ),
-        tuple(record.get("gold_logprobs") or ()),
-    )

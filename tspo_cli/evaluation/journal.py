@@ -5,17 +5,17 @@ interruption.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import append_jsonl, atomic_write_text, read_jsonl
 
-Record = dict[str, Any]
+Record = TypeVar("Record", bound=Mapping[str, Any])
 
 
-class Journal:
+class Journal(Generic[Record]):
     """Records by key, each with the seconds it took, in `path` until `close`.
 
     The first line holds the signature of what is evaluated: records of another model, index or
@@ -64,5 +64,5 @@ class Journal:
         )
 
 
-def _line(key: str, record: Record, seconds: float) -> Record:
+def _line(key: str, record: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     return {"key": key, "record": record, "seconds": seconds}

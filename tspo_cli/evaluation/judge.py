@@ -15,6 +15,7 @@ from typing import Any
 from tspo_cli.config.schema import JudgeConfig
 from tspo_cli.console import progress
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.journal import Journal
 from tspo_cli.evaluation.metrics import mean
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient, first_choice
@@ -23,8 +24,6 @@ BUILT_IN = Path(__file__).parent / "prompts" / "judge.txt"
 FIELDS = ("question", "golden_answers", "answer")
 _VERDICT = re.compile(r"\b(in)?correct\b", re.IGNORECASE)
 _THINK = re.compile(r".*</think>", re.DOTALL)
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +45,8 @@ class Judge:
         return f"{self.config.model}@{self.prompt_sha256[:12]}"
 
     def judge(
-        self, items: Sequence[Record], journal_path: Path, label: str
-    ) -> tuple[list[Record], Record]:
+        self, items: Sequence[ItemRecord], journal_path: Path, label: str
+    ) -> tuple[list[ItemRecord], dict[str, Any]]:
         """The items with `judge` (1, 0, or None where the reply holds no verdict) and
         `judge_reply`, and the scores: `judge`, where replies without a verdict count as incorrect,
         `judge_unclear`, their number, and what judged.
@@ -57,7 +56,7 @@ class Judge:
         Raises:
             RemoteServiceError: the server failed. What was judged by then is kept for --resume.
         """
-        journal = Journal(journal_path, self.digest)
+        journal = Journal[dict[str, Any]](journal_path, self.digest)
         waiting = [one for one in items if one["answer"] and one["key"] not in journal.done]
         with (
             progress(f"{label} judge", len(waiting)) as advance,
@@ -70,27 +69,27 @@ class Judge:
                     advance(1)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-        judged = [one | self._verdict(one, journal) for one in items]
+        judged = [self._judged(item, journal) for item in items]
         scores = {
-            "judge": mean([one["judge"] or 0.0 for one in judged]),
-            "judge_unclear": sum(one["judge"] is None for one in judged),
+            "judge": mean([item["judge"] or 0.0 for item in judged]),
+            "judge_unclear": sum(item["judge"] is None for item in judged),
             "judge_model": self.config.model,
             "judge_prompt_sha256": self.prompt_sha256,
         }
         journal.close()
         return judged, scores
 
-    def _verdict(self, item: Record, journal: Journal) -> Record:
+    def _judged(self, item: ItemRecord, journal: Journal[dict[str, Any]]) -> ItemRecord:
         if not item["answer"]:
-            return {"judge": 0.0, "judge_reply": None}
+            return item | {"judge": 0.0, "judge_reply": None}
         reply = journal.done[item["key"]][0]["reply"]
-        return {"judge": verdict(reply), "judge_reply": reply}
+        return item | {"judge": verdict(reply), "judge_reply": reply}
 
-    def _reply(self, item: Record) -> str:
+    def _reply(self, item: ItemRecord) -> str:
         values = {
             "question": item["question"],
             "golden_answers": "; ".join(item["golden_answers"]),
-            "answer": item["answer"],
+            "answer": item["answer"] or "",
         }
         # One pass: an answer that says {question} is not filled in again.
         prompt = re.sub(

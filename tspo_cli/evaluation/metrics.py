@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from tspo_cli.credit.gold_match import contains_answer, f1_score
 from tspo_cli.data.normal_form import normalize_answer
 from tspo_cli.data.question import Question
+from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.retrieval.types import Hit
-from tspo_cli.rollout.trajectory import Trajectory, trajectory_record
+from tspo_cli.rollout.records import rollout_record
+from tspo_cli.rollout.trajectory import Trajectory
 
 _CLOSED = {"yes", "no", "noanswer"}
 
@@ -85,7 +87,7 @@ def answer_in_retrieved(question: Question, hits: Iterable[Hit]) -> float | None
     return float(any(contains_answer(f"{hit.title} {hit.text}", golds) for hit in hits))
 
 
-def item_record(trajectory: Trajectory, question_hits: Sequence[Hit] | None) -> dict[str, Any]:
+def item_record(trajectory: Trajectory, question_hits: Sequence[Hit] | None) -> ItemRecord:
     """Everything about one evaluated question, its trajectory included.
 
     `question_hits` are the passages that the bare question retrieves (None without a retriever):
@@ -122,13 +124,11 @@ def item_record(trajectory: Trajectory, question_hits: Sequence[Hit] | None) -> 
         "invalid_turns": sum(kind in ("invalid", "truncated") for kind in kinds),
         "response_tokens": sum(len(turn.action_ids) for turn in trajectory.turns),
         "failed": trajectory.failed,
-        "trajectory": trajectory_record(trajectory),
+        "trajectory": rollout_record(trajectory),
     }
 
 
-def summarize(
-    items: Sequence[dict[str, Any]], *, dataset: str, method: str, k: int
-) -> dict[str, Any]:
+def summarize(items: Sequence[ItemRecord], *, dataset: str, method: str, k: int) -> dict[str, Any]:
     """Means over all items; an item whose search failed or that gave no answer counts as wrong,
     never as absent.
 
@@ -172,7 +172,10 @@ def summarize(
     }
 
 
-def _recalls(items: Sequence[dict[str, Any]], key: str) -> list[float | None]:
+def _recalls(
+    items: Sequence[ItemRecord],
+    key: Literal["gold_recall", "gold_precision", "question_gold_recall"],
+) -> list[float | None]:
     complete = [item[key] for item in items if item["gold_kind"] == "full"]
     return complete or [item[key] for item in items]
 

@@ -11,6 +11,7 @@ from typing import Any
 from tspo_cli.config.schema import Config
 from tspo_cli.data.question import Question
 from tspo_cli.errors import UsageError
+from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.methods import Method
 from tspo_cli.evaluation.methods.method import make_tasks
 from tspo_cli.evaluation.metrics import item_record
@@ -22,7 +23,6 @@ from tspo_cli.rollout.trajectory import Trajectory
 from tspo_cli.runs import write_json, write_jsonl_gz
 
 SEARCH_BATCH = 256
-Record = dict[str, Any]
 
 
 def evaluate_items(
@@ -32,8 +32,8 @@ def evaluate_items(
     retriever: Retriever | None,
     protocol: SearchProtocol,
     config: Config,
-    on_item: Callable[[Record, float], None] | None = None,
-) -> list[Record]:
+    on_item: Callable[[ItemRecord, float], None] | None = None,
+) -> list[ItemRecord]:
     """One record per question (see `item_record`), in the order of `questions`.
 
     Sampling is config.eval's (greedy by default), prompt and budget are config.rollout's. `on_item`
@@ -63,7 +63,7 @@ def evaluate_items(
         zip((one.key for one in questions), _question_hits(questions, retriever, k), strict=True)
     )
     started: dict[str, float] = {}
-    records: dict[str, Record] = {}
+    records: dict[str, ItemRecord] = {}
 
     def start(task: Task) -> None:
         started[task.question.key] = time.monotonic()
@@ -109,7 +109,7 @@ def _question_hits(
     return hits
 
 
-def write_evaluation(folder: Path, scores: Record, items: Sequence[Record]) -> None:
+def write_evaluation(folder: Path, scores: dict[str, Any], items: Sequence[ItemRecord]) -> None:
     """`<dataset>.json` and `<dataset>.items.jsonl.gz` in `folder`, the items first."""
     name = file_name(scores["dataset"])
     write_jsonl_gz(folder / f"{name}.items.jsonl.gz", items)

@@ -15,6 +15,7 @@ from tspo_cli.console import progress, say, warn
 from tspo_cli.data.question import Question
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.evaluation.ceiling import ceiling
+from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.journal import Journal
 from tspo_cli.evaluation.judge import Judge
 from tspo_cli.evaluation.methods import Method
@@ -64,7 +65,7 @@ class Session:
                 )
             say(f"{name}: already evaluated")
             return known
-        journal = Journal(self.folder / f"{file_name(name)}.partial.jsonl", signature)
+        journal = Journal[ItemRecord](self.folder / f"{file_name(name)}.partial.jsonl", signature)
         self._answer(name, questions, journal)
         records = [journal.done[one.key] for one in questions]
         items = [record for record, _ in records]
@@ -92,7 +93,7 @@ class Session:
         known = read_json(self.folder / TIMINGS)[name]
         return {key: known[key] for key in ("mean", "p50", "p95", "sum")}
 
-    def _answer(self, name: str, questions: list[Question], journal: Journal) -> None:
+    def _answer(self, name: str, questions: list[Question], journal: Journal[ItemRecord]) -> None:
         rollout = self.config.rollout
         if self.opened.kind == "chat":
             # The server puts its own template around the messages.
@@ -102,7 +103,7 @@ class Session:
 
         with progress(f"{name} {self.method.name}", len(questions)) as advance:
 
-            def finished(record: dict[str, Any], seconds: float) -> None:
+            def finished(record: ItemRecord, seconds: float) -> None:
                 nonlocal right
                 right += record["em"]
                 journal.add(record["key"], record, seconds)
@@ -129,7 +130,7 @@ class Session:
                     )
                     self._require_retriever(missing, journal)
 
-    def _require_retriever(self, asked: Sequence[Question], journal: Journal) -> None:
+    def _require_retriever(self, asked: Sequence[Question], journal: Journal[ItemRecord]) -> None:
         """A question whose own search failed counts as wrong; that a server is gone is no answer to
         any question.
         """
@@ -167,7 +168,7 @@ class Session:
         write_json(path, known | {name: latency(seconds) | {"items": items}})
 
 
-def _lacks_a_search(record: dict[str, Any]) -> bool:
+def _lacks_a_search(record: ItemRecord) -> bool:
     """One of the agent's, or the one with the bare question."""
     gold = bool(record["supporting_ids"]) and record["question_gold_recall"] is None
     answer = (

@@ -12,6 +12,7 @@ from typing import Any
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
+from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.judge import open_judge
 from tspo_cli.evaluation.methods import find_method
 from tspo_cli.evaluation.open_engine import open_engine
@@ -86,7 +87,9 @@ def evaluate_model(wish: Wish, *, overwrite: bool = False, resume: bool = False)
     if overwrite:
         _clear(folder)
     results = [session.dataset(name, questions) for name, questions in sets.items()]
-    items = [list(read_jsonl_gz(folder / f"{file_name(name)}.items.jsonl.gz")) for name in sets]
+    items: list[list[ItemRecord]] = [
+        list(read_jsonl_gz(folder / f"{file_name(name)}.items.jsonl.gz")) for name in sets
+    ]
     average = averages(items) if len(sets) > 1 else {}
     record = {"model": str(model), "method": method.name, "command": _command(), "results": results}
     write_json(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.statistics import Estimate, average_share, estimate_share
 
-INTERVALS = ("em", "f1", "sub_em")
+INTERVALS: tuple[Literal["em", "f1", "sub_em"], ...] = ("em", "f1", "sub_em")
 
 
-def with_intervals(scores: dict[str, Any], items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def with_intervals(scores: dict[str, Any], items: Sequence[ItemRecord]) -> dict[str, Any]:
     """`scores` and, for em, f1 and sub_em, their standard error (`em_se`) and 95 % bootstrap
     interval (`em_low`, `em_high`; Wilson's where all items are alike).
     """
@@ -23,7 +24,7 @@ def with_intervals(scores: dict[str, Any], items: Sequence[dict[str, Any]]) -> d
     }
 
 
-def averages(sets: Sequence[Sequence[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+def averages(sets: Sequence[Sequence[ItemRecord]]) -> dict[str, dict[str, Any]]:
     """`macro` (every data set counts the same) and `questions` (every question does), with
     intervals as above.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from tspo_cli.data.question import Question
 from tspo_cli.retrieval.types import Hit
@@ -118,35 +118,3 @@ class Trajectory:
             values += turn.logprobs
             values += [0.0] * len(turn.feedback_ids)
         return values
-
-
-def trajectory_record(trajectory: Trajectory) -> dict[str, Any]:
-    """The JSON form that run directories keep, readable without a tokenizer."""
-    return {
-        "sample": trajectory.sample,
-        "answer": trajectory.answer,
-        "failed": trajectory.failed,
-        **({"late": True} if trajectory.late else {}),
-        "weight_version": trajectory.weight_version,
-        "prompt_tokens": len(trajectory.prompt_ids),
-        "turns": [_turn_record(turn) for turn in trajectory.turns],
-    }
-
-
-def _turn_record(turn: Turn) -> dict[str, Any]:
-    return {
-        "kind": turn.kind,
-        "text": turn.text,
-        "query": turn.query,
-        "answer": turn.answer,
-        "finish_reason": turn.finish_reason,
-        "tokens": len(turn.action_ids),
-        # An endpoint tells none.
-        "logprob": sum(turn.logprobs) if turn.logprobs or not turn.action_ids else None,
-        "passages": [
-            {"id": hit.id, "contents": hit.contents, "score": hit.score} for hit in turn.hits
-        ],
-        "feedback": turn.feedback,
-        "feedback_tokens": len(turn.feedback_ids),
-        "search_error": turn.search_error,
-    }

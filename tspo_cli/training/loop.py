@@ -21,6 +21,7 @@ from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.agent_file import write_agent_file
 from tspo_cli.rollout.engines.engine_protocol import Engine, TokenizerLike
 from tspo_cli.rollout.protocol import SearchProtocol
+from tspo_cli.rollout.records import GroupRecord
 from tspo_cli.runs import (
     append_jsonl,
     eval_steps,
@@ -55,7 +56,7 @@ class Step:
 
     metrics: dict[str, float]
     timings: dict[str, float]
-    rollouts: list[dict[str, Any]] = field(default_factory=list)
+    rollouts: list[GroupRecord] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

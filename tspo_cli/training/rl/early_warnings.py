@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.diagnostics import false_positive_rate
@@ -11,11 +10,10 @@ from tspo_cli.credit.from_rollouts import group_from_record
 from tspo_cli.credit.gold_match import exact_match, f1_score
 from tspo_cli.credit.outcome import well_formed
 from tspo_cli.data.normal_form import normalize_text
+from tspo_cli.rollout.records import GroupRecord, RolloutRecord
 
-Record = dict[str, Any]
 
-
-def warning_metrics(groups: Sequence[Record], config: CreditConfig) -> dict[str, float]:
+def warning_metrics(groups: Sequence[GroupRecord], config: CreditConfig) -> dict[str, float]:
     """Metrics of the recorded groups (see `rollouts/` of a run).
 
     em, f1: of the rollouts' answers, whatever reward is trained. broken_tag_share: turns without
@@ -33,7 +31,7 @@ def warning_metrics(groups: Sequence[Record], config: CreditConfig) -> dict[str,
         for turn in one["turns"]:
             if turn["kind"] == "search":
                 searches += 1
-                words = normalize_text(turn["query"])
+                words = normalize_text(turn["query"] or "")
                 repeated += words in queries
                 queries.add(words)
             for passage in turn["passages"]:
@@ -58,8 +56,8 @@ def warning_metrics(groups: Sequence[Record], config: CreditConfig) -> dict[str,
     return metrics
 
 
-def _logprob_per_token(rollout: Record) -> float:
-    return sum(turn["logprob"] for turn in rollout["turns"]) / max(
+def _logprob_per_token(rollout: RolloutRecord) -> float:
+    return sum(turn["logprob"] or 0.0 for turn in rollout["turns"]) / max(
         1, sum(turn["tokens"] for turn in rollout["turns"])
     )
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from tspo_cli.credit.diagnostics import group_metrics
 from tspo_cli.credit.group import GroupCredit, TrajectoryCredit
-from tspo_cli.rollout.trajectory import trajectory_record
+from tspo_cli.rollout.records import GroupRecord, rollout_record
 from tspo_cli.training.core.distributed import gather_json
 from tspo_cli.training.rl.scoring import ScoredGroup
 
 
 def step_records(
     groups: Sequence[ScoredGroup], lost: dict[str, float], step: int
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
+) -> tuple[list[GroupRecord], dict[str, float]]:
     """Records of all processes in the order of the batch, and the metrics of the whole step; `lost`
     is among them.
     """
@@ -46,7 +46,7 @@ def step_records(
     return records, metrics
 
 
-def _group_record(group: ScoredGroup, step: int) -> dict[str, Any]:
+def _group_record(group: ScoredGroup, step: int) -> GroupRecord:
     question = group.trajectories[0].question
     return {
         "step": step,
@@ -57,7 +57,7 @@ def _group_record(group: ScoredGroup, step: int) -> dict[str, Any]:
         "group_class": group.credit.group_class,
         "level": group.credit.level,
         "trajectories": [
-            trajectory_record(trajectory)
+            rollout_record(trajectory)
             | (
                 {"gold_logprobs": list(group.beliefs[place])}
                 if group.beliefs[place:] and group.beliefs[place]

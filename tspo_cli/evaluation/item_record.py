@@ -1,0 +1,42 @@
+"""How an evaluated question is written to `<dataset>.items.jsonl.gz`, one `ItemRecord` per line."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+from tspo_cli.rollout.records import RolloutRecord
+
+
+class ItemRecord(TypedDict):
+    """One question, its scores and its trajectory.
+
+    Scores are 0 to 1. A score is None where the question does not allow it: no gold passages, or a
+    yes/no answer that any passage may contain. `evaluation/metrics.py` defines each of them.
+    """
+
+    id: str  # unique within the data set
+    key: str  # data set and id
+    data_source: str
+    type: str  # question type, empty where the data set has none
+    question: str
+    golden_answers: list[str]
+    supporting_ids: list[str]  # gold passages
+    gold_kind: str  # whether that list is complete: full, positive or none
+    answer: str | None  # the final answer; None if the model never gave one
+    em: float  # exact match
+    f1: float  # word F1
+    sub_em: float  # a gold answer occurs in the answer
+    answer_in_retrieved: float | None  # a gold answer occurs in a retrieved passage
+    gold_recall: float | None  # share of the gold passages that were retrieved
+    gold_precision: float | None  # share of the retrieved passages that are gold
+    first_occurrence: int | None  # turn, from 1, whose passages first have a gold answer
+    question_answer_in_retrieved: float | None  # as above, with the bare question as the query
+    question_gold_recall: float | None
+    searches: int
+    turns: int
+    invalid_turns: int  # invalid or truncated
+    response_tokens: int  # sampled, over all turns
+    failed: bool  # a search failed or the deadline passed: counts as wrong
+    trajectory: RolloutRecord
+    judge: NotRequired[float | None]  # verdict of the LLM judge; None where the reply has none
+    judge_reply: NotRequired[str | None]  # None for a question without an answer, which is not sent

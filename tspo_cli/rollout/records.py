@@ -1,0 +1,108 @@
+"""How a trajectory is written to a run directory, as JSON that needs no tokenizer to be read.
+
+`rollouts/step_*.jsonl.gz` holds one `GroupRecord` per line. An evaluated item
+(`evaluation/item_record.py`) holds one `RolloutRecord`.
+"""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+from tspo_cli.rollout.trajectory import Trajectory, Turn, TurnKind
+
+
+class PassageRecord(TypedDict):
+    """One retrieved passage, see `Hit`."""
+
+    id: str
+    contents: str  # title in quotes, a newline, then the text
+    score: float  # of the ranker; higher is better
+
+
+class TurnRecord(TypedDict):
+    """One model segment and the feedback after it, see `Turn`."""
+
+    kind: TurnKind
+    text: str  # the sampled text, special tokens included
+    query: str | None  # of a search
+    answer: str | None  # of a final answer
+    finish_reason: str  # stop, eos or length
+    tokens: int  # sampled
+    logprob: float | None  # sum over the sampled tokens, nats; None from an endpoint
+    passages: list[PassageRecord]  # best first
+    feedback: str  # the text inserted after the segment: passages in their tags, or a correction
+    feedback_tokens: int
+    search_error: str | None  # why the search failed
+
+
+# `class` is a keyword of Python, which only this form of TypedDict accepts as a field.
+_TrajectoryClass = TypedDict("_TrajectoryClass", {"class": NotRequired[str]})
+
+
+class RolloutRecord(_TrajectoryClass):
+    """One trajectory, see `Trajectory`. Training adds the fields from `outcome` on, and `class`
+    (success, near-miss or miss), when credit is assigned; an algorithm that needs them adds
+    `gold_logprobs`.
+    """
+
+    sample: int  # number within the group, from 0
+    answer: str | None  # the final answer; None if the model never gave one
+    failed: bool  # a search failed or the deadline passed: not trained on, scored as wrong
+    late: NotRequired[bool]  # written where it is true: the deadline passed
+    weight_version: int  # of the weights that sampled the last token
+    prompt_tokens: int
+    turns: list[TurnRecord]
+    outcome: NotRequired[float]  # reward of the final answer, 0 to 1
+    f1: NotRequired[float]  # word F1 of the final answer; evaluated items only
+    first_occurrence: NotRequired[int | None]  # turn, from 1, whose feedback first has a gold
+    turn_rewards: NotRequired[list[float]]  # one per turn
+    advantages: NotRequired[list[float]]  # one per turn
+    gold_logprobs: NotRequired[list[float]]  # nats per token of the gold, before each turn
+
+
+class GroupRecord(TypedDict):
+    """The trajectories of one question in one training step."""
+
+    step: int
+    group: list[str | int]  # data set, question id, draw: see `GroupId`
+    type: NotRequired[str]  # question type, empty where the data set has none
+    question: str
+    golden_answers: list[str]
+    supporting_ids: NotRequired[list[str]]  # gold passages; evaluated items only
+    group_class: str | None  # see `credit.group.GroupClass`; None for an evaluated item
+    level: NotRequired[str]  # what the algorithm compared: turn, trajectory or none
+    trajectories: list[RolloutRecord]
+
+
+def rollout_record(trajectory: Trajectory) -> RolloutRecord:
+    """The record of a trajectory, without credit."""
+    record: RolloutRecord = {
+        "sample": trajectory.sample,
+        "answer": trajectory.answer,
+        "failed": trajectory.failed,
+        "weight_version": trajectory.weight_version,
+        "prompt_tokens": len(trajectory.prompt_ids),
+        "turns": [_turn_record(turn) for turn in trajectory.turns],
+    }
+    if trajectory.late:
+        record["late"] = True
+    return record
+
+
+def _turn_record(turn: Turn) -> TurnRecord:
+    return {
+        "kind": turn.kind,
+        "text": turn.text,
+        "query": turn.query,
+        "answer": turn.answer,
+        "finish_reason": turn.finish_reason,
+        "tokens": len(turn.action_ids),
+        # An endpoint returns no log-probabilities.
+        "logprob": sum(turn.logprobs) if turn.logprobs or not turn.action_ids else None,
+        "passages": [
+            {"id": hit.id, "contents": hit.contents, "score": hit.score} for hit in turn.hits
+        ],
+        "feedback": turn.feedback,
+        "feedback_tokens": len(turn.feedback_ids),
+        "search_error": turn.search_error,
+    }
