@@ -29,9 +29,10 @@ from numpy.typing import NDArray
 
 from tspo_cli.data.readers import read_passages, read_questions
 from tspo_cli.retrieval.dense.encoder import Encoder
-from tspo_cli.retrieval.search_settings import ENCODER_BACKENDS, index_settings
+from tspo_cli.retrieval.search_settings import index_settings
 
 DEPTHS = (3, 10)
+BACKENDS = ("torch", "onnx", "onnx-int8")
 Work = Callable[[], NDArray[np.float32]]
 
 
@@ -137,9 +138,7 @@ def main() -> None:
         "--questions", type=int, default=200, help="with gold passages, of each data directory"
     )
     parser.add_argument("--passages", type=int, default=2000)
-    parser.add_argument(
-        "--backends", nargs="+", default=list(ENCODER_BACKENDS), choices=ENCODER_BACKENDS
-    )
+    parser.add_argument("--backends", nargs="+", default=list(BACKENDS), choices=BACKENDS)
     parser.add_argument("--preset", default="minilm")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")

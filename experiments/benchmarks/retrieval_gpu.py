@@ -29,12 +29,13 @@ from made import machine, make_encoder
 from numpy.typing import NDArray
 from retrieval_server import memory_mb, percentile, put_load, server
 
+from tspo_cli.config.index_settings import DenseSettings
 from tspo_cli.retrieval.dense.dense_ranker import VECTORS_NAME, VectorIndex, empty_index
 from tspo_cli.retrieval.dense.encoder import encoder_digest
 from tspo_cli.retrieval.dense.faiss_files import flat_head
 from tspo_cli.retrieval.manifest import MANIFEST_NAME, file_facts, make_manifest
 from tspo_cli.retrieval.passages import OFFSETS_NAME, PASSAGES_NAME
-from tspo_cli.retrieval.search_settings import DenseSettings, index_settings
+from tspo_cli.retrieval.search_settings import index_settings
 from tspo_cli.runs import write_json
 
 DIM, K, CHECKED, BLOCK = 768, 3, 256, 1 << 17

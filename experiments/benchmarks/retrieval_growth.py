@@ -25,6 +25,7 @@ from made import machine, run_python
 from retrieval_build import print_row, rows
 from retrieval_search import DIM, SHARD, synthetic
 
+from tspo_cli.config.index_settings import DenseSettings
 from tspo_cli.retrieval.dense.dense_ranker import (
     RESCORE_NAME,
     VECTORS_NAME,
@@ -32,7 +33,6 @@ from tspo_cli.retrieval.dense.dense_ranker import (
     write_vectors,
 )
 from tspo_cli.retrieval.dense.vectors import ShardedVectors
-from tspo_cli.retrieval.search_settings import DenseSettings
 
 KINDS: dict[str, dict[str, Any]] = {
     "flat fp32": {},

@@ -33,11 +33,11 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from made import machine, make_corpus, make_encoder
 
+from tspo_cli.config.index_settings import DenseSettings
 from tspo_cli.console import set_quiet
 from tspo_cli.retrieval.dense.dense_build import build_dense  # noqa: F401
 from tspo_cli.retrieval.dense.encoder import Encoder
 from tspo_cli.retrieval.index.build_index import build_index
-from tspo_cli.retrieval.search_settings import DenseSettings
 
 OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
 PARTS = {"before": (0.2, 0.5), "shards": (0.45, 0.5), "index": (0.25, 0.05), "moved": (0.1, 0.0)}

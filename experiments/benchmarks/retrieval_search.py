@@ -27,6 +27,7 @@ import numpy as np
 from made import machine
 from numpy.typing import NDArray
 
+from tspo_cli.config.index_settings import DenseSettings
 from tspo_cli.retrieval.dense.dense_ranker import (
     RESCORE_NAME,
     VECTORS_NAME,
@@ -36,7 +37,6 @@ from tspo_cli.retrieval.dense.dense_ranker import (
 from tspo_cli.retrieval.dense.faiss_files import FlatRows
 from tspo_cli.retrieval.dense.vectors import ShardedVectors
 from tspo_cli.retrieval.ranking import Ranked
-from tspo_cli.retrieval.search_settings import DenseSettings
 
 DIM, SHARD, K = 384, 10_000, 10
 BATCHES = (1, 16, 64)

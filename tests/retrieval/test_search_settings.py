@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
 
 from tests.retrieval.server.live_server import serving
+from tspo_cli.commands.index import Settings as BuildSettings
+from tspo_cli.commands.options import SearchSettings
+from tspo_cli.config.index_settings import (
+    INDEX_PARTS,
+    SEARCH_PARTS,
+    SearchConfig,
+    search_time_names,
+)
 from tspo_cli.config.load_config import load_config
-from tspo_cli.config.schema import SearchConfig
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.signature import retriever_digests
-from tspo_cli.retrieval import search_settings as known
 from tspo_cli.retrieval.index.searcher import build_index, open_index
 from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.retrieval.remote.http_client import HttpRetriever
+from tspo_cli.retrieval.search_settings import for_search, index_settings
 
 TEXTS = [
     f"{a} {b} {c}"
@@ -45,17 +52,78 @@ def _from_experiment(index: Path, *settings: str) -> Any:
     return open_retriever(load_config([], [f"retriever.index={index}", *settings]).retriever)
 
 
+KINDS = ("bm25", "dense", "hybrid")
+ALL_PARTS = [*INDEX_PARTS["hybrid"].values(), *SEARCH_PARTS["hybrid"].values()]
+
+
 def test_an_experiment_file_knows_every_search_setting() -> None:
-    assert set(SearchConfig.model_fields) == set(known.SEARCH_KEYS)
-    choices = {
-        "dtype": known.DTYPES,
-        "backend": known.BACKENDS,
-        "first_pass": known.FIRST_PASSES,
-        "encoder_backend": known.ENCODER_BACKENDS,
-        "ties": known.TIES,
-    }
-    for name, values in choices.items():
-        assert SearchConfig.model_json_schema()["properties"][name]["enum"] == ["", *values]
+    names = {name for kind in KINDS for name in search_time_names(kind)}
+    assert set(SearchConfig.model_fields) == names
+    assert SearchConfig().given() == {}
+    choices = SearchConfig.model_json_schema()["properties"]["backend"]["enum"]
+    assert choices == ["", "faiss", "torch"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("option", [SearchSettings, BuildSettings])
+def test_the_help_lists_every_setting(option: Any, kind: str) -> None:
+    """The help is a literal text, because commands load no pydantic before they run."""
+    (help_text,) = (meta.help for meta in get_args(option) if hasattr(meta, "help"))
+    parts = dict(part.split(": ") for part in help_text.split(". ") if ": " in part)
+    listed = {label: set(names.split(", ")) - {"all of these"} for label, names in parts.items()}
+    if kind == "hybrid":
+        documented = set().union(*listed.values())
+    else:
+        documented = listed[kind] | listed.get("All kinds", set())
+    if option is SearchSettings:
+        assert documented == set(search_time_names(kind))
+    else:
+        assert documented == set(index_settings(kind, {}).flat())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_search_setting_can_be_set_by_a_string_and_keeps_the_others(kind: str) -> None:
+    built = index_settings(kind, {})
+    for name in search_time_names(kind):
+        part = next(part for part in ALL_PARTS if name in part.model_fields)
+        default = getattr(part(), name)
+        choices = get_args(part.model_fields[name].annotation)
+        value = str(choices[-1] if choices else 7 if isinstance(default, int) else "cpu")
+        chosen = for_search(built, kind, {name: value})
+        changed = {key: new for key, new in chosen.flat().items() if new != built.flat()[key]}
+        extra = {**chosen.rerank.model_dump(), **chosen.ties.model_dump()}
+        assert str((extra | changed)[name]) == value
+        assert set(changed) <= {name}
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        ("bm25", {"k1": "-1"}, r"setting k1: expected a number >= 0, got '-1'"),
+        ("bm25", {"k1": "nan"}, r"setting k1: expected a number >= 0, got 'nan'"),
+        ("bm25", {"b": "2"}, r"setting b: expected a number >= 0 and <= 1, got '2'"),
+        ("bm25", {"method": "lucine"}, r"got 'lucine'; did you mean lucene\?"),
+        ("bm25", {"factory": "Flat"}, r"'factory': unknown for this kind of index; known are"),
+        ("dense", {"normalize": "maybe"}, r"setting normalize: expected true or false"),
+        ("dense", {"nprobe": "0"}, r"setting nprobe: expected an integer >= 1, got '0'"),
+        ("dense", {"max_length": "long"}, r"setting max_length: expected an integer >= 1"),
+        ("dens", {}, r"kind: expected one of bm25, dense, hybrid, got 'dens'; did you mean dense"),
+    ],
+)
+def test_a_wrong_setting_is_named(kind: str, given: dict[str, str], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        index_settings(kind, given)
+
+
+def test_the_parameters_of_a_manifest_keep_their_keys_and_order() -> None:
+    """Digests of indexes depend on them, and older indexes have to open."""
+    parameters = index_settings("hybrid", {}).flat()
+    assert " ".join(parameters) == (
+        "method k1 b stop_words stemmer preset query_prefix passage_prefix pooling normalize "
+        "max_length batch_size batch_tokens dtype device encoder_backend factory rescore "
+        "train_size shard_size candidates nprobe ef_search backend first_pass rrf_constant depth"
+    )
+    assert index_settings("hybrid", json.loads(json.dumps(parameters))).flat() == parameters
 
 
 def test_experiment_command_and_server_search_alike(index: Path) -> None:

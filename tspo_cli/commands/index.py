@@ -38,12 +38,11 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="bm25: method, k1, b, stop_words, stemmer. dense: preset, query_prefix, "
-        "passage_prefix, pooling, "
-        "normalize, max_length, batch_size, batch_tokens, dtype, device, encoder_backend, factory, "
-        "rescore, "
-        "train_size, shard_size, candidates, nprobe, ef_search, backend, first_pass. "
-        "hybrid: both, and rrf_constant, depth.",
+        help="Set how the index is built and searched. bm25: method, k1, b, stop_words, stemmer. "
+        "dense: preset, query_prefix, passage_prefix, pooling, normalize, max_length, batch_size, "
+        "batch_tokens, dtype, device, encoder_backend, factory, rescore, train_size, shard_size, "
+        "candidates, nprobe, ef_search, backend, first_pass. "
+        "hybrid: all of these, rrf_constant, depth. Repeatable.",
     ),
 ]
 
@@ -103,7 +102,10 @@ def import_(
     least_cosine: Annotated[
         float,
         typer.Option(
-            min=0, max=1, help="Refuse rows farther from their passages than this. 0: no check."
+            min=0,
+            max=1,
+            help="Least cosine similarity of a stored vector with its passage, encoded again. "
+            "Below it the import is refused. 0: no check.",
         ),
     ] = 0.9,
     overwrite: Overwrite = False,

@@ -23,11 +23,10 @@ SearchSettings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Search otherwise than built: reranker, rerank_depth; dense: device, dtype, "
-        "batch_size, batch_tokens, "
-        "encoder_backend, candidates, nprobe, ef_search, backend, first_pass; bm25: ties; hybrid: "
-        "ties, "
-        "rrf_constant, depth. Repeatable.",
+        help="Change a setting of the search. All kinds: reranker, rerank_depth. "
+        "dense: batch_size, batch_tokens, dtype, device, encoder_backend, candidates, nprobe, "
+        "ef_search, backend, first_pass. bm25: ties. hybrid: all of these, rrf_constant, depth. "
+        "Repeatable.",
     ),
 ]
 

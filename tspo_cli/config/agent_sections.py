@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from tspo_cli.config.index_settings import SearchConfig
 from tspo_cli.config.section import Section
 
 
@@ -119,53 +120,6 @@ class QdrantConfig(Section):
     contents_field: str = Field(
         "contents", description="Payload field of the passage: title, newline, text."
     )
-
-
-class SearchConfig(Section):
-    """How retriever.index is searched, where not as it was built. 0 or empty: as built."""
-
-    device: str = Field("", description="dense: auto, cpu, cuda or cuda:N.")
-    dtype: Literal["", "float32", "bfloat16", "float16"] = Field(
-        "", description="dense: numbers of the encoder."
-    )
-    batch_size: int = Field(0, ge=0, description="dense: most texts that are encoded at once.")
-    batch_tokens: int = Field(
-        0, ge=0, description="dense: most padded tokens that are encoded at once."
-    )
-    encoder_backend: Literal["", "torch", "onnx", "onnx-int8"] = Field(
-        "",
-        description=(
-            "dense: what encodes queries. Vectors of another backend than the passages' "
-            "fit less well."
-        ),
-    )
-    candidates: int = Field(
-        0, ge=0, description="dense: best of a compressed first pass that are scored again."
-    )
-    nprobe: int = Field(0, ge=0, description="dense: lists of an IVF index that are looked at.")
-    ef_search: int = Field(0, ge=0, description="dense: breadth of the search of an HNSW index.")
-    backend: Literal["", "faiss", "torch"] = Field(
-        "", description="dense: what scans a flat index."
-    )
-    first_pass: Literal["", "float32", "float16", "int8"] = Field(
-        "", description="dense, backend torch: numbers of its first pass."
-    )
-    rrf_constant: int = Field(
-        0, ge=0, description="hybrid: constant of the reciprocal-rank fusion."
-    )
-    depth: int = Field(0, ge=0, description="hybrid: ranks of each ranking that are fused.")
-    reranker: str = Field(
-        "", description="Cross-encoder, by directory or name, that orders the best passages anew."
-    )
-    rerank_depth: int = Field(0, ge=0, description="Passages that the reranker orders.")
-    ties: Literal["", "position", "id"] = Field(
-        "",
-        description="bm25, hybrid: the order of equal BM25 scores; empty: position in the corpus.",
-    )
-
-    def given(self) -> dict[str, object]:
-        """What is to be other than built."""
-        return {name: value for name, value in self if value}
 
 
 class RetrieverConfig(Section):

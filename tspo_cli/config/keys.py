@@ -71,10 +71,11 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[Key]:
             yield from _walk(annotation, f"{prefix}{name}.")
         else:
             default = field.get_default(call_default_factory=True)
-            yield Key(f"{prefix}{name}", _expects(field), default, field.description or "")
+            yield Key(f"{prefix}{name}", expects(field), default, field.description or "")
 
 
-def _expects(field: FieldInfo) -> str:
+def expects(field: FieldInfo) -> str:
+    """What a field expects, as a phrase for an error: `an integer >= 1`."""
     limits = [
         f"{sign} {getattr(limit, bound):g}"
         for limit in field.metadata

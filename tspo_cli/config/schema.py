@@ -15,11 +15,11 @@ from tspo_cli.config.agent_sections import (
     QdrantConfig,
     RetrieverConfig,
     RolloutConfig,
-    SearchConfig,
     VllmConfig,
 )
 from tspo_cli.config.credit_sections import CreditConfig, CriticConfig, LossConfig
 from tspo_cli.config.eval_sections import EndpointConfig, EvalConfig, JudgeConfig
+from tspo_cli.config.index_settings import SearchConfig
 from tspo_cli.config.section import Section, UserFunction
 from tspo_cli.config.train_sections import (
     CheckpointConfig,

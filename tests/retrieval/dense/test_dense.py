@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tspo_cli.config.index_settings import DenseSettings
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.dense.dense_ranker import rank_vectors
 from tspo_cli.retrieval.dense.encoder import Encoder
 from tspo_cli.retrieval.index.searcher import build_index, open_index, verify_index
 from tspo_cli.retrieval.manifest import file_facts
-from tspo_cli.retrieval.search_settings import DenseSettings
 
 WORDS = ("river", "violin", "planet", "bread", "castle", "football", "whale", "engine")
 TEXTS = [f"{first} and {second}" for first in WORDS for second in WORDS] + ["river and violin"] * 3

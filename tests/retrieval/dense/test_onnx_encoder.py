@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tspo_cli.config.index_settings import DenseSettings
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.dense.encoder import EXPORTED_NAME, Encoder
 from tspo_cli.retrieval.index.searcher import build_index, open_index
-from tspo_cli.retrieval.search_settings import DenseSettings
+from tspo_cli.retrieval.search_settings import index_settings
 
 TEXTS = [
     "a",
@@ -78,14 +79,14 @@ def test_what_does_not_go_together_is_named(
     with pytest.raises(
         InvalidInputError, match="dtype: expected float32 with onnx, got 'bfloat16'"
     ):
-        DenseSettings(encoder_backend="onnx", dtype="bfloat16")
+        index_settings("dense", {"encoder_backend": "onnx", "dtype": "bfloat16"})
     with pytest.raises(InvalidInputError, match="device: expected auto or cpu with onnx-int8"):
-        DenseSettings(encoder_backend="onnx-int8", device="cuda")
+        index_settings("dense", {"encoder_backend": "onnx-int8", "device": "cuda"})
     with pytest.raises(
         InvalidInputError,
         match="encoder_backend: expected one of torch, onnx, onnx-int8, got 'onx'",
     ):
-        DenseSettings(encoder_backend="onx")
+        index_settings("dense", {"encoder_backend": "onx"})
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingResourceError, match=r'pip install "tspo-cli\[onnx\]"'):
         Encoder(tiny_encoder, DenseSettings(encoder_backend="onnx"))

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tspo_cli.config.index_settings import DenseSettings
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.dense.dense_ranker import (
     RESCORE_NAME,
@@ -22,7 +23,6 @@ from tspo_cli.retrieval.dense.dense_ranker import (
 )
 from tspo_cli.retrieval.dense.faiss_files import FlatRows, write_flat
 from tspo_cli.retrieval.dense.vectors import ShardedVectors
-from tspo_cli.retrieval.search_settings import DenseSettings
 
 ROWS, DIM, K = 3000, 32, 10
 Array = NDArray[np.float32]

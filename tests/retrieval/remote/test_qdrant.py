@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from tests.conftest import Finished
+from tspo_cli.config.index_settings import Bm25Settings
 from tspo_cli.config.load_config import check_complete, load_config
 from tspo_cli.config.schema import QdrantConfig
 from tspo_cli.data.readers import read_passages
@@ -23,7 +24,6 @@ from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.retrieval.index.searcher import build_index, open_index
 from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.retrieval.remote.qdrant import QdrantRetriever, open_client, push_dense, push_sparse
-from tspo_cli.retrieval.search_settings import Bm25Settings
 from tspo_cli.retrieval.server.listen import listen
 
 qdrant_client = pytest.importorskip("qdrant_client")

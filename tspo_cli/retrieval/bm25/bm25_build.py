@@ -22,12 +22,12 @@ import numpy as np
 from bm25s.scoring import _select_idf_scorer, _select_tfc_scorer
 from numpy.typing import NDArray
 
+from tspo_cli.config.index_settings import Bm25Settings
 from tspo_cli.console import say, track
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.bm25.bm25_ranker import tokens
 from tspo_cli.retrieval.dense.vectors import clock, size
 from tspo_cli.retrieval.passages import PassageStore
-from tspo_cli.retrieval.search_settings import Bm25Settings
 
 _BLOCK_WORDS = 2_000_000
 """Words in one block: about 200 MB while it is sorted."""

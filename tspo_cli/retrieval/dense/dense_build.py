@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.config.index_settings import DenseSettings
 from tspo_cli.console import say
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.retrieval.dense.dense_ranker import check_device, empty_index, write_vectors
 from tspo_cli.retrieval.dense.encoder import Encoder
 from tspo_cli.retrieval.dense.vectors import ShardedVectors, clock, size
 from tspo_cli.retrieval.passages import PassageStore
-from tspo_cli.retrieval.search_settings import DenseSettings, shard_type
+from tspo_cli.retrieval.search_settings import shard_type
 
 _PROBE = 64
 """Passages encoded to estimate the time."""

@@ -10,6 +10,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from tspo_cli.config.index_settings import DenseSettings
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.dense.encoder import Encoder
 from tspo_cli.retrieval.dense.faiss_files import (
@@ -21,7 +22,6 @@ from tspo_cli.retrieval.dense.faiss_files import (
 )
 from tspo_cli.retrieval.dense.vectors import ShardedVectors
 from tspo_cli.retrieval.ranking import Ranked
-from tspo_cli.retrieval.search_settings import DenseSettings
 
 VECTORS_NAME = "vectors.faiss"
 RESCORE_NAME = "rescore.npy"

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tspo_cli.config.index_settings import DenseSettings
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.retrieval.search_settings import DenseSettings
 
 EXPORTED_NAME = "encoder.onnx"
 _MOST_PADDING = {"cpu": 64, "cuda": 1 << 14}

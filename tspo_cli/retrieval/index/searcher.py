@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.config.index_settings import DenseSettings
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.dense.encoder import EXPORTED_NAME, encoder_digest
 from tspo_cli.retrieval.index.build_index import build_index
@@ -20,11 +21,10 @@ from tspo_cli.retrieval.manifest import check_digest, check_files, is_index, rea
 from tspo_cli.retrieval.passages import PASSAGES_NAME, PassageStore
 from tspo_cli.retrieval.ranking import Ranked, Ranker
 from tspo_cli.retrieval.search_settings import (
-    DenseSettings,
     IndexSettings,
+    changed_results,
     for_search,
     index_settings,
-    searched_otherwise,
 )
 from tspo_cli.retrieval.types import Hit, SearchResult
 
@@ -36,7 +36,7 @@ MAX_QUERY_CHARACTERS = 32_768
 
 class Searcher:
     """An opened index: a Retriever in this process. `manifest` says what it was built from,
-    `search_settings` what is searched otherwise than built (`searched_otherwise`).
+    `search_settings` what is searched otherwise than built (`changed_results`).
     """
 
     blocking = False
@@ -103,7 +103,7 @@ def open_index(path: Path, settings: Mapping[str, object] | None = None) -> Sear
     index verify` reads them whole); every passage is checked when it is fetched.
 
     Args:
-        settings: what the search is to do otherwise than the build said (`SEARCH_KEYS`), e.g.
+        settings: what the search is to do otherwise than the build said (`search_time_names`), e.g.
         nprobe, reranker.
 
     Raises:
@@ -129,7 +129,7 @@ def open_index(path: Path, settings: Mapping[str, object] | None = None) -> Sear
 
         device = chosen.dense.device if chosen.dense is not None else "auto"
         ranker = RerankRanker(ranker, store, chosen.rerank, device)
-    return Searcher(manifest, store, ranker, searched_otherwise(built, chosen))
+    return Searcher(manifest, store, ranker, changed_results(built, chosen))
 
 
 def verify_index(path: Path) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from tspo_cli.config.index_settings import Bm25Settings, DenseSettings
 from tspo_cli.config.schema import QdrantConfig
 from tspo_cli.data.question import Passage
 from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
 from tspo_cli.retrieval.bm25.bm25_ranker import tokens
-from tspo_cli.retrieval.search_settings import Bm25Settings, DenseSettings
 from tspo_cli.retrieval.types import Hit, SearchResult
 
 if TYPE_CHECKING:
