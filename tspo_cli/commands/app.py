@@ -41,22 +41,30 @@ app = typer.Typer(
     "5 remote service failed, 6 gate not met, 130/143 stopped by a signal.",
 )
 
-app.command("demo")(demo.demo)
-app.add_typer(data.app, name="data")
+START = "Start"
+DATA = "Data and retrieval"
+TRAIN = "Train"
+COMPARE = "Evaluate and compare"
+
+app.command("demo", rich_help_panel=START)(demo.demo)
+app.command("doctor", rich_help_panel=START)(doctor.doctor)
+app.command("plan", rich_help_panel=START)(plan.plan)
+
 index.app.command("push")(push.push)
-app.add_typer(index.app, name="index")
-app.command("serve")(serve.serve)
-app.command("engine")(engine.engine)
-app.command("train")(train.train)
-app.command("sweep")(sweep.sweep)
-app.command("eval")(eval.evaluate)
-app.command("report")(report.report)
-app.command("inspect")(inspect.inspect)
-app.add_typer(runs.app, name="runs")
-app.command("credit")(credit.credit)
-app.command("plan")(plan.plan)
-app.command("doctor")(doctor.doctor)
-app.add_typer(config.app, name="config")
+app.add_typer(data.app, name="data", rich_help_panel=DATA)
+app.add_typer(index.app, name="index", rich_help_panel=DATA)
+app.command("serve", rich_help_panel=DATA)(serve.serve)
+
+app.command("train", rich_help_panel=TRAIN)(train.train)
+app.command("sweep", rich_help_panel=TRAIN)(sweep.sweep)
+app.command("engine", rich_help_panel=TRAIN)(engine.engine)
+app.add_typer(config.app, name="config", rich_help_panel=TRAIN)
+
+app.command("eval", rich_help_panel=COMPARE)(eval.evaluate)
+app.command("report", rich_help_panel=COMPARE)(report.report)
+app.command("inspect", rich_help_panel=COMPARE)(inspect.inspect)
+app.add_typer(runs.app, name="runs", rich_help_panel=COMPARE)
+app.command("credit", rich_help_panel=COMPARE)(credit.credit)
 
 
 def _version(show: bool) -> None:

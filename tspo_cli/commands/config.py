@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from tspo_cli import console
+from tspo_cli.commands.options import Json, Settings
 from tspo_cli.errors import InvalidInputError
 
 app = typer.Typer(no_args_is_help=True, help="Show, check and explain experiment files.")
@@ -17,10 +18,6 @@ app = typer.Typer(no_args_is_help=True, help="Show, check and explain experiment
 Sources = Annotated[
     list[str], typer.Argument(help="Experiment files or recipe names, composed from left to right.")
 ]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
@@ -32,8 +29,10 @@ def show(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Print an experiment file to copy and change, or what it comes to (--resolved, --set, --json,
-    several files).
+    """Print an experiment file, or the configuration that it resolves to.
+
+    One file is printed as it is, to be copied and changed. With --resolved, --set, --json or
+    several files, the resulting configuration is printed.
 
     tspo config show tiny/tspo > mine.toml
     """
@@ -50,7 +49,10 @@ def show(
 
 @app.command()
 def validate(sources: Sources, settings: Settings = None, as_json: Json = False) -> None:
-    """Check that experiment files compose to a configuration that can start. Exit code 3 if not."""
+    """Check that experiment files give a configuration that can be trained.
+
+    The exit code is 3 if they do not.
+    """
     from tspo_cli.config.load_config import check_complete, config_hash, load_config
 
     config = load_config(sources, settings or ())
@@ -66,12 +68,11 @@ def validate(sources: Sources, settings: Settings = None, as_json: Json = False)
 @app.command()
 def schema(
     prefix: Annotated[str, typer.Argument(help="Only keys that start so, such as credit.")] = "",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the JSON schema (all keys).")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
-    """List every key of an experiment file with its default, as TOML that can be changed and
-    trained from.
+    """List every key of an experiment file with its default, as TOML.
+
+    The output is itself an experiment file. With --json: the JSON schema of all keys.
     """
     from tspo_cli.config.keys import all_keys, unknown
     from tspo_cli.config.schema import Config
@@ -94,7 +95,7 @@ def schema(
 
 @app.command(name="list")
 def list_recipes_(as_json: Json = False) -> None:
-    """List the recipes that `show`, `validate` and `tspo train` find by name."""
+    """List the recipes: experiment files that every command finds by name."""
     from tspo_cli.config.load_config import list_recipes, recipe_path
 
     recipes = {name: str(recipe_path(name)) for name in list_recipes()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tspo_cli import console
+from tspo_cli.commands.options import Json, Settings
 from tspo_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,10 +33,7 @@ def credit(
             "-a grpo -a 'tspo gate=always'.  [default: tspo; for a run all that need no model]",
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="An option, such as credit.gate=always."),
-    ] = None,
+    settings: Settings = None,
     steps: Annotated[
         str | None,
         typer.Option("--steps", help="Of a run: a step or a range, such as 1-20.  [default: all]"),
@@ -44,10 +42,9 @@ def credit(
         Path | None,
         typer.Option("--figure", help="Of a run: draw the comparison (.svg, .png or .pdf)."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Show what a credit algorithm makes of one group, turn by turn; or what several make of a
-    run's rollouts.
+    """Show the advantages of a group turn by turn, or compare algorithms on a run.
 
     GROUP.json holds {"question", "golden_answers": [...], "trajectories": [{"answer", "turns":
     [{"query", "feedback"}, ..., {}]}]}: one entry per turn, and the answering turn has no query and

@@ -8,22 +8,21 @@ from typing import Annotated, Literal
 import typer
 
 from tspo_cli import console
+from tspo_cli.commands.options import Json
 from tspo_cli.errors import InvalidInputError, UsageError
 
 app = typer.Typer(
     no_args_is_help=True, help="List, check and convert data sets, and make synthetic worlds."
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
 
 @app.command(name="list")
 def list_data(as_json: Json = False) -> None:
-    """List the data sets in ./data and in the folder that $TSPO_DATA names, and the benchmarks, as
-    `--data` takes them.
+    """List the data sets in ./data and $TSPO_DATA, and the known benchmarks.
 
-    A benchmark that is not in one of these folders is read from the Hugging Face hub. A set of your
-    own is an entry with path or hub in data/benchmarks.toml.
+    --data accepts every listed name. A benchmark that is not in one of these folders is read from
+    the Hugging Face hub. To add a data set of your own, write an entry with path or hub in
+    data/benchmarks.toml.
     """
     from tspo_cli.data.benchmarks import benchmarks
     from tspo_cli.data.catalog import find_data_sets
@@ -71,12 +70,13 @@ def check(
         str, typer.Argument(metavar="FILE", help="A question file, or the name of a data set.")
     ],
     corpus: Annotated[
-        Path | None, typer.Option("--corpus", help="Check it, and the questions against it.")
+        Path | None, typer.Option("--corpus", help="Corpus to check together with the questions.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a question file, also against a corpus, and print every problem with file and line.
-    Exit code 3 if any.
+    """Check a question file and its corpus, and print every problem with its line.
+
+    The exit code is 3 if there is a problem.
 
     tspo data check data/nq/questions.jsonl.gz --corpus data/nq/corpus.jsonl.gz
     """
@@ -123,20 +123,24 @@ def audit(
     ],
     index: Annotated[
         Path | None,
-        typer.Option("--index", help="Index whose corpus is read and which is searched."),
+        typer.Option("--index", help="Index to search; its corpus is read."),
     ] = (None),
     corpus: Annotated[
-        Path | None, typer.Option("--corpus", help="Corpus file, where there is no index yet.")
+        Path | None, typer.Option("--corpus", help="Corpus file, if there is no index yet.")
     ] = None,
     ks: Annotated[
         list[int] | None,
         typer.Option("-k", min=1, help="Passages per search. Repeatable. [3 5 10]"),
     ] = None,
-    limit: Annotated[int, typer.Option(min=0, help="First questions of each set. 0: all.")] = 0,
+    limit: Annotated[
+        int, typer.Option(min=0, help="Only the first questions of each set. 0: all.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Say what scores are possible: answers and gold passages that the corpus holds, and that one
-    search finds.
+    """Measure which scores a corpus allows at most.
+
+    The result has the share of answers and gold passages that the corpus holds and, with --index,
+    the share that one search with the question finds.
 
     tspo data audit nq hotpotqa --index runs/index
     """
@@ -179,16 +183,18 @@ def convert(
         typer.Argument(metavar="IN", help="JSONL, gzip JSONL, parquet, or hf:NAME[:CONFIG]:SPLIT."),
     ],
     target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="A name that ends in .jsonl or .jsonl.gz.")
+        Path,
+        typer.Argument(metavar="OUT", help="File to write; its name ends in .jsonl or .jsonl.gz."),
     ],
     kind: Annotated[
         Literal["questions", "passages"] | None,
-        typer.Option("--kind", help="What IN holds. [by its first record]"),
+        typer.Option("--kind", help="Content of IN. [recognised by its first record]"),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Convert questions or passages from any form that can be read (Search-R1, FlashRAG, ...) to
-    JSONL.
+    """Convert questions or passages to JSONL from the formats of other projects.
+
+    Search-R1, FlashRAG, MuSiQue, PopQA, TriviaQA, SQuAD and others are recognised by their fields.
 
     tspo data convert nq_search/test.parquet data/nq/questions.jsonl.gz
 
@@ -208,37 +214,44 @@ def make_world(
     out: Annotated[
         Path, typer.Option("--out", help="Directory to write: corpus, train and test questions.")
     ],
-    seed: Annotated[int, typer.Option(help="Same seed and options, same bytes.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed. The same seed and options give the same bytes.")
+    ] = 0,
     entities: Annotated[
         int, typer.Option(help="Entities that training questions are about.")
     ] = 960,
     test_entities: Annotated[
-        int, typer.Option(help="Entities that test questions are about; none is shared.")
+        int, typer.Option(help="Other entities, which test questions are about.")
     ] = 576,
-    relations: Annotated[int | None, typer.Option(help="Kinds of facts in use. [all]")] = None,
-    train_questions: Annotated[int, typer.Option(help="Questions to train on.")] = 6000,
-    test_questions: Annotated[int, typer.Option(help="Questions to test on.")] = 600,
-    two_hop_share: Annotated[float, typer.Option(help="Share of bridge questions.")] = 0.5,
+    relations: Annotated[int | None, typer.Option(help="Number of kinds of facts. [all]")] = None,
+    train_questions: Annotated[int, typer.Option(help="Number of training questions.")] = 6000,
+    test_questions: Annotated[int, typer.Option(help="Number of test questions.")] = 600,
+    two_hop_share: Annotated[
+        float, typer.Option(help="Share of two-hop (bridge) questions.")
+    ] = 0.5,
     comparison_share: Annotated[
         float, typer.Option(help="Share of yes/no questions about two entities.")
     ] = 0.1,
     facts_per_passage: Annotated[
-        int, typer.Option(help="Facts about one entity that share a passage.")
+        int, typer.Option(help="Number of facts about an entity in a passage.")
     ] = 2,
     bait_share: Annotated[
         float,
-        typer.Option(help="Facts that also have a passage with the question's word and no answer."),
+        typer.Option(
+            help="Share of facts with a distractor passage that has the question's words."
+        ),
     ] = 1.0,
     sharing: Annotated[
-        float, typer.Option(help="Entities that share a word of their name, on average.")
+        float, typer.Option(help="Average number of entities whose names share a word.")
     ] = 3.0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the world in the directory.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a synthetic world: a corpus of invented facts, and questions that need one or two
-    searches.
+    """Make a synthetic world: a corpus of invented facts, and questions about them.
+
+    A question needs one search or two.
 
     tspo data make-world --out data/world --seed 1 --two-hop-share 0.7
     """

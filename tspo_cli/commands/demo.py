@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tspo_cli.commands.options import Json
+from tspo_cli.commands.options import Json, Settings
 from tspo_cli.console import progress, result, result_json, say
 from tspo_cli.errors import InvalidInputError, TspoError, UsageError
 from tspo_cli.runs import read_json, read_jsonl, write_json
@@ -56,31 +56,29 @@ class Stage:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Where everything is written.")] = DEFAULT_OUT,
+    out: Annotated[
+        Path, typer.Option(help="Folder for everything that the demo writes.")
+    ] = DEFAULT_OUT,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of training and rollouts; the world stays the same.")
+        int, typer.Option(min=0, help="Seed of training and rollouts. The world does not change.")
     ] = 0,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key in both RL experiments."),
-    ] = None,
+    settings: Settings = None,
     quick: Annotated[
         bool,
-        typer.Option(
-            "--quick", help="A few steps of everything, to see that it runs; nothing is learnt."
-        ),
+        typer.Option("--quick", help="Only a few steps of everything, to test the installation."),
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete the earlier demo in OUT, start anew.")
+        bool,
+        typer.Option("--overwrite", help="Delete an earlier demo in the folder and start again."),
     ] = False,
     json: Json = False,
 ) -> None:
-    """The whole loop on this machine in minutes: GRPO beside TSPO.
+    """Run the whole loop on this machine in minutes and compare GRPO with TSPO.
 
-    Makes a synthetic world, indexes its corpus, warm-starts a tiny policy on imperfect
-    demonstrations, trains it with GRPO and with TSPO from the same start with the same budget and
-    seed, evaluates, and writes a report page. Finished stages of an earlier demo with the same
-    settings are kept.
+    The demo makes a synthetic world, indexes its corpus and warm-starts a tiny policy on imperfect
+    demonstrations. It trains that policy with GRPO and with TSPO, with the same budget and seed,
+    evaluates both and writes a report page. Stages that an earlier demo with the same settings has
+    finished are not repeated. --set changes a key in both RL experiments.
     """
     _claim(out, {"seed": seed, "set": settings or [], "quick": quick}, overwrite)
     seconds: dict[str, float] = {}

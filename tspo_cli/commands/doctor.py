@@ -10,11 +10,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata, util
-from typing import Annotated
-
-import typer
 
 from tspo_cli import console
+from tspo_cli.commands.options import Json
 
 _CORE = ("transformers", "deepspeed", "bm25s", "datasets", "fastapi")
 _EXTRAS = {
@@ -39,9 +37,10 @@ class Check:
     detail: str
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Report what this machine can do and what is missing, with the command that adds it. Exit code
-    0 either way.
+def doctor(as_json: Json = False) -> None:
+    """Report what this machine can do, what is missing and how to install it.
+
+    The exit code is always 0.
     """
     checks = [*_machine(), *_torch(), *_packages(), *_tools()]
     if as_json:

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from tspo_cli.console import say
+from tspo_cli.commands.options import Json
+from tspo_cli.console import result_json, say
 from tspo_cli.errors import MissingResourceError
 
 
@@ -19,36 +20,40 @@ def engine(
     ],
     host: Annotated[
         str,
-        typer.Option(help="Address to listen on. Anyone who reaches it can change its weights."),
+        typer.Option(help="Address to listen on. Anyone who reaches it can replace the weights."),
     ] = ("127.0.0.1"),
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 8100,
-    context: Annotated[int, typer.Option(min=1, help="Longest prompt + turns in tokens.")] = 4096,
+    context: Annotated[
+        int, typer.Option(min=1, help="Most tokens of a prompt with all its turns.")
+    ] = 4096,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="Type of the weights.")
     ] = "auto",
     sequences: Annotated[
-        int, typer.Option(min=1, help="Most requests that are decoded at once.")
+        int, typer.Option(min=1, help="Maximum number of requests decoded at once.")
     ] = 256,
     memory: Annotated[
-        float, typer.Option(min=0, max=1, help="GPU: share of memory for weights and KV cache.")
+        float, typer.Option(min=0, max=1, help="Share of GPU memory for weights and KV cache.")
     ] = 0.9,
     kv_cache_gib: Annotated[
-        float, typer.Option(min=0, help="Size of the KV cache. 0: what memory leaves; CPU 1.")
+        float, typer.Option(min=0, help="GiB of the KV cache. 0: what --memory leaves; on a CPU 1.")
     ] = 0,
     tensor_parallel: Annotated[
-        int, typer.Option(min=1, help="GPUs that one copy of the model is divided over.")
+        int, typer.Option(min=1, help="Number of GPUs that share one copy of the model.")
     ] = 1,
     eager: Annotated[
-        bool, typer.Option("--eager", help="No CUDA graphs: starts sooner, runs slower.")
+        bool, typer.Option("--eager", help="No CUDA graphs: a faster start, slower generation.")
     ] = False,
     more: Annotated[
-        list[str] | None, typer.Argument(help="After --: further arguments of vLLM's server.")
+        list[str] | None, typer.Argument(help="Further arguments of the vLLM server, after --.")
     ] = None,
+    json: Json = False,
 ) -> None:
-    """Serve a policy to training runs with vLLM, and take new weights from them.
+    """Serve a policy with vLLM to training runs, which update its weights.
 
-    A run finds it with --set rollout.engine=vllm --set 'vllm.url=["http://127.0.0.1:8100"]'. Needs
-    vLLM in this environment (extra gpu, or `make vllm` for a CPU). Use it in trusted networks only.
+    A run uses it with --set rollout.engine=vllm --set 'vllm.url=["http://127.0.0.1:8100"]'. vLLM
+    must be installed (extra gpu, or `make vllm` for a CPU). Whoever reaches the address can replace
+    the weights: use it in trusted networks only.
     """
     from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
         LOGPROBS_MODE,
@@ -92,7 +97,10 @@ def engine(
     }
     settings |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"} if cpu else {}
     # The server replaces this process, so that signals and its end are its own.
-    say(f"vLLM serves {model} on http://{host}:{port}")
+    url = f"http://{host}:{port}"
+    say(f"vLLM serves {model} on {url}")
+    if json:
+        result_json({"model": model, "url": url})
     os.execve(sys.executable, [*command, *(more or [])], {**settings, **os.environ})
 
 

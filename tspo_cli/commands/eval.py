@@ -16,7 +16,10 @@ from tspo_cli.errors import GateError, UsageError
 
 def evaluate(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL_OR_RUN", help="Model directory, or a run (its model/).")
+        str,
+        typer.Argument(
+            metavar="MODEL_OR_RUN", help="Model directory, or a run, whose model/ is used."
+        ),
     ],
     more: Annotated[
         list[str] | None, typer.Argument(metavar="[FILE_OR_NAME]...", help="More --data.")
@@ -32,9 +35,7 @@ def evaluate(
     ] = None,
     retriever: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="URL,...", help="Base URLs of /retrieve servers, equal ones or shards."
-        ),
+        typer.Option(metavar="URL,...", help="Base URLs of /retrieve servers: replicas or shards."),
     ] = None,
     method: Annotated[
         str,
@@ -49,12 +50,17 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="URL",
-            help="OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1, that has MODEL.",
+            help="OpenAI-compatible server of MODEL, e.g. http://127.0.0.1:8000/v1.",
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=0, help="First questions of each set. 0: all.")] = 0,
+    limit: Annotated[
+        int, typer.Option(min=0, help="Only the first questions of each set. 0: all.")
+    ] = 0,
     sample: Annotated[
-        int, typer.Option(min=0, help="Questions drawn from each set with --seed. 0: all.")
+        int,
+        typer.Option(
+            min=0, help="Only this many random questions of each set, see --seed. 0: all."
+        ),
     ] = 0,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the sample and of sampled tokens. [0]")
@@ -63,31 +69,32 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="[METRIC=]SHARE",
-            help="Exit with 6 where a set scores less, e.g. em=0.3. Repeatable.",
+            help="Exit with code 6 if a data set scores less, e.g. em=0.3. Repeatable.",
         ),
     ] = None,
     settings: Settings = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of scores and items. [evals/<model>-<method>]")
+        Path | None, typer.Option(help="Folder for scores and items. [evals/<model>-<method>]")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with what is in the folder.")
+        bool, typer.Option("--resume", help="Continue the evaluation in the folder.")
     ] = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Evaluate a policy or a prompting method on question sets; every item is kept with its
-    trajectory.
+    """Evaluate a policy or a prompting method on question sets.
 
-    Greedy unless --set eval.temperature says otherwise. Prompt, search budget and k are those the
-    model was trained with (its tspo_agent.json), else the defaults; --set rollout.max_searches=2
-    and the like change them. Every method uses the same model, retriever, budget and limits. An
-    evaluation that was interrupted goes on with --resume and ends with the same bytes; --set
+    Every question is kept with its scores and its trajectory. Decoding is greedy unless --set
+    eval.temperature changes it. Prompt, search budget and k are those of the model's training (its
+    tspo_agent.json), else the defaults; change them with, for example, --set
+    rollout.max_searches=2. Every method uses the same model, retriever, budget and limits.
+
+    --resume continues an interrupted evaluation and gives the same bytes. --set
     eval.batch_size=128 answers more questions at once.
 
-    The model runs in this process, with vLLM after --set rollout.engine=vllm. A hosted model is a
-    row like any other: tspo eval NAME --endpoint URL --set endpoint.api=chat. A judge is asked with
-    --set judge.url=URL --set judge.model=NAME.
+    The model runs in this process; --set rollout.engine=vllm uses vLLM. To evaluate a hosted model:
+    tspo eval NAME --endpoint URL --set endpoint.api=chat. To add an LLM judge: --set judge.url=URL
+    --set judge.model=NAME.
     """
     names = [*(data or []), *(more or [])]
     if not names:

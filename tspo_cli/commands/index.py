@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tspo_cli import console
-from tspo_cli.commands.options import SearchSettings, key_values
+from tspo_cli.commands.options import Json, SearchSettings, key_values
 from tspo_cli.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ app = typer.Typer(
 )
 
 IndexDir = Annotated[Path, typer.Argument(metavar="DIR", help="Index directory.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Corpus = Annotated[
     Path, typer.Argument(help="JSONL (plain or gzip) or parquet: id; contents or title and text.")
 ]
@@ -61,10 +60,11 @@ def build(
             "--estimate", help="Say what a build would take in time, disk and memory, and end."
         ),
     ] = False,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
-    """Build an index directory from a corpus. A dense build that was killed goes on when it is
-    started again.
+    """Build an index directory from a corpus.
+
+    If a dense build is interrupted, the same command continues it.
     """
     from tspo_cli.retrieval.index.build_index import build_index, estimate_build
 
@@ -109,11 +109,9 @@ def import_(
         ),
     ] = 0.9,
     overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
-    """Take over a FAISS index and its corpus, such as Search-R1's, without copying or converting
-    the vectors.
-    """
+    """Import a FAISS index and its corpus, such as Search-R1's, without a copy."""
     from tspo_cli.retrieval.index.import_vectors import import_index
 
     manifest = import_index(
@@ -134,10 +132,11 @@ def search(
     queries: Annotated[list[str], typer.Argument(metavar="QUERY...", help="One or more queries.")],
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Passages per query.")] = 3,
     settings: SearchSettings = None,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
-    """Search an index from the command line. A query that cannot be searched for fails alone; exit
-    code 3.
+    """Search an index for one or more queries and print the passages.
+
+    An invalid query does not stop the others; the exit code is then 3.
     """
     from tspo_cli.retrieval.index.searcher import open_index
 
@@ -179,8 +178,8 @@ def _print_results(queries: list[str], results: list[SearchResult], as_json: boo
 
 
 @app.command()
-def info(directory: IndexDir, as_json: AsJson = False) -> None:
-    """What an index was built from, and how."""
+def info(directory: IndexDir, as_json: Json = False) -> None:
+    """Show from which corpus and with which settings an index was built."""
     from tspo_cli.retrieval.index.searcher import read_manifest
 
     manifest = read_manifest(directory)
@@ -204,8 +203,11 @@ def info(directory: IndexDir, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def verify(directory: IndexDir, as_json: AsJson = False) -> None:
-    """Compute the digests of an index and its corpus again; exit code 3 if anything changed."""
+def verify(directory: IndexDir, as_json: Json = False) -> None:
+    """Check an index and its corpus against their recorded digests.
+
+    The exit code is 3 if a file has changed.
+    """
     from tspo_cli.retrieval.index.searcher import verify_index
 
     found = verify_index(directory)

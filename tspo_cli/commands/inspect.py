@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from tspo_cli import console
+from tspo_cli.commands.options import Json
 from tspo_cli.errors import UsageError
 
 WHICH = ("first", "second", "both", "none")
@@ -85,12 +86,13 @@ def inspect(
         int | None,
         typer.Option("--limit", help="Questions to show. 0: all.  [default: 5; all with --list]"),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The records as JSON; of an export, its files.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
-    """Show trajectories turn by turn: queries, passages, where the gold answer first occurs,
-    rewards and advantages.
+    """Show trajectories turn by turn: queries, passages, rewards and advantages.
+
+    Passages that hold a gold answer for the first time are marked.
+
+    With --json the records are printed as JSON; for an export, the names of its files.
     """
     from tspo_cli.reporting.inspect.selection import choose_source, select
     from tspo_cli.reporting.inspect.transcript import listing, transcript

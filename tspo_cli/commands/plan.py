@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tspo_cli import console
+from tspo_cli.commands.options import Json, Settings
 from tspo_cli.errors import GateError
 
 
@@ -16,9 +17,7 @@ def plan(
         list[str],
         typer.Argument(help="Experiment files or recipe names, composed from left to right."),
     ],
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")
-    ] = None,
+    settings: Settings = None,
     gpus: Annotated[
         int, typer.Option(min=0, help="GPUs, one process each. 0: train.processes on the CPU.")
     ] = 0,
@@ -41,10 +40,11 @@ def plan(
     mfu: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of the peak that training reaches.")
     ] = 0.35,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Estimate memory, tokens, time and disk of a training run before it starts, without loading
-    weights.
+    """Estimate memory, tokens, time and disk of a training run before it starts.
+
+    No weights are loaded.
 
     Memory is the peak of one training process: on a CPU its resident size, mapped libraries
     included, on GPUs what it holds there. Sequences count as long as the file allows, and as if all

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tspo_cli import console
+from tspo_cli.commands.options import Json
 from tspo_cli.errors import UsageError
 
 
@@ -27,9 +28,9 @@ def push(
     passage_prefix: Annotated[
         str, typer.Option(help="Dense: what the encoder expects before a passage.")
     ] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Put a corpus into a Qdrant collection, for `retriever.qdrant` of an experiment."""
+    """Upload a corpus to a Qdrant collection, for retriever.qdrant."""
     if kind not in ("sparse", "dense"):
         raise UsageError(f"--kind: expected sparse or dense, got {kind!r}")
     if (kind == "dense") != bool(encoder):

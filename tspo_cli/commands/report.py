@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tspo_cli import console
+from tspo_cli.commands.options import Json
 from tspo_cli.commands.sweep import report_sweep
 from tspo_cli.errors import UsageError
 
@@ -31,9 +32,9 @@ def report(
     ],
     form: Annotated[
         str | None,
-        typer.Option("--format", help="table, md, csv, latex or json.  [default: table]"),
+        typer.Option("--format", help="table, md, csv, latex or json (--json).  [default: table]"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    as_json: Json = False,
     table: Annotated[
         list[str] | None,
         typer.Option(
@@ -101,8 +102,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Compare runs and evaluations: tables for a terminal, a paper or a program, and one page to
-    look at.
+    """Compare runs and evaluations in tables, figures and an HTML page.
 
     Runs that differ only in their seed are one row of main, ablation, curves and classes. `--table
     main --json` gives every interval, difference and p-value behind the letters. The directory of a

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tspo_cli import console
+from tspo_cli.commands.options import Json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 app = typer.Typer(no_args_is_help=True, help="List, show and compare runs.")
-
-Json = Annotated[bool, typer.Option("--json", help="The same as JSON.")]
 
 
 @app.command("ls")
@@ -24,7 +23,7 @@ def ls(
     ),
     as_json: Json = False,
 ) -> None:
-    """List the runs below a folder with state, progress and last exact match."""
+    """List the runs below a folder with state, progress and last EM."""
     from tspo_cli.reporting.sources.overview import summary
     from tspo_cli.reporting.sources.run_view import open_runs
 
@@ -47,8 +46,11 @@ def ls(
 
 
 @app.command("show")
-def show(run: Annotated[Path, typer.Argument(metavar="RUN")], as_json: Json = False) -> None:
-    """Show one run: state, command, versions, settings, last metrics and all evaluations."""
+def show(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
+    as_json: Json = False,
+) -> None:
+    """Show a run: state, command, versions, settings, metrics and evaluations."""
     from tspo_cli.reporting.sources.overview import details, flat
     from tspo_cli.reporting.sources.run_view import open_run
 
@@ -88,11 +90,11 @@ def show(run: Annotated[Path, typer.Argument(metavar="RUN")], as_json: Json = Fa
 
 @app.command("diff")
 def diff(
-    first: Annotated[Path, typer.Argument(metavar="A")],
-    second: Annotated[Path, typer.Argument(metavar="B")],
+    first: Annotated[Path, typer.Argument(metavar="A", help="Run directory.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Run directory.")],
     as_json: Json = False,
 ) -> None:
-    """Compare two runs: the configuration keys that differ, and the metrics at the end of both."""
+    """Compare two runs: configuration keys that differ, and their final metrics."""
     from tspo_cli.reporting.sources.overview import difference
     from tspo_cli.reporting.sources.run_view import open_run
 

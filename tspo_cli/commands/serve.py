@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tspo_cli import console
-from tspo_cli.commands.options import SearchSettings, key_values
+from tspo_cli.commands.options import Json, SearchSettings, key_values
 from tspo_cli.errors import UsageError
 
 
@@ -42,12 +42,12 @@ def serve(
         float, typer.Option(min=0, help="Memory for answers to repeated queries. 0: none.")
     ] = 256,
     settings: SearchSettings = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print address and index as JSON once listening.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
-    """Serve an index over HTTP: POST /retrieve, GET /healthz, /readyz, /metrics. Stop with Ctrl-C
-    or SIGTERM.
+    """Serve an index over HTTP.
+
+    The server answers POST /retrieve and GET /healthz, /readyz and /metrics. Ctrl-C or SIGTERM
+    stops it. With --json it prints its address and its index as JSON as soon as it listens.
     """
     from tspo_cli.retrieval.access_token import TOKEN_VARIABLE, read_token
     from tspo_cli.retrieval.server.listen import is_loopback, listen, run_server

@@ -45,16 +45,15 @@ def sweep(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Train a grid of arms, axes (worlds, warm starts), options and seeds. Started again it does
-    what is missing.
+    """Train a grid of runs: arms, axes, options and seeds.
 
-    Every cell is an ordinary run directory. A cell that fails is reported and does not stop the
-    others.
+    Every cell of the grid is an ordinary run directory. If a cell fails, the others continue. The
+    same command later trains only the cells that are missing.
 
-    FILE.toml has the keys base (experiment files or recipes), seeds, baseline (an arm), and the
-    tables settings (for all), arms.NAME (what is compared), axes.AXIS.NAME (worlds, warm starts:
-    repetitions) and grid (options that are told apart, "optimizer.lr" = a list). Arms and names
-    hold settings as an experiment file does.
+    FILE.toml has the keys base (experiment files or recipes), seeds and baseline (an arm), and the
+    tables settings (for all cells), arms.NAME (what is compared), axes.AXIS.NAME (repetitions over
+    worlds or warm starts) and grid (options with a list of values, such as "optimizer.lr"). An arm
+    and an axis name hold settings as an experiment file does.
 
     Then: tspo report DIR --baseline grpo
     """

@@ -60,7 +60,7 @@ def train(
     gpus: Annotated[int, typer.Option(min=1, help="GPUs per node for --print-launch.")] = 8,
     json: Json = False,
 ) -> None:
-    """Train a policy (SFT or RL) as an experiment file says.
+    """Train a policy with SFT or RL from an experiment file.
 
     The run directory keeps the resolved experiment, metrics.jsonl, rollouts, evaluations,
     checkpoints and, in model/, the trained policy. A used run directory is refused unless --resume
