@@ -38,7 +38,11 @@ def test_a_command_says_in_one_short_line_what_it_does(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_argument_and_option_has_a_help_text(name: str) -> None:
-    silent = [parameter.name for parameter in COMMANDS[name].params if not getattr(parameter, "help", None)]
+    silent = [
+        parameter.name
+        for parameter in COMMANDS[name].params
+        if not getattr(parameter, "help", None)
+    ]
     assert silent == []
 
 
