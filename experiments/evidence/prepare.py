@@ -1,9 +1,8 @@
-"""Make what the runs start from: two worlds, their indexes, and the held-out questions in two
-halves.
+"""Make two worlds, their indexes, and the two halves of their held-out questions.
 
-Half of a world's held-out questions chooses the learning rates (`tune.jsonl`), the other half is
-reported (`heldout.jsonl`); the same two halves without one-hop questions are `tune_two_hop.jsonl`
-and `two_hop.jsonl`.
+One half of a world's held-out questions chooses the learning rates (`tune.jsonl`). The other half
+is reported (`heldout.jsonl`). `tune_two_hop.jsonl` and `two_hop.jsonl` hold the two-hop questions
+of each half.
 
     python experiments/evidence/prepare.py        # run.py calls it
 """
@@ -21,7 +20,7 @@ HARD = ("--facts-per-passage", "1", "--comparison-share", "0")
 
 
 def main() -> None:
-    """Make every world that is not there yet; what is there stays."""
+    """Make every world and index that does not exist yet, and the halves."""
     for name, seed in WORLDS.items():
         world, index = ROOT / "worlds" / name, ROOT / "indexes" / name
         if not (world / "world.json").exists():
@@ -32,14 +31,14 @@ def main() -> None:
 
 
 def _split(world: Path) -> None:
-    """Every other question of each type goes to the other half."""
+    """Put the questions of each type into the two halves by turns."""
     lines = (world / "test.jsonl").read_text(encoding="utf-8").splitlines()
     by_type: dict[str, list[str]] = {}
     for line in lines:
         by_type.setdefault(json.loads(line)["type"], []).append(line)
     for name, start in (("heldout", 0), ("tune", 1)):
-        half = {kind: some[start::2] for kind, some in by_type.items()}
-        _write(world / f"{name}.jsonl", [line for some in half.values() for line in some])
+        half = {kind: questions[start::2] for kind, questions in by_type.items()}
+        _write(world / f"{name}.jsonl", [line for questions in half.values() for line in questions])
         _write(
             world / f"{'two_hop' if name == 'heldout' else 'tune_two_hop'}.jsonl", half["bridge"]
         )

@@ -1,4 +1,4 @@
-"""Everything that this folder reports, from nothing.
+"""Run everything that this folder reports, from scratch.
 
     python experiments/evidence/run.py            worlds, starts, (a) to (c), tables, figures
     python experiments/evidence/run.py starts     worlds and starts, which every experiment needs
@@ -8,8 +8,8 @@
 
     --jobs N                                      trainings at a time (default: one for each core)
 
-Run it in the checkout with the environment's Python. What is finished is kept; started again it
-goes on.
+Run it in the checkout with the environment's Python. Run it again to continue: finished runs are
+kept.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ import json
 import os
 import subprocess
 import sys
-import tomllib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import prepare
 
-from tspo_cli.config.sweep_file import read_sweep
+from tspo_cli.config.load_config import load_config
+from tspo_cli.config.sweep_cells import read_sweep
 
 HERE = Path("experiments/evidence")
 ROOT = prepare.ROOT
@@ -64,15 +65,12 @@ def main() -> None:
 
 
 def collect() -> None:
-    """Write results.csv, the experiment files of all arms, the figures, and the tables into
-    README.md.
-    """
+    """Write results.csv, the figures, and the tables of README.md."""
     rows: list[dict[str, Any]] = []
     tables = {}
     for name in (*EXPERIMENTS, *GRIDS, *ABLATIONS):
         if not _has_finished_runs(ROOT / name):
             continue
-        _tspo("sweep", str(_file(name)), "--write-configs", str(HERE / "configs" / name))
         record = json.loads(
             _tspo("report", str(ROOT / name), "--json", "--figure", str(HERE / f"{name}.svg"))
         )
@@ -89,8 +87,8 @@ def collect() -> None:
     for name, table in tables.items():
         begin, end = f"<!-- table {name} -->\n", "<!-- end -->"
         if begin in page:
-            before, _, rest = page.partition(begin)
-            page = before + begin + table + end + rest.partition(end)[2]
+            before, _, after = page.partition(begin)
+            page = before + begin + table + end + after.partition(end)[2]
     (HERE / "README.md").write_text(page, encoding="utf-8")
 
 
@@ -102,13 +100,13 @@ def _rows(name: str, record: dict[str, Any]) -> list[dict[str, Any]]:
         run = finished.get(row["run"])
         if run is None:
             continue
-        config = HERE / "configs" / name / f"{row['run'].rpartition('/')[0].replace('/', '-')}.toml"
-        if row["step"] > tomllib.loads(config.read_text(encoding="utf-8"))["train"]["steps"]:
-            continue  # an earlier, longer run: the committed experiment ends before
+        config = f"{_file(name).as_posix()}::{row['run'].rpartition('/')[0]}"
+        if row["step"] > _config_steps(config):
+            continue  # the run is an earlier, longer one: the sweep's experiment ends before
         rows.append(
             {
                 "experiment": name,
-                "config": config.as_posix(),
+                "config": config,
                 "algorithm": row["algorithm"],
                 "arm": run["arm"],
                 "start": run["place"].get("start", ""),
@@ -130,8 +128,8 @@ def _rows(name: str, record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _cost_table(rows: Sequence[dict[str, Any]]) -> str:
-    """(g): sampled tokens and CPU-seconds of training per point of EM between the first and the
-    last evaluation.
+    """Part (g): sampled tokens and CPU-seconds of training per point of EM that is gained between
+    the first and the last evaluation.
     """
     runs: dict[tuple[str, str], list[list[dict[str, Any]]]] = {}
     for _, curve in itertools.groupby(rows, key=lambda row: (row["config"], row["seed"])):
@@ -166,6 +164,11 @@ def _sweep(name: str, jobs: int) -> bool:
     return (
         subprocess.run([sys.executable, "-m", "tspo_cli", *arguments], check=False).returncode == 0
     )
+
+
+@cache
+def _config_steps(config: str) -> int:
+    return load_config([config]).train.steps
 
 
 def _steps(name: str) -> int:

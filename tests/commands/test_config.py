@@ -61,6 +61,14 @@ def test_show_prints_the_file_as_it_was_written(experiment: str) -> None:
     assert config_("show", experiment).stdout == Path(experiment).read_text()
 
 
+def test_show_prints_a_file_that_extends_another_as_one_file(tmp_path: Path) -> None:
+    shown = config_("show", "tiny/tspo").stdout
+    assert "extends" not in shown
+    assert len(shown.splitlines()) < 80
+    (tmp_path / "copy.toml").write_text(shown)
+    assert load_config([tmp_path / "copy.toml"]) == load_config(["tiny/tspo"])
+
+
 def test_show_resolved_is_an_experiment_file_again(experiment: str, tmp_path: Path) -> None:
     for arguments in (["--resolved"], ["--set", "seed=3"], [experiment]):
         shown = config_("show", experiment, *arguments).stdout

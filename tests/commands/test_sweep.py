@@ -77,16 +77,33 @@ def test_started_again_it_does_what_is_missing(swept: tuple[Path, Path, Finished
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_the_file_of_an_arm_trains_the_same_run(
+def test_the_file_of_an_arm_and_its_cell_train_the_same_run(
     swept: tuple[Path, Path, Finished], tspo: Tspo, tmp_path: Path
 ) -> None:
     file, out, _ = swept
     tspo("sweep", file, "--write-configs", tmp_path / "configs")
-    alone = tmp_path / "alone"
-    tspo("train", tmp_path / "configs" / "tspo.toml", "--set", "seed=0", "--out", alone)
-    assert (alone / "metrics.jsonl").read_bytes() == (
-        out / "tspo" / "seed0" / "metrics.jsonl"
-    ).read_bytes()
+    in_sweep = (out / "tspo" / "seed0" / "metrics.jsonl").read_bytes()
+    for source in (tmp_path / "configs" / "tspo.toml", f"{file}::tspo"):
+        run = tmp_path / "run"
+        tspo("train", source, "--set", "seed=0", "--out", run, "--overwrite")
+        assert (run / "metrics.jsonl").read_bytes() == in_sweep
+
+
+def test_a_cell_is_shown_checked_and_planned(
+    swept: tuple[Path, Path, Finished], tspo: Tspo
+) -> None:
+    file, out, _ = swept
+    cell = f"{file}::tspo"
+    shown = json.loads(tspo("config", "show", cell, "--json").out)
+    assert shown["credit"]["algorithm"] == "tspo"
+    assert shown == read_json(out / "tspo" / "seed0" / "config.resolved.json")
+    assert 'algorithm = "tspo"' in tspo("config", "show", cell).out
+    assert tspo("config", "validate", cell).out.startswith("valid")
+    assert json.loads(tspo("plan", cell, "--json").out)["steps"] == 2
+    assert "ready" in tspo("train", cell, "--dry-run").err
+    unknown = run_tspo("train", f"{file}::tpso", "--dry-run")
+    assert unknown.code == 3
+    assert "did you mean tspo?" in unknown.err
 
 
 def test_changed_settings_are_refused(swept: tuple[Path, Path, Finished]) -> None:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tspo_cli.config.keys import all_keys
+from tspo_cli.config.layers import apply_settings
 from tspo_cli.config.load_config import (
-    apply_settings,
     config_hash,
     load_config,
     read_resolved,

@@ -23,6 +23,9 @@ def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_recipe_of_the_working_directory(recipes: Path) -> None:
     assert recipe_path("mine/quick") == Path("experiments/mine/quick.toml")
     assert "mine/quick" in list_recipes()
+    (recipes / "_part.toml").write_text("seed = 5\n")
+    (recipes / "all.sweep.toml").write_text("[arms.a]\n")
+    assert [name for name in list_recipes() if name.startswith("mine/")] == ["mine/quick"]
     assert load_config(["mine/quick"]).seed == 4
 
 

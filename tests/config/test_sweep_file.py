@@ -1,4 +1,4 @@
-"""What a sweep file may say, and which cells it comes to."""
+"""What a sweep file may contain, its cells, and a cell as the source of a configuration."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tspo_cli.config.load_config import load_config
-from tspo_cli.config.sweep_file import Sweep, family_toml, read_sweep
+from tspo_cli.config.sources import run_name
+from tspo_cli.config.sweep_cells import Sweep, experiment_file, experiment_files, read_sweep
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 
 BASE = """
@@ -73,20 +74,69 @@ def test_later_layers_win(tmp_path: Path) -> None:
     }
 
 
-def test_a_family_file_with_the_seed_is_the_cell(tmp_path: Path) -> None:
+def test_an_experiment_file_with_the_seed_is_the_cell(tmp_path: Path) -> None:
     plan = sweep(tmp_path)
+    files = experiment_files(plan, tmp_path / "configs")
+    (tmp_path / "configs").mkdir()
+    for path, text in files.items():
+        path.write_text(text)
+    shared, *variants = files
+    assert len(variants) == 2 * 2 * 2
+    for path in variants:
+        assert "seed = " not in files[path]
+        assert len(files[path].splitlines()) < 20 < len(files[shared].splitlines())
     for cell in plan.cells:
-        path = tmp_path / "family.toml"
-        path.write_text(family_toml(plan.families()[cell.family]))
-        assert "seed" not in path.read_text().split("[", 1)[0]
+        path = experiment_file(tmp_path / "configs", cell.variant)
         assert load_config([path], [f"seed={cell.seed}"]) == cell.config
+
+
+def test_a_cell_is_a_source(tmp_path: Path) -> None:
+    plan = sweep(tmp_path)
+    file = (tmp_path / "s.toml").rename(tmp_path / "s.sweep.toml")
+    for cell in plan.cells:
+        source = f"{file}::{cell.variant.name}"
+        assert load_config([source], [f"seed={cell.seed}"]) == cell.config
+        assert load_config([f"{file}::{cell.name}"]) == cell.config
+    only = load_config([f"{file}::grpo/a/alpha=0.5"], ["credit.gate=always", "train.steps=3"])
+    assert (only.credit.alpha, only.credit.gate, only.train.steps) == (0.5, "always", 3)
+
+
+def test_the_seed_of_a_cell_without_a_seed(tmp_path: Path) -> None:
+    sweep(tmp_path)
+    (tmp_path / "base.toml").write_text(f"seed = 9\n{BASE}")
+    assert load_config([f"{tmp_path}/s.toml::grpo/a/alpha=0.5"]).seed == 9  # the sweep has two
+    assert load_config([f"{tmp_path}/s.toml::grpo/b/alpha=0.5"]).seed == 5
+
+
+def test_an_unknown_cell_is_answered_with_the_cells(tmp_path: Path) -> None:
+    sweep(tmp_path)
+    with pytest.raises(InvalidInputError) as caught:
+        load_config([f"{tmp_path}/s.toml::tpso/a/alpha=0.5"])
+    message = str(caught.value)
+    assert "did you mean tspo/a/alpha=0.5?" in message
+    assert "grpo/b/alpha=0.25, tspo/b/alpha=0.25" in message
+    assert "\n" not in message
+    text = SWEEP.replace("train.steps = 7", "train.steps = 0.5")
+    (tmp_path / "bad.toml").write_text(text)
+    with pytest.raises(InvalidInputError, match=r"train.steps: .*::grpo/a/alpha=0.5\)"):
+        load_config([f"{tmp_path}/bad.toml::grpo/a/alpha=0.5"])
+    with pytest.raises(MissingResourceError, match="none"):
+        load_config([f"{tmp_path}/none.toml::grpo/a"])
+    (tmp_path / "s.toml").rename(tmp_path / "s.sweep.toml")
+    with pytest.raises(UsageError, match="name a cell"):
+        load_config([tmp_path / "s.sweep.toml"])
+
+
+def test_the_default_name_of_a_run() -> None:
+    assert run_name("tiny/tspo") == run_name("a/tspo.toml") == "tspo"
+    assert run_name("a/hard.sweep.toml::tspo/a0/lr=0.0002") == "hard-tspo-a0-lr=0.0002"
 
 
 def test_only_some_cells(tmp_path: Path) -> None:
     plan = sweep(tmp_path)
-    assert {cell.arm for cell in plan.only(["tspo/*"])} == {"tspo"}
+    assert {cell.variant.arm for cell in plan.only(["tspo/*"])} == {"tspo"}
     assert plan.only([]) == plan.cells
-    with pytest.raises(UsageError, match="fits no cell"):
+    with pytest.raises(UsageError, match="matches no cell"):
         plan.only(["tpso/*"])
 
 

@@ -36,7 +36,8 @@ def show(
 
     tspo config show tiny/tspo > mine.toml
     """
-    from tspo_cli.config.load_config import load_config, source_path, to_toml
+    from tspo_cli.config.load_config import load_config, to_toml
+    from tspo_cli.config.sources import source_text
 
     config = load_config(sources, settings or ())
     if as_json:
@@ -44,7 +45,7 @@ def show(
     elif resolved or settings or len(sources) > 1:
         console.result(to_toml(config).rstrip())
     else:
-        console.result(source_path(sources[0]).read_text(encoding="utf-8").rstrip())
+        console.result(source_text(sources[0]).rstrip())
 
 
 @app.command()

@@ -13,7 +13,7 @@ from tspo_cli.console import progress, result, result_json, say
 from tspo_cli.errors import TspoError, UsageError
 
 if TYPE_CHECKING:
-    from tspo_cli.config.sweep_file import Cell, Sweep
+    from tspo_cli.config.sweep_cells import Cell, Sweep
 
 PRELOAD = "tspo_cli.evaluation.in_training"
 
@@ -40,7 +40,7 @@ def sweep(
         typer.Option(
             "--write-configs",
             metavar="DIR",
-            help="Only write the experiment file of every arm there.",
+            help="Only write an experiment file for every arm, axis and grid value.",
         ),
     ] = None,
     json: Json = False,
@@ -55,17 +55,19 @@ def sweep(
     worlds or warm starts) and grid (options with a list of values, such as "optimizer.lr"). An arm
     and an axis name hold settings as an experiment file does.
 
-    Then: tspo report DIR --baseline grpo
+    Report: tspo report DIR --baseline grpo
+
+    One cell: tspo train FILE.toml::ARM/AXIS-VALUE --set seed=0
     """
-    from tspo_cli.config.sweep_file import read_sweep
+    from tspo_cli.config.sweep_cells import read_sweep
 
     plan = read_sweep(file, settings or [])
     cells = plan.only(only or [])
     folder = out or Path("runs") / file.name.removesuffix(".toml").removesuffix(".sweep")
     if write_configs is not None:
-        from tspo_cli.training.launch.sweep_runner import write_families
+        from tspo_cli.training.launch.sweep_runner import write_experiments
 
-        paths = [str(path) for path in write_families(plan, write_configs)]
+        paths = [str(path) for path in write_experiments(plan, write_configs)]
         result_json({"configs": paths}) if json else result("\n".join(paths))
     elif dry_run:
         _list(plan, cells, folder, json)
@@ -79,9 +81,9 @@ def _list(plan: Sweep, cells: Sequence[Cell], folder: Path, json: bool) -> None:
     states = {cell.name: cell_state(cell, folder) for cell in cells}
     if json:
         records = [
-            one | {"state": states[one["name"]]}
-            for one in plan.record()["cells"]
-            if one["name"] in states
+            cell | {"state": states[cell["name"]]}
+            for cell in plan.record()["cells"]
+            if cell["name"] in states
         ]
         result_json({"out": str(folder), "baseline": plan.baseline, "cells": records})
         return
@@ -112,17 +114,17 @@ def _run(plan: Sweep, cells: Sequence[Cell], folder: Path, jobs: int, json: bool
             shown = steps
 
         results = run_sweep(plan, cells, folder, PRELOAD, jobs=jobs, progress=show)
-    failed = [one for one in results if one.state != "finished"]
+    failed = [cell for cell in results if cell.state != "finished"]
     if json:
         result_json(
             {
                 "out": str(folder),
                 "baseline": plan.baseline,
-                "cells": [asdict(one) for one in results],
+                "cells": [asdict(cell) for cell in results],
             }
         )
     else:
-        _tell([f"{one.name}: {one.error}" for one in failed], len(results), folder)
+        _print_results([f"{cell.name}: {cell.error}" for cell in failed], len(results), folder)
     if failed:
         raise TspoError(
             f"{folder}: {len(failed)} of {len(results)} cells failed; the same command tries them "
@@ -130,7 +132,7 @@ def _run(plan: Sweep, cells: Sequence[Cell], folder: Path, jobs: int, json: bool
         )
 
 
-def _tell(failures: Sequence[str], cells: int, folder: Path) -> None:
+def _print_results(failures: Sequence[str], cells: int, folder: Path) -> None:
     for failure in failures:
         say(failure)
     result(

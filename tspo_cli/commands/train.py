@@ -67,6 +67,7 @@ def train(
     or --overwrite says what to do with it.
     """
     from tspo_cli.config.load_config import check_complete, load_config, to_toml
+    from tspo_cli.config.sources import run_name
     from tspo_cli.training.announce import check_algorithm, loop_options
 
     settings = [*(settings or []), *(["track.profile=true"] if profile else [])]
@@ -80,7 +81,7 @@ def train(
     config = load_config(files, settings)
     check_complete(config)
     check_algorithm(config)
-    run = out or Path("runs") / Path(files[-1]).stem
+    run = out or Path("runs") / run_name(files[-1])
     if dry_run:
         with _saying_how_to_prepare(config):
             say(_check_inputs(config))

@@ -6,10 +6,7 @@ import hashlib
 import json
 import math
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +15,15 @@ from pydantic import ValidationError
 
 from tspo_cli.config.algorithm_defaults import with_algorithm_defaults
 from tspo_cli.config.keys import all_keys, all_sections, unknown
+from tspo_cli.config.layers import Layer, Table, apply_settings, compose
 from tspo_cli.config.recipes import list_recipes, recipe_path, source_path
 from tspo_cli.config.rules import check_complete
 from tspo_cli.config.schema import Config
-from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
+from tspo_cli.config.sources import source_layers
+from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.runs import CONFIG_NAME, atomic_write_text, read_json, write_json
 
 __all__ = [
-    "apply_settings",
     "check_complete",
     "config_hash",
     "list_recipes",
@@ -37,65 +35,27 @@ __all__ = [
     "write_resolved",
 ]
 
-Table = dict[str, Any]
 _ABSENT = object()
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One file (or all settings) on its way into the configuration; `text` is kept to find line
-    numbers.
-    """
-
-    label: str
-    table: Table
-    text: str = ""
-
-
 def load_config(sources: Sequence[str | Path], settings: Sequence[str] = ()) -> Config:
-    """Compose files from left to right, then `a.b=c` settings, and check the result against the
+    """Compose sources from left to right, then `a.b=c` settings, and check the result against the
     schema.
 
-    A source is a path or a recipe's name (`tiny/tspo`). A file may start from another with `extends
-    = "base.toml"` (or a list of them), relative to itself. Paths inside stay as they are written.
-    Tables merge; lists are replaced.
+    A source is a path, a recipe's name (`tiny/tspo`), or a cell of a sweep file
+    (`hard.sweep.toml::tspo/a0`). A file may extend another one: `extends = "base.toml"` (or a list
+    of files), relative to itself. Paths inside stay as they are written. Tables merge; lists are
+    replaced.
 
     Raises:
         InvalidInputError: bad TOML, an unknown key, or a wrong value; one line that names the key
         and the file. MissingResourceError: a source does not exist. UsageError: a setting has no
         `=`.
     """
-    layers = [layer for source in sources for layer in _read_layers(source_path(source), ())]
+    layers = [layer for source in sources for layer in source_layers(source)]
+    table = apply_settings(compose(layers), settings)
     layers.append(Layer("--set", apply_settings({}, settings)))
-    table: Table = {}
-    for layer in layers[:-1]:
-        table = _merge(table, layer.table)
-    return _validate(with_algorithm_defaults(apply_settings(table, settings)), layers)
-
-
-def apply_settings(table: Table, settings: Sequence[str]) -> Table:
-    """A copy of `table` with every `a.b=value` set; a value is TOML where it parses as such, else a
-    string.
-
-    Raises:
-        UsageError: a setting has no `=` or an empty key.
-        InvalidInputError: a key goes through something that is not a table.
-    """
-    table = deepcopy(table)
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        *parents, leaf = key.strip().split(".")
-        if not equals or not all([*parents, leaf]):
-            raise UsageError(f"--set {setting}: expected KEY=VALUE, such as train.steps=10")
-        inner = table
-        for depth, name in enumerate(parents, start=1):
-            inner = inner.setdefault(name, {})
-            if not isinstance(inner, dict):
-                raise InvalidInputError(
-                    f"--set {setting}: {'.'.join(parents[:depth])} is a value, not a table"
-                )
-        inner[leaf] = _parse_value(value.strip())
-    return table
+    return _validate(with_algorithm_defaults(table), layers)
 
 
 def to_toml(config: Config) -> str:
@@ -129,59 +89,6 @@ def read_resolved(run_dir: Path) -> Config:
     if not isinstance(table, dict):
         raise InvalidInputError(f"{path}: expected a JSON object")
     return _validate(table, [Layer(str(path), table)])
-
-
-def _parse_value(text: str) -> Any:
-    try:
-        parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    return parsed["value"] if list(parsed) == ["value"] else text
-
-
-def _read_layers(path: Path, above: tuple[Path, ...]) -> Iterator[Layer]:
-    """The files that `path` extends, farthest first, then `path` itself; `above` are the files that
-    led here.
-    """
-    if path.resolve() in above:
-        raise InvalidInputError(
-            f"{path}: extends itself through {' > '.join(p.name for p in above)}"
-        )
-    layer = _read_toml(path)
-    bases = layer.table.pop("extends", [])
-    bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise InvalidInputError(f"{path}: extends: expected a file name or a list of file names")
-    for base in bases:
-        if not (path.parent / base).is_file():
-            raise MissingResourceError(
-                f"{path}: extends {base}, which does not exist in {path.parent}"
-            )
-        yield from _read_layers(path.parent / base, (*above, path.resolve()))
-    yield layer
-
-
-def _read_toml(path: Path) -> Layer:
-    try:
-        text = path.read_text(encoding="utf-8")
-        return Layer(str(path), tomllib.loads(text), text)
-    except UnicodeDecodeError:
-        raise InvalidInputError(f"{path}: not a UTF-8 text file") from None
-    except tomllib.TOMLDecodeError as error:
-        at = re.search(r" \(at line (\d+), column \d+\)", str(error))
-        line = at.group(1) if at else str(len(text.splitlines()))
-        reason = str(error)[: at.start()] if at else str(error)
-        raise InvalidInputError(f"{path}:{line}: not valid TOML: {reason}") from None
-
-
-def _merge(below: Table, above: Table) -> Table:
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = (
-            _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-        )
-    return merged
 
 
 def _validate(table: Table, layers: Sequence[Layer]) -> Config:

@@ -11,10 +11,10 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def recipe_roots() -> list[Path]:
-    """Folders that recipes are looked up in, first match wins.
+    """Folders in which recipes are looked up; the first match wins.
 
-    `experiments/` of the working directory, then of the checkout that holds the package, then what
-    was installed.
+    They are `experiments/` of the working directory, `experiments/` of the checkout that holds the
+    package, and the recipes that were installed with it.
     """
     roots = [Path("experiments")]
     if (_PACKAGE.parent / "pyproject.toml").is_file():
@@ -23,10 +23,11 @@ def recipe_roots() -> list[Path]:
 
 
 def list_recipes() -> list[str]:
-    """Names of all recipes, sorted: FOLDER/NAME.toml of a root. NAME.sweep.toml is for `tspo sweep`
-    and no recipe.
+    """Names of all recipes, sorted: FOLDER/NAME.toml of a root.
+
+    Not listed are sweeps (NAME.sweep.toml) and files that only others extend (_NAME.toml).
     """
-    files = ((path, root) for root in recipe_roots() for path in root.glob("*/*.toml"))
+    files = ((path, root) for root in recipe_roots() for path in root.glob("*/[!_]*.toml"))
     return sorted(
         {_name(path, root) for path, root in files if not path.name.endswith(".sweep.toml")}
     )

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from tspo_cli.config.sources import run_name
+
 Launcher = Literal["torchrun", "deepspeed", "slurm"]
 PORT = 29500
 
@@ -26,7 +28,7 @@ def launch_script(
 
     The checkout, the run directory and the model must lie on a file system that all nodes see.
     """
-    run = out or Path("runs") / Path(files[-1]).stem
+    run = out or Path("runs") / run_name(files[-1])
     words = [
         "train",
         *files,

@@ -1,9 +1,9 @@
-"""Run the cells of a sweep, each as a `tspo train` of its own, several at a time.
+"""Run the cells of a sweep, each as its own `tspo train`, several at a time.
 
-DIR/sweep.json                 what the sweep is made of
-DIR/configs/tspo-a.toml        the experiment file of a family; `--set seed=N` makes it a cell
+DIR/sweep.json                 the cells of the sweep
+DIR/configs/tspo-a.toml        the experiment file of a variant; `--set seed=N` makes it a cell
 DIR/tspo/a/seed0/              the run directory of a cell
-DIR/logs/tspo-a-seed0.log      what its training said
+DIR/logs/tspo-a-seed0.log      the messages of its training
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 from tspo_cli.config.load_config import read_resolved
-from tspo_cli.config.sweep_file import SWEEP_NAME, Cell, Sweep, family_file, family_toml
+from tspo_cli.config.sweep_cells import Cell, Sweep, experiment_file, experiment_files
+from tspo_cli.config.sweep_file import SWEEP_NAME
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import atomic_write_text, is_run, read_json, read_jsonl, write_json
 from tspo_cli.training.launch.cell_process import start_training, training_context
@@ -26,8 +27,9 @@ _POLL_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class CellResult:
-    """How a cell ended. `state` is finished or failed, `seconds` 0 for a cell that was finished
-    before.
+    """How a cell ended: `state` is finished or failed.
+
+    `seconds` is 0 for a cell that was finished before.
     """
 
     name: str
@@ -57,23 +59,26 @@ def cell_state(cell: Cell, out: Path) -> str:
     return state
 
 
-def write_families(sweep: Sweep, folder: Path) -> list[Path]:
-    """Write the experiment file of every family into `folder`; returns the paths."""
-    paths = []
-    for family, config in sweep.families().items():
-        path = family_file(folder, family)
-        atomic_write_text(path, family_toml(config))
-        paths.append(path)
-    return paths
+def write_experiments(sweep: Sweep, folder: Path) -> list[Path]:
+    """Write the experiment file of every variant into `folder`; returns their paths.
+
+    They extend a file with what all of them share, which is written too.
+    """
+    files = experiment_files(sweep, folder)
+    for path, text in files.items():
+        atomic_write_text(path, text)
+    _, *variants = files
+    return variants
 
 
 def run_sweep(
     sweep: Sweep, cells: Sequence[Cell], out: Path, preload: str, *, jobs: int, progress: Progress
 ) -> list[CellResult]:
-    """Train those of `cells` that are not finished, `jobs` at a time; one that fails does not stop
-    the others. `preload` is a module that trainings import beside those of this room.
+    """Train those of `cells` that are not finished, `jobs` at a time.
 
-    Ended by a signal it ends its trainings too, which can be resumed.
+    A cell that fails does not stop the others. `preload` is a module that trainings import in
+    addition to those of this room. If a signal ends the sweep, its trainings end too and can be
+    resumed.
 
     Raises:
         InvalidInputError: a run directory of the sweep holds another experiment. Nothing was
@@ -81,7 +86,7 @@ def run_sweep(
     """
     states = {cell.name: cell_state(cell, out) for cell in cells}
     write_json(out / SWEEP_NAME, sweep.record())
-    write_families(sweep, out / "configs")
+    write_experiments(sweep, out / "configs")
     (out / "logs").mkdir(exist_ok=True)
     waiting = [cell for cell in cells if states[cell.name] != "finished"]
     results = [
@@ -94,8 +99,10 @@ def run_sweep(
             while waiting and len(running) < jobs:
                 cell = waiting.pop(0)
                 running[cell.name] = _start(context, cell, out, resume=states[cell.name] != "new")
-            for name in [name for name, one in running.items() if one.process.exitcode is not None]:
-                results.append(_ended(name, running.pop(name)))
+            ended = [
+                name for name, training in running.items() if training.process.exitcode is not None
+            ]
+            results += [_result(name, running.pop(name)) for name in ended]
             progress(_steps_done(cells, out), len(results), ", ".join(running))
             time.sleep(_POLL_SECONDS)
     finally:
@@ -103,7 +110,7 @@ def run_sweep(
             training.process.terminate()
         for training in running.values():
             training.process.join()
-    order = {cell.name: place for place, cell in enumerate(cells)}
+    order = {cell.name: index for index, cell in enumerate(cells)}
     return sorted(results, key=lambda result: order[result.name])
 
 
@@ -115,20 +122,20 @@ class _Training:
 
 
 def _start(context: ForkServerContext, cell: Cell, out: Path, *, resume: bool) -> _Training:
-    file = family_file(out / "configs", cell.family)
+    file = experiment_file(out / "configs", cell.variant)
     arguments = ["train", str(file), "--set", f"seed={cell.seed}", "--out", str(out / cell.name)]
     log = out / "logs" / f"{cell.name.replace('/', '-')}.log"
     process = start_training(context, [*arguments, *(["--resume"] if resume else [])], log)
     return _Training(process, log, time.perf_counter())
 
 
-def _ended(name: str, training: _Training) -> CellResult:
+def _result(name: str, training: _Training) -> CellResult:
     seconds = time.perf_counter() - training.started
     code = training.process.exitcode
     if code == 0:
         return CellResult(name, "finished", seconds)
-    said = training.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    reason = said[-1].removeprefix("error: ") if said else "it said nothing"
+    lines = training.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    reason = lines[-1].removeprefix("error: ") if lines else "its log is empty"
     return CellResult(name, "failed", seconds, f"exit code {code}: {reason}")
 
 
@@ -140,15 +147,15 @@ def _steps_done(cells: Sequence[Cell], out: Path) -> int:
 
 
 def refuse_other_sweep(out: Path, sweep: Sweep) -> None:
-    """Refuse a directory that is in use for something else than an earlier start of this sweep.
+    """Refuse a directory that holds anything but runs of this sweep.
 
     Raises:
-        InvalidInputError: it holds something that is no sweep, or the runs of another sweep file.
+        InvalidInputError: it is not empty and holds no sweep, or the runs of another sweep file.
     """
     if not out.exists() or not any(out.iterdir()):
         return
     if not (out / SWEEP_NAME).is_file():
         raise InvalidInputError(f"{out}: exists and holds no sweep; choose another --out")
-    names = {one["name"] for one in read_json(out / SWEEP_NAME)["cells"]}
+    names = {cell["name"] for cell in read_json(out / SWEEP_NAME)["cells"]}
     if names.isdisjoint(cell.name for cell in sweep.cells):
         raise InvalidInputError(f"{out}: holds another sweep; choose another --out")

@@ -1,0 +1,116 @@
+"""The layers of a configuration: experiment files with what they extend, and `--set a.b=c`."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
+
+Table = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One file, cell or list of settings, read but not yet composed.
+
+    `label` says in messages where a value comes from; `text` is the file's text, for line numbers.
+    """
+
+    label: str
+    table: Table
+    text: str = ""
+
+
+def read_layers(path: Path, above: tuple[Path, ...] = ()) -> Iterator[Layer]:
+    """The files that `path` extends, farthest first, then `path` itself.
+
+    `above` are the files that extend `path`.
+
+    Raises:
+        InvalidInputError: bad TOML, a malformed `extends`, or a file that extends itself.
+        MissingResourceError: an extended file does not exist.
+    """
+    if path.resolve() in above:
+        raise InvalidInputError(
+            f"{path}: extends itself through {' > '.join(p.name for p in above)}"
+        )
+    layer = _read_toml(path)
+    bases = layer.table.pop("extends", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise InvalidInputError(f"{path}: extends: expected a file name or a list of file names")
+    for base in bases:
+        if not (path.parent / base).is_file():
+            raise MissingResourceError(
+                f"{path}: extends {base}, which does not exist in {path.parent}"
+            )
+        yield from read_layers(path.parent / base, (*above, path.resolve()))
+    yield layer
+
+
+def merge(below: Table, above: Table) -> Table:
+    """Both tables in one. Inner tables merge; other values of `above` replace those of `below`."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = (
+            merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
+    return merged
+
+
+def compose(layers: Iterable[Layer]) -> Table:
+    """The keys of all layers, merged in their order."""
+    return reduce(merge, (layer.table for layer in layers), {})
+
+
+def apply_settings(table: Table, settings: Sequence[str]) -> Table:
+    """A copy of `table` with every `a.b=value` set. A value that is no TOML is a string.
+
+    Raises:
+        UsageError: a setting has no `=` or an empty key.
+        InvalidInputError: a key goes through something that is not a table.
+    """
+    table = deepcopy(table)
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        *parents, leaf = key.strip().split(".")
+        if not equals or not all([*parents, leaf]):
+            raise UsageError(f"--set {setting}: expected KEY=VALUE, such as train.steps=10")
+        inner = table
+        for depth, name in enumerate(parents, start=1):
+            inner = inner.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise InvalidInputError(
+                    f"--set {setting}: {'.'.join(parents[:depth])} is a value, not a table"
+                )
+        inner[leaf] = _parse_value(value.strip())
+    return table
+
+
+def _read_toml(path: Path) -> Layer:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return Layer(str(path), tomllib.loads(text), text)
+    except UnicodeDecodeError:
+        raise InvalidInputError(f"{path}: not a UTF-8 text file") from None
+    except tomllib.TOMLDecodeError as error:
+        at = re.search(r" \(at line (\d+), column \d+\)", str(error))
+        line = at.group(1) if at else str(len(text.splitlines()))
+        reason = str(error)[: at.start()] if at else str(error)
+        raise InvalidInputError(f"{path}:{line}: not valid TOML: {reason}") from None
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return parsed["value"] if list(parsed) == ["value"] else text

@@ -1,0 +1,180 @@
+"""The cells of a sweep with their checked configurations, and the files that keep them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from tspo_cli.config.layers import Table
+from tspo_cli.config.load_config import load_config
+from tspo_cli.config.rules import check_complete
+from tspo_cli.config.schema import Config
+from tspo_cli.config.sweep_file import SweepFile, Variant, read_sweep_file
+from tspo_cli.errors import InvalidInputError, TspoError, UsageError
+
+SHARED_FILE = "_shared.toml"
+_ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep: a variant with a seed and its configuration."""
+
+    variant: Variant
+    seed: int
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """Variant and seed as a path, unique in the sweep: `tspo/a/lr=0.0002/seed3`."""
+        return f"{self.variant.name}/seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All cells of a sweep in the order in which they run: seed by seed, so that an unfinished
+    sweep already compares arms.
+    """
+
+    path: Path
+    baseline: str | None
+    axes: tuple[str, ...]
+    grid: tuple[str, ...]
+    cells: tuple[Cell, ...]
+
+    def record(self) -> dict[str, Any]:
+        """What the sweep's directory keeps about it, for reports."""
+        return {
+            "file": str(self.path),
+            "baseline": self.baseline,
+            "axes": list(self.axes),
+            "grid": list(self.grid),
+            "cells": [
+                {
+                    "name": cell.name,
+                    "arm": cell.variant.arm,
+                    "place": dict(cell.variant.values),
+                    "seed": cell.seed,
+                }
+                for cell in self.cells
+            ],
+        }
+
+    def only(self, patterns: Sequence[str]) -> tuple[Cell, ...]:
+        """The cells whose name matches one of the shell patterns; all cells without patterns.
+
+        Raises:
+            UsageError: a pattern matches no cell.
+        """
+        for pattern in patterns:
+            if not any(fnmatchcase(cell.name, pattern) for cell in self.cells):
+                raise UsageError(
+                    f"--only {pattern}: matches no cell; `--dry-run` lists the names of all cells"
+                )
+        return tuple(
+            cell
+            for cell in self.cells
+            if not patterns or any(fnmatchcase(cell.name, pattern) for pattern in patterns)
+        )
+
+
+def read_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:
+    """The cells of the sweep file `path`, each checked as `tspo train` checks it. `settings` win in
+    every cell.
+
+    Raises:
+        InvalidInputError: a malformed file, or a cell that could not train; the message names the
+        cell. MissingResourceError: the file or one of its bases does not exist.
+    """
+    file = read_sweep_file(path)
+    cells = [
+        _cell(file, variant, seed, settings) for variant in file.variants for seed in variant.seeds
+    ]
+    _check_names(path, cells)
+    return Sweep(
+        path,
+        file.baseline,
+        file.axes,
+        file.grid,
+        tuple(sorted(cells, key=lambda cell: cell.seed)),
+    )
+
+
+def experiment_file(folder: Path, variant: Variant) -> Path:
+    """Where the experiment file of a variant is written."""
+    return folder / f"{variant.name.replace('/', '-')}.toml"
+
+
+def experiment_files(sweep: Sweep, folder: Path) -> dict[Path, str]:
+    """The experiment files of a sweep: path and TOML text.
+
+    The first one, `_shared.toml`, holds every key on which all variants agree. Each other one
+    extends it with the keys of one variant. The seed is left out: `--set seed=N` makes a file a
+    cell.
+    """
+    tables = {
+        experiment_file(folder, cell.variant): _without_seed(cell.config) for cell in sweep.cells
+    }
+    first, *others = tables.values()
+    shared = first
+    for table in others:
+        shared = _common(shared, table)
+    return {
+        folder / SHARED_FILE: tomli_w.dumps(shared),
+        **{
+            path: tomli_w.dumps({"extends": SHARED_FILE, **_difference(table, shared)})
+            for path, table in tables.items()
+        },
+    }
+
+
+def _cell(file: SweepFile, variant: Variant, seed: int, settings: Sequence[str]) -> Cell:
+    try:
+        config = load_config(file.bases, [*variant.settings, *settings, f"seed={seed}"])
+        check_complete(config)
+    except TspoError as error:
+        raise type(error)(f"{file.path}: cell {variant.name}: {error}") from None
+    return Cell(variant, seed, config)
+
+
+def _check_names(path: Path, cells: Sequence[Cell]) -> None:
+    names = [cell.name for cell in cells]
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate is not None:
+        raise InvalidInputError(
+            f"{path}: two cells are called {duplicate}; give axes or seeds different names"
+        )
+    if not cells:
+        raise InvalidInputError(f"{path}: no cells; an arm or axis has an empty list of seeds")
+
+
+def _without_seed(config: Config) -> Table:
+    return {key: value for key, value in config.section_dict().items() if key != "seed"}
+
+
+def _common(first: Mapping[str, Any], second: Mapping[str, Any]) -> Table:
+    """The keys that both tables have with the same value."""
+    common: Table = {}
+    for key, value in first.items():
+        other = second.get(key, _ABSENT)
+        if isinstance(value, dict) and isinstance(other, dict):
+            common[key] = _common(value, other)
+        elif value == other:
+            common[key] = value
+    return common
+
+
+def _difference(table: Mapping[str, Any], shared: Mapping[str, Any]) -> Table:
+    """The keys of `table` that `shared` lacks."""
+    difference: Table = {}
+    for key, value in table.items():
+        if key not in shared:
+            difference[key] = value
+        elif isinstance(value, dict) and (inner := _difference(value, shared[key])):
+            difference[key] = inner
+    return difference
