@@ -16,7 +16,10 @@ from tspo_cli.errors import InvalidInputError
 app = typer.Typer(no_args_is_help=True, help="Show, check and explain experiment files.")
 
 Sources = Annotated[
-    list[str], typer.Argument(help="Experiment files or recipe names, composed from left to right.")
+    list[str],
+    typer.Argument(
+        help="Experiment files, recipes or cells (FILE.sweep.toml::CELL), left to right."
+    ),
 ]
 
 

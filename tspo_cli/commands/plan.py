@@ -15,7 +15,9 @@ from tspo_cli.errors import GateError
 def plan(
     sources: Annotated[
         list[str],
-        typer.Argument(help="Experiment files or recipe names, composed from left to right."),
+        typer.Argument(
+            help="Experiment files, recipes or cells (FILE.sweep.toml::CELL), left to right."
+        ),
     ],
     settings: Settings = None,
     gpus: Annotated[

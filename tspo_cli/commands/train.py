@@ -25,7 +25,8 @@ def train(
     files: Annotated[
         list[str],
         typer.Argument(
-            metavar="FILE.toml...", help="Experiment files or recipe names, left to right."
+            metavar="FILE.toml...",
+            help="Experiment files, recipes or cells (FILE.sweep.toml::CELL), left to right.",
         ),
     ],
     settings: Settings = None,
