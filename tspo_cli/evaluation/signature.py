@@ -119,7 +119,7 @@ def config_digest(config: Config) -> str:
 
 
 def sign(digests: dict[str, str], **more: Any) -> str:
-    """One line: `tspo:0.1.0|method:rag|k:3|...`, as sacreBLEU's users know it."""
+    """One line: `tspo:0.2.0|method:rag|k:3|...`, as sacreBLEU's users know it."""
     facts = {"tspo": __version__, **more, **digests}
     return "|".join(f"{name}:{value}" for name, value in facts.items())
 
