@@ -73,6 +73,9 @@ def validate(sources: Sources, settings: Settings = None, as_json: Json = False)
 def schema(
     prefix: Annotated[str, typer.Argument(help="Only keys that start so, such as credit.")] = "",
     as_json: Json = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print all keys as a Markdown page.")
+    ] = False,
 ) -> None:
     """List every key of an experiment file with its default, as TOML.
 
@@ -86,6 +89,11 @@ def schema(
         raise InvalidInputError(f"{prefix}: {unknown(prefix)}")
     if as_json:
         console.result_json(Config.model_json_schema())
+        return
+    if markdown:
+        from tspo_cli.config.keys_page import keys_page
+
+        console.result(keys_page().rstrip())
         return
     section = ""
     for key in keys:

@@ -1,0 +1,35 @@
+"""Every key of an experiment file as a Markdown page: docs/configuration.md."""
+
+from __future__ import annotations
+
+import json
+
+from tspo_cli.config.keys import Key, all_keys
+
+_OPENING = """\
+# Configuration
+
+This page lists every key of an experiment file with its default. It is made by
+`tspo config schema --markdown`; do not edit it by hand. [experiments.md](experiments.md) explains
+how experiment files are written and combined.
+"""
+
+
+def keys_page() -> str:
+    """One table for each top-level section; keys outside of a section come first."""
+    tables: dict[str, list[str]] = {}
+    for key in all_keys().values():
+        section, _, _ = key.name.rpartition(".")
+        tables.setdefault(section.partition(".")[0], []).append(_row(key))
+    parts = [_OPENING]
+    for section, rows in tables.items():
+        title = f"`[{section}]`" if section else "Top level"
+        head = ["| key | default | expects | meaning |", "|---|---|---|---|"]
+        parts.append("\n".join([f"## {title}", *head, *rows]) + "\n")
+    return "\n".join(parts)
+
+
+def _row(key: Key) -> str:
+    default = json.dumps(key.default, ensure_ascii=False)
+    cells = (f"`{key.name}`", f"`{default}`", key.expects, key.description)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
