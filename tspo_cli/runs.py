@@ -1,4 +1,4 @@
-"""The run directory: what a run leaves on disk, written so that a crash never leaves half a file.
+"""The run directory: its file names, and writing them so that a crash never leaves half a file.
 
 RUN/config.toml            resolved configuration (config.resolved.json: the same as JSON)
 RUN/env.json               versions, git commit, hardware
@@ -11,6 +11,9 @@ RUN/checkpoints/step_000010/            to resume from
 RUN/eval/step_000010/<dataset>.json     scores; <dataset>.items.jsonl.gz has every item
 RUN/model/                 the exported model directory
 RUN/logs/attempt_1.log     messages of each attempt
+
+A folder of `tspo eval` holds <dataset>.json and <dataset>.items.jsonl.gz too, timings.json, and
+eval.json, which is written last.
 """
 
 from __future__ import annotations
@@ -30,7 +33,94 @@ from typing import Any
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 
+CONFIG_TEXT_NAME = "config.toml"
 CONFIG_NAME = "config.resolved.json"
+ENVIRONMENT_NAME = "env.json"
+COMMAND_NAME = "command.txt"
+STATUS_NAME = "status.json"
+METRICS_NAME = "metrics.jsonl"
+TIMINGS_NAME = "timings.jsonl"
+MODEL_NAME = "model"
+EVAL_SUMMARY_NAME = "eval.json"
+EVAL_TIMINGS_NAME = "timings.json"
+
+_ROLLOUTS_SUFFIX = ".jsonl.gz"
+_ITEMS_SUFFIX = ".items.jsonl.gz"
+
+
+def step_name(step: int) -> str:
+    """`step_000120`: sorts by step."""
+    return f"step_{step:06d}"
+
+
+def _step_of(name: str) -> int:
+    """The step of `step_000120` or `step_000120.jsonl.gz`."""
+    return int(name.split(".")[0].removeprefix("step_"))
+
+
+def rollout_file(run: Path, step: int) -> Path:
+    """The recorded groups of a training step, one line per group."""
+    return run / "rollouts" / f"{step_name(step)}{_ROLLOUTS_SUFFIX}"
+
+
+def rollout_files(run: Path) -> list[tuple[int, Path]]:
+    """The recorded training steps of a run as (step, file), by step."""
+    paths = sorted((run / "rollouts").glob(f"step_*{_ROLLOUTS_SUFFIX}"))
+    return [(_step_of(path.name), path) for path in paths]
+
+
+def checkpoint_folder(run: Path, step: int) -> Path:
+    """The checkpoint of a training step."""
+    return run / "checkpoints" / step_name(step)
+
+
+def checkpoint_folders(run: Path) -> list[Path]:
+    """The checkpoints of a run, by step."""
+    return sorted((run / "checkpoints").glob("step_*"))
+
+
+def eval_folder(run: Path, step: int) -> Path:
+    """The evaluation of a training step."""
+    return run / "eval" / step_name(step)
+
+
+def eval_steps(run: Path) -> list[tuple[int, Path]]:
+    """The evaluations of a run as (step, folder), by step."""
+    return [(_step_of(path.name), path) for path in sorted((run / "eval").glob("step_*"))]
+
+
+def dataset_file_name(dataset: str) -> str:
+    """The part of a file name that stands for a data set."""
+    return dataset.replace(os.sep, "_")
+
+
+def scores_file(folder: Path, dataset: str) -> Path:
+    """The scores of a data set in the folder of an evaluation."""
+    return folder / f"{dataset_file_name(dataset)}.json"
+
+
+def scores_files(folder: Path) -> list[Path]:
+    """All scores of one evaluation of a run (`eval_folder`), by data set."""
+    return sorted(folder.glob("*.json"))
+
+
+def items_file(folder: Path, dataset: str) -> Path:
+    """The evaluated items of a data set in the folder of an evaluation, one line per question."""
+    return folder / f"{dataset_file_name(dataset)}{_ITEMS_SUFFIX}"
+
+
+def items_files(folder: Path) -> list[tuple[str, Path]]:
+    """The items of every data set in the folder of an evaluation as (data set, file).
+
+    The data set is as `dataset_file_name` gives it.
+    """
+    paths = sorted(folder.glob(f"*{_ITEMS_SUFFIX}"))
+    return [(path.name.removesuffix(_ITEMS_SUFFIX), path) for path in paths]
+
+
+def log_file(run: Path, attempt: int) -> Path:
+    """The messages of an attempt."""
+    return run / "logs" / f"attempt_{attempt}.log"
 
 
 def atomic_write_bytes(path: Path, payload: bytes) -> None:
@@ -103,11 +193,6 @@ def keep_steps_up_to(path: Path, step: int) -> None:
         )
 
 
-def step_name(step: int) -> str:
-    """`step_000120`: sorts by step."""
-    return f"step_{step:06d}"
-
-
 def claim_run(path: Path, *, resume: bool, overwrite: bool) -> None:
     """Make the run directory ready, refusing to touch a used one without being told how.
 
@@ -131,24 +216,24 @@ def claim_run(path: Path, *, resume: bool, overwrite: bool) -> None:
 
 def start_attempt(path: Path) -> int:
     """Record command and environment of this attempt; returns its number, from 1."""
-    commands = path / "command.txt"
+    commands = path / COMMAND_NAME
     attempt = len(commands.read_text(encoding="utf-8").splitlines()) + 1 if commands.exists() else 1
     with open(commands, "a", encoding="utf-8") as handle:
         handle.write(shlex.join(["tspo", *sys.argv[1:]]) + "\n")
-    write_json(path / "env.json", environment())
-    (path / "logs").mkdir(exist_ok=True)
+    write_json(path / ENVIRONMENT_NAME, environment())
+    log_file(path, attempt).parent.mkdir(exist_ok=True)
     return attempt
 
 
 def log_line(path: Path, attempt: int, message: str) -> None:
     """Add one line to the attempt's log."""
-    with open(path / "logs" / f"attempt_{attempt}.log", "a", encoding="utf-8") as handle:
+    with open(log_file(path, attempt), "a", encoding="utf-8") as handle:
         handle.write(message + "\n")
 
 
 def set_status(path: Path, state: str, step: int, attempt: int) -> None:
     """Say where the run stands."""
-    write_json(path / "status.json", {"state": state, "step": step, "attempt": attempt})
+    write_json(path / STATUS_NAME, {"state": state, "step": step, "attempt": attempt})
 
 
 def environment() -> dict[str, Any]:
@@ -203,32 +288,3 @@ def _git_commit() -> str | None:
 def is_run(path: Path) -> bool:
     """True for a directory that a training run made."""
     return (path / CONFIG_NAME).is_file()
-
-
-def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """The run directories at or below `paths`, sorted, each once.
-
-    Raises:
-        MissingResourceError: a path does not exist, or there is no run below it.
-    """
-    found: dict[Path, None] = {}
-    for path in paths:
-        if not path.exists():
-            raise MissingResourceError(f"{path}: no such run directory")
-        runs = (
-            [path] if is_run(path) else sorted(config.parent for config in path.rglob(CONFIG_NAME))
-        )
-        if not runs:
-            raise MissingResourceError(
-                f"{path}: no run below it (a run directory holds {CONFIG_NAME})"
-            )
-        found.update(dict.fromkeys(runs))
-    return list(found)
-
-
-def eval_steps(run: Path) -> list[tuple[int, Path]]:
-    """The evaluations of a run as (step, directory), by step."""
-    return [
-        (int(path.name.removeprefix("step_")), path)
-        for path in sorted((run / "eval").glob("step_*"))
-    ]

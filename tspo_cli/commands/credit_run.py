@@ -36,8 +36,9 @@ def compare_run(
     """
     from tspo_cli.config.load_config import read_resolved
     from tspo_cli.credit.comparison import compare
-    from tspo_cli.credit.recorded_groups import recorded_batches, rollout_files
+    from tspo_cli.credit.recorded_groups import recorded_batches
     from tspo_cli.reporting.tables.credit_table import comparison_text, draw_comparison
+    from tspo_cli.runs import rollout_files
 
     first, last = parse_steps(steps)
     arms = _arms(specs, read_resolved(run).credit, settings)

@@ -17,7 +17,16 @@ import typer
 from tspo_cli.commands.options import Json, Settings
 from tspo_cli.console import progress, result, result_json, say
 from tspo_cli.errors import InvalidInputError, TspoError, UsageError
-from tspo_cli.runs import read_json, read_jsonl, write_json
+from tspo_cli.runs import (
+    CONFIG_NAME,
+    EVAL_SUMMARY_NAME,
+    METRICS_NAME,
+    MODEL_NAME,
+    STATUS_NAME,
+    read_json,
+    read_jsonl,
+    write_json,
+)
 
 DEFAULT_OUT = Path("runs/demo")
 MARKER = "demo.json"
@@ -42,7 +51,7 @@ class Command:
 
     def finished(self) -> bool:
         """True when an earlier demo carried it out."""
-        if self.done.name == "status.json":
+        if self.done.name == STATUS_NAME:
             return self.done.exists() and read_json(self.done)["state"] == "finished"
         return self.done.exists()
 
@@ -103,7 +112,7 @@ def demo_stages(
     start = ["--set", f"data.world={world}"]
     arm = [
         "--set",
-        f"model.path={out}/warmstart/model",
+        f"model.path={out}/warmstart/{MODEL_NAME}",
         "--set",
         f'data.train=["{world}/train.jsonl"]',
     ]
@@ -124,9 +133,9 @@ def demo_stages(
 
     def train(name: str, *arguments: str) -> Command:
         run = out / name
-        resume = ("--resume",) if (run / "status.json").exists() else ()
+        resume = ("--resume",) if (run / STATUS_NAME).exists() else ()
         every = (*seeded, *paths, *arguments, *resume)
-        return Command(("train", f"tiny/{name}", "--out", str(run), *every), run / "status.json")
+        return Command(("train", f"tiny/{name}", "--out", str(run), *every), run / STATUS_NAME)
 
     def baseline(method: str) -> Command:
         folder = out / "baselines" / method
@@ -141,7 +150,7 @@ def demo_stages(
             str(folder),
             "--overwrite",
         )
-        return Command(arguments, folder / "eval.json")
+        return Command(arguments, folder / EVAL_SUMMARY_NAME)
 
     make_world = ("data", "make-world", "--out", str(world), *HARD_START, "--overwrite")
     build = ("index", "build", f"{world}/corpus.jsonl", "--out", str(index), "--overwrite")
@@ -211,7 +220,7 @@ def _watch(commands: list[Command], processes: list[subprocess.Popen[bytes]]) ->
     """Show how far the runs are, from their metrics, until all have ended."""
     runs = [command.done.parent for command in commands]
     label = " + ".join(run.name for run in runs)
-    with progress(label, None if commands[0].done.name != "status.json" else 100) as advance:
+    with progress(label, None if commands[0].done.name != STATUS_NAME else 100) as advance:
         shown = 0
         while any(process.poll() is None for process in processes):
             for command, process in zip(commands, processes, strict=True):
@@ -230,11 +239,11 @@ def _progress(runs: list[Path]) -> tuple[int, str]:
     done = total = 0
     notes = []
     for run in runs:
-        if not (run / "config.resolved.json").exists():
+        if not (run / CONFIG_NAME).exists():
             return 0, ""
-        rows = read_jsonl(run / "metrics.jsonl")
+        rows = read_jsonl(run / METRICS_NAME)
         done += len(rows)
-        total += read_json(run / "config.resolved.json")["train"]["steps"]
+        total += read_json(run / CONFIG_NAME)["train"]["steps"]
         if rows:
             notes.append(f"{run.name} reward {rows[-1].get('reward', 0.0):.2f}")
     return 100 * done // total, "  ".join(notes)
@@ -272,7 +281,7 @@ def _tell(out: Path, stages: list[Stage], seconds: dict[str, float], json: bool)
     baselines = [
         one
         for method in BASELINES
-        for one in read_json(out / "baselines" / method / "eval.json")["results"]
+        for one in read_json(out / "baselines" / method / EVAL_SUMMARY_NAME)["results"]
     ]
     if json:
         import json as json_module

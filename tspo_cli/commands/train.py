@@ -149,17 +149,17 @@ def _check_inputs(config: Config) -> str:
 
 
 def _tell(run: Path, json: bool) -> None:
-    from tspo_cli.runs import eval_steps, read_json
+    from tspo_cli.runs import MODEL_NAME, STATUS_NAME, eval_steps, read_json, scores_files
 
     summary: dict[str, Any] = {
         "run": str(run),
-        "model": str(run / "model"),
-        **read_json(run / "status.json"),
+        "model": str(run / MODEL_NAME),
+        **read_json(run / STATUS_NAME),
         "eval": [],
     }
     steps = eval_steps(run)
     if steps:
-        summary["eval"] = [read_json(path) for path in sorted(steps[-1][1].glob("*.json"))]
+        summary["eval"] = [read_json(path) for path in scores_files(steps[-1][1])]
     if json:
         result_json(summary)
         return

@@ -21,7 +21,7 @@ from tspo_cli.config.rules import check_complete
 from tspo_cli.config.schema import Config
 from tspo_cli.config.sources import source_layers
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.runs import CONFIG_NAME, atomic_write_text, read_json, write_json
+from tspo_cli.runs import CONFIG_NAME, CONFIG_TEXT_NAME, atomic_write_text, read_json, write_json
 
 __all__ = [
     "check_complete",
@@ -71,7 +71,7 @@ def config_hash(config: Config) -> str:
 
 def write_resolved(config: Config, run_dir: Path) -> None:
     """Write `config.toml`, then `config.resolved.json` (which makes the folder a run directory)."""
-    atomic_write_text(run_dir / "config.toml", to_toml(config))
+    atomic_write_text(run_dir / CONFIG_TEXT_NAME, to_toml(config))
     write_json(run_dir / CONFIG_NAME, config.section_dict())
 
 

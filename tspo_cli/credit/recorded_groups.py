@@ -24,9 +24,7 @@ def recorded_batches(
         MissingResourceError: the run keeps no rollouts of these steps.
         InvalidInputError: a damaged file, or one that holds no rollouts.
     """
-    paths = {
-        int(path.name.split(".")[0].removeprefix("step_")): path for path in rollout_files(run)
-    }
+    paths = dict(runs.rollout_files(run))
     wanted = [step for step in sorted(paths) if step >= first and (last is None or step <= last)]
     if not wanted:
         kept = (
@@ -37,11 +35,6 @@ def recorded_batches(
         raise MissingResourceError(f"{run}: no recorded rollouts of the steps asked for{kept}")
     for step in wanted:
         yield step, list(_groups(paths[step]))
-
-
-def rollout_files(run: Path) -> list[Path]:
-    """The rollout files of a run, by step."""
-    return sorted((run / "rollouts").glob("step_*.jsonl.gz"))
 
 
 def _groups(path: Path) -> Iterator[Group]:

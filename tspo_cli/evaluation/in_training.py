@@ -7,7 +7,7 @@ from tspo_cli.evaluation.methods import METHODS
 from tspo_cli.evaluation.metrics import summarize
 from tspo_cli.evaluation.runner import evaluate_items, write_evaluation
 from tspo_cli.evaluation.sets import read_eval_sets
-from tspo_cli.runs import step_name
+from tspo_cli.runs import eval_folder
 from tspo_cli.training.core.distributed import gather_json, rank, world_size
 from tspo_cli.training.loop import Evaluate, Workshop
 
@@ -38,7 +38,7 @@ def make_evaluator(config: Config) -> Evaluate:
                 scores = summarize(
                     items, dataset=dataset, method=AGENT_METHOD.name, k=shop.config.retriever.k
                 )
-                write_evaluation(shop.run / "eval" / step_name(step), scores, items)
+                write_evaluation(eval_folder(shop.run, step), scores, items)
                 shop.note(
                     f"step {step}: {dataset} EM {scores['em']:.3f} F1 {scores['f1']:.3f} (n "
                     f"{scores['n']})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from tspo_cli.rollout.agent import AgentSettings, Task, run_agents
 from tspo_cli.rollout.engines.engine_protocol import Engine, Sampling
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.rollout.trajectory import Trajectory
-from tspo_cli.runs import write_json, write_jsonl_gz
+from tspo_cli.runs import items_file, scores_file, write_json, write_jsonl_gz
 
 SEARCH_BATCH = 256
 
@@ -111,11 +110,5 @@ def _question_hits(
 
 def write_evaluation(folder: Path, scores: dict[str, Any], items: Sequence[ItemRecord]) -> None:
     """`<dataset>.json` and `<dataset>.items.jsonl.gz` in `folder`, the items first."""
-    name = file_name(scores["dataset"])
-    write_jsonl_gz(folder / f"{name}.items.jsonl.gz", items)
-    write_json(folder / f"{name}.json", scores)
-
-
-def file_name(dataset: str) -> str:
-    """The part of a file name that stands for a data set."""
-    return dataset.replace(os.sep, "_")
+    write_jsonl_gz(items_file(folder, scores["dataset"]), items)
+    write_json(scores_file(folder, scores["dataset"]), scores)

@@ -21,15 +21,20 @@ from tspo_cli.evaluation.judge import Judge
 from tspo_cli.evaluation.methods import Method
 from tspo_cli.evaluation.metrics import summarize
 from tspo_cli.evaluation.open_engine import Opened
-from tspo_cli.evaluation.runner import evaluate_items, file_name, write_evaluation
+from tspo_cli.evaluation.runner import evaluate_items, write_evaluation
 from tspo_cli.evaluation.sets import benchmark_size
 from tspo_cli.evaluation.signature import config_digest, data_digest, retriever_digests, sign
 from tspo_cli.evaluation.summary import latency, with_intervals
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.protocol import SearchProtocol
-from tspo_cli.runs import read_json, write_json
+from tspo_cli.runs import (
+    EVAL_TIMINGS_NAME,
+    dataset_file_name,
+    read_json,
+    scores_file,
+    write_json,
+)
 
-TIMINGS = "timings.json"
 PORTION_BATCHES = 4
 
 
@@ -54,7 +59,7 @@ class Session:
         """
         digests = self._digests(questions)
         signature = sign(digests, method=self.method.name, k=self.config.retriever.k)
-        path = self.folder / f"{file_name(name)}.json"
+        path = scores_file(self.folder, name)
         if path.exists():
             known = dict(read_json(path))
             if known.get("signature") != signature:
@@ -65,7 +70,9 @@ class Session:
                 )
             say(f"{name}: already evaluated")
             return known
-        journal = Journal[ItemRecord](self.folder / f"{file_name(name)}.partial.jsonl", signature)
+        journal = Journal[ItemRecord](
+            self.folder / f"{dataset_file_name(name)}.partial.jsonl", signature
+        )
         self._answer(name, questions, journal)
         records = [journal.done[one.key] for one in questions]
         items = [record for record, _ in records]
@@ -74,7 +81,7 @@ class Session:
         scores |= {"benchmark_size": benchmark_size(name)}
         if self.judge is not None:
             items, judged = self.judge.judge(
-                items, self.folder / f"{file_name(name)}.judge.partial.jsonl", name
+                items, self.folder / f"{dataset_file_name(name)}.judge.partial.jsonl", name
             )
             scores |= judged
         scores |= {"signature": signature, "digests": digests}
@@ -90,7 +97,7 @@ class Session:
 
     def latency(self, name: str) -> dict[str, float]:
         """Seconds per question: mean, median, 95th percentile and sum."""
-        known = read_json(self.folder / TIMINGS)[name]
+        known = read_json(self.folder / EVAL_TIMINGS_NAME)[name]
         return {key: known[key] for key in ("mean", "p50", "p95", "sum")}
 
     def _answer(self, name: str, questions: list[Question], journal: Journal[ItemRecord]) -> None:
@@ -162,7 +169,7 @@ class Session:
         }
 
     def _note_latency(self, name: str, questions: Sequence[Question], seconds: list[float]) -> None:
-        path = self.folder / TIMINGS
+        path = self.folder / EVAL_TIMINGS_NAME
         known = read_json(path) if path.exists() else {}
         items = {one.key: round(value, 4) for one, value in zip(questions, seconds, strict=True)}
         write_json(path, known | {name: latency(seconds) | {"items": items}})

@@ -16,15 +16,25 @@ from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.judge import open_judge
 from tspo_cli.evaluation.methods import find_method
 from tspo_cli.evaluation.open_engine import open_engine
-from tspo_cli.evaluation.runner import file_name
-from tspo_cli.evaluation.session import TIMINGS, Session
+from tspo_cli.evaluation.session import Session
 from tspo_cli.evaluation.sets import read_eval_sets
 from tspo_cli.evaluation.summary import averages
 from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.rollout.agent_file import read_agent_file
-from tspo_cli.runs import environment, is_run, read_json, read_jsonl_gz, write_json
-
-SUMMARY = "eval.json"
+from tspo_cli.runs import (
+    EVAL_SUMMARY_NAME,
+    EVAL_TIMINGS_NAME,
+    MODEL_NAME,
+    STATUS_NAME,
+    environment,
+    is_run,
+    items_file,
+    items_files,
+    read_json,
+    read_jsonl_gz,
+    scores_file,
+    write_json,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +97,11 @@ def evaluate_model(wish: Wish, *, overwrite: bool = False, resume: bool = False)
     if overwrite:
         _clear(folder)
     results = [session.dataset(name, questions) for name, questions in sets.items()]
-    items: list[list[ItemRecord]] = [
-        list(read_jsonl_gz(folder / f"{file_name(name)}.items.jsonl.gz")) for name in sets
-    ]
+    items: list[list[ItemRecord]] = [list(read_jsonl_gz(items_file(folder, name))) for name in sets]
     average = averages(items) if len(sets) > 1 else {}
     record = {"model": str(model), "method": method.name, "command": _command(), "results": results}
     write_json(
-        folder / SUMMARY,
+        folder / EVAL_SUMMARY_NAME,
         record
         | {"average": average, "config": config.section_dict(), "environment": environment()},
     )
@@ -103,8 +111,10 @@ def evaluate_model(wish: Wish, *, overwrite: bool = False, resume: bool = False)
 def _check_folder(folder: Path, overwrite: bool, resume: bool) -> None:
     if overwrite and resume:
         raise UsageError("--resume and --overwrite exclude each other")
-    begun = folder.is_dir() and any(
-        any(folder.glob(pattern)) for pattern in (SUMMARY, "*.partial.jsonl", "*.items.jsonl.gz")
+    begun = (
+        (folder / EVAL_SUMMARY_NAME).exists()
+        or any(folder.glob("*.partial.jsonl"))
+        or bool(items_files(folder))
     )
     if begun and not (overwrite or resume):
         raise InvalidInputError(
@@ -115,13 +125,13 @@ def _check_folder(folder: Path, overwrite: bool, resume: bool) -> None:
 
 
 def _clear(folder: Path) -> None:
-    for path in [folder / SUMMARY, folder / TIMINGS, *folder.glob("*.partial.jsonl")]:
-        path.unlink(missing_ok=True)
-    for items in folder.glob("*.items.jsonl.gz"):
-        items.with_name(items.name.removesuffix(".items.jsonl.gz") + ".json").unlink(
-            missing_ok=True
-        )
-        items.unlink()
+    for name in (EVAL_SUMMARY_NAME, EVAL_TIMINGS_NAME):
+        (folder / name).unlink(missing_ok=True)
+    for path in folder.glob("*.partial.jsonl"):
+        path.unlink()
+    for dataset, path in items_files(folder):
+        scores_file(folder, dataset).unlink(missing_ok=True)
+        path.unlink()
 
 
 def _command() -> str:
@@ -138,16 +148,13 @@ def model_directory(model: str) -> Path:
     path = Path(model)
     if not is_run(path):
         return path
-    if not (path / "model").is_dir():
-        state = (
-            read_json(path / "status.json")["state"]
-            if (path / "status.json").exists()
-            else "not started"
-        )
+    folder, status = path / MODEL_NAME, path / STATUS_NAME
+    if not folder.is_dir():
+        state = read_json(status)["state"] if status.exists() else "not started"
         raise MissingResourceError(
             f"{path}: this run has no model/ yet ({state}); finish it with tspo train --resume"
         )
-    return path / "model"
+    return folder
 
 
 def eval_config(model_dir: Path, wish: Wish) -> Config:
@@ -175,4 +182,4 @@ def _as_settings(table: dict[str, dict[str, Any]]) -> list[str]:
 
 def _label(model: str) -> str:
     path = Path(model)
-    return path.resolve().parent.name if path.name == "model" else path.name
+    return path.resolve().parent.name if path.name == MODEL_NAME else path.name

@@ -11,7 +11,7 @@ from typing import Any
 from tspo_cli.config.schema import Config
 from tspo_cli.rollout.agent_file import write_agent_file
 from tspo_cli.rollout.engines.engine_protocol import TokenizerLike
-from tspo_cli.runs import read_json, step_name, write_json
+from tspo_cli.runs import eval_folder, read_json, scores_files, write_json
 from tspo_cli.training.core.distributed import barrier, broadcast_json, rank
 from tspo_cli.training.core.learner import Learner
 
@@ -50,9 +50,7 @@ def forget_later(run: Path, step: int) -> None:
 
 def _better(config: Config, run: Path, step: int) -> float | None:
     metric = config.checkpoint.best
-    scores = [
-        read_json(path)[metric] for path in sorted((run / "eval" / step_name(step)).glob("*.json"))
-    ]
+    scores = [read_json(path)[metric] for path in scores_files(eval_folder(run, step))]
     score = sum(scores) / len(scores)
     best = _read(run)
     return score if best is None or score > best["value"] else None

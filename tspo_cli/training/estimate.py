@@ -18,7 +18,7 @@ from tspo_cli.config.load_config import read_resolved
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.models.logprobs import KEPT_LOGITS, LOGITS_AT_ONCE
-from tspo_cli.runs import read_jsonl
+from tspo_cli.runs import TIMINGS_NAME, read_jsonl
 
 GIB = 2**30
 # What a process holds before it has a model: libraries, data and the world in memory (measured,
@@ -236,9 +236,9 @@ def measured_seconds(run: Path, config: Config) -> float:
     Raises:
         MissingResourceError: the run has no timings.
     """
-    rows = read_jsonl(run / "timings.jsonl")
+    rows = read_jsonl(run / TIMINGS_NAME)
     if not rows:
-        raise MissingResourceError(f"{run}: no timings.jsonl with steps to take rates from")
+        raise MissingResourceError(f"{run}: no {TIMINGS_NAME} with steps to take rates from")
     before = read_resolved(run)
     steps = [row["total"] for row in rows[len(rows) // 10 :]]  # the first steps warm up
     return statistics.median(steps) * _sequences(config) / _sequences(before)

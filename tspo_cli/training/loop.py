@@ -23,13 +23,18 @@ from tspo_cli.rollout.engines.engine_protocol import Engine, TokenizerLike
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.rollout.records import GroupRecord
 from tspo_cli.runs import (
+    METRICS_NAME,
+    MODEL_NAME,
+    TIMINGS_NAME,
     append_jsonl,
+    checkpoint_folder,
     eval_steps,
     keep_steps_up_to,
     log_line,
     read_jsonl,
+    rollout_file,
+    rollout_files,
     set_status,
-    step_name,
     write_jsonl_gz,
 )
 from tspo_cli.training.announce import loop_options
@@ -104,7 +109,7 @@ def train_loop(
     for line in loop_options(config):
         shop.note(line)
     done = _restore(shop) if resume else 0
-    rows = [row for row in read_jsonl(shop.run / "metrics.jsonl") if row["step"] <= done]
+    rows = [row for row in read_jsonl(shop.run / METRICS_NAME) if row["step"] <= done]
     profiler = step_profiler(shop.run, done + 1, config.track.profile)
     with (
         _status(shop) as reached,
@@ -135,7 +140,7 @@ def train_loop(
             if last or (config.checkpoint.every and step % config.checkpoint.every == 0):
                 save_checkpoint(
                     shop.learner,
-                    shop.run / "checkpoints" / step_name(step),
+                    checkpoint_folder(shop.run, step),
                     {"step": step},
                     shop.critic,
                 )
@@ -145,11 +150,11 @@ def train_loop(
             if reason is not None:
                 shop.note(f"step {step}: stopped early, because {reason}")
                 break
-        shop.learner.export(shop.run / "model", shop.tokenizer)
+        shop.learner.export(shop.run / MODEL_NAME, shop.tokenizer)
         if config.lora.rank:
             shop.learner.export_adapter(shop.run / "adapter")
         if shop.chief:
-            write_agent_file(shop.run / "model", config)
+            write_agent_file(shop.run / MODEL_NAME, config)
         barrier()
 
 
@@ -179,13 +184,13 @@ def _restore(shop: Workshop) -> int:
         int(load_checkpoint(shop.learner, newest, shop.critic)["step"]) if newest is not None else 0
     )
     if shop.chief:
-        for name in ("metrics.jsonl", "timings.jsonl"):
+        for name in (METRICS_NAME, TIMINGS_NAME):
             keep_steps_up_to(shop.run / name, step)
         for later, folder in eval_steps(shop.run):
             if later > step or step == 0:
                 shutil.rmtree(folder)
-        for path in (shop.run / "rollouts").glob("step_*.jsonl.gz"):
-            if int(path.name.split(".")[0].removeprefix("step_")) > step:
+        for later, path in rollout_files(shop.run):
+            if later > step:
                 path.unlink()
         forget_later(shop.run, step)
     shop.note(
@@ -201,10 +206,10 @@ def _record(shop: Workshop, step: int, outcome: Step, seconds: float, cpu_second
         return
     keep = shop.config.train.keep_rollouts
     if outcome.rollouts and keep and step % keep == 0:
-        write_jsonl_gz(shop.run / "rollouts" / f"{step_name(step)}.jsonl.gz", outcome.rollouts)
-    append_jsonl(shop.run / "metrics.jsonl", {"step": step, **outcome.metrics})
+        write_jsonl_gz(rollout_file(shop.run, step), outcome.rollouts)
+    append_jsonl(shop.run / METRICS_NAME, {"step": step, **outcome.metrics})
     append_jsonl(
-        shop.run / "timings.jsonl",
+        shop.run / TIMINGS_NAME,
         {"step": step, **outcome.timings, "total": seconds, "cpu": cpu_seconds},
     )
     log_line(shop.run, shop.attempt, f"step {step} {_note(outcome.metrics)}")

@@ -185,7 +185,7 @@ def _policy(view: RunView, left_out: Sequence[str]) -> str:
 
 def _model_name(view: RunView) -> str:
     path = Path(view.model)
-    return path.parent.name if path.name == "model" else path.name
+    return path.parent.name if path.name == runs.MODEL_NAME else path.name
 
 
 def _among(key: str, names: Sequence[str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tspo_cli import runs
 from tspo_cli.reporting.sources.run_view import RunView
 
 
@@ -24,7 +25,7 @@ def summary(view: RunView) -> dict[str, Any]:
 
 def details(view: RunView) -> dict[str, Any]:
     """Everything about a run that fits a screen."""
-    metrics = view.metrics()
+    metrics, model = view.metrics(), view.path / runs.MODEL_NAME
     return summary(view) | {
         "path": str(view.path),
         "command": view.command,
@@ -35,9 +36,8 @@ def details(view: RunView) -> dict[str, Any]:
         "environment": view.environment(),
         "metrics": metrics[-1] if metrics else {},
         "evaluations": [{"step": step, **scores} for step, scores in view.evaluations()],
-        "checkpoints": sorted(path.name for path in (view.path / "checkpoints").glob("step_*")),
-        "model": view.model
-        or (str(view.path / "model") if (view.path / "model").is_dir() else None),
+        "checkpoints": [folder.name for folder in runs.checkpoint_folders(view.path)],
+        "model": view.model or (str(model) if model.is_dir() else None),
     }
 
 

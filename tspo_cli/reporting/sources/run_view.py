@@ -13,9 +13,6 @@ from typing import Any
 from tspo_cli import runs
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
-SUMMARY = "eval.json"
-"""Marks a folder that `tspo eval` wrote."""
-
 
 @dataclass(frozen=True, slots=True)
 class RunView:
@@ -67,17 +64,17 @@ class RunView:
 
     def metrics(self) -> list[dict[str, Any]]:
         """One record per training step, so far."""
-        return _steps(self.path / "metrics.jsonl")
+        return _steps(self.path / runs.METRICS_NAME)
 
     def timings(self) -> list[dict[str, Any]]:
         """Seconds per training step, so far."""
-        return _steps(self.path / "timings.jsonl")
+        return _steps(self.path / runs.TIMINGS_NAME)
 
     def environment(self) -> dict[str, Any]:
         """Versions and hardware, empty where nothing was recorded."""
         if self.is_evaluation:
-            return dict(_object(self.path / SUMMARY).get("environment") or {})
-        path = self.path / "env.json"
+            return dict(_object(self.path / runs.EVAL_SUMMARY_NAME).get("environment") or {})
+        path = self.path / runs.ENVIRONMENT_NAME
         return _object(path) if path.exists() else {}
 
     def evaluation_folders(self) -> list[tuple[int, Path]]:
@@ -89,19 +86,18 @@ class RunView:
         asked for).
         """
         if self.is_evaluation:
-            return [(0, scores) for scores in _object(self.path / SUMMARY)["results"]]
+            summary = _object(self.path / runs.EVAL_SUMMARY_NAME)
+            return [(0, scores) for scores in summary["results"]]
         return [
             (step, _object(path))
             for step, directory in self.evaluation_folders()
-            for path in sorted(directory.glob("*.json"))
+            for path in runs.scores_files(directory)
         ]
 
     def items_path(self, step: int, dataset: str) -> Path:
         """The file of the evaluated items of a data set at a step; it may be missing."""
-        folder = dict(self.evaluation_folders()).get(
-            step, self.path / "eval" / runs.step_name(step)
-        )
-        return folder / f"{dataset.replace(os.sep, '_')}.items.jsonl.gz"
+        folder = dict(self.evaluation_folders()).get(step, runs.eval_folder(self.path, step))
+        return runs.items_file(folder, dataset)
 
 
 def open_run(path: Path, name: str | None = None) -> RunView:
@@ -114,9 +110,9 @@ def open_run(path: Path, name: str | None = None) -> RunView:
     name = name or path.resolve().name
     if is_evaluation(path):
         return _open_evaluation(path, name)
-    command = path / "command.txt"
+    command = path / runs.COMMAND_NAME
     lines = command.read_text(encoding="utf-8").splitlines() if command.exists() else []
-    status = path / "status.json"
+    status = path / runs.STATUS_NAME
     return RunView(
         path=path,
         name=name,
@@ -128,14 +124,15 @@ def open_run(path: Path, name: str | None = None) -> RunView:
 
 def is_evaluation(path: Path) -> bool:
     """True for a folder that `tspo eval` finished."""
-    return not runs.is_run(path) and (path / SUMMARY).is_file()
+    return not runs.is_run(path) and (path / runs.EVAL_SUMMARY_NAME).is_file()
 
 
 def _open_evaluation(path: Path, name: str) -> RunView:
-    summary = _object(path / SUMMARY)
+    file = path / runs.EVAL_SUMMARY_NAME
+    summary = _object(file)
     results = summary.get("results")
-    if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
-        raise InvalidInputError(f"{path / SUMMARY}: expected a list of scores under results")
+    if not isinstance(results, list) or not all(isinstance(scores, dict) for scores in results):
+        raise InvalidInputError(f"{file}: expected a list of scores under results")
     return RunView(
         path=path,
         name=name,
@@ -172,14 +169,15 @@ def _below(path: Path) -> list[Path]:
         raise MissingResourceError(f"{path}: no such run directory")
     if _is_one(path):
         return [path]
-    evaluations = sorted(one.parent for one in path.rglob(SUMMARY) if is_evaluation(one.parent))
-    some = sorted(one.parent for one in path.rglob(runs.CONFIG_NAME)) + evaluations
-    if not some:
+    folders = sorted(file.parent for file in path.rglob(runs.CONFIG_NAME))
+    summaries = sorted(path.rglob(runs.EVAL_SUMMARY_NAME))
+    folders += [file.parent for file in summaries if is_evaluation(file.parent)]
+    if not folders:
         raise MissingResourceError(
             f"{path}: no run or evaluation below it (a run holds {runs.CONFIG_NAME}, an evaluation "
-            f"{SUMMARY})"
+            f"{runs.EVAL_SUMMARY_NAME})"
         )
-    return some
+    return folders
 
 
 def unfinished(views: Iterable[RunView]) -> list[str]:

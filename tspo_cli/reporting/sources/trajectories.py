@@ -41,14 +41,11 @@ class Source:
 
 def sources(view: RunView) -> list[Source]:
     """All kept rollouts, then all evaluated items, each by step."""
-    rollouts = [
-        Source(int(path.name.removeprefix("step_").removesuffix(".jsonl.gz")), None, path)
-        for path in sorted((view.path / "rollouts").glob("step_*.jsonl.gz"))
-    ]
+    rollouts = [Source(step, None, path) for step, path in runs.rollout_files(view.path)]
     items = [
-        Source(step, path.name.removesuffix(".items.jsonl.gz"), path, not view.is_evaluation)
-        for step, directory in view.evaluation_folders()
-        for path in sorted(directory.glob("*.items.jsonl.gz"))
+        Source(step, dataset, path, not view.is_evaluation)
+        for step, folder in view.evaluation_folders()
+        for dataset, path in runs.items_files(folder)
     ]
     return rollouts + items
 

@@ -131,7 +131,7 @@ def _last_scores(view: RunView) -> list[dict[str, Any]]:
 
 def _latencies(view: RunView) -> list[dict[str, Any]]:
     """The scores with the mean seconds per question, where `tspo eval` has measured them."""
-    path = view.path / "timings.json"
+    path = view.path / runs.EVAL_TIMINGS_NAME
     known = runs.read_json(path) if path.exists() else {}
     scores = _last_scores(view)
     return [one | {"seconds": known.get(str(one.get("dataset")), {}).get("mean")} for one in scores]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.runs import read_json, write_json
+from tspo_cli.runs import checkpoint_folders, read_json, write_json
 from tspo_cli.training.core.distributed import barrier, rank
 from tspo_cli.training.core.learner import Learner
 from tspo_cli.training.core.optimizer_state import (
@@ -103,15 +103,15 @@ def _load(learner: Learner, directory: Path, name: str, updates: int) -> None:
 
 def latest_checkpoint(run: Path) -> Path | None:
     """The newest whole checkpoint of a run directory."""
-    found = sorted(path.parent for path in (run / "checkpoints").glob(f"step_*/{INDEX}"))
-    return found[-1] if found else None
+    whole = [folder for folder in checkpoint_folders(run) if (folder / INDEX).exists()]
+    return whole[-1] if whole else None
 
 
 def prune(run: Path, keep: int) -> None:
     """Delete all checkpoints but the newest `keep`, and what a killed attempt left behind."""
-    folder = run / "checkpoints"
-    for path in sorted(folder.glob("step_*"))[:-keep] + sorted(folder.glob(".step_*.tmp")):
-        shutil.rmtree(path)
+    unfinished = sorted(run.glob("checkpoints/.step_*.tmp"))
+    for folder in checkpoint_folders(run)[:-keep] + unfinished:
+        shutil.rmtree(folder)
 
 
 def _flush(path: Path) -> None:

@@ -18,7 +18,15 @@ from tspo_cli.config.load_config import read_resolved
 from tspo_cli.config.sweep_cells import Cell, Sweep, experiment_file, experiment_files
 from tspo_cli.config.sweep_file import SWEEP_NAME
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.runs import atomic_write_text, is_run, read_json, read_jsonl, write_json
+from tspo_cli.runs import (
+    METRICS_NAME,
+    STATUS_NAME,
+    atomic_write_text,
+    is_run,
+    read_json,
+    read_jsonl,
+    write_json,
+)
 from tspo_cli.training.launch.cell_process import start_training, training_context
 from tspo_cli.training.launch.processes import check_same_experiment
 
@@ -52,7 +60,7 @@ def cell_state(cell: Cell, out: Path) -> str:
     if not is_run(run):
         return "new"
     check_same_experiment(read_resolved(run), cell.config, run)
-    status = run / "status.json"
+    status = run / STATUS_NAME
     state = str(read_json(status)["state"]) if status.exists() else "not started"
     if state == "finished" and read_json(status)["step"] < cell.config.train.steps:
         return "stopped"
@@ -141,7 +149,7 @@ def _result(name: str, training: _Training) -> CellResult:
 
 def _steps_done(cells: Sequence[Cell], out: Path) -> int:
     return sum(
-        min(len(read_jsonl(out / cell.name / "metrics.jsonl")), cell.config.train.steps)
+        min(len(read_jsonl(out / cell.name / METRICS_NAME)), cell.config.train.steps)
         for cell in cells
     )
 
