@@ -20,7 +20,7 @@ CERTAINTY = {
     "M": "general knowledge, not verified again",
 }
 STANDARD_PROTOCOL = "wiki-18, E5, top 3"
-_PACKAGE = Path(__file__).resolve().parent.parent
+_PACKAGE = Path(__file__).resolve().parents[2]
 _PLACES = (
     _PACKAGE.parent / "data" / "published_results.csv",
     _PACKAGE / "recipes" / "published_results.csv",
