@@ -21,6 +21,7 @@ FLOORS = [
     "training",
     "evaluation",
     "reporting",
+    "demo",
     "commands",
 ]
 GROUND = {"errors", "console", "runs", "config"}

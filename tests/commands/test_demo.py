@@ -35,7 +35,7 @@ def test_the_demo_ends_with_a_table_and_a_page(demo: tuple[Path, dict[str, objec
     }
     start = {row["em"] for row in rows if row["step"] in (0, 40)}
     assert len(start) == 1, "both arms begin with the policy that the warm start ended with"
-    assert [one["method"] for one in summary["baselines"]] == ["direct", "rag"]  # type: ignore[attr-defined]
+    assert [scores["method"] for scores in summary["baselines"]] == ["direct", "rag"]  # type: ignore[attr-defined]
     page = (folder / "runs/demo/report.html").read_text()
     assert "one seed" in page.lower()
     assert (
