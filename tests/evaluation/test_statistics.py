@@ -15,7 +15,7 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from tspo_cli.evaluation import statistics
+from tspo_cli.evaluation import paired_tests, power, statistics
 
 Array = npt.NDArray[np.float64]
 
@@ -84,7 +84,7 @@ def test_permutation_test_is_scipys() -> None:
             rng=np.random.default_rng(4),
         )
         # Two independent draws of 9,999 permutations differ by about 0.005 where p is 0.5.
-        assert statistics.paired_permutation(first, second) == pytest.approx(
+        assert paired_tests.paired_permutation(first, second) == pytest.approx(
             direct.pvalue, abs=0.02
         )
 
@@ -92,8 +92,8 @@ def test_permutation_test_is_scipys() -> None:
 def test_permutation_test_is_exact_on_few_differences() -> None:
     first, second = np.array([1, 1, 1, 1, 0, 1, 0]), np.array([0, 0, 0, 0, 1, 1, 0])
     # Five changed, of 32 assignments 6 are at least as extreme upwards, as many downwards.
-    assert statistics.paired_permutation(first, second) == pytest.approx(12 / 32)
-    assert statistics.mcnemar(first, second) == pytest.approx(12 / 32)
+    assert paired_tests.paired_permutation(first, second) == pytest.approx(12 / 32)
+    assert paired_tests.mcnemar(first, second) == pytest.approx(12 / 32)
 
 
 def test_mcnemar_holm_and_power_are_statsmodels() -> None:
@@ -101,15 +101,15 @@ def test_mcnemar_holm_and_power_are_statsmodels() -> None:
     table = [
         [np.sum((first == a) & (second == b)) for b in (0, 1)] for a in (0, 1)
     ]  # fmt: skip
-    assert statistics.mcnemar(first, second) == pytest.approx(
+    assert paired_tests.mcnemar(first, second) == pytest.approx(
         statsmodels_mcnemar(table, exact=True).pvalue
     )
     p_values = [0.01, 0.04, 0.03, 0.005]
-    assert statistics.holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
-    needed = statistics.questions_needed(0.5)
+    assert paired_tests.holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
+    needed = power.questions_needed(0.5)
     assert needed == int(np.ceil(TTestPower().solve_power(effect_size=0.06, alpha=0.05, power=0.8)))
     assert 2000 < needed < 2300
-    assert statistics.detectable_difference(0.5, needed) == pytest.approx(0.03, rel=1e-3)
+    assert power.detectable_difference(0.5, needed) == pytest.approx(0.03, rel=1e-3)
 
 
 def test_false_positives_of_the_paired_tests() -> None:
@@ -126,15 +126,15 @@ def test_false_positives_of_the_paired_tests() -> None:
         swap = rng.random(400) < 0.5
         em, f1 = (np.where(swap, pair, pair[::-1]) for pair in pool)
         draw = {"permutations": 999, "seed": repetition}
-        p_values["permutation em"].append(statistics.paired_permutation(*em, **draw))
-        p_values["permutation f1"].append(statistics.paired_permutation(*f1, **draw))
-        p_values["mcnemar"].append(statistics.mcnemar(*em))
+        p_values["permutation em"].append(paired_tests.paired_permutation(*em, **draw))
+        p_values["permutation f1"].append(paired_tests.paired_permutation(*f1, **draw))
+        p_values["mcnemar"].append(paired_tests.mcnemar(*em))
     shares = {name: np.mean(np.array(values) < 0.05) for name, values in p_values.items()}
     assert all(0.035 <= share <= 0.065 for share in shares.values()), shares
 
 
 def test_a_real_difference_is_found() -> None:
-    found = statistics.compare(scores(1, 3000), scores(2, 3000, share=0.33))
+    found = paired_tests.compare(scores(1, 3000), scores(2, 3000, share=0.33))
     assert found.difference.mean == pytest.approx(0.07, abs=0.03)
     assert 0 < found.difference.low < found.difference.mean < found.difference.high
     assert found.p_permutation < 0.001
@@ -158,7 +158,7 @@ def test_comparison_of_sets_corrects_over_the_sets_they_share() -> None:
         "c": f1_like(7, 500),
         "only theirs": scores(8, 9),
     }
-    found = statistics.compare_sets(mine, base)
+    found = paired_tests.compare_sets(mine, base)
     assert list(found) == ["a", "b", "c"]
     assert [one.p_permutation_holm for one in found.values()] == pytest.approx(
         multipletests([one.p_permutation for one in found.values()], method="holm")[1]
@@ -168,10 +168,10 @@ def test_comparison_of_sets_corrects_over_the_sets_they_share() -> None:
 
 
 def test_several_seeds_against_one() -> None:
-    found = statistics.compare(scores(1, 3, 200), scores(2, 200))
+    found = paired_tests.compare(scores(1, 3, 200), scores(2, 200))
     assert found.difference.seeds == 1
     assert found.p_mcnemar is None
-    assert statistics.compare(scores(1, 3, 200), scores(2, 3, 200)).difference.seeds == 3
+    assert paired_tests.compare(scores(1, 3, 200), scores(2, 3, 200)).difference.seeds == 3
 
 
 def test_averages() -> None:
@@ -188,8 +188,8 @@ def test_averages() -> None:
 
 
 def test_relative_gain() -> None:
-    assert statistics.relative_gain(0.62, 0.5) == pytest.approx(0.24)
-    assert statistics.relative_gain(0.1, 0.0) is None
+    assert paired_tests.relative_gain(0.62, 0.5) == pytest.approx(0.24)
+    assert paired_tests.relative_gain(0.1, 0.0) is None
 
 
 @pytest.mark.parametrize("bad", [[], [float("nan"), 1.0], [[[1.0]]]])
@@ -200,9 +200,9 @@ def test_nothing_to_estimate(bad: list[object]) -> None:
 
 def test_different_questions_are_not_compared() -> None:
     with pytest.raises(ValueError, match="same questions"):
-        statistics.compare([1, 0, 1], [1, 0])
+        paired_tests.compare([1, 0, 1], [1, 0])
     with pytest.raises(ValueError, match="McNemar"):
-        statistics.mcnemar([0.5, 1], [0, 1])
+        paired_tests.mcnemar([0.5, 1], [0, 1])
     with pytest.raises(ValueError, match="number of seeds"):
         statistics.average([[1, 0], [[1, 0], [0, 1]]])
 
@@ -210,7 +210,7 @@ def test_different_questions_are_not_compared() -> None:
 def test_one_question_and_equal_scores() -> None:
     alone = statistics.estimate([1.0])
     assert (alone.mean, alone.se, alone.low, alone.high) == (1, None, 1, 1)
-    same = statistics.compare([1, 0, 1], [1, 0, 1])
+    same = paired_tests.compare([1, 0, 1], [1, 0, 1])
     assert (same.p_permutation, same.p_mcnemar, same.questions_needed, same.detectable) == (
         1,
         1,
@@ -228,14 +228,14 @@ def test_laws_of_paired_tests(data: st.DataObject, first: list[float]) -> None:
     second = data.draw(
         st.lists(st.sampled_from([0.0, 1.0]), min_size=len(first), max_size=len(first))
     )
-    p = statistics.paired_permutation(first, second)
+    p = paired_tests.paired_permutation(first, second)
     assert 0 < p <= 1
-    assert p == pytest.approx(statistics.paired_permutation(second, first)), "no side is special"
+    assert p == pytest.approx(paired_tests.paired_permutation(second, first)), "no side is special"
     order = data.draw(st.permutations(range(len(first))))
     assert p == pytest.approx(
-        statistics.paired_permutation([first[i] for i in order], [second[i] for i in order])
+        paired_tests.paired_permutation([first[i] for i in order], [second[i] for i in order])
     )
-    assert p == pytest.approx(statistics.mcnemar(first, second)), (
+    assert p == pytest.approx(paired_tests.mcnemar(first, second)), (
         "on yes/no scores the two are one exact test"
     )
 
@@ -243,7 +243,7 @@ def test_laws_of_paired_tests(data: st.DataObject, first: list[float]) -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_laws_of_holm(p_values: list[float]) -> None:
-    corrected = statistics.holm(p_values)
+    corrected = paired_tests.holm(p_values)
     assert all(p <= q <= 1 for p, q in zip(p_values, corrected, strict=True))
     order = np.argsort(p_values, kind="stable")
     assert list(np.array(corrected)[order]) == sorted(corrected), "the order of evidence stays"
@@ -251,6 +251,6 @@ def test_laws_of_holm(p_values: list[float]) -> None:
 
 def test_same_seed_same_figures() -> None:
     first, second = scores(1, 200), scores(2, 200)
-    assert statistics.compare(first, second) == statistics.compare(first, second)
+    assert paired_tests.compare(first, second) == paired_tests.compare(first, second)
     uneven = np.random.default_rng(0).random(50)
     assert statistics.estimate(uneven, seed=1) != statistics.estimate(uneven, seed=2)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tspo_cli.errors import UsageError
-from tspo_cli.evaluation.statistics import Comparison
+from tspo_cli.evaluation.paired_tests import Comparison
 from tspo_cli.reporting.scores.scored_items import Against, ArmScores, Gain, set_order
 from tspo_cli.reporting.tables.main_records import comparison_record, gain_record
 from tspo_cli.reporting.tables.metric import Metric
