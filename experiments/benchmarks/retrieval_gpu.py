@@ -95,7 +95,15 @@ def make_index(
     corpus = {"path": str(folder / PASSAGES_NAME), "sha256": ""}
     write_json(
         folder / MANIFEST_NAME,
-        make_manifest("dense", rows, corpus, settings, encoder, encoder_digest(encoder), facts),
+        make_manifest(
+            kind="dense",
+            passages=rows,
+            corpus=corpus,
+            settings=settings,
+            encoder=encoder,
+            encoder_sha256=encoder_digest(encoder),
+            files=facts,
+        ),
     )
     return {
         "write vectors": vectors - began,

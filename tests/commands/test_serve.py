@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from typer.testing import CliRunner
 from tests.conftest import run_tspo
 from tspo_cli.commands.serve import serve
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
-from tspo_cli.retrieval.index.searcher import build_index, open_index
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.index.searcher import open_index
 from tspo_cli.retrieval.remote.http_client import HttpRetriever
+from tspo_cli.retrieval.server.http_app import ServiceSettings
 from tspo_cli.retrieval.server.listen import listen
 
 app = typer.Typer()
@@ -136,6 +139,17 @@ def test_a_token_opens_other_addresses(index: Path) -> None:
         )
         process.terminate()
         assert token not in listening + process.stdout.read() + process.stderr.read()
+
+
+def test_the_help_shows_the_limits_of_the_service() -> None:
+    """The defaults are literals, because commands load no web server before they run."""
+    defaults = {name: item.default for name, item in signature(serve).parameters.items()}
+    limits = ServiceSettings()
+    for name in ("max_k", "max_queries", "max_query_chars", "max_batch", "max_waiting", "max_wait"):
+        assert defaults[name] == getattr(limits, name), name
+    assert defaults["k"] == limits.default_k
+    assert defaults["max_body_mb"] * 2**20 == limits.max_body
+    assert defaults["cache_mb"] * 2**20 == limits.cache_bytes
 
 
 def test_a_corrupt_index_ends_the_server_with_one_error(index: Path) -> None:

@@ -159,7 +159,7 @@ def audit_world() -> tuple[Path, Path]:
 
 
 def test_audit_of_a_corpus_and_of_an_index() -> None:
-    from tspo_cli.retrieval.index.searcher import build_index
+    from tspo_cli.retrieval.index.build_index import build_index
 
     questions, corpus = audit_world()
     build_index(corpus, Path("index"))

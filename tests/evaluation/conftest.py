@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.evaluation.openai_server import serve
 from tests.evaluation.reader_server import Reader
 from tspo_cli.models.tokenizer import tiny_tokenizer
-from tspo_cli.retrieval.index.searcher import build_index
+from tspo_cli.retrieval.index.build_index import build_index
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest
 
 

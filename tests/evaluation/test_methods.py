@@ -18,7 +18,8 @@ from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.evaluation.methods import METHODS, find_method
 from tspo_cli.evaluation.methods.ircot import first_sentence
 from tspo_cli.evaluation.runner import evaluate_items
-from tspo_cli.retrieval.index.searcher import Searcher, build_index, open_index
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.index.searcher import Searcher, open_index
 from tspo_cli.rollout.protocol import SearchProtocol
 
 QUESTION = Question(

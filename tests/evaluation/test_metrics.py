@@ -10,7 +10,8 @@ import pytest
 from tspo_cli.data.question import Question
 from tspo_cli.data.readers import read_questions
 from tspo_cli.evaluation.metrics import answer_in_retrieved, gold_recall, item_record, summarize
-from tspo_cli.retrieval.index.searcher import build_index, open_index
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.index.searcher import open_index
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
 

@@ -11,7 +11,8 @@ import pytest
 from tspo_cli.data.readers import read_questions
 from tspo_cli.evaluation.ceiling import search_ceiling
 from tspo_cli.evaluation.metrics import gold_recall, mean
-from tspo_cli.retrieval.index.searcher import build_index, open_index
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.index.searcher import open_index
 
 KS = (3, 5, 10)
 # Per cent at 3, 5 and 10: gold passages, answer string in some passage.

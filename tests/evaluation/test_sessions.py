@@ -18,7 +18,7 @@ from tspo_cli.errors import InvalidInputError, RemoteServiceError, UsageError
 from tspo_cli.evaluation.open_engine import open_engine
 from tspo_cli.evaluation.standalone import Wish, eval_config
 from tspo_cli.retrieval.index.searcher import open_index
-from tspo_cli.retrieval.types import SearchResult
+from tspo_cli.retrieval.types import RetrieverInfo, SearchResult
 from tspo_cli.runs import read_jsonl_gz
 
 
@@ -58,7 +58,9 @@ class Fragile:
 
     def __init__(self, index: Path, life: int) -> None:
         self.searcher, self.life = open_index(index), life
-        self.manifest = self.searcher.manifest
+
+    def describe(self) -> RetrieverInfo:
+        return self.searcher.describe()
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         self.life -= len(queries)

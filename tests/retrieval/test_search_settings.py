@@ -21,7 +21,8 @@ from tspo_cli.config.index_settings import (
 from tspo_cli.config.load_config import load_config
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.signature import retriever_digests
-from tspo_cli.retrieval.index.searcher import build_index, open_index
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.index.searcher import open_index
 from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.retrieval.remote.http_client import HttpRetriever
 from tspo_cli.retrieval.search_settings import for_search, index_settings

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from tspo_cli.config.schema import RolloutConfig
 from tspo_cli.data.question import Question
-from tspo_cli.retrieval.types import Hit, SearchResult
+from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
 from tspo_cli.rollout.agent import AgentSettings, Task, request_seed, run_agents
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest, Sampling
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
@@ -65,6 +65,9 @@ class MemoryRetriever:
     blocking: bool = False
     batches: list[list[str]] = field(default_factory=list)
 
+    def describe(self) -> RetrieverInfo:
+        return RetrieverInfo()
+
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         self.batches.append(list(queries))
         hits = (Hit("7", '"Rimu"\na river in Bako', 2.0), Hit("8", '"Muko"\na town', 1.0))
@@ -80,6 +83,9 @@ class GatedRetriever:
 
     gate: threading.Event
     blocking: bool = True
+
+    def describe(self) -> RetrieverInfo:
+        return RetrieverInfo()
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         if "river" in queries:

@@ -157,7 +157,7 @@ def audit(
     rows = []
     for name, questions in sets.items():
         if searcher is not None:
-            total, passages = searcher.manifest["passages"], searcher.passages()
+            total, passages = len(searcher), searcher.passages()
         else:
             total, passages = (
                 None,

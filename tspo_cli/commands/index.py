@@ -180,7 +180,7 @@ def _print_results(queries: list[str], results: list[SearchResult], as_json: boo
 @app.command()
 def info(directory: IndexDir, as_json: Json = False) -> None:
     """Show from which corpus and with which settings an index was built."""
-    from tspo_cli.retrieval.index.searcher import read_manifest
+    from tspo_cli.retrieval.manifest import read_manifest
 
     manifest = read_manifest(directory)
     if as_json:
@@ -228,11 +228,9 @@ def _done(out: Path, manifest: dict[str, Any], as_json: bool) -> None:
 
 
 def _readable(name: str, value: Any) -> Any:
-    from tspo_cli.retrieval.dense.vectors import clock, size
-
     if name.endswith("_bytes"):
-        return size(value)
-    return clock(value) if name.endswith("seconds") else value
+        return console.byte_size(value)
+    return console.duration(value) if name.endswith("seconds") else value
 
 
 def _table(lines: dict[str, Any]) -> None:

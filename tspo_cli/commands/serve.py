@@ -60,7 +60,8 @@ def serve(
                 f"--host {host}: other machines can reach this address; give --token-file FILE or "
                 f"set {TOKEN_VARIABLE}"
             )
-        from tspo_cli.retrieval.index.searcher import open_index, read_manifest
+        from tspo_cli.retrieval.index.searcher import open_index
+        from tspo_cli.retrieval.manifest import read_manifest
         from tspo_cli.retrieval.server.http_app import ServiceSettings, create_app
 
         passages = read_manifest(directory)["passages"]

@@ -14,6 +14,7 @@ from tspo_cli.data.check import AnswerFinder
 from tspo_cli.data.normal_form import normalize_answer
 from tspo_cli.data.question import Question
 from tspo_cli.evaluation.metrics import answer_in_retrieved, gold_recall, mean
+from tspo_cli.retrieval.index.searcher import Searcher
 from tspo_cli.retrieval.types import Retriever
 
 MOST_PASSAGES = 300_000
@@ -84,10 +85,9 @@ def ceiling(
     """`corpus_ceiling` of the corpus below an index in this process; None for others and for very
     large ones.
     """
-    manifest, passages = getattr(retriever, "manifest", None), getattr(retriever, "passages", None)
-    if manifest is None or passages is None or manifest["passages"] > MOST_PASSAGES:
+    if not isinstance(retriever, Searcher) or len(retriever) > MOST_PASSAGES:
         return None
-    return corpus_ceiling(questions, passages())
+    return corpus_ceiling(questions, retriever.passages())
 
 
 def _plain_answers(question: Question) -> list[str]:

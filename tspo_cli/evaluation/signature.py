@@ -13,8 +13,6 @@ from typing import Any
 from tspo_cli import __version__
 from tspo_cli.config.schema import Config
 from tspo_cli.data.question import Question
-from tspo_cli.retrieval.remote.http_client import HttpRetriever
-from tspo_cli.retrieval.server.answer_cache import index_digest
 from tspo_cli.retrieval.types import Retriever
 
 DIGITS = 12
@@ -83,18 +81,10 @@ def retriever_digests(retriever: Retriever | None, config: Config) -> dict[str, 
     """
     if retriever is None:
         return {}
-    manifest = getattr(retriever, "manifest", None)
-    if manifest is not None:
-        otherwise = _search(getattr(retriever, "search_settings", {}))
-        digests = {
-            "index": index_digest(manifest)[:DIGITS],
-            "corpus": manifest["corpus"]["sha256"][:DIGITS],
-        }
-        return digests | otherwise
-    if isinstance(retriever, HttpRetriever) and "index" in (
-        served := retriever.describe(retriever.urls[0])
-    ):
-        return {"index": str(served["index"])[:DIGITS], **_search(served.get("search") or {})}
+    info = retriever.describe()
+    if info.index_digest:
+        corpus = {"corpus": info.corpus_digest[:DIGITS]} if info.corpus_digest else {}
+        return {"index": info.index_digest[:DIGITS], **corpus, **_search(info.search)}
     qdrant = config.retriever.qdrant
     return {"retriever": ",".join(config.retriever.url) or f"{qdrant.url}/{qdrant.collection}"}
 

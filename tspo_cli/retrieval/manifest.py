@@ -7,6 +7,8 @@ from where it lies.
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ _CHUNK = 16 * 2**20
 
 
 def make_manifest(
+    *,
     kind: str,
     passages: int,
     corpus: dict[str, str],
@@ -88,6 +91,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
                 f"{path / MANIFEST_NAME}: {name!r} is damaged; build the index again"
             )
     return manifest
+
+
+def index_digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of an index directory: its manifest has the digests of all its files and its
+    settings.
+
+    The path of the corpus is left out, so that copies on several machines are equal.
+    """
+    facts = {**manifest, "corpus": {"sha256": manifest["corpus"]["sha256"]}}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def is_index(path: Path) -> bool:

@@ -1,10 +1,13 @@
-"""What every searcher and client speaks."""
+"""What all retrievers have in common: queries in, hits out, a description of what is searched."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+MAX_QUERY_CHARACTERS = 32_768
+"""A longer query is an error: no encoder reads so much, and BM25 would take seconds for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +33,34 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The answer to one query: hits by falling score, or an error that concerns this query
-    alone.
-    """
+    """The result of one query: hits by falling score, or an error that concerns this query only."""
 
     hits: tuple[Hit, ...] = ()
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrieverInfo:
+    """What a retriever searches. A field that the retriever does not know is None or empty."""
+
+    kind: str | None = None
+    """bm25, dense or hybrid; sparse or dense for a Qdrant collection."""
+    passages: int | None = None
+    index_digest: str = ""
+    """SHA-256 of the index, which is the same for every copy of it. Empty: not one tspo index."""
+    corpus_digest: str = ""
+    """SHA-256 of the corpus file that the index was built from."""
+    encoder: str | None = None
+    """Name of the encoder, without its directory."""
+    parameters: Mapping[str, Any] | None = None
+    """The settings that the index was built with."""
+    search: Mapping[str, Any] = field(default_factory=dict)
+    """The search settings that make the results differ from those of the index as built."""
+
+
 class Retriever(Protocol):
-    """Queries and k in, one result per query out. In-process searchers and the HTTP client give the
-    same answers.
+    """Queries and k in, one result per query out. An index in this process and its server give the
+    same results.
     """
 
     blocking: bool
@@ -50,3 +70,14 @@ class Retriever(Protocol):
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         """At most `k` hits for each query, in the order of `queries`."""
         ...
+
+    def describe(self) -> RetrieverInfo:
+        """What is searched. A remote retriever asks its server."""
+        ...
+
+
+def query_problem(query: str, max_characters: int = MAX_QUERY_CHARACTERS) -> str | None:
+    """Why a query cannot be searched for, or None."""
+    if len(query) > max_characters:
+        return f"query: expected at most {max_characters} characters, got {len(query)}"
+    return None if query.strip() else "query: empty"

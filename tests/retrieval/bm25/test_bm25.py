@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.bm25.bm25_ranker import LUCENE_STOP_WORDS, tokens
-from tspo_cli.retrieval.index.searcher import build_index, open_index
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.index.searcher import open_index
 from tspo_cli.retrieval.ranking import top_k, top_positive
 
 SETS = ("nq", "triviaqa", "popqa", "hotpotqa", "2wikimultihopqa", "musique", "bamboogle")

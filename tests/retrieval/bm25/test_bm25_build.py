@@ -11,7 +11,8 @@ import pytest
 
 import tspo_cli.retrieval.bm25.bm25_build as build
 from tspo_cli.retrieval.bm25.bm25_ranker import tokens
-from tspo_cli.retrieval.index.searcher import build_index, open_index
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.index.searcher import open_index
 
 WORDS = (
     "river",

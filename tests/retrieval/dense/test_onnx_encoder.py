@@ -14,7 +14,8 @@ import pytest
 from tspo_cli.config.index_settings import DenseSettings
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.dense.encoder import EXPORTED_NAME, Encoder
-from tspo_cli.retrieval.index.searcher import build_index, open_index
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.index.searcher import open_index
 from tspo_cli.retrieval.search_settings import index_settings
 
 TEXTS = [

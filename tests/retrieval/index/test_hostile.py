@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tspo_cli.errors import InvalidInputError, TspoError
-from tspo_cli.retrieval.index.searcher import build_index, open_index
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.index.searcher import open_index
 from tspo_cli.retrieval.manifest import file_facts
 
 TEXTS = [

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.retrieval.index.searcher import build_index, open_index, read_manifest, verify_index
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.index.searcher import open_index, verify_index
+from tspo_cli.retrieval.manifest import read_manifest
 from tspo_cli.retrieval.passages import PassageStore
 from tspo_cli.retrieval.types import Hit
 

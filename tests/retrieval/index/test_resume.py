@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.retrieval.index.searcher import build_index, open_index, verify_index
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.index.searcher import open_index, verify_index
 
 PASSAGES, SHARD = 1500, 50
 

@@ -17,7 +17,8 @@ import pytest
 from tests.retrieval.server.live_server import serving, small_searcher
 from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
 from tspo_cli.retrieval.access_token import read_token
-from tspo_cli.retrieval.index.searcher import Searcher, build_index, open_index
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.index.searcher import Searcher, open_index
 from tspo_cli.retrieval.remote.http_client import HttpRetriever
 from tspo_cli.retrieval.server.listen import listen
 from tspo_cli.retrieval.types import Hit, SearchResult

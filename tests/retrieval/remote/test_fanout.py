@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,11 +18,12 @@ from tests.retrieval.server.live_server import serving
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import RetrieverConfig
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
-from tspo_cli.retrieval.index.searcher import Searcher, build_index, open_index
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.index.searcher import Searcher, open_index
 from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.retrieval.remote.fanout import ShardedRetriever, merge
 from tspo_cli.retrieval.remote.http_client import HttpRetriever
-from tspo_cli.retrieval.types import Hit, SearchResult
+from tspo_cli.retrieval.types import Hit, Retriever, RetrieverInfo, SearchResult
 
 WORDS = ("lake", "hill", "town", "north", "river", "stone", "bridge", "tower")
 
@@ -62,15 +64,13 @@ class Cosine:
 
     blocking = False
 
-    def __init__(self, ids: Sequence[int], part: str, **facts: object) -> None:
+    def __init__(self, ids: Sequence[int], part: str, **facts: Any) -> None:
         self.ids = ids
-        self.manifest = {
-            "kind": "dense",
-            "encoder": "/models/e5",
-            "parameters": {},
-            "files": part,
-            **facts,
-        }
+        facts = {"kind": "dense", "encoder": "e5", "parameters": {}, **facts}
+        self.info = RetrieverInfo(passages=len(ids), index_digest=part, **facts)
+
+    def describe(self) -> RetrieverInfo:
+        return self.info
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         return [self._one(query, k) for query in queries]
@@ -105,16 +105,23 @@ def test_dense_shards_answer_as_the_whole(servers: ExitStack) -> None:
 
 
 def test_shards_that_do_not_fit_together_are_refused(servers: ExitStack, tmp_path: Path) -> None:
-    def open_shards(*retrievers: Cosine | Searcher, approximate: bool = False) -> None:
+    def open_shards(*retrievers: Cosine | Searcher, approximate: bool = False) -> Retriever:
         urls = [servers.enter_context(serving(retriever)) for retriever in retrievers]
-        open_retriever(RetrieverConfig(url=urls, servers="shards", approximate_shards=approximate))
+        opened = open_retriever(
+            RetrieverConfig(url=urls, servers="shards", approximate_shards=approximate)
+        )
+        assert opened is not None
+        return opened
 
     first = Cosine(range(10), "first")
     with pytest.raises(InvalidInputError, match=r"has encoder e5 and .* has bge"):
         open_shards(first, Cosine(range(10, 20), "second", encoder="bge"))
     with pytest.raises(InvalidInputError, match="serve the same passages"):
         open_shards(first, Cosine(range(10), "first"))
-    open_shards(first, Cosine(range(10, 20), "second", encoder="/elsewhere/e5"))
+    shards = open_shards(first, Cosine(range(10, 25), "second"))
+    assert shards.describe() == RetrieverInfo(
+        kind="dense", passages=25, encoder="e5", parameters={}, search={}
+    )
     bm25 = [_bm25(tmp_path / name, cut) for name, cut in (("a", range(50)), ("b", range(50, 100)))]
     with pytest.raises(InvalidInputError, match="every part has its own word statistics"):
         open_shards(*bm25)

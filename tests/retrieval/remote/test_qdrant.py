@@ -21,7 +21,8 @@ from tspo_cli.config.load_config import check_complete, load_config
 from tspo_cli.config.schema import QdrantConfig
 from tspo_cli.data.readers import read_passages
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
-from tspo_cli.retrieval.index.searcher import build_index, open_index
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.index.searcher import open_index
 from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.retrieval.remote.qdrant import QdrantRetriever, open_client, push_dense, push_sparse
 from tspo_cli.retrieval.server.listen import listen

@@ -13,10 +13,11 @@ from typing import Any
 import httpx
 import uvicorn
 
-from tspo_cli.retrieval.index.searcher import Searcher, build_index, open_index
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.index.searcher import Searcher, open_index
 from tspo_cli.retrieval.server.http_app import ServiceSettings, create_app
 from tspo_cli.retrieval.server.listen import listen, server_config
-from tspo_cli.retrieval.types import Hit, Retriever, SearchResult
+from tspo_cli.retrieval.types import Hit, Retriever, RetrieverInfo, SearchResult
 
 PASSAGES = [
     {"id": "n1", "contents": '"Blue Lake"\nThe lake lies in the north.'},
@@ -68,6 +69,9 @@ class Scripted:
         self.entered = threading.Event()
         self.gate = threading.Event()
         self.gate.set()
+
+    def describe(self) -> RetrieverInfo:
+        return RetrieverInfo()
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         self.batches.append(list(queries))

@@ -25,7 +25,7 @@ from tspo_cli.errors import MissingResourceError
 from tspo_cli.retrieval.index.searcher import Searcher
 from tspo_cli.retrieval.server.http_app import create_app
 from tspo_cli.retrieval.server.listen import is_loopback, listen
-from tspo_cli.retrieval.types import Hit, Retriever, SearchResult
+from tspo_cli.retrieval.types import Hit, Retriever, RetrieverInfo, SearchResult
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +205,9 @@ def test_a_failing_query_fails_alone() -> None:
 def test_a_score_that_json_cannot_carry_is_an_error_of_its_query() -> None:
     class Odd:
         blocking = False
+
+        def describe(self) -> RetrieverInfo:
+            return RetrieverInfo()
 
         def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
             return [SearchResult((Hit("1", query, float(query)),)) for query in queries]

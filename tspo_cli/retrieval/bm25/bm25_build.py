@@ -23,10 +23,9 @@ from bm25s.scoring import _select_idf_scorer, _select_tfc_scorer
 from numpy.typing import NDArray
 
 from tspo_cli.config.index_settings import Bm25Settings
-from tspo_cli.console import say, track
+from tspo_cli.console import byte_size, duration, say, track
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.bm25.bm25_ranker import tokens
-from tspo_cli.retrieval.dense.vectors import clock, size
 from tspo_cli.retrieval.passages import PassageStore
 
 _BLOCK_WORDS = 2_000_000
@@ -82,10 +81,10 @@ class Bm25Estimate:
     def text(self, passages: int) -> str:
         """One line for a person."""
         return (
-            f"estimate: BM25 of {passages:,} passages, about {clock(self.seconds)}; index "
-            f"{size(self.index_bytes)}, "
-            f"{size(self.scratch_bytes)} more on disk while it is built, memory "
-            f"{size(self.memory_bytes)}"
+            f"estimate: BM25 of {passages:,} passages, about {duration(self.seconds)}; index "
+            f"{byte_size(self.index_bytes)}, "
+            f"{byte_size(self.scratch_bytes)} more on disk while it is built, memory "
+            f"{byte_size(self.memory_bytes)}"
         )
 
 

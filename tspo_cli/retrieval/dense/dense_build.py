@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.config.index_settings import DenseSettings
-from tspo_cli.console import say
+from tspo_cli.console import byte_size, duration, say
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.retrieval.dense.dense_ranker import check_device, empty_index, write_vectors
 from tspo_cli.retrieval.dense.encoder import Encoder
-from tspo_cli.retrieval.dense.vectors import ShardedVectors, clock, size
+from tspo_cli.retrieval.dense.vectors import ShardedVectors
 from tspo_cli.retrieval.passages import PassageStore
 from tspo_cli.retrieval.search_settings import shard_type
 
@@ -41,11 +41,11 @@ class Estimate:
     def text(self) -> str:
         """One line for a person."""
         return (
-            f"estimate: {self.passages:,} passages x {self.dim}, about {clock(self.seconds)} at "
+            f"estimate: {self.passages:,} passages x {self.dim}, about {duration(self.seconds)} at "
             f"{self.passages_per_second:.0f} passages/s; index "
-            f"{size(self.index_bytes + self.rescore_bytes)}, "
-            f"{size(self.scratch_bytes)} more on disk while it is built, memory "
-            f"{size(self.memory_bytes)} "
+            f"{byte_size(self.index_bytes + self.rescore_bytes)}, "
+            f"{byte_size(self.scratch_bytes)} more on disk while it is built, memory "
+            f"{byte_size(self.memory_bytes)} "
             "beside the encoder"
         )
 
@@ -71,7 +71,7 @@ def build_dense(
     free = shutil.disk_usage(target).free
     if needed > free:
         raise MissingResourceError(
-            f"{target}: about {size(needed)} of disk are needed, {size(free)} are free"
+            f"{target}: about {byte_size(needed)} of disk are needed, {byte_size(free)} are free"
         )
     vectors.encode(store, model)
     write_vectors(vectors, len(store), model.dim, target, settings)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tspo_cli.console import progress
+from tspo_cli.console import duration, progress
 from tspo_cli.retrieval.dense.encoder import Encoder
 from tspo_cli.retrieval.passages import PassageStore
 from tspo_cli.runs import atomic_write_bytes
@@ -50,7 +50,7 @@ class ShardedVectors:
                 done += stop - start
                 speed = done / (time.monotonic() - began)
                 left = (self._rows - kept - done) / speed
-                advance(stop - start, f"{speed:.0f} passages/s, {clock(left)} left")
+                advance(stop - start, f"{speed:.0f} passages/s, {duration(left)} left")
 
     def put(self, shard: int, vectors: NDArray[np.float32]) -> None:
         """Write one shard, whole or not at all."""
@@ -94,16 +94,3 @@ class ShardedVectors:
             if not check or hashlib.sha256(path.read_bytes()).hexdigest()[:16] == digest:
                 return path
         return None
-
-
-def clock(seconds: float) -> str:
-    """`1:02:03` or `2:03`."""
-    whole = round(seconds)
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
-
-
-def size(count: float) -> str:
-    """Bytes as a person reads them: `1.5 GiB`."""
-    power = min(4, max(1, (max(int(count), 1).bit_length() - 1) // 10))
-    return f"{count / 1024**power:.1f} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"

@@ -98,13 +98,13 @@ def build_index(
 
             build_dense(store, target, work / "shards", plan.settings.dense, plan.encoder)
         manifest = make_manifest(
-            kind,
-            len(store),
-            {"path": str(corpus.resolve()), "sha256": identity["corpus"]},
-            plan.settings,
-            plan.encoder,
-            identity["encoder_sha256"],
-            {
+            kind=kind,
+            passages=len(store),
+            corpus={"path": str(corpus.resolve()), "sha256": identity["corpus"]},
+            settings=plan.settings,
+            encoder=plan.encoder,
+            encoder_sha256=identity["encoder_sha256"],
+            files={
                 path.name: file_facts(path)
                 for path in sorted(target.iterdir())
                 if path.name != MANIFEST_NAME

@@ -92,13 +92,13 @@ def import_index(
         }
         digest = facts[str(lines)]["sha256"] if lines.parent != work else file_digest(corpus)
         manifest = make_manifest(
-            "dense",
-            len(store),
-            {"path": str(corpus.resolve()), "sha256": digest},
-            chosen,
-            encoder,
-            encoder_digest(encoder),
-            facts,
+            kind="dense",
+            passages=len(store),
+            corpus={"path": str(corpus.resolve()), "sha256": digest},
+            settings=chosen,
+            encoder=encoder,
+            encoder_sha256=encoder_digest(encoder),
+            files=facts,
         )
         manifest |= {"vectors": [str(path) for path in vectors]}
         manifest |= {"lines": str(lines) if lines.parent != work else PASSAGES_NAME}

@@ -10,14 +10,13 @@ DIR/encoder.onnx                 dense: the encoder of encoder_backend onnx or o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from tspo_cli.config.index_settings import DenseSettings
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.dense.encoder import EXPORTED_NAME, encoder_digest
-from tspo_cli.retrieval.index.build_index import build_index
-from tspo_cli.retrieval.manifest import check_digest, check_files, is_index, read_manifest
+from tspo_cli.retrieval.manifest import check_digest, check_files, index_digest, read_manifest
 from tspo_cli.retrieval.passages import PASSAGES_NAME, PassageStore
 from tspo_cli.retrieval.ranking import Ranked, Ranker
 from tspo_cli.retrieval.search_settings import (
@@ -26,12 +25,7 @@ from tspo_cli.retrieval.search_settings import (
     for_search,
     index_settings,
 )
-from tspo_cli.retrieval.types import Hit, SearchResult
-
-__all__ = ["Searcher", "build_index", "is_index", "open_index", "read_manifest", "verify_index"]
-
-MAX_QUERY_CHARACTERS = 32_768
-"""A longer query is an error: no encoder reads so much, and BM25 would take seconds over it."""
+from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult, query_problem
 
 
 class Searcher:
@@ -66,7 +60,7 @@ class Searcher:
         """
         if k < 1:
             raise InvalidInputError(f"k: expected 1 or more, got {k}")
-        problems = [self._problem(query) for query in queries]
+        problems = [query_problem(query) for query in queries]
         sound = [
             query.encode("utf-8", "replace").decode()
             for query, problem in zip(queries, problems, strict=True)
@@ -78,11 +72,6 @@ class Searcher:
             for problem in problems
         ]
 
-    def _problem(self, query: str) -> str | None:
-        if len(query) > MAX_QUERY_CHARACTERS:
-            return f"query: expected at most {MAX_QUERY_CHARACTERS} characters, got {len(query)}"
-        return None if query.strip() else "query: empty"
-
     def _result(self, ranked: Ranked) -> SearchResult:
         try:
             return SearchResult(
@@ -90,6 +79,22 @@ class Searcher:
             )
         except InvalidInputError as error:
             return SearchResult(error=str(error))
+
+    def __len__(self) -> int:
+        """Passages in the index."""
+        return len(self._store)
+
+    def describe(self) -> RetrieverInfo:
+        """What the manifest says of the index, and how the search differs from the build."""
+        return RetrieverInfo(
+            kind=self.manifest["kind"],
+            passages=self.manifest["passages"],
+            index_digest=index_digest(self.manifest),
+            corpus_digest=self.manifest["corpus"]["sha256"],
+            encoder=PurePath(self.manifest["encoder"]).name or None,
+            parameters=self.manifest["parameters"],
+            search=self.search_settings,
+        )
 
     def passages(self) -> Iterator[tuple[str, str]]:
         """(id, contents) of every passage, in the order of the corpus."""

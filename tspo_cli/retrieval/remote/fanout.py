@@ -10,13 +10,14 @@ itself (SQ8, PQ). Such parts are refused unless approximate answers were asked f
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.remote.http_client import HttpRetriever
-from tspo_cli.retrieval.types import Hit, SearchResult
+from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
 
 _CALLS_AT_ONCE = 16
 _VECTORS_AS_ENCODED = re.compile(r"Flat|SQfp16|SQbf16|(IVF\d+|HNSW\d+),Flat|HNSW\d+")
@@ -56,11 +57,17 @@ class ShardedRetriever:
                 or encoder, or their scores are comparable only approximately and that was not
                 allowed.
         """
-        facts = {}
         for shard in self._shards:
             shard.check()
-            facts[shard.urls[0]] = shard.describe(shard.urls[0])
-        _check_shards(facts, self._approximate)
+        infos = {shard.urls[0]: shard.describe() for shard in self._shards}
+        _check_shards(infos, self._approximate)
+
+    def describe(self) -> RetrieverInfo:
+        """What all shards have in common. There is no digest, for they are not one index."""
+        infos = [shard.describe() for shard in self._shards]
+        counts = [info.passages for info in infos if info.passages is not None]
+        passages = sum(counts) if len(counts) == len(infos) else None
+        return replace(infos[0], passages=passages, index_digest="", corpus_digest="")
 
     def close(self) -> None:
         """Close connections and threads."""
@@ -80,40 +87,39 @@ def merge(results: Sequence[SearchResult], k: int) -> SearchResult:
     return SearchResult(tuple(sorted(hits, key=lambda hit: -hit.score)[:k]))
 
 
-def _check_shards(facts: dict[str, dict[str, Any]], approximate: bool) -> None:
-    for url, known in facts.items():
-        if "index" not in known:
+def _check_shards(infos: dict[str, RetrieverInfo], approximate: bool) -> None:
+    """`infos` by URL. Raises InvalidInputError as ShardedRetriever.check."""
+    for url, info in infos.items():
+        if not info.index_digest:
             raise InvalidInputError(
                 f"retriever {url}: shards must be tspo servers; this one does not say what it "
                 "serves"
             )
-    (first_url, first), *others = facts.items()
+    (first_url, first), *others = infos.items()
     for name in ("kind", "parameters", "search", "encoder"):
-        for url, known in others:
-            if known.get(name) != first.get(name):
+        for url, info in others:
+            if getattr(info, name) != getattr(first, name):
                 raise InvalidInputError(
                     f"retriever: shards must be indexed alike, but {first_url} has {name} "
-                    f"{first.get(name)} "
-                    f"and {url} has {known.get(name)}"
+                    f"{getattr(first, name)} and {url} has {getattr(info, name)}"
                 )
-    seen: dict[str, str] = {}
-    for url, known in facts.items():
-        if (digest := known["index"]) in seen:
+    url_of: dict[str, str] = {}
+    for url, info in infos.items():
+        if info.index_digest in url_of:
             raise InvalidInputError(
-                f"retriever: {seen[digest]} and {url} serve the same passages; shards must differ, "
-                'equal servers need retriever.servers = "replicas"'
+                f"retriever: {url_of[info.index_digest]} and {url} serve the same passages; "
+                'shards must differ, equal servers need retriever.servers = "replicas"'
             )
-        seen[digest] = url
-    if not approximate and (reason := _incomparable(first["kind"], first.get("parameters") or {})):
+        url_of[info.index_digest] = url
+    if not approximate and (reason := _incomparable(first.kind, first.parameters or {})):
         raise InvalidInputError(
-            f"retriever: {first['kind']} scores of shards are not comparable exactly (every part "
-            "has its own "
-            f"{reason}); serve the whole index and list replicas, or set "
+            f"retriever: {first.kind} scores of shards are not comparable exactly (every part "
+            f"has its own {reason}); serve the whole index and list replicas, or set "
             "retriever.approximate_shards = true"
         )
 
 
-def _incomparable(kind: str, parameters: dict[str, Any]) -> str:
+def _incomparable(kind: str | None, parameters: Mapping[str, Any]) -> str:
     """What a score depends on beside the query and the passage; empty: nothing."""
     if kind != "dense":
         return "word statistics"

@@ -14,8 +14,9 @@ from typing import Any
 
 import httpx
 
+from tspo_cli.config.urls import check_url
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
-from tspo_cli.retrieval.types import Hit, SearchResult
+from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
 
 MAX_BATCH = 256
 """Queries per request, below the limits of the servers in use."""
@@ -98,16 +99,14 @@ class HttpRetriever:
         """
         for url in self.urls:
             self._parsed(url, ["ping"], 1, time.monotonic() + self._timeout)
-        known = {url: facts for url in self.urls if "index" in (facts := self.describe(url))}
-        if len({facts["index"] for facts in known.values()}) > 1:
-            serves = ", ".join(f"{url} ({facts['index'][:12]})" for url, facts in known.items())
+        known = {url: info for url in self.urls if (info := self._describe(url)).index_digest}
+        if len({info.index_digest for info in known.values()}) > 1:
+            serves = ", ".join(f"{url} ({info.index_digest[:12]})" for url, info in known.items())
             raise InvalidInputError(
                 f"retriever: these servers serve different indexes: {serves}; "
                 'for parts of one corpus set retriever.servers = "shards"'
             )
-        searches = {
-            url: json.dumps(facts.get("search", {}), sort_keys=True) for url, facts in known.items()
-        }
+        searches = {url: json.dumps(info.search, sort_keys=True) for url, info in known.items()}
         if len(set(searches.values())) > 1:
             differ = ", ".join(f"{url} {search}" for url, search in searches.items())
             raise InvalidInputError(
@@ -115,16 +114,30 @@ class HttpRetriever:
                 "same --set"
             )
 
-    def describe(self, url: str) -> dict[str, Any]:
-        """What a server says of its index at /healthz; {} from servers of other makers."""
+    def describe(self) -> RetrieverInfo:
+        """What the first server says of its index at /healthz; a server that is not tspo's leaves
+        the fields empty.
+        """
+        return self._describe(self.urls[0])
+
+    def _describe(self, url: str) -> RetrieverInfo:
         try:
             answer = self._client.get(
                 url.removesuffix("retrieve") + "healthz", timeout=self._timeout
             )
             facts = answer.json() if answer.status_code == 200 else {}
         except (httpx.TransportError, ValueError):
-            return {}
-        return facts if isinstance(facts, dict) else {}
+            facts = {}
+        if not isinstance(facts, dict):
+            facts = {}
+        return RetrieverInfo(
+            kind=facts.get("kind"),
+            passages=facts.get("passages"),
+            index_digest=str(facts.get("index") or ""),
+            encoder=facts.get("encoder"),
+            parameters=facts.get("parameters"),
+            search=facts.get("search") or {},
+        )
 
     def close(self) -> None:
         """Close pooled connections."""
@@ -217,14 +230,7 @@ def _retry_after(response: httpx.Response) -> float:
 
 
 def _endpoint(url: str) -> str:
-    try:
-        valid = httpx.URL(url).scheme in ("http", "https") and httpx.URL(url).host
-    except httpx.InvalidURL:
-        valid = False
-    if not valid:
-        raise InvalidInputError(
-            f"retriever: expected a URL like http://127.0.0.1:8000, got {url!r}"
-        )
+    check_url(url, "retriever", "http://127.0.0.1:8000")
     url = url.rstrip("/")
     return url if url.endswith("/retrieve") else url + "/retrieve"
 

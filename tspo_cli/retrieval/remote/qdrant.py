@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from tspo_cli.config.index_settings import Bm25Settings, DenseSettings
 from tspo_cli.config.schema import QdrantConfig
+from tspo_cli.config.urls import check_url
 from tspo_cli.data.question import Passage
 from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
 from tspo_cli.retrieval.bm25.bm25_ranker import tokens
-from tspo_cli.retrieval.types import Hit, SearchResult
+from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -73,6 +74,10 @@ class QdrantRetriever:
         for at, answer in zip(asked, answers, strict=True):
             results[at] = answer
         return results
+
+    def describe(self) -> RetrieverInfo:
+        """The kind of vectors; a collection has no digest."""
+        return RetrieverInfo(kind=self._config.kind)
 
     def check(self) -> None:
         """Ask once.
@@ -156,8 +161,7 @@ def open_client(url: str, timeout: float) -> QdrantClient:
     """Qdrant's client. Raises MissingResourceError without the package, InvalidInputError for
     another kind of URL.
     """
-    if not url.startswith(("http://", "https://")):
-        raise InvalidInputError(f"qdrant: expected a URL like http://127.0.0.1:6333, got {url!r}")
+    check_url(url, "qdrant", "http://127.0.0.1:6333")
     try:
         from qdrant_client import QdrantClient
     except ImportError:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any
 
 from tspo_cli.retrieval.server.wire_format import Answer
 
@@ -49,16 +45,6 @@ class AnswerCache:
         self.bytes += size
         while self.bytes > self._max_bytes:
             self.bytes -= _size(*self._entries.popitem(last=False))
-
-
-def index_digest(manifest: Mapping[str, Any]) -> str:
-    """One digest of an index directory: its manifest has the digests of all its files and its
-    settings.
-
-    The path of the corpus is left out, so that copies on several machines are equal.
-    """
-    facts = {**manifest, "corpus": {"sha256": manifest.get("corpus", {}).get("sha256")}}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def normalise(query: str, kind: str | None) -> str:

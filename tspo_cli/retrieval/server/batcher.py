@@ -16,12 +16,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from tspo_cli.retrieval.server.answer_cache import AnswerCache, CacheKey, index_digest, normalise
+from tspo_cli.retrieval.server.answer_cache import AnswerCache, CacheKey, normalise
 from tspo_cli.retrieval.server.server_metrics import ServiceMetrics
 from tspo_cli.retrieval.server.wire_format import Answer, encode_answer
-from tspo_cli.retrieval.types import Retriever, SearchResult
+from tspo_cli.retrieval.types import Retriever, RetrieverInfo, SearchResult
 
 log = logging.getLogger(__name__)
 _LONGEST_RETRY = 60
@@ -82,12 +81,8 @@ class Batcher:
         self._closing = False
         self._rate = 0.0
         self._gather_until, self._gather_size = 0.0, 0
-        self.manifest: dict[str, Any] | None = None
-        """What the opened index says of itself ({} where it says nothing); None until it is open.
-        """
-        self.search_settings: dict[str, Any] = {}
-        """What the opened index is searched otherwise than built."""
-        self.digest = ""
+        self.info: RetrieverInfo | None = None
+        """What is searched; None until the index is open."""
         metrics.watch(waiting=lambda: len(self._queue), cache=self._cache)
 
     def start(self) -> asyncio.Future[None]:
@@ -109,7 +104,7 @@ class Batcher:
         with self._wake:
             self._closing = True
             self._wake.notify()
-        if self.manifest is not None:
+        if self.info is not None:
             self._thread.join(_LAST_SEARCH)
 
     async def search(self, queries: Sequence[str], k: int) -> list[Answer]:
@@ -119,8 +114,8 @@ class Batcher:
             Overloaded: too much waits already, or waited too long. Nothing was lost: answers found
             go to the cache.
         """
-        kind = None if self.manifest is None else self.manifest.get("kind")
-        keys = [(self.digest, k, normalise(query, kind)) for query in queries]
+        info = self.info or RetrieverInfo()
+        keys = [(info.index_digest, k, normalise(query, info.kind)) for query in queries]
         found: list[Answer | asyncio.Future[Answer]] = []
         fresh: list[_Waiting] = []
         repeats = shared = 0
@@ -176,13 +171,11 @@ class Batcher:
     def _own(self, opened: asyncio.Future[None]) -> None:
         try:
             retriever = self._open()
-            manifest = dict(getattr(retriever, "manifest", {}))
-            self.search_settings = dict(getattr(retriever, "search_settings", {}))
+            info = retriever.describe()
         except BaseException as error:
             self._call(opened.set_exception, error)
             return
-        self.digest = index_digest(manifest)
-        self.manifest = manifest
+        self.info = info
         self._call(opened.set_result, None)
         while batch := self._next_batch():
             self._answer(retriever, batch)

@@ -14,7 +14,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 from fastapi import FastAPI
@@ -30,10 +29,9 @@ from tspo_cli.retrieval.server.wire_format import (
     RetrieveRequest,
     Wanted,
     parse_request,
-    query_problem,
     response_body,
 )
-from tspo_cli.retrieval.types import Retriever
+from tspo_cli.retrieval.types import MAX_QUERY_CHARACTERS, Retriever, query_problem
 
 _DRAIN_BODIES = 8
 """A body too large is still read to this many times the limit, so that its sender gets to see the
@@ -48,7 +46,7 @@ class ServiceSettings:
     default_k: int = 3
     max_k: int = 100
     max_queries: int = 1024
-    max_query_chars: int = 32_768
+    max_query_chars: int = MAX_QUERY_CHARACTERS
     max_body: int = 8 << 20
     body_timeout: float = 15.0
     max_batch: int = 256
@@ -149,7 +147,7 @@ class _Service:
     async def _answer(self, request: Request) -> tuple[list[Answer], bool]:
         self._authorise(request)
         raw = await self._body(request)
-        if self._batcher.manifest is None:
+        if self._batcher.info is None:
             raise _Refusal(503, "the index is still being opened", {"Retry-After": "1"})
         wanted = self._wanted(raw)
         problems = [
@@ -213,25 +211,22 @@ class _Service:
         return Response(self._metrics.text(), media_type=CONTENT_TYPE)
 
     async def healthz(self) -> dict[str, Any]:
-        manifest = self._batcher.manifest
-        if manifest is None:
+        info = self._batcher.info
+        if info is None:
             return {"status": "opening"}
-        encoder = manifest.get("encoder")
         return {
             "status": "ok",
-            "kind": manifest.get("kind"),
-            "passages": manifest.get("passages"),
+            "kind": info.kind,
+            "passages": info.passages,
             "k": self._settings.default_k,
-            "index": self._batcher.digest,
-            # The name alone: where a directory lies differs between machines and is nobody's
-            # business.
-            "encoder": PurePath(encoder).name if encoder else None,
-            "parameters": manifest.get("parameters"),
-            "search": self._batcher.search_settings,
+            "index": info.index_digest,
+            "encoder": info.encoder,
+            "parameters": info.parameters,
+            "search": info.search,
         }
 
     async def readyz(self) -> JSONResponse:
-        ready = self._batcher.manifest is not None
+        ready = self._batcher.info is not None
         return JSONResponse(
             {"ready": ready}, 200 if ready else 503, None if ready else {"Retry-After": "1"}
         )

@@ -18,7 +18,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field, ValidationError
 
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.retrieval.types import Hit, SearchResult
+from tspo_cli.retrieval.types import Hit, SearchResult, query_problem
 
 _TO_JSON = json.JSONEncoder(ensure_ascii=False).encode
 """Made once: json.dumps makes an encoder for every call that asks for anything but its defaults."""
@@ -94,13 +94,6 @@ def parse_request(
     if queries and all(len(query) > max_query_chars for query in queries):
         raise InvalidInputError(str(query_problem(queries[0], max_query_chars)))
     return Wanted(queries, k, body.return_scores)
-
-
-def query_problem(query: str, max_query_chars: int) -> str | None:
-    """Why a query cannot be answered, or None."""
-    if len(query) > max_query_chars:
-        return f"query: expected at most {max_query_chars} characters, got {len(query)}"
-    return None if query.strip() else "query: empty"
 
 
 def encode_answer(result: SearchResult) -> Answer:

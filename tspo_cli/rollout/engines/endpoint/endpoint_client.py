@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx
 
-from tspo_cli.errors import InvalidInputError, RemoteServiceError
+from tspo_cli.config.urls import check_url
+from tspo_cli.errors import RemoteServiceError
 
 _LONGEST_WAIT = 30.0
 _SHORT = 10.0
@@ -31,14 +32,7 @@ class EndpointClient:
     def __init__(
         self, url: str, *, key_env: str = "", timeout: float = 120.0, retries: int = 5
     ) -> None:
-        try:
-            valid = httpx.URL(url).scheme in ("http", "https") and httpx.URL(url).host
-        except httpx.InvalidURL:
-            valid = False
-        if not valid:
-            raise InvalidInputError(
-                f"endpoint: expected a URL like http://127.0.0.1:8000/v1, got {url!r}"
-            )
+        check_url(url, "endpoint", "http://127.0.0.1:8000/v1")
         self.url = url.rstrip("/")
         self._retries = retries
         key = os.environ.get(key_env, "") if key_env else ""
