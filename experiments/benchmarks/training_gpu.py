@@ -55,7 +55,7 @@ def model_config(shape: str) -> Any:
 
 def trajectories(count: int, vocabulary: int) -> list[Any]:
     """Training sequences with the lengths of search agents' trajectories and random tokens."""
-    from tspo_cli.training.core.batching import TrainSequence
+    from tspo_cli.training.core.sequences import TrainSequence
 
     rng = random.Random(0)
     made = []
@@ -119,7 +119,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     from tspo_cli.training.core.distributed import init_distributed, shutdown
-    from tspo_cli.training.core.learner import Learner
+    from tspo_cli.training.core.policy_learner import PolicyLearner
     from tspo_cli.training.estimate import estimate_run
 
     with tempfile.TemporaryDirectory() as folder:
@@ -133,10 +133,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         with torch.device(device):
             kind = torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
             model = AutoModelForCausalLM.from_config(shape, dtype=kind)
-        learner = Learner(model, config, total_updates=100)
+        learner = PolicyLearner(model, config, total_updates=100)
         sequences = trajectories(args.trajectories, shape.vocab_size)
         learner.update_policy(sequences[: args.warm_up])
-        learner.clock.take()
+        learner.core.clock.take()
         if gpus:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
@@ -145,7 +145,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         if gpus:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
-        parts = learner.clock.take()
+        parts = learner.core.clock.take()
         shutdown()
     tokens = sum(len(one.token_ids) for one in sequences)
     return {

@@ -26,8 +26,9 @@ import torch
 from tspo_cli.models.load_model import load_model
 from tspo_cli.models.logprobs import head_scores
 from tspo_cli.models.packed_attention import enable_packing
-from tspo_cli.training.core.batching import MicroBatch, TrainSequence, micro_batches
-from tspo_cli.training.core.learner import TrainedPositions
+from tspo_cli.training.core.micro_batches import MicroBatch, micro_batches
+from tspo_cli.training.core.policy_learner import TrainedPositions
+from tspo_cli.training.core.sequences import TrainSequence
 
 TOKENS, VOCABULARY, WIDTH = 16_384, 151_936, 64
 ARMS = ("padded, in order", "padded, sorted", "packed")

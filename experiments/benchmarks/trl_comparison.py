@@ -4,7 +4,7 @@ rollout function.
     OMP_NUM_THREADS=1 python experiments/benchmarks/trl_comparison.py MODEL WORLD INDEX [--json]
 
 MODEL is a policy directory (the demo's: runs/demo/warmstart/model), WORLD a made world, INDEX its
-index. Needs `pip install "tspo-cli[peers]"`. Ours is `rl_step` of tspo_cli/training/rl/rl_step.py,
+index. Needs `pip install "tspo-cli[peers]"`. Ours is `RlStep` of tspo_cli/training/rl/rl_step.py,
 as `tspo train` calls it; theirs is `GRPOTrainer.training_step`, clipping and AdamW, its rollouts by
 `model.generate` over all of a step's rollouts, turn by turn. Both sides have the same model,
 questions, index, prompts, feedback, limits, temperature and number of updates, in float32 on one
@@ -40,8 +40,9 @@ from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 from tspo_cli.rollout.protocol import STOP, SearchProtocol, parse_action
 from tspo_cli.training.core.distributed import init_distributed
-from tspo_cli.training.core.learner import Learner
-from tspo_cli.training.rl.rl_step import batch_of_step, read_training_questions, rl_step
+from tspo_cli.training.core.policy_learner import PolicyLearner
+from tspo_cli.training.rl.question_batches import batch_of_step, read_training_questions
+from tspo_cli.training.rl.rl_step import RlParts, RlStep
 
 SIDES = ("tspo", "tspo, all", "trl")
 
@@ -62,7 +63,7 @@ def ours(
     """The training step of `tspo train`."""
     tokenizer, model = load_tokenizer(config.model.path), load_model(config.model.path)
     protocol = SearchProtocol.from_config(tokenizer, config.rollout)
-    learner = Learner(
+    learner = PolicyLearner(
         model, config, total_updates=config.train.steps, temperature=config.rollout.temperature
     )
     slots = config.rollout.batch_size
@@ -70,11 +71,11 @@ def ours(
         learner.module, tokenizer, batch_size=slots, max_context=context_length(config)
     )
     engine.load_weights(None, 0)
-    take = rl_step(config, learner, None, engine, retriever, protocol, questions)
+    make_step = RlStep(RlParts(config, learner, None, engine, retriever, protocol, questions))
 
     def step(number: int) -> Outcome:
         started = time.perf_counter()
-        done = take(number)
+        done = make_step(number)
         seconds = time.perf_counter() - started
         turns = [
             turn
@@ -169,7 +170,7 @@ def theirs(
     trainer.current_gradient_accumulation_steps = 1  # train() sets it
 
     def step(number: int) -> Outcome:
-        batch = [one.question for one, _ in batch_of_step(questions, number, config)]
+        batch = [drawn.question.question for drawn in batch_of_step(questions, number, config)]
         inputs = [{"prompt": prompt} for prompt in batch for _ in range(rollout.group_size)]
         started = time.perf_counter()
         trainer.model.train()

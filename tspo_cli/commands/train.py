@@ -127,7 +127,7 @@ def _check_inputs(config: Config) -> str:
     from tspo_cli.evaluation.sets import read_eval_sets
     from tspo_cli.retrieval.open_retriever import open_retriever
     from tspo_cli.training.policy import starting_policy
-    from tspo_cli.training.rl.rl_step import read_training_questions
+    from tspo_cli.training.rl.question_batches import read_training_questions
     from tspo_cli.training.sft import demonstration_source
 
     sets = read_eval_sets(config.eval.data, config.eval.limit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,10 +20,9 @@ from tspo_cli.credit.group import (
     TrajectoryCredit,
     group_class,
 )
+from tspo_cli.credit.normalise import AllSum, batch_mean_and_scale
 from tspo_cli.credit.user_code import is_user_code, load_function
 from tspo_cli.errors import InvalidInputError
-
-AllSum = Callable[[Sequence[float]], list[float]]
 
 
 def find_algorithm(name: str) -> Algorithm:
@@ -128,19 +127,15 @@ def _whitened(
     """(A - mean) / (std + eps) over the sampled tokens of all groups; exact zeros where all
     advantages are equal.
     """
-    pairs = [
+    tokens = [
         (turn.tokens, advantage)
         for group, credit in zip(groups, credits, strict=True)
-        for trajectory, one in zip(group.trajectories, credit.trajectories, strict=True)
-        for turn, advantage in zip(trajectory.turns, one.advantages, strict=True)
+        for trajectory, assigned in zip(group.trajectories, credit.trajectories, strict=True)
+        for turn, advantage in zip(trajectory.turns, assigned.advantages, strict=True)
     ]
-    count, total = all_sum(
-        [sum(tokens for tokens, _ in pairs), math.fsum(n * value for n, value in pairs)]
+    mean, scale = batch_mean_and_scale(
+        tokens, config.eps, all_sum, unbiased=config.std == "unbiased"
     )
-    mean = total / max(count, 1)
-    squares = all_sum([math.fsum(n * (value - mean) ** 2 for n, value in pairs)])[0]
-    deviation = math.sqrt(squares / max(count - (config.std == "unbiased"), 1))
-    scale = 0.0 if deviation <= 1e-12 * max(1.0, abs(mean)) else 1.0 / (deviation + config.eps)
     return [
         with_advantages(
             credit,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tspo_cli.config.schema import CreditConfig
+from tspo_cli.credit.discounting import to_go
 from tspo_cli.credit.gold_match import contains_answer, exact_match, is_degenerate
 from tspo_cli.credit.group import CreditTrajectory, CreditTurn, JudgedTrajectory, TrajectoryClass
 from tspo_cli.credit.outcome import outcome_reward
@@ -105,15 +106,3 @@ def trajectory_reward(trajectory: JudgedTrajectory, config: CreditConfig) -> flo
     if trajectory.trajectory_class == "near-miss":
         return trajectory.hit_worth * config.alpha
     return trajectory.outcome
-
-
-def to_go(rewards: Sequence[float], gamma: float) -> tuple[float, ...]:
-    """The discounted sum of the rewards from each turn on: R_k = sum over l >= k of gamma^(l-k)
-    r_l.
-    """
-    total = 0.0
-    backwards = []
-    for reward in reversed(rewards):
-        total = reward + gamma * total
-        backwards.append(total)
-    return tuple(reversed(backwards))

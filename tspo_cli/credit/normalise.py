@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ import numpy as np
 from tspo_cli.config.schema import CreditConfig
 
 Rewards = Sequence[Sequence[float]]
+AllSum = Callable[[Sequence[float]], list[float]]
+"""Element-wise sums over all training processes; `list` where there is one."""
 
 
 class Normalised(NamedTuple):
@@ -68,3 +71,22 @@ def per_turn_index(rewards: Rewards, config: CreditConfig) -> Normalised:
         tuple(tuple(next(columns[index]) for index in range(len(row))) for row in rewards),
         populations,
     )
+
+
+def batch_mean_and_scale(
+    values: Sequence[tuple[int, float]], eps: float, all_sum: AllSum, *, unbiased: bool = True
+) -> tuple[float, float]:
+    """Mean, and 1 / (std + eps), of the tokens of a batch: `values` are (tokens, value of each of
+    them), and `all_sum` adds those of the other processes.
+
+    The scale is 0 where all values are equal up to rounding, so that (value - mean) * scale gives
+    exact zeros.
+    """
+    count, total = all_sum(
+        [sum(tokens for tokens, _ in values), math.fsum(n * value for n, value in values)]
+    )
+    mean = total / max(count, 1)
+    squares = all_sum([math.fsum(n * (value - mean) ** 2 for n, value in values)])[0]
+    deviation = math.sqrt(squares / max(count - unbiased, 1))
+    scale = 0.0 if deviation <= 1e-12 * max(1.0, abs(mean)) else 1.0 / (deviation + eps)
+    return mean, scale

@@ -9,7 +9,7 @@ from tspo_cli.evaluation.runner import evaluate_items, write_evaluation
 from tspo_cli.evaluation.sets import read_eval_sets
 from tspo_cli.runs import eval_folder
 from tspo_cli.training.core.distributed import gather_json, rank, world_size
-from tspo_cli.training.loop import Evaluate, Workshop
+from tspo_cli.training.loop import Evaluate, TrainingRun
 
 AGENT_METHOD = METHODS["search_r1"]
 
@@ -20,15 +20,15 @@ def make_evaluator(config: Config) -> Evaluate:
     """
     sets = read_eval_sets(config.eval.data, config.eval.limit)
 
-    def evaluate(shop: Workshop, step: int) -> None:
+    def evaluate(run: TrainingRun, step: int) -> None:
         for dataset, questions in sets.items():
             mine = questions[rank() :: world_size()]
             parts = gather_json(
                 evaluate_items(
-                    mine, AGENT_METHOD, shop.engine, shop.retriever, shop.protocol, shop.config
+                    mine, AGENT_METHOD, run.engine, run.retriever, run.protocol, run.config
                 )
             )
-            if shop.chief:
+            if run.is_main_process:
                 # Process r answered questions r, r + W, r + 2W, ...: put them back into the order
                 # of the file.
                 items = [
@@ -36,10 +36,10 @@ def make_evaluator(config: Config) -> Evaluate:
                     for place in range(len(questions))
                 ]
                 scores = summarize(
-                    items, dataset=dataset, method=AGENT_METHOD.name, k=shop.config.retriever.k
+                    items, dataset=dataset, method=AGENT_METHOD.name, k=run.config.retriever.k
                 )
-                write_evaluation(eval_folder(shop.run, step), scores, items)
-                shop.note(
+                write_evaluation(eval_folder(run.directory, step), scores, items)
+                run.log(
                     f"step {step}: {dataset} EM {scores['em']:.3f} F1 {scores['f1']:.3f} (n "
                     f"{scores['n']})"
                 )

@@ -1,5 +1,5 @@
-"""The best policy of a run so far, by its evaluations: RUN/best is a model directory with best.json
-in it.
+"""The best policy of a run so far, by its evaluations: RUN/best is a model directory with a
+best.json.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from tspo_cli.rollout.agent_file import write_agent_file
 from tspo_cli.rollout.engines.engine_protocol import TokenizerLike
 from tspo_cli.runs import eval_folder, read_json, scores_files, write_json
 from tspo_cli.training.core.distributed import barrier, broadcast_json, rank
-from tspo_cli.training.core.learner import Learner
+from tspo_cli.training.core.export import export_model
+from tspo_cli.training.core.training_core import TrainingCore
 
 BEST = "best.json"
 
 
 def keep_best(
-    config: Config, run: Path, learner: Learner, tokenizer: TokenizerLike, step: int
+    config: Config, run: Path, policy: TrainingCore, tokenizer: TokenizerLike, step: int
 ) -> float | None:
-    """Export the policy to RUN/best if the evaluation of `step` is better than all before; its
-    score then, else None.
+    """Export the policy to RUN/best if the evaluation of `step` is better than all before. Returns
+    its score, None if it is no better.
 
     All processes call it. The score is the mean of config.checkpoint.best over the evaluated data
-    sets; among equals the earlier step stays.
+    sets; among equal scores the earlier step stays.
     """
     if config.checkpoint.best == "none" or not (config.eval.every and config.eval.data):
         return None
@@ -33,7 +34,7 @@ def keep_best(
     if score is None:
         return None
     folder = run / "best"
-    learner.export(folder, tokenizer)
+    export_model(policy, folder, tokenizer)
     if rank() == 0:
         write_agent_file(folder, config)
         write_json(folder / BEST, {"step": step, "metric": config.checkpoint.best, "value": score})
@@ -42,7 +43,7 @@ def keep_best(
 
 
 def forget_later(run: Path, step: int) -> None:
-    """Drop a best policy that came after `step`: a resumed run finds it again."""
+    """Delete a best policy that came after `step`: a resumed run exports it again."""
     best = _read(run)
     if best is None or best["step"] > step or step == 0:
         shutil.rmtree(run / "best", ignore_errors=True)

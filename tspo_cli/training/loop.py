@@ -1,8 +1,8 @@
-"""The frame of every training run: steps, records, evaluations, checkpoints, export.
+"""The loop of every training run: steps, records, evaluations, checkpoints, export.
 
-Order within a step: metrics are written, then an evaluation, then the checkpoint. Whatever kills
-the run, everything up to the newest checkpoint is on disk, and what came after it is written again,
-the same.
+Within a step, metrics are written first, then the evaluation, then the checkpoint. When a run is
+killed, everything up to the newest checkpoint is on disk; a resumed run writes the rest again, byte
+for byte the same.
 """
 
 from __future__ import annotations
@@ -45,18 +45,20 @@ from tspo_cli.training.core.checkpoint import (
     prune,
     save_checkpoint,
 )
+from tspo_cli.training.core.critic import Critic
 from tspo_cli.training.core.distributed import barrier, rank
+from tspo_cli.training.core.export import export_adapter, export_model
 from tspo_cli.training.core.handover import hand_over
-from tspo_cli.training.core.learner import Learner
+from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.early_stop import StopRule, parse_rules
 from tspo_cli.training.profiling import step_profiler
 from tspo_cli.training.tracking import tracker
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What one training step hands to the frame: metrics, seconds by part, rollout records (on
-    every process).
+class StepResult:
+    """What one training step returns on every process: metrics, seconds by part, records of its
+    rollouts.
     """
 
     metrics: dict[str, float]
@@ -65,108 +67,95 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """Everything that a run works with."""
+class TrainingRun:
+    """Everything that a training run works with. `directory` is its run directory."""
 
     config: Config
-    run: Path
+    directory: Path
     attempt: int
     tokenizer: TokenizerLike
     protocol: SearchProtocol
-    learner: Learner
+    learner: PolicyLearner
     engine: Engine
     retriever: Retriever | None
-    critic: Learner | None = None
+    critic: Critic | None = None
 
     @property
-    def chief(self) -> bool:
-        """True on the process that writes."""
+    def is_main_process(self) -> bool:
+        """True on the process that writes files and messages."""
         return rank() == 0
 
     def hand_over(self, step: int) -> None:
         """Give the engine the learner's weights of `step`."""
         hand_over(self.learner, self.engine, self.protocol, self.config, step)
 
-    def note(self, message: str) -> None:
-        """Say it and keep it in the attempt's log."""
-        if self.chief:
+    def log(self, message: str) -> None:
+        """Print a message and add it to the attempt's log."""
+        if self.is_main_process:
             say(message)
-            log_line(self.run, self.attempt, message)
+            log_line(self.directory, self.attempt, message)
 
 
-Evaluate = Callable[[Workshop, int], None]
-"""Score the policy of a workshop at a step; every process calls it, the first one writes."""
+MakeStep = Callable[[int], StepResult]
+"""Make training step `step` (from 1)."""
+
+Evaluate = Callable[[TrainingRun, int], None]
+"""Score the policy of a run at a step; every process calls it, the first one writes."""
 
 
-def train_loop(
-    shop: Workshop, take_step: Callable[[int], Step], evaluate: Evaluate, *, resume: bool
-) -> None:
-    """Run all steps of `shop.config` and export the model; with `resume` from the newest checkpoint
-    on.
+def train_loop(run: TrainingRun, make_step: MakeStep, evaluate: Evaluate, *, resume: bool) -> None:
+    """Make all steps of `run.config` and export the model; with `resume` continue after the newest
+    checkpoint.
     """
-    config = shop.config
+    config = run.config
     rules = parse_rules(config.train.stop_when)
     for line in loop_options(config):
-        shop.note(line)
-    done = _restore(shop) if resume else 0
-    rows = [row for row in read_jsonl(shop.run / METRICS_NAME) if row["step"] <= done]
-    profiler = step_profiler(shop.run, done + 1, config.track.profile)
+        run.log(line)
+    done = _restore(run) if resume else 0
+    rows = [row for row in read_jsonl(run.directory / METRICS_NAME) if row["step"] <= done]
+    profiler = step_profiler(run.directory, done + 1, config.track.profile)
     with (
-        _status(shop) as reached,
-        tracker(config, shop.run, shop.chief) as track,
-        _bar(shop, done) as advance,
+        _status(run) as reached,
+        tracker(config, run.directory, run.is_main_process) as track,
+        _progress_bar(run, done) as advance,
     ):
         if done == 0 and config.eval.at_start:
-            _evaluate(shop, evaluate, 0)
+            _evaluate(run, evaluate, 0)
         for step in range(done + 1, config.train.steps + 1):
             started, cpu_started = time.perf_counter(), time.process_time()
             with profiler(step):
-                outcome = take_step(step)
+                result = make_step(step)
             reached(step)
-            _record(
-                shop,
-                step,
-                outcome,
-                time.perf_counter() - started,
-                time.process_time() - cpu_started,
-            )
-            if shop.chief:
-                track(step, outcome.metrics)
-            rows.append(outcome.metrics)
-            reason = _stop_reason(shop, rules, rows)
+            seconds = {
+                "total": time.perf_counter() - started,
+                "cpu": time.process_time() - cpu_started,
+            }
+            _record(run, step, result, seconds)
+            if run.is_main_process:
+                track(step, result.metrics)
+            rows.append(result.metrics)
+            reason = _stop_reason(run, rules, rows)
             last = step == config.train.steps or reason is not None
             if last or (config.eval.every and step % config.eval.every == 0):
-                _evaluate(shop, evaluate, step)
+                _evaluate(run, evaluate, step)
             if last or (config.checkpoint.every and step % config.checkpoint.every == 0):
-                save_checkpoint(
-                    shop.learner,
-                    checkpoint_folder(shop.run, step),
-                    {"step": step},
-                    shop.critic,
-                )
-                if shop.chief:
-                    prune(shop.run, config.checkpoint.keep)
-            advance(1, _note(outcome.metrics))
+                _save(run, step)
+            advance(1, _summary(result.metrics))
             if reason is not None:
-                shop.note(f"step {step}: stopped early, because {reason}")
+                run.log(f"step {step}: stopped early, because {reason}")
                 break
-        shop.learner.export(shop.run / MODEL_NAME, shop.tokenizer)
-        if config.lora.rank:
-            shop.learner.export_adapter(shop.run / "adapter")
-        if shop.chief:
-            write_agent_file(shop.run / MODEL_NAME, config)
-        barrier()
+        _export(run)
 
 
 def _stop_reason(
-    shop: Workshop, rules: Sequence[StopRule], rows: Sequence[Mapping[str, float]]
+    run: TrainingRun, rules: Sequence[StopRule], rows: Sequence[Mapping[str, float]]
 ) -> str | None:
-    """The first rule of train.stop_when that holds; a metric that the first step does not have is
-    told.
+    """The first rule of train.stop_when that holds. A metric that the first step does not have is
+    reported.
     """
     for rule in rules:
         if len(rows) == 1 and rule.metric not in rows[0]:
-            shop.note(
+            run.log(
                 f"train.stop_when: step 1 has no metric {rule.metric}; it has: "
                 f"{', '.join(sorted(rows[0]))}"
             )
@@ -175,91 +164,105 @@ def _stop_reason(
     return None
 
 
-def _restore(shop: Workshop) -> int:
+def _restore(run: TrainingRun) -> int:
     """Load the newest checkpoint and drop what was written after it. Returns its step, 0 without
     one.
     """
-    newest = latest_checkpoint(shop.run)
-    step = (
-        int(load_checkpoint(shop.learner, newest, shop.critic)["step"]) if newest is not None else 0
-    )
-    if shop.chief:
+    newest = latest_checkpoint(run.directory)
+    step = 0
+    if newest is not None:
+        critic = run.critic.core if run.critic is not None else None
+        step = int(load_checkpoint(run.learner.core, newest, critic)["step"])
+    if run.is_main_process:
         for name in (METRICS_NAME, TIMINGS_NAME):
-            keep_steps_up_to(shop.run / name, step)
-        for later, folder in eval_steps(shop.run):
+            keep_steps_up_to(run.directory / name, step)
+        for later, folder in eval_steps(run.directory):
             if later > step or step == 0:
                 shutil.rmtree(folder)
-        for later, path in rollout_files(shop.run):
+        for later, path in rollout_files(run.directory):
             if later > step:
                 path.unlink()
-        forget_later(shop.run, step)
-    shop.note(
-        f"resume after step {step}" if step else "no checkpoint yet: start from the beginning"
-    )
-    shop.hand_over(step)
+        forget_later(run.directory, step)
+    run.log(f"resume after step {step}" if step else "no checkpoint yet: start from the beginning")
+    run.hand_over(step)
     barrier()
     return step
 
 
-def _record(shop: Workshop, step: int, outcome: Step, seconds: float, cpu_seconds: float) -> None:
-    if not shop.chief:
+def _save(run: TrainingRun, step: int) -> None:
+    directory = checkpoint_folder(run.directory, step)
+    critic = run.critic.core if run.critic is not None else None
+    save_checkpoint(run.learner.core, directory, {"step": step}, critic)
+    if run.is_main_process:
+        prune(run.directory, run.config.checkpoint.keep)
+
+
+def _export(run: TrainingRun) -> None:
+    export_model(run.learner.core, run.directory / MODEL_NAME, run.tokenizer)
+    if run.config.lora.rank:
+        export_adapter(run.learner.core, run.directory / "adapter")
+    if run.is_main_process:
+        write_agent_file(run.directory / MODEL_NAME, run.config)
+    barrier()
+
+
+def _record(run: TrainingRun, step: int, result: StepResult, seconds: dict[str, float]) -> None:
+    if not run.is_main_process:
         return
-    keep = shop.config.train.keep_rollouts
-    if outcome.rollouts and keep and step % keep == 0:
-        write_jsonl_gz(rollout_file(shop.run, step), outcome.rollouts)
-    append_jsonl(shop.run / METRICS_NAME, {"step": step, **outcome.metrics})
-    append_jsonl(
-        shop.run / TIMINGS_NAME,
-        {"step": step, **outcome.timings, "total": seconds, "cpu": cpu_seconds},
-    )
-    log_line(shop.run, shop.attempt, f"step {step} {_note(outcome.metrics)}")
+    keep = run.config.train.keep_rollouts
+    if result.rollouts and keep and step % keep == 0:
+        path = rollout_file(run.directory, step)
+        write_jsonl_gz(path, result.rollouts)
+    append_jsonl(run.directory / METRICS_NAME, {"step": step, **result.metrics})
+    append_jsonl(run.directory / TIMINGS_NAME, {"step": step, **result.timings, **seconds})
+    log_line(run.directory, run.attempt, f"step {step} {_summary(result.metrics)}")
 
 
-def _evaluate(shop: Workshop, evaluate: Evaluate, step: int) -> None:
-    if shop.config.eval.data:
-        if shop.engine.weight_version != step:
-            shop.hand_over(step)
-        evaluate(shop, step)
+def _evaluate(run: TrainingRun, evaluate: Evaluate, step: int) -> None:
+    if run.config.eval.data:
+        if run.engine.weight_version != step:
+            run.hand_over(step)
+        evaluate(run, step)
         barrier()
-        if keep_best(shop.config, shop.run, shop.learner, shop.tokenizer, step) is not None:
-            shop.note(f"step {step}: best so far, kept in {shop.run / 'best'}")
+        if keep_best(run.config, run.directory, run.learner.core, run.tokenizer, step) is not None:
+            run.log(f"step {step}: best so far, kept in {run.directory / 'best'}")
 
 
-def _note(metrics: dict[str, float]) -> str:
+def _summary(metrics: dict[str, float]) -> str:
     shown = ("reward", "loss", "agent_loss")
     return " ".join(f"{name} {metrics[name]:.3f}" for name in shown if name in metrics)
 
 
-def _bar(shop: Workshop, done: int) -> Any:
-    if not shop.chief:
+def _progress_bar(run: TrainingRun, done: int) -> Any:
+    if not run.is_main_process:
         return nullcontext(lambda n=1, note="": None)
-    return progress(shop.run.name, shop.config.train.steps - done)
+    return progress(run.directory.name, run.config.train.steps - done)
 
 
 @contextmanager
-def _status(shop: Workshop) -> Iterator[Callable[[int], None]]:
-    """Keep RUN/status.json true: running, then finished, or failed or stopped at the step that was
-    reached.
+def _status(run: TrainingRun) -> Iterator[Callable[[int], None]]:
+    """Keep RUN/status.json up to date: running, then finished, or failed or stopped at the step
+    that was reached.
     """
     step = 0
 
     def reached(now: int) -> None:
         nonlocal step
         step = now
-        say_state("running")
+        write_state("running")
 
-    def say_state(state: str) -> None:
-        if shop.chief:
-            set_status(shop.run, state, step, shop.attempt)
+    def write_state(state: str) -> None:
+        if run.is_main_process:
+            set_status(run.directory, state, step, run.attempt)
 
-    say_state("running")
+    write_state("running")
     try:
         yield reached
     except (KeyboardInterrupt, SystemExit):
-        say_state("stopped")
+        write_state("stopped")
         raise
     except BaseException as error:
-        say_state("failed")
-        log_line(shop.run, shop.attempt, f"failed: {error}")
+        write_state("failed")
+        log_line(run.directory, run.attempt, f"failed: {error}")
         raise
-    say_state("finished")
+    write_state("finished")

@@ -16,8 +16,8 @@ STEPS = 2  # after the first one, which warms up
 
 
 def step_profiler(run: Path, first: int, wanted: bool) -> Callable[[int], Any]:
-    """A context for each step: it writes RUN/trace/<step>_rank_<r>.json.gz for the two steps after
-    `first`.
+    """A context manager for each step. It writes RUN/trace/<step>_rank_<r>.json.gz for the two
+    steps after `first`.
     """
 
     @contextmanager

@@ -22,20 +22,29 @@ from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.runs import log_line
 from tspo_cli.training.core.critic import Critic, ValueModel
 from tspo_cli.training.core.distributed import barrier, init_distributed, rank, world_size
+from tspo_cli.training.core.engine_weights import weights_for_engine
+from tspo_cli.training.core.export import empty_model
 from tspo_cli.training.core.handover import hand_over
-from tspo_cli.training.core.learner import Learner
-from tspo_cli.training.loop import Evaluate, Step, Workshop, train_loop
+from tspo_cli.training.core.policy_learner import PolicyLearner
+from tspo_cli.training.loop import Evaluate, MakeStep, TrainingRun, train_loop
 from tspo_cli.training.policy import starting_policy
-from tspo_cli.training.rl.rl_step import read_training_questions, rl_step
+from tspo_cli.training.rl.question_batches import read_training_questions
+from tspo_cli.training.rl.rl_step import RlParts, RlStep
 from tspo_cli.training.rl.scoring import needs_critic
-from tspo_cli.training.sft import demonstration_source, sft_step
+from tspo_cli.training.sft import SftStep, demonstration_source
+
+StepMaker = Callable[[PolicyLearner, Critic | None, Engine], MakeStep]
+"""Learner, critic and engine -> the function that makes the training steps."""
 
 
-def train(config: Config, run: Path, evaluate: Evaluate, *, attempt: int, resume: bool) -> None:
-    """Train as `config` says, in this process (and its siblings, where RANK and WORLD_SIZE say that
-    there are some).
+def train(
+    config: Config, directory: Path, evaluate: Evaluate, *, attempt: int, resume: bool
+) -> None:
+    """Train as `config` says, in this process, together with the other processes that RANK and
+    WORLD_SIZE announce.
 
-    `run` is a claimed run directory. Data, index and model are opened before anything is computed.
+    `directory` is a claimed run directory. Data, index and model are opened before anything is
+    computed.
 
     Raises:
         InvalidInputError, MissingResourceError: data, index or model that cannot be used.
@@ -46,56 +55,54 @@ def train(config: Config, run: Path, evaluate: Evaluate, *, attempt: int, resume
     device = init_distributed()
     tokenizer, model = starting_policy(config, device)
     protocol = SearchProtocol.from_config(tokenizer, config.rollout)
-    make_step = _step_maker(config, retriever, protocol)
+    step_maker = _step_maker(config, retriever, protocol)
     updates = config.train.steps * (config.train.updates_per_step if config.kind != "sft" else 1)
     if config.lora.rank:
         add_lora(model, config.lora, config.seed)
     values = ValueModel(model) if needs_critic(config) else None
-    learner = Learner(model, config, total_updates=updates, temperature=config.rollout.temperature)
+    learner = PolicyLearner(
+        model, config, total_updates=updates, temperature=config.rollout.temperature
+    )
     critic = Critic(values, config, total_updates=updates) if values is not None else None
 
-    def tell(message: str) -> None:
+    def log(message: str) -> None:
         say(message)
-        log_line(run, attempt, message)
+        log_line(directory, attempt, message)
 
-    engine = _engine(learner, tokenizer, config, run, tell)
+    engine = _engine(learner, tokenizer, directory, log)
     if config.rollout.engine == "vllm":
         hand_over(learner, engine, protocol, config, 0)
-    shop = Workshop(config, run, attempt, tokenizer, protocol, learner, engine, retriever, critic)
-    train_loop(shop, make_step(learner, critic, engine), evaluate, resume=resume)
+    run = TrainingRun(
+        config, directory, attempt, tokenizer, protocol, learner, engine, retriever, critic
+    )
+    train_loop(run, step_maker(learner, critic, engine), evaluate, resume=resume)
 
 
-def _step_maker(
-    config: Config, retriever: Retriever | None, protocol: SearchProtocol
-) -> Callable[[Learner, Critic | None, Engine], Callable[[int], Step]]:
-    """Read the training data now, so that bad data is known before the learner is built."""
+def _step_maker(config: Config, retriever: Retriever | None, protocol: SearchProtocol) -> StepMaker:
+    """Read the training data now, so that bad data is reported before the learner is built."""
     if config.kind == "sft":
         source = demonstration_source(config, retriever)
-        return lambda learner, critic, engine: sft_step(config, learner, protocol, source)
+        return lambda learner, critic, engine: SftStep(config, learner, protocol, source)
     questions = read_training_questions(config)
-    return lambda learner, critic, engine: rl_step(
-        config, learner, critic, engine, retriever, protocol, questions
+    return lambda learner, critic, engine: RlStep(
+        RlParts(config, learner, critic, engine, retriever, protocol, questions)
     )
 
 
 def _engine(
-    learner: Learner,
-    tokenizer: TokenizerLike,
-    config: Config,
-    run: Path,
-    tell: Callable[[str], None],
+    learner: PolicyLearner, tokenizer: TokenizerLike, directory: Path, log: Callable[[str], None]
 ) -> Engine:
-    """The rollout engine: vLLM, or transformers on the learner's own parameters (on a copy where
-    ZeRO 3 shards them, or where it rolls out ahead).
+    """The rollout engine: vLLM, or transformers on the learner's own parameters or a copy of them
+    (see `engine_copies_weights`).
     """
+    config, core = learner.config, learner.core
     if config.rollout.engine == "vllm":
         siblings = Siblings(rank(), world_size(), barrier)
-        dtype = "bfloat16" if learner.half else "float32"
-        return open_vllm(
-            config, tokenizer, dtype=dtype, folder=run / "handover", siblings=siblings, tell=tell
-        )
-    weights = learner.whole_weights() if config.rollout.one_step_off else learner.weights()
-    module = learner.module if weights is None else learner.blank_module()
+        dtype = "bfloat16" if core.is_bfloat16 else "float32"
+        folder = directory / "handover"
+        return open_vllm(config, tokenizer, dtype=dtype, folder=folder, siblings=siblings, tell=log)
+    weights = weights_for_engine(core)
+    module = learner.module if weights is None else empty_model(core)
     slots = max(config.rollout.batch_size, config.eval.batch_size)
     engine = TransformersEngine(
         module, tokenizer, batch_size=slots, max_context=context_length(config)

@@ -1,9 +1,11 @@
-"""Imitate demonstrations: drawn from a synthetic world, or recorded in files."""
+"""A step of supervised fine-tuning: imitate demonstrations, drawn from a synthetic world or read
+from files.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,38 +18,49 @@ from tspo_cli.data.world.generate import load_world
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.types import Hit, Retriever
 from tspo_cli.rollout.protocol import SearchProtocol, answer_action, search_action
+from tspo_cli.timing import Clock
 from tspo_cli.training.core.distributed import rank, world_size
-from tspo_cli.training.core.learner import Learner
+from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.core.sequences import (
     ScriptedTrajectory,
     ScriptedTurn,
+    TrainSequence,
     demonstration_sequence,
 )
-from tspo_cli.training.loop import Step
+from tspo_cli.training.loop import StepResult
 
 DemonstrationSource = Callable[[int, int], ScriptedTrajectory]
-"""(step, place in the batch) -> demonstration: no state, so that a resumed run sees what it would
-have seen.
+"""(step, position in the batch) -> demonstration. There is no state: a resumed run gets the same
+demonstrations as one that was never stopped.
 """
 
 
-def sft_step(
-    config: Config, learner: Learner, protocol: SearchProtocol, source: DemonstrationSource
-) -> Callable[[int], Step]:
-    """The function that makes training step `step`."""
+@dataclass
+class SftStep:
+    """Makes the training steps: demonstrations are drawn, and the policy imitates them."""
 
-    def take(step: int) -> Step:
-        started = time.perf_counter()
-        mine = range(rank(), config.train.batch_size, world_size())
-        sequences = [
-            demonstration_sequence(source(step, place), protocol, config.loss.context_weight)
-            for place in mine
+    config: Config
+    learner: PolicyLearner
+    protocol: SearchProtocol
+    source: DemonstrationSource
+    clock: Clock = field(default_factory=Clock)
+
+    def __call__(self, step: int) -> StepResult:
+        """Make training step `step` (from 1)."""
+        with self.clock.part("draw"):
+            sequences = self.sequences_of(step)
+        with self.clock.part("update"):
+            metrics = self.learner.update_sft(sequences)
+        return StepResult(metrics, self.clock.take())
+
+    def sequences_of(self, step: int) -> list[TrainSequence]:
+        """This process's share of the step's demonstrations."""
+        return [
+            demonstration_sequence(
+                self.source(step, position), self.protocol, self.config.loss.context_weight
+            )
+            for position in range(rank(), self.config.train.batch_size, world_size())
         ]
-        drawn = time.perf_counter()
-        metrics = learner.update_sft(sequences)
-        return Step(metrics, {"draw": drawn - started, "update": time.perf_counter() - drawn})
-
-    return take
 
 
 def demonstration_source(config: Config, retriever: Retriever | None) -> DemonstrationSource:
@@ -78,14 +91,14 @@ def _from_world(config: Config, retriever: Retriever) -> DemonstrationSource:
         rename=config.data.rename_entities,
     )
 
-    def draw(step: int, place: int) -> ScriptedTrajectory:
-        demonstration = demonstrator.draw(np.random.default_rng([config.seed, step, place]))
+    def draw(step: int, position: int) -> ScriptedTrajectory:
+        demonstration = demonstrator.draw(np.random.default_rng([config.seed, step, position]))
         return ScriptedTrajectory(
             demonstration.question,
             tuple(
                 ScriptedTurn(
                     search_action(turn.think, turn.query),
-                    tuple(Hit(one.id, one.contents, 0.0) for one in turn.passages),
+                    tuple(Hit(passage.id, passage.contents, 0.0) for passage in turn.passages),
                 )
                 if turn.query is not None
                 else ScriptedTurn(answer_action(turn.think, turn.answer or ""))
@@ -98,12 +111,14 @@ def _from_world(config: Config, retriever: Retriever) -> DemonstrationSource:
 
 def _from_files(config: Config) -> DemonstrationSource:
     demonstrations = [
-        one for name in config.data.demonstrations for one in read_demonstrations(Path(name))
+        demonstration
+        for name in config.data.demonstrations
+        for demonstration in read_demonstrations(Path(name))
     ]
     size = config.train.batch_size
 
-    def draw(step: int, place: int) -> ScriptedTrajectory:
-        epoch, index = divmod((step - 1) * size + place, len(demonstrations))
+    def draw(step: int, position: int) -> ScriptedTrajectory:
+        epoch, index = divmod((step - 1) * size + position, len(demonstrations))
         order = np.random.default_rng([config.seed, epoch]).permutation(len(demonstrations))
         return demonstrations[int(order[index])]
 
@@ -141,7 +156,8 @@ def _demonstration(path: Path, number: int, record: dict[str, Any]) -> ScriptedT
             )
         passages = turn.get("passages") or []
         if not all(
-            isinstance(one, dict) and isinstance(one.get("contents"), str) for one in passages
+            isinstance(passage, dict) and isinstance(passage.get("contents"), str)
+            for passage in passages
         ):
             raise invalid(
                 path,
@@ -150,6 +166,8 @@ def _demonstration(path: Path, number: int, record: dict[str, Any]) -> ScriptedT
                 str(passages)[:60],
                 "write its text",
             )
-        hits = tuple(Hit(str(one.get("id", "")), one["contents"], 0.0) for one in passages)
+        hits = tuple(
+            Hit(str(passage.get("id", "")), passage["contents"], 0.0) for passage in passages
+        )
         scripted.append(ScriptedTurn(turn["text"], hits))
     return ScriptedTrajectory(question, tuple(scripted))

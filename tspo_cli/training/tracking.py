@@ -1,4 +1,4 @@
-"""Optional sinks beside metrics.jsonl."""
+"""Metrics sent to other places than metrics.jsonl: TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Track = Callable[[int, dict[str, float]], None]
 
 
 @contextmanager
-def tracker(config: Config, run: Path, chief: bool) -> Iterator[Track]:
-    """A function that sends the metrics of a step to the sinks that config.track names.
+def tracker(config: Config, run: Path, is_main_process: bool) -> Iterator[Track]:
+    """A function that sends the metrics of a step to TensorBoard, where config.track asks for it.
 
     Raises:
-        MissingResourceError: TensorBoard is asked for and not installed.
+        MissingResourceError: TensorBoard is not installed.
     """
-    if not (config.track.tensorboard and chief):
+    if not (config.track.tensorboard and is_main_process):
         yield lambda step, metrics: None
         return
     try:

@@ -16,7 +16,6 @@ from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import Config
 from tspo_cli.models.lora import add_lora
 from tspo_cli.models.tiny import tiny_model
-from tspo_cli.training.core.batching import TrainSequence
 from tspo_cli.training.core.checkpoint import load_checkpoint, save_checkpoint
 from tspo_cli.training.core.distributed import (
     gather_json,
@@ -25,7 +24,10 @@ from tspo_cli.training.core.distributed import (
     rank,
     world_size,
 )
-from tspo_cli.training.core.learner import Learner
+from tspo_cli.training.core.engine_weights import whole_weights
+from tspo_cli.training.core.export import export_adapter, export_model
+from tspo_cli.training.core.policy_learner import PolicyLearner
+from tspo_cli.training.core.sequences import TrainSequence
 
 VOCABULARY = 60
 
@@ -42,11 +44,11 @@ def make_config(*settings: str) -> Config:
     return load_config([], [*base, *settings])
 
 
-def make_learner(config: Config, seed: int = 0) -> Learner:
+def make_learner(config: Config, seed: int = 0) -> PolicyLearner:
     model = tiny_model(VOCABULARY, config.model, seed)
     if config.lora.rank:
         add_lora(model, config.lora, config.seed)
-    return Learner(model, config, total_updates=8)
+    return PolicyLearner(model, config, total_updates=8)
 
 
 def make_sequences(seed: int, count: int = 7) -> list[TrainSequence]:
@@ -58,10 +60,10 @@ def make_sequences(seed: int, count: int = 7) -> list[TrainSequence]:
         weights = [0.0] + [float(rng.random() < 0.6) for _ in range(length - 1)]
         sequences.append(
             TrainSequence(
-                [rng.randrange(VOCABULARY) for _ in range(length)],
-                weights,
-                [rng.gauss(0, 1) * weight for weight in weights],
-                [-4.0 - rng.random() if weight else 0.0 for weight in weights],
+                token_ids=[rng.randrange(VOCABULARY) for _ in range(length)],
+                weights=weights,
+                advantages=[rng.gauss(0, 1) * weight for weight in weights],
+                old_logprobs=[-4.0 - rng.random() if weight else 0.0 for weight in weights],
             )
         )
     return sequences
@@ -71,8 +73,8 @@ def mine(sequences: list[TrainSequence]) -> list[TrainSequence]:
     return sequences[rank() :: world_size()]
 
 
-def digest(learner: Learner) -> float:
-    weights = learner.weights() or dict(learner.module.named_parameters())
+def digest(learner: PolicyLearner) -> float:
+    weights = whole_weights(learner.core)
     return float(sum(value.detach().double().abs().sum() for value in weights.values()))
 
 
@@ -92,7 +94,7 @@ def stages(out: Path) -> dict[str, Any]:
                 "logprobs": total,
                 "weights": digest(learner),
             }
-        learner.export(out / f"model_{world_size()}_{stage}", Tokenizer())
+        export_model(learner.core, out / f"model_{world_size()}_{stage}", Tokenizer())
     return found
 
 
@@ -106,13 +108,13 @@ def adapters(out: Path) -> dict[str, Any]:
         learner = make_learner(config)
         rows = [learner.update_policy(mine(make_sequences(0)))]
         folder = out / f"adapters_{world_size()}_{stage}"
-        save_checkpoint(learner, folder / "checkpoint", {})
+        save_checkpoint(learner.core, folder / "checkpoint", {})
         learner = make_learner(config, seed=0)
-        load_checkpoint(learner, folder / "checkpoint")
+        load_checkpoint(learner.core, folder / "checkpoint")
         rows.append(learner.update_policy(mine(make_sequences(1))))
         found[str(stage)] = {"rows": rows, "weights": digest(learner)}
-        learner.export(folder / "model", Tokenizer())
-        learner.export_adapter(folder / "adapter")
+        export_model(learner.core, folder / "model", Tokenizer())
+        export_adapter(learner.core, folder / "adapter")
     return found
 
 
@@ -134,7 +136,9 @@ def uneven(out: Path) -> dict[str, Any]:
                 make_config(f"train.balance_ranks={balanced}", f"deepspeed.zero_stage={stage}")
             )
             passes: list[int] = []
-            learner.engine.module.register_forward_hook(lambda *_, passes=passes: passes.append(1))
+            learner.core.engine.module.register_forward_hook(
+                lambda *_, passes=passes: passes.append(1)
+            )
             rows = [learner.update_policy(own), learner.update_sft(own)]
             count = len(passes)
             scores = learner.logprobs(own)
@@ -167,10 +171,10 @@ def second_half(out: Path) -> dict[str, Any]:
 def _updates(stage: int, seeds: range, load: Path | None, save: Path | None) -> dict[str, Any]:
     learner = make_learner(make_config(f"deepspeed.zero_stage={stage}"))
     if load is not None:
-        assert load_checkpoint(learner, load) == {"step": 3}
+        assert load_checkpoint(learner.core, load) == {"step": 3}
     rows = [learner.update_policy(mine(make_sequences(seed))) for seed in seeds]
     if save is not None:
-        save_checkpoint(learner, save, {"step": 3})
+        save_checkpoint(learner.core, save, {"step": 3})
     return {"rows": rows, "weights": digest(learner)}
 
 

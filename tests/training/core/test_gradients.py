@@ -10,11 +10,10 @@ import torch
 from tests.training.core.learner_worker import VOCABULARY, make_config, make_learner, make_sequences
 from tspo_cli.data.question import Question
 from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
-from tspo_cli.training.core.batching import TrainSequence
 from tspo_cli.training.core.critic import Critic, ValueModel
 from tspo_cli.training.core.distributed import init_distributed
 from tspo_cli.training.core.optimizer_state import full_state
-from tspo_cli.training.core.sequences import policy_sequence
+from tspo_cli.training.core.sequences import TrainSequence, policy_sequence
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,7 +37,7 @@ def gradient(
         )
     )
     metrics = learner.update_policy(sequences)
-    state = full_state(learner.engine, learner.module, keep=True)
+    state = full_state(learner.core.engine, learner.module, keep=True)
     return {
         name: value / 0.1 for name, value in state.items() if name.startswith("exp_avg.")
     }, metrics
@@ -163,21 +162,20 @@ def test_a_critic_learns_its_returns() -> None:
     critic = Critic(ValueModel(learner.module), config, total_updates=30)
     sequences = [
         TrainSequence(
-            one.token_ids,
-            one.weights,
-            [0.5 * weight for weight in one.weights],
-            [0.0] * len(one.weights),
+            sequence.token_ids,
+            sequence.weights,
+            returns=[0.5 * weight for weight in sequence.weights],
         )
-        for one in make_sequences(2)
+        for sequence in make_sequences(2)
     ]
     before = [value.clone() for value in learner.module.parameters()]
     assert not any(any(row) for row in critic.values(sequences))
     losses = [critic.update_values(sequences)["value_loss"] for _ in range(20)]
     assert losses[0] == pytest.approx(0.125)
     assert losses[-1] < 0.02
-    for one, row in zip(sequences, critic.values(sequences), strict=True):
-        for weight, value in zip(one.weights, row, strict=True):
+    for sequence, row in zip(sequences, critic.values(sequences), strict=True):
+        for weight, value in zip(sequence.weights, row, strict=True):
             assert value == pytest.approx(0.5, abs=0.3) if weight else value == 0
     for old, new in zip(before, learner.module.parameters(), strict=True):
         assert torch.equal(old, new)
-    assert max(token for one in sequences for token in one.token_ids) < VOCABULARY
+    assert max(token for sequence in sequences for token in sequence.token_ids) < VOCABULARY

@@ -17,8 +17,8 @@ from torch.distributed import TCPStore
 from transformers import AutoModelForCausalLM
 
 from tests.training.core.learner_worker import VOCABULARY, make_config, make_learner, make_sequences
-from tspo_cli.training.core.batching import TrainSequence
 from tspo_cli.training.core.distributed import init_distributed
+from tspo_cli.training.core.sequences import TrainSequence
 
 WORKER = Path(__file__).with_name("learner_worker.py")
 STAGES = range(4)

@@ -22,6 +22,8 @@ from tspo_cli.models.lora import add_lora
 from tspo_cli.models.tiny import tiny_model
 from tspo_cli.runs import read_jsonl
 from tspo_cli.training.core.distributed import init_distributed
+from tspo_cli.training.core.engine_weights import whole_weights
+from tspo_cli.training.core.export import empty_model
 from tspo_cli.training.estimate import estimate_run
 
 Tspo = Callable[..., Any]
@@ -69,8 +71,7 @@ def test_adapters_alone_are_trained_and_start_as_nothing() -> None:
     init_distributed()
     learner = make_learner(make_config("lora.rank=4", "deepspeed.zero_stage=1"))
     plain = dict(tiny_model(VOCABULARY, learner.config.model, 0).named_parameters())
-    weights = learner.weights()
-    assert weights is not None
+    weights = whole_weights(learner.core)
     assert {name: value.shape for name, value in weights.items()} == {
         name: one.shape for name, one in plain.items()
     }
@@ -85,8 +86,8 @@ def test_adapters_alone_are_trained_and_start_as_nothing() -> None:
     assert changed
     assert all(".lora_" in name for name in changed)
     scored = learner.logprobs(make_sequences(1))
-    copy = learner.blank_module()
-    copy.load_state_dict(dict(learner.weights() or {}), strict=False)
+    copy = empty_model(learner.core)
+    copy.load_state_dict(whole_weights(learner.core), strict=False)
     for sequence, expected in zip(make_sequences(1), scored, strict=True):
         with torch.no_grad():
             logits = copy(torch.tensor([sequence.token_ids])).logits[0].log_softmax(-1)

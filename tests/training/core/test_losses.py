@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tspo_cli.config.schema import LossConfig, OptimizerConfig
-from tspo_cli.training.core.batching import TrainSequence, micro_batches
 from tspo_cli.training.core.losses import clipped_policy_loss, k3, token_shares
+from tspo_cli.training.core.micro_batches import micro_batches
 from tspo_cli.training.core.schedule import learning_rate
+from tspo_cli.training.core.sequences import TrainSequence
 
 numbers = st.floats(-3, 3, allow_nan=False)
 
@@ -91,7 +92,7 @@ def test_micro_batches_hold_every_trained_token_once(lengths: list[int], budget:
         found = [
             (batch.members[number], place)
             for batch in batches
-            for number, place in zip(batch.sequences.tolist(), batch.places.tolist(), strict=True)
+            for number, place in zip(batch.sequences.tolist(), batch.indices.tolist(), strict=True)
         ]
         assert sorted(found) == wanted
         for batch in batches:

@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tspo_cli.config.schema import LossConfig
-from tspo_cli.training.core.batching import TrainSequence, micro_batches
 from tspo_cli.training.core.losses import (
     clipped_policy_loss,
     clipped_value_loss,
     pool_means,
     token_shares,
 )
+from tspo_cli.training.core.micro_batches import micro_batches
+from tspo_cli.training.core.sequences import TrainSequence
 
 numbers = st.floats(-3, 3, allow_nan=False)
 

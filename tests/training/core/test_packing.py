@@ -13,9 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from tests.training.core.learner_worker import VOCABULARY, make_config, make_learner, make_sequences
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.models.packed_attention import enable_packing
-from tspo_cli.training.core.batching import MicroBatch, micro_batches
 from tspo_cli.training.core.distributed import init_distributed
-from tspo_cli.training.core.learner import picked_states
+from tspo_cli.training.core.micro_batches import MicroBatch, micro_batches
 
 SHAPE = {
     "vocab_size": VOCABULARY,
@@ -40,7 +39,7 @@ def loss_and_gradients(
     model.zero_grad()
     total = 0.0
     for batch in batches:
-        logprobs = model.get_output_embeddings()(picked_states(model, batch)).log_softmax(-1)
+        logprobs = model.get_output_embeddings()(batch.hidden(model.base_model)).log_softmax(-1)
         loss = -(logprobs.gather(-1, batch.targets[:, None])[:, 0] * batch.coefficients).sum()
         loss.backward()
         total += loss.item()

@@ -1,5 +1,5 @@
-"""Rollouts one step ahead: which weights sample them, how they are corrected, what a stopped run
-does.
+"""Rollouts one step ahead: which weights sample them, how they are corrected, and how a stopped run
+resumes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import pytest
 
 from tests.conftest import Finished, Playground
 from tspo_cli.runs import read_jsonl, read_jsonl_gz
-from tspo_cli.training.core.batching import TrainSequence
-from tspo_cli.training.rl.background import alongside
+from tspo_cli.training.core.sequences import TrainSequence
+from tspo_cli.training.rl.background import in_background
 from tspo_cli.training.rl.off_policy import importance_weights
 
 Tspo = Callable[..., Finished]
@@ -38,33 +38,31 @@ def test_importance_weights(ratio: str, wanted: list[float]) -> None:
 
 
 def test_work_goes_on_beside_the_body_and_stops_with_it() -> None:
-    begun, told = threading.Event(), threading.Event()
+    started, stopped = threading.Event(), threading.Event()
 
-    def until_told(stop: threading.Event) -> str:
-        begun.set()
+    def until_stopped(stop: threading.Event) -> str:
+        started.set()
         if stop.wait(timeout=20):
-            told.set()
+            stopped.set()
         return "gave up"
 
     def interrupted() -> None:
-        with alongside(until_told):
-            assert begun.wait(timeout=20)
+        with in_background(until_stopped):
+            assert started.wait(timeout=20)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert told.is_set()
-    with alongside(lambda stop: "done") as result:
+    assert stopped.is_set()
+    with in_background(lambda stop: "done") as result:
         assert result() == "done"
-    with alongside(None) as result:
-        assert result() is None
 
 
 def test_errors_of_the_other_thread_arrive() -> None:
     def fail(stop: threading.Event) -> None:
         raise ValueError("no retriever")
 
-    with pytest.raises(ValueError, match="no retriever"), alongside(fail) as result:
+    with pytest.raises(ValueError, match="no retriever"), in_background(fail) as result:
         result()
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tspo_cli.training.rl.returns import gae, kl_to_go, token_rewards, whiten
+from tspo_cli.training.rl.returns import advantages_to_go, gae, token_rewards, whiten
 
 
 def test_rewards_stand_at_the_last_sampled_token_of_their_turn() -> None:
@@ -35,29 +35,30 @@ steps = st.lists(st.tuples(numbers, numbers, st.booleans()), min_size=1, max_siz
 
 @given(steps, numbers)
 def test_feedback_does_not_matter(rows: list[tuple[float, float, bool]], noise: float) -> None:
-    """Taking the tokens that were not sampled out, or giving them other values, leaves the
-    advantages alone.
+    """Leaving out the tokens that were not sampled, or giving them other values, does not change
+    the advantages.
     """
-    sampled = [one for _, _, one in rows]
-    found = gae(
-        [r for r, _, _ in rows], [v + noise * (not one) for _, v, one in rows], sampled, 0.95, 0.9
+    mask = [sampled for _, _, sampled in rows]
+    rewards = [reward for reward, _, _ in rows]
+    values = [value + noise * (not sampled) for _, value, sampled in rows]
+    kept = [(reward, value) for reward, value, sampled in rows if sampled]
+    long = gae(rewards, values, mask, 0.95, 0.9)
+    short = gae(
+        [reward for reward, _ in kept], [value for _, value in kept], [True] * len(kept), 0.95, 0.9
     )
-    rest = [(r, v) for r, v, one in rows if one]
-    short = gae([r for r, _ in rest], [v for _, v in rest], [True] * len(rest), 0.95, 0.9)
-    for long_row, short_row in zip(found, short, strict=True):
-        assert [
-            value for value, one in zip(long_row, sampled, strict=True) if one
-        ] == pytest.approx(short_row)
-        assert not any(value for value, one in zip(long_row, sampled, strict=True) if not one)
+    for long_row, short_row in zip(long, short, strict=True):
+        at_sampled = [value for value, sampled in zip(long_row, mask, strict=True) if sampled]
+        assert at_sampled == pytest.approx(short_row)
+        assert not any(value for value, sampled in zip(long_row, mask, strict=True) if not sampled)
 
 
 @given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=8))
 def test_with_lambda_1_returns_are_the_sums_of_rewards(rows: list[tuple[float, float]]) -> None:
-    rewards, values = [r for r, _ in rows], [v for _, v in rows]
+    rewards, values = [reward for reward, _ in rows], [value for _, value in rows]
     advantages, returns = gae(rewards, values, [True] * len(rows), 1.0, 1.0)
-    assert returns == pytest.approx([sum(rewards[place:]) for place in range(len(rows))], abs=1e-9)
+    assert returns == pytest.approx([sum(rewards[index:]) for index in range(len(rows))], abs=1e-9)
     assert advantages == pytest.approx(
-        [r - v for r, v in zip(returns, values, strict=True)], abs=1e-9
+        [total - value for total, value in zip(returns, values, strict=True)], abs=1e-9
     )
 
 
@@ -68,5 +69,5 @@ def test_whitening_is_over_sampled_tokens() -> None:
     assert whiten([], [], 1e-6, list) == []
 
 
-def test_kl_to_go() -> None:
-    assert kl_to_go([0.0, 1.0, 0.0, 2.0]) == [3.0, 3.0, 2.0, 2.0]
+def test_penalties_are_subtracted_from_their_token_on() -> None:
+    assert advantages_to_go([5.0] * 4, [0.0, 1.0, 0.0, 2.0]) == [2.0, 2.0, 3.0, 3.0]

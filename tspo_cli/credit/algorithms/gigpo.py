@@ -20,7 +20,7 @@ from difflib import SequenceMatcher
 
 from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.algorithms.algorithm import outcomes_last
-from tspo_cli.credit.folr import to_go
+from tspo_cli.credit.discounting import to_go
 from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 from tspo_cli.credit.normalise import per_trajectory, pooled_turns, standardise
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from itertools import chain, pairwise
 
 from tspo_cli.config.schema import CreditConfig
-from tspo_cli.credit.folr import to_go
+from tspo_cli.credit.discounting import to_go
 from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 from tspo_cli.credit.normalise import standardise
 from tspo_cli.errors import InvalidInputError

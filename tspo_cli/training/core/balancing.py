@@ -1,5 +1,5 @@
-"""Sequences spread over the training processes so that all have about the same number of tokens:
-whoever has the most, the others wait for.
+"""Sequences exchanged between the training processes so that all have about the same number of
+tokens: every process waits for the one that has the most.
 """
 
 from __future__ import annotations
@@ -9,93 +9,112 @@ from dataclasses import dataclass
 
 import torch
 
-from tspo_cli.training.core.batching import TrainSequence
 from tspo_cli.training.core.distributed import gather_json, gather_table, rank
+from tspo_cli.training.core.sequences import TrainSequence
 
-_COLUMNS = 6  # token id, weight, advantage, old log-prob, turn, share of the loss
+# token id, weight, advantage, old log-prob, return, old value, turn, share of the loss
+_COLUMNS = 8
 
 
 def assign(lengths: Sequence[Sequence[int]]) -> list[list[int]]:
-    """For every sequence of every process (its tokens, [processes][n]) the process that works on
-    it: longest first, to whoever has the fewest tokens so far (Graham 1969), the lowest process
-    among equals.
+    """The process that trains each sequence of each process, [processes][n]; `lengths` are their
+    tokens.
+
+    Longest first, to the process with the fewest tokens so far (Graham 1969), the lowest rank among
+    equals.
     """
     load = [0] * len(lengths)
-    chosen = [[0] * len(own) for own in lengths]
-    places = [
-        (-tokens, source, place)
-        for source, own in enumerate(lengths)
-        for place, tokens in enumerate(own)
+    targets = [[0] * len(row) for row in lengths]
+    order = [
+        (-tokens, source, index)
+        for source, row in enumerate(lengths)
+        for index, tokens in enumerate(row)
     ]
-    for tokens, source, place in sorted(places):
+    for tokens, source, index in sorted(order):
         target = load.index(min(load))
-        chosen[source][place] = target
+        targets[source][index] = target
         load[target] -= tokens
-    return chosen
+    return targets
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """Who works on whose sequences: their `lengths` and the `targets`, both [processes][n]."""
+    """Which process trains which sequences: their `lengths` and the `targets`, both
+    [processes][n].
+    """
 
     lengths: list[list[int]]
     targets: list[list[int]]
 
     @classmethod
     def of(cls, sequences: Sequence[TrainSequence]) -> Exchange:
-        """The exchange of what all processes have; every one of them calls this."""
-        lengths = gather_json([len(one.token_ids) for one in sequences])
+        """The exchange of the sequences of all processes; every process calls it."""
+        lengths = gather_json([len(sequence.token_ids) for sequence in sequences])
         return cls(lengths, assign(lengths))
 
     def spread(
         self, sequences: Sequence[TrainSequence], shares: Sequence[Sequence[float]]
     ) -> tuple[list[TrainSequence], list[list[float]]]:
-        """What this process works on, with its shares of the loss."""
-        rows = [row for one, own in zip(sequences, shares, strict=True) for row in _rows(one, own)]
+        """The sequences that this process trains, and their shares of the loss."""
+        rows = [
+            row
+            for sequence, share in zip(sequences, shares, strict=True)
+            for row in _rows(sequence, share)
+        ]
         tables = gather_table(torch.tensor(rows, dtype=torch.float64).reshape(-1, _COLUMNS))
-        found, own_shares = [], []
-        for source, place in self._worked_on(rank()):
-            ids, weights, advantages, old, turns, share = tables[source][
-                self._span(source, place)
-            ].T.tolist()
-            kept = [int(turn) for turn in turns] if turns[0] >= 0 else []
-            found.append(TrainSequence([int(one) for one in ids], weights, advantages, old, kept))
-            own_shares.append(share)
-        return found, own_shares
+        assigned, assigned_shares = [], []
+        for source, index in self._assigned_to(rank()):
+            table = tables[source][self._span(source, index)]
+            ids, weights, advantages, logprobs, returns, values, turns, share = table.T.tolist()
+            assigned.append(
+                TrainSequence(
+                    token_ids=[int(token) for token in ids],
+                    weights=weights,
+                    advantages=advantages,
+                    old_logprobs=logprobs,
+                    turns=[int(turn) for turn in turns] if turns[0] >= 0 else [],
+                    returns=returns,
+                    old_values=values,
+                )
+            )
+            assigned_shares.append(share)
+        return assigned, assigned_shares
 
     def collect(self, values: Sequence[Sequence[float]]) -> list[list[float]]:
-        """A value per token of what `spread` gave, back to its owners: those of this process's own
-        sequences.
+        """Send a value per token of the sequences of `spread` back to their owners; returns those
+        of this process's own sequences.
         """
-        tables = gather_table(
-            torch.tensor([[one] for row in values for one in row], dtype=torch.float64).reshape(
-                -1, 1
-            )
-        )
-        found: list[list[float]] = [[] for _ in self.lengths[rank()]]
+        column = [[value] for row in values for value in row]
+        tables = gather_table(torch.tensor(column, dtype=torch.float64).reshape(-1, 1))
+        collected: list[list[float]] = [[] for _ in self.lengths[rank()]]
         for worker, table in enumerate(tables):
             start = 0
-            for source, place in self._worked_on(worker):
-                stop = start + self.lengths[source][place]
+            for source, index in self._assigned_to(worker):
+                stop = start + self.lengths[source][index]
                 if source == rank():
-                    found[place] = table[start:stop, 0].tolist()
+                    collected[index] = table[start:stop, 0].tolist()
                 start = stop
-        return found
+        return collected
 
-    def _worked_on(self, worker: int) -> Iterator[tuple[int, int]]:
-        """(process, place) of the sequences that `worker` works on, in the order in which it has
-        them.
-        """
+    def _assigned_to(self, worker: int) -> Iterator[tuple[int, int]]:
+        """(process, index) of the sequences that `worker` trains, in its order."""
         for source, targets in enumerate(self.targets):
-            yield from ((source, place) for place, target in enumerate(targets) if target == worker)
+            yield from ((source, index) for index, target in enumerate(targets) if target == worker)
 
-    def _span(self, source: int, place: int) -> slice:
-        start = sum(self.lengths[source][:place])
-        return slice(start, start + self.lengths[source][place])
+    def _span(self, source: int, index: int) -> slice:
+        start = sum(self.lengths[source][:index])
+        return slice(start, start + self.lengths[source][index])
 
 
-def _rows(one: TrainSequence, shares: Sequence[float]) -> zip[tuple[float, ...]]:
-    turns = one.turns or [-1] * len(one.token_ids)
+def _rows(sequence: TrainSequence, shares: Sequence[float]) -> zip[tuple[float, ...]]:
     return zip(
-        one.token_ids, one.weights, one.advantages, one.old_logprobs, turns, shares, strict=True
+        sequence.token_ids,
+        sequence.weights,
+        sequence.advantages,
+        sequence.old_logprobs,
+        sequence.returns,
+        sequence.old_values,
+        sequence.turns or [-1] * len(sequence.token_ids),
+        shares,
+        strict=True,
     )

@@ -1,8 +1,8 @@
-"""Checkpoints to resume from: whole parameters and Adam moments as safetensors, so that neither the
-number of processes nor the ZeRO stage is fixed by them, and nothing is unpickled.
+"""Checkpoints to resume from: whole parameters and Adam moments as safetensors. A run may resume
+with another number of processes or another ZeRO stage, and nothing is unpickled.
 
     CHECKPOINT/state.safetensors    param.<name>, exp_avg.<name>, exp_avg_sq.<name> in float32
-    CHECKPOINT/critic.safetensors   the same of a critic, where there is one
+    CHECKPOINT/critic.safetensors   the same of the critic, if there is one
     CHECKPOINT/state.json           {"updates": ..., "extra": {...}}, written last
 """
 
@@ -16,41 +16,35 @@ from typing import Any
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import checkpoint_folders, read_json, write_json
 from tspo_cli.training.core.distributed import barrier, rank
-from tspo_cli.training.core.learner import Learner
 from tspo_cli.training.core.optimizer_state import (
     full_state,
     restore_state,
     set_update_count,
-    trained,
+    trained_parameters,
     whole_shape,
 )
+from tspo_cli.training.core.training_core import TrainingCore
 
 STATE, CRITIC, INDEX = "state.safetensors", "critic.safetensors", "state.json"
 
 
 def save_checkpoint(
-    learner: Learner, directory: Path, extra: dict[str, Any], critic: Learner | None = None
+    policy: TrainingCore,
+    directory: Path,
+    extra: dict[str, Any],
+    critic: TrainingCore | None = None,
 ) -> None:
-    """Write a checkpoint whole or not at all; all processes call it, the first writes."""
-    from safetensors.torch import save_file
-
+    """Write a checkpoint whole or not at all. All processes call it; the first one writes."""
     temporary = directory.with_name(f".{directory.name}.tmp")
     if rank() == 0:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-    for one, name in ((learner, STATE), (critic, CRITIC)):
-        if one is not None:
-            if not one.updates:  # a policy that waits for its critic has no moments yet
-                one.allocate_moments()
-                set_update_count(one.engine, 0)
-            state = full_state(one.engine, one.module, keep=rank() == 0)
-            if rank() == 0:
-                save_file(state, temporary / name)
-                _flush(temporary / name)
+    _save_core(policy, temporary / STATE)
+    updates = {"updates": policy.updates}
+    if critic is not None:
+        _save_core(critic, temporary / CRITIC)
+        updates["critic_updates"] = critic.updates
     if rank() == 0:
-        updates = {"updates": learner.updates} | (
-            {"critic_updates": critic.updates} if critic is not None else {}
-        )
         write_json(temporary / INDEX, {**updates, "extra": extra})
         _flush(temporary)
         shutil.rmtree(directory, ignore_errors=True)
@@ -59,46 +53,59 @@ def save_checkpoint(
     barrier()
 
 
+def _save_core(core: TrainingCore, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    if not core.updates:  # a policy that waits for its critic has no moments yet
+        core.allocate_moments()
+        set_update_count(core.engine, 0)
+    state = full_state(core.engine, core.module, keep=rank() == 0)
+    if rank() == 0:
+        save_file(state, path)
+        _flush(path)
+
+
 def load_checkpoint(
-    learner: Learner, directory: Path, critic: Learner | None = None
+    policy: TrainingCore, directory: Path, critic: TrainingCore | None = None
 ) -> dict[str, Any]:
-    """Restore the learner exactly; returns the `extra` that was saved. All processes call it.
+    """Restore the policy (and the critic) exactly; returns the `extra` that was saved. All
+    processes call it.
 
     Raises:
         MissingResourceError: there is no checkpoint in `directory`.
         InvalidInputError: the checkpoint is damaged, or belongs to another model.
     """
     index = read_json(directory / INDEX)
-    _load(learner, directory, STATE, index["updates"])
+    _load_core(policy, directory / STATE, index["updates"])
     if critic is not None:
-        _load(critic, directory, CRITIC, index["critic_updates"])
+        _load_core(critic, directory / CRITIC, index["critic_updates"])
     return dict(index["extra"])
 
 
-def _load(learner: Learner, directory: Path, name: str, updates: int) -> None:
+def _load_core(core: TrainingCore, path: Path, updates: int) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        state = load_file(directory / name)
+        state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InvalidInputError(
-            f"{directory / name}: damaged ({error}); delete {directory} and resume"
+            f"{path}: damaged ({error}); delete {path.parent} and resume"
         ) from None
-    shapes = {name: whole_shape(one) for name, one in trained(learner.module)}
+    shapes = {name: whole_shape(parameter) for name, parameter in trained_parameters(core.module)}
     saved = {
-        name.removeprefix("param."): tuple(one.shape)
-        for name, one in state.items()
+        name.removeprefix("param."): tuple(tensor.shape)
+        for name, tensor in state.items()
         if name.startswith("param.")
     }
     if shapes != saved:
         other = sorted(set(shapes.items()) ^ set(saved.items()))[0][0]
         raise InvalidInputError(
-            f"{directory}: belongs to another model (parameter {other} differs)"
+            f"{path.parent}: belongs to another model (parameter {other} differs)"
         )
-    learner.allocate_moments()
-    restore_state(learner.engine, learner.module, state, updates)
-    learner.updates = updates
+    core.allocate_moments()
+    restore_state(core.engine, core.module, state, updates)
+    core.updates = updates
 
 
 def latest_checkpoint(run: Path) -> Path | None:

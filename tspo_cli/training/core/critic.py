@@ -1,4 +1,4 @@
-"""The value model of PPO, trained by the same core as the policy."""
+"""The value model of PPO: its loss on top of the training core."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from tspo_cli.config.schema import Config, LossConfig, OptimizerConfig
-from tspo_cli.training.core.batching import MicroBatch, TrainSequence
-from tspo_cli.training.core.learner import Learner, picked_states
+from tspo_cli.config.schema import Config
 from tspo_cli.training.core.losses import clipped_value_loss
+from tspo_cli.training.core.micro_batches import MicroBatch
+from tspo_cli.training.core.sequences import TrainSequence
+from tspo_cli.training.core.training_core import TokenLoss, TrainingCore, prepare_model
 
 
 class ValueModel(nn.Module):
-    """The policy's body, copied, with one number per position for a head; the head starts at 0."""
+    """A copy of the policy's body, with a head of one number per position that starts at 0."""
 
     def __init__(self, policy: Any) -> None:
         super().__init__()
@@ -28,59 +29,53 @@ class ValueModel(nn.Module):
 
 
 class ValuePositions(nn.Module):
-    """A value model that is asked at trained positions alone."""
+    """A value model that computes values at trained positions alone."""
 
     def __init__(self, model: ValueModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values of the states before the trained tokens, and zeros in the place of entropies, both
-        [N] in float32.
+        """Values of the states before the trained tokens, [N] in float32, and zeros [N]: the core
+        expects two outputs.
         """
-        values = self.model.head(picked_states(self.model, batch)).squeeze(-1).float()
+        values = self.model.head(batch.hidden(self.model.base_model)).squeeze(-1).float()
         return values, torch.zeros_like(values)
 
 
-class Critic(Learner):
-    """A value model under training: a learner whose outputs are values instead of
-    log-probabilities.
-
-    Its sequences carry returns as `advantages` and the values before the update as `old_logprobs`.
-    """
+class Critic:
+    """A value model under training, see `TrainingCore`."""
 
     def __init__(self, model: ValueModel, config: Config, *, total_updates: int) -> None:
-        """Take over `model`, with the learning rate of config.critic and the rest of
-        config.optimizer.
+        """Train `model` with learning rate and warm-up of config.critic, and config.optimizer for
+        everything else.
         """
-        own = config.critic
-        options = config.optimizer.model_dump() | {"lr": own.lr, "warmup": own.warmup}
-        changed = {"optimizer": OptimizerConfig(**options), "loss": LossConfig()}
-        super().__init__(model, config.model_copy(update=changed), total_updates=total_updates)
+        self.options = config.critic
+        optimizer = config.optimizer.model_copy(
+            update={"lr": config.critic.lr, "warmup": config.critic.warmup}
+        )
+        prepare_model(model, config)
+        self.core = TrainingCore(ValuePositions(model), config, optimizer, total_updates)
 
     def update_values(self, sequences: Sequence[TrainSequence]) -> dict[str, float]:
-        """One update of the clipped value loss, mean over sampled tokens. Metrics: value_loss,
-        critic_grad_norm, critic_lr.
+        """One update of the clipped value loss towards `returns`, mean over sampled tokens.
+        Metrics: value_loss, critic_grad_norm, critic_lr.
         """
-        clip = self.config.critic.value_clip
-
-        def loss(
-            batch: MicroBatch, values: torch.Tensor, _: torch.Tensor
-        ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-            return clipped_value_loss(values, batch.old_logprobs, batch.advantages, clip), {}
-
-        found = self._update(sequences, "token_mean", loss)
+        metrics = self.core.update(sequences, self._loss)
         return {
-            "value_loss": found["loss"],
-            "critic_grad_norm": found["grad_norm"],
-            "critic_lr": found["lr"],
+            "value_loss": metrics["loss"],
+            "critic_grad_norm": metrics["grad_norm"],
+            "critic_lr": metrics["lr"],
         }
 
     def values(self, sequences: Sequence[TrainSequence]) -> list[list[float]]:
         """The value of the state before each trained token, [len(sequences)][T], 0 where the weight
         is 0.
         """
-        return self.logprobs(sequences)
+        with self.core.clock.part("values"):
+            return self.core.forward(sequences)
 
-    def _wrapped(self, model: Any, temperature: float) -> nn.Module:
-        return ValuePositions(model)
+    def _loss(self, batch: MicroBatch, values: torch.Tensor, zeros: torch.Tensor) -> TokenLoss:
+        return TokenLoss(
+            clipped_value_loss(values, batch.old_values, batch.returns, self.options.value_clip)
+        )

@@ -1,15 +1,16 @@
-"""What DeepSpeed is told."""
+"""The DeepSpeed configuration of an experiment."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.config.layers import merge
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import read_json
 
-# Where the experiment says what a DeepSpeed file might say too.
+# Keys of a DeepSpeed file that the experiment sets, and where.
 SET_ELSEWHERE = {
     "optimizer": "[optimizer]",
     "scheduler": "[optimizer]",
@@ -23,12 +24,12 @@ def deepspeed_config(config: Config, *, bfloat16: bool) -> dict[str, Any]:
     """The generated DeepSpeed configuration, with the user's JSON file (config.deepspeed.config)
     merged over it.
 
-    Micro-batches and accumulation are handled by the learner, so the batch keys stay 1. Values
-    "auto" in the file (they ask a trainer to fill them in) keep what was generated.
+    The training core makes micro-batches and accumulates gradients itself, so the batch keys stay
+    1. A value "auto" in the file asks the trainer to fill it in: the generated value stays.
 
     Raises:
-        InvalidInputError: the file is no JSON object, sets what the experiment sets, or asks for
-        fp16.
+        InvalidInputError: the file is no JSON object, has keys that the experiment sets, or asks
+        for fp16.
     """
     zero: dict[str, Any] = {"stage": config.deepspeed.zero_stage}
     if config.deepspeed.offload_optimizer:
@@ -46,20 +47,20 @@ def deepspeed_config(config: Config, *, bfloat16: bool) -> dict[str, Any]:
     if not config.deepspeed.config:
         return generated
     path = Path(config.deepspeed.config)
-    own = read_json(path)
-    if not isinstance(own, dict):
+    content = read_json(path)
+    if not isinstance(content, dict):
         raise InvalidInputError(f"{path}: expected a JSON object with DeepSpeed's keys")
-    own = _without_auto(own)
-    for key, place in SET_ELSEWHERE.items():
-        if key in own:
+    user = _without_auto(content)
+    for key, setting in SET_ELSEWHERE.items():
+        if key in user:
             raise InvalidInputError(
-                f"{path}: {key!r} is set by {place} of the experiment; remove it from this file"
+                f"{path}: {key!r} is set by {setting} of the experiment; remove it from this file"
             )
-    if isinstance(own.get("fp16"), dict) and own["fp16"].get("enabled"):
+    if isinstance(user.get("fp16"), dict) and user["fp16"].get("enabled"):
         raise InvalidInputError(
             f"{path}: fp16 is not supported; remove it and set model.dtype to bfloat16 or float32"
         )
-    return _merge(generated, own)
+    return merge(generated, user)
 
 
 def _without_auto(value: dict[str, Any]) -> dict[str, Any]:
@@ -68,11 +69,3 @@ def _without_auto(value: dict[str, Any]) -> dict[str, Any]:
         for key, inner in value.items()
         if inner != "auto"
     }
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merge(base[key], value) if both else value
-    return merged

@@ -7,9 +7,9 @@ from tspo_cli.errors import TspoError
 from tspo_cli.rollout.engines.engine_protocol import Completion, Engine, GenerationRequest, Sampling
 from tspo_cli.rollout.engines.vllm_engine.vllm_local import VllmEngine
 from tspo_cli.rollout.protocol import SearchProtocol
-from tspo_cli.training.core.batching import TrainSequence
-from tspo_cli.training.core.distributed import all_sum
-from tspo_cli.training.core.learner import Learner
+from tspo_cli.training.core.engine_weights import weights_for_engine
+from tspo_cli.training.core.policy_learner import PolicyLearner
+from tspo_cli.training.core.sequences import continuation_sequence
 
 PROBES, PROBE_TOKENS = 2, 8
 PROBE_QUESTION = "who was the first?"
@@ -19,7 +19,7 @@ FLOAT32_LIMIT = 1e-3
 
 
 def hand_over(
-    learner: Learner, engine: Engine, protocol: SearchProtocol, config: Config, version: int
+    learner: PolicyLearner, engine: Engine, protocol: SearchProtocol, config: Config, version: int
 ) -> float | None:
     """Give the engine the learner's weights as `version` and compare a few log-probs of both
     afterwards.
@@ -31,21 +31,19 @@ def hand_over(
         TspoError: the difference is above the limit: the engine does not have the learner's
         weights.
     """
-    own = config.rollout.engine == "vllm" or config.rollout.one_step_off
-    weights = learner.whole_weights() if own else learner.weights()
+    weights = weights_for_engine(learner.core)
     engine.load_weights(weights, version)
     if weights is None:
         return None
     del weights
     gap = _probe(learner, engine, protocol, config)
-    limit = (
-        config.train.parity_limit if learner.half else min(config.train.parity_limit, FLOAT32_LIMIT)
-    )
+    limit = config.train.parity_limit
+    if not learner.core.is_bfloat16:
+        limit = min(limit, FLOAT32_LIMIT)
     if not gap <= limit:
         raise TspoError(
             f"hand-over of step {version}: log-probs of engine and learner differ by {gap:.4g} "
-            "nats on average, more "
-            f"than {limit:g}; the engine does not have the learner's weights"
+            f"nats on average, more than {limit:g}; the engine does not have the learner's weights"
         )
     return gap
 
@@ -58,32 +56,23 @@ def rest(engine: Engine) -> None:
         engine.rest()
 
 
-def _probe(learner: Learner, engine: Engine, protocol: SearchProtocol, config: Config) -> float:
+def _probe(
+    learner: PolicyLearner, engine: Engine, protocol: SearchProtocol, config: Config
+) -> float:
     """Mean difference (nats) over a few tokens that the engine samples now, over all processes."""
     prompt = tuple(protocol.prompt_ids(PROBE_QUESTION))
     sampling = Sampling(temperature=config.rollout.temperature, max_new_tokens=PROBE_TOKENS)
-    sessions = [-1 - place for place in range(PROBES)]  # no session of a rollout
+    sessions = [-1 - number for number in range(PROBES)]  # no session of a rollout
     for session in sessions:
         engine.submit(GenerationRequest(session, prompt, sampling, seed=-session))
-    done: list[Completion] = []
-    while len(done) < PROBES:
-        done += engine.step()
+    completions: list[Completion] = []
+    while len(completions) < PROBES:
+        completions += engine.step()
     for session in sessions:
         engine.release(session)
-    sequences = [
-        TrainSequence(
-            [*prompt, *one.token_ids],
-            [0.0] * len(prompt) + [1.0] * len(one.token_ids),
-            [0.0] * (len(prompt) + len(one.token_ids)),
-            [0.0] * len(prompt) + list(one.logprobs),
-        )
-        for one in done
-    ]
-    gaps = [
-        abs(new - old)
-        for sequence, logprobs in zip(sequences, learner.logprobs(sequences), strict=True)
-        for new, old, weight in zip(logprobs, sequence.old_logprobs, sequence.weights, strict=True)
-        if weight
-    ]
-    total, count = all_sum([sum(gaps), len(gaps)])
-    return total / count
+    return learner.logprob_gap(
+        [
+            continuation_sequence(prompt, completion.token_ids, completion.logprobs)
+            for completion in completions
+        ]
+    )

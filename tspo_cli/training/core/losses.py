@@ -1,21 +1,20 @@
-"""Losses per token, and each token's share of the total. Pure functions of tensors."""
+"""Losses per token, and each token's share of the total: pure functions of tensors and lists."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from tspo_cli.config.schema import LossConfig
-from tspo_cli.training.core.batching import TrainSequence
-
-AllSum = Callable[[Sequence[float]], list[float]]
+from tspo_cli.credit.normalise import AllSum
+from tspo_cli.training.core.sequences import TrainSequence
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyLoss:
-    """Per trained token [N]: `total` to descend, and its parts for the log."""
+    """Per trained token [N]: the `total` to minimise, and its parts for the metrics."""
 
     total: torch.Tensor
     policy: torch.Tensor
@@ -72,13 +71,13 @@ def pool_means(values: torch.Tensor, pools: torch.Tensor) -> torch.Tensor:
 def clipped_value_loss(
     values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, clip: float
 ) -> torch.Tensor:
-    """0.5 max((V - R)^2, (V_old + clip(V - V_old, -c, c) - R)^2), all [N]; c = 0 leaves out the
-    clipped one.
+    """0.5 max((V - R)^2, (V_old + clip(V - V_old, -c, c) - R)^2), all [N]; without the second term
+    where c is 0.
     """
     loss = (values - returns) ** 2
     if clip:
-        near = old_values + (values - old_values).clamp(-clip, clip)
-        loss = torch.maximum(loss, (near - returns) ** 2)
+        clipped = old_values + (values - old_values).clamp(-clip, clip)
+        loss = torch.maximum(loss, (clipped - returns) ** 2)
     return 0.5 * loss
 
 
@@ -96,10 +95,11 @@ def token_shares(
     """Each token's coefficient in the loss, [len(sequences)][T].
 
     token_mean: weight / sum of all weights. sequence_mean: weight / sum of the sequence's weights /
-    number of sequences that have any. sequence_sum: weight / sum_length / that number. The first
-    two sum to 1 over all processes, over which `all_sum` adds; all zeros where nothing is trained.
+    number of sequences that have any. sequence_sum: weight / sum_length / that number. Sums and
+    numbers are those of all processes, by `all_sum`. The shares of the first two add up to 1 over
+    all processes. Where nothing is trained, all shares are 0.
     """
-    sums = [sum(one.weights) for one in sequences]
+    sums = [sum(sequence.weights) for sequence in sequences]
     total, count = all_sum([sum(sums), sum(value > 0 for value in sums)])
     if aggregation == "sequence_mean":
         scales = [1 / (value * count) if value > 0 else 0.0 for value in sums]
@@ -108,6 +108,6 @@ def token_shares(
     else:
         scales = [1 / total if total > 0 else 0.0] * len(sums)
     return [
-        [weight * scale for weight in one.weights]
-        for one, scale in zip(sequences, scales, strict=True)
+        [weight * scale for weight in sequence.weights]
+        for sequence, scale in zip(sequences, scales, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""The learning rate of an update: a function of its number, so that there is no state to
+"""The learning rate of an update. It depends on the update's number alone: there is no state to
 restore.
 """
 

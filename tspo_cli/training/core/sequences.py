@@ -1,20 +1,61 @@
-"""From trajectories and demonstrations to what the learner trains on."""
+"""What the learner trains on: sequences of tokens with their targets, made of rollouts and
+demonstrations.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.rollout.trajectory import Trajectory
-from tspo_cli.training.core.batching import TrainSequence
+
+VALUES = ("advantages", "old_logprobs", "returns", "old_values")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSequence:
+    """One sequence of T tokens. Entry t of each list belongs to token t, which is predicted from
+    the tokens before it.
+
+    Tokens of weight 0 are not trained; the first token must have weight 0. Policy updates read
+    `advantages` and `old_logprobs` (nats, of the policy that sampled). Critic updates read
+    `returns` and `old_values` (the critic's values before the update). A list that is left empty is
+    filled with zeros. `turns` has the turn of each token, for ratios by turn (empty: all tokens are
+    of one turn).
+
+    Raises:
+        ValueError: lists of different lengths, or a first token with a weight.
+    """
+
+    token_ids: list[int]
+    weights: list[float]
+    advantages: list[float] = field(default_factory=list)
+    old_logprobs: list[float] = field(default_factory=list)
+    turns: list[int] = field(default_factory=list)
+    returns: list[float] = field(default_factory=list)
+    old_values: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in VALUES:
+            if not getattr(self, name):
+                object.__setattr__(self, name, [0.0] * len(self.token_ids))
+        lengths = {len(self.token_ids), len(self.weights)}
+        lengths |= {len(getattr(self, name)) for name in VALUES}
+        lengths |= {len(self.turns)} if self.turns else set()
+        if len(lengths) != 1 or not self.token_ids:
+            raise ValueError(
+                f"a training sequence needs lists of the same length, got {sorted(lengths)}"
+            )
+        if self.weights[0]:
+            raise ValueError("the first token is predicted from nothing: its weight must be 0")
 
 
 @dataclass(frozen=True, slots=True)
 class ScriptedTurn:
-    """What the agent should write in one turn, and the passages that its search brings (none: no
-    search).
+    """What the agent should write in one turn, and the passages that its search returns (none: the
+    turn does not search).
     """
 
     text: str
@@ -43,6 +84,18 @@ def policy_sequence(trajectory: Trajectory, advantages: Sequence[float]) -> Trai
     )
 
 
+def continuation_sequence(
+    prompt_ids: Sequence[int], token_ids: Sequence[int], logprobs: Sequence[float] = ()
+) -> TrainSequence:
+    """A prompt and the tokens that follow it; weight 1 on the latter, `logprobs` are theirs."""
+    context = [0.0] * len(prompt_ids)
+    return TrainSequence(
+        token_ids=[*prompt_ids, *token_ids],
+        weights=context + [1.0] * len(token_ids),
+        old_logprobs=[*context, *logprobs] if logprobs else [],
+    )
+
+
 def demonstration_sequence(
     demonstration: ScriptedTrajectory, protocol: SearchProtocol, context_weight: float
 ) -> TrainSequence:
@@ -55,6 +108,4 @@ def demonstration_sequence(
         ids += action + feedback
         weights += [1.0] * len(action) + [context_weight] * len(feedback)
     weights[0] = 0.0
-    return TrainSequence(
-        token_ids=ids, weights=weights, advantages=[0.0] * len(ids), old_logprobs=[0.0] * len(ids)
-    )
+    return TrainSequence(token_ids=ids, weights=weights)

@@ -1,4 +1,4 @@
-"""Work that goes on in a thread of its own while this one does something else."""
+"""Work in a background thread while the main thread does something else."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ T = TypeVar("T")
 
 
 @contextmanager
-def alongside(work: Callable[[Event], T] | None) -> Iterator[Callable[[], T | None]]:
-    """Run `work` beside the body of the `with` (None: nothing to run).
+def in_background(work: Callable[[Event], T]) -> Iterator[Callable[[], T]]:
+    """Run `work` in a thread during the body of the `with` statement.
 
-    Yields a function that waits for its result, or raises its error. When the body fails, `work` is
-    told through its event to give up, and the block ends once it has.
+    Yields a function that waits for the result of `work` and returns it, or raises its error. When
+    the body fails, the event that `work` was given is set, and the block waits until `work` has
+    ended.
     """
-    if work is None:
-        yield lambda: None
-        return
     stop = Event()
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="background") as pool:
         future = pool.submit(work, stop)
         try:
             yield future.result

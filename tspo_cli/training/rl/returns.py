@@ -1,25 +1,23 @@
 """Token-level advantages: generalised advantage estimation over sampled tokens, and KL penalties in
 the reward.
 
-Feedback between turns is part of the state and no step of the policy: estimation runs over the
-sampled tokens of a trajectory in a row. Values by token have length T, 0 where a token was not
-sampled.
+Feedback between turns is part of the state, not a step of the policy: estimation skips it and goes
+from one sampled token to the next. Values by token have length T, 0 where a token was not sampled.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-AllSum = Callable[[Sequence[float]], list[float]]
-Rows = list[list[float]]
+from tspo_cli.credit.discounting import to_go
+from tspo_cli.credit.normalise import AllSum, batch_mean_and_scale
 
 
 def token_rewards(turn_of: Sequence[int], turn_rewards: Sequence[float]) -> list[float]:
-    """[T]: the reward of each turn at its last sampled token; `turn_of` [T] has -1 where a token
-    was not sampled.
+    """[T]: the reward of each turn at its last sampled token; `turn_of` [T] is -1 where a token was
+    not sampled.
     """
-    last = {turn: place for place, turn in enumerate(turn_of) if turn >= 0}
+    last = {turn: index for index, turn in enumerate(turn_of) if turn >= 0}
     rewards = [0.0] * len(turn_of)
     for turn, reward in enumerate(turn_rewards):
         if turn in last:
@@ -41,42 +39,40 @@ def gae(
     """
     advantages, returns = [0.0] * len(rewards), [0.0] * len(rewards)
     next_value = next_advantage = 0.0
-    for place in reversed(range(len(rewards))):
-        if sampled[place]:
-            delta = rewards[place] + gamma * next_value - values[place]
+    for index in reversed(range(len(rewards))):
+        if sampled[index]:
+            delta = rewards[index] + gamma * next_value - values[index]
             next_advantage = delta + gamma * lam * next_advantage
-            next_value = values[place]
-            advantages[place], returns[place] = next_advantage, next_advantage + values[place]
+            next_value = values[index]
+            advantages[index], returns[index] = next_advantage, next_advantage + values[index]
     return advantages, returns
 
 
-def kl_to_go(penalties: Sequence[float]) -> list[float]:
-    """[T]: the sum of the penalties from each token on."""
-    total, sums = 0.0, []
-    for penalty in reversed(penalties):
-        total += penalty
-        sums.append(total)
-    return sums[::-1]
+def advantages_to_go(advantages: Sequence[float], penalties: Sequence[float]) -> list[float]:
+    """[T]: each token's advantage less the sum of the penalties from this token on."""
+    return [
+        advantage - penalty
+        for advantage, penalty in zip(advantages, to_go(penalties, 1.0), strict=True)
+    ]
 
 
 def whiten(
     rows: Sequence[Sequence[float]], sampled: Sequence[Sequence[bool]], eps: float, all_sum: AllSum
-) -> Rows:
+) -> list[list[float]]:
     """(x - mean) / (std + eps) with the unbiased std over the sampled tokens of all processes; 0
     elsewhere.
     """
-    flat = [
-        value
+    values = [
+        (1, value)
         for row, mask in zip(rows, sampled, strict=True)
-        for value, one in zip(row, mask, strict=True)
-        if one
+        for value, is_sampled in zip(row, mask, strict=True)
+        if is_sampled
     ]
-    count, total = all_sum([len(flat), math.fsum(flat)])
-    mean = total / max(count, 1)
-    squares = all_sum([math.fsum((value - mean) ** 2 for value in flat)])[0]
-    deviation = math.sqrt(squares / max(count - 1, 1))
-    scale = 0.0 if deviation <= 1e-12 * max(1.0, abs(mean)) else 1.0 / (deviation + eps)
+    mean, scale = batch_mean_and_scale(values, eps, all_sum)
     return [
-        [(value - mean) * scale if one else 0.0 for value, one in zip(row, mask, strict=True)]
+        [
+            (value - mean) * scale if is_sampled else 0.0
+            for value, is_sampled in zip(row, mask, strict=True)
+        ]
         for row, mask in zip(rows, sampled, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""What a step of reinforcement learning leaves in the run directory: its rollouts, and metrics of
+"""What a step of reinforcement learning writes to the run directory: its rollouts, and metrics of
 them.
 """
 
@@ -10,7 +10,8 @@ from typing import Any
 
 from tspo_cli.credit.diagnostics import group_metrics
 from tspo_cli.credit.group import GroupCredit, TrajectoryCredit
-from tspo_cli.rollout.records import GroupRecord, rollout_record
+from tspo_cli.rollout.records import GroupRecord, RolloutRecord, rollout_record
+from tspo_cli.rollout.trajectory import Trajectory
 from tspo_cli.training.core.distributed import gather_json
 from tspo_cli.training.rl.scoring import ScoredGroup
 
@@ -18,67 +19,70 @@ from tspo_cli.training.rl.scoring import ScoredGroup
 def step_records(
     groups: Sequence[ScoredGroup], lost: dict[str, float], step: int
 ) -> tuple[list[GroupRecord], dict[str, float]]:
-    """Records of all processes in the order of the batch, and the metrics of the whole step; `lost`
-    is among them.
+    """The groups of all processes as records, in the order of the batch, and the metrics of the
+    whole step; the shares of `lost` rollouts are among them.
     """
-    mine = [
-        (group.place, _group_record(group, step), dataclasses.asdict(group.credit))
+    entries = [
+        (group.position, _group_record(group, step), dataclasses.asdict(group.credit))
         for group in groups
     ]
-    gathered = sorted((one for part in gather_json(mine) for one in part), key=lambda one: one[0])
+    gathered = [entry for part in gather_json(entries) for entry in part]
+    gathered.sort(key=lambda entry: entry[0])
     records = [record for _, record, _ in gathered]
     credits = [_credit_from_dict(credit) for _, _, credit in gathered]
-    rollouts = [one for record in records for one in record["trajectories"]]
-    turns = [turn for one in rollouts for turn in one["turns"]]
+    rollouts = [rollout for record in records for rollout in record["trajectories"]]
+    turns = [turn for rollout in rollouts for turn in rollout["turns"]]
+    turns_of = [rollout["turns"] for rollout in rollouts]
     metrics = {
-        "reward": mean([one["outcome"] for one in rollouts]),
+        "reward": mean([rollout["outcome"] for rollout in rollouts]),
         **{f"groups/{key}": value for key, value in group_metrics(credits).items()},
-        "searches": mean(
-            [sum(turn["kind"] == "search" for turn in one["turns"]) for one in rollouts]
-        ),
-        "turns": mean([len(one["turns"]) for one in rollouts]),
-        "response_tokens": mean([sum(turn["tokens"] for turn in one["turns"]) for one in rollouts]),
+        "searches": mean([sum(turn["kind"] == "search" for turn in row) for row in turns_of]),
+        "turns": mean([len(row) for row in turns_of]),
+        "response_tokens": mean([sum(turn["tokens"] for turn in row) for row in turns_of]),
         "invalid_share": mean([turn["kind"] == "invalid" for turn in turns]),
         "truncated_share": mean([turn["kind"] == "truncated" for turn in turns]),
-        "answered_share": mean([one["answer"] is not None for one in rollouts]),
+        "answered_share": mean([rollout["answer"] is not None for rollout in rollouts]),
         **lost,
     }
     return records, metrics
 
 
 def _group_record(group: ScoredGroup, step: int) -> GroupRecord:
-    question = group.trajectories[0].question
+    first = group.trajectories[0]
+    gold_logprobs = group.gold_logprobs or ((),) * len(group.trajectories)
     return {
         "step": step,
-        "group": list(group.trajectories[0].group),
-        "type": question.type,
-        "question": question.question,
-        "golden_answers": list(question.golden_answers),
+        "group": list(first.group),
+        "type": first.question.type,
+        "question": first.question.question,
+        "golden_answers": list(first.question.golden_answers),
         "group_class": group.credit.group_class,
         "level": group.credit.level,
         "trajectories": [
-            rollout_record(trajectory)
-            | (
-                {"gold_logprobs": list(group.beliefs[place])}
-                if group.beliefs[place:] and group.beliefs[place]
-                else {}
-            )
-            | {
-                "outcome": credit.outcome,
-                "class": credit.trajectory_class,
-                "first_occurrence": credit.first_occurrence,
-                "turn_rewards": list(credit.turn_rewards),
-                "advantages": list(credit.advantages),
-            }
-            for place, (trajectory, credit) in enumerate(
-                zip(group.trajectories, group.credit.trajectories, strict=True)
+            _rollout_record(trajectory, credit, logprobs)
+            for trajectory, credit, logprobs in zip(
+                group.trajectories, group.credit.trajectories, gold_logprobs, strict=True
             )
         ],
     }
 
 
+def _rollout_record(
+    trajectory: Trajectory, credit: TrajectoryCredit, gold_logprobs: Sequence[float]
+) -> RolloutRecord:
+    record = rollout_record(trajectory)
+    if gold_logprobs:
+        record["gold_logprobs"] = list(gold_logprobs)
+    record["outcome"] = credit.outcome
+    record["class"] = credit.trajectory_class
+    record["first_occurrence"] = credit.first_occurrence
+    record["turn_rewards"] = list(credit.turn_rewards)
+    record["advantages"] = list(credit.advantages)
+    return record
+
+
 def _credit_from_dict(record: dict[str, Any]) -> GroupCredit:
-    trajectories = tuple(TrajectoryCredit(**one) for one in record["trajectories"])
+    trajectories = tuple(TrajectoryCredit(**trajectory) for trajectory in record["trajectories"])
     return GroupCredit(record["group_class"], record["algorithm"], record["level"], trajectories)
 
 

@@ -1,5 +1,5 @@
-"""From rollouts to groups with credit: what algorithms need from the models is measured here and
-handed to them.
+"""From rollouts to groups with credit. What an algorithm needs from a model is measured here and
+passed to it.
 """
 
 from __future__ import annotations
@@ -14,68 +14,76 @@ from tspo_cli.credit.from_rollouts import group_from_trajectories
 from tspo_cli.credit.group import GroupCredit
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.rollout.trajectory import GroupId, Trajectory
-from tspo_cli.training.core.batching import TrainSequence
 from tspo_cli.training.core.critic import Critic
 from tspo_cli.training.core.distributed import all_sum
-from tspo_cli.training.core.learner import Learner
-from tspo_cli.training.core.sequences import policy_sequence
+from tspo_cli.training.core.policy_learner import PolicyLearner
+from tspo_cli.training.core.sequences import TrainSequence, policy_sequence
 from tspo_cli.training.rl.gold_logprobs import gold_logprobs
-from tspo_cli.training.rl.returns import gae, kl_to_go, token_rewards, whiten
+from tspo_cli.training.rl.returns import advantages_to_go, gae, token_rewards, whiten
 
 
 @dataclass(frozen=True, slots=True)
 class TokenCredit:
-    """Credit by token where an algorithm has one, [T] each: advantages, returns, and the critic's
-    values (or zeros).
+    """Credit by token where an algorithm has it, [T] each: advantages, and the returns and values
+    of a critic (None: there is none).
     """
 
     advantages: list[float]
-    returns: list[float]
-    values: list[float]
+    returns: list[float] | None = None
+    values: list[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """One group after credit assignment. `place` is its place in the step's batch of questions.
+    """One group after credit assignment. `position` is its place in the step's batch of questions.
 
-    `beliefs` has the gold log-probabilities of each trajectory, `tokens` its credit by token; empty
-    where the algorithm has none. `corrected` are the sequences of rollouts that an earlier policy
-    sampled, see `off_policy`.
+    `gold_logprobs` has the gold log-probabilities of each trajectory, `tokens` its credit by token;
+    both are empty where the algorithm has none. `corrected` are the sequences of rollouts that an
+    earlier policy sampled, see `off_policy`.
     """
 
-    place: int
+    position: int
     trajectories: tuple[Trajectory, ...]
     credit: GroupCredit
-    beliefs: tuple[tuple[float, ...], ...] = ()
+    gold_logprobs: tuple[tuple[float, ...], ...] = ()
     tokens: tuple[TokenCredit, ...] = ()
     corrected: tuple[TrainSequence, ...] = ()
 
+    @property
+    def has_advantage(self) -> bool:
+        """True where some turn has an advantage other than 0."""
+        return self.credit.level != "none"
+
     def sequences(self) -> list[TrainSequence]:
-        """The group's trajectories with their advantages, ready for the learner."""
+        """The group's trajectories with their credit, ready for learner and critic."""
         if self.corrected:
             return list(self.corrected)
-        credits = self.credit.trajectories
-        plain = [
-            policy_sequence(one, own.advantages)
-            for one, own in zip(self.trajectories, credits, strict=True)
+        by_turn = [
+            policy_sequence(trajectory, credit.advantages)
+            for trajectory, credit in zip(self.trajectories, self.credit.trajectories, strict=True)
         ]
         if not self.tokens:
-            return plain
+            return by_turn
         return [
-            replace(one, advantages=own.advantages)
-            for one, own in zip(plain, self.tokens, strict=True)
+            replace(
+                sequence,
+                advantages=tokens.advantages,
+                returns=tokens.returns or [],
+                old_values=tokens.values or [],
+            )
+            for sequence, tokens in zip(by_turn, self.tokens, strict=True)
         ]
 
-    def value_sequences(self) -> list[TrainSequence]:
-        """The same tokens with returns and old values, ready for the critic."""
-        return [
-            replace(one, advantages=own.returns, old_logprobs=own.values)
-            for one, own in zip(self.sequences(), self.tokens, strict=True)
-        ]
 
-    def kept(self) -> list[TrainSequence]:
-        """The rollouts that rejection sampling imitates."""
-        return [one for one in self.sequences() if any(one.advantages)]
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What credit can be measured with: the policy, a critic (None: the algorithm has none), and
+    the protocol that texts become tokens by.
+    """
+
+    learner: PolicyLearner
+    critic: Critic | None
+    protocol: SearchProtocol
 
 
 def needs_critic(config: Config) -> bool:
@@ -85,94 +93,125 @@ def needs_critic(config: Config) -> bool:
 
 def score(
     trajectories: Sequence[Trajectory],
-    places: Mapping[GroupId, int],
+    positions: Mapping[GroupId, int],
     config: Config,
-    learner: Learner,
-    critic: Critic | None,
-    protocol: SearchProtocol,
+    models: Models,
 ) -> list[ScoredGroup]:
-    """Groups with credit.
+    """Groups with credit; `positions` are their places in the batch.
 
-    Left out are trajectories whose search failed, which say nothing about the policy, and those
-    that two policies sampled, whose probability nobody knows.
+    Two kinds of trajectories are left out: those that failed, which say nothing about the policy,
+    and those that two versions of the policy sampled, whose probability is unknown.
     """
     members: dict[GroupId, list[Trajectory]] = defaultdict(list)
     for trajectory in trajectories:
         if not (trajectory.failed or trajectory.mixed):
             members[trajectory.group].append(trajectory)
-    beliefs: list[list[list[float]]] = [[] for _ in members]
+    gold: list[list[list[float]]] = [[] for _ in members]
     if find_algorithm(config.credit.algorithm).needs == "gold_logprobs":
-        beliefs = gold_logprobs(
-            list(members.values()), learner, protocol, config.credit.belief_prefix
-        )
+        prefix = config.credit.belief_prefix
+        gold = gold_logprobs(list(members.values()), models.learner, models.protocol, prefix)
     groups = [
-        group_from_trajectories(some, own)
-        for some, own in zip(members.values(), beliefs, strict=True)
+        group_from_trajectories(group_members, logprobs)
+        for group_members, logprobs in zip(members.values(), gold, strict=True)
     ]
-    by_token = critic is not None or (config.loss.kl > 0 and config.loss.kl_in == "reward")
-    credits = assign_batch(groups, config.credit, all_sum, whiten=not by_token)
+    has_token_credit = models.critic is not None or _kl_in_reward(config)
+    credits = assign_batch(groups, config.credit, all_sum, whiten=not has_token_credit)
     scored = [
-        ScoredGroup(places[group], tuple(some), credit, tuple(map(tuple, own)))
-        for (group, some), credit, own in zip(members.items(), credits, beliefs, strict=True)
+        ScoredGroup(positions[group], tuple(group_members), credit, tuple(map(tuple, logprobs)))
+        for (group, group_members), credit, logprobs in zip(
+            members.items(), credits, gold, strict=True
+        )
     ]
-    return _by_token(scored, config, learner, critic) if by_token else scored
+    return _with_token_credit(scored, config, models) if has_token_credit else scored
 
 
-def _by_token(
-    groups: Sequence[ScoredGroup], config: Config, learner: Learner, critic: Critic | None
+def _kl_in_reward(config: Config) -> bool:
+    return config.loss.kl > 0 and config.loss.kl_in == "reward"
+
+
+def _with_token_credit(
+    groups: Sequence[ScoredGroup], config: Config, models: Models
 ) -> list[ScoredGroup]:
-    """Credit of single tokens: from a critic's values, or turn-level credit less the KL that is
-    still to come.
+    """The groups with credit of single tokens: from a critic's values, or turn-level credit less
+    the KL of the tokens that follow.
     """
     sequences = [sequence for group in groups for sequence in group.sequences()]
-    sampled = [[weight > 0 for weight in one.weights] for one in sequences]
-    penalties = _kl_penalties(sequences, config, learner)
-    found: list[TokenCredit] = []
-    if critic is not None:
-        options = config.critic
-        rewards = [own.turn_rewards for group in groups for own in group.credit.trajectories]
-        for one, mask, value, penalty, reward in zip(
-            sequences, sampled, critic.values(sequences), penalties, rewards, strict=True
-        ):
-            earned = [r - p for r, p in zip(token_rewards(one.turns, reward), penalty, strict=True)]
-            found.append(TokenCredit(*gae(earned, value, mask, options.gamma, options.lam), value))
+    sampled = [[weight > 0 for weight in sequence.weights] for sequence in sequences]
+    penalties = _kl_penalties(sequences, config, models.learner)
+    if models.critic is not None:
+        turn_rewards = [
+            credit.turn_rewards for group in groups for credit in group.credit.trajectories
+        ]
+        credits = _critic_credits(sequences, turn_rewards, penalties, config, models.critic)
     else:
-        for one, penalty in zip(sequences, penalties, strict=True):
-            returns = [a - p for a, p in zip(one.advantages, kl_to_go(penalty), strict=True)]
-            found.append(TokenCredit(returns, returns, [0.0] * len(returns)))
-    if critic is None or config.critic.whiten:
-        white = whiten([one.advantages for one in found], sampled, config.credit.eps, all_sum)
-        found = [replace(one, advantages=row) for one, row in zip(found, white, strict=True)]
-    rest = iter(found)
-    return [_with_tokens(group, [next(rest) for _ in group.trajectories]) for group in groups]
+        credits = [
+            TokenCredit(advantages_to_go(sequence.advantages, penalty))
+            for sequence, penalty in zip(sequences, penalties, strict=True)
+        ]
+    if models.critic is None or config.critic.whiten:
+        white = whiten([row.advantages for row in credits], sampled, config.credit.eps, all_sum)
+        credits = [
+            replace(credit, advantages=advantages)
+            for credit, advantages in zip(credits, white, strict=True)
+        ]
+    remaining = iter(credits)
+    return [_with_tokens(group, [next(remaining) for _ in group.trajectories]) for group in groups]
+
+
+def _critic_credits(
+    sequences: Sequence[TrainSequence],
+    turn_rewards: Sequence[Sequence[float]],
+    penalties: Sequence[Sequence[float]],
+    config: Config,
+    critic: Critic,
+) -> list[TokenCredit]:
+    """Generalised advantage estimation with the critic's values; `penalties` [T] are subtracted
+    from the rewards.
+    """
+    credits = []
+    for sequence, values, penalty, by_turn in zip(
+        sequences, critic.values(sequences), penalties, turn_rewards, strict=True
+    ):
+        rewards = [
+            reward - kl
+            for reward, kl in zip(token_rewards(sequence.turns, by_turn), penalty, strict=True)
+        ]
+        sampled = [weight > 0 for weight in sequence.weights]
+        advantages, returns = gae(rewards, values, sampled, config.critic.gamma, config.critic.lam)
+        credits.append(TokenCredit(advantages, returns, values))
+    return credits
 
 
 def _kl_penalties(
-    sequences: Sequence[TrainSequence], config: Config, learner: Learner
+    sequences: Sequence[TrainSequence], config: Config, learner: PolicyLearner
 ) -> list[list[float]]:
     """loss.kl times log pi_old - log pi_ref of each sampled token, where the KL is part of the
-    reward.
+    reward; zeros elsewhere.
     """
-    if not (config.loss.kl > 0 and config.loss.kl_in == "reward"):
-        return [[0.0] * len(one.token_ids) for one in sequences]
+    if not _kl_in_reward(config):
+        return [[0.0] * len(sequence.token_ids) for sequence in sequences]
     reference = learner.reference_logprobs(sequences)
     return [
         [
             config.loss.kl * (old - ref) * (weight > 0)
-            for old, ref, weight in zip(one.old_logprobs, row, one.weights, strict=True)
+            for old, ref, weight in zip(
+                sequence.old_logprobs, logprobs, sequence.weights, strict=True
+            )
         ]
-        for one, row in zip(sequences, reference, strict=True)
+        for sequence, logprobs in zip(sequences, reference, strict=True)
     ]
 
 
 def _with_tokens(group: ScoredGroup, tokens: Sequence[TokenCredit]) -> ScoredGroup:
-    """The group with credit by token; the credit by turn, for the record, is the mean over each
+    """The group with credit by token. Its credit by turn, which is recorded, is the mean over each
     turn's tokens.
     """
     rows = []
-    for trajectory, own in zip(group.trajectories, tokens, strict=True):
+    for trajectory, token_credit in zip(group.trajectories, tokens, strict=True):
         by_turn: list[list[float]] = [[] for _ in trajectory.turns]
-        for turn, advantage in zip(trajectory.turn_of_token(), own.advantages, strict=True):
+        for turn, advantage in zip(
+            trajectory.turn_of_token(), token_credit.advantages, strict=True
+        ):
             if turn >= 0:
                 by_turn[turn].append(advantage)
         rows.append([sum(values) / max(1, len(values)) for values in by_turn])

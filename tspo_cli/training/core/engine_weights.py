@@ -1,0 +1,53 @@
+"""Which weights the rollout engine computes with: the learner's own, or a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tspo_cli.config.schema import Config
+from tspo_cli.models.lora import merged
+from tspo_cli.training.core.optimizer_state import full_parameters
+
+if TYPE_CHECKING:
+    import torch
+
+    from tspo_cli.training.core.training_core import TrainingCore
+
+
+def engine_copies_weights(config: Config, zero_stage: int) -> bool:
+    """True where the rollout engine has weights of its own: vLLM, an engine that samples one step
+    ahead, and a learner whose parameters are no plain model.
+    """
+    return (
+        config.rollout.engine == "vllm"
+        or config.rollout.one_step_off
+        or not is_plain_model(config, zero_stage)
+    )
+
+
+def is_plain_model(config: Config, zero_stage: int) -> bool:
+    """True where the learner's parameters are whole (ZeRO 3 shards them) and without adapters."""
+    return zero_stage < 3 and not config.lora.rank
+
+
+def weights_for_engine(core: TrainingCore) -> Mapping[str, torch.Tensor] | None:
+    """`whole_weights` for an engine with weights of its own; None for one that shares the
+    learner's.
+    """
+    copies = engine_copies_weights(core.config, core.zero_stage)
+    return whole_weights(core) if copies else None
+
+
+def whole_weights(core: TrainingCore) -> dict[str, torch.Tensor]:
+    """All parameters of the plain model by name, in its dtype, adapters merged into them. Where the
+    learner's parameters are a plain model these are its own tensors. All processes call it.
+    """
+    config, module = core.config, core.module
+    if is_plain_model(config, core.zero_stage):
+        return {name: parameter.detach() for name, parameter in module.named_parameters()}
+    dtype = next(module.parameters()).dtype
+    parameters = full_parameters(core.engine, module)
+    if config.lora.rank:
+        parameters = merged(parameters, config.lora)
+    return {name: value.to(dtype) for name, value in parameters}

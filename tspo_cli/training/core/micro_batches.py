@@ -1,0 +1,204 @@
+"""Micro-batches of training sequences, packed or padded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from tspo_cli.models.packed_attention import Segments, forward_packed
+from tspo_cli.training.core.sequences import TrainSequence
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Sequences as the model takes them, and the N trained tokens among them.
+
+    Packed: token_ids [1, L], one sequence after the other, with `packing`; positions restart at 0
+    in each sequence. Padded: token_ids [B, L], padding on the right, `packing` is None.
+
+    `rows` and `columns` [N]: the position that each trained token is predicted from (one before its
+    own). targets, weights, coefficients, advantages, old_logprobs, returns, old_values [N]: see
+    `TrainSequence`; `coefficients` are the shares of the loss. `sequences` [N]: each token's
+    sequence in this batch. `segments` [N]: its turn, numbered through the batch. `indices` [N]: its
+    index in the sequence. `members`: the index of each sequence in the caller's list (-1: padding).
+    """
+
+    token_ids: torch.Tensor
+    positions: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+    targets: torch.Tensor
+    weights: torch.Tensor
+    coefficients: torch.Tensor
+    advantages: torch.Tensor
+    old_logprobs: torch.Tensor
+    returns: torch.Tensor
+    old_values: torch.Tensor
+    sequences: torch.Tensor
+    segments: torch.Tensor
+    indices: torch.Tensor
+    members: tuple[int, ...]
+    packing: Segments | None = None
+
+    @property
+    def is_padding(self) -> bool:
+        """True for a batch without effect, see `padding_batch`."""
+        return self.members == (-1,)
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same batch on another device."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        tensors = {
+            name: value.to(device) for name, value in values.items() if torch.is_tensor(value)
+        }
+        packing = self.packing and Segments(
+            self.packing.lengths, self.packing.boundaries.to(device)
+        )
+        return replace(self, **values | tensors | {"packing": packing})
+
+    def hidden(self, base_model: Any) -> torch.Tensor:
+        """The last hidden states [N, d] from which the trained tokens are predicted.
+
+        Padding is on the right, so causal attention never sees it and no mask is needed.
+        """
+        if self.packing is None:
+            output = base_model(
+                input_ids=self.token_ids, position_ids=self.positions, use_cache=False
+            )
+        else:
+            output = forward_packed(base_model, self.token_ids, self.positions, self.packing)
+        return output.last_hidden_state[self.rows, self.columns]
+
+
+def micro_batches(
+    sequences: Sequence[TrainSequence],
+    coefficients: Sequence[Sequence[float]],
+    budget: int,
+    *,
+    packed: bool = True,
+) -> list[MicroBatch]:
+    """Micro-batches of at most `budget` tokens each, padding included. A longer sequence gets a
+    batch of its own.
+
+    `coefficients` [len(sequences)][T] is each token's share of the loss. Sequences without a
+    trained token are left out. Tokens after the last trained one of a sequence are cut off: nothing
+    is predicted from them.
+    """
+    lengths = {
+        index: _used_length(sequence)
+        for index, sequence in enumerate(sequences)
+        if any(sequence.weights)
+    }
+    order = sorted(lengths, key=lambda index: -lengths[index])
+    groups = _fill(order, lengths, budget) if packed else _rectangles(order, lengths, budget)
+    return [_micro_batch(sequences, coefficients, members, packed) for members in groups]
+
+
+def padding_batch(*, packed: bool = True) -> MicroBatch:
+    """A micro-batch without effect, for a process that has fewer batches than the others."""
+    empty = TrainSequence([0, 0], [0.0, 0.5])
+    batch = _micro_batch([empty], [[0.0, 0.0]], [0], packed)
+    return replace(batch, members=(-1,))
+
+
+def _used_length(sequence: TrainSequence) -> int:
+    """Tokens up to the last trained one."""
+    return max(index for index, weight in enumerate(sequence.weights) if weight) + 1
+
+
+def _fill(order: Sequence[int], lengths: dict[int, int], budget: int) -> list[list[int]]:
+    """First-fit decreasing: each sequence goes into the first batch that has room."""
+    groups: list[list[int]] = []
+    room: list[int] = []
+    for index in order:
+        target = next((group for group, free in enumerate(room) if free >= lengths[index]), None)
+        if target is None:
+            groups.append([index])
+            room.append(budget - lengths[index])
+        else:
+            groups[target].append(index)
+            room[target] -= lengths[index]
+    return groups
+
+
+def _rectangles(order: Sequence[int], lengths: dict[int, int], budget: int) -> list[list[int]]:
+    """Sequences of similar length together, longest first."""
+    groups: list[list[int]] = []
+    for index in order:
+        if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= budget:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def _micro_batch(
+    sequences: Sequence[TrainSequence],
+    coefficients: Sequence[Sequence[float]],
+    members: Sequence[int],
+    packed: bool,
+) -> MicroBatch:
+    chosen = [sequences[index] for index in members]
+    lengths = [_used_length(sequence) for sequence in chosen]
+    width = sum(lengths) if packed else max(lengths)
+    token_ids = torch.zeros(1 if packed else len(members), width, dtype=torch.long)
+    positions = torch.arange(width).repeat(len(token_ids), 1)
+    # (sequence in this batch, index in the sequence) of every trained token
+    trained = [
+        (number, index)
+        for number, (sequence, length) in enumerate(zip(chosen, lengths, strict=True))
+        for index, weight in enumerate(sequence.weights[:length])
+        if weight
+    ]
+    rows, starts, start = [], [], 0
+    for number, (sequence, length) in enumerate(zip(chosen, lengths, strict=True)):
+        row = 0 if packed else number
+        token_ids[row, start : start + length] = torch.tensor(sequence.token_ids[:length])
+        if packed:
+            positions[0, start : start + length] = torch.arange(length)
+        rows.append(row)
+        starts.append(start)
+        start += length if packed else 0
+    turns: dict[tuple[int, int], int] = {}
+    for number, index in trained:
+        turns.setdefault((number, _turn(chosen[number], index)), len(turns))
+
+    def integers(values: list[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.long)
+
+    def numbers(name: str) -> torch.Tensor:
+        columns = [getattr(sequence, name) for sequence in chosen]
+        return torch.tensor(
+            [columns[number][index] for number, index in trained], dtype=torch.float32
+        )
+
+    return MicroBatch(
+        token_ids=token_ids,
+        positions=positions,
+        rows=integers([rows[number] for number, _ in trained]),
+        columns=integers([starts[number] + index - 1 for number, index in trained]),
+        targets=integers([chosen[number].token_ids[index] for number, index in trained]),
+        weights=numbers("weights"),
+        coefficients=torch.tensor(
+            [coefficients[members[number]][index] for number, index in trained],
+            dtype=torch.float32,
+        ),
+        advantages=numbers("advantages"),
+        old_logprobs=numbers("old_logprobs"),
+        returns=numbers("returns"),
+        old_values=numbers("old_values"),
+        sequences=integers([number for number, _ in trained]),
+        segments=integers(
+            [turns[number, _turn(chosen[number], index)] for number, index in trained]
+        ),
+        indices=integers([index for _, index in trained]),
+        members=tuple(members),
+        packing=Segments.of(tuple(lengths), torch.device("cpu")) if packed else None,
+    )
+
+
+def _turn(sequence: TrainSequence, index: int) -> int:
+    return sequence.turns[index] if sequence.turns else 0

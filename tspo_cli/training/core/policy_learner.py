@@ -1,0 +1,165 @@
+"""The policy under training: its losses on top of the training core."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from tspo_cli.config.schema import Config
+from tspo_cli.models.logprobs import head_scores
+from tspo_cli.training.core.distributed import all_sum
+from tspo_cli.training.core.losses import clipped_policy_loss
+from tspo_cli.training.core.micro_batches import MicroBatch
+from tspo_cli.training.core.sequences import TrainSequence
+from tspo_cli.training.core.training_core import TokenLoss, TrainingCore, prepare_model
+
+Entropy = Literal["none", "logged", "trained"]
+
+
+class TrainedPositions(nn.Module):
+    """A causal language model that computes logits at trained positions alone."""
+
+    def __init__(self, model: Any, temperature: float, entropy: Entropy) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+        self.entropy = entropy
+
+    def forward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities (nats) of the targets and entropies of their distributions (0 where
+        they are not asked for), both [N] in float32.
+        """
+        head = self.model.get_output_embeddings()
+        hidden = batch.hidden(self.model.base_model)
+        return head_scores(hidden, head, batch.targets, self.temperature, self.entropy)
+
+
+class PolicyLearner:
+    """A policy under training: policy updates, imitation, and log-probabilities.
+
+    Every process calls the same methods with its own share of the sequences, see `TrainingCore`.
+    `reference` is a frozen copy of the starting policy, where the experiment compares with it.
+    """
+
+    def __init__(
+        self, model: Any, config: Config, *, total_updates: int, temperature: float = 1.0
+    ) -> None:
+        """Train `model`, which is on its device. Call `init_distributed` first."""
+        temperature = temperature if config.kind != "sft" else 1.0
+        self.config = config
+        self.reference: TrainedPositions | None = None
+        if config.kind == "rl" and (config.loss.kl > 0 or config.loss.log_kl):
+            frozen = copy.deepcopy(model).eval().requires_grad_(False)
+            prepare_model(frozen, config)
+            self.reference = TrainedPositions(frozen, temperature, "none")
+        prepare_model(model, config)
+        policy = TrainedPositions(model, temperature, _entropy(config))
+        self.core = TrainingCore(policy, config, config.optimizer, total_updates)
+
+    @property
+    def module(self) -> Any:
+        """The Hugging Face model. At ZeRO 3 its parameters are only shards."""
+        return self.core.module
+
+    def update_policy(self, sequences: Sequence[TrainSequence]) -> dict[str, float]:
+        """One update with the clipped policy loss.
+
+        Metrics: loss, policy_loss, kl, entropy, clip_fraction, ratio_mean, ratio_max, grad_norm,
+        lr, tokens, dropped. `dropped` counts sequences whose advantages are all zero: they add
+        nothing to the gradient, so they do not go through the model, but they count in the loss's
+        denominators.
+        """
+        active = [self._has_gradient(sequence) for sequence in sequences]
+        dropped = all_sum([len(active) - sum(active)])[0]
+        metrics = self.core.update(
+            sequences,
+            self._policy_loss,
+            aggregation=self.config.loss.aggregation,
+            active=active,
+        )
+        return metrics | {"dropped": dropped}
+
+    def update_sft(self, sequences: Sequence[TrainSequence]) -> dict[str, float]:
+        """One update of the weighted mean negative log-likelihood. Metrics: loss, agent_loss
+        (tokens of weight 1 and more), grad_norm, lr, tokens.
+        """
+        return self.core.update(sequences, _likelihood_loss)
+
+    def logprobs(self, sequences: Sequence[TrainSequence]) -> list[list[float]]:
+        """The policy's log-probabilities (nats) of the trained tokens, [len(sequences)][T], 0 where
+        the weight is 0.
+        """
+        with self.core.clock.part("logprobs"):
+            return self.core.forward(sequences)
+
+    def reference_logprobs(self, sequences: Sequence[TrainSequence]) -> list[list[float]]:
+        """The same under the starting policy.
+
+        Raises:
+            ValueError: the experiment keeps no reference policy (loss.kl is 0).
+        """
+        if self.reference is None:
+            raise ValueError("no reference policy is kept: loss.kl is 0")
+        return self.core.forward(sequences, self.reference)
+
+    def logprob_gap(self, sequences: Sequence[TrainSequence]) -> float:
+        """Mean absolute difference (nats) of `old_logprobs` from the policy's log-probabilities,
+        over the trained tokens of all processes.
+        """
+        gaps = [
+            abs(logprob - old)
+            for sequence, logprobs in zip(sequences, self.logprobs(sequences), strict=True)
+            for logprob, old, weight in zip(
+                logprobs, sequence.old_logprobs, sequence.weights, strict=True
+            )
+            if weight > 0
+        ]
+        total, count = all_sum([sum(gaps), len(gaps)])
+        return total / max(count, 1.0)
+
+    def _has_gradient(self, sequence: TrainSequence) -> bool:
+        options = self.config.loss
+        every_token = options.entropy > 0 or (options.kl > 0 and options.kl_in == "loss")
+        return every_token or not self.config.train.drop_zero_advantage or any(sequence.advantages)
+
+    def _policy_loss(
+        self, batch: MicroBatch, logprobs: torch.Tensor, entropy: torch.Tensor
+    ) -> TokenLoss:
+        options = self.config.loss
+        with torch.no_grad():
+            reference = self.reference(batch)[0] if self.reference is not None else None
+        pools = {"token": None, "turn": batch.segments, "sequence": batch.sequences}
+        parts = clipped_policy_loss(
+            logprobs,
+            batch.old_logprobs,
+            batch.advantages,
+            entropy,
+            reference,
+            options,
+            pools[options.ratio],
+        )
+        return TokenLoss(
+            parts.total,
+            summed={"policy_loss": parts.policy},
+            averaged={
+                "kl": parts.kl,
+                "entropy": entropy.detach(),
+                "clip_fraction": parts.clipped.float(),
+                "ratio_mean": parts.ratio,
+            },
+            largest={"ratio_max": parts.ratio},
+        )
+
+
+def _likelihood_loss(batch: MicroBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> TokenLoss:
+    return TokenLoss(-logprobs, agent_averaged={"agent_loss": -logprobs.detach()})
+
+
+def _entropy(config: Config) -> Entropy:
+    if config.kind != "rl":
+        return "none"
+    return "trained" if config.loss.entropy else "logged"
