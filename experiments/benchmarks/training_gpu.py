@@ -120,7 +120,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     from tspo_cli.training.core.distributed import init_distributed, shutdown
     from tspo_cli.training.core.policy_learner import PolicyLearner
-    from tspo_cli.training.estimate import estimate_run
+    from tspo_cli.training.planning.estimate import estimate_run
 
     with tempfile.TemporaryDirectory() as folder:
         shape = model_config(args.shape)

@@ -15,7 +15,9 @@ from tspo_cli.commands.plan import plan
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import GateError, InvalidInputError, MissingResourceError
-from tspo_cli.training.estimate import estimate_run, kv_cache_bytes, model_shape
+from tspo_cli.training.planning.estimate import estimate_run
+from tspo_cli.training.planning.memory import kv_cache_bytes
+from tspo_cli.training.planning.model_shape import model_shape
 
 QWEN_3B = {
     "model_type": "qwen2",

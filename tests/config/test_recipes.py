@@ -8,7 +8,7 @@ import pytest
 
 from tspo_cli.config.load_config import check_complete, list_recipes, load_config, recipe_path
 from tspo_cli.errors import MissingResourceError
-from tspo_cli.training.estimate import estimate_run
+from tspo_cli.training.planning.estimate import estimate_run
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def plan(
     --tflops and --mfu.
     """
     from tspo_cli.config.load_config import load_config
-    from tspo_cli.training.estimate import (
+    from tspo_cli.training.planning.estimate import (
         estimate_run,
         fitting_settings,
         measured_seconds,

@@ -24,7 +24,7 @@ from tspo_cli.runs import read_jsonl
 from tspo_cli.training.core.distributed import init_distributed
 from tspo_cli.training.core.engine_weights import whole_weights
 from tspo_cli.training.core.export import empty_model
-from tspo_cli.training.estimate import estimate_run
+from tspo_cli.training.planning.estimate import estimate_run
 
 Tspo = Callable[..., Any]
 

@@ -1,0 +1,213 @@
+"""Memory and disk of a training run, in GiB.
+
+Parameters and ZeRO's arithmetic are exact. Activations, logits and caches are estimated for
+sequences as long as the experiment allows; experiments/benchmarks/plan_memory.py and
+training_gpu.py compare them with measurements.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tspo_cli.config.context import context_length
+from tspo_cli.config.schema import Config
+from tspo_cli.credit.assign import find_algorithm
+from tspo_cli.models.logprobs import KEPT_LOGITS, LOGITS_AT_ONCE
+from tspo_cli.training.core.engine_weights import engine_copies_weights
+from tspo_cli.training.planning.model_shape import ModelShape
+
+GIB = 2**30
+# What a process occupies before it has a model: libraries, data and the world in memory (measured,
+# torch 2.13 for CPUs), or, on a GPU, the CUDA context and communication buffers (stated).
+RUNTIME_GIB = {"cpu": 0.44, "gpu": 1.5}
+# The C library keeps freed blocks of less than 32 MiB, in pieces that the next tensor does not fit
+# into. Measured for widths of 96 to 512: 1.4 to 1.65 times what is in use.
+KEPT_BLOCKS, HEAP = 32 * 2**20, 1.5
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """An experiment on `gpus` GPUs, one process each (0: on a CPU), with a model of `shape`."""
+
+    config: Config
+    shape: ModelShape
+    gpus: int
+
+    @property
+    def processes(self) -> int:
+        """Training processes."""
+        return self.gpus or self.config.train.processes
+
+    @property
+    def is_bfloat16(self) -> bool:
+        """True where the model computes in bfloat16."""
+        dtype = self.config.model.dtype
+        return dtype == "bfloat16" or (dtype == "auto" and self.gpus > 0)
+
+    @property
+    def bytes_per_number(self) -> int:
+        """Of weights, activations and caches."""
+        return 2 if self.is_bfloat16 else 4
+
+    @property
+    def parameters(self) -> int:
+        """Of the model, without adapters."""
+        return self.shape.parameters()
+
+    @property
+    def adapters(self) -> int:
+        """Numbers in LoRA adapters, 0 without any."""
+        lora = self.config.lora
+        return self.shape.adapters(lora.rank, lora.targets) if lora.rank else 0
+
+    @property
+    def trained(self) -> int:
+        """Parameters that have gradients and an optimiser: the adapters where there are some."""
+        return self.adapters or self.parameters
+
+    @property
+    def rollouts(self) -> int:
+        """Rollouts per step, 0 for SFT."""
+        rollout = self.config.rollout
+        return rollout.questions_per_step * rollout.group_size if self.config.kind != "sft" else 0
+
+    @property
+    def sequences(self) -> int:
+        """Sequences per step."""
+        return self.rollouts or self.config.train.batch_size
+
+    @property
+    def has_critic(self) -> bool:
+        """True where a value model is trained beside the policy."""
+        config = self.config
+        return config.kind == "rl" and find_algorithm(config.credit.algorithm).needs == "critic"
+
+
+def process_memory(run: PlannedRun) -> dict[str, float]:
+    """GiB of one process at its peak, by part, with their `total`."""
+    config, context = run.config, context_length(run.config)
+    tokens = min(
+        config.train.tokens_per_micro_batch,
+        max(context, math.ceil(run.sequences / run.processes) * context),
+    )
+    sampled = (config.rollout.max_searches + 1) * config.rollout.max_new_tokens
+    trained_tokens = tokens * min(1.0, sampled / context) if run.rollouts else tokens
+    memory = {"runtime": RUNTIME_GIB["gpu" if run.gpus else "cpu"]}
+    memory |= learner_memory(run)
+    memory |= batch_memory(run, tokens, round(trained_tokens))
+    if run.gpus:
+        copies = step_copies(run)
+        memory["optimizer_step"] = max(0.0, copies - memory["activations"] - memory["logits"])
+    if run.rollouts:
+        memory |= engine_memory(run)
+    return {**memory, "total": sum(memory.values())}
+
+
+def learner_memory(run: PlannedRun) -> dict[str, float]:
+    """GiB per process of weights, gradients and AdamW (Rajbhandari et al. 2020, ZeRO, section 3).
+
+    float32: 4 + 4 + 8 bytes per parameter; bfloat16: 2 + 2 + 12 (float32 master copy and two
+    moments). With adapters, only they have gradients and an optimiser. Stage 1 divides the
+    optimiser by the processes, stage 2 gradients too, stage 3 weights too.
+    """
+    config, stage = run.config, run.config.deepspeed.zero_stage
+    weights, gradients, optimizer = (2, 2, 12) if run.is_bfloat16 else (4, 4, 8)
+
+    def gib(count: int, bytes_each: float, divided: bool) -> float:
+        return count * bytes_each / (run.processes if divided else 1) / GIB
+
+    memory = {
+        "weights": gib(run.parameters + run.adapters, weights, stage >= 3),
+        "gradients": gib(run.trained, gradients, stage >= 2),
+        "optimizer": 0.0
+        if config.deepspeed.offload_optimizer
+        else gib(run.trained, optimizer, stage >= 1),
+    }
+    if config.kind == "rl" and (config.loss.kl > 0 or config.loss.log_kl):
+        memory["reference"] = gib(run.parameters, weights, stage >= 3)
+    if run.has_critic:
+        memory["critic"] = sum(memory[name] for name in ("weights", "gradients", "optimizer"))
+    return memory
+
+
+def step_copies(run: PlannedRun) -> float:
+    """GiB that DeepSpeed's step adds on a GPU after the activations are freed.
+
+    In bfloat16 at stages 1 and 2: this process's gradients in one piece, and that piece in float32
+    (measured: 6 bytes per parameter).
+    """
+    deepspeed = run.config.deepspeed
+    if not run.is_bfloat16 or deepspeed.zero_stage not in (1, 2) or deepspeed.offload_optimizer:
+        return 0.0
+    return 6 * run.trained / run.processes / GIB
+
+
+def batch_memory(run: PlannedRun, tokens: int, trained: int) -> dict[str, float]:
+    """GiB of one micro-batch of `tokens`, of which `trained` have logits.
+
+    Activations: T L b numbers, where b is what a block keeps for its backward pass when attention
+    scores are not kept: inputs and results of normalisations, rotated queries, keys and values and
+    the result of attention, gate, up, activation and product of the MLP. With gradient
+    checkpointing T (L h + 1.5 b): the inputs of all blocks, one block and its gradients. Logits: 4
+    float32 copies of those that exist at once.
+    """
+    shape, train = run.shape, run.config.train
+    h, q, kv, m = (
+        shape.hidden,
+        shape.heads * shape.head_dim,
+        shape.kv_heads * shape.head_dim,
+        shape.intermediate,
+    )
+    if not run.is_bfloat16:
+        block = 6 * h + 3 * q + 3 * kv + 4 * m
+    elif train.compile:
+        # no intermediate values of normalisations and of the product in the MLP
+        block = 4 * h + 4 * q + 3 * m
+    else:  # normalisations compute in float32, which counts twice
+        block = 8 * h + 4 * q + 4 * m
+    checkpointed = shape.layers * h + 1.5 * block
+    numbers = checkpointed if train.gradient_checkpointing else shape.layers * block
+    logits = trained * shape.vocabulary
+    if logits > KEPT_LOGITS:
+        logits = LOGITS_AT_ONCE["cuda" if run.is_bfloat16 else "cpu"]
+    heap = HEAP if not run.is_bfloat16 and tokens * h * 4 < KEPT_BLOCKS else 1.0
+    return {
+        "activations": heap * tokens * numbers * run.bytes_per_number / GIB,
+        "logits": heap * 4 * logits * 4 / GIB,
+    }
+
+
+def engine_memory(run: PlannedRun) -> dict[str, float]:
+    """GiB that the rollout engine adds to a training process; none where servers (vllm.url) have
+    GPUs of their own.
+    """
+    config, is_vllm = run.config, run.config.rollout.engine == "vllm"
+    if is_vllm and config.vllm.url:
+        return {}
+    size = run.bytes_per_number
+    weights = run.parameters * size / GIB / (config.vllm.tensor_parallel if is_vllm else 1)
+    if not engine_copies_weights(config, config.deepspeed.zero_stage):
+        weights = 0.0
+    in_flight = min(config.rollout.batch_size, run.sequences)
+    cache = kv_cache_bytes(run.shape, context_length(config), in_flight, size) / GIB
+    if is_vllm and config.vllm.kv_cache_gib:
+        cache = config.vllm.kv_cache_gib
+    return {"engine_weights": weights, "kv_cache": cache}
+
+
+def kv_cache_bytes(shape: ModelShape, context: int, sequences: int, bytes_each: int) -> int:
+    """Keys and values: 2 x layers x key-value heads x head size x tokens x sequences in flight."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * context * sequences * bytes_each
+
+
+def disk_space(run: PlannedRun) -> dict[str, float]:
+    """GiB on disk. A checkpoint has the trained parameters and their two moments in float32; there
+    is one more of them while it is written.
+    """
+    config = run.config
+    checkpoint = 12 * run.trained / GIB * (2 if run.has_critic else 1)
+    written = math.ceil(config.train.steps / (config.checkpoint.every or config.train.steps))
+    kept = min(config.checkpoint.keep + 1, written)
+    model = run.parameters * run.bytes_per_number / GIB
+    return {"checkpoint": checkpoint, "checkpoints": checkpoint * kept, "model": model}

@@ -1,0 +1,115 @@
+"""The sizes of a model and its number of parameters, from its configuration alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tspo_cli.config.schema import Config
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of a decoder with grouped-query attention and a gated MLP (Llama, Qwen2 and
+    relatives).
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    tied: bool
+    qkv_bias: bool
+
+    def parameters(self) -> int:
+        """V h (1 or 2 times) + L (2 h q + 2 h kv + 3 h m + 2 h) + h, with q and kv the widths of
+        queries and keys.
+        """
+        h, q, kv = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim
+        biases = q + 2 * kv if self.qkv_bias else 0
+        layer = 2 * h * q + 2 * h * kv + 3 * h * self.intermediate + 2 * h + biases
+        return self.vocabulary * h * (1 if self.tied else 2) + self.layers * layer + h
+
+    def adapters(self, rank: int, targets: list[str]) -> int:
+        """Numbers in the adapters of `targets`: rank (inputs + outputs) of each layer."""
+        h, q, kv, m = (
+            self.hidden,
+            self.heads * self.head_dim,
+            self.kv_heads * self.head_dim,
+            self.intermediate,
+        )
+        sides = {"q_proj": h + q, "k_proj": h + kv, "v_proj": h + kv, "o_proj": q + h}
+        sides |= {"gate_proj": h + m, "up_proj": h + m, "down_proj": m + h}
+        names = sides if targets == ["all-linear"] else targets
+        return rank * self.layers * sum(sides.get(name, 0) for name in names)
+
+
+# Shapes of models that recipes name, so that a plan needs no download (their published
+# config.json).
+KNOWN = {
+    "Qwen/Qwen2.5-0.5B": ModelShape(896, 24, 14, 2, 64, 4864, 151936, True, True),
+    "Qwen/Qwen2.5-1.5B": ModelShape(1536, 28, 12, 2, 128, 8960, 151936, True, True),
+    "Qwen/Qwen2.5-3B": ModelShape(2048, 36, 16, 2, 128, 11008, 151936, True, True),
+    "Qwen/Qwen2.5-7B": ModelShape(3584, 28, 28, 4, 128, 18944, 152064, False, True),
+}
+
+
+def model_shape(config: Config) -> ModelShape:
+    """Sizes from config.json of model.path (a folder or a hub name in the local cache), or of a new
+    tiny policy.
+    """
+    if not config.model.path:
+        # The vocabulary of a tiny policy comes from its world; the demo's has 968 tokens.
+        width = config.model.hidden_size
+        return ModelShape(
+            width, config.model.layers, width // 32, width // 32, 32, 2 * width, 968, True, True
+        )
+    path = _model_config_path(config.model.path)
+    if path is None:
+        return KNOWN[config.model.path.removesuffix("-Instruct")]
+    spec = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        heads = spec["num_attention_heads"]
+        return ModelShape(
+            hidden=spec["hidden_size"],
+            layers=spec["num_hidden_layers"],
+            heads=heads,
+            kv_heads=spec.get("num_key_value_heads") or heads,
+            head_dim=spec.get("head_dim") or spec["hidden_size"] // heads,
+            intermediate=spec["intermediate_size"],
+            vocabulary=spec["vocab_size"],
+            tied=spec.get("tie_word_embeddings", False),
+            qkv_bias=spec.get("attention_bias", spec.get("model_type") == "qwen2"),
+        )
+    except KeyError as error:
+        raise InvalidInputError(
+            f"{path}: expected the key {error} of a decoder-only language model"
+        ) from None
+
+
+def _model_config_path(model: str) -> Path | None:
+    """config.json of a folder or of the local hub cache; None for a known model that is in
+    neither.
+    """
+    local = Path(model) / "config.json"
+    if local.is_file():
+        return local
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(model, "config.json")
+    except HFValidationError:  # a path, not a hub name
+        cached = None
+    if isinstance(cached, str):
+        return Path(cached)
+    if model.removesuffix("-Instruct") in KNOWN:
+        return None
+    raise MissingResourceError(
+        f"model.path {model}: no {local} and not in the local hub cache; download it first"
+    )
