@@ -1,4 +1,4 @@
-"""Numbers that a policy is kept in."""
+"""The number format of a policy."""
 
 from __future__ import annotations
 

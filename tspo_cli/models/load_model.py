@@ -1,4 +1,4 @@
-"""Open a model directory or a hub name, with one clear line when something is missing."""
+"""Open a model directory or a hub name; errors are one line that says what is missing."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def load_model(
 
     Raises:
         MissingResourceError: no such directory, no configuration or weights in it, or the hub does
-        not have it. InvalidInputError: the files do not fit together or are damaged.
+        not have it.
+        InvalidInputError: the files do not fit together or are damaged.
     """
     import torch
     from safetensors import SafetensorError
@@ -81,12 +82,12 @@ def _is_local(path: str | Path, patterns: tuple[str, ...], what: str) -> bool:
     directory = Path(path)
     if directory.is_dir():
         if not any(any(directory.glob(pattern)) for pattern in patterns):
-            wanted = " or ".join(patterns)
+            names = " or ".join(patterns)
             raise MissingResourceError(
-                f"{path}: this directory has no {what} ({wanted}); name a model directory"
+                f"{path}: this directory has no {what} ({names}); name a model directory"
             )
         return True
-    # A first part that exists here means a mistyped path, not a hub name.
+    # A first part that exists here is a mistyped path, not a hub name.
     if (
         directory.exists()
         or not _HUB_NAME.fullmatch(str(path))
@@ -106,5 +107,5 @@ def _unreadable(
     if local:
         return InvalidInputError(f"{path}: cannot be read as {what}: {reason}")
     return MissingResourceError(
-        f"{path}: {what} could not be had from the hub or its cache: {reason}"
+        f"{path}: {what} could not be loaded from the hub or its cache: {reason}"
     )

@@ -1,4 +1,4 @@
-"""Log-probabilities of sampled tokens: the one home of this computation for engines and learner."""
+"""Log-probabilities of sampled tokens, computed in the same way by engines and learner."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 import torch.utils.checkpoint
 from torch import nn
 
-KEPT_LOGITS = (
-    2**26
-)  # up to here they are kept for the backward pass: 256 MiB in float32, and as much for each copy
-LOGITS_AT_ONCE = {"cpu": 2**25, "cuda": 2**27}  # a GPU wants larger products
+# Up to this number logits are kept for the backward pass: 256 MiB in float32 for each copy.
+KEPT_LOGITS = 2**26
+# Larger numbers are computed in portions of this size; a GPU is efficient with larger products.
+LOGITS_AT_ONCE = {"cpu": 2**25, "cuda": 2**27}
 
 
 def sampled_logprobs(
@@ -20,7 +20,7 @@ def sampled_logprobs(
     """Log-probabilities (nats, float32) of `ids` [...] under `logits` [..., V] divided by
     `temperature`.
 
-    A temperature of 0 stands for greedy decoding and counts as 1.
+    Temperature 0 (greedy decoding) counts as 1.
     """
     scaled = _scaled(logits, temperature)
     return scaled.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - scaled.logsumexp(-1)
@@ -34,11 +34,11 @@ def head_scores(
     entropy: Literal["none", "logged", "trained"] = "none",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities of `ids` [N] and entropies (0 where "none"; without gradient where
-    "logged"), float32 [N], from hidden states [N, d] and the head that makes logits of them.
+    "logged"), float32 [N], from hidden states [N, d] and the output head.
 
-    Where there are many logits they exist for some rows at a time, in the backward pass as well, so
-    that neither a long batch nor a large vocabulary needs more memory than `LOGITS_AT_ONCE` logits
-    and their few copies.
+    More than `KEPT_LOGITS` logits are computed for some rows at a time, in the backward pass as
+    well: a long batch or a large vocabulary needs no more memory than `LOGITS_AT_ONCE` logits and
+    a few copies of them.
     """
     rows = _rows_at_once(len(ids), head, LOGITS_AT_ONCE[hidden.device.type])
     if len(ids) <= rows:
@@ -58,7 +58,7 @@ def head_scores(
 
 
 def _rows_at_once(count: int, head: nn.Module, most: int) -> int:
-    """All rows where their logits are few enough to be kept, else as many as make `most`."""
+    """All rows if their logits can be kept, else the number of rows with `most` logits."""
     vocabulary = getattr(head, "out_features", None) or 1
     return max(count, 1) if count * vocabulary <= KEPT_LOGITS else max(1, most // vocabulary)
 

@@ -1,5 +1,5 @@
-"""Low-rank adapters (Hu et al. 2022) through peft: a frozen policy with a few trained matrices
-beside its own.
+"""Low-rank adapters (Hu et al. 2022) with peft: the policy is frozen, and low-rank matrices beside
+its weights are trained.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from tspo_cli.errors import InvalidInputError, MissingResourceError
 _NAME = "default"
 _BASE, _A, _B = ".base_layer.", f".lora_A.{_NAME}.", f".lora_B.{_NAME}."
 _PREFIX = "base_model.model."
-"""Of every name in a peft file."""
+"""Every tensor name in a peft file starts with it."""
 
 
 def add_lora(model: Any, options: LoraConfig, seed: int) -> None:
-    """Freeze `model` in place and put trained adapters beside its linear layers. They start as
-    nothing: B is 0, and A comes from `seed`.
+    """Freeze `model` in place and add trained adapters to its linear layers. At first they change
+    nothing: B is 0, and A is drawn with `seed`.
 
     Raises:
         MissingResourceError: peft is not installed.
@@ -46,7 +46,7 @@ def add_lora(model: Any, options: LoraConfig, seed: int) -> None:
 
 
 def peft_config(options: LoraConfig) -> Any:
-    """The same in peft's words."""
+    """peft's configuration of the same adapters."""
     import peft
 
     return peft.LoraConfig(
@@ -61,8 +61,8 @@ def peft_config(options: LoraConfig) -> Any:
 def merged(
     parameters: Iterable[tuple[str, torch.Tensor]], options: LoraConfig
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters of an adapted model, in its order, as those of the plain one: W + alpha / rank B
-    A, in float32 where there is an adapter.
+    """Names and values of the plain model from those of an adapted one, in its order: W +
+    alpha / rank B A, in float32 where there is an adapter.
     """
     scale = options.alpha / options.rank
     base: dict[str, torch.Tensor] = {}

@@ -1,7 +1,7 @@
-"""Attention over packed sequences: several sequences one after the other in one row, none seeing
-another.
+"""Attention over packed rows: several sequences one after the other in one row, each attending to
+itself alone.
 
-Registered with transformers as an attention implementation, so that every model that uses its
+It is registered with transformers as an attention implementation, so that every model that uses the
 attention interface can train on packed rows. Calls without `segments` (rollouts, padded batches)
 are ordinary SDPA.
 """
@@ -24,8 +24,8 @@ _packed: ContextVar[bool] = ContextVar("packed", default=False)
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """Where the sequences of a packed row lie: their lengths in order, and the running sums [n + 1]
-    (int32).
+    """The sequences of a packed row: their lengths in order, and where each begins and ends
+    (running sums [n + 1], int32).
     """
 
     lengths: tuple[int, ...]
@@ -42,8 +42,8 @@ def enable_packing(model: Any, longest: int) -> None:
     """Make `model` accept `segments` in its forward pass.
 
     Raises:
-        InvalidInputError: it has attention of its own, or a sliding window shorter than `longest`
-        tokens.
+        InvalidInputError: the model has its own kind of attention, or a sliding window shorter than
+        `longest` tokens.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -82,7 +82,7 @@ def forward_packed(
 
 
 def _mask(*shape: Any, **options: Any) -> torch.Tensor | None:
-    """transformers would build a T x T mask for a packed row; segments make it superfluous."""
+    """No mask for a packed row: segments replace the T x T mask that transformers would build."""
     from transformers.masking_utils import sdpa_mask
 
     return None if _packed.get() else sdpa_mask(*shape, **options)
@@ -111,10 +111,10 @@ def packed_attention(
         return result, None
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and _varlen() is not None:
         return _flash(query, key, value, segments, scaling), None
-    return _one_by_one(query, key, value, segments, scaling, dropout), None
+    return _per_segment(query, key, value, segments, scaling, dropout), None
 
 
-def _one_by_one(
+def _per_segment(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -145,8 +145,8 @@ def _flash(
 ) -> torch.Tensor:
     """PyTorch's own variable-length kernel, all segments in one call.
 
-    Not SDPA, one by one: cuDNN's prepares itself for every new length, which takes longer than the
-    attention.
+    SDPA per segment would be slower: cuDNN prepares for every new length, which takes longer than
+    the attention.
     """
     varlen, options = _varlen(), {}
     groups = query.shape[1] // key.shape[1]
@@ -154,14 +154,14 @@ def _flash(
         options = {"enable_gqa": groups > 1}
     elif groups > 1:  # torch 2.11
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    q, k, v = (one[0].transpose(0, 1) for one in (query, key, value))
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     longest = max(segments.lengths)
-    places = (segments.boundaries, segments.boundaries, longest, longest)
-    return varlen(q, k, v, *places, scale=scaling, window_size=(-1, 0), **options)[None]
+    bounds = (segments.boundaries, segments.boundaries, longest, longest)
+    return varlen(q, k, v, *bounds, scale=scaling, window_size=(-1, 0), **options)[None]
 
 
 def _varlen() -> Any:
-    """`varlen_attn` where this torch has it in a form with windows (2.11), else None."""
+    """`varlen_attn` if this torch has it with the window_size option (2.11), else None."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:

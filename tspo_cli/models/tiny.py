@@ -1,5 +1,5 @@
-"""A tiny Qwen2 policy that learns to search within minutes on a CPU, thanks to where its weights
-start.
+"""A tiny Qwen2 policy that learns to search within minutes on a CPU, thanks to its initial
+weights.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HEAD_DIM = 32  # the smallest that the attention kernels of common engines take
 ROPE_THETA = 1e6
 SHORTEST_CONTEXT = 1024
 EMBEDDING_STD = 0.1
-# A previous-token head scores the wanted distance this much (in logits) above its neighbours.
+# A previous-token head scores its distance this much (in logits) above the neighbouring ones.
 OFFSET_GAP = 4.0
 # A copy head raises the logit of an attended token this much more than the random parts of the
 # stream.
@@ -28,8 +28,8 @@ def tiny_model(vocab_size: int, config: ModelConfig, seed: int) -> Qwen2ForCausa
     """A new policy in float32 with tied embeddings; the same seed gives the same weights.
 
     With `config.copy_prior`, the first two heads of layer 0 attend to the previous token and the
-    one before, and the last layer copies what it attends to; all of it is trained on like any other
-    weight. Padding is id 0, end of sequence 1.
+    one before, and the last layer copies what it attends to; these weights are trained like all
+    others. Padding is id 0, end of sequence 1.
 
     Raises:
         InvalidInputError: hidden_size is no multiple of 32, or too small for two heads.
@@ -86,7 +86,7 @@ def _initialise(model: Qwen2ForCausalLM) -> None:
 
 
 def _look_back(attention: Qwen2Attention, head: int, offset: int) -> None:
-    """Make one head attend to the token `offset` places before, whatever the content.
+    """Make a head attend to the token `offset` positions before, whatever the content.
 
     Rotary embedding turns query and key by their positions; with constant query (A, 0) and key A
     (cos f o, sin f o) in each pair of frequency f, the score at distance D is A^2 times the sum of
@@ -106,8 +106,8 @@ def _look_back(attention: Qwen2Attention, head: int, offset: int) -> None:
 
 
 def _copy(attention: Qwen2Attention, width: int) -> None:
-    """Make the heads of a layer write back what they read: with tied embeddings, tokens raise their
-    own logits.
+    """Make the heads of a layer copy the tokens that they attend to: with tied embeddings, an
+    attended token raises its own logit.
     """
     rotation = torch.nn.init.orthogonal_(torch.empty(width, width))
     attention.v_proj.weight.copy_(rotation)

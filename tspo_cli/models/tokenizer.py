@@ -1,7 +1,7 @@
-"""A tiny tokenizer that spells any text: whole words and syllables of a world, bytes for the rest.
+"""A tiny tokenizer for any text: whole words and syllables of a world, bytes for everything else.
 
-It is a byte-level BPE with Qwen2's splitting rules, because that is how transformers and vLLM read
-the tokenizer of a Qwen2 model, whatever else its files say.
+It is a byte-level BPE with Qwen2's splitting rules: transformers and vLLM read every tokenizer of a
+Qwen2 model as one, whatever its files contain.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TAGS = (
 )
 SPECIALS = (PAD, EOS, *TAGS)
 
-# What the search protocol puts around questions and passages; each becomes one token.
+# Texts that the search protocol adds to questions and passages; each becomes one token.
 PROTOCOL = ("Question", "(Title", "Doc", "\n\n")
 
 
@@ -35,11 +35,11 @@ def tiny_tokenizer(words: Iterable[str], syllables: Sequence[str]) -> PreTrained
     vowel).
 
     A word after a space is one token. Names are written with a capital: " Bako" is the tokens " Ba"
-    and "ko". Anything else is spelled in bytes, so that decoding gives back every text (after
-    Unicode's NFC). Ids: padding 0, end of sequence 1, the tags of the search protocol 2 to 9.
+    and "ko". Anything else becomes bytes, so that decoding restores every text (after Unicode's
+    NFC). Ids: padding 0, end of sequence 1, the tags of the search protocol 2 to 9.
     """
     merges = _Merges()
-    # Rules count by their order: first the consonants of a syllable, then its vowel, then the space
+    # Earlier rules are applied first: the consonants of a syllable, then its vowel, then the space
     # before a name.
     spelled = [*syllables, *(syllable.capitalize() for syllable in syllables)]
     for syllable in spelled:
@@ -48,8 +48,8 @@ def tiny_tokenizer(words: Iterable[str], syllables: Sequence[str]) -> PreTrained
         merges.add(syllable[:-1], syllable[-1])
     for syllable in spelled[len(syllables) :]:
         merges.add(_bytes(" "), syllable)
-    # A word's rules all begin with its first piece, so they cannot touch another word or the end of
-    # a name.
+    # All rules of a word begin with its first piece, so they do not affect another word or the end
+    # of a name.
     letters = sorted(word for word in set(words) if word.isalpha())
     for text in [*PROTOCOL, *(f" {word}" for word in letters)]:
         merges.join(merges.apply(_bytes(text)))
@@ -69,7 +69,7 @@ def tiny_tokenizer(words: Iterable[str], syllables: Sequence[str]) -> PreTrained
 
 
 class _Merges:
-    """The rules of a BPE in the making; `ranks` maps a pair to its place."""
+    """Merge rules of a BPE; `ranks` maps a pair to its rank, from 0."""
 
     def __init__(self) -> None:
         self.ranks: dict[tuple[str, str], int] = {}
@@ -78,25 +78,25 @@ class _Merges:
         self.ranks.setdefault((left, right), len(self.ranks))
 
     def join(self, pieces: Sequence[str]) -> None:
-        """Rules that join the pieces from left to right."""
+        """Add the rules that join the pieces from left to right."""
         whole = pieces[0]
         for piece in pieces[1:]:
             self.add(whole, piece)
             whole += piece
 
     def apply(self, text: str) -> list[str]:
-        """The pieces of `text` under the rules so far."""
+        """The pieces that the rules so far make of `text`."""
         pieces = list(text)
         while True:
             pairs = [
-                (self.ranks[pair], place)
-                for place, pair in enumerate(itertools.pairwise(pieces))
+                (self.ranks[pair], index)
+                for index, pair in enumerate(itertools.pairwise(pieces))
                 if pair in self.ranks
             ]
             if not pairs:
                 return pieces
-            place = min(pairs)[1]
-            pieces[place : place + 2] = [pieces[place] + pieces[place + 1]]
+            index = min(pairs)[1]
+            pieces[index : index + 2] = [pieces[index] + pieces[index + 1]]
 
 
 def _bytes(text: str) -> str:

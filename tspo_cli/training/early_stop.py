@@ -1,4 +1,4 @@
-"""Rules that end a run early: `METRIC < NUMBER for N`, on the metrics of N steps in a row."""
+"""Rules that end a run early: `METRIC < NUMBER for N`, true in each of the last N steps."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class StopRule:
     steps: int
 
     def holds(self, rows: Sequence[Mapping[str, float]]) -> bool:
-        """Whether it holds for the metrics of all steps so far; a step without the metric breaks
-        the row.
+        """True if the rule holds; `rows` are the metrics of all steps so far. It does not hold if
+        one of the last steps lacks the metric.
         """
         last = rows[-self.steps :]
         return len(last) == self.steps and all(
@@ -39,15 +39,15 @@ def parse_rules(texts: Sequence[str]) -> list[StopRule]:
     """The rules of train.stop_when.
 
     Raises:
-        InvalidInputError: one that is not written as a rule.
+        InvalidInputError: a text that is not a rule.
     """
     rules = []
     for text in texts:
-        found = _RULE.fullmatch(text)
-        if found is None:
+        match = _RULE.fullmatch(text)
+        if match is None:
             raise InvalidInputError(
                 f'train.stop_when: expected "METRIC < NUMBER for STEPS" (or >), got "{text}"'
             )
-        metric, sign, limit, steps = found.groups()
+        metric, sign, limit, steps = match.groups()
         rules.append(StopRule(text.strip(), metric, sign == "<", float(limit), int(steps)))
     return rules

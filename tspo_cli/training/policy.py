@@ -15,11 +15,11 @@ from tspo_cli.rollout.engines.engine_protocol import TokenizerLike
 
 
 def starting_policy(config: Config, device: str) -> tuple[TokenizerLike, Any]:
-    """Tokenizer and model: those of config.model.path, or a new tiny policy for the words of the
-    world.
+    """Tokenizer and model: those of config.model.path, or a new tiny policy with the vocabulary of
+    the world (data.world).
 
     Raises:
-        MissingResourceError: no such model directory, or one without tokenizer or weights.
+        MissingResourceError: no such model directory, or it has no tokenizer or no weights.
     """
     if config.model.path:
         tokenizer = load_tokenizer(config.model.path)

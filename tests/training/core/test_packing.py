@@ -128,8 +128,8 @@ def test_a_packed_model_still_reads_padded_prompts() -> None:
 
 
 @pytest.mark.gpu
-def test_the_variable_length_kernel_agrees_with_one_by_one() -> None:
-    from tspo_cli.models.packed_attention import Segments, _flash, _one_by_one, _varlen
+def test_the_variable_length_kernel_agrees_with_attention_per_segment() -> None:
+    from tspo_cli.models.packed_attention import Segments, _flash, _per_segment, _varlen
 
     if _varlen() is None:
         pytest.skip("this torch has no varlen_attn with windows")
@@ -137,7 +137,7 @@ def test_the_variable_length_kernel_agrees_with_one_by_one() -> None:
     query = torch.randn(1, 8, 300, 64, device="cuda", dtype=torch.bfloat16)
     key, value = (torch.randn(1, 2, 300, 64, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     segments = Segments.of((120, 1, 179), query.device)
-    wanted = _one_by_one(query.float(), key.float(), value.float(), segments, None, 0.0)
+    wanted = _per_segment(query.float(), key.float(), value.float(), segments, None, 0.0)
     torch.testing.assert_close(
         _flash(query, key, value, segments, None).float(), wanted, atol=2e-2, rtol=2e-2
     )

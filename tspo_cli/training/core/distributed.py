@@ -17,19 +17,19 @@ import torch.distributed as dist
 
 from tspo_cli.errors import UsageError
 
-# Rollouts of one process may last much longer than those of another.
+# Rollouts of one process may take much longer than those of another.
 LONGEST_WAIT = timedelta(hours=1)
 
 
 def init_distributed() -> str:
-    """Join the process group that a launcher describes in the environment, or make one of this
+    """Join the process group that a launcher describes in the environment, or make a group of this
     process alone.
 
-    Returns the device to train on. gloo on CPUs, NCCL on GPUs. DeepSpeed's messages go to stderr,
-    warnings and worse only. Calling it again changes nothing.
+    Returns the device to train on. The backend is gloo on CPUs and NCCL on GPUs. DeepSpeed logs
+    warnings and errors only, to stderr. Calling it again changes nothing.
 
     Raises:
-        UsageError: WORLD_SIZE is above 1, but the environment does not say the rest.
+        UsageError: WORLD_SIZE is above 1, but other variables of a launcher are missing.
     """
     gpu = torch.cuda.is_available()
     if not gpu:
@@ -54,8 +54,7 @@ def init_distributed() -> str:
     deepspeed = quiet_deepspeed()
     backend = "nccl" if gpu else "gloo"
     if alone and not dist.is_initialized():
-        # Without a port: one in the environment would be taken by this process and wanted by those
-        # it starts.
+        # A store without a port: MASTER_PORT may belong to processes that this one starts.
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     elif not dist.is_initialized():
         dist.init_process_group(backend, timeout=LONGEST_WAIT)
@@ -64,25 +63,24 @@ def init_distributed() -> str:
 
 
 def quiet_deepspeed() -> Any:
-    """The deepspeed module, saying warnings and worse only, on stderr."""
+    """The deepspeed module, set to log warnings and errors only, to stderr."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="deepspeed")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     deepspeed = importlib.import_module("deepspeed")
     logger = logging.getLogger("DeepSpeed")
     logger.setLevel(logging.WARNING)
     for handler in logger.handlers:
-        if (
-            type(handler) is logging.StreamHandler
-        ):  # its own, not one that collects messages elsewhere
+        # DeepSpeed's own handler, not a subclass that sends messages elsewhere.
+        if type(handler) is logging.StreamHandler:
             handler.stream = sys.stderr
-    # On CPUs DeepSpeed would compile a shared-memory operation that gloo does without.
+    # On CPUs DeepSpeed would compile a shared-memory operation that gloo does not need.
     backend: Any = importlib.import_module("deepspeed.comm.torch")
     backend.build_shm_op = lambda: None
     return deepspeed
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """The rank of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -116,7 +114,7 @@ def all_max(value: float) -> float:
 
 
 def gather_json(value: Any) -> list[Any]:
-    """The values of all processes by rank, on every process. They travel as JSON, not as
+    """The values of all processes by rank, on every process. They are sent as JSON, not as
     pickles.
     """
     if world_size() == 1:
@@ -126,8 +124,8 @@ def gather_json(value: Any) -> list[Any]:
 
 
 def gather_table(table: torch.Tensor) -> list[torch.Tensor]:
-    """The tables [n, columns] of all processes by rank, in CPU memory; each may have its own number
-    of rows.
+    """The tables [n, columns] of all processes by rank, in CPU memory. The number of rows may be
+    another on each process.
     """
     if world_size() == 1:
         return [table]
@@ -147,16 +145,14 @@ def broadcast_json(value: Any) -> Any:
 
 
 def shutdown() -> None:
-    """Leave the process group. A process that ends without it may be aborted by the threads of
-    gloo.
-    """
+    """Leave the process group. Without it, gloo's threads may abort the process when it ends."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def leave(code: int) -> NoReturn:
-    """End this process, one of several, at once: threads of gloo abort one in twenty that end by
-    themselves.
+    """End this process, one of several, at once. Gloo's threads abort about one in twenty processes
+    that end normally.
     """
     shutdown()
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""How to start a run on several GPUs and nodes: commands for the launchers that people have."""
+"""Commands that start a run on several GPUs and nodes, for common launchers."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def launch_script(
     nodes: int,
     gpus: int,
 ) -> str:
-    """A shell script that starts `tspo train` once per GPU; tspo joins the processes that the
+    """A shell script that starts `tspo train` once per GPU; each process joins the group that the
     launcher describes.
 
-    The checkout, the run directory and the model must lie on a file system that all nodes see.
+    The checkout, the run directory and the model must be on a file system that all nodes share.
     """
     run = out or Path("runs") / run_name(files[-1])
     words = [
         "train",
         *files,
-        *(part for one in settings for part in ("--set", one)),
+        *(word for setting in settings for word in ("--set", setting)),
         "--out",
         str(run),
     ]
@@ -46,7 +46,7 @@ def _torchrun(command: str, run: Path, nodes: int, gpus: int) -> str:
     if nodes == 1:
         return f"torchrun --standalone --nproc-per-node {gpus} -m tspo_cli {command}"
     return (
-        f"# On every node, with NODE from 0 to {nodes - 1} and HEAD the address of node 0.\n"
+        f"# Run it on every node, with NODE from 0 to {nodes - 1} and HEAD the address of node 0.\n"
         f'torchrun --nnodes {nodes} --nproc-per-node {gpus} --node-rank "$NODE" --master-addr '
         '"$HEAD" '
         f"--master-port {PORT} -m tspo_cli {command}"
@@ -58,7 +58,7 @@ def _deepspeed(command: str, run: Path, nodes: int, gpus: int) -> str:
         return f"deepspeed --num_gpus {gpus} --module tspo_cli {command}"
     hosts = "\n".join(f"# node{number} slots={gpus}" for number in range(nodes))
     return (
-        "# hostfile, one line per node that this one reaches by ssh without a password:\n"
+        "# hostfile: one line per node that is reachable by ssh without a password\n"
         f"{hosts}\n"
         f"deepspeed --hostfile hostfile --num_nodes {nodes} --num_gpus {gpus} --master_port {PORT} "
         "--module tspo_cli "
@@ -74,7 +74,7 @@ def _slurm(command: str, run: Path, nodes: int, gpus: int) -> str:
 #SBATCH --gpus-per-node={gpus}
 #SBATCH --exclusive
 #SBATCH --output={run}.%j.log
-# A job that is stopped goes on with: tspo train ... --print-launch slurm --resume
+# To continue a job that was stopped: tspo train ... --print-launch slurm --resume
 set -euo pipefail
 source .venv/bin/activate
 HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

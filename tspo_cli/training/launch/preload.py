@@ -1,4 +1,4 @@
-"""What every training imports, for the fork server of a sweep to import once."""
+"""The modules of every training run. The fork server of a sweep imports this file once."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from tspo_cli.training.core.distributed import quiet_deepspeed
 
 for name in ("tspo_cli.training.run", "transformers.models.qwen2.modeling_qwen2"):
     importlib.import_module(name)
-if (
-    torch.version.cuda is None
-):  # elsewhere DeepSpeed looks for GPUs, and a process that has cannot be forked
+# Only without CUDA: DeepSpeed would look for GPUs, after which a process cannot be forked.
+if torch.version.cuda is None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     quiet_deepspeed()

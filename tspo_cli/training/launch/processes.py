@@ -1,4 +1,4 @@
-"""Start a training run: claim its directory, then train here or in several processes."""
+"""Start a training run: claim its directory, then train in this process or in several."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.runs import claim_run, is_run, start_attempt
 
-# What may change when a run is resumed; everything else would make it another experiment.
+# Keys that may change when a run is resumed. Any other change makes it another experiment.
 RESUMABLE = (
     *("prepare", "train.steps", "train.processes", "train.threads", "train.keep_rollouts"),
     *("checkpoint.", "eval.", "track."),
@@ -29,13 +29,13 @@ def launch(
 ) -> None:
     """Train `config` into the directory `run` with config.train.processes processes.
 
-    One process calls `train` here; several each run `python -m worker_module RUN ATTEMPT
-    fresh|resume`. Started by torchrun or another launcher that sets RANK and WORLD_SIZE, this
-    process is one of its processes.
+    With one process, `train` is called here. With several, each is started as `python -m
+    worker_module RUN ATTEMPT fresh|resume`. Under torchrun or another launcher that sets RANK and
+    WORLD_SIZE, this process is one of the launcher's processes.
 
     Raises:
-        InvalidInputError: `run` is in use, or holds another experiment than the one to resume.
-        TspoError: a training process failed; its exit code is passed on.
+        InvalidInputError: `run` is in use, or belongs to another experiment than the one to resume.
+        TspoError: a training process failed; the error has its exit code.
     """
     if resume and is_run(run):
         check_same_experiment(read_resolved(run), config, run)
@@ -99,13 +99,13 @@ def _join_launcher(
 
 
 def _spawn(run: Path, module: str, processes: int, attempt: int, *, resume: bool) -> None:
-    """One worker per process; when one fails the others are ended."""
+    """Start one worker per process. When one of them fails, the others are ended."""
     from torch.distributed import TCPStore
 
-    # This process keeps the meeting place, as torchrun does: a port looked up for a worker could be
-    # gone by then.
+    # This process hosts the store, as torchrun does: a free port that is looked up for a worker
+    # could be taken before the worker binds it.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    meeting = {
+    rendezvous = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
@@ -118,7 +118,7 @@ def _spawn(run: Path, module: str, processes: int, attempt: int, *, resume: bool
         str(attempt),
         "resume" if resume else "fresh",
     ]
-    common = {"WORLD_SIZE": str(processes)} | meeting
+    common = {"WORLD_SIZE": str(processes)} | rendezvous
     workers = [
         subprocess.Popen(
             command, env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -142,7 +142,7 @@ def _spawn(run: Path, module: str, processes: int, attempt: int, *, resume: bool
 
 
 def _wait(workers: list[subprocess.Popen[bytes]]) -> int:
-    """The first exit code that is not 0, or 0 when all have finished well."""
+    """The first exit code that is not 0, or 0 when all processes have ended with 0."""
     while True:
         codes = [worker.poll() for worker in workers]
         for code in codes:
