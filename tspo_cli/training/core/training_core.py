@@ -192,8 +192,9 @@ class TrainingCore:
         rollout = self.config.rollout
         longest = self.config.loss.sum_length or (rollout.max_searches + 1) * rollout.max_new_tokens
         shares = token_shares(sequences, aggregation, all_sum, longest)
-        agent_tokens = sum(weight >= 1 for sequence in sequences for weight in sequence.weights)
-        agent_tokens = all_sum([agent_tokens])[0]
+        agent_tokens = all_sum(
+            [sum(weight >= 1 for sequence in sequences for weight in sequence.weights)]
+        )[0]
         if active is not None:
             sequences, shares = list(compress(sequences, active)), list(compress(shares, active))
         seen_tokens = all_sum([sum(sum(sequence.weights) for sequence in sequences)])[0]
