@@ -76,6 +76,7 @@ def train(
         config, directory, attempt, tokenizer, protocol, learner, engine, retriever, critic
     )
     train_loop(run, step_maker(learner, critic, engine), evaluate, resume=resume)
+    engine.close()
 
 
 def _step_maker(config: Config, retriever: Retriever | None, protocol: SearchProtocol) -> StepMaker:
@@ -105,7 +106,11 @@ def _engine(
     module = learner.module if weights is None else empty_model(core)
     slots = max(config.rollout.batch_size, config.eval.batch_size)
     engine = TransformersEngine(
-        module, tokenizer, batch_size=slots, max_context=context_length(config)
+        module,
+        tokenizer,
+        batch_size=slots,
+        max_context=context_length(config),
+        owns_weights=weights is not None,
     )
     engine.load_weights(weights, 0)
     return engine

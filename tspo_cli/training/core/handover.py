@@ -5,9 +5,8 @@ from __future__ import annotations
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import TspoError
 from tspo_cli.rollout.engines.engine_protocol import Completion, Engine, GenerationRequest, Sampling
-from tspo_cli.rollout.engines.vllm_engine.vllm_local import VllmEngine
 from tspo_cli.rollout.protocol import SearchProtocol
-from tspo_cli.training.core.engine_weights import weights_for_engine
+from tspo_cli.training.core.engine_weights import whole_weights
 from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.core.sequences import continuation_sequence
 
@@ -31,7 +30,7 @@ def hand_over(
         TspoError: the difference is above the limit: the engine does not have the learner's
         weights.
     """
-    weights = weights_for_engine(learner.core)
+    weights = whole_weights(learner.core) if engine.owns_weights else None
     engine.load_weights(weights, version)
     if weights is None:
         return None
@@ -46,14 +45,6 @@ def hand_over(
             f"nats on average, more than {limit:g}; the engine does not have the learner's weights"
         )
     return gap
-
-
-def rest(engine: Engine) -> None:
-    """No request will come until the next hand-over: an engine in this process may free its
-    memory.
-    """
-    if isinstance(engine, VllmEngine):
-        engine.rest()
 
 
 def _probe(

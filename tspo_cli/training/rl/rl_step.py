@@ -17,7 +17,7 @@ from tspo_cli.rollout.trajectory import Trajectory
 from tspo_cli.timing import Clock
 from tspo_cli.training.core.critic import Critic
 from tspo_cli.training.core.distributed import all_sum, rank, world_size
-from tspo_cli.training.core.handover import hand_over, rest
+from tspo_cli.training.core.handover import hand_over
 from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.loop import StepResult
 from tspo_cli.training.rl.background import in_background
@@ -80,7 +80,7 @@ class RlStep:
         """Make training step `step` (from 1)."""
         with self.clock.part("rollout"):
             batch = self.refill(self.score(self.rollouts_of(step)), step)
-            rest(self.parts.engine)
+            self.parts.engine.sleep()
             lost = lost_shares(batch.trajectories, step)
         with self.next_rollouts_in_background(step), self.clock.part("update"):
             groups, checks = self.check_policy(batch, step)
