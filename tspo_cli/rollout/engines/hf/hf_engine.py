@@ -16,12 +16,14 @@ import numpy.typing as npt
 import torch
 
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.models.end_of_sequence import eos_ids_of
 from tspo_cli.rollout.engines.engine_protocol import (
     Completion,
     FinishReason,
     GenerationRequest,
     TokenizerLike,
 )
+from tspo_cli.rollout.engines.hf.copy_weights import copy_weights
 from tspo_cli.rollout.engines.hf.fused import FusedForward, can_fuse
 from tspo_cli.rollout.engines.hf.kv_cache import SlotCache
 from tspo_cli.rollout.engines.hf.sampling import sample, uniforms
@@ -75,7 +77,11 @@ class TransformersEngine:
         config = model.config.get_text_config()
         self.cache = SlotCache(batch_size, max_context, config.num_hidden_layers, self.device)
         self.table = SlotTable(batch_size, max_context)
-        self.rules = StopRules(tokenizer, config.vocab_size, _eos_ids(model, tokenizer))
+        self.rules = StopRules(
+            tokenizer,
+            config.vocab_size,
+            eos_ids_of(model.config, model.generation_config, tokenizer),
+        )
         self.waiting: deque[GenerationRequest] = deque()
         self.known: set[int] = set()
         self.finished: list[Completion] = []
@@ -173,7 +179,7 @@ class TransformersEngine:
             InvalidInputError: names or shapes are not those of the model.
         """
         if weights is not None:
-            _copy_weights(self.model, weights)
+            copy_weights(self.model, weights)
         self.weight_version = version
         if self._fused is not None:
             self._fused.refresh()
@@ -404,31 +410,3 @@ def _check_attention(model: PreTrainedModel, max_context: int) -> None:
             "model has layers of kind "
             f"{', '.join(sorted(kinds))} (window {window}); lower max_context or use another engine"
         )
-
-
-def _eos_ids(model: PreTrainedModel, tokenizer: TokenizerLike) -> list[int]:
-    ids: set[int] = set()
-    for source in (model.config, model.generation_config, tokenizer):
-        value = getattr(source, "eos_token_id", None)
-        ids.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
-    return sorted(ids)
-
-
-def _copy_weights(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
-    own = dict(model.named_parameters(remove_duplicate=False))
-    for name, value in weights.items():
-        if name not in own:
-            raise InvalidInputError(f"weights: the model has no parameter {name!r}")
-        if own[name].shape != value.shape:
-            raise InvalidInputError(
-                f"weights: {name} has shape {tuple(value.shape)}, expected {tuple(own[name].shape)}"
-            )
-    # Tied parameters are one tensor under two names; either name will do.
-    given = {own[name].data_ptr() for name in weights}
-    missing = [name for name, parameter in own.items() if parameter.data_ptr() not in given]
-    if missing:
-        raise InvalidInputError(
-            f"weights: {len(missing)} parameters are missing, the first is {missing[0]}"
-        )
-    for name, value in weights.items():
-        own[name].copy_(value)

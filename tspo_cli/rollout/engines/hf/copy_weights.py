@@ -1,0 +1,38 @@
+"""Copy new weights into a model by parameter name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tspo_cli.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+def copy_weights(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
+    """Copy `weights` into the parameters of `model`.
+
+    Raises:
+        InvalidInputError: a name or a shape that the model does not have, or a missing parameter.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, value in weights.items():
+        if name not in parameters:
+            raise InvalidInputError(f"weights: the model has no parameter {name!r}")
+        if parameters[name].shape != value.shape:
+            expected = tuple(parameters[name].shape)
+            raise InvalidInputError(
+                f"weights: {name} has shape {tuple(value.shape)}, expected {expected}"
+            )
+    # Tied parameters are one tensor under two names; either name will do.
+    given = {parameters[name].data_ptr() for name in weights}
+    missing = [name for name, parameter in parameters.items() if parameter.data_ptr() not in given]
+    if missing:
+        raise InvalidInputError(
+            f"weights: {len(missing)} parameters are missing, the first is {missing[0]}"
+        )
+    for name, value in weights.items():
+        parameters[name].copy_(value)
