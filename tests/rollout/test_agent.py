@@ -54,6 +54,10 @@ class ScriptedEngine:
     def release(self, session: int) -> None:
         self.released.append(session)
 
+    def sleep(self) -> None: ...
+
+    def close(self) -> None: ...
+
     def load_weights(self, weights: Mapping[str, torch.Tensor] | None, version: int) -> None:
         self.weight_version = version
 

@@ -63,6 +63,7 @@ def train(config: Config, run: Path, evaluate: Evaluate, *, attempt: int, resume
         hand_over(learner, engine, protocol, config, 0)
     shop = Workshop(config, run, attempt, tokenizer, protocol, learner, engine, retriever, critic)
     train_loop(shop, make_step(learner, critic, engine), evaluate, resume=resume)
+    engine.close()
 
 
 def _step_maker(
@@ -98,7 +99,11 @@ def _engine(
     module = learner.module if weights is None else learner.blank_module()
     slots = max(config.rollout.batch_size, config.eval.batch_size)
     engine = TransformersEngine(
-        module, tokenizer, batch_size=slots, max_context=context_length(config)
+        module,
+        tokenizer,
+        batch_size=slots,
+        max_context=context_length(config),
+        owns_weights=weights is not None,
     )
     engine.load_weights(weights, 0)
     return engine

@@ -59,11 +59,15 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Requests advance independently: `submit` at any time, `step` returns what has finished
-    since.
+    """Generates tokens. Requests advance independently: `submit` at any time, `step` returns what
+    has finished since.
     """
 
     weight_version: int
+    owns_weights: bool
+    """True if the engine keeps a copy of the weights. False if it generates with the learner's
+    parameters themselves.
+    """
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request. A session has at most one request in flight."""
@@ -76,13 +80,23 @@ class Engine(Protocol):
         ...
 
     def release(self, session: int) -> None:
-        """Forget the session and free its cache."""
+        """Forget the session, drop its request and free its cache."""
         ...
 
     def load_weights(self, weights: Mapping[str, torch.Tensor] | None, version: int) -> None:
-        """Take new weights by parameter name (None: they are shared and already new); cached
-        prefixes are dropped.
+        """Take new weights by parameter name and drop cached prefixes. `weights` is None if and
+        only if the engine does not own its weights: the parameters have changed already.
         """
+        ...
+
+    def sleep(self) -> None:
+        """Free memory that the engine does not need until the next `submit` or `load_weights`,
+        which wakes it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Drop all requests and free the engine's resources. It takes no request afterwards."""
         ...
 
 

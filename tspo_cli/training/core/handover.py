@@ -5,7 +5,6 @@ from __future__ import annotations
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import TspoError
 from tspo_cli.rollout.engines.engine_protocol import Completion, Engine, GenerationRequest, Sampling
-from tspo_cli.rollout.engines.vllm_engine.vllm_local import VllmEngine
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.training.core.batching import TrainSequence
 from tspo_cli.training.core.distributed import all_sum
@@ -31,8 +30,7 @@ def hand_over(
         TspoError: the difference is above the limit: the engine does not have the learner's
         weights.
     """
-    own = config.rollout.engine == "vllm" or config.rollout.one_step_off
-    weights = learner.whole_weights() if own else learner.weights()
+    weights = learner.whole_weights() if engine.owns_weights else None
     engine.load_weights(weights, version)
     if weights is None:
         return None
@@ -48,14 +46,6 @@ def hand_over(
             f"than {limit:g}; the engine does not have the learner's weights"
         )
     return gap
-
-
-def rest(engine: Engine) -> None:
-    """No request will come until the next hand-over: an engine in this process may free its
-    memory.
-    """
-    if isinstance(engine, VllmEngine):
-        engine.rest()
 
 
 def _probe(learner: Learner, engine: Engine, protocol: SearchProtocol, config: Config) -> float:

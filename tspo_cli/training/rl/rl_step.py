@@ -20,7 +20,7 @@ from tspo_cli.rollout.trajectory import GroupId, Trajectory
 from tspo_cli.timing import Clock
 from tspo_cli.training.core.critic import Critic
 from tspo_cli.training.core.distributed import all_sum, gather_json, rank, world_size
-from tspo_cli.training.core.handover import hand_over, rest
+from tspo_cli.training.core.handover import hand_over
 from tspo_cli.training.core.learner import Learner
 from tspo_cli.training.loop import Step
 from tspo_cli.training.rl.background import alongside
@@ -134,7 +134,7 @@ def rl_step(
             more = roll(batch)
             groups += grade(batch, more, refills * config.rollout.questions_per_step)
             trajectories = trajectories + more
-        rest(engine)
+        engine.sleep()
         lost = _lost_shares(trajectories, step)
         rolled = time.perf_counter()
         with alongside(ahead(step)) as upcoming:

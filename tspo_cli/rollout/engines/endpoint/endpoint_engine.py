@@ -78,7 +78,7 @@ class EndpointEngine:
         self.client, self.model, self.tokenizer = client, model, tokenizer
         self.api, self.send_ids, self.system = api, send_ids, system
         self.extra = ({"tools": list(tools)} if tools else {}) | dict(extra or {})
-        self.weight_version = 0
+        self.weight_version, self.owns_weights = 0, True
         self._pool = ThreadPoolExecutor(concurrency)
         self._running: dict[Future[dict[str, Any]], _Sent] = {}
         self._talks: dict[int, _Talk] = {}
@@ -115,6 +115,14 @@ class EndpointEngine:
     def load_weights(self, weights: Mapping[str, torch.Tensor] | None, version: int) -> None:
         """Raises InvalidInputError: the weights are the server's."""
         raise InvalidInputError("an endpoint takes no weights; train with another engine")
+
+    def sleep(self) -> None:
+        """Does nothing: the server manages its memory."""
+
+    def close(self) -> None:
+        """Drop requests in flight and close the connections."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.client.close()
 
     def _completions(self, request: GenerationRequest) -> tuple[str, _Sent, dict[str, Any]]:
         text = self._decode(request.token_ids)

@@ -66,9 +66,10 @@ class TransformersEngine:
         batch_size: int,
         max_context: int,
         weight_version: int = 0,
+        owns_weights: bool = False,
     ) -> None:
         _check_attention(model, max_context)
-        self.weight_version = weight_version
+        self.weight_version, self.owns_weights = weight_version, owns_weights
         self.model, self.max_context = model, max_context
         self.device, self.dtype = model.device, model.dtype
         config = model.config.get_text_config()
@@ -101,6 +102,7 @@ class TransformersEngine:
             batch_size=self.table.slots,
             max_context=self.max_context,
             weight_version=self.weight_version,
+            owns_weights=self.owns_weights,
         )
         other.rules = self.rules
         return other
@@ -179,6 +181,16 @@ class TransformersEngine:
         # A new mask: the old one may have been made in inference mode, where nothing outside may
         # write to it.
         self._mask = self._empty_mask()
+
+    def sleep(self) -> None:
+        """Does nothing: the model may be the learner's, and the cache is small beside it."""
+
+    def close(self) -> None:
+        """Drop all requests. The memory is freed with the engine."""
+        self.waiting.clear()
+        self.finished.clear()
+        self.known.clear()
+        self.table.state[:] = FREE
 
     def _admit(self) -> None:
         """Slots for waiting requests, oldest first; sessions that still have theirs lose it to no

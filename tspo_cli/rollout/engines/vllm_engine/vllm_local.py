@@ -54,7 +54,7 @@ class VllmEngine:
         weight_version: int = 0,
     ) -> None:
         self.config, self.eos_ids, self.max_context = config, list(eos_ids), max_context
-        self.weight_version = weight_version
+        self.weight_version, self.owns_weights = weight_version, True
         self.engine, self.params = _start(model, config, dtype, batch_size, max_context, seed)
         self.engine.set_weight_version(str(weight_version))
         self.requests: dict[int, str] = {}
@@ -124,8 +124,8 @@ class VllmEngine:
         self.engine.set_weight_version(str(version))
         self.weight_version = version
 
-    def rest(self) -> None:
-        """Give memory back until the next request, where the configuration says so (vllm.sleep)."""
+    def sleep(self) -> None:
+        """Free memory as vllm.sleep says: 0 nothing, 1 the cache, 2 the cache and the weights."""
         if self.config.sleep and not self.asleep:
             self.engine.sleep(self.config.sleep)
             self.asleep = True
@@ -136,7 +136,7 @@ class VllmEngine:
             self.asleep = False
 
     def close(self) -> None:
-        """End the engine."""
+        """Shut vLLM down."""
         self.engine.engine_core.shutdown()
 
 

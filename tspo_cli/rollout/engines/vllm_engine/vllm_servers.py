@@ -85,7 +85,7 @@ class VllmServers:
         siblings: Siblings,
         tell: Callable[[str], None],
     ) -> None:
-        self.weight_version = 0
+        self.weight_version, self.owns_weights = 0, True
         self.all_urls = [url.rstrip("/") for url in urls]
         self.urls, self.led = siblings.mine(self.all_urls), siblings.led(self.all_urls)
         self.folder, self.siblings, self.tell = folder.absolute(), siblings, tell
@@ -191,8 +191,11 @@ class VllmServers:
                 if old != place:
                     shutil.rmtree(old)
 
+    def sleep(self) -> None:
+        """Does nothing: the servers manage their memory."""
+
     def close(self) -> None:
-        """Give up what is in flight and end the connections."""
+        """Drop requests in flight and close the connections. The servers keep running."""
         for session in list(self.running):
             self.release(session)
         self._wait(self.client.aclose())
