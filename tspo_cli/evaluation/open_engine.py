@@ -108,8 +108,8 @@ def _transformers(config: Config) -> OpenedEngine:
 
 
 def _vllm(config: Config) -> OpenedEngine:
+    from tspo_cli.models.eos import saved_eos_ids
     from tspo_cli.rollout.engines.vllm_engine.vllm_local import VllmEngine
-    from tspo_cli.rollout.engines.vllm_engine.vllm_open import eos_ids
 
     if config.vllm.url:
         raise UsageError(
@@ -120,7 +120,7 @@ def _vllm(config: Config) -> OpenedEngine:
         config.model.path,
         config.vllm,
         dtype=_name(dtype),
-        eos_ids=eos_ids(config.model.path, tokenizer),
+        eos_ids=saved_eos_ids(config.model.path, tokenizer),
         batch_size=config.eval.batch_size,
         max_context=context_length(config),
         seed=config.seed,

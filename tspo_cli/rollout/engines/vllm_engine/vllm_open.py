@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
+from tspo_cli.models.eos import saved_eos_ids
 from tspo_cli.rollout.engines.engine_protocol import TokenizerLike
 from tspo_cli.rollout.engines.vllm_engine.vllm_local import VllmEngine
 from tspo_cli.rollout.engines.vllm_engine.vllm_servers import Siblings, VllmServers
@@ -28,7 +29,7 @@ def open_vllm(
         MissingResourceError, InvalidInputError, RemoteServiceError: see `VllmEngine` and
         `VllmServers`.
     """
-    eos, room = eos_ids(config.model.path, tokenizer), context_length(config)
+    eos, room = saved_eos_ids(config.model.path, tokenizer), context_length(config)
     if config.vllm.url:
         return VllmServers(
             config.vllm.url,
@@ -49,19 +50,3 @@ def open_vllm(
         max_context=room,
         seed=config.seed,
     )
-
-
-def eos_ids(model: str, tokenizer: TokenizerLike) -> list[int]:
-    """End-of-sequence tokens that a model's configuration, its generation defaults or its tokenizer
-    name.
-    """
-    from transformers import AutoConfig, GenerationConfig
-
-    sources = [AutoConfig.from_pretrained(model), tokenizer]
-    if (Path(model) / "generation_config.json").is_file() or not Path(model).is_dir():
-        sources.append(GenerationConfig.from_pretrained(model))
-    ids: set[int] = set()
-    for source in sources:
-        value = getattr(source, "eos_token_id", None)
-        ids.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
-    return sorted(ids)
