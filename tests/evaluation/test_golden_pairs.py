@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from tspo_cli.evaluation.metrics import answer_em, answer_f1, cover_match
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 PAIRS = [
-    json.loads(line)
-    for line in (Path(__file__).parent / "golden_pairs.jsonl").read_text("utf-8").splitlines()
+    json.loads(line) for line in (FIXTURES / "golden_pairs.jsonl").read_text("utf-8").splitlines()
 ]
 
 

@@ -17,10 +17,9 @@ from tspo_cli.data.question import Question
 from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.evaluation.methods import METHODS, find_method
 from tspo_cli.evaluation.methods.ircot import first_sentence
-from tspo_cli.evaluation.runner import evaluate_items
+from tspo_cli.evaluation.runner import EvalSetup, evaluate_items
 from tspo_cli.retrieval.index.build_index import build_index
 from tspo_cli.retrieval.index.searcher import Searcher, open_index
-from tspo_cli.rollout.protocol import SearchProtocol
 
 QUESTION = Question(
     "q1", "Where was the director of Alien born?", ("South Shields",), "films", ("p2",), "full"
@@ -66,8 +65,9 @@ def run(
         eval=EvalConfig(batch_size=4),
     )
     engine = Speaker(tokenizer, [says])
-    protocol = SearchProtocol.from_config(tokenizer, config.rollout)
-    (record,) = evaluate_items([QUESTION], find_method(name), engine, retriever, protocol, config)
+    method = find_method(name)
+    protocol = method.protocol.from_config(tokenizer, config.rollout)
+    (record,) = evaluate_items([QUESTION], EvalSetup(method, protocol, engine, retriever, config))
     return record, engine.seen
 
 
@@ -260,8 +260,9 @@ def test_special_tokens_never_come_from_passages(
             retriever=RetrieverConfig(k=1),
         )
         engine = Recorder(tokenizer, [says])
-        protocol = SearchProtocol.from_config(tokenizer, config.rollout)
-        evaluate_items([QUESTION], find_method(name), engine, searcher, protocol, config)
+        method = find_method(name)
+        protocol = method.protocol.from_config(tokenizer, config.rollout)
+        evaluate_items([QUESTION], EvalSetup(method, protocol, engine, searcher, config))
         with_passage = [ids for ids in engine.ids if "Mars" in tokenizer.decode(list(ids))]
         assert with_passage, name
         for ids in with_passage:

@@ -1,4 +1,4 @@
-"""What one search with the bare question finds on seven real sets, against figures of other BM25
+"""Recall of one search with the question itself on seven real data sets, compared with other BM25
 implementations.
 """
 
@@ -33,21 +33,24 @@ def test_recall_is_the_references(name: str, real_data: Path, tmp_path: Path) ->
     build_index(real_data / name / "corpus.jsonl.gz", tmp_path / "index")
     searcher = open_index(tmp_path / "index")
     questions = read_questions(real_data / name / "questions.jsonl.gz")
-    found = search_ceiling(questions, searcher, KS)
+    rows = search_ceiling(questions, searcher, KS)
+    tolerance = 0.3 if name == "popqa" else 0.15
     gold, answers = REFERENCE[name]
-    assert [100 * row["answer_in_retrieved"] for row in found] == pytest.approx(
-        list(answers), abs=0.3
+    assert [100 * row["answer_in_retrieved"] for row in rows] == pytest.approx(
+        list(answers), abs=tolerance
     )
     if gold is None:
-        assert all(row["gold_recall"] is None for row in found)
+        assert all(row["gold_recall"] is None for row in rows)
         return
-    recalls = [100 * row["gold_recall"] for row in found]
+    recalls = [100 * row["gold_recall"] for row in rows]
     if name == "popqa":
-        # Many passages of one shape ("X is a politician ...") have equal scores; the reference
-        # orders them by id, the index by their place in the corpus, which decides half a point here
-        # and nothing elsewhere.
-        results = searcher.search([one.question for one in questions], 30)
-        by_id = [sorted(one.hits, key=lambda hit: (-hit.score, hit.id))[:3] for one in results]
+        # Many passages of the same form ("X is a politician ...") have equal scores. The reference
+        # orders them by id, the index by their position in the corpus. That makes half a point of
+        # difference here, and none on the other data sets.
+        results = searcher.search([question.question for question in questions], 30)
+        by_id = [
+            sorted(result.hits, key=lambda hit: (-hit.score, hit.id))[:3] for result in results
+        ]
         pairs = [pair for pair in zip(questions, by_id, strict=True) if pair[0].gold_kind == "full"]
         recalls[0] = 100 * (mean([gold_recall(*pair) for pair in pairs]) or 0)
-    assert recalls == pytest.approx(list(gold), abs=0.3)
+    assert recalls == pytest.approx(list(gold), abs=tolerance)

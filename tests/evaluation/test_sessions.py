@@ -16,7 +16,7 @@ from tspo_cli.commands.app import app
 from tspo_cli.config.load_config import load_config
 from tspo_cli.errors import InvalidInputError, RemoteServiceError, UsageError
 from tspo_cli.evaluation.open_engine import open_engine
-from tspo_cli.evaluation.standalone import Wish, eval_config
+from tspo_cli.evaluation.standalone import EvaluationRequest, eval_config
 from tspo_cli.retrieval.index.searcher import open_index
 from tspo_cli.retrieval.types import RetrieverInfo, SearchResult
 from tspo_cli.runs import read_jsonl_gz
@@ -157,13 +157,13 @@ def test_the_signature_knows_what_changes_answers() -> None:
 def test_where_a_model_was_trained_does_not_decide_where_it_is_evaluated(tmp_path: Path) -> None:
     agent: dict[str, Any] = {"rollout": {"engine": "vllm", "max_searches": 2}, "k": 5}
     (tmp_path / "tspo_agent.json").write_text(json.dumps(agent))
-    config = eval_config(tmp_path, Wish(str(tmp_path), ("x",)))
+    config = eval_config(tmp_path, EvaluationRequest(str(tmp_path), ("x",)))
     assert (config.rollout.engine, config.rollout.max_searches, config.retriever.k) == (
         "transformers",
         2,
         5,
     )
-    servers = Wish(
+    servers = EvaluationRequest(
         str(tmp_path),
         ("x",),
         settings=("rollout.engine=vllm", 'vllm.url=["http://127.0.0.1:8100"]'),

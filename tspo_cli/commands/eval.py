@@ -102,9 +102,9 @@ def evaluate(
     if index is not None and retriever:
         raise UsageError("--index and --retriever exclude each other")
     gates = [_gate(text) for text in fail_under or []]
-    from tspo_cli.evaluation.standalone import Wish, evaluate_model
+    from tspo_cli.evaluation.standalone import EvaluationRequest, evaluate_model
 
-    wish = Wish(
+    request = EvaluationRequest(
         model=model,
         data=tuple(names),
         method=method,
@@ -118,8 +118,10 @@ def evaluate(
             *(settings or ()),
         ),
         out=out,
+        resume=resume,
+        overwrite=overwrite,
     )
-    outcome = evaluate_model(wish, overwrite=overwrite, resume=resume)
+    outcome = evaluate_model(request)
     say(f"every item with its trajectory: {outcome.folder}")
     if json:
         average = {"average": outcome.average} if outcome.average else {}

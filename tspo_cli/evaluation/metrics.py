@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ _CLOSED = {"yes", "no", "noanswer"}
 
 
 def gold_recall(question: Question, hits: Iterable[Hit]) -> float | None:
-    """Share of the gold passages among `hits`, 0 to 1; None where the question names none."""
+    """Share of the gold passages that are among `hits`, 0 to 1; None without gold passages."""
     if not question.supporting_ids:
         return None
     gold = set(question.supporting_ids)
@@ -25,59 +26,61 @@ def gold_recall(question: Question, hits: Iterable[Hit]) -> float | None:
 
 
 def gold_precision(question: Question, hits: Iterable[Hit]) -> float | None:
-    """Share of the distinct passages among `hits` that are gold; None without hits or without gold
+    """Share of the distinct passages in `hits` that are gold; None without hits or without gold
     passages.
     """
-    found = {hit.id for hit in hits}
-    if not question.supporting_ids or not found:
+    retrieved = {hit.id for hit in hits}
+    if not question.supporting_ids or not retrieved:
         return None
-    return len(found & set(question.supporting_ids)) / len(found)
+    return len(retrieved & set(question.supporting_ids)) / len(retrieved)
 
 
 def answer_em(answer: str | None, golds: Sequence[str]) -> bool:
-    """Exact match as SQuAD, Search-R1 and FlashRAG score it: the normalised answer is a normalised
-    gold. To the letter, so an answer and a gold that both normalise to nothing are equal; no answer
-    at all equals none.
+    """Exact match of SQuAD, Search-R1 and FlashRAG: the normalised answer equals a normalised gold.
+
+    An answer and a gold that are both empty after normalisation are equal. A missing answer equals
+    no gold.
     """
     return answer is not None and normalize_answer(answer) in map(normalize_answer, golds)
 
 
 def answer_f1(answer: str | None, golds: Sequence[str]) -> float:
-    """Best word F1 over the golds (SQuAD). Where either side is yes, no or noanswer, only the same
-    word counts, as in HotpotQA's evaluation, which FlashRAG follows.
+    """Best word F1 over the golds (SQuAD). If either side is yes, no or noanswer, only the same
+    word counts, as in the evaluation of HotpotQA and FlashRAG.
     """
-    said = normalize_answer(answer or "")
+    normal_answer = normalize_answer(answer or "")
     comparable = [
         gold
         for gold in golds
-        if normalize_answer(gold) == said or not {said, normalize_answer(gold)} & _CLOSED
+        if normalize_answer(gold) == normal_answer
+        or not {normal_answer, normalize_answer(gold)} & _CLOSED
     ]
     return f1_score(answer, comparable)
 
 
 def cover_match(answer: str | None, golds: Sequence[str]) -> bool:
-    """Sub-EM or cover-EM: a normalised gold occurs in the normalised answer, as characters
-    (FlashRAG, ZeroSearch).
+    """Sub-EM (cover-EM) of FlashRAG and ZeroSearch: a normalised gold is a substring of the
+    normalised answer.
     """
-    said = normalize_answer(answer or "")
-    return any(normal in said for normal in map(normalize_answer, golds) if normal)
+    normal_answer = normalize_answer(answer or "")
+    return any(gold in normal_answer for gold in map(normalize_answer, golds) if gold)
 
 
 def first_occurrence(question: Question, trajectory: Trajectory) -> int | None:
-    """The turn, from 1, whose passages first hold a gold answer; None if none does, and for yes/no
-    questions.
+    """Number of the first turn, from 1, whose passages contain a gold answer. None if no turn does,
+    and for yes/no questions.
     """
-    for place, turn in enumerate(trajectory.turns, start=1):
+    for number, turn in enumerate(trajectory.turns, start=1):
         if answer_in_retrieved(question, turn.hits):
-            return place
+            return number
     return None
 
 
 def answer_in_retrieved(question: Question, hits: Iterable[Hit]) -> float | None:
-    """1 when a gold answer occurs in the title or text of a hit, else 0 (SQuAD normalisation, whole
-    words).
+    """1 if the title or text of a hit contains a gold answer, else 0 (whole words after SQuAD
+    normalisation).
 
-    None for yes/no questions, whose answers would be found anywhere.
+    None for yes/no questions: almost every passage contains such a word.
     """
     golds = [
         gold for gold in question.golden_answers if normalize_answer(gold) not in ("yes", "no")
@@ -88,10 +91,10 @@ def answer_in_retrieved(question: Question, hits: Iterable[Hit]) -> float | None
 
 
 def item_record(trajectory: Trajectory, question_hits: Sequence[Hit] | None) -> ItemRecord:
-    """Everything about one evaluated question, its trajectory included.
+    """The record of one evaluated question: its scores and its trajectory.
 
-    `question_hits` are the passages that the bare question retrieves (None without a retriever):
-    the yardstick for what the agent's own queries find.
+    `question_hits` are the passages that the question itself retrieves as a query (None without a
+    retriever). They are the reference for the agent's own queries.
     """
     question = trajectory.question
     hits = [hit for turn in trajectory.turns for hit in turn.hits]
@@ -129,24 +132,14 @@ def item_record(trajectory: Trajectory, question_hits: Sequence[Hit] | None) -> 
 
 
 def summarize(items: Sequence[ItemRecord], *, dataset: str, method: str, k: int) -> dict[str, Any]:
-    """Means over all items; an item whose search failed or that gave no answer counts as wrong,
-    never as absent.
+    """Means over all items. An item without an answer, or with a failed search, counts as wrong.
 
-    gold_recall and gold_precision are means over questions with a complete list of gold passages,
-    or over those with a partial list where no list is complete; first_occurrence is the mean turn
-    over the questions where there is one. They and answer_in_retrieved are None where no question
-    allows them.
+    gold_recall and gold_precision are means over the questions with a complete list of gold
+    passages; if no list is complete, over those with a partial list. first_occurrence is the mean
+    over the questions that have one. These and answer_in_retrieved are None if no question has a
+    value.
     """
     turns = sum(item["turns"] for item in items)
-    by_type = {
-        name: {
-            "n": len(some),
-            "em": mean([item["em"] for item in some]),
-            "f1": mean([item["f1"] for item in some]),
-        }
-        for name in sorted({item["type"] for item in items} - {""})
-        for some in [[item for item in items if item["type"] == name]]
-    }
     return {
         "dataset": dataset,
         "method": method,
@@ -168,7 +161,23 @@ def summarize(items: Sequence[ItemRecord], *, dataset: str, method: str, k: int)
         "no_answer_share": mean([float(item["answer"] is None) for item in items]),
         "response_tokens": mean([item["response_tokens"] for item in items]),
         "failed": sum(item["failed"] for item in items),
-        "by_type": by_type,
+        "by_type": _by_type(items),
+    }
+
+
+def _by_type(items: Sequence[ItemRecord]) -> dict[str, dict[str, Any]]:
+    """Number of items, EM and F1 of each question type. Items without a type are left out."""
+    items_of_type: dict[str, list[ItemRecord]] = defaultdict(list)
+    for item in items:
+        if item["type"]:
+            items_of_type[item["type"]].append(item)
+    return {
+        name: {
+            "n": len(members),
+            "em": mean([item["em"] for item in members]),
+            "f1": mean([item["f1"] for item in members]),
+        }
+        for name, members in sorted(items_of_type.items())
     }
 
 
@@ -181,6 +190,6 @@ def _recalls(
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Mean of the values that are known; None without any."""
+    """Mean of the values that are not None; None without any."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

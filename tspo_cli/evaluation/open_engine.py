@@ -1,4 +1,4 @@
-"""The engine that answers: a model in this process (transformers or vLLM), or one behind an
+"""The engine of an evaluation: a model in this process (transformers or vLLM), or an
 OpenAI-compatible endpoint.
 """
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """`fresh` gives an engine that remembers nothing of earlier requests.
+class OpenedEngine:
+    """An engine with its tokenizer and the names that a signature records.
 
-    `independent`: what a request gives does not depend on the others beside it, so that items may
-    be repeated one by one. `model` is a digest or a name; `kind` is transformers-float32,
-    vllm-bfloat16, ..., completions or chat.
+    `fresh` returns the engine without any cache of earlier requests. `independent`: an answer does
+    not depend on the other requests of its batch, so that single questions can be repeated. `model`
+    is a digest or a name. `kind` is transformers-float32, vllm-bfloat16, ..., completions or chat.
     """
 
     tokenizer: TokenizerLike
@@ -39,12 +39,12 @@ class Opened:
     kind: str
 
 
-def open_engine(config: Config, tools: Sequence[Mapping[str, Any]] = ()) -> Opened:
-    """The engine for model.path: behind endpoint.url where it is set, else rollout.engine in this
-    process. `tools` are what a chat model may call.
+def open_engine(config: Config, tools: Sequence[Mapping[str, Any]] = ()) -> OpenedEngine:
+    """Open the engine for model.path: the server at endpoint.url if it is set, else rollout.engine
+    in this process. `tools` are the functions that a chat model may call.
 
     Raises:
-        MissingResourceError, InvalidInputError: the model cannot be had.
+        MissingResourceError, InvalidInputError: the model cannot be loaded.
         UsageError: vllm.url is set, which is for training.
     """
     if config.endpoint.url:
@@ -52,31 +52,31 @@ def open_engine(config: Config, tools: Sequence[Mapping[str, Any]] = ()) -> Open
     return _vllm(config) if config.rollout.engine == "vllm" else _transformers(config)
 
 
-def _remote(config: Config, tools: Sequence[Mapping[str, Any]]) -> Opened:
+def _remote(config: Config, tools: Sequence[Mapping[str, Any]]) -> OpenedEngine:
     from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient
     from tspo_cli.rollout.engines.endpoint.endpoint_engine import EndpointEngine
 
     endpoint, model = config.endpoint, config.model.path
-    known = endpoint.tokenizer or (model if Path(model).is_dir() else "")
-    tokenizer = load_tokenizer(known) if known else WordTokenizer()
+    tokenizer_path = endpoint.tokenizer or (model if Path(model).is_dir() else "")
+    tokenizer = load_tokenizer(tokenizer_path) if tokenizer_path else WordTokenizer()
     client = EndpointClient(
         endpoint.url, key_env=endpoint.key_env, timeout=endpoint.timeout, retries=endpoint.retries
     )
-    # Sampled ids instead of texts, and texts with the tags that a tokenizer may have as special
-    # tokens.
+    # vLLM returns the sampled ids, and on request the text with its special tokens: a tokenizer may
+    # have the protocol's tags as special tokens.
     exact = {"skip_special_tokens": False, "return_token_ids": True} if client.is_vllm() else {}
     engine = EndpointEngine(
         client,
         endpoint.model or model,
         tokenizer,
         api=endpoint.api,
-        send_ids=bool(known) and endpoint.send == "ids",
+        send_ids=bool(tokenizer_path) and endpoint.send == "ids",
         system=config.rollout.system,
         concurrency=endpoint.concurrency,
         extra=exact | _extra(endpoint.extra),
         tools=tools if endpoint.api == "chat" else (),
     )
-    return Opened(tokenizer, lambda: engine, True, endpoint.model or model, endpoint.api)
+    return OpenedEngine(tokenizer, lambda: engine, True, endpoint.model or model, endpoint.api)
 
 
 def _extra(text: str) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def _extra(text: str) -> dict[str, Any]:
     return fields
 
 
-def _transformers(config: Config) -> Opened:
+def _transformers(config: Config) -> OpenedEngine:
     from tspo_cli.models.load_model import load_model
     from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 
@@ -98,7 +98,7 @@ def _transformers(config: Config) -> Opened:
     engine = TransformersEngine(
         policy, tokenizer, batch_size=config.eval.batch_size, max_context=context_length(config)
     )
-    return Opened(
+    return OpenedEngine(
         tokenizer,
         engine.fresh,
         False,
@@ -107,8 +107,8 @@ def _transformers(config: Config) -> Opened:
     )
 
 
-def _vllm(config: Config) -> Opened:
-    from tspo_cli.models.end_of_sequence import eos_ids_of_path
+def _vllm(config: Config) -> OpenedEngine:
+    from tspo_cli.models.eos import saved_eos_ids
     from tspo_cli.rollout.engines.vllm_engine.vllm_local import VllmEngine
 
     if config.vllm.url:
@@ -120,22 +120,24 @@ def _vllm(config: Config) -> Opened:
         config.model.path,
         config.vllm,
         dtype=_name(dtype),
-        eos_ids=eos_ids_of_path(config.model.path, tokenizer),
+        eos_ids=saved_eos_ids(config.model.path, tokenizer),
         batch_size=config.eval.batch_size,
         max_context=context_length(config),
         seed=config.seed,
     )
 
     def fresh() -> Engine:
-        # Which prefixes are cached changes the last bits of what follows.
+        # Cached prefixes change the last bits of later results.
         engine.engine.reset_prefix_cache()
         return engine
 
-    return Opened(tokenizer, fresh, False, model_digest(config.model.path), f"vllm-{_name(dtype)}")
+    return OpenedEngine(
+        tokenizer, fresh, False, model_digest(config.model.path), f"vllm-{_name(dtype)}"
+    )
 
 
 def _prepare(config: Config) -> tuple[TokenizerLike, str, torch.dtype]:
-    """Tokenizer, device and type of the weights; threads are set."""
+    """Tokenizer, device and dtype of the weights. Also sets the number of threads."""
     import torch
 
     from tspo_cli.models.dtype import torch_dtype

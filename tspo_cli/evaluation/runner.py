@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,55 +13,54 @@ from tspo_cli.data.question import Question
 from tspo_cli.errors import UsageError
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.methods import Method
-from tspo_cli.evaluation.methods.method import make_tasks
 from tspo_cli.evaluation.metrics import item_record
-from tspo_cli.retrieval.types import Hit, Retriever
-from tspo_cli.rollout.agent import AgentSettings, Task, run_agents
+from tspo_cli.retrieval.types import Hit, Retriever, SearchResult
+from tspo_cli.rollout.agent import AgentSettings, Task, request_seed, run_agents
 from tspo_cli.rollout.engines.engine_protocol import Engine, Sampling
-from tspo_cli.rollout.protocol import SearchProtocol
-from tspo_cli.rollout.trajectory import Trajectory
+from tspo_cli.rollout.protocol import Moment, SearchProtocol
+from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
 from tspo_cli.runs import items_file, scores_file, write_json, write_jsonl_gz
 
 SEARCH_BATCH = 256
 
 
+@dataclass(frozen=True, slots=True)
+class EvalSetup:
+    """What answers the questions. `protocol` is an instance of the method's protocol class.
+
+    `config.eval` has the sampling (greedy by default) and the batch size, `config.rollout` the
+    prompt and the search budget.
+    """
+
+    method: Method
+    protocol: SearchProtocol
+    engine: Engine
+    retriever: Retriever | None
+    config: Config
+
+
 def evaluate_items(
     questions: Sequence[Question],
-    method: Method,
-    engine: Engine,
-    retriever: Retriever | None,
-    protocol: SearchProtocol,
-    config: Config,
+    setup: EvalSetup,
     on_item: Callable[[ItemRecord, float], None] | None = None,
 ) -> list[ItemRecord]:
-    """One record per question (see `item_record`), in the order of `questions`.
+    """Answer and score the questions. The result has one record per question, in their order.
 
-    Sampling is config.eval's (greedy by default), prompt and budget are config.rollout's. `on_item`
-    gets every record when it is ready, and the seconds from the first prompt to the last token of
-    its trajectory.
+    `on_item` is called with every finished record and its seconds from the first prompt to the last
+    token.
 
     Raises:
-        UsageError: the method retrieves and there is no retriever.
+        UsageError: the method needs a retriever and there is none.
     """
+    method, retriever, config = setup.method, setup.retriever, setup.config
     if method.retrieves and retriever is None:
         raise UsageError(
             f"method {method.name} needs passages; give --index DIR or --retriever URL"
         )
     rollout, k = config.rollout, config.retriever.k
-    protocol = method.dress(protocol)
-    tasks = make_tasks(
-        method,
-        questions,
-        protocol,
-        retriever,
-        k=k,
-        max_searches=rollout.max_searches,
-        max_prompt_tokens=rollout.max_prompt_tokens,
-        seed=config.seed,
-    )
-    yardstick = dict(
-        zip((one.key for one in questions), _question_hits(questions, retriever, k), strict=True)
-    )
+    tasks = _make_tasks(questions, setup)
+    keys = [question.key for question in questions]
+    question_hits = dict(zip(keys, _question_hits(questions, retriever, k), strict=True))
     started: dict[str, float] = {}
     records: dict[str, ItemRecord] = {}
 
@@ -69,7 +69,7 @@ def evaluate_items(
 
     def finish(trajectory: Trajectory) -> None:
         key = trajectory.question.key
-        records[key] = item_record(trajectory, yardstick[key])
+        records[key] = item_record(trajectory, question_hits[key])
         if on_item is not None:
             on_item(records[key], time.monotonic() - started[key])
 
@@ -79,7 +79,7 @@ def evaluate_items(
             top_p=rollout.top_p,
             top_k=rollout.top_k,
             max_new_tokens=rollout.max_new_tokens,
-            stop=protocol.stop,
+            stop=setup.protocol.stop,
         ),
         max_searches=method.budget(rollout.max_searches),
         k=k,
@@ -87,23 +87,61 @@ def evaluate_items(
         turn_deadline=rollout.turn_deadline,
         trajectory_deadline=rollout.trajectory_deadline,
     )
-    run_agents(tasks, engine, retriever, protocol, settings, finish, start)
-    return [records[one.key] for one in questions]
+    run_agents(tasks, setup.engine, retriever, setup.protocol, settings, finish, start)
+    return [records[key] for key in keys]
+
+
+def _make_tasks(questions: Sequence[Question], setup: EvalSetup) -> list[Task]:
+    """One task per question. It starts with the passages for the question if the method searches
+    first. A prompt that is too long loses its beginning, because the question is at its end.
+    """
+    method, protocol, config = setup.method, setup.protocol, setup.config
+    may_search = method.budget(config.rollout.max_searches) > 0
+    first_turns: list[tuple[Turn, ...]] = [()] * len(questions)
+    if method.search_first and setup.retriever is not None:
+        texts = [question.question for question in questions]
+        results = setup.retriever.search(texts, config.retriever.k)
+        first_turns = [
+            (_first_turn(question, result, protocol),)
+            for question, result in zip(questions, results, strict=True)
+        ]
+    tasks = []
+    for question, turns in zip(questions, first_turns, strict=True):
+        prompt = tuple(protocol.context(Moment(question, turns, may_search), ()))
+        prompt = prompt[-config.rollout.max_prompt_tokens :]
+        group = GroupId(question.data_source, question.id, 0)
+        seed = request_seed(config.seed, group, 0)
+        tasks.append(Task(question, group, 0, prompt, seed, protocol.prefill, turns))
+    return tasks
+
+
+def _first_turn(question: Question, result: SearchResult, protocol: SearchProtocol) -> Turn:
+    """A search turn that the model did not write: the question as the query."""
+    return Turn(
+        action_ids=(),
+        logprobs=(),
+        finish_reason="stop",
+        kind="search",
+        text="",
+        query=question.question,
+        hits=result.hits,
+        feedback=protocol.observation(result.hits)[0],
+        search_error=result.error,
+    )
 
 
 def _question_hits(
     questions: Sequence[Question], retriever: Retriever | None, k: int
 ) -> list[tuple[Hit, ...] | None]:
-    """What the bare questions retrieve; None for a question whose search failed, and without a
-    retriever.
+    """The hits of one search with each question as the query. None if the search failed or there is
+    no retriever.
     """
     if retriever is None:
         return [None] * len(questions)
     hits: list[tuple[Hit, ...] | None] = []
     for start in range(0, len(questions), SEARCH_BATCH):
-        results = retriever.search(
-            [one.question for one in questions[start : start + SEARCH_BATCH]], k
-        )
+        batch = questions[start : start + SEARCH_BATCH]
+        results = retriever.search([question.question for question in batch], k)
         hits += [None if result.error is not None else result.hits for result in results]
     return hits
 

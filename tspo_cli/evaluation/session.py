@@ -1,5 +1,6 @@
-"""One method on one model and retriever, data set by data set: answered in portions, resumable,
-scored, signed.
+"""Evaluate one method with one model and retriever on several data sets.
+
+Every data set is answered in portions, can be resumed, is scored, and gets a signature.
 """
 
 from __future__ import annotations
@@ -20,13 +21,12 @@ from tspo_cli.evaluation.journal import Journal
 from tspo_cli.evaluation.judge import Judge
 from tspo_cli.evaluation.methods import Method
 from tspo_cli.evaluation.metrics import summarize
-from tspo_cli.evaluation.open_engine import Opened
-from tspo_cli.evaluation.runner import evaluate_items, write_evaluation
+from tspo_cli.evaluation.open_engine import OpenedEngine
+from tspo_cli.evaluation.runner import EvalSetup, evaluate_items, write_evaluation
 from tspo_cli.evaluation.sets import benchmark_size
 from tspo_cli.evaluation.signature import config_digest, data_digest, retriever_digests, sign
 from tspo_cli.evaluation.summary import latency, with_intervals
 from tspo_cli.retrieval.types import Retriever
-from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.runs import (
     EVAL_TIMINGS_NAME,
     dataset_file_name,
@@ -40,22 +40,21 @@ PORTION_BATCHES = 4
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What stays the same from data set to data set. `folder` holds results and unfinished work."""
+    """What all data sets share. `folder` holds the results and the unfinished work."""
 
     folder: Path
     method: Method
     config: Config
-    opened: Opened
+    opened: OpenedEngine
     retriever: Retriever | None
     judge: Judge | None
 
     def dataset(self, name: str, questions: list[Question]) -> dict[str, Any]:
-        """Scores of one data set, from its file where they are there already.
+        """Evaluate one data set and return its scores. Existing scores are read from their file.
 
         Raises:
-            InvalidInputError: what is there was made, or begun, with other settings.
-            RemoteServiceError: the endpoint or the retriever is gone. What was answered by then is
-            kept.
+            InvalidInputError: the folder has results, or unfinished work, of other settings.
+            RemoteServiceError: the endpoint or the retriever failed. Finished answers are kept.
         """
         digests = self._digests(questions)
         signature = sign(digests, method=self.method.name, k=self.config.retriever.k)
@@ -65,8 +64,8 @@ class Session:
             if known.get("signature") != signature:
                 raise InvalidInputError(
                     f"{path}: was made with other settings ({known.get('signature')}); resume with "
-                    "those, add "
-                    "--overwrite to replace it, or choose another --out"
+                    "those, "
+                    "add --overwrite to replace it, or choose another --out"
                 )
             say(f"{name}: already evaluated")
             return known
@@ -74,7 +73,7 @@ class Session:
             self.folder / f"{dataset_file_name(name)}.partial.jsonl", signature
         )
         self._answer(name, questions, journal)
-        records = [journal.done[one.key] for one in questions]
+        records = [journal.done[question.key] for question in questions]
         items = [record for record, _ in records]
         scores = summarize(items, dataset=name, method=self.method.name, k=self.config.retriever.k)
         scores = with_intervals(scores, items) | {"ceiling": ceiling(questions, self.retriever)}
@@ -90,8 +89,8 @@ class Session:
         journal.close()
         if scores["failed"]:
             warn(
-                f"{name}: {scores['failed']} questions count as wrong because a search of theirs "
-                "failed"
+                f"{name}: {scores['failed']} questions count as wrong because one of their "
+                "searches failed"
             )
         return scores
 
@@ -103,55 +102,56 @@ class Session:
     def _answer(self, name: str, questions: list[Question], journal: Journal[ItemRecord]) -> None:
         rollout = self.config.rollout
         if self.opened.kind == "chat":
-            # The server puts its own template around the messages.
+            # The server applies the chat template.
             rollout = rollout.model_copy(update={"chat_template": "never"})
-        protocol = SearchProtocol.from_config(self.opened.tokenizer, rollout)
-        right = sum(record["em"] for record, _ in journal.done.values())
+        protocol = self.method.protocol.from_config(self.opened.tokenizer, rollout)
+        correct = sum(record["em"] for record, _ in journal.done.values())
 
         with progress(f"{name} {self.method.name}", len(questions)) as advance:
 
             def finished(record: ItemRecord, seconds: float) -> None:
-                nonlocal right
-                right += record["em"]
+                nonlocal correct
+                correct += record["em"]
                 journal.add(record["key"], record, seconds)
-                advance(1, f"EM {100 * right / len(journal.done):.1f}")
+                advance(1, f"EM {100 * correct / len(journal.done):.1f}")
 
             for portion in self._portions(questions):
-                missing = [one for one in portion if one.key not in journal.done]
-                if len(missing) < len(portion) and missing and not self.opened.independent:
-                    # Answered beside other questions, an item may differ in its last bits: repeat
-                    # them together.
-                    for one in portion:
-                        right -= journal.done.pop(one.key, ({"em": 0}, 0))[0]["em"]
+                missing = [question for question in portion if question.key not in journal.done]
+                if 0 < len(missing) < len(portion) and not self.opened.independent:
+                    # In a batch with other questions, an answer may differ in its last bits. The
+                    # whole portion is answered again.
+                    for question in portion:
+                        if question.key in journal.done:
+                            correct -= journal.done.pop(question.key)[0]["em"]
                     missing = portion
                 advance(len(portion) - len(missing))
                 if missing:
-                    evaluate_items(
-                        missing,
-                        self.method,
-                        self.opened.fresh(),
-                        self.retriever,
-                        protocol,
-                        self.config,
-                        finished,
+                    setup = EvalSetup(
+                        self.method, protocol, self.opened.fresh(), self.retriever, self.config
                     )
+                    evaluate_items(missing, setup, finished)
                     self._require_retriever(missing, journal)
 
     def _require_retriever(self, asked: Sequence[Question], journal: Journal[ItemRecord]) -> None:
-        """A question whose own search failed counts as wrong; that a server is gone is no answer to
-        any question.
+        """Check the retriever if a search has failed.
+
+        If the retriever answers another query, the failed questions count as wrong. If it does not,
+        their records are dropped and the evaluation ends: a broken server says nothing about the
+        model.
         """
-        lost = [one.key for one in asked if _lacks_a_search(journal.done[one.key][0])]
+        lost = [
+            question.key for question in asked if _lacks_a_search(journal.done[question.key][0])
+        ]
         if not lost or self.retriever is None or not self.retriever.blocking:
             return
-        # A query that no server has remembered an answer to.
+        # A query that is in no server's cache.
         (probe,) = self.retriever.search([secrets.token_hex(8)], 1)
         if probe.error is None:
             return
         journal.drop(lost)
         raise RemoteServiceError(
-            f"{probe.error}; {len(lost)} questions were lost. Start the retriever again, then go "
-            "on with --resume"
+            f"{probe.error}; {len(lost)} questions were lost. Start the retriever again, then "
+            "continue with --resume"
         )
 
     def _portions(self, questions: list[Question]) -> Iterator[list[Question]]:
@@ -171,12 +171,15 @@ class Session:
     def _note_latency(self, name: str, questions: Sequence[Question], seconds: list[float]) -> None:
         path = self.folder / EVAL_TIMINGS_NAME
         known = read_json(path) if path.exists() else {}
-        items = {one.key: round(value, 4) for one, value in zip(questions, seconds, strict=True)}
+        items = {
+            question.key: round(value, 4)
+            for question, value in zip(questions, seconds, strict=True)
+        }
         write_json(path, known | {name: latency(seconds) | {"items": items}})
 
 
 def _lacks_a_search(record: ItemRecord) -> bool:
-    """One of the agent's, or the one with the bare question."""
+    """True if a search of the agent, or the search with the question itself, failed."""
     gold = bool(record["supporting_ids"]) and record["question_gold_recall"] is None
     answer = (
         record["answer_in_retrieved"] is not None and record["question_answer_in_retrieved"] is None

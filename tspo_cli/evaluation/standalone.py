@@ -38,9 +38,12 @@ from tspo_cli.runs import (
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What is to be evaluated. `limit` takes the first questions of each set, `sample` draws some;
-    0: all.
+class EvaluationRequest:
+    """What to evaluate, and where to write it.
+
+    `limit` keeps only the first questions of each data set, `sample` only a random sample; 0: all.
+    `settings` are KEY=VALUE of an experiment. `resume` continues an evaluation in `out`,
+    `overwrite` replaces it.
     """
 
     model: str
@@ -52,12 +55,16 @@ class Wish:
     sample: int = 0
     settings: tuple[str, ...] = ()
     out: Path | None = None
+    resume: bool = False
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """Scores per data set, their averages (empty for a single set), seconds per question by data
-    set, and the folder that holds everything.
+class EvaluationResult:
+    """The scores of an evaluation.
+
+    `results` has the scores of each data set, `average` their averages (empty for a single set),
+    `latency` the seconds per question by data set.
     """
 
     folder: Path
@@ -66,25 +73,25 @@ class Outcome:
     average: dict[str, Any]
 
 
-def evaluate_model(wish: Wish, *, overwrite: bool = False, resume: bool = False) -> Outcome:
-    """Answer, score and write `<dataset>.json`, `<dataset>.items.jsonl.gz` and eval.json;
-    timings.json apart from them.
+def evaluate_model(request: EvaluationRequest) -> EvaluationResult:
+    """Answer and score the questions. Write `<dataset>.json`, `<dataset>.items.jsonl.gz`,
+    eval.json and timings.json.
 
-    All but the last are the same to the byte for equal models, data and settings, however often it
-    was interrupted.
+    Except for timings.json, equal models, data and settings give the same bytes, also after
+    interruptions.
 
     Raises:
-        MissingResourceError: no such model, data or index, or a run that has not exported its model
-        yet. InvalidInputError: the folder holds an evaluation and neither `overwrite` nor `resume`
-        is given, or what is
-            there was begun with other settings.
+        MissingResourceError: the model, the data or the index does not exist, or the run has not
+            exported its model yet.
+        InvalidInputError: the folder holds an evaluation and neither `overwrite` nor `resume` is
+            set, or an evaluation with other settings.
     """
-    method = find_method(wish.method)
-    model = model_directory(wish.model)
-    config = eval_config(model, wish)
-    folder = wish.out or Path("evals") / f"{_label(wish.model)}-{method.name}"
-    sets = read_eval_sets(wish.data, wish.limit, wish.sample, config.seed)
-    _check_folder(folder, overwrite, resume)
+    method = find_method(request.method)
+    model = model_directory(request.model)
+    config = eval_config(model, request)
+    folder = request.out or Path("evals") / f"{_label(request.model)}-{method.name}"
+    sets = read_eval_sets(request.data, request.limit, request.sample, config.seed)
+    _check_folder(folder, request)
     retriever = open_retriever(config.retriever)
     if method.retrieves and retriever is None:
         raise UsageError(
@@ -94,7 +101,7 @@ def evaluate_model(wish: Wish, *, overwrite: bool = False, resume: bool = False)
     if opened.kind == "chat":
         method = method.for_chat()
     session = Session(folder, method, config, opened, retriever, open_judge(config.judge))
-    if overwrite:
+    if request.overwrite:
         _clear(folder)
     results = [session.dataset(name, questions) for name, questions in sets.items()]
     items: list[list[ItemRecord]] = [list(read_jsonl_gz(items_file(folder, name))) for name in sets]
@@ -105,22 +112,23 @@ def evaluate_model(wish: Wish, *, overwrite: bool = False, resume: bool = False)
         record
         | {"average": average, "config": config.section_dict(), "environment": environment()},
     )
-    return Outcome(folder, results, {name: session.latency(name) for name in sets}, average)
+    return EvaluationResult(
+        folder, results, {name: session.latency(name) for name in sets}, average
+    )
 
 
-def _check_folder(folder: Path, overwrite: bool, resume: bool) -> None:
-    if overwrite and resume:
+def _check_folder(folder: Path, request: EvaluationRequest) -> None:
+    if request.overwrite and request.resume:
         raise UsageError("--resume and --overwrite exclude each other")
     begun = (
         (folder / EVAL_SUMMARY_NAME).exists()
         or any(folder.glob("*.partial.jsonl"))
         or bool(items_files(folder))
     )
-    if begun and not (overwrite or resume):
+    if begun and not (request.overwrite or request.resume):
         raise InvalidInputError(
             f"{folder}: already holds an evaluation; add --resume to continue it, --overwrite to "
-            "replace it, or choose "
-            "another --out"
+            "replace it, or choose another --out"
         )
 
 
@@ -135,12 +143,12 @@ def _clear(folder: Path) -> None:
 
 
 def _command() -> str:
-    """The command that gives these results from nothing."""
+    """The command that reproduces these results from the start."""
     return shlex.join(["tspo", *(word for word in sys.argv[1:] if word != "--resume")])
 
 
 def model_directory(model: str) -> Path:
-    """The directory that holds the weights: `model` itself, or model/ of a run.
+    """The directory with the weights: `model` itself, or model/ of a run.
 
     Raises:
         MissingResourceError: no such directory, or the run has not exported its model.
@@ -157,19 +165,22 @@ def model_directory(model: str) -> Path:
     return folder
 
 
-def eval_config(model_dir: Path, wish: Wish) -> Config:
-    """Defaults, then what the model was trained with, then the arguments, then the settings."""
-    wanted = read_agent_file(model_dir)
-    retriever = {"index": str(wish.index) if wish.index is not None else "", "url": list(wish.urls)}
-    # What it was trained with decides how it is asked, not where it runs.
-    rollout = {key: value for key, value in wanted.get("rollout", {}).items() if key != "engine"}
+def eval_config(model_dir: Path, request: EvaluationRequest) -> Config:
+    """Defaults, changed by the model's training, then by the request, then by its settings."""
+    agent = read_agent_file(model_dir)
+    retriever = {
+        "index": str(request.index) if request.index is not None else "",
+        "url": list(request.urls),
+    }
+    # The training decides the prompt and the budget, not the engine.
+    rollout = {key: value for key, value in agent.get("rollout", {}).items() if key != "engine"}
     table = {
         "model": {"path": str(model_dir)},
         "rollout": rollout,
-        "retriever": wanted.get("retriever", {}) | retriever,
-        "eval": {"limit": wish.limit},
+        "retriever": agent.get("retriever", {}) | retriever,
+        "eval": {"limit": request.limit},
     }
-    return load_config([], [*_as_settings(table), *wish.settings])
+    return load_config([], [*_as_settings(table), *request.settings])
 
 
 def _as_settings(table: dict[str, dict[str, Any]]) -> list[str]:

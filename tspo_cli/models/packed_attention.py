@@ -17,6 +17,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.models.full_attention import full_attention_problem
 
 NAME = "tspo_packed"
 _packed: ContextVar[bool] = ContextVar("packed", default=False)
@@ -47,19 +48,12 @@ def enable_packing(model: Any, longest: int) -> None:
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    window = getattr(config, "sliding_window", None) or longest
-    if "sliding_attention" in kinds and window < longest:
+    problem = full_attention_problem(model, longest)
+    if problem is None and not getattr(model, "_supports_attention_backend", True):
+        problem = "an attention implementation of its own"
+    if problem is not None:
         raise InvalidInputError(
-            f"train.packing: the model sees {window} tokens back, sequences have {longest}; set "
-            "false"
-        )
-    if not kinds <= {"full_attention", "sliding_attention"} or not getattr(
-        model, "_supports_attention_backend", True
-    ):
-        raise InvalidInputError(
-            f"train.packing: {type(model).__name__} has attention of its own; set it to false"
+            f"train.packing: {type(model).__name__} has {problem}; set train.packing to false"
         )
     AttentionInterface.register(NAME, packed_attention)
     AttentionMaskInterface.register(NAME, _mask)

@@ -1,4 +1,4 @@
-"""Copy new weights into a model by parameter name."""
+"""New weights for a model of this process, checked before the first of them is written."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ if TYPE_CHECKING:
 
 
 def copy_weights(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
-    """Copy `weights` into the parameters of `model`.
+    """Copy `weights` into the model's parameters of the same names. Call it without gradients.
 
     Raises:
-        InvalidInputError: a name or a shape that the model does not have, or a missing parameter.
+        InvalidInputError: an unknown name, another shape, or a parameter without new weights.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, value in weights.items():
         if name not in parameters:
             raise InvalidInputError(f"weights: the model has no parameter {name!r}")
-        if parameters[name].shape != value.shape:
-            expected = tuple(parameters[name].shape)
+        expected = tuple(parameters[name].shape)
+        if expected != tuple(value.shape):
             raise InvalidInputError(
                 f"weights: {name} has shape {tuple(value.shape)}, expected {expected}"
             )
     # Tied parameters are one tensor under two names; either name will do.
-    given = {parameters[name].data_ptr() for name in weights}
-    missing = [name for name, parameter in parameters.items() if parameter.data_ptr() not in given]
+    covered = {parameters[name].data_ptr() for name in weights}
+    missing = [
+        name for name, parameter in parameters.items() if parameter.data_ptr() not in covered
+    ]
     if missing:
         raise InvalidInputError(
             f"weights: {len(missing)} parameters are missing, the first is {missing[0]}"

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.models.end_of_sequence import eos_ids_of
+from tspo_cli.models.eos import eos_ids
+from tspo_cli.models.full_attention import full_attention_problem
 from tspo_cli.rollout.engines.engine_protocol import (
     Completion,
     FinishReason,
@@ -27,13 +28,17 @@ from tspo_cli.rollout.engines.hf.copy_weights import copy_weights
 from tspo_cli.rollout.engines.hf.fused import FusedForward, can_fuse
 from tspo_cli.rollout.engines.hf.kv_cache import SlotCache
 from tspo_cli.rollout.engines.hf.sampling import sample, uniforms
-from tspo_cli.rollout.engines.hf.slots import FREE, IDLE, RUNNING, SlotTable
-from tspo_cli.rollout.engines.hf.stop_conditions import EOS, GO_ON, PERHAPS, STOP, StopRules
+from tspo_cli.rollout.engines.hf.slots import FREE, RUNNING, Rows, SlotTable
+from tspo_cli.rollout.engines.hf.stop_conditions import (
+    CONTINUE,
+    EOS_TOKEN,
+    MAY_STOP,
+    STOP_STRING,
+    StopRules,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-Rows = npt.NDArray[np.int64]
 
 PREFILL_COLUMNS = 256
 PREFILL_TOKENS = 16384
@@ -70,7 +75,12 @@ class TransformersEngine:
         weight_version: int = 0,
         owns_weights: bool = False,
     ) -> None:
-        _check_attention(model, max_context)
+        problem = full_attention_problem(model, max_context)
+        if problem is not None:
+            raise InvalidInputError(
+                f"the transformers engine needs full attention, but the model has {problem}; lower "
+                "model.max_context or use another engine"
+            )
         self.weight_version, self.owns_weights = weight_version, owns_weights
         self.model, self.max_context = model, max_context
         self.device, self.dtype = model.device, model.dtype
@@ -78,14 +88,11 @@ class TransformersEngine:
         self.cache = SlotCache(batch_size, max_context, config.num_hidden_layers, self.device)
         self.table = SlotTable(batch_size, max_context)
         self.rules = StopRules(
-            tokenizer,
-            config.vocab_size,
-            eos_ids_of(model.config, model.generation_config, tokenizer),
+            tokenizer, config.vocab_size, eos_ids(model.config, model.generation_config, tokenizer)
         )
         self.waiting: deque[GenerationRequest] = deque()
         self.known: set[int] = set()
         self.finished: list[Completion] = []
-        self.clock = 0
         self.prefill_wait = 0
         self._hidden = torch.finfo(self.dtype).min
         self._mask = self._empty_mask()
@@ -154,7 +161,7 @@ class TransformersEngine:
         due = self._due_for_prefill()
         if due.size:
             self._prefill(due)
-        rows = self._rows(missing_one=True)
+        rows = self.table.decoding()
         if rows.size:
             self._decode(rows)
         if training:
@@ -166,7 +173,7 @@ class TransformersEngine:
         """Forget the session, whatever it is doing."""
         self.known.discard(session)
         self.waiting = deque(request for request in self.waiting if request.session != session)
-        self.finished = [one for one in self.finished if one.session != session]
+        self.finished = [done for done in self.finished if done.session != session]
         slot = self.table.find(session)
         if slot is not None:
             self.table.state[slot] = FREE
@@ -237,16 +244,9 @@ class TransformersEngine:
         self.table.cached[slot] = length
         self._mask[slot, ..., length:] = self._hidden
 
-    def _rows(self, missing_one: bool) -> Rows:
-        table = self.table
-        missing = table.total - table.cached
-        return np.flatnonzero(
-            (table.state == RUNNING) & ((missing == 1) if missing_one else (missing > 1))
-        )
-
     def _due_for_prefill(self) -> Rows:
-        rows = self._rows(missing_one=False)
-        decoding = self._rows(missing_one=True).size
+        rows = self.table.prefilling()
+        decoding = self.table.decoding().size
         if rows.size < PREFILL_SHARE * decoding and self.prefill_wait < PREFILL_PATIENCE:
             self.prefill_wait += bool(rows.size)
             return rows[:0]
@@ -353,7 +353,7 @@ class TransformersEngine:
         table.total[rows] = position + 1
         kinds = self.rules.kinds[table.rule[rows], tokens]
         full = position + 1 >= table.limit[rows]
-        for index in np.flatnonzero((kinds != GO_ON) | full).tolist():
+        for index in np.flatnonzero((kinds != CONTINUE) | full).tolist():
             self._end_if_over(int(rows[index]), int(kinds[index]), bool(full[index]))
 
     def _end_if_over(self, slot: int, kind: int, full: bool) -> None:
@@ -361,16 +361,17 @@ class TransformersEngine:
         start, end = int(table.prompt[slot]), int(table.total[slot])
         ids = table.ids[slot, start:end].tolist()
         reason: FinishReason
-        if kind == EOS:
+        if kind == EOS_TOKEN:
             reason = "eos"
-        elif kind == STOP or (kind == PERHAPS and self.rules.ends(int(table.rule[slot]), ids)):
+        elif kind == STOP_STRING or (
+            kind == MAY_STOP and self.rules.ends(int(table.rule[slot]), ids)
+        ):
             reason = "stop"
         elif full:
             reason = "length"
         else:
             return
-        self.clock += 1
-        table.state[slot], table.used[slot] = IDLE, self.clock
+        table.set_idle(slot)
         logprobs = table.logprobs[slot, start:end].tolist()
         self.finished.append(
             Completion(
@@ -396,17 +397,3 @@ class TransformersEngine:
 
     def _to_device(self, array: npt.NDArray[np.generic]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
-
-
-def _check_attention(model: PreTrainedModel, max_context: int) -> None:
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    window = getattr(config, "sliding_window", None) or max_context
-    if not kinds <= {"full_attention", "sliding_attention"} or (
-        "sliding_attention" in kinds and window < max_context
-    ):
-        raise InvalidInputError(
-            f"the transformers engine needs full attention over {max_context} tokens, but the "
-            "model has layers of kind "
-            f"{', '.join(sorted(kinds))} (window {window}); lower max_context or use another engine"
-        )

@@ -10,12 +10,21 @@ import numpy.typing as npt
 
 from tspo_cli.rollout.engines.engine_protocol import TokenizerLike
 
-GO_ON, STOP, EOS, PERHAPS = 0, 1, 2, 3
+# What a sampled token does to its request.
+CONTINUE = 0
+STOP_STRING = 1  # its text contains a stop string
+EOS_TOKEN = 2  # it is an end-of-sequence token
+MAY_STOP = 3  # it may complete a stop string that earlier tokens began
 
 
 class StopRules:
-    """Looks up how a sampled token affects its request; decodes a short tail only where a token
-    leaves it open.
+    """Classifies every token of the vocabulary for the stop strings of a request. Text is decoded
+    only after a token that may complete a stop string, and only a short tail of it.
+
+    Args:
+        tokenizer: decodes token ids.
+        vocabulary: size of the model's vocabulary.
+        eos_ids: end-of-sequence tokens.
     """
 
     def __init__(self, tokenizer: TokenizerLike, vocabulary: int, eos_ids: Sequence[int]) -> None:
@@ -24,7 +33,7 @@ class StopRules:
         self.rules: list[tuple[str, ...]] = []
 
     def rule(self, stop: tuple[str, ...]) -> int:
-        """The row of `kinds` [rules, vocabulary] for these stop strings, made at first use."""
+        """The row of `kinds` [rules, vocabulary] for these stop strings. The first use adds it."""
         if stop not in self.rules:
             self.rules.append(stop)
             self.kinds = np.vstack([self.kinds, self._classify(stop)])
@@ -38,13 +47,13 @@ class StopRules:
         return any(string in text for string in stop)
 
     def _classify(self, stop: tuple[str, ...]) -> npt.NDArray[np.int8]:
-        kinds = np.full(self.vocabulary, GO_ON, np.int8)
+        kinds = np.full(self.vocabulary, CONTINUE, np.int8)
         for token, text in enumerate(self._texts if stop else ()):
             if any(string in text for string in stop):
-                kinds[token] = STOP
+                kinds[token] = STOP_STRING
             elif any(_may_end(text, string) for string in stop):
-                kinds[token] = PERHAPS
-        kinds[self.eos_ids] = EOS
+                kinds[token] = MAY_STOP
+        kinds[self.eos_ids] = EOS_TOKEN
         return kinds
 
     @cached_property

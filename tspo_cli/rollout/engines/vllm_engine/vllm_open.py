@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
-from tspo_cli.models.end_of_sequence import eos_ids_of_path
+from tspo_cli.models.eos import saved_eos_ids
 from tspo_cli.rollout.engines.engine_protocol import TokenizerLike
 from tspo_cli.rollout.engines.vllm_engine.vllm_local import VllmEngine
 from tspo_cli.rollout.engines.vllm_engine.vllm_servers import Siblings, VllmServers
@@ -29,7 +29,7 @@ def open_vllm(
         MissingResourceError, InvalidInputError, RemoteServiceError: see `VllmEngine` and
         `VllmServers`.
     """
-    eos, room = eos_ids_of_path(config.model.path, tokenizer), context_length(config)
+    eos, room = saved_eos_ids(config.model.path, tokenizer), context_length(config)
     if config.vllm.url:
         return VllmServers(
             config.vllm.url,
