@@ -1,4 +1,4 @@
-"""How tspo speaks to a person: results on stdout, everything else on stderr."""
+"""Output for the user: results on stdout, messages and progress on stderr."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ _quiet = False
 
 
 def set_quiet(quiet: bool) -> None:
-    """Silence messages and progress (never results or errors)."""
+    """Turn messages and progress off. Results and errors are always printed."""
     global _quiet
     _quiet = quiet
 
 
 def say(message: str) -> None:
-    """One plain message line on stderr."""
+    """Print a message line on stderr."""
     if not _quiet:
         print(message, file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:
-    """A warning on stderr, shown even when quiet."""
+    """Print a warning on stderr, also with --quiet."""
     print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def result(text: str) -> None:
-    """A result on stdout."""
+    """Print a result on stdout."""
     print(text, flush=True)
 
 
 def result_json(value: Any) -> None:
-    """A result on stdout as JSON for machines."""
+    """Print a result on stdout as JSON."""
     print(json.dumps(value, ensure_ascii=False, indent=2), flush=True)
 
 
 class Advance(Protocol):
-    """Callback of `progress`: advance by `n` units and show `note` beside the bar."""
+    """Callback of `progress`: advance by `n` units and show `note` after the bar."""
 
     def __call__(self, n: int = 1, note: str = "") -> None: ...
 
 
 @contextmanager
 def progress(label: str, total: int | None) -> Iterator[Advance]:
-    """Show long work: a bar on a terminal; elsewhere a plain line at about every tenth, or whenever
-    an unknown total has doubled.
+    """Show the progress of long work: a bar on a terminal, else a line at about every tenth. If the
+    total is unknown, a line whenever the number of units has doubled.
     """
     if _quiet:
         yield lambda n=1, note="": None

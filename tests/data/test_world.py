@@ -85,7 +85,7 @@ def test_overwrite_replaces_a_world(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"train_questions": 10**6}, "ask for fewer"),
+        ({"train_questions": 10**6}, "request fewer"),
         ({"two_hop_share": 0.9, "comparison_share": 0.2}, "at most 1"),
     ],
 )
@@ -155,10 +155,13 @@ def test_supporting_passages_answer_the_question(
 
 
 def test_questions_and_passages_use_other_words(corpus: dict[str, Passage]) -> None:
-    asked, told = {r.asked for r in RELATIONS}, {r.told for r in RELATIONS}
+    asked = {r.asked for r in RELATIONS}
+    told = {r.passage_word for r in RELATIONS}
     assert not asked & told
     for relation in RELATIONS:
-        assert all(relation.told in re.findall(r"\w+", sentence) for sentence in relation.sentences)
+        assert all(
+            relation.passage_word in re.findall(r"\w+", sentence) for sentence in relation.sentences
+        )
     for passage in corpus.values():
         assert len(NAME.findall(passage.text)) >= 1
         for sentence in re.split(r"(?<=[.]) ", passage.text):
@@ -264,7 +267,7 @@ def test_form_of_demonstrations(
 
 
 def test_imperfection_follows_its_configuration(world: World, corpus: dict[str, Passage]) -> None:
-    told = {relation.told for relation in RELATIONS}
+    told = {relation.passage_word for relation in RELATIONS}
 
     def share_of_good_queries(config: DemonstrationConfig) -> float:
         first = [d.turns[0].query or "" for d in draws(demonstrator(world, corpus, config))]

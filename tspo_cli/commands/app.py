@@ -1,4 +1,4 @@
-"""The `tspo` command: its verbs, and how errors end."""
+"""The `tspo` command: its verbs, and the exit code of an error."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def _version(show: bool) -> None:
 @app.callback()
 def tspo(
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No messages and no progress, only results.")
+        bool, typer.Option("--quiet", "-q", help="Print only results: no messages and no progress.")
     ] = False,
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_version, is_eager=True, help="Print the version and end."
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
@@ -97,9 +97,7 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Run the command; a known error, or a file that the system refuses, is one line on stderr and
-    its exit code.
-    """
+    """Run the command. A TspoError or OSError is printed as one line and gives the exit code."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
@@ -109,6 +107,6 @@ def main() -> None:
     except OSError as error:
         if error.strerror is None:
             raise
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place}{error.strerror[0].lower()}{error.strerror[1:]}", file=sys.stderr)
+        name = f"{error.filename}: " if error.filename else ""
+        print(f"error: {name}{error.strerror[0].lower()}{error.strerror[1:]}", file=sys.stderr)
         sys.exit(1)

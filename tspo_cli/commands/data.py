@@ -28,40 +28,41 @@ def list_data(as_json: Json = False) -> None:
     from tspo_cli.data.catalog import find_data_sets
     from tspo_cli.data.readers import DATA_VARIABLE, data_roots
 
-    found = find_data_sets(data_roots())
+    data_sets = find_data_sets(data_roots())
     known = benchmarks(data_roots())
-    here = {one.name for one in found}
+    local = {data_set.name for data_set in data_sets}
     if as_json:
         datasets = [
             {
-                "name": one.name,
-                "questions": one.questions,
-                "path": str(one.path),
-                "corpus": None if one.corpus is None else str(one.corpus),
+                "name": data_set.name,
+                "questions": data_set.questions,
+                "path": str(data_set.path),
+                "corpus": None if data_set.corpus is None else str(data_set.corpus),
             }
-            for one in found
+            for data_set in data_sets
         ]
         entries = [
-            one.model_dump() | {"local": one.name in here or bool(one.path)}
-            for one in known.values()
+            entry.model_dump() | {"local": entry.name in local or bool(entry.path)}
+            for entry in known.values()
         ]
         console.result_json({"datasets": datasets, "benchmarks": entries})
         return
-    if not found:
-        places = " and ".join(map(str, data_roots()))
+    if not data_sets:
+        folders = " and ".join(map(str, data_roots()))
         console.say(
-            f"no data sets in {places}; put question files there, or set {DATA_VARIABLE} to their "
+            f"no data sets in {folders}; put question files there, or set {DATA_VARIABLE} to their "
             "folder"
         )
-    width = max(len(name) for name in [*here, *known])
-    for one in found:
-        corpus = "no corpus" if one.corpus is None else f"corpus {one.corpus}"
-        console.result(f"{one.name:<{width}}  {one.questions:>8} questions  {one.path}  {corpus}")
+    width = max(len(name) for name in [*local, *known])
+    for data_set in data_sets:
+        corpus = "no corpus" if data_set.corpus is None else f"corpus {data_set.corpus}"
+        size = f"{data_set.questions:>8} questions"
+        console.result(f"{data_set.name:<{width}}  {size}  {data_set.path}  {corpus}")
     for entry in known.values():
-        if entry.name not in here:
+        if entry.name not in local:
             size = f"{entry.size:>8} questions" if entry.size else f"{'':>8} questions"
             about = ", ".join(part for part in (entry.title, entry.split, entry.licence) if part)
-            console.result(f"{entry.name:<{width}}  {size}  {entry.place}  {about}".rstrip())
+            console.result(f"{entry.name:<{width}}  {size}  {entry.location}  {about}".rstrip())
 
 
 @app.command()
@@ -90,8 +91,8 @@ def check(
     report = check_data(path, corpus)
     if as_json:
         problems = [
-            {"file": str(one.file), "line": one.line, "message": one.message}
-            for one in report.problems
+            {"file": str(problem.file), "line": problem.line, "message": problem.message}
+            for problem in report.problems
         ]
         console.result_json(asdict(report) | {"problems": problems})
     else:
@@ -112,7 +113,7 @@ def check(
     if report.problems:
         count = len(report.problems)
         raise InvalidInputError(
-            f"{path}: {count} problem{'s' if count > 1 else ''} found; correct them and check again"
+            f"{path}: {count} problem{'s' if count > 1 else ''}; correct them and check again"
         )
 
 
@@ -161,15 +162,15 @@ def audit(
         else:
             total, passages = (
                 None,
-                ((one.id, one.contents) for one in read_passages(corpus or Path())),
+                ((passage.id, passage.contents) for passage in read_passages(corpus or Path())),
             )
-        held = corpus_ceiling(questions, console.track(passages, f"{name} corpus", total))
-        reach = (
+        shares = corpus_ceiling(questions, console.track(passages, f"{name} corpus", total))
+        by_k = (
             []
             if searcher is None
             else search_ceiling(questions, searcher, sorted(set(ks or [3, 5, 10])))
         )
-        rows.append({"dataset": name, "n": len(questions), **held, "search": reach})
+        rows.append({"dataset": name, "n": len(questions), **shares, "search": by_k})
     if as_json:
         console.result_json({"results": rows})
     else:
@@ -202,11 +203,11 @@ def convert(
     """
     from tspo_cli.data.convert import convert as convert_data
 
-    found, count = convert_data(source, target, kind)
+    kind, count = convert_data(source, target, kind)
     if as_json:
-        console.result_json({"kind": found, "count": count, "path": str(target)})
+        console.result_json({"kind": kind, "count": count, "path": str(target)})
     else:
-        console.result(f"{target}: {count} {found}")
+        console.result(f"{target}: {count} {kind}")
 
 
 @app.command(name="make-world")

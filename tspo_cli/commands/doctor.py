@@ -28,8 +28,8 @@ _EXTRAS = {
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report: `state` is ok, missing (something will not work) or optional (an
-    extra is not there).
+    """One line of the report. `state` is ok, missing (something will not work) or optional (an
+    extra that is not installed).
     """
 
     name: str
@@ -77,7 +77,7 @@ def _machine() -> Iterator[Check]:
     yield Check(
         "disk",
         "ok" if free >= 2 else "missing",
-        f"{free:.1f} GiB free here (the demo needs less than 2)",
+        f"{free:.1f} GiB free in this folder (the demo needs less than 2)",
     )
 
 
@@ -111,8 +111,8 @@ def _packages() -> Iterator[Check]:
             "faiss-cpu and faiss-gpu are both installed: pip uninstall faiss-cpu",
         )
     else:
-        found = " ".join(f"{name} {version}" for name, version in faiss.items())
-        yield Check("faiss", "ok" if found else "missing", found or "pip install faiss-cpu")
+        versions = " ".join(f"{name} {version}" for name, version in faiss.items())
+        yield Check("faiss", "ok" if versions else "missing", versions or "pip install faiss-cpu")
     for module, (extra, purpose) in _EXTRAS.items():
         version = _version(module)
         yield Check(
@@ -145,7 +145,7 @@ def _version(name: str) -> str | None:
 
 
 def _loopback_problem() -> str | None:
-    """Send a byte to ourselves; the reason if that fails."""
+    """Send a byte over 127.0.0.1. Return the reason if that fails."""
     try:
         with socket.create_server(("127.0.0.1", 0)) as server:
             server.settimeout(2)

@@ -1,4 +1,4 @@
-"""`tspo engine`: a vLLM server that training runs use through vllm.url."""
+"""`tspo engine`: a vLLM server for training runs with vllm.url."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def engine(
         "VLLM_LOGGING_LEVEL": "WARNING",
     }
     settings |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"} if cpu else {}
-    # The server replaces this process, so that signals and its end are its own.
+    # The server replaces this process: it gets the signals, and its exit code is that of `tspo`.
     url = f"http://{host}:{port}"
     say(f"vLLM serves {model} on {url}")
     if json:
@@ -105,7 +105,7 @@ def engine(
 
 
 def _flags(options: dict[str, Any]) -> list[str]:
-    """Engine arguments as words of vLLM's command line."""
+    """Engine arguments as options of vLLM's command line."""
     words: list[str] = []
     for name, value in options.items():
         flag = name.replace("_", "-")

@@ -1,4 +1,4 @@
-"""`tspo eval`: a policy, with its search protocol or another method, on question sets."""
+"""`tspo eval`: evaluate a policy or a prompting method on question sets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def evaluate(
         ),
     ],
     more: Annotated[
-        list[str] | None, typer.Argument(metavar="[FILE_OR_NAME]...", help="More --data.")
+        list[str] | None,
+        typer.Argument(metavar="[FILE_OR_NAME]...", help="More question files or data sets."),
     ] = None,
     data: Annotated[
         list[str] | None,
@@ -98,7 +99,7 @@ def evaluate(
     """
     names = [*(data or []), *(more or [])]
     if not names:
-        raise UsageError("name at least one question file: --data FILE_OR_NAME")
+        raise UsageError("name at minimum one question file: --data FILE_OR_NAME")
     if index is not None and retriever:
         raise UsageError("--index and --retriever exclude each other")
     gates = [_gate(text) for text in fail_under or []]
@@ -122,7 +123,7 @@ def evaluate(
         overwrite=overwrite,
     )
     outcome = evaluate_model(request)
-    say(f"every item with its trajectory: {outcome.folder}")
+    say(f"scores and trajectories: {outcome.folder}")
     if json:
         average = {"average": outcome.average} if outcome.average else {}
         results = [
@@ -140,24 +141,24 @@ def _gate(text: str) -> tuple[str, float]:
     """`em=0.3`, or `0.3` alone for em."""
     metric, _, share = text.rpartition("=")
     try:
-        least = float(share)
+        minimum = float(share)
     except ValueError:
-        least = math.nan
-    if math.isnan(least):
+        minimum = math.nan
+    if math.isnan(minimum):
         raise UsageError(f"--fail-under {text}: expected [METRIC=]SHARE, such as em=0.3")
-    return metric or "em", least
+    return metric or "em", minimum
 
 
 def _check_gates(gates: Sequence[tuple[str, float]], results: Sequence[dict[str, Any]]) -> None:
-    for metric, least in gates:
+    for metric, minimum in gates:
         for scores in results:
             value = scores.get(metric)
             if not isinstance(value, int | float):
                 raise UsageError(
-                    f"--fail-under {metric}={least:g}: {scores['dataset']} has no score of that "
+                    f"--fail-under {metric}={minimum:g}: {scores['dataset']} has no score of that "
                     "name"
                 )
-            if value < least:
+            if value < minimum:
                 raise GateError(
-                    f"{scores['dataset']}: {metric} is {value:.4g}, below --fail-under {least:g}"
+                    f"{scores['dataset']}: {metric} is {value:.4g}, below --fail-under {minimum:g}"
                 )

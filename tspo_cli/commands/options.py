@@ -1,4 +1,4 @@
-"""Options that several commands share, so that they read the same everywhere."""
+"""Options that several commands share, each with a single help text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SearchSettings = Annotated[
 
 
 def key_values(pairs: list[str] | None) -> dict[str, object]:
-    """The settings of an index from `KEY=VALUE` strings. Raises UsageError for one without `=`."""
+    """Split `KEY=VALUE` strings. Raises UsageError for a string without `=`."""
     for pair in pairs or []:
         if "=" not in pair:
             raise UsageError(f"--set: expected KEY=VALUE, got {pair!r}")

@@ -1,5 +1,6 @@
-"""One of several training processes: `python -m tspo_cli.commands.worker RUN ATTEMPT
-fresh|resume`.
+"""A process of a distributed training.
+
+Usage: python -m tspo_cli.commands.worker RUN ATTEMPT fresh|resume
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from tspo_cli.errors import RemoteServiceError, TspoError
 
 
 def main() -> int:
-    """Train; an error that all processes meet is told once, by the first. A server may fail one of
-    them alone.
+    """Train and return the exit code.
+
+    Only the first process prints an error that all processes have. Every process prints the error
+    of a server, which may fail for a single process.
     """
     from tspo_cli.config.load_config import read_resolved
 
@@ -30,7 +33,7 @@ def main() -> int:
 
 
 def run() -> None:
-    """`main`, and the end of this process, whatever happened."""
+    """Run `main` and end this process with its exit code, also after an exception."""
     from tspo_cli.training.core.distributed import leave
 
     try:

@@ -7,10 +7,10 @@ from typing import Any
 
 
 def accepted_answers(record: dict[str, Any]) -> Any:
-    """A list of answers as far as `record` names any, else what it has in their place; None
-    without.
+    """The accepted answers of `record`: usually a list, None without any. A value of a wrong type
+    is returned as it is, and the reader reports it.
 
-    Read are `golden_answers` (FlashRAG, Search-R1), `reward_model.ground_truth.target` (Search-R1
+    Fields: `golden_answers` (FlashRAG, Search-R1), `reward_model.ground_truth.target` (Search-R1
     parquet), `possible_answers` (PopQA: a JSON list in a string), `answer` or `Answer` with
     `answer_aliases` (MuSiQue) or `aug_answer` (ASearcher), `answer.value` with `answer.aliases`
     (TriviaQA), `answers` or `answers.text` (SQuAD).
@@ -43,11 +43,11 @@ def _unpacked(value: Any) -> Any:
 
 
 def _as_list(value: Any) -> Any:
-    """Wrong types stay as they are, for the reader to complain about."""
+    """`value` as a list, empty for None."""
     if value is None:
         return []
     return [value] if not isinstance(value, list) else value
 
 
 def _distinct(values: list[Any]) -> list[Any]:
-    return [value for place, value in enumerate(values) if value not in values[:place]]
+    return [value for index, value in enumerate(values) if value not in values[:index]]

@@ -1,6 +1,4 @@
-"""The registry of question sets: the seven benchmarks of the field, and a user's own as one TOML
-entry each.
-"""
+"""The registry of question sets: seven benchmarks and the user's own sets, one TOML entry each."""
 
 from __future__ import annotations
 
@@ -14,15 +12,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from tspo_cli.errors import InvalidInputError
 
 REGISTRY = Path(__file__).parent / "benchmarks.toml"
-OWN_REGISTRY = "benchmarks.toml"
+USER_REGISTRY = "benchmarks.toml"
 
 
 class Benchmark(BaseModel):
-    """A named question set. Its questions come from `path` or, in the form
-    `hf:NAME[:CONFIG]:SPLIT`, from `hub`.
+    """A named question set. Its questions come from `path`, or from `hub` in the form
+    `hf:NAME[:CONFIG]:SPLIT`.
 
-    `size` is the number of questions of the whole split, 0 where nobody says; `hops` the most that
-    a question needs.
+    `size` is the number of questions of the whole split, 0 if unknown. `hops` is the largest number
+    of hops of a question.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -40,30 +38,30 @@ class Benchmark(BaseModel):
     paper: str = ""
 
     @model_validator(mode="after")
-    def _has_a_place(self) -> Benchmark:
+    def _has_a_location(self) -> Benchmark:
         if not (self.path or self.hub):
             raise ValueError('expected "path" or "hub"')
         return self
 
     @property
-    def place(self) -> Path:
-        """What `read_questions` reads."""
+    def location(self) -> Path:
+        """The path that `read_questions` reads."""
         return Path(self.path or self.hub)
 
 
 def benchmarks(roots: Iterable[Path]) -> dict[str, Benchmark]:
-    """The built-in registry, then benchmarks.toml of each root folder; an entry of the same name
-    replaces the earlier.
+    """The built-in registry with the entries of benchmarks.toml of each root folder. A later entry
+    replaces an earlier one of the same name.
 
     Raises:
-        InvalidInputError: a registry is not valid TOML, has an unknown field, or an entry names no
-        questions.
+        InvalidInputError: a registry is not valid TOML or has an unknown field, or an entry has
+            neither path nor hub.
     """
-    found = _read(REGISTRY)
+    registry = _read(REGISTRY)
     for root in roots:
-        if (root / OWN_REGISTRY).is_file():
-            found |= _read(root / OWN_REGISTRY)
-    return found
+        if (root / USER_REGISTRY).is_file():
+            registry |= _read(root / USER_REGISTRY)
+    return registry
 
 
 def _read(path: Path) -> dict[str, Benchmark]:
@@ -77,13 +75,13 @@ def _read(path: Path) -> dict[str, Benchmark]:
 def _entry(path: Path, name: str, fields: Any) -> Benchmark:
     if not isinstance(fields, dict):
         raise InvalidInputError(f"{path}: [{name}]: expected a table")
-    own = {
+    paths = {
         key: str(path.parent / fields[key])
         for key in ("path", "corpus")
         if isinstance(fields.get(key), str)
     }
     try:
-        return Benchmark.model_validate({"name": name, **fields, **own})
+        return Benchmark.model_validate({"name": name, **fields, **paths})
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))

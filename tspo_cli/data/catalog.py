@@ -1,4 +1,4 @@
-"""Which data sets are at hand."""
+"""The data sets in the data folders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """A question file that can be named; `corpus` is the one beside it, if any."""
+    """A question file with its name. `corpus` is the corpus file in the same folder, if any."""
 
     name: str
     path: Path
@@ -28,9 +28,9 @@ def find_data_sets(roots: Iterable[Path]) -> list[DataSet]:
     """The question files in the root folders and in the folders directly below them, by root and
     name.
 
-    Each goes by the name under which `resolve_data` finds it: its folder's for questions.jsonl(.gz)
-    and questions.parquet, else its path below the root. A file whose first record is no question is
-    not listed.
+    The name is the one that `resolve_data` accepts: the folder for questions.jsonl(.gz) and
+    questions.parquet, else the path below the root. A file whose first record is not a question is
+    left out.
 
     Raises:
         InvalidInputError: a question file is damaged after its first record.

@@ -1,4 +1,4 @@
-"""Find everything that is wrong with a question file, and with its corpus, in one go."""
+"""Find all problems of a question file and its corpus in a single pass."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tspo_cli.errors import InvalidInputError
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: `line` counts lines of JSONL or rows of parquet from 1; 0 means the
+    """A problem of a file. `line` is the line of JSONL or the row of parquet, from 1; 0 means the
     whole file.
     """
 
@@ -35,11 +35,11 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What a question file holds and what is wrong with it. Counts are of sound records.
+    """The content of a question file and its problems. Only valid records are counted.
 
-    `with_answer_in_corpus` counts the questions of which an accepted answer occurs in some passage
-    (normalised, whole words, title and text); it is None without a corpus, and a low share is no
-    problem in itself.
+    `with_answer_in_corpus` is the number of questions with an accepted answer in a passage (whole
+    words after normalisation, title and text). It is None without a corpus. A low share is not a
+    problem by itself.
     """
 
     questions: int
@@ -52,31 +52,31 @@ class CheckReport:
 
 
 def check(questions: Path, corpus: Path | None = None) -> CheckReport:
-    """Read `questions`, and `corpus` if one is given, to the end and collect every problem.
+    """Read the whole question file, and the corpus if it is given, and collect all problems.
 
     Raises:
         MissingResourceError: a file does not exist.
     """
     problems: list[Problem] = []
-    sound = list(_sound_questions(questions, problems))
+    valid = list(_valid_questions(questions, problems))
     passages: int | None = None
     answered: int | None = None
     if corpus is not None:
-        finder = AnswerFinder([question.golden_answers for _, question in sound])
+        finder = AnswerFinder([question.golden_answers for _, question in valid])
         ids: set[str] = set()
         passages = 0
-        for passage in _sound_passages(corpus, problems):
+        for passage in _valid_passages(corpus, problems):
             ids.add(passage.id)
             finder.feed(passage.contents)
             passages += 1
-        answered = len(finder.found)
-        problems += _missing_support(questions, sound, ids, corpus)
+        answered = len(finder.answered)
+        problems += _missing_support(questions, valid, ids, corpus)
     return CheckReport(
-        questions=len(sound),
+        questions=len(valid),
         passages=passages,
-        data_sources=dict(Counter(question.data_source for _, question in sound)),
-        types=dict(Counter(question.type for _, question in sound if question.type)),
-        with_supporting_ids=sum(bool(question.supporting_ids) for _, question in sound),
+        data_sources=dict(Counter(question.data_source for _, question in valid)),
+        types=dict(Counter(question.type for _, question in valid if question.type)),
+        with_supporting_ids=sum(bool(question.supporting_ids) for _, question in valid),
         with_answer_in_corpus=answered,
         problems=tuple(
             sorted(problems, key=lambda problem: (problem.file != questions, problem.line))
@@ -84,7 +84,7 @@ def check(questions: Path, corpus: Path | None = None) -> CheckReport:
     )
 
 
-def _sound_questions(path: Path, problems: list[Problem]) -> Iterator[tuple[int, Question]]:
+def _valid_questions(path: Path, problems: list[Problem]) -> Iterator[tuple[int, Question]]:
     default_source = default_data_source(path)
     first_lines: dict[tuple[str, str], int] = {}
     number = 0
@@ -104,18 +104,18 @@ def _sound_questions(path: Path, problems: list[Problem]) -> Iterator[tuple[int,
 
 
 def _oddities(question: Question) -> Iterator[str]:
-    """What the reader lets pass, but no score or reward can be trusted with."""
+    """Problems that the reader accepts, but that make scores and rewards unreliable."""
     for gold in question.golden_answers:
         if not normalize_answer(gold):
             yield (
-                f"golden answer {gold!r} is empty after normalisation, so that it is never found "
-                "in a passage"
+                f"golden answer {gold!r} is empty after normalisation and can never be found in a "
+                "passage"
             )
     if question.gold_kind != "none" and not question.supporting_ids:
         yield f'"gold_kind" is {question.gold_kind!r} but "supporting_ids" is empty'
 
 
-def _sound_passages(path: Path, problems: list[Problem]) -> Iterator[Passage]:
+def _valid_passages(path: Path, problems: list[Problem]) -> Iterator[Passage]:
     seen = SeenIds()
     number = 0
     for number, record in scan_rows(path):
@@ -152,12 +152,14 @@ def _missing_support(
 
 
 class AnswerFinder:
-    """Which questions have an answer in the passages fed so far: one look-up per word, however many
-    answers.
+    """Finds the questions with an answer in a stream of passages.
+
+    The cost is one look-up per word, however many answers there are. `answered` holds the indices
+    of the questions with an answer in the passages so far.
     """
 
     def __init__(self, golds: Sequence[Sequence[str]]) -> None:
-        self.found: set[int] = set()
+        self.answered: set[int] = set()
         self._by_first_word: dict[str, dict[tuple[str, ...], list[int]]] = defaultdict(dict)
         for index, answers in enumerate(golds):
             for answer in answers:
@@ -166,10 +168,10 @@ class AnswerFinder:
                     self._by_first_word[words[0]].setdefault(words, []).append(index)
 
     def feed(self, contents: str) -> None:
-        """Look through one passage."""
+        """Search a passage."""
         words = normalize_text(contents).split()
         for start, word in enumerate(words):
             answers = self._by_first_word.get(word, {})
             for answer in tuple(answers):
                 if tuple(words[start : start + len(answer)]) == answer:
-                    self.found.update(answers.pop(answer))
+                    self.answered.update(answers.pop(answer))

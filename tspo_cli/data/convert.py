@@ -1,4 +1,4 @@
-"""From any form that can be read to our own JSONL."""
+"""Convert questions and passages of any supported format to JSONL."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Kind = Literal["questions", "passages"]
 
 
 def record_kind(record: dict[str, Any]) -> Kind | None:
-    """What a record is, judged by its fields; None for neither."""
+    """The kind of a record, recognised by its fields; None for neither."""
     extra_info = record.get("extra_info")
     if (
         "question" in record
@@ -26,12 +26,12 @@ def record_kind(record: dict[str, Any]) -> Kind | None:
 
 
 def guess_kind(path: Path) -> Kind:
-    """What a file holds, judged by its first record.
+    """The kind of the records of a file, recognised by the first record.
 
     Raises:
-        MissingResourceError: no such file.
-        InvalidInputError: it is empty, or its first record is malformed, or neither a question nor
-        a passage.
+        MissingResourceError: the file does not exist.
+        InvalidInputError: the file is empty, or its first record is malformed, or neither a
+            question nor a passage.
     """
     for number, first in read_rows(path):
         kind = record_kind(first)
@@ -51,13 +51,13 @@ def guess_kind(path: Path) -> Kind:
 
 
 def convert(source: Path, target: Path, kind: Kind | None = None) -> tuple[Kind, int]:
-    """Write the records of `source` to `target` (JSONL; gzipped if it ends in .gz); returns their
-    kind and number.
+    """Write the records of `source` to `target` as JSONL, gzipped if the name ends in .gz. Return
+    their kind and number.
 
     Raises:
-        MissingResourceError: no such file.
-        InvalidInputError: a malformed record, an id given twice, no record, or a target that is no
-        JSONL name.
+        MissingResourceError: the source does not exist.
+        InvalidInputError: a record is malformed, an id occurs twice, there is no record, or the
+            target's name is not one of JSONL.
     """
     if not target.name.endswith((".jsonl", ".jsonl.gz")):
         raise InvalidInputError(

@@ -12,13 +12,14 @@ ID_FIELDS = ("id", "_id", "question_id")
 
 
 def hub_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number from 1, record) of `hf:NAME:SPLIT` or `hf:NAME:CONFIG:SPLIT`, streamed. Records
-    without an id, as in nq_open and Bamboogle, get one from their place, the way FlashRAG numbers
-    them: test_0, test_1, ...
+    """Stream (number from 1, record) of `hf:NAME:SPLIT` or `hf:NAME:CONFIG:SPLIT`.
+
+    Records without an id, as in nq_open and Bamboogle, are numbered as in FlashRAG: test_0, test_1,
+    and so on.
 
     Raises:
         InvalidInputError: the name has another form.
-        MissingResourceError: the hub, or the folder, does not have it.
+        MissingResourceError: the data set does not exist.
     """
     parts = name.removeprefix(PREFIX).split(":")
     if len(parts) not in (2, 3) or not all(parts):

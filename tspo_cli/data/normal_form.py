@@ -1,6 +1,4 @@
-"""The normal form of answers (SQuAD, Rajpurkar et al. 2016), which checks, rewards and metrics
-share.
-"""
+"""Normalisation of answers as in SQuAD (Rajpurkar et al. 2016), for checks, rewards and metrics."""
 
 from __future__ import annotations
 
@@ -14,12 +12,10 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 @lru_cache(maxsize=16384)
 def normalize_answer(text: str) -> str:
-    """Lower case, no punctuation, no articles, single spaces. For short texts: results are
-    remembered.
-    """
+    """Lower case, no punctuation, no articles, single spaces. Cached: for short texts."""
     return normalize_text(text)
 
 
 def normalize_text(text: str) -> str:
-    """`normalize_answer` for long texts, which are not remembered."""
+    """`normalize_answer` for long texts, without the cache."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())

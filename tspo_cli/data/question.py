@@ -1,4 +1,4 @@
-"""The one schema of questions and passages that every room uses."""
+"""Questions and passages, as the whole package uses them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Passage:
 
     @property
     def contents(self) -> str:
-        """Title in quotes on the first line, then the text: the form that is indexed and served."""
+        """Title in quotes on the first line, then the text. This form is indexed and served."""
         return f'"{self.title}"\n{self.text}'
 
 
@@ -40,5 +40,5 @@ class Question:
 
     @property
     def key(self) -> str:
-        """A name that no question of another data set has."""
+        """A name that is unique over all data sets."""
         return f"{self.data_source}/{self.id}"

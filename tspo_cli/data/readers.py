@@ -1,8 +1,8 @@
-"""Read passages and questions in every form that the field uses, into the one schema.
+"""Read passages and questions in the formats of other projects.
 
 Passages: JSONL or parquet with `{"id", "contents"}` (title in quotes on the first line) or `{"id",
-"title", "text"}`. Questions: our own JSONL, FlashRAG JSONL, Search-R1 JSONL and parquet, and the
-original files of the benchmarks as the hub has them (`accepted_answers`). Anything may be gzipped.
+"title", "text"}`. Questions: JSONL of this package or of FlashRAG, JSONL and parquet of Search-R1,
+and the original files of the benchmarks (see `accepted_answers`). Every file may be gzipped.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _OWN_FIELDS = {
 
 
 def read_passages(path: Path, *, distinct: bool = True) -> Iterator[Passage]:
-    """The passages of a corpus file, one at a time, in file order.
+    """Stream the passages of a corpus file in file order.
 
     Args:
-        distinct: refuse an id that is given twice, which takes the memory of all ids that are not
-        consecutive numbers.
+        distinct: refuse repeated ids. This keeps all ids in memory that are not consecutive
+            numbers.
 
     Raises:
-        MissingResourceError: no such file (at the call).
-        InvalidInputError: a malformed record, an id given twice (both lines are named), or no
-        passage at all.
+        MissingResourceError: the file does not exist (raised by the call itself).
+        InvalidInputError: a record is malformed, an id occurs twice (the error has both lines), or
+            there is no passage.
     """
     return _passages(path, read_rows(path), distinct)
 
@@ -60,7 +60,7 @@ def _passages(path: Path, rows: Iterator[Row], distinct: bool) -> Iterator[Passa
 
 
 def parse_passage(path: Path, number: int, record: dict[str, Any]) -> Passage:
-    """One passage from a record; `contents` wins over `title` and `text`. Raises
+    """The passage of a record. `contents` has priority over `title` and `text`. Raises
     InvalidInputError.
     """
     identifier = text_id(path, number, record.get("id"))
@@ -102,14 +102,13 @@ def _split_contents(contents: str) -> tuple[str, str]:
 def read_questions(path: Path, *, limit: int = 0, source: str = "") -> list[Question]:
     """The first `limit` questions of a file (0: all), in file order.
 
-    `data_source` comes from the record, else it is `source`, else the file's name, or its folder's
+    `data_source` is that of the record, else `source`, else the name of the file, or of its folder
     for names like test.jsonl.
 
     Raises:
-        MissingResourceError: no such file.
-        InvalidInputError: a malformed record, a question without answers, an id given twice within
-        a data source
-            (both lines are named), or no question at all.
+        MissingResourceError: the file does not exist.
+        InvalidInputError: a record is malformed, a question has no answer, an id occurs twice in a
+            data source (the error has both lines), or there is no question.
     """
     default_source = source or default_data_source(path)
     first_lines: dict[tuple[str, str], int] = {}
@@ -130,7 +129,7 @@ def read_questions(path: Path, *, limit: int = 0, source: str = "") -> list[Ques
 
 
 def default_data_source(path: Path) -> str:
-    """The name of a data set whose records do not say it: `nq` for nq.jsonl.gz and for
+    """The name of a data set whose records have none: `nq` for nq.jsonl.gz and for
     nq/test.parquet.
     """
     if str(path).startswith(PREFIX):
@@ -142,7 +141,7 @@ def default_data_source(path: Path) -> str:
 def parse_question(
     path: Path, number: int, record: dict[str, Any], default_source: str
 ) -> Question:
-    """One question from a record of any known form. Raises InvalidInputError."""
+    """The question of a record in any supported format. Raises InvalidInputError."""
     extra_info = _object(record.get("extra_info"))
     question = record.get("question") or extra_info.get("question") or record.get("Question")
     if not isinstance(question, str) or not question.strip():
@@ -224,8 +223,8 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _identifier(record: dict[str, Any], extra_info: dict[str, Any]) -> Any:
-    """`id`, else what HotpotQA's (`_id`) and TriviaQA's (`question_id`) files call it; verl's
-    variant of the Search-R1 files has only split and index.
+    """`id`, `_id` (HotpotQA) or `question_id` (TriviaQA), else split and index, as in verl's
+    version of the Search-R1 files.
     """
     for name in ID_FIELDS:
         if record.get(name) is not None:
@@ -245,22 +244,19 @@ def _duplicate(path: Path, number: int, identifier: str, earlier: int) -> Invali
 
 
 def data_roots() -> list[Path]:
-    """The folders in which data sets are found by name: `data/` here, and the one that $TSPO_DATA
-    names.
-    """
+    """The folders with data sets: `data/` of the working directory, and $TSPO_DATA."""
     return [Path("data")] + [Path(root) for root in (os.environ.get(DATA_VARIABLE),) if root]
 
 
 def resolve_data(name_or_path: str) -> Path:
-    """The question file that a user means: a file, a folder with questions.jsonl(.gz), the name of
+    """The question file of a path or name: a file, a folder with questions.jsonl(.gz), the name of
     such a folder, a benchmark of the registry, or `hf:NAME[:CONFIG]:SPLIT`.
 
-    Names are looked up in `data/` of the working directory, in the folder that $TSPO_DATA names,
-    then in the registry.
+    A name is searched in `data/` of the working directory, in $TSPO_DATA, then in the registry.
 
     Raises:
-        MissingResourceError: nothing there, with the nearest name that is.
-        InvalidInputError: a registry of the user's is malformed.
+        MissingResourceError: there is no such data set. The message has the nearest name.
+        InvalidInputError: a registry is malformed.
     """
     if name_or_path.startswith(PREFIX):
         return Path(name_or_path)
@@ -274,17 +270,17 @@ def resolve_data(name_or_path: str) -> Path:
                 return candidate / name
     known = benchmarks(roots)
     if name_or_path in known:
-        return known[name_or_path].place
+        return known[name_or_path].location
     if path.is_dir():
         inside = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
         raise MissingResourceError(
             f"{path}: no {QUESTION_FILES[0]}(.gz) in this folder (it holds {inside}); name a file"
         )
-    places = {folder: _children(folder) for folder in (path.parent, *roots)}
-    places[Path("registry")] = list(known)
+    names_in = {folder: _children(folder) for folder in (path.parent, *roots)}
+    names_in[Path("registry")] = list(known)
     near = [
         str(folder / name) if folder == path.parent else name
-        for folder, names in places.items()
+        for folder, names in names_in.items()
         for name in difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
     ]
     hint = (

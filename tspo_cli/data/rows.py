@@ -1,5 +1,6 @@
-"""Records of a data file with their place in it: JSONL, gzip JSONL or parquet, told apart by the
-first bytes.
+"""Read the records of a data file with their line numbers.
+
+JSONL, gzipped JSONL and parquet are recognised by the first bytes of the file.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ ScannedRow = tuple[int, dict[str, Any] | InvalidInputError]
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """(number, record) for each record. The number is the line of a JSONL file or the row of a
-    parquet file, from 1. A path that begins with hf: names a data set of the hub (see `hub_rows`).
+    """Stream (number, record). The number is the line of a JSONL file or the row of a parquet file,
+    from 1. A path that begins with hf: is a data set of the hub (see `hub_rows`).
 
-    One line or one parquet batch is held at a time. Blank lines are skipped.
+    Only a single line or parquet batch is in memory. Blank lines are skipped.
 
     Raises:
-        MissingResourceError: no such file (at the call, not at the first record).
+        MissingResourceError: the file does not exist (raised by the call, not by the first record).
         InvalidInputError: a line is not a JSON object in UTF-8, or the file is damaged.
     """
-    return _sound_rows(scan_rows(path))
+    return _valid_rows(scan_rows(path))
 
 
-def _sound_rows(scanned: Iterator[ScannedRow]) -> Iterator[Row]:
+def _valid_rows(scanned: Iterator[ScannedRow]) -> Iterator[Row]:
     for number, record in scanned:
         if isinstance(record, InvalidInputError):
             raise record
@@ -40,11 +41,10 @@ def _sound_rows(scanned: Iterator[ScannedRow]) -> Iterator[Row]:
 
 
 def scan_rows(path: Path) -> Iterator[ScannedRow]:
-    """`read_rows` that goes on after a malformed line: its error is handed out in place of the
-    record.
+    """`read_rows` that continues after a malformed line: it yields the error instead of the record.
 
     Raises:
-        MissingResourceError: no such file (at the call).
+        MissingResourceError: the file does not exist (raised by the call).
     """
     if str(path).startswith(PREFIX):
         return hub_rows(str(path))
@@ -55,10 +55,10 @@ def scan_rows(path: Path) -> Iterator[ScannedRow]:
 
 
 def count_rows(path: Path) -> int:
-    """The number of records, without looking into them.
+    """The number of records. They are not parsed.
 
     Raises:
-        MissingResourceError: no such file.
+        MissingResourceError: the file does not exist.
         InvalidInputError: the file is damaged.
     """
     _require_file(path)
@@ -118,7 +118,11 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any] | InvalidInp
         return invalid(path, number, "one JSON object per line", got, "correct the line")
     except (ValueError, RecursionError):  # a number of thousands of digits, lists thousands deep
         return invalid(
-            path, number, "one JSON object per line", "one that cannot be held", "correct the line"
+            path,
+            number,
+            "one JSON object per line",
+            "a value that is too large or too deep",
+            "correct the line",
         )
     if not isinstance(record, dict):
         return invalid(
@@ -153,12 +157,12 @@ def _damaged_parquet(path: Path, number: int, error: Exception) -> InvalidInputE
 
 
 def invalid(path: Path, number: int, expected: str, got: str, fix: str) -> InvalidInputError:
-    """The one form of error for a record: place, what was expected, what was found, what to do."""
+    """The error of a record: file and line, what was expected, what it has, and how to fix it."""
     return InvalidInputError(f"{path}:{number}: expected {expected}, got {got}; fix: {fix}")
 
 
 def type_name(value: Any) -> str:
-    """How JSON calls the type of `value`."""
+    """The JSON name of the type of `value`."""
     names = {
         dict: "an object",
         list: "a list",
@@ -180,26 +184,26 @@ def text_id(path: Path, number: int, value: Any, name: str = "id") -> str:
             number,
             f'"{name}" to be a string or a whole number',
             got,
-            "give every record its own id",
+            "give every record an id",
         )
     return value
 
 
 class SeenIds:
-    """The line on which each id came first.
+    """The first line of each id.
 
-    Whole numbers that rise by one from line to line, as in wiki-18 with its 21 million passages,
-    take no memory.
+    Ids that increase by one from line to line, as in wiki-18 with its 21 million passages, need no
+    memory.
     """
 
     def __init__(self) -> None:
         self._offset: int | None = None
         self._run_start = 0
         self._run_end = 0
-        self._others: dict[str, int] = {}
+        self._lines: dict[str, int] = {}
 
     def first_line(self, identifier: str, number: int) -> int | None:
-        """The earlier line with this id, or None after remembering `number` for it."""
+        """The earlier line with this id. Without one, store `number` and return None."""
         value = (
             int(identifier)
             if len(identifier) < 19 and identifier.isascii() and identifier.isdecimal()
@@ -212,6 +216,6 @@ class SeenIds:
                 return value - self._offset
             if value == self._run_end == number + self._offset:
                 self._run_end += 1
-                return self._others.get(identifier)
-        earlier = self._others.setdefault(identifier, number)
+                return self._lines.get(identifier)
+        earlier = self._lines.setdefault(identifier, number)
         return earlier if earlier != number else None

@@ -1,6 +1,4 @@
-"""Write questions and passages as JSONL, gzipped where the name ends in .gz, whole or not at
-all.
-"""
+"""Write questions and passages as JSONL, atomically; gzipped if the name ends in .gz."""
 
 from __future__ import annotations
 
@@ -14,23 +12,19 @@ from tspo_cli.runs import atomic_write_text, write_jsonl_gz
 
 
 def write_questions(path: Path, questions: Iterable[Question]) -> int:
-    """Write questions in the form that `read_questions` gives back unchanged; returns their
-    number.
-    """
+    """Write questions so that `read_questions` returns the same questions. Return their number."""
     return _write(path, map(question_record, questions))
 
 
 def write_passages(path: Path, passages: Iterable[Passage]) -> int:
-    """Write passages as `{"id", "contents"}`, the form of Search-R1's and FlashRAG's corpora;
-    returns their number.
+    """Write passages as `{"id", "contents"}`, the format of Search-R1 and FlashRAG. Return their
+    number.
     """
     return _write(path, map(passage_record, passages))
 
 
 def question_record(question: Question) -> dict[str, Any]:
-    """The JSON form of a question: its own fields first, those that are empty left out, then the
-    extra ones.
-    """
+    """The JSON form of a question: the known fields, then the extra fields."""
     record: dict[str, Any] = {
         "id": question.id,
         "question": question.question,
@@ -50,11 +44,11 @@ def passage_record(passage: Passage) -> dict[str, Any]:
 
 
 def _write(path: Path, records: Iterable[dict[str, Any]]) -> int:
-    kept = list(records)
+    rows = list(records)
     if path.suffix == ".gz":
-        write_jsonl_gz(path, kept)
+        write_jsonl_gz(path, rows)
     else:
         atomic_write_text(
-            path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
+            path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in rows)
         )
-    return len(kept)
+    return len(rows)

@@ -1,8 +1,8 @@
-"""What a data set allows before anyone trains: which answers and gold passages are in a corpus, and
-within reach.
+"""The highest scores that a corpus allows: how many answers and gold passages it holds, and how
+many of them a single search finds.
 
-A question whose answer is in no passage can only be answered from memory. Documents that a corpus
-lacks move published scores more than algorithms do, so the ceiling belongs beside the score.
+If no passage contains the answer, a model can only answer from memory. Missing documents can change
+published scores more than the algorithm does: report the ceiling together with the score.
 """
 
 from __future__ import annotations
@@ -18,35 +18,36 @@ from tspo_cli.retrieval.index.searcher import Searcher
 from tspo_cli.retrieval.types import Retriever
 
 MOST_PASSAGES = 300_000
-"""Corpora up to this size are read through beside every evaluation: about 25 seconds."""
+"""Every evaluation reads corpora up to this size, which takes about 25 seconds."""
 
 
 def corpus_ceiling(
     questions: Sequence[Question], passages: Iterable[tuple[str, str]]
 ) -> dict[str, float | None]:
-    """What is in the corpus at all, from its (id, contents).
+    """Shares of the answers and gold passages that a corpus holds. `passages` are its (id,
+    contents).
 
-    `answer_in_corpus`: share of questions of which an accepted answer is in some passage (whole
-    normalised words, title and text), yes/no questions left out. `gold_in_corpus`: mean share of a
-    question's gold passages that are there; `all_gold_in_corpus`: share of questions of which all
-    are. None where no question allows it.
+    `answer_in_corpus`: share of the questions with an accepted answer in a passage (whole words
+    after normalisation, title and text), without yes/no questions. `gold_in_corpus`: mean share of
+    a question's gold passages that exist. `all_gold_in_corpus`: share of the questions whose gold
+    passages all exist. None if no question has such answers or gold passages.
     """
-    searchable = [_plain_answers(one) for one in questions]
-    finder = AnswerFinder(searchable)
-    wanted = {identifier for one in questions for identifier in one.supporting_ids}
+    answers = [_plain_answers(question) for question in questions]
+    finder = AnswerFinder(answers)
+    gold_ids = {identifier for question in questions for identifier in question.supporting_ids}
     present: set[str] = set()
     for identifier, contents in passages:
         finder.feed(contents)
-        if identifier in wanted:
+        if identifier in gold_ids:
             present.add(identifier)
     shares = [
-        len(present.intersection(one.supporting_ids)) / len(set(one.supporting_ids))
-        for one in questions
-        if one.supporting_ids
+        len(present.intersection(question.supporting_ids)) / len(set(question.supporting_ids))
+        for question in questions
+        if question.supporting_ids
     ]
     return {
         "answer_in_corpus": mean(
-            [float(place in finder.found) for place, golds in enumerate(searchable) if golds]
+            [float(index in finder.answered) for index, golds in enumerate(answers) if golds]
         ),
         "gold_in_corpus": mean(shares),
         "all_gold_in_corpus": mean([float(share == 1) for share in shares]),
@@ -56,24 +57,27 @@ def corpus_ceiling(
 def search_ceiling(
     questions: Sequence[Question], retriever: Retriever, ks: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """For each k what one search with the bare question finds: `answer_in_retrieved` and
-    `gold_recall`, the latter over the questions with a complete list of gold passages, or over
-    those with a partial one where no list is complete.
+    """`answer_in_retrieved` and `gold_recall` of one search with the question itself, for each k.
+
+    `gold_recall` is the mean over the questions with a complete list of gold passages; if no list
+    is complete, over those with a partial list.
     """
-    results = retriever.search([one.question for one in questions], max(ks))
-    complete = [one.gold_kind == "full" for one in questions]
+    results = retriever.search([question.question for question in questions], max(ks))
+    complete = [question.gold_kind == "full" for question in questions]
     rows = []
     for k in ks:
-        pairs = [(one, result.hits[:k]) for one, result in zip(questions, results, strict=True)]
-        recalls = [gold_recall(one, hits) for one, hits in pairs]
-        kept = [recall for recall, full in zip(recalls, complete, strict=True) if full] or recalls
+        pairs = [
+            (question, result.hits[:k]) for question, result in zip(questions, results, strict=True)
+        ]
+        recalls = [gold_recall(question, hits) for question, hits in pairs]
+        full = [recall for recall, is_full in zip(recalls, complete, strict=True) if is_full]
         rows.append(
             {
                 "k": k,
                 "answer_in_retrieved": mean(
-                    [answer_in_retrieved(one, hits) for one, hits in pairs]
+                    [answer_in_retrieved(question, hits) for question, hits in pairs]
                 ),
-                "gold_recall": mean(kept),
+                "gold_recall": mean(full or recalls),
             }
         )
     return rows
@@ -82,8 +86,8 @@ def search_ceiling(
 def ceiling(
     questions: Sequence[Question], retriever: Retriever | None
 ) -> dict[str, float | None] | None:
-    """`corpus_ceiling` of the corpus below an index in this process; None for others and for very
-    large ones.
+    """`corpus_ceiling` of an index in this process. None for other retrievers, and for a corpus of
+    more than MOST_PASSAGES passages.
     """
     if not isinstance(retriever, Searcher) or len(retriever) > MOST_PASSAGES:
         return None

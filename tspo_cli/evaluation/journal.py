@@ -1,4 +1,4 @@
-"""What an unfinished evaluation has answered so far, line by line, so that it can go on after any
+"""The finished answers of an unfinished evaluation, one per line. It can be resumed after any
 interruption.
 """
 
@@ -16,13 +16,12 @@ Record = TypeVar("Record", bound=Mapping[str, Any])
 
 
 class Journal(Generic[Record]):
-    """Records by key, each with the seconds it took, in `path` until `close`.
+    """Records by key, each with its seconds. The file `path` exists until `close`.
 
-    The first line holds the signature of what is evaluated: records of another model, index or
-    setting are refused.
+    The first line of the file is the signature of the evaluation.
 
     Raises:
-        InvalidInputError: the file was begun under another signature.
+        InvalidInputError: the file has another signature: of another model, index or setting.
     """
 
     def __init__(self, path: Path, signature: str) -> None:
@@ -32,35 +31,34 @@ class Journal(Generic[Record]):
         if lines and lines[0] != {"signature": signature}:
             raise InvalidInputError(
                 f"{path}: was begun with other settings ({lines[0].get('signature')}); resume with "
-                "those, or add "
-                "--overwrite to start again"
+                "those, or add --overwrite to start again"
             )
         for line in lines[1:]:
             self.done[line["key"]] = (line["record"], line["seconds"])
         self._signature = signature
-        # Without the torn line of a process that was killed while it wrote.
+        # A killed process may have left an incomplete last line: write the file again without it.
         self._write()
 
     def add(self, key: str, record: Record, seconds: float) -> None:
-        """Keep one record; it is with the operating system when this returns."""
+        """Append one record to the file."""
         self.done[key] = (record, seconds)
         append_jsonl(self.path, _line(key, record, seconds))
 
     def drop(self, keys: Iterable[str]) -> None:
-        """Forget these records, as if they had never been answered."""
+        """Remove these records."""
         for key in keys:
             del self.done[key]
         self._write()
 
     def close(self) -> None:
-        """Forget everything: the results are written elsewhere now."""
+        """Delete the file: the results have been written."""
         self.path.unlink(missing_ok=True)
 
     def _write(self) -> None:
         lines = [_line(key, *entry) for key, entry in self.done.items()]
-        whole = [{"signature": self._signature}, *lines]
+        records = [{"signature": self._signature}, *lines]
         atomic_write_text(
-            self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in whole)
+            self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records)
         )
 
 

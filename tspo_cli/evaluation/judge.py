@@ -1,6 +1,4 @@
-"""An LLM judge: a second opinion on answers that exact match is too strict for, with its prompt in
-a file.
-"""
+"""An LLM judge: a second score for answers, less strict than exact match. Its prompt is a file."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ _THINK = re.compile(r".*</think>", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """A model behind `client`; `template` is its prompt and `digest` names both."""
+    """A model on the server of `client` with the prompt `template`."""
 
     client: EndpointClient
     config: JudgeConfig
@@ -36,33 +34,34 @@ class Judge:
 
     @property
     def prompt_sha256(self) -> str:
-        """Of the prompt's text, in hexadecimal."""
+        """SHA-256 of the prompt, in hexadecimal."""
         return hashlib.sha256(self.template.encode("utf-8")).hexdigest()
 
     @property
     def digest(self) -> str:
-        """The model's name and the beginning of the prompt's digest."""
+        """The model's name and the first digits of the prompt's SHA-256."""
         return f"{self.config.model}@{self.prompt_sha256[:12]}"
 
     def judge(
         self, items: Sequence[ItemRecord], journal_path: Path, label: str
     ) -> tuple[list[ItemRecord], dict[str, Any]]:
-        """The items with `judge` (1, 0, or None where the reply holds no verdict) and
-        `judge_reply`, and the scores: `judge`, where replies without a verdict count as incorrect,
-        `judge_unclear`, their number, and what judged.
+        """Judge the items. Return them with their verdicts, and the scores.
 
-        A question without an answer is incorrect and not sent.
+        Each item gets `judge` (1, 0, or None if the reply has no verdict) and `judge_reply`. The
+        scores are `judge` (replies without a verdict count as incorrect), `judge_unclear` (the
+        number of these replies), the model and the digest of the prompt. An item without an answer
+        is incorrect and is not sent to the model.
 
         Raises:
-            RemoteServiceError: the server failed. What was judged by then is kept for --resume.
+            RemoteServiceError: the server failed. Finished verdicts are kept for --resume.
         """
         journal = Journal[dict[str, Any]](journal_path, self.digest)
-        waiting = [one for one in items if one["answer"] and one["key"] not in journal.done]
+        waiting = [item for item in items if item["answer"] and item["key"] not in journal.done]
         with (
             progress(f"{label} judge", len(waiting)) as advance,
             ThreadPoolExecutor(self.config.concurrency) as pool,
         ):
-            futures = {pool.submit(self._reply, one): one for one in waiting}
+            futures = {pool.submit(self._reply, item): item for item in waiting}
             try:
                 for future in as_completed(futures):
                     journal.add(futures[future]["key"], {"reply": future.result()}, 0.0)
@@ -91,9 +90,9 @@ class Judge:
             "golden_answers": "; ".join(item["golden_answers"]),
             "answer": item["answer"] or "",
         }
-        # One pass: an answer that says {question} is not filled in again.
+        # A single pass: "{question}" inside an answer is not replaced.
         prompt = re.sub(
-            r"\{(\w+)\}", lambda found: values.get(found.group(1), found.group(0)), self.template
+            r"\{(\w+)\}", lambda match: values.get(match.group(1), match.group(0)), self.template
         )
         body = {
             "model": self.config.model,
@@ -106,19 +105,20 @@ class Judge:
 
 
 def verdict(reply: str) -> float | None:
-    """1 for correct, 0 for incorrect, by the last of these words after any <think> block; None
-    without one.
+    """1 if the last verdict of the reply is "correct", 0 if it is "incorrect", None without either.
+
+    A <think> block is ignored.
     """
-    found = list(_VERDICT.finditer(_THINK.sub("", reply)))
-    return None if not found else float(found[-1].group(1) is None)
+    matches = list(_VERDICT.finditer(_THINK.sub("", reply)))
+    return None if not matches else float(matches[-1].group(1) is None)
 
 
 def open_judge(config: JudgeConfig) -> Judge | None:
-    """The judge that the configuration names, if any.
+    """The judge of the configuration; None if judge.url is not set.
 
     Raises:
-        MissingResourceError: no such prompt file.
-        InvalidInputError: no model is named, or the prompt lacks a field.
+        MissingResourceError: the prompt file does not exist.
+        InvalidInputError: judge.model is not set, or the prompt lacks a field.
     """
     if not config.url:
         return None
@@ -132,9 +132,7 @@ def open_judge(config: JudgeConfig) -> Judge | None:
     template = path.read_text(encoding="utf-8")
     missing = [name for name in FIELDS if f"{{{name}}}" not in template]
     if missing:
-        raise InvalidInputError(
-            f"{path}: expected {{{missing[0]}}} in the prompt; add it where it belongs"
-        )
+        raise InvalidInputError(f"{path}: expected {{{missing[0]}}} in the prompt; add this field")
     client = EndpointClient(
         config.url, key_env=config.key_env, timeout=config.timeout, retries=config.retries
     )

@@ -1,4 +1,4 @@
-"""Which questions an evaluation asks: whole sets, their beginnings, or samples of them."""
+"""The questions of an evaluation: whole data sets, their first questions, or random samples."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from tspo_cli.errors import UsageError
 def read_eval_sets(
     names: Sequence[str], limit: int, sample: int = 0, seed: int = 0
 ) -> dict[str, list[Question]]:
-    """Questions by data set name (the file's name, or its folder's): the first `limit` of each, or
-    `sample` drawn with `seed` (0: all). Every set keeps the order of its file; nothing else is
-    dropped.
+    """Questions by data set name, which is the name of the file or of its folder.
+
+    `limit` keeps the first questions of each set, `sample` that many random ones (0: all). The
+    order of the file is kept.
 
     Raises:
-        UsageError: two files would have the same name in the results.
+        UsageError: two files have the same data set name.
     """
     registry = benchmarks(data_roots())
     sets: dict[str, list[Question]] = {}
@@ -38,15 +39,18 @@ def read_eval_sets(
 
 
 def benchmark_size(dataset: str) -> int | None:
-    """How many questions the whole benchmark of that name has; None for other sets."""
+    """Number of questions of the whole benchmark; None for other data sets."""
     known = benchmarks(data_roots()).get(dataset)
     return known.size or None if known is not None else None
 
 
 def draw(questions: Sequence[Question], count: int, seed: int) -> list[Question]:
-    """`count` of the questions in their order. A question's luck depends on `seed` and its own name
-    alone, so that a larger sample holds the smaller one.
+    """A random sample of `count` questions, in their order.
+
+    The rank of a question depends only on `seed` and its key, so that a larger sample contains the
+    smaller one.
     """
-    lots = {one.key: hashlib.sha256(f"{seed}|{one.key}".encode()).digest() for one in questions}
-    chosen = {one.key for one in sorted(questions, key=lambda one: lots[one.key])[:count]}
-    return [one for one in questions if one.key in chosen]
+    keys = [question.key for question in questions]
+    ranked = sorted(keys, key=lambda key: hashlib.sha256(f"{seed}|{key}".encode()).digest())
+    chosen = set(ranked[:count])
+    return [question for question in questions if question.key in chosen]

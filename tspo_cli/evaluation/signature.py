@@ -1,5 +1,6 @@
-"""What a result depends on, as short digests and in one line, so that two figures are known to be
-comparable or not.
+"""The signature of a result: digests of everything that the result depends on, in one line.
+
+Two scores are comparable if their signatures differ only in what is compared.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tspo_cli.data.question import Question
 from tspo_cli.retrieval.types import Retriever
 
 DIGITS = 12
-_NO_ANSWER_DEPENDS_ON = {
+_WITHOUT_EFFECT = {
     "temperature",
     "questions_per_step",
     "group_size",
@@ -50,8 +51,8 @@ _MODEL_FILES = (
 
 
 def model_digest(model: str) -> str:
-    """Of weights, configuration and tokenizer in a model directory; a name of the hub or of a
-    served model as it is.
+    """Digest of the weights, configuration and tokenizer of a model directory. The name of a hub
+    model or of a served model is returned as it is.
     """
     directory = Path(model)
     if not directory.is_dir():
@@ -63,21 +64,22 @@ def model_digest(model: str) -> str:
 
 
 def data_digest(questions: Iterable[Question]) -> str:
-    """Of the questions that are asked, in their order, and what counts as their answers and gold
-    passages.
-    """
+    """Digest of the questions in their order, with their accepted answers and gold passages."""
     return _digest(
         json.dumps(
-            [one.key, one.question, one.golden_answers, one.supporting_ids], ensure_ascii=False
+            [question.key, question.question, question.golden_answers, question.supporting_ids],
+            ensure_ascii=False,
         )
-        for one in questions
+        for question in questions
     )
 
 
 def retriever_digests(retriever: Retriever | None, config: Config) -> dict[str, str]:
-    """`index` (the whole of it, as /healthz of `tspo serve` has it too), `search` where it is
-    searched otherwise than built, and `corpus`, where that is known; for servers of other makers,
-    shards and collections `retriever`, their URLs.
+    """Digests of the retriever.
+
+    For an index, here or behind `tspo serve`: `index` (the digest that /healthz reports), `search`
+    if search settings differ from those of the build, and `corpus` if it is known. For other
+    servers, shards and collections: `retriever`, their URLs.
     """
     if retriever is None:
         return {}
@@ -94,11 +96,11 @@ def _search(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def config_digest(config: Config) -> str:
-    """Of what changes an answer: prompt, budget, sampling, k and seed, and how an endpoint is
-    asked. What concerns training, paths, connections and batch sizes is left out.
+    """Digest of the settings that change an answer: prompt, budget, sampling, k, seed and the API
+    of an endpoint. Training, paths, connections and batch sizes are left out.
     """
     facts = {
-        "rollout": config.rollout.model_dump(mode="json", exclude=_NO_ANSWER_DEPENDS_ON),
+        "rollout": config.rollout.model_dump(mode="json", exclude=_WITHOUT_EFFECT),
         "retriever": config.retriever.model_dump(mode="json", exclude=_CONNECTION),
         "seed": config.seed,
         "temperature": config.eval.temperature,
@@ -109,7 +111,7 @@ def config_digest(config: Config) -> str:
 
 
 def sign(digests: dict[str, str], **more: Any) -> str:
-    """One line: `tspo:0.2.0|method:rag|k:3|...`, as sacreBLEU's users know it."""
+    """One line: `tspo:0.2.0|method:rag|k:3|...`, in the style of sacreBLEU."""
     facts = {"tspo": __version__, **more, **digests}
     return "|".join(f"{name}:{value}" for name, value in facts.items())
 

@@ -1,4 +1,4 @@
-"""Scores with their doubt, averages over data sets, and latencies."""
+"""Intervals of scores, averages over data sets, and latencies."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ INTERVALS: tuple[Literal["em", "f1", "sub_em"], ...] = ("em", "f1", "sub_em")
 
 
 def with_intervals(scores: dict[str, Any], items: Sequence[ItemRecord]) -> dict[str, Any]:
-    """`scores` and, for em, f1 and sub_em, their standard error (`em_se`) and 95 % bootstrap
-    interval (`em_low`, `em_high`; Wilson's where all items are alike).
+    """Add the standard error (`em_se`) and the 95 % bootstrap interval (`em_low`, `em_high`) of em,
+    f1 and sub_em to `scores`. If all items are 0, or all are 1, the interval is Wilson's.
     """
     return scores | {
         f"{name}_{part}": value
@@ -25,35 +25,35 @@ def with_intervals(scores: dict[str, Any], items: Sequence[ItemRecord]) -> dict[
 
 
 def averages(sets: Sequence[Sequence[ItemRecord]]) -> dict[str, dict[str, Any]]:
-    """`macro` (every data set counts the same) and `questions` (every question does), with
-    intervals as above.
+    """Averages with intervals: `macro` weights every data set equally, `questions` every
+    question.
     """
     result: dict[str, dict[str, Any]] = {"macro": {}, "questions": {}}
     for name in INTERVALS:
         scores = [[item[name] for item in items] for items in sets]
-        for weighting, found in (
+        for weighting, estimate in (
             ("macro", average_share(scores, weighting="macro")),
             ("questions", average_share(scores, weighting="questions")),
         ):
             result[weighting] |= {
-                name: found.mean,
-                **{f"{name}_{part}": x for part, x in _parts(found).items()},
+                name: estimate.mean,
+                **{f"{name}_{part}": x for part, x in _parts(estimate).items()},
             }
     return result
 
 
 def latency(seconds: Sequence[float]) -> dict[str, float]:
-    """Seconds per question from its first prompt to its last token, waiting for others in the batch
-    included.
+    """Seconds per question from its first prompt to its last token, including the time that it
+    waits for the rest of its batch.
     """
-    middle, late = np.percentile(seconds, [50, 95])
+    median, p95 = np.percentile(seconds, [50, 95])
     return {
         "mean": float(np.mean(seconds)),
-        "p50": float(middle),
-        "p95": float(late),
+        "p50": float(median),
+        "p95": float(p95),
         "sum": float(np.sum(seconds)),
     }
 
 
-def _parts(found: Estimate) -> dict[str, float | None]:
-    return {"se": found.se, "low": found.low, "high": found.high}
+def _parts(estimate: Estimate) -> dict[str, float | None]:
+    return {"se": estimate.se, "low": estimate.low, "high": estimate.high}

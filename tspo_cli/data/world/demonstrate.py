@@ -1,9 +1,7 @@
-"""Scripted, imperfect demonstrations: how somebody answers who knows the form and has little
-judgement.
+"""Scripted, imperfect demonstrations for the warm start.
 
-The form (think, search, read, answer) is always right. The query often uses the wrong word, and the
-answer is mostly another entity that was mentioned: this is what reinforcement learning is left to
-improve.
+The format (think, search, read, answer) is always correct. The query often has the wrong word, and
+the answer is often another entity of the passages. Reinforcement learning has to improve both.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ _NAME = re.compile(r"\b[A-Z][a-z]+ [A-Z][a-z]+\b")
 
 
 class FoundPassage(Protocol):
-    """What a search returns: `contents` is the title in quotes, a newline, then the text."""
+    """A search result. `contents` is the title in quotes, a newline, then the text."""
 
     @property
     def id(self) -> str: ...
@@ -38,12 +36,12 @@ class FoundPassage(Protocol):
 
 
 Search = Callable[[Sequence[str], int], Sequence[Sequence[FoundPassage]]]
-"""Queries and k in, at most k passages for each query out."""
+"""Takes queries and k, returns at most k passages for each query."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoTurn:
-    """One turn: a query with the passages that it found, or an answer."""
+    """A turn: a query with its passages, or an answer."""
 
     think: str
     query: str | None = None
@@ -53,17 +51,15 @@ class DemoTurn:
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """A question and the turns that answer it, rightly or wrongly. The last turn is the only
-    answer.
-    """
+    """A question and the turns that answer it, correctly or not. The last turn is the answer."""
 
     question: str
     turns: tuple[DemoTurn, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """The passages of one query and the entities that they mention, in order of mention."""
+class _SearchResult:
+    """The passages of a query, and the entities in them in order of mention."""
 
     passages: tuple[Passage, ...]
     ids: frozenset[str]
@@ -73,9 +69,9 @@ class _Found:
 class Demonstrator:
     """Draws demonstrations of the training questions of a world.
 
-    All queries that can occur are searched once, here; drawing then needs no search. With `rename`,
-    the words of all names are replaced by invented ones, differently in every demonstration: names
-    cannot be learnt, only copied.
+    All possible queries are searched at construction, and drawing needs no search. With `rename`,
+    every demonstration replaces the words of all names by new ones, so that a model cannot memorise
+    names and has to copy them.
     """
 
     def __init__(
@@ -96,7 +92,7 @@ class Demonstrator:
         queries = list(
             dict.fromkeys(q for plan in world.plans for hop in plan.hops for q in _queries(hop))
         )
-        self._found = dict(zip(queries, map(self._read, search(queries, k)), strict=True))
+        self._results = dict(zip(queries, map(self._read, search(queries, k)), strict=True))
 
     def draw(self, rng: np.random.Generator) -> Demonstration:
         """One demonstration of a random training question."""
@@ -107,52 +103,52 @@ class Demonstrator:
     def _act(self, plan: Plan, rng: np.random.Generator) -> list[DemoTurn]:
         config = self._config
         turns: list[DemoTurn] = []
-        last: _Found | None = None
+        last: _SearchResult | None = None
         state = ""
-        for place, hop in enumerate(plan.hops):
+        for number, hop in enumerate(plan.hops, start=1):
             goal = GOAL.format(asked=hop.relation.asked, s=hop.subject)
             options = list(zip(_queries(hop), _query_odds(config), strict=True))
             while len(turns) < self._max_searches:
                 query = _pick(options, rng)
-                last = self._found[query]
+                last = self._results[query]
                 turns.append(
                     DemoTurn(
                         f"{state}, {goal}" if state else goal, query=query, passages=last.passages
                     )
                 )
-                found = hop.passage_id in last.ids
-                state = FOUND if found else NOT_FOUND
+                is_retrieved = hop.passage_id in last.ids
+                state = FOUND if is_retrieved else NOT_FOUND
                 options = [option for option in options if option[0] != query]
-                if found or not options or rng.random() >= config.retry:
+                if is_retrieved or not options or rng.random() >= config.retry:
                     break
             else:
-                found = False
-            is_last = place == len(plan.hops) - 1
-            if not found:
+                is_retrieved = False
+            is_last = number == len(plan.hops)
+            if not is_retrieved:
                 return [*turns, DemoTurn(GUESS, answer=self._guess(plan, hop, last, rng))]
             if not is_last and plan.type == "bridge" and rng.random() < config.early_stop:
                 return [*turns, DemoTurn(GUESS, answer=hop.object)]
-        luck = rng.random()
-        if luck < config.answer_correct:
+        draw = rng.random()
+        if draw < config.answer_correct:
             return [*turns, DemoTurn(FOUND, answer=plan.answer)]
-        if plan.type != "comparison" and luck >= config.answer_correct + config.answer_distractor:
+        if plan.type != "comparison" and draw >= config.answer_correct + config.answer_distractor:
             return [*turns, DemoTurn(GUESS, answer=plan.hops[-1].subject)]
         return [*turns, DemoTurn(GUESS, answer=self._guess(plan, plan.hops[-1], last, rng))]
 
-    def _guess(self, plan: Plan, hop: Hop, found: _Found | None, rng: np.random.Generator) -> str:
-        """Another entity than the answer that the last passages mention; a coin for yes/no
-        questions.
-        """
+    def _guess(
+        self, plan: Plan, hop: Hop, last: _SearchResult | None, rng: np.random.Generator
+    ) -> str:
+        """A wrong entity of the last passages; for a yes/no question a random answer."""
         if plan.type == "comparison":
             return (YES, NO)[int(rng.integers(2))]
-        others = [
+        candidates = [
             name
-            for name in (found.mentioned if found else ())
+            for name in (last.mentioned if last else ())
             if name not in (plan.answer, hop.subject)
         ]
-        return others[int(rng.integers(len(others)))] if others else hop.subject
+        return candidates[int(rng.integers(len(candidates)))] if candidates else hop.subject
 
-    def _read(self, hits: Sequence[FoundPassage]) -> _Found:
+    def _read(self, hits: Sequence[FoundPassage]) -> _SearchResult:
         passages = tuple(Passage(hit.id, hit.title, hit.text) for hit in hits)
         mentioned = [
             name
@@ -160,7 +156,9 @@ class Demonstrator:
             for name in _NAME.findall(f"{p.title}. {p.text}")
             if name in self._names
         ]
-        return _Found(passages, frozenset(p.id for p in passages), tuple(dict.fromkeys(mentioned)))
+        return _SearchResult(
+            passages, frozenset(p.id for p in passages), tuple(dict.fromkeys(mentioned))
+        )
 
     def _renamed(self, demonstration: Demonstration, rng: np.random.Generator) -> Demonstration:
         supply = _new_words(rng)
@@ -188,8 +186,12 @@ class Demonstrator:
 
 
 def _queries(hop: Hop) -> tuple[str, str, str]:
-    """The good query, the one with the question's word, and the bare name."""
-    return f"{hop.subject} {hop.relation.told}", f"{hop.subject} {hop.relation.asked}", hop.subject
+    """The name with the word of the corpus, with the word of the question, and alone."""
+    return (
+        f"{hop.subject} {hop.relation.passage_word}",
+        f"{hop.subject} {hop.relation.asked}",
+        hop.subject,
+    )
 
 
 def _query_odds(config: DemonstrationConfig) -> tuple[float, float, float]:
@@ -198,7 +200,7 @@ def _query_odds(config: DemonstrationConfig) -> tuple[float, float, float]:
 
 
 def _pick(options: Sequence[tuple[str, float]], rng: np.random.Generator) -> str:
-    """One of the options by their odds; when all odds are 0, the first."""
+    """A random option by its odds; the first if all odds are 0."""
     point = rng.random() * sum(odds for _, odds in options)
     for query, odds in options:
         point -= odds
@@ -208,7 +210,7 @@ def _pick(options: Sequence[tuple[str, float]], rng: np.random.Generator) -> str
 
 
 def _new_words(rng: np.random.Generator) -> Iterator[str]:
-    """Name words without repetition."""
+    """Distinct name words."""
     seen: set[str] = set()
     while True:
         for first, second in rng.integers(len(SYLLABLES), size=(64, 2)).tolist():

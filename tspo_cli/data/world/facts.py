@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from tspo_cli.data.world.names import draw_names
 from tspo_cli.data.world.relations import TYPE_SHARES, Relation
 
-FEWEST_OF_A_TYPE = 4
+MIN_ENTITIES_OF_TYPE = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One (subject, relation, object)."""
+    """A triple (subject, relation, object)."""
 
     subject: str
     relation: Relation
@@ -27,13 +27,15 @@ Entities = dict[str, list[str]]
 def draw_entities(
     rng: random.Random, count: int, relations: tuple[Relation, ...], sharing: float, taken: set[str]
 ) -> Entities:
-    """About `count` names, shared out over the types that `relations` speak of. `taken` gains their
-    words.
+    """About `count` names, distributed over the types of `relations`. Their words are added to
+    `taken`.
     """
     used = {kind for relation in relations for kind in (relation.subject, relation.object)}
-    whole = sum(share for kind, share in TYPE_SHARES.items() if kind in used)
+    total = sum(share for kind, share in TYPE_SHARES.items() if kind in used)
     return {
-        kind: draw_names(rng, max(FEWEST_OF_A_TYPE, round(count * share / whole)), sharing, taken)
+        kind: draw_names(
+            rng, max(MIN_ENTITIES_OF_TYPE, round(count * share / total)), sharing, taken
+        )
         for kind, share in TYPE_SHARES.items()
         if kind in used
     }
@@ -42,9 +44,7 @@ def draw_entities(
 def draw_facts(
     rng: random.Random, entities: Entities, relations: tuple[Relation, ...]
 ) -> list[Fact]:
-    """One fact for each relation and each entity of its subject's type; nobody is related to
-    themselves.
-    """
+    """One fact for each relation and entity of its subject's type. Subject and object differ."""
     return [
         Fact(subject, relation, pick_other(rng, entities[relation.object], {subject}))
         for relation in relations
@@ -53,7 +53,7 @@ def draw_facts(
 
 
 def pick_other(rng: random.Random, names: list[str], excluded: set[str]) -> str:
-    """A name that is not excluded; `names` holds more than are excluded."""
+    """A random name that is not excluded. At least one such name must exist."""
     while (name := rng.choice(names)) in excluded:
         pass
     return name

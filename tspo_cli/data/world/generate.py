@@ -1,4 +1,4 @@
-"""Make a world: corpus, questions and what its demonstrations need, all from one seed."""
+"""Make a synthetic world from a seed: corpus, questions and the plans of its demonstrations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One look-up of a question: the fact and the passage that states it."""
+    """A look-up of a question: the fact and the passage that states it."""
 
     subject: str
     relation: wording.Relation
@@ -37,7 +37,7 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a training question is answered."""
+    """The look-ups that answer a training question."""
 
     type: str
     question: str
@@ -47,8 +47,8 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A world on disk. `words` and `syllables` are what its texts are made of; `names` are all its
-    entities.
+    """A world on disk. Its texts consist of `words` and of names made of `syllables`; `names` are
+    all its entities.
     """
 
     directory: Path
@@ -60,16 +60,16 @@ class World:
 
 
 def make_world(config: WorldConfig, out: Path, overwrite: bool = False) -> dict[str, Any]:
-    """Write a world to the directory `out` and return its counts. Equal configurations give equal
-    bytes.
+    """Write a world to the directory `out` and return its counts. The same configuration gives the
+    same bytes.
 
     Raises:
-        InvalidInputError: `out` has files in it and `overwrite` is off, or the world is too small
-        for its questions.
+        InvalidInputError: `out` is not empty and `overwrite` is not set, or the world is too small
+            for its questions.
     """
     if out.exists() and not out.is_dir():
         raise InvalidInputError(
-            f"{out}: expected a directory for the world, got a file; name another place"
+            f"{out}: expected a directory for the world, got a file; choose another"
         )
     if out.is_dir() and any(out.iterdir()):
         if not overwrite:
@@ -78,7 +78,7 @@ def make_world(config: WorldConfig, out: Path, overwrite: bool = False) -> dict[
             )
         if not (out / DESCRIPTION).is_file():
             raise InvalidInputError(
-                f"{out}: holds other files than a world; name another directory"
+                f"{out}: has other files than a world; choose another directory"
             )
     rng = random.Random(f"world {config.seed}")
     relations = wording.RELATIONS[: config.relations]
@@ -91,9 +91,9 @@ def make_world(config: WorldConfig, out: Path, overwrite: bool = False) -> dict[
     )
     drafts = [
         draft
-        for own_facts, own_entities in ((facts, entities), (test_facts, test_entities))
+        for split_facts, split_entities in ((facts, entities), (test_facts, test_entities))
         for draft in write_passages(
-            rng, own_facts, own_entities, config.facts_per_passage, config.bait_share
+            rng, split_facts, split_entities, config.facts_per_passage, config.bait_share
         )
     ]
     passages, stated = number_passages(rng, drafts)
@@ -113,7 +113,7 @@ def make_world(config: WorldConfig, out: Path, overwrite: bool = False) -> dict[
         "train_questions": len(train),
         "test_questions": len(test),
     }
-    # Last, because a directory with it counts as whole.
+    # Written last: a directory with this file counts as complete.
     write_json(
         out / DESCRIPTION, _description(config, counts, (entities, test_entities), train, stated)
     )
@@ -121,8 +121,10 @@ def make_world(config: WorldConfig, out: Path, overwrite: bool = False) -> dict[
 
 
 def world_words() -> list[str]:
-    """All words and punctuation of a world's texts but the names, sorted."""
-    relation_texts = [text for r in wording.RELATIONS for text in (r.asked, r.told, *r.sentences)]
+    """All words and punctuation of a world's texts except the names, sorted."""
+    relation_texts = [
+        text for r in wording.RELATIONS for text in (r.asked, r.passage_word, *r.sentences)
+    ]
     templates = (*wording.BAITS, *wording.ONE_HOP, *wording.BRIDGE, *wording.COMPARISON)
     thoughts = (wording.FOUND, wording.NOT_FOUND, wording.GUESS, wording.GOAL)
     texts = [*relation_texts, *templates, *thoughts, wording.YES, wording.NO, "who what"]
@@ -134,13 +136,13 @@ def load_world(directory: Path) -> World:
     """The world in `directory`.
 
     Raises:
-        MissingResourceError: no world there.
-        InvalidInputError: written in a form that this version does not read.
+        MissingResourceError: the directory has no world.
+        InvalidInputError: the world has a format of another version.
     """
     path = directory / DESCRIPTION
     if not path.is_file():
         raise MissingResourceError(
-            f"{directory}: no {DESCRIPTION} there; make a world with `tspo data make-world`"
+            f"{directory}: no {DESCRIPTION} in it; make a world with `tspo data make-world`"
         )
     record = read_json(path)
     if not isinstance(record, dict) or record.get("format") != FORMAT:

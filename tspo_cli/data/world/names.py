@@ -1,4 +1,4 @@
-"""Invented names: two words of two syllables, each word shared by a few entities of one type."""
+"""Invented names of two words. Each word has two syllables and is shared by a few entities."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 ONSETS = "b d f g h j k l m n p r s t v w z bl br dr fl gr kl kr pl pr sh sk st tr".split()  # noqa: SIM905
 VOWELS = "a e i o u".split()  # noqa: SIM905
 SYLLABLES = tuple(onset + vowel for onset in ONSETS for vowel in VOWELS)
-"""Every syllable has one vowel, at its end: a word falls into syllables in one way only."""
+"""Every syllable ends with its only vowel: a word has a unique division into syllables."""
 
 
 def name_word(first: int, second: int) -> str:
@@ -16,7 +16,7 @@ def name_word(first: int, second: int) -> str:
 
 
 def draw_words(rng: random.Random, count: int, taken: set[str]) -> list[str]:
-    """`count` distinct name words that are not in `taken` (lower case), which they are added to."""
+    """`count` distinct name words that are not in `taken` (lower case). They are added to it."""
     words: list[str] = []
     while len(words) < count:
         word = name_word(rng.randrange(len(SYLLABLES)), rng.randrange(len(SYLLABLES)))
@@ -27,12 +27,12 @@ def draw_words(rng: random.Random, count: int, taken: set[str]) -> list[str]:
 
 
 def draw_names(rng: random.Random, count: int, sharing: float, taken: set[str]) -> list[str]:
-    """`count` distinct names of one type; each of their words is in about `sharing` names."""
+    """`count` distinct names. Each of their words occurs in about `sharing` names."""
     words = draw_words(rng, max(3, round(2 * count / sharing)), taken)
     while len(words) * (len(words) - 1) < 2 * count:
         words += draw_words(rng, 1, taken)
-    # Deal the words evenly, so that none is much rarer than the others and gives its owner away to
-    # the retriever.
+    # All words are used about equally often: a rare word would identify its entity for the
+    # retriever.
     names: list[str] = []
     seen: set[str] = set()
     deck: list[str] = []

@@ -1,4 +1,4 @@
-"""Questions about facts: one hop, bridges of two hops, and yes/no comparisons."""
+"""Questions about facts: one hop, two hops (bridge), and yes/no comparisons."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tspo_cli.errors import InvalidInputError
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A question before it has an id. `facts` in the order in which they must be looked up."""
+    """A question before it has an id. `facts` are in the order of the look-ups."""
 
     type: str
     text: str
@@ -34,15 +34,15 @@ def write_questions(
     """`count` distinct questions in random order.
 
     Raises:
-        InvalidInputError: the facts do not give that many questions of a type, or the shares exceed
-        1.
+        InvalidInputError: the facts do not allow that many questions of a type, or the sum of the
+            shares exceeds 1.
     """
     if two_hop_share + comparison_share > 1:
         raise InvalidInputError(
             "two_hop_share + comparison_share: expected at most 1 together; lower one of them"
         )
     bridges, comparisons = round(count * two_hop_share), round(count * comparison_share)
-    wanted = {
+    counts = {
         "one_hop": count - bridges - comparisons,
         "bridge": bridges,
         "comparison": comparisons,
@@ -52,14 +52,13 @@ def write_questions(
         "bridge": _bridges(facts),
         "comparison": _comparisons(rng, facts, comparisons),
     }
-    for kind, number in wanted.items():
+    for kind, number in counts.items():
         if len(pools[kind]) < number:
             raise InvalidInputError(
-                f"{split}_questions: {number} of type {kind} are wanted, but this world has "
-                f"{len(pools[kind])}; "
-                f"ask for fewer or give it more entities"
+                f"{split}_questions: {number} of type {kind} are requested, but this world allows "
+                f"{len(pools[kind])}; request fewer, or more entities"
             )
-    drafts = [draft for kind, number in wanted.items() for draft in rng.sample(pools[kind], number)]
+    drafts = [draft for kind, number in counts.items() for draft in rng.sample(pools[kind], number)]
     rng.shuffle(drafts)
     return drafts
 
@@ -95,14 +94,14 @@ def _bridges(facts: Sequence[Fact]) -> list[Draft]:
         )
         for first in facts
         for second in of_subject[first.object]
-        # A way back to the start would put the answer into the question.
+        # If the second fact leads back to the subject, the question contains the answer.
         if second.object != first.subject
         for template in BRIDGE
     ]
 
 
 def _comparisons(rng: random.Random, facts: Sequence[Fact], count: int) -> list[Draft]:
-    """Up to `count` questions, half of them with the answer yes."""
+    """Up to `count` questions. Half of them have the answer yes."""
     alike: dict[tuple[str, str], list[Fact]] = defaultdict(list)
     of_relation: dict[str, list[Fact]] = defaultdict(list)
     for fact in facts:
@@ -113,9 +112,11 @@ def _comparisons(rng: random.Random, facts: Sequence[Fact], count: int) -> list[
     drafts: list[Draft] = []
     for first, second in same[: (count + 1) // 2]:
         drafts.append(_comparison(rng, first, second))
-        others = [fact for fact in of_relation[first.relation.name] if fact.object != first.object]
-        if others:
-            drafts.append(_comparison(rng, first, rng.choice(others)))
+        different = [
+            fact for fact in of_relation[first.relation.name] if fact.object != first.object
+        ]
+        if different:
+            drafts.append(_comparison(rng, first, rng.choice(different)))
     return drafts
 
 

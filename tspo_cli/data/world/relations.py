@@ -1,33 +1,31 @@
-"""Entity types and the facts about them: the word of the question is never the word of the
-corpus.
-"""
+"""Entity types and their relations. Questions and passages use different words for a relation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 TYPE_SHARES = {"person": 0.42, "film": 0.23, "city": 0.155, "company": 0.155, "country": 0.04}
-"""Types and the share of entities that each has."""
+"""Share of each type among the entities."""
 
 
 @dataclass(frozen=True, slots=True)
 class Relation:
     """A kind of fact: one object for each subject.
 
-    `asked` is the noun that questions use, `told` the word that passages use. Both `sentences`
-    state the same fact in another order; {o} is the object, {d} another entity of its type. The
-    subject is the passage's title.
+    `asked` is the noun of the questions, `passage_word` the word of the passages. The two
+    `sentences` state the same fact; {o} is the object, {d} another entity of its type. The subject
+    is the title of the passage.
     """
 
     name: str
     subject: str
     object: str
     asked: str
-    told: str
+    passage_word: str
     sentences: tuple[str, str]
 
 
-# In this order the first ones already form chains, so that a small world has bridge questions too.
+# The first relations form chains, so that a world with few relations has bridge questions too.
 RELATIONS = (
     Relation(
         "director",
@@ -147,7 +145,7 @@ RELATIONS = (
 )
 
 BAITS = ("rumours once named {d} as the {asked}.", "many confuse the {asked} with {d}.")
-"""Passages with the question's word and a wrong entity, without the answer."""
+"""Distractors: sentences with the word of the question and a wrong entity."""
 
 ONE_HOP = ("{wh} is the {asked} of {s}?", "tell me the {asked} of {s}.")
 BRIDGE = ("{wh} is the {asked} of the {via} of {s}?", "tell me the {asked} of the {via} of {s}.")
@@ -156,10 +154,10 @@ COMPARISON = (
     "is the {asked} of {s} the same as that of {t}?",
 )
 FOUND, NOT_FOUND, GUESS, GOAL = "it is found", "it is not found", "guess", "find {asked} of {s}"
-"""What demonstrations think."""
+"""Thoughts of the demonstrations."""
 YES, NO = "yes", "no"
 
 
 def question_word(relation: Relation) -> str:
-    """who for people, what for the rest."""
+    """`who` for a person, else `what`."""
     return "who" if relation.object == "person" else "what"

@@ -1,4 +1,4 @@
-"""What a synthetic world is made of."""
+"""The options of a synthetic world."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from tspo_cli.data.world.relations import RELATIONS
 
 
 class WorldConfig(Section):
-    """Size and difficulty of a world. The defaults are the world of the demo."""
+    """Size and difficulty of a world."""
 
-    seed: int = Field(0, ge=0, description="Same seed and options, same bytes.")
+    seed: int = Field(0, ge=0, description="The same seed and options give the same bytes.")
     entities: int = Field(
-        960, ge=20, description="Entities that training questions are about, all types together."
+        960, ge=20, description="Entities of the training questions, over all types."
     )
-    test_entities: int = Field(
-        576, ge=20, description="Entities that test questions are about; none is shared."
-    )
+    test_entities: int = Field(576, ge=20, description="Other entities, for the test questions.")
     relations: int = Field(
-        len(RELATIONS), ge=3, le=len(RELATIONS), description="Kinds of facts in use."
+        len(RELATIONS), ge=3, le=len(RELATIONS), description="Number of kinds of facts."
     )
     train_questions: int = Field(6000, ge=1)
     test_questions: int = Field(600, ge=1)
@@ -31,21 +29,21 @@ class WorldConfig(Section):
         ge=0,
         le=1,
         description=(
-            "Share of yes/no questions about two entities. A guess is right half of the time."
+            "Share of yes/no questions about two entities. Half of all guesses are correct."
         ),
     )
     facts_per_passage: int = Field(
-        2, ge=1, description="Facts about one entity that share a passage."
+        2, ge=1, description="Number of facts about an entity in a passage."
     )
     bait_share: float = Field(
         1.0,
         ge=0,
         le=1,
-        description="Facts that also have a passage with the question's word and no answer.",
+        description="Share of facts with a distractor passage that has the question's words.",
     )
     sharing: float = Field(
         3.0,
         ge=1,
         le=6,
-        description="Entities of a type that share a word of their name, on average.",
+        description="Average number of entities of a type whose names share a word.",
     )

@@ -1,5 +1,5 @@
-"""Passages: facts with a distractor of the same type, and baits that match the question and hold no
-answer.
+"""Passages of a world: facts with a distractor of the same type, and baits, which match the words
+of a question but have no answer.
 """
 
 from __future__ import annotations
@@ -32,25 +32,26 @@ def write_passages(
 ) -> list[Draft]:
     """Passages that state every fact once, and baits for a share of the facts.
 
-    All have `facts_per_passage` sentences: retrievers favour short texts, and length must not tell.
+    All have `facts_per_passage` sentences: retrievers favour short texts, and the length must not
+    reveal which passages state facts.
     """
     drafts: list[Draft] = []
-    for subject, own in groupby(
+    for subject, facts_of_subject in groupby(
         sorted(facts, key=lambda fact: fact.subject), key=lambda fact: fact.subject
     ):
-        mixed = list(own)
-        rng.shuffle(mixed)
-        baited = [fact for fact in mixed if rng.random() < bait_share]
-        for start in range(0, len(mixed), facts_per_passage):
-            chunk = tuple(mixed[start : start + facts_per_passage])
-            fillers = [rng.choice(mixed) for _ in range(facts_per_passage - len(chunk))]
+        shuffled = list(facts_of_subject)
+        rng.shuffle(shuffled)
+        baited = [fact for fact in shuffled if rng.random() < bait_share]
+        for start in range(0, len(shuffled), facts_per_passage):
+            chunk = tuple(shuffled[start : start + facts_per_passage])
+            fillers = [rng.choice(shuffled) for _ in range(facts_per_passage - len(chunk))]
             sentences = [_sentence(rng, fact, entities) for fact in chunk]
-            sentences += [_bait(rng, one, entities) for one in fillers]
+            sentences += [_bait(rng, fact, entities) for fact in fillers]
             drafts.append(Draft(subject, " ".join(sentences), chunk))
         for start in range(0, len(baited), facts_per_passage):
-            some = baited[start : start + facts_per_passage]
-            some += [rng.choice(mixed) for _ in range(facts_per_passage - len(some))]
-            drafts.append(Draft(subject, " ".join(_bait(rng, fact, entities) for fact in some)))
+            chosen = baited[start : start + facts_per_passage]
+            chosen += [rng.choice(shuffled) for _ in range(facts_per_passage - len(chosen))]
+            drafts.append(Draft(subject, " ".join(_bait(rng, fact, entities) for fact in chosen)))
     return drafts
 
 

@@ -1,4 +1,4 @@
-"""Methods by name. A new one is one short file and one line here."""
+"""Methods by name. To add a method, write one short file and one line here."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ METHODS = {
 
 
 def find_method(name: str) -> Method:
-    """The method of that name. Raises InvalidInputError, with the nearest name, for an unknown
-    one.
+    """The method of that name. For an unknown name, raises InvalidInputError with the nearest
+    name.
     """
     if name in METHODS:
         return METHODS[name]

@@ -1,4 +1,4 @@
-"""Answer without any retrieval: what the model knows by itself."""
+"""Direct answer without retrieval: what the model knows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class DirectProtocol(SearchProtocol):
 
     @property
     def prefill(self) -> str:
-        """The style's."""
+        """The prefill of the prompt style."""
         return self.style.prefill
 
     def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
-        """The prompt without search."""
+        """The prompt without passages."""
         return ids or self.direct_ids(moment.question.question)
 
 

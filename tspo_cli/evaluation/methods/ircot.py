@@ -1,8 +1,7 @@
-"""IRCoT (Trivedi et al. 2023): each new sentence of reasoning is the next query, until one of them
-answers.
+"""IRCoT (Trivedi et al. 2023): each new sentence of the reasoning is the next query.
 
-All passages found so far stand before the question in every prompt. When the budget is spent, one
-last prompt asks for the answer from what has been found.
+Every prompt has all passages so far before the question. The method ends when a sentence contains
+the answer. After the last search, a final prompt asks for the answer.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ LAST = (
     "<answer> and </answer>.\nPassages:\n{passages}\nQuestion: {question}\nReasoning: {thoughts}\n"
 )
 _TAG = re.compile(r"<[^<>\s]{1,20}>")
-# A full stop after one capital belongs to a name: "J. K. Rowling".
+# A full stop after a single capital belongs to a name, such as "J. K. Rowling".
 _SENTENCE_END = re.compile(r"(?<![A-Z]\.)(?<=[.!?])\s+|\n+")
 
 
@@ -39,7 +38,7 @@ class IrcotProtocol(SearchProtocol):
     stop: ClassVar[tuple[str, ...]] = ("</answer>",)
 
     def parse(self, text: str, finish_reason: str, moment: Moment) -> Action:
-        """An answer where there is one, else a search for the first sentence."""
+        """The answer if there is one, else a search for the first sentence."""
         action = parse_action(text, finish_reason=finish_reason, may_search=False)
         sentence = first_sentence(text)
         if action.kind != "answer" and moment.may_search and sentence:
@@ -47,11 +46,11 @@ class IrcotProtocol(SearchProtocol):
         return action
 
     def correction(self) -> tuple[str, list[int]]:
-        """None: the next prompt is made anew."""
+        """Empty: every prompt is built from the start."""
         return "", []
 
     def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
-        """A new prompt each time: passages, question, the sentences so far."""
+        """The prompt: passages, question, and the sentences so far."""
         thoughts = [
             turn.query
             for turn in moment.turns

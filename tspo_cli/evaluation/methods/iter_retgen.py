@@ -1,8 +1,8 @@
-"""ITER-RETGEN (Shao et al. 2023): answer with passages, search again with question and answer
-together, and so on.
+"""ITER-RETGEN (Shao et al. 2023): answer with passages, then search with question and answer
+together, and repeat.
 
-Every round reads the passages of its own search alone; the answer of the last round counts. Rounds:
-the search budget.
+Every round reads only the passages of its own search. The number of rounds is the search budget,
+and the answer of the last round counts.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class IterRetgenProtocol(SearchProtocol):
     """Whole generations as queries."""
 
     def parse(self, text: str, finish_reason: str, moment: Moment) -> Action:
-        """The next query while there is budget, then the answer."""
+        """The next query while searches are left, then the answer."""
         if not moment.may_search:
             return parse_action(text, finish_reason=finish_reason, may_search=False)
         generation = " ".join(_TAG.sub(" ", text).split())
         return Action("search", f"{moment.question.question.strip()} {generation}".strip())
 
     def correction(self) -> tuple[str, list[int]]:
-        """None: the next prompt is made anew."""
+        """Empty: every prompt is built from the start."""
         return "", []
 
     def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:

@@ -13,11 +13,11 @@ class RagProtocol(SearchProtocol):
 
     @property
     def prefill(self) -> str:
-        """The style's."""
+        """The prefill of the prompt style."""
         return self.style.prefill
 
     def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
-        """The prompt with what the question retrieved."""
+        """The prompt with the passages for the question."""
         return ids or self.rag_ids(moment.question.question, moment.turns[0].hits)
 
 

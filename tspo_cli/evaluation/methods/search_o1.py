@@ -1,8 +1,7 @@
-"""Search-o1 (Li et al. 2025): queries inside the reasoning; the passages are read apart, and a note
-goes back.
+"""Search-o1 (Li et al. 2025): queries inside the reasoning, and notes instead of passages.
 
-After a search the model sees its passages in a prompt of their own and writes what is useful in
-them. Only that note enters the reasoning, which then goes on.
+After a search, a separate prompt shows the passages and asks the model for a note on what is
+useful. Only the note enters the reasoning.
 """
 
 from __future__ import annotations
@@ -44,22 +43,22 @@ class SearchO1Protocol(SearchProtocol):
     stop: ClassVar[tuple[str, ...]] = (QUERY_END, "</answer>")
 
     def parse(self, text: str, finish_reason: str, moment: Moment) -> Action:
-        """A note after a search; else a query or an answer, whichever comes first."""
+        """After a search a note; else the first query or answer."""
         if _reads(moment):
             return Action("note", text.strip())
         action = parse_action(text, finish_reason=finish_reason, may_search=False)
         query = _QUERY.search(text)
         if query is None or action.kind == "answer":
             return action
-        wanted = query.group(1).strip()
-        return Action("search", wanted) if moment.may_search and wanted else Action("invalid")
+        content = query.group(1).strip()
+        return Action("search", content) if moment.may_search and content else Action("invalid")
 
     def correction(self) -> tuple[str, list[int]]:
-        """None: the next prompt is made anew."""
+        """Empty: every prompt is built from the start."""
         return "", []
 
     def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
-        """The reading prompt after a search, else question and reasoning so far."""
+        """After a search the prompt to read its passages; else question and reasoning so far."""
         reasoning = "".join(
             f"\n{RESULT} {spoken(self, turn).strip()} {RESULT_END}\n"
             if turn.kind == "note"

@@ -1,5 +1,5 @@
-"""The tag agent (Search-R1, Jin et al. 2025): what is trained here, and every model directory of
-that family.
+"""The agent with search tags (Search-R1, Jin et al. 2025). This is the agent that `tspo train`
+trains.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""The tool-calling agent: a search function in the model's own chat template, as newer chat models
-are trained to use.
+"""The tool-calling agent: search is a function in the chat template of the model.
 
 Calls are read in the Hermes form, `<tool_call>{"name": "search", "arguments": {"query":
 "..."}}</tool_call>`, which the Qwen 2.5 and 3 families and their fine-tunes write. Behind a chat
@@ -47,7 +46,7 @@ _MARK = "\ue000"
 
 
 class ServedToolCallProtocol(SearchProtocol):
-    """The server keeps the messages: question, then what calls have found."""
+    """For a chat API, where the server keeps the messages."""
 
     stop: ClassVar[tuple[str, ...]] = ("</answer>",)
 
@@ -56,7 +55,7 @@ class ServedToolCallProtocol(SearchProtocol):
         return parse_call(text, finish_reason, moment)
 
     def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
-        """The request, then whatever has been said."""
+        """The request, then the conversation so far."""
         return ids or self.fill(REQUEST, {"question": moment.question.question.strip()})
 
     def observation(self, hits: Sequence[Hit]) -> tuple[str, list[int]]:
@@ -65,12 +64,12 @@ class ServedToolCallProtocol(SearchProtocol):
         return text, self.action_ids(text)
 
     def correction(self) -> tuple[str, list[int]]:
-        """What follows a message that is neither."""
+        """The reply to a message that is neither a call nor an answer."""
         return CORRECTION, self.action_ids(CORRECTION)
 
 
 class ToolCallProtocol(SearchProtocol):
-    """Messages instead of one growing text."""
+    """For a model with a chat template: every prompt is rendered from the messages."""
 
     stop: ClassVar[tuple[str, ...]] = ("</tool_call>", "</answer>")
 
@@ -79,12 +78,12 @@ class ToolCallProtocol(SearchProtocol):
         return parse_call(text, finish_reason, moment)
 
     def correction(self) -> tuple[str, list[int]]:
-        """What follows a message that is neither."""
+        """The reply to a message that is neither a call nor an answer."""
         return CORRECTION, self.action_ids(CORRECTION)
 
     def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
-        """The conversation so far, rendered by the chat template. The model's own turns are the ids
-        that it sampled.
+        """The conversation so far, rendered by the chat template. The model's turns keep their
+        sampled ids.
         """
         template = getattr(self.tokenizer, "chat_template", None)
         if not self.use_chat_template or "tools" not in str(template):
@@ -99,14 +98,14 @@ class ToolCallProtocol(SearchProtocol):
         messages.append(
             {"role": "user", "content": REQUEST.replace("{question}", f"{_MARK}question{_MARK}")}
         )
-        for place, turn in enumerate(moment.turns):
-            values[f"said{place}"] = _without_end(turn)
-            messages.append({"role": "assistant", "content": f"{_MARK}said{place}{_MARK}"})
+        for number, turn in enumerate(moment.turns):
+            values[f"turn{number}"] = _without_end(turn)
+            messages.append({"role": "assistant", "content": f"{_MARK}turn{number}{_MARK}"})
             if turn.kind == "search":
                 passages = passages_text(turn.hits) or NOTHING
-                values[f"found{place}"] = self.cut(passages, self.max_observation_tokens)
+                values[f"passages{number}"] = self.cut(passages, self.max_observation_tokens)
                 messages.append(
-                    {"role": "tool", "name": "search", "content": f"{_MARK}found{place}{_MARK}"}
+                    {"role": "tool", "name": "search", "content": f"{_MARK}passages{number}{_MARK}"}
                 )
             else:
                 messages.append({"role": "user", "content": CORRECTION})
@@ -120,7 +119,7 @@ class ToolCallProtocol(SearchProtocol):
 
 
 def parse_call(text: str, finish_reason: str, moment: Moment) -> Action:
-    """An answer where there is one, else the first call of the search function."""
+    """The answer if there is one, else the first call of the search function."""
     action = parse_action(text, finish_reason=finish_reason, may_search=False)
     query = _called_query(text)
     if action.kind == "answer" or query is None:
@@ -129,14 +128,14 @@ def parse_call(text: str, finish_reason: str, moment: Moment) -> Action:
 
 
 def _called_query(text: str) -> str | None:
-    """The query of the first call; empty where the call is not one of the search function, None
-    where there is none.
+    """The query of the first call. Empty if the call is invalid or calls another function; None
+    without a call.
     """
-    found = _CALL.search(text)
-    if found is None:
+    match = _CALL.search(text)
+    if match is None:
         return None
     try:
-        call = json.loads(found.group(1))
+        call = json.loads(match.group(1))
     except json.JSONDecodeError:
         return ""
     arguments = call.get("arguments")
@@ -149,7 +148,7 @@ def _called_query(text: str) -> str | None:
 
 
 def _without_end(turn: Turn) -> tuple[int, ...]:
-    """The template writes the end of a message itself."""
+    """The ids of a turn without its end token, which the template adds."""
     return turn.action_ids[:-1] if turn.finish_reason == "eos" else turn.action_ids
 
 
