@@ -57,7 +57,7 @@ def test_list() -> None:
     assert shown["datasets"] == [
         {"name": "nq", "questions": 1, "path": "data/nq/questions.jsonl", "corpus": None}
     ]
-    assert [(one["name"], one["local"]) for one in shown["benchmarks"]][:2] == [
+    assert [(entry["name"], entry["local"]) for entry in shown["benchmarks"]][:2] == [
         ("nq", True),
         ("triviaqa", False),
     ]
@@ -89,7 +89,7 @@ def test_check_prints_every_problem_and_fails() -> None:
     assert str(done.exception).startswith("q.jsonl: 2 problems")
     as_json = run("check", path, "--json")
     assert isinstance(as_json.exception, InvalidInputError)
-    assert [one["line"] for one in json.loads(as_json.stdout)["problems"]] == [2, 3]
+    assert [problem["line"] for problem in json.loads(as_json.stdout)["problems"]] == [2, 3]
     assert isinstance(run("check", "absent").exception, MissingResourceError)
 
 
@@ -121,7 +121,10 @@ def test_make_world_options_follow_its_configuration() -> None:
     from tspo_cli.commands.data import make_world
     from tspo_cli.data.world.world_config import WorldConfig
 
-    options = {name: one.default for name, one in inspect.signature(make_world).parameters.items()}
+    options = {
+        name: parameter.default
+        for name, parameter in inspect.signature(make_world).parameters.items()
+    }
     assert set(options) - {"out", "overwrite", "as_json"} == set(WorldConfig.model_fields)
     for name, field in WorldConfig.model_fields.items():
         assert options[name] in (None, field.default)

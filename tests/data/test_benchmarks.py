@@ -43,10 +43,10 @@ def put(path: str, rows: list[dict[str, object]]) -> Path:
 def test_the_seven_sets() -> None:
     known = benchmarks([])
     assert tuple(known) == SEVEN
-    assert sum(one.size for one in known.values()) == 51_713
+    assert sum(entry.size for entry in known.values()) == 51_713
     assert all(
-        one.licence and one.source and one.paper and one.split and one.title
-        for one in known.values()
+        entry.licence and entry.source and entry.paper and entry.split and entry.title
+        for entry in known.values()
     )
     assert str(resolve_data("nq")) == "hf:RUC-NLPIR/FlashRAG_datasets:nq:test"
 
@@ -70,12 +70,16 @@ def test_an_entry_of_ones_own() -> None:
         '[films]\npath = "mine/dev.jsonl"\nsize = 5\nlicence = "CC0"\n'
     )
     (questions,) = read_eval_sets(["films"], 0).values()
-    assert [one.key for one in questions] == ["films/test_0", "films/test_1", "films/test_2"]
+    assert [question.key for question in questions] == [
+        "films/test_0",
+        "films/test_1",
+        "films/test_2",
+    ]
     listed = CliRunner().invoke(app, ["list"]).stdout
     assert "films" in listed
     assert "CC0" in listed
     entries = json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)["benchmarks"]
-    assert [one["name"] for one in entries] == [*SEVEN, "films"]
+    assert [entry["name"] for entry in entries] == [*SEVEN, "films"]
     assert entries[-1]["local"]
     assert not entries[0]["local"]
     assert "3 of the benchmark's 5 questions" in CliRunner().invoke(app, ["check", "films"]).stderr
@@ -108,10 +112,10 @@ def test_hub_names_are_read_through_datasets() -> None:
     Path("data").mkdir()
     Path("data/benchmarks.toml").write_text('[nq]\nhub = "hf:./hub:nq:test"\nsize = 3\n')
     (questions,) = read_eval_sets(["nq"], 0).values()
-    assert [one.id for one in questions] == ["test_0", "test_1", "test_2"], (
+    assert [question.id for question in questions] == ["test_0", "test_1", "test_2"], (
         "nothing dropped, order kept"
     )
-    assert {one.data_source for one in questions} == {"nq"}
+    assert {question.data_source for question in questions} == {"nq"}
     assert read_questions(resolve_data("hf:./hub:nq:test"), limit=2) == questions[:2]
 
 
@@ -119,7 +123,7 @@ def test_ids_are_unique_over_sets() -> None:
     for name in ("nq", "popqa"):
         put(f"data/{name}/questions.jsonl", ROWS)
     sets = read_eval_sets(["nq", "popqa"], 0)
-    keys = [one.key for questions in sets.values() for one in questions]
+    keys = [question.key for questions in sets.values() for question in questions]
     assert len(set(keys)) == len(keys) == 6
 
 
@@ -170,7 +174,7 @@ def test_audit_of_a_corpus_and_of_an_index() -> None:
     assert row["n"] == 3
     assert row["answer_in_corpus"] == 0.5, "the yes/no question is left out"
     assert (row["gold_in_corpus"], row["all_gold_in_corpus"]) == (0.75, 0.5)
-    assert [(one["k"], one["gold_recall"]) for one in row["search"]] == [(1, 0.5), (3, 0.75)]
+    assert [(at_k["k"], at_k["gold_recall"]) for at_k in row["search"]] == [(1, 0.5), (3, 0.75)]
     plain = CliRunner().invoke(app, ["audit", str(questions), "--corpus", str(corpus)])
     assert plain.stdout.split()[-4:] == ["q", "3", "50.0", "75.0"]
     neither = CliRunner().invoke(app, ["audit", str(questions)])
@@ -189,7 +193,7 @@ def test_audit_of_real_data(real_data: Path) -> None:
             "--json",
         ]
         (row,) = json.loads(CliRunner().invoke(app, options).stdout)["results"]
-        known = [one.extra["answer_in_corpus"] for one in read_questions(path)]
+        known = [question.extra["answer_in_corpus"] for question in read_questions(path)]
         stated = [value for value in known if value is not None]
         assert row["answer_in_corpus"] == pytest.approx(sum(stated) / len(stated), abs=0.003)
 
@@ -291,7 +295,7 @@ def test_a_set_of_the_hub_is_checked_and_audited() -> None:
     put("hub/test.jsonl", [*ROWS, {**ROWS[0], "golden_answers": ["..."]}])
     corpus = put("corpus.jsonl", [{"id": "p1", "contents": "answer 1"}])
     checked = CliRunner().invoke(app, ["check", "hf:./hub:test", "--json"])
-    assert [one["line"] for one in json.loads(checked.stdout)["problems"]] == [4, 4]
+    assert [problem["line"] for problem in json.loads(checked.stdout)["problems"]] == [4, 4]
     put("hub/test.jsonl", ROWS)
     Path("data").mkdir()
     Path("data/benchmarks.toml").write_text('[mine]\nhub = "hf:./hub:test"\n')

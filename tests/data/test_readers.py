@@ -24,8 +24,8 @@ SETS = ("nq", "triviaqa", "popqa", "hotpotqa", "2wikimultihopqa", "musique", "ba
 def write(path: Path, *records: Any) -> Path:
     """Records as JSONL; strings are lines as they are."""
     lines = "".join(
-        (one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)) + "\n"
-        for one in records
+        (record if isinstance(record, str) else json.dumps(record, ensure_ascii=False)) + "\n"
+        for record in records
     )
     payload = lines.encode("utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)

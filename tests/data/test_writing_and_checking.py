@@ -44,13 +44,13 @@ passages = st.builds(
 
 def jsonl(path: Path, *records: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [one if isinstance(one, str) else json.dumps(one) for one in records]
+    lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
 @given(
-    st.lists(questions, min_size=1, max_size=4, unique_by=lambda one: one.id),
+    st.lists(questions, min_size=1, max_size=4, unique_by=lambda question: question.id),
     st.sampled_from(["", ".gz"]),
 )
 def test_questions_come_back_as_they_were(
@@ -60,10 +60,10 @@ def test_questions_come_back_as_they_were(
     assert write_questions(path, written) == len(written)
     found = read_questions(path)
     assert found == written
-    assert [one.extra for one in found] == [one.extra for one in written]
+    assert [question.extra for question in found] == [question.extra for question in written]
 
 
-@given(st.lists(passages, min_size=1, max_size=4, unique_by=lambda one: one.id))
+@given(st.lists(passages, min_size=1, max_size=4, unique_by=lambda passage: passage.id))
 def test_passages_come_back_as_they_were(
     tmp_path_factory: pytest.TempPathFactory, written: list[Passage]
 ) -> None:
@@ -170,7 +170,7 @@ def test_every_problem_is_found_with_its_line(tmp_path: Path) -> None:
         ("c.jsonl", 2, "'p1' as on line 1"),
         ("c.jsonl", 3, '"contents", or "title" and "text"'),
     ]
-    assert [one[:2] for one in found] == [one[:2] for one in expected]
+    assert [problem[:2] for problem in found] == [problem[:2] for problem in expected]
     assert all(
         part in message for (_, _, message), (_, _, part) in zip(found, expected, strict=True)
     )
@@ -202,13 +202,15 @@ def test_data_sets_are_listed_under_names_that_resolve(
     jsonl(root / "broken.jsonl", "nonsense")
     jsonl(root / "empty.jsonl", "")
     found = find_data_sets([tmp_path / "data", root])
-    assert [(one.name, one.questions) for one in found] == [
+    assert [(data_set.name, data_set.questions) for data_set in found] == [
         ("loose.jsonl", 1),
         ("nq", 2),
         ("world/test.jsonl", 1),
     ]
-    assert [one.corpus for one in found] == [None, root / "nq" / "corpus.jsonl", None]
-    assert [resolve_data(one.name) for one in found] == [one.path for one in found]
+    assert [data_set.corpus for data_set in found] == [None, root / "nq" / "corpus.jsonl", None]
+    assert [resolve_data(data_set.name) for data_set in found] == [
+        data_set.path for data_set in found
+    ]
 
 
 @pytest.mark.parametrize("name", ["popqa", "bamboogle"])
@@ -217,7 +219,7 @@ def test_answers_are_found_where_the_sets_say_so(real_data: Path, name: str) -> 
     report = check(path, real_data / name / "corpus.jsonl.gz")
     assert report.problems == ()
     assert report.with_answer_in_corpus == sum(
-        one.extra["answer_in_corpus"] is True for one in read_questions(path)
+        question.extra["answer_in_corpus"] is True for question in read_questions(path)
     )
 
 
@@ -233,8 +235,8 @@ def test_converting_what_the_datasets_library_loads(tmp_path: Path) -> None:
     target = tmp_path / "out.jsonl"
     assert convert(Path(f"hf:{folder}:test"), target) == ("questions", 3)
     questions = read_questions(target)
-    assert [one.id for one in questions] == ["q0", "q1", "q2"]
-    assert {one.data_source for one in questions} == {"collection"}
+    assert [question.id for question in questions] == ["q0", "q1", "q2"]
+    assert {question.data_source for question in questions} == {"collection"}
     with pytest.raises(InvalidInputError, match="expected hf:NAME:SPLIT"):
         convert(Path("hf:nowhere"), target)
     with pytest.raises(MissingResourceError, match="cannot be loaded"):

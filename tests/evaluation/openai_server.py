@@ -94,7 +94,7 @@ class Served:
             self.engine.release(self._session)
         sampled = done[0].token_ids[:-1] if done[0].finish_reason == "eos" else done[0].token_ids
         text = self.tokenizer.decode(list(sampled), clean_up_tokenization_spaces=False)
-        places = {text.find(one): one for one in stop if one in text}
+        places = {text.find(word): word for word in stop if word in text}
         text = text[: min(places)] if places else text
         reason = "length" if done[0].finish_reason == "length" else "stop"
         return text, reason, list(done[0].token_ids), places[min(places)] if places else None

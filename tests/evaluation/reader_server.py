@@ -86,4 +86,4 @@ class Reader:
 
 
 def _cut(text: str, stop: list[str]) -> str:
-    return text[: min([text.find(one) for one in stop if one in text], default=len(text))]
+    return text[: min([text.find(word) for word in stop if word in text], default=len(text))]

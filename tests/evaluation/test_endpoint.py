@@ -314,7 +314,7 @@ def test_released_sessions_are_forgotten(served: tuple[Served, str]) -> None:
     done = []
     while not done:
         done = engine.step()
-    assert [one.session for one in done] == [2]
+    assert [request.session for request in done] == [2]
     assert engine.step() == []
 
 

@@ -88,8 +88,8 @@ def test_the_same_scores_over_http(playground: Playground, tspo: Tspo, tmp_path:
     assert len(first) == 20
     # When passages arrive decides which rows share a decoding step, so the last bits of a sum may
     # differ.
-    assert [pop_logprobs(one) for one in first] == pytest.approx(
-        [pop_logprobs(one) for one in second], abs=1e-3
+    assert [pop_logprobs(item) for item in first] == pytest.approx(
+        [pop_logprobs(item) for item in second], abs=1e-3
     )
     assert first == second
 

@@ -98,8 +98,10 @@ def test_samples_are_nested_and_keep_the_order() -> None:
     questions = [Question(str(i), "?", ("x",), "d") for i in range(50)]
     small, large = draw(questions, 10, seed=3), draw(questions, 20, seed=3)
     assert len(small) == 10
-    assert {one.id for one in small} < {one.id for one in large}
-    assert [int(one.id) for one in large] == sorted(int(one.id) for one in large)
+    assert {question.id for question in small} < {question.id for question in large}
+    assert [int(question.id) for question in large] == sorted(
+        int(question.id) for question in large
+    )
     assert draw(questions, 10, seed=4) != small
     assert draw(questions[::-1], 10, seed=3) == small[::-1], (
         "luck does not depend on the place in the file"

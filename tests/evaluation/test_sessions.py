@@ -25,7 +25,7 @@ from tspo_cli.runs import read_jsonl_gz
 def evaluate(films: Path, url: str, out: Path, *more: object) -> Result:
     options = ["eval", "reader", "--endpoint", url, "--out", out, "--set", "retriever.k=1", *more]
     options += [] if "--data" in options else ["--data", films / "films.jsonl"]
-    return CliRunner().invoke(app, [str(one) for one in options])
+    return CliRunner().invoke(app, [str(option) for option in options])
 
 
 def test_finished_sets_are_not_replaced_by_others(

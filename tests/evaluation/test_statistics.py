@@ -160,8 +160,8 @@ def test_comparison_of_sets_corrects_over_the_sets_they_share() -> None:
     }
     found = paired_tests.compare_sets(mine, base)
     assert list(found) == ["a", "b", "c"]
-    assert [one.p_permutation_holm for one in found.values()] == pytest.approx(
-        multipletests([one.p_permutation for one in found.values()], method="holm")[1]
+    assert [comparison.p_permutation_holm for comparison in found.values()] == pytest.approx(
+        multipletests([comparison.p_permutation for comparison in found.values()], method="holm")[1]
     )
     assert found["c"].p_mcnemar is found["c"].p_mcnemar_holm is None
     assert found["a"].p_mcnemar_holm == min(1, 2 * min(found["a"].p_mcnemar, found["b"].p_mcnemar))

@@ -71,7 +71,7 @@ def turns(folder: Path) -> list[list[tuple[str, str, str | None]]]:
 def test_its_server_answers_as_the_model_in_this_process(
     route: str, url: str, options: list[object], here: Path, tspo: Tspo, tmp_path: Path
 ) -> None:
-    settings = [part for one in ROUTES[route] for part in ("--set", one)]
+    settings = [part for setting in ROUTES[route] for part in ("--set", setting)]
     tspo(*options, "--endpoint", url, *settings, "--out", tmp_path / "there")
     mine, theirs = turns(here), turns(tmp_path / "there")
     assert sum(kind == "search" for turn in mine for kind, *_ in turn) > 0
