@@ -1,9 +1,9 @@
-"""How long `tspo --help` takes from a cold process, beside the bare interpreter.
+"""Start-up time of `tspo --help` in a new process, compared with the bare interpreter.
 
     python experiments/benchmarks/cli_startup.py [--runs 15] [--json]
 
-The commands alternate, so that a busy moment of the machine hits them alike; the median is what
-counts.
+The commands alternate, so that other work on the machine slows all of them equally. Compare the
+medians.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ COMMANDS = {
 
 
 def seconds(command: list[str]) -> float:
-    """Wall time of one process; a failing command stops the benchmark."""
+    """Wall time of one process. A command that fails ends the benchmark."""
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
 def measure(runs: int) -> list[dict[str, float | str]]:
-    """Median, fastest and slowest of `runs` starts per command, in seconds; one start each is not
-    counted.
+    """Median, fastest and slowest of `runs` starts per command, in seconds.
+
+    A first start of each command is not counted.
     """
     for command in COMMANDS.values():
         seconds(command)
@@ -45,11 +46,11 @@ def measure(runs: int) -> list[dict[str, float | str]]:
     return [
         {
             "command": name,
-            "median_s": statistics.median(taken),
-            "min_s": min(taken),
-            "max_s": max(taken),
+            "median_s": statistics.median(values),
+            "min_s": min(values),
+            "max_s": max(values),
         }
-        for name, taken in times.items()
+        for name, values in times.items()
     ]
 
 

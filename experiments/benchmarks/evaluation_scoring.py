@@ -1,12 +1,11 @@
-"""Processor seconds for scoring an evaluation, from finished trajectories to the comparison with a
-baseline.
+"""CPU seconds to score an evaluation, from finished trajectories to the comparison with a baseline.
 
     python experiments/benchmarks/evaluation_scoring.py [--items 10000] [--json]
 
-Two methods answer the same questions, each over three searches of three passages of 100 words.
-Timed apart: the metrics of every item of one method, its means with intervals, and both methods
-compared (permutation tests, McNemar, Holm) as seven data sets. Processor seconds of one thread, so
-that other work on the machine does not count.
+Two methods answer the same questions, which belong to seven data sets. Each trajectory has three
+searches of three passages of 100 words. Timed separately: the metrics of all items of one method,
+its means with intervals, and the comparison of both methods (permutation tests, McNemar, Holm).
+CPU seconds of one thread, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tspo_cli.data.question import Question
+from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.metrics import item_record, summarize
 from tspo_cli.evaluation.paired_tests import compare_sets
 from tspo_cli.evaluation.summary import averages, with_intervals
@@ -41,7 +41,7 @@ def passage(rng: random.Random, number: int) -> Hit:
 
 
 def trajectory(rng: random.Random, question: Question, passages: list[Hit]) -> Trajectory:
-    """Three searches and an answer that is right, nearly right or wrong."""
+    """Three searches, then an answer that is right, nearly right or wrong."""
     answer = rng.choice(
         [question.golden_answers[0], f"{question.golden_answers[0]} too", rng.choice(WORDS)]
     )
@@ -57,47 +57,51 @@ def trajectory(rng: random.Random, question: Question, passages: list[Hit]) -> T
         )
         for _ in range(3)
     ]
-    said = Turn((1,) * 20, (-0.1,) * 20, "stop", "answer", "", answer=answer)
+    answering = Turn((1,) * 20, (-0.1,) * 20, "stop", "answer", "", answer=answer)
     return Trajectory(
-        GroupId(question.data_source, question.id, 0), 0, question, (1,), (*searches, said)
+        GroupId(question.data_source, question.id, 0), 0, question, (1,), (*searches, answering)
     )
 
 
 def measure(items: int) -> dict[str, float]:
-    """Processor seconds of each part."""
+    """CPU seconds of each part."""
     rng = random.Random(0)
     passages = [passage(rng, number) for number in range(20_000)]
     questions = [
         Question(
-            str(one),
+            str(number),
             "who?",
             ((f"{rng.choice(WORDS)} {rng.choice(WORDS)}"), rng.choice(WORDS)),
-            f"set {one % SETS}",
+            f"set {number % SETS}",
             tuple(hit.id for hit in rng.sample(passages, 2)),
             "full",
         )
-        for one in range(items)
+        for number in range(items)
     ]
-    answered = [[trajectory(rng, one, passages) for one in questions] for _ in range(2)]
+    first, second = (
+        [trajectory(rng, question, passages) for question in questions] for _ in range(2)
+    )
     parts: dict[str, float] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
         start = time.process_time()
-        done = work()
+        result = work()
         parts[name] = time.process_time() - start
-        return done
+        return result
 
-    mine = timed(
-        "metrics per item", lambda: [item_record(one, one.turns[0].hits) for one in answered[0]]
-    )
-    other = [item_record(one, one.turns[0].hits) for one in answered[1]]
+    def items_of(trajectories: list[Trajectory]) -> list[ItemRecord]:
+        return [item_record(answered, answered.turns[0].hits) for answered in trajectories]
+
+    first_items = timed("metrics per item", lambda: items_of(first))
+    second_items = items_of(second)
     by_set = [
-        [item for item in mine if item["data_source"] == f"set {place}"] for place in range(SETS)
+        [item for item in first_items if item["data_source"] == f"set {number}"]
+        for number in range(SETS)
     ]
 
     def means() -> None:
-        for some in by_set:
-            with_intervals(summarize(some, dataset="d", method="m", k=3), some)
+        for set_items in by_set:
+            with_intervals(summarize(set_items, dataset="d", method="m", k=3), set_items)
         averages(by_set)
 
     def column(records: list[dict[str, Any]], metric: str) -> dict[str, list[float]]:
@@ -110,7 +114,7 @@ def measure(items: int) -> dict[str, float]:
     for metric in ("em", "f1"):
         timed(
             f"comparison by {metric}",
-            lambda name=metric: compare_sets(column(mine, name), column(other, name)),
+            lambda name=metric: compare_sets(column(first_items, name), column(second_items, name)),
         )
     return parts
 

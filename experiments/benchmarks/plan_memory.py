@@ -1,11 +1,11 @@
-"""`tspo plan` beside what training processes really take: the peak of resident memory on a CPU.
+"""The memory that `tspo plan` estimates, compared with what training processes use on a CPU.
 
     python experiments/benchmarks/plan_memory.py --demo runs/demo [--json]
 
-`--demo` is the folder of `tspo demo`: its world, index and warm start. Experiments of the demo with
-other portions and sizes; reinforcement learning starts from the demo's own policy, whose rollouts
-are those of a policy that learns. Measured is the greatest resident size of the training process
-(VmHWM), mapped files included.
+`--demo` is the folder of `tspo demo`, with its world, index and warm start. The experiments are
+those of the demo with other batch sizes and model sizes. RL starts from the warm start, so that the
+rollouts are those of a policy that learns. Measured is the largest resident size of the training
+process (VmHWM), mapped files included.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def tspo(*arguments: str) -> str:
 
 
 def peak_gib(arguments: list[str]) -> float:
-    """Greatest resident size of a tspo command."""
+    """The largest resident size of a tspo command."""
     code = (
         "import sys, re; from tspo_cli.commands.app import main\n"
         "try: main()\n"
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     data = [
         f"data.world={args.demo}/world",
         f"retriever.index={args.demo}/index",
@@ -92,10 +92,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for arm, (recipe, *settings) in ARMS.items():
             chosen = [*data, *settings, *([] if recipe == "tiny/warmstart" else policy)]
-            options = [recipe, *(part for one in chosen for part in ("--set", one))]
+            options = [recipe, *(part for setting in chosen for part in ("--set", setting))]
             planned = json.loads(tspo("plan", *options, "--json"))["memory_per_process_gib"]
-            measured = peak_gib(["train", *options, "--out", f"{folder}/{len(found)}"])
-            found.append({"arm": arm, "planned": planned, "measured": measured})
+            measured = peak_gib(["train", *options, "--out", f"{folder}/{len(rows)}"])
+            rows.append({"arm": arm, "planned": planned, "measured": measured})
             if not args.json:
                 parts = ", ".join(
                     f"{part} {value:.3f}"
@@ -108,7 +108,7 @@ def main() -> None:
                     flush=True,
                 )
     if args.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(rows, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
-"""Two training processes beside one: SFT, TSPO and PPO at every ZeRO stage, five steps, all
-metrics.
+"""Training with two processes compared with one process: SFT, TSPO and PPO at every ZeRO stage.
 
     python experiments/benchmarks/process_parity.py [--json]
 
-Makes a small world, its index and a short warm start, then runs `tspo train` as a user does, with
-`train.processes` 1 (ZeRO 0) and 2 (ZeRO 0 to 3, gloo). The table shows the greatest difference of
-any metric from the run of one process; the goal is 1e-5, and a greater one ends with exit code 1.
-`ratio_max` stands beside it: it is the ratio of a single token, which has the rounding of its
-log-probability in the engine's batch, about 1e-5 in float32. AdamW's epsilon is 1e-4: a moment near
-zero divides rounding by itself.
+The script makes a small world, its index and a short warm start. Then it runs `tspo train` for five
+steps with `train.processes` 1 (ZeRO 0) and 2 (ZeRO 0 to 3, gloo). The table shows the largest
+difference of any metric from the run with one process. A difference above 1e-5 ends with exit code
+1. `ratio_max` is shown separately: it is the ratio of a single token, and the rounding of that
+token's log-probability in the engine's batch is about 1e-5 in float32. AdamW's epsilon is 1e-4,
+because a moment near zero would amplify rounding.
 """
 
 from __future__ import annotations
@@ -21,13 +20,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from made import machine
-
+from experiments.benchmarks.common import machine
 from tspo_cli.runs import read_jsonl
 
 GOAL, STEPS = 1e-5, 5
 RECIPES = {"SFT": "tiny/warmstart", "TSPO": "tiny/tspo", "PPO": "tiny/ppo"}
-ONE_TOKEN = "ratio_max"
+SINGLE_TOKEN = "ratio_max"
 
 
 def tspo(*arguments: str) -> None:
@@ -45,23 +43,24 @@ def settings(**values: Any) -> list[str]:
     ]
 
 
-def difference(one: list[dict[str, float]], other: list[dict[str, float]]) -> dict[str, Any]:
-    """The greatest difference of a metric, where it is, how many were compared; and that of
-    ONE_TOKEN.
+def difference(
+    reference: list[dict[str, float]], measured: list[dict[str, float]]
+) -> dict[str, Any]:
+    """The largest difference of a metric, where it occurs, the number of metrics compared, and the
+    largest difference of SINGLE_TOKEN.
     """
     gaps: dict[str, list[tuple[float, int]]] = {}
-    for here, there in zip(one, other, strict=True):
-        for name in (
-            here.keys() & there.keys()
-        ):  # at ZeRO 3 the engine has weights of its own, and handover_parity
-            gaps.setdefault(name, []).append((abs(here[name] - there[name]), int(here["step"])))
-    token = max(gaps.pop(ONE_TOKEN))[0] if ONE_TOKEN in gaps else None
-    (gap, step), name = max((max(found), name) for name, found in gaps.items())
+    for first, second in zip(reference, measured, strict=True):
+        # Only a run at ZeRO 3 has handover_parity: its engine has its own copy of the weights.
+        for name in first.keys() & second.keys():
+            gaps.setdefault(name, []).append((abs(first[name] - second[name]), int(first["step"])))
+    token = max(gaps.pop(SINGLE_TOKEN))[0] if SINGLE_TOKEN in gaps else None
+    (gap, step), name = max((max(values), name) for name, values in gaps.items())
     return {
         "difference": gap,
         "where": f"{name}, step {step}",
         "metrics": len(gaps),
-        ONE_TOKEN: token,
+        SINGLE_TOKEN: token,
     }
 
 
@@ -79,11 +78,11 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     }
     rows = []
     for name, recipe in RECIPES.items():
-        more = common | {"train__steps": STEPS} | (policy if name != "SFT" else {})
+        shared = common | {"train__steps": STEPS} | (policy if name != "SFT" else {})
         runs = {}
         for processes, stage in [(1, 0), *((2, stage) for stage in range(4))]:
             run = folder / f"{name}_{processes}_{stage}"
-            chosen = settings(**more, train__processes=processes, deepspeed__zero_stage=stage)
+            chosen = settings(**shared, train__processes=processes, deepspeed__zero_stage=stage)
             tspo("train", recipe, "--out", str(run), *chosen)
             runs[processes, stage] = read_jsonl(run / "metrics.jsonl")
         for stage in range(4):
@@ -105,12 +104,13 @@ def main() -> None:
         print(json.dumps({"machine": machine(), "rows": rows}, indent=2))
     else:
         print(
-            f"{machine()}; 2 processes beside 1, {STEPS} steps, the greatest difference of any "
-            "metric"
+            f"{machine()}; 2 processes compared with 1, {STEPS} steps, the largest difference of "
+            "any metric"
         )
         for row in rows:
-            where = f"{row['metrics']} metrics, greatest at {row['where']}"
-            where += f"; {ONE_TOKEN} {row[ONE_TOKEN]:.1e}" if row[ONE_TOKEN] is not None else ""
+            where = f"{row['metrics']} metrics, largest at {row['where']}"
+            if row[SINGLE_TOKEN] is not None:
+                where += f"; {SINGLE_TOKEN} {row[SINGLE_TOKEN]:.1e}"
             print(f"{row['kind']:<6}ZeRO {row['zero_stage']}{row['difference']:>12.1e}   {where}")
     if max(row["difference"] for row in rows) > GOAL:
         raise SystemExit(1)

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from made import machine, make_corpus, make_encoder, run_python
+from experiments.benchmarks.common import machine, make_corpus, make_encoder, run_python
 
 SEARCH_COLUMNS = ("open_s", "first_query_s", "queries_per_cpu_s")
 COLUMNS = {

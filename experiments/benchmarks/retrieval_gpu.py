@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from made import machine, make_encoder
 from numpy.typing import NDArray
-from retrieval_server import memory_mb, percentile, put_load, server
 
+from experiments.benchmarks.common import machine, make_encoder
+from experiments.benchmarks.retrieval_server import memory_mb, percentile, put_load, server
 from tspo_cli.config.index_settings import DenseSettings
 from tspo_cli.retrieval.dense.dense_ranker import VECTORS_NAME, VectorIndex, empty_index
 from tspo_cli.retrieval.dense.encoder import encoder_digest

@@ -21,10 +21,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from made import machine, run_python
-from retrieval_build import print_row, rows
-from retrieval_search import DIM, SHARD, synthetic
-
+from experiments.benchmarks.common import machine, run_python
+from experiments.benchmarks.retrieval_build import print_row, rows
+from experiments.benchmarks.retrieval_search import DIM, SHARD, synthetic
 from tspo_cli.config.index_settings import DenseSettings
 from tspo_cli.retrieval.dense.dense_ranker import (
     RESCORE_NAME,

@@ -1,11 +1,11 @@
-"""Rollout speed: tokens per second of the slot-cache engine beside `model.generate` on the whole
-history each turn.
+"""Rollout speed: tokens per second of the slot-cache engine, compared with `model.generate` on the
+whole history each turn.
 
     python experiments/benchmarks/rollout_speed.py [--workload demo] [--json]
 
-One process, one thread, a tiny policy with random weights, scripted feedback; both sides alternate
-and sample the same number of tokens. The ratio is the median over the repeats. With actions of
-different lengths, `generate` also pays for waiting: a turn lasts as long as its longest action.
+One process, one thread, a tiny policy with random weights, scripted feedback. Both sides alternate
+and sample the same number of tokens. The ratio is the median over the repeats. If actions differ in
+length, `generate` also waits: a turn lasts as long as its longest action.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def tiny_policy(hidden: int, layers: int, kv_heads: int = 0) -> Qwen2ForCausalLM
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """One word per id; the engine needs it to look for stop strings."""
+    """A tokenizer with one word per id. The engine needs one to find stop strings."""
     words = {f"w{index}": index for index in range(VOCABULARY)}
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w0"))
@@ -59,11 +59,10 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
 
 @dataclass(frozen=True)
 class Workload:
-    """Token lengths of the rollouts: means of prompts, actions and feedback, and how far actions
-    differ.
+    """Lengths of a rollout in tokens: the means of prompts, actions and feedback.
 
-    Action lengths are uniform between (1 - spread) and (1 + spread) times their mean, feedback and
-    prompts within a quarter of theirs.
+    Action lengths are uniform between (1 - spread) and (1 + spread) times their mean. Lengths of
+    prompts and feedback are within 25 % of their mean.
     """
 
     prompt: int
@@ -81,8 +80,8 @@ WORKLOADS = {
 
 @dataclass(frozen=True)
 class Script:
-    """What every rollout is given: its prompt, and for each turn how many tokens it samples and
-    what it is told.
+    """For every rollout its prompt ids, and for each turn the number of sampled tokens and the
+    feedback ids.
     """
 
     prompts: list[list[int]]
@@ -91,7 +90,7 @@ class Script:
 
 
 def make_script(workload: Workload, batch: int, turns: int) -> Script:
-    """The same script for both sides."""
+    """A script for both sides, the same at every call."""
     rng = np.random.default_rng(0)
 
     def tokens(mean: int) -> list[int]:
@@ -110,7 +109,7 @@ def make_script(workload: Workload, batch: int, turns: int) -> Script:
 
 
 def engine_rollouts(engine: TransformersEngine, script: Script) -> int:
-    """Roll out all prompts with the engine; the number of sampled tokens."""
+    """Roll out all prompts with the engine. Returns the number of sampled tokens."""
     histories = [list(prompt) for prompt in script.prompts]
     turn = [0] * len(histories)
 
@@ -121,16 +120,16 @@ def engine_rollouts(engine: TransformersEngine, script: Script) -> int:
 
     for session in range(len(histories)):
         submit(session)
-    sampled, left = 0, len(histories)
-    while left:
-        for done in engine.step():
-            session = done.session
-            sampled += len(done.token_ids)
-            histories[session] += [*done.token_ids, *script.feedback[session][turn[session]]]
+    sampled, unfinished = 0, len(histories)
+    while unfinished:
+        for completion in engine.step():
+            session = completion.session
+            sampled += len(completion.token_ids)
+            histories[session] += [*completion.token_ids, *script.feedback[session][turn[session]]]
             turn[session] += 1
             if turn[session] == len(script.actions[session]):
                 engine.release(session)
-                left -= 1
+                unfinished -= 1
             else:
                 submit(session)
     return sampled
@@ -140,8 +139,8 @@ def engine_rollouts(engine: TransformersEngine, script: Script) -> int:
 def generate_rollouts(model: Any, script: Script) -> int:
     """Roll out all prompts turn by turn with `model.generate`, left-padded, from scratch each turn.
 
-    A turn lasts as long as its longest action; what shorter ones sample beyond their end does not
-    count.
+    A turn lasts as long as its longest action. Tokens that shorter actions sample beyond their end
+    do not count.
     """
     histories = [list(prompt) for prompt in script.prompts]
     sampled = 0
@@ -164,12 +163,12 @@ def generate_rollouts(model: Any, script: Script) -> int:
         )
         new = output.sequences[:, width:]
         sampled += sum(lengths)
-        # The engine reports log-probabilities, so this side computes them as well.
+        # The engine returns log-probabilities, so this side computes them too.
         torch.stack(output.logits, 1).log_softmax(-1).gather(-1, new[..., None])
-        for history, tokens, length, told in zip(
+        for history, tokens, length, feedback in zip(
             histories, new.tolist(), lengths, script.feedback, strict=True
         ):
-            history += [*tokens[:length], *told[turn]]
+            history += [*tokens[:length], *feedback[turn]]
     return sampled
 
 
@@ -180,12 +179,11 @@ def rate(run: Callable[[], int]) -> float:
 
 
 def compare(workload: Workload, model: Any, args: argparse.Namespace) -> dict[str, Any]:
-    """Both sides in turn: median tokens per second, and the median of the ratios of neighbouring
-    runs.
+    """Run both sides by turns: median tokens per second of each, and the median of the ratios of
+    consecutive runs.
     """
     script = make_script(workload, args.batch, args.turns)
-    # As in training, one engine lives through all batches; a released session leaves no prefix
-    # behind.
+    # As in training, one engine serves all batches. A released session leaves no cached prefix.
     engine = TransformersEngine(model, word_tokenizer(), batch_size=args.batch, max_context=4096)
     sides = {
         "engine": lambda: engine_rollouts(engine, script),
@@ -241,11 +239,11 @@ def main() -> None:
     print(
         f"{'lengths':<16}{'prompt':>8}{'action':>8}{'feedback':>10}{'engine':>10}{'generate':>10}{'ratio':>8}"
     )
-    for name, found in results.items():
-        speed = found["tokens_per_second"]
-        lengths = f"{found['prompt']:>8}{found['action']:>8}{found['feedback']:>10}"
+    for name, row in results.items():
+        speed = row["tokens_per_second"]
+        lengths = f"{row['prompt']:>8}{row['action']:>8}{row['feedback']:>10}"
         print(
-            f"{name:<16}{lengths}{speed['engine']:>10.0f}{speed['generate']:>10.0f}{found['ratio']:>8.2f}"
+            f"{name:<16}{lengths}{speed['engine']:>10.0f}{speed['generate']:>10.0f}{row['ratio']:>8.2f}"
         )
 
 

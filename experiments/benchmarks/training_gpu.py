@@ -1,19 +1,20 @@
-"""The training step of a 3B-shaped policy of random weights on one GPU: rate, share of the GPU's
-peak, memory.
+"""The training step of a policy with the shape of a 3B model and random weights on one GPU: tokens
+per second, share of the GPU's peak, memory.
 
     python experiments/benchmarks/training_gpu.py    Qwen2.5-3B's shape, 256 trajectories
     python experiments/benchmarks/training_gpu.py --trajectories 2560 --arms compile:24576
     python experiments/benchmarks/training_gpu.py --shape tiny --trajectories 8   on a CPU
 
-An arm is MODE:TOKENS, tokens per micro-batch; modes: plain, compile (train.compile), checkpoint
-(gradient checkpointing), checkpoint+compile. Trajectories have a prompt of 250 tokens, then 2 to 4
-turns of 50 to 200 sampled tokens and 350 to 500 of passages, and an answer: about 2,000 tokens, a
-quarter of them trained.
+An arm is MODE:TOKENS, where TOKENS is the size of a micro-batch. Modes: plain, compile
+(train.compile), checkpoint (gradient checkpointing), checkpoint+compile. A trajectory has a prompt
+of 250 tokens, then 2 to 4 turns of 50 to 200 sampled tokens and 350 to 500 tokens of passages, and
+an answer: about 2,000 tokens, a quarter of them trained.
 
-Operations: 6 per weight outside of the embedding and token, 6 per weight of the head and trained
-token, 6 per layer, query width and squared length for causal attention (forward and backward;
-recomputation does not count), over the peak that --peak states (989 TFLOP/s: bfloat16, dense, of an
-H100 or H200). Each arm runs in a process of its own; `planned` is what `tspo plan` says of it.
+The share of the peak is operations per second over --peak (989 TFLOP/s: dense bfloat16 on an H100
+or H200). Operations of the forward and backward pass: 6 for each token and weight outside the
+embedding, 6 for each trained token and weight of the head, and for causal attention 6 x layers x
+hidden size x length squared. Recomputation does not count. Each arm runs in its own process;
+`planned` is the estimate of `tspo plan`.
 """
 
 from __future__ import annotations
@@ -54,11 +55,11 @@ def model_config(shape: str) -> Any:
 
 
 def trajectories(count: int, vocabulary: int) -> list[Any]:
-    """Training sequences with the lengths of search agents' trajectories and random tokens."""
+    """Training sequences of random tokens with the lengths of a search agent's trajectories."""
     from tspo_cli.training.core.sequences import TrainSequence
 
     rng = random.Random(0)
-    made = []
+    sequences = []
     for _ in range(count):
         weights = [0.0] * 250
         for _ in range(rng.randint(2, 4)):
@@ -66,13 +67,16 @@ def trajectories(count: int, vocabulary: int) -> list[Any]:
         weights += [1.0] * rng.randint(50, 150)
         advantage = rng.choice([-1.0, 1.0])
         ids = [rng.randrange(vocabulary) for _ in weights]
-        # About the log-probability of a random token: ratios near 1, as they are on policy.
-        made.append(
+        # About the log-probability of a random token, so that ratios are near 1, as on policy.
+        sequences.append(
             TrainSequence(
-                ids, weights, [advantage * one for one in weights], [-12.0 * one for one in weights]
+                ids,
+                weights,
+                [advantage * weight for weight in weights],
+                [-12.0 * weight for weight in weights],
             )
         )
-    return made
+    return sequences
 
 
 def operations(shape: str, sequences: list[Any]) -> float:
@@ -80,14 +84,19 @@ def operations(shape: str, sequences: list[Any]) -> float:
     hidden, layers, heads, kv_heads, intermediate, vocabulary = SHAPES[shape]
     kv = hidden // heads * kv_heads
     weights = layers * (2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * intermediate)
-    lengths = [len(one.token_ids) for one in sequences]
-    trained = sum(sum(weight > 0 for weight in one.weights) for one in sequences)
+    lengths = [len(sequence.token_ids) for sequence in sequences]
+    trained = trained_tokens(sequences)
     attention = 6 * layers * hidden * sum(length * length for length in lengths)
     return 6.0 * weights * sum(lengths) + 6.0 * vocabulary * hidden * trained + attention
 
 
+def trained_tokens(sequences: list[Any]) -> int:
+    """The number of tokens that have a weight in the loss."""
+    return sum(sum(weight > 0 for weight in sequence.weights) for sequence in sequences)
+
+
 def experiment(args: argparse.Namespace, folder: Path) -> Any:
-    """The configuration of one arm; the model's shape is in `folder`."""
+    """The configuration of an arm. `folder` holds the model's config.json."""
     from tspo_cli.config.schema import Config
 
     mode, _, tokens = args.arm.partition(":")
@@ -114,7 +123,7 @@ def experiment(args: argparse.Namespace, folder: Path) -> Any:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """One arm."""
+    """Train one arm in this process and measure it."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -147,12 +156,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         seconds = time.perf_counter() - start
         parts = learner.core.clock.take()
         shutdown()
-    tokens = sum(len(one.token_ids) for one in sequences)
+    tokens = sum(len(sequence.token_ids) for sequence in sequences)
     return {
         "arm": args.arm,
         "trajectories": len(sequences),
         "tokens": tokens,
-        "trained": sum(sum(weight > 0 for weight in one.weights) for one in sequences),
+        "trained": trained_tokens(sequences),
         "seconds": seconds,
         "tokens_per_s": tokens / seconds,
         "mfu": operations(args.shape, sequences) / seconds / (args.peak * 1e12),
@@ -174,7 +183,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="qwen2.5-3b")
     parser.add_argument("--trajectories", type=int, default=256)
     parser.add_argument(
-        "--warm-up", type=int, default=32, help="trajectories of an update before the clock runs"
+        "--warm-up", type=int, default=32, help="trajectories of a first update, which is not timed"
     )
     parser.add_argument(
         "--arms",
@@ -182,7 +191,7 @@ def main() -> None:
         default=["checkpoint:16384", "checkpoint+compile:16384", "compile:8192"],
     )
     parser.add_argument("--zero-stage", type=int, default=1)
-    parser.add_argument("--peak", type=float, default=989.0, help="TFLOP/s that the GPU could do")
+    parser.add_argument("--peak", type=float, default=989.0, help="peak of the GPU, TFLOP/s")
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print one JSON object per arm")
     args = parser.parse_args()
@@ -190,10 +199,10 @@ def main() -> None:
         print(json.dumps(measure(args)))
         return
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-    own = [word for word in sys.argv[1:] if word != "--json"]
+    options = [word for word in sys.argv[1:] if word != "--json"]
     for arm in args.arms:
         done = subprocess.run(
-            [sys.executable, __file__, *own, "--arm", arm], capture_output=True, text=True
+            [sys.executable, __file__, *options, "--arm", arm], capture_output=True, text=True
         )
         if done.returncode:
             print(f"{arm}: {done.stderr.strip().splitlines()[-1][:300]}", flush=True)

@@ -1,11 +1,12 @@
-"""Training speed: packed rows beside padded rectangles, at the lengths of a run's own rollouts.
+"""Training speed of packed rows compared with padded batches, at the lengths of a run's rollouts.
 
     python experiments/benchmarks/training_speed.py runs/demo/tspo [--json]
 
-One process, one thread, the run's own model. Padded in the order in which the rollouts come, padded
-after sorting by length, and packed take turns; trained tokens per CPU second, median over the
-repeats. A second table gives the peak memory of log-probabilities of 16,384 tokens over a
-vocabulary of 151,936, made at once and in portions.
+One process, one thread, the run's model. Three arms alternate: padded in the order of the
+rollouts, padded after sorting by length, and packed. The table shows trained tokens per CPU second,
+the median over the repeats. The lines after it show the peak
+memory of the log-probabilities of 16,384 tokens over a vocabulary of 151,936, computed at once or
+in portions.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ ARMS = ("padded, in order", "padded, sorted", "packed")
 
 
 def step_of(path: Path, vocabulary: int, rng: random.Random) -> list[TrainSequence]:
-    """Sequences with the lengths and trained spans of one step's rollouts, and random tokens."""
+    """Sequences of random tokens with the lengths and trained spans of one step's rollouts."""
     sequences = []
     with gzip.open(path, "rt") as file:
-        for rollout in (one for line in file for one in json.loads(line)["trajectories"]):
+        for rollout in (record for line in file for record in json.loads(line)["trajectories"]):
             spans = [(rollout["prompt_tokens"], 0.0)]
             for turn in rollout["turns"]:
                 spans += [(turn["tokens"], 1.0), (turn["feedback_tokens"], 0.0)]
@@ -52,11 +53,10 @@ def step_of(path: Path, vocabulary: int, rng: random.Random) -> list[TrainSequen
 
 def batches_of(arm: str, sequences: list[TrainSequence], budget: int) -> list[MicroBatch]:
     """The micro-batches of one step."""
-    if (
-        arm == "padded, in order"
-    ):  # consecutive rollouts share a rectangle, as in trainers that do not sort
-        share = max(1, budget // max(len(one.token_ids) for one in sequences))
-        portions = [sequences[at : at + share] for at in range(0, len(sequences), share)]
+    if arm == "padded, in order":
+        # Consecutive rollouts form a batch, as in trainers that do not sort.
+        size = max(1, budget // max(len(sequence.token_ids) for sequence in sequences))
+        portions = [sequences[start : start + size] for start in range(0, len(sequences), size)]
         budget = 10**9
     else:
         portions = [sequences]
@@ -64,12 +64,14 @@ def batches_of(arm: str, sequences: list[TrainSequence], budget: int) -> list[Mi
     return [
         batch
         for portion in portions
-        for batch in micro_batches(portion, [one.weights for one in portion], budget, packed=packed)
+        for batch in micro_batches(
+            portion, [sequence.weights for sequence in portion], budget, packed=packed
+        )
     ]
 
 
 def speed(run: Path, budget: int, repeats: int) -> dict[str, float]:
-    """Trained tokens per CPU second by arm: micro-batches, forward and backward pass."""
+    """Trained tokens per CPU second of each arm: micro-batches, forward and backward pass."""
     rng = random.Random(0)
     models = {}
     for arm in ARMS:
@@ -95,7 +97,7 @@ def speed(run: Path, budget: int, repeats: int) -> dict[str, float]:
 
 
 def measure_memory(portions: bool) -> None:
-    """Print the peak of resident memory (MiB) that the log-probabilities and their gradient add."""
+    """Print by how many MiB the log-probabilities and their gradient raise the peak memory."""
     import tspo_cli.models.logprobs as module
 
     torch.set_num_threads(1)

@@ -1,17 +1,21 @@
-"""One RL step (rollout and update) of tspo beside one of TRL's GRPOTrainer with a multi-turn
-rollout function.
+"""One RL step (rollout and update) of tspo, compared with a step of TRL's GRPOTrainer with a
+multi-turn rollout function.
 
     OMP_NUM_THREADS=1 python experiments/benchmarks/trl_comparison.py MODEL WORLD INDEX [--json]
 
-MODEL is a policy directory (the demo's: runs/demo/warmstart/model), WORLD a made world, INDEX its
-index. Needs `pip install "tspo-cli[peers]"`. Ours is `RlStep` of tspo_cli/training/rl/rl_step.py,
-as `tspo train` calls it; theirs is `GRPOTrainer.training_step`, clipping and AdamW, its rollouts by
-`model.generate` over all of a step's rollouts, turn by turn. Both sides have the same model,
-questions, index, prompts, feedback, limits, temperature and number of updates, in float32 on one
-thread, and take turns. Tokens per second are sampled tokens over the seconds of the step; actions
-are sampled, so lengths differ a little from side to side and the counts are printed. tspo leaves
-rollouts without any advantage out of the update, which has the same gradient; `tspo, all` trains on
-every rollout, as TRL does.
+MODEL is a policy directory (the demo's: runs/demo/warmstart/model), WORLD a synthetic world, INDEX
+its index. Needs `pip install "tspo-cli[peers]"`.
+
+tspo's side is the RL step of `tspo train` (tspo_cli/training/rl/rl_step.py). TRL's side is
+`GRPOTrainer.training_step` with clipping and AdamW; its rollouts call `model.generate` once per
+turn for all rollouts of the step. Both sides have the same model, questions, index, prompts,
+feedback, limits, temperature and number of updates. They run in float32 on one thread and
+alternate.
+
+Tokens per second are sampled tokens over the seconds of the step. Actions are sampled, so their
+lengths differ a little between the sides; the counts are printed. tspo leaves rollouts without any
+advantage out of the update, which does not change the gradient. `tspo, all` trains on every
+rollout, as TRL does.
 """
 
 from __future__ import annotations
@@ -28,8 +32,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from made import machine
 
+from experiments.benchmarks.common import machine
 from tspo_cli.config.context import context_length
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import Config
@@ -49,7 +53,7 @@ SIDES = ("tspo", "tspo, all", "trl")
 
 @dataclass(frozen=True)
 class Outcome:
-    """One step: sampled tokens, turns, seconds of the rollouts and of the whole step."""
+    """A finished step: sampled tokens, turns, seconds of the rollouts and of the whole step."""
 
     sampled: int
     turns: int
@@ -80,8 +84,8 @@ def ours(
         turns = [
             turn
             for group in done.rollouts
-            for one in group["trajectories"]
-            for turn in one["turns"]
+            for trajectory in group["trajectories"]
+            for turn in trajectory["turns"]
         ]
         return Outcome(
             sum(turn["tokens"] for turn in turns), len(turns), done.timings["rollout"], seconds
@@ -106,25 +110,26 @@ def theirs(
     tokenizer, model = load_tokenizer(config.model.path), load_model(config.model.path)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     protocol = SearchProtocol.from_config(tokenizer, rollout)
-    answers = {one.question: [answer.lower() for answer in one.golden_answers] for one in questions}
-    spent: dict[str, Any] = {}
+    answers = {
+        question.question: [answer.lower() for answer in question.golden_answers]
+        for question in questions
+    }
+    last: dict[str, Any] = {}  # of the last rollouts: seconds, sampled tokens, turns
 
     def roll(prompts: list[str], trainer: Any) -> dict[str, Any]:
         started = time.perf_counter()
-        found = _roll(prompts, trainer.model, tokenizer, protocol, retriever, config)
-        spent["rollout"] = time.perf_counter() - started
-        spent["sampled"], spent["turns"] = (
-            sum(sum(mask) for mask in found["env_mask"]),
-            sum(found.pop("turns")),
-        )
-        return found
+        rollouts = _rollouts(prompts, trainer.model, tokenizer, protocol, retriever, config)
+        last["seconds"] = time.perf_counter() - started
+        last["sampled"] = sum(sum(mask) for mask in rollouts["env_mask"])
+        last["turns"] = sum(rollouts.pop("turns"))
+        return rollouts
 
     def reward(
-        prompts: list[str], completions: list[str], said: list[str], **_: Any
+        prompts: list[str], completions: list[str], answer: list[str], **_: Any
     ) -> list[float]:
         return [
             float(text.strip().lower() in answers[prompt])
-            for prompt, text in zip(prompts, said, strict=True)
+            for prompt, text in zip(prompts, answer, strict=True)
         ]
 
     size = rollout.questions_per_step * rollout.group_size
@@ -164,10 +169,10 @@ def theirs(
         args=options,
         processing_class=tokenizer,
         rollout_func=roll,
-        train_dataset=Dataset.from_list([{"prompt": one.question} for one in questions]),
+        train_dataset=Dataset.from_list([{"prompt": question.question} for question in questions]),
     )
     trainer.create_optimizer()
-    trainer.current_gradient_accumulation_steps = 1  # train() sets it
+    trainer.current_gradient_accumulation_steps = 1  # trainer.train() would set it
 
     def step(number: int) -> Outcome:
         batch = [drawn.question.question for drawn in batch_of_step(questions, number, config)]
@@ -180,14 +185,14 @@ def theirs(
         trainer.model.zero_grad()
         trainer.state.global_step += 1
         return Outcome(
-            spent["sampled"], spent["turns"], spent["rollout"], time.perf_counter() - started
+            last["sampled"], last["turns"], last["seconds"], time.perf_counter() - started
         )
 
     return step
 
 
 @torch.no_grad()
-def _roll(
+def _rollouts(
     questions: list[str],
     model: Any,
     tokenizer: Any,
@@ -195,21 +200,23 @@ def _roll(
     retriever: Retriever,
     config: Config,
 ) -> dict[str, Any]:
-    """All rollouts turn by turn: one left-padded batch per turn of those that go on."""
+    """All rollouts turn by turn: each turn is one left-padded batch of the unfinished rollouts."""
     rollout = config.rollout
     prompts = [protocol.prompt_ids(question) for question in questions]
     ids, masks, logprobs = ([list[Any]() for _ in prompts] for _ in range(3))
-    turns, said = [0] * len(prompts), [""] * len(prompts)
-    going = list(range(len(prompts)))
+    turns, answers = [0] * len(prompts), [""] * len(prompts)
+    unfinished = list(range(len(prompts)))
     was_training = model.training
     model.eval()
     for turn in range(rollout.max_searches + 1):
-        histories = [prompts[place] + ids[place] for place in going]
+        histories = [prompts[index] + ids[index] for index in unfinished]
         width = max(map(len, histories))
         tokens = torch.tensor(
-            [[tokenizer.pad_token_id] * (width - len(one)) + one for one in histories]
+            [[tokenizer.pad_token_id] * (width - len(history)) + history for history in histories]
         )
-        attention = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in histories])
+        attention = torch.tensor(
+            [[0] * (width - len(history)) + [1] * len(history) for history in histories]
+        )
         output = model.generate(
             tokens,
             attention_mask=attention,
@@ -233,29 +240,32 @@ def _roll(
             .squeeze(-1)
             .tolist()
         )
-        searches, still = dict[int, str](), []
-        for place, row, values in zip(going, new.tolist(), scores, strict=True):
+        queries, continuing = dict[int, str](), []
+        for index, row, values in zip(unfinished, new.tolist(), scores, strict=True):
             length = _length(row, tokenizer, protocol)
-            row, turns[place] = row[:length], turns[place] + 1
-            ids[place] += row
-            masks[place] += [1] * length
-            logprobs[place] += values[:length]
-            last = turn == rollout.max_searches
+            row, turns[index] = row[:length], turns[index] + 1
+            ids[index] += row
+            masks[index] += [1] * length
+            logprobs[index] += values[:length]
+            is_last = turn == rollout.max_searches
             finish = "length" if length == rollout.max_new_tokens else "stop"
-            action = parse_action(protocol.decode(row), finish_reason=finish, may_search=not last)
+            text = protocol.decode(row)
+            action = parse_action(text, finish_reason=finish, may_search=not is_last)
             if action.kind == "answer":
-                said[place] = action.content
+                answers[index] = action.content
             elif action.kind == "search":
-                searches[place] = action.content
-            elif not last:
-                _tell(protocol.correction()[1], place, ids, masks, logprobs)
-            if action.kind != "answer" and not last:
-                still.append(place)
-        found = retriever.search(list(searches.values()), config.retriever.k) if searches else []
-        for place, result in zip(searches, found, strict=True):
-            _tell(protocol.observation(result.hits)[1], place, ids, masks, logprobs)
-        going = still
-        if not going:
+                queries[index] = action.content
+            elif not is_last:
+                feedback = protocol.correction()[1]
+                _append_feedback(feedback, ids[index], masks[index], logprobs[index])
+            if action.kind != "answer" and not is_last:
+                continuing.append(index)
+        results = retriever.search(list(queries.values()), config.retriever.k) if queries else []
+        for index, result in zip(queries, results, strict=True):
+            feedback = protocol.observation(result.hits)[1]
+            _append_feedback(feedback, ids[index], masks[index], logprobs[index])
+        unfinished = continuing
+        if not unfinished:
             break
     model.train(was_training)
     return {
@@ -264,27 +274,25 @@ def _roll(
         "logprobs": logprobs,
         "env_mask": masks,
         "turns": turns,
-        "said": said,
+        "answer": answers,
     }
 
 
-def _tell(
-    feedback: list[int], place: int, ids: list[Any], masks: list[Any], logprobs: list[Any]
+def _append_feedback(
+    feedback: list[int], ids: list[int], mask: list[int], logprobs: list[float]
 ) -> None:
-    ids[place] += feedback
-    masks[place] += [0] * len(feedback)
-    logprobs[place] += [0.0] * len(feedback)
+    ids += feedback
+    mask += [0] * len(feedback)
+    logprobs += [0.0] * len(feedback)
 
 
 def _length(row: list[int], tokenizer: Any, protocol: SearchProtocol) -> int:
-    """Sampled tokens of a row that `generate` filled up with padding: up to a stop string or the
-    end of sequence.
-    """
+    """The number of sampled tokens of a padded row: up to a stop string or the end of sequence."""
     text = ""
-    for place, token in enumerate(row):
+    for length, token in enumerate(row, start=1):
         text += protocol.decode([token])
         if token == tokenizer.eos_token_id or any(stop in text for stop in STOP):
-            return place + 1
+            return length
     return len(row)
 
 
@@ -313,34 +321,37 @@ def main() -> None:
     retriever = open_retriever(config.retriever)
     assert retriever is not None
     questions = read_training_questions(config)
-    found: dict[str, list[Outcome]] = {side: [] for side in SIDES}
+    outcomes: dict[str, list[Outcome]] = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as folder:
-        whole = load_config([recipe], [*settings, "train.drop_zero_advantage=false"])
+        all_rollouts = load_config([recipe], [*settings, "train.drop_zero_advantage=false"])
         steps = {
             "tspo": ours(config, retriever, questions),
-            "tspo, all": ours(whole, retriever, questions),
+            "tspo, all": ours(all_rollouts, retriever, questions),
             "trl": theirs(config, retriever, questions, folder),
         }
         for number in range(1, args.repeats + 2):
             for side, step in steps.items():
                 outcome = step(number)
                 if number > 1:  # the first round warms up
-                    found[side].append(outcome)
-    rates = {side: [one.sampled / one.total_s for one in rows] for side, rows in found.items()}
+                    outcomes[side].append(outcome)
+    rates = {
+        side: [outcome.sampled / outcome.total_s for outcome in rows]
+        for side, rows in outcomes.items()
+    }
     ratios = {
-        side: [a / b for a, b in zip(rates[side], rates["trl"], strict=True)]
+        side: [rate / trl for rate, trl in zip(rates[side], rates["trl"], strict=True)]
         for side in SIDES
         if side != "trl"
     }
     table = {
         side: {
             "tokens_per_second": statistics.median(rates[side]),
-            "rollout_s": statistics.median(one.rollout_s for one in rows),
-            "update_s": statistics.median(one.total_s - one.rollout_s for one in rows),
-            "sampled": statistics.mean(one.sampled for one in rows),
-            "turns": statistics.mean(one.turns for one in rows),
+            "rollout_s": statistics.median(outcome.rollout_s for outcome in rows),
+            "update_s": statistics.median(outcome.total_s - outcome.rollout_s for outcome in rows),
+            "sampled": statistics.mean(outcome.sampled for outcome in rows),
+            "turns": statistics.mean(outcome.turns for outcome in rows),
         }
-        for side, rows in found.items()
+        for side, rows in outcomes.items()
     }
     if args.json:
         print(json.dumps({"machine": machine(), "sides": table, "ratios": ratios}, indent=2))
@@ -356,7 +367,7 @@ def main() -> None:
     for side, rounds in ratios.items():
         print(
             f"{side}: {statistics.median(rounds):.2f}x of trl (rounds: "
-            f"{', '.join(f'{one:.2f}' for one in rounds)})"
+            f"{', '.join(f'{ratio:.2f}' for ratio in rounds)})"
         )
 
 

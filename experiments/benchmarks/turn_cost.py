@@ -1,16 +1,15 @@
-"""A turn costs its own tokens: rollout time at 1, 2, 4 and 8 turns, beside encoding the whole
-history again each turn.
+"""The cost of a turn: rollout time at 1, 2, 4 and 8 turns, with a kept KV cache and without.
 
     python experiments/benchmarks/turn_cost.py    # transformers engine
     .venv-vllm/bin/python experiments/benchmarks/turn_cost.py --vllm --svg FILE.svg   # and vLLM
 
 One process, one thread, policies of two layers with random weights: the tiny one and a wider one.
-Every turn reads `--feedback` tokens (the first one as its prompt) and samples `--action`, so that
-all turns are equal but for the history before them: where a turn costs its own tokens alone, eight
-cost eight times one. What is above that is mostly attention over the kept history, which weighs
-most in narrow models. "kept" is the engine as training uses it; "again" is the same engine made to
-forget every session between turns. Times are CPU seconds of the process (other work on the machine
-does not count), the smallest of the repeats.
+Every turn reads `--feedback` tokens (the first turn as its prompt) and samples `--action` tokens.
+Turns differ only in the history before them. If a turn costs only its own tokens, eight turns cost
+eight times as much as one. The rest is mostly attention over the kept history, whose share is
+largest in narrow models. "kept" is the engine as training uses it. "again" is the same engine, but
+every session is released between turns, so that the whole history is encoded again. Times are CPU
+seconds of the process (other work on the machine does not count), the minimum over the repeats.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from rollout_speed import EOS, VOCABULARY, tiny_policy, word_tokenizer
 
+from experiments.benchmarks.rollout_speed import EOS, VOCABULARY, tiny_policy, word_tokenizer
 from tspo_cli.rollout.engines.engine_protocol import Engine, GenerationRequest, Sampling
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 
@@ -38,8 +37,8 @@ Forget = Callable[[Sequence[int]], None]
 def rollout(
     engine: Engine, turns: int, options: argparse.Namespace, forget: Forget | None
 ) -> float:
-    """CPU seconds for `turns` turns of a batch; `forget`, called between turns, drops what the
-    engine has kept.
+    """CPU seconds for `turns` turns of a batch. `forget` is called between turns and drops the
+    sessions' KV cache.
     """
     rng = np.random.default_rng(0)
     sessions = range(options.batch)
@@ -52,12 +51,12 @@ def rollout(
                 session, tuple(histories[session]), sampling, seed=session + 1000 * turn
             )
             engine.submit(request)
-        left = options.batch
-        while left:
-            for done in engine.step():
-                told = rng.integers(0, EOS, options.feedback).tolist()
-                histories[done.session] += [*done.token_ids, *told]
-                left -= 1
+        unfinished = options.batch
+        while unfinished:
+            for completion in engine.step():
+                feedback = rng.integers(0, EOS, options.feedback).tolist()
+                histories[completion.session] += [*completion.token_ids, *feedback]
+                unfinished -= 1
         if forget is not None:
             forget(sessions)
     seconds = time.process_time() - started
@@ -67,12 +66,12 @@ def rollout(
 
 
 def transformers_engine(options: argparse.Namespace, hidden: int) -> tuple[Engine, Forget]:
-    """The slot-cache engine; a released session is forgotten."""
+    """The slot-cache engine, and a function that releases its sessions."""
     engine = TransformersEngine(
         tiny_policy(hidden, 2),
         word_tokenizer(),
         batch_size=options.batch,
-        max_context=room(options),
+        max_context=longest_history(options),
     )
 
     def forget(sessions: Sequence[int]) -> None:
@@ -83,7 +82,7 @@ def transformers_engine(options: argparse.Namespace, hidden: int) -> tuple[Engin
 
 
 def vllm_engine(options: argparse.Namespace, hidden: int, folder: Path) -> tuple[Engine, Forget]:
-    """vLLM with its prefix cache, emptied to forget."""
+    """vLLM with its prefix cache, and a function that empties the cache."""
     from tspo_cli.config.schema import VllmConfig
     from tspo_cli.rollout.engines.vllm_engine.vllm_local import VllmEngine
 
@@ -97,35 +96,35 @@ def vllm_engine(options: argparse.Namespace, hidden: int, folder: Path) -> tuple
         dtype="float32",
         eos_ids=[],
         batch_size=options.batch,
-        max_context=room(options),
+        max_context=longest_history(options),
         seed=0,
     )
     return engine, lambda sessions: engine.engine.reset_prefix_cache()
 
 
-def room(options: argparse.Namespace) -> int:
-    """The longest history."""
+def longest_history(options: argparse.Namespace) -> int:
+    """The length of the longest history."""
     return max(TURNS) * (options.action + options.feedback)
 
 
 def measure(
     engine: Engine, forget: Forget, options: argparse.Namespace
 ) -> dict[str, dict[int, float]]:
-    """The smallest CPU seconds by mode and number of turns; the modes take turns."""
+    """The smallest CPU seconds by mode and number of turns. The modes alternate."""
     modes: dict[str, Forget | None] = {"kept": None, "again": forget}
     best: dict[str, dict[int, float]] = {name: {} for name in modes}
     rollout(engine, 2, options, None)  # the first calls allocate
     for _ in range(options.repeats):
         for turns in TURNS:
-            for name, how in modes.items():
+            for name, between_turns in modes.items():
                 forget(range(options.batch))
-                seconds = rollout(engine, turns, options, how)
+                seconds = rollout(engine, turns, options, between_turns)
                 best[name][turns] = min(seconds, best[name].get(turns, seconds))
     return best
 
 
 def draw(results: dict[str, dict[str, dict[int, float]]], path: Path) -> None:
-    """Time over turns, a panel for each engine."""
+    """Draw time over turns, one panel for each engine."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -199,9 +198,9 @@ def main() -> None:
         + f"{'8 : 1':>9}"
     )
     for engine, modes in results.items():
-        for mode, found in modes.items():
-            row = "".join(f"{found[turns]:>9.3f}" for turns in TURNS)
-            print(f"{engine:<26}{mode:<8}{row}{found[TURNS[-1]] / found[TURNS[0]]:>9.1f}")
+        for mode, seconds in modes.items():
+            row = "".join(f"{seconds[turns]:>9.3f}" for turns in TURNS)
+            print(f"{engine:<26}{mode:<8}{row}{seconds[TURNS[-1]] / seconds[TURNS[0]]:>9.1f}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""Does training learn the same with vLLM? The demo's TSPO run with each engine, from the same warm
+"""Does training with vLLM learn the same? The demo's TSPO run with each engine, from the same warm
 start.
 
-    .venv-vllm/bin/python experiments/benchmarks/vllm_training.py --demo runs/demo --out
-    runs/vllm_training
+    .venv-vllm/bin/python experiments/benchmarks/vllm_training.py --demo runs/demo
 
-`--demo` is the folder of `tspo demo` (or one with its world, index and warmstart/model). Engines:
-transformers, vLLM in the training process ("local"), vLLM servers ("servers", `--servers` of them).
-Each samples with random numbers of its own, so runs of one seed differ as runs of two seeds do:
-what can be compared are means over seeds, and log-probs.
+`--demo` is the folder of `tspo demo`, with its world, index and warmstart/model. Engines:
+transformers, vLLM in the training process ("local"), and `--servers` vLLM servers ("servers"). Each
+engine has its own random numbers, so two engines with one seed differ as much as two seeds do.
+Compare means over seeds, and log-probabilities.
 """
 
 from __future__ import annotations
@@ -40,30 +39,30 @@ def tspo(*arguments: object) -> list[str]:
 
 @contextmanager
 def engine_servers(model: Path, count: int) -> Iterator[list[str]]:
-    """URLs of `count` vLLM servers, which end with the block."""
+    """URLs of `count` vLLM servers, which are stopped at the end of the block."""
     ports = [_free_port() for _ in range(count)]
     options = ["--context", 1024, "--dtype", "float32", "--kv-cache-gib", 0.5]
-    started = [
+    servers = [
         subprocess.Popen(tspo("engine", model, "--port", port, *options), start_new_session=True)
         for port in ports
     ]
     try:
         urls = [f"http://127.0.0.1:{port}" for port in ports]
         while not all(_answers(url) for url in urls):
-            if any(one.poll() is not None for one in started):
+            if any(server.poll() is not None for server in servers):
                 raise SystemExit("a server ended before it was ready; its messages are above")
             time.sleep(1)
         yield urls
     finally:
-        for one in started:
-            os.killpg(one.pid, signal.SIGTERM)
-            one.wait()
+        for server in servers:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait()
 
 
 def train(
     engine: str, seed: int, urls: Sequence[str], options: argparse.Namespace
 ) -> dict[str, Any]:
-    """One run; a run that is there already is read."""
+    """Train one run and read its results. A run that exists is only read."""
     run, demo = options.out / engine / f"seed{seed}", options.demo
     settings = {
         "model.path": demo / "warmstart" / "model",
@@ -88,12 +87,12 @@ def train(
             stdout=sys.stderr,
         )
     rows = read_jsonl(run / "metrics.jsonl")
-    last = [row["reward"] for row in rows[-5:]]
+    last_rewards = [row["reward"] for row in rows[-5:]]
     return {
         "engine": engine,
         "seed": seed,
         "em": read_json(run / "eval" / f"step_{options.steps:06}" / "world.json")["em"],
-        "reward": statistics.fmean(last),
+        "reward": statistics.fmean(last_rewards),
         "parity": max(row["parity"] for row in rows),
         "handover_parity": max(
             (row["handover_parity"] for row in rows if "handover_parity" in row), default=None
@@ -105,9 +104,9 @@ def train(
 
 
 def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def _answers(url: str) -> bool:
@@ -149,16 +148,16 @@ def main() -> None:
         f"{'parity':>10}{'hand-over':>11}{'s/step':>8}"
     )
     for engine in options.engines:
-        mine = [row for row in rows if row["engine"] == engine]
-        scores = [row["em"] for row in mine]
+        engine_rows = [row for row in rows if row["engine"] == engine]
+        scores = [row["em"] for row in engine_rows]
         deviation = statistics.stdev(scores) if len(scores) > 1 else 0.0
-        handed = max((row["handover_parity"] or 0.0) for row in mine)
+        handover = max((row["handover_parity"] or 0.0) for row in engine_rows)
         print(
             f"{engine:<14}{' '.join(f'{score:.3f}' for score in scores):<26}"
             f"{statistics.fmean(scores):>7.3f}"
-            f"{deviation:>7.3f}{statistics.fmean(row['reward'] for row in mine):>8.3f}"
-            f"{max(row['parity'] for row in mine):>10.1e}{handed:>11.1e}"
-            f"{statistics.median(row['seconds_per_step'] for row in mine):>8.2f}"
+            f"{deviation:>7.3f}{statistics.fmean(row['reward'] for row in engine_rows):>8.3f}"
+            f"{max(row['parity'] for row in engine_rows):>10.1e}{handover:>11.1e}"
+            f"{statistics.median(row['seconds_per_step'] for row in engine_rows):>8.2f}"
         )
 
 

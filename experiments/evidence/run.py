@@ -26,8 +26,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import prepare
-
+from experiments.evidence import prepare
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.sweep_cells import read_sweep
 

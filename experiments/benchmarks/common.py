@@ -1,5 +1,5 @@
-"""What the retrieval benchmarks share: a made corpus and encoder, the peak memory of a process, the
-machine's name.
+"""What several benchmarks use: a synthetic corpus and encoder, a process with its time and peak
+memory, and the name of the machine.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ VOCABULARY = 200_000
 
 
 def make_corpus(path: Path, passages: int, words: int) -> None:
-    """A JSONL corpus of `passages` passages of about `words` invented words with the frequencies of
-    Zipf's law.
+    """Write a JSONL corpus: `passages` passages of about `words` invented words each, whose
+    frequencies follow Zipf's law.
     """
     random = np.random.default_rng(0)
     with open(path, "w") as handle:
         for start in range(0, passages, 10_000):
             count = min(10_000, passages - start)
             lengths = random.integers(words // 2, words * 3 // 2 + 1, count)
-            drawn = random.zipf(1.2, int(lengths.sum())) % VOCABULARY
+            word_numbers = random.zipf(1.2, int(lengths.sum())) % VOCABULARY
             ends = np.cumsum(lengths)
             for row, (end, length) in enumerate(zip(ends.tolist(), lengths.tolist(), strict=True)):
-                text = " ".join(f"w{word:x}" for word in drawn[end - length : end])
-                # Ids as most corpora have them: not the number of the line.
+                text = " ".join(f"w{word:x}" for word in word_numbers[end - length : end])
+                # As in most corpora, an id is not the number of its line.
                 handle.write(
                     json.dumps({"id": f"doc{start + row}", "contents": f'"T{start + row}"\n{text}'})
                     + "\n"
@@ -41,8 +41,9 @@ def make_corpus(path: Path, passages: int, words: int) -> None:
 
 
 def make_encoder(folder: Path, hidden: int = 32, layers: int = 1, heads: int = 2) -> str:
-    """A BERT of random weights, whose tokens are up to three characters of the made words; its
-    directory.
+    """Write a BERT with random weights and return its directory.
+
+    Its tokens are pieces of one to three characters, which cover the invented words.
     """
     import torch
     from transformers import BertConfig, BertModel
@@ -73,8 +74,8 @@ def make_encoder(folder: Path, hidden: int = 32, layers: int = 1, heads: int = 2
 
 @dataclass(frozen=True)
 class Finished:
-    """What a Python process printed, its wall and CPU seconds, and its peak of anonymous memory in
-    MB.
+    """A Python process that has ended: its stdout, wall seconds, CPU seconds, and its peak of
+    anonymous memory in MB.
     """
 
     output: str
@@ -84,22 +85,22 @@ class Finished:
 
 
 def run_python(arguments: list[str]) -> Finished:
-    """Run this Python with `arguments` to its end.
+    """Run this Python with `arguments` and wait for it.
 
     Memory is the resident size without pages of mapped files (the kernel's RssAnon), sampled every
-    10 ms.
+    10 ms. A failure ends the benchmark.
     """
-    began, spent = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    started, usage_before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
     peak = 0
     while process.poll() is None:
         peak = max(peak, _anonymous_kb(process.pid))
         time.sleep(0.01)
-    seconds, now = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds, usage = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     assert process.stdout is not None
     if process.returncode:
         raise SystemExit(f"{arguments}: ended with exit code {process.returncode}")
-    cpu = now.ru_utime + now.ru_stime - spent.ru_utime - spent.ru_stime
+    cpu = usage.ru_utime + usage.ru_stime - usage_before.ru_utime - usage_before.ru_stime
     return Finished(process.stdout.read(), seconds, cpu, peak / 1000)
 
 
