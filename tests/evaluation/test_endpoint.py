@@ -24,7 +24,11 @@ from tspo_cli.config.schema import JudgeConfig
 from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
 from tspo_cli.evaluation.judge import open_judge, verdict
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient
-from tspo_cli.rollout.engines.endpoint.endpoint_engine import EndpointEngine, end_of_turn
+from tspo_cli.rollout.engines.endpoint.endpoint_engine import (
+    EndpointEngine,
+    EndpointOptions,
+    end_of_turn,
+)
 from tspo_cli.rollout.engines.endpoint.word_tokenizer import WordTokenizer
 from tspo_cli.rollout.engines.engine_protocol import GenerationRequest, Sampling
 from tspo_cli.runs import read_jsonl_gz
@@ -295,9 +299,8 @@ def test_words_are_about_tokens() -> None:
 
 
 def test_an_endpoint_takes_no_weights() -> None:
-    engine = EndpointEngine(
-        EndpointClient("http://127.0.0.1:9/v1"), "m", WordTokenizer(), api="chat", send_ids=False
-    )
+    client = EndpointClient("http://127.0.0.1:9/v1")
+    engine = EndpointEngine(client, WordTokenizer(), EndpointOptions("m", api="chat"))
     with pytest.raises(InvalidInputError, match="no weights"):
         engine.load_weights(None, 1)
     assert engine.step() == []
@@ -306,7 +309,7 @@ def test_an_endpoint_takes_no_weights() -> None:
 def test_released_sessions_are_forgotten(served: tuple[Served, str]) -> None:
     _, url = served
     client = EndpointClient(url, key_env="OPENAI_API_KEY")
-    engine = EndpointEngine(client, "m", WordTokenizer(), api="completions", send_ids=False)
+    engine = EndpointEngine(client, WordTokenizer(), EndpointOptions("m", api="completions"))
     ids = tuple(engine.tokenizer("Question: who?")["input_ids"])
     engine.submit(GenerationRequest(1, ids, Sampling(temperature=0, max_new_tokens=4)))
     engine.submit(GenerationRequest(2, ids, Sampling(temperature=0, max_new_tokens=4)))

@@ -143,7 +143,7 @@ def test_calls_that_are_none(call: Any) -> None:
     from tspo_cli.data.question import Question
     from tspo_cli.evaluation.methods.tool_call import parse_call
     from tspo_cli.rollout.engines.endpoint.endpoint_engine import call_text
-    from tspo_cli.rollout.protocol import Moment
+    from tspo_cli.rollout.protocol import RolloutState
 
-    moment = Moment(Question("1", "?", ("x",), "d"), (), may_search=True)
-    assert parse_call(call_text(call), "stop", moment).kind == "invalid"
+    state = RolloutState(Question("1", "?", ("x",), "d"), (), may_search=True)
+    assert parse_call(call_text(call), "stop", state).kind == "invalid"

@@ -13,10 +13,17 @@ from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 from tspo_cli.config.schema import RolloutConfig
 from tspo_cli.data.question import Question
 from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
-from tspo_cli.rollout.agent import AgentSettings, Task, request_seed, run_agents
+from tspo_cli.rollout.agent import (
+    Agent,
+    AgentSettings,
+    RolloutHooks,
+    Task,
+    request_seed,
+    run_agents,
+)
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest, Sampling
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
-from tspo_cli.rollout.protocol import STOP, SearchProtocol, answer_action, search_action
+from tspo_cli.rollout.protocol import STOP_STRINGS, SearchProtocol, answer_action, search_action
 from tspo_cli.rollout.trajectory import GroupId, Trajectory
 
 SEARCH, ANSWER = search_action("who", "river"), answer_action("it is", "Bako")
@@ -118,7 +125,8 @@ def tasks_for(protocol: SearchProtocol, count: int) -> list[Task]:
 
 
 def settings(max_searches: int = 2, **options: object) -> AgentSettings:
-    return AgentSettings(Sampling(max_new_tokens=40, stop=STOP), max_searches, k=2, **options)  # type: ignore[arg-type]
+    sampling = Sampling(max_new_tokens=40, stop=STOP_STRINGS)
+    return AgentSettings(sampling, max_searches, k=2, **options)  # type: ignore[arg-type]
 
 
 def kinds(trajectory: Trajectory) -> list[str]:
@@ -128,7 +136,7 @@ def kinds(trajectory: Trajectory) -> list[str]:
 def test_search_then_answer(protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast) -> None:
     engine = ScriptedEngine(tokenizer, {0: [SEARCH, ANSWER]})
     (trajectory,) = run_agents(
-        tasks_for(protocol, 1), engine, MemoryRetriever(), protocol, settings()
+        tasks_for(protocol, 1), Agent(engine, MemoryRetriever(), protocol, settings())
     )
     search, answer = trajectory.turns
     assert (search.kind, search.query, [hit.id for hit in search.hits]) == (
@@ -156,7 +164,8 @@ def test_searches_of_many_trajectories_arrive_as_one_batch(
     retriever = MemoryRetriever()
     scripts = {session: [SEARCH, ANSWER] for session in range(5)}
     done = run_agents(
-        tasks_for(protocol, 5), ScriptedEngine(tokenizer, scripts), retriever, protocol, settings()
+        tasks_for(protocol, 5),
+        Agent(ScriptedEngine(tokenizer, scripts), retriever, protocol, settings()),
     )
     assert retriever.batches == [["river"] * 5]
     assert [trajectory.sample for trajectory in done] == list(range(5))
@@ -167,7 +176,7 @@ def test_the_turn_after_the_budget_may_not_search(
 ) -> None:
     engine = ScriptedEngine(tokenizer, {0: [SEARCH, SEARCH, SEARCH]})
     (trajectory,) = run_agents(
-        tasks_for(protocol, 1), engine, MemoryRetriever(), protocol, settings(max_searches=2)
+        tasks_for(protocol, 1), Agent(engine, MemoryRetriever(), protocol, settings(max_searches=2))
     )
     assert kinds(trajectory) == ["search", "search", "invalid"]
     assert (trajectory.answer, trajectory.searches, trajectory.turns[-1].feedback) == (None, 2, "")
@@ -178,7 +187,7 @@ def test_an_invalid_turn_is_corrected_and_spends_budget(
 ) -> None:
     engine = ScriptedEngine(tokenizer, {0: [" river", "<search> </search>", ANSWER]})
     (trajectory,) = run_agents(
-        tasks_for(protocol, 1), engine, MemoryRetriever(), protocol, settings(max_searches=2)
+        tasks_for(protocol, 1), Agent(engine, MemoryRetriever(), protocol, settings(max_searches=2))
     )
     assert kinds(trajectory) == ["invalid", "invalid", "answer"]
     assert trajectory.turns[0].feedback == "\n\nit is invalid\n\n"
@@ -189,10 +198,12 @@ def test_without_a_retriever_there_is_one_turn(
     protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     engine = ScriptedEngine(tokenizer, {0: [SEARCH], 1: [ANSWER]})
-    done = run_agents(tasks_for(protocol, 2), engine, None, protocol, settings(max_searches=0))
+    done = run_agents(
+        tasks_for(protocol, 2), Agent(engine, None, protocol, settings(max_searches=0))
+    )
     assert [kinds(trajectory) for trajectory in done] == [["invalid"], ["answer"]]
     with pytest.raises(ValueError, match="no retriever"):
-        run_agents(tasks_for(protocol, 1), engine, None, protocol, settings(max_searches=1))
+        run_agents(tasks_for(protocol, 1), Agent(engine, None, protocol, settings(max_searches=1)))
 
 
 def test_a_failed_search_ends_its_trajectory_alone(
@@ -201,10 +212,7 @@ def test_a_failed_search_ends_its_trajectory_alone(
     scripts = {0: [search_action("", "fail")], 1: [SEARCH, ANSWER]}
     failed, good = run_agents(
         tasks_for(protocol, 2),
-        ScriptedEngine(tokenizer, scripts),
-        MemoryRetriever(),
-        protocol,
-        settings(),
+        Agent(ScriptedEngine(tokenizer, scripts), MemoryRetriever(), protocol, settings()),
     )
     assert failed.failed
     assert failed.turns[0].search_error == "no such shard"
@@ -229,11 +237,8 @@ def test_a_slow_search_holds_back_nobody_else(
     scripts = {0: [SEARCH, ANSWER], 1: ["<think>", town, ANSWER], 2: ["<think>", town, ANSWER]}
     done = run_agents(
         tasks_for(protocol, 3),
-        ScriptedEngine(tokenizer, scripts),
-        GatedRetriever(gate),
-        protocol,
-        settings(),
-        on_finish,
+        Agent(ScriptedEngine(tokenizer, scripts), GatedRetriever(gate), protocol, settings()),
+        RolloutHooks(on_finish=on_finish),
     )
     assert set(finished[:2]) == {1, 2}
     assert finished[2] == 0
@@ -247,11 +252,12 @@ def test_a_search_past_its_deadline_is_a_failure(
     scripts = {0: [SEARCH], 1: ["<think>", search_action("", "town"), ANSWER]}
     late, good = run_agents(
         tasks_for(protocol, 2),
-        ScriptedEngine(tokenizer, scripts),
-        GatedRetriever(gate),
-        protocol,
-        settings(turn_deadline=0.2),
-        lambda trajectory: None,
+        Agent(
+            ScriptedEngine(tokenizer, scripts),
+            GatedRetriever(gate),
+            protocol,
+            settings(turn_deadline=0.2),
+        ),
     )
     gate.set()
     assert late.turns[0].search_error == "no answer within 0.2 s"
@@ -269,10 +275,7 @@ def test_a_rollout_past_its_deadline_is_ended_and_holds_back_nobody(
     engine = ScriptedEngine(tokenizer, scripts)
     late, good = run_agents(
         tasks_for(protocol, 2),
-        engine,
-        GatedRetriever(gate),
-        protocol,
-        settings(trajectory_deadline=0.3),
+        Agent(engine, GatedRetriever(gate), protocol, settings(trajectory_deadline=0.3)),
     )
     gate.set()
     assert (late.late, late.failed, late.turns[0].search_error) == (True, True, None)
@@ -288,14 +291,10 @@ def test_rollouts_can_be_given_up(
     engine = ScriptedEngine(tokenizer, scripts)
     done = run_agents(
         tasks_for(protocol, 2),
-        engine,
-        MemoryRetriever(),
-        protocol,
-        settings(),
-        lambda _: stop.set(),
-        stop=stop,
+        Agent(engine, MemoryRetriever(), protocol, settings()),
+        RolloutHooks(on_finish=lambda _: stop.set(), stop=stop),
     )
-    assert [one.sample for one in done] == [0]
+    assert [trajectory.sample for trajectory in done] == [0]
     assert sorted(engine.released) == [0, 1]
 
 
@@ -306,7 +305,9 @@ def test_a_full_context_ends_the_trajectory(
     engine = TransformersEngine(
         model, tokenizer, batch_size=1, max_context=len(tasks[0].prompt_ids) + 20
     )
-    (trajectory,) = run_agents(tasks, engine, MemoryRetriever(), protocol, settings(max_searches=5))
+    (trajectory,) = run_agents(
+        tasks, Agent(engine, MemoryRetriever(), protocol, settings(max_searches=5))
+    )
     assert kinds(trajectory)[-1] == "truncated"
     assert trajectory.turns[-1].feedback == ""
     assert len(trajectory.token_ids()) <= engine.max_context
@@ -317,13 +318,13 @@ def test_the_real_engine_end_to_end(
 ) -> None:
     favour_tags(model, tokenizer)
     options = AgentSettings(
-        Sampling(max_new_tokens=12, stop=STOP), max_searches=3, k=2, in_flight=6
+        Sampling(max_new_tokens=12, stop=STOP_STRINGS), max_searches=3, k=2, in_flight=6
     )
     runs = []
     for slots in (3, 6):
         engine = TransformersEngine(model, tokenizer, batch_size=slots, max_context=1024)
         runs.append(
-            run_agents(tasks_for(protocol, 12), engine, MemoryRetriever(), protocol, options)
+            run_agents(tasks_for(protocol, 12), Agent(engine, MemoryRetriever(), protocol, options))
         )
     assert [trajectory.token_ids() for trajectory in runs[0]] == [
         trajectory.token_ids() for trajectory in runs[1]

@@ -16,11 +16,13 @@ from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.evaluation.signature import model_digest
 from tspo_cli.models.load_model import load_tokenizer
+from tspo_cli.models.tokenizer_protocol import Tokenizer
 from tspo_cli.rollout.engines.endpoint.word_tokenizer import WordTokenizer
-from tspo_cli.rollout.engines.engine_protocol import Engine, TokenizerLike
+from tspo_cli.rollout.engines.engine_protocol import Engine
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class OpenedEngine:
     is a digest or a name. `kind` is transformers-float32, vllm-bfloat16, ..., completions or chat.
     """
 
-    tokenizer: TokenizerLike
+    tokenizer: Tokenizer
     fresh: Callable[[], Engine]
     independent: bool
     model: str
@@ -54,21 +56,19 @@ def open_engine(config: Config, tools: Sequence[Mapping[str, Any]] = ()) -> Open
 
 def _remote(config: Config, tools: Sequence[Mapping[str, Any]]) -> OpenedEngine:
     from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient
-    from tspo_cli.rollout.engines.endpoint.endpoint_engine import EndpointEngine
+    from tspo_cli.rollout.engines.endpoint.endpoint_engine import EndpointEngine, EndpointOptions
 
     endpoint, model = config.endpoint, config.model.path
     tokenizer_path = endpoint.tokenizer or (model if Path(model).is_dir() else "")
-    tokenizer = load_tokenizer(tokenizer_path) if tokenizer_path else WordTokenizer()
+    tokenizer: Tokenizer = load_tokenizer(tokenizer_path) if tokenizer_path else WordTokenizer()
     client = EndpointClient(
         endpoint.url, key_env=endpoint.key_env, timeout=endpoint.timeout, retries=endpoint.retries
     )
     # vLLM returns the sampled ids, and on request the text with its special tokens: a tokenizer may
     # have the protocol's tags as special tokens.
     exact = {"skip_special_tokens": False, "return_token_ids": True} if client.is_vllm() else {}
-    engine = EndpointEngine(
-        client,
-        endpoint.model or model,
-        tokenizer,
+    options = EndpointOptions(
+        model=endpoint.model or model,
         api=endpoint.api,
         send_ids=bool(tokenizer_path) and endpoint.send == "ids",
         system=config.rollout.system,
@@ -76,6 +76,7 @@ def _remote(config: Config, tools: Sequence[Mapping[str, Any]]) -> OpenedEngine:
         extra=exact | _extra(endpoint.extra),
         tools=tools if endpoint.api == "chat" else (),
     )
+    engine = EndpointEngine(client, tokenizer, options)
     return OpenedEngine(tokenizer, lambda: engine, True, endpoint.model or model, endpoint.api)
 
 
@@ -136,7 +137,7 @@ def _vllm(config: Config) -> OpenedEngine:
     )
 
 
-def _prepare(config: Config) -> tuple[TokenizerLike, str, torch.dtype]:
+def _prepare(config: Config) -> tuple[PreTrainedTokenizerFast, str, torch.dtype]:
     """Tokenizer, device and dtype of the weights. Also sets the number of threads."""
     import torch
 

@@ -15,9 +15,16 @@ from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.methods import Method
 from tspo_cli.evaluation.metrics import item_record
 from tspo_cli.retrieval.types import Hit, Retriever, SearchResult
-from tspo_cli.rollout.agent import AgentSettings, Task, request_seed, run_agents
+from tspo_cli.rollout.agent import (
+    Agent,
+    AgentSettings,
+    RolloutHooks,
+    Task,
+    request_seed,
+    run_agents,
+)
 from tspo_cli.rollout.engines.engine_protocol import Engine, Sampling
-from tspo_cli.rollout.protocol import Moment, SearchProtocol
+from tspo_cli.rollout.protocol import RolloutState, SearchProtocol
 from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
 from tspo_cli.runs import items_file, scores_file, write_json, write_jsonl_gz
 
@@ -87,7 +94,8 @@ def evaluate_items(
         turn_deadline=rollout.turn_deadline,
         trajectory_deadline=rollout.trajectory_deadline,
     )
-    run_agents(tasks, setup.engine, retriever, setup.protocol, settings, finish, start)
+    agent = Agent(setup.engine, retriever, setup.protocol, settings)
+    run_agents(tasks, agent, RolloutHooks(on_start=start, on_finish=finish))
     return [records[key] for key in keys]
 
 
@@ -107,7 +115,7 @@ def _make_tasks(questions: Sequence[Question], setup: EvalSetup) -> list[Task]:
         ]
     tasks = []
     for question, turns in zip(questions, first_turns, strict=True):
-        prompt = tuple(protocol.context(Moment(question, turns, may_search), ()))
+        prompt = tuple(protocol.context(RolloutState(question, turns, may_search), ()))
         prompt = prompt[-config.rollout.max_prompt_tokens :]
         group = GroupId(question.data_source, question.id, 0)
         seed = request_seed(config.seed, group, 0)

@@ -1,8 +1,8 @@
-"""The agent loop: every trajectory moves on its own; searches reach the retriever as batches.
+"""The agent loop: trajectories advance independently; searches reach the retriever in batches.
 
-An in-process retriever is asked between decoding steps, which keeps runs reproducible. A retriever
-behind a network is asked from background threads, so that waiting for passages holds back no other
-trajectory.
+An in-process retriever is called between decoding steps, which keeps runs reproducible. A retriever
+behind a network is called from background threads, so that a trajectory that waits for passages
+does not delay the others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from threading import Event
 from tspo_cli.data.question import Question
 from tspo_cli.retrieval.types import Retriever, SearchResult
 from tspo_cli.rollout.engines.engine_protocol import Completion, Engine, GenerationRequest, Sampling
-from tspo_cli.rollout.protocol import Moment, SearchProtocol
+from tspo_cli.rollout.protocol import RolloutState, SearchProtocol
 from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
 from tspo_cli.timing import Clock
 
@@ -27,8 +27,11 @@ SEARCH_THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One trajectory to roll out. `prefill` is the part of `prompt_ids` that belongs to the first
-    model turn; `earlier` are turns that happened before the model speaks (one-shot retrieval).
+    """One trajectory to roll out, number `sample` of its group.
+
+    `prefill` is the end of `prompt_ids` that counts as the beginning of the first model turn.
+    `given_turns` are turns before the first model turn, such as the search of one-shot retrieval;
+    `prompt_ids` contains them.
     """
 
     question: Question
@@ -37,12 +40,17 @@ class Task:
     prompt_ids: tuple[int, ...]
     seed: int
     prefill: str = ""
-    earlier: tuple[Turn, ...] = ()
+    given_turns: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    """Budget, sampling and deadlines of the loop, in seconds; `trajectory_deadline` 0 is none."""
+    """How the agent acts.
+
+    max_searches: searches of one trajectory. k: passages of one search. in_flight: trajectories
+    that run at once. turn_deadline: seconds for one search of a retriever behind a network.
+    trajectory_deadline: seconds for a whole trajectory, 0 for no limit.
+    """
 
     sampling: Sampling
     max_searches: int
@@ -52,19 +60,38 @@ class AgentSettings:
     trajectory_deadline: float = 0.0
 
 
-@dataclass(slots=True)
-class _State:
-    task: Task
-    ids: list[int]
-    turns: list[Turn] = field(default_factory=list)
-    started: float = field(default_factory=time.monotonic)
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """What rolls out tasks. `retriever` may be None if `settings.max_searches` is 0.
+
+    Raises:
+        ValueError: searches are allowed and there is no retriever.
+    """
+
+    engine: Engine
+    retriever: Retriever | None
+    protocol: SearchProtocol
+    settings: AgentSettings
+
+    def __post_init__(self) -> None:
+        if self.settings.max_searches > 0 and self.retriever is None:
+            raise ValueError("searches are allowed, but there is no retriever")
 
 
 @dataclass(frozen=True, slots=True)
-class _Pending:
-    future: Future[list[SearchResult]]
-    sessions: tuple[int, ...]
-    deadline: float
+class RolloutHooks:
+    """What a caller observes and controls while tasks are rolled out.
+
+    on_start, on_finish: called when a trajectory starts and when it has ended. clock: counts the
+    seconds of the parts generate, retrieve (an in-process retriever) and idle (no trajectory can
+    decode until passages arrive). stop: once another thread sets it, unfinished trajectories are
+    dropped.
+    """
+
+    on_start: Callable[[Task], None] | None = None
+    on_finish: Callable[[Trajectory], None] | None = None
+    clock: Clock = field(default_factory=Clock)
+    stop: Event | None = None
 
 
 def request_seed(seed: int, group: GroupId, sample: int) -> int:
@@ -74,127 +101,131 @@ def request_seed(seed: int, group: GroupId, sample: int) -> int:
 
 
 def run_agents(
-    tasks: Sequence[Task],
-    engine: Engine,
-    retriever: Retriever | None,
-    protocol: SearchProtocol,
-    settings: AgentSettings,
-    on_finish: Callable[[Trajectory], None] | None = None,
-    on_start: Callable[[Task], None] | None = None,
-    clock: Clock | None = None,
-    stop: Event | None = None,
+    tasks: Sequence[Task], agent: Agent, hooks: RolloutHooks | None = None
 ) -> list[Trajectory]:
     """Roll out all tasks and return their trajectories in the order of `tasks`.
 
-    A task has `max_searches` turns that may search and one last turn without search. A failed
-    search marks its trajectory and ends it, as does the deadline of a trajectory; neither becomes
-    text. `clock` gets the parts generate, retrieve (an in-process retriever at work) and idle
-    (nothing to decode until passages arrive). `stop`, set from another thread, gives the rest up.
-
-    Raises:
-        ValueError: searches are allowed and there is no retriever.
+    A trajectory has up to `max_searches` turns that may search, then one last turn without search.
+    A failed search or a passed deadline marks the trajectory as failed and ends it. Neither becomes
+    text that the model reads.
     """
-    if settings.max_searches > 0 and retriever is None:
-        raise ValueError("searches are allowed, but there is no retriever")
-    loop = _Loop(
-        tasks, engine, retriever, protocol, settings, on_finish, on_start, clock or Clock(), stop
-    )
+    loop = _Loop(tasks, agent, hooks or RolloutHooks())
     try:
         return loop.run()
     finally:
         loop.close()
 
 
+@dataclass(slots=True)
+class _Rollout:
+    """A running trajectory: `ids` are all tokens so far."""
+
+    task: Task
+    ids: list[int]
+    turns: list[Turn]
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def model_turns(self) -> list[Turn]:
+        return self.turns[len(self.task.given_turns) :]
+
+
+@dataclass(frozen=True, slots=True)
+class _PendingSearch:
+    """A batch of searches on its way, with the sessions that wait for it."""
+
+    future: Future[list[SearchResult]]
+    sessions: tuple[int, ...]
+    deadline: float
+
+
+@dataclass(slots=True)
 class _Loop:
-    def __init__(
-        self,
-        tasks: Sequence[Task],
-        engine: Engine,
-        retriever: Retriever | None,
-        protocol: SearchProtocol,
-        settings: AgentSettings,
-        on_finish: Callable[[Trajectory], None] | None,
-        on_start: Callable[[Task], None] | None,
-        clock: Clock,
-        stop: Event | None,
-    ) -> None:
-        self.tasks, self.engine, self.retriever = tasks, engine, retriever
-        self.protocol, self.settings, self.clock = protocol, settings, clock
-        self.on_finish, self.on_start, self.stop = on_finish, on_start, stop
-        self.waiting = deque(range(len(tasks)))
-        self.states: dict[int, _State] = {}
-        self.done: list[Trajectory | None] = [None] * len(tasks)
-        self.queries: dict[int, str] = {}
-        self.pending: list[_Pending] = []
-        self.pool = (
-            ThreadPoolExecutor(SEARCH_THREADS)
-            if retriever is not None and retriever.blocking
-            else None
-        )
+    """A session is a task's index. It is in `rollouts` from its start to its end, and in `queries`
+    or `searches` while its trajectory waits for passages.
+    """
+
+    tasks: Sequence[Task]
+    agent: Agent
+    hooks: RolloutHooks
+    waiting: deque[int] = field(init=False)
+    rollouts: dict[int, _Rollout] = field(default_factory=dict)
+    finished: dict[int, Trajectory] = field(default_factory=dict)
+    queries: dict[int, str] = field(default_factory=dict)
+    searches: list[_PendingSearch] = field(default_factory=list)
+    threads: ThreadPoolExecutor | None = None
+
+    def __post_init__(self) -> None:
+        self.waiting = deque(range(len(self.tasks)))
+        if self.agent.retriever is not None and self.agent.retriever.blocking:
+            self.threads = ThreadPoolExecutor(SEARCH_THREADS)
 
     def run(self) -> list[Trajectory]:
-        while (self.waiting or self.states) and not (self.stop is not None and self.stop.is_set()):
-            while self.waiting and len(self.states) < self.settings.in_flight:
+        stop = self.hooks.stop
+        while (self.waiting or self.rollouts) and not (stop is not None and stop.is_set()):
+            while self.waiting and len(self.rollouts) < self.agent.settings.in_flight:
                 self._start(self.waiting.popleft())
-            with self.clock.part("generate"):
-                finished = self.engine.step()
-            for completion in finished:
-                if completion.session in self.states:
+            with self.hooks.clock.part("generate"):
+                completions = self.agent.engine.step()
+            for completion in completions:
+                if completion.session in self.rollouts:
                     self._after_turn(completion)
             self._search()
             self._end_late()
-        return [trajectory for trajectory in self.done if trajectory is not None]
+        return [self.finished[session] for session in sorted(self.finished)]
 
     def close(self) -> None:
-        for session in list(self.states):
-            self.engine.release(session)
-        if self.pool is not None:
-            self.pool.shutdown(wait=False, cancel_futures=True)
+        for session in list(self.rollouts):
+            self.agent.engine.release(session)
+        if self.threads is not None:
+            self.threads.shutdown(wait=False, cancel_futures=True)
 
     def _start(self, session: int) -> None:
         task = self.tasks[session]
-        self.states[session] = _State(task, list(task.prompt_ids), list(task.earlier))
-        if self.on_start is not None:
-            self.on_start(task)
+        self.rollouts[session] = _Rollout(task, list(task.prompt_ids), list(task.given_turns))
+        if self.hooks.on_start is not None:
+            self.hooks.on_start(task)
         self._submit(session)
 
     def _submit(self, session: int) -> None:
-        state = self.states[session]
-        if len(state.turns) > len(state.task.earlier):
-            state.ids = list(self.protocol.context(self._moment(state), state.ids))
-        self.engine.submit(
+        rollout = self.rollouts[session]
+        if rollout.model_turns:
+            state = self._state(rollout)
+            rollout.ids = list(self.agent.protocol.context(state, rollout.ids))
+        self.agent.engine.submit(
             GenerationRequest(
                 session,
-                tuple(state.ids),
-                self.settings.sampling,
-                _turn_seed(state.task.seed, state.turns),
+                tuple(rollout.ids),
+                self.agent.settings.sampling,
+                _turn_seed(rollout.task.seed, rollout.turns),
             )
         )
 
-    def _moment(self, state: _State) -> Moment:
-        own = sum(turn.kind != "note" for turn in state.turns[len(state.task.earlier) :])
-        return Moment(state.task.question, tuple(state.turns), own < self.settings.max_searches)
+    def _state(self, rollout: _Rollout) -> RolloutState:
+        used = sum(turn.kind != "note" for turn in rollout.model_turns)
+        may_search = used < self.agent.settings.max_searches
+        return RolloutState(rollout.task.question, tuple(rollout.turns), may_search)
 
     def _after_turn(self, completion: Completion) -> None:
-        session = completion.session
-        state = self.states[session]
-        moment = self._moment(state)
-        last = not moment.may_search
-        text = self.protocol.decode(completion.token_ids)
-        if len(state.turns) == len(state.task.earlier):
-            text = state.task.prefill + text
-        action = self.protocol.parse(text, completion.finish_reason, moment)
-        state.ids += completion.token_ids
+        session, protocol = completion.session, self.agent.protocol
+        rollout = self.rollouts[session]
+        state = self._state(rollout)
+        last = not state.may_search
+        text = protocol.decode(completion.token_ids)
+        if not rollout.model_turns:
+            text = rollout.task.prefill + text
+        action = protocol.parse(text, completion.finish_reason, state)
+        rollout.ids += completion.token_ids
         feedback, feedback_ids = "", list[int]()
-        # Cut before its own limit: the context has no room for another turn.
-        full = (
+        # Cut before the limit of the turn: the context has no room for another turn.
+        context_full = (
             completion.finish_reason == "length"
-            and len(completion.token_ids) < self.settings.sampling.max_new_tokens
+            and len(completion.token_ids) < self.agent.settings.sampling.max_new_tokens
         )
-        if action.kind in ("invalid", "truncated") and not (last or full):
-            feedback, feedback_ids = self.protocol.correction()
-        state.ids += feedback_ids
-        state.turns.append(
+        if action.kind in ("invalid", "truncated") and not (last or context_full):
+            feedback, feedback_ids = protocol.correction()
+        rollout.ids += feedback_ids
+        rollout.turns.append(
             Turn(
                 action_ids=completion.token_ids,
                 logprobs=completion.logprobs,
@@ -211,110 +242,103 @@ class _Loop:
         )
         if action.kind == "search":
             self.queries[session] = action.content
-        elif action.kind == "answer" or full or (last and action.kind != "note"):
+        elif action.kind == "answer" or context_full or (last and action.kind != "note"):
             self._finish(session, completion.weight_version)
         else:
             self._submit(session)
 
     def _search(self) -> None:
-        if self.retriever is None:
+        retriever, settings = self.agent.retriever, self.agent.settings
+        if retriever is None:
             return
         if self.queries:
             sessions = tuple(self.queries)
             queries = [self.queries.pop(session) for session in sessions]
-            if self.pool is None:
-                with self.clock.part("retrieve"):
-                    results = self.retriever.search(queries, self.settings.k)
+            if self.threads is None:
+                with self.hooks.clock.part("retrieve"):
+                    results = retriever.search(queries, settings.k)
                 self._after_search(sessions, results)
             else:
-                future = self.pool.submit(self.retriever.search, queries, self.settings.k)
-                self.pending.append(
-                    _Pending(future, sessions, time.monotonic() + self.settings.turn_deadline)
-                )
-        if self.pending:
+                future = self.threads.submit(retriever.search, queries, settings.k)
+                deadline = time.monotonic() + settings.turn_deadline
+                self.searches.append(_PendingSearch(future, sessions, deadline))
+        if self.searches:
             self._collect()
 
     def _collect(self) -> None:
+        """Take the searches that are done or late."""
+        waiting = sum(
+            session in self.rollouts for search in self.searches for session in search.sessions
+        )
+        if waiting == len(self.rollouts):
+            self._wait_for_passages()
         now = time.monotonic()
-        if sum(
-            session in self.states for pending in self.pending for session in pending.sessions
-        ) == len(self.states):
-            # Nothing to decode: sleep until passages arrive or a deadline passes.
-            deadlines = [pending.deadline for pending in self.pending]
-            if self.settings.trajectory_deadline:
-                oldest = min(state.started for state in self.states.values())
-                deadlines.append(oldest + self.settings.trajectory_deadline)
-            patience = max(0.0, min(deadlines) - now)
-            with self.clock.part("idle"):
-                wait(
-                    [pending.future for pending in self.pending],
-                    timeout=patience,
-                    return_when=FIRST_COMPLETED,
-                )
-            now = time.monotonic()
-        still = []
-        for pending in self.pending:
-            if pending.future.done():
-                self._after_search(pending.sessions, pending.future.result())
-            elif now >= pending.deadline:
-                late = SearchResult(error=f"no answer within {self.settings.turn_deadline:g} s")
-                self._after_search(pending.sessions, [late] * len(pending.sessions))
+        unfinished = []
+        for search in self.searches:
+            if search.future.done():
+                self._after_search(search.sessions, search.future.result())
+            elif now >= search.deadline:
+                limit = self.agent.settings.turn_deadline
+                late = SearchResult(error=f"no answer within {limit:g} s")
+                self._after_search(search.sessions, [late] * len(search.sessions))
             else:
-                still.append(pending)
-        self.pending = still
+                unfinished.append(search)
+        self.searches = unfinished
+
+    def _wait_for_passages(self) -> None:
+        """No trajectory can decode: sleep until passages arrive or a deadline passes."""
+        deadlines = [search.deadline for search in self.searches]
+        if self.agent.settings.trajectory_deadline:
+            oldest = min(rollout.started for rollout in self.rollouts.values())
+            deadlines.append(oldest + self.agent.settings.trajectory_deadline)
+        with self.hooks.clock.part("idle"):
+            wait(
+                [search.future for search in self.searches],
+                timeout=max(0.0, min(deadlines) - time.monotonic()),
+                return_when=FIRST_COMPLETED,
+            )
 
     def _after_search(self, sessions: Sequence[int], results: Sequence[SearchResult]) -> None:
         for session, result in zip(sessions, results, strict=True):
-            if session not in self.states:  # ended by its own deadline meanwhile
+            if session not in self.rollouts:  # its deadline has ended it
                 continue
-            state = self.states[session]
-            turn = state.turns.pop()
+            rollout = self.rollouts[session]
+            turn = rollout.turns.pop()
             if result.error is not None:
-                state.turns.append(_with_result(turn, result, "", []))
-                self._finish(session, self.engine.weight_version)
+                rollout.turns.append(replace(turn, hits=result.hits, search_error=result.error))
+                self._finish(session, self.agent.engine.weight_version)
                 continue
-            feedback, feedback_ids = self.protocol.observation(result.hits)
-            state.turns.append(_with_result(turn, result, feedback, feedback_ids))
-            state.ids += feedback_ids
+            feedback, feedback_ids = self.agent.protocol.observation(result.hits)
+            rollout.turns.append(
+                replace(turn, hits=result.hits, feedback=feedback, feedback_ids=tuple(feedback_ids))
+            )
+            rollout.ids += feedback_ids
             self._submit(session)
 
     def _end_late(self) -> None:
-        if not self.settings.trajectory_deadline:
+        if not self.agent.settings.trajectory_deadline:
             return
-        oldest = time.monotonic() - self.settings.trajectory_deadline
-        for session in [
-            session for session, state in self.states.items() if state.started < oldest
-        ]:
-            self._finish(session, self.engine.weight_version, late=True)
+        earliest = time.monotonic() - self.agent.settings.trajectory_deadline
+        late = [session for session, rollout in self.rollouts.items() if rollout.started < earliest]
+        for session in late:
+            self._finish(session, self.agent.engine.weight_version, late=True)
 
     def _finish(self, session: int, weight_version: int, *, late: bool = False) -> None:
-        self.engine.release(session)
-        state = self.states.pop(session)
-        task = state.task
+        self.agent.engine.release(session)
+        rollout = self.rollouts.pop(session)
+        task = rollout.task
         trajectory = Trajectory(
             task.group,
             task.sample,
             task.question,
             task.prompt_ids,
-            tuple(state.turns),
+            tuple(rollout.turns),
             weight_version,
             late,
         )
-        self.done[session] = trajectory
-        if self.on_finish is not None:
-            self.on_finish(trajectory)
-
-
-def _with_result(
-    turn: Turn, result: SearchResult, feedback: str, feedback_ids: Sequence[int]
-) -> Turn:
-    return replace(
-        turn,
-        hits=result.hits,
-        feedback=feedback,
-        feedback_ids=tuple(feedback_ids),
-        search_error=result.error,
-    )
+        self.finished[session] = trajectory
+        if self.hooks.on_finish is not None:
+            self.hooks.on_finish(trajectory)
 
 
 def _turn_seed(seed: int, turns: Sequence[Turn]) -> int:

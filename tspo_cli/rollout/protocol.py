@@ -1,9 +1,8 @@
-"""The search protocol: prompt ids in, actions parsed from the model's own text, observations as ids
-out.
+"""The search protocol: prompts and observations as token ids, actions parsed from the model's text.
 
-Tags and observation text are Search-R1's. Actions are parsed from the response alone, never from
-prompt or observation. Text that others wrote (questions, passages) is encoded so that it can never
-become a special token.
+Tags and observation text are those of Search-R1. Actions are parsed from the response alone, never
+from prompt or observation. Untrusted text (questions, passages) is encoded without special tokens:
+no passage can spell a tag of the protocol or the end of a sequence.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from typing import ClassVar
 
 from tspo_cli.config.schema import RolloutConfig
 from tspo_cli.data.question import Question
+from tspo_cli.models.tokenizer_protocol import Tokenizer, decode, encode
 from tspo_cli.retrieval.types import Hit
-from tspo_cli.rollout.engines.engine_protocol import TokenizerLike
 from tspo_cli.rollout.prompts import PromptStyle, prompt_style
 from tspo_cli.rollout.trajectory import Turn, TurnKind
 
-STOP = ("</search>", "</answer>")
+STOP_STRINGS = ("</search>", "</answer>")
 TAGS = (
     "<think>",
     "</think>",
@@ -32,22 +31,23 @@ TAGS = (
     "</answer>",
 )
 _ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
-_MARK = "\ue000"  # a private-use character: where a template is filled
+_MARK = "\ue000"  # a private-use character that surrounds the names in a template
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What one model segment does. `content` is the query or the answer, empty for the other
-    kinds.
-    """
+    """What a model segment does. `content` is the query or the answer, empty for other kinds."""
 
     kind: TurnKind
     content: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """Where a trajectory stands when the model is about to speak, or has just spoken."""
+class RolloutState:
+    """The trajectory before or right after a model segment; `turns` does not contain the segment.
+
+    `may_search`: the search budget is not used up.
+    """
 
     question: Question
     turns: tuple[Turn, ...]
@@ -57,13 +57,13 @@ class Moment:
 def parse_action(text: str, *, finish_reason: str, may_search: bool) -> Action:
     """The first complete search or answer block of a model segment.
 
-    A search without words, or where no search is allowed, is invalid; so is a segment without a
-    block (truncated where the token limit cut it).
+    An empty query and a search that is not allowed are invalid. A segment without a block is
+    truncated if the token limit cut it, else invalid.
     """
-    found = _ACTION.search(text)
-    if found is None:
+    block = _ACTION.search(text)
+    if block is None:
         return Action("truncated" if finish_reason == "length" else "invalid")
-    kind, content = found.group(1), found.group(2).strip()
+    kind, content = block.group(1), block.group(2).strip()
     if kind == "answer":
         return Action("answer", content)
     if may_search and content:
@@ -72,7 +72,7 @@ def parse_action(text: str, *, finish_reason: str, may_search: bool) -> Action:
 
 
 def passages_text(hits: Sequence[Hit]) -> str:
-    """`Doc i(Title: t) text`, one line each, numbered from 1."""
+    """The passages as Search-R1 writes them: `Doc i(Title: t) text`, one line each, from 1."""
     return "\n".join(
         f"Doc {rank}(Title: {hit.title}) {hit.text}" for rank, hit in enumerate(hits, start=1)
     ).strip()
@@ -90,49 +90,49 @@ def answer_action(think: str, answer: str) -> str:
 
 @dataclass(frozen=True)
 class SearchProtocol:
-    """Prompts and observations for one tokenizer and one set of rollout options: the agent with
-    Search-R1's tags.
+    """Prompts, actions and observations with Search-R1's tags, for one tokenizer and one set of
+    rollout options.
 
-    Methods that prompt in another way (evaluation/methods) change `stop`, `parse` and `context`.
+    Evaluation methods that prompt in another way (evaluation/methods) override `stop`, `parse` and
+    `context`.
     """
 
-    stop: ClassVar[tuple[str, ...]] = STOP
+    stop: ClassVar[tuple[str, ...]] = STOP_STRINGS
 
-    tokenizer: TokenizerLike
+    tokenizer: Tokenizer
     style: PromptStyle
     system: str
     use_chat_template: bool
     max_observation_tokens: int
 
     @classmethod
-    def from_config(cls, tokenizer: TokenizerLike, config: RolloutConfig) -> SearchProtocol:
+    def from_config(cls, tokenizer: Tokenizer, config: RolloutConfig) -> SearchProtocol:
         """The protocol that `config` describes."""
         return cls(
             tokenizer=tokenizer,
             style=prompt_style(config.prompt),
             system=config.system,
-            use_chat_template=config.chat_template == "auto"
-            and bool(getattr(tokenizer, "chat_template", None)),
+            use_chat_template=config.chat_template == "auto" and bool(tokenizer.chat_template),
             max_observation_tokens=config.max_observation_tokens,
         )
 
     @property
     def prefill(self) -> str:
-        """What the first prompt ends with and the model's first turn begins with."""
+        """The end of the first prompt that counts as the beginning of the model's first turn."""
         return ""
 
-    def parse(self, text: str, finish_reason: str, moment: Moment) -> Action:
-        """What the model's segment `text` does at this moment, before it is appended to the
-        turns.
-        """
-        return parse_action(text, finish_reason=finish_reason, may_search=moment.may_search)
+    def parse(self, text: str, finish_reason: str, state: RolloutState) -> Action:
+        """The action of the model segment `text` in this state."""
+        return parse_action(text, finish_reason=finish_reason, may_search=state.may_search)
 
-    def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
-        """All token ids that the model continues now. `ids` is what it has seen so far, feedback
-        included, and empty before its first turn. Training relies on this being `ids` itself:
-        nothing is ever taken back.
+    def context(self, state: RolloutState, ids: Sequence[int]) -> Sequence[int]:
+        """The token ids that the model continues in this state.
+
+        `ids` are all tokens of the trajectory so far, feedback included, and empty before the first
+        turn. Training relies on getting `ids` back unchanged: a trained trajectory is one sequence
+        of tokens.
         """
-        return ids or self.prompt_ids(moment.question.question)
+        return ids or self.prompt_ids(state.question.question)
 
     def prompt_ids(self, question: str) -> list[int]:
         """Token ids of the search prompt."""
@@ -140,7 +140,7 @@ class SearchProtocol:
 
     def direct_ids(self, question: str) -> list[int]:
         """Token ids of the prompt without retrieval, prefill included."""
-        return self.fill(self.style.direct, {"question": question.strip()}) + self._encode_ours(
+        return self.fill(self.style.direct, {"question": question.strip()}) + self._encode(
             self.style.prefill
         )
 
@@ -150,27 +150,27 @@ class SearchProtocol:
             "question": question.strip(),
             "information": self.observation(hits)[1],
         }
-        return self.fill(self.style.rag, values) + self._encode_ours(self.style.prefill)
+        return self.fill(self.style.rag, values) + self._encode(self.style.prefill)
 
     def observation(self, hits: Sequence[Hit]) -> tuple[str, list[int]]:
-        """Text and ids of the passages in their tags; passages are cut so that the tags stay."""
+        """Text and ids of the passages in their tags. The passages are cut to the token limit, the
+        tags never.
+        """
         opening, closing = (
-            self._encode_ours("\n\n<information>"),
-            self._encode_ours("</information>\n\n"),
+            self._encode("\n\n<information>"),
+            self._encode("</information>\n\n"),
         )
         room = max(0, self.max_observation_tokens - len(opening) - len(closing))
         text = passages_text(hits)
-        inner = self._encode_theirs(text)
+        inner = self._encode_untrusted(text)
         if len(inner) > room:
             inner = inner[:room]
-            text = self.tokenizer.decode(
-                inner, skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
+            text = self.decode(inner)
         return f"\n\n<information>{text}</information>\n\n", opening + inner + closing
 
     def correction(self) -> tuple[str, list[int]]:
         """Text and ids of the feedback to an invalid action."""
-        ids = self._encode_ours(self.style.invalid)
+        ids = self._encode(self.style.invalid)
         if len(ids) <= self.max_observation_tokens:
             return self.style.invalid, ids
         ids = ids[: self.max_observation_tokens]
@@ -178,52 +178,53 @@ class SearchProtocol:
 
     def action_ids(self, text: str) -> list[int]:
         """Ids of a scripted model segment (demonstrations)."""
-        return self._encode_ours(text)
+        return self._encode(text)
 
     def belief_ids(self, prefix: str, answer: str) -> tuple[list[int], list[int]]:
-        """Ids of a scripted `prefix` that opens an answer, and of the answer after it."""
-        return self._encode_ours(prefix), self._encode_theirs(f" {answer.strip()}")
+        """Ids of `prefix`, the beginning of an answering turn, and ids of the answer after it."""
+        return self._encode(prefix), self._encode_untrusted(f" {answer.strip()}")
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of sampled ids, special tokens included."""
-        return self.tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+        return decode(self.tokenizer, ids)
 
     def fill(self, template: str, values: Mapping[str, str | Sequence[int]]) -> list[int]:
-        """Ids of a template, as a user message where there is a chat template, with its {names}
-        replaced.
+        """Ids of a template with its {names} replaced, as a user message if the chat template is
+        used.
 
-        Values are texts that others wrote, or ids. Ours and theirs are encoded in one go where that
-        is safe.
+        A value is token ids or untrusted text. Untrusted text is encoded together with the text
+        around it, unless it spells a special token: then it is encoded apart.
         """
         for name in values:
             template = template.replace(f"{{{name}}}", f"{_MARK}{name}{_MARK}")
         return self.fill_marked(self._render(template), values)
 
     def fill_marked(self, rendered: str, values: Mapping[str, str | Sequence[int]]) -> list[int]:
-        """`fill` for a text that is rendered already, with its names between U+E000 characters."""
+        """`fill` for a text whose chat template is applied and whose names are between U+E000
+        characters.
+        """
         ids: list[int] = []
         text = ""
-        for place, piece in enumerate(rendered.split(_MARK)):
-            value = piece if place % 2 == 0 else values[piece]
-            if isinstance(value, str) and (place % 2 == 0 or self._is_harmless(value)):
+        for index, piece in enumerate(rendered.split(_MARK)):
+            is_name = index % 2 == 1
+            value = values[piece] if is_name else piece
+            if isinstance(value, str) and (not is_name or self._is_harmless(value)):
                 text += value
                 continue
-            # Theirs spells a special token: encode it apart, the leading space with it.
+            # A text with a special token, or ids. A text takes the space before it along.
             space = " " if isinstance(value, str) and text.endswith(" ") else ""
-            ids += self._encode_ours(text.removesuffix(space))
-            ids += self._encode_theirs(space + value) if isinstance(value, str) else value
+            ids += self._encode(text.removesuffix(space))
+            ids += self._encode_untrusted(space + value) if isinstance(value, str) else value
             text = ""
-        return ids + self._encode_ours(text)
+        return ids + self._encode(text)
 
     def cut(self, text: str, tokens: int) -> str:
-        """The first `tokens` tokens of a text that others wrote."""
-        ids = self._encode_theirs(text)
+        """Untrusted text, cut to its first `tokens` tokens."""
+        ids = self._encode_untrusted(text)
         return text if len(ids) <= tokens else self.decode(ids[:tokens])
 
     def _is_harmless(self, text: str) -> bool:
-        return _MARK not in text and self._encode_ours(text) == self._encode_theirs(text)
+        return _MARK not in text and self._encode(text) == self._encode_untrusted(text)
 
     def _render(self, text: str) -> str:
         if not self.use_chat_template:
@@ -232,15 +233,12 @@ class SearchProtocol:
         if self.system:
             messages.insert(0, {"role": "system", "content": self.system})
         return self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
+            messages, tools=None, tokenize=False, add_generation_prompt=True
         )
 
-    def _encode_ours(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+    def _encode(self, text: str) -> list[int]:
+        """Ids of the protocol's own text, in which tags may be special tokens."""
+        return encode(self.tokenizer, text)
 
-    def _encode_theirs(self, text: str) -> list[int]:
-        if not text:
-            return []
-        return list(
-            self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        )
+    def _encode_untrusted(self, text: str) -> list[int]:
+        return encode(self.tokenizer, text, special_tokens=False)

@@ -6,21 +6,23 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tspo_cli.config.schema import Config
 from tspo_cli.rollout.agent_file import write_agent_file
-from tspo_cli.rollout.engines.engine_protocol import TokenizerLike
 from tspo_cli.runs import eval_folder, read_json, scores_files, write_json
 from tspo_cli.training.core.distributed import barrier, broadcast_json, rank
 from tspo_cli.training.core.export import export_model
 from tspo_cli.training.core.training_core import TrainingCore
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 BEST = "best.json"
 
 
 def keep_best(
-    config: Config, run: Path, policy: TrainingCore, tokenizer: TokenizerLike, step: int
+    config: Config, run: Path, policy: TrainingCore, tokenizer: PreTrainedTokenizerFast, step: int
 ) -> float | None:
     """Export the policy to RUN/best if the evaluation of `step` is better than all before. Returns
     its score, None if it is no better.

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tspo_cli.config.schema import Config
 from tspo_cli.console import progress, say
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.agent_file import write_agent_file
-from tspo_cli.rollout.engines.engine_protocol import Engine, TokenizerLike
+from tspo_cli.rollout.engines.engine_protocol import Engine
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.rollout.records import GroupRecord
 from tspo_cli.runs import (
@@ -54,6 +54,9 @@ from tspo_cli.training.early_stop import StopRule, parse_rules
 from tspo_cli.training.profiling import step_profiler
 from tspo_cli.training.tracking import tracker
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
@@ -73,7 +76,7 @@ class TrainingRun:
     config: Config
     directory: Path
     attempt: int
-    tokenizer: TokenizerLike
+    tokenizer: PreTrainedTokenizerFast
     protocol: SearchProtocol
     learner: PolicyLearner
     engine: Engine

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tspo_cli.config.schema import Config
 from tspo_cli.data.world.generate import load_world
@@ -11,10 +11,12 @@ from tspo_cli.models.dtype import torch_dtype
 from tspo_cli.models.load_model import load_model, load_tokenizer
 from tspo_cli.models.tiny import tiny_model
 from tspo_cli.models.tokenizer import tiny_tokenizer
-from tspo_cli.rollout.engines.engine_protocol import TokenizerLike
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
-def starting_policy(config: Config, device: str) -> tuple[TokenizerLike, Any]:
+def starting_policy(config: Config, device: str) -> tuple[PreTrainedTokenizerFast, Any]:
     """Tokenizer and model: those of config.model.path, or a new tiny policy with the vocabulary of
     the world (data.world).
 

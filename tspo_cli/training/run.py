@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,7 +15,7 @@ from tspo_cli.console import say
 from tspo_cli.models.lora import add_lora
 from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.retrieval.types import Retriever
-from tspo_cli.rollout.engines.engine_protocol import Engine, TokenizerLike
+from tspo_cli.rollout.engines.engine_protocol import Engine
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 from tspo_cli.rollout.engines.vllm_engine.vllm_open import open_vllm
 from tspo_cli.rollout.engines.vllm_engine.vllm_servers import Siblings
@@ -32,6 +33,9 @@ from tspo_cli.training.rl.question_batches import read_training_questions
 from tspo_cli.training.rl.rl_step import RlParts, RlStep
 from tspo_cli.training.rl.scoring import needs_critic
 from tspo_cli.training.sft import SftStep, demonstration_source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 StepMaker = Callable[[PolicyLearner, Critic | None, Engine], MakeStep]
 """Learner, critic and engine -> the function that makes the training steps."""
@@ -91,7 +95,10 @@ def _step_maker(config: Config, retriever: Retriever | None, protocol: SearchPro
 
 
 def _engine(
-    learner: PolicyLearner, tokenizer: TokenizerLike, directory: Path, log: Callable[[str], None]
+    learner: PolicyLearner,
+    tokenizer: PreTrainedTokenizerFast,
+    directory: Path,
+    log: Callable[[str], None],
 ) -> Engine:
     """The rollout engine: vLLM, or transformers on the learner's own parameters or a copy of them
     (see `engine_copies_weights`).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tspo_cli.evaluation.methods.method import Method
-from tspo_cli.rollout.protocol import Moment, SearchProtocol
+from tspo_cli.rollout.protocol import RolloutState, SearchProtocol
 
 
 class DirectProtocol(SearchProtocol):
@@ -16,9 +16,9 @@ class DirectProtocol(SearchProtocol):
         """The prefill of the prompt style."""
         return self.style.prefill
 
-    def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
+    def context(self, state: RolloutState, ids: Sequence[int]) -> Sequence[int]:
         """The prompt without passages."""
-        return ids or self.direct_ids(moment.question.question)
+        return ids or self.direct_ids(state.question.question)
 
 
 DIRECT = Method("direct", DirectProtocol, searches=False)

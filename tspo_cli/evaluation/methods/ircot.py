@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from tspo_cli.evaluation.methods.method import Method, all_passages
-from tspo_cli.rollout.protocol import Action, Moment, SearchProtocol, parse_action
+from tspo_cli.rollout.protocol import Action, RolloutState, SearchProtocol, parse_action
 
 STEP = (
     "Read the passages and reason towards the answer of the question, one short sentence at a "
@@ -37,11 +37,11 @@ class IrcotProtocol(SearchProtocol):
 
     stop: ClassVar[tuple[str, ...]] = ("</answer>",)
 
-    def parse(self, text: str, finish_reason: str, moment: Moment) -> Action:
+    def parse(self, text: str, finish_reason: str, state: RolloutState) -> Action:
         """The answer if there is one, else a search for the first sentence."""
         action = parse_action(text, finish_reason=finish_reason, may_search=False)
         sentence = first_sentence(text)
-        if action.kind != "answer" and moment.may_search and sentence:
+        if action.kind != "answer" and state.may_search and sentence:
             return Action("search", sentence)
         return action
 
@@ -49,19 +49,17 @@ class IrcotProtocol(SearchProtocol):
         """Empty: every prompt is built from the start."""
         return "", []
 
-    def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
+    def context(self, state: RolloutState, ids: Sequence[int]) -> Sequence[int]:
         """The prompt: passages, question, and the sentences so far."""
         thoughts = [
-            turn.query
-            for turn in moment.turns
-            if turn.kind == "search" and turn.text and turn.query
+            turn.query for turn in state.turns if turn.kind == "search" and turn.text and turn.query
         ]
         values = {
-            "passages": all_passages(self, moment.turns),
-            "question": moment.question.question.strip(),
+            "passages": all_passages(self, state.turns),
+            "question": state.question.question.strip(),
             "thoughts": " ".join(thoughts),
         }
-        return self.fill(STEP if moment.may_search else LAST, values)
+        return self.fill(STEP if state.may_search else LAST, values)
 
 
 def first_sentence(text: str) -> str:

@@ -11,7 +11,13 @@ import re
 from collections.abc import Sequence
 
 from tspo_cli.evaluation.methods.method import Method
-from tspo_cli.rollout.protocol import Action, Moment, SearchProtocol, parse_action, passages_text
+from tspo_cli.rollout.protocol import (
+    Action,
+    RolloutState,
+    SearchProtocol,
+    parse_action,
+    passages_text,
+)
 
 PROMPT = (
     "Read the passages, think step by step inside <think> and </think>, then write only the final "
@@ -24,22 +30,22 @@ _TAG = re.compile(r"<[^<>\s]{1,20}>")
 class IterRetgenProtocol(SearchProtocol):
     """Whole generations as queries."""
 
-    def parse(self, text: str, finish_reason: str, moment: Moment) -> Action:
+    def parse(self, text: str, finish_reason: str, state: RolloutState) -> Action:
         """The next query while searches are left, then the answer."""
-        if not moment.may_search:
+        if not state.may_search:
             return parse_action(text, finish_reason=finish_reason, may_search=False)
         generation = " ".join(_TAG.sub(" ", text).split())
-        return Action("search", f"{moment.question.question.strip()} {generation}".strip())
+        return Action("search", f"{state.question.question.strip()} {generation}".strip())
 
     def correction(self) -> tuple[str, list[int]]:
         """Empty: every prompt is built from the start."""
         return "", []
 
-    def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
+    def context(self, state: RolloutState, ids: Sequence[int]) -> Sequence[int]:
         """The prompt with the passages of the last search."""
-        passages = self.cut(passages_text(moment.turns[-1].hits), self.max_observation_tokens)
+        passages = self.cut(passages_text(state.turns[-1].hits), self.max_observation_tokens)
         return self.fill(
-            PROMPT, {"passages": passages, "question": moment.question.question.strip()}
+            PROMPT, {"passages": passages, "question": state.question.question.strip()}
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tspo_cli.evaluation.methods.method import Method
-from tspo_cli.rollout.protocol import Moment, SearchProtocol
+from tspo_cli.rollout.protocol import RolloutState, SearchProtocol
 
 
 class RagProtocol(SearchProtocol):
@@ -16,9 +16,9 @@ class RagProtocol(SearchProtocol):
         """The prefill of the prompt style."""
         return self.style.prefill
 
-    def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
+    def context(self, state: RolloutState, ids: Sequence[int]) -> Sequence[int]:
         """The prompt with the passages for the question."""
-        return ids or self.rag_ids(moment.question.question, moment.turns[0].hits)
+        return ids or self.rag_ids(state.question.question, state.turns[0].hits)
 
 
 RAG = Method("rag", RagProtocol, searches=False, search_first=True)

@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from tspo_cli.evaluation.methods.method import Method, spoken
-from tspo_cli.rollout.protocol import Action, Moment, SearchProtocol, parse_action, passages_text
+from tspo_cli.rollout.protocol import (
+    Action,
+    RolloutState,
+    SearchProtocol,
+    parse_action,
+    passages_text,
+)
 
 QUERY, QUERY_END = "<|begin_search_query|>", "<|end_search_query|>"
 RESULT, RESULT_END = "<|begin_search_result|>", "<|end_search_result|>"
@@ -42,41 +48,41 @@ class SearchO1Protocol(SearchProtocol):
 
     stop: ClassVar[tuple[str, ...]] = (QUERY_END, "</answer>")
 
-    def parse(self, text: str, finish_reason: str, moment: Moment) -> Action:
+    def parse(self, text: str, finish_reason: str, state: RolloutState) -> Action:
         """After a search a note; else the first query or answer."""
-        if _reads(moment):
+        if _reads(state):
             return Action("note", text.strip())
         action = parse_action(text, finish_reason=finish_reason, may_search=False)
         query = _QUERY.search(text)
         if query is None or action.kind == "answer":
             return action
         content = query.group(1).strip()
-        return Action("search", content) if moment.may_search and content else Action("invalid")
+        return Action("search", content) if state.may_search and content else Action("invalid")
 
     def correction(self) -> tuple[str, list[int]]:
         """Empty: every prompt is built from the start."""
         return "", []
 
-    def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
+    def context(self, state: RolloutState, ids: Sequence[int]) -> Sequence[int]:
         """After a search the prompt to read its passages; else question and reasoning so far."""
         reasoning = "".join(
             f"\n{RESULT} {spoken(self, turn).strip()} {RESULT_END}\n"
             if turn.kind == "note"
             else spoken(self, turn)
-            for turn in moment.turns
+            for turn in state.turns
         )
-        if not _reads(moment):
-            values = {"question": moment.question.question.strip(), "reasoning": reasoning}
-            return self.fill(REASON if moment.may_search else LAST, values)
-        search = moment.turns[-1]
+        if not _reads(state):
+            values = {"question": state.question.question.strip(), "reasoning": reasoning}
+            return self.fill(REASON if state.may_search else LAST, values)
+        search = state.turns[-1]
         passages = self.cut(passages_text(search.hits), self.max_observation_tokens)
         return self.fill(
             READ, {"reasoning": reasoning, "query": search.query or "", "passages": passages}
         )
 
 
-def _reads(moment: Moment) -> bool:
-    return bool(moment.turns) and moment.turns[-1].kind == "search"
+def _reads(state: RolloutState) -> bool:
+    return bool(state.turns) and state.turns[-1].kind == "search"
 
 
 SEARCH_O1 = Method("search_o1", SearchO1Protocol, searches=True)

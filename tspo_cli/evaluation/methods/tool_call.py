@@ -15,7 +15,13 @@ from typing import Any, ClassVar
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.methods.method import Method
 from tspo_cli.retrieval.types import Hit
-from tspo_cli.rollout.protocol import Action, Moment, SearchProtocol, parse_action, passages_text
+from tspo_cli.rollout.protocol import (
+    Action,
+    RolloutState,
+    SearchProtocol,
+    parse_action,
+    passages_text,
+)
 from tspo_cli.rollout.trajectory import Turn
 
 TOOL = {
@@ -50,13 +56,13 @@ class ServedToolCallProtocol(SearchProtocol):
 
     stop: ClassVar[tuple[str, ...]] = ("</answer>",)
 
-    def parse(self, text: str, finish_reason: str, moment: Moment) -> Action:
+    def parse(self, text: str, finish_reason: str, state: RolloutState) -> Action:
         """The first call of the search function, or an answer."""
-        return parse_call(text, finish_reason, moment)
+        return parse_call(text, finish_reason, state)
 
-    def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
+    def context(self, state: RolloutState, ids: Sequence[int]) -> Sequence[int]:
         """The request, then the conversation so far."""
-        return ids or self.fill(REQUEST, {"question": moment.question.question.strip()})
+        return ids or self.fill(REQUEST, {"question": state.question.question.strip()})
 
     def observation(self, hits: Sequence[Hit]) -> tuple[str, list[int]]:
         """The passages, cut to the limit."""
@@ -73,15 +79,15 @@ class ToolCallProtocol(SearchProtocol):
 
     stop: ClassVar[tuple[str, ...]] = ("</tool_call>", "</answer>")
 
-    def parse(self, text: str, finish_reason: str, moment: Moment) -> Action:
+    def parse(self, text: str, finish_reason: str, state: RolloutState) -> Action:
         """The first call of the search function, or an answer."""
-        return parse_call(text, finish_reason, moment)
+        return parse_call(text, finish_reason, state)
 
     def correction(self) -> tuple[str, list[int]]:
         """The reply to a message that is neither a call nor an answer."""
         return CORRECTION, self.action_ids(CORRECTION)
 
-    def context(self, moment: Moment, ids: Sequence[int]) -> Sequence[int]:
+    def context(self, state: RolloutState, ids: Sequence[int]) -> Sequence[int]:
         """The conversation so far, rendered by the chat template. The model's turns keep their
         sampled ids.
         """
@@ -91,14 +97,14 @@ class ToolCallProtocol(SearchProtocol):
                 "--method tool_call: this model has no chat template with tools; use another "
                 "method, such as search_r1"
             )
-        values: dict[str, str | Sequence[int]] = {"question": moment.question.question.strip()}
+        values: dict[str, str | Sequence[int]] = {"question": state.question.question.strip()}
         messages: list[dict[str, Any]] = (
             [{"role": "system", "content": self.system}] if self.system else []
         )
         messages.append(
             {"role": "user", "content": REQUEST.replace("{question}", f"{_MARK}question{_MARK}")}
         )
-        for number, turn in enumerate(moment.turns):
+        for number, turn in enumerate(state.turns):
             values[f"turn{number}"] = _without_end(turn)
             messages.append({"role": "assistant", "content": f"{_MARK}turn{number}{_MARK}"})
             if turn.kind == "search":
@@ -111,20 +117,20 @@ class ToolCallProtocol(SearchProtocol):
                 messages.append({"role": "user", "content": CORRECTION})
         rendered = self.tokenizer.apply_chat_template(
             messages,
-            tools=[TOOL] if moment.may_search else None,
+            tools=[TOOL] if state.may_search else None,
             tokenize=False,
             add_generation_prompt=True,
         )
         return self.fill_marked(rendered, values)
 
 
-def parse_call(text: str, finish_reason: str, moment: Moment) -> Action:
+def parse_call(text: str, finish_reason: str, state: RolloutState) -> Action:
     """The answer if there is one, else the first call of the search function."""
     action = parse_action(text, finish_reason=finish_reason, may_search=False)
     query = _called_query(text)
     if action.kind == "answer" or query is None:
         return action
-    return Action("search", query) if moment.may_search and query else Action("invalid")
+    return Action("search", query) if state.may_search and query else Action("invalid")
 
 
 def _called_query(text: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +98,3 @@ class Engine(Protocol):
     def close(self) -> None:
         """Drop all requests and free the engine's resources. It takes no request afterwards."""
         ...
-
-
-TokenizerLike = Any
-"""A Hugging Face fast tokenizer; typed loosely because its classes are heavy to import."""

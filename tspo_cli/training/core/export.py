@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers.utils.logging import disable_progress_bar
 
 from tspo_cli.models.lora import save_adapter
-from tspo_cli.rollout.engines.engine_protocol import TokenizerLike
 from tspo_cli.training.core.distributed import barrier, rank
 from tspo_cli.training.core.engine_weights import is_plain_model, whole_weights
 from tspo_cli.training.core.optimizer_state import full_parameters
 from tspo_cli.training.core.training_core import TrainingCore
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 def empty_model(core: TrainingCore) -> Any:
@@ -28,7 +30,7 @@ def empty_model(core: TrainingCore) -> Any:
     return model
 
 
-def export_model(core: TrainingCore, directory: Path, tokenizer: TokenizerLike) -> None:
+def export_model(core: TrainingCore, directory: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     """Write a plain model directory (safetensors, config, tokenizer), whole or not at all. All
     processes call it.
     """

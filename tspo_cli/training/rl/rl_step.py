@@ -10,9 +10,9 @@ from threading import Event
 from tspo_cli.config.schema import Config
 from tspo_cli.data.question import Question
 from tspo_cli.retrieval.types import Retriever
-from tspo_cli.rollout.agent import AgentSettings, run_agents
+from tspo_cli.rollout.agent import Agent, AgentSettings, RolloutHooks, run_agents
 from tspo_cli.rollout.engines.engine_protocol import Engine, Sampling
-from tspo_cli.rollout.protocol import STOP, SearchProtocol
+from tspo_cli.rollout.protocol import STOP_STRINGS, SearchProtocol
 from tspo_cli.rollout.trajectory import Trajectory
 from tspo_cli.timing import Clock
 from tspo_cli.training.core.critic import Critic
@@ -102,14 +102,11 @@ class RlStep:
         """Roll out this process's share of `batch`. `stop`, set from another thread, cancels."""
         parts = self.parts
         questions = list(batch[rank() :: world_size()])
+        agent = Agent(parts.engine, parts.retriever, parts.protocol, agent_settings(parts.config))
         trajectories = run_agents(
             rollout_tasks(questions, parts.protocol, parts.config),
-            parts.engine,
-            parts.retriever,
-            parts.protocol,
-            agent_settings(parts.config),
-            clock=self.clock,
-            stop=stop,
+            agent,
+            RolloutHooks(clock=self.clock, stop=stop),
         )
         return Rollouts(questions, trajectories)
 
@@ -227,7 +224,7 @@ def agent_settings(config: Config) -> AgentSettings:
     """How training rollouts are sampled."""
     rollout = config.rollout
     sampling = Sampling(
-        rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_new_tokens, STOP
+        rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_new_tokens, STOP_STRINGS
     )
     return AgentSettings(
         sampling,

@@ -6,114 +6,120 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
+from tspo_cli.models.tokenizer_protocol import Tokenizer, decode, encode
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient, first_choice
-from tspo_cli.rollout.engines.engine_protocol import (
-    Completion,
-    FinishReason,
-    GenerationRequest,
-    TokenizerLike,
-)
+from tspo_cli.rollout.engines.engine_protocol import Completion, FinishReason, GenerationRequest
 
 if TYPE_CHECKING:
     import torch
 
 Message = dict[str, Any]
-_PATIENCE = 0.05
-"""Seconds that a step waits for an answer, so that passages which arrive meanwhile are seen."""
-_TAIL = 40
-"""Characters at the end of a prompt in which the tag that the model is to close may have been
-opened.
-"""
+POLL_SECONDS = 0.05
+"""How long a step waits for a response, so that passages that arrive meanwhile are noticed."""
+PROMPT_END = 40
+"""Characters at the end of a prompt that may contain the opening tag of the model's segment."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Talk:
-    """A conversation as the server sees it, and the ids that the agent loop has for it."""
+class EndpointOptions:
+    """What is requested of a server.
+
+    model: its name on the server. api: completions continues a text; chat answers messages.
+    send_ids: the server has the same tokenizer, so that prompts can be sent as token ids
+    (completions only). system: system message (chat). concurrency: requests in flight. extra: more
+    fields of each request. tools: functions that the model may call, as OpenAI's API describes them
+    (chat).
+    """
+
+    model: str
+    api: Literal["completions", "chat"]
+    send_ids: bool = False
+    system: str = ""
+    concurrency: int = 16
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    tools: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Conversation:
+    """The messages of a session, and the token ids that the agent loop has for them."""
 
     messages: tuple[Message, ...]
     ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Sent:
-    """A request under way: `said` is its newest text, `messages` its conversation (chat)."""
+class _Pending:
+    """A request in flight. `new_text` is the text that the model continues or answers; `messages`
+    is the conversation up to it (chat).
+    """
 
     request: GenerationRequest
-    said: str
+    new_text: str
     messages: tuple[Message, ...] = ()
 
 
 class EndpointEngine:
-    """Every request is one HTTP request; `concurrency` of them are under way at once. No
-    log-probabilities.
+    """Sends each generation request as one HTTP request. Completions have no log-probabilities.
 
-    completions continues the text, sent as token ids where `send_ids` (the server has the same
-    tokenizer), else as text. chat sends messages: prompt and observations are the user's, actions
-    the assistant's; a history that does not continue the last one is a new conversation. Servers
-    cut stop strings off; they are put back. A call of one of `tools` (chat) is part of the action
-    as `<tool_call>{"name", "arguments"}</tool_call>`, and what follows it is the tool's message.
-
-    Args:
-        extra: further fields of every request.
-        tools: functions that the model may call, in the form of OpenAI's API.
+    With the chat API, prompt and observations are user messages and actions assistant messages. A
+    request whose token ids do not continue those of its session starts a new conversation. Servers
+    remove stop strings from the end of a response; the engine adds them again. A call of a tool
+    becomes part of the action as `<tool_call>{"name", "arguments"}</tool_call>`, and the text after
+    it is sent as the tool's message.
     """
 
     def __init__(
-        self,
-        client: EndpointClient,
-        model: str,
-        tokenizer: TokenizerLike,
-        *,
-        api: Literal["completions", "chat"],
-        send_ids: bool,
-        system: str = "",
-        concurrency: int = 16,
-        extra: Mapping[str, Any] | None = None,
-        tools: Sequence[Mapping[str, Any]] = (),
+        self, client: EndpointClient, tokenizer: Tokenizer, options: EndpointOptions
     ) -> None:
-        self.client, self.model, self.tokenizer = client, model, tokenizer
-        self.api, self.send_ids, self.system = api, send_ids, system
-        self.extra = ({"tools": list(tools)} if tools else {}) | dict(extra or {})
+        self.client, self.tokenizer, self.options = client, tokenizer, options
+        self.extra = ({"tools": list(options.tools)} if options.tools else {}) | dict(options.extra)
         self.weight_version, self.owns_weights = 0, True
-        self._pool = ThreadPoolExecutor(concurrency)
-        self._running: dict[Future[dict[str, Any]], _Sent] = {}
-        self._talks: dict[int, _Talk] = {}
+        self._pool = ThreadPoolExecutor(options.concurrency)
+        self._pending: dict[Future[dict[str, Any]], _Pending] = {}
+        self._conversations: dict[int, _Conversation] = {}
 
     def submit(self, request: GenerationRequest) -> None:
-        """Send a request as soon as one of the connections is free."""
-        path, sent, prompt = (
-            self._chat(request) if self.api == "chat" else self._completions(request)
-        )
-        self._running[self._pool.submit(self.client.post, path, self._body(request) | prompt)] = (
-            sent
-        )
+        """Queue a request; a thread sends it as soon as fewer than `concurrency` are in flight."""
+        if self.options.api == "chat":
+            path, pending = "/chat/completions", self._chat(request)
+            prompt: dict[str, Any] = {"messages": list(pending.messages)}
+        else:
+            path, pending = "/completions", _Pending(request, self._decode(request.token_ids))
+            send_ids = self.options.send_ids
+            prompt = {"prompt": list(request.token_ids) if send_ids else pending.new_text}
+        future = self._pool.submit(self.client.post, path, self._body(request) | prompt)
+        self._pending[future] = pending
 
     def step(self) -> list[Completion]:
-        """What has been answered since.
+        """The requests that finished since the last step.
 
         Raises:
-            RemoteServiceError: the server failed, after all tries.
+            RemoteServiceError: the server failed after all retries.
         """
-        if not self._running:
+        if not self._pending:
             return []
-        done, _ = wait(self._running, timeout=_PATIENCE, return_when=FIRST_COMPLETED)
-        return [self._completion(self._running.pop(future), future.result()) for future in done]
+        done, _ = wait(self._pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+        return [self._completion(self._pending.pop(future), future.result()) for future in done]
 
     def release(self, session: int) -> None:
-        """Forget the session; the answer to a request under way is dropped."""
-        self._talks.pop(session, None)
-        for future in [
-            one for one, sent in self._running.items() if sent.request.session == session
-        ]:
+        """Forget the session and drop its request in flight."""
+        self._conversations.pop(session, None)
+        futures = [
+            future
+            for future, pending in self._pending.items()
+            if pending.request.session == session
+        ]
+        for future in futures:
             future.cancel()
-            del self._running[future]
+            del self._pending[future]
 
     def load_weights(self, weights: Mapping[str, torch.Tensor] | None, version: int) -> None:
-        """Raises InvalidInputError: the weights are the server's."""
+        """Raises InvalidInputError: a server keeps its own weights."""
         raise InvalidInputError("an endpoint takes no weights; train with another engine")
 
     def sleep(self) -> None:
@@ -124,109 +130,105 @@ class EndpointEngine:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self.client.close()
 
-    def _completions(self, request: GenerationRequest) -> tuple[str, _Sent, dict[str, Any]]:
-        text = self._decode(request.token_ids)
-        return (
-            "/completions",
-            _Sent(request, text),
-            {"prompt": list(request.token_ids) if self.send_ids else text},
-        )
-
-    def _chat(self, request: GenerationRequest) -> tuple[str, _Sent, dict[str, Any]]:
-        talk = self._talks.get(request.session)
+    def _chat(self, request: GenerationRequest) -> _Pending:
+        conversation = self._conversations.get(request.session)
         earlier: tuple[Message, ...] = ()
-        if talk is not None and request.token_ids[: len(talk.ids)] == talk.ids:
-            earlier, said = talk.messages, self._decode(request.token_ids[len(talk.ids) :]).strip()
+        if conversation and request.token_ids[: len(conversation.ids)] == conversation.ids:
+            earlier = conversation.messages
+            text = self._decode(request.token_ids[len(conversation.ids) :]).strip()
         else:
-            said = self._decode(request.token_ids)
-            if self.system:
-                earlier = ({"role": "system", "content": self.system},)
-        called = earlier[-1].get("tool_calls") if earlier else None
-        new = {"role": "tool", "tool_call_id": called[0].get("id")} if called else {"role": "user"}
-        messages = (*earlier, new | {"content": said})
-        return "/chat/completions", _Sent(request, said, messages), {"messages": list(messages)}
+            text = self._decode(request.token_ids)
+            if self.options.system:
+                earlier = ({"role": "system", "content": self.options.system},)
+        calls = earlier[-1].get("tool_calls") if earlier else None
+        message = (
+            {"role": "tool", "tool_call_id": calls[0].get("id")} if calls else {"role": "user"}
+        )
+        return _Pending(request, text, (*earlier, message | {"content": text}))
 
     def _body(self, request: GenerationRequest) -> dict[str, Any]:
         sampling = request.sampling
         body = {
-            "model": self.model,
+            "model": self.options.model,
             "max_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "stop": list(sampling.stop),
             "seed": request.seed % 2**31,
         }
-        # Not a field of OpenAI's own API, so only where it is asked for.
+        # OpenAI's own API has no top_k, so it is sent only if it is set.
         return body | ({"top_k": sampling.top_k} if sampling.top_k else {}) | self.extra
 
-    def _completion(self, sent: _Sent, answer: dict[str, Any]) -> Completion:
-        request, choice = sent.request, first_choice(answer, self.client.url)
+    def _completion(self, pending: _Pending, response: dict[str, Any]) -> Completion:
+        request, choice = pending.request, first_choice(response, self.client.url)
+        is_chat = self.options.api == "chat"
         message = choice.get("message") or {}
-        text = message.get("content") if self.api == "chat" else choice.get("text")
-        if not isinstance(text, str | None):
+        content = message.get("content") if is_chat else choice.get("text")
+        if not isinstance(content, str | None):
             raise RemoteServiceError(
-                f"endpoint {self.client.url}: expected text, got {type(text).__name__}"
+                f"endpoint {self.client.url}: expected text, got {type(content).__name__}"
             )
-        calls = (message.get("tool_calls") or [])[:1] if self.api == "chat" else []
-        text = (text or "") + "".join(map(call_text, calls))
-        finish, told = str(choice.get("finish_reason")), choice.get("stop_reason")
-        whole, reason = end_of_turn(text, finish, told, request.sampling.stop, sent.said[-_TAIL:])
-        sampled = choice.get(
-            "token_ids"
-        )  # vLLM's, where `extra` asks for them with return_token_ids
-        if self.send_ids and isinstance(sampled, list) and sampled:
-            ids = tuple(int(one) for one in sampled)
+        calls = (message.get("tool_calls") or [])[:1] if is_chat else []
+        text, reason = end_of_turn(
+            (content or "") + "".join(map(call_text, calls)),
+            str(choice.get("finish_reason")),
+            choice.get("stop_reason"),
+            request.sampling.stop,
+            pending.new_text[-PROMPT_END:],
+        )
+        # vLLM returns the sampled ids if `extra` has return_token_ids.
+        sampled_ids = choice.get("token_ids")
+        if self.options.send_ids and isinstance(sampled_ids, list) and sampled_ids:
+            ids = tuple(map(int, sampled_ids))
         else:
-            ids = tuple(self.tokenizer(whole, add_special_tokens=False)["input_ids"])
-            # The end-of-sequence token was not told, so the last of these ids is none.
+            ids = tuple(encode(self.tokenizer, text))
+            # The end-of-sequence token is not in the response, so `ids` does not end with one.
             reason = "stop" if reason == "eos" else reason
-        if self.api == "chat":
-            own = (
-                {"content": message.get("content"), "tool_calls": calls}
-                if calls
-                else {"content": whole}
+        if is_chat:
+            reply = {"content": content, "tool_calls": calls} if calls else {"content": text}
+            messages = (*pending.messages, {"role": "assistant", **reply})
+            self._conversations[request.session] = _Conversation(
+                messages, (*request.token_ids, *ids)
             )
-            talk = (*sent.messages, {"role": "assistant", **own})
-            self._talks[request.session] = _Talk(talk, (*request.token_ids, *ids))
         return Completion(request.session, ids, (), reason, self.weight_version)
 
     def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        return text
+        return decode(self.tokenizer, ids)
 
 
 def call_text(call: Any) -> str:
-    """A call of OpenAI's API as text; arguments that are no JSON stay the string that they are."""
-    given = call.get("function") if isinstance(call, dict) else None
-    function = given if isinstance(given, dict) else {}
-    name, arguments = function.get("name"), function.get("arguments")
+    """A tool call of OpenAI's API as text. Arguments that are not JSON stay a string."""
+    function = call.get("function") if isinstance(call, dict) else None
+    fields = function if isinstance(function, dict) else {}
+    name, arguments = fields.get("name"), fields.get("arguments")
     if isinstance(arguments, str):
         with suppress(json.JSONDecodeError):
             arguments = json.loads(arguments)
-    call = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
-    return f"<tool_call>{call}</tool_call>"
+    content = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+    return f"<tool_call>{content}</tool_call>"
 
 
 def end_of_turn(
     text: str, finish_reason: str, stop_reason: object, stop: Sequence[str], before: str = ""
 ) -> tuple[str, FinishReason]:
-    """The text up to and with the stop string that ended it, and why it ended.
+    """The text up to and including the stop string that ended it, and why it ended.
 
-    Most servers leave the stop string out and do not say which it was: then it is the one whose
-    opening tag is still open in `text`, or at the end of the prompt (`before`).
+    Most servers remove the stop string and do not say which one it was. Then it is the one whose
+    opening tag is still open in `text` or at the end of the prompt (`before`).
     """
-    ends = [text.find(one) + len(one) for one in stop if one in text]
+    ends = [text.find(string) + len(string) for string in stop if string in text]
     if ends:
         return text[: min(ends)], "stop"
     if finish_reason == "length":
         return text, "length"
     if isinstance(stop_reason, str) and stop_reason in stop:
         return text + stop_reason, "stop"
-    opened = {one: (before + text).rfind(_opening(one)) for one in stop if _opening(one) != one}
-    last = max(opened, key=lambda one: opened[one], default="")
-    if last and opened[last] > (before + text).rfind(last):
+    context = before + text
+    opened = {
+        string: context.rfind(_opening(string)) for string in stop if _opening(string) != string
+    }
+    last = max(opened, key=lambda string: opened[string], default="")
+    if last and opened[last] > context.rfind(last):
         return text + last, "stop"
     return text, "eos"
 

@@ -22,7 +22,6 @@ from tspo_cli.rollout.engines.engine_protocol import (
     Completion,
     FinishReason,
     GenerationRequest,
-    TokenizerLike,
 )
 from tspo_cli.rollout.engines.hf.copy_weights import copy_weights
 from tspo_cli.rollout.engines.hf.fused import FusedForward, can_fuse
@@ -38,7 +37,7 @@ from tspo_cli.rollout.engines.hf.stop_conditions import (
 )
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 PREFILL_COLUMNS = 256
 PREFILL_TOKENS = 16384
@@ -68,7 +67,7 @@ class TransformersEngine:
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: TokenizerLike,
+        tokenizer: PreTrainedTokenizerFast,
         *,
         batch_size: int,
         max_context: int,

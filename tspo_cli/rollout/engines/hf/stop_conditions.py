@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from tspo_cli.rollout.engines.engine_protocol import TokenizerLike
+from tspo_cli.models.tokenizer_protocol import decode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 
 # What a sampled token does to its request.
 CONTINUE = 0
@@ -27,7 +32,9 @@ class StopRules:
         eos_ids: end-of-sequence tokens.
     """
 
-    def __init__(self, tokenizer: TokenizerLike, vocabulary: int, eos_ids: Sequence[int]) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, vocabulary: int, eos_ids: Sequence[int]
+    ) -> None:
         self.tokenizer, self.vocabulary, self.eos_ids = tokenizer, vocabulary, list(eos_ids)
         self.kinds: npt.NDArray[np.int8] = np.zeros((0, vocabulary), np.int8)
         self.rules: list[tuple[str, ...]] = []
@@ -43,7 +50,7 @@ class StopRules:
         """True if the text of the sampled `ids` contains a stop string near its end."""
         stop = self.rules[rule]
         tail = list(ids[-4 * max(map(len, stop)) :])  # a character is at most four tokens
-        text = self._decode(tail)
+        text = decode(self.tokenizer, tail)
         return any(string in text for string in stop)
 
     def _classify(self, stop: tuple[str, ...]) -> npt.NDArray[np.int8]:
@@ -58,12 +65,10 @@ class StopRules:
 
     @cached_property
     def _texts(self) -> list[str]:
-        return [self._decode([token]) for token in range(min(len(self.tokenizer), self.vocabulary))]
-
-    def _decode(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(
-            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+        return [
+            decode(self.tokenizer, [token])
+            for token in range(min(len(self.tokenizer), self.vocabulary))
+        ]
 
 
 def _may_end(text: str, stop: str) -> bool:

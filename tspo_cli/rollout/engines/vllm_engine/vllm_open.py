@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.models.eos import saved_eos_ids
-from tspo_cli.rollout.engines.engine_protocol import TokenizerLike
 from tspo_cli.rollout.engines.vllm_engine.vllm_local import VllmEngine
 from tspo_cli.rollout.engines.vllm_engine.vllm_servers import Siblings, VllmServers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 def open_vllm(
     config: Config,
-    tokenizer: TokenizerLike,
+    tokenizer: PreTrainedTokenizerFast,
     *,
     dtype: str,
     folder: Path,
