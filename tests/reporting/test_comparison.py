@@ -19,13 +19,13 @@ from tests.reporting.tree import make_evaluation, make_run, make_tree
 from tspo_cli import runs
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
-from tspo_cli.reporting.open_report import Report
 from tspo_cli.reporting.page.curves import figures
+from tspo_cli.reporting.rendering.render import render
+from tspo_cli.reporting.rendering.table import Format, Table
+from tspo_cli.reporting.run_report import RunReport
 from tspo_cli.reporting.sources.arms import find_arm, group_arms
 from tspo_cli.reporting.sources.published import SETS, choose_published, read_published
 from tspo_cli.reporting.sources.run_view import open_runs
-from tspo_cli.reporting.tables.render import render
-from tspo_cli.reporting.tables.table import Format, Table
 
 QUESTIONS = 60
 
@@ -118,7 +118,7 @@ def test_a_baseline_is_found_by_label_algorithm_or_run(seeds: Path) -> None:
 
 
 def test_sets_of_one_method_are_one_row_in_the_order_of_papers(evals: Path) -> None:
-    table = Report(open_runs([evals])).table("main")
+    table = RunReport(open_runs([evals])).table("main")
     assert [column.heading for column in table.columns] == [
         "method",
         "nq",
@@ -137,14 +137,14 @@ def test_sets_of_one_method_are_one_row_in_the_order_of_papers(evals: Path) -> N
 
 
 def test_best_and_second_are_marked_in_every_column(evals: Path) -> None:
-    rows = Report(open_runs([evals])).table("main").rows
+    rows = RunReport(open_runs([evals])).table("main").rows
     assert all(cell.best and not cell.second for cell in rows[2][1:])
     assert all(cell.second and not cell.best for cell in rows[1][1:])
     assert not any(cell.best or cell.second for cell in rows[0])
 
 
 def test_letters_follow_the_paired_test_after_holm(evals: Path) -> None:
-    report = Report(open_runs([evals]), baselines=["rag", "direct"])
+    report = RunReport(open_runs([evals]), baselines=["rag", "direct"])
     table = report.table("main")
     record = {one["method"]: one for one in table.records}
     for method, row in zip(("direct", "rag", "search_r1"), table.rows, strict=True):
@@ -167,7 +167,9 @@ def test_letters_follow_the_paired_test_after_holm(evals: Path) -> None:
 
 
 def test_p_values_are_scipys_on_the_same_items(evals: Path) -> None:
-    found = Report(open_runs([evals]), baselines=["rag"]).table("main").records[2]["against"]["rag"]
+    found = (
+        RunReport(open_runs([evals]), baselines=["rag"]).table("main").records[2]["against"]["rag"]
+    )
     raw = {}
     for place, (dataset, n) in enumerate([("musique", 60), ("nq", 60), ("popqa", 180)]):
         mine, theirs = (
@@ -188,7 +190,7 @@ def test_p_values_are_scipys_on_the_same_items(evals: Path) -> None:
 
 
 def test_seeds_count_in_means_and_intervals(seeds: Path) -> None:
-    table = Report(open_runs([seeds]), baselines=["grpo"]).table("main")
+    table = RunReport(open_runs([seeds]), baselines=["grpo"]).table("main")
     assert [column.heading for column in table.columns] == [
         "method",
         "seeds",
@@ -201,34 +203,34 @@ def test_seeds_count_in_means_and_intervals(seeds: Path) -> None:
     assert table.rows[1][2].below.startswith("[")
     assert not any(
         cell.below
-        for row in Report(open_runs([seeds]), intervals=False).table("main").rows
+        for row in RunReport(open_runs([seeds]), intervals=False).table("main").rows
         for cell in row
     )
     record = table.records[1]["sets"]["test"]
     assert (record["seeds"], record["questions"]) == (3, 40)
-    one_seed = Report(open_runs([seeds / "tspo-1"])).table("main").records[0]["sets"]["test"]
+    one_seed = RunReport(open_runs([seeds / "tspo-1"])).table("main").records[0]["sets"]["test"]
     assert record["high"] - record["low"] > one_seed["high"] - one_seed["low"], "seeds add doubt"
     assert not any("One seed" in note for note in table.notes)
 
 
 def test_another_metric_and_one_that_is_not_there(evals: Path) -> None:
     em, f1 = (
-        Report(open_runs([evals]), metric=metric).table("main").records[0]
+        RunReport(open_runs([evals]), metric=metric).table("main").records[0]
         for metric in ("em", "f1")
     )
     assert f1["sets"]["nq"]["mean"] == pytest.approx(em["sets"]["nq"]["mean"] / 2)
     with pytest.raises(InvalidInputError, match="not every item has a number under 'bleu'"):
-        Report(open_runs([evals]), metric="bleu").table("main")
+        RunReport(open_runs([evals]), metric="bleu").table("main")
 
 
 def test_the_main_table_needs_items(tmp_path: Path) -> None:
     make_run(tmp_path / "new", Config(), 2, {})
     with pytest.raises(UsageError, match="nothing to put into this table"):
-        Report(open_runs([tmp_path])).table("main")
+        RunReport(open_runs([tmp_path])).table("main")
 
 
 def test_main_csv_has_one_value_per_cell(evals: Path) -> None:
-    report = Report(open_runs([evals]), baselines=["rag"])
+    report = RunReport(open_runs([evals]), baselines=["rag"])
     rows = list(csv.DictReader(io.StringIO(render([report.table("main")], Format.csv))))
     record = report.table("main").records[2]
     assert float(rows[2]["nq"]) == record["sets"]["nq"]["mean"]
@@ -238,7 +240,7 @@ def test_main_csv_has_one_value_per_cell(evals: Path) -> None:
 
 def test_published_rows_stand_apart(evals: Path) -> None:
     published = choose_published(read_published(), ["2503.09516v5 base PPO 7B"], "em")
-    table = Report(open_runs([evals]), published=published).table("main")
+    table = RunReport(open_runs([evals]), published=published).table("main")
     assert table.quoted == frozenset({3})
     quoted = table.rows[3]
     assert [cell.text for cell in quoted] == [
@@ -269,7 +271,7 @@ def test_published_rows_need_words_that_fit_and_sets_that_were_measured(
     assert len(chosen) == len(choose_published(rows, ["7B"], "em")), "no row twice"
     assert {row.metric for row in choose_published(rows, ["all"], "f1")} == {"f1"}
     with pytest.raises(UsageError, match="none of these rows has a score on test"):
-        Report(open_runs([seeds]), published=chosen).table("main")
+        RunReport(open_runs([seeds]), published=chosen).table("main")
 
 
 def test_the_file_of_published_results_is_consistent() -> None:
@@ -302,7 +304,7 @@ def test_a_wrong_published_file_is_named_with_its_line(
 
 
 def test_an_ablation_shows_only_what_differs(seeds: Path) -> None:
-    table = Report(open_runs([seeds]), baselines=["tspo-0"]).table("ablation")
+    table = RunReport(open_runs([seeds]), baselines=["tspo-0"]).table("ablation")
     heads = [column.heading for column in table.columns]
     assert heads[:2] == ["credit.algorithm", "optimizer.lr"]
     lines = [[cell.text for cell in row] for row in table.rows]
@@ -313,11 +315,11 @@ def test_an_ablation_shows_only_what_differs(seeds: Path) -> None:
     assert table.records[1]["difference"] == pytest.approx(-0.25)
     assert table.records[1]["difference_low"] < -0.25 < table.records[1]["difference_high"]
     with pytest.raises(UsageError, match="--table ablation needs --baseline"):
-        Report(open_runs([seeds])).table("ablation")
+        RunReport(open_runs([seeds])).table("ablation")
 
 
 def test_curves_and_classes_are_means_over_seeds(seeds: Path) -> None:
-    report = Report(open_runs([seeds]))
+    report = RunReport(open_runs([seeds]))
     curve = [one for one in report.table("curves").records if one["method"] == "grpo"]
     assert [(one["step"], one["seeds"]) for one in curve] == [(0, 3), (2, 3), (4, 3)]
     assert curve[-1]["em"] == pytest.approx(0.25)
@@ -353,7 +355,7 @@ def test_cost_counts_devices_tokens_and_searches(tmp_path: Path, evals: Path) ->
     )
     make_run(tmp_path / "two", config, 4, {4: 0.5})
     runs.write_json(tmp_path / "two" / "env.json", {"gpus": ["NVIDIA H200"] * 2})
-    one = Report(open_runs([tmp_path])).table("cost").records[0]
+    one = RunReport(open_runs([tmp_path])).table("cost").records[0]
     assert one["device"] == "2 × NVIDIA H200"
     assert one["device_hours"] == pytest.approx(4 * 1.5 * 2 / 3600)
     assert one["rollouts"] == 4 * 8 * 5
@@ -363,7 +365,7 @@ def test_cost_counts_devices_tokens_and_searches(tmp_path: Path, evals: Path) ->
     assert one["training_searches"] == round(sum(searches) * 40)
     assert one["searches_per_question"] == 2.0
     runs.write_json(evals / "rag" / "nq" / "timings.json", {"nq": {"mean": 0.25}})
-    table = Report(open_runs([evals / "rag" / "nq"])).table("cost")
+    table = RunReport(open_runs([evals / "rag" / "nq"])).table("cost")
     assert table.records[0]["seconds_per_question"] == 0.25
     assert table.records[0]["device_hours"] is None
     assert "seconds per question" in [column.heading for column in table.columns]
@@ -381,7 +383,7 @@ def test_a_policy_of_several_seeds_is_one_evaluated_arm(tmp_path: Path) -> None:
     make_evaluation(
         tmp_path / "evals" / "other", "direct", items(9, 0.2), dataset="nq", model="Qwen2.5-3B"
     )
-    scored = Report(open_runs([tmp_path / "evals"])).scored
+    scored = RunReport(open_runs([tmp_path / "evals"])).scored
     assert [(one.arm.label, len(one.arm.views)) for one in scored] == [
         ("direct (tspo-0)", 2), ("direct (Qwen2.5-3B)", 1), ("search_r1", 2),
     ]  # fmt: skip
@@ -398,7 +400,7 @@ def test_the_same_evaluation_twice_stays_two_rows(tmp_path: Path) -> None:
 
 def test_all_tables_that_are_possible(tmp_path: Path, evals: Path) -> None:
     demo = make_tree(tmp_path, steps=4)
-    assert Report(open_runs([demo])).possible() == [
+    assert RunReport(open_runs([demo])).possible() == [
         "rows",
         "main",
         "curves",
@@ -406,6 +408,6 @@ def test_all_tables_that_are_possible(tmp_path: Path, evals: Path) -> None:
         "cost",
         "commands",
     ]
-    assert {"ablation", "tests"} <= set(Report(open_runs([demo]), baselines=["grpo"]).possible())
-    assert Report(open_runs([evals])).possible() == ["rows", "main", "cost", "commands"]
-    assert json.loads(render([Report(open_runs([evals])).table("cost")], Format.json))["cost"]
+    assert {"ablation", "tests"} <= set(RunReport(open_runs([demo]), baselines=["grpo"]).possible())
+    assert RunReport(open_runs([evals])).possible() == ["rows", "main", "cost", "commands"]
+    assert json.loads(render([RunReport(open_runs([evals])).table("cost")], Format.json))["cost"]

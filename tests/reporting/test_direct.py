@@ -20,7 +20,7 @@ from statsmodels.stats.proportion import proportion_confint
 from tests.reporting.test_comparison import items
 from tests.reporting.tree import make_evaluation, make_run
 from tspo_cli.config.schema import Config
-from tspo_cli.reporting.open_report import Report
+from tspo_cli.reporting.run_report import RunReport
 from tspo_cli.reporting.sources.run_view import open_runs
 
 SIZES = {"nq": 120, "popqa": 90, "musique": 40}
@@ -41,8 +41,8 @@ def evals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def report(evals: Path) -> Report:
-    return Report(open_runs([evals]), baselines=["rag"])
+def report(evals: Path) -> RunReport:
+    return RunReport(open_runs([evals]), baselines=["rag"])
 
 
 def scores(evals: Path, method: str, dataset: str, key: str = "em") -> Any:
@@ -52,7 +52,7 @@ def scores(evals: Path, method: str, dataset: str, key: str = "em") -> Any:
         return np.array([json.loads(line)[key] for line in lines])
 
 
-def shown(report: Report, table: str, row: int) -> dict[str, str]:
+def shown(report: RunReport, table: str, row: int) -> dict[str, str]:
     found = report.table(table)
     return {
         column.heading: cell.text
@@ -60,7 +60,7 @@ def shown(report: Report, table: str, row: int) -> dict[str, str]:
     }
 
 
-def test_means_errors_and_intervals(evals: Path, report: Report) -> None:
+def test_means_errors_and_intervals(evals: Path, report: RunReport) -> None:
     record = report.table("main").records[1]
     raw = {name: scores(evals, "search_r1", name) for name in SIZES}
     text = shown(report, "main", 1)
@@ -83,7 +83,7 @@ def test_means_errors_and_intervals(evals: Path, report: Report) -> None:
     assert text["avg"] == f"{100 * record['macro']['mean']:.1f}"
 
 
-def test_differences_gains_tests_and_power(evals: Path, report: Report) -> None:
+def test_differences_gains_tests_and_power(evals: Path, report: RunReport) -> None:
     by_set = {one["dataset"]: one for one in report.table("tests").records}
     pairs = {name: (scores(evals, "search_r1", name), scores(evals, "rag", name)) for name in SIZES}
     exact, permuted = [], []
@@ -126,7 +126,7 @@ def test_differences_gains_tests_and_power(evals: Path, report: Report) -> None:
     ]
 
 
-def test_the_rows_have_wilsons_interval(evals: Path, report: Report) -> None:
+def test_the_rows_have_wilsons_interval(evals: Path, report: RunReport) -> None:
     for row in report.rows:
         values = scores(evals, row.method, row.dataset)
         assert row.em == pytest.approx(values.mean())
@@ -145,11 +145,13 @@ def test_what_a_score_leaves_undefined_is_left_out(tmp_path: Path) -> None:
         }
     make_evaluation(tmp_path / "rag", "rag", own, dataset="nq")
     found = (
-        Report(open_runs([tmp_path]), metric="gold_recall").table("main").records[0]["sets"]["nq"]
+        RunReport(open_runs([tmp_path]), metric="gold_recall")
+        .table("main")
+        .records[0]["sets"]["nq"]
     )
     complete = [item["gold_recall"] for item in own if item["gold_kind"] == "full"]
     assert (found["mean"], found["questions"]) == (pytest.approx(np.mean(complete)), len(complete))
-    table = Report(open_runs([tmp_path]), metric="searches").table("main")
+    table = RunReport(open_runs([tmp_path]), metric="searches").table("main")
     assert table.rows[0][1].text == f"{np.mean([item['searches'] for item in own]):.2f}", (
         "a count is no percentage"
     )
@@ -162,7 +164,7 @@ def test_curves_classes_and_cost_are_sums_over_the_log(tmp_path: Path) -> None:
             {"seed": seed, "train": {"steps": 8, "processes": 2}, "rollout": rollout}
         )
         make_run(tmp_path / f"tspo-{seed}", config, 8, {0: 0.1, 8: end})
-    report = Report(open_runs([tmp_path]))
+    report = RunReport(open_runs([tmp_path]))
     logs = [
         [
             json.loads(line)
@@ -185,14 +187,14 @@ def test_curves_classes_and_cost_are_sums_over_the_log(tmp_path: Path) -> None:
 
 def test_answers_that_are_all_alike_have_wilsons_interval(tmp_path: Path) -> None:
     make_evaluation(tmp_path / "rag", "rag", items(1, 0.0, 50), dataset="nq")
-    cell = Report(open_runs([tmp_path])).table("main").rows[0][1]
+    cell = RunReport(open_runs([tmp_path])).table("main").rows[0][1]
     assert (cell.text, cell.below) == (
         "0.0",
         f"[0.0, {100 * proportion_confint(0, 50, method='wilson')[1]:.1f}]",
     )
     make_evaluation(tmp_path / "rag-popqa", "rag", items(1, 0.0, 200), dataset="popqa")
     ends = [proportion_confint(0, n, method="wilson")[1] for n in (50, 200)]
-    average = Report(open_runs([tmp_path])).table("main").rows[0][3]
+    average = RunReport(open_runs([tmp_path])).table("main").rows[0][3]
     assert (average.text, average.below) == ("0.0", f"[0.0, {100 * sum(ends) / 2:.1f}]")
 
 
@@ -206,7 +208,7 @@ def test_a_column_says_what_makes_it_unfair(tmp_path: Path) -> None:
             "digests": {"corpus": corpus, "index": corpus, "data": "d"},
         }
         path.write_text(json.dumps(record))
-    notes = Report(open_runs([tmp_path])).table("main").notes
+    notes = RunReport(open_runs([tmp_path])).table("main").notes
     assert "Questions: nq 30 to 40 of 3,610." in notes
     assert "nq: the methods did not answer the same questions." in notes
     assert "nq: the methods searched different corpora." in notes

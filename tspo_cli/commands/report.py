@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tspo_cli import console
 from tspo_cli.commands.options import Json
-from tspo_cli.commands.sweep import report_sweep
 from tspo_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from tspo_cli.reporting.open_report import Report
-    from tspo_cli.reporting.tables.table import Format
+    from tspo_cli.reporting.rendering.table import Format
 
 FORMATS = ("table", "md", "csv", "latex", "json")
 TABLES = ("rows", "main", "tests", "ablation", "curves", "classes", "cost", "commands", "all")
@@ -65,7 +62,7 @@ def report(
         typer.Option(
             "--published",
             metavar="WORDS",
-            help="Set published rows with these words (3B, 'Search-R1 7B', all) beside.",
+            help="Also show published results with these words (3B, 'Search-R1 7B', all).",
         ),
     ] = None,
     intervals: Annotated[
@@ -109,74 +106,37 @@ def report(
     sweep gives means over its seeds and differences from its baseline, paired run by run.
     """
     chosen = _chosen_format(form, as_json)
-    only = baseline[0] if baseline else None
-    names = _chosen_tables(table)
-    ordinary = all_steps or html is not None or bool(table)
-    if report_sweep(paths, chosen.value, only, step, figure, runs_too=ordinary):
-        return
+    tables = _chosen_tables(table)
 
-    from tspo_cli.reporting.open_report import Report
-    from tspo_cli.reporting.scores.sweep_scores import baseline_run, is_sweep
-    from tspo_cli.reporting.sources.published import choose_published, read_published
-    from tspo_cli.reporting.sources.run_view import open_runs, unfinished
-    from tspo_cli.reporting.tables.render import render
+    from tspo_cli.reporting.open_report import ReportRequest, open_report
 
-    views = open_runs(paths)
-    sweep = paths[0] if len(paths) == 1 and is_sweep(paths[0]) else None
-    default = None if sweep is None else baseline_run(sweep)
-    found = Report(
-        views,
-        baselines=baseline or ([default] if default else []),
-        metric=metric,
-        published=choose_published(read_published(), published, metric) if published else [],
-        intervals=intervals,
-        all_steps=all_steps,
-        ignore=ignore or [],
-    )
-    evaluated = {row.run for row in found.rows}
-    for message in [
-        *unfinished(views),
-        *(f"{v.name}: no evaluation yet" for v in views if v.name not in evaluated),
-    ]:
-        console.say(message)
-    if names == ["all"]:
-        names = found.possible()
-    if chosen == "json":
-        text = json.dumps(_json(found, names), ensure_ascii=False, indent=2)
-    else:
-        text = render(
-            [found.table(name) for name in names], chosen, width=_width(), color=sys.stdout.isatty()
+    opened = open_report(
+        ReportRequest(
+            paths=paths,
+            tables=tables,
+            baselines=baseline or [],
+            metric=metric,
+            published=published or [],
+            intervals=intervals,
+            ignore=ignore or [],
+            all_steps=all_steps,
+            step=step,
+            of_runs=all_steps or html is not None or bool(table),
         )
-    # Files first: whoever reads only the head of the output closes it early.
-    _write_files(found, None if sweep else figure, html, items)
-    console.result(text)
-
-
-def _write_files(found: Report, figure: Path | None, html: Path | None, items: int) -> None:
+    )
+    text = opened.text(chosen, width=_width(), color=sys.stdout.isatty())
+    # Files first: a reader of the output may close it early.
     if figure is not None:
-        from tspo_cli.reporting.figure import draw_arms
-
-        draw_arms(found.arms, figure)
+        opened.draw(figure)
         console.say(f"figure: {figure}")
     if html is not None:
-        from tspo_cli import runs
-        from tspo_cli.reporting.page.page import render_page
+        from tspo_cli.reporting.page.page import write_page
 
-        runs.atomic_write_text(html, render_page(found, items=items))
+        write_page(opened, html, items=items)
         console.say(f"page: {html}")
-
-
-def _json(found: Report, names: list[str]) -> dict[str, Any]:
-    """`rows` are those of training runs, or where there is no run those of the evaluations; these
-    are always beside.
-    """
-    rows = found.table("rows").records
-    evaluations = [row for row in rows if row["evaluation"]]
-    return {
-        "rows": [row for row in rows if not row["evaluation"]] or evaluations,
-        "evaluations": evaluations,
-        **{name: found.table(name).records for name in names if name != "rows"},
-    }
+    for message in opened.messages():
+        console.say(message)
+    console.result(text)
 
 
 def _chosen_tables(names: list[str] | None) -> list[str]:
@@ -187,7 +147,7 @@ def _chosen_tables(names: list[str] | None) -> list[str]:
 
 
 def _chosen_format(form: str | None, as_json: bool) -> Format:
-    from tspo_cli.reporting.tables.table import Format
+    from tspo_cli.reporting.rendering.table import Format
 
     if form is not None and form not in FORMATS:
         raise UsageError(f"--format {form}: choose one of {', '.join(FORMATS)}")

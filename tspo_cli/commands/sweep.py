@@ -10,7 +10,7 @@ import typer
 
 from tspo_cli.commands.options import Json, Settings
 from tspo_cli.console import progress, result, result_json, say
-from tspo_cli.errors import TspoError, UsageError
+from tspo_cli.errors import TspoError
 
 if TYPE_CHECKING:
     from tspo_cli.config.sweep_cells import Cell, Sweep
@@ -139,43 +139,3 @@ def _print_results(failures: Sequence[str], cells: int, folder: Path) -> None:
         f"sweep  {folder}: {cells - len(failures)} of {cells} cells finished\nnext   tspo report "
         f"{folder}"
     )
-
-
-def report_sweep(
-    paths: Sequence[Path],
-    form: str,
-    baseline: str | None,
-    step: int | None,
-    figure: Path | None,
-    *,
-    runs_too: bool,
-) -> bool:
-    """The part of `tspo report` that is about a sweep. True when it has printed the report.
-
-    With `runs_too` (a page, tables or all evaluations are asked for) only the figure is drawn here.
-    """
-    from tspo_cli.reporting.scores.sweep_scores import is_sweep
-
-    if len(paths) != 1 or not is_sweep(paths[0]):
-        if step is not None:
-            raise UsageError("--step is for one directory of `tspo sweep`")
-        return False
-    from tspo_cli.reporting.scores.sweep_scores import open_sweep, summaries
-    from tspo_cli.reporting.tables.sweep_table import explanation, render_sweep
-
-    if runs_too and figure is None:
-        return False
-    view = open_sweep(paths[0], None if runs_too else baseline)
-    if figure is not None:
-        from tspo_cli.reporting.figure import draw_sweep
-
-        draw_sweep(view, figure)
-        say(f"figure: {figure}")
-    if runs_too:
-        return False
-    groups = summaries(view, step)
-    if view.waiting:
-        say(f"{len(view.waiting)} cells are not finished and left out: {', '.join(view.waiting)}")
-    say(explanation(view, groups))
-    result(render_sweep(view, groups, form))
-    return True

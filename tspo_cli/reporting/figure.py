@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.errors import MissingResourceError, UsageError
-from tspo_cli.reporting.scores.sweep_scores import SweepView, mean_interval
+from tspo_cli.evaluation.over_seeds import mean_interval
+from tspo_cli.reporting.scores.sweep_scores import SweepView
 from tspo_cli.reporting.sources.arms import Arm
 
 FORMATS = (".svg", ".png", ".pdf")
@@ -57,7 +58,7 @@ def draw_arms(arms: Sequence[Arm], path: Path) -> None:
     for arm in chosen:
         for view in arm.views:
             by_set: dict[str, list[tuple[int, float]]] = {}
-            for step, scores in view.evaluations():
+            for step, scores in view.evaluations:
                 by_set.setdefault(str(scores["dataset"]), []).append((step, float(scores["em"])))
             for dataset, curve in by_set.items():
                 if len(curve) > 1:
@@ -107,16 +108,16 @@ def _draw_line(axes: Any, label: str, runs: Sequence[Curve], color: str, style: 
         )
     axes.plot(
         steps,
-        [100 * one.mean for one in means],
+        [100 * mean.mean for mean in means],
         style,
         color=color,
         lw=2,
         label=f"{label} ({len(runs)})",
     )
     band = [
-        (step, one.low, one.high)
-        for step, one in zip(steps, means, strict=True)
-        if one.low is not None
+        (step, mean.low, mean.high)
+        for step, mean in zip(steps, means, strict=True)
+        if mean.low is not None
     ]
     if band and len(runs) > 2:  # of two runs the interval is as wide as the figure
         lows = [100 * max(0.0, low or 0.0) for _, low, _ in band]

@@ -1,126 +1,63 @@
-"""From views to the tables that were asked for."""
+"""Open the report of runs, of evaluations or of a sweep."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from pathlib import Path
 
 from tspo_cli.errors import UsageError
-from tspo_cli.reporting.page.curves import curves_table
-from tspo_cli.reporting.scores.baseline import differences
-from tspo_cli.reporting.scores.end_rows import Row, result_rows
-from tspo_cli.reporting.scores.scored_items import Against, ArmScores, compare_arms, score_arms
-from tspo_cli.reporting.sources.arms import Arm, find_arm, group_arms
-from tspo_cli.reporting.sources.published import Published
-from tspo_cli.reporting.sources.run_view import RunView
-from tspo_cli.reporting.tables.ablation_table import ablation_table
-from tspo_cli.reporting.tables.classes_table import classes_table
-from tspo_cli.reporting.tables.commands_table import commands_table
-from tspo_cli.reporting.tables.cost_table import cost_table
-from tspo_cli.reporting.tables.main_table import main_table
-from tspo_cli.reporting.tables.rows_table import records, results_table
-from tspo_cli.reporting.tables.table import Table
-from tspo_cli.reporting.tables.tests_table import comparisons_table
-
-NAMES = ("rows", "main", "tests", "ablation", "curves", "classes", "cost", "commands")
+from tspo_cli.reporting.run_report import RunReport
+from tspo_cli.reporting.scores.sweep_scores import baseline_run, is_sweep, open_sweep
+from tspo_cli.reporting.sources.published import choose_published, read_published
+from tspo_cli.reporting.sources.run_view import open_runs
+from tspo_cli.reporting.sweep_report import SweepReport
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a report is made of. Scores of items are read once, and only where a table needs them.
+@dataclass(frozen=True, kw_only=True)
+class ReportRequest:
+    """What to report.
 
-    `baselines` are names of runs, algorithms, methods or arms; `ignore` are settings that make no
-    other arm.
+    `published` are words that choose published rows; `step` is for sweeps. `of_runs` asks for the
+    runs of a sweep one by one instead of its means over seeds.
     """
 
-    views: Sequence[RunView]
+    paths: Sequence[Path]
+    tables: Sequence[str] = ("rows",)
     baselines: Sequence[str] = ()
     metric: str = "em"
-    published: Sequence[Published] = ()
+    published: Sequence[str] = ()
     intervals: bool = True
-    all_steps: bool = False
     ignore: Sequence[str] = ()
+    all_steps: bool = False
+    step: int | None = None
+    of_runs: bool = False
 
-    @cached_property
-    def arms(self) -> list[Arm]:
-        """Runs and evaluations by what differs beside the seed."""
-        return group_arms(self.views, ignore=self.ignore)
 
-    @cached_property
-    def rows(self) -> list[Row]:
-        """One row per run, evaluated step and data set."""
-        return result_rows(self.views, all_steps=self.all_steps)
+def open_report(request: ReportRequest) -> RunReport | SweepReport:
+    """The report of one sweep directory, or of runs and evaluations.
 
-    @cached_property
-    def scored(self) -> list[ArmScores]:
-        """Arms with the scores of their items."""
-        return score_arms(self.arms, self.metric)
-
-    @cached_property
-    def baseline_scores(self) -> list[ArmScores]:
-        """The arms that `baselines` name.
-
-        Raises:
-            MissingResourceError: a name means no arm, or several.
-        """
-        by_label = {one.arm.label: one for one in self.scored}
-        arms = [one.arm for one in self.scored]
-        return [
-            by_label[label]
-            for label in dict.fromkeys(find_arm(arms, name).label for name in self.baselines)
-        ]
-
-    @cached_property
-    def against(self) -> list[Against]:
-        """The comparisons with every baseline."""
-        return compare_arms(self.scored, self.baseline_scores, self.metric)
-
-    def table(self, name: str) -> Table:
-        """One of `NAMES`.
-
-        Raises:
-            UsageError: the table cannot be made of these runs; the message says what it needs.
-        """
-        make: dict[str, Callable[[], Table]] = {
-            "rows": self._rows_table,
-            "main": lambda: main_table(
-                self.scored,
-                self.against,
-                self.published,
-                metric=self.metric,
-                intervals=self.intervals,
-            ),
-            "tests": lambda: comparisons_table(self.scored, self.against, self.metric),
-            "ablation": self._ablation_table,
-            "curves": lambda: curves_table([arm for arm in self.arms if not arm.is_evaluation]),
-            "classes": lambda: classes_table(self.arms),
-            "cost": lambda: cost_table(self.arms),
-            "commands": lambda: commands_table(self.arms),
-        }
-        return make[name]()
-
-    def possible(self) -> list[str]:
-        """The tables that these runs have something for, in order."""
-        trained = [one for one in self.scored if not one.arm.is_evaluation]
-        kinds = [one.arm.views[0].setting("kind") for one in trained]
-        base = next((one for one in self.baseline_scores if not one.arm.is_evaluation), None)
-        ablates = base is not None and kinds.count(base.arm.views[0].setting("kind")) > 1
-        tested = any(other.gains for other in self.against)
-        has = {"main": bool(self.scored or self.published), "tests": tested, "ablation": ablates}
-        has |= {
-            name: any(not arm.is_evaluation for arm in self.arms) for name in ("curves", "classes")
-        }
-        return [name for name in NAMES if has.get(name, True)]
-
-    def _rows_table(self) -> Table:
-        against = differences(self.rows, self.views, self.baselines[0]) if self.baselines else None
-        return results_table(records(self.rows, against))
-
-    def _ablation_table(self) -> Table:
-        base = next((one for one in self.baseline_scores if not one.arm.is_evaluation), None)
-        if base is None:
-            raise UsageError(
-                "--table ablation needs --baseline with the name of a training run or algorithm"
-            )
-        return ablation_table(self.scored, base, self.metric)
+    Raises:
+        MissingResourceError: a path holds no run, or a name means none.
+        UsageError: `step` without a sweep, or a baseline that is no arm of it.
+        InvalidInputError: a file of a run that cannot be read.
+    """
+    sweep = request.paths[0] if len(request.paths) == 1 and is_sweep(request.paths[0]) else None
+    if sweep is None and request.step is not None:
+        raise UsageError("--step is for one directory of `tspo sweep`")
+    if sweep is not None and not request.of_runs:
+        baseline = request.baselines[0] if request.baselines else None
+        return SweepReport(open_sweep(sweep, baseline), request.step)
+    default = baseline_run(sweep) if sweep is not None else None
+    words = list(request.published)
+    return RunReport(
+        open_runs(list(request.paths)),
+        baselines=request.baselines or ([default] if default else []),
+        metric=request.metric,
+        published=choose_published(read_published(), words, request.metric) if words else [],
+        intervals=request.intervals,
+        all_steps=request.all_steps,
+        ignore=request.ignore,
+        shown=request.tables,
+        sweep=sweep,
+    )

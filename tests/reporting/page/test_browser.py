@@ -15,8 +15,8 @@ import pytest
 from tests.reporting.page.browser import open_browser
 from tests.reporting.tree import make_evaluation, make_tree, trajectory
 from tspo_cli import runs
-from tspo_cli.reporting.open_report import Report
 from tspo_cli.reporting.page.page import render_page
+from tspo_cli.reporting.run_report import RunReport
 from tspo_cli.reporting.sources.run_view import open_runs
 
 pytestmark = pytest.mark.slow
@@ -73,7 +73,7 @@ def write_page(
     file: Path, root: Path, items: int = 200, baselines: list[str] | None = None
 ) -> Path:
     file.write_text(
-        render_page(Report(open_runs([root]), baselines=baselines or []), items=items),
+        render_page(RunReport(open_runs([root]), baselines=baselines or []), items=items),
         encoding="utf-8",
     )
     return file

@@ -18,14 +18,14 @@ from tests.reporting.tree import HOSTILE, make_run, make_tree
 from tspo_cli import runs
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.reporting.open_report import Report
 from tspo_cli.reporting.page.page import render_page
 from tspo_cli.reporting.page.page_items import GROUPS_PER_STEP, LONGEST_TEXT, PER_CHUNK, item_data
+from tspo_cli.reporting.run_report import RunReport
 from tspo_cli.reporting.sources.run_view import open_runs
 
 
 def page_of(root: Path, items: int = 200) -> str:
-    return render_page(Report(open_runs([root])), items=items)
+    return render_page(RunReport(open_runs([root])), items=items)
 
 
 def unpacked(chunk: str) -> Any:

@@ -63,7 +63,7 @@ def test_a_run_in_progress_is_said_and_does_not_break_the_report(tmp_path: Path)
     (demo / "grpo" / "status.json").unlink()
     views = open_runs([demo])
     assert len(result_rows(views)) == 6
-    assert len(views[2].metrics()) == 2
+    assert len(views[2].metrics) == 2
     assert [message.split(";")[0] for message in unfinished(views)] == [
         "grpo: unknown at step ? of 4",
         "tspo-b: running at step 2 of 4",

@@ -44,7 +44,7 @@ def choose_source(
     step = max(source.step for source in fitting) if step is None else step
     at_step = [source for source in fitting if source.step == step]
     if not at_step:
-        steps = ", ".join(str(one) for one in sorted({source.step for source in fitting}))
+        steps = ", ".join(str(number) for number in sorted({source.step for source in fitting}))
         raise MissingResourceError(f"{view.path}: nothing kept of step {step}; kept steps: {steps}")
     if len(at_step) > 1:
         names = ", ".join(str(source.dataset) for source in at_step)
@@ -111,8 +111,11 @@ def _is_invalid(trajectory: dict[str, Any]) -> bool:
 
 def _has_words(group: dict[str, Any], words: str) -> bool:
     texts = [group["question"], group_label(group), *group["golden_answers"]]
-    for one in group["trajectories"]:
-        texts += [one.get("answer") or "", *(turn.get("query") or "" for turn in one["turns"])]
+    for trajectory in group["trajectories"]:
+        texts += [
+            trajectory.get("answer") or "",
+            *(turn.get("query") or "" for turn in trajectory["turns"]),
+        ]
     text = "\n".join(texts).casefold()
     return all(word in text for word in words.casefold().split())
 
@@ -122,7 +125,8 @@ def _of_trajectories(
 ) -> list[dict[str, Any]]:
     """Groups with only the trajectories that `keep` wants; groups without any are left out."""
     parts = [
-        group | {"trajectories": [one for one in group["trajectories"] if keep(one)]}
+        group
+        | {"trajectories": [trajectory for trajectory in group["trajectories"] if keep(trajectory)]}
         for group in groups
     ]
     return [group for group in parts if group["trajectories"]]
@@ -147,10 +151,12 @@ def _of_class(groups: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any
     whole = [group for group in groups if group.get("group_class") == name]
     if whole:
         return whole
-    found = _of_trajectories(groups, lambda one: one.get("class") == name)
+    found = _of_trajectories(groups, lambda trajectory: trajectory.get("class") == name)
     if not found:
         known = {str(group.get("group_class")) for group in groups if group.get("group_class")}
-        known |= {str(one.get("class")) for group in groups for one in group["trajectories"]}
+        known |= {
+            str(trajectory.get("class")) for group in groups for trajectory in group["trajectories"]
+        }
         raise MissingResourceError(
             f"--class {name}: none here; there are: {', '.join(sorted(known)) or 'none'}"
         )
@@ -175,7 +181,9 @@ class Pair:
     @property
     def outcome(self) -> str:
         """both right, only the first, only the second, or both wrong."""
-        first, second = (bool(one.get("outcome")) for one in (self.first, self.second))
+        first, second = (
+            bool(trajectory.get("outcome")) for trajectory in (self.first, self.second)
+        )
         return {
             (True, True): "both",
             (True, False): "first",

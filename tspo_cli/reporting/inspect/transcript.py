@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tspo_cli.reporting.inspect.selection import Pair, group_label
-from tspo_cli.reporting.sources.marks import marked, printable
+from tspo_cli.reporting.rendering.marks import marked, printable
 
 
 def transcript(groups: Sequence[dict[str, Any]], *, width: int = 100, color: bool = False) -> str:
@@ -45,10 +45,10 @@ def listing(groups: Sequence[dict[str, Any]], *, width: int = 100) -> str:
     lines = [["#", "right", "searches", "class", "id", "question", "answer"]]
     for place, group in enumerate(groups, start=1):
         rollouts = group["trajectories"]
-        right = sum((one.get("outcome") or 0) > 0 for one in rollouts)
-        searches = sum(turn["kind"] == "search" for one in rollouts for turn in one["turns"]) / max(
-            1, len(rollouts)
-        )
+        right = sum((trajectory.get("outcome") or 0) > 0 for trajectory in rollouts)
+        searches = sum(
+            turn["kind"] == "search" for trajectory in rollouts for turn in trajectory["turns"]
+        ) / max(1, len(rollouts))
         name = group.get("group_class") or (rollouts[0].get("class") if rollouts else None) or ""
         answer = rollouts[0].get("answer") if rollouts else None
         facts = [
@@ -99,7 +99,12 @@ def side_by_side(
         grid.add_column(ratio=1, overflow="fold")
         grid.add_column(ratio=1, overflow="fold")
         grid.add_row(*(Text(printable(name), style="bold") for name in names))
-        grid.add_row(*(Group(*_lines(one, pair.golds, color)) for one in (pair.first, pair.second)))
+        grid.add_row(
+            *(
+                Group(*_lines(trajectory, pair.golds, color))
+                for trajectory in (pair.first, pair.second)
+            )
+        )
         terminal.print(grid)
         terminal.print()
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")

@@ -7,20 +7,35 @@ import hashlib
 import json
 from collections.abc import Sequence
 from importlib import metadata, resources
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tspo_cli.reporting.open_report import NAMES, Report
+from tspo_cli.errors import UsageError
 from tspo_cli.reporting.page.curves import figures
 from tspo_cli.reporting.page.page_items import GROUPS_PER_STEP, item_data
+from tspo_cli.reporting.run_report import TABLES, RunReport
 from tspo_cli.reporting.sources.run_view import RunView, unfinished
+from tspo_cli.reporting.sweep_report import SweepReport
+from tspo_cli.runs import atomic_write_text
 
 SCRIPTS = ("trajectory.js", "items.js")
 
 
-def render_page(report: Report, *, items: int = 200) -> str:
+def write_page(report: RunReport | SweepReport, path: Path, *, items: int = 200) -> None:
+    """Write the page of a report of runs to `path` (see `render_page`).
+
+    Raises:
+        UsageError: the report is about the means of a sweep, which have no page.
+    """
+    if isinstance(report, SweepReport):
+        raise UsageError("--html shows the runs of a sweep; add --table all")
+    atomic_write_text(path, render_page(report, items=items))
+
+
+def render_page(report: RunReport, *, items: int = 200) -> str:
     """The page of a report with up to `items` (0: all) of every evaluation; equal runs give equal
     text.
 
@@ -41,11 +56,11 @@ def render_page(report: Report, *, items: int = 200) -> str:
     views = report.views
     data = item_data(views, items)
     possible = report.possible()
-    tables = {name: report.table(name) if name in possible else None for name in NAMES}
+    tables = {name: report.table(name) if name in possible else None for name in TABLES}
     trained = [view.name for view in views if not view.is_evaluation]
     several = any(len(arm.views) > 1 and not arm.is_evaluation for arm in report.arms)
     several = several or any(
-        value.seeds > 1 for one in report.scored for value in one.estimates.values()
+        estimate.seeds > 1 for scores in report.scored for estimate in scores.estimates.values()
     )
     return environment.get_template("page.html.j2").render(
         script=Markup(script),
@@ -72,7 +87,7 @@ def render_page(report: Report, *, items: int = 200) -> str:
 
 
 def _settings(view: RunView) -> dict[str, Any]:
-    seconds = sum(record.get("total") or 0.0 for record in view.timings())
+    seconds = sum(record.get("total") or 0.0 for record in view.timings)
     return {
         "name": view.name,
         "evaluation": view.is_evaluation,

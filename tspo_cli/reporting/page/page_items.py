@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from tspo_cli.reporting.sources.marks import marked
+from tspo_cli.reporting.rendering.marks import marked
 from tspo_cli.reporting.sources.run_view import RunView
 from tspo_cli.reporting.sources.trajectories import Source, read_groups, sources
 
@@ -113,18 +113,20 @@ def _question(data: ItemData, known: dict[str, int], group: dict[str, Any]) -> i
 def _facts(group: dict[str, Any]) -> list[list[Any]]:
     return [
         [
-            _number(one.get("outcome")),
-            _number(one.get("f1")),
-            one.get("class"),
-            sum(turn["kind"] == "search" for turn in one["turns"]),
-            sum(turn["kind"] in ("invalid", "truncated") for turn in one["turns"]),
-            sum(turn.get("tokens") or 0 for turn in one["turns"]),
-            None if one.get("answer") is None else _cut(one["answer"], _LONGEST_FACT),
+            _number(trajectory.get("outcome")),
+            _number(trajectory.get("f1")),
+            trajectory.get("class"),
+            sum(turn["kind"] == "search" for turn in trajectory["turns"]),
+            sum(turn["kind"] in ("invalid", "truncated") for turn in trajectory["turns"]),
+            sum(turn.get("tokens") or 0 for turn in trajectory["turns"]),
+            None if trajectory.get("answer") is None else _cut(trajectory["answer"], _LONGEST_FACT),
             "\n".join(
-                _cut(turn["query"], _LONGEST_FACT) for turn in one["turns"] if turn.get("query")
+                _cut(turn["query"], _LONGEST_FACT)
+                for turn in trajectory["turns"]
+                if turn.get("query")
             ),
         ]
-        for one in group["trajectories"]
+        for trajectory in group["trajectories"]
     ]
 
 
@@ -132,22 +134,22 @@ def _group(group: dict[str, Any]) -> dict[str, Any]:
     golds = group["golden_answers"]
     return {
         "draw": group["group"][2],
-        "rollouts": [_rollout(one, golds) for one in group["trajectories"]],
+        "rollouts": [_rollout(trajectory, golds) for trajectory in group["trajectories"]],
     }
 
 
-def _rollout(one: dict[str, Any], golds: Sequence[str]) -> dict[str, Any]:
-    rewards = one.get("turn_rewards") or []
-    advantages = one.get("advantages") or []
+def _rollout(trajectory: dict[str, Any], golds: Sequence[str]) -> dict[str, Any]:
+    rewards = trajectory.get("turn_rewards") or []
+    advantages = trajectory.get("advantages") or []
     return {
-        "sample": one.get("sample"),
-        "failed": bool(one.get("failed")),
-        "first": one.get("first_occurrence"),
-        "prompt": one.get("prompt_tokens"),
+        "sample": trajectory.get("sample"),
+        "failed": bool(trajectory.get("failed")),
+        "first": trajectory.get("first_occurrence"),
+        "prompt": trajectory.get("prompt_tokens"),
         "turns": [
             _turn(turn, golds)
             | {"reward": _at(rewards, place), "advantage": _at(advantages, place)}
-            for place, turn in enumerate(one["turns"])
+            for place, turn in enumerate(trajectory["turns"])
         ],
     }
 

@@ -50,7 +50,7 @@ def result_rows(views: Iterable[RunView], *, all_steps: bool = False) -> list[Ro
 
 
 def _rows_of(view: RunView, all_steps: bool) -> list[Row]:
-    evaluations = view.evaluations()
+    evaluations = view.evaluations
     if not evaluations:
         return []
     end = max(step for step, _ in evaluations)

@@ -13,7 +13,6 @@ from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.paired_tests import Comparison, compare_sets, relative_gain
 from tspo_cli.evaluation.statistics import Estimate, average, average_share, estimate_share
 from tspo_cli.reporting.sources.arms import Arm
-from tspo_cli.reporting.sources.overview import end_scores
 from tspo_cli.reporting.sources.published import SETS
 from tspo_cli.reporting.sources.run_view import RunView
 from tspo_cli.reporting.sources.trajectories import read_records
@@ -43,8 +42,8 @@ class ArmScores:
 
     @property
     def seeds(self) -> int:
-        """How many runs stand behind the scores."""
-        return max((one.seeds for one in self.estimates.values()), default=0)
+        """The number of runs that the scores are averaged over."""
+        return max((estimate.seeds for estimate in self.estimates.values()), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,76 +60,75 @@ class Gain:
 
 
 @dataclass(frozen=True, slots=True)
-class Against:
-    """Comparisons with one baseline, by arm label: of each data set, and of the average over them.
+class BaselineComparison:
+    """Comparisons of all other arms with one baseline, by arm label.
 
-    `letter` stands for the baseline in the table.
+    `by_dataset` has the paired test of each data set, `gains` the difference of the averages.
+    `letter` marks this baseline in the table.
     """
 
     letter: str
     baseline: str
-    found: dict[str, dict[str, Comparison]] = field(default_factory=dict)
+    by_dataset: dict[str, dict[str, Comparison]] = field(default_factory=dict)
     gains: dict[str, Gain] = field(default_factory=dict)
 
 
 def score_arms(arms: Sequence[Arm], metric: str = "em") -> list[ArmScores]:
     """The scores of all arms that were evaluated with their items kept and have this metric."""
     scored = [_score(arm, metric) for arm in arms]
-    return [one for one in scored if one.estimates]
+    return [scores for scores in scored if scores.estimates]
 
 
 def _score(arm: Arm, metric: str) -> ArmScores:
     items: dict[str, list[Items]] = {}
     facts: dict[str, list[dict[str, Any]]] = {}
     for view in arm.views:
-        recorded = end_scores(view)
-        for dataset, own in end_items(view).items():
-            items.setdefault(dataset, []).append(own)
-            facts.setdefault(dataset, []).append(recorded[dataset])
+        for dataset, seed_items in end_items(view).items():
+            items.setdefault(dataset, []).append(seed_items)
+            facts.setdefault(dataset, []).append(view.last_scores[dataset])
     items = {name: items[name] for name in sorted(items, key=set_order)}
     tables = {
-        name: score_table(own, metric, scored_ids(own, metric), f"{arm.label}, {name}")
-        for name, own in items.items()
+        name: score_table(seeds, metric, scored_ids(seeds, metric), f"{arm.label}, {name}")
+        for name, seeds in items.items()
     }
     tables = {name: table for name, table in tables.items() if table and table[0]}
     sets = [tables[name] for name in averaged(tables)]
-    together = len(sets) > 1 and len({len(table) for table in sets}) == 1
+    same_seeds = len(sets) > 1 and len({len(table) for table in sets}) == 1
     return ArmScores(
         arm,
         items,
         {name: estimate_share(table) for name, table in tables.items()},
-        average_share(sets) if together else None,
-        average_share(sets, weighting="questions") if together else None,
+        average_share(sets) if same_seeds else None,
+        average_share(sets, weighting="questions") if same_seeds else None,
         facts,
     )
 
 
 def averaged(names: Iterable[str]) -> list[str]:
-    """The data sets that an average is over: the benchmarks that papers average, or where there is
-    none, all.
+    """The data sets that the average is over: the benchmarks that papers average; all data sets
+    where there is no benchmark.
     """
-    given = list(names)
-    return [name for name in given if name in SETS] or given
+    datasets = list(names)
+    return [name for name in datasets if name in SETS] or datasets
 
 
 def set_order(name: str) -> tuple[int, str]:
-    """Sorts data sets as papers print them, others behind by name."""
+    """The sort key of a data set: benchmarks in the order of papers, then others by name."""
     return (SETS.index(name), "") if name in SETS else (len(SETS), name)
 
 
 def end_items(view: RunView) -> dict[str, Items]:
-    """By data set the items of the last evaluation, by id and without their trajectories.
+    """The items of the last evaluation by data set and id, without their trajectories.
 
     Data sets whose items were not kept are absent.
     """
-    steps = [step for step, _ in view.evaluations()]
-    found: dict[str, Items] = {}
-    for step, scores in view.evaluations():
-        path = view.items_path(step, str(scores.get("dataset", "")))
-        if step == max(steps) and path.exists():
+    by_dataset: dict[str, Items] = {}
+    for dataset in view.last_scores:
+        path = view.items_path(view.last_step, dataset)
+        if path.exists():
             records = ({**item, "trajectory": None} for item in read_records(path))
-            found[str(scores["dataset"])] = {str(item["id"]): item for item in records}
-    return found
+            by_dataset[dataset] = {str(item["id"]): item for item in records}
+    return by_dataset
 
 
 def scored_ids(items: Sequence[Items], metric: str) -> list[str]:
@@ -141,13 +139,18 @@ def scored_ids(items: Sequence[Items], metric: str) -> list[str]:
     complete, or where no list is, of those with any; `answer_in_retrieved` is not of yes/no
     questions. EM, F1 and sub-EM are of every question.
     """
-    ids = [one for one in items[0] if all(one in other for other in items[1:])]
+    first = items[0]
+    ids = [key for key in first if all(key in seed_items for seed_items in items[1:])]
     if metric in _ALWAYS:
         return ids
-    defined = [one for one in ids if all(own[one].get(metric, 0) is not None for own in items)]
+    defined = [
+        key
+        for key in ids
+        if all(seed_items[key].get(metric, 0) is not None for seed_items in items)
+    ]
     if metric in _GOLD:
-        complete = [one for one in ids if items[0][one].get("gold_kind") == "full"]
-        return [one for one in defined if one in set(complete)] if complete else defined
+        complete = {key for key in ids if first[key].get("gold_kind") == "full"}
+        return [key for key in defined if key in complete] if complete else defined
     return defined
 
 
@@ -159,7 +162,7 @@ def score_table(
     Raises:
         InvalidInputError: an item has no number there.
     """
-    table = [[item.get(metric) for item in map(own.__getitem__, ids)] for own in items]
+    table = [[seed_items[key].get(metric) for key in ids] for seed_items in items]
     if any(not isinstance(value, int | float) for row in table for value in row):
         raise InvalidInputError(
             f"{where}: not every item has a number under {metric!r}; choose another --metric"
@@ -169,50 +172,59 @@ def score_table(
 
 def compare_arms(
     scored: Sequence[ArmScores], baselines: Sequence[ArmScores], metric: str = "em"
-) -> list[Against]:
+) -> list[BaselineComparison]:
     """Paired tests of every arm against each baseline on the questions that both answered, Holm
     over data sets.
     """
     return [
-        _against(letter, base, [one for one in scored if one is not base], metric)
+        _compare(letter, base, [scores for scores in scored if scores is not base], metric)
         for letter, base in zip("abcdefghijklmnoprstuvwxyz", baselines, strict=False)
     ]
 
 
-def _against(letter: str, base: ArmScores, others: Sequence[ArmScores], metric: str) -> Against:
-    against = Against(letter, base.arm.label)
-    for one in others:
-        pairs = _paired(one, base, metric)
-        mine, theirs = ({name: pair[side] for name, pair in pairs.items()} for side in (0, 1))
-        against.found[one.arm.label] = compare_sets(mine, theirs)
-        if pairs:
-            against.gains[one.arm.label] = _gain([pairs[name] for name in averaged(pairs)])
-    return against
-
-
-def _paired(one: ArmScores, base: ArmScores, metric: str) -> dict[str, tuple[Table, Table]]:
-    """By data set the scores [seeds, questions] of both on the same questions."""
-    pairs = {}
-    for name in one.items:
-        ids = (
-            scored_ids([*one.items[name], *base.items[name]], metric) if name in base.items else []
+def _compare(
+    letter: str, base: ArmScores, others: Sequence[ArmScores], metric: str
+) -> BaselineComparison:
+    comparison = BaselineComparison(letter, base.arm.label)
+    for scores in others:
+        pairs = _paired_tables(scores, base, metric)
+        label = scores.arm.label
+        comparison.by_dataset[label] = compare_sets(
+            {name: table for name, (table, _) in pairs.items()},
+            {name: table for name, (_, table) in pairs.items()},
         )
+        if pairs:
+            comparison.gains[label] = _gain([pairs[name] for name in averaged(pairs)])
+    return comparison
+
+
+def _paired_tables(
+    scores: ArmScores, base: ArmScores, metric: str
+) -> dict[str, tuple[Table, Table]]:
+    """The score tables [seeds, questions] of both arms on the questions that both answered, by data
+    set.
+    """
+    pairs = {}
+    for name in scores.items:
+        if name not in base.items:
+            continue
+        ids = scored_ids([*scores.items[name], *base.items[name]], metric)
         if ids:
-            mine, theirs = (
-                np.array(score_table(side.items[name], metric, ids, side.arm.label))
-                for side in (one, base)
+            pairs[name] = (
+                np.array(score_table(scores.items[name], metric, ids, scores.arm.label)),
+                np.array(score_table(base.items[name], metric, ids, base.arm.label)),
             )
-            pairs[name] = (mine, theirs)
     return pairs
 
 
 def _gain(pairs: Sequence[tuple[Table, Table]]) -> Gain:
-    mine, theirs = (float(np.mean([pair[side].mean() for pair in pairs])) for side in (0, 1))
-    tables = [
-        first - second
-        if len(first) == len(second)
-        else (first.mean(axis=0) - second.mean(axis=0))[None]
-        for first, second in pairs
+    mean = float(np.mean([table.mean() for table, _ in pairs]))
+    base_mean = float(np.mean([base.mean() for _, base in pairs]))
+    differences = [
+        table - base if len(table) == len(base) else (table.mean(axis=0) - base.mean(axis=0))[None]
+        for table, base in pairs
     ]
-    same_seeds = len({len(table) for table in tables}) == 1
-    return Gain(average(tables) if same_seeds else None, theirs, relative_gain(mine, theirs))
+    same_seeds = len({len(difference) for difference in differences}) == 1
+    return Gain(
+        average(differences) if same_seeds else None, base_mean, relative_gain(mean, base_mean)
+    )

@@ -17,9 +17,14 @@ from typing import Any
 from tspo_cli import runs
 from tspo_cli.config.sweep_file import SWEEP_NAME
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
+from tspo_cli.evaluation.over_seeds import (
+    Mean,
+    Paired,
+    area_under_curve,
+    mean_interval,
+    paired_difference,
+)
 from tspo_cli.reporting.sources.run_view import RunView, open_run
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,31 +58,6 @@ class SweepRun:
         0 to 1.
         """
         return area_under_curve([point for point in self.curve if point[0] <= step])
-
-
-@dataclass(frozen=True, slots=True)
-class Mean:
-    """Mean of `n` values with its 95 % t interval; no interval for one value."""
-
-    n: int
-    mean: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Paired:
-    """Mean difference from the baseline over `n` pairs, its 95 % t interval, and the p-value of the
-    paired t-test.
-
-    No interval and no p for one pair; p is 1 where all differences are 0.
-    """
-
-    n: int
-    mean: float
-    low: float | None
-    high: float | None
-    p: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,48 +166,9 @@ def summaries(sweep: SweepView, step: int | None = None) -> list[GroupSummary]:
     return rows
 
 
-def mean_interval(values: Sequence[float]) -> Mean:
-    """Mean and 95 % t interval (Student 1908)."""
-    from scipy.stats import ttest_1samp
-
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return Mean(len(values), mean, None, None)
-    if min(values) == max(values):
-        return Mean(len(values), mean, mean, mean)
-    interval = ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
-    return Mean(len(values), mean, float(interval.low), float(interval.high))
-
-
-def paired_difference(pairs: Sequence[tuple[float, float]]) -> Paired:
-    """Mean of first minus second with the paired t-test."""
-    from scipy.stats import ttest_rel
-
-    differences = [first - second for first, second in pairs]
-    mean = mean_interval(differences)
-    if mean.low is None:
-        return Paired(mean.n, mean.mean, None, None, None)
-    if min(differences) == max(differences):
-        return Paired(mean.n, mean.mean, mean.low, mean.high, 1.0 if mean.mean == 0 else 0.0)
-    p = float(ttest_rel([first for first, _ in pairs], [second for _, second in pairs]).pvalue)
-    return Paired(mean.n, mean.mean, mean.low, mean.high, p)
-
-
-def area_under_curve(curve: Sequence[tuple[int, float]]) -> float | None:
-    """Area by the trapezoidal rule divided by the steps it spans; None for fewer than two
-    points.
-    """
-    from scipy.integrate import trapezoid
-
-    steps = [step for step, _ in curve]
-    if len(steps) < 2:
-        return None
-    return float(trapezoid([em for _, em in curve], steps)) / (steps[-1] - steps[0])
-
-
 def _open_cell(path: Path, cell: dict[str, Any]) -> SweepRun | None:
     view = open_run(path / cell["name"], cell["name"])
-    evaluations = view.evaluations()
+    evaluations = view.evaluations
     if not evaluations:
         return None
     datasets = sorted({str(scores["dataset"]) for _, scores in evaluations})
@@ -237,7 +178,7 @@ def _open_cell(path: Path, cell: dict[str, Any]) -> SweepRun | None:
         )
     curve = tuple((step, float(scores["em"])) for step, scores in evaluations)
     sampled = view.setting("rollout.questions_per_step", 0) * view.setting("rollout.group_size", 0)
-    cpu = [record.get("cpu") for record in view.timings()]
+    cpu = [record.get("cpu") for record in view.timings]
     return SweepRun(
         view=view,
         arm=cell["arm"],
@@ -246,11 +187,10 @@ def _open_cell(path: Path, cell: dict[str, Any]) -> SweepRun | None:
         dataset=datasets[0],
         curve=curve,
         end=evaluations[-1][1],
-        tokens=sum(float(record.get("response_tokens", 0.0)) for record in view.metrics())
-        * sampled,
+        tokens=sum(float(record.get("response_tokens", 0.0)) for record in view.metrics) * sampled,
         cpu_seconds=None
         if not cpu or None in cpu
-        else sum(float(one) for one in cpu if one is not None),
+        else sum(float(seconds) for seconds in cpu if seconds is not None),
     )
 
 

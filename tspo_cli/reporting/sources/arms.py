@@ -1,6 +1,4 @@
-"""Arms of a comparison: runs that differ in nothing but the seed, under a name that tells the arms
-apart.
-"""
+"""Arms of a comparison: runs that differ only in their seed, under one label per arm."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ from tspo_cli.reporting.sources.overview import flat
 from tspo_cli.reporting.sources.run_view import RunView
 
 NEUTRAL = ("seed", "checkpoint", "track", "eval", "train.keep_rollouts", "train.threads")
-"""Keys, or their first parts, that make no other arm: repeats, and what is written or scored on the
-way.
+"""Keys, or their first parts, in which runs of one arm may differ: the seed, and what a run writes
+or evaluates on the way.
 """
 _INDEX = ("retriever.index", "retriever.url")
 
@@ -31,7 +29,7 @@ class Arm:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the arm may be called: its label, its algorithm or method, and its runs."""
+        """The names that mean this arm: its label, its algorithm or method, and its runs."""
         return (self.label, self.views[0].algorithm, *(view.name for view in self.views))
 
     @property
@@ -40,105 +38,112 @@ class Arm:
         return self.views[0].is_evaluation
 
 
-def group_arms(views: Sequence[RunView], *, ignore: Sequence[str] = ()) -> list[Arm]:
-    """Runs with equal settings but for the seed (and keys in `ignore`) as arms, in the order of
-    their first runs.
-
-    Evaluations of one method and model are one arm too, whatever their data sets and the indexes of
-    these. Models that one arm trained with several seeds are the seeds of its evaluation. An arm is
-    called by its algorithm or method; where several arms share that, the settings that differ are
-    added.
-    """
-    told = [
-        _Told(view, _settings(view, (*NEUTRAL, *ignore)), _policy(view, (*NEUTRAL, *ignore)))
-        for view in views
-    ]
-    groups = [
-        part for group in _grouped(told, with_index=False) for part in _without_repeats(group)
-    ]
-    labels = _labels(groups)
-    order = {view.name: place for place, view in enumerate(views)}
-    arms = [
-        Arm(label, tuple(one.view for one in group))
-        for label, group in zip(labels, groups, strict=True)
-    ]
-    return sorted(arms, key=lambda arm: order[arm.views[0].name])
-
-
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """A view, the settings that tell arms apart, and for an evaluation the policy that answered."""
+class _Candidate:
+    """A view with what assigns it to an arm: its settings, and for an evaluation the policy."""
 
     view: RunView
     settings: dict[str, Any]
     policy: str
 
 
-def _grouped(told: Sequence[_Told], *, with_index: bool) -> list[list[_Told]]:
-    groups: dict[str, list[_Told]] = {}
-    for one in told:
-        own = one.settings
-        if one.view.is_evaluation and not with_index:
-            own = {key: value for key, value in own.items() if key not in _INDEX}
-        key = json.dumps([one.view.method, one.policy, own], sort_keys=True, default=str)
-        groups.setdefault(key, []).append(one)
+def group_arms(views: Sequence[RunView], *, ignore: Sequence[str] = ()) -> list[Arm]:
+    """Runs with equal settings, apart from the seed and the keys in `ignore`, as arms.
+
+    Evaluations of one method and model are one arm, whatever their data sets and indexes. Models
+    that one arm trained with several seeds are the seeds of its evaluation. The label of an arm is
+    its algorithm or method, followed by the settings that differ where several arms share it. Arms
+    have the order of their first runs.
+    """
+    neutral = (*NEUTRAL, *ignore)
+    candidates = [
+        _Candidate(view, _settings(view, neutral), _policy(view, neutral)) for view in views
+    ]
+    groups = [
+        part for group in _grouped(candidates, with_index=False) for part in _without_repeats(group)
+    ]
+    arms = [
+        Arm(label, tuple(candidate.view for candidate in group))
+        for label, group in zip(_labels(groups), groups, strict=True)
+    ]
+    order = {view.name: index for index, view in enumerate(views)}
+    return sorted(arms, key=lambda arm: order[arm.views[0].name])
+
+
+def _grouped(candidates: Sequence[_Candidate], *, with_index: bool) -> list[list[_Candidate]]:
+    groups: dict[str, list[_Candidate]] = {}
+    for candidate in candidates:
+        settings = candidate.settings
+        if candidate.view.is_evaluation and not with_index:
+            settings = {key: value for key, value in settings.items() if key not in _INDEX}
+        identity = [candidate.view.method, candidate.policy, settings]
+        key = json.dumps(identity, sort_keys=True, default=str)
+        groups.setdefault(key, []).append(candidate)
     return list(groups.values())
 
 
-def _without_repeats(group: list[_Told]) -> list[list[_Told]]:
-    """`group`, or its parts where one seed has answered a data set twice: then the index is what
-    differs.
+def _without_repeats(group: list[_Candidate]) -> list[list[_Candidate]]:
+    """`group`, or its parts by index where one seed answered a data set twice.
+
+    A part in which a seed still answered a data set twice becomes one group per run.
     """
     if not _repeats(group):
         return [group]
-    parts = _grouped(group, with_index=True)
-    return [
-        own for part in parts for own in ([[one] for one in part] if _repeats(part) else [part])
-    ]
+    groups: list[list[_Candidate]] = []
+    for part in _grouped(group, with_index=True):
+        groups += [[candidate] for candidate in part] if _repeats(part) else [part]
+    return groups
 
 
-def _repeats(group: Sequence[_Told]) -> bool:
-    seen = [
-        (one.view.setting("seed"), one.view.model, dataset)
-        for one in group
-        for dataset in _datasets(one.view) or [""]
+def _repeats(group: Sequence[_Candidate]) -> bool:
+    answered = [
+        (candidate.view.setting("seed"), candidate.view.model, dataset)
+        for candidate in group
+        for dataset in _datasets(candidate.view) or [""]
     ]
-    return len(seen) > len(set(seen))
+    return len(answered) > len(set(answered))
 
 
 def _datasets(view: RunView) -> set[str]:
-    return {str(scores.get("dataset")) for _, scores in view.evaluations()}
+    return {str(scores.get("dataset")) for _, scores in view.evaluations}
 
 
-def _labels(groups: Sequence[Sequence[_Told]]) -> list[str]:
-    by_name: dict[str, list[int]] = {}
-    for place, group in enumerate(groups):
-        by_name.setdefault(group[0].view.algorithm, []).append(place)
-    labels = [""] * len(groups)
-    for name, places in by_name.items():
-        firsts = [groups[place][0] for place in places]
-        keys = differing([one.settings for one in firsts])
-        models = len({one.policy for one in firsts}) > 1
-        for place, one in zip(places, firsts, strict=True):
-            extra = [_model_name(one.view)] if models else []
-            extra += [f"{_leaf(key, keys)}={_short(one.settings.get(key))}" for key in keys]
-            labels[place] = f"{name} ({', '.join(extra)})" if extra else name
+def _labels(groups: Sequence[Sequence[_Candidate]]) -> list[str]:
+    """One label per group: its algorithm or method, and what tells groups of that name apart."""
+    firsts = [group[0] for group in groups]
+    by_name: dict[str, list[_Candidate]] = {}
+    for first in firsts:
+        by_name.setdefault(first.view.algorithm, []).append(first)
+    differences = {
+        name: differing([candidate.settings for candidate in candidates])
+        for name, candidates in by_name.items()
+    }
+    labels = []
+    for first in firsts:
+        name = first.view.algorithm
+        keys = differences[name]
+        extra = [f"{_leaf(key, keys)}={_short(first.settings.get(key))}" for key in keys]
+        if len({candidate.policy for candidate in by_name[name]}) > 1:
+            extra.insert(0, _model_name(first.view))
+        labels.append(f"{name} ({', '.join(extra)})" if extra else name)
     return [
-        label if labels.count(label) == 1 else f"{label} [{group[0].view.name}]"
-        for label, group in zip(labels, groups, strict=True)
+        label if labels.count(label) == 1 else f"{label} [{first.view.name}]"
+        for label, first in zip(labels, firsts, strict=True)
     ]
 
 
 def arm_settings(arm: Arm) -> dict[str, Any]:
-    """The dotted settings of an arm, without those that make no arm."""
+    """The dotted settings of an arm, without `NEUTRAL` ones."""
     return _settings(arm.views[0], NEUTRAL)
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys on which these settings are not all equal."""
-    keys = dict.fromkeys(key for one in settings for key in one)
+    keys = dict.fromkeys(key for table in settings for key in table)
     return [
-        key for key in keys if len({json.dumps(one.get(key), default=str) for one in settings}) > 1
+        key
+        for key in keys
+        if len({json.dumps(table.get(key), default=str) for table in settings}) > 1
     ]
 
 
@@ -151,36 +156,32 @@ def find_arm(arms: Sequence[Arm], name: str) -> Arm:
     by_label = [
         arm for arm in arms if arm.label == name or any(view.name == name for view in arm.views)
     ]
-    found = by_label or [arm for arm in arms if name in arm.names]
-    if len(found) == 1:
-        return found[0]
-    known = list(dict.fromkeys(each for arm in arms for each in arm.names))
-    if not found:
+    matching = by_label or [arm for arm in arms if name in arm.names]
+    if len(matching) == 1:
+        return matching[0]
+    if not matching:
+        known = list(dict.fromkeys(known_name for arm in arms for known_name in arm.names))
         raise MissingResourceError(
             f"--baseline {name}: no evaluated run or algorithm of that name; there are: "
             f"{', '.join(known) or 'none'}"
         )
     raise MissingResourceError(
-        f"--baseline {name}: several have it: {', '.join(arm.label for arm in found)}"
+        f"--baseline {name}: several have it: {', '.join(arm.label for arm in matching)}"
     )
 
 
-def _settings(view: RunView, left_out: Sequence[str]) -> dict[str, Any]:
-    unused = (*left_out, "model.path") if view.is_evaluation else left_out
-    return {key: value for key, value in flat(view.config).items() if not _among(key, unused)}
+def _settings(view: RunView, neutral: Sequence[str]) -> dict[str, Any]:
+    unused = (*neutral, "model.path") if view.is_evaluation else neutral
+    return _without(flat(view.config), unused)
 
 
-def _policy(view: RunView, left_out: Sequence[str]) -> str:
-    """What answered an evaluation: the settings that trained it where they are known, else where it
-    lies.
-    """
+def _policy(view: RunView, neutral: Sequence[str]) -> str:
+    """The policy of an evaluation: the settings that trained it if known, else its directory."""
     parent = Path(view.model).parent
     if not view.model or not runs.is_run(parent):
         return view.model
     trained = flat(runs.read_json(parent / runs.CONFIG_NAME))
-    return json.dumps(
-        {key: value for key, value in trained.items() if not _among(key, left_out)}, sort_keys=True
-    )
+    return json.dumps(_without(trained, neutral), sort_keys=True)
 
 
 def _model_name(view: RunView) -> str:
@@ -188,13 +189,19 @@ def _model_name(view: RunView) -> str:
     return path.parent.name if path.name == runs.MODEL_NAME else path.name
 
 
-def _among(key: str, names: Sequence[str]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in names)
+def _without(settings: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """`settings` without the keys, and the sections, in `names`."""
+    return {
+        key: value
+        for key, value in settings.items()
+        if not any(key == name or key.startswith(f"{name}.") for name in names)
+    }
 
 
-def _leaf(key: str, among: Sequence[str]) -> str:
+def _leaf(key: str, keys: Sequence[str]) -> str:
+    """The last part of a dotted key; the whole key where another of `keys` ends the same."""
     leaf = key.rpartition(".")[2]
-    return key if sum(one.rpartition(".")[2] == leaf for one in among) > 1 else leaf
+    return key if sum(other.rpartition(".")[2] == leaf for other in keys) > 1 else leaf
 
 
 def _short(value: Any) -> str:

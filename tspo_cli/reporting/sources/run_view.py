@@ -1,12 +1,11 @@
-"""What a report reads from disk: training runs in any state, and evaluations of a model by a
-method.
-"""
+"""What a report reads from disk: training runs in any state, and evaluations of `tspo eval`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,15 @@ from tspo_cli import runs
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RunView:
     """One run directory, or one folder of `tspo eval`, under the name that the report gives it.
 
-    `method` and `model` are set for an evaluation only: how it answered, and the model directory it
-    answered with.
+    A view does not change: each file is read at its first use and kept, so that a report of a
+    running training shows one state of it. Open the run again to see newer steps.
+
+    `method` and `model` are set for an evaluation only: the method that answered, and the directory
+    of the model that it used.
     """
 
     path: Path
@@ -40,11 +42,9 @@ class RunView:
         """The credit algorithm, sft for a run without one, or the method of an evaluation."""
         if self.is_evaluation:
             return self.method
-        return (
-            "sft"
-            if self.config.get("kind") == "sft"
-            else str(self.setting("credit.algorithm", "?"))
-        )
+        if self.config.get("kind") == "sft":
+            return "sft"
+        return str(self.setting("credit.algorithm", "?"))
 
     @property
     def state(self) -> str:
@@ -52,9 +52,7 @@ class RunView:
         return str(self.status.get("state", "unknown"))
 
     def setting(self, key: str, default: Any = None) -> Any:
-        """The value of a dotted configuration key, `default` where the run's file does not know
-        it.
-        """
+        """The value of a dotted configuration key, `default` where the run has no such key."""
         value: Any = self.config
         for part in key.split("."):
             if not isinstance(value, dict) or part not in value:
@@ -62,46 +60,68 @@ class RunView:
             value = value[part]
         return value
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """One record per training step, so far."""
-        return _steps(self.path / runs.METRICS_NAME)
+    @cached_property
+    def metrics(self) -> tuple[dict[str, Any], ...]:
+        """One record per training step."""
+        return _read_steps(self.path / runs.METRICS_NAME)
 
-    def timings(self) -> list[dict[str, Any]]:
-        """Seconds per training step, so far."""
-        return _steps(self.path / runs.TIMINGS_NAME)
+    @cached_property
+    def timings(self) -> tuple[dict[str, Any], ...]:
+        """Seconds per training step."""
+        return _read_steps(self.path / runs.TIMINGS_NAME)
 
+    @cached_property
     def environment(self) -> dict[str, Any]:
-        """Versions and hardware, empty where nothing was recorded."""
+        """Versions and hardware; empty where they were not recorded."""
         if self.is_evaluation:
-            return dict(_object(self.path / runs.EVAL_SUMMARY_NAME).get("environment") or {})
+            return dict(_read_object(self.path / runs.EVAL_SUMMARY_NAME).get("environment") or {})
         path = self.path / runs.ENVIRONMENT_NAME
-        return _object(path) if path.exists() else {}
+        return _read_object(path) if path.exists() else {}
 
-    def evaluation_folders(self) -> list[tuple[int, Path]]:
-        """Where scores and items lie, as (step, folder); an evaluation is one folder, at step 0."""
-        return [(0, self.path)] if self.is_evaluation else runs.eval_steps(self.path)
+    @cached_property
+    def evaluation_folders(self) -> tuple[tuple[int, Path], ...]:
+        """The folders of scores and items as (step, folder); `tspo eval` has one, at step 0."""
+        if self.is_evaluation:
+            return ((0, self.path),)
+        return tuple(runs.eval_steps(self.path))
 
-    def evaluations(self) -> list[tuple[int, dict[str, Any]]]:
-        """All scores as (step, scores), by step and data set (of an evaluation in the order it was
-        asked for).
+    @cached_property
+    def evaluations(self) -> tuple[tuple[int, dict[str, Any]], ...]:
+        """All scores as (step, scores), by step and data set.
+
+        Those of `tspo eval` have the order in which the data sets were given.
         """
         if self.is_evaluation:
-            summary = _object(self.path / runs.EVAL_SUMMARY_NAME)
-            return [(0, scores) for scores in summary["results"]]
-        return [
-            (step, _object(path))
-            for step, directory in self.evaluation_folders()
-            for path in runs.scores_files(directory)
-        ]
+            summary = _read_object(self.path / runs.EVAL_SUMMARY_NAME)
+            return tuple((0, scores) for scores in summary["results"])
+        return tuple(
+            (step, _read_object(path))
+            for step, folder in self.evaluation_folders
+            for path in runs.scores_files(folder)
+        )
+
+    @cached_property
+    def last_step(self) -> int:
+        """The step of the last evaluation, 0 without any."""
+        return max((step for step, _ in self.evaluations), default=0)
+
+    @cached_property
+    def last_scores(self) -> dict[str, dict[str, Any]]:
+        """The scores of the last evaluation by data set."""
+        return {
+            str(scores.get("dataset")): scores
+            for step, scores in self.evaluations
+            if step == self.last_step
+        }
 
     def items_path(self, step: int, dataset: str) -> Path:
         """The file of the evaluated items of a data set at a step; it may be missing."""
-        folder = dict(self.evaluation_folders()).get(step, runs.eval_folder(self.path, step))
+        folder = dict(self.evaluation_folders).get(step, runs.eval_folder(self.path, step))
         return runs.items_file(folder, dataset)
 
 
 def open_run(path: Path, name: str | None = None) -> RunView:
-    """The view of one run directory or evaluation folder.
+    """The view of one run directory or folder of `tspo eval`.
 
     Raises:
         InvalidInputError: its configuration or status is not a JSON object.
@@ -116,8 +136,8 @@ def open_run(path: Path, name: str | None = None) -> RunView:
     return RunView(
         path=path,
         name=name,
-        config=_object(path / runs.CONFIG_NAME),
-        status=_object(status) if status.exists() else {},
+        config=_read_object(path / runs.CONFIG_NAME),
+        status=_read_object(status) if status.exists() else {},
         command=lines[0] if lines else "",
     )
 
@@ -129,7 +149,7 @@ def is_evaluation(path: Path) -> bool:
 
 def _open_evaluation(path: Path, name: str) -> RunView:
     file = path / runs.EVAL_SUMMARY_NAME
-    summary = _object(file)
+    summary = _read_object(file)
     results = summary.get("results")
     if not isinstance(results, list) or not all(isinstance(scores, dict) for scores in results):
         raise InvalidInputError(f"{file}: expected a list of scores under results")
@@ -145,33 +165,36 @@ def _open_evaluation(path: Path, name: str) -> RunView:
 
 
 def open_runs(paths: Sequence[Path]) -> list[RunView]:
-    """All runs and evaluations at or below `paths`, runs first, named relative to what the paths
-    have in common.
+    """All runs and evaluations at or below `paths`, runs first.
+
+    Each is named by its path below the folder that all `paths` share.
 
     Raises:
-        MissingResourceError: a path does not exist or has nothing below it.
+        MissingResourceError: a path does not exist or holds no run and no evaluation.
     """
-    found: dict[Path, None] = {}
+    unique: dict[Path, None] = {}
     for path in paths:
-        found |= dict.fromkeys(one.resolve() for one in _below(path))
-    ordered = sorted(found, key=lambda path: not runs.is_run(path))
-    bases = [path.resolve().parent if _is_one(path) else path.resolve() for path in paths]
-    base = Path(os.path.commonpath(bases))
-    return [open_run(path, path.relative_to(base).as_posix()) for path in ordered]
+        unique |= dict.fromkeys(folder.resolve() for folder in _folders_at(path))
+    folders = sorted(unique, key=lambda folder: not runs.is_run(folder))
+    parents = [path.resolve().parent if _is_source(path) else path.resolve() for path in paths]
+    shared = Path(os.path.commonpath(parents))
+    return [open_run(folder, folder.relative_to(shared).as_posix()) for folder in folders]
 
 
-def _is_one(path: Path) -> bool:
+def _is_source(path: Path) -> bool:
+    """True for a run directory or a folder of `tspo eval`."""
     return runs.is_run(path) or is_evaluation(path)
 
 
-def _below(path: Path) -> list[Path]:
+def _folders_at(path: Path) -> list[Path]:
+    """`path` itself, or all runs and then all evaluations below it."""
     if not path.exists():
         raise MissingResourceError(f"{path}: no such run directory")
-    if _is_one(path):
+    if _is_source(path):
         return [path]
     folders = sorted(file.parent for file in path.rglob(runs.CONFIG_NAME))
-    summaries = sorted(path.rglob(runs.EVAL_SUMMARY_NAME))
-    folders += [file.parent for file in summaries if is_evaluation(file.parent)]
+    evaluated = sorted(file.parent for file in path.rglob(runs.EVAL_SUMMARY_NAME))
+    folders += [folder for folder in evaluated if is_evaluation(folder)]
     if not folders:
         raise MissingResourceError(
             f"{path}: no run or evaluation below it (a run holds {runs.CONFIG_NAME}, an evaluation "
@@ -184,22 +207,21 @@ def unfinished(views: Iterable[RunView]) -> list[str]:
     """One sentence for every run that has not finished."""
     return [
         f"{view.name}: {view.state} at step {view.status.get('step', '?')} of "
-        f"{view.setting('train.steps', '?')};"
-        " shown as far as it got"
+        f"{view.setting('train.steps', '?')}; the report shows the steps so far"
         for view in views
         if view.state != "finished"
     ]
 
 
-def _object(path: Path) -> dict[str, Any]:
+def _read_object(path: Path) -> dict[str, Any]:
     value = runs.read_json(path)
     if not isinstance(value, dict):
         raise InvalidInputError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
 
 
-def _steps(path: Path) -> list[dict[str, Any]]:
+def _read_steps(path: Path) -> tuple[dict[str, Any], ...]:
     try:
-        return runs.read_jsonl(path)
+        return tuple(runs.read_jsonl(path))
     except ValueError as error:
         raise InvalidInputError(f"{path}: not valid JSON lines ({error})") from None

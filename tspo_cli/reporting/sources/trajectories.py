@@ -44,7 +44,7 @@ def sources(view: RunView) -> list[Source]:
     rollouts = [Source(step, None, path) for step, path in runs.rollout_files(view.path)]
     items = [
         Source(step, dataset, path, not view.is_evaluation)
-        for step, folder in view.evaluation_folders()
+        for step, folder in view.evaluation_folders
         for dataset, path in runs.items_files(folder)
     ]
     return rollouts + items

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tspo_cli.errors import UsageError
+from tspo_cli.evaluation.paired_tests import Comparison
+from tspo_cli.reporting.rendering.metric import Metric
+from tspo_cli.reporting.rendering.table import Cell, Column, Table, cells, p_text
 from tspo_cli.reporting.scores.scored_items import ArmScores, compare_arms
 from tspo_cli.reporting.sources.arms import arm_settings, differing
 from tspo_cli.reporting.tables.main_records import comparison_record
-from tspo_cli.reporting.tables.metric import Metric
-from tspo_cli.reporting.tables.table import Cell, Column, Table, cells, p_text
 
 
 def ablation_table(scored: Sequence[ArmScores], base: ArmScores, metric: str = "em") -> Table:
@@ -21,44 +22,45 @@ def ablation_table(scored: Sequence[ArmScores], base: ArmScores, metric: str = "
         UsageError: the base was not trained here, or no other arm was.
     """
     unit = Metric(metric)
-    others = [one for one in scored if one is not base and _kind(one) == _kind(base)]
+    others = [scores for scores in scored if scores is not base and _kind(scores) == _kind(base)]
     if base.arm.is_evaluation or not others:
         raise UsageError(
             "an ablation compares training runs of one kind: give a trained --baseline and another "
             "run"
         )
     ordered = [base, *others]
-    settings = [arm_settings(one.arm) for one in ordered]
+    settings = [arm_settings(scores.arm) for scores in ordered]
     keys = differing(settings)
-    against = compare_arms(ordered, [base], metric)[0].found
+    by_arm = compare_arms(ordered, [base], metric)[0].by_dataset
     lines: list[tuple[Cell, ...]] = []
     records: list[dict[str, Any]] = []
-    for one, own in zip(ordered, settings, strict=True):
-        for dataset, value in one.estimates.items():
-            found = against.get(one.arm.label, {}).get(dataset)
-            changed = {key: own.get(key) for key in keys}
-            same = [one is not base and own.get(key) == settings[0].get(key) for key in keys]
+    for scores, arm in zip(ordered, settings, strict=True):
+        label = scores.arm.label
+        for dataset, value in scores.estimates.items():
+            result = by_arm.get(label, {}).get(dataset)
+            changed = {key: arm.get(key) for key in keys}
+            same = [scores is not base and arm.get(key) == settings[0].get(key) for key in keys]
             facts = [
                 str(value.seeds),
                 dataset,
                 unit.text(value.mean),
                 unit.interval(value.low, value.high),
             ]
-            facts += ["", "", ""] if found is None else [
-                unit.difference(found.difference.mean),
-                unit.interval(found.difference.low, found.difference.high, signed=True),
-                p_text(found.p_permutation_holm),
+            facts += ["", "", ""] if result is None else [
+                unit.difference(result.difference.mean),
+                unit.interval(result.difference.low, result.difference.high, signed=True),
+                p_text(result.p_permutation_holm),
             ]  # fmt: skip
             shown = [
                 "·" if equal else _text(changed[key]) for key, equal in zip(keys, same, strict=True)
             ]
             lines.append(cells([*shown, *facts]))
             records.append(
-                {"method": one.arm.label, **changed, "dataset": dataset, "seeds": value.seeds}
+                {"method": label, **changed, "dataset": dataset, "seeds": value.seeds}
                 | {"metric": metric, "score": value.mean, "low": value.low, "high": value.high}
                 | {
                     "base": base.arm.label,
-                    **({} if found is None else comparison_record(found) | _bounds(found)),
+                    **({} if result is None else comparison_record(result) | _bounds(result)),
                 }
             )
     heads = [
@@ -80,7 +82,7 @@ def ablation_table(scored: Sequence[ArmScores], base: ArmScores, metric: str = "
         rows=tuple(lines),
         records=records,
         notes=(
-            f"First the base, {base.arm.label}; · marks a setting equal to its. Differences"
+            f"The base, {base.arm.label}, is first; · marks a setting equal to its own. Differences"
             f"{'' if unit.is_count else ' in points'} on the questions that both answered, with "
             "bootstrap intervals;"
             " p: paired permutation test, Holm over data sets.",
@@ -88,12 +90,13 @@ def ablation_table(scored: Sequence[ArmScores], base: ArmScores, metric: str = "
     )
 
 
-def _kind(one: ArmScores) -> str:
-    return "evaluation" if one.arm.is_evaluation else str(one.arm.views[0].setting("kind"))
+def _kind(scores: ArmScores) -> str:
+    arm = scores.arm
+    return "evaluation" if arm.is_evaluation else str(arm.views[0].setting("kind"))
 
 
-def _bounds(found: Any) -> dict[str, float]:
-    return {"difference_low": found.difference.low, "difference_high": found.difference.high}
+def _bounds(result: Comparison) -> dict[str, float]:
+    return {"difference_low": result.difference.low, "difference_high": result.difference.high}
 
 
 def _text(value: Any) -> str:

@@ -1,5 +1,6 @@
-"""How the composition of groups changes over training: which groups give an algorithm something to
-learn from.
+"""`--table classes`: the composition of groups over training.
+
+It shows which share of the groups gives an algorithm something to learn from.
 """
 
 from __future__ import annotations
@@ -8,24 +9,25 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from tspo_cli.reporting.page.curves import CLASSES
+from tspo_cli.reporting.rendering.table import Column, Table, cells, percent
 from tspo_cli.reporting.sources.arms import Arm
-from tspo_cli.reporting.sources.run_view import RunView
-from tspo_cli.reporting.tables.table import Column, Table, cells, percent
+from tspo_cli.reporting.sources.curve_data import GROUP_CLASSES, steps_with_classes
 
-PARTS = 4
-_MORE = (
+QUARTERS = 4
+_SIGNALS = (
     ("groups/zero_signal_grpo", "no signal for GRPO"),
     ("groups/recovered_by_folr", "recovered by FOLR"),
 )
+_COLUMNS = (*GROUP_CLASSES, *_SIGNALS)
 
 
 def classes_table(arms: Sequence[Arm]) -> Table:
-    """Shares of groups in each quarter of the steps, means over steps and seeds, for every arm that
-    logged them.
+    """Shares of groups in each quarter of the steps, for every arm that logged them.
+
+    The shares are means over steps and seeds.
     """
     records = [record for arm in arms for record in _records(arm)]
-    names = [label for _, label in (*CLASSES, *_MORE)]
+    names = [name for _, name in _COLUMNS]
     return Table(
         name="classes",
         title="Classes of groups over training (% of groups)",
@@ -33,12 +35,12 @@ def classes_table(arms: Sequence[Arm]) -> Table:
         rows=tuple(
             cells(
                 [
-                    one["method"],
-                    f"{one['first_step']}-{one['last_step']}",
-                    *(percent(one[name]) for name in names),
+                    record["method"],
+                    f"{record['first_step']}-{record['last_step']}",
+                    *(percent(record[name]) for name in names),
                 ]
             )
-            for one in records
+            for record in records
         ),
         records=records,
         notes=("Means over the steps of each quarter and over seeds.",) if records else (),
@@ -47,23 +49,20 @@ def classes_table(arms: Sequence[Arm]) -> Table:
 
 
 def _records(arm: Arm) -> list[dict[str, Any]]:
-    logs = [log for view in arm.views if (log := _logged(view))]
-    last = max((int(record["step"]) for log in logs for record in log), default=0)
-    edges = [round(last * part / PARTS) for part in range(PARTS + 1)]
-    found = []
+    logs = [log for view in arm.views if (log := steps_with_classes(view))]
+    steps = [metrics for log in logs for metrics in log]
+    last = max((int(metrics["step"]) for metrics in steps), default=0)
+    edges = [round(last * quarter / QUARTERS) for quarter in range(QUARTERS + 1)]
+    records = []
     for low, high in pairwise(edges):
-        some = [record for log in logs for record in log if low < record["step"] <= high]
-        if some:
-            shares = {label: _mean(some, key) for key, label in (*CLASSES, *_MORE)}
+        quarter = [metrics for metrics in steps if low < metrics["step"] <= high]
+        if quarter:
             span = {"first_step": low + 1, "last_step": high, "seeds": len(logs)}
-            found.append({"method": arm.label, **span, **shares})
-    return found
+            shares = {name: _mean(quarter, key) for key, name in _COLUMNS}
+            records.append({"method": arm.label, **span, **shares})
+    return records
 
 
-def _logged(view: RunView) -> list[dict[str, Any]]:
-    return [record for record in view.metrics() if all(key in record for key, _ in CLASSES)]
-
-
-def _mean(records: Sequence[dict[str, Any]], key: str) -> float | None:
-    values = [float(record[key]) for record in records if isinstance(record.get(key), int | float)]
+def _mean(steps: Sequence[dict[str, Any]], key: str) -> float | None:
+    values = [float(metrics[key]) for metrics in steps if isinstance(metrics.get(key), int | float)]
     return sum(values) / len(values) if values else None

@@ -1,72 +1,65 @@
-"""Where the numbers come from: the command of every run and evaluation, and what its result depends
-on.
-"""
+"""`--table commands`: the command of every run and evaluation, with version, commit and model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from tspo_cli.reporting.rendering.table import Column, Table, cells
 from tspo_cli.reporting.sources.arms import Arm
-from tspo_cli.reporting.sources.overview import end_scores
 from tspo_cli.reporting.sources.run_view import RunView
-from tspo_cli.reporting.tables.table import Column, Table, cells
+
+_HEADINGS = ("method", "run", "seed", "data sets", "version", "command")
 
 
 def commands_table(arms: Sequence[Arm]) -> Table:
-    """One line per run and evaluation with the command that makes its numbers again."""
+    """One line per run and evaluation, with the command that reproduces its numbers."""
     records = [_record(arm.label, view) for arm in arms for view in arm.views]
     return Table(
         name="commands",
-        title="Commands that make these numbers again",
-        columns=tuple(
-            Column(head, False)
-            for head in ("method", "run", "seed", "data sets", "version", "command")
-        ),
-        rows=tuple(
-            cells(
-                [
-                    one["method"],
-                    one["run"],
-                    _text(one["seed"]),
-                    ", ".join(one["datasets"]),
-                    one["version"] or "",
-                ]
-            )
-            + cells([one["command"]])
-            for one in records
-        ),
+        title="Commands that reproduce these numbers",
+        columns=tuple(Column(heading, False) for heading in _HEADINGS),
+        rows=tuple(cells(_texts(record)) for record in records),
         records=records,
         fields=("method", "run", "seed", "command"),
         flat=[
-            one
+            record
             | {
-                "datasets": " ".join(one["datasets"]),
-                "signatures": " ".join(one["signatures"].values()),
+                "datasets": " ".join(record["datasets"]),
+                "signatures": " ".join(record["signatures"].values()),
             }
-            for one in records
+            for record in records
         ],
     )
 
 
 def _record(label: str, view: RunView) -> dict[str, Any]:
-    scores = end_scores(view)
-    environment = view.environment()
+    versions = view.environment.get("versions") or {}
     return {
         "method": label,
         "run": view.name,
         "seed": view.setting("seed"),
-        "datasets": list(scores),
+        "datasets": list(view.last_scores),
         "command": view.command,
         "path": str(view.path),
         "model": view.model or None,
-        "version": (environment.get("versions") or {}).get("tspo-cli"),
-        "git": environment.get("git"),
+        "version": versions.get("tspo-cli"),
+        "git": view.environment.get("git"),
         "signatures": {
-            name: own["signature"] for name, own in scores.items() if own.get("signature")
+            dataset: scores["signature"]
+            for dataset, scores in view.last_scores.items()
+            if scores.get("signature")
         },
     }
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
+def _texts(record: dict[str, Any]) -> list[str]:
+    seed = record["seed"]
+    return [
+        record["method"],
+        record["run"],
+        "" if seed is None else str(seed),
+        ", ".join(record["datasets"]),
+        record["version"] or "",
+        record["command"],
+    ]

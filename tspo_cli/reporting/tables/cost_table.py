@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tspo_cli import runs
+from tspo_cli.reporting.rendering.table import Column, Table, cells, number
 from tspo_cli.reporting.sources.arms import Arm
 from tspo_cli.reporting.sources.run_view import RunView
-from tspo_cli.reporting.tables.table import Column, Table, cells, number
 
 
 def cost_table(arms: Sequence[Arm]) -> Table:
@@ -70,7 +70,7 @@ _COLUMNS = (
 
 
 def _record(view: RunView) -> dict[str, Any]:
-    timings, metrics = view.timings(), view.metrics()
+    timings, metrics = view.timings, view.metrics
     seconds = sum(record.get("total") or 0.0 for record in timings)
     cpu = [record.get("cpu") for record in timings]
     rollout = sum(record.get("rollout") or 0.0 for record in timings)
@@ -80,8 +80,8 @@ def _record(view: RunView) -> dict[str, Any]:
         per_step = int(view.setting("rollout.questions_per_step", 0)) * int(
             view.setting("rollout.group_size", 0)
         )
-    gpus = view.environment().get("gpus")
-    known = [float(one) for one in cpu if one is not None]
+    gpus = view.environment.get("gpus")
+    known = [float(seconds) for seconds in cpu if seconds is not None]
     return {
         "run": view.name,
         "algorithm": view.algorithm,
@@ -103,7 +103,7 @@ def _record(view: RunView) -> dict[str, Any]:
 
 
 def _evaluated(arm: Arm) -> dict[str, Any]:
-    scores = [one for view in arm.views for one in _latencies(view)]
+    scores = [row for view in arm.views for row in _latencies(view)]
     training = dict.fromkeys(key for _, key, _ in _COLUMNS)
     first = arm.views[0]
     about = {
@@ -124,25 +124,25 @@ def _per_question(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _last_scores(view: RunView) -> list[dict[str, Any]]:
-    evaluations = view.evaluations()
-    end = max((step for step, _ in evaluations), default=0)
-    return [scores for step, scores in evaluations if step == end]
+    return [scores for step, scores in view.evaluations if step == view.last_step]
 
 
 def _latencies(view: RunView) -> list[dict[str, Any]]:
     """The scores with the mean seconds per question, where `tspo eval` has measured them."""
     path = view.path / runs.EVAL_TIMINGS_NAME
     known = runs.read_json(path) if path.exists() else {}
-    scores = _last_scores(view)
-    return [one | {"seconds": known.get(str(one.get("dataset")), {}).get("mean")} for one in scores]
+    return [
+        scores | {"seconds": known.get(str(scores.get("dataset")), {}).get("mean")}
+        for scores in _last_scores(view)
+    ]
 
 
 def _mean(scores: Sequence[dict[str, Any]], key: str) -> float | None:
     """Over questions, so that large data sets weigh more."""
     known = [
-        (float(one[key]), int(one.get("n") or 0))
-        for one in scores
-        if isinstance(one.get(key), int | float)
+        (float(row[key]), int(row.get("n") or 0))
+        for row in scores
+        if isinstance(row.get(key), int | float)
     ]
     total = sum(n for _, n in known)
     return sum(value * n for value, n in known) / total if total else None

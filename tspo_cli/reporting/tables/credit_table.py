@@ -30,7 +30,7 @@ def comparison_text(comparison: Comparison, width: int | None = None) -> str:
         "positive and a negative advantage in %; mean size of the advantage over all turns",
         _table(
             ["algorithm", "all groups", *_SHORT_CLASSES, "turns +", "turns -", "mean |A|"],
-            [[name, *_learning(one)] for name, one in arms.items()],
+            [[name, *_learning(arm)] for name, arm in arms.items()],
             width,
         ),
         "Mean advantage by what the turn did",
@@ -46,7 +46,7 @@ def comparison_text(comparison: Comparison, width: int | None = None) -> str:
                 [
                     turn,
                     str(_first(arms)["by_turn"][turn]["turns"]),
-                    *(_mean(one["by_turn"][turn]) for one in arms.values()),
+                    *(_mean(arm["by_turn"][turn]) for arm in arms.values()),
                 ]
                 for turn in _first(arms)["by_turn"]
             ],
@@ -84,10 +84,10 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
         1, 3, figsize=(15, max(3.4, height)), width_ratios=(1, 1.5, 1), layout="constrained"
     )
     start = [0.0] * len(names)
-    for place, (name, label) in enumerate(zip(GROUP_CLASSES, _SHORT_CLASSES, strict=True)):
+    for index, (name, label) in enumerate(zip(GROUP_CLASSES, _SHORT_CLASSES, strict=True)):
         share = record["group_classes"][name]
         part = [100 * share * (arms[arm]["learns_from_class"][name] or 0.0) for arm in names]
-        left.barh(names, part, left=start, label=label, color=f"C{place}")
+        left.barh(names, part, left=start, label=label, color=f"C{index}")
         start = [before + more for before, more in zip(start, part, strict=True)]
     left.invert_yaxis()
     left.set_xlim(0, 100)
@@ -132,13 +132,13 @@ def _heat(
             axes.text(x, y, form.format(value), ha="center", va="center", fontsize=7, color=color)
 
 
-def _learning(one: dict[str, Any]) -> list[str]:
-    classes = [one["learns_from_class"][name] for name in GROUP_CLASSES]
-    every = one["advantages"]
+def _learning(arm: dict[str, Any]) -> list[str]:
+    classes = [arm["learns_from_class"][name] for name in GROUP_CLASSES]
+    every = arm["advantages"]
     return [
         *(
             "-" if share is None else f"{100 * share:.1f}"
-            for share in (one["learns_from"], *classes)
+            for share in (arm["learns_from"], *classes)
         ),
         f"{100 * every['positive']:.1f}",
         f"{100 * every['negative']:.1f}",
@@ -150,7 +150,7 @@ def _role_row(role: str, arms: Sequence[dict[str, Any]]) -> list[str]:
     return [
         role,
         str(arms[0]["by_role"][role]["turns"]),
-        *(_mean(one["by_role"][role]) for one in arms),
+        *(_mean(arm["by_role"][role]) for arm in arms),
     ]
 
 
@@ -162,17 +162,17 @@ def _roles(arms: dict[str, Any]) -> list[str]:
     return [role for role in ROLES if role in _first(arms)["by_role"]]
 
 
-def _mean(place: dict[str, Any]) -> str:
-    return f"{round(place['mean'], 3) + 0.0:+.3f}" if place["mean_size"] else "0"
+def _mean(group: dict[str, Any]) -> str:
+    return f"{round(group['mean'], 3) + 0.0:+.3f}" if group["mean_size"] else "0"
 
 
-def _cell(place: dict[str, Any] | None) -> float:
-    return 0.0 if place is None else place["mean"]
+def _cell(group: dict[str, Any] | None) -> float:
+    return 0.0 if group is None else group["mean"]
 
 
 def _opposite(record: dict[str, Any], names: Sequence[str]) -> list[list[float]]:
     known = {
-        (one["first"], one["second"]): 100 * one["opposite"] for one in record["disagreements"]
+        (pair["first"], pair["second"]): 100 * pair["opposite"] for pair in record["disagreements"]
     }
     return [
         [known.get((row, column), known.get((column, row), 0.0)) for column in names]
@@ -197,7 +197,7 @@ def _opposite_table(record: dict[str, Any], names: Sequence[str], width: int | N
 
 def _worst(record: dict[str, Any]) -> list[str]:
     """Where the pair that differs most in sign does so."""
-    worst = max(record["disagreements"], key=lambda one: one["opposite"])
+    worst = max(record["disagreements"], key=lambda pair: pair["opposite"])
     if not worst["opposite"]:
         return ["No two algorithms have opposite signs on any turn."]
     roles = sorted(worst["opposite_by_role"].items(), key=lambda item: -item[1])
@@ -214,8 +214,8 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int | Non
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for place, head in enumerate(heads):
-        table.add_column(Text(head), justify="right" if place else "left", overflow="fold")
+    for index, head in enumerate(heads):
+        table.add_column(Text(head), justify="right" if index else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     out = io.StringIO()

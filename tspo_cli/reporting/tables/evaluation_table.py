@@ -66,7 +66,11 @@ def audit_table(rows: Sequence[dict[str, Any]]) -> str:
             for found in row["search"]
             for name, key in (("answer", "answer_in_retrieved"), ("gold", "gold_recall"))
         }
-        shares = [row["answer_in_corpus"], row["gold_in_corpus"], *(reach[one] for one in searched)]
+        shares = [
+            row["answer_in_corpus"],
+            row["gold_in_corpus"],
+            *(reach[name] for name in searched),
+        ]
         table.add_row(
             row["dataset"], str(row["n"]), *("-" if x is None else f"{100 * x:.1f}" for x in shares)
         )

@@ -9,37 +9,40 @@ from typing import Any
 
 from tspo_cli.evaluation.paired_tests import Comparison
 from tspo_cli.evaluation.statistics import Estimate
-from tspo_cli.reporting.scores.scored_items import Against, ArmScores, Gain
+from tspo_cli.reporting.scores.scored_items import ArmScores, BaselineComparison, Gain
 from tspo_cli.reporting.sources.published import Published
 
 _ESTIMATE = ("mean", "se", "low", "high", "questions", "seeds")
 
 
-def arm_record(one: ArmScores, against: Sequence[Against], metric: str) -> dict[str, Any]:
-    """A measured row. `sets`, `macro` and `by_question` are estimates, `against` comparisons by
-    baseline and set.
+def arm_record(
+    scores: ArmScores, comparisons: Sequence[BaselineComparison], metric: str
+) -> dict[str, Any]:
+    """A measured row. `sets`, `macro` and `by_question` are estimates; `against` has the
+    comparisons by baseline and data set.
     """
-    label = one.arm.label
+    label = scores.arm.label
     return {
         "method": label,
         "metric": metric,
         "published": False,
-        "runs": [view.name for view in one.arm.views],
-        "commands": [view.command for view in one.arm.views],
-        "sets": {name: estimate_record(value) for name, value in one.estimates.items()},
-        "macro": estimate_record(one.macro),
-        "by_question": estimate_record(one.weighted),
+        "runs": [view.name for view in scores.arm.views],
+        "commands": [view.command for view in scores.arm.views],
+        "sets": {name: estimate_record(value) for name, value in scores.estimates.items()},
+        "macro": estimate_record(scores.macro),
+        "by_question": estimate_record(scores.weighted),
         "against": {
-            other.baseline: {
-                name: comparison_record(value) for name, value in other.found[label].items()
+            comparison.baseline: {
+                name: comparison_record(result)
+                for name, result in comparison.by_dataset[label].items()
             }
-            for other in against
-            if label in other.found
+            for comparison in comparisons
+            if label in comparison.by_dataset
         },
         "gain": {
-            other.baseline: gain_record(other.gains[label])
-            for other in against
-            if label in other.gains
+            comparison.baseline: gain_record(comparison.gains[label])
+            for comparison in comparisons
+            if label in comparison.gains
         },
         **dict.fromkeys(("certainty", "protocol", "source", "note")),
     }
@@ -84,27 +87,25 @@ def gain_record(value: Gain) -> dict[str, Any]:
     }
 
 
-def published_record(one: Published) -> dict[str, Any]:
-    """A quoted row in the same shape: nothing is known of its intervals, and it is compared with
-    nothing.
-    """
+def published_record(row: Published) -> dict[str, Any]:
+    """A published row in the same shape, without intervals and comparisons."""
     return {
-        "method": one.label,
-        "metric": one.metric,
+        "method": row.label,
+        "metric": row.metric,
         "published": True,
         "runs": [],
         "commands": [],
         "sets": {
-            name: dict.fromkeys(_ESTIMATE) | {"mean": value} for name, value in one.scores.items()
+            name: dict.fromkeys(_ESTIMATE) | {"mean": value} for name, value in row.scores.items()
         },
-        "macro": None if one.average is None else dict.fromkeys(_ESTIMATE) | {"mean": one.average},
+        "macro": None if row.average is None else dict.fromkeys(_ESTIMATE) | {"mean": row.average},
         "by_question": None,
         "against": {},
         "gain": {},
-        "certainty": one.certainty,
-        "protocol": one.protocol,
-        "source": one.source,
-        "note": one.note,
+        "certainty": row.certainty,
+        "protocol": row.protocol,
+        "source": row.source,
+        "note": row.note,
     }
 
 
@@ -124,12 +125,12 @@ def flat_record(record: Mapping[str, Any]) -> dict[str, Any]:
             plain[name] = value["mean"]
             if value["low"] is not None:
                 plain |= {f"{name}_low": value["low"], f"{name}_high": value["high"]}
-    for baseline, found in record["against"].items():
-        for name, value in found.items():
+    for baseline, comparisons in record["against"].items():
+        for name, value in comparisons.items():
             plain |= {
                 f"{name}_minus_{baseline}": value["difference"],
                 f"{name}_p_holm_{baseline}": value["p_holm"],
             }
-    for baseline, found in record["gain"].items():
-        plain[f"macro_gain_{baseline}"] = found["relative_gain"]
+    for baseline, gain in record["gain"].items():
+        plain[f"macro_gain_{baseline}"] = gain["relative_gain"]
     return plain

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tspo_cli.reporting.rendering.table import Column, Table, cells, number, p_text, percent
 from tspo_cli.reporting.scores.baseline import Difference
 from tspo_cli.reporting.scores.end_rows import Row
-from tspo_cli.reporting.tables.table import Column, Table, cells, number, p_text, percent
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from tspo_cli.reporting.scores.sweep_scores import GroupSummary, Mean, Paired, SweepRun, SweepView
-from tspo_cli.reporting.tables.render import render
-from tspo_cli.reporting.tables.table import Column, Format, Table, bounds, cells, number, p_text
+from tspo_cli.evaluation.over_seeds import Mean, Paired
+from tspo_cli.reporting.rendering.render import render
+from tspo_cli.reporting.rendering.table import Column, Format, Table, bounds, cells, number, p_text
+from tspo_cli.reporting.scores.sweep_scores import GroupSummary, SweepRun, SweepView
 
 Shown = tuple[str, Callable[[GroupSummary], str]]
 
 
-def render_sweep(sweep: SweepView, groups: Sequence[GroupSummary], form: str) -> str:
+def render_sweep(sweep: SweepView, groups: Sequence[GroupSummary], form: Format) -> str:
     """`groups` as table, md, csv, latex or json. JSON also has every run and evaluation."""
     if form == "json":
         return json.dumps(sweep_record(sweep, groups), ensure_ascii=False, indent=2)
@@ -35,7 +36,7 @@ def render_sweep(sweep: SweepView, groups: Sequence[GroupSummary], form: str) ->
         records=[asdict(group) for group in groups],
         commands=tuple(run.view.command for run in sweep.runs if run.view.command),
     )
-    return render([table], Format(form))
+    return render([table], form)
 
 
 def sweep_record(sweep: SweepView, groups: Sequence[GroupSummary]) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def _rows(run: SweepRun) -> list[dict[str, Any]]:
     )
     return [
         settings | {"step": step, **{name: scores.get(name) for name in names}}
-        for step, scores in run.view.evaluations()
+        for step, scores in run.view.evaluations
     ]
 
 

@@ -9,10 +9,15 @@ from typing import Any
 
 from tspo_cli.errors import UsageError
 from tspo_cli.evaluation.paired_tests import Comparison
-from tspo_cli.reporting.scores.scored_items import Against, ArmScores, Gain, set_order
+from tspo_cli.reporting.rendering.metric import Metric
+from tspo_cli.reporting.rendering.table import Column, Table, cells, number, p_text
+from tspo_cli.reporting.scores.scored_items import (
+    ArmScores,
+    BaselineComparison,
+    Gain,
+    set_order,
+)
 from tspo_cli.reporting.tables.main_records import comparison_record, gain_record
-from tspo_cli.reporting.tables.metric import Metric
-from tspo_cli.reporting.tables.table import Column, Table, cells, number, p_text
 
 _HEADS = (
     "questions", "seeds", "score", "baseline's", "difference", "95 % interval", "gain",
@@ -21,7 +26,7 @@ _HEADS = (
 
 
 def comparisons_table(
-    scored: Sequence[ArmScores], against: Sequence[Against], metric: str = "em"
+    scored: Sequence[ArmScores], comparisons: Sequence[BaselineComparison], metric: str = "em"
 ) -> Table:
     """One line per arm, baseline and data set, then one for the average over the data sets.
 
@@ -29,7 +34,12 @@ def comparisons_table(
         UsageError: there is no baseline, or nothing that shares a question with it.
     """
     unit = Metric(metric)
-    lines = [line for other in against for one in scored for line in _lines(one, other, unit)]
+    lines = [
+        line
+        for comparison in comparisons
+        for scores in scored
+        for line in _lines(scores.arm.label, comparison, unit)
+    ]
     if not lines:
         raise UsageError(
             "--table tests needs --baseline with the name of a run, algorithm or method that "
@@ -61,30 +71,30 @@ def comparisons_table(
 
 
 def _lines(
-    one: ArmScores, other: Against, unit: Metric
+    label: str, comparison: BaselineComparison, unit: Metric
 ) -> Iterator[tuple[list[str], dict[str, Any]]]:
-    label = one.arm.label
-    found = other.found.get(label, {})
-    about = {"method": label, "baseline": other.baseline, "metric": unit.key}
+    results = comparison.by_dataset.get(label, {})
+    baseline = comparison.baseline
+    about = {"method": label, "baseline": baseline, "metric": unit.key}
     records = []
-    for name in sorted(found, key=set_order):
-        value = found[name]
-        own = {
+    for name in sorted(results, key=set_order):
+        value = results[name]
+        facts = {
             "dataset": name,
             "seeds": value.difference.seeds,
             "baseline_score": value.baseline_mean,
         }
-        records.append(about | own | comparison_record(value))
-        yield [label, other.baseline, name, *_texts(value, unit)], records[-1]
-    gain = other.gains.get(label)
-    if gain is not None and len(found) > 1:
+        records.append(about | facts | comparison_record(value))
+        yield [label, baseline, name, *_texts(value, unit)], records[-1]
+    gain = comparison.gains.get(label)
+    if gain is not None and len(results) > 1:
         # The same keys, so that a program reads one table.
-        own = {
+        facts = {
             "dataset": "average",
             "seeds": None if gain.difference is None else gain.difference.seeds,
         }
-        record = dict.fromkeys(records[0]) | about | own | gain_record(gain)
-        yield [label, other.baseline, "average", *_average_texts(gain, unit)], record
+        record = dict.fromkeys(records[0]) | about | facts | gain_record(gain)
+        yield [label, baseline, "average", *_average_texts(gain, unit)], record
 
 
 def _texts(value: Comparison, unit: Metric) -> list[str]:

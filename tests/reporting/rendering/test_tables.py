@@ -12,13 +12,13 @@ import pytest
 
 from tests.reporting.tree import HOSTILE, make_tree
 from tspo_cli.errors import UsageError
+from tspo_cli.reporting.rendering.markup import latex_escape
+from tspo_cli.reporting.rendering.render import render as render_tables
+from tspo_cli.reporting.rendering.table import Cell, Column, Format, Table
 from tspo_cli.reporting.scores.baseline import differences
 from tspo_cli.reporting.scores.end_rows import Row, result_rows
 from tspo_cli.reporting.sources.run_view import open_runs
-from tspo_cli.reporting.tables.markup import latex_escape
-from tspo_cli.reporting.tables.render import render as render_tables
 from tspo_cli.reporting.tables.rows_table import records, results_table
-from tspo_cli.reporting.tables.table import Cell, Column, Format, Table
 
 ROW = Row(
     HOSTILE,

@@ -7,9 +7,9 @@ import json
 from collections.abc import Sequence
 
 from tspo_cli.errors import UsageError
-from tspo_cli.reporting.sources.marks import printable
-from tspo_cli.reporting.tables.markup import latex, markdown
-from tspo_cli.reporting.tables.table import Cell, Format, Table
+from tspo_cli.reporting.rendering.marks import printable
+from tspo_cli.reporting.rendering.markup import latex, markdown
+from tspo_cli.reporting.rendering.table import Cell, Format, Table
 
 
 def render(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tspo_cli.reporting.tables.table import bounds, number
+from tspo_cli.reporting.rendering.table import bounds, number
 
 _NAMES = {"em": "EM", "f1": "F1", "sub_em": "sub-EM"}
 _COUNTS = ("searches", "turns", "invalid_turns", "response_tokens", "first_occurrence")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tspo_cli.reporting.tables.table import Cell, Table
+from tspo_cli.reporting.rendering.table import Cell, Table
 
 
 @dataclass(frozen=True, slots=True)

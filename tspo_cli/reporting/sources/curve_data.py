@@ -1,0 +1,73 @@
+"""The numbers of learning curves: EM by step over an arm's seeds, and the classes of groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tspo_cli.reporting.sources.arms import Arm
+from tspo_cli.reporting.sources.run_view import RunView
+
+GROUP_CLASSES = (
+    ("groups/all_correct", "all correct"),
+    ("groups/mixed", "mixed"),
+    ("groups/all_wrong_near_miss", "all wrong with near-miss"),
+    ("groups/all_miss", "all miss"),
+)
+"""The metric of each group class, and its name for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedScore:
+    """EM of one run at one step, over `n` questions."""
+
+    em: float
+    n: int
+
+
+def arm_datasets(arm: Arm) -> list[str]:
+    """The data sets that any seed of an arm was evaluated on, in order."""
+    names = (str(scores.get("dataset", "")) for view in arm.views for _, scores in view.evaluations)
+    return list(dict.fromkeys(names))
+
+
+def em_by_step(arm: Arm, dataset: str) -> list[tuple[int, list[SeedScore]]]:
+    """(step, one score per seed) of an arm on a data set, by step."""
+    by_step: dict[int, list[SeedScore]] = {}
+    for view in arm.views:
+        for step, scores in view.evaluations:
+            em = scores.get("em")
+            if scores.get("dataset") == dataset and em is not None and is_finite(em):
+                score = SeedScore(float(em), int(scores.get("n") or 0))
+                by_step.setdefault(step, []).append(score)
+    return sorted(by_step.items())
+
+
+def mean_low_high(values: Sequence[float]) -> tuple[float, float, float]:
+    """The mean, the lowest and the highest of the values."""
+    return sum(values) / len(values), min(values), max(values)
+
+
+def metric_points(records: Sequence[dict[str, Any]], key: str) -> tuple[tuple[float, float], ...]:
+    """(step, value) of a metric, without the steps that have no finite value."""
+    return tuple(
+        (float(record["step"]), float(record[key]))
+        for record in records
+        if is_finite(record.get(key))
+    )
+
+
+def steps_with_classes(view: RunView) -> list[dict[str, Any]]:
+    """The metrics of the steps that have the share of every group class."""
+    return [
+        record
+        for record in view.metrics
+        if all(is_finite(record.get(key)) for key, _ in GROUP_CLASSES)
+    ]
+
+
+def is_finite(value: Any) -> bool:
+    """True for a number that is neither infinite nor NaN."""
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,0 +1,45 @@
+"""The report of a sweep: means over its seeds, and differences from its baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.reporting.rendering.table import Format
+from tspo_cli.reporting.scores.sweep_scores import GroupSummary, SweepView, summaries
+from tspo_cli.reporting.tables.sweep_table import explanation, render_sweep, sweep_record
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """A report of the finished cells of a sweep, at training step `step` (None: the last one)."""
+
+    sweep: SweepView
+    step: int | None = None
+
+    @cached_property
+    def groups(self) -> list[GroupSummary]:
+        """One summary per arm and combination of the option grid."""
+        return summaries(self.sweep, self.step)
+
+    def messages(self) -> list[str]:
+        """The cells that are missing, and what the numbers of the table are."""
+        waiting = self.sweep.waiting
+        missing = f"{len(waiting)} cells are not finished and left out: {', '.join(waiting)}"
+        return [*([missing] if waiting else []), explanation(self.sweep, self.groups)]
+
+    def text(self, form: Format, *, width: int | None = None, color: bool = False) -> str:
+        """The table, or the JSON record. `width` and `color` are not used: the table is narrow."""
+        return render_sweep(self.sweep, self.groups, form)
+
+    def record(self) -> dict[str, Any]:
+        """Every run with its evaluations, and the groups."""
+        return sweep_record(self.sweep, self.groups)
+
+    def draw(self, path: Path) -> None:
+        """Write the learning curves to `path` (.svg, .png or .pdf)."""
+        from tspo_cli.reporting.figure import draw_sweep
+
+        draw_sweep(self.sweep, path)
