@@ -22,10 +22,9 @@ PAGES = sorted(
     page.relative_to(ROOT).as_posix()
     for pattern in (
         *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md"),
-        *("data/*.md", "data/cards/*.md", "experiments/**/README.md"),
+        *("data/*.md", "data/cards/*.md", "experiments/**/*.md"),
     )
     for page in ROOT.glob(pattern)
-    if "evidence" not in page.parts
 )
 
 

@@ -21,7 +21,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from tspo_cli.config.load_config import load_config
 from tspo_cli.config.sweep_cells import read_sweep
 
 HERE = Path("experiments/evidence")
+PAGES = (HERE / "README.md", HERE / "learning_rates.md")
 ROOT = prepare.ROOT
 STARTS = ("starts", "starts_easy")
 EXPERIMENTS = ("hard", "easy", "two_hop")
@@ -64,7 +65,7 @@ def main() -> None:
 
 
 def collect() -> None:
-    """Write results.csv, the figures, and the tables of README.md."""
+    """Write results.csv, the figures, and the tables of the pages."""
     rows: list[dict[str, Any]] = []
     tables = {}
     for name in (*EXPERIMENTS, *GRIDS, *ABLATIONS):
@@ -82,13 +83,19 @@ def collect() -> None:
         writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    page = (HERE / "README.md").read_text(encoding="utf-8")
+    for page in PAGES:
+        _write_tables(page, tables)
+
+
+def _write_tables(page: Path, tables: Mapping[str, str]) -> None:
+    """Replace the tables of `page`: what is between `<!-- table NAME -->` and `<!-- end -->`."""
+    text = page.read_text(encoding="utf-8")
     for name, table in tables.items():
         begin, end = f"<!-- table {name} -->\n", "<!-- end -->"
-        if begin in page:
-            before, _, after = page.partition(begin)
-            page = before + begin + table + end + after.partition(end)[2]
-    (HERE / "README.md").write_text(page, encoding="utf-8")
+        if begin in text:
+            before, _, after = text.partition(begin)
+            text = before + begin + table + end + after.partition(end)[2]
+    page.write_text(text, encoding="utf-8")
 
 
 def _rows(name: str, record: dict[str, Any]) -> list[dict[str, Any]]:
