@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tspo_cli.config.load_config import check_complete, list_recipes, load_config, recipe_path
+from tspo_cli.config.load_config import list_recipes, load_config, recipe_path
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.training.planning.estimate import estimate_run
+from tspo_cli.training.problems import refuse_problems
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_every_shipped_recipe_can_start(tmp_path: Path, monkeypatch: pytest.Monk
         "qwen2.5-7b/tspo",
     } <= set(names)
     for name in names:
-        check_complete(load_config([name]))
+        refuse_problems(load_config([name]))
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tspo_cli.config.load_config import check_complete, load_config
+from tspo_cli.config.load_config import load_config
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.training.problems import refuse_problems
 
 RL = ["data.train=['q.jsonl']", "model.path=m", "retriever.index=i"]
-SFT = ["kind=sft", "data.world=w"]
+SFT = ["kind=sft", "data.world=w", "retriever.index=i"]
 
 
 @pytest.mark.parametrize(
@@ -28,11 +29,11 @@ SFT = ["kind=sft", "data.world=w"]
         ],
         SFT,
         ["kind=sft", "data.demonstrations=['d.jsonl']"],
-        [*SFT, "eval.data=['t.jsonl']", "retriever.index=i"],
+        [*SFT, "eval.data=['t.jsonl']"],
     ],
 )
 def test_complete(settings: list[str]) -> None:
-    check_complete(load_config([], settings))
+    refuse_problems(load_config([], settings))
 
 
 @pytest.mark.parametrize(
@@ -60,11 +61,12 @@ def test_complete(settings: list[str]) -> None:
         ([*RL, "rollout.engine=vllm", "rollout.top_k=5"], "rollout.engine"),
         (["kind=sft"], "data.demonstrations"),
         ([*SFT, "model.hidden_size=100"], "model.hidden_size"),
-        ([*SFT, "eval.data=['t.jsonl']"], "retriever.index"),
+        ([*SFT, "retriever.index="], "retriever.index"),
+        ([*SFT, "retriever.index=", "eval.data=['t.jsonl']"], "retriever.index"),
     ],
 )
 def test_incomplete_names_the_key_in_one_line(settings: list[str], key: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
-        check_complete(load_config([], settings))
+        refuse_problems(load_config([], settings))
     assert key in str(caught.value)
     assert "\n" not in str(caught.value)

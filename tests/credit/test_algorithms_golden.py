@@ -145,7 +145,12 @@ def test_rejection_sampling_keeps_the_best() -> None:
     assert [row[0] for row in advantages(MIXED, "rejection_sampling")] == [0, 0, 0, 1, 0], (
         "fewer turns among equals"
     )
-    assert [row[0] for row in advantages(MIXED, "rejection_sampling", keep_per_question=0)] == [
+    assert [
+        row[0]
+        for row in advantages(
+            MIXED, "rejection_sampling", rejection_sampling={"keep_per_question": 0}
+        )
+    ] == [
         1,
         0,
         0,
@@ -168,7 +173,7 @@ def test_mt_grpo_with_several_searches() -> None:
         [-1.17751, -1.59632, -0.73030, -0.73030],
     ]
     check(advantages(MIXED, "mt_grpo"), wanted)
-    half = advantages(MIXED, "mt_grpo", mt_coef=0.5)
+    half = advantages(MIXED, "mt_grpo", mt_grpo={"coef": 0.5})
     assert half[3] == pytest.approx((1.09545 + 0.5 * 1.78885, 1.09545), abs=1e-4)
 
 
@@ -180,17 +185,19 @@ def test_mt_grpo_as_published_credits_the_first_search_alone() -> None:
         [2.88430, 1.09545],
         [-1.17751, -0.73030, -0.73030, -0.73030],
     ]
-    check(advantages(MIXED, "mt_grpo", mt_turns="first"), wanted)
+    check(advantages(MIXED, "mt_grpo", mt_grpo={"turns": "first"}), wanted)
 
 
-@pytest.mark.parametrize("mt_turns", ["each", "first"])
-def test_mt_grpo_without_a_search_compares_merged_rewards(mt_turns: str) -> None:
+@pytest.mark.parametrize("first_or_each", ["each", "first"])
+def test_mt_grpo_without_a_search_compares_merged_rewards(first_or_each: str) -> None:
     """Right without a search: merged 1; wrong with a hit: 0.7. Outcomes and merged rewards are both
     +-0.70711.
     """
-    found = advantages(group(attempt(1, None, 1), attempt(2, 1, 0)), "mt_grpo", mt_turns=mt_turns)
+    found = advantages(
+        group(attempt(1, None, 1), attempt(2, 1, 0)), "mt_grpo", mt_grpo={"turns": first_or_each}
+    )
     extra = (
-        0.70711 if mt_turns == "first" else 0.0
+        0.70711 if first_or_each == "first" else 0.0
     )  # its turn reward 0.7 against 0; alone at search 1 otherwise
     check(found, [[0.70711], [-0.70711 + extra, -0.70711]])
 
@@ -208,10 +215,10 @@ def test_gigpo() -> None:
 
 def test_gigpo_options() -> None:
     which = group(attempt(3, 2, 1), attempt(3, 1, 0), attempt(2, 1, 1))
-    off = advantages(which, "gigpo", gamma=0.9, gigpo_coef=0.0)
+    off = advantages(which, "gigpo", gamma=0.9, gigpo={"coef": 0.0})
     assert off == advantages(which, "grpo")
     # Once per turn: 1 1 1 0 0 0 1 1, mean 0.625, centred alone
-    per_turn = advantages(which, "gigpo", gigpo_coef=0.0, gigpo_population="turn", scale="none")
+    per_turn = advantages(which, "gigpo", scale="none", gigpo={"coef": 0.0, "population": "turn"})
     check(per_turn, [[0.375] * 3, [-0.625] * 3, [0.375] * 2])
 
 
@@ -222,8 +229,8 @@ def test_gigpo_joins_similar_observations() -> None:
         )
 
     which = group(one("Doc 1 alpha beta gamma", 1), one("Doc 1 alpha beta gamme", 0))
-    apart = advantages(which, "gigpo", gigpo_similarity=1.0, scale="none")
-    joined = advantages(which, "gigpo", gigpo_similarity=0.9, scale="none")
+    apart = advantages(which, "gigpo", gigpo={"similarity": 1.0}, scale="none")
+    joined = advantages(which, "gigpo", gigpo={"similarity": 0.9}, scale="none")
     check(apart, [[1.0, 0.5], [-1.0, -0.5]])
     check(joined, [[1.0, 1.0], [-1.0, -1.0]])
 
@@ -245,12 +252,12 @@ def test_igpo_separate() -> None:
 
 def test_igpo_joint() -> None:
     """1, 1.5, -0.5 and 1, 0 together: mean 0.6, biased std 0.734847."""
-    found = advantages(IGPO, "igpo", std="biased", igpo_norm="joint")
+    found = advantages(IGPO, "igpo", std="biased", igpo={"norm": "joint"})
     check(found, [[2.31341, 1.76908, 0.54433], [-2.31341, -0.81650]])
 
 
 def test_igpo_gain_of_probability() -> None:
-    config = CreditConfig(algorithm="igpo", information_gain="prob_diff")
+    config = CreditConfig(algorithm="igpo", igpo={"information_gain": "prob_diff"})
     rewards = [one.turn_rewards for one in assign_credit(IGPO, config).trajectories]
     check(rewards, [[0.08555, 0.47120, 1.0], [-0.01959, 0.0]])
 

@@ -55,15 +55,20 @@ def show(
 def validate(sources: Sources, settings: Settings = None, as_json: Json = False) -> None:
     """Check that experiment files give a configuration that can be trained.
 
-    The exit code is 3 if they do not.
+    Every problem is listed, and the exit code is 3 if there is one. Only the configuration is
+    checked: `tspo train --dry-run` also opens data, index and model.
     """
-    from tspo_cli.config.load_config import check_complete, config_hash, load_config
+    from tspo_cli.config.load_config import config_hash, load_config
+    from tspo_cli.training.problems import problems
 
     config = load_config(sources, settings or ())
-    check_complete(config)
+    found = list(problems(config))
     if as_json:
-        console.result_json({"valid": True, "kind": config.kind, "hash": config_hash(config)})
-    else:
+        answer = {"valid": not found, "kind": config.kind, "hash": config_hash(config)}
+        console.result_json(answer | ({"problems": found} if found else {}))
+    if found:
+        raise InvalidInputError("\n".join(found))
+    if not as_json:
         console.result(
             f"valid: {config.kind}, {config.train.steps} steps, configuration {config_hash(config)}"
         )

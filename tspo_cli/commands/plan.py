@@ -60,8 +60,10 @@ def plan(
         measured_seconds,
         step_seconds,
     )
+    from tspo_cli.training.problems import refuse_problems
 
     config = load_config(sources, settings or ())
+    refuse_problems(config)
     estimate = estimate_run(config, gpus)
     if rates is not None:
         estimate |= {

@@ -51,7 +51,8 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show a run: state, command, versions, settings, metrics and evaluations."""
-    from tspo_cli.reporting.sources.overview import details, flat
+    from tspo_cli.config.tables import flatten
+    from tspo_cli.reporting.sources.overview import details
     from tspo_cli.reporting.sources.run_view import open_run
 
     found = details(open_run(run))
@@ -76,7 +77,7 @@ def show(
         console.result(
             "\n"
             + _aligned(
-                [part, ""], [[key, _text(value)] for key, value in flat(found[part]).items()]
+                [part, ""], [[key, _text(value)] for key, value in flatten(found[part]).items()]
             )
         )
     for scores in found["evaluations"]:

@@ -60,8 +60,9 @@ def sweep(
     One cell: tspo train FILE.toml::ARM/AXIS-VALUE --set seed=0
     """
     from tspo_cli.config.sweep_cells import read_sweep
+    from tspo_cli.training.problems import problems
 
-    plan = read_sweep(file, settings or [])
+    plan = read_sweep(file, settings or [], problems)
     cells = plan.only(only or [])
     folder = out or Path("runs") / file.name.removesuffix(".toml").removesuffix(".sweep")
     if write_configs is not None:

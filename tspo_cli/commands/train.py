@@ -67,9 +67,10 @@ def train(
     checkpoints and, in model/, the trained policy. A used run directory is refused unless --resume
     or --overwrite says what to do with it.
     """
-    from tspo_cli.config.load_config import check_complete, load_config, to_toml
+    from tspo_cli.config.load_config import load_config, to_toml
     from tspo_cli.config.sources import run_name
-    from tspo_cli.training.announce import check_algorithm, loop_options
+    from tspo_cli.training.announce import loop_options
+    from tspo_cli.training.problems import refuse_problems
 
     settings = [*(settings or []), *(["track.profile=true"] if profile else [])]
     if print_launch is not None:
@@ -80,8 +81,7 @@ def train(
         )
         return
     config = load_config(files, settings)
-    check_complete(config)
-    check_algorithm(config)
+    refuse_problems(config)
     run = out or Path("runs") / run_name(files[-1])
     if dry_run:
         with _saying_how_to_prepare(config):

@@ -15,10 +15,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from tspo_cli.config.schema import Config
+from tspo_cli.credit.algorithms.old_keys import OLD_KEYS
 
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-_ONE = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
-_MANY = {int: "integers", float: "numbers", str: "strings", bool: "true or false values"}
+_SINGULAR = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
+_PLURAL = {int: "integers", float: "numbers", str: "strings", bool: "true or false values"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,12 @@ class Key:
 @cache
 def all_keys() -> dict[str, Key]:
     """All keys in the order of the schema, by dotted name."""
-    return {key.name: key for key in _walk(Config, "")}
+    return keys_of(Config)
+
+
+def keys_of(model: type[BaseModel], prefix: str = "") -> dict[str, Key]:
+    """The keys of a section, those of its inner tables included, by dotted name after `prefix`."""
+    return {key.name: key for key in _walk(model, prefix)}
 
 
 @cache
@@ -44,16 +50,21 @@ def all_sections() -> list[str]:
 
 
 def unknown(name: str) -> str:
-    """What to tell a person who wrote the unknown key `name`: the closest key or section, if one is
-    close.
+    """The message for the unknown key `name`: its new name if it has moved, else the closest key or
+    section, if one is close.
     """
+    if name in OLD_KEYS:
+        return f"this key has moved; write {OLD_KEYS[name]}"
     names = [*all_keys(), *all_sections()]
     leaf = name.rpartition(".")[2]
+    ending = [known for known in names if known.endswith(f".{name}")]
     by_leaf: dict[str, str] = {}
     for known in names:
         by_leaf.setdefault(known.rpartition(".")[2], known)
     near = get_close_matches(name, names, n=1, cutoff=0.75)
-    if leaf in by_leaf:
+    if ending:
+        near = ending
+    elif leaf in by_leaf:
         near = [by_leaf[leaf]]
     elif not near:
         near = [by_leaf[match] for match in get_close_matches(leaf, by_leaf, n=1, cutoff=0.75)]
@@ -93,9 +104,11 @@ def _phrase(annotation: Any) -> str:
     if origin is Annotated:
         return str(inner[-1])
     if origin is list:
-        return f"a list of {_MANY[inner[0]]}"
+        return f"a list of {_PLURAL.get(inner[0], 'values')}"
     if origin is tuple:
-        return f"a list of {len(inner)} {_MANY[inner[0]]}"
+        return f"a list of {len(inner)} {_PLURAL.get(inner[0], 'values')}"
     if origin in (Union, types.UnionType):
         return " or ".join(_phrase(choice) for choice in inner if choice is not type(None))
-    return _ONE[annotation]
+    if origin is dict:
+        return "a table"
+    return _SINGULAR.get(annotation, "a value of another type")

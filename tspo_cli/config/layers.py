@@ -11,9 +11,9 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.config.old_records import current_keys, is_old_record
+from tspo_cli.config.tables import Table, merge
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
-
-Table = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,6 @@ def read_layers(path: Path, above: tuple[Path, ...] = ()) -> Iterator[Layer]:
     yield layer
 
 
-def merge(below: Table, above: Table) -> Table:
-    """Both tables in one. Inner tables merge; other values of `above` replace those of `below`."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = (
-            merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-        )
-    return merged
-
-
 def compose(layers: Iterable[Layer]) -> Table:
     """The keys of all layers, merged in their order."""
     return reduce(merge, (layer.table for layer in layers), {})
@@ -98,7 +87,8 @@ def apply_settings(table: Table, settings: Sequence[str]) -> Table:
 def _read_toml(path: Path) -> Layer:
     try:
         text = path.read_text(encoding="utf-8")
-        return Layer(str(path), tomllib.loads(text), text)
+        table = tomllib.loads(text)
+        return Layer(str(path), current_keys(table) if is_old_record(table) else table, text)
     except UnicodeDecodeError:
         raise InvalidInputError(f"{path}: not a UTF-8 text file") from None
     except tomllib.TOMLDecodeError as error:

@@ -13,18 +13,22 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from tspo_cli.config.algorithm_defaults import with_algorithm_defaults
+from tspo_cli.config.algorithm_options import (
+    KeyProblem,
+    algorithm_defaults,
+    filled_user_options,
+)
 from tspo_cli.config.keys import all_keys, all_sections, unknown
-from tspo_cli.config.layers import Layer, Table, apply_settings, compose
+from tspo_cli.config.layers import Layer, apply_settings, compose
+from tspo_cli.config.old_records import read_record
 from tspo_cli.config.recipes import list_recipes, recipe_path, source_path
-from tspo_cli.config.rules import check_complete
 from tspo_cli.config.schema import Config
 from tspo_cli.config.sources import source_layers
+from tspo_cli.config.tables import Table, merge
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.runs import CONFIG_NAME, CONFIG_TEXT_NAME, atomic_write_text, read_json, write_json
+from tspo_cli.runs import CONFIG_NAME, CONFIG_TEXT_NAME, atomic_write_text, write_json
 
 __all__ = [
-    "check_complete",
     "config_hash",
     "list_recipes",
     "load_config",
@@ -45,7 +49,7 @@ def load_config(sources: Sequence[str | Path], settings: Sequence[str] = ()) -> 
     A source is a path, a recipe's name (`tiny/tspo`), or a cell of a sweep file
     (`hard.sweep.toml::tspo/a0`). A file may extend another one: `extends = "base.toml"` (or a list
     of files), relative to itself. Paths inside stay as they are written. Tables merge; lists are
-    replaced.
+    replaced. The defaults of the algorithm fill the keys that nothing sets.
 
     Raises:
         InvalidInputError: bad TOML, an unknown key, or a wrong value; one line that names the key
@@ -55,7 +59,10 @@ def load_config(sources: Sequence[str | Path], settings: Sequence[str] = ()) -> 
     layers = [layer for source in sources for layer in source_layers(source)]
     table = apply_settings(compose(layers), settings)
     layers.append(Layer("--set", apply_settings({}, settings)))
-    return _validate(with_algorithm_defaults(table), layers)
+    name, defaults = algorithm_defaults(table)
+    layers.insert(0, Layer(f"defaults of {name}", defaults))
+    config = _validate(merge(defaults, table), layers)
+    return _with_user_options(config, layers)
 
 
 def to_toml(config: Config) -> str:
@@ -85,9 +92,7 @@ def read_resolved(run_dir: Path) -> Config:
     path = run_dir / CONFIG_NAME
     if not path.is_file():
         raise MissingResourceError(f"{run_dir}: not a run directory (it has no {CONFIG_NAME})")
-    table = read_json(path)
-    if not isinstance(table, dict):
-        raise InvalidInputError(f"{path}: expected a JSON object")
+    table = read_record(path)
     return _validate(table, [Layer(str(path), table)])
 
 
@@ -103,6 +108,18 @@ def _validate(table: Table, layers: Sequence[Layer]) -> Config:
             problems = [_wrong(_key_at(detail["loc"]), table) for detail in error.errors()]
     name, message = problems[0]
     raise InvalidInputError(f"{name}: {message}{_place(name, layers)}")
+
+
+def _with_user_options(config: Config, layers: Sequence[Layer]) -> Config:
+    """`config` with the options of the user's own algorithm, checked and complete."""
+    try:
+        options = filled_user_options(config.credit)
+    except KeyProblem as problem:
+        raise InvalidInputError(f"{problem}{_place(problem.key, layers)}") from None
+    if options == config.credit.options:
+        return config
+    credit = config.credit.model_copy(update={"options": options})
+    return config.model_copy(update={"credit": credit})
 
 
 def _refused(table: Table, prefix: str = "") -> Iterator[tuple[str, str]]:

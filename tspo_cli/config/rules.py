@@ -1,33 +1,44 @@
-"""Rules that span several keys: is a valid configuration also enough to start with?"""
+"""Rules that span several keys: why a configuration of valid keys could still not train."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from tspo_cli.config.schema import Config
+from tspo_cli.credit.algorithms import ALGORITHMS, Algorithm
+from tspo_cli.credit.find_algorithm import find_algorithm
+from tspo_cli.credit.user_code import is_user_code, load_function
 from tspo_cli.errors import InvalidInputError
 
 SEARCH_NEEDS_AN_INDEX = (
-    "retriever.search: says how retriever.index is searched, which is not set; a server is told "
-    "with "
-    "tspo serve --set KEY=VALUE"
+    "retriever.search: these settings are for retriever.index, which is not set; set those of a "
+    "server with tspo serve --set KEY=VALUE"
 )
 
 
-def check_complete(config: Config) -> None:
-    """Refuse a configuration that could not train.
+def rule_problems(config: Config) -> Iterator[str]:
+    """The rules that `config` breaks, in one line each that names the key and what to do.
 
     Raises:
-        InvalidInputError: the first rule that is broken, in one line.
+        MissingResourceError: a file of the user's own functions does not exist.
     """
-    for problem in _problems(config):
-        raise InvalidInputError(problem)
-
-
-def _problems(config: Config) -> Iterator[str]:
-    yield from _sft_problems(config) if config.kind == "sft" else _rl_problems(config)
-    if config.model.hidden_size % 32:
-        yield f"model.hidden_size: expected a multiple of 32, got {config.model.hidden_size}"
+    if config.kind == "sft":
+        yield from _sft_problems(config)
+    else:
+        yield from _rl_problems(config)
+        yield from _credit_problems(config)
+    if config.model.hidden_size % 32 or (not config.model.path and config.model.hidden_size < 64):
+        yield (
+            "model.hidden_size: expected a multiple of 32 from 64 up, got "
+            f"{config.model.hidden_size}"
+        )
+    shortest = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
+    if config.model.max_context and config.model.max_context < shortest:
+        yield (
+            f"model.max_context: {config.model.max_context} tokens do not hold a prompt and one "
+            f"turn, rollout.max_prompt_tokens + rollout.max_new_tokens = {shortest}; raise it, "
+            "lower those, or set it to 0"
+        )
     if config.eval.every and not config.eval.data:
         yield "eval.every: evaluations are asked for, but eval.data names no question file"
     if config.deepspeed.offload_optimizer and config.deepspeed.zero_stage == 0:
@@ -53,11 +64,6 @@ def _rl_problems(config: Config) -> Iterator[str]:
         yield f'data.train: kind = "{config.kind}" needs question files to train on'
     if not config.model.path:
         yield f'model.path: kind = "{config.kind}" needs a model to start from'
-    if rollout.group_size < 2 and config.credit.algorithm in ("grpo", "tspo"):
-        yield (
-            f"rollout.group_size: {config.credit.algorithm} compares the rollouts of a question, "
-            "so give 2 or more"
-        )
     if rollout.temperature == 0:
         yield (
             "rollout.temperature: greedy rollouts of a question are all the same; give a "
@@ -99,8 +105,47 @@ def _rl_problems(config: Config) -> Iterator[str]:
         )
 
 
+def _credit_problems(config: Config) -> Iterator[str]:
+    """Rules of the algorithm."""
+    if is_user_code(config.credit.outcome):
+        try:
+            load_function(config.credit.outcome, "credit.outcome")
+        except InvalidInputError as error:
+            yield str(error)
+    try:
+        algorithm = find_algorithm(config.credit.algorithm)
+    except InvalidInputError as error:
+        yield str(error)
+        return
+    name, kind = algorithm.name, config.kind
+    if algorithm.kind != kind:
+        names = ", ".join(entry.name for entry in ALGORITHMS.values() if entry.kind == kind)
+        yield (
+            f'credit.algorithm: {name} trains with kind = "{algorithm.kind}", not "{kind}"; '
+            f"change kind, or the algorithm to one of {names}"
+        )
+    if algorithm.compares and config.rollout.group_size < 2:
+        yield f"rollout.group_size: {name} compares the rollouts of a question, so give 2 or more"
+    yield from _batchwise_problems(config, algorithm)
+
+
+def _batchwise_problems(config: Config, algorithm: Algorithm) -> Iterator[str]:
+    """Rules about advantages that depend on the whole batch."""
+    if config.loss.kl > 0 and config.loss.kl_in == "reward" and not algorithm.batchwise:
+        names = ", ".join(entry.name for entry in ALGORITHMS.values() if entry.batchwise)
+        yield (f'loss.kl_in: "reward" is for {names}, not for {algorithm.name}; set it to "loss"')
+    if config.rollout.dynamic_sampling and (algorithm.batchwise or config.kind != "rl"):
+        yield (
+            f"rollout.dynamic_sampling: {algorithm.name} has no groups without an advantage; set "
+            "it to false"
+        )
+
+
 def _sft_problems(config: Config) -> Iterator[str]:
     if not (config.data.world or config.data.demonstrations):
         yield 'data: kind = "sft" needs data.world or data.demonstrations'
+    retriever = config.retriever
+    if config.data.world and not (retriever.index or retriever.url or retriever.qdrant.url):
+        yield ("retriever.index: demonstrations of a world need an index of its corpus; set it")
     if config.rollout.engine == "vllm":
         yield 'rollout.engine: kind = "sft" evaluates with the transformers engine; remove vllm'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,15 +10,18 @@ from typing import Any
 
 import tomli_w
 
-from tspo_cli.config.layers import Table
 from tspo_cli.config.load_config import load_config
-from tspo_cli.config.rules import check_complete
+from tspo_cli.config.rules import rule_problems
 from tspo_cli.config.schema import Config
 from tspo_cli.config.sweep_file import SweepFile, Variant, read_sweep_file
+from tspo_cli.config.tables import Table
 from tspo_cli.errors import InvalidInputError, TspoError, UsageError
 
 SHARED_FILE = "_shared.toml"
 _ABSENT = object()
+
+Problems = Callable[[Config], Iterable[str]]
+"""The problems of a configuration, one line each."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,11 @@ class Sweep:
         )
 
 
-def read_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:
-    """The cells of the sweep file `path`, each checked as `tspo train` checks it. `settings` win in
-    every cell.
+def read_sweep(
+    path: Path, settings: Sequence[str] = (), problems: Problems = rule_problems
+) -> Sweep:
+    """The cells of the sweep file `path`. `settings` win in every cell. `problems` finds out why a
+    configuration could not train.
 
     Raises:
         InvalidInputError: a malformed file, or a cell that could not train; the message names the
@@ -93,7 +98,9 @@ def read_sweep(path: Path, settings: Sequence[str] = ()) -> Sweep:
     """
     file = read_sweep_file(path)
     cells = [
-        _cell(file, variant, seed, settings) for variant in file.variants for seed in variant.seeds
+        _cell(file, variant, [*settings, f"seed={seed}"], seed, problems)
+        for variant in file.variants
+        for seed in variant.seeds
     ]
     _check_names(path, cells)
     return Sweep(
@@ -133,10 +140,13 @@ def experiment_files(sweep: Sweep, folder: Path) -> dict[Path, str]:
     }
 
 
-def _cell(file: SweepFile, variant: Variant, seed: int, settings: Sequence[str]) -> Cell:
+def _cell(
+    file: SweepFile, variant: Variant, settings: Sequence[str], seed: int, problems: Problems
+) -> Cell:
     try:
-        config = load_config(file.bases, [*variant.settings, *settings, f"seed={seed}"])
-        check_complete(config)
+        config = load_config(file.bases, [*variant.settings, *settings])
+        for problem in problems(config):
+            raise InvalidInputError(problem)
     except TspoError as error:
         raise type(error)(f"{file.path}: cell {variant.name}: {error}") from None
     return Cell(variant, seed, config)

@@ -40,8 +40,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from tspo_cli.config.layers import Layer, Table, apply_settings, read_layers
+from tspo_cli.config.layers import Layer, apply_settings, read_layers
 from tspo_cli.config.recipes import source_path
+from tspo_cli.config.tables import Table
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 SWEEP_NAME = "sweep.json"

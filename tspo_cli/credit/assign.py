@@ -2,55 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from tspo_cli.config.schema import CreditConfig
-from tspo_cli.credit.algorithms import ALGORITHMS, Algorithm
+from tspo_cli.credit.algorithms import Algorithm
+from tspo_cli.credit.credit_section import CreditConfig
+from tspo_cli.credit.find_algorithm import find_algorithm
 from tspo_cli.credit.folr import judge
 from tspo_cli.credit.group import (
-    AlgorithmResult,
     Group,
     GroupCredit,
-    JudgedTrajectory,
     Level,
     TrajectoryCredit,
     group_class,
 )
 from tspo_cli.credit.normalise import AllSum, batch_mean_and_scale
-from tspo_cli.credit.user_code import is_user_code, load_function
 from tspo_cli.errors import InvalidInputError
-
-
-def find_algorithm(name: str) -> Algorithm:
-    """The algorithm of that name, or the user's own where it is FILE.py:function.
-
-    A user's function takes the group's trajectories (`JudgedTrajectory`) and the options, and
-    returns one list of advantages per trajectory, one advantage per turn; or an `AlgorithmResult`.
-
-    Raises:
-        InvalidInputError: an unknown name (with the nearest one), or a file without such a
-        function. MissingResourceError: no such file.
-    """
-    if name in ALGORITHMS:
-        return ALGORITHMS[name]
-    if is_user_code(name):
-        function = load_function(name, "credit.algorithm")
-        return Algorithm(
-            lambda trajectories, config: _checked(
-                function(trajectories, config), trajectories, name
-            )
-        )
-    near = difflib.get_close_matches(name.lower(), ALGORITHMS, n=1)
-    hint = (
-        f"did you mean {near[0]}?"
-        if near
-        else f"choose one of {', '.join(ALGORITHMS)}, or FILE.py:function"
-    )
-    raise InvalidInputError(f"credit.algorithm: unknown algorithm {name!r}; {hint}")
 
 
 def assign_credit(group: Group, config: CreditConfig) -> GroupCredit:
@@ -90,7 +57,7 @@ def assign_batch(
 
 def _assign(group: Group, algorithm: Algorithm, config: CreditConfig) -> GroupCredit:
     judged = [judge(trajectory, group.golden_answers, config) for trajectory in group.trajectories]
-    credit = algorithm.assign(judged, config)
+    credit = algorithm(judged, config)
     return GroupCredit(
         group_class=group_class(judged),
         algorithm=config.algorithm,
@@ -143,47 +110,6 @@ def _whitened(
         )
         for credit in credits
     ]
-
-
-def _checked(found: Any, trajectories: Sequence[JudgedTrajectory], name: str) -> AlgorithmResult:
-    """What a user's algorithm returned, with one finite advantage per turn."""
-    if isinstance(found, AlgorithmResult):
-        credit = found
-    else:
-        try:
-            rows = tuple(tuple(float(value) for value in row) for row in found)
-        except (TypeError, ValueError):
-            raise _wrong(
-                name, f"a list of advantages per trajectory, got {type(found).__name__}"
-            ) from None
-        rewards = tuple((0.0,) * (one.turns - 1) + (one.outcome,) for one in trajectories)
-        credit = AlgorithmResult(
-            rewards,
-            rows,
-            "turn",
-            reason=f"The advantages are those of {name}.",
-            formula="Your own rule.",
-        )
-    turns = [one.turns for one in trajectories]
-    if [len(row) for row in credit.advantages] != turns:
-        raise _wrong(
-            name, f"one advantage per turn, {turns}, got {[len(row) for row in credit.advantages]}"
-        )
-    if [len(row) for row in credit.turn_rewards] != turns:
-        raise _wrong(
-            name, f"one reward per turn, {turns}, got {[len(row) for row in credit.turn_rewards]}"
-        )
-    if not all(
-        math.isfinite(value) for row in (*credit.advantages, *credit.turn_rewards) for value in row
-    ):
-        raise _wrong(name, "finite numbers")
-    return credit
-
-
-def _wrong(name: str, expected: str) -> InvalidInputError:
-    return InvalidInputError(
-        f"credit.algorithm {name}: expected {expected}; fix: correct what the function returns"
-    )
 
 
 def _any(rows: Sequence[Sequence[float]]) -> bool:

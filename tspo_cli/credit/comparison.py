@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.assign import assign_batch
+from tspo_cli.credit.credit_section import CreditConfig
 from tspo_cli.credit.group import CreditTurn, Group, GroupCredit, TrajectoryCredit
 
 GROUP_CLASSES = ("all-correct", "mixed", "all-wrong with near-miss", "all-miss")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tspo_cli.config.schema import CreditConfig
+from tspo_cli.credit.credit_section import CreditConfig
 from tspo_cli.credit.folr import first_occurrence
 from tspo_cli.credit.group import Group, GroupClass, GroupCredit, TrajectoryClass
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tspo_cli.config.schema import CreditConfig
+from tspo_cli.credit.credit_section import CreditConfig
 from tspo_cli.credit.group import CreditTurn, Group, GroupCredit
 
 

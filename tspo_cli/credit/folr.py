@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tspo_cli.config.schema import CreditConfig
+from tspo_cli.credit.credit_section import CreditConfig
 from tspo_cli.credit.discounting import to_go
 from tspo_cli.credit.gold_match import contains_answer, exact_match, is_degenerate
 from tspo_cli.credit.group import CreditTrajectory, CreditTurn, JudgedTrajectory, TrajectoryClass

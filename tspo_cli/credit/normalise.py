@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tspo_cli.config.schema import CreditConfig
+from tspo_cli.credit.credit_section import CreditConfig
 
 Rewards = Sequence[Sequence[float]]
 AllSum = Callable[[Sequence[float]], list[float]]

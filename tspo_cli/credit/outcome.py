@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from tspo_cli.config.schema import CreditConfig
+from tspo_cli.credit.credit_section import CreditConfig
 from tspo_cli.credit.gold_match import exact_match, f1_score
 from tspo_cli.credit.group import CreditTrajectory
 from tspo_cli.credit.user_code import load_function

@@ -1,50 +1,12 @@
-"""Options that change results, said before a run starts, and refused where they do not fit
-together.
-"""
+"""The choices of a run that change its results, in words: printed before it starts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tspo_cli.config.algorithm_defaults import DEFAULTS
 from tspo_cli.config.schema import Config
-from tspo_cli.credit.assign import find_algorithm
-from tspo_cli.errors import InvalidInputError
-from tspo_cli.training.early_stop import parse_rules
-
-
-def check_algorithm(config: Config) -> None:
-    """Refuse what the algorithm cannot do.
-
-    Raises:
-        InvalidInputError, MissingResourceError: the first rule that is broken, in one line.
-    """
-    parse_rules(config.train.stop_when)
-    if config.kind == "sft":
-        return
-    algorithm, name = find_algorithm(config.credit.algorithm), config.credit.algorithm
-    if config.kind == "rejection_sampling" and name != "rejection_sampling":
-        raise InvalidInputError(
-            f'credit.algorithm: kind = "rejection_sampling" needs its own, not {name}; remove the '
-            "key"
-        )
-    if config.kind == "rl" and name == "rejection_sampling":
-        raise InvalidInputError(
-            'credit.algorithm: rejection_sampling is imitation; set kind = "rejection_sampling"'
-        )
-    if algorithm.compares and config.rollout.group_size < 2:
-        raise InvalidInputError(
-            f"rollout.group_size: {name} compares the rollouts of a question, so give 2 or more"
-        )
-    batchwise = algorithm.whiten or algorithm.needs == "critic"
-    if config.loss.kl > 0 and config.loss.kl_in == "reward" and not batchwise:
-        raise InvalidInputError(
-            f'loss.kl_in: "reward" is for ppo and reinforce_pp, not {name}; set it to "loss"'
-        )
-    if config.rollout.dynamic_sampling and (batchwise or config.kind != "rl"):
-        raise InvalidInputError(
-            f"rollout.dynamic_sampling: {name} has no groups without an advantage; set it to false"
-        )
+from tspo_cli.config.tables import flatten
+from tspo_cli.credit.find_algorithm import find_algorithm
 
 
 def loop_options(config: Config) -> list[str]:
@@ -107,20 +69,19 @@ def _lines(config: Config) -> Iterator[str]:
         yield (
             "rollouts without an advantage do not go through the learner (the gradient is the same)"
         )
-    if find_algorithm(credit.algorithm).needs == "critic":
-        own = config.critic
+    algorithm = find_algorithm(credit.algorithm)
+    if algorithm.needs == "critic":
+        critic = config.critic
         yield (
-            f"critic: learning rate {own.lr:g}, GAE gamma {own.gamma:g}, lambda {own.lam:g}, "
-            f"value clip {own.value_clip:g}"
+            f"critic: learning rate {critic.lr:g}, GAE gamma {critic.gamma:g}, lambda "
+            f"{critic.lam:g}, value clip {critic.value_clip:g}"
         )
-    values = config.section_dict()
-    for key, value in DEFAULTS.get(credit.algorithm, {}).items():
-        section, _, leaf = key.partition(".")
-        if values[section][leaf] != value:
-            yield (
-                f"note: {key} is {values[section][leaf]}; {credit.algorithm}'s own default is "
-                f"{value}"
-            )
+    values = flatten(config.section_dict())
+    for key, value in algorithm.defaults.items():
+        if values[key] != value:
+            yield f"note: {key} is {values[key]}; the default of {algorithm.name} is {value}"
+    if credit.options and algorithm.table != "options":
+        yield f"note: {algorithm.name} does not use [credit.options]"
 
 
 def _reward(config: Config) -> str:

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from tests.conftest import Finished
 from tspo_cli.config.index_settings import Bm25Settings
-from tspo_cli.config.load_config import check_complete, load_config
+from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import QdrantConfig
 from tspo_cli.data.readers import read_passages
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
@@ -26,6 +26,7 @@ from tspo_cli.retrieval.index.searcher import open_index
 from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.retrieval.remote.qdrant import QdrantRetriever, open_client, push_dense, push_sparse
 from tspo_cli.retrieval.server.listen import listen
+from tspo_cli.training.problems import refuse_problems
 
 qdrant_client = pytest.importorskip("qdrant_client")
 models = qdrant_client.models
@@ -159,7 +160,7 @@ def test_what_does_not_fit_is_one_clear_error(corpus: Path) -> None:
     (result,) = gone.search(["lake"], 1)
     assert (result.error or "").startswith("qdrant http://q: ")
     with pytest.raises(InvalidInputError, match=r"retriever\.qdrant\.collection"):
-        check_complete(
+        refuse_problems(
             load_config(
                 ["tiny/grpo"], ["retriever.qdrant.url=http://q", "model.path=m", 'data.train=["t"]']
             )

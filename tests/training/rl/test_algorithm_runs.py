@@ -17,7 +17,8 @@ from tspo_cli.credit.assign import assign_batch
 from tspo_cli.credit.from_rollouts import group_from_record
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import claim_run, read_json, read_jsonl, read_jsonl_gz, start_attempt
-from tspo_cli.training.announce import check_algorithm, loop_options
+from tspo_cli.training.announce import loop_options
+from tspo_cli.training.problems import refuse_problems
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +30,7 @@ def experiment(
         **{"train__steps": 3, "eval__data": "[]", "eval__at_start": "false", **more}
     )
     config = load_config([recipe], [*base[1::2], *settings])
-    check_algorithm(config)
+    refuse_problems(config)
     return config
 
 

@@ -1,10 +1,11 @@
-"""Credit algorithms by name. A new one is a function in its own file and one line here."""
+"""Credit algorithms by name. A new one is a file of its own, and its import and entry here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tspo_cli.credit.algorithms.algorithm import Algorithm
+from tspo_cli.config.section import Section
+from tspo_cli.credit.algorithms.algorithm import Algorithm, algorithm
 from tspo_cli.credit.algorithms.dapo import dapo
 from tspo_cli.credit.algorithms.dr_grpo import dr_grpo
 from tspo_cli.credit.algorithms.gigpo import gigpo
@@ -19,21 +20,24 @@ from tspo_cli.credit.algorithms.retrieval_bonus import retrieval_bonus
 from tspo_cli.credit.algorithms.rloo import rloo
 from tspo_cli.credit.algorithms.tspo import tspo
 
-__all__ = ["ALGORITHMS", "Algorithm"]
+__all__ = ["ALGORITHMS", "Algorithm", "Section", "algorithm"]
 
-ALGORITHMS: Mapping[str, Algorithm] = {
-    "tspo": Algorithm(tspo),
-    "grpo": Algorithm(grpo),
-    "dr_grpo": Algorithm(dr_grpo),
-    "rloo": Algorithm(rloo),
-    "reinforce_pp": Algorithm(reinforce_pp, whiten=True, compares=False),
-    "reinforce_pp_baseline": Algorithm(reinforce_pp_baseline, whiten=True),
-    "dapo": Algorithm(dapo),
-    "gspo": Algorithm(gspo),
-    "ppo": Algorithm(ppo, needs="critic", compares=False),
-    "mt_grpo": Algorithm(mt_grpo),
-    "gigpo": Algorithm(gigpo),
-    "igpo": Algorithm(igpo, needs="gold_logprobs"),
-    "retrieval_bonus": Algorithm(retrieval_bonus),
-    "rejection_sampling": Algorithm(rejection_sampling, compares=False),
-}
+_ALGORITHMS = (
+    tspo,
+    grpo,
+    dr_grpo,
+    rloo,
+    reinforce_pp,
+    reinforce_pp_baseline,
+    dapo,
+    gspo,
+    ppo,
+    mt_grpo,
+    gigpo,
+    igpo,
+    retrieval_bonus,
+    rejection_sampling,
+)
+
+ALGORITHMS: Mapping[str, Algorithm] = {entry.name: entry for entry in _ALGORITHMS}
+"""In the order in which they are listed to users. The first one is the default."""

@@ -1,44 +1,122 @@
-"""What an algorithm is, and what the short files beside this one share."""
+"""What an algorithm is, and the helpers that several algorithms share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from tspo_cli.config.schema import CreditConfig
+from pydantic import Field
+
+from tspo_cli.config.section import Section
+from tspo_cli.credit.credit_section import CreditConfig
 from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 
-Assign = Callable[[Sequence[JudgedTrajectory], CreditConfig], AlgorithmResult]
+Rule = Callable[..., AlgorithmResult]
+"""(trajectories, config), or (trajectories, config, options) of an algorithm with options."""
 Needs = Literal["", "gold_logprobs", "critic"]
+Kind = Literal["rl", "rejection_sampling"]
+
+
+class GoldLogprobOptions(Section):
+    """Options of an algorithm with `needs="gold_logprobs"`: how the training loop measures them."""
+
+    belief_prefix: str = Field(
+        "<think> Now there's enough information to answer. </think> <answer>",
+        description=(
+            "Text between a turn's feedback and the gold answer when the gold answer's "
+            "log-probability is measured."
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
-    """One registry line.
+    """A credit algorithm with everything that belongs to it. `algorithm` makes one of a function.
 
-    `assign` makes the credit of one group. `needs` is what only a model can give: gold
-    log-probabilities, which `assign` finds in the trajectories, or a critic, whose values turn the
-    turn rewards into advantages inside the training loop. `whiten`: advantages are standardised
-    over all sampled tokens of the batch afterwards. `compares`: one rollout of a question alone
-    teaches nothing.
+    rule      from the trajectories of one group to rewards and advantages per turn
+    options   the keys of its table in the experiment file, None if it has none
+    defaults  values for other keys, such as {"loss.clip_high": 0.28}, where the experiment gives
+              none
+    needs     what only a model can give: "gold_logprobs", which the rule finds in the trajectories,
+              or "critic", whose values turn the turn rewards into advantages in the training loop
+    whiten    standardise the advantages over all sampled tokens of the batch afterwards
+    compares  it compares the rollouts of a question, so that one rollout alone teaches nothing
+    kind      the kind of training (key `kind`) that it belongs to
+    table     name of its table in [credit]
     """
 
-    assign: Assign
+    name: str
+    rule: Rule
+    options: type[Section] | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     needs: Needs = ""
     whiten: bool = False
     compares: bool = True
+    kind: Kind = "rl"
+    table: str = ""
+
+    @property
+    def batchwise(self) -> bool:
+        """True if advantages depend on the whole batch, not on the group alone."""
+        return self.whiten or self.needs == "critic"
+
+    def __call__(
+        self, trajectories: Sequence[JudgedTrajectory], config: CreditConfig
+    ) -> AlgorithmResult:
+        """Apply the rule to the trajectories of one group."""
+        if self.options is None:
+            return self.rule(trajectories, config)
+        return self.rule(trajectories, config, self.options_in(config))
+
+    def options_in(self, config: CreditConfig) -> Section | None:
+        """The values of its options in `config`, None if it has no options."""
+        if self.options is None:
+            return None
+        table = getattr(config, self.table)
+        return table if isinstance(table, Section) else self.options.model_validate(table)
+
+
+def algorithm(
+    *,
+    options: type[Section] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    needs: Needs = "",
+    whiten: bool = False,
+    compares: bool = True,
+    kind: Kind = "rl",
+) -> Callable[[Rule], Algorithm]:
+    """Make an `Algorithm` of the function below, under the function's name; see `Algorithm`.
+
+    It serves the files of this folder, and your own FILE.py:function just as well:
+
+        class Options(Section):
+            price: float = Field(0.05, ge=0, description="Taken off the outcome per search.")
+
+        @algorithm(options=Options, defaults={"loss.clip_high": 0.28})
+        def priced(trajectories, config, options): ...
+    """
+
+    def declare(rule: Rule) -> Algorithm:
+        name = rule.__name__
+        return Algorithm(
+            name, rule, options, defaults or {}, needs, whiten, compares, kind, table=name
+        )
+
+    return declare
 
 
 def outcomes_last(trajectories: Sequence[JudgedTrajectory]) -> tuple[tuple[float, ...], ...]:
-    """Turn rewards of an algorithm that knows outcomes alone: each shown at the last turn, where it
-    is earned.
-    """
-    return tuple((0.0,) * (one.turns - 1) + (one.outcome,) for one in trajectories)
+    """Turn rewards of an algorithm that rewards outcomes alone: the last turn earns the outcome."""
+    return tuple(
+        (0.0,) * (trajectory.turns - 1) + (trajectory.outcome,) for trajectory in trajectories
+    )
 
 
-def spread(
+def repeat_over_turns(
     values: Sequence[float], trajectories: Sequence[JudgedTrajectory]
 ) -> tuple[tuple[float, ...], ...]:
-    """One value per trajectory, at each of its turns."""
-    return tuple((value,) * one.turns for value, one in zip(values, trajectories, strict=True))
+    """One value per trajectory, repeated at each of its turns."""
+    return tuple(
+        (value,) * trajectory.turns for value, trajectory in zip(values, trajectories, strict=True)
+    )

@@ -1,23 +1,27 @@
 """TSPO (Ma et al. 2026, arXiv 2601.22776): GRPO, with turn-level advantages in groups whose
 outcomes are all wrong.
 
-The paper's abstract fixes the idea and leaves details open; those are the options U4 to U10 and U13
-of CreditConfig.
+The turn rewards r_{i,k} are those of FOLR (see `folr.turn_rewards`). Equation in a group without a
+correct answer but with a near-miss: A_{i,k} = (r_{i,k} - mean r) / (std r + eps) over all turns of
+all trajectories; in the other groups A_i = (y_i - mean y) / (std y + eps), as GRPO. The paper's
+abstract fixes the idea and leaves details open; those are the keys U4 to U10 and U13 of [credit].
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tspo_cli.config.schema import CreditConfig
+from tspo_cli.credit.algorithms.algorithm import algorithm
+from tspo_cli.credit.credit_section import CreditConfig
 from tspo_cli.credit.folr import trajectory_reward, turn_rewards
 from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory, group_class
 from tspo_cli.credit.normalise import per_trajectory, per_turn_index, pooled_turns
 
 
+@algorithm()
 def tspo(trajectories: Sequence[JudgedTrajectory], config: CreditConfig) -> AlgorithmResult:
-    """Turn-level advantages of the FOLR rewards where the gate opens, trajectory-level ones
-    elsewhere.
+    """Turn-level advantages of the FOLR rewards in groups that pass the gate, trajectory-level
+    advantages in the others.
     """
     rewards = tuple(turn_rewards(trajectory, config) for trajectory in trajectories)
     is_open = gate_opens(trajectories, config)
@@ -34,8 +38,12 @@ def tspo(trajectories: Sequence[JudgedTrajectory], config: CreditConfig) -> Algo
             labels=labels if config.norm == "per_turn_index" else (),
         )
     partial = is_open or config.mixed_reward == "outcome_plus_alpha"
-    scores = [trajectory_reward(one, config) if partial else one.outcome for one in trajectories]
-    advantages, populations = per_trajectory(scores, [one.turns for one in trajectories], config)
+    scores = [
+        trajectory_reward(trajectory, config) if partial else trajectory.outcome
+        for trajectory in trajectories
+    ]
+    turns = [trajectory.turns for trajectory in trajectories]
+    advantages, populations = per_trajectory(scores, turns, config)
     compared = (
         "trajectory rewards (partial ones for near-misses)"
         if partial
@@ -47,8 +55,8 @@ def tspo(trajectories: Sequence[JudgedTrajectory], config: CreditConfig) -> Algo
 
 
 def gate_opens(trajectories: Sequence[JudgedTrajectory], config: CreditConfig) -> bool:
-    """Whether this group uses its turn rewards (U7). An all-correct group does so only to reward
-    hits too (U13).
+    """Whether this group uses its turn rewards (U7). An all-correct group does so only if hits are
+    rewarded too (U13).
     """
     composition = group_class(trajectories)
     if composition == "all-correct" and config.success_turns != "hit_plus_final":

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli import runs
+from tspo_cli.config.old_records import read_record
+from tspo_cli.config.tables import flatten
 from tspo_cli.errors import MissingResourceError
-from tspo_cli.reporting.sources.overview import flat
 from tspo_cli.reporting.sources.run_view import RunView
 
 NEUTRAL = ("seed", "checkpoint", "track", "eval", "train.keep_rollouts", "train.threads")
@@ -172,7 +173,7 @@ def find_arm(arms: Sequence[Arm], name: str) -> Arm:
 
 def _settings(view: RunView, neutral: Sequence[str]) -> dict[str, Any]:
     unused = (*neutral, "model.path") if view.is_evaluation else neutral
-    return _without(flat(view.config), unused)
+    return _without(flatten(view.config), unused)
 
 
 def _policy(view: RunView, neutral: Sequence[str]) -> str:
@@ -180,7 +181,7 @@ def _policy(view: RunView, neutral: Sequence[str]) -> str:
     parent = Path(view.model).parent
     if not view.model or not runs.is_run(parent):
         return view.model
-    trained = flat(runs.read_json(parent / runs.CONFIG_NAME))
+    trained = flatten(read_record(parent / runs.CONFIG_NAME))
     return json.dumps(_without(trained, neutral), sort_keys=True)
 
 

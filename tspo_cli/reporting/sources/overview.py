@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tspo_cli import runs
+from tspo_cli.config.tables import flatten
 from tspo_cli.reporting.sources.run_view import RunView
 
 
@@ -60,25 +61,14 @@ def difference(first: RunView, second: RunView) -> dict[str, dict[str, list[Any]
 def _identity(view: RunView) -> dict[str, Any]:
     """The settings, and for an evaluation also what answered and on which data, by dotted key."""
     if not view.is_evaluation:
-        return flat(view.config)
+        return flatten(view.config)
     digests = {dataset: scores.get("digests") or {} for dataset, scores in view.last_scores.items()}
     return {
         "method": view.method,
         "model": view.model,
-        **flat(view.config),
-        **flat({"digests": digests}),
+        **flatten(view.config),
+        **flatten({"digests": digests}),
     }
-
-
-def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as dotted keys."""
-    result: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, dict):
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            result[prefix + key] = value
-    return result
 
 
 def _last_metrics(view: RunView) -> dict[str, Any]:

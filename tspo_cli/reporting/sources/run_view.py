@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli import runs
+from tspo_cli.config.old_records import current_keys, read_record
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 
@@ -136,7 +137,7 @@ def open_run(path: Path, name: str | None = None) -> RunView:
     return RunView(
         path=path,
         name=name,
-        config=_read_object(path / runs.CONFIG_NAME),
+        config=read_record(path / runs.CONFIG_NAME),
         status=_read_object(status) if status.exists() else {},
         command=lines[0] if lines else "",
     )
@@ -156,7 +157,7 @@ def _open_evaluation(path: Path, name: str) -> RunView:
     return RunView(
         path=path,
         name=name,
-        config=summary.get("config") or {},
+        config=current_keys(summary.get("config") or {}),
         status={"state": "finished"},
         command=str(summary.get("command", "")),
         method=str(summary.get("method") or "?"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tspo_cli.config.layers import merge
 from tspo_cli.config.schema import Config
+from tspo_cli.config.tables import merge
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import read_json
 

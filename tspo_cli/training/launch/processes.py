@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tspo_cli.config.load_config import read_resolved, write_resolved
 from tspo_cli.config.schema import Config
+from tspo_cli.config.tables import flatten
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.runs import claim_run, is_run, start_attempt
 
@@ -53,7 +54,7 @@ def check_same_experiment(before: Config, now: Config, run: Path) -> None:
     """Refuse to resume with another configuration. Raises InvalidInputError naming the keys that
     differ.
     """
-    old, new = flatten(before), flatten(now)
+    old, new = flatten(before.section_dict()), flatten(now.section_dict())
     changed = sorted(
         key
         for key in old.keys() | new.keys()
@@ -66,17 +67,6 @@ def check_same_experiment(before: Config, now: Config, run: Path) -> None:
         raise InvalidInputError(
             f"{run}: holds another experiment: {shown}; use its settings or another --out"
         )
-
-
-def flatten(config: Config) -> dict[str, object]:
-    """`{"train.steps": 100, ...}`."""
-    flat: dict[str, object] = {}
-    for section, value in config.section_dict().items():
-        if isinstance(value, dict):
-            flat.update({f"{section}.{key}": inner for key, inner in value.items()})
-        else:
-            flat[section] = value
-    return flat
 
 
 def _claim(config: Config, run: Path, *, resume: bool, overwrite: bool) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
-from tspo_cli.credit.assign import find_algorithm
+from tspo_cli.credit.find_algorithm import find_algorithm
 from tspo_cli.models.logprobs import KEPT_LOGITS, LOGITS_AT_ONCE
 from tspo_cli.training.core.engine_weights import engine_copies_weights
 from tspo_cli.training.planning.model_shape import ModelShape

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tspo_cli.config.schema import Config
-from tspo_cli.credit.assign import assign_batch, find_algorithm, with_advantages
+from tspo_cli.credit.algorithms.algorithm import GoldLogprobOptions
+from tspo_cli.credit.assign import assign_batch, with_advantages
+from tspo_cli.credit.find_algorithm import find_algorithm
 from tspo_cli.credit.from_rollouts import group_from_trajectories
 from tspo_cli.credit.group import GroupCredit
 from tspo_cli.rollout.protocol import SearchProtocol
@@ -107,8 +109,11 @@ def score(
         if not (trajectory.failed or trajectory.mixed):
             members[trajectory.group].append(trajectory)
     gold: list[list[list[float]]] = [[] for _ in members]
-    if find_algorithm(config.credit.algorithm).needs == "gold_logprobs":
-        prefix = config.credit.belief_prefix
+    algorithm = find_algorithm(config.credit.algorithm)
+    if algorithm.needs == "gold_logprobs":
+        options = algorithm.options_in(config.credit)
+        measured = options if isinstance(options, GoldLogprobOptions) else GoldLogprobOptions()
+        prefix = measured.belief_prefix
         gold = gold_logprobs(list(members.values()), models.learner, models.protocol, prefix)
     groups = [
         group_from_trajectories(group_members, logprobs)
