@@ -1,4 +1,4 @@
-"""From experiment files and `--set a.b=c` to one checked `Config`, and back to files."""
+"""Compose experiment files and `--set a.b=c` into a checked `Config`, and write it to files."""
 
 from __future__ import annotations
 
@@ -97,8 +97,9 @@ def read_resolved(run_dir: Path) -> Config:
 
 
 def _validate(table: Table, layers: Sequence[Layer]) -> Config:
-    """Check as strict JSON, so that the string "5" is no integer and `true` no 1, while lists may
-    become tuples.
+    """Check `table` against the schema.
+
+    As strict JSON the string "5" is not an integer and `true` is not 1, but a list may be a tuple.
     """
     problems = list(_refused(table))
     if not problems:
@@ -107,7 +108,7 @@ def _validate(table: Table, layers: Sequence[Layer]) -> Config:
         except ValidationError as error:
             problems = [_wrong(_key_at(detail["loc"]), table) for detail in error.errors()]
     name, message = problems[0]
-    raise InvalidInputError(f"{name}: {message}{_place(name, layers)}")
+    raise InvalidInputError(f"{name}: {message}{_origin(name, layers)}")
 
 
 def _with_user_options(config: Config, layers: Sequence[Layer]) -> Config:
@@ -115,7 +116,7 @@ def _with_user_options(config: Config, layers: Sequence[Layer]) -> Config:
     try:
         options = filled_user_options(config.credit)
     except KeyProblem as problem:
-        raise InvalidInputError(f"{problem}{_place(problem.key, layers)}") from None
+        raise InvalidInputError(f"{problem}{_origin(problem.key, layers)}") from None
     if options == config.credit.options:
         return config
     credit = config.credit.model_copy(update={"options": options})
@@ -140,9 +141,9 @@ def _refused(table: Table, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield name, f"expected a table, got {_show(value)}"
 
 
-def _key_at(place: Sequence[int | str]) -> str:
-    """The key that a place in the configuration belongs to: its longest beginning that is one."""
-    names = [".".join(map(str, place[:depth])) for depth in range(len(place), 0, -1)]
+def _key_at(location: Sequence[int | str]) -> str:
+    """The key that a location in the configuration belongs to: its longest prefix that is a key."""
+    names = [".".join(map(str, location[:depth])) for depth in range(len(location), 0, -1)]
     return next(name for name in names if name in all_keys())
 
 
@@ -160,8 +161,8 @@ def _show(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _place(name: str, layers: Sequence[Layer]) -> str:
-    """Where the last word on `name` was spoken: ` (file:line)` or ` (--set)`."""
+def _origin(name: str, layers: Sequence[Layer]) -> str:
+    """Which layer sets `name` last: ` (file:line)` or ` (--set)`."""
     for layer in reversed(layers):
         inner: Any = layer.table
         for part in name.split("."):
@@ -173,9 +174,7 @@ def _place(name: str, layers: Sequence[Layer]) -> str:
 
 
 def _line_of(name: str, text: str) -> int | None:
-    """The line of `name` in TOML `text`, for the usual spellings `[a]` and `b = ...`, or `a.b =
-    ...`.
-    """
+    """The line that sets `name` in TOML `text`, as `[a]` and `b = ...` or as `a.b = ...`."""
     table = ""
     for number, line in enumerate(text.splitlines(), start=1):
         if header := re.match(r"\s*\[+([\w.-]+)\]", line):

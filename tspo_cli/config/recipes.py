@@ -47,7 +47,7 @@ def recipe_path(name: str) -> Path:
 
 
 def source_path(source: str | Path) -> Path:
-    """The file that `source` means: an existing path, else a recipe's name.
+    """The file of `source`, which is an existing path or the name of a recipe.
 
     Raises:
         MissingResourceError: it is neither.
