@@ -126,7 +126,7 @@ def ends_without(
     assert process.returncode == 5
     last = errors.strip().splitlines()[-1]
     assert last.startswith(
-        f"error: {server.url}: no vLLM server answers, waited 2 s (vllm.patience)"
+        f"error: {server.url}: no vLLM server responds, waited 2 s (vllm.patience)"
     )
     assert "--resume" in last
     assert read_json(run / "status.json")["state"] == "failed"

@@ -1,4 +1,4 @@
-"""How an exported model wants to be prompted, kept beside it, so that evaluation needs no
+"""The rollout options of an exported model, in a file of its directory, so that evaluation needs no
 experiment file.
 """
 
@@ -23,11 +23,11 @@ def write_agent_file(model_dir: Path, config: Config) -> None:
 
 
 def read_agent_file(model_dir: Path) -> dict[str, Any]:
-    """`{"rollout": {...}, "retriever": {"k": ...}}` as far as the model says so; {} for models of
-    other makers.
+    """The options as configuration, `{"rollout": {...}, "retriever": {"k": ...}}`. Empty for a
+    model without the file, such as one from the hub.
 
     Raises:
-        InvalidInputError: the file is not what `write_agent_file` writes.
+        InvalidInputError: the file was not written by `write_agent_file`.
     """
     path = model_dir / AGENT_FILE
     if not path.is_file():

@@ -1,6 +1,4 @@
-"""Prompt styles: what a method tells the model before its first token, and after an invalid
-action.
-"""
+"""Prompt styles: templates of the prompt, and the feedback after an invalid action."""
 
 from __future__ import annotations
 
@@ -12,11 +10,11 @@ from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 @dataclass(frozen=True, slots=True)
 class PromptStyle:
-    """Templates of one style.
+    """The templates of one style.
 
-    `search`, `direct` and `cot` contain `{question}`; `rag` also `{information}` (the passages in
-    their tags). `prefill` is put after `direct` and `rag` prompts and counts as the beginning of
-    the model's turn.
+    `search`, `direct` and `cot` contain `{question}`. `rag` also contains `{information}`, the
+    passages in their tags. `invalid` is the feedback after an invalid action. `prefill` is appended
+    to `direct` and `rag` prompts and counts as the beginning of the model's turn.
     """
 
     name: str
@@ -28,8 +26,7 @@ class PromptStyle:
     prefill: str = ""
 
 
-# Prompt and correction are part of Search-R1's interface: its released checkpoints were trained on
-# these strings.
+# The prompt and the feedback of Search-R1, to the letter: its checkpoints were trained with them.
 SEARCH_R1 = PromptStyle(
     name="search_r1",
     search=(
@@ -71,7 +68,7 @@ SEARCH_R1 = PromptStyle(
     ),
 )
 
-# For policies that know the protocol from their warm start and need no instructions.
+# For policies that learned the protocol in their warm start and need no instructions.
 SHORT = PromptStyle(
     name="short",
     search="Question: {question}\n",
@@ -86,8 +83,7 @@ STYLES = {style.name: style for style in (SEARCH_R1, SHORT)}
 
 
 def prompt_style(name_or_path: str) -> PromptStyle:
-    """A built-in style by name, or Search-R1's style with the search prompt read from a template
-    file.
+    """A built-in style by name, or Search-R1's style with the search prompt of a template file.
 
     Raises:
         MissingResourceError: neither a known name nor an existing file.

@@ -1,4 +1,4 @@
-"""What a rollout leaves behind: the exact tokens, turn by turn, and what was retrieved."""
+"""A rollout: the exact tokens, turn by turn, and the retrieved passages."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from tspo_cli.data.question import Question
 from tspo_cli.retrieval.types import Hit
 
 TurnKind = Literal["search", "answer", "invalid", "truncated", "note"]
-"""What a turn did. A note is text for the model itself, between a search and what it says next
-(Search-o1).
+"""What a turn did. "note": the model wrote about retrieved passages for itself (Search-o1).
+"truncated": the token limit cut the turn before it had an action.
 """
 
 
 class GroupId(NamedTuple):
-    """A group of rollouts shares a question: (data set, question id, draw). Never a bare index."""
+    """The identity of a group, the rollouts of one draw of a question."""
 
     data_source: str
     question_id: str
@@ -24,13 +24,13 @@ class GroupId(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One model segment and the feedback that followed it.
+    """One model segment and the feedback after it.
 
-    `action_ids` are the sampled token ids as the engine returned them, `logprobs` their
-    log-probabilities (nats) under the sampling policy, one each. `feedback_ids` are tokenised
-    separately and never trained on. `search_error` marks a failed search: such a trajectory does
-    not enter the loss. `weight_version` says which weights sampled the action, `mixed` that they
-    changed before it was complete.
+    `action_ids` are the sampled token ids as the engine returned them. `logprobs` are their
+    log-probabilities (nats) under the sampling policy, one each; empty from an endpoint.
+    `feedback_ids` are tokenised separately and never trained on. `search_error` says why a search
+    failed: the trajectory then does not enter the loss. `weight_version` is that of the weights
+    which sampled the last token; `mixed`: other weights sampled earlier tokens of the segment.
     """
 
     action_ids: tuple[int, ...]
@@ -50,9 +50,9 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """One rollout of one question: prompt, then turns. `sample` is its place in the group.
+    """One rollout of one question: the prompt, then turns. `sample` is its number in the group.
 
-    `late`: its deadline ended it; its turns are not all that it would have had.
+    `weight_version` is that of its last token. `late`: its deadline passed before it was complete.
     """
 
     group: GroupId
@@ -65,21 +65,17 @@ class Trajectory:
 
     @property
     def answer(self) -> str | None:
-        """The text of the final answer, None if the model never gave one."""
+        """The text of the final answer. None if the model never gave one."""
         return self.turns[-1].answer if self.turns else None
 
     @property
     def failed(self) -> bool:
-        """True when it ended for a reason outside the policy: a search that failed, or its
-        deadline.
-        """
+        """True if it ended for a reason outside the policy: a failed search or its deadline."""
         return self.late or any(turn.search_error is not None for turn in self.turns)
 
     @property
     def mixed(self) -> bool:
-        """True when not all of its tokens were sampled by the same weights: no policy has its
-        probability.
-        """
+        """True if different weights sampled its tokens: then it is a sample of no single policy."""
         sampled = [turn for turn in self.turns if turn.logprobs]
         return (
             any(turn.mixed for turn in sampled)
@@ -92,9 +88,7 @@ class Trajectory:
         return sum(turn.kind == "search" for turn in self.turns)
 
     def token_ids(self) -> list[int]:
-        """Prompt, then action and feedback of each turn: exactly the ids that the policy saw,
-        length T.
-        """
+        """The T token ids that the policy saw: prompt, then action and feedback of each turn."""
         ids = list(self.prompt_ids)
         for turn in self.turns:
             ids += turn.action_ids
@@ -102,8 +96,8 @@ class Trajectory:
         return ids
 
     def turn_of_token(self) -> list[int]:
-        """For each of the T tokens the index of the turn whose action it belongs to, -1 where it
-        was not sampled.
+        """For each of the T tokens, the index of the turn that sampled it. -1 for prompt and
+        feedback.
         """
         turn_of = [-1] * len(self.prompt_ids)
         for index, turn in enumerate(self.turns):
@@ -112,7 +106,7 @@ class Trajectory:
         return turn_of
 
     def sampled_logprobs(self) -> list[float]:
-        """For each of the T tokens its log-probability when sampled, 0 where it was not sampled."""
+        """For each of the T tokens, its log-probability when sampled. 0 for prompt and feedback."""
         values = [0.0] * len(self.prompt_ids)
         for turn in self.turns:
             values += turn.logprobs

@@ -18,7 +18,7 @@ from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.engines.engine_protocol import Engine
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 from tspo_cli.rollout.engines.vllm_engine.vllm_open import open_vllm
-from tspo_cli.rollout.engines.vllm_engine.vllm_servers import Siblings
+from tspo_cli.rollout.engines.vllm_engine.vllm_servers import ProcessGroup
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.runs import log_line
 from tspo_cli.training.core.critic import Critic, ValueModel
@@ -105,10 +105,12 @@ def _engine(
     """
     config, core = learner.config, learner.core
     if config.rollout.engine == "vllm":
-        siblings = Siblings(rank(), world_size(), barrier)
+        processes = ProcessGroup(rank(), world_size(), barrier)
         dtype = "bfloat16" if core.is_bfloat16 else "float32"
         folder = directory / "handover"
-        return open_vllm(config, tokenizer, dtype=dtype, folder=folder, siblings=siblings, tell=log)
+        return open_vllm(
+            config, tokenizer, dtype=dtype, folder=folder, processes=processes, log=log
+        )
     weights = weights_for_engine(core)
     module = learner.module if weights is None else empty_model(core)
     slots = max(config.rollout.batch_size, config.eval.batch_size)

@@ -1,4 +1,4 @@
-"""The small protocol between the agent loop and whatever generates tokens."""
+"""The protocol between the agent loop and the engine that generates tokens."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ FinishReason = Literal["stop", "eos", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample. Temperature 0 is greedy; `top_k` 0 and `top_p` 1 switch their filters off.
+    """How to sample. Temperature 0 is greedy. `top_k` 0 and `top_p` 1 are no filter.
 
-    Generation ends after any of the `stop` strings, which stays in the output, after an
+    Generation ends after one of the `stop` strings, which the output keeps, after an
     end-of-sequence token, or after `max_new_tokens`.
     """
 
@@ -29,10 +29,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """Continue `token_ids` (the whole history of session `session`).
+    """Continue `token_ids`, the whole history of a session.
 
-    An engine that keeps the keys and values of a session processes only the tokens it has not seen.
-    `seed` fixes the sampled tokens whatever else is in the batch.
+    An engine with a cache computes only the tokens that it has not seen. The sampled tokens depend
+    on `seed`, and not on the other requests of the batch.
     """
 
     session: int
@@ -43,11 +43,11 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The sampled ids of one request and their log-probabilities (nats) at the request's
-    temperature, before any top-k or top-p filter (for greedy requests: at temperature 1).
+    """The sampled ids of a request and their log-probabilities.
 
-    `weight_version` is that of the last token; `mixed` says that earlier tokens came from other
-    weights.
+    `logprobs` are in nats, at the request's temperature (at 1 if it is greedy), before any top-k or
+    top-p filter; empty if the engine knows none. `weight_version` is that of the last token;
+    `mixed`: other weights sampled earlier tokens.
     """
 
     session: int
@@ -74,9 +74,7 @@ class Engine(Protocol):
         ...
 
     def step(self) -> list[Completion]:
-        """Advance all running requests by one token (or one chunk) and return those that
-        finished.
-        """
+        """Advance all running requests and return those that finished since the last step."""
         ...
 
     def release(self, session: int) -> None:

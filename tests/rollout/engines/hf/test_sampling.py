@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from tspo_cli.rollout.engines.hf.sampling import kept, sample, uniforms
+from tspo_cli.rollout.engines.hf.sampling import filtered_tokens, sample, uniforms
 
 
 def draw(logits: torch.Tensor, count: int, seed: int = 0, **settings: float) -> np.ndarray:
@@ -92,7 +92,7 @@ def test_uniforms_depend_on_the_seed_alone() -> None:
 def test_filters_keep_the_smallest_set_that_is_asked_for(seed: int, k: int, p: float) -> None:
     logits = torch.randn(1, 10, generator=torch.Generator().manual_seed(seed))
     probabilities = torch.softmax(logits, -1)
-    mask = kept(probabilities, torch.tensor([k]), torch.tensor([p]))[0]
+    mask = filtered_tokens(probabilities, torch.tensor([k]), torch.tensor([p]))[0]
     chosen, rest = probabilities[0][mask], probabilities[0][~mask]
     assert 1 <= len(chosen) <= (k or 10)
     assert rest.numel() == 0 or chosen.min() >= rest.max()

@@ -19,7 +19,7 @@ from tests.conftest import Playground
 from tests.engine_server import EngineServer
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.engine_protocol import Completion, Engine, GenerationRequest, Sampling
-from tspo_cli.rollout.engines.vllm_engine.vllm_servers import Siblings, VllmServers
+from tspo_cli.rollout.engines.vllm_engine.vllm_servers import ProcessGroup, VllmServers
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1800)]
 CONTEXT = 192
@@ -64,8 +64,8 @@ def disturb(model: Qwen2ForCausalLM) -> None:
     trained model into one that rounds worse.
     """
     with torch.no_grad():
-        for one in model.parameters():
-            one.add_(0.02 * one.std() * torch.randn_like(one))
+        for parameter in model.parameters():
+            parameter.add_(0.02 * parameter.std() * torch.randn_like(parameter))
 
 
 def answers(
@@ -78,20 +78,24 @@ def answers(
         done += engine.step()
     for session in range(len(prompts)):
         engine.release(session)
-    return sorted(done, key=lambda one: one.session)
+    return sorted(done, key=lambda completion: completion.session)
 
 
 def worst_gap(model: Qwen2ForCausalLM, done: Sequence[Completion], temperature: float) -> float:
     """The largest difference (nats) from one forward pass over everything."""
     gaps = [0.0]
-    for prompt, one in zip(PROMPTS, done, strict=True):
+    for prompt, completion in zip(PROMPTS, done, strict=True):
         with torch.no_grad():
             logits = (
-                model(torch.tensor([[*prompt, *one.token_ids]])).logits[0, len(prompt) - 1 : -1]
+                model(torch.tensor([[*prompt, *completion.token_ids]])).logits[
+                    0, len(prompt) - 1 : -1
+                ]
                 / temperature
             )
-        wanted = logits.log_softmax(-1).gather(-1, torch.tensor(one.token_ids)[:, None])[:, 0]
-        gaps.append(float((wanted - torch.tensor(one.logprobs)).abs().max()))
+        wanted = logits.log_softmax(-1).gather(-1, torch.tensor(completion.token_ids)[:, None])[
+            :, 0
+        ]
+        gaps.append(float((wanted - torch.tensor(completion.logprobs)).abs().max()))
     return max(gaps)
 
 
@@ -104,7 +108,9 @@ def check_parity(engine: Engine, model: Qwen2ForCausalLM) -> None:
         for temperature in (1.0, 0.7):
             done = answers(engine, Sampling(temperature=temperature, max_new_tokens=12))
             assert worst_gap(model, done, temperature) < 1e-4, f"after {version} hand-overs"
-            assert {(one.weight_version, one.mixed) for one in done} == {(version, False)}
+            assert {(completion.weight_version, completion.mixed) for completion in done} == {
+                (version, False)
+            }
 
 
 def check_stops(engine: Engine, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -114,15 +120,15 @@ def check_stops(engine: Engine, tokenizer: PreTrainedTokenizerFast) -> None:
     sampling = Sampling(max_new_tokens=100, stop=("</search>", "</answer>"))
     prompts = [[*PROMPTS[0], token] for token in range(20, 60)]
     done = answers(engine, sampling, prompts)
-    reasons = {one.finish_reason for one in done}
+    reasons = {completion.finish_reason for completion in done}
     assert "stop" in reasons
-    for one in done:
-        text = tokenizer.decode(one.token_ids, skip_special_tokens=False)
+    for completion in done:
+        text = tokenizer.decode(completion.token_ids, skip_special_tokens=False)
         stops = [tag for tag in sampling.stop if tag in text]
-        assert (one.finish_reason == "stop") == bool(stops)
+        assert (completion.finish_reason == "stop") == bool(stops)
         assert not stops or text.endswith(stops[0])
-        assert (one.finish_reason == "eos") == (one.token_ids[-1] == 1)
-        assert one.finish_reason != "length" or len(one.token_ids) == 100
+        assert (completion.finish_reason == "eos") == (completion.token_ids[-1] == 1)
+        assert completion.finish_reason != "length" or len(completion.token_ids) == 100
 
 
 def check_seeds(engine: Engine) -> None:
@@ -219,10 +225,10 @@ def connect(servers: Sequence[EngineServer], folder: Path, **options: Any) -> Vl
         "eos_ids": [1],
         "max_context": CONTEXT,
         "patience": 1500.0,
-        "tell": lambda _: None,
+        "log": lambda _: None,
     }
     return VllmServers(
-        [one.url for one in servers], folder, **defaults | options, siblings=Siblings()
+        [server.url for server in servers], folder, **defaults | options, processes=ProcessGroup()
     )
 
 
@@ -255,8 +261,8 @@ def test_a_server_that_is_not_there(servers: Sequence[EngineServer], tmp_path: P
             eos_ids=[1],
             max_context=9,
             patience=0.1,
-            siblings=Siblings(),
-            tell=print,
+            processes=ProcessGroup(),
+            log=print,
         )
     with pytest.raises(InvalidInputError, match="--context 9999"):
         connect(servers, tmp_path, max_context=9999)
@@ -277,16 +283,16 @@ def test_another_run_on_the_same_server(
     theirs.load_weights(dict(other.named_parameters()), 3)
     done = answers(ours, Sampling(max_new_tokens=12))
     assert worst_gap(model, done, 1.0) < 1e-4
-    assert {(one.weight_version, one.mixed) for one in done} == {(3, False)}
+    assert {(completion.weight_version, completion.mixed) for completion in done} == {(3, False)}
 
 
 def test_a_server_killed_during_a_handover(
     servers: Sequence[EngineServer], playground: Playground, tmp_path: Path
 ) -> None:
     """It was stopped before, so that the hand-over is under way when it dies."""
-    told: list[str] = []
+    messages: list[str] = []
     model = Qwen2ForCausalLM.from_pretrained(playground.model).eval()
-    engine = connect(servers, tmp_path, tell=told.append)
+    engine = connect(servers, tmp_path, log=messages.append)
     engine.load_weights(dict(model.named_parameters()), 0)
     disturb(model)
     servers[0].stop()
@@ -296,8 +302,8 @@ def test_a_server_killed_during_a_handover(
     servers[0].kill()
     servers[0].start()
     handing.join()
-    assert any("at a hand-over" in message for message in told)
+    assert any("at a hand-over" in message for message in messages)
     done = answers(engine, Sampling(max_new_tokens=12))
     assert worst_gap(model, done, 1.0) < 1e-4
-    assert {(one.weight_version, one.mixed) for one in done} == {(1, False)}
+    assert {(completion.weight_version, completion.mixed) for completion in done} == {(1, False)}
     engine.close()

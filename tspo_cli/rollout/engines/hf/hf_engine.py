@@ -1,7 +1,7 @@
-"""Generation with any causal language model of transformers: continuous batching over a slot cache.
+"""Generation with causal language models of transformers: continuous batching over a slot cache.
 
-A session keeps its slot between turns, so a turn costs its own tokens and the feedback before them,
-not the history.
+A session keeps its slot between turns. A turn therefore computes its own tokens and the feedback
+before them, and not the whole history again.
 """
 
 from __future__ import annotations
@@ -39,29 +39,30 @@ from tspo_cli.rollout.engines.hf.stop_conditions import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+# Most columns, and most tokens, of one prefill pass.
 PREFILL_COLUMNS = 256
 PREFILL_TOKENS = 16384
-# Prefills wait until this part of the batch needs one, or for this many steps: one pass over many
-# rows is cheaper.
+# A prefill starts when this share of the batch waits for one, or after this many steps: one pass
+# over many rows is cheaper than several over few.
 PREFILL_SHARE = 1 / 8
 PREFILL_PATIENCE = 8
-# Unused rows that a decoding step may carry along before slots are moved together.
+# Share of unused rows that a decoding step may compute before slots are moved together.
 SPARE_ROWS = 1 / 4
 
 
 class TransformersEngine:
-    """The Engine protocol on a transformers model, on the device and in the type that the model
-    has.
+    """The Engine protocol on a transformers model, with the model's device and data type.
 
     Args:
-        model: a causal language model with full attention (a sliding window must be at least
-        `max_context`). tokenizer: decodes sampled tokens to find stop strings. batch_size: sessions
-        that have keys and values in the cache, and most rows of a decoding step. max_context: most
-        tokens of a session; the cache grows by doubling up to it. weight_version: version of the
-        weights that the model has now.
+        model: a causal language model with full attention over `max_context` tokens.
+        tokenizer: decodes sampled tokens to find stop strings.
+        batch_size: most sessions in the cache and most rows of a decoding step.
+        max_context: most tokens of a session. The cache grows up to it by doubling.
+        weight_version: version of the model's present weights.
+        owns_weights: see `Engine`.
 
     Raises:
-        InvalidInputError: a layer's sliding window is shorter than `max_context`.
+        InvalidInputError: the model has layers of another kind, or a shorter sliding window.
     """
 
     def __init__(
@@ -99,16 +100,16 @@ class TransformersEngine:
         if can_fuse(model):
             with torch.no_grad():
                 self._fused = FusedForward(model, self.cache, max_context)
-        # transformers renamed the argument in 5.24.
+        # transformers 5.24 renamed the argument.
         self._cache_name = (
             "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
         )
 
     def fresh(self) -> TransformersEngine:
-        """An engine on the same model that has not generated anything yet: what it returns depends
-        on its requests alone, to the last bit, and not on what was in the cache before.
+        """An engine on the same model with an empty cache. Its completions depend on its requests
+        alone, to the last bit, and not on earlier contents of the cache.
         """
-        other = TransformersEngine(
+        engine = TransformersEngine(
             self.model,
             self.rules.tokenizer,
             batch_size=self.table.slots,
@@ -116,13 +117,13 @@ class TransformersEngine:
             weight_version=self.weight_version,
             owns_weights=self.owns_weights,
         )
-        other.rules = self.rules
-        return other
+        engine.rules = self.rules
+        return engine
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request.
 
-        A later turn whose history has outgrown the context finishes with "length" and no tokens.
+        A later turn for which the context has no room finishes with "length" and no tokens.
 
         Raises:
             InvalidInputError: an empty prompt, or a first prompt longer than `max_context`.
@@ -134,11 +135,10 @@ class TransformersEngine:
         if size > self.max_context and session not in self.known:
             raise InvalidInputError(
                 f"session {session}: the prompt has {size} tokens, expected at most "
-                f"{self.max_context}; "
-                "shorten it or raise the engine's max_context"
+                f"{self.max_context}; shorten it or raise the engine's max_context"
             )
         slot = self.table.find(session)
-        if any(other.session == session for other in self.waiting) or (
+        if any(waiting.session == session for waiting in self.waiting) or (
             slot is not None and self.table.state[slot] == RUNNING
         ):
             raise ValueError(f"session {session} has a request in flight")
@@ -150,8 +150,8 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def step(self) -> list[Completion]:
-        """Give free slots to waiting requests, prefill what is due, decode one token of every other
-        running row.
+        """Give free slots to waiting requests, run a prefill if one is due, then sample one token
+        for each other running slot.
         """
         training = self.model.training
         if training:
@@ -169,7 +169,7 @@ class TransformersEngine:
         return finished
 
     def release(self, session: int) -> None:
-        """Forget the session, whatever it is doing."""
+        """Forget the session and drop its request."""
         self.known.discard(session)
         self.waiting = deque(request for request in self.waiting if request.session != session)
         self.finished = [done for done in self.finished if done.session != session]
@@ -179,7 +179,7 @@ class TransformersEngine:
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, torch.Tensor] | None, version: int) -> None:
-        """Take new weights; running requests go on with them from the token they have reached.
+        """Take new weights. Running requests continue with them after the tokens that they have.
 
         Raises:
             InvalidInputError: names or shapes are not those of the model.
@@ -190,8 +190,7 @@ class TransformersEngine:
         if self._fused is not None:
             self._fused.refresh()
         self.table.cached[:] = 0
-        # A new mask: the old one may have been made in inference mode, where nothing outside may
-        # write to it.
+        # The old mask may have been created in inference mode, and cannot be written to outside it.
         self._mask = self._empty_mask()
 
     def sleep(self) -> None:
@@ -205,9 +204,7 @@ class TransformersEngine:
         self.table.state[:] = FREE
 
     def _admit(self) -> None:
-        """Slots for waiting requests, oldest first; sessions that still have theirs lose it to no
-        other.
-        """
+        """Give slots to waiting requests, oldest first. A session that has a slot keeps it."""
         table, newcomers = self.table, deque[GenerationRequest]()
         for request in self.waiting:
             slot = table.find(request.session)
@@ -253,8 +250,8 @@ class TransformersEngine:
         return rows
 
     def _prefill(self, rows: Rows) -> None:
-        """Put the next chunk of each row into the cache, padded on the left; rows that are complete
-        get a token.
+        """Compute the next chunk of each row, padded on the left, and cache it. Rows whose tokens
+        are all cached get a sampled token.
         """
         table = self.table
         missing = table.total[rows] - table.cached[rows]
@@ -288,13 +285,13 @@ class TransformersEngine:
             self._take_tokens(rows[complete], logits[self._to_device(np.flatnonzero(complete))])
 
     def _decode(self, rows: Rows) -> None:
-        """One token for each row, in one pass over the slots from the first to the last of them."""
+        """Sample one token for each row, in one pass over the slots from 0 to the last row."""
         rows = self._compact(rows)
         table, size = self.table, int(rows[-1]) + 1
         columns = int(table.cached[rows].max()) + 1
         self._reserve(int(table.cached[:size].max()) + 1)
-        # Slots between the rows are computed along: they write one column after their own, which is
-        # never read.
+        # Slots between the rows are computed too. They write to the column after their last one,
+        # which is never read.
         position = table.cached[:size]
         all_slots = np.arange(size)
         tokens = self._to_device(table.ids[all_slots, position][:, None])
@@ -309,14 +306,15 @@ class TransformersEngine:
         self._take_tokens(rows, logits if rows.size == size else logits[self._to_device(rows)])
 
     def _compact(self, rows: Rows) -> Rows:
+        """Swap running slots to the front if too many others lie between them."""
         count = rows.size
         if rows[-1] + 1 <= count * (1 + SPARE_ROWS) + 1:
             return rows
-        holes = np.setdiff1d(np.arange(count), rows)
-        for hole, row in zip(holes.tolist(), rows[rows >= count].tolist(), strict=True):
-            self.cache.swap(hole, row, int(max(self.table.cached[[hole, row]])))
-            self._mask[[hole, row]] = self._mask[[row, hole]]
-            self.table.swap(hole, row)
+        unused = np.setdiff1d(np.arange(count), rows)
+        for slot, row in zip(unused.tolist(), rows[rows >= count].tolist(), strict=True):
+            self.cache.swap(slot, row, int(max(self.table.cached[[slot, row]])))
+            self._mask[[slot, row]] = self._mask[[row, slot]]
+            self.table.swap(slot, row)
         return np.arange(count)
 
     def _forward(
@@ -353,9 +351,9 @@ class TransformersEngine:
         kinds = self.rules.kinds[table.rule[rows], tokens]
         full = position + 1 >= table.limit[rows]
         for index in np.flatnonzero((kinds != CONTINUE) | full).tolist():
-            self._end_if_over(int(rows[index]), int(kinds[index]), bool(full[index]))
+            self._finish_if_done(int(rows[index]), int(kinds[index]), bool(full[index]))
 
-    def _end_if_over(self, slot: int, kind: int, full: bool) -> None:
+    def _finish_if_done(self, slot: int, kind: int, full: bool) -> None:
         table = self.table
         start, end = int(table.prompt[slot]), int(table.total[slot])
         ids = table.ids[slot, start:end].tolist()
@@ -388,8 +386,8 @@ class TransformersEngine:
             self._mask[..., : old.shape[-1]] = old
 
     def _empty_mask(self) -> torch.Tensor:
-        """Additive mask of a decoding step, [slots, 1, 1, capacity]: 0 where a slot has cached a
-        token.
+        """The additive mask of a decoding step [slots, 1, 1, capacity], with nothing cached. It is
+        0 where a slot has a cached token.
         """
         shape = (self.cache.slots, 1, 1, self.cache.capacity)
         return torch.full(shape, self._hidden, dtype=self.dtype, device=self.device)

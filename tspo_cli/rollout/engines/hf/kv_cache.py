@@ -1,5 +1,5 @@
-"""Keys and values of many sessions in one preallocated block per layer, behind transformers' Cache
-interface.
+"""A key-value cache for many sessions: one preallocated block per layer, with the interface of
+transformers' Cache.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ FIRST_COLUMNS = 128
 
 @dataclass(slots=True)
 class _Window:
-    """What one forward pass reads (`columns` columns of `slots`) and the cell of every new token,
-    row after row.
+    """What one forward pass reads, the first `columns` of `slots`, and where it writes its tokens,
+    row after row: to `new_columns` of `new_slots`.
     """
 
     slots: slice | torch.Tensor
@@ -25,8 +25,8 @@ class _Window:
 
 
 class _SlotLayer(CacheLayerMixin):
-    """One layer: keys and values of shape [slots, kv_heads, columns, head_dim], allocated at the
-    first forward pass.
+    """Keys and values of one layer, [slots, kv_heads, columns, head_dim]. The first forward pass
+    allocates them.
     """
 
     is_sliding = False
@@ -46,7 +46,7 @@ class _SlotLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store the states [rows, kv_heads, new, head_dim]; return the window [rows, kv_heads,
+        """Store the states [rows, kv_heads, new, head_dim] and return the window [rows, kv_heads,
         columns, head_dim].
         """
         if not self.is_initialized:
@@ -60,7 +60,7 @@ class _SlotLayer(CacheLayerMixin):
         return block[window.slots, :, : window.columns]
 
     def grow(self, columns: int) -> None:
-        """Make room for more columns, keeping what is there."""
+        """Allocate more columns and keep the contents."""
         self.blocks = [_widened(block, columns) for block in self.blocks]
 
     def swap(self, a: int, b: int, columns: int) -> None:
@@ -79,28 +79,28 @@ class _SlotLayer(CacheLayerMixin):
 
 
 class SlotCache(Cache):
-    """A cache whose rows are slots with lengths of their own. The caller passes 4D masks and
-    position ids.
+    """A cache whose slots have different lengths. The caller passes 4D masks and position ids.
 
-    The first column beyond the capacity takes the padding of a batch and is never read.
+    One more column than the capacity is allocated: padding tokens are written there, and it is
+    never read.
     """
 
     def __init__(self, slots: int, max_columns: int, layers: int, device: torch.device) -> None:
         self.slots, self.max_columns, self.device = slots, max_columns, device
         self.capacity = min(FIRST_COLUMNS, max_columns)
-        nothing = torch.empty(0, dtype=torch.long, device=device)
-        self.window = _Window(slice(0, 0), 0, nothing, nothing)
+        empty = torch.empty(0, dtype=torch.long, device=device)
+        self.window = _Window(slice(0, 0), 0, empty, empty)
         self.slot_layers = [_SlotLayer(self) for _ in range(layers)]
         super().__init__(layers=list(self.slot_layers))
 
     @property
     def columns(self) -> int:
-        """Allocated columns, the one for padding included."""
+        """Allocated columns, including the one for padding."""
         return self.capacity + 1
 
     def reserve(self, length: int) -> bool:
-        """Make every slot hold `length` tokens, doubling up to the maximum. True if the cache
-        grew.
+        """Grow the cache until a slot can hold `length` tokens, by doubling up to the maximum.
+        Returns whether it grew.
         """
         if length <= self.capacity:
             return False
@@ -117,8 +117,8 @@ class SlotCache(Cache):
         new_slots: torch.Tensor,
         new_columns: torch.Tensor,
     ) -> None:
-        """Say what the next forward pass reads (the first `columns` of `slots`) and the cells its
-        tokens go to.
+        """Choose what the next forward pass reads, the first `columns` of `slots`, and where it
+        writes its tokens.
         """
         self.window = _Window(slots, columns, new_slots, new_columns)
 

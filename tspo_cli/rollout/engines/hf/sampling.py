@@ -1,6 +1,4 @@
-"""One token per row from logits: inverse-CDF sampling with one uniform per token, and its
-log-probability.
-"""
+"""Samples one token per row of logits by inverse CDF, from one uniform number per token."""
 
 from __future__ import annotations
 
@@ -10,8 +8,8 @@ import torch
 
 
 def uniforms(seed: int, count: int) -> npt.NDArray[np.float64]:
-    """The uniforms in [0, 1) of a request's first `count` tokens: a function of its seed alone
-    (Philox counter).
+    """Uniform numbers in [0, 1) for a request's first `count` tokens. They depend on its seed alone
+    (Philox generator).
     """
     return np.random.Generator(np.random.Philox(key=seed & ((1 << 64) - 1))).random(count)
 
@@ -26,11 +24,12 @@ def sample(
     """Tokens [rows] and their log-probabilities [rows] (nats, before the filters).
 
     Args:
-        logits: [rows, vocabulary], any floating type; computed with in float32.
+        logits: [rows, vocabulary], any floating type. They are converted to float32.
         uniform: [rows] in [0, 1), float64.
-        temperature: [rows] float32; 0 takes the most probable token and reports its log-probability
-        at temperature 1. top_k: [rows] int64, 0 keeps all; None if no row filters. top_p: [rows]
-        float32, 1 keeps all; None if no row filters.
+        temperature: [rows] float32. 0 takes the most probable token, with its log-probability at
+            temperature 1.
+        top_k: [rows] int64, 0 keeps all tokens. None if no row has a filter.
+        top_p: [rows] float32, 1 keeps all tokens. None if no row has a filter.
     """
     greedy = temperature == 0
     scaled = logits.float() / torch.where(greedy, 1.0, temperature)[:, None]
@@ -40,18 +39,20 @@ def sample(
     else:
         probabilities = logprobs.exp()
         if top_k is not None and top_p is not None:
-            probabilities = probabilities * kept(probabilities, top_k, top_p)
+            probabilities = probabilities * filtered_tokens(probabilities, top_k, top_p)
         tokens = _inverse_cdf(probabilities, uniform)
         if bool(greedy.any()):
             tokens = torch.where(greedy, logprobs.argmax(-1), tokens)
     return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
 
 
-def kept(probabilities: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Which tokens stay, bool [rows, vocabulary]: the `top_k` most probable of the smallest set
-    that reaches `top_p`.
+def filtered_tokens(
+    probabilities: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor
+) -> torch.Tensor:
+    """The tokens that pass both filters, bool [rows, vocabulary]: the `top_k` most probable ones of
+    the smallest set whose probability reaches `top_p`.
 
-    The most probable token always stays; of equal ones the lower id comes first.
+    The most probable token always passes. Of equally probable tokens, the lower id comes first.
     """
     ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
     rank = torch.arange(probabilities.shape[-1], device=probabilities.device)
@@ -65,8 +66,8 @@ def kept(probabilities: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) 
 def _inverse_cdf(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     cumulative = probabilities.cumsum(-1)
     total = cumulative[:, -1]
-    # Strictly below the total, so that the first larger entry exists and its own probability is not
-    # 0.
+    # Strictly below the total: so there is a larger entry, and the token of the first one has a
+    # probability above 0.
     level = torch.minimum(
         (uniform * total).to(total.dtype), torch.nextafter(total, torch.zeros_like(total))
     )

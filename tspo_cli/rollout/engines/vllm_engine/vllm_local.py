@@ -1,4 +1,4 @@
-"""vLLM inside this process: the learner's tensors are handed over in memory."""
+"""vLLM in this process: it takes the learner's tensors from memory."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ CPU_KV_CACHE_GIB = 1.0
 
 
 class VllmEngine:
-    """The Engine protocol on a vLLM engine of this process, with its prefix cache instead of
-    sessions.
+    """The Engine protocol on a vLLM engine of this process. vLLM's prefix cache keeps the keys and
+    values of earlier turns.
 
     Args:
-        model: model directory or hub name; its weights are those of version `weight_version`.
+        model: model directory or hub name, with the weights of version `weight_version`.
         dtype: "float32" or "bfloat16".
         eos_ids: tokens that end a request.
         batch_size: most requests that vLLM decodes at once.
@@ -38,7 +38,7 @@ class VllmEngine:
 
     Raises:
         MissingResourceError: vLLM is not installed here.
-        InvalidInputError: the platform cannot do what `config` asks for.
+        InvalidInputError: the platform does not support an option of `config`.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class VllmEngine:
         self.requests: dict[int, str] = {}
         self.known: set[int] = set()
         self.finished: list[Completion] = []
-        self.count = 0
+        self.request_count = 0
         self.asleep = False
 
     def submit(self, request: GenerationRequest) -> None:
@@ -69,21 +69,21 @@ class VllmEngine:
         if session in self.requests:
             raise ValueError(f"session {session} has a request in flight")
         self._wake()
-        over = check_length(
+        too_long = check_length(
             request, self.max_context, session not in self.known, self.weight_version
         )
         self.known.add(session)
-        if over is not None:
-            self.finished.append(over)
+        if too_long is not None:
+            self.finished.append(too_long)
             return
-        self.count += 1
+        self.request_count += 1
         params = self.params(**sampling_params(request, self.max_context, self.eos_ids))
-        name = f"{session}-{self.count}"
+        name = f"{session}-{self.request_count}"
         self.requests[session] = name
         self.engine.add_request(name, {"prompt_token_ids": list(request.token_ids)}, params)
 
     def step(self) -> list[Completion]:
-        """One scheduler step of vLLM; what finished in it."""
+        """Run one scheduler step of vLLM and return the requests that finished."""
         finished, self.finished = self.finished, []
         if not self.engine.has_unfinished_requests():
             return finished
@@ -91,33 +91,28 @@ class VllmEngine:
             session = int(output.request_id.rpartition("-")[0])
             if output.finished and self.requests.get(session) == output.request_id:
                 del self.requests[session]
-                one = output.outputs[0]
-                ids = list(one.token_ids)
-                logprobs = [
-                    row[token].logprob for row, token in zip(one.logprobs or [], ids, strict=True)
-                ]
-                spans = [span.version for span in one.weight_versions or []]
-                finished.append(
-                    completion(session, ids, logprobs, one.finish_reason, one.stop_reason, spans)
-                )
+                finished.append(_completion(session, output.outputs[0]))
         return finished
 
     def release(self, session: int) -> None:
-        """Forget the session; its prefix stays in the cache as long as there is room."""
+        """Forget the session and abort its request. Its prefix stays in the cache while there is
+        room.
+        """
         self.known.discard(session)
-        self.finished = [one for one in self.finished if one.session != session]
+        self.finished = [done for done in self.finished if done.session != session]
         name = self.requests.pop(session, None)
         if name is not None:
             self.engine.abort_request([name])
 
     def load_weights(self, weights: Mapping[str, torch.Tensor] | None, version: int) -> None:
-        """Take new weights by parameter name; running requests go on with them and end as `mixed`.
+        """Take new weights by parameter name. Running requests continue with them and end as
+        `mixed`.
 
         Raises:
-            ValueError: None; this engine has weights of its own.
+            ValueError: `weights` is None; this engine owns its weights.
         """
         if weights is None:
-            raise ValueError("vLLM keeps weights of its own: give all of them")
+            raise ValueError("vLLM owns its weights: expected all of them, got None")
         self._wake()
         self.engine.collective_rpc("tspo_load_tensors", args=(dict(weights),))
         self.engine.reset_prefix_cache()
@@ -140,11 +135,19 @@ class VllmEngine:
         self.engine.engine_core.shutdown()
 
 
+def _completion(session: int, output: Any) -> Completion:
+    ids = list(output.token_ids)
+    logprobs = [row[token].logprob for row, token in zip(output.logprobs or [], ids, strict=True)]
+    versions = [span.version for span in output.weight_versions or []]
+    reasons = output.finish_reason, output.stop_reason
+    return completion(session, ids, logprobs, *reasons, versions)
+
+
 def _start(
     model: str, config: VllmConfig, dtype: str, batch_size: int, max_context: int, seed: int
 ) -> tuple[Any, Any]:
-    """The engine and its class of sampling parameters."""
-    # One process: tensors can be handed over, and the start is seconds instead of half a minute.
+    """The engine, and vLLM's class of sampling parameters."""
+    # In one process, tensors can be handed over and the start takes seconds, not half a minute.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -154,8 +157,8 @@ def _start(
         from vllm.platforms import current_platform
     except ImportError as error:
         raise MissingResourceError(
-            f'rollout.engine = "vllm": {error}; install the extra gpu, name servers in vllm.url, '
-            "or use transformers"
+            f'rollout.engine = "vllm": {error}; install the extra gpu, set vllm.url to the URLs of '
+            "servers, or use transformers"
         ) from None
     _guard_llvmlite()
     cpu = current_platform.is_cpu()
@@ -185,8 +188,9 @@ def _start(
 
 
 def _guard_llvmlite() -> None:
-    """Without Triton, vLLM reads the `__dict__` of everything in every module; llvmlite's library,
-    loaded where numba is, answers any name with a C function, and vLLM fails on that.
+    """Without Triton, vLLM reads the `__dict__` of every object in every module. The library object
+    of llvmlite (loaded with numba) returns a C function for any attribute name, and vLLM fails on
+    that. This makes it raise AttributeError for such names.
     """
     ffi: Any = sys.modules.get("llvmlite.binding.ffi")
     if ffi is None:

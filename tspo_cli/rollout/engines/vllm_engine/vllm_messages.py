@@ -1,4 +1,4 @@
-"""What both placements of vLLM share: requests out, completions in. No import of vLLM here."""
+"""Requests to vLLM and completions from it, for both kinds of engine. Does not import vLLM."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.engine_protocol import Completion, FinishReason, GenerationRequest
 
 WORKER_EXTENSION = "tspo_cli.rollout.engines.vllm_engine.vllm_worker.ReloadExtension"
-LOGPROBS_MODE = "processed_logprobs"  # after the temperature, as the Completion promises
+LOGPROBS_MODE = "processed_logprobs"  # after the temperature, as `Completion` documents
 
 
 def cpu_options(max_context: int) -> dict[str, Any]:
     """Arguments of vLLM's engine on a CPU.
 
-    Prefills must not be cut: vLLM takes back the random number of an unfinished prefill, which a
-    seeded CPU generator cannot. The prefix cache keeps whole blocks, of 128 tokens where nothing is
-    said, which is more than a turn has.
+    Chunked prefill is off: vLLM undoes the random draw of an unfinished prefill, which a seeded CPU
+    generator does not support. The prefix cache keeps whole blocks. vLLM's default of 128 tokens is
+    more than most turns have, so that a turn would be computed again and again.
     """
     return {
         "enable_chunked_prefill": False,
@@ -30,10 +30,9 @@ def cpu_options(max_context: int) -> dict[str, Any]:
 def sampling_params(
     request: GenerationRequest, max_context: int, eos_ids: Sequence[int]
 ) -> dict[str, Any]:
-    """Keyword arguments of vLLM's SamplingParams: stop strings stay, special tokens are seen, no
-    hidden defaults.
+    """Keyword arguments of vLLM's SamplingParams. The output keeps stop strings and special tokens.
 
-    Every field that a model's generation_config.json could change is stated.
+    Sets every field that a model's generation_config.json could change.
     """
     sampling = request.sampling
     return {
@@ -56,10 +55,10 @@ def sampling_params(
 def check_length(
     request: GenerationRequest, max_context: int, first: bool, version: int
 ) -> Completion | None:
-    """A later turn that has outgrown the context ends at once with "length" and no tokens; None: it
-    has room.
+    """None if the context has room for another token. A later turn without room gets the completion
+    returned here: "length" and no tokens.
 
-    `version` is that of the weights in the engine.
+    `first`: it is the first request of its session. `version` is that of the engine's weights.
 
     Raises:
         InvalidInputError: an empty prompt, or a first prompt longer than `max_context`.
@@ -70,8 +69,7 @@ def check_length(
     if size > max_context and first:
         raise InvalidInputError(
             f"session {request.session}: the prompt has {size} tokens, expected at most "
-            f"{max_context}; shorten it or "
-            "raise model.max_context"
+            f"{max_context}; shorten it or raise model.max_context"
         )
     return Completion(request.session, (), (), "length", version) if size >= max_context else None
 
@@ -84,11 +82,11 @@ def completion(
     stop_reason: int | str | None,
     versions: Sequence[str],
 ) -> Completion:
-    """A Completion from vLLM's fields; `versions` are the labels of its weight spans in order (-1:
-    not one of ours).
+    """A Completion from the fields of vLLM's output. `versions` are the weight versions of its
+    spans of tokens, in order. A version that is not a number becomes -1.
 
     Raises:
-        RemoteServiceError: the engine gave the request up.
+        RemoteServiceError: vLLM aborted the request.
     """
     reasons: dict[tuple[str | None, bool], FinishReason] = {
         ("stop", True): "stop",

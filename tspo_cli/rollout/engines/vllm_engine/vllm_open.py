@@ -1,4 +1,4 @@
-"""Open the vLLM engine that an experiment asks for."""
+"""Opens the vLLM engine of an experiment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.models.eos import saved_eos_ids
 from tspo_cli.rollout.engines.vllm_engine.vllm_local import VllmEngine
-from tspo_cli.rollout.engines.vllm_engine.vllm_servers import Siblings, VllmServers
+from tspo_cli.rollout.engines.vllm_engine.vllm_servers import ProcessGroup, VllmServers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -22,26 +22,26 @@ def open_vllm(
     *,
     dtype: str,
     folder: Path,
-    siblings: Siblings,
-    tell: Callable[[str], None],
+    processes: ProcessGroup,
+    log: Callable[[str], None],
 ) -> VllmEngine | VllmServers:
-    """Servers where vllm.url names some, else an engine in this process, with the weights of
+    """The servers of vllm.url if it is set, else an engine in this process with the weights of
     model.path.
 
     Raises:
         MissingResourceError, InvalidInputError, RemoteServiceError: see `VllmEngine` and
         `VllmServers`.
     """
-    eos, room = saved_eos_ids(config.model.path, tokenizer), context_length(config)
+    eos, max_context = saved_eos_ids(config.model.path, tokenizer), context_length(config)
     if config.vllm.url:
         return VllmServers(
             config.vllm.url,
             Path(config.vllm.handover or folder),
             eos_ids=eos,
-            max_context=room,
+            max_context=max_context,
             patience=config.vllm.patience,
-            siblings=siblings,
-            tell=tell,
+            processes=processes,
+            log=log,
         )
     slots = max(config.rollout.batch_size, config.eval.batch_size)
     return VllmEngine(
@@ -50,6 +50,6 @@ def open_vllm(
         dtype=dtype,
         eos_ids=eos,
         batch_size=slots,
-        max_context=room,
+        max_context=max_context,
         seed=config.seed,
     )

@@ -1,9 +1,9 @@
-"""vLLM servers behind URLs: requests travel as token ids, weights as safetensors files that both
-sides see.
+"""vLLM servers over HTTP: requests are sent as token ids, weights as safetensors files in a folder
+that both sides see.
 
-A server that dies is waited for; when it is back it gets the current weights again, and what it had
-not finished is asked again. vLLM labels every token with the weights it came from, so nothing
-sampled under other weights is taken.
+The engine waits for a server that was lost. When the server is back, it gets the current weights
+and the requests that it had not finished. vLLM labels every token with the version of its weights,
+so that tokens sampled with other weights are noticed and requested again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import httpx
 
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest
-from tspo_cli.rollout.engines.vllm_engine.vllm_control import LOST, TRIES, ServerControl
+from tspo_cli.rollout.engines.vllm_engine.vllm_control import SERVER_ERRORS, TRIES, ServerControl
 from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
     check_length,
     completion,
@@ -35,42 +35,46 @@ from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
 if TYPE_CHECKING:
     import torch
 
-POLL = 0.02  # seconds that a step waits for the first completion
+POLL_SECONDS = 0.02
+"""How long a step waits for the first completion."""
 
 
 @dataclass(frozen=True)
-class Siblings:
-    """Training processes that share the servers: this one's number, how many there are, and how
-    they wait.
+class ProcessGroup:
+    """The training processes that share the servers, seen from process `rank`. `barrier` returns
+    when all of them have called it.
     """
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     barrier: Callable[[], None] = lambda: None
 
-    def mine(self, urls: Sequence[str]) -> list[str]:
-        """Servers that this process sends requests to: its share, or one that it shares with
-        others.
+    def request_urls(self, urls: Sequence[str]) -> list[str]:
+        """Servers that this process sends requests to: its share, or one that it shares with other
+        processes.
         """
-        return list(urls[self.rank :: self.world]) or [urls[self.rank % len(urls)]]
+        return self.update_urls(urls) or [urls[self.rank % len(urls)]]
 
-    def led(self, urls: Sequence[str]) -> list[str]:
-        """Servers that this process hands weights to; every server has one leader."""
-        return list(urls[self.rank :: self.world])
+    def update_urls(self, urls: Sequence[str]) -> list[str]:
+        """Servers that this process hands weights to. Each server gets them from one process."""
+        return list(urls[self.rank :: self.world_size])
 
 
 class VllmServers:
-    """The Engine protocol on one or several servers; a session stays with its server, which has its
-    prefix cached.
+    """The Engine protocol on one or several servers. All requests of a session go to one server,
+    which has its prefix in the cache.
 
     Args:
         urls: base URLs of all servers of the run.
-        folder: where weights are handed over; learner and servers must both see it under this path.
-        patience: seconds to wait for a server that is away.
-        tell: takes a message for the person who runs this.
+        folder: where weights are handed over. Learner and servers must see it under this path.
+        eos_ids: tokens that end a request.
+        max_context: most tokens of a session.
+        patience: seconds to wait for a server that does not respond.
+        processes: the training processes that share the servers.
+        log: shows a message to the user.
 
     Raises:
-        RemoteServiceError: a server does not answer within `patience`.
+        RemoteServiceError: a server does not respond within `patience`.
         InvalidInputError: a server was started with a shorter context than `max_context`.
     """
 
@@ -82,21 +86,22 @@ class VllmServers:
         eos_ids: Sequence[int],
         max_context: int,
         patience: float,
-        siblings: Siblings,
-        tell: Callable[[str], None],
+        processes: ProcessGroup,
+        log: Callable[[str], None],
     ) -> None:
         self.weight_version, self.owns_weights = 0, True
-        self.all_urls = [url.rstrip("/") for url in urls]
-        self.urls, self.led = siblings.mine(self.all_urls), siblings.led(self.all_urls)
-        self.folder, self.siblings, self.tell = folder.absolute(), siblings, tell
-        self.run = blake2b(str(self.folder).encode(), digest_size=4).hexdigest()
+        all_urls = [url.rstrip("/") for url in urls]
+        self.request_urls = processes.request_urls(all_urls)
+        self.update_urls = processes.update_urls(all_urls)
+        self.folder, self.processes = folder.absolute(), processes
+        self.run_id = blake2b(str(self.folder).encode(), digest_size=4).hexdigest()
         self.eos_ids, self.max_context = list(eos_ids), max_context
         self.known: set[int] = set()
-        self.home: dict[int, str] = {}
+        self.url_of_session: dict[int, str] = {}
         self.running: dict[int, Future[None]] = {}
-        self.ticket: dict[int, int] = {}
-        self.tickets = count()
-        self.arrived: queue.SimpleQueue[tuple[int, int, Completion | Exception]] = (
+        self.request_number: dict[int, int] = {}
+        self.request_numbers = count()
+        self.results: queue.SimpleQueue[tuple[int, int, Completion | Exception]] = (
             queue.SimpleQueue()
         )
         self.loop = asyncio.new_event_loop()
@@ -107,10 +112,16 @@ class VllmServers:
             trust_env=False,
         )
         self.control = {
-            url: ServerControl(url, self.client, patience=patience, place=self._place, tell=tell)
-            for url in self.all_urls
+            url: ServerControl(
+                url,
+                self.client,
+                patience=patience,
+                weights_folder=self._weights_folder,
+                log=log,
+            )
+            for url in all_urls
         }
-        for url in self.urls:
+        for url in self.request_urls:
             self._wait(self.control[url].check(max_context))
 
     def submit(self, request: GenerationRequest) -> None:
@@ -118,52 +129,55 @@ class VllmServers:
         session = request.session
         if session in self.running:
             raise ValueError(f"session {session} has a request in flight")
-        over = check_length(
+        too_long = check_length(
             request, self.max_context, session not in self.known, self.weight_version
         )
         self.known.add(session)
-        # The number of a session comes again with the next batch; an answer that comes late must
-        # not be taken for its.
-        ticket = self.ticket[session] = next(self.tickets)
-        if over is not None:
-            self.arrived.put((session, ticket, over))
+        # The next batch uses the same session numbers. The number of the request tells a late
+        # response apart from the response to the new request.
+        number = self.request_number[session] = next(self.request_numbers)
+        if too_long is not None:
+            self.results.put((session, number, too_long))
             return
-        if session not in self.home:
-            load = Counter(self.home.values())
-            self.home[session] = min(self.urls, key=lambda url: load[url])
+        if session not in self.url_of_session:
+            load = Counter(self.url_of_session.values())
+            self.url_of_session[session] = min(self.request_urls, key=lambda url: load[url])
+        url, label = self.url_of_session[session], self._label(self.weight_version)
         self.running[session] = asyncio.run_coroutine_threadsafe(
-            self._answer(request, ticket, self.home[session], self._label_of(self.weight_version)),
-            self.loop,
+            self._run(request, number, url, label), self.loop
         )
 
     def step(self) -> list[Completion]:
-        """What has arrived; waits a moment when nothing has and something is on its way.
+        """The requests that finished since the last step. While requests run and none has
+        finished, it waits for `POLL_SECONDS`.
 
         Raises:
-            RemoteServiceError: a server stayed away, or refuses a request.
+            RemoteServiceError: a server does not come back, or rejects a request.
         """
         finished: list[Completion] = []
-        patient = bool(self.running)
+        may_wait = bool(self.running)
         while True:
             try:
-                session, ticket, answer = (
-                    self.arrived.get(timeout=POLL) if patient else self.arrived.get_nowait()
+                session, number, result = (
+                    self.results.get(timeout=POLL_SECONDS)
+                    if may_wait
+                    else self.results.get_nowait()
                 )
             except queue.Empty:
                 return finished
-            if self.ticket.get(session) != ticket:  # released meanwhile
+            if self.request_number.get(session) != number:  # the session was released
                 continue
-            patient = False
+            may_wait = False
             self.running.pop(session, None)
-            if isinstance(answer, Exception):
-                raise answer
-            finished.append(answer)
+            if isinstance(result, Exception):
+                raise result
+            finished.append(result)
 
     def release(self, session: int) -> None:
-        """Forget the session; a request in flight is given up."""
+        """Forget the session and cancel its request in flight."""
         self.known.discard(session)
-        self.home.pop(session, None)
-        self.ticket.pop(session, None)
+        self.url_of_session.pop(session, None)
+        self.request_number.pop(session, None)
         future = self.running.pop(session, None)
         if future is not None:
             future.cancel()
@@ -172,23 +186,23 @@ class VllmServers:
         """Write the weights once and have every server load them; all processes must call it.
 
         Raises:
-            ValueError: None; servers have weights of their own.
-            RemoteServiceError: a server stayed away, or cannot load them.
+            ValueError: `weights` is None; the servers own their weights.
+            RemoteServiceError: a server does not come back, or cannot load them.
         """
         if weights is None:
-            raise ValueError("vLLM servers keep weights of their own: give all of them")
-        label = self._label_of(version)
-        place = self._place(label)
-        if self.siblings.rank == 0:
-            _write(weights, place)
-        self.siblings.barrier()
-        for url in self.led:
+            raise ValueError("vLLM servers own their weights: expected all of them, got None")
+        label = self._label(version)
+        folder = self._weights_folder(label)
+        if self.processes.rank == 0:
+            _write(weights, folder)
+        self.processes.barrier()
+        for url in self.update_urls:
             self._wait(self.control[url].hand_over(label))
-        self.siblings.barrier()
+        self.processes.barrier()
         self.weight_version = version
-        if self.siblings.rank == 0:
+        if self.processes.rank == 0:
             for old in self.folder.glob("version_*"):
-                if old != place:
+                if old != folder:
                     shutil.rmtree(old)
 
     def sleep(self) -> None:
@@ -204,20 +218,22 @@ class VllmServers:
     def _wait(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
-    def _label_of(self, version: int) -> str:
-        """What the server calls our weights: another run that uses it by mistake has other
-        labels.
+    def _label(self, version: int) -> str:
+        """The server's name for these weights. Another run that uses the server by mistake has
+        other labels.
         """
-        return f"{self.run}.{version}"
+        return f"{self.run_id}.{version}"
 
-    def _place(self, label: str) -> Path:
+    def _weights_folder(self, label: str) -> Path:
         return self.folder / f"version_{label.rpartition('.')[2]}"
 
-    async def _answer(self, request: GenerationRequest, ticket: int, url: str, label: str) -> None:
+    async def _run(self, request: GenerationRequest, number: int, url: str, label: str) -> None:
+        result: Completion | Exception
         try:
-            self.arrived.put((request.session, ticket, await self._generate(request, url, label)))
+            result = await self._generate(request, url, label)
         except (RemoteServiceError, InvalidInputError) as error:
-            self.arrived.put((request.session, ticket, error))
+            result = error
+        self.results.put((request.session, number, result))
 
     async def _generate(self, request: GenerationRequest, url: str, label: str) -> Completion:
         body = {
@@ -227,34 +243,34 @@ class VllmServers:
         server = self.control[url]
         for _ in range(TRIES):
             try:
-                answer = await server.ask("/inference/v1/generate", body)
-            except LOST as error:
+                response = await server.post_long("/inference/v1/generate", body)
+            except SERVER_ERRORS as error:
                 await server.restore(label, error)
                 continue
-            choice = answer["choices"][0]
+            choice = response["choices"][0]
             versions = [span["version"] for span in choice["weight_versions"] or []]
-            if set(versions) - {label}:  # restarted, and the request came before the weights
+            if set(versions) - {label}:  # it restarted, and does not have the weights yet
                 await server.restore(label, None)
                 continue
-            logprobs = [one["logprob"] for one in choice["logprobs"]["content"] or []]
+            logprobs = [token["logprob"] for token in choice["logprobs"]["content"] or []]
             reasons = choice["finish_reason"], choice["stop_reason"]
             numbers = [version.rpartition(".")[2] for version in versions]
             return completion(request.session, choice["token_ids"], logprobs, *reasons, numbers)
         raise RemoteServiceError(
-            f"{url}: gave no answer under the current weights in {TRIES} tries; see its log"
+            f"{url}: no response with the current weights in {TRIES} tries; see its log"
         )
 
 
-def _write(weights: Mapping[str, torch.Tensor], place: Path) -> None:
-    """All weights as one safetensors file, whole or not at all."""
+def _write(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Write all weights to one safetensors file in `folder`, which appears when it is complete."""
     from safetensors.torch import save_file
 
-    temporary = place.with_name(f".{place.name}.tmp")
-    for path in (temporary, place):
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    for path in (temporary, folder):
         shutil.rmtree(path, ignore_errors=True)
     temporary.mkdir(parents=True)
     save_file(
         {name: value.detach().cpu().contiguous() for name, value in weights.items()},
         temporary / "model.safetensors",
     )
-    temporary.rename(place)
+    temporary.rename(folder)

@@ -1,6 +1,4 @@
-"""What vLLM's worker learns from tspo: to take new weights. Imported by vLLM itself, in its own
-process.
-"""
+"""Lets vLLM's workers take new weights. vLLM imports this module in its own process."""
 
 from __future__ import annotations
 
@@ -12,15 +10,15 @@ import torch
 
 
 class ReloadExtension:
-    """Mixed into vLLM's worker (`worker_extension_cls`), which has `reload_weights` and
-    `model_runner`.
+    """A mixin of vLLM's worker class, which has `reload_weights` and `model_runner`. The option
+    `worker_extension_cls` names it.
     """
 
     reload_weights: Any
     model_runner: Any
 
     def tspo_load_files(self, folder: str) -> None:
-        """Take the weights from all safetensors files of `folder`."""
+        """Load the weights from all safetensors files of `folder`."""
         from safetensors import safe_open
 
         def tensors() -> Iterable[tuple[str, torch.Tensor]]:
@@ -29,14 +27,14 @@ class ReloadExtension:
                     for name in file.keys():  # noqa: SIM118  (not a dict)
                         yield name, file.get_tensor(name)
 
-        self._take(tensors())
+        self._tspo_load(tensors())
 
     def tspo_load_tensors(self, weights: dict[str, torch.Tensor]) -> None:
-        """Take the weights from memory; only where learner and engine share a process."""
-        self._take(iter(weights.items()))
+        """Load the weights from memory. Learner and engine must share a process."""
+        self._tspo_load(iter(weights.items()))
 
-    def _take(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
-        # vLLM packs weights at loading, so that a plain copy into its parameters is not enough.
+    def _tspo_load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        # vLLM packs weights when it loads them, so a plain copy into its parameters is not enough.
         self.reload_weights(weights_iterator=weights)
         model = self.model_runner.get_model()
         head = getattr(model, "lm_head", None)
@@ -44,5 +42,5 @@ class ReloadExtension:
         if head is None or embedding is None or head is embedding:
             return
         if head.weight.data_ptr() == embedding.weight.data_ptr():
-            # Tied embeddings: reloading leaves the packed copy of the head as it was.
+            # With tied embeddings, reloading does not update the packed copy of the head.
             head.quant_method.process_weights_after_loading(head)

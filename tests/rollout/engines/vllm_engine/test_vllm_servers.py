@@ -1,0 +1,212 @@
+"""VllmServers against a server that speaks vLLM's HTTP API and samples nothing: no vLLM needed."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tspo_cli.errors import InvalidInputError, RemoteServiceError
+from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest, Sampling
+from tspo_cli.rollout.engines.vllm_engine.vllm_servers import ProcessGroup, VllmServers
+
+CONTEXT = 64
+
+
+class FakeVllm(ThreadingHTTPServer):
+    """Answers every request with the ids [5, 6, 1]. `fail_next` requests get status 500 first."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.label = "unknown"
+        self.fail_next = 0
+        self.calls: list[tuple[str, Any]] = []
+
+    def respond(self, path: str, body: Any) -> tuple[int, Any]:
+        self.calls.append((path, body))
+        if path == "/v1/models":
+            return 200, {"data": [{"max_model_len": CONTEXT}]}
+        if path == "/weight_info":
+            return 200, {"weight_version": self.label}
+        if path == "/update_weight_version":
+            self.label = body["new_version"]
+        if path == "/inference/v1/generate":
+            if self.fail_next:
+                self.fail_next -= 1
+                return 500, {"error": "lost"}
+            content = [{"logprob": -0.5}, {"logprob": -0.25}, {"logprob": -1.0}]
+            return 200, {
+                "choices": [
+                    {
+                        "token_ids": [5, 6, 1],
+                        "logprobs": {"content": content},
+                        "finish_reason": "stop",
+                        "stop_reason": None,
+                        "weight_versions": [{"version": self.label}],
+                    }
+                ]
+            }
+        return 200, None
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FakeVllm
+
+    def do_GET(self) -> None:
+        self._send(*self.server.respond(self.path, None))
+
+    def do_POST(self) -> None:
+        length = int(self.headers.get("content-length") or 0)
+        body = json.loads(self.rfile.read(length) or b"null")
+        self._send(*self.server.respond(self.path, body))
+
+    def _send(self, status: int, content: Any) -> None:
+        payload = b"" if content is None else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+    def log_message(self, format: str, *arguments: Any) -> None: ...
+
+
+@pytest.fixture
+def servers() -> Iterator[list[FakeVllm]]:
+    running = [FakeVllm(), FakeVllm()]
+    for server in running:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield running
+    for server in running:
+        server.shutdown()
+        server.server_close()
+
+
+def connect(
+    servers: list[FakeVllm],
+    folder: Path,
+    messages: list[str],
+    max_context: int = CONTEXT,
+) -> VllmServers:
+    return VllmServers(
+        [server.url for server in servers],
+        folder,
+        eos_ids=[1],
+        max_context=max_context,
+        patience=20.0,
+        processes=ProcessGroup(),
+        log=messages.append,
+    )
+
+
+def complete(engine: VllmServers, count: int) -> list[Completion]:
+    for session in range(count):
+        engine.submit(GenerationRequest(session, (2, 3, 4), Sampling(max_new_tokens=8), session))
+    done: list[Completion] = []
+    while len(done) < count:
+        done += engine.step()
+    return sorted(done, key=lambda completion: completion.session)
+
+
+def test_requests_are_spread_and_weights_reach_every_server(
+    servers: list[FakeVllm], tmp_path: Path
+) -> None:
+    engine = connect(servers, tmp_path / "handover", [])
+    engine.load_weights({"head": torch.ones(2)}, 7)
+    done = complete(engine, 4)
+    assert done[0] == Completion(0, (5, 6, 1), (-0.5, -0.25, -1.0), "eos", 7)
+    for server in servers:
+        paths = [path for path, _ in server.calls]
+        assert paths.count("/inference/v1/generate") == 2
+        loaded = [body for path, body in server.calls if path == "/collective_rpc"]
+        assert loaded == [
+            {"method": "tspo_load_files", "args": [str(tmp_path / "handover" / "version_7")]}
+        ]
+    engine.load_weights({"head": torch.ones(2)}, 8)
+    assert [path.name for path in (tmp_path / "handover").iterdir()] == ["version_8"]
+    with pytest.raises(ValueError, match="own"):
+        engine.load_weights(None, 9)
+    engine.sleep()
+    engine.close()
+
+
+def test_a_request_is_repeated_after_an_error(servers: list[FakeVllm], tmp_path: Path) -> None:
+    engine = connect(servers[:1], tmp_path, [])
+    engine.load_weights({"head": torch.ones(2)}, 1)
+    servers[0].fail_next = 1
+    (done,) = complete(engine, 1)
+    assert (done.token_ids, done.weight_version) == ((5, 6, 1), 1)
+    engine.close()
+
+
+def test_a_server_with_other_weights_gets_the_current_ones(
+    servers: list[FakeVllm], tmp_path: Path
+) -> None:
+    messages: list[str] = []
+    engine = connect(servers[:1], tmp_path, messages)
+    engine.load_weights({"head": torch.ones(2)}, 3)
+    servers[0].label = "restarted"
+    (done,) = complete(engine, 1)
+    assert (done.weight_version, done.mixed) == (3, False)
+    assert [" is lost" in message or " is back after" in message for message in messages] == [
+        True,
+        True,
+    ]
+    engine.close()
+
+
+def test_a_released_session_forgets_its_late_response(
+    servers: list[FakeVllm], tmp_path: Path
+) -> None:
+    engine = connect(servers[:1], tmp_path, [])
+    engine.load_weights({"head": torch.ones(2)}, 1)
+    request = GenerationRequest(0, (2, 3), Sampling(max_new_tokens=8))
+    engine.submit(request)
+    with pytest.raises(ValueError, match="in flight"):
+        engine.submit(request)
+    engine.release(0)
+    (done,) = complete(engine, 1)
+    assert done.session == 0
+    assert engine.step() == []
+    engine.close()
+
+
+def test_servers_that_cannot_be_used_are_refused(
+    servers: list[FakeVllm], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InvalidInputError, match="was started for 64 tokens"):
+        connect(servers, tmp_path, [], max_context=CONTEXT + 1)
+    monkeypatch.setattr(
+        servers[0],
+        "respond",
+        lambda path, body: (200, None) if path == "/health" else (404, None),
+    )
+    with pytest.raises(InvalidInputError, match="was not started with `tspo engine`"):
+        connect(servers, tmp_path, [])
+
+
+def test_a_rejected_request_is_an_error(
+    servers: list[FakeVllm], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = connect(servers[:1], tmp_path, [])
+    monkeypatch.setattr(servers[0], "respond", lambda path, body: (400, {"error": "bad"}))
+    with pytest.raises(RemoteServiceError, match="rejects a request"):
+        complete(engine, 1)
+    engine.close()
+
+
+def test_processes_share_servers() -> None:
+    urls = ["a", "b", "c"]
+    groups = [ProcessGroup(rank, 2) for rank in range(2)]
+    assert [group.request_urls(urls) for group in groups] == [["a", "c"], ["b"]]
+    assert [group.update_urls(urls) for group in groups] == [["a", "c"], ["b"]]
+    assert ProcessGroup(1, 2).request_urls(["a"]) == ["a"]
+    assert ProcessGroup(1, 2).update_urls(["a"]) == []
