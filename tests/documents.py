@@ -226,6 +226,15 @@ def _bad_tspo(words: list[str], named: bool) -> Iterator[str]:
     for word in words:
         if re.match(r"(tiny|qwen2\.5-\w+)/", word) and word not in list_recipes():
             yield f"no recipe {word}"
+        elif "::" in word and (ROOT / word.partition("::")[0]).is_file():
+            yield from _bad_cell(word)
+
+
+def _bad_cell(source: str) -> Iterator[str]:
+    try:
+        load_config([ROOT / source])
+    except TspoError as error:
+        yield str(error)
 
 
 def _bad_setting(command: str, setting: str) -> Iterator[str]:

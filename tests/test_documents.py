@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.documents import (
     ROOT,
     bad_commands,
     bad_keys,
+    blocks,
     broken_links,
     long_lines,
     missing_paths,
     unbalanced_fences,
 )
 from tspo_cli import __version__
+from tspo_cli.commands.app import app
 from tspo_cli.config.keys_page import keys_page
 
 PAGES = sorted(
@@ -67,6 +72,33 @@ def test_all_files_agree_on_the_version() -> None:
     assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text("utf-8")
     assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
     assert f"## [{__version__}] - " in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/algorithms.md"])
+def test_the_examples_in_python_work(name: str, tmp_path: Path) -> None:
+    """Each block defines one function, and its first line names the file it belongs to."""
+    group = tmp_path / "group.json"
+    worked_out = blocks((ROOT / "docs/concepts.md").read_text("utf-8"))
+    group.write_text(next(body for language, body in worked_out if language == "json"))
+    for language, body in blocks((ROOT / name).read_text("utf-8")):
+        if language == "python":
+            file = tmp_path / body.split()[1]
+            file.write_text(body, encoding="utf-8")
+            function = re.findall(r"^def (\w+)", body, re.MULTILINE)[-1]
+            key = "outcome" if function == "reward" else "algorithm"
+            setting = f"credit.{key}={file}:{function}"
+            result = CliRunner().invoke(app, ["credit", str(group), "--set", setting, "--json"])
+            assert result.exit_code == 0, (file.name, result.output)
+            turns = [len(row["advantages"]) for row in json.loads(result.stdout)["trajectories"]]
+            assert turns == [3, 2, 2]
+
+
+def test_the_output_of_the_worked_out_group_is_current(tmp_path: Path) -> None:
+    page = list(blocks((ROOT / "docs/concepts.md").read_text("utf-8")))
+    (tmp_path / "group.json").write_text(next(body for name, body in page if name == "json"))
+    result = CliRunner().invoke(app, ["credit", str(tmp_path / "group.json")])
+    shown = next(body for name, body in page if name == "text" and "near-miss" in body)
+    assert shown.split() == result.stdout.split()
 
 
 GOOD = """\
@@ -129,6 +161,7 @@ def test_a_good_page_has_no_problems(tmp_path: Path) -> None:
         ("```sh\ntspo train\n```", "Missing parameter"),
         ("```sh\ntspo plan x.toml --gpus many\n```", "integer"),
         ("```sh\ntspo train tiny/nothing\n```", "no recipe tiny/nothing"),
+        ("Type `tspo train experiments/evidence/hard.sweep.toml::tspo/z9`.", "no such cell"),
         ("```sh\ntspo train x.toml --set train.step=3\n```", "train.step=3: no such key"),
         ("```sh\ntspo train x.toml --set train.steps=few\n```", "expected an integer"),
         ("```sh\ntspo index search idx q --set shard_size=3\n```", "no such setting of an index"),
