@@ -22,7 +22,7 @@ from typing import Any
 from tspo_cli.data.question import Question
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.metrics import item_record, summarize
-from tspo_cli.evaluation.paired_tests import compare_sets
+from tspo_cli.evaluation.statistics.paired_tests import compare_sets
 from tspo_cli.evaluation.summary import averages, with_intervals
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn

@@ -22,7 +22,7 @@ from tests.conftest import Finished, Playground, run_tspo
 from tests.evaluation.openai_server import Served, serve
 from tspo_cli.config.schema import JudgeConfig
 from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
-from tspo_cli.evaluation.judge import open_judge, verdict
+from tspo_cli.evaluation.judging.judge import open_judge, verdict
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient
 from tspo_cli.rollout.engines.endpoint.endpoint_engine import (
     EndpointEngine,

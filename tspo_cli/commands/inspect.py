@@ -190,7 +190,7 @@ def _compare(
     limit: int | None,
     as_json: bool,
 ) -> None:
-    from tspo_cli.evaluation.paired_tests import mcnemar_p
+    from tspo_cli.evaluation.statistics.paired_tests import mcnemar_p
     from tspo_cli.reporting.inspect.selection import OUTCOMES, pairs
     from tspo_cli.reporting.inspect.transcript import side_by_side
 

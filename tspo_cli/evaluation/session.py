@@ -18,7 +18,7 @@ from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.evaluation.ceiling import ceiling
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.journal import Journal
-from tspo_cli.evaluation.judge import Judge
+from tspo_cli.evaluation.judging.judge import Judge
 from tspo_cli.evaluation.methods import Method
 from tspo_cli.evaluation.metrics import summarize
 from tspo_cli.evaluation.open_engine import OpenedEngine

@@ -13,7 +13,7 @@ from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 from tspo_cli.evaluation.item_record import ItemRecord
-from tspo_cli.evaluation.judge import open_judge
+from tspo_cli.evaluation.judging.judge import open_judge
 from tspo_cli.evaluation.methods import find_method
 from tspo_cli.evaluation.open_engine import open_engine
 from tspo_cli.evaluation.session import Session

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tspo_cli.evaluation.item_record import ItemRecord
-from tspo_cli.evaluation.statistics import Estimate, average_share, estimate_share
+from tspo_cli.evaluation.statistics.estimates import Estimate, average_share, estimate_share
 
 INTERVALS: tuple[Literal["em", "f1", "sub_em"], ...] = ("em", "f1", "sub_em")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.errors import MissingResourceError, UsageError
-from tspo_cli.evaluation.over_seeds import mean_interval
+from tspo_cli.evaluation.statistics.over_seeds import mean_interval
 from tspo_cli.reporting.scores.sweep_scores import SweepView
 from tspo_cli.reporting.sources.arms import Arm
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.reporting.tree import QUESTIONS, make_tree
 from tspo_cli import runs
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.evaluation.paired_tests import mcnemar_p
-from tspo_cli.evaluation.statistics import wilson
+from tspo_cli.evaluation.statistics.estimates import wilson
+from tspo_cli.evaluation.statistics.paired_tests import mcnemar_p
 from tspo_cli.reporting.scores.baseline import differences
 from tspo_cli.reporting.scores.end_rows import result_rows
 from tspo_cli.reporting.sources.run_view import open_runs, unfinished

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tspo_cli.evaluation.statistics import wilson
+from tspo_cli.evaluation.statistics.estimates import wilson
 from tspo_cli.reporting.page.charts import Chart, Line, Points, line_style, smooth, svg
 from tspo_cli.reporting.sources.arms import Arm
 from tspo_cli.reporting.sources.curve_data import (

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tspo_cli.errors import MissingResourceError
-from tspo_cli.evaluation.paired_tests import mcnemar_p
+from tspo_cli.evaluation.statistics.paired_tests import mcnemar_p
 from tspo_cli.reporting.scores.end_rows import Row
 from tspo_cli.reporting.sources.run_view import RunView
 from tspo_cli.reporting.sources.trajectories import read_records

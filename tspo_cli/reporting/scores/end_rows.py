@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tspo_cli.evaluation.statistics import wilson
+from tspo_cli.evaluation.statistics.estimates import wilson
 from tspo_cli.reporting.sources.run_view import RunView
 
 

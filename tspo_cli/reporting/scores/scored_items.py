@@ -10,8 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.evaluation.paired_tests import Comparison, compare_sets, relative_gain
-from tspo_cli.evaluation.statistics import Estimate, average, average_share, estimate_share
+from tspo_cli.evaluation.statistics.estimates import (
+    Estimate,
+    average,
+    average_share,
+    estimate_share,
+)
+from tspo_cli.evaluation.statistics.paired_tests import Comparison, compare_sets, relative_gain
 from tspo_cli.reporting.sources.arms import Arm
 from tspo_cli.reporting.sources.published import SETS
 from tspo_cli.reporting.sources.run_view import RunView

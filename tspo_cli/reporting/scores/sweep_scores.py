@@ -17,7 +17,7 @@ from typing import Any
 from tspo_cli import runs
 from tspo_cli.config.sweep_file import SWEEP_NAME
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
-from tspo_cli.evaluation.over_seeds import (
+from tspo_cli.evaluation.statistics.over_seeds import (
     Mean,
     Paired,
     area_under_curve,

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tspo_cli.evaluation.paired_tests import Comparison
-from tspo_cli.evaluation.statistics import Estimate
+from tspo_cli.evaluation.statistics.estimates import Estimate
+from tspo_cli.evaluation.statistics.paired_tests import Comparison
 from tspo_cli.reporting.scores.scored_items import ArmScores, BaselineComparison, Gain
 from tspo_cli.reporting.sources.published import Published
 

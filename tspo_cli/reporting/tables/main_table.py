@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tspo_cli.errors import UsageError
-from tspo_cli.evaluation.statistics import Estimate
+from tspo_cli.evaluation.statistics.estimates import Estimate
 from tspo_cli.reporting.rendering.metric import Metric
 from tspo_cli.reporting.rendering.table import Cell, Column, Table, number, p_text
 from tspo_cli.reporting.scores.scored_items import (

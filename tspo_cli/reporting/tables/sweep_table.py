@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from tspo_cli.evaluation.over_seeds import Mean, Paired
+from tspo_cli.evaluation.statistics.over_seeds import Mean, Paired
 from tspo_cli.reporting.rendering.render import render
 from tspo_cli.reporting.rendering.table import Column, Format, Table, bounds, cells, number, p_text
 from tspo_cli.reporting.scores.sweep_scores import GroupSummary, SweepRun, SweepView

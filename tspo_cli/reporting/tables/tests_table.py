@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tspo_cli.errors import UsageError
-from tspo_cli.evaluation.paired_tests import Comparison
+from tspo_cli.evaluation.statistics.paired_tests import Comparison
 from tspo_cli.reporting.rendering.metric import Metric
 from tspo_cli.reporting.rendering.table import Column, Table, cells, number, p_text
 from tspo_cli.reporting.scores.scored_items import (

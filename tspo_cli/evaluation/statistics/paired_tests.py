@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from tspo_cli.evaluation.power import detectable_difference, questions_needed
-from tspo_cli.evaluation.statistics import (
+from tspo_cli.evaluation.statistics.estimates import (
     BATCH_CELLS,
     RESAMPLES,
     Estimate,
@@ -22,6 +21,7 @@ from tspo_cli.evaluation.statistics import (
     estimate,
     score_table,
 )
+from tspo_cli.evaluation.statistics.power import detectable_difference, questions_needed
 
 PERMUTATIONS = 9999
 _TIES = 10

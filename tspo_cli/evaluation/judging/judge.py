@@ -18,7 +18,7 @@ from tspo_cli.evaluation.journal import Journal
 from tspo_cli.evaluation.metrics import mean
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient, first_choice
 
-BUILT_IN = Path(__file__).parent / "prompts" / "judge.txt"
+BUILT_IN = Path(__file__).with_name("judge_prompt.txt")
 FIELDS = ("question", "golden_answers", "answer")
 _VERDICT = re.compile(r"\b(in)?correct\b", re.IGNORECASE)
 _THINK = re.compile(r".*</think>", re.DOTALL)
