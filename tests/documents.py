@@ -15,9 +15,9 @@ from typing import Any
 import typer
 
 from tspo_cli.commands.app import app
-from tspo_cli.config.index_settings import INDEX_PARTS, search_time_names
 from tspo_cli.config.keys import all_keys, all_sections
 from tspo_cli.config.load_config import list_recipes, load_config
+from tspo_cli.config.sections.index_settings import INDEX_PARTS, search_time_names
 from tspo_cli.credit.algorithms import ALGORITHMS
 from tspo_cli.errors import TspoError
 

@@ -26,8 +26,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"open_retriever"},
     ],
     "training": [
-        {"core", "early_stop", "policy", "tracking"},
-        {"announce", "best", "launch", "planning", "profiling"},
+        {"announce", "core", "early_stop", "policy", "tracking"},
+        {"best", "launch", "planning", "problems", "profiling"},
         {"loop"},
         {"rl", "sft"},
         {"run"},

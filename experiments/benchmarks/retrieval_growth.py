@@ -24,7 +24,7 @@ from typing import Any
 from experiments.benchmarks.common import machine, run_python
 from experiments.benchmarks.retrieval_build import print_row, rows
 from experiments.benchmarks.retrieval_search import DIM, SHARD, synthetic
-from tspo_cli.config.index_settings import DenseSettings
+from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.retrieval.dense.dense_ranker import (
     RESCORE_NAME,
     VECTORS_NAME,

@@ -32,7 +32,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # threads do not survive a fork
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from experiments.benchmarks.common import machine, make_corpus, make_encoder
-from tspo_cli.config.index_settings import DenseSettings
+from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.console import set_quiet
 from tspo_cli.retrieval.dense.dense_build import build_dense  # noqa: F401
 from tspo_cli.retrieval.dense.encoder import Encoder

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.benchmarks.common import machine
-from tspo_cli.config.index_settings import DenseSettings
+from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.retrieval.dense.dense_ranker import (
     RESCORE_NAME,
     VECTORS_NAME,

@@ -28,7 +28,7 @@ from typing import Any
 
 from experiments.evidence import prepare
 from tspo_cli.config.load_config import load_config
-from tspo_cli.config.sweep_cells import read_sweep
+from tspo_cli.config.sweeps.sweep_cells import read_sweep
 
 HERE = Path("experiments/evidence")
 PAGES = (HERE / "README.md", HERE / "learning_rates.md")

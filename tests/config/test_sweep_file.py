@@ -8,7 +8,7 @@ import pytest
 
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.sources import run_name
-from tspo_cli.config.sweep_cells import Sweep, experiment_file, experiment_files, read_sweep
+from tspo_cli.config.sweeps.sweep_cells import Sweep, experiment_file, experiment_files, read_sweep
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 
 BASE = """

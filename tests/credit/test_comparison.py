@@ -11,8 +11,8 @@ import pytest
 from tests.conftest import run_tspo
 from tspo_cli import runs
 from tspo_cli.config.schema import Config, CreditConfig
-from tspo_cli.credit.comparison import Arm, compare
-from tspo_cli.credit.recorded_groups import recorded_batches
+from tspo_cli.credit.laboratory.comparison import Arm, compare
+from tspo_cli.credit.laboratory.recorded_groups import recorded_batches
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 FOUND = "<information>Ada lived in Rome.</information>"

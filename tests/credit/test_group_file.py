@@ -10,9 +10,9 @@ import pytest
 
 from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.assign import assign_credit
-from tspo_cli.credit.explain import sentences, turn_rows
 from tspo_cli.credit.group import CreditTurn
-from tspo_cli.credit.group_file import read_group
+from tspo_cli.credit.laboratory.explain import sentences, turn_rows
+from tspo_cli.credit.laboratory.group_file import read_group
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 SEARCH = {"query": "who", "feedback": "Ada Lovelace"}

@@ -170,7 +170,7 @@ def test_a_new_algorithm_is_one_file_and_its_entry(tmp_path: Path) -> None:
     folder = package / "credit" / "algorithms"
     source = PRICED.read_text(encoding="utf-8").replace(
         "from tspo_cli.credit.algorithms import Section, algorithm",
-        "from tspo_cli.config.section import Section\n"
+        "from tspo_cli.config.sections.section import Section\n"
         "from tspo_cli.credit.algorithms.algorithm import algorithm",
     )
     source = source.replace(

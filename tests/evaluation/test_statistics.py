@@ -15,7 +15,8 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from tspo_cli.evaluation import paired_tests, power, statistics
+from tspo_cli.evaluation.statistics import estimates as statistics
+from tspo_cli.evaluation.statistics import paired_tests, power
 
 Array = npt.NDArray[np.float64]
 

@@ -12,13 +12,13 @@ import pytest
 from tests.retrieval.server.live_server import serving
 from tspo_cli.commands.index import Settings as BuildSettings
 from tspo_cli.commands.options import SearchSettings
-from tspo_cli.config.index_settings import (
+from tspo_cli.config.load_config import load_config
+from tspo_cli.config.sections.index_settings import (
     INDEX_PARTS,
     SEARCH_PARTS,
     SearchConfig,
     search_time_names,
 )
-from tspo_cli.config.load_config import load_config
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.signature import retriever_digests
 from tspo_cli.retrieval.index.build_index import build_index

@@ -13,7 +13,7 @@ from tspo_cli.commands.options import Json, Settings
 from tspo_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from tspo_cli.credit.explain import TurnRow
+    from tspo_cli.credit.laboratory.explain import TurnRow
 
 
 def credit(
@@ -75,8 +75,8 @@ def _explain(
 ) -> None:
     from tspo_cli.config.load_config import load_config
     from tspo_cli.credit.assign import assign_credit
-    from tspo_cli.credit.explain import credit_record, sentences, turn_rows
-    from tspo_cli.credit.group_file import read_group
+    from tspo_cli.credit.laboratory.explain import credit_record, sentences, turn_rows
+    from tspo_cli.credit.laboratory.group_file import read_group
 
     chosen = [f"credit.algorithm={name}" for name in algorithm or []]
     config = load_config([], [*settings, *chosen]).credit

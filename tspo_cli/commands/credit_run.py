@@ -15,7 +15,7 @@ from tspo_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from tspo_cli.config.schema import CreditConfig
-    from tspo_cli.credit.comparison import Arm
+    from tspo_cli.credit.laboratory.comparison import Arm
 
 # What counts as an outcome and as a hit stays that of the run, so that all algorithms judge the
 # same.
@@ -35,8 +35,8 @@ def compare_run(
     rollouts and print.
     """
     from tspo_cli.config.load_config import read_resolved
-    from tspo_cli.credit.comparison import compare
-    from tspo_cli.credit.recorded_groups import recorded_batches
+    from tspo_cli.credit.laboratory.comparison import compare
+    from tspo_cli.credit.laboratory.recorded_groups import recorded_batches
     from tspo_cli.reporting.tables.credit_table import comparison_text, draw_comparison
     from tspo_cli.runs import rollout_files
 
@@ -80,7 +80,7 @@ def parse_steps(text: str | None) -> tuple[int, int | None]:
 def _arms(specs: Sequence[str], run: CreditConfig, settings: Sequence[str]) -> list[Arm]:
     from tspo_cli.config.load_config import load_config
     from tspo_cli.credit.algorithms import ALGORITHMS
-    from tspo_cli.credit.comparison import Arm
+    from tspo_cli.credit.laboratory.comparison import Arm
 
     kept = [f"credit.{key}={getattr(run, key)}" for key in JUDGING]
     wanted = specs or [name for name, one in ALGORITHMS.items() if not one.needs]

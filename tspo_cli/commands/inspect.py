@@ -178,8 +178,8 @@ def _export(
     if as_json:
         console.result_json({"files": written})
         return
-    for one in written:
-        console.say(f"{one['path']}: {one['lines']} lines, {one['questions']} questions")
+    for entry in written:
+        console.say(f"{entry['path']}: {entry['lines']} lines, {entry['questions']} questions")
 
 
 def _compare(

@@ -87,7 +87,7 @@ def plan(
         console.result(_text(estimate))
     if short:
         cure = (
-            " ".join(f"--set {one}" for one in estimate["would_fit_with"])
+            " ".join(f"--set {setting}" for setting in estimate["would_fit_with"])
             or "more GPUs or a smaller model"
         )
         raise GateError(

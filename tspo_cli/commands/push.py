@@ -35,7 +35,7 @@ def push(
         raise UsageError(f"--kind: expected sparse or dense, got {kind!r}")
     if (kind == "dense") != bool(encoder):
         raise UsageError("--kind dense and --encoder belong together")
-    from tspo_cli.config.index_settings import Bm25Settings
+    from tspo_cli.config.sections.index_settings import Bm25Settings
     from tspo_cli.data.readers import read_passages
     from tspo_cli.retrieval.remote.qdrant import load_encoder, open_client, push_dense, push_sparse
 

@@ -33,14 +33,14 @@ def ls(
         return
     lines = [
         [
-            one["run"],
-            one["algorithm"],
-            _text(one["seed"]),
-            one["state"],
-            f"{_text(one['step'])}/{_text(one['steps'])}",
-            "  ".join(f"{dataset} {_text(em)}" for dataset, em in one["em"].items()),
+            row["run"],
+            row["algorithm"],
+            _text(row["seed"]),
+            row["state"],
+            f"{_text(row['step'])}/{_text(row['steps'])}",
+            "  ".join(f"{dataset} {_text(em)}" for dataset, em in row["em"].items()),
         ]
-        for one in summaries
+        for row in summaries
     ]
     console.result(_aligned(["run", "algorithm", "seed", "state", "step", "last EM"], lines))
 

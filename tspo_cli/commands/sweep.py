@@ -13,7 +13,7 @@ from tspo_cli.console import progress, result, result_json, say
 from tspo_cli.errors import TspoError
 
 if TYPE_CHECKING:
-    from tspo_cli.config.sweep_cells import Cell, Sweep
+    from tspo_cli.config.sweeps.sweep_cells import Cell, Sweep
 
 PRELOAD = "tspo_cli.evaluation.in_training"
 
@@ -59,7 +59,7 @@ def sweep(
 
     One cell: tspo train FILE.toml::ARM/AXIS-VALUE --set seed=0
     """
-    from tspo_cli.config.sweep_cells import read_sweep
+    from tspo_cli.config.sweeps.sweep_cells import read_sweep
     from tspo_cli.training.problems import problems
 
     plan = read_sweep(file, settings or [], problems)

@@ -138,7 +138,7 @@ def _check_inputs(config: Config) -> str:
         demonstration_source(config, retriever)
         training = "demonstrations"
     _, model = starting_policy(config, "cpu")
-    parameters = sum(one.numel() for one in model.parameters())
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     evaluation = (
         ", ".join(f"{name} ({len(questions)})" for name, questions in sets.items()) or "nothing"
     )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tspo_cli.config.agent_sections import (
+from tspo_cli.config.sections.agent_sections import (
     DataConfig,
     DemonstrationConfig,
     ModelConfig,
@@ -17,11 +17,11 @@ from tspo_cli.config.agent_sections import (
     RolloutConfig,
     VllmConfig,
 )
-from tspo_cli.config.credit_sections import CreditConfig, CriticConfig, LossConfig
-from tspo_cli.config.eval_sections import EndpointConfig, EvalConfig, JudgeConfig
-from tspo_cli.config.index_settings import SearchConfig
-from tspo_cli.config.section import Section, UserFunction
-from tspo_cli.config.train_sections import (
+from tspo_cli.config.sections.credit_sections import CreditConfig, CriticConfig, LossConfig
+from tspo_cli.config.sections.eval_sections import EndpointConfig, EvalConfig, JudgeConfig
+from tspo_cli.config.sections.index_settings import SearchConfig
+from tspo_cli.config.sections.section import Section, UserFunction
+from tspo_cli.config.sections.train_sections import (
     CheckpointConfig,
     DeepSpeedConfig,
     LoraConfig,

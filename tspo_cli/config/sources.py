@@ -8,7 +8,7 @@ import tomli_w
 
 from tspo_cli.config.layers import Layer, compose, read_layers
 from tspo_cli.config.recipes import source_path
-from tspo_cli.config.sweep_file import cell_layers
+from tspo_cli.config.sweeps.sweep_file import cell_layers
 from tspo_cli.errors import UsageError
 
 CELL_MARK = "::"

@@ -64,9 +64,13 @@ def _assign(group: Group, algorithm: Algorithm, config: CreditConfig) -> GroupCr
         level=credit.level if _any(credit.advantages) else "none",
         trajectories=tuple(
             TrajectoryCredit(
-                one.outcome, one.trajectory_class, one.first_occurrence, rewards, advantages
+                trajectory.outcome,
+                trajectory.trajectory_class,
+                trajectory.first_occurrence,
+                rewards,
+                advantages,
             )
-            for one, rewards, advantages in zip(
+            for trajectory, rewards, advantages in zip(
                 judged, credit.turn_rewards, credit.advantages, strict=True
             )
         ),
@@ -83,7 +87,8 @@ def with_advantages(credit: GroupCredit, advantages: Sequence[Sequence[float]]) 
     differ = any(len(set(row)) > 1 for row in rows)
     level: Level = "none" if not _any(rows) else "turn" if differ else "trajectory"
     trajectories = tuple(
-        replace(one, advantages=row) for one, row in zip(credit.trajectories, rows, strict=True)
+        replace(trajectory, advantages=row)
+        for trajectory, row in zip(credit.trajectories, rows, strict=True)
     )
     return replace(credit, level=level, trajectories=trajectories)
 
@@ -106,7 +111,10 @@ def _whitened(
     return [
         with_advantages(
             credit,
-            [[(value - mean) * scale for value in one.advantages] for one in credit.trajectories],
+            [
+                [(value - mean) * scale for value in trajectory.advantages]
+                for trajectory in credit.trajectories
+            ],
         )
         for credit in credits
     ]

@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tspo_cli.config.section import Section, UserFunction
+from tspo_cli.config.sections.section import Section, UserFunction
 
 
 class CreditConfig(Section):
     """From outcomes and feedback to advantages.
 
-    `tspo_cli/config/credit_sections.py` adds a table for every algorithm that has options:
+    `tspo_cli/config/sections/credit_sections.py` adds a table for every algorithm that has options:
     [credit.NAME].
     """
 

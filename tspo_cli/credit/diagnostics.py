@@ -37,7 +37,9 @@ def group_metrics(credits: Sequence[GroupCredit]) -> dict[str, float]:
         return {}
     trajectories = [trajectory for credit in credits for trajectory in credit.trajectories]
     without = [
-        credit for credit in credits if len({one.outcome for one in credit.trajectories}) == 1
+        credit
+        for credit in credits
+        if len({trajectory.outcome for trajectory in credit.trajectories}) == 1
     ]
     metrics = {
         name: _share([credit.group_class == label for credit in credits])
@@ -46,9 +48,17 @@ def group_metrics(credits: Sequence[GroupCredit]) -> dict[str, float]:
     metrics["zero_signal_grpo"] = len(without) / len(credits)
     metrics["recovered_by_folr"] = sum(credit.level != "none" for credit in without) / len(credits)
     for label, name in _TRAJECTORY_NAMES.items():
-        metrics[name] = _share([one.trajectory_class == label for one in trajectories])
-    metrics["nonzero_advantage"] = _share([any(one.advantages) for one in trajectories])
-    firsts = [one.first_occurrence for one in trajectories if one.first_occurrence is not None]
+        metrics[name] = _share(
+            [trajectory.trajectory_class == label for trajectory in trajectories]
+        )
+    metrics["nonzero_advantage"] = _share(
+        [any(trajectory.advantages) for trajectory in trajectories]
+    )
+    firsts = [
+        trajectory.first_occurrence
+        for trajectory in trajectories
+        if trajectory.first_occurrence is not None
+    ]
     if firsts:
         metrics["first_occurrence_mean"] = sum(firsts) / len(firsts)
     for turn in range(1, _LAST_BIN):

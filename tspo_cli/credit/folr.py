@@ -25,7 +25,7 @@ def judge(
     """
     hits = turn_hits(trajectory.turns, golds, config)
     first, worth = next(
-        ((index, one) for index, one in enumerate(hits, start=1) if one), (None, 0.0)
+        ((index, hit) for index, hit in enumerate(hits, start=1) if hit), (None, 0.0)
     )
     success = exact_match(trajectory.answer, golds)
     name: TrajectoryClass = "success" if success else "near-miss" if first is not None else "miss"

@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
-from tspo_cli.config.index_settings import (
+from tspo_cli.config.keys import expects
+from tspo_cli.config.sections.index_settings import (
     INDEX_PARTS,
     SEARCH_PARTS,
     Bm25Settings,
@@ -23,8 +24,7 @@ from tspo_cli.config.index_settings import (
     TieSettings,
     search_time_names,
 )
-from tspo_cli.config.keys import expects
-from tspo_cli.config.section import Section
+from tspo_cli.config.sections.section import Section
 from tspo_cli.errors import InvalidInputError
 
 _SPEED_ONLY = ("device", "batch_size", "batch_tokens")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tspo_cli.config.index_settings import DenseSettings
+from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.dense.dense_ranker import rank_vectors
 from tspo_cli.retrieval.dense.encoder import Encoder

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tspo_cli.config.index_settings import DenseSettings
+from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.dense.dense_ranker import (
     RESCORE_NAME,

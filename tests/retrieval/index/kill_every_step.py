@@ -22,7 +22,7 @@ from typing import Any
 
 import tspo_cli.retrieval.bm25.bm25_build
 import tspo_cli.retrieval.dense.dense_build  # noqa: F401
-from tspo_cli.config.index_settings import DenseSettings
+from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.console import set_quiet
 from tspo_cli.retrieval.dense.encoder import Encoder
 from tspo_cli.retrieval.index.build_index import build_index

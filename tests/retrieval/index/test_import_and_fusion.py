@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import run_tspo
-from tspo_cli.config.index_settings import DenseSettings
+from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.dense.encoder import Encoder, budget_batches
 from tspo_cli.retrieval.dense.presets import resolve_preset

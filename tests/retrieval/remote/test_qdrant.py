@@ -16,9 +16,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from tests.conftest import Finished
-from tspo_cli.config.index_settings import Bm25Settings
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import QdrantConfig
+from tspo_cli.config.sections.index_settings import Bm25Settings
 from tspo_cli.data.readers import read_passages
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.retrieval.index.build_index import build_index

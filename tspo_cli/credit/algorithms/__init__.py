@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tspo_cli.config.section import Section
+from tspo_cli.config.sections.section import Section
 from tspo_cli.credit.algorithms.algorithm import Algorithm, algorithm
 from tspo_cli.credit.algorithms.dapo import dapo
 from tspo_cli.credit.algorithms.dr_grpo import dr_grpo

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import Field
 
-from tspo_cli.config.section import Section
+from tspo_cli.config.sections.section import Section
 from tspo_cli.credit.algorithms.algorithm import algorithm, outcomes_last, repeat_over_turns
 from tspo_cli.credit.credit_section import CreditConfig
 from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from tspo_cli.config.section import Section
+from tspo_cli.config.sections.section import Section
 from tspo_cli.data.world.relations import RELATIONS
 
 

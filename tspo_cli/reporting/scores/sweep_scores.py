@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli import runs
-from tspo_cli.config.sweep_file import SWEEP_NAME
+from tspo_cli.config.sweeps.sweep_file import SWEEP_NAME
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 from tspo_cli.evaluation.statistics.over_seeds import (
     Mean,

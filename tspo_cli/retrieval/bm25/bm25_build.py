@@ -22,7 +22,7 @@ import numpy as np
 from bm25s.scoring import _select_idf_scorer, _select_tfc_scorer
 from numpy.typing import NDArray
 
-from tspo_cli.config.index_settings import Bm25Settings
+from tspo_cli.config.sections.index_settings import Bm25Settings
 from tspo_cli.console import byte_size, duration, say, track
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.bm25.bm25_ranker import tokens

@@ -13,7 +13,7 @@ import bm25s
 import numpy as np
 from bm25s.stopwords import STOPWORDS_EN
 
-from tspo_cli.config.index_settings import Bm25Settings
+from tspo_cli.config.sections.index_settings import Bm25Settings
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.ranking import Ranked, top_positive
 

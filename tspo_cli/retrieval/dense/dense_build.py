@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tspo_cli.config.index_settings import DenseSettings
+from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.console import byte_size, duration, say
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.retrieval.dense.dense_ranker import check_device, empty_index, write_vectors

@@ -10,7 +10,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from tspo_cli.config.index_settings import DenseSettings
+from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.dense.encoder import Encoder
 from tspo_cli.retrieval.dense.faiss_files import (

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tspo_cli.config.index_settings import DenseSettings
+from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 EXPORTED_NAME = "encoder.onnx"

@@ -56,7 +56,7 @@ class OnnxTransformer:
         self._session = runtime.InferenceSession(
             exported, options, providers=["CPUExecutionProvider"]
         )
-        self._inputs = [one.name for one in self._session.get_inputs()]
+        self._inputs = [tensor.name for tensor in self._session.get_inputs()]
         self._rest = list(model)[1:]
         self._threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="onnx")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tspo_cli.config.index_settings import FusionSettings, RerankSettings
+from tspo_cli.config.sections.index_settings import FusionSettings, RerankSettings
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.retrieval.passages import PassageStore
 from tspo_cli.retrieval.ranking import Ranked, Ranker, top_k

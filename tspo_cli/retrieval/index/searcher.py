@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from tspo_cli.config.index_settings import DenseSettings
+from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.dense.encoder import EXPORTED_NAME, encoder_digest
 from tspo_cli.retrieval.manifest import check_digest, check_files, index_digest, read_manifest

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from tspo_cli.config.index_settings import Bm25Settings, DenseSettings
 from tspo_cli.config.schema import QdrantConfig
+from tspo_cli.config.sections.index_settings import Bm25Settings, DenseSettings
 from tspo_cli.config.urls import check_url
 from tspo_cli.data.question import Passage
 from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError

@@ -136,7 +136,7 @@ class Batcher:
         self._metrics.queries(cached=repeats, shared=shared, searched=len(fresh))
         if fresh:
             self._enqueue(fresh)
-        return [one if isinstance(one, Answer) else await one for one in found]
+        return [item if isinstance(item, Answer) else await item for item in found]
 
     def _enqueue(self, fresh: list[_Waiting]) -> None:
         with self._wake:
@@ -207,10 +207,12 @@ class Batcher:
         late = [waiting for waiting in wanted if start - waiting.since > self._max_wait]
         timely = [waiting for waiting in wanted if start - waiting.since <= self._max_wait]
         outcomes: list[tuple[_Waiting, Answer | Overloaded]] = [
-            (one, Overloaded(self._retry_after())) for one in late
+            (waiting, Overloaded(self._retry_after())) for waiting in late
         ]
         if timely:
-            results = search_each(retriever, [one.query for one in timely], timely[0].key[1])
+            results = search_each(
+                retriever, [waiting.query for waiting in timely], timely[0].key[1]
+            )
             outcomes += zip(timely, map(encode_answer, results), strict=True)
             end = time.monotonic()
             seconds = max(end - start, 1e-6)

@@ -15,8 +15,8 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 from tspo_cli.config.load_config import read_resolved
-from tspo_cli.config.sweep_cells import Cell, Sweep, experiment_file, experiment_files
-from tspo_cli.config.sweep_file import SWEEP_NAME
+from tspo_cli.config.sweeps.sweep_cells import Cell, Sweep, experiment_file, experiment_files
+from tspo_cli.config.sweeps.sweep_file import SWEEP_NAME
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import (
     METRICS_NAME,

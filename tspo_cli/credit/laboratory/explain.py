@@ -32,13 +32,13 @@ def credit_record(credit: GroupCredit, config: CreditConfig) -> dict[str, Any]:
         "level": credit.level,
         "trajectories": [
             {
-                "outcome": one.outcome,
-                "class": one.trajectory_class,
-                "first_occurrence": one.first_occurrence,
-                "turn_rewards": list(one.turn_rewards),
-                "advantages": list(one.advantages),
+                "outcome": judged.outcome,
+                "class": judged.trajectory_class,
+                "first_occurrence": judged.first_occurrence,
+                "turn_rewards": list(judged.turn_rewards),
+                "advantages": list(judged.advantages),
             }
-            for one in credit.trajectories
+            for judged in credit.trajectories
         ],
         "config": config.model_dump(mode="json"),
     }
@@ -50,13 +50,13 @@ def turn_rows(group: Group, credit: GroupCredit) -> list[TurnRow]:
         TurnRow(
             trajectory=number,
             turn=index,
-            trajectory_class=one.trajectory_class,
+            trajectory_class=judged.trajectory_class,
             action=_action(turn, trajectory.answer if index == len(trajectory.turns) else None),
-            gold=_gold(index, one.first_occurrence),
-            reward=one.turn_rewards[index - 1],
-            advantage=one.advantages[index - 1],
+            gold=_gold(index, judged.first_occurrence),
+            reward=judged.turn_rewards[index - 1],
+            advantage=judged.advantages[index - 1],
         )
-        for number, (trajectory, one) in enumerate(
+        for number, (trajectory, judged) in enumerate(
             zip(group.trajectories, credit.trajectories, strict=True), start=1
         )
         for index, turn in enumerate(trajectory.turns, start=1)
@@ -79,7 +79,7 @@ def sentences(credit: GroupCredit, config: CreditConfig) -> list[str]:
     """Why the advantages are what they are: composition, what was compared, with which mean and
     standard deviation.
     """
-    classes = [one.trajectory_class for one in credit.trajectories]
+    classes = [judged.trajectory_class for judged in credit.trajectories]
     counts = (
         f"{classes.count('success')} success, {classes.count('near-miss')} near-miss, "
         f"{classes.count('miss')} miss"

@@ -82,7 +82,7 @@ def _gold_logprobs(place: str, value: Any, turns: int) -> tuple[float, ...]:
     if value is None:
         return ()
     numbers = isinstance(value, list) and all(
-        type(one) in (int, float) and math.isfinite(one) for one in value
+        type(number) in (int, float) and math.isfinite(number) for number in value
     )
     if not numbers or len(value) != turns:
         raise _wrong(

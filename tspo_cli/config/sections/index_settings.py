@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import Field, create_model, model_validator
 from pydantic.fields import FieldInfo
 
-from tspo_cli.config.section import Section
+from tspo_cli.config.sections.section import Section
 
 SEARCH_TIME: dict[str, Any] = {"search_time": True}
 

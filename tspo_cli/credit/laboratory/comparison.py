@@ -151,14 +151,14 @@ class Comparison:
                 {
                     "first": first,
                     "second": second,
-                    "opposite": one.opposite / max(one.turns, 1),
-                    "first_only": one.first_only / max(one.turns, 1),
-                    "second_only": one.second_only / max(one.turns, 1),
+                    "opposite": signs.opposite / max(signs.turns, 1),
+                    "first_only": signs.first_only / max(signs.turns, 1),
+                    "second_only": signs.second_only / max(signs.turns, 1),
                     "opposite_by_role": {
-                        role: one.roles[role] for role in ROLES if role in one.roles
+                        role: signs.roles[role] for role in ROLES if role in signs.roles
                     },
                 }
-                for (first, second), one in self.disagreements.items()
+                for (first, second), signs in self.disagreements.items()
             ],
         }
 
@@ -173,7 +173,9 @@ def compare(batches: Iterable[tuple[int, Sequence[Group]]], arms: Sequence[Arm])
     tallies = {arm.name: ArmTally() for arm in arms}
     names = list(tallies)
     pairs = {
-        (one, two): Disagreement() for place, one in enumerate(names) for two in names[place + 1 :]
+        (first, second): Disagreement()
+        for index, first in enumerate(names)
+        for second in names[index + 1 :]
     }
     steps, groups, trajectories, turns = [], 0, 0, 0
     classes = dict.fromkeys(GROUP_CLASSES, 0)
@@ -190,13 +192,15 @@ def compare(batches: Iterable[tuple[int, Sequence[Group]]], arms: Sequence[Arm])
             )
             classes[own[names[0]].group_class] += 1
             values = {
-                name: [value for one in own[name].trajectories for value in one.advantages]
+                name: [value for judged in own[name].trajectories for value in judged.advantages]
                 for name in names
             }
             for name in names:
                 _tally(tallies[name], own[name], values[name], roles)
-            for (one, two), disagreement in pairs.items():
-                for first, second, (_, role) in zip(values[one], values[two], roles, strict=True):
+            for (name, other), disagreement in pairs.items():
+                for first, second, (_, role) in zip(
+                    values[name], values[other], roles, strict=True
+                ):
                     disagreement.add(first, second, role)
     return Comparison(tuple(steps), groups, trajectories, turns, classes, tallies, pairs)
 
@@ -218,8 +222,8 @@ def _tally(
 def _roles(group: Group, credit: GroupCredit) -> list[tuple[int, str]]:
     """(turn from 1, role) of every turn of every trajectory, in order."""
     return [
-        (index, _role(turn, index, trajectory.answer, index == len(trajectory.turns), one))
-        for trajectory, one in zip(group.trajectories, credit.trajectories, strict=True)
+        (index, _role(turn, index, trajectory.answer, index == len(trajectory.turns), judged))
+        for trajectory, judged in zip(group.trajectories, credit.trajectories, strict=True)
         for index, turn in enumerate(trajectory.turns, start=1)
     ]
 

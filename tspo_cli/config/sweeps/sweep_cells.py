@@ -13,7 +13,7 @@ import tomli_w
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.rules import rule_problems
 from tspo_cli.config.schema import Config
-from tspo_cli.config.sweep_file import SweepFile, Variant, read_sweep_file
+from tspo_cli.config.sweeps.sweep_file import SweepFile, Variant, read_sweep_file
 from tspo_cli.config.tables import Table
 from tspo_cli.errors import InvalidInputError, TspoError, UsageError
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tspo_cli.config.section import Section
+from tspo_cli.config.sections.section import Section
 
 
 class OptimizerConfig(Section):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, create_model
 
-from tspo_cli.config.section import Section
+from tspo_cli.config.sections.section import Section
 from tspo_cli.credit.algorithms import ALGORITHMS
 from tspo_cli.credit.credit_section import CreditConfig as SharedCreditConfig
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from tspo_cli.config.index_settings import SearchConfig
-from tspo_cli.config.section import Section
+from tspo_cli.config.sections.index_settings import SearchConfig
+from tspo_cli.config.sections.section import Section
 
 
 class ModelConfig(Section):
