@@ -392,22 +392,14 @@ def test_a_policy_of_several_seeds_is_one_evaluated_arm(tmp_path: Path) -> None:
 def test_the_same_evaluation_twice_stays_two_rows(tmp_path: Path) -> None:
     for name in ("first", "again"):
         make_evaluation(tmp_path / name, "rag", items(1, 0.5), dataset="nq")
-    assert [arm.label for arm in group_arms(open_runs([tmp_path]))] == [
-        "rag [again]",
-        "rag [first]",
-    ]
+    labels = [arm.label for arm in group_arms(open_runs([tmp_path]))]
+    assert labels == ["rag [again]", "rag [first]"]
 
 
 def test_all_tables_that_are_possible(tmp_path: Path, evals: Path) -> None:
     demo = make_tree(tmp_path, steps=4)
-    assert RunReport(open_runs([demo])).possible() == [
-        "rows",
-        "main",
-        "curves",
-        "classes",
-        "cost",
-        "commands",
-    ]
+    tables = "rows main curves classes cost commands".split()
+    assert RunReport(open_runs([demo])).possible() == tables
     assert {"ablation", "tests"} <= set(RunReport(open_runs([demo]), baselines=["grpo"]).possible())
     assert RunReport(open_runs([evals])).possible() == ["rows", "main", "cost", "commands"]
     assert json.loads(render([RunReport(open_runs([evals])).table("cost")], Format.json))["cost"]

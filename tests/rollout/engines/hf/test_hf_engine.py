@@ -1,11 +1,10 @@
-"""The engine gives what a plain forward pass gives, whoever shares its batch."""
+"""The engine's log-probs and ids are those of a plain forward pass, whatever shares its batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -19,53 +18,17 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from tests.rollout.engines.hf.engine_runs import (
+    CONTEXT,
+    engine_for,
+    finish,
+    finish_one,
+    logprobs_of,
+    tokens,
+)
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest, Sampling
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
-
-CONTEXT = 512
-
-
-def tokens(seed: int, count: int) -> list[int]:
-    """Random ids of ordinary tokens."""
-    return np.random.default_rng(seed).integers(10, 200, count).tolist()
-
-
-def finish(
-    engine: TransformersEngine, requests: Iterable[GenerationRequest]
-) -> dict[int, Completion]:
-    """Run requests to their end, by session."""
-    missing = set()
-    for request in requests:
-        engine.submit(request)
-        missing.add(request.session)
-    done = {}
-    while missing:
-        for completion in engine.step():
-            done[completion.session] = completion
-            missing.remove(completion.session)
-    return done
-
-
-def finish_one(
-    engine: TransformersEngine,
-    ids: Sequence[int],
-    sampling: Sampling,
-    session: int = 0,
-    seed: int = 0,
-) -> Completion:
-    return finish(engine, [GenerationRequest(session, tuple(ids), sampling, seed)])[session]
-
-
-def logprobs_of(
-    model: PreTrainedModel, ids: Sequence[int], count: int, temperature: float = 1.0
-) -> list[float]:
-    """Log-probabilities of the last `count` ids by one forward pass over everything."""
-    with torch.no_grad():
-        logits = model(torch.tensor([list(ids)])).logits[0, -count - 1 : -1].float() / temperature
-    return (
-        torch.log_softmax(logits, -1).gather(-1, torch.tensor(ids[-count:])[:, None])[:, 0].tolist()
-    )
 
 
 def check_four_turns(model: PreTrainedModel, engine: TransformersEngine, sessions: int) -> None:
@@ -281,102 +244,6 @@ def test_one_request_per_session(
     engine.step()
     with pytest.raises(ValueError, match="in flight"):
         engine.submit(GenerationRequest(0, (10,), Sampling(max_new_tokens=3)))
-
-
-def test_a_single_token_stop_string_ends_the_turn_and_stays(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    free = finish_one(
-        engine_for(model, tokenizer), (10, 11), Sampling(temperature=0.0, max_new_tokens=30)
-    )
-    stop = tokenizer.convert_tokens_to_ids("</search>")
-    steer(model, (10, 11), free.token_ids[:1], stop)
-    done = finish_one(
-        engine_for(model, tokenizer),
-        (10, 11),
-        Sampling(temperature=0.0, max_new_tokens=30, stop=("</search>",)),
-    )
-    assert done.token_ids[-1] == stop
-    assert done.finish_reason == "stop"
-
-
-def engine_for(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> TransformersEngine:
-    return TransformersEngine(model, tokenizer, batch_size=2, max_context=CONTEXT)
-
-
-def steer(model: Qwen2ForCausalLM, prompt: Sequence[int], first: Sequence[int], token: int) -> None:
-    """Change the embedding of `token` so that it is the greedy choice after `prompt` + `first`."""
-    with torch.no_grad():
-        output = model.model(torch.tensor([[*prompt, *first]])).last_hidden_state[0, -1]
-        model.get_input_embeddings().weight[token] = 10 * output
-
-
-def test_a_stop_string_of_several_tokens_is_found_in_the_decoded_tail(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    plain = Sampling(max_new_tokens=60)
-    free = finish_one(engine_for(model, tokenizer), (10, 11), plain, seed=4)
-    for end in range(5, 40, 7):
-        text = tokenizer.decode(free.token_ids[:end], clean_up_tokenization_spaces=False)
-        stop = text[-6:]
-        if "\ufffd" in stop:
-            continue
-        done = finish_one(
-            engine_for(model, tokenizer),
-            (10, 11),
-            Sampling(max_new_tokens=60, stop=("never said", stop)),
-            seed=4,
-        )
-        texts = [
-            tokenizer.decode(free.token_ids[:n], clean_up_tokenization_spaces=False)
-            for n in range(1, 61)
-        ]
-        first = next(n for n, prefix in enumerate(texts, start=1) if stop in prefix)
-        assert done.finish_reason == "stop"
-        assert done.token_ids == free.token_ids[:first]
-
-
-def test_the_prompt_does_not_count_for_stop_strings(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    stop = tokenizer.convert_tokens_to_ids("</search>")
-    done = finish_one(
-        engine_for(model, tokenizer),
-        (10, stop),
-        Sampling(max_new_tokens=3, stop=("</search>",)),
-        seed=1,
-    )
-    assert (done.finish_reason, len(done.token_ids)) == ("length", 3)
-
-
-def test_end_of_sequence(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    steer(model, (10, 11), (), tokenizer.eos_token_id)
-    done = finish_one(
-        engine_for(model, tokenizer), (10, 11), Sampling(temperature=0.0, max_new_tokens=30)
-    )
-    assert done.token_ids == (tokenizer.eos_token_id,)
-    assert done.finish_reason == "eos"
-
-
-def test_the_context_limits_a_turn(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    engine = TransformersEngine(model, tokenizer, batch_size=2, max_context=32)
-    first = finish_one(engine, tokens(1, 20), Sampling(max_new_tokens=50))
-    assert (first.finish_reason, len(first.token_ids)) == ("length", 12)
-    later = finish_one(
-        engine, [*tokens(1, 20), *first.token_ids, *tokens(2, 9)], Sampling(max_new_tokens=50)
-    )
-    assert (later.finish_reason, later.token_ids) == ("length", ())
-    with pytest.raises(InvalidInputError, match="33 tokens, expected at most 32"):
-        engine.submit(GenerationRequest(1, tuple(tokens(1, 33)), Sampling()))
-
-
-def test_an_empty_prompt_is_refused(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    with pytest.raises(InvalidInputError, match="at least one"):
-        engine_for(model, tokenizer).submit(GenerationRequest(0, (), Sampling()))
 
 
 def test_new_weights_drop_what_was_cached(

@@ -1,0 +1,67 @@
+"""tspo runs from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.commands.report_cli import tspo, tspo_json
+from tests.reporting.tree import make_evaluation, make_run
+from tspo_cli import runs
+from tspo_cli.config.schema import Config
+from tspo_cli.errors import InvalidInputError
+
+
+def test_runs_ls(demo: Path) -> None:
+    found = tspo_json("runs", "ls", demo)["runs"]
+    assert [(one["run"], one["state"], one["step"]) for one in found][2] == ("tspo-b", "running", 2)
+    lines = tspo("runs", "ls", demo).stdout.splitlines()
+    assert lines[0].split()[:3] == ["run", "algorithm", "seed"]
+    assert lines[2].split() == ["tspo", "tspo", "1", "finished", "4/4", "test", "0.4"]
+
+
+def test_runs_show(demo: Path) -> None:
+    found = tspo_json("runs", "show", demo / "tspo")
+    assert found["seconds"] == 6.0
+    assert [one["step"] for one in found["evaluations"]] == [0, 2, 4]
+    text = tspo("runs", "show", demo / "tspo").stdout
+    assert "credit.success_turns" in text
+    assert "tspo train tspo.toml" in text
+
+
+def test_runs_diff(demo: Path) -> None:
+    found = tspo_json("runs", "diff", demo / "tspo", demo / "grpo")
+    assert found["config"] == {"credit.algorithm": ["tspo", "grpo"]}
+    assert found["metrics"]["test/em"] == [0.4, 0.15]
+    text = tspo("runs", "diff", demo / "tspo", demo / "warmstart").stdout
+    assert "optimizer.lr" in text
+    assert "config: no difference" in tspo("runs", "diff", demo / "tspo", demo / "tspo").stdout
+
+
+def test_runs_diff_of_evaluations_names_method_model_and_digests(tmp_path: Path) -> None:
+    item = {
+        "id": "a",
+        "question": "?",
+        "golden_answers": ["x"],
+        "em": 1.0,
+        "f1": 1.0,
+        "trajectory": {"turns": []},
+    }
+    for method, corpus in (("rag", "c1"), ("ircot", "c2")):
+        make_evaluation(tmp_path / method, method, [item], model=f"model-{method}")
+        path = tmp_path / method / "eval.json"
+        record = runs.read_json(path)
+        record["results"][0]["digests"] = {"corpus": corpus, "data": "same"}
+        runs.write_json(path, record)
+    assert tspo_json("runs", "diff", tmp_path / "rag", tmp_path / "ircot")["config"] == {
+        "method": ["rag", "ircot"],
+        "model": ["model-rag", "model-ircot"],
+        "digests.test.corpus": ["c1", "c2"],
+    }
+
+
+def test_a_damaged_configuration_is_named(tmp_path: Path) -> None:
+    make_run(tmp_path / "bad", Config(), 2, {2: 0.5})
+    (tmp_path / "bad" / runs.CONFIG_NAME).write_text("{", encoding="utf-8")
+    done = tspo("runs", "ls", tmp_path)
+    assert isinstance(done.exception, InvalidInputError)
+    assert "config.resolved.json" in str(done.exception)
