@@ -35,24 +35,11 @@ def items(seed: int, share: float, n: int = QUESTIONS) -> list[dict[str, Any]]:
     found = []
     for index in range(n):
         em = float(draw.random() < share)
-        turn = {
-            "kind": "answer",
-            "text": "<answer> x </answer>",
-            "tokens": 4,
-            "passages": [],
-            "feedback": "",
-        }
-        one = {"sample": 0, "answer": "x", "failed": False, "turns": [turn]}
-        found.append(
-            {
-                "id": f"q{index}",
-                "question": f"q{index}?",
-                "golden_answers": ["y"],
-                "em": em,
-                "f1": em / 2,
-            }
-        )
-        found[-1]["trajectory"] = one
+        turn = {"kind": "answer", "text": "<answer> x </answer>", "tokens": 4}
+        turn |= {"passages": [], "feedback": ""}
+        item = {"id": f"q{index}", "question": f"q{index}?", "golden_answers": ["y"]}
+        rollout = {"sample": 0, "answer": "x", "failed": False, "turns": [turn]}
+        found.append(item | {"em": em, "f1": em / 2, "trajectory": rollout})
     return found
 
 
@@ -398,7 +385,7 @@ def test_the_same_evaluation_twice_stays_two_rows(tmp_path: Path) -> None:
 
 def test_all_tables_that_are_possible(tmp_path: Path, evals: Path) -> None:
     demo = make_tree(tmp_path, steps=4)
-    tables = "rows main curves classes cost commands".split()
+    tables = ["rows", "main", "curves", "classes", "cost", "commands"]
     assert RunReport(open_runs([demo])).possible() == tables
     assert {"ablation", "tests"} <= set(RunReport(open_runs([demo]), baselines=["grpo"]).possible())
     assert RunReport(open_runs([evals])).possible() == ["rows", "main", "cost", "commands"]
