@@ -23,7 +23,6 @@ import json
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,7 +30,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
+from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 CONFIG_TEXT_NAME = "config.toml"
 CONFIG_NAME = "config.resolved.json"
@@ -191,27 +190,6 @@ def keep_steps_up_to(path: Path, step: int) -> None:
         atomic_write_text(
             path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
         )
-
-
-def claim_run(path: Path, *, resume: bool, overwrite: bool) -> None:
-    """Make the run directory ready, refusing to touch a used one without being told how.
-
-    Raises:
-        UsageError: both `resume` and `overwrite`.
-        InvalidInputError: the directory is in use and neither was given, or it is no run directory.
-    """
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite exclude each other")
-    used = path.exists() and any(path.iterdir()) if path.is_dir() or not path.exists() else True
-    if used and not (path / CONFIG_NAME).exists():
-        raise InvalidInputError(f"{path}: exists and is not a run directory; choose another --out")
-    if used and overwrite:
-        shutil.rmtree(path)
-    elif used and not resume:
-        raise InvalidInputError(
-            f"{path}: already holds a run; add --resume to continue it or --overwrite to replace it"
-        )
-    path.mkdir(parents=True, exist_ok=True)
 
 
 def start_attempt(path: Path) -> int:

@@ -16,8 +16,9 @@ from tspo_cli.config.schema import Config
 from tspo_cli.credit.assign import assign_batch
 from tspo_cli.credit.from_rollouts import group_from_record
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.runs import claim_run, read_json, read_jsonl, read_jsonl_gz, start_attempt
+from tspo_cli.runs import read_json, read_jsonl, read_jsonl_gz, start_attempt
 from tspo_cli.training.announce import loop_options
+from tspo_cli.training.launch.claim import claimed_run
 from tspo_cli.training.problems import refuse_problems
 
 pytestmark = pytest.mark.slow
@@ -35,9 +36,9 @@ def experiment(
 
 
 def run_here(config: Config, run: Path, *, resume: bool = False) -> list[dict[str, Any]]:
-    claim_run(run, resume=resume, overwrite=False)
-    write_resolved(config, run)
-    train_here(config, run, start_attempt(run), resume)
+    with claimed_run(run, resume=resume, overwrite=False):
+        write_resolved(config, run)
+        train_here(config, run, start_attempt(run), resume)
     return read_jsonl(run / "metrics.jsonl")
 
 

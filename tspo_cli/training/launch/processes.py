@@ -7,13 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from tspo_cli.config.load_config import read_resolved, write_resolved
 from tspo_cli.config.schema import Config
 from tspo_cli.config.tables import flatten
 from tspo_cli.errors import InvalidInputError, TspoError
-from tspo_cli.runs import claim_run, is_run, start_attempt
+from tspo_cli.runs import is_run, start_attempt
+from tspo_cli.training.launch.claim import claimed_run, has_trained
 
 # Keys that may change when a run is resumed. Any other change makes it another experiment.
 RESUMABLE = (
@@ -38,16 +40,17 @@ def launch(
         InvalidInputError: `run` is in use, or belongs to another experiment than the one to resume.
         TspoError: a training process failed; the error has its exit code.
     """
-    if resume and is_run(run):
+    if resume and is_run(run) and has_trained(run):
         check_same_experiment(read_resolved(run), config, run)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _join_launcher(config, run, train, resume=resume, overwrite=overwrite)
         return
-    attempt = _claim(config, run, resume=resume, overwrite=overwrite)
-    if config.train.processes == 1:
-        train(config, run, attempt, resume)
-    else:
-        _spawn(run, worker_module, config.train.processes, attempt, resume=resume)
+    with claimed_run(run, resume=resume, overwrite=overwrite):
+        attempt = _record_start(config, run)
+        if config.train.processes == 1:
+            train(config, run, attempt, resume)
+        else:
+            _spawn(run, worker_module, config.train.processes, attempt, resume=resume)
 
 
 def check_same_experiment(before: Config, now: Config, run: Path) -> None:
@@ -69,8 +72,8 @@ def check_same_experiment(before: Config, now: Config, run: Path) -> None:
         )
 
 
-def _claim(config: Config, run: Path, *, resume: bool, overwrite: bool) -> int:
-    claim_run(run, resume=resume, overwrite=overwrite)
+def _record_start(config: Config, run: Path) -> int:
+    """Write configuration, command and environment; returns the number of this attempt."""
     write_resolved(config, run)
     return start_attempt(run)
 
@@ -82,8 +85,11 @@ def _join_launcher(
 
     init_distributed()
     try:
-        attempt = _claim(config, run, resume=resume, overwrite=overwrite) if rank() == 0 else 0
-        train(config, run, broadcast_json(attempt), resume)
+        first = rank() == 0
+        claim = claimed_run(run, resume=resume, overwrite=overwrite) if first else nullcontext()
+        with claim:
+            attempt = _record_start(config, run) if first else 0
+            train(config, run, broadcast_json(attempt), resume)
     finally:
         shutdown()
 
