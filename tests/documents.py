@@ -127,18 +127,23 @@ def bad_commands(text: str) -> Iterator[str]:
             yield from _bad_line(code, named=True)
 
 
+def is_key(name: str) -> bool:
+    """True for a key of an experiment file, or an option of a user's own algorithm."""
+    return name in all_keys() or name.startswith("credit.options.")
+
+
 def bad_keys(text: str) -> Iterator[str]:
     """Keys in TOML blocks and in prose (`train.steps`) that no experiment file may have."""
     for language, body in blocks(text):
         if language == "toml":
             yield from _bad_toml(body)
-    known = {*all_keys(), *all_sections()}
     tops = {section.split(".")[0] for section in all_sections()}
     for code in _INLINE.findall(prose(text)):
         name = re.split(r"\s*=", code)[0]
         parts = name.split(".")
         a_key = re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", name) and parts[0] in tops
-        if a_key and parts[-1] not in SUFFIXES.split() and name not in known:
+        file = parts[-1] in SUFFIXES.split()
+        if a_key and not file and name not in all_sections() and not is_key(name):
             yield f"`{code}`: no such key"
 
 
@@ -246,9 +251,9 @@ def _bad_setting(command: str, setting: str) -> Iterator[str]:
     elif command in (*INDEX_COMMANDS, *SEARCH_COMMANDS):
         if key not in index_keys(searching=command in SEARCH_COMMANDS):
             yield f"--set {setting}: no such setting of an index"
-    elif key not in all_keys():
+    elif not is_key(key):
         yield f"--set {setting}: no such key"
-    elif not _PLACEHOLDER.fullmatch(value):
+    elif key in all_keys() and not _PLACEHOLDER.fullmatch(value):
         try:
             load_config([], [setting])
         except TspoError as error:
@@ -268,7 +273,7 @@ def _bad_algorithm(words: str) -> Iterator[str]:
     if name not in ALGORITHMS and ".py:" not in name and not _PLACEHOLDER.fullmatch(name):
         yield f"no algorithm {name}"
     for option in options:
-        if f"credit.{option.partition('=')[0]}" not in all_keys():
+        if not is_key(f"credit.{option.partition('=')[0]}"):
             yield f"no option {option}"
 
 
@@ -289,7 +294,7 @@ def _bad_toml(body: str) -> Iterator[str]:
         parts += [{k: v for k, v in value.items() if k != "seeds"} for value in values]
     for part in parts:
         for key in _leaves(part):
-            if key not in (*all_keys(), "extends"):
+            if key != "extends" and not is_key(key):
                 yield f"TOML block: {key}: no such key"
 
 
