@@ -32,12 +32,16 @@ def rule_problems(config: Config) -> Iterator[str]:
             "model.hidden_size: expected a multiple of 32 from 64 up, got "
             f"{config.model.hidden_size}"
         )
-    shortest = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
+    rollout = config.rollout
+    shortest = rollout.max_prompt_tokens + rollout.max_new_tokens
+    if rollout.max_searches:
+        shortest += rollout.max_observation_tokens + rollout.max_new_tokens
     if config.model.max_context and config.model.max_context < shortest:
         yield (
-            f"model.max_context: {config.model.max_context} tokens do not hold a prompt and one "
-            f"turn, rollout.max_prompt_tokens + rollout.max_new_tokens = {shortest}; raise it, "
-            "lower those, or set it to 0"
+            f"model.max_context: {config.model.max_context} tokens do not hold a prompt and "
+            f"{'one search with the answer' if rollout.max_searches else 'one turn'}, which take "
+            f"{shortest} (rollout.max_prompt_tokens, max_new_tokens, max_observation_tokens); "
+            "raise it, lower those, or set it to 0"
         )
     if config.eval.every and not config.eval.data:
         yield "eval.every: evaluations are asked for, but eval.data names no question file"
