@@ -1,15 +1,14 @@
-"""Passages per second and peak memory of `tspo index build` by corpus size, each build in a process
-of its own.
+"""Passages per second and peak memory of `tspo index build` by corpus size.
 
     python experiments/benchmarks/retrieval_build.py --kind bm25 --passages 10000 100000 1000000
     python experiments/benchmarks/retrieval_build.py --kind dense --passages 10000 100000
 
-Passages are made: invented words with the frequencies of Zipf's law, --words of them each. A dense
-index has a made encoder (tiny, random weights) unless --encoder names one. `peak` is anonymous
-memory; `extra` is what it has beyond the peak of a build of 100 passages, which is that of the
-libraries and the encoder. `open` is the time until an index is open, libraries loaded; queries are
-asked one by one. Rates are for a second of CPU time, which a busy machine does not change much: run
-it with OMP_NUM_THREADS=1.
+Every build is a process. Passages are generated: --words invented words each, with the frequencies
+of Zipf's law. A dense index has a tiny encoder with random weights unless --encoder names another.
+`peak` is anonymous memory; `extra` is the memory beyond a build of 100 passages, whose peak is that
+of the libraries and the encoder. `open` is the time to open an index after the libraries are
+loaded. Queries are searched one at a time. Rates are per second of CPU time, which other load on
+the machine hardly changes: run it with OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -64,28 +63,28 @@ def build(corpus: Path, out: Path, arguments: list[str]) -> dict[str, float]:
 
 
 def opened(out: Path) -> dict[str, float]:
-    """Seconds to open the index and to answer the first query, and queries a second after it, in a
-    fresh process.
+    """Seconds to open the index and to answer the first query, then queries per second, in a new
+    process.
     """
-    found = run_python(["-c", _SEARCH, str(out)]).output.split()
-    return dict(zip(SEARCH_COLUMNS, map(float, found), strict=True))
+    values = run_python(["-c", _SEARCH, str(out)]).output.split()
+    return dict(zip(SEARCH_COLUMNS, map(float, values), strict=True))
 
 
 def rows(kind: str, sizes: list[int], words: int, arguments: list[str]) -> Iterator[dict[str, Any]]:
-    """A row of the table for each size, one at a time."""
+    """A row of the table for each size, as soon as it is measured."""
     with tempfile.TemporaryDirectory() as scratch:
         if kind == "dense" and "--encoder" not in arguments:
             arguments = [*arguments, "--encoder", make_encoder(Path(scratch) / "encoder")]
-        least = 0.0
+        base = 0.0
         for passages in (FEW, *sizes):
             corpus, out = Path(scratch) / f"{passages}.jsonl", Path(scratch) / f"{passages}.index"
             make_corpus(corpus, passages, words)
             row: dict[str, Any] = {"kind": kind, "passages": passages}
             row |= build(corpus, out, ["--kind", kind, *arguments])
-            least = least or row["peak_mb"]
+            base = base or row["peak_mb"]
             if passages > FEW:
                 row |= opened(out)
-                row["extra_mb"] = row["peak_mb"] - least
+                row["extra_mb"] = row["peak_mb"] - base
                 row["passages_per_cpu_s"] = passages / row["cpu_s"]
                 row["index_mb"] = sum(path.stat().st_size for path in out.iterdir()) / 1e6
                 yield row

@@ -1,15 +1,15 @@
-"""The encoder backends beside torch in float32: speed on queries and passages, and what is lost of
-the recall.
+"""The encoder backends compared with torch in float32: speed on queries and passages, and loss of
+recall.
 
     python experiments/benchmarks/retrieval_encoder.py --encoder DIR --data DIR/nq DIR/hotpotqa ...
     [--passages 2000]
 
 A data directory holds corpus.jsonl.gz and questions.jsonl.gz, whose questions name their gold
-passages. The corpus of the measurement is the gold of the questions asked and, up to --passages,
-others of the same files. Recall: the share of gold passages among the best k, exact search,
-passages and queries by the same backend. Speed: CPU time of the same texts in rounds that take
-turns, the best round of each; queries one at a time and in batches of 64, passages in one batch. A
-busy machine slows all alike.
+passages. The corpus of the measurement has the gold passages of the questions and, up to
+--passages, others of the same files. Recall: the share of gold passages among the best k of an
+exact search, with passages and queries encoded by the same backend. Speed: CPU time of the same
+texts in alternating rounds, the best round of each; queries one at a time and in batches of 64,
+passages in one batch. Other load on the machine slows all alike.
 """
 
 from __future__ import annotations
@@ -40,22 +40,25 @@ def texts(
     folders: Sequence[Path], questions: int, passages: int
 ) -> tuple[list[str], list[list[str]], dict[str, str]]:
     """Queries, their gold ids, and the passages by id."""
-    asked, gold = [], []
+    queries, gold = [], []
     for folder in folders:
         usable = (
-            one for one in read_questions(folder / "questions.jsonl.gz") if one.supporting_ids
+            question
+            for question in read_questions(folder / "questions.jsonl.gz")
+            if question.supporting_ids
         )
         for question in islice(usable, questions):
-            asked.append(question.question)
+            queries.append(question.question)
             gold.append(list(question.supporting_ids))
-    wanted = {one for ids in gold for one in ids}
-    found, others = {}, {}
+    gold_ids = {passage_id for ids in gold for passage_id in ids}
+    gold_passages, distractors = {}, {}
     for folder in folders:
         for passage in read_passages(folder / "corpus.jsonl.gz"):
-            (found if passage.id in wanted else others)[passage.id] = passage.contents
-    step = max(1, len(others) // max(1, passages - len(found)))
-    rest = list(others.items())[::step]
-    return asked, gold, found | dict(rest[: max(0, passages - len(found))])
+            table = gold_passages if passage.id in gold_ids else distractors
+            table[passage.id] = passage.contents
+    count = max(0, passages - len(gold_passages))
+    spread = list(distractors.items())[:: max(1, len(distractors) // max(1, count))]
+    return queries, gold, gold_passages | dict(spread[:count])
 
 
 def recall(
@@ -65,28 +68,28 @@ def recall(
     best = np.argsort(-(queries @ rows.T), axis=1, kind="stable")[:, : max(DEPTHS)]
     shares = [
         [
-            len({ids[at] for at in row[:k]} & set(wanted)) / len(set(wanted))
-            for row, wanted in zip(best, gold, strict=True)
+            len({ids[position] for position in row[:k]} & set(expected)) / len(set(expected))
+            for row, expected in zip(best, gold, strict=True)
         ]
         for k in DEPTHS
     ]
-    return [100 * float(np.mean(one)) for one in shares]
+    return [100 * float(np.mean(by_query)) for by_query in shares]
 
 
 def speed(works: dict[str, Work], rounds: int) -> dict[str, float]:
-    """CPU seconds of the best round of each; the rounds take turns."""
+    """CPU seconds of the best round of each; the rounds alternate."""
     best = dict.fromkeys(works, float("inf"))
     for _ in range(rounds):
         for name, work in works.items():
-            began = time.process_time()
+            started = time.process_time()
             work()
-            best[name] = min(best[name], time.process_time() - began)
+            best[name] = min(best[name], time.process_time() - started)
     return best
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each backend."""
-    asked, gold, corpus = texts(options.data, options.questions, options.passages)
+    queries, gold, corpus = texts(options.data, options.questions, options.passages)
     ids, contents = list(corpus), list(corpus.values())
     models = {}
     for backend in options.backends:
@@ -95,29 +98,33 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         ).dense
         assert settings is not None
         models[backend] = Encoder(str(options.encoder), settings)
-        models[backend].encode_queries(asked[:2])
+        models[backend].encode_queries(queries[:2])
     rows = {
-        name: {"backend": name, "queries": len(asked), "passages": len(ids)}
+        name: {"backend": name, "queries": len(queries), "passages": len(ids)}
         | dict(
             zip(
                 (f"recall@{k}" for k in DEPTHS),
-                recall(model.encode_queries(asked), model.encode_passages(contents), ids, gold),
+                recall(model.encode_queries(queries), model.encode_passages(contents), ids, gold),
                 strict=True,
             )
         )
         for name, model in models.items()
     }
-    some = asked[:64], contents[:: max(1, len(contents) // 32)][:32]
+    timed_queries, timed_passages = queries[:64], contents[:: max(1, len(contents) // 32)][:32]
     kinds: dict[str, Callable[[Encoder], Work]] = {
         "single": lambda model: (
-            lambda: np.concatenate([model.encode_queries([one]) for one in some[0][:16]])
+            lambda: np.concatenate([model.encode_queries([query]) for query in timed_queries[:16]])
         ),
-        "batch64": lambda model: lambda: model.encode_queries(some[0]),
-        "passage": lambda model: lambda: model.encode_passages(some[1]),
+        "batch64": lambda model: lambda: model.encode_queries(timed_queries),
+        "passage": lambda model: lambda: model.encode_passages(timed_passages),
     }
     for kind, make in kinds.items():
         seconds = speed({name: make(model) for name, model in models.items()}, options.rounds)
-        texts_done = {"single": 16, "batch64": len(some[0]), "passage": len(some[1])}[kind]
+        texts_done = {
+            "single": 16,
+            "batch64": len(timed_queries),
+            "passage": len(timed_passages),
+        }[kind]
         for name, used in seconds.items():
             rows[name] |= {
                 f"{kind}_ms": 1000 * used / texts_done,

@@ -1,14 +1,13 @@
-"""Exact search over random vectors in the memory of a GPU, and the server over them from end to
-end.
+"""Exact search over random vectors in GPU memory, and a server of the same index under load.
 
     python experiments/benchmarks/retrieval_gpu.py    21 million x 768: 46 GB on disk
     python experiments/benchmarks/retrieval_gpu.py --rows 200000 --folder /dev/shm/x
 
 The index: a float16 flat file of random vectors of length one, passages of 600 bytes, an encoder
 with the shape of E5-base and random weights. Search: `VectorIndex.rank` (first pass, exact scores
-from the file) by batch and first pass, its answers beside those of float32 products over all rows.
-Server: `tspo serve` and clients that ask one query at a time over HTTP; encoding, search and
-passages included.
+from the file) by batch and first pass; its results are compared with float32 products over all
+rows. Server: `tspo serve` and clients that send one query at a time over HTTP, which includes
+encoding, search and passages.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def write_vectors(path: Path, rows: int, queries: torch.Tensor) -> NDArray[np.in
     """A float16 flat file of random vectors; the best K rows of each query in float32, [n, K]."""
     random = torch.Generator(DEVICE).manual_seed(0)
     best = torch.full((len(queries), K), -2.0, device=DEVICE)
-    places = torch.zeros((len(queries), K), dtype=torch.int64, device=DEVICE)
+    rows_of_best = torch.zeros((len(queries), K), dtype=torch.int64, device=DEVICE)
     with open(path, "wb") as handle:
         handle.write(flat_head(empty_index(DIM, "SQfp16"), rows))
         for start in range(0, rows, BLOCK):
@@ -54,9 +53,10 @@ def write_vectors(path: Path, rows: int, queries: torch.Tensor) -> NDArray[np.in
             half = torch.nn.functional.normalize(block).half()
             top = (queries @ half.float().T).topk(K, dim=1)
             best, order = torch.cat([best, top.values], dim=1).topk(K, dim=1)
-            places = torch.cat([places, top.indices + start], dim=1).gather(1, order)
+            indices = torch.cat([rows_of_best, top.indices + start], dim=1)
+            rows_of_best = indices.gather(1, order)
             handle.write(memoryview(half.cpu().numpy()).cast("B"))
-    return places.cpu().numpy()
+    return rows_of_best.cpu().numpy()
 
 
 def write_passages(folder: Path, rows: int) -> None:
@@ -82,11 +82,9 @@ def write_passages(folder: Path, rows: int) -> None:
 def make_index(
     folder: Path, rows: int, queries: torch.Tensor
 ) -> tuple[dict[str, float], NDArray[np.int64]]:
-    """An index directory of random vectors in `folder`; seconds by part, and the right answers to
-    `queries`.
-    """
-    began = time.perf_counter()
-    right = write_vectors(folder / VECTORS_NAME, rows, queries)
+    """Make an index of random vectors; returns seconds by part, and exact results of `queries`."""
+    started = time.perf_counter()
+    exact = write_vectors(folder / VECTORS_NAME, rows, queries)
     vectors = time.perf_counter()
     write_passages(folder, rows)
     encoder = make_encoder(folder / "encoder", hidden=DIM, layers=12, heads=12)
@@ -106,9 +104,9 @@ def make_index(
         ),
     )
     return {
-        "write vectors": vectors - began,
+        "write vectors": vectors - started,
         "write passages": time.perf_counter() - vectors,
-    }, right
+    }, exact
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -121,31 +119,31 @@ def search(
     folder: Path,
     first_pass: str,
     queries: NDArray[np.float32],
-    right: NDArray[np.int64],
+    exact: NDArray[np.int64],
     batches: list[int],
 ) -> dict[str, Any]:
-    """Queries per second by batch, seconds to open, GiB on the GPU, and answers unlike the right
-    ones.
+    """Queries per second by batch, seconds to open, GiB on the GPU, and results that are not
+    `exact`.
     """
     if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    began = time.perf_counter()
+    started = time.perf_counter()
     settings = DenseSettings(
         factory="SQfp16", backend="torch", first_pass=first_pass, device=DEVICE
     )
     index = VectorIndex([folder / VECTORS_NAME], None, settings)
-    opened = time.perf_counter() - began
-    found = [[position for position, _ in ranked] for ranked in index.rank(queries[:CHECKED], K)]
+    opened = time.perf_counter() - started
+    results = [[position for position, _ in ranked] for ranked in index.rank(queries[:CHECKED], K)]
     rows = []
     for batch in batches:
         seconds, scan = [], []
         for repeat in range(3 if batch > 1 else 10):
-            asked = np.roll(queries, repeat * batch, axis=0)[:batch]
+            sample = np.roll(queries, repeat * batch, axis=0)[:batch]
             start = time.perf_counter()
-            index.rank(asked, K)
+            index.rank(sample, K)
             seconds.append(time.perf_counter() - start)
             start = time.perf_counter()
-            index._index.search(asked, K + 16)
+            index._index.search(sample, K + 16)
             scan.append(time.perf_counter() - start)
         rows.append(
             {
@@ -160,8 +158,8 @@ def search(
         "first_pass": first_pass,
         "open_s": opened,
         "gpu_gib": peak,
-        "different": sum(got != wanted for got, wanted in zip(found, right.tolist(), strict=True)),
-        "checked": len(found),
+        "different": sum(got != row for got, row in zip(results, exact.tolist(), strict=True)),
+        "checked": len(results),
         "batches": rows,
     }
 
@@ -169,7 +167,7 @@ def search(
 def end_to_end(
     folder: Path, first_pass: str, clients: list[int], requests: int, max_batch: int
 ) -> dict[str, Any]:
-    """The server under closed-loop clients, cache off: throughput and latency; an idle query; its
+    """The server under closed-loop clients without a cache: throughput, latency, idle latency,
     memory.
     """
     options = ["--cache-mb", "0", "--max-waiting", "100000", "--max-batch", str(max_batch)]
@@ -179,10 +177,10 @@ def end_to_end(
         options += ["--set", "dtype=float16", "--set", "batch_size=1024"]
     words = np.random.default_rng(1).integers(0, 16**4, (requests, 10))
     queries = [" ".join(f"w{word:x}" for word in row) for row in words.tolist()]
-    began = time.perf_counter()
+    started = time.perf_counter()
     rows = []
     with server(folder, *options) as (port, pid):
-        opened = time.perf_counter() - began
+        opened = time.perf_counter() - started
         put_load(port, queries[:2000], K, 64, keep=False)
         idle = put_load(port, queries[:100], K, 1, keep=False)
         for count in clients:
@@ -222,18 +220,16 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 64, 256])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 64, 512])
     parser.add_argument("--max-batch", type=int, nargs="+", default=[256])
-    parser.add_argument(
-        "--requests", type=int, default=20_000, help="of each load; 0 leaves the server out"
-    )
+    parser.add_argument("--requests", type=int, default=20_000, help="of each load; 0: no server")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     random = torch.Generator(DEVICE).manual_seed(1)
     queries = torch.nn.functional.normalize(torch.randn(1024, DIM, generator=random, device=DEVICE))
     folder = Path(tempfile.mkdtemp(dir=args.folder))
     try:
-        seconds, right = make_index(folder, args.rows, queries[:CHECKED])
-        asked = queries.cpu().numpy()
-        found: dict[str, Any] = {
+        seconds, exact = make_index(folder, args.rows, queries[:CHECKED])
+        vectors = queries.cpu().numpy()
+        report: dict[str, Any] = {
             "machine": (
                 f"{torch.cuda.get_device_name() if DEVICE == 'cuda' else 'no GPU'}; {machine()}"
             ),
@@ -243,25 +239,25 @@ def main() -> None:
             "server": [],
         }
         for first_pass in args.first_pass:
-            found["search"].append(search(folder, first_pass, asked, right, args.batches))
-            show(found["search"][-1], args.json)
+            report["search"].append(search(folder, first_pass, vectors, exact, args.batches))
+            show(report["search"][-1], args.json)
             gc.collect()
             torch.cuda.empty_cache()
         for max_batch in args.max_batch if args.requests else []:
-            found["server"].append(
+            report["server"].append(
                 end_to_end(folder, args.first_pass[0], args.clients, args.requests, max_batch)
             )
-            show(found["server"][-1], args.json)
+            show(report["server"][-1], args.json)
     finally:
         shutil.rmtree(folder)
     if args.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(report, indent=2))
     else:
-        print(f"{found['machine']}; {args.rows} x {DIM}; {found['made_s']}")
+        print(f"{report['machine']}; {args.rows} x {DIM}; {report['made_s']}")
 
 
 def show(part: dict[str, Any], as_json: bool) -> None:
-    """One part as a table, as soon as it is there."""
+    """Print one part as a table as soon as it is measured."""
     if as_json:
         return
     rows = part.get("batches") or part.get("load") or []

@@ -4,10 +4,10 @@ per second.
     python experiments/benchmarks/retrieval_growth.py
     python experiments/benchmarks/retrieval_growth.py --passages 10000 100000 --kinds bm25 SQ8
 
-bm25 is built by `tspo index build` over made passages. For dense kinds the vectors are made, 384
-numbers each (an encoder's speed has nothing to do with the size of a corpus): what is timed is from
-the shards to the index file. Every row is a process of its own; `peak` is anonymous memory, `extra`
-what it has beyond the first row of its kind. Rates are for a second of CPU time: run it with
+bm25 is built by `tspo index build` over generated passages. For dense kinds the vectors of 384
+dimensions are generated, because an encoder's speed does not depend on the size of a corpus; the
+time is that from shards to the index file. Every row is a process; `peak` is anonymous memory,
+`extra` the memory beyond the first row of its kind. Rates are per second of CPU time: run it with
 OMP_NUM_THREADS=1.
 """
 
@@ -41,9 +41,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def vectors_row(kind: str, count: int) -> dict[str, Any]:
-    """Make `count` vectors, and an index of them; measured in this process, except for its
-    memory.
-    """
+    """Index `count` generated vectors, and measure all but the memory, in this process."""
     options = dict(KINDS[kind])
     if "factory" in options:
         options["factory"] = options["factory"].format(lists=max(16, int(count**0.5) // 16 * 16))
@@ -53,11 +51,11 @@ def vectors_row(kind: str, count: int) -> dict[str, Any]:
         shards = ShardedVectors(folder / "shards", count, SHARD, "float32")
         for shard, block in enumerate(synthetic(count, 1)):
             shards.put(shard, block)
-        began, spent = time.perf_counter(), time.process_time()
+        started, spent = time.perf_counter(), time.process_time()
         write_vectors(shards, count, DIM, folder, settings)
-        seconds, cpu = time.perf_counter() - began, time.process_time() - spent
+        seconds, cpu = time.perf_counter() - started, time.process_time() - spent
         files = [path for path in (folder / VECTORS_NAME, folder / RESCORE_NAME) if path.is_file()]
-        began = time.perf_counter()
+        started = time.perf_counter()
         index = VectorIndex(files[:1], files[1] if len(files) > 1 else None, settings)
         opened = time.perf_counter()
         queries = next(iter(synthetic(500, 2)))
@@ -74,7 +72,7 @@ def vectors_row(kind: str, count: int) -> dict[str, Any]:
             "cpu_s": cpu,
             "passages_per_cpu_s": count / cpu,
             "index_mb": sum(path.stat().st_size for path in files) / 1e6,
-            "open_s": opened - began,
+            "open_s": opened - started,
             "first_query_s": first - opened,
             "queries_per_cpu_s": done / (time.process_time() - spent),
         }
@@ -108,15 +106,15 @@ def main() -> None:
             for row in rows(kind, options.passages, options.words, []):
                 add(row)
             continue
-        least = 0.0
+        base = 0.0
         for count in options.passages:
-            found = run_python([__file__, "row", kind, str(count)])
-            least = least or found.peak_mb
+            done = run_python([__file__, "row", kind, str(count)])
+            base = base or done.peak_mb
             add(
                 {
-                    **json.loads(found.output),
-                    "peak_mb": found.peak_mb,
-                    "extra_mb": found.peak_mb - least,
+                    **json.loads(done.output),
+                    "peak_mb": done.peak_mb,
+                    "extra_mb": done.peak_mb - base,
                 }
             )
     if options.json:

@@ -1,13 +1,13 @@
-"""A dense build that is killed again and again: does it go on, and does it end with the same bytes?
+"""A dense build that is killed repeatedly: does it resume, and does it give the same bytes?
 
     python experiments/benchmarks/retrieval_kill.py --passages 100000 --kills 20
 
-One build is left alone. Another gets SIGKILL at a random moment, is started again, and so on.
-Moments are drawn from the writing file operations of a build, each with a random delay after it, in
-four parts: before the first shard of vectors, among the shards, after the last one (index file,
-digests, manifest), and from the move into place on. After every kill the finished shards are looked
-at: none of them may be written again, so that a kill costs at most the one under way. Passages and
-the encoder are made. Builds are forked, so that the libraries are loaded once.
+One build runs without interruption. Another gets SIGKILL at a random point, is started again, and
+so on. Kill points are drawn from the writing file operations of a build, each with a random delay
+after it, in four parts: before the first shard of vectors, among the shards, after the last shard
+(index file, digests, manifest), and after the rename to the target. After every kill the script
+checks that no finished shard was written again, so that a kill costs at most one shard. Passages
+and the encoder are generated. Builds are forked, so that the libraries are loaded once.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ PARTS = {"before": (0.2, 0.5), "shards": (0.45, 0.5), "index": (0.25, 0.05), "mo
 
 
 class Steps:
-    """The file operations of this process below a folder, each with a name that another build gives
-    it too.
+    """The file operations of this process below a folder, by names that are the same in every
+    build.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,7 +54,7 @@ class Steps:
         self._seen: Counter[str] = Counter()
 
     def name(self, event: str, arguments: tuple[Any, ...]) -> str | None:
-        """The name of an audit event, None for one that is no such operation."""
+        """The name of an audit event; None if it is no such operation."""
         if event not in OPERATIONS or not isinstance(arguments[0], str | os.PathLike):
             return None
         if event == "open" and not set("wax+") & set(arguments[1] or ""):
@@ -79,10 +79,8 @@ def record(folder: Path, log: Path) -> None:
     sys.addaudithook(watch)
 
 
-def kill_at(places: dict[str, int], place: int, delay: float, folder: Path) -> None:
-    """Kill this process `delay` seconds after its first step at or behind `place` in the order of
-    `places`.
-    """
+def kill_at(order: dict[str, int], index: int, delay: float, folder: Path) -> None:
+    """Kill this process `delay` seconds after its first step with `index` or more in `order`."""
     steps = Steps(folder)
     started = False
 
@@ -93,7 +91,7 @@ def kill_at(places: dict[str, int], place: int, delay: float, folder: Path) -> N
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal started
         step = steps.name(event, arguments)
-        if step is not None and not started and places.get(step, -1) >= place:
+        if step is not None and not started and order.get(step, -1) >= index:
             started = True
             threading.Thread(target=kill).start() if delay else kill()
 
@@ -102,7 +100,7 @@ def kill_at(places: dict[str, int], place: int, delay: float, folder: Path) -> N
 
 def forked(prepare: Any, corpus: Path, out: Path, options: dict[str, Any]) -> tuple[int, float]:
     """Exit code (-9: killed) and seconds of one build; `prepare` is called in its process first."""
-    began = time.monotonic()
+    started = time.monotonic()
     child = os.fork()
     if child == 0:
         try:
@@ -112,30 +110,30 @@ def forked(prepare: Any, corpus: Path, out: Path, options: dict[str, Any]) -> tu
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), time.monotonic() - began
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), time.monotonic() - started
 
 
-def moments(log: list[str], kills: int, draw: random.Random) -> list[tuple[str, int, float]]:
-    """(part, place, delay) of every kill, in the order of a build."""
+def kill_points(log: list[str], kills: int, draw: random.Random) -> list[tuple[str, int, float]]:
+    """(part, index of the step, delay) of every kill, in the order of a build."""
     shards = [
-        place
-        for place, step in enumerate(log)
+        index
+        for index, step in enumerate(log)
         if step.startswith("os.rename") and "/shards/" in step
     ]
     moved = next(
-        place
-        for place, step in enumerate(log)
+        index
+        for index, step in enumerate(log)
         if step.startswith("os.rename /.index.build/index #")
     )
     edges = [0, shards[0], shards[-1], moved, len(log)]
-    found = []
+    points = []
     for number, (part, (share, longest)) in enumerate(PARTS.items()):
-        places = range(edges[number], edges[number + 1])
-        count = min(len(places), max(1, round(share * kills)))
-        found += [
-            (part, place, draw.uniform(0, longest)) for place in sorted(draw.sample(places, count))
+        steps = range(edges[number], edges[number + 1])
+        count = min(len(steps), max(1, round(share * kills)))
+        points += [
+            (part, index, draw.uniform(0, longest)) for index in sorted(draw.sample(steps, count))
         ]
-    return found
+    return points
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -144,9 +142,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def shards_of(out: Path) -> dict[str, tuple[int, int]]:
-    """The finished shards beside `out`; a shard that is written again has another inode or time."""
-    found = out.parent.glob(f".{out.name}.build/shards/*.npy")
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
+    """The finished shards of `out`. A shard that is written again has another inode or time."""
+    paths = out.parent.glob(f".{out.name}.build/shards/*.npy")
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 
 
 def main() -> None:
@@ -157,29 +155,31 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--words", type=int, default=8, help="of a passage")
     parser.add_argument(
-        "--encoder", default="", help="directory; otherwise a tiny one of random weights is made"
+        "--encoder", default="", help="directory [a tiny encoder with random weights]"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="of the kill points")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     set_quiet(True)
     settings = {"rescore": "float16", **dict(pair.split("=", 1) for pair in options.set)}
     with tempfile.TemporaryDirectory() as scratch:
-        corpus, whole, out = (
-            Path(scratch) / name for name in ("corpus.jsonl", "whole/index", "killed/index")
+        corpus, reference, out = (
+            Path(scratch) / name for name in ("corpus.jsonl", "reference/index", "killed/index")
         )
         make_corpus(corpus, options.passages, options.words)
         encoder = options.encoder or make_encoder(Path(scratch) / "encoder")
         Encoder(encoder, DenseSettings()).encode(["loads the libraries"])
-        asked: dict[str, Any] = {"kind": "dense", "encoder": encoder, "settings": settings}
-        for folder in (whole.parent, out.parent):
+        build_options: dict[str, Any] = {"kind": "dense", "encoder": encoder, "settings": settings}
+        for folder in (reference.parent, out.parent):
             folder.mkdir()
         log = Path(scratch) / "steps"
-        code, seconds = forked(lambda: record(whole.parent, log), corpus, whole, asked)
-        assert code == 0, "the build that is left alone fails"
+        code, seconds = forked(
+            lambda: record(reference.parent, log), corpus, reference, build_options
+        )
+        assert code == 0, "the build without interruption fails"
         steps = log.read_text().splitlines()
-        places = {step: place for place, step in enumerate(steps)}
+        order = {step: index for index, step in enumerate(steps)}
         report: dict[str, Any] = {
             "machine": machine(),
             "passages": options.passages,
@@ -188,29 +188,29 @@ def main() -> None:
         report |= {"seconds": seconds, "operations": len(steps), "kills": []}
         if not options.json:
             print(f"{machine()}; {options.passages} passages, {json.dumps(settings)}")
-            print(f"left alone: {seconds:.1f} s, {len(steps)} writing file operations\n")
+            print(f"without interruption: {seconds:.1f} s, {len(steps)} writing file operations\n")
             print(
                 f"{'kill':>4} {'part':<8}{'seconds':>8}{'shards':>8}{'again':>7}  after the "
                 "operation",
                 flush=True,
             )
         killed, again, same = 0, 0, True
-        for part, place, delay in moments(steps, options.kills, random.Random(options.seed)):
+        for part, index, delay in kill_points(steps, options.kills, random.Random(options.seed)):
             before = shards_of(out)
             code, seconds = forked(
-                partial(kill_at, places, place, delay, out.parent),
+                partial(kill_at, order, index, delay, out.parent),
                 corpus,
                 out,
-                asked,
+                build_options,
             )
-            assert code in (0, -signal.SIGKILL), f"the build cannot go on after kill {killed}"
+            assert code in (0, -signal.SIGKILL), f"the build does not resume after kill {killed}"
             now = shards_of(out)
             rewritten = sum(now[name] != facts for name, facts in before.items() if name in now)
             killed, again = killed + (code != 0), again + rewritten
-            what = (
-                f"{steps[place]} + {1000 * delay:.0f} ms"
+            point = (
+                f"{steps[index]} + {1000 * delay:.0f} ms"
                 if code
-                else "(ended before the kill; begun anew)"
+                else "(finished before the kill; started again)"
             )
             report["kills"].append(
                 {
@@ -218,27 +218,27 @@ def main() -> None:
                     "seconds": seconds,
                     "shards": len(now),
                     "again": rewritten,
-                    "at": what,
+                    "at": point,
                 }
             )
             if not options.json:
                 print(
-                    f"{killed:>4} {part:<8}{seconds:>8.1f}{len(now):>8}{rewritten:>7}  {what}",
+                    f"{killed:>4} {part:<8}{seconds:>8.1f}{len(now):>8}{rewritten:>7}  {point}",
                     flush=True,
                 )
             if code == 0:
-                same = same and contents(out) == contents(whole)
+                same = same and contents(out) == contents(reference)
                 shutil.rmtree(out)
-        code, _ = forked(lambda: None, corpus, out, asked)
-        assert code == 0, "the build cannot go on after the last kill"
+        code, _ = forked(lambda: None, corpus, out, build_options)
+        assert code == 0, "the build does not resume after the last kill"
         alone = [path.name for path in out.parent.iterdir()] == [out.name]
-        same = same and alone and contents(out) == contents(whole)
+        same = same and alone and contents(out) == contents(reference)
     report |= {"killed": killed, "shards_written_again": again, "identical": same}
     if options.json:
         print(json.dumps(report, indent=2))
     else:
         print(f"\nkilled {killed} times; finished shards written again: {again}")
-        print(f"index byte-identical to the one left alone: {'yes' if same else 'NO'}")
+        print(f"index byte-identical to the uninterrupted build: {'yes' if same else 'NO'}")
     sys.exit(0 if same and again == 0 else 1)
 
 

@@ -7,10 +7,10 @@ second by batch.
     python experiments/benchmarks/retrieval_search.py --index DIR --questions FILE...
       --budget 0
 
-Synthetic vectors lie around centres, 384 numbers each. --index takes the vectors of a flat index of
-`tspo index build` (with --rows too, synthetic ones before them). `same` is the share of queries
-whose ids are those of numpy in float32, one by one; `ties` counts it as the same where ids differ
-and scores do not, to 1e-6. --budget 0 leaves the speed out.
+Synthetic vectors of 384 dimensions lie around centres. --index measures the vectors of a flat index
+of `tspo index build` (with --rows, after synthetic ones). `same` is the share of queries with the
+same ids as numpy in float32, in order; `ties` also accepts other ids with the same scores, to 1e-6.
+--budget 0 measures no speed.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ Array = NDArray[np.float32]
 
 
 def kinds(rows: int) -> dict[str, dict[str, Any]]:
-    """Names of the table, and the settings behind them. Lists of an IVF: about the square root of
-    the rows.
-    """
+    """The settings of each row of the table. An IVF has about the square root of the rows lists."""
     lists = max(16, int(rows**0.5) // 16 * 16)
     return {
         "flat fp32": {},
@@ -85,12 +83,12 @@ def brute_force(shards: ShardedVectors, queries: Array) -> list[Ranked]:
     for shard in range(shards.shards):
         start, stop = shards.span(shard)
         block = shards.block(shard)
-        found = [
+        parts = [
             _best(part @ block.T, np.arange(start, stop))
             for part in np.array_split(queries, len(queries) // 500 + 1)
         ]
-        best = np.concatenate([best, np.concatenate([scores for scores, _ in found])], axis=1)
-        rows = np.concatenate([rows, np.concatenate([ids for _, ids in found])], axis=1)
+        best = np.concatenate([best, np.concatenate([scores for scores, _ in parts])], axis=1)
+        rows = np.concatenate([rows, np.concatenate([ids for _, ids in parts])], axis=1)
         best, rows = _best(best, rows)
     return [
         list(zip(ids, scores, strict=True))
@@ -105,13 +103,11 @@ def _best(scores: Array, rows: NDArray[np.int64]) -> tuple[Array, NDArray[np.int
     )
 
 
-def _same_beside_ties(mine: Ranked, best: Ranked) -> bool:
-    """The score that comes with an id is computed from its row, so equal scores are those of
-    equally good rows.
-    """
-    return len(mine) == len(best) and all(
-        at == other or abs(score - wanted) <= 1e-6
-        for (at, score), (other, wanted) in zip(mine, best, strict=True)
+def _same_except_ties(ranked: Ranked, best: Ranked) -> bool:
+    """Whether two rankings differ only in rows with equal scores, which are equally good."""
+    return len(ranked) == len(best) and all(
+        row == best_row or abs(score - best_score) <= 1e-6
+        for (row, score), (best_row, best_score) in zip(ranked, best, strict=True)
     )
 
 
@@ -123,28 +119,28 @@ def measure(
     truth: list[Ranked],
     budget: float,
 ) -> dict[str, Any]:
-    """One row of the table; each batch size is driven for about `budget` seconds."""
+    """One row of the table; each batch size is measured for about `budget` seconds."""
     settings = DenseSettings(**options)
     rows = sum(len(range(*shards.span(shard))) for shard in range(shards.shards))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        began = time.perf_counter()
+        started = time.perf_counter()
         write_vectors(shards, rows, queries.shape[1], folder, settings)
-        built = time.perf_counter() - began
+        built = time.perf_counter() - started
         rescore = folder / RESCORE_NAME
-        began = time.perf_counter()
+        started = time.perf_counter()
         index = VectorIndex(
             [folder / VECTORS_NAME], rescore if rescore.is_file() else None, settings
         )
-        opened = time.perf_counter() - began
+        opened = time.perf_counter() - started
         ranked = [
             answer
             for at in range(0, len(queries), 500)
             for answer in index.rank(queries[at : at + 500], K)
         ]
-        pairs = [(_ids(mine), _ids(best)) for mine, best in zip(ranked, truth, strict=True)]
-        hits = sum(len(set(mine) & set(best)) for mine, best in pairs)
-        ties = sum(_same_beside_ties(mine, best) for mine, best in zip(ranked, truth, strict=True))
+        pairs = [(_ids(got), _ids(best)) for got, best in zip(ranked, truth, strict=True)]
+        hits = sum(len(set(got) & set(best)) for got, best in pairs)
+        ties = sum(_same_except_ties(got, best) for got, best in zip(ranked, truth, strict=True))
         speed = (
             {f"qps_{batch}": _speed(index, queries, batch, budget) for batch in BATCHES}
             if budget
@@ -159,23 +155,23 @@ def measure(
             "open_s": opened,
             "queries": len(queries),
             "recall_at_10": hits / (K * len(queries)),
-            "same_ids": sum(mine == best for mine, best in pairs) / len(queries),
+            "same_ids": sum(got == best for got, best in pairs) / len(queries),
             "same_beside_ties": ties / len(queries),
             **speed,
         }
 
 
 def _ids(ranked: Ranked) -> list[int]:
-    return [at for at, _ in ranked]
+    return [row for row, _ in ranked]
 
 
 def _speed(index: VectorIndex, queries: Array, batch: int, budget: float) -> float:
-    done, began = 0, time.perf_counter()
-    while time.perf_counter() - began < budget:
+    done, started = 0, time.perf_counter()
+    while time.perf_counter() - started < budget:
         start = done % max(1, len(queries) - batch)
         index.rank(queries[start : start + batch], K)
         done += batch
-    return done / (time.perf_counter() - began)
+    return done / (time.perf_counter() - started)
 
 
 def _real(index: Path, files: list[Path]) -> tuple[list[Array], Array]:
@@ -188,10 +184,11 @@ def _real(index: Path, files: list[Path]) -> tuple[list[Array], Array]:
     rows = FlatRows([index / VECTORS_NAME])
     dense = index_settings("dense", manifest["parameters"]).dense
     assert dense is not None
-    asked = [question.question for file in files for question in read_questions(file)]
-    queries = Encoder(manifest["encoder"], dense).encode_queries(asked)
+    texts = [question.question for file in files for question in read_questions(file)]
+    queries = Encoder(manifest["encoder"], dense).encode_queries(texts)
     blocks = [
-        np.array(rows.block(at, min(at + SHARD, len(rows)))) for at in range(0, len(rows), SHARD)
+        np.array(rows.block(start, min(start + SHARD, len(rows))))
+        for start in range(0, len(rows), SHARD)
     ]
     return blocks, queries
 

@@ -1,12 +1,12 @@
-"""`tspo serve` under load, beside the same index in this process: throughput, latency, right
-answers, memory.
+"""`tspo serve` under load, compared with the same index in this process: throughput, latency,
+correct results, memory.
 
     python experiments/benchmarks/retrieval_server.py [--index DIR --questions FILE] [--clients 1 8
     64 512] [--json]
 
 Without --index a BM25 index over a synthetic world of 20,000 entities is made first. Clients are
-closed loops with one query per request and a connection each, in this process: on a small machine
-they take part of the time that they measure, so CPU times are shown too. Every answer is compared
+closed loops in this process, each with a connection and one query per request. On a small machine
+they use part of the time that they measure, so CPU times are shown too. Every result is compared
 with the serial one: ids in order; scores to 1e-5 for dense indexes, whose encoders round
 differently in batches of other lengths, and to the last bit otherwise.
 """
@@ -36,7 +36,7 @@ Expected = dict[str, list[tuple[str, float]]]
 
 @dataclass
 class Load:
-    """What a load run saw. Latencies in seconds; `answers` are (query, raw body) of status 200."""
+    """The results of a load run. Latencies in seconds; `answers`: (query, body) of status 200."""
 
     seconds: float = 0.0
     client_cpu: float = 0.0
@@ -47,7 +47,7 @@ class Load:
 
 
 class Client(asyncio.Protocol):
-    """One connection that asks the next query as soon as it has an answer."""
+    """A connection that sends the next query as soon as it has a response."""
 
     def __init__(
         self, queries: Iterator[str], k: int, load: Load, done: asyncio.Future[None], keep: bool
@@ -56,9 +56,9 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        self.ask()
+        self.send_next()
 
-    def ask(self) -> None:
+    def send_next(self) -> None:
         query = next(self.queries, None)
         if query is None:
             self.transport.close()
@@ -85,7 +85,7 @@ class Client(asyncio.Protocol):
         self.load.retry_after += b"retry-after" in head.lower()
         if status == 200 and self.keep:
             self.load.answers.append((self.query, body))
-        self.ask()
+        self.send_next()
 
     def connection_lost(self, error: Exception | None) -> None:
         if error is not None:
@@ -95,7 +95,7 @@ class Client(asyncio.Protocol):
 
 
 def put_load(port: int, queries: Sequence[str], k: int, clients: int, keep: bool = True) -> Load:
-    """Ask all `queries` with `clients` closed loops."""
+    """Send all `queries` from `clients` closed loops."""
 
     async def run() -> Load:
         loop = asyncio.get_running_loop()
@@ -132,14 +132,14 @@ def server(index: Path, *options: str) -> Iterator[tuple[int, int]]:
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=messages, text=True) as process,
     ):
         assert process.stdout is not None
-        said = ""
-        while not said.endswith("}\n"):
+        output = ""
+        while not output.endswith("}\n"):
             line = process.stdout.readline()
             if not line:
                 messages.seek(0)
                 raise SystemExit(f"tspo serve ended before it was ready: {messages.read()[-2000:]}")
-            said += line
-        yield int(json.loads(said)["url"].rpartition(":")[2]), process.pid
+            output += line
+        yield int(json.loads(output)["url"].rpartition(":")[2]), process.pid
         process.terminate()
         process.wait(timeout=30)
 
@@ -167,7 +167,7 @@ def in_process(searcher: Any, queries: Sequence[str], k: int, batch: int) -> tup
 
 
 def differences(load: Load, expected: Expected, tolerance: float) -> int:
-    """Answers whose ids or scores are not the serial ones."""
+    """Number of results whose ids or scores differ from the serial ones."""
     return sum(
         not _same(json.loads(body)["result"][0], expected[query], tolerance)
         for query, body in load.answers
@@ -176,8 +176,9 @@ def differences(load: Load, expected: Expected, tolerance: float) -> int:
 
 def _same(got: list[dict[str, Any]], expected: list[tuple[str, float]], tolerance: float) -> bool:
     pairs = [(hit["document"]["id"], hit["score"]) for hit in got]
-    return [one for one, _ in pairs] == [one for one, _ in expected] and all(
-        abs(a - b) <= tolerance for (_, a), (_, b) in zip(pairs, expected, strict=True)
+    return len(pairs) == len(expected) and all(
+        id_ == expected_id and abs(score - expected_score) <= tolerance
+        for (id_, score), (expected_id, expected_score) in zip(pairs, expected, strict=True)
     )
 
 
@@ -190,8 +191,8 @@ def percentile(values: Sequence[float], share: float) -> float:
 def throughput(
     index: Path, searcher: Any, queries: Sequence[str], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Rounds of in-process batches and of each number of clients in turn, so that a busy moment
-    hits all alike.
+    """Rounds of in-process batches and of each number of clients in turn, so that other load on the
+    machine affects all alike.
     """
     k, tolerance = options.k, 1e-5 if searcher.manifest["kind"] != "bm25" else 0.0
     expected = {
@@ -202,60 +203,58 @@ def throughput(
         put_load(port, queries[:200], k, 8)
         for _ in range(options.rounds):
             for clients in options.clients:
-                asked = queries if clients > 1 else queries[: min(500, len(queries))]
-                base, base_cpu = in_process(searcher, asked, k, BATCH if clients > 1 else 1)
+                sample = queries if clients > 1 else queries[: min(500, len(queries))]
+                base, base_cpu = in_process(searcher, sample, k, BATCH if clients > 1 else 1)
                 cpu = cpu_seconds(pid)
-                load = put_load(port, asked, k, clients)
+                load = put_load(port, sample, k, clients)
                 rows[clients].append(
                     {
-                        "qps": len(asked) / load.seconds,
+                        "qps": len(sample) / load.seconds,
                         "in_process_qps": base,
-                        "ratio": len(asked) / load.seconds / base,
-                        "best_ratio": len(asked) / load.seconds / base,
+                        "ratio": len(sample) / load.seconds / base,
+                        "best_ratio": len(sample) / load.seconds / base,
                         "p50_ms": percentile(load.latencies, 0.5),
                         "p95_ms": percentile(load.latencies, 0.95),
                         "p99_ms": percentile(load.latencies, 0.99),
                         "in_process_cpu_ms": 1000 * base_cpu,
-                        "server_cpu_ms": 1000 * (cpu_seconds(pid) - cpu) / len(asked),
-                        "client_cpu_ms": 1000 * load.client_cpu / len(asked),
+                        "server_cpu_ms": 1000 * (cpu_seconds(pid) - cpu) / len(sample),
+                        "client_cpu_ms": 1000 * load.client_cpu / len(sample),
                         "different": differences(load, expected, tolerance),
-                        "failed": len(asked) - load.statuses[200],
+                        "failed": len(sample) - load.statuses[200],
                     }
                 )
-    how: dict[str, Any] = {"different": sum, "failed": sum, "best_ratio": max}
+    summary: dict[str, Any] = {"different": sum, "failed": sum, "best_ratio": max}
     return [
         {"clients": clients}
         | {
-            name: how.get(name, statistics.median)([one[name] for one in found])
-            for name in found[0]
+            name: summary.get(name, statistics.median)([row[name] for row in rounds])
+            for name in rounds[0]
         }
-        for clients, found in rows.items()
+        for clients, rounds in rows.items()
     ]
 
 
 def idle_latency(index: Path, searcher: Any, queries: Sequence[str], k: int) -> dict[str, float]:
-    """One query at a time, in this process and over HTTP in turn; and the same query again, from
-    the cache.
-    """
-    own, remote, cached = [], [], []
+    """One query at a time, in this process, over HTTP, and once more from the cache."""
+    local, remote, cached = [], [], []
     with server(index) as (port, _):
         put_load(port, queries[:20], k, 1)
         for query in queries[20:320]:
             start = time.perf_counter()
             searcher.search([query], k)
-            own.append(time.perf_counter() - start)
+            local.append(time.perf_counter() - start)
             remote += put_load(port, [query], k, 1).latencies
             cached += put_load(port, [query], k, 1).latencies
     return {
-        "in_process_p50_ms": percentile(own, 0.5),
+        "in_process_p50_ms": percentile(local, 0.5),
         "http_p50_ms": percentile(remote, 0.5),
-        "added_p50_ms": percentile(remote, 0.5) - percentile(own, 0.5),
+        "added_p50_ms": percentile(remote, 0.5) - percentile(local, 0.5),
         "repeated_p50_ms": percentile(cached, 0.5),
     }
 
 
 def repeated(index: Path, queries: Sequence[str], k: int) -> dict[str, float]:
-    """Throughput at 64 clients when all answers are in the cache."""
+    """Throughput of 64 clients if all results are in the cache."""
     few = list(queries[:200])
     with server(index) as (port, pid):
         put_load(port, few, k, 8)
@@ -266,8 +265,8 @@ def repeated(index: Path, queries: Sequence[str], k: int) -> dict[str, float]:
 
 
 def overload(index: Path, queries: Sequence[str], k: int) -> dict[str, Any]:
-    """1,000 clients where 100 queries may wait: which statuses come, and whether the server is well
-    afterwards.
+    """1,000 clients while only 100 queries may wait: the statuses, and whether the server still
+    answers.
     """
     with server(index, "--cache-mb", "0", "--max-queries", "100", "--max-waiting", "100") as (
         port,
@@ -284,20 +283,20 @@ def overload(index: Path, queries: Sequence[str], k: int) -> dict[str, Any]:
 
 
 def soak(index: Path, queries: Sequence[str], k: int, requests: int) -> dict[str, float]:
-    """Memory before and after many requests; the cache is small and full at the start, as it is in
-    a long run.
+    """Memory before and after many requests; the cache is small and full at the start, as in a long
+    run.
     """
     with server(index, "--cache-mb", "4") as (port, pid):
         put_load(port, list(queries), k, 64, keep=False)
         put_load(port, (list(queries) * (10_000 // len(queries) + 1))[:10_000], k, 64, keep=False)
         before = memory_mb(pid)
-        asked = 0
-        while asked < requests:
-            load = put_load(port, queries[: requests - asked], k, 64, keep=False)
-            asked += load.statuses[200]
+        sent = 0
+        while sent < requests:
+            load = put_load(port, queries[: requests - sent], k, 64, keep=False)
+            sent += load.statuses[200]
         after = memory_mb(pid)
     return {
-        "requests": asked,
+        "requests": sent,
         "before_mb": before,
         "after_mb": after,
         "growth_percent": 100 * (after / before - 1),
@@ -332,13 +331,13 @@ def measure(index: Path, questions: Sequence[Path], options: argparse.Namespace)
     from tspo_cli.retrieval.index.searcher import open_index
 
     queries = list(
-        dict.fromkeys(one.question for file in questions for one in read_questions(file))
+        dict.fromkeys(question.question for file in questions for question in read_questions(file))
     )
     random.Random(0).shuffle(queries)
     queries = queries[: options.requests]
     searcher = open_index(index)
     in_process(searcher, queries[:200], options.k, BATCH)
-    found: dict[str, Any] = {
+    report: dict[str, Any] = {
         "index": {name: searcher.manifest[name] for name in ("kind", "passages", "encoder")},
         "queries": len(queries),
         "rounds": options.rounds,
@@ -348,8 +347,8 @@ def measure(index: Path, questions: Sequence[Path], options: argparse.Namespace)
         "overload": overload(index, queries, options.k),
     }
     if options.soak:
-        found["soak"] = soak(index, queries, options.k, options.soak)
-    return found
+        report["soak"] = soak(index, queries, options.k, options.soak)
+    return report
 
 
 def main() -> None:
@@ -370,7 +369,7 @@ def main() -> None:
         "--threads", type=int, default=os.cpu_count(), help="OMP threads, here and in the server"
     )
     parser.add_argument(
-        "--soak", type=int, default=100_000, help="requests of the memory test; 0 leaves it out"
+        "--soak", type=int, default=100_000, help="requests of the memory test; 0: none"
     )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -381,34 +380,34 @@ def main() -> None:
         index, questions = (
             (options.index, options.questions) if options.index else make_index(Path(folder))
         )
-        found = measure(index, [questions] if isinstance(questions, Path) else questions, options)
+        report = measure(index, [questions] if isinstance(questions, Path) else questions, options)
     cores = len(os.sched_getaffinity(0))
-    found = {
+    report = {
         "machine": (
             f"Python {platform.python_version()}, {platform.machine()}, {cores} cores, OMP "
             f"{options.threads}"
         ),
         "load_average": os.getloadavg()[0],
-        **found,
+        **report,
     }
-    print(json.dumps(found, indent=2) if options.json else as_text(found))
+    print(json.dumps(report, indent=2) if options.json else as_text(report))
 
 
-def as_text(found: dict[str, Any]) -> str:
+def as_text(report: dict[str, Any]) -> str:
     """The figures as a table."""
-    index = found["index"]
+    index = report["index"]
     lines = [
-        f"{found['machine']}; load average at the end {found['load_average']:.1f} (other work "
+        f"{report['machine']}; load average at the end {report['load_average']:.1f} (other work "
         "counts in it)",
-        f"{index['kind']} index of {index['passages']} passages; {found['queries']} distinct "
+        f"{index['kind']} index of {index['passages']} passages; {report['queries']} distinct "
         "queries, cache off, "
-        f"median of {found['rounds']} rounds\n",
+        f"median of {report['rounds']} rounds\n",
         f"{'clients':>8}{'q/s':>9}{'in-process':>12}{'ratio':>7}"
         f"{'best':>6}{'p50 ms':>9}{'p95 ms':>9}"
         f"{'p99 ms':>9} | CPU ms/query:{'in-proc':>8}{'server':>8}{'client':>8} "
         f"|{'different':>10}{'failed':>8}",
     ]
-    for row in found["load"]:
+    for row in report["load"]:
         lines.append(
             f"{row['clients']:>8}{row['qps']:>9.0f}{row['in_process_qps']:>12.0f}{row['ratio']:>7.2f}"
             f"{row['best_ratio']:>6.2f}{row['p50_ms']:>9.1f}{row['p95_ms']:>9.1f}"
@@ -417,12 +416,12 @@ def as_text(found: dict[str, Any]) -> str:
             f"{row['client_cpu_ms']:>8.3f} |"
             f"{row['different']:>10}{row['failed']:>8}"
         )
-    lines.append("(in-process: batches of 64; of 1 beside one client)\n")
+    lines.append("(in-process: batches of 64; with one client batches of 1)\n")
     for name in ("idle", "repeated", "overload", "soak"):
-        if name in found:
+        if name in report:
             facts = (
                 f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
-                for key, value in found[name].items()
+                for key, value in report[name].items()
             )
             lines.append(f"{name:<10}" + ", ".join(facts))
     return "\n".join(lines)

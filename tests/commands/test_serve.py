@@ -43,7 +43,7 @@ def index(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, {-15, 143}), (signal.SIGINT, {-2, 1, 130})]
 )
-def test_serves_until_it_is_told_to_stop(
+def test_serves_until_it_is_output_to_stop(
     index: Path, number: signal.Signals, status: set[int]
 ) -> None:
     command = [sys.executable, "-c", PROGRAM, str(index), "--port", "0", "--k", "4", "--json"]
@@ -53,15 +53,15 @@ def test_serves_until_it_is_told_to_stop(
         assert process.stdout is not None
         assert process.stderr is not None
         listening = process.stderr.readline()
-        told = ""
+        output = ""
         for line in process.stdout:
-            told += line
+            output += line
             if line == "}\n":
                 break
-        said = json.loads(told)
-        assert f"on {said['url']}/retrieve" in listening
-        assert (said["passages"], said["k"]) == (9, 4)
-        client = HttpRetriever([said["url"]], timeout=10, retries=0)
+        served = json.loads(output)
+        assert f"on {served['url']}/retrieve" in listening
+        assert (served["passages"], served["k"]) == (9, 4)
+        client = HttpRetriever([served["url"]], timeout=10, retries=0)
         client.check()
         assert client.search(["lake 7", "lake"], 3) == open_index(index).search(
             ["lake 7", "lake"], 3

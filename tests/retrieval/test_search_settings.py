@@ -132,9 +132,9 @@ def test_experiment_command_and_server_search_alike(index: Path) -> None:
     here = open_index(index, {name: str(value) for name, value in wanted.items()})
     expected = here.search(QUERIES, 3)
     assert expected != open_index(index).search(QUERIES, 3)
-    own = _from_experiment(index, "retriever.search.rrf_constant=1", "retriever.search.depth=4")
-    assert own.search(QUERIES, 3) == expected
-    digests = retriever_digests(own, load_config([]))
+    local = _from_experiment(index, "retriever.search.rrf_constant=1", "retriever.search.depth=4")
+    assert local.search(QUERIES, 3) == expected
+    digests = retriever_digests(local, load_config([]))
     assert "search" not in retriever_digests(open_index(index), load_config([]))
     with serving(here) as url:
         assert httpx.get(f"{url}/healthz", trust_env=False).json()["search"] == wanted

@@ -1,4 +1,4 @@
-"""`tspo index`: build a search index or take one over, look into it, check it."""
+"""`tspo index`: build or import a search index, search it, show and verify it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ Corpus = Annotated[
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory to write.")]
 Overwrite = Annotated[
     bool,
-    typer.Option(
-        "--overwrite", help="Replace an index, or an unfinished build, that is already there."
-    ),
+    typer.Option("--overwrite", help="Replace an existing index or an unfinished build."),
 ]
 EncoderName = Annotated[
     str, typer.Option(help="Dense: a sentence-transformers model, by directory or name.")
@@ -57,7 +55,7 @@ def build(
     estimate: Annotated[
         bool,
         typer.Option(
-            "--estimate", help="Say what a build would take in time, disk and memory, and end."
+            "--estimate", help="Only estimate the time, disk space and memory of the build."
         ),
     ] = False,
     as_json: Json = False,
@@ -70,14 +68,14 @@ def build(
 
     chosen = key_values(settings)
     if estimate:
-        foreseen = estimate_build(corpus, kind=kind, encoder=encoder, settings=chosen)
+        estimated = estimate_build(corpus, kind=kind, encoder=encoder, settings=chosen)
         if as_json:
-            console.result_json(foreseen)
+            console.result_json(estimated)
         else:
             _table(
                 {
                     name.removesuffix("_bytes"): _readable(name, value)
-                    for name, value in foreseen.items()
+                    for name, value in estimated.items()
                 }
             )
         return
@@ -141,15 +139,12 @@ def search(
     from tspo_cli.retrieval.index.searcher import open_index
 
     results = open_index(directory, key_values(settings)).search(queries, k)
-    # What the command line could not read as text comes as lone surrogates, which cannot be
-    # printed.
+    # Arguments that are not valid text have lone surrogates, which cannot be printed.
     queries = [query.encode("utf-8", "replace").decode() for query in queries]
     _print_results(queries, results, as_json)
     failed = sum(result.error is not None for result in results)
     if failed:
-        raise InvalidInputError(
-            f"{failed} of {len(queries)} queries could not be searched for; see their errors"
-        )
+        raise InvalidInputError(f"{failed} of {len(queries)} queries failed; see their errors")
 
 
 def _print_results(queries: list[str], results: list[SearchResult], as_json: bool) -> None:
@@ -157,8 +152,8 @@ def _print_results(queries: list[str], results: list[SearchResult], as_json: boo
         found = []
         for query, result in zip(queries, results, strict=True):
             hits = [
-                {"id": h.id, "title": h.title, "contents": h.contents, "score": h.score}
-                for h in result.hits
+                {"id": hit.id, "title": hit.title, "contents": hit.contents, "score": hit.score}
+                for hit in result.hits
             ]
             found.append(
                 {"query": query, "hits": hits, **({"error": result.error} if result.error else {})}
@@ -214,7 +209,7 @@ def verify(directory: IndexDir, as_json: Json = False) -> None:
     if as_json:
         console.result_json({"index": str(directory), "ok": True, **found})
     else:
-        corpus = {"same": "the corpus is the same", "absent": "the corpus is no longer there"}[
+        corpus = {"same": "the corpus is the same", "absent": "the corpus is missing"}[
             found["corpus"]
         ]
         console.result(f"{directory}: {found['files']} files as built; {corpus}")

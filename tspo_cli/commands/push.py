@@ -1,4 +1,4 @@
-"""`tspo index push`: a corpus into a Qdrant collection."""
+"""`tspo index push`: upload a corpus to a Qdrant collection."""
 
 from __future__ import annotations
 

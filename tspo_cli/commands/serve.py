@@ -15,7 +15,10 @@ from tspo_cli.errors import UsageError
 def serve(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Index directory.")],
     host: Annotated[
-        str, typer.Option(help="Address to listen on. One that other machines reach needs a token.")
+        str,
+        typer.Option(
+            help="Address to listen on. An address that other machines reach needs a token."
+        ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     token_file: Annotated[
@@ -23,14 +26,16 @@ def serve(
         typer.Option(metavar="FILE", help="File with the bearer token. [$TSPO_RETRIEVER_TOKEN]"),
     ] = "",
     k: Annotated[
-        int, typer.Option("--k", min=1, help="Passages per query where a request does not say.")
+        int, typer.Option("--k", min=1, help="Passages per query, if a request has no topk.")
     ] = 3,
     max_k: Annotated[
         int, typer.Option(min=1, help="Most passages per query that a request may ask for.")
     ] = 100,
     max_queries: Annotated[int, typer.Option(min=1, help="Most queries in one request.")] = 1024,
-    max_query_chars: Annotated[int, typer.Option(min=1, help="Longest query.")] = 32_768,
-    max_body_mb: Annotated[float, typer.Option(min=0.001, help="Largest request body.")] = 8,
+    max_query_chars: Annotated[
+        int, typer.Option(min=1, help="Longest query in characters.")
+    ] = 32_768,
+    max_body_mb: Annotated[float, typer.Option(min=0.001, help="Largest request body (MB).")] = 8,
     max_batch: Annotated[int, typer.Option(min=1, help="Most queries searched at once.")] = 256,
     max_waiting: Annotated[
         int, typer.Option(min=1, help="Queries that may wait; beyond it: status 429.")
@@ -39,7 +44,8 @@ def serve(
         float, typer.Option(min=0.01, help="Seconds a query may wait; beyond it: status 429.")
     ] = 30,
     cache_mb: Annotated[
-        float, typer.Option(min=0, help="Memory for answers to repeated queries. 0: none.")
+        float,
+        typer.Option(min=0, help="Memory (MB) that caches results of repeated queries. 0: none."),
     ] = 256,
     settings: SearchSettings = None,
     as_json: Json = False,
@@ -52,8 +58,8 @@ def serve(
     from tspo_cli.retrieval.access_token import TOKEN_VARIABLE, read_token
     from tspo_cli.retrieval.server.listen import is_loopback, listen, run_server
 
-    token, otherwise = read_token(token_file), key_values(settings)
-    # The port comes first: a large index takes minutes to load, and a port in use should not.
+    token, search_settings = read_token(token_file), key_values(settings)
+    # Bind the port first: loading a large index takes minutes, an error of the port should not.
     with listen(host, port) as bound:
         if not token and not is_loopback(bound):
             raise UsageError(
@@ -88,4 +94,4 @@ def serve(
                     {"url": url, "index": str(directory), "passages": passages, "k": k}
                 )
 
-        run_server(create_app(lambda: open_index(directory, otherwise), limits), bound, ready)
+        run_server(create_app(lambda: open_index(directory, search_settings), limits), bound, ready)

@@ -1,5 +1,4 @@
 import os
 
-# bm25s starts JAX where that is installed, and JAX would take three quarters of a GPU that it is
-# not needed on.
+# bm25s starts JAX if it is installed, and JAX would then reserve three quarters of a GPU's memory.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -1,5 +1,7 @@
-"""The bearer token of a retriever. It comes from a file or the environment, never from a command
-line or a config: those are seen by others and kept with every run.
+"""The bearer token of a retriever.
+
+It comes from a file or the environment, never from a command line or a configuration: other users
+can see those, and every run keeps them.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ _SHORTEST = 16
 
 
 def read_token(file: str = "") -> str:
-    """The token in `file`, else in the environment variable TSPO_RETRIEVER_TOKEN, else "".
+    """The token in `file`, or else in the environment variable TSPO_RETRIEVER_TOKEN, or else "".
 
     Raises:
         MissingResourceError: no such file.

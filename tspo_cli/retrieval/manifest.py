@@ -1,7 +1,7 @@
-"""What an index says of itself: manifest.json, written last, read first, checked against the files.
+"""The description of an index: manifest.json, written last, read first, checked against the files.
 
-`files` names every file with its size and digest; an absolute name is a file that the index uses
-from where it lies.
+`files` has the size and digest of every file. An absolute name is a file outside the index
+directory, which an imported index uses without a copy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FIELDS: dict[str, type] = {
     "kind": str, "passages": int, "corpus": dict, "parameters": dict, "encoder": str, "files": dict,
 }  # fmt: skip
 _CHECKED_ON_OPENING = 64 * 2**20
-"""Bytes. A larger file would take seconds to digest; `tspo index verify` does it."""
+"""Bytes. The digest of a larger file takes seconds; `tspo index verify` computes it."""
 _CHUNK = 16 * 2**20
 
 
@@ -38,8 +38,9 @@ def make_manifest(
     encoder_sha256: str | None,
     files: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    """The manifest as plain values. `corpus` has the path and sha256 of what the index was built
-    from.
+    """The manifest as plain values.
+
+    `corpus` has the path and sha256 of the file that the index was built from.
     """
     return {
         "format": FORMAT,
@@ -70,10 +71,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path}: not an index directory (no {MANIFEST_NAME} of tspo in it)"
         )
     manifest: dict[str, Any] = read_json(path / MANIFEST_NAME)
-    found = manifest.get("version")
-    if found != FORMAT_VERSION:
+    version = manifest.get("version")
+    if version != FORMAT_VERSION:
         raise InvalidInputError(
-            f"{path}: expected index format {FORMAT_VERSION}, got {found}; build it again with "
+            f"{path}: expected index format {FORMAT_VERSION}, got {version}; build it again with "
             "--overwrite"
         )
     for name, kind in _FIELDS.items():
@@ -85,8 +86,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     described += [
         (f"files: {name}", facts, ("bytes", "sha256")) for name, facts in manifest["files"].items()
     ]
-    for name, facts, wanted in described:
-        if not isinstance(facts, dict) or any(key not in facts for key in wanted):
+    for name, facts, required in described:
+        if not isinstance(facts, dict) or any(key not in facts for key in required):
             raise InvalidInputError(
                 f"{path / MANIFEST_NAME}: {name!r} is damaged; build the index again"
             )
@@ -114,8 +115,7 @@ def is_index(path: Path) -> bool:
 def check_files(
     path: Path, manifest: dict[str, Any], *, most_bytes: int | None = _CHECKED_ON_OPENING
 ) -> None:
-    """Every file has its size, and its digest where it is not larger than `most_bytes` (None: any
-    size).
+    """Compare the size of every file, and the digest of files up to `most_bytes` (None: all).
 
     Raises:
         InvalidInputError: a file is missing, cut or changed.
@@ -136,14 +136,14 @@ def check_files(
 
 
 def check_digest(path: Path, expected: str, fix: str) -> None:
-    """Raises InvalidInputError where the file at `path` has not the digest `expected`."""
+    """Raises InvalidInputError if the file at `path` does not have the digest `expected`."""
     got = file_digest(path) if path.is_file() else "no such file"
     if got != expected:
         raise InvalidInputError(f"{path}: expected sha256 {expected[:12]}, got {got[:12]}; {fix}")
 
 
 def file_facts(path: Path) -> dict[str, Any]:
-    """Size and digest, as a manifest has them."""
+    """Size and digest of a file, as in a manifest."""
     return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 

@@ -11,13 +11,11 @@ from tspo_cli.retrieval.types import Retriever
 
 
 def open_retriever(config: RetrieverConfig) -> Retriever | None:
-    """An index in this process, HTTP clients of the servers named, or a Qdrant collection; None
-    when none is set.
+    """An index in this process, an HTTP client, or a Qdrant collection; None if none is configured.
 
     Raises:
-        MissingResourceError, InvalidInputError: no index there, search settings that do not fit it,
-        or servers that
-            do not fit together.
+        MissingResourceError, InvalidInputError: there is no such index, the search settings do not
+            fit it, or the servers do not fit together.
         RemoteServiceError: no server answers.
     """
     if config.index:

@@ -1,4 +1,4 @@
-"""Passages on disk, fetched by position: only what is asked for becomes a Python object."""
+"""Passages on disk, fetched by position. Only fetched passages become Python objects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tspo_cli.errors import InvalidInputError
 PASSAGES_NAME = "passages.jsonl"
 OFFSETS_NAME = "offsets.npy"
 _ROW = np.dtype([("end", "<i8"), ("crc", "<u4")])
-"""Per line: where it ends, in bytes, and its CRC-32; one row before the first line."""
+"""Per line: the byte offset of its end, and its CRC-32. One row comes before the first line."""
 _ROWS_AT_ONCE = 1 << 16
 
 
@@ -30,14 +30,15 @@ def write_passages(corpus: Path, directory: Path) -> int:
     """Write a corpus as `passages.jsonl` (`{"id", "contents"}` per line) and `offsets.npy`
     ([passages + 1] of _ROW).
 
-    Returns the number of passages. One passage is held at a time; of the ids, 8 bytes each lie on
-    disk meanwhile.
+    Returns the number of passages. Memory holds one passage at a time; a scratch file has 8 bytes
+    of each id.
 
     Raises:
         MissingResourceError, InvalidInputError: as `read_passages`.
     """
     digests = directory / ".ids"
-    # The table is there last, and then all that it speaks of: a killed build goes on from it.
+    # The offsets table is written last. If it exists, so do all passages,
+    # and a killed build resumes there.
     with OffsetsWriter(directory / OFFSETS_NAME) as offsets:
         with open(directory / PASSAGES_NAME, "wb") as handle, open(digests, "wb") as ids:
             for passage in track(read_passages(corpus, distinct=False), "reading passages"):
@@ -50,15 +51,15 @@ def write_passages(corpus: Path, directory: Path) -> int:
                     hashlib.blake2b(passage.id.encode("utf-8", "replace"), digest_size=8).digest()
                 )
         if _has_equal(digests):
-            # This check holds all ids; it names the lines, or finds that only the digests are
-            # equal.
+            # This check keeps all ids in memory. It reports the two lines, or finds that only the
+            # digests are equal.
             deque(read_passages(corpus), maxlen=0)
         digests.unlink()
     return offsets.count
 
 
 def _has_equal(path: Path) -> bool:
-    """True where a file of 8-byte numbers holds one twice. Sorts it in place, in mapped memory."""
+    """Whether a file of 8-byte numbers has one twice. Sorts it in place, in mapped memory."""
     numbers = np.memmap(path, np.uint64, mode="r+")
     numbers.sort()
     starts = range(0, len(numbers) - 1, _ROWS_AT_ONCE)
@@ -66,13 +67,12 @@ def _has_equal(path: Path) -> bool:
 
 
 def write_offsets(lines: Path, directory: Path) -> int:
-    """Write the offsets of a JSONL file that is to be served from where it lies; returns its number
-    of passages.
+    """Write the offsets of a JSONL file that is served without a copy; returns its passages.
 
-    Every line has to hold a passage: row n of the table is line n + 1.
+    Every line has to be a passage: row n of the table is line n + 1.
 
     Raises:
-        InvalidInputError: a line is blank, malformed, or holds no passage.
+        InvalidInputError: a line is blank, malformed, or no passage.
     """
     with open(lines, "rb") as handle, OffsetsWriter(directory / OFFSETS_NAME) as offsets:
         for position, line in enumerate(track(handle, "reading passages")):
@@ -82,9 +82,9 @@ def write_offsets(lines: Path, directory: Path) -> int:
 
 
 class OffsetsWriter:
-    """Writes an offsets table row by row, so that its size in memory does not grow with the corpus.
+    """Writes an offsets table row by row, so that memory does not grow with the corpus.
 
-    The table is there whole or not at all.
+    The table appears when it is complete.
     """
 
     def __init__(self, path: Path) -> None:
@@ -100,7 +100,7 @@ class OffsetsWriter:
         return self
 
     def add(self, line: bytes) -> None:
-        """The next line, its newline included."""
+        """Add the next line, including its newline."""
         self._end += len(line)
         self.count += 1
         if self._filled == _ROWS_AT_ONCE:
@@ -112,15 +112,15 @@ class OffsetsWriter:
         self._handle.write(self._rows[: self._filled].tobytes())
         self._filled = 0
 
-    def __exit__(self, kind: object, *rest: object) -> None:
+    def __exit__(self, kind: object, *details: object) -> None:
         self._flush()
         self._handle.close()
         if kind is None:
-            whole = self._path.with_name(f".{self._path.name}")
-            with open(whole, "wb") as table:
+            complete = self._path.with_name(f".{self._path.name}")
+            with open(complete, "wb") as table:
                 np.save(table, np.memmap(self._scratch, _ROW, mode="r"), allow_pickle=False)
             os.unlink(self._scratch)
-            os.replace(whole, self._path)
+            os.replace(complete, self._path)
         else:
             os.unlink(self._scratch)
 
@@ -129,11 +129,11 @@ class PassageStore:
     """Ids and contents by position, memory-mapped. Safe to read from several threads.
 
     Args:
-        directory: where the offsets table lies.
-        lines: the JSONL file that it belongs to; `passages.jsonl` beside it where none is named.
+        directory: the directory of the offsets table.
+        lines: the JSONL file that the table describes. None: `passages.jsonl` in `directory`.
 
     Raises:
-        InvalidInputError: the two do not belong together.
+        InvalidInputError: the table does not describe this file.
     """
 
     def __init__(self, directory: Path, lines: Path | None = None) -> None:
@@ -158,7 +158,7 @@ class PassageStore:
 
         Raises:
             IndexError: there is no such position.
-            InvalidInputError: the line is not the one that was indexed.
+            InvalidInputError: the line differs from the one that was indexed.
         """
         if not 0 <= position < len(self):
             raise IndexError(position)
@@ -172,7 +172,7 @@ class PassageStore:
         return _passage(self._path, position, line)
 
     def id(self, position: int) -> str:
-        """The id of the passage at `position`. Raises as indexing does."""
+        """The id of the passage at `position`. Raises as `__getitem__`."""
         return self[position][0]
 
     def contents(self, start: int = 0, stop: int | None = None) -> Iterator[str]:
@@ -181,12 +181,13 @@ class PassageStore:
 
 
 def _passage(path: Path, position: int, line: bytes) -> tuple[str, str]:
-    """(id, contents) of a line in any form of `parse_passage`; a line without an id has its
-    position for one.
+    """(id, contents) of a line in any form of `parse_passage`.
+
+    The position replaces a missing id.
     """
     try:
         record = json.loads(line)
-    except (ValueError, RecursionError):  # also what is no UTF-8, and lists thousands deep
+    except (ValueError, RecursionError):  # also invalid UTF-8, and lists thousands of levels deep
         raise InvalidInputError(
             f"{path}:{position + 1}: expected one JSON object in UTF-8; correct the line"
         ) from None

@@ -1,6 +1,4 @@
-"""The one order of hits: by falling score, equal scores by ascending position in the corpus, or by
-id.
-"""
+"""The order of hits: falling score, then ascending position in the corpus (or ascending id)."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ Ranked = list[tuple[int, float]]
 
 
 class Ranker(Protocol):
-    """Scores a corpus for queries; what differs between the kinds of index."""
+    """Ranks the passages of a corpus for queries. Each kind of index has its own ranker."""
 
     def rank(self, queries: list[str], k: int) -> list[Ranked]:
         """The best `k` positions for each query."""
@@ -31,10 +29,10 @@ def top_k(
     k: int,
     id_of: Callable[[int], str] | None = None,
 ) -> Ranked:
-    """The best `k` of `positions` (ascending) by their `scores` (same shape, [n]); equal scores by
-    `id_of` a position, where it is given, else by position.
+    """The best `k` of `positions` (ascending, [n]) by their `scores` [n].
 
-    Every candidate that ties with the k-th score is looked at, so the cut does not depend on the
+    Equal scores are ordered by `id_of` the position if that is given, otherwise by position. Every
+    candidate that ties with the k-th score is considered, so the result does not depend on the
     selection algorithm.
     """
     if len(scores) > k:
@@ -51,11 +49,10 @@ def top_k(
 def top_positive(
     scores: NDArray[np.float32], k: int, id_of: Callable[[int], str] | None = None
 ) -> Ranked:
-    """`top_k` of the positions whose score is above 0; `scores` [n] are those of the positions 0 to
-    n - 1.
+    """`top_k` of the positions whose score is above 0; `scores` [n] belong to positions 0 to n - 1.
 
-    The k-th best of the blocks' best scores is no better than the k-th best of all: what lies below
-    it is passed over unsorted.
+    The k-th best of the blocks' maxima is a lower bound of the k-th best score. Scores below it are
+    skipped without sorting.
     """
     bound = np.float32(0)
     if (size := len(scores) // (_BLOCKS_PER_HIT * k)) > 1:

@@ -12,8 +12,9 @@ MAX_QUERY_CHARACTERS = 32_768
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One retrieved passage. `contents` is the title in quotes, a newline, then the text; a higher
-    score is better.
+    """One retrieved passage. A higher score is better.
+
+    `contents` is the title in quotes, a newline, then the text.
     """
 
     id: str
@@ -59,13 +60,10 @@ class RetrieverInfo:
 
 
 class Retriever(Protocol):
-    """Queries and k in, one result per query out. An index in this process and its server give the
-    same results.
-    """
+    """Answers queries. An index in this process and a server of it give the same results."""
 
     blocking: bool
-    """True when a call waits on a network, so that callers should not make other work wait for it.
-    """
+    """True if a call waits for a network: callers should do other work meanwhile."""
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         """At most `k` hits for each query, in the order of `queries`."""

@@ -59,13 +59,13 @@ def test_the_index_keeps_the_encoder_that_made_it(tiny_encoder: str, tmp_path: P
     assert manifest["parameters"]["encoder_backend"] == "onnx-int8"
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
-    own = open_index(tmp_path / "one")
-    assert own.search_settings == {}
-    contents = [text for _, text in own.passages()]
-    assert [result.hits[0].id for result in own.search(contents, 1)] == list("01234")
+    same = open_index(tmp_path / "one")
+    assert same.search_settings == {}
+    contents = [text for _, text in same.passages()]
+    assert [result.hits[0].id for result in same.search(contents, 1)] == list("01234")
     other = open_index(tmp_path / "one", {"encoder_backend": "torch"})
     assert other.search_settings == {"encoder_backend": "torch"}
-    exact = own.search(contents[4:], 1)[0].hits[0].score
+    exact = same.search(contents[4:], 1)[0].hits[0].score
     assert exact == pytest.approx(1, abs=1e-6) != other.search(contents[4:], 1)[0].hits[0].score
     (tmp_path / "one" / EXPORTED_NAME).write_bytes(
         (tmp_path / "one" / EXPORTED_NAME).read_bytes()[:-1] + b"x"

@@ -52,8 +52,8 @@ def test_a_search_r1_pair_is_used_where_it_lies(
         "offsets.npy",
     ]
     queries = ["a musical instrument", "castle and bread"]
-    own, taken = (open_index(tmp_path / name).search(queries, 5) for name in ("built", "taken"))
-    assert [[hit.id for hit in result.hits] for result in own] == [
+    built, taken = (open_index(tmp_path / name).search(queries, 5) for name in ("built", "taken"))
+    assert [[hit.id for hit in result.hits] for result in built] == [
         [hit.id for hit in result.hits] for result in taken
     ]
     assert verify_index(tmp_path / "taken") == {"files": 3, "corpus": "same"}

@@ -163,7 +163,7 @@ def test_a_missing_corpus_or_index_is_a_missing_resource(tmp_path: Path) -> None
         ({"settings": {"k1": "nan"}}, "k1: expected a number >= 0"),
         ({"settings": {"method": "bm42"}}, "method: expected one of lucene"),
         ({"kind": "bm52"}, "did you mean bm25"),
-        ({"encoder": "e5"}, "of no use to a bm25 index"),
+        ({"encoder": "e5"}, "uses no encoder"),
         ({"kind": "dense"}, "--encoder"),
         (
             {"kind": "dense", "encoder": "x", "settings": {"max_length": "0"}},

@@ -134,8 +134,8 @@ def test_shards_that_do_not_fit_together_are_refused(servers: ExitStack, tmp_pat
         open_shards(*learnt)
     open_shards(
         *[
-            Cosine(one.ids, part, parameters={"factory": "SQ8", "rescore": "float16"})
-            for part, one in zip("pq", learnt, strict=True)
+            Cosine(shard.ids, part, parameters={"factory": "SQ8", "rescore": "float16"})
+            for part, shard in zip("pq", learnt, strict=True)
         ]
     )
 

@@ -89,7 +89,8 @@ def test_sparse_vectors_are_our_bm25_on_real_questions(real_data: Path, tmp_path
         "".join(json.dumps({"id": p.id, "contents": p.contents}) + "\n" for p in passages)
     )
     questions = [
-        one.question for one in read_questions(real_data / "bamboogle" / "questions.jsonl.gz")
+        question.question
+        for question in read_questions(real_data / "bamboogle" / "questions.jsonl.gz")
     ][:20]
     client = qdrant_client.QdrantClient(":memory:")
     push_sparse(client, "c", lambda: read_passages(few), Bm25Settings(), _ignore)
@@ -99,8 +100,8 @@ def test_sparse_vectors_are_our_bm25_on_real_questions(real_data: Path, tmp_path
     build_index(few, tmp_path / "index")
     ours = retriever.search(questions, 5)
     theirs = open_index(tmp_path / "index").search(questions, 5)
-    assert [[hit.id for hit in one.hits] for one in ours] == [
-        [hit.id for hit in one.hits] for one in theirs
+    assert [[hit.id for hit in result.hits] for result in ours] == [
+        [hit.id for hit in result.hits] for result in theirs
     ]
 
 
@@ -140,7 +141,7 @@ def test_dense_vectors_give_the_nearest_passages(corpus: Path) -> None:
 def test_what_does_not_fit_is_one_clear_error(corpus: Path) -> None:
     client = qdrant_client.QdrantClient(":memory:")
     push_dense(client, "dense", lambda: read_passages(corpus), _letters, "", _ignore)
-    with pytest.raises(InvalidInputError, match="is there already"):
+    with pytest.raises(InvalidInputError, match="exists already"):
         push_sparse(client, "dense", lambda: read_passages(corpus), Bm25Settings(), _ignore)
     with pytest.raises(InvalidInputError, match="no collection 'nowhere'"):
         QdrantRetriever(client, QdrantConfig(url="local", collection="nowhere"), _letters).check()
@@ -195,7 +196,11 @@ def engine_url() -> Iterator[str]:
         found = engine.query_batch_points(
             name, models.QueryRequestBatch.model_validate(body).searches
         )
-        return {"result": [one.model_dump(mode="json") for one in found], "status": "ok", "time": 0}
+        return {
+            "result": [point.model_dump(mode="json") for point in found],
+            "status": "ok",
+            "time": 0,
+        }
 
     bound = listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
@@ -218,6 +223,6 @@ def test_push_and_search_over_rest(corpus: Path, engine_url: str, tmp_path: Path
     build_index(corpus, tmp_path / "index")
     expected = open_index(tmp_path / "index").search(QUERIES, 4)
     ours = retriever.search(QUERIES, 4)
-    assert [[hit.id for hit in one.hits] for one in ours] == [
-        [hit.id for hit in one.hits] for one in expected
+    assert [[hit.id for hit in result.hits] for result in ours] == [
+        [hit.id for hit in result.hits] for result in expected
     ]

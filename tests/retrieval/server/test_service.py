@@ -77,9 +77,9 @@ def test_two_queries_without_scores_are_two_lists_of_documents(url: str) -> None
 
 def test_dialect_c_takes_one_query(url: str) -> None:
     many = _post(url, {"queries": ["lake"], "topk": 2, "return_scores": True})
-    one = _post(url, {"query": "lake", "topk": 2, "return_scores": True})
-    assert one.json() == many.json()
-    assert len(one.json()["result"]) == 1
+    single = _post(url, {"query": "lake", "topk": 2, "return_scores": True})
+    assert single.json() == many.json()
+    assert len(single.json()["result"]) == 1
     assert _post(url, {"query": "hill", "return_scores": False}).json() == {
         "result": [[PASSAGES[2]]]
     }

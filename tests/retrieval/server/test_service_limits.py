@@ -55,7 +55,7 @@ def test_overload_is_429_with_retry_after_and_passes() -> None:
         assert int(refused.headers["retry-after"]) >= 1
         assert "try again in" in refused.json()["detail"]
         retriever.gate.set()
-        assert [one.result().status_code for one in [first, *waiting]] == [200] * 5
+        assert [request.result().status_code for request in [first, *waiting]] == [200] * 5
         assert _post(address, {"queries": ["x", "y"]}).status_code == 200
 
 
@@ -168,7 +168,7 @@ def test_queries_under_way_are_answered_before_the_server_ends() -> None:
             while _post(address, {"query": "late"}, timeout=0.2):
                 time.sleep(0.01)
         retriever.gate.set()
-        assert [one.result().status_code for one in asked] == [200] * 4
+        assert [request.result().status_code for request in asked] == [200] * 4
     thread.join(20)
     assert not thread.is_alive()
 

@@ -1,7 +1,6 @@
-"""A BM25 index written in a stream: what is held in memory is one block of passages and the
-vocabulary.
+"""A BM25 index written as a stream: memory holds one block of passages and the vocabulary.
 
-The files are byte for byte those that bm25s 0.3 saves from memory; its own formulas give the
+The files are byte for byte those that bm25s 0.3 saves from memory, and its formulas compute the
 scores.
 """
 
@@ -31,24 +30,24 @@ from tspo_cli.retrieval.passages import PassageStore
 _BLOCK_WORDS = 2_000_000
 """Words in one block: about 200 MB while it is sorted."""
 _PROBE = 2_000
-"""Passages looked at for an estimate."""
+"""Passages that an estimate reads."""
 
 
 def build_bm25(store: PassageStore, directory: Path, scratch: Path, settings: Bm25Settings) -> None:
-    """Index the contents of `store` into `directory`; word numbers lie in `scratch` meanwhile, 4
-    bytes each.
+    """Index the contents of `store` into `directory`. `scratch` holds the word ids, 4 bytes each.
 
-    Two passes: words are numbered and counted, then every posting goes to its place in the mapped
-    output.
+    Two passes: the first assigns word ids and counts, the second writes every posting at its offset
+    in the mapped output.
 
     Raises:
-        InvalidInputError: no passage holds a word that could be searched for.
+        InvalidInputError: no passage has a word that can be searched for.
         MissingResourceError: as `tokens`.
     """
-    spread = range(0, len(store), max(1, len(store) // _PROBE))
-    say(estimate_bm25(len(store), [store[at][1] for at in spread], settings).text(len(store)))
+    step = max(1, len(store) // _PROBE)
+    probe = [store[position][1] for position in range(0, len(store), step)]
+    say(estimate_bm25(len(store), probe, settings).text(len(store)))
     words_path = scratch / "words.i32"
-    vocabulary, lengths = _number_words(store, words_path, settings)
+    vocabulary, lengths = _assign_word_ids(store, words_path, settings)
     if not vocabulary:
         raise InvalidInputError(
             "corpus: no passage holds a searchable word; check the contents, or use --kind dense"
@@ -69,7 +68,7 @@ def build_bm25(store: PassageStore, directory: Path, scratch: Path, settings: Bm
 
 @dataclass(frozen=True)
 class Bm25Estimate:
-    """What a BM25 build will take: bytes on disk at its end and meanwhile, bytes of memory beside
+    """The cost of a BM25 build: bytes of the index and of scratch files, and of memory without
     the libraries.
     """
 
@@ -89,17 +88,17 @@ class Bm25Estimate:
 
 
 def estimate_bm25(passages: int, probe: Sequence[str], settings: Bm25Settings) -> Bm25Estimate:
-    """From `probe`, some of the passages; their words grow into a vocabulary by Heaps' law."""
-    began = time.perf_counter()
+    """Estimate from `probe`, a sample of the passages. The vocabulary grows by Heaps' law."""
+    started = time.perf_counter()
     bags = [tokens(text, settings.stop_words, settings.stemmer) for text in probe]
-    reading = (time.perf_counter() - began) / len(probe)
+    reading = (time.perf_counter() - started) / len(probe)
     words = sum(map(len, bags)) / len(probe)
     seen = [len({word for bag in bags[:: 2 // part] for word in bag}) for part in (1, 2)]
     growth = math.log2(max(1, seen[1]) / max(1, seen[0]))
     vocabulary = seen[1] * (passages / len(probe)) ** growth
-    # 12 bytes a word at most: two numbers in the index, one meanwhile. Sorting and placing a word
-    # twice takes about 0.6 microseconds and, in a block, 100 bytes; a word of the vocabulary takes
-    # about 250, the length of a passage 8. See experiments/benchmarks/retrieval_build.py.
+    # 12 bytes a word at most: two numbers in the index, one in the scratch file. To sort and write
+    # a word twice takes about 0.6 microseconds and, in a block, 100 bytes. A word of the vocabulary
+    # takes about 250 bytes, the length of a passage 8: experiments/benchmarks/retrieval_build.py.
     return Bm25Estimate(
         index_bytes=int(8 * words * passages),
         scratch_bytes=int(4 * words * passages),
@@ -110,12 +109,10 @@ def estimate_bm25(passages: int, probe: Sequence[str], settings: Bm25Settings) -
     )
 
 
-def _number_words(
+def _assign_word_ids(
     store: PassageStore, path: Path, settings: Bm25Settings
 ) -> tuple[dict[str, int], NDArray[np.int64]]:
-    """Write the word numbers of all passages, int32 one after the other; gives the vocabulary and
-    the lengths.
-    """
+    """Write the word ids of all passages as consecutive int32; returns vocabulary and lengths."""
     vocabulary: dict[str, int] = {}
     lengths = array("q")
     with open(path, "wb") as handle:
@@ -150,9 +147,7 @@ def _block_words(
 def _postings(
     words: NDArray[np.int32], lengths: NDArray[np.int64], vocabulary: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """(passage within the block, word, count) of every pair that occurs, by word, then by
-    passage.
-    """
+    """(passage within the block, word id, count) of every pair, sorted by word, then by passage."""
     passages = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths)
     pairs, counts = np.unique(words.astype(np.int64) * len(lengths) + passages, return_counts=True)
     return pairs % len(lengths), pairs // len(lengths), counts
@@ -179,11 +174,11 @@ def _write_postings(
         _block_words(words_path, lengths, blocks), "writing postings", total=len(blocks)
     ):
         passages, ids, counts = _postings(words, lengths[first:last], len(idf))
-        here = np.bincount(ids, minlength=len(idf))
-        within = np.arange(len(ids)) - (np.cumsum(here) - here)[ids]
-        places = filled[ids] + within
-        # One scorer call for the block: the lengths come as an array where bm25s gives one number a
-        # passage.
+        in_block = np.bincount(ids, minlength=len(idf))
+        within = np.arange(len(ids)) - (np.cumsum(in_block) - in_block)[ids]
+        offsets = filled[ids] + within
+        # One call of the scorer for the block, with an array of lengths; bm25s calls it for every
+        # passage with one length.
         term = term_score(
             tf_array=counts.astype(np.float32),
             l_d=lengths[first:last][passages],
@@ -192,9 +187,9 @@ def _write_postings(
             b=settings.b,
             delta=0.5,
         )
-        data[places] = idf[ids] * term
-        indices[places] = passages + first
-        filled += here
+        data[offsets] = idf[ids] * term
+        indices[offsets] = passages + first
+        filled += in_block
         _release(data, indices)
 
 
@@ -203,9 +198,7 @@ def _output(path: Path, dtype: Any, size: int) -> NDArray[Any]:
 
 
 def _release(*arrays: NDArray[Any]) -> None:
-    """Hand mapped pages back to the system: the page cache has what was written, and memory stays
-    at one block.
-    """
+    """Release mapped pages, so that memory stays at one block. The page cache keeps the data."""
     for mapped in arrays:
         memory: mmap.mmap = mapped._mmap  # type: ignore[attr-defined]
         memory.madvise(mmap.MADV_DONTNEED)

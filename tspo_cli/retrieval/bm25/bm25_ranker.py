@@ -63,14 +63,13 @@ _TOKEN = re.compile(r"(?u)\b\w\w+\b")
 
 
 def tokens(text: str, stop_words: str = "lucene", stemmer: str = "none") -> list[str]:
-    """Lower-cased words of two or more letters or digits, without stop words, stemmed by a Snowball
-    stemmer or not.
+    """Lower-cased words of two or more letters or digits, without stop words, stemmed if asked.
 
     Raises:
-        MissingResourceError: stemming is wanted and PyStemmer is not installed.
+        MissingResourceError: `stemmer` is not none and PyStemmer is not installed.
     """
-    stopped = STOP_WORDS[stop_words]
-    words = [word for word in _TOKEN.findall(text.lower()) if word not in stopped]
+    excluded = STOP_WORDS[stop_words]
+    words = [word for word in _TOKEN.findall(text.lower()) if word not in excluded]
     return words if stemmer == "none" else _stems(stemmer)(words)
 
 
@@ -90,7 +89,7 @@ class Bm25Ranker:
     """Ranks by BM25; passages that share no word with the query are no hits.
 
     Args:
-        id_of: the id of a position, by which equal scores are to be ordered; None: by position.
+        id_of: gives the id of a position; equal scores are ordered by it. None: by position.
 
     Raises:
         InvalidInputError: the files do not fit each other or the corpus.
@@ -107,7 +106,7 @@ class Bm25Ranker:
         self._id_of = id_of
         self._index = bm25s.BM25.load(directory, mmap=True)
         scores = self._index.scores
-        # A plain view of the mapped pages: slicing np.memmap itself costs more than scoring.
+        # A plain view of the mapped pages: slicing an np.memmap costs more than scoring.
         for name in ("data", "indices", "indptr"):
             scores[name] = np.asarray(scores[name])
         postings = int(scores["indptr"][-1])
@@ -121,9 +120,9 @@ class Bm25Ranker:
 
     def rank(self, queries: list[str], k: int) -> list[Ranked]:
         """The best `k` positions for each query; none for a query without a known word."""
-        return [self._rank_one(query, k) for query in queries]
+        return [self._rank_query(query, k) for query in queries]
 
-    def _rank_one(self, query: str, k: int) -> Ranked:
+    def _rank_query(self, query: str, k: int) -> Ranked:
         vocabulary = self._index.vocab_dict
         words = tokens(query, self._settings.stop_words, self._settings.stemmer)
         ids = [vocabulary[word] for word in words if word in vocabulary]

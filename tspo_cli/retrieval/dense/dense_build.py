@@ -1,4 +1,4 @@
-"""The dense half of a build: an estimate first, then shards of vectors, then the index file."""
+"""The dense part of a build: an estimate, then shards of vectors, then the index file."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tspo_cli.retrieval.passages import PassageStore
 from tspo_cli.retrieval.search_settings import shard_type
 
 _PROBE = 64
-"""Passages encoded to estimate the time."""
+"""Passages that are encoded to estimate the time."""
 _STREAMED = ("Flat", "SQ")
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What a dense build will take: bytes on disk at its end and meanwhile, bytes of memory beside
-    the encoder.
+class DenseEstimate:
+    """The cost of a dense build: bytes of the index and of scratch files, and of memory without the
+    encoder.
     """
 
     passages: int
@@ -46,7 +46,7 @@ class Estimate:
             f"{byte_size(self.index_bytes + self.rescore_bytes)}, "
             f"{byte_size(self.scratch_bytes)} more on disk while it is built, memory "
             f"{byte_size(self.memory_bytes)} "
-            "beside the encoder"
+            "without the encoder"
         )
 
 
@@ -56,18 +56,18 @@ def build_dense(
     """Encode the contents of `store` and write the index files into `target`.
 
     Raises:
-        MissingResourceError: no such encoder, or not enough room on the disk.
+        MissingResourceError: no such encoder, or not enough disk space.
         InvalidInputError: FAISS cannot make the index that the factory string names.
     """
     check_device(settings.device)
     model = Encoder(encoder, settings)
     empty_index(model.dim, settings.factory)
-    probe = [store[at * len(store) // _PROBE][1] for at in range(min(_PROBE, len(store)))]
-    foreseen = estimate(len(store), probe, model, settings)
-    say(foreseen.text())
+    probe = [store[i * len(store) // _PROBE][1] for i in range(min(_PROBE, len(store)))]
+    expected = estimate_dense(len(store), probe, model, settings)
+    say(expected.text())
     vectors = ShardedVectors(shards, len(store), settings.shard_size, shard_type(settings))
-    there = sum(path.stat().st_size for path in shards.glob("*.npy"))
-    needed = foreseen.index_bytes + foreseen.rescore_bytes + foreseen.scratch_bytes - there
+    written = sum(path.stat().st_size for path in shards.glob("*.npy"))
+    needed = expected.index_bytes + expected.rescore_bytes + expected.scratch_bytes - written
     free = shutil.disk_usage(target).free
     if needed > free:
         raise MissingResourceError(
@@ -78,26 +78,26 @@ def build_dense(
     model.keep(target)
 
 
-def estimate(
+def estimate_dense(
     passages: int, probe: Sequence[str], model: Encoder, settings: DenseSettings
-) -> Estimate:
+) -> DenseEstimate:
     """Sizes from the settings, time from encoding `probe`, a sample of the passages."""
     model.encode_passages(probe[:4])
-    began = time.perf_counter()
+    started = time.perf_counter()
     model.encode_passages(probe)
-    speed = len(probe) / (time.perf_counter() - began)
+    speed = len(probe) / (time.perf_counter() - started)
     code = code_bytes(model.dim, settings.factory)
     rescore = {"none": 0, "float16": 2, "float32": 4}[settings.rescore]
     shard = 2 if shard_type(settings) == "float16" else 4
-    held = 0 if settings.factory.startswith(_STREAMED) else passages * code
-    return Estimate(
+    in_memory = 0 if settings.factory.startswith(_STREAMED) else passages * code
+    return DenseEstimate(
         passages=passages,
         dim=model.dim,
         index_bytes=passages * code,
         rescore_bytes=passages * model.dim * rescore,
         scratch_bytes=passages * model.dim * shard,
-        # A shard in float32 thrice: as it is encoded, as it is written, and as it is converted.
-        memory_bytes=held + 3 * settings.shard_size * model.dim * 4,
+        # Three copies of a shard in float32: encoded, written, converted.
+        memory_bytes=in_memory + 3 * settings.shard_size * model.dim * 4,
         seconds=passages / speed,
         passages_per_second=speed,
     )

@@ -26,29 +26,26 @@ from tspo_cli.retrieval.ranking import Ranked
 VECTORS_NAME = "vectors.faiss"
 RESCORE_NAME = "rescore.npy"
 _SLACK = {"float32": 1e-4, "float16": 2e-3}
-"""How far a first-pass score may be from the exact one, in parts of the best score or of 1: it
-depends on the batch, or on its type, in the last digits. Float16: twice 2^-11 for the factors and
-once for the product, on vectors of length one. For int8 the scan knows how far its codes are from
-the vectors.
+"""Bound of the error of a first-pass score, relative to the best score or 1, whichever is larger.
+Rounding depends on the batch and the dtype. Float16: twice 2^-11 for the factors and once for the
+product, for vectors of length one. For int8 the scan computes a bound from its codes.
 """
 _SPARE = 16
-"""Candidates beyond k: mostly enough to see that nothing else comes close."""
+"""Candidates beyond k: mostly enough to prove that no other row is among the best."""
 _NEAR = 4
-"""Candidates beyond k that are scored again in any case."""
+"""Candidates beyond k that are always scored again."""
 _TRAINING_ROWS = 65_536
 _NUMBERS_AT_ONCE = 2**18
-"""Of candidates that are scored again: 1 MiB in float32, which caches hold."""
+"""Numbers of the candidates scored again at once: 1 MiB in float32, which fits the CPU's cache."""
 
 Rows = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """Positions in, their vectors out."""
 Slack = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
-"""Queries [n, d] and their first-pass scores [n, k] in; out, how far those may be from the exact
-ones, [n].
-"""
+"""From queries [n, d] and their first-pass scores [n, k] to a bound of the scores' error, [n]."""
 
 
 class FirstPass(Protocol):
-    """What a FAISS index and a TorchScan have in common."""
+    """The common interface of a FAISS index and a TorchScan."""
 
     ntotal: int
     d: int
@@ -56,22 +53,19 @@ class FirstPass(Protocol):
     def search(
         self, queries: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Scores and positions [n, k] by falling score; position -1 where there is nothing more."""
+        """Scores and positions [n, k] by falling score; position -1 marks a missing result."""
         ...
 
 
 def write_vectors(
     shards: ShardedVectors, rows: int, dim: int, directory: Path, settings: DenseSettings
 ) -> None:
-    """Turn encoded shards into the index file of `settings.factory`, and the file to score again
-    from.
+    """Write the index file of `settings.factory` from encoded shards, and the file to rescore from.
 
-    Flat and scalar-quantised kinds are written in a stream; others are held in memory while they
-    grow.
+    Flat and scalar-quantised indexes are written as a stream; others grow in memory.
 
     Raises:
-        InvalidInputError: FAISS does not know the factory string, or it needs more vectors than
-        there are.
+        InvalidInputError: FAISS does not know the factory string, or needs more vectors to train.
     """
     index = empty_index(dim, settings.factory)
     try:
@@ -97,12 +91,10 @@ def write_vectors(
 
 
 def empty_index(dim: int, factory: str) -> Any:
-    """A FAISS inner-product index without vectors. Raises InvalidInputError for an unknown factory
-    string.
-    """
+    """An empty FAISS inner-product index. Raises InvalidInputError for an unknown `factory`."""
     try:
         index: Any = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
-        # Minutes of simulated annealing for a kind of search that is not used here.
+        # It takes minutes of simulated annealing, for a kind of search that is not used here.
         for part in (index, faiss.try_extract_index_ivf(index)):
             if part is not None and hasattr(part, "do_polysemous_training"):
                 part.do_polysemous_training = False
@@ -119,7 +111,7 @@ def _factory_error(factory: str, error: RuntimeError) -> InvalidInputError:
 
 
 def _training_rows(index: Any) -> int:
-    """FAISS wants 39 vectors or more for a centroid; 64 are plenty."""
+    """FAISS requires 39 training vectors for each centroid; 64 are enough."""
     ivf = faiss.try_extract_index_ivf(index)
     return max(_TRAINING_ROWS, 64 * ivf.nlist if ivf is not None else 0)
 
@@ -129,7 +121,7 @@ class VectorIndex:
 
     Args:
         pieces: the FAISS file, or its pieces in order.
-        rescore: the file with all vectors beside a compressed index, where there is one.
+        rescore: the file with the full vectors of a compressed index, if there is one.
         settings: how to search.
 
     Raises:
@@ -166,33 +158,29 @@ class VectorIndex:
         """The best `k` positions for each of `vectors` [n, dim]."""
         k = min(k, self.ntotal)
         if self._lossless:
-            first = (
-                k + _SPARE
-                if self._settings.first_pass in _SLACK
-                else max(k + _SPARE, self._settings.candidates)
-            )
+            count = k + _SPARE
+            if self._settings.first_pass not in _SLACK:
+                count = max(count, self._settings.candidates)
             return rank_vectors(
-                self._index, vectors, k, self._exact, slack=self._slack, first=first
+                self._index, vectors, k, self._exact, slack=self._slack, candidates=count
             )
-        wanted = k if self._exact is None else max(k, min(self._settings.candidates, self.ntotal))
-        scores, positions = self._index.search(vectors, wanted)
+        count = k if self._exact is None else max(k, min(self._settings.candidates, self.ntotal))
+        scores, positions = self._index.search(vectors, count)
         return _rank_candidates(vectors, scores, positions, k, self._exact, self.ntotal)
 
     def rows(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The vectors at `positions`, [n, dim], as exactly as they are kept."""
+        """The vectors at `positions`, [n, dim], from the most exact copy."""
         if self._exact is not None:
             return self._exact(positions)
         index: Any = self._index
         ivf = faiss.try_extract_index_ivf(index)
         if ivf is not None:
             ivf.make_direct_map()
-        return np.stack([index.reconstruct(int(at)) for at in positions])
+        return np.stack([index.reconstruct(int(position)) for position in positions])
 
 
 def check_device(device: str) -> None:
-    """Raises MissingResourceError where there is no such GPU, InvalidInputError for what names no
-    device.
-    """
+    """Raises MissingResourceError for a missing GPU, InvalidInputError for an unknown device."""
     from tspo_cli.retrieval.dense.torch_search import devices
 
     devices(device)
@@ -203,7 +191,7 @@ class DenseRanker:
 
     Args:
         rows: passages in the corpus.
-        exported: the encoder as its backend keeps it, if that is in the index.
+        exported: the encoder's ONNX file in the index, if there is one.
 
     Raises:
         InvalidInputError: the vectors do not fit the corpus or the encoder.
@@ -237,7 +225,7 @@ class DenseRanker:
         return self._vectors.rank(self._encoder.encode_queries(queries), k) if queries else []
 
     def cosines(self, positions: NDArray[np.int64], contents: Sequence[str]) -> NDArray[np.float32]:
-        """Between the rows at `positions` and the passages `contents` encoded now, [n]."""
+        """Cosine similarity of the vectors at `positions` with the encoded `contents`, [n]."""
         rows, encoded = self._vectors.rows(positions), self._encoder.encode_passages(contents)
         norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(encoded, axis=1)
         cosines: NDArray[np.float32] = (rows * encoded).sum(axis=1) / np.maximum(norms, 1e-12)
@@ -267,8 +255,8 @@ def _first_pass(
         ivf.nprobe = min(settings.nprobe, ivf.nlist)
     if isinstance(index, faiss.IndexHNSW):
         index.hnsw.efSearch = max(settings.ef_search, settings.candidates)
-    found: FirstPass = index
-    return found
+    first_pass: FirstPass = index
+    return first_pass
 
 
 def _relative_slack(share: float) -> Slack:
@@ -288,34 +276,33 @@ def rank_vectors(
     rows: Rows | None = None,
     *,
     slack: Slack = _relative_slack(1e-4),
-    first: int = 0,
+    candidates: int = 0,
 ) -> list[Ranked]:
-    """The best `k` rows of an inner-product index that keeps its vectors, for each of `vectors` [n,
-    dim].
+    """The exact best `k` rows of an inner-product index, for each of `vectors` [n, dim].
 
-    The first pass names candidates (`first` of them, or some more than `k`), whose scores are
-    computed again one by one, so that equal vectors score equally and a query's answer does not
-    depend on which others came with it. It is asked for more until no other row can score as high
-    as the k-th, so that the answer is exact.
+    The first pass finds `candidates` (or a few more than `k`). Each candidate's score is then
+    computed alone, so that equal vectors have equal scores, and a query's results do not depend on
+    the other queries of the batch. The number of candidates is doubled until no other row can score
+    as high as the k-th.
     """
     exact_rows: Rows = rows or index.reconstruct_batch  # type: ignore[attr-defined]
     answers: list[Ranked] = [[] for _ in vectors]
     unsettled = np.arange(len(vectors))
-    wanted = min(max(first, k + _SPARE), index.ntotal)
+    count = min(max(candidates, k + _SPARE), index.ntotal)
     while len(unsettled):
-        asked = vectors[unsettled]
-        scores, positions = index.search(asked, wanted)
-        margins = slack(asked, scores)
-        ranked = _rank_candidates(asked, scores, positions, k, exact_rows, index.ntotal, margins)
+        queries = vectors[unsettled]
+        scores, positions = index.search(queries, count)
+        margins = slack(queries, scores)
+        ranked = _rank_candidates(queries, scores, positions, k, exact_rows, index.ntotal, margins)
         left = []
         for row, near, margin, answer in zip(
             unsettled.tolist(), scores[:, -1], margins, ranked, strict=True
         ):
             answers[row] = answer
-            if wanted < index.ntotal and near + margin >= answer[-1][1]:
+            if count < index.ntotal and near + margin >= answer[-1][1]:
                 left.append(row)
         unsettled = np.array(left, np.int64)
-        wanted = min(2 * wanted, index.ntotal)
+        count = min(2 * count, index.ntotal)
     return answers
 
 
@@ -328,11 +315,11 @@ def _rank_candidates(
     ntotal: int,
     margins: NDArray[np.float32] | None = None,
 ) -> list[Ranked]:
-    """The best `k` of what a first pass found for each of `vectors` [n, dim]: `scores` and
-    `positions` [n, c], with position -1 where FAISS had nothing more.
+    """The best `k` candidates of a first pass, for each of `vectors` [n, dim].
 
-    They are scored again where there are `rows` to do it with; where `margins` [n] say how far a
-    score may be from the exact one, those alone that could be among the best.
+    `scores` and `positions` are [n, c]; position -1 marks a missing candidate. With `rows` the
+    candidates are scored again; with `margins` [n], the bounds of the scores' error, only those
+    that can be among the best.
     """
     if (positions >= ntotal).any():
         raise InvalidInputError(
@@ -349,30 +336,33 @@ def _rank_candidates(
             reach = scores + margins[:, None] >= kth if margins is not None else True
             exact = np.maximum(exact, _score_again(vectors, positions, real & ~near & reach, rows))
     best = np.lexsort((positions, -exact), axis=1)[:, :k]
-    found, exact = (
+    positions, exact = (
         np.take_along_axis(positions, best, axis=1),
         np.take_along_axis(exact, best, axis=1),
     )
-    pairs = zip(found.tolist(), exact.tolist(), strict=True)
+    pairs = zip(positions.tolist(), exact.tolist(), strict=True)
     return [
-        [(at, score) for at, score in zip(*row, strict=True) if score > -np.inf] for row in pairs
+        [(position, score) for position, score in zip(*row, strict=True) if score > -np.inf]
+        for row in pairs
     ]
 
 
 def _score_again(
     vectors: NDArray[np.float32],
     positions: NDArray[np.int64],
-    wanted: NDArray[np.bool_],
+    selected: NDArray[np.bool_],
     rows: Rows,
 ) -> NDArray[np.float32]:
-    """Inner products [n, c] of `vectors` [n, dim] with the rows at the `wanted` of `positions` [n,
-    c], each the same in every batch; elsewhere minus infinity.
+    """Inner products [n, c] of `vectors` [n, dim] with the rows at `positions` [n, c].
+
+    A product is the same in every batch. Positions that are not `selected` [n, c] get minus
+    infinity.
     """
     exact = np.full(positions.shape, -np.inf, np.float32)
-    queries, columns = np.nonzero(wanted)
+    queries, columns = np.nonzero(selected)
     step = max(1, _NUMBERS_AT_ONCE // vectors.shape[1])
-    for at in range(0, len(queries), step):
-        query, column = queries[at : at + step], columns[at : at + step]
+    for start in range(0, len(queries), step):
+        query, column = queries[start : start + step], columns[start : start + step]
         products = rows(positions[query, column]) * vectors[query]
         exact[query, column] = products.sum(axis=1, dtype=np.float32)
     return exact

@@ -16,25 +16,23 @@ from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 EXPORTED_NAME = "encoder.onnx"
 _MOST_PADDING = {"cpu": 64, "cuda": 1 << 14}
-"""Tokens in one batch. Starting another costs MiniLM about as much as 24 to 48 tokens on a CPU, and
-on a GPU, where the launch of its kernels is what takes time, as much as thousands.
+"""Padding tokens in one batch. Another batch costs MiniLM as much as 24 to 48 tokens on a CPU, and
+as much as thousands on a GPU, where the launch of kernels takes the time.
 """
 _WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
 
 
 class Encoder:
-    """Texts in, float32 [n, dim] vectors out; of length one where `normalize` is on.
+    """Encodes texts as float32 vectors [n, dim], of length one if `normalize` is set.
 
     Args:
-        exported: the ONNX file that an earlier Encoder kept, for `encoder_backend` onnx; None: it
-        is made now, which
-            takes seconds.
+        exported: the ONNX file that `keep` wrote, for `encoder_backend` onnx. None: export now,
+            which takes seconds.
 
     Raises:
-        MissingResourceError: sentence-transformers, or the backend, is not installed, or there is
-        no such encoder on
-            this machine.
-        InvalidInputError: the backend cannot give this encoder's vectors.
+        MissingResourceError: sentence-transformers or the backend is not installed, or there is no
+            such encoder on this machine.
+        InvalidInputError: the backend does not reproduce this encoder's vectors.
     """
 
     def __init__(self, name: str, settings: DenseSettings, exported: Path | None = None) -> None:
@@ -54,17 +52,17 @@ class Encoder:
 
     @property
     def dim(self) -> int:
-        """Numbers in a vector."""
+        """Dimensions of a vector."""
         return int(self._model.get_embedding_dimension())
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors in the order of `texts`, float32 [n, dim].
 
-        Texts of like length are encoded together: padding is work. The same texts give the same
-        batches.
+        Texts of similar length share a batch, because padding costs time. The same texts always
+        give the same batches.
 
         Raises:
-            InvalidInputError: the encoder gives numbers that are not finite.
+            InvalidInputError: the encoder returns numbers that are not finite.
         """
         vectors = np.empty((len(texts), self.dim), np.float32)
         if not texts:
@@ -76,7 +74,7 @@ class Encoder:
             self._in_batches(tokens, vectors)
         if not np.isfinite(vectors).all():
             raise InvalidInputError(
-                "encoder: gives numbers that are not finite; use --set dtype=float32"
+                "encoder: returns numbers that are not finite; use --set dtype=float32"
             )
         if self._settings.normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
@@ -96,9 +94,7 @@ class Encoder:
                 )
 
     def keep(self, directory: Path) -> None:
-        """Write the exported encoder, where there is one, for the Encoders that are to search what
-        this one encoded.
-        """
+        """Write the exported encoder, if there is one, for later searches of the same index."""
         if self._exported is not None:
             (directory / EXPORTED_NAME).write_bytes(self._exported)
 
@@ -114,8 +110,10 @@ class Encoder:
 def budget_batches(
     lengths: Sequence[int], most_tokens: int, most_texts: int, most_padding: int
 ) -> Iterator[list[int]]:
-    """Rows in batches of falling length, each of at most `most_tokens` padded tokens, `most_texts`
-    rows and `most_padding` tokens of padding.
+    """Rows in batches of falling length.
+
+    A batch has at most `most_tokens` padded tokens, `most_texts` rows and `most_padding` tokens of
+    padding.
     """
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     start = 0
@@ -129,9 +127,7 @@ def budget_batches(
 
 
 def encoder_digest(name: str) -> str | None:
-    """SHA-256 over an encoder's configuration, vocabulary and weights; None for a name of the
-    hub.
-    """
+    """SHA-256 of an encoder's configuration, vocabulary and weights; None for a name on the hub."""
     folder = Path(name)
     if not folder.is_dir():
         return None
@@ -154,10 +150,10 @@ def _load(name: str, settings: DenseSettings) -> Any:
         ) from None
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # "Loading weights", which is done before a person could read it
+    logging.disable_progress_bar()  # "Loading weights" is over at once
     options: dict[str, Any] = {"model_kwargs": {"dtype": getattr(torch, settings.dtype)}}
     if settings.encoder_backend != "torch":
-        # Attention in single steps is what ONNX Runtime finds and fuses again.
+        # ONNX Runtime recognises attention in single steps and fuses it.
         options = {"model_kwargs": {"attn_implementation": "eager"}, "device": "cpu"}
     elif settings.device != "auto":
         options["device"] = settings.device
@@ -172,9 +168,7 @@ def _load(name: str, settings: DenseSettings) -> Any:
 
 
 def _pooled(model: Any, pooling: str) -> Any:
-    """The same transformer with another pooling; later layers, which were trained on the first one,
-    are left out.
-    """
+    """The same transformer with another pooling, without the layers trained on its own pooling."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 

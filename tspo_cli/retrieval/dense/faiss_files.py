@@ -1,8 +1,7 @@
-"""FAISS files: opened without loading them where their kind allows it, and flat ones written in a
-stream.
+"""FAISS files: opened without loading if possible; flat ones are written as a stream.
 
-The layout of the flat kinds (faiss/impl/index_write.cpp): a header, then all codes row by row to
-the end of the file. Every file written here is read back by FAISS itself before it is used.
+The layout of flat files (faiss/impl/index_write.cpp): a header, then all codes row by row to the
+end of the file. FAISS reads back every file written here before it is used.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def open_faiss(pieces: Sequence[Path]) -> Any:
         if len(pieces) > 1:
             reader: Any = faiss
             return faiss.read_index(reader.PyCallbackIOReader(_PieceReader(pieces)))
-        # Inverted lists and plain codes are mapped by different means.
+        # Inverted lists and plain codes need different flags to be memory-mapped.
         flag = faiss.IO_FLAG_MMAP if kind.startswith(b"Iw") else faiss.IO_FLAG_MMAP_IFC
         return faiss.read_index(str(pieces[0]), flag)
     except RuntimeError as error:
@@ -47,11 +46,10 @@ def open_faiss(pieces: Sequence[Path]) -> Any:
 
 
 class FlatRows:
-    """The rows of a flat inner-product index (float32 or float16), straight from its file or its
-    pieces.
+    """The rows of a flat inner-product index (float32 or float16), mapped from its file or pieces.
 
     Attributes:
-        ntotal, d: rows and numbers in a row.
+        ntotal, d: rows, and dimensions of a row.
 
     Raises:
         InvalidInputError: the pieces are shorter or longer than the header says.
@@ -84,9 +82,7 @@ class FlatRows:
         return self.ntotal
 
     def block(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows from `start` to before `stop` in the type of the file; a view unless a piece ends
-        among them.
-        """
+        """Rows from `start` up to `stop` in the file's dtype; a view unless a piece ends inside."""
         if self._table is not None:
             return self._table[start:stop]
         size = self.d * self.dtype.itemsize
@@ -97,8 +93,8 @@ class FlatRows:
         """The rows at `positions` as float32 [n, d]."""
         if self._table is not None:
             return self._table[positions].astype(np.float32)
-        found = [self.block(int(at), int(at) + 1)[0] for at in positions]
-        return np.array(found, np.float32).reshape(len(positions), self.d)
+        rows = [self.block(int(position), int(position) + 1)[0] for position in positions]
+        return np.array(rows, np.float32).reshape(len(positions), self.d)
 
     def _bytes(self, start: int, stop: int) -> NDArray[np.uint8]:
         first = int(np.searchsorted(self._starts, start, "right")) - 1
@@ -116,7 +112,9 @@ class FlatRows:
 
 
 def is_flat(path: Path) -> bool:
-    """True for a flat float32 or float16 inner-product index, whose rows can be read one by one."""
+    """Whether the file is a flat inner-product index in float32 or float16, so that `FlatRows` can
+    read it.
+    """
     with open(path, "rb") as handle:
         head = handle.read(120)
     return (
@@ -127,10 +125,9 @@ def is_flat(path: Path) -> bool:
 
 
 def write_flat(index: Any, blocks: Iterable[NDArray[np.float32]], rows: int, path: Path) -> None:
-    """Write `rows` vectors, which come in `blocks`, as the flat index that `index` is: trained and
-    empty.
+    """Write the `rows` vectors of `blocks` as a flat index; `index` is that index, still empty.
 
-    One block is held at a time. The file is the one that FAISS would write.
+    Memory holds one block. The file is identical to the one that FAISS would write.
     """
     with open(path, "wb") as handle:
         handle.write(flat_head(index, rows))
@@ -148,11 +145,9 @@ def write_flat(index: Any, blocks: Iterable[NDArray[np.float32]], rows: int, pat
 
 
 def flat_head(index: Any, rows: int) -> bytes:
-    """What precedes the codes in the file of a flat index with `rows` vectors; `index` is that
-    index, still empty.
-    """
+    """The header of the file of a flat index with `rows` vectors; `index` is that index, empty."""
     head = bytearray(faiss.serialize_index(index).tobytes())
-    # It ends with the length of the codes, here 0; IndexFlat counts floats, the others count bytes.
+    # The header ends with the length of the codes, here 0: in floats for IndexFlat, else in bytes.
     unit = 4 if bytes(head[:4]) in _FLAT else 1
     struct.pack_into("<q", head, 8, rows)
     struct.pack_into("<Q", head, len(head) - 8, rows * index.code_size // unit)
@@ -160,7 +155,7 @@ def flat_head(index: Any, rows: int) -> bytes:
 
 
 def is_streamable(index: Any) -> bool:
-    """True for the kinds that `write_flat` writes: flat float32 and scalar quantisers."""
+    """Whether `write_flat` can write this index: flat float32 or a scalar quantiser."""
     return isinstance(index, (faiss.IndexFlat, faiss.IndexScalarQuantizer))
 
 
@@ -176,7 +171,7 @@ def _metric(head: bytes) -> int:
 def _flat_dtype(head: bytes) -> np.dtype[Any] | None:
     if head[:4] in _FLAT:
         return np.dtype("<f4")
-    # After the header of 37 bytes: the type of the scalar quantiser.
+    # The type of the scalar quantiser follows the header of 37 bytes.
     kind = struct.unpack_from("<i", head, 37)[0] if len(head) >= 41 else -1
     return (
         np.dtype("<f2") if head[:4] == _SCALAR and kind == faiss.ScalarQuantizer.QT_fp16 else None
@@ -184,7 +179,7 @@ def _flat_dtype(head: bytes) -> np.dtype[Any] | None:
 
 
 def _flat_layout(head: bytes, path: Path) -> tuple[int, int, np.dtype[Any], int]:
-    """(d, ntotal, dtype, where the codes begin) from the first bytes of a flat index."""
+    """(d, ntotal, dtype, offset of the codes) from the first bytes of a flat index."""
     dtype = _flat_dtype(head)
     if dtype is None or _metric(head) != faiss.METRIC_INNER_PRODUCT:
         raise InvalidInputError(
@@ -200,16 +195,16 @@ def _flat_layout(head: bytes, path: Path) -> tuple[int, int, np.dtype[Any], int]
 
 
 class _PieceReader:
-    """Reads the pieces of one file as if they were one: what FAISS calls with a number of bytes."""
+    """Reads consecutive pieces as one file. FAISS calls it with a number of bytes."""
 
     def __init__(self, pieces: Sequence[Path]) -> None:
-        self._rest = list(pieces)
-        self._handle = open(self._rest.pop(0), "rb")  # noqa: SIM115
+        self._next_pieces = list(pieces)
+        self._handle = open(self._next_pieces.pop(0), "rb")  # noqa: SIM115
 
     def __call__(self, size: int) -> bytes:
         data = self._handle.read(size)
-        while not data and size and self._rest:
+        while not data and size and self._next_pieces:
             self._handle.close()
-            self._handle = open(self._rest.pop(0), "rb")  # noqa: SIM115
+            self._handle = open(self._next_pieces.pop(0), "rb")  # noqa: SIM115
             data = self._handle.read(size)
         return data

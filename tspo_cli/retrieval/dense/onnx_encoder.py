@@ -1,13 +1,12 @@
-"""An encoder's transformer in ONNX Runtime, for CPUs: in float32, or with int8 weights and
+"""An encoder's transformer in ONNX Runtime on the CPU, in float32 or with int8 weights and
 activations.
 
-sentence-transformers has such backends through optimum, which wants an older transformers than this
-project; here torch exports, and ONNX Runtime fuses and quantises (dynamically, weights per
+sentence-transformers has such backends through optimum, which needs an older transformers than this
+project. Here torch exports, and ONNX Runtime fuses and quantises (dynamically, weights per
 channel).
 
 Every text runs alone. The activations of an int8 batch share one scale, and a vector must not
-depend on the texts that happen to come with it; nor is there any padding to compute. Several cores
-work on several texts.
+depend on the other texts of a batch. It also avoids padding. Several cores work on several texts.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 _PROBES = ("a short text", "another text, which is somewhat longer than the first one")
 _LEAST_COSINE = {"onnx": 0.9999, "onnx-int8": 0.95}
-"""Between the exported transformer's vectors and torch's: below it, the export went wrong."""
+"""Cosine similarity of the exported transformer's vectors with torch's. Below it, export failed."""
 
 
 class OnnxTransformer:
@@ -38,7 +37,7 @@ class OnnxTransformer:
 
     Args:
         model: the model, on the CPU.
-        exported: what `export` made of it.
+        exported: the model as `export` returned it.
 
     Raises:
         MissingResourceError: ONNX Runtime is not installed.
@@ -50,14 +49,14 @@ class OnnxTransformer:
 
         options = runtime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        # Memory for the longest text so far would be kept for every thread.
+        # Otherwise every thread keeps the memory of its longest text.
         options.enable_cpu_mem_arena = False
         options.log_severity_level = 3
         self._session = runtime.InferenceSession(
             exported, options, providers=["CPUExecutionProvider"]
         )
         self._inputs = [tensor.name for tensor in self._session.get_inputs()]
-        self._rest = list(model)[1:]
+        self._later_modules = list(model)[1:]
         self._threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="onnx")
 
@@ -65,41 +64,42 @@ class OnnxTransformer:
         """Vectors [n, dim] of n tokenised texts, unpadded."""
         rows = range(len(tokens["input_ids"]))
 
-        def one(row: int) -> NDArray[np.float32]:
-            return self._one({name: tokens[name][row] for name in self._inputs})
+        def encode_row(row: int) -> NDArray[np.float32]:
+            return self._encode_text({name: tokens[name][row] for name in self._inputs})
 
-        found: Iterable[NDArray[np.float32]] = (
-            self._pool.map(one, rows) if self._threads > 1 else map(one, rows)
+        vectors: Iterable[NDArray[np.float32]] = (
+            self._pool.map(encode_row, rows) if self._threads > 1 else map(encode_row, rows)
         )
-        return np.stack(list(found))
+        return np.stack(list(vectors))
 
-    def _one(self, tokens: Mapping[str, Sequence[int]]) -> NDArray[np.float32]:
+    def _encode_text(self, tokens: Mapping[str, Sequence[int]]) -> NDArray[np.float32]:
         import torch
 
-        given = {name: np.asarray([ids], np.int64) for name, ids in tokens.items()}
-        hidden = torch.from_numpy(self._session.run(None, given)[0])
+        inputs = {name: np.asarray([ids], np.int64) for name, ids in tokens.items()}
+        hidden = torch.from_numpy(self._session.run(None, inputs)[0])
         features = {
             "token_embeddings": hidden,
             "attention_mask": torch.ones(hidden.shape[:2], dtype=torch.int64),
         }
         with torch.inference_mode():
-            for module in self._rest:
+            for module in self._later_modules:
                 features = module(features)
-        found: NDArray[np.float32] = features["sentence_embedding"][0].float().numpy()
-        return found
+        vector: NDArray[np.float32] = features["sentence_embedding"][0].float().numpy()
+        return vector
 
 
 def export(model: Any, backend: str) -> bytes:
-    """The first module of a sentence-transformers model as an ONNX file; the same model gives the
-    same bytes.
+    """The first module of a sentence-transformers model as an ONNX file.
+
+    The same model gives the same bytes.
 
     Raises:
         MissingResourceError: ONNX or ONNX Runtime is not installed.
-        InvalidInputError: the exported transformer does not give the vectors of the model.
+        InvalidInputError: the exported transformer does not reproduce the vectors of the model.
     """
     _runtime()
     say(f"exporting the encoder for {backend}")
-    with _quietly(), tempfile.TemporaryDirectory() as scratch:
+    with _without_warnings(), tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "encoder.onnx"
         _fuse(_traced(model), model[0].auto_model.config, file)
         if backend == "onnx-int8":
@@ -113,7 +113,7 @@ def _traced(model: Any) -> bytes:
     import torch
 
     class LastHidden(torch.nn.Module):
-        """[n, tokens, dim] alone: traced models give no mappings."""
+        """Returns [n, tokens, dim] only, because a traced model cannot return a mapping."""
 
         def __init__(self, transformer: torch.nn.Module, names: list[str]) -> None:
             super().__init__()
@@ -127,7 +127,7 @@ def _traced(model: Any) -> bytes:
 
     example = model.tokenizer(list(_PROBES), padding=True, return_tensors="pt")
     names = list(example)
-    file: Any = io.BytesIO()  # torch writes into one, whatever its annotation says
+    file: Any = io.BytesIO()  # torch accepts it, although its annotation does not
     with torch.inference_mode():
         torch.onnx.export(
             LastHidden(model[0].auto_model.eval(), names),
@@ -143,9 +143,7 @@ def _traced(model: Any) -> bytes:
 
 
 def _fuse(exported: bytes, config: Any, file: Path) -> None:
-    """Attention, GELU and layer normalisation as one operator each, where their patterns are
-    found.
-    """
+    """Fuse attention, GELU and layer normalisation into one operator each, if ONNX finds them."""
     import onnx
     from onnxruntime.transformers.optimizer import optimize_model
 
@@ -168,7 +166,7 @@ def _quantise(file: Path) -> None:
         file,
         weight_type=QuantType.QInt8,
         per_channel=True,
-        # Without it products overflow 16 bits on CPUs that have no VNNI, and vectors differ between
+        # Otherwise products overflow 16 bits on CPUs without VNNI, and vectors differ between
         # machines.
         reduce_range=True,
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
@@ -177,15 +175,15 @@ def _quantise(file: Path) -> None:
 
 def _check(model: Any, exported: bytes, backend: str) -> None:
     tokens = model.tokenizer(list(_PROBES))
-    mine = OnnxTransformer(model, exported).encode(tokens)
-    other = model.encode(list(_PROBES), convert_to_numpy=True, show_progress_bar=False)
-    norms = np.linalg.norm(mine, axis=1) * np.linalg.norm(other, axis=1)
-    cosine = float(((mine * other).sum(axis=1) / np.maximum(norms, 1e-12)).min())
+    onnx_vectors = OnnxTransformer(model, exported).encode(tokens)
+    torch_vectors = model.encode(list(_PROBES), convert_to_numpy=True, show_progress_bar=False)
+    norms = np.linalg.norm(onnx_vectors, axis=1) * np.linalg.norm(torch_vectors, axis=1)
+    products = (onnx_vectors * torch_vectors).sum(axis=1)
+    cosine = float((products / np.maximum(norms, 1e-12)).min())
     if not cosine >= _LEAST_COSINE[backend]:
         raise InvalidInputError(
-            f"setting encoder_backend: {backend} does not give this encoder's vectors (cosine "
-            f"{cosine:.3f}); "
-            "use encoder_backend=torch"
+            f"setting encoder_backend: {backend} does not reproduce this encoder's vectors "
+            f"(cosine {cosine:.3f}); use encoder_backend=torch"
         )
 
 
@@ -201,8 +199,8 @@ def _runtime() -> Any:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Exporters warn of what they trace and advise on models that are not ours to change."""
+def _without_warnings() -> Iterator[None]:
+    """Silence exporters: their warnings and advice concern models that cannot be changed here."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""What families of encoders want: prefixes and pooling, as their model cards say."""
+"""Prefixes and pooling of families of encoders, as in their model cards."""
 
 from __future__ import annotations
 
@@ -26,15 +26,14 @@ PRESETS: dict[str, dict[str, object]] = {
 
 
 def resolve_preset(encoder: str, given: Mapping[str, object]) -> dict[str, object]:
-    """`given` over what the preset of `encoder` says; `preset` names the one that was taken."""
-    wanted = str(given.get("preset", "auto"))
-    name = preset_of(encoder) if wanted == "auto" else wanted
+    """The settings of the preset of `encoder`, overridden by `given`; `preset` has its name."""
+    name = str(given.get("preset", "auto"))
+    if name == "auto":
+        name = preset_of(encoder)
     return {**PRESETS.get(name, {}), **given, "preset": name}
 
 
 def preset_of(encoder: str) -> str:
-    """The preset that an encoder's name asks for, or none: what its own files say is then all there
-    is.
-    """
+    """The preset that fits an encoder's name. none: only the encoder's own files count."""
     words = re.split(r"[^a-z0-9]+", Path(encoder).name.lower())
     return next((name for name in ("e5", "bge") if name in words), "none")

@@ -1,8 +1,8 @@
-"""Exact top-k in blocks with torch: on the CPU from the mapped file, on GPUs from their memory,
-shards over them all.
+"""Top-k search in blocks with torch: on the CPU from the mapped file, on GPUs from their memory, in
+shards over all GPUs.
 
-The first pass may run in float16 or int8; the best candidates are scored again from the file by the
-caller.
+The first pass may run in float16 or int8. The caller scores the best candidates again from the
+file.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from tspo_cli.retrieval.dense.faiss_files import FlatRows
 
 _CPU_ROWS, _CPU_SCORES = 2**16, 2**22
 _GPU_ROWS, _GPU_SCORES = 2**22, 2**27
-"""Rows scored at once, at most, and scores that exist at once: 16 MiB on a CPU, 256 to 1,024 on a
-GPU.
-"""
+"""Most rows scored at once, and most scores in memory: 16 MiB on a CPU, 256 to 1,024 on a GPU."""
 _GROUP = 64
-"""Neighbouring scores of which the greatest stands for all at first."""
+"""Neighbouring scores in a group. The first selection compares the maxima of the groups only."""
 
 
 class TorchScan:
-    """Scores every row for a batch of queries. Answers like a FAISS index: `search`, `ntotal`, `d`.
+    """Scores every row for a batch of queries. Has the interface of a FAISS index: FirstPass.
 
     Args:
         rows: the vectors, on disk.
         first_pass: float32 (exact), float16, or int8 with one scale per row (Dettmers et al. 2022,
-        vector-wise). device: cpu, cuda (all GPUs), cuda:1, or auto: all GPUs where there are some.
+            vector-wise).
+        device: cpu, cuda (all GPUs), cuda:1, or auto (all GPUs, or the CPU without any).
 
     Raises:
         MissingResourceError: there is no such device.
@@ -47,29 +46,27 @@ class TorchScan:
         self, queries: NDArray[np.float32], k: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Scores and positions [n, k] by falling score of the first pass."""
-        wanted = torch.from_numpy(np.ascontiguousarray(queries))
-        found = [shard.search(wanted, min(k, len(shard))) for shard in self._shards]
-        scores = torch.cat([part[0].cpu() for part in found], dim=1)
-        positions = torch.cat([part[1].cpu() for part in found], dim=1)
+        vectors = torch.from_numpy(np.ascontiguousarray(queries))
+        results = [shard.search(vectors, min(k, len(shard))) for shard in self._shards]
+        scores = torch.cat([result[0].cpu() for result in results], dim=1)
+        positions = torch.cat([result[1].cpu() for result in results], dim=1)
         best = scores.topk(min(k, scores.shape[1]), dim=1)
         return best.values.numpy(), positions.gather(1, best.indices).numpy()
 
     def error(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How far an int8 score of each of `queries` [n, d] may be from the exact one, at most,
-        [n].
+        """A bound of the error of the int8 scores of each of `queries` [n, d], [n].
 
-        With q = q' + e and x = x' + f, where q' and x' are what the codes say, q.x - q'.x' = q.f +
-        e.x', and Cauchy and Schwarz bound both parts by lengths that are known.
+        Let q = q' + e and x = x' + f, where q' and x' are the values of the codes. Then q.x - q'.x'
+        = q.f + e.x', and the Cauchy-Schwarz inequality bounds both terms by known lengths.
         """
-        asked = torch.from_numpy(np.ascontiguousarray(queries))
-        codes, scales = quantise(asked)
-        lost = (asked - codes * scales[:, None]).norm(dim=1)
+        vectors = torch.from_numpy(np.ascontiguousarray(queries))
+        codes, scales = quantise(vectors)
+        lost = (vectors - codes * scales[:, None]).norm(dim=1)
         row_lost = max(shard.row_lost for shard in self._shards)
         row_length = max(shard.row_length for shard in self._shards)
-        # The products of int8 are exact; a thousandth covers the roundings of this bound and of the
-        # scales.
+        # Products of int8 are exact; the factor covers the rounding of the bound and the scales.
         bound: NDArray[np.float32] = (
-            1.001 * (asked.norm(dim=1) * row_lost + lost * row_length)
+            1.001 * (vectors.norm(dim=1) * row_lost + lost * row_length)
         ).numpy()
         return bound
 
@@ -84,33 +81,33 @@ class _Shard:
         self._first_pass, self._device = first_pass, device
         self._gpu = device.type != "cpu"
         self.row_lost, self.row_length = 0.0, 0.0
-        """int8: the greatest length of what quantising took from a row, and of a row after it."""
+        """int8: the greatest length of a row's quantisation error, and of a quantised row."""
         self._resident = self._load() if self._gpu or first_pass == "int8" else None
 
     def __len__(self) -> int:
         return self._stop - self._start
 
     def search(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The best `k` of this shard: scores and positions in the whole corpus, each [n, k]."""
+        """The best `k` of this shard: scores, and positions in the whole corpus, each [n, k]."""
         best = torch.empty(len(queries), 0, device=self._device)
         positions = torch.empty(len(queries), 0, dtype=torch.int64, device=self._device)
-        asked = queries.to(self._device)
-        scales = torch.ones(len(asked), device=self._device)
+        queries = queries.to(self._device)
+        scales = torch.ones(len(queries), device=self._device)
         if self._first_pass == "int8":
-            asked, scales = quantise(asked)
+            queries, scales = quantise(queries)
         elif self._half():
-            asked = asked.half()
+            queries = queries.half()
         most_rows, most_scores = (_GPU_ROWS, _GPU_SCORES) if self._gpu else (_CPU_ROWS, _CPU_SCORES)
-        step = max(_GROUP, min(most_rows, most_scores // len(asked)) // _GROUP * _GROUP)
+        step = max(_GROUP, min(most_rows, most_scores // len(queries)) // _GROUP * _GROUP)
         for start in range(0, len(self), step):
             stop = min(start + step, len(self))
-            values, places = best_of(self._score(asked, start, stop), k)
+            values, columns = best_of(self._score(queries, start, stop), k)
             best = torch.cat([best, values], dim=1)
-            positions = torch.cat([positions, places + (self._start + start)], dim=1)
+            positions = torch.cat([positions, columns + (self._start + start)], dim=1)
             if best.shape[1] > k:
                 best, order = best.topk(k, dim=1)
                 positions = positions.gather(1, order)
-        # One factor for all scores of a query: it changes no order.
+        # The factor is the same for all scores of a query, so it does not change their order.
         return best * scales[:, None], positions
 
     def _half(self) -> bool:
@@ -141,34 +138,34 @@ class _Shard:
         return loaded, scales
 
     def _block(self, start: int, stop: int) -> torch.Tensor:
-        # A copy: torch wants memory that it may write, and the map is read-only.
+        # A copy, because torch needs writable memory and the map is read-only.
         return torch.from_numpy(
             np.array(self._source.block(self._start + start, self._start + stop))
         )
 
-    def _score(self, asked: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    def _score(self, queries: torch.Tensor, start: int, stop: int) -> torch.Tensor:
         """Scores [n, stop - start], up to one factor per query."""
         if self._resident is None:
-            return asked @ self._block(start, stop).float().T
+            return queries @ self._block(start, stop).float().T
         rows, scales = self._resident[0][start:stop], self._resident[1][start:stop]
         if self._first_pass != "int8":
-            return asked @ rows.T
+            return queries @ rows.T
         if not self._gpu:
-            # Sums of 1,040 products of two codes are whole numbers that float32 holds, and its
-            # product is the fast one.
-            return (asked.float() @ rows.float().T) * scales
-        # cuBLAS wants at least 17 rows on the left, and multiples of 8 elsewhere.
-        left = _padded(asked, max(0, 17 - len(asked)), -asked.shape[1] % 8)
+            # float32 holds the sum of up to 1,040 products of two codes exactly, and its matrix
+            # product is faster.
+            return (queries.float() @ rows.float().T) * scales
+        # cuBLAS needs at least 17 rows on the left, and multiples of 8 in the other dimensions.
+        left = _padded(queries, max(0, 17 - len(queries)), -queries.shape[1] % 8)
         right = _padded(rows, -len(rows) % 8, -rows.shape[1] % 8)
-        return torch._int_mm(left, right.T)[: len(asked), : len(rows)] * scales
+        return torch._int_mm(left, right.T)[: len(queries), : len(rows)] * scales
 
 
 def best_of(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best `k` of each row of `scores` [n, m] by falling score: float32 values and places, [n,
+    """The best `k` of each row of `scores` [n, m] by falling score: float32 values and columns, [n,
     min(k, m)].
 
-    The k groups of neighbours with the greatest maxima hold them: one reading of all scores, and
-    few to sort.
+    They are in the k groups of neighbours with the greatest maxima, so all scores are read once and
+    few are sorted.
     """
     columns = scores.shape[1]
     if columns > 2 * k * _GROUP:
@@ -177,14 +174,12 @@ def best_of(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         near = grouped.gather(1, groups[:, :, None].expand(-1, -1, _GROUP)).flatten(1)
         values, order = near.float().topk(k, dim=1)
         return values, groups.gather(1, order // _GROUP) * _GROUP + order % _GROUP
-    values, places = scores.float().topk(min(k, columns), dim=1)
-    return values, places
+    values, indices = scores.float().topk(min(k, columns), dim=1)
+    return values, indices
 
 
 def _padded(table: torch.Tensor, rows: int, columns: int, value: float = 0) -> torch.Tensor:
-    """`table` with more rows and columns of `value`; itself where there are none, which torch would
-    copy.
-    """
+    """`table` with more rows and columns of `value`; without any, `table` itself and no copy."""
     return (
         torch.nn.functional.pad(table, (0, columns, 0, rows), value=value)
         if rows or columns
@@ -199,8 +194,7 @@ def quantise(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def devices(device: str) -> list[str]:
-    """What a `device` setting means here: all GPUs, or else the CPU, for auto; all of them for
-    cuda.
+    """The devices of a `device` setting: all GPUs for auto and cuda; auto uses the CPU without any.
 
     Raises:
         MissingResourceError: there is no such GPU.

@@ -1,6 +1,4 @@
-"""Passages to vectors, shard by shard: a killed build goes on where it stopped and ends with the
-same bytes.
-"""
+"""Encoding passages shard by shard. A killed build resumes, and gives the same bytes."""
 
 from __future__ import annotations
 
@@ -21,11 +19,10 @@ from tspo_cli.runs import atomic_write_bytes
 
 
 class ShardedVectors:
-    """The vectors of a corpus in files of `shard_size` rows each, named by number and the digest of
-    their bytes.
+    """The vectors of a corpus in files of `shard_size` rows, named by number and digest.
 
-    A shard is there whole or not at all, and one whose bytes are not those of its name does not
-    count.
+    A file appears when it is complete. A file whose bytes do not have the digest of its name is
+    ignored.
     """
 
     def __init__(self, directory: Path, rows: int, shard_size: int, dtype: str) -> None:
@@ -37,23 +34,23 @@ class ShardedVectors:
         self.shards = math.ceil(rows / shard_size)
 
     def encode(self, store: PassageStore, encoder: Encoder) -> None:
-        """Encode every passage whose shard is not there yet."""
+        """Encode every passage whose shard is missing."""
         missing = [shard for shard in range(self.shards) if self._find(shard) is None]
         kept = self._rows - sum(len(range(*self.span(shard))) for shard in missing)
         with progress("encoding passages", self._rows) as advance:
             advance(kept, f"{kept} from an earlier build" if kept else "")
-            began, done = time.monotonic(), 0
+            started, done = time.monotonic(), 0
             for shard in missing:
                 start, stop = self.span(shard)
                 vectors = encoder.encode_passages(list(store.contents(start, stop)))
                 self.put(shard, vectors)
                 done += stop - start
-                speed = done / (time.monotonic() - began)
+                speed = done / (time.monotonic() - started)
                 left = (self._rows - kept - done) / speed
                 advance(stop - start, f"{speed:.0f} passages/s, {duration(left)} left")
 
     def put(self, shard: int, vectors: NDArray[np.float32]) -> None:
-        """Write one shard, whole or not at all."""
+        """Write one shard atomically."""
         buffer = io.BytesIO()
         np.save(buffer, vectors.astype(self._dtype), allow_pickle=False)
         payload = buffer.getvalue()
@@ -61,7 +58,7 @@ class ShardedVectors:
         atomic_write_bytes(self._directory / name, payload)
 
     def span(self, shard: int) -> tuple[int, int]:
-        """First row of a shard, and the row after its last."""
+        """The first row of a shard, and the row after its last one."""
         return shard * self._size, min((shard + 1) * self._size, self._rows)
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
@@ -76,17 +73,15 @@ class ShardedVectors:
         return np.load(path, allow_pickle=False).astype(np.float32)
 
     def sample(self, most: int) -> NDArray[np.float32]:
-        """At most `most` vectors, evenly spread, [n, dim]: what a compressed index is trained
-        on.
-        """
+        """At most `most` evenly spread vectors [n, dim], which train a compressed index."""
         step = max(1, math.ceil(self._rows / most))
-        found = np.empty((math.ceil(self._rows / step), self.block(0).shape[1]), np.float32)
+        sampled = np.empty((math.ceil(self._rows / step), self.block(0).shape[1]), np.float32)
         for shard in range(self.shards):
             start, stop = self.span(shard)
-            found[math.ceil(start / step) : math.ceil(stop / step)] = self.block(shard)[
+            sampled[math.ceil(start / step) : math.ceil(stop / step)] = self.block(shard)[
                 -start % step :: step
             ]
-        return found
+        return sampled
 
     def _find(self, shard: int, *, check: bool = True) -> Path | None:
         for path in self._directory.glob(f"{shard:07d}.*.npy"):

@@ -1,8 +1,8 @@
-"""Building an index directory: whole or not at all, and a dense build goes on where it was killed.
+"""Building an index directory. It appears when it is complete; a killed dense build is resumed.
 
-While a build runs, and after it was killed, its files lie beside the target in `.NAME.build/`:
+During a build, and after it was killed, its files are in `.NAME.build/` next to the target:
 
-state.json     corpus, encoder and encoding; a build that differs in it starts again
+state.json     corpus, encoder and encoding; a build with another state starts from the beginning
 index/         the files of the index so far
 shards/        vectors, some thousand passages in each file
 """
@@ -37,8 +37,8 @@ from tspo_cli.runs import read_json, write_json
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be built."""
+class BuildPlan:
+    """The index to build."""
 
     corpus: Path
     kind: str
@@ -58,31 +58,30 @@ def build_index(
 ) -> dict[str, Any]:
     """Build the index directory `out` from a corpus file and return its manifest.
 
-    The same corpus and settings give the same bytes, also when a dense build was killed and started
-    again: it keeps the shards that were finished. So does one that failed, say because the corpus
-    is too small for its `factory`, when it is given with another. A build that fails leaves `out`
-    as it was.
+    The same corpus and settings give the same bytes, also if a dense build was killed and started
+    again: the finished shards are kept. They are kept as well if the build fails, for example
+    because the corpus is too small for its `factory`, and is started again with another one. A
+    failed build leaves `out` unchanged.
 
     Raises:
-        MissingResourceError: no such corpus or encoder, or not enough room on the disk.
-        InvalidInputError: a malformed corpus, an unknown kind or setting, an encoder for BM25,
-        `out` is taken
-            (`overwrite` replaces an index, never another directory), an unfinished build of
-            something else lies beside it (`overwrite` removes it), or another process is building
-            it.
+        MissingResourceError: no such corpus or encoder, or not enough disk space.
+        InvalidInputError: a malformed corpus; an unknown kind or setting; an encoder for BM25;
+            `out` exists (`overwrite` replaces an index, never another directory); an unfinished
+            build of another index is next to it (`overwrite` removes it); or another process is
+            building it.
     """
     plan = make_plan(corpus, kind, encoder, settings or {})
-    # A build that was killed after its last step but one left only this trace.
-    cut_off = (
+    # A build that was killed just before its last step left only an empty work directory.
+    almost_done = (
         not overwrite and _work_path(out).is_dir() and not (_work_path(out) / "index").exists()
     )
-    if not cut_off:
+    if not almost_done:
         check_target(out, overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
     with _work_directory(out) as work:
         target = work / "index"
         identity = _identity(plan)
-        if cut_off and is_index(out) and _was_built(out, identity):
+        if almost_done and is_index(out) and _was_built(out, identity):
             return read_manifest(out)
         check_target(out, overwrite)
         _resume_or_start(work, identity, plan, overwrite)
@@ -115,8 +114,8 @@ def build_index(
     return manifest
 
 
-def make_plan(corpus: Path, kind: str, encoder: str, given: Mapping[str, object]) -> Plan:
-    """Check what was asked for. Raises as `build_index`."""
+def make_plan(corpus: Path, kind: str, encoder: str, given: Mapping[str, object]) -> BuildPlan:
+    """Check the arguments of `build_index`. Raises as it does."""
     if not corpus.is_file():
         got = "is a directory" if corpus.is_dir() else "no such file"
         raise MissingResourceError(
@@ -124,7 +123,7 @@ def make_plan(corpus: Path, kind: str, encoder: str, given: Mapping[str, object]
         )
     if kind == "bm25" and encoder:
         raise InvalidInputError(
-            "an encoder is of no use to a bm25 index; add --kind dense or leave it out"
+            "a bm25 index uses no encoder; add --kind dense or remove --encoder"
         )
     settings = index_settings(
         kind, resolve_preset(encoder, given) if kind in ("dense", "hybrid") else given
@@ -133,7 +132,7 @@ def make_plan(corpus: Path, kind: str, encoder: str, given: Mapping[str, object]
         raise InvalidInputError(
             f"a {kind} index needs an encoder; give --encoder NAME_OR_DIRECTORY"
         )
-    return Plan(
+    return BuildPlan(
         corpus,
         kind,
         settings,
@@ -142,7 +141,7 @@ def make_plan(corpus: Path, kind: str, encoder: str, given: Mapping[str, object]
 
 
 def check_target(out: Path, overwrite: bool) -> None:
-    """Raises InvalidInputError where an index may not be written to `out`."""
+    """Raises InvalidInputError if an index may not be written to `out`."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not is_index(out):
@@ -152,7 +151,7 @@ def check_target(out: Path, overwrite: bool) -> None:
 
 
 def replace_directory(work: Path, out: Path) -> None:
-    """Put `work` in the place of `out`; what stood there is deleted only afterwards."""
+    """Rename `work` to `out`. The old `out` is deleted afterwards."""
     old = out.with_name(f".{out.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
@@ -163,14 +162,15 @@ def replace_directory(work: Path, out: Path) -> None:
 
 @contextmanager
 def _work_directory(out: Path) -> Iterator[Path]:
-    """`.NAME.build` beside `out`, for one process at a time; kept only where something is worth
-    going on from.
+    """`.NAME.build` next to `out`, for one process at a time.
+
+    It is kept after a failure if it has vectors that the next build can use.
     """
     work = _work_path(out)
     work.mkdir(exist_ok=True)
     with open(work / "lock", "w") as lock:
         try:
-            # The system lets go of it when the process ends, however it ends.
+            # The system releases the lock when the process ends, even if it is killed.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InvalidInputError(
@@ -189,8 +189,8 @@ def _work_path(out: Path) -> Path:
     return out.with_name(f".{out.name}.build")
 
 
-def _identity(plan: Plan) -> dict[str, Any]:
-    """What an index was made from, and how."""
+def _identity(plan: BuildPlan) -> dict[str, Any]:
+    """The corpus, encoder and settings of an index."""
     from tspo_cli.retrieval.dense.encoder import encoder_digest
 
     return {
@@ -213,16 +213,16 @@ def _was_built(out: Path, identity: dict[str, Any]) -> bool:
     }
 
 
-def _resume_or_start(work: Path, identity: dict[str, Any], plan: Plan, overwrite: bool) -> None:
-    """Leave in `work` what this build can go on from: the passages of its corpus, and vectors
-    encoded as it would.
-    """
+def _resume_or_start(
+    work: Path, identity: dict[str, Any], plan: BuildPlan, overwrite: bool
+) -> None:
+    """Keep in `work` what this build can reuse: the passages of its corpus, and fitting vectors."""
     state, target = work / "state.json", work / "index"
-    shared = {name: identity[name] for name in ("corpus", "encoder", "encoder_sha256")}
-    shared["vectors"] = (
+    reusable = {name: identity[name] for name in ("corpus", "encoder", "encoder_sha256")}
+    reusable["vectors"] = (
         vector_settings(plan.settings.dense) if plan.settings.dense is not None else None
     )
-    if state.is_file() and read_json(state) == shared:
+    if state.is_file() and read_json(state) == reusable:
         target.mkdir(exist_ok=True)
         for path in target.iterdir():
             if path.name not in (PASSAGES_NAME, OFFSETS_NAME):
@@ -230,46 +230,44 @@ def _resume_or_start(work: Path, identity: dict[str, Any], plan: Plan, overwrite
         return
     if any(work.glob("shards/*.npy")) and not overwrite:
         raise InvalidInputError(
-            f"{work}: holds an unfinished build of another corpus or encoder, or vectors encoded "
-            "otherwise; "
-            "give the same to go on with it, or --overwrite to remove it"
+            f"{work}: holds an unfinished build with another corpus, encoder or encoding; give "
+            "the same ones to continue it, or --overwrite to remove it"
         )
     for folder in (target, work / "shards"):
         shutil.rmtree(folder, ignore_errors=True)
     target.mkdir()
-    write_json(state, shared)
+    write_json(state, reusable)
 
 
 def estimate_build(
     corpus: Path, *, kind: str, encoder: str = "", settings: Mapping[str, object] | None = None
 ) -> dict[str, Any]:
-    """What `build_index` would take, from its first passages: passages, seconds, bytes on disk and
-    in memory.
+    """Estimate the seconds, disk space and memory of `build_index` from the first passages.
 
     Raises:
         MissingResourceError, InvalidInputError: as `build_index`; only the first passages are
-        looked at.
+            checked.
     """
     plan = make_plan(corpus, kind, encoder, settings or {})
     passages = count_rows(corpus)
     probe = [passage.contents for passage in islice(read_passages(corpus), 2_000)]
-    found: dict[str, Any] = {"kind": kind, "passages": passages}
-    found["passages_bytes"] = (
+    estimate: dict[str, Any] = {"kind": kind, "passages": passages}
+    estimate["passages_bytes"] = (
         passages * sum(len(text.encode("utf-8", "replace")) + 40 for text in probe) // len(probe)
     )
     if plan.settings.bm25 is not None:
         from tspo_cli.retrieval.bm25.bm25_build import estimate_bm25
 
         lexical = estimate_bm25(passages, probe, plan.settings.bm25)
-        found |= {f"bm25_{name}": value for name, value in asdict(lexical).items()}
+        estimate |= {f"bm25_{name}": value for name, value in asdict(lexical).items()}
     if plan.settings.dense is not None:
-        from tspo_cli.retrieval.dense.dense_build import estimate
+        from tspo_cli.retrieval.dense.dense_build import estimate_dense
         from tspo_cli.retrieval.dense.encoder import Encoder
 
-        dense = estimate(
+        dense = estimate_dense(
             passages, probe[:64], Encoder(plan.encoder, plan.settings.dense), plan.settings.dense
         )
-        found |= {
+        estimate |= {
             f"dense_{name}": value for name, value in asdict(dense).items() if name != "passages"
         }
-    return found
+    return estimate

@@ -1,4 +1,4 @@
-"""BM25 and dense together, and cross-encoders on top: both only order what other rankers found."""
+"""Rankers over other rankers: fusion of BM25 and dense, and re-ranking by a cross-encoder."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ class HybridRanker:
     def rank(self, queries: list[str], k: int) -> list[Ranked]:
         """The best `k` positions for each query, scored by `fuse`."""
         depth = max(k, self._settings.depth)
-        found = [ranker.rank(queries, depth) for ranker in self._rankers]
+        by_ranker = [ranker.rank(queries, depth) for ranker in self._rankers]
         return [
-            fuse(rankings, k, self._settings.rrf_constant) for rankings in zip(*found, strict=True)
+            fuse(rankings, k, self._settings.rrf_constant)
+            for rankings in zip(*by_ranker, strict=True)
         ]
 
 
@@ -38,15 +39,17 @@ def fuse(rankings: Sequence[Ranked], k: int, constant: int = 60) -> Ranked:
         for rank, (position, _) in enumerate(ranking, start=1):
             scores[position] = scores.get(position, 0.0) + 1 / (constant + rank)
     positions = np.array(sorted(scores), np.int64)
-    return top_k(np.array([scores[at] for at in positions.tolist()], np.float32), positions, k)
+    return top_k(
+        np.array([scores[position] for position in positions.tolist()], np.float32), positions, k
+    )
 
 
 class RerankRanker:
-    """Orders the best passages of another ranker by a cross-encoder's score of (query, contents).
+    """Sorts the best passages of another ranker by a cross-encoder's score of (query, contents).
 
     Raises:
         MissingResourceError: sentence-transformers is not installed, or there is no such model on
-        this machine.
+            this machine.
     """
 
     def __init__(
@@ -77,8 +80,8 @@ class RerankRanker:
         for query, ranked in zip(
             queries, self._ranker.rank(queries, max(k, self._depth)), strict=True
         ):
-            positions = np.array(sorted(at for at, _ in ranked), np.int64)
-            pairs = [(query, self._store[int(at)][1]) for at in positions]
+            positions = np.array(sorted(position for position, _ in ranked), np.int64)
+            pairs = [(query, self._store[int(position)][1]) for position in positions]
             scores = self._model.predict(pairs, show_progress_bar=False) if pairs else []
             answers.append(top_k(np.asarray(scores, np.float32), positions, k))
         return answers

@@ -1,4 +1,4 @@
-"""Indexes that others built: a FAISS file and its corpus, used from where they lie.
+"""Import of an existing FAISS index and its corpus, without a copy.
 
 Row n of the FAISS file belongs to line n + 1 of the corpus, as in Search-R1's `e5_Flat.index` and
 `wiki-18.jsonl`.
@@ -30,8 +30,8 @@ from tspo_cli.runs import write_json
 
 _PROBES = 32
 _LEAST_COSINE = 0.9
-"""Between a passage encoded now and its row: float16 and int8 stay above 0.99, 48-byte codes above
-0.9 as a rule.
+"""Cosine similarity of an encoded passage with its stored vector. float16 and int8 stay above 0.99,
+codes of 48 bytes mostly above 0.9.
 """
 _NUMBERS = re.compile(r"(\d+)")
 
@@ -46,23 +46,22 @@ def import_index(
     least_cosine: float = _LEAST_COSINE,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Make an index directory `out` around a FAISS file, or the pieces of one, and its corpus;
-    gives the manifest.
+    """Make an index directory `out` for a FAISS file (or its pieces) and its corpus.
 
-    The FAISS file and a plain JSONL corpus stay where they are and are not copied; a gzip or
-    parquet corpus is unpacked into `out`. Some passages are encoded and compared with their rows,
-    so that the wrong corpus, encoder, prefix or pooling is found now and not by a training run.
+    Returns the manifest. The FAISS file and a plain JSONL corpus are used where they are, without a
+    copy; a gzip or parquet corpus is unpacked into `out`. Some passages are encoded and compared
+    with their stored vectors, so that a wrong corpus, encoder, prefix or pooling is found at once.
 
     Args:
-        pieces: the FAISS file, or its `part_*` pieces in any order: they are taken by name, part_2
-        before part_10. least_cosine: between a passage encoded now and its row; of a compressed
-        index, the median. 0 leaves the check
-            out.
+        pieces: the FAISS file, or its `part_*` pieces in any order. They are sorted by name, part_2
+            before part_10.
+        least_cosine: least cosine similarity of an encoded passage with its stored vector; for a
+            compressed index, of the median. 0: no check.
 
     Raises:
         MissingResourceError: no such file or encoder.
-        InvalidInputError: a damaged file, one that does not fit the corpus or the encoder, or `out`
-        is taken.
+        InvalidInputError: a damaged file, a file that does not fit the corpus or the encoder, or
+            `out` exists.
     """
     check_target(out, overwrite)
     chosen = index_settings("dense", resolve_preset(encoder, settings or {}))
@@ -71,7 +70,7 @@ def import_index(
         if not path.is_file():
             raise MissingResourceError(f"{path}: no such file; check the path")
     encoder = str(Path(encoder).resolve()) if Path(encoder).is_dir() else encoder
-    vectors = [path.resolve() for path in sorted(pieces, key=_place)]
+    vectors = [path.resolve() for path in sorted(pieces, key=_by_number)]
     out.parent.mkdir(parents=True, exist_ok=True)
     work = out.with_name(f".{out.name}.import")
     shutil.rmtree(work, ignore_errors=True)
@@ -84,10 +83,10 @@ def import_index(
         )
         if least_cosine > 0:
             _check_rows(ranker, store, vectors[0], least_cosine)
-        own = [path for path in sorted(work.iterdir()) if path.name != MANIFEST_NAME]
+        written = [path for path in sorted(work.iterdir()) if path.name != MANIFEST_NAME]
         linked = [*vectors, *([lines] if lines.parent != work else [])]
         facts = {
-            **{path.name: file_facts(path) for path in own},
+            **{path.name: file_facts(path) for path in written},
             **{str(path): file_facts(path) for path in linked},
         }
         digest = facts[str(lines)]["sha256"] if lines.parent != work else file_digest(corpus)
@@ -110,8 +109,8 @@ def import_index(
 
 
 def _lines(corpus: Path, work: Path) -> Path:
-    """The JSONL file to serve from, with its offsets in `work`: the corpus itself where that is
-    plain JSONL.
+    """The JSONL file to serve; its offsets are written to `work`. A plain JSONL corpus is used
+    itself.
     """
     with open(corpus, "rb") as handle:
         magic = handle.read(4)
@@ -121,7 +120,7 @@ def _lines(corpus: Path, work: Path) -> Path:
     if not magic.startswith(b"\x1f\x8b"):
         write_offsets(corpus, work)
         return corpus.resolve()
-    say(f"unpacking {corpus}: passages are fetched by their place in the file")
+    say(f"unpacking {corpus}: passages are fetched by their byte offset")
     unpacked = work / PASSAGES_NAME
     try:
         with gzip.open(corpus, "rb") as packed, open(unpacked, "wb") as plain:
@@ -134,27 +133,24 @@ def _lines(corpus: Path, work: Path) -> Path:
     return unpacked
 
 
-def _place(piece: Path) -> list[str | int]:
-    """Sorts names by their letters and by the value of their numbers."""
+def _by_number(piece: Path) -> list[str | int]:
+    """Sort key of a file name: numbers in it compare by value."""
     return [int(part) if part.isdecimal() else part for part in _NUMBERS.split(piece.name)]
 
 
 def _check_rows(ranker: DenseRanker, store: PassageStore, path: Path, least: float) -> None:
     positions = np.unique(np.linspace(0, len(store) - 1, min(_PROBES, len(store))).astype(np.int64))
-    cosines = ranker.cosines(positions, [store[int(at)][1] for at in positions])
-    # Codes of some bytes may be far from a vector; what keeps the vectors has no such excuse for
-    # any row.
+    cosines = ranker.cosines(positions, [store[int(position)][1] for position in positions])
+    # The codes of a compressed index may differ from some vectors. Stored vectors may not.
     if (cosines.min() if is_flat(path) else np.median(cosines)) < least:
         worst = int(np.argmin(cosines))
         raise InvalidInputError(
             f"{path}: row {positions[worst]} is not the vector of line {positions[worst] + 1} of "
-            "the corpus (cosine "
-            f"{cosines[worst]:.2f}; {int((cosines < least).sum())} of {len(positions)} rows are "
-            f"below {least}); the "
-            "corpus, the encoder, its prefixes, pooling or max_length are others than the index "
-            "was built with"
+            f"the corpus (cosine {cosines[worst]:.2f}; {int((cosines < least).sum())} of "
+            f"{len(positions)} rows are below {least}); the corpus, the encoder, its prefixes, "
+            "pooling or max_length differ from those that the index was built with"
         )
     say(
-        f"{len(positions)} passages encoded again: median cosine with their rows "
+        f"{len(positions)} passages encoded: median cosine with their stored vectors "
         f"{np.median(cosines):.4f}"
     )

@@ -1,7 +1,7 @@
-"""The index directory: opened as a searcher, checked against its digests.
+"""Searching an index directory, and checking it against its digests.
 
 DIR/manifest.json          kind, passages, corpus, parameters, encoder, files with digests
-DIR/passages.jsonl, offsets.npy  what is served, by position
+DIR/passages.jsonl, offsets.npy  the passages, by position
 DIR/*.index.npy, *.index.json    BM25 (the files of bm25s)
 DIR/vectors.faiss, rescore.npy   dense
 DIR/encoder.onnx                 dense: the encoder of encoder_backend onnx or onnx-int8
@@ -29,8 +29,12 @@ from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult, query_pro
 
 
 class Searcher:
-    """An opened index: a Retriever in this process. `manifest` says what it was built from,
-    `search_settings` what is searched otherwise than built (`changed_results`).
+    """An opened index: a Retriever in this process.
+
+    Attributes:
+        manifest: the description of the index.
+        search_settings: the settings that make the results differ from those of the index as built
+            (`changed_results`).
     """
 
     blocking = False
@@ -48,25 +52,23 @@ class Searcher:
         self._ranker = ranker
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
-        """At most `k` hits for each query: falling score, equal scores by ascending position in the
-        corpus, or by id where `ties` says so.
+        """At most `k` hits for each query by falling score; `ties` orders equal scores.
 
-        A query that cannot be searched for (too long, empty), or whose passage is damaged
-        on disk, has an error of its own. Lone surrogates count as question marks, as they do over
-        HTTP.
+        A query that is empty or too long, or whose passage is damaged on disk, gets an error; the
+        other queries are answered. Lone surrogates become question marks, as over HTTP.
 
         Raises:
-            InvalidInputError: `k` below 1, or the index is damaged.
+            InvalidInputError: `k` is below 1, or the index is damaged.
         """
         if k < 1:
             raise InvalidInputError(f"k: expected 1 or more, got {k}")
         problems = [query_problem(query) for query in queries]
-        sound = [
+        valid = [
             query.encode("utf-8", "replace").decode()
             for query, problem in zip(queries, problems, strict=True)
             if problem is None
         ]
-        ranked = iter(self._ranker.rank(sound, k) if sound else [])
+        ranked = iter(self._ranker.rank(valid, k) if valid else [])
         return [
             self._result(next(ranked)) if problem is None else SearchResult(error=problem)
             for problem in problems
@@ -85,7 +87,7 @@ class Searcher:
         return len(self._store)
 
     def describe(self) -> RetrieverInfo:
-        """What the manifest says of the index, and how the search differs from the build."""
+        """The facts of the manifest, and how the search differs from the build."""
         return RetrieverInfo(
             kind=self.manifest["kind"],
             passages=self.manifest["passages"],
@@ -105,18 +107,17 @@ def open_index(path: Path, settings: Mapping[str, object] | None = None) -> Sear
     """Open an index directory for searching.
 
     Files up to 64 MiB are checked against their digests, larger ones by size and structure (`tspo
-    index verify` reads them whole); every passage is checked when it is fetched.
+    index verify` reads them whole). Every passage is checked when it is fetched.
 
     Args:
-        settings: what the search is to do otherwise than the build said (`search_time_names`), e.g.
-        nprobe, reranker.
+        settings: search settings that differ from the build (`search_time_names`), such as nprobe
+            or reranker.
 
     Raises:
-        MissingResourceError: no such directory, or its encoder is not there.
-        InvalidInputError: not an index, one of another format version, one with a missing, cut or
-        changed file, an
-            encoder other than the one it was built with, or a setting that cannot be changed any
-            more.
+        MissingResourceError: there is no such directory, or no such encoder.
+        InvalidInputError: not an index; an index of another format version; a file is missing, cut
+            or changed; the encoder differs from the one of the build; or a setting cannot be
+            changed after the build.
     """
     manifest = read_manifest(path)
     kind = manifest["kind"]
@@ -141,9 +142,8 @@ def verify_index(path: Path) -> dict[str, Any]:
     """Compute every digest of an index again: `{"files": n, "corpus": "same" | "absent"}`.
 
     Raises:
-        MissingResourceError, InvalidInputError: as `open_index`; also InvalidInputError when a file
-        of the index, or
-            the corpus it was built from, has changed since. A corpus that is gone is no error.
+        MissingResourceError, InvalidInputError: as `open_index`; also InvalidInputError if a file
+            of the index, or the corpus it was built from, has changed. The corpus may be missing.
     """
     manifest = read_manifest(path)
     for name, facts in manifest["files"].items():
@@ -199,6 +199,5 @@ def _check_encoder(manifest: dict[str, Any]) -> None:
     if expected and got and got != expected:
         raise InvalidInputError(
             f"encoder {manifest['encoder']}: its files are not those that built the index (sha256 "
-            f"{expected[:12]}, "
-            f"now {got[:12]}); put them back or build the index again"
+            f"{expected[:12]}, now {got[:12]}); restore them or build the index again"
         )

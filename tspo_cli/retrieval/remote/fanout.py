@@ -1,10 +1,10 @@
-"""One corpus in parts on several servers: every query goes to all of them, their hits are merged.
+"""A corpus in shards on several servers: every query goes to all of them, and the hits are merged.
 
-The merge is exact where a passage's score depends on the query and the passage alone: then the best
-k of the corpus are among the best k of the parts. Inner products with the vectors as they were
-encoded are such scores. BM25's are not: a word's weight depends on how many passages of the part
-have it, and a passage's on their mean length; nor are those of codes that every part learns for
-itself (SQ8, PQ). Such parts are refused unless approximate answers were asked for.
+The merge is exact if a passage's score depends on the query and the passage only: then the best k
+of the corpus are among the best k of the shards. That holds for inner products with the encoded
+vectors. It does not hold for BM25, where the weight of a word depends on how many passages of the
+shard have it, and the weight of a passage on their mean length; nor for codes that each shard
+learns from its own vectors (SQ8, PQ). Such shards are refused unless `approximate` is set.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
 
 _CALLS_AT_ONCE = 16
 _VECTORS_AS_ENCODED = re.compile(r"Flat|SQfp16|SQbf16|(IVF\d+|HNSW\d+),Flat|HNSW\d+")
-"""FAISS factory strings that learn no codes."""
+"""FAISS factory strings of indexes that learn no codes."""
 
 
 class ShardedRetriever:
     """Searches all shards at once and keeps the best k hits by score.
 
-    Equal scores come in the order of the shards, then in the order of each: that of the whole
-    corpus where the shards are its consecutive parts. A query that any shard fails to answer has an
-    error: what is missing could be the best.
+    Equal scores are in the order of the shards, then in the order within a shard. If the shards are
+    consecutive parts of the corpus, that is the order of the corpus. If a shard fails to answer a
+    query, the query has an error, because the missing hits could be the best.
     """
 
     blocking = True
@@ -48,14 +48,13 @@ class ShardedRetriever:
         return [merge(results, k) for results in parts]
 
     def check(self) -> None:
-        """Ask every shard for one hit, and whether their scores can be compared.
+        """Request one hit from every shard, and check that their scores can be compared.
 
         Raises:
             RemoteServiceError: a shard does not answer, or not in the expected form.
-            InvalidInputError: a shard is no tspo server, two serve the same passages, they differ
-            in kind, settings
-                or encoder, or their scores are comparable only approximately and that was not
-                allowed.
+            InvalidInputError: a shard is no tspo server; two shards serve the same passages; they
+                differ in kind, settings or encoder; or their scores can be compared only
+                approximately, and `approximate` is not set.
         """
         for shard in self._shards:
             shard.check()
@@ -63,7 +62,7 @@ class ShardedRetriever:
         _check_shards(infos, self._approximate)
 
     def describe(self) -> RetrieverInfo:
-        """What all shards have in common. There is no digest, for they are not one index."""
+        """The common description of all shards, without a digest: they are several indexes."""
         infos = [shard.describe() for shard in self._shards]
         counts = [info.passages for info in infos if info.passages is not None]
         passages = sum(counts) if len(counts) == len(infos) else None
@@ -77,9 +76,7 @@ class ShardedRetriever:
 
 
 def merge(results: Sequence[SearchResult], k: int) -> SearchResult:
-    """The best `k` hits of one query from its results in all shards; the first error, if any shard
-    failed.
-    """
+    """The best `k` hits of one query from its results in all shards; the first error, if any."""
     for result in results:
         if result.error is not None:
             return result
@@ -92,8 +89,8 @@ def _check_shards(infos: dict[str, RetrieverInfo], approximate: bool) -> None:
     for url, info in infos.items():
         if not info.index_digest:
             raise InvalidInputError(
-                f"retriever {url}: shards must be tspo servers; this one does not say what it "
-                "serves"
+                f"retriever {url}: expected a tspo server, because shards are checked for a fit; "
+                "this server does not describe its index"
             )
     (first_url, first), *others = infos.items()
     for name in ("kind", "parameters", "search", "encoder"):
@@ -120,7 +117,7 @@ def _check_shards(infos: dict[str, RetrieverInfo], approximate: bool) -> None:
 
 
 def _incomparable(kind: str | None, parameters: Mapping[str, Any]) -> str:
-    """What a score depends on beside the query and the passage; empty: nothing."""
+    """What a score depends on except the query and the passage; empty: nothing."""
     if kind != "dense":
         return "word statistics"
     as_encoded = _VECTORS_AS_ENCODED.fullmatch(parameters.get("factory", "Flat"))

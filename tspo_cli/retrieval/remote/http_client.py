@@ -1,5 +1,5 @@
-"""A retriever behind HTTP, asked as Search-R1's server is: POST /retrieve with `queries`, `topk`,
-`return_scores`.
+"""A retriever behind HTTP, with the protocol of Search-R1's server: POST /retrieve with `queries`,
+`topk` and `return_scores`.
 """
 
 from __future__ import annotations
@@ -24,22 +24,20 @@ _LONGEST_WAIT = 10.0
 
 
 class HttpRetriever:
-    """Searches through one or several equal servers; the next one takes over where one fails.
+    """Searches with one or several equal servers. If a server fails, the next one is tried.
 
-    Scores, ids and contents arrive as the server's own searcher gives them. Safe to use from
-    several threads, which share its connections. Proxies of the environment are not used: they
-    would stand between a training run and its own machine.
+    Scores, ids and contents are those of the server's searcher. It is thread-safe; threads share
+    its connections. Proxies of the environment are not used, because the servers are mostly local.
 
     Args:
         urls: base URLs (`http://127.0.0.1:8000`); `/retrieve` is added where it is missing.
         timeout: seconds for one attempt.
         retries: further attempts after a failed connection, status 429 or 5xx.
         deadline: seconds for all attempts and the waits between them.
-        concurrency: most requests under way at once; more wait for their turn, within the deadline.
+        concurrency: most requests at once; others wait, within the deadline.
         token: sent as `Authorization: Bearer ...`; empty: none.
         first_wait: seconds before the first retry; doubled each time, up to ten seconds, with
-        jitter. A server that
-            says how long to wait (Retry-After) is waited for at least that long.
+            jitter. The wait is at least the server's Retry-After.
 
     Raises:
         InvalidInputError: no URL, or one that is not http(s).
@@ -73,12 +71,12 @@ class HttpRetriever:
         self._client = httpx.Client(headers=headers, limits=limits, trust_env=False)
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
-        """At most `k` hits for each query; where no server answers, each of these queries has the
+        """At most `k` hits for each query. If no server answers, each of these queries has the
         error.
         """
         results: list[SearchResult] = []
         for start in range(0, len(queries), MAX_BATCH):
-            # A lone surrogate, which JSON in UTF-8 cannot carry, would fail the whole batch.
+            # A lone surrogate has no UTF-8 encoding and would fail the whole batch.
             batch = [
                 query.encode("utf-8", "replace").decode()
                 for query in queries[start : start + MAX_BATCH]
@@ -90,12 +88,11 @@ class HttpRetriever:
         return results
 
     def check(self) -> None:
-        """Ask every server for one hit, once, and whether all serve the same index.
+        """Request one hit from every server, and check that all serve the same index.
 
         Raises:
             RemoteServiceError: a server does not answer, or not in the expected form.
-            InvalidInputError: two servers say that they serve different indexes, or search them
-            differently.
+            InvalidInputError: two servers serve different indexes, or search them differently.
         """
         for url in self.urls:
             self._parsed(url, ["ping"], 1, time.monotonic() + self._timeout)
@@ -115,8 +112,8 @@ class HttpRetriever:
             )
 
     def describe(self) -> RetrieverInfo:
-        """What the first server says of its index at /healthz; a server that is not tspo's leaves
-        the fields empty.
+        """The first server's description of its index at /healthz. For a server that is not tspo's
+        the fields are empty.
         """
         return self._describe(self.urls[0])
 
@@ -151,7 +148,7 @@ class HttpRetriever:
             url = self.urls[(first + attempt) % len(self.urls)]
             try:
                 return self._parsed(url, queries, k, end)
-            except _Passing as error:
+            except _TemporaryError as error:
                 backoff = min(self._first_wait * 2**attempt, _LONGEST_WAIT) * random.uniform(
                     0.5, 1.0
                 )
@@ -166,7 +163,7 @@ class HttpRetriever:
     def _parsed(self, url: str, queries: list[str], k: int, end: float) -> list[SearchResult]:
         if not self._slots.acquire(timeout=max(0.0, end - time.monotonic())):
             raise RemoteServiceError(
-                f"retriever {url}: too many requests under way; raise retriever.concurrency"
+                f"retriever {url}: too many requests at once; raise retriever.concurrency"
             )
         try:
             return _parse(
@@ -179,15 +176,17 @@ class HttpRetriever:
 
     def _post(self, url: str, queries: list[str], k: int, end: float) -> Any:
         body = {"queries": queries, "topk": k, "return_scores": True}
-        patience = max(0.001, end - time.monotonic())
+        timeout = max(0.001, end - time.monotonic())
         try:
-            with self._client.stream("POST", url, json=body, timeout=patience) as response:
+            with self._client.stream("POST", url, json=body, timeout=timeout) as response:
                 content = _read(response, end)
         except httpx.TransportError as error:
-            raise _Passing(f"retriever {url}: {_reason(error)}; is the server running?") from None
+            raise _TemporaryError(
+                f"retriever {url}: {_reason(error)}; is the server running?"
+            ) from None
         status = response.status_code
         if status == 429 or status >= 500:
-            raise _Passing(f"retriever {url}: status {status}", _retry_after(response))
+            raise _TemporaryError(f"retriever {url}: status {status}", _retry_after(response))
         if status != 200:
             raise RemoteServiceError(f"retriever {url}: status {status}: {_excerpt(content)}")
         try:
@@ -199,10 +198,8 @@ class HttpRetriever:
             ) from None
 
 
-class _Passing(RemoteServiceError):
-    """A failure that another attempt may get over, `retry_after` seconds from now at the
-    earliest.
-    """
+class _TemporaryError(RemoteServiceError):
+    """A failure that may not occur again, after `retry_after` seconds at the earliest."""
 
     def __init__(self, message: str, retry_after: float = 0.0) -> None:
         super().__init__(message)
@@ -210,23 +207,22 @@ class _Passing(RemoteServiceError):
 
 
 def _read(response: httpx.Response, end: float) -> bytes:
-    """The body, piece by piece: a server that dribbles must not outlast the deadline. Raises
-    httpx.ReadTimeout.
+    """Read the body in chunks, so that a slow server cannot exceed the deadline.
+
+    Raises httpx.ReadTimeout.
     """
-    pieces = []
-    for piece in response.iter_bytes():
-        pieces.append(piece)
+    chunks = []
+    for chunk in response.iter_bytes():
+        chunks.append(chunk)
         if time.monotonic() > end:
             raise httpx.ReadTimeout("")
-    return b"".join(pieces)
+    return b"".join(chunks)
 
 
 def _retry_after(response: httpx.Response) -> float:
-    """Seconds, where the server says them (it may also give a date, which is not worth the
-    trouble).
-    """
-    given = response.headers.get("retry-after", "")
-    return float(given) if given.isascii() and given.isdigit() else 0.0
+    """The Retry-After header in seconds; 0 if it is missing or a date."""
+    value = response.headers.get("retry-after", "")
+    return float(value) if value.isascii() and value.isdigit() else 0.0
 
 
 def _endpoint(url: str) -> str:
@@ -248,9 +244,7 @@ def _excerpt(content: bytes) -> str:
 
 
 def _parse(url: str, answer: Any, count: int) -> list[SearchResult]:
-    """Results from an answer in dialect A (or B: then without scores). Raises RemoteServiceError
-    for another form.
-    """
+    """Parse a response with or without scores. Raises RemoteServiceError for other forms."""
     lists = answer.get("result") if isinstance(answer, dict) else None
     if not isinstance(lists, list) or len(lists) != count:
         raise RemoteServiceError(

@@ -1,10 +1,8 @@
-"""An existing Qdrant collection as the retriever, and a corpus into such a collection, through
-Qdrant's own client.
+"""A Qdrant collection as the retriever, and the upload of a corpus, with Qdrant's own client.
 
-Sparse vectors carry BM25: a passage's weight of a word is tf / (tf + k1 (1 - b + b length / mean
-length)) (Lucene's form), the query's is how often it has the word, and Qdrant multiplies with the
-word's idf over the whole collection, on however many machines it lies. Words become numbers by a
-32-bit hash.
+Sparse vectors represent BM25: the weight of a word in a passage is tf / (tf + k1 (1 - b + b length
+/ mean length)) (Lucene's form), in a query the count of the word. Qdrant multiplies by the word's
+idf over the whole collection, also if it is distributed. A 32-bit hash turns words into indices.
 """
 
 from __future__ import annotations
@@ -37,11 +35,10 @@ _UPLOAD_BATCH = 256
 
 
 class QdrantRetriever:
-    """Searches a collection whose payload has each passage's id and contents. Safe to use from
-    several threads.
+    """Searches a collection whose payload has each passage's id and contents. It is thread-safe.
 
     Args:
-        encode: for dense collections, how a query becomes a vector; None for sparse ones.
+        encode: encodes the queries of a dense collection; None for a sparse one.
     """
 
     blocking = True
@@ -52,27 +49,26 @@ class QdrantRetriever:
         self._vector = config.vector or (SPARSE_NAME if config.kind == "sparse" else "")
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
-        """At most `k` hits for each query; where Qdrant does not answer, each of these queries has
-        the error.
+        """At most `k` hits for each query. If Qdrant does not answer, each of these queries has the
+        error.
         """
         results = [
             SearchResult() if query.strip() else SearchResult(error="query: empty")
             for query in queries
         ]
         vectors = self._vectors([query.encode("utf-8", "replace").decode() for query in queries])
-        asked = [
-            at
-            for at, vector in enumerate(vectors)
-            if vector is not None and results[at].error is None
+        # A sparse query without words has no vector, and no hits.
+        valid = [
+            i for i, vector in enumerate(vectors) if vector is not None and results[i].error is None
         ]
-        if not asked:
+        if not valid:
             return results
         try:
-            answers = self._query([vectors[at] for at in asked], k)
+            answers = self._query([vectors[i] for i in valid], k)
         except RemoteServiceError as error:
-            answers = [SearchResult(error=str(error))] * len(asked)
-        for at, answer in zip(asked, answers, strict=True):
-            results[at] = answer
+            answers = [SearchResult(error=str(error))] * len(valid)
+        for i, answer in zip(valid, answers, strict=True):
+            results[i] = answer
         return results
 
     def describe(self) -> RetrieverInfo:
@@ -80,15 +76,14 @@ class QdrantRetriever:
         return RetrieverInfo(kind=self._config.kind)
 
     def check(self) -> None:
-        """Ask once.
+        """Check the collection with one query.
 
         Raises:
             RemoteServiceError: Qdrant does not answer, or has no such collection or vector.
-            InvalidInputError: its vectors are not those of the encoder, or its payload has no
-            passages.
+            InvalidInputError: the vectors do not fit the encoder, or the payload has no passages.
         """
         name = self._config.collection
-        with _speaking(self._config.url):
+        with _one_line_errors(self._config.url):
             if not self._client.collection_exists(name):
                 raise InvalidInputError(f"qdrant {self._config.url}: no collection {name!r}")
         (vector,) = self._vectors(["ping"])
@@ -120,16 +115,13 @@ class QdrantRetriever:
             )
             for vector in vectors
         ]
-        with _speaking(config.url):
+        with _one_line_errors(config.url):
             answers = self._client.query_batch_points(config.collection, requests=requests)
         return [self._result(answer.points) for answer in answers]
 
     def _result(self, points: Iterable[Any]) -> SearchResult:
         hits = []
-        # Qdrant leaves the order of equal scores open; ours is the order of the corpus.
-        for point in sorted(
-            points, key=lambda one: (-one.score, one.id if isinstance(one.id, int) else 0)
-        ):
+        for point in sorted(points, key=_by_score_and_position):
             payload = point.payload or {}
             contents = payload.get(self._config.contents_field)
             if not isinstance(contents, str):
@@ -144,12 +136,18 @@ class QdrantRetriever:
         return SearchResult(tuple(hits))
 
 
+def _by_score_and_position(point: Any) -> tuple[float, int]:
+    """Qdrant does not define the order of equal scores; here it is the order of the corpus."""
+    return -point.score, point.id if isinstance(point.id, int) else 0
+
+
 def connect(config: QdrantConfig, *, timeout: float) -> QdrantRetriever:
-    """The collection that `config` names, asked once.
+    """Open the collection that `config` names and check it.
 
     Raises:
         MissingResourceError: qdrant-client is not installed, or there is no such encoder on this
-        machine. RemoteServiceError, InvalidInputError: see QdrantRetriever.check.
+            machine.
+        RemoteServiceError, InvalidInputError: as QdrantRetriever.check.
     """
     encode = load_encoder(config.encoder) if config.kind == "dense" else None
     retriever = QdrantRetriever(open_client(config.url, timeout), config, encode)
@@ -158,8 +156,8 @@ def connect(config: QdrantConfig, *, timeout: float) -> QdrantRetriever:
 
 
 def open_client(url: str, timeout: float) -> QdrantClient:
-    """Qdrant's client. Raises MissingResourceError without the package, InvalidInputError for
-    another kind of URL.
+    """Qdrant's client. Raises MissingResourceError without the package, InvalidInputError for a URL
+    that is not http(s).
     """
     check_url(url, "qdrant", "http://127.0.0.1:6333")
     try:
@@ -175,7 +173,7 @@ def open_client(url: str, timeout: float) -> QdrantClient:
 
 
 def load_encoder(name: str) -> Encode:
-    """How texts become vectors. Raises MissingResourceError where there is no such encoder."""
+    """The function that encodes texts. Raises MissingResourceError if there is no such encoder."""
     from tspo_cli.retrieval.dense.encoder import Encoder
 
     return Encoder(name, DenseSettings()).encode
@@ -188,12 +186,14 @@ def push_sparse(
     settings: Bm25Settings,
     advance: Callable[[int], None],
 ) -> int:
-    """Make `collection` with the BM25 vectors of the passages, which are read twice, and return
-    their number.
+    """Create `collection` with the BM25 vectors of the passages and return their number.
+
+    The passages are read twice.
 
     Raises:
-        InvalidInputError: the collection is there already, another variant than Lucene's, or no
-        passages. RemoteServiceError: Qdrant does not answer.
+        InvalidInputError: the collection exists, `settings.method` is not lucene, or there are no
+            passages.
+        RemoteServiceError: Qdrant does not answer.
     """
     from qdrant_client import models
 
@@ -212,7 +212,7 @@ def push_sparse(
             counts = Counter(tokens(passage.contents, settings.stop_words))
             yield {
                 SPARSE_NAME: _sparse({word: tf / (tf + norm) for word, tf in counts.items()})
-                or _nothing()
+                or _empty_vector()
             }
 
     _create(
@@ -234,8 +234,9 @@ def push_dense(
     prefix: str,
     advance: Callable[[int], None],
 ) -> int:
-    """Make `collection` with the encoder's vectors of the passages and return their number. Raises
-    as `push_sparse`.
+    """Create `collection` with the encoder's vectors of the passages and return their number.
+
+    Raises as `push_sparse`.
     """
     from qdrant_client import models
 
@@ -254,10 +255,10 @@ def push_dense(
 
 
 def _create(client: QdrantClient, collection: str, **config: Any) -> None:
-    with _speaking("upload"):
+    with _one_line_errors("upload"):
         if client.collection_exists(collection):
             raise InvalidInputError(
-                f"qdrant: collection {collection!r} is there already; choose another --collection"
+                f"qdrant: collection {collection!r} exists already; choose another --collection"
             )
         client.create_collection(collection, **config)
 
@@ -275,11 +276,11 @@ def _upload(
     points = (
         # The id of a point is its position in the corpus.
         models.PointStruct(
-            id=at, vector=vector, payload={"id": passage.id, "contents": passage.contents}
+            id=position, vector=vector, payload={"id": passage.id, "contents": passage.contents}
         )
-        for at, (passage, vector) in enumerate(zip(passages, vectors, strict=True))
+        for position, (passage, vector) in enumerate(zip(passages, vectors, strict=True))
     )
-    with _speaking("upload"):
+    with _one_line_errors("upload"):
         while batch := list(islice(points, _UPLOAD_BATCH)):
             client.upsert(collection, batch, wait=True)
             count += len(batch)
@@ -293,26 +294,26 @@ def _sparse(weights: dict[str, float] | Counter[str]) -> Any:
 
     if not weights:
         return None
-    by_number: Counter[int] = Counter()
+    by_index: Counter[int] = Counter()
     for word, weight in weights.items():
-        number = int.from_bytes(
+        index = int.from_bytes(
             hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=4).digest(), "big"
         )
-        by_number[number] += weight  # type: ignore[assignment]
+        by_index[index] += weight  # type: ignore[assignment]
     return models.SparseVector(
-        indices=list(by_number), values=[float(weight) for weight in by_number.values()]
+        indices=list(by_index), values=[float(weight) for weight in by_index.values()]
     )
 
 
-def _nothing() -> Any:
+def _empty_vector() -> Any:
     from qdrant_client import models
 
     return models.SparseVector(indices=[], values=[])
 
 
 @contextmanager
-def _speaking(url: str) -> Iterator[None]:
-    """Errors of Qdrant's client as one line."""
+def _one_line_errors(url: str) -> Iterator[None]:
+    """Turn errors of Qdrant's client into a RemoteServiceError of one line."""
     from qdrant_client.common.client_exceptions import QdrantException
     from qdrant_client.http.exceptions import ApiException
 

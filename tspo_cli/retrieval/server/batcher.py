@@ -1,9 +1,9 @@
-"""Queries of many clients, searched together by the one thread that owns the index.
+"""Batches the queries of many clients. A single thread owns the index and searches.
 
-Whatever waits when the thread is free is its next batch: an idle server answers at once and a busy
-one makes larger batches by itself. Clients that were just answered are likely to ask again, so that
-a small batch right after a larger one waits for them a moment; a query that comes later than that
-never waits. Indexes and encoders need not be thread-safe.
+When the thread is free, it takes all waiting queries as its next batch: an idle server answers at
+once, and a busy server forms larger batches. Clients that just got a response are likely to send
+the next query, so a small batch right after a larger one waits for them briefly; later queries
+never wait. Indexes and encoders need not be thread-safe.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tspo_cli.retrieval.server.answer_cache import AnswerCache, CacheKey, normalise
-from tspo_cli.retrieval.server.server_metrics import ServiceMetrics
-from tspo_cli.retrieval.server.wire_format import Answer, encode_answer
+from tspo_cli.retrieval.server.server_metrics import ServerMetrics
+from tspo_cli.retrieval.server.wire_format import EncodedResult, encode_result
 from tspo_cli.retrieval.types import Retriever, RetrieverInfo, SearchResult
 
 log = logging.getLogger(__name__)
 _LONGEST_RETRY = 60
 _LAST_SEARCH = 10.0
 _GATHER = 0.08
-"""Of the time that a batch took, so much after its end the next one waits to be as large as all
-that was asked then.
+"""The next batch waits up to this share of the last batch's time, until it is as large as the last
+batch and its queue together.
 """
 
 
 class Overloaded(Exception):
-    """More waits than may wait. `retry_after`: seconds until that should have passed."""
+    """Too many queries wait. `retry_after`: seconds after which a client should try again."""
 
     def __init__(self, retry_after: int) -> None:
         super().__init__(f"overloaded; try again in {retry_after} s")
@@ -44,27 +44,27 @@ class _Waiting:
     query: str
     key: CacheKey
     since: float
-    future: asyncio.Future[Answer]
+    future: asyncio.Future[EncodedResult]
 
 
 class Batcher:
-    """Answers from the cache, from a search under way, or from the next batch.
+    """Answers queries from the cache, from a running search, or from the next batch.
 
-    Its methods belong to the event loop that called `start`. Index, encoder and searches belong to
-    one thread.
+    Call its methods in the event loop that called `start`. One thread owns the index and the
+    encoder, and searches.
 
     Args:
         open_retriever: opens the index; called once, in the owning thread.
         max_batch: most queries in one search.
         max_waiting: queries that may wait; beyond that `search` raises Overloaded.
-        max_wait: seconds after which a waiting query is given up as overload, for nobody waits for
-        it any more. cache_bytes: cap of the answer cache.
+        max_wait: seconds after which a waiting query fails with Overloaded.
+        cache_bytes: limit of the cache.
     """
 
     def __init__(
         self,
         open_retriever: Callable[[], Retriever],
-        metrics: ServiceMetrics,
+        metrics: ServerMetrics,
         *,
         max_batch: int,
         max_waiting: int,
@@ -76,30 +76,32 @@ class Batcher:
         self._max_batch, self._max_waiting, self._max_wait = max_batch, max_waiting, max_wait
         self._cache = AnswerCache(cache_bytes)
         self._queue: deque[_Waiting] = deque()
-        self._under_way: dict[CacheKey, asyncio.Future[Answer]] = {}
+        self._running: dict[CacheKey, asyncio.Future[EncodedResult]] = {}
         self._wake = threading.Condition()
         self._closing = False
         self._rate = 0.0
         self._gather_until, self._gather_size = 0.0, 0
         self.info: RetrieverInfo | None = None
-        """What is searched; None until the index is open."""
+        """The description of the index; None until it is open."""
         metrics.watch(waiting=lambda: len(self._queue), cache=self._cache)
 
     def start(self) -> asyncio.Future[None]:
-        """Start the owning thread. The future is done once the index is open, or has the error that
-        kept it shut.
+        """Start the owning thread. The future is done when the index is open; it has the error if
+        opening failed.
         """
         self._loop = asyncio.get_running_loop()
         opened: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(
-            target=self._own, args=(opened,), name="index-owner", daemon=True
+            target=self._run, args=(opened,), name="index-owner", daemon=True
         )
         self._thread.start()
         return opened
 
     def close(self) -> None:
-        """Answer what waits, then end the thread. An index that is still being opened is not waited
-        for, nor a search for more than ten seconds: the thread ends with the process.
+        """Answer the waiting queries, then end the thread.
+
+        It does not wait for an index that is still opening, nor more than ten seconds for a search;
+        the thread then ends with the process.
         """
         with self._wake:
             self._closing = True
@@ -107,45 +109,45 @@ class Batcher:
         if self.info is not None:
             self._thread.join(_LAST_SEARCH)
 
-    async def search(self, queries: Sequence[str], k: int) -> list[Answer]:
-        """One answer per query, in order.
+    async def search(self, queries: Sequence[str], k: int) -> list[EncodedResult]:
+        """One result per query, in order.
 
         Raises:
-            Overloaded: too much waits already, or waited too long. Nothing was lost: answers found
-            go to the cache.
+            Overloaded: too many queries wait, or one waited too long. Results of the others are
+                cached.
         """
         info = self.info or RetrieverInfo()
         keys = [(info.index_digest, k, normalise(query, info.kind)) for query in queries]
-        found: list[Answer | asyncio.Future[Answer]] = []
-        fresh: list[_Waiting] = []
-        repeats = shared = 0
+        results: list[EncodedResult | asyncio.Future[EncodedResult]] = []
+        new: list[_Waiting] = []
+        cached = shared = 0
         now = time.monotonic()
         for query, key in zip(queries, keys, strict=True):
             known = self._cache.get(key)
-            future = self._under_way.get(key)
+            future = self._running.get(key)
             if known is not None:
-                repeats += 1
-                found.append(known)
+                cached += 1
+                results.append(known)
                 continue
             if future is None:
-                future = self._under_way[key] = self._loop.create_future()
-                fresh.append(_Waiting(query, key, now, future))
+                future = self._running[key] = self._loop.create_future()
+                new.append(_Waiting(query, key, now, future))
             else:
                 shared += 1
-            found.append(future)
-        self._metrics.queries(cached=repeats, shared=shared, searched=len(fresh))
-        if fresh:
-            self._enqueue(fresh)
-        return [item if isinstance(item, Answer) else await item for item in found]
+            results.append(future)
+        self._metrics.queries(cached=cached, shared=shared, searched=len(new))
+        if new:
+            self._enqueue(new)
+        return [result if isinstance(result, EncodedResult) else await result for result in results]
 
-    def _enqueue(self, fresh: list[_Waiting]) -> None:
+    def _enqueue(self, new: list[_Waiting]) -> None:
         with self._wake:
-            if room := len(self._queue) + len(fresh) <= self._max_waiting:
-                self._queue.extend(fresh)
+            if accepted := len(self._queue) + len(new) <= self._max_waiting:
+                self._queue.extend(new)
                 self._wake.notify()
-        if not room:
+        if not accepted:
             refusal = Overloaded(self._retry_after())
-            for waiting in fresh:
+            for waiting in new:
                 self._settle(waiting, refusal)
             raise refusal
 
@@ -153,22 +155,22 @@ class Batcher:
         seconds = len(self._queue) / self._rate if self._rate else 1.0
         return max(1, min(_LONGEST_RETRY, math.ceil(seconds)))
 
-    def _settle(self, waiting: _Waiting, outcome: Answer | Overloaded) -> None:
-        self._under_way.pop(waiting.key, None)
-        if isinstance(outcome, Answer):
+    def _settle(self, waiting: _Waiting, outcome: EncodedResult | Overloaded) -> None:
+        self._running.pop(waiting.key, None)
+        if isinstance(outcome, EncodedResult):
             self._cache.put(waiting.key, outcome)
-        if waiting.future.done():  # its only client has gone
+        if waiting.future.done():  # its only client has disconnected
             return
-        if isinstance(outcome, Answer):
+        if isinstance(outcome, EncodedResult):
             waiting.future.set_result(outcome)
         else:
             waiting.future.set_exception(outcome)
-            # seen: a refused request awaits only the first of its queries
+            # Mark it as retrieved: a refused request awaits only the first of its queries.
             waiting.future.exception()
 
-    # What follows runs in the owning thread.
+    # The following methods run in the owning thread.
 
-    def _own(self, opened: asyncio.Future[None]) -> None:
+    def _run(self, opened: asyncio.Future[None]) -> None:
         try:
             retriever = self._open()
             info = retriever.describe()
@@ -181,7 +183,7 @@ class Batcher:
             self._answer(retriever, batch)
 
     def _next_batch(self) -> list[_Waiting]:
-        """Queries with the same k, oldest first; empty when it is time to end."""
+        """Queries with the same k, oldest first; empty when the batcher closes."""
         with self._wake:
             while not self._queue and not self._closing:
                 self._wake.wait()
@@ -201,19 +203,17 @@ class Batcher:
 
     def _answer(self, retriever: Retriever, batch: list[_Waiting]) -> None:
         start = time.monotonic()
-        wanted = [
-            waiting for waiting in batch if not waiting.future.done()
-        ]  # a shutdown gives up on requests
-        late = [waiting for waiting in wanted if start - waiting.since > self._max_wait]
-        timely = [waiting for waiting in wanted if start - waiting.since <= self._max_wait]
-        outcomes: list[tuple[_Waiting, Answer | Overloaded]] = [
+        # A shutdown cancels requests, whose futures are then done.
+        pending = [waiting for waiting in batch if not waiting.future.done()]
+        late = [waiting for waiting in pending if start - waiting.since > self._max_wait]
+        timely = [waiting for waiting in pending if start - waiting.since <= self._max_wait]
+        outcomes: list[tuple[_Waiting, EncodedResult | Overloaded]] = [
             (waiting, Overloaded(self._retry_after())) for waiting in late
         ]
         if timely:
-            results = search_each(
-                retriever, [waiting.query for waiting in timely], timely[0].key[1]
-            )
-            outcomes += zip(timely, map(encode_answer, results), strict=True)
+            queries = [waiting.query for waiting in timely]
+            results = search_each(retriever, queries, timely[0].key[1])
+            outcomes += zip(timely, map(encode_result, results), strict=True)
             end = time.monotonic()
             seconds = max(end - start, 1e-6)
             self._gather_size = min(len(timely) + len(self._queue), self._max_batch)
@@ -222,18 +222,18 @@ class Batcher:
             self._metrics.batch(len(timely), seconds)
         self._call(self._settle_all, outcomes)
 
-    def _settle_all(self, outcomes: list[tuple[_Waiting, Answer | Overloaded]]) -> None:
+    def _settle_all(self, outcomes: list[tuple[_Waiting, EncodedResult | Overloaded]]) -> None:
         for waiting, outcome in outcomes:
             self._settle(waiting, outcome)
 
     def _call(self, function: Callable[..., object], *arguments: object) -> None:
-        # A loop that has been closed has nobody left to tell.
+        # After the loop has been closed, no client waits for a result.
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *arguments)
 
 
 def search_each(retriever: Retriever, queries: Sequence[str], k: int) -> list[SearchResult]:
-    """Search the batch; if it fails, search its halves, so that a bad query fails alone."""
+    """Search the batch. If it fails, search its halves, so that a bad query fails alone."""
     try:
         results = retriever.search(queries, k)
         if len(results) != len(queries):

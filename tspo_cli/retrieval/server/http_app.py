@@ -1,8 +1,8 @@
-"""The retriever as a web application.
+"""A retriever as a web application.
 
 POST /retrieve   see wire_format.py; 401 no token; 408, 413, 422 bad request; 429 overloaded
-GET  /healthz    the process is up; once the index is open also what is served
-GET  /readyz     200 when queries are answered, 503 while the index is being opened
+GET  /healthz    the process is up; once the index is open also its description
+GET  /readyz     200 when queries are answered, 503 while the index is opening
 GET  /metrics    for Prometheus
 """
 
@@ -23,19 +23,19 @@ from starlette.types import Receive, Scope, Send
 
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.server.batcher import Batcher, Overloaded
-from tspo_cli.retrieval.server.server_metrics import CONTENT_TYPE, ServiceMetrics
+from tspo_cli.retrieval.server.server_metrics import CONTENT_TYPE, ServerMetrics
 from tspo_cli.retrieval.server.wire_format import (
-    Answer,
+    EncodedResult,
     RetrieveRequest,
-    Wanted,
+    SearchRequest,
     parse_request,
     response_body,
 )
 from tspo_cli.retrieval.types import MAX_QUERY_CHARACTERS, Retriever, query_problem
 
 _DRAIN_BODIES = 8
-"""A body too large is still read to this many times the limit, so that its sender gets to see the
-answer.
+"""A body beyond the limit is read up to this many times the limit, so that its sender gets the
+response.
 """
 
 
@@ -54,7 +54,7 @@ class ServiceSettings:
     max_wait: float = 30.0
     cache_bytes: int = 256 << 20
     token: str = ""
-    """What clients must send as `Authorization: Bearer ...`. Empty: everybody may ask."""
+    """Token that clients must send as `Authorization: Bearer ...`. Empty: no authorisation."""
 
     def __post_init__(self) -> None:
         if self.max_waiting < self.max_queries:
@@ -66,7 +66,7 @@ class ServiceSettings:
 
 
 class _Refusal(Exception):
-    """An answer other than 200, with one sentence."""
+    """A response other than 200, with one sentence."""
 
     def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -74,8 +74,8 @@ class _Refusal(Exception):
 
 
 class RetrieverApp(FastAPI):
-    """POST /retrieve is answered before FastAPI's middleware, which would double what HTTP costs
-    (0.035 to 0.07 ms).
+    """Handles POST /retrieve before FastAPI's middleware, which would double the cost of HTTP (from
+    0.035 to 0.07 ms).
     """
 
     def __init__(self, service: _Service) -> None:
@@ -106,8 +106,8 @@ def create_app(
 ) -> RetrieverApp:
     """The web application around the index that `open_retriever` opens.
 
-    It starts answering /healthz at once and opens the index meanwhile. `app.state.opened` is then a
-    future that is done when the index is open, or holds the error that kept it shut.
+    It answers /healthz at once, while the index is opening. `app.state.opened` is a future that is
+    done when the index is open; it has the error if opening failed.
     """
     return RetrieverApp(_Service(open_retriever, settings or ServiceSettings()))
 
@@ -115,7 +115,7 @@ def create_app(
 class _Service:
     def __init__(self, open_retriever: Callable[[], Retriever], settings: ServiceSettings) -> None:
         self._settings = settings
-        self._metrics = ServiceMetrics()
+        self._metrics = ServerMetrics()
         self._batcher = Batcher(
             open_retriever,
             self._metrics,
@@ -135,36 +135,36 @@ class _Service:
         start = time.perf_counter()
         status, errors = 200, 0
         try:
-            answers, scores = await self._answer(request)
-            errors = sum(answer.error is not None for answer in answers)
-            return Response(response_body(answers, scores), media_type="application/json")
+            results, scores = await self._search(request)
+            errors = sum(result.error is not None for result in results)
+            return Response(response_body(results, scores), media_type="application/json")
         except _Refusal as refusal:
             status = refusal.status
             return JSONResponse({"detail": refusal.detail}, status, refusal.headers)
         finally:
             self._metrics.request(status, time.perf_counter() - start, errors)
 
-    async def _answer(self, request: Request) -> tuple[list[Answer], bool]:
+    async def _search(self, request: Request) -> tuple[list[EncodedResult], bool]:
         self._authorise(request)
         raw = await self._body(request)
         if self._batcher.info is None:
             raise _Refusal(503, "the index is still being opened", {"Retry-After": "1"})
-        wanted = self._wanted(raw)
+        search = self._parsed(raw)
         problems = [
-            query_problem(query, self._settings.max_query_chars) for query in wanted.queries
+            query_problem(query, self._settings.max_query_chars) for query in search.queries
         ]
-        fit = [
+        valid = [
             query
-            for query, problem in zip(wanted.queries, problems, strict=True)
+            for query, problem in zip(search.queries, problems, strict=True)
             if problem is None
         ]
         try:
-            found = iter(await self._batcher.search(fit, wanted.k))
+            found = iter(await self._batcher.search(valid, search.k))
         except Overloaded as error:
             raise _Refusal(429, str(error), {"Retry-After": str(error.retry_after)}) from None
         return [
-            Answer(error=problem) if problem else next(found) for problem in problems
-        ], wanted.scores
+            EncodedResult(error=problem) if problem else next(found) for problem in problems
+        ], search.scores
 
     def _authorise(self, request: Request) -> None:
         if not self._settings.token:
@@ -185,12 +185,12 @@ class _Service:
                 408, "the body did not arrive in time", {"Connection": "close"}
             ) from None
         except ClientDisconnect:
-            raise _Refusal(400, "the client went away") from None
+            raise _Refusal(400, "the client disconnected") from None
         if body is None:
             raise _Refusal(413, f"body: expected at most {limit} bytes", {"Connection": "close"})
         return body
 
-    def _wanted(self, raw: bytes) -> Wanted:
+    def _parsed(self, raw: bytes) -> SearchRequest:
         limits = self._settings
         try:
             return parse_request(

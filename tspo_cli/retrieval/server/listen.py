@@ -1,4 +1,4 @@
-"""A web application on a socket, until a signal ends it."""
+"""Serving a web application on a socket until a signal ends it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from tspo_cli.errors import MissingResourceError
 
 _SWITCH_SECONDS = 0.001
-"""How long the searching thread may keep the event loop waiting for the interpreter; Python's
+"""How long the searching thread may hold the interpreter lock while the event loop waits. Python's
 default is 5 ms.
 """
 
@@ -24,7 +24,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A bound socket; port 0 takes a free one.
 
     Raises:
-        MissingResourceError: the port is in use, not allowed, or there is no such address.
+        MissingResourceError: the port is in use or not allowed, or there is no such address.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -47,7 +47,7 @@ def is_loopback(bound: socket.socket) -> bool:
 
 
 def server_config(app: FastAPI) -> uvicorn.Config:
-    """How uvicorn serves a retriever: quietly, trusting no proxy, for thousands of connections."""
+    """Configure uvicorn: few log messages, no trusted proxy, thousands of connections."""
     return uvicorn.Config(
         app,
         http=GuardedProtocol,
@@ -61,11 +61,11 @@ def server_config(app: FastAPI) -> uvicorn.Config:
 
 
 def run_server(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM; requests under way are finished. `ready` is called once
-    queries are answered.
+    """Serve until SIGINT or SIGTERM, and finish running requests. `ready` is called once the index
+    is open.
 
     Raises:
-        The error that kept the index from opening; the server is then down again.
+        The error of an index that could not be opened; the server has then stopped.
     """
     _raise_file_limit()
     sys.setswitchinterval(_SWITCH_SECONDS)
@@ -76,9 +76,7 @@ def run_server(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) ->
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's fast protocol, which itself lets a client take for ever, or any memory, over the
-    head of a request.
-    """
+    """uvicorn's fast protocol with limits on the time and size of a request's head."""
 
     head_seconds = 20.0
     head_bytes = 64 << 10
@@ -96,7 +94,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stop_timer()
             self._head_size = 0
             return
-        # Most heads arrive in one piece and never get here.
+        # Most heads arrive in one piece and are complete before this line.
         self._head_size += len(data)
         if self._head_size > self.head_bytes:
             self.transport.abort()
@@ -104,9 +102,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._head_timer = self.loop.call_later(self.head_seconds, self.transport.abort)
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """A client that closes its sending side after the request (`nc -N`) still gets the
-        answer.
-        """
+        """Answer a client that closes its sending side after the request, such as `nc -N`."""
         cycle = self.cycle
         if cycle is None or cycle.more_body or cycle.response_complete:
             return False
@@ -151,11 +147,11 @@ class _Server(uvicorn.Server):
 
 
 def _raise_file_limit() -> None:
-    """A connection is an open file; the usual soft limit is 1,024."""
+    """Raise the soft limit of open files, mostly 1,024: every connection is one."""
     if sys.platform != "win32":
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
-        if soft != resource.RLIM_INFINITY and soft < wanted:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        limit = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+        if soft != resource.RLIM_INFINITY and soft < limit:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

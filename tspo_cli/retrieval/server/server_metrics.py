@@ -1,4 +1,4 @@
-"""What the service counts, for Prometheus."""
+"""Metrics of the server for Prometheus."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
-class ServiceMetrics:
-    """Counters of one service; several services in one process do not mix."""
+class ServerMetrics:
+    """Counters of one server. Several servers in one process have separate counters."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -27,14 +27,13 @@ class ServiceMetrics:
         )
         self._seconds = Histogram(
             "tspo_request_seconds",
-            "From body to answer, answered requests.",
+            "Seconds from request to response, of answered requests.",
             registry=self._registry,
             buckets=_SECONDS,
         )
         queries = Counter(
             "tspo_queries",
-            "Queries by where their answer came from: cache, a search under way, a search of their "
-            "own.",
+            "Queries by the source of their result: cached, shared (a running search), searched.",
             ["source"],
             registry=self._registry,
         )
@@ -56,16 +55,16 @@ class ServiceMetrics:
         self._statuses: dict[int, Counter] = {}
 
     def watch(self, *, waiting: Callable[[], int], cache: AnswerCache) -> None:
-        """Read these when asked, instead of being told."""
+        """Register values that are read when the metrics are requested."""
         for name, text, read in (
-            ("tspo_waiting_queries", "Queries that wait for a search.", waiting),
-            ("tspo_cache_answers", "Answers in the cache.", lambda: len(cache)),
-            ("tspo_cache_bytes", "Bytes of the cached answers.", lambda: cache.bytes),
+            ("tspo_waiting_queries", "Queries waiting for a search.", waiting),
+            ("tspo_cache_answers", "Results in the cache.", lambda: len(cache)),
+            ("tspo_cache_bytes", "Bytes of the cached results.", lambda: cache.bytes),
         ):
             Gauge(name, text, registry=self._registry).set_function(read)
 
     def request(self, status: int, seconds: float, errors: int = 0) -> None:
-        """One finished request; `errors` queries of it failed."""
+        """Count a finished request, of which `errors` queries failed."""
         if status not in self._statuses:
             self._statuses[status] = self._requests.labels(str(status))
         self._statuses[status].inc()
@@ -75,16 +74,16 @@ class ServiceMetrics:
             self._errors.inc(errors)
 
     def queries(self, *, cached: int, shared: int, searched: int) -> None:
-        """The queries of one request by the source of their answers."""
+        """Count the queries of one request by the source of their results."""
         for source, count in (("cached", cached), ("shared", shared), ("searched", searched)):
             if count:
                 self._queries[source].inc(count)
 
     def batch(self, size: int, seconds: float) -> None:
-        """One search."""
+        """Count one search."""
         self._batch_size.observe(size)
         self._batch_seconds.observe(seconds)
 
     def text(self) -> bytes:
-        """Everything in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -1,10 +1,9 @@
-"""The form of /retrieve: a request body in, answers out, in the dialects that search agents already
-speak.
+"""The wire format of /retrieve, in the dialects that search agents use.
 
 request      {"queries": [str], "topk": int or null, "return_scores": bool}  (or "query": str)
 scores on    {"result": [[{"document": {"id", "contents"}, "score": float}, ...] per query]}
 scores off   {"result": [[{"id", "contents"}, ...] per query]}
-A query that failed has no hits; `"errors": [str or null per query]` is then there too.
+A query that failed has no hits; the response then has `"errors": [str or null per query]` too.
 """
 
 from __future__ import annotations
@@ -21,23 +20,23 @@ from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.types import Hit, SearchResult, query_problem
 
 _TO_JSON = json.JSONEncoder(ensure_ascii=False).encode
-"""Made once: json.dumps makes an encoder for every call that asks for anything but its defaults."""
+"""Created once: json.dumps creates an encoder for every call with non-default options."""
 
 
 class RetrieveRequest(BaseModel):
-    """The body of POST /retrieve. Unknown fields are ignored, as other servers do."""
+    """The body of POST /retrieve. Unknown fields are ignored, as by other servers."""
 
     queries: list[str] | None = Field(None, description="The queries; or give one as `query`.")
     query: str | None = Field(None, description="One query; the answer is then a list of one list.")
     topk: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Passages per query; null: the server's own."
+        None, description="Passages per query; null: the server's default."
     )
     return_scores: bool = Field(False, description="Wrap every document with its score.")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a request asks for: these queries, `k` hits each, with scores or without."""
+class SearchRequest:
+    """A checked request: the queries, `k` hits for each, with scores or without."""
 
     queries: list[str]
     k: int
@@ -45,27 +44,25 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The answer to one query as JSON pieces (UTF-8), which every dialect puts together in its
-    way.
-    """
+class EncodedResult:
+    """The result of one query as JSON fragments (UTF-8), which each dialect joins differently."""
 
     documents: tuple[bytes, ...] = ()
     scores: tuple[bytes, ...] = ()
     error: str | None = None
 
     def __len__(self) -> int:
-        """Bytes of its pieces."""
+        """Bytes of the fragments."""
         return sum(map(len, self.documents)) + sum(map(len, self.scores))
 
 
 def parse_request(
     raw: bytes, *, default_k: int, max_k: int, max_queries: int, max_query_chars: int
-) -> Wanted:
-    """Read a request, whatever its content type: `curl -d` and some agents do not say JSON.
+) -> SearchRequest:
+    """Parse a request of any content type: `curl -d` and some agents do not declare JSON.
 
-    A query beyond `max_query_chars` refuses the request only where no other query could be
-    answered; else it is left to fail alone (`query_problem`).
+    A query longer than `max_query_chars` fails alone (`query_problem`). If all queries are too
+    long, the request is refused.
 
     Raises:
         InvalidInputError: malformed, or beyond a limit; one sentence that never repeats the input.
@@ -73,9 +70,10 @@ def parse_request(
     try:
         body = RetrieveRequest.model_validate_json(raw)
     except ValidationError as error:
-        first, *others = error.errors(include_url=False, include_input=False)
+        errors = error.errors(include_url=False, include_input=False)
+        first = errors[0]
         where = ".".join(map(str, first["loc"]))
-        more = f" (and {len(others)} more)" if others else ""
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise InvalidInputError(f"{where}{': ' if where else ''}{first['msg']}{more}") from None
     if (body.queries is None) == (body.query is None):
         raise InvalidInputError(
@@ -93,29 +91,27 @@ def parse_request(
         )
     if queries and all(len(query) > max_query_chars for query in queries):
         raise InvalidInputError(str(query_problem(queries[0], max_query_chars)))
-    return Wanted(queries, k, body.return_scores)
+    return SearchRequest(queries, k, body.return_scores)
 
 
-def encode_answer(result: SearchResult) -> Answer:
-    """The pieces of one query's answer. An answer that JSON cannot carry becomes an error of this
-    query.
-    """
+def encode_result(result: SearchResult) -> EncodedResult:
+    """Encode the result of one query. A result that JSON cannot represent becomes an error."""
     if result.error is not None:
-        return Answer(error=result.error)
+        return EncodedResult(error=result.error)
     scores = [float(hit.score) for hit in result.hits]
     if not all(map(math.isfinite, scores)):
-        return Answer(error="a score is not a finite number")
-    return Answer(
+        return EncodedResult(error="a score is not a finite number")
+    return EncodedResult(
         tuple(map(_document, result.hits)), tuple(repr(score).encode() for score in scores)
     )
 
 
-def response_body(answers: Sequence[Answer], scores: bool) -> bytes:
-    """The answers of one request in its dialect."""
-    lists = b",".join(map(_with_scores if scores else _bare, answers))
+def response_body(results: Sequence[EncodedResult], scores: bool) -> bytes:
+    """The response to one request in its dialect."""
+    lists = b",".join(map(_with_scores if scores else _without_scores, results))
     errors = b""
-    if any(answer.error is not None for answer in answers):
-        errors = b',"errors":' + json.dumps([answer.error for answer in answers]).encode()
+    if any(result.error is not None for result in results):
+        errors = b',"errors":' + json.dumps([result.error for result in results]).encode()
     return b'{"result":[' + lists + b"]" + errors + b"}"
 
 
@@ -123,8 +119,8 @@ def _document(hit: Hit) -> bytes:
     return _TO_JSON({"id": hit.id, "contents": hit.contents}).encode("utf-8", "replace")
 
 
-def _with_scores(answer: Answer) -> bytes:
-    pairs = zip(answer.documents, answer.scores, strict=True)
+def _with_scores(result: EncodedResult) -> bytes:
+    pairs = zip(result.documents, result.scores, strict=True)
     return (
         b"["
         + b",".join(
@@ -134,5 +130,5 @@ def _with_scores(answer: Answer) -> bytes:
     )
 
 
-def _bare(answer: Answer) -> bytes:
-    return b"[" + b",".join(answer.documents) + b"]"
+def _without_scores(result: EncodedResult) -> bytes:
+    return b"[" + b",".join(result.documents) + b"]"
