@@ -25,8 +25,12 @@ def test_values_and_gradients_stay() -> None:
         for model, loss in zip((plain, compiled), losses, strict=True):
             model.zero_grad()
             loss.backward()
-        for one, other in zip(plain.parameters(), compiled.parameters(), strict=True):
-            torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-4)
+        for parameter, compiled_parameter in zip(
+            plain.parameters(), compiled.parameters(), strict=True
+        ):
+            torch.testing.assert_close(
+                parameter.grad, compiled_parameter.grad, atol=1e-5, rtol=1e-4
+            )
 
 
 def test_a_model_without_such_parts_is_refused() -> None:

@@ -68,8 +68,12 @@ def test_rollouts_explain_their_credit(finished: tuple[Path, Any]) -> None:
         assert len(groups) == 4
         for group in groups:
             assert len(group["trajectories"]) == 3
-            for one in group["trajectories"]:
-                assert len(one["turns"]) == len(one["advantages"]) == len(one["turn_rewards"])
+            for rollout in group["trajectories"]:
+                assert (
+                    len(rollout["turns"])
+                    == len(rollout["advantages"])
+                    == len(rollout["turn_rewards"])
+                )
 
 
 def test_metrics_hold_together(finished: tuple[Path, Any]) -> None:

@@ -44,7 +44,7 @@ def check_run(run: Path, steps: int = STEPS, staleness: Sequence[int] = ()) -> N
         assert row["handover_parity"] < 1e-4
         assert row["mixed_share"] == row["failed_share"] == 0
         for group in read_jsonl_gz(run / "rollouts" / f"step_{row['step']:06}.jsonl.gz"):
-            assert {one["weight_version"] for one in group["trajectories"]} == {
+            assert {rollout["weight_version"] for rollout in group["trajectories"]} == {
                 row["step"] - 1 - age
             }
 
@@ -102,7 +102,7 @@ def test_two_learners_with_two_servers_outlive_one(
     """The process that computes dies; the server is started again with the weights of the
     beginning.
     """
-    urls = json.dumps([one.url for one in servers])
+    urls = json.dumps([server.url for server in servers])
     process = start(
         tmp_path / "run", settings(playground, vllm__url=urls, train__processes=2, train__steps=8)
     )
@@ -113,7 +113,7 @@ def test_two_learners_with_two_servers_outlive_one(
     assert f"engine {servers[1].url} is lost" in errors
     assert f"engine {servers[1].url} is back" in errors
     check_run(tmp_path / "run", 8)
-    assert all(one.sampled_tokens() > 0 for one in servers)
+    assert all(server.sampled_tokens() > 0 for server in servers)
 
 
 def ends_without(
@@ -136,7 +136,7 @@ def test_a_server_that_stays_away_ends_the_run(
     servers: Sequence[EngineServer], playground: Playground, tmp_path: Path
 ) -> None:
     """Its connections are open, but it says nothing any more."""
-    urls = json.dumps([one.url for one in servers])
+    urls = json.dumps([server.url for server in servers])
     try:
         ends_without(
             servers[1], servers[1].stop, tmp_path / "run", settings(playground, vllm__url=urls)
@@ -149,7 +149,7 @@ def test_a_server_that_is_gone_ends_the_run(
     servers: Sequence[EngineServer], playground: Playground, tmp_path: Path
 ) -> None:
     """The last test that needs both servers."""
-    urls = json.dumps([one.url for one in servers])
+    urls = json.dumps([server.url for server in servers])
     ends_without(
         servers[1], servers[1].kill, tmp_path / "run", settings(playground, vllm__url=urls)
     )

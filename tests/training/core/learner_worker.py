@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.models.lora import add_lora
 from tspo_cli.models.tiny import tiny_model
 from tspo_cli.training.core.checkpoint import load_checkpoint, save_checkpoint
+from tspo_cli.training.core.critic import Critic, ValueModel
 from tspo_cli.training.core.distributed import (
     gather_json,
     init_distributed,
@@ -67,6 +69,18 @@ def make_sequences(seed: int, count: int = 7) -> list[TrainSequence]:
             )
         )
     return sequences
+
+
+def with_values(sequences: list[TrainSequence]) -> list[TrainSequence]:
+    """The same sequences with made-up returns and old values for a critic."""
+    return [
+        replace(
+            sequence,
+            returns=[advantage + 0.5 for advantage in sequence.advantages],
+            old_values=[0.1 * logprob for logprob in sequence.old_logprobs],
+        )
+        for sequence in sequences
+    ]
 
 
 def mine(sequences: list[TrainSequence]) -> list[TrainSequence]:
@@ -124,17 +138,22 @@ def uneven(out: Path) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     long = [
-        one for seed in range(20, 24) for one in make_sequences(seed) if len(one.token_ids) > 18
+        sequence
+        for seed in range(20, 24)
+        for sequence in make_sequences(seed)
+        if len(sequence.token_ids) > 18
     ]
     short = [
-        one for seed in range(20, 24) for one in make_sequences(seed) if len(one.token_ids) <= 18
+        sequence
+        for seed in range(20, 24)
+        for sequence in make_sequences(seed)
+        if len(sequence.token_ids) <= 18
     ]
     own = long + short if world_size() == 1 else (long, short)[rank()]
     for balanced in ("true", "false"):
         for stage in (0, 3):
-            learner = make_learner(
-                make_config(f"train.balance_ranks={balanced}", f"deepspeed.zero_stage={stage}")
-            )
+            config = make_config(f"train.balance_ranks={balanced}", f"deepspeed.zero_stage={stage}")
+            learner = make_learner(config)
             passes: list[int] = []
             learner.core.engine.module.register_forward_hook(
                 lambda *_, passes=passes: passes.append(1)
@@ -142,11 +161,15 @@ def uneven(out: Path) -> dict[str, Any]:
             rows = [learner.update_policy(own), learner.update_sft(own)]
             count = len(passes)
             scores = learner.logprobs(own)
+            critic = Critic(
+                ValueModel(tiny_model(VOCABULARY, config.model, 0)), config, total_updates=8
+            )
+            rows += [critic.update_values(with_values(own)) for _ in range(2)]
             sums = gather_json([[len(row), sum(row)] for row in scores])
             found[f"{balanced} {stage}"] = {
                 "rows": rows,
                 "passes": count,
-                "logprobs": [one for part in sums for one in part],
+                "logprobs": [row for part in sums for row in part],
             }
     return found
 
@@ -188,11 +211,11 @@ class Tokenizer:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     init_distributed()
-    job, folder = sys.argv[1], Path(sys.argv[2])
+    name, folder = sys.argv[1], Path(sys.argv[2])
     jobs = {
-        one.__name__: one for one in (stages, adapters, uneven, straight, first_half, second_half)
+        job.__name__: job for job in (stages, adapters, uneven, straight, first_half, second_half)
     }
-    found = jobs[job](folder)
+    found = jobs[name](folder)
     if rank() == 0:
-        (folder / f"{job}_{world_size()}.json").write_text(json.dumps(found))
+        (folder / f"{name}_{world_size()}.json").write_text(json.dumps(found))
     leave(0)

@@ -43,12 +43,12 @@ def gradient(
     }, metrics
 
 
-def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
     """The difference of the two gradients is at most 1e-6 long."""
-    assert one.keys() == other.keys()
-    length = torch.stack([value.double().norm() for value in one.values()]).norm()
+    assert first.keys() == second.keys()
+    length = torch.stack([value.double().norm() for value in first.values()]).norm()
     apart = torch.stack(
-        [(value.double() - other[name].double()).norm() for name, value in one.items()]
+        [(value.double() - second[name].double()).norm() for name, value in first.items()]
     ).norm()
     assert length > 1e-2, "there must be something to compare"
     assert apart <= 1e-6
@@ -69,16 +69,16 @@ def with_turns(sequences: list[TrainSequence]) -> list[TrainSequence]:
     scores = make_learner(make_config("loss.kl=0", "model.copy_prior=false")).logprobs(sequences)
     return [
         TrainSequence(
-            one.token_ids,
-            one.weights,
-            one.advantages,
+            sequence.token_ids,
+            sequence.weights,
+            sequence.advantages,
             [
                 value + 0.05 * (place % 3) * (weight > 0)
-                for place, (value, weight) in enumerate(zip(row, one.weights, strict=True))
+                for place, (value, weight) in enumerate(zip(row, sequence.weights, strict=True))
             ],
-            [place // 6 if weight else -1 for place, weight in enumerate(one.weights)],
+            [place // 6 if weight else -1 for place, weight in enumerate(sequence.weights)],
         )
-        for one, row in zip(sequences, scores, strict=True)
+        for sequence, row in zip(sequences, scores, strict=True)
     ]
 
 
@@ -123,8 +123,13 @@ def test_the_loss_does_not_reach_prompt_and_feedback() -> None:
 def test_dropping_zero_advantages_is_exact_and_counted() -> None:
     sequences = make_sequences(0)
     silent = [
-        TrainSequence(one.token_ids, one.weights, [0.0] * len(one.weights), one.old_logprobs)
-        for one in sequences
+        TrainSequence(
+            sequence.token_ids,
+            sequence.weights,
+            [0.0] * len(sequence.weights),
+            sequence.old_logprobs,
+        )
+        for sequence in sequences
     ]
     mixed = [*sequences[:3], *silent[3:]]
     for aggregation in ("token_mean", "sequence_mean", "sequence_sum"):

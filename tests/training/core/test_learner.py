@@ -116,15 +116,15 @@ def test_policy_gradient_against_autograd_by_hand() -> None:
         twin.parameters(), lr=0.001, betas=(0.9, 0.95), eps=1e-4, weight_decay=0.0
     )
     total = torch.zeros(())
-    count = sum(sum(one.weights) for one in sequences)
-    for one in sequences:
-        logits = twin(torch.tensor([one.token_ids])).logits[0].double()
+    count = sum(sum(sequence.weights) for sequence in sequences)
+    for sequence in sequences:
+        logits = twin(torch.tensor([sequence.token_ids])).logits[0].double()
         logprobs = logits.log_softmax(-1)
-        for place in range(1, len(one.token_ids)):
-            if one.weights[place]:
+        for place in range(1, len(sequence.token_ids)):
+            if sequence.weights[place]:
                 row = logprobs[place - 1]
-                ratio = (row[one.token_ids[place]] - one.old_logprobs[place]).exp()
-                advantage = one.advantages[place]
+                ratio = (row[sequence.token_ids[place]] - sequence.old_logprobs[place]).exp()
+                advantage = sequence.advantages[place]
                 surrogate = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
                 total = total - (surrogate + 0.01 * -(row.exp() * row).sum()) / count
     total.backward()
@@ -150,12 +150,14 @@ def test_micro_batches_do_not_change_an_update() -> None:
 
 def test_weight_zero_tokens_are_not_trained() -> None:
     config = make_config()
-    one = make_sequences(0, 1)[0]
-    first = make_learner(config).update_policy([one])
-    masked = [place for place, weight in enumerate(one.weights) if not weight]
-    advantages = [9.0 if place in masked else value for place, value in enumerate(one.advantages)]
+    sequence = make_sequences(0, 1)[0]
+    first = make_learner(config).update_policy([sequence])
+    masked = [place for place, weight in enumerate(sequence.weights) if not weight]
+    advantages = [
+        9.0 if place in masked else value for place, value in enumerate(sequence.advantages)
+    ]
     again = make_learner(config).update_policy(
-        [TrainSequence(one.token_ids, one.weights, advantages, one.old_logprobs)]
+        [TrainSequence(sequence.token_ids, sequence.weights, advantages, sequence.old_logprobs)]
     )
     assert first == again
 
@@ -173,10 +175,10 @@ def test_nothing_to_learn_leaves_the_policy_alone() -> None:
 def test_logprobs_are_those_of_the_model() -> None:
     learner = make_learner(make_config("rollout.temperature=0.7"))
     sequences = make_sequences(5)
-    for one, found in zip(sequences, learner.logprobs(sequences), strict=True):
-        logits = learner.module(torch.tensor([one.token_ids])).logits[0].log_softmax(-1)
-        for place, weight in enumerate(one.weights):
-            wanted = logits[place - 1, one.token_ids[place]].item() if weight else 0.0
+    for sequence, found in zip(sequences, learner.logprobs(sequences), strict=True):
+        logits = learner.module(torch.tensor([sequence.token_ids])).logits[0].log_softmax(-1)
+        for place, weight in enumerate(sequence.weights):
+            wanted = logits[place - 1, sequence.token_ids[place]].item() if weight else 0.0
             assert found[place] == pytest.approx(wanted, abs=1e-5)
     reference = learner.reference_logprobs(sequences)
     assert reference == learner.logprobs(sequences)
@@ -184,9 +186,15 @@ def test_logprobs_are_those_of_the_model() -> None:
     assert reference == learner.reference_logprobs(sequences) != learner.logprobs(sequences)
 
 
+def test_columns_left_out_are_zeros() -> None:
+    sequence = TrainSequence([1, 2], [0.0, 1.0], returns=[0.0, 0.5])
+    assert sequence.returns == [0.0, 0.5]
+    assert sequence.advantages == sequence.old_logprobs == sequence.old_values == [0.0, 0.0]
+
+
 def test_sequences_must_be_well_formed() -> None:
     with pytest.raises(ValueError, match="same length"):
         TrainSequence([1, 2], [0.0], [0.0, 0.0], [0.0, 0.0])
     with pytest.raises(ValueError, match="first token"):
         TrainSequence([1, 2], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0])
-    assert max(token for one in make_sequences(0) for token in one.token_ids) < VOCABULARY
+    assert max(token for sequence in make_sequences(0) for token in sequence.token_ids) < VOCABULARY

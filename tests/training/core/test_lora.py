@@ -73,15 +73,17 @@ def test_adapters_alone_are_trained_and_start_as_nothing() -> None:
     plain = dict(tiny_model(VOCABULARY, learner.config.model, 0).named_parameters())
     weights = whole_weights(learner.core)
     assert {name: value.shape for name, value in weights.items()} == {
-        name: one.shape for name, one in plain.items()
+        name: parameter.shape for name, parameter in plain.items()
     }
-    assert all(torch.equal(weights[name], one) for name, one in plain.items())
-    before = {name: one.detach().clone() for name, one in learner.module.named_parameters()}
+    assert all(torch.equal(weights[name], parameter) for name, parameter in plain.items())
+    before = {
+        name: parameter.detach().clone() for name, parameter in learner.module.named_parameters()
+    }
     learner.update_policy(make_sequences(0))
     changed = {
         name
-        for name, one in learner.module.named_parameters()
-        if not torch.equal(one, before[name])
+        for name, parameter in learner.module.named_parameters()
+        if not torch.equal(parameter, before[name])
     }
     assert changed
     assert all(".lora_" in name for name in changed)
@@ -166,7 +168,9 @@ def test_every_linear_layer_but_the_output_gets_an_adapter() -> None:
     model = tiny_model(VOCABULARY, config.model, 0)
     add_lora(model, config.lora, 0)
     trained = {
-        name.split(".lora_")[0] for name, one in model.named_parameters() if one.requires_grad
+        name.split(".lora_")[0]
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
     }
     assert {name.rpartition(".")[2] for name in trained} == {
         *("q_proj", "k_proj", "v_proj", "o_proj"),
@@ -182,5 +186,7 @@ def test_the_plan_counts_the_adapters(playground: Playground) -> None:
         )
         model = load_model(playground.model)
         add_lora(model, config.lora, 0)
-        trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+        trained = sum(
+            parameter.numel() for parameter in model.parameters() if parameter.requires_grad
+        )
         assert estimate_run(config, 0)["trained_parameters"] == trained

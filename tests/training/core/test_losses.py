@@ -87,7 +87,7 @@ def test_micro_batches_hold_every_trained_token_once(lengths: list[int], budget:
     )
     for packed in (True, False):
         batches = micro_batches(
-            sequences, [one.weights for one in sequences], budget, packed=packed
+            sequences, [sequence.weights for sequence in sequences], budget, packed=packed
         )
         found = [
             (batch.members[number], place)

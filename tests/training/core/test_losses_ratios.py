@@ -88,7 +88,7 @@ def test_dual_clip(new: float, advantage: float) -> None:
 
 @given(numbers, numbers, numbers)
 def test_value_loss(value: float, old: float, target: float) -> None:
-    tensors = [torch.tensor([one], dtype=torch.float64) for one in (value, old, target)]
+    tensors = [torch.tensor([number], dtype=torch.float64) for number in (value, old, target)]
     near = old + min(max(value - old, -0.5), 0.5)
     wanted = 0.5 * max((value - target) ** 2, (near - target) ** 2)
     assert clipped_value_loss(*tensors, 0.5).tolist() == pytest.approx([wanted], abs=1e-12)
@@ -110,7 +110,7 @@ def test_sequence_sum_divides_by_a_constant() -> None:
 
 
 def test_micro_batches_number_sequences_and_turns() -> None:
-    one, two = make([0, 1, 1, 0, 1], [-1, 0, 0, -1, 1]), make([0, 1, 0, 1], [-1, 0, -1, 2])
-    batch = micro_batches([one, two], [one.weights, two.weights], 100)[0]
+    first, second = make([0, 1, 1, 0, 1], [-1, 0, 0, -1, 1]), make([0, 1, 0, 1], [-1, 0, -1, 2])
+    batch = micro_batches([first, second], [first.weights, second.weights], 100)[0]
     assert batch.sequences.tolist() == [0, 0, 0, 1, 1]
     assert batch.segments.tolist() == [0, 0, 1, 2, 3]

@@ -43,7 +43,7 @@ def loss_and_gradients(
         loss = -(logprobs.gather(-1, batch.targets[:, None])[:, 0] * batch.coefficients).sum()
         loss.backward()
         total += loss.item()
-    return total, [one.grad.clone() for one in model.parameters()]
+    return total, [parameter.grad.clone() for parameter in model.parameters()]
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
@@ -57,7 +57,7 @@ def test_same_loss_and_gradients_as_padded(kind: str, seed: int, count: int, bud
         else LlamaForCausalLM(LlamaConfig(**SHAPE))
     )
     sequences = make_sequences(seed, count)
-    shares = [[weight / 200 for weight in one.weights] for one in sequences]
+    shares = [[weight / 200 for weight in sequence.weights] for sequence in sequences]
     padded = loss_and_gradients(model, micro_batches(sequences, shares, budget, packed=False))
     enable_packing(model, 256)
     packed = loss_and_gradients(model, micro_batches(sequences, shares, budget))
@@ -68,12 +68,12 @@ def test_same_loss_and_gradients_as_padded(kind: str, seed: int, count: int, bud
 
 @given(st.lists(st.integers(2, 60), min_size=1, max_size=30), st.integers(60, 300))
 def test_packed_rows_hold_no_padding(lengths: list[int], budget: int) -> None:
-    sequences = [one for length in lengths for one in make_sequences(length, 1)]
-    batches = micro_batches(sequences, [one.weights for one in sequences], budget)
+    sequences = [sequence for length in lengths for sequence in make_sequences(length, 1)]
+    batches = micro_batches(sequences, [sequence.weights for sequence in sequences], budget)
     used = sum(
-        max(place for place, weight in enumerate(one.weights) if weight) + 1
-        for one in sequences
-        if any(one.weights)
+        max(place for place, weight in enumerate(sequence.weights) if weight) + 1
+        for sequence in sequences
+        if any(sequence.weights)
     )
     assert sum(batch.token_ids.numel() for batch in batches) == used
     assert all(batch.token_ids.numel() <= budget for batch in batches)

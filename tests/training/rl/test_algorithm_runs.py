@@ -64,9 +64,9 @@ def test_ppo_resumes_exactly_with_its_critic(playground: Playground, tmp_path: P
     assert all(row["value_loss"] > 0 and row["critic_lr"] == 1e-3 for row in straight)
     assert all("policy_loss" in row for row in straight[1:])
     turn_level = [
-        one["advantages"]
+        rollout["advantages"]
         for group in records(tmp_path / "straight", 3)
-        for one in group["trajectories"]
+        for rollout in group["trajectories"]
     ]
     assert any(len(set(row)) > 1 for row in turn_level), "a critic tells turns apart"
 
@@ -77,16 +77,16 @@ def test_igpo_measures_what_it_rewards(playground: Playground, tmp_path: Path) -
     assert row["groups/nonzero_advantage"] > 0
     groups = records(tmp_path / "run", 1)
     for group in groups:
-        starts = {one["gold_logprobs"][0] for one in group["trajectories"]}
+        starts = {rollout["gold_logprobs"][0] for rollout in group["trajectories"]}
         assert len(starts) == 1, "before the first turn all know the same"
-        for one in group["trajectories"]:
-            assert len(one["gold_logprobs"]) == len(one["turns"])
-            assert all(value < 0 for value in one["gold_logprobs"])
+        for rollout in group["trajectories"]:
+            assert len(rollout["gold_logprobs"]) == len(rollout["turns"])
+            assert all(value < 0 for value in rollout["gold_logprobs"])
     # What the records hold is enough to credit them again.
     again = assign_batch(list(map(group_from_record, groups)), config.credit)
     for group, credit in zip(groups, again, strict=True):
-        for one, own in zip(group["trajectories"], credit.trajectories, strict=True):
-            assert own.advantages == pytest.approx(one["advantages"], abs=1e-9)
+        for rollout, credited in zip(group["trajectories"], credit.trajectories, strict=True):
+            assert credited.advantages == pytest.approx(rollout["advantages"], abs=1e-9)
 
 
 def test_dynamic_sampling_refills_within_bounds(playground: Playground, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_dynamic_sampling_refills_within_bounds(playground: Playground, tmp_path
         assert len(groups) == 4 * (1 + row["refills"])
         assert row["rollouts"] == 3 * len(groups)
         signal = sum(
-            any(any(one["advantages"]) for one in group["trajectories"]) for group in groups
+            any(any(rollout["advantages"]) for rollout in group["trajectories"]) for group in groups
         )
         assert row["trained_groups"] == min(4, signal)
         assert row["refills"] == 2 or signal >= 4
@@ -124,8 +124,13 @@ def test_rejection_sampling_imitates_what_it_keeps(playground: Playground, tmp_p
     for row in rows:
         assert row["imitated"] == 4, "the best rollout of each question"
         groups = records(tmp_path / "run", int(row["step"]))
-        kept = [one for group in groups for one in group["trajectories"] if any(one["advantages"])]
-        assert row["tokens"] == sum(turn["tokens"] for one in kept for turn in one["turns"])
+        kept = [
+            rollout
+            for group in groups
+            for rollout in group["trajectories"]
+            if any(rollout["advantages"])
+        ]
+        assert row["tokens"] == sum(turn["tokens"] for rollout in kept for turn in rollout["turns"])
         assert row["agent_loss"] == pytest.approx(row["loss"], abs=1e-6)
         assert row["em"] <= 1 < row["reward"], "what is reported is not what is trained"
 

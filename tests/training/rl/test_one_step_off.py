@@ -99,7 +99,7 @@ def test_rollouts_come_from_the_weights_before(straight: Path) -> None:
         assert 0 < row["drift"] < 1
     for row in rows:
         for group in read_jsonl_gz(straight / "rollouts" / f"step_{row['step']:06}.jsonl.gz"):
-            versions = {one["weight_version"] for one in group["trajectories"]}
+            versions = {rollout["weight_version"] for rollout in group["trajectories"]}
             assert versions == {row["step"] - 1 - row["staleness"]}
 
 
