@@ -42,7 +42,7 @@ from tspo_cli.models.load_model import load_model, load_tokenizer
 from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
-from tspo_cli.rollout.protocol import STOP, SearchProtocol, parse_action
+from tspo_cli.rollout.protocol import STOP_STRINGS, SearchProtocol, parse_action
 from tspo_cli.training.core.distributed import init_distributed
 from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.rl.question_batches import batch_of_step, read_training_questions
@@ -79,16 +79,16 @@ def ours(
 
     def step(number: int) -> Outcome:
         started = time.perf_counter()
-        done = make_step(number)
+        result = make_step(number)
         seconds = time.perf_counter() - started
         turns = [
             turn
-            for group in done.rollouts
+            for group in result.rollouts
             for trajectory in group["trajectories"]
             for turn in trajectory["turns"]
         ]
         return Outcome(
-            sum(turn["tokens"] for turn in turns), len(turns), done.timings["rollout"], seconds
+            sum(turn["tokens"] for turn in turns), len(turns), result.timings["rollout"], seconds
         )
 
     return step
@@ -225,7 +225,7 @@ def _rollouts(
             top_k=0,
             top_p=1.0,
             max_new_tokens=rollout.max_new_tokens,
-            stop_strings=list(STOP),
+            stop_strings=list(STOP_STRINGS),
             tokenizer=tokenizer,
             use_cache=True,
             pad_token_id=tokenizer.pad_token_id,
@@ -291,7 +291,7 @@ def _length(row: list[int], tokenizer: Any, protocol: SearchProtocol) -> int:
     text = ""
     for length, token in enumerate(row, start=1):
         text += protocol.decode([token])
-        if token == tokenizer.eos_token_id or any(stop in text for stop in STOP):
+        if token == tokenizer.eos_token_id or any(stop in text for stop in STOP_STRINGS):
             return length
     return len(row)
 
