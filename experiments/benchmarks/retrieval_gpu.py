@@ -27,7 +27,8 @@ import torch
 from numpy.typing import NDArray
 
 from experiments.benchmarks.common import machine, make_encoder
-from experiments.benchmarks.retrieval_server import memory_mb, percentile, put_load, server
+from experiments.benchmarks.http_load import put_load
+from experiments.benchmarks.retrieval_server import memory_mb, percentile, server
 from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.retrieval.dense.dense_ranker import VECTORS_NAME, VectorIndex, empty_index
 from tspo_cli.retrieval.dense.encoder import encoder_digest

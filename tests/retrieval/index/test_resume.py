@@ -154,7 +154,7 @@ def test_another_build_does_not_go_on_with_the_work(
     process.wait()
     with pytest.raises(
         InvalidInputError,
-        match="unfinished build of another corpus or encoder, or vectors encoded otherwise",
+        match="unfinished build with another corpus, encoder or encoding",
     ):
         build_index(corpus, out, kind="dense", encoder=tiny_encoder, settings={"max_length": 9})
     assert _shards(out)
