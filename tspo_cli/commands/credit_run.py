@@ -83,11 +83,11 @@ def _arms(specs: Sequence[str], run: CreditConfig, settings: Sequence[str]) -> l
     from tspo_cli.credit.laboratory.comparison import Arm
 
     kept = [f"credit.{key}={getattr(run, key)}" for key in JUDGING]
-    wanted = specs or [name for name, one in ALGORITHMS.items() if not one.needs]
+    wanted = specs or [name for name, algorithm in ALGORITHMS.items() if not algorithm.needs]
     arms = []
     for spec in dict.fromkeys(wanted):
-        name, *own = spec.split()
-        options = [f"credit.{option}" for option in own]
+        name, *stated = spec.split()
+        options = [f"credit.{option}" for option in stated]
         config = load_config([], [*kept, *settings, *options, f"credit.algorithm={name}"]).credit
         arms.append(Arm(spec, config))
     return arms

@@ -1,4 +1,4 @@
-"""What the chosen algorithm adds to a configuration: its defaults, and the options of a user's own.
+"""The part of a configuration that depends on the algorithm: its defaults, and a user's options.
 
 Both are written into the resolved configuration, so that a run records what it did.
 """
@@ -66,7 +66,7 @@ def _known_algorithm(name: Any) -> Algorithm | None:
 
 
 def filled_user_options(config: CreditConfig) -> Table:
-    """[credit.options], checked against what the user's algorithm declares, with its defaults.
+    """[credit.options] with the defaults of the user's algorithm, checked against its options.
 
     Options that belong to no user's algorithm are returned as they are.
 

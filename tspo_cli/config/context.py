@@ -6,7 +6,7 @@ from tspo_cli.config.schema import Config
 
 
 def context_length(config: Config) -> int:
-    """Tokens of the longest sequence: model.max_context where it is set, else the sum of the limits
+    """Tokens of the longest sequence: model.max_context if it is set, else the sum of the limits
     of prompt, turns and observations.
     """
     if config.model.max_context:

@@ -124,9 +124,7 @@ def _with_user_options(config: Config, layers: Sequence[Layer]) -> Config:
 
 
 def _refused(table: Table, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """What no type can allow, as (dotted name, message): unknown names, misplaced tables, nan and
-    inf.
-    """
+    """Unknown names, misplaced tables, nan and inf, as (dotted name, message)."""
     for part, value in table.items():
         name = f"{prefix}{part}"
         if name in all_keys():

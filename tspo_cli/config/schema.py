@@ -1,4 +1,4 @@
-"""What an experiment file may say. Unknown keys are errors; every field states its meaning and
+"""The keys of an experiment file. Unknown keys are errors; every field states its meaning and
 default.
 """
 
@@ -65,12 +65,12 @@ class Config(Section):
         "rejection_sampling: imitate the "
         "best of the policy's own rollouts, round by round.",
     )
-    seed: int = Field(0, ge=0, description="Seed of everything that is drawn.")
+    seed: int = Field(0, ge=0, description="Seed of all random draws.")
     prepare: str = Field(
         "",
         description=(
-            "The command that makes what the experiment starts from; said when something "
-            "of it is missing."
+            "Command that makes the inputs of the experiment. The error for a missing input "
+            "names it."
         ),
     )
     model: ModelConfig = ModelConfig()

@@ -1,4 +1,4 @@
-"""The one entrance: groups in, one advantage per turn out."""
+"""Groups in, one advantage per turn out: the entrance to credit assignment."""
 
 from __future__ import annotations
 
@@ -21,17 +21,15 @@ from tspo_cli.errors import InvalidInputError
 
 
 def assign_credit(group: Group, config: CreditConfig) -> GroupCredit:
-    """The credit of every turn of every trajectory of `group`, in the order given; the group is the
-    whole batch.
+    """The credit of a single group, as a batch of its own. Trajectories and turns keep their order.
 
     Raises:
         InvalidInputError: unknown algorithm, or one that needs what the group does not have.
     """
     if find_algorithm(config.algorithm).needs == "critic":
         raise InvalidInputError(
-            f"credit.algorithm {config.algorithm} needs a model: its advantages come from a "
-            "critic's values, which "
-            "training has and a file of texts has not; `tspo train` applies it"
+            f"credit.algorithm {config.algorithm} needs a model: its advantages come from the "
+            "values of a critic, which only `tspo train` has"
         )
     return assign_batch([group], config)[0]
 
@@ -39,11 +37,11 @@ def assign_credit(group: Group, config: CreditConfig) -> GroupCredit:
 def assign_batch(
     groups: Sequence[Group], config: CreditConfig, all_sum: AllSum = list, *, whiten: bool = True
 ) -> list[GroupCredit]:
-    """The credit of all groups of a batch. `all_sum` adds over the processes that have the other
-    groups.
+    """The credit of all groups of a batch. `all_sum` adds numbers over all training processes, each
+    of which has its own groups.
 
-    Of an algorithm with a critic these are the turn rewards, without advantages. `whiten` False
-    leaves to the caller what some algorithms do with the batch as a whole.
+    An algorithm with a critic gives turn rewards without advantages here. With `whiten` False the
+    caller standardises the advantages of the batch, for algorithms that do.
 
     Raises:
         InvalidInputError: unknown algorithm, or one that needs what a group does not have.

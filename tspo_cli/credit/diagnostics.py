@@ -1,5 +1,5 @@
-"""What to log so that the rule can be judged: composition of groups, first occurrences, signal won
-over GRPO.
+"""Metrics of a batch of groups: their composition, first occurrences, and the signal that GRPO
+would not have.
 """
 
 from __future__ import annotations
@@ -8,14 +8,8 @@ from collections.abc import Sequence
 
 from tspo_cli.credit.credit_section import CreditConfig
 from tspo_cli.credit.folr import first_occurrence
-from tspo_cli.credit.group import Group, GroupClass, GroupCredit, TrajectoryClass
+from tspo_cli.credit.group import GROUP_METRICS, Group, GroupCredit, TrajectoryClass
 
-_GROUP_NAMES: dict[GroupClass, str] = {
-    "all-correct": "all_correct",
-    "mixed": "mixed",
-    "all-wrong with near-miss": "all_wrong_near_miss",
-    "all-miss": "all_miss",
-}
 _TRAJECTORY_NAMES: dict[TrajectoryClass, str] = {
     "success": "success",
     "near-miss": "near_miss",
@@ -28,8 +22,8 @@ def group_metrics(credits: Sequence[GroupCredit]) -> dict[str, float]:
     """Shares between 0 and 1; {} for no groups.
 
     Of all groups: all_correct, mixed, all_wrong_near_miss, all_miss; zero_signal_grpo (equal
-    outcomes: plain GRPO learns nothing) and recovered_by_folr (those of them that got an advantage
-    all the same). Of all trajectories: success, near_miss, miss, nonzero_advantage (at some turn).
+    outcomes: plain GRPO learns nothing) and recovered_by_folr (those of them that still have an
+    advantage). Of all trajectories: success, near_miss, miss, nonzero_advantage (at some turn).
     Of the trajectories with a first occurrence: first_occurrence_1 to first_occurrence_5_up, and
     first_occurrence_mean (in turns; absent when there is none).
     """
@@ -43,7 +37,7 @@ def group_metrics(credits: Sequence[GroupCredit]) -> dict[str, float]:
     ]
     metrics = {
         name: _share([credit.group_class == label for credit in credits])
-        for label, name in _GROUP_NAMES.items()
+        for label, name in GROUP_METRICS.items()
     }
     metrics["zero_signal_grpo"] = len(without) / len(credits)
     metrics["recovered_by_folr"] = sum(credit.level != "none" for credit in without) / len(credits)

@@ -1,9 +1,8 @@
-"""First-occurrence latent rewards: where the gold answer first appears, and what each turn earns
-for it.
+"""First-occurrence latent rewards (FOLR): a partial reward for the turn where the gold answer first
+appears.
 
-The rule of TSPO (arXiv 2601.22776) as far as its abstract says it: a partial reward goes to the
-step where the ground-truth answer first appears. The open choices are options of CreditConfig (U1
-to U6).
+This is the rule of TSPO (arXiv 2601.22776) as far as its abstract states it. The open choices are
+keys of [credit] (U1 to U6).
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from tspo_cli.credit.outcome import outcome_reward
 def judge(
     trajectory: CreditTrajectory, golds: Sequence[str], config: CreditConfig
 ) -> JudgedTrajectory:
-    """Outcome, class and occurrences of one trajectory. Success is an exact match, whatever the
-    outcome form.
+    """Outcome, class and occurrences of one trajectory. Success means an exact match, whichever
+    outcome is trained.
     """
     hits = turn_hits(trajectory.turns, golds, config)
     first, worth = next(
@@ -53,8 +52,8 @@ def first_occurrence(
 def turn_hits(
     turns: Sequence[CreditTurn], golds: Sequence[str], config: CreditConfig
 ) -> tuple[float, ...]:
-    """For each turn the worth of a gold answer in it: 1, 0.5 for a degenerate one alone (U3 half),
-    0 without one.
+    """The worth of the gold answer in each turn: 1, or 0 without one. It is 0.5 if only degenerate
+    gold answers occur and credit.degenerate is "half" (U3).
     """
     plain = [gold for gold in golds if config.degenerate == "as_is" or not is_degenerate(gold)]
     halves = [gold for gold in golds if config.degenerate == "half" and is_degenerate(gold)]

@@ -1,4 +1,4 @@
-"""From rollouts to what credit assignment needs."""
+"""From the trajectories of a rollout to the group that credit assignment takes."""
 
 from __future__ import annotations
 

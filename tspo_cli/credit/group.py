@@ -1,17 +1,25 @@
-"""What credit assignment takes in and gives out: a group of answers to one question, and one
+"""The input and output of credit assignment: a group of trajectories of one question, and one
 advantage per turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from tspo_cli.errors import InvalidInputError
 
 TrajectoryClass = Literal["success", "near-miss", "miss"]
 GroupClass = Literal["all-correct", "mixed", "all-wrong with near-miss", "all-miss"]
+GROUP_CLASSES: tuple[GroupClass, ...] = get_args(GroupClass)
+GROUP_METRICS: Mapping[GroupClass, str] = {
+    "all-correct": "all_correct",
+    "mixed": "mixed",
+    "all-wrong with near-miss": "all_wrong_near_miss",
+    "all-miss": "all_miss",
+}
+"""The name of each class in metrics: its share is `groups/NAME`."""
 Level = Literal["turn", "trajectory", "none"]
 
 
@@ -87,8 +95,8 @@ class JudgedTrajectory:
 
 @dataclass(frozen=True, slots=True)
 class AlgorithmResult:
-    """What an algorithm returns: for each trajectory K rewards and K advantages, and how it came to
-    them.
+    """The return value of an algorithm: K rewards and K advantages for each trajectory, and an
+    explanation.
 
     `level` is what was compared, `populations` are the values that were compared with each other
     (none where an algorithm normalises nothing) with `labels` to tell them apart; `formula` and

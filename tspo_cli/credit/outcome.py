@@ -1,4 +1,4 @@
-"""The reward of the final answer (U11). It is what is trained; what is reported is measured in
+"""The reward of the final answer (U11), which training uses. Reported scores are measured in
 `evaluation/`.
 """
 

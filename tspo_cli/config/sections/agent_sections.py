@@ -36,7 +36,8 @@ class ModelConfig(Section):
         0,
         ge=0,
         description=(
-            "Longest prompt + turns in tokens. 0: what the prompt and turn limits add up to."
+            "Longest sequence in tokens: prompt and turns. 0: the sum of the limits of "
+            "prompt and turns."
         ),
     )
 
@@ -51,7 +52,7 @@ class DataConfig(Section):
         default_factory=list, description="Keep only questions of these types. Empty: all."
     )
     world: str = Field(
-        "", description="Directory of a synthetic world: demonstrations for SFT are drawn from it."
+        "", description="Directory of a synthetic world. SFT draws demonstrations from it."
     )
     demonstrations: list[str] = Field(
         default_factory=list,
@@ -97,21 +98,22 @@ class QdrantConfig(Section):
     kind: Literal["dense", "sparse"] = Field(
         "dense",
         description=(
-            "dense: vectors of retriever.qdrant.encoder; sparse: BM25 weights as tspo "
-            "index push makes."
+            "dense: vectors of retriever.qdrant.encoder; sparse: BM25 weights from `tspo "
+            "index push`."
         ),
     )
     vector: str = Field(
         "",
         description=(
-            "Name of the vector in the collection. Empty: dense the unnamed one, sparse bm25."
+            "Name of the vector in the collection. Empty: the unnamed vector (dense), or "
+            "bm25 (sparse)."
         ),
     )
     encoder: str = Field(
-        "", description="dense: sentence-transformers model that the collection was made with."
+        "", description="dense: the sentence-transformers model that encoded the collection."
     )
     query_prefix: str = Field(
-        "", description="dense: what the encoder expects before a query, such as 'query: '."
+        "", description="dense: prefix that the encoder expects before a query, such as 'query: '."
     )
     exact: bool = Field(
         False, description="dense: scan all vectors instead of Qdrant's approximate graph."
@@ -129,32 +131,33 @@ class RetrieverConfig(Section):
     url: list[str] = Field(
         default_factory=list,
         description=(
-            "Base URLs of `/retrieve` servers, also as one string with commas; used when "
-            "index is empty."
+            "Base URLs of `/retrieve` servers, as a list or as one string with commas. Used "
+            "if index is empty."
         ),
     )
     servers: Literal["replicas", "shards"] = Field(
         "replicas",
         description=(
-            "replicas: equal servers, any may answer; shards: parts of one corpus, all are asked."
+            "replicas: equal servers, each request goes to one; shards: parts of one "
+            "corpus, each request goes to all."
         ),
     )
     approximate_shards: bool = Field(
         False,
         description=(
-            "Allow shards whose scores are not comparable exactly (BM25: every part has "
-            "its own statistics)."
+            "Allow shards whose scores are not exactly comparable, such as BM25 with "
+            "statistics per shard."
         ),
     )
     k: int = Field(3, ge=1, description="Passages per query.")
     timeout: float = Field(30.0, gt=0, description="Seconds for one HTTP attempt.")
     retries: int = Field(
-        5, ge=0, description="Tries after a failed HTTP request, with growing waits."
+        5, ge=0, description="Retries of a failed HTTP request, with exponential backoff."
     )
     deadline: float = Field(
-        100.0, gt=0, description="Seconds for all attempts of a search together."
+        100.0, gt=0, description="Seconds for all attempts of one search together."
     )
-    concurrency: int = Field(64, ge=1, description="Most HTTP requests under way at once.")
+    concurrency: int = Field(64, ge=1, description="Maximal number of concurrent HTTP requests.")
     token_file: str = Field(
         "", description="File with the servers' bearer token. Empty: $TSPO_RETRIEVER_TOKEN, if set."
     )
@@ -182,16 +185,25 @@ class RolloutConfig(Section):
         "auto", description="auto: use the tokenizer's template if it has one."
     )
     max_searches: int = Field(
-        4, ge=0, description="Search budget; after it one last turn without search."
+        4,
+        ge=0,
+        description="Search budget of a rollout. One last turn without a search follows it.",
     )
     max_new_tokens: int = Field(
-        500, ge=1, description="Most tokens that the model may sample in one turn."
+        500, ge=1, description="Maximal number of tokens that the model samples in one turn."
     )
     max_observation_tokens: int = Field(
-        500, ge=1, description="Feedback is cut to this many tokens, inside its tags."
+        500,
+        ge=1,
+        description="Maximal number of tokens of feedback; longer feedback is cut inside its tags.",
     )
     max_prompt_tokens: int = Field(
-        2048, ge=1, description="A longer prompt is an error in training, cut on the left in eval."
+        2048,
+        ge=1,
+        description=(
+            "Maximal number of tokens of a prompt. A longer one is an error in training, "
+            "and cut on the left in evaluation."
+        ),
     )
     temperature: float = Field(1.0, ge=0, description="Sampling temperature of training rollouts.")
     top_p: float = Field(1.0, gt=0, le=1)
@@ -201,37 +213,44 @@ class RolloutConfig(Section):
     batch_size: int = Field(64, ge=1, description="Sequences that the engine decodes at once.")
     engine: Literal["transformers", "vllm"] = Field(
         "transformers",
-        description="What generates. vllm: see [vllm]; transformers: on the learner's own weights.",
+        description=(
+            "Rollout engine. transformers: uses the learner's own weights; vllm: see [vllm]."
+        ),
     )
     turn_deadline: float = Field(
-        120.0, gt=0, description="Seconds a search may take before it counts as failed."
+        120.0,
+        gt=0,
+        description="Seconds for one search. A search that takes longer counts as failed.",
     )
     trajectory_deadline: float = Field(
         0.0,
         ge=0,
         description=(
-            "Seconds a rollout may take; a later one is ended and left out of the loss. 0: "
-            "any time."
+            "Seconds for one rollout. A rollout that takes longer is ended and left out of "
+            "the loss. 0: no limit."
         ),
     )
     one_step_off: bool = Field(
         False,
-        description="Roll out the next step's questions while this step trains, with the weights "
-        "from before it; "
-        "truncated importance weights (loss.importance_cap) correct for them.",
+        description=(
+            "Roll out the next step's questions while this step trains, with the weights "
+            "from before it. Truncated importance weights (loss.importance_cap) correct the "
+            "difference."
+        ),
     )
     dynamic_sampling: bool = Field(
         False,
         description=(
-            "Train on groups with an advantage only, and roll out more questions in place "
-            "of the others."
+            "Train only on groups with an advantage, and replace the other groups by "
+            "further rollouts."
         ),
     )
     max_refills: int = Field(
         3,
         ge=0,
         description=(
-            "dynamic_sampling: further rollout batches per step; then the step takes what it has."
+            "dynamic_sampling: further rollout batches per step at most. The step then "
+            "trains on what it has."
         ),
     )
 
@@ -243,7 +262,10 @@ class VllmConfig(Section):
 
     url: list[str] = Field(
         default_factory=list,
-        description="Base URLs of servers; training processes share them out. Empty: in-process.",
+        description=(
+            "Base URLs of servers, shared out among the training processes. Empty: an "
+            "engine in each process."
+        ),
     )
     memory: float = Field(
         0.4,
@@ -252,17 +274,22 @@ class VllmConfig(Section):
         description="In-process, GPU: share of its memory for weights and KV cache.",
     )
     kv_cache_gib: float = Field(
-        0.0, ge=0, description="In-process: size of the KV cache. 0: what is left; CPU: 1."
+        0.0,
+        ge=0,
+        description=(
+            "In-process: GiB of the KV cache. 0: the memory that is left (GPU), 1 GiB (CPU)."
+        ),
     )
     tensor_parallel: int = Field(
         1,
         ge=1,
         description=(
-            "GPUs of one engine. In-process it has one; servers have tspo engine --tensor-parallel."
+            "GPUs of one engine. An in-process engine has one; for servers see `tspo engine "
+            "--tensor-parallel`."
         ),
     )
     eager: bool = Field(
-        False, description="No CUDA graphs, no compilation: starts sooner, generates more slowly."
+        False, description="No CUDA graphs and no compilation: a faster start, slower generation."
     )
     sleep: Literal[0, 1, 2] = Field(
         0,
@@ -274,7 +301,7 @@ class VllmConfig(Section):
     handover: str = Field(
         "",
         description=(
-            "Folder for new weights that learner and servers both see. Empty: handover/ of the run."
+            "Directory for new weights that learner and servers share. Empty: handover/ of the run."
         ),
     )
     patience: float = Field(

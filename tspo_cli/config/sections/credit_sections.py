@@ -110,4 +110,6 @@ class CriticConfig(Section):
     whiten: bool = Field(
         True, description="Standardise advantages over the sampled tokens of the batch."
     )
-    head_start: int = Field(0, ge=0, description="First steps in which only the critic learns.")
+    head_start: int = Field(
+        0, ge=0, description="Number of first steps in which only the critic learns."
+    )

@@ -17,15 +17,17 @@ class EvalConfig(Section):
         0, ge=0, description="Steps between evaluations. 0: at step 0 and at the end only."
     )
     limit: int = Field(0, ge=0, description="Questions per data set. 0: all.")
-    at_start: bool = Field(True, description="Evaluate before the first step too.")
+    at_start: bool = Field(True, description="Evaluate before the first step as well.")
     temperature: float = Field(0.0, ge=0, description="0: greedy.")
-    batch_size: int = Field(64, ge=1, description="Questions in flight.")
+    batch_size: int = Field(64, ge=1, description="Questions that are answered at the same time.")
     portion: int = Field(
         0,
         ge=0,
-        description="Questions that are answered and saved together: an evaluation that is resumed "
-        "repeats the portion "
-        "in which it was stopped, so that its results stay the same to the byte. 0: four batches.",
+        description=(
+            "Questions that are answered and saved together. A resumed evaluation repeats "
+            "the portion in which it stopped, so that its results are the same to the byte. "
+            "0: four batches."
+        ),
     )
 
 
@@ -36,7 +38,7 @@ class EndpointConfig(Section):
         "", description="Base URL, such as http://127.0.0.1:8000/v1. Empty: the model runs here."
     )
     model: str = Field(
-        "", description="The model's name on the server. Empty: as it is given to tspo eval."
+        "", description="Name of the model on the server. Empty: the name given to `tspo eval`."
     )
     api: Literal["completions", "chat"] = Field(
         "completions",
@@ -45,25 +47,29 @@ class EndpointConfig(Section):
     tokenizer: str = Field(
         "",
         description=(
-            "Directory or hub name of its tokenizer. Empty: the model's directory; else "
-            "limits count words."
+            "Directory or hub name of the model's tokenizer. Empty: the model's directory; "
+            "without one limits count words."
         ),
     )
     send: Literal["ids", "text"] = Field(
         "ids",
-        description="completions: send token ids where the tokenizer is known, or always text.",
+        description="completions: send token ids if the tokenizer is known, or always text.",
     )
     key_env: str = Field(
-        "OPENAI_API_KEY", description="Environment variable with the server's key, if it wants one."
+        "OPENAI_API_KEY",
+        description="Environment variable with the server's API key, if it needs one.",
     )
-    concurrency: int = Field(16, ge=1, description="Requests under way at once.")
+    concurrency: int = Field(16, ge=1, description="Maximal number of concurrent requests.")
     timeout: float = Field(120.0, gt=0, description="Deadline of one request in seconds.")
-    retries: int = Field(5, ge=0, description="Tries after a failed request, with growing waits.")
+    retries: int = Field(
+        5, ge=0, description="Retries of a failed request, with exponential backoff."
+    )
     extra: str = Field(
         "",
-        description="JSON object with further fields of every request, as some servers know them. "
-        "vLLM's own server is "
-        "recognised and asked for the sampled token ids without it.",
+        description=(
+            "JSON object with further fields of every request. For vLLM's own server the "
+            "field for sampled token ids is added automatically."
+        ),
     )
 
 
@@ -79,9 +85,12 @@ class JudgeConfig(Section):
         ),
     )
     key_env: str = Field(
-        "OPENAI_API_KEY", description="Environment variable with the server's key, if it wants one."
+        "OPENAI_API_KEY",
+        description="Environment variable with the server's API key, if it needs one.",
     )
-    concurrency: int = Field(16, ge=1, description="Requests under way at once.")
-    max_tokens: int = Field(512, ge=1, description="Most tokens of a judgement.")
+    concurrency: int = Field(16, ge=1, description="Maximal number of concurrent requests.")
+    max_tokens: int = Field(512, ge=1, description="Maximal number of tokens of a judgement.")
     timeout: float = Field(120.0, gt=0, description="Deadline of one request in seconds.")
-    retries: int = Field(5, ge=0, description="Tries after a failed request, with growing waits.")
+    retries: int = Field(
+        5, ge=0, description="Retries of a failed request, with exponential backoff."
+    )

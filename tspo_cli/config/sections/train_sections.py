@@ -18,10 +18,10 @@ class OptimizerConfig(Section):
     weight_decay: float = Field(0.0, ge=0)
     warmup: int = Field(0, ge=0, description="Optimiser updates of linear warm-up.")
     schedule: Literal["constant", "linear"] = Field(
-        "constant", description="After warm-up: stay, or fall to final_lr."
+        "constant", description="After warm-up: constant, or a linear decay to final_lr."
     )
     final_lr: float = Field(
-        0.1, ge=0, le=1, description="linear: last learning rate as a share of lr."
+        0.1, ge=0, le=1, description="linear: last learning rate, as a fraction of lr."
     )
     grad_clip: float = Field(1.0, ge=0, description="Largest gradient norm. 0: no clipping.")
 
@@ -41,40 +41,45 @@ class TrainConfig(Section):
     )
     packing: bool = Field(
         True,
-        description="Put sequences one after the other instead of padding them to a rectangle.",
+        description=(
+            "Put sequences one after the other (packing) instead of padding them to the "
+            "longest one."
+        ),
     )
     gradient_checkpointing: bool = Field(
         False,
         description=(
-            "Keep only the input of each layer and compute the rest again: less memory, "
-            "1/3 more work."
+            "Keep only the input of each layer and recompute the rest: less memory, 1/3 "
+            "more computation."
         ),
     )
     compile: bool = Field(
         False,
-        description="Compile normalisations and MLPs (torch.compile): fewer passes over a GPU's "
-        "memory, seconds more "
-        "at the start, other last digits.",
+        description=(
+            "Compile normalisations and MLPs (torch.compile): less memory traffic on a GPU, "
+            "a start that takes seconds longer, results that differ in the last digits."
+        ),
     )
     balance_ranks: bool = Field(
         True,
         description=(
-            "Spread the sequences of an update over all processes by length, so that no "
-            "process waits long."
+            "Distribute the sequences of an update over all processes by length, so that "
+            "all have equal work."
         ),
     )
     processes: int = Field(1, ge=1, description="Training processes on this machine.")
     threads: int = Field(
-        0, ge=0, description="CPU threads per process. 0: one, or OMP_NUM_THREADS where it is set."
+        0, ge=0, description="CPU threads per process. 0: OMP_NUM_THREADS if it is set, else one."
     )
     keep_rollouts: int = Field(
         1, ge=0, description="Keep the rollouts of every n-th step. 0: none."
     )
     drop_zero_advantage: bool = Field(
         True,
-        description="Rollouts without any advantage do not go through the learner; the gradient "
-        "stays the same. "
-        "Without effect where loss.kl or loss.entropy gives them one.",
+        description=(
+            "Leave rollouts without an advantage out of the forward and backward pass; the "
+            "gradient stays the same. No effect if loss.kl or loss.entropy gives them one."
+        ),
     )
     stop_when: list[str] = Field(
         default_factory=list,
@@ -87,8 +92,8 @@ class TrainConfig(Section):
         0.05,
         gt=0,
         description=(
-            "Stop when engine and learner log-probs of a step differ by more than this "
-            "(nats, mean)."
+            "Stop if the log-probs of engine and learner differ by more than this in a step "
+            "(mean, in nats)."
         ),
     )
 
@@ -97,12 +102,12 @@ class CheckpointConfig(Section):
     """What is kept to resume from."""
 
     every: int = Field(50, ge=0, description="Steps between checkpoints. 0: only at the end.")
-    keep: int = Field(2, ge=1, description="Newest checkpoints to keep.")
+    keep: int = Field(2, ge=1, description="Number of newest checkpoints that are kept.")
     best: Literal["em", "f1", "none"] = Field(
         "em",
         description=(
-            "RUN/best keeps the policy with the highest mean of this over eval.data, where "
-            "eval.every is set."
+            "RUN/best keeps the policy with the highest mean of this metric over eval.data, "
+            "if eval.every is set."
         ),
     )
 
@@ -115,7 +120,7 @@ class DeepSpeedConfig(Section):
         False, description="Keep optimiser states in CPU memory (ZeRO 1 to 3, GPU)."
     )
     config: str = Field(
-        "", description="A DeepSpeed JSON file that is merged over the generated configuration."
+        "", description="DeepSpeed JSON file that is merged over the generated configuration."
     )
 
 
@@ -127,17 +132,19 @@ class LoraConfig(Section):
     rank: int = Field(
         0,
         ge=0,
-        description="Columns of an adapter's matrices. 0: no adapters, all weights are trained.",
+        description="Rank of the adapters. 0: no adapters, all weights are trained.",
     )
-    alpha: int = Field(32, ge=1, description="An adapter counts alpha / rank times.")
+    alpha: int = Field(
+        32, ge=1, description="Scale of an adapter: its output is multiplied by alpha / rank."
+    )
     dropout: float = Field(
-        0.0, ge=0, lt=1, description="Dropout before an adapter; kind = sft alone."
+        0.0, ge=0, lt=1, description="Dropout before an adapter, for kind = sft only."
     )
     targets: list[str] = Field(
         ["all-linear"],
         description=(
-            'Names of linear layers that get one, such as "q_proj"; "all-linear": all but '
-            "the output layer."
+            'Names of the linear layers with an adapter, such as "q_proj"; "all-linear": '
+            "all but the output layer."
         ),
     )
 

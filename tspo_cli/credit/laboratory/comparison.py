@@ -1,5 +1,5 @@
-"""What algorithms would have learnt from the same rollouts: from which groups, at which turns, in
-which sign.
+"""Compare algorithms on the same recorded rollouts: the groups that they learn from, and size and
+sign of their advantages by turn.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from typing import Any
 
 from tspo_cli.credit.assign import assign_batch
 from tspo_cli.credit.credit_section import CreditConfig
-from tspo_cli.credit.group import CreditTurn, Group, GroupCredit, TrajectoryCredit
+from tspo_cli.credit.group import GROUP_CLASSES, CreditTurn, Group, GroupCredit, TrajectoryCredit
 
-GROUP_CLASSES = ("all-correct", "mixed", "all-wrong with near-miss", "all-miss")
 ROLES = (
     "search before the hit",
     "search that hits",
@@ -36,9 +35,9 @@ class Arm:
 
 
 @dataclass(slots=True)
-class Place:
-    """Advantages at some turns: how many turns, how many of them positive and negative, their sum
-    and sum of |A|.
+class AdvantageTally:
+    """The advantages of some turns: how many are positive and negative, their sum (`total`) and the
+    sum of their absolute values (`size`).
     """
 
     turns: int = 0
@@ -69,25 +68,27 @@ class Place:
 
 @dataclass(slots=True)
 class ArmTally:
-    """What one arm makes of all groups."""
+    """The advantages of one arm over all groups."""
 
     groups: int = 0
     learns_from: int = 0
     by_class: dict[str, list[int]] = field(
         default_factory=lambda: {name: [0, 0] for name in GROUP_CLASSES}
     )
-    by_turn: dict[int, Place] = field(default_factory=lambda: defaultdict(Place))
-    by_role: dict[str, Place] = field(default_factory=lambda: defaultdict(Place))
+    by_turn: dict[int, AdvantageTally] = field(default_factory=lambda: defaultdict(AdvantageTally))
+    by_role: dict[str, AdvantageTally] = field(default_factory=lambda: defaultdict(AdvantageTally))
 
     def record(self) -> dict[str, Any]:
         """`learns_from` is the share of groups with an advantage that is not 0, in all and by
         class.
         """
-        every = Place()
-        for place in self.by_turn.values():
-            every.turns, every.positive = every.turns + place.turns, every.positive + place.positive
-            every.negative, every.total = every.negative + place.negative, every.total + place.total
-            every.size += place.size
+        every = AdvantageTally()
+        for tally in self.by_turn.values():
+            every.turns += tally.turns
+            every.positive += tally.positive
+            every.negative += tally.negative
+            every.total += tally.total
+            every.size += tally.size
         return {
             "learns_from": self.learns_from / max(self.groups, 1),
             "learns_from_class": {
@@ -104,8 +105,8 @@ class ArmTally:
 
 @dataclass(slots=True)
 class Disagreement:
-    """Two arms on the same turns: opposite signs, and an advantage for one alone; `roles` counts
-    the opposite ones.
+    """Two arms on the same turns: how often their advantages have opposite signs (by role in
+    `roles`), and how often only one of them is not 0.
     """
 
     turns: int = 0
@@ -178,25 +179,23 @@ def compare(batches: Iterable[tuple[int, Sequence[Group]]], arms: Sequence[Arm])
         for second in names[index + 1 :]
     }
     steps, groups, trajectories, turns = [], 0, 0, 0
-    classes = dict.fromkeys(GROUP_CLASSES, 0)
+    classes: dict[str, int] = dict.fromkeys(GROUP_CLASSES, 0)
     for step, batch in batches:
         steps.append(step)
         credits = {arm.name: assign_batch(batch, arm.config) for arm in arms}
-        for place, group in enumerate(batch):
-            own = {name: credits[name][place] for name in names}
-            roles = _roles(group, own[names[0]])
-            groups, trajectories, turns = (
-                groups + 1,
-                trajectories + len(group.trajectories),
-                turns + len(roles),
-            )
-            classes[own[names[0]].group_class] += 1
+        for index, group in enumerate(batch):
+            by_arm = {name: credits[name][index] for name in names}
+            roles = _roles(group, by_arm[names[0]])
+            groups += 1
+            trajectories += len(group.trajectories)
+            turns += len(roles)
+            classes[by_arm[names[0]].group_class] += 1
             values = {
-                name: [value for judged in own[name].trajectories for value in judged.advantages]
+                name: [value for judged in by_arm[name].trajectories for value in judged.advantages]
                 for name in names
             }
             for name in names:
-                _tally(tallies[name], own[name], values[name], roles)
+                _tally(tallies[name], by_arm[name], values[name], roles)
             for (name, other), disagreement in pairs.items():
                 for first, second, (_, role) in zip(
                     values[name], values[other], roles, strict=True

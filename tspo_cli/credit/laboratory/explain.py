@@ -1,4 +1,4 @@
-"""Say in words and rows what an algorithm made of a group."""
+"""Explain the credit of a group in sentences and in a table."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def _gold(turn: int, first: int | None) -> str:
 
 
 def sentences(credit: GroupCredit, config: CreditConfig) -> list[str]:
-    """Why the advantages are what they are: composition, what was compared, with which mean and
-    standard deviation.
+    """Explain the advantages: composition of the group, compared values, mean and standard
+    deviation.
     """
     classes = [judged.trajectory_class for judged in credit.trajectories]
     counts = (

@@ -57,28 +57,28 @@ def read_group(path: Path) -> Group:
     )
 
 
-def _trajectory(place: str, value: Any) -> CreditTrajectory:
-    record = _object(place, value, _TRAJECTORY_KEYS)
+def _trajectory(where: str, value: Any) -> CreditTrajectory:
+    record = _object(where, value, _TRAJECTORY_KEYS)
     answer = record.get("answer")
     if answer is not None and not isinstance(answer, str):
-        raise _wrong(place, f'"answer" to be a string or null, got {_shown(answer)}', "quote it")
-    items = _items(place, record, "turns")
+        raise _wrong(where, f'"answer" to be a string or null, got {_shown(answer)}', "quote it")
+    items = _items(where, record, "turns")
     turns = tuple(
-        _turn(f"{place}, turn {number}", item) for number, item in enumerate(items, start=1)
+        _turn(f"{where}, turn {number}", item) for number, item in enumerate(items, start=1)
     )
     if answer is not None and turns[-1].query is not None:
-        last = f"{place}, turn {len(turns)}"
+        last = f"{where}, turn {len(turns)}"
         raise _wrong(
             last, "the answering turn, got a search", "add a last turn {} or remove the answer"
         )
     if answer is not None and not turns[-1].generated:
         turns = (*turns[:-1], replace(turns[-1], generated=f"<answer>{answer}</answer>"))
     return CreditTrajectory(
-        answer, turns, _gold_logprobs(place, record.get("gold_logprobs"), len(turns))
+        answer, turns, _gold_logprobs(where, record.get("gold_logprobs"), len(turns))
     )
 
 
-def _gold_logprobs(place: str, value: Any, turns: int) -> tuple[float, ...]:
+def _gold_logprobs(where: str, value: Any, turns: int) -> tuple[float, ...]:
     if value is None:
         return ()
     numbers = isinstance(value, list) and all(
@@ -86,33 +86,33 @@ def _gold_logprobs(place: str, value: Any, turns: int) -> tuple[float, ...]:
     )
     if not numbers or len(value) != turns:
         raise _wrong(
-            place,
+            where,
             f'"gold_logprobs" to be {turns} numbers, one before each turn',
             "measure them or leave it out",
         )
     return tuple(map(float, value))
 
 
-def _turn(place: str, value: Any) -> CreditTurn:
-    record = _object(place, value, _TURN_KEYS)
+def _turn(where: str, value: Any) -> CreditTurn:
+    record = _object(where, value, _TURN_KEYS)
     for name in _TEXT_KEYS:
         if record.get(name) is not None and not isinstance(record[name], str):
             raise _wrong(
-                place,
+                where,
                 f'"{name}" to be a string, got {_shown(record[name])}',
                 "quote it or leave it out",
             )
     tokens = record.get("tokens", 1)
     if type(tokens) is not int or tokens < 0:
         raise _wrong(
-            place,
+            where,
             f'"tokens" to be an integer of 0 or more, got {_shown(tokens)}',
             "correct it or leave it out",
         )
     query, feedback = record.get("query"), record.get("feedback") or ""
     if query is None and feedback:
         raise _wrong(
-            place,
+            where,
             '"query" beside "feedback", got none',
             "only a search gives feedback: add or remove one",
         )
@@ -120,10 +120,10 @@ def _turn(place: str, value: Any) -> CreditTurn:
     return CreditTurn(query, feedback, record.get("text") or known, tokens)
 
 
-def _object(place: str, value: Any, known: Collection[str]) -> dict[str, Any]:
-    """`value` as an object. Other keys may stand beside the known ones, but not a misspelt one."""
+def _object(where: str, value: Any, known: Collection[str]) -> dict[str, Any]:
+    """`value` as an object. It may have further keys, but no misspelt one."""
     if not isinstance(value, dict):
-        raise _wrong(place, f"an object, got {_shown(value)}", f"give it {', '.join(known)}")
+        raise _wrong(where, f"an object, got {_shown(value)}", f"give it {', '.join(known)}")
     for name in value:
         near = (
             []
@@ -131,22 +131,22 @@ def _object(place: str, value: Any, known: Collection[str]) -> dict[str, Any]:
             else difflib.get_close_matches(name, set(known) - set(value), n=1, cutoff=0.75)
         )
         if near:
-            raise _wrong(place, f'"{near[0]}", got "{name}"', "rename the key")
+            raise _wrong(where, f'"{near[0]}", got "{name}"', "rename the key")
     return value
 
 
-def _text(place: str, record: dict[str, Any], name: str) -> str:
+def _text(where: str, record: dict[str, Any], name: str) -> str:
     value = record.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise _wrong(place, f'"{name}" to be a string with text, got {_shown(value)}', "write it")
+        raise _wrong(where, f'"{name}" to be a string with text, got {_shown(value)}', "write it")
     return value
 
 
-def _items(place: str, record: dict[str, Any], name: str) -> list[Any]:
+def _items(where: str, record: dict[str, Any], name: str) -> list[Any]:
     value = record.get(name)
     if not isinstance(value, list) or not value:
         raise _wrong(
-            place, f'"{name}" to be a list with entries, got {_shown(value)}', "give at least one"
+            where, f'"{name}" to be a list with entries, got {_shown(value)}', "give at least one"
         )
     return value
 
@@ -158,5 +158,5 @@ def _shown(value: Any) -> str:
     return {None: "nothing", "": "an empty string"}.get(value, repr(value)[:60])
 
 
-def _wrong(place: str, expected: str, fix: str) -> InvalidInputError:
-    return InvalidInputError(f"{place}: expected {expected}; fix: {fix}")
+def _wrong(where: str, expected: str, fix: str) -> InvalidInputError:
+    return InvalidInputError(f"{where}: expected {expected}; fix: {fix}")

@@ -7,16 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tspo_cli.credit.group import GROUP_METRICS
 from tspo_cli.reporting.sources.arms import Arm
 from tspo_cli.reporting.sources.run_view import RunView
 
-GROUP_CLASSES = (
-    ("groups/all_correct", "all correct"),
-    ("groups/mixed", "mixed"),
-    ("groups/all_wrong_near_miss", "all wrong with near-miss"),
-    ("groups/all_miss", "all miss"),
+GROUP_CLASSES = tuple(
+    (f"groups/{metric}", name.replace("all-", "all ")) for name, metric in GROUP_METRICS.items()
 )
-"""The metric of each group class, and its name for people."""
+"""The metric of each group class, and its label in tables and figures."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tspo_cli.credit.laboratory.comparison import GROUP_CLASSES, ROLES, Comparison
+from tspo_cli.credit.group import GROUP_CLASSES
+from tspo_cli.credit.laboratory.comparison import ROLES, Comparison
 from tspo_cli.reporting.figure import check_figure_path
 
 _SHORT_CLASSES = ("all correct", "mixed", "near-miss", "all miss")
