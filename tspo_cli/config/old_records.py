@@ -40,5 +40,5 @@ def read_record(path: Path) -> Table:
     """
     table = read_json(path)
     if not isinstance(table, dict):
-        raise InvalidInputError(f"{path}: expected a JSON object")
+        raise InvalidInputError(f"{path}: expected a JSON object, found {type(table).__name__}")
     return current_keys(table)
