@@ -112,6 +112,7 @@ def test_what_the_page_says(hostile: Path) -> None:
     ):
         assert figure in page
     assert "credit.success_turns" in page
+    assert "credit.gigpo.coef" in page
     assert "0.0002" in page
 
 

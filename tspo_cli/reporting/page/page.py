@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from tspo_cli.config.tables import flatten
 from tspo_cli.errors import UsageError
 from tspo_cli.reporting.page.curves import figures
 from tspo_cli.reporting.page.page_items import GROUPS_PER_STEP, item_data
@@ -106,17 +107,14 @@ def _settings(view: RunView) -> dict[str, Any]:
 
 
 def _credit_options(views: Sequence[RunView]) -> list[tuple[str, list[str]]]:
-    """Options of credit, loss and search as (key, value of each run), of all runs that use them."""
+    """Options of credit, loss and search as (key, value of each run that uses them)."""
     sections = ("credit", "loss", "retriever.k", "rollout.max_searches", "rollout.temperature")
     keys: dict[str, None] = {}
     for view in views:
         for section in sections:
             value = view.setting(section)
-            keys |= (
-                dict.fromkeys(f"{section}.{key}" for key in value)
-                if isinstance(value, dict)
-                else {section: None}
-            )
+            names = flatten(value, f"{section}.") if isinstance(value, dict) else [section]
+            keys |= dict.fromkeys(names)
     return [
         (key, [_shown(view, key) for view in views])
         for key in keys
@@ -131,7 +129,7 @@ def _shown(view: RunView, key: str) -> str:
 
 
 def _script_json(value: Any) -> str:
-    """JSON that can neither end its script element nor begin a comment or another one."""
+    """JSON in which no text can end the script element or start a comment."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     unsafe: dict[str, str | int | None] = {
         "<": "\\u003c",
