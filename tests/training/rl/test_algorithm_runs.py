@@ -28,7 +28,13 @@ def experiment(
     playground: Playground, *settings: str, recipe: str = "tiny/grpo", **more: object
 ) -> Config:
     base = playground.settings(
-        **{"train__steps": 3, "eval__data": "[]", "eval__at_start": "false", **more}
+        **{
+            "train__steps": 3,
+            "eval__data": "[]",
+            "eval__every": 0,
+            "eval__at_start": "false",
+            **more,
+        }
     )
     config = load_config([recipe], [*base[1::2], *settings])
     refuse_problems(config)
@@ -178,8 +184,11 @@ def test_a_rule_ends_a_run_and_the_best_policy_is_kept(
         (["credit.algorithm=rloo", "rollout.group_size=1"], "rollout.group_size: rloo compares"),
         (["loss.kl=0.1", "loss.kl_in=reward"], "loss.kl_in"),
         (["credit.algorithm=ppo", "rollout.dynamic_sampling=true"], "rollout.dynamic_sampling"),
-        (["credit.algorithm=rejection_sampling"], "is imitation"),
-        (["kind=rejection_sampling"], "needs its own, not grpo"),
+        (
+            ["credit.algorithm=rejection_sampling"],
+            'credit.algorithm: rejection_sampling trains with kind = "rejection_sampling"',
+        ),
+        (["kind=rejection_sampling"], 'credit.algorithm: grpo trains with kind = "rl"'),
         (["credit.algorithm=grop"], "did you mean grpo"),
         (['train.stop_when=["reward is low"]'], "METRIC < NUMBER for STEPS"),
         (['train.stop_when=["reward < 1 for 0"]'], "METRIC < NUMBER for STEPS"),
@@ -204,7 +213,7 @@ def test_choices_are_said_before_a_run(playground: Playground) -> None:
         "top-p 1",
         "1 optimiser update per rollout batch",
         "KL to the starting policy 0, entropy bonus 0.01",
-        "note: loss.clip_high is 0.2; dapo's own default is 0.28",
+        "note: loss.clip_high is 0.2; the default of dapo is 0.28",
         "replaced by up to 3 more batches",
     ):
         assert part in text
