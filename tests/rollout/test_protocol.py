@@ -11,10 +11,10 @@ from transformers import PreTrainedTokenizerFast
 
 from tspo_cli.config.schema import RolloutConfig
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.models.tokenizer import TAGS
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.prompts import SEARCH_R1, SHORT, prompt_style
 from tspo_cli.rollout.protocol import (
-    TAGS,
     Action,
     SearchProtocol,
     answer_action,

@@ -20,16 +20,6 @@ from tspo_cli.rollout.prompts import PromptStyle, prompt_style
 from tspo_cli.rollout.trajectory import Turn, TurnKind
 
 STOP_STRINGS = ("</search>", "</answer>")
-TAGS = (
-    "<think>",
-    "</think>",
-    "<search>",
-    "</search>",
-    "<information>",
-    "</information>",
-    "<answer>",
-    "</answer>",
-)
 _ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
 _MARK = "\ue000"  # a private-use character that surrounds the names in a template
 
