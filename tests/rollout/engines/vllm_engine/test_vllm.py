@@ -185,7 +185,7 @@ LOCAL = """
 import sys, json, pytest
 from pathlib import Path
 sys.path[:0] = [{root!r}]
-from tests.rollout import test_vllm as t
+from tests.rollout.engines.vllm_engine import test_vllm as t
 from tspo_cli.config.schema import VllmConfig
 from tspo_cli.rollout.engines.vllm_engine.vllm_local import VllmEngine
 from transformers import AutoTokenizer
