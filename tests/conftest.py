@@ -4,18 +4,23 @@ it.
 
 from __future__ import annotations
 
+import atexit
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import hypothesis
 import pytest
 
+from tests.command_server import CommandServer, can_fork
 from tests.engine_server import EngineServer
 
 # Set before torch and the hub libraries are imported; processes that tests start inherit them.
@@ -30,6 +35,9 @@ for _name, _value in {
     "MPLBACKEND": "Agg",
 }.items():
     os.environ.setdefault(_name, _value)
+
+_server = CommandServer()
+atexit.register(_server.close)
 
 # No test depends on the clock: a busy machine must not fail a property.
 hypothesis.settings.register_profile("tspo", deadline=None)
@@ -60,6 +68,12 @@ class Finished:
 
 def run_tspo(*arguments: object, cwd: Path | None = None, timeout: float = 600) -> Finished:
     """Run tspo as a user does, in a process of its own."""
+    if can_fork():
+        with TemporaryDirectory() as folder:
+            out, err = Path(folder, "out"), Path(folder, "err")
+            command = [str(part) for part in arguments]
+            code = _server.run(command, cwd=cwd, out=out, err=err, timeout=timeout)
+            return Finished(code, out.read_text("utf-8"), err.read_text("utf-8"))
     command = [sys.executable, "-m", "tspo_cli", *map(str, arguments)]
     done = subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
@@ -108,6 +122,24 @@ class Playground:
         return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
 
 
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]
+) -> Path:
+    """The folder `name` that `make` has filled, the same one for all test processes of this run."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, done = base / name, base / f"{name}.done"
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def playground(
     tmp_path_factory: pytest.TempPathFactory, tspo: Callable[..., Finished]
@@ -115,40 +147,25 @@ def playground(
     """Made once: `tspo data make-world`, `tspo index build` and a short `tspo train` of an SFT
     experiment.
     """
-    root = tmp_path_factory.mktemp("playground")
-    world, index, run = root / "world", root / "index", root / "warmstart"
-    tspo(
-        "data",
-        "make-world",
-        "--out",
-        world,
-        "--entities",
-        80,
-        "--test-entities",
-        60,
-        "--train-questions",
-        60,
-        "--test-questions",
-        20,
-    )
-    tspo("index", "build", world / "corpus.jsonl", "--out", index)
-    tspo(
-        "train",
-        "tiny/warmstart",
-        "--out",
-        run,
-        "--set",
-        f"data.world={world}",
-        "--set",
-        f"retriever.index={index}",
-        "--set",
-        "eval.data=[]",
-        "--set",
-        "train.steps=60",
-        "--set",
-        "optimizer.warmup=5",
-    )
-    return Playground(world, index, run / "model")
+
+    def make(root: Path) -> None:
+        world, index = root / "world", root / "index"
+        sizes = ["--entities", 80, "--test-entities", 60]
+        sizes += ["--train-questions", 60, "--test-questions", 20]
+        tspo("data", "make-world", "--out", world, *sizes)
+        tspo("index", "build", world / "corpus.jsonl", "--out", index)
+        values = {
+            "data.world": world,
+            "retriever.index": index,
+            "eval.data": "[]",
+            "train.steps": 60,
+            "optimizer.warmup": 5,
+        }
+        settings = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+        tspo("train", "tiny/warmstart", "--out", root / "warmstart", *settings)
+
+    root = made_once(tmp_path_factory, "playground", make)
+    return Playground(root / "world", root / "index", root / "warmstart" / "model")
 
 
 @pytest.fixture(scope="session")
