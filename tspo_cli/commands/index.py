@@ -128,7 +128,9 @@ def import_(
 def search(
     directory: IndexDir,
     queries: Annotated[list[str], typer.Argument(metavar="QUERY...", help="One or more queries.")],
-    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Passages per query.")] = 3,
+    k: Annotated[
+        int, typer.Option("-k", "--k", "--top-k", "--topk", min=1, help="Passages per query.")
+    ] = 3,
     settings: SearchSettings = None,
     as_json: Json = False,
 ) -> None:

@@ -170,6 +170,13 @@ def test_the_client_reads_the_documents_of_other_servers(
     assert hit.id in ("", "7")
 
 
+def test_of_a_server_that_ignores_topk_the_first_hits_count(scripted: Answers) -> None:
+    records = [{"id": str(number), "contents": "x"} for number in range(4)]
+    with scripted([(200, {"result": [records]})]) as (url, _):
+        client = HttpRetriever([url], timeout=5, retries=0)
+        assert [hit.id for hit in client.search(["q"], 3)[0].hits] == ["0", "1", "2"]
+
+
 def test_passing_failures_are_retried(scripted: Answers) -> None:
     with scripted([(500, {}), (429, {}), (503, {}), (200, ONE)]) as (url, seen):
         client = HttpRetriever([url], timeout=5, retries=3, first_wait=0.001)
@@ -206,6 +213,8 @@ def test_a_refused_request_is_not_repeated(scripted: Answers) -> None:
         [1],
         {"result": [[{"score": 1.0}]]},
         {"result": [3]},
+        {"result": [{}]},
+        {"result": [[{"contents": ["a", "b"]}]]},
     ],
 )
 def test_another_kind_of_server_is_recognised(scripted: Answers, body: object) -> None:

@@ -91,6 +91,24 @@ def test_topk_may_be_null_or_left_out(url: str) -> None:
     assert _post(url, {"queries": []}).json() == {"result": []}
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"k": 1},
+        {"top_k": 1},
+        {"topk": 1},
+        {"k": 1, "topk": None},
+        {"k": 1, "top_k": 1, "topk": 1},
+        {"k": "1"},
+        {"k": 1.0, "return_scores": False},
+    ],
+)
+def test_the_number_of_passages_has_three_names(url: str, fields: dict[str, Any]) -> None:
+    for query in ({"query": "lake"}, {"queries": ["lake", "lake"]}):
+        found = _post(url, query | fields).json()["result"]
+        assert [len(documents) for documents in found] == [1] * len(found)
+
+
 def test_more_hits_than_passages_are_all_that_match(url: str, searcher: Searcher) -> None:
     found = _post(url, {"query": "lake", "topk": 5, "return_scores": False}).json()["result"][0]
     assert found == [_document(hit) for hit in searcher.search(["lake"], 100)[0].hits]
@@ -114,6 +132,19 @@ def test_more_hits_than_passages_are_all_that_match(url: str, searcher: Searcher
         ({"queries": ["a"], "return_scores": "perhaps"}, "return_scores: "),
         ({"queries": [None] * 300}, "(and 299 more)"),
         (["a"], "should be an object"),
+        ({"query": "a", "k": 6}, "k: expected at most 5, got 6"),
+        ({"query": "a", "top_k": 10**12}, "top_k: expected at most 5, got far more"),
+        ({"query": "a", "k": 0}, "k: "),
+        ({"query": "a", "top_k": 1.5}, "top_k: "),
+        ({"query": "a", "k": True}, "k: expected a whole number"),
+        ({"query": "a", "topk": [3]}, "topk: "),
+        ({"query": "a", "topk": 3, "k": 2}, "topk and k ask for different numbers"),
+        ({"query": "a", "k": 3, "top_k": 1}, "k and top_k ask for different numbers"),
+        ({"query": "a", "top_n": 3}, "top_n: unknown field"),
+        ({"queries": ["a"], "topK": 3}, "topK: unknown field; did you mean topk?"),
+        ({"queries": ["a"], "return_score": True}, "did you mean return_scores?"),
+        ({"query": "a", "filter": {"year": 1999}}, "filter: unknown field (known: queries, query"),
+        ({"query": "a", "x" * 5000 + "\n": 1}, "xxx: unknown field"),
     ],
 )
 def test_malformed_bodies_are_422_with_one_sentence(url: str, body: object, message: str) -> None:
@@ -122,7 +153,7 @@ def test_malformed_bodies_are_422_with_one_sentence(url: str, body: object, mess
     detail = answer.json()["detail"]
     assert message in detail
     assert "\n" not in detail
-    assert len(detail) < 200
+    assert len(detail) < 250
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,7 @@ class HttpRetriever:
                 url,
                 self._post(url, queries, k, min(end, time.monotonic() + self._timeout)),
                 len(queries),
+                k,
             )
         finally:
             self._slots.release()
@@ -243,8 +244,11 @@ def _excerpt(content: bytes) -> str:
     return " ".join(content.decode("utf-8", "replace").split())[:200]
 
 
-def _parse(url: str, answer: Any, count: int) -> list[SearchResult]:
-    """Parse a response with or without scores. Raises RemoteServiceError for other forms."""
+def _parse(url: str, answer: Any, count: int, k: int) -> list[SearchResult]:
+    """Parse a response with or without scores. Of a server that ignores `topk`, the first `k` hits.
+
+    Raises RemoteServiceError for other forms.
+    """
     lists = answer.get("result") if isinstance(answer, dict) else None
     if not isinstance(lists, list) or len(lists) != count:
         raise RemoteServiceError(
@@ -255,7 +259,7 @@ def _parse(url: str, answer: Any, count: int) -> list[SearchResult]:
         return [
             SearchResult(error=error)
             if error
-            else SearchResult(tuple(_hit(record) for record in records))
+            else SearchResult(tuple(_hit(record) for record in records[:k]))
             for records, error in zip(lists, errors, strict=True)
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -269,4 +273,6 @@ def _hit(record: dict[str, Any]) -> Hit:
     contents = document.get("contents")
     if contents is None:
         contents = f'"{document["title"]}"\n{document["text"]}'
+    if not isinstance(contents, str):
+        raise TypeError(f"contents: expected text, got {type(contents).__name__}")
     return Hit(str(document.get("id", "")), contents, float(record.get("score", 0.0)))

@@ -1,6 +1,7 @@
 """The wire format of /retrieve, in the dialects that search agents use.
 
-request      {"queries": [str], "topk": int or null, "return_scores": bool}  (or "query": str)
+request      {"queries": [str], "topk": int or null, "return_scores": bool}
+             "query": str may stand for "queries", "k" or "top_k" for "topk"; no other fields
 scores on    {"result": [[{"document": {"id", "contents"}, "score": float}, ...] per query]}
 scores off   {"result": [[{"id", "contents"}, ...] per query]}
 A query that failed has no hits; the response then has `"errors": [str or null per query]` too.
@@ -8,30 +9,61 @@ A query that failed has no hits; the response then has `"errors": [str or null p
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.types import Hit, SearchResult, query_problem
 
 _TO_JSON = json.JSONEncoder(ensure_ascii=False).encode
 """Created once: json.dumps creates an encoder for every call with non-default options."""
+_NAME_CHARACTERS = 40
+"""Of an unknown field's name, in an error."""
+
+
+def _no_truth_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("expected a whole number, got a truth value")
+    return value
+
+
+_Count = Annotated[int, Field(ge=1), BeforeValidator(_no_truth_value)]
 
 
 class RetrieveRequest(BaseModel):
-    """The body of POST /retrieve. Unknown fields are ignored, as by other servers."""
+    """The body of POST /retrieve. A field that is not listed here is refused: a request that asks
+    for something else would otherwise be answered as if it had not asked.
+    """
+
+    model_config = ConfigDict(extra="forbid")
 
     queries: list[str] | None = Field(None, description="The queries; or give one as `query`.")
     query: str | None = Field(None, description="One query; the answer is then a list of one list.")
-    topk: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Passages per query; null: the server's default."
-    )
+    topk: _Count | None = Field(None, description="Passages per query; null: the server's default.")
+    k: _Count | None = Field(None, description="Another name of `topk`.")
+    top_k: _Count | None = Field(None, description="Another name of `topk`.")
     return_scores: bool = Field(False, description="Wrap every document with its score.")
+
+    def count(self, default: int) -> tuple[str, int]:
+        """The name under which the request gives the number of passages, and that number.
+
+        Raises:
+            InvalidInputError: two names with different numbers.
+        """
+        names = {"topk": self.topk, "k": self.k, "top_k": self.top_k}
+        given = {name: value for name, value in names.items() if value is not None}
+        if len(set(given.values())) > 1:
+            raise InvalidInputError(
+                f"{' and '.join(given)} ask for different numbers of passages; send one of them"
+            )
+        return next(iter(given.items()), ("topk", default))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,27 +103,39 @@ def parse_request(
         body = RetrieveRequest.model_validate_json(raw)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False)
-        first = errors[0]
-        where = ".".join(map(str, first["loc"]))
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise InvalidInputError(f"{where}{': ' if where else ''}{first['msg']}{more}") from None
+        raise InvalidInputError(f"{_sentence(errors[0])}{more}") from None
     if (body.queries is None) == (body.query is None):
         raise InvalidInputError(
             'expected either "queries" (a list of strings) or "query" (one string)'
         )
     queries = body.queries if body.queries is not None else [body.query or ""]
-    k = body.topk or default_k
+    name, k = body.count(default_k)
     if len(queries) > max_queries:
         raise InvalidInputError(
             f"queries: expected at most {max_queries} in one request, got {len(queries)}"
         )
     if k > max_k:
         raise InvalidInputError(
-            f"topk: expected at most {max_k}, got {k if k < 10**9 else 'far more'}"
+            f"{name}: expected at most {max_k}, got {k if k < 10**9 else 'far more'}"
         )
     if queries and all(len(query) > max_query_chars for query in queries):
         raise InvalidInputError(str(query_problem(queries[0], max_query_chars)))
     return SearchRequest(queries, k, body.return_scores)
+
+
+def _sentence(error: ErrorDetails) -> str:
+    """One validation error. The names of fields are shown, cut and without odd characters; values
+    are not.
+    """
+    where = ".".join(ascii(part).strip("'\"")[:_NAME_CHARACTERS] for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = list(RetrieveRequest.model_fields)
+        close = difflib.get_close_matches(where, known, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        return f"{where}: unknown field{hint} (known: {', '.join(known)})"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{where}{': ' if where else ''}{message}"
 
 
 def encode_result(result: SearchResult) -> EncodedResult:
