@@ -250,11 +250,13 @@ def _train(options: DemoOptions, recipe: str, settings: Sequence[str]) -> Comman
 
 
 def _evaluate(options: DemoOptions, method: str) -> Command:
-    """`tspo eval` of the TSPO model with a prompting method."""
+    """`tspo eval` of the TSPO model with a prompting method. The tiny policy was taught to close
+    its answers: words without the closing tag are no answer of it.
+    """
     out = options.out
     folder = out / "baselines" / method
     data = ("--data", f"{out}/world/test.jsonl", "--index", f"{out}/index")
-    target = ("--method", method, "--out", str(folder), "--overwrite")
+    target = ("--method", method, "--answer", "tags", "--out", str(folder), "--overwrite")
     return Command(("eval", f"{out}/tspo", *data, *target), folder / EVAL_SUMMARY_NAME)
 
 

@@ -47,6 +47,16 @@ def evaluate(
             )
         ),
     ] = "search_r1",
+    answer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|tags|reply",
+            help=(
+                "How the reply of direct, cot, rag, ircot and iter_retgen is read: in tags where "
+                "there are any, only in tags, or always whole. [auto]"
+            ),
+        ),
+    ] = None,
     endpoint: Annotated[
         str | None,
         typer.Option(
@@ -115,6 +125,7 @@ def evaluate(
         sample=sample,
         settings=(
             *(() if seed is None else (f"seed={seed}",)),
+            *(() if answer is None else (f"eval.answer={answer}",)),
             *(() if endpoint is None else (f"endpoint.url={endpoint}",)),
             *(settings or ()),
         ),

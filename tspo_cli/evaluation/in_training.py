@@ -19,6 +19,7 @@ def make_evaluator(config: Config) -> Evaluate:
 
     The question files are read now, so that an invalid file is reported before training.
     """
+    AGENT_METHOD.answer_form(config)
     sets = read_eval_sets(config.eval.data, config.eval.limit)
 
     def evaluate(run: TrainingRun, step: int) -> None:

@@ -23,6 +23,7 @@ class ItemRecord(TypedDict):
     supporting_ids: list[str]  # gold passages
     gold_kind: str  # whether that list is complete: full, positive or none
     answer: str | None  # the final answer; None if the model never gave one
+    answer_from: NotRequired[str | None]  # how it was read: tags, marker or reply
     em: float  # exact match
     f1: float  # word F1
     sub_em: float  # a gold answer occurs in the answer
@@ -34,6 +35,7 @@ class ItemRecord(TypedDict):
     question_gold_recall: float | None
     searches: int
     turns: int
+    model_turns: NotRequired[int]  # without the tool's own search with the question
     invalid_turns: int  # invalid or truncated
     response_tokens: int  # sampled, over all turns
     failed: bool  # a search failed or the deadline passed: counts as wrong

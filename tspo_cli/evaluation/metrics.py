@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -90,8 +90,16 @@ def answer_in_retrieved(question: Question, hits: Iterable[Hit]) -> float | None
     return float(any(contains_answer(f"{hit.title} {hit.text}", golds) for hit in hits))
 
 
-def item_record(trajectory: Trajectory, question_hits: Sequence[Hit] | None) -> ItemRecord:
+def item_record(
+    trajectory: Trajectory,
+    question_hits: Sequence[Hit] | None,
+    *,
+    answer_from: str | None = "tags",
+    given_turns: int = 0,
+) -> ItemRecord:
     """The record of one evaluated question: its scores and its trajectory.
+
+    `answer_from` says how the answer was read, `given_turns` how many turns are not the model's.
 
     `question_hits` are the passages that the question itself retrieves as a query (None without a
     retriever). They are the reference for the agent's own queries.
@@ -109,6 +117,7 @@ def item_record(trajectory: Trajectory, question_hits: Sequence[Hit] | None) -> 
         "supporting_ids": list(question.supporting_ids),
         "gold_kind": question.gold_kind,
         "answer": trajectory.answer,
+        "answer_from": None if trajectory.answer is None else answer_from,
         "em": float(answer_em(trajectory.answer, question.golden_answers)),
         "f1": answer_f1(trajectory.answer, question.golden_answers),
         "sub_em": float(cover_match(trajectory.answer, question.golden_answers)),
@@ -124,6 +133,7 @@ def item_record(trajectory: Trajectory, question_hits: Sequence[Hit] | None) -> 
         else gold_recall(question, question_hits),
         "searches": trajectory.searches,
         "turns": len(kinds),
+        "model_turns": len(kinds) - given_turns,
         "invalid_turns": sum(kind in ("invalid", "truncated") for kind in kinds),
         "response_tokens": sum(len(turn.action_ids) for turn in trajectory.turns),
         "failed": trajectory.failed,
@@ -139,7 +149,8 @@ def summarize(items: Sequence[ItemRecord], *, dataset: str, method: str, k: int)
     over the questions that have one. These and answer_in_retrieved are None if no question has a
     value.
     """
-    turns = sum(item["turns"] for item in items)
+    turns = sum(item.get("model_turns", item["turns"]) for item in items)
+    read = Counter(item.get("answer_from") for item in items if item["answer"] is not None)
     return {
         "dataset": dataset,
         "method": method,
@@ -159,6 +170,7 @@ def summarize(items: Sequence[ItemRecord], *, dataset: str, method: str, k: int)
         "searches": mean([item["searches"] for item in items]),
         "invalid_share": sum(item["invalid_turns"] for item in items) / turns if turns else 0.0,
         "no_answer_share": mean([float(item["answer"] is None) for item in items]),
+        "answer_from": {str(name): read[name] for name in sorted(read, key=str)},
         "response_tokens": mean([item["response_tokens"] for item in items]),
         "failed": sum(item["failed"] for item in items),
         "by_type": _by_type(items),

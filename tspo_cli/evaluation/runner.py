@@ -13,6 +13,7 @@ from tspo_cli.data.question import Question
 from tspo_cli.errors import UsageError
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.methods import Method
+from tspo_cli.evaluation.methods.plain import answer_from
 from tspo_cli.evaluation.metrics import item_record
 from tspo_cli.retrieval.types import Hit, Retriever, SearchResult
 from tspo_cli.rollout.agent import (
@@ -76,7 +77,12 @@ def evaluate_items(
 
     def finish(trajectory: Trajectory) -> None:
         key = trajectory.question.key
-        records[key] = item_record(trajectory, question_hits[key])
+        records[key] = item_record(
+            trajectory,
+            question_hits[key],
+            answer_from=answer_from(setup.protocol, trajectory),
+            given_turns=int(method.search_first),
+        )
         if on_item is not None:
             on_item(records[key], time.monotonic() - started[key])
 
@@ -86,7 +92,7 @@ def evaluate_items(
             top_p=rollout.top_p,
             top_k=rollout.top_k,
             max_new_tokens=rollout.max_new_tokens,
-            stop=setup.protocol.stop,
+            stop=setup.protocol.stop_strings,
         ),
         max_searches=method.budget(rollout.max_searches),
         k=k,

@@ -20,13 +20,21 @@ from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.journal import Journal
 from tspo_cli.evaluation.judging.judge import Judge
 from tspo_cli.evaluation.methods import Method
+from tspo_cli.evaluation.methods.examples import Example
 from tspo_cli.evaluation.metrics import summarize
 from tspo_cli.evaluation.open_engine import OpenedEngine
 from tspo_cli.evaluation.runner import EvalSetup, evaluate_items, write_evaluation
 from tspo_cli.evaluation.sets import benchmark_size
-from tspo_cli.evaluation.signature import config_digest, data_digest, retriever_digests, sign
-from tspo_cli.evaluation.summary import latency, with_intervals
+from tspo_cli.evaluation.signature import (
+    config_digest,
+    data_digest,
+    examples_digest,
+    retriever_digests,
+    sign,
+)
+from tspo_cli.evaluation.summary import latency, silent_model, with_intervals
 from tspo_cli.retrieval.types import Retriever
+from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.runs import (
     EVAL_TIMINGS_NAME,
     dataset_file_name,
@@ -48,6 +56,7 @@ class Session:
     opened: OpenedEngine
     retriever: Retriever | None
     judge: Judge | None
+    examples: tuple[Example, ...] = ()
 
     def dataset(self, name: str, questions: list[Question]) -> dict[str, Any]:
         """Evaluate one data set and return its scores. Existing scores are read from their file.
@@ -57,7 +66,9 @@ class Session:
             RemoteServiceError: the endpoint or the retriever failed. Finished answers are kept.
         """
         digests = self._digests(questions)
-        signature = sign(digests, method=self.method.name, k=self.config.retriever.k)
+        signature = sign(
+            digests, method=self.method.name, k=self.config.retriever.k, **self._answer_form()
+        )
         path = scores_file(self.folder, name)
         if path.exists():
             known = dict(read_json(path))
@@ -77,7 +88,7 @@ class Session:
         items = [record for record, _ in records]
         scores = summarize(items, dataset=name, method=self.method.name, k=self.config.retriever.k)
         scores = with_intervals(scores, items) | {"ceiling": ceiling(questions, self.retriever)}
-        scores |= {"benchmark_size": benchmark_size(name)}
+        scores |= {"benchmark_size": benchmark_size(name), **self._answer_form()}
         if self.judge is not None:
             items, judged = self.judge.judge(
                 items, self.folder / f"{dataset_file_name(name)}.judge.partial.jsonl", name
@@ -87,6 +98,9 @@ class Session:
         self._note_latency(name, questions, [seconds for _, seconds in records])
         write_evaluation(self.folder, scores, items)
         journal.close()
+        silent = silent_model(scores, self._answer_form().get("answer", "tags"))
+        if silent:
+            warn(f"{name}: {silent}")
         if scores["failed"]:
             warn(
                 f"{name}: {scores['failed']} questions count as wrong because one of their "
@@ -100,11 +114,7 @@ class Session:
         return {key: known[key] for key in ("mean", "p50", "p95", "sum")}
 
     def _answer(self, name: str, questions: list[Question], journal: Journal[ItemRecord]) -> None:
-        rollout = self.config.rollout
-        if self.opened.kind == "chat":
-            # The server applies the chat template.
-            rollout = rollout.model_copy(update={"chat_template": "never"})
-        protocol = self.method.protocol.from_config(self.opened.tokenizer, rollout)
+        protocol = self._protocol()
         correct = sum(record["em"] for record, _ in journal.done.values())
 
         with progress(f"{name} {self.method.name}", len(questions)) as advance:
@@ -131,6 +141,20 @@ class Session:
                     )
                     evaluate_items(missing, setup, finished)
                     self._require_retriever(missing, journal)
+
+    def _protocol(self) -> SearchProtocol:
+        config = self.config
+        if self.opened.kind == "chat":
+            # The server applies the chat template.
+            rollout = config.rollout.model_copy(update={"chat_template": "never"})
+            config = config.model_copy(update={"rollout": rollout})
+        return self.method.open(self.opened.tokenizer, config, self.examples)
+
+    def _answer_form(self) -> dict[str, str]:
+        """How answers are read, for a method that has a choice."""
+        if not self.method.reads_replies:
+            return {}
+        return {"answer": self.method.answer_form(self.config)}
 
     def _require_retriever(self, asked: Sequence[Question], journal: Journal[ItemRecord]) -> None:
         """Check the retriever if a search has failed.
@@ -165,6 +189,7 @@ class Session:
             "engine": self.opened.kind,
             **retriever_digests(self.retriever, self.config),
             **({"judge": self.judge.digest} if self.judge is not None else {}),
+            **({"examples": examples_digest(self.examples)} if self.examples else {}),
             "data": data_digest(questions),
         }
 

@@ -14,6 +14,7 @@ from typing import Any
 from tspo_cli import __version__
 from tspo_cli.config.schema import Config
 from tspo_cli.data.question import Question
+from tspo_cli.evaluation.methods.examples import Example
 from tspo_cli.retrieval.types import Retriever
 
 DIGITS = 12
@@ -71,6 +72,14 @@ def data_digest(questions: Iterable[Question]) -> str:
             ensure_ascii=False,
         )
         for question in questions
+    )
+
+
+def examples_digest(examples: Iterable[Example]) -> str:
+    """Digest of the few-shot examples in their order."""
+    return _digest(
+        json.dumps([example.question, example.answer, example.reply], ensure_ascii=False)
+        for example in examples
     )
 
 

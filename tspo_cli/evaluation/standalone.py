@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.judging.judge import open_judge
 from tspo_cli.evaluation.methods import find_method
+from tspo_cli.evaluation.methods.examples import read_examples
 from tspo_cli.evaluation.open_engine import open_engine
 from tspo_cli.evaluation.session import Session
 from tspo_cli.evaluation.sets import read_eval_sets
@@ -89,6 +90,8 @@ def evaluate_model(request: EvaluationRequest) -> EvaluationResult:
     method = find_method(request.method)
     model = model_directory(request.model)
     config = eval_config(model, request)
+    method.answer_form(config)
+    examples = read_examples(Path(config.eval.examples)) if config.eval.examples else ()
     folder = request.out or Path("evals") / f"{_label(request.model)}-{method.name}"
     sets = read_eval_sets(request.data, request.limit, request.sample, config.seed)
     _check_folder(folder, request)
@@ -100,13 +103,15 @@ def evaluate_model(request: EvaluationRequest) -> EvaluationResult:
     opened = open_engine(config, method.tools)
     if opened.kind == "chat":
         method = method.for_chat()
-    session = Session(folder, method, config, opened, retriever, open_judge(config.judge))
+    session = Session(folder, method, config, opened, retriever, open_judge(config.judge), examples)
     if request.overwrite:
         _clear(folder)
     results = [session.dataset(name, questions) for name, questions in sets.items()]
     items: list[list[ItemRecord]] = [list(read_jsonl_gz(items_file(folder, name))) for name in sets]
     average = averages(items) if len(sets) > 1 else {}
     record = {"model": str(model), "method": method.name, "command": _command(), "results": results}
+    if examples:
+        record["examples"] = [asdict(example) for example in examples]
     write_json(
         folder / EVAL_SUMMARY_NAME,
         record

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from tspo_cli.evaluation.item_record import ItemRecord
+from tspo_cli.evaluation.methods import METHODS
 from tspo_cli.evaluation.statistics.estimates import Estimate, average_share, estimate_share
 
+PLAIN_METHODS = {name for name, method in METHODS.items() if method.reads_replies}
 INTERVALS: tuple[Literal["em", "f1", "sub_em"], ...] = ("em", "f1", "sub_em")
 
 
@@ -22,6 +24,34 @@ def with_intervals(scores: dict[str, Any], items: Sequence[ItemRecord]) -> dict[
         for name in INTERVALS
         for part, value in _parts(estimate_share([item[name] for item in items])).items()
     }
+
+
+MOST_SILENT = 0.5
+"""Above this share of questions without an answer, the scores say little of what a model knows."""
+
+
+def silent_model(scores: Mapping[str, Any], form: str) -> str | None:
+    """What to do where more than `MOST_SILENT` of the questions have no answer; None elsewhere.
+    `form` says how answers are read: auto, tags or reply.
+    """
+    share = scores["no_answer_share"] or 0.0
+    if share <= MOST_SILENT:
+        return None
+    method = scores["method"]
+    if form != "tags":
+        advice = (
+            "the replies are empty or unfinished thoughts; raise rollout.max_new_tokens, or switch "
+            "the model's thinking off"
+        )
+    elif method in PLAIN_METHODS:
+        advice = "the replies have no <answer> tags; use --answer auto to read them without"
+    else:
+        advice = (
+            f"the model does not keep to the form of {method}, or its turns are too short; train "
+            'it first (kind = "sft"), raise rollout.max_new_tokens, or choose a baseline such as '
+            "--method rag"
+        )
+    return f"{share:.0%} of the questions have no answer and count as wrong: {advice}"
 
 
 def averages(sets: Sequence[Sequence[ItemRecord]]) -> dict[str, dict[str, Any]]:

@@ -107,6 +107,11 @@ class SearchProtocol:
         )
 
     @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """The texts at which a turn of the model ends."""
+        return self.stop
+
+    @property
     def prefill(self) -> str:
         """The end of the first prompt that counts as the beginning of the model's first turn."""
         return ""
@@ -185,9 +190,20 @@ class SearchProtocol:
         A value is token ids or untrusted text. Untrusted text is encoded together with the text
         around it, unless it spells a special token: then it is encoded apart.
         """
-        for name in values:
-            template = template.replace(f"{{{name}}}", f"{_MARK}{name}{_MARK}")
-        return self.fill_marked(self._render(template), values)
+        return self.fill_messages([("user", template)], values)
+
+    def fill_messages(
+        self, messages: Sequence[tuple[str, str]], values: Mapping[str, str | Sequence[int]]
+    ) -> list[int]:
+        """`fill` for a conversation of (role, template) with the system message before it. Without
+        a chat template its texts follow one another.
+        """
+        marked = []
+        for role, template in messages:
+            for name in values:
+                template = template.replace(f"{{{name}}}", f"{_MARK}{name}{_MARK}")
+            marked.append((role, template))
+        return self.fill_marked(self._render(marked), values)
 
     def fill_marked(self, rendered: str, values: Mapping[str, str | Sequence[int]]) -> list[int]:
         """`fill` for a text whose chat template is applied and whose names are between U+E000
@@ -216,10 +232,10 @@ class SearchProtocol:
     def _is_harmless(self, text: str) -> bool:
         return _MARK not in text and self._encode(text) == self._encode_untrusted(text)
 
-    def _render(self, text: str) -> str:
+    def _render(self, conversation: Sequence[tuple[str, str]]) -> str:
         if not self.use_chat_template:
-            return text
-        messages = [{"role": "user", "content": text}]
+            return "".join(text for _, text in conversation)
+        messages = [{"role": role, "content": text} for role, text in conversation]
         if self.system:
             messages.insert(0, {"role": "system", "content": self.system})
         return self.tokenizer.apply_chat_template(

@@ -19,6 +19,21 @@ class EvalConfig(Section):
     limit: int = Field(0, ge=0, description="Questions per data set. 0: all.")
     at_start: bool = Field(True, description="Evaluate before the first step as well.")
     temperature: float = Field(0.0, ge=0, description="0: greedy.")
+    answer: Literal["auto", "tags", "reply"] = Field(
+        "auto",
+        description=(
+            "Where the answer of a baseline stands (direct, cot, rag, ircot, iter_retgen). auto: "
+            "in <answer> tags, else after the method's marker, else the whole reply; tags: only in "
+            "tags; reply: always the whole reply. Agents answer in tags."
+        ),
+    )
+    examples: str = Field(
+        "",
+        description=(
+            "File of few-shot examples for direct, cot and rag: JSONL with question and answer. "
+            "Empty: none."
+        ),
+    )
     batch_size: int = Field(64, ge=1, description="Questions that are answered at the same time.")
     portion: int = Field(
         0,

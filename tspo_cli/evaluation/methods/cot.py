@@ -5,15 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tspo_cli.evaluation.methods.method import Method
-from tspo_cli.rollout.protocol import RolloutState, SearchProtocol
+from tspo_cli.evaluation.methods.plain import MARKER, Plain, PlainProtocol
+from tspo_cli.rollout.protocol import RolloutState
+
+PROMPT = Plain(
+    f'Answer the question from what you know. Think step by step. End with "{MARKER}" and the '
+    "answer, in a few words.",
+    opening="Let's think step by step.",
+)
 
 
-class CotProtocol(SearchProtocol):
+class CotProtocol(PlainProtocol):
     """One prompt that asks for reasoning before the answer."""
+
+    @property
+    def marked(self) -> bool:
+        """The answer follows the reasoning."""
+        return True
 
     def context(self, state: RolloutState, ids: Sequence[int]) -> Sequence[int]:
         """The prompt with the request to think."""
-        return ids or self.fill(self.style.cot, {"question": state.question.question.strip()})
+        values = {"question": state.question.question.strip()}
+        if ids or not self.in_words:
+            return ids or self.fill(self.style.cot, values)
+        return self.ask(PROMPT, values)
 
 
-COT = Method("cot", CotProtocol, searches=False)
+COT = Method("cot", CotProtocol, searches=False, takes_examples=True)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tspo_cli.evaluation.methods.method import Method
-from tspo_cli.rollout.protocol import RolloutState, SearchProtocol
+from tspo_cli.evaluation.methods.plain import Plain, PlainProtocol
+from tspo_cli.rollout.protocol import RolloutState
+
+PROMPT = Plain("Answer the question from what you know. Give only the answer, in a few words.")
 
 
-class DirectProtocol(SearchProtocol):
+class DirectProtocol(PlainProtocol):
     """One prompt, one answer."""
 
     @property
@@ -18,7 +21,10 @@ class DirectProtocol(SearchProtocol):
 
     def context(self, state: RolloutState, ids: Sequence[int]) -> Sequence[int]:
         """The prompt without passages."""
-        return ids or self.direct_ids(state.question.question)
+        question = state.question.question.strip()
+        if ids or not self.in_words:
+            return ids or self.direct_ids(question)
+        return self.ask(PROMPT, {"question": question})
 
 
-DIRECT = Method("direct", DirectProtocol, searches=False)
+DIRECT = Method("direct", DirectProtocol, searches=False, takes_examples=True)

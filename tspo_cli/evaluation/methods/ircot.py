@@ -11,37 +11,51 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from tspo_cli.evaluation.methods.method import Method, all_passages
-from tspo_cli.rollout.protocol import Action, RolloutState, SearchProtocol, parse_action
+from tspo_cli.evaluation.methods.plain import MARKER, PlainProtocol, after_marker
+from tspo_cli.rollout.protocol import Action, RolloutState, parse_action
 
-STEP = (
+_STEP = (
     "Read the passages and reason towards the answer of the question, one short sentence at a "
-    "time. Write only the "
-    "next sentence; it is used to look for further passages. As soon as the answer is clear, write "
-    "it instead, as "
-    "short as possible, inside <answer> and </answer>.\nPassages:\n{passages}\nQuestion: "
-    "{question}\n"
-    "Reasoning so far: {thoughts}\n"
+    "time. Write only the next sentence; it is used to look for further passages. As soon as the "
+    "answer is clear, write it instead, as short as possible, {form}.\nPassages:\n{passages}\n"
+    "Question: {question}\nReasoning so far: {thoughts}\n"
 )
-LAST = (
+_LAST = (
     "Read the passages and the reasoning, then write only the answer of the question, as short as "
-    "possible, inside "
-    "<answer> and </answer>.\nPassages:\n{passages}\nQuestion: {question}\nReasoning: {thoughts}\n"
+    "possible{form}.\nPassages:\n{passages}\nQuestion: {question}\nReasoning: {thoughts}\n"
 )
+TAGGED_STEP = _STEP.replace("{form}", "inside <answer> and </answer>")
+TAGGED_LAST = _LAST.replace("{form}", ", inside <answer> and </answer>")
+STEP = _STEP.replace("{form}", f'after the words "{MARKER}"')
+LAST = _LAST.replace("{form}", "")
+_FULL_MARKER = re.compile(r"\banswer is:[*\s]*(?=[^\s*])", re.IGNORECASE)
 _TAG = re.compile(r"<[^<>\s]{1,20}>")
 # A full stop after a single capital belongs to a name, such as "J. K. Rowling".
 _SENTENCE_END = re.compile(r"(?<![A-Z]\.)(?<=[.!?])\s+|\n+")
 
 
-class IrcotProtocol(SearchProtocol):
+class IrcotProtocol(PlainProtocol):
     """Sentences instead of search tags."""
 
     stop: ClassVar[tuple[str, ...]] = ("</answer>",)
 
+    @property
+    def marked(self) -> bool:
+        """The answer follows the reasoning."""
+        return True
+
     def parse(self, text: str, finish_reason: str, state: RolloutState) -> Action:
-        """The answer if there is one, else a search for the first sentence."""
+        """The answer if there is one, else a search for the first sentence. While searches are
+        left, an answer is in its tags or after `MARKER`.
+        """
+        if not state.may_search:
+            return super().parse(text, finish_reason, state)
         action = parse_action(text, finish_reason=finish_reason, may_search=False)
+        marked = after_marker(text, _FULL_MARKER) if self.answer != "tags" else None
+        if action.kind != "answer" and marked is not None:
+            return super().parse(text, finish_reason, state)
         sentence = first_sentence(text)
-        if action.kind != "answer" and state.may_search and sentence:
+        if action.kind != "answer" and sentence:
             return Action("search", sentence)
         return action
 
@@ -59,7 +73,10 @@ class IrcotProtocol(SearchProtocol):
             "question": state.question.question.strip(),
             "thoughts": " ".join(thoughts),
         }
-        return self.fill(STEP if state.may_search else LAST, values)
+        tagged = not self.in_words
+        if state.may_search:
+            return self.fill(TAGGED_STEP if tagged else STEP, values)
+        return self.fill(TAGGED_LAST if tagged else LAST, values)
 
 
 def first_sentence(text: str) -> str:

@@ -11,29 +11,33 @@ import re
 from collections.abc import Sequence
 
 from tspo_cli.evaluation.methods.method import Method
-from tspo_cli.rollout.protocol import (
-    Action,
-    RolloutState,
-    SearchProtocol,
-    parse_action,
-    passages_text,
-)
+from tspo_cli.evaluation.methods.plain import MARKER, PlainProtocol
+from tspo_cli.rollout.protocol import Action, RolloutState, passages_text
 
-PROMPT = (
+TAGGED = (
     "Read the passages, think step by step inside <think> and </think>, then write only the final "
     "answer, as short as "
     "possible, inside <answer> and </answer>.\nPassages:\n{passages}\nQuestion: {question}\n"
 )
+PROMPT = (
+    f'Read the passages and think step by step. End with "{MARKER}" and the answer, in a few words.'
+    "\nPassages:\n{passages}\nQuestion: {question}\n"
+)
 _TAG = re.compile(r"<[^<>\s]{1,20}>")
 
 
-class IterRetgenProtocol(SearchProtocol):
+class IterRetgenProtocol(PlainProtocol):
     """Whole generations as queries."""
+
+    @property
+    def marked(self) -> bool:
+        """The answer follows the reasoning."""
+        return True
 
     def parse(self, text: str, finish_reason: str, state: RolloutState) -> Action:
         """The next query while searches are left, then the answer."""
         if not state.may_search:
-            return parse_action(text, finish_reason=finish_reason, may_search=False)
+            return super().parse(text, finish_reason, state)
         generation = " ".join(_TAG.sub(" ", text).split())
         return Action("search", f"{state.question.question.strip()} {generation}".strip())
 
@@ -45,7 +49,8 @@ class IterRetgenProtocol(SearchProtocol):
         """The prompt with the passages of the last search."""
         passages = self.cut(passages_text(state.turns[-1].hits), self.max_observation_tokens)
         return self.fill(
-            PROMPT, {"passages": passages, "question": state.question.question.strip()}
+            PROMPT if self.in_words else TAGGED,
+            {"passages": passages, "question": state.question.question.strip()},
         )
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tspo_cli.config.schema import Config
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.evaluation.methods.examples import Example
+from tspo_cli.evaluation.methods.plain import AnswerForm, PlainProtocol
+from tspo_cli.models.tokenizer_protocol import Tokenizer
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.rollout.trajectory import Turn
@@ -17,6 +22,7 @@ class Method:
 
     `protocol` makes the prompts and parses the model's text. `searches`: the model's turns can lead
     to searches. `search_first`: the question itself is the first query, within the same budget.
+    `takes_examples`: few-shot examples can be shown before the question.
     With a chat API, where the server keeps the conversation, `chat_protocol` replaces `protocol`,
     and the model may call `tools`.
     """
@@ -25,6 +31,7 @@ class Method:
     protocol: type[SearchProtocol]
     searches: bool
     search_first: bool = False
+    takes_examples: bool = False
     chat_protocol: type[SearchProtocol] | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
 
@@ -36,6 +43,42 @@ class Method:
     def for_chat(self) -> Method:
         """The method for a chat API."""
         return replace(self, protocol=self.chat_protocol or self.protocol)
+
+    @property
+    def reads_replies(self) -> bool:
+        """True for a baseline whose answer may stand without tags."""
+        return issubclass(self.protocol, PlainProtocol)
+
+    def answer_form(self, config: Config) -> AnswerForm:
+        """`eval.answer`, which is `tags` for an agent.
+
+        Raises:
+            InvalidInputError: the method cannot read answers so, or has no place for examples.
+        """
+        if not self.reads_replies and config.eval.answer == "reply":
+            raise InvalidInputError(
+                f"eval.answer=reply: {self.name} is an agent, which acts and answers with tags; "
+                "leave it at auto, or choose a baseline such as --method rag"
+            )
+        if config.eval.examples and not self.takes_examples:
+            raise InvalidInputError(
+                f"eval.examples: {self.name} has no place for examples; direct, cot and rag have"
+            )
+        if config.eval.examples and config.eval.answer == "tags":
+            raise InvalidInputError(
+                "eval.examples: examples answer in plain words; leave eval.answer at auto"
+            )
+        return config.eval.answer if self.reads_replies else "tags"
+
+    def open(
+        self, tokenizer: Tokenizer, config: Config, examples: Sequence[Example] = ()
+    ) -> SearchProtocol:
+        """The protocol for `config.rollout` and `config.eval`. Raises as `answer_form`."""
+        form = self.answer_form(config)
+        protocol = self.protocol.from_config(tokenizer, config.rollout)
+        if isinstance(protocol, PlainProtocol):
+            return replace(protocol, answer=form, examples=tuple(examples))
+        return protocol
 
     def budget(self, max_searches: int) -> int:
         """How many of `max_searches` searches the model's own turns may use."""

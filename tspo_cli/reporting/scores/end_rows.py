@@ -40,6 +40,7 @@ class Row:
     command: str
     evaluation: bool = False
     signature: str | None = None
+    no_answer_share: float | None = None
 
 
 def result_rows(views: Iterable[RunView], *, all_steps: bool = False) -> list[Row]:
@@ -79,6 +80,7 @@ def _row(view: RunView, step: int, last: bool, scores: dict[str, Any]) -> Row:
         gold_recall=scores.get("gold_recall"),
         searches=scores.get("searches"),
         invalid_share=scores.get("invalid_share"),
+        no_answer_share=scores.get("no_answer_share"),
         lr=None if view.is_evaluation else view.setting("optimizer.lr"),
         command=view.command,
         evaluation=view.is_evaluation,

@@ -18,6 +18,7 @@ COLUMNS = (
     "question_gold_recall",
     "searches",
     "invalid_share",
+    "no_answer_share",
 )
 AVERAGES = {"macro": "mean of sets", "questions": "mean of questions"}
 

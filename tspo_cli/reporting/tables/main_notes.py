@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tspo_cli.evaluation.summary import MOST_SILENT
 from tspo_cli.reporting.rendering.metric import Metric
 from tspo_cli.reporting.scores.scored_items import (
     ArmScores,
@@ -42,6 +43,7 @@ def main_notes(table: MainTableInput) -> list[str]:
     return [
         *_score_notes(table),
         *_question_notes(table),
+        *_silent_notes(table),
         *_average_notes(table),
         *_comparison_notes(table),
         *_seed_notes(table),
@@ -76,6 +78,8 @@ def _question_notes(table: MainTableInput) -> list[str]:
 
 
 def _unfair(asked: set[int], facts: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if len({fact["answer"] for fact in facts if "answer" in fact}) > 1:
+        yield "the baselines' answers were read in different ways (eval.answer)"
     if len(asked) > 1 or _differ(facts, "data"):
         yield "the methods did not answer the same questions"
     if _differ(facts, "corpus"):
@@ -84,6 +88,23 @@ def _unfair(asked: set[int], facts: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield "the methods searched one corpus with different indexes"
     if len({fact["k"] for fact in facts if fact.get("searches") and "k" in fact}) > 1:
         yield "the methods were given different numbers of passages per search"
+
+
+def _silent_notes(table: MainTableInput) -> Iterator[str]:
+    """Arms that mostly gave no answer: their scores measure the form, not the knowledge."""
+    for scores in table.scored:
+        shares = [
+            (name, float(fact.get("no_answer_share") or 0.0))
+            for name in table.datasets
+            for fact in scores.facts.get(name, ())
+        ]
+        silent = dict(pair for pair in shares if pair[1] > MOST_SILENT)
+        if silent:
+            shown = ", ".join(f"{name} {share:.0%}" for name, share in silent.items())
+            yield (
+                f"{scores.arm.label}: questions without any answer, which count as wrong: {shown}; "
+                "see its eval.answer, prompt and rollout.max_new_tokens."
+            )
 
 
 def _differ(facts: Iterable[dict[str, Any]], name: str) -> bool:

@@ -54,6 +54,7 @@ _FIELDS = (
     Field("gold recall %", lambda row: percent(row["gold_recall"])),
     Field("searches", lambda row: number(row["searches"], "{:.2f}")),
     Field("invalid %", lambda row: percent(row["invalid_share"])),
+    Field("no answer %", lambda row: percent(row["no_answer_share"])),
     Field("learning rate", lambda row: number(row["lr"], "{:g}")),
 )
 

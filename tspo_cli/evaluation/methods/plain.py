@@ -1,0 +1,166 @@
+"""Baselines whose model answers in its own words: how they are prompted, and how a reply is read.
+
+`eval.answer` chooses: `tags` asks for <answer> tags and reads nothing else, `reply` takes the whole
+reply, as FlashRAG and Search-R1 score their baselines, and `auto` reads the tags where there are
+any, then what follows the method's own marker, then the whole reply.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tspo_cli.evaluation.methods.examples import Example
+from tspo_cli.retrieval.types import Hit
+from tspo_cli.rollout.protocol import (
+    Action,
+    RolloutState,
+    SearchProtocol,
+    parse_action,
+    passages_text,
+)
+from tspo_cli.rollout.trajectory import Trajectory
+
+AnswerForm = Literal["auto", "tags", "reply"]
+AnswerFrom = Literal["tags", "marker", "reply"]
+"""Where an answer was found: in its tags, after a marker, or in the whole reply."""
+
+MARKER = "So the answer is:"
+_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+_TAG = re.compile(r"</?(?:think|search|answer|information)>")
+_ANSWER_TAG = "<answer>"
+_MARKED = re.compile(
+    r"\banswer(?:\s+to\s+(?:the|this|your)\s+question)?(?:\s+is\s*:?|\**\s*:)[*\s]*(?=[^\s:*])",
+    re.IGNORECASE,
+)
+_NEXT_QUESTION = "\nQuestion:"
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A prompt in plain words: an instruction, then the question, which `body` has as {question}.
+
+    `opening` is what the model's answer begins with where there is no chat template.
+    """
+
+    instruction: str
+    body: str = "Question: {question}"
+    opening: str = "Answer:"
+
+
+@dataclass(frozen=True)
+class PlainProtocol(SearchProtocol):
+    """A protocol whose final answer may stand without tags.
+
+    `examples` are shown before the question: as messages of user and assistant in a chat template,
+    else as blocks of text.
+    """
+
+    answer: AnswerForm = "auto"
+    examples: tuple[Example, ...] = ()
+
+    @property
+    def marked(self) -> bool:
+        """True if the method asks for `MARKER` before the answer."""
+        return False
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """A model without a chat template goes on with a question of its own: it stops there."""
+        return (*self.stop, *(() if self.use_chat_template else (_NEXT_QUESTION,)))
+
+    @property
+    def in_words(self) -> bool:
+        """True if the prompts are in plain words. A style with a prefill opens the answer tag
+        itself: its policy learned the tags, and needs no instruction.
+        """
+        return self.answer != "tags" and not self.style.prefill
+
+    def parse(self, text: str, finish_reason: str, state: RolloutState) -> Action:
+        """The answer of the last turn. A reply without any word in it is no answer."""
+        answer, _ = self.read(text)
+        if answer is not None:
+            return Action("answer", answer)
+        return Action("truncated" if finish_reason == "length" else "invalid")
+
+    def read(self, text: str) -> tuple[str | None, AnswerFrom | None]:
+        """The answer in a reply and where it was found; (None, None) without one."""
+        if self.answer == "tags":
+            action = parse_action(text, finish_reason="stop", may_search=False)
+            return (action.content, "tags") if action.kind == "answer" else (None, None)
+        said = without_thoughts(self._without_special_tokens(text))
+        if not self.use_chat_template:
+            said = said.split(_NEXT_QUESTION)[0]
+        if self.answer == "auto":
+            if _ANSWER_TAG in said:
+                inside = said.split(_ANSWER_TAG, 1)[1].split("</answer>")[0]
+                return _TAG.sub("", inside).strip(), "tags"
+            marked = after_marker(said) if self.marked else None
+            if marked is not None:
+                return marked, "marker"
+        whole = _TAG.sub(" ", said).strip()
+        return (whole, "reply") if whole else (None, None)
+
+    def observation(self, hits: Sequence[Hit]) -> tuple[str, list[int]]:
+        """The passages, in their tags only where the prompts have tags."""
+        if not self.in_words:
+            return super().observation(hits)
+        text = self.cut(passages_text(hits), self.max_observation_tokens)
+        return text, self.action_ids(text)
+
+    def ask(self, prompt: Plain, values: Mapping[str, str | Sequence[int]]) -> list[int]:
+        """Ids of a prompt in plain words, after the examples."""
+        shown: dict[str, str | Sequence[int]] = {}
+        for number, example in enumerate(self.examples):
+            shown |= {f"q{number}": example.question, f"a{number}": self._said(example)}
+        names = range(len(self.examples))
+        if not self.use_chat_template:
+            blocks = [f"Question: {{q{n}}}\n{prompt.opening} {{a{n}}}" for n in names]
+            blocks.append(f"{prompt.body}\n{prompt.opening}")
+            return self.fill("\n\n".join([prompt.instruction, *blocks]), {**values, **shown})
+        turns: list[tuple[str, str]] = []
+        for n in names:
+            turns += [("user", f"Question: {{q{n}}}"), ("assistant", f"{{a{n}}}")]
+        turns.append(("user", prompt.body))
+        turns[0] = ("user", f"{prompt.instruction}\n\n{turns[0][1]}")
+        return self.fill_messages(turns, {**values, **shown})
+
+    def _said(self, example: Example) -> str:
+        """The reply of an example, in the form that the method asks for."""
+        return example.reply or (f"{MARKER} {example.answer}" if self.marked else example.answer)
+
+    def _without_special_tokens(self, text: str) -> str:
+        special: Iterable[str] = getattr(self.tokenizer, "all_special_tokens", ())
+        for token in special:
+            if not _TAG.fullmatch(token):
+                text = text.replace(token, "")
+        return text
+
+
+def answer_from(protocol: SearchProtocol, trajectory: Trajectory) -> AnswerFrom | None:
+    """How the final answer of a trajectory was read; None without one."""
+    if trajectory.answer is None:
+        return None
+    if isinstance(protocol, PlainProtocol):
+        return protocol.read(trajectory.turns[-1].text)[1]
+    return "tags"
+
+
+def without_thoughts(text: str) -> str:
+    """`text` without think blocks. A block that was opened in the prompt has only its end here, and
+    one that the token limit cut has only its beginning.
+    """
+    text = _THOUGHT.sub(" ", text)
+    return text.split("</think>")[-1].split("<think>")[0]
+
+
+def after_marker(text: str, marker: re.Pattern[str] = _MARKED) -> str | None:
+    """The rest of the line after the last marker, such as "So the answer is:" or "Answer:"; None
+    without one.
+    """
+    places = list(marker.finditer(text))
+    if not places:
+        return None
+    return text[places[-1].end() :].splitlines()[0].strip("* \t") or None
