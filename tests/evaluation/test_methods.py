@@ -209,7 +209,7 @@ def test_tool_call(chatty: PreTrainedTokenizerFast, retriever: Searcher) -> None
         "the model's own tokens, as it sampled them"
     )
     assert (
-        "[tool]Doc 1(Title: Ridley Scott) Ridley Scott was born in South Shields.[/tool]"
+        '[tool]Doc 1(Title: "Ridley Scott") Ridley Scott was born in South Shields.[/tool]'
         in prompts[1]
     )
     assert "[assistant]hm[/assistant][user]That was neither" in prompts[2]

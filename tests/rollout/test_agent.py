@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,9 @@ from tspo_cli.rollout.agent import (
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest, Sampling
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 from tspo_cli.rollout.protocol import STOP_STRINGS, SearchProtocol, answer_action, search_action
+from tspo_cli.rollout.records import rollout_record
 from tspo_cli.rollout.trajectory import GroupId, Trajectory
+from tspo_cli.training.core.sequences import policy_sequence
 
 SEARCH, ANSWER = search_action("who", "river"), answer_action("it is", "Bako")
 
@@ -332,18 +335,97 @@ def test_the_real_engine_end_to_end(
     assert any(trajectory.searches for trajectory in runs[0])
     assert len({trajectory.turns[0].action_ids for trajectory in runs[0]}) > 1
     for trajectory in runs[0]:
-        ids = torch.tensor([trajectory.token_ids()])
-        with torch.no_grad():
-            logprobs = torch.log_softmax(model(ids).logits[0, :-1], -1).gather(
-                -1, ids[0, 1:, None]
-            )[:, 0]
-        sampled = torch.tensor(trajectory.turn_of_token()[1:]) >= 0
-        torch.testing.assert_close(
-            logprobs[sampled],
-            torch.tensor(trajectory.sampled_logprobs()[1:])[sampled],
-            atol=1e-4,
-            rtol=0,
-        )
+        assert_sampled_by(model, trajectory)
+
+
+def assert_sampled_by(model: Qwen2ForCausalLM, trajectory: Trajectory) -> None:
+    """One plain forward pass over the trained sequence gives the log-probs of the engine."""
+    sequence = policy_sequence(trajectory, [1.0] * len(trajectory.turns))
+    ids = torch.tensor([sequence.token_ids])
+    with torch.no_grad():
+        logits = model(ids).logits[0, :-1]
+    logprobs = torch.log_softmax(logits, -1).gather(-1, ids[0, 1:, None])[:, 0]
+    sampled = torch.tensor(sequence.weights[1:]) > 0
+    engine = torch.tensor(sequence.old_logprobs[1:])
+    torch.testing.assert_close(logprobs[sampled], engine[sampled], atol=1e-4, rtol=0)
+
+
+CHAT = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}<eos>{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+@pytest.mark.parametrize("after_eos", ["drop", "keep", "user_turn"])
+def test_what_follows_an_end_of_sequence_token_is_what_is_trained(
+    tokenizer: PreTrainedTokenizerFast, model: Qwen2ForCausalLM, after_eos: str
+) -> None:
+    favour_tags(model, tokenizer)
+    with torch.no_grad():
+        model.get_output_embeddings().bias[tokenizer.eos_token_id] = 6.0
+    chatty = copy.deepcopy(tokenizer)
+    chatty.chat_template = CHAT
+    protocol = SearchProtocol.from_config(
+        chatty, RolloutConfig.model_validate({"after_eos": after_eos})
+    )
+    options = AgentSettings(
+        Sampling(max_new_tokens=12, stop=STOP_STRINGS), max_searches=3, k=2, in_flight=6
+    )
+    engine = TransformersEngine(model, chatty, batch_size=3, max_context=4096)
+    found = run_agents(tasks_for(protocol, 12), Agent(engine, MemoryRetriever(), protocol, options))
+    eos = chatty.eos_token_id
+    ended = [
+        (trajectory, turn)
+        for trajectory in found
+        for turn in trajectory.turns
+        if turn.finish_reason == "eos"
+    ]
+    assert any(turn.feedback for _, turn in ended)
+    for trajectory, turn in ended:
+        assert turn.eos_dropped == (after_eos == "drop")
+        assert turn.action_ids.count(eos) == (after_eos != "drop")
+        assert turn.text == protocol.decode(turn.action_ids)
+        assert len(turn.logprobs) == len(turn.action_ids) == turn.sampled_tokens - turn.eos_dropped
+        assert trajectory.token_ids().count(eos) >= turn.action_ids.count(eos)
+    for trajectory in found:
+        assert_sampled_by(model, trajectory)
+
+
+@pytest.mark.parametrize(
+    ("after_eos", "between"),
+    [
+        ("drop", "{correction}"),
+        ("keep", "<eos>{correction}"),
+        ("user_turn", "<eos>[user]{stripped}<eos>[assistant]"),
+    ],
+)
+def test_the_next_turn_continues_the_tokens_that_stay(
+    tokenizer: PreTrainedTokenizerFast, after_eos: str, between: str
+) -> None:
+    chatty = copy.deepcopy(tokenizer)
+    chatty.chat_template = CHAT
+    protocol = SearchProtocol.from_config(
+        chatty, RolloutConfig.model_validate({"after_eos": after_eos})
+    )
+    engine = ScriptedEngine(chatty, {0: ["it is Bako<eos>", "<eos>", "it<eos>"]}, "eos")
+    (trajectory,) = run_agents(
+        tasks_for(protocol, 1), Agent(engine, MemoryRetriever(), protocol, settings())
+    )
+    assert kinds(trajectory) == ["invalid", "invalid", "invalid"]
+    first, second, third = (request.token_ids for request in engine.seen)
+    correction = protocol.style.invalid
+    inserted = between.format(correction=correction, stripped=correction.strip())
+    said = tuple(chatty("it is Bako", add_special_tokens=False)["input_ids"])
+    rest = tuple(chatty(inserted, add_special_tokens=False)["input_ids"])
+    assert second == first + said + rest
+    assert third == second + rest, "a reply of the end-of-sequence token alone"
+    assert protocol.decode(trajectory.token_ids()).endswith(
+        f"{inserted}it" if after_eos == "drop" else f"{inserted}it<eos>"
+    )
+    it = chatty("it", add_special_tokens=False)["input_ids"]
+    records = rollout_record(trajectory)["turns"]
+    assert [record.get("eos_dropped", False) for record in records] == [after_eos == "drop"] * 3
+    assert [turn.sampled_tokens for turn in trajectory.turns] == [len(said) + 1, 1, len(it) + 1]
 
 
 def favour_tags(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -114,6 +114,10 @@ def diff(
 def _text(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, str) and "{question}" in value:
+        from tspo_cli.config.sections.prompt_value import prompt_name
+
+        return prompt_name(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -23,6 +23,7 @@ from tspo_cli.config.layers import Layer, apply_settings, compose
 from tspo_cli.config.old_records import read_record
 from tspo_cli.config.recipes import list_recipes, recipe_path, source_path
 from tspo_cli.config.schema import Config
+from tspo_cli.config.sections.prompt_value import with_prompt_text
 from tspo_cli.config.sources import source_layers
 from tspo_cli.config.tables import Table, merge
 from tspo_cli.errors import InvalidInputError, MissingResourceError
@@ -48,8 +49,9 @@ def load_config(sources: Sequence[str | Path], settings: Sequence[str] = ()) -> 
 
     A source is a path, a recipe's name (`tiny/tspo`), or a cell of a sweep file
     (`hard.sweep.toml::tspo/a0`). A file may extend another one: `extends = "base.toml"` (or a list
-    of files), relative to itself. Paths inside stay as they are written. Tables merge; lists are
-    replaced. The defaults of the algorithm fill the keys that nothing sets.
+    of files), relative to itself. Paths inside stay as they are written, but the text of a prompt
+    template takes the place of its path. Tables merge; lists are replaced. The defaults of the
+    algorithm fill the keys that nothing sets.
 
     Raises:
         InvalidInputError: bad TOML, an unknown key, or a wrong value; one line that names the key
@@ -61,7 +63,7 @@ def load_config(sources: Sequence[str | Path], settings: Sequence[str] = ()) -> 
     layers.append(Layer("--set", apply_settings({}, settings)))
     name, defaults = algorithm_defaults(table)
     layers.insert(0, Layer(f"defaults of {name}", defaults))
-    config = _validate(merge(defaults, table), layers)
+    config = with_prompt_text(_validate(merge(defaults, table), layers))
     return _with_user_options(config, layers)
 
 
@@ -93,7 +95,7 @@ def read_resolved(run_dir: Path) -> Config:
     if not path.is_file():
         raise MissingResourceError(f"{run_dir}: not a run directory (it has no {CONFIG_NAME})")
     table = read_record(path)
-    return _validate(table, [Layer(str(path), table)])
+    return with_prompt_text(_validate(table, [Layer(str(path), table)]))
 
 
 def _validate(table: Table, layers: Sequence[Layer]) -> Config:

@@ -15,14 +15,38 @@ from tspo_cli.credit.algorithms.old_keys import OLD_KEYS
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import read_json
 
+# What prompts and observations were before each of these keys existed.
+_BEFORE = {"question_mark": "never", "titles": "plain", "after_eos": "keep"}
+# Keys that a resolved configuration always had. Nobody writes all of them by hand.
+_RESOLVED = {"prompt", "system", "chat_template", "trajectory_deadline", "max_refills"}
+
 
 def is_old_record(table: Mapping[str, Any]) -> bool:
-    """True for a resolved configuration of an earlier version: it has every old key."""
-    return flatten(table).keys() >= OLD_KEYS.keys()
+    """True for a resolved configuration of an earlier version: it has every old key, or a complete
+    [rollout] without the keys of today.
+    """
+    rollout = table.get("rollout")
+    return flatten(table).keys() >= OLD_KEYS.keys() or (
+        isinstance(rollout, dict)
+        and rollout.keys() >= _RESOLVED
+        and not rollout.keys() >= _BEFORE.keys()
+    )
+
+
+def rollout_as_recorded(rollout: Mapping[str, Any]) -> Table:
+    """A recorded [rollout] with the values that mean what an earlier version did. The style `short`
+    has not changed.
+    """
+    before = dict.fromkeys(_BEFORE, "auto") if rollout.get("prompt") == "short" else _BEFORE
+    return {**before, **rollout}
 
 
 def current_keys(table: Mapping[str, Any]) -> Table:
-    """`table` with every old key moved to where it is today."""
+    """`table` with every old key moved to where it is today, and what the earlier version did
+    written out.
+    """
+    if isinstance(table.get("rollout"), dict):
+        table = {**table, "rollout": rollout_as_recorded(table["rollout"])}
     flat = flatten({"credit": table.get("credit")})
     moved = {new: flat[old] for old, new in OLD_KEYS.items() if old in flat}
     if not moved:

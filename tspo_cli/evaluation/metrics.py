@@ -135,7 +135,7 @@ def item_record(
         "turns": len(kinds),
         "model_turns": len(kinds) - given_turns,
         "invalid_turns": sum(kind in ("invalid", "truncated") for kind in kinds),
-        "response_tokens": sum(len(turn.action_ids) for turn in trajectory.turns),
+        "response_tokens": sum(turn.sampled_tokens for turn in trajectory.turns),
         "failed": trajectory.failed,
         "trajectory": rollout_record(trajectory),
     }

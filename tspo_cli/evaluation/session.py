@@ -145,8 +145,9 @@ class Session:
     def _protocol(self) -> SearchProtocol:
         config = self.config
         if self.opened.kind == "chat":
-            # The server applies the chat template.
-            rollout = config.rollout.model_copy(update={"chat_template": "never"})
+            # The server applies the chat template and keeps the messages.
+            served = {"chat_template": "never", "after_eos": "keep"}
+            rollout = config.rollout.model_copy(update=served)
             config = config.model_copy(update={"rollout": rollout})
         return self.method.open(self.opened.tokenizer, config, self.examples)
 

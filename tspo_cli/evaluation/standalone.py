@@ -190,10 +190,17 @@ def eval_config(model_dir: Path, request: EvaluationRequest) -> Config:
 
 def _as_settings(table: dict[str, dict[str, Any]]) -> list[str]:
     return [
-        f"{section}.{key}={json.dumps(value)}"
+        f"{section}.{key}={_as_toml(value)}"
         for section, keys in table.items()
         for key, value in keys.items()
     ]
+
+
+def _as_toml(value: Any) -> str:
+    """JSON is TOML if it keeps its characters: TOML knows no halves of surrogate pairs, and no DEL
+    as it is.
+    """
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _label(model: str) -> str:

@@ -22,9 +22,14 @@ class Hit:
     score: float
 
     @property
+    def quoted_title(self) -> str:
+        """The first line of `contents` as it is."""
+        return self.contents.partition("\n")[0]
+
+    @property
     def title(self) -> str:
         """The first line of `contents` without its quotes."""
-        return self.contents.partition("\n")[0].strip().removeprefix('"').removesuffix('"')
+        return self.quoted_title.strip().removeprefix('"').removesuffix('"')
 
     @property
     def text(self) -> str:

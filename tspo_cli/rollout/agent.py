@@ -215,7 +215,11 @@ class _Loop:
         if not rollout.model_turns:
             text = rollout.task.prefill + text
         action = protocol.parse(text, completion.finish_reason, state)
-        rollout.ids += completion.token_ids
+        action_ids = completion.token_ids
+        if action.kind in ("invalid", "truncated"):
+            action_ids = action_ids[: protocol.kept_tokens(action_ids, completion.finish_reason)]
+            text = text.removesuffix(protocol.decode(completion.token_ids[len(action_ids) :]))
+        rollout.ids += action_ids
         feedback, feedback_ids = "", list[int]()
         # Cut before the limit of the turn: the context has no room for another turn.
         context_full = (
@@ -223,12 +227,12 @@ class _Loop:
             and len(completion.token_ids) < self.agent.settings.sampling.max_new_tokens
         )
         if action.kind in ("invalid", "truncated") and not (last or context_full):
-            feedback, feedback_ids = protocol.correction()
+            feedback, feedback_ids = protocol.correction(action_ids)
         rollout.ids += feedback_ids
         rollout.turns.append(
             Turn(
-                action_ids=completion.token_ids,
-                logprobs=completion.logprobs,
+                action_ids=action_ids,
+                logprobs=completion.logprobs[: len(action_ids)],
                 finish_reason=completion.finish_reason,
                 kind=action.kind,
                 text=text,
@@ -238,6 +242,7 @@ class _Loop:
                 feedback_ids=tuple(feedback_ids),
                 weight_version=completion.weight_version,
                 mixed=completion.mixed,
+                eos_dropped=len(action_ids) < len(completion.token_ids),
             )
         )
         if action.kind == "search":

@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.config.old_records import rollout_as_recorded
 from tspo_cli.config.schema import Config, RolloutConfig
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import read_json, write_json
@@ -44,4 +45,4 @@ def read_agent_file(model_dir: Path) -> dict[str, Any]:
     rollout = {
         key: value for key, value in record["rollout"].items() if key in RolloutConfig.model_fields
     }
-    return {"rollout": rollout, "retriever": {"k": record["k"]}}
+    return {"rollout": rollout_as_recorded(rollout), "retriever": {"k": record["k"]}}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Literal
 
-from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.config.sections.prompt_value import QUESTION, prompt_value
+from tspo_cli.errors import MissingResourceError
+
+AfterEos = Literal["drop", "keep", "user_turn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +17,8 @@ class PromptStyle:
 
     `search`, `direct` and `cot` contain `{question}`. `rag` also contains `{information}`, the
     passages in their tags. `invalid` is the feedback after an invalid action. `prefill` is appended
-    to `direct` and `rag` prompts and counts as the beginning of the model's turn.
+    to `direct` and `rag` prompts and counts as the beginning of the model's turn. The other fields
+    are what `auto` means for rollout.question_mark, titles and after_eos.
     """
 
     name: str
@@ -24,6 +28,9 @@ class PromptStyle:
     rag: str
     invalid: str
     prefill: str = ""
+    question_mark: bool = True
+    quoted_titles: bool = True
+    after_eos: AfterEos = "drop"
 
 
 # The prompt and the feedback of Search-R1, to the letter: its checkpoints were trained with them.
@@ -77,30 +84,29 @@ SHORT = PromptStyle(
     rag="Question: {question}\n{information}",
     invalid="\n\nit is invalid\n\n",
     prefill="<answer>",
+    question_mark=False,
+    quoted_titles=False,
+    after_eos="keep",
 )
 
 STYLES = {style.name: style for style in (SEARCH_R1, SHORT)}
 
 
-def prompt_style(name_or_path: str) -> PromptStyle:
-    """A built-in style by name, or Search-R1's style with the search prompt of a template file.
+def prompt_style(prompt: str) -> PromptStyle:
+    """A built-in style by name, or Search-R1's style with the search prompt of a template: its text
+    or its file.
 
     Raises:
-        MissingResourceError: neither a known name nor an existing file.
-        InvalidInputError: the template has no `{question}`.
+        MissingResourceError: neither a known name nor a template nor an existing file.
+        InvalidInputError: the file has no `{question}`.
     """
-    if name_or_path in STYLES:
-        return STYLES[name_or_path]
-    path = Path(name_or_path)
-    if not path.is_file():
+    if prompt in STYLES:
+        return STYLES[prompt]
+    template = prompt_value(prompt)
+    if QUESTION not in template:
         known = ", ".join(STYLES)
         raise MissingResourceError(
-            f"rollout.prompt: {name_or_path!r} is neither a style ({known}) nor a template file"
+            f"rollout.prompt: {prompt!r} is neither a style ({known}) nor a template file; name "
+            "one with --set rollout.prompt=FILE"
         )
-    template = path.read_text(encoding="utf-8")
-    if "{question}" not in template:
-        raise InvalidInputError(
-            f"{path}: expected a template with {{question}} in it; add it where the question "
-            "belongs"
-        )
-    return replace(SEARCH_R1, name=name_or_path, search=template)
+    return replace(SEARCH_R1, name="template", search=template)

@@ -10,13 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 from tspo_cli.config.schema import RolloutConfig
 from tspo_cli.data.question import Question
+from tspo_cli.errors import InvalidInputError
 from tspo_cli.models.tokenizer_protocol import Tokenizer, decode, encode
 from tspo_cli.retrieval.types import Hit
-from tspo_cli.rollout.prompts import PromptStyle, prompt_style
+from tspo_cli.rollout.prompts import AfterEos, PromptStyle, prompt_style
 from tspo_cli.rollout.trajectory import Turn, TurnKind
 
 STOP_STRINGS = ("</search>", "</answer>")
@@ -61,10 +63,14 @@ def parse_action(text: str, *, finish_reason: str, may_search: bool) -> Action:
     return Action("invalid")
 
 
-def passages_text(hits: Sequence[Hit]) -> str:
-    """The passages as Search-R1 writes them: `Doc i(Title: t) text`, one line each, from 1."""
+def passages_text(hits: Sequence[Hit], *, quoted: bool) -> str:
+    """The passages as Search-R1 writes them: `Doc i(Title: "t") text`, one line each, from 1.
+
+    `quoted` false: titles without their quotes.
+    """
     return "\n".join(
-        f"Doc {rank}(Title: {hit.title}) {hit.text}" for rank, hit in enumerate(hits, start=1)
+        f"Doc {rank}(Title: {hit.quoted_title if quoted else hit.title}) {hit.text}"
+        for rank, hit in enumerate(hits, start=1)
     ).strip()
 
 
@@ -94,17 +100,40 @@ class SearchProtocol:
     system: str
     use_chat_template: bool
     max_observation_tokens: int
+    question_mark: bool
+    quoted_titles: bool
+    after_eos: AfterEos
 
     @classmethod
     def from_config(cls, tokenizer: Tokenizer, config: RolloutConfig) -> SearchProtocol:
-        """The protocol that `config` describes."""
-        return cls(
+        """The protocol that `config` describes.
+
+        Raises:
+            MissingResourceError, InvalidInputError: see `prompt_style`; corrections as user
+            messages without a chat template.
+        """
+        style = prompt_style(config.prompt)
+        use_chat_template = config.chat_template == "auto" and bool(tokenizer.chat_template)
+        if config.after_eos == "user_turn" and not use_chat_template:
+            raise InvalidInputError(
+                "rollout.after_eos: user_turn needs a chat template, and none is used; choose "
+                "drop or keep"
+            )
+        auto = {"auto": style.question_mark, "always": True, "never": False}
+        titles = {"auto": style.quoted_titles, "quoted": True, "plain": False}
+        protocol = cls(
             tokenizer=tokenizer,
-            style=prompt_style(config.prompt),
+            style=style,
             system=config.system,
-            use_chat_template=config.chat_template == "auto" and bool(tokenizer.chat_template),
+            use_chat_template=use_chat_template,
             max_observation_tokens=config.max_observation_tokens,
+            question_mark=auto[config.question_mark],
+            quoted_titles=titles[config.titles],
+            after_eos=style.after_eos if config.after_eos == "auto" else config.after_eos,
         )
+        if protocol.after_eos == "user_turn":
+            protocol.correction()  # whether the template can say it
+        return protocol
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -129,23 +158,31 @@ class SearchProtocol:
         """
         return ids or self.prompt_ids(state.question.question)
 
+    def question_text(self, question: str) -> str:
+        """The question as prompts show it, with "?" at its end if `question_mark` says so."""
+        text = question.strip()
+        return f"{text}?" if self.question_mark and not text.endswith("?") else text
+
     def prompt_ids(self, question: str) -> list[int]:
         """Token ids of the search prompt."""
-        return self.fill(self.style.search, {"question": question.strip()})
+        return self.fill(self.style.search, {"question": self.question_text(question)})
 
     def direct_ids(self, question: str) -> list[int]:
         """Token ids of the prompt without retrieval, prefill included."""
-        return self.fill(self.style.direct, {"question": question.strip()}) + self._encode(
-            self.style.prefill
-        )
+        values = {"question": self.question_text(question)}
+        return self.fill(self.style.direct, values) + self._encode(self.style.prefill)
 
     def rag_ids(self, question: str, hits: Sequence[Hit]) -> list[int]:
         """Token ids of the prompt with passages retrieved for the question, prefill included."""
         values: dict[str, str | list[int]] = {
-            "question": question.strip(),
+            "question": self.question_text(question),
             "information": self.observation(hits)[1],
         }
         return self.fill(self.style.rag, values) + self._encode(self.style.prefill)
+
+    def passages(self, hits: Sequence[Hit]) -> str:
+        """The text of the passages, see `passages_text`."""
+        return passages_text(hits, quoted=self.quoted_titles)
 
     def observation(self, hits: Sequence[Hit]) -> tuple[str, list[int]]:
         """Text and ids of the passages in their tags. The passages are cut to the token limit, the
@@ -156,19 +193,54 @@ class SearchProtocol:
             self._encode("</information>\n\n"),
         )
         room = max(0, self.max_observation_tokens - len(opening) - len(closing))
-        text = passages_text(hits)
+        text = self.passages(hits)
         inner = self._encode_untrusted(text)
         if len(inner) > room:
             inner = inner[:room]
             text = self.decode(inner)
         return f"\n\n<information>{text}</information>\n\n", opening + inner + closing
 
-    def correction(self) -> tuple[str, list[int]]:
-        """Text and ids of the feedback to an invalid action."""
+    def kept_tokens(self, ids: Sequence[int], finish_reason: str) -> int:
+        """How many of the sampled `ids` of a turn without a valid action stay in the trajectory.
+
+        Search-R1 decodes a reply without its special tokens and tokenises it again. An
+        end-of-sequence token is therefore neither in its context nor in its loss. `drop` does the
+        same to the sampled ids: the token leaves the trajectory, so that the trained sequence is
+        still the one that the later turns were conditioned on. `user_turn` keeps the token if it is
+        the one with which the chat template ends a message.
+        """
+        if finish_reason != "eos" or self.after_eos == "keep":
+            return len(ids)
+        ends_message = self.after_eos == "user_turn" and ids[-1] == self._correction_turn[1][0]
+        return len(ids) if ends_message else len(ids) - 1
+
+    def correction(self, ids: Sequence[int] = ()) -> tuple[str, list[int]]:
+        """Text and ids of the feedback to an invalid action. `ids` are the tokens of its turn that
+        stay. With `user_turn` the feedback ends their message, unless they end it themselves, and
+        opens the next one.
+        """
+        if self.after_eos == "user_turn":
+            text, turn = self._correction_turn
+            return text, turn[1:] if ids and ids[-1] == turn[0] else turn
         ids = self._encode(self.style.invalid)
         if len(ids) <= self.max_observation_tokens:
             return self.style.invalid, ids
         ids = ids[: self.max_observation_tokens]
+        return self.decode(ids), ids
+
+    @cached_property
+    def _correction_turn(self) -> tuple[str, list[int]]:
+        """The correction as a user message: its text, and the ids from the end of the assistant's
+        message to the beginning of the next one.
+        """
+        correction = self.cut(self.style.invalid.strip(), self.max_observation_tokens)
+        rendered = self._render([("user", "-"), ("assistant", _MARK), ("user", correction)])
+        ids = self._encode(rendered.partition(_MARK)[2])
+        if not ids:
+            raise InvalidInputError(
+                "rollout.after_eos: user_turn needs a chat template with assistant messages, and "
+                "this one does not show them; choose drop or keep"
+            )
         return self.decode(ids), ids
 
     def action_ids(self, text: str) -> list[int]:

@@ -23,11 +23,12 @@ class TurnRecord(TypedDict):
     """One model segment and the feedback after it, see `Turn`."""
 
     kind: TurnKind
-    text: str  # the sampled text, special tokens included
+    text: str  # of these tokens, special tokens included
     query: str | None  # of a search
     answer: str | None  # of a final answer
     finish_reason: str  # stop, eos or length
-    tokens: int  # sampled
+    tokens: int  # sampled, without a dropped end-of-sequence token
+    eos_dropped: NotRequired[bool]  # written where it is true, see `Turn`
     logprob: float | None  # sum over the sampled tokens, nats; None from an endpoint
     passages: list[PassageRecord]  # best first
     feedback: str  # the text inserted after the segment: passages in their tags, or a correction
@@ -90,7 +91,7 @@ def rollout_record(trajectory: Trajectory) -> RolloutRecord:
 
 
 def _turn_record(turn: Turn) -> TurnRecord:
-    return {
+    record: TurnRecord = {
         "kind": turn.kind,
         "text": turn.text,
         "query": turn.query,
@@ -106,3 +107,6 @@ def _turn_record(turn: Turn) -> TurnRecord:
         "feedback_tokens": len(turn.feedback_ids),
         "search_error": turn.search_error,
     }
+    if turn.eos_dropped:
+        record["eos_dropped"] = True
+    return record

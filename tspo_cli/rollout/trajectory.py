@@ -31,6 +31,7 @@ class Turn:
     `feedback_ids` are tokenised separately and never trained on. `search_error` says why a search
     failed: the trajectory then does not enter the loss. `weight_version` is that of the weights
     which sampled the last token; `mixed`: other weights sampled earlier tokens of the segment.
+    `eos_dropped`: an end-of-sequence token was sampled after `action_ids` and is in no context.
     """
 
     action_ids: tuple[int, ...]
@@ -46,6 +47,12 @@ class Turn:
     search_error: str | None = None
     weight_version: int = 0
     mixed: bool = False
+    eos_dropped: bool = False
+
+    @property
+    def sampled_tokens(self) -> int:
+        """Number of tokens that the model sampled."""
+        return len(self.action_ids) + self.eos_dropped
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tspo_cli.config.rules import rule_problems
 from tspo_cli.config.schema import Config
+from tspo_cli.config.sections.prompt_value import QUESTION
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.rollout.prompts import STYLES
 from tspo_cli.training.early_stop import parse_rules
@@ -34,7 +35,7 @@ def problems(config: Config) -> Iterator[str]:
         except InvalidInputError as error:
             yield str(error)
     prompt = config.rollout.prompt
-    if prompt not in STYLES and not _names_a_file(prompt):
+    if prompt not in STYLES and QUESTION not in prompt and not _names_a_file(prompt):
         yield (
             f"rollout.prompt: {prompt!r} is neither a style ({', '.join(STYLES)}) nor a template "
             "file"

@@ -178,7 +178,35 @@ class RolloutConfig(Section):
     """The agent: prompt, budget and sampling."""
 
     prompt: str = Field(
-        "search_r1", description="search_r1, short, or the path of a template file with {question}."
+        "search_r1",
+        description=(
+            "search_r1, short, or the path of a template file with {question}. The run keeps the "
+            "text of the template in its place."
+        ),
+    )
+    question_mark: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description=(
+            "always: prompts end a question with '?', as Search-R1's data does; never: the "
+            "question as it is. auto: always, but never with prompt = short."
+        ),
+    )
+    titles: Literal["auto", "quoted", "plain"] = Field(
+        "auto",
+        description=(
+            "Titles of passages. quoted: the first line of a passage as it is, quotes included, "
+            "as Search-R1 prints it; plain: without its quotes. auto: quoted, but plain with "
+            "prompt = short."
+        ),
+    )
+    after_eos: Literal["auto", "drop", "keep", "user_turn"] = Field(
+        "auto",
+        description=(
+            "A reply without a valid action that ends with an end-of-sequence token. drop: the "
+            "token leaves the context and the loss, as in Search-R1; keep: the correction "
+            "follows it; user_turn: corrections are user messages of the chat template. auto: "
+            "drop, but keep with prompt = short."
+        ),
     )
     system: str = Field("", description="System message, for models with a chat template.")
     chat_template: Literal["auto", "never"] = Field(

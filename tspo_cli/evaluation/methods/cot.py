@@ -25,7 +25,7 @@ class CotProtocol(PlainProtocol):
 
     def context(self, state: RolloutState, ids: Sequence[int]) -> Sequence[int]:
         """The prompt with the request to think."""
-        values = {"question": state.question.question.strip()}
+        values = {"question": self.question_text(state.question.question)}
         if ids or not self.in_words:
             return ids or self.fill(self.style.cot, values)
         return self.ask(PROMPT, values)

@@ -21,7 +21,7 @@ class DirectProtocol(PlainProtocol):
 
     def context(self, state: RolloutState, ids: Sequence[int]) -> Sequence[int]:
         """The prompt without passages."""
-        question = state.question.question.strip()
+        question = self.question_text(state.question.question)
         if ids or not self.in_words:
             return ids or self.direct_ids(question)
         return self.ask(PROMPT, {"question": question})

@@ -59,7 +59,7 @@ class IrcotProtocol(PlainProtocol):
             return Action("search", sentence)
         return action
 
-    def correction(self) -> tuple[str, list[int]]:
+    def correction(self, ids: Sequence[int] = ()) -> tuple[str, list[int]]:
         """Empty: every prompt is built from the start."""
         return "", []
 
@@ -70,7 +70,7 @@ class IrcotProtocol(PlainProtocol):
         ]
         values = {
             "passages": all_passages(self, state.turns),
-            "question": state.question.question.strip(),
+            "question": self.question_text(state.question.question),
             "thoughts": " ".join(thoughts),
         }
         tagged = not self.in_words

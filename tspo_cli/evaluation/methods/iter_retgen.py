@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from tspo_cli.evaluation.methods.method import Method
 from tspo_cli.evaluation.methods.plain import MARKER, PlainProtocol
-from tspo_cli.rollout.protocol import Action, RolloutState, passages_text
+from tspo_cli.rollout.protocol import Action, RolloutState
 
 TAGGED = (
     "Read the passages, think step by step inside <think> and </think>, then write only the final "
@@ -41,16 +41,16 @@ class IterRetgenProtocol(PlainProtocol):
         generation = " ".join(_TAG.sub(" ", text).split())
         return Action("search", f"{state.question.question.strip()} {generation}".strip())
 
-    def correction(self) -> tuple[str, list[int]]:
+    def correction(self, ids: Sequence[int] = ()) -> tuple[str, list[int]]:
         """Empty: every prompt is built from the start."""
         return "", []
 
     def context(self, state: RolloutState, ids: Sequence[int]) -> Sequence[int]:
         """The prompt with the passages of the last search."""
-        passages = self.cut(passages_text(state.turns[-1].hits), self.max_observation_tokens)
+        passages = self.cut(self.passages(state.turns[-1].hits), self.max_observation_tokens)
         return self.fill(
             PROMPT if self.in_words else TAGGED,
-            {"passages": passages, "question": state.question.question.strip()},
+            {"passages": passages, "question": self.question_text(state.question.question)},
         )
 
 

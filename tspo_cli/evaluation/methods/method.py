@@ -87,7 +87,13 @@ class Method:
 
 def spoken(protocol: SearchProtocol, turn: Turn) -> str:
     """The text of a turn without the token that ended it."""
-    return protocol.decode(turn.action_ids[:-1]) if turn.finish_reason == "eos" else turn.text
+    return protocol.decode(without_end(turn)) if turn.finish_reason == "eos" else turn.text
+
+
+def without_end(turn: Turn) -> tuple[int, ...]:
+    """The ids of a turn without its end-of-sequence token."""
+    ended = turn.finish_reason == "eos" and not turn.eos_dropped
+    return turn.action_ids[:-1] if ended else turn.action_ids
 
 
 def new_hits(turns: Iterable[Turn]) -> list[list[Hit]]:

@@ -19,7 +19,6 @@ from tspo_cli.rollout.protocol import (
     RolloutState,
     SearchProtocol,
     parse_action,
-    passages_text,
 )
 from tspo_cli.rollout.trajectory import Trajectory
 
@@ -107,7 +106,7 @@ class PlainProtocol(SearchProtocol):
         """The passages, in their tags only where the prompts have tags."""
         if not self.in_words:
             return super().observation(hits)
-        text = self.cut(passages_text(hits), self.max_observation_tokens)
+        text = self.cut(self.passages(hits), self.max_observation_tokens)
         return text, self.action_ids(text)
 
     def ask(self, prompt: Plain, values: Mapping[str, str | Sequence[int]]) -> list[int]:

@@ -24,7 +24,7 @@ class RagProtocol(PlainProtocol):
 
     def context(self, state: RolloutState, ids: Sequence[int]) -> Sequence[int]:
         """The prompt with the passages for the question."""
-        question = state.question.question.strip()
+        question = self.question_text(state.question.question)
         if ids or not self.in_words:
             return ids or self.rag_ids(question, state.turns[0].hits)
         return self.ask(PROMPT, {"question": question, "passages": state.turns[0].feedback})

@@ -16,7 +16,6 @@ from tspo_cli.rollout.protocol import (
     RolloutState,
     SearchProtocol,
     parse_action,
-    passages_text,
 )
 
 QUERY, QUERY_END = "<|begin_search_query|>", "<|end_search_query|>"
@@ -59,7 +58,7 @@ class SearchO1Protocol(SearchProtocol):
         content = query.group(1).strip()
         return Action("search", content) if state.may_search and content else Action("invalid")
 
-    def correction(self) -> tuple[str, list[int]]:
+    def correction(self, ids: Sequence[int] = ()) -> tuple[str, list[int]]:
         """Empty: every prompt is built from the start."""
         return "", []
 
@@ -72,10 +71,13 @@ class SearchO1Protocol(SearchProtocol):
             for turn in state.turns
         )
         if not _reads(state):
-            values = {"question": state.question.question.strip(), "reasoning": reasoning}
+            values = {
+                "question": self.question_text(state.question.question),
+                "reasoning": reasoning,
+            }
             return self.fill(REASON if state.may_search else LAST, values)
         search = state.turns[-1]
-        passages = self.cut(passages_text(search.hits), self.max_observation_tokens)
+        passages = self.cut(self.passages(search.hits), self.max_observation_tokens)
         return self.fill(
             READ, {"reasoning": reasoning, "query": search.query or "", "passages": passages}
         )

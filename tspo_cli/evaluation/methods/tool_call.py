@@ -13,16 +13,14 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.evaluation.methods.method import Method
+from tspo_cli.evaluation.methods.method import Method, without_end
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.protocol import (
     Action,
     RolloutState,
     SearchProtocol,
     parse_action,
-    passages_text,
 )
-from tspo_cli.rollout.trajectory import Turn
 
 TOOL = {
     "type": "function",
@@ -62,14 +60,14 @@ class ServedToolCallProtocol(SearchProtocol):
 
     def context(self, state: RolloutState, ids: Sequence[int]) -> Sequence[int]:
         """The request, then the conversation so far."""
-        return ids or self.fill(REQUEST, {"question": state.question.question.strip()})
+        return ids or self.fill(REQUEST, {"question": self.question_text(state.question.question)})
 
     def observation(self, hits: Sequence[Hit]) -> tuple[str, list[int]]:
         """The passages, cut to the limit."""
-        text = self.cut(passages_text(hits) or NOTHING, self.max_observation_tokens)
+        text = self.cut(self.passages(hits) or NOTHING, self.max_observation_tokens)
         return text, self.action_ids(text)
 
-    def correction(self) -> tuple[str, list[int]]:
+    def correction(self, ids: Sequence[int] = ()) -> tuple[str, list[int]]:
         """The reply to a message that is neither a call nor an answer."""
         return CORRECTION, self.action_ids(CORRECTION)
 
@@ -83,7 +81,7 @@ class ToolCallProtocol(SearchProtocol):
         """The first call of the search function, or an answer."""
         return parse_call(text, finish_reason, state)
 
-    def correction(self) -> tuple[str, list[int]]:
+    def correction(self, ids: Sequence[int] = ()) -> tuple[str, list[int]]:
         """The reply to a message that is neither a call nor an answer."""
         return CORRECTION, self.action_ids(CORRECTION)
 
@@ -97,7 +95,9 @@ class ToolCallProtocol(SearchProtocol):
                 "--method tool_call: this model has no chat template with tools; use another "
                 "method, such as search_r1"
             )
-        values: dict[str, str | Sequence[int]] = {"question": state.question.question.strip()}
+        values: dict[str, str | Sequence[int]] = {
+            "question": self.question_text(state.question.question)
+        }
         messages: list[dict[str, Any]] = (
             [{"role": "system", "content": self.system}] if self.system else []
         )
@@ -105,10 +105,10 @@ class ToolCallProtocol(SearchProtocol):
             {"role": "user", "content": REQUEST.replace("{question}", f"{_MARK}question{_MARK}")}
         )
         for number, turn in enumerate(state.turns):
-            values[f"turn{number}"] = _without_end(turn)
+            values[f"turn{number}"] = without_end(turn)
             messages.append({"role": "assistant", "content": f"{_MARK}turn{number}{_MARK}"})
             if turn.kind == "search":
-                passages = passages_text(turn.hits) or NOTHING
+                passages = self.passages(turn.hits) or NOTHING
                 values[f"passages{number}"] = self.cut(passages, self.max_observation_tokens)
                 messages.append(
                     {"role": "tool", "name": "search", "content": f"{_MARK}passages{number}{_MARK}"}
@@ -151,11 +151,6 @@ def _called_query(text: str) -> str | None:
         else None
     )
     return query.strip() if isinstance(query, str) else ""
-
-
-def _without_end(turn: Turn) -> tuple[int, ...]:
-    """The ids of a turn without its end token, which the template adds."""
-    return turn.action_ids[:-1] if turn.finish_reason == "eos" else turn.action_ids
 
 
 TOOL_CALL = Method(

@@ -10,6 +10,7 @@ from typing import Any
 
 from tspo_cli import runs
 from tspo_cli.config.old_records import read_record
+from tspo_cli.config.sections.prompt_value import prompt_name
 from tspo_cli.config.tables import flatten
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.reporting.sources.run_view import RunView
@@ -123,7 +124,7 @@ def _labels(groups: Sequence[Sequence[_Candidate]]) -> list[str]:
     for first in firsts:
         name = first.view.algorithm
         keys = differences[name]
-        extra = [f"{_leaf(key, keys)}={_short(first.settings.get(key))}" for key in keys]
+        extra = [f"{_leaf(key, keys)}={_short(key, first.settings.get(key))}" for key in keys]
         if len({candidate.policy for candidate in by_name[name]}) > 1:
             extra.insert(0, _model_name(first.view))
         labels.append(f"{name} ({', '.join(extra)})" if extra else name)
@@ -205,6 +206,8 @@ def _leaf(key: str, keys: Sequence[str]) -> str:
     return key if sum(other.rpartition(".")[2] == leaf for other in keys) > 1 else leaf
 
 
-def _short(value: Any) -> str:
+def _short(key: str, value: Any) -> str:
+    if key == "rollout.prompt":
+        return prompt_name(value)
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 40 else f"…{text[-39:]}"

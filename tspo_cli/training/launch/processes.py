@@ -12,9 +12,10 @@ from pathlib import Path
 
 from tspo_cli.config.load_config import read_resolved, write_resolved
 from tspo_cli.config.schema import Config
+from tspo_cli.config.sections.prompt_value import prompt_name
 from tspo_cli.config.tables import flatten
 from tspo_cli.errors import InvalidInputError, TspoError
-from tspo_cli.runs import is_run, start_attempt
+from tspo_cli.runs import CONFIG_TEXT_NAME, is_run, start_attempt
 from tspo_cli.training.launch.claim import claimed_run, has_trained
 
 # Keys that may change when a run is resumed. Any other change makes it another experiment.
@@ -65,11 +66,17 @@ def check_same_experiment(before: Config, now: Config, run: Path) -> None:
     )
     if changed:
         shown = ", ".join(
-            f"{key} (was {old.get(key)!r}, now {new.get(key)!r})" for key in changed[:3]
+            f"{key} (was {_shown(key, old.get(key))}, now {_shown(key, new.get(key))})"
+            for key in changed[:3]
         )
         raise InvalidInputError(
-            f"{run}: holds another experiment: {shown}; use its settings or another --out"
+            f"{run}: holds another experiment: {shown}; use its settings "
+            f"({run / CONFIG_TEXT_NAME}) or another --out"
         )
+
+
+def _shown(key: str, value: object) -> str:
+    return prompt_name(value) if key == "rollout.prompt" else repr(value)
 
 
 def _record_start(config: Config, run: Path) -> int:
