@@ -64,6 +64,10 @@ def evaluate(
             help="OpenAI-compatible server of MODEL, e.g. http://127.0.0.1:8000/v1.",
         ),
     ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Branch, tag or commit of a hub MODEL."),
+    ] = None,
     limit: Annotated[
         int, typer.Option(min=0, help="Only the first questions of each set. 0: all.")
     ] = 0,
@@ -126,6 +130,7 @@ def evaluate(
         settings=(
             *(() if seed is None else (f"seed={seed}",)),
             *(() if answer is None else (f"eval.answer={answer}",)),
+            *(() if revision is None else (f'model.revision="{revision}"',)),
             *(() if endpoint is None else (f"endpoint.url={endpoint}",)),
             *(settings or ()),
         ),

@@ -15,7 +15,8 @@ from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.evaluation.signature import model_digest
-from tspo_cli.models.load_model import load_tokenizer
+from tspo_cli.models.checks.vocabulary import check_vocabulary
+from tspo_cli.models.load_model import load_tokenizer, model_config
 from tspo_cli.models.tokenizer_protocol import Tokenizer
 from tspo_cli.rollout.engines.endpoint.word_tokenizer import WordTokenizer
 from tspo_cli.rollout.engines.engine_protocol import Engine
@@ -47,8 +48,13 @@ def open_engine(config: Config, tools: Sequence[Mapping[str, Any]] = ()) -> Open
 
     Raises:
         MissingResourceError, InvalidInputError: the model cannot be loaded.
-        UsageError: vllm.url is set, which is for training.
+        UsageError: vllm.url is set, which is for training, or model.revision for a served model.
     """
+    if config.endpoint.url and config.model.revision:
+        raise UsageError(
+            "model.revision is for a hub model that runs here; the server of endpoint.url decides "
+            "which revision it serves"
+        )
     if config.endpoint.url:
         return _remote(config, tools)
     return _vllm(config) if config.rollout.engine == "vllm" else _transformers(config)
@@ -95,7 +101,7 @@ def _transformers(config: Config) -> OpenedEngine:
     from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 
     tokenizer, device, dtype = _prepare(config)
-    policy = load_model(config.model.path, dtype, device)
+    policy = load_model(config.model.path, dtype, device, config.model.revision)
     engine = TransformersEngine(
         policy, tokenizer, batch_size=config.eval.batch_size, max_context=context_length(config)
     )
@@ -103,7 +109,7 @@ def _transformers(config: Config) -> OpenedEngine:
         tokenizer,
         engine.fresh,
         False,
-        model_digest(config.model.path),
+        model_digest(config.model.path, config.model.revision),
         f"transformers-{_name(dtype)}",
     )
 
@@ -121,10 +127,11 @@ def _vllm(config: Config) -> OpenedEngine:
         config.model.path,
         config.vllm,
         dtype=_name(dtype),
-        eos_ids=saved_eos_ids(config.model.path, tokenizer),
+        eos_ids=saved_eos_ids(config.model.path, tokenizer, config.model.revision),
         batch_size=config.eval.batch_size,
         max_context=context_length(config),
         seed=config.seed,
+        revision=config.model.revision,
     )
 
     def fresh() -> Engine:
@@ -132,9 +139,8 @@ def _vllm(config: Config) -> OpenedEngine:
         engine.engine.reset_prefix_cache()
         return engine
 
-    return OpenedEngine(
-        tokenizer, fresh, False, model_digest(config.model.path), f"vllm-{_name(dtype)}"
-    )
+    digest = model_digest(config.model.path, config.model.revision)
+    return OpenedEngine(tokenizer, fresh, False, digest, f"vllm-{_name(dtype)}")
 
 
 def _prepare(config: Config) -> tuple[PreTrainedTokenizerFast, str, torch.dtype]:
@@ -145,7 +151,11 @@ def _prepare(config: Config) -> tuple[PreTrainedTokenizerFast, str, torch.dtype]
 
     torch.set_num_threads(config.train.threads or int(os.environ.get("OMP_NUM_THREADS", "1")))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_tokenizer(config.model.path), device, torch_dtype(config.model.dtype, device)
+    path, revision = config.model.path, config.model.revision
+    tokenizer = load_tokenizer(path, revision)
+    rows = model_config(path, revision).get_text_config().vocab_size
+    check_vocabulary(path, tokenizer, rows)
+    return tokenizer, device, torch_dtype(config.model.dtype, device)
 
 
 def _name(dtype: torch.dtype) -> str:

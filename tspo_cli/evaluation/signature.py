@@ -51,17 +51,26 @@ _MODEL_FILES = (
 )
 
 
-def model_digest(model: str) -> str:
-    """Digest of the weights, configuration and tokenizer of a model directory. The name of a hub
-    model or of a served model is returned as it is.
+def model_digest(model: str, revision: str = "") -> str:
+    """Digest of the weights, configuration and tokenizer of a model directory. A hub model is its
+    name, with `@` and the commit of its revision if one is named. The name of a served model is
+    returned as it is.
     """
     directory = Path(model)
     if not directory.is_dir():
-        return model
+        return f"{model}@{_commit(model, revision)[:DIGITS]}" if revision else model
     files = sorted(
         {path for pattern in _MODEL_FILES for path in directory.glob(pattern) if path.is_file()}
     )
     return _digest(part for path in files for part in (path.name, _file_digest(path)))
+
+
+def _commit(model: str, revision: str) -> str:
+    """The commit that a branch or tag names in the local cache, else the revision itself."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(model, "config.json", revision=revision)
+    return Path(cached).parent.name if isinstance(cached, str) else revision
 
 
 def data_digest(questions: Iterable[Question]) -> str:

@@ -4,8 +4,11 @@ each name other ones, and any of them ends a sequence.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tspo_cli.models.load_model import MAIN, model_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -20,11 +23,18 @@ def eos_ids(*sources: Any) -> list[int]:
     return sorted(ids)
 
 
-def saved_eos_ids(model: str, tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """`eos_ids` of a model directory or hub name and its tokenizer, without loading weights."""
-    from transformers import AutoConfig, GenerationConfig
+def saved_eos_ids(model: str, tokenizer: PreTrainedTokenizerFast, revision: str = "") -> list[int]:
+    """`eos_ids` of a model directory or hub name and its tokenizer, without loading weights.
 
-    sources: list[Any] = [AutoConfig.from_pretrained(model), tokenizer]
-    if (Path(model) / "generation_config.json").is_file() or not Path(model).is_dir():
-        sources.append(GenerationConfig.from_pretrained(model))
-    return eos_ids(*sources)
+    Raises:
+        MissingResourceError, InvalidInputError: see `model_config`.
+    """
+    from transformers import GenerationConfig
+
+    config = model_config(model, revision)
+    generation: Any = None
+    with suppress(OSError):  # many models have no generation_config.json
+        generation = GenerationConfig.from_pretrained(
+            model, local_files_only=Path(model).is_dir(), revision=revision or MAIN
+        )
+    return eos_ids(config, tokenizer, generation)

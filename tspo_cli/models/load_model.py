@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.models.checks.loading_report import check_shards, check_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -15,11 +18,17 @@ if TYPE_CHECKING:
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 TOKENIZER = "tokenizer.json"
 CONFIG = "config.json"
+MAIN = "main"  # the revision that a hub name means
+# Decoders whose code does not read `is_decoder`, which is false in their configurations.
+_ALWAYS_CAUSAL = {"gpt_neox", "gpt_neox_japanese", "trocr"}
+# Permutation language models: a token is predicted from those on both sides.
+_NEVER_CAUSAL = {"xlnet"}
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
-    """The fast tokenizer of a model directory, or of a hub name like `Qwen/Qwen2.5-3B`.
+def load_tokenizer(path: str | Path, revision: str = "") -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a model directory, or of a hub name like `Qwen/Qwen2.5-3B` at a
+    `revision` (empty: its main branch).
 
     Raises:
         MissingResourceError: no such directory, no tokenizer in it, or the hub does not have it.
@@ -27,13 +36,14 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    local = _is_local(path, (TOKENIZER, "tokenizer_config.json", "vocab.json"), "tokenizer")
+    files = (TOKENIZER, "tokenizer_config.json", "vocab.json")
+    local = _is_local(path, files, "tokenizer", revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            str(path), local_files_only=local, trust_remote_code=False
+            str(path), local_files_only=local, trust_remote_code=False, revision=revision or MAIN
         )
     except (OSError, ValueError, KeyError) as error:
-        raise _unreadable(path, "a tokenizer", error, local) from error
+        raise _unreadable(path, "a tokenizer", error, local, revision) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InvalidInputError(
             f"{path}: expected a fast tokenizer ({TOKENIZER}), got {type(tokenizer).__name__}"
@@ -41,18 +51,48 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def model_config(path: str | Path, revision: str = "") -> Any:
+    """The configuration of a causal language model, without its weights.
+
+    Raises:
+        MissingResourceError: no such directory, no configuration in it, or the hub does not have
+        it.
+        InvalidInputError: it cannot be read, or the model is of another kind.
+    """
+    from transformers import AutoConfig
+
+    local = _is_local(path, (CONFIG,), "configuration", revision)
+    try:
+        config = AutoConfig.from_pretrained(
+            str(path), local_files_only=local, trust_remote_code=False, revision=revision or MAIN
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(path, "a causal language model", error, local, revision) from error
+    problem = _kind_problem(config)
+    if problem is not None:
+        raise InvalidInputError(
+            f"{path}: model type {config.model_type} {problem}; expected a decoder that predicts "
+            "the next token"
+        )
+    return config
+
+
 def load_model(
-    path: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    path: str | Path,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    revision: str = "",
 ) -> PreTrainedModel:
-    """The causal language model of a directory or hub name, in eval mode on `device`. dtype None:
-    as it was saved.
+    """The causal language model of a directory or hub name (at `revision`; empty: its main branch),
+    in eval mode on `device`. dtype None: as it was saved.
 
     Only safetensors weights are read, and no code that comes with a model is run.
 
     Raises:
         MissingResourceError: no such directory, no configuration or weights in it, or the hub does
         not have it.
-        InvalidInputError: the files do not fit together or are damaged.
+        InvalidInputError: the files do not fit together or are damaged, tensors are missing or
+        unknown, or the model is no causal language model.
     """
     import torch
     from safetensors import SafetensorError
@@ -60,27 +100,69 @@ def load_model(
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    local = _is_local(path, (CONFIG,), "configuration")
+    model_config(path, revision)
+    local = _is_local(path, WEIGHTS, "weights", revision)
     if local:
-        _is_local(path, WEIGHTS, "weights")
+        check_shards(Path(path))
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(path),
-            dtype=dtype if dtype is not None else "auto",
-            local_files_only=local,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
+        with _quiet_report():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                str(path),
+                dtype=dtype if dtype is not None else "auto",
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # `check_tensors` refuses them by name
+                local_files_only=local,
+                trust_remote_code=False,
+                revision=revision or MAIN,
+            )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise _unreadable(path, "a causal language model", error, local) from error
+        raise _unreadable(path, "a causal language model", error, local, revision) from error
+    model, report = loaded
+    check_tensors(path, report)
     torch.nn.Module.to(model, device)
-    return model.eval()
+    policy: PreTrainedModel = model.eval()
+    return policy
 
 
-def _is_local(path: str | Path, patterns: tuple[str, ...], what: str) -> bool:
+def _kind_problem(config: Any) -> str | None:
+    """What keeps a configuration from being that of a causal language model: a verb phrase."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if getattr(config, "is_encoder_decoder", False):
+        return "is an encoder-decoder"
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return "is no causal language model"
+    if config.model_type in _NEVER_CAUSAL or getattr(config, "causal", True) is False:
+        return "attends in both directions"
+    # Encoders like BERT have a causal mode, which their configuration switches on.
+    if getattr(config, "is_decoder", True) is False and config.model_type not in _ALWAYS_CAUSAL:
+        return "attends in both directions (is_decoder is false)"
+    return None
+
+
+@contextmanager
+def _quiet_report() -> Iterator[None]:
+    """Without transformers' table of missing tensors: ours is one line."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _is_local(path: str | Path, patterns: tuple[str, ...], what: str, revision: str) -> bool:
     """True for a directory that holds a file of one of `patterns`, False for a hub name."""
     directory = Path(path)
     if directory.is_dir():
+        if revision:
+            raise InvalidInputError(
+                f"{path}: model.revision ({revision}) names a revision on the hub, but this is a "
+                "directory; leave it empty"
+            )
         if not any(any(directory.glob(pattern)) for pattern in patterns):
             names = " or ".join(patterns)
             raise MissingResourceError(
@@ -101,11 +183,16 @@ def _is_local(path: str | Path, patterns: tuple[str, ...], what: str) -> bool:
 
 
 def _unreadable(
-    path: str | Path, what: str, error: Exception, local: bool
+    path: str | Path, what: str, error: Exception, local: bool, revision: str
 ) -> InvalidInputError | MissingResourceError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if "custom code" in str(error):
+        return InvalidInputError(
+            f"{path}: needs code of its own, which tspo does not run; use a model of transformers"
+        )
     if local:
         return InvalidInputError(f"{path}: cannot be read as {what}: {reason}")
+    at = f" at revision {revision}" if revision else ""
     return MissingResourceError(
-        f"{path}: {what} could not be loaded from the hub or its cache: {reason}"
+        f"{path}: {what}{at} could not be loaded from the hub or its cache: {reason}"
     )

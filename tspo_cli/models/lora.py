@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tspo_cli.config.schema import LoraConfig
+from tspo_cli.config.schema import LoraConfig, ModelConfig
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 _NAME = "default"
@@ -83,7 +83,10 @@ def merged(
 
 
 def save_adapter(
-    parameters: Iterable[tuple[str, torch.Tensor]], options: LoraConfig, base: str, directory: Path
+    parameters: Iterable[tuple[str, torch.Tensor]],
+    options: LoraConfig,
+    base: ModelConfig,
+    directory: Path,
 ) -> None:
     """Write the adapters among `parameters` as a directory for `peft.PeftModel.from_pretrained(base
     model, DIR)`.
@@ -96,7 +99,8 @@ def save_adapter(
         if _A in name or _B in name
     }
     config = peft_config(options)
-    config.base_model_name_or_path, config.inference_mode = base, True
+    config.base_model_name_or_path, config.inference_mode = base.path, True
+    config.revision = base.revision or None
     directory.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(directory))
     save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})

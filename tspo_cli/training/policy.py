@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tspo_cli.config.schema import Config
 from tspo_cli.data.world.generate import load_world
+from tspo_cli.models.checks.vocabulary import check_vocabulary
 from tspo_cli.models.dtype import torch_dtype
 from tspo_cli.models.load_model import load_model, load_tokenizer
 from tspo_cli.models.tiny import tiny_model
@@ -22,13 +23,15 @@ def starting_policy(config: Config, device: str) -> tuple[PreTrainedTokenizerFas
 
     Raises:
         MissingResourceError: no such model directory, or it has no tokenizer or no weights.
+        InvalidInputError: the files do not fit together, see `load_model` and `check_vocabulary`.
     """
-    if config.model.path:
-        tokenizer = load_tokenizer(config.model.path)
-        return tokenizer, load_model(
-            config.model.path, torch_dtype(config.model.dtype, device), device
-        )
+    path, revision = config.model.path, config.model.revision
+    if path:
+        tokenizer = load_tokenizer(path, revision)
+        model: Any = load_model(path, torch_dtype(config.model.dtype, device), device, revision)
+        check_vocabulary(path, tokenizer, model.get_input_embeddings().num_embeddings)
+        return tokenizer, model
     world = load_world(Path(config.data.world))
     tokenizer = tiny_tokenizer(world.words, world.syllables)
-    model: Any = tiny_model(len(tokenizer), config.model, seed=config.seed)
+    model = tiny_model(len(tokenizer), config.model, seed=config.seed)
     return tokenizer, model.to(device)

@@ -18,6 +18,13 @@ class ModelConfig(Section):
     path: str = Field(
         "", description="Model directory or hub name to start from. Empty: make a new tiny policy."
     )
+    revision: str = Field(
+        "",
+        description=(
+            "Branch, tag or commit of a hub model, for configuration, tokenizer and weights. "
+            "Empty: the main branch."
+        ),
+    )
     hidden_size: int = Field(
         96, ge=32, description="Width of a new tiny policy (multiple of head_dim 32)."
     )

@@ -173,7 +173,7 @@ def find_arm(arms: Sequence[Arm], name: str) -> Arm:
 
 
 def _settings(view: RunView, neutral: Sequence[str]) -> dict[str, Any]:
-    unused = (*neutral, "model.path") if view.is_evaluation else neutral
+    unused = (*neutral, "model.path", "model.revision") if view.is_evaluation else neutral
     return _without(flatten(view.config), unused)
 
 

@@ -61,5 +61,5 @@ def export_adapter(core: TrainingCore, directory: Path) -> None:
         if ".lora_" in name
     ]
     if rank() == 0:
-        save_adapter(parameters, core.config.lora, core.config.model.path, directory)
+        save_adapter(parameters, core.config.lora, core.config.model, directory)
     barrier()

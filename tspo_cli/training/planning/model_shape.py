@@ -69,7 +69,7 @@ def model_shape(config: Config) -> ModelShape:
         return ModelShape(
             width, config.model.layers, width // 32, width // 32, 32, 2 * width, 968, True, True
         )
-    path = _model_config_path(config.model.path)
+    path = _model_config_path(config.model.path, config.model.revision)
     if path is None:
         return KNOWN[config.model.path.removesuffix("-Instruct")]
     spec = json.loads(path.read_text(encoding="utf-8"))
@@ -92,7 +92,7 @@ def model_shape(config: Config) -> ModelShape:
         ) from None
 
 
-def _model_config_path(model: str) -> Path | None:
+def _model_config_path(model: str, revision: str) -> Path | None:
     """config.json of a folder or of the local hub cache; None for a known model that is in
     neither.
     """
@@ -103,7 +103,7 @@ def _model_config_path(model: str) -> Path | None:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        cached = try_to_load_from_cache(model, "config.json")
+        cached = try_to_load_from_cache(model, "config.json", revision=revision or None)
     except HFValidationError:  # a path, not a hub name
         cached = None
     if isinstance(cached, str):

@@ -52,10 +52,13 @@ class VllmEngine:
         max_context: int,
         seed: int,
         weight_version: int = 0,
+        revision: str = "",
     ) -> None:
         self.config, self.eos_ids, self.max_context = config, list(eos_ids), max_context
         self.weight_version, self.owns_weights = weight_version, True
-        self.engine, self.params = _start(model, config, dtype, batch_size, max_context, seed)
+        self.engine, self.params = _start(
+            model, config, dtype, batch_size, max_context, seed, revision
+        )
         self.engine.set_weight_version(str(weight_version))
         self.requests: dict[int, str] = {}
         self.known: set[int] = set()
@@ -144,7 +147,13 @@ def _completion(session: int, output: Any) -> Completion:
 
 
 def _start(
-    model: str, config: VllmConfig, dtype: str, batch_size: int, max_context: int, seed: int
+    model: str,
+    config: VllmConfig,
+    dtype: str,
+    batch_size: int,
+    max_context: int,
+    seed: int,
+    revision: str,
 ) -> tuple[Any, Any]:
     """The engine, and vLLM's class of sampling parameters."""
     # In one process, tensors can be handed over and the start takes seconds, not half a minute.
@@ -168,6 +177,8 @@ def _start(
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     arguments = EngineArgs(
         model=model,
+        revision=revision or None,
+        tokenizer_revision=revision or None,
         dtype=dtype,
         seed=seed,
         max_model_len=max_context,

@@ -32,7 +32,8 @@ def open_vllm(
         MissingResourceError, InvalidInputError, RemoteServiceError: see `VllmEngine` and
         `VllmServers`.
     """
-    eos, max_context = saved_eos_ids(config.model.path, tokenizer), context_length(config)
+    eos = saved_eos_ids(config.model.path, tokenizer, config.model.revision)
+    max_context = context_length(config)
     if config.vllm.url:
         return VllmServers(
             config.vllm.url,
@@ -52,4 +53,5 @@ def open_vllm(
         batch_size=slots,
         max_context=max_context,
         seed=config.seed,
+        revision=config.model.revision,
     )

@@ -1,0 +1,77 @@
+"""Whether the files of a model hold its tensors, all of them and no others."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+
+INDEX = "model.safetensors.index.json"
+# Buffers that old versions of transformers saved, and value heads that trainers save with a policy.
+_HARMLESS = re.compile(
+    r"(^|\.)((rotary_emb\.)?inv_freq|masked_bias|attn\.bias|(v|value)_head\..*)$"
+)
+
+
+def check_shards(path: Path) -> None:
+    """Refuse a directory whose index names files that are not there.
+
+    Raises:
+        MissingResourceError: the first of them, and how many.
+        InvalidInputError: the index cannot be read.
+    """
+    index = path / INDEX
+    if not index.is_file() or (path / "model.safetensors").is_file():
+        return
+    try:
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = [name for name in files if not (path / name).is_file()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidInputError(
+            f"{index}: cannot be read as an index of weights: {error}"
+        ) from None
+    if missing:
+        raise MissingResourceError(
+            f"{path}: {len(missing)} of {len(files)} files of the weights are missing, the first "
+            f"is {missing[0]}; download or copy the model again"
+        )
+
+
+def check_tensors(path: str | Path, report: Mapping[str, Any]) -> None:
+    """Refuse a model whose files do not fit it, as transformers' loading report says. Tied tensors
+    need no file, and harmless extra tensors are ignored.
+
+    Raises:
+        InvalidInputError: tensors are missing, do not fit or belong to nothing: the first of them,
+        and how many.
+    """
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise InvalidInputError(
+            f"{path}: the files lack {_count(missing)} of the model, the first is {missing[0]}; it "
+            "would be drawn at random. Save the whole model, or set tie_word_embeddings in "
+            "config.json if only the head is missing and it shares the embedding"
+        )
+    mismatched = sorted(report["mismatched_keys"])
+    if mismatched:
+        name, found, expected = mismatched[0]
+        raise InvalidInputError(
+            f"{path}: {_count(mismatched)} of the files do not fit config.json, the first is "
+            f"{name} with shape {list(found)}, expected {list(expected)}"
+        )
+    unexpected = sorted(name for name in report["unexpected_keys"] if not _HARMLESS.search(name))
+    if unexpected:
+        raise InvalidInputError(
+            f"{path}: the files have {_count(unexpected)} that the model of config.json does not "
+            f"have, the first is {unexpected[0]}; use the configuration that belongs to the weights"
+        )
+    if report["error_msgs"]:
+        raise InvalidInputError(f"{path}: {str(report['error_msgs'][0]).strip().splitlines()[0]}")
+
+
+def _count(names: Collection[Any]) -> str:
+    return f"{len(names)} tensor{'s' * (len(names) > 1)}"
