@@ -17,6 +17,8 @@ from tspo_cli.credit.gold_match import (
 )
 from tspo_cli.credit.group import CreditTrajectory, CreditTurn
 from tspo_cli.credit.outcome import outcome_reward, well_formed
+from tspo_cli.data.check import AnswerFinder
+from tspo_cli.data.word_forms import wanted
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,78 @@ def test_finding_answers(text: str, gold: str, boundary: bool, substring: bool, 
         for match in ("norm_token_boundary", "norm_substring", "raw_lower")
     ]
     assert found == [boundary, substring, raw]
+
+
+@pytest.mark.parametrize(
+    ("gold", "text"),
+    [
+        ("Shakespeare", "Shakespeare's Hamlet"),
+        ("1967", "he reigned 1967-1990"),
+        ("1967", "(1967\u20131990)"),
+        ("Paris", "a Paris-born painter"),
+        ("Paris", "the Paris/London line"),
+        ("Paris", "\u00abParis\u00bb"),
+        ("Titanic", "\u201cTitanic\u201d"),
+        ("500", "it cost \u00a3500"),
+        ("U.S.", "a U.S.-based firm"),
+        ("St. Louis", "in St. Louis."),
+        ("U.S.", "the U.S. Navy"),
+        ("US", "a U.S.-based firm"),
+        ("USA", "the U.S.A is large"),
+        ("J.K. Rowling", "JK Rowling\u2019s books"),
+        ("JK Rowling", "J.K. Rowling's books"),
+        ("Jean-Luc", "Jean Luc Picard"),
+        ("10,000", "10000 men"),
+        ("10000", "a 10,000-seat hall"),
+        ("Beyonc\u00e9", "Beyonce\u0301's song"),
+        ("Sa\u0303o Paulo", "S\u00e3o Paulo"),
+        ("Sao Paulo", "S\u00e3o Paulo"),
+        ("rock 'n' roll", "rock \u2019n\u2019 roll"),
+        ("Lord of the Rings", "the Lord of the Rings: I"),
+        ("The Beatles", "(The Beatles)"),
+        ("cooperate", "coop\u00aderate"),
+        ("O\u2019Brien", "O'Brien\u2014led"),
+        ("\u5317\u4eac", "\u6211\u5728\u5317\u4eac\u3002"),
+        ("\u221e", "the limit is \u221e ."),
+    ],
+)
+def test_either_form_of_a_word_is_found(gold: str, text: str) -> None:
+    assert contains_answer(text, [gold])
+    assert CreditConfig().match == "either_word_form"
+
+
+@pytest.mark.parametrize(
+    ("gold", "text"),
+    [
+        ("May", "the mayor"),
+        ("art", "a part"),
+        ("Rome", "Romeo"),
+        ("196", "1967-1990"),
+        ("Ann", "Anna's house"),
+        ("Paris", "Parisian"),
+        ("US", "a USB-C plug"),
+        ("St Louis", "Stlouis"),
+        ("New York", "a Newyorker"),
+        ("the", "the end"),
+        ("---", "a --- b"),
+        ("information", "<information>Doc 1(Title: x)</information>"),
+    ],
+)
+def test_other_words_are_not_found(gold: str, text: str) -> None:
+    assert not contains_answer(text, [gold])
+
+
+PLAIN = st.text(alphabet="ab the.,-'U\u00e9\u2013 \u00a3", max_size=24)
+
+
+@given(text=PLAIN, golds=st.lists(PLAIN, max_size=3))
+def test_the_ways_to_find_an_answer_agree(text: str, golds: list[str]) -> None:
+    """Answers are found alike in one text and in a stream of passages."""
+    finder = AnswerFinder([[gold] for gold in golds])
+    finder.feed(text)
+    wanted_golds = [gold for gold in golds if wanted(gold) is not None]
+    found = [gold for number, gold in enumerate(golds) if number in finder.answered]
+    assert found == [gold for gold in wanted_golds if contains_answer(text, [gold])]
 
 
 def test_degenerate_answers() -> None:

@@ -215,12 +215,13 @@ def test_data_sets_are_listed_under_names_that_resolve(
 
 @pytest.mark.parametrize("name", ["popqa", "bamboogle"])
 def test_answers_are_found_where_the_sets_say_so(real_data: Path, name: str) -> None:
+    """The sets used SQuAD's form alone; either form of a word finds a few more."""
     path = real_data / name / "questions.jsonl.gz"
     report = check(path, real_data / name / "corpus.jsonl.gz")
     assert report.problems == ()
-    assert report.with_answer_in_corpus == sum(
-        question.extra["answer_in_corpus"] is True for question in read_questions(path)
-    )
+    said = sum(question.extra["answer_in_corpus"] is True for question in read_questions(path))
+    assert report.with_answer_in_corpus is not None
+    assert said <= report.with_answer_in_corpus <= 1.01 * said
 
 
 def test_converting_what_the_datasets_library_loads(tmp_path: Path) -> None:

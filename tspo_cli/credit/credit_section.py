@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tspo_cli.config.sections.section import Section, UserFunction
+from tspo_cli.credit.gold_match import Match
 
 
 class CreditConfig(Section):
@@ -60,8 +61,13 @@ class CreditConfig(Section):
     hit_source: Literal["retrieved", "generated", "either"] = Field(
         "retrieved", description="U1: text that is searched for a gold answer."
     )
-    match: Literal["norm_token_boundary", "norm_substring", "raw_lower"] = Field(
-        "norm_token_boundary", description="U2: how a gold answer is found in a text."
+    match: Match = Field(
+        "either_word_form",
+        description=(
+            "U2: how a gold answer is found in a text. either_word_form: whole words, punctuation "
+            "as a space or as nothing; norm_token_boundary: whole words of SQuAD's normal form; "
+            "norm_substring: also inside words; raw_lower: any substring in lower case."
+        ),
     )
     degenerate: Literal["no_hit", "as_is", "half"] = Field(
         "no_hit",

@@ -1,4 +1,4 @@
-"""Compare answers and find them in texts, after SQuAD's normalisation (Rajpurkar et al. 2016)."""
+"""Compare answers after SQuAD's normalisation (Rajpurkar et al. 2016), and find them in texts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from functools import lru_cache
 from typing import Literal
 
 from tspo_cli.data.normal_form import normalize_answer, normalize_text
+from tspo_cli.data.word_forms import Readable, wanted
 
-Match = Literal["norm_token_boundary", "norm_substring", "raw_lower"]
+Match = Literal["either_word_form", "norm_token_boundary", "norm_substring", "raw_lower"]
 
 # What the search protocol adds around passages and the model's own words: a gold answer
 # "information" or "doc" must not be found there, and removing the punctuation of "<answer>Paris"
@@ -45,15 +46,25 @@ def _f1(answer: Counter[str], gold: Counter[str]) -> float:
     return 2 * common / (answer.total() + gold.total()) if common else 0.0
 
 
-def contains_answer(text: str, golds: Sequence[str], match: Match = "norm_token_boundary") -> bool:
+def contains_answer(text: str, golds: Sequence[str], match: Match = "either_word_form") -> bool:
     """True when a gold occurs in `text`; tags and headings of the search protocol in `text` do not
     count.
 
-    norm_token_boundary: the normalised words, whole and in a row. norm_substring: also inside a
-    word. raw_lower: lower case only. A gold that normalises to nothing is never found.
+    either_word_form: whole words in a row, each punctuation mark read as a space or as nothing (see
+    `data/word_forms.py`). norm_token_boundary: the words as SQuAD normalises them, punctuation
+    deleted. norm_substring: also inside a word. raw_lower: lower case only. A gold that normalises
+    to nothing is never found.
     """
     if not text:
         return False
+    if match == "either_word_form":
+        readable = _readable(text)
+        answers = [wanted(gold) for gold in golds]
+        if any(answer.is_in(readable) for answer in answers if answer is not None):
+            return True
+        # Of an answer without letters and digits, such as "∞", SQuAD's form keeps something.
+        golds = [gold for gold, answer in zip(golds, answers, strict=True) if answer is None]
+        match = "norm_token_boundary"
     if match == "raw_lower":
         lower = _unwrapped(text).lower()
         return any(gold.strip().lower() in lower for gold in golds if normalize_answer(gold))
@@ -77,5 +88,16 @@ def _unwrapped(text: str) -> str:
 
 
 @lru_cache(maxsize=4096)
+def _readable(text: str) -> Readable:
+    return Readable.of(_unwrapped(text))
+
+
+@lru_cache(maxsize=4096)
 def _padded(text: str) -> str:
     return f" {normalize_text(_unwrapped(text))} "
+
+
+def clear_texts() -> None:
+    """Forget the texts that were searched, for measurements of time."""
+    _readable.cache_clear()
+    _padded.cache_clear()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tspo_cli.data.normal_form import normalize_answer, normalize_text
+from tspo_cli.data.normal_form import normalize_answer
 from tspo_cli.data.question import Passage, Question
 from tspo_cli.data.readers import default_data_source, parse_passage, parse_question
 from tspo_cli.data.rows import SeenIds, scan_rows
+from tspo_cli.data.word_forms import MARK, Readable, Wanted, readable, wanted
 from tspo_cli.errors import InvalidInputError
+
+_CHUNK = re.compile("[^ ]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,18 +164,52 @@ class AnswerFinder:
 
     def __init__(self, golds: Sequence[Sequence[str]]) -> None:
         self.answered: set[int] = set()
-        self._by_first_word: dict[str, dict[tuple[str, ...], list[int]]] = defaultdict(dict)
+        self._indices: dict[Wanted, list[int]] = defaultdict(list)
         for index, answers in enumerate(golds):
-            for answer in answers:
-                words = tuple(normalize_answer(answer).split())
-                if words:
-                    self._by_first_word[words[0]].setdefault(words, []).append(index)
+            for answer in map(wanted, answers):
+                if answer is not None:
+                    self._indices[answer].append(index)
+        self._by_start: dict[str, set[Wanted]] = defaultdict(set)
+        for answer in self._indices:
+            for start in (
+                _starts(answer.words.split(" ")[0].split(MARK)) if answer.is_spaced else ()
+            ):
+                self._by_start[start].add(answer)
+        self._unspaced = {answer for answer in self._indices if not answer.is_spaced}
+        self._longest = max(map(len, self._by_start), default=0)
 
     def feed(self, contents: str) -> None:
         """Search a passage."""
-        words = normalize_text(contents).split()
-        for start, word in enumerate(words):
-            answers = self._by_first_word.get(word, {})
-            for answer in tuple(answers):
-                if tuple(words[start : start + len(answer)]) == answer:
-                    self.answered.update(answers.pop(answer))
+        words = readable(contents)
+        found: set[Wanted] = set()
+        for chunk in _CHUNK.finditer(words):
+            place = chunk.start()
+            parts = chunk.group().split(MARK)
+            for number, part in enumerate(parts):
+                for start in _starts(parts[number:], self._longest) if part else ():
+                    for answer in self._by_start.get(start, ()):
+                        if answer.pattern.match(words, place):
+                            found.add(answer)
+                place += len(part) + 1
+        if self._unspaced:
+            text = Readable.of(contents)
+            found.update(answer for answer in self._unspaced if answer.is_in(text))
+        for answer in found:
+            self._found(answer)
+
+    def _found(self, answer: Wanted) -> None:
+        self.answered.update(self._indices[answer])
+        self._unspaced.discard(answer)
+        for start in _starts(answer.words.split(" ")[0].split(MARK)):
+            self._by_start[start].discard(answer)
+
+
+def _starts(parts: Sequence[str], longest: int = 10**9) -> Iterator[str]:
+    """What the letters of a word may begin with: `u` and `us` for the parts of `U.S.`"""
+    letters = ""
+    for part in parts:
+        letters += part
+        if len(letters) > longest:
+            return
+        if part:
+            yield letters

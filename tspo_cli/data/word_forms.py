@@ -1,0 +1,154 @@
+"""Find an answer in a text as whole words, however the two are punctuated.
+
+Every punctuation mark may be read as a space or as nothing: `U.S.` is in `US-based`, `1967` is in
+`1967-1990`, and `May` is not in `mayor`. Case, diacritics, Unicode composition and articles do not
+count.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+
+from tspo_cli.data.normal_form import normalize_answer
+
+MARK = "-"
+"""Stands for every punctuation mark and symbol in a readable text."""
+_DIACRITICS = re.compile("[\u0300-\u036f]+")
+# U.S.A keeps its last letter: no mark stands before the article "a".
+_ARTICLES = (" the ", " a ", " an ", f"{MARK}the ", f"{MARK}an ")
+_PARTS = re.compile(r"[^ -]+|[ -]+")
+_SEPARATORS = {ord(" "): None, ord(MARK): None}
+# Letters by their category that are written as apostrophes, as in Hawaiʻi.
+_APOSTROPHES = "\u02b9\u02bb\u02bc\u02bd\u02be\u02bf"
+# Scripts without spaces between words: Thai, Lao, Khmer, kana and Han.
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+
+
+class _Characters(dict[int, str]):
+    """What a character becomes: itself, a space, a mark or nothing. Filled as characters occur."""
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        category = unicodedata.category(char)
+        if char.isspace() or category == "Cc":
+            value = " "
+        elif category == "Cf":  # soft hyphens and characters without width
+            value = ""
+        elif category[0] in "PS" or char in _APOSTROPHES:
+            value = MARK
+        else:
+            value = char
+        self[code] = value
+        return value
+
+
+_CHARACTERS = _Characters()
+
+
+def readable(text: str) -> str:
+    """`text` in lower case with `MARK` for punctuation, without diacritics and articles."""
+    if text.isascii():
+        return _without_articles(f" {text.lower().translate(_CHARACTERS)}")
+    # Diacritics go last: without its accent, "\u00e0" would be an article.
+    folded = unicodedata.normalize("NFD", text).casefold().translate(_CHARACTERS)
+    plain = _DIACRITICS.sub("", _without_articles(f" {folded}"))
+    return unicodedata.normalize("NFC", plain)
+
+
+def _without_articles(words: str) -> str:
+    for article in _ARTICLES:
+        words = words.replace(article, article[0])
+    return words
+
+
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """A text to search in: `words` as `readable` gives them, `letters` without separators."""
+
+    words: str
+    letters: str
+
+    @classmethod
+    def of(cls, text: str) -> Readable:
+        """`text`, ready to be searched."""
+        words = readable(text)
+        return cls(words, words.translate(_SEPARATORS))
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An answer to look for: its readable `words`, and its `letters` without separators."""
+
+    words: str
+    letters: str
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """Finds the answer in readable words."""
+        return _pattern(self.words)
+
+    @property
+    def is_spaced(self) -> bool:
+        """False where it begins or ends in a script without spaces, whose words have no borders."""
+        return not (_UNSPACED.match(self.words[0]) or _UNSPACED.match(self.words[-1]))
+
+    def is_in(self, text: Readable) -> bool:
+        """True if the text contains the answer."""
+        return self.letters in text.letters and self.pattern.search(text.words) is not None
+
+
+@lru_cache(maxsize=65536)
+def wanted(answer: str) -> Wanted | None:
+    """The answer as it is looked for; None for an article, and without letters and digits."""
+    words = readable(answer).strip(f" {MARK}")
+    if not words or not normalize_answer(answer):
+        return None
+    return Wanted(words, words.translate(_SEPARATORS))
+
+
+@lru_cache(maxsize=16384)
+def _pattern(words: str) -> re.Pattern[str]:
+    body = "".join(map(_part, _PARTS.findall(words)))
+    left = "" if _UNSPACED.match(words[0]) else "(?<![^ -])"
+    right = "" if _UNSPACED.match(words[-1]) else "(?![^ -])"
+    return re.compile(f"{left}{body}{right}")
+
+
+def _part(part: str) -> str:
+    """The pattern of letters, between which marks may stand, or of separators."""
+    if part[0] not in f" {MARK}":
+        return f"{MARK}*".join(map(re.escape, part))
+    return "[ -]+" if " " in part else "[ -]*"
+
+
+def spans(text: str, answers: list[Wanted]) -> list[tuple[int, int]]:
+    """Where the answers stand in `text`, as (start, end), from left to right, the longest first,
+    without overlaps.
+    """
+    words, places = " ", [0]
+    for place, char in enumerate(text):
+        parts = unicodedata.normalize("NFD", char)
+        letter = parts if _DIACRITICS.search(parts) else char
+        folded = letter.casefold().translate(_CHARACTERS)
+        words += folded
+        places += [place] * len(folded)
+    for article in (*_ARTICLES, _DIACRITICS.pattern):
+        is_article = article in _ARTICLES
+        for match in reversed(list(re.finditer(article, words))):
+            start = match.start() + is_article
+            del places[start : match.end()]
+            words = words[:start] + words[match.end() :]
+    found = sorted(
+        (match.start(), -match.end())
+        for answer in answers
+        for match in answer.pattern.finditer(words)
+    )
+    result: list[tuple[int, int]] = []
+    for start, end in found:
+        span = (places[start], places[-end - 1] + 1)
+        if not result or span[0] >= result[-1][1]:
+            result.append(span)
+    return result
