@@ -97,11 +97,13 @@ def _extra(text: str) -> dict[str, Any]:
 
 
 def _transformers(config: Config) -> OpenedEngine:
+    from tspo_cli.models.checks.length_limits import check_length
     from tspo_cli.models.load_model import load_model
     from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 
     tokenizer, device, dtype = _prepare(config)
     policy = load_model(config.model.path, dtype, device, config.model.revision)
+    check_length(config.model.path, policy, context_length(config))
     engine = TransformersEngine(
         policy, tokenizer, batch_size=config.eval.batch_size, max_context=context_length(config)
     )

@@ -1,0 +1,165 @@
+"""Models that are right for short sequences only: refused with the feature, and the limit works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from tspo_cli.config.load_config import load_config
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.evaluation.open_engine import open_engine
+from tspo_cli.models.checks.length_limits import check_length, length_limits
+from tspo_cli.models.tokenizer import tiny_tokenizer
+from tspo_cli.training.policy import starting_policy
+
+SHAPE = {
+    "vocab_size": 400,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.25,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+ROPE = {"rope_theta": 10000.0, "original_max_position_embeddings": 24}
+FACTORS = {"short_factor": [1.0] * 8, "long_factor": [4.0 + step for step in range(8)]}
+GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_inner": 96}
+LIMITED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "longrope": (
+        "Phi3",
+        {
+            "rope_parameters": {"rope_type": "longrope", **ROPE, **FACTORS},
+            "original_max_position_embeddings": 24,  # its configuration prefers this one
+        },
+        "longrope",
+    ),
+    "longrope, Llama": (
+        "Llama",
+        {"rope_parameters": {"rope_type": "longrope", **ROPE, **FACTORS}},
+        "longrope",
+    ),
+    "dynamic": (
+        "Llama",
+        {
+            "max_position_embeddings": 24,
+            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
+        },
+        "dynamic",
+    ),
+    "dynamic, Qwen2": (
+        "Qwen2",
+        {
+            "max_position_embeddings": 24,
+            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0},
+        },
+        "dynamic",
+    ),
+    "local": (
+        "GPTNeo",
+        {
+            "num_layers": 2,
+            "num_heads": 4,
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": 24,
+        },
+        "window_size",
+    ),
+    "sparse": ("Doge", {"keep_window_size": 24}, "keep_window_size"),
+    "positions": ("GPT2", {**GPT2, "n_positions": 24}, "learned positions"),
+    "positions, OPT": (
+        "OPT",
+        {"ffn_dim": 96, "word_embed_proj_dim": 64, "max_position_embeddings": 24},
+        "learned positions",
+    ),
+}
+UNLIMITED: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("Llama", {}),
+    "llama3": (
+        "Llama",
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 10000.0,
+                "factor": 4.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 24,
+            }
+        },
+    ),
+    "yarn": ("Qwen2", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, **ROPE}}),
+    "rope for each kind of layer": ("Gemma3Text", {"head_dim": 16}),
+    "alibi": ("Bloom", {"n_layer": 2, "n_head": 4}),
+    "a window": ("Mistral", {"sliding_window": 24}),
+}
+
+
+def config_of(name: str, options: dict[str, Any]) -> Any:
+    # Some name their sizes in their own way and refuse the common names beside them.
+    unused = {
+        "GPTNeo": ("num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+        "GPT2": tuple(key for key in SHAPE if key.startswith(("num_", "max_", "hidden", "inter"))),
+        "Bloom": ("num_hidden_layers", "num_attention_heads"),
+    }.get(name, ())
+    shape = {key: value for key, value in SHAPE.items() if key not in unused}
+    return getattr(transformers, f"{name}Config")(**{**shape, **options})
+
+
+def model_of(name: str, options: dict[str, Any]) -> Any:
+    torch.manual_seed(0)
+    return transformers.AutoModelForCausalLM.from_config(
+        config_of(name, options), dtype=torch.float32
+    ).eval()
+
+
+@pytest.mark.parametrize("case", LIMITED)
+def test_longer_sequences_are_refused(case: str) -> None:
+    name, options, feature = LIMITED[case]
+    model = model_of(name, options)
+    check_length("DIR", model, 24)
+    with pytest.raises(InvalidInputError, match=feature) as caught:
+        check_length("DIR", model, 25)
+    assert "model.max_context to at most 24" in str(caught.value)
+
+
+@pytest.mark.parametrize("case", ["longrope", "dynamic", "dynamic, Qwen2"])
+def test_the_limit_is_where_the_first_tokens_change(case: str) -> None:
+    """Log-probabilities of a prefix change when the sequence outgrows the limit, not before."""
+    model = model_of(*LIMITED[case][:2])
+    ids = torch.arange(3, 60)[None]
+
+    @torch.no_grad()
+    def first(length: int) -> torch.Tensor:
+        return model(input_ids=ids[:, :length], use_cache=False).logits[0, :12].log_softmax(-1)
+
+    at_limit, beyond = first(24), first(25)
+    torch.testing.assert_close(first(13), at_limit, atol=1e-4, rtol=1e-4)
+    assert (beyond - at_limit).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("case", UNLIMITED)
+def test_other_models_have_no_limit(case: str) -> None:
+    assert list(length_limits(model_of(*UNLIMITED[case]))) == []
+
+
+def test_training_and_evaluation_refuse_and_take_the_advice(tmp_path: Path) -> None:
+    model_of(*LIMITED["longrope, Llama"][:2]).save_pretrained(tmp_path)
+    tiny_tokenizer(["word"], ["ba"]).save_pretrained(tmp_path)
+    for limit, fine in ((25, False), (24, True)):
+        config = load_config([], [f"model.path={tmp_path}", f"model.max_context={limit}"])
+        if fine:
+            starting_policy(config, "cpu")
+            open_engine(config)
+            continue
+        with pytest.raises(InvalidInputError, match="longrope"):
+            starting_policy(config, "cpu")
+        with pytest.raises(InvalidInputError, match="longrope"):
+            open_engine(config)

@@ -1,0 +1,73 @@
+"""What a model computes in another way once a sequence is longer than some limit.
+
+A few tokens cannot show it: up to the limit such a model is like any other. Beyond it a token's
+log-probability depends on the length of the whole sequence, or on attention that neither engine nor
+learner keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.errors import InvalidInputError
+
+# Rotary embeddings whose frequencies change for all tokens when a sequence grows.
+_GROWING_ROPES = ("dynamic", "longrope")
+_POSITIONS = ("max_position_embeddings", "original_max_position_embeddings")
+
+
+def check_length(path: str | Path, model: Any, length: int) -> None:
+    """Refuse sequences of `length` tokens if `model` computes them in another way than shorter
+    ones. `path` names the model.
+
+    Raises:
+        InvalidInputError: the feature, and the longest sequence that is right.
+    """
+    for feature, limit in length_limits(model):
+        if limit < length:
+            raise InvalidInputError(
+                f"{path}: {type(model).__name__} has {feature}, and a sequence may have {length} "
+                f"tokens; set model.max_context to at most {limit}"
+            )
+
+
+def length_limits(model: Any) -> Iterator[tuple[str, int]]:
+    """Features of `model` that act beyond a length, each with the last length without effect."""
+    config = model.config.get_text_config()
+    for rope in _ropes(getattr(config, "rope_parameters", None) or {}):
+        kind = rope.get("rope_type")
+        if kind in _GROWING_ROPES:
+            sizes = [rope.get(name) or getattr(config, name, None) for name in _POSITIONS]
+            limit = min(int(size) for size in sizes if size)
+            yield f"{kind} rotary embeddings, which change beyond {limit} tokens", limit
+    if "local" in str(getattr(config, "attention_types", "")):
+        yield f"local attention (window_size {config.window_size})", int(config.window_size)
+    for name in ("keep_window_size", "index_topk"):
+        if size := getattr(config, name, None):
+            yield f"sparse attention ({name} {size})", int(size)
+    if size := getattr(config, "index_topk_blocks", None):
+        tokens = int(size) * int(config.index_block_size)
+        yield f"sparse attention (index_topk_blocks {size})", tokens
+    if rows := _learned_positions(model, config):
+        yield f"learned positions for {rows} tokens", rows
+
+
+def _ropes(parameters: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The rotary embeddings of a model: one, or one for each kind of layer."""
+    if "rope_type" in parameters:
+        yield parameters
+    else:
+        yield from (value for value in parameters.values() if isinstance(value, Mapping))
+
+
+def _learned_positions(model: Any, config: Any) -> int:
+    """The most tokens that a table of learned positions has rows for; 0 without such a table."""
+    from torch import nn
+
+    for name, module in model.named_modules():
+        last = name.rpartition(".")[2]
+        if isinstance(module, nn.Embedding) and (last == "wpe" or "position" in last):
+            return int(getattr(config, "max_position_embeddings", module.num_embeddings))
+    return 0
