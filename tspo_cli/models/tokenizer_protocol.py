@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 
 class Tokenizer(Protocol):
@@ -43,16 +44,33 @@ class Tokenizer(Protocol):
 
 
 def encode(tokenizer: Tokenizer, text: str, *, special_tokens: bool = True) -> list[int]:
-    """Token ids of `text`, none added. `special_tokens` false: no id is a special token, whatever
-    `text` spells.
+    """Token ids of `text`, none added. `special_tokens` false: no id is a token that was added to
+    the vocabulary (special, or a mark such as `</think>` or `<tool_call>`), whatever `text` spells.
     """
     if not text:
         return []
-    return list(
+    ids = list(
         tokenizer(text, add_special_tokens=False, split_special_tokens=not special_tokens)[
             "input_ids"
         ]
     )
+    # A tokenizer splits special tokens when asked, but never other added tokens.
+    if special_tokens or _added_ids(tokenizer).isdisjoint(ids):
+        return ids
+    return _encode_without_added(tokenizer, text)
+
+
+def start_ids(tokenizer: Tokenizer) -> list[int]:
+    """The ids that the tokenizer itself puts before a text, such as the beginning of sequence.
+    Usually one or none.
+    """
+    probe = "a"
+    plain = encode(tokenizer, probe)
+    whole = list(tokenizer(probe, add_special_tokens=True, split_special_tokens=False)["input_ids"])
+    for start in range(len(whole) - len(plain) + 1):
+        if whole[start : start + len(plain)] == plain:
+            return whole[:start]
+    return []
 
 
 def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
@@ -60,3 +78,40 @@ def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     return tokenizer.decode(
         list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
+
+
+_ADDED: WeakKeyDictionary[Any, tuple[int, frozenset[int]]] = WeakKeyDictionary()
+
+
+def _added_ids(tokenizer: Any) -> frozenset[int]:
+    """Ids that no text of others may become: the added tokens, except white space and the token for
+    what is unknown.
+    """
+    if not hasattr(tokenizer, "added_tokens_decoder"):
+        return frozenset()
+    size = len(tokenizer)
+    if _ADDED.get(tokenizer, (-1,))[0] != size:
+        added = tokenizer.added_tokens_decoder.items()
+        ids = {index for index, token in added if token.content.strip()}
+        _ADDED[tokenizer] = size, frozenset(ids - {tokenizer.unk_token_id})
+    return _ADDED[tokenizer][1]
+
+
+def _encode_without_added(tokenizer: Any, text: str) -> list[int]:
+    """The ids by the tokenizer's own steps, its search for added tokens left out."""
+    backend, added = tokenizer.backend_tokenizer, _added_ids(tokenizer)
+    if backend.normalizer is not None:
+        text = backend.normalizer.normalize_str(text)
+    pieces = [text]
+    if backend.pre_tokenizer is not None:
+        pieces = [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
+    ids: list[int] = []
+    for token in (token for piece in pieces for token in backend.model.tokenize(piece)):
+        # A vocabulary may have the mark as a piece of its own; then it is spelt out.
+        spelt = backend.model.tokenize if token.id in added else None
+        ids += (
+            [token.id]
+            if spelt is None
+            else [part.id for letter in token.value for part in spelt(letter)]
+        )
+    return ids

@@ -16,7 +16,7 @@ from typing import ClassVar
 from tspo_cli.config.schema import RolloutConfig
 from tspo_cli.data.question import Question
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.models.tokenizer_protocol import Tokenizer, decode, encode
+from tspo_cli.models.tokenizer_protocol import Tokenizer, decode, encode, start_ids
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.prompts import AfterEos, PromptStyle, prompt_style
 from tspo_cli.rollout.trajectory import Turn, TurnKind
@@ -280,6 +280,9 @@ class SearchProtocol:
     def fill_marked(self, rendered: str, values: Mapping[str, str | Sequence[int]]) -> list[int]:
         """`fill` for a text whose chat template is applied and whose names are between U+E000
         characters.
+
+        Without a chat template the prompt begins as the tokenizer begins a text: with the token
+        for the beginning of a sequence, where it has one.
         """
         ids: list[int] = []
         text = ""
@@ -294,7 +297,9 @@ class SearchProtocol:
             ids += self._encode(text.removesuffix(space))
             ids += self._encode_untrusted(space + value) if isinstance(value, str) else value
             text = ""
-        return ids + self._encode(text)
+        ids += self._encode(text)
+        start = [] if self.use_chat_template else start_ids(self.tokenizer)
+        return ids if ids[: len(start)] == start else start + ids
 
     def cut(self, text: str, tokens: int) -> str:
         """Untrusted text, cut to its first `tokens` tokens."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
-from tspo_cli.models.tokenizer_protocol import Tokenizer, decode, encode
+from tspo_cli.models.tokenizer_protocol import Tokenizer, decode, encode, start_ids
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient, first_choice
 from tspo_cli.rollout.engines.engine_protocol import Completion, FinishReason, GenerationRequest
 
@@ -79,6 +79,7 @@ class EndpointEngine:
         self.client, self.tokenizer, self.options = client, tokenizer, options
         self.extra = ({"tools": list(options.tools)} if options.tools else {}) | dict(options.extra)
         self.weight_version, self.owns_weights = 0, True
+        self._start = tuple(start_ids(tokenizer))
         self._pool = ThreadPoolExecutor(options.concurrency)
         self._pending: dict[Future[dict[str, Any]], _Pending] = {}
         self._conversations: dict[int, _Conversation] = {}
@@ -89,7 +90,7 @@ class EndpointEngine:
             path, pending = "/chat/completions", self._chat(request)
             prompt: dict[str, Any] = {"messages": list(pending.messages)}
         else:
-            path, pending = "/completions", _Pending(request, self._decode(request.token_ids))
+            path, pending = "/completions", _Pending(request, self._prompt_text(request))
             send_ids = self.options.send_ids
             prompt = {"prompt": list(request.token_ids) if send_ids else pending.new_text}
         future = self._pool.submit(self.client.post, path, self._body(request) | prompt)
@@ -137,7 +138,7 @@ class EndpointEngine:
             earlier = conversation.messages
             text = self._decode(request.token_ids[len(conversation.ids) :]).strip()
         else:
-            text = self._decode(request.token_ids)
+            text = self._prompt_text(request)
             if self.options.system:
                 earlier = ({"role": "system", "content": self.options.system},)
         calls = earlier[-1].get("tool_calls") if earlier else None
@@ -191,6 +192,11 @@ class EndpointEngine:
                 messages, (*request.token_ids, *ids)
             )
         return Completion(request.session, ids, (), reason, self.weight_version)
+
+    def _prompt_text(self, request: GenerationRequest) -> str:
+        """A whole prompt as text, without the tokens that the server's tokenizer puts before it."""
+        ids, start = request.token_ids, self._start
+        return self._decode(ids[len(start) :] if ids[: len(start)] == start else ids)
 
     def _decode(self, ids: Sequence[int]) -> str:
         return decode(self.tokenizer, ids)

@@ -1,0 +1,61 @@
+"""What a server is sent where it applies a chat template or adds a beginning of sequence itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from tests.evaluation.openai_server import serve
+from tests.models.small_tokenizers import sentencepiece
+from tspo_cli.config.schema import RolloutConfig
+from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient
+from tspo_cli.rollout.engines.endpoint.endpoint_engine import EndpointEngine, EndpointOptions
+from tspo_cli.rollout.engines.engine_protocol import GenerationRequest, Sampling
+from tspo_cli.rollout.protocol import SearchProtocol
+
+
+@pytest.fixture(scope="module")
+def recorder() -> Iterator[tuple[list[dict[str, Any]], str]]:
+    """A server that keeps what it is asked and always gives the same answer."""
+    asked: list[dict[str, Any]] = []
+    app = FastAPI()
+
+    @app.post("/v1/completions")
+    def completions(body: dict[str, Any]) -> dict[str, Any]:
+        asked.append(body)
+        return {"choices": [{"text": "<answer> x </answer>", "finish_reason": "stop"}]}
+
+    @app.post("/v1/chat/completions")
+    def chat(body: dict[str, Any]) -> dict[str, Any]:
+        asked.append(body)
+        message = {"role": "assistant", "content": "<answer> x </answer>"}
+        return {"choices": [{"message": message, "finish_reason": "stop"}]}
+
+    with serve(app) as url:
+        yield asked, url
+
+
+def ask(recorder: tuple[list[dict[str, Any]], str], **options: Any) -> dict[str, Any]:
+    """The body of a request with the prompt of a tokenizer that adds a beginning of sequence."""
+    asked, url = recorder
+    tokenizer = sentencepiece()
+    ids = SearchProtocol.from_config(tokenizer, RolloutConfig(prompt="short")).prompt_ids("who")
+    assert ids[0] == tokenizer.bos_token_id
+    engine = EndpointEngine(
+        EndpointClient(url, retries=0), tokenizer, EndpointOptions(model="m", **options)
+    )
+    engine.submit(GenerationRequest(1, tuple(ids), Sampling()))
+    while not engine.step():
+        pass
+    engine.close()
+    return asked[-1]
+
+
+def test_text_is_sent_without_the_beginning_that_the_server_adds(recorder: Any) -> None:
+    assert ask(recorder, api="completions")["prompt"] == "Question: who\n"
+    assert ask(recorder, api="chat")["messages"] == [{"role": "user", "content": "Question: who\n"}]
+    sent = ask(recorder, api="completions", send_ids=True)["prompt"]
+    assert sent[0] == sentencepiece().bos_token_id
