@@ -17,7 +17,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "rollout": [
         {"trajectory", "prompts", "engines"},
         {"protocol", "records"},
-        {"agent", "agent_file"},
+        {"agent", "agent_file", "prompt_length"},
     ],
     "retrieval": [
         {"types", "passages", "ranking", "search_settings", "access_token"},

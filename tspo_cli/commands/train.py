@@ -126,18 +126,23 @@ def _check_inputs(config: Config) -> str:
     """Open data, index and model as training would; one line on what was found."""
     from tspo_cli.evaluation.sets import read_eval_sets
     from tspo_cli.retrieval.open_retriever import open_retriever
+    from tspo_cli.rollout.protocol import SearchProtocol
     from tspo_cli.training.policy import starting_policy
-    from tspo_cli.training.rl.question_batches import read_training_questions
+    from tspo_cli.training.rl.question_batches import fitting_questions, read_training_questions
     from tspo_cli.training.sft import demonstration_source
 
     sets = read_eval_sets(config.eval.data, config.eval.limit)
     retriever = open_retriever(config.retriever)
     if config.kind != "sft":
-        training = f"{len(read_training_questions(config))} training questions"
+        questions = read_training_questions(config)
     else:
         demonstration_source(config, retriever)
-        training = "demonstrations"
-    _, model = starting_policy(config, "cpu")
+    tokenizer, model = starting_policy(config, "cpu")
+    protocol = SearchProtocol.from_config(tokenizer, config.rollout)
+    training = "demonstrations"
+    if config.kind != "sft":
+        kept, lengths = fitting_questions(questions, protocol, config)
+        training = f"{len(kept)} training questions ({lengths})"
     parameters = sum(parameter.numel() for parameter in model.parameters())
     evaluation = (
         ", ".join(f"{name} ({len(questions)})" for name, questions in sets.items()) or "nothing"

@@ -7,6 +7,7 @@ from tspo_cli.evaluation.methods import METHODS
 from tspo_cli.evaluation.metrics import summarize
 from tspo_cli.evaluation.runner import EvalSetup, evaluate_items, write_evaluation
 from tspo_cli.evaluation.sets import read_eval_sets
+from tspo_cli.evaluation.summary import cut_questions
 from tspo_cli.runs import eval_folder
 from tspo_cli.training.core.distributed import gather_json, rank, world_size
 from tspo_cli.training.loop import Evaluate, TrainingRun
@@ -40,5 +41,7 @@ def make_evaluator(config: Config) -> Evaluate:
                     f"step {step}: {dataset} EM {scores['em']:.3f} F1 {scores['f1']:.3f} (n "
                     f"{scores['n']})"
                 )
+                if warning := cut_questions(scores):
+                    run.log(f"step {step}: {dataset}: {warning}")
 
     return evaluate

@@ -40,5 +40,6 @@ class ItemRecord(TypedDict):
     response_tokens: int  # sampled, over all turns
     failed: bool  # a search failed or the deadline passed: counts as wrong
     trajectory: RolloutRecord
+    cut_prompt: NotRequired[bool]  # written where it is true: the prompt has a part of the question
     judge: NotRequired[float | None]  # verdict of the LLM judge; None where the reply has none
     judge_reply: NotRequired[str | None]  # None for a question without an answer, which is not sent

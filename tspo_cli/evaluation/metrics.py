@@ -173,6 +173,7 @@ def summarize(items: Sequence[ItemRecord], *, dataset: str, method: str, k: int)
         "answer_from": {str(name): read[name] for name in sorted(read, key=str)},
         "response_tokens": mean([item["response_tokens"] for item in items]),
         "failed": sum(item["failed"] for item in items),
+        "cut_prompts": sum(item.get("cut_prompt", False) for item in items),
         "by_type": _by_type(items),
     }
 

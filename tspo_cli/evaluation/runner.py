@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.data.question import Question
-from tspo_cli.errors import UsageError
+from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.methods import Method
 from tspo_cli.evaluation.methods.plain import answer_from
@@ -25,6 +26,7 @@ from tspo_cli.rollout.agent import (
     run_agents,
 )
 from tspo_cli.rollout.engines.engine_protocol import Engine, Sampling
+from tspo_cli.rollout.prompt_length import fitted
 from tspo_cli.rollout.protocol import RolloutState, SearchProtocol
 from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
 from tspo_cli.runs import items_file, scores_file, write_json, write_jsonl_gz
@@ -75,14 +77,20 @@ def evaluate_items(
     def start(task: Task) -> None:
         started[task.question.key] = time.monotonic()
 
+    whole = dict(zip(keys, questions, strict=True))
+
     def finish(trajectory: Trajectory) -> None:
         key = trajectory.question.key
+        cut_prompt = trajectory.question != whole[key]
+        trajectory = replace(trajectory, question=whole[key])
         records[key] = item_record(
             trajectory,
             question_hits[key],
             answer_from=answer_from(setup.protocol, trajectory),
             given_turns=int(method.search_first),
         )
+        if cut_prompt:
+            records[key]["cut_prompt"] = True
         if on_item is not None:
             on_item(records[key], time.monotonic() - started[key])
 
@@ -107,7 +115,10 @@ def evaluate_items(
 
 def _make_tasks(questions: Sequence[Question], setup: EvalSetup) -> list[Task]:
     """One task per question. It starts with the passages for the question if the method searches
-    first. A prompt that is too long loses its beginning, because the question is at its end.
+    first. A question whose prompt is too long is cut.
+
+    Raises:
+        InvalidInputError: the context does not hold a prompt and one reply.
     """
     method, protocol, config = setup.method, setup.protocol, setup.config
     may_search = method.budget(config.rollout.max_searches) > 0
@@ -121,12 +132,26 @@ def _make_tasks(questions: Sequence[Question], setup: EvalSetup) -> list[Task]:
         ]
     tasks = []
     for question, turns in zip(questions, first_turns, strict=True):
+        question = fitted(question, protocol, config.rollout.max_prompt_tokens)
         prompt = tuple(protocol.context(RolloutState(question, turns, may_search), ()))
-        prompt = prompt[-config.rollout.max_prompt_tokens :]
+        _check_room(question, len(prompt), config)
         group = GroupId(question.data_source, question.id, 0)
         seed = request_seed(config.seed, group, 0)
         tasks.append(Task(question, group, 0, prompt, seed, protocol.prefill, turns))
     return tasks
+
+
+def _check_room(question: Question, tokens: int, config: Config) -> None:
+    """Refuse a prompt after which the context has no room for a reply. The context of an endpoint
+    is known if model.max_context is set.
+    """
+    context, reply = context_length(config), config.rollout.max_new_tokens
+    if tokens + reply > context and (config.model.max_context or not config.endpoint.url):
+        raise InvalidInputError(
+            f"question {question.id!r}: its prompt of {tokens} tokens and a reply of {reply} "
+            f"(rollout.max_new_tokens) do not fit into a context of {context}; set "
+            f"model.max_context={tokens + reply}, or lower rollout.max_observation_tokens"
+        )
 
 
 def _first_turn(question: Question, result: SearchResult, protocol: SearchProtocol) -> Turn:

@@ -32,7 +32,7 @@ from tspo_cli.evaluation.signature import (
     retriever_digests,
     sign,
 )
-from tspo_cli.evaluation.summary import latency, silent_model, with_intervals
+from tspo_cli.evaluation.summary import cut_questions, latency, silent_model, with_intervals
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.runs import (
@@ -99,8 +99,9 @@ class Session:
         write_evaluation(self.folder, scores, items)
         journal.close()
         silent = silent_model(scores, self._answer_form().get("answer", "tags"))
-        if silent:
-            warn(f"{name}: {silent}")
+        for warning in (silent, cut_questions(scores)):
+            if warning is not None:
+                warn(f"{name}: {warning}")
         if scores["failed"]:
             warn(
                 f"{name}: {scores['failed']} questions count as wrong because one of their "

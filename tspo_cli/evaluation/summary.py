@@ -54,6 +54,16 @@ def silent_model(scores: Mapping[str, Any], form: str) -> str | None:
     return f"{share:.0%} of the questions have no answer and count as wrong: {advice}"
 
 
+def cut_questions(scores: Mapping[str, Any]) -> str | None:
+    """What to do where questions were cut; None elsewhere."""
+    if not scores["cut_prompts"]:
+        return None
+    return (
+        f"{scores['cut_prompts']} questions were cut, because their prompts are longer than "
+        "rollout.max_prompt_tokens; raise it to show them whole"
+    )
+
+
 def averages(sets: Sequence[Sequence[ItemRecord]]) -> dict[str, dict[str, Any]]:
     """Averages with intervals: `macro` weights every data set equally, `questions` every
     question.

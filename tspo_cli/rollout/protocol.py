@@ -167,6 +167,11 @@ class SearchProtocol:
         """Token ids of the search prompt."""
         return self.fill(self.style.search, {"question": self.question_text(question)})
 
+    @cached_property
+    def template_tokens(self) -> int:
+        """Number of tokens of the search prompt without its question."""
+        return len(self.prompt_ids(""))
+
     def direct_ids(self, question: str) -> list[int]:
         """Token ids of the prompt without retrieval, prefill included."""
         values = {"question": self.question_text(question)}

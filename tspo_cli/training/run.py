@@ -29,7 +29,7 @@ from tspo_cli.training.core.handover import hand_over
 from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.loop import Evaluate, MakeStep, TrainingRun, train_loop
 from tspo_cli.training.policy import starting_policy
-from tspo_cli.training.rl.question_batches import read_training_questions
+from tspo_cli.training.rl.question_batches import fitting_questions, read_training_questions
 from tspo_cli.training.rl.rl_step import RlParts, RlStep
 from tspo_cli.training.rl.scoring import needs_critic
 from tspo_cli.training.sft import SftStep, demonstration_source
@@ -59,7 +59,12 @@ def train(
     device = init_distributed()
     tokenizer, model = starting_policy(config, device)
     protocol = SearchProtocol.from_config(tokenizer, config.rollout)
-    step_maker = _step_maker(config, retriever, protocol)
+
+    def log(message: str) -> None:
+        say(message)
+        log_line(directory, attempt, message)
+
+    step_maker = _step_maker(config, retriever, protocol, log if rank() == 0 else _nothing)
     updates = config.train.steps * (config.train.updates_per_step if config.kind != "sft" else 1)
     if config.lora.rank:
         add_lora(model, config.lora, config.seed)
@@ -68,11 +73,6 @@ def train(
         model, config, total_updates=updates, temperature=config.rollout.temperature
     )
     critic = Critic(values, config, total_updates=updates) if values is not None else None
-
-    def log(message: str) -> None:
-        say(message)
-        log_line(directory, attempt, message)
-
     engine = _engine(learner, tokenizer, directory, log)
     if config.rollout.engine == "vllm":
         hand_over(learner, engine, protocol, config, 0)
@@ -83,12 +83,22 @@ def train(
     engine.close()
 
 
-def _step_maker(config: Config, retriever: Retriever | None, protocol: SearchProtocol) -> StepMaker:
+def _nothing(message: str) -> None:
+    """What processes other than the first say."""
+
+
+def _step_maker(
+    config: Config,
+    retriever: Retriever | None,
+    protocol: SearchProtocol,
+    log: Callable[[str], None],
+) -> StepMaker:
     """Read the training data now, so that bad data is reported before the learner is built."""
     if config.kind == "sft":
         source = demonstration_source(config, retriever)
         return lambda learner, critic, engine: SftStep(config, learner, protocol, source)
-    questions = read_training_questions(config)
+    questions, lengths = fitting_questions(read_training_questions(config), protocol, config)
+    log(lengths)
     return lambda learner, critic, engine: RlStep(
         RlParts(config, learner, critic, engine, retriever, protocol, questions)
     )

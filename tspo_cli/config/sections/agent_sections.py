@@ -65,6 +65,13 @@ class DataConfig(Section):
         default_factory=list,
         description="Files of recorded demonstrations for SFT (JSONL with prompt and turns).",
     )
+    too_long: Literal["error", "drop"] = Field(
+        "error",
+        description=(
+            "RL: what happens to questions whose prompt has more than rollout.max_prompt_tokens. "
+            "error: refuse to start; drop: leave them out."
+        ),
+    )
     rename_entities: bool = Field(
         True,
         description=(
@@ -236,8 +243,8 @@ class RolloutConfig(Section):
         2048,
         ge=1,
         description=(
-            "Maximal number of tokens of a prompt. A longer one is an error in training, "
-            "and cut on the left in evaluation."
+            "Maximal number of tokens of the agent's prompt, without passages. Training: see "
+            "data.too_long. Evaluation cuts the question of a longer one, and counts it."
         ),
     )
     temperature: float = Field(1.0, ge=0, description="Sampling temperature of training rollouts.")

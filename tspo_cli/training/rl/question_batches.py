@@ -16,6 +16,7 @@ from tspo_cli.data.question import Question
 from tspo_cli.data.readers import read_questions, resolve_data
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.rollout.agent import Task, request_seed
+from tspo_cli.rollout.prompt_length import measure_prompts
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.rollout.trajectory import GroupId
 
@@ -57,6 +58,32 @@ def read_training_questions(config: Config) -> list[Question]:
             f"data.types: no training question is of {wanted}; types are: {types}"
         )
     return selected
+
+
+def fitting_questions(
+    questions: Sequence[Question], protocol: SearchProtocol, config: Config
+) -> tuple[list[Question], str]:
+    """The questions whose prompts fit into rollout.max_prompt_tokens, and a sentence on the lengths
+    of all prompts.
+
+    Raises:
+        InvalidInputError: a prompt is too long and data.too_long is error, or none fits.
+    """
+    limit = config.rollout.max_prompt_tokens
+    found = measure_prompts(questions, protocol, limit)
+    longest = f"{found.longest} tokens (question {found.longest_question.id!r})"
+    if not found.too_long:
+        return list(questions), f"prompts have at most {longest}, the limit is {limit}"
+    count = f"{len(found.too_long)} of {len(questions)} prompts"
+    if config.data.too_long == "error" or len(found.too_long) == len(questions):
+        raise InvalidInputError(
+            f"rollout.max_prompt_tokens: {count} have more than {limit} tokens, the longest "
+            f"{longest}, the first that of question {found.too_long[0].id!r}; raise it, or leave "
+            'these questions out with data.too_long = "drop"'
+        )
+    dropped = {question.key for question in found.too_long}
+    kept = [question for question in questions if question.key not in dropped]
+    return kept, f"{count} have more than {limit} tokens and are left out, the longest {longest}"
 
 
 def batch_of_step(questions: Sequence[Question], step: int, config: Config) -> list[BatchQuestion]:
