@@ -35,7 +35,7 @@ def group_from_trajectories(
         question=question.question,
         golden_answers=question.golden_answers,
         trajectories=tuple(
-            CreditTrajectory(trajectory.answer, tuple(map(_credit_turn, trajectory.turns)), row)
+            CreditTrajectory(trajectory.answer, tuple(map(credit_turn, trajectory.turns)), row)
             for trajectory, row in zip(trajectories, beliefs, strict=True)
         ),
     )
@@ -67,7 +67,8 @@ def group_from_record(record: GroupRecord) -> Group:
     )
 
 
-def _credit_turn(turn: Turn) -> CreditTurn:
+def credit_turn(turn: Turn) -> CreditTurn:
+    """A turn as credit sees it: with the text that the model was shown after a search."""
     return CreditTurn(
         turn.query, turn.feedback if turn.kind == "search" else "", turn.text, len(turn.action_ids)
     )

@@ -28,12 +28,15 @@ class ItemRecord(TypedDict):
     f1: float  # word F1
     sub_em: float  # a gold answer occurs in the answer
     answer_in_retrieved: float | None  # a gold answer occurs in a retrieved passage
+    answer_in_shown: NotRequired[float | None]  # in the observations as the model was shown them
     gold_recall: float | None  # share of the gold passages that were retrieved
     gold_precision: float | None  # share of the retrieved passages that are gold
-    first_occurrence: int | None  # turn, from 1, whose passages first have a gold answer
+    first_occurrence: int | None  # turn, from 1, whose observation first has a gold, as in training
+    first_retrieved: NotRequired[int | None]  # the same for whole passages
     question_answer_in_retrieved: float | None  # as above, with the bare question as the query
     question_gold_recall: float | None
     searches: int
+    cut_observations: NotRequired[int]  # searches whose observation was cut to the limit
     turns: int
     model_turns: NotRequired[int]  # without the tool's own search with the question
     invalid_turns: int  # invalid or truncated

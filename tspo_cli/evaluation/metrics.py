@@ -6,14 +6,19 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from tspo_cli.credit.gold_match import contains_answer, f1_score
+from tspo_cli.credit.credit_section import CreditConfig
+from tspo_cli.credit.folr import first_occurrence
+from tspo_cli.credit.from_rollouts import credit_turn
+from tspo_cli.credit.gold_match import Match, contains_answer, f1_score
 from tspo_cli.data.normal_form import normalize_answer
 from tspo_cli.data.question import Question
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.records import rollout_record
+from tspo_cli.rollout.shown import is_cut
 from tspo_cli.rollout.trajectory import Trajectory
 
+DEFAULT_MATCH: Match = "either_word_form"
 _CLOSED = {"yes", "no", "noanswer"}
 
 
@@ -66,28 +71,45 @@ def cover_match(answer: str | None, golds: Sequence[str]) -> bool:
     return any(gold in normal_answer for gold in map(normalize_answer, golds) if gold)
 
 
-def first_occurrence(question: Question, trajectory: Trajectory) -> int | None:
-    """Number of the first turn, from 1, whose passages contain a gold answer. None if no turn does,
-    and for yes/no questions.
+def first_retrieved(
+    question: Question, trajectory: Trajectory, match: Match = DEFAULT_MATCH
+) -> int | None:
+    """Number of the first turn, from 1, whose whole passages contain a gold answer, shown or not.
+    None if no turn does, and for yes/no questions.
     """
     for number, turn in enumerate(trajectory.turns, start=1):
-        if answer_in_retrieved(question, turn.hits):
+        if answer_in_retrieved(question, turn.hits, match):
             return number
     return None
 
 
-def answer_in_retrieved(question: Question, hits: Iterable[Hit]) -> float | None:
-    """1 if the title or text of a hit contains a gold answer, else 0 (whole words after SQuAD
-    normalisation).
+def answer_in_retrieved(
+    question: Question, hits: Iterable[Hit], match: Match = DEFAULT_MATCH
+) -> float | None:
+    """1 if the title or text of a hit contains a gold answer, else 0.
 
     None for yes/no questions: almost every passage contains such a word.
     """
+    return _holds_answer(question, (f"{hit.title} {hit.text}" for hit in hits), match)
+
+
+def answer_in_shown(
+    question: Question, trajectory: Trajectory, match: Match = DEFAULT_MATCH
+) -> float | None:
+    """1 if an observation, as the model was shown it, contains a gold answer, else 0. None for
+    yes/no questions.
+    """
+    texts = (turn.feedback for turn in trajectory.turns if turn.kind == "search")
+    return _holds_answer(question, texts, match)
+
+
+def _holds_answer(question: Question, texts: Iterable[str], match: Match) -> float | None:
     golds = [
         gold for gold in question.golden_answers if normalize_answer(gold) not in ("yes", "no")
     ]
     if not golds:
         return None
-    return float(any(contains_answer(f"{hit.title} {hit.text}", golds) for hit in hits))
+    return float(any(contains_answer(text, golds, match) for text in texts))
 
 
 def item_record(
@@ -96,15 +118,19 @@ def item_record(
     *,
     answer_from: str | None = "tags",
     given_turns: int = 0,
+    credit: CreditConfig | None = None,
 ) -> ItemRecord:
     """The record of one evaluated question: its scores and its trajectory.
 
     `answer_from` says how the answer was read, `given_turns` how many turns are not the model's.
+    `credit` says how gold answers are found: `first_occurrence` is that of training.
 
     `question_hits` are the passages that the question itself retrieves as a query (None without a
     retriever). They are the reference for the agent's own queries.
     """
     question = trajectory.question
+    credit = credit or CreditConfig()
+    turns = [credit_turn(turn) for turn in trajectory.turns]
     hits = [hit for turn in trajectory.turns for hit in turn.hits]
     kinds = [turn.kind for turn in trajectory.turns]
     return {
@@ -121,17 +147,22 @@ def item_record(
         "em": float(answer_em(trajectory.answer, question.golden_answers)),
         "f1": answer_f1(trajectory.answer, question.golden_answers),
         "sub_em": float(cover_match(trajectory.answer, question.golden_answers)),
-        "answer_in_retrieved": answer_in_retrieved(question, hits),
+        "answer_in_retrieved": answer_in_retrieved(question, hits, credit.match),
+        "answer_in_shown": answer_in_shown(question, trajectory, credit.match),
         "gold_recall": gold_recall(question, hits),
         "gold_precision": gold_precision(question, hits),
-        "first_occurrence": first_occurrence(question, trajectory),
+        "first_occurrence": first_occurrence(turns, question.golden_answers, credit)[0],
+        "first_retrieved": first_retrieved(question, trajectory, credit.match),
         "question_answer_in_retrieved": None
         if question_hits is None
-        else answer_in_retrieved(question, question_hits),
+        else answer_in_retrieved(question, question_hits, credit.match),
         "question_gold_recall": None
         if question_hits is None
         else gold_recall(question, question_hits),
         "searches": trajectory.searches,
+        "cut_observations": sum(
+            is_cut([hit.text for hit in turn.hits], turn.feedback) for turn in trajectory.turns
+        ),
         "turns": len(kinds),
         "model_turns": len(kinds) - given_turns,
         "invalid_turns": sum(kind in ("invalid", "truncated") for kind in kinds),
@@ -145,10 +176,12 @@ def summarize(items: Sequence[ItemRecord], *, dataset: str, method: str, k: int)
     """Means over all items. An item without an answer, or with a failed search, counts as wrong.
 
     gold_recall and gold_precision are means over the questions with a complete list of gold
-    passages; if no list is complete, over those with a partial list. first_occurrence is the mean
-    over the questions that have one. These and answer_in_retrieved are None if no question has a
-    value.
+    passages; if no list is complete, over those with a partial list. first_occurrence and
+    first_retrieved are means over the questions that have one. These, answer_in_retrieved and
+    answer_in_shown are None if no question has a value.
     """
+    searches = sum(item["searches"] for item in items)
+    cut = sum(item.get("cut_observations", 0) for item in items)
     turns = sum(item.get("model_turns", item["turns"]) for item in items)
     read = Counter(item.get("answer_from") for item in items if item["answer"] is not None)
     return {
@@ -160,14 +193,17 @@ def summarize(items: Sequence[ItemRecord], *, dataset: str, method: str, k: int)
         "f1": mean([item["f1"] for item in items]),
         "sub_em": mean([item["sub_em"] for item in items]),
         "answer_in_retrieved": mean([item["answer_in_retrieved"] for item in items]),
+        "answer_in_shown": mean([item.get("answer_in_shown") for item in items]),
         "gold_recall": mean(_recalls(items, "gold_recall")),
         "gold_precision": mean(_recalls(items, "gold_precision")),
         "first_occurrence": mean([item["first_occurrence"] for item in items]),
+        "first_retrieved": mean([item.get("first_retrieved") for item in items]),
         "question_answer_in_retrieved": mean(
             [item["question_answer_in_retrieved"] for item in items]
         ),
         "question_gold_recall": mean(_recalls(items, "question_gold_recall")),
         "searches": mean([item["searches"] for item in items]),
+        "observation_cut_share": cut / searches if searches else None,
         "invalid_share": sum(item["invalid_turns"] for item in items) / turns if turns else 0.0,
         "no_answer_share": mean([float(item["answer"] is None) for item in items]),
         "answer_from": {str(name): read[name] for name in sorted(read, key=str)},

@@ -122,6 +122,7 @@ def config_digest(config: Config) -> str:
         "retriever": config.retriever.model_dump(mode="json", exclude=_CONNECTION),
         "seed": config.seed,
         "temperature": config.eval.temperature,
+        "match": config.credit.match,
         "max_context": config.model.max_context,
         "endpoint": [config.endpoint.api, config.endpoint.extra] if config.endpoint.url else [],
     }

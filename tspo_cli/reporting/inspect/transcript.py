@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tspo_cli.reporting.inspect.selection import Pair, group_label
+from tspo_cli.reporting.rendering.cut_passages import is_unknown, passage_parts, shortened
 from tspo_cli.reporting.rendering.marks import marked, printable
+
+LONGEST_SHOWN = 2000
+LONGEST_CUT = 300
+"""Characters of a passage that the terminal shows: of what the model saw, and of what was cut."""
 
 
 def transcript(groups: Sequence[dict[str, Any]], *, width: int = 100, color: bool = False) -> str:
@@ -130,10 +135,17 @@ def _lines(trajectory: dict[str, Any], golds: Sequence[str], color: bool) -> lis
                     (0, 0, 0, 4),
                 )
             )
-        for passage in turn.get("passages") or []:
+        for passage, shown, cut in passage_parts(turn):
             text = Text(printable(f"[{passage['id']}] "), style="blue")
-            text.append_text(_marked(" ".join(passage["contents"].split()), golds, color))
+            text.append_text(_marked(_line(shown, LONGEST_SHOWN), golds, color))
+            if cut:
+                text.append(f"{' ' if shown else ''}‹cut: ", style="bright_black")
+                text.append_text(_marked(_line(cut, LONGEST_CUT), golds, color, "bright_black"))
+                text.append("›", style="bright_black")
             lines.append(Padding(text, (0, 0, 0, 4)))
+        if is_unknown(turn):
+            note = "(the observation is not recorded: what the model was shown of these is unknown)"
+            lines.append(Padding(Text(note, style="dim"), (0, 0, 0, 4)))
         if not turn.get("passages") and turn.get("feedback"):
             lines.append(Padding(_marked(turn["feedback"].strip(), golds, color), (0, 0, 0, 4)))
     answer = trajectory.get("answer")
@@ -143,6 +155,10 @@ def _lines(trajectory: dict[str, Any], golds: Sequence[str], color: bool) -> lis
         )
     )
     return lines
+
+
+def _line(text: str, longest: int) -> str:
+    return shortened(" ".join(text.split()), longest)
 
 
 def _heading(trajectory: dict[str, Any], index: int) -> Any:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from tspo_cli.reporting.rendering.cut_passages import passage_parts, shortened
 from tspo_cli.reporting.rendering.marks import marked
 from tspo_cli.reporting.sources.run_view import RunView
 from tspo_cli.reporting.sources.trajectories import Source, read_groups, sources
@@ -162,8 +163,13 @@ def _turn(turn: dict[str, Any], golds: Sequence[str]) -> dict[str, Any]:
         "tokens": turn.get("tokens"),
         "logprob": _number(turn.get("logprob")),
         "passages": [
-            [passage["id"], _number(passage.get("score")), marked(_cut(passage["contents"]), golds)]
-            for passage in turn.get("passages") or []
+            [
+                passage["id"],
+                _number(passage.get("score")),
+                marked(_cut(shown), golds),
+                marked(_cut(hidden), golds) if hidden else None,
+            ]
+            for passage, shown, hidden in passage_parts(turn)
         ],
         "feedback": marked(_cut(turn.get("feedback") or ""), golds),
         "masked": turn.get("feedback_tokens"),
@@ -182,7 +188,7 @@ def _number(value: Any) -> float | None:
 
 
 def _cut(text: str, longest: int = LONGEST_TEXT) -> str:
-    return text if len(text) <= longest else f"{text[:longest]} … ({len(text):,} characters)"
+    return shortened(text, longest)
 
 
 def _packed(groups: list[dict[str, Any]]) -> str:

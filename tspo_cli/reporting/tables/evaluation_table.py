@@ -14,9 +14,11 @@ COLUMNS = (
     "f1",
     "sub_em",
     "answer_in_retrieved",
+    "answer_in_shown",
     "gold_recall",
     "question_gold_recall",
     "searches",
+    "observation_cut_share",
     "invalid_share",
     "no_answer_share",
 )
@@ -80,7 +82,7 @@ def audit_table(rows: Sequence[dict[str, Any]]) -> str:
 
 def _text(table: Table) -> str:
     buffer = io.StringIO()
-    Console(file=buffer, width=160, no_color=True).print(table)
+    Console(file=buffer, width=240, no_color=True).print(table)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 
 

@@ -72,8 +72,11 @@ function turnView(turn, number, one) {
   return element;
 }
 
-function passage([id, score, parts]) {
-  return make("li", "", make("span", "id", score === null ? id : `${id} · ${score.toFixed(2)}`), make("span", "body", ...spoken(parts)));
+// `hidden` is what the observation limit cut off: the model never saw it.
+function passage([id, score, parts, hidden]) {
+  const body = make("span", "body", ...spoken(parts));
+  if (hidden) body.append(Object.assign(make("span", "cut", ...spoken(hidden)), { title: "cut off by the observation limit: the model was not shown this" }));
+  return make("li", "", make("span", "id", score === null ? id : `${id} · ${score.toFixed(2)}`), body);
 }
 
 // Without the line ends around a text: for reading only.
