@@ -117,7 +117,8 @@ def test_tools_of_a_chat_api(films: Path, reader: tuple[Reader, str], tmp_path: 
     last = server.requests[-1]["messages"]
     assert last[2]["tool_call_id"] == last[1]["tool_calls"][0]["id"]
     assert (
-        last[2]["content"] == "Doc 1(Title: Alien) Alien is a film whose director is Ridley Scott."
+        last[2]["content"]
+        == 'Doc 1(Title: "Alien") Alien is a film whose director is Ridley Scott.'
     )
     assert [turn["query"] for turn in item["trajectory"]["turns"]] == [
         "Alien film director",
