@@ -10,6 +10,7 @@ from typing import Any
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
+HEAD = "lm_head.weight"
 INDEX = "model.safetensors.index.json"
 # Buffers that old versions of transformers saved, and value heads that trainers save with a policy.
 _HARMLESS = re.compile(
@@ -51,17 +52,22 @@ def check_tensors(path: str | Path, report: Mapping[str, Any]) -> None:
     """
     missing = sorted(report["missing_keys"])
     if missing:
+        advice = "use the whole model, with the configuration that belongs to it"
+        if missing == [HEAD]:
+            advice = (
+                "use a model with its head, or set tie_word_embeddings in config.json if the head "
+                "is the embedding"
+            )
         raise InvalidInputError(
-            f"{path}: the files lack {_count(missing)} of the model, the first is {missing[0]}; it "
-            "would be drawn at random. Save the whole model, or set tie_word_embeddings in "
-            "config.json if only the head is missing and it shares the embedding"
+            f"{path}: the files lack {_count(missing)} of the model, the first is {missing[0]}, "
+            f"which would be drawn at random; {advice}"
         )
     mismatched = sorted(report["mismatched_keys"])
     if mismatched:
         name, found, expected = mismatched[0]
         raise InvalidInputError(
-            f"{path}: {_count(mismatched)} of the files do not fit config.json, the first is "
-            f"{name} with shape {list(found)}, expected {list(expected)}"
+            f"{path}: the files have {_count(mismatched)} of another shape than config.json says, "
+            f"the first is {name} with shape {list(found)}, expected {list(expected)}"
         )
     unexpected = sorted(name for name in report["unexpected_keys"] if not _HARMLESS.search(name))
     if unexpected:
