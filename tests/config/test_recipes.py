@@ -63,6 +63,34 @@ def test_every_shipped_recipe_can_start(tmp_path: Path, monkeypatch: pytest.Monk
         refuse_problems(load_config([name]))
 
 
+def test_warm_ups_fit_the_updates_of_their_runs() -> None:
+    """Search-R1 warms up over 0.285 of 1,005 steps and stops at 500, as its recipes do here."""
+    shares = {}
+    for name in list_recipes():
+        config = load_config([name])
+        per_step = config.train.updates_per_step if config.kind != "sft" else 1
+        shares[name] = config.optimizer.warmup / (config.train.steps * per_step)
+    fixed = {name: share for name, share in shares.items() if "/search-r1-" in name}
+    assert len(fixed) == 4
+    assert all(share == pytest.approx(286 / 500) for share in fixed.values())
+    assert {name: share for name, share in shares.items() if share > 0.3} == fixed
+
+
+def test_search_r1_recipes_have_the_optimizer_of_its_code() -> None:
+    for name in list_recipes():
+        if "/search-r1-" in name:
+            optimizer = load_config([name]).optimizer
+            assert (optimizer.betas, optimizer.weight_decay) == ((0.9, 0.999), 0.01)
+
+
+def test_recipes_say_whether_they_are_expected_to_reach_a_published_result() -> None:
+    for name in list_recipes():
+        if name.startswith("qwen2.5-"):
+            head = recipe_path(name).read_text(encoding="utf-8").split("extends =")[0]
+            expected = "/search-r1-" not in name
+            assert ("Not expected to reach Search-R1's published EM" in head) == expected, name
+
+
 @pytest.mark.parametrize(
     ("name", "gpus", "gib"),
     [

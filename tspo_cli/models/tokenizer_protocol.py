@@ -82,15 +82,20 @@ def token_counts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
     if not getattr(tokenizer, "is_fast", False):
         return [len(encode(tokenizer, text, special_tokens=False)) for text in texts]
     batched: Any = tokenizer
+    added = _added_ids(tokenizer)
     counts: list[int] = []
     for start in range(0, len(texts), _AT_ONCE):
-        ids = batched(
-            list(texts[start : start + _AT_ONCE]),
+        portion = list(texts[start : start + _AT_ONCE])
+        rows = batched(
+            portion,
             add_special_tokens=False,
             split_special_tokens=True,
             return_attention_mask=False,
         )["input_ids"]
-        counts += map(len, ids)
+        counts += [
+            len(ids if added.isdisjoint(ids) else encode(tokenizer, text, special_tokens=False))
+            for text, ids in zip(portion, rows, strict=True)
+        ]
     return counts
 
 
