@@ -27,7 +27,7 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "training": [
         {"announce", "core", "early_stop", "policy", "tracking"},
-        {"best", "launch", "planning", "problems", "profiling"},
+        {"best", "launch", "model_check", "planning", "problems", "profiling"},
         {"loop"},
         {"rl", "sft"},
         {"run"},

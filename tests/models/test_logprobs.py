@@ -36,7 +36,7 @@ def test_portions_change_nothing(rows: int, entropy: str, monkeypatch: pytest.Mo
     for kept in (10**9, 0):
         monkeypatch.setattr(logprobs, "KEPT_LOGITS", kept)
         monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", {"cpu": 4 * 9})
-        scores = logprobs.head_scores(hidden, head, ids, 0.7, entropy)
+        scores = logprobs.head_scores(hidden, head, head.out_features, ids, 0.7, entropy)
         gradients = (
             torch.autograd.grad((scores[0] + scores[1]).sum(), [hidden, *head.parameters()])
             if rows
@@ -44,7 +44,7 @@ def test_portions_change_nothing(rows: int, entropy: str, monkeypatch: pytest.Mo
         )
         found.append([*scores, *gradients])
         with torch.no_grad():
-            found[-1] += logprobs.head_scores(hidden, head, ids, 0.7, entropy)
+            found[-1] += logprobs.head_scores(hidden, head, head.out_features, ids, 0.7, entropy)
     for whole, portions in zip(*found, strict=True):
         torch.testing.assert_close(portions, whole, atol=1e-6, rtol=1e-6)
 

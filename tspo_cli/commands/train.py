@@ -127,6 +127,7 @@ def _check_inputs(config: Config) -> str:
     from tspo_cli.evaluation.sets import read_eval_sets
     from tspo_cli.retrieval.open_retriever import open_retriever
     from tspo_cli.rollout.protocol import SearchProtocol
+    from tspo_cli.training.model_check import check_model
     from tspo_cli.training.policy import starting_policy
     from tspo_cli.training.rl.question_batches import fitting_questions, read_training_questions
     from tspo_cli.training.sft import demonstration_source
@@ -138,6 +139,7 @@ def _check_inputs(config: Config) -> str:
     else:
         demonstration_source(config, retriever)
     tokenizer, model = starting_policy(config, "cpu")
+    check_model(model, tokenizer, config)
     protocol = SearchProtocol.from_config(tokenizer, config.rollout)
     training = "demonstrations"
     if config.kind != "sft":

@@ -98,12 +98,16 @@ def _extra(text: str) -> dict[str, Any]:
 
 def _transformers(config: Config) -> OpenedEngine:
     from tspo_cli.models.checks.length_limits import check_length
+    from tspo_cli.models.checks.probe import own_probe, small_window
     from tspo_cli.models.load_model import load_model
+    from tspo_cli.rollout.engines.hf.engine_check import check_engine
     from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 
     tokenizer, device, dtype = _prepare(config)
     policy = load_model(config.model.path, dtype, device, config.model.revision)
     check_length(config.model.path, policy, context_length(config))
+    with small_window(policy):
+        check_engine(policy, tokenizer, own_probe(policy))
     engine = TransformersEngine(
         policy, tokenizer, batch_size=config.eval.batch_size, max_context=context_length(config)
     )

@@ -6,7 +6,8 @@ from typing import Literal
 
 import torch
 import torch.utils.checkpoint
-from torch import nn
+
+from tspo_cli.models.own_logits import Logits
 
 # Up to this number logits are kept for the backward pass: 256 MiB in float32 for each copy.
 KEPT_LOGITS = 2**26
@@ -28,45 +29,46 @@ def sampled_logprobs(
 
 def head_scores(
     hidden: torch.Tensor,
-    head: nn.Module,
+    logits_of: Logits,
+    vocabulary: int,
     ids: torch.Tensor,
     temperature: float = 1.0,
     entropy: Literal["none", "logged", "trained"] = "none",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities of `ids` [N] and entropies (0 where "none"; without gradient where
-    "logged"), float32 [N], from hidden states [N, d] and the output head.
+    "logged"), float32 [N], from hidden states [N, d] and the model's logits of them [N,
+    vocabulary].
 
     More than `KEPT_LOGITS` logits are computed for some rows at a time, in the backward pass as
     well: a long batch or a large vocabulary needs no more memory than `LOGITS_AT_ONCE` logits and
     a few copies of them.
     """
-    rows = _rows_at_once(len(ids), head, LOGITS_AT_ONCE[hidden.device.type])
+    rows = _rows_at_once(len(ids), vocabulary, LOGITS_AT_ONCE[hidden.device.type])
     if len(ids) <= rows:
-        return _scores(hidden, ids, head, temperature, entropy)
+        return _scores(hidden, ids, logits_of, temperature, entropy)
     portions = zip(hidden.split(rows), ids.split(rows), strict=True)
     if torch.is_grad_enabled():
         scored = [
             torch.utils.checkpoint.checkpoint(
-                _scores, *portion, head, temperature, entropy, use_reentrant=False
+                _scores, *portion, logits_of, temperature, entropy, use_reentrant=False
             )
             for portion in portions
         ]
     else:
-        scored = [_scores(*portion, head, temperature, entropy) for portion in portions]
+        scored = [_scores(*portion, logits_of, temperature, entropy) for portion in portions]
     logprobs, entropies = zip(*scored, strict=True)
     return torch.cat(logprobs), torch.cat(entropies)
 
 
-def _rows_at_once(count: int, head: nn.Module, most: int) -> int:
+def _rows_at_once(count: int, vocabulary: int, most: int) -> int:
     """All rows if their logits can be kept, else the number of rows with `most` logits."""
-    vocabulary = getattr(head, "out_features", None) or 1
     return max(count, 1) if count * vocabulary <= KEPT_LOGITS else max(1, most // vocabulary)
 
 
 def _scores(
-    hidden: torch.Tensor, ids: torch.Tensor, head: nn.Module, temperature: float, entropy: str
+    hidden: torch.Tensor, ids: torch.Tensor, logits_of: Logits, temperature: float, entropy: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    logits = head(hidden)
+    logits = logits_of(hidden)
     logprobs = sampled_logprobs(logits, ids, temperature)
     if entropy == "none":
         return logprobs, torch.zeros_like(logprobs)

@@ -3,11 +3,14 @@ itself alone.
 
 It is registered with transformers as an attention implementation, so that every model that uses the
 attention interface can train on packed rows. Calls without `segments` (rollouts, padded batches)
-are ordinary SDPA.
+are ordinary SDPA. What SDPA cannot do (soft-caps, attention sinks, whatever else a model hands to
+its attention) is left to the model's own function.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from inspect import signature
@@ -17,10 +20,23 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.models.full_attention import full_attention_problem
+from tspo_cli.models.attention_kinds import attention_problem
 
 NAME = "tspo_packed"
 _packed: ContextVar[bool] = ContextVar("packed", default=False)
+
+# Arguments that change nothing in the attention of a causal model.
+_WITHOUT_EFFECT = {
+    "cache_position",
+    "is_causal",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+    "position_ids",
+    "return_dict",
+    "use_cache",
+}
+_WINDOW = "sliding_window"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +55,15 @@ class Segments:
         return cls(lengths, sums.to(device))
 
 
-def enable_packing(model: Any, longest: int) -> None:
+def enable_packing(model: Any) -> None:
     """Make `model` accept `segments` in its forward pass.
 
     Raises:
-        InvalidInputError: the model has its own kind of attention, or a sliding window shorter than
-        `longest` tokens.
+        InvalidInputError: the model has its own kind of attention.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    problem = full_attention_problem(model, longest)
+    problem = attention_problem(model)
     if problem is None and not getattr(model, "_supports_attention_backend", True):
         problem = "an attention implementation of its own"
     if problem is not None:
@@ -95,7 +110,22 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each segment. query [1, H, T, D], key and value [1, H_kv, T, D];
     returns [1, T, H, D].
+
+    Raises:
+        InvalidInputError: the model hands over an argument that neither SDPA nor a function of its
+        own takes.
     """
+    window = _window_of(module, options.pop(_WINDOW, None))
+    extras = {
+        name: value
+        for name, value in options.items()
+        if value is not None and name not in _WITHOUT_EFFECT
+    }
+    if extras:
+        own = _OwnAttention(module, scaling, dropout, {**extras, _WINDOW: window})
+        if segments is None:
+            return own(query, key, value, _added_mask(attention_mask, query, key)), None
+        return _per_segment(query, key, value, segments, window, own), None
     if segments is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -104,8 +134,83 @@ def packed_attention(
         )
         return result, None
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and _varlen() is not None:
-        return _flash(query, key, value, segments, scaling), None
-    return _per_segment(query, key, value, segments, scaling, dropout), None
+        return _flash(query, key, value, segments, scaling, window), None
+    return _per_segment(query, key, value, segments, window, _Sdpa(scaling, dropout)), None
+
+
+def _window_of(module: Any, option: int | None) -> int | None:
+    """The window of a layer that was given one. Its size is that of the configuration, from which
+    transformers makes the masks of other implementations.
+    """
+    if option is None:
+        return None
+    return getattr(getattr(module, "config", None), _WINDOW, None) or option
+
+
+@dataclass(frozen=True, slots=True)
+class _Sdpa:
+    """PyTorch's attention of one segment; without a mask it is causal. Returns [1, T, H, D]."""
+
+    scaling: float | None
+    dropout: float
+
+    def __call__(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        return scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=self.dropout,
+            scale=self.scaling,
+            is_causal=mask is None,
+            enable_gqa=q.shape[1] != k.shape[1],
+        ).transpose(1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnAttention:
+    """The attention function in the file of the model, with all arguments of the model."""
+
+    module: torch.nn.Module
+    scaling: float | None
+    dropout: float
+    options: dict[str, Any]
+
+    def __call__(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        file = sys.modules[type(self.module).__module__]
+        attention: Any = getattr(file, "eager_attention_forward", None)
+        if attention is None:
+            names = ", ".join(sorted(self.options.keys() - {_WINDOW}))
+            raise InvalidInputError(
+                f"{type(self.module).__name__} has an attention with {names}, which cannot be "
+                "computed on packed rows; set train.packing to false"
+            )
+        mask = _added_mask(mask, q, k)
+        options = {"scaling": self.scaling, "dropout": self.dropout, **self.options}
+        result: torch.Tensor = attention(self.module, q, k, v, mask, **options)[0]
+        return result
+
+
+def _added_mask(mask: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """The mask as numbers that are added to the scores. None is causal."""
+    if mask is None:
+        mask = _causal(query.shape[2], key.shape[2], None, query.device)
+    if mask.dtype != torch.bool:
+        return mask
+    zeros = torch.zeros(mask.shape, dtype=query.dtype, device=query.device)
+    return zeros.masked_fill(~mask, torch.finfo(query.dtype).min)
+
+
+def _causal(queries: int, keys: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """True where one of the last `queries` positions sees one of `keys`, [1, 1, queries, keys]."""
+    position = torch.arange(keys - queries, keys, device=device)[:, None]
+    distance = position - torch.arange(keys, device=device)
+    visible = distance >= 0
+    return (visible if window is None else visible & (distance < window))[None, None]
 
 
 def _per_segment(
@@ -113,21 +218,27 @@ def _per_segment(
     key: torch.Tensor,
     value: torch.Tensor,
     segments: Segments,
-    scaling: float | None,
-    dropout: float,
+    window: int | None,
+    attention: Callable[..., torch.Tensor],
 ) -> torch.Tensor:
-    """One causal SDPA per segment: no mask and no padding, on every device."""
-    grouped = query.shape[1] != key.shape[1]
+    """One causal attention per segment: no padding, on every device, and a mask only where a
+    segment is longer than the window.
+    """
     lengths = list(segments.lengths)
     parts = [
-        scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, scale=scaling, is_causal=True, enable_gqa=grouped
+        attention(
+            q,
+            k,
+            v,
+            _causal(q.shape[2], q.shape[2], window, q.device)
+            if window is not None and q.shape[2] > window
+            else None,
         )
         for q, k, v in zip(
             query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True
         )
     ]
-    return torch.cat(parts, 2).transpose(1, 2)
+    return torch.cat(parts, 1)
 
 
 def _flash(
@@ -136,6 +247,7 @@ def _flash(
     value: torch.Tensor,
     segments: Segments,
     scaling: float | None,
+    window: int | None,
 ) -> torch.Tensor:
     """PyTorch's own variable-length kernel, all segments in one call.
 
@@ -151,7 +263,8 @@ def _flash(
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     longest = max(segments.lengths)
     bounds = (segments.boundaries, segments.boundaries, longest, longest)
-    return varlen(q, k, v, *bounds, scale=scaling, window_size=(-1, 0), **options)[None]
+    back = -1 if window is None else window - 1
+    return varlen(q, k, v, *bounds, scale=scaling, window_size=(back, 0), **options)[None]
 
 
 def _varlen() -> Any:

@@ -28,6 +28,7 @@ from tspo_cli.training.core.export import empty_model
 from tspo_cli.training.core.handover import hand_over
 from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.loop import Evaluate, MakeStep, TrainingRun, train_loop
+from tspo_cli.training.model_check import check_model
 from tspo_cli.training.policy import starting_policy
 from tspo_cli.training.rl.question_batches import fitting_questions, read_training_questions
 from tspo_cli.training.rl.rl_step import RlParts, RlStep
@@ -58,6 +59,7 @@ def train(
     retriever = open_retriever(config.retriever)
     device = init_distributed()
     tokenizer, model = starting_policy(config, device)
+    check_model(model, tokenizer, config)
     protocol = SearchProtocol.from_config(tokenizer, config.rollout)
 
     def log(message: str) -> None:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from tests.training.core.learner_worker import VOCABULARY, make_config, make_learner, make_sequences
-from tspo_cli.errors import InvalidInputError
 from tspo_cli.models.packed_attention import enable_packing
 from tspo_cli.training.core.distributed import init_distributed
 from tspo_cli.training.core.micro_batches import MicroBatch, micro_batches
@@ -59,7 +58,7 @@ def test_same_loss_and_gradients_as_padded(kind: str, seed: int, count: int, bud
     sequences = make_sequences(seed, count)
     shares = [[weight / 200 for weight in sequence.weights] for sequence in sequences]
     padded = loss_and_gradients(model, micro_batches(sequences, shares, budget, packed=False))
-    enable_packing(model, 256)
+    enable_packing(model)
     packed = loss_and_gradients(model, micro_batches(sequences, shares, budget))
     assert packed[0] == pytest.approx(padded[0], abs=1e-6, rel=1e-6)
     for ours, theirs in zip(packed[1], padded[1], strict=True):
@@ -101,14 +100,6 @@ def test_gradient_checkpointing_changes_nothing() -> None:
     assert rows[0] == rows[1]
 
 
-def test_a_short_sliding_window_is_refused() -> None:
-    window = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}
-    model = Qwen2ForCausalLM(Qwen2Config(**SHAPE, **window))
-    with pytest.raises(InvalidInputError, match=r"train\.packing"):
-        enable_packing(model, 100)
-    enable_packing(model, 16)
-
-
 def test_a_packed_model_still_reads_padded_prompts() -> None:
     """Left padding and a cache go through the mask that transformers makes."""
     torch.manual_seed(0)
@@ -123,13 +114,13 @@ def test_a_packed_model_still_reads_padded_prompts() -> None:
         "eos_token_id": None,
     }
     before = model.generate(ids, **options)
-    enable_packing(model, 256)
+    enable_packing(model)
     assert torch.equal(model.generate(ids, **options), before)
 
 
 @pytest.mark.gpu
 def test_the_variable_length_kernel_agrees_with_attention_per_segment() -> None:
-    from tspo_cli.models.packed_attention import Segments, _flash, _per_segment, _varlen
+    from tspo_cli.models.packed_attention import Segments, _flash, _per_segment, _Sdpa, _varlen
 
     if _varlen() is None:
         pytest.skip("this torch has no varlen_attn with windows")
@@ -137,7 +128,12 @@ def test_the_variable_length_kernel_agrees_with_attention_per_segment() -> None:
     query = torch.randn(1, 8, 300, 64, device="cuda", dtype=torch.bfloat16)
     key, value = (torch.randn(1, 2, 300, 64, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     segments = Segments.of((120, 1, 179), query.device)
-    wanted = _per_segment(query.float(), key.float(), value.float(), segments, None, 0.0)
-    torch.testing.assert_close(
-        _flash(query, key, value, segments, None).float(), wanted, atol=2e-2, rtol=2e-2
-    )
+    for window in (None, 40):
+        tensors = (query.float(), key.float(), value.float())
+        expected = _per_segment(*tensors, segments, window, _Sdpa(None, 0.0))
+        torch.testing.assert_close(
+            _flash(query, key, value, segments, None, window).float(),
+            expected,
+            atol=2e-2,
+            rtol=2e-2,
+        )

@@ -11,6 +11,7 @@ from torch import nn
 
 from tspo_cli.config.schema import Config
 from tspo_cli.models.logprobs import head_scores
+from tspo_cli.models.own_logits import logit_function
 from tspo_cli.training.core.distributed import all_sum
 from tspo_cli.training.core.losses import clipped_policy_loss
 from tspo_cli.training.core.micro_batches import MicroBatch
@@ -28,14 +29,22 @@ class TrainedPositions(nn.Module):
         self.model = model
         self.temperature = temperature
         self.entropy = entropy
+        self.vocabulary = int(model.get_output_embeddings().weight.shape[0])
+        self._logits_of = (logit_function(model),)  # in a tuple: it is no second submodule
 
     def forward(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities (nats) of the targets and entropies of their distributions (0 where
         they are not asked for), both [N] in float32.
         """
-        head = self.model.get_output_embeddings()
         hidden = batch.hidden(self.model.base_model)
-        return head_scores(hidden, head, batch.targets, self.temperature, self.entropy)
+        return head_scores(
+            hidden,
+            self._logits_of[0],
+            self.vocabulary,
+            batch.targets,
+            self.temperature,
+            self.entropy,
+        )
 
 
 class PolicyLearner:

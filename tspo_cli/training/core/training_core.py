@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config, OptimizerConfig
 from tspo_cli.errors import TspoError
 from tspo_cli.models.compiled import compile_pointwise
@@ -65,7 +64,7 @@ class _Work:
 def prepare_model(model: Any, config: Config) -> None:
     """Switch on what config.train asks of a model: packing, gradient checkpointing, compilation."""
     if config.train.packing:
-        enable_packing(model.base_model, context_length(config))
+        enable_packing(model.base_model)
     if config.train.gradient_checkpointing:
         model.base_model.gradient_checkpointing_enable(
             gradient_checkpointing_kwargs={"use_reentrant": False}

@@ -318,10 +318,9 @@ def test_training_mode_is_left_as_it_was(
     )
 
 
-def test_a_short_sliding_window_is_refused(
+def test_layers_without_keys_and_values_are_refused(
     model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    model.config.layer_types = ["full_attention", "sliding_attention"]
-    model.config.sliding_window = 64
-    with pytest.raises(InvalidInputError, match="full attention"):
+    model.config.layer_types = ["full_attention", "linear_attention"]
+    with pytest.raises(InvalidInputError, match="layers of kind linear_attention"):
         TransformersEngine(model, tokenizer, batch_size=1, max_context=128)

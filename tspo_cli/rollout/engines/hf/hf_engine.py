@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.models.attention_kinds import attention_problem
 from tspo_cli.models.eos import eos_ids
-from tspo_cli.models.full_attention import full_attention_problem
 from tspo_cli.rollout.engines.engine_protocol import (
     Completion,
     FinishReason,
@@ -35,6 +35,7 @@ from tspo_cli.rollout.engines.hf.stop_conditions import (
     STOP_STRING,
     StopRules,
 )
+from tspo_cli.rollout.engines.hf.windows import WindowMasks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -54,7 +55,7 @@ class TransformersEngine:
     """The Engine protocol on a transformers model, with the model's device and data type.
 
     Args:
-        model: a causal language model with full attention over `max_context` tokens.
+        model: a causal language model whose layers attend to all tokens or to a sliding window.
         tokenizer: decodes sampled tokens to find stop strings.
         batch_size: most sessions in the cache and most rows of a decoding step.
         max_context: most tokens of a session. The cache grows up to it by doubling.
@@ -62,7 +63,7 @@ class TransformersEngine:
         owns_weights: see `Engine`.
 
     Raises:
-        InvalidInputError: the model has layers of another kind, or a shorter sliding window.
+        InvalidInputError: the model has layers of another kind.
     """
 
     def __init__(
@@ -75,11 +76,11 @@ class TransformersEngine:
         weight_version: int = 0,
         owns_weights: bool = False,
     ) -> None:
-        problem = full_attention_problem(model, max_context)
+        problem = attention_problem(model)
         if problem is not None:
             raise InvalidInputError(
-                f"the transformers engine needs full attention, but the model has {problem}; lower "
-                "model.max_context or use another engine"
+                f"{type(model).__name__} has {problem}, which the transformers engine cannot keep "
+                'between turns; set rollout.engine to "vllm"'
             )
         self.weight_version, self.owns_weights = weight_version, owns_weights
         self.model, self.max_context = model, max_context
@@ -96,8 +97,9 @@ class TransformersEngine:
         self.prefill_wait = 0
         self._hidden = torch.finfo(self.dtype).min
         self._mask = self._empty_mask()
+        self._windows = WindowMasks.of(model, max_context)
         self._fused: FusedForward | None = None
-        if can_fuse(model):
+        if self._windows.window is None and can_fuse(model):
             with torch.no_grad():
                 self._fused = FusedForward(model, self.cache, max_context)
         # transformers 5.24 renamed the argument.
@@ -326,7 +328,7 @@ class TransformersEngine:
         output = self.model(
             input_ids=tokens,
             position_ids=positions,
-            attention_mask=mask,
+            attention_mask=self._windows(mask, positions),
             use_cache=True,
             logits_to_keep=1,
             **{self._cache_name: self.cache},
