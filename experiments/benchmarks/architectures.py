@@ -255,7 +255,7 @@ def measure(architecture: Architecture) -> Row:
     model = random_model(architecture)
     tokenizer = tiny_tokenizer(["river"], ["ba", "ko"])
     try:
-        probe = own_probe(model)
+        probe = own_probe(model, 512)
     except InvalidInputError as error:
         reason = str(error)
         return Row(architecture.name, reason, reason, reason)

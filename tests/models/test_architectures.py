@@ -75,7 +75,7 @@ def test_a_window_longer_than_the_probe_is_checked_too(name: str) -> None:
     model = model_of(name, sliding_window=300)
     tokenizer = tiny_tokenizer(["river"], ["ba", "ko"])
     with small_window(model):
-        own = own_probe(model)
+        own = own_probe(model, 512)
         check_engine(model, tokenizer, own)
         check_learner(model, own, packed=False)
         if name in OWN_ATTENTION:
@@ -88,7 +88,7 @@ def test_a_window_longer_than_the_probe_is_checked_too(name: str) -> None:
 
 def test_a_head_that_is_taken_for_plain_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of("Granite, all multipliers")
-    own = own_probe(model)
+    own = own_probe(model, 512)
     monkeypatch.setattr(
         policy_learner, "logit_function", lambda model: model.get_output_embeddings()
     )
@@ -98,7 +98,7 @@ def test_a_head_that_is_taken_for_plain_is_noticed(monkeypatch: pytest.MonkeyPat
 
 def test_dropped_arguments_of_attention_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of("Gemma 2, window and soft-caps")
-    own = own_probe(model)
+    own = own_probe(model, 512)
     monkeypatch.setattr(packed_attention, "_WITHOUT_EFFECT", {"softcap"})
     with pytest.raises(InvalidInputError, match="attn_logit_softcapping 3"):
         check_learner(model, own, packed=True)

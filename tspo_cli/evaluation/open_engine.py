@@ -107,7 +107,7 @@ def _transformers(config: Config) -> OpenedEngine:
     policy = load_model(config.model.path, dtype, device, config.model.revision)
     check_length(config.model.path, policy, context_length(config))
     with small_window(policy):
-        check_engine(policy, tokenizer, own_probe(policy))
+        check_engine(policy, tokenizer, own_probe(policy, context_length(config)))
     engine = TransformersEngine(
         policy, tokenizer, batch_size=config.eval.batch_size, max_context=context_length(config)
     )

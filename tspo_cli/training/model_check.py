@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.models.checks.probe import Probe, gap_problem, largest_gap, own_probe, small_window
@@ -27,7 +28,7 @@ def check_model(model: Any, tokenizer: PreTrainedTokenizerFast, config: Config) 
         InvalidInputError: the first difference, and what to do.
     """
     with small_window(model):
-        probe = own_probe(model)
+        probe = own_probe(model, context_length(config))
         check_learner(model, probe, packed=config.train.packing)
         if config.rollout.engine == "transformers":
             check_engine(model, tokenizer, probe)

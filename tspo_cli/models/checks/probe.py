@@ -62,8 +62,9 @@ def small_window(model: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def own_probe(model: Any) -> Probe:
-    """Random tokens with the log-probabilities that the model itself gives them.
+def own_probe(model: Any, longest: int) -> Probe:
+    """Random tokens with the log-probabilities that the model itself gives them. They leave room
+    for two turns in sequences of at most `longest` tokens.
 
     Take and use it within `small_window`, so that a sliding window acts on it.
 
@@ -78,7 +79,7 @@ def own_probe(model: Any) -> Probe:
             f"{name} has {problem}; tspo trains decoders whose layers attend to earlier tokens"
         )
     vocabulary = int(model.config.get_text_config().vocab_size)
-    length = _LENGTH
+    length = max(4, min(_LENGTH, longest // 2))
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(min(3, vocabulary - 1), vocabulary, (length,), generator=generator)
     changed = ids.clone()
@@ -95,7 +96,7 @@ def own_probe(model: Any) -> Probe:
             f"{name} gives tokens other probabilities when later tokens change; expected a causal "
             "language model"
         )
-    short = ids[: _LENGTH // 3]
+    short = ids[: max(2, length // 3)]
     values = rows[0, :-1].gather(-1, both[0, 1:, None])[:, 0].tolist()
     return Probe(
         (tuple(ids.tolist()), tuple(short.tolist())),

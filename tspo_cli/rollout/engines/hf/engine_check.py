@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _TURNS = 2
-_NEW_TOKENS = 6
+_MOST_NEW_TOKENS = 6
 
 
 def check_engine(model: Any, tokenizer: PreTrainedTokenizerFast, probe: Probe) -> None:
@@ -66,10 +66,11 @@ def engine_logprobs(
     each sequence the log-probability that the engine reports at the index of each sampled token.
     """
     ids = [list(sequence) for sequence in probe.sequences]
-    longest = max(map(len, ids)) + _TURNS * (_NEW_TOKENS + len(ids[-1]))
+    new_tokens = min(_MOST_NEW_TOKENS, max(1, len(ids[0]) // 4))
+    longest = len(ids[0]) + _TURNS * new_tokens + len(ids[-1])
     engine = TransformersEngine(model, tokenizer, batch_size=len(ids), max_context=longest)
     values: list[dict[int, float]] = [{} for _ in ids]
-    sampling = Sampling(max_new_tokens=_NEW_TOKENS)
+    sampling = Sampling(max_new_tokens=new_tokens)
     for turn in range(_TURNS):
         for session, row in enumerate(ids):
             engine.submit(GenerationRequest(session, tuple(row), sampling, seed=turn))
@@ -79,7 +80,8 @@ def engine_logprobs(
                 row = ids[done.session]
                 values[done.session] |= dict(enumerate(done.logprobs, start=len(row)))
                 row += done.token_ids
-                row += probe.sequences[-1]  # what a search would feed back
+                if turn + 1 < _TURNS:
+                    row += probe.sequences[-1]  # what a search would feed back
                 waiting -= 1
     engine.close()
     return ids, values
