@@ -128,8 +128,10 @@ def bad_commands(text: str) -> Iterator[str]:
 
 
 def is_key(name: str) -> bool:
-    """True for a key of an experiment file, or an option of a user's own algorithm."""
-    return name in all_keys() or name.startswith("credit.options.")
+    """True for a key of an experiment file, an option of a user's own algorithm, or an argument of
+    a chat template.
+    """
+    return name in all_keys() or name.startswith(("credit.options.", "rollout.template_kwargs."))
 
 
 def bad_keys(text: str) -> Iterator[str]:

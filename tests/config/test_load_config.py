@@ -239,9 +239,10 @@ def test_toml_states_every_key_once() -> None:
                 leaves(value, f"{above}{name}.") if isinstance(value, dict) else [above + name]
             )
 
-    free = "credit.options"  # an empty table: a user's own algorithm says what it holds
-    assert table["credit"]["options"] == {}
-    assert sorted([*leaves(table), free]) == sorted(all_keys())
+    # Empty tables: a user's own algorithm and a chat template say what they hold.
+    free = ("credit.options", "rollout.template_kwargs")
+    assert table["credit"]["options"] == table["rollout"]["template_kwargs"] == {}
+    assert sorted([*leaves(table), *free]) == sorted(all_keys())
     assert text.count("[rollout]") == 1
 
 

@@ -10,7 +10,8 @@ from fastapi import FastAPI
 
 from tests.evaluation.openai_server import serve
 from tests.models.small_tokenizers import sentencepiece
-from tspo_cli.config.schema import RolloutConfig
+from tspo_cli.config.schema import Config, RolloutConfig
+from tspo_cli.evaluation.open_engine import open_engine
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient
 from tspo_cli.rollout.engines.endpoint.endpoint_engine import EndpointEngine, EndpointOptions
 from tspo_cli.rollout.engines.engine_protocol import GenerationRequest, Sampling
@@ -59,3 +60,20 @@ def test_text_is_sent_without_the_beginning_that_the_server_adds(recorder: Any) 
     assert ask(recorder, api="chat")["messages"] == [{"role": "user", "content": "Question: who\n"}]
     sent = ask(recorder, api="completions", send_ids=True)["prompt"]
     assert sent[0] == sentencepiece().bos_token_id
+
+
+@pytest.mark.parametrize(("api", "sent"), [("chat", True), ("completions", False)])
+def test_template_arguments_are_sent_where_they_are_set(
+    recorder: Any, api: str, sent: bool
+) -> None:
+    url = recorder[1]
+    endpoint = {"url": url, "api": api, "model": "m"}
+    for kwargs in ({}, {"enable_thinking": False}):
+        config = Config.model_validate(
+            {"rollout": {"template_kwargs": kwargs}, "endpoint": endpoint}
+        )
+        engine = open_engine(config).fresh()
+        assert isinstance(engine, EndpointEngine)
+        expected = kwargs if sent and kwargs else None
+        assert engine.extra.get("chat_template_kwargs") == expected
+        engine.close()

@@ -125,6 +125,7 @@ def train_here(config: Config, run: Path, attempt: int, resume: bool) -> None:
 def _check_inputs(config: Config) -> str:
     """Open data, index and model as training would; one line on what was found."""
     from tspo_cli.evaluation.sets import read_eval_sets
+    from tspo_cli.models.chat_template import template_notes
     from tspo_cli.retrieval.open_retriever import open_retriever
     from tspo_cli.rollout.protocol import SearchProtocol
     from tspo_cli.training.model_check import check_model
@@ -145,6 +146,8 @@ def _check_inputs(config: Config) -> str:
     if config.kind != "sft":
         kept, lengths = fitting_questions(questions, protocol, config)
         training = f"{len(kept)} training questions ({lengths})"
+    for note in template_notes(tokenizer, config.rollout):
+        say(note)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     evaluation = (
         ", ".join(f"{name} ({len(questions)})" for name, questions in sets.items()) or "nothing"

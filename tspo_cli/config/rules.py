@@ -15,6 +15,14 @@ SEARCH_NEEDS_AN_INDEX = (
     "server with tspo serve --set KEY=VALUE"
 )
 
+# What tspo, or transformers' apply_chat_template, gives the template or takes for itself.
+_OWN_ARGUMENTS = {
+    *("messages", "conversation", "tools", "documents", "chat_template", "add_generation_prompt"),
+    *("continue_final_message", "tokenize", "sanitize_control_tokens", "padding", "truncation"),
+    *("max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask"),
+    "tokenizer_kwargs",
+}
+
 
 def rule_problems(config: Config) -> Iterator[str]:
     """The rules that `config` breaks, in one line each that names the key and what to do.
@@ -33,6 +41,12 @@ def rule_problems(config: Config) -> Iterator[str]:
             f"{config.model.hidden_size}"
         )
     rollout = config.rollout
+    for name in rollout.template_kwargs:
+        if name in _OWN_ARGUMENTS or not name.isidentifier():
+            yield (
+                f"rollout.template_kwargs: {name!r} is no argument of a chat template, or one that "
+                "tspo sets itself; remove it"
+            )
     shortest = rollout.max_prompt_tokens + rollout.max_new_tokens
     if rollout.max_searches:
         shortest += rollout.max_observation_tokens + rollout.max_new_tokens

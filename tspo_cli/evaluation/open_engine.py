@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
+from tspo_cli.console import say
 from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.evaluation.signature import model_digest
+from tspo_cli.models.chat_template import template_notes
 from tspo_cli.models.checks.vocabulary import check_vocabulary
 from tspo_cli.models.load_model import load_tokenizer, model_config
 from tspo_cli.models.tokenizer_protocol import Tokenizer
 from tspo_cli.rollout.engines.endpoint.word_tokenizer import WordTokenizer
 from tspo_cli.rollout.engines.engine_protocol import Engine
+from tspo_cli.rollout.protocol import SearchProtocol
 
 if TYPE_CHECKING:
     import torch
@@ -79,11 +82,17 @@ def _remote(config: Config, tools: Sequence[Mapping[str, Any]]) -> OpenedEngine:
         send_ids=bool(tokenizer_path) and endpoint.send == "ids",
         system=config.rollout.system,
         concurrency=endpoint.concurrency,
-        extra=exact | _extra(endpoint.extra),
+        extra=exact | _template_kwargs(config) | _extra(endpoint.extra),
         tools=tools if endpoint.api == "chat" else (),
     )
     engine = EndpointEngine(client, tokenizer, options)
     return OpenedEngine(tokenizer, lambda: engine, True, endpoint.model or model, endpoint.api)
+
+
+def _template_kwargs(config: Config) -> dict[str, Any]:
+    """The field in which servers take arguments of their chat template; absent without any."""
+    kwargs = config.rollout.template_kwargs
+    return {"chat_template_kwargs": kwargs} if kwargs and config.endpoint.api == "chat" else {}
 
 
 def _extra(text: str) -> dict[str, Any]:
@@ -161,6 +170,9 @@ def _prepare(config: Config) -> tuple[PreTrainedTokenizerFast, str, torch.dtype]
     tokenizer = load_tokenizer(path, revision)
     rows = model_config(path, revision).get_text_config().vocab_size
     check_vocabulary(path, tokenizer, rows)
+    SearchProtocol.from_config(tokenizer, config.rollout)  # a template that refuses the messages
+    for note in template_notes(tokenizer, config.rollout):
+        say(note)
     return tokenizer, device, torch_dtype(config.model.dtype, device)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import Config
+from tspo_cli.config.tables import flatten
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.judging.judge import open_judge
@@ -189,11 +190,7 @@ def eval_config(model_dir: Path, request: EvaluationRequest) -> Config:
 
 
 def _as_settings(table: dict[str, dict[str, Any]]) -> list[str]:
-    return [
-        f"{section}.{key}={_as_toml(value)}"
-        for section, keys in table.items()
-        for key, value in keys.items()
-    ]
+    return [f"{name}={_as_toml(value)}" for name, value in flatten(table).items()]
 
 
 def _as_toml(value: Any) -> str:

@@ -40,6 +40,7 @@ class Tokenizer(Protocol):
         tools: list[Any] | None,
         add_generation_prompt: bool,
         tokenize: bool,
+        **arguments: Any,
     ) -> Any:
         """The conversation in the model's chat format, a string if `tokenize` is false."""
         ...

@@ -11,11 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tspo_cli.config.schema import RolloutConfig
 from tspo_cli.data.question import Question
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.models.chat_template import render_chat, uses_template
 from tspo_cli.models.tokenizer_protocol import Tokenizer, decode, encode, start_ids
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.prompts import AfterEos, PromptStyle, prompt_style
@@ -103,6 +104,7 @@ class SearchProtocol:
     question_mark: bool
     quoted_titles: bool
     after_eos: AfterEos
+    template_kwargs: Mapping[str, Any]
 
     @classmethod
     def from_config(cls, tokenizer: Tokenizer, config: RolloutConfig) -> SearchProtocol:
@@ -110,10 +112,10 @@ class SearchProtocol:
 
         Raises:
             MissingResourceError, InvalidInputError: see `prompt_style`; corrections as user
-            messages without a chat template.
+            messages without a chat template; a chat template that refuses the messages.
         """
         style = prompt_style(config.prompt)
-        use_chat_template = config.chat_template == "auto" and bool(tokenizer.chat_template)
+        use_chat_template = uses_template(tokenizer, config)
         if config.after_eos == "user_turn" and not use_chat_template:
             raise InvalidInputError(
                 "rollout.after_eos: user_turn needs a chat template, and none is used; choose "
@@ -130,7 +132,9 @@ class SearchProtocol:
             question_mark=auto[config.question_mark],
             quoted_titles=titles[config.titles],
             after_eos=style.after_eos if config.after_eos == "auto" else config.after_eos,
+            template_kwargs=config.template_kwargs,
         )
+        protocol._render([("user", "-")])  # whether the template takes the messages
         if protocol.after_eos == "user_turn":
             protocol.correction()  # whether the template can say it
         return protocol
@@ -320,9 +324,7 @@ class SearchProtocol:
         messages = [{"role": role, "content": text} for role, text in conversation]
         if self.system:
             messages.insert(0, {"role": "system", "content": self.system})
-        return self.tokenizer.apply_chat_template(
-            messages, tools=None, tokenize=False, add_generation_prompt=True
-        )
+        return render_chat(self.tokenizer, messages, self.template_kwargs)
 
     def _encode(self, text: str) -> list[int]:
         """Ids of the protocol's own text, in which tags may be special tokens."""

@@ -12,6 +12,7 @@ import torch
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.console import say
+from tspo_cli.models.chat_template import template_notes
 from tspo_cli.models.lora import add_lora
 from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.retrieval.types import Retriever
@@ -75,6 +76,8 @@ def train(
         model, config, total_updates=updates, temperature=config.rollout.temperature
     )
     critic = Critic(values, config, total_updates=updates) if values is not None else None
+    for note in template_notes(tokenizer, config.rollout) if rank() == 0 else ():
+        log(note)
     engine = _engine(learner, tokenizer, directory, log)
     if config.rollout.engine == "vllm":
         hand_over(learner, engine, protocol, config, 0)

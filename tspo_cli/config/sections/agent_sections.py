@@ -226,6 +226,13 @@ class RolloutConfig(Section):
     chat_template: Literal["auto", "never"] = Field(
         "auto", description="auto: use the tokenizer's template if it has one."
     )
+    template_kwargs: dict[str, Any] = Field(
+        default_factory=dict,
+        description=(
+            "Further arguments of the chat template, such as {enable_thinking = false}. A chat "
+            "API gets them as chat_template_kwargs."
+        ),
+    )
     max_searches: int = Field(
         4,
         ge=0,

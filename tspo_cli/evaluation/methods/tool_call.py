@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.methods.method import Method, without_end
+from tspo_cli.models.chat_template import render_chat
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.protocol import (
     Action,
@@ -115,11 +116,8 @@ class ToolCallProtocol(SearchProtocol):
                 )
             else:
                 messages.append({"role": "user", "content": CORRECTION})
-        rendered = self.tokenizer.apply_chat_template(
-            messages,
-            tools=[TOOL] if state.may_search else None,
-            tokenize=False,
-            add_generation_prompt=True,
+        rendered = render_chat(
+            self.tokenizer, messages, self.template_kwargs, [TOOL] if state.may_search else None
         )
         return self.fill_marked(rendered, values)
 

@@ -1,0 +1,120 @@
+"""Chat templates that refuse, that take arguments, and where a directory keeps them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from tests.models.small_tokenizers import CHATML, byte_level
+from tspo_cli.config.load_config import load_config
+from tspo_cli.config.rules import rule_problems
+from tspo_cli.config.schema import Config, RolloutConfig
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.evaluation.standalone import EvaluationRequest, eval_config
+from tspo_cli.models.chat_template import template_notes
+from tspo_cli.models.load_model import load_tokenizer
+from tspo_cli.rollout.agent_file import write_agent_file
+from tspo_cli.rollout.protocol import SearchProtocol
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+NO_SYSTEM = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}" + CHATML
+)
+THINKS = CHATML + "{% if enable_thinking is defined and not enable_thinking %}[quiet]{% endif %}"
+
+
+def chat(template: Any) -> PreTrainedTokenizerFast:
+    return byte_level(SPECIAL, template=template)
+
+
+def protocol(template: Any, **options: Any) -> SearchProtocol:
+    return SearchProtocol.from_config(chat(template), RolloutConfig.model_validate(options))
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (NO_SYSTEM, "System role not supported"),
+        ("{{ messages[0].content + 1 }}", "str"),
+        ("{{ raise_exception('only\nuser and model') }}", "only user and model"),
+        ("{{ undefined_thing.field }}", "undefined_thing"),
+        ("{% for m in messages %}", "Unexpected end"),
+    ],
+)
+def test_a_template_that_refuses_is_one_line_at_the_start(template: str, words: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"leave rollout\.system empty") as caught:
+        protocol(template, system="Be brief.")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_refusals_name_the_arguments_and_never_is_a_way_out() -> None:
+    needy = "{{ raise_exception('set a date') if date is not defined }}" + CHATML
+    with pytest.raises(InvalidInputError, match=r"set a date; give .* rollout\.template_kwargs"):
+        protocol(needy)
+    assert protocol(needy, template_kwargs={"date": "today"}).prompt_ids("who")
+    assert protocol(needy, chat_template="never").prompt_ids("who")
+    assert protocol(NO_SYSTEM).prompt_ids("who"), "nobody set a system message"
+
+
+def test_arguments_reach_the_template_and_unused_ones_are_told() -> None:
+    quiet = protocol(THINKS, template_kwargs={"enable_thinking": False})
+    assert quiet.decode(quiet.prompt_ids("who")).endswith("[quiet]")
+    assert "[quiet]" not in quiet.decode(protocol(THINKS).prompt_ids("who"))
+    config = RolloutConfig(template_kwargs={"enable_thinking": False})
+    assert template_notes(chat(THINKS), config) == []
+    assert "enable_thinking: without effect" in template_notes(chat(CHATML), config)[0]
+    assert "not used" in template_notes(byte_level(), config)[0]
+
+
+@pytest.mark.parametrize("name", ["tools", "add_generation_prompt", "messages", "two words"])
+def test_names_that_are_taken_are_refused(name: str) -> None:
+    config = Config.model_validate({"rollout": {"template_kwargs": {name: 1}}})
+    assert any("rollout.template_kwargs" in problem for problem in rule_problems(config))
+
+
+def test_arguments_are_set_in_tables_and_on_the_command_line_and_are_recorded(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "e.toml"
+    file.write_text("[rollout]\ntemplate_kwargs = {enable_thinking = false, effort = 'low'}\n")
+    config = load_config([file], ["rollout.template_kwargs.effort=high"])
+    assert config.rollout.template_kwargs == {"enable_thinking": False, "effort": "high"}
+    write_agent_file(tmp_path, config)
+    again = eval_config(tmp_path, EvaluationRequest(str(tmp_path), ("x",)))
+    assert again.rollout.template_kwargs == config.rollout.template_kwargs
+
+
+@pytest.mark.parametrize("place", ["file", "string", "names"])
+def test_where_a_directory_keeps_its_template(tmp_path: Path, place: str) -> None:
+    tokenizer = byte_level(SPECIAL)
+    tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    if place == "file":
+        (tmp_path / "chat_template.jinja").write_text(CHATML)
+    elif place == "string":
+        path.write_text(json.dumps(settings | {"chat_template": CHATML}))
+    else:
+        named = [
+            {"name": "default", "template": CHATML},
+            {"name": "tool_use", "template": "{{ tools }}" + CHATML},
+        ]
+        path.write_text(json.dumps(settings | {"chat_template": named}))
+    loaded = SearchProtocol.from_config(load_tokenizer(tmp_path), RolloutConfig(prompt="short"))
+    text = loaded.decode(loaded.prompt_ids("who"))
+    assert text == "<|im_start|>user\nQuestion: who\n<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_extra_special_tokens_as_a_list(tmp_path: Path) -> None:
+    byte_level(SPECIAL).save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {"extra_special_tokens": ["<|im_start|>", "<|more|>"]}))
+    tokenizer = load_tokenizer(tmp_path)
+    assert len(tokenizer("<|more|>", add_special_tokens=False)["input_ids"]) == 1
