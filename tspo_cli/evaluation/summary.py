@@ -59,8 +59,8 @@ def cut_questions(scores: Mapping[str, Any]) -> str | None:
     if not scores["cut_prompts"]:
         return None
     return (
-        f"{scores['cut_prompts']} questions were cut, because their prompts are longer than "
-        "rollout.max_prompt_tokens; raise it to show them whole"
+        f"{scores['cut_prompts']} of {scores['n']} prompts show only a part of their question, "
+        "because they are longer than rollout.max_prompt_tokens; raise it to show all of it"
     )
 
 
