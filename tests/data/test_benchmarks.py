@@ -301,3 +301,33 @@ def test_a_set_of_the_hub_is_checked_and_audited() -> None:
     Path("data/benchmarks.toml").write_text('[mine]\nhub = "hf:./hub:test"\n')
     audited = CliRunner().invoke(app, ["audit", "mine", "--corpus", str(corpus), "--json"])
     assert json.loads(audited.stdout)["results"][0]["answer_in_corpus"] == pytest.approx(1 / 3)
+
+
+def test_sets_are_called_by_their_names() -> None:
+    plain = [{"id": f"q{n}", "question": f"who {n}?", "golden_answers": ["x"]} for n in range(6)]
+    named = [row | {"data_source": f"searchR1_{'nq' if n % 2 else 'popqa'}"}
+             for n, row in enumerate(plain)]  # fmt: skip
+    put("work/dev.jsonl", plain)
+    put("work/merged.jsonl", list(named))
+    put("work/one.jsonl", [row | {"data_source": "hotpotqa"} for row in plain])
+    put("triviaqa/test.jsonl", plain)
+    put("mine/questions.jsonl", plain)
+    sets = read_eval_sets(
+        ["work/dev.jsonl", "work/merged.jsonl", "work/one.jsonl", "triviaqa/test.jsonl", "mine"], 2
+    )
+    assert {name: [q.id for q in questions] for name, questions in sets.items()} == {
+        "dev": ["q0", "q1"],
+        "popqa": ["q0", "q2"],
+        "nq": ["q1", "q3"],
+        "hotpotqa": ["q0", "q1"],
+        "triviaqa": ["q0", "q1"],
+        "mine": ["q0", "q1"],
+    }
+    assert {q.data_source for q in sets["dev"]} == {"dev"}
+    assert list(read_eval_sets(["work/one.jsonl", "work/merged.jsonl"], 0, sample=1)) == [
+        "hotpotqa", "popqa", "nq",
+    ]  # fmt: skip
+    put("work/again.jsonl", [row | {"data_source": "hotpotqa"} for row in plain])
+    assert list(read_eval_sets(["work/one.jsonl", "work/again.jsonl"], 0)) == [
+        "hotpotqa", "hotpotqa_again",
+    ]  # fmt: skip

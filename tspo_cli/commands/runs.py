@@ -24,12 +24,12 @@ def ls(
     as_json: Json = False,
 ) -> None:
     """List the runs below a folder with state, progress and last EM."""
-    from tspo_cli.reporting.sources.overview import summary
+    from tspo_cli.reporting.sources.overview import summaries
     from tspo_cli.reporting.sources.run_view import open_runs
 
-    summaries = [summary(view) for view in open_runs([directory])]
+    found = summaries(open_runs([directory]))
     if as_json:
-        console.result_json({"runs": summaries})
+        console.result_json({"runs": found})
         return
     lines = [
         [
@@ -40,7 +40,7 @@ def ls(
             f"{_text(row['step'])}/{_text(row['steps'])}",
             "  ".join(f"{dataset} {_text(em)}" for dataset, em in row["em"].items()),
         ]
-        for row in summaries
+        for row in found
     ]
     console.result(_aligned(["run", "algorithm", "seed", "state", "step", "last EM"], lines))
 

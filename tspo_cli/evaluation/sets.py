@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from pathlib import Path
 
 from tspo_cli.data.benchmarks import benchmarks
+from tspo_cli.data.hub import PREFIX
 from tspo_cli.data.question import Question
-from tspo_cli.data.readers import data_roots, default_data_source, read_questions, resolve_data
+from tspo_cli.data.readers import (
+    QUESTION_FILES,
+    data_roots,
+    default_data_source,
+    read_questions,
+    resolve_data,
+)
 from tspo_cli.errors import UsageError
 
 
 def read_eval_sets(
     names: Sequence[str], limit: int, sample: int = 0, seed: int = 0
 ) -> dict[str, list[Question]]:
-    """Questions by data set name, which is the name of the file or of its folder.
+    """Questions by data set name. A benchmark of the registry has its own name. Other files are
+    called by the `data_source` of their records, one data set for each; where the records have
+    none, by the name of the file, or of the folder for questions.jsonl and the like.
 
     `limit` keeps the first questions of each set, `sample` that many random ones (0: all). The
     order of the file is kept.
@@ -26,16 +36,37 @@ def read_eval_sets(
     sets: dict[str, list[Question]] = {}
     for name in names:
         path = resolve_data(name)
-        dataset = name if name in registry else default_data_source(path)
-        if dataset in sets:
-            dataset = f"{dataset}_{path.name.split('.')[0]}"
-        if dataset in sets:
-            raise UsageError(
-                f"--data: {path} and another file are both called {dataset!r}; rename one"
-            )
-        questions = read_questions(path, limit=limit, source=dataset)
-        sets[dataset] = draw(questions, sample, seed) if sample else questions
+        stem = path.name.split(".")[0]
+        if name in registry:
+            parts = {name: read_questions(path, limit=limit, source=name)}
+        else:
+            parts = _by_source(read_questions(path, source=_file_name(path, registry)))
+        for source, questions in parts.items():
+            dataset = source if source not in sets else f"{source}_{stem}"
+            if dataset in sets:
+                raise UsageError(
+                    f"--data: {path} and another file are both called {dataset!r}; rename one"
+                )
+            kept = questions[: limit or None]
+            sets[dataset] = draw(kept, sample, seed) if sample else kept
     return sets
+
+
+def _file_name(path: Path, registry: Container[str]) -> str:
+    """The name of a file whose records do not say where they are from: dev for dev.jsonl, nq for
+    nq/questions.jsonl, and also for nq/test.jsonl, because nq is a benchmark.
+    """
+    folder = path.resolve().parent.name
+    is_own = path.name in QUESTION_FILES or folder in registry or str(path).startswith(PREFIX)
+    return default_data_source(path) if is_own else path.name.split(".")[0]
+
+
+def _by_source(questions: Sequence[Question]) -> dict[str, list[Question]]:
+    """The questions of each data source, by first appearance."""
+    parts: dict[str, list[Question]] = {}
+    for question in questions:
+        parts.setdefault(question.data_source, []).append(question)
+    return parts
 
 
 def benchmark_size(dataset: str) -> int | None:

@@ -18,7 +18,9 @@ from tspo_cli.evaluation.methods.examples import Example
 from tspo_cli.retrieval.types import Retriever
 
 DIGITS = 12
-_WITHOUT_EFFECT = {
+# Keys of [rollout] that do not change a greedy answer, and keys of [retriever] that say only where
+# passages come from.
+WITHOUT_EFFECT = {
     "temperature",
     "questions_per_step",
     "group_size",
@@ -118,7 +120,7 @@ def config_digest(config: Config) -> str:
     of an endpoint. Training, paths, connections and batch sizes are left out.
     """
     facts = {
-        "rollout": config.rollout.model_dump(mode="json", exclude=_WITHOUT_EFFECT),
+        "rollout": config.rollout.model_dump(mode="json", exclude=WITHOUT_EFFECT),
         "retriever": config.retriever.model_dump(mode="json", exclude=_CONNECTION),
         "seed": config.seed,
         "temperature": config.eval.temperature,

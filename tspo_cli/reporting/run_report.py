@@ -32,6 +32,7 @@ from tspo_cli.reporting.tables.curves_table import curves_table
 from tspo_cli.reporting.tables.main_table import main_table
 from tspo_cli.reporting.tables.rows_table import records, results_table
 from tspo_cli.reporting.tables.tests_table import comparisons_table
+from tspo_cli.runs import MODEL_NAME
 
 TABLES = ("rows", "main", "tests", "ablation", "curves", "classes", "cost", "commands")
 """The names of --table, in the order of the page."""
@@ -127,8 +128,15 @@ class RunReport:
         return [name for name in TABLES if has.get(name, True)]
 
     def messages(self) -> list[str]:
-        """What the reader should know beside the tables: unfinished and unevaluated runs."""
+        """What the reader should know beside the tables: unfinished runs, and runs that neither
+        training nor a given evaluation has scored."""
         evaluated = {row.run for row in self.rows}
+        models = {Path(view.model).resolve() for view in self.views if view.model}
+        evaluated |= {
+            view.name
+            for view in self.views
+            if models & {view.path.resolve(), (view.path / MODEL_NAME).resolve()}
+        }
         missing = [view.name for view in self.views if view.name not in evaluated]
         return [*unfinished(self.views), *(f"{name}: no evaluation yet" for name in missing)]
 

@@ -13,12 +13,28 @@ from tspo_cli.config.old_records import read_record
 from tspo_cli.config.sections.prompt_value import prompt_name
 from tspo_cli.config.tables import flatten
 from tspo_cli.errors import MissingResourceError
+from tspo_cli.evaluation.signature import WITHOUT_EFFECT
 from tspo_cli.reporting.sources.run_view import RunView
 
 NEUTRAL = ("seed", "checkpoint", "track", "eval", "train.keep_rollouts", "train.threads")
 """Keys, or their first parts, in which runs of one arm may differ: the seed, and what a run writes
 or evaluates on the way.
 """
+_OF_EVALUATIONS = (
+    "rollout",
+    "retriever.k",
+    "retriever.index",
+    "retriever.url",
+    "retriever.search",
+    "retriever.qdrant",
+    "endpoint.api",
+    "endpoint.extra",
+    "model.max_context",
+    "eval.temperature",
+    "eval.answer",
+    "eval.examples",
+)
+"""Keys, or their first parts, that can change an answer of `tspo eval`, which trains nothing."""
 _INDEX = ("retriever.index", "retriever.url")
 
 
@@ -173,8 +189,17 @@ def find_arm(arms: Sequence[Arm], name: str) -> Arm:
 
 
 def _settings(view: RunView, neutral: Sequence[str]) -> dict[str, Any]:
-    unused = (*neutral, "model.path", "model.revision") if view.is_evaluation else neutral
-    return _without(flatten(view.config), unused)
+    settings = flatten(view.config)
+    if not view.is_evaluation:
+        return _without(settings, neutral)
+    ignored = (
+        *(name for name in neutral if name != "eval"),
+        *(f"rollout.{key}" for key in WITHOUT_EFFECT),
+    )
+    others = _without(settings, _OF_EVALUATIONS)
+    kept = {key: value for key, value in settings.items() if key not in others}
+    # No examples are no setting: earlier evaluations have no such key.
+    return {key: value for key, value in _without(kept, ignored).items() if value != ""}
 
 
 def _policy(view: RunView, neutral: Sequence[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tspo_cli import runs
@@ -20,6 +22,21 @@ def summary(view: RunView) -> dict[str, Any]:
         "steps": None if view.is_evaluation else view.setting("train.steps"),
         "em": {dataset: scores.get("em") for dataset, scores in view.last_scores.items()},
     }
+
+
+def summaries(views: Sequence[RunView]) -> list[dict[str, Any]]:
+    """One line per run. A run that was not evaluated in training has the EM of the first listed
+    evaluation of its model.
+    """
+    lines = [summary(view) for view in views]
+    evaluated: dict[Path, dict[str, Any]] = {}
+    for view, line in zip(views, lines, strict=True):
+        if view.model:
+            evaluated.setdefault(Path(view.model).resolve(), line["em"])
+    for view, line in zip(views, lines, strict=True):
+        model = (view.path / runs.MODEL_NAME).resolve()
+        line["em"] = line["em"] or evaluated.get(model, {})
+    return lines
 
 
 def details(view: RunView) -> dict[str, Any]:

@@ -1,0 +1,72 @@
+"""A run and the evaluation of its model belong together; labels name what matters alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.reporting.tree import make_evaluation, make_run
+from tspo_cli import runs
+from tspo_cli.config.schema import Config
+from tspo_cli.reporting.run_report import RunReport
+from tspo_cli.reporting.sources.arms import group_arms
+from tspo_cli.reporting.sources.overview import summaries
+from tspo_cli.reporting.sources.run_view import open_runs
+
+ITEM: dict[str, Any] = {
+    "id": "a",
+    "question": "?",
+    "golden_answers": ["x"],
+    "em": 1.0,
+    "f1": 1.0,
+    "trajectory": {"turns": []},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two runs without evaluations of their own, and an evaluation of the model of the first."""
+    for name in ("sft1", "sft2"):
+        make_run(tmp_path / "runs" / name, Config.model_validate({"kind": "sft"}), 2, {})
+    model = str(tmp_path / "runs" / "sft1" / "model")
+    make_evaluation(tmp_path / "evals" / "sft1-rag", "rag", [ITEM], model=model)
+    return tmp_path
+
+
+def test_an_evaluated_run_is_not_called_unevaluated(folder: Path) -> None:
+    both = RunReport(open_runs([folder / "runs", folder / "evals"]))
+    assert both.messages() == ["runs/sft2: no evaluation yet"]
+    alone = RunReport(open_runs([folder / "runs"]))
+    assert sorted(alone.messages()) == ["sft1: no evaluation yet", "sft2: no evaluation yet"]
+
+
+def test_a_listing_has_the_em_of_the_evaluation(folder: Path) -> None:
+    em = {line["run"]: line["em"] for line in summaries(open_runs([folder]))}
+    assert em == {"runs/sft1": {"test": 1.0}, "runs/sft2": {}, "evals/sft1-rag": {"test": 1.0}}
+
+
+def change(folder: Path, **values: Any) -> None:
+    """Settings of an evaluation, as section__key."""
+    path = folder / runs.EVAL_SUMMARY_NAME
+    record = runs.read_json(path)
+    for key, value in values.items():
+        section, _, name = key.partition("__")
+        record["config"][section][name] = value
+    runs.write_json(path, record)
+
+
+def test_labels_of_evaluations_name_what_changes_an_answer(tmp_path: Path) -> None:
+    for number in (1, 2):
+        make_evaluation(tmp_path / f"e{number}", "rag", [ITEM], model=f"m{number}")
+    change(
+        tmp_path / "e2", rollout__group_size=4, rollout__questions_per_step=2, optimizer__lr=0.5,
+        retriever__timeout=1.0,
+    )  # fmt: skip
+    assert [arm.label for arm in group_arms(open_runs([tmp_path]))] == ["rag (m1)", "rag (m2)"]
+    change(tmp_path / "e2", eval__answer="tags", rollout__max_new_tokens=9)
+    assert [arm.label for arm in group_arms(open_runs([tmp_path]))] == [
+        "rag (m1, max_new_tokens=500, answer=auto)",
+        "rag (m2, max_new_tokens=9, answer=tags)",
+    ]
