@@ -12,9 +12,10 @@ from typing import Any
 import pandas
 import pytest
 
+from tspo_cli.data.formats.record_checks import SeenIds
 from tspo_cli.data.question import Passage, Question
 from tspo_cli.data.readers import default_data_source, read_passages, read_questions, resolve_data
-from tspo_cli.data.rows import SeenIds, count_rows
+from tspo_cli.data.rows import count_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 QUESTION = {"id": "q1", "question": "Who?", "golden_answers": ["Ada"]}
@@ -67,11 +68,11 @@ def test_passages_of_both_forms(tmp_path: Path, name: str) -> None:
     ("record", "message"),
     [
         ({"id": "x"}, 'expected "contents", or "title" and "text"'),
-        ({"id": "x", "text": "no title"}, 'expected "contents", or "title" and "text"'),
+        ({"id": "x", "text": 7}, "a field of another type"),
+        ({"id": "x", "passage": "a", "body": "b"}, "one text, got fields passage and body"),
         ({"id": "x", "title": 3, "text": "t"}, "a field of another type"),
         ({"id": "x", "title": "a\nb", "text": "t"}, '"title" on one line'),
         ({"id": "x", "contents": ["a"]}, '"contents" to be a string, got a list'),
-        ({"id": "x", "contents": ""}, "got an empty string"),
         ({"contents": "a"}, '"id" to be a string or a whole number, got null'),
         ({"id": 1.5, "contents": "a"}, "got a number"),
         ({"id": True, "contents": "a"}, "got a boolean"),

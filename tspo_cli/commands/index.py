@@ -19,8 +19,13 @@ app = typer.Typer(
 )
 
 IndexDir = Annotated[Path, typer.Argument(metavar="DIR", help="Index directory.")]
-Corpus = Annotated[
-    Path, typer.Argument(help="JSONL (plain or gzip) or parquet: id; contents or title and text.")
+Corpora = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="CORPUS...",
+        help="Files of passages (JSONL, JSON, CSV, TSV, plain or gzip; parquet), or folders of "
+        ".txt and .md documents. Identical passages are taken once.",
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory to write.")]
 Overwrite = Annotated[
@@ -36,6 +41,7 @@ Settings = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Set how the index is built and searched. bm25: method, k1, b, stop_words, stemmer. "
+        "All kinds: chunk_tokens, chunk_overlap. "
         "dense: preset, query_prefix, passage_prefix, pooling, normalize, max_length, batch_size, "
         "batch_tokens, dtype, device, encoder_backend, factory, rescore, train_size, shard_size, "
         "candidates, nprobe, ef_search, backend, first_pass. "
@@ -46,7 +52,7 @@ Settings = Annotated[
 
 @app.command()
 def build(
-    corpus: Corpus,
+    corpus: Corpora,
     out: Out,
     kind: Annotated[str, typer.Option(help="bm25, dense, or hybrid (both).")] = "bm25",
     encoder: EncoderName = "",

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.data.corpus.passage_forms import numbered, parse_passage
+from tspo_cli.data.formats.record_checks import SeenIds
 from tspo_cli.data.normal_form import normalize_answer
 from tspo_cli.data.question import Passage, Question
-from tspo_cli.data.readers import default_data_source, parse_passage, parse_question
-from tspo_cli.data.rows import SeenIds, scan_rows
+from tspo_cli.data.readers import default_data_source, parse_question
+from tspo_cli.data.rows import scan_rows
 from tspo_cli.data.word_forms import MARK, Readable, Wanted, readable, wanted
 from tspo_cli.errors import InvalidInputError
 
@@ -122,7 +124,7 @@ def _oddities(question: Question) -> Iterator[str]:
 def _valid_passages(path: Path, problems: list[Problem]) -> Iterator[Passage]:
     seen = SeenIds()
     number = 0
-    for number, record in scan_rows(path):
+    for number, record in numbered(path, scan_rows(path)):
         try:
             passage = parse_passage(path, number, _record(record))
         except InvalidInputError as error:

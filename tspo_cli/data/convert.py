@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from tspo_cli.data.formats.record_checks import invalid
 from tspo_cli.data.readers import read_passages, read_questions
-from tspo_cli.data.rows import invalid, read_rows
+from tspo_cli.data.rows import read_rows
 from tspo_cli.data.writers import write_passages, write_questions
 from tspo_cli.errors import InvalidInputError
 

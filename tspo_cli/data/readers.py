@@ -1,8 +1,8 @@
 """Read passages and questions in the formats of other projects.
 
-Passages: JSONL or parquet with `{"id", "contents"}` (title in quotes on the first line) or `{"id",
-"title", "text"}`. Questions: JSONL of this package or of FlashRAG, JSONL and parquet of Search-R1,
-and the original files of the benchmarks (see `accepted_answers`). Every file may be gzipped.
+Passages: see `parse_passage`. Questions: those of this package, of FlashRAG and Search-R1, and the
+original files of the benchmarks (see `accepted_answers`). Files: JSONL, JSON arrays, CSV, TSV,
+parquet; all but parquet may be gzipped.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tspo_cli.data.answers import accepted_answers
 from tspo_cli.data.benchmarks import benchmarks
+from tspo_cli.data.corpus.passage_forms import numbered, parse_passage
+from tspo_cli.data.formats.answers import accepted_answers
+from tspo_cli.data.formats.record_checks import Row, SeenIds, invalid, text_id, type_name
 from tspo_cli.data.hub import ID_FIELDS, PREFIX
 from tspo_cli.data.question import Passage, Question
-from tspo_cli.data.rows import Row, SeenIds, invalid, read_rows, text_id, type_name
+from tspo_cli.data.rows import read_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 GOLD_KINDS = ("full", "positive", "none")
@@ -41,7 +43,7 @@ def read_passages(path: Path, *, distinct: bool = True) -> Iterator[Passage]:
         InvalidInputError: a record is malformed, an id occurs twice (the error has both lines), or
             there is no passage.
     """
-    return _passages(path, read_rows(path), distinct)
+    return _passages(path, numbered(path, read_rows(path)), distinct)
 
 
 def _passages(path: Path, rows: Iterator[Row], distinct: bool) -> Iterator[Passage]:
@@ -57,46 +59,6 @@ def _passages(path: Path, rows: Iterator[Row], distinct: bool) -> Iterator[Passa
         raise InvalidInputError(
             f"{path}: expected passages, got an empty file; fix: name a corpus file"
         )
-
-
-def parse_passage(path: Path, number: int, record: dict[str, Any]) -> Passage:
-    """The passage of a record. `contents` has priority over `title` and `text`. Raises
-    InvalidInputError.
-    """
-    identifier = text_id(path, number, record.get("id"))
-    contents = record.get("contents")
-    if contents is not None:
-        if not isinstance(contents, str) or not contents:
-            got = "an empty string" if contents == "" else type_name(contents)
-            raise invalid(
-                path,
-                number,
-                '"contents" to be a string',
-                got,
-                'write "title" in quotes, a newline, the text',
-            )
-        return Passage(identifier, *_split_contents(contents))
-    title, text = record.get("title"), record.get("text")
-    if not isinstance(text, str) or not ("title" in record and isinstance(title, str | None)):
-        got = (
-            f"fields {', '.join(record)}"
-            if text is None or "title" not in record
-            else "a field of another type"
-        )
-        fix = 'give {"id", "contents"} or {"id", "title", "text"}'
-        raise invalid(path, number, '"contents", or "title" and "text", as strings', got, fix)
-    if title and "\n" in title:
-        raise invalid(
-            path, number, '"title" on one line', "a newline in it", "put the rest into the text"
-        )
-    return Passage(identifier, title or "", text)
-
-
-def _split_contents(contents: str) -> tuple[str, str]:
-    title, newline, text = contents.partition("\n")
-    if len(title) >= 2 and title.startswith('"') and title.endswith('"'):
-        return title[1:-1], text
-    return (title, text) if newline else ("", contents)
 
 
 def read_questions(path: Path, *, limit: int = 0, source: str = "") -> list[Question]:

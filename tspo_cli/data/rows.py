@@ -1,6 +1,7 @@
 """Read the records of a data file with their line numbers.
 
-JSONL, gzipped JSONL and parquet are recognised by the first bytes of the file.
+JSONL, JSON arrays and parquet are recognised by the first bytes of the file, CSV and TSV by its
+name. All but parquet may be gzipped.
 """
 
 from __future__ import annotations
@@ -9,22 +10,25 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
-from io import BufferedReader
+from io import BufferedReader, TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from tspo_cli.data.formats.delimited import array_rows, delimiter_of, table_rows
+from tspo_cli.data.formats.record_checks import Row, ScannedRow, invalid, type_name
 from tspo_cli.data.hub import PREFIX, hub_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
-Row = tuple[int, dict[str, Any]]
-ScannedRow = tuple[int, dict[str, Any] | InvalidInputError]
+Form = Literal["jsonl", "parquet", "array", "table"]
+_TORN = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Stream (number, record). The number is the line of a JSONL file or the row of a parquet file,
-    from 1. A path that begins with hf: is a data set of the hub (see `hub_rows`).
+    """Stream (number, record). The number is the line of a JSONL, CSV or TSV file, or the row of a
+    parquet file or JSON array, from 1. A path that begins with hf: is a data set of the hub (see
+    `hub_rows`).
 
-    Only a single line or parquet batch is in memory. Blank lines are skipped.
+    Only a single line, or a block of parquet or of an array, is in memory. Blank lines are skipped.
 
     Raises:
         MissingResourceError: the file does not exist (raised by the call, not by the first record).
@@ -48,21 +52,60 @@ def scan_rows(path: Path) -> Iterator[ScannedRow]:
     """
     if str(path).startswith(PREFIX):
         return hub_rows(str(path))
+    form = file_form(path)
+    if form == "parquet":
+        return _parquet_rows(path)
+    return _json_rows(path) if form == "jsonl" else _text_rows(path)
+
+
+def file_form(path: Path) -> Form:
+    """How the records of a file are written.
+
+    Raises:
+        MissingResourceError: the file does not exist.
+    """
     _require_file(path)
     if _magic(path) == b"PAR1":
-        return _parquet_rows(path)
-    return _json_rows(path)
+        return "parquet"
+    if delimiter_of(path):
+        return "table"
+    try:
+        with _open(path) as handle:
+            first = handle.read(256).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    except _TORN:
+        return "jsonl"  # its reader reports the damage
+    return "array" if first == b"[" else "jsonl"
+
+
+def _text_rows(path: Path) -> Iterator[ScannedRow]:
+    """Records of a table or a JSON array."""
+    number = 0
+    try:
+        with TextIOWrapper(_open(path), encoding="utf-8-sig", newline="") as text:
+            delimiter = delimiter_of(path)
+            rows = table_rows(path, text, delimiter) if delimiter else array_rows(path, text)
+            for number, record in rows:
+                yield number, record
+    except UnicodeDecodeError:
+        yield (
+            number + 1,
+            invalid(path, number + 1, "UTF-8 text", "bytes that are not", "re-encode the file"),
+        )
+    except _TORN as error:
+        yield number + 1, _damaged_gzip(path, number + 1, error)
 
 
 def count_rows(path: Path) -> int:
-    """The number of records. They are not parsed.
+    """The number of records. Those of JSONL and parquet are not parsed.
 
     Raises:
         MissingResourceError: the file does not exist.
         InvalidInputError: the file is damaged.
     """
-    _require_file(path)
-    if _magic(path) == b"PAR1":
+    form = file_form(path)
+    if form in ("array", "table"):
+        return sum(1 for _ in read_rows(path))
+    if form == "parquet":
         import pyarrow
         import pyarrow.parquet as parquet
 
@@ -73,7 +116,7 @@ def count_rows(path: Path) -> int:
     with _open(path) as handle:
         try:
             return sum(not line.isspace() for line in handle)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        except _TORN as error:
             raise _damaged_gzip(path, 1, error) from None
 
 
@@ -102,7 +145,7 @@ def _json_rows(path: Path) -> Iterator[ScannedRow]:
             for number, line in enumerate(handle, start=1):
                 if not line.isspace():
                     yield number, _record(path, number, line)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        except _TORN as error:
             yield number + 1, _damaged_gzip(path, number + 1, error)
 
 
@@ -154,68 +197,3 @@ def _damaged_parquet(path: Path, number: int, error: Exception) -> InvalidInputE
     return invalid(
         path, number, "an intact parquet file", str(error).splitlines()[0], "copy the file again"
     )
-
-
-def invalid(path: Path, number: int, expected: str, got: str, fix: str) -> InvalidInputError:
-    """The error of a record: file and line, what was expected, what it has, and how to fix it."""
-    return InvalidInputError(f"{path}:{number}: expected {expected}, got {got}; fix: {fix}")
-
-
-def type_name(value: Any) -> str:
-    """The JSON name of the type of `value`."""
-    names = {
-        dict: "an object",
-        list: "a list",
-        str: "a string",
-        bool: "a boolean",
-        type(None): "null",
-    }
-    return names.get(type(value), "a number")
-
-
-def text_id(path: Path, number: int, value: Any, name: str = "id") -> str:
-    """An id as a string; whole numbers are accepted."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str) or not value:
-        got = "an empty string" if value == "" else type_name(value)
-        raise invalid(
-            path,
-            number,
-            f'"{name}" to be a string or a whole number',
-            got,
-            "give every record an id",
-        )
-    return value
-
-
-class SeenIds:
-    """The first line of each id.
-
-    Ids that increase by one from line to line, as in wiki-18 with its 21 million passages, need no
-    memory.
-    """
-
-    def __init__(self) -> None:
-        self._offset: int | None = None
-        self._run_start = 0
-        self._run_end = 0
-        self._lines: dict[str, int] = {}
-
-    def first_line(self, identifier: str, number: int) -> int | None:
-        """The earlier line with this id. Without one, store `number` and return None."""
-        value = (
-            int(identifier)
-            if len(identifier) < 19 and identifier.isascii() and identifier.isdecimal()
-            else None
-        )
-        if value is not None and str(value) == identifier:
-            if self._offset is None:
-                self._offset, self._run_start, self._run_end = value - number, value, value
-            if self._run_start <= value < self._run_end:
-                return value - self._offset
-            if value == self._run_end == number + self._offset:
-                self._run_end += 1
-                return self._lines.get(identifier)
-        earlier = self._lines.setdefault(identifier, number)
-        return earlier if earlier != number else None

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tspo_cli.data.check import AnswerFinder
+from tspo_cli.data.corpus.chunks import found_of
 from tspo_cli.data.normal_form import normalize_answer
 from tspo_cli.data.question import Question
 from tspo_cli.evaluation.metrics import answer_in_retrieved, gold_recall, mean
@@ -38,8 +39,7 @@ def corpus_ceiling(
     present: set[str] = set()
     for identifier, contents in passages:
         finder.feed(contents)
-        if identifier in gold_ids:
-            present.add(identifier)
+        present |= found_of(gold_ids, {identifier})
     shares = [
         len(present.intersection(question.supporting_ids)) / len(set(question.supporting_ids))
         for question in questions

@@ -10,6 +10,7 @@ from tspo_cli.credit.credit_section import CreditConfig
 from tspo_cli.credit.folr import first_occurrence
 from tspo_cli.credit.from_rollouts import credit_turn
 from tspo_cli.credit.gold_match import Match, contains_answer, f1_score
+from tspo_cli.data.corpus.chunks import found_of
 from tspo_cli.data.normal_form import normalize_answer
 from tspo_cli.data.question import Question
 from tspo_cli.evaluation.item_record import ItemRecord
@@ -23,11 +24,14 @@ _CLOSED = {"yes", "no", "noanswer"}
 
 
 def gold_recall(question: Question, hits: Iterable[Hit]) -> float | None:
-    """Share of the gold passages that are among `hits`, 0 to 1; None without gold passages."""
+    """Share of the gold passages that are among `hits`, 0 to 1; None without gold passages.
+
+    A gold document is found by any of its chunks.
+    """
     if not question.supporting_ids:
         return None
     gold = set(question.supporting_ids)
-    return len(gold & {hit.id for hit in hits}) / len(gold)
+    return len(found_of(gold, {hit.id for hit in hits})) / len(gold)
 
 
 def gold_precision(question: Question, hits: Iterable[Hit]) -> float | None:
@@ -37,7 +41,8 @@ def gold_precision(question: Question, hits: Iterable[Hit]) -> float | None:
     retrieved = {hit.id for hit in hits}
     if not question.supporting_ids or not retrieved:
         return None
-    return len(retrieved & set(question.supporting_ids)) / len(retrieved)
+    gold = set(question.supporting_ids)
+    return sum(bool(found_of(gold, {identifier})) for identifier in retrieved) / len(retrieved)
 
 
 def answer_em(answer: str | None, golds: Sequence[str]) -> bool:

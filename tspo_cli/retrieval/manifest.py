@@ -32,7 +32,7 @@ def make_manifest(
     *,
     kind: str,
     passages: int,
-    corpus: dict[str, str],
+    corpus: dict[str, Any],
     settings: IndexSettings,
     encoder: str,
     encoder_sha256: str | None,
@@ -40,7 +40,8 @@ def make_manifest(
 ) -> dict[str, Any]:
     """The manifest as plain values.
 
-    `corpus` has the path and sha256 of the file that the index was built from.
+    `corpus` has the path and sha256 of the file that the index was built from; `files` in it has
+    all paths, if there are several.
     """
     return {
         "format": FORMAT,

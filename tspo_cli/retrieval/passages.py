@@ -7,16 +7,19 @@ import json
 import mmap
 import os
 import zlib
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tspo_cli.console import track
-from tspo_cli.data.readers import parse_passage, read_passages
+from tspo_cli.console import say, track
+from tspo_cli.data.corpus.chunks import WHOLE, Chunking
+from tspo_cli.data.corpus.corpus_files import CorpusFacts, read_corpus
+from tspo_cli.data.corpus.passage_forms import has_id, parse_passage
+from tspo_cli.data.formats.record_checks import invalid
+from tspo_cli.data.question import Passage
 from tspo_cli.errors import InvalidInputError
 
 PASSAGES_NAME = "passages.jsonl"
@@ -26,44 +29,124 @@ _ROW = np.dtype([("end", "<i8"), ("crc", "<u4")])
 _ROWS_AT_ONCE = 1 << 16
 
 
-def write_passages(corpus: Path, directory: Path) -> int:
+def write_passages(
+    corpus: Sequence[Path], directory: Path, chunking: Chunking = WHOLE
+) -> CorpusFacts:
     """Write a corpus as `passages.jsonl` (`{"id", "contents"}` per line) and `offsets.npy`
     ([passages + 1] of _ROW).
 
-    Returns the number of passages. Memory holds one passage at a time; a scratch file has 8 bytes
-    of each id.
+    A passage that was already there, with the same id and contents, is left out; this is said.
+    Memory holds one passage at a time, and the ids that occur twice; a scratch file has 8 bytes of
+    each id.
 
     Raises:
-        MissingResourceError, InvalidInputError: as `read_passages`.
+        MissingResourceError, InvalidInputError: as `read_corpus`.
+        InvalidInputError: passages with the same id differ.
+    """
+    facts = CorpusFacts()
+    repeated = _write(corpus, directory, chunking, facts, frozenset())
+    if repeated:
+        # Only now it is known which ids occur twice: the corpus is read again with an eye on them.
+        facts = CorpusFacts()
+        _write(corpus, directory, chunking, facts, repeated)
+    for remark in facts.remarks():
+        say(remark)
+    return facts
+
+
+def _write(
+    corpus: Sequence[Path],
+    directory: Path,
+    chunking: Chunking,
+    facts: CorpusFacts,
+    repeated: frozenset[bytes],
+) -> frozenset[bytes]:
+    """Write the files of `write_passages`, with one passage of each id in `repeated`.
+
+    Returns the digests of other ids that occur twice. If there are any, nothing is complete.
     """
     digests = directory / ".ids"
+    first = _FirstOf()
     # The offsets table is written last. If it exists, so do all passages,
     # and a killed build resumes there.
     with OffsetsWriter(directory / OFFSETS_NAME) as offsets:
         with open(directory / PASSAGES_NAME, "wb") as handle, open(digests, "wb") as ids:
-            for passage in track(read_passages(corpus, distinct=False), "reading passages"):
+            passages = read_corpus(corpus, chunking, facts)
+            for file, number, passage in track(passages, "reading passages"):
+                digest = _digest(passage.id)
+                if digest in repeated and first.has(file, number, passage):
+                    continue
                 record = {"id": passage.id, "contents": passage.contents}
                 # "replace": a lone surrogate, which JSON can spell, could not be served again.
                 line = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
                 handle.write(line)
                 offsets.add(line)
-                ids.write(
-                    hashlib.blake2b(passage.id.encode("utf-8", "replace"), digest_size=8).digest()
-                )
-        if _has_equal(digests):
-            # This check keeps all ids in memory. It reports the two lines, or finds that only the
-            # digests are equal.
-            deque(read_passages(corpus), maxlen=0)
+                ids.write(digest)
+        more = frozenset[bytes]() if repeated else _repeated(digests)
+        offsets.complete = not more
         digests.unlink()
-    return offsets.count
+        first.report()
+    return more
 
 
-def _has_equal(path: Path) -> bool:
-    """Whether a file of 8-byte numbers has one twice. Sorts it in place, in mapped memory."""
+def passage_bytes(contents: str) -> int:
+    """About how many bytes an index keeps for a passage beside its search structures."""
+    return len(json.dumps(contents, ensure_ascii=False).encode("utf-8", "replace")) + 50
+
+
+def _digest(identifier: str) -> bytes:
+    return hashlib.blake2b(identifier.encode("utf-8", "replace"), digest_size=8).digest()
+
+
+class _FirstOf:
+    """The first passage of each id that occurs twice, and what the others are."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[Path, int, bytes]] = {}
+        self._same = 0
+        self._different: set[str] = set()
+        self._error: InvalidInputError | None = None
+
+    def has(self, file: Path, number: int, passage: Passage) -> bool:
+        """Whether a passage with this id was there; otherwise remember this one."""
+        text = hashlib.blake2b(passage.contents.encode("utf-8", "replace"), digest_size=16).digest()
+        earlier = self._seen.setdefault(passage.id, (file, number, text))
+        if earlier == (file, number, text):
+            return False
+        if earlier[2] == text:
+            self._same += 1
+        else:
+            self._different.add(passage.id)
+            line = f"line {earlier[1]}" if earlier[0] == file else f"{earlier[0]}:{earlier[1]}"
+            self._error = self._error or invalid(
+                file,
+                number,
+                "ids that differ",
+                f"{passage.id!r} as on {line} with another text",
+                "rename or remove one",
+            )
+        return True
+
+    def report(self) -> None:
+        """Say how many passages were left out. Raises InvalidInputError if any differ."""
+        if self._error is not None:
+            raise InvalidInputError(
+                f"{self._error} ({len(self._different):,} ids have different texts, "
+                f"{self._same:,} passages are identical to an earlier one)"
+            )
+        if self._same:
+            say(f"{self._same:,} passages are identical to an earlier one and were left out")
+
+
+def _repeated(path: Path) -> frozenset[bytes]:
+    """The 8-byte digests that a file has twice. Sorts it in place, in mapped memory."""
     numbers = np.memmap(path, np.uint64, mode="r+")
     numbers.sort()
     starts = range(0, len(numbers) - 1, _ROWS_AT_ONCE)
-    return any((np.diff(numbers[at : at + _ROWS_AT_ONCE + 1]) == 0).any() for at in starts)
+    blocks = (numbers[at : at + _ROWS_AT_ONCE + 1] for at in starts)
+    return frozenset(
+        number.tobytes() for block in blocks for number in block[1:][np.diff(block) == 0]
+    )
 
 
 def write_offsets(lines: Path, directory: Path) -> int:
@@ -93,6 +176,8 @@ class OffsetsWriter:
         self._rows = np.zeros(_ROWS_AT_ONCE, _ROW)
         self._filled = 1
         self._end = 0
+        self.complete = True
+        """Whether the table may appear."""
         self.count = 0
 
     def __enter__(self) -> OffsetsWriter:
@@ -115,7 +200,7 @@ class OffsetsWriter:
     def __exit__(self, kind: object, *details: object) -> None:
         self._flush()
         self._handle.close()
-        if kind is None:
+        if kind is None and self.complete:
             complete = self._path.with_name(f".{self._path.name}")
             with open(complete, "wb") as table:
                 np.save(table, np.memmap(self._scratch, _ROW, mode="r"), allow_pickle=False)
@@ -152,6 +237,11 @@ class PassageStore:
 
     def __len__(self) -> int:
         return len(self._ends) - 1
+
+    @property
+    def bytes(self) -> int:
+        """Size of the passages and of their table on disk."""
+        return len(self._lines) + len(self._ends) * _ROW.itemsize
 
     def __getitem__(self, position: int) -> tuple[str, str]:
         """(id, contents) of the passage at `position`, counted from 0.
@@ -198,7 +288,8 @@ def _passage(path: Path, position: int, line: bytes) -> tuple[str, str]:
     ):
         identifier, contents = record["id"], record["contents"]
     elif isinstance(record, dict):
-        passage = parse_passage(path, position + 1, {"id": position, **record})
+        known = record if has_id(record) else {"id": position, **record}
+        passage = parse_passage(path, position + 1, known)
         identifier, contents = passage.id, passage.contents
     else:
         raise InvalidInputError(

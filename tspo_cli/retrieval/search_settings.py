@@ -17,7 +17,9 @@ from tspo_cli.config.keys import expects
 from tspo_cli.config.sections.index_settings import (
     INDEX_PARTS,
     SEARCH_PARTS,
+    UNRECORDED,
     Bm25Settings,
+    ChunkSettings,
     DenseSettings,
     FusionSettings,
     RerankSettings,
@@ -27,6 +29,7 @@ from tspo_cli.config.sections.index_settings import (
 from tspo_cli.config.sections.section import Section
 from tspo_cli.errors import InvalidInputError
 
+_ALWAYS_RECORDED = object()
 _SPEED_ONLY = ("device", "batch_size", "batch_tokens")
 _NOT_IN_VECTORS = {
     *("preset", "query_prefix", "factory", "train_size", "rescore"),
@@ -38,16 +41,43 @@ _NOT_IN_VECTORS = {
 class IndexSettings:
     """All settings of one index; a part that its kind does not use is None."""
 
+    chunks: ChunkSettings = field(default_factory=ChunkSettings)
     bm25: Bm25Settings | None = None
     dense: DenseSettings | None = None
     fusion: FusionSettings | None = None
     rerank: RerankSettings = field(default_factory=RerankSettings)
     ties: TieSettings = field(default_factory=TieSettings)
 
+    def values(self) -> dict[str, Any]:
+        """All settings of the index, without re-ranking and ties, which belong to a search."""
+        parts = [self.bm25, self.dense, self.fusion, self.chunks]
+        return {
+            name: value
+            for part in parts
+            if part is not None
+            for name, value in part.model_dump().items()
+        }
+
     def flat(self) -> dict[str, Any]:
-        """The `parameters` of a manifest, without re-ranking and ties, which belong to a search."""
-        parts = [part for part in (self.bm25, self.dense, self.fusion) if part is not None]
-        return {name: value for part in parts for name, value in part.model_dump().items()}
+        """The `parameters` of a manifest: `values` without UNRECORDED."""
+        return {name: value for name, value in self.values().items() if value != _unrecorded(name)}
+
+
+def _unrecorded(name: str) -> Any:
+    return next((part[name] for part in UNRECORDED.values() if name in part), _ALWAYS_RECORDED)
+
+
+def built_settings(kind: str, recorded: Mapping[str, object]) -> IndexSettings:
+    """The settings of an index from the `parameters` of its manifest.
+
+    Raises as `index_settings`.
+    """
+    absent = {
+        name: value
+        for part in INDEX_PARTS.get(kind, {})
+        for name, value in UNRECORDED.get(part, {}).items()
+    }
+    return index_settings(kind, {**absent, **recorded})
 
 
 def index_settings(
@@ -82,7 +112,7 @@ def for_search(settings: IndexSettings, kind: str, given: Mapping[str, object]) 
     Raises:
         InvalidInputError: a setting that is fixed once the index is built, or as `index_settings`.
     """
-    built, changeable = settings.flat(), search_time_names(kind)
+    built, changeable = settings.values(), search_time_names(kind)
     for name in given:
         if name in built and name not in changeable:
             raise InvalidInputError(
@@ -97,8 +127,8 @@ def changed_results(built: IndexSettings, chosen: IndexSettings) -> dict[str, An
 
     Settings that change the speed only are left out; a model is given by its name.
     """
-    before = built.flat()
-    changed = {name: value for name, value in chosen.flat().items() if value != before[name]}
+    before = built.values()
+    changed = {name: value for name, value in chosen.values().items() if value != before[name]}
     if chosen.rerank.reranker:
         changed |= chosen.rerank.model_dump()
         changed["reranker"] = PurePath(chosen.rerank.reranker).name

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from tspo_cli.config.schema import Config
-from tspo_cli.data.rows import invalid, read_rows
+from tspo_cli.data.formats.record_checks import invalid
+from tspo_cli.data.rows import read_rows
 from tspo_cli.data.world.demonstrate import Demonstrator
 from tspo_cli.data.world.generate import load_world
 from tspo_cli.errors import InvalidInputError

@@ -17,6 +17,35 @@ from pydantic.fields import FieldInfo
 from tspo_cli.config.sections.section import Section
 
 SEARCH_TIME: dict[str, Any] = {"search_time": True}
+UNRECORDED: dict[str, dict[str, Any]] = {
+    "chunks": {"chunk_tokens": 0, "chunk_overlap": 0},
+}
+"""Settings that a manifest has only with another value than this one. Indexes that were built
+before the setting existed were built as this value says.
+"""
+
+
+class ChunkSettings(Section):
+    """How long documents become passages. An index of whole documents does not record it."""
+
+    chunk_tokens: int = Field(
+        0,
+        ge=0,
+        description="Most words in a passage; longer documents are cut. In scripts without "
+        "spaces, each letter counts as a word. 0: whole documents.",
+    )
+    chunk_overlap: int = Field(
+        0, ge=0, description="Words at the end of a chunk that the next one repeats."
+    )
+
+    @model_validator(mode="after")
+    def _overlap_is_smaller(self) -> ChunkSettings:
+        if self.chunk_overlap and self.chunk_overlap >= self.chunk_tokens:
+            raise ValueError(
+                f"setting chunk_overlap: expected less than chunk_tokens ({self.chunk_tokens}), "
+                f"got {self.chunk_overlap}"
+            )
+        return self
 
 
 class Bm25Settings(Section):
@@ -178,9 +207,14 @@ class TieSettings(Section):
 
 
 INDEX_PARTS: dict[str, dict[str, type[Section]]] = {
-    "bm25": {"bm25": Bm25Settings},
-    "dense": {"dense": DenseSettings},
-    "hybrid": {"bm25": Bm25Settings, "dense": DenseSettings, "fusion": FusionSettings},
+    "bm25": {"bm25": Bm25Settings, "chunks": ChunkSettings},
+    "dense": {"dense": DenseSettings, "chunks": ChunkSettings},
+    "hybrid": {
+        "bm25": Bm25Settings,
+        "dense": DenseSettings,
+        "fusion": FusionSettings,
+        "chunks": ChunkSettings,
+    },
 }
 """The settings of each kind of index, which its manifest keeps."""
 SEARCH_PARTS: dict[str, dict[str, type[Section]]] = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tspo_cli.data.answers import accepted_answers
-from tspo_cli.data.rows import invalid, read_rows
+from tspo_cli.data.formats.answers import accepted_answers
+from tspo_cli.data.formats.record_checks import invalid
+from tspo_cli.data.rows import read_rows
 from tspo_cli.errors import InvalidInputError
 
 

@@ -45,7 +45,7 @@ def build_bm25(store: PassageStore, directory: Path, scratch: Path, settings: Bm
     """
     step = max(1, len(store) // _PROBE)
     probe = [store[position][1] for position in range(0, len(store), step)]
-    say(estimate_bm25(len(store), probe, settings).text(len(store)))
+    say(estimate_bm25(len(store), probe, settings).text(len(store), store.bytes))
     words_path = scratch / "words.i32"
     vocabulary, lengths = _assign_word_ids(store, words_path, settings)
     if not vocabulary:
@@ -68,8 +68,8 @@ def build_bm25(store: PassageStore, directory: Path, scratch: Path, settings: Bm
 
 @dataclass(frozen=True)
 class Bm25Estimate:
-    """The cost of a BM25 build: bytes of the index and of scratch files, and of memory without
-    the libraries.
+    """The cost of a BM25 build: bytes of the search structures and of scratch files, and of memory
+    without the libraries.
     """
 
     index_bytes: int
@@ -77,11 +77,11 @@ class Bm25Estimate:
     memory_bytes: int
     seconds: float
 
-    def text(self, passages: int) -> str:
-        """One line for a person."""
+    def text(self, passages: int, passages_bytes: int) -> str:
+        """One line for a person. `passages_bytes`: the passages that are kept beside the index."""
         return (
             f"estimate: BM25 of {passages:,} passages, about {duration(self.seconds)}; index "
-            f"{byte_size(self.index_bytes)}, "
+            f"{byte_size(self.index_bytes + passages_bytes)} with the passages, "
             f"{byte_size(self.scratch_bytes)} more on disk while it is built, memory "
             f"{byte_size(self.memory_bytes)}"
         )
@@ -96,11 +96,15 @@ def estimate_bm25(passages: int, probe: Sequence[str], settings: Bm25Settings) -
     seen = [len({word for bag in bags[:: 2 // part] for word in bag}) for part in (1, 2)]
     growth = math.log2(max(1, seen[1]) / max(1, seen[0]))
     vocabulary = seen[1] * (passages / len(probe)) ** growth
-    # 12 bytes a word at most: two numbers in the index, one in the scratch file. To sort and write
+    postings = sum(len(set(bag)) for bag in bags) / len(probe)
+    spelt = sum(len(word.encode("utf-8", "replace")) for bag in bags for word in set(bag))
+    letters = spelt / max(1, postings * len(probe))
+    # 8 bytes for each different word of a passage, two numbers; 4 bytes a word in the scratch file.
+    # A word of the vocabulary is spelt with its number, and has an offset. To sort and write
     # a word twice takes about 0.6 microseconds and, in a block, 100 bytes. A word of the vocabulary
     # takes about 250 bytes, the length of a passage 8: experiments/benchmarks/retrieval_build.py.
     return Bm25Estimate(
-        index_bytes=int(8 * words * passages),
+        index_bytes=int(8 * postings * passages + (letters + 18) * vocabulary),
         scratch_bytes=int(4 * words * passages),
         memory_bytes=int(
             100 * min(_BLOCK_WORDS, words * passages) + 250 * vocabulary + 8 * passages

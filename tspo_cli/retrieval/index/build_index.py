@@ -12,15 +12,22 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tspo_cli.data.readers import read_passages
-from tspo_cli.data.rows import count_rows
+from tspo_cli.config.sections.index_settings import ChunkSettings
+from tspo_cli.data.corpus.chunks import Chunking
+from tspo_cli.data.corpus.corpus_files import (
+    CorpusFacts,
+    corpus_digest,
+    count_documents,
+    document_files,
+    read_corpus,
+)
 from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
 from tspo_cli.retrieval.dense.presets import resolve_preset
 from tspo_cli.retrieval.manifest import (
@@ -31,16 +38,27 @@ from tspo_cli.retrieval.manifest import (
     make_manifest,
     read_manifest,
 )
-from tspo_cli.retrieval.passages import OFFSETS_NAME, PASSAGES_NAME, PassageStore, write_passages
+from tspo_cli.retrieval.passages import (
+    OFFSETS_NAME,
+    PASSAGES_NAME,
+    PassageStore,
+    passage_bytes,
+    write_passages,
+)
 from tspo_cli.retrieval.search_settings import IndexSettings, index_settings, vector_settings
 from tspo_cli.runs import read_json, write_json
+
+_PROBE = 2_000
+"""Passages that an estimate looks at."""
+_SAMPLED = 200_000
+"""Passages at the start of the corpus that they come from."""
 
 
 @dataclass(frozen=True)
 class BuildPlan:
     """The index to build."""
 
-    corpus: Path
+    corpus: tuple[Path, ...]
     kind: str
     settings: IndexSettings
     encoder: str
@@ -48,7 +66,7 @@ class BuildPlan:
 
 
 def build_index(
-    corpus: Path,
+    corpus: Path | Sequence[Path],
     out: Path,
     *,
     kind: str = "bm25",
@@ -56,7 +74,9 @@ def build_index(
     settings: Mapping[str, object] | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Build the index directory `out` from a corpus file and return its manifest.
+    """Build the index directory `out` from a corpus and return its manifest.
+
+    A corpus is a file of passages or a folder of .txt and .md documents, or several of them.
 
     The same corpus and settings give the same bytes, also if a dense build was killed and started
     again: the finished shards are kept. They are kept as well if the build fails, for example
@@ -86,7 +106,8 @@ def build_index(
         check_target(out, overwrite)
         _resume_or_start(work, identity, plan, overwrite)
         if not (target / OFFSETS_NAME).is_file():
-            write_passages(corpus, target)
+            chunks = plan.settings.chunks
+            write_passages(plan.corpus, target, Chunking(chunks.chunk_tokens, chunks.chunk_overlap))
         store = PassageStore(target)
         if plan.settings.bm25 is not None:
             from tspo_cli.retrieval.bm25.bm25_build import build_bm25
@@ -99,7 +120,7 @@ def build_index(
         manifest = make_manifest(
             kind=kind,
             passages=len(store),
-            corpus={"path": str(corpus.resolve()), "sha256": identity["corpus"]},
+            corpus=_corpus_facts(plan.corpus, identity["corpus"]),
             settings=plan.settings,
             encoder=plan.encoder,
             encoder_sha256=identity["encoder_sha256"],
@@ -114,13 +135,24 @@ def build_index(
     return manifest
 
 
-def make_plan(corpus: Path, kind: str, encoder: str, given: Mapping[str, object]) -> BuildPlan:
+def _corpus_facts(corpus: Sequence[Path], digest: str) -> dict[str, Any]:
+    paths = [str(path.resolve()) for path in corpus]
+    several = {"files": paths} if len(paths) > 1 else {}
+    return {"path": ", ".join(paths), "sha256": digest, **several}
+
+
+def make_plan(
+    corpus: Path | Sequence[Path], kind: str, encoder: str, given: Mapping[str, object]
+) -> BuildPlan:
     """Check the arguments of `build_index`. Raises as it does."""
-    if not corpus.is_file():
-        got = "is a directory" if corpus.is_dir() else "no such file"
-        raise MissingResourceError(
-            f"{corpus}: {got}; name a JSONL or parquet file (hub: tspo data convert it first)"
-        )
+    paths = (corpus,) if isinstance(corpus, Path) else tuple(corpus)
+    for path in paths:
+        if not path.exists():
+            raise MissingResourceError(
+                f"{path}: no such file; name a corpus file or a folder of documents (hub: tspo "
+                "data convert it first)"
+            )
+        document_files(path)
     if kind == "bm25" and encoder:
         raise InvalidInputError(
             "a bm25 index uses no encoder; add --kind dense or remove --encoder"
@@ -133,7 +165,7 @@ def make_plan(corpus: Path, kind: str, encoder: str, given: Mapping[str, object]
             f"a {kind} index needs an encoder; give --encoder NAME_OR_DIRECTORY"
         )
     return BuildPlan(
-        corpus,
+        paths,
         kind,
         settings,
         str(Path(encoder).resolve()) if encoder and Path(encoder).is_dir() else encoder,
@@ -194,7 +226,7 @@ def _identity(plan: BuildPlan) -> dict[str, Any]:
     from tspo_cli.retrieval.dense.encoder import encoder_digest
 
     return {
-        "corpus": file_digest(plan.corpus),
+        "corpus": corpus_digest(plan.corpus, file_digest),
         "kind": plan.kind,
         "settings": plan.settings.flat(),
         "encoder": plan.encoder,
@@ -219,6 +251,8 @@ def _resume_or_start(
     """Keep in `work` what this build can reuse: the passages of its corpus, and fitting vectors."""
     state, target = work / "state.json", work / "index"
     reusable = {name: identity[name] for name in ("corpus", "encoder", "encoder_sha256")}
+    if plan.settings.chunks != ChunkSettings():
+        reusable["chunks"] = plan.settings.chunks.model_dump()
     reusable["vectors"] = (
         vector_settings(plan.settings.dense) if plan.settings.dense is not None else None
     )
@@ -240,21 +274,28 @@ def _resume_or_start(
 
 
 def estimate_build(
-    corpus: Path, *, kind: str, encoder: str = "", settings: Mapping[str, object] | None = None
+    corpus: Path | Sequence[Path],
+    *,
+    kind: str,
+    encoder: str = "",
+    settings: Mapping[str, object] | None = None,
 ) -> dict[str, Any]:
-    """Estimate the seconds, disk space and memory of `build_index` from the first passages.
+    """Estimate the seconds, disk space and memory of `build_index` from a sample of the passages.
 
     Raises:
-        MissingResourceError, InvalidInputError: as `build_index`; only the first passages are
-            checked.
+        MissingResourceError, InvalidInputError: as `build_index`; only the passages of the sample
+            are checked.
     """
     plan = make_plan(corpus, kind, encoder, settings or {})
-    passages = count_rows(corpus)
-    probe = [passage.contents for passage in islice(read_passages(corpus), 2_000)]
+    documents = count_documents(plan.corpus)
+    chunks, facts = plan.settings.chunks, CorpusFacts()
+    chunking = Chunking(chunks.chunk_tokens, chunks.chunk_overlap)
+    step = max(1, min(documents, _SAMPLED) // _PROBE)
+    sample = islice(read_corpus(plan.corpus, chunking, facts), 0, _SAMPLED, step)
+    probe = [passage.contents for _, _, passage in sample]
+    passages = documents * facts.passages // facts.documents
     estimate: dict[str, Any] = {"kind": kind, "passages": passages}
-    estimate["passages_bytes"] = (
-        passages * sum(len(text.encode("utf-8", "replace")) + 40 for text in probe) // len(probe)
-    )
+    estimate["passages_bytes"] = passages * sum(map(passage_bytes, probe)) // len(probe)
     if plan.settings.bm25 is not None:
         from tspo_cli.retrieval.bm25.bm25_build import estimate_bm25
 

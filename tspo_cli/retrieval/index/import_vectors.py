@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tspo_cli.console import say
+from tspo_cli.data.rows import file_form
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.dense.dense_ranker import DenseRanker, VectorIndex
 from tspo_cli.retrieval.dense.encoder import encoder_digest
@@ -112,11 +113,11 @@ def _lines(corpus: Path, work: Path) -> Path:
     """The JSONL file to serve; its offsets are written to `work`. A plain JSONL corpus is used
     itself.
     """
+    if file_form(corpus) != "jsonl":
+        write_passages([corpus], work)
+        return work / PASSAGES_NAME
     with open(corpus, "rb") as handle:
         magic = handle.read(4)
-    if magic == b"PAR1":
-        write_passages(corpus, work)
-        return work / PASSAGES_NAME
     if not magic.startswith(b"\x1f\x8b"):
         write_offsets(corpus, work)
         return corpus.resolve()

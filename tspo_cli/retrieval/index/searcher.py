@@ -14,16 +14,23 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from tspo_cli.config.sections.index_settings import DenseSettings
+from tspo_cli.data.corpus.corpus_files import corpus_digest
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.dense.encoder import EXPORTED_NAME, encoder_digest
-from tspo_cli.retrieval.manifest import check_digest, check_files, index_digest, read_manifest
+from tspo_cli.retrieval.manifest import (
+    check_digest,
+    check_files,
+    file_digest,
+    index_digest,
+    read_manifest,
+)
 from tspo_cli.retrieval.passages import PASSAGES_NAME, PassageStore
 from tspo_cli.retrieval.ranking import Ranked, Ranker
 from tspo_cli.retrieval.search_settings import (
     IndexSettings,
+    built_settings,
     changed_results,
     for_search,
-    index_settings,
 )
 from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult, query_problem
 
@@ -121,7 +128,7 @@ def open_index(path: Path, settings: Mapping[str, object] | None = None) -> Sear
     """
     manifest = read_manifest(path)
     kind = manifest["kind"]
-    built = index_settings(kind, manifest["parameters"])
+    built = built_settings(kind, manifest["parameters"])
     chosen = for_search(built, kind, settings or {})
     check_files(path, manifest)
     store = PassageStore(path, path / manifest.get("lines", PASSAGES_NAME))
@@ -148,12 +155,15 @@ def verify_index(path: Path) -> dict[str, Any]:
     manifest = read_manifest(path)
     for name, facts in manifest["files"].items():
         check_digest(path / name, facts["sha256"], "build the index again with --overwrite")
-    corpus = Path(manifest["corpus"]["path"])
-    if corpus.is_file():
-        check_digest(
-            corpus, manifest["corpus"]["sha256"], "the corpus changed: build the index again"
+    corpus = [Path(name) for name in manifest["corpus"].get("files", [manifest["corpus"]["path"]])]
+    present = all(path.exists() for path in corpus)
+    expected = manifest["corpus"]["sha256"]
+    if present and (got := corpus_digest(corpus, file_digest)) != expected:
+        raise InvalidInputError(
+            f"{manifest['corpus']['path']}: expected sha256 {expected[:12]}, got {got[:12]}; the "
+            "corpus changed: build the index again"
         )
-    return {"files": len(manifest["files"]), "corpus": "same" if corpus.is_file() else "absent"}
+    return {"files": len(manifest["files"]), "corpus": "same" if present else "absent"}
 
 
 def _ranker(

@@ -1,0 +1,82 @@
+"""An index of several files: duplicates, chunks, the estimate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tspo_cli.data.question import Question
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.evaluation.metrics import gold_precision, gold_recall
+from tspo_cli.retrieval.index.build_index import build_index, estimate_build
+from tspo_cli.retrieval.index.searcher import open_index, verify_index
+
+
+def corpus(path: Path, **texts: str) -> Path:
+    lines = [json.dumps({"_id": name, "title": name, "text": text}) for name, text in texts.items()]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_identical_passages_are_taken_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = corpus(tmp_path / "a.jsonl", one="red kite", two="blue whale")
+    second = corpus(tmp_path / "b.jsonl", two="blue whale", three="green frog", one="red kite")
+    manifest = build_index([first, second], tmp_path / "index")
+    assert manifest["passages"] == 3
+    assert manifest["corpus"]["files"] == [str(first), str(second)]
+    assert "2 passages are identical to an earlier one and were left out" in (
+        capsys.readouterr().err
+    )
+    searcher = open_index(tmp_path / "index")
+    assert [name for name, _ in searcher.passages()] == ["one", "two", "three"]
+    assert verify_index(tmp_path / "index")["corpus"] == "same"
+    corpus(second, three="green toad")
+    with pytest.raises(InvalidInputError, match="the corpus changed"):
+        verify_index(tmp_path / "index")
+
+
+def test_other_texts_under_one_id_name_both_lines_and_how_many(tmp_path: Path) -> None:
+    first = corpus(tmp_path / "a.jsonl", one="red kite", two="blue whale", three="frog")
+    second = corpus(tmp_path / "b.jsonl", one="red kite", two="a whale", three="toad")
+    with pytest.raises(InvalidInputError) as caught:
+        build_index([first, second], tmp_path / "index")
+    message = str(caught.value)
+    assert f"{second}:2: expected ids that differ, got 'two' as on {first}:2" in message
+    assert "2 ids have different texts, 1 passages are identical" in message
+    assert not (tmp_path / "index").exists()
+    assert not list(tmp_path.glob(".index*"))
+
+
+def test_chunks_are_recorded_and_count_as_their_document(tmp_path: Path) -> None:
+    long = " ".join(f"filler{n}" for n in range(40)) + " zanzibar"
+    path = corpus(tmp_path / "c.jsonl", doc=long, short="zebra")
+    settings = {"chunk_tokens": "20", "chunk_overlap": "5"}
+    manifest = build_index(path, tmp_path / "index", settings=settings)
+    assert manifest["parameters"]["chunk_tokens"] == 20
+    again = build_index(path, tmp_path / "again", settings=settings)
+    assert again == manifest
+    (result,) = open_index(tmp_path / "index").search(["zanzibar"], 1)
+    assert [hit.id for hit in result.hits] == ["doc#2"]
+    assert result.hits[0].title == "doc"
+    question = Question("q", "?", ("a",), "s", ("doc",), "full")
+    assert gold_recall(question, result.hits) == 1
+    assert gold_precision(question, result.hits) == 1
+    assert "chunk_tokens" not in build_index(path, tmp_path / "whole")["parameters"]
+    with pytest.raises(InvalidInputError, match="setting 'chunk_tokens': fixed when the index"):
+        open_index(tmp_path / "whole", {"chunk_tokens": 5})
+    with pytest.raises(InvalidInputError, match="chunk_overlap: expected less than chunk_tokens"):
+        build_index(path, tmp_path / "x", settings={"chunk_tokens": 5, "chunk_overlap": 5})
+
+
+@pytest.mark.parametrize("name", ["bamboogle", "musique"])
+def test_the_estimate_has_the_passages(real_data: Path, tmp_path: Path, name: str) -> None:
+    path = real_data / name / "corpus.jsonl.gz"
+    foreseen = estimate_build(path, kind="bm25")
+    build_index(path, tmp_path / "index")
+    size = sum(file.stat().st_size for file in (tmp_path / "index").iterdir())
+    estimate = foreseen["passages_bytes"] + foreseen["bm25_index_bytes"]
+    assert estimate == pytest.approx(size, rel=0.15)

@@ -1,0 +1,180 @@
+"""A corpus: files of passages, or folders of text documents, read one after the other."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tspo_cli.data.corpus.chunks import Chunking, chunks
+from tspo_cli.data.corpus.passage_forms import numbered, parse_passage
+from tspo_cli.data.formats.record_checks import invalid
+from tspo_cli.data.question import Passage
+from tspo_cli.data.rows import count_rows, read_rows
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+
+DOCUMENT_SUFFIXES = (".txt", ".md")
+_FRONT_MATTER = "---"
+
+
+@dataclass
+class CorpusFacts:
+    """What was found while a corpus was read."""
+
+    documents: int = 0
+    """Records, or documents of a folder."""
+    cut: int = 0
+    """Documents that became several chunks."""
+    passages: int = 0
+    empty: int = 0
+    """Passages without any text and title."""
+    title_only: int = 0
+    """Passages whose text is missing or only repeats the title."""
+
+    def count(self, passage: Passage) -> None:
+        """Count one passage."""
+        self.passages += 1
+        text = passage.text
+        if len(text) <= len(passage.title) + 2 or text.isspace():
+            text = text.strip()
+            if not text and not passage.title.strip():
+                self.empty += 1
+            elif text in ("", passage.title.strip()):
+                self.title_only += 1
+
+    def remarks(self) -> Iterator[str]:
+        """Sentences for a person, about what a corpus usually does not have."""
+        if self.empty:
+            yield f"{self.empty:,} of {self.passages:,} passages are empty"
+        if self.title_only:
+            yield f"{self.title_only:,} of {self.passages:,} passages have a title and no text"
+        if self.cut:
+            yield (
+                f"{self.cut:,} of {self.documents:,} documents were cut; {self.passages:,} passages"
+            )
+
+
+def read_corpus(
+    paths: Sequence[Path], chunking: Chunking, facts: CorpusFacts
+) -> Iterator[tuple[Path, int, Passage]]:
+    """Stream (file, line, passage) of all files and folders in their order; counts into `facts`.
+
+    Ids may be equal: see `write_passages`. Records without an id are numbered over all files.
+
+    Raises:
+        MissingResourceError: there is no such file, or a folder without documents.
+        InvalidInputError: a record is malformed, or a file has no passage.
+    """
+    for path in paths:
+        before = facts.documents
+        for file, number, document in _documents(path, before):
+            facts.documents += 1
+            if chunking.words == 0:
+                facts.count(document)
+                yield file, number, document
+                continue
+            parts = 0
+            for passage in chunks(document, chunking):
+                parts += 1
+                facts.count(passage)
+                yield file, number, passage
+            facts.cut += parts > 1
+        if facts.documents == before:
+            raise InvalidInputError(
+                f"{path}: expected passages, got an empty file; fix: name a corpus file"
+            )
+
+
+def _documents(path: Path, first: int) -> Iterator[tuple[Path, int, Passage]]:
+    if path.is_dir() or is_document(path):
+        for file in document_files(path):
+            name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+            yield file, 1, read_document(file, name)
+        return
+    for number, record in numbered(path, read_rows(path), first):
+        yield path, number, parse_passage(path, number, record)
+
+
+def is_document(path: Path) -> bool:
+    """Whether a file is one document, by its name, and not JSONL that is called .txt."""
+    if path.suffix.lower() not in DOCUMENT_SUFFIXES or not path.is_file():
+        return False
+    with open(path, "rb") as handle:
+        return not handle.read(256).lstrip().startswith(b"{")
+
+
+def document_files(path: Path) -> list[Path]:
+    """The .txt and .md files below a folder by their relative names, without hidden ones; a file is
+    itself.
+
+    Raises:
+        MissingResourceError: the folder has none.
+    """
+    if not path.is_dir():
+        return [path]
+    files = [
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in DOCUMENT_SUFFIXES
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    ]
+    if not files:
+        inside = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
+        raise MissingResourceError(
+            f"{path}: no .txt or .md file in this folder (it holds {inside}); name a corpus file, "
+            "or a folder of documents"
+        )
+    return sorted(files, key=lambda file: file.relative_to(path).as_posix())
+
+
+def read_document(path: Path, identifier: str) -> Passage:
+    """The document in a .txt or .md file.
+
+    Its title is its first heading if the document begins with one, else the name of the file.
+
+    Raises:
+        InvalidInputError: the file is not UTF-8.
+    """
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        got = f"byte {error.start} that is not"
+        raise invalid(path, 1, "UTF-8 text", got, "re-encode the file") from None
+    title = ""
+    if path.suffix.lower() == ".md":
+        text = _without_front_matter(text).lstrip()
+        line, _, rest = text.partition("\n")
+        if line.startswith("#") and line.lstrip("#").startswith((" ", "\t")):
+            title, text = line.strip("# \t\r"), rest
+    return Passage(identifier, title or path.stem, text.strip())
+
+
+def _without_front_matter(text: str) -> str:
+    """Markdown without the block of settings between two lines `---` at its start."""
+    first, _, rest = text.partition("\n")
+    if first.rstrip() != _FRONT_MATTER:
+        return text
+    _, end, body = rest.partition(f"\n{_FRONT_MATTER}")
+    return body.partition("\n")[2] if end else text
+
+
+def count_documents(paths: Sequence[Path]) -> int:
+    """Records and documents of a corpus. Raises as `read_corpus`, if a file is damaged."""
+    return sum(
+        len(document_files(path)) if path.is_dir() or is_document(path) else count_rows(path)
+        for path in paths
+    )
+
+
+def corpus_digest(paths: Sequence[Path], digest_of: Callable[[Path], str]) -> str:
+    """SHA-256 of a corpus: that of its file, or of the digests of all its files in their order."""
+    if len(paths) == 1 and not paths[0].is_dir():
+        return digest_of(paths[0])
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in document_files(path):
+            name = file.relative_to(path).as_posix() if path.is_dir() else ""
+            digest.update(f"{name}\0{digest_of(file)}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

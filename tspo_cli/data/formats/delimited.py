@@ -1,0 +1,144 @@
+"""Rows of CSV and TSV files as records, and of a JSON array of objects."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from tspo_cli.data.formats.record_checks import ScannedRow, invalid, type_name
+from tspo_cli.errors import InvalidInputError
+
+_LIST_COLUMNS = frozenset(
+    {
+        "golden_answers", "answers", "answer", "aliases", "answer_aliases", "possible_answers",
+        "supporting_ids",
+    }
+)  # fmt: skip
+"""Columns whose cells may hold a list, as JSON or as Python prints it."""
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_READ_AT_ONCE = 1 << 20
+
+
+def delimiter_of(path: Path) -> str | None:
+    """The delimiter of a table by its name, `.csv` or `.tsv` with or without `.gz`; else None."""
+    name = path.name.lower().removesuffix(".gz")
+    return "," if name.endswith(".csv") else "\t" if name.endswith(".tsv") else None
+
+
+def table_rows(path: Path, lines: IO[str], delimiter: str) -> Iterator[ScannedRow]:
+    """Records of a table whose first line names its columns; the number is that of the line.
+
+    A TSV row is one line; quotes around a cell are removed, as in DPR's psgs_w100.tsv, and other
+    quotes are text. In a CSV file a quoted cell may hold line breaks.
+    """
+    rows = _csv_rows(path, lines) if delimiter == "," else _tsv_rows(lines)
+    header: list[str] | None = None
+    for number, cells in rows:
+        if isinstance(cells, InvalidInputError):
+            yield number, cells
+        elif header is None:
+            header = [name.strip() for name in cells]
+        elif len(cells) != len(header):
+            yield (
+                number,
+                invalid(
+                    path,
+                    number,
+                    f"{len(header)} cells ({', '.join(header)[:80]})",
+                    f"{len(cells)}",
+                    "correct the line, or give the file as JSONL",
+                ),
+            )
+        else:
+            yield (
+                number,
+                {name: _cell(name, cell) for name, cell in zip(header, cells, strict=True)},
+            )
+
+
+def _csv_rows(path: Path, lines: IO[str]) -> Iterator[tuple[int, list[str] | InvalidInputError]]:
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.reader(lines, strict=True)
+    number = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield number, cells
+            number = reader.line_num + 1
+    except csv.Error as error:
+        yield number, invalid(path, number, "a CSV row", str(error), "correct its quotes")
+
+
+def _tsv_rows(lines: IO[str]) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            cells = line.rstrip("\r\n").split("\t")
+            yield number, [_unquoted(cell) if cell.startswith('"') else cell for cell in cells]
+
+
+def _unquoted(cell: str) -> str:
+    return cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell
+
+
+def _cell(name: str, cell: str) -> Any:
+    if name not in _LIST_COLUMNS:
+        return cell
+    text = cell.strip()
+    if not text:
+        return None
+    if text.startswith("[") and text.endswith("]"):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                value = parse(text)
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+            if isinstance(value, list):
+                return value
+    return [cell] if name == "supporting_ids" else cell
+
+
+def array_rows(path: Path, text: IO[str]) -> Iterator[ScannedRow]:
+    """Objects of a JSON array, read as a stream; the number is that of the object, from 1."""
+    decode = json.JSONDecoder().raw_decode
+    buffer, at, number = text.read(_READ_AT_ONCE), 0, 0
+    at = buffer.index("[") + 1
+    while True:
+        while at < len(buffer) and buffer[at] in ", \t\r\n":
+            at += 1
+        if buffer[at : at + 1] == "]":
+            return
+        try:
+            value, at = decode(buffer, at)
+        except (ValueError, RecursionError) as error:
+            more = (
+                ""
+                if isinstance(error, RecursionError)
+                else text.read(max(_READ_AT_ONCE, len(buffer) - at))
+            )
+            if more:
+                buffer, at = buffer[at:] + more, 0
+                continue
+            problem = error.msg if isinstance(error, json.JSONDecodeError) else "too deep a value"
+            yield (
+                number + 1,
+                invalid(
+                    path,
+                    number + 1,
+                    "an array of JSON objects up to its ]",
+                    problem,
+                    "correct the record, or copy the file again",
+                ),
+            )
+            return
+        number += 1
+        if isinstance(value, dict):
+            yield number, value
+        else:
+            expected = "an array of JSON objects, or one JSON object per line"
+            yield number, invalid(path, number, expected, type_name(value), "correct the record")

@@ -1,0 +1,76 @@
+"""What all readers of records share: the error of a record, ids, and the check for equal ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.errors import InvalidInputError
+
+Row = tuple[int, dict[str, Any]]
+ScannedRow = tuple[int, dict[str, Any] | InvalidInputError]
+
+
+def invalid(path: Path, number: int, expected: str, got: str, fix: str) -> InvalidInputError:
+    """The error of a record: file and line, what was expected, what it has, and how to fix it."""
+    return InvalidInputError(f"{path}:{number}: expected {expected}, got {got}; fix: {fix}")
+
+
+def type_name(value: Any) -> str:
+    """The JSON name of the type of `value`."""
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        bool: "a boolean",
+        type(None): "null",
+    }
+    return names.get(type(value), "a number")
+
+
+def text_id(path: Path, number: int, value: Any, name: str = "id") -> str:
+    """An id as a string; whole numbers are accepted."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value:
+        got = "an empty string" if value == "" else type_name(value)
+        raise invalid(
+            path,
+            number,
+            f'"{name}" to be a string or a whole number',
+            got,
+            "give every record an id",
+        )
+    return value
+
+
+class SeenIds:
+    """The first line of each id.
+
+    Ids that increase by one from line to line, as in wiki-18 with its 21 million passages, need no
+    memory.
+    """
+
+    def __init__(self) -> None:
+        self._offset: int | None = None
+        self._run_start = 0
+        self._run_end = 0
+        self._lines: dict[str, int] = {}
+
+    def first_line(self, identifier: str, number: int) -> int | None:
+        """The earlier line with this id. Without one, store `number` and return None."""
+        value = (
+            int(identifier)
+            if len(identifier) < 19 and identifier.isascii() and identifier.isdecimal()
+            else None
+        )
+        if value is not None and str(value) == identifier:
+            if self._offset is None:
+                self._offset, self._run_start, self._run_end = value - number, value, value
+            if self._run_start <= value < self._run_end:
+                return value - self._offset
+            if value == self._run_end == number + self._offset:
+                self._run_end += 1
+                return self._lines.get(identifier)
+        earlier = self._lines.setdefault(identifier, number)
+        return earlier if earlier != number else None
