@@ -39,6 +39,27 @@ def malformed_training_line(path: Path, playground: Playground) -> tuple[list[ob
     return ["train", "tiny/tspo", "--dry-run", *options], 3, f"{file}:2"
 
 
+def missing_deepspeed_file(path: Path, playground: Playground) -> tuple[list[object], int, str]:
+    file = path / "ds.json"
+    options = playground.settings(deepspeed__config=str(file))
+    return ["train", "tiny/tspo", "--dry-run", *options], 4, str(file)
+
+
+def deepspeed_file_with_a_batch_size(
+    path: Path, playground: Playground
+) -> tuple[list[object], int, str]:
+    file = path / "ds.json"
+    file.write_text('{"train_batch_size": 8}')
+    options = playground.settings(deepspeed__config=str(file))
+    return ["train", "tiny/tspo", "--dry-run", *options], 3, "train_batch_size"
+
+
+def missing_prompt_template(path: Path, playground: Playground) -> tuple[list[object], int, str]:
+    file = path / "prompt.txt"
+    options = playground.settings(rollout__prompt=str(file))
+    return ["train", "tiny/tspo", "--dry-run", *options], 4, str(file)
+
+
 def empty_corpus(path: Path, _: Playground) -> tuple[list[object], int, str]:
     file = path / "empty.jsonl"
     file.touch()
@@ -120,6 +141,9 @@ CASES = [
     missing_experiment,
     malformed_line,
     malformed_training_line,
+    missing_deepspeed_file,
+    deepspeed_file_with_a_batch_size,
+    missing_prompt_template,
     empty_corpus,
     duplicate_ids,
     question_without_answers,

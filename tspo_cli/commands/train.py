@@ -99,7 +99,7 @@ def train(
     with _saying_how_to_prepare(config):
         launch(config, run, train_here, WORKER, resume=resume, overwrite=overwrite)
     if os.environ.get("RANK", "0") == "0":
-        _tell(run, json)
+        _print_summary(run, json)
 
 
 @contextmanager
@@ -128,11 +128,13 @@ def _check_inputs(config: Config) -> str:
     from tspo_cli.models.chat_template import template_notes
     from tspo_cli.retrieval.open_retriever import open_retriever
     from tspo_cli.rollout.protocol import SearchProtocol
+    from tspo_cli.training.core.deepspeed_setup import deepspeed_config
     from tspo_cli.training.model_check import check_model
     from tspo_cli.training.policy import starting_policy
     from tspo_cli.training.rl.question_batches import fitting_questions, read_training_questions
     from tspo_cli.training.sft import demonstration_source
 
+    deepspeed_config(config, bfloat16=False)
     sets = read_eval_sets(config.eval.data, config.eval.limit)
     retriever = open_retriever(config.retriever)
     if config.kind != "sft":
@@ -158,7 +160,7 @@ def _check_inputs(config: Config) -> str:
     )
 
 
-def _tell(run: Path, json: bool) -> None:
+def _print_summary(run: Path, json: bool) -> None:
     from tspo_cli.runs import MODEL_NAME, STATUS_NAME, eval_steps, read_json, scores_files
 
     summary: dict[str, Any] = {
