@@ -20,9 +20,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import Finished, Playground, run_tspo
 from tests.evaluation.openai_server import Served, serve
-from tspo_cli.config.schema import JudgeConfig
-from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
-from tspo_cli.evaluation.judging.judge import open_judge, verdict
+from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient
 from tspo_cli.rollout.engines.endpoint.endpoint_engine import (
     EndpointEngine,
@@ -319,82 +317,3 @@ def test_released_sessions_are_forgotten(served: tuple[Served, str]) -> None:
         done = engine.step()
     assert [request.session for request in done] == [2]
     assert engine.step() == []
-
-
-@pytest.mark.parametrize(
-    ("reply", "expected"),
-    [
-        ("correct", 1), ("Incorrect.", 0), ("**Correct**", 1), (("<think> maybe correct </think> "
-                                                                "incorrect"), 0),
-        (("It could be incorrect, but no: "
-         "correct"), 1), ("I cannot say", None), ("", None), ("correctness", None),
-    ],
-)  # fmt: skip
-def test_verdicts(reply: str, expected: float | None) -> None:
-    assert verdict(reply) == expected
-
-
-def judge_app(seen: list[str]) -> FastAPI:
-    """A judge with a rule: correct where an accepted answer's first letter begins the given
-    answer.
-    """
-    app = FastAPI()
-
-    @app.post("/v1/chat/completions")
-    def chat(body: dict[str, Any]) -> dict[str, Any]:
-        prompt = body["messages"][0]["content"]
-        seen.append(prompt)
-        lines = dict(line.split(": ", 1) for line in prompt.splitlines() if ": " in line)
-        golds, answer = lines["Accepted answers"].split("; "), lines["Given answer"]
-        word = "correct" if any(answer[:1] == gold[:1] for gold in golds) else "incorrect"
-        return {"choices": [{"message": {"content": word}, "finish_reason": "stop"}]}
-
-    return app
-
-
-@pytest.mark.slow
-def test_a_judge_beside_exact_match(playground: Playground, tspo: Tspo, tmp_path: Path) -> None:
-    seen: list[str] = []
-    with serve(judge_app(seen)) as url:
-        done = tspo(
-            "eval",
-            playground.model,
-            "--data",
-            playground.world / "test.jsonl",
-            "--index",
-            playground.index,
-            "--json",
-            "--set",
-            f"judge.url={url}",
-            "--set",
-            "judge.model=rule",
-            "--out",
-            tmp_path / "o",
-        )
-    (scores,) = json.loads(done.out)["results"]
-    items = list(read_jsonl_gz(tmp_path / "o" / "world.items.jsonl.gz"))
-    answered = [item for item in items if item["answer"]]
-    assert len(seen) == len(answered)
-    assert scores["judge"] == sum(item["judge"] for item in items) / len(items)
-    assert all(item["judge"] for item in items if item["em"])
-    assert len(scores["judge_prompt_sha256"]) == 64
-    assert scores["digests"]["judge"] == f"rule@{scores['judge_prompt_sha256'][:12]}"
-
-
-def test_the_judge_of_a_prompt_file(tmp_path: Path) -> None:
-    file = tmp_path / "p.txt"
-    file.write_text("{question}|{golden_answers}|{answer}", encoding="utf-8")
-    config = JudgeConfig(url="http://127.0.0.1:9/v1", model="m", prompt=str(file))
-    judge = open_judge(config)
-    assert judge is not None
-    file.write_text("{question}|{golden_answers}|{answer}!", encoding="utf-8")
-    other = open_judge(config)
-    assert other is not None
-    assert judge.prompt_sha256 != other.prompt_sha256
-    file.write_text("{question}", encoding="utf-8")
-    with pytest.raises(InvalidInputError, match="golden_answers"):
-        open_judge(config)
-    with pytest.raises(MissingResourceError):
-        open_judge(JudgeConfig(url="http://x/v1", model="m", prompt="none.txt"))
-    with pytest.raises(InvalidInputError, match=r"judge\.model"):
-        open_judge(JudgeConfig(url="http://x/v1"))

@@ -94,6 +94,10 @@ def evaluate(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the evaluation in the folder.")
     ] = False,
+    retry_refused: Annotated[
+        bool,
+        typer.Option("--retry-refused", help="With --resume: ask refused questions again."),
+    ] = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -137,6 +141,7 @@ def evaluate(
         out=out,
         resume=resume,
         overwrite=overwrite,
+        retry_refused=retry_refused,
     )
     outcome = evaluate_model(request)
     say(f"scores and trajectories: {outcome.folder}")

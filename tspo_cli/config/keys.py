@@ -103,6 +103,8 @@ def _phrase(annotation: Any) -> str:
         return "one of " + ", ".join(str(choice) or '""' for choice in inner)
     if origin is Annotated:
         return str(inner[-1])
+    if origin is list and get_origin(inner[0]) is Literal:
+        return f"a list of {', '.join(map(str, get_args(inner[0])))}"
     if origin is list:
         return f"a list of {_PLURAL.get(inner[0], 'values')}"
     if origin is tuple:

@@ -9,10 +9,22 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from tspo_cli.errors import InvalidInputError
-from tspo_cli.runs import append_jsonl, atomic_write_text, read_jsonl
+from tspo_cli.errors import InvalidInputError, RemoteServiceError
+from tspo_cli.evaluation.item_record import ItemRecord
+from tspo_cli.runs import (
+    EVAL_TIMINGS_NAME,
+    append_jsonl,
+    atomic_write_text,
+    items_file,
+    read_json,
+    read_jsonl,
+    read_jsonl_gz,
+    scores_file,
+)
 
 Record = TypeVar("Record", bound=Mapping[str, Any])
+REFUSED_FIRST = 10
+"""If the first questions, as many as this, are all refused, the evaluation ends."""
 
 
 class Journal(Generic[Record]):
@@ -21,14 +33,15 @@ class Journal(Generic[Record]):
     The first line of the file is the signature of the evaluation.
 
     Raises:
-        InvalidInputError: the file has another signature: of another model, index or setting.
+        InvalidInputError: the file has records and another signature: of another model, index or
+            setting.
     """
 
     def __init__(self, path: Path, signature: str) -> None:
         self.path = path
         self.done: dict[str, tuple[Record, float]] = {}
         lines = read_jsonl(path)
-        if lines and lines[0] != {"signature": signature}:
+        if len(lines) > 1 and lines[0] != {"signature": signature}:
             raise InvalidInputError(
                 f"{path}: was begun with other settings ({lines[0].get('signature')}); resume with "
                 "those, or add --overwrite to start again"
@@ -64,3 +77,40 @@ class Journal(Generic[Record]):
 
 def _line(key: str, record: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     return {"key": key, "record": record, "seconds": seconds}
+
+
+def count_refused(records: Iterable[ItemRecord]) -> int:
+    """How many of the records are refused."""
+    return sum("refused" in record for record in records)
+
+
+def require_answers(name: str, questions: int, journal: Journal[ItemRecord]) -> None:
+    """End the evaluation if the server has refused the first REFUSED_FIRST of `questions`, or all.
+
+    The refused records are dropped, so that --resume asks again.
+
+    Raises:
+        RemoteServiceError: with the server's message.
+    """
+    records = [record for record, _ in journal.done.values()]
+    refused = count_refused(records)
+    if not refused or refused < min(REFUSED_FIRST, questions) or refused < len(records):
+        return
+    reason = records[-1]["refused"]
+    journal.drop(list(journal.done))
+    which = "every question" if refused == questions else f"the first {refused} questions"
+    raise RemoteServiceError(f"{name}: the server refused {which}: {reason}")
+
+
+def ask_again(journal: Journal[ItemRecord]) -> None:
+    """Forget the refused records of an unfinished evaluation."""
+    journal.drop([key for key, (record, _) in journal.done.items() if "refused" in record])
+
+
+def reopen(folder: Path, name: str, journal: Journal[ItemRecord]) -> None:
+    """Take a finished evaluation back into its journal, without the refused records."""
+    seconds = read_json(folder / EVAL_TIMINGS_NAME)[name]["items"]
+    for record in read_jsonl_gz(items_file(folder, name)):
+        if "refused" not in record:
+            journal.add(record["key"], record, seconds[record["key"]])
+    scores_file(folder, name).unlink()

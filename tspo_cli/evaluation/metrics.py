@@ -138,7 +138,7 @@ def item_record(
     turns = [credit_turn(turn) for turn in trajectory.turns]
     hits = [hit for turn in trajectory.turns for hit in turn.hits]
     kinds = [turn.kind for turn in trajectory.turns]
-    return {
+    record: ItemRecord = {
         "id": question.id,
         "key": question.key,
         "data_source": question.data_source,
@@ -175,6 +175,9 @@ def item_record(
         "failed": trajectory.failed,
         "trajectory": rollout_record(trajectory),
     }
+    if trajectory.refused:
+        record["refused"] = trajectory.refused
+    return record
 
 
 def summarize(items: Sequence[ItemRecord], *, dataset: str, method: str, k: int) -> dict[str, Any]:

@@ -44,6 +44,11 @@ class OpenedEngine:
     model: str
     kind: str
 
+    @property
+    def remote(self) -> bool:
+        """True for a server, which may refuse a request."""
+        return self.kind in ("completions", "chat")
+
 
 def open_engine(config: Config, tools: Sequence[Mapping[str, Any]] = ()) -> OpenedEngine:
     """Open the engine for model.path: the server at endpoint.url if it is set, else rollout.engine
@@ -66,12 +71,17 @@ def open_engine(config: Config, tools: Sequence[Mapping[str, Any]] = ()) -> Open
 def _remote(config: Config, tools: Sequence[Mapping[str, Any]]) -> OpenedEngine:
     from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient
     from tspo_cli.rollout.engines.endpoint.endpoint_engine import EndpointEngine, EndpointOptions
+    from tspo_cli.rollout.engines.endpoint.request_fields import RequestFields
 
     endpoint, model = config.endpoint, config.model.path
     tokenizer_path = endpoint.tokenizer or (model if Path(model).is_dir() else "")
     tokenizer: Tokenizer = load_tokenizer(tokenizer_path) if tokenizer_path else WordTokenizer()
     client = EndpointClient(
-        endpoint.url, key_env=endpoint.key_env, timeout=endpoint.timeout, retries=endpoint.retries
+        endpoint.url,
+        key_env=endpoint.key_env,
+        timeout=endpoint.timeout,
+        retries=endpoint.retries,
+        fields=RequestFields("endpoint", endpoint.rename.model_dump(), tuple(endpoint.drop)),
     )
     # vLLM returns the sampled ids, and on request the text with its special tokens: a tokenizer may
     # have the protocol's tags as special tokens.

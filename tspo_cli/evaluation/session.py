@@ -17,7 +17,13 @@ from tspo_cli.data.question import Question
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.evaluation.ceiling import ceiling
 from tspo_cli.evaluation.item_record import ItemRecord
-from tspo_cli.evaluation.journal import Journal
+from tspo_cli.evaluation.journal import (
+    Journal,
+    ask_again,
+    count_refused,
+    reopen,
+    require_answers,
+)
 from tspo_cli.evaluation.judging.judge import Judge
 from tspo_cli.evaluation.methods import Method
 from tspo_cli.evaluation.methods.examples import Example
@@ -48,7 +54,10 @@ PORTION_BATCHES = 4
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What all data sets share. `folder` holds the results and the unfinished work."""
+    """What all data sets share. `folder` holds the results and the unfinished work.
+
+    `retry_refused`: ask the questions again that the server refused before.
+    """
 
     folder: Path
     method: Method
@@ -57,13 +66,15 @@ class Session:
     retriever: Retriever | None
     judge: Judge | None
     examples: tuple[Example, ...] = ()
+    retry_refused: bool = False
 
     def dataset(self, name: str, questions: list[Question]) -> dict[str, Any]:
         """Evaluate one data set and return its scores. Existing scores are read from their file.
 
         Raises:
             InvalidInputError: the folder has results, or unfinished work, of other settings.
-            RemoteServiceError: the endpoint or the retriever failed. Finished answers are kept.
+            RemoteServiceError: the endpoint or the retriever failed, or the endpoint refused the
+                first questions or all. Finished answers are kept.
         """
         digests = self._digests(questions)
         signature = sign(
@@ -78,17 +89,26 @@ class Session:
                     "those, "
                     "add --overwrite to replace it, or choose another --out"
                 )
-            say(f"{name}: already evaluated")
-            return known
+            if not (self.retry_refused and known.get("refused")):
+                say(f"{name}: already evaluated")
+                return known
         journal = Journal[ItemRecord](
             self.folder / f"{dataset_file_name(name)}.partial.jsonl", signature
         )
+        if self.retry_refused:
+            ask_again(journal)
+            if path.exists():
+                reopen(self.folder, name, journal)
         self._answer(name, questions, journal)
+        if self.opened.remote:
+            require_answers(name, len(questions), journal)
         records = [journal.done[question.key] for question in questions]
         items = [record for record, _ in records]
         scores = summarize(items, dataset=name, method=self.method.name, k=self.config.retriever.k)
         scores = with_intervals(scores, items) | {"ceiling": ceiling(questions, self.retriever)}
         scores |= {"benchmark_size": benchmark_size(name), **self._answer_form()}
+        if self.opened.remote:
+            scores |= {"refused": count_refused(items)}
         if self.judge is not None:
             items, judged = self.judge.judge(
                 items, self.folder / f"{dataset_file_name(name)}.judge.partial.jsonl", name
@@ -106,6 +126,11 @@ class Session:
             warn(
                 f"{name}: {scores['failed']} questions count as wrong because one of their "
                 "searches failed"
+            )
+        if scores.get("refused"):
+            warn(
+                f"{name}: the server refused {scores['refused']} of {len(items)} questions, which "
+                "count as wrong; --resume --retry-refused asks them again"
             )
         return scores
 
@@ -125,6 +150,8 @@ class Session:
                 correct += record["em"]
                 journal.add(record["key"], record, seconds)
                 advance(1, f"EM {100 * correct / len(journal.done):.1f}")
+                if "refused" in record:
+                    require_answers(name, len(questions), journal)
 
             for portion in self._portions(questions):
                 missing = [question for question in portion if question.key not in journal.done]

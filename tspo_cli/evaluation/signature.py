@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli import __version__
-from tspo_cli.config.schema import Config
+from tspo_cli.config.schema import Config, EndpointConfig
 from tspo_cli.data.question import Question
 from tspo_cli.evaluation.methods.examples import Example
 from tspo_cli.retrieval.types import Retriever
@@ -126,9 +126,15 @@ def config_digest(config: Config) -> str:
         "temperature": config.eval.temperature,
         "match": config.credit.match,
         "max_context": config.model.max_context,
-        "endpoint": [config.endpoint.api, config.endpoint.extra] if config.endpoint.url else [],
+        "endpoint": _endpoint(config.endpoint) if config.endpoint.url else [],
     }
     return _digest([json.dumps(facts, sort_keys=True)])
+
+
+def _endpoint(endpoint: EndpointConfig) -> list[Any]:
+    """What changes an answer. A field with another name has the same effect."""
+    dropped = [sorted(endpoint.drop)] if endpoint.drop else []
+    return [endpoint.api, endpoint.extra, *dropped]
 
 
 def sign(digests: dict[str, str], **more: Any) -> str:

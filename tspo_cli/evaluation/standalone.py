@@ -45,7 +45,7 @@ class EvaluationRequest:
 
     `limit` keeps only the first questions of each data set, `sample` only a random sample; 0: all.
     `settings` are KEY=VALUE of an experiment. `resume` continues an evaluation in `out`,
-    `overwrite` replaces it.
+    `overwrite` replaces it. `retry_refused` asks the questions again that the server refused.
     """
 
     model: str
@@ -59,6 +59,7 @@ class EvaluationRequest:
     out: Path | None = None
     resume: bool = False
     overwrite: bool = False
+    retry_refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +102,15 @@ def evaluate_model(request: EvaluationRequest) -> EvaluationResult:
         raise UsageError(
             f"method {method.name} needs passages; give --index DIR or --retriever URL"
         )
+    judge = open_judge(config.judge)
+    if judge is not None:
+        judge.preflight()
     opened = open_engine(config, method.tools)
     if opened.kind == "chat":
         method = method.for_chat()
-    session = Session(folder, method, config, opened, retriever, open_judge(config.judge), examples)
+    session = Session(
+        folder, method, config, opened, retriever, judge, examples, request.retry_refused
+    )
     if request.overwrite:
         _clear(folder)
     results = [session.dataset(name, questions) for name, questions in sets.items()]
@@ -126,6 +132,8 @@ def evaluate_model(request: EvaluationRequest) -> EvaluationResult:
 def _check_folder(folder: Path, request: EvaluationRequest) -> None:
     if request.overwrite and request.resume:
         raise UsageError("--resume and --overwrite exclude each other")
+    if request.retry_refused and not request.resume:
+        raise UsageError("--retry-refused continues an evaluation; add --resume")
     begun = (
         (folder / EVAL_SUMMARY_NAME).exists()
         or any(folder.glob("*.partial.jsonl"))

@@ -107,7 +107,7 @@ def run_agents(
 
     A trajectory has up to `max_searches` turns that may search, then one last turn without search.
     A failed search or a passed deadline marks the trajectory as failed and ends it. Neither becomes
-    text that the model reads.
+    text that the model reads. A request that a server refuses ends its trajectory, which says why.
     """
     loop = _Loop(tasks, agent, hooks or RolloutHooks())
     try:
@@ -208,6 +208,9 @@ class _Loop:
 
     def _after_turn(self, completion: Completion) -> None:
         session, protocol = completion.session, self.agent.protocol
+        if completion.refused:
+            self._finish(session, completion.weight_version, refused=completion.refused)
+            return
         rollout = self.rollouts[session]
         state = self._state(rollout)
         last = not state.may_search
@@ -328,7 +331,9 @@ class _Loop:
         for session in late:
             self._finish(session, self.agent.engine.weight_version, late=True)
 
-    def _finish(self, session: int, weight_version: int, *, late: bool = False) -> None:
+    def _finish(
+        self, session: int, weight_version: int, *, late: bool = False, refused: str = ""
+    ) -> None:
         self.agent.engine.release(session)
         rollout = self.rollouts.pop(session)
         task = rollout.task
@@ -340,6 +345,7 @@ class _Loop:
             tuple(rollout.turns),
             weight_version,
             late,
+            refused,
         )
         self.finished[session] = trajectory
         if self.hooks.on_finish is not None:

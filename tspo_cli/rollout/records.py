@@ -50,6 +50,7 @@ class RolloutRecord(_TrajectoryClass):
     answer: str | None  # the final answer; None if the model never gave one
     failed: bool  # a search failed or the deadline passed: not trained on, scored as wrong
     late: NotRequired[bool]  # written where it is true: the deadline passed
+    refused: NotRequired[str]  # written where it is not empty: why the server refused the next turn
     weight_version: int  # of the weights that sampled the last token
     prompt_tokens: int
     turns: list[TurnRecord]
@@ -87,6 +88,8 @@ def rollout_record(trajectory: Trajectory) -> RolloutRecord:
     }
     if trajectory.late:
         record["late"] = True
+    if trajectory.refused:
+        record["refused"] = trajectory.refused
     return record
 
 

@@ -60,6 +60,7 @@ class Trajectory:
     """One rollout of one question: the prompt, then turns. `sample` is its number in the group.
 
     `weight_version` is that of its last token. `late`: its deadline passed before it was complete.
+    `refused`: why a server refused its next turn; empty otherwise. It then has no answer.
     """
 
     group: GroupId
@@ -69,11 +70,12 @@ class Trajectory:
     turns: tuple[Turn, ...]
     weight_version: int = 0
     late: bool = False
+    refused: str = ""
 
     @property
     def answer(self) -> str | None:
         """The text of the final answer. None if the model never gave one."""
-        return self.turns[-1].answer if self.turns else None
+        return self.turns[-1].answer if self.turns and not self.refused else None
 
     @property
     def failed(self) -> bool:

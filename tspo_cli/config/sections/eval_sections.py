@@ -46,6 +46,17 @@ class EvalConfig(Section):
     )
 
 
+class EndpointRename(Section):
+    """Names of request fields on servers that have other names for them. Empty: the usual name."""
+
+    max_tokens: str = Field("", description="OpenAI's newer models: max_completion_tokens.")
+    temperature: str = Field("", description="The server's name of `temperature`.")
+    top_p: str = Field("", description="The server's name of `top_p`.")
+    top_k: str = Field("", description="The server's name of `top_k`.")
+    stop: str = Field("", description="The server's name of `stop`.")
+    seed: str = Field("", description="The server's name of `seed`.")
+
+
 class EndpointConfig(Section):
     """`tspo eval`: a model behind an OpenAI-compatible server instead of one in this process."""
 
@@ -86,6 +97,32 @@ class EndpointConfig(Section):
             "field for sampled token ids is added automatically."
         ),
     )
+    rename: EndpointRename = EndpointRename()
+    drop: list[
+        Literal[
+            "max_tokens",
+            "temperature",
+            "top_p",
+            "top_k",
+            "stop",
+            "seed",
+            "skip_special_tokens",
+            "return_token_ids",
+        ]
+    ] = Field(
+        default_factory=list,
+        description=(
+            "Fields that are not sent, for servers that refuse them. Without `stop` an answer is "
+            "cut when it has arrived."
+        ),
+    )
+
+
+class JudgeRename(Section):
+    """Names of request fields on the judge's server. Empty: the usual name."""
+
+    max_tokens: str = Field("", description="OpenAI's newer models: max_completion_tokens.")
+    temperature: str = Field("", description="The server's name of `temperature`.")
 
 
 class JudgeConfig(Section):
@@ -108,4 +145,9 @@ class JudgeConfig(Section):
     timeout: float = Field(120.0, gt=0, description="Deadline of one request in seconds.")
     retries: int = Field(
         5, ge=0, description="Retries of a failed request, with exponential backoff."
+    )
+    rename: JudgeRename = JudgeRename()
+    drop: list[Literal["max_tokens", "temperature"]] = Field(
+        default_factory=list,
+        description="Fields that are not sent, for servers that refuse them.",
     )

@@ -1,4 +1,8 @@
-"""An LLM judge: a second score for answers, less strict than exact match. Its prompt is a file."""
+"""An LLM judge: a second score for answers, less strict than exact match. Its prompt is a file.
+
+An answer is text of the model that is judged. It stands between two lines that it cannot contain,
+so that it cannot end its own judgement.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +15,33 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.config.schema import JudgeConfig
-from tspo_cli.console import progress
-from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.console import progress, warn
+from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.journal import Journal
+from tspo_cli.evaluation.judging.verdict import FORM, verdict
 from tspo_cli.evaluation.metrics import mean
-from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient, first_choice
+from tspo_cli.rollout.engines.endpoint.chat_reply import read_reply
+from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient, RequestRefusedError
+from tspo_cli.rollout.engines.endpoint.request_fields import RequestFields
 
 BUILT_IN = Path(__file__).with_name("judge_prompt.txt")
 FIELDS = ("question", "golden_answers", "answer")
-_VERDICT = re.compile(r"\b(in)?correct\b", re.IGNORECASE)
-_THINK = re.compile(r".*</think>", re.DOTALL)
+_KNOWN = ("What is the capital of France?", ("Paris",))
+_KNOWN_ANSWERS = (("Paris", 1.0), ("London", 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A judge's reply, or why there is none (`problem`: refused, or cut by the token limit)."""
+
+    reply: str
+    problem: str = ""
+
+    @property
+    def verdict(self) -> float | None:
+        """1 for correct, 0 for incorrect, None if the reply cannot be read."""
+        return None if self.problem else verdict(self.reply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +54,8 @@ class Judge:
 
     @property
     def prompt_sha256(self) -> str:
-        """SHA-256 of the prompt, in hexadecimal."""
-        return hashlib.sha256(self.template.encode("utf-8")).hexdigest()
+        """SHA-256 of the prompt with the form that it asks for, in hexadecimal."""
+        return hashlib.sha256((self.template + FORM).encode("utf-8")).hexdigest()
 
     @property
     def digest(self) -> str:
@@ -47,16 +67,20 @@ class Judge:
     ) -> tuple[list[ItemRecord], dict[str, Any]]:
         """Judge the items. Return them with their verdicts, and the scores.
 
-        Each item gets `judge` (1, 0, or None if the reply has no verdict) and `judge_reply`. The
-        scores are `judge` (replies without a verdict count as incorrect), `judge_unclear` (the
+        Each item gets `judge` (1, 0, or None if the reply cannot be read) and `judge_reply`. The
+        scores are `judge` (replies that cannot be read count as incorrect), `judge_unclear` (the
         number of these replies), the model and the digest of the prompt. An item without an answer
-        is incorrect and is not sent to the model.
+        is incorrect and is not sent to the model. An item that has a reply keeps it.
 
         Raises:
             RemoteServiceError: the server failed. Finished verdicts are kept for --resume.
         """
         journal = Journal[dict[str, Any]](journal_path, self.digest)
-        waiting = [item for item in items if item["answer"] and item["key"] not in journal.done]
+        waiting = [
+            item
+            for item in items
+            if item["answer"] and item["key"] not in journal.done and "judge" not in item
+        ]
         with (
             progress(f"{label} judge", len(waiting)) as advance,
             ThreadPoolExecutor(self.config.concurrency) as pool,
@@ -64,7 +88,9 @@ class Judge:
             futures = {pool.submit(self._reply, item): item for item in waiting}
             try:
                 for future in as_completed(futures):
-                    journal.add(futures[future]["key"], {"reply": future.result()}, 0.0)
+                    judgement = future.result()
+                    record = {"reply": judgement.reply, "problem": judgement.problem}
+                    journal.add(futures[future]["key"], record, 0.0)
                     advance(1)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -76,41 +102,91 @@ class Judge:
             "judge_prompt_sha256": self.prompt_sha256,
         }
         journal.close()
+        if scores["judge_unclear"]:
+            warn(
+                f"{label}: {scores['judge_unclear']} replies of the judge cannot be read and count "
+                "as incorrect"
+            )
         return judged, scores
 
+    def preflight(self) -> None:
+        """Ask for a correct and a wrong answer to a known question, before answers are paid for.
+
+        Raises:
+            RemoteServiceError: the server fails, a reply cannot be read, or a verdict is wrong.
+        """
+        question, golds = _KNOWN
+        for answer, expected in _KNOWN_ANSWERS:
+            judgement = self._ask(question, golds, answer)
+            if judgement.verdict == expected:
+                continue
+            said = judgement.problem or f"it replied {' '.join(judgement.reply.split())[-200:]!r}"
+            wrong = "is wrong" if judgement.verdict is not None else "cannot be read"
+            raise RemoteServiceError(
+                f"judge {self.config.model}: its verdict on {answer!r} ({question} {golds[0]}) "
+                f"{wrong}: {said}; choose another judge.model, or change judge.prompt or "
+                "judge.max_tokens"
+            )
+
     def _judged(self, item: ItemRecord, journal: Journal[dict[str, Any]]) -> ItemRecord:
+        if "judge" in item:
+            return item
         if not item["answer"]:
             return item | {"judge": 0.0, "judge_reply": None}
-        reply = journal.done[item["key"]][0]["reply"]
-        return item | {"judge": verdict(reply), "judge_reply": reply}
-
-    def _reply(self, item: ItemRecord) -> str:
-        values = {
-            "question": item["question"],
-            "golden_answers": "; ".join(item["golden_answers"]),
-            "answer": item["answer"] or "",
+        record = journal.done[item["key"]][0]
+        judgement = Judgement(record["reply"], record["problem"])
+        reply = f"{judgement.reply} [{judgement.problem}]".strip()
+        return item | {
+            "judge": judgement.verdict,
+            "judge_reply": reply if judgement.problem else judgement.reply,
         }
-        # A single pass: "{question}" inside an answer is not replaced.
-        prompt = re.sub(
-            r"\{(\w+)\}", lambda match: values.get(match.group(1), match.group(0)), self.template
-        )
+
+    def _reply(self, item: ItemRecord) -> Judgement:
+        return self._ask(item["question"], item["golden_answers"], item["answer"] or "")
+
+    def _ask(self, question: str, golds: Sequence[str], answer: str) -> Judgement:
         body = {
             "model": self.config.model,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": [
+                {"role": "user", "content": filled(self.template, question, golds, answer)}
+            ],
             "temperature": 0,
             "max_tokens": self.config.max_tokens,
         }
-        choice = first_choice(self.client.post("/chat/completions", body), self.client.url)
-        return str((choice.get("message") or {}).get("content") or "")
+        try:
+            reply = read_reply(self.client.post("/chat/completions", body), "chat")
+        except RequestRefusedError as error:
+            return Judgement("", f"refused: {error.reason}{error.hint}")
+        if reply.refused:
+            return Judgement("", f"refused: {reply.refused}")
+        cut = reply.finish_reason == "length"
+        return Judgement(reply.text, "cut by judge.max_tokens" if cut else "")
 
 
-def verdict(reply: str) -> float | None:
-    """1 if the last verdict of the reply is "correct", 0 if it is "incorrect", None without either.
+def filled(template: str, question: str, golds: Sequence[str], answer: str) -> str:
+    """The prompt for one answer, with the form of the reply at its end."""
+    fence = fence_of(answer)
+    values = {
+        "question": question,
+        "golden_answers": "; ".join(golds),
+        "answer": f"{fence}\n{answer}\n{fence}",
+        "fence": fence,
+    }
+    # A single pass: "{question}" inside an answer is not replaced.
+    return re.sub(
+        r"\{(\w+)\}",
+        lambda match: values.get(match.group(1), match.group(0)),
+        template.rstrip() + FORM,
+    )
 
-    A <think> block is ignored.
-    """
-    matches = list(_VERDICT.finditer(_THINK.sub("", reply)))
-    return None if not matches else float(matches[-1].group(1) is None)
+
+def fence_of(answer: str) -> str:
+    """A line that `answer` does not contain: a digest of the answer itself."""
+    fence = ""
+    while not fence or fence in answer:
+        digest = hashlib.sha256(f"{fence}\0{answer}".encode("utf-8", "surrogatepass")).hexdigest()
+        fence = f"=== answer {digest[:16]} ==="
+    return fence
 
 
 def open_judge(config: JudgeConfig) -> Judge | None:
@@ -134,6 +210,10 @@ def open_judge(config: JudgeConfig) -> Judge | None:
     if missing:
         raise InvalidInputError(f"{path}: expected {{{missing[0]}}} in the prompt; add this field")
     client = EndpointClient(
-        config.url, key_env=config.key_env, timeout=config.timeout, retries=config.retries
+        config.url,
+        key_env=config.key_env,
+        timeout=config.timeout,
+        retries=config.retries,
+        fields=RequestFields("judge", config.rename.model_dump(), tuple(config.drop)),
     )
     return Judge(client, config, template)

@@ -123,6 +123,8 @@ def _lines(trajectory: dict[str, Any], golds: Sequence[str], color: bool) -> lis
     facts = [f"rollout {trajectory.get('sample', 0) + 1}", str(trajectory.get("class") or "")]
     facts += [f"outcome {outcome:g}"] if outcome is not None else []
     facts += ["search failed, not trained on"] if trajectory.get("failed") else []
+    refused = trajectory.get("refused")
+    facts += [f"refused by the server: {printable(refused)}"] if refused else []
     lines: list[Any] = [Text(" · ".join(filter(None, facts)), style="bold cyan")]
     for index, turn in enumerate(trajectory["turns"]):
         lines.append(Padding(_heading(trajectory, index), (0, 0, 0, 2)))

@@ -22,6 +22,8 @@ COLUMNS = (
     "invalid_share",
     "no_answer_share",
 )
+COUNTS = ("refused", "judge", "judge_unclear", "invalid_calls")
+"""Shown where a result has them."""
 AVERAGES = {"macro": "mean of sets", "questions": "mean of questions"}
 
 
@@ -30,16 +32,20 @@ def scores_table(
 ) -> str:
     """One line per data set and method, then the averages; `-` where a score is not defined.
 
-    `ceiling` is the share of questions whose answer is in the corpus at all.
+    `ceiling` is the share of questions whose answer is in the corpus at all. `refused` is the
+    number of questions that the server refused, `judge_unclear` that of replies of the judge that
+    cannot be read: both count as wrong.
     """
     table = Table(box=None, pad_edge=False)
-    for name in ("dataset", "method", "n", "k", "em", "95 %", "ceiling", *COLUMNS):
+    counts = [name for name in COUNTS if any(name in scores for scores in results)]
+    for name in ("dataset", "method", "n", "k", "em", "95 %", "ceiling", *COLUMNS, *counts):
         table.add_column(name, justify="left" if name in ("dataset", "method") else "right")
     for scores in results:
         fixed = [Text(str(scores[name])) for name in ("dataset", "method", "n", "k")]
         ceiling = (scores.get("ceiling") or {}).get("answer_in_corpus")
         row = [_number(scores["em"]), _interval(scores), _number(ceiling)]
-        table.add_row(*fixed, *row, *(_number(scores.get(name)) for name in COLUMNS))
+        row += [_number(scores.get(name)) for name in (*COLUMNS, *counts)]
+        table.add_row(*fixed, *row)
     for name, scores in (average or {}).items():
         row = [_number(scores["em"]), _interval(scores), "-"]
         table.add_row(
@@ -92,4 +98,6 @@ def _interval(scores: dict[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
+    if isinstance(value, int):
+        return str(value)
     return "-" if value is None else f"{value:.3f}"

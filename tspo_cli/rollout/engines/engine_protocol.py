@@ -47,7 +47,8 @@ class Completion:
 
     `logprobs` are in nats, at the request's temperature (at 1 if it is greedy), before any top-k or
     top-p filter; empty if the engine knows none. `weight_version` is that of the last token;
-    `mixed`: other weights sampled earlier tokens.
+    `mixed`: other weights sampled earlier tokens. `refused`: why a server refused the request; then
+    there is no completion, and the trajectory cannot go on. Empty otherwise.
     """
 
     session: int
@@ -56,6 +57,7 @@ class Completion:
     finish_reason: FinishReason
     weight_version: int
     mixed: bool = False
+    refused: str = ""
 
 
 class Engine(Protocol):

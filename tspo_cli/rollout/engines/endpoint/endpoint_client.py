@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
@@ -11,11 +12,30 @@ import httpx
 
 from tspo_cli.config.urls import check_url
 from tspo_cli.errors import RemoteServiceError
+from tspo_cli.rollout.engines.endpoint.request_fields import RequestFields
 
 LONGEST_WAIT = 30.0
-"""Seconds between two tries, at most."""
+"""Seconds between two tries, at most, unless the server asks for more."""
+LONGEST_RETRY_AFTER = 120.0
+"""Seconds that a server may ask to wait. If it asks for more, the request fails."""
 PROBE_TIMEOUT = 10.0
 """Seconds to wait for the list of models."""
+REFUSED = (400, 413, 422, 451)
+"""Statuses that refuse one request: too long, filtered, or a field that the server does not take.
+Other requests may be answered.
+"""
+_MESSAGE_CHARACTERS = 300
+
+
+class RequestRefusedError(RemoteServiceError):
+    """The server refuses this request and may answer others.
+
+    `reason` is the server's message. `hint` is the setting that helps if it refuses a field.
+    """
+
+    def __init__(self, where: str, reason: str, hint: str = "") -> None:
+        super().__init__(f"{where}: {reason}{hint}")
+        self.reason, self.hint = reason, hint
 
 
 class EndpointClient:
@@ -27,17 +47,26 @@ class EndpointClient:
             The key is never logged or saved.
         timeout: seconds for one try.
         retries: more tries after a failed connection or status 408, 429 or 5xx, with growing waits.
+            A Retry-After header is waited for in full.
+        fields: names of request fields that differ on this server.
 
     Raises:
         InvalidInputError: the URL is not http(s).
     """
 
     def __init__(
-        self, url: str, *, key_env: str = "", timeout: float = 120.0, retries: int = 5
+        self,
+        url: str,
+        *,
+        key_env: str = "",
+        timeout: float = 120.0,
+        retries: int = 5,
+        fields: RequestFields | None = None,
     ) -> None:
         check_url(url, "endpoint", "http://127.0.0.1:8000/v1")
         self.url = url.rstrip("/")
         self._retries = retries
+        self._fields = fields or RequestFields()
         key = os.environ.get(key_env, "") if key_env else ""
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.Client(
@@ -48,27 +77,40 @@ class EndpointClient:
         """The JSON object of the response.
 
         Raises:
-            RemoteServiceError: no response after all tries, a status other than 200, or a response
+            RequestRefusedError: the server refuses this request (a status of REFUSED).
+            RemoteServiceError: no response after all tries, another status than 200, or a response
                 that is not a JSON object.
         """
+        where = f"endpoint {self.url}{path}"
         for attempt in range(self._retries + 1):
-            problem, wait = "", min(0.5 * 2**attempt, LONGEST_WAIT)
+            problem, wait = "", min(0.5 * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0)
             try:
-                response = self._client.post(f"{self.url}{path}", json=body)
+                response = self._client.post(f"{self.url}{path}", json=self._fields.apply(body))
             except httpx.TransportError as error:
                 timed_out = isinstance(error, httpx.TimeoutException)
                 problem = "no response in time" if timed_out else str(error) or type(error).__name__
             else:
-                if response.status_code == 200:
-                    return self._object(path, response)
-                problem = f"status {response.status_code}: {' '.join(response.text.split())[:300]}"
-                if response.status_code not in (408, 429) and response.status_code < 500:
+                content = _json(response)
+                status = _status(response, content)
+                if status == 200:
+                    if isinstance(content, dict):
+                        return content
+                    got = _line(response.text)[:200]
+                    raise RemoteServiceError(f"{where}: expected a JSON object, got {got!r}")
+                message = _message(response, content)
+                problem = f"status {status}: {message}"
+                if status in REFUSED:
+                    raise RequestRefusedError(where, problem, self._fields.hint(message, body))
+                if status not in (408, 429) and status < 500:
                     break
-                retry_after = response.headers.get("retry-after", "")
-                wait = min(float(retry_after), LONGEST_WAIT) if retry_after.isdigit() else wait
+                asked = _retry_after(response)
+                if asked > LONGEST_RETRY_AFTER:
+                    problem += f" (it asks to wait {asked:g} s)"
+                    break
+                wait = max(wait, asked)
             if attempt < self._retries:
-                time.sleep(wait * random.uniform(0.5, 1.0))
-        raise RemoteServiceError(f"endpoint {self.url}{path}: {problem}")
+                time.sleep(wait)
+        raise RemoteServiceError(f"{where}: {problem}")
 
     def is_vllm(self) -> bool:
         """Whether the server's list of models says that vLLM serves them."""
@@ -85,23 +127,42 @@ class EndpointClient:
         """Close all connections."""
         self._client.close()
 
-    def _object(self, path: str, response: httpx.Response) -> dict[str, Any]:
-        try:
-            content = response.json()
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
-            raise RemoteServiceError(
-                f"endpoint {self.url}{path}: expected a JSON object, got {response.text[:200]!r}"
-            )
-        return content
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        return None
 
 
-def first_choice(response: dict[str, Any], url: str) -> dict[str, Any]:
-    """The first of the response's `choices`. Raises RemoteServiceError if there is none."""
-    choices = response.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise RemoteServiceError(
-            f'endpoint {url}: expected "choices" in the response, got {str(response)[:200]}'
-        )
-    return choices[0]
+def _status(response: httpx.Response, content: Any) -> int:
+    """The status, also where a gateway sends 200 with `{"error": {"code": 429}}`."""
+    if response.status_code == 200 and isinstance(content, dict) and not content.get("choices"):
+        error = content.get("error")
+        code = error.get("code") if isinstance(error, dict) else None
+        if isinstance(code, int) and 400 <= code < 600:
+            return code
+        if error:
+            return 400
+    return response.status_code
+
+
+def _message(response: httpx.Response, content: Any) -> str:
+    """The server's message in one line: of OpenAI's error object, or the body."""
+    error = content.get("error") if isinstance(content, dict) else None
+    message = error.get("message") if isinstance(error, dict) else error
+    text = message if isinstance(message, str) and message else response.text
+    return _line(text)[:_MESSAGE_CHARACTERS]
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """The Retry-After header in seconds; 0 if it is missing or a date."""
+    try:
+        seconds = float(response.headers.get("retry-after", ""))
+    except ValueError:
+        return 0.0
+    return seconds if math.isfinite(seconds) and seconds > 0 else 0.0

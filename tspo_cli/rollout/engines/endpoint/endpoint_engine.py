@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.models.tokenizer_protocol import Tokenizer, decode, encode, start_ids
-from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient, first_choice
+from tspo_cli.rollout.engines.endpoint.chat_reply import call_text, read_reply
+from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient, RequestRefusedError
 from tspo_cli.rollout.engines.engine_protocol import Completion, FinishReason, GenerationRequest
 
 if TYPE_CHECKING:
@@ -64,13 +63,14 @@ class _Pending:
 
 
 class EndpointEngine:
-    """Sends each generation request as one HTTP request. Completions have no log-probabilities.
+    """Sends each generation request as one HTTP request. Completions have no log-probabilities. A
+    request that the server refuses is a completion with `refused`.
 
     With the chat API, prompt and observations are user messages and actions assistant messages. A
     request whose token ids do not continue those of its session starts a new conversation. Servers
     remove stop strings from the end of a response; the engine adds them again. A call of a tool
     becomes part of the action as `<tool_call>{"name", "arguments"}</tool_call>`, and the text after
-    it is sent as the tool's message.
+    it is sent as the tool's message, after several calls as the message of each.
     """
 
     def __init__(
@@ -105,7 +105,19 @@ class EndpointEngine:
         if not self._pending:
             return []
         done, _ = wait(self._pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-        return [self._completion(self._pending.pop(future), future.result()) for future in done]
+        completions = []
+        failure: RemoteServiceError | None = None
+        for future in done:
+            try:
+                completions.append(self._finished(self._pending[future], future))
+            except RemoteServiceError as error:
+                failure = error
+            else:
+                del self._pending[future]
+        # What arrived together with a failure is returned first; the next step raises.
+        if failure is not None and not completions:
+            raise failure
+        return completions
 
     def release(self, session: int) -> None:
         """Forget the session and drop its request in flight."""
@@ -142,10 +154,14 @@ class EndpointEngine:
             if self.options.system:
                 earlier = ({"role": "system", "content": self.options.system},)
         calls = earlier[-1].get("tool_calls") if earlier else None
-        message = (
-            {"role": "tool", "tool_call_id": calls[0].get("id")} if calls else {"role": "user"}
-        )
-        return _Pending(request, text, (*earlier, message | {"content": text}))
+        heads: list[Message] = [{"role": "user"}]
+        if calls:
+            # A server expects a message of the tool for each call.
+            heads = [
+                {"role": "tool", "tool_call_id": call.get("id") if isinstance(call, dict) else None}
+                for call in calls
+            ]
+        return _Pending(request, text, (*earlier, *(head | {"content": text} for head in heads)))
 
     def _body(self, request: GenerationRequest) -> dict[str, Any]:
         sampling = request.sampling
@@ -160,34 +176,41 @@ class EndpointEngine:
         # OpenAI's own API has no top_k, so it is sent only if it is set.
         return body | ({"top_k": sampling.top_k} if sampling.top_k else {}) | self.extra
 
+    def _finished(self, pending: _Pending, future: Future[dict[str, Any]]) -> Completion:
+        try:
+            return self._completion(pending, future.result())
+        except RequestRefusedError as error:
+            return self._refused(pending, error.reason, error.hint)
+
+    def _refused(self, pending: _Pending, reason: str, hint: str = "") -> Completion:
+        return Completion(
+            pending.request.session, (), (), "stop", self.weight_version, refused=reason + hint
+        )
+
     def _completion(self, pending: _Pending, response: dict[str, Any]) -> Completion:
-        request, choice = pending.request, first_choice(response, self.client.url)
-        is_chat = self.options.api == "chat"
-        message = choice.get("message") or {}
-        content = message.get("content") if is_chat else choice.get("text")
-        if not isinstance(content, str | None):
-            raise RemoteServiceError(
-                f"endpoint {self.client.url}: expected text, got {type(content).__name__}"
-            )
-        calls = (message.get("tool_calls") or [])[:1] if is_chat else []
+        request, is_chat = pending.request, self.options.api == "chat"
+        reply = read_reply(response, self.options.api)
+        if reply.refused:
+            return self._refused(pending, reply.refused)
         text, reason = end_of_turn(
-            (content or "") + "".join(map(call_text, calls)),
-            str(choice.get("finish_reason")),
-            choice.get("stop_reason"),
+            reply.text + "".join(map(call_text, reply.calls)),
+            reply.finish_reason,
+            reply.stop_reason,
             request.sampling.stop,
             pending.new_text[-PROMPT_END:],
         )
         # vLLM returns the sampled ids if `extra` has return_token_ids.
-        sampled_ids = choice.get("token_ids")
-        if self.options.send_ids and isinstance(sampled_ids, list) and sampled_ids:
-            ids = tuple(map(int, sampled_ids))
+        if self.options.send_ids and reply.token_ids:
+            ids = reply.token_ids
         else:
             ids = tuple(encode(self.tokenizer, text))
             # The end-of-sequence token is not in the response, so `ids` does not end with one.
             reason = "stop" if reason == "eos" else reason
         if is_chat:
-            reply = {"content": content, "tool_calls": calls} if calls else {"content": text}
-            messages = (*pending.messages, {"role": "assistant", **reply})
+            said: Message = {"content": text}
+            if reply.calls:
+                said = {"content": reply.text or None, "tool_calls": list(reply.calls)}
+            messages = (*pending.messages, {"role": "assistant", **said})
             self._conversations[request.session] = _Conversation(
                 messages, (*request.token_ids, *ids)
             )
@@ -200,18 +223,6 @@ class EndpointEngine:
 
     def _decode(self, ids: Sequence[int]) -> str:
         return decode(self.tokenizer, ids)
-
-
-def call_text(call: Any) -> str:
-    """A tool call of OpenAI's API as text. Arguments that are not JSON stay a string."""
-    function = call.get("function") if isinstance(call, dict) else None
-    fields = function if isinstance(function, dict) else {}
-    name, arguments = fields.get("name"), fields.get("arguments")
-    if isinstance(arguments, str):
-        with suppress(json.JSONDecodeError):
-            arguments = json.loads(arguments)
-    content = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
-    return f"<tool_call>{content}</tool_call>"
 
 
 def end_of_turn(

@@ -1,0 +1,88 @@
+"""Replies of OpenAI-compatible servers, in the forms that servers send them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+FILTERED = ("content_filter", "safety")
+"""Reasons to finish by which a server withholds a reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a server replied. `text` is that of the model; `calls` are its tool calls as the server
+    sent them (chat only). If `refused` is not empty, the server withheld the reply for this reason.
+    `thought`: the server keeps the model's reasoning apart from its text.
+    """
+
+    text: str = ""
+    calls: tuple[Any, ...] = ()
+    refused: str = ""
+    finish_reason: str = ""
+    stop_reason: object = None
+    token_ids: tuple[int, ...] = ()
+    thought: bool = False
+
+
+def read_reply(response: Mapping[str, Any], api: Literal["completions", "chat"]) -> Reply:
+    """The first choice of a response. A response from which nothing can be read is refused."""
+    choices = response.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict):
+        return Reply(refused=f'expected "choices" in the response, got {str(dict(response))[:200]}')
+    finish_reason = str(choice.get("finish_reason"))
+    if finish_reason.lower() in FILTERED:
+        return Reply(refused=f"finish_reason {finish_reason}")
+    message = choice.get("message")
+    message = message if api == "chat" and isinstance(message, dict) else {}
+    text = _text(message.get("content") if api == "chat" else choice.get("text"))
+    if text is None:
+        kind = type(message.get("content") if api == "chat" else choice.get("text")).__name__
+        return Reply(refused=f"expected text, got {kind}")
+    if not text and isinstance(refusal := message.get("refusal"), str) and refusal:
+        return Reply(refused=f"the model refused: {' '.join(refusal.split())[:200]}")
+    calls = message.get("tool_calls")
+    function = message.get("function_call")
+    if isinstance(function, dict) and not calls:
+        text += call_text({"function": function})
+    ids = choice.get("token_ids")
+    sampled = ids if isinstance(ids, list) and all(type(token) is int for token in ids) else []
+    return Reply(
+        text=text,
+        calls=tuple(calls) if isinstance(calls, list) else (),
+        finish_reason=finish_reason,
+        stop_reason=choice.get("stop_reason"),
+        token_ids=tuple(sampled),
+        thought=bool(message.get("reasoning_content") or message.get("reasoning")),
+    )
+
+
+def call_text(call: Any) -> str:
+    """A tool call of OpenAI's API as text. Arguments that are not JSON stay a string."""
+    function = call.get("function") if isinstance(call, dict) else None
+    fields = function if isinstance(function, dict) else {}
+    name, arguments = fields.get("name"), fields.get("arguments")
+    if isinstance(arguments, str):
+        with suppress(json.JSONDecodeError):
+            arguments = json.loads(arguments)
+    content = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
+    return f"<tool_call>{content}</tool_call>"
+
+
+def _text(content: Any) -> str | None:
+    """Text, null as the empty text, or the text parts of a list joined; None for anything else."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, Sequence):
+        return None
+    parts = [
+        part if isinstance(part, str) else part.get("text", "") if isinstance(part, dict) else None
+        for part in content
+    ]
+    if not all(isinstance(part, str) for part in parts):
+        return None
+    return "".join(map(str, parts))
