@@ -26,8 +26,8 @@ SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks" / "a
 OWN_ATTENTION = {"StableLM", "Falcon", "MPT, alibi", "Phi-MoE, window", "Nemotron"}
 REFUSED = {
     "GPT-Neo, local attention": "attention_types",
-    "Falcon, alibi": "transformers engine fails",
-    "BLOOM, alibi": "transformers engine fails",
+    "Falcon, alibi": "alibi True",
+    "BLOOM, alibi": "model type bloom",
     "Mamba": "linear_attention",
     "Falcon-H1": "hybrid",
     "LFM2": "conv",

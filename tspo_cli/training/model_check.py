@@ -9,7 +9,14 @@ import torch
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.models.checks.probe import Probe, gap_problem, largest_gap, own_probe, small_window
+from tspo_cli.models.checks.probe import (
+    Probe,
+    gap_problem,
+    largest_gap,
+    own_probe,
+    small_window,
+    unusual_options,
+)
 from tspo_cli.models.packed_attention import enable_packing
 from tspo_cli.rollout.engines.hf.engine_check import check_engine
 from tspo_cli.training.core.micro_batches import micro_batches
@@ -52,7 +59,8 @@ def check_learner(model: Any, own: Probe, *, packed: bool) -> None:
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InvalidInputError(
-            f"{name}: the learner's {_form(packed)} fail ({reason}){advice}"
+            f"{name} ({unusual_options(model)}): the learner's {_form(packed)} fail "
+            f"({reason}){advice}"
         ) from error
     problem = gap_problem(model, own, values)
     if problem is not None:

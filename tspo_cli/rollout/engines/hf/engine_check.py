@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.models.checks.probe import Probe, gap_problem, largest_gap
+from tspo_cli.models.checks.probe import Probe, gap_problem, largest_gap, unusual_options
 from tspo_cli.rollout.engines.engine_protocol import GenerationRequest, Sampling
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 
@@ -31,7 +31,7 @@ def check_engine(model: Any, tokenizer: PreTrainedTokenizerFast, probe: Probe) -
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InvalidInputError(
-            f"{name}: the transformers engine fails ({reason}){advice}"
+            f"{name} ({unusual_options(model)}): the transformers engine fails ({reason}){advice}"
         ) from error
     problem = gap_problem(model, sampled, logprobs)
     if problem is not None:
