@@ -12,12 +12,15 @@ from transformers import PreTrainedTokenizerFast
 from tests.models.small_tokenizers import CHATML, byte_level
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.rules import rule_problems
-from tspo_cli.config.schema import Config, RolloutConfig
+from tspo_cli.config.schema import Config, ModelConfig, RolloutConfig
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.standalone import EvaluationRequest, eval_config
-from tspo_cli.models.chat_template import template_notes
+from tspo_cli.models.chat_template import stop_ids, template_notes, turn_end_id
 from tspo_cli.models.load_model import load_tokenizer
+from tspo_cli.models.tiny import tiny_model
 from tspo_cli.rollout.agent_file import write_agent_file
+from tspo_cli.rollout.engines.engine_protocol import GenerationRequest, Sampling
+from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 from tspo_cli.rollout.protocol import SearchProtocol
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -67,9 +70,12 @@ def test_arguments_reach_the_template_and_unused_ones_are_told() -> None:
     assert quiet.decode(quiet.prompt_ids("who")).endswith("[quiet]")
     assert "[quiet]" not in quiet.decode(protocol(THINKS).prompt_ids("who"))
     config = RolloutConfig(template_kwargs={"enable_thinking": False})
-    assert template_notes(chat(THINKS), config) == []
-    assert "enable_thinking: without effect" in template_notes(chat(CHATML), config)[0]
-    assert "not used" in template_notes(byte_level(), config)[0]
+    assert (
+        template_notes(chat(THINKS), config, chat(THINKS).convert_tokens_to_ids(list(SPECIAL)))
+        == []
+    )
+    assert "enable_thinking: without effect" in template_notes(chat(CHATML), config, [])[0]
+    assert "not used" in template_notes(byte_level(), config, [])[0]
 
 
 @pytest.mark.parametrize("name", ["tools", "add_generation_prompt", "messages", "two words"])
@@ -118,3 +124,72 @@ def test_extra_special_tokens_as_a_list(tmp_path: Path) -> None:
     path.write_text(json.dumps(settings | {"extra_special_tokens": ["<|im_start|>", "<|more|>"]}))
     tokenizer = load_tokenizer(tmp_path)
     assert len(tokenizer("<|more|>", add_special_tokens=False)["input_ids"]) == 1
+
+
+ENDS = {
+    "its own token": (CHATML, "<|im_end|>"),
+    "its eos": ("{% for m in messages %}{{ m.role }}: {{ m.content }} <|endoftext|>{% endfor %}",
+                "<|endoftext|>"),
+    "the next turn": ("{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}{% endfor %}",
+                      "<|im_start|>"),
+    "words": ("{% for m in messages %}### {{ m.role }} {{ m.content }}\n{% endfor %}", None),
+    "last turn apart": ("{% for m in messages %}{{ m.content }}{% if loop.last %}<|endoftext|>"
+                        "{% else %}<|im_end|>{% endif %}{% endfor %}", "<|endoftext|>"),
+    "no turns of the model": ("{% for m in messages %}{% if m.role == 'assistant' %}"
+                              "{{ raise_exception('no') }}{% endif %}{{ m.content }}{% endfor %}",
+                              None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_the_token_that_ends_a_turn(case: str) -> None:
+    template, token = ENDS[case]
+    tokenizer, config = chat(template), RolloutConfig()
+    expected = None if token is None else tokenizer.convert_tokens_to_ids(token)
+    assert turn_end_id(tokenizer, config) == expected
+    assert stop_ids(tokenizer, config) == ([] if token is None else [expected])
+    assert stop_ids(tokenizer, RolloutConfig(chat_template="never")) == []
+
+
+def test_a_turn_end_that_is_no_eos_is_told() -> None:
+    tokenizer = chat(CHATML)
+    (note,) = template_notes(tokenizer, RolloutConfig(), [tokenizer.eos_token_id])
+    assert note == (
+        "the chat template ends turns with <|im_end|>, which is not an EOS of this model; rollouts "
+        "stop at it"
+    )
+    (note,) = template_notes(tokenizer, RolloutConfig(stop_tokens=[]), [tokenizer.eos_token_id])
+    assert "add 'turn_end' to rollout.stop_tokens" in note
+    assert (
+        template_notes(tokenizer, RolloutConfig(), [turn_end_id(tokenizer, RolloutConfig())]) == []
+    )
+
+
+def test_stop_tokens_are_single_tokens_or_ids() -> None:
+    tokenizer = chat(CHATML)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    config = load_config([], ['rollout.stop_tokens=["<|im_end|>", 5]'])
+    assert stop_ids(tokenizer, config.rollout) == [5, end]
+    for wrong, words in (("two words", "tokens of this model"), (99999, "no id"), (-1, "no id")):
+        with pytest.raises(InvalidInputError, match=words):
+            stop_ids(tokenizer, RolloutConfig(stop_tokens=[wrong]))
+
+
+def test_the_engine_stops_at_them() -> None:
+    tokenizer = chat(CHATML)
+    model = tiny_model(len(tokenizer), ModelConfig(), seed=0)
+    request = GenerationRequest(0, (5, 6, 7), Sampling(temperature=0.0, max_new_tokens=8))
+
+    def sampled(*stops: int) -> tuple[tuple[int, ...], str]:
+        engine = TransformersEngine(
+            model, tokenizer, batch_size=1, max_context=64, stop_ids=stops
+        ).fresh()
+        engine.submit(request)
+        while not (done := engine.step()):
+            pass
+        return done[0].token_ids, done[0].finish_reason
+
+    ids, reason = sampled()
+    assert (len(ids), reason) == (8, "length")
+    first = ids.index(ids[3])
+    assert sampled(ids[3]) == (ids[: first + 1], "eos")

@@ -125,7 +125,8 @@ def train_here(config: Config, run: Path, attempt: int, resume: bool) -> None:
 def _check_inputs(config: Config) -> str:
     """Open data, index and model as training would; one line on what was found."""
     from tspo_cli.evaluation.sets import read_eval_sets
-    from tspo_cli.models.chat_template import template_notes
+    from tspo_cli.models.chat_template import stop_ids, template_notes
+    from tspo_cli.models.eos import eos_ids
     from tspo_cli.retrieval.open_retriever import open_retriever
     from tspo_cli.rollout.protocol import SearchProtocol
     from tspo_cli.training.core.deepspeed_setup import deepspeed_config
@@ -148,7 +149,9 @@ def _check_inputs(config: Config) -> str:
     if config.kind != "sft":
         kept, lengths = fitting_questions(questions, protocol, config)
         training = f"{len(kept)} training questions ({lengths})"
-    for note in template_notes(tokenizer, config.rollout):
+    eos = eos_ids(model.config, model.generation_config, tokenizer)
+    stop_ids(tokenizer, config.rollout)
+    for note in template_notes(tokenizer, config.rollout, eos):
         say(note)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     evaluation = (

@@ -17,6 +17,7 @@ from tspo_cli.runs import read_json
 
 # What prompts and observations were before each of these keys existed.
 _BEFORE = {"question_mark": "never", "titles": "plain", "after_eos": "keep"}
+_STOPS_BEFORE: Table = {**_BEFORE, "stop_tokens": []}
 # Keys that a resolved configuration always had. Nobody writes all of them by hand.
 _RESOLVED = {"prompt", "system", "chat_template", "trajectory_deadline", "max_refills"}
 
@@ -37,7 +38,7 @@ def rollout_as_recorded(rollout: Mapping[str, Any]) -> Table:
     """A recorded [rollout] with the values that mean what an earlier version did. The style `short`
     has not changed.
     """
-    before = dict.fromkeys(_BEFORE, "auto") if rollout.get("prompt") == "short" else _BEFORE
+    before = dict.fromkeys(_BEFORE, "auto") if rollout.get("prompt") == "short" else _STOPS_BEFORE
     return {**before, **rollout}
 
 

@@ -16,8 +16,9 @@ from tspo_cli.config.schema import Config
 from tspo_cli.console import say
 from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.evaluation.signature import model_digest
-from tspo_cli.models.chat_template import template_notes
+from tspo_cli.models.chat_template import stop_ids, template_notes
 from tspo_cli.models.checks.vocabulary import check_vocabulary
+from tspo_cli.models.eos import saved_eos_ids
 from tspo_cli.models.load_model import load_tokenizer, model_config
 from tspo_cli.models.tokenizer_protocol import Tokenizer
 from tspo_cli.rollout.engines.endpoint.word_tokenizer import WordTokenizer
@@ -128,7 +129,11 @@ def _transformers(config: Config) -> OpenedEngine:
     with small_window(policy):
         check_engine(policy, tokenizer, own_probe(policy, context_length(config)))
     engine = TransformersEngine(
-        policy, tokenizer, batch_size=config.eval.batch_size, max_context=context_length(config)
+        policy,
+        tokenizer,
+        batch_size=config.eval.batch_size,
+        max_context=context_length(config),
+        stop_ids=stop_ids(tokenizer, config.rollout),
     )
     return OpenedEngine(
         tokenizer,
@@ -140,7 +145,6 @@ def _transformers(config: Config) -> OpenedEngine:
 
 
 def _vllm(config: Config) -> OpenedEngine:
-    from tspo_cli.models.eos import saved_eos_ids
     from tspo_cli.rollout.engines.vllm_engine.vllm_local import VllmEngine
 
     if config.vllm.url:
@@ -148,11 +152,12 @@ def _vllm(config: Config) -> OpenedEngine:
             "vllm.url is for training; name a server with --endpoint URL, such as http://127.0.0.1:8100/v1"
         )
     tokenizer, _, dtype = _prepare(config)
+    eos = saved_eos_ids(config.model.path, tokenizer, config.model.revision)
     engine = VllmEngine(
         config.model.path,
         config.vllm,
         dtype=_name(dtype),
-        eos_ids=saved_eos_ids(config.model.path, tokenizer, config.model.revision),
+        eos_ids=sorted({*eos, *stop_ids(tokenizer, config.rollout)}),
         batch_size=config.eval.batch_size,
         max_context=context_length(config),
         seed=config.seed,
@@ -181,7 +186,7 @@ def _prepare(config: Config) -> tuple[PreTrainedTokenizerFast, str, torch.dtype]
     rows = model_config(path, revision).get_text_config().vocab_size
     check_vocabulary(path, tokenizer, rows)
     SearchProtocol.from_config(tokenizer, config.rollout)  # a template that refuses the messages
-    for note in template_notes(tokenizer, config.rollout):
+    for note in template_notes(tokenizer, config.rollout, saved_eos_ids(path, tokenizer, revision)):
         say(note)
     return tokenizer, device, torch_dtype(config.model.dtype, device)
 

@@ -7,7 +7,11 @@ from typing import Any
 
 from tspo_cli.config.schema import RolloutConfig
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.models.tokenizer_protocol import Tokenizer
+from tspo_cli.models.tokenizer_protocol import Tokenizer, added_ids, decode, encode
+
+TURN_END = "turn_end"
+"""In rollout.stop_tokens: the token with which the chat template ends a turn."""
+_CONTENT = "\ue000"
 
 
 def uses_template(tokenizer: Tokenizer, config: RolloutConfig) -> bool:
@@ -53,11 +57,80 @@ def render_chat(
         ) from error
 
 
-def template_notes(tokenizer: Tokenizer, config: RolloutConfig) -> list[str]:
-    """What a person should know of the template before a run, one line each."""
+def template_notes(tokenizer: Tokenizer, config: RolloutConfig, eos: Sequence[int]) -> list[str]:
+    """What a person should know of the template before a run, one line each. `eos`: the ids at
+    which the model stops.
+    """
     text = str(tokenizer.chat_template) if uses_template(tokenizer, config) else ""
     unused = [name for name in config.template_kwargs if name not in text]
     if not unused:
-        return []
+        return _stop_note(tokenizer, config, eos)
     what = "does not mention them" if text else "is not used"
-    return [f"rollout.template_kwargs: {', '.join(unused)}: without effect, the template {what}"]
+    return [
+        f"rollout.template_kwargs: {', '.join(unused)}: without effect, the template {what}",
+        *_stop_note(tokenizer, config, eos),
+    ]
+
+
+def turn_end_id(tokenizer: Tokenizer, config: RolloutConfig) -> int | None:
+    """The added token with which the chat template ends a turn of the model. None: no template is
+    used, or it ends turns with ordinary text.
+    """
+    if not uses_template(tokenizer, config):
+        return None
+    said = [{"role": "user", "content": "-"}, {"role": "assistant", "content": _CONTENT}]
+    # Some templates end a turn only with the beginning of the next one.
+    for more in ([], [{"role": "user", "content": "-"}]):
+        try:
+            text = render_chat(tokenizer, [*said, *more], config.template_kwargs, open_turn=False)
+        except InvalidInputError:  # a template without turns of the model
+            return None
+        rest = text.rpartition(_CONTENT)[2] if _CONTENT in text else ""
+        for token_id in encode(tokenizer, rest):
+            if token_id in added_ids(tokenizer):
+                return token_id
+            if decode(tokenizer, [token_id]).strip():
+                return None
+    return None
+
+
+def stop_ids(tokenizer: Tokenizer, config: RolloutConfig) -> list[int]:
+    """The ids of rollout.stop_tokens: tokens that end a turn beside those that the model names.
+
+    Raises:
+        InvalidInputError: a text that is not one token, or an id outside the vocabulary.
+    """
+    ids: set[int] = set()
+    for token in config.stop_tokens:
+        if token == TURN_END:
+            end = turn_end_id(tokenizer, config)
+            ids |= set() if end is None else {end}
+        elif isinstance(token, int):
+            size = len(tokenizer)  # type: ignore[arg-type]
+            if not 0 <= token < size:
+                raise InvalidInputError(
+                    f"rollout.stop_tokens: {token} is no id of this tokenizer (0 to {size - 1})"
+                )
+            ids.add(token)
+        else:
+            found = encode(tokenizer, token)
+            if len(found) != 1:
+                raise InvalidInputError(
+                    f"rollout.stop_tokens: {token!r} is {len(found)} tokens of this model, "
+                    "expected one; name a single token or its id"
+                )
+            ids.add(found[0])
+    return sorted(ids)
+
+
+def _stop_note(tokenizer: Tokenizer, config: RolloutConfig, eos: Sequence[int]) -> list[str]:
+    """One line if the chat template ends turns with a token that the model does not stop at."""
+    end = turn_end_id(tokenizer, config)
+    if end is None or end in eos:
+        return []
+    stops = end in stop_ids(tokenizer, config)
+    then = "rollouts stop at it" if stops else f"add {TURN_END!r} to rollout.stop_tokens to stop"
+    return [
+        f"the chat template ends turns with {decode(tokenizer, [end])}, which is not an EOS of "
+        f"this model; {then}"
+    ]

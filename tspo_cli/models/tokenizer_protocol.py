@@ -58,7 +58,7 @@ def encode(tokenizer: Tokenizer, text: str, *, special_tokens: bool = True) -> l
         ]
     )
     # A tokenizer splits special tokens when asked, but never other added tokens.
-    if special_tokens or _added_ids(tokenizer).isdisjoint(ids):
+    if special_tokens or added_ids(tokenizer).isdisjoint(ids):
         return ids
     return _encode_without_added(tokenizer, text)
 
@@ -83,7 +83,7 @@ def token_counts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
     if not getattr(tokenizer, "is_fast", False):
         return [len(encode(tokenizer, text, special_tokens=False)) for text in texts]
     batched: Any = tokenizer
-    added = _added_ids(tokenizer)
+    added = added_ids(tokenizer)
     counts: list[int] = []
     for start in range(0, len(texts), _AT_ONCE):
         portion = list(texts[start : start + _AT_ONCE])
@@ -110,7 +110,7 @@ def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 _ADDED: WeakKeyDictionary[Any, tuple[int, frozenset[int]]] = WeakKeyDictionary()
 
 
-def _added_ids(tokenizer: Any) -> frozenset[int]:
+def added_ids(tokenizer: Any) -> frozenset[int]:
     """Ids that no text of others may become: the added tokens, except white space and the token for
     what is unknown.
     """
@@ -126,7 +126,7 @@ def _added_ids(tokenizer: Any) -> frozenset[int]:
 
 def _encode_without_added(tokenizer: Any, text: str) -> list[int]:
     """The ids by the tokenizer's own steps, its search for added tokens left out."""
-    backend, added = tokenizer.backend_tokenizer, _added_ids(tokenizer)
+    backend, added = tokenizer.backend_tokenizer, added_ids(tokenizer)
     if backend.normalizer is not None:
         text = backend.normalizer.normalize_str(text)
     pieces = [text]

@@ -12,7 +12,8 @@ import torch
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.console import say
-from tspo_cli.models.chat_template import template_notes
+from tspo_cli.models.chat_template import stop_ids, template_notes
+from tspo_cli.models.eos import eos_ids
 from tspo_cli.models.lora import add_lora
 from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.retrieval.types import Retriever
@@ -76,7 +77,8 @@ def train(
         model, config, total_updates=updates, temperature=config.rollout.temperature
     )
     critic = Critic(values, config, total_updates=updates) if values is not None else None
-    for note in template_notes(tokenizer, config.rollout) if rank() == 0 else ():
+    eos = eos_ids(model.config, model.generation_config, tokenizer)
+    for note in template_notes(tokenizer, config.rollout, eos) if rank() == 0 else ():
         log(note)
     engine = _engine(learner, tokenizer, directory, log)
     if config.rollout.engine == "vllm":
@@ -135,6 +137,7 @@ def _engine(
         batch_size=slots,
         max_context=context_length(config),
         owns_weights=weights is not None,
+        stop_ids=stop_ids(tokenizer, config.rollout),
     )
     engine.load_weights(weights, 0)
     return engine

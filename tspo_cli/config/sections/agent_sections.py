@@ -233,6 +233,13 @@ class RolloutConfig(Section):
             "API gets them as chat_template_kwargs."
         ),
     )
+    stop_tokens: list[str | int] = Field(
+        ["turn_end"],
+        description=(
+            "Tokens that end a turn beside the model's EOS: texts of one token, or ids. turn_end: "
+            "the token with which the chat template ends turns."
+        ),
+    )
     max_searches: int = Field(
         4,
         ge=0,

@@ -7,7 +7,7 @@ before them, and not the whole history again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import TYPE_CHECKING
 
@@ -61,6 +61,7 @@ class TransformersEngine:
         max_context: most tokens of a session. The cache grows up to it by doubling.
         weight_version: version of the model's present weights.
         owns_weights: see `Engine`.
+        stop_ids: tokens that end a request beside the model's EOS.
 
     Raises:
         InvalidInputError: the model has layers of another kind.
@@ -75,6 +76,7 @@ class TransformersEngine:
         max_context: int,
         weight_version: int = 0,
         owns_weights: bool = False,
+        stop_ids: Sequence[int] = (),
     ) -> None:
         problem = attention_problem(model)
         if problem is not None:
@@ -88,9 +90,8 @@ class TransformersEngine:
         config = model.config.get_text_config()
         self.cache = SlotCache(batch_size, max_context, config.num_hidden_layers, self.device)
         self.table = SlotTable(batch_size, max_context)
-        self.rules = StopRules(
-            tokenizer, config.vocab_size, eos_ids(model.config, model.generation_config, tokenizer)
-        )
+        ends = {*eos_ids(model.config, model.generation_config, tokenizer), *stop_ids}
+        self.rules = StopRules(tokenizer, config.vocab_size, sorted(ends))
         self.waiting: deque[GenerationRequest] = deque()
         self.known: set[int] = set()
         self.finished: list[Completion] = []

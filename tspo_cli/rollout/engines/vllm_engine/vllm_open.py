@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
+from tspo_cli.models.chat_template import stop_ids
 from tspo_cli.models.eos import saved_eos_ids
 from tspo_cli.rollout.engines.vllm_engine.vllm_local import VllmEngine
 from tspo_cli.rollout.engines.vllm_engine.vllm_servers import ProcessGroup, VllmServers
@@ -32,7 +33,8 @@ def open_vllm(
         MissingResourceError, InvalidInputError, RemoteServiceError: see `VllmEngine` and
         `VllmServers`.
     """
-    eos = saved_eos_ids(config.model.path, tokenizer, config.model.revision)
+    ends = {*saved_eos_ids(config.model.path, tokenizer, config.model.revision)}
+    eos = sorted(ends | {*stop_ids(tokenizer, config.rollout)})
     max_context = context_length(config)
     if config.vllm.url:
         return VllmServers(
