@@ -51,7 +51,7 @@ VALUES: dict[str, list[object]] = {
     "rollout.prompt": ["search_r1", "short", "chatml"],
     "rollout.max_searches": [0, 4],
     "rollout.max_new_tokens": [16, 500, 3000],
-    "rollout.max_prompt_tokens": [64, 2048],
+    "rollout.max_prompt_tokens": [3000, 2048],
     "rollout.temperature": [1.0, 0.0, -1],
     "rollout.group_size": [5, 2, 1],
     "rollout.questions_per_step": [8, 1],
