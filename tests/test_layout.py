@@ -27,9 +27,10 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "training": [
         {"announce", "core", "early_stop", "policy", "tracking"},
-        {"best", "launch", "model_check", "planning", "problems", "profiling"},
+        {"best", "launch", "planning", "problems", "profiling"},
         {"loop"},
         {"rl", "sft"},
+        {"start"},
         {"run"},
     ],
     "reporting": [

@@ -46,21 +46,22 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(label: str, total: int | None) -> Iterator[Advance]:
+def progress(label: str, total: int | None, *, bar: bool = True) -> Iterator[Advance]:
     """Show the progress of long work: a bar on a terminal, else a line at about every tenth. If the
-    total is unknown, a line whenever the number of units has doubled.
+    total is unknown, a line whenever the number of units has doubled. Without `bar` a terminal
+    shows the counts and the note alone, which then says how much time is left.
     """
     if _quiet:
         yield lambda n=1, note="": None
     elif sys.stderr.isatty():
-        with _bar(label, total) as advance:
+        with _live(label, total, bar) as advance:
             yield advance
     else:
         yield _plain_lines(label, total)
 
 
 @contextmanager
-def _bar(label: str, total: int | None) -> Iterator[Advance]:
+def _live(label: str, total: int | None, bar: bool) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -72,16 +73,16 @@ def _bar(label: str, total: int | None) -> Iterator[Advance]:
 
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        *((BarColumn(),) if bar else ()),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
+        *((TimeRemainingColumn(),) if bar else ()),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total, note="")
+    with Progress(*columns, console=Console(stderr=True)) as live:
+        task = live.add_task(label, total=total, note="")
 
         def advance(n: int = 1, note: str = "") -> None:
-            bar.update(task, advance=n, note=note)
+            live.update(task, advance=n, note=note)
 
         yield advance
 

@@ -3,7 +3,8 @@
 RUN/config.toml            resolved configuration (config.resolved.json: the same as JSON)
 RUN/env.json               versions, git commit, hardware
 RUN/command.txt            the command, one line per attempt
-RUN/status.json            {"state": running | finished | failed | stopped, "step", "attempt"}
+RUN/status.json            {"state": running | finished | failed | stopped, "step", "attempt",
+                           "warnings"}
 RUN/metrics.jsonl          one line per step, without clock readings: equal runs have equal files
 RUN/timings.jsonl          seconds per step and part
 RUN/rollouts/step_000010.jsonl.gz       one line per group
@@ -25,7 +26,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -209,9 +210,12 @@ def log_line(path: Path, attempt: int, message: str) -> None:
         handle.write(message + "\n")
 
 
-def set_status(path: Path, state: str, step: int, attempt: int) -> None:
-    """Say where the run stands."""
-    write_json(path / STATUS_NAME, {"state": state, "step": step, "attempt": attempt})
+def set_status(
+    path: Path, state: str, step: int, attempt: int, warnings: Sequence[str] = ()
+) -> None:
+    """Say where the run stands, and what it was warned of."""
+    record = {"state": state, "step": step, "attempt": attempt, "warnings": [*warnings]}
+    write_json(path / STATUS_NAME, record)
 
 
 def environment() -> dict[str, Any]:

@@ -9,7 +9,12 @@ import pytest
 from tspo_cli.config.load_config import list_recipes, load_config, recipe_path
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.training.planning.estimate import estimate_run
-from tspo_cli.training.problems import refuse_problems
+from tspo_cli.training.problems import problems, refuse_problems
+
+ANY_MODEL = (
+    *("model.path=some/model", "retriever.index=index"),
+    *('data.train=["train.jsonl"]', 'data.demonstrations=["demonstrations.jsonl"]'),
+)
 
 
 @pytest.fixture
@@ -60,7 +65,32 @@ def test_every_shipped_recipe_can_start(tmp_path: Path, monkeypatch: pytest.Monk
         "qwen2.5-7b/tspo",
     } <= set(names)
     for name in names:
-        refuse_problems(load_config([name]))
+        refuse_problems(load_config([name], ANY_MODEL if name.startswith("any/") else ()))
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("any/sft", ["data.demonstrations", "model.path"]),
+        ("any/grpo", ["data.train", "model.path", "retriever.index"]),
+        ("any/tspo", ["data.train", "model.path", "retriever.index"]),
+    ],
+)
+def test_a_recipe_for_any_model_names_the_keys_that_it_lacks(name: str, keys: list[str]) -> None:
+    found = list(problems(load_config([name])))
+    assert len(found) == len(keys)
+    assert all(key in line for key, line in zip(keys, found, strict=True)), found
+
+
+def test_the_recipes_for_any_model_have_rates_for_real_models() -> None:
+    sft, grpo, tspo = (load_config([f"any/{name}"], ANY_MODEL) for name in ("sft", "grpo", "tspo"))
+    assert (sft.optimizer.lr, grpo.optimizer.lr, tspo.optimizer.lr) == (1e-5, 1e-6, 1e-6)
+    assert sft.loss.context_weight == 0
+    for config in (sft, grpo, tspo):
+        rollout = config.rollout
+        limits = (rollout.max_new_tokens, rollout.max_observation_tokens, rollout.max_prompt_tokens)
+        assert (*limits, config.retriever.k) == (500, 500, 2048, 3)
+        assert rollout.engine == "transformers"
 
 
 def test_warm_ups_fit_the_updates_of_their_runs() -> None:

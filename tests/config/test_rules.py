@@ -28,7 +28,7 @@ SFT = ["kind=sft", "data.world=w", "retriever.index=i"]
             "vllm.url=['http://127.0.0.1:8100']",
         ],
         SFT,
-        ["kind=sft", "data.demonstrations=['d.jsonl']"],
+        ["kind=sft", "data.demonstrations=['d.jsonl']", "model.path=m"],
         [*SFT, "eval.data=['t.jsonl']"],
     ],
 )

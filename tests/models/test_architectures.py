@@ -19,7 +19,7 @@ from tspo_cli.models.own_logits import logit_function
 from tspo_cli.models.tokenizer import tiny_tokenizer
 from tspo_cli.rollout.engines.hf.engine_check import check_engine
 from tspo_cli.training.core import policy_learner
-from tspo_cli.training.model_check import check_learner
+from tspo_cli.training.start.model_check import check_learner
 
 SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks" / "architectures.py"
 # Refused in packed rows; everything else of them is right.

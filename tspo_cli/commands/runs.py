@@ -73,6 +73,8 @@ def show(
         "command",
     )
     console.result(_aligned([], [[key, _text(found[key])] for key in keys]))
+    for sentence in found["warnings"]:
+        console.result(f"warning: {sentence}")
     for part in ("environment", "config", "metrics"):
         console.result(
             "\n"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from tspo_cli.commands.options import Json, Settings
-from tspo_cli.console import result, result_json, say
+from tspo_cli.console import result, result_json, say, warn
 from tspo_cli.errors import MissingResourceError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def train(
     run = out or Path("runs") / run_name(files[-1])
     if dry_run:
         with _saying_how_to_prepare(config):
-            say(_check_inputs(config))
+            _check_inputs(config, run)
         for line in loop_options(config):
             say(line)
         if json:
@@ -122,45 +122,17 @@ def train_here(config: Config, run: Path, attempt: int, resume: bool) -> None:
     train_run(config, run, make_evaluator(config), attempt=attempt, resume=resume)
 
 
-def _check_inputs(config: Config) -> str:
-    """Open data, index and model as training would; one line on what was found."""
+def _check_inputs(config: Config, run: Path) -> None:
+    """Open data, index and model as training would; say what was found and what to mind."""
     from tspo_cli.evaluation.sets import read_eval_sets
-    from tspo_cli.models.chat_template import stop_ids, template_notes
-    from tspo_cli.models.eos import eos_ids
-    from tspo_cli.retrieval.open_retriever import open_retriever
-    from tspo_cli.rollout.protocol import SearchProtocol
-    from tspo_cli.training.core.deepspeed_setup import deepspeed_config
-    from tspo_cli.training.model_check import check_model
-    from tspo_cli.training.policy import starting_policy
-    from tspo_cli.training.rl.question_batches import fitting_questions, read_training_questions
-    from tspo_cli.training.sft import demonstration_source
+    from tspo_cli.training.start.dry_run import dry_run
 
-    deepspeed_config(config, bfloat16=False)
     sets = read_eval_sets(config.eval.data, config.eval.limit)
-    retriever = open_retriever(config.retriever)
-    if config.kind != "sft":
-        questions = read_training_questions(config)
-    else:
-        demonstration_source(config, retriever)
-    tokenizer, model = starting_policy(config, "cpu")
-    check_model(model, tokenizer, config)
-    protocol = SearchProtocol.from_config(tokenizer, config.rollout)
-    training = "demonstrations"
-    if config.kind != "sft":
-        kept, lengths = fitting_questions(questions, protocol, config)
-        training = f"{len(kept)} training questions ({lengths})"
-    eos = eos_ids(model.config, model.generation_config, tokenizer)
-    stop_ids(tokenizer, config.rollout)
-    for note in template_notes(tokenizer, config.rollout, eos):
-        say(note)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    evaluation = (
-        ", ".join(f"{name} ({len(questions)})" for name, questions in sets.items()) or "nothing"
-    )
-    return (
-        f"ready: {training}, a policy of {parameters:,} parameters, evaluation on {evaluation}; "
-        "nothing was written"
-    )
+    found = dry_run(config, run, {name: len(questions) for name, questions in sets.items()})
+    for line in found.lines:
+        say(line)
+    for sentence in found.warnings:
+        warn(sentence)
 
 
 def _print_summary(run: Path, json: bool) -> None:
@@ -168,7 +140,7 @@ def _print_summary(run: Path, json: bool) -> None:
 
     summary: dict[str, Any] = {
         "run": str(run),
-        "model": str(run / MODEL_NAME),
+        "model": str(run / MODEL_NAME) if (run / MODEL_NAME).is_dir() else None,
         **read_json(run / STATUS_NAME),
         "eval": [],
     }
@@ -178,9 +150,8 @@ def _print_summary(run: Path, json: bool) -> None:
     if json:
         result_json(summary)
         return
-    result(
-        f"run    {run} ({summary['state']} at step {summary['step']})\nmodel  {summary['model']}"
-    )
+    model = summary["model"] or "none (train.export_model is false)"
+    result(f"run    {run} ({summary['state']} at step {summary['step']})\nmodel  {model}")
     for scores in summary["eval"]:
         result(
             f"eval   {scores['dataset']}: EM {scores['em']:.3f}, F1 {scores['f1']:.3f}, n "

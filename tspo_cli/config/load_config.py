@@ -23,6 +23,7 @@ from tspo_cli.config.layers import Layer, apply_settings, compose
 from tspo_cli.config.old_records import read_record
 from tspo_cli.config.recipes import list_recipes, recipe_path, source_path
 from tspo_cli.config.schema import Config
+from tspo_cli.config.sections.agent_defaults import agent_defaults
 from tspo_cli.config.sections.prompt_value import with_prompt_text
 from tspo_cli.config.sources import source_layers
 from tspo_cli.config.tables import Table, merge
@@ -51,7 +52,8 @@ def load_config(sources: Sequence[str | Path], settings: Sequence[str] = ()) -> 
     (`hard.sweep.toml::tspo/a0`). A file may extend another one: `extends = "base.toml"` (or a list
     of files), relative to itself. Paths inside stay as they are written, but the text of a prompt
     template takes the place of its path. Tables merge; lists are replaced. The defaults of the
-    algorithm fill the keys that nothing sets.
+    algorithm fill the keys that nothing sets, and so does the `tspo_agent.json` of the model that
+    the experiment starts from.
 
     Raises:
         InvalidInputError: bad TOML, an unknown key, or a wrong value; one line that names the key
@@ -63,7 +65,9 @@ def load_config(sources: Sequence[str | Path], settings: Sequence[str] = ()) -> 
     layers.append(Layer("--set", apply_settings({}, settings)))
     name, defaults = algorithm_defaults(table)
     layers.insert(0, Layer(f"defaults of {name}", defaults))
-    config = with_prompt_text(_validate(merge(defaults, table), layers))
+    file, agent = agent_defaults(table)
+    layers.insert(0, Layer(file, agent))
+    config = with_prompt_text(_validate(merge(merge(agent, defaults), table), layers))
     return _with_user_options(config, layers)
 
 

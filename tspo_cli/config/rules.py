@@ -161,7 +161,9 @@ def _batchwise_problems(config: Config, algorithm: Algorithm) -> Iterator[str]:
 
 def _sft_problems(config: Config) -> Iterator[str]:
     if not (config.data.world or config.data.demonstrations):
-        yield 'data: kind = "sft" needs data.world or data.demonstrations'
+        yield 'data: kind = "sft" needs data.demonstrations or data.world'
+    if not (config.data.world or config.model.path):
+        yield ("model.path: name the model to start from; only data.world makes a new tiny policy")
     retriever = config.retriever
     if config.data.world and not (retriever.index or retriever.url or retriever.qdrant.url):
         yield ("retriever.index: demonstrations of a world need an index of its corpus; set it")

@@ -11,6 +11,7 @@ from typing import Any
 
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import Config
+from tspo_cli.config.sections.agent_defaults import read_agent_file
 from tspo_cli.config.tables import flatten
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 from tspo_cli.evaluation.item_record import ItemRecord
@@ -22,7 +23,6 @@ from tspo_cli.evaluation.session import Session
 from tspo_cli.evaluation.sets import read_eval_sets
 from tspo_cli.evaluation.summary import averages
 from tspo_cli.retrieval.open_retriever import open_retriever
-from tspo_cli.rollout.agent_file import read_agent_file
 from tspo_cli.runs import (
     EVAL_SUMMARY_NAME,
     EVAL_TIMINGS_NAME,

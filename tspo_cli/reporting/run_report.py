@@ -23,7 +23,7 @@ from tspo_cli.reporting.scores.scored_items import (
 from tspo_cli.reporting.scores.sweep_scores import open_sweep
 from tspo_cli.reporting.sources.arms import Arm, find_arm, group_arms
 from tspo_cli.reporting.sources.published import Published
-from tspo_cli.reporting.sources.run_view import RunView, unfinished
+from tspo_cli.reporting.sources.run_view import RunView, unfinished, warned
 from tspo_cli.reporting.tables.ablation_table import ablation_table
 from tspo_cli.reporting.tables.classes_table import classes_table
 from tspo_cli.reporting.tables.commands_table import commands_table
@@ -138,7 +138,11 @@ class RunReport:
             if models & {view.path.resolve(), (view.path / MODEL_NAME).resolve()}
         }
         missing = [view.name for view in self.views if view.name not in evaluated]
-        return [*unfinished(self.views), *(f"{name}: no evaluation yet" for name in missing)]
+        return [
+            *unfinished(self.views),
+            *warned(self.views),
+            *(f"{name}: no evaluation yet" for name in missing),
+        ]
 
     def text(self, form: Format, *, width: int | None = None, color: bool = False) -> str:
         """The shown tables, or the JSON record."""

@@ -1,17 +1,44 @@
-"""The choices of a run that change its results, in words: printed before it starts."""
+"""A run in words: the choices that change its results, printed before it starts, and its steps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tspo_cli.config.schema import Config
+from tspo_cli.config.sections.agent_defaults import agent_comparison
+from tspo_cli.config.sections.prompt_value import prompt_name
 from tspo_cli.config.tables import flatten
+from tspo_cli.console import duration
 from tspo_cli.credit.find_algorithm import find_algorithm
 
 
 def loop_options(config: Config) -> list[str]:
-    """One line per choice that peers leave silent: algorithm, reward, rollouts, updates, loss."""
-    return [] if config.kind == "sft" else list(_lines(config))
+    """One line per choice that peers leave silent: what the model's own training decides,
+    algorithm, reward, rollouts, updates, loss.
+    """
+    taken, _ = agent_comparison(config)
+    lines = [] if config.kind == "sft" else list(_lines(config))
+    if taken:
+        values = ", ".join(f"{key} {prompt_name(value)}" for key, value in taken.items())
+        lines.insert(0, f"as {config.model.path} was trained: {values}")
+    return lines
+
+
+def step_line(metrics: Mapping[str, float], seconds: float, left: float) -> str:
+    """A training step in one line: what it reached, `seconds` it took, and seconds `left` of the
+    run.
+    """
+    parts = [f"{name} {metrics[name]:.3f}" for name in ("reward", "loss") if name in metrics]
+    if "agent_loss" in metrics:
+        parts.append(f"agent_loss {metrics['agent_loss']:.3f}")
+    if "answered_share" in metrics:
+        parts.append(f"answered {metrics['answered_share']:.0%}")
+    if "searches" in metrics:
+        parts.append(f"searches {metrics['searches']:.1f}")
+    if "dropped" in metrics:
+        parts.append(f"dropped {metrics['dropped']:g}/{metrics.get('rollouts', 0):g}")
+    took = f"{seconds:.1f}" if seconds < 100 else f"{seconds:.0f}"
+    return " ".join([*parts, f"{took} s/step", f"{duration(left)} left"])
 
 
 def _lines(config: Config) -> Iterator[str]:

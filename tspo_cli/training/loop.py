@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli.config.schema import Config
-from tspo_cli.console import progress, say
+from tspo_cli.console import progress, say, warn
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.agent_file import write_agent_file
 from tspo_cli.rollout.engines.engine_protocol import Engine
@@ -25,19 +25,21 @@ from tspo_cli.rollout.records import GroupRecord
 from tspo_cli.runs import (
     METRICS_NAME,
     MODEL_NAME,
+    STATUS_NAME,
     TIMINGS_NAME,
     append_jsonl,
     checkpoint_folder,
     eval_steps,
     keep_steps_up_to,
     log_line,
+    read_json,
     read_jsonl,
     rollout_file,
     rollout_files,
     set_status,
     write_jsonl_gz,
 )
-from tspo_cli.training.announce import loop_options
+from tspo_cli.training.announce import loop_options, step_line
 from tspo_cli.training.best import forget_later, keep_best
 from tspo_cli.training.core.checkpoint import (
     latest_checkpoint,
@@ -61,17 +63,20 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """What one training step returns on every process: metrics, seconds by part, records of its
-    rollouts.
+    rollouts, and sentences that warn of a step without effect.
     """
 
     metrics: dict[str, float]
     timings: dict[str, float]
     rollouts: list[GroupRecord] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """Everything that a training run works with. `directory` is its run directory."""
+    """Everything that a training run works with. `directory` is its run directory; `warnings` are
+    all sentences of `warn` so far, which RUN/status.json keeps.
+    """
 
     config: Config
     directory: Path
@@ -82,6 +87,7 @@ class TrainingRun:
     engine: Engine
     retriever: Retriever | None
     critic: Critic | None = None
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def is_main_process(self) -> bool:
@@ -98,6 +104,14 @@ class TrainingRun:
             say(message)
             log_line(self.directory, self.attempt, message)
 
+    def warn(self, message: str) -> None:
+        """Print a warning, add it to the attempt's log, and keep it for RUN/status.json."""
+        if self.is_main_process:
+            if message not in self.warnings:
+                self.warnings.append(message)
+            warn(message)
+            log_line(self.directory, self.attempt, f"warning: {message}")
+
 
 MakeStep = Callable[[int], StepResult]
 """Make training step `step` (from 1)."""
@@ -106,14 +120,26 @@ Evaluate = Callable[[TrainingRun, int], None]
 """Score the policy of a run at a step; every process calls it, the first one writes."""
 
 
-def train_loop(run: TrainingRun, make_step: MakeStep, evaluate: Evaluate, *, resume: bool) -> None:
+def train_loop(
+    run: TrainingRun,
+    make_step: MakeStep,
+    evaluate: Evaluate,
+    *,
+    warnings: Sequence[str] = (),
+    resume: bool,
+) -> None:
     """Make all steps of `run.config` and export the model; with `resume` continue after the newest
-    checkpoint.
+    checkpoint. `warnings` are said first.
     """
     config = run.config
     rules = parse_rules(config.train.stop_when)
     for line in loop_options(config):
         run.log(line)
+    status = run.directory / STATUS_NAME
+    if resume and status.exists():
+        run.warnings.extend(read_json(status).get("warnings", []))
+    for sentence in warnings:
+        run.warn(sentence)
     done = _restore(run) if resume else 0
     rows = [row for row in read_jsonl(run.directory / METRICS_NAME) if row["step"] <= done]
     profiler = step_profiler(run.directory, done + 1, config.track.profile)
@@ -124,16 +150,23 @@ def train_loop(run: TrainingRun, make_step: MakeStep, evaluate: Evaluate, *, res
     ):
         if done == 0 and config.eval.at_start:
             _evaluate(run, evaluate, 0)
+        began = time.perf_counter()
         for step in range(done + 1, config.train.steps + 1):
             started, cpu_started = time.perf_counter(), time.process_time()
             with profiler(step):
                 result = make_step(step)
+            for sentence in result.warnings:
+                run.warn(sentence)
             reached(step)
             seconds = {
                 "total": time.perf_counter() - started,
                 "cpu": time.process_time() - cpu_started,
             }
-            _record(run, step, result, seconds)
+            per_step = (time.perf_counter() - began) / (step - done)
+            line = step_line(
+                result.metrics, seconds["total"], per_step * (config.train.steps - step)
+            )
+            _record(run, step, result, seconds, line)
             if run.is_main_process:
                 track(step, result.metrics)
             rows.append(result.metrics)
@@ -141,13 +174,14 @@ def train_loop(run: TrainingRun, make_step: MakeStep, evaluate: Evaluate, *, res
             last = step == config.train.steps or reason is not None
             if last or (config.eval.every and step % config.eval.every == 0):
                 _evaluate(run, evaluate, step)
-            if last or (config.checkpoint.every and step % config.checkpoint.every == 0):
+            if config.checkpoint.every and (last or step % config.checkpoint.every == 0):
                 _save(run, step)
-            advance(1, _summary(result.metrics))
+            advance(1, line)
             if reason is not None:
                 run.log(f"step {step}: stopped early, because {reason}")
                 break
-        _export(run)
+        if config.train.export_model:
+            _export(run)
 
 
 def _stop_reason(
@@ -209,7 +243,9 @@ def _export(run: TrainingRun) -> None:
     barrier()
 
 
-def _record(run: TrainingRun, step: int, result: StepResult, seconds: dict[str, float]) -> None:
+def _record(
+    run: TrainingRun, step: int, result: StepResult, seconds: dict[str, float], line: str
+) -> None:
     if not run.is_main_process:
         return
     keep = run.config.train.keep_rollouts
@@ -218,7 +254,7 @@ def _record(run: TrainingRun, step: int, result: StepResult, seconds: dict[str, 
         write_jsonl_gz(path, result.rollouts)
     append_jsonl(run.directory / METRICS_NAME, {"step": step, **result.metrics})
     append_jsonl(run.directory / TIMINGS_NAME, {"step": step, **result.timings, **seconds})
-    log_line(run.directory, run.attempt, f"step {step} {_summary(result.metrics)}")
+    log_line(run.directory, run.attempt, f"step {step} {line}")
 
 
 def _evaluate(run: TrainingRun, evaluate: Evaluate, step: int) -> None:
@@ -231,15 +267,10 @@ def _evaluate(run: TrainingRun, evaluate: Evaluate, step: int) -> None:
             run.log(f"step {step}: best so far, kept in {run.directory / 'best'}")
 
 
-def _summary(metrics: dict[str, float]) -> str:
-    shown = ("reward", "loss", "agent_loss")
-    return " ".join(f"{name} {metrics[name]:.3f}" for name in shown if name in metrics)
-
-
 def _progress_bar(run: TrainingRun, done: int) -> Any:
     if not run.is_main_process:
         return nullcontext(lambda n=1, note="": None)
-    return progress(run.directory.name, run.config.train.steps - done)
+    return progress(run.directory.name, run.config.train.steps - done, bar=False)
 
 
 @contextmanager
@@ -256,7 +287,7 @@ def _status(run: TrainingRun) -> Iterator[Callable[[int], None]]:
 
     def write_state(state: str) -> None:
         if run.is_main_process:
-            set_status(run.directory, state, step, run.attempt)
+            set_status(run.directory, state, step, run.attempt, run.warnings)
 
     write_state("running")
     try:

@@ -15,8 +15,6 @@ from tspo_cli.console import say
 from tspo_cli.models.chat_template import stop_ids, template_notes
 from tspo_cli.models.eos import eos_ids
 from tspo_cli.models.lora import add_lora
-from tspo_cli.retrieval.open_retriever import open_retriever
-from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.engines.engine_protocol import Engine
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 from tspo_cli.rollout.engines.vllm_engine.vllm_open import open_vllm
@@ -30,12 +28,14 @@ from tspo_cli.training.core.export import empty_model
 from tspo_cli.training.core.handover import hand_over
 from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.loop import Evaluate, MakeStep, TrainingRun, train_loop
-from tspo_cli.training.model_check import check_model
 from tspo_cli.training.policy import starting_policy
-from tspo_cli.training.rl.question_batches import fitting_questions, read_training_questions
+from tspo_cli.training.rl.question_batches import fitting_questions
 from tspo_cli.training.rl.rl_step import RlParts, RlStep
 from tspo_cli.training.rl.scoring import needs_critic
-from tspo_cli.training.sft import SftStep, demonstration_source
+from tspo_cli.training.sft.sft_step import SftStep, demonstration_source
+from tspo_cli.training.start.inputs import TrainingInputs, open_inputs
+from tspo_cli.training.start.model_check import check_model
+from tspo_cli.training.start.start_warnings import start_warnings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -58,7 +58,7 @@ def train(
     """
     torch.set_num_threads(config.train.threads or int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.manual_seed(config.seed)
-    retriever = open_retriever(config.retriever)
+    inputs = open_inputs(config)
     device = init_distributed()
     tokenizer, model = starting_policy(config, device)
     check_model(model, tokenizer, config)
@@ -68,10 +68,11 @@ def train(
         say(message)
         log_line(directory, attempt, message)
 
-    step_maker = _step_maker(config, retriever, protocol, log if rank() == 0 else _nothing)
+    step_maker = _step_maker(config, inputs, protocol, log if rank() == 0 else _nothing)
     updates = config.train.steps * (config.train.updates_per_step if config.kind != "sft" else 1)
     if config.lora.rank:
         add_lora(model, config.lora, config.seed)
+    warnings = start_warnings(config, inputs, protocol, model) if rank() == 0 else []
     values = ValueModel(model) if needs_critic(config) else None
     learner = PolicyLearner(
         model, config, total_updates=updates, temperature=config.rollout.temperature
@@ -84,9 +85,10 @@ def train(
     if config.rollout.engine == "vllm":
         hand_over(learner, engine, protocol, config, 0)
     run = TrainingRun(
-        config, directory, attempt, tokenizer, protocol, learner, engine, retriever, critic
+        config, directory, attempt, tokenizer, protocol, learner, engine, inputs.retriever, critic
     )
-    train_loop(run, step_maker(learner, critic, engine), evaluate, resume=resume)
+    make_step = step_maker(learner, critic, engine)
+    train_loop(run, make_step, evaluate, warnings=warnings, resume=resume)
     engine.close()
 
 
@@ -96,18 +98,18 @@ def _nothing(message: str) -> None:
 
 def _step_maker(
     config: Config,
-    retriever: Retriever | None,
+    inputs: TrainingInputs,
     protocol: SearchProtocol,
     log: Callable[[str], None],
 ) -> StepMaker:
-    """Read the training data now, so that bad data is reported before the learner is built."""
+    """Make the training data ready now: what is bad is reported before the learner is built."""
     if config.kind == "sft":
-        source = demonstration_source(config, retriever)
+        source = demonstration_source(config, inputs.retriever, inputs.demonstrations)
         return lambda learner, critic, engine: SftStep(config, learner, protocol, source)
-    questions, lengths = fitting_questions(read_training_questions(config), protocol, config)
+    questions, lengths = fitting_questions(inputs.questions, protocol, config)
     log(lengths)
     return lambda learner, critic, engine: RlStep(
-        RlParts(config, learner, critic, engine, retriever, protocol, questions)
+        RlParts(config, learner, critic, engine, inputs.retriever, protocol, questions)
     )
 
 

@@ -63,7 +63,7 @@ class DataConfig(Section):
     )
     demonstrations: list[str] = Field(
         default_factory=list,
-        description="Files of recorded demonstrations for SFT (JSONL with prompt and turns).",
+        description="Files of recorded demonstrations for SFT (JSONL with question and turns).",
     )
     too_long: Literal["error", "drop"] = Field(
         "error",

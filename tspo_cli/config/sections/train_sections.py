@@ -74,6 +74,9 @@ class TrainConfig(Section):
     keep_rollouts: int = Field(
         1, ge=0, description="Keep the rollouts of every n-th step. 0: none."
     )
+    export_model: bool = Field(
+        True, description="Write the trained policy to RUN/model at the end of the run."
+    )
     drop_zero_advantage: bool = Field(
         True,
         description=(
@@ -101,7 +104,14 @@ class TrainConfig(Section):
 class CheckpointConfig(Section):
     """What is kept to resume from."""
 
-    every: int = Field(50, ge=0, description="Steps between checkpoints. 0: only at the end.")
+    every: int = Field(
+        50,
+        ge=0,
+        description=(
+            "Steps between checkpoints; there is one at the end too. 0: none, so that the run "
+            "cannot be resumed."
+        ),
+    )
     keep: int = Field(2, ge=1, description="Number of newest checkpoints that are kept.")
     best: Literal["em", "f1", "none"] = Field(
         "em",

@@ -47,6 +47,7 @@ def details(view: RunView) -> dict[str, Any]:
         "command": view.command,
         "method": view.method or None,
         "attempts": view.status.get("attempt"),
+        "warnings": list(view.status.get("warnings") or []),
         "seconds": sum(record.get("total") or 0.0 for record in view.timings),
         "config": view.config,
         "environment": view.environment,

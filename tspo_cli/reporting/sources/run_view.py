@@ -214,6 +214,15 @@ def unfinished(views: Iterable[RunView]) -> list[str]:
     ]
 
 
+def warned(views: Iterable[RunView]) -> list[str]:
+    """What training warned of, one sentence each with the name of the run."""
+    return [
+        f"{view.name}: {sentence}"
+        for view in views
+        for sentence in view.status.get("warnings") or ()
+    ]
+
+
 def _read_object(path: Path) -> dict[str, Any]:
     value = runs.read_json(path)
     if not isinstance(value, dict):

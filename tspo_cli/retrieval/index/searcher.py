@@ -109,6 +109,11 @@ class Searcher:
         """(id, contents) of every passage, in the order of the corpus."""
         return (self._store[position] for position in range(len(self._store)))
 
+    def sample(self, count: int) -> list[str]:
+        """The contents of at most `count` passages, evenly over the corpus."""
+        step = max(1, len(self._store) // count)
+        return [self._store[at][1] for at in range(0, len(self._store), step)][:count]
+
 
 def open_index(path: Path, settings: Mapping[str, object] | None = None) -> Searcher:
     """Open an index directory for searching.

@@ -21,7 +21,7 @@ from tspo_cli.training.launch.claim import claimed_run, has_trained
 # Keys that may change when a run is resumed. Any other change makes it another experiment.
 RESUMABLE = (
     *("prepare", "train.steps", "train.processes", "train.threads", "train.keep_rollouts"),
-    *("checkpoint.", "eval.", "track."),
+    *("train.export_model", "checkpoint.", "eval.", "track."),
 )
 
 Train = Callable[[Config, Path, int, bool], None]

@@ -202,12 +202,21 @@ def kv_cache_bytes(shape: ModelShape, context: int, sequences: int, bytes_each: 
 
 
 def disk_space(run: PlannedRun) -> dict[str, float]:
-    """GiB on disk. A checkpoint has the trained parameters and their two moments in float32; there
-    is one more of them while it is written.
+    """GiB on disk, see `written_gib`."""
+    return written_gib(
+        run.config, run.trained, run.parameters * run.bytes_per_number, critic=run.has_critic
+    )
+
+
+def written_gib(config: Config, trained: int, model: int, *, critic: bool) -> dict[str, float]:
+    """GiB that a run writes, for `trained` parameters and a model of `model` bytes.
+
+    A checkpoint has the trained parameters and their two moments in float32; there is one more of
+    them while it is written. No checkpoints: checkpoint.every is 0.
     """
-    config = run.config
-    checkpoint = 12 * run.trained / GIB * (2 if run.has_critic else 1)
-    written = math.ceil(config.train.steps / (config.checkpoint.every or config.train.steps))
+    checkpoint = 12 * trained / GIB * (2 if critic else 1)
+    every = config.checkpoint.every
+    written = math.ceil(config.train.steps / every) if every else 0
     kept = min(config.checkpoint.keep + 1, written)
-    model = run.parameters * run.bytes_per_number / GIB
-    return {"checkpoint": checkpoint, "checkpoints": checkpoint * kept, "model": model}
+    exported = model / GIB if config.train.export_model else 0.0
+    return {"checkpoint": checkpoint, "checkpoints": checkpoint * kept, "model": exported}

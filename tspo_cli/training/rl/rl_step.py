@@ -32,6 +32,7 @@ from tspo_cli.training.rl.question_batches import (
 from tspo_cli.training.rl.rollout_checks import as_samples_of_policy, lost_shares
 from tspo_cli.training.rl.rollout_records import mean, step_records
 from tspo_cli.training.rl.scoring import Models, ScoredGroup, score
+from tspo_cli.training.rl.step_warnings import StepWarnings
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,17 @@ class ScoredBatch:
 
 @dataclass
 class RlStep:
-    """Makes the training steps. Its only state are rollouts that were sampled one step ahead."""
+    """Makes the training steps. Its only state are rollouts that were sampled one step ahead, and
+    how long a trouble has lasted that the user is warned of.
+    """
 
     parts: RlParts
     prefetched: dict[int, Rollouts] = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
+    warnings: StepWarnings = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.warnings = StepWarnings(self.parts.config)
 
     def __call__(self, step: int) -> StepResult:
         """Make training step `step` (from 1)."""
@@ -90,7 +97,9 @@ class RlStep:
         records, metrics = step_records(batch.groups, lost, step)
         metrics |= warning_metrics(records, self.parts.config.credit)
         metrics |= self.sampling_metrics(batch, groups)
-        return StepResult(metrics | checks | updates | handover, self.timings(), records)
+        metrics |= checks | updates | handover
+        warnings = self.warnings.of_step(step, records, metrics)
+        return StepResult(metrics, self.timings(), records, warnings)
 
     def rollouts_of(self, step: int) -> Rollouts:
         """The rollouts of a step: prefetched during the step before, or sampled now."""

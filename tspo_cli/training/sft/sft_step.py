@@ -7,13 +7,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tspo_cli.config.schema import Config
-from tspo_cli.data.formats.record_checks import invalid
-from tspo_cli.data.rows import read_rows
 from tspo_cli.data.world.demonstrate import Demonstrator
 from tspo_cli.data.world.generate import load_world
 from tspo_cli.errors import InvalidInputError
@@ -29,6 +26,7 @@ from tspo_cli.training.core.sequences import (
     demonstration_sequence,
 )
 from tspo_cli.training.loop import StepResult
+from tspo_cli.training.sft.demonstration_file import read_demonstrations
 
 DemonstrationSource = Callable[[int, int], ScriptedTrajectory]
 """(step, position in the batch) -> demonstration. There is no state: a resumed run gets the same
@@ -64,11 +62,13 @@ class SftStep:
         ]
 
 
-def demonstration_source(config: Config, retriever: Retriever | None) -> DemonstrationSource:
-    """Demonstrations of config.data: from its world, else from its files.
+def demonstration_source(
+    config: Config, retriever: Retriever | None, recorded: Sequence[ScriptedTrajectory]
+) -> DemonstrationSource:
+    """Demonstrations of config.data: from its world, else the `recorded` ones of its files.
 
     Raises:
-        InvalidInputError: a world without a retriever to search with, or a malformed file.
+        InvalidInputError: a world without a retriever to search with.
     """
     if config.data.world:
         if retriever is None:
@@ -76,7 +76,7 @@ def demonstration_source(config: Config, retriever: Retriever | None) -> Demonst
                 "retriever.index: demonstrations of a world need an index of its corpus; set it"
             )
         return _from_world(config, retriever)
-    return _from_files(config)
+    return _from_files(recorded, config)
 
 
 def _from_world(config: Config, retriever: Retriever) -> DemonstrationSource:
@@ -110,12 +110,19 @@ def _from_world(config: Config, retriever: Retriever) -> DemonstrationSource:
     return draw
 
 
-def _from_files(config: Config) -> DemonstrationSource:
-    demonstrations = [
-        demonstration
-        for name in config.data.demonstrations
-        for demonstration in read_demonstrations(Path(name))
-    ]
+def recorded_demonstrations(config: Config) -> list[ScriptedTrajectory]:
+    """The demonstrations of all files of config.data, empty where a world makes them.
+
+    Raises:
+        InvalidInputError, MissingResourceError: as `read_demonstrations`.
+    """
+    names = [] if config.data.world else config.data.demonstrations
+    return [demonstration for name in names for demonstration in read_demonstrations(Path(name))]
+
+
+def _from_files(
+    demonstrations: Sequence[ScriptedTrajectory], config: Config
+) -> DemonstrationSource:
     size = config.train.batch_size
 
     def draw(step: int, position: int) -> ScriptedTrajectory:
@@ -124,51 +131,3 @@ def _from_files(config: Config) -> DemonstrationSource:
         return demonstrations[int(order[index])]
 
     return draw
-
-
-def read_demonstrations(path: Path) -> list[ScriptedTrajectory]:
-    """JSONL of `{"question", "turns": [{"text", "passages": [{"id", "contents"}, ...]}, ...]}`.
-
-    Raises:
-        InvalidInputError: a malformed line, or none at all.
-    """
-    demonstrations = [_demonstration(path, number, record) for number, record in read_rows(path)]
-    if not demonstrations:
-        raise InvalidInputError(
-            f"{path}: expected demonstrations, got an empty file; fix: name a file with some"
-        )
-    return demonstrations
-
-
-def _demonstration(path: Path, number: int, record: dict[str, Any]) -> ScriptedTrajectory:
-    question, turns = record.get("question"), record.get("turns")
-    if not isinstance(question, str) or not isinstance(turns, list) or not turns:
-        got = f"fields {', '.join(record)}"
-        raise invalid(path, number, '"question" (a string) and "turns" (a list)', got, "write both")
-    scripted = []
-    for turn in turns:
-        if not isinstance(turn, dict) or not isinstance(turn.get("text"), str) or not turn["text"]:
-            raise invalid(
-                path,
-                number,
-                'every turn to have a "text"',
-                str(turn)[:60],
-                "write what the agent says",
-            )
-        passages = turn.get("passages") or []
-        if not all(
-            isinstance(passage, dict) and isinstance(passage.get("contents"), str)
-            for passage in passages
-        ):
-            raise invalid(
-                path,
-                number,
-                'every passage to have "contents"',
-                str(passages)[:60],
-                "write its text",
-            )
-        hits = tuple(
-            Hit(str(passage.get("id", "")), passage["contents"], 0.0) for passage in passages
-        )
-        scripted.append(ScriptedTurn(turn["text"], hits))
-    return ScriptedTrajectory(question, tuple(scripted))

@@ -1,0 +1,56 @@
+"""An experiment takes the agent of its model, wherever it sets nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tspo_cli.config.load_config import load_config
+from tspo_cli.config.sections.agent_defaults import agent_comparison
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.training.announce import loop_options
+
+
+def model(folder: Path, k: int = 2, **rollout: Any) -> str:
+    record = {"rollout": {"prompt": "short", **rollout}, "k": k}
+    (folder / "tspo_agent.json").write_text(json.dumps(record))
+    return f"model.path={folder}"
+
+
+def test_keys_that_are_not_set_are_the_models(tmp_path: Path) -> None:
+    path = model(tmp_path, max_new_tokens=64, max_prompt_tokens=256, temperature=0.5, group_size=9)
+    config = load_config(["any/tspo"], [path])
+    rollout = config.rollout
+    assert (rollout.prompt, rollout.max_new_tokens, config.retriever.k) == ("short", 64, 2)
+    assert rollout.max_prompt_tokens == 256
+    assert (rollout.temperature, rollout.group_size) == (1.0, 5), "sampling is the training's own"
+    assert agent_comparison(config)[1] == {}
+    assert "rollout.max_new_tokens 64" in loop_options(config)[0]
+
+
+def test_keys_that_are_set_stay_and_are_told(tmp_path: Path) -> None:
+    path = model(tmp_path, max_new_tokens=64)
+    config = load_config(["any/tspo"], [path, "rollout.max_new_tokens=40", "retriever.k=4"])
+    assert agent_comparison(config)[1] == {
+        "rollout.max_new_tokens": (40, 64),
+        "retriever.k": (4, 2),
+    }
+
+
+def test_another_prompt_has_its_own_length(tmp_path: Path) -> None:
+    path = model(tmp_path, max_prompt_tokens=256, max_new_tokens=64)
+    rollout = load_config(["any/tspo"], [path, "rollout.prompt=search_r1"]).rollout
+    assert (rollout.max_prompt_tokens, rollout.max_new_tokens) == (2048, 64)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = model(tmp_path)
+    (tmp_path / "tspo_agent.json").write_text('{"k": 2}')
+    with pytest.raises(InvalidInputError, match=r"tspo_agent\.json"):
+        load_config(["any/tspo"], [path])
+    model(tmp_path, max_new_tokens="many")
+    with pytest.raises(InvalidInputError, match=r"max_new_tokens: expected .*tspo_agent.json"):
+        load_config(["any/tspo"], [path])

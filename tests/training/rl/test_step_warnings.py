@@ -1,0 +1,72 @@
+"""Steps from which nothing can be learnt are called so, in one sentence that says what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tspo_cli.config.load_config import load_config
+from tspo_cli.training.rl.step_warnings import StepWarnings
+
+PASSAGE = {"id": "p", "contents": '"T"\ntext', "score": 1.0}
+
+
+def turn(kind: str, passages: int = 1) -> dict[str, Any]:
+    found = [PASSAGE] * passages if kind == "search" else []
+    return {"kind": kind, "passages": found, "search_error": None}
+
+
+def group(*kinds: str, outcomes: tuple[float, ...] = (0.0, 0.0), passages: int = 1) -> Any:
+    answer = "a" if "answer" in kinds else None
+    turns = [turn(kind, passages) for kind in kinds]
+    rollouts = [{"answer": answer, "turns": turns, "outcome": outcome} for outcome in outcomes]
+    return {"trajectories": rollouts}
+
+
+def said(steps: int, groups: list[Any], *settings: str, **metrics: float) -> list[str]:
+    warnings = StepWarnings(load_config([], settings))
+    row = {key.replace("__", "/"): value for key, value in metrics.items()}
+    return [line for step in range(1, steps + 1) for line in warnings.of_step(step, groups, row)]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "words"),
+    [
+        (("invalid", "invalid", "truncated"), ["6 of 6 turns", "2 cut", "kind = "]),
+        (("truncated",), ["all 2 turns were cut", "raise that limit"]),
+        (("invalid",), ["does not know the protocol", "rollout.prompt"]),
+    ],
+)
+def test_no_action_is_said_after_the_first_step(kinds: tuple[str, ...], words: list[str]) -> None:
+    (line,) = said(1, [group(*kinds)])
+    assert line.startswith("step 1: no rollout searched or answered")
+    assert all(word in line for word in words), line
+    assert "\n" not in line
+
+
+def test_it_is_repeated_sensibly() -> None:
+    assert len(said(99, [group("invalid")])) == 2
+
+
+def test_equal_rewards_are_said_after_some_steps_alone() -> None:
+    groups = [group("search", "answer")]
+    assert said(2, groups, groups__nonzero_advantage=0.0) == []
+    (line,) = said(3, groups, groups__nonzero_advantage=0.0)
+    assert line.startswith("steps 1 to 3: the reward was 0.000 in all rollouts")
+    (easy,) = said(3, [group("answer", outcomes=(1.0, 1.0))], groups__nonzero_advantage=0.0)
+    assert "too easy" in easy
+
+
+def test_a_step_that_teaches_is_not_warned_of() -> None:
+    groups = [group("search", "answer", outcomes=(1.0, 0.0))]
+    assert said(12, groups, groups__nonzero_advantage=1.0) == []
+
+
+def test_empty_searches_and_imitating_nothing_and_never_answering() -> None:
+    (empty,) = said(1, [group("search", "answer", outcomes=(0.0, 1.0), passages=0)])
+    assert "none of the 2 searches found a passage" in empty
+    (nothing,) = said(1, [group("search", "answer")], 'kind="rejection_sampling"', imitated=0.0)
+    assert "nothing was imitated" in nothing
+    (never,) = said(3, [group("search", "search")])
+    assert "no rollout gave an answer" in never

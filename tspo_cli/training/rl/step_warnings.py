@@ -1,0 +1,151 @@
+"""Steps from which nothing can be learnt, in one sentence each: what is, and what to do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tspo_cli.config.schema import Config
+from tspo_cli.rollout.records import GroupRecord, TurnRecord
+
+_SOME_STEPS = 3
+"""Steps in a row after which a thing that one step may show by chance is worth a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A thing that is wrong with a step. It is said once it was so in `steps` steps in a row."""
+
+    name: str
+    steps: int
+    sentence: str
+
+
+@dataclass
+class StepWarnings:
+    """Finds the sentences that a step earns. Each is said again only when the trouble has lasted
+    ten times as long as when it was last said.
+    """
+
+    config: Config
+    lasted: Counter[str] = field(default_factory=Counter)
+    said: Counter[str] = field(default_factory=Counter)
+
+    def of_step(
+        self, step: int, groups: Sequence[GroupRecord], metrics: Mapping[str, float]
+    ) -> list[str]:
+        """The sentences to say after `step`, whose rollouts are `groups`."""
+        found = list(troubles(groups, metrics, self.config))
+        names = {trouble.name for trouble in found}
+        for name in [name for name in self.lasted if name not in names]:
+            del self.lasted[name]
+        sentences = []
+        for trouble in found:
+            self.lasted[trouble.name] += 1
+            if self.lasted[trouble.name] == trouble.steps * 10 ** self.said[trouble.name]:
+                self.said[trouble.name] += 1
+                lasted = self.lasted[trouble.name]
+                when = f"step {step}" if lasted == 1 else f"steps {step - lasted + 1} to {step}"
+                sentences.append(f"{when}: {trouble.sentence}")
+        return sentences
+
+
+def troubles(
+    groups: Sequence[GroupRecord], metrics: Mapping[str, float], config: Config
+) -> Iterator[Trouble]:
+    """What is wrong with a step, the causes of having nothing to learn from before its signs."""
+    rollouts = [rollout for group in groups for rollout in group["trajectories"]]
+    turns = [turn for rollout in rollouts for turn in rollout["turns"]]
+    if not turns:
+        return
+    searches = [turn for turn in turns if turn["kind"] == "search"]
+    yield from _empty_searches(searches, config)
+    cause = _no_action(turns, config)
+    if cause is None and config.kind == "rejection_sampling" and metrics.get("imitated") == 0:
+        cause = Trouble(
+            "imitated",
+            1,
+            f"nothing was imitated, because none of the {len(rollouts)} rollouts was good enough "
+            "(reward at most "
+            f"{max(rollout.get('outcome', 0.0) for rollout in rollouts):.3f}), so nothing was "
+            'learnt; warm-start the model (kind = "sft"), raise rollout.group_size, or lower '
+            "credit.rejection_sampling.keep_above",
+        )
+    if cause is None and not any(rollout["answer"] is not None for rollout in rollouts):
+        cause = Trouble(
+            "answered",
+            _SOME_STEPS,
+            "no rollout gave an answer, so every reward was 0; warm-start the model "
+            '(kind = "sft"), or raise rollout.max_new_tokens or rollout.max_searches',
+        )
+    if cause is None:
+        cause = _no_difference([rollout.get("outcome", 0.0) for rollout in rollouts], metrics)
+    if cause is not None:
+        yield cause
+    cut = sum(turn["kind"] == "truncated" for turn in turns)
+    if cut > len(turns) / 2 and (cause is None or cause.name not in ("no action", "all cut")):
+        yield Trouble(
+            "cut",
+            _SOME_STEPS,
+            f"{cut} of {len(turns)} turns of the last step were cut at rollout.max_new_tokens = "
+            f"{config.rollout.max_new_tokens} before an action; raise it, or shorten the "
+            "demonstrations' thoughts",
+        )
+
+
+def _no_action(turns: Sequence[TurnRecord], config: Config) -> Trouble | None:
+    if any(turn["kind"] in ("search", "answer") for turn in turns):
+        return None
+    cut = sum(turn["kind"] == "truncated" for turn in turns)
+    limit = f"rollout.max_new_tokens = {config.rollout.max_new_tokens}"
+    nothing = "no rollout searched or answered, so all rewards are equal and nothing can be learnt"
+    if cut == len(turns):
+        return Trouble(
+            "all cut",
+            1,
+            f"{nothing} (all {cut} turns were cut at {limit} before an action); raise that limit, "
+            'or warm-start the model (kind = "sft") so that it acts sooner',
+        )
+    return Trouble(
+        "no action",
+        1,
+        f"{nothing} ({len(turns)} of {len(turns)} turns without a complete tag, {cut} cut at "
+        f"{limit}): this model does not know the protocol; warm-start it (kind = "
+        '"sft") or change rollout.prompt',
+    )
+
+
+def _empty_searches(searches: Sequence[TurnRecord], config: Config) -> Iterator[Trouble]:
+    if not searches or any(turn["passages"] for turn in searches):
+        return
+    failed = [turn["search_error"] for turn in searches if turn["search_error"]]
+    why = f"; {len(failed)} failed, such as: {failed[0]}" if failed else ""
+    yield Trouble(
+        "passages",
+        1,
+        f"none of the {len(searches)} searches found a passage, so no answer can be read in one"
+        f"{why}; check the retriever with `tspo index search` and queries of `tspo inspect`",
+    )
+
+
+def _no_difference(rewards: Sequence[float], metrics: Mapping[str, float]) -> Trouble | None:
+    """Equal rewards, or no advantage anywhere."""
+    equal = len(set(rewards)) == 1
+    if metrics.get("groups/nonzero_advantage", 1.0) > 0 and not equal:
+        return None
+    learnt = metrics.get("groups/nonzero_advantage", 1.0) > 0
+    what = (
+        f"the reward was {rewards[0]:.3f} in all rollouts of the last step"
+        if equal
+        else "all rollouts of each question had the same reward"
+    )
+    effect = "" if learnt else " and no turn got an advantage, so nothing was learnt"
+    cure = (
+        "the questions are too easy: take harder ones"
+        if equal and rewards[0] > 0.99
+        else "take easier questions, more rollouts (rollout.group_size, "
+        'rollout.questions_per_step), a warm start (kind = "sft"), or an algorithm that rewards '
+        "turns (credit.algorithm = tspo)"
+    )
+    return Trouble("equal rewards", _SOME_STEPS, f"{what}{effect}; {cure}")

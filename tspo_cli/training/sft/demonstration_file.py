@@ -1,0 +1,160 @@
+"""Recorded demonstrations: JSONL files of questions with the turns that an agent should write.
+
+One line is `{"question": "...", "turns": [{"text": "<think> ... </think> <search> ... </search>",
+"passages": [{"id", "title", "text"}, ...]}, ..., {"text": "... <answer> ... </answer>"}]}`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.data.readers import parse_passage
+from tspo_cli.data.formats.record_checks import invalid, type_name
+from tspo_cli.data.rows import read_rows
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.retrieval.types import Hit
+from tspo_cli.rollout.protocol import STOP_STRINGS, parse_action
+from tspo_cli.training.core.sequences import ScriptedTrajectory, ScriptedTurn
+
+FORMAT = "docs/training.md shows the format"
+# The second tuple of each: what other tools write about a question, and nothing here reads.
+_FIELDS = ("question", "turns", *("id", "golden_answers", "data_source", "metadata"))
+_TURN_FIELDS = ("text", "passages")
+_PASSAGE_FIELDS = ("id", "contents", "title", "text", *("score",))
+
+
+def read_demonstrations(path: Path) -> list[ScriptedTrajectory]:
+    """All demonstrations of a file, in its order.
+
+    Every turn holds one action, as a rollout would: searches with the passages that they returned,
+    then one answer.
+
+    Raises:
+        InvalidInputError: a malformed line, a transcript that no rollout could have, or no line at
+        all. MissingResourceError: no such file.
+    """
+    demonstrations = [_demonstration(path, number, record) for number, record in read_rows(path)]
+    if not demonstrations:
+        raise InvalidInputError(
+            f"{path}: expected demonstrations, got an empty file; fix: name a file with some"
+        )
+    return demonstrations
+
+
+def _demonstration(path: Path, number: int, record: dict[str, Any]) -> ScriptedTrajectory:
+    question, turns = record.get("question"), record.get("turns")
+    if not isinstance(question, str) or not isinstance(turns, list) or not turns:
+        got = f"fields {', '.join(record) or 'none'}"
+        raise invalid(
+            path,
+            number,
+            '"question" (a string) and "turns" (a list)',
+            got,
+            f"write both; {FORMAT}",
+        )
+    _refuse_unknown(path, number, record, _FIELDS, "a demonstration")
+    scripted = [_turn(path, number, turn, place) for place, turn in enumerate(turns, start=1)]
+    for place, turn in enumerate(scripted, start=1):
+        _refuse_impossible(path, number, turn, place, is_last=place == len(scripted))
+    return ScriptedTrajectory(question, tuple(scripted))
+
+
+def _turn(path: Path, number: int, turn: Any, place: int) -> ScriptedTurn:
+    if not isinstance(turn, dict) or not isinstance(turn.get("text"), str) or not turn["text"]:
+        got = type_name(turn) if not isinstance(turn, dict) else f"fields {', '.join(turn)}"
+        raise invalid(
+            path,
+            number,
+            f'turn {place} to have a "text"',
+            got,
+            f"write what the agent says; {FORMAT}",
+        )
+    _refuse_unknown(path, number, turn, _TURN_FIELDS, f"turn {place}")
+    passages = turn.get("passages") or []
+    if not isinstance(passages, list):
+        raise invalid(
+            path,
+            number,
+            f'"passages" of turn {place} to be a list',
+            type_name(passages),
+            "write the passages that the search returned",
+        )
+    return ScriptedTurn(turn["text"], tuple(_hit(path, number, passage) for passage in passages))
+
+
+def _hit(path: Path, number: int, passage: Any) -> Hit:
+    if not isinstance(passage, dict):
+        raise invalid(
+            path,
+            number,
+            "every passage to be an object",
+            type_name(passage),
+            'write {"id", "title", "text"} or {"id", "contents"}',
+        )
+    _refuse_unknown(path, number, passage, _PASSAGE_FIELDS, "a passage")
+    identifier = str(passage.get("id", ""))
+    if isinstance(passage.get("contents"), str) and passage["contents"]:
+        return Hit(identifier, passage["contents"], 0.0)
+    # An id is of no use to training, so a passage may lack it.
+    return Hit(identifier, parse_passage(path, number, {**passage, "id": "-"}).contents, 0.0)
+
+
+def _refuse_unknown(
+    path: Path, number: int, record: dict[str, Any], known: tuple[str, ...], what: str
+) -> None:
+    unknown = [name for name in record if name not in known]
+    if unknown:
+        raise invalid(
+            path,
+            number,
+            f"{what} with the fields {', '.join(known)}",
+            f"unknown {', '.join(unknown)}, which would not be trained on",
+            f"remove it; {FORMAT}",
+        )
+
+
+def _refuse_impossible(
+    path: Path, number: int, turn: ScriptedTurn, place: int, *, is_last: bool
+) -> None:
+    """Refuse a turn that no rollout could have."""
+    kind = parse_action(turn.text, finish_reason="stop", may_search=True).kind
+    shown = repr(turn.text if len(turn.text) <= 60 else f"{turn.text[:57]}...")
+    if kind not in ("search", "answer"):
+        raise invalid(
+            path,
+            number,
+            f"turn {place} to hold <search> query </search> or <answer> text </answer>",
+            shown,
+            "write one action into every turn",
+        )
+    ends = [turn.text.find(stop) + len(stop) for stop in STOP_STRINGS if stop in turn.text]
+    if min(ends) < len(turn.text.rstrip()):
+        raise invalid(
+            path,
+            number,
+            f"turn {place} to end with its action, where a rollout's turn ends",
+            shown,
+            "remove what follows the closing tag",
+        )
+    if kind == "search" and not turn.hits:
+        raise invalid(
+            path,
+            number,
+            f"the search of turn {place} with the passages that it returned",
+            "none",
+            'give the turn "passages", or leave the demonstration out',
+        )
+    if kind == "search" and is_last:
+        raise invalid(
+            path,
+            number,
+            "the last turn to answer",
+            "a search",
+            "add the turn with <answer> text </answer>",
+        )
+    if kind == "answer" and (turn.hits or not is_last):
+        got = "passages after it" if turn.hits else f"more turns after turn {place}"
+        raise invalid(
+            path, number, "the rollout to end with its answer", got, "remove what follows it"
+        )

@@ -1,0 +1,124 @@
+"""What `tspo train --dry-run` finds: data, model, limits, disk, and everything to be warned of."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tspo_cli.config.context import context_length
+from tspo_cli.config.schema import Config
+from tspo_cli.models.chat_template import stop_ids, template_notes
+from tspo_cli.models.eos import eos_ids
+from tspo_cli.models.lora import add_lora
+from tspo_cli.rollout.protocol import SearchProtocol
+from tspo_cli.training.core.deepspeed_setup import deepspeed_config
+from tspo_cli.training.planning.memory import GIB, written_gib
+from tspo_cli.training.policy import starting_policy
+from tspo_cli.training.rl.question_batches import fitting_questions
+from tspo_cli.training.rl.scoring import needs_critic
+from tspo_cli.training.sft.sft_step import demonstration_source
+from tspo_cli.training.start.inputs import TrainingInputs, open_inputs
+from tspo_cli.training.start.model_check import check_model
+from tspo_cli.training.start.start_warnings import (
+    demonstration_lengths,
+    positions,
+    start_warnings,
+    trained_parameters,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a run would work with, in lines, and what its user should be warned of."""
+
+    lines: list[str]
+    warnings: list[str]
+
+
+def dry_run(config: Config, run: Path, evaluation: dict[str, int]) -> DryRun:
+    """Open everything that a run of `config` into the directory `run` needs. Nothing is written.
+
+    `evaluation` has the number of questions of each evaluated data set.
+
+    Raises:
+        InvalidInputError, MissingResourceError, RemoteServiceError: as training itself.
+    """
+    deepspeed_config(config, bfloat16=False)
+    inputs = open_inputs(config)
+    if config.kind == "sft":
+        demonstration_source(config, inputs.retriever, inputs.demonstrations)
+    tokenizer, model = starting_policy(config, "cpu")
+    check_model(model, tokenizer, config)
+    total = sum(weight.numel() for weight in model.parameters())
+    size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    if config.lora.rank:
+        add_lora(model, config.lora, config.seed)
+    eos = eos_ids(model.config, model.generation_config, tokenizer)
+    stop_ids(tokenizer, config.rollout)
+    protocol = SearchProtocol.from_config(tokenizer, config.rollout)
+    prompts: list[str] = []
+    if config.kind != "sft":
+        kept, lengths = fitting_questions(inputs.questions, protocol, config)
+        inputs, prompts = replace(inputs, questions=kept), [lengths]
+    trained = trained_parameters(model)
+    part = f" ({trained:,} of them trained)" if trained != total else ""
+    sets = ", ".join(f"{name} ({count})" for name, count in evaluation.items()) or "nothing"
+    lines = [
+        f"ready: {_data(config, inputs)}, a policy of {total:,} parameters{part}, evaluation on "
+        f"{sets}; nothing was written",
+        *prompts,
+        *template_notes(tokenizer, config.rollout, eos),
+        *_lengths(config, inputs, protocol, positions(model)),
+        _disk(config, trained, size, run),
+    ]
+    return DryRun(lines, start_warnings(config, inputs, protocol, model))
+
+
+def _data(config: Config, inputs: TrainingInputs) -> str:
+    if config.kind != "sft":
+        drawn = config.train.steps * config.rollout.questions_per_step
+        count = len(inputs.questions)
+        return f"{count:,} training questions ({drawn / count:.3g} epochs)"
+    if not inputs.demonstrations:
+        return "demonstrations of a world"
+    count = len(inputs.demonstrations)
+    epochs = config.train.steps * config.train.batch_size / count
+    return f"{count:,} demonstrations ({epochs:.3g} epochs)"
+
+
+def _lengths(
+    config: Config, inputs: TrainingInputs, protocol: SearchProtocol, made_for: int
+) -> Iterator[str]:
+    rollout = config.rollout
+    takes = f"; the model takes {made_for:,}" if made_for else ""
+    if inputs.demonstrations:
+        lengths = demonstration_lengths(inputs, protocol)
+        yield f"demonstrations: at most {max(lengths):,} tokens{takes}"
+    yield (
+        f"limits: a prompt of {rollout.max_prompt_tokens:,} tokens, {rollout.max_searches + 1} "
+        f"turns of {rollout.max_new_tokens:,}, {rollout.max_searches} observations of "
+        f"{rollout.max_observation_tokens:,} ({config.retriever.k} passages): "
+        f"{context_length(config):,} tokens a rollout{takes}"
+    )
+
+
+def _disk(config: Config, trained: int, model_bytes: int, run: Path) -> str:
+    """GB of 10^9 bytes, as disks are sold."""
+    gib = written_gib(config, trained, model_bytes, critic=needs_critic(config))
+    gigabyte = GIB / 1e9
+    parts = []
+    if gib["checkpoints"]:
+        count = round(gib["checkpoints"] / gib["checkpoint"])
+        each = gib["checkpoint"] * gigabyte
+        parts.append(f"{count} checkpoint{'s' if count > 1 else ''} of {each:.2f}")
+    if gib["model"]:
+        parts.append(f"a model of {gib['model'] * gigabyte:.2f}")
+    folder = next(parent for parent in [run, *run.absolute().parents] if parent.is_dir())
+    needed = (gib["checkpoints"] + gib["model"]) * gigabyte
+    return (
+        f"disk: {needed:.2f} GB ({' and '.join(parts) or 'neither checkpoints nor model'}; "
+        "rollouts and logs come on top), "
+        f"{shutil.disk_usage(folder).free / 1e9:.0f} GB free"
+    )

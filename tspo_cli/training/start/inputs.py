@@ -1,0 +1,37 @@
+"""What a training works on besides its model: passages, and questions or demonstrations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tspo_cli.config.schema import Config
+from tspo_cli.data.question import Question
+from tspo_cli.retrieval.open_retriever import open_retriever
+from tspo_cli.retrieval.types import Retriever
+from tspo_cli.training.core.sequences import ScriptedTrajectory
+from tspo_cli.training.rl.question_batches import read_training_questions
+from tspo_cli.training.sft.sft_step import recorded_demonstrations
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """`retriever` is None where rollouts may not search. SFT has no `questions`, and
+    `demonstrations` where they are recorded; other kinds have `questions` alone.
+    """
+
+    retriever: Retriever | None
+    questions: list[Question]
+    demonstrations: list[ScriptedTrajectory]
+
+
+def open_inputs(config: Config) -> TrainingInputs:
+    """Read and open everything that `config` names.
+
+    Raises:
+        InvalidInputError, MissingResourceError: data or index that cannot be used.
+        RemoteServiceError: no server of passages answers.
+    """
+    retriever = open_retriever(config.retriever)
+    if config.kind == "sft":
+        return TrainingInputs(retriever, [], recorded_demonstrations(config))
+    return TrainingInputs(retriever, read_training_questions(config), [])

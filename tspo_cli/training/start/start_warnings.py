@@ -1,0 +1,175 @@
+"""Settings that will waste a run or harm the model, in one sentence each, before the first step:
+what is, why it matters, what to do.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+from tspo_cli.config.context import context_length
+from tspo_cli.config.schema import Config
+from tspo_cli.config.sections.agent_defaults import agent_comparison
+from tspo_cli.config.sections.prompt_value import prompt_name
+from tspo_cli.models.tokenizer_protocol import encode
+from tspo_cli.retrieval.index.searcher import Searcher
+from tspo_cli.retrieval.types import Hit
+from tspo_cli.rollout.protocol import SearchProtocol, passages_text, search_action
+from tspo_cli.training.core.sequences import demonstration_sequence
+from tspo_cli.training.rl.scoring import needs_critic
+from tspo_cli.training.start.inputs import TrainingInputs
+
+T = TypeVar("T")
+LARGE_MODEL = 50_000_000
+"""Trained parameters from which a rate for toy models is too high."""
+TOY_RATE = 1e-4
+_SAMPLE = 200
+_THOUGHT = "I need to find out more about this."
+
+
+def start_warnings(
+    config: Config, inputs: TrainingInputs, protocol: SearchProtocol, model: Any
+) -> list[str]:
+    """All sentences about a run of `config` with this data and this model (adapters included)."""
+    return [
+        *_learning_rates(config, model),
+        *_other_agent(config),
+        *_context(config, model),
+        *(_demonstrations(config, inputs, protocol) if inputs.demonstrations else ()),
+        *(_turns(config, inputs, protocol) if inputs.questions else ()),
+        *_observations(config, inputs, protocol),
+    ]
+
+
+def trained_parameters(model: Any) -> int:
+    """Numbers that training changes: the adapters where there are some."""
+    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+
+
+def _learning_rates(config: Config, model: Any) -> Iterator[str]:
+    trained = trained_parameters(model)
+    if config.lora.rank or trained <= LARGE_MODEL:
+        return
+    usual = "1e-5" if config.kind == "sft" else "1e-6"
+    rates = {"optimizer.lr": config.optimizer.lr}
+    if needs_critic(config):
+        rates["critic.lr"], usual = config.critic.lr, "1e-6 (a critic: 1e-5)"
+    for key, rate in rates.items():
+        if rate >= TOY_RATE:
+            yield (
+                f"{key}: {rate:g} is a rate for toy models, and it trains all {trained:,} "
+                f"parameters, which can ruin the model; use about {usual}, or adapters (lora.rank)"
+            )
+
+
+def _other_agent(config: Config) -> Iterator[str]:
+    _, differing = agent_comparison(config)
+    for key, (here, there) in differing.items():
+        yield (
+            f"{key}: {prompt_name(here)} here, but {config.model.path} was trained with "
+            f"{prompt_name(there)}; remove the key to take the model's, or keep it if you mean it"
+        )
+
+
+def positions(model: Any) -> int:
+    """The longest sequence that the model says it was made for, in tokens; 0: it does not say."""
+    text = model.config.get_text_config()
+    return int(getattr(text, "max_position_embeddings", 0) or 0)
+
+
+def _context(config: Config, model: Any) -> Iterator[str]:
+    longest, made_for = context_length(config), positions(model)
+    if made_for and longest > made_for:
+        yield (
+            f"the limits add up to {longest:,} tokens for a rollout, but the model was made for "
+            f"{made_for:,}; what comes after that is of no use; lower rollout.max_prompt_tokens, "
+            f"max_new_tokens, max_observation_tokens or max_searches, or set model.max_context = "
+            f"{made_for}"
+        )
+
+
+def _turns(config: Config, inputs: TrainingInputs, protocol: SearchProtocol) -> Iterator[str]:
+    if not config.rollout.max_searches:
+        return
+    lengths = [
+        len(encode(protocol.tokenizer, search_action(_THOUGHT, question.question)))
+        for question in _spread(inputs.questions)
+    ]
+    median = round(statistics.median(lengths))
+    limit = config.rollout.max_new_tokens
+    if limit < median:
+        yield (
+            f"rollout.max_new_tokens: {limit} tokens do not hold a short thought and a search for "
+            f"the question itself ({median} in the median of the training questions), so turns "
+            f"will be cut before they act; set {_rounded(2 * median)} or more (default: 500)"
+        )
+
+
+def _observations(
+    config: Config, inputs: TrainingInputs, protocol: SearchProtocol
+) -> Iterator[str]:
+    if not isinstance(inputs.retriever, Searcher) or not config.rollout.max_searches:
+        return
+    hits = [Hit("", contents, 0.0) for contents in inputs.retriever.sample(_SAMPLE)]
+    lengths = [len(encode(protocol.tokenizer, passages_text([hit], quoted=False))) for hit in hits]
+    median, k = round(statistics.median(lengths)), config.retriever.k
+    limit = config.rollout.max_observation_tokens
+    if limit < k * median:
+        yield (
+            f"rollout.max_observation_tokens: {limit} tokens do not hold the {k} passages of a "
+            f"search (a passage of the index has {median} in the median, {k} have {k * median}), "
+            "and the agent never reads what is cut off; set "
+            f"{_rounded(1.25 * k * median)} or more, or lower retriever.k"
+        )
+
+
+def _demonstrations(
+    config: Config, inputs: TrainingInputs, protocol: SearchProtocol
+) -> Iterator[str]:
+    rollout, total = config.rollout, len(inputs.demonstrations)
+    turns, searches, cut, observations = 0, 0, 0, 0
+    for demonstration in inputs.demonstrations:
+        lengths = [len(protocol.action_ids(turn.text)) for turn in demonstration.turns]
+        turns += max(lengths) > rollout.max_new_tokens
+        searches += sum(bool(turn.hits) for turn in demonstration.turns) > rollout.max_searches
+        for turn in demonstration.turns:
+            if turn.hits:
+                observations += 1
+                tokens = len(encode(protocol.tokenizer, passages_text(turn.hits, quoted=False)))
+                cut += tokens > rollout.max_observation_tokens
+    if turns:
+        yield (
+            f"rollout.max_new_tokens: {turns} of {total} demonstrations have a turn of more than "
+            f"{rollout.max_new_tokens} tokens, which the agent can never finish; raise it"
+        )
+    if searches:
+        yield (
+            f"rollout.max_searches: {searches} of {total} demonstrations search more than "
+            f"{rollout.max_searches} times, which the agent may not; raise it"
+        )
+    if cut > observations / 2:
+        yield (
+            f"rollout.max_observation_tokens: the passages of {cut} of {observations} searches in "
+            f"the demonstrations are cut at {rollout.max_observation_tokens} tokens, so answers "
+            "may be trained that their passages do not hold; raise it"
+        )
+
+
+def demonstration_lengths(inputs: TrainingInputs, protocol: SearchProtocol) -> list[int]:
+    """Tokens of every demonstration, prompt and passages included."""
+    return [
+        len(demonstration_sequence(demonstration, protocol, 0.0).token_ids)
+        for demonstration in inputs.demonstrations
+    ]
+
+
+def _spread(items: Sequence[T]) -> list[T]:
+    """At most _SAMPLE of the items, evenly over the whole."""
+    step = max(1, len(items) // _SAMPLE)
+    return list(items[::step][:_SAMPLE])
+
+
+def _rounded(tokens: float) -> int:
+    """Up to a multiple of 50, as people write limits."""
+    return int(-(-tokens // 50) * 50)
