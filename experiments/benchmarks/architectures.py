@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from tspo_cli.training.model_check import check_learner, learner_gap
+from tspo_cli.training.start.model_check import check_learner, learner_gap
 
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.models.checks.probe import Probe, own_probe

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tspo_cli.data.readers import parse_passage
 from tspo_cli.data.formats.record_checks import invalid, type_name
+from tspo_cli.data.readers import parse_passage
 from tspo_cli.data.rows import read_rows
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.types import Hit
