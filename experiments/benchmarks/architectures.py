@@ -21,12 +21,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from tspo_cli.training.start.model_check import check_learner, learner_gap
 
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.models.checks.probe import Probe, own_probe
 from tspo_cli.models.tokenizer import tiny_tokenizer
 from tspo_cli.rollout.engines.hf.engine_check import check_engine, engine_gap
+from tspo_cli.training.start.model_check import check_learner, learner_gap
 
 LIMIT = 1e-4
 VOCABULARY = 320

@@ -141,6 +141,8 @@ def test_real_questions_run_through(
         index,
         "--set",
         "retriever.k=3",
+        "--set",
+        "credit.match=norm_token_boundary",  # the match of the reference
         "--json",
     ]
     rag = ["--method", "rag", "--set", "rollout.max_new_tokens=2"]

@@ -76,13 +76,17 @@ def unknown(name: str) -> str:
 
 
 def _walk(model: type[BaseModel], prefix: str) -> Iterator[Key]:
+    inner: dict[str, type[BaseModel]] = {}
     for name, field in model.model_fields.items():
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from _walk(annotation, f"{prefix}{name}.")
+            inner[name] = annotation
         else:
             default = field.get_default(call_default_factory=True)
             yield Key(f"{prefix}{name}", expects(field), default, field.description or "")
+    # Inner tables come last, as TOML has them.
+    for name, table in inner.items():
+        yield from _walk(table, f"{prefix}{name}.")
 
 
 def expects(field: FieldInfo) -> str:

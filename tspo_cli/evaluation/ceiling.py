@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tspo_cli.credit.gold_match import Match
 from tspo_cli.data.check import AnswerFinder
 from tspo_cli.data.corpus.chunks import found_of
 from tspo_cli.data.normal_form import normalize_answer
 from tspo_cli.data.question import Question
-from tspo_cli.evaluation.metrics import answer_in_retrieved, gold_recall, mean
+from tspo_cli.evaluation.metrics import DEFAULT_MATCH, answer_in_retrieved, gold_recall, mean
 from tspo_cli.retrieval.index.searcher import Searcher
 from tspo_cli.retrieval.types import Retriever
 
@@ -55,7 +56,10 @@ def corpus_ceiling(
 
 
 def search_ceiling(
-    questions: Sequence[Question], retriever: Retriever, ks: Sequence[int]
+    questions: Sequence[Question],
+    retriever: Retriever,
+    ks: Sequence[int],
+    match: Match = DEFAULT_MATCH,
 ) -> list[dict[str, Any]]:
     """`answer_in_retrieved` and `gold_recall` of one search with the question itself, for each k.
 
@@ -75,7 +79,7 @@ def search_ceiling(
             {
                 "k": k,
                 "answer_in_retrieved": mean(
-                    [answer_in_retrieved(question, hits) for question, hits in pairs]
+                    [answer_in_retrieved(question, hits, match) for question, hits in pairs]
                 ),
                 "gold_recall": mean(full or recalls),
             }
