@@ -68,9 +68,10 @@ def empty_corpus(path: Path, _: Playground) -> tuple[list[object], int, str]:
 
 def duplicate_ids(path: Path, _: Playground) -> tuple[list[object], int, str]:
     file = path / "twice.jsonl"
-    line = json.dumps({"id": "7", "title": "a", "text": "b"}) + "\n"
-    file.write_text(line + line)
-    return ["index", "build", file, "--out", path / "index"], 3, f"{file}:2"
+    passages = [{"id": "7", "title": "a", "text": text} for text in ("b", "c")]
+    file.write_text("".join(json.dumps(passage) + "\n" for passage in passages))
+    named = f"{file}:2: expected ids that differ, got '7' as on line 1"
+    return ["index", "build", file, "--out", path / "index"], 3, named
 
 
 def question_without_answers(path: Path, playground: Playground) -> tuple[list[object], int, str]:
