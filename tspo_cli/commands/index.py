@@ -58,6 +58,13 @@ def build(
     encoder: EncoderName = "",
     settings: Settings = None,
     overwrite: Overwrite = False,
+    skip_duplicates: Annotated[
+        bool,
+        typer.Option(
+            "--skip-duplicates",
+            help="Keep the first of passages that have the same id and other texts.",
+        ),
+    ] = False,
     estimate: Annotated[
         bool,
         typer.Option(
@@ -86,7 +93,13 @@ def build(
             )
         return
     manifest = build_index(
-        corpus, out, kind=kind, encoder=encoder, settings=chosen, overwrite=overwrite
+        corpus,
+        out,
+        kind=kind,
+        encoder=encoder,
+        settings=chosen,
+        overwrite=overwrite,
+        skip_duplicates=skip_duplicates,
     )
     _done(out, manifest, as_json)
 

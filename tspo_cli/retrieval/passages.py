@@ -30,25 +30,36 @@ _ROWS_AT_ONCE = 1 << 16
 
 
 def write_passages(
-    corpus: Sequence[Path], directory: Path, chunking: Chunking = WHOLE
+    corpus: Sequence[Path],
+    directory: Path,
+    chunking: Chunking = WHOLE,
+    *,
+    skip_duplicates: bool = False,
 ) -> CorpusFacts:
     """Write a corpus as `passages.jsonl` (`{"id", "contents"}` per line) and `offsets.npy`
     ([passages + 1] of _ROW).
 
     A passage that was already there, with the same id and contents, is left out; this is said.
+    With `skip_duplicates` the first passage of each id stays, whatever the others hold.
     Memory holds one passage at a time, and the ids that occur twice; a scratch file has 8 bytes of
     each id.
 
     Raises:
         MissingResourceError, InvalidInputError: as `read_corpus`.
-        InvalidInputError: passages with the same id differ.
+        InvalidInputError: passages with the same id differ, without `skip_duplicates`; or
+            documents are cut, with it: parts of two documents would be mixed.
     """
+    if skip_duplicates and chunking != WHOLE:
+        raise InvalidInputError(
+            "--skip-duplicates: expected whole passages, got chunk_tokens; fix: remove one of them"
+        )
     facts = CorpusFacts()
-    repeated = _write(corpus, directory, chunking, facts, frozenset())
+    first = _FirstOf(skip_duplicates)
+    repeated = _write(corpus, directory, chunking, facts, frozenset(), first)
     if repeated:
         # Only now it is known which ids occur twice: the corpus is read again with an eye on them.
         facts = CorpusFacts()
-        _write(corpus, directory, chunking, facts, repeated)
+        _write(corpus, directory, chunking, facts, repeated, first)
     for remark in facts.remarks():
         say(remark)
     return facts
@@ -60,13 +71,13 @@ def _write(
     chunking: Chunking,
     facts: CorpusFacts,
     repeated: frozenset[bytes],
+    first: _FirstOf,
 ) -> frozenset[bytes]:
     """Write the files of `write_passages`, with one passage of each id in `repeated`.
 
     Returns the digests of other ids that occur twice. If there are any, nothing is complete.
     """
     digests = directory / ".ids"
-    first = _FirstOf()
     # The offsets table is written last. If it exists, so do all passages,
     # and a killed build resumes there.
     with OffsetsWriter(directory / OFFSETS_NAME) as offsets:
@@ -101,9 +112,11 @@ def _digest(identifier: str) -> bytes:
 class _FirstOf:
     """The first passage of each id that occurs twice, and what the others are."""
 
-    def __init__(self) -> None:
+    def __init__(self, skip_different: bool) -> None:
+        self._skip_different = skip_different
         self._seen: dict[str, tuple[Path, int, bytes]] = {}
         self._same = 0
+        self._others = 0
         self._different: set[str] = set()
         self._error: InvalidInputError | None = None
 
@@ -116,6 +129,7 @@ class _FirstOf:
         if earlier[2] == text:
             self._same += 1
         else:
+            self._others += 1
             self._different.add(passage.id)
             line = f"line {earlier[1]}" if earlier[0] == file else f"{earlier[0]}:{earlier[1]}"
             self._error = self._error or invalid(
@@ -123,13 +137,20 @@ class _FirstOf:
                 number,
                 "ids that differ",
                 f"{passage.id!r} as on {line} with another text",
-                "rename or remove one",
+                "rename or remove one; --skip-duplicates keeps the first of each id",
             )
         return True
 
     def report(self) -> None:
-        """Say how many passages were left out. Raises InvalidInputError if any differ."""
-        if self._error is not None:
+        """Say how many passages were left out. Raises InvalidInputError if any differ and may
+        not be skipped.
+        """
+        if self._others and self._skip_different:
+            say(
+                f"{self._others:,} passages have the id of an earlier one with another text and "
+                f"were left out ({len(self._different):,} ids)"
+            )
+        elif self._error is not None:
             raise InvalidInputError(
                 f"{self._error} ({len(self._different):,} ids have different texts, "
                 f"{self._same:,} passages are identical to an earlier one)"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tspo_cli.data.question import Question
+from tspo_cli.data.readers import read_passages
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.metrics import gold_precision, gold_recall
 from tspo_cli.retrieval.index.build_index import build_index, estimate_build
@@ -49,6 +50,36 @@ def test_other_texts_under_one_id_name_both_lines_and_how_many(tmp_path: Path) -
     assert "2 ids have different texts, 1 passages are identical" in message
     assert not (tmp_path / "index").exists()
     assert not list(tmp_path.glob(".index*"))
+    assert "--skip-duplicates keeps the first of each id" in message
+
+
+def test_the_first_of_each_id_is_kept_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = corpus(tmp_path / "a.jsonl", one="red kite", two="blue whale", three="frog")
+    second = corpus(tmp_path / "b.jsonl", one="red kite", two="a whale", four="newt")
+    third = corpus(tmp_path / "c.jsonl", two="no whale", three="frog.")
+    index = tmp_path / "index"
+    build_index([first, second, third], index, skip_duplicates=True)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "3 passages have the id of an earlier one with another text" in said
+    assert "left out (2 ids)" in said
+    assert "1 passages are identical" in said
+    kept = [(name, text.split("\n")[1]) for name, text in open_index(index).passages()]
+    assert kept == [
+        ("one", "red kite"), ("two", "blue whale"), ("three", "frog"), ("four", "newt"),
+    ]  # fmt: skip
+    settings = {"chunk_tokens": "20"}
+    with pytest.raises(InvalidInputError, match="got chunk_tokens"):
+        build_index(first, tmp_path / "cut", settings=settings, skip_duplicates=True)
+
+
+def test_real_corpora_are_merged(real_data: Path, tmp_path: Path) -> None:
+    names = ("bamboogle", "musique")
+    files = [real_data / name / "corpus.jsonl.gz" for name in names]
+    manifest = build_index(files, tmp_path / "index", skip_duplicates=True)
+    ids = [p.id for file in files for p in read_passages(file, distinct=False)]
+    assert manifest["passages"] == len(set(ids))
 
 
 def test_chunks_are_recorded_and_count_as_their_document(tmp_path: Path) -> None:

@@ -73,10 +73,12 @@ def build_index(
     encoder: str = "",
     settings: Mapping[str, object] | None = None,
     overwrite: bool = False,
+    skip_duplicates: bool = False,
 ) -> dict[str, Any]:
     """Build the index directory `out` from a corpus and return its manifest.
 
     A corpus is a file of passages or a folder of .txt and .md documents, or several of them.
+    `skip_duplicates` keeps the first of the passages that have the same id and other texts.
 
     The same corpus and settings give the same bytes, also if a dense build was killed and started
     again: the finished shards are kept. They are kept as well if the build fails, for example
@@ -100,14 +102,19 @@ def build_index(
     out.parent.mkdir(parents=True, exist_ok=True)
     with _work_directory(out) as work:
         target = work / "index"
-        identity = _identity(plan)
+        identity = _identity(plan) | ({"skip_duplicates": True} if skip_duplicates else {})
         if almost_done and is_index(out) and _was_built(out, identity):
             return read_manifest(out)
         check_target(out, overwrite)
         _resume_or_start(work, identity, plan, overwrite)
         if not (target / OFFSETS_NAME).is_file():
             chunks = plan.settings.chunks
-            write_passages(plan.corpus, target, Chunking(chunks.chunk_tokens, chunks.chunk_overlap))
+            write_passages(
+                plan.corpus,
+                target,
+                Chunking(chunks.chunk_tokens, chunks.chunk_overlap),
+                skip_duplicates=skip_duplicates,
+            )
         store = PassageStore(target)
         if plan.settings.bm25 is not None:
             from tspo_cli.retrieval.bm25.bm25_build import build_bm25
