@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -117,6 +118,40 @@ def test_a_run_of_a_users_algorithm_is_read_without_its_file(tmp_path: Path) -> 
     assert load_config([tmp_path / "run" / "config.toml"]) == config
     with pytest.raises(MissingResourceError, match="no such file"):
         list(problems(config))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise ValueError('no\\nprice')", r"rule.py, line 3: ValueError: no price"),
+        ("return helper(trajectories)", r"rule.py, line 2: IndexError: tuple index out of range"),
+        ("return [[0.0] * t.length for t in trajectories]", "rule.py, line 3: AttributeError"),
+        ("import json; return json.loads('{')", "rule.py, line 3: JSONDecodeError: Expecting"),
+        ("yield [0.0]; raise KeyError('late')", "rule.py, line 3: KeyError: 'late'"),
+        ("return 7", "a list of advantages per trajectory, got int"),
+        ("return [[0.0]]", "one advantage per turn"),
+    ],
+)
+def test_an_error_in_a_users_rule_is_one_line(tmp_path: Path, body: str, message: str) -> None:
+    rule = tmp_path / "rule.py"
+    helper = "def helper(rows):\n    return tuple(rows)[9]\n"
+    rule.write_text(f"{helper}def rule(trajectories, config): {body}\n")
+    (tmp_path / "group.json").write_text(json.dumps(GROUP))
+    done = run_cli("credit", "group.json", "-a", f"{rule}:rule", folder=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert re.search(message, done.stderr)
+
+
+def test_an_error_in_a_users_outcome_is_one_line(tmp_path: Path) -> None:
+    rule = tmp_path / "reward.py"
+    rule.write_text("def reward(answer, golds, trajectory):\n    return 1 / 0\n")
+    (tmp_path / "group.json").write_text(json.dumps(GROUP))
+    setting = f"credit.outcome={rule}:reward"
+    done = run_cli("credit", "group.json", "-a", "grpo", "--set", setting, folder=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "reward.py, line 2: ZeroDivisionError: division by zero" in done.stderr
 
 
 @pytest.mark.parametrize(("old", "new"), OLD_KEYS.items())

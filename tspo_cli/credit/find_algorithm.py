@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from tspo_cli.credit.algorithms import ALGORITHMS, Algorithm
 from tspo_cli.credit.credit_section import CreditConfig
 from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
-from tspo_cli.credit.user_code import is_user_code, load_function
+from tspo_cli.credit.user_code import call_function, is_user_code, load_function
 from tspo_cli.errors import InvalidInputError
 
 
@@ -45,10 +45,16 @@ def _user_algorithm(name: str) -> Algorithm:
     function = load_function(name, "credit.algorithm")
     declared = function if isinstance(function, Algorithm) else Algorithm(name, function)
 
+    def complete(*arguments: Any) -> Any:
+        returned = declared.rule(*arguments)
+        return list(returned) if isinstance(returned, Iterator) else returned
+
     def rule(
         trajectories: Sequence[JudgedTrajectory], config: CreditConfig, *options: Any
     ) -> AlgorithmResult:
-        return _checked(declared.rule(trajectories, config, *options), trajectories, name)
+        arguments = (trajectories, config, *options)
+        returned = call_function(complete, name, "credit.algorithm", *arguments)
+        return _checked(returned, trajectories, name)
 
     return replace(declared, name=name, rule=rule, table="options")
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
 
 
 def is_user_code(spec: str) -> bool:
@@ -38,6 +39,26 @@ def load_function(spec: str, key: str) -> Callable[..., Any]:
     if not callable(function):
         raise InvalidInputError(f"{key}: {file} has no function {name}")
     return function
+
+
+def call_function(function: Callable[..., Any], spec: str, key: str, *arguments: Any) -> Any:
+    """What the user's `function`, named by `spec`, returns for `arguments`. `key` is for messages.
+
+    Raises:
+        InvalidInputError: the function raised; with the line of the user's file that did.
+    """
+    try:
+        return function(*arguments)
+    except TspoError:
+        raise
+    except Exception as error:  # whatever the user's function raises is a problem of that file
+        file = spec.rpartition(":")[0]
+        own = Path(file).resolve()
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename) == own]
+        where = f"{file}, line {lines[-1]}" if lines else file
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InvalidInputError(f"{key}: {where}: {reason}; fix: correct the function") from error
 
 
 @lru_cache(maxsize=64)
