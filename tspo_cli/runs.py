@@ -31,6 +31,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tspo_cli import __version__
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 CONFIG_TEXT_NAME = "config.toml"
@@ -221,7 +222,6 @@ def set_status(
 def environment() -> dict[str, Any]:
     """Versions, commit and hardware that a result depends on."""
     names = (
-        "tspo-cli",
         "torch",
         "transformers",
         "deepspeed",
@@ -231,7 +231,8 @@ def environment() -> dict[str, Any]:
         "vllm",
         "numpy",
     )
-    versions: dict[str, str | None] = {}
+    # Installed metadata may be older than this code, in a checkout that was pulled.
+    versions: dict[str, str | None] = {"tspo-cli": __version__}
     for name in names:
         try:
             versions[name] = metadata.version(name)

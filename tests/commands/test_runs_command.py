@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.commands.report_cli import tspo, tspo_json
 from tests.reporting.tree import make_evaluation, make_run
-from tspo_cli import runs
+from tspo_cli import __version__, runs
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError
 
@@ -65,3 +67,9 @@ def test_a_damaged_configuration_is_named(tmp_path: Path) -> None:
     done = tspo("runs", "ls", tmp_path)
     assert isinstance(done.exception, InvalidInputError)
     assert "config.resolved.json" in str(done.exception)
+
+
+def test_a_run_records_the_version_of_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs.metadata, "version", lambda name: "0.0.1")
+    versions = runs.environment()["versions"]
+    assert (versions["tspo-cli"], versions["torch"]) == (__version__, "0.0.1")
