@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,7 +10,7 @@ import typer
 
 from tspo_cli import console
 from tspo_cli.commands.options import Json
-from tspo_cli.errors import InvalidInputError, UsageError
+from tspo_cli.errors import GateError, InvalidInputError, UsageError
 
 app = typer.Typer(
     no_args_is_help=True, help="List, check and convert data sets, and make synthetic worlds."
@@ -133,48 +134,90 @@ def audit(
         list[int] | None,
         typer.Option("-k", min=1, help="Passages per search. Repeatable. [3 5 10]"),
     ] = None,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--train",
+            help="Training questions, to find those that FILE_OR_NAME has too. Repeatable.",
+        ),
+    ] = None,
     limit: Annotated[
         int, typer.Option(min=0, help="Only the first questions of each set. 0: all.")
     ] = 0,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="Exit with code 6 if a question is in the corpus, shared or repeated."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure which scores a corpus allows at most.
+    """Measure which scores a corpus allows at most, and find questions that stand elsewhere.
 
     The result has the share of answers and gold passages that the corpus holds and, with --index,
-    the share that one search with the question finds.
+    the share that one search with the question finds. It names questions that stand in a passage,
+    worse with their answer; that are training questions too; that occur twice in their file.
 
-    tspo data audit nq hotpotqa --index runs/index
+    tspo data audit nq hotpotqa --index runs/index --train data/nq/train.jsonl
     """
-    from tspo_cli.data.readers import read_passages
+    from tspo_cli.data.corpus import contamination
+    from tspo_cli.data.corpus.chunks import WHOLE
+    from tspo_cli.data.corpus.corpus_files import CorpusFacts, read_corpus
+    from tspo_cli.data.readers import resolve_data
     from tspo_cli.evaluation.ceiling import corpus_ceiling, search_ceiling
     from tspo_cli.evaluation.sets import read_eval_sets
     from tspo_cli.reporting.tables.evaluation_table import audit_table
     from tspo_cli.retrieval.index.searcher import open_index
 
-    if (index is None) == (corpus is None):
-        raise UsageError("give either --index DIR or --corpus FILE")
+    if (index is None) == (corpus is None) and (corpus is not None or not train):
+        raise UsageError("give either --index DIR or --corpus FILE, or only --train FILE")
     sets = read_eval_sets(data, limit)
+    questions = [at for name in data for at in contamination.located(resolve_data(name), limit)]
+    trained = [at for name in train or [] for at in contamination.located(resolve_data(name))]
     searcher = None if index is None else open_index(index)
-    rows = []
-    for name, questions in sets.items():
+
+    def passages(label: str) -> Iterator[tuple[str, str, str]]:
+        """(where, id, contents) of every passage."""
         if searcher is not None:
-            total, passages = len(searcher), searcher.passages()
-        else:
-            total, passages = (
-                None,
-                ((passage.id, passage.contents) for passage in read_passages(corpus or Path())),
-            )
-        shares = corpus_ceiling(questions, console.track(passages, f"{name} corpus", total))
-        by_k = (
-            []
-            if searcher is None
-            else search_ceiling(questions, searcher, sorted(set(ks or [3, 5, 10])))
-        )
-        rows.append({"dataset": name, "n": len(questions), **shares, "search": by_k})
+            rows = console.track(searcher.passages(), label, len(searcher))
+            return ((f"passage {name!r} of {index}", name, text) for name, text in rows)
+        found = console.track(read_corpus([corpus or Path()], WHOLE, CorpusFacts()), label)
+        return ((f"{file}:{line}", one.id, one.contents) for file, line, one in found)
+
+    rows = []
+    finder = contamination.QuestionFinder(questions)
+    if index is not None or corpus is not None:
+        for name, members in sets.items():
+            read = ((passage, text) for _, passage, text in passages(f"{name} corpus"))
+            shares = corpus_ceiling(members, read)
+            depths = sorted(set(ks or [3, 5, 10]))
+            by_k = [] if searcher is None else search_ceiling(members, searcher, depths)
+            rows.append({"dataset": name, "n": len(members), **shares, "search": by_k})
+        for where, _, text in passages("questions in the corpus"):
+            finder.feed(where, text)
+    findings = [
+        *finder.findings(),
+        *contamination.shared_questions(questions, trained),
+        *contamination.repeated_questions(questions),
+    ]
+    counts = contamination.counts(findings)
+    examples = contamination.examples(findings)
     if as_json:
-        console.result_json({"results": rows})
+        found = {"counts": counts, "examples": [example.as_json() for example in examples]}
+        console.result_json({"results": rows, "contamination": found})
     else:
-        console.result(audit_table(rows))
+        for kind, words in contamination.KINDS.items():
+            if counts[kind]:
+                console.result(f"{counts[kind]} {words}")
+                for example in examples:
+                    if example.kind == kind:
+                        console.result(f"  {example}")
+        if rows:
+            console.result(audit_table(rows))
+    if not findings:
+        console.say("no question stands in a second place")
+    elif strict:
+        raise GateError(f"{len(findings)} findings, expected none (--strict)")
 
 
 @app.command()

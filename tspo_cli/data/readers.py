@@ -72,11 +72,9 @@ def read_questions(path: Path, *, limit: int = 0, source: str = "") -> list[Ques
         InvalidInputError: a record is malformed, a question has no answer, an id occurs twice in a
             data source (the error has both lines), or there is no question.
     """
-    default_source = source or default_data_source(path)
     first_lines: dict[tuple[str, str], int] = {}
     questions: list[Question] = []
-    for number, record in read_rows(path):
-        question = parse_question(path, number, record, default_source)
+    for number, question in question_rows(path, source):
         earlier = first_lines.setdefault((question.data_source, question.id), number)
         if earlier != number:
             raise _duplicate(path, number, question.id, earlier)
@@ -88,6 +86,13 @@ def read_questions(path: Path, *, limit: int = 0, source: str = "") -> list[Ques
             f"{path}: expected questions, got an empty file; fix: name a question file"
         )
     return questions
+
+
+def question_rows(path: Path, source: str = "") -> Iterator[tuple[int, Question]]:
+    """Stream (line, question) of a file; ids may be equal. Raises as `read_questions`."""
+    default_source = source or default_data_source(path)
+    for number, record in read_rows(path):
+        yield number, parse_question(path, number, record, default_source)
 
 
 def default_data_source(path: Path) -> str:
