@@ -15,6 +15,7 @@ from tspo_cli.commands.plan import plan
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import GateError, InvalidInputError, MissingResourceError
+from tspo_cli.training.announce import loop_options
 from tspo_cli.training.planning.estimate import estimate_run
 from tspo_cli.training.planning.memory import kv_cache_bytes
 from tspo_cli.training.planning.model_shape import model_shape
@@ -183,3 +184,49 @@ def test_plan_needs_the_model_on_this_machine(experiment: str, tmp_path: Path) -
     assert isinstance(
         plan_(experiment, "--set", f"model.path={tmp_path}").exception, InvalidInputError
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "note"),
+    [
+        (
+            ["retriever.url=http://127.0.0.1:8000"],
+            "note: passages come from retriever.index (i), not from retriever.url "
+            "(http://127.0.0.1:8000)",
+        ),
+        (
+            [
+                "retriever.qdrant.url=http://q:1",
+                "retriever.qdrant.collection=c",
+                "retriever.qdrant.encoder=e",
+            ],
+            "note: passages come from retriever.index (i), not from retriever.qdrant.url",
+        ),
+        (
+            [
+                *("retriever.index=", "retriever.url=http://a,http://b"),
+                *("retriever.qdrant.url=http://q", "retriever.qdrant.collection=c"),
+                "retriever.qdrant.encoder=e",
+            ],
+            "from retriever.url (http://a,http://b), not from retriever.qdrant.url (http://q)",
+        ),
+        (["credit.options.price=1"], "note: tspo does not use [credit.options]"),
+        (
+            ["credit.algorithm=grpo", "credit.options.a=1"],
+            "note: grpo does not use [credit.options]",
+        ),
+        ([], ""),
+        (["retriever.index=", "retriever.url=http://a"], ""),
+    ],
+)
+def test_settings_without_effect_are_named(experiment: str, settings: list[str], note: str) -> None:
+    options = [part for setting in settings for part in ("--set", setting)]
+    done = config_("validate", experiment, *options, "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["valid"] is True
+    assert note in done.stderr
+    assert done.stderr.count("\n") == bool(note)
+    announced = [
+        line for line in loop_options(load_config([experiment], settings)) if "note" in line
+    ]
+    assert announced == done.stderr.splitlines()

@@ -59,6 +59,7 @@ def validate(sources: Sources, settings: Settings = None, as_json: Json = False)
     checked: `tspo train --dry-run` also opens data, index and model.
     """
     from tspo_cli.config.load_config import config_hash, load_config
+    from tspo_cli.config.rules import unused_settings
     from tspo_cli.training.problems import problems
 
     config = load_config(sources, settings or ())
@@ -68,6 +69,8 @@ def validate(sources: Sources, settings: Settings = None, as_json: Json = False)
         console.result_json(answer | ({"problems": found} if found else {}))
     if found:
         raise InvalidInputError("\n".join(found))
+    for note in unused_settings(config):
+        console.say(note)
     if not as_json:
         console.result(
             f"valid: {config.kind}, {config.train.steps} steps, configuration {config_hash(config)}"

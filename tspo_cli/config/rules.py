@@ -1,10 +1,12 @@
-"""Rules that span several keys: why a configuration of valid keys could still not train."""
+"""Rules that span several keys: why a configuration of valid keys could still not train, and which
+of its settings training does not use.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tspo_cli.config.schema import Config
+from tspo_cli.config.schema import Config, RetrieverConfig
 from tspo_cli.credit.algorithms import ALGORITHMS, Algorithm
 from tspo_cli.credit.find_algorithm import find_algorithm
 from tspo_cli.credit.user_code import is_user_code, load_function
@@ -74,6 +76,27 @@ def rule_problems(config: Config) -> Iterator[str]:
             "retriever.qdrant.encoder: dense search needs the encoder that the collection was "
             "made with"
         )
+
+
+def unused_settings(config: Config) -> Iterator[str]:
+    """Settings of a valid configuration that its training does not use, one note each."""
+    yield from unused_retrievers(config.retriever)
+    if config.kind != "sft" and config.credit.options:
+        algorithm = find_algorithm(config.credit.algorithm)
+        if algorithm.table != "options":
+            yield f"note: {algorithm.name} does not use [credit.options]"
+
+
+def unused_retrievers(retriever: RetrieverConfig) -> Iterator[str]:
+    """A note that names the retriever in use and the others, where several are set."""
+    addresses = {
+        "retriever.index": retriever.index,
+        "retriever.url": ",".join(retriever.url),
+        "retriever.qdrant.url": retriever.qdrant.url,
+    }
+    used, *unused = [f"{key} ({value})" for key, value in addresses.items() if value] or [""]
+    if unused:
+        yield f"note: passages come from {used}, not from {' or '.join(unused)}"
 
 
 def _rl_problems(config: Config) -> Iterator[str]:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.config.load_config import load_config
+from tspo_cli.config.rules import unused_retrievers
 from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.agent_defaults import read_agent_file
 from tspo_cli.config.tables import flatten
+from tspo_cli.console import say
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.judging.judge import open_judge
@@ -97,6 +99,8 @@ def evaluate_model(request: EvaluationRequest) -> EvaluationResult:
     folder = request.out or Path("evals") / f"{_label(request.model)}-{method.name}"
     sets = read_eval_sets(request.data, request.limit, request.sample, config.seed)
     _check_folder(folder, request)
+    for note in unused_retrievers(config.retriever):
+        say(note)
     retriever = open_retriever(config.retriever)
     if method.retrieves and retriever is None:
         raise UsageError(

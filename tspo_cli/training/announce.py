@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from tspo_cli.config.rules import unused_settings
 from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.agent_defaults import agent_comparison
 from tspo_cli.config.sections.prompt_value import prompt_name
@@ -14,14 +15,14 @@ from tspo_cli.credit.find_algorithm import find_algorithm
 
 def loop_options(config: Config) -> list[str]:
     """One line per choice that peers leave silent: what the model's own training decides,
-    algorithm, reward, rollouts, updates, loss.
+    algorithm, reward, rollouts, updates, loss; and what is set without effect.
     """
     taken, _ = agent_comparison(config)
     lines = [] if config.kind == "sft" else list(_lines(config))
     if taken:
         values = ", ".join(f"{key} {prompt_name(value)}" for key, value in taken.items())
         lines.insert(0, f"as {config.model.path} was trained: {values}")
-    return lines
+    return [*lines, *unused_settings(config)]
 
 
 def step_line(metrics: Mapping[str, float], seconds: float, left: float) -> str:
@@ -107,8 +108,6 @@ def _lines(config: Config) -> Iterator[str]:
     for key, value in algorithm.defaults.items():
         if values[key] != value:
             yield f"note: {key} is {values[key]}; the default of {algorithm.name} is {value}"
-    if credit.options and algorithm.table != "options":
-        yield f"note: {algorithm.name} does not use [credit.options]"
 
 
 def _reward(config: Config) -> str:
