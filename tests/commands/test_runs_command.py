@@ -73,3 +73,19 @@ def test_a_run_records_the_version_of_its_code(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(runs.metadata, "version", lambda name: "0.0.1")
     versions = runs.environment()["versions"]
     assert (versions["tspo-cli"], versions["torch"]) == (__version__, "0.0.1")
+
+
+def test_a_run_without_a_step_is_not_started(tmp_path: Path) -> None:
+    for name in ("opened", "torn", "stepped"):
+        make_run(tmp_path / name, Config(), 1, {})
+        (tmp_path / name / "status.json").unlink()
+    (tmp_path / "opened" / "metrics.jsonl").unlink()
+    (tmp_path / "torn" / "metrics.jsonl").write_text('{"step": 1')
+    found = tspo_json("runs", "ls", tmp_path)["runs"]
+    assert {row["run"]: row["state"] for row in found} == {
+        "opened": "not started",
+        "torn": "not started",
+        "stepped": "unknown",
+    }
+    assert "not started" in tspo("runs", "ls", tmp_path).stdout
+    assert tspo_json("runs", "show", tmp_path / "opened")["state"] == "not started"

@@ -49,8 +49,10 @@ class RunView:
 
     @property
     def state(self) -> str:
-        """running, finished, failed, stopped, or unknown."""
-        return str(self.status.get("state", "unknown"))
+        """running, finished, failed or stopped; without a record of it, not started where there is
+        no step, else unknown.
+        """
+        return str(self.status.get("state") or ("unknown" if self.metrics else "not started"))
 
     def setting(self, key: str, default: Any = None) -> Any:
         """The value of a dotted configuration key, `default` where the run has no such key."""
