@@ -183,7 +183,8 @@ def test_bad_parquet_rows_are_numbered(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"question": None}, '"question" to be a string, got null'),
-        ({"question": " "}, '"question" to be a string'),
+        ({"question": " "}, '"question" is empty'),
+        ({"question": ""}, '"question" is empty'),
         ({"golden_answers": []}, '"golden_answers" to hold an answer, got none'),
         ({"golden_answers": [" "]}, '"golden_answers" to hold an answer'),
         ({"golden_answers": None}, '"golden_answers" to hold an answer'),

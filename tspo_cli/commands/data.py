@@ -224,7 +224,9 @@ def audit(
 def convert(
     source: Annotated[
         Path,
-        typer.Argument(metavar="IN", help="JSONL, gzip JSONL, parquet, or hf:NAME[:CONFIG]:SPLIT."),
+        typer.Argument(
+            metavar="IN", help="JSONL, JSON, CSV, TSV, parquet, or hf:NAME[:CONFIG]:SPLIT."
+        ),
     ],
     target: Annotated[
         Path,

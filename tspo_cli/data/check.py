@@ -13,7 +13,7 @@ from tspo_cli.data.corpus.passage_forms import numbered, parse_passage
 from tspo_cli.data.formats.record_checks import SeenIds
 from tspo_cli.data.normal_form import normalize_answer
 from tspo_cli.data.question import Passage, Question
-from tspo_cli.data.readers import default_data_source, parse_question
+from tspo_cli.data.readers import default_data_source, numbered_questions, parse_question
 from tspo_cli.data.rows import scan_rows
 from tspo_cli.data.word_forms import MARK, Readable, Wanted, readable, wanted
 from tspo_cli.errors import InvalidInputError
@@ -94,7 +94,7 @@ def _valid_questions(path: Path, problems: list[Problem]) -> Iterator[tuple[int,
     default_source = default_data_source(path)
     first_lines: dict[tuple[str, str], int] = {}
     number = 0
-    for number, record in scan_rows(path):
+    for number, record in numbered_questions(path, scan_rows(path)):
         try:
             question = parse_question(path, number, _record(record), default_source)
         except InvalidInputError as error:

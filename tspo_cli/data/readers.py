@@ -13,13 +13,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.console import say
 from tspo_cli.data.benchmarks import benchmarks
 from tspo_cli.data.corpus.passage_forms import numbered, parse_passage
-from tspo_cli.data.formats.answers import accepted_answers
-from tspo_cli.data.formats.record_checks import Row, SeenIds, invalid, text_id, type_name
+from tspo_cli.data.formats.answers import accepted_answers, supporting_titles
+from tspo_cli.data.formats.record_checks import (
+    Row,
+    ScannedRow,
+    SeenIds,
+    invalid,
+    text_id,
+    type_name,
+)
 from tspo_cli.data.hub import ID_FIELDS, PREFIX
 from tspo_cli.data.question import Passage, Question
-from tspo_cli.data.rows import read_rows
+from tspo_cli.data.rows import read_rows, scan_rows, valid_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 GOLD_KINDS = ("full", "positive", "none")
@@ -91,8 +99,28 @@ def read_questions(path: Path, *, limit: int = 0, source: str = "") -> list[Ques
 def question_rows(path: Path, source: str = "") -> Iterator[tuple[int, Question]]:
     """Stream (line, question) of a file; ids may be equal. Raises as `read_questions`."""
     default_source = source or default_data_source(path)
-    for number, record in read_rows(path):
+    for number, record in valid_rows(numbered_questions(path, scan_rows(path))):
         yield number, parse_question(path, number, record, default_source)
+
+
+def numbered_questions(path: Path, rows: Iterator[ScannedRow]) -> Iterator[ScannedRow]:
+    """The records of a question file. If the first has no id, all get their position, from 0, which
+    is said once; a later record with an id is then an error.
+    """
+    number_them = False
+    for position, (number, record) in enumerate(rows):
+        if isinstance(record, dict):
+            has_id = _identifier(record, _object(record.get("extra_info"))) is not None
+            if position == 0 and not has_id:
+                number_them = True
+                say(f"{path}: questions have no id; their positions from 0 are their ids")
+            if number_them and has_id:
+                fix = "give every record an id, or none"
+                yield number, invalid(path, number, "no id, as in the first record", "an id", fix)
+                continue
+            if number_them:
+                record = record | {"id": position}
+        yield number, record
 
 
 def default_data_source(path: Path) -> str:
@@ -111,7 +139,10 @@ def parse_question(
     """The question of a record in any supported format. Raises InvalidInputError."""
     extra_info = _object(record.get("extra_info"))
     question = record.get("question") or extra_info.get("question") or record.get("Question")
-    if not isinstance(question, str) or not question.strip():
+    given = question if question is not None else record.get("question")
+    if isinstance(given, str) and not given.strip():
+        raise InvalidInputError(f'{path}:{number}: "question" is empty; fix: write the question')
+    if not isinstance(question, str):
         got = type_name(question) if "question" in record else f"fields {', '.join(record)}"
         raise invalid(path, number, '"question" to be a string', got, "write the question")
     supporting = _string_list(
@@ -126,6 +157,7 @@ def parse_question(
             repr(gold_kind),
             "correct the value",
         )
+    titles = supporting_titles(record)
     return Question(
         id=text_id(path, number, _identifier(record, extra_info)),
         question=question,
@@ -136,7 +168,8 @@ def parse_question(
         gold_kind=gold_kind,
         type=_optional_text(path, number, record, "type")
         or str(_object(record.get("metadata")).get("type") or ""),
-        extra={name: value for name, value in record.items() if name not in _OWN_FIELDS},
+        extra={name: value for name, value in record.items() if name not in _OWN_FIELDS}
+        | ({"supporting_titles": titles} if titles else {}),
     )
 
 

@@ -34,10 +34,11 @@ def read_rows(path: Path) -> Iterator[Row]:
         MissingResourceError: the file does not exist (raised by the call, not by the first record).
         InvalidInputError: a line is not a JSON object in UTF-8, or the file is damaged.
     """
-    return _valid_rows(scan_rows(path))
+    return valid_rows(scan_rows(path))
 
 
-def _valid_rows(scanned: Iterator[ScannedRow]) -> Iterator[Row]:
+def valid_rows(scanned: Iterator[ScannedRow]) -> Iterator[Row]:
+    """The rows of `scan_rows`; raises the error of the first malformed one."""
     for number, record in scanned:
         if isinstance(record, InvalidInputError):
             raise record

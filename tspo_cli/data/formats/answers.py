@@ -13,8 +13,16 @@ def accepted_answers(record: dict[str, Any]) -> Any:
     Fields: `golden_answers` (FlashRAG, Search-R1), `reward_model.ground_truth.target` (Search-R1
     parquet), `possible_answers` (PopQA: a JSON list in a string), `answer` or `Answer` with
     `answer_aliases` (MuSiQue) or `aug_answer` (ASearcher), `answer.value` with `answer.aliases`
-    (TriviaQA), `answers` or `answers.text` (SQuAD).
+    (TriviaQA), `answers` or `answers.text` (SQuAD). Any may be one string or a list; `aliases` are
+    added.
     """
+    answers = _without_aliases(record)
+    if isinstance(answers, list) and record.get("aliases") is not None:
+        return _distinct([*answers, *_as_list(record["aliases"])])
+    return answers
+
+
+def _without_aliases(record: dict[str, Any]) -> Any:
     target = _object(_object(record.get("reward_model")).get("ground_truth")).get("target")
     for value in (record.get("golden_answers"), target, _unpacked(record.get("possible_answers"))):
         if value is not None:
@@ -26,7 +34,9 @@ def accepted_answers(record: dict[str, Any]) -> Any:
         more = [*_as_list(record.get("answer_aliases")), *_as_list(record.get("aug_answer"))]
         return _distinct([*_as_list(answer), *more])
     answers = record.get("answers")
-    return _as_list(answers.get("text")) if isinstance(answers, dict) else answers
+    if isinstance(answers, dict):
+        return _as_list(answers.get("text"))
+    return [answers] if isinstance(answers, str) else answers
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -51,3 +61,15 @@ def _as_list(value: Any) -> Any:
 
 def _distinct(values: list[Any]) -> list[Any]:
     return [value for index, value in enumerate(values) if value not in values[:index]]
+
+
+def supporting_titles(record: dict[str, Any]) -> list[str]:
+    """The titles of HotpotQA's and 2WikiMultihopQA's `supporting_facts`, each once: of pairs
+    [title, sentence], or of the hub's {"title": [...], "sent_id": [...]}.
+    """
+    facts = record.get("supporting_facts")
+    if isinstance(facts, dict):
+        titles = _as_list(facts.get("title"))
+    else:
+        titles = [fact[0] for fact in facts or () if isinstance(fact, list) and fact]
+    return _distinct([title for title in titles if isinstance(title, str)])
