@@ -25,7 +25,7 @@ from tspo_cli.retrieval.index.build_index import build_index
 from tspo_cli.retrieval.index.searcher import open_index
 from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.retrieval.remote.http_client import HttpRetriever
-from tspo_cli.retrieval.search_settings import for_search, index_settings
+from tspo_cli.retrieval.search_settings import built_settings, for_search, index_settings
 
 TEXTS = [
     f"{a} {b} {c}"
@@ -118,13 +118,13 @@ def test_a_wrong_setting_is_named(kind: str, given: dict[str, str], message: str
 
 def test_the_parameters_of_a_manifest_keep_their_keys_and_order() -> None:
     """Digests of indexes depend on them, and older indexes have to open."""
-    parameters = index_settings("hybrid", {}).flat()
+    parameters = index_settings("hybrid", {"tokens": "words"}).flat()
     assert " ".join(parameters) == (
         "method k1 b stop_words stemmer preset query_prefix passage_prefix pooling normalize "
         "max_length batch_size batch_tokens dtype device encoder_backend factory rescore "
         "train_size shard_size candidates nprobe ef_search backend first_pass rrf_constant depth"
     )
-    assert index_settings("hybrid", json.loads(json.dumps(parameters))).flat() == parameters
+    assert built_settings("hybrid", json.loads(json.dumps(parameters))).flat() == parameters
 
 
 def test_experiment_command_and_server_search_alike(index: Path) -> None:

@@ -40,7 +40,8 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Set how the index is built and searched. bm25: method, k1, b, stop_words, stemmer. "
+        help="Set how the index is built and searched. bm25: method, k1, b, stop_words, stemmer, "
+        "tokens, min_word. "
         "All kinds: chunk_tokens, chunk_overlap. "
         "dense: preset, query_prefix, passage_prefix, pooling, normalize, max_length, batch_size, "
         "batch_tokens, dtype, device, encoder_backend, factory, rescore, train_size, shard_size, "

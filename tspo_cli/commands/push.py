@@ -28,6 +28,12 @@ def push(
     passage_prefix: Annotated[
         str, typer.Option(help="Dense: what the encoder expects before a passage.")
     ] = "",
+    tokens: Annotated[
+        str, typer.Option(help="Sparse: words, ngrams (text without spaces) or auto.")
+    ] = "auto",
+    min_word: Annotated[
+        int, typer.Option(min=1, help="Sparse: letters of the shortest word that is kept.")
+    ] = 2,
     as_json: Json = False,
 ) -> None:
     """Upload a corpus to a Qdrant collection, for retriever.qdrant."""
@@ -35,16 +41,16 @@ def push(
         raise UsageError(f"--kind: expected sparse or dense, got {kind!r}")
     if (kind == "dense") != bool(encoder):
         raise UsageError("--kind dense and --encoder belong together")
-    from tspo_cli.config.sections.index_settings import Bm25Settings
     from tspo_cli.data.readers import read_passages
     from tspo_cli.retrieval.remote.qdrant import load_encoder, open_client, push_dense, push_sparse
+    from tspo_cli.retrieval.search_settings import index_settings
 
+    lexical = index_settings("bm25", {"tokens": tokens, "min_word": min_word}).bm25
+    assert lexical is not None
     client = open_client(url, timeout=60)
     with console.progress("uploading passages", None) as advance:
         if kind == "sparse":
-            count = push_sparse(
-                client, collection, lambda: read_passages(corpus), Bm25Settings(), advance
-            )
+            count = push_sparse(client, collection, lambda: read_passages(corpus), lexical, advance)
         else:
             encode = load_encoder(encoder)
             count = push_dense(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tspo_cli.retrieval.bm25.bm25_build as build
+from tspo_cli.config.sections.index_settings import Bm25Settings
 from tspo_cli.retrieval.bm25.bm25_ranker import tokens
 from tspo_cli.retrieval.index.build_index import build_index
 from tspo_cli.retrieval.index.searcher import open_index
@@ -70,8 +71,13 @@ def test_stemming_and_stop_words_count_in_the_query_as_in_the_passages(
     corpus: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("Stemmer", reason="needs PyStemmer")
-    assert tokens("The running whales", "none", "english") == ["the", "run", "whale"]
-    assert tokens("do the whales", "english") == ["do", "whales"]
+    stemmed = Bm25Settings(stop_words="none", stemmer="english")
+    assert tokens("The running whales", stemmed) == [
+        "the",
+        "run",
+        "whale",
+    ]
+    assert tokens("do the whales", Bm25Settings(stop_words="english")) == ["do", "whales"]
     build_index(corpus, tmp_path / "stemmed", settings={"stemmer": "english"})
     build_index(corpus, tmp_path / "plain")
     stemmed, plain = open_index(tmp_path / "stemmed"), open_index(tmp_path / "plain")

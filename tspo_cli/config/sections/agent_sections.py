@@ -119,8 +119,8 @@ class QdrantConfig(Section):
     vector: str = Field(
         "",
         description=(
-            "Name of the vector in the collection. Empty: the unnamed vector (dense), or "
-            "bm25 (sparse)."
+            "Name of the vector in the collection. Empty: the unnamed vector (dense), "
+            "bm25 or bm25_ngrams (sparse)."
         ),
     )
     encoder: str = Field(
@@ -128,6 +128,12 @@ class QdrantConfig(Section):
     )
     query_prefix: str = Field(
         "", description="dense: prefix that the encoder expects before a query, such as 'query: '."
+    )
+    tokens: Literal["words", "ngrams"] = Field(
+        "words", description="sparse: what `tspo index push` made of the texts, as it said."
+    )
+    min_word: int = Field(
+        2, ge=1, description="sparse: letters of the shortest word, as in `tspo index push`."
     )
     exact: bool = Field(
         False, description="dense: scan all vectors instead of Qdrant's approximate graph."

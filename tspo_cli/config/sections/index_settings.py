@@ -18,6 +18,7 @@ from tspo_cli.config.sections.section import Section
 
 SEARCH_TIME: dict[str, Any] = {"search_time": True}
 UNRECORDED: dict[str, dict[str, Any]] = {
+    "bm25": {"tokens": "words", "min_word": 2},
     "chunks": {"chunk_tokens": 0, "chunk_overlap": 0},
 }
 """Settings that a manifest has only with another value than this one. Indexes that were built
@@ -61,6 +62,16 @@ class Bm25Settings(Section):
     )
     stemmer: Literal["none", "english", "porter"] = Field(
         "none", description="Snowball stemmer for words."
+    )
+    tokens: Literal["auto", "words", "ngrams"] = Field(
+        "auto",
+        description="words: what stands between spaces and marks; ngrams: the same, and pairs of "
+        "neighbouring letters in scripts without spaces; auto: as a sample of the corpus needs.",
+    )
+    min_word: int = Field(
+        2,
+        ge=1,
+        description="Letters of the shortest word that is indexed; 1 keeps the X of 'Malcolm X'.",
     )
 
 

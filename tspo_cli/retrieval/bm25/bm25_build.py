@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tspo_cli.config.sections.index_settings import Bm25Settings
 from tspo_cli.console import byte_size, duration, say, track
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.retrieval.bm25.bm25_ranker import tokens
+from tspo_cli.retrieval.bm25.bm25_ranker import decide_tokens, tokens
 from tspo_cli.retrieval.passages import PassageStore
 
 _BLOCK_WORDS = 2_000_000
@@ -33,8 +33,11 @@ _PROBE = 2_000
 """Passages that an estimate reads."""
 
 
-def build_bm25(store: PassageStore, directory: Path, scratch: Path, settings: Bm25Settings) -> None:
+def build_bm25(
+    store: PassageStore, directory: Path, scratch: Path, settings: Bm25Settings
+) -> Bm25Settings:
     """Index the contents of `store` into `directory`. `scratch` holds the word ids, 4 bytes each.
+    Returns `settings` with words or ngrams in place of auto.
 
     Two passes: the first assigns word ids and counts, the second writes every posting at its offset
     in the mapped output.
@@ -45,6 +48,10 @@ def build_bm25(store: PassageStore, directory: Path, scratch: Path, settings: Bm
     """
     step = max(1, len(store) // _PROBE)
     probe = [store[position][1] for position in range(0, len(store), step)]
+    chosen, share = decide_tokens(settings, probe)
+    if chosen != settings and share > 0:
+        say(f"tokens: {chosen.tokens}; {share:.1%} of the letters belong to scripts without spaces")
+    settings = chosen
     say(estimate_bm25(len(store), probe, settings).text(len(store), store.bytes))
     words_path = scratch / "words.i32"
     vocabulary, lengths = _assign_word_ids(store, words_path, settings)
@@ -64,6 +71,7 @@ def build_bm25(store: PassageStore, directory: Path, scratch: Path, settings: Bm
     _write_postings(directory, words_path, lengths, blocks, frequencies, idf, settings)
     _write_vocabulary(directory, vocabulary, len(lengths), settings)
     words_path.unlink()
+    return settings
 
 
 @dataclass(frozen=True)
@@ -89,8 +97,9 @@ class Bm25Estimate:
 
 def estimate_bm25(passages: int, probe: Sequence[str], settings: Bm25Settings) -> Bm25Estimate:
     """Estimate from `probe`, a sample of the passages. The vocabulary grows by Heaps' law."""
+    settings, _ = decide_tokens(settings, probe)
     started = time.perf_counter()
-    bags = [tokens(text, settings.stop_words, settings.stemmer) for text in probe]
+    bags = [tokens(text, settings) for text in probe]
     reading = (time.perf_counter() - started) / len(probe)
     words = sum(map(len, bags)) / len(probe)
     seen = [len({word for bag in bags[:: 2 // part] for word in bag}) for part in (1, 2)]
@@ -121,7 +130,7 @@ def _assign_word_ids(
     lengths = array("q")
     with open(path, "wb") as handle:
         for text in track(store.contents(), "reading passages", total=len(store)):
-            words = tokens(text, settings.stop_words, settings.stemmer)
+            words = tokens(text, settings)
             array("i", [vocabulary.setdefault(word, len(vocabulary)) for word in words]).tofile(
                 handle
             )

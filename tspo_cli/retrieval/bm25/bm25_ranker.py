@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import bm25s
@@ -14,6 +16,8 @@ import numpy as np
 from bm25s.stopwords import STOPWORDS_EN
 
 from tspo_cli.config.sections.index_settings import Bm25Settings
+from tspo_cli.console import warn
+from tspo_cli.data.corpus.unspaced import MARKS, UNSPACED, unspaced_share
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.ranking import Ranked, top_positive
 
@@ -59,18 +63,80 @@ STOP_WORDS = {
     "english": frozenset(STOPWORDS_EN),
     "none": frozenset[str](),
 }
-_TOKEN = re.compile(r"(?u)\b\w\w+\b")
+NGRAMS_FROM = 0.05
+"""The share of letters of scripts without spaces from which a corpus is indexed by ngrams."""
+_LETTER = re.compile(f"[{UNSPACED}][{MARKS}]*")
+_RUN = re.compile(f"[{UNSPACED}]")
 
 
-def tokens(text: str, stop_words: str = "lucene", stemmer: str = "none") -> list[str]:
-    """Lower-cased words of two or more letters or digits, without stop words, stemmed if asked.
+def tokens(text: str, settings: Bm25Settings | None = None) -> list[str]:
+    """Lower-cased words of `min_word` or more letters or digits, without stop words, stemmed if
+    asked. With ngrams, the text is in form NFKC, and a run of a script without spaces gives its
+    pairs of neighbouring letters, each with its signs; a single letter is its own token.
 
     Raises:
         MissingResourceError: `stemmer` is not none and PyStemmer is not installed.
     """
-    excluded = STOP_WORDS[stop_words]
-    words = [word for word in _TOKEN.findall(text.lower()) if word not in excluded]
-    return words if stemmer == "none" else _stems(stemmer)(words)
+    settings = settings or Bm25Settings()
+    excluded = STOP_WORDS[settings.stop_words]
+    ngrams = settings.tokens == "ngrams"
+    text = unicodedata.normalize("NFKC", text).lower() if ngrams else text.lower()
+    words: Iterable[str] = _words(settings.min_word, ngrams).findall(text)
+    if ngrams and not text.isascii():
+        words = _with_pairs(words)
+    kept = [word for word in words if word not in excluded]
+    return kept if settings.stemmer == "none" else _stems(settings.stemmer)(kept)
+
+
+@lru_cache
+def _words(min_word: int, ngrams: bool) -> re.Pattern[str]:
+    if not ngrams:
+        return re.compile(rf"\b\w{{{min_word},}}\b")
+    return re.compile(rf"[{UNSPACED}]+|[^\W{UNSPACED}]{{{min_word},}}")
+
+
+def _with_pairs(words: Iterable[str]) -> Iterator[str]:
+    for word in words:
+        if _RUN.match(word) is None:
+            yield word
+            continue
+        letters = _LETTER.findall(word)
+        if len(letters) == 1:
+            yield word
+        for first, second in pairwise(letters):
+            yield first + second
+
+
+def decide_tokens(settings: Bm25Settings, sample: Iterable[str]) -> tuple[Bm25Settings, float]:
+    """`settings` with words or ngrams in place of auto, as `sample` of the passages needs, and the
+    share of its letters, 0 to 1, that belong to scripts without spaces.
+    """
+    share = unspaced_share("\n".join(sample))
+    if settings.tokens != "auto":
+        return settings, share
+    chosen = "ngrams" if share >= NGRAMS_FROM else "words"
+    return settings.model_copy(update={"tokens": chosen}), share
+
+
+def lost_words(query: str, settings: Bm25Settings) -> str | None:
+    """Why an index of `settings` finds nothing for a query none of whose words it has, and the
+    setting that helps. None: its words are simply not in the corpus.
+    """
+    if settings.tokens != "ngrams" and unspaced_share(query) >= NGRAMS_FROM:
+        return (
+            "the index does not separate the words of text without spaces; build it with "
+            "--set tokens=ngrams"
+        )
+    if tokens(query, settings):
+        return None
+    if tokens(query, settings.model_copy(update={"min_word": 1})):
+        return (
+            f"every word is a stop word or has fewer than {settings.min_word} letters; build the "
+            "index with --set min_word=1"
+        )
+    if tokens(query, settings.model_copy(update={"min_word": 1, "stop_words": "none"})):
+        return "every word is a stop word; build the index with --set stop_words=none"
+    return None
 
 
 @lru_cache
@@ -103,6 +169,7 @@ class Bm25Ranker:
         id_of: Callable[[int], str] | None = None,
     ) -> None:
         self._settings = settings
+        self._warned = False
         self._id_of = id_of
         self._index = bm25s.BM25.load(directory, mmap=True)
         scores = self._index.scores
@@ -124,8 +191,14 @@ class Bm25Ranker:
 
     def _rank_query(self, query: str, k: int) -> Ranked:
         vocabulary = self._index.vocab_dict
-        words = tokens(query, self._settings.stop_words, self._settings.stemmer)
+        words = tokens(query, self._settings)
         ids = [vocabulary[word] for word in words if word in vocabulary]
         if not ids:
+            self._warn_once(query)
             return []
         return top_positive(self._index.get_scores_from_ids(ids), k, self._id_of)
+
+    def _warn_once(self, query: str) -> None:
+        if not self._warned and (reason := lost_words(query, self._settings)) is not None:
+            self._warned = True
+            warn(f"BM25 finds nothing for {query[:60]!r}: {reason}")

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -116,10 +116,11 @@ def build_index(
                 skip_duplicates=skip_duplicates,
             )
         store = PassageStore(target)
-        if plan.settings.bm25 is not None:
+        chosen = plan.settings
+        if chosen.bm25 is not None:
             from tspo_cli.retrieval.bm25.bm25_build import build_bm25
 
-            build_bm25(store, target, work, plan.settings.bm25)
+            chosen = replace(chosen, bm25=build_bm25(store, target, work, chosen.bm25))
         if plan.settings.dense is not None:
             from tspo_cli.retrieval.dense.dense_build import build_dense
 
@@ -128,7 +129,7 @@ def build_index(
             kind=kind,
             passages=len(store),
             corpus=_corpus_facts(plan.corpus, identity["corpus"]),
-            settings=plan.settings,
+            settings=chosen,
             encoder=plan.encoder,
             encoder_sha256=identity["encoder_sha256"],
             files={
@@ -243,10 +244,14 @@ def _identity(plan: BuildPlan) -> dict[str, Any]:
 
 def _was_built(out: Path, identity: dict[str, Any]) -> bool:
     manifest = read_manifest(out)
+    parameters = manifest["parameters"]
+    if identity["settings"].get("tokens") == "auto":
+        # The same corpus decides the same.
+        parameters = {**parameters, "tokens": "auto"}
     return identity == {
         "corpus": manifest["corpus"]["sha256"],
         "kind": manifest["kind"],
-        "settings": manifest["parameters"],
+        "settings": parameters,
         "encoder": manifest["encoder"],
         "encoder_sha256": manifest["encoder_sha256"],
     }

@@ -19,16 +19,20 @@ from typing import TYPE_CHECKING, Any
 from tspo_cli.config.schema import QdrantConfig
 from tspo_cli.config.sections.index_settings import Bm25Settings, DenseSettings
 from tspo_cli.config.urls import check_url
+from tspo_cli.console import say, warn
 from tspo_cli.data.question import Passage
 from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
-from tspo_cli.retrieval.bm25.bm25_ranker import tokens
+from tspo_cli.retrieval.bm25.bm25_ranker import decide_tokens, lost_words, tokens
 from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
 KEY_VARIABLE = "QDRANT_API_KEY"
-SPARSE_NAME = "bm25"
+SPARSE_NAMES = {"words": "bm25", "ngrams": "bm25_ngrams"}
+"""The sparse vector of each kind of tokens: queries of the other kind are refused, not lost."""
+_SAMPLED = 2_000
+"""Passages at the start of a corpus that decide between words and ngrams."""
 Encode = Callable[[list[str]], Any]
 """Texts to vectors of length one, float32 [texts, dim]."""
 _UPLOAD_BATCH = 256
@@ -46,7 +50,10 @@ class QdrantRetriever:
     def __init__(self, client: QdrantClient, config: QdrantConfig, encode: Encode | None) -> None:
         self._client, self._config, self._encode = client, config, encode
         self._encoding = threading.Lock()
-        self._vector = config.vector or (SPARSE_NAME if config.kind == "sparse" else "")
+        sparse = SPARSE_NAMES[config.tokens] if config.kind == "sparse" else ""
+        self._vector = config.vector or sparse
+        self._bm25 = Bm25Settings(tokens=config.tokens, min_word=config.min_word)
+        self._warned = False
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         """At most `k` hits for each query. If Qdrant does not answer, each of these queries has the
@@ -93,11 +100,20 @@ class QdrantRetriever:
 
     def _vectors(self, queries: list[str]) -> list[Any]:
         if self._encode is None:
-            return [_sparse(Counter(tokens(query))) for query in queries]
+            vectors = [_sparse(Counter(tokens(query, self._bm25))) for query in queries]
+            self._warn_once(queries, vectors)
+            return vectors
         with self._encoding:
             return list(
                 self._encode([self._config.query_prefix + query for query in queries]).tolist()
             )
+
+    def _warn_once(self, queries: list[str], vectors: list[Any]) -> None:
+        lost = (query for query, vector in zip(queries, vectors, strict=True) if vector is None)
+        for query in lost:
+            if not self._warned and (reason := lost_words(query, self._bm25)) is not None:
+                self._warned = True
+                warn(f"BM25 finds nothing for {query[:60]!r}: {reason}")
 
     def _query(self, vectors: list[Any], k: int) -> list[SearchResult]:
         from qdrant_client import models
@@ -201,7 +217,12 @@ def push_sparse(
         raise InvalidInputError(
             f"method: expected lucene, whose idf is Qdrant's, got {settings.method!r}"
         )
-    lengths = [len(tokens(passage.contents, settings.stop_words)) for passage in passages()]
+    sample = (passage.contents for passage in islice(passages(), _SAMPLED))
+    settings, _ = decide_tokens(settings, sample)
+    if settings.tokens == "ngrams":
+        say("tokens: ngrams; search it with retriever.qdrant.tokens=ngrams")
+    name = SPARSE_NAMES[settings.tokens]
+    lengths = [len(tokens(passage.contents, settings)) for passage in passages()]
     if not lengths:
         raise InvalidInputError("corpus: no passages")
     mean = sum(lengths) / len(lengths)
@@ -209,9 +230,9 @@ def push_sparse(
     def vectors() -> Iterator[Any]:
         for passage, length in zip(passages(), lengths, strict=True):
             norm = settings.k1 * (1 - settings.b + settings.b * length / mean)
-            counts = Counter(tokens(passage.contents, settings.stop_words))
+            counts = Counter(tokens(passage.contents, settings))
             yield {
-                SPARSE_NAME: _sparse({word: tf / (tf + norm) for word, tf in counts.items()})
+                name: _sparse({word: tf / (tf + norm) for word, tf in counts.items()})
                 or _empty_vector()
             }
 
@@ -219,9 +240,7 @@ def push_sparse(
         client,
         collection,
         vectors_config={},
-        sparse_vectors_config={
-            SPARSE_NAME: models.SparseVectorParams(modifier=models.Modifier.IDF)
-        },
+        sparse_vectors_config={name: models.SparseVectorParams(modifier=models.Modifier.IDF)},
     )
     return _upload(client, collection, passages(), vectors(), advance)
 
