@@ -231,7 +231,7 @@ def _bad_tspo(words: list[str], named: bool) -> Iterator[str]:
     for algorithm in context.params.get("algorithm") or () if name == "credit" else ():
         yield from _bad_algorithm(str(algorithm))
     for word in words:
-        if re.match(r"(tiny|qwen2\.5-\w+)/", word) and word not in list_recipes():
+        if re.match(r"(any|tiny|qwen2\.5-\w+)/", word) and word not in list_recipes():
             yield f"no recipe {word}"
         elif "::" in word and (ROOT / word.partition("::")[0]).is_file():
             yield from _bad_cell(word)

@@ -53,6 +53,8 @@ def _demonstration(path: Path, number: int, record: dict[str, Any]) -> ScriptedT
             got,
             f"write both; {FORMAT}",
         )
+    if not question.strip():
+        raise invalid(path, number, '"question" to hold text', repr(question), "write the question")
     _refuse_unknown(path, number, record, _FIELDS, "a demonstration")
     scripted = [_turn(path, number, turn, place) for place, turn in enumerate(turns, start=1)]
     for place, turn in enumerate(scripted, start=1):
