@@ -1,18 +1,15 @@
 """The tool-calling agent: search is a function in the chat template of the model.
 
-Calls are read in the Hermes form, `<tool_call>{"name": "search", "arguments": {"query":
-"..."}}</tool_call>`, which the Qwen 2.5 and 3 families and their fine-tunes write. Behind a chat
-API the function is a tool of that API.
+Calls are read in every form of `call_forms`. Behind a chat API the function is a tool of that API.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.evaluation.methods.call_forms import find_calls, spoken
 from tspo_cli.evaluation.methods.method import Method, without_end
 from tspo_cli.models.chat_template import render_chat
 from tspo_cli.retrieval.types import Hit
@@ -46,7 +43,6 @@ CORRECTION = (
     "That was neither a call of the search function nor an answer inside <answer> and "
     "</answer>. Try again."
 )
-_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 _MARK = "\ue000"
 
 
@@ -123,32 +119,19 @@ class ToolCallProtocol(SearchProtocol):
 
 
 def parse_call(text: str, finish_reason: str, state: RolloutState) -> Action:
-    """The answer if there is one, else the first call of the search function."""
-    action = parse_action(text, finish_reason=finish_reason, may_search=False)
-    query = _called_query(text)
-    if action.kind == "answer" or query is None:
-        return action
-    return Action("search", query) if state.may_search and query else Action("invalid")
-
-
-def _called_query(text: str) -> str | None:
-    """The query of the first call. Empty if the call is invalid or calls another function; None
-    without a call.
+    """A call of the search function or an answer, whichever comes first. Two calls, a malformed
+    call and a call of another function are invalid.
     """
-    match = _CALL.search(text)
-    if match is None:
-        return None
-    try:
-        call = json.loads(match.group(1))
-    except json.JSONDecodeError:
-        return ""
-    arguments = call.get("arguments")
-    query = (
-        arguments.get("query")
-        if isinstance(arguments, dict) and call.get("name") == "search"
-        else None
-    )
-    return query.strip() if isinstance(query, str) else ""
+    text = spoken(text)
+    calls = find_calls(text)
+    answer = text.find("<answer>")
+    if not calls or 0 <= answer < calls[0].start:
+        return parse_action(text, finish_reason=finish_reason, may_search=False)
+    calls = [call for call in calls if answer < 0 or call.start < answer]
+    arguments = calls[0].arguments or {}
+    query = arguments.get("query") if len(calls) == 1 and calls[0].name == "search" else None
+    query = query.strip() if isinstance(query, str) else ""
+    return Action("search", query) if state.may_search and query else Action("invalid")
 
 
 TOOL_CALL = Method(
