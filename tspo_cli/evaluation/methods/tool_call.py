@@ -119,17 +119,16 @@ class ToolCallProtocol(SearchProtocol):
 
 
 def parse_call(text: str, finish_reason: str, state: RolloutState) -> Action:
-    """A call of the search function or an answer, whichever comes first. Two calls, a malformed
-    call and a call of another function are invalid.
+    """A call of the search function or an answer, whichever comes first; of several calls the
+    first. A malformed call and a call of another function are invalid.
     """
     text = spoken(text)
     calls = find_calls(text)
     answer = text.find("<answer>")
     if not calls or 0 <= answer < calls[0].start:
         return parse_action(text, finish_reason=finish_reason, may_search=False)
-    calls = [call for call in calls if answer < 0 or call.start < answer]
     arguments = calls[0].arguments or {}
-    query = arguments.get("query") if len(calls) == 1 and calls[0].name == "search" else None
+    query = arguments.get("query") if calls[0].name == "search" else None
     query = query.strip() if isinstance(query, str) else ""
     return Action("search", query) if state.may_search and query else Action("invalid")
 

@@ -1,5 +1,7 @@
 """Every form in which models write a call is read; what is no call stays none."""
 
+from __future__ import annotations
+
 from types import SimpleNamespace
 from typing import cast
 
@@ -37,7 +39,12 @@ STATE = cast(RolloutState, SimpleNamespace(may_search=True))
         (f"<tool_call>{J}</tool_call></think><answer>x</answer>", "answer", None),
         (f"<answer>x</answer><tool_call>{J}</tool_call>", "answer", None),
         (f"<tool_call>{J}</tool_call><answer>x</answer>", "search", "old mill"),
-        (f"<tool_call>{J}</tool_call>" * 2, "invalid", None),
+        (f"<tool_call>{J}</tool_call>" * 2, "search", "old mill"),
+        (
+            '<tool_call>{"name": "x"}</tool_call>' + f"<tool_call>{J}</tool_call>",
+            "invalid",
+            None,
+        ),
         (J.replace("search", "open"), "invalid", None),
         ('<tool_call>{"name": "search", "argum', "invalid", None),
         ("<tool_call>" + "[" * 100000, "invalid", None),
