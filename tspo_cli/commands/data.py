@@ -152,7 +152,7 @@ def audit(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure which scores a corpus allows at most, and find questions that stand elsewhere.
+    """Measure the scores a corpus allows; find questions that stand elsewhere.
 
     The result has the share of answers and gold passages that the corpus holds and, with --index,
     the share that one search with the question finds. It names questions that stand in a passage,
