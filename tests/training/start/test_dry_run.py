@@ -27,6 +27,14 @@ def test_the_dry_run_says_epochs_limits_and_disk(
     assert re.search(r"disk: \d+\.\d\d GB \(.*a model of .*GB free", said)
 
 
+def test_the_recipes_of_the_demo_are_warned_of_nothing(
+    playground: Playground, tspo: Callable[..., Finished]
+) -> None:
+    """The short style asks for no thought: 32 tokens hold its turns."""
+    settings = playground.settings(**{"rollout.max_new_tokens": 32, "rollout.max_searches": 3})
+    assert "do not hold" not in tspo("train", "tiny/tspo", "--dry-run", *settings).err
+
+
 @pytest.mark.parametrize(
     ("setting", "key"),
     [

@@ -15,6 +15,7 @@ from tspo_cli.config.sections.prompt_value import prompt_name
 from tspo_cli.models.tokenizer_protocol import encode
 from tspo_cli.retrieval.index.searcher import Searcher
 from tspo_cli.retrieval.types import Hit
+from tspo_cli.rollout.prompts import SHORT
 from tspo_cli.rollout.protocol import SearchProtocol, passages_text, search_action
 from tspo_cli.training.core.sequences import demonstration_sequence
 from tspo_cli.training.rl.scoring import needs_critic
@@ -92,15 +93,19 @@ def _context(config: Config, model: Any) -> Iterator[str]:
 def _turns(config: Config, inputs: TrainingInputs, protocol: SearchProtocol) -> Iterator[str]:
     if not config.rollout.max_searches:
         return
-    lengths = [
-        len(encode(protocol.tokenizer, search_action(_THOUGHT, question.question)))
-        for question in _spread(inputs.questions)
-    ]
+    # The short style asks for no thought.
+    thinks = config.rollout.prompt != SHORT.name
+    turn = "a short thought and a search" if thinks else "a search"
+    lengths = []
+    for question in _spread(inputs.questions):
+        action = search_action(_THOUGHT, question.question)
+        text = action if thinks else action[action.index("<search>") :]
+        lengths.append(len(encode(protocol.tokenizer, text)))
     median = round(statistics.median(lengths))
     limit = config.rollout.max_new_tokens
     if limit < median:
         yield (
-            f"rollout.max_new_tokens: {limit} tokens do not hold a short thought and a search for "
+            f"rollout.max_new_tokens: {limit} tokens do not hold {turn} for "
             f"the question itself ({median} in the median of the training questions), so turns "
             f"will be cut before they act; set {_rounded(2 * median)} or more (default: 500)"
         )
