@@ -84,13 +84,20 @@ class DenseSettings(Section):
     result is exact.
     """
 
-    preset: Literal["auto", "none", "e5", "bge", "minilm"] = Field(
-        "auto",
-        description="Prefixes and pooling of a family of encoders; auto: by the encoder's name. "
-        "Settings given explicitly win.",
+    preset: Literal["auto", "none", "e5", "e5-instruct", "bge", "bge-zh", "bge-m3", "minilm"] = (
+        Field(
+            "auto",
+            description="Prefixes and pooling of a family of encoders; auto: by its name, and "
+            "the prompts in the encoder's own files win. Settings given explicitly win.",
+        )
     )
-    query_prefix: str = Field("", description="Text that the encoder expects before a query.")
-    passage_prefix: str = Field("", description="Text that the encoder expects before a passage.")
+    query_prefix: str = Field(
+        "", description="Text before a query. Not given: the encoder's own prompt, or its preset's."
+    )
+    passage_prefix: str = Field(
+        "",
+        description="Text before a passage. Not given: the encoder's own prompt, or its preset's.",
+    )
     pooling: Literal["model", "mean", "cls", "lasttoken"] = Field(
         "model", description="How token vectors become one vector; model: as its files say."
     )

@@ -55,8 +55,9 @@ class Encoder:
         """Dimensions of a vector."""
         return int(self._model.get_embedding_dimension())
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors in the order of `texts`, float32 [n, dim].
+    def encode(self, texts: Sequence[str], prefix: str = "") -> NDArray[np.float32]:
+        """Vectors in the order of `texts`, float32 [n, dim]; `prefix` stands before each of them.
+        No other prompt does: the model's own are settings here (`own_prompts`).
 
         Texts of similar length share a batch, because padding costs time. The same texts always
         give the same batches.
@@ -67,11 +68,14 @@ class Encoder:
         vectors = np.empty((len(texts), self.dim), np.float32)
         if not texts:
             return vectors
-        tokens = self._model.tokenizer(list(texts), truncation=True, max_length=self._max_length)
+        tokens = self._model.tokenizer(
+            [prefix + text for text in texts], truncation=True, max_length=self._max_length
+        )
+        prompt = {"prompt_length": self._prompt_length(prefix)} if prefix else {}
         if self._exported is not None:
-            vectors[:] = self._onnx.encode(tokens)
+            vectors[:] = self._onnx.encode(tokens, prompt)
         else:
-            self._in_batches(tokens, vectors)
+            self._in_batches(tokens, vectors, prompt)
         if not np.isfinite(vectors).all():
             raise InvalidInputError(
                 "encoder: returns numbers that are not finite; use --set dtype=float32"
@@ -80,7 +84,15 @@ class Encoder:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
 
-    def _in_batches(self, tokens: Any, vectors: NDArray[np.float32]) -> None:
+    def _prompt_length(self, prefix: str) -> int:
+        """Tokens at the start that pooling leaves out if the model's says so (include_prompt)."""
+        tokenizer = self._model.tokenizer
+        ids = tokenizer(prefix)["input_ids"]
+        return len(ids) - sum(token in tokenizer.all_special_ids for token in ids[-1:])
+
+    def _in_batches(
+        self, tokens: Any, vectors: NDArray[np.float32], prompt: dict[str, int]
+    ) -> None:
         import torch
 
         lengths = [len(ids) for ids in tokens["input_ids"]]
@@ -90,7 +102,7 @@ class Encoder:
             features = self._model.tokenizer.pad(batch, return_tensors="pt").to(self._model.device)
             with torch.inference_mode():
                 vectors[rows] = (
-                    self._model(dict(features))["sentence_embedding"].float().cpu().numpy()
+                    self._model({**features, **prompt})["sentence_embedding"].float().cpu().numpy()
                 )
 
     def keep(self, directory: Path) -> None:
@@ -100,11 +112,11 @@ class Encoder:
 
     def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
         """`encode` with the prefix of queries."""
-        return self.encode([self._settings.query_prefix + query for query in queries])
+        return self.encode(queries, self._settings.query_prefix)
 
     def encode_passages(self, contents: Sequence[str]) -> NDArray[np.float32]:
         """`encode` with the prefix of passages."""
-        return self.encode([self._settings.passage_prefix + text for text in contents])
+        return self.encode(contents, self._settings.passage_prefix)
 
 
 def budget_batches(

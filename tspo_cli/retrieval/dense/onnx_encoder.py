@@ -60,24 +60,34 @@ class OnnxTransformer:
         self._threads = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="onnx")
 
-    def encode(self, tokens: Mapping[str, Sequence[Sequence[int]]]) -> NDArray[np.float32]:
-        """Vectors [n, dim] of n tokenised texts, unpadded."""
+    def encode(
+        self, tokens: Mapping[str, Sequence[Sequence[int]]], prompt: Mapping[str, int] | None = None
+    ) -> NDArray[np.float32]:
+        """Vectors [n, dim] of n tokenised texts, unpadded.
+
+        `prompt` has the `prompt_length` of texts whose first tokens are not pooled.
+        """
         rows = range(len(tokens["input_ids"]))
 
         def encode_row(row: int) -> NDArray[np.float32]:
-            return self._encode_text({name: tokens[name][row] for name in self._inputs})
+            return self._encode_text(
+                {name: tokens[name][row] for name in self._inputs}, prompt or {}
+            )
 
         vectors: Iterable[NDArray[np.float32]] = (
             self._pool.map(encode_row, rows) if self._threads > 1 else map(encode_row, rows)
         )
         return np.stack(list(vectors))
 
-    def _encode_text(self, tokens: Mapping[str, Sequence[int]]) -> NDArray[np.float32]:
+    def _encode_text(
+        self, tokens: Mapping[str, Sequence[int]], prompt: Mapping[str, int]
+    ) -> NDArray[np.float32]:
         import torch
 
         inputs = {name: np.asarray([ids], np.int64) for name, ids in tokens.items()}
         hidden = torch.from_numpy(self._session.run(None, inputs)[0])
-        features = {
+        features: dict[str, Any] = {
+            **prompt,
             "token_embeddings": hidden,
             "attention_mask": torch.ones(hidden.shape[:2], dtype=torch.int64),
         }
@@ -176,7 +186,10 @@ def _quantise(file: Path) -> None:
 def _check(model: Any, exported: bytes, backend: str) -> None:
     tokens = model.tokenizer(list(_PROBES))
     onnx_vectors = OnnxTransformer(model, exported).encode(tokens)
-    torch_vectors = model.encode(list(_PROBES), convert_to_numpy=True, show_progress_bar=False)
+    # Without prompt="" its default prompt would stand before these texts only.
+    torch_vectors = model.encode(
+        list(_PROBES), prompt="", convert_to_numpy=True, show_progress_bar=False
+    )
     norms = np.linalg.norm(onnx_vectors, axis=1) * np.linalg.norm(torch_vectors, axis=1)
     products = (onnx_vectors * torch_vectors).sum(axis=1)
     cosine = float((products / np.maximum(norms, 1e-12)).min())
