@@ -37,6 +37,13 @@ def test_a_command_says_in_one_short_line_what_it_does(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+def test_paragraphs_fill_the_terminal(name: str) -> None:
+    """The line breaks of a docstring would stand in the help as ragged lines."""
+    paragraphs = (COMMANDS[name].help or "").split("\n\n")
+    assert [text for text in paragraphs if "\n" in text] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_argument_and_option_has_a_help_text(name: str) -> None:
     silent = [
         parameter.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect as introspection
 import signal
 import sys
 from types import FrameType
@@ -67,6 +68,19 @@ app.command("report", rich_help_panel=COMPARE)(report.report)
 app.command("inspect", rich_help_panel=COMPARE)(inspect.inspect)
 app.add_typer(runs.app, name="runs", rich_help_panel=COMPARE)
 app.command("credit", rich_help_panel=COMPARE)(credit.credit)
+
+
+def _fill_help_lines(commands: typer.Typer) -> None:
+    """Join the lines of each paragraph of help, which a docstring breaks where its source ends."""
+    for command in commands.registered_commands:
+        paragraphs = (introspection.getdoc(command.callback) or "").split("\n\n")
+        command.help = "\n\n".join(" ".join(text.splitlines()) for text in paragraphs)
+    for group in commands.registered_groups:
+        if group.typer_instance is not None:
+            _fill_help_lines(group.typer_instance)
+
+
+_fill_help_lines(app)
 
 
 def _version(show: bool) -> None:
