@@ -10,17 +10,10 @@ from typing import Annotated
 import typer
 
 from tspo_cli import console
-from tspo_cli.commands.options import Json, Settings
+from tspo_cli.commands.options import Json, Settings, Sources
 from tspo_cli.errors import InvalidInputError
 
 app = typer.Typer(no_args_is_help=True, help="Show, check and explain experiment files.")
-
-Sources = Annotated[
-    list[str],
-    typer.Argument(
-        help="Experiment files, recipes or cells (FILE.sweep.toml::CELL), left to right."
-    ),
-]
 
 
 @app.command()

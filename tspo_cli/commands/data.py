@@ -121,7 +121,7 @@ def check(
 @app.command()
 def audit(
     data: Annotated[
-        list[str], typer.Argument(metavar="FILE_OR_NAME...", help="Question files or data sets.")
+        list[str], typer.Argument(metavar="FILE_OR_NAME", help="Question files or data sets.")
     ],
     index: Annotated[
         Path | None,

@@ -23,7 +23,7 @@ def evaluate(
     ],
     more: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE_OR_NAME]...", help="More question files or data sets."),
+        typer.Argument(metavar="FILE_OR_NAME", help="More question files or data sets."),
     ] = None,
     data: Annotated[
         list[str] | None,

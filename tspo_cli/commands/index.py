@@ -22,7 +22,7 @@ IndexDir = Annotated[Path, typer.Argument(metavar="DIR", help="Index directory."
 Corpora = Annotated[
     list[Path],
     typer.Argument(
-        metavar="CORPUS...",
+        metavar="CORPUS",
         help="Files of passages (JSONL, JSON, CSV, TSV, plain or gzip; parquet), or folders of "
         ".txt and .md documents. Identical passages are taken once.",
     ),
@@ -109,7 +109,7 @@ def build(
 def import_(
     vectors: Annotated[
         list[Path],
-        typer.Argument(metavar="FAISS...", help="FAISS index file, or the part_* pieces of one."),
+        typer.Argument(metavar="FAISS", help="FAISS index file, or the part_* pieces of one."),
     ],
     corpus: Annotated[
         Path, typer.Option(help="Its corpus, line by line in the order of the rows.")
@@ -147,7 +147,7 @@ def import_(
 @app.command()
 def search(
     directory: IndexDir,
-    queries: Annotated[list[str], typer.Argument(metavar="QUERY...", help="One or more queries.")],
+    queries: Annotated[list[str], typer.Argument(metavar="QUERY", help="One or more queries.")],
     k: Annotated[
         int, typer.Option("-k", "--k", "--top-k", "--topk", min=1, help="Passages per query.")
     ] = 3,

@@ -8,6 +8,14 @@ import typer
 
 from tspo_cli.errors import UsageError
 
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FILE_OR_RECIPE",
+        help="Experiment files (TOML), recipes such as any/tspo, or cells of sweeps "
+        "(FILE.sweep.toml::CELL). Later ones win.",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(

@@ -8,17 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from tspo_cli import console
-from tspo_cli.commands.options import Json, Settings
+from tspo_cli.commands.options import Json, Settings, Sources
 from tspo_cli.errors import GateError
 
 
 def plan(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            help="Experiment files, recipes or cells (FILE.sweep.toml::CELL), left to right."
-        ),
-    ],
+    sources: Sources,
     settings: Settings = None,
     gpus: Annotated[
         int, typer.Option(min=0, help="GPUs, one process each. 0: train.processes on the CPU.")

@@ -24,7 +24,7 @@ def report(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN_OR_DIR...", help="Runs, folders of `tspo eval`, or folders of these."
+            metavar="RUN_OR_DIR", help="Runs, folders of `tspo eval`, or folders of these."
         ),
     ],
     form: Annotated[

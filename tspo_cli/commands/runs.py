@@ -18,7 +18,7 @@ app = typer.Typer(no_args_is_help=True, help="List, show and compare runs.")
 
 @app.command("ls")
 def ls(
-    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of runs.")] = Path(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of runs.")] = Path(
         "runs"
     ),
     as_json: Json = False,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tspo_cli.commands.options import Json, Settings
+from tspo_cli.commands.options import Json, Settings, Sources
 from tspo_cli.console import result, result_json, say, warn
 from tspo_cli.errors import MissingResourceError
 
@@ -22,13 +22,7 @@ Launcher = Literal["torchrun", "deepspeed", "slurm"]
 
 
 def train(
-    files: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="FILE.toml...",
-            help="Experiment files, recipes or cells (FILE.sweep.toml::CELL), left to right.",
-        ),
-    ],
+    files: Sources,
     settings: Settings = None,
     out: Annotated[
         Path | None, typer.Option(help="Run directory. Default: runs/<name of the last file>.")
