@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.conftest import Finished, Playground
+from tests.retrieval.server.live_server import serving
 from tspo_cli.config.load_config import load_config
-from tspo_cli.models.load_model import load_model
+from tspo_cli.data.question import Question
+from tspo_cli.models.load_model import load_model, load_tokenizer
+from tspo_cli.retrieval.index.searcher import open_index
+from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
+from tspo_cli.rollout.protocol import SearchProtocol
+from tspo_cli.training.core.sequences import ScriptedTrajectory
 from tspo_cli.training.planning.memory import GIB, written_gib
-from tspo_cli.training.start.start_warnings import _learning_rates
+from tspo_cli.training.start.inputs import TrainingInputs
+from tspo_cli.training.start.start_warnings import _learning_rates, _observations
 
 
 def test_the_dry_run_says_epochs_limits_and_disk(
@@ -55,6 +62,53 @@ def test_limits_too_small_for_the_data_are_warned_of(
     done = tspo("train", "tiny/grpo", "--dry-run", *settings)
     assert key in done.err
     assert "toy models" not in done.err
+
+
+@pytest.mark.parametrize(("tokens", "warned"), [(12, True), (900, False)])
+def test_the_passages_of_a_server_are_measured_too(
+    playground: Playground, tspo: Callable[..., Finished], tokens: int, warned: bool
+) -> None:
+    roomy = {"model.max_context": 0, "rollout.max_observation_tokens": tokens}
+    with serving(open_index(playground.index)) as url:
+        remote = {"retriever.index": "", "retriever.url": url, **roomy}
+        done = tspo("train", "tiny/grpo", "--dry-run", *playground.settings(**remote))
+    assert (f"{tokens} tokens do not hold the 2 passages of a search" in done.err) == warned
+    assert "retriever: no passages" not in done.err
+
+
+class Silent:
+    """A retriever that answers the first question, fails at the second and finds no other."""
+
+    blocking = True
+
+    def __init__(self) -> None:
+        self.requests: list[list[str]] = []
+
+    def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
+        self.requests.append(list(queries))
+        found = SearchResult(tuple(Hit(str(at), '"A"\n' + "far " * 400, 1.0) for at in range(k)))
+        return [found, SearchResult(error="shard 3 is gone"), *[SearchResult()] * 98][
+            : len(queries)
+        ]
+
+    def describe(self) -> RetrieverInfo:
+        return RetrieverInfo()
+
+
+def test_a_server_is_asked_once_and_what_it_does_not_find_is_said(playground: Playground) -> None:
+    config = load_config([], ["retriever.k=4", "rollout.max_observation_tokens=500"])
+    protocol = SearchProtocol.from_config(load_tokenizer(playground.model), config.rollout)
+    questions = [Question(str(at), f"who is {at}?", ("x",), "own") for at in range(50)]
+    silent = Silent()
+    missing, cut = _observations(config, TrainingInputs(silent, questions, []), protocol)
+    assert len(silent.requests) == 1
+    assert missing.startswith("retriever: no passages for 7 of 8 training questions (shard 3")
+    assert "500 tokens do not hold the 4 passages of a search" in cut
+    demonstrations = [ScriptedTrajectory("who wrote it?", ())]
+    (cut,) = _observations(config, TrainingInputs(silent, [], demonstrations), protocol)
+    assert silent.requests[1:] == [["who wrote it?"]]
+    assert list(_observations(config, TrainingInputs(None, questions, []), protocol)) == []
+    assert list(_observations(config, TrainingInputs(silent, [], []), protocol)) == []
 
 
 def test_a_run_that_keeps_nothing_writes_neither_checkpoints_nor_model(

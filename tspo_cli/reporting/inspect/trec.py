@@ -4,33 +4,35 @@ retrieved.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tspo_cli.data.corpus.chunks import document_id
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 
-def trec_run(groups: Iterable[dict[str, Any]], tag: str) -> list[str]:
-    """Lines `question Q0 passage rank score tag`: the passages of all searches of the first
-    trajectory.
+def trec_run(groups: Sequence[dict[str, Any]], tag: str) -> list[str]:
+    """Lines `question Q0 document rank score tag`: what all searches of the first trajectory found.
 
-    They stand in the order in which the agent first saw them. Scores fall with the rank: those of
-    different queries do not compare, and the tools sort by score. A question without passages has
-    no line.
+    The documents stand in the order in which the agent first saw them, each once. A chunk of a
+    document counts as the document (`doc` for `doc#3`), at the place of its best chunk, unless gold
+    passages are named in that form themselves. Scores fall with the rank: those of different
+    queries do not compare, and the tools sort by score. A question without passages has no line.
 
     Raises:
         InvalidInputError: an id is empty or holds white space, which the format cannot carry.
     """
+    gold = [str(name) for group in groups for name in group.get("supporting_ids") or []]
+    whole = any(document_id(name) != name for name in gold)
     lines = []
     for group in groups:
         question = _word(str(group["group"][1]))
         turns = group["trajectories"][0]["turns"]
-        seen = dict.fromkeys(
-            str(passage["id"]) for turn in turns for passage in turn.get("passages") or []
-        )
-        for rank, passage in enumerate(seen, start=1):
+        found = [str(passage["id"]) for turn in turns for passage in turn.get("passages") or []]
+        seen = dict.fromkeys(found if whole else map(document_id, found))
+        for rank, document in enumerate(seen, start=1):
             lines.append(
-                f"{question} Q0 {_word(passage)} {rank} {len(seen) - rank + 1} "
+                f"{question} Q0 {_word(document)} {rank} {len(seen) - rank + 1} "
                 f"{'_'.join(tag.split()) or '-'}"
             )
     return lines

@@ -14,7 +14,7 @@ from tspo_cli.config.sections.agent_defaults import agent_comparison
 from tspo_cli.config.sections.prompt_value import prompt_name
 from tspo_cli.models.tokenizer_protocol import encode
 from tspo_cli.retrieval.index.searcher import Searcher
-from tspo_cli.retrieval.types import Hit
+from tspo_cli.retrieval.types import Hit, Retriever
 from tspo_cli.rollout.prompts import SHORT
 from tspo_cli.rollout.protocol import SearchProtocol, passages_text, search_action
 from tspo_cli.training.core.sequences import demonstration_sequence
@@ -26,6 +26,8 @@ LARGE_MODEL = 50_000_000
 """Trained parameters from which a rate for toy models is too high."""
 TOY_RATE = 1e-4
 _SAMPLE = 200
+_ASKED = 8
+"""Training questions that a retriever on a network is asked, in one request."""
 _THOUGHT = "I need to find out more about this."
 
 
@@ -114,9 +116,16 @@ def _turns(config: Config, inputs: TrainingInputs, protocol: SearchProtocol) -> 
 def _observations(
     config: Config, inputs: TrainingInputs, protocol: SearchProtocol
 ) -> Iterator[str]:
-    if not isinstance(inputs.retriever, Searcher) or not config.rollout.max_searches:
+    if inputs.retriever is None or not config.rollout.max_searches:
         return
-    hits = [Hit("", contents, 0.0) for contents in inputs.retriever.sample(_SAMPLE)]
+    if isinstance(inputs.retriever, Searcher):
+        hits = [Hit("", contents, 0.0) for contents in inputs.retriever.sample(_SAMPLE)]
+    else:
+        hits, problem = _remote_passages(config, inputs, inputs.retriever)
+        if problem:
+            yield problem
+        if not hits:
+            return
     lengths = [len(encode(protocol.tokenizer, passages_text([hit], quoted=False))) for hit in hits]
     median, k = round(statistics.median(lengths)), config.retriever.k
     limit = config.rollout.max_observation_tokens
@@ -127,6 +136,24 @@ def _observations(
             "and the agent never reads what is cut off; set "
             f"{_rounded(1.25 * k * median)} or more, or lower retriever.k"
         )
+
+
+def _remote_passages(
+    config: Config, inputs: TrainingInputs, retriever: Retriever
+) -> tuple[list[Hit], str]:
+    """What one request with a few training questions finds, and why some of them have nothing."""
+    asked = [item.question for item in _spread(inputs.questions, _ASKED)]
+    asked = asked or [item.question for item in _spread(inputs.demonstrations, _ASKED)]
+    results = retriever.search(asked, config.retriever.k) if asked else []
+    failed = [result for result in results if not result.hits]
+    problem = ""
+    if failed:
+        reason = next((result.error for result in failed if result.error), "no error, no hits")
+        problem = (
+            f"retriever: no passages for {len(failed)} of {len(asked)} training questions "
+            f"({reason}); check the server with queries of your own before you train"
+        )
+    return [hit for result in results for hit in result.hits], problem
 
 
 def _demonstrations(
@@ -169,10 +196,10 @@ def demonstration_lengths(inputs: TrainingInputs, protocol: SearchProtocol) -> l
     ]
 
 
-def _spread(items: Sequence[T]) -> list[T]:
-    """At most _SAMPLE of the items, evenly over the whole."""
-    step = max(1, len(items) // _SAMPLE)
-    return list(items[::step][:_SAMPLE])
+def _spread(items: Sequence[T], most: int = _SAMPLE) -> list[T]:
+    """At most `most` of the items, evenly over the whole."""
+    step = max(1, len(items) // most)
+    return list(items[::step][:most])
 
 
 def _rounded(tokens: float) -> int:
