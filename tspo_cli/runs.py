@@ -24,6 +24,7 @@ import json
 import os
 import platform
 import shlex
+import stat
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -136,6 +137,22 @@ def atomic_write_bytes(path: Path, payload: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def follow_umask(path: Path) -> None:
+    """Give a file, or every file in a folder, the permissions that a new file has there, so that
+    those who may read the folder may read them. Some libraries write files for their owner alone.
+    """
+    folder = path if path.is_dir() else path.parent
+    probe = folder / f".mode.{os.getpid()}.tmp"
+    probe.touch(exist_ok=False)
+    try:
+        mode = stat.S_IMODE(probe.stat().st_mode)
+    finally:
+        probe.unlink()
+    for file in path.iterdir() if path.is_dir() else [path]:
+        if file.is_file():
+            file.chmod(mode)
 
 
 def atomic_write_text(path: Path, text: str) -> None:

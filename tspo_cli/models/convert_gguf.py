@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tspo_cli.console import byte_size, say, warn
 from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
 from tspo_cli.models.load_model import CONFIG, load_model, load_tokenizer
+from tspo_cli.runs import follow_umask
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -247,6 +248,7 @@ def _write(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel, folder: P
         with _quiet_transformers():
             plain.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
+            follow_umask(folder)
     except SafetensorError as error:
         raise TspoError(f"{folder}: cannot be written: {_first_line(error)}") from error
 

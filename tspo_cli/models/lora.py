@@ -12,6 +12,7 @@ import torch
 
 from tspo_cli.config.schema import LoraConfig, ModelConfig
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.runs import follow_umask
 
 _NAME = "default"
 _BASE, _A, _B = ".base_layer.", f".lora_A.{_NAME}.", f".lora_B.{_NAME}."
@@ -104,3 +105,4 @@ def save_adapter(
     directory.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(directory))
     save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    follow_umask(directory)

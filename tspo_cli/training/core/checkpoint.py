@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.runs import checkpoint_folders, read_json, write_json
+from tspo_cli.runs import checkpoint_folders, follow_umask, read_json, write_json
 from tspo_cli.training.core.distributed import barrier, rank
 from tspo_cli.training.core.optimizer_state import (
     full_state,
@@ -62,6 +62,7 @@ def _save_core(core: TrainingCore, path: Path) -> None:
     state = full_state(core.engine, core.module, keep=rank() == 0)
     if rank() == 0:
         save_file(state, path)
+        follow_umask(path)
         _flush(path)
 
 

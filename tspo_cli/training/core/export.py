@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers.utils.logging import disable_progress_bar
 
 from tspo_cli.models.lora import save_adapter
+from tspo_cli.runs import follow_umask
 from tspo_cli.training.core.distributed import barrier, rank
 from tspo_cli.training.core.engine_weights import is_plain_model, whole_weights
 from tspo_cli.training.core.optimizer_state import full_parameters
@@ -47,6 +48,7 @@ def export_model(core: TrainingCore, directory: Path, tokenizer: PreTrainedToken
         disable_progress_bar()
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        follow_umask(temporary)
         shutil.rmtree(directory, ignore_errors=True)
         temporary.rename(directory)
     barrier()

@@ -31,6 +31,7 @@ from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
     completion,
     sampling_params,
 )
+from tspo_cli.runs import follow_umask
 
 if TYPE_CHECKING:
     import torch
@@ -273,4 +274,5 @@ def _write(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
         {name: value.detach().cpu().contiguous() for name, value in weights.items()},
         temporary / "model.safetensors",
     )
+    follow_umask(temporary)  # a server may run as another user
     temporary.rename(folder)
