@@ -14,6 +14,10 @@ import pytest
 from tspo_cli.config.load_config import load_config, read_resolved, to_toml, write_resolved
 from tspo_cli.credit.algorithms import ALGORITHMS
 from tspo_cli.credit.algorithms.old_keys import OLD_KEYS
+from tspo_cli.credit.find_algorithm import find_algorithm
+from tspo_cli.credit.folr import judge
+from tspo_cli.credit.group import AlgorithmResult
+from tspo_cli.credit.laboratory.group_file import read_group
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.training.problems import problems
 
@@ -130,6 +134,14 @@ def test_a_run_of_a_users_algorithm_is_read_without_its_file(tmp_path: Path) -> 
         ("yield [0.0]; raise KeyError('late')", "rule.py, line 3: KeyError: 'late'"),
         ("return 7", "a list of advantages per trajectory, got int"),
         ("return [[0.0]]", "one advantage per turn"),
+        ("pass", "a list of advantages per trajectory, got NoneType"),
+        ("return [[None] * t.turns for t in trajectories]", "got NoneType None for turn 1"),
+        ("return [[0, '1'], [0, 0, 0]]", r"advantages 1, got str '1' for turn 2"),
+        ("return [[0, 0], [0, float('nan'), 0]]", r"advantages 2, got float nan for turn 2"),
+        ("return {'a': [0, 0]}", "a list of advantages per trajectory, got dict"),
+        ("return ['ab', 'abc']", "advantages 1 to be a list of numbers, got str 'ab'"),
+        ("return [[0, 0], [[0, 1], 0, 0]]", r"got list \[0, 1\] for turn 1"),
+        ("return [0.0, 0.0]", "advantages 1 to be a list of numbers, got float"),
     ],
 )
 def test_an_error_in_a_users_rule_is_one_line(tmp_path: Path, body: str, message: str) -> None:
@@ -141,6 +153,58 @@ def test_an_error_in_a_users_rule_is_one_line(tmp_path: Path, body: str, message
     assert done.returncode == 3, done.stderr
     assert done.stderr.count("\n") == 1
     assert re.search(message, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("[[0, 0], [0, 0, 0]], [[0, 0], [0, None, 0]], 'turn'", "advantages 2, got NoneType None"),
+        ("[[0, 0], [0, '', 0]], [[0, 0], [0, 0, 0]], 'turn'", "rewards 2, got str '' for turn 2"),
+        ("[[0, 0], [0, 0, 0]], None, 'turn'", "a list of advantages per trajectory, got NoneType"),
+        ("[[0, 0], [0, 0, 0]], [[0, 0], [0, 1e400, 0]], 'turn'", "got float inf for turn 2"),
+        ("[[0, 0], [0, 0, 0]], [[0, 0], [0, 0]], 'turn'", r"per turn, \[2, 3\], got \[2, 2\]"),
+        ("[[0, 0]], [[0, 0], [0, 0, 0]], 'turn'", r"one reward per turn, \[2, 3\], got \[2\]"),
+        ("[[0, 0], [0, 0, 0]], [[0, 0], [0, 0, 0]], 'step'", "level .*, got str 'step'"),
+        ("[[0, 0], [0, 0, 0]], [[0, 0], [0, 0, 0]], 'turn', [['a']]", "populations 1, got str 'a'"),
+        ("torch.zeros(2, 2, 2), [[0, 0], [0, 0, 0]], 'turn'", "rewards 1, got Tensor"),
+    ],
+)
+def test_a_wrong_result_is_one_line_that_names_file_and_function(
+    tmp_path: Path, fields: str, message: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=message) as caught:
+        result_of(fields, tmp_path)
+    assert f"{tmp_path / 'rule.py'}:rule" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "[torch.tensor([1.0, 2.0]), np.ones(3)], [[np.float32(1), 2], (True, 0, 0.5)], 'turn'",
+        "np.array([[1, 2], [3, 4, 5]], dtype=object), [torch.ones(2), torch.ones(3)], 'turn'",
+    ],
+)
+def test_numbers_of_other_libraries_become_floats(tmp_path: Path, fields: str) -> None:
+    result = result_of(fields, tmp_path)
+    for rows in (result.turn_rewards, result.advantages):
+        assert [len(row) for row in rows] == [2, 3]
+        assert all(type(value) is float for row in rows for value in row)
+
+
+def result_of(fields: str, folder: Path) -> AlgorithmResult:
+    """What a user's function that returns an AlgorithmResult of `fields` makes of GROUP."""
+    file = folder / "rule.py"
+    file.write_text(
+        "import numpy as np\nimport torch\nfrom tspo_cli.credit.group import AlgorithmResult\n"
+        f"def rule(trajectories, config):\n    return AlgorithmResult({fields})\n"
+    )
+    source = folder / "group.json"
+    source.write_text(json.dumps(GROUP))
+    config = load_config([], []).credit
+    group = read_group(source)
+    judged = [judge(attempt, group.golden_answers, config) for attempt in group.trajectories]
+    return find_algorithm(f"{file}:rule")(judged, config)
 
 
 def test_an_error_in_a_users_outcome_is_one_line(tmp_path: Path) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from tspo_cli.credit.algorithms import ALGORITHMS, Algorithm
+from tspo_cli.credit.algorithms.algorithm import outcomes_last
 from tspo_cli.credit.credit_section import CreditConfig
 from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
-from tspo_cli.credit.user_code import call_function, is_user_code, load_function
+from tspo_cli.credit.user_code import (
+    call_function,
+    finite_number,
+    is_user_code,
+    load_function,
+)
 from tspo_cli.errors import InvalidInputError
 
 
@@ -60,21 +65,21 @@ def _user_algorithm(name: str) -> Algorithm:
 
 
 def _checked(returned: Any, trajectories: Sequence[JudgedTrajectory], name: str) -> AlgorithmResult:
-    """What a user's function returned, with one finite advantage per turn."""
-    result = returned
-    if not isinstance(result, AlgorithmResult):
-        try:
-            rows = tuple(tuple(float(value) for value in row) for row in returned)
-        except (TypeError, ValueError):
-            raise _wrong(
-                name, f"a list of advantages per trajectory, got {type(returned).__name__}"
-            ) from None
-        rewards = tuple(
-            (0.0,) * (trajectory.turns - 1) + (trajectory.outcome,) for trajectory in trajectories
+    """What a user's function returned, with one finite reward and advantage per turn."""
+    if isinstance(returned, AlgorithmResult):
+        if returned.level not in ("turn", "trajectory"):
+            raise _wrong(name, f'level "turn" or "trajectory", got {_shown(returned.level)}')
+        result = replace(
+            returned,
+            turn_rewards=_rows(returned.turn_rewards, "rewards", name),
+            advantages=_rows(returned.advantages, "advantages", name),
+            populations=_rows(returned.populations, "populations", name),
+            labels=tuple(map(str, returned.labels)),
         )
+    else:
         result = AlgorithmResult(
-            rewards,
-            rows,
+            outcomes_last(trajectories),
+            _rows(returned, "advantages", name),
             "turn",
             reason=f"The advantages are those of {name}.",
             formula="Your own rule.",
@@ -84,9 +89,42 @@ def _checked(returned: Any, trajectories: Sequence[JudgedTrajectory], name: str)
         lengths = [len(row) for row in rows]
         if lengths != turns:
             raise _wrong(name, f"one {what} per turn, {turns}, got {lengths}")
-        if not all(math.isfinite(value) for row in rows for value in row):
-            raise _wrong(name, "finite numbers")
     return result
+
+
+def _rows(returned: Any, what: str, name: str) -> tuple[tuple[float, ...], ...]:
+    """Lists of finite numbers, of any type that is a number."""
+    rows = _items(returned)
+    if rows is None:
+        raise _wrong(name, f"a list of {what} per trajectory, got {_shown(returned)}")
+    numbers = []
+    for place, row in enumerate(rows, start=1):
+        values = _items(row)
+        if values is None:
+            raise _wrong(name, f"{what} {place} to be a list of numbers, got {_shown(row)}")
+        read = [finite_number(value) for value in values]
+        if None in read:
+            at = read.index(None)
+            shown = _shown(values[at])
+            raise _wrong(name, f"finite numbers in {what} {place}, got {shown} for turn {at + 1}")
+        numbers.append(tuple(value for value in read if value is not None))
+    return tuple(numbers)
+
+
+def _items(value: Any) -> list[Any] | None:
+    """The items of a list, tuple, array or tensor; None for anything else."""
+    if isinstance(value, str | bytes | dict | set):
+        return None
+    try:
+        return list(value)
+    except TypeError:  # also a tensor without dimensions
+        return None
+
+
+def _shown(value: Any) -> str:
+    """A value on one line: its type, and what it is if that is short."""
+    text = " ".join(repr(value).split())
+    return f"{type(value).__name__} {text}" if len(text) <= 40 else type(value).__name__
 
 
 def _wrong(name: str, expected: str) -> InvalidInputError:

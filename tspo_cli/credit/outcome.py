@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 
 from tspo_cli.credit.credit_section import CreditConfig
 from tspo_cli.credit.gold_match import exact_match, f1_score
 from tspo_cli.credit.group import CreditTrajectory
-from tspo_cli.credit.user_code import call_function, load_function
+from tspo_cli.credit.user_code import call_function, finite_number, load_function
 from tspo_cli.errors import InvalidInputError
 
 _ACTION = re.compile(r"<(search|answer)>.*?</\1>", re.DOTALL)
@@ -90,6 +89,10 @@ def _user_reward(trajectory: CreditTrajectory, golds: Sequence[str], spec: str) 
     function = load_function(spec, "credit.outcome")
     arguments = (trajectory.answer, tuple(golds), trajectory)
     value = call_function(function, spec, "credit.outcome", *arguments)
-    if isinstance(value, bool | int | float) and math.isfinite(value):
-        return float(value)
-    raise InvalidInputError(f"credit.outcome: {spec} returned {value!r}; expected a finite number")
+    reward = finite_number(value)
+    if reward is None:
+        returned = " ".join(repr(value).split())
+        raise InvalidInputError(
+            f"credit.outcome: {spec} returned {returned}; expected a finite number"
+        )
+    return reward

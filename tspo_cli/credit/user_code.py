@@ -7,6 +7,7 @@ from a model or the hub.
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 import traceback
 from collections.abc import Callable
@@ -59,6 +60,19 @@ def call_function(function: Callable[..., Any], spec: str, key: str, *arguments:
         where = f"{file}, line {lines[-1]}" if lines else file
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InvalidInputError(f"{key}: {where}: {reason}; fix: correct the function") from error
+
+
+def finite_number(value: Any) -> float | None:
+    """A number that a user's function returned, of Python, NumPy or a tensor; None for texts, NaN
+    and whatever else is no finite number.
+    """
+    if isinstance(value, str | bytes):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 @lru_cache(maxsize=64)
