@@ -23,11 +23,11 @@ from tspo_cli.training.start.model_check import check_learner
 
 SCRIPT = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks" / "architectures.py"
 # Refused in packed rows; everything else of them is right.
-OWN_ATTENTION = {"StableLM", "Falcon", "MPT, alibi", "Phi-MoE, window", "Nemotron"}
+OWN_ATTENTION = {"StableLM", "Falcon", "MPT, alibi", "Nemotron"}
 REFUSED = {
     "GPT-Neo, local attention": "attention_types",
     "Falcon, alibi": "alibi True",
-    "BLOOM, alibi": "model type bloom",
+    "BLOOM, alibi": "alibi True",
     "Mamba": "linear_attention",
     "Falcon-H1": "hybrid",
     "LFM2": "conv",
@@ -65,7 +65,9 @@ def test_right_or_refused(name: str) -> None:
     assert isinstance(row.engine, float)
     assert isinstance(row.padded, float)
     if name in OWN_ATTENTION:
+        assert "train.packing: " in row.packed
         assert "set train.packing to false" in row.packed
+        assert "nats" not in row.packed, "the feature is named, not the gap alone"
     else:
         assert isinstance(row.packed, float)
 
@@ -78,11 +80,7 @@ def test_a_window_longer_than_the_probe_is_checked_too(name: str) -> None:
         own = own_probe(model, 512)
         check_engine(model, tokenizer, own)
         check_learner(model, own, packed=False)
-        if name in OWN_ATTENTION:
-            with pytest.raises(InvalidInputError, match="sliding_window"):
-                check_learner(model, own, packed=True)
-        else:
-            check_learner(model, own, packed=True)
+        check_learner(model, own, packed=True)
     assert model.config.sliding_window == 300
 
 

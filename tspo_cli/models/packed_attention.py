@@ -37,6 +37,8 @@ _WITHOUT_EFFECT = {
     "use_cache",
 }
 _WINDOW = "sliding_window"
+_IN_MASK = -1
+"""The window of a layer that hands over no argument for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +115,15 @@ def packed_attention(
 
     Raises:
         InvalidInputError: the model hands over an argument that neither SDPA nor a function of its
-        own takes.
+        own takes, or does not hand over `segments`.
     """
-    window = _window_of(module, options.pop(_WINDOW, None))
+    if segments is None and _packed.get():
+        raise InvalidInputError(
+            f"train.packing: the layers around {type(module).__name__} do not hand their keyword "
+            "arguments on to it, so it cannot tell the sequences of a packed row apart; set "
+            "train.packing to false"
+        )
+    window = _window_of(module, options.pop(_WINDOW, _IN_MASK))
     extras = {
         name: value
         for name, value in options.items()
@@ -139,12 +147,15 @@ def packed_attention(
 
 
 def _window_of(module: Any, option: int | None) -> int | None:
-    """The window of a layer that was given one. Its size is that of the configuration, from which
-    transformers makes the masks of other implementations.
+    """The window of a layer. Its size is that of the configuration, from which transformers makes
+    the masks of other implementations. A layer that hands over no argument for it (Phi-MoE) has
+    the window in its mask alone: all layers do, where the configuration does not list their kinds.
     """
-    if option is None:
+    config = getattr(module, "config", None)
+    if option is None or (option == _IN_MASK and getattr(config, "layer_types", None)):
         return None
-    return getattr(getattr(module, "config", None), _WINDOW, None) or option
+    window: int | None = getattr(config, _WINDOW, None) or (None if option == _IN_MASK else option)
+    return window
 
 
 @dataclass(frozen=True, slots=True)

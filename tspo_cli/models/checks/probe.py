@@ -140,6 +140,8 @@ def unusual_options(model: Any) -> str:
     """
     config = model.config.get_text_config()
     options = {name: getattr(config, name, None) for name in _UNUSUAL}
+    if options["alibi"] is None:  # BLOOM always has it and does not say so
+        options["alibi"] = any("alibi" in name for name in dir(model.base_model))
     named = [f"{name} {value}" for name, value in options.items() if value not in (None, False)]
     return ", ".join(named) or f"model type {config.model_type}"
 
