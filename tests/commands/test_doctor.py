@@ -32,7 +32,9 @@ def test_json_has_a_stable_form() -> None:
 
 def test_what_is_not_there_comes_with_the_line_that_adds_it() -> None:
     checks = json.loads(doctor_("--json").stdout)["checks"]
-    extras = [check for check in checks if check["name"] in ("vllm", "peft", "wandb", "trl")]
+    extras = [
+        check for check in checks if check["name"] in ("vllm", "peft", "qdrant-client", "trl")
+    ]
     assert all("pip install" in check["detail"] for check in extras if check["state"] == "optional")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from tspo_cli import packages
 from tspo_cli.commands.app import app
 from tspo_cli.errors import TspoError
 
@@ -93,6 +94,7 @@ VALUES: dict[str, list[object]] = {
     "eval.data": ["[]", "['TEST']"],
     "deepspeed.offload_optimizer": ["false", "true"],
     "deepspeed.zero_stage": [0, 1, 4],
+    "track.tensorboard": ["false", "true"],
 }
 
 
@@ -142,7 +144,11 @@ def drawn_settings(draw: random.Random, files: dict[str, str]) -> list[str]:
     return settings
 
 
-def test_validate_and_the_dry_run_agree(files: dict[str, str], tmp_path: Path) -> None:
+def test_validate_and_the_dry_run_agree(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A package that is not installed is exit code 4 of the dry run alone.
+    monkeypatch.setattr(packages, "is_installed", lambda module: True)
     draw = random.Random(16)
     source = tmp_path / "empty.toml"
     source.write_text("")

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import run_tspo
 from tests.models.tiny_gguf import CHATML, write_gguf
+from tspo_cli import packages
 from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
 from tspo_cli.models import convert_gguf as conversion
 from tspo_cli.models.convert_gguf import convert_gguf
@@ -149,7 +150,7 @@ def test_no_space_and_no_package(
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(conversion.shutil, "disk_usage", lambda path: usage(10**9, 10**9, 4096))
     assert "4.0 KiB free" in refusal(good, tmp_path / "out", MissingResourceError)
-    monkeypatch.setattr(conversion, "find_spec", lambda name: None if name == "gguf" else name)
+    monkeypatch.setattr(packages, "is_installed", lambda module: module != "gguf")
     assert "tspo-cli[gguf]" in refusal(good, tmp_path / "out", MissingResourceError)
 
 

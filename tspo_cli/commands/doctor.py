@@ -13,17 +13,9 @@ from importlib import metadata, util
 
 from tspo_cli import console
 from tspo_cli.commands.options import Json
+from tspo_cli.packages import OPTIONAL
 
 _CORE = ("transformers", "deepspeed", "bm25s", "datasets", "fastapi")
-_EXTRAS = {
-    "vllm": ("gpu", "rollouts with vLLM"),
-    "sentence_transformers": ("dense", "dense indexes"),
-    "onnxruntime": ("onnx", "encoders in ONNX Runtime"),
-    "peft": ("lora", "adapters"),
-    "tensorboard": ("track", "TensorBoard logs"),
-    "wandb": ("track", "Weights & Biases logs"),
-    "trl": ("peers", "side-by-side benchmarks"),
-}
 
 
 @dataclass(frozen=True)
@@ -113,12 +105,12 @@ def _packages() -> Iterator[Check]:
     else:
         versions = " ".join(f"{name} {version}" for name, version in faiss.items())
         yield Check("faiss", "ok" if versions else "missing", versions or "pip install faiss-cpu")
-    for module, (extra, purpose) in _EXTRAS.items():
-        version = _version(module)
+    for package in OPTIONAL.values():
+        version = _version(package.name)
         yield Check(
-            module,
+            package.name,
             "ok" if version else "optional",
-            version or f"{purpose}: pip install -e '.[{extra}]'",
+            version or f'{package.purpose}: pip install "tspo-cli[{package.extra}]"',
         )
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 import typer
 
 from tspo_cli.commands.options import Json
 from tspo_cli.console import result_json, say
-from tspo_cli.errors import MissingResourceError
+from tspo_cli.packages import require
 
 
 def engine(
@@ -61,10 +60,7 @@ def engine(
         cpu_options,
     )
 
-    if find_spec("vllm") is None:
-        raise MissingResourceError(
-            "vLLM is not installed in this environment; install the extra gpu, or `make vllm`"
-        )
+    require("vllm", "tspo engine")
     cpu = not _has_gpu()
     if cpu and not kv_cache_gib:
         kv_cache_gib = 1

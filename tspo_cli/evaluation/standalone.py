@@ -24,6 +24,7 @@ from tspo_cli.evaluation.open_engine import open_engine
 from tspo_cli.evaluation.session import Session
 from tspo_cli.evaluation.sets import read_eval_sets
 from tspo_cli.evaluation.summary import averages
+from tspo_cli.packages import require_packages
 from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.runs import (
     EVAL_SUMMARY_NAME,
@@ -86,14 +87,15 @@ def evaluate_model(request: EvaluationRequest) -> EvaluationResult:
     interruptions.
 
     Raises:
-        MissingResourceError: the model, the data or the index does not exist, or the run has not
-            exported its model yet.
+        MissingResourceError: the model, the data, the index or a package is not here, or the run
+            has not exported its model yet.
         InvalidInputError: the folder holds an evaluation and neither `overwrite` nor `resume` is
             set, or an evaluation with other settings.
     """
     method = find_method(request.method)
     model = model_directory(request.model)
     config = eval_config(model, request)
+    require_packages(config, training=False)
     method.answer_form(config)
     examples = read_examples(Path(config.eval.examples)) if config.eval.examples else ()
     folder = request.out or Path("evals") / f"{_label(request.model)}-{method.name}"

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tspo_cli.console import byte_size, say, warn
 from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
 from tspo_cli.models.load_model import CONFIG, load_model, load_tokenizer
+from tspo_cli.packages import require
 from tspo_cli.runs import follow_umask
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def convert_gguf(
             that transformers does not read, or `out` exists and may not be replaced.
         TspoError: the written model does not compute what the file's model computes.
     """
-    _check_packages()
+    for module in ("gguf", "accelerate"):
+        require(module, "a GGUF file")
     # accelerate imports DeepSpeed, which looks for a device and says on stdout that it found none.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     facts = read_facts(file)
@@ -169,14 +170,6 @@ def check_out(out: Path, file: Path, overwrite: bool) -> None:
         raise InvalidInputError(f"{out}: already holds a model; add --overwrite to replace it")
     if file.resolve().is_relative_to(out.resolve()):
         raise InvalidInputError(f"{out}: holds {file.name} itself; choose another --out")
-
-
-def _check_packages() -> None:
-    missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
-    if missing:
-        raise MissingResourceError(
-            f"no package {' and '.join(missing)} here; install: pip install 'tspo-cli[gguf]'"
-        )
 
 
 def _check_space(out: Path, facts: GgufFacts, dtype: Dtype) -> None:

@@ -42,7 +42,7 @@ def load_tokenizer(path: str | Path, revision: str = "") -> PreTrainedTokenizerF
         tokenizer = AutoTokenizer.from_pretrained(
             str(path), local_files_only=local, trust_remote_code=False, revision=revision or MAIN
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise _unreadable(path, "a tokenizer", error, local, revision) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InvalidInputError(
@@ -116,7 +116,7 @@ def load_model(
                 trust_remote_code=False,
                 revision=revision or MAIN,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise _unreadable(path, "a causal language model", error, local, revision) from error
     model, report = loaded
     check_tensors(path, report)
@@ -190,6 +190,12 @@ def _unreadable(
         return InvalidInputError(
             f"{path}: needs code of its own, which tspo does not run; use a model of transformers"
         )
+    if isinstance(error, ImportError):
+        return MissingResourceError(
+            f"{path}: {what} that needs a package which is not installed here: {reason}"
+        )
+    if local and what == "a tokenizer" and not (Path(path) / TOKENIZER).is_file():
+        reason = f"there is no {TOKENIZER} ({reason}); save the tokenizer as a fast one"
     if local:
         return InvalidInputError(f"{path}: cannot be read as {what}: {reason}")
     at = f" at revision {revision}" if revision else ""

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from tspo_cli.config.schema import LoraConfig, ModelConfig
-from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.packages import missing
 from tspo_cli.runs import follow_umask
 
 _NAME = "default"
@@ -31,9 +32,7 @@ def add_lora(model: Any, options: LoraConfig, seed: int) -> None:
     try:
         from peft import inject_adapter_in_model
     except ImportError as error:
-        raise MissingResourceError(
-            f'lora.rank: adapters need peft ({error}); pip install "tspo-cli[lora]"'
-        ) from None
+        raise missing({"peft": "lora.rank"}, str(error)) from None
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tspo_cli.config.schema import Config
-from tspo_cli.errors import MissingResourceError
+from tspo_cli.packages import missing
 
 Track = Callable[[int, dict[str, float]], None]
 
@@ -24,10 +24,8 @@ def tracker(config: Config, run: Path, is_main_process: bool) -> Iterator[Track]
         return
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise MissingResourceError(
-            'track.tensorboard: not installed; pip install "tspo-cli[track]"'
-        ) from None
+    except ImportError as error:
+        raise missing({"tensorboard": "track.tensorboard"}, str(error)) from None
     with SummaryWriter(str(run / "tensorboard")) as writer:
 
         def track(step: int, metrics: dict[str, float]) -> None:

@@ -18,7 +18,8 @@ from bm25s.stopwords import STOPWORDS_EN
 from tspo_cli.config.sections.index_settings import Bm25Settings
 from tspo_cli.console import warn
 from tspo_cli.data.corpus.unspaced import MARKS, UNSPACED, unspaced_share
-from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.packages import missing
 from tspo_cli.retrieval.ranking import Ranked, top_positive
 
 LUCENE_STOP_WORDS = frozenset(
@@ -143,10 +144,8 @@ def lost_words(query: str, settings: Bm25Settings) -> str | None:
 def _stems(stemmer: str) -> Callable[[list[str]], list[str]]:
     try:
         import Stemmer
-    except ImportError:
-        raise MissingResourceError(
-            'stemming needs PyStemmer; pip install "tspo-cli[stem]"'
-        ) from None
+    except ImportError as error:
+        raise missing({"Stemmer": f"stemmer = {stemmer}"}, str(error)) from None
     words: Callable[[list[str]], list[str]] = Stemmer.Stemmer(stemmer).stemWords
     return words
 
@@ -159,6 +158,7 @@ class Bm25Ranker:
 
     Raises:
         InvalidInputError: the files do not fit each other or the corpus.
+        MissingResourceError: the index was built with stemming and PyStemmer is not installed.
     """
 
     def __init__(
@@ -171,6 +171,8 @@ class Bm25Ranker:
         self._settings = settings
         self._warned = False
         self._id_of = id_of
+        if settings.stemmer != "none":
+            _stems(settings.stemmer)  # a missing package is said now, not at the first query
         self._index = bm25s.BM25.load(directory, mmap=True)
         scores = self._index.scores
         # A plain view of the mapped pages: slicing an np.memmap costs more than scoring.

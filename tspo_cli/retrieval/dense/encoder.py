@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.packages import missing
 
 EXPORTED_NAME = "encoder.onnx"
 _MOST_PADDING = {"cpu": 64, "cuda": 1 << 14}
@@ -157,9 +158,7 @@ def _load(name: str, settings: DenseSettings) -> Any:
         import torch
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise MissingResourceError(
-            f'dense retrieval needs sentence-transformers ({error}); pip install "tspo-cli[dense]"'
-        ) from None
+        raise missing({"sentence_transformers": "dense retrieval"}, str(error)) from None
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # "Loading weights" is over at once

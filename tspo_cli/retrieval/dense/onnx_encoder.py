@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tspo_cli.console import say
-from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.packages import missing
 
 _PROBES = ("a short text", "another text, which is somewhat longer than the first one")
 _LEAST_COSINE = {"onnx": 0.9999, "onnx-int8": 0.95}
@@ -204,10 +205,8 @@ def _runtime() -> Any:
     try:
         import onnx  # noqa: F401
         import onnxruntime
-    except ImportError:
-        raise MissingResourceError(
-            'encoder_backend onnx needs ONNX Runtime; pip install "tspo-cli[onnx]"'
-        ) from None
+    except ImportError as error:
+        raise missing({"onnxruntime": "encoder_backend onnx"}, str(error)) from None
     return onnxruntime
 
 

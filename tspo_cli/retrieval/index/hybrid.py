@@ -9,6 +9,7 @@ import numpy as np
 
 from tspo_cli.config.sections.index_settings import FusionSettings, RerankSettings
 from tspo_cli.errors import MissingResourceError
+from tspo_cli.packages import missing
 from tspo_cli.retrieval.passages import PassageStore
 from tspo_cli.retrieval.ranking import Ranked, Ranker, top_k
 
@@ -58,9 +59,7 @@ class RerankRanker:
         try:
             from sentence_transformers import CrossEncoder
         except ImportError as error:
-            raise MissingResourceError(
-                f're-ranking needs sentence-transformers ({error}); pip install "tspo-cli[dense]"'
-            ) from None
+            raise missing({"sentence_transformers": "re-ranking"}, str(error)) from None
         try:
             self._model: Any = CrossEncoder(
                 settings.reranker, device=None if device == "auto" else device

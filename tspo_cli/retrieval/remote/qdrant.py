@@ -21,7 +21,8 @@ from tspo_cli.config.sections.index_settings import Bm25Settings, DenseSettings
 from tspo_cli.config.urls import check_url
 from tspo_cli.console import say, warn
 from tspo_cli.data.question import Passage
-from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
+from tspo_cli.errors import InvalidInputError, RemoteServiceError
+from tspo_cli.packages import missing
 from tspo_cli.retrieval.bm25.bm25_ranker import decide_tokens, lost_words, tokens
 from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
 
@@ -178,10 +179,8 @@ def open_client(url: str, timeout: float) -> QdrantClient:
     check_url(url, "qdrant", "http://127.0.0.1:6333")
     try:
         from qdrant_client import QdrantClient
-    except ImportError:
-        raise MissingResourceError(
-            'Qdrant needs its client; pip install "tspo-cli[qdrant]"'
-        ) from None
+    except ImportError as error:
+        raise missing({"qdrant_client": "Qdrant"}, str(error)) from None
     key = os.environ.get(KEY_VARIABLE)
     return QdrantClient(
         url=url, api_key=key, timeout=max(1, round(timeout)), check_compatibility=False

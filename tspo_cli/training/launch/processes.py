@@ -15,6 +15,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.prompt_value import prompt_name
 from tspo_cli.config.tables import flatten
 from tspo_cli.errors import InvalidInputError, TspoError
+from tspo_cli.packages import require_packages
 from tspo_cli.runs import CONFIG_TEXT_NAME, is_run, start_attempt
 from tspo_cli.training.launch.claim import claimed_run, has_trained
 
@@ -39,8 +40,10 @@ def launch(
 
     Raises:
         InvalidInputError: `run` is in use, or belongs to another experiment than the one to resume.
+        MissingResourceError: a package that `config` needs is not installed.
         TspoError: a training process failed; the error has its exit code.
     """
+    require_packages(config)
     if resume and is_run(run) and has_trained(run):
         check_same_experiment(read_resolved(run), config, run)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

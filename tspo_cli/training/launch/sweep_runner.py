@@ -18,6 +18,7 @@ from tspo_cli.config.load_config import read_resolved
 from tspo_cli.config.sweeps.sweep_cells import Cell, Sweep, experiment_file, experiment_files
 from tspo_cli.config.sweeps.sweep_file import SWEEP_NAME
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.packages import require_packages
 from tspo_cli.runs import (
     METRICS_NAME,
     STATUS_NAME,
@@ -89,9 +90,11 @@ def run_sweep(
     resumed.
 
     Raises:
-        InvalidInputError: a run directory of the sweep holds another experiment. Nothing was
-        trained.
+        InvalidInputError: a run directory of the sweep holds another experiment.
+        MissingResourceError: a package that a cell needs is not installed.
     """
+    for cell in cells:
+        require_packages(cell.config)
     states = {cell.name: cell_state(cell, out) for cell in cells}
     write_json(out / SWEEP_NAME, sweep.record())
     write_experiments(sweep, out / "configs")

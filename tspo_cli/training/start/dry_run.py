@@ -12,6 +12,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.models.chat_template import stop_ids, template_notes
 from tspo_cli.models.eos import eos_ids
 from tspo_cli.models.lora import add_lora
+from tspo_cli.packages import require_packages
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.training.core.deepspeed_setup import deepspeed_config
 from tspo_cli.training.planning.memory import GIB, written_gib
@@ -45,6 +46,7 @@ def dry_run(config: Config, run: Path, evaluation: dict[str, int]) -> DryRun:
     Raises:
         InvalidInputError, MissingResourceError, RemoteServiceError: as training itself.
     """
+    require_packages(config)
     deepspeed_config(config, bfloat16=False)
     inputs = open_inputs(config)
     if config.kind == "sft":

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli.config.schema import VllmConfig
-from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.packages import missing
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest
 from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
     LOGPROBS_MODE,
@@ -165,10 +166,7 @@ def _start(
         from vllm import EngineArgs, LLMEngine, SamplingParams
         from vllm.platforms import current_platform
     except ImportError as error:
-        raise MissingResourceError(
-            f'rollout.engine = "vllm": {error}; install the extra gpu, set vllm.url to the URLs of '
-            "servers, or use transformers"
-        ) from None
+        raise missing({"vllm": 'rollout.engine = "vllm"'}, str(error)) from None
     _guard_llvmlite()
     cpu = current_platform.is_cpu()
     if cpu and config.sleep:
