@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sized
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 _quiet = False
+_SILENCE = 60.0
+"""Seconds after which progress is said even if less than a tenth was done."""
 
 
 def set_quiet(quiet: bool) -> None:
@@ -47,9 +50,10 @@ class Advance(Protocol):
 
 @contextmanager
 def progress(label: str, total: int | None, *, bar: bool = True) -> Iterator[Advance]:
-    """Show the progress of long work: a bar on a terminal, else a line at about every tenth. If the
-    total is unknown, a line whenever the number of units has doubled. Without `bar` a terminal
-    shows the counts and the note alone, which then says how much time is left.
+    """Show the progress of long work: a bar on a terminal, else a line at about every tenth and at
+    least one a minute. If the total is unknown, a line whenever the number of units has doubled.
+    Without `bar` a terminal shows the counts and the note alone, which then says how much time is
+    left.
     """
     if _quiet:
         yield lambda n=1, note="": None
@@ -87,14 +91,18 @@ def _live(label: str, total: int | None, bar: bool) -> Iterator[Advance]:
         yield advance
 
 
-def _plain_lines(label: str, total: int | None) -> Advance:
+def _plain_lines(
+    label: str, total: int | None, clock: Callable[[], float] = time.monotonic
+) -> Advance:
     done = 0
     due = 1_000 if total is None else max(1, total // 10)
+    said = clock()
 
     def advance(n: int = 1, note: str = "") -> None:
-        nonlocal done, due
+        nonlocal done, due, said
         done += n
-        if n and (done >= due or done == total):
+        if n and (done >= due or done == total or clock() - said >= _SILENCE):
+            said = clock()
             of = f"/{total}" if total is not None else ""
             say(f"{label} {done}{of} {note}".rstrip())
             while due <= done:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ from tspo_cli.training.rl.question_batches import fitting_questions
 from tspo_cli.training.rl.rl_step import RlParts, RlStep
 from tspo_cli.training.rl.scoring import needs_critic
 from tspo_cli.training.sft.sft_step import SftStep, demonstration_source
-from tspo_cli.training.start.inputs import TrainingInputs, open_inputs
+from tspo_cli.training.start.inputs import TrainingInputs, data_in_words, open_inputs
 from tspo_cli.training.start.model_check import check_model
 from tspo_cli.training.start.start_warnings import start_warnings
 
@@ -105,12 +106,20 @@ def _step_maker(
     """Make the training data ready now: what is bad is reported before the learner is built."""
     if config.kind == "sft":
         source = demonstration_source(config, inputs.retriever, inputs.demonstrations)
+        log(_work(config, inputs))
         return lambda learner, critic, engine: SftStep(config, learner, protocol, source)
     questions, lengths = fitting_questions(inputs.questions, protocol, config)
     log(lengths)
+    log(_work(config, replace(inputs, questions=questions)))
     return lambda learner, critic, engine: RlStep(
         RlParts(config, learner, critic, engine, inputs.retriever, protocol, questions)
     )
+
+
+def _work(config: Config, inputs: TrainingInputs) -> str:
+    """What begins: with a large model, minutes pass before the first step says anything."""
+    steps = config.train.steps
+    return f"training: {steps} step{'s' * (steps != 1)}, {data_in_words(config, inputs)}"
 
 
 def _engine(

@@ -30,6 +30,9 @@ def test_the_dry_run_says_epochs_limits_and_disk(
     done = tspo("train", "tiny/grpo", "--dry-run", *settings)
     said = done.out + done.err
     assert "60 training questions (2 epochs)" in said
+    assert "evaluation on" in said
+    without = playground.settings(eval__data="[]", eval__every=0)
+    assert "no evaluation during training" in tspo("train", "tiny/grpo", "--dry-run", *without).err
     assert "3 turns of 16, 2 observations of 96 (2 passages)" in said
     assert re.search(r"disk: \d+\.\d\d GB \(.*a model of .*GB free", said)
 

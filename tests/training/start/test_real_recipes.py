@@ -48,6 +48,9 @@ def test_a_run_that_cannot_learn_says_why_within_the_first_step(
     (step,) = [line for line in done.err.splitlines() if "s/step" in line]
     assert re.search(r"answered 0% searches 0\.0 dropped 12/12 [\d.]+ s/step 0:00 left", step)
     assert len(step) <= 100
+    (work,) = [line for line in done.err.splitlines() if line.startswith("training: ")]
+    assert re.fullmatch(r"training: 1 step, 60 training questions \([\d.e-]+ epochs\)", work)
+    assert done.err.index(work) < done.err.index(step), "said before the first step is made"
 
 
 @pytest.mark.parametrize("recipe", KEYS)

@@ -20,7 +20,7 @@ from tspo_cli.training.policy import starting_policy
 from tspo_cli.training.rl.question_batches import fitting_questions
 from tspo_cli.training.rl.scoring import needs_critic
 from tspo_cli.training.sft.sft_step import demonstration_source
-from tspo_cli.training.start.inputs import TrainingInputs, open_inputs
+from tspo_cli.training.start.inputs import TrainingInputs, data_in_words, open_inputs
 from tspo_cli.training.start.model_check import check_model
 from tspo_cli.training.start.start_warnings import (
     demonstration_lengths,
@@ -66,9 +66,10 @@ def dry_run(config: Config, run: Path, evaluation: dict[str, int]) -> DryRun:
         inputs, prompts = replace(inputs, questions=kept), [lengths]
     trained = trained_parameters(model)
     part = f" ({trained:,} of them trained)" if trained != total else ""
-    sets = ", ".join(f"{name} ({count})" for name, count in evaluation.items()) or "nothing"
+    counted = ", ".join(f"{name} ({count})" for name, count in evaluation.items())
+    sets = f"evaluation on {counted}" if counted else "no evaluation during training"
     lines = [
-        f"ready: {_data(config, inputs)}, a policy of {total:,} parameters{part}, evaluation on "
+        f"ready: {data_in_words(config, inputs)}, a policy of {total:,} parameters{part}, "
         f"{sets}; nothing was written",
         *prompts,
         *template_notes(tokenizer, config.rollout, eos),
@@ -76,18 +77,6 @@ def dry_run(config: Config, run: Path, evaluation: dict[str, int]) -> DryRun:
         _disk(config, trained, size, run),
     ]
     return DryRun(lines, start_warnings(config, inputs, protocol, model))
-
-
-def _data(config: Config, inputs: TrainingInputs) -> str:
-    if config.kind != "sft":
-        drawn = config.train.steps * config.rollout.questions_per_step
-        count = len(inputs.questions)
-        return f"{count:,} training questions ({drawn / count:.3g} epochs)"
-    if not inputs.demonstrations:
-        return "demonstrations of a world"
-    count = len(inputs.demonstrations)
-    epochs = config.train.steps * config.train.batch_size / count
-    return f"{count:,} demonstrations ({epochs:.3g} epochs)"
 
 
 def _lengths(

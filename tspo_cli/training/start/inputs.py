@@ -35,3 +35,16 @@ def open_inputs(config: Config) -> TrainingInputs:
     if config.kind == "sft":
         return TrainingInputs(retriever, [], recorded_demonstrations(config))
     return TrainingInputs(retriever, read_training_questions(config), [])
+
+
+def data_in_words(config: Config, inputs: TrainingInputs) -> str:
+    """How much there is to train on, and how often the run sees it."""
+    if config.kind != "sft":
+        drawn = config.train.steps * config.rollout.questions_per_step
+        count = len(inputs.questions)
+        return f"{count:,} training questions ({drawn / count:.3g} epochs)"
+    if not inputs.demonstrations:
+        return "demonstrations of a world"
+    count = len(inputs.demonstrations)
+    epochs = config.train.steps * config.train.batch_size / count
+    return f"{count:,} demonstrations ({epochs:.3g} epochs)"

@@ -1,0 +1,41 @@
+"""Progress where no terminal is: a log file, a job of a cluster."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from tspo_cli.console import _plain_lines
+
+
+def lines_of(capsys: pytest.CaptureFixture[str], total: int | None, seconds: float) -> list[str]:
+    """What 40 units of work say that take `seconds` each."""
+    now = [0.0]
+    advance = _plain_lines("steps", total, lambda: now[0])
+    for _ in range(40):
+        now[0] += seconds
+        advance(1, "a note")
+    return capsys.readouterr().err.splitlines()
+
+
+def test_fast_work_says_every_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    said = lines_of(capsys, 40, 0.001)
+    assert said == [f"steps {done}/40 a note" for done in range(4, 41, 4)]
+
+
+@pytest.mark.parametrize(("seconds", "first"), [(213, 1), (60, 1), (25, 3), (16, 4)])
+def test_slow_work_says_something_every_minute(
+    capsys: pytest.CaptureFixture[str], seconds: float, first: int
+) -> None:
+    """At 213 s a step, the first tenth of 100 steps would be silent for half an hour."""
+    said = lines_of(capsys, 40, seconds)
+    assert said[0] == f"steps {first}/40 a note"
+    done = [0, *(int(line.split()[1].split("/")[0]) for line in said)]
+    gaps = [later - earlier for earlier, later in pairwise(done)]
+    assert all((gap - 1) * seconds < 60 for gap in gaps)
+
+
+def test_an_unknown_total_is_said_as_often(capsys: pytest.CaptureFixture[str]) -> None:
+    assert lines_of(capsys, None, 30)[0] == "steps 2 a note"
+    assert lines_of(capsys, None, 0.001) == []
