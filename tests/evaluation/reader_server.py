@@ -39,12 +39,12 @@ def reply(prompt: str) -> str:
 
 class Reader:
     """The server, and what was asked of it. `owner` is what it says of the software that serves its
-    model.
+    model, `calls` how many calls of a tool it makes at once.
     """
 
-    def __init__(self, owner: str = "somebody") -> None:
+    def __init__(self, owner: str = "somebody", calls: int = 1) -> None:
         self.requests = list[dict[str, Any]]()
-        self.owner = owner
+        self.owner, self.calls = owner, calls
 
     def app(self) -> FastAPI:
         app = FastAPI()
@@ -73,12 +73,15 @@ class Reader:
                     "name": body["tools"][0]["function"]["name"],
                     "arguments": json.dumps({"query": query}),
                 }
-                call = {
-                    "id": f"call-{len(self.requests)}",
-                    "type": "function",
-                    "function": function,
-                }
-                message = {"role": "assistant", "content": None, "tool_calls": [call]}
+                calls = [
+                    {
+                        "id": f"call-{len(self.requests)}-{number}",
+                        "type": "function",
+                        "function": function,
+                    }
+                    for number in range(self.calls)
+                ]
+                message = {"role": "assistant", "content": None, "tool_calls": calls}
             reason = "tool_calls" if "tool_calls" in message else "stop"
             return {"choices": [{"index": 0, "message": message, "finish_reason": reason}]}
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import time
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
+from tspo_cli.evaluation.judging.verdict import verdict
+from tspo_cli.evaluation.methods.ircot import first_sentence
+from tspo_cli.evaluation.methods.plain import after_marker
+from tspo_cli.evaluation.methods.thoughts import split_thoughts
 from tspo_cli.evaluation.methods.tool_call import parse_call
-from tspo_cli.rollout.protocol import RolloutState
+from tspo_cli.rollout.protocol import RolloutState, parse_action
 
 Q = '{"query": "old mill"}'
 J = '{"name": "search", "arguments": ' + Q + "}"
@@ -49,6 +55,25 @@ STATE = cast(RolloutState, SimpleNamespace(may_search=True))
         ('<tool_call>{"name": "search", "argum', "invalid", None),
         ("<tool_call>" + "[" * 100000, "invalid", None),
         ('{"query": "old mill"}', "invalid", None),
+        (f"I do not know that mill, so I look it up.\n\n{J}", "search", "old mill"),
+        (f"Let me see: [{J}] I wait for the result.", "search", "old mill"),
+        ("Braces {a} {} and [1], then " + J, "search", "old mill"),
+        (
+            '{"type": "function", "function": {"name": "search", "arguments": '
+            + json.dumps(Q)
+            + "}}",
+            "search",
+            "old mill",
+        ),
+        ('The record is {"name": "Old Mill", "built": 1790}.', "invalid", None),
+        (f"{J} <answer>x</answer>", "search", "old mill"),
+        (f"<think>I could say {J}</think> Hm.", "invalid", None),
+        (f"<think>I could say {J}", "invalid", None),
+        (f"<think>The mill. <tool_call>{J}</tool_call>", "search", "old mill"),
+        (f"<think>a</think> <tool_call>{J}</tool_call> <think>b</think>", "search", "old mill"),
+        (f"<think>They want <answer>x</answer> <tool_call>{J}</tool_call>", "search", "old mill"),
+        ("<think>I must write <answer>x</answer>", "invalid", None),
+        ("<think>a</think> <think>I must write <answer>x</answer>", "invalid", None),
     ],
 )
 def test_form(text: str, kind: str, query: str | None) -> None:
@@ -56,3 +81,72 @@ def test_form(text: str, kind: str, query: str | None) -> None:
     assert action.kind == kind
     if query is not None:
         assert action.content == query
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "ignored", "in_thought"),
+    [
+        (f"<tool_call>{J}</tool_call>", "", 0, False),
+        (f"<tool_call>{J}</tool_call>" * 3, "", 2, False),
+        (f"[TOOL_CALLS][{J}, {J}]", "", 1, False),
+        (f"{J}\n{J}", "", 1, False),
+        (f"<think>x <tool_call>{J}</tool_call>", "", 0, True),
+        ('<tool_call>{"name": "search", "arguments": {"query": old}}', "cannot be read", 0, False),
+        ('{"name": "search", "arguments": {"query": "old mill"', "cannot be read", 0, False),
+        ("<function=search><parameter=query>old mill", "cannot be read", 0, False),
+        ('[TOOL_CALLS]search[ARGS]{"query": ', "cannot be read", 0, False),
+        (
+            f"<tool_call>{J.replace('search', 'open_page')}",
+            "unknown function 'open_page'",
+            0,
+            False,
+        ),
+        (f"<tool_call>{J.replace('query', 'q')}", "no query", 0, False),
+        (f"<tool_call>{J.replace('old mill', ' ')}", "no query", 0, False),
+        ("<function=search></function>", "no query", 0, False),
+        (f"<tool_call>oops</tool_call> {J}", "cannot be read", 1, False),
+    ],
+)
+def test_what_is_kept_of_calls(text: str, error: str, ignored: int, in_thought: bool) -> None:
+    call = parse_call(text, "stop", STATE).call
+    assert call is not None
+    assert (call.ignored, call.in_thought) == (ignored, in_thought)
+    assert error in call.error
+    assert bool(error) == bool(call.error)
+
+
+def test_a_prompt_that_opens_the_thought() -> None:
+    """Some templates write <think> themselves: a reply without its end is all thought."""
+
+    def parse(text: str) -> str:
+        return parse_call(text, "stop", STATE, opened=True).kind
+
+    assert parse("I must write <answer>x</answer>") == "invalid"
+    assert parse(f"I could say {J}") == "invalid"
+    assert parse(f"I look. <tool_call>{J}</tool_call>") == "search"
+    assert parse("So. </think><answer>x</answer>") == "answer"
+
+
+PIECES = [
+    "<tool_call>", '<tool_call>{"', "<tool_call>[", "<function=", "<function=a>", "{", '{"name":',
+    '{"name":1}', '{"id":x', "[", '[{"type"', "[TOOL_CALLS]", "[TOOL_CALLS]a", "<|python_tag|>\n",
+    "<parameter=query>", "<think>", "</think>", "<answer>", "<search>", "<|im_end|>", "\n", " ",
+    "answer is", "answer is:\n", "```json\n", "```\n\n", "\\", '"', "9", ". ", "<|", "a",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_readers_take_linear_time(piece: str) -> None:
+    """Characters that look like the beginning of something, many times over."""
+    text = "answer is" + piece * (60_000 // len(piece)) + "x"
+    for read in (
+        lambda: parse_call(text, "stop", STATE),
+        lambda: parse_action(text, finish_reason="stop", may_search=True),
+        lambda: split_thoughts(text),
+        lambda: after_marker(text),
+        lambda: first_sentence(text),
+        lambda: verdict(text),
+    ):
+        start = time.process_time()
+        read()
+        assert time.process_time() - start < 0.5, "quadratic time is minutes"

@@ -215,6 +215,33 @@ def test_tool_call(chatty: PreTrainedTokenizerFast, retriever: Searcher) -> None
     assert "[assistant]hm[/assistant][user]That was neither" in prompts[2]
 
 
+def test_of_several_calls_the_first_is_executed_and_the_model_is_told(
+    chatty: PreTrainedTokenizerFast, retriever: Searcher
+) -> None:
+    """Every call that is not executed, and every one that is none, is in the record."""
+    says = [
+        call("Ridley Scott born") + call("Paris") + call("Alien"),
+        '<tool_call>{"name": "open", "arguments": {}}</tool_call>',
+        "<answer> South Shields </answer>",
+    ]
+    record, prompts = run("tool_call", says, retriever, chatty)
+    first, second, last = record["trajectory"]["turns"]
+    assert (first["query"], first["ignored_calls"]) == ("Ridley Scott born", 2)
+    assert first["feedback"] in prompts[1]
+    assert "Only the first call of a message is executed" in first["feedback"]
+    assert "Seine" not in prompts[1]
+    assert second["call_error"] == "unknown function 'open'"
+    assert not {"call_error", "ignored_calls", "call_in_thought"} & set(last)
+    assert (record["invalid_calls"], record["invalid_turns"], record["searches"]) == (1, 1, 1)
+
+
+def test_only_methods_that_call_count_calls(
+    tokenizer: PreTrainedTokenizerFast, retriever: Searcher
+) -> None:
+    record, _ = run("search_r1", ["<answer> x </answer>"], retriever, tokenizer)
+    assert "invalid_calls" not in record
+
+
 def test_tool_call_without_budget_has_no_tools(
     chatty: PreTrainedTokenizerFast, retriever: Searcher
 ) -> None:

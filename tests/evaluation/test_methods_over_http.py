@@ -127,6 +127,21 @@ def test_tools_of_a_chat_api(films: Path, reader: tuple[Reader, str], tmp_path: 
     ]
 
 
+def test_of_several_calls_each_gets_its_own_reply(films: Path, tmp_path: Path) -> None:
+    """The passages answer the call that was executed; the others are told that they were not."""
+    server = Reader(calls=3)
+    with serve(server.app()) as url:
+        scores, item = evaluate(films, url, tmp_path, "tool_call", "chat")
+    messages = server.requests[-1]["messages"]
+    assert [message["role"] for message in messages[1:5]] == ["assistant", *["tool"] * 3]
+    assert len({message["tool_call_id"] for message in messages[2:5]}) == 3
+    assert "Ridley Scott" in messages[2]["content"]
+    for message in messages[3:5]:
+        assert message["content"].startswith("Only the first call")
+    assert item["trajectory"]["turns"][0]["ignored_calls"] == 2
+    assert (scores["em"], scores["invalid_calls"], item["searches"]) == (1, 0, 2)
+
+
 @pytest.mark.parametrize(
     "call",
     [

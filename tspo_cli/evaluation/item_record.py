@@ -40,6 +40,7 @@ class ItemRecord(TypedDict):
     turns: int
     model_turns: NotRequired[int]  # without the tool's own search with the question
     invalid_turns: int  # invalid or truncated
+    invalid_calls: NotRequired[int]  # function calls that are not valid; methods that call only
     response_tokens: int  # sampled, over all turns
     failed: bool  # a search failed or the deadline passed: counts as wrong
     trajectory: RolloutRecord

@@ -123,11 +123,13 @@ def item_record(
     *,
     answer_from: str | None = "tags",
     given_turns: int = 0,
+    calls_tools: bool = False,
     credit: CreditConfig | None = None,
 ) -> ItemRecord:
     """The record of one evaluated question: its scores and its trajectory.
 
-    `answer_from` says how the answer was read, `given_turns` how many turns are not the model's.
+    `answer_from` says how the answer was read, `given_turns` how many turns are not the model's,
+    `calls_tools` whether the method calls functions.
     `credit` says how gold answers are found: `first_occurrence` is that of training.
 
     `question_hits` are the passages that the question itself retrieves as a query (None without a
@@ -175,6 +177,9 @@ def item_record(
         "failed": trajectory.failed,
         "trajectory": rollout_record(trajectory),
     }
+    if calls_tools:
+        calls = [turn.call for turn in trajectory.turns if turn.call is not None]
+        record["invalid_calls"] = sum(bool(call.error) for call in calls)
     if trajectory.refused:
         record["refused"] = trajectory.refused
     return record
@@ -186,12 +191,14 @@ def summarize(items: Sequence[ItemRecord], *, dataset: str, method: str, k: int)
     gold_recall and gold_precision are means over the questions with a complete list of gold
     passages; if no list is complete, over those with a partial list. first_occurrence and
     first_retrieved are means over the questions that have one. These, answer_in_retrieved and
-    answer_in_shown are None if no question has a value.
+    answer_in_shown are None if no question has a value. invalid_calls, the invalid calls per
+    question, is there for methods that call functions.
     """
     searches = sum(item["searches"] for item in items)
     cut = sum(item.get("cut_observations", 0) for item in items)
     turns = sum(item.get("model_turns", item["turns"]) for item in items)
     read = Counter(item.get("answer_from") for item in items if item["answer"] is not None)
+    calls = [item["invalid_calls"] for item in items if "invalid_calls" in item]
     return {
         "dataset": dataset,
         "method": method,
@@ -213,6 +220,7 @@ def summarize(items: Sequence[ItemRecord], *, dataset: str, method: str, k: int)
         "searches": mean([item["searches"] for item in items]),
         "observation_cut_share": cut / searches if searches else None,
         "invalid_share": sum(item["invalid_turns"] for item in items) / turns if turns else 0.0,
+        **({"invalid_calls": mean(calls)} if calls else {}),
         "no_answer_share": mean([float(item["answer"] is None) for item in items]),
         "answer_from": {str(name): read[name] for name in sorted(read, key=str)},
         "response_tokens": mean([item["response_tokens"] for item in items]),

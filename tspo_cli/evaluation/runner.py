@@ -88,6 +88,7 @@ def evaluate_items(
             question_hits[key],
             answer_from=answer_from(setup.protocol, trajectory),
             given_turns=int(method.search_first),
+            calls_tools=bool(method.tools),
             credit=config.credit,
         )
         if cut_prompt:

@@ -38,7 +38,13 @@ from tspo_cli.evaluation.signature import (
     retriever_digests,
     sign,
 )
-from tspo_cli.evaluation.summary import cut_questions, latency, silent_model, with_intervals
+from tspo_cli.evaluation.summary import (
+    calls_in_thoughts,
+    cut_questions,
+    latency,
+    silent_model,
+    with_intervals,
+)
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.runs import (
@@ -119,7 +125,7 @@ class Session:
         write_evaluation(self.folder, scores, items)
         journal.close()
         silent = silent_model(scores, self._answer_form().get("answer", "tags"))
-        for warning in (silent, cut_questions(scores)):
+        for warning in (silent, cut_questions(scores), calls_in_thoughts(items)):
             if warning is not None:
                 warn(f"{name}: {warning}")
         if scores["failed"]:

@@ -64,6 +64,18 @@ def cut_questions(scores: Mapping[str, Any]) -> str | None:
     )
 
 
+def calls_in_thoughts(items: Sequence[ItemRecord]) -> str | None:
+    """A line if calls were read from thoughts without an end; None elsewhere."""
+    turns = [turn for item in items for turn in item["trajectory"]["turns"]]
+    count = sum(turn.get("call_in_thought", False) for turn in turns)
+    if not count:
+        return None
+    return (
+        f"{count} of {len(turns)} turns call a function in a thought that has no </think>; such a "
+        "call ends the thought and counts as any other"
+    )
+
+
 def averages(sets: Sequence[Sequence[ItemRecord]]) -> dict[str, dict[str, Any]]:
     """Averages with intervals: `macro` weights every data set equally, `questions` every
     question.

@@ -246,6 +246,7 @@ class _Loop:
                 weight_version=completion.weight_version,
                 mixed=completion.mixed,
                 eos_dropped=len(action_ids) < len(completion.token_ids),
+                call=action.call,
             )
         )
         if action.kind == "search":
@@ -316,7 +317,7 @@ class _Loop:
                 rollout.turns.append(replace(turn, hits=result.hits, search_error=result.error))
                 self._finish(session, self.agent.engine.weight_version)
                 continue
-            feedback, feedback_ids = self.agent.protocol.observation(result.hits)
+            feedback, feedback_ids = self.agent.protocol.search_result(turn, result.hits)
             rollout.turns.append(
                 replace(turn, hits=result.hits, feedback=feedback, feedback_ids=tuple(feedback_ids))
             )

@@ -20,19 +20,22 @@ from tspo_cli.models.chat_template import render_chat, uses_template
 from tspo_cli.models.tokenizer_protocol import Tokenizer, decode, encode, start_ids
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.prompts import AfterEos, PromptStyle, prompt_style
-from tspo_cli.rollout.trajectory import Turn, TurnKind
+from tspo_cli.rollout.trajectory import CallFacts, Turn, TurnKind
 
 STOP_STRINGS = ("</search>", "</answer>")
-_ACTION = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
+_ACTION = re.compile(r"<(search|answer)>")
 _MARK = "\ue000"  # a private-use character that surrounds the names in a template
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a model segment does. `content` is the query or the answer, empty for other kinds."""
+    """What a model segment does. `content` is the query or the answer, empty for other kinds;
+    `call` is set if the model called a function.
+    """
 
     kind: TurnKind
     content: str = ""
+    call: CallFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +56,15 @@ def parse_action(text: str, *, finish_reason: str, may_search: bool) -> Action:
     An empty query and a search that is not allowed are invalid. A segment without a block is
     truncated if the token limit cut it, else invalid.
     """
-    block = _ACTION.search(text)
-    if block is None:
-        return Action("truncated" if finish_reason == "length" else "invalid")
-    kind, content = block.group(1), block.group(2).strip()
-    if kind == "answer":
-        return Action("answer", content)
-    if may_search and content:
-        return Action("search", content)
-    return Action("invalid")
+    last_end = {kind: text.rfind(f"</{kind}>") for kind in ("search", "answer")}
+    for opening in _ACTION.finditer(text):
+        kind, start = opening.group(1), opening.end()
+        if start <= last_end[kind]:
+            content = text[start : text.find(f"</{kind}>", start)].strip()
+            if kind == "answer":
+                return Action("answer", content)
+            return Action("search", content) if may_search and content else Action("invalid")
+    return Action("truncated" if finish_reason == "length" else "invalid")
 
 
 def passages_text(hits: Sequence[Hit], *, quoted: bool) -> str:
@@ -149,6 +152,13 @@ class SearchProtocol:
         """The end of the first prompt that counts as the beginning of the model's first turn."""
         return ""
 
+    @cached_property
+    def opens_thought(self) -> bool:
+        """Whether a prompt of the chat template ends with <think>, so that every reply begins
+        within a thought.
+        """
+        return self.use_chat_template and self._render([("user", "-")]).rstrip().endswith("<think>")
+
     def parse(self, text: str, finish_reason: str, state: RolloutState) -> Action:
         """The action of the model segment `text` in this state."""
         return parse_action(text, finish_reason=finish_reason, may_search=state.may_search)
@@ -208,6 +218,10 @@ class SearchProtocol:
             inner = inner[:room]
             text = self.decode(inner)
         return f"\n\n<information>{text}</information>\n\n", opening + inner + closing
+
+    def search_result(self, turn: Turn, hits: Sequence[Hit]) -> tuple[str, list[int]]:
+        """Text and ids of what follows the search of `turn`: the observation of its passages."""
+        return self.observation(hits)
 
     def kept_tokens(self, ids: Sequence[int], finish_reason: str) -> int:
         """How many of the sampled `ids` of a turn without a valid action stay in the trajectory.

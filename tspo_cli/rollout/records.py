@@ -34,6 +34,9 @@ class TurnRecord(TypedDict):
     feedback: str  # the text inserted after the segment: passages in their tags, or a correction
     feedback_tokens: int
     search_error: str | None  # why the search failed
+    call_error: NotRequired[str]  # written where it is not empty: why a call was not valid
+    ignored_calls: NotRequired[int]  # written above 0: further calls, which were not executed
+    call_in_thought: NotRequired[bool]  # written where it is true: in a thought without an end
 
 
 # `class` is a keyword of Python, which only this form of TypedDict accepts as a field.
@@ -112,4 +115,10 @@ def _turn_record(turn: Turn) -> TurnRecord:
     }
     if turn.eos_dropped:
         record["eos_dropped"] = True
+    if turn.call is not None and turn.call.error:
+        record["call_error"] = turn.call.error
+    if turn.call is not None and turn.call.ignored:
+        record["ignored_calls"] = turn.call.ignored
+    if turn.call is not None and turn.call.in_thought:
+        record["call_in_thought"] = True
     return record

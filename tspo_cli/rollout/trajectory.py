@@ -23,6 +23,19 @@ class GroupId(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class CallFacts:
+    """What is to know of the function calls in a turn.
+
+    `error` says why the first is no valid call; empty if it is one. `ignored` counts further calls,
+    which were not executed. `in_thought`: it stands in a thought that has no end.
+    """
+
+    error: str = ""
+    ignored: int = 0
+    in_thought: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One model segment and the feedback after it.
 
@@ -32,6 +45,7 @@ class Turn:
     failed: the trajectory then does not enter the loss. `weight_version` is that of the weights
     which sampled the last token; `mixed`: other weights sampled earlier tokens of the segment.
     `eos_dropped`: an end-of-sequence token was sampled after `action_ids` and is in no context.
+    `call`: set if the model called a function.
     """
 
     action_ids: tuple[int, ...]
@@ -48,6 +62,7 @@ class Turn:
     weight_version: int = 0
     mixed: bool = False
     eos_dropped: bool = False
+    call: CallFacts | None = None
 
     @property
     def sampled_tokens(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 FORM = (
@@ -16,7 +15,6 @@ _THINK_END = "</think>"
 _THINK_START = "<think>"
 _WRAPPING = " \t*_`\"'.!"
 _WORDS = {"correct": 1.0, "incorrect": 0.0}
-_CODE_BLOCK = re.compile(r"```(?:json)?\s*\n([^`]*)\n\s*```\s*\Z")
 
 
 def verdict(reply: str) -> float | None:
@@ -30,10 +28,10 @@ def verdict(reply: str) -> float | None:
     spoken = reply.rpartition(_THINK_END)[2]
     if _THINK_START in spoken:
         return None
-    block = _CODE_BLOCK.search(spoken)
-    lines = [line.strip() for line in spoken[: block.start() if block else None].splitlines()]
-    if block:
-        lines.append(" ".join(block.group(1).split()))
+    before, block = _last_block(spoken)
+    lines = [line.strip() for line in before.splitlines()]
+    if block is not None:
+        lines.append(" ".join(block.split()))
     elif _of_json(spoken) is not None:
         return _of_json(spoken)
     read = [_of_line(line) for line in lines if line]
@@ -41,9 +39,26 @@ def verdict(reply: str) -> float | None:
     return read[-1] if read and len(others) == 1 else None
 
 
+def _last_block(text: str) -> tuple[str, str | None]:
+    """The text before the code block at its end, and the block; the whole text and None without
+    one. The fences stand on lines of their own.
+    """
+    whole = text.rstrip()
+    before, opening, inside = whole.removesuffix("```").rpartition("```")
+    inside = inside.removeprefix("json")
+    head = inside[: len(inside) - len(inside.lstrip())]
+    tail = inside[len(inside.rstrip()) :]
+    fenced = whole.endswith("```") and opening and "`" not in inside
+    if not (fenced and inside.strip() and "\n" in head and "\n" in tail):
+        return text, None
+    return before, inside
+
+
 def _of_line(line: str) -> float | None:
     word = _WORDS.get(line.strip(_WRAPPING).casefold())
-    return word if word is not None else _of_json(line)
+    if word is not None or not line.startswith("{"):
+        return word
+    return _of_json(line)
 
 
 def _of_json(text: str) -> float | None:

@@ -7,13 +7,20 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-_OPENING = re.compile(
-    r"<tool_call>\s*(?:(?=<function=))?|<\|python_tag\|>\s*|\[TOOL_CALLS\]\s*|<function=|```json\s*"
-)
-_FUNCTION = re.compile(r"([^>\s]+)>(.*?)</function>", re.DOTALL)
-_PARAMETER = re.compile(r"<parameter=([^>\s]+)>(.*?)</parameter>", re.DOTALL)
-_NAMED = re.compile(r"([\w.-]+)\[ARGS\]\s*")
-_END = re.compile(r"(?:\s*(?:<\|[a-z_]+\|>|</s>))+\s*$")
+MOST_CALLS = 64
+"""Calls of one reply that are read. The first counts; the others are only numbered."""
+MOST_VALUES = 256
+"""JSON values without a mark that are tried in one reply, so that reading stays linear."""
+_MARK = r"(?P<mark><tool_call>|<\|python_tag\|>|\[TOOL_CALLS\]|<function=)"
+# JSON that can be a call without a mark: an object with one of a call's keys, or a list of objects.
+_JSON = r'(?:\[\s*)?\{\s*"(?:name|type|id|function|arguments|parameters)"'
+_MARKS, _OPENING = re.compile(_MARK), re.compile(f"{_MARK}|{_JSON}")
+_INTENDED = re.compile(r'(?:\[\s*)?\{\s*"name"\s*:\s*"[\w.-]{1,64}"\s*,\s*"(?:arg|param)')
+_SPACE = re.compile(r"\s*")
+_FUNCTION = re.compile(r"<function=([\w.-]{1,64})>")
+_PARAMETER = re.compile(r"<parameter=([\w.-]{1,64})>")
+_NAMED = re.compile(r"([\w.-]{1,64})\[ARGS\]\s*")
+_END = re.compile(r"(?:<\|[a-z_]{1,40}\|>|</s>)\Z")
 _DECODER = json.JSONDecoder(strict=False)
 
 
@@ -26,52 +33,73 @@ class Call:
     arguments: dict[str, Any] | None = None
 
 
-def spoken(text: str) -> str:
-    """The reply without its thinking and its end tokens."""
-    return _END.sub("", text.rpartition("</think>")[2])
+def without_end_tokens(text: str) -> str:
+    """The reply without the tokens that end a turn of the model."""
+    text = text.rstrip()
+    while end := _END.search(text, max(0, len(text) - 50)):
+        text = text[: end.start()].rstrip()
+    return text
 
 
-def find_calls(text: str) -> list[Call]:
-    """Every call in a reply, in order; JSON without a name counts only behind a call's mark."""
-    bare = len(text) - len(text.lstrip())
-    if text[bare : bare + 1] in ("{", "["):
-        value, end = _decode(text, bare)
-        if end is not None and not text[end:].strip():
-            return _from_json(value, bare, marked=False)
+def find_calls(text: str, *, marked_only: bool = False) -> list[Call]:
+    """The calls in a reply, in order, `MOST_CALLS` at most.
+
+    Whatever stands behind a call's mark, such as <tool_call>, is a call. Elsewhere, also after
+    other words, only JSON with a name and arguments is; with `marked_only` none is.
+    """
+    opening = _MARKS if marked_only else _OPENING
     calls: list[Call] = []
-    position = 0
-    while match := _OPENING.search(text, position):
+    position = values = 0
+    while len(calls) < MOST_CALLS and (match := opening.search(text, position)):
         start, position = match.span()
-        if match.group().startswith("<function="):
-            function = _FUNCTION.match(text, position)
-            calls.append(_from_function(function, start))
-            position = function.end() if function else position
+        if not match["mark"]:
+            value, end = _decode(text, start)
+            position = max(position, end)
+            if value is not _BROKEN:
+                calls += _from_json(value, start, marked=False)
+            elif _INTENDED.match(text, start):
+                calls.append(Call(start))
+            values += 1
+            opening = _MARKS if values == MOST_VALUES else opening
             continue
-        if text.startswith("<function=", position):
+        body = start if match["mark"] == "<function=" else _after_space(text, position)
+        if text.startswith("<function=", body):
+            call, position = _from_function(text, body, start)
+            calls.append(call)
             continue
-        marked = not match.group().startswith("```")
-        named = _NAMED.match(text, position)
-        value, end = _decode(text, named.end() if named else position)
-        if end is None:
-            calls += [Call(start)] if marked else []
-            continue
-        position = end
-        if named:
+        named = _NAMED.match(text, body)
+        value, position = _decode(text, named.end() if named else body)
+        if named and value is not _BROKEN:
             value = {"name": named.group(1), "arguments": value}
-        calls += _from_json(value, start, marked)
-    return calls
+        calls += [Call(start)] if value is _BROKEN else _from_json(value, start, marked=True)
+    return calls[:MOST_CALLS]
 
 
-def _decode(text: str, position: int) -> tuple[Any, int | None]:
+_BROKEN = object()
+
+
+def _decode(text: str, position: int) -> tuple[Any, int]:
+    """The JSON value at `position` and its end, or `_BROKEN` and the place where it breaks off."""
     try:
         return _DECODER.raw_decode(text, position)
-    except (ValueError, RecursionError):
-        return None, None
+    except json.JSONDecodeError as error:
+        return _BROKEN, max(position, error.pos)
+    except RecursionError:
+        return _BROKEN, len(text)
+    except ValueError:  # a number with too many digits
+        return _BROKEN, position
+
+
+def _after_space(text: str, position: int) -> int:
+    space = _SPACE.match(text, position)
+    return space.end() if space else position
 
 
 def _from_json(value: Any, start: int, marked: bool) -> list[Call]:
     calls = []
     for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, dict) and isinstance(item.get("function"), dict):
+            item = item["function"]
         if not isinstance(item, dict) or not isinstance(item.get("name"), str):
             calls += [Call(start)] if marked else []
             continue
@@ -85,11 +113,25 @@ def _from_json(value: Any, start: int, marked: bool) -> list[Call]:
     return calls
 
 
-def _from_function(match: re.Match[str] | None, start: int) -> Call:
-    if match is None:
-        return Call(start)
-    body = match.group(2).strip()
+def _from_function(text: str, position: int, start: int) -> tuple[Call, int]:
+    """The call `<function=name>...</function>` at `position`, and where it ends."""
+    head = _FUNCTION.match(text, position)
+    end = text.find("</function>", position)
+    if head is None or end < 0:
+        return Call(start), head.end() if head else position + len("<function=")
+    body = text[head.end() : end].strip()
     if body.startswith("{"):
         value = _decode(body, 0)[0]
-        return Call(start, match.group(1), value) if isinstance(value, dict) else Call(start)
-    return Call(start, match.group(1), dict(_PARAMETER.findall(body)))
+        return Call(start, head.group(1), value) if isinstance(value, dict) else Call(start), end
+    return Call(start, head.group(1), _parameters(body)), end
+
+
+def _parameters(body: str) -> dict[str, Any]:
+    parameters: dict[str, Any] = {}
+    position = 0
+    while head := _PARAMETER.search(body, position):
+        position = body.find("</parameter>", head.end())
+        if position < 0:
+            break
+        parameters[head.group(1)] = body[head.end() : position]
+    return parameters

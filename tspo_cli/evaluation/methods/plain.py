@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tspo_cli.evaluation.methods.examples import Example
+from tspo_cli.evaluation.methods.thoughts import split_thoughts
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.protocol import (
     Action,
@@ -27,13 +28,13 @@ AnswerFrom = Literal["tags", "marker", "reply"]
 """Where an answer was found: in its tags, after a marker, or in the whole reply."""
 
 MARKER = "So the answer is:"
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 _TAG = re.compile(r"</?(?:think|search|answer|information)>")
 _ANSWER_TAG = "<answer>"
 _MARKED = re.compile(
-    r"\banswer(?:\s+to\s+(?:the|this|your)\s+question)?(?:\s+is\s*:?|\**\s*:)[*\s]*(?=[^\s:*])",
+    r"\banswer(?:\s+to\s+(?:the|this|your)\s+question)?(?:\s+is(?:\s*:)?|\**\s*:)[*\s]*+(?=[^\s:*])",
     re.IGNORECASE,
 )
+_LINE = re.compile(r"[^\n\r\v\f\x1c-\x1e\x85\u2028\u2029]*")
 _NEXT_QUESTION = "\nQuestion:"
 
 
@@ -89,7 +90,8 @@ class PlainProtocol(SearchProtocol):
         if self.answer == "tags":
             action = parse_action(text, finish_reason="stop", may_search=False)
             return (action.content, "tags") if action.kind == "answer" else (None, None)
-        said = without_thoughts(self._without_special_tokens(text))
+        opened = self.opens_thought and not self.style.prefill
+        said, _ = split_thoughts(self._without_special_tokens(text), opened=opened)
         if not self.use_chat_template:
             said = said.split(_NEXT_QUESTION)[0]
         if self.answer == "auto":
@@ -147,14 +149,6 @@ def answer_from(protocol: SearchProtocol, trajectory: Trajectory) -> AnswerFrom 
     return "tags"
 
 
-def without_thoughts(text: str) -> str:
-    """`text` without think blocks. A block that was opened in the prompt has only its end here, and
-    one that the token limit cut has only its beginning.
-    """
-    text = _THOUGHT.sub(" ", text)
-    return text.split("</think>")[-1].split("<think>")[0]
-
-
 def after_marker(text: str, marker: re.Pattern[str] = _MARKED) -> str | None:
     """The rest of the line after the last marker, such as "So the answer is:" or "Answer:"; None
     without one.
@@ -162,4 +156,5 @@ def after_marker(text: str, marker: re.Pattern[str] = _MARKED) -> str | None:
     places = list(marker.finditer(text))
     if not places:
         return None
-    return text[places[-1].end() :].splitlines()[0].strip("* \t") or None
+    line = _LINE.match(text, places[-1].end())
+    return (line.group().strip("* \t") if line else "") or None

@@ -6,7 +6,6 @@ useful. Only the note enters the reasoning.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -39,7 +38,6 @@ READ = (
     "down, in a few sentences, only what helps the reasoning to go on; if nothing does, say so.\n"
     "Reasoning: {reasoning}\nQuery: {query}\nPassages:\n{passages}\nUseful: "
 )
-_QUERY = re.compile(re.escape(QUERY) + r"(.*?)" + re.escape(QUERY_END), re.DOTALL)
 
 
 class SearchO1Protocol(SearchProtocol):
@@ -52,10 +50,11 @@ class SearchO1Protocol(SearchProtocol):
         if _reads(state):
             return Action("note", text.strip())
         action = parse_action(text, finish_reason=finish_reason, may_search=False)
-        query = _QUERY.search(text)
-        if query is None or action.kind == "answer":
+        _, _, after = text.partition(QUERY)
+        query, end, _ = after.partition(QUERY_END)
+        if not end or action.kind == "answer":
             return action
-        content = query.group(1).strip()
+        content = query.strip()
         return Action("search", content) if state.may_search and content else Action("invalid")
 
     def correction(self, ids: Sequence[int] = ()) -> tuple[str, list[int]]:

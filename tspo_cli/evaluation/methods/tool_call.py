@@ -1,6 +1,9 @@
 """The tool-calling agent: search is a function in the chat template of the model.
 
 Calls are read in every form of `call_forms`. Behind a chat API the function is a tool of that API.
+A turn is one search: of several calls in a message the first is executed, as in verl by default,
+and the model is told so. Thoughts are neither calls nor answers, with one exception: a marked call
+ends a thought that has no end of its own, as in vLLM's parser of Qwen3, whose models forget it.
 """
 
 from __future__ import annotations
@@ -9,16 +12,19 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.evaluation.methods.call_forms import find_calls, spoken
+from tspo_cli.evaluation.methods.call_forms import Call, find_calls, without_end_tokens
 from tspo_cli.evaluation.methods.method import Method, without_end
+from tspo_cli.evaluation.methods.thoughts import split_thoughts
 from tspo_cli.models.chat_template import render_chat
 from tspo_cli.retrieval.types import Hit
+from tspo_cli.rollout.engines.endpoint.chat_reply import ONLY_FIRST
 from tspo_cli.rollout.protocol import (
     Action,
     RolloutState,
     SearchProtocol,
     parse_action,
 )
+from tspo_cli.rollout.trajectory import CallFacts, Turn
 
 TOOL = {
     "type": "function",
@@ -46,41 +52,44 @@ CORRECTION = (
 _MARK = "\ue000"
 
 
-class ServedToolCallProtocol(SearchProtocol):
-    """For a chat API, where the server keeps the messages."""
-
-    stop: ClassVar[tuple[str, ...]] = ("</answer>",)
+class _CallingProtocol(SearchProtocol):
+    """Reads calls and answers, and shows the passages without tags."""
 
     def parse(self, text: str, finish_reason: str, state: RolloutState) -> Action:
         """The first call of the search function, or an answer."""
-        return parse_call(text, finish_reason, state)
+        return parse_call(text, finish_reason, state, opened=self.opens_thought)
+
+    def observation(self, hits: Sequence[Hit]) -> tuple[str, list[int]]:
+        """The passages, cut to the limit."""
+        text = self.cut(self.passages(hits) or NOTHING, self.max_observation_tokens)
+        return text, self._encode_untrusted(text)
+
+    def search_result(self, turn: Turn, hits: Sequence[Hit]) -> tuple[str, list[int]]:
+        """The passages. If the turn has further calls, they end with a line about these."""
+        text, ids = self.observation(hits)
+        if turn.call is None or not turn.call.ignored:
+            return text, ids
+        return f"{text}\n\n{ONLY_FIRST}", [*ids, *self._encode(f"\n\n{ONLY_FIRST}")]
+
+    def correction(self, ids: Sequence[int] = ()) -> tuple[str, list[int]]:
+        """The reply to a message that is neither a call nor an answer."""
+        return CORRECTION, self.action_ids(CORRECTION)
+
+
+class ServedToolCallProtocol(_CallingProtocol):
+    """For a chat API, where the server keeps the messages."""
+
+    stop: ClassVar[tuple[str, ...]] = ("</answer>",)
 
     def context(self, state: RolloutState, ids: Sequence[int]) -> Sequence[int]:
         """The request, then the conversation so far."""
         return ids or self.fill(REQUEST, {"question": self.question_text(state.question.question)})
 
-    def observation(self, hits: Sequence[Hit]) -> tuple[str, list[int]]:
-        """The passages, cut to the limit."""
-        text = self.cut(self.passages(hits) or NOTHING, self.max_observation_tokens)
-        return text, self.action_ids(text)
 
-    def correction(self, ids: Sequence[int] = ()) -> tuple[str, list[int]]:
-        """The reply to a message that is neither a call nor an answer."""
-        return CORRECTION, self.action_ids(CORRECTION)
-
-
-class ToolCallProtocol(SearchProtocol):
+class ToolCallProtocol(_CallingProtocol):
     """For a model with a chat template: every prompt is rendered from the messages."""
 
     stop: ClassVar[tuple[str, ...]] = ("</tool_call>", "</answer>")
-
-    def parse(self, text: str, finish_reason: str, state: RolloutState) -> Action:
-        """The first call of the search function, or an answer."""
-        return parse_call(text, finish_reason, state)
-
-    def correction(self, ids: Sequence[int] = ()) -> tuple[str, list[int]]:
-        """The reply to a message that is neither a call nor an answer."""
-        return CORRECTION, self.action_ids(CORRECTION)
 
     def context(self, state: RolloutState, ids: Sequence[int]) -> Sequence[int]:
         """The conversation so far, rendered by the chat template. The model's turns keep their
@@ -105,10 +114,9 @@ class ToolCallProtocol(SearchProtocol):
             values[f"turn{number}"] = without_end(turn)
             messages.append({"role": "assistant", "content": f"{_MARK}turn{number}{_MARK}"})
             if turn.kind == "search":
-                passages = self.passages(turn.hits) or NOTHING
-                values[f"passages{number}"] = self.cut(passages, self.max_observation_tokens)
+                values[f"result{number}"] = turn.feedback
                 messages.append(
-                    {"role": "tool", "name": "search", "content": f"{_MARK}passages{number}{_MARK}"}
+                    {"role": "tool", "name": "search", "content": f"{_MARK}result{number}{_MARK}"}
                 )
             else:
                 messages.append({"role": "user", "content": CORRECTION})
@@ -118,19 +126,39 @@ class ToolCallProtocol(SearchProtocol):
         return self.fill_marked(rendered, values)
 
 
-def parse_call(text: str, finish_reason: str, state: RolloutState) -> Action:
+def parse_call(
+    text: str, finish_reason: str, state: RolloutState, *, opened: bool = False
+) -> Action:
     """A call of the search function or an answer, whichever comes first; of several calls the
     first. A malformed call and a call of another function are invalid.
+
+    Thoughts are left out, but a marked call ends a thought that has no end, if nothing was said
+    before. `opened`: the prompt opened a thought.
     """
-    text = spoken(text)
-    calls = find_calls(text)
-    answer = text.find("<answer>")
+    said, unfinished = split_thoughts(text, opened=opened)
+    said = without_end_tokens(said)
+    calls, in_thought = find_calls(said), False
+    answer = said.find("<answer>")
+    if not calls and answer < 0 and unfinished is not None:
+        calls, in_thought = find_calls(without_end_tokens(unfinished), marked_only=True), True
     if not calls or 0 <= answer < calls[0].start:
-        return parse_action(text, finish_reason=finish_reason, may_search=False)
-    arguments = calls[0].arguments or {}
-    query = arguments.get("query") if calls[0].name == "search" else None
+        return parse_action(said, finish_reason=finish_reason, may_search=False)
+    query, error = _query(calls[0])
+    facts = CallFacts(error, len(calls) - 1, in_thought)
+    if state.may_search and query:
+        return Action("search", query, facts)
+    return Action("invalid", call=facts)
+
+
+def _query(call: Call) -> tuple[str, str]:
+    """The query of a call, or an empty one and why the call is not valid."""
+    if call.arguments is None:
+        return "", "the call cannot be read"
+    if call.name != "search":
+        return "", f"unknown function {call.name[:40]!r}"
+    query = call.arguments.get("query")
     query = query.strip() if isinstance(query, str) else ""
-    return Action("search", query) if state.may_search and query else Action("invalid")
+    return query, "" if query else "no query"
 
 
 TOOL_CALL = Method(

@@ -11,6 +11,9 @@ from typing import Any, Literal
 FILTERED = ("content_filter", "safety")
 """Reasons to finish by which a server withholds a reply."""
 
+ONLY_FIRST = "Only the first call of a message is executed. Send one call at a time."
+"""What a model is told of its further calls."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.models.tokenizer_protocol import Tokenizer, decode, encode, start_ids
-from tspo_cli.rollout.engines.endpoint.chat_reply import call_text, read_reply
+from tspo_cli.rollout.engines.endpoint.chat_reply import ONLY_FIRST, call_text, read_reply
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient, RequestRefusedError
 from tspo_cli.rollout.engines.engine_protocol import Completion, FinishReason, GenerationRequest
 
@@ -70,7 +70,7 @@ class EndpointEngine:
     request whose token ids do not continue those of its session starts a new conversation. Servers
     remove stop strings from the end of a response; the engine adds them again. A call of a tool
     becomes part of the action as `<tool_call>{"name", "arguments"}</tool_call>`, and the text after
-    it is sent as the tool's message, after several calls as the message of each.
+    it is sent as the tool's message. Further calls get `ONLY_FIRST` as theirs.
     """
 
     def __init__(
@@ -154,14 +154,15 @@ class EndpointEngine:
             if self.options.system:
                 earlier = ({"role": "system", "content": self.options.system},)
         calls = earlier[-1].get("tool_calls") if earlier else None
-        heads: list[Message] = [{"role": "user"}]
-        if calls:
-            # A server expects a message of the tool for each call.
-            heads = [
-                {"role": "tool", "tool_call_id": call.get("id") if isinstance(call, dict) else None}
-                for call in calls
-            ]
-        return _Pending(request, text, (*earlier, *(head | {"content": text} for head in heads)))
+        if not calls:
+            return _Pending(request, text, (*earlier, {"role": "user", "content": text}))
+        # A server expects a message of the tool for each call. The first one is executed.
+        ids = [call.get("id") if isinstance(call, dict) else None for call in calls]
+        results: list[Message] = [
+            {"role": "tool", "tool_call_id": call_id, "content": ONLY_FIRST if number else text}
+            for number, call_id in enumerate(ids)
+        ]
+        return _Pending(request, text, (*earlier, *results))
 
     def _body(self, request: GenerationRequest) -> dict[str, Any]:
         sampling = request.sampling
