@@ -5,7 +5,8 @@ process as on many GPUs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any
@@ -71,6 +72,34 @@ def prepare_model(model: Any, config: Config) -> None:
         )
     if config.train.compile:
         compile_pointwise(model)
+    _leave_out_noise(model)
+
+
+def _leave_out_noise(model: nn.Module) -> None:
+    """Eval mode, in updates too: with dropout, the policy that is trained would not be the one that
+    rolled out.
+
+    Gradient checkpointing acts in training mode alone. Its modules get that mode during an update
+    (`_checkpointing`), and the dropout in their own code is set to 0.
+    """
+    model.eval()
+    for module in model.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            noise = [name for name in vars(module) if "drop" in name]
+            vars(module).update({name: 0.0 for name in noise if vars(module)[name]})
+
+
+@contextmanager
+def _checkpointing(model: nn.Module) -> Iterator[None]:
+    """Within it, layers with gradient checkpointing are computed again in the backward pass."""
+    modules = [part for part in model.modules() if getattr(part, "gradient_checkpointing", False)]
+    for module in modules:
+        module.training = True
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.training = False
 
 
 class TrainingCore:
@@ -145,11 +174,10 @@ class TrainingCore:
         work = self._work(sequences, aggregation, active)
         rate = learning_rate(self.optimizer, self.updates, self.total_updates)
         self._set_rate(rate)
-        self.module.train()
-        metrics = self._accumulate(work, loss)
+        with _checkpointing(self.module):
+            metrics = self._accumulate(work, loss)
         with self.clock.part("optimizer"):
             norm = self._step()
-        self.module.eval()
         self.updates += 1
         return metrics | {"grad_norm": norm, "lr": rate, "tokens": work.agent_tokens}
 
