@@ -2,9 +2,10 @@
 
 RUN/config.toml            resolved configuration (config.resolved.json: the same as JSON)
 RUN/env.json               versions, git commit, hardware
+RUN/inputs.json            digests of questions, passages and model that it began with
 RUN/command.txt            the command, one line per attempt
 RUN/status.json            {"state": running | finished | failed | stopped, "step", "attempt",
-                           "warnings"}
+                           "warnings"}, and "stopped_early": the rule that ended it before its steps
 RUN/metrics.jsonl          one line per step, without clock readings: equal runs have equal files
 RUN/timings.jsonl          seconds per step and part
 RUN/rollouts/step_000010.jsonl.gz       one line per group
@@ -23,6 +24,7 @@ import gzip
 import json
 import os
 import platform
+import re
 import shlex
 import stat
 import subprocess
@@ -40,9 +42,11 @@ CONFIG_NAME = "config.resolved.json"
 ENVIRONMENT_NAME = "env.json"
 COMMAND_NAME = "command.txt"
 STATUS_NAME = "status.json"
+INPUTS_NAME = "inputs.json"
 METRICS_NAME = "metrics.jsonl"
 TIMINGS_NAME = "timings.jsonl"
 MODEL_NAME = "model"
+CHECKPOINTS_NAME = "checkpoints"
 EVAL_SUMMARY_NAME = "eval.json"
 EVAL_TIMINGS_NAME = "timings.json"
 
@@ -55,9 +59,13 @@ def step_name(step: int) -> str:
     return f"step_{step:06d}"
 
 
-def _step_of(name: str) -> int:
-    """The step of `step_000120` or `step_000120.jsonl.gz`."""
-    return int(name.split(".")[0].removeprefix("step_"))
+_STEP = re.compile(r"step_([0-9]{6,18})")
+
+
+def _by_step(paths: Iterable[Path], suffix: str = "") -> list[tuple[int, Path]]:
+    """The paths named `step_000120<suffix>` as (step, path), by step. Others are left out."""
+    found = [(_STEP.fullmatch(path.name.removesuffix(suffix)), path) for path in paths]
+    return sorted((int(match[1]), path) for match, path in found if match is not None)
 
 
 def rollout_file(run: Path, step: int) -> Path:
@@ -67,18 +75,23 @@ def rollout_file(run: Path, step: int) -> Path:
 
 def rollout_files(run: Path) -> list[tuple[int, Path]]:
     """The recorded training steps of a run as (step, file), by step."""
-    paths = sorted((run / "rollouts").glob(f"step_*{_ROLLOUTS_SUFFIX}"))
-    return [(_step_of(path.name), path) for path in paths]
+    return _by_step((run / "rollouts").glob(f"step_*{_ROLLOUTS_SUFFIX}"), _ROLLOUTS_SUFFIX)
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
     """The checkpoint of a training step."""
-    return run / "checkpoints" / step_name(step)
+    return run / CHECKPOINTS_NAME / step_name(step)
 
 
 def checkpoint_folders(run: Path) -> list[Path]:
     """The checkpoints of a run, by step."""
-    return sorted((run / "checkpoints").glob("step_*"))
+    return [folder for _, folder in _by_step((run / CHECKPOINTS_NAME).glob("step_*"))]
+
+
+def checkpoint_step(folder: Path) -> int | None:
+    """The training step of a checkpoint's folder, None where its name has none."""
+    match = _STEP.fullmatch(folder.name)
+    return int(match[1]) if match is not None else None
 
 
 def eval_folder(run: Path, step: int) -> Path:
@@ -88,7 +101,7 @@ def eval_folder(run: Path, step: int) -> Path:
 
 def eval_steps(run: Path) -> list[tuple[int, Path]]:
     """The evaluations of a run as (step, folder), by step."""
-    return [(_step_of(path.name), path) for path in sorted((run / "eval").glob("step_*"))]
+    return _by_step((run / "eval").glob("step_*"))
 
 
 def dataset_file_name(dataset: str) -> str:
@@ -171,7 +184,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MissingResourceError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"{path}: not valid JSON ({error})") from None
 
 
@@ -186,6 +199,17 @@ def read_jsonl_gz(path: Path) -> Iterator[Any]:
     with gzip.open(path, "rt", encoding="utf-8") as handle:
         for line in handle:
             yield json.loads(line)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until the content of a file or folder is on the disk. A missing one is left out."""
+    if not path.exists():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def append_jsonl(path: Path, record: dict[str, Any]) -> None:
@@ -203,12 +227,26 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def keep_steps_up_to(path: Path, step: int) -> None:
-    """Drop the lines after `step`, so that a resumed run writes them again."""
-    if path.exists():
-        kept = [record for record in read_jsonl(path) if record["step"] <= step]
-        atomic_write_text(
-            path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
+    """Drop the lines after `step`, so that a resumed run writes them again.
+
+    Raises:
+        InvalidInputError: the file does not have one line for each of the steps 1 to `step`.
+    """
+    records = read_jsonl(path)
+    kept = [record for record in records if _step_of(record) <= step]
+    if [_step_of(record) for record in kept] != list(range(1, step + 1)):
+        raise InvalidInputError(
+            f"{path}: expected one line for each of the steps 1 to {step}; put back a whole copy, "
+            "or start anew with --overwrite"
         )
+    if path.exists():
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
+        atomic_write_text(path, "".join(lines))
+
+
+def _step_of(record: Any) -> int:
+    step = record.get("step") if isinstance(record, dict) else None
+    return step if type(step) is int else -1
 
 
 def start_attempt(path: Path) -> int:
@@ -229,11 +267,37 @@ def log_line(path: Path, attempt: int, message: str) -> None:
 
 
 def set_status(
-    path: Path, state: str, step: int, attempt: int, warnings: Sequence[str] = ()
+    path: Path,
+    state: str,
+    step: int,
+    attempt: int,
+    warnings: Sequence[str] = (),
+    stopped_early: str | None = None,
 ) -> None:
-    """Say where the run stands, and what it was warned of."""
+    """Say where the run stands, what it was warned of, and which rule stopped it early."""
     record = {"state": state, "step": step, "attempt": attempt, "warnings": [*warnings]}
-    write_json(path / STATUS_NAME, record)
+    early = {"stopped_early": stopped_early} if stopped_early is not None else {}
+    write_json(path / STATUS_NAME, record | early)
+
+
+def read_status(path: Path) -> dict[str, Any]:
+    """What `set_status` wrote; a run that has not begun is `not started` at step 0.
+
+    Raises:
+        InvalidInputError: it is no such record.
+    """
+    status = path / STATUS_NAME
+    if not status.exists():
+        return {"state": "not started", "step": 0, "attempt": 0, "warnings": []}
+    record = read_json(status)
+    if (
+        not isinstance(record, dict)
+        or not isinstance(record.get("state"), str)
+        or type(record.get("step")) is not int
+        or not isinstance(record.get("warnings", []), list)
+    ):
+        raise InvalidInputError(f'{status}: expected {{"state", "step", "attempt", "warnings"}}')
+    return record
 
 
 def environment() -> dict[str, Any]:

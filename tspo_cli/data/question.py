@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+from tspo_cli.digests import text_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +46,14 @@ class Question:
     def key(self) -> str:
         """A name that is unique over all data sets."""
         return f"{self.data_source}/{self.id}"
+
+
+def data_digest(questions: Iterable[Question]) -> str:
+    """Digest of the questions in their order, with their accepted answers and gold passages."""
+    return text_digest(
+        json.dumps(
+            [question.key, question.question, question.golden_answers, question.supporting_ids],
+            ensure_ascii=False,
+        )
+        for question in questions
+    )

@@ -15,8 +15,8 @@ from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.console import say
 from tspo_cli.errors import InvalidInputError, UsageError
-from tspo_cli.evaluation.signature import model_digest
 from tspo_cli.models.chat_template import stop_ids, template_notes
+from tspo_cli.models.checks.model_digest import model_digest
 from tspo_cli.models.checks.vocabulary import check_vocabulary
 from tspo_cli.models.eos import saved_eos_ids
 from tspo_cli.models.load_model import load_tokenizer, model_config

@@ -13,7 +13,7 @@ from typing import Any
 
 from tspo_cli.config.schema import Config
 from tspo_cli.console import progress, say, warn
-from tspo_cli.data.question import Question
+from tspo_cli.data.question import Question, data_digest
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.evaluation.ceiling import ceiling
 from tspo_cli.evaluation.item_record import ItemRecord
@@ -33,7 +33,6 @@ from tspo_cli.evaluation.runner import EvalSetup, evaluate_items, write_evaluati
 from tspo_cli.evaluation.sets import benchmark_size
 from tspo_cli.evaluation.signature import (
     config_digest,
-    data_digest,
     examples_digest,
     retriever_digests,
     sign,

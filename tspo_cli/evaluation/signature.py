@@ -5,19 +5,16 @@ Two scores are comparable if their signatures differ only in what is compared.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tspo_cli import __version__
 from tspo_cli.config.schema import Config, EndpointConfig
-from tspo_cli.data.question import Question
+from tspo_cli.digests import DIGITS, text_digest
 from tspo_cli.evaluation.methods.examples import Example
 from tspo_cli.retrieval.types import Retriever
 
-DIGITS = 12
 # Keys of [rollout] that do not change a greedy answer, and keys of [retriever] that say only where
 # passages come from.
 WITHOUT_EFFECT = {
@@ -43,52 +40,11 @@ _CONNECTION = {
     "qdrant",
     "search",
 }
-_MODEL_FILES = (
-    "*.safetensors",
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "chat_template*",
-    "vocab.json",
-)
-
-
-def model_digest(model: str, revision: str = "") -> str:
-    """Digest of the weights, configuration and tokenizer of a model directory. A hub model is its
-    name, with `@` and the commit of its revision if one is named. The name of a served model is
-    returned as it is.
-    """
-    directory = Path(model)
-    if not directory.is_dir():
-        return f"{model}@{_commit(model, revision)[:DIGITS]}" if revision else model
-    files = sorted(
-        {path for pattern in _MODEL_FILES for path in directory.glob(pattern) if path.is_file()}
-    )
-    return _digest(part for path in files for part in (path.name, _file_digest(path)))
-
-
-def _commit(model: str, revision: str) -> str:
-    """The commit that a branch or tag names in the local cache, else the revision itself."""
-    from huggingface_hub import try_to_load_from_cache
-
-    cached = try_to_load_from_cache(model, "config.json", revision=revision)
-    return Path(cached).parent.name if isinstance(cached, str) else revision
-
-
-def data_digest(questions: Iterable[Question]) -> str:
-    """Digest of the questions in their order, with their accepted answers and gold passages."""
-    return _digest(
-        json.dumps(
-            [question.key, question.question, question.golden_answers, question.supporting_ids],
-            ensure_ascii=False,
-        )
-        for question in questions
-    )
 
 
 def examples_digest(examples: Iterable[Example]) -> str:
     """Digest of the few-shot examples in their order."""
-    return _digest(
+    return text_digest(
         json.dumps([example.question, example.answer, example.reply], ensure_ascii=False)
         for example in examples
     )
@@ -112,7 +68,7 @@ def retriever_digests(retriever: Retriever | None, config: Config) -> dict[str, 
 
 
 def _search(settings: Mapping[str, Any]) -> dict[str, str]:
-    return {"search": _digest([json.dumps(settings, sort_keys=True)])} if settings else {}
+    return {"search": text_digest([json.dumps(settings, sort_keys=True)])} if settings else {}
 
 
 def config_digest(config: Config) -> str:
@@ -128,7 +84,7 @@ def config_digest(config: Config) -> str:
         "max_context": config.model.max_context,
         "endpoint": _endpoint(config.endpoint) if config.endpoint.url else [],
     }
-    return _digest([json.dumps(facts, sort_keys=True)])
+    return text_digest([json.dumps(facts, sort_keys=True)])
 
 
 def _endpoint(endpoint: EndpointConfig) -> list[Any]:
@@ -141,15 +97,3 @@ def sign(digests: dict[str, str], **more: Any) -> str:
     """One line: `tspo:0.2.0|method:rag|k:3|...`, in the style of sacreBLEU."""
     facts = {"tspo": __version__, **more, **digests}
     return "|".join(f"{name}:{value}" for name, value in facts.items())
-
-
-def _digest(parts: Iterable[str] | Sequence[str]) -> str:
-    total = hashlib.sha256()
-    for part in parts:
-        total.update(part.encode("utf-8", "surrogatepass") + b"\0")
-    return total.hexdigest()[:DIGITS]
-
-
-def _file_digest(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tspo_cli.config.schema import Config
 from tspo_cli.console import progress, say, warn
@@ -23,17 +23,18 @@ from tspo_cli.rollout.engines.engine_protocol import Engine
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.rollout.records import GroupRecord
 from tspo_cli.runs import (
+    CHECKPOINTS_NAME,
     METRICS_NAME,
     MODEL_NAME,
-    STATUS_NAME,
     TIMINGS_NAME,
     append_jsonl,
     checkpoint_folder,
     eval_steps,
+    flush_to_disk,
     keep_steps_up_to,
     log_line,
-    read_json,
     read_jsonl,
+    read_status,
     rollout_file,
     rollout_files,
     set_status,
@@ -42,17 +43,19 @@ from tspo_cli.runs import (
 from tspo_cli.training.announce import loop_options, step_line
 from tspo_cli.training.best import forget_later, keep_best
 from tspo_cli.training.core.checkpoint import (
-    latest_checkpoint,
+    find_checkpoint,
     load_checkpoint,
     prune,
     save_checkpoint,
+    set_aside,
 )
 from tspo_cli.training.core.critic import Critic
-from tspo_cli.training.core.distributed import barrier, rank
+from tspo_cli.training.core.distributed import barrier, broadcast_json, rank
 from tspo_cli.training.core.export import export_adapter, export_model
 from tspo_cli.training.core.handover import hand_over
 from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.early_stop import StopRule, parse_rules
+from tspo_cli.training.launch.replaced_run import forget_replaced
 from tspo_cli.training.profiling import step_profiler
 from tspo_cli.training.tracking import tracker
 
@@ -135,23 +138,23 @@ def train_loop(
     rules = parse_rules(config.train.stop_when)
     for line in loop_options(config):
         run.log(line)
-    status = run.directory / STATUS_NAME
-    if resume and status.exists():
-        run.warnings.extend(read_json(status).get("warnings", []))
+    if resume:
+        run.warnings.extend(read_status(run.directory).get("warnings", []))
     for sentence in warnings:
         run.warn(sentence)
     done = _restore(run) if resume else 0
-    rows = [row for row in read_jsonl(run.directory / METRICS_NAME) if row["step"] <= done]
+    rows = read_jsonl(run.directory / METRICS_NAME)
+    reason = _stop_reason(run, rules, rows) if rows else None
     profiler = step_profiler(run.directory, done + 1, config.track.profile)
     with (
-        _status(run) as reached,
+        _status(run, done, reason) as reached,
         tracker(config, run.directory, run.is_main_process) as track,
         _progress_bar(run, done) as advance,
     ):
         if done == 0 and config.eval.at_start:
             _evaluate(run, evaluate, 0)
         began = time.perf_counter()
-        for step in range(done + 1, config.train.steps + 1):
+        for step in range(done + 1, config.train.steps + 1 if reason is None else 0):
             started, cpu_started = time.perf_counter(), time.process_time()
             with profiler(step):
                 result = make_step(step)
@@ -179,6 +182,7 @@ def train_loop(
             advance(1, line)
             if reason is not None:
                 run.log(f"step {step}: stopped early, because {reason}")
+                reached(step, reason)
                 break
         if config.train.export_model:
             _export(run)
@@ -202,14 +206,16 @@ def _stop_reason(
 
 
 def _restore(run: TrainingRun) -> int:
-    """Load the newest checkpoint and drop what was written after it. Returns its step, 0 without
-    one.
+    """Load the newest whole checkpoint and drop what was written after it. Returns its step, 0
+    without one.
+
+    Raises:
+        InvalidInputError: no checkpoint is whole, or the metrics lack a step before it.
     """
-    newest = latest_checkpoint(run.directory)
-    step = 0
-    if newest is not None:
+    folder, step = _newest_checkpoint(run), 0
+    if folder is not None:
         critic = run.critic.core if run.critic is not None else None
-        step = int(load_checkpoint(run.learner.core, newest, critic)["step"])
+        step = int(load_checkpoint(run.learner.core, folder, critic)["step"])
     if run.is_main_process:
         for name in (METRICS_NAME, TIMINGS_NAME):
             keep_steps_up_to(run.directory / name, step)
@@ -226,12 +232,31 @@ def _restore(run: TrainingRun) -> int:
     return step
 
 
+def _newest_checkpoint(run: TrainingRun) -> Path | None:
+    """The checkpoint to go on from. The first process checks it, and sets damaged ones aside."""
+    name = None
+    if run.is_main_process:
+        found = find_checkpoint(run.directory)
+        for folder, problem in found.damaged.items():
+            run.warn(
+                f"{problem}; the checkpoint before it is used, and this one is kept as "
+                f"{set_aside(folder).name}"
+            )
+        name = found.folder.name if found.folder is not None else None
+    name = broadcast_json(name)
+    return run.directory / CHECKPOINTS_NAME / name if name is not None else None
+
+
 def _save(run: TrainingRun, step: int) -> None:
     directory = checkpoint_folder(run.directory, step)
+    if run.is_main_process:  # a checkpoint never outlives the records of its steps
+        for name in (METRICS_NAME, TIMINGS_NAME):
+            flush_to_disk(run.directory / name)
     critic = run.critic.core if run.critic is not None else None
     save_checkpoint(run.learner.core, directory, {"step": step}, critic)
     if run.is_main_process:
         prune(run.directory, run.config.checkpoint.keep)
+        forget_replaced(run.directory)
 
 
 def _export(run: TrainingRun) -> None:
@@ -273,21 +298,32 @@ def _progress_bar(run: TrainingRun, done: int) -> Any:
     return progress(run.directory.name, run.config.train.steps - done, bar=False)
 
 
+class _SetReached(Protocol):
+    def __call__(self, step: int, stopped_early: str | None = None) -> None: ...
+
+
+@dataclass
+class _Reached:
+    """How far the run has come: its last step, and the rule that stopped it before its steps."""
+
+    step: int
+    stopped_early: str | None = None
+
+
 @contextmanager
-def _status(run: TrainingRun) -> Iterator[Callable[[int], None]]:
+def _status(run: TrainingRun, done: int, stopped_early: str | None) -> Iterator[_SetReached]:
     """Keep RUN/status.json up to date: running, then finished, or failed or stopped at the step
     that was reached.
     """
-    step = 0
+    at = _Reached(done, stopped_early)
 
-    def reached(now: int) -> None:
-        nonlocal step
-        step = now
+    def reached(step: int, stopped_early: str | None = None) -> None:
+        at.step, at.stopped_early = step, stopped_early
         write_state("running")
 
     def write_state(state: str) -> None:
         if run.is_main_process:
-            set_status(run.directory, state, step, run.attempt, run.warnings)
+            set_status(run.directory, state, at.step, run.attempt, run.warnings, at.stopped_early)
 
     write_state("running")
     try:

@@ -36,6 +36,7 @@ from tspo_cli.training.rl.scoring import needs_critic
 from tspo_cli.training.sft.sft_step import SftStep, demonstration_source
 from tspo_cli.training.start.inputs import TrainingInputs, data_in_words, open_inputs
 from tspo_cli.training.start.model_check import check_model
+from tspo_cli.training.start.same_inputs import input_digests, keep_or_compare_inputs
 from tspo_cli.training.start.start_warnings import start_warnings
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def train(
     torch.manual_seed(config.seed)
     inputs = open_inputs(config)
     device = init_distributed()
+    if rank() == 0:
+        keep_or_compare_inputs(directory, input_digests(config, inputs), resume=resume)
     tokenizer, model = starting_policy(config, device)
     check_model(model, tokenizer, config)
     protocol = SearchProtocol.from_config(tokenizer, config.rollout)

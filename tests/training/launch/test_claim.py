@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Finished, Playground, run_tspo
-from tspo_cli.errors import InvalidInputError, UsageError
-from tspo_cli.runs import read_json, read_jsonl
+from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
+from tspo_cli.reporting.sources.run_view import open_runs
+from tspo_cli.runs import append_jsonl, read_json, read_jsonl
 from tspo_cli.training.launch.claim import claimed_run, has_trained
+from tspo_cli.training.launch.replaced_run import forget_replaced
 
 
 def leave_a_run(path: Path, *, trained: bool) -> None:
@@ -35,14 +38,96 @@ def test_a_trained_run_is_refused_resumed_or_replaced(tmp_path: Path) -> None:
     with claimed_run(run, resume=True, overwrite=False):
         assert has_trained(run)
     with claimed_run(run, resume=False, overwrite=True):
-        assert [path.name for path in run.iterdir()] == [".lock"]
+        assert shown(run) == []
+
+
+def shown(run: Path) -> list[str]:
+    """The names that a user sees."""
+    return sorted(path.name for path in run.iterdir() if not path.name.startswith("."))
+
+
+def contents(run: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(run)): path.read_text()
+        for path in run.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no code of ours may depend on seeing it."""
+
+
+@pytest.mark.parametrize("trained", [0, 3])
+def test_the_old_run_stands_until_the_new_one_has_a_checkpoint(
+    tmp_path: Path, trained: int
+) -> None:
+    run = tmp_path / "run"
+    leave_a_run(run, trained=True)
+    (run / "model").mkdir()
+    (run / "model" / "model.safetensors").write_text("weights")
+    before = contents(run)
+    with (  # noqa: PT012
+        pytest.raises(MissingResourceError),
+        claimed_run(run, resume=False, overwrite=True),
+    ):
+        (run / "config.resolved.json").write_text('{"new": true}')
+        for step in range(1, trained + 1):
+            append_jsonl(run / "metrics.jsonl", {"step": step})
+        raise MissingResourceError("the model is not there")
+    with (
+        pytest.raises(InvalidInputError, match="--resume to continue it or --overwrite"),
+        claimed_run(run, resume=False, overwrite=False),
+    ):
+        pass
+    assert contents(run) == before
+
+    with claimed_run(run, resume=False, overwrite=True):
+        (run / "config.resolved.json").write_text('{"new": true}')
+        assert [view.path.name for view in open_runs([tmp_path])] == ["run"]
+        (run / "checkpoints" / "step_000001").mkdir(parents=True)
+        forget_replaced(run)
+        assert contents(run) == {"config.resolved.json": '{"new": true}'}
+    with claimed_run(run, resume=True, overwrite=False):
+        assert contents(run) == {"config.resolved.json": '{"new": true}'}
+
+
+@pytest.mark.parametrize("renames", range(7))
+def test_a_kill_between_any_two_renames_loses_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    """The process dies after `renames` renames of moving aside, and the next one as early."""
+    run = tmp_path / "run"
+    leave_a_run(run, trained=True)
+    for name in ("model", "rollouts"):
+        (run / name).mkdir()
+        (run / name / "file").write_text(name)
+    before = contents(run)
+    rename = Path.rename
+    left = renames
+
+    def dying(path: Path, target: Path) -> Path:
+        nonlocal left
+        if left == 0:
+            raise Killed
+        left -= 1
+        return rename(path, target)
+
+    for _ in range(2):
+        left = renames
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", dying)
+            with contextlib.suppress(Killed), claimed_run(run, resume=False, overwrite=True):
+                raise Killed
+    with claimed_run(run, resume=True, overwrite=False):
+        assert contents(run) == before
 
 
 def test_a_run_without_a_step_is_replaced_without_a_flag(tmp_path: Path) -> None:
     run = tmp_path / "run"
     leave_a_run(run, trained=False)
     with claimed_run(run, resume=False, overwrite=False):
-        assert [path.name for path in run.iterdir()] == [".lock"]
+        assert shown(run) == []
 
 
 def test_two_runs_never_share_a_directory(tmp_path: Path) -> None:

@@ -195,8 +195,8 @@ def _folders_at(path: Path) -> list[Path]:
         raise MissingResourceError(f"{path}: no such run directory")
     if _is_source(path):
         return [path]
-    folders = sorted(file.parent for file in path.rglob(runs.CONFIG_NAME))
-    evaluated = sorted(file.parent for file in path.rglob(runs.EVAL_SUMMARY_NAME))
+    folders = _folders_with(runs.CONFIG_NAME, path)
+    evaluated = _folders_with(runs.EVAL_SUMMARY_NAME, path)
     folders += [folder for folder in evaluated if is_evaluation(folder)]
     if not folders:
         raise MissingResourceError(
@@ -204,6 +204,14 @@ def _folders_at(path: Path) -> list[Path]:
             f"{runs.EVAL_SUMMARY_NAME})"
         )
     return folders
+
+
+def _folders_with(name: str, path: Path) -> list[Path]:
+    """The folders below `path` that hold a file `name`, without hidden ones."""
+    found = (file.relative_to(path) for file in path.rglob(name))
+    return sorted(
+        path / file.parent for file in found if not any(part.startswith(".") for part in file.parts)
+    )
 
 
 def unfinished(views: Iterable[RunView]) -> list[str]:

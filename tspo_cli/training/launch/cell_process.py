@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
+from tspo_cli.training.launch.child_processes import end_with_parent
+
 PRELOADED = "tspo_cli.training.launch.preload"
 
 
@@ -50,5 +52,6 @@ def _run(arguments: list[str], log: str) -> None:
         descriptor = os.open(path, flags, 0o644)
         os.dup2(descriptor, stream)
         os.close(descriptor)
+    end_with_parent()
     sys.argv = ["tspo", *arguments]
     runpy.run_module("tspo_cli", run_name="__main__", alter_sys=True)

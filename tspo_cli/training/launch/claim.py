@@ -3,24 +3,47 @@
 from __future__ import annotations
 
 import fcntl
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError, UsageError
-from tspo_cli.runs import CONFIG_NAME, CONFIG_TEXT_NAME, METRICS_NAME, MODEL_NAME, read_jsonl
+from tspo_cli.runs import (
+    CONFIG_NAME,
+    CONFIG_TEXT_NAME,
+    METRICS_NAME,
+    MODEL_NAME,
+    read_status,
+)
+from tspo_cli.training.launch.replaced_run import (
+    LOCK_NAME,
+    OURS,
+    can_resume,
+    clear,
+    forget_replaced,
+    move_aside,
+    settle,
+)
 
-LOCK_NAME = ".lock"
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A claimed run directory. Processes that inherit `lock` keep it claimed until they end."""
+
+    path: Path
+    lock: int
 
 
 @contextmanager
-def claimed_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
+def claimed_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[Claim]:
     """Make the run directory ready and keep every other training out of it until the block ends.
 
     A directory in which no step was trained has nothing to lose: whatever ended that run, the next
     one starts in it anew without a flag. The operating system releases the lock when the process
-    ends, however it ends. On a file system without locks nothing keeps others out.
+    and those that inherited it have ended, however they end. On a file system without locks nothing
+    keeps others out.
 
     Raises:
         UsageError: both `resume` and `overwrite`.
@@ -32,26 +55,47 @@ def claimed_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
     if path.exists() and not path.is_dir():
         raise InvalidInputError(f"{path}: exists and is no directory; choose another --out")
     names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-    if names - {LOCK_NAME, CONFIG_TEXT_NAME} and CONFIG_NAME not in names:
+    if names - {*OURS, CONFIG_TEXT_NAME} and CONFIG_NAME not in names:
         raise InvalidInputError(f"{path}: exists and is not a run directory; choose another --out")
     path.mkdir(parents=True, exist_ok=True)
     with open(path / LOCK_NAME, "w") as lock:
         _lock(lock.fileno(), path)
+        settle(path)
         if not resume:
             if has_trained(path) and not overwrite:
                 raise InvalidInputError(
                     f"{path}: already holds a run; add --resume to continue it or --overwrite to "
                     "replace it"
                 )
-            _clear(path)
-        yield
+            if has_trained(path):
+                move_aside(path)
+            else:
+                clear(path)
+        try:
+            yield Claim(path, lock.fileno())
+        finally:
+            if not has_trained(path):
+                settle(path)
+            elif can_resume(path):
+                forget_replaced(path)
 
 
 def has_trained(path: Path) -> bool:
     """True if a run in `path` trained at least one step."""
-    if (path / MODEL_NAME).exists() or any((path / "checkpoints").glob("step_*")):
+    if can_resume(path):
         return True
-    return bool(read_jsonl(path / METRICS_NAME))
+    return (path / METRICS_NAME).exists() and (path / METRICS_NAME).stat().st_size > 0
+
+
+def is_complete(config: Config, path: Path) -> bool:
+    """True if nothing is left to do for `config` in the run directory: all its steps are made, or a
+    rule stopped it early, and its model is there if it should be.
+    """
+    status = read_status(path)
+    if status["state"] != "finished":
+        return False
+    made = status["step"] >= config.train.steps or "stopped_early" in status
+    return made and ((path / MODEL_NAME).is_dir() or not config.train.export_model)
 
 
 def _lock(descriptor: int, path: Path) -> None:
@@ -64,12 +108,3 @@ def _lock(descriptor: int, path: Path) -> None:
         ) from None
     except OSError:  # a file system without locks
         return
-
-
-def _clear(path: Path) -> None:
-    """Delete everything but the lock, which others may be waiting at."""
-    for entry in path.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        elif entry.name != LOCK_NAME:
-            entry.unlink()

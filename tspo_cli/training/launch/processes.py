@@ -14,10 +14,19 @@ from tspo_cli.config.load_config import read_resolved, write_resolved
 from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.prompt_value import prompt_name
 from tspo_cli.config.tables import flatten
+from tspo_cli.console import say
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.packages import require_packages
-from tspo_cli.runs import CONFIG_TEXT_NAME, is_run, start_attempt
-from tspo_cli.training.launch.claim import claimed_run, has_trained
+from tspo_cli.runs import (
+    CONFIG_TEXT_NAME,
+    checkpoint_folders,
+    is_run,
+    read_status,
+    set_status,
+    start_attempt,
+)
+from tspo_cli.training.launch.child_processes import end_processes
+from tspo_cli.training.launch.claim import Claim, claimed_run, has_trained, is_complete
 
 # Keys that may change when a run is resumed. Any other change makes it another experiment.
 RESUMABLE = (
@@ -44,17 +53,17 @@ def launch(
         TspoError: a training process failed; the error has its exit code.
     """
     require_packages(config)
-    if resume and is_run(run) and has_trained(run):
-        check_same_experiment(read_resolved(run), config, run)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _join_launcher(config, run, train, resume=resume, overwrite=overwrite)
         return
-    with claimed_run(run, resume=resume, overwrite=overwrite):
-        attempt = _record_start(config, run)
+    with claimed_run(run, resume=resume, overwrite=overwrite) as claim:
+        attempt = _start(config, run, resume=resume)
+        if attempt is None:
+            return
         if config.train.processes == 1:
             train(config, run, attempt, resume)
         else:
-            _spawn(run, worker_module, config.train.processes, attempt, resume=resume)
+            _spawn(claim, worker_module, config.train.processes, attempt, resume=resume)
 
 
 def check_same_experiment(before: Config, now: Config, run: Path) -> None:
@@ -82,8 +91,23 @@ def _shown(key: str, value: object) -> str:
     return prompt_name(value) if key == "rollout.prompt" else repr(value)
 
 
-def _record_start(config: Config, run: Path) -> int:
-    """Write configuration, command and environment; returns the number of this attempt."""
+def _start(config: Config, run: Path, *, resume: bool) -> int | None:
+    """Write configuration, command and environment; returns the number of this attempt, None where
+    nothing is left to do.
+
+    Raises:
+        InvalidInputError: the run to resume holds another experiment, or has nothing to go on from.
+    """
+    if resume and is_run(run) and has_trained(run):
+        check_same_experiment(read_resolved(run), config, run)
+        if is_complete(config, run):
+            say(f"{run}: finished already; nothing is left to do")
+            return None
+        if read_status(run)["state"] == "finished" and not checkpoint_folders(run):
+            raise InvalidInputError(
+                f"{run}: finished, and has no checkpoint to go on from; train anew with "
+                "--overwrite or another --out"
+            )
     write_resolved(config, run)
     return start_attempt(run)
 
@@ -98,14 +122,17 @@ def _join_launcher(
         first = rank() == 0
         claim = claimed_run(run, resume=resume, overwrite=overwrite) if first else nullcontext()
         with claim:
-            attempt = _record_start(config, run) if first else 0
-            train(config, run, broadcast_json(attempt), resume)
+            attempt = broadcast_json(_start(config, run, resume=resume) if first else None)
+            if attempt is not None:
+                train(config, run, attempt, resume)
     finally:
         shutdown()
 
 
-def _spawn(run: Path, module: str, processes: int, attempt: int, *, resume: bool) -> None:
-    """Start one worker per process. When one of them fails, the others are ended."""
+def _spawn(claim: Claim, module: str, processes: int, attempt: int, *, resume: bool) -> None:
+    """Start one worker per process. When one of them fails, the others are ended. They hold the
+    lock too, and end when this process ends, however it ends.
+    """
     from torch.distributed import TCPStore
 
     # This process hosts the store, as torchrun does: a free port that is looked up for a worker
@@ -120,31 +147,38 @@ def _spawn(run: Path, module: str, processes: int, attempt: int, *, resume: bool
         sys.executable,
         "-m",
         module,
-        str(run),
+        str(claim.path),
         str(attempt),
         "resume" if resume else "fresh",
     ]
     common = {"WORLD_SIZE": str(processes)} | rendezvous
     workers = [
         subprocess.Popen(
-            command, env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            command,
+            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            pass_fds=[claim.lock],
         )
         for rank in range(processes)
     ]
+    code = None
     try:
         code = _wait(workers)
     finally:
-        for worker in workers:
-            if worker.poll() is None:
-                worker.terminate()
-        for worker in workers:
-            worker.wait()
+        end_processes(workers)
+        _correct_status(claim.path, "stopped" if code is None else "failed")
     if code:
         failure = TspoError(
-            f"{run}: a training process failed; see the message above and {run}/logs"
+            f"{claim.path}: a training process failed; see the message above and {claim.path}/logs"
         )
         failure.exit_code = code if code > 0 else 128 - code
         raise failure
+
+
+def _correct_status(run: Path, state: str) -> None:
+    """Say how the run ended where its first process could not say it."""
+    status = read_status(run)
+    if status["state"] == "running":
+        set_status(run, state, status["step"], status["attempt"], status["warnings"])
 
 
 def _wait(workers: list[subprocess.Popen[bytes]]) -> int:

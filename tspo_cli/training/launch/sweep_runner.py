@@ -21,14 +21,16 @@ from tspo_cli.errors import InvalidInputError
 from tspo_cli.packages import require_packages
 from tspo_cli.runs import (
     METRICS_NAME,
-    STATUS_NAME,
     atomic_write_text,
     is_run,
     read_json,
     read_jsonl,
+    read_status,
     write_json,
 )
 from tspo_cli.training.launch.cell_process import start_training, training_context
+from tspo_cli.training.launch.child_processes import end_processes
+from tspo_cli.training.launch.claim import is_complete
 from tspo_cli.training.launch.processes import check_same_experiment
 
 _POLL_SECONDS = 0.5
@@ -61,9 +63,8 @@ def cell_state(cell: Cell, out: Path) -> str:
     if not is_run(run):
         return "new"
     check_same_experiment(read_resolved(run), cell.config, run)
-    status = run / STATUS_NAME
-    state = str(read_json(status)["state"]) if status.exists() else "not started"
-    if state == "finished" and read_json(status)["step"] < cell.config.train.steps:
+    state = str(read_status(run)["state"])
+    if state == "finished" and not is_complete(cell.config, run):
         return "stopped"
     return state
 
@@ -117,10 +118,7 @@ def run_sweep(
             progress(_steps_done(cells, out), len(results), ", ".join(running))
             time.sleep(_POLL_SECONDS)
     finally:
-        for training in running.values():
-            training.process.terminate()
-        for training in running.values():
-            training.process.join()
+        end_processes([training.process for training in running.values()])
     order = {cell.name: index for index, cell in enumerate(cells)}
     return sorted(results, key=lambda result: order[result.name])
 

@@ -1,0 +1,52 @@
+"""No training outlives the process that started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
+
+PATIENCE = 4.0
+"""Seconds that a process has to end by itself before it is killed."""
+_POLL_SECONDS = 0.5
+
+Child = subprocess.Popen[bytes] | BaseProcess
+
+
+def end_with_parent() -> None:
+    """End this process when its parent has ended, also where that was killed: first as SIGTERM
+    does, and at once if that takes longer than `PATIENCE`.
+    """
+    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(PATIENCE)
+    os._exit(128 + signal.SIGTERM)
+
+
+def end_processes(processes: Sequence[Child]) -> None:
+    """End all processes: SIGTERM, and SIGKILL after `PATIENCE`, also to those that are stopped."""
+    for process in processes:
+        process.terminate()
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until and not all(_has_ended(process) for process in processes):
+        time.sleep(0.05)
+    for process in processes:
+        if not _has_ended(process):
+            process.kill()
+    for process in processes:
+        process.wait() if isinstance(process, subprocess.Popen) else process.join()
+
+
+def _has_ended(process: Child) -> bool:
+    if isinstance(process, subprocess.Popen):
+        return process.poll() is not None
+    return process.exitcode is not None

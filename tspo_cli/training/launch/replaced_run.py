@@ -1,0 +1,74 @@
+"""The run that `--overwrite` replaces is kept until the new one has something to resume from.
+
+RUN/.replaced/   the old run, while the new one has neither a checkpoint nor its model. If the new
+                 run ends without them, the next start puts the old one back.
+RUN/.deleted/    what is being deleted
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tspo_cli.runs import CONFIG_NAME, MODEL_NAME, checkpoint_folders
+
+LOCK_NAME = ".lock"
+_REPLACED, _DELETED = ".replaced", ".deleted"
+OURS = (LOCK_NAME, _REPLACED, _DELETED)
+"""Names in a run directory that belong to no run."""
+
+
+def can_resume(path: Path) -> bool:
+    """True if the run in `path` has a checkpoint or its trained model."""
+    return (path / MODEL_NAME).exists() or bool(checkpoint_folders(path))
+
+
+def move_aside(path: Path) -> None:
+    """Move the run in `path` into RUN/.replaced. The record of its configuration goes last: where
+    it lies tells whether the move was interrupted.
+    """
+    aside = path / _REPLACED
+    aside.mkdir()
+    entries = [entry for entry in path.iterdir() if entry.name not in OURS]
+    for entry in sorted(entries, key=lambda entry: entry.name == CONFIG_NAME):
+        entry.rename(aside / entry.name)
+
+
+def settle(path: Path) -> None:
+    """Finish what a run that ended left behind: the old run comes back, unless the new one can be
+    resumed.
+    """
+    shutil.rmtree(path / _DELETED, ignore_errors=True)
+    aside = path / _REPLACED
+    if not aside.exists():
+        return
+    whole = (aside / CONFIG_NAME).exists()
+    if whole and can_resume(path):
+        forget_replaced(path)
+        return
+    if whole:  # what lies beside it is the new run's
+        clear(path)
+        (aside / CONFIG_NAME).rename(path / CONFIG_NAME)
+    for entry in list(aside.iterdir()):
+        entry.rename(path / entry.name)
+    aside.rmdir()
+
+
+def forget_replaced(path: Path) -> None:
+    """Delete the old run: the new one has something to resume from."""
+    if (path / _REPLACED).exists():
+        (path / _REPLACED).rename(path / _DELETED)
+        shutil.rmtree(path / _DELETED)
+
+
+def clear(path: Path) -> None:
+    """Delete the run in `path`, but neither the lock, which others may be waiting at, nor a run
+    that is kept.
+    """
+    for entry in path.iterdir():
+        if entry.name in OURS:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()

@@ -1,0 +1,64 @@
+"""What a run trained on, so that it is resumed with the same: RUN/inputs.json has digests of the
+training questions or demonstrations, the passages, and the model that it started from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.config.schema import Config
+from tspo_cli.data.question import data_digest
+from tspo_cli.data.world.generate import DESCRIPTION
+from tspo_cli.digests import DIGITS, file_digest, text_digest
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.models.checks.model_digest import model_digest
+from tspo_cli.runs import INPUTS_NAME, read_json, write_json
+from tspo_cli.training.start.inputs import TrainingInputs
+
+_NAMES = {
+    "questions": "training questions (data.train)",
+    "demonstrations": "demonstrations (data.demonstrations, data.world)",
+    "index": "passages (retriever.index)",
+    "model": "starting model (model.path)",
+}
+
+
+def input_digests(config: Config, inputs: TrainingInputs) -> dict[str, str]:
+    """Digests by kind of input. A server that does not tell the digest of its index has none."""
+    digests = {"model": model_digest(config.model.path, config.model.revision)}
+    if config.kind != "sft":
+        digests["questions"] = data_digest(inputs.questions)
+    elif config.data.world:
+        world = Path(config.data.world) / DESCRIPTION
+        digests["demonstrations"] = file_digest(world)[:DIGITS]
+    else:
+        digests["demonstrations"] = text_digest(
+            json.dumps(dataclasses.asdict(demonstration)) for demonstration in inputs.demonstrations
+        )
+    index = inputs.retriever.describe().index_digest if inputs.retriever is not None else ""
+    return {**digests, "index": index[:DIGITS]} if index else digests
+
+
+def keep_or_compare_inputs(run: Path, digests: dict[str, str], *, resume: bool) -> None:
+    """Write RUN/inputs.json, or with `resume` compare it with `digests`. A run of an earlier
+    version has none: it is written then.
+
+    Raises:
+        InvalidInputError: the run began with other inputs.
+    """
+    path = run / INPUTS_NAME
+    recorded: Any = read_json(path) if resume and path.exists() else digests
+    if not isinstance(recorded, dict):
+        raise InvalidInputError(f"{path}: expected an object of digests; delete it and resume")
+    for kind, digest in digests.items():
+        before = recorded.get(kind, digest)
+        if before != digest:
+            raise InvalidInputError(
+                f"{run}: it began with other {_NAMES[kind]}: their digest was {before}, now it is "
+                f"{digest}; put back what it began with, or choose another --out"
+            )
+    if not path.exists() or recorded is digests:
+        write_json(path, digests)
