@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.responses import JSONResponse
 
 DIRECTOR = re.compile(r"director is ([A-Z]\w+ [A-Z]\w+)")
 BORN = re.compile(r"was born in ([A-Z]\w+ [A-Z]\w+)")
@@ -39,12 +40,14 @@ def reply(prompt: str) -> str:
 
 class Reader:
     """The server, and what was asked of it. `owner` is what it says of the software that serves its
-    model, `calls` how many calls of a tool it makes at once.
+    model, `calls` how many calls of a tool it makes at once, `without_tools` its status and message
+    for requests with tools.
     """
 
     def __init__(self, owner: str = "somebody", calls: int = 1) -> None:
         self.requests = list[dict[str, Any]]()
         self.owner, self.calls = owner, calls
+        self.without_tools: tuple[int, str] | None = None
 
     def app(self) -> FastAPI:
         app = FastAPI()
@@ -63,8 +66,11 @@ class Reader:
             }
 
         @app.post("/v1/chat/completions")
-        def chat(body: dict[str, Any]) -> dict[str, Any]:
+        def chat(body: dict[str, Any]) -> Any:
             self.requests.append(body)
+            if self.without_tools and body.get("tools"):
+                status, message = self.without_tools
+                return JSONResponse({"error": {"message": message}}, status)
             text = reply("\n".join(str(message.get("content")) for message in body["messages"]))
             message: dict[str, Any] = {"role": "assistant", "content": _cut(text, body["stop"])}
             if body.get("tools") and "unknown" in text:

@@ -260,6 +260,44 @@ def test_tool_call_needs_a_template(
         run("tool_call", ["x"], retriever, tokenizer)
 
 
+ROLES = "{%- for m in messages %}[{{ m.role }}]{{ m.content }}{%- endfor %}"
+TOOLS = "{{ tools | tojson if tools }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "lost"),
+    [
+        (TOOLS + ROLES, ""),
+        (ROLES, "does not render tools;"),
+        ("{%- if tools %}You have tools.{%- endif %}" + ROLES, "does not render tools;"),
+        (
+            "{%- for t in tools or [] %}{{ t.function.name }}{%- endfor %}" + ROLES,
+            "not render tools;",
+        ),
+        (TOOLS + ROLES.replace("messages", "messages if m.role != 'tool'"), "role tool"),
+        (TOOLS + ROLES.replace("messages", "messages if m.role == 'user'"), "of the model with"),
+        (TOOLS + ROLES.replace("m.content", "m.content[:9]"), "message of the model with a call"),
+        (
+            TOOLS + "{%- for m in messages if m.role == 'tool' %}"
+            "{{ raise_exception('No tools here') }}{%- endfor %}" + ROLES,
+            "role tool) (No tools here)",
+        ),
+        (TOOLS + "{%- if tools %}" + ROLES + "{%- else %}Bye{%- endif %}", "role tool"),
+    ],
+)
+def test_what_a_template_drops_of_a_call(
+    template: str, lost: str, chatty: PreTrainedTokenizerFast
+) -> None:
+    chatty.chat_template = template
+    protocol = find_method("tool_call").protocol
+    if not lost:
+        protocol.from_config(chatty, RolloutConfig())
+        return
+    with pytest.raises(InvalidInputError, match="search_r1") as refused:
+        protocol.from_config(chatty, RolloutConfig())
+    assert lost in str(refused.value)
+
+
 def test_special_tokens_never_come_from_passages(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
@@ -340,8 +378,8 @@ def test_every_method_keeps_to_the_budget(
     assert (record["answer"] is not None) == answered
 
 
-def test_methods_that_retrieve_say_so(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_methods_that_retrieve_say_so(chatty: PreTrainedTokenizerFast) -> None:
     for name, method in METHODS.items():
         if method.retrieves:
             with pytest.raises(UsageError, match=f"{name} needs passages"):
-                run(name, ["x"], None, tokenizer)
+                run(name, ["x"], None, chatty)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from tests.evaluation.openai_server import serve
 from tests.evaluation.reader_server import Reader
 from tspo_cli.commands.app import app
+from tspo_cli.errors import RemoteServiceError
 from tspo_cli.runs import read_jsonl_gz
 
 FINDS_IT = ("search_r1", "ircot", "search_o1", "iter_retgen", "tool_call")
@@ -68,7 +69,8 @@ def test_a_model_that_does_what_it_is_told(
     assert item["searches"] == {"direct": 0, "cot": 0, "rag": 1}.get(method, 2)
     assert scores["gold_recall"] == {"direct": 0, "cot": 0, "rag": 0.5}.get(method, 1)
     assert item["answer"] == ("South Shields" if method in FINDS_IT else "unknown")
-    assert {(body["max_tokens"], body["temperature"]) for body in server.requests} == {(40, 0)}, (
+    asked = server.requests[int(method == "tool_call") :]  # the first one checks the tools
+    assert {(body["max_tokens"], body["temperature"]) for body in asked} == {(40, 0)}, (
         "the same limits"
     )
     assert scores["latency"]["p50"] > 0
@@ -105,13 +107,13 @@ def test_notes_arrive_whole(
 
 
 def test_tools_of_a_chat_api(films: Path, reader: tuple[Reader, str], tmp_path: Path) -> None:
-    """The function travels with every request, and its result as the tool's message, under the id
-    of the call.
+    """The function travels with every request, also with the one before the questions, and its
+    result as the tool's message, under the id of the call.
     """
     server, url = reader
     server.requests.clear()
     _, item = evaluate(films, url, tmp_path, "tool_call", "chat")
-    assert [body["tools"][0]["function"]["name"] for body in server.requests] == ["search"] * 3
+    assert [body["tools"][0]["function"]["name"] for body in server.requests] == ["search"] * 4
     roles = [[message["role"] for message in body["messages"]] for body in server.requests]
     assert roles[-1] == ["user", "assistant", "tool", "assistant", "tool"]
     last = server.requests[-1]["messages"]
@@ -140,6 +142,35 @@ def test_of_several_calls_each_gets_its_own_reply(films: Path, tmp_path: Path) -
         assert message["content"].startswith("Only the first call")
     assert item["trajectory"]["turns"][0]["ignored_calls"] == 2
     assert (scores["em"], scores["invalid_calls"], item["searches"]) == (1, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (400, '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser'),
+        (400, "registry/model does not support tools"),
+        (422, "tools: Extra inputs are not permitted"),
+        (500, "tools param requires a flag of the server"),
+    ],
+)
+def test_a_server_that_refuses_tools_is_told_before_the_questions(
+    films: Path, tmp_path: Path, status: int, message: str
+) -> None:
+    server = Reader()
+    server.without_tools = (status, message)
+    with serve(server.app()) as url:
+        done = CliRunner().invoke(
+            app,
+            ["eval", "reader", "--data", str(films / "films.jsonl"), "--index",
+             str(films / "index"), "--endpoint", url, "--method", "tool_call", "--out",
+             str(tmp_path / "out"), "--set", "endpoint.api=chat", "--set", "endpoint.retries=0"],
+        )  # fmt: skip
+        assert isinstance(done.exception, RemoteServiceError)
+        assert message in str(done.exception)
+        assert "--enable-auto-tool-choice --tool-call-parser NAME" in str(done.exception)
+        assert [bool(body.get("tools")) for body in server.requests] == [True, False]
+        evaluate(films, url, tmp_path, "search_r1", "chat")
+    assert len(server.requests) > 2, "other methods send no tools"
 
 
 @pytest.mark.parametrize(

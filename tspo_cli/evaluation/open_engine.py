@@ -51,11 +51,17 @@ class OpenedEngine:
         return self.kind in ("completions", "chat")
 
 
-def open_engine(config: Config, tools: Sequence[Mapping[str, Any]] = ()) -> OpenedEngine:
+def open_engine(
+    config: Config,
+    tools: Sequence[Mapping[str, Any]] = (),
+    protocol: type[SearchProtocol] = SearchProtocol,
+) -> OpenedEngine:
     """Open the engine for model.path: the server at endpoint.url if it is set, else rollout.engine
-    in this process. `tools` are the functions that a chat model may call.
+    in this process. `tools` are the functions that a chat model may call. `protocol` checks the
+    tokenizer and its chat template before weights are loaded.
 
     Raises:
+        RemoteServiceError: the server refuses requests with `tools`.
         MissingResourceError, InvalidInputError: the model cannot be loaded.
         UsageError: vllm.url is set, which is for training, or model.revision for a served model.
     """
@@ -65,11 +71,14 @@ def open_engine(config: Config, tools: Sequence[Mapping[str, Any]] = ()) -> Open
             "which revision it serves"
         )
     if config.endpoint.url:
-        return _remote(config, tools)
-    return _vllm(config) if config.rollout.engine == "vllm" else _transformers(config)
+        return _remote(config, tools, protocol)
+    open_local = _vllm if config.rollout.engine == "vllm" else _transformers
+    return open_local(config, protocol)
 
 
-def _remote(config: Config, tools: Sequence[Mapping[str, Any]]) -> OpenedEngine:
+def _remote(
+    config: Config, tools: Sequence[Mapping[str, Any]], protocol: type[SearchProtocol]
+) -> OpenedEngine:
     from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient
     from tspo_cli.rollout.engines.endpoint.endpoint_engine import EndpointEngine, EndpointOptions
     from tspo_cli.rollout.engines.endpoint.request_fields import RequestFields
@@ -77,6 +86,8 @@ def _remote(config: Config, tools: Sequence[Mapping[str, Any]]) -> OpenedEngine:
     endpoint, model = config.endpoint, config.model.path
     tokenizer_path = endpoint.tokenizer or (model if Path(model).is_dir() else "")
     tokenizer: Tokenizer = load_tokenizer(tokenizer_path) if tokenizer_path else WordTokenizer()
+    if endpoint.api == "completions":
+        protocol.from_config(tokenizer, config.rollout)
     client = EndpointClient(
         endpoint.url,
         key_env=endpoint.key_env,
@@ -97,6 +108,8 @@ def _remote(config: Config, tools: Sequence[Mapping[str, Any]]) -> OpenedEngine:
         tools=tools if endpoint.api == "chat" else (),
     )
     engine = EndpointEngine(client, tokenizer, options)
+    if options.tools:
+        engine.check_tools()
     return OpenedEngine(tokenizer, lambda: engine, True, endpoint.model or model, endpoint.api)
 
 
@@ -116,14 +129,14 @@ def _extra(text: str) -> dict[str, Any]:
     return fields
 
 
-def _transformers(config: Config) -> OpenedEngine:
+def _transformers(config: Config, protocol: type[SearchProtocol]) -> OpenedEngine:
     from tspo_cli.models.checks.length_limits import check_length
     from tspo_cli.models.checks.probe import own_probe, small_window
     from tspo_cli.models.load_model import load_model
     from tspo_cli.rollout.engines.hf.engine_check import check_engine
     from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 
-    tokenizer, device, dtype = _prepare(config)
+    tokenizer, device, dtype = _prepare(config, protocol)
     policy = load_model(config.model.path, dtype, device, config.model.revision)
     check_length(config.model.path, policy, context_length(config))
     with small_window(policy):
@@ -144,14 +157,14 @@ def _transformers(config: Config) -> OpenedEngine:
     )
 
 
-def _vllm(config: Config) -> OpenedEngine:
+def _vllm(config: Config, protocol: type[SearchProtocol]) -> OpenedEngine:
     from tspo_cli.rollout.engines.vllm_engine.vllm_local import VllmEngine
 
     if config.vllm.url:
         raise UsageError(
             "vllm.url is for training; name a server with --endpoint URL, such as http://127.0.0.1:8100/v1"
         )
-    tokenizer, _, dtype = _prepare(config)
+    tokenizer, _, dtype = _prepare(config, protocol)
     eos = saved_eos_ids(config.model.path, tokenizer, config.model.revision)
     engine = VllmEngine(
         config.model.path,
@@ -173,7 +186,9 @@ def _vllm(config: Config) -> OpenedEngine:
     return OpenedEngine(tokenizer, fresh, False, digest, f"vllm-{_name(dtype)}")
 
 
-def _prepare(config: Config) -> tuple[PreTrainedTokenizerFast, str, torch.dtype]:
+def _prepare(
+    config: Config, protocol: type[SearchProtocol]
+) -> tuple[PreTrainedTokenizerFast, str, torch.dtype]:
     """Tokenizer, device and dtype of the weights. Also sets the number of threads."""
     import torch
 
@@ -185,7 +200,7 @@ def _prepare(config: Config) -> tuple[PreTrainedTokenizerFast, str, torch.dtype]
     tokenizer = load_tokenizer(path, revision)
     rows = model_config(path, revision).get_text_config().vocab_size
     check_vocabulary(path, tokenizer, rows)
-    SearchProtocol.from_config(tokenizer, config.rollout)  # a template that refuses the messages
+    protocol.from_config(tokenizer, config.rollout)  # a template that refuses the messages
     for note in template_notes(tokenizer, config.rollout, saved_eos_ids(path, tokenizer, revision)):
         say(note)
     return tokenizer, device, torch_dtype(config.model.dtype, device)

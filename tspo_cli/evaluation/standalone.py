@@ -111,7 +111,7 @@ def evaluate_model(request: EvaluationRequest) -> EvaluationResult:
     judge = open_judge(config.judge)
     if judge is not None:
         judge.preflight()
-    opened = open_engine(config, method.tools)
+    opened = open_engine(config, method.tools, method.protocol)
     if opened.kind == "chat":
         method = method.for_chat()
     session = Session(

@@ -8,14 +8,16 @@ ends a thought that has no end of its own, as in vLLM's parser of Qwen3, whose m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from tspo_cli.config.schema import RolloutConfig
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.methods.call_forms import Call, find_calls, without_end_tokens
 from tspo_cli.evaluation.methods.method import Method, without_end
 from tspo_cli.evaluation.methods.thoughts import split_thoughts
 from tspo_cli.models.chat_template import render_chat
+from tspo_cli.models.tokenizer_protocol import Tokenizer
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.engines.endpoint.chat_reply import ONLY_FIRST
 from tspo_cli.rollout.protocol import (
@@ -91,16 +93,30 @@ class ToolCallProtocol(_CallingProtocol):
 
     stop: ClassVar[tuple[str, ...]] = ("</tool_call>", "</answer>")
 
+    @classmethod
+    def from_config(cls, tokenizer: Tokenizer, config: RolloutConfig) -> SearchProtocol:
+        """The protocol, if the chat template renders a conversation with a call.
+
+        Raises:
+            InvalidInputError: it does not; what it leaves out or refuses, and what to do. Also as
+                `SearchProtocol.from_config`.
+        """
+        protocol = super().from_config(tokenizer, config)
+        lost = "tools, because there is none or it is not used (rollout.chat_template)"
+        if protocol.use_chat_template:
+            lost = lost_part(tokenizer, config.template_kwargs)
+        if lost:
+            raise InvalidInputError(
+                f"--method tool_call: the model's chat template does not render {lost}; choose a "
+                "model whose template renders tools, give the template what it needs "
+                "(rollout.template_kwargs), or use another method, such as --method search_r1"
+            )
+        return protocol
+
     def context(self, state: RolloutState, ids: Sequence[int]) -> Sequence[int]:
         """The conversation so far, rendered by the chat template. The model's turns keep their
         sampled ids.
         """
-        template = getattr(self.tokenizer, "chat_template", None)
-        if not self.use_chat_template or "tools" not in str(template):
-            raise InvalidInputError(
-                "--method tool_call: this model has no chat template with tools; use another "
-                "method, such as search_r1"
-            )
         values: dict[str, str | Sequence[int]] = {
             "question": self.question_text(state.question.question)
         }
@@ -124,6 +140,35 @@ class ToolCallProtocol(_CallingProtocol):
             self.tokenizer, messages, self.template_kwargs, [TOOL] if state.may_search else None
         )
         return self.fill_marked(rendered, values)
+
+
+def lost_part(tokenizer: Tokenizer, arguments: Mapping[str, Any]) -> str:
+    """What the chat template leaves out, or refuses, of a conversation with one call: the first
+    part that is lost, in words. Empty if all of it is there.
+    """
+    call = '{"name": "search", "arguments": {"query": "violet lighthouse"}}'
+    conversation = [
+        ("tools", "user", "-", ("search", "Find passages of an encyclopedia.", "query")),
+        ("a message of the model with a call", "assistant", call, (call,)),
+        ("the result of a call (a message of the role tool)", "tool", "amber harbour", ()),
+    ]
+    messages: list[dict[str, Any]] = []
+    expected: list[str] = []
+    for part, role, content, words in conversation:
+        messages.append({"role": role, "content": content})
+        if role == "tool":
+            messages[-1]["name"] = "search"
+        expected += words or (content,)
+        try:
+            # As the method does: the last prompt has the result and no tools.
+            rendered = render_chat(tokenizer, messages, arguments, [TOOL])
+            last = render_chat(tokenizer, messages, arguments) if role == "tool" else rendered
+        except InvalidInputError as error:
+            reason = str(error).removeprefix("the model's chat template refuses the conversation: ")
+            return f"{part} ({reason.split('; ')[0]})"
+        if not all(word in rendered for word in expected) or content not in last:
+            return part
+    return ""
 
 
 def parse_call(

@@ -11,7 +11,12 @@ from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.models.tokenizer_protocol import Tokenizer, decode, encode, start_ids
 from tspo_cli.rollout.engines.endpoint.chat_reply import ONLY_FIRST, call_text, read_reply
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient, RequestRefusedError
-from tspo_cli.rollout.engines.engine_protocol import Completion, FinishReason, GenerationRequest
+from tspo_cli.rollout.engines.engine_protocol import (
+    Completion,
+    FinishReason,
+    GenerationRequest,
+    Sampling,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -142,6 +147,27 @@ class EndpointEngine:
         """Drop requests in flight and close the connections."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self.client.close()
+
+    def check_tools(self) -> None:
+        """Send one short request with the tools.
+
+        Raises:
+            RemoteServiceError: the server refuses it; if the same request without tools is
+                accepted, what to do.
+        """
+        sampling = Sampling(temperature=0.0, max_new_tokens=16, stop=("</answer>",))
+        messages = {"messages": [{"role": "user", "content": "Reply with the word ready."}]}
+        body = self._body(GenerationRequest(0, (), sampling)) | messages
+        try:
+            self.client.post("/chat/completions", body)
+        except RemoteServiceError as error:
+            del body["tools"]
+            self.client.post("/chat/completions", body)
+            raise RemoteServiceError(
+                f"{error}; the server refuses requests with `tools`, which this method calls. "
+                "Start vLLM with --enable-auto-tool-choice --tool-call-parser NAME, choose a model "
+                "that takes tools, or use another method, such as --method search_r1"
+            ) from error
 
     def _chat(self, request: GenerationRequest) -> _Pending:
         conversation = self._conversations.get(request.session)
