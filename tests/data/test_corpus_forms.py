@@ -90,7 +90,13 @@ def test_csv_with_line_breaks_and_a_json_array(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.tsv", "7\tthe first text\n8\tanother\n", "got fields 7, the first text"),
+        ("a.tsv", "7\tthe first text\n8\tanother\n", "a.tsv:1: expected the names of the columns"),
+        (
+            "a.csv",
+            'p1,"A flat text.",T\np2,x,y\n',
+            "names of the columns, got 'p1', 'A flat text.'",
+        ),
+        ("a.tsv", "who is it?\t['Ada']\nwho\t['Bo']\n", "names of the columns, got 'who is it"),
         ("b.tsv", "id\ttext\n1\tone\textra\n", r"b\.tsv:2: expected 2 cells \(id, text\), got 3"),
         ("c.csv", 'id,text\n1,"open\n', r"c\.csv:2: expected a CSV row"),
         ("d.json", '[{"id": 1, "text": "a"}, {"id"', r"d\.json:2: expected an array of JSON"),

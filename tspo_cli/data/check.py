@@ -15,10 +15,11 @@ from tspo_cli.data.normal_form import normalize_answer
 from tspo_cli.data.question import Passage, Question
 from tspo_cli.data.readers import default_data_source, numbered_questions, parse_question
 from tspo_cli.data.rows import scan_rows
-from tspo_cli.data.word_forms import MARK, Readable, Wanted, readable, wanted
+from tspo_cli.data.word_forms import INSIDE, MARK, Readable, Wanted, readable, wanted
 from tspo_cli.errors import InvalidInputError
 
 _CHUNK = re.compile("[^ ]+")
+_SEPARATOR = re.compile(f"[{MARK}{INSIDE}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,7 @@ class AnswerFinder:
         found: set[Wanted] = set()
         for chunk in _CHUNK.finditer(words):
             place = chunk.start()
-            parts = chunk.group().split(MARK)
+            parts = _SEPARATOR.split(chunk.group())
             for number, part in enumerate(parts):
                 for start in _starts(parts[number:], self._longest) if part else ():
                     for answer in self._by_start.get(start, ()):

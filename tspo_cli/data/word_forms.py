@@ -2,7 +2,7 @@
 
 Every punctuation mark may be read as a space or as nothing: `U.S.` is in `US-based`, `1967` is in
 `1967-1990`, and `May` is not in `mayor`. Case, diacritics, Unicode composition and articles do not
-count.
+count. The marks inside a number are read as nothing alone: `500` is not in `1,500`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,16 @@ from tspo_cli.data.normal_form import normalize_answer
 
 MARK = "-"
 """Stands for every punctuation mark and symbol in a readable text."""
+INSIDE = "\x1f"
+"""Stands for the marks inside a number of a readable text. (ASCII, so that ASCII stays fast.)"""
+_NUMBERS = re.compile(
+    r"(?<![0-9.,])(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+\.[0-9]+)(?![.,]?[0-9])"
+)
 _DIACRITICS = re.compile("[\u0300-\u036f]+")
 # U.S.A keeps its last letter: no mark stands before the article "a".
 _ARTICLES = (" the ", " a ", " an ", f"{MARK}the ", f"{MARK}an ")
 _PARTS = re.compile(r"[^ -]+|[ -]+")
-_SEPARATORS = {ord(" "): None, ord(MARK): None}
+_SEPARATORS = {ord(" "): None, ord(MARK): None, ord(INSIDE): None}
 # Letters by their category that are written as apostrophes, as in Hawaiʻi.
 _APOSTROPHES = "\u02b9\u02bb\u02bc\u02bd\u02be\u02bf"
 # Scripts without spaces between words: Thai, Lao, Khmer, kana and Han.
@@ -45,17 +50,29 @@ class _Characters(dict[int, str]):
         return value
 
 
-_CHARACTERS = _Characters()
+_CHARACTERS = _Characters({ord(INSIDE): INSIDE})
 
 
 def readable(text: str) -> str:
-    """`text` in lower case with `MARK` for punctuation, without diacritics and articles."""
+    """`text` in lower case with `MARK` and `INSIDE` for punctuation, without diacritics and
+    articles.
+    """
+    text = _with_whole_numbers(text)
     if text.isascii():
         return _without_articles(f" {text.lower().translate(_CHARACTERS)}")
     # Diacritics go last: without its accent, "\u00e0" would be an article.
     folded = unicodedata.normalize("NFD", text).casefold().translate(_CHARACTERS)
     plain = _DIACRITICS.sub("", _without_articles(f" {folded}"))
     return unicodedata.normalize("NFC", plain)
+
+
+def _with_whole_numbers(text: str) -> str:
+    """`text` with `INSIDE` for the marks of `1,500` and `3.5`; dates such as 4.7.1776 keep theirs.
+
+    Every character keeps its place.
+    """
+    text = text.replace(INSIDE, " ")
+    return _NUMBERS.sub(lambda number: re.sub("[.,]", INSIDE, number.group()), text)
 
 
 def _without_articles(words: str) -> str:
@@ -103,7 +120,7 @@ class Wanted:
 @lru_cache(maxsize=65536)
 def wanted(answer: str) -> Wanted | None:
     """The answer as it is looked for; None for an article, and without letters and digits."""
-    words = readable(answer).strip(f" {MARK}")
+    words = readable(answer).replace(INSIDE, MARK).strip(f" {MARK}")
     if not words or not normalize_answer(answer):
         return None
     return Wanted(words, words.translate(_SEPARATORS))
@@ -120,8 +137,8 @@ def _pattern(words: str) -> re.Pattern[str]:
 def _part(part: str) -> str:
     """The pattern of letters, between which marks may stand, or of separators."""
     if part[0] not in f" {MARK}":
-        return f"{MARK}*".join(map(re.escape, part))
-    return "[ -]+" if " " in part else "[ -]*"
+        return f"[{INSIDE}{MARK}]*".join(map(re.escape, part))
+    return f"[ {INSIDE}{MARK}]" + ("+" if " " in part else "*")
 
 
 def spans(text: str, answers: list[Wanted]) -> list[tuple[int, int]]:
@@ -129,7 +146,7 @@ def spans(text: str, answers: list[Wanted]) -> list[tuple[int, int]]:
     without overlaps.
     """
     words, places = " ", [0]
-    for place, char in enumerate(text):
+    for place, char in enumerate(_with_whole_numbers(text)):
         parts = unicodedata.normalize("NFD", char)
         letter = parts if _DIACRITICS.search(parts) else char
         folded = letter.casefold().translate(_CHARACTERS)

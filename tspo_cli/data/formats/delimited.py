@@ -44,6 +44,11 @@ def table_rows(path: Path, lines: IO[str], delimiter: str) -> Iterator[ScannedRo
             yield number, cells
         elif header is None:
             header = [name.strip() for name in cells]
+            if not all(map(_is_name, header)):
+                shown = ", ".join(repr(" ".join(name.split())[:30]) for name in header[:4])
+                fix = "add such a line, or give the file as JSONL"
+                yield number, invalid(path, number, "the names of the columns", shown, fix)
+                return
         elif len(cells) != len(header):
             yield (
                 number,
@@ -60,6 +65,11 @@ def table_rows(path: Path, lines: IO[str], delimiter: str) -> Iterator[ScannedRo
                 number,
                 {name: _cell(name, cell) for name, cell in zip(header, cells, strict=True)},
             )
+
+
+def _is_name(cell: str) -> bool:
+    """Whether a cell of the first line can name a column: a number, a sentence or a list cannot."""
+    return len(cell) <= 40 and not cell.isdecimal() and not cell.endswith((".", "?", "]"))
 
 
 def _csv_rows(path: Path, lines: IO[str]) -> Iterator[tuple[int, list[str] | InvalidInputError]]:
