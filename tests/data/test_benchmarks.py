@@ -177,6 +177,8 @@ def test_audit_of_a_corpus_and_of_an_index() -> None:
     assert [(at_k["k"], at_k["gold_recall"]) for at_k in row["search"]] == [(1, 0.5), (3, 0.75)]
     plain = CliRunner().invoke(app, ["audit", str(questions), "--corpus", str(corpus)])
     assert plain.stdout.split()[-4:] == ["q", "3", "50.0", "75.0"]
+    assert "answer in corpus %" in plain.stdout, "the unit stands in the heading"
+    assert "no question was found in a passage, or twice in its file" in plain.stderr
     neither = CliRunner().invoke(app, ["audit", str(questions)])
     assert isinstance(neither.exception, UsageError)
 

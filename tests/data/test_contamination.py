@@ -99,7 +99,7 @@ def test_the_audit_names_files_and_lines(tmp_path: Path) -> None:
     assert ("shared_with_training", 4, f"also in {train}:1") in places
     assert ("duplicate", 3, "also on line 1") in places
     plain = CliRunner().invoke(app, command)
-    assert "1 questions are also training questions" in plain.stdout
+    assert "questions that are also training questions: 1" in plain.stdout
     assert f"{questions}:4: 'Where is the clock tower?' is also in {train}:1" in plain.stdout
     strict = CliRunner().invoke(app, [*command, "--strict"])
     assert isinstance(strict.exception, GateError)
@@ -115,6 +115,10 @@ def test_training_alone_and_an_index_are_audited(tmp_path: Path) -> None:
     other = put(tmp_path / "train.jsonl", ask("1", "Who tuned the piano?", "Ilse"))
     clean = CliRunner().invoke(app, ["audit", str(questions), "--train", str(other), "--strict"])
     assert clean.exit_code == 0
+    assert (
+        "no question was found among the training questions, or twice in its file" in clean.stderr
+    )
+    assert "a passage" not in clean.stderr, "no corpus was read"
     passage = {"id": "p9", "title": "", "text": "Asked: who tuned the organ? Ilse."}
     build_index(put(tmp_path / "c.jsonl", passage), tmp_path / "index")
     index = ["audit", str(questions), "--index", str(tmp_path / "index"), "--json"]

@@ -152,11 +152,12 @@ def audit(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure the scores a corpus allows; find questions that stand elsewhere.
+    """Measure which scores a corpus allows, and find leaked or repeated questions.
 
-    The result has the share of answers and gold passages that the corpus holds and, with --index,
-    the share that one search with the question finds. It names questions that stand in a passage,
-    worse with their answer; that are training questions too; that occur twice in their file.
+    The table has the share of questions (%) whose answers and gold passages the corpus holds and,
+    with --index, the share that one search with the question finds. Questions are named that a
+    passage repeats word for word (worse: with their answer), that are training questions too, or
+    that occur twice in their file.
 
     tspo data audit nq hotpotqa --index runs/index --train data/nq/train.jsonl
     """
@@ -208,14 +209,15 @@ def audit(
     else:
         for kind, words in contamination.KINDS.items():
             if counts[kind]:
-                console.result(f"{counts[kind]} {words}")
+                console.result(f"{words}: {counts[kind]}")
                 for example in examples:
                     if example.kind == kind:
                         console.result(f"  {example}")
         if rows:
             console.result(audit_table(rows))
     if not findings:
-        console.say("no question stands in a second place")
+        places = ["in a passage"] * bool(rows) + ["among the training questions"] * bool(train)
+        console.say(f"no question was found {', '.join([*places, 'or twice in its file'])}")
     elif strict:
         raise GateError(f"{len(findings)} findings, expected none (--strict)")
 

@@ -19,10 +19,10 @@ from tspo_cli.data.question import Question
 from tspo_cli.data.readers import question_rows
 
 KINDS = {
-    "answer_in_passage": "questions stand in a passage together with their answer",
-    "question_in_passage": "questions stand in a passage without their answer",
-    "shared_with_training": "questions are also training questions",
-    "duplicate": "questions occur twice in their file",
+    "answer_in_passage": "questions in a passage together with their answer",
+    "question_in_passage": "questions in a passage without their answer",
+    "shared_with_training": "questions that are also training questions",
+    "duplicate": "questions twice in their file",
 }
 """What can be found, from worse to less bad, in words."""
 LEAST_WORDS = 3

@@ -64,9 +64,9 @@ def audit_table(rows: Sequence[dict[str, Any]]) -> str:
     for name in (
         "dataset",
         "n",
-        "answer in corpus",
-        "gold in corpus",
-        *(f"{name} in {k}" for name, k in searched),
+        "answer in corpus %",
+        "gold in corpus %",
+        *(f"{name} in top {k} %" for name, k in searched),
     ):
         table.add_column(name, justify="left" if name == "dataset" else "right")
     for row in rows:
