@@ -203,14 +203,20 @@ class SearchProtocol:
         """The text of the passages, see `passages_text`."""
         return passages_text(hits, quoted=self.quoted_titles)
 
+    def observation_tokens(self, hits: Sequence[Hit]) -> int:
+        """Tokens of the passages in their tags before anything is cut."""
+        tags = sum(map(len, self._information_tags))
+        return tags + len(self._encode_untrusted(self.passages(hits)))
+
+    @property
+    def _information_tags(self) -> tuple[list[int], list[int]]:
+        return self._encode("\n\n<information>"), self._encode("</information>\n\n")
+
     def observation(self, hits: Sequence[Hit]) -> tuple[str, list[int]]:
         """Text and ids of the passages in their tags. The passages are cut to the token limit, the
         tags never.
         """
-        opening, closing = (
-            self._encode("\n\n<information>"),
-            self._encode("</information>\n\n"),
-        )
+        opening, closing = self._information_tags
         room = max(0, self.max_observation_tokens - len(opening) - len(closing))
         text = self.passages(hits)
         inner = self._encode_untrusted(text)

@@ -114,6 +114,35 @@ def test_a_server_is_asked_once_and_what_it_does_not_find_is_said(playground: Pl
     assert list(_observations(config, TrainingInputs(silent, [], []), protocol)) == []
 
 
+@pytest.mark.parametrize("titles", ["quoted", "plain"])
+def test_passages_are_measured_as_they_are_sent(
+    playground: Playground, tspo: Callable[..., Finished], titles: str
+) -> None:
+    """Quotes of titles and tags count: the limit that the warning names holds the passages."""
+
+    def warned(limit: int) -> re.Match[str] | None:
+        options = {"model.max_context": 0, "rollout.titles": titles}
+        options |= {"rollout.max_observation_tokens": limit}
+        done = tspo("train", "tiny/grpo", "--dry-run", *playground.settings(**options))
+        return re.search(r"has (\d+) in the median, 2 in their tags have (\d+)", done.err)
+
+    found = warned(12)
+    assert found is not None
+    passage, needed = map(int, found.groups())
+    tokenizer = load_tokenizer(playground.model)
+    rollout = load_config([], [f"rollout.titles={titles}"]).rollout
+    protocol = SearchProtocol.from_config(tokenizer, rollout)
+    sent = [
+        len(protocol.observation([Hit("", contents, 0.0)])[1])
+        for contents in open_index(playground.index).sample(10**6)
+    ]
+    tags = needed - 2 * passage
+    assert tags == len(protocol.observation([])[1])
+    assert min(sent) <= passage + tags <= max(sent)
+    assert warned(needed - 1)
+    assert warned(needed) is None
+
+
 def test_a_run_that_keeps_nothing_writes_neither_checkpoints_nor_model(
     playground: Playground, tspo: Callable[..., Finished], tmp_path: Path
 ) -> None:

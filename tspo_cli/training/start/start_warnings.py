@@ -16,7 +16,7 @@ from tspo_cli.models.tokenizer_protocol import encode
 from tspo_cli.retrieval.index.searcher import Searcher
 from tspo_cli.retrieval.types import Hit, Retriever
 from tspo_cli.rollout.prompts import SHORT
-from tspo_cli.rollout.protocol import SearchProtocol, passages_text, search_action
+from tspo_cli.rollout.protocol import SearchProtocol, search_action
 from tspo_cli.training.core.sequences import demonstration_sequence
 from tspo_cli.training.rl.scoring import needs_critic
 from tspo_cli.training.start.inputs import TrainingInputs
@@ -126,15 +126,16 @@ def _observations(
             yield problem
         if not hits:
             return
-    lengths = [len(encode(protocol.tokenizer, passages_text([hit], quoted=False))) for hit in hits]
+    tags = protocol.observation_tokens([])
+    lengths = [protocol.observation_tokens([hit]) - tags for hit in hits]
     median, k = round(statistics.median(lengths)), config.retriever.k
-    limit = config.rollout.max_observation_tokens
-    if limit < k * median:
+    limit, needed = config.rollout.max_observation_tokens, k * median + tags
+    if limit < needed:
         yield (
             f"rollout.max_observation_tokens: {limit} tokens do not hold the {k} passages of a "
-            f"search (a passage of the index has {median} in the median, {k} have {k * median}), "
-            "and the agent never reads what is cut off; set "
-            f"{_rounded(1.25 * k * median)} or more, or lower retriever.k"
+            f"search (a passage of the index has {median} in the median, {k} in their tags have "
+            f"{needed}), and the agent never reads what is cut off; set "
+            f"{_rounded(1.25 * needed)} or more, or lower retriever.k"
         )
 
 
@@ -168,7 +169,7 @@ def _demonstrations(
         for turn in demonstration.turns:
             if turn.hits:
                 observations += 1
-                tokens = len(encode(protocol.tokenizer, passages_text(turn.hits, quoted=False)))
+                tokens = protocol.observation_tokens(turn.hits)
                 cut += tokens > rollout.max_observation_tokens
     if turns:
         yield (
