@@ -12,8 +12,15 @@ import transformers
 from tspo_cli.config.load_config import load_config
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.open_engine import open_engine
-from tspo_cli.models.checks.length_limits import check_length, length_limits
+from tspo_cli.models.checks.length_limits import (
+    ALLOW_LONG,
+    check_length,
+    check_vllm_length,
+    length_limits,
+    vllm_length,
+)
 from tspo_cli.models.tokenizer import tiny_tokenizer
+from tspo_cli.rollout.engines.vllm_engine.vllm_local import _reason
 from tspo_cli.training.policy import starting_policy
 
 SHAPE = {
@@ -31,6 +38,7 @@ SHAPE = {
 }
 ROPE = {"rope_theta": 10000.0, "original_max_position_embeddings": 24}
 FACTORS = {"short_factor": [1.0] * 8, "long_factor": [4.0 + step for step in range(8)]}
+UNSET = object()
 GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_inner": 96}
 LIMITED: dict[str, tuple[str, dict[str, Any], str]] = {
     "longrope": (
@@ -163,3 +171,86 @@ def test_training_and_evaluation_refuse_and_take_the_advice(tmp_path: Path) -> N
             starting_policy(config, "cpu")
         with pytest.raises(InvalidInputError, match="longrope"):
             open_engine(config)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options", "limit"),
+    [
+        ("Llama", {}, 512),
+        ("GPT2", {"n_positions": 320, "max_position_embeddings": UNSET}, 320),
+        ("Mpt", {"max_seq_len": 96, "max_position_embeddings": UNSET}, 96),
+        (
+            "Qwen2",
+            {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, **ROPE}},
+            512,
+        ),
+        (
+            "Qwen2",
+            {
+                "max_position_embeddings": 24,
+                "rope_parameters": {"rope_type": "yarn", "factor": 4.0, **ROPE},
+            },
+            96,
+        ),
+        (
+            "Llama",
+            {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
+            1024,
+        ),
+        (
+            "Phi3",
+            {"rope_parameters": {"rope_type": "longrope", **ROPE, **FACTORS}},
+            512,
+        ),
+        ("Bloom", {"max_position_embeddings": UNSET}, 0),
+    ],
+)
+def test_what_vllm_takes_is_known_before_it_starts(
+    architecture: str, options: dict[str, Any], limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = {name: value for name, value in {**SHAPE, **options}.items() if value is not UNSET}
+    config = getattr(transformers, f"{architecture}Config")(**shape)
+    assert vllm_length(config) == limit
+    check_vllm_length("here", config, limit or 10**6)
+    if limit:
+        with pytest.raises(InvalidInputError, match=f"at most {limit}") as caught:
+            check_vllm_length("here", config, limit + 1)
+        assert "\n" not in str(caught.value)
+        monkeypatch.setenv(ALLOW_LONG, "1")
+        check_vllm_length("here", config, limit + 1)
+
+
+def test_evaluation_and_training_with_vllm_are_refused_before_they_start(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(["river"], ["ba", "ko"])
+    shape = {**SHAPE, "vocab_size": len(tokenizer)}
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    settings = [f"model.path={tmp_path}", "rollout.engine=vllm", "model.max_context=513"]
+    settings += ["rollout.max_prompt_tokens=100", "rollout.max_new_tokens=10"]
+    config = load_config([], [*settings, "rollout.max_observation_tokens=10"])
+    with pytest.raises(InvalidInputError, match="at most 512"):
+        open_engine(config)
+    with pytest.raises(InvalidInputError, match="at most 512"):
+        starting_policy(config, "cpu")
+    servers = {"vllm": config.vllm.model_copy(update={"url": ["http://127.0.0.1:9"]})}
+    starting_policy(config.model_copy(update=servers), "cpu")  # a server knows its own limit
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "1 validation error for ModelConfig\n  Value error, User-specified max_model_len (9) "
+            "is greater than the derived one [type=value_error, input_value=Args()]\n  For more",
+            "User-specified max_model_len (9) is greater than the derived one",
+        ),
+        ("No available memory for the cache blocks.\nTry again", "No available memory for the"),
+        ("Model architectures ['A'] are not supported", "Model architectures ['A'] are not"),
+        ("", "ValueError"),
+    ],
+)
+def test_what_vllm_says_becomes_one_line(text: str, said: str) -> None:
+    reason = _reason(ValueError(text))
+    assert reason.startswith(said)
+    assert "\n" not in reason
+    assert "[type=" not in reason

@@ -16,6 +16,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.console import say
 from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.models.chat_template import stop_ids, template_notes
+from tspo_cli.models.checks.length_limits import check_length, check_vllm_length
 from tspo_cli.models.checks.model_digest import model_digest
 from tspo_cli.models.checks.vocabulary import check_vocabulary
 from tspo_cli.models.eos import saved_eos_ids
@@ -130,7 +131,6 @@ def _extra(text: str) -> dict[str, Any]:
 
 
 def _transformers(config: Config, protocol: type[SearchProtocol]) -> OpenedEngine:
-    from tspo_cli.models.checks.length_limits import check_length
     from tspo_cli.models.checks.probe import own_probe, small_window
     from tspo_cli.models.load_model import load_model
     from tspo_cli.rollout.engines.hf.engine_check import check_engine
@@ -164,17 +164,19 @@ def _vllm(config: Config, protocol: type[SearchProtocol]) -> OpenedEngine:
         raise UsageError(
             "vllm.url is for training; name a server with --endpoint URL, such as http://127.0.0.1:8100/v1"
         )
+    path, revision = config.model.path, config.model.revision
+    check_vllm_length(path, model_config(path, revision), context_length(config))
     tokenizer, _, dtype = _prepare(config, protocol)
-    eos = saved_eos_ids(config.model.path, tokenizer, config.model.revision)
+    eos = saved_eos_ids(path, tokenizer, revision)
     engine = VllmEngine(
-        config.model.path,
+        path,
         config.vllm,
         dtype=_name(dtype),
         eos_ids=sorted({*eos, *stop_ids(tokenizer, config.rollout)}),
         batch_size=config.eval.batch_size,
         max_context=context_length(config),
         seed=config.seed,
-        revision=config.model.revision,
+        revision=revision,
     )
 
     def fresh() -> Engine:
@@ -182,7 +184,7 @@ def _vllm(config: Config, protocol: type[SearchProtocol]) -> OpenedEngine:
         engine.engine.reset_prefix_cache()
         return engine
 
-    digest = model_digest(config.model.path, config.model.revision)
+    digest = model_digest(path, revision)
     return OpenedEngine(tokenizer, fresh, False, digest, f"vllm-{_name(dtype)}")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.data.world.generate import load_world
-from tspo_cli.models.checks.length_limits import check_length
+from tspo_cli.models.checks.length_limits import check_length, check_vllm_length
 from tspo_cli.models.checks.vocabulary import check_vocabulary
 from tspo_cli.models.dtype import torch_dtype
 from tspo_cli.models.load_model import load_model, load_tokenizer
@@ -33,6 +33,8 @@ def starting_policy(config: Config, device: str) -> tuple[PreTrainedTokenizerFas
         model: Any = load_model(path, torch_dtype(config.model.dtype, device), device, revision)
         check_vocabulary(path, tokenizer, model.get_input_embeddings().num_embeddings)
         check_length(path, model, context_length(config))
+        if config.rollout.engine == "vllm" and not config.vllm.url:
+            check_vllm_length(path, model.config, context_length(config))
         return tokenizer, model
     world = load_world(Path(config.data.world))
     tokenizer = tiny_tokenizer(world.words, world.syllables)

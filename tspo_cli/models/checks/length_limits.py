@@ -7,14 +7,19 @@ learner keeps.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tspo_cli.errors import InvalidInputError
 
+ALLOW_LONG = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
+"""The environment variable with which vLLM takes longer sequences than a model was made for."""
 # Rotary embeddings whose frequencies change for all tokens when a sequence grows.
 _GROWING_ROPES = ("dynamic", "longrope")
+_SCALED_ROPES = ("linear", "dynamic", "yarn")
+_SIZES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 _POSITIONS = ("max_position_embeddings", "original_max_position_embeddings")
 
 
@@ -31,6 +36,37 @@ def check_length(path: str | Path, model: Any, length: int) -> None:
                 f"{path}: {type(model).__name__} has {feature}, and a sequence may have {length} "
                 f"tokens; set model.max_context to at most {limit}"
             )
+
+
+def check_vllm_length(path: str | Path, config: Any, length: int) -> None:
+    """Refuse sequences of `length` tokens if vLLM would not start for them. `config` is that of the
+    model at `path`.
+
+    Raises:
+        InvalidInputError: the longest sequence that vLLM takes, and what to set.
+    """
+    limit = vllm_length(config)
+    if limit and length > limit and os.environ.get(ALLOW_LONG) != "1":
+        raise InvalidInputError(
+            f'{path}: was made for {limit:,} tokens, and with rollout.engine = "vllm" prompt, '
+            f"turns and observations may have {length:,}; set model.max_context to at most "
+            f"{limit}, or lower rollout.max_prompt_tokens, max_new_tokens, max_observation_tokens "
+            "or max_searches"
+        )
+
+
+def vllm_length(config: Any) -> int:
+    """The longest sequence that vLLM takes of a model: what its configuration says, times the
+    factor of scaled rotary embeddings. 0: no limit is known.
+    """
+    config = config.get_text_config()
+    sizes = [getattr(config, name, None) for name in _SIZES]
+    longest = min((int(size) for size in sizes if size), default=0)
+    for rope in _ropes(getattr(config, "rope_parameters", None) or {}):
+        if rope.get("rope_type") in _SCALED_ROPES:
+            original = int(rope.get("original_max_position_embeddings") or longest)
+            longest = max(longest, int(original * (rope.get("factor") or 1)))
+    return longest
 
 
 def length_limits(model: Any) -> Iterator[tuple[str, int]]:

@@ -173,6 +173,7 @@ def _start(
         raise InvalidInputError("vllm.sleep: vLLM cannot sleep on a CPU; set it to 0")
     cache = config.kv_cache_gib or (CPU_KV_CACHE_GIB if cpu else 0)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    options: dict[str, Any] = cpu_options(max_context) if cpu else {"enforce_eager": config.eager}
     arguments = EngineArgs(
         model=model,
         revision=revision or None,
@@ -191,9 +192,25 @@ def _start(
         worker_extension_cls=WORKER_EXTENSION,
         generation_config="vllm",
         disable_log_stats=True,
-        **(cpu_options(max_context) if cpu else {"enforce_eager": config.eager}),
+        **options,
     )
-    return LLMEngine.from_engine_args(arguments), SamplingParams
+    try:
+        return LLMEngine.from_engine_args(arguments), SamplingParams
+    except ValueError as error:  # a context that it does not take, an architecture it lacks
+        raise InvalidInputError(
+            f'{model}: vLLM does not start: {_reason(error)}; use rollout.engine = "transformers" '
+            "if it cannot be helped"
+        ) from error
+
+
+def _reason(error: ValueError) -> str:
+    """What vLLM says, in one line. Its configuration is checked by pydantic, whose first line names
+    only the class.
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    line = next((line for line in lines if "error, " in line), lines[0])
+    _, found, rest = line.partition("error, ")
+    return (rest if found else line).partition(" [type=")[0].strip()
 
 
 def _guard_llvmlite() -> None:
