@@ -237,7 +237,34 @@ def test_a_refused_field_is_named_with_its_setting(tmp_path: Path, message: str,
 def test_forms_of_a_message(message: dict[str, Any], text: str) -> None:
     reply = read_reply({"choices": [{"message": message, "finish_reason": "stop"}]}, "chat")
     assert (reply.text, reply.refused) == (text, "")
-    assert reply.thought == bool({"reasoning", "reasoning_content"} & set(message))
+    assert reply.thought == (message.get("reasoning_content") or message.get("reasoning") or "")
+
+
+@pytest.mark.parametrize(
+    ("field", "thought", "finish"),
+    [
+        ("reasoning_content", "They want <answer> South Shields </answer>", "length"),
+        ("reasoning", "South Shields", "length"),
+        ("reasoning_content", "So the answer is: South Shields", "stop"),
+        ("reasoning", '{"name": "search", "arguments": {"query": "x"}}', "length"),
+    ],
+)
+def test_reasoning_is_no_answer(tmp_path: Path, field: str, thought: str, finish: str) -> None:
+    """The budget ran out within the thought: no answer, and the record and a warning say why."""
+    message = {"role": "assistant", "content": None, field: thought}
+    server = Hosted(carol={"choices": [{"message": message, "finish_reason": finish}]})
+    with serve(server.app()) as url:
+        done = evaluate(tmp_path, url, "--json")
+    assert done.code == 0, done.err
+    (scores,) = json.loads(done.out)["results"]
+    assert (scores["em"], scores["refused"], scores["no_answer_share"]) == (0.8, 0, 0.2)
+    assert "2 of 10 questions have no answer because the server returned reasoning" in done.err
+    assert "rollout.max_new_tokens" in done.err
+    for item in items(tmp_path):
+        assert item.get("no_answer") == ("thought" if "carol" in item["question"] else None)
+    silent = items(tmp_path)[2]
+    assert silent["answer"] is None
+    assert silent["trajectory"]["turns"][0]["thought"] == thought
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ class ItemRecord(TypedDict):
     failed: bool  # a search failed or the deadline passed: counts as wrong
     trajectory: RolloutRecord
     cut_prompt: NotRequired[bool]  # written where it is true: the prompt has a part of the question
+    no_answer: NotRequired[str]  # written where it is "thought": the last reply is only reasoning
     refused: NotRequired[str]  # why the server refused the question: no answer, counts as wrong
     judge: NotRequired[float | None]  # verdict of the LLM judge; None where the reply has none
     judge_reply: NotRequired[str | None]  # None for a question without an answer, which is not sent

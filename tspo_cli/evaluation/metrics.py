@@ -180,6 +180,8 @@ def item_record(
     if calls_tools:
         calls = [turn.call for turn in trajectory.turns if turn.call is not None]
         record["invalid_calls"] = sum(bool(call.error) for call in calls)
+    if trajectory.answer is None and trajectory.turns and trajectory.turns[-1].only_thought:
+        record["no_answer"] = "thought"
     if trajectory.refused:
         record["refused"] = trajectory.refused
     return record

@@ -41,6 +41,7 @@ from tspo_cli.evaluation.summary import (
     calls_in_thoughts,
     cut_questions,
     latency,
+    only_thoughts,
     silent_model,
     with_intervals,
 )
@@ -124,7 +125,8 @@ class Session:
         write_evaluation(self.folder, scores, items)
         journal.close()
         silent = silent_model(scores, self._answer_form().get("answer", "tags"))
-        for warning in (silent, cut_questions(scores), calls_in_thoughts(items)):
+        notes = (silent, cut_questions(scores), calls_in_thoughts(items), only_thoughts(items))
+        for warning in notes:
             if warning is not None:
                 warn(f"{name}: {warning}")
         if scores["failed"]:

@@ -76,6 +76,19 @@ def calls_in_thoughts(items: Sequence[ItemRecord]) -> str | None:
     )
 
 
+def only_thoughts(items: Sequence[ItemRecord]) -> str | None:
+    """What to do where questions have reasoning without any text as their reply; None elsewhere."""
+    count = sum(item.get("no_answer") == "thought" for item in items)
+    if not count:
+        return None
+    return (
+        f"{count} of {len(items)} questions have no answer because the server returned reasoning "
+        "and no text. The token limit ended the thought: raise rollout.max_new_tokens, or switch "
+        "thinking off (rollout.template_kwargs={enable_thinking=false}). If replies were complete, "
+        "the server's reasoning parser does not fit the model"
+    )
+
+
 def averages(sets: Sequence[Sequence[ItemRecord]]) -> dict[str, dict[str, Any]]:
     """Averages with intervals: `macro` weights every data set equally, `questions` every
     question.

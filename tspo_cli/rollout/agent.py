@@ -247,6 +247,7 @@ class _Loop:
                 mixed=completion.mixed,
                 eos_dropped=len(action_ids) < len(completion.token_ids),
                 call=action.call,
+                thought=completion.thought,
             )
         )
         if action.kind == "search":

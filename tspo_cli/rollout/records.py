@@ -36,6 +36,7 @@ class TurnRecord(TypedDict):
     search_error: str | None  # why the search failed
     call_error: NotRequired[str]  # written where it is not empty: why a call was not valid
     ignored_calls: NotRequired[int]  # written above 0: further calls, which were not executed
+    thought: NotRequired[str]  # written where it is not empty: reasoning that a server keeps apart
     call_in_thought: NotRequired[bool]  # written where it is true: in a thought without an end
 
 
@@ -115,6 +116,8 @@ def _turn_record(turn: Turn) -> TurnRecord:
     }
     if turn.eos_dropped:
         record["eos_dropped"] = True
+    if turn.thought:
+        record["thought"] = turn.thought
     if turn.call is not None and turn.call.error:
         record["call_error"] = turn.call.error
     if turn.call is not None and turn.call.ignored:

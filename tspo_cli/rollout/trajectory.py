@@ -45,7 +45,7 @@ class Turn:
     failed: the trajectory then does not enter the loss. `weight_version` is that of the weights
     which sampled the last token; `mixed`: other weights sampled earlier tokens of the segment.
     `eos_dropped`: an end-of-sequence token was sampled after `action_ids` and is in no context.
-    `call`: set if the model called a function.
+    `call`: set if the model called a function. `thought`: reasoning that a server keeps apart.
     """
 
     action_ids: tuple[int, ...]
@@ -63,6 +63,12 @@ class Turn:
     mixed: bool = False
     eos_dropped: bool = False
     call: CallFacts | None = None
+    thought: str = ""
+
+    @property
+    def only_thought(self) -> bool:
+        """True if a server returned reasoning and no text."""
+        return bool(self.thought) and not self.text.strip()
 
     @property
     def sampled_tokens(self) -> int:

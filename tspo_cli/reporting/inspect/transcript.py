@@ -130,6 +130,8 @@ def _lines(trajectory: dict[str, Any], golds: Sequence[str], color: bool) -> lis
         lines.append(Padding(_heading(trajectory, index), (0, 0, 0, 2)))
         said = turn.get("text") or (f"query: {turn['query']}" if turn.get("query") else "")
         lines.append(Padding(_marked(said, golds, color, "dim"), (0, 0, 0, 4)))
+        for note in _call_notes(turn):
+            lines.append(Padding(Text(printable(note), style="dim"), (0, 0, 0, 4)))
         if turn.get("search_error"):
             lines.append(
                 Padding(
@@ -157,6 +159,22 @@ def _lines(trajectory: dict[str, Any], golds: Sequence[str], color: bool) -> lis
         )
     )
     return lines
+
+
+def _call_notes(turn: dict[str, Any]) -> list[str]:
+    """What the record says of the turn's function calls and of reasoning apart from its text."""
+    notes = []
+    if turn.get("thought"):
+        notes.append(
+            f"reasoning (kept apart by the server): {_line(turn['thought'], LONGEST_SHOWN)}"
+        )
+    if turn.get("call_error"):
+        notes.append(f"call not valid: {turn['call_error']}")
+    if turn.get("ignored_calls"):
+        notes.append(f"{turn['ignored_calls']} more calls, not executed")
+    if turn.get("call_in_thought"):
+        notes.append("the call stands in a thought without an end")
+    return notes
 
 
 def _line(text: str, longest: int) -> str:

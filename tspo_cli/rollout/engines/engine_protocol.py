@@ -48,7 +48,8 @@ class Completion:
     `logprobs` are in nats, at the request's temperature (at 1 if it is greedy), before any top-k or
     top-p filter; empty if the engine knows none. `weight_version` is that of the last token;
     `mixed`: other weights sampled earlier tokens. `refused`: why a server refused the request; then
-    there is no completion, and the trajectory cannot go on. Empty otherwise.
+    there is no completion, and the trajectory cannot go on. Empty otherwise. `thought`: reasoning
+    that a server keeps apart from the text; it is in no later prompt.
     """
 
     session: int
@@ -58,6 +59,7 @@ class Completion:
     weight_version: int
     mixed: bool = False
     refused: str = ""
+    thought: str = ""
 
 
 class Engine(Protocol):

@@ -19,7 +19,7 @@ ONLY_FIRST = "Only the first call of a message is executed. Send one call at a t
 class Reply:
     """What a server replied. `text` is that of the model; `calls` are its tool calls as the server
     sent them (chat only). If `refused` is not empty, the server withheld the reply for this reason.
-    `thought`: the server keeps the model's reasoning apart from its text.
+    `thought` is reasoning that the server keeps apart from the text. No answer is read from it.
     """
 
     text: str = ""
@@ -28,7 +28,7 @@ class Reply:
     finish_reason: str = ""
     stop_reason: object = None
     token_ids: tuple[int, ...] = ()
-    thought: bool = False
+    thought: str = ""
 
 
 def read_reply(response: Mapping[str, Any], api: Literal["completions", "chat"]) -> Reply:
@@ -60,8 +60,13 @@ def read_reply(response: Mapping[str, Any], api: Literal["completions", "chat"])
         finish_reason=finish_reason,
         stop_reason=choice.get("stop_reason"),
         token_ids=tuple(sampled),
-        thought=bool(message.get("reasoning_content") or message.get("reasoning")),
+        thought=_thought(message),
     )
+
+
+def _thought(message: Mapping[str, Any]) -> str:
+    said = message.get("reasoning_content") or message.get("reasoning")
+    return said if isinstance(said, str) else ""
 
 
 def call_text(call: Any) -> str:

@@ -241,7 +241,9 @@ class EndpointEngine:
             self._conversations[request.session] = _Conversation(
                 messages, (*request.token_ids, *ids)
             )
-        return Completion(request.session, ids, (), reason, self.weight_version)
+        return Completion(
+            request.session, ids, (), reason, self.weight_version, thought=reply.thought
+        )
 
     def _prompt_text(self, request: GenerationRequest) -> str:
         """A whole prompt as text, without the tokens that the server's tokenizer puts before it."""
