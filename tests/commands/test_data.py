@@ -75,16 +75,18 @@ def test_check_of_a_sound_file() -> None:
         "types": {},
         "with_supporting_ids": 1,
         "with_answer_in_corpus": 1,
+        "identical_questions": 0,
+        "identical_passages": 0,
         "problems": [],
     }
     assert "with answer in corpus  1" in run("check", "nq", "--corpus", corpus).stdout
 
 
 def test_check_prints_every_problem_and_fails() -> None:
-    path = put("q.jsonl", QUESTION, QUESTION, {"id": "q2"})
+    path = put("q.jsonl", QUESTION, QUESTION | {"question": "Or who?"}, {"id": "q2"})
     done = run("check", path)
     assert isinstance(done.exception, InvalidInputError)
-    assert "q.jsonl:2: id 'q1' as on line 1\n" in done.stdout
+    assert "q.jsonl:2: id 'q1' as on line 1, with other content\n" in done.stdout
     assert 'q.jsonl:3: expected "question"' in done.stdout
     assert str(done.exception).startswith("q.jsonl: 2 problems")
     as_json = run("check", path, "--json")

@@ -196,7 +196,7 @@ def test_bad_parquet_rows_are_numbered(tmp_path: Path) -> None:
         ({"data_source": 3}, '"data_source" to be a string'),
         ({"type": ["x"]}, '"type" to be a string'),
         ({"id": None}, '"id" to be a string'),
-        ({"id": "first"}, "ids that differ, got 'first' as on line 1"),
+        ({"id": "first", "type": "x"}, "ids that differ, got 'first' as on line 1"),
     ],
 )
 def test_bad_questions_name_file_and_line(

@@ -145,7 +145,7 @@ def test_every_problem_is_found_with_its_line(tmp_path: Path) -> None:
         tmp_path / "q.jsonl",
         QUESTION,
         "not JSON",
-        QUESTION,
+        QUESTION | {"question": "And who else?"},
         {"id": "q3", "question": "Who?"},
         QUESTION | {"id": "q4", "golden_answers": ["---", "Ada"]},
         QUESTION | {"id": "q5", "supporting_ids": ["p1", "p9"]},
@@ -177,6 +177,64 @@ def test_every_problem_is_found_with_its_line(tmp_path: Path) -> None:
     assert report.questions == 6
     assert report.with_answer_in_corpus == 5
     assert str(report.problems[0]).startswith(f"{path}:2: expected one JSON object")
+
+
+RECORDS: dict[str, list[dict[str, Any]]] = {
+    "questions": [QUESTION, QUESTION, QUESTION | {"id": "q2"}, QUESTION | {"split": "dev"}],
+    "passages": [
+        {"id": "p", "contents": '"T"\nx'},
+        {"id": "p", "title": "T", "text": "x"},
+        {"id": "r", "contents": '"T"\nx'},
+        {"id": "p", "contents": '"T"\nx'},
+    ],
+    "numbered passages": [{"id": str(n), "contents": "x"} for n in (4, 5, 6, 5, 7, 6)],
+}
+
+
+@pytest.mark.parametrize(("name", "kept", "left"), [
+    ("questions", 2, 2), ("passages", 2, 2), ("numbered passages", 4, 2),
+])  # fmt: skip
+def test_identical_records_are_left_out_and_counted_everywhere(
+    name: str, kept: int, left: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = jsonl(tmp_path / "in.jsonl", *RECORDS[name])
+    kind = "questions" if name == "questions" else "passages"
+    assert convert(path, tmp_path / "out.jsonl") == (kind, kept)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{left} {kind} are identical to an earlier one and were left out" in said
+    one = jsonl(tmp_path / "q.jsonl", QUESTION)
+    report = check(path) if kind == "questions" else check(one, path)
+    assert report.problems == ()
+    if kind == "questions":
+        assert (report.questions, report.identical_questions) == (kept, left)
+        assert report.identical_passages is None
+    else:
+        assert (report.passages, report.identical_passages) == (kept, left)
+    again = check(tmp_path / "out.jsonl") if kind == "questions" else None
+    assert again is None or again.identical_questions == 0
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [QUESTION, QUESTION | {"golden_answers": ["Eve"]}],
+        [QUESTION, QUESTION, QUESTION | {"question": "Who is Ada?"}],
+        [QUESTION, QUESTION | {"supporting_ids": ["p"]}],
+        [{"id": "p", "contents": '"T"\nx'}, {"id": "p", "contents": '"U"\nx'}],
+        [{"id": str(n), "contents": text} for n, text in ((1, "a"), (2, "b"), (1, "b"))],
+    ],
+)
+def test_other_content_under_one_id_is_a_problem_everywhere(
+    records: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    path = jsonl(tmp_path / "in.jsonl", *records)
+    with pytest.raises(InvalidInputError, match=f":{len(records)}: expected ids that differ"):
+        convert(path, tmp_path / "out.jsonl")
+    one = jsonl(tmp_path / "q.jsonl", QUESTION)
+    report = check(path) if "question" in records[0] else check(one, path)
+    (problem,) = report.problems
+    assert problem.line == len(records)
+    assert "with other content" in problem.message
 
 
 def test_empty_and_absent_files(tmp_path: Path) -> None:

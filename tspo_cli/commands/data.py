@@ -105,6 +105,9 @@ def check(
         if report.types:
             console.result(f"types                  {_counts(report.types)}")
         console.result(f"with supporting ids    {report.with_supporting_ids}")
+        identical = report.identical_questions + (report.identical_passages or 0)
+        if identical:
+            console.result(f"identical, left out    {identical}")
         if report.passages is not None:
             console.result(f"passages               {report.passages}")
             console.result(f"with answer in corpus  {report.with_answer_in_corpus}")
@@ -165,7 +168,7 @@ def audit(
     from tspo_cli.data.corpus.chunks import WHOLE
     from tspo_cli.data.corpus.corpus_files import CorpusFacts, read_corpus
     from tspo_cli.data.readers import resolve_data
-    from tspo_cli.evaluation.ceiling import corpus_ceiling, search_ceiling
+    from tspo_cli.evaluation.ceiling import CorpusCeiling, search_ceiling
     from tspo_cli.evaluation.sets import read_eval_sets
     from tspo_cli.reporting.tables.evaluation_table import audit_table
     from tspo_cli.retrieval.index.searcher import open_index
@@ -188,14 +191,16 @@ def audit(
     rows = []
     finder = contamination.QuestionFinder(questions)
     if index is not None or corpus is not None:
+        ceilings = {name: CorpusCeiling(members) for name, members in sets.items()}
+        for where, passage, text in passages("reading the corpus"):
+            finder.feed(where, text)
+            for ceiling in ceilings.values():
+                ceiling.feed(passage, text)
         for name, members in sets.items():
-            read = ((passage, text) for _, passage, text in passages(f"{name} corpus"))
-            shares = corpus_ceiling(members, read)
             depths = sorted(set(ks or [3, 5, 10]))
             by_k = [] if searcher is None else search_ceiling(members, searcher, depths)
+            shares = ceilings[name].shares()
             rows.append({"dataset": name, "n": len(members), **shares, "search": by_k})
-        for where, _, text in passages("questions in the corpus"):
-            finder.feed(where, text)
     findings = [
         *finder.findings(),
         *contamination.shared_questions(questions, trained),

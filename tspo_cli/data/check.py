@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.data.corpus.passage_forms import numbered, parse_passage
-from tspo_cli.data.formats.record_checks import SeenIds
+from tspo_cli.data.formats.record_checks import RepeatedIds
 from tspo_cli.data.normal_form import normalize_answer
 from tspo_cli.data.question import Passage, Question
-from tspo_cli.data.readers import default_data_source, numbered_questions, parse_question
+from tspo_cli.data.readers import (
+    default_data_source,
+    numbered_questions,
+    parse_question,
+    question_content,
+)
 from tspo_cli.data.rows import scan_rows
 from tspo_cli.data.word_forms import INSIDE, MARK, Readable, Wanted, readable, wanted
 from tspo_cli.errors import InvalidInputError
@@ -46,7 +51,8 @@ class CheckReport:
 
     `with_answer_in_corpus` is the number of questions with an accepted answer in a passage (whole
     words after normalisation, title and text). It is None without a corpus. A low share is not a
-    problem by itself.
+    problem by itself. Nor are records that are identical to an earlier one: only
+    `identical_questions` and `identical_passages` count them, and readers leave them out.
     """
 
     questions: int
@@ -55,6 +61,8 @@ class CheckReport:
     types: dict[str, int]
     with_supporting_ids: int
     with_answer_in_corpus: int | None
+    identical_questions: int = 0
+    identical_passages: int | None = None
     problems: tuple[Problem, ...] = field(default=())
 
 
@@ -65,14 +73,15 @@ def check(questions: Path, corpus: Path | None = None) -> CheckReport:
         MissingResourceError: a file does not exist.
     """
     problems: list[Problem] = []
-    valid = list(_valid_questions(questions, problems))
+    repeated_questions, repeated_passages = RepeatedIds(), RepeatedIds()
+    valid = list(_valid_questions(questions, problems, repeated_questions))
     passages: int | None = None
     answered: int | None = None
     if corpus is not None:
         finder = AnswerFinder([question.golden_answers for _, question in valid])
         ids: set[str] = set()
         passages = 0
-        for passage in _valid_passages(corpus, problems):
+        for passage in _valid_passages(corpus, problems, repeated_passages):
             ids.add(passage.id)
             finder.feed(passage.contents)
             passages += 1
@@ -85,15 +94,18 @@ def check(questions: Path, corpus: Path | None = None) -> CheckReport:
         types=dict(Counter(question.type for _, question in valid if question.type)),
         with_supporting_ids=sum(bool(question.supporting_ids) for _, question in valid),
         with_answer_in_corpus=answered,
+        identical_questions=repeated_questions.same,
+        identical_passages=None if corpus is None else repeated_passages.same,
         problems=tuple(
             sorted(problems, key=lambda problem: (problem.file != questions, problem.line))
         ),
     )
 
 
-def _valid_questions(path: Path, problems: list[Problem]) -> Iterator[tuple[int, Question]]:
+def _valid_questions(
+    path: Path, problems: list[Problem], repeated: RepeatedIds
+) -> Iterator[tuple[int, Question]]:
     default_source = default_data_source(path)
-    first_lines: dict[tuple[str, str], int] = {}
     number = 0
     for number, record in numbered_questions(path, scan_rows(path)):
         try:
@@ -101,10 +113,12 @@ def _valid_questions(path: Path, problems: list[Problem]) -> Iterator[tuple[int,
         except InvalidInputError as error:
             problems.append(_problem(path, number, error))
             continue
+        earlier = repeated.earlier(question.key, number, question_content(question))
+        if earlier is not None and earlier[1]:
+            continue
         problems += [Problem(path, number, message) for message in _oddities(question)]
-        earlier = first_lines.setdefault((question.data_source, question.id), number)
-        if earlier != number:
-            problems.append(Problem(path, number, f"id {question.id!r} as on line {earlier}"))
+        if earlier is not None:
+            problems.append(_other_content(path, number, question.id, earlier[0]))
         yield number, question
     if number == 0:
         problems.append(Problem(path, 0, "no questions"))
@@ -122,8 +136,13 @@ def _oddities(question: Question) -> Iterator[str]:
         yield f'"gold_kind" is {question.gold_kind!r} but "supporting_ids" is empty'
 
 
-def _valid_passages(path: Path, problems: list[Problem]) -> Iterator[Passage]:
-    seen = SeenIds()
+def _other_content(path: Path, number: int, identifier: str, earlier: int) -> Problem:
+    return Problem(path, number, f"id {identifier!r} as on line {earlier}, with other content")
+
+
+def _valid_passages(
+    path: Path, problems: list[Problem], repeated: RepeatedIds
+) -> Iterator[Passage]:
     number = 0
     for number, record in numbered(path, scan_rows(path)):
         try:
@@ -131,9 +150,11 @@ def _valid_passages(path: Path, problems: list[Problem]) -> Iterator[Passage]:
         except InvalidInputError as error:
             problems.append(_problem(path, number, error))
             continue
-        earlier = seen.first_line(passage.id, number)
+        earlier = repeated.earlier(passage.id, number, passage.contents)
+        if earlier is not None and earlier[1]:
+            continue
         if earlier is not None:
-            problems.append(Problem(path, number, f"id {passage.id!r} as on line {earlier}"))
+            problems.append(_other_content(path, number, passage.id, earlier[0]))
         yield passage
     if number == 0:
         problems.append(Problem(path, 0, "no passages"))

@@ -53,12 +53,12 @@ def guess_kind(path: Path) -> Kind:
 
 def convert(source: Path, target: Path, kind: Kind | None = None) -> tuple[Kind, int]:
     """Write the records of `source` to `target` as JSONL, gzipped if the name ends in .gz. Return
-    their kind and number.
+    their kind and number. Records that are identical to an earlier one are left out, which is said.
 
     Raises:
         MissingResourceError: the source does not exist.
-        InvalidInputError: a record is malformed, an id occurs twice, there is no record, or the
-            target's name is not one of JSONL.
+        InvalidInputError: a record is malformed, records with the same id differ, there is no
+            record, or the target's name is not one of JSONL.
     """
     if not target.name.endswith((".jsonl", ".jsonl.gz")):
         raise InvalidInputError(

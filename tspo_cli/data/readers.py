@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from tspo_cli.data.benchmarks import benchmarks
 from tspo_cli.data.corpus.passage_forms import numbered, parse_passage
 from tspo_cli.data.formats.answers import accepted_answers, supporting_titles
 from tspo_cli.data.formats.record_checks import (
+    RepeatedIds,
     Row,
     ScannedRow,
-    SeenIds,
     invalid,
     text_id,
     type_name,
@@ -43,26 +44,29 @@ def read_passages(path: Path, *, distinct: bool = True) -> Iterator[Passage]:
     """Stream the passages of a corpus file in file order.
 
     Args:
-        distinct: refuse repeated ids. This keeps all ids in memory that are not consecutive
-            numbers.
+        distinct: leave out passages that are identical to an earlier one, which is said, and
+            refuse other passages with its id. This keeps all ids in memory that are not
+            consecutive numbers.
 
     Raises:
         MissingResourceError: the file does not exist (raised by the call itself).
-        InvalidInputError: a record is malformed, an id occurs twice (the error has both lines), or
-            there is no passage.
+        InvalidInputError: a record is malformed, passages with the same id differ (the error has
+            both lines), or there is no passage.
     """
     return _passages(path, numbered(path, read_rows(path)), distinct)
 
 
 def _passages(path: Path, rows: Iterator[Row], distinct: bool) -> Iterator[Passage]:
-    seen = SeenIds()
+    repeated = RepeatedIds()
     number = 0
     for number, record in rows:
         passage = parse_passage(path, number, record)
-        earlier = seen.first_line(passage.id, number) if distinct else None
-        if earlier is not None:
-            raise _duplicate(path, number, passage.id, earlier)
-        yield passage
+        earlier = repeated.earlier(passage.id, number, passage.contents) if distinct else None
+        if earlier is None:
+            yield passage
+        elif not earlier[1]:
+            raise _duplicate(path, number, passage.id, earlier[0])
+    repeated.announce(path, "passages")
     if number == 0:
         raise InvalidInputError(
             f"{path}: expected passages, got an empty file; fix: name a corpus file"
@@ -70,30 +74,39 @@ def _passages(path: Path, rows: Iterator[Row], distinct: bool) -> Iterator[Passa
 
 
 def read_questions(path: Path, *, limit: int = 0, source: str = "") -> list[Question]:
-    """The first `limit` questions of a file (0: all), in file order.
+    """The first `limit` questions of a file (0: all), in file order. Questions that are identical
+    to an earlier one are left out, which is said.
 
     `data_source` is that of the record, else `source`, else the name of the file, or of its folder
     for names like test.jsonl.
 
     Raises:
         MissingResourceError: the file does not exist.
-        InvalidInputError: a record is malformed, a question has no answer, an id occurs twice in a
-            data source (the error has both lines), or there is no question.
+        InvalidInputError: a record is malformed, a question has no answer, questions of a data
+            source with the same id differ (the error has both lines), or there is no question.
     """
-    first_lines: dict[tuple[str, str], int] = {}
+    repeated = RepeatedIds()
     questions: list[Question] = []
     for number, question in question_rows(path, source):
-        earlier = first_lines.setdefault((question.data_source, question.id), number)
-        if earlier != number:
-            raise _duplicate(path, number, question.id, earlier)
+        earlier = repeated.earlier(question.key, number, question_content(question))
+        if earlier is not None:
+            if not earlier[1]:
+                raise _duplicate(path, number, question.id, earlier[0])
+            continue
         questions.append(question)
         if len(questions) == limit:
             break
+    repeated.announce(path, "questions")
     if not questions:
         raise InvalidInputError(
             f"{path}: expected questions, got an empty file; fix: name a question file"
         )
     return questions
+
+
+def question_content(question: Question) -> str:
+    """What two questions have in common that are the same: all but their further fields."""
+    return repr(replace(question, extra={}))
 
 
 def question_rows(path: Path, source: str = "") -> Iterator[tuple[int, Question]]:

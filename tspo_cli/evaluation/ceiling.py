@@ -34,25 +34,43 @@ def corpus_ceiling(
     a question's gold passages that exist. `all_gold_in_corpus`: share of the questions whose gold
     passages all exist. None if no question has such answers or gold passages.
     """
-    answers = [_plain_answers(question) for question in questions]
-    finder = AnswerFinder(answers)
-    gold_ids = {identifier for question in questions for identifier in question.supporting_ids}
-    present: set[str] = set()
+    ceiling = CorpusCeiling(questions)
     for identifier, contents in passages:
-        finder.feed(contents)
-        present |= found_of(gold_ids, {identifier})
-    shares = [
-        len(present.intersection(question.supporting_ids)) / len(set(question.supporting_ids))
-        for question in questions
-        if question.supporting_ids
-    ]
-    return {
-        "answer_in_corpus": mean(
-            [float(index in finder.answered) for index, golds in enumerate(answers) if golds]
-        ),
-        "gold_in_corpus": mean(shares),
-        "all_gold_in_corpus": mean([float(share == 1) for share in shares]),
-    }
+        ceiling.feed(identifier, contents)
+    return ceiling.shares()
+
+
+class CorpusCeiling:
+    """`corpus_ceiling` of a corpus that is read passage by passage."""
+
+    def __init__(self, questions: Sequence[Question]) -> None:
+        self._questions = questions
+        self._answers = [_plain_answers(question) for question in questions]
+        self._finder = AnswerFinder(self._answers)
+        self._gold_ids = {name for question in questions for name in question.supporting_ids}
+        self._present: set[str] = set()
+
+    def feed(self, identifier: str, contents: str) -> None:
+        """Take in the next passage."""
+        self._finder.feed(contents)
+        self._present |= found_of(self._gold_ids, {identifier})
+
+    def shares(self) -> dict[str, float | None]:
+        """The shares of what was read so far."""
+        gold = [
+            len(self._present.intersection(question.supporting_ids))
+            / len(set(question.supporting_ids))
+            for question in self._questions
+            if question.supporting_ids
+        ]
+        answered = self._finder.answered
+        return {
+            "answer_in_corpus": mean(
+                [float(index in answered) for index, golds in enumerate(self._answers) if golds]
+            ),
+            "gold_in_corpus": mean(gold),
+            "all_gold_in_corpus": mean([float(share == 1) for share in gold]),
+        }
 
 
 def search_ceiling(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.console import say
 from tspo_cli.errors import InvalidInputError
 
 Row = tuple[int, dict[str, Any]]
@@ -74,3 +77,35 @@ class SeenIds:
                 return self._lines.get(identifier)
         earlier = self._lines.setdefault(identifier, number)
         return earlier if earlier != number else None
+
+
+class RepeatedIds:
+    """Finds records with the id of an earlier record of their file, and those among them that are
+    the same record again. Memory holds 8 bytes of each record, and ids as `SeenIds`.
+    """
+
+    def __init__(self) -> None:
+        self.same = 0
+        """Records that are the same as an earlier one."""
+        self._seen = SeenIds()
+        self._digests = array("q")
+
+    def earlier(self, identifier: str, number: int, content: str) -> tuple[int, bool] | None:
+        """The line of an earlier record with this id, and whether it has this content. None:
+        there is none, and this record at line `number` is the first.
+        """
+        digest = blake2b(content.encode("utf-8", "replace"), digest_size=8).digest()
+        value = int.from_bytes(digest, signed=True)
+        line = self._seen.first_line(identifier, number)
+        if line is None:
+            self._digests.extend([0] * (number + 1 - len(self._digests)))
+            self._digests[number] = value
+            return None
+        is_same = self._digests[line] == value
+        self.same += is_same
+        return line, is_same
+
+    def announce(self, path: Path, what: str) -> None:
+        """Say how many records are the same as an earlier one, if any are."""
+        if self.same:
+            say(f"{path}: {self.same:,} {what} are identical to an earlier one and were left out")
