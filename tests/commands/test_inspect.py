@@ -62,6 +62,7 @@ def test_inspect_shows_evaluated_items(demo: Path) -> None:
         (["--question", "nope"], MissingResourceError, "not among these 10 groups"),
         (["--class", "nope"], MissingResourceError, "there are: "),
         (["--dataset", "nope"], MissingResourceError, "it has rollouts, items of test"),
+        (["--dataset", "nope"], MissingResourceError, "tspo eval: tspo inspect DIR, its --out"),
         (["--limit", "-1"], UsageError, "--limit -1"),
     ],
 )

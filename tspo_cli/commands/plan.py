@@ -9,7 +9,7 @@ import typer
 
 from tspo_cli import console
 from tspo_cli.commands.options import Json, Settings, Sources
-from tspo_cli.errors import GateError
+from tspo_cli.errors import GateError, UsageError
 
 
 def plan(
@@ -59,6 +59,11 @@ def plan(
 
     config = load_config(sources, settings or ())
     refuse_problems(config)
+    if rollout_tokens and (rates is not None or not gpus):
+        raise UsageError(
+            "--rollout-tokens counts for the time of --gpus alone; give --gpus N without --rates, "
+            "or leave it out"
+        )
     estimate = estimate_run(config, gpus)
     if rates is not None:
         estimate |= {
@@ -120,7 +125,10 @@ def _text(estimate: dict[str, Any]) -> str:
 
 def _time(estimate: dict[str, Any]) -> list[str]:
     if "seconds_per_step" not in estimate:
-        return []
+        return [
+            "time: not estimated; --rates RUN scales it from the steps of a run on this machine, "
+            "and --gpus N computes the learner's part"
+        ]
     seconds = estimate["seconds_per_step"]
     hours = seconds * estimate["steps"] / 3600
     return [

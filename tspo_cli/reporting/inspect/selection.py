@@ -40,7 +40,10 @@ def choose_source(
             if wants_items
             else "rollouts"
         )
-        raise MissingResourceError(f"{view.path}: no {what} kept; it has {_listed(kept)}")
+        elsewhere = "; items of tspo eval: tspo inspect DIR, its --out" if wants_items else ""
+        raise MissingResourceError(
+            f"{view.path}: no {what} kept; it has {_listed(kept)}{elsewhere}"
+        )
     step = max(source.step for source in fitting) if step is None else step
     at_step = [source for source in fitting if source.step == step]
     if not at_step:
