@@ -10,6 +10,7 @@ from tests.commands.report_cli import tspo, tspo_json
 from tests.reporting.tree import make_evaluation, make_run
 from tspo_cli import __version__, runs
 from tspo_cli.config.schema import Config
+from tspo_cli.config.tables import flatten
 from tspo_cli.errors import InvalidInputError
 
 
@@ -26,8 +27,22 @@ def test_runs_show(demo: Path) -> None:
     assert found["seconds"] == 6.0
     assert [one["step"] for one in found["evaluations"]] == [0, 2, 4]
     text = tspo("runs", "show", demo / "tspo").stdout
-    assert "credit.success_turns" in text
     assert "tspo train tspo.toml" in text
+
+
+def test_runs_show_fits_a_screen(demo: Path) -> None:
+    """What the run reached comes before its settings, and defaults are only counted."""
+    text = tspo("runs", "show", demo / "tspo").stdout
+    assert len(text.splitlines()) < 120
+    defaults = flatten(Config().section_dict())
+    config = flatten(tspo_json("runs", "show", demo / "tspo")["config"])
+    shown = {line.split()[0] for line in text.splitlines() if line}
+    assert {key for key in config if key in shown} == {
+        key for key, value in config.items() if value != defaults.get(key)
+    }
+    parts = [text.index(f"\n{part}") for part in ("metrics", "evaluation", "settings")]
+    assert parts == sorted(parts)
+    assert "more have their defaults; --json shows them" in text
 
 
 def test_runs_diff(demo: Path) -> None:

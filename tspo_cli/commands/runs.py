@@ -11,7 +11,7 @@ from tspo_cli import console
 from tspo_cli.commands.options import Json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 app = typer.Typer(no_args_is_help=True, help="List, show and compare runs.")
 
@@ -50,7 +50,12 @@ def show(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
     as_json: Json = False,
 ) -> None:
-    """Show a run: state, command, versions, settings, metrics and evaluations."""
+    """Show a run: state, command, metrics, evaluations, settings and versions.
+
+    Metrics are those of the last step. Settings are those that differ from the defaults; --json has
+    all of them.
+    """
+    from tspo_cli.config.schema import Config
     from tspo_cli.config.tables import flatten
     from tspo_cli.reporting.sources.overview import details
     from tspo_cli.reporting.sources.run_view import open_run
@@ -75,20 +80,26 @@ def show(
     console.result(_aligned([], [[key, _text(found[key])] for key in keys]))
     for sentence in found["warnings"]:
         console.result(f"warning: {sentence}")
-    for part in ("environment", "config", "metrics"):
-        console.result(
-            "\n"
-            + _aligned(
-                [part, ""], [[key, _text(value)] for key, value in flatten(found[part]).items()]
-            )
-        )
+    _part(f"metrics of step {_text(found['metrics'].get('step'))}", found["metrics"])
     for scores in found["evaluations"]:
-        lines = [
-            [key, _text(value)]
-            for key, value in scores.items()
-            if not isinstance(value, dict | list)
-        ]
-        console.result("\n" + _aligned(["evaluation", ""], lines))
+        plain = {key: value for key, value in scores.items() if not isinstance(value, dict | list)}
+        _part("evaluation", plain)
+    settings, defaults = flatten(found["config"]), flatten(Config().section_dict())
+    own = {key: value for key, value in settings.items() if value != defaults.get(key, _UNKNOWN)}
+    _part("settings", own)
+    if len(own) < len(settings):
+        console.result(f"({len(settings) - len(own)} more have their defaults; --json shows them)")
+    _part("environment", flatten(found["environment"]))
+
+
+_UNKNOWN = object()
+"""What no setting equals: the default of a key that this version does not know."""
+
+
+def _part(title: str, values: Mapping[str, Any]) -> None:
+    if values:
+        lines = [[key, _text(value)] for key, value in values.items()]
+        console.result("\n" + _aligned([title, ""], lines))
 
 
 @app.command("diff")
