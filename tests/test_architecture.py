@@ -24,7 +24,7 @@ FLOORS = [
     "demo",
     "commands",
 ]
-GROUND = {"errors", "console", "runs", "config", "packages"}
+GROUND = {"errors", "console", "runs", "config", "packages", "text"}
 # An algorithm is one file, with its options and defaults. The configuration builds [credit] from
 # these files, so they lie below it: of config they may import nothing but the base of a section.
 BELOW_CONFIG = (
@@ -56,7 +56,7 @@ HEAVY = {
     ),
     *("fastapi", "uvicorn", "httpx", "jinja2", "pydantic"),
 }
-LIGHT_ROOMS = {"", "errors", "console", "runs", "packages", "commands"}
+LIGHT_ROOMS = {"", "errors", "console", "runs", "packages", "commands", "text"}
 MOST_LINES = 400
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
+
+from tspo_cli.text.strict_json import json_text
 
 T = TypeVar("T")
 _quiet = False
@@ -39,7 +40,7 @@ def result(text: str) -> None:
 
 def result_json(value: Any) -> None:
     """Print a result on stdout as JSON."""
-    print(json.dumps(value, ensure_ascii=False, indent=2), flush=True)
+    print(json_text(value, indent=2), flush=True)
 
 
 class Advance(Protocol):

@@ -21,7 +21,6 @@ eval.json, which is written last.
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import platform
 import re
@@ -36,6 +35,7 @@ from typing import Any
 
 from tspo_cli import __version__
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.text.strict_json import json_text, parse_json
 
 CONFIG_TEXT_NAME = "config.toml"
 CONFIG_NAME = "config.resolved.json"
@@ -175,30 +175,28 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, readable and with a stable key order as given."""
-    atomic_write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    atomic_write_text(path, json_text(value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; a malformed one is an InvalidInputError that names it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise MissingResourceError(f"{path}: no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{path}: not valid JSON ({error})") from None
 
 
 def write_jsonl_gz(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write gzip JSONL atomically. No clock in the header: equal records give equal bytes."""
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    lines = "".join(json_text(record) + "\n" for record in records)
     atomic_write_bytes(path, gzip.compress(lines.encode("utf-8"), compresslevel=5, mtime=0))
 
 
 def read_jsonl_gz(path: Path) -> Iterator[Any]:
     """Read records that `write_jsonl_gz` wrote."""
-    with gzip.open(path, "rt", encoding="utf-8") as handle:
-        for line in handle:
-            yield json.loads(line)
+    with gzip.open(path, "rb") as handle:
+        for number, line in enumerate(handle, start=1):
+            yield parse_json(line, f"{path}:{number}")
 
 
 def flush_to_disk(path: Path) -> None:
@@ -215,15 +213,26 @@ def flush_to_disk(path: Path) -> None:
 def append_jsonl(path: Path, record: dict[str, Any]) -> None:
     """Append one line and hand it to the operating system at once."""
     with open(path, "a", encoding="utf-8") as handle:
-        handle.write(json.dumps(record, ensure_ascii=False) + "\n")
+        handle.write(json_text(record) + "\n")
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All complete lines of a JSONL file; a torn last line (killed while writing) is left out."""
+    """All complete lines of a JSONL file; a torn last line (killed while writing) is left out.
+
+    Raises:
+        InvalidInputError: a line is no JSON object; the message names the file and the line.
+    """
     if not path.exists():
         return []
-    raw = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in raw[: raw.rfind("\n") + 1].splitlines() if line.strip()]
+    *lines, _ = path.read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            record = parse_json(line, f"{path}:{number}")
+            if not isinstance(record, dict):
+                raise InvalidInputError(f"{path}:{number}: expected a JSON object")
+            records.append(record)
+    return records
 
 
 def keep_steps_up_to(path: Path, step: int) -> None:
@@ -240,8 +249,7 @@ def keep_steps_up_to(path: Path, step: int) -> None:
             "or start anew with --overwrite"
         )
     if path.exists():
-        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in kept)
-        atomic_write_text(path, "".join(lines))
+        atomic_write_text(path, "".join(json_text(record) + "\n" for record in kept))
 
 
 def _step_of(record: Any) -> int:
@@ -252,7 +260,7 @@ def _step_of(record: Any) -> int:
 def start_attempt(path: Path) -> int:
     """Record command and environment of this attempt; returns its number, from 1."""
     commands = path / COMMAND_NAME
-    attempt = len(commands.read_text(encoding="utf-8").splitlines()) + 1 if commands.exists() else 1
+    attempt = commands.read_bytes().count(b"\n") + 1 if commands.exists() else 1
     with open(commands, "a", encoding="utf-8") as handle:
         handle.write(shlex.join(["tspo", *sys.argv[1:]]) + "\n")
     write_json(path / ENVIRONMENT_NAME, environment())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import Any
 from tspo_cli.config.old_records import current_keys, is_old_record
 from tspo_cli.config.tables import Table, merge
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
+from tspo_cli.text.toml_text import MOST_PARTS, parse_toml
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,8 @@ def apply_settings(table: Table, settings: Sequence[str]) -> Table:
         *parents, leaf = key.strip().split(".")
         if not equals or not all([*parents, leaf]):
             raise UsageError(f"--set {setting}: expected KEY=VALUE, such as train.steps=10")
+        if len(parents) >= MOST_PARTS:
+            raise InvalidInputError(f"--set: expected a key, got one of {len(parents) + 1} parts")
         inner = table
         for depth, name in enumerate(parents, start=1):
             inner = inner.setdefault(name, {})
@@ -87,20 +88,15 @@ def apply_settings(table: Table, settings: Sequence[str]) -> Table:
 def _read_toml(path: Path) -> Layer:
     try:
         text = path.read_text(encoding="utf-8")
-        table = tomllib.loads(text)
-        return Layer(str(path), current_keys(table) if is_old_record(table) else table, text)
     except UnicodeDecodeError:
         raise InvalidInputError(f"{path}: not a UTF-8 text file") from None
-    except tomllib.TOMLDecodeError as error:
-        at = re.search(r" \(at line (\d+), column \d+\)", str(error))
-        line = at.group(1) if at else str(len(text.splitlines()))
-        reason = str(error)[: at.start()] if at else str(error)
-        raise InvalidInputError(f"{path}:{line}: not valid TOML: {reason}") from None
+    table = parse_toml(text, str(path))
+    return Layer(str(path), current_keys(table) if is_old_record(table) else table, text)
 
 
 def _parse_value(text: str) -> Any:
     try:
-        parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+        parsed = parse_toml(f"value = {text}", "--set")
+    except InvalidInputError:
         return text
     return parsed["value"] if list(parsed) == ["value"] else text

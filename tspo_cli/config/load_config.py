@@ -107,13 +107,13 @@ def _validate(table: Table, layers: Sequence[Layer]) -> Config:
 
     As strict JSON the string "5" is not an integer and `true` is not 1, but a list may be a tuple.
     """
-    problems = list(_refused(table))
-    if not problems:
+    problem = next(_refused(table), None)
+    if problem is None:
         try:
             return Config.model_validate_json(json.dumps(table, default=str), strict=True)
         except ValidationError as error:
-            problems = [_wrong(_key_at(detail["loc"]), table) for detail in error.errors()]
-    name, message = problems[0]
+            problem = _wrong(_key_at(error.errors()[0]["loc"]), table)
+    name, message = problem
     raise InvalidInputError(f"{name}: {message}{_origin(name, layers)}")
 
 
@@ -180,7 +180,7 @@ def _origin(name: str, layers: Sequence[Layer]) -> str:
 def _line_of(name: str, text: str) -> int | None:
     """The line that sets `name` in TOML `text`, as `[a]` and `b = ...` or as `a.b = ...`."""
     table = ""
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if header := re.match(r"\s*\[+([\w.-]+)\]", line):
             table = f"{header.group(1)}."
             if header.group(1) == name:

@@ -84,7 +84,7 @@ def is_degenerate(gold: str) -> bool:
 
 
 def _unwrapped(text: str) -> str:
-    return _WRAPPER.sub(" ", text)
+    return _WRAPPER.sub(" ", text) if "<" in text or "Doc " in text else text
 
 
 @lru_cache(maxsize=4096)

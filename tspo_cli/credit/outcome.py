@@ -13,7 +13,6 @@ from tspo_cli.credit.group import CreditTrajectory
 from tspo_cli.credit.user_code import call_function, finite_number, load_function
 from tspo_cli.errors import InvalidInputError
 
-_ACTION = re.compile(r"<(search|answer)>.*?</\1>", re.DOTALL)
 _ACTION_TAG = re.compile(r"</?(?:search|answer)>")
 
 
@@ -81,7 +80,8 @@ def well_formed(generated: str) -> bool:
     """
     if not generated:
         return True
-    one_action = len(_ACTION.findall(generated)) == 1 and len(_ACTION_TAG.findall(generated)) == 2
+    tags = _ACTION_TAG.findall(generated)
+    one_action = len(tags) == 2 and tags[0].replace("<", "</") == tags[1]
     return one_action and generated.count("<think>") == generated.count("</think>")
 
 

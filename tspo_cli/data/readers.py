@@ -16,12 +16,14 @@ from typing import Any
 
 from tspo_cli.console import say
 from tspo_cli.data.benchmarks import benchmarks
-from tspo_cli.data.corpus.passage_forms import numbered, parse_passage
+from tspo_cli.data.corpus.passage_forms import field_names, numbered, parse_passage
 from tspo_cli.data.formats.answers import accepted_answers, supporting_titles
 from tspo_cli.data.formats.record_checks import (
     RepeatedIds,
     Row,
     ScannedRow,
+    half_found,
+    has_half,
     invalid,
     text_id,
     type_name,
@@ -156,7 +158,7 @@ def parse_question(
     if isinstance(given, str) and not given.strip():
         raise InvalidInputError(f'{path}:{number}: "question" is empty; fix: write the question')
     if not isinstance(question, str):
-        got = type_name(question) if "question" in record else f"fields {', '.join(record)}"
+        got = type_name(question) if "question" in record else f"fields {field_names(record)}"
         raise invalid(path, number, '"question" to be a string', got, "write the question")
     supporting = _string_list(
         path, number, "supporting_ids", record.get("supporting_ids"), numbers=True
@@ -219,6 +221,8 @@ def _string_list(
                 f"{type_name(item)} in it",
                 "quote it",
             )
+        if has_half(item):
+            raise half_found(path, number)
     return tuple(value)
 
 

@@ -14,8 +14,21 @@ from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import Any, Literal
 
-from tspo_cli.data.formats.delimited import array_rows, delimiter_of, table_rows
-from tspo_cli.data.formats.record_checks import Row, ScannedRow, invalid, type_name
+from tspo_cli.data.formats.delimited import (
+    DECODER,
+    HALF_ESCAPE,
+    array_rows,
+    delimiter_of,
+    table_rows,
+)
+from tspo_cli.data.formats.record_checks import (
+    Row,
+    ScannedRow,
+    half_found,
+    has_half,
+    invalid,
+    type_name,
+)
 from tspo_cli.data.hub import PREFIX, hub_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
@@ -81,12 +94,18 @@ def file_form(path: Path) -> Form:
 def _text_rows(path: Path) -> Iterator[ScannedRow]:
     """Records of a table or a JSON array."""
     number = 0
+    delimiter = delimiter_of(path)
     try:
-        with TextIOWrapper(_open(path), encoding="utf-8-sig", newline="") as text:
-            delimiter = delimiter_of(path)
-            rows = table_rows(path, text, delimiter) if delimiter else array_rows(path, text)
+        with _open(path) as handle:
+            if delimiter:
+                lines = (_text(path, at, line) for at, line in enumerate(handle, start=1))
+                rows = table_rows(path, lines, delimiter)
+            else:
+                rows = array_rows(path, TextIOWrapper(handle, encoding="utf-8-sig"))
             for number, record in rows:
                 yield number, record
+    except InvalidInputError as error:  # a line of a table that is no text
+        yield number + 1, error
     except UnicodeDecodeError:
         yield (
             number + 1,
@@ -152,11 +171,9 @@ def _json_rows(path: Path) -> Iterator[ScannedRow]:
 
 def _record(path: Path, number: int, line: bytes) -> dict[str, Any] | InvalidInputError:
     try:
-        record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-    except UnicodeDecodeError as error:
-        return invalid(
-            path, number, "UTF-8 text", f"byte {error.start} that is not", "re-encode the file"
-        )
+        record = DECODER.decode(_text(path, number, line))
+    except InvalidInputError as error:
+        return error
     except json.JSONDecodeError as error:
         got = f"{error.msg} at column {error.colno}"
         return invalid(path, number, "one JSON object per line", got, "correct the line")
@@ -172,7 +189,17 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any] | InvalidInp
         return invalid(
             path, number, "one JSON object per line", type_name(record), "correct the line"
         )
+    if HALF_ESCAPE.search(line) and has_half(json.dumps(record, ensure_ascii=False)):
+        return half_found(path, number)
     return record
+
+
+def _text(path: Path, number: int, line: bytes) -> str:
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        got = f"byte {error.start} that is not"
+        raise invalid(path, number, "UTF-8 text", got, "re-encode the file") from None
 
 
 def _parquet_rows(path: Path) -> Iterator[ScannedRow]:
@@ -186,6 +213,9 @@ def _parquet_rows(path: Path) -> Iterator[ScannedRow]:
                 for record in batch.to_pylist():
                     number += 1
                     yield number, record
+    except UnicodeDecodeError:
+        what = "bytes that are not, in this row or one of the next 4096"
+        yield number + 1, invalid(path, number + 1, "UTF-8 text", what, "re-encode the file")
     except (pyarrow.ArrowException, OSError) as error:
         yield number + 1, _damaged_parquet(path, number + 1, error)
 
@@ -196,5 +226,5 @@ def _damaged_gzip(path: Path, number: int, error: Exception) -> InvalidInputErro
 
 def _damaged_parquet(path: Path, number: int, error: Exception) -> InvalidInputError:
     return invalid(
-        path, number, "an intact parquet file", str(error).splitlines()[0], "copy the file again"
+        path, number, "an intact parquet file", str(error).partition("\n")[0], "copy the file again"
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tspo_cli.data.question import Passage, Question
 from tspo_cli.runs import atomic_write_text, write_jsonl_gz
+from tspo_cli.text.strict_json import json_text
 
 
 def write_questions(path: Path, questions: Iterable[Question]) -> int:
@@ -48,7 +48,5 @@ def _write(path: Path, records: Iterable[dict[str, Any]]) -> int:
     if path.suffix == ".gz":
         write_jsonl_gz(path, rows)
     else:
-        atomic_write_text(
-            path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in rows)
-        )
+        atomic_write_text(path, "".join(json_text(record) + "\n" for record in rows))
     return len(rows)

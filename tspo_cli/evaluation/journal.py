@@ -4,7 +4,6 @@ interruption.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -21,6 +20,7 @@ from tspo_cli.runs import (
     read_jsonl_gz,
     scores_file,
 )
+from tspo_cli.text.strict_json import json_text
 
 Record = TypeVar("Record", bound=Mapping[str, Any])
 REFUSED_FIRST = 10
@@ -70,9 +70,7 @@ class Journal(Generic[Record]):
     def _write(self) -> None:
         lines = [_line(key, *entry) for key, entry in self.done.items()]
         records = [{"signature": self._signature}, *lines]
-        atomic_write_text(
-            self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records)
-        )
+        atomic_write_text(self.path, "".join(json_text(line) + "\n" for line in records))
 
 
 def _line(key: str, record: Mapping[str, Any], seconds: float) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +32,7 @@ from tspo_cli.reporting.tables.main_table import main_table
 from tspo_cli.reporting.tables.rows_table import records, results_table
 from tspo_cli.reporting.tables.tests_table import comparisons_table
 from tspo_cli.runs import MODEL_NAME
+from tspo_cli.text.strict_json import json_text
 
 TABLES = ("rows", "main", "tests", "ablation", "curves", "classes", "cost", "commands")
 """The names of --table, in the order of the page."""
@@ -147,7 +147,7 @@ class RunReport:
     def text(self, form: Format, *, width: int | None = None, color: bool = False) -> str:
         """The shown tables, or the JSON record."""
         if form == "json":
-            return json.dumps(self.record(), ensure_ascii=False, indent=2)
+            return json_text(self.record(), indent=2)
         return render([self.table(name) for name in self._names()], form, width=width, color=color)
 
     def record(self) -> dict[str, Any]:

@@ -38,9 +38,26 @@ def is_cut(texts: Sequence[str], feedback: str) -> bool:
 
 
 def _beginning(text: str, observation: str) -> int:
-    """The length of the longest beginning of `text` that ends the observation, after a space."""
-    for length in range(min(len(text), len(observation)), 0, -1):
-        before = observation[:-length]
-        if before.endswith(" ") and observation.endswith(text[:length]):
-            return length
-    return 0
+    """The length of the longest beginning of `text` that ends the observation, after a space.
+
+    Knuth, Morris and Pratt: `border[i]` is the length of the longest beginning of `text` that also
+    ends its first i + 1 characters.
+    """
+    if not text:
+        return 0
+    observation = observation[-len(text) - 1 :]
+    border = [0] * len(text)
+    length = 0
+    for place, char in enumerate(text[1:], start=1):
+        while length and text[length] != char:
+            length = border[length - 1]
+        length += text[length] == char
+        border[place] = length
+    length = 0
+    for char in observation:
+        while length and (length == len(text) or text[length] != char):
+            length = border[length - 1]
+        length += text[length] == char
+    while length and observation[-length - 1 : -length] != " ":
+        length = border[length - 1]
+    return length

@@ -33,7 +33,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -44,6 +43,7 @@ from tspo_cli.config.layers import Layer, apply_settings, read_layers
 from tspo_cli.config.recipes import source_path
 from tspo_cli.config.tables import Table
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.text.toml_text import parse_toml
 
 SWEEP_NAME = "sweep.json"
 _KEYS = ("base", "seeds", "baseline", "settings", "arms", "axes", "grid")
@@ -104,7 +104,7 @@ def read_sweep_file(path: Path) -> SweepFile:
     grid = _grid(path, _table(path, "grid", table))
     seeds = _seeds(path, "seeds", table.get("seeds", [0]))
     baseline = table.get("baseline")
-    if baseline is not None and baseline not in arms:
+    if baseline is not None and (not isinstance(baseline, str) or baseline not in arms):
         raise InvalidInputError(
             f"{path}: baseline: expected one of the arms {', '.join(arms)}, got {baseline!r}"
         )
@@ -184,9 +184,10 @@ def _read(path: Path) -> Table:
     if not path.is_file():
         raise MissingResourceError(f"{path}: no such sweep file")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{path}: not valid TOML: {error}") from None
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InvalidInputError(f"{path}: not a UTF-8 text file") from None
+    table = parse_toml(text, str(path))
     for key in table:
         if key not in _KEYS:
             near = get_close_matches(key, _KEYS, n=1)

@@ -48,7 +48,7 @@ def _unpacked(value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return value
 
 
@@ -60,7 +60,8 @@ def _as_list(value: Any) -> Any:
 
 
 def _distinct(values: list[Any]) -> list[Any]:
-    return [value for index, value in enumerate(values) if value not in values[:index]]
+    strings = {value: None for value in values if isinstance(value, str)}
+    return [*strings, *(value for value in values if not isinstance(value, str))]
 
 
 def supporting_titles(record: dict[str, Any]) -> list[str]:

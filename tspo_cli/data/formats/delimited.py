@@ -7,11 +7,11 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from tspo_cli.data.formats.record_checks import ScannedRow, invalid, type_name
+from tspo_cli.data.formats.record_checks import ScannedRow, half_found, has_half, invalid, type_name
 from tspo_cli.errors import InvalidInputError
 
 _LIST_COLUMNS = frozenset(
@@ -21,8 +21,19 @@ _LIST_COLUMNS = frozenset(
     }
 )  # fmt: skip
 """Columns whose cells may hold a list, as JSON or as Python prints it."""
+_BETWEEN = re.compile(r"[, \t\r\n]*")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _READ_AT_ONCE = 1 << 20
+HALF_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Stands in JSON where it may hold half of a surrogate pair; whole pairs are written so, too."""
+
+
+def _no_number(name: str) -> Any:
+    raise json.JSONDecodeError(f"{name} is no JSON; null is", "", 0)
+
+
+DECODER = json.JSONDecoder(parse_constant=_no_number)
+"""Of strict JSON. Created once, for json.loads creates a decoder for every call with an option."""
 
 
 def delimiter_of(path: Path) -> str | None:
@@ -31,7 +42,7 @@ def delimiter_of(path: Path) -> str | None:
     return "," if name.endswith(".csv") else "\t" if name.endswith(".tsv") else None
 
 
-def table_rows(path: Path, lines: IO[str], delimiter: str) -> Iterator[ScannedRow]:
+def table_rows(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[ScannedRow]:
     """Records of a table whose first line names its columns; the number is that of the line.
 
     A TSV row is one line; quotes around a cell are removed, as in DPR's psgs_w100.tsv, and other
@@ -72,7 +83,9 @@ def _is_name(cell: str) -> bool:
     return len(cell) <= 40 and not cell.isdecimal() and not cell.endswith((".", "?", "]"))
 
 
-def _csv_rows(path: Path, lines: IO[str]) -> Iterator[tuple[int, list[str] | InvalidInputError]]:
+def _csv_rows(
+    path: Path, lines: Iterable[str]
+) -> Iterator[tuple[int, list[str] | InvalidInputError]]:
     csv.field_size_limit(sys.maxsize)
     reader = csv.reader(lines, strict=True)
     number = 1
@@ -85,7 +98,7 @@ def _csv_rows(path: Path, lines: IO[str]) -> Iterator[tuple[int, list[str] | Inv
         yield number, invalid(path, number, "a CSV row", str(error), "correct its quotes")
 
 
-def _tsv_rows(lines: IO[str]) -> Iterator[tuple[int, list[str]]]:
+def _tsv_rows(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             cells = line.rstrip("\r\n").split("\t")
@@ -103,7 +116,7 @@ def _cell(name: str, cell: str) -> Any:
     if not text:
         return None
     if text.startswith("[") and text.endswith("]"):
-        for parse in (json.loads, ast.literal_eval):
+        for parse in (DECODER.decode, ast.literal_eval):
             try:
                 value = parse(text)
             except (ValueError, SyntaxError, RecursionError, MemoryError):
@@ -115,16 +128,15 @@ def _cell(name: str, cell: str) -> Any:
 
 def array_rows(path: Path, text: IO[str]) -> Iterator[ScannedRow]:
     """Objects of a JSON array, read as a stream; the number is that of the object, from 1."""
-    decode = json.JSONDecoder().raw_decode
     buffer, at, number = text.read(_READ_AT_ONCE), 0, 0
     at = buffer.index("[") + 1
     while True:
-        while at < len(buffer) and buffer[at] in ", \t\r\n":
-            at += 1
+        at = _BETWEEN.match(buffer, at).end()  # type: ignore[union-attr]
         if buffer[at : at + 1] == "]":
             return
         try:
-            value, at = decode(buffer, at)
+            start = at
+            value, at = DECODER.raw_decode(buffer, at)
         except (ValueError, RecursionError) as error:
             more = (
                 ""
@@ -134,7 +146,11 @@ def array_rows(path: Path, text: IO[str]) -> Iterator[ScannedRow]:
             if more:
                 buffer, at = buffer[at:] + more, 0
                 continue
-            problem = error.msg if isinstance(error, json.JSONDecodeError) else "too deep a value"
+            problem = (
+                error.msg
+                if isinstance(error, json.JSONDecodeError)
+                else "a value that is too large or too deep"
+            )
             yield (
                 number + 1,
                 invalid(
@@ -148,7 +164,9 @@ def array_rows(path: Path, text: IO[str]) -> Iterator[ScannedRow]:
             return
         number += 1
         if isinstance(value, dict):
-            yield number, value
+            text_of_value = buffer[start:at]
+            half = "\\u" in text_of_value and has_half(json.dumps(value, ensure_ascii=False))
+            yield number, half_found(path, number) if half else value
         else:
             expected = "an array of JSON objects, or one JSON object per line"
             yield number, invalid(path, number, expected, type_name(value), "correct the record")

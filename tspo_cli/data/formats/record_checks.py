@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from hashlib import blake2b
 from pathlib import Path
@@ -12,6 +13,27 @@ from tspo_cli.errors import InvalidInputError
 
 Row = tuple[int, dict[str, Any]]
 ScannedRow = tuple[int, dict[str, Any] | InvalidInputError]
+
+
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+def has_half(text: str) -> bool:
+    """True for a text with half of a surrogate pair, which only an escape of JSON can carry: it is
+    no character, and no file and no tokenizer takes it.
+    """
+    return not text.isascii() and _HALF.search(text) is not None
+
+
+def half_found(path: Path, number: int) -> InvalidInputError:
+    """The error of a record with `has_half`."""
+    return invalid(
+        path,
+        number,
+        "whole characters",
+        "half of a surrogate pair, such as \\ud83d",
+        "write the whole character, or \\ufffd in its place",
+    )
 
 
 def invalid(path: Path, number: int, expected: str, got: str, fix: str) -> InvalidInputError:
@@ -44,6 +66,8 @@ def text_id(path: Path, number: int, value: Any, name: str = "id") -> str:
             got,
             "give every record an id",
         )
+    if has_half(value):
+        raise half_found(path, number)
     return value
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import shutil
@@ -19,6 +18,7 @@ from tspo_cli.data.world.world_config import WorldConfig
 from tspo_cli.data.world.world_passages import number_passages, write_passages
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.runs import atomic_write_text, read_json, write_json
+from tspo_cli.text.strict_json import json_text
 
 CORPUS, TRAIN, TEST, DESCRIPTION = "corpus.jsonl", "train.jsonl", "test.jsonl", "world.json"
 SOURCE = "world"
@@ -217,6 +217,4 @@ def _question_records(
 
 
 def _write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    atomic_write_text(
-        path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    )
+    atomic_write_text(path, "".join(json_text(record) + "\n" for record in records))

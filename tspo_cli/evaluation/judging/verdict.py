@@ -29,14 +29,14 @@ def verdict(reply: str) -> float | None:
     if _THINK_START in spoken:
         return None
     before, block = _last_block(spoken)
-    lines = [line.strip() for line in before.splitlines()]
+    lines = [line.strip() for line in before.split("\n")]
     if block is not None:
         lines.append(" ".join(block.split()))
     elif _of_json(spoken) is not None:
         return _of_json(spoken)
-    read = [_of_line(line) for line in lines if line]
-    others = {value for value in read if value is not None}
-    return read[-1] if read and len(others) == 1 else None
+    lines = [line for line in lines if line]
+    told = {_of_line(line) for line in dict.fromkeys(lines)} - {None}
+    return _of_line(lines[-1]) if len(told) == 1 else None
 
 
 def _last_block(text: str) -> tuple[str, str | None]:

@@ -20,7 +20,7 @@ _SPACE = re.compile(r"\s*")
 _FUNCTION = re.compile(r"<function=([\w.-]{1,64})>")
 _PARAMETER = re.compile(r"<parameter=([\w.-]{1,64})>")
 _NAMED = re.compile(r"([\w.-]{1,64})\[ARGS\]\s*")
-_END = re.compile(r"(?:<\|[a-z_]{1,40}\|>|</s>)\Z")
+_END = re.compile(r"<\|[a-z_]{1,40}\|>|</s>")
 _DECODER = json.JSONDecoder(strict=False)
 
 
@@ -35,10 +35,12 @@ class Call:
 
 def without_end_tokens(text: str) -> str:
     """The reply without the tokens that end a turn of the model."""
-    text = text.rstrip()
-    while end := _END.search(text, max(0, len(text) - 50)):
-        text = text[: end.start()].rstrip()
-    return text
+    end = len(text.rstrip())
+    for token in reversed(list(_END.finditer(text, 0, end))):
+        if text[token.end() : end].strip():
+            break
+        end = token.start()
+    return text[:end].rstrip()
 
 
 def find_calls(text: str, *, marked_only: bool = False) -> list[Call]:

@@ -28,8 +28,9 @@ TAGGED_STEP = _STEP.replace("{form}", "inside <answer> and </answer>")
 TAGGED_LAST = _LAST.replace("{form}", ", inside <answer> and </answer>")
 STEP = _STEP.replace("{form}", f'after the words "{MARKER}"')
 LAST = _LAST.replace("{form}", "")
-_FULL_MARKER = re.compile(r"\banswer is:[*\s]*(?=[^\s*])", re.IGNORECASE)
+_FULL_MARKER = re.compile(r"\banswer is:[*\s]*+(?=[^\s*])", re.IGNORECASE)
 _TAG = re.compile(r"<[^<>\s]{1,20}>")
+_WORD = re.compile(r"[^\W_]")
 # A full stop after a single capital belongs to a name, such as "J. K. Rowling".
 _SENTENCE_END = re.compile(r"(?<![A-Z]\.)(?<=[.!?])\s+|\n+")
 
@@ -81,8 +82,16 @@ class IrcotProtocol(PlainProtocol):
 
 def first_sentence(text: str) -> str:
     """The first sentence with a word in it, without tags."""
-    parts = _SENTENCE_END.split(_TAG.sub(" ", text).strip())
-    return next((part.strip() for part in parts if any(char.isalnum() for char in part)), "")
+    text = _TAG.sub(" ", text).strip()
+    word = _WORD.search(text)
+    if word is None:
+        return ""
+    start = 0
+    for end in _SENTENCE_END.finditer(text):
+        if end.start() > word.start():
+            return text[start : end.start()].strip()
+        start = end.end()
+    return text[start:].strip()
 
 
 IRCOT = Method("ircot", IrcotProtocol, searches=True, search_first=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Sequence
 from importlib import metadata, resources
 from pathlib import Path
@@ -21,6 +20,7 @@ from tspo_cli.reporting.run_report import TABLES, RunReport
 from tspo_cli.reporting.sources.run_view import RunView, unfinished
 from tspo_cli.reporting.sweep_report import SweepReport
 from tspo_cli.runs import atomic_write_text
+from tspo_cli.text.strict_json import json_text
 
 SCRIPTS = ("trajectory.js", "items.js")
 
@@ -130,13 +130,11 @@ def _shown(view: RunView, key: str) -> str:
 
 def _script_json(value: Any) -> str:
     """JSON in which no text can end the script element or start a comment."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = json_text(value, compact=True)
     unsafe: dict[str, str | int | None] = {
         "<": "\\u003c",
         ">": "\\u003e",
         "&": "\\u0026",
-        "\u2028": "\\u2028",
-        "\u2029": "\\u2029",
     }
     return text.translate(str.maketrans(unsafe)).encode("utf-8", "replace").decode("utf-8")
 

@@ -17,6 +17,7 @@ from tspo_cli.reporting.rendering.cut_passages import passage_parts, shortened
 from tspo_cli.reporting.rendering.marks import marked
 from tspo_cli.reporting.sources.run_view import RunView
 from tspo_cli.reporting.sources.trajectories import Source, read_groups, sources
+from tspo_cli.text.strict_json import json_text
 
 GROUPS_PER_STEP = 8
 LONGEST_TEXT = 4000
@@ -192,8 +193,6 @@ def _cut(text: str, longest: int = LONGEST_TEXT) -> str:
 
 
 def _packed(groups: list[dict[str, Any]]) -> str:
-    text = json.dumps(groups, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    # A lone surrogate, which JSON can carry, has no UTF-8 form.
-    return base64.b64encode(
-        gzip.compress(text.encode("utf-8", "replace"), compresslevel=6, mtime=0)
-    ).decode("ascii")
+    text = json_text(groups, compact=True)
+    packed = gzip.compress(text.encode(), compresslevel=6, mtime=0)
+    return base64.b64encode(packed).decode("ascii")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
 
 from tspo_cli.errors import UsageError
 from tspo_cli.reporting.rendering.marks import printable
 from tspo_cli.reporting.rendering.markup import latex, markdown
 from tspo_cli.reporting.rendering.table import Cell, Format, Table
+from tspo_cli.text.strict_json import json_text
 
 
 def render(
@@ -22,9 +22,7 @@ def render(
         UsageError: CSV of several tables.
     """
     if form is Format.json:
-        return json.dumps(
-            {table.name: table.records for table in tables}, ensure_ascii=False, indent=2
-        )
+        return json_text({table.name: table.records for table in tables}, indent=2)
     if form is Format.csv:
         if len(tables) > 1:
             raise UsageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +10,7 @@ from tspo_cli.evaluation.statistics.over_seeds import Mean, Paired
 from tspo_cli.reporting.rendering.render import render
 from tspo_cli.reporting.rendering.table import Column, Format, Table, bounds, cells, number, p_text
 from tspo_cli.reporting.scores.sweep_scores import GroupSummary, SweepRun, SweepView
+from tspo_cli.text.strict_json import json_text
 
 Shown = tuple[str, Callable[[GroupSummary], str]]
 
@@ -18,7 +18,7 @@ Shown = tuple[str, Callable[[GroupSummary], str]]
 def render_sweep(sweep: SweepView, groups: Sequence[GroupSummary], form: Format) -> str:
     """`groups` as table, md, csv, latex or json. JSON also has every run and evaluation."""
     if form == "json":
-        return json.dumps(sweep_record(sweep, groups), ensure_ascii=False, indent=2)
+        return json_text(sweep_record(sweep, groups), indent=2)
     if form == "csv":
         import pandas
 

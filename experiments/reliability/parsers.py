@@ -1,0 +1,256 @@
+"""CPU milliseconds of every parser and reader for its worst input of 1 MB.
+
+    python experiments/reliability/parsers.py [--bytes 1000000] [--all] [--json]
+
+Every parser is given the inputs that its own rules make expensive: openings without an end, runs of
+separators, near-misses of a gold answer, deep nesting, damaged ends. The table has the worst input
+of each parser (`--all`: every input). A time is the best of three calls in this process. `growth`
+is that time divided by the time for a quarter of the input: about 4 for a linear parser, 16 for a
+quadratic one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tspo_cli.config.layers import read_layers
+from tspo_cli.credit.gold_match import clear_texts, contains_answer, exact_match, f1_score
+from tspo_cli.credit.laboratory.group_file import read_group
+from tspo_cli.credit.outcome import well_formed
+from tspo_cli.data.normal_form import normalize_answer
+from tspo_cli.data.readers import read_passages, read_questions
+from tspo_cli.errors import TspoError
+from tspo_cli.evaluation.judging.verdict import verdict
+from tspo_cli.evaluation.methods.call_forms import find_calls, without_end_tokens
+from tspo_cli.evaluation.methods.ircot import first_sentence
+from tspo_cli.evaluation.methods.plain import after_marker
+from tspo_cli.evaluation.methods.thoughts import split_thoughts
+from tspo_cli.reporting.rendering.marks import marked
+from tspo_cli.rollout.protocol import parse_action
+from tspo_cli.rollout.shown import shown_lengths
+from tspo_cli.runs import read_jsonl
+from tspo_cli.training.sft.demonstration_file import read_demonstrations
+
+ROUNDS = 3
+LONG_GOLD = " ".join(f"word{number}" for number in range(200))
+REPEATED_GOLD = " ".join(["so"] * 200)
+
+
+@dataclass(frozen=True)
+class Parser:
+    """A parser and its expensive inputs: for each a text that begins, is repeated, and ends it."""
+
+    run: Callable[[str], object]
+    inputs: Mapping[str, tuple[str, str, str]]
+
+
+def repeats(*parts: str) -> dict[str, tuple[str, str, str]]:
+    """Inputs that repeat one part."""
+    return {f"{part!r} repeated": ("", part, "") for part in parts}
+
+
+TAGS = repeats(
+    "<search>",
+    "<answer>",
+    "<search><answer>",
+    "<search></answer>",
+    "<think>",
+    "</think>",
+    "<",
+    "a ",
+) | {"<search> and blanks": ("<search>", " ", "</search>")}
+CALLS = repeats(
+    "<tool_call>",
+    "<tool_call>{",
+    '<tool_call>["',
+    "<tool_call><function=",
+    "<function=",
+    "<function=a>",
+    "<function=a><parameter=b>",
+    "```json ",
+    "[TOOL_CALLS]",
+    "[TOOL_CALLS]a[ARGS]",
+    "[",
+    '{"a":',
+) | {
+    "open parameters": ("<function=a>", "<parameter=b>", "</function>"),
+    "open names": ("<function=a>", "<parameter=", "</function>"),
+}
+ENDS = repeats(" ", "<|im_end|>", " <|im_end|>", "<|a") | {
+    "blanks in the middle": ("a", " ", "a"),
+    "end tokens in the middle": ("a", "<|im_end|> ", "a"),
+}
+SPOKEN = repeats("answer ", "answer is ", "Answer: ", "*", ". ", "\n", "\u2028") | {
+    "blanks behind the marker": ("the answer is", " ", ""),
+    "stars behind the marker": ("answer", "*", " "),
+}
+VERDICTS = repeats("correct\n", "```", "```\n", "{", "[") | {
+    "an open code block": ("```json", "\n", ""),
+    "blank lines in a code block": ("```json\n", "\n", "x```"),
+}
+PLAIN = repeats("a ", "x-", "the ", "\u0301", "\u00e9", "\u4e2d", "-", "Doc 1 ", "<search>")
+MATCHES = PLAIN | {
+    "near-misses of a long gold": ("", LONG_GOLD[:-1] + " ", ""),
+    "near-misses of a repeated gold": ("", REPEATED_GOLD[:-1] + " ", ""),
+    "near-misses within a word": ("", "so-" * 199 + "s ", REPEATED_GOLD.replace(" ", "")),
+}
+
+
+def contains(text: str) -> bool:
+    """Look for a long, a repetitive and a short gold answer in a text that was not seen before."""
+    clear_texts()
+    return contains_answer(text, [LONG_GOLD, REPEATED_GOLD, "x x", "word199"])
+
+
+def normalize(text: str) -> None:
+    """Both metrics of an answer."""
+    normalize_answer.cache_clear()
+    exact_match(text, ["a b c"])
+    f1_score(text, ["a b c"])
+
+
+def in_file(name: str, read: Callable[[Path], object]) -> Callable[[str], object]:
+    """`read` for a text instead of a path; an error with one line is an answer, too."""
+    folder = Path(tempfile.mkdtemp())
+
+    def run(text: str) -> object:
+        path = folder / name
+        if not path.exists() or path.stat().st_size != len(text.encode()):
+            path.write_text(text, newline="")
+        try:
+            return read(path)
+        except TspoError as error:
+            return str(error)
+
+    return run
+
+
+QUESTION = '{"id": "1", "question": "q", "golden_answers": ["a"]}\n'
+LINES = repeats("[", "{", "\n", "\u2028", "1", QUESTION) | {
+    "a long line without an end": ('{"question": "', "a", ""),
+    "many answers": ('{"id": 1, "question": "q", "answer": "a", "aliases": ["b"', ', "c"', "]}"),
+    "a digit too many": ('{"id": ', "1", "}"),
+    "deep lists": ('{"id": ', "[", "}"),
+}
+PASSAGES = (
+    LINES
+    | repeats('{"id": 1, "contents": "a"}\n')
+    | {
+        "a long passage": ('{"id": 1, "contents": "', "\u2028", '"}\n'),
+    }
+)
+TABLES = {
+    "an open quote": ('id,question,golden_answers\n1,"', "a", ""),
+    "a list in a cell": ('id,question,golden_answers\n1,q,"[', "'a', ", "'b']\"\n"),
+    "lists in lists": ('id,question,golden_answers\n1,q,"[', "[", ']"\n'),
+} | repeats(",", '"', "a\n")
+ARRAYS = {
+    "an array of objects": ("[{}", ",{}", "]"),
+    "an object without an end": ('[{"question": "', "a", ""),
+    "deep": ("[", "[", ""),
+    "blanks": ("[", " ", ""),
+}
+TOMLS = {
+    "dotted": ("a", ".a", " = 1\n"),
+    "dotted table": ("[a", ".a", "]\n"),
+    "nested": ("a = ", "[", "\n"),
+    "inline tables": ("a = ", "{a = ", "\n"),
+    "digits": ("a = ", "1", "\n"),
+    "open string": ('a = """', '\\"""', "\n"),
+}
+TURN = '{"text": "<search> a </search>", "passages": [{"id": "1", "contents": "a"}]}, '
+DEMONSTRATIONS = {
+    "many turns": ('{"question": "q", "turns": [', TURN, '{"text": "<answer> a </answer>"}]}\n'),
+    "open tags": ('{"question": "q", "turns": [{"text": "', "<search>", '"}]}\n'),
+} | repeats("[", "{", "\u2028")
+GROUPS = repeats("[", "{", "1") | {
+    "many turns": (
+        '{"question": "q", "golden_answers": ["a"], "trajectories": [{"answer": "a", "turns": [',
+        '{"query": "b", "feedback": "c"}, ',
+        "{}]}]}",
+    ),
+    "many names": ('{"a": 1', ', "golden_answer": 1', "}"),
+}
+METRICS = repeats('{"step": 1}\n', "[", "\u2028", "\n", "1")
+
+PARSERS: dict[str, Parser] = {
+    "action tags": Parser(
+        lambda text: parse_action(text, finish_reason="stop", may_search=True), TAGS
+    ),
+    "format reward": Parser(well_formed, TAGS),
+    "thoughts": Parser(split_thoughts, TAGS),
+    "tool calls": Parser(find_calls, CALLS | TAGS),
+    "end tokens": Parser(without_end_tokens, ENDS),
+    "answer in words": Parser(after_marker, SPOKEN),
+    "first sentence": Parser(first_sentence, SPOKEN | TAGS),
+    "verdict of a judge": Parser(verdict, VERDICTS),
+    "exact match and F1": Parser(normalize, PLAIN),
+    "gold answer in a text": Parser(contains, MATCHES),
+    "gold answers marked": Parser(lambda text: marked(text, [LONG_GOLD, "a b", "\u00e9"]), MATCHES),
+    "shown part of a passage": Parser(
+        lambda text: shown_lengths([text], f"<information>Doc 1 {text[:-9]}"), repeats("a ", "b")
+    ),
+    "questions, JSONL": Parser(in_file("q.jsonl", read_questions), LINES),
+    "questions, JSON array": Parser(in_file("q.json", read_questions), ARRAYS),
+    "questions, CSV": Parser(in_file("q.csv", read_questions), TABLES),
+    "corpus": Parser(in_file("c.jsonl", lambda path: list(read_passages(path))), PASSAGES),
+    "demonstrations": Parser(in_file("d.jsonl", read_demonstrations), DEMONSTRATIONS),
+    "group file": Parser(in_file("g.json", read_group), GROUPS),
+    "metrics of a run": Parser(in_file("m.jsonl", read_jsonl), METRICS),
+    "experiment file": Parser(in_file("e.toml", lambda path: list(read_layers(path))), TOMLS),
+}
+"""What is measured, by the name in the table."""
+
+
+def text_of(parts: tuple[str, str, str], size: int) -> str:
+    """An input of about `size` bytes of UTF-8."""
+    start, repeated, end = parts
+    rest = size - len((start + end).encode())
+    return start + repeated * (rest // len(repeated.encode())) + end
+
+
+def milliseconds(run: Callable[[str], object], text: str) -> float:
+    """CPU time of a call, the best of some."""
+    best = float("inf")
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        run(text)
+        best = min(best, time.process_time() - start)
+    return best * 1e3
+
+
+def main() -> None:
+    """Parse the command line and print the rows."""
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--bytes", type=int, default=1_000_000)
+    arguments.add_argument("--all", action="store_true")
+    arguments.add_argument("--json", action="store_true")
+    arguments.add_argument("--only", help="parsers whose name contains this")
+    options = arguments.parse_args()
+    rows = []
+    for name, parser in PARSERS.items():
+        if options.only and options.only not in name:
+            continue
+        measured = []
+        for label, parts in parser.inputs.items():
+            quarter = milliseconds(parser.run, text_of(parts, options.bytes // 4))
+            whole = milliseconds(parser.run, text_of(parts, options.bytes))
+            measured.append((whole, whole / quarter if quarter > 0.05 else 0.0, label))
+        for whole, growth, label in sorted(measured, reverse=True)[: None if options.all else 1]:
+            row = {"parser": name, "ms": round(whole, 1), "growth": round(growth, 1)}
+            rows.append(row | {"worst input": label})
+            if not options.json:
+                shown = f"{row['growth']:6}" if growth else "     -"
+                print(f"{name:26} {row['ms']:10} ms {shown}   {label}", flush=True)
+    if options.json:
+        print(json.dumps({"bytes": options.bytes, "rows": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

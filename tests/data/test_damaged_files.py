@@ -1,0 +1,140 @@
+"""A damaged line names its file and itself in one line; a strange line end is a character."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from tspo_cli.data.check import check
+from tspo_cli.data.readers import read_passages, read_questions
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.runs import append_jsonl, read_jsonl, read_jsonl_gz, write_json, write_jsonl_gz
+
+GOOD = '{"id": "1", "question": "q", "golden_answers": ["Ada"]}'
+ENDS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\r"
+"""What `str.splitlines` takes for ends of lines, besides the real one."""
+DAMAGED = {
+    "cut": GOOD[:30],
+    "binary": b"\x00\x01\xfe\xff",
+    "deep": '{"id": ' + "[" * 50_000,
+    "deep objects": '{"a":' * 50_000,
+    "huge integer": '{"id": ' + "1" * 6_000 + "}",
+    "NaN": GOOD.replace('"1"', "NaN"),
+    "Infinity in another field": GOOD[:-1] + ', "score": -Infinity}',
+    "high half": GOOD.replace('"q"', r'"q \ud83d"'),
+    "low half in an answer": GOOD.replace('"Ada"', r'"\udc00"'),
+    "half in another field": GOOD[:-1] + r', "note": {"\uDBFF": 1}}',
+    "half in packed answers": json.dumps(
+        {"id": 2, "question": "q", "possible_answers": r'["\ud800"]'}
+    ),
+    "deep packed answers": json.dumps({"id": 2, "question": "q", "golden_answers": [["["]]}),
+    "a list": "[1]",
+    "two records": GOOD + GOOD,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_line_names_its_file_and_itself(tmp_path: Path, name: str) -> None:
+    damaged = DAMAGED[name]
+    line = damaged if isinstance(damaged, bytes) else damaged.encode()
+    path = tmp_path / "questions.jsonl"
+    path.write_bytes(GOOD.replace("1", "9").encode() + b"\n" + line + b"\n" + GOOD.encode() + b"\n")
+    with pytest.raises(InvalidInputError) as caught:
+        read_questions(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}:2: ")
+    assert "\n" not in message
+    assert len(message) < 400
+    [problem] = check(path).problems
+    assert problem.line == 2
+
+
+def test_packed_answers_that_are_too_deep_are_an_answer(tmp_path: Path) -> None:
+    path = tmp_path / "popqa.jsonl"
+    record = {"id": 1, "question": "q", "possible_answers": "[" * 50_000}
+    path.write_text(json.dumps(record) + "\n")
+    assert read_questions(path)[0].golden_answers == ("[" * 50_000,)
+
+
+@pytest.mark.parametrize("name", ["high half", "NaN", "deep"])
+def test_records_of_an_array_are_checked_as_lines_are(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "questions.json"
+    path.write_text(f"[{GOOD.replace('1', '9')}, {DAMAGED[name]}]")
+    with pytest.raises(InvalidInputError, match=f"{path}:2: "):
+        read_questions(path)
+
+
+def test_a_table_with_damaged_lines(tmp_path: Path) -> None:
+    head = b"id\tquestion\tgolden_answers\n"
+    for number, cell in enumerate([rb'["\udfff"]', b"\xff\xfe"]):
+        path = tmp_path / f"{number}.tsv"
+        path.write_bytes(head + b"1\tq\ta\n" * 1 + b"2\tq\t" + cell + b"\n")
+        with pytest.raises(InvalidInputError, match=f"{path}:3: "):
+            read_questions(path)
+
+
+def test_a_parquet_file_with_bytes_that_are_no_text(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    data = pyarrow.array([b"1", b"\xff\xfe"], pyarrow.binary()).cast(pyarrow.string(), safe=False)
+    path = tmp_path / "q.parquet"
+    parquet.write_table(pyarrow.table({"id": data, "question": data, "answer": data}), path)
+    with pytest.raises(InvalidInputError, match="UTF-8"):
+        read_questions(path)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "tsv", "json"])
+def test_other_line_ends_are_characters_of_a_passage(tmp_path: Path, suffix: str) -> None:
+    text = f"one{ENDS}two"
+    path = tmp_path / f"corpus.{suffix}"
+    record = {"id": "7", "title": "t", "text": text}
+    if suffix == "tsv":
+        content = f"id\ttitle\ttext\n7\tt\t{text}\n"
+    else:
+        content = json.dumps(record, ensure_ascii=False) + "\n"
+        content = f"[{content}]" if suffix == "json" else content
+    path.write_text(content, encoding="utf-8", newline="")
+    assert [passage.text for passage in read_passages(path)] == [text]
+
+
+def test_our_own_records_come_back_with_any_character(tmp_path: Path) -> None:
+    record = {"text": f"a{ENDS}b \x7f \x9b \u202e \ud800 😀"}
+    for _ in range(2):
+        append_jsonl(tmp_path / "a.jsonl", record)
+    assert read_jsonl(tmp_path / "a.jsonl") == [record, record]
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 2
+    write_jsonl_gz(tmp_path / "a.jsonl.gz", [record])
+    assert list(read_jsonl_gz(tmp_path / "a.jsonl.gz")) == [record]
+
+
+def test_our_own_files_are_strict_json(tmp_path: Path) -> None:
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    record = {"a": float("nan"), "b": [float("inf"), {"c": (1.5, float("-inf"))}]}
+    write_json(tmp_path / "a.json", record)
+    append_jsonl(tmp_path / "a.jsonl", record)
+    write_jsonl_gz(tmp_path / "a.jsonl.gz", [record])
+    for text in (
+        (tmp_path / "a.json").read_text(),
+        (tmp_path / "a.jsonl").read_text(),
+        gzip.decompress((tmp_path / "a.jsonl.gz").read_bytes()).decode(),
+    ):
+        assert json.loads(text, parse_constant=refuse) == {
+            "a": None,
+            "b": [None, {"c": [1.5, None]}],
+        }
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"step": 2', b"\xff", b"[" * 9_000, b'{"step": ' + b"1" * 6_000 + b"}", b"5"]
+)
+def test_a_damaged_line_of_our_own_names_itself(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
+    with pytest.raises(InvalidInputError, match=f"{path}:2: "):
+        read_jsonl(path)
