@@ -4,10 +4,16 @@ bytes does.
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tspo_cli.retrieval.dense.own_prompts import FILE_NAME as CONFIG_NAME
+from tspo_cli.retrieval.passages import PassageStore, write_passages
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +45,39 @@ def tiny_encoder(minilm: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     config.initializer_range = 0.5
     BertModel(config).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def saved_encoder(tiny_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny encoder as sentence-transformers saves a model."""
+    transformers = pytest.importorskip("sentence_transformers")
+    folder = tmp_path_factory.mktemp("saved")
+    transformers.SentenceTransformer(tiny_encoder, device="cpu").save(str(folder))
+    return folder
+
+
+@pytest.fixture
+def own_encoder(saved_encoder: Path, tmp_path: Path) -> Callable[[str, Any], str]:
+    """A copy of the encoder under a name, with this configuration file (a text is its bytes)."""
+
+    def make(name: str, config: Any) -> str:
+        folder = tmp_path / name
+        shutil.copytree(saved_encoder, folder)
+        written = config if isinstance(config, str) else json.dumps(config)
+        (folder / CONFIG_NAME).write_text(written)
+        return str(folder)
+
+    return make
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Callable[[Path], PassageStore]:
+    """The passages of a corpus file, as an upload reads them."""
+
+    def store(corpus: Path) -> PassageStore:
+        folder = tmp_path / f"{corpus.stem}.passages"
+        folder.mkdir(exist_ok=True)
+        write_passages([corpus], folder)
+        return PassageStore(folder)
+
+    return store

@@ -35,6 +35,13 @@ Overwrite = Annotated[
 EncoderName = Annotated[
     str, typer.Option(help="Dense: a sentence-transformers model, by directory or name.")
 ]
+SkipDuplicates = Annotated[
+    bool,
+    typer.Option(
+        "--skip-duplicates",
+        help="Keep the first of passages that have the same id and other texts.",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -59,13 +66,7 @@ def build(
     encoder: EncoderName = "",
     settings: Settings = None,
     overwrite: Overwrite = False,
-    skip_duplicates: Annotated[
-        bool,
-        typer.Option(
-            "--skip-duplicates",
-            help="Keep the first of passages that have the same id and other texts.",
-        ),
-    ] = False,
+    skip_duplicates: SkipDuplicates = False,
     estimate: Annotated[
         bool,
         typer.Option(

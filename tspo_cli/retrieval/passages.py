@@ -290,6 +290,11 @@ class PassageStore:
         """The contents of the passages from `start` to before `stop`, in order."""
         return (self[position][1] for position in range(start, len(self) if stop is None else stop))
 
+    def sample(self, count: int) -> list[str]:
+        """The contents of at most `count` passages, evenly over all of them."""
+        step = max(1, len(self) // count)
+        return [self[position][1] for position in range(0, len(self), step)][:count]
+
 
 def _passage(path: Path, position: int, line: bytes) -> tuple[str, str]:
     """(id, contents) of a line in any form of `parse_passage`.

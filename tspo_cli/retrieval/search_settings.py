@@ -27,6 +27,7 @@ from tspo_cli.config.sections.index_settings import (
     search_time_names,
 )
 from tspo_cli.config.sections.section import Section
+from tspo_cli.data.corpus.chunks import Chunking
 from tspo_cli.errors import InvalidInputError
 
 _ALWAYS_RECORDED = object()
@@ -47,6 +48,11 @@ class IndexSettings:
     fusion: FusionSettings | None = None
     rerank: RerankSettings = field(default_factory=RerankSettings)
     ties: TieSettings = field(default_factory=TieSettings)
+
+    @property
+    def chunking(self) -> Chunking:
+        """How documents are cut."""
+        return Chunking(self.chunks.chunk_tokens, self.chunks.chunk_overlap)
 
     def values(self) -> dict[str, Any]:
         """All settings of the index, without re-ranking and ties, which belong to a search."""

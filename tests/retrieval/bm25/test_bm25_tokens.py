@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.bm25.bm25_ranker import tokens
 from tspo_cli.retrieval.index.build_index import build_index
 from tspo_cli.retrieval.index.searcher import open_index
+from tspo_cli.retrieval.passages import PassageStore
 
 NGRAMS = Bm25Settings(tokens="ngrams")
 ENGLISH = {
@@ -135,16 +137,18 @@ def test_a_manifest_without_the_settings_means_words_of_two_letters(tmp_path: Pa
         build_index(tmp_path / "c.jsonl", tmp_path / "x", settings={"min_word": "0"})
 
 
-def test_qdrant_takes_queries_apart_as_it_took_the_passages(tmp_path: Path) -> None:
+def test_qdrant_takes_queries_apart_as_it_took_the_passages(
+    tmp_path: Path, stored: Callable[[Path], PassageStore]
+) -> None:
     qdrant_client = pytest.importorskip("qdrant_client")
-    from tspo_cli.data.readers import read_passages
     from tspo_cli.errors import TspoError
-    from tspo_cli.retrieval.remote.qdrant import QdrantRetriever, push_sparse
+    from tspo_cli.retrieval.remote.qdrant import QdrantRetriever
+    from tspo_cli.retrieval.remote.qdrant_upload import push_sparse
 
     texts = {name: answer for name, (answer, _, _) in UNSPACED.items()}
     corpus = _corpus(tmp_path / "c.jsonl", texts)
     client = qdrant_client.QdrantClient(":memory:")
-    push_sparse(client, "c", lambda: read_passages(corpus), Bm25Settings(), lambda count: None)
+    push_sparse(client, "c", stored(corpus), Bm25Settings(), lambda count: None)
     config = QdrantConfig(url="local", collection="c", kind="sparse", tokens="ngrams")
     retriever = QdrantRetriever(client, config, None)
     retriever.check()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,30 +23,7 @@ TEXTS = ["The heron stands in the reeds.", "A kiln burns clay.", "Reeds grow by 
 PASSAGES = [f'"{at}"\n{text}' for at, text in enumerate(TEXTS)]
 QUESTIONS = ["where does the heron stand", "what burns clay"]
 INSTRUCTION = "Instruct: Find the page that answers\nQuery:"
-Make = Callable[..., str]
-
-
-@pytest.fixture(scope="session")
-def saved(tiny_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny encoder as sentence-transformers saves a model."""
-    transformers = pytest.importorskip("sentence_transformers")
-    folder = tmp_path_factory.mktemp("saved")
-    transformers.SentenceTransformer(tiny_encoder, device="cpu").save(str(folder))
-    return folder
-
-
-@pytest.fixture
-def make(saved: Path, tmp_path: Path) -> Make:
-    """A copy of the encoder under a name, with this configuration file (a text is its bytes)."""
-
-    def make_encoder(name: str, config: Any) -> str:
-        folder = tmp_path / name
-        shutil.copytree(saved, folder)
-        written = config if isinstance(config, str) else json.dumps(config)
-        (folder / FILE_NAME).write_text(written)
-        return str(folder)
-
-    return make_encoder
+Make = Callable[[str, Any], str]
 
 
 @pytest.fixture
@@ -91,15 +67,15 @@ def prefixes(encoder: str, **given: object) -> tuple[object, object]:
     ],
 )  # fmt: skip
 def test_prompts_are_those_of_the_encoder(
-    make: Make, name: str, config: Any, query: str, passage: str
+    own_encoder: Make, name: str, config: Any, query: str, passage: str
 ) -> None:
-    encoder = make(name, config)
+    encoder = own_encoder(name, config)
     assert prefixes(encoder) == (query, passage)
     assert prefixes(encoder, query_prefix="", passage_prefix="P ") == ("", "P ")
 
 
-def test_a_preset_that_is_named_counts_more_than_the_encoders_own(make: Make) -> None:
-    encoder = make("mine", {"prompts": {"query": "ask: ", "document": "read: "}})
+def test_a_preset_that_is_named_counts_more_than_the_encoders_own(own_encoder: Make) -> None:
+    encoder = own_encoder("mine", {"prompts": {"query": "ask: ", "document": "read: "}})
     assert prefixes(encoder, preset="e5") == ("query: ", "passage: ")
     assert prefixes(encoder, preset="none") == ("ask: ", "read: ")
 
@@ -134,9 +110,9 @@ def test_families_that_share_a_word_do_not_share_an_instruction() -> None:
     ],
 )
 def test_what_cannot_be_used_is_one_line_before_the_build(
-    make: Make, corpus: Path, tmp_path: Path, config: Any, message: str
+    own_encoder: Make, corpus: Path, tmp_path: Path, config: Any, message: str
 ) -> None:
-    encoder = make("odd", config)
+    encoder = own_encoder("odd", config)
     with pytest.raises(InvalidInputError) as caught:
         build_index(corpus, tmp_path / "index", kind="dense", encoder=encoder)
     assert message in str(caught.value)
@@ -145,15 +121,17 @@ def test_what_cannot_be_used_is_one_line_before_the_build(
     assert not (tmp_path / "index").exists()
 
 
-def test_a_given_text_replaces_a_damaged_prompt(make: Make) -> None:
-    encoder = make("odd", {"prompts": {"query": ["q: "], "document": "d: "}})
+def test_a_given_text_replaces_a_damaged_prompt(own_encoder: Make) -> None:
+    encoder = own_encoder("odd", {"prompts": {"query": ["q: "], "document": "d: "}})
     assert prefixes(encoder, query_prefix="q: ") == ("q: ", "d: ")
 
 
 def test_prompts_without_a_known_role_are_named(
-    make: Make, capsys: pytest.CaptureFixture[str]
+    own_encoder: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    encoder = make("odd", {"prompts": {"sts": "Same? ", "classification": "Class: ", "query": ""}})
+    encoder = own_encoder(
+        "odd", {"prompts": {"sts": "Same? ", "classification": "Class: ", "query": ""}}
+    )
     assert prefixes(encoder) == ("", "")
     said = capsys.readouterr().err
     assert "its prompts sts, classification are not used" in said
@@ -165,14 +143,14 @@ def test_prompts_without_a_known_role_are_named(
     ("backend", "include_prompt"), [("torch", True), ("torch", False), ("onnx", False)]
 )
 def test_vectors_are_those_of_sentence_transformers_with_each_prompt_once(
-    make: Make, backend: str, include_prompt: bool
+    own_encoder: Make, backend: str, include_prompt: bool
 ) -> None:
     """Its `encode_query` and `encode_document`; the default prompt never joins in."""
     if backend == "onnx":
         pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     from sentence_transformers import SentenceTransformer
 
-    encoder = make(
+    encoder = own_encoder(
         "mine",
         {
             "prompts": {"query": INSTRUCTION, "document": "page: ", "noise": "zebra " * 20},
@@ -196,9 +174,9 @@ def test_vectors_are_those_of_sentence_transformers_with_each_prompt_once(
 
 
 def test_the_build_says_and_records_them_and_a_search_uses_the_recorded_ones(
-    make: Make, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own_encoder: Make, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    encoder = make("mine", {"prompts": {"query": "Q: ", "document": "D: "}})
+    encoder = own_encoder("mine", {"prompts": {"query": "Q: ", "document": "D: "}})
     out = tmp_path / "index"
     manifest = build_index(corpus, out, kind="dense", encoder=encoder)
     line = 'encoder mine: "Q: " before queries (its own), "D: " before passages (its own)\n'
@@ -224,9 +202,9 @@ def test_the_build_says_and_records_them_and_a_search_uses_the_recorded_ones(
 
 
 def test_dot_products_are_ranked_as_dot_products(
-    make: Make, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own_encoder: Make, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    encoder = make("mine-e5", {"similarity_fn_name": "dot", "prompts": {}})
+    encoder = own_encoder("mine-e5", {"similarity_fn_name": "dot", "prompts": {}})
     manifest = build_index(corpus, tmp_path / "index", kind="dense", encoder=encoder)
     assert manifest["parameters"]["normalize"] is False
     assert "vectors compared by dot product (its own)" in capsys.readouterr().err
@@ -240,5 +218,5 @@ def test_dot_products_are_ranked_as_dot_products(
     given = index_settings("dense", resolve_preset(encoder, {"normalize": "true"})).dense
     assert given is not None
     assert given.normalize
-    by_distance = make("other", {"similarity_fn_name": "euclidean"})
+    by_distance = own_encoder("other", {"similarity_fn_name": "euclidean"})
     assert resolve_preset(by_distance, {"normalize": "true"})["normalize"] == "true"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from tests.conftest import Finished
+from tests.conftest import Finished, run_tspo
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import QdrantConfig
 from tspo_cli.config.sections.index_settings import Bm25Settings
@@ -24,7 +24,9 @@ from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.retrieval.index.build_index import build_index
 from tspo_cli.retrieval.index.searcher import open_index
 from tspo_cli.retrieval.open_retriever import open_retriever
-from tspo_cli.retrieval.remote.qdrant import QdrantRetriever, open_client, push_dense, push_sparse
+from tspo_cli.retrieval.passages import PassageStore
+from tspo_cli.retrieval.remote.qdrant import QdrantRetriever, open_client
+from tspo_cli.retrieval.remote.qdrant_upload import push_dense, push_sparse
 from tspo_cli.retrieval.server.listen import listen
 from tspo_cli.training.problems import refuse_problems
 
@@ -51,15 +53,16 @@ def corpus(tmp_path: Path) -> Path:
     return path
 
 
+Stored = Callable[[Path], PassageStore]
+
+
 def _ignore(count: int) -> None:
     pass
 
 
-def test_sparse_vectors_are_our_bm25(corpus: Path, tmp_path: Path) -> None:
+def test_sparse_vectors_are_our_bm25(corpus: Path, tmp_path: Path, stored: Stored) -> None:
     client = qdrant_client.QdrantClient(":memory:")
-    assert push_sparse(client, "c", lambda: read_passages(corpus), Bm25Settings(), _ignore) == len(
-        TEXTS
-    )
+    assert push_sparse(client, "c", stored(corpus), Bm25Settings(), _ignore) == len(TEXTS)
     retriever = QdrantRetriever(
         client, QdrantConfig(url="local", collection="c", kind="sparse"), None
     )
@@ -78,7 +81,9 @@ def test_sparse_vectors_are_our_bm25(corpus: Path, tmp_path: Path) -> None:
     assert retriever.search(["", "lake \ud800"], 1)[1].hits[0].id == "p1"
 
 
-def test_sparse_vectors_are_our_bm25_on_real_questions(real_data: Path, tmp_path: Path) -> None:
+def test_sparse_vectors_are_our_bm25_on_real_questions(
+    real_data: Path, tmp_path: Path, stored: Stored
+) -> None:
     from itertools import islice
 
     from tspo_cli.data.readers import read_questions
@@ -93,7 +98,7 @@ def test_sparse_vectors_are_our_bm25_on_real_questions(real_data: Path, tmp_path
         for question in read_questions(real_data / "bamboogle" / "questions.jsonl.gz")
     ][:20]
     client = qdrant_client.QdrantClient(":memory:")
-    push_sparse(client, "c", lambda: read_passages(few), Bm25Settings(), _ignore)
+    push_sparse(client, "c", stored(few), Bm25Settings(), _ignore)
     retriever = QdrantRetriever(
         client, QdrantConfig(url="local", collection="c", kind="sparse"), None
     )
@@ -117,15 +122,16 @@ def _letters(texts: list[str]) -> Any:
     return counts / np.linalg.norm(counts, axis=1, keepdims=True)
 
 
-def test_dense_vectors_give_the_nearest_passages(corpus: Path) -> None:
+def _after(prefix: str) -> Callable[[list[str]], Any]:
+    """The stand-in, with a prefix of its own."""
+    return lambda texts: _letters([prefix + text for text in texts])
+
+
+def test_dense_vectors_give_the_nearest_passages(corpus: Path, stored: Stored) -> None:
     client = qdrant_client.QdrantClient(":memory:")
-    assert push_dense(
-        client, "c", lambda: read_passages(corpus), _letters, "passage: ", _ignore
-    ) == len(TEXTS)
-    config = QdrantConfig(
-        url="local", collection="c", encoder="letters", query_prefix="query: ", exact=True
-    )
-    retriever = QdrantRetriever(client, config, _letters)
+    assert push_dense(client, "c", stored(corpus), _after("passage: "), _ignore) == len(TEXTS)
+    config = QdrantConfig(url="local", collection="c", encoder="letters", exact=True)
+    retriever = QdrantRetriever(client, config, _after("query: "))
     retriever.check()
     contents = [passage.contents for passage in read_passages(corpus)]
     scores = (
@@ -138,11 +144,11 @@ def test_dense_vectors_give_the_nearest_passages(corpus: Path) -> None:
         assert [hit.score for hit in result.hits] == pytest.approx(row[best].tolist(), abs=1e-5)
 
 
-def test_what_does_not_fit_is_one_clear_error(corpus: Path) -> None:
+def test_what_does_not_fit_is_one_clear_error(corpus: Path, stored: Stored) -> None:
     client = qdrant_client.QdrantClient(":memory:")
-    push_dense(client, "dense", lambda: read_passages(corpus), _letters, "", _ignore)
+    push_dense(client, "dense", stored(corpus), _letters, _ignore)
     with pytest.raises(InvalidInputError, match="exists already"):
-        push_sparse(client, "dense", lambda: read_passages(corpus), Bm25Settings(), _ignore)
+        push_sparse(client, "dense", stored(corpus), Bm25Settings(), _ignore)
     with pytest.raises(InvalidInputError, match="no collection 'nowhere'"):
         QdrantRetriever(client, QdrantConfig(url="local", collection="nowhere"), _letters).check()
     with pytest.raises(RemoteServiceError, match="qdrant local: "):
@@ -226,3 +232,78 @@ def test_push_and_search_over_rest(corpus: Path, engine_url: str, tmp_path: Path
     assert [[hit.id for hit in result.hits] for result in ours] == [
         [hit.id for hit in result.hits] for result in expected
     ]
+
+
+def test_a_collection_is_made_and_searched_as_an_index(
+    engine_url: str,
+    tmp_path: Path,
+    own_encoder: Callable[[str, Any], str],
+    capsys: pytest.CaptureFixture[str],
+    tspo: Callable[..., Finished],
+) -> None:
+    """Several files, chunks, duplicates and the encoder's own prompts; an empty text is a text."""
+    encoder = own_encoder("mine", {"prompts": {"query": "Q: ", "document": "D: "}})
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.tsv"
+    lines = [{"id": f"p{at}", "title": "", "text": text} for at, text in enumerate(TEXTS)]
+    first.write_text("".join(json.dumps(record) + "\n" for record in [*lines, lines[0]]))
+    second.write_text("id\ttext\ttitle\nx\tA heron by the old bridge waits long\tHeron\n")
+    chunks = {"chunk_tokens": "5", "chunk_overlap": "1"}
+    sets = [word for name, value in chunks.items() for word in ("--set", f"{name}={value}")]
+    target = ["--url", engine_url, "--collection", "c", "--kind", "dense", "--encoder", encoder]
+    done = tspo("index", "push", first, second, *target, *sets)
+    assert 'encoder mine: "D: " before passages (its own)\n' in done.err
+    assert "2 passages are identical to an earlier one and were left out" in done.err
+    settings = [f"url={engine_url}", "collection=c", f"encoder={encoder}", "exact=true"]
+    for given, prefix, line in (
+        ([], "Q: ", 'encoder mine: "Q: " before queries (its own)\n'),
+        (["query_prefix="], "", "encoder mine: nothing before queries (given)\n"),
+        (['query_prefix="ask: "'], "ask: ", 'encoder mine: "ask: " before queries (given)\n'),
+    ):
+        build_index(
+            [first, second], tmp_path / "index", kind="dense", encoder=encoder, overwrite=True,
+            settings={**chunks, "query_prefix": prefix},
+        )  # fmt: skip
+        index = open_index(tmp_path / "index")
+        assert f"c: {len(index)} passages" in done.out
+        capsys.readouterr()
+        retriever = open_retriever(
+            load_config([], [f"retriever.qdrant.{text}" for text in [*settings, *given]]).retriever
+        )
+        assert line in capsys.readouterr().err
+        assert retriever is not None
+        found = zip(retriever.search(QUERIES, 4), index.search(QUERIES, 4), strict=True)
+        for ours, theirs in found:
+            assert [hit.score for hit in ours.hits] == pytest.approx(
+                [hit.score for hit in theirs.hits], abs=1e-5
+            )
+            assert ours.hits[0].id == theirs.hits[0].id
+            assert all("#" in hit.id or hit.id in ("p2", "p4") for hit in ours.hits)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "factory=HNSW32"], "setting 'factory': unknown for this kind of index"),
+        (
+            ["--set", "stemmer=porter"],
+            "setting 'stemmer': not for a sparse collection; known",
+        ),
+        (["--set", "chunk_overlap=9"], "setting chunk_overlap: expected less than chunk_tokens"),
+        (["--skip-duplicates", "--set", "chunk_tokens=9"], "--skip-duplicates: expected whole"),
+        (["--kind", "dense", "--encoder", "e", "--set", "pooling=cls"], "not for a dense coll"),
+        (["--kind", "dense", "--encoder", "e", "--set", "passage_prefx=p"], "did you mean passage"),
+    ],
+)
+def test_what_a_collection_cannot_have_is_refused(
+    corpus: Path, engine_url: str, words: list[str], message: str
+) -> None:
+    done = run_tspo("index", "push", corpus, "--url", engine_url, "--collection", "c", *words)
+    assert (done.code, message in done.err) == (3, True), done.err
+    assert len(done.err.strip().splitlines()) == 1
+
+
+def test_a_corpus_that_is_not_there_is_named_before_the_server_is_asked(tmp_path: Path) -> None:
+    done = run_tspo(
+        "index", "push", tmp_path / "none.jsonl", "--url", "http://127.0.0.1:9", "--collection", "c"
+    )
+    assert (done.code, "none.jsonl: no such file" in done.err) == (4, True)

@@ -127,7 +127,9 @@ class QdrantConfig(Section):
         "", description="dense: the sentence-transformers model that encoded the collection."
     )
     query_prefix: str = Field(
-        "", description="dense: prefix that the encoder expects before a query, such as 'query: '."
+        "auto",
+        description="dense: text before a query, such as 'query: '; empty: none; auto: the "
+        "encoder's own prompt, or that of its family.",
     )
     tokens: Literal["words", "ngrams"] = Field(
         "words", description="sparse: what `tspo index push` made of the texts, as it said."

@@ -86,6 +86,17 @@ def read_corpus(
             )
 
 
+def check_corpus(paths: Sequence[Path]) -> None:
+    """Raises MissingResourceError if a file does not exist, or a folder has no documents."""
+    for path in paths:
+        if not path.exists():
+            raise MissingResourceError(
+                f"{path}: no such file; name a corpus file or a folder of documents (hub: tspo "
+                "data convert it first)"
+            )
+        document_files(path)
+
+
 def _documents(path: Path, first: int) -> Iterator[tuple[Path, int, Passage]]:
     if path.is_dir() or is_document(path):
         for file in document_files(path):

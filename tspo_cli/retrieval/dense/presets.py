@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tspo_cli.console import say
@@ -55,9 +55,14 @@ _FAMILIES: dict[str, tuple[set[str], set[str]]] = {
 """Words that the name of an encoder has, and words that it does not have."""
 
 
-def resolve_preset(encoder: str, given: Mapping[str, object]) -> dict[str, object]:
+_BEFORE = {"query_prefix": "queries", "passage_prefix": "passages"}
+
+
+def resolve_preset(
+    encoder: str, given: Mapping[str, object], *, said: Iterable[str] = tuple(_BEFORE)
+) -> dict[str, object]:
     """The settings of `encoder`; `preset` has the name of its preset. Says in one line what stands
-    before queries and passages.
+    before queries and passages, as far as `said` names them.
 
     `given` comes first, a preset that is named there included. Then comes what the encoder's own
     files state, then the preset that its name suggests.
@@ -76,7 +81,7 @@ def resolve_preset(encoder: str, given: Mapping[str, object]) -> dict[str, objec
     for _, layer in layers:
         resolved |= layer
     if encoder:
-        parts = [_part(role, layers) for role in ("query_prefix", "passage_prefix")]
+        parts = [_part(role, layers) for role in said]
         dot = ["vectors compared by dot product (its own)"] if own.get("normalize") is False else []
         say(f"encoder {Path(encoder).name}: {', '.join(parts + dot)}")
     return {**resolved, "preset": fitting}
@@ -86,9 +91,8 @@ def _part(role: str, layers: Sequence[tuple[str, dict[str, object]]]) -> str:
     """`"query: " before queries (preset e5)`, out of the last of `layers` that has this prefix."""
     found = [(name, layer[role]) for name, layer in layers if role in layer]
     source, text = found[-1] if found else ("none known", "")
-    before = {"query_prefix": "queries", "passage_prefix": "passages"}[role]
     quoted = json.dumps(text, ensure_ascii=False) if text else "nothing"
-    return f"{quoted} before {before} ({source})"
+    return f"{quoted} before {_BEFORE[role]} ({source})"
 
 
 def preset_of(encoder: str) -> str:

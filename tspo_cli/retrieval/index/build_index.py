@@ -20,15 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.config.sections.index_settings import ChunkSettings
-from tspo_cli.data.corpus.chunks import Chunking
 from tspo_cli.data.corpus.corpus_files import (
     CorpusFacts,
+    check_corpus,
     corpus_digest,
     count_documents,
-    document_files,
     read_corpus,
 )
-from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
+from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.retrieval.dense.presets import resolve_preset
 from tspo_cli.retrieval.manifest import (
     MANIFEST_NAME,
@@ -108,12 +107,8 @@ def build_index(
         check_target(out, overwrite)
         _resume_or_start(work, identity, plan, overwrite)
         if not (target / OFFSETS_NAME).is_file():
-            chunks = plan.settings.chunks
             write_passages(
-                plan.corpus,
-                target,
-                Chunking(chunks.chunk_tokens, chunks.chunk_overlap),
-                skip_duplicates=skip_duplicates,
+                plan.corpus, target, plan.settings.chunking, skip_duplicates=skip_duplicates
             )
         store = PassageStore(target)
         chosen = plan.settings
@@ -154,13 +149,7 @@ def make_plan(
 ) -> BuildPlan:
     """Check the arguments of `build_index`. Raises as it does."""
     paths = (corpus,) if isinstance(corpus, Path) else tuple(corpus)
-    for path in paths:
-        if not path.exists():
-            raise MissingResourceError(
-                f"{path}: no such file; name a corpus file or a folder of documents (hub: tspo "
-                "data convert it first)"
-            )
-        document_files(path)
+    check_corpus(paths)
     if kind == "bm25" and encoder:
         raise InvalidInputError(
             "a bm25 index uses no encoder; add --kind dense or remove --encoder"
@@ -300,10 +289,9 @@ def estimate_build(
     """
     plan = make_plan(corpus, kind, encoder, settings or {})
     documents = count_documents(plan.corpus)
-    chunks, facts = plan.settings.chunks, CorpusFacts()
-    chunking = Chunking(chunks.chunk_tokens, chunks.chunk_overlap)
+    facts = CorpusFacts()
     step = max(1, min(documents, _SAMPLED) // _PROBE)
-    sample = islice(read_corpus(plan.corpus, chunking, facts), 0, _SAMPLED, step)
+    sample = islice(read_corpus(plan.corpus, plan.settings.chunking, facts), 0, _SAMPLED, step)
     probe = [passage.contents for _, _, passage in sample]
     passages = documents * facts.passages // facts.documents
     estimate: dict[str, Any] = {"kind": kind, "passages": passages}

@@ -111,8 +111,7 @@ class Searcher:
 
     def sample(self, count: int) -> list[str]:
         """The contents of at most `count` passages, evenly over the corpus."""
-        step = max(1, len(self._store) // count)
-        return [self._store[at][1] for at in range(0, len(self._store), step)][:count]
+        return self._store.sample(count)
 
 
 def open_index(path: Path, settings: Mapping[str, object] | None = None) -> Searcher:

@@ -1,4 +1,4 @@
-"""A Qdrant collection as the retriever, and the upload of a corpus, with Qdrant's own client.
+"""A Qdrant collection as the retriever, with Qdrant's own client.
 
 Sparse vectors represent BM25: the weight of a word in a passage is tf / (tf + k1 (1 - b + b length
 / mean length)) (Lucene's form), in a query the count of the word. Qdrant multiplies by the word's
@@ -11,39 +11,38 @@ import hashlib
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli.config.schema import QdrantConfig
-from tspo_cli.config.sections.index_settings import Bm25Settings, DenseSettings
+from tspo_cli.config.sections.index_settings import Bm25Settings
 from tspo_cli.config.urls import check_url
-from tspo_cli.console import say, warn
-from tspo_cli.data.question import Passage
+from tspo_cli.console import warn
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.packages import missing
-from tspo_cli.retrieval.bm25.bm25_ranker import decide_tokens, lost_words, tokens
+from tspo_cli.retrieval.bm25.bm25_ranker import lost_words, tokens
+from tspo_cli.retrieval.dense.presets import resolve_preset
+from tspo_cli.retrieval.search_settings import index_settings
 from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
+    from tspo_cli.retrieval.dense.encoder import Encoder
+
 KEY_VARIABLE = "QDRANT_API_KEY"
 SPARSE_NAMES = {"words": "bm25", "ngrams": "bm25_ngrams"}
 """The sparse vector of each kind of tokens: queries of the other kind are refused, not lost."""
-_SAMPLED = 2_000
-"""Passages at the start of a corpus that decide between words and ngrams."""
 Encode = Callable[[list[str]], Any]
 """Texts to vectors of length one, float32 [texts, dim]."""
-_UPLOAD_BATCH = 256
 
 
 class QdrantRetriever:
     """Searches a collection whose payload has each passage's id and contents. It is thread-safe.
 
     Args:
-        encode: encodes the queries of a dense collection; None for a sparse one.
+        encode: encodes the queries of a dense collection, prefix included; None for a sparse one.
     """
 
     blocking = True
@@ -91,7 +90,7 @@ class QdrantRetriever:
             InvalidInputError: the vectors do not fit the encoder, or the payload has no passages.
         """
         name = self._config.collection
-        with _one_line_errors(self._config.url):
+        with one_line_errors(self._config.url):
             if not self._client.collection_exists(name):
                 raise InvalidInputError(f"qdrant {self._config.url}: no collection {name!r}")
         (vector,) = self._vectors(["ping"])
@@ -101,13 +100,11 @@ class QdrantRetriever:
 
     def _vectors(self, queries: list[str]) -> list[Any]:
         if self._encode is None:
-            vectors = [_sparse(Counter(tokens(query, self._bm25))) for query in queries]
+            vectors = [sparse_vector(Counter(tokens(query, self._bm25))) for query in queries]
             self._warn_once(queries, vectors)
             return vectors
         with self._encoding:
-            return list(
-                self._encode([self._config.query_prefix + query for query in queries]).tolist()
-            )
+            return list(self._encode(queries).tolist())
 
     def _warn_once(self, queries: list[str], vectors: list[Any]) -> None:
         lost = (query for query, vector in zip(queries, vectors, strict=True) if vector is None)
@@ -132,7 +129,7 @@ class QdrantRetriever:
             )
             for vector in vectors
         ]
-        with _one_line_errors(config.url):
+        with one_line_errors(config.url):
             answers = self._client.query_batch_points(config.collection, requests=requests)
         return [self._result(answer.points) for answer in answers]
 
@@ -166,7 +163,10 @@ def connect(config: QdrantConfig, *, timeout: float) -> QdrantRetriever:
             machine.
         RemoteServiceError, InvalidInputError: as QdrantRetriever.check.
     """
-    encode = load_encoder(config.encoder) if config.kind == "dense" else None
+    encode = None
+    if config.kind == "dense":
+        given = {} if config.query_prefix == "auto" else {"query_prefix": config.query_prefix}
+        encode = load_encoder(config.encoder, given, "query_prefix").encode_queries
     retriever = QdrantRetriever(open_client(config.url, timeout), config, encode)
     retriever.check()
     return retriever
@@ -187,126 +187,22 @@ def open_client(url: str, timeout: float) -> QdrantClient:
     )
 
 
-def load_encoder(name: str) -> Encode:
-    """The function that encodes texts. Raises MissingResourceError if there is no such encoder."""
-    from tspo_cli.retrieval.dense.encoder import Encoder
-
-    return Encoder(name, DenseSettings()).encode
-
-
-def push_sparse(
-    client: QdrantClient,
-    collection: str,
-    passages: Callable[[], Iterable[Passage]],
-    settings: Bm25Settings,
-    advance: Callable[[int], None],
-) -> int:
-    """Create `collection` with the BM25 vectors of the passages and return their number.
-
-    The passages are read twice.
+def load_encoder(name: str, given: Mapping[str, object], prefix: str) -> Encoder:
+    """The encoder `name` with its own settings (`resolve_preset`) and the `given` ones, for the
+    side that `prefix` names.
 
     Raises:
-        InvalidInputError: the collection exists, `settings.method` is not lucene, or there are no
-            passages.
-        RemoteServiceError: Qdrant does not answer.
+        MissingResourceError: there is no such encoder.
+        InvalidInputError: a setting does not fit, or its files state what cannot be used.
     """
-    from qdrant_client import models
+    from tspo_cli.retrieval.dense.encoder import Encoder
 
-    if settings.method != "lucene":
-        raise InvalidInputError(
-            f"method: expected lucene, whose idf is Qdrant's, got {settings.method!r}"
-        )
-    sample = (passage.contents for passage in islice(passages(), _SAMPLED))
-    settings, _ = decide_tokens(settings, sample)
-    if settings.tokens == "ngrams":
-        say("tokens: ngrams; search it with retriever.qdrant.tokens=ngrams")
-    name = SPARSE_NAMES[settings.tokens]
-    lengths = [len(tokens(passage.contents, settings)) for passage in passages()]
-    if not lengths:
-        raise InvalidInputError("corpus: no passages")
-    mean = sum(lengths) / len(lengths)
-
-    def vectors() -> Iterator[Any]:
-        for passage, length in zip(passages(), lengths, strict=True):
-            norm = settings.k1 * (1 - settings.b + settings.b * length / mean)
-            counts = Counter(tokens(passage.contents, settings))
-            yield {
-                name: _sparse({word: tf / (tf + norm) for word, tf in counts.items()})
-                or _empty_vector()
-            }
-
-    _create(
-        client,
-        collection,
-        vectors_config={},
-        sparse_vectors_config={name: models.SparseVectorParams(modifier=models.Modifier.IDF)},
-    )
-    return _upload(client, collection, passages(), vectors(), advance)
+    settings = index_settings("dense", resolve_preset(name, given, said=(prefix,))).dense
+    assert settings is not None
+    return Encoder(name, settings)
 
 
-def push_dense(
-    client: QdrantClient,
-    collection: str,
-    passages: Callable[[], Iterable[Passage]],
-    encode: Encode,
-    prefix: str,
-    advance: Callable[[int], None],
-) -> int:
-    """Create `collection` with the encoder's vectors of the passages and return their number.
-
-    Raises as `push_sparse`.
-    """
-    from qdrant_client import models
-
-    def vectors() -> Iterator[Any]:
-        source = iter(passages())
-        while block := list(islice(source, 8 * _UPLOAD_BATCH)):
-            yield from encode([prefix + passage.contents for passage in block]).tolist()
-
-    dim = len(encode(["dimension"])[0])
-    _create(
-        client,
-        collection,
-        vectors_config=models.VectorParams(size=dim, distance=models.Distance.DOT),
-    )
-    return _upload(client, collection, passages(), vectors(), advance)
-
-
-def _create(client: QdrantClient, collection: str, **config: Any) -> None:
-    with _one_line_errors("upload"):
-        if client.collection_exists(collection):
-            raise InvalidInputError(
-                f"qdrant: collection {collection!r} exists already; choose another --collection"
-            )
-        client.create_collection(collection, **config)
-
-
-def _upload(
-    client: QdrantClient,
-    collection: str,
-    passages: Iterable[Passage],
-    vectors: Iterable[Any],
-    advance: Callable[[int], None],
-) -> int:
-    from qdrant_client import models
-
-    count = 0
-    points = (
-        # The id of a point is its position in the corpus.
-        models.PointStruct(
-            id=position, vector=vector, payload={"id": passage.id, "contents": passage.contents}
-        )
-        for position, (passage, vector) in enumerate(zip(passages, vectors, strict=True))
-    )
-    with _one_line_errors("upload"):
-        while batch := list(islice(points, _UPLOAD_BATCH)):
-            client.upsert(collection, batch, wait=True)
-            count += len(batch)
-            advance(len(batch))
-    return count
-
-
-def _sparse(weights: dict[str, float] | Counter[str]) -> Any:
+def sparse_vector(weights: dict[str, float] | Counter[str]) -> Any:
     """A sparse vector of words; None without words."""
     from qdrant_client import models
 
@@ -323,14 +219,8 @@ def _sparse(weights: dict[str, float] | Counter[str]) -> Any:
     )
 
 
-def _empty_vector() -> Any:
-    from qdrant_client import models
-
-    return models.SparseVector(indices=[], values=[])
-
-
 @contextmanager
-def _one_line_errors(url: str) -> Iterator[None]:
+def one_line_errors(url: str) -> Iterator[None]:
     """Turn errors of Qdrant's client into a RemoteServiceError of one line."""
     from qdrant_client.common.client_exceptions import QdrantException
     from qdrant_client.http.exceptions import ApiException
