@@ -16,7 +16,12 @@ from typer.testing import CliRunner
 
 from tests.conftest import run_tspo
 from tspo_cli.commands.serve import serve
-from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
+from tspo_cli.errors import (
+    InvalidInputError,
+    MissingResourceError,
+    RemoteServiceError,
+    UsageError,
+)
 from tspo_cli.retrieval.index.build_index import build_index
 from tspo_cli.retrieval.index.searcher import open_index
 from tspo_cli.retrieval.remote.http_client import HttpRetriever
@@ -134,9 +139,8 @@ def test_a_token_opens_other_addresses(index: Path) -> None:
             HttpRetriever([url], timeout=10, retries=0, token=token).search(["lake"], 2)[0].error
             is None
         )
-        assert "status 401" in (
-            HttpRetriever([url], timeout=10, retries=0).search(["lake"], 2)[0].error or ""
-        )
+        with pytest.raises(RemoteServiceError, match="status 401"):
+            HttpRetriever([url], timeout=10, retries=0).search(["lake"], 2)
         process.terminate()
         assert token not in listening + process.stdout.read() + process.stderr.read()
 

@@ -18,3 +18,11 @@ def check_url(url: str, owner: str, example: str) -> None:
         valid = False
     if not valid:
         raise InvalidInputError(f"{owner}: expected a URL like {example}, got {url!r}")
+
+
+def shown_url(url: str) -> str:
+    """A checked URL as messages may show it: without user, password and query."""
+    parts = httpx.URL(url)
+    port = f":{parts.port}" if parts.port is not None else ""
+    host = f"[{parts.host}]" if ":" in parts.host else parts.host
+    return f"{parts.scheme}://{host}{port}{parts.path}"

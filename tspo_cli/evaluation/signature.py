@@ -36,6 +36,7 @@ _CONNECTION = {
     "retries",
     "deadline",
     "concurrency",
+    "max_passage_chars",
     "token_file",
     "qdrant",
     "search",

@@ -48,6 +48,7 @@ def _open_servers(config: RetrieverConfig) -> Retriever:
             deadline=config.deadline,
             concurrency=config.concurrency,
             token=token,
+            max_passage_chars=config.max_passage_chars,
         )
 
     if config.servers == "replicas":

@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 from threading import Event
 
@@ -20,9 +20,11 @@ from tspo_cli.retrieval.types import Retriever, SearchResult
 from tspo_cli.rollout.engines.engine_protocol import Completion, Engine, GenerationRequest, Sampling
 from tspo_cli.rollout.protocol import RolloutState, SearchProtocol
 from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
+from tspo_cli.threads import DaemonPool
 from tspo_cli.timing import Clock
 
 SEARCH_THREADS = 8
+_STOP_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,9 @@ def run_agents(
     A trajectory has up to `max_searches` turns that may search, then one last turn without search.
     A failed search or a passed deadline marks the trajectory as failed and ends it. Neither becomes
     text that the model reads. A request that a server refuses ends its trajectory, which says why.
+
+    Raises:
+        RemoteServiceError: the retriever does not answer, which says nothing about any trajectory.
     """
     loop = _Loop(tasks, agent, hooks or RolloutHooks())
     try:
@@ -153,12 +158,12 @@ class _Loop:
     finished: dict[int, Trajectory] = field(default_factory=dict)
     queries: dict[int, str] = field(default_factory=dict)
     searches: list[_PendingSearch] = field(default_factory=list)
-    threads: ThreadPoolExecutor | None = None
+    threads: DaemonPool | None = None
 
     def __post_init__(self) -> None:
         self.waiting = deque(range(len(self.tasks)))
         if self.agent.retriever is not None and self.agent.retriever.blocking:
-            self.threads = ThreadPoolExecutor(SEARCH_THREADS)
+            self.threads = DaemonPool(SEARCH_THREADS, "search")
 
     def run(self) -> list[Trajectory]:
         stop = self.hooks.stop
@@ -178,7 +183,7 @@ class _Loop:
         for session in list(self.rollouts):
             self.agent.engine.release(session)
         if self.threads is not None:
-            self.threads.shutdown(wait=False, cancel_futures=True)
+            self.threads.close()
 
     def _start(self, session: int) -> None:
         task = self.tasks[session]
@@ -296,15 +301,20 @@ class _Loop:
         self.searches = unfinished
 
     def _wait_for_passages(self) -> None:
-        """No trajectory can decode: sleep until passages arrive or a deadline passes."""
+        """No trajectory can decode: sleep until passages arrive or a deadline passes, or for
+        `_STOP_SECONDS`, where another thread may stop the work.
+        """
         deadlines = [search.deadline for search in self.searches]
         if self.agent.settings.trajectory_deadline:
             oldest = min(rollout.started for rollout in self.rollouts.values())
             deadlines.append(oldest + self.agent.settings.trajectory_deadline)
+        seconds = max(0.0, min(deadlines) - time.monotonic())
+        if self.hooks.stop is not None:
+            seconds = min(seconds, _STOP_SECONDS)
         with self.hooks.clock.part("idle"):
             wait(
                 [search.future for search in self.searches],
-                timeout=max(0.0, min(deadlines) - time.monotonic()),
+                timeout=seconds,
                 return_when=FIRST_COMPLETED,
             )
 

@@ -174,12 +174,29 @@ class RetrieverConfig(Section):
     k: int = Field(3, ge=1, description="Passages per query.")
     timeout: float = Field(30.0, gt=0, description="Seconds for one HTTP attempt.")
     retries: int = Field(
-        5, ge=0, description="Retries of a failed HTTP request, with exponential backoff."
+        -1,
+        ge=-1,
+        description=(
+            "Retries of a failed request, with exponential backoff. -1: until retriever.deadline."
+        ),
     )
     deadline: float = Field(
-        100.0, gt=0, description="Seconds for all attempts of one search together."
+        100.0,
+        gt=0,
+        description=(
+            "Seconds that a search waits for a server that does not answer. Then the command ends "
+            "with exit code 5."
+        ),
     )
     concurrency: int = Field(64, ge=1, description="Maximal number of concurrent HTTP requests.")
+    max_passage_chars: int = Field(
+        100_000,
+        ge=1,
+        description=(
+            "Characters of the longest passage that a server may send. A search that finds a "
+            "longer one has failed."
+        ),
+    )
     token_file: str = Field(
         "", description="File with the servers' bearer token. Empty: $TSPO_RETRIEVER_TOKEN, if set."
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from tspo_cli.evaluation.metrics import mean
 from tspo_cli.rollout.engines.endpoint.chat_reply import read_reply
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient, RequestRefusedError
 from tspo_cli.rollout.engines.endpoint.request_fields import RequestFields
+from tspo_cli.threads import DaemonPool
 
 BUILT_IN = Path(__file__).with_name("judge_prompt.txt")
 FIELDS = ("question", "golden_answers", "answer")
@@ -81,10 +82,8 @@ class Judge:
             for item in items
             if item["answer"] and item["key"] not in journal.done and "judge" not in item
         ]
-        with (
-            progress(f"{label} judge", len(waiting)) as advance,
-            ThreadPoolExecutor(self.config.concurrency) as pool,
-        ):
+        pool = DaemonPool(self.config.concurrency, "judge")
+        with progress(f"{label} judge", len(waiting)) as advance:
             futures = {pool.submit(self._reply, item): item for item in waiting}
             try:
                 for future in as_completed(futures):
@@ -93,7 +92,7 @@ class Judge:
                     journal.add(futures[future]["key"], record, 0.0)
                     advance(1)
             finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.close()
         judged = [self._judged(item, journal) for item in items]
         scores = {
             "judge": mean([item["judge"] or 0.0 for item in judged]),

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.remote.http_client import HttpRetriever
 from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
+from tspo_cli.threads import DaemonPool
 
 _CALLS_AT_ONCE = 16
 _VECTORS_AS_ENCODED = re.compile(r"Flat|SQfp16|SQbf16|(IVF\d+|HNSW\d+),Flat|HNSW\d+")
@@ -37,12 +37,14 @@ class ShardedRetriever:
     def __init__(self, shards: Sequence[HttpRetriever], *, approximate: bool = False) -> None:
         self._shards = tuple(shards)
         self._approximate = approximate
-        self._pool = ThreadPoolExecutor(
-            _CALLS_AT_ONCE * len(self._shards), thread_name_prefix="shard"
-        )
+        self._pool = DaemonPool(_CALLS_AT_ONCE * len(self._shards), "shard")
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
-        """At most `k` hits for each query, in the order of `queries`."""
+        """At most `k` hits for each query, in the order of `queries`.
+
+        Raises:
+            RemoteServiceError: a shard has not answered until the deadline.
+        """
         calls = [self._pool.submit(shard.search, queries, k) for shard in self._shards]
         parts = zip(*(call.result() for call in calls), strict=True)
         return [merge(results, k) for results in parts]
@@ -70,7 +72,7 @@ class ShardedRetriever:
 
     def close(self) -> None:
         """Close connections and threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
         for shard in self._shards:
             shard.close()
 

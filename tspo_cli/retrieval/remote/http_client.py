@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import random
 import threading
 import time
 from collections.abc import Sequence
@@ -14,13 +13,34 @@ from typing import Any
 
 import httpx
 
-from tspo_cli.config.urls import check_url
+from tspo_cli.config.urls import check_url, shown_url
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
-from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
+from tspo_cli.retrieval.remote.patience import (
+    UNTIL_DEADLINE,
+    Notices,
+    Patience,
+    ServiceUnavailableError,
+    TemporaryError,
+    ask_until_answered,
+)
+from tspo_cli.retrieval.remote.read_answer import (
+    MAX_ANSWER,
+    MalformedAnswerError,
+    excerpt,
+    read_answer,
+    with_source,
+)
+from tspo_cli.retrieval.remote.timed_transport import end_requests_at, timed_transport
+from tspo_cli.retrieval.types import RetrieverInfo, SearchResult
 
 MAX_BATCH = 256
 """Queries per request, below the limits of the servers in use."""
-_LONGEST_WAIT = 10.0
+MAX_PASSAGE_CHARS = 100_000
+_PROBE_SECONDS = 5.0
+_PASSING = {404, 405, 408, 425, 429}
+"""Statuses below 500 that a starting server or its proxy may give."""
+_LOCKED = {401, 403}
+_ENCODINGS = {"", "identity", "gzip", "deflate"}
 
 
 class HttpRetriever:
@@ -28,14 +48,17 @@ class HttpRetriever:
 
     Scores, ids and contents are those of the server's searcher. It is thread-safe; threads share
     its connections. Proxies of the environment are not used, because the servers are mostly local.
+    Redirects are not followed.
 
     Args:
         urls: base URLs (`http://127.0.0.1:8000`); `/retrieve` is added where it is missing.
         timeout: seconds for one attempt.
-        retries: further attempts after a failed connection, status 429 or 5xx.
+        retries: further attempts after a failed connection, a status that may pass or an answer
+            that is none; -1: until the deadline.
         deadline: seconds for all attempts and the waits between them.
         concurrency: most requests at once; others wait, within the deadline.
         token: sent as `Authorization: Bearer ...`; empty: none.
+        max_passage_chars: a search that finds a longer passage has failed.
         first_wait: seconds before the first retry; doubled each time, up to ten seconds, with
             jitter. The wait is at least the server's Retry-After.
 
@@ -49,30 +72,34 @@ class HttpRetriever:
         self,
         urls: Sequence[str],
         timeout: float = 30.0,
-        retries: int = 3,
+        retries: int = UNTIL_DEADLINE,
         *,
         deadline: float = 100.0,
         concurrency: int = 64,
         token: str = "",
+        max_passage_chars: int = MAX_PASSAGE_CHARS,
         first_wait: float = 0.5,
     ) -> None:
         if not urls:
             raise InvalidInputError("retriever: expected the URL of a server, got none")
         self.urls = tuple(_endpoint(url) for url in urls)
-        self._timeout, self._retries, self._deadline = timeout, retries, deadline
-        self._first_wait = first_wait
+        self._timeout = timeout
+        self._patience = Patience(deadline, retries, first_wait)
+        self._notices = Notices()
+        self._max_passage_chars = max_passage_chars
         self._turn = itertools.count()
         self._slots = threading.BoundedSemaphore(concurrency)
-        # Shorter than the five seconds after which uvicorn servers drop an idle connection.
-        limits = httpx.Limits(
-            max_connections=concurrency, max_keepalive_connections=concurrency, keepalive_expiry=3.0
-        )
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._client = httpx.Client(headers=headers, limits=limits, trust_env=False)
+        headers = {"Accept-Encoding": "gzip, deflate"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        self._client = httpx.Client(headers=headers, transport=timed_transport(concurrency))
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
-        """At most `k` hits for each query. If no server answers, each of these queries has the
-        error.
+        """At most `k` hits for each query. A query that a server refuses, or whose answer cannot be
+        read, has an error.
+
+        Raises:
+            ServiceUnavailableError: no server has answered for `deadline` seconds.
         """
         results: list[SearchResult] = []
         for start in range(0, len(queries), MAX_BATCH):
@@ -83,6 +110,10 @@ class HttpRetriever:
             ]
             try:
                 results += self._ask(batch, k)
+            except ServiceUnavailableError as error:
+                if not self._concerns_queries(error):
+                    raise
+                results += [SearchResult(error=str(error.__cause__))] * len(batch)
             except RemoteServiceError as error:
                 results += [SearchResult(error=str(error))] * len(batch)
         return results
@@ -95,8 +126,17 @@ class HttpRetriever:
             InvalidInputError: two servers serve different indexes, or search them differently.
         """
         for url in self.urls:
-            self._parsed(url, ["ping"], 1, time.monotonic() + self._timeout)
-        known = {url: info for url in self.urls if (info := self._describe(url)).index_digest}
+            try:
+                (result,) = self._attempt(url, ["ping"], 1, time.monotonic() + self._timeout)
+            except MalformedAnswerError:
+                raise
+            except TemporaryError as error:
+                raise RemoteServiceError(f"{error}; is the server running?") from None
+            if result.error is not None:
+                raise RemoteServiceError(result.error)
+        known = {
+            shown_url(url): info for url in self.urls if (info := self._describe(url)).index_digest
+        }
         if len({info.index_digest for info in known.values()}) > 1:
             serves = ", ".join(f"{url} ({info.index_digest[:12]})" for url, info in known.items())
             raise InvalidInputError(
@@ -118,112 +158,127 @@ class HttpRetriever:
         return self._describe(self.urls[0])
 
     def _describe(self, url: str) -> RetrieverInfo:
+        end_requests_at(time.monotonic() + self._timeout)
         try:
-            answer = self._client.get(
-                url.removesuffix("retrieve") + "healthz", timeout=self._timeout
-            )
-            facts = answer.json() if answer.status_code == 200 else {}
-        except (httpx.TransportError, ValueError):
+            health = url.removesuffix("retrieve") + "healthz"
+            with self._client.stream("GET", health, timeout=self._timeout) as answer:
+                content = _read(answer)
+            facts = json.loads(content) if answer.status_code == 200 else {}
+        except (httpx.HTTPError, RemoteServiceError, ValueError, RecursionError):
             facts = {}
-        if not isinstance(facts, dict):
-            facts = {}
-        return RetrieverInfo(
-            kind=facts.get("kind"),
-            passages=facts.get("passages"),
-            index_digest=str(facts.get("index") or ""),
-            encoder=facts.get("encoder"),
-            parameters=facts.get("parameters"),
-            search=facts.get("search") or {},
-        )
+        return _described(facts if isinstance(facts, dict) else {})
 
     def close(self) -> None:
         """Close pooled connections."""
         self._client.close()
 
     def _ask(self, queries: list[str], k: int) -> list[SearchResult]:
-        end = time.monotonic() + self._deadline
         first = next(self._turn)
-        attempt = 0
-        while True:
-            url = self.urls[(first + attempt) % len(self.urls)]
-            try:
-                return self._parsed(url, queries, k, end)
-            except _TemporaryError as error:
-                backoff = min(self._first_wait * 2**attempt, _LONGEST_WAIT) * random.uniform(
-                    0.5, 1.0
-                )
-                wait = max(backoff, error.retry_after)
-                attempt += 1
-                if attempt > self._retries or time.monotonic() + wait >= end:
-                    late = "" if attempt > self._retries else f" within {self._deadline:g} s"
-                    tries = f" after {attempt} attempts" if attempt > 1 else ""
-                    raise RemoteServiceError(f"{error}{tries}{late}") from None
-            time.sleep(wait)
 
-    def _parsed(self, url: str, queries: list[str], k: int, end: float) -> list[SearchResult]:
+        def attempt(number: int, end: float) -> list[SearchResult]:
+            return self._attempt(self.urls[(first + number) % len(self.urls)], queries, k, end)
+
+        service = f"retriever {shown_url(self.urls[0])}"
+        return ask_until_answered(attempt, service, self._patience, self._notices)
+
+    def _concerns_queries(self, error: ServiceUnavailableError) -> bool:
+        """True if the failure is one of the queries, not of the server: what was sent back could
+        not be read, or the server failed while it answers another query.
+        """
+        last = error.__cause__
+        if isinstance(last, MalformedAnswerError):
+            return True
+        if not isinstance(last, _FailedRequestError):
+            return False
+        try:
+            self._attempt(last.url, ["ping"], 1, time.monotonic() + _PROBE_SECONDS)
+        except RemoteServiceError:
+            return False
+        return True
+
+    def _attempt(self, url: str, queries: list[str], k: int, end: float) -> list[SearchResult]:
+        """The results of one request. Raises RemoteServiceError with the URL, and TemporaryError
+        where another attempt may help.
+        """
+        source = f"retriever {shown_url(url)}"
         if not self._slots.acquire(timeout=max(0.0, end - time.monotonic())):
-            raise RemoteServiceError(
-                f"retriever {url}: too many requests at once; raise retriever.concurrency"
+            raise TemporaryError(
+                f"{source}: too many requests at once; raise retriever.concurrency"
             )
         try:
-            return _parse(
-                url,
-                self._post(url, queries, k, min(end, time.monotonic() + self._timeout)),
-                len(queries),
-                k,
-            )
+            content = self._post(url, queries, k, min(end, time.monotonic() + self._timeout))
+            results = read_answer(content, len(queries), k, self._max_passage_chars)
+        except MalformedAnswerError as error:
+            raise MalformedAnswerError(f"{source}: {error}") from None
+        except (TemporaryError, ServiceUnavailableError):
+            raise
+        except RemoteServiceError as error:
+            raise RemoteServiceError(f"{source}: {error}") from None
         finally:
             self._slots.release()
+        return with_source(results, source)
 
-    def _post(self, url: str, queries: list[str], k: int, end: float) -> Any:
+    def _post(self, url: str, queries: list[str], k: int, end: float) -> bytes:
         body = {"queries": queries, "topk": k, "return_scores": True}
+        source = f"retriever {shown_url(url)}"
+        end_requests_at(end)
         timeout = max(0.001, end - time.monotonic())
         try:
             with self._client.stream("POST", url, json=body, timeout=timeout) as response:
-                content = _read(response, end)
-        except httpx.TransportError as error:
-            raise _TemporaryError(
-                f"retriever {url}: {_reason(error)}; is the server running?"
-            ) from None
+                content = _read(response)
+        except httpx.DecodingError as error:
+            reason = excerpt(str(error))
+            raise MalformedAnswerError(f"cannot decode its answer ({reason})") from None
+        except httpx.TimeoutException:
+            raise _FailedRequestError(f"{source}: no answer in time", url) from None
+        except httpx.HTTPError as error:
+            reason = excerpt(str(error)) or type(error).__name__
+            raise TemporaryError(f"{source}: {reason}") from None
         status = response.status_code
-        if status == 429 or status >= 500:
-            raise _TemporaryError(f"retriever {url}: status {status}", _retry_after(response))
-        if status != 200:
-            raise RemoteServiceError(f"retriever {url}: status {status}: {_excerpt(content)}")
-        try:
-            return json.loads(content)
-        except ValueError:
-            raise RemoteServiceError(
-                f"retriever {url}: expected JSON, got {_excerpt(content)!r}; is this a /retrieve "
-                "server?"
-            ) from None
+        if status == 200:
+            return content
+        if status == 500:
+            raise _FailedRequestError(f"{source}: status {status}", url, _retry_after(response))
+        if status > 500 or status in _PASSING:
+            raise TemporaryError(f"{source}: status {status}", _retry_after(response))
+        if 300 <= status < 400:
+            raise TemporaryError(f"{source}: status {status}, a redirect, which is not followed")
+        if status in _LOCKED:
+            raise ServiceUnavailableError(
+                f"{source}: status {status}: {excerpt(content)}; check the token "
+                "(retriever.token_file), then go on with --resume"
+            )
+        raise RemoteServiceError(f"status {status}: {excerpt(content)}")
 
 
-class _TemporaryError(RemoteServiceError):
-    """A failure that may not occur again, after `retry_after` seconds at the earliest."""
+class _FailedRequestError(TemporaryError):
+    """The server at `url` was reached and failed: perhaps because of the query."""
 
-    def __init__(self, message: str, retry_after: float = 0.0) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+    def __init__(self, reason: str, url: str, retry_after: float = 0.0) -> None:
+        super().__init__(reason, retry_after)
+        self.url = url
 
 
-def _read(response: httpx.Response, end: float) -> bytes:
-    """Read the body in chunks, so that a slow server cannot exceed the deadline.
-
-    Raises httpx.ReadTimeout.
+def _read(response: httpx.Response) -> bytes:
+    """The decoded body. Raises MalformedAnswerError, RemoteServiceError: it is encoded more than
+    once, which may be a bomb, or too large.
     """
-    chunks = []
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    if encoding not in _ENCODINGS:
+        raise MalformedAnswerError(f"its answer has the encoding {excerpt(encoding)!r}")
+    chunks, size = [], 0
     for chunk in response.iter_bytes():
         chunks.append(chunk)
-        if time.monotonic() > end:
-            raise httpx.ReadTimeout("")
+        size += len(chunk)
+        if size > MAX_ANSWER:
+            raise RemoteServiceError(f"its answer has more than {MAX_ANSWER >> 20} MiB")
     return b"".join(chunks)
 
 
 def _retry_after(response: httpx.Response) -> float:
     """The Retry-After header in seconds; 0 if it is missing or a date."""
     value = response.headers.get("retry-after", "")
-    return float(value) if value.isascii() and value.isdigit() else 0.0
+    return float(value) if value.isascii() and value.isdigit() and len(value) < 10 else 0.0
 
 
 def _endpoint(url: str) -> str:
@@ -232,47 +287,18 @@ def _endpoint(url: str) -> str:
     return url if url.endswith("/retrieve") else url + "/retrieve"
 
 
-def _reason(error: httpx.TransportError) -> str:
-    return (
-        "no answer in time"
-        if isinstance(error, httpx.TimeoutException)
-        else str(error) or type(error).__name__
+def _described(facts: dict[str, Any]) -> RetrieverInfo:
+    """The description; a fact of another type than ours counts as missing."""
+
+    def fact(name: str, kind: type, missing: Any) -> Any:
+        value = facts.get(name)
+        return value if isinstance(value, kind) and not isinstance(value, bool) else missing
+
+    return RetrieverInfo(
+        kind=fact("kind", str, None),
+        passages=fact("passages", int, None),
+        index_digest=fact("index", str, ""),
+        encoder=fact("encoder", str, None),
+        parameters=fact("parameters", dict, None),
+        search=fact("search", dict, {}),
     )
-
-
-def _excerpt(content: bytes) -> str:
-    return " ".join(content.decode("utf-8", "replace").split())[:200]
-
-
-def _parse(url: str, answer: Any, count: int, k: int) -> list[SearchResult]:
-    """Parse a response with or without scores. Of a server that ignores `topk`, the first `k` hits.
-
-    Raises RemoteServiceError for other forms.
-    """
-    lists = answer.get("result") if isinstance(answer, dict) else None
-    if not isinstance(lists, list) or len(lists) != count:
-        raise RemoteServiceError(
-            f'retriever {url}: expected "result" with {count} lists; is this a /retrieve server?'
-        )
-    errors = answer.get("errors") or [None] * count
-    try:
-        return [
-            SearchResult(error=error)
-            if error
-            else SearchResult(tuple(_hit(record) for record in records[:k]))
-            for records, error in zip(lists, errors, strict=True)
-        ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RemoteServiceError(
-            f"retriever {url}: cannot read its hits ({type(error).__name__}: {error})"
-        ) from None
-
-
-def _hit(record: dict[str, Any]) -> Hit:
-    document = record.get("document", record)
-    contents = document.get("contents")
-    if contents is None:
-        contents = f'"{document["title"]}"\n{document["text"]}'
-    if not isinstance(contents, str):
-        raise TypeError(f"contents: expected text, got {type(contents).__name__}")
-    return Hit(str(document.get("id", "")), contents, float(record.get("score", 0.0)))

@@ -32,6 +32,9 @@ from tspo_cli.training.launch.claim import Claim, claimed_run, has_trained, is_c
 RESUMABLE = (
     *("prepare", "train.steps", "train.processes", "train.threads", "train.keep_rollouts"),
     *("train.export_model", "checkpoint.", "eval.", "track."),
+    # How a server of passages is asked. The passages are the same.
+    *("retriever.timeout", "retriever.retries", "retriever.deadline", "retriever.concurrency"),
+    *("retriever.max_passage_chars", "retriever.token_file"),
 )
 
 Train = Callable[[Config, Path, int, bool], None]

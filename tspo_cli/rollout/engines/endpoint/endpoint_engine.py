@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,7 @@ from tspo_cli.rollout.engines.engine_protocol import (
     GenerationRequest,
     Sampling,
 )
+from tspo_cli.threads import DaemonPool
 
 if TYPE_CHECKING:
     import torch
@@ -85,7 +86,7 @@ class EndpointEngine:
         self.extra = ({"tools": list(options.tools)} if options.tools else {}) | dict(options.extra)
         self.weight_version, self.owns_weights = 0, True
         self._start = tuple(start_ids(tokenizer))
-        self._pool = ThreadPoolExecutor(options.concurrency)
+        self._pool = DaemonPool(options.concurrency, "endpoint")
         self._pending: dict[Future[dict[str, Any]], _Pending] = {}
         self._conversations: dict[int, _Conversation] = {}
 
@@ -145,7 +146,7 @@ class EndpointEngine:
 
     def close(self) -> None:
         """Drop requests in flight and close the connections."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
         self.client.close()
 
     def check_tools(self) -> None:

@@ -1,0 +1,126 @@
+"""Waiting for a service that does not answer: with back-off, up to a deadline, not in silence."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from tspo_cli.console import say
+from tspo_cli.errors import RemoteServiceError
+
+T = TypeVar("T")
+
+UNTIL_DEADLINE = -1
+"""As `retries`: the deadline alone ends the attempts."""
+_LONGEST_WAIT = 10.0
+_LAST_ATTEMPT = 2.0
+"""Seconds that are kept for one attempt right before the deadline."""
+_NOTICE_AFTER = 2.0
+_NOTICE_EVERY = 10.0
+
+
+class ServiceUnavailableError(RemoteServiceError):
+    """A service was asked until the deadline and did not answer. It says nothing about a query."""
+
+
+class TemporaryError(RemoteServiceError):
+    """An attempt that failed for a reason that may pass, after `retry_after` seconds at the
+    earliest.
+    """
+
+    def __init__(self, reason: str, retry_after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a caller waits for a service.
+
+    deadline: seconds for all attempts and the waits between them. retries: attempts after the
+    first; `UNTIL_DEADLINE` for any number. first_wait: seconds before the second attempt; doubled
+    each time, up to ten seconds, with jitter.
+    """
+
+    deadline: float
+    retries: int = UNTIL_DEADLINE
+    first_wait: float = 0.5
+
+    def pause(self, attempt: int, retry_after: float) -> float:
+        """Seconds to wait after the failed attempt number `attempt` (from 0): at least what the
+        service asks for.
+        """
+        longest = min(self.first_wait * 2 ** min(attempt, 30), _LONGEST_WAIT)
+        return max(longest * random.uniform(0.5, 1.0), retry_after)
+
+
+@dataclass
+class Notices:
+    """What a person reads while callers wait: one line for all threads, every ten seconds."""
+
+    failing_since: float | None = None
+    due: float = 0.0
+    spoke: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def failed(self, error: Exception, deadline: float) -> None:
+        """An attempt failed; say so if callers have waited for a while."""
+        now = time.monotonic()
+        with self.lock:
+            if self.failing_since is None:
+                self.failing_since, self.due = now, now + _NOTICE_AFTER
+            if now < self.due:
+                return
+            self.due, self.spoke = now + _NOTICE_EVERY, True
+            waited = now - self.failing_since
+        say(f"{error}; asked again for {waited:.0f} s now, up to {deadline:g} s")
+
+    def answered(self, service: str) -> None:
+        """An attempt succeeded; say so if a line has said that callers wait."""
+        with self.lock:
+            since, spoke = self.failing_since, self.spoke
+            self.failing_since, self.spoke = None, False
+        if since is not None and spoke:
+            say(f"{service}: answers again after {time.monotonic() - since:.0f} s")
+
+
+def ask_until_answered(
+    ask: Callable[[int, float], T], service: str, patience: Patience, notices: Notices
+) -> T:
+    """The result of `ask(attempt, end)`, which raises TemporaryError while `service` does not
+    answer. `end` is the time (of the monotonic clock) at which everything has to be over.
+
+    Raises:
+        ServiceUnavailableError: no answer by the deadline, or after all retries; its cause is the
+            last TemporaryError.
+    """
+    started = time.monotonic()
+    end = started + patience.deadline
+    last_start = end - min(_LAST_ATTEMPT, 0.1 * patience.deadline)
+    attempt = 0
+    while True:
+        try:
+            answer = ask(attempt, end)
+        except TemporaryError as error:
+            notices.failed(error, patience.deadline)
+            now = time.monotonic()
+            attempt += 1
+            if attempt == patience.retries + 1 or now >= last_start:
+                raise ServiceUnavailableError(_given_up(error, attempt, now - started)) from error
+            time.sleep(min(patience.pause(attempt - 1, error.retry_after), last_start - now))
+        else:
+            notices.answered(service)
+            return answer
+
+
+def _given_up(error: TemporaryError, attempts: int, seconds: float) -> str:
+    if attempts == 1:
+        return f"{error}; start the server, then go on with --resume"
+    return (
+        f"{error}; waited {seconds:.0f} s ({attempts} attempts); start the server, then go on with "
+        "--resume"
+    )
