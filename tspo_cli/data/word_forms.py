@@ -21,11 +21,19 @@ INSIDE = "\x1f"
 _NUMBERS = re.compile(
     r"(?<![0-9.,])(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+\.[0-9]+)(?![.,]?[0-9])"
 )
-_DIACRITICS = re.compile("[\u0300-\u036f]+")
+# Accents; vowel signs of Hebrew and Arabic, and the stroke that widens Arabic words.
+_DIACRITICS = re.compile(
+    "[\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0640\u064b-\u0652\u0670]+"
+)
+# An article becomes one character, which separates words like a space: "Hepatitis A" ends with its
+# "a", which is no article there. No text holds these characters: controls become spaces.
+_ARTICLE = {"the": "\1", "a": "\2", "an": "\3"}
 # U.S.A keeps its last letter: no mark stands before the article "a".
 _ARTICLES = (" the ", " a ", " an ", f"{MARK}the ", f"{MARK}an ")
-_PARTS = re.compile(r"[^ -]+|[ -]+")
-_SEPARATORS = {ord(" "): None, ord(MARK): None, ord(INSIDE): None}
+_BORDER = " \1-\3-"
+_PARTS = re.compile(f"[^{_BORDER}]+|[{_BORDER}]+")
+_LAST_ARTICLE = re.compile(f"(?<=[{_BORDER}])(the|an?)$")
+_SEPARATORS = dict.fromkeys(map(ord, f" {MARK}{INSIDE}\1\2\3"))
 # Letters by their category that are written as apostrophes, as in Hawaiʻi.
 _APOSTROPHES = "\u02b9\u02bb\u02bc\u02bd\u02be\u02bf"
 # Scripts without spaces between words: Thai, Lao, Khmer, kana and Han.
@@ -54,15 +62,15 @@ _CHARACTERS = _Characters({ord(INSIDE): INSIDE})
 
 
 def readable(text: str) -> str:
-    """`text` in lower case with `MARK` and `INSIDE` for punctuation, without diacritics and
-    articles.
+    """`text` in lower case with `MARK` and `INSIDE` for punctuation and a control character for
+    each article, without diacritics.
     """
     text = _with_whole_numbers(text)
     if text.isascii():
-        return _without_articles(f" {text.lower().translate(_CHARACTERS)}")
+        return _mark_articles(f" {text.lower().translate(_CHARACTERS)}")
     # Diacritics go last: without its accent, "\u00e0" would be an article.
     folded = unicodedata.normalize("NFD", text).casefold().translate(_CHARACTERS)
-    plain = _DIACRITICS.sub("", _without_articles(f" {folded}"))
+    plain = _DIACRITICS.sub("", _mark_articles(f" {folded}"))
     return unicodedata.normalize("NFC", plain)
 
 
@@ -75,9 +83,9 @@ def _with_whole_numbers(text: str) -> str:
     return _NUMBERS.sub(lambda number: re.sub("[.,]", INSIDE, number.group()), text)
 
 
-def _without_articles(words: str) -> str:
+def _mark_articles(words: str) -> str:
     for article in _ARTICLES:
-        words = words.replace(article, article[0])
+        words = words.replace(article, f"{article[0]}{_ARTICLE[article[1:-1]]} ")
     return words
 
 
@@ -120,25 +128,27 @@ class Wanted:
 @lru_cache(maxsize=65536)
 def wanted(answer: str) -> Wanted | None:
     """The answer as it is looked for; None for an article, and without letters and digits."""
-    words = readable(answer).replace(INSIDE, MARK).strip(f" {MARK}")
-    if not words or not normalize_answer(answer):
+    words = readable(answer).replace(INSIDE, MARK).strip(f" {MARK}\1\2\3")
+    if not words or words in _ARTICLE or not normalize_answer(answer):
         return None
-    return Wanted(words, words.translate(_SEPARATORS))
+    return Wanted(words, _LAST_ARTICLE.sub("", words).translate(_SEPARATORS))
 
 
 @lru_cache(maxsize=16384)
 def _pattern(words: str) -> re.Pattern[str]:
-    body = "".join(map(_part, _PARTS.findall(words)))
-    left = "" if _UNSPACED.match(words[0]) else "(?<![^ -])"
-    right = "" if _UNSPACED.match(words[-1]) else "(?![^ -])"
+    last = _LAST_ARTICLE.search(words)
+    body = "".join(map(_part, _PARTS.findall(words[: last.start()] if last else words)))
+    body += f"(?:{_part(last[0])}|{_ARTICLE[last[0]]})" if last else ""
+    left = "" if _UNSPACED.match(words[0]) else f"(?<![^{_BORDER}])"
+    right = "" if _UNSPACED.match(words[-1]) else f"(?![^{_BORDER}])"
     return re.compile(f"{left}{body}{right}")
 
 
 def _part(part: str) -> str:
     """The pattern of letters, between which marks may stand, or of separators."""
-    if part[0] not in f" {MARK}":
+    if ord(part[0]) not in _SEPARATORS:
         return f"[{INSIDE}{MARK}]*".join(map(re.escape, part))
-    return f"[ {INSIDE}{MARK}]" + ("+" if " " in part else "*")
+    return f"[{INSIDE}{_BORDER}]" + ("+" if " " in part else "*")
 
 
 def spans(text: str, answers: list[Wanted]) -> list[tuple[int, int]]:
@@ -152,12 +162,14 @@ def spans(text: str, answers: list[Wanted]) -> list[tuple[int, int]]:
         folded = letter.casefold().translate(_CHARACTERS)
         words += folded
         places += [place] * len(folded)
-    for article in (*_ARTICLES, _DIACRITICS.pattern):
-        is_article = article in _ARTICLES
+    for article in _ARTICLES:
         for match in reversed(list(re.finditer(article, words))):
-            start = match.start() + is_article
-            del places[start : match.end()]
-            words = words[:start] + words[match.end() :]
+            start, end = match.start() + 1, match.end() - 1
+            del places[start + 1 : end]
+            words = words[:start] + _ARTICLE[words[start:end]] + words[end:]
+    for match in reversed(list(_DIACRITICS.finditer(words))):
+        del places[match.start() : match.end()]
+        words = words[: match.start()] + words[match.end() :]
     found = sorted(
         (match.start(), -match.end())
         for answer in answers
