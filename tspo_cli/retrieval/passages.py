@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tspo_cli.console import say, track
 from tspo_cli.data.corpus.chunks import WHOLE, Chunking
-from tspo_cli.data.corpus.corpus_files import CorpusFacts, read_corpus
+from tspo_cli.data.corpus.corpus_files import CorpusFacts, passages_of, read_documents
 from tspo_cli.data.corpus.passage_forms import has_id, parse_passage
 from tspo_cli.data.formats.record_checks import invalid
 from tspo_cli.data.question import Passage
@@ -39,20 +39,16 @@ def write_passages(
     """Write a corpus as `passages.jsonl` (`{"id", "contents"}` per line) and `offsets.npy`
     ([passages + 1] of _ROW).
 
-    A passage that was already there, with the same id and contents, is left out; this is said.
-    With `skip_duplicates` the first passage of each id stays, whatever the others hold.
+    A document that was already there, with the same id and contents, is left out; this is said.
+    With `skip_duplicates` the first document of each id stays, whatever the others hold.
     Memory holds one passage at a time, and the ids that occur twice; a scratch file has 8 bytes of
     each id.
 
     Raises:
         MissingResourceError, InvalidInputError: as `read_corpus`.
-        InvalidInputError: passages with the same id differ, without `skip_duplicates`; or
-            documents are cut, with it: parts of two documents would be mixed.
+        InvalidInputError: documents with the same id differ, without `skip_duplicates`; or the
+            part of a document has the id of another document and another text.
     """
-    if skip_duplicates and chunking != WHOLE:
-        raise InvalidInputError(
-            "--skip-duplicates: expected whole passages, got chunk_tokens; fix: remove one of them"
-        )
     facts = CorpusFacts()
     first = _FirstOf(skip_duplicates)
     repeated = _write(corpus, directory, chunking, facts, frozenset(), first)
@@ -73,7 +69,7 @@ def _write(
     repeated: frozenset[bytes],
     first: _FirstOf,
 ) -> frozenset[bytes]:
-    """Write the files of `write_passages`, with one passage of each id in `repeated`.
+    """Write the files of `write_passages`, with one document of each id in `repeated`.
 
     Returns the digests of other ids that occur twice. If there are any, nothing is complete.
     """
@@ -82,17 +78,24 @@ def _write(
     # and a killed build resumes there.
     with OffsetsWriter(directory / OFFSETS_NAME) as offsets:
         with open(directory / PASSAGES_NAME, "wb") as handle, open(digests, "wb") as ids:
-            passages = read_corpus(corpus, chunking, facts)
-            for file, number, passage in track(passages, "reading passages"):
-                digest = _digest(passage.id)
-                if digest in repeated and first.has(file, number, passage):
-                    continue
-                record = {"id": passage.id, "contents": passage.contents}
-                # "replace": a lone surrogate, which JSON can spell, could not be served again.
-                line = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-                handle.write(line)
-                offsets.add(line)
+            documents = read_documents(corpus, facts)
+            for file, number, document in track(documents, "reading passages"):
+                digest = _digest(document.id)
                 ids.write(digest)
+                if digest in repeated and first.has(file, number, document):
+                    continue
+                for passage in passages_of(document, chunking, facts):
+                    if passage.id != document.id:
+                        digest = _digest(passage.id)
+                        ids.write(digest)
+                        if digest in repeated and first.has(file, number, passage, part=True):
+                            continue
+                    record = {"id": passage.id, "contents": passage.contents}
+                    # "replace": a lone surrogate, which JSON can spell, could not be served again.
+                    text = json.dumps(record, ensure_ascii=False)
+                    line = text.encode("utf-8", "replace") + b"\n"
+                    handle.write(line)
+                    offsets.add(line)
         more = frozenset[bytes]() if repeated else _repeated(digests)
         offsets.complete = not more
         digests.unlink()
@@ -110,21 +113,26 @@ def _digest(identifier: str) -> bytes:
 
 
 class _FirstOf:
-    """The first passage of each id that occurs twice, and what the others are."""
+    """The first document of each id that occurs twice, and what the others are. Parts of documents
+    have ids too, and may not share them with another document.
+    """
 
     def __init__(self, skip_different: bool) -> None:
         self._skip_different = skip_different
-        self._seen: dict[str, tuple[Path, int, bytes]] = {}
+        self._seen: dict[str, tuple[Path, int, bytes, bool]] = {}
         self._same = 0
         self._others = 0
         self._different: set[str] = set()
         self._error: InvalidInputError | None = None
 
-    def has(self, file: Path, number: int, passage: Passage) -> bool:
-        """Whether a passage with this id was there; otherwise remember this one."""
+    def has(self, file: Path, number: int, passage: Passage, *, part: bool = False) -> bool:
+        """Whether a passage with this id was there; otherwise remember this one. `part`: it is a
+        part of a document.
+        """
         text = hashlib.blake2b(passage.contents.encode("utf-8", "replace"), digest_size=16).digest()
-        earlier = self._seen.setdefault(passage.id, (file, number, text))
-        if earlier == (file, number, text):
+        known = (file, number, text, part)
+        earlier = self._seen.setdefault(passage.id, known)
+        if earlier == known:
             return False
         if earlier[2] == text:
             self._same += 1
@@ -132,12 +140,17 @@ class _FirstOf:
             self._others += 1
             self._different.add(passage.id)
             line = f"line {earlier[1]}" if earlier[0] == file else f"{earlier[0]}:{earlier[1]}"
+            fix = "rename or remove one; --skip-duplicates keeps the first of each id"
+            if part or earlier[3]:
+                fix = "rename one; parts of a long document are named after it, with #0, #1, ..."
+            elif self._skip_different:
+                return True
             self._error = self._error or invalid(
                 file,
                 number,
                 "ids that differ",
                 f"{passage.id!r} as on {line} with another text",
-                "rename or remove one; --skip-duplicates keeps the first of each id",
+                fix,
             )
         return True
 
@@ -145,15 +158,15 @@ class _FirstOf:
         """Say how many passages were left out. Raises InvalidInputError if any differ and may
         not be skipped.
         """
-        if self._others and self._skip_different:
-            say(
-                f"{self._others:,} passages have the id of an earlier one with another text and "
-                f"were left out ({len(self._different):,} ids)"
-            )
-        elif self._error is not None:
+        if self._error is not None:
             raise InvalidInputError(
                 f"{self._error} ({len(self._different):,} ids have different texts, "
                 f"{self._same:,} passages are identical to an earlier one)"
+            )
+        if self._others:
+            say(
+                f"{self._others:,} passages have the id of an earlier one with another text and "
+                f"were left out ({len(self._different):,} ids)"
             )
         if self._same:
             say(f"{self._same:,} passages are identical to an earlier one and were left out")

@@ -69,9 +69,56 @@ def test_the_first_of_each_id_is_kept_on_request(
     assert kept == [
         ("one", "red kite"), ("two", "blue whale"), ("three", "frog"), ("four", "newt"),
     ]  # fmt: skip
-    settings = {"chunk_tokens": "20"}
-    with pytest.raises(InvalidInputError, match="got chunk_tokens"):
-        build_index(first, tmp_path / "cut", settings=settings, skip_duplicates=True)
+
+
+WORDS = " ".join(f"w{n}" for n in range(12))  # three chunks of four words
+
+
+def cut_ids(*files: Path, out: Path, skip: bool = False) -> list[str]:
+    build_index(files, out, settings={"chunk_tokens": "4"}, skip_duplicates=skip)
+    return [name for name, _ in open_index(out).passages()]
+
+
+def test_identical_documents_are_cut_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = corpus(tmp_path / "a.jsonl", long=WORDS, short="red kite")
+    second = corpus(tmp_path / "b.jsonl", short="red kite", long=WORDS)
+    ids = cut_ids(first, second, out=tmp_path / "index")
+    assert ids == ["long#0", "long#1", "long#2", "short"]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 passages are identical to an earlier one and were left out" in said
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["red kite", f"{WORDS} w12 w13", " ".join(WORDS.split()[:8]), WORDS.replace("w0", "v0")],
+)
+def test_documents_with_one_id_are_compared_whole(other: str, tmp_path: Path) -> None:
+    """Their chunks may have other ids, or be the same as far as they go."""
+    first = corpus(tmp_path / "a.jsonl", long=WORDS)
+    second = corpus(tmp_path / "b.jsonl", long=other)
+    with pytest.raises(InvalidInputError, match=r"'long' as on .*--skip-duplicates"):
+        cut_ids(first, second, out=tmp_path / "index")
+    assert not (tmp_path / "index").exists()
+    ids = cut_ids(first, second, out=tmp_path / "index", skip=True)
+    assert ids == ["long#0", "long#1", "long#2"]
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_part_may_not_have_the_id_of_another_document(
+    skip: bool, turned: bool, tmp_path: Path
+) -> None:
+    files = [
+        corpus(tmp_path / "a.jsonl", long=WORDS),
+        corpus(tmp_path / "b.jsonl", **{"long#1": "red kite"}),
+    ]
+    if turned:
+        files.reverse()
+    with pytest.raises(InvalidInputError, match=r"'long#1' as on .*rename one; parts of a long"):
+        cut_ids(*files, out=tmp_path / "index", skip=skip)
+    assert not (tmp_path / "index").exists()
 
 
 def test_real_corpora_are_merged(real_data: Path, tmp_path: Path) -> None:

@@ -66,20 +66,30 @@ def read_corpus(
         MissingResourceError: there is no such file, or a folder without documents.
         InvalidInputError: a record is malformed, or a file has no passage.
     """
+    for file, number, document in read_documents(paths, facts):
+        for passage in passages_of(document, chunking, facts):
+            yield file, number, passage
+
+
+def passages_of(document: Passage, chunking: Chunking, facts: CorpusFacts) -> Iterator[Passage]:
+    """The passages of a document: itself, or its chunks; counts into `facts`."""
+    parts = 0
+    for passage in chunks(document, chunking):
+        parts += 1
+        facts.count(passage)
+        yield passage
+    facts.cut += parts > 1
+
+
+def read_documents(
+    paths: Sequence[Path], facts: CorpusFacts
+) -> Iterator[tuple[Path, int, Passage]]:
+    """Stream (file, line, document) as `read_corpus`, before documents are cut."""
     for path in paths:
         before = facts.documents
         for file, number, document in _documents(path, before):
             facts.documents += 1
-            if chunking.words == 0:
-                facts.count(document)
-                yield file, number, document
-                continue
-            parts = 0
-            for passage in chunks(document, chunking):
-                parts += 1
-                facts.count(passage)
-                yield file, number, passage
-            facts.cut += parts > 1
+            yield file, number, document
         if facts.documents == before:
             raise InvalidInputError(
                 f"{path}: expected passages, got an empty file; fix: name a corpus file"
