@@ -277,6 +277,13 @@ def test_end_of_turn(
     assert end_of_turn(text, finish, told, ("</search>", "</answer>"), before) == expected
 
 
+def test_a_stop_token_leaves_a_block_open() -> None:
+    stop = ("</search>", "</answer>")
+    assert end_of_turn("<search> a", "stop", 7, stop) == ("<search> a", "eos")
+    assert end_of_turn("<search> a", "stop", "END", stop, others=["END"]) == ("<search> a", "eos")
+    assert end_of_turn("<search> a", "stop", "end_turn", stop) == ("<search> a</search>", "stop")
+
+
 def test_search_o1_queries_are_closed() -> None:
     stop = ("<|end_search_query|>", "</answer>")
     text = "I need <|begin_search_query|> Alien"

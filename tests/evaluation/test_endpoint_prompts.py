@@ -14,6 +14,7 @@ from tspo_cli.config.schema import Config, RolloutConfig
 from tspo_cli.evaluation.open_engine import open_engine
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient
 from tspo_cli.rollout.engines.endpoint.endpoint_engine import EndpointEngine, EndpointOptions
+from tspo_cli.rollout.engines.endpoint.turn_ends import turn_ends
 from tspo_cli.rollout.engines.engine_protocol import GenerationRequest, Sampling
 from tspo_cli.rollout.protocol import SearchProtocol
 
@@ -77,3 +78,49 @@ def test_template_arguments_are_sent_where_they_are_set(
         expected = kwargs if sent and kwargs else None
         assert engine.extra.get("chat_template_kwargs") == expected
         engine.close()
+
+
+def test_stop_tokens_reach_a_server_as_what_it_takes() -> None:
+    tokenizer = sentencepiece()
+    eos = tokenizer.eos_token
+    config = RolloutConfig(stop_tokens=["turn_end", eos, 5])
+    ids = sorted({tokenizer.eos_token_id, 5})
+    assert turn_ends(config, tokenizer, takes_ids=True, extra={}) == (
+        {"stop_token_ids": ids}, (), ()
+    )  # fmt: skip
+    assert turn_ends(config, None, takes_ids=True, extra={}) == (
+        {"stop_token_ids": [5]}, (eos,), ()
+    )  # fmt: skip
+    fields, texts, (note,) = turn_ends(config, None, takes_ids=False, extra={})
+    assert (fields, texts) == ({}, (eos,))
+    assert note.startswith("rollout.stop_tokens: 5 cannot be sent")
+    assert not turn_ends(config, None, takes_ids=False, extra={"stop_token_ids": [5]}).notes
+    assert turn_ends(RolloutConfig(), None, takes_ids=False, extra={}) == ({}, (), ())
+
+
+def test_a_template_whose_turns_end_with_another_token_is_announced() -> None:
+    tokenizer = sentencepiece()
+    other = tokenizer.bos_token
+    tokenizer.chat_template = (
+        "{%- for m in messages %}[{{ m.role }}]{{ m.content }}" + other + "{%- endfor %}"
+    )
+    (note,) = turn_ends(RolloutConfig(), tokenizer, takes_ids=False, extra={}).notes
+    assert f"{other} cannot be sent" in note
+    tokenizer.chat_template = tokenizer.chat_template.replace(other, tokenizer.eos_token)
+    assert not turn_ends(RolloutConfig(), tokenizer, takes_ids=False, extra={}).notes
+
+
+def test_stop_texts_follow_those_of_the_method(recorder: Any) -> None:
+    body = ask(recorder, api="completions", stop=("END",))
+    assert body["stop"] == ["END"]
+    url = recorder[1]
+    config = Config.model_validate(
+        {
+            "rollout": {"stop_tokens": ["turn_end", "END", 5]},
+            "endpoint": {"url": url, "api": "chat", "model": "m"},
+        }
+    )
+    engine = open_engine(config).fresh()
+    assert isinstance(engine, EndpointEngine)
+    assert engine.options.stop == ("END",)
+    engine.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli.config.context import context_length
-from tspo_cli.config.schema import Config
+from tspo_cli.config.schema import Config, RolloutConfig
 from tspo_cli.console import say
 from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.models.chat_template import stop_ids, template_notes
@@ -83,6 +83,7 @@ def _remote(
     from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient
     from tspo_cli.rollout.engines.endpoint.endpoint_engine import EndpointEngine, EndpointOptions
     from tspo_cli.rollout.engines.endpoint.request_fields import RequestFields
+    from tspo_cli.rollout.engines.endpoint.turn_ends import turn_ends
 
     endpoint, model = config.endpoint, config.model.path
     tokenizer_path = endpoint.tokenizer or (model if Path(model).is_dir() else "")
@@ -98,20 +99,35 @@ def _remote(
     )
     # vLLM returns the sampled ids, and on request the text with its special tokens: a tokenizer may
     # have the protocol's tags as special tokens.
-    exact = {"skip_special_tokens": False, "return_token_ids": True} if client.is_vllm() else {}
+    is_vllm = client.is_vllm()
+    exact = {"skip_special_tokens": False, "return_token_ids": True} if is_vllm else {}
+    extra = _extra(endpoint.extra)
+    known = tokenizer if tokenizer_path else None
+    ends = turn_ends(_served(config), known, takes_ids=is_vllm, extra=extra)
+    for note in ends.notes:
+        say(note)
     options = EndpointOptions(
         model=endpoint.model or model,
         api=endpoint.api,
         send_ids=bool(tokenizer_path) and endpoint.send == "ids",
         system=config.rollout.system,
         concurrency=endpoint.concurrency,
-        extra=exact | _template_kwargs(config) | _extra(endpoint.extra),
+        extra=exact | ends.fields | _template_kwargs(config) | extra,
+        stop=ends.texts,
         tools=tools if endpoint.api == "chat" else (),
     )
     engine = EndpointEngine(client, tokenizer, options)
     if options.tools:
         engine.check_tools()
     return OpenedEngine(tokenizer, lambda: engine, True, endpoint.model or model, endpoint.api)
+
+
+def _served(config: Config) -> RolloutConfig:
+    """The rollout options; a chat API applies the template itself, and ends the turns that it
+    opens.
+    """
+    chat = config.endpoint.api == "chat"
+    return config.rollout.model_copy(update={"chat_template": "never"} if chat else {})
 
 
 def _template_kwargs(config: Config) -> dict[str, Any]:

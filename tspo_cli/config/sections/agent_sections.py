@@ -262,7 +262,8 @@ class RolloutConfig(Section):
         ["turn_end"],
         description=(
             "Tokens that end a turn beside the model's EOS: texts of one token, or ids. turn_end: "
-            "the token with which the chat template ends turns."
+            "the token with which the chat template ends turns. Servers get them as ids (vLLM) or "
+            "as stop strings."
         ),
     )
     max_searches: int = Field(

@@ -36,7 +36,8 @@ class EndpointOptions:
     model: its name on the server. api: completions continues a text; chat answers messages.
     send_ids: the server has the same tokenizer, so that prompts can be sent as token ids
     (completions only). system: system message (chat). concurrency: requests in flight. extra: more
-    fields of each request. tools: functions that the model may call, as OpenAI's API describes them
+    fields of each request. stop: texts that end a turn beside a request's stop strings, and are no
+    part of it. tools: functions that the model may call, as OpenAI's API describes them
     (chat).
     """
 
@@ -46,6 +47,7 @@ class EndpointOptions:
     system: str = ""
     concurrency: int = 16
     extra: Mapping[str, Any] = field(default_factory=dict)
+    stop: Sequence[str] = ()
     tools: Sequence[Mapping[str, Any]] = ()
 
 
@@ -198,7 +200,7 @@ class EndpointEngine:
             "max_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "stop": list(sampling.stop),
+            "stop": [*sampling.stop, *self.options.stop],
             "seed": request.seed % 2**31,
         }
         # OpenAI's own API has no top_k, so it is sent only if it is set.
@@ -226,6 +228,7 @@ class EndpointEngine:
             reply.stop_reason,
             request.sampling.stop,
             pending.new_text[-PROMPT_END:],
+            self.options.stop,
         )
         # vLLM returns the sampled ids if `extra` has return_token_ids.
         if self.options.send_ids and reply.token_ids:
@@ -256,12 +259,18 @@ class EndpointEngine:
 
 
 def end_of_turn(
-    text: str, finish_reason: str, stop_reason: object, stop: Sequence[str], before: str = ""
+    text: str,
+    finish_reason: str,
+    stop_reason: object,
+    stop: Sequence[str],
+    before: str = "",
+    others: Sequence[str] = (),
 ) -> tuple[str, FinishReason]:
     """The text up to and including the stop string that ended it, and why it ended.
 
     Most servers remove the stop string and do not say which one it was. Then it is the one whose
-    opening tag is still open in `text` or at the end of the prompt (`before`).
+    opening tag is still open in `text` or at the end of the prompt (`before`). A token id, or one
+    of the `others`, ends a turn like an end of sequence.
     """
     ends = [text.find(string) + len(string) for string in stop if string in text]
     if ends:
@@ -270,6 +279,8 @@ def end_of_turn(
         return text, "length"
     if isinstance(stop_reason, str) and stop_reason in stop:
         return text + stop_reason, "stop"
+    if type(stop_reason) is int or stop_reason in others:
+        return text, "eos"
     context = before + text
     opened = {
         string: context.rfind(_opening(string)) for string in stop if _opening(string) != string
