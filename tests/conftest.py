@@ -175,12 +175,12 @@ def servers(
     """Two vLLM servers with the policy of the playground. Needs vLLM."""
     folder = tmp_path_factory.mktemp("servers")
     made = [EngineServer(playground.model, folder / f"log_{number}.txt") for number in range(2)]
-    for one in made:
-        one.start()
+    for server in made:
+        server.start()
     try:
-        for one in made:
-            one.wait()
+        for server in made:
+            server.wait()
         yield made
     finally:
-        for one in made:
-            one.kill()
+        for server in made:
+            server.kill()

@@ -53,7 +53,7 @@ def test_json_has_the_fixed_shape(group_file: Path) -> None:
         "turn",
     )
     keys = {"outcome", "class", "first_occurrence", "turn_rewards", "advantages"}
-    assert all(set(one) == keys for one in found["trajectories"])
+    assert all(set(trajectory) == keys for trajectory in found["trajectories"])
     near, miss = found["trajectories"]
     assert (near["outcome"], near["class"], near["first_occurrence"]) == (0, "near-miss", 2)
     assert (miss["class"], miss["first_occurrence"]) == ("miss", None)
@@ -124,8 +124,8 @@ WITHOUT_MODEL = (
 def test_every_algorithm_that_needs_no_model(group_file: Path, algorithm: str) -> None:
     found = json.loads(run(group_file, "--json", "-a", algorithm).stdout)
     assert found["algorithm"] == algorithm
-    turns = [len(one["turns"]) for one in GROUP["trajectories"]]  # type: ignore[attr-defined]
-    assert [len(one["advantages"]) for one in found["trajectories"]] == turns
+    turns = [len(trajectory["turns"]) for trajectory in GROUP["trajectories"]]  # type: ignore[attr-defined]
+    assert [len(trajectory["advantages"]) for trajectory in found["trajectories"]] == turns
     text = run(group_file, "-a", algorithm)
     assert text.exit_code == 0
     assert "The group is all-wrong with near-miss" in text.stdout
@@ -151,9 +151,11 @@ def test_those_that_need_one_say_what(group_file: Path, tmp_path: Path) -> None:
 
 def test_a_rule_of_ones_own(group_file: Path, tmp_path: Path) -> None:
     rule = tmp_path / "mine.py"
-    rule.write_text("def rule(group, config):\n    return [list(one.hits) for one in group]\n")
+    rule.write_text(
+        "def rule(group, config):\n    return [list(trajectory.hits) for trajectory in group]\n"
+    )
     found = json.loads(run(group_file, "--json", "-a", f"{rule}:rule").stdout)
-    assert [one["advantages"] for one in found["trajectories"]] == [[0, 1, 0], [0, 0]]
+    assert [trajectory["advantages"] for trajectory in found["trajectories"]] == [[0, 1, 0], [0, 0]]
     assert f"The advantages are those of {rule}:rule." in run(
         group_file, "-a", f"{rule}:rule"
     ).stdout.replace("\n", "")

@@ -43,7 +43,7 @@ TURNS = (3, 4, 3, 2, 4)
 
 def advantages(which: Group, algorithm: str, **options: Any) -> list[tuple[float, ...]]:
     credit = assign_credit(which, CreditConfig(algorithm=algorithm, **options))
-    return [one.advantages for one in credit.trajectories]
+    return [trajectory.advantages for trajectory in credit.trajectories]
 
 
 def check(found: list[tuple[float, ...]], wanted: list[list[float]]) -> None:
@@ -90,13 +90,13 @@ def test_reinforce_pp_whitens_over_the_tokens_of_the_batch() -> None:
     second = group(attempt(1, None, 1), attempt(1, None, 1))
     plain = assign_batch([first, second], CreditConfig(algorithm="reinforce_pp"))
     check(
-        [one.advantages for credit in plain for one in credit.trajectories],
+        [trajectory.advantages for credit in plain for trajectory in credit.trajectories],
         [[0.40825], [-2.04124], [0.40825], [0.40825]],
     )
     # Baseline: 0.5 three times, -0.5, 0 twice: mean 1/6, std sqrt(1/6) again
     based = assign_batch([first, second], CreditConfig(algorithm="reinforce_pp_baseline"))
     check(
-        [one.advantages for credit in based for one in credit.trajectories],
+        [trajectory.advantages for credit in based for trajectory in credit.trajectories],
         [[0.81650], [-1.63299], [-0.40825], [-0.40825]],
     )
     assert [credit.level for credit in based] == ["trajectory", "trajectory"]
@@ -118,9 +118,9 @@ def test_whitening_counts_what_other_processes_have() -> None:
             return [5.0, 4.0]
         return [0.8]  # 4 * 0.2^2 + 0.8^2
 
-    assert [one.advantages for one in assign_batch([first], config, both)[0].trajectories] == [
-        pytest.approx(one.advantages) for one in together[0].trajectories
-    ]
+    assert [
+        trajectory.advantages for trajectory in assign_batch([first], config, both)[0].trajectories
+    ] == [pytest.approx(trajectory.advantages) for trajectory in together[0].trajectories]
     assert seen[0] == [2, 1]
 
 
@@ -258,7 +258,7 @@ def test_igpo_joint() -> None:
 
 def test_igpo_gain_of_probability() -> None:
     config = CreditConfig(algorithm="igpo", igpo={"information_gain": "prob_diff"})
-    rewards = [one.turn_rewards for one in assign_credit(IGPO, config).trajectories]
+    rewards = [trajectory.turn_rewards for trajectory in assign_credit(IGPO, config).trajectories]
     check(rewards, [[0.08555, 0.47120, 1.0], [-0.01959, 0.0]])
 
 
@@ -299,7 +299,7 @@ def test_overlong_penalty(tokens: int, penalty: float) -> None:
 
 RULE = """
 def searches_count(group, config):
-    mean = sum(one.outcome for one in group) / len(group)
+    mean = sum(trajectory.outcome for trajectory in group) / len(group)
     return [
         [(one.outcome - mean) * (turn.query is not None) for turn in one.trajectory.turns]
         for one in group
@@ -312,7 +312,7 @@ def text(group, config):
     return "nothing"
 
 def endless(group, config):
-    return [[float("inf")] * one.turns for one in group]
+    return [[float("inf")] * trajectory.turns for trajectory in group]
 
 def length_reward(answer, golds, trajectory):
     return len(answer or "") / 10 + (answer in golds)

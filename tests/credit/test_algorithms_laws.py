@@ -74,7 +74,7 @@ def rows(
     group: Group, name: str, config: CreditConfig | None = None, **options: Any
 ) -> list[tuple[float, ...]]:
     used = changed(config or CreditConfig(), algorithm=name, **options)
-    return [one.advantages for one in assign_credit(group, used).trajectories]
+    return [trajectory.advantages for trajectory in assign_credit(group, used).trajectories]
 
 
 @given(groups, configs, st.sampled_from(ONE_PER_TRAJECTORY))
@@ -148,10 +148,12 @@ def test_shifting_all_outcomes_changes_nothing(
     same at all turns.
     """
     config = changed(config, igpo={"norm": "separate"}, gamma=1.0)
-    judged = [judge(one, group.golden_answers, config) for one in group.trajectories]
+    judged = [judge(trajectory, group.golden_answers, config) for trajectory in group.trajectories]
     assign = ALGORITHMS[name]
     before = assign(judged, config).advantages
-    after = assign([replace(one, outcome=one.outcome + shift) for one in judged], config).advantages
+    after = assign(
+        [replace(trajectory, outcome=trajectory.outcome + shift) for trajectory in judged], config
+    ).advantages
     for row, other in zip(before, after, strict=True):
         assert row == pytest.approx(other, abs=1e-9)
 

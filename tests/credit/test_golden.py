@@ -40,7 +40,9 @@ def rewards(shapes: list[Shape], gold: str = GOLD, **options: Any) -> list[tuple
 
 
 def assert_advantages(found: GroupCredit, expected: list[list[float]]) -> None:
-    assert [len(one.advantages) for one in found.trajectories] == [len(row) for row in expected]
+    assert [len(trajectory.advantages) for trajectory in found.trajectories] == [
+        len(row) for row in expected
+    ]
     for one, row in zip(found.trajectories, expected, strict=True):
         assert one.advantages == pytest.approx(row, abs=5.1e-4)
 
@@ -124,15 +126,16 @@ def test_classes_outcomes_and_first_occurrences() -> None:
     found = credit(MIXED)
     assert found.group_class == "mixed"
     assert found.level == "trajectory"
-    assert [one.trajectory_class for one in found.trajectories] == [
+    assert [trajectory.trajectory_class for trajectory in found.trajectories] == [
         "success",
         "near-miss",
         "miss",
         "success",
         "miss",
     ]
-    assert [one.outcome for one in found.trajectories] == [1, 0, 0, 1, 0]
-    assert [one.first_occurrence for one in found.trajectories] == [2, 2, None, 1, None]
+    assert [trajectory.outcome for trajectory in found.trajectories] == [1, 0, 0, 1, 0]
+    first = [trajectory.first_occurrence for trajectory in found.trajectories]
+    assert first == [2, 2, None, 1, None]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +202,7 @@ def test_degenerate_golds_still_count_as_answers() -> None:
 def test_all_correct_groups_teach_nothing(gate: str, success_turns: str) -> None:
     found = credit([(2, 1, 1), (4, 2, 1)], gate=gate, success_turns=success_turns)
     assert found.level == "none"
-    assert not any(any(one.advantages) for one in found.trajectories)
+    assert not any(any(trajectory.advantages) for trajectory in found.trajectories)
 
 
 def test_all_correct_groups_reward_hits_when_told_to() -> None:

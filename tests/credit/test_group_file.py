@@ -43,8 +43,8 @@ def test_the_fixed_form(tmp_path: Path) -> None:
         )
     )
     assert group.golden_answers == ("Ada Lovelace",)
-    assert [one.answer for one in group.trajectories] == [None, None]
-    assert [len(one.turns) for one in group.trajectories] == [1, 2]
+    assert [trajectory.answer for trajectory in group.trajectories] == [None, None]
+    assert [len(trajectory.turns) for trajectory in group.trajectories] == [1, 2]
     assert group.trajectories[1].turns[1] == CreditTurn(None, "")
 
 

@@ -51,7 +51,7 @@ configs = st.builds(
 
 
 def advantages(credit: GroupCredit) -> list[tuple[float, ...]]:
-    return [one.advantages for one in credit.trajectories]
+    return [trajectory.advantages for trajectory in credit.trajectories]
 
 
 @given(groups, configs)

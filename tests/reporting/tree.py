@@ -233,7 +233,7 @@ def _group(step: int, index: int, draw: random.Random, hostile: bool) -> dict[st
                 "advantages": [round(reward - 0.4, 3) for reward in rewards],
             }
         )
-    classes = {one["class"] for one in trajectories}
+    classes = {trajectory["class"] for trajectory in trajectories}
     near = "all-wrong with near-miss" if "near-miss" in classes else "all-miss"
     return {
         "step": step,
