@@ -102,6 +102,14 @@ def test_dropped_arguments_of_attention_are_noticed(monkeypatch: pytest.MonkeyPa
         check_learner(model, own, packed=True)
 
 
+def test_weights_that_are_no_numbers_are_called_so() -> None:
+    model = model_of("Qwen2")
+    with torch.no_grad():
+        next(model.parameters())[:] = torch.nan
+    with pytest.raises(InvalidInputError, match="log-probabilities are NaN; the weights are dam"):
+        own_probe(model, 512)
+
+
 def test_a_plain_head_stays_the_head() -> None:
     for name in ("Qwen2", "Llama, biased and tied", "GPT-2"):
         model = model_of(name)

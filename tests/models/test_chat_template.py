@@ -76,6 +76,9 @@ def test_arguments_reach_the_template_and_unused_ones_are_told() -> None:
     )
     assert "enable_thinking: without effect" in template_notes(chat(CHATML), config, [])[0]
     assert "not used" in template_notes(byte_level(), config, [])[0]
+    for mistyped in ("enable_thinkin", "thinking", "Enable_thinking"):
+        config = RolloutConfig(template_kwargs={mistyped: False})
+        assert f"{mistyped}: without effect" in template_notes(chat(THINKS), config, [])[0]
 
 
 @pytest.mark.parametrize("name", ["tools", "add_generation_prompt", "messages", "two words"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,7 +63,7 @@ def template_notes(tokenizer: Tokenizer, config: RolloutConfig, eos: Sequence[in
     which the model stops.
     """
     text = str(tokenizer.chat_template) if uses_template(tokenizer, config) else ""
-    unused = [name for name in config.template_kwargs if name not in text]
+    unused = [name for name in config.template_kwargs if not re.search(rf"\b{name}\b", text)]
     if not unused:
         return _stop_note(tokenizer, config, eos)
     what = "does not mention them" if text else "is not used"

@@ -91,7 +91,12 @@ def own_probe(model: Any, longest: int) -> Probe:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InvalidInputError(f"{name}: its own forward pass fails ({reason})") from error
     before = length // 2
-    if rows.isnan().any() or not _same(rows[0, :before], rows[1, :before], model.dtype):
+    if rows.isnan().any():
+        raise InvalidInputError(
+            f"{name}: its log-probabilities are NaN; the weights are damaged, or its numbers do "
+            f"not fit into {str(model.dtype).removeprefix('torch.')}"
+        )
+    if not _same(rows[0, :before], rows[1, :before], model.dtype):
         raise InvalidInputError(
             f"{name} gives tokens other probabilities when later tokens change; expected a causal "
             "language model"
