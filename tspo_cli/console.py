@@ -1,16 +1,23 @@
-"""Output for the user: results on stdout, messages and progress on stderr."""
+"""Output for the user: results on stdout, messages and progress on stderr.
+
+Whatever is printed goes through here and is made harmless for a terminal (`text/printable.py`):
+questions, passages, names of files and the errors that quote them come from anywhere.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
+from tspo_cli.text.printable import one_line, printable
 from tspo_cli.text.strict_json import json_text
 
 T = TypeVar("T")
+_STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
 _quiet = False
 _SILENCE = 60.0
 """Seconds after which progress is said even if less than a tenth was done."""
@@ -25,17 +32,29 @@ def set_quiet(quiet: bool) -> None:
 def say(message: str) -> None:
     """Print a message line on stderr."""
     if not _quiet:
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message), file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:
     """Print a warning on stderr, also with --quiet."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    print(f"warning: {one_line(message)}", file=sys.stderr, flush=True)
 
 
-def result(text: str) -> None:
-    """Print a result on stdout."""
-    print(text, flush=True)
+def error(message: object) -> None:
+    """Print the reason of a failure, which is always one line, on stderr."""
+    print(f"error: {one_line(str(message))}", file=sys.stderr, flush=True)
+
+
+def result(text: str, *, styled: bool = False) -> None:
+    """Print a result on stdout. `styled` text keeps its colours and weights: whoever wrote them has
+    made the texts between them harmless.
+    """
+    if not styled:
+        print(printable(text), flush=True)
+        return
+    parts = _STYLE.split(text)
+    print("".join(part if place % 2 else printable(part) for place, part in enumerate(parts)))
+    sys.stdout.flush()
 
 
 def result_json(value: Any) -> None:
@@ -77,17 +96,17 @@ def _live(label: str, total: int | None, bar: bool) -> Iterator[Advance]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         *((BarColumn(),) if bar else ()),
         MofNCompleteColumn(),
         *((TimeRemainingColumn(),) if bar else ()),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True)) as live:
-        task = live.add_task(label, total=total, note="")
+        task = live.add_task(one_line(label), total=total, note="")
 
         def advance(n: int = 1, note: str = "") -> None:
-            live.update(task, advance=n, note=note)
+            live.update(task, advance=n, note=one_line(note))
 
         yield advance
 

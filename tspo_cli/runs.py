@@ -35,6 +35,7 @@ from typing import Any
 
 from tspo_cli import __version__
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.text.printable import printable
 from tspo_cli.text.strict_json import json_text, parse_json
 
 CONFIG_TEXT_NAME = "config.toml"
@@ -271,7 +272,7 @@ def start_attempt(path: Path) -> int:
 def log_line(path: Path, attempt: int, message: str) -> None:
     """Add one line to the attempt's log."""
     with open(log_file(path, attempt), "a", encoding="utf-8") as handle:
-        handle.write(message + "\n")
+        handle.write(printable(message) + "\n")
 
 
 def set_status(

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from tspo_cli import __version__
+from tspo_cli import __version__, console
 from tspo_cli.commands import (
     config,
     credit,
@@ -30,7 +30,6 @@ from tspo_cli.commands import (
     sweep,
     train,
 )
-from tspo_cli.console import set_quiet
 from tspo_cli.errors import TspoError
 
 app = typer.Typer(
@@ -105,7 +104,7 @@ def tspo(
 
     Start with: tspo demo
     """
-    set_quiet(quiet)
+    console.set_quiet(quiet)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
@@ -118,11 +117,11 @@ def main() -> None:
     try:
         app()
     except TspoError as error:
-        print(f"error: {error}", file=sys.stderr)
+        console.error(error)
         sys.exit(error.exit_code)
     except OSError as error:
         if error.strerror is None:
             raise
         name = f"{error.filename}: " if error.filename else ""
-        print(f"error: {name}{error.strerror[0].lower()}{error.strerror[1:]}", file=sys.stderr)
+        console.error(f"{name}{error.strerror[0].lower()}{error.strerror[1:]}")
         sys.exit(1)

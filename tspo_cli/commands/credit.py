@@ -87,7 +87,7 @@ def _explain(
         return
     console.result(f"Question: {group.question}")
     console.result(f"Gold: {' | '.join(group.golden_answers)}\n")
-    console.result(_table(turn_rows(group, assigned)))
+    console.result(_table(turn_rows(group, assigned)), styled=True)
     console.result("\n" + "\n".join(sentences(assigned, config)))
 
 
@@ -99,6 +99,8 @@ def _table(rows: Sequence[TurnRow]) -> str:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from tspo_cli.text.printable import printable
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("#", justify="right", no_wrap=True)
@@ -116,7 +118,7 @@ def _table(rows: Sequence[TurnRow]) -> str:
             str(row.trajectory) if is_first else "",
             row.trajectory_class if is_first else "",
             str(row.turn),
-            Text(row.action),
+            Text(printable(row.action)),
             row.gold,
             f"{row.reward:.3f}",
             f"{row.advantage:+.3f}" if row.advantage else "0",
@@ -126,4 +128,4 @@ def _table(rows: Sequence[TurnRow]) -> str:
     Console(
         file=out, width=None if terminal else 120, force_terminal=terminal, highlight=False
     ).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().strip("\n").splitlines())
+    return "\n".join(line.rstrip() for line in out.getvalue().strip("\n").split("\n"))

@@ -135,7 +135,7 @@ def inspect(
     elif listed:
         console.result(listing(shown, width=_width()))
     else:
-        console.result(transcript(shown, width=_width(), color=sys.stdout.isatty()))
+        console.result(transcript(shown, width=_width(), color=sys.stdout.isatty()), styled=True)
 
 
 def _check(
@@ -224,7 +224,9 @@ def _compare(
         f" {counts['second']}, both wrong {counts['none']} (McNemar p {p:.3g}); {len(shown)} of "
         f"{len(chosen)} shown"
     )
-    console.result(side_by_side(shown, names, width=_width(), color=sys.stdout.isatty()))
+    console.result(
+        side_by_side(shown, names, width=_width(), color=sys.stdout.isatty()), styled=True
+    )
 
 
 def _browse(groups: Sequence[dict[str, Any]]) -> None:
@@ -236,7 +238,7 @@ def _browse(groups: Sequence[dict[str, Any]]) -> None:
     color, width = sys.stdout.isatty(), _width()
     place = 0
     while True:
-        console.result(transcript(groups[place : place + 1], width=width, color=color))
+        console.result(transcript(groups[place : place + 1], width=width, color=color), styled=True)
         ways = f"{place + 1} of {len(groups)}; Enter next, p, number, l list, /words, q"
         said = str(typer.prompt(ways, default="", show_default=False, err=True)).strip()
         if said == "q" or (not said and place + 1 == len(groups)):

@@ -136,7 +136,7 @@ def report(
         console.say(f"page: {html}")
     for message in opened.messages():
         console.say(message)
-    console.result(text)
+    console.result(text, styled=True)
 
 
 def _chosen_tables(names: list[str] | None) -> list[str]:

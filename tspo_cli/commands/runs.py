@@ -135,7 +135,7 @@ def _text(value: Any) -> str:
 
 
 def _aligned(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    from tspo_cli.reporting.rendering.marks import printable
+    from tspo_cli.text.printable import printable
 
     table = [
         line for line in ([printable(cell) for cell in line] for line in (heading, *lines)) if line

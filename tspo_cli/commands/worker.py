@@ -12,6 +12,7 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
+from tspo_cli import console
 from tspo_cli.commands.train import train_here
 from tspo_cli.errors import RemoteServiceError, TspoError
 
@@ -29,7 +30,7 @@ def main() -> int:
         train_here(read_resolved(run), run, attempt, mode == "resume")
     except TspoError as error:
         if os.environ.get("RANK") == "0" or isinstance(error, RemoteServiceError):
-            print(f"error: {error}", file=sys.stderr)
+            console.error(error)
         return error.exit_code
     return 0
 

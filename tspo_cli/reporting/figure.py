@@ -12,6 +12,7 @@ from tspo_cli.errors import MissingResourceError, UsageError
 from tspo_cli.evaluation.statistics.over_seeds import mean_interval
 from tspo_cli.reporting.scores.sweep_scores import SweepView
 from tspo_cli.reporting.sources.arms import Arm
+from tspo_cli.text.printable import one_line
 
 FORMATS = (".svg", ".png", ".pdf")
 Curve = Sequence[tuple[int, float]]
@@ -77,6 +78,7 @@ def _draw(panels: Mapping[str, Panel], path: Path, title: str) -> None:
     matplotlib.use("Agg")
     # A fixed salt and no date: equal data give an equal SVG.
     matplotlib.rcParams["svg.hashsalt"] = "tspo"
+    matplotlib.rcParams["text.parse_math"] = False  # a name with $ is a name
     from matplotlib import pyplot
 
     width = 7.2 if len(panels) == 1 else 4.6 * len(panels)
@@ -85,7 +87,7 @@ def _draw(panels: Mapping[str, Panel], path: Path, title: str) -> None:
         for place, (label, runs) in enumerate(lines.items()):
             _draw_line(axes, label, runs, f"C{place % 10}", "-" if place < 10 else "--")
         axes.set_xlabel("training step")
-        axes.set_ylabel(f"exact match on {dataset} (%)")
+        axes.set_ylabel(f"exact match on {one_line(dataset)} (%)")
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)
         axes.legend(fontsize=8, frameon=False)
@@ -112,7 +114,7 @@ def _draw_line(axes: Any, label: str, runs: Sequence[Curve], color: str, style: 
         style,
         color=color,
         lw=2,
-        label=f"{label} ({len(runs)})",
+        label=f"{one_line(label)} ({len(runs)})",
     )
     band = [
         (step, mean.low, mean.high)

@@ -6,6 +6,8 @@ another order than it has. Their pictures, or the replacement character, cannot.
 
 from __future__ import annotations
 
+from typing import Any
+
 _PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}
 _REPLACED = [
     *range(0x7F, 0xA0),  # DEL, and the control characters of 8-bit terminals
@@ -20,6 +22,15 @@ _LINE_END = {ord("\n"): 0x240A}
 def printable(text: str) -> str:
     """`text` with control characters and marks of direction replaced. Line ends and tabs stay."""
     return text.translate(_UNSAFE)
+
+
+def printable_values(value: Any) -> Any:
+    """Nested lists and tables with every text in them `printable`."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable_values(name): printable_values(part) for name, part in value.items()}
+    return [printable_values(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def one_line(text: str) -> str:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tspo_cli.credit.gold_match import contains_answer, is_degenerate
-from tspo_cli.reporting.rendering.marks import marked, printable
+from tspo_cli.reporting.rendering.marks import marked
+from tspo_cli.text.printable import printable
 
 WORDS = st.text(alphabet="ab the.,-'U é\n<", max_size=40)
 

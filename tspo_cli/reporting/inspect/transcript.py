@@ -8,7 +8,8 @@ from typing import Any
 
 from tspo_cli.reporting.inspect.selection import Pair, group_label
 from tspo_cli.reporting.rendering.cut_passages import is_unknown, passage_parts, shortened
-from tspo_cli.reporting.rendering.marks import marked, printable
+from tspo_cli.reporting.rendering.marks import marked
+from tspo_cli.text.printable import printable
 
 LONGEST_SHOWN = 2000
 LONGEST_CUT = 300
@@ -40,7 +41,7 @@ def transcript(groups: Sequence[dict[str, Any]], *, width: int = 100, color: boo
             for text in _lines(trajectory, group["golden_answers"], color):
                 terminal.print(text)
         terminal.print()
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
+    return "\n".join(line.rstrip() for line in out.getvalue().split("\n")).strip("\n")
 
 
 def listing(groups: Sequence[dict[str, Any]], *, width: int = 100) -> str:
@@ -112,7 +113,7 @@ def side_by_side(
         )
         terminal.print(grid)
         terminal.print()
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
+    return "\n".join(line.rstrip() for line in out.getvalue().split("\n")).strip("\n")
 
 
 def _lines(trajectory: dict[str, Any], golds: Sequence[str], color: bool) -> list[Any]:

@@ -20,6 +20,7 @@ from tspo_cli.reporting.run_report import TABLES, RunReport
 from tspo_cli.reporting.sources.run_view import RunView, unfinished
 from tspo_cli.reporting.sweep_report import SweepReport
 from tspo_cli.runs import atomic_write_text
+from tspo_cli.text.printable import printable, printable_values
 from tspo_cli.text.strict_json import json_text
 
 SCRIPTS = ("trajectory.js", "items.js")
@@ -33,7 +34,7 @@ def write_page(report: RunReport | SweepReport, path: Path, *, items: int = 200)
     """
     if isinstance(report, SweepReport):
         raise UsageError("--html shows the runs of a sweep; add --table all")
-    atomic_write_text(path, render_page(report, items=items))
+    atomic_write_text(path, printable(render_page(report, items=items)))
 
 
 def render_page(report: RunReport, *, items: int = 200) -> str:
@@ -130,7 +131,7 @@ def _shown(view: RunView, key: str) -> str:
 
 def _script_json(value: Any) -> str:
     """JSON in which no text can end the script element or start a comment."""
-    text = json_text(value, compact=True)
+    text = json_text(printable_values(value), compact=True)
     unsafe: dict[str, str | int | None] = {
         "<": "\\u003c",
         ">": "\\u003e",

@@ -17,6 +17,7 @@ from tspo_cli.reporting.rendering.cut_passages import passage_parts, shortened
 from tspo_cli.reporting.rendering.marks import marked
 from tspo_cli.reporting.sources.run_view import RunView
 from tspo_cli.reporting.sources.trajectories import Source, read_groups, sources
+from tspo_cli.text.printable import printable_values
 from tspo_cli.text.strict_json import json_text
 
 GROUPS_PER_STEP = 8
@@ -193,6 +194,6 @@ def _cut(text: str, longest: int = LONGEST_TEXT) -> str:
 
 
 def _packed(groups: list[dict[str, Any]]) -> str:
-    text = json_text(groups, compact=True)
+    text = json_text(printable_values(groups), compact=True)
     packed = gzip.compress(text.encode(), compresslevel=6, mtime=0)
     return base64.b64encode(packed).decode("ascii")

@@ -1,6 +1,4 @@
-"""Texts of models and corpora as they are shown: gold answers marked, control characters made
-harmless.
-"""
+"""Texts of models and corpora as they are shown: gold answers marked."""
 
 from __future__ import annotations
 
@@ -8,17 +6,6 @@ from collections.abc import Sequence
 
 from tspo_cli.credit.gold_match import contains_answer, is_degenerate
 from tspo_cli.data.word_forms import spans, wanted
-
-# Control characters could steer the terminal, and turn the direction of what follows; their
-# pictures cannot.
-_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | dict.fromkeys(
-    [*range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD
-)
-
-
-def printable(text: str) -> str:
-    """`text` with control characters replaced, for a terminal. Line ends and tabs stay."""
-    return text.translate(_CONTROLS)
 
 
 def marked(text: str, golds: Sequence[str]) -> list[str]:

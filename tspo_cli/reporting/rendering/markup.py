@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tspo_cli.reporting.rendering.table import Cell, Table
+from tspo_cli.text.printable import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~$&#!])")
 
 
 def _markdown_text(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+    return _MARKDOWN.sub(r"\\\1", printable(" ".join(text.split())))
 
 
 _markdown_cell = _Emphasis(_markdown_text, "**{}**", "<u>{}</u>", "*{}*", "<sup>{}</sup>")
@@ -85,7 +86,9 @@ _LATEX = {
 
 def latex_escape(text: str) -> str:
     """Text that LaTeX prints as it stands (needs T1 fonts for a straight double quote)."""
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+    return "".join(
+        _LATEX.get(character, character) for character in printable(" ".join(text.split()))
+    )
 
 
 _latex_cell = _Emphasis(
@@ -110,7 +113,7 @@ def latex(table: Table, titled: bool) -> str:
             body.append(" & ".join(below) + r" \\")
     return "\n".join(
         [
-            *([f"% {' '.join(table.title.split())}"] if titled else []),
+            *([f"% {printable(' '.join(table.title.split()))}"] if titled else []),
             r"% \usepackage{booktabs} \usepackage[T1]{fontenc}",
             r"\begin{tabular}{"
             + "".join("r" if column.numeric else "l" for column in table.columns)
@@ -122,6 +125,6 @@ def latex(table: Table, titled: bool) -> str:
             r"\bottomrule",
             r"\end{tabular}",
             *[f"% {latex_escape(note)}" for note in table.notes],
-            *[f"% made by: {' '.join(command.split())}" for command in table.commands],
+            *[f"% made by: {printable(' '.join(command.split()))}" for command in table.commands],
         ]
     )

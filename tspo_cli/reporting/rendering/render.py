@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
+from typing import Any
 
 from tspo_cli.errors import UsageError
-from tspo_cli.reporting.rendering.marks import printable
 from tspo_cli.reporting.rendering.markup import latex, markdown
 from tspo_cli.reporting.rendering.table import Cell, Format, Table
+from tspo_cli.text.printable import printable
 from tspo_cli.text.strict_json import json_text
 
 
@@ -43,9 +45,26 @@ def _csv(table: Table) -> str:
 
     records = table.records if table.flat is None else table.flat
     columns = list(dict.fromkeys(key for record in records for key in record)) or list(table.fields)
-    return pandas.DataFrame(records, columns=columns).to_csv(index=False).rstrip("\n")
+    return csv_text(pandas.DataFrame(records, columns=columns))
 
 
+def csv_text(frame: Any) -> str:
+    """A data frame as CSV. Texts are made harmless for a terminal. One that a spreadsheet would
+    take for a formula gets an apostrophe before it, which spreadsheets do not show.
+    """
+    frame = frame.map(_csv_cell).rename(columns=_csv_cell)
+    return str(frame.to_csv(index=False)).rstrip("\n")
+
+
+def _csv_cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text
+
+
+_FORMULA = ("=", "+", "-", "@", "\t")
+_NUMBER = re.compile(r"[+-]?[0-9.]+(?:e[+-]?[0-9]+)?")
 _SUPERSCRIPT = str.maketrans("abcdefghijklmnoprstuvwxyz-+†‡", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ⁻⁺†‡")
 
 
@@ -58,7 +77,9 @@ def _terminal(table: Table, width: int | None, color: bool, titled: bool) -> str
     grid = RichTable(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for column in table.columns:
         grid.add_column(
-            Text(column.heading), justify="right" if column.numeric else "left", overflow="fold"
+            Text(printable(column.heading)),
+            justify="right" if column.numeric else "left",
+            overflow="fold",
         )
     for place, row in enumerate(table.rows):
         # The style belongs to the text: as a style of the cell it would underline the padding, too.
@@ -78,8 +99,8 @@ def _terminal(table: Table, width: int | None, color: bool, titled: bool) -> str
     ranked = any(cell.best for row in table.rows for cell in row)
     for note in (*(("* best, _ second.",) if ranked and not color else ()), *table.notes):
         console.print(Text(printable(note), style="dim" if color else ""))
-    text = "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
-    return f"{table.title}\n\n{text}" if titled else text
+    text = "\n".join(line.rstrip() for line in out.getvalue().split("\n")).strip("\n")
+    return f"{printable(table.title)}\n\n{text}" if titled else text
 
 
 def _below(cell: Cell) -> str:

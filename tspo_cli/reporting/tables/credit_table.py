@@ -214,11 +214,15 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int | Non
     from rich.table import Table
     from rich.text import Text
 
+    from tspo_cli.text.printable import printable
+
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index, head in enumerate(heads):
-        table.add_column(Text(head), justify="right" if index else "left", overflow="fold")
+        table.add_column(
+            Text(printable(head)), justify="right" if index else "left", overflow="fold"
+        )
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     out = io.StringIO()
     Console(file=out, width=width or 200).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
+    return "\n".join(line.rstrip() for line in out.getvalue().split("\n")).strip("\n")

@@ -81,7 +81,9 @@ def audit_table(rows: Sequence[dict[str, Any]]) -> str:
             *(reach[name] for name in searched),
         ]
         table.add_row(
-            row["dataset"], str(row["n"]), *("-" if x is None else f"{100 * x:.1f}" for x in shares)
+            Text(row["dataset"]),
+            str(row["n"]),
+            *("-" if x is None else f"{100 * x:.1f}" for x in shares),
         )
     return _text(table)
 
@@ -89,7 +91,7 @@ def audit_table(rows: Sequence[dict[str, Any]]) -> str:
 def _text(table: Table) -> str:
     buffer = io.StringIO()
     Console(file=buffer, width=240, no_color=True).print(table)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+    return "\n".join(line.rstrip() for line in buffer.getvalue().split("\n"))
 
 
 def _interval(scores: dict[str, Any]) -> str:

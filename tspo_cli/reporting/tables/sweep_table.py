@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tspo_cli.evaluation.statistics.over_seeds import Mean, Paired
-from tspo_cli.reporting.rendering.render import render
+from tspo_cli.reporting.rendering.render import csv_text, render
 from tspo_cli.reporting.rendering.table import Column, Format, Table, bounds, cells, number, p_text
 from tspo_cli.reporting.scores.sweep_scores import GroupSummary, SweepRun, SweepView
 from tspo_cli.text.strict_json import json_text
@@ -22,11 +22,7 @@ def render_sweep(sweep: SweepView, groups: Sequence[GroupSummary], form: Format)
     if form == "csv":
         import pandas
 
-        return (
-            pandas.json_normalize([asdict(group) for group in groups])
-            .to_csv(index=False)
-            .rstrip("\n")
-        )
+        return csv_text(pandas.json_normalize([asdict(group) for group in groups]))
     shown = _columns(sweep, groups)
     table = Table(
         name="sweep",
