@@ -56,6 +56,24 @@ def test_a_template_that_refuses_is_one_line_at_the_start(template: str, words: 
     assert "\n" not in str(caught.value)
 
 
+PARTS = "{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "missing"),
+    [
+        ("Hello.", "message of the user"),
+        (PARTS, "message of the user"),
+        (CHATML.replace("content", "content | upper"), "message of the user"),
+        ("{% if messages[1] %}" + CHATML + "{% endif %}", "message of the user"),
+        (CHATML.replace("messages", "messages if m.role == 'user'"), "rollout.system"),
+    ],
+)
+def test_a_template_that_loses_a_message_is_refused(template: str, missing: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"leaves out or changes the .*{missing}"):
+        protocol(template, system="Be brief." * missing.endswith("system"))
+
+
 def test_other_refusals_name_the_arguments_and_never_is_a_way_out() -> None:
     needy = "{{ raise_exception('set a date') if date is not defined }}" + CHATML
     with pytest.raises(InvalidInputError, match=r"set a date; give .* rollout\.template_kwargs"):

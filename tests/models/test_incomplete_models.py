@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -143,6 +144,27 @@ def test_shards_that_are_not_there(tmp_path: Path, gone: int) -> None:
     text = refusal(folder)
     assert shards[1].name in text
     assert f"{gone} of {len(shards)} files" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[]", "model_type"),
+        ('{"model_type": "llama", "hidden_size": 32, "num_attention_heads": 5}', "multiple"),
+        ('{"model_type": "llama", "hidden_size": "wide"}', "hidden_size"),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_one_line(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    folder = llama(tmp_path)
+    (folder / "config.json").write_text(text)
+    with pytest.raises(InvalidInputError, match=words) as caught:
+        load_model(folder)
+    assert "\n" not in str(caught.value)
+    tiny_tokenizer(["river"], ["ba"]).save_pretrained(folder)
+    with contextlib.suppress(InvalidInputError):  # a tokenizer may be read without it
+        load_tokenizer(folder)
 
 
 def test_harmless_differences_load(tmp_path: Path) -> None:

@@ -58,6 +58,29 @@ def render_chat(
         ) from error
 
 
+def check_template(tokenizer: Tokenizer, config: RolloutConfig) -> None:
+    """Refuse a chat template that does not write the question or rollout.system as they are.
+
+    Raises:
+        InvalidInputError: the template refuses the messages, or leaves one out or changes it.
+    """
+    if not uses_template(tokenizer, config):
+        return
+    messages = [{"role": "user", "content": f"-{_CONTENT}Qq{_CONTENT}-"}]
+    if config.system:
+        messages.insert(0, {"role": "system", "content": config.system})
+    text = render_chat(tokenizer, messages, config.template_kwargs)
+    for message in messages:
+        if message["content"].strip() not in text:
+            system = message["role"] == "system"
+            what = "system message (rollout.system)" if system else "message of the user"
+            advice = "leave it empty" if system else "set rollout.chat_template=never"
+            raise InvalidInputError(
+                f"the model's chat template leaves out or changes the {what}: expected a template "
+                f"that writes contents as they are, as strings; {advice}, or mend the template"
+            )
+
+
 def template_notes(tokenizer: Tokenizer, config: RolloutConfig, eos: Sequence[int]) -> list[str]:
     """What a person should know of the template before a run, one line each. `eos`: the ids at
     which the model stops.

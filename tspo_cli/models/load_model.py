@@ -34,6 +34,7 @@ def load_tokenizer(path: str | Path, revision: str = "") -> PreTrainedTokenizerF
         MissingResourceError: no such directory, no tokenizer in it, or the hub does not have it.
         InvalidInputError: the files cannot be read as a fast tokenizer.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     files = (TOKENIZER, "tokenizer_config.json", "vocab.json")
@@ -42,7 +43,7 @@ def load_tokenizer(path: str | Path, revision: str = "") -> PreTrainedTokenizerF
         tokenizer = AutoTokenizer.from_pretrained(
             str(path), local_files_only=local, trust_remote_code=False, revision=revision or MAIN
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError, StrictDataclassError) as error:
         raise _unreadable(path, "a tokenizer", error, local, revision) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InvalidInputError(
@@ -59,6 +60,7 @@ def model_config(path: str | Path, revision: str = "") -> Any:
         it.
         InvalidInputError: it cannot be read, or the model is of another kind.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     local = _is_local(path, (CONFIG,), "configuration", revision)
@@ -66,7 +68,7 @@ def model_config(path: str | Path, revision: str = "") -> Any:
         config = AutoConfig.from_pretrained(
             str(path), local_files_only=local, trust_remote_code=False, revision=revision or MAIN
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise _unreadable(path, "a causal language model", error, local, revision) from error
     problem = _kind_problem(config)
     if problem is not None:
@@ -185,7 +187,9 @@ def _is_local(path: str | Path, patterns: tuple[str, ...], what: str, revision: 
 def _unreadable(
     path: str | Path, what: str, error: Exception, local: bool, revision: str
 ) -> InvalidInputError | MissingResourceError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # The reason itself may follow a title.
+    reason = " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")])
     if "custom code" in str(error):
         return InvalidInputError(
             f"{path}: needs code of its own, which tspo does not run; use a model of transformers"

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from tspo_cli.config.schema import RolloutConfig
 from tspo_cli.data.question import Question
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.models.chat_template import render_chat, uses_template
+from tspo_cli.models.chat_template import check_template, render_chat, uses_template
 from tspo_cli.models.tokenizer_protocol import Tokenizer, decode, encode, start_ids
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.prompts import AfterEos, PromptStyle, prompt_style
@@ -137,7 +137,7 @@ class SearchProtocol:
             after_eos=style.after_eos if config.after_eos == "auto" else config.after_eos,
             template_kwargs=config.template_kwargs,
         )
-        protocol._render([("user", "-")])  # whether the template takes the messages
+        check_template(tokenizer, config)
         if protocol.after_eos == "user_turn":
             protocol.correction()  # whether the template can say it
         return protocol
