@@ -37,7 +37,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from experiments.benchmarks.common import machine
 from tspo_cli.console import set_quiet
 from tspo_cli.data.readers import read_questions
-from tspo_cli.runs import read_jsonl_gz, rollout_files
+from tspo_cli.runs import checkpoint_folders, checkpoint_step, read_jsonl_gz, rollout_files
 from tspo_cli.training.launch import preload  # noqa: F401
 from tspo_cli.training.launch.replaced_run import LOCK_NAME
 
@@ -168,6 +168,7 @@ def prepare_world(folder: Path, log: Path) -> list[str]:
         "rollout.questions_per_step": QUESTIONS_PER_STEP,
         "rollout.group_size": 3,
         "optimizer.lr": 0.001,
+        "loss.entropy": 0.01,  # every step moves the weights, whatever the rewards
         "train.steps": STEPS,
         "checkpoint.every": 2,
         "checkpoint.keep": 2,
@@ -202,13 +203,17 @@ def questions_once(run: Path, expected: set[str]) -> bool:
     return set(asked) == expected and set(asked.values()) == {1}
 
 
-def draw_kill(operations: Counter[str], seconds: float, draw: random.Random) -> Kill:
+def draw_kill(operations: Counter[str], seconds: float, run: Path, draw: random.Random) -> Kill:
+    """A kill for a run that goes on from the checkpoint in `run`. `operations` and `seconds` are
+    those of a whole run.
+    """
+    folders = checkpoint_folders(run)
+    left = 1 - (checkpoint_step(folders[-1]) or 0) / STEPS if folders else 1.0
     kind = draw.choices([*SHARES], [*SHARES.values()])[0]
     if kind == "time":
-        return Kill(kind, 0, draw.uniform(0, seconds))
-    # A resumed run has fewer operations left than the whole one.
-    number = 1 + int(operations[kind] * draw.random() ** 2)
-    return Kill(kind, min(number, operations[kind]), draw.uniform(0, LONGEST_DELAY))
+        return Kill(kind, 0, draw.uniform(0, seconds * left))
+    number = draw.randint(1, max(1, round(operations[kind] * left)))
+    return Kill(kind, number, draw.uniform(0, LONGEST_DELAY))
 
 
 def main() -> None:
@@ -256,7 +261,7 @@ def disturb(work: Path, kills: int, draw: random.Random) -> dict[str, Any]:
         kills_of_run = 0
         for attempt in range(ATTEMPTS_OF_A_RUN):
             most = kills - found["kills"]
-            kill = draw_kill(operations, seconds, draw) if most and kills_of_run < 8 else None
+            kill = draw_kill(operations, seconds, run, draw) if most and kills_of_run < 8 else None
             resume = ["--resume"] if attempt else []
             prepare = partial(die_at, kill, run) if kill is not None else lambda: None
             code, _ = forked(prepare, [*command, "--out", str(run), *resume], log)

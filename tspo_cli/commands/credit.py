@@ -42,6 +42,10 @@ def credit(
         Path | None,
         typer.Option("--figure", help="Of a run: draw the comparison (.svg, .png or .pdf)."),
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Of a run: run the Python file that is its outcome."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show the advantages of a group turn by turn, or compare algorithms on a run.
@@ -61,7 +65,9 @@ def credit(
     if source.is_dir():
         from tspo_cli.commands.credit_run import compare_run
 
-        compare_run(source, algorithm or [], settings or [], steps, figure, as_json=as_json)
+        compare_run(
+            source, algorithm or [], settings or [], steps, figure, trust=trust, as_json=as_json
+        )
         return
     if steps is not None or figure is not None or len(algorithm or []) > 1:
         raise UsageError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli import console
-from tspo_cli.errors import UsageError
+from tspo_cli.errors import InvalidInputError, UsageError
 
 if TYPE_CHECKING:
     from tspo_cli.config.schema import CreditConfig
@@ -29,19 +29,30 @@ def compare_run(
     steps: str | None,
     figure: Path | None,
     *,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Apply the algorithms of `specs` (all that need no model, without any) to the recorded
     rollouts and print.
+
+    Raises:
+        InvalidInputError: the outcome of the run is Python code, and `trust` does not allow it.
     """
     from tspo_cli.config.load_config import read_resolved
     from tspo_cli.credit.laboratory.comparison import compare
     from tspo_cli.credit.laboratory.recorded_groups import recorded_batches
+    from tspo_cli.credit.user_code import is_user_code
     from tspo_cli.reporting.tables.credit_table import comparison_text, draw_comparison
     from tspo_cli.runs import rollout_files
 
     first, last = parse_steps(steps)
-    arms = _arms(specs, read_resolved(run).credit, settings)
+    credit = read_resolved(run).credit
+    if is_user_code(credit.outcome) and not trust:
+        raise InvalidInputError(
+            f"{run}: its credit.outcome is Python code ({credit.outcome}), which was not run; add "
+            "--trust if you know the file"
+        )
+    arms = _arms(specs, credit, settings)
     with console.progress(
         f"{run.name} x {len(arms)}", len(rollout_files(run)) if steps is None else None
     ) as advance:
