@@ -66,6 +66,7 @@ def test_a_page_of_docs_is_short_and_is_linked_from_the_readme(page: Path) -> No
 def test_the_page_of_all_keys_is_current() -> None:
     page = (ROOT / "docs/configuration.md").read_text("utf-8")
     assert page == keys_page(), "write it again: tspo config schema --markdown"
+    assert "|  |" not in page, "every key has a meaning"
 
 
 def test_all_files_agree_on_the_version() -> None:

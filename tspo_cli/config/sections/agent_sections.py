@@ -288,8 +288,13 @@ class RolloutConfig(Section):
         ),
     )
     temperature: float = Field(1.0, ge=0, description="Sampling temperature of training rollouts.")
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Sample from the likeliest tokens that together have this probability. 1: all.",
+    )
+    top_k: int = Field(0, ge=0, description="Sample from this many likeliest tokens. 0: all.")
     questions_per_step: int = Field(8, ge=1, description="Questions (groups) per training step.")
     group_size: int = Field(5, ge=1, description="Rollouts per question.")
     batch_size: int = Field(64, ge=1, description="Sequences that the engine decodes at once.")

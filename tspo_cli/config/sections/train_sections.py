@@ -12,10 +12,14 @@ from tspo_cli.config.sections.section import Section
 class OptimizerConfig(Section):
     """AdamW and its learning-rate schedule."""
 
-    lr: float = Field(1e-6, gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    lr: float = Field(1e-6, gt=0, description="Learning rate after the warm-up.")
+    betas: tuple[float, float] = Field(
+        (0.9, 0.95), description="AdamW: decay of the means of the gradient and of its square."
+    )
+    eps: float = Field(1e-8, gt=0, description="AdamW: added to the root of the mean square.")
+    weight_decay: float = Field(
+        0.0, ge=0, description="AdamW: share of lr by which weights shrink in an update."
+    )
     warmup: int = Field(0, ge=0, description="Optimiser updates of linear warm-up.")
     schedule: Literal["constant", "linear"] = Field(
         "constant", description="After warm-up: constant, or a linear decay to final_lr."
@@ -162,7 +166,9 @@ class LoraConfig(Section):
 class TrackConfig(Section):
     """Optional sinks beside metrics.jsonl."""
 
-    tensorboard: bool = False
+    tensorboard: bool = Field(
+        False, description="Also write the metrics for TensorBoard, into tensorboard/ of the run."
+    )
     profile: bool = Field(
         False, description="Write a trace of the second and third step into trace/ of the run."
     )
