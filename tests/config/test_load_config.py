@@ -186,6 +186,15 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
         ('a.b=["x", "y"]', ["x", "y"]),
         (" a.b = 1 ", 1),
         ("a.b=1\nc=2", "1\nc=2"),
+        ("a.b=query: ", "query: "),
+        ("a.b= to the left", " to the left"),
+        ("a.b=two  words\t", "two  words\t"),
+        ("a.b = text", "text"),
+        ("a.b = text ", "text "),
+        ('a.b="quoted " ', "quoted "),
+        ("a.b= 1.5 ", 1.5),
+        ("a.b=true ", True),
+        ("a.b= [1, 2] ", [1, 2]),
     ],
 )
 def test_a_setting_is_toml_or_else_a_string(setting: str, value: object) -> None:

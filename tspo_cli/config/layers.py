@@ -60,7 +60,8 @@ def compose(layers: Iterable[Layer]) -> Table:
 
 
 def apply_settings(table: Table, settings: Sequence[str]) -> Table:
-    """A copy of `table` with every `a.b=value` set. A value that is no TOML is a string.
+    """A copy of `table` with every `a.b=value` set. A value that is no TOML is a string, with its
+    spaces; in `a.b = value` it begins after those of the equals sign.
 
     Raises:
         UsageError: a setting has no `=` or an empty key.
@@ -81,7 +82,7 @@ def apply_settings(table: Table, settings: Sequence[str]) -> Table:
                 raise InvalidInputError(
                     f"--set {setting}: {'.'.join(parents[:depth])} is a value, not a table"
                 )
-        inner[leaf] = _parse_value(value.strip())
+        inner[leaf] = _parse_value(value.lstrip() if key[-1].isspace() else value)
     return table
 
 
@@ -96,7 +97,7 @@ def _read_toml(path: Path) -> Layer:
 
 def _parse_value(text: str) -> Any:
     try:
-        parsed = parse_toml(f"value = {text}", "--set")
+        parsed = parse_toml(f"value = {text.strip()}", "--set")
     except InvalidInputError:
         return text
     return parsed["value"] if list(parsed) == ["value"] else text
