@@ -1,7 +1,8 @@
 """Output for the user: results on stdout, messages and progress on stderr.
 
 Whatever is printed goes through here and is made harmless for a terminal (`text/printable.py`):
-questions, passages, names of files and the errors that quote them come from anywhere.
+questions, passages, names of files and the errors that quote them come from anywhere. Messages and
+errors hide the secrets of URLs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from tspo_cli.text.printable import one_line, printable
+from tspo_cli.text.secrets import without_secrets
 from tspo_cli.text.strict_json import json_text
 
 T = TypeVar("T")
@@ -32,17 +34,17 @@ def set_quiet(quiet: bool) -> None:
 def say(message: str) -> None:
     """Print a message line on stderr."""
     if not _quiet:
-        print(printable(message), file=sys.stderr, flush=True)
+        print(printable(without_secrets(message)), file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:
     """Print a warning on stderr, also with --quiet."""
-    print(f"warning: {one_line(message)}", file=sys.stderr, flush=True)
+    print(f"warning: {one_line(without_secrets(message))}", file=sys.stderr, flush=True)
 
 
 def error(message: object) -> None:
     """Print the reason of a failure, which is always one line, on stderr."""
-    print(f"error: {one_line(str(message))}", file=sys.stderr, flush=True)
+    print(f"error: {one_line(without_secrets(str(message)))}", file=sys.stderr, flush=True)
 
 
 def result(text: str, *, styled: bool = False) -> None:

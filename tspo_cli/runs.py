@@ -21,6 +21,7 @@ eval.json, which is written last.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import platform
 import re
@@ -35,7 +36,8 @@ from typing import Any
 
 from tspo_cli import __version__
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.text.printable import printable
+from tspo_cli.text.printable import one_line, printable
+from tspo_cli.text.secrets import without_secrets
 from tspo_cli.text.strict_json import json_text, parse_json
 
 CONFIG_TEXT_NAME = "config.toml"
@@ -53,6 +55,9 @@ EVAL_TIMINGS_NAME = "timings.json"
 
 _ROLLOUTS_SUFFIX = ".jsonl.gz"
 _ITEMS_SUFFIX = ".items.jsonl.gz"
+_RESERVED = re.compile(r"(?:eval|timings|.*\.judge)_*", re.IGNORECASE)
+_LONGEST_NAME = 200
+"""Bytes of a data set's part of a file name; file systems take 255 with the endings."""
 
 
 def step_name(step: int) -> str:
@@ -106,8 +111,19 @@ def eval_steps(run: Path) -> list[tuple[int, Path]]:
 
 
 def dataset_file_name(dataset: str) -> str:
-    """The part of a file name that stands for a data set."""
-    return dataset.replace(os.sep, "_")
+    """The part of a file name that stands for a data set.
+
+    No data set has the name of a file of ours: `eval`, `timings`, and names that end in `.judge`,
+    get an underscore. No name leaves its folder or is too long for it: what no file name can have
+    becomes an underscore, and a digest stands for the end of a long name.
+    """
+    name = one_line(dataset).replace(os.sep, "_")
+    if _RESERVED.fullmatch(name):
+        name += "_"
+    if len(name.encode()) > _LONGEST_NAME:
+        digest = hashlib.sha256(dataset.encode(errors="replace")).hexdigest()[:12]
+        name = name.encode()[: _LONGEST_NAME - 13].decode(errors="ignore") + f"-{digest}"
+    return name
 
 
 def scores_file(folder: Path, dataset: str) -> Path:
@@ -122,7 +138,11 @@ def scores_files(folder: Path) -> list[Path]:
 
 def items_file(folder: Path, dataset: str) -> Path:
     """The evaluated items of a data set in the folder of an evaluation, one line per question."""
-    return folder / f"{dataset_file_name(dataset)}{_ITEMS_SUFFIX}"
+    path = folder / f"{dataset_file_name(dataset)}{_ITEMS_SUFFIX}"
+    if _RESERVED.fullmatch(dataset):  # an earlier version did not change its name
+        old = folder / f"{dataset.replace(os.sep, '_')}{_ITEMS_SUFFIX}"
+        return old if old.exists() and not path.exists() else path
+    return path
 
 
 def items_files(folder: Path) -> list[tuple[str, Path]]:
@@ -258,12 +278,17 @@ def _step_of(record: Any) -> int:
     return step if type(step) is int else -1
 
 
+def command_line(arguments: Sequence[str]) -> str:
+    """A command of ours as records keep it: one line, without the secrets of its URLs."""
+    return one_line(without_secrets(shlex.join(["tspo", *arguments])))
+
+
 def start_attempt(path: Path) -> int:
     """Record command and environment of this attempt; returns its number, from 1."""
     commands = path / COMMAND_NAME
     attempt = commands.read_bytes().count(b"\n") + 1 if commands.exists() else 1
     with open(commands, "a", encoding="utf-8") as handle:
-        handle.write(shlex.join(["tspo", *sys.argv[1:]]) + "\n")
+        handle.write(command_line(sys.argv[1:]) + "\n")
     write_json(path / ENVIRONMENT_NAME, environment())
     log_file(path, attempt).parent.mkdir(exist_ok=True)
     return attempt
@@ -272,7 +297,7 @@ def start_attempt(path: Path) -> int:
 def log_line(path: Path, attempt: int, message: str) -> None:
     """Add one line to the attempt's log."""
     with open(log_file(path, attempt), "a", encoding="utf-8") as handle:
-        handle.write(printable(message) + "\n")
+        handle.write(printable(without_secrets(message)) + "\n")
 
 
 def set_status(

@@ -9,6 +9,7 @@ import typer
 
 from tspo_cli import console
 from tspo_cli.commands.options import Json
+from tspo_cli.text.secrets import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -131,7 +132,7 @@ def _text(value: Any) -> str:
         from tspo_cli.config.sections.prompt_value import prompt_name
 
         return prompt_name(value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else without_secrets(str(value))
 
 
 def _aligned(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

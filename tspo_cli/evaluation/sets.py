@@ -17,6 +17,7 @@ from tspo_cli.data.readers import (
     resolve_data,
 )
 from tspo_cli.errors import UsageError
+from tspo_cli.runs import dataset_file_name
 
 
 def read_eval_sets(
@@ -30,10 +31,12 @@ def read_eval_sets(
     order of the file is kept.
 
     Raises:
-        UsageError: two files have the same data set name.
+        UsageError: two data sets have the same name, or names that only differ in characters that
+            no file name can have.
     """
     registry = benchmarks(data_roots())
     sets: dict[str, list[Question]] = {}
+    files: dict[str, str] = {}
     for name in names:
         path = resolve_data(name)
         stem = path.name.split(".")[0]
@@ -47,6 +50,13 @@ def read_eval_sets(
                 raise UsageError(
                     f"--data: {path} and another file are both called {dataset!r}; rename one"
                 )
+            file = dataset_file_name(dataset)
+            if file in files:
+                raise UsageError(
+                    f"--data: the data sets {files[file]!r} and {dataset!r} would be written to "
+                    "the same file; rename one"
+                )
+            files[file] = dataset
             kept = questions[: limit or None]
             sets[dataset] = draw(kept, sample, seed) if sample else kept
     return sets

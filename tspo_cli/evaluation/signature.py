@@ -14,6 +14,7 @@ from tspo_cli.config.schema import Config, EndpointConfig
 from tspo_cli.digests import DIGITS, text_digest
 from tspo_cli.evaluation.methods.examples import Example
 from tspo_cli.retrieval.types import Retriever
+from tspo_cli.text.secrets import without_secrets
 
 # Keys of [rollout] that do not change a greedy answer, and keys of [retriever] that say only where
 # passages come from.
@@ -65,7 +66,8 @@ def retriever_digests(retriever: Retriever | None, config: Config) -> dict[str, 
         corpus = {"corpus": info.corpus_digest[:DIGITS]} if info.corpus_digest else {}
         return {"index": info.index_digest[:DIGITS], **corpus, **_search(info.search)}
     qdrant = config.retriever.qdrant
-    return {"retriever": ",".join(config.retriever.url) or f"{qdrant.url}/{qdrant.collection}"}
+    source = ",".join(config.retriever.url) or f"{qdrant.url}/{qdrant.collection}"
+    return {"retriever": without_secrets(source)}
 
 
 def _search(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,15 +30,16 @@ from tspo_cli.runs import (
     EVAL_TIMINGS_NAME,
     MODEL_NAME,
     STATUS_NAME,
+    command_line,
     environment,
     is_run,
     items_file,
     items_files,
     read_json,
     read_jsonl_gz,
-    scores_file,
     write_json,
 )
+from tspo_cli.text.secrets import values_without_secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,11 @@ def evaluate_model(request: EvaluationRequest) -> EvaluationResult:
     write_json(
         folder / EVAL_SUMMARY_NAME,
         record
-        | {"average": average, "config": config.section_dict(), "environment": environment()},
+        | {
+            "average": average,
+            "config": values_without_secrets(config.section_dict()),
+            "environment": environment(),
+        },
     )
     return EvaluationResult(
         folder, results, {name: session.latency(name) for name in sets}, average
@@ -157,14 +161,14 @@ def _clear(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     for path in folder.glob("*.partial.jsonl"):
         path.unlink()
-    for dataset, path in items_files(folder):
-        scores_file(folder, dataset).unlink(missing_ok=True)
+    for name, path in items_files(folder):
+        path.with_name(f"{name}.json").unlink(missing_ok=True)
         path.unlink()
 
 
 def _command() -> str:
     """The command that reproduces these results from the start."""
-    return shlex.join(["tspo", *(word for word in sys.argv[1:] if word != "--resume")])
+    return command_line([word for word in sys.argv[1:] if word != "--resume"])
 
 
 def model_directory(model: str) -> Path:

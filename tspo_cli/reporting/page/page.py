@@ -21,6 +21,7 @@ from tspo_cli.reporting.sources.run_view import RunView, unfinished
 from tspo_cli.reporting.sweep_report import SweepReport
 from tspo_cli.runs import atomic_write_text
 from tspo_cli.text.printable import printable, printable_values
+from tspo_cli.text.secrets import without_secrets
 from tspo_cli.text.strict_json import json_text
 
 SCRIPTS = ("trajectory.js", "items.js")
@@ -126,7 +127,7 @@ def _credit_options(views: Sequence[RunView]) -> list[tuple[str, list[str]]]:
 def _shown(view: RunView, key: str) -> str:
     unused = view.algorithm == "sft" and key.startswith(("credit.", "rollout.", "retriever."))
     value = None if unused else view.setting(key)
-    return "" if value is None else str(value)
+    return "" if value is None else without_secrets(str(value))
 
 
 def _script_json(value: Any) -> str:

@@ -12,11 +12,13 @@ from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.agent_defaults import agent_comparison
 from tspo_cli.config.sections.prompt_value import prompt_name
+from tspo_cli.config.tables import flatten
 from tspo_cli.models.tokenizer_protocol import encode
 from tspo_cli.retrieval.index.searcher import Searcher
 from tspo_cli.retrieval.types import Hit, Retriever
 from tspo_cli.rollout.prompts import SHORT
 from tspo_cli.rollout.protocol import SearchProtocol, search_action
+from tspo_cli.text.secrets import without_secrets
 from tspo_cli.training.core.sequences import demonstration_sequence
 from tspo_cli.training.rl.scoring import needs_critic
 from tspo_cli.training.start.inputs import TrainingInputs
@@ -36,6 +38,7 @@ def start_warnings(
 ) -> list[str]:
     """All sentences about a run of `config` with this data and this model (adapters included)."""
     return [
+        *_secrets(config),
         *_learning_rates(config, model),
         *_other_agent(config),
         *_context(config, model),
@@ -43,6 +46,16 @@ def start_warnings(
         *(_turns(config, inputs, protocol) if inputs.questions else ()),
         *_observations(config, inputs, protocol),
     ]
+
+
+def _secrets(config: Config) -> Iterator[str]:
+    for name, value in flatten(config.section_dict()).items():
+        for url in [value] if isinstance(value, str) else value if isinstance(value, list) else ():
+            if isinstance(url, str) and without_secrets(url) != url and "\n" not in url:
+                yield (
+                    f"{name}: {without_secrets(url)} holds a secret, which the run's files keep; "
+                    "name the server without it and give its token in an environment variable"
+                )
 
 
 def trained_parameters(model: Any) -> int:

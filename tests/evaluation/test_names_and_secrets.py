@@ -1,0 +1,112 @@
+"""Data sets cannot take the names of our own files, and records keep no secret of a URL."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import run_tspo
+from tspo_cli.console import error, say, warn
+from tspo_cli.errors import UsageError
+from tspo_cli.evaluation.sets import read_eval_sets
+from tspo_cli.runs import command_line, dataset_file_name, items_file, log_file, log_line
+from tspo_cli.text.secrets import values_without_secrets, without_secrets
+
+MODEL = Path(__file__).resolve().parent.parent / "fixtures" / "run_0_1_0" / "start" / "model"
+NAMES = ("eval", "timings", "Eval", "nq", "nq.judge", "../../up", "..", "\x1b[31m", "x" * 300)
+
+
+def write(path: Path, names: tuple[str, ...]) -> Path:
+    records = [
+        {"id": "1", "question": "who?", "golden_answers": ["Ada"], "data_source": name}
+        for name in names
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_every_name_has_its_own_file_in_the_folder(tmp_path: Path) -> None:
+    names = [*NAMES, "eval_", "timings_", "nq.judge_", "x" * 301, "é" * 150, "a\0b", "plain name"]
+    files = {name: dataset_file_name(name) for name in names}
+    assert len(set(files.values())) == len(names)
+    assert files["plain name"] == "plain name"
+    assert not {"eval", "timings"} & {file.lower() for file in files.values()}
+    for file in files.values():
+        assert "/" not in file
+        assert len(file.encode()) <= 200
+        (tmp_path / f"{file}.json").write_text("{}")
+    assert len(list(tmp_path.iterdir())) == len(names)
+
+
+def test_items_of_an_earlier_version_are_found(tmp_path: Path) -> None:
+    assert items_file(tmp_path, "eval").name == "eval_.items.jsonl.gz"
+    (tmp_path / "eval.items.jsonl.gz").write_bytes(b"")
+    assert items_file(tmp_path, "eval").name == "eval.items.jsonl.gz"
+
+
+def test_names_of_the_same_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="same file"):
+        read_eval_sets([str(write(tmp_path / "q.jsonl", ("a/b", "a_b")))], 0)
+
+
+def test_data_sets_with_the_names_of_our_files_are_scored_and_resumed(tmp_path: Path) -> None:
+    questions = write(tmp_path / "questions.jsonl", NAMES)
+    command = [
+        *("eval", MODEL, "--data", questions, "--method", "direct", "--out", tmp_path / "out"),
+        *("--set", "rollout.max_new_tokens=4", "--set", "judge.model=http://u:pw@h/?token=abc"),
+    ]
+    done = run_tspo(*command)
+    assert done.code == 0, done.err
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert len(names) == 2 * len(NAMES) + 2
+    summary = (tmp_path / "out" / "eval.json").read_text()
+    assert [scores["dataset"] for scores in json.loads(summary)["results"]] == list(NAMES)
+    assert json.loads((tmp_path / "out" / "eval_.json").read_text())["dataset"] == "eval"
+    assert set(json.loads((tmp_path / "out" / "timings.json").read_text())) == set(NAMES)
+    assert "http://***@h/?token=***" in json.loads(summary)["command"]
+    assert "u:pw" not in summary
+    assert "abc" not in json.loads(summary)["config"]["judge"]["model"]
+    again = run_tspo(*command, "--resume")
+    assert again.code == 0, again.err
+    assert again.err.count("already evaluated") == len(NAMES)
+    assert json.loads((tmp_path / "out" / "eval.json").read_text()) == json.loads(summary)
+    assert run_tspo(*command, "--overwrite").code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+
+
+SECRETS = {
+    "http://user:pass@host:8000/retrieve": "http://***@host:8000/retrieve",
+    "https://ghp_abc@host/x": "https://***@host/x",
+    "http://user:p@ss@host": "http://***@host",
+    "http://h/v1?token=abc&k=3": "http://h/v1?token=***&k=3",
+    "http://h/?k=3&X-Api-Key=s3cr3t#top": "http://h/?k=3&X-Api-Key=***#top",
+    "grpc+tls://u:p@[::1]:99/": "grpc+tls://***@[::1]:99/",
+    "'http://a:b@c' and http://d:e@f": "'http://***@c' and http://***@f",
+}
+
+
+@pytest.mark.parametrize("text", SECRETS)
+def test_secrets_of_urls_are_hidden(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert without_secrets(text) == SECRETS[text]
+    assert values_without_secrets({"a": [text, 1]}) == {"a": [SECRETS[text], 1]}
+    say(text)
+    warn(text)
+    error(text)
+    err = capsys.readouterr().err
+    assert err == f"{SECRETS[text]}\nwarning: {SECRETS[text]}\nerror: {SECRETS[text]}\n"
+    log_file(tmp_path, 1).parent.mkdir()
+    log_line(tmp_path, 1, text)
+    assert log_file(tmp_path, 1).read_text() == SECRETS[text] + "\n"
+    assert "pass" not in command_line(["--retriever", text])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["http://host/@user?page=2", "mail me@host or see http://host", "a://b", "?token=x", "key=1"],
+)
+def test_other_texts_stay(text: str) -> None:
+    assert without_secrets(text) == text
