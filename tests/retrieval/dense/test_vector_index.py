@@ -8,12 +8,14 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.retrieval.dense import torch_search
 from tspo_cli.retrieval.dense.dense_ranker import (
     RESCORE_NAME,
     VECTORS_NAME,
@@ -149,6 +151,49 @@ def test_int8_is_exact_where_its_codes_cannot_tell_rows_apart(scale: float, tmp_
     for query, answer in zip(queries, answers, strict=True):
         exact = (rows * query).sum(axis=1, dtype=np.float32)
         assert [at for at, _ in answer] == np.argsort(-exact, kind="stable")[:K].tolist()
+
+
+def _in_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU scans in float16 as a GPU does."""
+    monkeypatch.setattr(torch_search, "scan_dtype", lambda *_: torch.float16)
+
+
+def _dot_product_rows(longest: float) -> Array:
+    """Rows of length 5 to 50 (times longest / 50), nearly orthogonal to _unit(1, 12): their scores
+    for it are small and close, while the rounding of float16 grows with the lengths.
+    """
+    random = np.random.default_rng(11)
+    (axis,) = _unit(1, 12)
+    rows = random.normal(size=(900, DIM))
+    rows -= (rows @ axis)[:, None] * axis
+    rows *= random.uniform(5, 50, size=(900, 1)) / np.linalg.norm(rows, axis=1, keepdims=True)
+    rows += random.uniform(0.1, 0.102, size=(900, 1)) * axis
+    return (rows * longest / 50).astype(np.float32)
+
+
+@pytest.mark.parametrize("longest", [50, 50_000, 1e-3])
+@pytest.mark.parametrize("query_length", [5, 50, 1e6])
+def test_float16_is_exact_for_vectors_of_any_length(
+    longest: float, query_length: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = _dot_product_rows(longest)
+    queries = np.float32(query_length) * np.concatenate([_unit(1, 12), _unit(5, 13)])
+    folder = _built(tmp_path, rows)
+    right = _open(folder, backend="torch").rank(queries, K)
+    _in_float16(monkeypatch)
+    assert _open(folder, backend="torch", first_pass="float16").rank(queries, K) == right
+    exact = np.sort((rows * queries[0]).sum(axis=1, dtype=np.float32))[::-1][:K]
+    assert [score for _, score in right[0]] == exact.tolist()
+
+
+def test_vectors_that_float16_cannot_hold_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _in_float16(monkeypatch)
+    for number, longest in enumerate((70_000, 1e30)):
+        folder = _built(tmp_path / str(number), _dot_product_rows(longest))
+        with pytest.raises(InvalidInputError, match="float16 holds vectors of length up to 65,000"):
+            _open(folder, backend="torch", first_pass="float16")
 
 
 @pytest.mark.parametrize("factory", ["Flat", "SQfp16", "SQ8"])

@@ -25,10 +25,9 @@ from tspo_cli.retrieval.ranking import Ranked
 
 VECTORS_NAME = "vectors.faiss"
 RESCORE_NAME = "rescore.npy"
-_SLACK = {"float32": 1e-4, "float16": 2e-3}
-"""Bound of the error of a first-pass score, relative to the best score or 1, whichever is larger.
-Rounding depends on the batch and the dtype. Float16: twice 2^-11 for the factors and once for the
-product, for vectors of length one. For int8 the scan computes a bound from its codes.
+_SLACK = 1e-4
+"""Bound of the error of a float32 score of the first pass, relative to the best score or 1,
+whichever is larger: rounding depends on the batch. For float16 and int8 the scan computes a bound.
 """
 _SPARE = 16
 """Candidates beyond k: mostly enough to prove that no other row is among the best."""
@@ -148,18 +147,14 @@ class VectorIndex:
                 )
             self._exact = lambda positions: kept[positions].astype(np.float32)
         self._lossless = flat is not None and rescore is None
-        self._slack = (
-            _relative_slack(_SLACK[settings.first_pass])
-            if settings.first_pass in _SLACK
-            else _scan_slack(self._index)
-        )
+        self._slack = _slack(self._index)
 
     def rank(self, vectors: NDArray[np.float32], k: int) -> list[Ranked]:
         """The best `k` positions for each of `vectors` [n, dim]."""
         k = min(k, self.ntotal)
         if self._lossless:
             count = k + _SPARE
-            if self._settings.first_pass not in _SLACK:
+            if self._settings.first_pass == "int8":
                 count = max(count, self._settings.candidates)
             return rank_vectors(
                 self._index, vectors, k, self._exact, slack=self._slack, candidates=count
@@ -259,14 +254,19 @@ def _first_pass(
     return first_pass
 
 
-def _relative_slack(share: float) -> Slack:
-    return lambda vectors, scores: (
-        np.float32(share) * np.maximum(np.abs(scores[:, 0]), np.float32(1))
-    )
-
-
-def _scan_slack(index: Any) -> Slack:
+def _slack(index: Any) -> Slack:
+    if getattr(index, "is_exact", True):
+        return _relative_slack
     return lambda vectors, scores: index.error(vectors)
+
+
+def _relative_slack(
+    vectors: NDArray[np.float32], scores: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    bound: NDArray[np.float32] = np.float32(_SLACK) * np.maximum(
+        np.abs(scores[:, 0]), np.float32(1)
+    )
+    return bound
 
 
 def rank_vectors(
@@ -275,7 +275,7 @@ def rank_vectors(
     k: int,
     rows: Rows | None = None,
     *,
-    slack: Slack = _relative_slack(1e-4),
+    slack: Slack = _relative_slack,
     candidates: int = 0,
 ) -> list[Ranked]:
     """The exact best `k` rows of an inner-product index, for each of `vectors` [n, dim].

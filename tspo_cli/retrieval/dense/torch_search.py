@@ -19,6 +19,8 @@ _GPU_ROWS, _GPU_SCORES = 2**22, 2**27
 """Most rows scored at once, and most scores in memory: 16 MiB on a CPU, 256 to 1,024 on a GPU."""
 _GROUP = 64
 """Neighbouring scores in a group. The first selection compares the maxima of the groups only."""
+_HALF_LONGEST = 65_000.0
+"""The longest row whose product with a query of length one float16 can hold."""
 
 
 class TorchScan:
@@ -32,11 +34,11 @@ class TorchScan:
 
     Raises:
         MissingResourceError: there is no such device.
+        InvalidInputError: float16 cannot hold the vectors.
     """
 
     def __init__(self, rows: FlatRows, first_pass: str, device: str) -> None:
         self.ntotal, self.d = rows.ntotal, rows.d
-        self._first_pass = first_pass
         self._shards = [
             _Shard(rows, start, stop, first_pass, torch.device(name))
             for name, start, stop in _split(rows.ntotal, devices(device))
@@ -53,22 +55,32 @@ class TorchScan:
         best = scores.topk(min(k, scores.shape[1]), dim=1)
         return best.values.numpy(), positions.gather(1, best.indices).numpy()
 
-    def error(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A bound of the error of the int8 scores of each of `queries` [n, d], [n].
+    @property
+    def is_exact(self) -> bool:
+        """Whether the scores are float32's, which a CPU also computes for float16."""
+        return all(shard.dtype == torch.float32 for shard in self._shards)
 
-        Let q = q' + e and x = x' + f, where q' and x' are the values of the codes. Then q.x - q'.x'
-        = q.f + e.x', and the Cauchy-Schwarz inequality bounds both terms by known lengths.
+    def error(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A bound of the error of the float16 or int8 scores of each of `queries` [n, d], [n].
+
+        Let q = q' + e and x = x' + f, where q' and x' are the reduced numbers. Then q.x - q'.x' =
+        q.f + e.x', and the Cauchy-Schwarz inequality bounds both terms by known lengths.
         """
         vectors = torch.from_numpy(np.ascontiguousarray(queries))
-        codes, scales = quantise(vectors)
-        lost = (vectors - codes * scales[:, None]).norm(dim=1)
+        dtype = self._shards[0].dtype
+        reduced, scales = _reduce_queries(vectors, dtype)
+        length = vectors.norm(dim=1)
+        lost = (vectors - reduced.float() * scales[:, None]).norm(dim=1)
         row_lost = max(shard.row_lost for shard in self._shards)
         row_length = max(shard.row_length for shard in self._shards)
-        # Products of int8 are exact; the factor covers the rounding of the bound and the scales.
-        bound: NDArray[np.float32] = (
-            1.001 * (vectors.norm(dim=1) * row_lost + lost * row_length)
-        ).numpy()
-        return bound
+        # The factor covers the rounding of the bound, of the scales and of float32.
+        bound = 1.001 * (length * row_lost + lost * row_length)
+        if dtype == torch.float16:
+            # Products of int8 are exact. Those of float16 are rounded, and perhaps once before, in
+            # partial sums; numbers near zero are rounded to multiples of 2^-24.
+            bound += 2**-10 * 1.001 * (length + lost) * row_length + 2**-24 * scales
+        result: NDArray[np.float32] = bound.numpy()
+        return result
 
 
 class _Shard:
@@ -78,11 +90,12 @@ class _Shard:
         self, rows: FlatRows, start: int, stop: int, first_pass: str, device: torch.device
     ) -> None:
         self._source, self._start, self._stop = rows, start, stop
-        self._first_pass, self._device = first_pass, device
+        self._device = device
         self._gpu = device.type != "cpu"
+        self.dtype = scan_dtype(first_pass, device)
         self.row_lost, self.row_length = 0.0, 0.0
-        """int8: the greatest length of a row's quantisation error, and of a quantised row."""
-        self._resident = self._load() if self._gpu or first_pass == "int8" else None
+        """float16, int8: the greatest length of a row's rounding error, and of a reduced row."""
+        self._resident = self._load() if self._gpu or self.dtype != torch.float32 else None
 
     def __len__(self) -> int:
         return self._stop - self._start
@@ -91,12 +104,7 @@ class _Shard:
         """The best `k` of this shard: scores, and positions in the whole corpus, each [n, k]."""
         best = torch.empty(len(queries), 0, device=self._device)
         positions = torch.empty(len(queries), 0, dtype=torch.int64, device=self._device)
-        queries = queries.to(self._device)
-        scales = torch.ones(len(queries), device=self._device)
-        if self._first_pass == "int8":
-            queries, scales = quantise(queries)
-        elif self._half():
-            queries = queries.half()
+        queries, scales = _reduce_queries(queries.to(self._device), self.dtype)
         most_rows, most_scores = (_GPU_ROWS, _GPU_SCORES) if self._gpu else (_CPU_ROWS, _CPU_SCORES)
         step = max(_GROUP, min(most_rows, most_scores // len(queries)) // _GROUP * _GROUP)
         for start in range(0, len(self), step):
@@ -110,32 +118,33 @@ class _Shard:
         # The factor is the same for all scores of a query, so it does not change their order.
         return best * scales[:, None], positions
 
-    def _half(self) -> bool:
-        return self._first_pass == "float16" and self._gpu
-
     def _load(self) -> tuple[torch.Tensor, torch.Tensor]:
         """All rows on the device in the type of the first pass, and the scale of each (int8)."""
-        kind = (
-            torch.int8
-            if self._first_pass == "int8"
-            else torch.float16
-            if self._half()
-            else torch.float32
-        )
-        loaded = torch.empty(len(self), self._source.d, dtype=kind, device=self._device)
-        scales = torch.ones(len(self) if kind == torch.int8 else 0, device=self._device)
+        loaded = torch.empty(len(self), self._source.d, dtype=self.dtype, device=self._device)
+        has_scales = self.dtype == torch.int8
+        scales = torch.ones(len(self) if has_scales else 0, device=self._device)
         for start in range(0, len(self), _CPU_ROWS):
             stop = min(start + _CPU_ROWS, len(self))
             block = self._block(start, stop).to(self._device)
-            if kind == torch.int8:
-                block = block.float()
-                loaded[start:stop], scales[start:stop] = quantise(block)
-                kept = loaded[start:stop] * scales[start:stop, None]
-                self.row_length = max(self.row_length, float(kept.norm(dim=1).max()))
-                self.row_lost = max(self.row_lost, float((block - kept).norm(dim=1).max()))
+            if has_scales:
+                loaded[start:stop], scales[start:stop] = quantise(block.float())
+                self._measure(block, loaded[start:stop] * scales[start:stop, None])
             else:
                 loaded[start:stop] = block
+            if self.dtype == torch.float16:
+                self._measure(block, loaded[start:stop])
+        if self.dtype == torch.float16 and not self.row_length <= _HALF_LONGEST:
+            raise InvalidInputError(
+                f"setting first_pass: float16 holds vectors of length up to {_HALF_LONGEST:,.0f}, "
+                "and this index has a longer one; use --set first_pass=float32"
+            )
         return loaded, scales
+
+    def _measure(self, rows: torch.Tensor, kept: torch.Tensor) -> None:
+        """Note the lengths that bound the error of scores with `kept` for `rows`, both [n, d]."""
+        rows, kept = rows.float(), kept.float()
+        self.row_length = max(self.row_length, float(kept.norm(dim=1).max()))
+        self.row_lost = max(self.row_lost, float((rows - kept).norm(dim=1).max()))
 
     def _block(self, start: int, stop: int) -> torch.Tensor:
         # A copy, because torch needs writable memory and the map is read-only.
@@ -148,7 +157,7 @@ class _Shard:
         if self._resident is None:
             return queries @ self._block(start, stop).float().T
         rows, scales = self._resident[0][start:stop], self._resident[1][start:stop]
-        if self._first_pass != "int8":
+        if self.dtype != torch.int8:
             return queries @ rows.T
         if not self._gpu:
             # float32 holds the sum of up to 1,040 products of two codes exactly, and its matrix
@@ -185,6 +194,27 @@ def _padded(table: torch.Tensor, rows: int, columns: int, value: float = 0) -> t
         if rows or columns
         else table
     )
+
+
+def scan_dtype(first_pass: str, device: torch.device) -> torch.dtype:
+    """The type of the rows in memory. A CPU has no fast float16, and uses float32 for it."""
+    if first_pass == "int8":
+        return torch.int8
+    is_half = first_pass == "float16" and device.type != "cpu"
+    return torch.float16 if is_half else torch.float32
+
+
+def _reduce_queries(queries: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Queries [n, d] in the type of the rows, and the factor of each [n] that restores it.
+
+    float16 gets vectors of length one: it holds no large numbers.
+    """
+    if dtype == torch.int8:
+        return quantise(queries)
+    if dtype == torch.float16:
+        scales = queries.norm(dim=1).clamp(min=1e-12)
+        return (queries / scales[:, None]).half(), scales
+    return queries, torch.ones(len(queries), device=queries.device)
 
 
 def quantise(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
