@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.reporting.tree import HOSTILE, make_run, make_tree
-from tspo_cli import runs
+from tspo_cli import __version__, runs
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.reporting.page.page import render_page
@@ -111,6 +111,7 @@ def test_what_the_page_says(hostile: Path) -> None:
         "Searches per training",
     ):
         assert figure in page
+    assert f"tspo {__version__}" in page
     assert "credit.success_turns" in page
     assert "credit.gigpo.coef" in page
     assert "0.0002" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,10 +32,19 @@ def test_a_trained_run_is_refused_resumed_or_replaced(tmp_path: Path) -> None:
     run = tmp_path / "run"
     leave_a_run(run, trained=True)
     with (
+        pytest.raises(InvalidInputError, match="without a checkpoint") as said,
+        claimed_run(run, resume=False, overwrite=False),
+    ):
+        pass
+    assert "--overwrite" in str(said.value)
+    assert "--resume" not in str(said.value)
+    (run / "checkpoints" / "step_000001").mkdir(parents=True)
+    with (
         pytest.raises(InvalidInputError, match="--resume to continue it or --overwrite"),
         claimed_run(run, resume=False, overwrite=False),
     ):
         pass
+    shutil.rmtree(run / "checkpoints")
     with claimed_run(run, resume=True, overwrite=False):
         assert has_trained(run)
     with claimed_run(run, resume=False, overwrite=True):

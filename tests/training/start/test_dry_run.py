@@ -34,7 +34,7 @@ def test_the_dry_run_says_epochs_limits_and_disk(
     without = playground.settings(eval__data="[]", eval__every=0)
     assert "no evaluation during training" in tspo("train", "tiny/grpo", "--dry-run", *without).err
     assert "3 turns of 16, 2 observations of 96 (2 passages)" in said
-    assert re.search(r"disk: \d+\.\d\d GB \(.*a model of .*GB free", said)
+    assert re.search(r"disk: \d+\.\d\d GiB \(.*a model of .*GiB free", said)
 
 
 def test_the_recipes_of_the_demo_are_warned_of_nothing(
@@ -154,7 +154,7 @@ def test_a_run_that_keeps_nothing_writes_neither_checkpoints_nor_model(
         eval__every=0,
     )
     dry = tspo("train", "tiny/grpo", "--dry-run", *settings)
-    assert "disk: 0.00 GB (neither checkpoints nor model" in dry.out + dry.err
+    assert "disk: 0.00 GiB (neither checkpoints nor model" in dry.out + dry.err
     run = tmp_path / "run"
     tspo("train", "tiny/grpo", "--out", run, *settings)
     assert not (run / "checkpoints").exists()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from tspo_cli import __version__
 from tspo_cli.config.tables import flatten
 from tspo_cli.errors import UsageError
 from tspo_cli.reporting.page.curves import figures
@@ -69,7 +70,7 @@ def render_page(report: RunReport, *, items: int = 200) -> str:
         script=Markup(script),
         style=Markup(_asset("page.css")),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        version=metadata.version("tspo-cli"),
+        version=__version__,
         runs=[_settings(view) for view in views],
         several=several,
         credit=_credit_options([view for view in views if not view.is_evaluation]),

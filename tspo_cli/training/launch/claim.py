@@ -15,6 +15,7 @@ from tspo_cli.runs import (
     CONFIG_TEXT_NAME,
     METRICS_NAME,
     MODEL_NAME,
+    checkpoint_folders,
     read_status,
 )
 from tspo_cli.training.launch.replaced_run import (
@@ -63,10 +64,7 @@ def claimed_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[Claim]
         settle(path)
         if not resume:
             if has_trained(path) and not overwrite:
-                raise InvalidInputError(
-                    f"{path}: already holds a run; add --resume to continue it or --overwrite to "
-                    "replace it"
-                )
+                raise InvalidInputError(f"{path}: {_ways_out(path)}")
             if has_trained(path):
                 move_aside(path)
             else:
@@ -85,6 +83,16 @@ def has_trained(path: Path) -> bool:
     if can_resume(path):
         return True
     return (path / METRICS_NAME).exists() and (path / METRICS_NAME).stat().st_size > 0
+
+
+def _ways_out(path: Path) -> str:
+    """That the directory is used, and the flags that work there."""
+    if checkpoint_folders(path):
+        return "already holds a run; add --resume to continue it or --overwrite to replace it"
+    return (
+        "already holds a run, without a checkpoint to continue from; add --overwrite to replace "
+        "it, or choose another --out"
+    )
 
 
 def is_complete(config: Config, path: Path) -> bool:

@@ -96,20 +96,19 @@ def _lengths(
 
 
 def _disk(config: Config, trained: int, model_bytes: int, run: Path) -> str:
-    """GB of 10^9 bytes, as disks are sold."""
+    """In GiB, as `tspo plan` counts."""
     gib = written_gib(config, trained, model_bytes, critic=needs_critic(config))
-    gigabyte = GIB / 1e9
     parts = []
     if gib["checkpoints"]:
         count = round(gib["checkpoints"] / gib["checkpoint"])
-        each = gib["checkpoint"] * gigabyte
+        each = gib["checkpoint"]
         parts.append(f"{count} checkpoint{'s' if count > 1 else ''} of {each:.2f}")
     if gib["model"]:
-        parts.append(f"a model of {gib['model'] * gigabyte:.2f}")
+        parts.append(f"a model of {gib['model']:.2f}")
     folder = next(parent for parent in [run, *run.absolute().parents] if parent.is_dir())
-    needed = (gib["checkpoints"] + gib["model"]) * gigabyte
+    needed = gib["checkpoints"] + gib["model"]
     return (
-        f"disk: {needed:.2f} GB ({' and '.join(parts) or 'neither checkpoints nor model'}; "
+        f"disk: {needed:.2f} GiB ({' and '.join(parts) or 'neither checkpoints nor model'}; "
         "rollouts and logs come on top), "
-        f"{shutil.disk_usage(folder).free / 1e9:.0f} GB free"
+        f"{shutil.disk_usage(folder).free / GIB:.0f} GiB free"
     )
