@@ -92,7 +92,16 @@ def test_a_token_is_required_where_one_is_set(searcher: Searcher) -> None:
             assert (
                 httpx.get(f"{address}/metrics", headers=headers, trust_env=False).status_code == 401
             )
+            for path in ("docs", "openapi.json", "redoc", "metrics", "", "elsewhere"):
+                answer = httpx.get(f"{address}/{path}", headers=headers, trust_env=False)
+                assert answer.status_code == 401, path
+            health = httpx.get(f"{address}/healthz", headers=headers, trust_env=False)
+            assert health.json() == {"status": "ok"}
+            assert httpx.get(f"{address}/readyz", headers=headers, trust_env=False).is_success
         right = {"Authorization": "Bearer 0123456789abcdef"}
+        for path in ("docs", "openapi.json", "healthz", "readyz"):
+            assert httpx.get(f"{address}/{path}", headers=right, trust_env=False).is_success
+        assert "kind" in httpx.get(f"{address}/healthz", headers=right, trust_env=False).json()
         assert _post(address, {"query": "hill"}, headers=right).status_code == 200
         assert httpx.get(f"{address}/metrics", headers=right, trust_env=False).status_code == 200
         assert httpx.get(f"{address}/healthz", trust_env=False).status_code == 200
@@ -127,6 +136,28 @@ def test_a_second_head_on_a_connection_is_watched_too(
         connection.sendall(request + b"POST /retr")
         assert _answer(connection).startswith(b"HTTP/1.1 200")
         assert _is_cut_off(connection)
+
+
+@pytest.mark.parametrize("pieces", [1, 7])
+@pytest.mark.parametrize(("over", "statuses"), [(0, ["200"]), (1, ["431"]), (40_000, ["431", ""])])
+def test_the_limit_of_a_head_is_exact(
+    searcher: Searcher, over: int, statuses: list[str], pieces: int
+) -> None:
+    """Of the URL and the lines of the fields, in one piece or in several."""
+    body = b'{"query": "hill"}'
+    known = b"Content-Length: %d\r\n" % len(body)
+    room = (64 << 10) + over - len(b"/retrieve" + known + b"X: \r\n")
+    head = b"POST /retrieve HTTP/1.1\r\n" + known + b"X: " + b"a" * room + b"\r\n\r\n"
+    with serving(searcher) as address, _connection(address) as connection:
+        size = len(head) // pieces + 1
+        answer = b""
+        with suppress(ConnectionError):
+            for start in range(0, len(head), size):
+                connection.sendall(head[start : start + size])
+                time.sleep(0.01)
+            connection.sendall(body if not over else b"")
+            answer = connection.recv(1000)
+    assert answer.decode()[9:12] in statuses
 
 
 def test_an_endless_head_is_cut_off(searcher: Searcher) -> None:

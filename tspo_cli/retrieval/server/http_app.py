@@ -4,6 +4,9 @@ POST /retrieve   see wire_format.py; 401 no token; 408, 413, 422 bad request; 42
 GET  /healthz    the process is up; once the index is open also its description
 GET  /readyz     200 when queries are answered, 503 while the index is opening
 GET  /metrics    for Prometheus
+GET  /docs, /openapi.json    the interface
+
+Where a token is set, only /readyz and the status at /healthz are without it.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ from tspo_cli.retrieval.server.wire_format import (
 )
 from tspo_cli.retrieval.types import MAX_QUERY_CHARACTERS, Retriever, query_problem
 
+_OPEN = {"/healthz", "/readyz"}
+"""Paths that answer without a token, for supervisors: whether the server is up and ready."""
 _DRAIN_BODIES = 8
 """A body beyond the limit is read up to this many times the limit, so that its sender gets the
 response.
@@ -86,8 +91,11 @@ class RetrieverApp(FastAPI):
         self.add_route("/metrics", service.metrics_text, methods=["GET"], include_in_schema=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != "/retrieve":
+        if scope["type"] != "http":
             await super().__call__(scope, receive, send)
+        elif scope["path"] != "/retrieve":
+            refusal = self._service.locked(Request(scope))
+            await (refusal or super().__call__)(scope, receive, send)
         elif scope["method"] != "POST":
             refusal = JSONResponse({"detail": "expected POST"}, 405, {"Allow": "POST"})
             await refusal(scope, receive, send)
@@ -175,6 +183,16 @@ class _Service:
                 401, "expected Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
             )
 
+    def locked(self, request: Request) -> Response | None:
+        """The refusal of a GET without the token, or None."""
+        if request.url.path in _OPEN:
+            return None
+        try:
+            self._authorise(request)
+        except _Refusal as refusal:
+            return JSONResponse({"detail": refusal.detail}, refusal.status, refusal.headers)
+        return None
+
     async def _body(self, request: Request) -> bytes:
         limit = self._settings.max_body
         try:
@@ -204,16 +222,16 @@ class _Service:
             raise _Refusal(422, str(error)) from None
 
     async def metrics_text(self, request: Request) -> Response:
-        try:
-            self._authorise(request)
-        except _Refusal as refusal:
-            return JSONResponse({"detail": refusal.detail}, refusal.status, refusal.headers)
         return Response(self._metrics.text(), media_type=CONTENT_TYPE)
 
-    async def healthz(self) -> dict[str, Any]:
+    async def healthz(self, request: Request) -> dict[str, Any]:
         info = self._batcher.info
         if info is None:
             return {"status": "opening"}
+        try:
+            self._authorise(request)
+        except _Refusal:
+            return {"status": "ok"}
         return {
             "status": "ok",
             "kind": info.kind,

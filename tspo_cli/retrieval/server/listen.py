@@ -75,28 +75,42 @@ def run_server(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) ->
         raise server.failure
 
 
+_REQUEST_LINE = 256
+"""Bytes of a head beside its URL and fields: method, version, ends of lines."""
+_DETAIL = b'{"detail": "head: expected at most 65536 bytes of URL and header fields"}'
+_HEAD_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\n"
+    b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(_DETAIL), _DETAIL)
+)
+
+
 class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's fast protocol with limits on the time and size of a request's head."""
+    """uvicorn's fast protocol with limits on the time and size of a request's head: the URL and the
+    lines of the header fields.
+    """
 
     head_seconds = 20.0
     head_bytes = 64 << 10
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._in_head, self._head_size = True, 0
+        self._in_head, self._unfinished = True, 0
+        self._head_size, self._refused = 0, False
         self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(
             self.head_seconds, transport.abort
         )
 
     def data_received(self, data: bytes) -> None:
+        was_in_head = self._in_head
         super().data_received(data)
         if not self._in_head:
             self._stop_timer()
-            self._head_size = 0
+            self._unfinished = 0
             return
-        # Most heads arrive in one piece and are complete before this line.
-        self._head_size += len(data)
-        if self._head_size > self.head_bytes:
+        # Most heads arrive in one piece and are complete before this line. A piece that began with
+        # the end of a body is not all head.
+        self._unfinished = self._unfinished + len(data) if was_in_head else 0
+        if self._unfinished > self.head_bytes + _REQUEST_LINE:
             self.transport.abort()
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(self.head_seconds, self.transport.abort)
@@ -114,12 +128,37 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
-        self._in_head = True
+        self._in_head, self._head_size = True, 0
         super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._head_size += len(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_size += len(name) + len(value) + len(": \r\n")
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        super().on_headers_complete()
+        if self._head_size > self.head_bytes:
+            self._refuse_head()
+        if not self._refused:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._refused:
+            super().on_message_complete()
+
+    def _refuse_head(self) -> None:
+        if not self._refused:
+            self._refused = True
+            self.transport.write(_HEAD_TOO_LARGE)
+            self.transport.close()
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:
