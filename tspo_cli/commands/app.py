@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect as introspection
-import signal
 import sys
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -30,6 +28,7 @@ from tspo_cli.commands import (
     sweep,
     train,
 )
+from tspo_cli.commands.signals import all_is_in_order, end_on_signals
 from tspo_cli.errors import TspoError
 
 app = typer.Typer(
@@ -107,13 +106,9 @@ def tspo(
     console.set_quiet(quiet)
 
 
-def _terminated(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
-
-
 def main() -> None:
     """Run the command. A TspoError or OSError is printed as one line and gives the exit code."""
-    signal.signal(signal.SIGTERM, _terminated)
+    end_on_signals()
     try:
         app()
     except TspoError as error:
@@ -125,3 +120,5 @@ def main() -> None:
         name = f"{error.filename}: " if error.filename else ""
         console.error(f"{name}{error.strerror[0].lower()}{error.strerror[1:]}")
         sys.exit(1)
+    finally:
+        all_is_in_order()

@@ -6,13 +6,12 @@ Usage: python -m tspo_cli.commands.worker RUN ATTEMPT fresh|resume
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from pathlib import Path
-from types import FrameType
 
 from tspo_cli import console
+from tspo_cli.commands.signals import end_on_signals
 from tspo_cli.commands.train import train_here
 from tspo_cli.errors import RemoteServiceError, TspoError
 
@@ -35,16 +34,12 @@ def main() -> int:
     return 0
 
 
-def _stopped(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
-
-
 def run() -> None:
     """Run `main` and end this process with its exit code, also after an exception."""
     from tspo_cli.training.core.distributed import leave
     from tspo_cli.training.launch.child_processes import end_with_parent
 
-    signal.signal(signal.SIGTERM, _stopped)
+    end_on_signals()
     end_with_parent()
     try:
         status = main()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tspo_cli.config.schema import Config
+from tspo_cli.errors import RemoteServiceError
+from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.methods import METHODS
 from tspo_cli.evaluation.metrics import summarize
 from tspo_cli.evaluation.runner import EvalSetup, evaluate_items, write_evaluation
@@ -28,6 +32,7 @@ def make_evaluator(config: Config) -> Evaluate:
         for dataset, questions in sets.items():
             # Process r of W answers the questions r, r + W, r + 2W, ...
             parts = gather_json(evaluate_items(questions[rank() :: world_size()], setup))
+            _require_answers(parts, dataset, step)
             if run.is_main_process:
                 items = [
                     parts[index % len(parts)][index // len(parts)]
@@ -43,5 +48,24 @@ def make_evaluator(config: Config) -> Evaluate:
                 )
                 if warning := cut_questions(scores):
                     run.log(f"step {step}: {dataset}: {warning}")
+                if scores["failed"]:
+                    run.warn(
+                        f"step {step}: {dataset}: {scores['failed']} of {scores['n']} questions "
+                        "count as wrong because one of their searches failed; this evaluation is "
+                        "never the best"
+                    )
 
     return evaluate
+
+
+def _require_answers(parts: Sequence[Sequence[ItemRecord]], dataset: str, step: int) -> None:
+    """Raises RemoteServiceError if a search failed for every question of all processes."""
+    items = [item for part in parts for item in part]
+    if not items or not all(item["failed"] for item in items):
+        return
+    turns = [turn for item in items for turn in item["trajectory"]["turns"]]
+    reason = next((turn["search_error"] for turn in turns if turn["search_error"]), "too late")
+    raise RemoteServiceError(
+        f"step {step}: {dataset}: all {len(items)} questions failed ({reason}); check the "
+        "retriever and the deadlines, then use --resume"
+    )

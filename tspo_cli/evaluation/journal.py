@@ -4,7 +4,7 @@ interruption.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -100,15 +100,17 @@ def require_answers(name: str, questions: int, journal: Journal[ItemRecord]) -> 
     raise RemoteServiceError(f"{name}: the server refused {which}: {reason}")
 
 
-def ask_again(journal: Journal[ItemRecord]) -> None:
-    """Forget the refused records of an unfinished evaluation."""
-    journal.drop([key for key, (record, _) in journal.done.items() if "refused" in record])
+def ask_again(journal: Journal[ItemRecord], again: Callable[[ItemRecord], bool]) -> None:
+    """Forget the records of an unfinished evaluation that `again` chooses."""
+    journal.drop([key for key, (record, _) in journal.done.items() if again(record)])
 
 
-def reopen(folder: Path, name: str, journal: Journal[ItemRecord]) -> None:
-    """Take a finished evaluation back into its journal, without the refused records."""
+def reopen(
+    folder: Path, name: str, journal: Journal[ItemRecord], again: Callable[[ItemRecord], bool]
+) -> None:
+    """Take a finished evaluation back into its journal, without what `again` chooses."""
     seconds = read_json(folder / EVAL_TIMINGS_NAME)[name]["items"]
     for record in read_jsonl_gz(items_file(folder, name)):
-        if "refused" not in record:
+        if not again(record):
             journal.add(record["key"], record, seconds[record["key"]])
     scores_file(folder, name).unlink()

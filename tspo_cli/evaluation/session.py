@@ -18,6 +18,7 @@ from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.evaluation.ceiling import ceiling
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.journal import (
+    REFUSED_FIRST,
     Journal,
     ask_again,
     count_refused,
@@ -40,6 +41,7 @@ from tspo_cli.evaluation.signature import (
 from tspo_cli.evaluation.summary import (
     calls_in_thoughts,
     cut_questions,
+    failed_searches,
     latency,
     only_thoughts,
     silent_model,
@@ -62,7 +64,8 @@ PORTION_BATCHES = 4
 class Session:
     """What all data sets share. `folder` holds the results and the unfinished work.
 
-    `retry_refused`: ask the questions again that the server refused before.
+    `retry_refused`: ask the questions again that the server refused before. `retry_failed`: ask
+    those again of which a search failed.
     """
 
     folder: Path
@@ -73,6 +76,7 @@ class Session:
     judge: Judge | None
     examples: tuple[Example, ...] = ()
     retry_refused: bool = False
+    retry_failed: bool = False
 
     def dataset(self, name: str, questions: list[Question]) -> dict[str, Any]:
         """Evaluate one data set and return its scores. Existing scores are read from their file.
@@ -95,16 +99,16 @@ class Session:
                     "those, "
                     "add --overwrite to replace it, or choose another --out"
                 )
-            if not (self.retry_refused and known.get("refused")):
+            refused = self.retry_refused and known.get("refused")
+            if not (refused or (self.retry_failed and known.get("failed"))):
                 say(f"{name}: already evaluated")
                 return known
         journal = Journal[ItemRecord](
             self.folder / f"{dataset_file_name(name)}.partial.jsonl", signature
         )
-        if self.retry_refused:
-            ask_again(journal)
-            if path.exists():
-                reopen(self.folder, name, journal)
+        ask_again(journal, self._asks_again)
+        if path.exists():
+            reopen(self.folder, name, journal, self._asks_again)
         self._answer(name, questions, journal)
         if self.opened.remote:
             require_answers(name, len(questions), journal)
@@ -125,21 +129,24 @@ class Session:
         write_evaluation(self.folder, scores, items)
         journal.close()
         silent = silent_model(scores, self._answer_form().get("answer", "tags"))
-        notes = (silent, cut_questions(scores), calls_in_thoughts(items), only_thoughts(items))
+        notes = (
+            *(silent, cut_questions(scores), calls_in_thoughts(items), only_thoughts(items)),
+            failed_searches(scores),
+        )
         for warning in notes:
             if warning is not None:
                 warn(f"{name}: {warning}")
-        if scores["failed"]:
-            warn(
-                f"{name}: {scores['failed']} questions count as wrong because one of their "
-                "searches failed"
-            )
         if scores.get("refused"):
             warn(
                 f"{name}: the server refused {scores['refused']} of {len(items)} questions, which "
                 "count as wrong; --resume --retry-refused asks them again"
             )
         return scores
+
+    def _asks_again(self, record: ItemRecord) -> bool:
+        return (self.retry_refused and "refused" in record) or (
+            self.retry_failed and record["failed"]
+        )
 
     def latency(self, name: str) -> dict[str, float]:
         """Seconds per question: mean, median, 95th percentile and sum."""
@@ -196,22 +203,23 @@ class Session:
         """Check the retriever if a search has failed.
 
         If the retriever answers another query, the failed questions count as wrong. If it does not,
-        their records are dropped and the evaluation ends: a broken server says nothing about the
-        model.
+        or if all of many questions failed, their records are dropped and the evaluation ends: a
+        broken server says nothing about the model.
         """
         lost = [
             question.key for question in asked if _lacks_a_search(journal.done[question.key][0])
         ]
         if not lost or self.retriever is None or not self.retriever.blocking:
             return
-        # A query that is in no server's cache.
-        (probe,) = self.retriever.search([secrets.token_hex(8)], 1)
-        if probe.error is None:
+        problem = _problem(self.retriever)
+        if problem is None and len(lost) == len(asked) >= REFUSED_FIRST:
+            problem = f"no search was answered ({_first_reason(journal.done[lost[0]][0])})"
+        if problem is None:
             return
         journal.drop(lost)
         raise RemoteServiceError(
-            f"{probe.error}; {len(lost)} questions were lost. Start the retriever again, then "
-            "continue with --resume"
+            f"{problem}; {len(lost)} questions were lost. Start the retriever again, then continue "
+            "with --resume"
         )
 
     def _portions(self, questions: list[Question]) -> Iterator[list[Question]]:
@@ -237,6 +245,20 @@ class Session:
             for question, value in zip(questions, seconds, strict=True)
         }
         write_json(path, known | {name: latency(seconds) | {"items": items}})
+
+
+def _problem(retriever: Retriever) -> str | None:
+    """Why the retriever does not answer a query that is in no server's cache; None if it does."""
+    try:
+        (probe,) = retriever.search([secrets.token_hex(8)], 1)
+    except RemoteServiceError as error:
+        return str(error)
+    return probe.error
+
+
+def _first_reason(record: ItemRecord) -> str:
+    errors = [turn["search_error"] for turn in record["trajectory"]["turns"]]
+    return next((error for error in errors if error), "the search with the question failed")
 
 
 def _lacks_a_search(record: ItemRecord) -> bool:

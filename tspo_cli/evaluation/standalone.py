@@ -115,7 +115,15 @@ def evaluate_model(request: EvaluationRequest) -> EvaluationResult:
     if opened.kind == "chat":
         method = method.for_chat()
     session = Session(
-        folder, method, config, opened, retriever, judge, examples, request.retry_refused
+        folder,
+        method,
+        config,
+        opened,
+        retriever,
+        judge,
+        examples,
+        retry_refused=request.retry_refused,
+        retry_failed=request.resume,
     )
     if request.overwrite:
         _clear(folder)

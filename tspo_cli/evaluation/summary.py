@@ -64,6 +64,16 @@ def cut_questions(scores: Mapping[str, Any]) -> str | None:
     )
 
 
+def failed_searches(scores: Mapping[str, Any]) -> str | None:
+    """What to do where searches failed; None elsewhere."""
+    if not scores["failed"]:
+        return None
+    return (
+        f"{scores['failed']} of {scores['n']} questions count as wrong because one of their "
+        "searches failed; --resume asks them again"
+    )
+
+
 def calls_in_thoughts(items: Sequence[ItemRecord]) -> str | None:
     """A line if calls were read from thoughts without an end; None elsewhere."""
     turns = [turn for item in items for turn in item["trajectory"]["turns"]]

@@ -142,6 +142,16 @@ class RunReport:
             *unfinished(self.views),
             *warned(self.views),
             *(f"{name}: no evaluation yet" for name in missing),
+            *self._failed_searches(),
+        ]
+
+    def _failed_searches(self) -> list[str]:
+        baselines = set(self.baselines)
+        return [
+            f"{row.run}{' (baseline)' if {row.run, row.algorithm} & baselines else ''}: a search "
+            f"failed for {row.failed} of {row.n} questions of {row.dataset}, which count as wrong"
+            for row in self.rows
+            if row.failed
         ]
 
     def text(self, form: Format, *, width: int | None = None, color: bool = False) -> str:

@@ -78,6 +78,7 @@ class GroupRecord(TypedDict):
     group_class: str | None  # see `credit.group.GroupClass`; None for an evaluated item
     level: NotRequired[str]  # what the algorithm compared: turn, trajectory or none
     trajectories: list[RolloutRecord]
+    failed: NotRequired[list[RolloutRecord]]  # those that failed, without credit; if there are any
 
 
 def rollout_record(trajectory: Trajectory) -> RolloutRecord:

@@ -36,6 +36,8 @@ def step_line(metrics: Mapping[str, float], seconds: float, left: float) -> str:
         parts.append(f"answered {metrics['answered_share']:.0%}")
     if "searches" in metrics:
         parts.append(f"searches {metrics['searches']:.1f}")
+    if metrics.get("failed_share"):
+        parts.append(f"failed {metrics['failed_share']:.0%}")
     if "dropped" in metrics:
         parts.append(f"dropped {metrics['dropped']:g}/{metrics.get('rollouts', 0):g}")
     took = f"{seconds:.1f}" if seconds < 100 else f"{seconds:.0f}"

@@ -28,7 +28,8 @@ def keep_best(
     its score, None if it is no better.
 
     All processes call it. The score is the mean of config.checkpoint.best over the evaluated data
-    sets; among equal scores the earlier step stays.
+    sets; among equal scores the earlier step stays. An evaluation in which a search failed
+    is never the best: its score is one of the outage too.
     """
     if config.checkpoint.best == "none" or not (config.eval.every and config.eval.data):
         return None
@@ -53,8 +54,10 @@ def forget_later(run: Path, step: int) -> None:
 
 def _better(config: Config, run: Path, step: int) -> float | None:
     metric = config.checkpoint.best
-    scores = [read_json(path)[metric] for path in scores_files(eval_folder(run, step))]
-    score = sum(scores) / len(scores)
+    evaluated = [read_json(path) for path in scores_files(eval_folder(run, step))]
+    if any(scores.get("failed") for scores in evaluated):
+        return None
+    score = sum(scores[metric] for scores in evaluated) / len(evaluated)
     best = _read(run)
     return score if best is None or score > best["value"] else None
 

@@ -124,9 +124,15 @@ def test_a_large_passage_is_allowed_where_the_limit_says_so() -> None:
 @modes("failed", "malformed", "locked", "waits")
 def test_a_start_with_such_a_server_is_one_clear_line(mode: Mode) -> None:
     with faulty(mode) as server, pytest.raises(RemoteServiceError) as raised:
-        client(server.url, timeout=patience(mode)).check()
+        client(server.url, timeout=patience(mode), deadline=0.3).check()
     assert str(raised.value).startswith(f"retriever {server.url}/retrieve: ")
     assert "\n" not in str(raised.value)
+
+
+def test_a_server_that_opens_its_index_is_waited_for_at_the_start() -> None:
+    with faulty(BY_NAME["503"], faults=3) as server:
+        client(server.url).check()
+    assert server.requests == 4
 
 
 def test_users_and_passwords_of_a_url_are_not_shown() -> None:

@@ -70,3 +70,15 @@ def test_empty_searches_and_imitating_nothing_and_never_answering() -> None:
     assert "nothing was imitated" in nothing
     (never,) = said(3, [group("search", "search")])
     assert "no rollout gave an answer" in never
+
+
+def test_a_step_of_which_most_rollouts_failed_is_called_so() -> None:
+    lost = {"answer": None, "failed": True, "turns": [turn("search", 0) | {"search_error": "503"}]}
+    groups = [group("search", "answer", outcomes=(0.0, 1.0)) | {"failed": [lost] * 3}]
+    (line,) = said(1, groups, failed_share=0.6)
+    assert line.startswith(
+        "step 1: 60% of the rollouts failed and were not trained on, such as: 503"
+    )
+    assert said(1, groups, failed_share=0.5) == []
+    (alone,) = said(1, [{"trajectories": [], "failed": [lost]}], failed_share=0.9)
+    assert "90% of the rollouts" in alone

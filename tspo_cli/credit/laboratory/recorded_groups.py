@@ -40,7 +40,8 @@ def recorded_batches(
 def _groups(path: Path) -> Iterator[Group]:
     try:
         for record in runs.read_jsonl_gz(path):
-            yield group_from_record(record)
+            if record["trajectories"]:  # none where every rollout failed
+                yield group_from_record(record)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InvalidInputError(f"{path}: damaged or not gzip JSON lines ({error})") from None
     except (KeyError, TypeError) as error:

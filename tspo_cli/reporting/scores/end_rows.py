@@ -41,6 +41,8 @@ class Row:
     evaluation: bool = False
     signature: str | None = None
     no_answer_share: float | None = None
+    failed: int = 0
+    """Questions that count as wrong because one of their searches failed."""
 
 
 def result_rows(views: Iterable[RunView], *, all_steps: bool = False) -> list[Row]:
@@ -85,4 +87,5 @@ def _row(view: RunView, step: int, last: bool, scores: dict[str, Any]) -> Row:
         command=view.command,
         evaluation=view.is_evaluation,
         signature=scores.get("signature"),
+        failed=int(scores.get("failed") or 0),
     )

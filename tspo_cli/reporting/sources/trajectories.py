@@ -58,7 +58,11 @@ def read_groups(view: RunView, source: Source) -> Iterator[dict[str, Any]]:
     rewards or advantages.
     """
     if source.dataset is None:
-        yield from read_records(source.path)
+        for record in read_records(source.path):
+            failed = record.pop("failed", [])
+            yield (
+                record | {"trajectories": [*record["trajectories"], *failed]} if failed else record
+            )
         return
     credit = _credit(view)
     for item in read_records(source.path):

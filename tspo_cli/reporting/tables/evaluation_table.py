@@ -22,7 +22,7 @@ COLUMNS = (
     "invalid_share",
     "no_answer_share",
 )
-COUNTS = ("refused", "judge", "judge_unclear", "invalid_calls")
+COUNTS = ("failed", "refused", "judge", "judge_unclear", "invalid_calls")
 """Shown where a result has them."""
 AVERAGES = {"macro": "mean of sets", "questions": "mean of questions"}
 
@@ -32,12 +32,12 @@ def scores_table(
 ) -> str:
     """One line per data set and method, then the averages; `-` where a score is not defined.
 
-    `ceiling` is the share of questions whose answer is in the corpus at all. `refused` is the
-    number of questions that the server refused, `judge_unclear` that of replies of the judge that
-    cannot be read: both count as wrong.
+    `ceiling` is the share of questions whose answer is in the corpus at all. `failed` is the number
+    of questions of which a search failed, `refused` of those that the server refused,
+    `judge_unclear` of replies of the judge that cannot be read: all count as wrong.
     """
     table = Table(box=None, pad_edge=False)
-    counts = [name for name in COUNTS if any(name in scores for scores in results)]
+    counts = [name for name in COUNTS if any(_counts(scores, name) for scores in results)]
     for name in ("dataset", "method", "n", "k", "em", "95 %", "ceiling", *COLUMNS, *counts):
         table.add_column(name, justify="left" if name in ("dataset", "method") else "right")
     for scores in results:
@@ -52,6 +52,11 @@ def scores_table(
             AVERAGES[name], "", "", "", *row, *(_number(scores.get(column)) for column in COLUMNS)
         )
     return _text(table)
+
+
+def _counts(scores: dict[str, Any], name: str) -> bool:
+    """True if the count is shown: a result has it, and for failed searches it is not 0."""
+    return bool(scores.get(name)) if name == "failed" else name in scores
 
 
 def audit_table(rows: Sequence[dict[str, Any]]) -> str:

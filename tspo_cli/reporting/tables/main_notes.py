@@ -43,6 +43,7 @@ def main_notes(table: MainTableInput) -> list[str]:
     return [
         *_score_notes(table),
         *_question_notes(table),
+        *_failed_notes(table),
         *_silent_notes(table),
         *_average_notes(table),
         *_comparison_notes(table),
@@ -88,6 +89,23 @@ def _unfair(asked: set[int], facts: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield "the methods searched one corpus with different indexes"
     if len({fact["k"] for fact in facts if fact.get("searches") and "k" in fact}) > 1:
         yield "the methods were given different numbers of passages per search"
+
+
+def _failed_notes(table: MainTableInput) -> Iterator[str]:
+    """Arms whose scores an outage made lower."""
+    baselines = {comparison.baseline for comparison in table.comparisons}
+    for scores in table.scored:
+        counts = {
+            name: sum(int(fact.get("failed") or 0) for fact in scores.facts.get(name, ()))
+            for name in table.datasets
+        }
+        if any(counts.values()):
+            shown = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+            part = " (a baseline)" if scores.arm.label in baselines else ""
+            yield (
+                f"{scores.arm.label}{part}: questions that count as wrong because a search failed: "
+                f"{shown}; tspo eval --resume asks them again."
+            )
 
 
 def _silent_notes(table: MainTableInput) -> Iterator[str]:

@@ -55,6 +55,7 @@ _FIELDS = (
     Field("searches", lambda row: number(row["searches"], "{:.2f}")),
     Field("invalid %", lambda row: percent(row["invalid_share"])),
     Field("no answer %", lambda row: percent(row["no_answer_share"])),
+    Field("failed", lambda row: _plain(row["failed"] or None)),
     Field("learning rate", lambda row: number(row["lr"], "{:g}")),
 )
 
@@ -85,6 +86,14 @@ def _notes(rows: list[dict[str, Any]]) -> tuple[str, ...]:
             "one test at a time;"
             " --table tests corrects them over the data sets."
         )
+    baselines = {row.get("baseline") for row in rows} - {None}
+    for row in rows:
+        if row["failed"]:
+            part = ", a baseline" if row["run"] in baselines else ""
+            notes.append(
+                f"{row['run']}{part}: a search failed for {row['failed']} of {row['n']} questions "
+                f"of {row['dataset']}, which count as wrong: its scores are too low."
+            )
     return tuple(notes)
 
 

@@ -37,7 +37,8 @@ MAX_BATCH = 256
 """Queries per request, below the limits of the servers in use."""
 MAX_PASSAGE_CHARS = 100_000
 _PROBE_SECONDS = 5.0
-_PASSING = {404, 405, 408, 425, 429}
+_BUSY = {429, 503}
+_PASSING = {404, 405, 408, 425}
 """Statuses below 500 that a starting server or its proxy may give."""
 _LOCKED = {401, 403}
 _ENCODINGS = {"", "identity", "gzip", "deflate"}
@@ -126,12 +127,7 @@ class HttpRetriever:
             InvalidInputError: two servers serve different indexes, or search them differently.
         """
         for url in self.urls:
-            try:
-                (result,) = self._attempt(url, ["ping"], 1, time.monotonic() + self._timeout)
-            except MalformedAnswerError:
-                raise
-            except TemporaryError as error:
-                raise RemoteServiceError(f"{error}; is the server running?") from None
+            (result,) = self._first_answer(url)
             if result.error is not None:
                 raise RemoteServiceError(result.error)
         known = {
@@ -150,6 +146,24 @@ class HttpRetriever:
                 f"retriever: these servers search one index differently: {differ}; give all the "
                 "same --set"
             )
+
+    def _first_answer(self, url: str) -> list[SearchResult]:
+        """Ask for one hit. Only a server that says it is busy or opening its index is waited for: a
+        wrong URL should be said at once.
+        """
+
+        def attempt(number: int, end: float) -> list[SearchResult]:
+            try:
+                return self._attempt(url, ["ping"], 1, time.monotonic() + self._timeout)
+            except _BusyError:
+                raise
+            except MalformedAnswerError as error:
+                raise RemoteServiceError(str(error)) from None
+            except TemporaryError as error:
+                raise RemoteServiceError(f"{error}; is the server running?") from None
+
+        service = f"retriever {shown_url(url)}"
+        return ask_until_answered(attempt, service, self._patience, self._notices)
 
     def describe(self) -> RetrieverInfo:
         """The first server's description of its index at /healthz. For a server that is not tspo's
@@ -239,6 +253,8 @@ class HttpRetriever:
             return content
         if status == 500:
             raise _FailedRequestError(f"{source}: status {status}", url, _retry_after(response))
+        if status in _BUSY:
+            raise _BusyError(f"{source}: status {status}", _retry_after(response))
         if status > 500 or status in _PASSING:
             raise TemporaryError(f"{source}: status {status}", _retry_after(response))
         if 300 <= status < 400:
@@ -249,6 +265,10 @@ class HttpRetriever:
                 "(retriever.token_file), then go on with --resume"
             )
         raise RemoteServiceError(f"status {status}: {excerpt(content)}")
+
+
+class _BusyError(TemporaryError):
+    """The server says that it is there and asks to wait."""
 
 
 class _FailedRequestError(TemporaryError):

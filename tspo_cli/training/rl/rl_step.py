@@ -30,7 +30,7 @@ from tspo_cli.training.rl.question_batches import (
     rollout_tasks,
 )
 from tspo_cli.training.rl.rollout_checks import as_samples_of_policy, lost_shares
-from tspo_cli.training.rl.rollout_records import mean, step_records
+from tspo_cli.training.rl.rollout_records import mean, step_records, with_failed
 from tspo_cli.training.rl.scoring import Models, ScoredGroup, score
 from tspo_cli.training.rl.step_warnings import StepWarnings
 
@@ -98,6 +98,7 @@ class RlStep:
         metrics |= warning_metrics(records, self.parts.config.credit)
         metrics |= self.sampling_metrics(batch, groups)
         metrics |= checks | updates | handover
+        records = with_failed(records, batch.trajectories, step)
         warnings = self.warnings.of_step(step, records, metrics)
         return StepResult(metrics, self.timings(), records, warnings)
 

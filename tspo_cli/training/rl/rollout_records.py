@@ -47,6 +47,44 @@ def step_records(
     return records, metrics
 
 
+def with_failed(
+    records: Sequence[GroupRecord], trajectories: Sequence[Trajectory], step: int
+) -> list[GroupRecord]:
+    """The records of `step_records`, with the rollouts of all processes that failed. They have no
+    credit. A question of which every rollout failed has a record of its own, at the end.
+    """
+    lost = [
+        (_question_record(trajectory, step), rollout_record(trajectory))
+        for trajectory in trajectories
+        if trajectory.failed
+    ]
+    result = list(records)
+    by_group = {tuple(record["group"]): index for index, record in enumerate(result)}
+    for part in gather_json(lost):
+        for question, rollout in part:
+            index = by_group.setdefault(tuple(question["group"]), len(result))
+            if index == len(result):
+                result.append(question)
+            group = result[index]
+            result[index] = {**group, "failed": [*group.get("failed", []), rollout]}
+    return result
+
+
+def _question_record(trajectory: Trajectory, step: int) -> GroupRecord:
+    """The record of a group without rollouts."""
+    question = trajectory.question
+    return {
+        "step": step,
+        "group": list(trajectory.group),
+        "type": question.type,
+        "question": question.question,
+        "golden_answers": list(question.golden_answers),
+        "group_class": None,
+        "level": "none",
+        "trajectories": [],
+    }
+
+
 def _group_record(group: ScoredGroup, step: int) -> GroupRecord:
     first = group.trajectories[0]
     gold_logprobs = group.gold_logprobs or ((),) * len(group.trajectories)

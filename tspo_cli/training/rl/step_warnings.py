@@ -11,6 +11,7 @@ from tspo_cli.rollout.records import GroupRecord, TurnRecord
 
 _SOME_STEPS = 3
 """Steps in a row after which a thing that one step may show by chance is worth a sentence."""
+_MOST_FAILED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ def troubles(
     groups: Sequence[GroupRecord], metrics: Mapping[str, float], config: Config
 ) -> Iterator[Trouble]:
     """What is wrong with a step, the causes of having nothing to learn from before its signs."""
+    yield from _failures(groups, metrics)
     rollouts = [rollout for group in groups for rollout in group["trajectories"]]
     turns = [turn for rollout in rollouts for turn in rollout["turns"]]
     if not turns:
@@ -92,6 +94,21 @@ def troubles(
             f"{config.rollout.max_new_tokens} before an action; raise it, or shorten the "
             "demonstrations' thoughts",
         )
+
+
+def _failures(groups: Sequence[GroupRecord], metrics: Mapping[str, float]) -> Iterator[Trouble]:
+    share = metrics.get("failed_share", 0.0)
+    if share <= _MOST_FAILED:
+        return
+    failed = [rollout for group in groups for rollout in group.get("failed", [])]
+    errors = [turn["search_error"] for rollout in failed for turn in rollout["turns"]]
+    reason = next((error for error in errors if error), "later than rollout.trajectory_deadline")
+    yield Trouble(
+        "failed",
+        1,
+        f"{share:.0%} of the rollouts failed and were not trained on, such as: {reason}; check the "
+        "retriever, rollout.turn_deadline and rollout.trajectory_deadline",
+    )
 
 
 def _no_action(turns: Sequence[TurnRecord], config: Config) -> Trouble | None:
