@@ -18,7 +18,7 @@ UNTIL_DEADLINE = -1
 """As `retries`: the deadline alone ends the attempts."""
 _LONGEST_WAIT = 10.0
 _LAST_ATTEMPT = 2.0
-"""Seconds that are kept for one attempt right before the deadline."""
+"""Seconds that every attempt has, and that are kept for one right before the deadline."""
 _NOTICE_AFTER = 2.0
 _NOTICE_EVERY = 10.0
 
@@ -104,7 +104,7 @@ def ask_until_answered(
     attempt = 0
     while True:
         try:
-            answer = ask(attempt, end)
+            answer = ask(attempt, max(end, time.monotonic() + _LAST_ATTEMPT))
         except TemporaryError as error:
             notices.failed(error, patience.deadline)
             now = time.monotonic()
