@@ -64,7 +64,14 @@ def test_a_retriever_without_a_digest_is_signed_by_its_address() -> None:
     config = load_config(
         [], ["retriever.qdrant.url=http://q:6333", "retriever.qdrant.collection=wiki"]
     )
-    assert retriever_digests(described, config) == {"retriever": "http://q:6333/wiki"}
+    plain, asked, told = (
+        Described(RetrieverInfo(kind="dense", search=search))
+        for search in ({}, {"query_prefix": "query: "}, {"query_prefix": "query:"})
+    )
+    assert retriever_digests(plain, config) == {"retriever": "http://q:6333/wiki"}
+    digests = [retriever_digests(described, config) for described in (asked, told)]
+    assert all(found["retriever"] == "http://q:6333/wiki" for found in digests)
+    assert digests[0]["search"] != digests[1]["search"]
 
 
 def test_an_index_and_its_server_describe_the_same(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ def retriever_digests(retriever: Retriever | None, config: Config) -> dict[str, 
 
     For an index, here or behind `tspo serve`: `index` (the digest that /healthz reports), `search`
     if search settings differ from those of the build, and `corpus` if it is known. For other
-    servers, shards and collections: `retriever`, their URLs.
+    servers, shards and collections: `retriever`, their URLs; and `search` if a collection's queries
+    have a prefix.
     """
     if retriever is None:
         return {}
@@ -65,9 +66,11 @@ def retriever_digests(retriever: Retriever | None, config: Config) -> dict[str, 
     if info.index_digest:
         corpus = {"corpus": info.corpus_digest[:DIGITS]} if info.corpus_digest else {}
         return {"index": info.index_digest[:DIGITS], **corpus, **_search(info.search)}
+    if config.retriever.url:
+        return {"retriever": without_secrets(",".join(config.retriever.url))}
     qdrant = config.retriever.qdrant
-    source = ",".join(config.retriever.url) or f"{qdrant.url}/{qdrant.collection}"
-    return {"retriever": without_secrets(source)}
+    source = without_secrets(f"{qdrant.url}/{qdrant.collection}")
+    return {"retriever": source, **_search(info.search)}
 
 
 def _search(settings: Mapping[str, Any]) -> dict[str, str]:

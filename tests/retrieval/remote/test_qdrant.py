@@ -252,12 +252,12 @@ def test_a_collection_is_made_and_searched_as_an_index(
     target = ["--url", engine_url, "--collection", "c", "--kind", "dense", "--encoder", encoder]
     done = tspo("index", "push", first, second, *target, *sets)
     assert 'encoder mine: "D: " before passages (its own)\n' in done.err
-    assert "2 passages are identical to an earlier one and were left out" in done.err
+    assert "1 passages are identical to an earlier one and were left out" in done.err
     settings = [f"url={engine_url}", "collection=c", f"encoder={encoder}", "exact=true"]
     for given, prefix, line in (
         ([], "Q: ", 'encoder mine: "Q: " before queries (its own)\n'),
         (["query_prefix="], "", "encoder mine: nothing before queries (given)\n"),
-        (['query_prefix="ask: "'], "ask: ", 'encoder mine: "ask: " before queries (given)\n'),
+        (["query_prefix=ask: "], "ask: ", 'encoder mine: "ask: " before queries (given)\n'),
     ):
         build_index(
             [first, second], tmp_path / "index", kind="dense", encoder=encoder, overwrite=True,
@@ -271,6 +271,9 @@ def test_a_collection_is_made_and_searched_as_an_index(
         )
         assert line in capsys.readouterr().err
         assert retriever is not None
+        described = retriever.describe()
+        assert described.search == ({"query_prefix": prefix} if prefix else {})
+        assert described.encoder == "mine"
         found = zip(retriever.search(QUERIES, 4), index.search(QUERIES, 4), strict=True)
         for ours, theirs in found:
             assert [hit.score for hit in ours.hits] == pytest.approx(
@@ -289,7 +292,6 @@ def test_a_collection_is_made_and_searched_as_an_index(
             "setting 'stemmer': not for a sparse collection; known",
         ),
         (["--set", "chunk_overlap=9"], "setting chunk_overlap: expected less than chunk_tokens"),
-        (["--skip-duplicates", "--set", "chunk_tokens=9"], "--skip-duplicates: expected whole"),
         (["--kind", "dense", "--encoder", "e", "--set", "pooling=cls"], "not for a dense coll"),
         (["--kind", "dense", "--encoder", "e", "--set", "passage_prefx=p"], "did you mean passage"),
     ],

@@ -56,6 +56,11 @@ class Encoder:
         """Dimensions of a vector."""
         return int(self._model.get_embedding_dimension())
 
+    @property
+    def query_prefix(self) -> str:
+        """The text before every query."""
+        return self._settings.query_prefix
+
     def encode(self, texts: Sequence[str], prefix: str = "") -> NDArray[np.float32]:
         """Vectors in the order of `texts`, float32 [n, dim]; `prefix` stands before each of them.
         No other prompt does: the model's own are settings here (`own_prompts`).

@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli.config.schema import QdrantConfig
@@ -43,12 +44,20 @@ class QdrantRetriever:
 
     Args:
         encode: encodes the queries of a dense collection, prefix included; None for a sparse one.
+        query_prefix: this prefix, the encoder's own or the given one.
     """
 
     blocking = True
 
-    def __init__(self, client: QdrantClient, config: QdrantConfig, encode: Encode | None) -> None:
+    def __init__(
+        self,
+        client: QdrantClient,
+        config: QdrantConfig,
+        encode: Encode | None,
+        query_prefix: str = "",
+    ) -> None:
         self._client, self._config, self._encode = client, config, encode
+        self._query_prefix = query_prefix
         self._encoding = threading.Lock()
         sparse = SPARSE_NAMES[config.tokens] if config.kind == "sparse" else ""
         self._vector = config.vector or sparse
@@ -79,8 +88,12 @@ class QdrantRetriever:
         return results
 
     def describe(self) -> RetrieverInfo:
-        """The kind of vectors; a collection has no digest."""
-        return RetrieverInfo(kind=self._config.kind)
+        """The kind of vectors, the encoder and its query prefix; a collection has no digest."""
+        return RetrieverInfo(
+            kind=self._config.kind,
+            encoder=Path(self._config.encoder).name or None,
+            search={"query_prefix": self._query_prefix} if self._query_prefix else {},
+        )
 
     def check(self) -> None:
         """Check the collection with one query.
@@ -163,11 +176,12 @@ def connect(config: QdrantConfig, *, timeout: float) -> QdrantRetriever:
             machine.
         RemoteServiceError, InvalidInputError: as QdrantRetriever.check.
     """
-    encode = None
+    encode, prefix = None, ""
     if config.kind == "dense":
         given = {} if config.query_prefix == "auto" else {"query_prefix": config.query_prefix}
-        encode = load_encoder(config.encoder, given, "query_prefix").encode_queries
-    retriever = QdrantRetriever(open_client(config.url, timeout), config, encode)
+        encoder = load_encoder(config.encoder, given, "query_prefix")
+        encode, prefix = encoder.encode_queries, encoder.query_prefix
+    retriever = QdrantRetriever(open_client(config.url, timeout), config, encode, prefix)
     retriever.check()
     return retriever
 
