@@ -10,10 +10,12 @@ import pytest
 from tests.reporting.tree import make_evaluation, make_run
 from tspo_cli import runs
 from tspo_cli.config.schema import Config
+from tspo_cli.reporting.page.page import render_page
 from tspo_cli.reporting.run_report import RunReport
 from tspo_cli.reporting.sources.arms import group_arms
 from tspo_cli.reporting.sources.overview import summaries
 from tspo_cli.reporting.sources.run_view import open_runs
+from tspo_cli.reporting.tables.evaluation_table import scores_table
 
 ITEM: dict[str, Any] = {
     "id": "a",
@@ -70,3 +72,35 @@ def test_labels_of_evaluations_name_what_changes_an_answer(tmp_path: Path) -> No
         "rag (m1, max_new_tokens=500, answer=auto)",
         "rag (m2, max_new_tokens=9, answer=tags)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("fault", "cell", "note"),
+    [
+        ({"refused": 3}, "3", "questions that the server refused, which count as wrong: test 3 of"),
+        ({"invalid_calls": 0.25}, "0.25", "invalid calls of functions per question: test 0.25."),
+        ({"refused": 0}, None, ""),
+        ({"invalid_calls": 0.0}, None, ""),
+        ({}, None, ""),
+    ],
+)
+def test_refused_questions_and_invalid_calls_are_shown_where_there_are_some(
+    folder: Path, fault: dict[str, float], cell: str | None, note: str
+) -> None:
+    path = folder / "evals" / "sft1-rag" / runs.EVAL_SUMMARY_NAME
+    record = runs.read_json(path)
+    record["results"][0] |= fault
+    runs.write_json(path, record)
+    report = RunReport(open_runs([folder / "evals"]))
+    rows, page = report.table("rows"), render_page(report)
+    headings = [column.heading for column in rows.columns]
+    for heading in ("refused", "invalid calls"):
+        shown = cell is not None and heading.replace(" ", "_") in fault
+        assert (heading in headings) == shown
+        assert (f">{heading}<" in page) == shown
+        assert not shown or rows.rows[0][headings.index(heading)].text == cell
+    notes = " ".join(report.table("main").notes)
+    assert (note in notes) if note else "refused" not in notes and "invalid calls" not in notes
+    assert note in page
+    printed = scores_table(record["results"])
+    assert ("refused" in printed or "invalid_calls" in printed) == (cell is not None)

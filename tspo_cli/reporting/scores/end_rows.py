@@ -15,9 +15,10 @@ class Row:
     """Scores are shares between 0 and 1; `em_low` and `em_high` bound the 95 % Wilson interval over
     the `n` items.
 
-    `searches` is a mean per item. `last` marks the last evaluation of the run. An `evaluation` was
-    made by `tspo eval` and has no steps (0) and no learning rate; its `signature` names tool,
-    model, index, corpus and data.
+    `searches` is a mean per item, and so is `invalid_calls`, of methods that call functions.
+    `refused` counts the questions that the server of a hosted model refused. `last` marks the last
+    evaluation of the run. An `evaluation` was made by `tspo eval` and has no steps (0) and no
+    learning rate; its `signature` names tool, model, index, corpus and data.
     """
 
     run: str
@@ -41,6 +42,8 @@ class Row:
     evaluation: bool = False
     signature: str | None = None
     no_answer_share: float | None = None
+    refused: int | None = None
+    invalid_calls: float | None = None
     failed: int = 0
     """Questions that count as wrong because one of their searches failed."""
 
@@ -57,8 +60,8 @@ def _rows_of(view: RunView, all_steps: bool) -> list[Row]:
     if not evaluations:
         return []
     end = max(step for step, _ in evaluations)
-    wanted = {step for step, _ in evaluations} if all_steps else {0, end}
-    return [_row(view, step, step == end, scores) for step, scores in evaluations if step in wanted]
+    steps = {step for step, _ in evaluations} if all_steps else {0, end}
+    return [_row(view, step, step == end, scores) for step, scores in evaluations if step in steps]
 
 
 def _row(view: RunView, step: int, last: bool, scores: dict[str, Any]) -> Row:
@@ -83,6 +86,8 @@ def _row(view: RunView, step: int, last: bool, scores: dict[str, Any]) -> Row:
         searches=scores.get("searches"),
         invalid_share=scores.get("invalid_share"),
         no_answer_share=scores.get("no_answer_share"),
+        refused=scores.get("refused"),
+        invalid_calls=scores.get("invalid_calls"),
         lr=None if view.is_evaluation else view.setting("optimizer.lr"),
         command=view.command,
         evaluation=view.is_evaluation,

@@ -24,6 +24,8 @@ COLUMNS = (
 )
 COUNTS = ("failed", "refused", "judge", "judge_unclear", "invalid_calls")
 """Shown where a result has them."""
+FAULTS = ("failed", "refused", "invalid_calls")
+"""Shown where a result has some."""
 AVERAGES = {"macro": "mean of sets", "questions": "mean of questions"}
 
 
@@ -55,8 +57,8 @@ def scores_table(
 
 
 def _counts(scores: dict[str, Any], name: str) -> bool:
-    """True if the count is shown: a result has it, and for failed searches it is not 0."""
-    return bool(scores.get(name)) if name == "failed" else name in scores
+    """True if the count is shown: a result has it, and where it counts faults, some."""
+    return bool(scores.get(name)) if name in FAULTS else name in scores
 
 
 def audit_table(rows: Sequence[dict[str, Any]]) -> str:

@@ -45,6 +45,8 @@ def main_notes(table: MainTableInput) -> list[str]:
         *_question_notes(table),
         *_failed_notes(table),
         *_silent_notes(table),
+        *_refusal_notes(table),
+        *_call_notes(table),
         *_average_notes(table),
         *_comparison_notes(table),
         *_seed_notes(table),
@@ -123,6 +125,37 @@ def _silent_notes(table: MainTableInput) -> Iterator[str]:
                 f"{scores.arm.label}: questions without any answer, which count as wrong: {shown}; "
                 "see its eval.answer, prompt and rollout.max_new_tokens."
             )
+
+
+def _refusal_notes(table: MainTableInput) -> Iterator[str]:
+    for scores in table.scored:
+        shown = ", ".join(
+            f"{name} {fact['refused']:,} of {fact['n']:,}"
+            for name, fact in _facts_with(table, scores, "refused")
+        )
+        if shown:
+            yield (
+                f"{scores.arm.label}: questions that the server refused, which count as wrong: "
+                f"{shown}; tspo eval --resume --retry-refused asks them again."
+            )
+
+
+def _call_notes(table: MainTableInput) -> Iterator[str]:
+    for scores in table.scored:
+        shown = ", ".join(
+            f"{name} {fact['invalid_calls']:.2f}"
+            for name, fact in _facts_with(table, scores, "invalid_calls")
+        )
+        if shown:
+            yield f"{scores.arm.label}: invalid calls of functions per question: {shown}."
+
+
+def _facts_with(
+    table: MainTableInput, scores: ArmScores, key: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The recorded scores of an arm with something under `key`, with the data set of each."""
+    for name in table.datasets:
+        yield from ((name, fact) for fact in scores.facts.get(name, ()) if fact.get(key))
 
 
 def _differ(facts: Iterable[dict[str, Any]], name: str) -> bool:

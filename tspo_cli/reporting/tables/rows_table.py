@@ -56,6 +56,8 @@ _FIELDS = (
     Field("invalid %", lambda row: percent(row["invalid_share"])),
     Field("no answer %", lambda row: percent(row["no_answer_share"])),
     Field("failed", lambda row: _plain(row["failed"] or None)),
+    Field("refused", lambda row: _plain(row["refused"] or None)),
+    Field("invalid calls", lambda row: number(row["invalid_calls"] or None, "{:.2f}")),
     Field("learning rate", lambda row: number(row["lr"], "{:g}")),
 )
 
