@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from tests.models.small_tokenizers import CHATML, byte_level
 from tspo_cli.commands import config as config_cmd
 from tspo_cli.commands.plan import plan
+from tspo_cli.config.context import context_length
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import GateError, InvalidInputError, MissingResourceError
+from tspo_cli.models.load_model import load_tokenizer
+from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.training.announce import loop_options
 from tspo_cli.training.planning.estimate import estimate_run
 from tspo_cli.training.planning.memory import kv_cache_bytes
@@ -230,3 +235,44 @@ def test_settings_without_effect_are_named(experiment: str, settings: list[str],
         line for line in loop_options(load_config([experiment], settings)) if "note" in line
     ]
     assert announced == done.stderr.splitlines()
+
+
+def test_plan_gives_a_sequence_longer_than_a_micro_batch_a_batch_of_its_own(qwen: str) -> None:
+    def activations(*settings: str) -> float:
+        config = load_config([], [f"model.path={qwen}", "kind=sft", "data.world=w", *settings])
+        return float(estimate_run(config, gpus=0)["memory_per_process_gib"]["activations"])
+
+    budget = "train.tokens_per_micro_batch=2048"
+    long = activations(budget, "model.max_context=6144")
+    assert activations(budget, "model.max_context=12288") == pytest.approx(2 * long)
+    filled = activations(budget, "model.max_context=984")
+    assert activations(budget, "model.max_context=984", "train.batch_size=1") < filled < long
+
+
+def test_plan_measures_the_data_that_is_here(qwen: str, tmp_path: Path) -> None:
+    model, demonstrations, questions = Path(qwen), tmp_path / "d.jsonl", tmp_path / "q.jsonl"
+    byte_level(template=CHATML).save_pretrained(model)
+    turn = {"text": "<answer>" + "far away, " * 30 + "</answer>"}
+    lines = [{"question": "Where is it?", "turns": [{"text": "<answer>here</answer>"}]}]
+    lines.append({"question": "Where is it, then?", "turns": [turn]})
+    demonstrations.write_text("\n".join(map(json.dumps, lines)))
+    questions.write_text('{"id": "1", "question": "Where?", "golden_answers": ["here"]}\n')
+
+    def plan_of(*settings: str) -> dict[str, Any]:
+        return estimate_run(load_config([], [f"model.path={model}", *settings]), gpus=0)
+
+    sft = plan_of("kind=sft", f'data.demonstrations=["{demonstrations}"]')
+    config = load_config([], [f"model.path={model}"])
+    protocol = SearchProtocol.from_config(load_tokenizer(model), config.rollout)
+    sequence = len(protocol.prompt_ids("Where is it, then?"))
+    sequence += len(protocol.action_ids(turn["text"]))
+    assert (sft["context_tokens"], sft["context_from"]) == (sequence, "the longest demonstration")
+    away = plan_of("kind=sft", 'data.demonstrations=["none.jsonl"]')
+    assert (away["context_tokens"], away["context_from"]) == (
+        context_length(config),
+        "the sum of the limits",
+    )
+    rl = plan_of(f'data.train=["{questions}"]')
+    spared = config.rollout.max_prompt_tokens - len(protocol.prompt_ids("Where?"))
+    assert rl["context_tokens"] == context_length(config) - max(0, spared)
+    assert "longest prompt" in rl["context_from"]

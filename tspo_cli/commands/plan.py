@@ -44,9 +44,10 @@ def plan(
     No weights are loaded.
 
     Memory is the peak of one training process: on a CPU its resident size, mapped libraries
-    included, on GPUs what it holds there. Sequences count as long as the file allows, and as if all
-    of them trained. Time is scaled from --rates RUN, or, with --gpus, the learner's part at
-    --tflops and --mfu.
+    included, on GPUs what it holds there. Sequences count as long as the longest demonstration, or
+    the longest prompt with the limits of turns and observations, and as if all of them trained; the
+    limits alone count where data or tokenizer are not on this machine. Time is scaled from
+    --rates RUN, or, with --gpus, the learner's part at --tflops and --mfu.
     """
     from tspo_cli.config.load_config import load_config
     from tspo_cli.training.planning.estimate import (
@@ -109,7 +110,8 @@ def _text(estimate: dict[str, Any]) -> str:
         "memory of one process at its peak, GiB (estimated)",
         *(f"  {name.replace('_', ' '):<16}{value:>10.3f}" for name, value in memory.items()),
         "",
-        f"tokens: at most {estimate['context_tokens']:,} a sequence, "
+        f"tokens: at most {estimate['context_tokens']:,} a sequence "
+        f"({estimate['context_from']}), "
         f"{estimate['sequences_per_step']:,} sequences and "
         f"{estimate['tokens_per_step']:,} tokens a step, of which "
         f"{estimate['sampled_tokens_per_step']:,} are sampled; "

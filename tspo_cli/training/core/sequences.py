@@ -109,3 +109,13 @@ def demonstration_sequence(
         weights += [1.0] * len(action) + [context_weight] * len(feedback)
     weights[0] = 0.0
     return TrainSequence(token_ids=ids, weights=weights)
+
+
+def demonstration_lengths(
+    demonstrations: Sequence[ScriptedTrajectory], protocol: SearchProtocol
+) -> list[int]:
+    """Tokens of every demonstration, prompt and passages included."""
+    return [
+        len(demonstration_sequence(demonstration, protocol, 0.0).token_ids)
+        for demonstration in demonstrations
+    ]

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tspo_cli.config.context import context_length
 from tspo_cli.config.load_config import read_resolved
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.runs import TIMINGS_NAME, read_jsonl
+from tspo_cli.training.planning.longest import longest_sequence
 from tspo_cli.training.planning.memory import PlannedRun, disk_space, process_memory
 from tspo_cli.training.planning.model_shape import model_shape
 
@@ -22,10 +22,11 @@ def estimate_run(config: Config, gpus: int) -> dict[str, Any]:
 
     Raises:
         MissingResourceError: model.path is not on this machine and no known model.
-        InvalidInputError: its config.json lacks a size.
+        InvalidInputError: its config.json lacks a size, or data cannot be used.
     """
-    run = PlannedRun(config, model_shape(config), gpus)
-    context = context_length(config)
+    longest = longest_sequence(config)
+    context = longest.tokens
+    run = PlannedRun(config, model_shape(config), gpus, context)
     sampled = (config.rollout.max_searches + 1) * config.rollout.max_new_tokens
     return {
         "kind": config.kind,
@@ -38,6 +39,7 @@ def estimate_run(config: Config, gpus: int) -> dict[str, Any]:
         "zero_stage": config.deepspeed.zero_stage,
         "memory_per_process_gib": process_memory(run),
         "context_tokens": context,
+        "context_from": longest.source,
         "sequences_per_step": run.sequences,
         "tokens_per_step": context * run.sequences,
         "sampled_tokens_per_step": sampled * run.rollouts,
@@ -63,7 +65,7 @@ def fitting_settings(config: Config, gpus: int, gib: float) -> list[str]:
             if stage > config.deepspeed.zero_stage
         ]
     tokens, slots = config.train.tokens_per_micro_batch, config.rollout.batch_size
-    context = context_length(config)
+    context = longest_sequence(config).tokens
     tries += [
         {"train.tokens_per_micro_batch": size}
         for size in (tokens // 2, tokens // 4)
@@ -81,7 +83,7 @@ def fitting_settings(config: Config, gpus: int, gib: float) -> list[str]:
     chosen: dict[str, Any] = {}
     for settings in tries:
         chosen |= settings
-        run = PlannedRun(with_settings(config, chosen), shape, gpus)
+        run = PlannedRun(with_settings(config, chosen), shape, gpus, context)
         if process_memory(run)["total"] <= gib:
             return [f"{key}={str(value).lower()}" for key, value in chosen.items()]
     return []

@@ -1,7 +1,7 @@
 """Memory and disk of a training run, in GiB.
 
 Parameters and ZeRO's arithmetic are exact. Activations, logits and caches are estimated for
-sequences as long as the experiment allows; experiments/benchmarks/plan_memory.py and
+sequences as long as the longest (`longest_sequence`); experiments/benchmarks/plan_memory.py and
 training_gpu.py compare them with measurements.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.credit.find_algorithm import find_algorithm
 from tspo_cli.models.logprobs import KEPT_LOGITS, LOGITS_AT_ONCE
@@ -28,11 +27,14 @@ KEPT_BLOCKS, HEAP = 32 * 2**20, 1.5
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """An experiment on `gpus` GPUs, one process each (0: on a CPU), with a model of `shape`."""
+    """An experiment on `gpus` GPUs, one process each (0: on a CPU), with a model of `shape` and
+    sequences of at most `context` tokens.
+    """
 
     config: Config
     shape: ModelShape
     gpus: int
+    context: int
 
     @property
     def processes(self) -> int:
@@ -86,11 +88,10 @@ class PlannedRun:
 
 def process_memory(run: PlannedRun) -> dict[str, float]:
     """GiB of one process at its peak, by part, with their `total`."""
-    config, context = run.config, context_length(run.config)
-    tokens = min(
-        config.train.tokens_per_micro_batch,
-        max(context, math.ceil(run.sequences / run.processes) * context),
-    )
+    config, context = run.config, run.context
+    share = math.ceil(run.sequences / run.processes) * context
+    # A sequence longer than a micro-batch gets one of its own.
+    tokens = max(context, min(config.train.tokens_per_micro_batch, share))
     sampled = (config.rollout.max_searches + 1) * config.rollout.max_new_tokens
     trained_tokens = tokens * min(1.0, sampled / context) if run.rollouts else tokens
     memory = {"runtime": RUNTIME_GIB["gpu" if run.gpus else "cpu"]}
@@ -190,7 +191,7 @@ def engine_memory(run: PlannedRun) -> dict[str, float]:
     if not engine_copies_weights(config, config.deepspeed.zero_stage):
         weights = 0.0
     in_flight = min(config.rollout.batch_size, run.sequences)
-    cache = kv_cache_bytes(run.shape, context_length(config), in_flight, size) / GIB
+    cache = kv_cache_bytes(run.shape, run.context, in_flight, size) / GIB
     if is_vllm and config.vllm.kv_cache_gib:
         cache = config.vllm.kv_cache_gib
     return {"engine_weights": weights, "kv_cache": cache}

@@ -15,6 +15,7 @@ from tspo_cli.models.lora import add_lora
 from tspo_cli.packages import require_packages
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.training.core.deepspeed_setup import deepspeed_config
+from tspo_cli.training.core.sequences import demonstration_lengths
 from tspo_cli.training.planning.memory import GIB, written_gib
 from tspo_cli.training.policy import starting_policy
 from tspo_cli.training.rl.question_batches import fitting_questions
@@ -23,7 +24,6 @@ from tspo_cli.training.sft.sft_step import demonstration_source
 from tspo_cli.training.start.inputs import TrainingInputs, data_in_words, open_inputs
 from tspo_cli.training.start.model_check import check_model
 from tspo_cli.training.start.start_warnings import (
-    demonstration_lengths,
     positions,
     start_warnings,
     trained_parameters,
@@ -85,7 +85,7 @@ def _lengths(
     rollout = config.rollout
     takes = f"; the model takes {made_for:,}" if made_for else ""
     if inputs.demonstrations:
-        lengths = demonstration_lengths(inputs, protocol)
+        lengths = demonstration_lengths(inputs.demonstrations, protocol)
         yield f"demonstrations: at most {max(lengths):,} tokens{takes}"
     yield (
         f"limits: a prompt of {rollout.max_prompt_tokens:,} tokens, {rollout.max_searches + 1} "

@@ -19,7 +19,6 @@ from tspo_cli.retrieval.types import Hit, Retriever
 from tspo_cli.rollout.prompts import SHORT
 from tspo_cli.rollout.protocol import SearchProtocol, search_action
 from tspo_cli.text.secrets import without_secrets
-from tspo_cli.training.core.sequences import demonstration_sequence
 from tspo_cli.training.rl.scoring import needs_critic
 from tspo_cli.training.start.inputs import TrainingInputs
 
@@ -200,14 +199,6 @@ def _demonstrations(
             f"the demonstrations are cut at {rollout.max_observation_tokens} tokens, so answers "
             "may be trained that their passages do not hold; raise it"
         )
-
-
-def demonstration_lengths(inputs: TrainingInputs, protocol: SearchProtocol) -> list[int]:
-    """Tokens of every demonstration, prompt and passages included."""
-    return [
-        len(demonstration_sequence(demonstration, protocol, 0.0).token_ids)
-        for demonstration in inputs.demonstrations
-    ]
 
 
 def _spread(items: Sequence[T], most: int = _SAMPLE) -> list[T]:
