@@ -45,7 +45,7 @@ OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.
 SHARES = {"checkpoint": 0.3, "rotation": 0.15, "export": 0.2, "records": 0.15, "time": 0.2}
 LONGEST_DELAY = 0.02
 """Seconds between an operation and the kill: about as long as writing a checkpoint here."""
-STEPS, QUESTIONS_PER_STEP = 12, 4
+STEPS, QUESTIONS_PER_STEP = 8, 4
 ATTEMPTS_OF_A_RUN = 40
 
 

@@ -290,6 +290,17 @@ def test_a_finished_run_stays_finished(playground: Playground, copied: Path, tsp
     assert "has no checkpoint to go on from" in refused(copied, *longer)
 
 
+def test_a_run_killed_while_it_deleted_old_checkpoints(
+    playground: Playground, copied: Path, tspo: Tspo
+) -> None:
+    keep_one = ["--set", "checkpoint.keep=1"]
+    (copied / "status.json").write_text(
+        json.dumps({**read_json(copied / "status.json"), "state": "running"})
+    )
+    tspo("train", "tiny/tspo", "--out", copied, "--resume", *settings(playground), *keep_one)
+    assert [path.name for path in (copied / "checkpoints").iterdir()] == ["step_000004"]
+
+
 def test_a_run_that_a_rule_stopped_stays_stopped(
     playground: Playground, tspo: Tspo, tmp_path: Path
 ) -> None:

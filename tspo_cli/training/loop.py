@@ -226,6 +226,7 @@ def _restore(run: TrainingRun) -> int:
             if later > step:
                 path.unlink()
         forget_later(run.directory, step)
+        prune(run.directory, run.config.checkpoint.keep)
     run.log(f"resume after step {step}" if step else "no checkpoint yet: start from the beginning")
     run.hand_over(step)
     barrier()

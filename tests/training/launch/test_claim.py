@@ -133,6 +133,24 @@ def test_a_kill_between_any_two_renames_loses_no_run(
         assert contents(run) == before
 
 
+def test_what_a_killed_write_left_is_deleted(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".config.toml.4711.tmp").write_text("kind")
+    with claimed_run(run, resume=True, overwrite=False):
+        assert contents(run) == {}
+    leave_a_run(run / "trained", trained=True)
+    trained = run / "trained"
+    before = contents(trained)
+    for name in (".metrics.jsonl.4711.tmp", "eval/.world.json.4711.tmp"):
+        (trained / name).write_text("half")
+    for name in (".model.tmp", "checkpoints/.step_000002.tmp"):
+        (trained / name).mkdir(parents=True)
+        (trained / name / "state.safetensors").write_text("half")
+    with claimed_run(trained, resume=True, overwrite=False):
+        assert contents(trained) == before
+
+
 def test_a_run_without_a_step_is_replaced_without_a_flag(tmp_path: Path) -> None:
     run = tmp_path / "run"
     leave_a_run(run, trained=False)

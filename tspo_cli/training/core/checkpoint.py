@@ -244,7 +244,6 @@ def set_aside(folder: Path) -> Path:
 
 
 def prune(run: Path, keep: int) -> None:
-    """Delete all checkpoints but the newest `keep`, and what a killed attempt left behind."""
-    unfinished = sorted(run.glob("checkpoints/.step_*.tmp"))
-    for folder in checkpoint_folders(run)[:-keep] + unfinished:
+    """Delete all checkpoints but the newest `keep`."""
+    for folder in checkpoint_folders(run)[:-keep]:
         shutil.rmtree(folder)

@@ -23,7 +23,9 @@ from tspo_cli.training.launch.replaced_run import (
     OURS,
     can_resume,
     clear,
+    delete_temporaries,
     forget_replaced,
+    is_temporary,
     move_aside,
     settle,
 )
@@ -55,13 +57,15 @@ def claimed_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[Claim]
         raise UsageError("--resume and --overwrite exclude each other")
     if path.exists() and not path.is_dir():
         raise InvalidInputError(f"{path}: exists and is no directory; choose another --out")
-    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    entries = [*path.iterdir()] if path.is_dir() else []
+    names = {entry.name for entry in entries if not is_temporary(entry)}
     if names - {*OURS, CONFIG_TEXT_NAME} and CONFIG_NAME not in names:
         raise InvalidInputError(f"{path}: exists and is not a run directory; choose another --out")
     path.mkdir(parents=True, exist_ok=True)
     with open(path / LOCK_NAME, "w") as lock:
         _lock(lock.fileno(), path)
         settle(path)
+        delete_temporaries(path)
         if not resume:
             if has_trained(path) and not overwrite:
                 raise InvalidInputError(f"{path}: {_ways_out(path)}")

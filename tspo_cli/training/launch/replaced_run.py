@@ -61,6 +61,20 @@ def forget_replaced(path: Path) -> None:
         shutil.rmtree(path / _DELETED)
 
 
+def is_temporary(path: Path) -> bool:
+    """True for what a write that was killed leaves behind."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def delete_temporaries(path: Path) -> None:
+    """Delete what killed processes were writing into the run in `path`."""
+    for left in [entry for entry in path.rglob(".*.tmp") if is_temporary(entry)]:
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink(missing_ok=True)
+
+
 def clear(path: Path) -> None:
     """Delete the run in `path`, but neither the lock, which others may be waiting at, nor a run
     that is kept.

@@ -1,0 +1,226 @@
+"""A long training with a fault every few minutes: the undisturbed weights, and no growth of memory?
+
+    python experiments/reliability/long_run.py --minutes 120 [--every 3] [--seed 0] [--json]
+
+A small world is served by `tspo serve`. One training runs undisturbed; the same training runs again
+while this script kills it, kills its server of passages and starts that again later, stops it for a
+while (SIGSTOP), and lets its writes fail as on a full disk (RLIMIT_FSIZE). After every end it is
+resumed. The two runs are compared byte for byte. Memory is the resident size of the training,
+sampled each second: the median of the last quarter of its longest life against that of the second
+quarter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.benchmarks.common import machine
+from experiments.reliability.kills import contents, prepare_world, settings
+from tspo_cli.runs import METRICS_NAME, read_jsonl
+
+FAULTS = ("kill", "outage", "full disk", "stopped")
+TSPO = [sys.executable, "-m", "tspo_cli"]
+_POLL_SECONDS = 1.0
+
+
+@dataclass
+class Server:
+    """`tspo serve` on a port of its own, which can be killed and started again."""
+
+    index: Path
+    log: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [*TSPO, "serve", str(self.index), "--port", str(self.port)], stderr=log, stdout=log
+            )
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+@dataclass
+class Training:
+    """`tspo train` of one run, started again until it finishes."""
+
+    command: list[str]
+    run: Path
+    log: Path
+    lives: list[list[float]] = field(default_factory=list)
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        resume = ["--resume"] if self.lives else []
+        self.lives.append([])
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [*TSPO, *self.command, "--out", str(self.run), *resume], stderr=log, stdout=log
+            )
+
+    def exit_code(self) -> int | None:
+        """The exit code once it has ended; until then its memory is sampled."""
+        assert self.process is not None
+        code = self.process.poll()
+        if code is None:
+            self.lives[-1].append(_resident_mb(self.process.pid))
+        return code
+
+    def growth(self) -> float:
+        """Percent, in its longest life."""
+        longest = max(self.lives, key=len)
+        quarter = len(longest) // 4
+        if not quarter:
+            return 0.0
+        before = statistics.median(longest[quarter : 2 * quarter])
+        return 100 * (statistics.median(longest[-quarter:]) / before - 1)
+
+
+def _resident_mb(process: int) -> float:
+    try:
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0.0
+    return pages * resource.getpagesize() / 1e6
+
+
+@contextmanager
+def served(index: Path, log: Path) -> Iterator[Server]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        server = Server(index, log, free.getsockname()[1])
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def strike(fault: str, training: Training, server: Server, draw: random.Random) -> None:
+    """Make one fault happen; returns when what caused it is over."""
+    assert training.process is not None
+    pid = training.process.pid
+    if fault == "kill":
+        training.process.kill()
+    elif fault == "outage":
+        server.kill()
+        time.sleep(draw.uniform(1, 30))
+        server.start()
+    elif fault == "stopped":
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(draw.uniform(1, 20))
+        os.kill(pid, signal.SIGCONT)
+    else:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1000, 1000))
+
+
+def undisturbed(training: Training) -> None:
+    training.start()
+    while training.exit_code() is None:
+        time.sleep(_POLL_SECONDS)
+    if training.exit_code():
+        raise SystemExit(f"the undisturbed training fails; see {training.log}")
+
+
+def disturbed(
+    training: Training, server: Server, every: float, draw: random.Random
+) -> dict[str, Any]:
+    """Run a training to its end with a fault about every `every` seconds."""
+    faults: Counter[str] = Counter()
+    codes: Counter[int] = Counter()
+    training.start()
+    due = time.monotonic() + draw.uniform(0.5, 1.5) * every
+    while (code := training.exit_code()) != 0:
+        if code is not None:
+            codes[code] += 1
+            training.start()
+        elif time.monotonic() >= due:
+            fault = draw.choice(FAULTS)
+            strike(fault, training, server, draw)
+            faults[fault] += 1
+            due = time.monotonic() + draw.uniform(0.5, 1.5) * every
+        time.sleep(_POLL_SECONDS)
+    return {"faults": dict(faults), "exit_codes": {str(code): n for code, n in codes.items()}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=120, help="of the undisturbed training")
+    parser.add_argument("--every", type=float, default=3, help="minutes between two faults")
+    parser.add_argument("--seed", type=int, default=0, help="of the faults")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        log = work / "log.txt"
+        command = prepare_world(work, log)
+        with served(work / "index", work / "server.txt") as server:
+            remote = settings(
+                {"retriever.index": "", "retriever.url": f"http://127.0.0.1:{server.port}"}
+            )
+            trial = Training([*command, *remote], work / "trial", log)
+            undisturbed(trial)
+            per_step = _seconds_per_step(trial.run)
+            steps = max(20, round(60 * options.minutes / per_step))
+            command += [*remote, *settings({"train.steps": steps, "checkpoint.every": 10})]
+            straight = Training(command, work / "straight", log)
+            undisturbed(straight)
+            struck = Training(command, work / "struck", log)
+            found = disturbed(struck, server, 60 * options.every, random.Random(options.seed))
+        same = contents(struck.run) == contents(straight.run)
+        found |= {
+            "machine": machine(),
+            "steps": steps,
+            "lives": len(struck.lives),
+            "identical": same,
+            "memory_growth_percent": {
+                "undisturbed": round(straight.growth(), 2),
+                "disturbed": round(struck.growth(), 2),
+            },
+            "last_lines": log.read_text(errors="replace").splitlines()[-5:],
+        }
+    print(json.dumps(found, indent=2) if options.json else _text(found))
+    sys.exit(0 if same else 1)
+
+
+def _seconds_per_step(run: Path) -> float:
+    steps = read_jsonl(run / "timings.jsonl")
+    assert len(steps) == len(read_jsonl(run / METRICS_NAME))
+    return statistics.median(step["total"] for step in steps)
+
+
+def _text(found: dict[str, Any]) -> str:
+    faults = ", ".join(f"{count} {fault}" for fault, count in found["faults"].items())
+    growth = found["memory_growth_percent"]
+    return (
+        f"{found['machine']}\n{found['steps']} steps, {found['lives']} lives; faults: {faults}\n"
+        f"same weights and records as undisturbed: {'yes' if found['identical'] else 'NO'}\n"
+        f"memory growth: {growth['undisturbed']} % undisturbed, {growth['disturbed']} % disturbed"
+    )
+
+
+if __name__ == "__main__":
+    main()
