@@ -153,7 +153,7 @@ def prepare_world(folder: Path, log: Path) -> list[str]:
     sizes = ["--entities", "80", "--test-entities", "60", "--train-questions", count]
     tspo(["data", "make-world", "--out", str(world), *sizes, "--test-questions", "8"], log)
     tspo(["index", "build", str(world / "corpus.jsonl"), "--out", str(index)], log)
-    made = {"data.world": world, "retriever.index": index, "eval.data": "[]", "train.steps": 60}
+    made = {"data.world": world, "retriever.index": index, "eval.data": "[]", "train.steps": 200}
     tspo(["train", "tiny/warmstart", "--out", str(start), *settings(made)], log)
     values = {
         "model.path": start / "model",
@@ -167,8 +167,8 @@ def prepare_world(folder: Path, log: Path) -> list[str]:
         "rollout.max_observation_tokens": 96,
         "rollout.questions_per_step": QUESTIONS_PER_STEP,
         "rollout.group_size": 3,
-        "optimizer.lr": 0.001,
-        "loss.entropy": 0.01,  # every step moves the weights, whatever the rewards
+        "optimizer.lr": 2e-4,
+        "loss.entropy": 0.001,  # every step moves the weights, whatever the rewards
         "train.steps": STEPS,
         "checkpoint.every": 2,
         "checkpoint.keep": 2,
