@@ -137,6 +137,36 @@ def test_finding_answers(text: str, gold: str, boundary: bool, substring: bool, 
         ("\u05e9\u05dc\u05d5\u05dd", "\u05e9\u05c1\u05b8\u05dc\u05d5\u05b9\u05dd"),
         ("University of Arts", "University of the Arts London"),
         ("University of the Arts", "at University of Arts"),
+        ("NASA", "\uff2e\uff21\uff33\uff21\uff0cand"),
+        ("1500", "\uff11\uff0c\uff15\uff10\uff10 men"),
+        ("\u30ab\u30ca", "\uff76\uff85"),
+        ("\u0645\u062d\u0645\u062f", "\ufee3\ufea4\ufee4\ufeaa"),
+        ("Henry VIII", "Henry \u2167\u2019s wives"),
+        ("Louis \u217bi", "Louis XIIi"),
+        ("CO2", "CO\u2082 in air"),
+        ("H2O", "H\u2082O"),
+        ("5 m2", "5 m\u00b2"),
+        ("10^6", "10\u2076 cells"),
+        ("Rome", "in Rome\u00b2"),
+        ("1/2", "\u00bd cup"),
+        ("3\u00be", "a 3 3/4 inch pipe"),
+        ("\u2468", "9"),
+        ("file", "a \ufb01le"),
+        ("Windows", "Windows\u2122 95"),
+        ("Lodz", "\u0141\u00f3d\u017a"),
+        ("Troms\u00f8", "in Tromso"),
+        ("Strasse", "Stra\u00dfe"),
+        ("Encyclopaedia", "Encyclop\u00e6dia"),
+        ("Thor", "\u00de\u00f3r"),
+        ("C++", "in C++, and"),
+        ("C++ language", "the C++ language"),
+        ("C# minor", "in C\u266f minor"),
+        ("Google", "the Google+ page"),
+        ("X+B Records", "XB Records"),
+        ("100+", "100 men"),
+        ("7:30", "at 7.30"),
+        ("3.5", "3,5 km"),
+        ("1.500", "1500 men"),
     ],
 )
 def test_either_form_of_a_word_is_found(gold: str, text: str) -> None:
@@ -167,13 +197,22 @@ def test_either_form_of_a_word_is_found(gold: str, text: str) -> None:
         ("Hepatitis A", "hepatitis the virus"),
         ("Serie A", "Serie Ab"),
         ("information", "<information>Doc 1(Title: x)</information>"),
+        ("C++", "vitamin C"),
+        ("C++", "a C+ grade"),
+        ("C+", "C++ code"),
+        ("F#", "the F key"),
+        ("Disney+", "Walt Disney"),
+        ("3.5", "35 million"),
+        ("35", "3.5 million"),
+        ("1.25", "125 men"),
+        ("NASA", "\uff2e\uff21\uff33\uff21\uff33"),
     ],
 )
 def test_other_words_are_not_found(gold: str, text: str) -> None:
     assert not contains_answer(text, [gold])
 
 
-PLAIN = st.text(alphabet="ab the.,-'U\u00e9\u2013 \u00a3157", max_size=24)
+PLAIN = st.text(alphabet="ab the.,-'U\u00e9\u2013 \u00a3157+#\u00b2\u00bd\uff35\u00f8", max_size=24)
 
 
 @given(text=PLAIN, golds=st.lists(PLAIN, max_size=3))

@@ -20,11 +20,10 @@ from tspo_cli.data.readers import (
     question_content,
 )
 from tspo_cli.data.rows import scan_rows
-from tspo_cli.data.word_forms import INSIDE, MARK, Readable, Wanted, readable, wanted
+from tspo_cli.data.word_forms import SEPARATOR, Readable, Wanted, readable, wanted
 from tspo_cli.errors import InvalidInputError
 
 _CHUNK = re.compile("[^ ]+")
-_SEPARATOR = re.compile(f"[{MARK}{INSIDE}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +195,7 @@ class AnswerFinder:
         self._by_start: dict[str, set[Wanted]] = defaultdict(set)
         for answer in self._indices:
             for start in (
-                _starts(answer.words.split(" ")[0].split(MARK)) if answer.is_spaced else ()
+                _starts(SEPARATOR.split(answer.words.split(" ")[0])) if answer.is_spaced else ()
             ):
                 self._by_start[start].add(answer)
         self._unspaced = {answer for answer in self._indices if not answer.is_spaced}
@@ -208,7 +207,7 @@ class AnswerFinder:
         found: set[Wanted] = set()
         for chunk in _CHUNK.finditer(words):
             place = chunk.start()
-            parts = _SEPARATOR.split(chunk.group())
+            parts = SEPARATOR.split(chunk.group())
             for number, part in enumerate(parts):
                 for start in _starts(parts[number:], self._longest) if part else ():
                     for answer in self._by_start.get(start, ()):
@@ -224,7 +223,7 @@ class AnswerFinder:
     def _found(self, answer: Wanted) -> None:
         self.answered.update(self._indices[answer])
         self._unspaced.discard(answer)
-        for start in _starts(answer.words.split(" ")[0].split(MARK)):
+        for start in _starts(SEPARATOR.split(answer.words.split(" ")[0])):
             self._by_start[start].discard(answer)
 
 

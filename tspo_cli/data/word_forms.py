@@ -2,7 +2,9 @@
 
 Every punctuation mark may be read as a space or as nothing: `U.S.` is in `US-based`, `1967` is in
 `1967-1990`, and `May` is not in `mayor`. Case, diacritics, Unicode composition and articles do not
-count. The marks inside a number are read as nothing alone: `500` is not in `1,500`.
+count. The commas inside a number are read as nothing alone: `500` is not in `1,500`. A decimal
+point is no comma: `3.5` is not in `35`. A plus or number sign at the end of a word of an answer
+counts: `C++` is not in `vitamin C`. `plain_letters.py` has the plain forms of other characters.
 """
 
 from __future__ import annotations
@@ -13,14 +15,25 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from tspo_cli.data.normal_form import normalize_answer
+from tspo_cli.data.plain_letters import LETTERS, PLAIN_FORMS
 
 MARK = "-"
 """Stands for every punctuation mark and symbol in a readable text."""
-INSIDE = "\x1f"
-"""Stands for the marks inside a number of a readable text. (ASCII, so that ASCII stays fast.)"""
+INSIDE, DECIMAL = "\x1f", "\x1e"
+"""Stand for the commas and for the point inside a number of a readable text. (ASCII, so that ASCII
+stays fast.)
+"""
+SIGNS = "+#"
+"""Signs that a readable text keeps. They separate words as marks do."""
+SEPARATOR = re.compile(f"[{INSIDE}{DECIMAL}{SIGNS}{MARK}]")
+"""One mark of a readable text."""
 _NUMBERS = re.compile(
     r"(?<![0-9.,])(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+\.[0-9]+)(?![.,]?[0-9])"
 )
+# Such a point may stand between thousands.
+_THOUSANDS = re.compile(r"[1-9][0-9]{0,2}\.[0-9]{3}")
+# Signs of an answer that do not end a word of letters.
+_LOOSE_SIGNS = re.compile(r"(?<![+#])(?:(?<![^\W\d_])[+#]+|[+#]++(?=\w))")
 # Accents; vowel signs of Hebrew and Arabic, and the stroke that widens Arabic words.
 _DIACRITICS = re.compile(
     "[\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0640\u064b-\u0652\u0670]+"
@@ -30,10 +43,10 @@ _DIACRITICS = re.compile(
 _ARTICLE = {"the": "\1", "a": "\2", "an": "\3"}
 # U.S.A keeps its last letter: no mark stands before the article "a".
 _ARTICLES = (" the ", " a ", " an ", f"{MARK}the ", f"{MARK}an ")
-_BORDER = " \1-\3-"
+_BORDER = f" \1-\3{SIGNS}-"
 _PARTS = re.compile(f"[^{_BORDER}]+|[{_BORDER}]+")
 _LAST_ARTICLE = re.compile(f"(?<=[{_BORDER}])(the|an?)$")
-_SEPARATORS = dict.fromkeys(map(ord, f" {MARK}{INSIDE}\1\2\3"))
+_SEPARATORS = dict.fromkeys(map(ord, f" {MARK}{INSIDE}{DECIMAL}{SIGNS}\1\2\3"))
 # Letters by their category that are written as apostrophes, as in Hawaiʻi.
 _APOSTROPHES = "\u02b9\u02bb\u02bc\u02bd\u02be\u02bf"
 # Scripts without spaces between words: Thai, Lao, Khmer, kana and Han.
@@ -58,13 +71,15 @@ class _Characters(dict[int, str]):
         return value
 
 
-_CHARACTERS = _Characters({ord(INSIDE): INSIDE})
+_CHARACTERS = _Characters({ord(char): char for char in (INSIDE, DECIMAL, *SIGNS)} | LETTERS)
 
 
 def readable(text: str) -> str:
-    """`text` in lower case with `MARK` and `INSIDE` for punctuation and a control character for
-    each article, without diacritics.
+    """`text` in lower case and plain letters, with `MARK`, `INSIDE`, `DECIMAL` and `SIGNS` for
+    punctuation and a control character for each article, without diacritics.
     """
+    if not text.isascii():
+        text = text.translate(PLAIN_FORMS)
     text = _with_whole_numbers(text)
     if text.isascii():
         return _mark_articles(f" {text.lower().translate(_CHARACTERS)}")
@@ -75,12 +90,18 @@ def readable(text: str) -> str:
 
 
 def _with_whole_numbers(text: str) -> str:
-    """`text` with `INSIDE` for the marks of `1,500` and `3.5`; dates such as 4.7.1776 keep theirs.
+    """`text` with `INSIDE` for the mark of `1,500` and `DECIMAL` for that of `3.5`; dates such as
+    4.7.1776 keep theirs.
 
     Every character keeps its place.
     """
-    text = text.replace(INSIDE, " ")
-    return _NUMBERS.sub(lambda number: re.sub("[.,]", INSIDE, number.group()), text)
+    text = text.replace(INSIDE, " ").replace(DECIMAL, " ")
+    return _NUMBERS.sub(lambda number: _whole(number.group()), text)
+
+
+def _whole(number: str) -> str:
+    point = INSIDE if _THOUSANDS.fullmatch(number) else DECIMAL
+    return number.replace(",", INSIDE).replace(".", point)
 
 
 def _mark_articles(words: str) -> str:
@@ -128,7 +149,9 @@ class Wanted:
 @lru_cache(maxsize=65536)
 def wanted(answer: str) -> Wanted | None:
     """The answer as it is looked for; None for an article, and without letters and digits."""
-    words = readable(answer).replace(INSIDE, MARK).strip(f" {MARK}\1\2\3")
+    words = readable(answer).replace(INSIDE, MARK)
+    words = _LOOSE_SIGNS.sub(lambda signs: MARK * len(signs.group()), words)
+    words = words.strip(f" {MARK}\1\2\3")
     if not words or words in _ARTICLE or not normalize_answer(answer):
         return None
     return Wanted(words, _LAST_ARTICLE.sub("", words).translate(_SEPARATORS))
@@ -141,22 +164,34 @@ def _pattern(words: str) -> re.Pattern[str]:
     body += f"(?:{_part(last[0])}|{_ARTICLE[last[0]]})" if last else ""
     left = "" if _UNSPACED.match(words[0]) else f"(?<![^{_BORDER}])"
     right = "" if _UNSPACED.match(words[-1]) else f"(?![^{_BORDER}])"
+    right = f"(?![{SIGNS}])" if words[-1] in SIGNS else right
     return re.compile(f"{left}{body}{right}")
 
 
 def _part(part: str) -> str:
-    """The pattern of letters, between which marks may stand, or of separators."""
+    """The pattern of letters, between which marks may stand, or of separators, before which signs
+    may stand.
+    """
     if ord(part[0]) not in _SEPARATORS:
-        return f"[{INSIDE}{MARK}]*".join(map(re.escape, part))
-    return f"[{INSIDE}{_BORDER}]" + ("+" if " " in part else "*")
+        between = f"[{INSIDE}{SIGNS}{MARK}]*"
+        runs = (between.join(map(re.escape, run)) for run in part.split(DECIMAL))
+        return f"[{DECIMAL}{MARK}]+".join(runs)
+    rest = part.lstrip(SIGNS)
+    signs = re.escape(part[: len(part) - len(rest)])
+    return signs + (f"[{INSIDE}{DECIMAL}{_BORDER}]" + ("+" if " " in rest else "*") if rest else "")
 
 
 def spans(text: str, answers: list[Wanted]) -> list[tuple[int, int]]:
     """Where the answers stand in `text`, as (start, end), from left to right, the longest first,
     without overlaps.
     """
+    plain, origins = "", []
+    for place, char in enumerate(text):
+        form = char.translate(PLAIN_FORMS)
+        plain += form
+        origins += [place] * len(form)
     words, places = " ", [0]
-    for place, char in enumerate(_with_whole_numbers(text)):
+    for place, char in zip(origins, _with_whole_numbers(plain), strict=True):
         parts = unicodedata.normalize("NFD", char)
         letter = parts if _DIACRITICS.search(parts) else char
         folded = letter.casefold().translate(_CHARACTERS)
