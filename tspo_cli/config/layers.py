@@ -14,6 +14,8 @@ from tspo_cli.config.tables import Table, merge
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 from tspo_cli.text.toml_text import MOST_PARTS, parse_toml
 
+_LONGEST_QUOTED = 120
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -65,14 +67,17 @@ def apply_settings(table: Table, settings: Sequence[str]) -> Table:
 
     Raises:
         UsageError: a setting has no `=` or an empty key.
-        InvalidInputError: a key goes through something that is not a table.
+        InvalidInputError: a key goes through something that is not a table, or no UTF-8 text.
     """
     table = deepcopy(table)
     for setting in settings:
+        shown = shortened_setting(setting)
+        if any("\ud800" <= char <= "\udfff" for char in setting):  # bytes of the command line
+            raise InvalidInputError(f"--set {shown}: expected UTF-8 text")
         key, equals, value = setting.partition("=")
         *parents, leaf = key.strip().split(".")
         if not equals or not all([*parents, leaf]):
-            raise UsageError(f"--set {setting}: expected KEY=VALUE, such as train.steps=10")
+            raise UsageError(f"--set {shown}: expected KEY=VALUE, such as train.steps=10")
         if len(parents) >= MOST_PARTS:
             raise InvalidInputError(f"--set: expected a key, got one of {len(parents) + 1} parts")
         inner = table
@@ -80,10 +85,15 @@ def apply_settings(table: Table, settings: Sequence[str]) -> Table:
             inner = inner.setdefault(name, {})
             if not isinstance(inner, dict):
                 raise InvalidInputError(
-                    f"--set {setting}: {'.'.join(parents[:depth])} is a value, not a table"
+                    f"--set {shown}: {'.'.join(parents[:depth])} is a value, not a table"
                 )
         inner[leaf] = _parse_value(value.lstrip() if key[-1].isspace() else value)
     return table
+
+
+def shortened_setting(text: str) -> str:
+    """A setting, or the name of a key, as an error quotes it."""
+    return text if len(text) <= _LONGEST_QUOTED else f"{text[: _LONGEST_QUOTED - 3]}..."
 
 
 def _read_toml(path: Path) -> Layer:

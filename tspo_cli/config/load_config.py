@@ -19,7 +19,7 @@ from tspo_cli.config.algorithm_options import (
     filled_user_options,
 )
 from tspo_cli.config.keys import all_keys, all_sections, unknown
-from tspo_cli.config.layers import Layer, apply_settings, compose
+from tspo_cli.config.layers import Layer, apply_settings, compose, shortened_setting
 from tspo_cli.config.old_records import read_record
 from tspo_cli.config.recipes import list_recipes, recipe_path, source_path
 from tspo_cli.config.schema import Config
@@ -114,7 +114,7 @@ def _validate(table: Table, layers: Sequence[Layer]) -> Config:
         except ValidationError as error:
             problem = _wrong(_key_at(error.errors()[0]["loc"]), table)
     name, message = problem
-    raise InvalidInputError(f"{name}: {message}{_origin(name, layers)}")
+    raise InvalidInputError(f"{shortened_setting(name)}: {message}{_origin(name, layers)}")
 
 
 def _with_user_options(config: Config, layers: Sequence[Layer]) -> Config:
