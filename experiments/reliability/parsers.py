@@ -102,6 +102,12 @@ MATCHES = PLAIN | {
 }
 
 
+MARKS = {
+    f"a gold, then {label}": ("x x ok \u00e9\u00e9 " + start, repeated, end)
+    for label, (start, repeated, end) in MATCHES.items()
+}
+
+
 def contains(text: str) -> bool:
     """Look for a long, a repetitive and a short gold answer in a text that was not seen before."""
     clear_texts()
@@ -192,7 +198,9 @@ PARSERS: dict[str, Parser] = {
     "verdict of a judge": Parser(verdict, VERDICTS),
     "exact match and F1": Parser(normalize, PLAIN),
     "gold answer in a text": Parser(contains, MATCHES),
-    "gold answers marked": Parser(lambda text: marked(text, [LONG_GOLD, "a b", "\u00e9"]), MATCHES),
+    "gold answers marked": Parser(
+        lambda text: marked(text, [LONG_GOLD, "x x", "ok \u00e9\u00e9"]), MARKS
+    ),
     "shown part of a passage": Parser(
         lambda text: shown_lengths([text], f"<information>Doc 1 {text[:-9]}"), repeats("a ", "b")
     ),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -198,13 +199,10 @@ def spans(text: str, answers: list[Wanted]) -> list[tuple[int, int]]:
         words += folded
         places += [place] * len(folded)
     for article in _ARTICLES:
-        for match in reversed(list(re.finditer(article, words))):
-            start, end = match.start() + 1, match.end() - 1
-            del places[start + 1 : end]
-            words = words[:start] + _ARTICLE[words[start:end]] + words[end:]
-    for match in reversed(list(_DIACRITICS.finditer(words))):
-        del places[match.start() : match.end()]
-        words = words[: match.start()] + words[match.end() :]
+        edits = [(found.start() + 1, found.end() - 1) for found in re.finditer(article, words)]
+        words, places = _edited(words, places, edits, _ARTICLE)
+    edits = [found.span() for found in _DIACRITICS.finditer(words)]
+    words, places = _edited(words, places, edits, {})
     found = sorted(
         (match.start(), -match.end())
         for answer in answers
@@ -216,3 +214,22 @@ def spans(text: str, answers: list[Wanted]) -> list[tuple[int, int]]:
         if not result or span[0] >= result[-1][1]:
             result.append(span)
     return result
+
+
+def _edited(
+    words: str, places: list[int], edits: list[tuple[int, int]], becomes: Mapping[str, str]
+) -> tuple[str, list[int]]:
+    """`words` with every piece at the spans `edits` replaced by the character that it `becomes`, or
+    by nothing, and the places of what is left. In one pass.
+    """
+    if not edits:
+        return words, places
+    pieces: list[str] = []
+    kept: list[int] = []
+    done = 0
+    for start, end in edits:
+        new = becomes.get(words[start:end], "")
+        pieces += [words[done:start], new]
+        kept += places[done : start + len(new)]
+        done = end
+    return "".join([*pieces, words[done:]]), kept + places[done:]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.data.corpus.passage_forms import field_names
 from tspo_cli.data.formats.record_checks import invalid, type_name
 from tspo_cli.data.readers import parse_passage
 from tspo_cli.data.rows import read_rows
@@ -45,7 +46,7 @@ def read_demonstrations(path: Path) -> list[ScriptedTrajectory]:
 def _demonstration(path: Path, number: int, record: dict[str, Any]) -> ScriptedTrajectory:
     question, turns = record.get("question"), record.get("turns")
     if not isinstance(question, str) or not isinstance(turns, list) or not turns:
-        got = f"fields {', '.join(record) or 'none'}"
+        got = f"fields {field_names(record)}"
         raise invalid(
             path,
             number,
@@ -64,7 +65,7 @@ def _demonstration(path: Path, number: int, record: dict[str, Any]) -> ScriptedT
 
 def _turn(path: Path, number: int, turn: Any, place: int) -> ScriptedTurn:
     if not isinstance(turn, dict) or not isinstance(turn.get("text"), str) or not turn["text"]:
-        got = type_name(turn) if not isinstance(turn, dict) else f"fields {', '.join(turn)}"
+        got = type_name(turn) if not isinstance(turn, dict) else f"fields {field_names(turn)}"
         raise invalid(
             path,
             number,
@@ -111,7 +112,7 @@ def _refuse_unknown(
             path,
             number,
             f"{what} with the fields {', '.join(known)}",
-            f"unknown {', '.join(unknown)}, which would not be trained on",
+            f"unknown {field_names(dict.fromkeys(unknown))}, which would not be trained on",
             f"remove it; {FORMAT}",
         )
 
