@@ -39,6 +39,36 @@ STATE = cast(RolloutState, SimpleNamespace(may_search=True))
             "search",
             "old mill",
         ),
+        (
+            "<tool_call>search\n<arg_key>query</arg_key>\n<arg_value>old mill</arg_value>\n"
+            "</tool_call>",
+            "search",
+            "old mill",
+        ),
+        ("<tool_call>search\n<arg_key>query</arg_key>", "invalid", None),
+        (
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>search\n"
+            f"```json\n{Q}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+            "search",
+            "old mill",
+        ),
+        (
+            f"<｜tool▁call▁begin｜>search<｜tool▁sep｜>{Q}<｜tool▁call▁end｜>",
+            "search",
+            "old mill",
+        ),
+        (
+            "<|tool_calls_section_begin|><|tool_call_begin|>functions.search:0"
+            f"<|tool_call_argument_begin|>{Q}<|tool_call_end|>",
+            "search",
+            "old mill",
+        ),
+        (
+            f"<|channel|>commentary to=functions.search <|constrain|>json<|message|>{Q}<|call|>",
+            "search",
+            "old mill",
+        ),
+        ("<|channel|>commentary to=functions.search <|message|>old mill<|call|>", "invalid", None),
         (J.replace("old", r"\"old\" {"), "search", '"old" { mill'),
         (J.replace("old", r"\u00e9"), "search", "é mill"),
         (J.replace("old ", "old\n"), "search", "old\nmill"),

@@ -11,7 +11,11 @@ MOST_CALLS = 64
 """Calls of one reply that are read. The first counts; the others are only numbered."""
 MOST_VALUES = 256
 """JSON values without a mark that are tried in one reply, so that reading stays linear."""
-_MARK = r"(?P<mark><tool_call>|<\|python_tag\|>|\[TOOL_CALLS\]|<function=)"
+# Qwen, GLM; Llama; Mistral; Qwen Coder; DeepSeek; Kimi; gpt-oss.
+_MARK = (
+    r"(?P<mark><tool_call>|<\|python_tag\|>|\[TOOL_CALLS\]|<function="
+    r"|<｜tool▁call▁begin｜>|<\|tool_call_begin\|>|<\|channel\|>commentary to=)"
+)
 # JSON that can be a call without a mark: an object with one of a call's keys, or a list of objects.
 _JSON = r'(?:\[\s*)?\{\s*"(?:name|type|id|function|arguments|parameters)"'
 _MARKS, _OPENING = re.compile(_MARK), re.compile(f"{_MARK}|{_JSON}")
@@ -19,7 +23,14 @@ _INTENDED = re.compile(r'(?:\[\s*)?\{\s*"name"\s*:\s*"[\w.-]{1,64}"\s*,\s*"(?:ar
 _SPACE = re.compile(r"\s*")
 _FUNCTION = re.compile(r"<function=([\w.-]{1,64})>")
 _PARAMETER = re.compile(r"<parameter=([\w.-]{1,64})>")
-_NAMED = re.compile(r"([\w.-]{1,64})\[ARGS\]\s*")
+# A name before its arguments, which are JSON.
+_NAMED = re.compile(
+    r"(?:function<｜tool▁sep｜>|functions\.)?([\w.-]{1,64})(?::\d{1,4})?\s{0,8}"
+    r"(?:\[ARGS\]|<｜tool▁sep｜>|<\|tool_call_argument_begin\|>|(?:<\|constrain\|>json)?<\|message\|>"
+    r"|(?=\n?```json))\s{0,8}(?:```json\s{0,8})?"
+)
+_GLM_NAME = re.compile(r"([\w.-]{1,64})\s{0,8}(?=<arg_key>)")
+_GLM_KEY = re.compile(r"<arg_key>([\w.-]{1,64})</arg_key>\s{0,8}<arg_value>")
 _END = re.compile(r"<\|[a-z_]{1,40}\|>|</s>")
 _DECODER = json.JSONDecoder(strict=False)
 
@@ -68,6 +79,12 @@ def find_calls(text: str, *, marked_only: bool = False) -> list[Call]:
         if text.startswith("<function=", body):
             call, position = _from_function(text, body, start)
             calls.append(call)
+            continue
+        if glm := _GLM_NAME.match(text, body):
+            position = text.find("</tool_call>", body)
+            position = len(text) if position < 0 else position
+            arguments = _tagged(text[glm.end() : position], _GLM_KEY, "</arg_value>")
+            calls.append(Call(start, glm.group(1), arguments) if arguments else Call(start))
             continue
         named = _NAMED.match(text, body)
         value, position = _decode(text, named.end() if named else body)
@@ -125,15 +142,16 @@ def _from_function(text: str, position: int, start: int) -> tuple[Call, int]:
     if body.startswith("{"):
         value = _decode(body, 0)[0]
         return Call(start, head.group(1), value) if isinstance(value, dict) else Call(start), end
-    return Call(start, head.group(1), _parameters(body)), end
+    return Call(start, head.group(1), _tagged(body, _PARAMETER, "</parameter>")), end
 
 
-def _parameters(body: str) -> dict[str, Any]:
-    parameters: dict[str, Any] = {}
+def _tagged(body: str, key: re.Pattern[str], end: str) -> dict[str, Any]:
+    """The arguments of a call whose values stand between a tag with the name and `end`."""
+    arguments: dict[str, Any] = {}
     position = 0
-    while head := _PARAMETER.search(body, position):
-        position = body.find("</parameter>", head.end())
+    while head := key.search(body, position):
+        position = body.find(end, head.end())
         if position < 0:
             break
-        parameters[head.group(1)] = body[head.end() : position]
-    return parameters
+        arguments[head.group(1)] = body[head.end() : position]
+    return arguments
