@@ -153,7 +153,7 @@ def prepare_world(folder: Path, log: Path) -> list[str]:
     sizes = ["--entities", "80", "--test-entities", "60", "--train-questions", count]
     tspo(["data", "make-world", "--out", str(world), *sizes, "--test-questions", "8"], log)
     tspo(["index", "build", str(world / "corpus.jsonl"), "--out", str(index)], log)
-    made = {"data.world": world, "retriever.index": index, "eval.data": "[]", "train.steps": 200}
+    made = {"data.world": world, "retriever.index": index, "eval.data": "[]", "train.steps": 60}
     tspo(["train", "tiny/warmstart", "--out", str(start), *settings(made)], log)
     values = {
         "model.path": start / "model",
