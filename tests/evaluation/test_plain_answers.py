@@ -154,7 +154,7 @@ def test_examples_are_messages_or_blocks(tokenizer: PreTrainedTokenizerFast) -> 
     assert "[assistant]So the answer is: Ko[/assistant]" in prompt("cot", TEMPLATE)
 
 
-def test_example_files(tmp_path: Path) -> None:
+def test_example_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "examples.jsonl"
     path.write_text(
         '{"question": "Who?", "answer": "Mira"}\n'
@@ -164,6 +164,13 @@ def test_example_files(tmp_path: Path) -> None:
         Example("Who?", "Mira"),
         Example("Where?", "Rimu", "In Rimu"),
     )
+    assert "1 examples have several answers; the first of each is shown" in capsys.readouterr().err
+    path.write_text('{"question": "Who?", "answer": ["Mira"]}\n')
+    assert read_examples(path) == (Example("Who?", "Mira"),)
+    assert "several" not in capsys.readouterr().err
+    path.write_text('{"question": "Who?", "answer": [["Mira"]]}\n')
+    with pytest.raises(InvalidInputError, match=r"examples\.jsonl:1: "):
+        read_examples(path)
     for bad in ('{"question": "Who?"}\n', '{"question": 3, "answer": "x"}\n', ""):
         path.write_text(bad)
         with pytest.raises(InvalidInputError, match="examples"):

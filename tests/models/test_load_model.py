@@ -80,3 +80,24 @@ def test_damaged_files(directory: Path) -> None:
     (directory / "tokenizer.json").write_text("{")
     with pytest.raises(InvalidInputError, match="cannot be read as a tokenizer"):
         load_tokenizer(directory)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (b'{"eos_token_id": 2', "cannot be read as JSON"),
+        (b"", "cannot be read as JSON"),
+        (b"\xff\xfe{}", "cannot be read as JSON"),
+        (b"[2]", "expected a JSON object"),
+        (b'{"eos_token_id": "</s>"}', "eos_token_id: expected a token id"),
+        (b'{"eos_token_id": [2, null]}', "eos_token_id: expected a token id"),
+    ],
+)
+def test_a_damaged_generation_file_is_named(directory: Path, text: bytes, problem: str) -> None:
+    (directory / "generation_config.json").write_bytes(text)
+    with pytest.raises(InvalidInputError, match=problem) as refused:
+        load_model(directory)
+    assert str(refused.value).startswith(f"{directory / 'generation_config.json'}: ")
+    assert "\n" not in str(refused.value)
+    (directory / "generation_config.json").unlink()
+    load_model(directory)

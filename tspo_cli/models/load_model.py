@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.models.checks.generation_file import check_generation_file
 from tspo_cli.models.checks.loading_report import check_shards, check_tensors
 
 if TYPE_CHECKING:
@@ -58,12 +59,15 @@ def model_config(path: str | Path, revision: str = "") -> Any:
     Raises:
         MissingResourceError: no such directory, no configuration in it, or the hub does not have
         it.
-        InvalidInputError: it cannot be read, or the model is of another kind.
+        InvalidInputError: it, or generation_config.json, cannot be read, or the model is of another
+        kind.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     local = _is_local(path, (CONFIG,), "configuration", revision)
+    if local:
+        check_generation_file(Path(path))
     try:
         config = AutoConfig.from_pretrained(
             str(path), local_files_only=local, trust_remote_code=False, revision=revision or MAIN

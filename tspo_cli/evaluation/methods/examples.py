@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tspo_cli.console import say
 from tspo_cli.data.formats.answers import accepted_answers
 from tspo_cli.data.formats.record_checks import invalid
 from tspo_cli.data.rows import read_rows
@@ -24,13 +25,13 @@ class Example:
 
 def read_examples(path: Path) -> tuple[Example, ...]:
     """The examples of a file, in its order: `{"question", "answer"}`, with an optional `"reply"`.
-    Question files do as well; the first accepted answer counts.
+    Question files do as well; the first accepted answer counts, and a line says so.
 
     Raises:
         MissingResourceError: the file does not exist.
         InvalidInputError: a record lacks question or answer, or there is no record.
     """
-    examples = []
+    examples, several = [], 0
     for number, record in read_rows(path):
         question, reply = record.get("question"), record.get("reply") or ""
         answers = accepted_answers(record)
@@ -44,9 +45,12 @@ def read_examples(path: Path) -> tuple[Example, ...]:
                 f"fields {', '.join(record)}",
                 "correct the line",
             )
+        several += len(answers) > 1
         examples.append(Example(question.strip(), str(answer).strip(), reply.strip()))
     if not examples:
         raise InvalidInputError(
             f"{path}: expected examples, got an empty file; fix: name another eval.examples"
         )
+    if several:
+        say(f"{path}: {several} examples have several answers; the first of each is shown")
     return tuple(examples)
