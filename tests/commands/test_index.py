@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 from tests.conftest import run_tspo
 from tspo_cli.commands.index import app
+from tspo_cli.data.corpus.chunks import Chunking
 from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError, UsageError
+from tspo_cli.retrieval.passages import write_passages
 
 RUN = CliRunner()
 
@@ -52,6 +54,8 @@ def test_build_info_search_verify(corpus: Path, tmp_path: Path) -> None:
         "stemmer": "none",
     }
     assert _json("info", index) == built
+    shown = RUN.invoke(app, ["info", str(index)]).stdout.split("\n")
+    assert {tuple(line.split()) for line in shown} >= {("tokens", "words"), ("min_word", "2")}
     assert _json("verify", index) == {"index": str(index), "ok": True, "files": 7, "corpus": "same"}
     found = _json("search", index, "blue lake", "zebra", "-k", "1")
     hit = {"id": "a", "title": "Blue Lake", "contents": '"Blue Lake"\nThe lake lies in the north.'}
@@ -153,3 +157,27 @@ def test_a_place_that_cannot_be_written_is_one_line(corpus: Path, tmp_path: Path
 
 def test_k_below_one_is_a_usage_error(tmp_path: Path) -> None:
     assert RUN.invoke(app, ["search", str(tmp_path), "lake", "-k", "0"]).exit_code == 2
+
+
+def test_the_folder_of_a_data_set_names_its_corpus(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# A data set\n")
+    (tmp_path / "qrels").mkdir()
+    for name in ("corpus.jsonl", "corpus.jsonl.gz"):
+        corpus = corpus.rename(tmp_path / name)
+        refused = _fails(InvalidInputError, "build", tmp_path, "--out", tmp_path / "index")
+        assert refused.endswith(f"name the file {corpus}")
+
+
+def test_a_corpus_of_long_documents_gets_a_hint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = ["word " * 1001, "\u5317\u4eac" * 501, "short"]
+    path = tmp_path / "long.jsonl"
+    path.write_text("".join(json.dumps({"id": t[:4], "contents": t}) + "\n" for t in texts))
+    write_passages([path], tmp_path)
+    assert "2 of 3 documents have more than 1,000 words" in capsys.readouterr().err
+    write_passages([path], tmp_path, Chunking(400))
+    assert "more than 1,000" not in capsys.readouterr().err
+    path.write_text("".join(json.dumps({"id": t, "text": t[:4000]}) + "\n" for t in texts[:1]))
+    write_passages([path], tmp_path)
+    assert "more than 1,000" not in capsys.readouterr().err

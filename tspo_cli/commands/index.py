@@ -198,12 +198,14 @@ def _print_results(queries: list[str], results: list[SearchResult], as_json: boo
 @app.command()
 def info(directory: IndexDir, as_json: Json = False) -> None:
     """Show from which corpus and with which settings an index was built."""
+    from tspo_cli.config.sections.index_settings import UNRECORDED
     from tspo_cli.retrieval.manifest import read_manifest
 
     manifest = read_manifest(directory)
     if as_json:
         console.result_json({"index": str(directory), **manifest})
         return
+    lexical = UNRECORDED["bm25"] if manifest["kind"] in ("bm25", "hybrid") else {}
     size = sum(facts["bytes"] for facts in manifest["files"].values())
     _table(
         {
@@ -213,6 +215,7 @@ def info(directory: IndexDir, as_json: Json = False) -> None:
             "corpus": manifest["corpus"]["path"],
             "sha256": manifest["corpus"]["sha256"],
             **({"encoder": manifest["encoder"]} if manifest["encoder"] else {}),
+            **lexical,
             **manifest["parameters"],
         }
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from tspo_cli.data.corpus.unspaced import MARKS, UNSPACED
 from tspo_cli.data.question import Passage
@@ -48,6 +49,15 @@ def chunks(document: Passage, how: Chunking) -> Iterator[Passage]:
         end = starts[min(first + how.words, last)]
         text = document.text[starts[first] : end].rstrip()
         yield replace(document, id=f"{document.id}#{number}", text=text)
+
+
+def has_more_words(text: str, most: int) -> bool:
+    """True if a text has more than `most` words, as `Chunking` counts them."""
+    if len(text) <= most:
+        return False
+    if text.isascii():
+        return len(text.split()) > most
+    return next(islice(_WORD.finditer(text), most, None), None) is not None
 
 
 def document_id(passage_id: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tspo_cli.data.corpus.chunks import Chunking, chunks
+from tspo_cli.data.corpus.chunks import WHOLE, Chunking, chunks, has_more_words
 from tspo_cli.data.corpus.passage_forms import numbered, parse_passage
 from tspo_cli.data.formats.record_checks import invalid
 from tspo_cli.data.question import Passage
@@ -15,6 +15,10 @@ from tspo_cli.data.rows import count_rows, read_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 DOCUMENT_SUFFIXES = (".txt", ".md")
+CORPUS_NAMES = ("corpus.jsonl", "corpus.jsonl.gz")
+"""The file of passages in the folder of a data set."""
+LONG_DOCUMENT = 1_000
+"""Words. More are several times what `rollout.max_observation_tokens` usually holds."""
 _FRONT_MATTER = "---"
 
 
@@ -31,6 +35,8 @@ class CorpusFacts:
     """Passages without any text and title."""
     title_only: int = 0
     """Passages whose text is missing or only repeats the title."""
+    long: int = 0
+    """Documents that stay whole and have more than `LONG_DOCUMENT` words."""
 
     def count(self, passage: Passage) -> None:
         """Count one passage."""
@@ -49,6 +55,12 @@ class CorpusFacts:
             yield f"{self.empty:,} of {self.passages:,} passages are empty"
         if self.title_only:
             yield f"{self.title_only:,} of {self.passages:,} passages have a title and no text"
+        if 2 * self.long > self.documents:
+            yield (
+                f"{self.long:,} of {self.documents:,} documents have more than {LONG_DOCUMENT:,} "
+                "words, and an agent reads only the beginning of a long passage; --set "
+                "chunk_tokens=100 cuts them into passages of 100 words"
+            )
         if self.cut:
             yield (
                 f"{self.cut:,} of {self.documents:,} documents were cut; {self.passages:,} passages"
@@ -74,6 +86,7 @@ def read_corpus(
 def passages_of(document: Passage, chunking: Chunking, facts: CorpusFacts) -> Iterator[Passage]:
     """The passages of a document: itself, or its chunks; counts into `facts`."""
     parts = 0
+    facts.long += chunking == WHOLE and has_more_words(document.text, LONG_DOCUMENT)
     for passage in chunks(document, chunking):
         parts += 1
         facts.count(passage)
@@ -131,9 +144,15 @@ def document_files(path: Path) -> list[Path]:
 
     Raises:
         MissingResourceError: the folder has none.
+        InvalidInputError: it is a data set like those of BEIR, with its corpus in a file.
     """
     if not path.is_dir():
         return [path]
+    for name in CORPUS_NAMES:
+        if (path / name).is_file():
+            raise InvalidInputError(
+                f"{path}: a data set with a corpus of its own; name the file {path / name}"
+            )
     files = [
         file
         for file in path.rglob("*")
