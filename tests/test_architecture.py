@@ -24,7 +24,7 @@ FLOORS = [
     "demo",
     "commands",
 ]
-GROUND = {"errors", "console", "runs", "config", "packages", "text"}
+GROUND = {"errors", "console", "runs", "record_forms", "config", "packages", "text"}
 # An algorithm is one file, with its options and defaults. The configuration builds [credit] from
 # these files, so they lie below it: of config they may import nothing but the base of a section.
 BELOW_CONFIG = (

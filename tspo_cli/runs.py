@@ -29,6 +29,7 @@ import shlex
 import stat
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -53,6 +54,8 @@ CHECKPOINTS_NAME = "checkpoints"
 EVAL_SUMMARY_NAME = "eval.json"
 EVAL_TIMINGS_NAME = "timings.json"
 
+LONGEST_LINE = 2**28
+"""Bytes of one record, unpacked. A few kilobytes of gzip can hold terabytes."""
 _ROLLOUTS_SUFFIX = ".jsonl.gz"
 _ITEMS_SUFFIX = ".items.jsonl.gz"
 _RESERVED = re.compile(r"(?:eval|timings|.*\.judge)_*", re.IGNORECASE)
@@ -214,10 +217,20 @@ def write_jsonl_gz(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_jsonl_gz(path: Path) -> Iterator[Any]:
-    """Read records that `write_jsonl_gz` wrote."""
-    with gzip.open(path, "rb") as handle:
-        for number, line in enumerate(handle, start=1):
-            yield parse_json(line, f"{path}:{number}")
+    """Read records that `write_jsonl_gz` wrote, one line in memory.
+
+    Raises:
+        InvalidInputError: not gzip, cut, a line that is no JSON or longer than `LONGEST_LINE`.
+    """
+    try:
+        with gzip.open(path, "rb") as handle:
+            lines = iter(lambda: handle.readline(LONGEST_LINE + 1), b"")
+            for number, line in enumerate(lines, start=1):
+                if len(line) > LONGEST_LINE:
+                    raise InvalidInputError(f"{path}:{number}: longer than {LONGEST_LINE} bytes")
+                yield parse_json(line, f"{path}:{number}")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InvalidInputError(f"{path}: damaged or not gzip JSON lines ({error})") from None
 
 
 def flush_to_disk(path: Path) -> None:

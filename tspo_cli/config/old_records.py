@@ -12,7 +12,7 @@ from typing import Any
 
 from tspo_cli.config.tables import Table, flatten, merge, nest
 from tspo_cli.credit.algorithms.old_keys import OLD_KEYS
-from tspo_cli.errors import InvalidInputError
+from tspo_cli.record_forms import CONFIG, checked
 from tspo_cli.runs import read_json
 
 # What prompts and observations were before each of these keys existed.
@@ -61,9 +61,6 @@ def read_record(path: Path) -> Table:
     """The configuration in a JSON file that a run or an evaluation left, with today's keys.
 
     Raises:
-        MissingResourceError: no such file. InvalidInputError: it holds no JSON object.
+        MissingResourceError: no such file. InvalidInputError: it holds no configuration.
     """
-    table = read_json(path)
-    if not isinstance(table, dict):
-        raise InvalidInputError(f"{path}: expected a JSON object, found {type(table).__name__}")
-    return current_keys(table)
+    return current_keys(checked(CONFIG, read_json(path), str(path)))

@@ -14,15 +14,19 @@ from typing import Any
 
 from tspo_cli.console import progress
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.record_forms import MANIFEST, checked
 from tspo_cli.retrieval.search_settings import IndexSettings
 from tspo_cli.runs import read_json
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "tspo-index"
 FORMAT_VERSION = 1
-_FIELDS: dict[str, type] = {
-    "kind": str, "passages": int, "corpus": dict, "parameters": dict, "encoder": str, "files": dict,
-}  # fmt: skip
+PASSAGES_NAME, OFFSETS_NAME = "passages.jsonl", "offsets.npy"
+VECTORS_NAME = "vectors.faiss"
+POSTINGS = ("data", "indices", "indptr")
+_BM25_NAMES = (
+    *(f"{name}.csc.index.npy" for name in POSTINGS), "params.index.json", "vocab.index.json",
+)  # fmt: skip
 _CHECKED_ON_OPENING = 64 * 2**20
 """Bytes. The digest of a larger file takes seconds; `tspo index verify` computes it."""
 _CHUNK = 16 * 2**20
@@ -78,21 +82,26 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path}: expected index format {FORMAT_VERSION}, got {version}; build it again with "
             "--overwrite"
         )
-    for name, kind in _FIELDS.items():
-        if not isinstance(manifest.get(name), kind):
-            raise InvalidInputError(
-                f"{path / MANIFEST_NAME}: {name!r} is missing or damaged; build the index again"
-            )
-    described = [("corpus", manifest["corpus"], ("path", "sha256"))]
-    described += [
-        (f"files: {name}", facts, ("bytes", "sha256")) for name, facts in manifest["files"].items()
-    ]
-    for name, facts, required in described:
-        if not isinstance(facts, dict) or any(key not in facts for key in required):
-            raise InvalidInputError(
-                f"{path / MANIFEST_NAME}: {name!r} is damaged; build the index again"
-            )
+    checked(MANIFEST, manifest, str(path / MANIFEST_NAME))
+    _check_names(path / MANIFEST_NAME, manifest)
     return manifest
+
+
+def _check_names(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse a manifest without the size and digest of a file that is opened, or with a name that
+    leads out of the directory by `..`.
+    """
+    opened = [OFFSETS_NAME, manifest.get("lines", PASSAGES_NAME)]
+    opened += _BM25_NAMES if manifest["kind"] in ("bm25", "hybrid") else ()
+    opened += manifest.get("vectors", [VECTORS_NAME]) if manifest["kind"] != "bm25" else ()
+    for name in opened:
+        if name not in manifest["files"]:
+            raise InvalidInputError(
+                f"{path}: files has no size and digest of {name}; build the index again"
+            )
+    for name in manifest["files"]:
+        if Path(name).name != name and not Path(name).is_absolute():
+            raise InvalidInputError(f"{path}: {name}: expected a file in the index directory")
 
 
 def index_digest(manifest: Mapping[str, Any]) -> str:

@@ -21,9 +21,9 @@ from tspo_cli.data.corpus.passage_forms import has_id, parse_passage
 from tspo_cli.data.formats.record_checks import invalid
 from tspo_cli.data.question import Passage
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.retrieval.manifest import OFFSETS_NAME as OFFSETS_NAME
+from tspo_cli.retrieval.manifest import PASSAGES_NAME as PASSAGES_NAME
 
-PASSAGES_NAME = "passages.jsonl"
-OFFSETS_NAME = "offsets.npy"
 _ROW = np.dtype([("end", "<i8"), ("crc", "<u4")])
 """Per line: the byte offset of its end, and its CRC-32. One row comes before the first line."""
 _ROWS_AT_ONCE = 1 << 16
@@ -257,7 +257,7 @@ class PassageStore:
 
     def __init__(self, directory: Path, lines: Path | None = None) -> None:
         lines = lines or directory / PASSAGES_NAME
-        rows: Any = np.load(directory / OFFSETS_NAME, mmap_mode="r", allow_pickle=False)
+        rows = _offsets(directory / OFFSETS_NAME)
         self._ends: NDArray[np.int64] = rows["end"] if rows.dtype == _ROW else rows
         self._sums: NDArray[np.uint32] | None = rows["crc"] if rows.dtype == _ROW else None
         self._path = lines
@@ -286,7 +286,12 @@ class PassageStore:
         """
         if not 0 <= position < len(self):
             raise IndexError(position)
-        line = self._lines[int(self._ends[position]) : int(self._ends[position + 1])]
+        start, end = int(self._ends[position]), int(self._ends[position + 1])
+        if not 0 <= start < end <= len(self._lines):
+            raise InvalidInputError(
+                f"{self._path}:{position + 1}: {OFFSETS_NAME} names no line; build the index again"
+            )
+        line = self._lines[start:end]
         if self._sums is not None and zlib.crc32(line) != self._sums[position + 1]:
             raise InvalidInputError(
                 f"{self._path}:{position + 1}: the passage is not the one that was indexed (its "
@@ -307,6 +312,21 @@ class PassageStore:
         """The contents of at most `count` passages, evenly over all of them."""
         step = max(1, len(self) // count)
         return [self[position][1] for position in range(0, len(self), step)][:count]
+
+
+def _offsets(path: Path) -> Any:
+    """The table of `OffsetsWriter`, or the ends alone as an old index has them, mapped."""
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        reason = str(error).split(".")[0][:120]
+        raise InvalidInputError(f"{path}: damaged ({reason}); build the index again") from None
+    if rows.dtype not in (_ROW, np.dtype(np.int64)) or rows.ndim != 1 or not len(rows):
+        raise InvalidInputError(
+            f"{path}: expected one row per passage, got {rows.dtype} {rows.shape}; build the index "
+            "again"
+        )
+    return rows
 
 
 def _passage(path: Path, position: int, line: bytes) -> tuple[str, str]:

@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tspo_cli.errors import InvalidInputError
+
 Ranked = list[tuple[int, float]]
 """(position, score) pairs in the order of hits."""
 
@@ -21,6 +23,18 @@ class Ranker(Protocol):
 
 
 _BLOCKS_PER_HIT = 32
+
+
+def check_finite(scores: NDArray[np.float32]) -> None:
+    """Refuse the scores of a damaged index, which would hide its passages.
+
+    Raises:
+        InvalidInputError: a score is NaN or infinite.
+    """
+    if not np.isfinite(scores).all():
+        raise InvalidInputError(
+            "the index gives scores that are no numbers; it is damaged: build it again"
+        )
 
 
 def top_k(
@@ -53,9 +67,15 @@ def top_positive(
 
     The k-th best of the blocks' maxima is a lower bound of the k-th best score. Scores below it are
     skipped without sorting.
+
+    Raises:
+        InvalidInputError: a score is no number.
     """
     bound = np.float32(0)
-    if (size := len(scores) // (_BLOCKS_PER_HIT * k)) > 1:
-        bound = np.sort(np.maximum.reduceat(scores, np.arange(0, len(scores), size)))[-k]
+    size = max(1, len(scores) // (_BLOCKS_PER_HIT * k))
+    highest = np.maximum.reduceat(scores, np.arange(0, len(scores), size)) if size > 1 else scores
+    check_finite(highest)
+    if size > 1:
+        bound = np.sort(highest)[-k]
     positions = np.flatnonzero(scores >= bound if bound > 0 else scores > 0)
     return top_k(scores[positions], positions, k, id_of)

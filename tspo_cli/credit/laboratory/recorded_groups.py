@@ -4,7 +4,6 @@ afterwards.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from tspo_cli import runs
 from tspo_cli.credit.from_rollouts import group_from_record
 from tspo_cli.credit.group import Group
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.record_forms import GROUP, checked
 
 
 def recorded_batches(
@@ -39,11 +39,10 @@ def recorded_batches(
 
 def _groups(path: Path) -> Iterator[Group]:
     try:
-        for record in runs.read_jsonl_gz(path):
+        for number, record in enumerate(runs.read_jsonl_gz(path), start=1):
+            checked(GROUP, record, f"{path}:{number}")
             if record["trajectories"]:  # none where every rollout failed
                 yield group_from_record(record)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InvalidInputError(f"{path}: damaged or not gzip JSON lines ({error})") from None
     except (KeyError, TypeError) as error:
         raise InvalidInputError(
             f"{path}: not the rollouts of a training run (no {error})"

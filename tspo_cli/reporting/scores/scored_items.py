@@ -20,7 +20,7 @@ from tspo_cli.evaluation.statistics.paired_tests import Comparison, compare_sets
 from tspo_cli.reporting.sources.arms import Arm
 from tspo_cli.reporting.sources.published import SETS
 from tspo_cli.reporting.sources.run_view import RunView
-from tspo_cli.reporting.sources.trajectories import read_records
+from tspo_cli.reporting.sources.trajectories import read_items
 
 Items = dict[str, dict[str, Any]]
 Table = npt.NDArray[np.float64]
@@ -131,7 +131,7 @@ def end_items(view: RunView) -> dict[str, Items]:
     for dataset in view.last_scores:
         path = view.items_path(view.last_step, dataset)
         if path.exists():
-            records = ({**item, "trajectory": None} for item in read_records(path))
+            records = ({**item, "trajectory": None} for item in read_items(path))
             by_dataset[dataset] = {str(item["id"]): item for item in records}
     return by_dataset
 

@@ -9,9 +9,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from tspo_cli import runs
 from tspo_cli.config.old_records import current_keys, read_record
-from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.errors import MissingResourceError
+from tspo_cli.record_forms import (
+    ENVIRONMENT,
+    SCORES,
+    STATUS,
+    SUMMARY,
+    checked,
+    checked_step,
+)
 
 
 @dataclass(frozen=True)
@@ -77,9 +87,9 @@ class RunView:
     def environment(self) -> dict[str, Any]:
         """Versions and hardware; empty where they were not recorded."""
         if self.is_evaluation:
-            return dict(_read_object(self.path / runs.EVAL_SUMMARY_NAME).get("environment") or {})
+            return dict(_read(SUMMARY, self.path / runs.EVAL_SUMMARY_NAME).get("environment") or {})
         path = self.path / runs.ENVIRONMENT_NAME
-        return _read_object(path) if path.exists() else {}
+        return _read(ENVIRONMENT, path) if path.exists() else {}
 
     @cached_property
     def evaluation_folders(self) -> tuple[tuple[int, Path], ...]:
@@ -95,10 +105,10 @@ class RunView:
         Those of `tspo eval` have the order in which the data sets were given.
         """
         if self.is_evaluation:
-            summary = _read_object(self.path / runs.EVAL_SUMMARY_NAME)
+            summary = _read(SUMMARY, self.path / runs.EVAL_SUMMARY_NAME)
             return tuple((0, scores) for scores in summary["results"])
         return tuple(
-            (step, _read_object(path))
+            (step, _read(SCORES, path))
             for step, folder in self.evaluation_folders
             for path in runs.scores_files(folder)
         )
@@ -127,20 +137,21 @@ def open_run(path: Path, name: str | None = None) -> RunView:
     """The view of one run directory or folder of `tspo eval`.
 
     Raises:
-        InvalidInputError: its configuration or status is not a JSON object.
+        InvalidInputError: its configuration, status or summary is not such a record.
         MissingResourceError: it is neither.
     """
     name = name or path.resolve().name
     if is_evaluation(path):
         return _open_evaluation(path, name)
     command = path / runs.COMMAND_NAME
-    lines = command.read_text(encoding="utf-8").splitlines() if command.exists() else []
+    text = command.read_text(encoding="utf-8", errors="replace") if command.exists() else ""
+    lines = text.splitlines()
     status = path / runs.STATUS_NAME
     return RunView(
         path=path,
         name=name,
         config=read_record(path / runs.CONFIG_NAME),
-        status=_read_object(status) if status.exists() else {},
+        status=_read(STATUS, status) if status.exists() else {},
         command=lines[0] if lines else "",
     )
 
@@ -152,10 +163,7 @@ def is_evaluation(path: Path) -> bool:
 
 def _open_evaluation(path: Path, name: str) -> RunView:
     file = path / runs.EVAL_SUMMARY_NAME
-    summary = _read_object(file)
-    results = summary.get("results")
-    if not isinstance(results, list) or not all(isinstance(scores, dict) for scores in results):
-        raise InvalidInputError(f"{file}: expected a list of scores under results")
+    summary = _read(SUMMARY, file)
     return RunView(
         path=path,
         name=name,
@@ -233,15 +241,10 @@ def warned(views: Iterable[RunView]) -> list[str]:
     ]
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    value = runs.read_json(path)
-    if not isinstance(value, dict):
-        raise InvalidInputError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
+def _read(form: TypeAdapter[Any], path: Path) -> dict[str, Any]:
+    record: dict[str, Any] = checked(form, runs.read_json(path), str(path))
+    return record
 
 
 def _read_steps(path: Path) -> tuple[dict[str, Any], ...]:
-    try:
-        return tuple(runs.read_jsonl(path))
-    except ValueError as error:
-        raise InvalidInputError(f"{path}: not valid JSON lines ({error})") from None
+    return tuple(checked_step(record, str(path)) for record in runs.read_jsonl(path))

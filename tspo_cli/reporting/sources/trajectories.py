@@ -4,19 +4,19 @@ items.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from tspo_cli import runs
 from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.folr import judge
 from tspo_cli.credit.group import CreditTrajectory, CreditTurn
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.record_forms import GROUP, ITEM, checked
 from tspo_cli.reporting.sources.run_view import RunView
 
 
@@ -58,23 +58,25 @@ def read_groups(view: RunView, source: Source) -> Iterator[dict[str, Any]]:
     rewards or advantages.
     """
     if source.dataset is None:
-        for record in read_records(source.path):
+        for record in _read_records(GROUP, source.path):
             failed = record.pop("failed", [])
             yield (
                 record | {"trajectories": [*record["trajectories"], *failed]} if failed else record
             )
         return
     credit = _credit(view)
-    for item in read_records(source.path):
+    for item in read_items(source.path):
         yield _item_group(item, source.dataset, source.step, credit)
 
 
-def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Records of a compressed file; a damaged one is an InvalidInputError that names it."""
-    try:
-        yield from runs.read_jsonl_gz(path)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InvalidInputError(f"{path}: damaged or not gzip JSON lines ({error})") from None
+def read_items(path: Path) -> Iterator[dict[str, Any]]:
+    """Evaluated items of a file; a damaged one is an InvalidInputError that names it."""
+    return _read_records(ITEM, path)
+
+
+def _read_records(form: TypeAdapter[Any], path: Path) -> Iterator[dict[str, Any]]:
+    for number, record in enumerate(runs.read_jsonl_gz(path), start=1):
+        yield checked(form, record, f"{path}:{number}")
 
 
 def _credit(view: RunView) -> CreditConfig:

@@ -20,6 +20,7 @@ from tspo_cli.console import warn
 from tspo_cli.data.corpus.unspaced import MARKS, UNSPACED, unspaced_share
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.packages import missing
+from tspo_cli.retrieval.manifest import POSTINGS
 from tspo_cli.retrieval.ranking import Ranked, top_positive
 
 LUCENE_STOP_WORDS = frozenset(
@@ -173,14 +174,9 @@ class Bm25Ranker:
         self._id_of = id_of
         if settings.stemmer != "none":
             _stems(settings.stemmer)  # a missing package is said now, not at the first query
-        self._index = bm25s.BM25.load(directory, mmap=True)
+        self._directory = directory
+        self._index = _opened(directory)
         scores = self._index.scores
-        # A plain view of the mapped pages: slicing an np.memmap costs more than scoring.
-        for name in ("data", "indices", "indptr"):
-            scores[name] = np.asarray(scores[name])
-        postings = int(scores["indptr"][-1])
-        if len(scores["data"]) != postings or len(scores["indices"]) != postings:
-            raise InvalidInputError(f"{directory}: the postings are cut; build the index again")
         if scores["num_docs"] != rows:
             raise InvalidInputError(
                 f"{directory}: BM25 was built over {scores['num_docs']} passages, the corpus has "
@@ -198,9 +194,45 @@ class Bm25Ranker:
         if not ids:
             self._warn_once(query)
             return []
-        return top_positive(self._index.get_scores_from_ids(ids), k, self._id_of)
+        try:
+            scores = self._index.get_scores_from_ids(ids)
+        except IndexError:
+            raise InvalidInputError(
+                f"{self._directory}: the postings name passages that are not there; build the "
+                "index again"
+            ) from None
+        return top_positive(scores, k, self._id_of)
 
     def _warn_once(self, query: str) -> None:
         if not self._warned and (reason := lost_words(query, self._settings)) is not None:
             self._warned = True
             warn(f"BM25 finds nothing for {query[:60]!r}: {reason}")
+
+
+def _opened(directory: Path) -> bm25s.BM25:
+    """The mapped files, with the types and sizes that scoring relies on."""
+    try:
+        index = bm25s.BM25.load(directory, mmap=True)
+        scores, vocabulary = index.scores, index.vocab_dict
+        # A plain view of the mapped pages: slicing an np.memmap costs more than scoring.
+        data, places, starts = (np.asarray(scores[name]) for name in POSTINGS)
+        ids = np.fromiter(vocabulary.values(), np.int64, len(vocabulary))
+    except (ValueError, EOFError, KeyError, TypeError, AttributeError, OverflowError,
+            RecursionError) as error:  # fmt: skip
+        reason = str(error).split(".")[0][:120]
+        raise InvalidInputError(
+            f"{directory}: damaged BM25 files ({reason}); build the index again"
+        ) from None
+    if [array.dtype.kind for array in (data, places, starts)] != ["f", "i", "i"]:
+        raise InvalidInputError(f"{directory}: postings of another type; build the index again")
+    if data.ndim != 1 or not data.shape == places.shape == (starts[-1] if len(starts) else -1,):
+        raise InvalidInputError(f"{directory}: the postings are cut; build the index again")
+    known = len(ids) == 0 or 0 <= ids.min() <= ids.max() < len(starts) - 1
+    if starts.ndim != 1 or starts[0] != 0 or (np.diff(starts) < 0).any() or not known:
+        raise InvalidInputError(
+            f"{directory}: words without postings of their own; build the index again"
+        )
+    # As unsigned numbers, places below 0 are beyond the corpus and an error.
+    places = places.view(f"u{places.itemsize}")
+    index.scores |= dict(zip(POSTINGS, (data, places, starts), strict=True))
+    return index

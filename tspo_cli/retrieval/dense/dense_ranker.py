@@ -21,9 +21,9 @@ from tspo_cli.retrieval.dense.faiss_files import (
     write_flat,
 )
 from tspo_cli.retrieval.dense.vectors import ShardedVectors
-from tspo_cli.retrieval.ranking import Ranked
+from tspo_cli.retrieval.manifest import VECTORS_NAME as VECTORS_NAME
+from tspo_cli.retrieval.ranking import Ranked, check_finite
 
-VECTORS_NAME = "vectors.faiss"
 RESCORE_NAME = "rescore.npy"
 _SLACK = 1e-4
 """Bound of the error of a float32 score of the first pass, relative to the best score or 1,
@@ -292,6 +292,11 @@ def rank_vectors(
     while len(unsettled):
         queries = vectors[unsettled]
         scores, positions = index.search(queries, count)
+        if (positions < 0).any():
+            raise InvalidInputError(
+                f"the index finds fewer than {count} of {index.ntotal} vectors, for others are no "
+                "numbers; it is damaged: build it again"
+            )
         margins = slack(queries, scores)
         ranked = _rank_candidates(queries, scores, positions, k, exact_rows, index.ntotal, margins)
         left = []
@@ -335,6 +340,7 @@ def _rank_candidates(
             kth = -np.partition(-exact, k - 1, axis=1)[:, k - 1 : k]
             reach = scores + margins[:, None] >= kth if margins is not None else True
             exact = np.maximum(exact, _score_again(vectors, positions, real & ~near & reach, rows))
+    check_finite(exact[exact != -np.inf])
     best = np.lexsort((positions, -exact), axis=1)[:, :k]
     positions, exact = (
         np.take_along_axis(positions, best, axis=1),

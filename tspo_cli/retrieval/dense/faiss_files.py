@@ -31,6 +31,7 @@ def open_faiss(pieces: Sequence[Path]) -> Any:
         InvalidInputError: not a FAISS file, or a cut one.
     """
     kind = _magic(pieces[0])
+    _limit_reading(sum(path.stat().st_size for path in pieces))
     try:
         if len(pieces) > 1:
             reader: Any = faiss
@@ -157,6 +158,17 @@ def flat_head(index: Any, rows: int) -> bytes:
 def is_streamable(index: Any) -> bool:
     """Whether `write_flat` can write this index: flat float32 or a scalar quantiser."""
     return isinstance(index, (faiss.IndexFlat, faiss.IndexScalarQuantizer))
+
+
+def _limit_reading(size: int) -> None:
+    """No table in a file of `size` bytes has more bytes or entries than the file: a length that
+    lies would fill the memory before the file ends.
+    """
+    for name in ("vector_byte_limit", "loop_limit"):
+        # Older versions of FAISS have no limits.
+        set_limit = getattr(faiss, f"set_deserialization_{name}", None)
+        if set_limit is not None:
+            set_limit(size)
 
 
 def _magic(path: Path) -> bytes:

@@ -1,0 +1,99 @@
+"""Indexes whose digests somebody has written anew: what does not fit is refused, never searched."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from experiments.reliability.damage import Mutation
+from experiments.reliability.damaged_indexes import bm25_mutations, dense_mutations
+from tests.retrieval.index.test_hostile import corpus  # noqa: F401
+from tspo_cli.errors import InvalidInputError, TspoError
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.index.searcher import open_index, verify_index
+
+BM25 = {
+    "two dimensions: offsets.npy, signed",
+    "floats: offsets.npy, signed",
+    "NaN: data.csc.index.npy, signed",
+    "infinite: data.csc.index.npy, signed",
+    "integers: data.csc.index.npy, signed",
+    "objects: data.csc.index.npy, signed",
+    "pointer beyond: indices.csc.index.npy, signed",
+    "pointer below: indices.csc.index.npy, signed",
+    "float pointers: indices.csc.index.npy, signed",
+    "short: indptr.csc.index.npy, signed",
+    "falling: indptr.csc.index.npy, signed",
+    "list: vocab.index.json, signed",
+    "deep: vocab.index.json, signed",
+    'num_docs = "x", signed',
+}
+DENSE = {
+    "all NaN: vectors.faiss, signed",
+    "more rows: vectors.faiss, signed",
+    "dimension 0: vectors.faiss, signed",
+    "other kind: vectors.faiss, signed",
+    "unknown kind: vectors.faiss, signed",
+}
+
+
+@pytest.fixture(scope="module")
+def bm25(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    build_index(corpus, out := tmp_path_factory.mktemp("bm25") / "index")
+    return out
+
+
+@pytest.fixture(scope="module")
+def dense(corpus: Path, tiny_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    out = tmp_path_factory.mktemp("dense") / "index"
+    build_index(corpus, out, kind="dense", encoder=tiny_encoder)
+    return out
+
+
+def refusal(index: Path, mutation: Mutation, folder: Path) -> str:
+    """The error of opening and searching, empty without one."""
+    shutil.copytree(index, folder / "index")
+    mutation.apply(folder / "index")
+    try:
+        result = open_index(folder / "index").search(["blue tower two"], 3)[0]
+    except TspoError as error:
+        return str(error)
+    return result.error or ""
+
+
+def is_one_line(text: str) -> bool:
+    return bool(text) and "\n" not in text
+
+
+def chosen(made: list[Mutation], names: set[str]) -> list[Mutation]:
+    found = [mutation for mutation in made if mutation.name in names]
+    assert {mutation.name for mutation in found} == names
+    return found
+
+
+def test_arrays_and_tables_that_lie(bm25: Path, tmp_path: Path) -> None:
+    for number, mutation in enumerate(chosen(bm25_mutations(bm25, 99, random.Random(0)), BM25)):
+        folder = tmp_path / str(number)
+        assert is_one_line(refusal(bm25, mutation, folder)), mutation.name
+
+
+def test_vectors_that_lie(dense: Path, tmp_path: Path) -> None:
+    for number, mutation in enumerate(chosen(dense_mutations(dense, 99, random.Random(0)), DENSE)):
+        folder = tmp_path / str(number)
+        assert is_one_line(refusal(dense, mutation, folder)), mutation.name
+
+
+@pytest.mark.parametrize("files", [{}, {"offsets.npy": {"bytes": 1, "sha256": "x"}}])
+def test_an_index_without_digests_is_not_verified(
+    files: dict[str, object], bm25: Path, tmp_path: Path
+) -> None:
+    import json
+
+    folder = Path(shutil.copytree(bm25, tmp_path / "index"))
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"files": files}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InvalidInputError, match="files has no size and digest"):
+        verify_index(folder)
