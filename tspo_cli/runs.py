@@ -217,10 +217,8 @@ def write_jsonl_gz(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_jsonl_gz(path: Path) -> Iterator[Any]:
-    """Read records that `write_jsonl_gz` wrote, one line in memory.
-
-    Raises:
-        InvalidInputError: not gzip, cut, a line that is no JSON or longer than `LONGEST_LINE`.
+    """Read records that `write_jsonl_gz` wrote. InvalidInputError: not gzip, cut, a line that is
+    no JSON or longer than `LONGEST_LINE`.
     """
     try:
         with gzip.open(path, "rb") as handle:

@@ -15,15 +15,14 @@ from typing import Any
 from tspo_cli.console import progress
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.record_forms import MANIFEST, checked
+from tspo_cli.retrieval.passages import OFFSETS_NAME, PASSAGES_NAME
 from tspo_cli.retrieval.search_settings import IndexSettings
+from tspo_cli.retrieval.types import POSTINGS, VECTORS_NAME
 from tspo_cli.runs import read_json
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "tspo-index"
 FORMAT_VERSION = 1
-PASSAGES_NAME, OFFSETS_NAME = "passages.jsonl", "offsets.npy"
-VECTORS_NAME = "vectors.faiss"
-POSTINGS = ("data", "indices", "indptr")
 _BM25_NAMES = (
     *(f"{name}.csc.index.npy" for name in POSTINGS), "params.index.json", "vocab.index.json",
 )  # fmt: skip

@@ -21,9 +21,9 @@ from tspo_cli.data.corpus.passage_forms import has_id, parse_passage
 from tspo_cli.data.formats.record_checks import invalid
 from tspo_cli.data.question import Passage
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.retrieval.manifest import OFFSETS_NAME as OFFSETS_NAME
-from tspo_cli.retrieval.manifest import PASSAGES_NAME as PASSAGES_NAME
 
+PASSAGES_NAME = "passages.jsonl"
+OFFSETS_NAME = "offsets.npy"
 _ROW = np.dtype([("end", "<i8"), ("crc", "<u4")])
 """Per line: the byte offset of its end, and its CRC-32. One row comes before the first line."""
 _ROWS_AT_ONCE = 1 << 16

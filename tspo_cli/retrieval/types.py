@@ -9,6 +9,10 @@ from typing import Any, Protocol
 MAX_QUERY_CHARACTERS = 32_768
 """A longer query is an error: no encoder reads so much, and BM25 would take seconds for it."""
 
+POSTINGS = ("data", "indices", "indptr")
+"""The arrays of a BM25 index, as bm25s names them and their files."""
+VECTORS_NAME = "vectors.faiss"
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:

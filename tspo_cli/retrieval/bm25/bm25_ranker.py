@@ -20,8 +20,8 @@ from tspo_cli.console import warn
 from tspo_cli.data.corpus.unspaced import MARKS, UNSPACED, unspaced_share
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.packages import missing
-from tspo_cli.retrieval.manifest import POSTINGS
 from tspo_cli.retrieval.ranking import Ranked, top_positive
+from tspo_cli.retrieval.types import POSTINGS
 
 LUCENE_STOP_WORDS = frozenset(
     (

@@ -21,8 +21,8 @@ from tspo_cli.retrieval.dense.faiss_files import (
     write_flat,
 )
 from tspo_cli.retrieval.dense.vectors import ShardedVectors
-from tspo_cli.retrieval.manifest import VECTORS_NAME as VECTORS_NAME
 from tspo_cli.retrieval.ranking import Ranked, check_finite
+from tspo_cli.retrieval.types import VECTORS_NAME as VECTORS_NAME
 
 RESCORE_NAME = "rescore.npy"
 _SLACK = 1e-4
