@@ -24,6 +24,7 @@ from tspo_cli.training.announce import loop_options
 from tspo_cli.training.planning.estimate import estimate_run
 from tspo_cli.training.planning.memory import kv_cache_bytes
 from tspo_cli.training.planning.model_shape import model_shape
+from tspo_cli.training.start.longest import longest_sequence
 
 QWEN_3B = {
     "model_type": "qwen2",
@@ -259,7 +260,8 @@ def test_plan_measures_the_data_that_is_here(qwen: str, tmp_path: Path) -> None:
     questions.write_text('{"id": "1", "question": "Where?", "golden_answers": ["here"]}\n')
 
     def plan_of(*settings: str) -> dict[str, Any]:
-        return estimate_run(load_config([], [f"model.path={model}", *settings]), gpus=0)
+        config = load_config([], [f"model.path={model}", *settings])
+        return estimate_run(config, 0, longest_sequence(config))
 
     sft = plan_of("kind=sft", f'data.demonstrations=["{demonstrations}"]')
     config = load_config([], [f"model.path={model}"])

@@ -57,6 +57,7 @@ def plan(
         step_seconds,
     )
     from tspo_cli.training.problems import refuse_problems
+    from tspo_cli.training.start.longest import longest_sequence
 
     config = load_config(sources, settings or ())
     refuse_problems(config)
@@ -65,7 +66,7 @@ def plan(
             "--rollout-tokens counts for the time of --gpus alone; give --gpus N without --rates, "
             "or leave it out"
         )
-    estimate = estimate_run(config, gpus)
+    estimate = estimate_run(config, gpus, longest_sequence(config))
     if rates is not None:
         estimate |= {
             "seconds_per_step": measured_seconds(rates, config),
@@ -81,7 +82,9 @@ def plan(
     needed = estimate["memory_per_process_gib"]["total"]
     short = bool(gpu_memory) and needed > gpu_memory
     if short:
-        estimate["would_fit_with"] = fitting_settings(config, gpus, gpu_memory)
+        estimate["would_fit_with"] = fitting_settings(
+            config, gpus, gpu_memory, estimate["context_tokens"]
+        )
     if as_json:
         console.result_json(estimate)
     else:

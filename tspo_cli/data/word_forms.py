@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from tspo_cli.data.normal_form import normalize_answer
-from tspo_cli.data.plain_letters import LETTERS, PLAIN_FORMS
+from tspo_cli.text.plain_letters import LETTERS, PLAIN_FORMS
 
 MARK = "-"
 """Stands for every punctuation mark and symbol in a readable text."""

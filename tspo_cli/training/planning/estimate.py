@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.config.context import context_length
 from tspo_cli.config.load_config import read_resolved
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.runs import TIMINGS_NAME, read_jsonl
-from tspo_cli.training.planning.longest import longest_sequence
 from tspo_cli.training.planning.memory import PlannedRun, disk_space, process_memory
 from tspo_cli.training.planning.model_shape import model_shape
 
 
-def estimate_run(config: Config, gpus: int) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class LongestSequence:
+    """`tokens` of the longest sequence of a run, and where the number comes from, in words."""
+
+    tokens: int
+    source: str
+
+    @classmethod
+    def by_limits(cls, config: Config) -> LongestSequence:
+        """What the limits allow."""
+        source = "model.max_context" if config.model.max_context else "the sum of the limits"
+        return cls(context_length(config), source)
+
+
+def estimate_run(
+    config: Config, gpus: int, longest: LongestSequence | None = None
+) -> dict[str, Any]:
     """The whole estimate as plain values (GiB, tokens, counts) for `gpus` processes with a GPU each
-    (0: CPU).
+    (0: CPU). Without `longest`, sequences are as long as the limits allow.
 
     Raises:
         MissingResourceError: model.path is not on this machine and no known model.
-        InvalidInputError: its config.json lacks a size, or data cannot be used.
+        InvalidInputError: its config.json lacks a size.
     """
-    longest = longest_sequence(config)
+    longest = longest or LongestSequence.by_limits(config)
     context = longest.tokens
     run = PlannedRun(config, model_shape(config), gpus, context)
     sampled = (config.rollout.max_searches + 1) * config.rollout.max_new_tokens
@@ -49,9 +65,9 @@ def estimate_run(config: Config, gpus: int) -> dict[str, Any]:
     }
 
 
-def fitting_settings(config: Config, gpus: int, gib: float) -> list[str]:
+def fitting_settings(config: Config, gpus: int, gib: float, context: int) -> list[str]:
     """Settings that together make the run fit into `gib` per GPU, the cheapest first; empty if none
-    do.
+    do. Sequences have at most `context` tokens.
 
     They are tried in the order of their cost: sharding, smaller portions, recomputation,
     offloading.
@@ -65,7 +81,6 @@ def fitting_settings(config: Config, gpus: int, gib: float) -> list[str]:
             if stage > config.deepspeed.zero_stage
         ]
     tokens, slots = config.train.tokens_per_micro_batch, config.rollout.batch_size
-    context = longest_sequence(config).tokens
     tries += [
         {"train.tokens_per_micro_batch": size}
         for size in (tokens // 2, tokens // 4)

@@ -1,7 +1,7 @@
 """Memory and disk of a training run, in GiB.
 
 Parameters and ZeRO's arithmetic are exact. Activations, logits and caches are estimated for
-sequences as long as the longest (`longest_sequence`); experiments/benchmarks/plan_memory.py and
+sequences as long as the longest of the run; experiments/benchmarks/plan_memory.py and
 training_gpu.py compare them with measurements.
 """
 

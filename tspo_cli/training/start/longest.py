@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.data.readers import resolve_data
 from tspo_cli.errors import MissingResourceError
+from tspo_cli.models.load_model import load_tokenizer
+from tspo_cli.rollout.prompt_length import measure_prompts
 from tspo_cli.rollout.protocol import SearchProtocol
+from tspo_cli.training.core.sequences import demonstration_lengths
+from tspo_cli.training.planning.estimate import LongestSequence
+from tspo_cli.training.rl.question_batches import read_training_questions
+from tspo_cli.training.sft.sft_step import recorded_demonstrations
 
 _TOKENIZERS = ("tokenizer.json", "vocab.json")
-
-
-@dataclass(frozen=True, slots=True)
-class LongestSequence:
-    """`tokens` of the longest sequence, and where the number comes from, in words."""
-
-    tokens: int
-    source: str
 
 
 def longest_sequence(config: Config) -> LongestSequence:
@@ -32,23 +28,13 @@ def longest_sequence(config: Config) -> LongestSequence:
     Raises:
         InvalidInputError: data or tokenizer that cannot be used.
     """
-    limits = LongestSequence(context_length(config), "the sum of the limits")
-    if config.model.max_context:
-        limits = LongestSequence(limits.tokens, "model.max_context")
+    limits = LongestSequence.by_limits(config)
     if not _is_here(config) or (config.kind != "sft" and config.model.max_context):
         return limits
-    from tspo_cli.models.load_model import load_tokenizer
-
     protocol = SearchProtocol.from_config(load_tokenizer(config.model.path), config.rollout)
     if config.kind == "sft":
-        from tspo_cli.training.core.sequences import demonstration_lengths
-        from tspo_cli.training.sft.sft_step import recorded_demonstrations
-
         lengths = demonstration_lengths(recorded_demonstrations(config), protocol)
         return LongestSequence(max(lengths), "the longest demonstration")
-    from tspo_cli.rollout.prompt_length import measure_prompts
-    from tspo_cli.training.rl.question_batches import read_training_questions
-
     most = config.rollout.max_prompt_tokens
     prompt = min(most, measure_prompts(read_training_questions(config), protocol, most).longest)
     tokens = limits.tokens - most + prompt
