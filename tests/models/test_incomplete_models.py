@@ -387,3 +387,23 @@ def test_a_dry_run_refuses(hub: dict[str, Path], tmp_path: Path) -> None:
     edit(hub["step-10"], lambda tensors: tensors.pop("lm_head.weight"))
     with pytest.raises(InvalidInputError, match=r"lm_head\.weight"):
         starting_policy(load_config([], settings), "cpu")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "null", "5", "[" * 100_000, '{"model_type": ["qwen2"]}', '{"model_type": "llama", '
+     '"hidden_size": "x"}', '{"model_type": "llama", "num_attention_heads": 0}'],
+)  # fmt: skip
+def test_a_configuration_of_another_form(tmp_path: Path, text: str) -> None:
+    folder = llama(tmp_path / "model")
+    (folder / "config.json").write_text(text)
+    assert refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/hostname", "a/b.safetensors"])
+def test_an_index_of_weights_stays_in_its_directory(tmp_path: Path, name: str) -> None:
+    folder = llama(tmp_path / "model")
+    (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert f"weight_map names {name}" in refusal(folder)

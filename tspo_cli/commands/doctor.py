@@ -10,6 +10,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata, util
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from tspo_cli import console
 from tspo_cli.commands.options import Json
@@ -29,11 +33,20 @@ class Check:
     detail: str
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A run directory to look at instead.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Report what this machine can do, what is missing and how to install it.
 
-    The exit code is always 0.
+    With RUN: what is wrong with a run directory, which checkpoint --resume takes, and what to do.
+    Nothing is changed. The exit code is 1 if there is a problem, and always 0 without RUN.
     """
+    if run is not None:
+        _examine(run, as_json)
+        return
     checks = [*_machine(), *_torch(), *_packages(), *_tools()]
     if as_json:
         console.result_json({"checks": [asdict(check) for check in checks]})
@@ -44,6 +57,23 @@ def doctor(as_json: Json = False) -> None:
     console.result(
         f"\n{len(missing)} missing: {', '.join(missing)}" if missing else "\nnothing is missing"
     )
+
+
+def _examine(run: Path, as_json: bool) -> None:
+    from tspo_cli.text.printable import printable
+    from tspo_cli.training.start.diagnosis import diagnose
+
+    findings = diagnose(run)
+    problems = sum(finding.state == "problem" for finding in findings)
+    if as_json:
+        record = {"run": str(run), "ok": not problems, "findings": [asdict(f) for f in findings]}
+        console.result_json(record)
+    else:
+        for finding in findings:
+            console.result(printable(f"{finding.state:<9}{finding.name:<15} {finding.detail}"))
+        console.result(f"\n{problems or 'no'} problem{'s' * (problems != 1)}")
+    if problems:
+        raise typer.Exit(1)
 
 
 def _machine() -> Iterator[Check]:

@@ -35,7 +35,6 @@ def load_tokenizer(path: str | Path, revision: str = "") -> PreTrainedTokenizerF
         MissingResourceError: no such directory, no tokenizer in it, or the hub does not have it.
         InvalidInputError: the files cannot be read as a fast tokenizer.
     """
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     files = (TOKENIZER, "tokenizer_config.json", "vocab.json")
@@ -44,7 +43,7 @@ def load_tokenizer(path: str | Path, revision: str = "") -> PreTrainedTokenizerF
         tokenizer = AutoTokenizer.from_pretrained(
             str(path), local_files_only=local, trust_remote_code=False, revision=revision or MAIN
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError, StrictDataclassError) as error:
+    except Exception as error:  # libraries raise anything on files that are not whole
         raise _unreadable(path, "a tokenizer", error, local, revision) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InvalidInputError(
@@ -62,7 +61,6 @@ def model_config(path: str | Path, revision: str = "") -> Any:
         InvalidInputError: it, or generation_config.json, cannot be read, or the model is of another
         kind.
     """
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     local = _is_local(path, (CONFIG,), "configuration", revision)
@@ -72,7 +70,7 @@ def model_config(path: str | Path, revision: str = "") -> Any:
         config = AutoConfig.from_pretrained(
             str(path), local_files_only=local, trust_remote_code=False, revision=revision or MAIN
         )
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+    except Exception as error:  # libraries raise anything on files that are not whole
         raise _unreadable(path, "a causal language model", error, local, revision) from error
     problem = _kind_problem(config)
     if problem is not None:
@@ -101,7 +99,6 @@ def load_model(
         unknown, or the model is no causal language model.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
@@ -122,7 +119,7 @@ def load_model(
                 trust_remote_code=False,
                 revision=revision or MAIN,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except Exception as error:  # libraries raise anything on files that are not whole
         raise _unreadable(path, "a causal language model", error, local, revision) from error
     model, report = loaded
     check_tensors(path, report)

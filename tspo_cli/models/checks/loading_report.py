@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.runs import read_json
 
 HEAD = "lm_head.weight"
 INDEX = "model.safetensors.index.json"
@@ -29,12 +29,17 @@ def check_shards(path: Path) -> None:
     if not index.is_file() or (path / "model.safetensors").is_file():
         return
     try:
-        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = sorted(set(read_json(index)["weight_map"].values()))
+        outside = [name for name in files if Path(name).name != name]
         missing = [name for name in files if not (path / name).is_file()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidInputError(
             f"{index}: cannot be read as an index of weights: {error}"
         ) from None
+    if outside:
+        raise InvalidInputError(
+            f"{index}: weight_map names {outside[0]}, expected files in this directory; correct it"
+        )
     if missing:
         raise MissingResourceError(
             f"{path}: {len(missing)} of {len(files)} files of the weights are missing, the first "

@@ -1,0 +1,86 @@
+"""`tspo doctor RUN`: what is wrong with a run directory is named, and what to do."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.reporting.tree import make_tree
+from tspo_cli.commands.app import app
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tree(tmp_path_factory.mktemp("doctor"), steps=2)
+
+
+@pytest.fixture
+def run(tree: Path, tmp_path: Path) -> Path:
+    """A finished run with its model."""
+    path = Path(shutil.copytree(tree / "tspo", tmp_path / "run"))
+    (path / "model").mkdir()
+    (path / "model" / "config.json").write_text("{}")
+    return path
+
+
+def problems(run: Path) -> list[str]:
+    done = CliRunner().invoke(app, ["doctor", str(run), "--json"])
+    found = json.loads(done.stdout)
+    assert done.exit_code == (0 if found["ok"] else 1)
+    assert CliRunner().invoke(app, ["doctor", str(run)]).exit_code == done.exit_code
+    return [line["detail"] for line in found["findings"] if line["state"] == "problem"]
+
+
+def test_a_whole_run_has_no_problem(run: Path) -> None:
+    assert problems(run) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("config.resolved.json", "{", "config.resolved.json: not valid JSON"),
+        ("config.resolved.json", '{"train": {"steps": "x"}}', "train.steps: Input should be"),
+        ("status.json", "[]", "status.json: expected"),
+        ("status.json", '{"state": "running", "step": 1, "attempt": 1}', "it was killed"),
+        ("status.json", '{"state": "failed", "step": 1, "attempt": 1}', "see logs/"),
+        ("status.json", '{"state": "finished", "step": 9, "attempt": 1}', "has 2 steps"),
+        ("metrics.jsonl", '{"step": "x"}\n', "step: Input should be a valid integer"),
+        ("env.json", '{"gpus": 5}', "gpus: Input should be a valid list"),
+        ("eval/step_000002/test.json", "{}", "dataset: Field required"),
+        ("eval/step_000002/test.items.jsonl.gz", "no", "test.items.jsonl.gz: damaged"),
+        ("rollouts/step_000001.jsonl.gz", "no", "step_000001.jsonl.gz: damaged"),
+        ("checkpoints/step_000002/state.json", "{}", "put back a copy"),
+    ],
+)
+def test_what_is_damaged_is_named(run: Path, file: str, text: str, words: str) -> None:
+    (run / file).parent.mkdir(parents=True, exist_ok=True)
+    (run / file).write_text(text)
+    assert any(words in detail for detail in problems(run)), problems(run)
+
+
+def test_a_missing_model_and_leftovers(run: Path) -> None:
+    shutil.rmtree(run / "model")
+    (run / "checkpoints" / ".step_000002.tmp").mkdir(parents=True)
+    (run / "checkpoints" / "damaged_step_000001").mkdir()
+    assert any("missing" in detail for detail in problems(run))
+    text = CliRunner().invoke(app, ["doctor", str(run)]).stdout
+    assert ".step_000002.tmp: left by a killed attempt" in text
+    assert "damaged_step_000001: set aside" in text
+
+
+def test_a_living_training_is_no_problem(run: Path) -> None:
+    (run / "status.json").write_text('{"state": "running", "step": 2, "attempt": 1}')
+    with open(run / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert problems(run) == []
+    assert any("was killed" in detail for detail in problems(run))
+
+
+def test_another_folder_is_refused(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["doctor", str(tmp_path)])
+    assert "not a run directory" in str(done.exception)

@@ -1,0 +1,197 @@
+"""What is wrong with a run directory, and what to do about it. Nothing is changed, nothing of the
+run is executed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tspo_cli import __version__, runs
+from tspo_cli.config.load_config import read_resolved
+from tspo_cli.errors import MissingResourceError, TspoError
+from tspo_cli.record_forms import ENVIRONMENT, GROUP, ITEM, SCORES, checked, checked_step
+from tspo_cli.training.core.checkpoint import check_checkpoint
+from tspo_cli.training.launch.replaced_run import LOCK_NAME
+
+_LEFTOVERS = ("**/.*.tmp", ".replaced", ".deleted", "checkpoints/damaged_*")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line. `state` is ok, note (harmless) or problem (something to do)."""
+
+    name: str
+    state: str
+    detail: str
+
+
+def diagnose(run: Path) -> list[Finding]:
+    """What is found in a run directory, part by part.
+
+    Raises:
+        MissingResourceError: it is no run directory.
+    """
+    if not runs.is_run(run):
+        raise MissingResourceError(f"{run}: not a run directory (it has no {runs.CONFIG_NAME})")
+    busy = _is_locked(run)
+    return [
+        _tried("configuration", lambda: _ok(read_resolved(run).kind)),
+        *_version(run),
+        _tried("status", lambda: _status(run, busy)),
+        *_records(run),
+        *_checkpoints(run, busy),
+        _model(run, busy),
+        *([] if busy else _leftovers(run)),
+        _disk(run),
+    ]
+
+
+def _ok(detail: str) -> tuple[str, str]:
+    return "ok", detail
+
+
+def _tried(name: str, look: Callable[[], tuple[str, str]]) -> Finding:
+    """`look`, or its error as a problem."""
+    try:
+        return Finding(name, *look())
+    except (TspoError, OSError) as error:
+        return Finding(name, "problem", f"{error}; put back a copy")
+
+
+def _is_locked(run: Path) -> bool:
+    """True if a living process trains into the directory."""
+    try:
+        with open(run / LOCK_NAME) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no lock, or a file system without locks
+        return False
+    return False
+
+
+def _version(run: Path) -> Iterator[Finding]:
+    path = run / runs.ENVIRONMENT_NAME
+    if not path.exists():
+        return
+
+    def look() -> tuple[str, str]:
+        versions = checked(ENVIRONMENT, runs.read_json(path), str(path)).get("versions", {})
+        written = versions.get("tspo-cli")
+        if written == __version__:
+            return _ok(f"written by tspo {written}")
+        return "note", f"written by tspo {written}, this is {__version__}: old records are read"
+
+    yield _tried("version", look)
+
+
+def _status(run: Path, busy: bool) -> tuple[str, str]:
+    status = runs.read_status(run)
+    state, step = status["state"], status["step"]
+    made = len(runs.read_jsonl(run / runs.METRICS_NAME))
+    if busy:
+        return _ok(f"{state} at step {step}; a process is training into it now")
+    if state == "running":
+        return "problem", (
+            f"says running at step {step}, but no process holds the lock: it was killed; continue "
+            "with --resume"
+        )
+    if state in ("failed", "stopped"):
+        return "problem", f"{state} at step {step}; see logs/, then continue with --resume"
+    if made != step:
+        return "problem", (
+            f"{state} at step {step}, but {runs.METRICS_NAME} has {made} steps; put back a copy, "
+            "or start anew with --overwrite"
+        )
+    return _ok(f"{state} at step {step}")
+
+
+def _records(run: Path) -> Iterator[Finding]:
+    """Every damaged record by name, or how many are whole."""
+    checks: list[tuple[Path, Callable[[Path], Any]]] = [
+        (run / name, _check_steps) for name in (runs.METRICS_NAME, runs.TIMINGS_NAME)
+    ]
+    checks += [(path, _check_lines(GROUP)) for _, path in runs.rollout_files(run)]
+    for _, folder in runs.eval_steps(run):
+        checks += [(path, _check_scores) for path in runs.scores_files(folder)]
+        checks += [(path, _check_lines(ITEM)) for _, path in runs.items_files(folder)]
+    whole = 0
+    for path, check in checks:
+        try:
+            check(path)
+            whole += 1
+        except (TspoError, OSError) as error:
+            advice = "put back a copy, or delete it: only reports need it"
+            yield Finding("record", "problem", f"{error}; {advice}")
+    yield Finding("records", "ok", f"{whole} files are whole")
+
+
+def _check_steps(path: Path) -> None:
+    for record in runs.read_jsonl(path):
+        checked_step(record, str(path))
+
+
+def _check_scores(path: Path) -> None:
+    checked(SCORES, runs.read_json(path), str(path))
+
+
+def _check_lines(form: Any) -> Callable[[Path], None]:
+    def check(path: Path) -> None:
+        for number, record in enumerate(runs.read_jsonl_gz(path), start=1):
+            checked(form, record, f"{path}:{number}")
+
+    return check
+
+
+def _checkpoints(run: Path, busy: bool) -> Iterator[Finding]:
+    """The checkpoint that --resume takes, and what is wrong with newer ones."""
+    folders = runs.checkpoint_folders(run)
+    for folder in reversed(folders):
+        try:
+            check_checkpoint(folder)
+        except (TspoError, OSError) as error:
+            if not busy:  # a running training deletes old ones meanwhile
+                yield Finding("checkpoint", "problem", f"{error}; --resume takes an older one")
+        else:
+            yield Finding("checkpoints", "ok", f"--resume continues after {folder.name}")
+            return
+    if folders and not busy:
+        advice = "put back a copy, or start anew with --overwrite"
+        yield Finding("checkpoints", "problem", f"none is whole; {advice}")
+    elif not folders:
+        yield Finding("checkpoints", "note", "none: the run cannot be continued")
+
+
+def _model(run: Path, busy: bool) -> Finding:
+    if (run / runs.MODEL_NAME / "config.json").is_file():
+        return Finding("model", "ok", str(run / runs.MODEL_NAME))
+    try:
+        finished = not busy and runs.read_status(run)["state"] == "finished"
+        wanted = finished and read_resolved(run).train.export_model
+    except TspoError:
+        wanted = False
+    if wanted:
+        return Finding("model", "problem", "missing; --resume exports it from the last checkpoint")
+    return Finding("model", "note", "not exported yet")
+
+
+def _leftovers(run: Path) -> Iterator[Finding]:
+    for pattern in _LEFTOVERS:
+        for path in sorted(run.glob(pattern)):
+            damaged = path.name.startswith("damaged_")
+            what = "set aside as damaged" if damaged else "left by a killed attempt"
+            then = "delete it when you do not need it" if damaged else "--resume tidies it up"
+            yield Finding("leftover", "note", f"{path.relative_to(run)}: {what}; {then}")
+
+
+def _disk(run: Path) -> Finding:
+    folders = runs.checkpoint_folders(run)
+    sizes = [sum(file.stat().st_size for file in folder.glob("*")) for folder in folders]
+    needed, free = 2 * max(sizes, default=0), shutil.disk_usage(run).free
+    detail = f"{free / 2**30:.1f} GiB free, a checkpoint and an export need {needed / 2**30:.2f}"
+    return Finding("disk", "ok" if free > needed else "problem", detail)
