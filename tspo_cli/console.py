@@ -21,6 +21,8 @@ from tspo_cli.text.strict_json import json_text
 T = TypeVar("T")
 _STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
 _quiet = False
+STDOUT = "standard output"
+"""What errors call it."""
 _SILENCE = 60.0
 """Seconds after which progress is said even if less than a tenth was done."""
 
@@ -51,17 +53,21 @@ def result(text: str, *, styled: bool = False) -> None:
     """Print a result on stdout. `styled` text keeps its colours and weights: whoever wrote them has
     made the texts between them harmless.
     """
-    if not styled:
-        print(printable(text), flush=True)
-        return
-    parts = _STYLE.split(text)
-    print("".join(part if place % 2 else printable(part) for place, part in enumerate(parts)))
-    sys.stdout.flush()
+    parts = _STYLE.split(text) if styled else [text]
+    _print("".join(part if place % 2 else printable(part) for place, part in enumerate(parts)))
 
 
 def result_json(value: Any) -> None:
     """Print a result on stdout as JSON."""
-    print(json_text(value, indent=2), flush=True)
+    _print(json_text(value, indent=2))
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except OSError as failure:
+        failure.filename = STDOUT
+        raise
 
 
 class Advance(Protocol):

@@ -26,7 +26,6 @@ import os
 import platform
 import re
 import shlex
-import stat
 import subprocess
 import sys
 import zlib
@@ -36,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli import __version__
+from tspo_cli.disk import WriteError, writing
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.text.printable import one_line, printable
 from tspo_cli.text.secrets import without_secrets
@@ -164,32 +164,17 @@ def log_file(run: Path, attempt: int) -> Path:
 
 def atomic_write_bytes(path: Path, payload: bytes) -> None:
     """Write `path` whole or not at all: temporary file in the same folder, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as handle:
-            handle.write(payload)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def follow_umask(path: Path) -> None:
-    """Give a file, or every file in a folder, the permissions that a new file has there, so that
-    those who may read the folder may read them. Some libraries write files for their owner alone.
-    """
-    folder = path if path.is_dir() else path.parent
-    probe = folder / f".mode.{os.getpid()}.tmp"
-    probe.touch(exist_ok=False)
-    try:
-        mode = stat.S_IMODE(probe.stat().st_mode)
-    finally:
-        probe.unlink()
-    for file in path.iterdir() if path.is_dir() else [path]:
-        if file.is_file():
-            file.chmod(mode)
+    with writing(path, len(payload)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as handle:
+                handle.write(payload)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def atomic_write_text(path: Path, text: str) -> None:
@@ -231,21 +216,14 @@ def read_jsonl_gz(path: Path) -> Iterator[Any]:
         raise InvalidInputError(f"{path}: damaged or not gzip JSON lines ({error})") from None
 
 
-def flush_to_disk(path: Path) -> None:
-    """Wait until the content of a file or folder is on the disk. A missing one is left out."""
-    if not path.exists():
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def append_jsonl(path: Path, record: dict[str, Any]) -> None:
     """Append one line and hand it to the operating system at once."""
-    with open(path, "a", encoding="utf-8") as handle:
-        handle.write(json_text(record) + "\n")
+    _append_line(path, json_text(record))
+
+
+def _append_line(path: Path, line: str) -> None:
+    with writing(path), open(path, "a", encoding="utf-8") as handle:
+        handle.write(line + "\n")
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -298,8 +276,7 @@ def start_attempt(path: Path) -> int:
     """Record command and environment of this attempt; returns its number, from 1."""
     commands = path / COMMAND_NAME
     attempt = commands.read_bytes().count(b"\n") + 1 if commands.exists() else 1
-    with open(commands, "a", encoding="utf-8") as handle:
-        handle.write(command_line(sys.argv[1:]) + "\n")
+    _append_line(commands, command_line(sys.argv[1:]))
     write_json(path / ENVIRONMENT_NAME, environment())
     log_file(path, attempt).parent.mkdir(exist_ok=True)
     return attempt
@@ -307,8 +284,7 @@ def start_attempt(path: Path) -> int:
 
 def log_line(path: Path, attempt: int, message: str) -> None:
     """Add one line to the attempt's log."""
-    with open(log_file(path, attempt), "a", encoding="utf-8") as handle:
-        handle.write(printable(without_secrets(message)) + "\n")
+    _append_line(log_file(path, attempt), printable(without_secrets(message)))
 
 
 def set_status(
@@ -319,10 +295,22 @@ def set_status(
     warnings: Sequence[str] = (),
     stopped_early: str | None = None,
 ) -> None:
-    """Say where the run stands, what it was warned of, and which rule stopped it early."""
+    """Say where the run stands, what it was warned of, and which rule stopped it early. On a full
+    disk the file is written in place.
+    """
     record = {"state": state, "step": step, "attempt": attempt, "warnings": [*warnings]}
     early = {"stopped_early": stopped_early} if stopped_early is not None else {}
-    write_json(path / STATUS_NAME, record | early)
+    payload = (json_text(record | early, indent=2) + "\n").encode("utf-8")
+    status = path / STATUS_NAME
+    try:
+        atomic_write_bytes(status, payload)
+    except WriteError:
+        if not status.exists():
+            raise
+        # How a run ended is worth more than an atomic write: the block that the file has is enough.
+        with writing(status, len(payload)), open(status, "r+b") as handle:
+            handle.write(payload)
+            handle.truncate()
 
 
 def read_status(path: Path) -> dict[str, Any]:

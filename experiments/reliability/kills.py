@@ -37,9 +37,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from experiments.benchmarks.common import machine
 from tspo_cli.console import set_quiet
 from tspo_cli.data.readers import read_questions
+from tspo_cli.disk import LOCK_NAME
 from tspo_cli.runs import checkpoint_folders, checkpoint_step, read_jsonl_gz, rollout_files
 from tspo_cli.training.launch import preload  # noqa: F401
-from tspo_cli.training.launch.replaced_run import LOCK_NAME
 
 OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
 SHARES = {"checkpoint": 0.3, "rotation": 0.15, "export": 0.2, "records": 0.15, "time": 0.2}

@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import Finished, Playground, run_tspo
 from tspo_cli.data.question import Question
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.evaluation.journal import Journal
+from tspo_cli.evaluation.resuming.journal import Journal
 from tspo_cli.evaluation.sets import draw
 from tspo_cli.runs import read_jsonl_gz
 

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from tests.conftest import Playground
 from tspo_cli.config.schema import Config
+from tspo_cli.disk import follow_umask
 from tspo_cli.models.load_model import load_model
 from tspo_cli.models.lora import add_lora, save_adapter
-from tspo_cli.runs import follow_umask
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o002])

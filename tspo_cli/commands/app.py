@@ -29,6 +29,7 @@ from tspo_cli.commands import (
     train,
 )
 from tspo_cli.commands.signals import all_is_in_order, end_on_signals
+from tspo_cli.disk import reason
 from tspo_cli.errors import TspoError
 
 app = typer.Typer(
@@ -115,10 +116,9 @@ def main() -> None:
         console.error(error)
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.strerror is None:
+        if error.errno is None:
             raise
-        name = f"{error.filename}: " if error.filename else ""
-        console.error(f"{name}{error.strerror[0].lower()}{error.strerror[1:]}")
+        console.error(reason(error))
         sys.exit(1)
     finally:
         all_is_in_order()

@@ -102,9 +102,8 @@ def _list(plan: Sweep, cells: Sequence[Cell], folder: Path, json: bool) -> None:
 def _run(plan: Sweep, cells: Sequence[Cell], folder: Path, jobs: int, json: bool) -> None:
     from dataclasses import asdict
 
-    from tspo_cli.training.launch.sweep_runner import refuse_other_sweep, run_sweep
+    from tspo_cli.training.launch.sweep_runner import run_sweep
 
-    refuse_other_sweep(folder, plan)
     shown = 0
     total = sum(cell.config.train.steps for cell in cells)
     with progress(folder.name, total) as advance:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tspo_cli import console
 from tspo_cli.commands.signals import end_on_signals
 from tspo_cli.commands.train import train_here
+from tspo_cli.disk import WriteError, reason
 from tspo_cli.errors import RemoteServiceError, TspoError
 
 
@@ -31,6 +32,9 @@ def main() -> int:
         if os.environ.get("RANK") == "0" or isinstance(error, RemoteServiceError):
             console.error(error)
         return error.exit_code
+    except WriteError as error:
+        console.error(reason(error))
+        return 1
     return 0
 
 

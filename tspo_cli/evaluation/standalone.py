@@ -14,12 +14,14 @@ from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.agent_defaults import read_agent_file
 from tspo_cli.config.tables import flatten
 from tspo_cli.console import say
-from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
+from tspo_cli.data.question import Question
+from tspo_cli.errors import MissingResourceError, UsageError
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.judging.judge import open_judge
-from tspo_cli.evaluation.methods import find_method
-from tspo_cli.evaluation.methods.examples import read_examples
+from tspo_cli.evaluation.methods import Method, find_method
+from tspo_cli.evaluation.methods.examples import Example, read_examples
 from tspo_cli.evaluation.open_engine import open_engine
+from tspo_cli.evaluation.resuming.results_folder import results_folder
 from tspo_cli.evaluation.session import Session
 from tspo_cli.evaluation.sets import read_eval_sets
 from tspo_cli.evaluation.summary import averages
@@ -27,14 +29,12 @@ from tspo_cli.packages import require_packages
 from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.runs import (
     EVAL_SUMMARY_NAME,
-    EVAL_TIMINGS_NAME,
     MODEL_NAME,
     STATUS_NAME,
     command_line,
     environment,
     is_run,
     items_file,
-    items_files,
     read_json,
     read_jsonl_gz,
     write_json,
@@ -90,7 +90,7 @@ def evaluate_model(request: EvaluationRequest) -> EvaluationResult:
         MissingResourceError: the model, the data, the index or a package is not here, or the run
             has not exported its model yet.
         InvalidInputError: the folder holds an evaluation and neither `overwrite` nor `resume` is
-            set, or an evaluation with other settings.
+            set, or an evaluation with other settings; or another process evaluates into it.
     """
     method = find_method(request.method)
     model = model_directory(request.model)
@@ -100,7 +100,22 @@ def evaluate_model(request: EvaluationRequest) -> EvaluationResult:
     examples = read_examples(Path(config.eval.examples)) if config.eval.examples else ()
     folder = request.out or Path("evals") / f"{_label(request.model)}-{method.name}"
     sets = read_eval_sets(request.data, request.limit, request.sample, config.seed)
-    _check_folder(folder, request)
+    if request.retry_refused and not request.resume:
+        raise UsageError("--retry-refused continues an evaluation; add --resume")
+    with results_folder(folder, resume=request.resume, overwrite=request.overwrite) as work:
+        results, average, latency = _evaluate(request, config, method, examples, sets, work)
+    return EvaluationResult(folder, results, latency, average)
+
+
+def _evaluate(
+    request: EvaluationRequest,
+    config: Config,
+    method: Method,
+    examples: tuple[Example, ...],
+    sets: dict[str, list[Question]],
+    folder: Path,
+) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, dict[str, float]]]:
+    """Open retriever, judge and model, then answer and score. Returns scores, average, latency."""
     for note in unused_retrievers(config.retriever):
         say(note)
     retriever = open_retriever(config.retriever)
@@ -125,12 +140,15 @@ def evaluate_model(request: EvaluationRequest) -> EvaluationResult:
         retry_refused=request.retry_refused,
         retry_failed=request.resume,
     )
-    if request.overwrite:
-        _clear(folder)
     results = [session.dataset(name, questions) for name, questions in sets.items()]
     items: list[list[ItemRecord]] = [list(read_jsonl_gz(items_file(folder, name))) for name in sets]
     average = averages(items) if len(sets) > 1 else {}
-    record = {"model": str(model), "method": method.name, "command": _command(), "results": results}
+    record = {
+        "model": config.model.path,
+        "method": method.name,
+        "command": _command(),
+        "results": results,
+    }
     if examples:
         record["examples"] = [asdict(example) for example in examples]
     write_json(
@@ -142,36 +160,7 @@ def evaluate_model(request: EvaluationRequest) -> EvaluationResult:
             "environment": environment(),
         },
     )
-    return EvaluationResult(
-        folder, results, {name: session.latency(name) for name in sets}, average
-    )
-
-
-def _check_folder(folder: Path, request: EvaluationRequest) -> None:
-    if request.overwrite and request.resume:
-        raise UsageError("--resume and --overwrite exclude each other")
-    if request.retry_refused and not request.resume:
-        raise UsageError("--retry-refused continues an evaluation; add --resume")
-    begun = (
-        (folder / EVAL_SUMMARY_NAME).exists()
-        or any(folder.glob("*.partial.jsonl"))
-        or bool(items_files(folder))
-    )
-    if begun and not (request.overwrite or request.resume):
-        raise InvalidInputError(
-            f"{folder}: already holds an evaluation; add --resume to continue it, --overwrite to "
-            "replace it, or choose another --out"
-        )
-
-
-def _clear(folder: Path) -> None:
-    for name in (EVAL_SUMMARY_NAME, EVAL_TIMINGS_NAME):
-        (folder / name).unlink(missing_ok=True)
-    for path in folder.glob("*.partial.jsonl"):
-        path.unlink()
-    for name, path in items_files(folder):
-        path.with_name(f"{name}.json").unlink(missing_ok=True)
-        path.unlink()
+    return results, average, {name: session.latency(name) for name in sets}
 
 
 def _command() -> str:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tspo_cli.console import byte_size, say, warn
+from tspo_cli.disk import follow_umask, replace_directory, writing
 from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
 from tspo_cli.models.load_model import CONFIG, load_model, load_tokenizer
 from tspo_cli.packages import require
-from tspo_cli.runs import follow_umask
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -93,7 +93,7 @@ def convert_gguf(
         say(f"{file}: {type(model).__name__}, {facts.weights:,} weights; writing {dtype}")
         _write(tokenizer, model, temporary)
         _check(tokenizer, model, temporary)
-        _replace(temporary, out)
+        replace_directory(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return Conversion(
@@ -237,8 +237,9 @@ def _write(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel, folder: P
     plain.load_state_dict(model.state_dict(), assign=True)
     plain.tie_weights()
     plain.generation_config = copy.deepcopy(model.generation_config)
+    needed = sum(value.nbytes for value in plain.parameters())
     try:
-        with _quiet_transformers():
+        with writing(folder, needed), _quiet_transformers():
             plain.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             follow_umask(folder)
@@ -277,15 +278,6 @@ def _greedy(model: Any, prompt: Any) -> Any:
         min_new_tokens=CHECK_TOKENS,
         pad_token_id=0,
     )
-
-
-def _replace(temporary: Path, out: Path) -> None:
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    temporary.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

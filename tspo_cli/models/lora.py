@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from tspo_cli.config.schema import LoraConfig, ModelConfig
+from tspo_cli.disk import follow_umask, writing
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.packages import missing
-from tspo_cli.runs import follow_umask
 
 _NAME = "default"
 _BASE, _A, _B = ".base_layer.", f".lora_A.{_NAME}.", f".lora_B.{_NAME}."
@@ -101,7 +101,8 @@ def save_adapter(
     config = peft_config(options)
     config.base_model_name_or_path, config.inference_mode = base.path, True
     config.revision = base.revision or None
-    directory.mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(str(directory))
-    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-    follow_umask(directory)
+    with writing(directory, sum(tensor.nbytes for tensor in tensors.values())):
+        directory.mkdir(parents=True, exist_ok=True)
+        config.save_pretrained(str(directory))
+        save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+        follow_umask(directory)

@@ -4,15 +4,20 @@ behind it.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tspo_cli.errors import MissingResourceError, UsageError
 from tspo_cli.evaluation.statistics.over_seeds import mean_interval
 from tspo_cli.reporting.scores.sweep_scores import SweepView
 from tspo_cli.reporting.sources.arms import Arm
+from tspo_cli.runs import atomic_write_bytes
 from tspo_cli.text.printable import one_line
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMATS = (".svg", ".png", ".pdf")
 Curve = Sequence[tuple[int, float]]
@@ -93,9 +98,16 @@ def _draw(panels: Mapping[str, Panel], path: Path, title: str) -> None:
         axes.legend(fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_figure(figure, path)
     pyplot.close(figure)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure in the form that its suffix names, whole or not at all. An SVG has no date."""
+    drawn = io.BytesIO()
+    date = {"Date": None} if path.suffix == ".svg" else None
+    figure.savefig(drawn, format=path.suffix[1:], dpi=150, metadata=date)
+    atomic_write_bytes(path, drawn.getvalue())
 
 
 def _draw_line(axes: Any, label: str, runs: Sequence[Curve], color: str, style: str) -> None:

@@ -20,6 +20,7 @@ from tspo_cli.data.corpus.corpus_files import CorpusFacts, passages_of, read_doc
 from tspo_cli.data.corpus.passage_forms import has_id, parse_passage
 from tspo_cli.data.formats.record_checks import invalid
 from tspo_cli.data.question import Passage
+from tspo_cli.disk import writing
 from tspo_cli.errors import InvalidInputError
 
 PASSAGES_NAME = "passages.jsonl"
@@ -76,7 +77,7 @@ def _write(
     digests = directory / ".ids"
     # The offsets table is written last. If it exists, so do all passages,
     # and a killed build resumes there.
-    with OffsetsWriter(directory / OFFSETS_NAME) as offsets:
+    with writing(directory / PASSAGES_NAME), OffsetsWriter(directory / OFFSETS_NAME) as offsets:
         with open(directory / PASSAGES_NAME, "wb") as handle, open(digests, "wb") as ids:
             documents = read_documents(corpus, facts)
             for file, number, document in track(documents, "reading passages"):
@@ -191,7 +192,8 @@ def write_offsets(lines: Path, directory: Path) -> int:
     Raises:
         InvalidInputError: a line is blank, malformed, or no passage.
     """
-    with open(lines, "rb") as handle, OffsetsWriter(directory / OFFSETS_NAME) as offsets:
+    path = directory / OFFSETS_NAME
+    with writing(path), open(lines, "rb") as handle, OffsetsWriter(path) as offsets:
         for position, line in enumerate(track(handle, "reading passages")):
             _passage(lines, position, line)
             offsets.add(line)

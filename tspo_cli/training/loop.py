@@ -10,13 +10,14 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tspo_cli.config.schema import Config
 from tspo_cli.console import progress, say, warn
+from tspo_cli.disk import WriteError, flush_to_disk
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.agent_file import write_agent_file
 from tspo_cli.rollout.engines.engine_protocol import Engine
@@ -30,7 +31,6 @@ from tspo_cli.runs import (
     append_jsonl,
     checkpoint_folder,
     eval_steps,
-    flush_to_disk,
     keep_steps_up_to,
     log_line,
     read_jsonl,
@@ -334,6 +334,7 @@ def _status(run: TrainingRun, done: int, stopped_early: str | None) -> Iterator[
         raise
     except BaseException as error:
         write_state("failed")
-        log_line(run.directory, run.attempt, f"failed: {error}")
+        with suppress(WriteError):  # of a full disk: the error that ended the run says it
+            log_line(run.directory, run.attempt, f"failed: {error}")
         raise
     write_state("finished")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import shutil
@@ -16,6 +17,7 @@ from tspo_cli.data.world.names import SYLLABLES
 from tspo_cli.data.world.questions import Draft, write_questions
 from tspo_cli.data.world.world_config import WorldConfig
 from tspo_cli.data.world.world_passages import number_passages, write_passages
+from tspo_cli.disk import replace_directory
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.runs import atomic_write_text, read_json, write_json
 from tspo_cli.text.strict_json import json_text
@@ -101,11 +103,9 @@ def make_world(config: WorldConfig, out: Path, overwrite: bool = False) -> dict[
     train = write_questions(rng, facts, config.train_questions, *shares, "train")
     test = write_questions(rng, test_facts, config.test_questions, *shares, "test")
 
-    if out.is_dir():
-        shutil.rmtree(out)
-    _write_jsonl(out / CORPUS, ({"id": p.id, "title": p.title, "text": p.text} for p in passages))
-    _write_jsonl(out / TRAIN, _question_records("train", train, stated))
-    _write_jsonl(out / TEST, _question_records("test", test, stated))
+    place = Path(os.path.realpath(out))
+    folder = place.with_name(f".{place.name}.new")
+    shutil.rmtree(folder, ignore_errors=True)
     counts = {
         "passages": len(passages),
         "entities": sum(map(len, entities.values())),
@@ -113,10 +113,16 @@ def make_world(config: WorldConfig, out: Path, overwrite: bool = False) -> dict[
         "train_questions": len(train),
         "test_questions": len(test),
     }
-    # Written last: a directory with this file counts as complete.
-    write_json(
-        out / DESCRIPTION, _description(config, counts, (entities, test_entities), train, stated)
-    )
+    description = _description(config, counts, (entities, test_entities), train, stated)
+    texts = ({"id": p.id, "title": p.title, "text": p.text} for p in passages)
+    try:
+        _write_jsonl(folder / CORPUS, texts)
+        _write_jsonl(folder / TRAIN, _question_records("train", train, stated))
+        _write_jsonl(folder / TEST, _question_records("test", test, stated))
+        write_json(folder / DESCRIPTION, description)
+        replace_directory(folder, place)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return counts
 
 

@@ -18,9 +18,9 @@ from tspo_cli.config.schema import JudgeConfig
 from tspo_cli.console import progress, warn
 from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
 from tspo_cli.evaluation.item_record import ItemRecord
-from tspo_cli.evaluation.journal import Journal
 from tspo_cli.evaluation.judging.verdict import FORM, verdict
 from tspo_cli.evaluation.metrics import mean
+from tspo_cli.evaluation.resuming.journal import Journal
 from tspo_cli.rollout.engines.endpoint.chat_reply import read_reply
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient, RequestRefusedError
 from tspo_cli.rollout.engines.endpoint.request_fields import RequestFields

@@ -9,7 +9,7 @@ from typing import Any
 
 from tspo_cli.credit.group import GROUP_CLASSES
 from tspo_cli.credit.laboratory.comparison import ROLES, Comparison
-from tspo_cli.reporting.figure import check_figure_path
+from tspo_cli.reporting.figure import check_figure_path, save_figure
 
 _SHORT_CLASSES = ("all correct", "mixed", "near-miss", "all miss")
 
@@ -106,8 +106,7 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
         "{:.1f}",
         "Purples",
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_figure(figure, path)
     pyplot.close(figure)
 
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from tspo_cli.config.sections.index_settings import Bm25Settings
 from tspo_cli.console import byte_size, duration, say, track
+from tspo_cli.disk import reserve, writing
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.bm25.bm25_ranker import decide_tokens, tokens
 from tspo_cli.retrieval.passages import PassageStore
@@ -128,7 +129,7 @@ def _assign_word_ids(
     """Write the word ids of all passages as consecutive int32; returns vocabulary and lengths."""
     vocabulary: dict[str, int] = {}
     lengths = array("q")
-    with open(path, "wb") as handle:
+    with writing(path), open(path, "wb") as handle:
         for text in track(store.contents(), "reading passages", total=len(store)):
             words = tokens(text, settings)
             array("i", [vocabulary.setdefault(word, len(vocabulary)) for word in words]).tofile(
@@ -177,7 +178,9 @@ def _write_postings(
 ) -> None:
     starts = np.concatenate([[0], np.cumsum(frequencies)])
     total = int(starts[-1])
-    np.save(directory / "indptr.csc.index.npy", starts, allow_pickle=False)
+    offsets_path = directory / "indptr.csc.index.npy"
+    with writing(offsets_path, starts.nbytes):
+        np.save(offsets_path, starts, allow_pickle=False)
     data = _output(directory / "data.csc.index.npy", np.float32, total)
     indices = _output(directory / "indices.csc.index.npy", np.int32, total)
     term_score = _select_tfc_scorer(settings.method)
@@ -207,7 +210,10 @@ def _write_postings(
 
 
 def _output(path: Path, dtype: Any, size: int) -> NDArray[Any]:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(size,))
+    with writing(path, size * np.dtype(dtype).itemsize):
+        mapped = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(size,))
+        reserve(path)
+    return mapped
 
 
 def _release(*arrays: NDArray[Any]) -> None:
@@ -220,7 +226,8 @@ def _release(*arrays: NDArray[Any]) -> None:
 def _write_vocabulary(
     directory: Path, vocabulary: dict[str, int], passages: int, settings: Bm25Settings
 ) -> None:
-    with open(directory / "vocab.index.json", "w", encoding="utf-8") as handle:
+    path = directory / "vocab.index.json"
+    with writing(path), open(path, "w", encoding="utf-8") as handle:
         json.dump(vocabulary, handle, ensure_ascii=False)
     index = bm25s.BM25(method=settings.method, k1=settings.k1, b=settings.b)
     parameters = {
@@ -232,5 +239,6 @@ def _write_vocabulary(
         "version": bm25s.__version__,
         "backend": index.backend,
     }
-    with open(directory / "params.index.json", "w", encoding="utf-8") as handle:
+    path = directory / "params.index.json"
+    with writing(path), open(path, "w", encoding="utf-8") as handle:
         json.dump(parameters, handle, indent=4)

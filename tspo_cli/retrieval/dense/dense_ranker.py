@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tspo_cli.config.sections.index_settings import DenseSettings
+from tspo_cli.disk import reserve, writing
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.dense.encoder import Encoder
 from tspo_cli.retrieval.dense.faiss_files import (
@@ -19,6 +20,7 @@ from tspo_cli.retrieval.dense.faiss_files import (
     is_streamable,
     open_faiss,
     write_flat,
+    write_whole,
 )
 from tspo_cli.retrieval.dense.vectors import ShardedVectors
 from tspo_cli.retrieval.ranking import Ranked, check_finite
@@ -78,11 +80,12 @@ def write_vectors(
     else:
         for block in shards.blocks():
             index.add(block)
-        faiss.write_index(index, str(path))
+        write_whole(index, path)
     if settings.rescore != "none":
-        kept = np.lib.format.open_memmap(
-            directory / RESCORE_NAME, mode="w+", dtype=np.dtype(settings.rescore), shape=(rows, dim)
-        )
+        path, dtype = directory / RESCORE_NAME, np.dtype(settings.rescore)
+        with writing(path, rows * dim * dtype.itemsize):
+            kept = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(rows, dim))
+            reserve(path)
         for shard in range(shards.shards):
             start, stop = shards.span(shard)
             kept[start:stop] = shards.block(shard)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.packages import missing
+from tspo_cli.runs import atomic_write_bytes
 
 EXPORTED_NAME = "encoder.onnx"
 _MOST_PADDING = {"cpu": 64, "cuda": 1 << 14}
@@ -114,7 +115,7 @@ class Encoder:
     def keep(self, directory: Path) -> None:
         """Write the exported encoder, if there is one, for later searches of the same index."""
         if self._exported is not None:
-            (directory / EXPORTED_NAME).write_bytes(self._exported)
+            atomic_write_bytes(directory / EXPORTED_NAME, self._exported)
 
     def encode_queries(self, queries: Sequence[str]) -> NDArray[np.float32]:
         """`encode` with the prefix of queries."""

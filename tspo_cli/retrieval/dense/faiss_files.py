@@ -15,6 +15,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from tspo_cli.disk import writing
 from tspo_cli.errors import InvalidInputError
 
 _FLAT = {b"IxFI", b"IxF2", b"IxFl"}
@@ -130,7 +131,8 @@ def write_flat(index: Any, blocks: Iterable[NDArray[np.float32]], rows: int, pat
 
     Memory holds one block. The file is identical to the one that FAISS would write.
     """
-    with open(path, "wb") as handle:
+    needed = rows * int(index.sa_code_size())
+    with writing(path, needed), open(path, "wb") as handle:
         handle.write(flat_head(index, rows))
         for block in blocks:
             handle.write(index.sa_encode(np.ascontiguousarray(block, np.float32)).tobytes())
@@ -143,6 +145,17 @@ def write_flat(index: Any, blocks: Iterable[NDArray[np.float32]], rows: int, pat
         raise RuntimeError(
             f"{path}: FAISS does not read back what was written; this version has another layout"
         )
+
+
+def write_whole(index: Any, path: Path) -> None:
+    """Write any index as FAISS does. FAISS itself does not notice when its last bytes do not fit.
+
+    Raises:
+        WriteError: the file does not fit.
+    """
+    writer: Any = faiss
+    with writing(path), open(path, "wb") as handle:
+        faiss.write_index(index, writer.PyCallbackIOWriter(handle.write))
 
 
 def flat_head(index: Any, rows: int) -> bytes:

@@ -10,7 +10,6 @@ shards/        vectors, some thousand passages in each file
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from tspo_cli.data.corpus.corpus_files import (
     count_documents,
     read_corpus,
 )
+from tspo_cli.disk import replace_directory
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.retrieval.dense.presets import resolve_preset
 from tspo_cli.retrieval.manifest import (
@@ -179,16 +179,6 @@ def check_target(out: Path, overwrite: bool) -> None:
         raise InvalidInputError(f"{out}: already holds an index; add --overwrite to replace it")
 
 
-def replace_directory(work: Path, out: Path) -> None:
-    """Rename `work` to `out`. The old `out` is deleted afterwards."""
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.replace(out, old)
-    os.replace(work, out)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 @contextmanager
 def _work_directory(out: Path) -> Iterator[Path]:
     """`.NAME.build` next to `out`, for one process at a time.
@@ -207,7 +197,7 @@ def _work_directory(out: Path) -> Iterator[Path]:
             ) from None
         try:
             yield work
-        except TspoError:
+        except (TspoError, OSError):
             if not any(work.glob("shards/*.npy")):
                 shutil.rmtree(work)
             raise

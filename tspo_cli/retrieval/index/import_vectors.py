@@ -18,12 +18,13 @@ import numpy as np
 
 from tspo_cli.console import say
 from tspo_cli.data.rows import file_form
+from tspo_cli.disk import replace_directory, writing
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.dense.dense_ranker import DenseRanker, VectorIndex
 from tspo_cli.retrieval.dense.encoder import encoder_digest
 from tspo_cli.retrieval.dense.faiss_files import is_flat
 from tspo_cli.retrieval.dense.presets import resolve_preset
-from tspo_cli.retrieval.index.build_index import check_target, replace_directory
+from tspo_cli.retrieval.index.build_index import check_target
 from tspo_cli.retrieval.manifest import MANIFEST_NAME, file_digest, file_facts, make_manifest
 from tspo_cli.retrieval.passages import PASSAGES_NAME, PassageStore, write_offsets, write_passages
 from tspo_cli.retrieval.search_settings import index_settings
@@ -124,7 +125,11 @@ def _lines(corpus: Path, work: Path) -> Path:
     say(f"unpacking {corpus}: passages are fetched by their byte offset")
     unpacked = work / PASSAGES_NAME
     try:
-        with gzip.open(corpus, "rb") as packed, open(unpacked, "wb") as plain:
+        with (
+            gzip.open(corpus, "rb") as packed,
+            writing(unpacked),
+            open(unpacked, "wb") as plain,
+        ):
             shutil.copyfileobj(packed, plain, 1 << 22)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InvalidInputError(

@@ -18,15 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.digests import file_digest, json_digest
+from tspo_cli.disk import WriteError, flush_to_disk, follow_umask, replace_directory, writing
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.runs import (
-    checkpoint_folders,
-    checkpoint_step,
-    flush_to_disk,
-    follow_umask,
-    read_json,
-    write_json,
-)
+from tspo_cli.runs import checkpoint_folders, checkpoint_step, read_json, write_json
 from tspo_cli.training.core.distributed import barrier, rank
 from tspo_cli.training.core.optimizer_state import (
     MOMENTS,
@@ -49,26 +43,29 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint whole or not at all. All processes call it; the first one writes."""
     temporary = directory.with_name(f".{directory.name}.tmp")
-    if rank() == 0:
+    try:
+        if rank() == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        _save_core(policy, temporary / STATE)
+        updates = {"updates": policy.updates}
+        if critic is not None:
+            _save_core(critic, temporary / CRITIC)
+            updates["critic_updates"] = critic.updates
+        if rank() == 0:
+            written = sorted(temporary.iterdir())
+            files = {
+                path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+                for path in written
+            }
+            index = {**updates, "extra": extra, "files": files}
+            write_json(temporary / INDEX, {**index, "sha256": json_digest(index)})
+            flush_to_disk(temporary)
+            replace_directory(temporary, directory)
+            flush_to_disk(directory.parent)
+    except WriteError:  # what does not fit leaves its room to others
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    _save_core(policy, temporary / STATE)
-    updates = {"updates": policy.updates}
-    if critic is not None:
-        _save_core(critic, temporary / CRITIC)
-        updates["critic_updates"] = critic.updates
-    if rank() == 0:
-        written = sorted(temporary.iterdir())
-        files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)}
-            for path in written
-        }
-        index = {**updates, "extra": extra, "files": files}
-        write_json(temporary / INDEX, {**index, "sha256": json_digest(index)})
-        flush_to_disk(temporary)
-        shutil.rmtree(directory, ignore_errors=True)
-        temporary.rename(directory)
-        flush_to_disk(directory.parent)
+        raise
     barrier()
 
 
@@ -80,9 +77,10 @@ def _save_core(core: TrainingCore, path: Path) -> None:
         set_update_count(core.engine, 0)
     state = full_state(core.engine, core.module, keep=rank() == 0)
     if rank() == 0:
-        save_file(state, path)
-        follow_umask(path)
-        flush_to_disk(path)
+        with writing(path, sum(tensor.nbytes for tensor in state.values())):
+            save_file(state, path)
+            follow_umask(path)
+            flush_to_disk(path)
 
 
 def load_checkpoint(

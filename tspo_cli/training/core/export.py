@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils.logging import disable_progress_bar
 
+from tspo_cli.disk import WriteError, follow_umask, replace_directory, writing
 from tspo_cli.models.lora import save_adapter
-from tspo_cli.runs import follow_umask
 from tspo_cli.training.core.distributed import barrier, rank
 from tspo_cli.training.core.engine_weights import is_plain_model, whole_weights
 from tspo_cli.training.core.optimizer_state import full_parameters
@@ -46,11 +46,15 @@ def export_model(core: TrainingCore, directory: Path, tokenizer: PreTrainedToken
             unknown = model.load_state_dict(weights, strict=False).unexpected_keys
             assert not unknown, unknown
         disable_progress_bar()
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        follow_umask(temporary)
-        shutil.rmtree(directory, ignore_errors=True)
-        temporary.rename(directory)
+        try:
+            with writing(directory, sum(value.nbytes for value in model.parameters())):
+                model.save_pretrained(temporary)
+                tokenizer.save_pretrained(temporary)
+                follow_umask(temporary)
+        except WriteError:  # what does not fit leaves its room to others
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        replace_directory(temporary, directory)
     barrier()
 
 

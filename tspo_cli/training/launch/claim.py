@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tspo_cli.config.schema import Config
+from tspo_cli.disk import one_writer
 from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.runs import (
     CONFIG_NAME,
@@ -19,7 +19,6 @@ from tspo_cli.runs import (
     read_status,
 )
 from tspo_cli.training.launch.replaced_run import (
-    LOCK_NAME,
     OURS,
     can_resume,
     clear,
@@ -61,9 +60,7 @@ def claimed_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[Claim]
     names = {entry.name for entry in entries if not is_temporary(entry)}
     if names - {*OURS, CONFIG_TEXT_NAME} and CONFIG_NAME not in names:
         raise InvalidInputError(f"{path}: exists and is not a run directory; choose another --out")
-    path.mkdir(parents=True, exist_ok=True)
-    with open(path / LOCK_NAME, "w") as lock:
-        _lock(lock.fileno(), path)
+    with one_writer(path, "training into it") as lock:
         settle(path)
         delete_temporaries(path)
         if not resume:
@@ -74,7 +71,7 @@ def claimed_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[Claim]
             else:
                 clear(path)
         try:
-            yield Claim(path, lock.fileno())
+            yield Claim(path, lock)
         finally:
             if not has_trained(path):
                 settle(path)
@@ -108,15 +105,3 @@ def is_complete(config: Config, path: Path) -> bool:
         return False
     made = status["step"] >= config.train.steps or "stopped_early" in status
     return made and ((path / MODEL_NAME).is_dir() or not config.train.export_model)
-
-
-def _lock(descriptor: int, path: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InvalidInputError(
-            f"{path}: another process is training into it; wait for it to end, or choose another "
-            "--out"
-        ) from None
-    except OSError:  # a file system without locks
-        return

@@ -10,9 +10,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from tspo_cli.disk import LOCK_NAME
 from tspo_cli.runs import CONFIG_NAME, MODEL_NAME, checkpoint_folders
 
-LOCK_NAME = ".lock"
 _REPLACED, _DELETED = ".replaced", ".deleted"
 OURS = (LOCK_NAME, _REPLACED, _DELETED)
 """Names in a run directory that belong to no run."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from tspo_cli.config.load_config import read_resolved
 from tspo_cli.config.sweeps.sweep_cells import Cell, Sweep, experiment_file, experiment_files
 from tspo_cli.config.sweeps.sweep_file import SWEEP_NAME
+from tspo_cli.disk import LOCK_NAME, one_writer
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.packages import require_packages
 from tspo_cli.runs import (
@@ -91,11 +92,20 @@ def run_sweep(
     resumed.
 
     Raises:
-        InvalidInputError: a run directory of the sweep holds another experiment.
+        InvalidInputError: the directory holds another sweep, or another process runs this one; a
+            run directory of it holds another experiment.
         MissingResourceError: a package that a cell needs is not installed.
     """
     for cell in cells:
         require_packages(cell.config)
+    _refuse_other_sweep(out, sweep)
+    with one_writer(out, "running this sweep"):
+        return _run_cells(sweep, cells, out, preload, jobs=jobs, progress=progress)
+
+
+def _run_cells(
+    sweep: Sweep, cells: Sequence[Cell], out: Path, preload: str, *, jobs: int, progress: Progress
+) -> list[CellResult]:
     states = {cell.name: cell_state(cell, out) for cell in cells}
     write_json(out / SWEEP_NAME, sweep.record())
     write_experiments(sweep, out / "configs")
@@ -155,13 +165,13 @@ def _steps_done(cells: Sequence[Cell], out: Path) -> int:
     )
 
 
-def refuse_other_sweep(out: Path, sweep: Sweep) -> None:
+def _refuse_other_sweep(out: Path, sweep: Sweep) -> None:
     """Refuse a directory that holds anything but runs of this sweep.
 
     Raises:
         InvalidInputError: it is not empty and holds no sweep, or the runs of another sweep file.
     """
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists() or {entry.name for entry in out.iterdir()} <= {LOCK_NAME}:
         return
     if not (out / SWEEP_NAME).is_file():
         raise InvalidInputError(f"{out}: exists and holds no sweep; choose another --out")

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from tspo_cli.disk import follow_umask, writing
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest
 from tspo_cli.rollout.engines.vllm_engine.vllm_control import SERVER_ERRORS, TRIES, ServerControl
@@ -31,7 +32,6 @@ from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
     completion,
     sampling_params,
 )
-from tspo_cli.runs import follow_umask
 
 if TYPE_CHECKING:
     import torch
@@ -270,9 +270,9 @@ def _write(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
     for path in (temporary, folder):
         shutil.rmtree(path, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file(
-        {name: value.detach().cpu().contiguous() for name, value in weights.items()},
-        temporary / "model.safetensors",
-    )
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    path = temporary / "model.safetensors"
+    with writing(path, sum(tensor.nbytes for tensor in tensors.values())):
+        save_file(tensors, path)
     follow_umask(temporary)  # a server may run as another user
     temporary.rename(folder)

@@ -18,7 +18,6 @@ from tspo_cli.runs import (
     read_json,
     read_jsonl,
     read_jsonl_gz,
-    scores_file,
 )
 from tspo_cli.text.strict_json import json_text
 
@@ -108,9 +107,10 @@ def ask_again(journal: Journal[ItemRecord], again: Callable[[ItemRecord], bool])
 def reopen(
     folder: Path, name: str, journal: Journal[ItemRecord], again: Callable[[ItemRecord], bool]
 ) -> None:
-    """Take a finished evaluation back into its journal, without what `again` chooses."""
+    """Take a finished evaluation back into its journal, without what `again` chooses. Its files
+    stay until new ones replace them.
+    """
     seconds = read_json(folder / EVAL_TIMINGS_NAME)[name]["items"]
     for record in read_jsonl_gz(items_file(folder, name)):
-        if not again(record):
+        if not again(record) and record["key"] not in journal.done:
             journal.add(record["key"], record, seconds[record["key"]])
-    scores_file(folder, name).unlink()

@@ -1,0 +1,247 @@
+"""Every kind of write on a disk that is too small: what is said, what is left, what goes on?
+
+    python experiments/reliability/disk_full.py [--only KIND]... [--json]
+
+Each command writes on a small tmpfs of its own (which needs root, or `unshare -rm` before the
+command). It succeeds once. Then another file fills the disk up to a few sizes, one after the
+other, and the command, which replaces what lies there, is run again. A row of the table counts how
+often it did not fit, and how often then (1) the exit code was 1, or 4 where the room was checked
+first, and one line on stderr named a file and the room, without a traceback; (2) what lay there was
+the same, byte for byte; (3) after room was made the same command succeeded, with the same bytes. A
+training is resumed instead: (2) is that its checkpoints are whole and its status is `failed`, (3)
+that it ends with the files of the undisturbed run. The vectors of a dense index are checked before
+the work, so that the size of files is limited there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from experiments.benchmarks.common import machine, make_corpus, make_encoder
+from experiments.reliability.kills import contents, forked, prepare_world, settings, tspo
+from tspo_cli.console import set_quiet
+from tspo_cli.runs import checkpoint_folders, read_status
+from tspo_cli.training.core.checkpoint import find_checkpoint
+
+SHARES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
+"""Free room, as a share of what the command writes."""
+DISK = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A command that writes `out`, and the words that it needs when `out` is there."""
+
+    kind: str
+    command: tuple[str, ...]
+    out: Path
+    again: tuple[str, ...] = ()
+    limits_files: bool = False
+
+
+@dataclass
+class Row:
+    """How often a command did not fit, and of these how often what is promised was so."""
+
+    kind: str
+    full: int = 0
+    one_line: int = 0
+    whole: int = 0
+    went_on: int = 0
+    problems: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        return 0 < self.full == self.one_line == self.whole == self.went_on
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """An empty tmpfs at `folder`."""
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(folder: Path, free: int) -> None:
+    """Write a file that leaves about `free` bytes of the disk."""
+    with open(folder / ".filler", "wb") as handle:
+        left = shutil.disk_usage(folder).free - free
+        while left > 0:
+            left -= handle.write(b"\0" * min(left, 2**20))
+
+
+def shown(path: Path) -> dict[str, bytes]:
+    """The bytes of a file, or of every file in a directory that a user sees."""
+    files = [path] if path.is_file() else sorted(path.rglob("*"))
+    named = {str(file.relative_to(path.parent)): file for file in files if file.is_file()}
+    return {
+        name: file.read_bytes()
+        for name, file in named.items()
+        if "/." not in name and file.name != "timings.json"
+    }
+
+
+def says_it(log: Path, code: int) -> bool:
+    """One line that names a file and the room, and no traceback."""
+    lines = log.read_text().splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    full = [
+        line for line in errors if "are free" in line or "ulimit" in line or "are needed" in line
+    ]
+    return code in (1, 4) and len(errors) == len(full) == 1 and "Traceback" not in "".join(lines)
+
+
+def try_write(write: Write, disk: Path, log: Path, row: Row) -> None:
+    """Run the command with several sizes of the disk."""
+    tspo([*write.command], log)
+    before = shown(write.out)
+    size = sum(map(len, before.values()))
+    command = [*write.command, *write.again]
+    for share in SHARES:
+        room = int(share * (max(map(len, before.values())) if write.limits_files else size))
+        prepare: Callable[[], object] = lambda: None  # noqa: E731
+        if write.limits_files:
+            prepare = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (room + 600, room + 600))
+        else:
+            fill(disk, room)
+        log.unlink(missing_ok=True)
+        code, _ = forked(prepare, command, log)
+        (disk / ".filler").unlink(missing_ok=True)
+        if code == 0:
+            continue
+        row.full += 1
+        said, whole = says_it(log, code), shown(write.out) == before
+        message = f"exit {code} with {room} bytes: {log.read_text()[-300:]}"
+        again, _ = forked(lambda: None, command, log)
+        went_on = again == 0 and shown(write.out) == before
+        row.one_line += said
+        row.whole += whole
+        row.went_on += went_on
+        if not (said and whole and went_on):
+            row.problems += (f"said {said}, whole {whole}, went on {went_on}: {message}",)
+
+
+def try_training(command: list[str], disk: Path, expected: Path, log: Path, row: Row) -> None:
+    """Train with several sizes of the disk, then resume."""
+    want = contents(expected)
+    size = sum(file.stat().st_size for file in expected.rglob("*") if file.is_file())
+    for share in (0.02, 0.1, 0.2, 0.35, 0.5, 0.8):
+        run = disk / "run"
+        fill(disk, int(share * size))
+        log.unlink(missing_ok=True)
+        code, _ = forked(lambda: None, [*command, "--out", str(run)], log)
+        if code == 0:
+            shutil.rmtree(run)
+            (disk / ".filler").unlink()
+            continue
+        row.full += 1
+        said = says_it(log, code)
+        started = (run / "status.json").exists()
+        whole = not started or (
+            read_status(run)["state"] == "failed" and not find_checkpoint(run).damaged
+        )
+        found = len(checkpoint_folders(run)) if run.exists() else 0
+        message = f"exit {code} at {share} ({found} checkpoints): {log.read_text()[-300:]}"
+        (disk / ".filler").unlink()
+        resume = ["--resume"] if found else []
+        again, _ = forked(lambda: None, [*command, "--out", str(run), *resume], log)
+        went_on = again == 0 and contents(run) == want
+        row.one_line += said
+        row.whole += whole
+        row.went_on += went_on
+        if not (said and whole and went_on):
+            row.problems += (f"said {said}, whole {whole}, went on {went_on}: {message}",)
+        shutil.rmtree(run)
+
+
+def writes(work: Path, disk: Path) -> Iterator[Write]:
+    """The commands other than training."""
+    world, index, run = work / "world", work / "index", work / "undisturbed"
+    corpus, encoder = work / "corpus.jsonl", work / "encoder"
+    make_corpus(corpus, 3_000, 40)
+    overwrite = ("--overwrite",)
+    yield Write(
+        "data convert", ("data", "convert", str(corpus), f"{disk}/c.jsonl"), disk / "c.jsonl"
+    )
+    yield Write(
+        "data make-world", ("data", "make-world", "--out", f"{disk}/w"), disk / "w", overwrite
+    )
+    build = ("index", "build", str(corpus), "--out")
+    yield Write("index build (bm25)", (*build, f"{disk}/bm25"), disk / "bm25", overwrite)
+    make_encoder(encoder)
+    dense = ("--kind", "dense", "--encoder", str(encoder), "--set", "factory=HNSW16")
+    yield Write(
+        "index build (dense)",
+        (*build, f"{disk}/d", *dense),
+        disk / "d",
+        overwrite,
+        limits_files=True,
+    )
+    evaluate = ("eval", str(run / "model"), "--data", str(world / "train.jsonl"), "--index")
+    yield Write("eval", (*evaluate, str(index), "--out", f"{disk}/e"), disk / "e", overwrite)
+    page = disk / "page.html"
+    yield Write("report --html", ("report", str(run), "--html", str(page)), page)
+    for suffix in ("svg", "png", "pdf"):
+        figure = disk / f"curves.{suffix}"
+        command = ("report", str(run), "--figure", str(figure))
+        yield Write(f"report --figure {suffix}", command, figure)
+
+
+def try_all(work: Path, only: Sequence[str]) -> list[Row]:
+    """A row for every kind of write."""
+    work.mkdir(parents=True, exist_ok=True)
+    log, rows = work / "log.txt", []
+    train = [*prepare_world(work, log), *settings({"train.steps": 6})]
+    tspo([*train, "--out", str(work / "undisturbed")], log)
+    disk = work / "disk"
+    for write in writes(work, disk):
+        if not only or write.kind in only:
+            rows.append(Row(write.kind))
+            with small_disk(disk):
+                try_write(write, disk, log, rows[-1])
+            disk.rmdir()
+    if not only or "train" in only:
+        rows.append(Row("train"))
+        with small_disk(disk):
+            try_training(train, disk, work / "undisturbed", log, rows[-1])
+        disk.rmdir()
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", action="append", default=[], metavar="KIND")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    set_quiet(True)
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = try_all(Path(scratch) / "work", options.only)
+    if options.json:
+        print(json.dumps([row.__dict__ for row in rows], indent=2))
+    else:
+        print(f"{machine()}\n{'':24}  full  one line  whole  went on")
+        for row in rows:
+            numbers = f"{row.full:6}{row.one_line:10}{row.whole:7}{row.went_on:9}"
+            print(f"{row.kind:<24}{numbers}", *row.problems, sep="\n  ")
+    sys.exit(0 if all(row.holds for row in rows) else 1)
+
+
+if __name__ == "__main__":
+    main()

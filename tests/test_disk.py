@@ -1,0 +1,276 @@
+"""What lies somewhere stays whole until its successor stands, has one writer, and a full disk is
+one line that names the file.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import os
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+from safetensors import SafetensorError
+
+from tspo_cli import console, disk
+from tspo_cli.data.world.generate import make_world
+from tspo_cli.data.world.world_config import WorldConfig
+from tspo_cli.disk import WriteError, one_writer, reason, replace_directory, writing
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.evaluation.resuming.results_folder import results_folder
+from tspo_cli.reporting.figure import save_figure
+from tspo_cli.retrieval.dense.faiss_files import write_whole
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.runs import read_json, set_status, write_json
+from tspo_cli.text.strict_json import json_text
+
+NO_ROOM = "No space left on device"
+WORLD = WorldConfig(entities=60, test_entities=40, train_questions=40, test_questions=20)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Larger files cannot be written, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, NO_ROOM),
+        OSError(errno.EDQUOT, "Disk quota exceeded", ".hidden.tmp"),
+        OSError("9319 requested and 2720 written"),
+        SafetensorError(f"Error while serializing: I/O error: {NO_ROOM} (os error 28)"),
+        RuntimeError(f"Error in FileIOWriter: write error in x: 0 != 1 ({NO_ROOM})"),
+        Exception("File too large (os error 27)"),  # the class that tokenizers raises
+    ],
+)
+def test_an_error_of_a_full_disk_names_its_file_and_the_room(
+    tmp_path: Path, error: Exception
+) -> None:
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(WriteError) as caught, writing(path, 3 * 2**20):
+        raise error
+    line = reason(caught.value)
+    assert line.startswith(f"{path}: ")
+    assert "3.0 MiB are needed" in line
+    assert "are free" in line or "ulimit" in line
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(2, "No such file", "corpus"), gzip.BadGzipFile("cut"), ValueError()]
+)
+def test_other_errors_stay_what_they_are(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, writing(tmp_path / "x"):
+        raise error
+    assert caught.value is error
+
+
+def test_a_full_standard_output_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+    monkeypatch.setattr(sys, "stdout", full)
+    for show in (console.result, console.result_json):
+        with pytest.raises(OSError, match="No space") as caught:
+            show("x" * 10)
+        assert reason(caught.value) == "standard output: no space left on device"
+    os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
+
+
+def test_files_that_do_not_fit_leave_the_old_ones_and_nothing_else(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    world = tmp_path / "world"
+    make_world(WORLD, world)
+    figure, drawn = Figure(), tmp_path / "curves.png"
+    save_figure(figure, drawn)
+    before = contents(tmp_path)
+    attempts: list[Callable[[], object]] = [
+        lambda: make_world(WORLD, world, overwrite=True),
+        lambda: save_figure(figure, drawn),
+        lambda: save_figure(figure, tmp_path / "new.svg"),
+        lambda: write_json(tmp_path / "scores.json", ["x" * 2000]),
+    ]
+    for attempt in attempts:
+        with files_of_at_most(1000), pytest.raises(WriteError):
+            attempt()
+    assert contents(tmp_path) == before
+    make_world(WORLD, world, overwrite=True)
+    assert contents(tmp_path) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "world"]
+
+
+def test_an_index_that_does_not_fit_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, out = tmp_path / "corpus.jsonl", tmp_path / "index"
+    lines = (json_text({"id": str(i), "contents": f"word{i % 7} word{i}"}) for i in range(400))
+    corpus.write_text("\n".join(lines))
+    build_index(corpus, out)
+    before = contents(tmp_path)
+    for size in (1000, 5000, 12000):
+        with files_of_at_most(size), pytest.raises(WriteError, match="too large"):
+            build_index(corpus, out, overwrite=True)
+        assert contents(tmp_path) == before
+
+    def full(descriptor: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, NO_ROOM)
+
+    with monkeypatch.context() as patch:  # before a page of it is mapped without room behind it
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(WriteError) as caught:
+            build_index(corpus, out, overwrite=True)
+    assert Path(caught.value.filename).name == "data.csc.index.npy"
+    assert "3.1 KiB are needed" in reason(caught.value)
+    build_index(corpus, out, overwrite=True)
+    assert contents(tmp_path) == before
+
+
+def test_faiss_files_are_those_of_faiss_and_whole(tmp_path: Path) -> None:
+    index = faiss.index_factory(16, "HNSW8", faiss.METRIC_INNER_PRODUCT)
+    index.add(np.random.default_rng(0).random((300, 16), np.float32))
+    faiss.write_index(index, str(tmp_path / "theirs"))
+    write_whole(index, tmp_path / "ours")
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+    size = (tmp_path / "ours").stat().st_size
+    for room in (10, size // 2, size - 1):
+        with files_of_at_most(room), pytest.raises(WriteError, match="too large"):
+            write_whole(index, tmp_path / "ours")
+
+
+def test_a_status_is_true_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, payload: bytes) -> None:
+        raise WriteError(errno.ENOSPC, NO_ROOM, str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tspo_cli.runs.atomic_write_bytes", full)
+        with pytest.raises(WriteError):
+            set_status(tmp_path, "running", 0, 1)
+    set_status(tmp_path, "running", 7, 1, ["a warning"])
+    monkeypatch.setattr("tspo_cli.runs.atomic_write_bytes", full)
+    set_status(tmp_path, "failed", 8, 1)
+    assert read_json(tmp_path / "status.json")["state"] == "failed"
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_a_directory_is_the_old_or_the_new_one_at_every_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swaps: bool
+) -> None:
+    if not swaps:
+        monkeypatch.setattr(disk, "_exchange", lambda one, other: False)
+    new, out, rename = tmp_path / "new", tmp_path / "out", os.replace
+    for last in range(5):
+        for folder, text in ((new, "new"), (out, "old")):
+            folder.mkdir(exist_ok=True)
+            (folder / "file").write_text(text)
+        calls = 0
+
+        def replace(source: Path, target: Path) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == last + 1:  # noqa: B023
+                monkeypatch.setattr(os, "replace", rename)
+                raise Killed
+            rename(source, target)
+
+        monkeypatch.setattr(os, "replace", replace)
+        try:
+            replace_directory(new, out)
+        except Killed:
+            assert (out / "file").read_text() in ("old", "new")
+        else:
+            assert (out / "file").read_text() == "new"
+            assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (out / "file").read_text() == "new"
+
+
+def test_a_folder_has_one_writer(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    for _ in range(2):
+        with one_writer(folder, "at work"):
+            with (
+                pytest.raises(InvalidInputError, match="another process is at work"),
+                one_writer(folder, "at work"),
+            ):
+                pass
+            assert folder.is_dir()
+        assert not folder.exists()  # nothing was written
+    with one_writer(folder, "at work"):
+        (folder / "x").touch()
+    assert (folder / "x").exists()
+
+
+def evaluation(folder: Path, *datasets: str) -> None:
+    folder.mkdir(exist_ok=True)
+    for name in datasets:
+        (folder / f"{name}.json").write_text(str(len(datasets)))
+        (folder / f"{name}.items.jsonl.gz").write_text(str(len(datasets)))
+    write_json(folder / "eval.json", {"results": [{"dataset": name} for name in datasets]})
+
+
+def test_an_evaluation_is_replaced_when_the_new_one_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "evals"
+    evaluation(folder, "films", "songs")
+    (folder / "notes.txt").touch()
+    old = contents(folder)
+    with (  # noqa: PT012
+        pytest.raises(KeyboardInterrupt),
+        results_folder(folder, resume=False, overwrite=True) as work,
+    ):
+        work.mkdir()
+        (work / "films.partial.jsonl").touch()
+        raise KeyboardInterrupt
+    kept = contents(folder)
+    assert kept.pop(".new/films.partial.jsonl") == b""
+    assert kept == old
+    with (
+        pytest.raises(InvalidInputError, match="--resume to continue it"),
+        results_folder(folder, resume=False, overwrite=False),
+    ):
+        pass
+    rename = os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        if Path(source).name == "eval.json":
+            raise Killed
+        rename(source, target)
+
+    with (  # noqa: PT012
+        pytest.raises(Killed),
+        monkeypatch.context() as patch,
+        results_folder(folder, resume=True, overwrite=False) as again,
+    ):
+        assert again == work
+        (work / "films.partial.jsonl").unlink()
+        evaluation(work, "films")
+        patch.setattr(os, "replace", killed)
+    with results_folder(folder, resume=True, overwrite=False) as settled:
+        assert settled == folder
+    assert sorted(contents(folder)) == [
+        "eval.json",
+        "films.items.jsonl.gz",
+        "films.json",
+        "notes.txt",
+    ]
+    assert (folder / "films.json").read_text() == "1"

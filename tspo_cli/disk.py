@@ -1,0 +1,193 @@
+"""Writing where something lies already, where another process may write, or where the disk may be
+full: the old thing stays whole until the new one stands, and an error names its file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tspo_cli.console import STDOUT, byte_size
+from tspo_cli.errors import InvalidInputError
+
+LOCK_NAME = ".lock"
+"""The file in a directory that its only writer holds locked."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CUT = re.compile(r"\d+ requested and \d+ written")
+_AT_WORKING_DIRECTORY, _EXCHANGE = -100, 2
+
+
+class WriteError(OSError):
+    """A file that could not be written whole. `needed`: its bytes, if they are known."""
+
+    needed: int | None = None
+
+
+@contextmanager
+def writing(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Name `path` in the error when it cannot be written because the disk is full, a quota is used
+    up or a file is too large. Libraries hide that in errors of their own.
+
+    Raises:
+        WriteError: the file does not fit.
+    """
+    try:
+        yield
+    except Exception as error:
+        code = _code(error)
+        if code is None:
+            raise
+        failure = WriteError(code, os.strerror(code), str(path))
+        failure.needed = needed
+        raise failure from error
+
+
+def _code(error: Exception) -> int | None:
+    """Which of _FULL an error stands for: one of the operating system, of numpy (which says only
+    that a part was written), or of a library that quotes the system's words.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno if error.errno in _FULL else None
+    text = str(error)
+    if isinstance(error, OSError) and _CUT.search(text):
+        return errno.ENOSPC
+    return next((code for code in _FULL if os.strerror(code) in text), None)
+
+
+def reason(error: OSError) -> str:
+    """An error of the operating system as one line: the file, what is wrong and, if there is no
+    room, how much is needed and free.
+    """
+    text = error.strerror or str(error) or type(error).__name__
+    name = f"{error.filename}: " if error.filename else ""
+    line = f"{name}{text[0].lower()}{text[1:]}"
+    needed = getattr(error, "needed", None)
+    sizes = [f"{byte_size(needed)} are needed"] if needed else []
+    on_disk = isinstance(error.filename, str) and error.filename != STDOUT
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) and on_disk:
+        free = _free(Path(error.filename))
+        sizes += [f"{byte_size(free)} are free"] if free is not None else []
+    if error.errno == errno.EFBIG:
+        sizes += ["see ulimit -f"]
+    return f"{line} ({', '.join(sizes)})" if sizes else line
+
+
+def _free(path: Path) -> int | None:
+    """Free bytes on the disk of `path`, which need not exist, None for what is not on a disk."""
+    for folder in (path, *path.absolute().parents):
+        if folder.is_dir():
+            return shutil.disk_usage(folder).free
+        if folder.exists() and not folder.is_file():
+            return None
+    return None
+
+
+def reserve(path: Path) -> None:
+    """Allocate every block of a file that is about to be written through mapped memory: where the
+    disk is full, a mapped page without a block ends the process with SIGBUS.
+    """
+    with open(path, "r+b") as handle:
+        os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until the content of a file or folder is on the disk. A missing one is left out."""
+    if not path.exists():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def follow_umask(path: Path) -> None:
+    """Give a file, or every file in a folder, the permissions that a new file has there, so that
+    those who may read the folder may read them. Some libraries write files for their owner alone.
+    """
+    folder = path if path.is_dir() else path.parent
+    probe = folder / f".mode.{os.getpid()}.tmp"
+    probe.touch(exist_ok=False)
+    try:
+        mode = stat.S_IMODE(probe.stat().st_mode)
+    finally:
+        probe.unlink()
+    for file in path.iterdir() if path.is_dir() else [path]:
+        if file.is_file():
+            file.chmod(mode)
+
+
+def replace_directory(new: Path, out: Path) -> None:
+    """Rename the directory `new` to `out`, on the same disk, and delete what lay there.
+
+    At every moment `out` is the old directory or the new one, also if the process is killed. On
+    file systems that cannot exchange two names there is an instant without it, and a failure or
+    signal in that instant puts the old one back.
+    """
+    out = Path(os.path.realpath(out))
+    spare = out.with_name(f".{out.name}.old")
+    shutil.rmtree(spare, ignore_errors=True)
+    if not out.exists():
+        os.replace(new, out)
+        return
+    os.replace(new, spare)
+    if not _exchange(spare, out):
+        aside = out.with_name(f".{out.name}.replaced")
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            os.replace(out, aside)
+            os.replace(spare, out)
+        except BaseException:
+            if not out.exists():
+                os.replace(aside, out)
+            raise
+        os.replace(aside, spare)
+    shutil.rmtree(spare, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step; False where the system or the file system cannot."""
+    call = getattr(ctypes.CDLL(None), "renameat2", None)
+    if call is None:
+        return False
+    names = (os.fsencode(one), os.fsencode(other))
+    done = call(_AT_WORKING_DIRECTORY, names[0], _AT_WORKING_DIRECTORY, names[1], _EXCHANGE)
+    return bool(done == 0)
+
+
+@contextmanager
+def one_writer(folder: Path, doing: str) -> Iterator[int]:
+    """Make `folder` and keep other writers out of it until the block ends. Gives the descriptor of
+    the lock; processes that inherit it keep the folder locked until they end too. A new folder in
+    which nothing was written is removed again.
+
+    The operating system releases the lock when these processes have ended, however they end. On a
+    file system without locks nothing keeps others out.
+
+    Raises:
+        InvalidInputError: another process writes there; `doing` says what it does.
+    """
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK_NAME, "w") as lock:
+        try:
+            fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidInputError(
+                f"{folder}: another process is {doing}; wait for it to end, or choose another --out"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield lock.fileno()
+        finally:
+            if is_new and [entry.name for entry in folder.iterdir()] == [LOCK_NAME]:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,86 @@
+"""The folder of `tspo eval`: one process writes it, and `--overwrite` keeps the old evaluation
+until the new one is whole.
+
+FOLDER/.new/    the evaluation that replaces the one in FOLDER, until it is finished
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tspo_cli.disk import one_writer
+from tspo_cli.errors import InvalidInputError, UsageError
+from tspo_cli.runs import (
+    EVAL_SUMMARY_NAME,
+    EVAL_TIMINGS_NAME,
+    items_file,
+    items_files,
+    read_json,
+    scores_file,
+)
+
+_NEW = ".new"
+
+
+@contextmanager
+def results_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[Path]:
+    """Give the folder to write the evaluation into, and keep other evaluations out of `folder`
+    until the block ends. A new evaluation takes the place of an old one when its summary is
+    written.
+
+    Raises:
+        UsageError: both `resume` and `overwrite`.
+        InvalidInputError: another process evaluates into `folder`, or it holds an evaluation and
+            neither flag was given.
+    """
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other")
+    if folder.exists() and not folder.is_dir():
+        raise InvalidInputError(f"{folder}: exists and is no directory; choose another --out")
+    with one_writer(folder, "evaluating into it"):
+        _settle(folder)
+        begun = _is_begun(folder)
+        if begun and not (resume or overwrite):
+            raise InvalidInputError(
+                f"{folder}: already holds an evaluation; add --resume to continue it, --overwrite "
+                "to replace it, or choose another --out"
+            )
+        new = folder / _NEW
+        if overwrite or not begun:
+            shutil.rmtree(new, ignore_errors=True)
+        yield new if begun and (overwrite or new.exists()) else folder
+        _settle(folder)
+
+
+def _is_begun(folder: Path) -> bool:
+    return (
+        (folder / EVAL_SUMMARY_NAME).exists()
+        or any(folder.glob("*.partial.jsonl"))
+        or bool(items_files(folder))
+    )
+
+
+def _settle(folder: Path) -> None:
+    """Put a finished new evaluation in the place of the old one, or go on with that. Its summary,
+    which says what belongs to it, moves last.
+    """
+    new = folder / _NEW
+    summary = new / EVAL_SUMMARY_NAME
+    if not summary.exists():
+        return
+    names = [str(scores["dataset"]) for scores in read_json(summary)["results"]]
+    ours = {folder / EVAL_SUMMARY_NAME, folder / EVAL_TIMINGS_NAME}
+    ours |= {path(folder, name) for name in names for path in (scores_file, items_file)}
+    for path in new.iterdir():
+        if path != summary:
+            os.replace(path, folder / path.name)
+    items = {path for _, path in items_files(folder)}
+    before = items | {folder / f"{name}.json" for name, _ in items_files(folder)}
+    for path in {*before, *folder.glob("*.partial.jsonl")} - ours:
+        path.unlink(missing_ok=True)
+    os.replace(summary, folder / EVAL_SUMMARY_NAME)
+    new.rmdir()
