@@ -133,7 +133,7 @@ def replace_directory(new: Path, out: Path) -> None:
     signal in that instant puts the old one back.
     """
     out = Path(os.path.realpath(out))
-    spare = out.with_name(f".{out.name}.old")
+    spare = out.with_name(f".{out.name}.old.tmp")
     shutil.rmtree(spare, ignore_errors=True)
     if not out.exists():
         os.replace(new, out)

@@ -214,11 +214,13 @@ def try_all(work: Path, only: Sequence[str]) -> list[Row]:
             rows.append(Row(write.kind))
             with small_disk(disk):
                 try_write(write, disk, log, rows[-1])
+            print(rows[-1], file=sys.stderr, flush=True)
             disk.rmdir()
     if not only or "train" in only:
         rows.append(Row("train"))
         with small_disk(disk):
             try_training(train, disk, work / "undisturbed", log, rows[-1])
+        print(rows[-1], file=sys.stderr, flush=True)
         disk.rmdir()
     return rows
 

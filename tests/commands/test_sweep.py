@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Finished, Playground, run_tspo
+from tspo_cli.disk import one_writer
 from tspo_cli.runs import read_json
 
 pytestmark = pytest.mark.slow
@@ -129,3 +130,11 @@ def test_a_run_is_judged_by_every_algorithm(
     assert {"grpo", "tspo", "retrieval_bonus", "mt_grpo"} <= set(record["algorithms"])
     assert (record["steps"], record["groups"], record["trajectories"]) == ([1, 2], 6, 18)
     assert "<svg" in figure.read_text()
+
+
+def test_a_sweep_has_one_writer(swept: tuple[Path, Path, Finished]) -> None:
+    file, out, _ = swept
+    with one_writer(out, "running this sweep"):
+        second = run_tspo("sweep", file, "--out", out)
+    assert second.code == 3
+    assert "another process is running this sweep" in second.err

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Finished, Playground, run_tspo
+from tspo_cli.disk import one_writer
 from tspo_cli.runs import read_jsonl_gz
 
 pytestmark = pytest.mark.slow
@@ -123,6 +124,19 @@ def test_an_evaluation_is_not_overwritten(
     assert again.code == 3
     assert "--overwrite" in again.err
     assert (tmp_path / "o" / "eval.json").read_bytes() == before
+    with one_writer(tmp_path / "o", "evaluating into it"):
+        second = run_tspo(*arguments, "--overwrite")
+    assert second.code == 3
+    assert "another process is evaluating into it" in second.err
+    assert (tmp_path / "o" / "eval.json").read_bytes() == before
+    tspo(*arguments, "--overwrite")
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
+        ".lock",
+        "eval.json",
+        "timings.json",
+        "world.items.jsonl.gz",
+        "world.json",
+    ]
 
 
 def test_real_questions_run_through(
