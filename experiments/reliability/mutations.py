@@ -227,7 +227,7 @@ def kinds(found: dict[str, Path], counts: argparse.Namespace, draw: random.Rando
                 ["runs", "ls", "{}"],
                 ["runs", "show", "{}"],
                 ["runs", "diff", "{}", run],
-                # doctor
+                ["doctor", "{}"],
             ],
         ),
         Kind("BM25 indexes", found["bm25"], bm25_mutations(found["bm25"], half, draw), index),
