@@ -109,9 +109,10 @@ def says_it(log: Path, code: int) -> bool:
 def try_write(write: Write, disk: Path, log: Path, row: Row) -> None:
     """Run the command with several sizes of the disk."""
     tspo([*write.command], log)
+    command = [*write.command, *write.again]
+    tspo(command, log)  # an evaluation records its command
     before = shown(write.out)
     size = sum(map(len, before.values()))
-    command = [*write.command, *write.again]
     for share in SHARES:
         room = int(share * (max(map(len, before.values())) if write.limits_files else size))
         prepare: Callable[[], object] = lambda: None  # noqa: E731
