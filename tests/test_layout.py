@@ -17,7 +17,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "rollout": [
         {"trajectory", "prompts", "engines", "shown"},
         {"protocol", "records"},
-        {"agent", "agent_file", "prompt_length"},
+        {"agent", "agent_file", "limit_warnings", "prompt_length"},
     ],
     "retrieval": [
         {"types", "passages", "ranking", "search_settings", "access_token"},

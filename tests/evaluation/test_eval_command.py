@@ -95,6 +95,37 @@ def test_the_same_scores_over_http(playground: Playground, tspo: Tspo, tmp_path:
     assert first == second
 
 
+@pytest.mark.parametrize(
+    ("method", "tokens", "warned"),
+    [("search_r1", 12, True), ("search_r1", 900, False), ("rag", 12, True), ("direct", 12, False)],
+)
+def test_limits_that_hold_no_passages_are_warned_of_at_the_start(
+    playground: Playground, tspo: Tspo, tmp_path: Path, method: str, tokens: int, warned: bool
+) -> None:
+    words = ["eval", playground.model, "--data", playground.world / "test.jsonl", "--limit", 1]
+    words += ["--method", method, "--set", f"rollout.max_observation_tokens={tokens}"]
+    words += ["--set", "rollout.max_prompt_tokens=200"]
+    text = f"{tokens} tokens do not hold the 2 passages of a search"
+    here = tspo(*words, "--index", playground.index, "--out", tmp_path / "here")
+    assert (text in here.err) == warned
+
+
+@pytest.mark.parametrize(("method", "warned"), [("search_r1", True), ("direct", False)])
+def test_a_context_beyond_the_models_is_warned_of_where_the_method_can_fill_it(
+    playground: Playground, tspo: Tspo, tmp_path: Path, method: str, warned: bool
+) -> None:
+    positions = json.loads((playground.model / "config.json").read_text())[
+        "max_position_embeddings"
+    ]
+    done = tspo(
+        "eval", playground.model, "--data", playground.world / "test.jsonl", "--limit", 1,
+        "--index", playground.index, "--method", method, "--out", tmp_path / "out",
+        "--set", "model.max_context=0", "--set", "rollout.max_prompt_tokens=64",
+        "--set", f"rollout.max_observation_tokens={positions}",
+    )  # fmt: skip
+    assert (f"but the model was made for {positions:,}" in done.err) == warned
+
+
 def test_several_sets_after_one_option(playground: Playground, tspo: Tspo, tmp_path: Path) -> None:
     files = [playground.world / "test.jsonl", playground.world / "train.jsonl"]
     done = tspo(

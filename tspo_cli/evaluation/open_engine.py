@@ -16,7 +16,7 @@ from tspo_cli.config.schema import Config, RolloutConfig
 from tspo_cli.console import say
 from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.models.chat_template import stop_ids, template_notes
-from tspo_cli.models.checks.length_limits import check_length, check_vllm_length
+from tspo_cli.models.checks.length_limits import check_length, check_vllm_length, positions
 from tspo_cli.models.checks.model_digest import model_digest
 from tspo_cli.models.checks.vocabulary import check_vocabulary
 from tspo_cli.models.eos import saved_eos_ids
@@ -38,6 +38,7 @@ class OpenedEngine:
     `fresh` returns the engine without any cache of earlier requests. `independent`: an answer does
     not depend on the other requests of its batch, so that single questions can be repeated. `model`
     is a digest or a name. `kind` is transformers-float32, vllm-bfloat16, ..., completions or chat.
+    `positions`: the longest sequence that the model was made for, in tokens; 0: not known.
     """
 
     tokenizer: Tokenizer
@@ -45,6 +46,7 @@ class OpenedEngine:
     independent: bool
     model: str
     kind: str
+    positions: int = 0
 
     @property
     def remote(self) -> bool:
@@ -170,6 +172,7 @@ def _transformers(config: Config, protocol: type[SearchProtocol]) -> OpenedEngin
         False,
         model_digest(config.model.path, config.model.revision),
         f"transformers-{_name(dtype)}",
+        positions(policy),
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.console import progress, say, warn
 from tspo_cli.data.question import Question, data_digest
@@ -47,7 +48,9 @@ from tspo_cli.evaluation.summary import (
     silent_model,
     with_intervals,
 )
+from tspo_cli.models.checks.length_limits import context_warnings
 from tspo_cli.retrieval.types import Retriever
+from tspo_cli.rollout.limit_warnings import observation_warnings
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.runs import (
     EVAL_TIMINGS_NAME,
@@ -147,6 +150,18 @@ class Session:
         return (self.retry_refused and "refused" in record) or (
             self.retry_failed and record["failed"]
         )
+
+    def limit_warnings(self) -> Iterator[str]:
+        """Limits that will harm every data set, in sentences. The index here is measured, and
+        a server is not asked.
+        """
+        config, rollout = self.config, self.config.rollout
+        longest = rollout.max_prompt_tokens + rollout.max_new_tokens
+        if self.method.retrieves:
+            yield from observation_warnings(config, self.retriever, [], self._protocol())
+            longest += rollout.max_observation_tokens
+        longest = context_length(config) if self.method.searches else longest
+        yield from context_warnings(longest, self.opened.positions)
 
     def latency(self, name: str) -> dict[str, float]:
         """Seconds per question: mean, median, 95th percentile and sum."""

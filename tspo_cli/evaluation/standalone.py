@@ -13,7 +13,7 @@ from tspo_cli.config.rules import unused_retrievers
 from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.agent_defaults import read_agent_file
 from tspo_cli.config.tables import flatten
-from tspo_cli.console import say
+from tspo_cli.console import say, warn
 from tspo_cli.data.question import Question
 from tspo_cli.errors import MissingResourceError, UsageError
 from tspo_cli.evaluation.item_record import ItemRecord
@@ -140,6 +140,8 @@ def _evaluate(
         retry_refused=request.retry_refused,
         retry_failed=request.resume,
     )
+    for warning in session.limit_warnings():
+        warn(warning)
     results = [session.dataset(name, questions) for name, questions in sets.items()]
     items: list[list[ItemRecord]] = [list(read_jsonl_gz(items_file(folder, name))) for name in sets]
     average = averages(items) if len(sets) > 1 else {}

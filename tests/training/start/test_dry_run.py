@@ -105,7 +105,7 @@ def test_a_server_is_asked_once_and_what_it_does_not_find_is_said(playground: Pl
     silent = Silent()
     missing, cut = _observations(config, TrainingInputs(silent, questions, []), protocol)
     assert len(silent.requests) == 1
-    assert missing.startswith("retriever: no passages for 7 of 8 training questions (shard 3")
+    assert missing.startswith("retriever: no passages for 7 of 8 questions (shard 3")
     assert "500 tokens do not hold the 4 passages of a search" in cut
     demonstrations = [ScriptedTrajectory("who wrote it?", ())]
     (cut,) = _observations(config, TrainingInputs(silent, [], demonstrations), protocol)

@@ -38,6 +38,23 @@ def check_length(path: str | Path, model: Any, length: int) -> None:
             )
 
 
+def positions(model: Any) -> int:
+    """The longest sequence that the model says it was made for, in tokens; 0: it does not say."""
+    text = model.config.get_text_config()
+    return int(getattr(text, "max_position_embeddings", 0) or 0)
+
+
+def context_warnings(longest: int, made_for: int) -> Iterator[str]:
+    """A sentence where sequences may have `longest` tokens, and the model was made for fewer."""
+    if made_for and longest > made_for:
+        yield (
+            f"the limits add up to {longest:,} tokens for a rollout, but the model was made for "
+            f"{made_for:,}; what comes after that is of no use; lower rollout.max_prompt_tokens, "
+            f"max_new_tokens, max_observation_tokens or max_searches, or set model.max_context = "
+            f"{made_for}"
+        )
+
+
 def check_vllm_length(path: str | Path, config: Any, length: int) -> None:
     """Refuse sequences of `length` tokens if vLLM would not start for them. `config` is that of the
     model at `path`.

@@ -10,6 +10,7 @@ from pathlib import Path
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.models.chat_template import stop_ids, template_notes
+from tspo_cli.models.checks.length_limits import positions
 from tspo_cli.models.eos import eos_ids
 from tspo_cli.models.lora import add_lora
 from tspo_cli.packages import require_packages
@@ -24,7 +25,6 @@ from tspo_cli.training.sft.sft_step import demonstration_source
 from tspo_cli.training.start.inputs import TrainingInputs, data_in_words, open_inputs
 from tspo_cli.training.start.model_check import check_model
 from tspo_cli.training.start.start_warnings import (
-    positions,
     start_warnings,
     trained_parameters,
 )

@@ -5,30 +5,26 @@ what is, why it matters, what to do.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.agent_defaults import agent_comparison
 from tspo_cli.config.sections.prompt_value import prompt_name
 from tspo_cli.config.tables import flatten
+from tspo_cli.models.checks.length_limits import context_warnings, positions
 from tspo_cli.models.tokenizer_protocol import encode
-from tspo_cli.retrieval.index.searcher import Searcher
-from tspo_cli.retrieval.types import Hit, Retriever
+from tspo_cli.rollout.limit_warnings import observation_warnings, rounded, spread
 from tspo_cli.rollout.prompts import SHORT
 from tspo_cli.rollout.protocol import SearchProtocol, search_action
 from tspo_cli.text.secrets import without_secrets
 from tspo_cli.training.rl.scoring import needs_critic
 from tspo_cli.training.start.inputs import TrainingInputs
 
-T = TypeVar("T")
 LARGE_MODEL = 50_000_000
 """Trained parameters from which a rate for toy models is too high."""
 TOY_RATE = 1e-4
-_SAMPLE = 200
-_ASKED = 8
-"""Training questions that a retriever on a network is asked, in one request."""
 _THOUGHT = "I need to find out more about this."
 
 
@@ -40,7 +36,7 @@ def start_warnings(
         *_secrets(config),
         *_learning_rates(config, model),
         *_other_agent(config),
-        *_context(config, model),
+        *context_warnings(context_length(config), positions(model)),
         *(_demonstrations(config, inputs, protocol) if inputs.demonstrations else ()),
         *(_turns(config, inputs, protocol) if inputs.questions else ()),
         *_observations(config, inputs, protocol),
@@ -87,23 +83,6 @@ def _other_agent(config: Config) -> Iterator[str]:
         )
 
 
-def positions(model: Any) -> int:
-    """The longest sequence that the model says it was made for, in tokens; 0: it does not say."""
-    text = model.config.get_text_config()
-    return int(getattr(text, "max_position_embeddings", 0) or 0)
-
-
-def _context(config: Config, model: Any) -> Iterator[str]:
-    longest, made_for = context_length(config), positions(model)
-    if made_for and longest > made_for:
-        yield (
-            f"the limits add up to {longest:,} tokens for a rollout, but the model was made for "
-            f"{made_for:,}; what comes after that is of no use; lower rollout.max_prompt_tokens, "
-            f"max_new_tokens, max_observation_tokens or max_searches, or set model.max_context = "
-            f"{made_for}"
-        )
-
-
 def _turns(config: Config, inputs: TrainingInputs, protocol: SearchProtocol) -> Iterator[str]:
     if not config.rollout.max_searches:
         return
@@ -111,7 +90,7 @@ def _turns(config: Config, inputs: TrainingInputs, protocol: SearchProtocol) -> 
     thinks = config.rollout.prompt != SHORT.name
     turn = "a short thought and a search" if thinks else "a search"
     lengths = []
-    for question in _spread(inputs.questions):
+    for question in spread(inputs.questions):
         action = search_action(_THOUGHT, question.question)
         text = action if thinks else action[action.index("<search>") :]
         lengths.append(len(encode(protocol.tokenizer, text)))
@@ -121,52 +100,16 @@ def _turns(config: Config, inputs: TrainingInputs, protocol: SearchProtocol) -> 
         yield (
             f"rollout.max_new_tokens: {limit} tokens do not hold {turn} for "
             f"the question itself ({median} in the median of the training questions), so turns "
-            f"will be cut before they act; set {_rounded(2 * median)} or more (default: 500)"
+            f"will be cut before they act; set {rounded(2 * median)} or more (default: 500)"
         )
 
 
 def _observations(
     config: Config, inputs: TrainingInputs, protocol: SearchProtocol
 ) -> Iterator[str]:
-    if inputs.retriever is None or not config.rollout.max_searches:
-        return
-    if isinstance(inputs.retriever, Searcher):
-        hits = [Hit("", contents, 0.0) for contents in inputs.retriever.sample(_SAMPLE)]
-    else:
-        hits, problem = _remote_passages(config, inputs, inputs.retriever)
-        if problem:
-            yield problem
-        if not hits:
-            return
-    tags = protocol.observation_tokens([])
-    lengths = [protocol.observation_tokens([hit]) - tags for hit in hits]
-    median, k = round(statistics.median(lengths)), config.retriever.k
-    limit, needed = config.rollout.max_observation_tokens, k * median + tags
-    if limit < needed:
-        yield (
-            f"rollout.max_observation_tokens: {limit} tokens do not hold the {k} passages of a "
-            f"search (a passage of the index has {median} in the median, {k} in their tags have "
-            f"{needed}), and the agent never reads what is cut off; set "
-            f"{_rounded(1.25 * needed)} or more, or lower retriever.k"
-        )
-
-
-def _remote_passages(
-    config: Config, inputs: TrainingInputs, retriever: Retriever
-) -> tuple[list[Hit], str]:
-    """What one request with a few training questions finds, and why some of them have nothing."""
-    asked = [item.question for item in _spread(inputs.questions, _ASKED)]
-    asked = asked or [item.question for item in _spread(inputs.demonstrations, _ASKED)]
-    results = retriever.search(asked, config.retriever.k) if asked else []
-    failed = [result for result in results if not result.hits]
-    problem = ""
-    if failed:
-        reason = next((result.error for result in failed if result.error), "no error, no hits")
-        problem = (
-            f"retriever: no passages for {len(failed)} of {len(asked)} training questions "
-            f"({reason}); check the server with queries of your own before you train"
-        )
-    return [hit for result in results for hit in result.hits], problem
+    asked = inputs.questions or inputs.demonstrations
+    questions = [item.question for item in asked]
+    yield from observation_warnings(config, inputs.retriever, questions, protocol)
 
 
 def _demonstrations(
@@ -199,14 +142,3 @@ def _demonstrations(
             f"the demonstrations are cut at {rollout.max_observation_tokens} tokens, so answers "
             "may be trained that their passages do not hold; raise it"
         )
-
-
-def _spread(items: Sequence[T], most: int = _SAMPLE) -> list[T]:
-    """At most `most` of the items, evenly over the whole."""
-    step = max(1, len(items) // most)
-    return list(items[::step][:most])
-
-
-def _rounded(tokens: float) -> int:
-    """Up to a multiple of 50, as people write limits."""
-    return int(-(-tokens // 50) * 50)

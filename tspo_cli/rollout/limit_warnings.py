@@ -1,0 +1,74 @@
+"""Limits of tokens that an agent will suffer from, in one sentence each: what is, what to do."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from tspo_cli.config.schema import Config
+from tspo_cli.retrieval.index.searcher import Searcher
+from tspo_cli.retrieval.types import Hit, Retriever
+from tspo_cli.rollout.protocol import SearchProtocol
+
+T = TypeVar("T")
+_SAMPLE = 200
+_ASKED = 8
+"""Questions that a retriever on a network is asked, in one request."""
+
+
+def observation_warnings(
+    config: Config, retriever: Retriever | None, questions: Sequence[str], protocol: SearchProtocol
+) -> Iterator[str]:
+    """Passages that are longer than rollout.max_observation_tokens: of an index here a sample, of
+    other retrievers what a few of the `questions` find, and how many find nothing.
+    """
+    if retriever is None or not config.rollout.max_searches:
+        return
+    if isinstance(retriever, Searcher):
+        hits = [Hit("", contents, 0.0) for contents in retriever.sample(_SAMPLE)]
+    else:
+        hits, problem = _remote_passages(config, questions, retriever)
+        if problem:
+            yield problem
+        if not hits:
+            return
+    tags = protocol.observation_tokens([])
+    lengths = [protocol.observation_tokens([hit]) - tags for hit in hits]
+    median, k = round(statistics.median(lengths)), config.retriever.k
+    limit, needed = config.rollout.max_observation_tokens, k * median + tags
+    if limit < needed:
+        yield (
+            f"rollout.max_observation_tokens: {limit} tokens do not hold the {k} passages of a "
+            f"search (a passage of the index has {median} in the median, {k} in their tags have "
+            f"{needed}), and the agent never reads what is cut off; set "
+            f"{rounded(1.25 * needed)} or more, or lower retriever.k"
+        )
+
+
+def _remote_passages(
+    config: Config, questions: Sequence[str], retriever: Retriever
+) -> tuple[list[Hit], str]:
+    """What one request with a few questions finds, and why some of them have nothing."""
+    asked = spread(questions, _ASKED)
+    results = retriever.search(asked, config.retriever.k) if asked else []
+    failed = [result for result in results if not result.hits]
+    problem = ""
+    if failed:
+        reason = next((result.error for result in failed if result.error), "no error, no hits")
+        problem = (
+            f"retriever: no passages for {len(failed)} of {len(asked)} questions "
+            f"({reason}); check the server with queries of your own first"
+        )
+    return [hit for result in results for hit in result.hits], problem
+
+
+def spread(items: Sequence[T], most: int = _SAMPLE) -> list[T]:
+    """At most `most` of the items, evenly over the whole."""
+    step = max(1, len(items) // most)
+    return list(items[::step][:most])
+
+
+def rounded(tokens: float) -> int:
+    """Up to a multiple of 50, as people write limits."""
+    return int(-(-tokens // 50) * 50)
