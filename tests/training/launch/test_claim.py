@@ -86,7 +86,7 @@ def test_the_old_run_stands_until_the_new_one_has_a_checkpoint(
             append_jsonl(run / "metrics.jsonl", {"step": step})
         raise MissingResourceError("the model is not there")
     with (
-        pytest.raises(InvalidInputError, match="--resume to continue it or --overwrite"),
+        pytest.raises(InvalidInputError, match="already holds a run"),
         claimed_run(run, resume=False, overwrite=False),
     ):
         pass
