@@ -222,6 +222,10 @@ def checked(form: TypeAdapter[Any], record: Any, where: str) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         key = ".".join(str(part) for part in first["loc"] if not _is_branch(part))
+        if not key and not isinstance(record, dict):
+            raise InvalidInputError(
+                f"{where}: expected a JSON object, found {type(record).__name__}"
+            ) from None
         problem = f"{key}: {first['msg']}" if key else first["msg"]
         raise InvalidInputError(f"{where}: not a record of tspo: {problem}") from None
     return record

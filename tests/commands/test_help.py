@@ -66,10 +66,12 @@ def test_every_verb_has_json_with_the_shared_text(name: str) -> None:
     assert texts == ["Print the result as JSON on stdout."]
 
 
-def test_set_means_one_of_three_things() -> None:
-    """Keys of an experiment, of a search, or of an index build, each with one text."""
+def test_set_means_one_of_four_things() -> None:
+    """Keys of an experiment, of a search, of an index build or of a collection, each with one
+    text.
+    """
     texts = {text for name in VERBS for option, text in option_texts(name) if option == "--set"}
-    assert len(texts) == 3
+    assert len(texts) == 4
     assert "Set a key of the experiment, e.g. train.steps=20. Repeatable." in texts
 
 

@@ -149,6 +149,8 @@ def test_validate_and_the_dry_run_agree(
 ) -> None:
     # A package that is not installed is exit code 4 of the dry run alone.
     monkeypatch.setattr(packages, "is_installed", lambda module: True)
+    # So is a length that vLLM does not take: the model has to be there.
+    monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1")
     draw = random.Random(16)
     source = tmp_path / "empty.toml"
     source.write_text("")

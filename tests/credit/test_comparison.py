@@ -36,7 +36,12 @@ def rollout(answer: str | None, *feedback: str) -> dict[str, Any]:
 
 
 def group(*trajectories: dict[str, Any]) -> dict[str, Any]:
-    return {"question": "where?", "golden_answers": ["Rome"], "trajectories": list(trajectories)}
+    return {
+        "group": ["test", "q1", 0],
+        "question": "where?",
+        "golden_answers": ["Rome"],
+        "trajectories": list(trajectories),
+    }
 
 
 @pytest.fixture
@@ -152,7 +157,7 @@ def test_rollouts_that_are_none(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="damaged"):
         list(recorded_batches(run))
     runs.write_jsonl_gz(run / "rollouts" / "step_000001.jsonl.gz", [{"question": "?"}])
-    with pytest.raises(InvalidInputError, match="not the rollouts of a training run"):
+    with pytest.raises(InvalidInputError, match="not a record of tspo"):
         list(recorded_batches(run))
     with pytest.raises(MissingResourceError, match=r"train\.keep_rollouts"):
         list(recorded_batches(tmp_path))

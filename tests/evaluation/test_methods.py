@@ -282,7 +282,7 @@ TOOLS = "{{ tools | tojson if tools }}"
             "{{ raise_exception('No tools here') }}{%- endfor %}" + ROLES,
             "role tool) (No tools here)",
         ),
-        (TOOLS + "{%- if tools %}" + ROLES + "{%- else %}Bye{%- endif %}", "role tool"),
+        (TOOLS + "{%- if tools %}" + ROLES + "{%- else %}Bye{%- endif %}", "message of the user"),
     ],
 )
 def test_what_a_template_drops_of_a_call(
@@ -293,7 +293,7 @@ def test_what_a_template_drops_of_a_call(
     if not lost:
         protocol.from_config(chatty, RolloutConfig())
         return
-    with pytest.raises(InvalidInputError, match="search_r1") as refused:
+    with pytest.raises(InvalidInputError, match=r"search_r1|rollout\.chat_template") as refused:
         protocol.from_config(chatty, RolloutConfig())
     assert lost in str(refused.value)
 

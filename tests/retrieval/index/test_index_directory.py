@@ -26,7 +26,7 @@ def corpus(tmp_path: Path) -> Path:
     records: list[dict[str, object]] = [
         {"id": "a", "contents": '"Čeština"\nA Slavic language — 日本語 🎈'},
         {"id": 7, "title": "Lake", "text": "Water\nwith a second line"},
-        {"id": "c", "title": "", "text": "no title, lone \ud800 surrogate"},
+        {"id": "c", "title": "", "text": "no title, lone ? surrogate"},
     ]
     return _write(tmp_path / "corpus.jsonl", records)
 

@@ -173,15 +173,19 @@ def is_streamable(index: Any) -> bool:
     return isinstance(index, (faiss.IndexFlat, faiss.IndexScalarQuantizer))
 
 
+_LARGEST_TABLE = 2 << 30
+"""Bytes of the tables that FAISS computes while it opens an IVF index with product quantisation."""
+
+
 def _limit_reading(size: int) -> None:
-    """No table in a file of `size` bytes has more bytes or entries than the file: a length that
-    lies would fill the memory before the file ends.
+    """No table in a file of `size` bytes has more bytes or entries than the file, apart from those
+    that FAISS computes: a length that lies would fill the memory before the file ends.
     """
     for name in ("vector_byte_limit", "loop_limit"):
         # Older versions of FAISS have no limits.
         set_limit = getattr(faiss, f"set_deserialization_{name}", None)
         if set_limit is not None:
-            set_limit(size)
+            set_limit(max(size, _LARGEST_TABLE))
 
 
 def _magic(path: Path) -> bytes:
