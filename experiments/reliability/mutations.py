@@ -211,6 +211,8 @@ def kinds(found: dict[str, Path], counts: argparse.Namespace, draw: random.Rando
     index.append(["index", "verify", "{}"])
     half = counts.indexes // 2
     page = str(found["run"].parent / "page.html")
+    scored = ["--out", str(found["run"].parent / "eval"), "--overwrite", "--limit", "2"]
+    scored += ["--index", str(found["bm25"]), "--data", test]
     short = ["--set", "rollout.max_new_tokens=8", "--set", "rollout.max_observation_tokens=96"]
     return [
         Kind(
@@ -243,17 +245,7 @@ def kinds(found: dict[str, Path], counts: argparse.Namespace, draw: random.Rando
             model_mutations(found["start"] / "model", counts.models, draw),
             [
                 [*training(found, "{}"), "--out", str(found["run"].parent / "dry"), "--dry-run"],
-                [
-                    "eval",
-                    "{}",
-                    "--data",
-                    test,
-                    "--index",
-                    str(found["bm25"]),
-                    "--limit",
-                    "2",
-                    *short,
-                ],
+                ["eval", "{}", *scored, *short],
             ],
         ),
     ]
@@ -287,7 +279,11 @@ def main() -> None:
         found = make_world(work)
         set_quiet(False)
         chosen = kinds(found, options, random.Random(options.seed))
-        rows = [try_kind(kind, work, listed) for kind in chosen if kind.mutations]
+        rows = []
+        for kind in chosen:
+            if kind.mutations:
+                rows.append(try_kind(kind, work, listed))
+                print(table(rows[-1:]), file=sys.stderr, flush=True)
     if options.json:
         print(json.dumps({"machine": machine(), "kinds": rows, "cases": listed}, indent=2))
     else:
