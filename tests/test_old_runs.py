@@ -66,7 +66,7 @@ def test_an_old_run_is_resumed_from_its_checkpoint(
     assert after[:2] == before[:2]
     steps = [json.loads(line) for line in after]
     assert [row["step"] for row in steps] == [1, 2, 3, 4]
-    assert steps[3].keys() == json.loads(before[2]).keys()
+    assert steps[3].keys() >= json.loads(before[2]).keys()
     assert json.loads((folder / "rl" / "status.json").read_text("utf-8"))["state"] == "finished"
     assert (folder / "rl" / "model" / "model.safetensors").is_file()
 

@@ -66,6 +66,8 @@ class Speaker:
 
     def load_weights(self, weights: Mapping[str, torch.Tensor] | None, version: int) -> None: ...
 
+    def different_weight(self, weights: Mapping[str, torch.Tensor]) -> str | None: ...
+
 
 PASSAGES = {
     "p1": ("Alien", "Alien is a film whose director is Ridley Scott."),

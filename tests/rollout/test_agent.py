@@ -71,6 +71,9 @@ class ScriptedEngine:
     def load_weights(self, weights: Mapping[str, torch.Tensor] | None, version: int) -> None:
         self.weight_version = version
 
+    def different_weight(self, weights: Mapping[str, torch.Tensor]) -> str | None:
+        return None
+
 
 @dataclass
 class MemoryRetriever:

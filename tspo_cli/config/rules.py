@@ -110,6 +110,11 @@ def _rl_problems(config: Config) -> Iterator[str]:
             "rollout.temperature: greedy rollouts of a question are all the same; give a "
             "temperature above 0"
         )
+    if config.loss.old_logprobs == "engine" and config.loss.mismatch in ("truncate", "mask"):
+        yield (
+            "loss.mismatch: importance weights need the learner's log-probs in the ratio; set "
+            'loss.old_logprobs to "learner" or "auto", or loss.mismatch to "none"'
+        )
     if rollout.engine == "vllm" and (rollout.top_p < 1 or rollout.top_k > 0):
         yield (
             "rollout.engine: vllm gives log-probs after top_p and top_k, the loss needs those "

@@ -73,7 +73,10 @@ def _lines(config: Config) -> Iterator[str]:
             f"{loss.importance_cap:g}"
         )
     if train.updates_per_step == 1:
-        updates = "1 optimiser update per rollout batch: ratios stay 1 and clipping never acts"
+        updates = (
+            "1 optimiser update per rollout batch: but for rounding, ratios stay 1 and clipping "
+            "never acts"
+        )
     else:
         updates = (
             f"{train.updates_per_step} optimiser updates per rollout batch, each on its own "
@@ -95,6 +98,7 @@ def _lines(config: Config) -> Iterator[str]:
         f"{loss.clip_high:g}]{dual}, "
         f"{loss.aggregation}, KL to the starting policy {kl}, entropy bonus {loss.entropy:g}"
     )
+    yield f"engine and learner: {_mismatch(config)}"
     if train.drop_zero_advantage and loss.entropy == 0 and (loss.kl == 0 or loss.kl_in == "reward"):
         yield (
             "rollouts without an advantage do not go through the learner (the gradient is the same)"
@@ -110,6 +114,18 @@ def _lines(config: Config) -> Iterator[str]:
     for key, value in algorithm.defaults.items():
         if values[key] != value:
             yield f"note: {key} is {values[key]}; the default of {algorithm.name} is {value}"
+
+
+def _mismatch(config: Config) -> str:
+    loss = config.loss
+    weights = f"one importance weight for each {loss.mismatch_ratio}"
+    rounding = "where they round differently (bfloat16, vLLM), " if loss.mismatch == "auto" else ""
+    if loss.mismatch == "none" or (loss.mismatch == "auto" and loss.old_logprobs == "engine"):
+        return "no importance weights correct their rounding"
+    if loss.mismatch == "mask":
+        cap = f"{loss.importance_cap:g}"
+        return f"{weights}; tokens with a weight above {cap} or below 1/{cap} are left out"
+    return f"{rounding}{weights}, cut at {loss.importance_cap:g}"
 
 
 def _reward(config: Config) -> str:

@@ -49,14 +49,31 @@ class LossConfig(Section):
             "0: no bound."
         ),
     )
-    importance_cap: float = Field(
-        2.0,
-        gt=0,
+    old_logprobs: Literal["auto", "engine", "learner"] = Field(
+        "auto",
         description=(
-            "rollout.one_step_off: upper bound of the importance weights of tokens, turns or "
-            "sequences."
+            "What the ratio compares with: the log-probs that the engine sampled with, or the "
+            "learner's before the step's updates (one more forward pass). auto: learner where "
+            "loss.mismatch corrects, and in bfloat16 for ratios of turns or sequences and for "
+            "several updates a step; else engine."
         ),
     )
+    mismatch: Literal["auto", "none", "truncate", "mask"] = Field(
+        "auto",
+        description=(
+            "Importance weights learner / engine against different rounding. truncate: cut at "
+            "importance_cap; mask: 0 above importance_cap and below 1 / importance_cap. auto: "
+            "truncate in bfloat16 and with vLLM, none in float32 with transformers."
+        ),
+    )
+    mismatch_ratio: Literal["token", "turn", "sequence"] = Field(
+        "token",
+        description=(
+            "An importance weight for each token, or its geometric mean over a turn or a sequence. "
+            "Stale rollouts (rollout.one_step_off) take loss.ratio."
+        ),
+    )
+    importance_cap: float = Field(2.0, ge=1, description="Upper bound of an importance weight.")
     aggregation: Literal["token_mean", "sequence_mean", "sequence_sum"] = Field(
         "token_mean",
         description=(

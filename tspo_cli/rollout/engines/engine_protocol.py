@@ -91,6 +91,12 @@ class Engine(Protocol):
         """
         ...
 
+    def different_weight(self, weights: Mapping[str, torch.Tensor]) -> str | None:
+        """The name of a parameter that the engine computes with and whose bits are not those of
+        `weights`. None: there is none among those that can be read and compared.
+        """
+        ...
+
     def sleep(self) -> None:
         """Free memory that the engine does not need until the next `submit` or `load_weights`,
         which wakes it.

@@ -31,7 +31,7 @@ from tspo_cli.training.launch.claim import Claim, claimed_run, has_trained, is_c
 # Keys that may change when a run is resumed. Any other change makes it another experiment.
 RESUMABLE = (
     *("prepare", "train.steps", "train.processes", "train.threads", "train.keep_rollouts"),
-    *("train.export_model", "checkpoint.", "eval.", "track."),
+    *("train.export_model", "train.parity_limit", "checkpoint.", "eval.", "track."),
     # How a server of passages is asked. The passages are the same.
     *("retriever.timeout", "retriever.retries", "retriever.deadline", "retriever.concurrency"),
     *("retriever.max_passage_chars", "retriever.token_file"),

@@ -1,10 +1,11 @@
-"""Rollouts that an earlier version of the policy sampled: truncated importance weights.
+"""Rollouts that another policy sampled than the one that is trained: importance weights.
 
 The surrogate compares the policy with the learner as it was before the step's updates, pi_old, but
-the tokens come from a behaviour policy mu, the engine's weights when it sampled. E_mu[w f] with w =
-pi_old / mu is E_pi_old[f]; cutting w at a cap bounds its variance at the price of a bias (Ionides
-2008, "Truncated importance sampling"). AReaL's decoupled objective (arXiv 2505.24298) separates
-behaviour and proximal policy in the same way.
+the tokens come from a behaviour policy mu: the engine, with weights of an earlier step, or with the
+same weights and other rounding. E_mu[w f] with w = pi_old / mu is E_pi_old[f]. Cutting w at a cap
+bounds its variance at the price of a bias (Ionides 2008, "Truncated importance sampling"); leaving
+out tokens with an extreme w drops what rounding distorted most. AReaL's decoupled objective (arXiv
+2505.24298) separates behaviour and proximal policy in the same way.
 """
 
 from __future__ import annotations
@@ -12,13 +13,68 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from tspo_cli.config.schema import LossConfig
-from tspo_cli.training.core.distributed import all_max, all_sum
+import numpy as np
+import torch
+
+from tspo_cli.config.schema import Config
+from tspo_cli.training.core.distributed import all_max, all_sum, gather_table, world_size
 from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.core.sequences import TrainSequence
 from tspo_cli.training.rl.scoring import ScoredGroup
+
+MEASURED_TOKENS = 1000
+"""Fewest sampled tokens, over all processes, that the mismatch is measured on."""
+LARGEST_CHANGE = 50.0
+"""Nats. A larger change of a log-prob counts as this one: its exponential would overflow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """How importance weights w = pi_old / mu become factors of the advantages.
+
+    `kind`: none leaves them out, truncate cuts w at `cap`, mask sets w to 0 above `cap` and below 1
+    / `cap`. `ratio`: one weight for each token, turn or sequence.
+    """
+
+    kind: Literal["none", "truncate", "mask"]
+    ratio: Literal["token", "turn", "sequence"]
+    cap: float
+
+    def factor(self, weight: float) -> float:
+        """What the advantage of a token with importance weight `weight` is multiplied by."""
+        if self.kind == "none":
+            return 1.0
+        if self.kind == "mask":
+            return weight if 1 / self.cap <= weight <= self.cap else 0.0
+        return min(weight, self.cap)
+
+
+def correction_of_stale(config: Config) -> Correction:
+    """For rollouts of an earlier step's weights."""
+    loss = config.loss
+    return Correction(
+        "mask" if loss.mismatch == "mask" else "truncate", loss.ratio, loss.importance_cap
+    )
+
+
+def correction_of_rounding(config: Config, *, bfloat16: bool) -> Correction | None:
+    """For rollouts of the learner's own weights; None where the ratio compares with the engine."""
+    loss = config.loss
+    rounds = bfloat16 or config.rollout.engine != "transformers"
+    kind = loss.mismatch
+    if kind == "auto":
+        kind = "truncate" if rounds and loss.old_logprobs != "engine" else "none"
+    compares_pools = loss.ratio != "token" or config.train.updates_per_step > 1
+    if (
+        loss.old_logprobs == "learner"
+        or kind != "none"
+        or (loss.old_logprobs == "auto" and bfloat16 and compares_pools)
+    ):
+        return Correction(kind, loss.mismatch_ratio, loss.importance_cap)
+    return None
 
 
 def staleness(groups: Sequence[ScoredGroup], version: int) -> float:
@@ -32,60 +88,122 @@ def staleness(groups: Sequence[ScoredGroup], version: int) -> float:
     return total / max(count, 1.0)
 
 
-def importance_corrected(
-    groups: Sequence[ScoredGroup], learner: PolicyLearner, options: LossConfig
-) -> tuple[list[ScoredGroup], dict[str, float]]:
-    """The groups with pi_old's log-probs in place of mu's, and advantages times the truncated
-    weights.
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """The learner's log-probabilities beside the engine's, over the sampled tokens of all
+    processes: `tokens` of them, `mean` and `p99` of the absolute difference (nats), and `kl`, the
+    k3 estimate of KL(engine, learner) (nats).
+    """
 
-    A weight times an advantage weights the clipped surrogate, which is positively homogeneous in
-    the advantage. Sequences without an advantage stay as they are. Every process calls it.
+    tokens: int = 0
+    mean: float = 0.0
+    p99: float = 0.0
+    kl: float = 0.0
+
+
+def importance_corrected(
+    groups: Sequence[ScoredGroup], learner: PolicyLearner, correction: Correction
+) -> tuple[list[ScoredGroup], Mismatch, dict[str, float]]:
+    """The groups with pi_old's log-probs in place of mu's, and advantages times the weights'
+    factors; the mismatch; and metrics. Every process calls it.
+
+    A factor times an advantage weights the clipped surrogate, which is positively homogeneous in
+    the advantage. Sequences without an advantage stay as they are. They are measured where the
+    others have fewer than `MEASURED_TOKENS` tokens.
 
     Metrics: importance_mean and importance_max (before the cut), importance_cut (share of tokens
-    whose weight was cut), drift (mean absolute change of the log-probs, nats); none where no
-    sequence has an advantage.
+    whose weight was cut or set to 0), effective_sample_share ((sum w)^2 / (n sum w^2)); none where
+    no sequence has an advantage.
     """
     rows = [group.sequences() for group in groups]
-    active = [
-        (row, index)
-        for row in rows
-        for index, sequence in enumerate(row)
-        if any(sequence.advantages)
-    ]
-    current = learner.logprobs([row[index] for row, index in active])
+    places = _measured_places(rows)
+    current = learner.logprobs([rows[row][index] for row, index in places])
+    mismatch = _mismatch([rows[row][index] for row, index in places], current)
     weights: list[float] = []
-    changes: list[float] = []
-    for (row, index), logprobs in zip(active, current, strict=True):
-        sequence = row[index]
-        ratios = importance_weights(sequence, logprobs, options.ratio)
+    for (row, index), logprobs in zip(places, current, strict=True):
+        sequence = rows[row][index]
+        if not any(sequence.advantages):
+            continue
+        ratios = importance_weights(sequence, logprobs, correction.ratio)
         advantages = [
-            advantage * min(ratio, options.importance_cap)
+            advantage * correction.factor(ratio)
             for advantage, ratio in zip(sequence.advantages, ratios, strict=True)
         ]
-        row[index] = replace(sequence, advantages=advantages, old_logprobs=logprobs)
-        sampled = [token for token, weight in enumerate(sequence.weights) if weight]
-        weights += [ratios[token] for token in sampled]
-        changes += [abs(logprobs[token] - sequence.old_logprobs[token]) for token in sampled]
+        rows[row][index] = replace(sequence, advantages=advantages, old_logprobs=logprobs)
+        weights += [ratios[token] for token in _sampled(sequence)]
     corrected = [
         replace(group, corrected=tuple(row)) for group, row in zip(groups, rows, strict=True)
     ]
-    return corrected, _importance_metrics(weights, changes, options.importance_cap)
+    return corrected, mismatch, _importance_metrics(weights, correction)
 
 
-def _importance_metrics(
-    weights: Sequence[float], changes: Sequence[float], cap: float
-) -> dict[str, float]:
-    cuts = sum(weight > cap for weight in weights)
-    total, cut_total, change, count = all_sum([sum(weights), cuts, sum(changes), len(weights)])
+def measured_mismatch(sequences: Sequence[TrainSequence], learner: PolicyLearner) -> Mismatch:
+    """The mismatch on `sequences` of this process and those of the others."""
+    return _mismatch(sequences, learner.logprobs(sequences))
+
+
+def some_sequences(groups: Sequence[ScoredGroup]) -> list[TrainSequence]:
+    """The first sequences of the groups, until `MEASURED_TOKENS` tokens of all processes."""
+    rows = [group.sequences() for group in groups]
+    return [rows[row][index] for row, index in _measured_places(rows, every_active=False)]
+
+
+def _measured_places(
+    rows: Sequence[Sequence[TrainSequence]], *, every_active: bool = True
+) -> list[tuple[int, int]]:
+    """Row and index of the sequences to measure, in order: those with an advantage, and more until
+    they have this process's portion of `MEASURED_TOKENS`.
+    """
+    wanted = math.ceil(MEASURED_TOKENS / world_size())
+    places = [(row, index) for row, found in enumerate(rows) for index in range(len(found))]
+    active = [(row, index) for row, index in places if any(rows[row][index].advantages)]
+    kept = active if every_active else []
+    tokens = sum(len(_sampled(rows[row][index])) for row, index in kept)
+    for row, index in places:
+        if tokens >= wanted:
+            break
+        if (row, index) not in kept:
+            kept.append((row, index))
+            tokens += len(_sampled(rows[row][index]))
+    return sorted(kept)
+
+
+def _sampled(sequence: TrainSequence) -> list[int]:
+    return [token for token, weight in enumerate(sequence.weights) if weight]
+
+
+def _mismatch(sequences: Sequence[TrainSequence], current: Sequence[Sequence[float]]) -> Mismatch:
+    pairs = [
+        (logprobs[token], sequence.old_logprobs[token])
+        for sequence, logprobs in zip(sequences, current, strict=True)
+        for token in _sampled(sequence)
+    ]
+    table = torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2)
+    change = torch.cat(gather_table(table)).numpy() @ (1.0, -1.0)
+    if not len(change):
+        return Mismatch()
+    gaps = np.abs(change)
+    return Mismatch(
+        tokens=len(gaps),
+        mean=float(gaps.mean()),
+        p99=float(np.quantile(gaps, 0.99)),
+        kl=float((np.exp(np.minimum(change, LARGEST_CHANGE)) - change - 1).mean()),
+    )
+
+
+def _importance_metrics(weights: Sequence[float], correction: Correction) -> dict[str, float]:
+    cuts = sum(correction.factor(weight) != weight for weight in weights)
+    squares = sum(weight * weight for weight in weights)
+    total, cut_total, square, count = all_sum([sum(weights), cuts, squares, len(weights)])
     largest = all_max(max(weights, default=0.0))
     if not count:
         return {}
-    return {
+    metrics = {
         "importance_mean": total / count,
         "importance_max": largest,
-        "importance_cut": cut_total / count,
-        "drift": change / count,
+        "effective_sample_share": total * total / (count * square),
     }
+    return metrics if correction.kind == "none" else metrics | {"importance_cut": cut_total / count}
 
 
 def importance_weights(
@@ -97,13 +215,12 @@ def importance_weights(
     loss does.
     """
     pools: dict[int, list[int]] = defaultdict(list)
-    for token, weight in enumerate(sequence.weights):
-        if weight:
-            turn = sequence.turns[token] if sequence.turns else 0
-            pools[{"token": token, "turn": turn}.get(ratio, 0)].append(token)
+    for token in _sampled(sequence):
+        turn = sequence.turns[token] if sequence.turns else 0
+        pools[{"token": token, "turn": turn}.get(ratio, 0)].append(token)
     weights = [1.0] * len(sequence.weights)
     for tokens in pools.values():
         mean = sum(logprobs[token] - sequence.old_logprobs[token] for token in tokens) / len(tokens)
         for token in tokens:
-            weights[token] = math.exp(mean)
+            weights[token] = math.exp(min(mean, LARGEST_CHANGE))
     return weights

@@ -9,7 +9,16 @@ from tspo_cli.errors import RemoteServiceError, TspoError
 from tspo_cli.rollout.trajectory import Trajectory
 from tspo_cli.training.core.distributed import all_sum
 from tspo_cli.training.core.policy_learner import PolicyLearner
-from tspo_cli.training.rl.off_policy import importance_corrected, staleness
+from tspo_cli.training.core.sequences import TrainSequence
+from tspo_cli.training.rl.off_policy import (
+    Mismatch,
+    correction_of_rounding,
+    correction_of_stale,
+    importance_corrected,
+    measured_mismatch,
+    some_sequences,
+    staleness,
+)
 from tspo_cli.training.rl.scoring import ScoredGroup
 
 PARITY_SEQUENCES = 2
@@ -52,36 +61,50 @@ def as_samples_of_policy(
     """The groups as samples of the learner's policy, and metrics.
 
     Rollouts that the policy itself sampled are checked: its log-probabilities must be those of the
-    engine. Rollouts of an earlier version get importance weights.
+    engine, except for rounding, which importance weights correct as loss.mismatch says. Rollouts of
+    an earlier version always get importance weights.
 
     Raises:
         TspoError: the log-probabilities differ by more than train.parity_limit.
     """
-    metrics = {}
+    metrics: dict[str, float] = {}
     age = 0.0
     if config.rollout.one_step_off:
         age = metrics["staleness"] = staleness(groups, step - 1)
-    if age == 0:
-        gap = _engine_gap(groups, learner, config, step)
-        return list(groups), metrics | {"parity": gap}
-    if config.kind != "rl":
+    if age and config.kind != "rl":
         return list(groups), metrics
-    corrected, importance = importance_corrected(groups, learner, config.loss)
-    return corrected, metrics | importance
-
-
-def _engine_gap(
-    groups: Sequence[ScoredGroup], learner: PolicyLearner, config: Config, step: int
-) -> float:
-    """Mean difference (nats) of the engine's log-probabilities from the learner's, on a few
-    rollouts.
-    """
-    sequences = [sequence for group in groups for sequence in group.sequences()]
-    gap = learner.logprob_gap(sequences[:PARITY_SEQUENCES])
-    limit = config.train.parity_limit
-    if gap > limit:
-        raise TspoError(
-            f"step {step}: engine and learner log-probs differ by {gap:.4g} nats on average, more "
-            f"than train.parity_limit {limit}; the rollouts do not come from the trained policy"
+    if age:
+        corrected, mismatch, importance = importance_corrected(
+            groups, learner, correction_of_stale(config)
         )
-    return gap
+        return corrected, metrics | importance | {"drift": mismatch.mean}
+    bfloat16 = learner.core.is_bfloat16
+    correction = correction_of_rounding(config, bfloat16=bfloat16) if config.kind == "rl" else None
+    if correction is not None:
+        corrected, mismatch, importance = importance_corrected(groups, learner, correction)
+        metrics |= importance
+    else:
+        corrected = list(groups)
+        mismatch = measured_mismatch(_checked_sequences(groups, bfloat16=bfloat16), learner)
+    _refuse_other_policy(mismatch, config, step)
+    metrics |= {"parity": mismatch.mean, "parity_p99": mismatch.p99, "mismatch_kl": mismatch.kl}
+    return corrected, metrics
+
+
+def _checked_sequences(groups: Sequence[ScoredGroup], *, bfloat16: bool) -> list[TrainSequence]:
+    """In float32 a few rollouts show whether the weights are the same; rounding needs more."""
+    if bfloat16:
+        return some_sequences(groups)
+    sequences = [sequence for group in groups for sequence in group.sequences()]
+    return sequences[:PARITY_SEQUENCES]
+
+
+def _refuse_other_policy(mismatch: Mismatch, config: Config, step: int) -> None:
+    limit = config.train.parity_limit
+    if not mismatch.mean <= limit:
+        raise TspoError(
+            f"step {step}: log-probs of engine and learner differ by {mismatch.mean:.4g} nats on "
+            f"average over {mismatch.tokens} tokens, more than train.parity_limit {limit:g}; no "
+            "rounding explains that: the engine has other weights or another model; if it is meant "
+            "to be, use --resume --set train.parity_limit=..."
+        )

@@ -143,6 +143,10 @@ class EndpointEngine:
         """Raises InvalidInputError: a server keeps its own weights."""
         raise InvalidInputError("an endpoint takes no weights; train with another engine")
 
+    def different_weight(self, weights: Mapping[str, torch.Tensor]) -> str | None:
+        """None: the server does not give its weights."""
+        return None
+
     def sleep(self) -> None:
         """Does nothing: the server manages its memory."""
 

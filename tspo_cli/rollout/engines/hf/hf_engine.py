@@ -36,6 +36,7 @@ from tspo_cli.rollout.engines.hf.stop_conditions import (
     StopRules,
 )
 from tspo_cli.rollout.engines.hf.windows import WindowMasks
+from tspo_cli.rollout.engines.read_back import different_weight
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -195,6 +196,10 @@ class TransformersEngine:
         self.table.cached[:] = 0
         # The old mask may have been created in inference mode, and cannot be written to outside it.
         self._mask = self._empty_mask()
+
+    def different_weight(self, weights: Mapping[str, torch.Tensor]) -> str | None:
+        """The name of a parameter whose bits are not those of `weights`."""
+        return different_weight(dict(self.model.named_parameters()), weights)
 
     def sleep(self) -> None:
         """Does nothing: the model may be the learner's, and the cache is small beside it."""
@@ -373,15 +378,8 @@ class TransformersEngine:
             return
         table.set_idle(slot)
         logprobs = table.logprobs[slot, start:end].tolist()
-        self.finished.append(
-            Completion(
-                int(table.session[slot]),
-                tuple(ids),
-                tuple(logprobs),
-                reason,
-                int(table.version[slot]),
-            )
-        )
+        session, version = int(table.session[slot]), int(table.version[slot])
+        self.finished.append(Completion(session, tuple(ids), tuple(logprobs), reason, version))
 
     def _reserve(self, length: int) -> None:
         if self.cache.reserve(length):

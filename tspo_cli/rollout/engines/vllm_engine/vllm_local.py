@@ -123,6 +123,11 @@ class VllmEngine:
         self.engine.set_weight_version(str(version))
         self.weight_version = version
 
+    def different_weight(self, weights: Mapping[str, torch.Tensor]) -> str | None:
+        """The name of a parameter of a worker whose bits are not those of `weights`."""
+        found = self.engine.collective_rpc("tspo_different_weight", args=(dict(weights),))
+        return next((name for name in found if name), None)
+
     def sleep(self) -> None:
         """Free memory as vllm.sleep says: 0 nothing, 1 the cache, 2 the cache and the weights."""
         if self.config.sleep and not self.asleep:

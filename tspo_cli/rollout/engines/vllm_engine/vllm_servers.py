@@ -206,6 +206,10 @@ class VllmServers:
                 if old != folder:
                     shutil.rmtree(old)
 
+    def different_weight(self, weights: Mapping[str, torch.Tensor]) -> str | None:
+        """None: servers do not give their weights. They say which version they loaded."""
+        return None
+
     def sleep(self) -> None:
         """Does nothing: the servers manage their memory."""
 

@@ -33,6 +33,14 @@ class ReloadExtension:
         """Load the weights from memory. Learner and engine must share a process."""
         self._tspo_load(iter(weights.items()))
 
+    def tspo_different_weight(self, weights: dict[str, torch.Tensor]) -> str | None:
+        """The name of a parameter whose bits are not those of `weights`. vLLM fuses and packs
+        projections; it keeps embeddings and norms as they are.
+        """
+        from tspo_cli.rollout.engines.read_back import different_weight
+
+        return different_weight(dict(self.model_runner.get_model().named_parameters()), weights)
+
     def _tspo_load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         # vLLM packs weights when it loads them, so a plain copy into its parameters is not enough.
         self.reload_weights(weights_iterator=weights)
