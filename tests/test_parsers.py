@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 import runpy
 import signal
+import string
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tspo_cli.config.load_config import load_config
+from tspo_cli.credit.gold_match import contains_answer, is_degenerate
+from tspo_cli.credit.outcome import well_formed
+from tspo_cli.data.normal_form import normalize_text
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.evaluation.methods.call_forms import without_end_tokens
+from tspo_cli.evaluation.methods.thoughts import split_thoughts
+from tspo_cli.reporting.rendering.marks import marked
 from tspo_cli.rollout.protocol import parse_action
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,3 +90,87 @@ def test_a_setting_that_is_no_text_is_refused() -> None:
     for setting in ("model.path=a\udcffb", "\udc80=1", "train.steps=[\ud800]"):
         with pytest.raises(InvalidInputError, match="UTF-8"):
             load_config([], [setting])
+
+
+WORDS = [
+    "<search>",
+    "</search>",
+    "<answer>",
+    "</answer>",
+    "<think>",
+    "</think>",
+    "<|im_end|>",
+    "</s>",
+    "<|x",
+    "<|",
+    "|>",
+    "The",
+    "a",
+    "an",
+    "so",
+    "A.N.",
+    "J.",
+    "K.",
+    "end.",
+    "1,500",
+    "3.5",
+    "1/2",
+    "é",
+    "à",
+    "İ",
+    "—",
+    "中",
+    "_",
+    "\x01",
+    "\x02",
+]
+PIECES = st.lists(st.sampled_from([*WORDS, " ", "\n", "\t", "\u2028"]), max_size=16).map("".join)
+
+
+@given(text=PIECES)
+def test_the_action_is_the_first_complete_block(text: str) -> None:
+    blocks = [
+        (match.start(), kind, match[1].strip())
+        for kind in ("search", "answer")
+        for match in re.finditer(f"(?s)<{kind}>(.*?)</{kind}>", text)
+    ]
+    first = min(blocks)[1:] if blocks else ("invalid", "")
+    action = parse_action(text, finish_reason="stop", may_search=True)
+    assert (action.kind, action.content) == (first if first != ("search", "") else ("invalid", ""))
+    tags = re.findall("</?(?:search|answer)>", text)
+    balanced = text.count("<think>") == text.count("</think>")
+    one = tags in (["<search>", "</search>"], ["<answer>", "</answer>"])
+    assert well_formed(text) == (not text or (one and balanced))
+
+
+@given(text=PIECES, opened=st.booleans())
+def test_thoughts_are_those_of_a_reading_from_left_to_right(text: str, opened: bool) -> None:
+    said, part, thinking = [], "", opened
+    for piece in re.split("(</?think>)", text):
+        if piece == "<think>" and not thinking:
+            said, part, thinking = [*said, part], "", True
+        elif piece == "</think>":
+            said, part, thinking = said if thinking else [], "", False
+        else:
+            part += piece
+    expected = (" ".join(said), part) if thinking else (" ".join([*said, part]), None)
+    assert split_thoughts(text, opened=opened) == expected
+
+
+@given(text=PIECES)
+def test_end_tokens_and_normal_forms(text: str) -> None:
+    kept = text.rstrip()
+    while end := re.search(r"(?:<\|[a-z_]{1,40}\|>|</s>)\Z", kept):
+        kept = kept[: end.start()].rstrip()
+    assert without_end_tokens(text) == kept
+    # The steps of SQuAD's evaluation script, in its order.
+    lower = "".join(char for char in text.lower() if char not in string.punctuation)
+    assert normalize_text(text) == " ".join(re.sub(r"\b(a|an|the)\b", " ", lower).split())
+
+
+@given(text=PIECES, gold=PIECES)
+def test_marks_are_where_answers_are_found(text: str, gold: str) -> None:
+    pieces = marked(text, [gold])
+    assert "".join(pieces) == text
+    if not is_degenerate(gold):
+        assert (len(pieces) > 1) == contains_answer(text, [gold])

@@ -167,6 +167,16 @@ def test_finding_answers(text: str, gold: str, boundary: bool, substring: bool, 
         ("7:30", "at 7.30"),
         ("3.5", "3,5 km"),
         ("1.500", "1500 men"),
+        ("1/2", "1/2 cup"),
+        ("1/2", "a 1-2 lead"),
+        ("1939", "the season 1939/40"),
+        ("1776", "on 7/4/1776"),
+        ("1939/40", "in 1939\u201340"),
+        ("AC/DC", "ACDC's songs"),
+        ("\uc11c\uc6b8", "\uc11c\uc6b8\uc740 \ud55c\uad6d\uc758 \uc218\ub3c4\uc774\ub2e4"),
+        ("\uc774\uc21c\uc2e0", "\uc774\uc21c\uc2e0\uc774 \uc774\uacbc\ub2e4"),
+        ("\uc138\uc885\ub300\uc655", "\uc870\uc120\uc758 \uc138\uc885\ub300\uc655\uc5d0\uac8c."),
+        ("\uc81c\uc8fc\ub3c4", "\uc81c\uc8fc\ub3c4\ub97c \uac14\ub2e4"),
     ],
 )
 def test_either_form_of_a_word_is_found(gold: str, text: str) -> None:
@@ -206,6 +216,14 @@ def test_either_form_of_a_word_is_found(gold: str, text: str) -> None:
         ("35", "3.5 million"),
         ("1.25", "125 men"),
         ("NASA", "\uff2e\uff21\uff33\uff21\uff33"),
+        ("12", "1/2 cup"),
+        ("12", "\u00bd cup"),
+        ("1/2", "12 cups"),
+        ("911", "9/11"),
+        ("\uc11c\uc6b8", "\uc11c\uc6b8\ub300\ud559\uad50"),
+        ("\uc81c\uc8fc\ub3c4", "\uc81c\uc8fc\ub3c4\uc744"),  # no particle of a vowel
+        ("\uc21c\uc2e0", "\uc774\uc21c\uc2e0\uc740"),
+        ("seoul", "seouleun"),
     ],
 )
 def test_other_words_are_not_found(gold: str, text: str) -> None:

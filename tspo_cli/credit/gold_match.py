@@ -16,7 +16,8 @@ Match = Literal["either_word_form", "norm_token_boundary", "norm_substring", "ra
 # What the search protocol adds around passages and the model's own words: a gold answer
 # "information" or "doc" must not be found there, and removing the punctuation of "<answer>Paris"
 # must not glue the tag to the word.
-_WRAPPER = re.compile(r"</?(?:information|search|answer|think)>|\bDoc \d+\s?\(Title:")
+_TAG = re.compile(r"</?(?:information|search|answer|think)>")
+_TAG_OR_HEADING = re.compile(rf"{_TAG.pattern}|\bDoc \d+\s?\(Title:")
 
 
 def exact_match(answer: str | None, golds: Sequence[str]) -> bool:
@@ -84,7 +85,9 @@ def is_degenerate(gold: str) -> bool:
 
 
 def _unwrapped(text: str) -> str:
-    return _WRAPPER.sub(" ", text) if "<" in text or "Doc " in text else text
+    if "(Title:" in text:
+        return _TAG_OR_HEADING.sub(" ", text)
+    return _TAG.sub(" ", text) if "<" in text else text
 
 
 @lru_cache(maxsize=4096)

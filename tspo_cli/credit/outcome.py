@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from tspo_cli.credit.credit_section import CreditConfig
@@ -12,8 +11,6 @@ from tspo_cli.credit.gold_match import exact_match, f1_score
 from tspo_cli.credit.group import CreditTrajectory
 from tspo_cli.credit.user_code import call_function, finite_number, load_function
 from tspo_cli.errors import InvalidInputError
-
-_ACTION_TAG = re.compile(r"</?(?:search|answer)>")
 
 
 def outcome_reward(
@@ -80,9 +77,15 @@ def well_formed(generated: str) -> bool:
     """
     if not generated:
         return True
-    tags = _ACTION_TAG.findall(generated)
-    one_action = len(tags) == 2 and tags[0].replace("<", "</") == tags[1]
-    return one_action and generated.count("<think>") == generated.count("</think>")
+    for kind, other in (("search", "answer"), ("answer", "search")):
+        if (
+            generated.count(f"<{kind}>") == generated.count(f"</{kind}>") == 1
+            and generated.find(f"<{kind}>") < generated.find(f"</{kind}>")
+            and f"<{other}>" not in generated
+            and f"</{other}>" not in generated
+        ):
+            return generated.count("<think>") == generated.count("</think>")
+    return False
 
 
 def _user_reward(trajectory: CreditTrajectory, golds: Sequence[str], spec: str) -> float:

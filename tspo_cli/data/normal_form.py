@@ -7,7 +7,8 @@ import string
 from functools import lru_cache
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_ARTICLES = frozenset({"a", "an", "the"})
+_ARTICLE = re.compile(r"\b(a|an|the)\b")
 
 
 @lru_cache(maxsize=16384)
@@ -18,4 +19,7 @@ def normalize_answer(text: str) -> str:
 
 def normalize_text(text: str) -> str:
     """`normalize_answer` for long texts, without the cache."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    words = text.lower().translate(_PUNCTUATION).split()
+    if "".join(words).isalnum():  # words have no borders within them: much faster
+        return " ".join([word for word in words if word not in _ARTICLES])
+    return " ".join(_ARTICLE.sub(" ", " ".join(words)).split())

@@ -3,17 +3,20 @@
 Every punctuation mark may be read as a space or as nothing: `U.S.` is in `US-based`, `1967` is in
 `1967-1990`, and `May` is not in `mayor`. Case, diacritics, Unicode composition and articles do not
 count. The commas inside a number are read as nothing alone: `500` is not in `1,500`. A decimal
-point is no comma: `3.5` is not in `35`. A plus or number sign at the end of a word of an answer
-counts: `C++` is not in `vitamin C`. `plain_letters.py` has the plain forms of other characters.
+point is no comma: `3.5` is not in `35`, and a slash between digits is a space: `12` is not in
+`1/2`. A Korean particle may follow an answer. A plus or number sign at the end of a word of an
+answer counts: `C++` is not in `vitamin C`. `plain_letters.py` has the plain forms of other
+characters.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, repeat
 
 from tspo_cli.data.normal_form import normalize_answer
 from tspo_cli.text.plain_letters import LETTERS, PLAIN_FORMS
@@ -28,9 +31,12 @@ SIGNS = "+#"
 """Signs that a readable text keeps. They separate words as marks do."""
 SEPARATOR = re.compile(f"[{INSIDE}{DECIMAL}{SIGNS}{MARK}]")
 """One mark of a readable text."""
+# A number begins with a digit that follows no digit, point or comma. (The digit first: patterns
+# that begin with a character are searched much faster.)
 _NUMBERS = re.compile(
-    r"(?<![0-9.,])(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+\.[0-9]+)(?![.,]?[0-9])"
+    r"[0-9](?<![0-9.,].)(?:[0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]*\.[0-9]+)(?![.,]?[0-9])"
 )
+_SLASH = re.compile("[/\u2044](?<=[0-9].)(?=[0-9])")
 # Such a point may stand between thousands.
 _THOUSANDS = re.compile(r"[1-9][0-9]{0,2}\.[0-9]{3}")
 # Signs of an answer that do not end a word of letters.
@@ -53,6 +59,12 @@ _APOSTROPHES = "\u02b9\u02bb\u02bc\u02bd\u02be\u02bf"
 # Scripts without spaces between words: Thai, Lao, Khmer, kana and Han.
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 
+# Korean particles of case and topic, and the copula, which are written at the end of a word: those
+# that follow a vowel, a consonant, and both.
+_AFTER_VOWEL = "는|가|를|와|로|다"
+_AFTER_CONSONANT = "은|이|을|과|로|으로|이다"
+_AFTER_BOTH = "의|에|에서|에게|도|만|부터|까지|입니다"
+
 
 class _Characters(dict[int, str]):
     """What a character becomes: itself, a space, a mark or nothing. Filled as characters occur."""
@@ -72,14 +84,26 @@ class _Characters(dict[int, str]):
         return value
 
 
+class _Folded(dict[int, str]):
+    """What a character becomes in `spans`, accents included. Filled as characters occur."""
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        parts = unicodedata.normalize("NFD", char)
+        letter = parts if _DIACRITICS.search(parts) else char
+        value = self[code] = letter.casefold().translate(_CHARACTERS)
+        return value
+
+
 _CHARACTERS = _Characters({ord(char): char for char in (INSIDE, DECIMAL, *SIGNS)} | LETTERS)
+_FOLDED = _Folded()
 
 
 def readable(text: str) -> str:
     """`text` in lower case and plain letters, with `MARK`, `INSIDE`, `DECIMAL` and `SIGNS` for
     punctuation and a control character for each article, without diacritics.
     """
-    if not text.isascii():
+    if not unicodedata.is_normalized("NFKC", text):  # what is normalised has its plain form
         text = text.translate(PLAIN_FORMS)
     text = _with_whole_numbers(text)
     if text.isascii():
@@ -91,12 +115,12 @@ def readable(text: str) -> str:
 
 
 def _with_whole_numbers(text: str) -> str:
-    """`text` with `INSIDE` for the mark of `1,500` and `DECIMAL` for that of `3.5`; dates such as
-    4.7.1776 keep theirs.
+    """`text` with `INSIDE` for the mark of `1,500`, `DECIMAL` for that of `3.5` and a space for
+    that of `1/2`; dates such as 4.7.1776 keep theirs.
 
     Every character keeps its place.
     """
-    text = text.replace(INSIDE, " ").replace(DECIMAL, " ")
+    text = _SLASH.sub(" ", text.replace(INSIDE, " ").replace(DECIMAL, " "))
     return _NUMBERS.sub(lambda number: _whole(number.group()), text)
 
 
@@ -164,9 +188,17 @@ def _pattern(words: str) -> re.Pattern[str]:
     body = "".join(map(_part, _PARTS.findall(words[: last.start()] if last else words)))
     body += f"(?:{_part(last[0])}|{_ARTICLE[last[0]]})" if last else ""
     left = "" if _UNSPACED.match(words[0]) else f"(?<![^{_BORDER}])"
-    right = "" if _UNSPACED.match(words[-1]) else f"(?![^{_BORDER}])"
+    right = "" if _UNSPACED.match(words[-1]) else f"(?={_particles(words[-1])}(?![^{_BORDER}]))"
     right = f"(?![{SIGNS}])" if words[-1] in SIGNS else right
     return re.compile(f"{left}{body}{right}")
+
+
+def _particles(last: str) -> str:
+    """The pattern of the particle that may follow a Korean answer with this last syllable."""
+    if not "\uac00" <= last <= "\ud7a3":
+        return ""
+    ends_in_vowel = (ord(last) - 0xAC00) % 28 == 0
+    return f"(?:{_AFTER_BOTH}|{_AFTER_VOWEL if ends_in_vowel else _AFTER_CONSONANT})?"
 
 
 def _part(part: str) -> str:
@@ -174,9 +206,9 @@ def _part(part: str) -> str:
     may stand.
     """
     if ord(part[0]) not in _SEPARATORS:
-        between = f"[{INSIDE}{SIGNS}{MARK}]*"
+        between = f"[{INSIDE}{SIGNS}{MARK}]*+"
         runs = (between.join(map(re.escape, run)) for run in part.split(DECIMAL))
-        return f"[{DECIMAL}{MARK}]+".join(runs)
+        return f"[{DECIMAL}{MARK}]++".join(runs)
     rest = part.lstrip(SIGNS)
     signs = re.escape(part[: len(part) - len(rest)])
     return signs + (f"[{INSIDE}{DECIMAL}{_BORDER}]" + ("+" if " " in rest else "*") if rest else "")
@@ -186,18 +218,9 @@ def spans(text: str, answers: list[Wanted]) -> list[tuple[int, int]]:
     """Where the answers stand in `text`, as (start, end), from left to right, the longest first,
     without overlaps.
     """
-    plain, origins = "", []
-    for place, char in enumerate(text):
-        form = char.translate(PLAIN_FORMS)
-        plain += form
-        origins += [place] * len(form)
-    words, places = " ", [0]
-    for place, char in zip(origins, _with_whole_numbers(plain), strict=True):
-        parts = unicodedata.normalize("NFD", char)
-        letter = parts if _DIACRITICS.search(parts) else char
-        folded = letter.casefold().translate(_CHARACTERS)
-        words += folded
-        places += [place] * len(folded)
+    plain, places = _spelled(text, range(len(text)), PLAIN_FORMS)
+    words, places = _spelled(_with_whole_numbers(plain), places, _FOLDED)
+    words, places = f" {words}", [0, *places]
     for article in _ARTICLES:
         edits = [(found.start() + 1, found.end() - 1) for found in re.finditer(article, words)]
         words, places = _edited(words, places, edits, _ARTICLE)
@@ -216,9 +239,18 @@ def spans(text: str, answers: list[Wanted]) -> list[tuple[int, int]]:
     return result
 
 
+def _spelled(text: str, places: Sequence[int], forms: dict[int, str]) -> tuple[str, Sequence[int]]:
+    """`text` with the form of every character in its place, and the places of the result."""
+    spelled = list(map(forms.__getitem__, map(ord, text)))
+    if max(map(len, spelled), default=1) > 1 or "" in spelled:
+        lengths = map(len, spelled)
+        places = list(chain.from_iterable(map(repeat, places, lengths)))
+    return "".join(spelled), places
+
+
 def _edited(
-    words: str, places: list[int], edits: list[tuple[int, int]], becomes: Mapping[str, str]
-) -> tuple[str, list[int]]:
+    words: str, places: Sequence[int], edits: list[tuple[int, int]], becomes: Mapping[str, str]
+) -> tuple[str, Sequence[int]]:
     """`words` with every piece at the spans `edits` replaced by the character that it `becomes`, or
     by nothing, and the places of what is left. In one pass.
     """
@@ -232,4 +264,4 @@ def _edited(
         pieces += [words[done:start], new]
         kept += places[done : start + len(new)]
         done = end
-    return "".join([*pieces, words[done:]]), kept + places[done:]
+    return "".join([*pieces, words[done:]]), [*kept, *places[done:]]

@@ -7,7 +7,6 @@ no passage can spell a tag of the protocol or the end of a sequence.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +22,6 @@ from tspo_cli.rollout.prompts import AfterEos, PromptStyle, prompt_style
 from tspo_cli.rollout.trajectory import CallFacts, Turn, TurnKind
 
 STOP_STRINGS = ("</search>", "</answer>")
-_ACTION = re.compile(r"<(search|answer)>")
 _MARK = "\ue000"  # a private-use character that surrounds the names in a template
 
 
@@ -56,15 +54,18 @@ def parse_action(text: str, *, finish_reason: str, may_search: bool) -> Action:
     An empty query and a search that is not allowed are invalid. A segment without a block is
     truncated if the token limit cut it, else invalid.
     """
-    last_end = {kind: text.rfind(f"</{kind}>") for kind in ("search", "answer")}
-    for opening in _ACTION.finditer(text):
-        kind, start = opening.group(1), opening.end()
-        if start <= last_end[kind]:
-            content = text[start : text.find(f"</{kind}>", start)].strip()
-            if kind == "answer":
-                return Action("answer", content)
-            return Action("search", content) if may_search and content else Action("invalid")
-    return Action("truncated" if finish_reason == "length" else "invalid")
+    blocks = [
+        (start, kind, end)
+        for kind in ("search", "answer")
+        if (start := text.find(f"<{kind}>")) >= 0 and (end := text.find(f"</{kind}>", start)) >= 0
+    ]
+    if not blocks:
+        return Action("truncated" if finish_reason == "length" else "invalid")
+    start, kind, end = min(blocks)
+    content = text[start + len(f"<{kind}>") : end].strip()
+    if kind == "answer":
+        return Action("answer", content)
+    return Action("search", content) if may_search and content else Action("invalid")
 
 
 def passages_text(hits: Sequence[Hit], *, quoted: bool) -> str:

@@ -29,14 +29,11 @@ def verdict(reply: str) -> float | None:
     if _THINK_START in spoken:
         return None
     before, block = _last_block(spoken)
-    lines = [line.strip() for line in before.split("\n")]
-    if block is not None:
-        lines.append(" ".join(block.split()))
-    elif _of_json(spoken) is not None:
-        return _of_json(spoken)
-    lines = [line for line in lines if line]
-    told = {_of_line(line) for line in dict.fromkeys(lines)} - {None}
-    return _of_line(lines[-1]) if len(told) == 1 else None
+    if block is None and (whole := _of_json(spoken)) is not None:
+        return whole
+    last = before.rstrip().rpartition("\n")[2] if block is None else " ".join(block.split())
+    told = {_of_line(line.strip()) for line in {*before.split("\n"), last}} - {None}
+    return _of_line(last.strip()) if len(told) == 1 else None
 
 
 def _last_block(text: str) -> tuple[str, str | None]:

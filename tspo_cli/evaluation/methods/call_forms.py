@@ -12,13 +12,14 @@ MOST_CALLS = 64
 MOST_VALUES = 256
 """JSON values without a mark that are tried in one reply, so that reading stays linear."""
 # Qwen, GLM; Llama; Mistral; Qwen Coder; DeepSeek; Kimi; gpt-oss.
+# (Each alternative begins with a character: such patterns are searched much faster.)
 _MARK = (
-    r"(?P<mark><tool_call>|<\|python_tag\|>|\[TOOL_CALLS\]|<function="
-    r"|<｜tool▁call▁begin｜>|<\|tool_call_begin\|>|<\|channel\|>commentary to=)"
+    r"<(?:tool_call>|\|(?:python_tag\|>|tool_call_begin\|>|channel\|>commentary to=)|function="
+    r"|｜tool▁call▁begin｜>)|\[TOOL_CALLS\]"
 )
 # JSON that can be a call without a mark: an object with one of a call's keys, or a list of objects.
-_JSON = r'(?:\[\s*)?\{\s*"(?:name|type|id|function|arguments|parameters)"'
-_MARKS, _OPENING = re.compile(_MARK), re.compile(f"{_MARK}|{_JSON}")
+_JSON = r'\{\s*+"(?:name|type|id|function|arguments|parameters)"'
+_MARKS, _OPENING = re.compile(_MARK), re.compile(rf"{_MARK}|{_JSON}|\[\s*+{_JSON}")
 _INTENDED = re.compile(r'(?:\[\s*)?\{\s*"name"\s*:\s*"[\w.-]{1,64}"\s*,\s*"(?:arg|param)')
 _SPACE = re.compile(r"\s*")
 _FUNCTION = re.compile(r"<function=([\w.-]{1,64})>")
@@ -31,7 +32,8 @@ _NAMED = re.compile(
 )
 _GLM_NAME = re.compile(r"([\w.-]{1,64})\s{0,8}(?=<arg_key>)")
 _GLM_KEY = re.compile(r"<arg_key>([\w.-]{1,64})</arg_key>\s{0,8}<arg_value>")
-_END = re.compile(r"<\|[a-z_]{1,40}\|>|</s>")
+# A turn's end tokens and the blanks around them, read from the end of the reversed text.
+_REVERSED_END = re.compile(r"\s*+(?:(?:>\|[a-z_]{1,40}\|<|>s/<)\s*+)*+")
 _DECODER = json.JSONDecoder(strict=False)
 
 
@@ -46,12 +48,8 @@ class Call:
 
 def without_end_tokens(text: str) -> str:
     """The reply without the tokens that end a turn of the model."""
-    end = len(text.rstrip())
-    for token in reversed(list(_END.finditer(text, 0, end))):
-        if text[token.end() : end].strip():
-            break
-        end = token.start()
-    return text[:end].rstrip()
+    ending = _REVERSED_END.match(text[::-1])
+    return text[: len(text) - ending.end()] if ending else text
 
 
 def find_calls(text: str, *, marked_only: bool = False) -> list[Call]:
@@ -65,7 +63,7 @@ def find_calls(text: str, *, marked_only: bool = False) -> list[Call]:
     position = values = 0
     while len(calls) < MOST_CALLS and (match := opening.search(text, position)):
         start, position = match.span()
-        if not match["mark"]:
+        if '"' in match.group():  # JSON; no mark has quotes
             value, end = _decode(text, start)
             position = max(position, end)
             if value is not _BROKEN:
@@ -75,7 +73,7 @@ def find_calls(text: str, *, marked_only: bool = False) -> list[Call]:
             values += 1
             opening = _MARKS if values == MOST_VALUES else opening
             continue
-        body = start if match["mark"] == "<function=" else _after_space(text, position)
+        body = start if match.group() == "<function=" else _after_space(text, position)
         if text.startswith("<function=", body):
             call, position = _from_function(text, body, start)
             calls.append(call)

@@ -8,6 +8,7 @@ any, then what follows the method's own marker, then the whole reply.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -31,8 +32,8 @@ MARKER = "So the answer is:"
 _TAG = re.compile(r"</?(?:think|search|answer|information)>")
 _ANSWER_TAG = "<answer>"
 _MARKED = re.compile(
-    r"\banswer(?:\s+to\s+(?:the|this|your)\s+question)?(?:\s+is(?:\s*:)?|\**\s*:)[*\s]*+(?=[^\s:*])",
-    re.IGNORECASE,
+    r"[Aa](?<!\w.)(?i:nswer(?:\s+to\s+(?:the|this|your)\s+question)?(?:\s+is(?:\s*:)?|\**\s*:))"
+    r"[*\s]*+(?=[^\s:*])"
 )
 _LINE = re.compile(r"[^\n\r\v\f\x1c-\x1e\x85\u2028\u2029]*")
 _NEXT_QUESTION = "\nQuestion:"
@@ -153,8 +154,8 @@ def after_marker(text: str, marker: re.Pattern[str] = _MARKED) -> str | None:
     """The rest of the line after the last marker, such as "So the answer is:" or "Answer:"; None
     without one.
     """
-    places = list(marker.finditer(text))
-    if not places:
+    last = deque(marker.finditer(text), maxlen=1)
+    if not last:
         return None
-    line = _LINE.match(text, places[-1].end())
+    line = _LINE.match(text, last[0].end())
     return (line.group().strip("* \t") if line else "") or None

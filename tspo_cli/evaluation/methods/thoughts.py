@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
-_EDGE = re.compile(r"</?think>")
-
 
 def split_thoughts(text: str, *, opened: bool = False) -> tuple[str, str | None]:
     """What a reply says outside its think blocks, and the thought that it did not end.
@@ -14,17 +10,15 @@ def split_thoughts(text: str, *, opened: bool = False) -> tuple[str, str | None]
     the reply begins within a thought. An end without a beginning ends a thought that began with the
     reply.
     """
+    *ended, last = text.split("</think>")
+    if opened and not ended:
+        return "", text
     said: list[str] = []
-    thinking, position = opened, 0
-    for edge in _EDGE.finditer(text):
-        if edge.group() == "<think>":
-            if thinking:
-                continue
-            said.append(text[position : edge.start()])
-        elif not thinking:
+    for piece in ended[1:] if opened else ended:
+        before, begins, _ = piece.partition("<think>")
+        if begins:
+            said.append(before)
+        else:
             said.clear()
-        thinking = edge.group() == "<think>"
-        position = edge.end()
-    if thinking:
-        return " ".join(said), text[position:]
-    return " ".join([*said, text[position:]]), None
+    before, begins, thought = last.partition("<think>")
+    return " ".join([*said, before]), thought if begins else None
