@@ -10,9 +10,11 @@ import fcntl
 import os
 import re
 import shutil
+import socket
 import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tspo_cli.console import STDOUT, byte_size
@@ -177,17 +179,50 @@ def one_writer(folder: Path, doing: str) -> Iterator[int]:
     """
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK_NAME, "w") as lock:
+    with open(folder / LOCK_NAME, "a+b", buffering=0) as lock:
         try:
-            fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock.fileno())
         except BlockingIOError:
             raise InvalidInputError(
                 f"{folder}: another process is {doing}; wait for it to end, or choose another --out"
             ) from None
         except OSError:  # a file system without locks
             pass
+        with suppress(OSError):  # a full disk
+            lock.truncate(0)
+            lock.write(socket.gethostname().encode())
         try:
             yield lock.fileno()
         finally:
             if is_new and [entry.name for entry in folder.iterdir()] == [LOCK_NAME]:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock a file for its only writer. `has_writer` may hold it for an instant.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    for wait in (0.02, 0.1):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(wait)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def has_writer(folder: Path) -> bool | None:
+    """True if `one_writer` keeps the folder, False if its last writer has ended. None where that
+    cannot be known: the folder has no lock, or its last writer was on another machine, whose locks
+    some file systems do not show.
+    """
+    try:
+        with open(folder / LOCK_NAME, "rb") as lock:
+            fcntl.flock(lock.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False if lock.read() == socket.gethostname().encode() else None
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli import __version__
-from tspo_cli.disk import WriteError, writing
+from tspo_cli.disk import WriteError, has_writer, writing
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.text.printable import one_line, printable
 from tspo_cli.text.secrets import without_secrets
@@ -314,11 +314,21 @@ def set_status(
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """What `set_status` wrote; a run that has not begun is `not started` at step 0.
+    """What `set_status` wrote; a run that has not begun is `not started` at step 0, and one whose
+    process ended without saying so is `killed`.
 
     Raises:
         InvalidInputError: it is no such record.
     """
+    record = _recorded_status(path)
+    if record["state"] == "running" and has_writer(path) is False:
+        record = _recorded_status(path)  # it may have ended between the two
+        if record["state"] == "running":
+            record["state"] = "killed"
+    return record
+
+
+def _recorded_status(path: Path) -> dict[str, Any]:
     status = path / STATUS_NAME
     if not status.exists():
         return {"state": "not started", "step": 0, "attempt": 0, "warnings": []}

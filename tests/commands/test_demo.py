@@ -1,4 +1,4 @@
-"""`tspo demo` from an empty directory, in its quick form."""
+"""`tspo demo` from an empty directory, in its quick form, and what becomes of an earlier one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import run_tspo
+from tspo_cli.demo.demo_commands import DemoOptions
+from tspo_cli.demo.demo_folder import claimed_folder
+from tspo_cli.errors import InvalidInputError, TspoError, UsageError
+from tspo_cli.runs import write_json
 
-pytestmark = pytest.mark.slow
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +28,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, obje
     return folder, json.loads(done.out)
 
 
+@pytest.mark.slow
 def test_the_demo_ends_with_a_table_and_a_page(demo: tuple[Path, dict[str, object]]) -> None:
     folder, summary = demo
     rows = summary["rows"]
@@ -44,11 +52,13 @@ def test_the_demo_ends_with_a_table_and_a_page(demo: tuple[Path, dict[str, objec
     )
 
 
+@pytest.mark.slow
 def test_a_second_demo_keeps_what_is_done(demo: tuple[Path, dict[str, object]]) -> None:
     folder, _ = demo
     model = folder / "runs/demo/tspo/model/model.safetensors"
-    before = model.stat().st_mtime_ns
+    before, whole = model.stat().st_mtime_ns, contents(folder)
     again = run_tspo("demo", "--quick", cwd=folder)
+    assert contents(folder) == whole
     assert again.code == 0, again.err[-2000:]
     assert again.err.count("(done before)") == 7
     assert model.stat().st_mtime_ns == before
@@ -62,6 +72,7 @@ def test_a_second_demo_keeps_what_is_done(demo: tuple[Path, dict[str, object]]) 
         assert text in again.out
 
 
+@pytest.mark.slow
 def test_other_settings_do_not_mix(demo: tuple[Path, dict[str, object]]) -> None:
     done = run_tspo("demo", "--quick", "--seed", 1, cwd=demo[0])
     assert done.code == 2
@@ -74,3 +85,74 @@ def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
     done = run_tspo("demo", "--quick", "--overwrite", "--out", "mine", cwd=tmp_path)
     assert done.code == 3
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "x"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("setting", "code"),
+    [
+        ("optimizer.lr=fast", 3),
+        ("model.path=none", 4),
+        ("retriever.index=none", 4),
+        ('data.train=["none.jsonl"]', 4),
+        ('eval.data=["none.jsonl"]', 4),
+        ("rollout.prompt=none.txt", 4),
+    ],
+)
+def test_a_demo_that_cannot_begin_leaves_the_old_one(
+    demo: tuple[Path, dict[str, object]], setting: str, code: int
+) -> None:
+    before = contents(demo[0])
+    done = run_tspo("demo", "--quick", "--overwrite", "--set", setting, cwd=demo[0])
+    assert done.code == code, done.err
+    assert len(done.err.splitlines()) == 1
+    assert contents(demo[0]) == before
+
+
+def leave_a_demo(options: DemoOptions, *, page: bool) -> None:
+    """What a demo leaves that ended after its warm start, or with its page."""
+    write_json(options.out / "demo.json", options.record())
+    write_json(options.out / "warmstart" / "model" / "config.json", options.record())
+    if page:
+        (options.out / "report.html").write_text(f"page of seed {options.seed}")
+
+
+def test_the_old_demo_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
+    old, new = (DemoOptions(tmp_path / "demo", seed) for seed in (1, 2))
+    leave_a_demo(old, page=True)
+    before = contents(old.out)
+    for error in (TspoError("the index is damaged"), KeyboardInterrupt()):
+        with pytest.raises(type(error)), claimed_folder(new, overwrite=True):  # noqa: PT012
+            write_json(new.out / "world" / "world.json", {})
+            raise error
+        assert contents(old.out) == before, "it trained nothing: the old one is back"
+
+    def end_after_the_warm_start(overwrite: bool) -> None:
+        with pytest.raises(TspoError), claimed_folder(new, overwrite):  # noqa: PT012
+            leave_a_demo(new, page=False)
+            raise TspoError("GRPO failed")
+
+    end_after_the_warm_start(True)
+    begun = contents(new.out)
+    with pytest.raises(KeyboardInterrupt), claimed_folder(new, overwrite=False):
+        raise KeyboardInterrupt
+    assert contents(new.out) == begun, "the same command goes on, and the old one is kept"
+    with claimed_folder(old, overwrite=False):
+        assert contents(old.out) == before, "the old command has the old demo back"
+    end_after_the_warm_start(True)
+    with claimed_folder(new, overwrite=False):
+        leave_a_demo(new, page=True)
+    assert "page of seed 1" not in str(contents(new.out))
+    with pytest.raises(UsageError, match="other settings"), claimed_folder(old, overwrite=False):
+        pass
+
+
+def test_a_demo_has_one_writer(tmp_path: Path) -> None:
+    options = DemoOptions(tmp_path / "demo")
+    for overwrite in (False, True):
+        with (
+            claimed_folder(options, overwrite=False),
+            pytest.raises(InvalidInputError, match="another process is running a demo"),
+            claimed_folder(options, overwrite),
+        ):
+            pass

@@ -113,8 +113,12 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     while len(read_jsonl(run / "metrics.jsonl")) < 3:
         assert process.poll() is None
         time.sleep(0.01)
+    listed = run_tspo("runs", "ls", tmp_path, "--json")
+    assert json.loads(listed.out)["runs"][0]["state"] == "running"
     process.send_signal(signal.SIGKILL)
     process.wait()
+    listed = run_tspo("runs", "ls", tmp_path, "--json")
+    assert json.loads(listed.out)["runs"][0]["state"] == "killed"
     before = len(read_jsonl(run / "metrics.jsonl"))
     assert before < STEPS
     assert run_tspo(*arguments).code == 3, "a used run directory must be refused"

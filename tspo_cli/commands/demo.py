@@ -25,7 +25,7 @@ def demo(
     ] = False,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Delete an earlier demo in the folder and start again."),
+        typer.Option("--overwrite", help="Replace an earlier demo in the folder."),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -36,7 +36,8 @@ def demo(
     evaluates both and writes a report page. Stages that an earlier demo with the same settings has
     finished are not repeated. --set changes a key in both RL experiments.
     """
-    from tspo_cli.demo import DemoOptions, run_demo
+    from tspo_cli.demo.demo_commands import DemoOptions
+    from tspo_cli.demo.run_demo import run_demo
 
     options = DemoOptions(out, seed, tuple(settings or ()), quick)
     outcome = run_demo(options, overwrite=overwrite, as_json=json)

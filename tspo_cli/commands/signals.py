@@ -1,4 +1,6 @@
-"""What SIGTERM and Ctrl-C do: the first ends the command in order, a second one ends it at once."""
+"""What SIGTERM, SIGHUP and Ctrl-C do: the first ends the command in order, a second one ends it at
+once.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,14 @@ _in_order = True
 
 
 def end_on_signals() -> None:
-    """Let the first SIGTERM raise SystemExit(143) and the first SIGINT KeyboardInterrupt, so that
-    files are left in order. A second signal ends the process without anything else.
+    """Let the first SIGTERM raise SystemExit(143), the first SIGHUP SystemExit(129) and the first
+    SIGINT KeyboardInterrupt, so that files are left in order. A second signal ends the process
+    without anything else. Under nohup, SIGHUP stays ignored.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _on_signal)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _on_signal)
 
 
 def all_is_in_order() -> None:

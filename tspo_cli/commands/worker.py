@@ -1,6 +1,6 @@
-"""A process of a distributed training.
+"""A process of a distributed training, which ends with the process PID that started it.
 
-Usage: python -m tspo_cli.commands.worker RUN ATTEMPT fresh|resume
+Usage: python -m tspo_cli.commands.worker RUN ATTEMPT fresh|resume PID
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def run() -> None:
     from tspo_cli.training.launch.child_processes import end_with_parent
 
     end_on_signals()
-    end_with_parent()
+    end_with_parent(int(sys.argv[4]))
     try:
         status = main()
     except SystemExit as end:  # a signal

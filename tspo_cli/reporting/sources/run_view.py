@@ -59,8 +59,8 @@ class RunView:
 
     @property
     def state(self) -> str:
-        """running, finished, failed or stopped; without a record of it, not started where there is
-        no step, else unknown.
+        """running, finished, failed, stopped or killed; without a record of it, not started where
+        there is no step, else unknown.
         """
         return str(self.status.get("state") or ("unknown" if self.metrics else "not started"))
 
@@ -146,12 +146,15 @@ def open_run(path: Path, name: str | None = None) -> RunView:
     command = path / runs.COMMAND_NAME
     text = command.read_text(encoding="utf-8", errors="replace") if command.exists() else ""
     lines = text.splitlines()
-    status = path / runs.STATUS_NAME
+    file = path / runs.STATUS_NAME
+    status = _read(STATUS, file) if file.exists() else {}
+    if status.get("state") == "running":  # or killed
+        status |= {"state": runs.read_status(path)["state"]}
     return RunView(
         path=path,
         name=name,
         config=read_record(path / runs.CONFIG_NAME),
-        status=_read(STATUS, status) if status.exists() else {},
+        status=status,
         command=lines[0] if lines else "",
     )
 

@@ -52,6 +52,6 @@ def _run(arguments: list[str], log: str) -> None:
         descriptor = os.open(path, flags, 0o644)
         os.dup2(descriptor, stream)
         os.close(descriptor)
-    end_with_parent()
+    end_with_parent(os.getppid())
     sys.argv = ["tspo", *arguments]
     runpy.run_module("tspo_cli", run_name="__main__", alter_sys=True)

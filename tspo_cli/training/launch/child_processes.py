@@ -1,10 +1,16 @@
-"""No training outlives the process that started it."""
+"""No training outlives the process that started it.
+
+`python -m tspo_cli.training.launch.child_processes PID ARGUMENTS` is `tspo ARGUMENTS` that ends
+when the process PID, which started it, has ended.
+"""
 
 from __future__ import annotations
 
 import os
+import runpy
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -17,11 +23,16 @@ _POLL_SECONDS = 0.5
 Child = subprocess.Popen[bytes] | BaseProcess
 
 
-def end_with_parent() -> None:
-    """End this process when its parent has ended, also where that was killed: first as SIGTERM
-    does, and at once if that takes longer than `PATIENCE`.
+def end_with_parent(parent: int) -> None:
+    """End this process when its parent, the process `parent`, has ended, also where that was
+    killed: first as SIGTERM does, and at once if that takes longer than `PATIENCE`.
     """
-    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def child_command(arguments: Sequence[str]) -> list[str]:
+    """The words that start `tspo ARGUMENTS` as a process that ends with this one."""
+    return [sys.executable, "-m", __name__, str(os.getpid()), *arguments]
 
 
 def _watch(parent: int) -> None:
@@ -50,3 +61,14 @@ def _has_ended(process: Child) -> bool:
     if isinstance(process, subprocess.Popen):
         return process.poll() is not None
     return process.exitcode is not None
+
+
+def _main() -> None:
+    _, parent, *arguments = sys.argv
+    end_with_parent(int(parent))
+    sys.argv = ["tspo", *arguments]
+    runpy.run_module("tspo_cli", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _main()

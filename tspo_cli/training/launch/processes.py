@@ -47,8 +47,8 @@ def launch(
     """Train `config` into the directory `run` with config.train.processes processes.
 
     With one process, `train` is called here. With several, each is started as `python -m
-    worker_module RUN ATTEMPT fresh|resume`. Under torchrun or another launcher that sets RANK and
-    WORLD_SIZE, this process is one of the launcher's processes.
+    worker_module RUN ATTEMPT fresh|resume PID`, with the number of this process. Under torchrun or
+    another launcher that sets RANK and WORLD_SIZE, this process is one of the launcher's processes.
 
     Raises:
         InvalidInputError: `run` is in use, or belongs to another experiment than the one to resume.
@@ -153,6 +153,7 @@ def _spawn(claim: Claim, module: str, processes: int, attempt: int, *, resume: b
         str(claim.path),
         str(attempt),
         "resume" if resume else "fresh",
+        str(os.getpid()),
     ]
     common = {"WORLD_SIZE": str(processes)} | rendezvous
     workers = [

@@ -3,11 +3,14 @@
 RUN/.replaced/   the old run, while the new one has neither a checkpoint nor its model. If the new
                  run ends without them, the next start puts the old one back.
 RUN/.deleted/    what is being deleted
+
+A demo is replaced in the same way. A file marks each: `mark`, for a run its configuration.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from tspo_cli.disk import LOCK_NAME
@@ -23,32 +26,34 @@ def can_resume(path: Path) -> bool:
     return (path / MODEL_NAME).exists() or bool(checkpoint_folders(path))
 
 
-def move_aside(path: Path) -> None:
-    """Move the run in `path` into RUN/.replaced. The record of its configuration goes last: where
-    it lies tells whether the move was interrupted.
+def move_aside(path: Path, mark: str = CONFIG_NAME) -> None:
+    """Move the run in `path` into RUN/.replaced. Its mark goes last: where it lies tells whether
+    the move was interrupted.
     """
     aside = path / _REPLACED
     aside.mkdir()
     entries = [entry for entry in path.iterdir() if entry.name not in OURS]
-    for entry in sorted(entries, key=lambda entry: entry.name == CONFIG_NAME):
+    for entry in sorted(entries, key=lambda entry: entry.name == mark):
         entry.rename(aside / entry.name)
 
 
-def settle(path: Path) -> None:
-    """Finish what a run that ended left behind: the old run comes back, unless the new one can be
-    resumed.
+def settle(
+    path: Path, mark: str = CONFIG_NAME, stands: Callable[[Path], bool] = can_resume
+) -> None:
+    """Finish what a run that ended left behind: the old run comes back, unless the new one stands,
+    which is to say that it can be resumed.
     """
     shutil.rmtree(path / _DELETED, ignore_errors=True)
     aside = path / _REPLACED
     if not aside.exists():
         return
-    whole = (aside / CONFIG_NAME).exists()
-    if whole and can_resume(path):
+    whole = (aside / mark).exists()
+    if whole and stands(path):
         forget_replaced(path)
         return
     if whole:  # what lies beside it is the new run's
         clear(path)
-        (aside / CONFIG_NAME).rename(path / CONFIG_NAME)
+        (aside / mark).rename(path / mark)
     for entry in list(aside.iterdir()):
         entry.rename(path / entry.name)
     aside.rmdir()
@@ -59,6 +64,12 @@ def forget_replaced(path: Path) -> None:
     if (path / _REPLACED).exists():
         (path / _REPLACED).rename(path / _DELETED)
         shutil.rmtree(path / _DELETED)
+
+
+def replaced(path: Path, mark: str) -> Path | None:
+    """Where the replaced one is kept whole, None where none is."""
+    aside = path / _REPLACED
+    return aside if (aside / mark).exists() else None
 
 
 def is_temporary(path: Path) -> bool:

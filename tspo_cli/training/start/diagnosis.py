@@ -4,7 +4,6 @@ run is executed.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from typing import Any
 
 from tspo_cli import __version__, runs
 from tspo_cli.config.load_config import read_resolved
+from tspo_cli.disk import has_writer
 from tspo_cli.errors import MissingResourceError, TspoError
 from tspo_cli.record_forms import ENVIRONMENT, GROUP, ITEM, SCORES, checked, checked_step
 from tspo_cli.training.core.checkpoint import check_checkpoint
-from tspo_cli.training.launch.replaced_run import LOCK_NAME
 
 _LEFTOVERS = ("**/.*.tmp", ".replaced", ".deleted", "checkpoints/damaged_*")
 
@@ -38,7 +37,7 @@ def diagnose(run: Path) -> list[Finding]:
     """
     if not runs.is_run(run):
         raise MissingResourceError(f"{run}: not a run directory (it has no {runs.CONFIG_NAME})")
-    busy = _is_locked(run)
+    busy = has_writer(run) is True
     return [
         _tried("configuration", lambda: _ok(read_resolved(run).kind)),
         *_version(run),
@@ -63,18 +62,6 @@ def _tried(name: str, look: Callable[[], tuple[str, str]]) -> Finding:
         return Finding(name, "problem", f"{error}; put back a copy")
 
 
-def _is_locked(run: Path) -> bool:
-    """True if a living process trains into the directory."""
-    try:
-        with open(run / LOCK_NAME) as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # no lock, or a file system without locks
-        return False
-    return False
-
-
 def _version(run: Path) -> Iterator[Finding]:
     path = run / runs.ENVIRONMENT_NAME
     if not path.exists():
@@ -96,10 +83,10 @@ def _status(run: Path, busy: bool) -> tuple[str, str]:
     made = len(runs.read_jsonl(run / runs.METRICS_NAME))
     if busy:
         return _ok(f"{state} at step {step}; a process is training into it now")
-    if state == "running":
+    if state in ("running", "killed"):
         return "problem", (
-            f"says running at step {step}, but no process holds the lock: it was killed; continue "
-            "with --resume"
+            f"says running at step {step}, but no process here holds the lock: it was killed; "
+            "continue with --resume"
         )
     if state in ("failed", "stopped"):
         return "problem", f"{state} at step {step}; see logs/, then continue with --resume"
