@@ -155,6 +155,11 @@ PASSAGES = (
 TABLES = {
     "an open quote": ('id,question,golden_answers\n1,"', "a", ""),
     "a list in a cell": ('id,question,golden_answers\n1,q,"[', "'a', ", "'b']\"\n"),
+    "a list with escapes in a cell": (
+        'id,question,golden_answers\n1,q,"[',
+        "'a', ",
+        "'\\n']\"\n",
+    ),
     "lists in lists": ('id,question,golden_answers\n1,q,"[', "[", ']"\n'),
 } | repeats(",", '"', "a\n")
 ARRAYS = {

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tspo_cli.data.check import check
 from tspo_cli.data.readers import read_passages, read_questions
@@ -99,6 +102,17 @@ def test_other_line_ends_are_characters_of_a_passage(tmp_path: Path, suffix: str
         content = f"[{content}]" if suffix == "json" else content
     path.write_text(content, encoding="utf-8", newline="")
     assert [passage.text for passage in read_passages(path)] == [text]
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(answers=st.lists(st.text(max_size=6), min_size=1, max_size=4))
+def test_lists_in_cells_are_what_was_printed(tmp_path: Path, answers: list[str]) -> None:
+    answers = [*answers, 'it\'s "so"']
+    for cell in (json.dumps(answers), json.dumps(answers, ensure_ascii=False), repr(answers)):
+        with open(tmp_path / "q.csv", "w", encoding="utf-8", newline="") as handle:
+            csv.writer(handle).writerows([["question", "answers"], ["q", cell]])
+        (question,) = read_questions(tmp_path / "q.csv")
+        assert question.golden_answers == tuple(answers)
 
 
 def test_our_own_records_come_back_with_any_character(tmp_path: Path) -> None:

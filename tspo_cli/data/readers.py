@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +107,17 @@ def read_questions(path: Path, *, limit: int = 0, source: str = "") -> list[Ques
 
 def question_content(question: Question) -> str:
     """What two questions have in common that are the same: all but their further fields."""
-    return repr(replace(question, extra={}))
+    return repr(
+        (
+            question.id,
+            question.question,
+            question.golden_answers,
+            question.data_source,
+            question.supporting_ids,
+            question.gold_kind,
+            question.type,
+        )
+    )
 
 
 def question_rows(path: Path, source: str = "") -> Iterator[tuple[int, Question]]:
@@ -124,7 +133,7 @@ def numbered_questions(path: Path, rows: Iterator[ScannedRow]) -> Iterator[Scann
     """
     number_them = False
     for position, (number, record) in enumerate(rows):
-        if isinstance(record, dict):
+        if isinstance(record, dict) and (number_them or position == 0):
             has_id = _identifier(record, _object(record.get("extra_info"))) is not None
             if position == 0 and not has_id:
                 number_them = True

@@ -31,6 +31,7 @@ from tspo_cli.data.formats.record_checks import (
 )
 from tspo_cli.data.hub import PREFIX, hub_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.text.strict_json import decoded
 
 Form = Literal["jsonl", "parquet", "array", "table"]
 _TORN = (EOFError, gzip.BadGzipFile, zlib.error)
@@ -171,7 +172,7 @@ def _json_rows(path: Path) -> Iterator[ScannedRow]:
 
 def _record(path: Path, number: int, line: bytes) -> dict[str, Any] | InvalidInputError:
     try:
-        record = DECODER.decode(_text(path, number, line))
+        record = decoded(DECODER, _text(path, number, line))
     except InvalidInputError as error:
         return error
     except json.JSONDecodeError as error:
@@ -189,7 +190,11 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any] | InvalidInp
         return invalid(
             path, number, "one JSON object per line", type_name(record), "correct the line"
         )
-    if HALF_ESCAPE.search(line) and has_half(json.dumps(record, ensure_ascii=False)):
+    if (
+        b"\\u" in line
+        and HALF_ESCAPE.search(line)
+        and has_half(json.dumps(record, ensure_ascii=False))
+    ):
         return half_found(path, number)
     return record
 

@@ -23,6 +23,9 @@ _LIST_COLUMNS = frozenset(
 """Columns whose cells may hold a list, as JSON or as Python prints it."""
 _BETWEEN = re.compile(r"[, \t\r\n]*")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_STRING = re.compile(r"""'[^'\\\n\r\0]*+'|"[^"\\\n\r\0]*+\"""")
+# A list of strings without escapes as Python prints it, read much faster than by Python's parser.
+_STRINGS = re.compile(rf"\[ *+(?:{_STRING.pattern})(?: *+, *+(?:{_STRING.pattern}))*+ *+\]")
 _READ_AT_ONCE = 1 << 20
 HALF_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 """Stands in JSON where it may hold half of a surrogate pair; whole pairs are written so, too."""
@@ -116,6 +119,8 @@ def _cell(name: str, cell: str) -> Any:
     if not text:
         return None
     if text.startswith("[") and text.endswith("]"):
+        if _STRINGS.fullmatch(text):
+            return [string[1:-1] for string in _STRING.findall(text)]
         for parse in (DECODER.decode, ast.literal_eval):
             try:
                 value = parse(text)
