@@ -1,18 +1,19 @@
 """A long training with a fault every few minutes: the undisturbed weights, and no growth of memory?
 
-    python experiments/reliability/long_run.py --minutes 120 [--every 3] [--seed 0] [--json]
+    python experiments/reliability/long_run.py --minutes 120 [--every 3] [--latency 0.5] [--json]
 
-A small world is served by `tspo serve`. One training runs undisturbed; the same training runs again
-while this script kills it, kills its server of passages and starts that again later, stops it for a
-while (SIGSTOP), and lets its writes fail as on a full disk (RLIMIT_FSIZE). After every end it is
-resumed. The two runs are compared byte for byte. Memory is the resident size of the training,
-sampled each second: the median of the last quarter of its longest life against that of the second
-quarter.
+Two runs of one experiment train side by side, each with a `tspo serve` of its own that is
+`--latency` seconds away. One runs undisturbed. The script kills the other, kills its server of
+passages and starts that again later, stops it for a while (SIGSTOP), and lets its writes fail as on
+a full disk (RLIMIT_FSIZE). After every end it is resumed. The two runs are compared byte for byte.
+Memory is the resident size of the training, sampled each second: the median of the last quarter of
+its longest life against that of the second quarter.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import random
@@ -23,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -105,16 +107,53 @@ def _resident_mb(process: int) -> float:
     return pages * resource.getpagesize() / 1e6
 
 
-@contextmanager
-def served(index: Path, log: Path) -> Iterator[Server]:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        server = Server(index, log, free.getsockname()[1])
+        port: int = free.getsockname()[1]
+        return port
+
+
+@contextmanager
+def served(index: Path, log: Path, latency: float) -> Iterator[tuple[Server, str]]:
+    """A server of `index`, and the URL under which it is `latency` seconds away."""
+    server, far = Server(index, log, free_port()), free_port()
+    relay = threading.Thread(target=asyncio.run, args=(delay(far, server.port, latency),))
+    relay.daemon = True
+    relay.start()
     server.start()
     try:
-        yield server
+        yield server, f"http://127.0.0.1:{far}"
     finally:
         server.kill()
+
+
+async def delay(port: int, server_port: int, seconds: float) -> None:
+    """Pass what arrives on `port` on to `server_port`, `seconds` later; answers return at once."""
+
+    async def pump(
+        source: asyncio.StreamReader, sink: asyncio.StreamWriter, seconds: float
+    ) -> None:
+        try:
+            while data := await source.read(65536):
+                await asyncio.sleep(seconds)
+                sink.write(data)
+                await sink.drain()
+        except OSError:
+            pass
+        finally:
+            sink.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            answer, request = await asyncio.open_connection("127.0.0.1", server_port)
+        except OSError:
+            writer.close()
+            return
+        await asyncio.gather(pump(reader, request, seconds), pump(answer, writer, 0))
+
+    async with await asyncio.start_server(connect, "127.0.0.1", port) as relay:
+        await relay.serve_forever()
 
 
 def strike(fault: str, training: Training, server: Server, draw: random.Random) -> None:
@@ -137,9 +176,9 @@ def strike(fault: str, training: Training, server: Server, draw: random.Random) 
 
 def undisturbed(training: Training) -> None:
     training.start()
-    while training.exit_code() is None:
+    while (code := training.exit_code()) is None:
         time.sleep(_POLL_SECONDS)
-    if training.exit_code():
+    if code:
         raise SystemExit(f"the undisturbed training fails; see {training.log}")
 
 
@@ -159,6 +198,7 @@ def disturbed(
             fault = draw.choice(FAULTS)
             strike(fault, training, server, draw)
             faults[fault] += 1
+            print(f"{steps_of(training.run)} steps; {dict(faults)}", file=sys.stderr, flush=True)
             due = time.monotonic() + draw.uniform(0.5, 1.5) * every
         time.sleep(_POLL_SECONDS)
     return {"faults": dict(faults), "exit_codes": {str(code): n for code, n in codes.items()}}
@@ -168,8 +208,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=120, help="of the undisturbed training")
+    parser.add_argument(
+        "--minutes", type=float, default=120, help="about as long as the undisturbed training takes"
+    )
     parser.add_argument("--every", type=float, default=3, help="minutes between two faults")
+    parser.add_argument("--latency", type=float, default=0.5, help="seconds to the server")
     parser.add_argument("--seed", type=int, default=0, help="of the faults")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -177,19 +220,21 @@ def main() -> None:
         work = Path(scratch)
         log = work / "log.txt"
         command = prepare_world(work, log)
-        with served(work / "index", work / "server.txt") as server:
-            remote = settings(
-                {"retriever.index": "", "retriever.url": f"http://127.0.0.1:{server.port}"}
-            )
-            trial = Training([*command, *remote], work / "trial", log)
+        index, draw = work / "index", random.Random(options.seed)
+        with (
+            served(index, work / "server.txt", options.latency) as (_, calm_url),
+            served(index, work / "server.txt", options.latency) as (server, url),
+        ):
+            trial = Training([*command, *retriever(url)], work / "trial", log)
             undisturbed(trial)
-            per_step = _seconds_per_step(trial.run)
-            steps = max(20, round(60 * options.minutes / per_step))
-            command += [*remote, *settings({"train.steps": steps, "checkpoint.every": 10})]
-            straight = Training(command, work / "straight", log)
-            undisturbed(straight)
-            struck = Training(command, work / "struck", log)
-            found = disturbed(struck, server, 60 * options.every, random.Random(options.seed))
+            steps = max(20, round(60 * options.minutes / _seconds_per_step(trial.run)))
+            command += settings({"train.steps": steps, "checkpoint.every": 10})
+            straight = Training([*command, *retriever(calm_url)], work / "straight", log)
+            struck = Training([*command, *retriever(url)], work / "struck", work / "struck.txt")
+            beside = threading.Thread(target=undisturbed, args=(straight,))
+            beside.start()
+            found = disturbed(struck, server, 60 * options.every, draw)
+            beside.join()
         same = contents(struck.run) == contents(straight.run)
         found |= {
             "machine": machine(),
@@ -200,10 +245,19 @@ def main() -> None:
                 "undisturbed": round(straight.growth(), 2),
                 "disturbed": round(struck.growth(), 2),
             },
-            "last_lines": log.read_text(errors="replace").splitlines()[-5:],
+            "last_lines": struck.log.read_text(errors="replace").splitlines()[-5:],
         }
     print(json.dumps(found, indent=2) if options.json else _text(found))
     sys.exit(0 if same else 1)
+
+
+def retriever(url: str) -> list[str]:
+    return settings({"retriever.index": "", "retriever.url": url})
+
+
+def steps_of(run: Path) -> int:
+    path = run / METRICS_NAME
+    return len(read_jsonl(path)) if path.exists() else 0
 
 
 def _seconds_per_step(run: Path) -> float:
