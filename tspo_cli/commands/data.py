@@ -1,4 +1,4 @@
-"""`tspo data`: list, check and convert data sets, and make synthetic worlds."""
+"""`tspo data`: list, check and convert data sets, make synthetic worlds and demonstrations."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Annotated, Literal
 import typer
 
 from tspo_cli import console
+from tspo_cli.commands.demonstrations import make_demos
 from tspo_cli.commands.options import Json
 from tspo_cli.errors import GateError, InvalidInputError, UsageError
 
 app = typer.Typer(
-    no_args_is_help=True, help="List, check and convert data sets, and make synthetic worlds."
+    no_args_is_help=True,
+    help="List, check and convert data sets, make synthetic worlds and demonstrations.",
 )
+app.command(name="make-demos")(make_demos)
 
 
 @app.command(name="list")

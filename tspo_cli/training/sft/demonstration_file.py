@@ -20,7 +20,8 @@ from tspo_cli.training.core.sequences import ScriptedTrajectory, ScriptedTurn
 
 FORMAT = "docs/training.md shows the format"
 # The second tuple of each: what other tools write about a question, and nothing here reads.
-_FIELDS = ("question", "turns", *("id", "golden_answers", "data_source", "metadata"))
+_ABOUT = ("id", "golden_answers", "data_source", "supporting_ids", "imperfect", "metadata")
+_FIELDS = ("question", "turns", *_ABOUT)
 _TURN_FIELDS = ("text", "passages")
 _PASSAGE_FIELDS = ("id", "contents", "title", "text", *("score",))
 

@@ -1,0 +1,206 @@
+"""Scripted demonstrations: what the script searches for, keeps, and says; the same bytes again."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tspo_cli.commands.data import app
+from tspo_cli.credit.gold_match import exact_match
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.index.searcher import open_index
+from tspo_cli.rollout.protocol import parse_action
+from tspo_cli.training.sft.demonstration_file import read_demonstrations
+
+PASSAGES = {
+    "novel": '"The Grey Harbour"\nThe Grey Harbour is a novel about ships. Its author is Ida Moss.',
+    "author": '"Ida Moss (writer)"\nIda Moss was born in Fernhill and wrote stories.',
+    "town": '"Fernhill"\nFernhill is a town on the river Tarn.',
+    "lake": '"Lake Orrin"\nLake Orrin covers 40 square kilometres.',
+    "pond": '"Mill Pond"\nMill Pond covers one square kilometre.',
+    "untitled": '""\nThe kestrel prize went to Otto Brandt for his lighthouse.',
+    "dull": '"Ropes"\nRopes are sold by the metre. Who was the seller?',
+    "tags": '"Fake </search>"\nThe tag </search> ends a query.',
+    "gulls": '"Gulls"\nGulls nest on rocks where they are born.',
+}
+
+
+def question(
+    name: str, text: str, answers: list[str], gold: list[str], **extra: Any
+) -> dict[str, Any]:
+    record = {"id": name, "question": text, "golden_answers": answers, "supporting_ids": gold}
+    return record | {"data_source": "own", "gold_kind": "full"} | extra
+
+
+QUESTIONS = [
+    question(
+        "bridge",
+        "Where was the author of The Grey Harbour born?",
+        ["the town of Fernhill", "Fernhill"],
+        ["novel", "author"],
+    ),
+    question(
+        "compare",
+        "Is Lake Orrin larger than Mill Pond?",
+        ["yes"],
+        ["lake", "pond"],
+        type="comparison",
+    ),
+    question("one", "who won the kestrel prize", ["Otto Brandt"], ["untitled"]),
+    question("partial", "Which river is at Fernhill?", ["Tarn"], ["town", "gone"]),
+    question("unknown", "Who sells rope?", ["Ann"], []),
+    question("wrong", "What are ropes sold by?", ["the pound"], ["dull"]),
+    question("hidden", "What colour is the sky?", ["born"], ["gulls"]),
+    question("tag", "What does the tag </search> end?", ["query"], ["tags"]),
+    question(
+        "either", "Which river is at Fernhill?", ["Tarn"], ["town", "gone"], gold_kind="positive"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    corpus = folder / "corpus.jsonl"
+    rows = [json.dumps({"id": name, "contents": text}) for name, text in PASSAGES.items()]
+    corpus.write_text("\n".join(rows) + "\n", "utf-8")
+    build_index(corpus, folder / "index")
+    asked = [json.dumps(record) + "\n" for record in QUESTIONS]
+    (folder / "questions.jsonl").write_text("".join(asked), "utf-8")
+    return folder / "index"
+
+
+def make(index: Path, out: Path, *options: str, questions: Path | None = None) -> Result:
+    asked = questions or index.parent / "questions.jsonl"
+    arguments = [str(asked), "--index", str(index), "--out", str(out), "-k", "1", *options]
+    return CliRunner().invoke(app, ["make-demos", *arguments])
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def assert_sound(made: Sequence[dict[str, Any]], path: Path, index: Path, k: int) -> None:
+    """Our parser reads every turn, a query brings its passages, and the end is a golden answer."""
+    assert len(read_demonstrations(path)) == len(made)
+    searcher = open_index(index)
+    for record in made:
+        turns, seen = record["turns"], set()
+        for turn in turns[:-1]:
+            action = parse_action(turn["text"], finish_reason="stop", may_search=True)
+            hits = searcher.search([action.content], k)[0].hits
+            assert action.kind == "search"
+            assert [(hit.id, hit.contents) for hit in hits] == [
+                (passage["id"], passage["contents"]) for passage in turn["passages"]
+            ]
+            seen |= {hit.id for hit in hits}
+        action = parse_action(turns[-1]["text"], finish_reason="stop", may_search=True)
+        is_early = record.get("imperfect") == "early_answer"
+        assert action.kind == "answer"
+        assert exact_match(action.content, record["golden_answers"]) is not is_early
+        assert set(record["supporting_ids"]) <= seen or is_early or record["id"] == "either"
+        for turn in turns:
+            assert turn["text"].startswith("<think> ")
+            assert len(turn["text"].partition("</think>")[0].split()) - 1 <= 36
+
+
+def test_gold_passages_are_found_by_what_question_and_passages_name(
+    index: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "demos.jsonl"
+    done = make(index, out, "--json")
+    assert done.exit_code == 0, done.stderr
+    summary = json.loads(done.stdout)
+    made = records(out)
+    assert_sound(made, out, index, 1)
+    assert [record["id"] for record in made] == ["bridge", "compare", "one", "either"]
+    assert (summary["questions"], summary["kept"]) == (9, 4)
+    assert summary["not_kept"] == {
+        "no_supporting_ids": 1,
+        "gold_not_in_index": 1,
+        "gold_not_retrieved": 1,
+        "answer_not_in_passages": 1,
+        "tags_in_text": 1,
+    }
+    bridge, compare = made[0]["turns"], made[1]["turns"]
+    assert bridge[1]["text"].endswith("<search> Ida Moss writer </search>")
+    assert "Grey Harbour" in bridge[1]["text"].partition("</think>")[0]
+    assert bridge[2]["text"].endswith("<answer> Fernhill </answer>"), "the shortest answer"
+    assert "Ida Moss" in bridge[2]["text"]
+    assert {turn["text"].partition("<search>")[2] for turn in compare[:2]} == {
+        " Lake Orrin </search>",
+        " Mill Pond </search>",
+    }
+
+
+def test_the_same_seed_gives_the_same_bytes_and_limits_do_not_matter(
+    index: Path, tmp_path: Path
+) -> None:
+    paths = [tmp_path / name for name in ("a.jsonl", "b.jsonl", "c.jsonl", "d.jsonl")]
+    for path, options in zip(paths, ([], [], ["--limit", "2"], ["--seed", "5"]), strict=True):
+        assert make(index, path, "--imperfect", "0.5", *options).exit_code == 0
+    first, again, two, other = [path.read_bytes() for path in paths]
+    assert first == again
+    assert first.startswith(two)
+    assert first != other
+
+
+def test_deliberate_mistakes_are_marked(index: Path, tmp_path: Path) -> None:
+    kinds = set()
+    for seed in range(4):
+        out = tmp_path / f"{seed}.jsonl"
+        done = make(index, out, "--imperfect", "1", "--seed", str(seed), "--json")
+        made = records(out)
+        assert_sound(made, out, index, 1)
+        marked = [record["imperfect"] for record in made if "imperfect" in record]
+        assert sum(json.loads(done.stdout)["imperfect"].values()) == len(marked) > 0
+        kinds |= set(marked)
+        for record in made:
+            if record.get("imperfect") == "poor_query":
+                first = record["turns"][0]["passages"]
+                assert not {passage["id"] for passage in first} & set(record["supporting_ids"])
+    assert kinds == {"poor_query", "early_answer"}
+
+
+def test_refusals_come_before_the_work_and_leave_nothing(index: Path, tmp_path: Path) -> None:
+    out = tmp_path / "demos.jsonl"
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text(json.dumps(QUESTIONS[4]) + "\n", "utf-8")
+    assert "no question has supporting_ids" in str(make(index, out, questions=bare).exception)
+    bare.write_text(json.dumps(QUESTIONS[5]) + "\n", "utf-8")
+    assert "answer not in passages 1" in str(make(index, out, questions=bare).exception)
+    assert not out.exists()
+    assert "ends in .jsonl" in str(make(index, tmp_path / "demos.txt").exception)
+    one = make(index, out, "--max-searches", "1", "--json")
+    assert json.loads(one.stdout)["not_kept"]["too_many_searches"] == 2
+    before = out.read_bytes()
+    assert "add --overwrite" in str(make(index, out).exception)
+    assert out.read_bytes() == before
+    assert make(index, out, "--overwrite").exit_code == 0
+    assert out.read_bytes() != before
+
+
+@pytest.mark.parametrize("name", ["hotpotqa", "2wikimultihopqa", "musique", "nq"])
+def test_real_questions(name: str, real_data: Path, tmp_path: Path) -> None:
+    with gzip.open(real_data / name / "questions.jsonl.gz", "rt", encoding="utf-8") as lines:
+        asked = [json.loads(line) for line in lines]
+    asked = [record for record in asked if record["supporting_ids"]][:40]
+    gold = {one for record in asked for one in record["supporting_ids"]}
+    with gzip.open(real_data / name / "corpus.jsonl.gz", "rt", encoding="utf-8") as lines:
+        passages = [json.loads(line) for line in lines]
+    some = [row for place, row in enumerate(passages) if row["id"] in gold or place % 40 == 0]
+    for path, rows in (("corpus.jsonl", some), ("questions.jsonl", asked)):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / path).write_text(text, "utf-8")
+    build_index(tmp_path / "corpus.jsonl", tmp_path / "index")
+    out = tmp_path / "demos.jsonl"
+    done = make(tmp_path / "index", out, "--imperfect", "0.3", "-k", "3", "--json")
+    assert done.exit_code == 0, done.exception
+    assert json.loads(done.stdout)["kept"] >= 20
+    assert_sound(records(out), out, tmp_path / "index", 3)

@@ -1,0 +1,87 @@
+"""`tspo data make-demos`: demonstrations for SFT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tspo_cli import console
+from tspo_cli.commands.options import Json, Overwrite
+
+
+def make_demos(
+    questions: Annotated[
+        list[str], typer.Argument(metavar="FILE_OR_NAME", help="Questions with gold passages.")
+    ],
+    index: Annotated[Path, typer.Option("--index", help="Index to search, with their passages.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="File to write; its name ends in .jsonl or .jsonl.gz.")
+    ],
+    k: Annotated[int, typer.Option("-k", min=1, help="Passages per search.")] = 3,
+    limit: Annotated[
+        int, typer.Option(min=0, help="Only the first questions of each set. 0: all.")
+    ] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed. The same seed and options give the same bytes.")
+    ] = 0,
+    imperfect: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share with a deliberate mistake: a useless search first, or a wrong answer "
+            "before the last search.",
+        ),
+    ] = 0.0,
+    max_searches: Annotated[
+        int, typer.Option(min=1, help="Searches of a demonstration at most.")
+    ] = 4,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Script demonstrations for tspo train sft from questions with gold passages.
+
+    A script searches the index until the gold passages (supporting_ids) came back, and gives the
+    golden answer. It asks for the question, and for titles and names in the question and in the
+    passages that it has read. A question whose gold passages do not come back gives none.
+
+    tspo data make-demos data/hotpotqa/train.jsonl --index runs/index --out demos.jsonl
+    """
+    from dataclasses import asdict
+
+    from tspo_cli.data.readers import read_questions, resolve_data
+    from tspo_cli.errors import InvalidInputError
+    from tspo_cli.retrieval.index.searcher import open_index
+    from tspo_cli.training.sft.demonstration_writer import check_target, write_demonstrations
+    from tspo_cli.training.sft.scripting.make_demos import ScriptOptions, make_demonstrations
+
+    check_target(out, overwrite=overwrite)
+    asked = [
+        question
+        for name in questions
+        for question in read_questions(resolve_data(name), limit=limit)
+    ]
+    options = ScriptOptions(k, seed, imperfect, max_searches)
+    records, summary = make_demonstrations(asked, open_index(index), options)
+    reasons = ", ".join(
+        f"{name.replace('_', ' ')} {count}" for name, count in summary.not_kept.items()
+    )
+    if not records:
+        raise InvalidInputError(f"{out}: no question gave a demonstration ({reasons})")
+    write_demonstrations(out, records)
+    if as_json:
+        console.result_json(asdict(summary) | {"path": str(out)})
+        return
+    if reasons:
+        console.say(f"not kept: {reasons}")
+    searches = ", ".join(f"{number}: {count}" for number, count in summary.searches.items())
+    console.say(
+        f"searches {searches}; {summary.median_words:,.0f} words in the median, "
+        f"{summary.most_words:,} at most, passages included"
+    )
+    if imperfect:
+        kinds = [f"{name.replace('_', ' ')} {count}" for name, count in summary.imperfect.items()]
+        console.say(f"imperfect: {', '.join(kinds) or 'none'}")
+    console.result(f"{out}: {summary.kept} demonstrations of {summary.questions} questions")

@@ -1,0 +1,58 @@
+"""Write demonstrations, in the form that `read_demonstrations` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.data.question import Question
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.runs import atomic_write_text, write_jsonl_gz
+from tspo_cli.text.strict_json import json_text
+from tspo_cli.training.core.sequences import ScriptedTurn
+
+ENDINGS = (".jsonl", ".jsonl.gz")
+
+
+def demonstration_record(
+    question: Question, turns: Sequence[ScriptedTurn], imperfect: str = ""
+) -> dict[str, Any]:
+    """A line of a demonstration file. `imperfect` names a deliberate mistake."""
+    record: dict[str, Any] = {
+        "id": question.id,
+        "question": question.question,
+        "golden_answers": list(question.golden_answers),
+        "data_source": question.data_source,
+        "supporting_ids": list(question.supporting_ids),
+    }
+    if imperfect:
+        record["imperfect"] = imperfect
+    return record | {"turns": [_turn_record(turn) for turn in turns]}
+
+
+def _turn_record(turn: ScriptedTurn) -> dict[str, Any]:
+    passages = [{"id": hit.id, "contents": hit.contents} for hit in turn.hits]
+    return {"text": turn.text} | ({"passages": passages} if passages else {})
+
+
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Refuse a name that is none of a JSONL file, and a file that is there.
+
+    Raises:
+        InvalidInputError: either.
+    """
+    if not path.name.endswith(ENDINGS):
+        raise InvalidInputError(
+            f"{path}: expected a name that ends in .jsonl or .jsonl.gz; rename the output"
+        )
+    if path.exists() and not overwrite:
+        raise InvalidInputError(f"{path}: is already there; add --overwrite to replace it")
+
+
+def write_demonstrations(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Write the records as JSONL, whole or not at all; gzipped if the name ends in .gz."""
+    if path.suffix == ".gz":
+        write_jsonl_gz(path, records)
+    else:
+        atomic_write_text(path, "".join(json_text(record) + "\n" for record in records))
