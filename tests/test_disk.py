@@ -9,24 +9,29 @@ import gzip
 import os
 import resource
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 
 import faiss
 import numpy as np
 import pytest
 from safetensors import SafetensorError
 
+from tests.models.tiny_gguf import write_gguf
 from tspo_cli import console, disk
 from tspo_cli.data.world.generate import make_world
 from tspo_cli.data.world.world_config import WorldConfig
-from tspo_cli.disk import WriteError, one_writer, reason, replace_directory, writing
+from tspo_cli.disk import WriteError, new_directory, one_writer, reason, replace_directory, writing
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.resuming.results_folder import results_folder
+from tspo_cli.models.convert_gguf import convert_gguf
 from tspo_cli.reporting.figure import save_figure
 from tspo_cli.retrieval.dense.faiss_files import write_whole
 from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.index.import_vectors import import_index
 from tspo_cli.runs import read_json, set_status, write_json
 from tspo_cli.text.strict_json import json_text
 
@@ -217,6 +222,53 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
     with one_writer(folder, "at work"):
         (folder / "x").touch()
     assert (folder / "x").exists()
+
+
+def test_writers_that_delete_their_folder_are_never_two(tmp_path: Path) -> None:
+    out, at_work, most, done = tmp_path / "out", 0, 0, 0
+
+    def write() -> None:
+        nonlocal at_work, most, done
+        for _ in range(40):
+            with suppress(InvalidInputError), new_directory(out, "at work") as folder:
+                at_work += 1
+                most = max(most, at_work)
+                folder.mkdir()
+                (folder / "file").write_text("whole")
+                time.sleep(0.0005)
+                at_work -= 1
+                done += 1
+
+    threads = [Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+    assert done > 20
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (out / "file").read_text() == "whole"
+
+
+def test_a_world_a_model_and_an_index_have_one_writer(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "tiny.gguf")
+    corpus, vectors = tmp_path / "corpus.jsonl", tmp_path / "vectors.npy"
+    corpus.write_text('{"id": "0", "contents": "a passage"}\n')
+    np.save(vectors, np.ones((1, 4), np.float32))
+    before = contents(tmp_path)
+    out = tmp_path / "out"
+    attempts: list[Callable[[], object]] = [
+        lambda: make_world(WORLD, out),
+        lambda: convert_gguf(tmp_path / "tiny.gguf", out),
+        lambda: import_index([vectors], corpus, out, encoder="none"),
+    ]
+    for attempt in attempts:
+        with new_directory(out, "writing") as folder:
+            with pytest.raises(InvalidInputError, match="out: another process is"):
+                attempt()
+            folder.mkdir()
+        out.rmdir()
+    assert contents(tmp_path) == before
 
 
 def evaluation(folder: Path, *datasets: str) -> None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from tspo_cli.console import STDOUT, byte_size
 from tspo_cli.errors import InvalidInputError
@@ -166,7 +167,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 @contextmanager
-def one_writer(folder: Path, doing: str) -> Iterator[int]:
+def one_writer(folder: Path, doing: str, target: Path | None = None) -> Iterator[int]:
     """Make `folder` and keep other writers out of it until the block ends. Gives the descriptor of
     the lock; processes that inherit it keep the folder locked until they end too. A new folder in
     which nothing was written is removed again.
@@ -175,42 +176,76 @@ def one_writer(folder: Path, doing: str) -> Iterator[int]:
     file system without locks nothing keeps others out.
 
     Raises:
-        InvalidInputError: another process writes there; `doing` says what it does.
+        InvalidInputError: another process writes there; `doing` says what it does. `target` is what
+            the user knows the folder by, if that is not its path.
     """
     is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK_NAME, "a+b", buffering=0) as lock:
-        try:
-            _lock(lock.fileno())
-        except BlockingIOError:
-            raise InvalidInputError(
-                f"{folder}: another process is {doing}; wait for it to end, or choose another --out"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+    try:
+        lock = _lock(folder)
+    except BlockingIOError:
+        raise InvalidInputError(
+            f"{target or folder}: another process is {doing}; wait for it to end, or choose "
+            "another --out"
+        ) from None
+    with lock:
         with suppress(OSError):  # a full disk
             lock.truncate(0)
             lock.write(socket.gethostname().encode())
         try:
             yield lock.fileno()
         finally:
-            if is_new and [entry.name for entry in folder.iterdir()] == [LOCK_NAME]:
+            if is_new and folder.is_dir() and os.listdir(folder) == [LOCK_NAME]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _lock(descriptor: int) -> None:
-    """Lock a file for its only writer. `has_writer` may hold it for an instant.
+def _lock(folder: Path) -> IO[bytes]:
+    """The locked file of the only writer of a folder, which is made. A reader may hold it for an
+    instant (`has_writer`), and the writer before may delete it with the folder.
 
     Raises:
         BlockingIOError: another process holds it.
     """
-    for wait in (0.02, 0.1):
+    failure: OSError = BlockingIOError()
+    for wait in (0.02, 0.1, 0.0):
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            time.sleep(wait)
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = open(folder / LOCK_NAME, "a+b", buffering=0)  # noqa: SIM115
+        except (FileExistsError, FileNotFoundError) as error:
+            failure = error
+        else:
+            try:
+                fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK_NAME).stat()):
+                    return lock
+            except (BlockingIOError, FileNotFoundError):
+                pass
+            except OSError:  # a file system without locks
+                return lock
+            lock.close()
+            failure = BlockingIOError()
+        time.sleep(wait)
+    raise failure
+
+
+@contextmanager
+def new_directory(out: Path, doing: str) -> Iterator[Path]:
+    """Give the path of a directory to write. It takes the place of `out` when the block ends; if
+    that fails, `out` stays as it is. One process does so at a time.
+
+    .NAME.tmp/NAME    the new directory, next to `out`
+
+    Raises:
+        InvalidInputError: another process writes `out`; `doing` says what it does.
+    """
+    place = Path(os.path.realpath(out))
+    work = place.with_name(f".{place.name}.tmp")
+    with one_writer(work, doing, out):
+        shutil.rmtree(work / place.name, ignore_errors=True)
+        try:
+            yield work / place.name
+            replace_directory(work / place.name, place)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def has_writer(folder: Path) -> bool | None:

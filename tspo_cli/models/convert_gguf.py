@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tspo_cli.console import byte_size, say, warn
-from tspo_cli.disk import follow_umask, replace_directory, writing
+from tspo_cli.disk import follow_umask, new_directory, writing
 from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
 from tspo_cli.models.load_model import CONFIG, load_model, load_tokenizer
 from tspo_cli.packages import require
@@ -71,7 +71,8 @@ def convert_gguf(
     Raises:
         MissingResourceError: no such file, no package `gguf`, or not enough disk space.
         InvalidInputError: not a GGUF file, a damaged one, a part of a split one, an architecture
-            that transformers does not read, or `out` exists and may not be replaced.
+            that transformers does not read, `out` exists and may not be replaced, or another
+            process writes it.
         TspoError: the written model does not compute what the file's model computes.
     """
     for module in ("gguf", "accelerate"):
@@ -86,16 +87,12 @@ def convert_gguf(
             f"{file}: transformers does not read {', '.join(facts.unread)} (scaled rotary "
             "embeddings); the converted model differs from llama.cpp's; prefer its original files"
         )
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with new_directory(out, "converting a model into it") as folder:
+        check_out(out, file, overwrite)  # again: another process may have ended just now
         tokenizer, model = _read(file, facts.reader, dtype)
         say(f"{file}: {type(model).__name__}, {facts.weights:,} weights; writing {dtype}")
-        _write(tokenizer, model, temporary)
-        _check(tokenizer, model, temporary)
-        replace_directory(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _write(tokenizer, model, folder)
+        _check(tokenizer, model, folder)
     return Conversion(
         model=out,
         architecture=type(model).__name__,

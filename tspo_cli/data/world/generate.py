@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from tspo_cli.data.world.names import SYLLABLES
 from tspo_cli.data.world.questions import Draft, write_questions
 from tspo_cli.data.world.world_config import WorldConfig
 from tspo_cli.data.world.world_passages import number_passages, write_passages
-from tspo_cli.disk import replace_directory
+from tspo_cli.disk import new_directory
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.runs import atomic_write_text, read_json, write_json
 from tspo_cli.text.strict_json import json_text
@@ -66,9 +64,15 @@ def make_world(config: WorldConfig, out: Path, overwrite: bool = False) -> dict[
     same bytes.
 
     Raises:
-        InvalidInputError: `out` is not empty and `overwrite` is not set, or the world is too small
-            for its questions.
+        InvalidInputError: `out` is not empty and `overwrite` is not set, the world is too small for
+            its questions, or another process makes it.
     """
+    with new_directory(out, "making this world") as folder:
+        _check_out(out, overwrite)
+        return _write_world(config, folder)
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InvalidInputError(
             f"{out}: expected a directory for the world, got a file; choose another"
@@ -82,6 +86,9 @@ def make_world(config: WorldConfig, out: Path, overwrite: bool = False) -> dict[
             raise InvalidInputError(
                 f"{out}: has other files than a world; choose another directory"
             )
+
+
+def _write_world(config: WorldConfig, folder: Path) -> dict[str, Any]:
     rng = random.Random(f"world {config.seed}")
     relations = wording.RELATIONS[: config.relations]
     taken = set(world_words())
@@ -103,9 +110,6 @@ def make_world(config: WorldConfig, out: Path, overwrite: bool = False) -> dict[
     train = write_questions(rng, facts, config.train_questions, *shares, "train")
     test = write_questions(rng, test_facts, config.test_questions, *shares, "test")
 
-    place = Path(os.path.realpath(out))
-    folder = place.with_name(f".{place.name}.new")
-    shutil.rmtree(folder, ignore_errors=True)
     counts = {
         "passages": len(passages),
         "entities": sum(map(len, entities.values())),
@@ -115,14 +119,10 @@ def make_world(config: WorldConfig, out: Path, overwrite: bool = False) -> dict[
     }
     description = _description(config, counts, (entities, test_entities), train, stated)
     texts = ({"id": p.id, "title": p.title, "text": p.text} for p in passages)
-    try:
-        _write_jsonl(folder / CORPUS, texts)
-        _write_jsonl(folder / TRAIN, _question_records("train", train, stated))
-        _write_jsonl(folder / TEST, _question_records("test", test, stated))
-        write_json(folder / DESCRIPTION, description)
-        replace_directory(folder, place)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    _write_jsonl(folder / CORPUS, texts)
+    _write_jsonl(folder / TRAIN, _question_records("train", train, stated))
+    _write_jsonl(folder / TEST, _question_records("test", test, stated))
+    write_json(folder / DESCRIPTION, description)
     return counts
 
 

@@ -9,7 +9,6 @@ shards/        vectors, some thousand passages in each file
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from tspo_cli.data.corpus.corpus_files import (
     count_documents,
     read_corpus,
 )
-from tspo_cli.disk import replace_directory
+from tspo_cli.disk import one_writer, replace_directory
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.retrieval.dense.presets import resolve_preset
 from tspo_cli.retrieval.manifest import (
@@ -186,15 +185,7 @@ def _work_directory(out: Path) -> Iterator[Path]:
     It is kept after a failure if it has vectors that the next build can use.
     """
     work = _work_path(out)
-    work.mkdir(exist_ok=True)
-    with open(work / "lock", "w") as lock:
-        try:
-            # The system releases the lock when the process ends, even if it is killed.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InvalidInputError(
-                f"{out}: another process is building this index; wait for it to end"
-            ) from None
+    with one_writer(work, "building this index", out):
         try:
             yield work
         except (TspoError, OSError):

@@ -18,7 +18,7 @@ import numpy as np
 
 from tspo_cli.console import say
 from tspo_cli.data.rows import file_form
-from tspo_cli.disk import replace_directory, writing
+from tspo_cli.disk import new_directory, writing
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.dense.dense_ranker import DenseRanker, VectorIndex
 from tspo_cli.retrieval.dense.encoder import encoder_digest
@@ -63,7 +63,7 @@ def import_index(
     Raises:
         MissingResourceError: no such file or encoder.
         InvalidInputError: a damaged file, a file that does not fit the corpus or the encoder, or
-            `out` exists.
+            `out` exists, or another process imports it.
     """
     check_target(out, overwrite)
     chosen = index_settings("dense", resolve_preset(encoder, settings or {}))
@@ -73,11 +73,9 @@ def import_index(
             raise MissingResourceError(f"{path}: no such file; check the path")
     encoder = str(Path(encoder).resolve()) if Path(encoder).is_dir() else encoder
     vectors = [path.resolve() for path in sorted(pieces, key=_by_number)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = out.with_name(f".{out.name}.import")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    try:
+    with new_directory(out, "importing this index") as work:
+        check_target(out, overwrite)  # again: another process may have ended just now
+        work.mkdir()
         lines = _lines(corpus, work)
         store = PassageStore(work, lines)
         ranker = DenseRanker(
@@ -104,9 +102,6 @@ def import_index(
         manifest |= {"vectors": [str(path) for path in vectors]}
         manifest |= {"lines": str(lines) if lines.parent != work else PASSAGES_NAME}
         write_json(work / MANIFEST_NAME, manifest)
-        replace_directory(work, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return manifest
 
 
