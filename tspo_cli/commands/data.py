@@ -1,4 +1,4 @@
-"""`tspo data`: list, check and convert data sets, make synthetic worlds and demonstrations."""
+"""`tspo data`: list, check, convert and make data sets, corpora and demonstrations."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import typer
 
 from tspo_cli import console
 from tspo_cli.commands.demonstrations import make_demos
+from tspo_cli.commands.make_corpus import make_corpus
 from tspo_cli.commands.options import Json
 from tspo_cli.errors import GateError, InvalidInputError, UsageError
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="List, check and convert data sets, make synthetic worlds and demonstrations.",
+    help="List, check, convert and make data sets, corpora and demonstrations.",
 )
 app.command(name="make-demos")(make_demos)
+app.command(name="make-corpus")(make_corpus)
 
 
 @app.command(name="list")

@@ -20,7 +20,8 @@ class Benchmark(BaseModel):
     `hf:NAME[:CONFIG]:SPLIT`.
 
     `size` is the number of questions of the whole split, 0 if unknown. `hops` is the largest number
-    of hops of a question.
+    of hops of a question. `paragraphs` is where the hub has the questions with paragraphs of their
+    own, as `hf:NAME[:CONFIG]`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -30,6 +31,7 @@ class Benchmark(BaseModel):
     path: str = ""
     hub: str = ""
     corpus: str = ""
+    paragraphs: str = ""
     split: str = ""
     size: int = 0
     hops: int = 0

@@ -1,7 +1,8 @@
 """Read the records of a data file with their line numbers.
 
 JSONL, JSON arrays and parquet are recognised by the first bytes of the file, CSV and TSV by its
-name. All but parquet may be gzipped.
+name. All but parquet may be gzipped. JSONL and JSON arrays may be in a zip archive, as
+ARCHIVE.zip::MEMBER.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
-from io import BufferedReader, TextIOWrapper
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
+from zipfile import BadZipFile
 
 from tspo_cli.data.formats.delimited import (
     DECODER,
@@ -29,12 +31,13 @@ from tspo_cli.data.formats.record_checks import (
     invalid,
     type_name,
 )
+from tspo_cli.data.formats.zipped import archive_of, is_member, open_member
 from tspo_cli.data.hub import PREFIX, hub_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.text.strict_json import decoded
 
 Form = Literal["jsonl", "parquet", "array", "table"]
-_TORN = (EOFError, gzip.BadGzipFile, zlib.error)
+_TORN = (EOFError, gzip.BadGzipFile, zlib.error, BadZipFile)
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -79,8 +82,8 @@ def file_form(path: Path) -> Form:
     Raises:
         MissingResourceError: the file does not exist.
     """
-    _require_file(path)
-    if _magic(path) == b"PAR1":
+    _require_file(archive_of(path))
+    if not is_member(path) and _magic(path) == b"PAR1":
         return "parquet"
     if delimiter_of(path):
         return "table"
@@ -113,7 +116,7 @@ def _text_rows(path: Path) -> Iterator[ScannedRow]:
             invalid(path, number + 1, "UTF-8 text", "bytes that are not", "re-encode the file"),
         )
     except _TORN as error:
-        yield number + 1, _damaged_gzip(path, number + 1, error)
+        yield number + 1, _damaged_data(path, number + 1, error)
 
 
 def count_rows(path: Path) -> int:
@@ -138,7 +141,7 @@ def count_rows(path: Path) -> int:
         try:
             return sum(not line.isspace() for line in handle)
         except _TORN as error:
-            raise _damaged_gzip(path, 1, error) from None
+            raise _damaged_data(path, 1, error) from None
 
 
 def _require_file(path: Path) -> None:
@@ -155,8 +158,12 @@ def _magic(path: Path) -> bytes:
         return handle.read(4)
 
 
-def _open(path: Path) -> gzip.GzipFile | BufferedReader:
-    return gzip.open(path, "rb") if _magic(path).startswith(b"\x1f\x8b") else open(path, "rb")
+def _open(path: Path) -> IO[bytes]:
+    if is_member(path):
+        return open_member(path)
+    if _magic(path).startswith(b"\x1f\x8b"):
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    return open(path, "rb")
 
 
 def _json_rows(path: Path) -> Iterator[ScannedRow]:
@@ -167,7 +174,7 @@ def _json_rows(path: Path) -> Iterator[ScannedRow]:
                 if not line.isspace():
                     yield number, _record(path, number, line)
         except _TORN as error:
-            yield number + 1, _damaged_gzip(path, number + 1, error)
+            yield number + 1, _damaged_data(path, number + 1, error)
 
 
 def _record(path: Path, number: int, line: bytes) -> dict[str, Any] | InvalidInputError:
@@ -225,8 +232,9 @@ def _parquet_rows(path: Path) -> Iterator[ScannedRow]:
         yield number + 1, _damaged_parquet(path, number + 1, error)
 
 
-def _damaged_gzip(path: Path, number: int, error: Exception) -> InvalidInputError:
-    return invalid(path, number, "intact gzip data", str(error), "copy the file again")
+def _damaged_data(path: Path, number: int, error: Exception) -> InvalidInputError:
+    kind = "zip" if is_member(path) else "gzip"
+    return invalid(path, number, f"intact {kind} data", str(error), "copy the file again")
 
 
 def _damaged_parquet(path: Path, number: int, error: Exception) -> InvalidInputError:
