@@ -16,7 +16,7 @@ from tspo_cli.evaluation.signature import config_digest
 from tspo_cli.evaluation.standalone import EvaluationRequest, eval_config
 from tspo_cli.rollout.agent_file import write_agent_file
 from tspo_cli.rollout.prompts import STYLES, prompt_style
-from tspo_cli.training.launch.processes import check_same_experiment
+from tspo_cli.training.launch.same_experiment import check_same_experiment
 from tspo_cli.training.problems import problems
 
 TEXTS = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,6 +141,49 @@ def test_resuming_another_experiment_is_refused(
     assert done.code == 3
     assert "credit.alpha (was 0.5, now 0.25)" in done.err
     assert len(done.err.strip().splitlines()) == 1
+
+
+def test_what_a_cluster_changes_does_not_make_another_experiment(
+    playground: Playground, tspo: Tspo, tmp_path: Path
+) -> None:
+    """Another mount, another layout of memory, another limit: the run goes on and says what
+    changed. Other contents at the new place are refused.
+    """
+    run, mount = tmp_path / "run", tmp_path / "mount"
+    command = ["train", "tiny/tspo", "--out", run]
+    tspo(*command, *settings(playground, train__steps=2, eval__every=0))
+    shutil.copytree(playground.index, mount / "index")
+    shutil.copytree(playground.model, mount / "model")
+    shutil.copy(playground.world / "train.jsonl", mount / "train.jsonl")
+    moved = {
+        "train__steps": 3,
+        "eval__every": 0,
+        "retriever__index": mount / "index",
+        "model__path": mount / "model",
+        "data__train": json.dumps([str(mount / "train.jsonl")]),
+        "deepspeed__zero_stage": 1,
+        "train__tokens_per_micro_batch": 300,
+        "train__gradient_checkpointing": "true",
+        "rollout__batch_size": 3,
+        "rollout__turn_deadline": 33,
+    }
+    done = tspo(*command, *settings(playground, **moved), "--resume")
+    assert "resumed with other settings: " in done.err
+    assert "rollout.turn_deadline (was 120.0, now 33.0)" in done.err
+    (change,) = read_jsonl(run / "changes.jsonl")
+    assert (change["attempt"], change["step"]) == (2, 2)
+    assert change["changes"]["deepspeed.zero_stage"] == [0, 1]
+    assert "rollout.turn_deadline" in (run / "logs" / "attempt_2.log").read_text()
+    assert [row["step"] for row in read_jsonl(run / "metrics.jsonl")] == [1, 2, 3]
+
+    questions = (mount / "train.jsonl").read_text().splitlines(keepends=True)
+    (mount / "train.jsonl").write_text("".join(questions[1:]))
+    again = run_tspo(*command, *settings(playground, **moved | {"train__steps": 4}), "--resume")
+    assert again.code == 3
+    assert "it began with other training questions" in again.err
+    other = settings(playground, **moved | {"rollout__temperature": 0.5})
+    refused = run_tspo(*command, *other, "--resume")
+    assert "holds another experiment: rollout.temperature (was 1.0, now 0.5)" in refused.err
 
 
 def test_a_finished_run_can_be_prolonged(

@@ -12,13 +12,10 @@ from pathlib import Path
 
 from tspo_cli.config.load_config import read_resolved, write_resolved
 from tspo_cli.config.schema import Config
-from tspo_cli.config.sections.prompt_value import prompt_name
-from tspo_cli.config.tables import flatten
 from tspo_cli.console import say
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.packages import require_packages
 from tspo_cli.runs import (
-    CONFIG_TEXT_NAME,
     checkpoint_folders,
     is_run,
     read_status,
@@ -27,14 +24,10 @@ from tspo_cli.runs import (
 )
 from tspo_cli.training.launch.child_processes import end_processes
 from tspo_cli.training.launch.claim import Claim, claimed_run, has_trained, is_complete
-
-# Keys that may change when a run is resumed. Any other change makes it another experiment.
-RESUMABLE = (
-    *("prepare", "train.steps", "train.processes", "train.threads", "train.keep_rollouts"),
-    *("train.export_model", "train.parity_limit", "checkpoint.", "eval.", "track."),
-    # How a server of passages is asked. The passages are the same.
-    *("retriever.timeout", "retriever.retries", "retriever.deadline", "retriever.concurrency"),
-    *("retriever.max_passage_chars", "retriever.token_file"),
+from tspo_cli.training.launch.same_experiment import (
+    Change,
+    check_same_experiment,
+    record_changes,
 )
 
 Train = Callable[[Config, Path, int, bool], None]
@@ -69,31 +62,6 @@ def launch(
             _spawn(claim, worker_module, config.train.processes, attempt, resume=resume)
 
 
-def check_same_experiment(before: Config, now: Config, run: Path) -> None:
-    """Refuse to resume with another configuration. Raises InvalidInputError naming the keys that
-    differ.
-    """
-    old, new = flatten(before.section_dict()), flatten(now.section_dict())
-    changed = sorted(
-        key
-        for key in old.keys() | new.keys()
-        if old.get(key) != new.get(key) and not key.startswith(RESUMABLE)
-    )
-    if changed:
-        shown = ", ".join(
-            f"{key} (was {_shown(key, old.get(key))}, now {_shown(key, new.get(key))})"
-            for key in changed[:3]
-        )
-        raise InvalidInputError(
-            f"{run}: holds another experiment: {shown}; use its settings "
-            f"({run / CONFIG_TEXT_NAME}) or another --out"
-        )
-
-
-def _shown(key: str, value: object) -> str:
-    return prompt_name(value) if key == "rollout.prompt" else repr(value)
-
-
 def _start(config: Config, run: Path, *, resume: bool) -> int | None:
     """Write configuration, command and environment; returns the number of this attempt, None where
     nothing is left to do.
@@ -101,8 +69,9 @@ def _start(config: Config, run: Path, *, resume: bool) -> int | None:
     Raises:
         InvalidInputError: the run to resume holds another experiment, or has nothing to go on from.
     """
+    changes: dict[str, Change] = {}
     if resume and is_run(run) and has_trained(run):
-        check_same_experiment(read_resolved(run), config, run)
+        changes = check_same_experiment(read_resolved(run), config, run)
         if is_complete(config, run):
             say(f"{run}: finished already; nothing is left to do")
             return None
@@ -112,7 +81,9 @@ def _start(config: Config, run: Path, *, resume: bool) -> int | None:
                 "--overwrite or another --out"
             )
     write_resolved(config, run)
-    return start_attempt(run)
+    attempt = start_attempt(run)
+    record_changes(run, attempt, changes)
+    return attempt
 
 
 def _join_launcher(

@@ -32,7 +32,7 @@ from tspo_cli.runs import (
 from tspo_cli.training.launch.cell_process import start_training, training_context
 from tspo_cli.training.launch.child_processes import end_processes
 from tspo_cli.training.launch.claim import is_complete
-from tspo_cli.training.launch.processes import check_same_experiment
+from tspo_cli.training.launch.same_experiment import check_same_experiment
 
 _POLL_SECONDS = 0.5
 

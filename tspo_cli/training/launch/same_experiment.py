@@ -1,0 +1,91 @@
+"""What may change when a run is resumed, what makes it another experiment, and the record of it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from tspo_cli.config.sections.prompt_value import prompt_name
+from tspo_cli.config.tables import flatten
+from tspo_cli.console import say
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.runs import (
+    CONFIG_TEXT_NAME,
+    INPUTS_NAME,
+    append_jsonl,
+    checkpoint_folders,
+    checkpoint_step,
+    log_line,
+)
+from tspo_cli.text.secrets import without_secrets
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tspo_cli.config.schema import Config
+
+CHANGES_NAME = "changes.jsonl"
+# Where, how long, how much at once, and what is kept: none of it is the experiment.
+RESUMABLE = (
+    *("prepare", "track.", "checkpoint.", "eval.", "vllm.", "deepspeed."),
+    *("train.steps", "train.processes", "train.threads", "train.keep_rollouts"),
+    *("train.export_model", "train.parity_limit", "train.stop_when", "train.packing"),
+    *("train.tokens_per_micro_batch", "train.gradient_checkpointing", "train.compile"),
+    *("train.balance_ranks", "train.drop_zero_advantage"),
+    *("rollout.batch_size", "rollout.turn_deadline", "rollout.trajectory_deadline"),
+    *("retriever.timeout", "retriever.retries", "retriever.deadline", "retriever.concurrency"),
+    *("retriever.max_passage_chars", "retriever.token_file"),
+)
+# Places of inputs whose contents RUN/inputs.json has: only the place may change.
+PLACES = (
+    *("model.path", "data.train", "data.demonstrations", "data.world"),
+    *("retriever.index", "retriever.url", "retriever.qdrant.url"),
+)
+
+Change = tuple[Any, Any]
+"""A setting before and now."""
+
+
+def check_same_experiment(before: Config, now: Config, run: Path) -> dict[str, Change]:
+    """The settings that differ, by key.
+
+    Raises:
+        InvalidInputError: one of them makes it another experiment.
+    """
+    old, new = flatten(before.section_dict()), flatten(now.section_dict())
+    changes = {
+        key: (old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    }
+    places = PLACES if (run / INPUTS_NAME).exists() else ()
+    refused = [key for key in changes if not key.startswith((*RESUMABLE, *places))]
+    if refused:
+        shown = ", ".join(_shown(key, changes[key]) for key in refused[:3])
+        raise InvalidInputError(
+            f"{run}: holds another experiment: {shown}; use its settings "
+            f"({run / CONFIG_TEXT_NAME}) or another --out"
+        )
+    return changes
+
+
+def record_changes(run: Path, attempt: int, changes: dict[str, Change]) -> None:
+    """Say what is resumed with other settings, and add a line to RUN/changes.jsonl and the log."""
+    if not changes:
+        return
+    message = "resumed with other settings: " + ", ".join(
+        _shown(key, change) for key, change in changes.items()
+    )
+    say(message)
+    log_line(run, attempt, message)
+    folders = checkpoint_folders(run)
+    step = checkpoint_step(folders[-1]) if folders else 0
+    record = {"attempt": attempt, "step": step, "changes": changes}
+    append_jsonl(run / CHANGES_NAME, json.loads(without_secrets(json.dumps(record))))
+
+
+def _shown(key: str, change: Change) -> str:
+    before, now = (
+        prompt_name(value) if key == "rollout.prompt" else json.dumps(value) for value in change
+    )
+    return f"{key} (was {before}, now {now})"
