@@ -6,8 +6,10 @@ Two runs of one experiment train side by side, each with a `tspo serve` of its o
 `--latency` seconds away. One runs undisturbed. The script kills the other, kills its server of
 passages and starts that again later, stops it for a while (SIGSTOP), and lets its writes fail as on
 a full disk (RLIMIT_FSIZE). After every end it is resumed. The two runs are compared byte for byte.
-Memory is the resident size of the training, sampled each second: the median of the last quarter of
-its longest life against that of the second quarter.
+Their batches have one trajectory: otherwise the instant at which passages arrive decides which
+trajectories decode together, and with that the last bits of their probabilities. Memory is the
+resident size of the training, sampled each second: the median of the last quarter of its longest
+life against that of the second quarter.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,7 @@ from experiments.reliability.kills import contents, prepare_world, settings
 from tspo_cli.runs import METRICS_NAME, read_jsonl
 
 FAULTS = ("kill", "outage", "full disk", "stopped")
+ONE_BY_ONE = {"rollout.batch_size": 1, "eval.batch_size": 1}
 TSPO = [sys.executable, "-m", "tspo_cli"]
 _POLL_SECONDS = 1.0
 
@@ -183,9 +187,10 @@ def undisturbed(training: Training) -> None:
 
 
 def disturbed(
-    training: Training, server: Server, every: float, draw: random.Random
+    training: Training, calm: Training, server: Server, every: float, draw: random.Random
 ) -> dict[str, Any]:
     """Run a training to its end with a fault about every `every` seconds."""
+    began = time.monotonic()
     faults: Counter[str] = Counter()
     codes: Counter[int] = Counter()
     training.start()
@@ -193,15 +198,29 @@ def disturbed(
     while (code := training.exit_code()) != 0:
         if code is not None:
             codes[code] += 1
+            if codes.total() > faults.total() + 3:
+                raise SystemExit(f"the disturbed training ends without faults; see {training.log}")
             training.start()
         elif time.monotonic() >= due:
             fault = draw.choice(FAULTS)
             strike(fault, training, server, draw)
             faults[fault] += 1
-            print(f"{steps_of(training.run)} steps; {dict(faults)}", file=sys.stderr, flush=True)
+            record = {
+                "minutes": round((time.monotonic() - began) / 60, 1),
+                "steps": [len(metrics(one.run)) for one in (training, calm)],
+                "same so far": all(map(eq, metrics(training.run), metrics(calm.run))),
+                "growth": [round(one.growth(), 2) for one in (training, calm)],
+                "faults": dict(faults),
+                "exit_codes": dict(codes),
+            }
+            print(json.dumps(record), file=sys.stderr, flush=True)
             due = time.monotonic() + draw.uniform(0.5, 1.5) * every
         time.sleep(_POLL_SECONDS)
-    return {"faults": dict(faults), "exit_codes": {str(code): n for code, n in codes.items()}}
+    return {
+        "minutes": round((time.monotonic() - began) / 60, 1),
+        "faults": dict(faults),
+        "exit_codes": {str(code): n for code, n in codes.items()},
+    }
 
 
 def main() -> None:
@@ -219,7 +238,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         log = work / "log.txt"
-        command = prepare_world(work, log)
+        command = [*prepare_world(work, log), *settings(ONE_BY_ONE)]
         index, draw = work / "index", random.Random(options.seed)
         with (
             served(index, work / "server.txt", options.latency) as (_, calm_url),
@@ -229,11 +248,12 @@ def main() -> None:
             undisturbed(trial)
             steps = max(20, round(60 * options.minutes / _seconds_per_step(trial.run)))
             command += settings({"train.steps": steps, "checkpoint.every": 10})
+            print(f"{steps} steps", file=sys.stderr, flush=True)
             straight = Training([*command, *retriever(calm_url)], work / "straight", log)
             struck = Training([*command, *retriever(url)], work / "struck", work / "struck.txt")
             beside = threading.Thread(target=undisturbed, args=(straight,))
             beside.start()
-            found = disturbed(struck, server, 60 * options.every, draw)
+            found = disturbed(struck, straight, server, 60 * options.every, draw)
             beside.join()
         same = contents(struck.run) == contents(straight.run)
         found |= {
@@ -255,9 +275,9 @@ def retriever(url: str) -> list[str]:
     return settings({"retriever.index": "", "retriever.url": url})
 
 
-def steps_of(run: Path) -> int:
+def metrics(run: Path) -> list[bytes]:
     path = run / METRICS_NAME
-    return len(read_jsonl(path)) if path.exists() else 0
+    return path.read_bytes().splitlines() if path.exists() else []
 
 
 def _seconds_per_step(run: Path) -> float:
@@ -270,7 +290,8 @@ def _text(found: dict[str, Any]) -> str:
     faults = ", ".join(f"{count} {fault}" for fault, count in found["faults"].items())
     growth = found["memory_growth_percent"]
     return (
-        f"{found['machine']}\n{found['steps']} steps, {found['lives']} lives; faults: {faults}\n"
+        f"{found['machine']}\n{found['minutes']} minutes, {found['steps']} steps, "
+        f"{found['lives']} lives; faults: {faults}\n"
         f"same weights and records as undisturbed: {'yes' if found['identical'] else 'NO'}\n"
         f"memory growth: {growth['undisturbed']} % undisturbed, {growth['disturbed']} % disturbed"
     )
