@@ -7,8 +7,10 @@ Every scenario trains and evaluates the demo's warm start with passages from a s
 index, which behaves as the scenario says from its third request on. Its scores are compared with
 those of a server that behaves well, and a command that ended with exit code 5 is run again with
 --resume and a sound server. The table says how it ended, after how many seconds, what share of the
-rollouts or questions failed, and the exact match in the end beside the undisturbed one. Passages of
-a server come when they come, so batches differ, and with them the last bits of a training.
+rollouts or questions failed, and the exact match in the end beside the undisturbed one. Batches
+have one trajectory, so that the instant at which passages arrive does not change the last bits:
+`same` says whether the weights, records and rollouts of a training, or the answers of an
+evaluation, are those of the undisturbed server, byte for byte.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from experiments.reliability.kills import contents
 from tspo_cli.retrieval.index.searcher import Searcher, open_index
 from tspo_cli.runs import read_json, read_jsonl, read_jsonl_gz
 
@@ -146,6 +149,7 @@ def command(verb: str, demo: Path, out: Path, url: str, settings: tuple[str, ...
     model, test = demo / "warmstart" / "model", demo / "world" / "test.jsonl"
     if verb == "eval":
         words = ["eval", str(model), "--data", str(test), "--retriever", url, "--limit", "40"]
+        words += ["--set", "eval.batch_size=1"]
     else:
         values = {
             "model.path": model,
@@ -154,7 +158,11 @@ def command(verb: str, demo: Path, out: Path, url: str, settings: tuple[str, ...
             "retriever.index": "",
             "retriever.url": url,
             "train.steps": 3,
+            "rollout.questions_per_step": 4,
+            "rollout.group_size": 3,
+            "rollout.batch_size": 1,
             "eval.limit": 20,
+            "eval.batch_size": 1,
             "checkpoint.every": 1,
         }
         words = ["train", "tiny/tspo"]
@@ -167,6 +175,14 @@ def exact_match(verb: str, out: Path) -> list[float]:
     """The exact match of every evaluation, by step."""
     pattern = "eval/*/world.json" if verb == "train" else "world.json"
     return [round(read_json(path)["em"], 3) for path in sorted(out.glob(pattern))]
+
+
+def results(verb: str, out: Path) -> dict[str, Any]:
+    """What must not depend on a server's troubles."""
+    if verb == "train":
+        return contents(out)
+    items = read_jsonl_gz(out / "world.items.jsonl.gz") if out.is_dir() else []
+    return {item["id"]: (item["answer"], item["em"]) for item in items}
 
 
 def failed(verb: str, out: Path) -> str:
@@ -205,6 +221,7 @@ def run(scenario: Scenario, verb: str, demo: Path, folder: Path) -> dict[str, An
         "seconds": round(seconds),
         "failed": share,
         "em": exact_match(verb, out),
+        "same": results(verb, out) == results(verb, folder / f"{verb}-0"),
         "undisturbed em": exact_match(verb, folder / f"{verb}-0"),
         "message": line if code else "",
     }
