@@ -25,7 +25,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -113,16 +113,19 @@ def die_at(kill: Kill, run: Path) -> None:
     watch(run, seen)
 
 
-def forked(prepare: Callable[[], object], arguments: list[str], log: Path) -> tuple[int, float]:
-    """Exit code (-9: killed) and seconds of `tspo ARGUMENTS`; `prepare` runs in its process."""
+def forked(
+    prepare: Callable[[], object], arguments: Sequence[str], log: Path, errors: Path | None = None
+) -> tuple[int, float]:
+    """Exit code (-9: killed) and seconds of `tspo ARGUMENTS`; `prepare` runs in its process. Output
+    is appended to `log`, messages to `errors` if that is given.
+    """
     began = time.monotonic()
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
+            for number, path in ((1, log), (2, errors or log)):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), number)
             sys.argv = ["tspo", *arguments]
             prepare()
             from tspo_cli.commands.app import main
@@ -134,6 +137,8 @@ def forked(prepare: Callable[[], object], arguments: list[str], log: Path) -> tu
         except BaseException:
             traceback.print_exc()
         finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), time.monotonic() - began
 

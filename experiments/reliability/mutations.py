@@ -1,15 +1,16 @@
 """Run directories, indexes and models that somebody else wrote, damaged: what does tspo say?
 
     python experiments/reliability/mutations.py [--runs 150] [--indexes 60] [--models 60]
-        [--seed 0] [--work DIR] [--list] [--json]
+        [--checkpoints 40] [--only KIND] [--seed 0] [--work DIR] [--json]
 
-A small world is made, with two indexes, a model, and a run that trained on it. Every mutation
-changes one file of a copy (in indexes half of them with the digests written anew, as somebody does
-who wants to deceive), and the commands that read it are run. Each command ends in one of these
-ways: `refused`, one line and exit code 3 or 4; `same`, exit code 0 and what it prints for the whole
-directory; `said`, exit code 0, another result, and a message that says why; `other`, exit code 0
-and another result without a word (a value that could be true, or silent acceptance: --list shows
-each); `traceback`; `killed`, by a signal or after two minutes.
+A small world is made, with two indexes, a model, and a run that trained on it, whose checkpoints
+are resumed from. Every mutation changes one file of a copy (in indexes half of them with the
+digests written anew, as somebody does who wants to deceive), and the commands that read it are run.
+Each command ends in one of these ways: `refused`, one line and exit code 3 or 4; `same`, what it
+prints (and the files of a training) as for the whole directory; `said`, another result, and a
+message or an exit code that says so; `other`, exit code 0 and another result without a word (a
+value that could be true, or silent acceptance: stderr has each); `unclear`, exit code 3 or 4
+without exactly one line of an error; `traceback`; `killed`, by a signal or after two minutes.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ import random
 import signal
 import sys
 import tempfile
-import traceback
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,18 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "NO_CO
 
 from experiments.benchmarks.common import machine
 from experiments.reliability.damage import Mutation, fresh_copy
+from experiments.reliability.damaged_checkpoints import checkpoint_mutations
 from experiments.reliability.damaged_indexes import bm25_mutations, dense_mutations
 from experiments.reliability.damaged_models import model_mutations
 from experiments.reliability.damaged_runs import run_mutations
-from experiments.reliability.kills import settings, tspo
+from experiments.reliability.kills import contents, forked, settings, tspo
 from tspo_cli.console import set_quiet
+from tspo_cli.digests import text_digest
 from tspo_cli.training.launch import preload  # noqa: F401
 
 LONGEST = 120
-ENDS = ("refused", "same", "said", "other", "traceback", "killed")
+COUNTS = (("runs", 150), ("indexes", 60), ("models", 60), ("checkpoints", 40))
+ENDS = ("refused", "same", "said", "other", "unclear", "traceback", "killed")
 COLUMNS = ("commands", *ENDS)
 
 
@@ -53,36 +56,15 @@ class Ended:
     err: str
 
 
-def run_commands(commands: Sequence[Sequence[str]], scratch: Path) -> list[Ended]:
-    """What each `tspo COMMAND` does, in forked children of this process."""
-    return [_run(command, scratch) for command in commands]
-
-
-def _run(command: Sequence[str], scratch: Path) -> Ended:
-    out, err = scratch / "out", scratch / "err"
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            signal.alarm(LONGEST)
-            for number, path in enumerate((out, err), start=1):
-                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
-            sys.argv = ["tspo", *command]
-            from tspo_cli.commands.app import main
-
-            main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    texts = (path.read_text("utf-8", errors="replace") for path in (out, err))
-    return Ended(code if code >= 0 else None, *texts)
+def run_command(kind: Kind, command: Sequence[str], place: Path) -> Ended:
+    """What `tspo COMMAND` does to the directory `place`."""
+    out, err = (place.with_name(f"{place.name}.{name}") for name in ("out", "err"))
+    out.unlink(missing_ok=True)
+    err.unlink(missing_ok=True)
+    words = [word.replace("{}", str(place)) for word in command]
+    code, _ = forked(lambda: signal.alarm(LONGEST), words, out, err)
+    texts = [path.read_text("utf-8", errors="replace") for path in (out, err)]
+    return Ended(code if code >= 0 else None, texts[0] + kind.result(place), texts[1])
 
 
 def end_of(ended: Ended, whole: Ended) -> str:
@@ -91,12 +73,13 @@ def end_of(ended: Ended, whole: Ended) -> str:
         return "killed"
     if "Traceback (most recent call last)" in ended.err:
         return "traceback"
-    if ended.code in (3, 4) or (ended.code and "error: " in ended.err):
-        return "refused"
+    new = set(ended.err.splitlines()) - set(whole.err.splitlines())
+    errors = [line for line in ended.err.splitlines() if line.startswith("error: ")]
+    if ended.code in (3, 4):
+        return "refused" if len(errors) == 1 else "unclear"
     if ended.out == whole.out:
         return "same"
-    new = set(ended.err.splitlines()) - set(whole.err.splitlines())
-    return "said" if new else "other"
+    return "said" if new or ended.code else "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,37 +90,38 @@ class Kind:
     source: Path
     mutations: Sequence[Mutation]
     commands: Sequence[Sequence[str]]
+    result: Callable[[Path], str] = lambda place: ""
+    """What commands leave, which is compared as what they print is."""
 
 
 def try_kind(kind: Kind, work: Path, listed: list[dict[str, Any]]) -> dict[str, Any]:
     """The counts of ends over all mutations and commands of a kind."""
     place = work / "changed" / kind.source.name
-    commands = [[word.replace("{}", str(place)) for word in words] for words in kind.commands]
     fresh_copy(kind.source, place)
-    whole = run_commands(commands, work)
-    for command, ended in zip(commands, whole, strict=True):
+    whole = [run_command(kind, command, place) for command in kind.commands]
+    for command, ended in zip(kind.commands, whole, strict=True):
         if ended.code:
             raise SystemExit(f"tspo {' '.join(command)}: {ended.err}")
     counts: Counter[str] = Counter()
     for mutation in kind.mutations:
         fresh_copy(kind.source, place)
         mutation.apply(place)
-        for command, ended, expected in zip(
-            kind.commands, run_commands(commands, work), whole, strict=True
-        ):
+        for command, expected in zip(kind.commands, whole, strict=True):
+            ended = run_command(kind, command, place)
             end = end_of(ended, expected)
             counts[end] += 1
             said = (ended.err.strip().splitlines() or [""])[-1]
-            listed.append(
-                {
-                    "kind": kind.name,
-                    "mutation": mutation.name,
-                    "command": " ".join(command),
-                    "end": end,
-                    "code": ended.code,
-                    "last_line": said[:300],
-                }
-            )
+            case = {
+                "kind": kind.name,
+                "mutation": mutation.name,
+                "command": " ".join(command[:2] + command[3:4]),
+                "end": end,
+                "code": ended.code,
+                "last_line": said[:300],
+            }
+            listed.append(case)
+            if end not in ("refused", "same"):
+                print(json.dumps(case), file=sys.stderr, flush=True)
     return {"kind": kind.name, "cases": len(kind.mutations), "commands": counts.total(), **counts}
 
 
@@ -176,10 +160,18 @@ def training(found: dict[str, Path], model: Path | str) -> list[str]:
         "rollout.max_observation_tokens": 96,
         "rollout.questions_per_step": 2,
         "rollout.group_size": 2,
+        "loss.entropy": 0.001,  # every step moves the weights, whatever the rewards
         "train.steps": 4,
         "checkpoint.every": 2,
     }
     return ["train", "tiny/tspo", *settings(values)]
+
+
+def digests(run: Path) -> str:
+    """What a training left, without the damaged checkpoints that it put aside."""
+    left = {name: data for name, data in contents(run).items() if "/damaged_" not in name}
+    parts = (part for name, data in left.items() for part in (name, data.hex()))
+    return text_digest(parts)
 
 
 def make_encoder(folder: Path, corpus: str) -> None:
@@ -205,7 +197,7 @@ def make_encoder(folder: Path, corpus: str) -> None:
 
 
 def kinds(found: dict[str, Path], counts: argparse.Namespace, draw: random.Random) -> list[Kind]:
-    """The three kinds of directories; the indexes are two."""
+    """The four kinds of directories; the indexes are two."""
     run, test = str(found["run"]), str(found["world"] / "test.jsonl")
     index = [["index", "info", "{}"], ["index", "search", "{}", "Where was Bako born?"]]
     index.append(["index", "verify", "{}"])
@@ -248,6 +240,18 @@ def kinds(found: dict[str, Path], counts: argparse.Namespace, draw: random.Rando
                 ["eval", "{}", *scored, *short],
             ],
         ),
+        Kind(
+            "checkpoints",
+            found["run"],
+            checkpoint_mutations(found["run"], counts.checkpoints, draw),
+            [
+                [
+                    *training(found, found["start"] / "model"),
+                    *("--out", "{}", "--resume", "--set", "train.steps=6"),
+                ]
+            ],
+            digests,
+        ),
     ]
 
 
@@ -264,11 +268,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name, count in (("runs", 150), ("indexes", 60), ("models", 60)):
+    for name, count in COUNTS:
         parser.add_argument(f"--{name}", type=int, default=count)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, help="folder of the world, kept [a temporary one]")
-    parser.add_argument("--list", action="store_true", help="every case that was not refused")
+    parser.add_argument("--only", default="", help="kinds whose name contains this")
     parser.add_argument("--json", action="store_true", help="everything")
     options = parser.parse_args()
     set_quiet(True)
@@ -281,18 +285,12 @@ def main() -> None:
         chosen = kinds(found, options, random.Random(options.seed))
         rows = []
         for kind in chosen:
-            if kind.mutations:
+            if options.only in kind.name:
                 rows.append(try_kind(kind, work, listed))
                 print(table(rows[-1:]), file=sys.stderr, flush=True)
     if options.json:
         print(json.dumps({"machine": machine(), "kinds": rows, "cases": listed}, indent=2))
     else:
-        if options.list:
-            for case in listed:
-                if case["end"] not in ("refused", "same"):
-                    print(
-                        f"{case['end']}: {case['mutation']}: {case['command']}: {case['last_line']}"
-                    )
         print(f"{machine()}\n{table(rows)}")
     bad = sum(row.get("traceback", 0) + row.get("killed", 0) for row in rows)
     sys.exit(1 if bad else 0)
