@@ -151,14 +151,15 @@ def tspo(arguments: list[str], log: Path, prepare: Callable[[], object] = lambda
     return seconds
 
 
-def prepare_world(folder: Path, log: Path) -> list[str]:
+def prepare_world(folder: Path, log: Path, warm_start_steps: int = 60) -> list[str]:
     """A world, its index and a policy to start from; the arguments of `tspo train`."""
     world, index, start = folder / "world", folder / "index", folder / "start"
     count = str(STEPS * QUESTIONS_PER_STEP)
     sizes = ["--entities", "80", "--test-entities", "60", "--train-questions", count]
     tspo(["data", "make-world", "--out", str(world), *sizes, "--test-questions", "8"], log)
     tspo(["index", "build", str(world / "corpus.jsonl"), "--out", str(index)], log)
-    made = {"data.world": world, "retriever.index": index, "eval.data": "[]", "train.steps": 60}
+    made = {"data.world": world, "retriever.index": index, "eval.data": "[]"}
+    made["train.steps"] = warm_start_steps
     tspo(["train", "tiny/warmstart", "--out", str(start), *settings(made)], log)
     values = {
         "model.path": start / "model",

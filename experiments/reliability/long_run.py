@@ -1,15 +1,16 @@
 """A long training with a fault every few minutes: the undisturbed weights, and no growth of memory?
 
-    python experiments/reliability/long_run.py --minutes 120 [--every 3] [--latency 0.5] [--json]
+    python experiments/reliability/long_run.py --minutes 120 [--every 3] [--latency 0.3] [--json]
 
-Two runs of one experiment train side by side, each with a `tspo serve` of its own that is
-`--latency` seconds away. One runs undisturbed. The script kills the other, kills its server of
-passages and starts that again later, stops it for a while (SIGSTOP), and lets its writes fail as on
-a full disk (RLIMIT_FSIZE). After every end it is resumed. The two runs are compared byte for byte.
-Their batches have one trajectory: otherwise the instant at which passages arrive decides which
-trajectories decode together, and with that the last bits of their probabilities. Memory is the
-resident size of the training, sampled each second: the median of the last quarter of its longest
-life against that of the second quarter.
+Two runs of one experiment train side by side for `--minutes`, each with a `tspo serve` of its own
+that is `--latency` seconds away. One runs undisturbed. The script kills the other, kills its server
+of passages and starts that again later, stops it for a while (SIGSTOP), and lets its writes fail as
+on a full disk (RLIMIT_FSIZE). After every end it is resumed. At the end both are stopped, and what
+both have is compared byte for byte: the metrics, rollouts, evaluations and checkpoints (weights and
+moments) up to the last step of the slower one. Batches have one trajectory: otherwise the instant
+at which passages arrive decides which trajectories decode together, and with that the last bits of
+their probabilities. Memory is the resident size of the training, sampled each second: the median of
+the last quarter of its longest life against that of the second quarter.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -32,18 +34,29 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from operator import eq
 from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks.common import machine
-from experiments.reliability.kills import contents, prepare_world, settings
-from tspo_cli.runs import METRICS_NAME, read_jsonl
+from experiments.reliability.kills import prepare_world, settings
+from tspo_cli.digests import file_digest
+from tspo_cli.runs import METRICS_NAME
 
 FAULTS = ("kill", "outage", "full disk", "stopped")
-ONE_BY_ONE = {"rollout.batch_size": 1, "eval.batch_size": 1}
+WARM_START_STEPS = 300
+"""Enough for a policy that searches, so that outages are noticed."""
+CHANGES = {
+    "rollout.batch_size": 1,
+    "eval.batch_size": 1,
+    "eval.every": 20,
+    "optimizer.lr": 2e-6,  # it goes on searching
+    "train.steps": 10**6,
+    "checkpoint.every": 20,
+    "checkpoint.keep": 10**6,
+}
 TSPO = [sys.executable, "-m", "tspo_cli"]
 _POLL_SECONDS = 1.0
+_STEP = re.compile(r"\d+")
 
 
 @dataclass
@@ -92,6 +105,12 @@ class Training:
         if code is None:
             self.lives[-1].append(_resident_mb(self.process.pid))
         return code
+
+    def stop(self) -> int:
+        """Its exit code after SIGTERM."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait()
 
     def growth(self) -> float:
         """Percent, in its longest life."""
@@ -178,122 +197,114 @@ def strike(fault: str, training: Training, server: Server, draw: random.Random) 
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (1000, 1000))
 
 
-def undisturbed(training: Training) -> None:
-    training.start()
-    while (code := training.exit_code()) is None:
-        time.sleep(_POLL_SECONDS)
-    if code:
-        raise SystemExit(f"the undisturbed training fails; see {training.log}")
-
-
-def disturbed(
-    training: Training, calm: Training, server: Server, every: float, draw: random.Random
+def side_by_side(
+    struck: Training, calm: Training, server: Server, seconds: float, every: float, seed: int
 ) -> dict[str, Any]:
-    """Run a training to its end with a fault about every `every` seconds."""
-    began = time.monotonic()
+    """Run both for a time; one of them has a fault about every `every` seconds."""
+    draw = random.Random(seed)
     faults: Counter[str] = Counter()
     codes: Counter[int] = Counter()
-    training.start()
-    due = time.monotonic() + draw.uniform(0.5, 1.5) * every
-    while (code := training.exit_code()) != 0:
-        if code is not None:
+    began = time.monotonic()
+    calm.start()
+    struck.start()
+    due = began + draw.uniform(0.5, 1.5) * every
+    while time.monotonic() < began + seconds:
+        if calm.exit_code() is not None:
+            raise SystemExit(f"the undisturbed training ends; see {calm.log}")
+        if (code := struck.exit_code()) is not None:
             codes[code] += 1
             if codes.total() > faults.total() + 3:
-                raise SystemExit(f"the disturbed training ends without faults; see {training.log}")
-            training.start()
+                raise SystemExit(f"the disturbed training ends without faults; see {struck.log}")
+            struck.start()
         elif time.monotonic() >= due:
             fault = draw.choice(FAULTS)
-            strike(fault, training, server, draw)
+            strike(fault, struck, server, draw)
             faults[fault] += 1
-            record = {
-                "minutes": round((time.monotonic() - began) / 60, 1),
-                "steps": [len(metrics(one.run)) for one in (training, calm)],
-                "same so far": all(map(eq, metrics(training.run), metrics(calm.run))),
-                "growth": [round(one.growth(), 2) for one in (training, calm)],
-                "faults": dict(faults),
-                "exit_codes": dict(codes),
-            }
-            print(json.dumps(record), file=sys.stderr, flush=True)
+            print(json.dumps(state(struck, calm) | dict(faults)), file=sys.stderr, flush=True)
             due = time.monotonic() + draw.uniform(0.5, 1.5) * every
         time.sleep(_POLL_SECONDS)
+    found = {"minutes": round((time.monotonic() - began) / 60, 1)}
+    ends = [training.stop() for training in (struck, calm)]
     return {
-        "minutes": round((time.monotonic() - began) / 60, 1),
+        **found,
         "faults": dict(faults),
         "exit_codes": {str(code): n for code, n in codes.items()},
+        "stopped_with": ends,
+        "lives": len(struck.lives),
+        **state(struck, calm),
     }
+
+
+def state(struck: Training, calm: Training) -> dict[str, Any]:
+    """How far both are, and whether what both have is the same."""
+    found = [comparable(training.run) for training in (struck, calm)]
+    common = sorted(set(found[0]) & set(found[1]))
+    differ = [name for name in common if found[0][name] != found[1][name]]
+    return {
+        "steps": [sum(name.startswith("metrics") for name in one) for one in found],
+        "checkpoints_compared": sum(name.endswith("state.json") for name in common),
+        "files_compared": sum(not name.startswith("metrics") for name in common),
+        "identical": bool(common) and not differ,
+        "differ": differ[:3],
+        "growth_percent": [round(training.growth(), 2) for training in (struck, calm)],
+    }
+
+
+def comparable(run: Path) -> dict[str, str]:
+    """Digests of the lines of the metrics, and of the files of the steps that these cover."""
+    path = run / METRICS_NAME
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    found = {f"metrics, step {n}": line.hex() for n, line in enumerate(lines, start=1)}
+    for pattern in ("rollouts/*", "eval/step_*/*", "checkpoints/step_*/*"):
+        for file in run.glob(pattern):
+            name = str(file.relative_to(run))
+            step = _STEP.search(name)
+            if step is not None and int(step[0]) <= len(lines):
+                found[name] = file_digest(file)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--minutes", type=float, default=120, help="about as long as the undisturbed training takes"
-    )
+    parser.add_argument("--minutes", type=float, default=120)
     parser.add_argument("--every", type=float, default=3, help="minutes between two faults")
-    parser.add_argument("--latency", type=float, default=0.5, help="seconds to the server")
+    parser.add_argument("--latency", type=float, default=0.3, help="seconds to the server")
     parser.add_argument("--seed", type=int, default=0, help="of the faults")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        log = work / "log.txt"
-        command = [*prepare_world(work, log), *settings(ONE_BY_ONE)]
-        index, draw = work / "index", random.Random(options.seed)
+        command = prepare_world(work, work / "log.txt", WARM_START_STEPS)
+        command += settings(CHANGES)
+        index, log = work / "index", work / "server.txt"
         with (
-            served(index, work / "server.txt", options.latency) as (_, calm_url),
-            served(index, work / "server.txt", options.latency) as (server, url),
+            served(index, log, options.latency) as (_, calm_url),
+            served(index, log, options.latency) as (server, url),
         ):
-            trial = Training([*command, *retriever(url)], work / "trial", log)
-            undisturbed(trial)
-            steps = max(20, round(60 * options.minutes / _seconds_per_step(trial.run)))
-            command += settings({"train.steps": steps, "checkpoint.every": 10})
-            print(f"{steps} steps", file=sys.stderr, flush=True)
-            straight = Training([*command, *retriever(calm_url)], work / "straight", log)
+            calm = Training([*command, *retriever(calm_url)], work / "calm", work / "calm.txt")
             struck = Training([*command, *retriever(url)], work / "struck", work / "struck.txt")
-            beside = threading.Thread(target=undisturbed, args=(straight,))
-            beside.start()
-            found = disturbed(struck, straight, server, 60 * options.every, draw)
-            beside.join()
-        same = contents(struck.run) == contents(straight.run)
-        found |= {
-            "machine": machine(),
-            "steps": steps,
-            "lives": len(struck.lives),
-            "identical": same,
-            "memory_growth_percent": {
-                "undisturbed": round(straight.growth(), 2),
-                "disturbed": round(struck.growth(), 2),
-            },
-            "last_lines": struck.log.read_text(errors="replace").splitlines()[-5:],
-        }
+            minutes, every = 60 * options.minutes, 60 * options.every
+            found = side_by_side(struck, calm, server, minutes, every, options.seed)
+    found["machine"] = machine()
     print(json.dumps(found, indent=2) if options.json else _text(found))
-    sys.exit(0 if same else 1)
+    sys.exit(0 if found["identical"] else 1)
 
 
 def retriever(url: str) -> list[str]:
     return settings({"retriever.index": "", "retriever.url": url})
 
 
-def metrics(run: Path) -> list[bytes]:
-    path = run / METRICS_NAME
-    return path.read_bytes().splitlines() if path.exists() else []
-
-
-def _seconds_per_step(run: Path) -> float:
-    steps = read_jsonl(run / "timings.jsonl")
-    assert len(steps) == len(read_jsonl(run / METRICS_NAME))
-    return statistics.median(step["total"] for step in steps)
-
-
 def _text(found: dict[str, Any]) -> str:
     faults = ", ".join(f"{count} {fault}" for fault, count in found["faults"].items())
-    growth = found["memory_growth_percent"]
+    steps, growth = found["steps"], found["growth_percent"]
     return (
-        f"{found['machine']}\n{found['minutes']} minutes, {found['steps']} steps, "
-        f"{found['lives']} lives; faults: {faults}\n"
-        f"same weights and records as undisturbed: {'yes' if found['identical'] else 'NO'}\n"
-        f"memory growth: {growth['undisturbed']} % undisturbed, {growth['disturbed']} % disturbed"
+        f"{found['machine']}\n{found['minutes']} minutes, {found['lives']} lives\nfaults: {faults}\n"
+        f"steps: {steps[0]} disturbed, {steps[1]} undisturbed\n"
+        f"same metrics, rollouts, evaluations, {found['checkpoints_compared']} checkpoints: "
+        f"{'yes' if found['identical'] else 'NO'}\n"
+        f"memory growth: {growth[0]} % disturbed, {growth[1]} % undisturbed"
     )
 
 
