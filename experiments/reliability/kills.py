@@ -287,6 +287,7 @@ def disturb(work: Path, kills: int, draw: random.Random) -> dict[str, Any]:
             failures.append(f"run {found['runs']} differs: kept as {run}-{found['runs']}")
             shutil.copytree(run, f"{run}-{found['runs']}")
         shutil.rmtree(run)
+        print(json.dumps({**found, **kinds}), file=sys.stderr, flush=True)
     return {**found, "kinds": dict(kinds), "failures": failures, "undisturbed_seconds": seconds}
 
 

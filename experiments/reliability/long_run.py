@@ -300,7 +300,8 @@ def _text(found: dict[str, Any]) -> str:
     faults = ", ".join(f"{count} {fault}" for fault, count in found["faults"].items())
     steps, growth = found["steps"], found["growth_percent"]
     return (
-        f"{found['machine']}\n{found['minutes']} minutes, {found['lives']} lives\nfaults: {faults}\n"
+        f"{found['machine']}\n{found['minutes']} minutes, {found['lives']} lives\n"
+        f"faults: {faults}\n"
         f"steps: {steps[0]} disturbed, {steps[1]} undisturbed\n"
         f"same metrics, rollouts, evaluations, {found['checkpoints_compared']} checkpoints: "
         f"{'yes' if found['identical'] else 'NO'}\n"
