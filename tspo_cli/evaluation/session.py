@@ -50,7 +50,7 @@ from tspo_cli.evaluation.summary import (
 )
 from tspo_cli.models.checks.length_limits import context_warnings
 from tspo_cli.retrieval.types import Retriever
-from tspo_cli.rollout.limit_warnings import observation_warnings
+from tspo_cli.rollout.limit_warnings import observation_warnings, waiting_warnings
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.runs import (
     EVAL_TIMINGS_NAME,
@@ -158,6 +158,7 @@ class Session:
         config, rollout = self.config, self.config.rollout
         longest = rollout.max_prompt_tokens + rollout.max_new_tokens
         if self.method.retrieves:
+            yield from waiting_warnings(config)
             yield from observation_warnings(config, self.retriever, [], self._protocol())
             longest += rollout.max_observation_tokens
         longest = context_length(config) if self.method.searches else longest

@@ -27,9 +27,15 @@ def open_retriever(config: RetrieverConfig) -> Retriever | None:
     if config.url:
         return _open_servers(config)
     if config.qdrant.url:
+        from tspo_cli.retrieval.remote.patience import Patience
         from tspo_cli.retrieval.remote.qdrant import connect
 
-        return connect(config.qdrant, timeout=config.timeout)
+        return connect(
+            config.qdrant,
+            timeout=config.timeout,
+            patience=Patience(config.deadline, config.retries),
+            max_passage_chars=config.max_passage_chars,
+        )
     return None
 
 

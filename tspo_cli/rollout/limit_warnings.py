@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from tspo_cli.config.schema import Config
 from tspo_cli.retrieval.index.searcher import Searcher
+from tspo_cli.retrieval.remote.patience import LAST_ATTEMPT
 from tspo_cli.retrieval.types import Hit, Retriever
 from tspo_cli.rollout.protocol import SearchProtocol
 
@@ -43,6 +44,26 @@ def observation_warnings(
             f"search (a passage of the index has {median} in the median, {k} in their tags have "
             f"{needed}), and the agent never reads what is cut off; set "
             f"{rounded(1.25 * needed)} or more, or lower retriever.k"
+        )
+
+
+def waiting_warnings(config: Config) -> Iterator[str]:
+    """A deadline of rollouts that ends a search before retriever.deadline ends the command: an
+    outage between the two is failed searches.
+    """
+    retriever, rollout = config.retriever, config.rollout
+    if not (retriever.url or retriever.qdrant.url):
+        return
+    limits = {"turn_deadline": rollout.turn_deadline}
+    if rollout.trajectory_deadline:
+        limits["trajectory_deadline"] = rollout.trajectory_deadline
+    name = min(limits, key=limits.__getitem__)
+    if limits[name] < retriever.deadline + LAST_ATTEMPT:
+        yield (
+            f"rollout.{name}: after {limits[name]:g} s a search has failed, so that an outage of "
+            f"the retriever never lasts the {retriever.deadline:g} s (retriever.deadline) after "
+            f"which the command ends; set rollout.{name} above "
+            f"{retriever.deadline + LAST_ATTEMPT:g}, or lower retriever.deadline"
         )
 
 

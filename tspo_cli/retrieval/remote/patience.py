@@ -17,7 +17,7 @@ T = TypeVar("T")
 UNTIL_DEADLINE = -1
 """As `retries`: the deadline alone ends the attempts."""
 _LONGEST_WAIT = 10.0
-_LAST_ATTEMPT = 2.0
+LAST_ATTEMPT = 2.0
 """Seconds that every attempt has, and that are kept for one right before the deadline."""
 _NOTICE_AFTER = 2.0
 _NOTICE_EVERY = 10.0
@@ -100,11 +100,11 @@ def ask_until_answered(
     """
     started = time.monotonic()
     end = started + patience.deadline
-    last_start = end - min(_LAST_ATTEMPT, 0.1 * patience.deadline)
+    last_start = end - min(LAST_ATTEMPT, 0.1 * patience.deadline)
     attempt = 0
     while True:
         try:
-            answer = ask(attempt, max(end, time.monotonic() + _LAST_ATTEMPT))
+            answer = ask(attempt, max(end, time.monotonic() + LAST_ATTEMPT))
         except TemporaryError as error:
             notices.failed(error, patience.deadline)
             now = time.monotonic()

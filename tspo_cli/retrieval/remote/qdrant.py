@@ -10,22 +10,34 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
+
 from tspo_cli.config.schema import QdrantConfig
 from tspo_cli.config.sections.index_settings import Bm25Settings
-from tspo_cli.config.urls import check_url
+from tspo_cli.config.urls import check_url, shown_url
 from tspo_cli.console import warn
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.packages import missing
 from tspo_cli.retrieval.bm25.bm25_ranker import lost_words, tokens
 from tspo_cli.retrieval.dense.presets import resolve_preset
+from tspo_cli.retrieval.remote.patience import (
+    Notices,
+    Patience,
+    ServiceUnavailableError,
+    TemporaryError,
+    ask_until_answered,
+)
+from tspo_cli.retrieval.remote.read_answer import MalformedAnswerError, excerpt, read_hits
 from tspo_cli.retrieval.search_settings import index_settings
-from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
+from tspo_cli.retrieval.types import RetrieverInfo, SearchResult
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -45,6 +57,9 @@ class QdrantRetriever:
     Args:
         encode: encodes the queries of a dense collection, prefix included; None for a sparse one.
         query_prefix: this prefix, the encoder's own or the given one.
+        timeout: seconds for one attempt.
+        patience: how long a search waits for a server that does not answer.
+        max_passage_chars: a search that finds a longer passage has failed.
     """
 
     blocking = True
@@ -55,9 +70,16 @@ class QdrantRetriever:
         config: QdrantConfig,
         encode: Encode | None,
         query_prefix: str = "",
+        *,
+        timeout: float = 30.0,
+        patience: Patience = Patience(100.0),
+        max_passage_chars: int = 100_000,
     ) -> None:
         self._client, self._config, self._encode = client, config, encode
         self._query_prefix = query_prefix
+        self._timeout, self._patience, self._notices = timeout, patience, Notices()
+        self._max_passage_chars = max_passage_chars
+        self._service = f"qdrant {_shown(config.url)}"
         self._encoding = threading.Lock()
         sparse = SPARSE_NAMES[config.tokens] if config.kind == "sparse" else ""
         self._vector = config.vector or sparse
@@ -65,8 +87,11 @@ class QdrantRetriever:
         self._warned = False
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
-        """At most `k` hits for each query. If Qdrant does not answer, each of these queries has the
-        error.
+        """At most `k` hits for each query. If Qdrant refuses the queries, or its answer cannot be
+        read, each of them has the error.
+
+        Raises:
+            ServiceUnavailableError: Qdrant has not answered for the whole deadline.
         """
         results = [
             SearchResult() if query.strip() else SearchResult(error="query: empty")
@@ -79,8 +104,18 @@ class QdrantRetriever:
         ]
         if not valid:
             return results
+        asked = [vectors[i] for i in valid]
         try:
-            answers = self._query([vectors[i] for i in valid], k)
+            answers = ask_until_answered(
+                lambda attempt, end: self._query(asked, k, end),
+                self._service,
+                self._patience,
+                self._notices,
+            )
+        except ServiceUnavailableError as error:
+            if not isinstance(error.__cause__, MalformedAnswerError):
+                raise
+            answers = [SearchResult(error=str(error.__cause__))] * len(valid)
         except RemoteServiceError as error:
             answers = [SearchResult(error=str(error))] * len(valid)
         for i, answer in zip(valid, answers, strict=True):
@@ -103,13 +138,13 @@ class QdrantRetriever:
             InvalidInputError: the vectors do not fit the encoder, or the payload has no passages.
         """
         name = self._config.collection
-        with one_line_errors(self._config.url):
+        with one_line_errors(self._service):
             if not self._client.collection_exists(name):
-                raise InvalidInputError(f"qdrant {self._config.url}: no collection {name!r}")
+                raise InvalidInputError(f"{self._service}: no collection {name!r}")
         (vector,) = self._vectors(["ping"])
-        (result,) = self._query([vector], 1)
+        (result,) = self._query([vector], 1, time.monotonic() + self._timeout)
         if result.error is not None:
-            raise InvalidInputError(f"qdrant {self._config.url}: {result.error}")
+            raise InvalidInputError(result.error)
 
     def _vectors(self, queries: list[str]) -> list[Any]:
         if self._encode is None:
@@ -126,7 +161,7 @@ class QdrantRetriever:
                 self._warned = True
                 warn(f"BM25 finds nothing for {query[:60]!r}: {reason}")
 
-    def _query(self, vectors: list[Any], k: int) -> list[SearchResult]:
+    def _query(self, vectors: list[Any], k: int, end: float) -> list[SearchResult]:
         from qdrant_client import models
 
         config = self._config
@@ -142,25 +177,29 @@ class QdrantRetriever:
             )
             for vector in vectors
         ]
-        with one_line_errors(config.url):
-            answers = self._client.query_batch_points(config.collection, requests=requests)
-        return [self._result(answer.points) for answer in answers]
+        seconds = min(self._timeout, end - time.monotonic())
+        with one_line_errors(self._service):
+            answers = self._client.query_batch_points(
+                config.collection, requests=requests, timeout=max(1, ceil(seconds))
+            )
+        if len(answers) != len(vectors):
+            reason = f"{len(answers)} results for {len(vectors)} queries"
+            raise MalformedAnswerError(f"{self._service}: {reason}")
+        return [self._result(answer.points, k) for answer in answers]
 
-    def _result(self, points: Iterable[Any]) -> SearchResult:
-        hits = []
+    def _result(self, points: Iterable[Any], k: int) -> SearchResult:
+        id_field, contents_field = self._config.id_field, self._config.contents_field
+        records = []
         for point in sorted(points, key=_by_score_and_position):
             payload = point.payload or {}
-            contents = payload.get(self._config.contents_field)
-            if not isinstance(contents, str):
-                return SearchResult(
-                    error=(
-                        f"point {point.id}: its payload has no text {self._config.contents_field!r}"
-                    )
-                )
-            hits.append(
-                Hit(str(payload.get(self._config.id_field, point.id)), contents, float(point.score))
-            )
-        return SearchResult(tuple(hits))
+            if not isinstance(payload.get(contents_field), str):
+                reason = f"point {point.id}: its payload has no text {contents_field!r}"
+                return SearchResult(error=f"{self._service}: {reason}")
+            document = {"id": payload.get(id_field, point.id), "contents": payload[contents_field]}
+            records.append({"document": document, "score": point.score})
+        result = read_hits(records, k, self._max_passage_chars)
+        error = result.error and f"{self._service}: {result.error}"
+        return SearchResult(result.hits, error)
 
 
 def _by_score_and_position(point: Any) -> tuple[float, int]:
@@ -168,7 +207,9 @@ def _by_score_and_position(point: Any) -> tuple[float, int]:
     return -point.score, point.id if isinstance(point.id, int) else 0
 
 
-def connect(config: QdrantConfig, *, timeout: float) -> QdrantRetriever:
+def connect(
+    config: QdrantConfig, *, timeout: float, patience: Patience, max_passage_chars: int
+) -> QdrantRetriever:
     """Open the collection that `config` names and check it.
 
     Raises:
@@ -181,7 +222,15 @@ def connect(config: QdrantConfig, *, timeout: float) -> QdrantRetriever:
         given = {} if config.query_prefix == "auto" else {"query_prefix": config.query_prefix}
         encoder = load_encoder(config.encoder, given, "query_prefix")
         encode, prefix = encoder.encode_queries, encoder.query_prefix
-    retriever = QdrantRetriever(open_client(config.url, timeout), config, encode, prefix)
+    retriever = QdrantRetriever(
+        open_client(config.url, timeout),
+        config,
+        encode,
+        prefix,
+        timeout=timeout,
+        patience=patience,
+        max_passage_chars=max_passage_chars,
+    )
     retriever.check()
     return retriever
 
@@ -234,13 +283,44 @@ def sparse_vector(weights: dict[str, float] | Counter[str]) -> Any:
 
 
 @contextmanager
-def one_line_errors(url: str) -> Iterator[None]:
-    """Turn errors of Qdrant's client into a RemoteServiceError of one line."""
-    from qdrant_client.common.client_exceptions import QdrantException
-    from qdrant_client.http.exceptions import ApiException
+def one_line_errors(service: str) -> Iterator[None]:
+    """Turn errors of Qdrant's client into those of a remote service, of one line: TemporaryError
+    where another attempt may help.
+    """
+    from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
+    from qdrant_client.http.exceptions import (
+        ApiException,
+        ResponseHandlingException,
+        UnexpectedResponse,
+    )
 
     try:
         yield
+    except ResourceExhaustedResponse as error:
+        wait = float(max(0, error.retry_after_s))
+        raise TemporaryError(f"{service}: {excerpt(str(error))}", wait) from None
+    except ResponseHandlingException as error:
+        reason = excerpt(str(error.source)) or type(error.source).__name__
+        if isinstance(error.source, httpx.TransportError):
+            raise TemporaryError(f"{service}: {reason}") from None
+        raise MalformedAnswerError(f"{service}: cannot read its answer ({reason})") from None
+    except UnexpectedResponse as error:
+        raise _refusal(service, error.status_code or 0, excerpt(error.content)) from None
+    except (AssertionError, RecursionError) as error:  # the client's own checks
+        reason = excerpt(str(error)) or "no result"
+        raise MalformedAnswerError(f"{service}: cannot read its answer ({reason})") from None
     except (ApiException, QdrantException, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RemoteServiceError(f"qdrant {url}: {reason}") from None
+        raise RemoteServiceError(f"{service}: {excerpt(str(error))}") from None
+
+
+def _refusal(service: str, status: int, content: str) -> RemoteServiceError:
+    if status >= 500 or status in (408, 425, 429):
+        return TemporaryError(f"{service}: status {status}")
+    if status in (401, 403):
+        fix = f"check the key (${KEY_VARIABLE}), then go on with --resume"
+        return ServiceUnavailableError(f"{service}: status {status}: {content}; {fix}")
+    return RemoteServiceError(f"{service}: status {status}: {content}")
+
+
+def _shown(url: str) -> str:
+    return shown_url(url).rstrip("/") if "://" in url else url

@@ -61,7 +61,10 @@ def read_answer(content: bytes, count: int, k: int, max_chars: int) -> list[Sear
     if not isinstance(errors, list) or len(errors) != count:
         raise MalformedAnswerError(f'expected "errors" with {count} entries')
     return [
-        _result(records, error, k, max_chars) for records, error in zip(lists, errors, strict=True)
+        SearchResult(error=excerpt(error) if isinstance(error, str) else "unnamed error")
+        if error
+        else read_hits(records, k, max_chars)
+        for records, error in zip(lists, errors, strict=True)
     ]
 
 
@@ -81,9 +84,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _result(records: Any, error: Any, k: int, max_chars: int) -> SearchResult:
-    if error:
-        return SearchResult(error=excerpt(error) if isinstance(error, str) else "unnamed error")
+def read_hits(records: Any, k: int, max_chars: int) -> SearchResult:
+    """At most `k` hits of one query; an error if one of them is none, or longer than `max_chars`
+    characters.
+    """
     try:
         return SearchResult(_hits(records, k, max_chars))
     except _UnreadableHitError as problem:

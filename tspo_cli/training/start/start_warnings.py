@@ -15,7 +15,12 @@ from tspo_cli.config.sections.prompt_value import prompt_name
 from tspo_cli.config.tables import flatten
 from tspo_cli.models.checks.length_limits import context_warnings, positions
 from tspo_cli.models.tokenizer_protocol import encode
-from tspo_cli.rollout.limit_warnings import observation_warnings, rounded, spread
+from tspo_cli.rollout.limit_warnings import (
+    observation_warnings,
+    rounded,
+    spread,
+    waiting_warnings,
+)
 from tspo_cli.rollout.prompts import SHORT
 from tspo_cli.rollout.protocol import SearchProtocol, search_action
 from tspo_cli.text.secrets import without_secrets
@@ -34,6 +39,7 @@ def start_warnings(
     """All sentences about a run of `config` with this data and this model (adapters included)."""
     return [
         *_secrets(config),
+        *waiting_warnings(config),
         *_learning_rates(config, model),
         *_other_agent(config),
         *context_warnings(context_length(config), positions(model)),
