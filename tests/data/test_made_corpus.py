@@ -8,6 +8,7 @@ import fcntl
 import gzip
 import json
 import re
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,14 @@ from tests.data.invented_sets import (
 )
 from tspo_cli.commands.data import app
 from tspo_cli.data.check import check
-from tspo_cli.data.corpus.made_corpus import REPEATED, UNANSWERABLE, Options, make_corpus
+from tspo_cli.data.corpus.made_corpus import (
+    REPEATED,
+    UNANSWERABLE,
+    WITHOUT_GOLD,
+    Options,
+    make_corpus,
+)
+from tspo_cli.disk import WriteError
 from tspo_cli.errors import InvalidInputError, UsageError
 
 ALL = Options()
@@ -390,6 +398,32 @@ def test_the_old_corpus_stays_until_the_new_one_is_whole() -> None:
         "corpus.jsonl.gz", "train.jsonl.gz", "dev.jsonl.gz", "README.md",
     }  # fmt: skip
     assert {path.name for path in Path().iterdir()} == {Path(source).name, "torn.json", "made"}
+
+
+@pytest.mark.parametrize(("size", "name"), [(200, "passages"), (1200, "README.md")])
+def test_a_full_disk_names_the_file_and_leaves_nothing(size: int, name: str) -> None:
+    source = str(hotpotqa())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        with pytest.raises(WriteError) as caught:
+            make_corpus([source], Path("made"), ALL)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert Path(str(caught.value.filename)).name == name
+    assert [path.name for path in Path().iterdir()] == [source]
+
+
+def test_only_questions_with_gold_passages() -> None:
+    records = [HOTPOTQA[0], HOTPOTQA[1] | {"supporting_facts": []}]
+    source = put_array(Path("dev.json"), records)
+    assert make_corpus([str(source)], Path("all"), ALL).files[0].without_gold == 1
+    summary = make_corpus([str(source)], Path("made"), Options(gold_only=True))
+    assert summary.left_out == {WITHOUT_GOLD: 1}
+    assert [row["id"] for row in rows(Path("made/questions.jsonl.gz"))] == ["5a01"]
+    assert summary.passages == 4, "without the paragraphs of the other"
+    folder = make_corpus(["all"], Path("again"), Options(gold_only=True))
+    assert (folder.questions, folder.passages) == (1, 5), "a ready corpus stays whole"
 
 
 def test_one_writer_and_no_other_directory() -> None:

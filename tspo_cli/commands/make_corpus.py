@@ -40,6 +40,10 @@ def make_corpus(
         bool,
         typer.Option("--skip-invalid", help="Leave malformed questions out and count them."),
     ] = False,
+    gold_only: Annotated[
+        bool,
+        typer.Option("--gold-only", help="Leave out questions whose gold passages are not known."),
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -58,7 +62,7 @@ def make_corpus(
     from tspo_cli.data.corpus.made_corpus import Options
     from tspo_cli.data.corpus.made_corpus import make_corpus as make
 
-    options = Options(limit, held_out, skip_invalid)
+    options = Options(limit, held_out, skip_invalid, gold_only)
     summary = make(sources, out, options, overwrite=overwrite)
     for reason, count in summary.left_out.items():
         console.say(f"{count:,} questions left out: {reason}")

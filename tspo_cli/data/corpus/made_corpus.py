@@ -10,7 +10,7 @@ import re
 import shlex
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from tspo_cli.runs import atomic_write_text, dataset_file_name, write_jsonl_gz
 CORPUS, CARD = "corpus.jsonl.gz", "README.md"
 UNANSWERABLE = "their paragraphs do not answer them (MuSiQue-Full)"
 REPEATED = "identical to an earlier one"
+WITHOUT_GOLD = "no gold passage is named (--gold-only)"
 _LEVEL = 5
 _EXPECTED = re.compile(r": expected (.*?), got ")
 Key = tuple[str, str]
@@ -52,12 +53,13 @@ class Options:
 
     `limit`: most questions of each set and split, 0 for all. `held_out`: how many questions become
     dev.jsonl.gz, the others train.jsonl.gz; 0 keeps them together. `skip_invalid`: leave malformed
-    questions out.
+    questions out. `gold_only`: leave questions out that name no gold passage.
     """
 
     limit: int = 0
     held_out: int = 0
     skip_invalid: bool = False
+    gold_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +135,13 @@ def _make(sources: Sequence[Source], work: Path, options: Options) -> Summary:
     made, spool = work / "made", work / "passages"
     shutil.rmtree(made, ignore_errors=True)  # of a process that was killed
     made.mkdir()
-    with writing(spool), open(spool, "w+b") as passages:
+    with writing(spool), open(spool, "wb") as passages:
         found = _Collected(PassagePool(passages))
         facts = tuple(_read(source, found, options) for source in sources)
-        files = _question_files(found, options)
-        _write_corpus(made / CORPUS, found.pool)
+    files = _question_files(found, options)
+    with open(spool, "rb") as passages:
+        lines = track(found.pool.lines(passages), "writing passages", len(found.pool))
+        _write_corpus(made / CORPUS, lines)
     for name, questions in files.items():
         write_jsonl_gz(made / name, map(question_record, questions))
     summary = _summary(sources, found, facts, files, options)
@@ -145,15 +149,14 @@ def _make(sources: Sequence[Source], work: Path, options: Options) -> Summary:
     return summary
 
 
-def _write_corpus(path: Path, pool: PassagePool) -> None:
+def _write_corpus(path: Path, lines: Iterable[bytes]) -> None:
     # No name and no clock in the header: equal passages give equal bytes.
     with (
         writing(path),
         open(path, "wb") as raw,
         gzip.GzipFile("", "wb", _LEVEL, raw, mtime=0) as packed,
     ):
-        for line in track(pool.lines(), "writing passages", len(pool)):
-            packed.write(line)
+        packed.writelines(lines)
     flush_to_disk(path)
 
 
@@ -170,7 +173,9 @@ def _read(source: Source, found: _Collected, options: Options) -> SourceFacts:
                 continue
             break
         place = (key, one.question.id)
-        if one.question == questions.get(one.question.id):
+        if options.gold_only and not one.question.supporting_ids:
+            found.left_out[WITHOUT_GOLD] += 1
+        elif one.question == questions.get(one.question.id):
             found.left_out[REPEATED] += 1
         elif place in found.places:
             raise invalid(
@@ -318,6 +323,7 @@ def _summary(
     command += ["--limit", str(options.limit)] * bool(options.limit)
     command += ["--held-out", str(options.held_out)] * bool(options.held_out)
     command += ["--skip-invalid"] * options.skip_invalid
+    command += ["--gold-only"] * options.gold_only
     known = benchmarks(data_roots())
     names = dict.fromkeys(name for name, _ in found.questions)
     return Summary(

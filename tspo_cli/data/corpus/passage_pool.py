@@ -25,7 +25,7 @@ class PassagePool:
     """
 
     def __init__(self, spool: IO[bytes]) -> None:
-        """`spool`: an empty file, open for writing and reading."""
+        """`spool`: an empty file, open for writing."""
         self.given = 0
         """Paragraphs that were added, repeated ones too."""
         self.title_only = 0
@@ -47,10 +47,10 @@ class PassagePool:
             self._spool.write(json_text(record).encode() + b"\n")
         return identifier
 
-    def lines(self) -> Iterator[bytes]:
+    def lines(self, spool: IO[bytes]) -> Iterator[bytes]:
         """The passages as lines of JSON, sorted by id: their order does not depend on that of
-        `add`.
+        `add`. `spool`: the file that was written, open for reading.
         """
         for _, place in sorted(self._places.items()):
-            self._spool.seek(place)
-            yield self._spool.readline()
+            spool.seek(place)
+            yield spool.readline()
