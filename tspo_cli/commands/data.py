@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from tspo_cli import console
-from tspo_cli.commands.demonstrations import make_demos
+from tspo_cli.commands.demonstrations import demos_from, make_demos
 from tspo_cli.commands.make_corpus import make_corpus
 from tspo_cli.commands.options import Json
 from tspo_cli.errors import GateError, InvalidInputError, UsageError
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command(name="make-demos")(make_demos)
 app.command(name="make-corpus")(make_corpus)
+app.command(name="demos-from")(demos_from)
 
 
 @app.command(name="list")

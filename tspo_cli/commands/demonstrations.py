@@ -1,4 +1,4 @@
-"""`tspo data make-demos`: demonstrations for SFT."""
+"""`tspo data make-demos` and `demos-from`: demonstrations for SFT."""
 
 from __future__ import annotations
 
@@ -85,3 +85,75 @@ def make_demos(
         kinds = [f"{name.replace('_', ' ')} {count}" for name, count in summary.imperfect.items()]
         console.say(f"imperfect: {', '.join(kinds) or 'none'}")
     console.result(f"{out}: {summary.kept} demonstrations of {summary.questions} questions")
+
+
+def demos_from(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN_OR_EVAL", help="Runs, folders of tspo eval, or their files."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", help="File to write; its name ends in .jsonl or .jsonl.gz.")
+    ],
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            metavar="success|near-miss|miss|all",
+            help="Trajectories to take. Repeatable. [success]",
+        ),
+    ] = None,
+    per_question: Annotated[
+        int,
+        typer.Option(min=0, help="Demonstrations of a question, the shortest first. 0: all."),
+    ] = 1,
+    keep_invalid: Annotated[
+        bool,
+        typer.Option(
+            "--keep-invalid", help="Keep trajectories with invalid turns, which are not trained."
+        ),
+    ] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Take rollouts of a run, or what a model did in an evaluation, as demonstrations.
+
+    The model may be a stronger one on a server, evaluated with the method search_r1. Texts stay as
+    the model wrote them, with the passages that it read.
+
+    tspo data demos-from evals/teacher --class success --out demos.jsonl
+    """
+    from tspo_cli.errors import InvalidInputError, UsageError
+    from tspo_cli.training.sft.demonstration_writer import check_target, write_demonstrations
+    from tspo_cli.training.sft.recorded_rollouts import (
+        CLASSES,
+        demonstrations_from,
+        recorded_trajectories,
+    )
+
+    chosen = classes or ["success"]
+    for name in chosen:
+        if name not in CLASSES:
+            raise UsageError(f"--class {name}: expected {', '.join(CLASSES)}")
+    check_target(out, overwrite=overwrite)
+    recorded = [one for source in sources for one in recorded_trajectories(source)]
+    records, unused = demonstrations_from(
+        recorded,
+        classes=chosen,
+        per_question=per_question,
+        keep_invalid=keep_invalid,
+    )
+    reasons = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in unused.items())
+    if not records:
+        raise InvalidInputError(
+            f"{out}: none of {len(recorded)} trajectories gave a demonstration ({reasons}), so "
+            "nothing was written"
+        )
+    write_demonstrations(out, records)
+    if as_json:
+        facts = {"trajectories": len(recorded), "kept": len(records), "not_used": unused}
+        console.result_json(facts | {"path": str(out)})
+        return
+    if reasons:
+        console.say(f"not used: {reasons}")
+    console.result(f"{out}: {len(records)} demonstrations of {len(recorded)} trajectories")

@@ -206,8 +206,11 @@ class SearchProtocol:
 
     def observation_tokens(self, hits: Sequence[Hit]) -> int:
         """Tokens of the passages in their tags before anything is cut."""
-        tags = sum(map(len, self._information_tags))
-        return tags + len(self._encode_untrusted(self.passages(hits)))
+        return self.shown_tokens(self.passages(hits))
+
+    def shown_tokens(self, text: str) -> int:
+        """`observation_tokens` of passages that are already one text."""
+        return sum(map(len, self._information_tags)) + len(self._encode_untrusted(text))
 
     @property
     def _information_tags(self) -> tuple[list[int], list[int]]:
@@ -217,9 +220,12 @@ class SearchProtocol:
         """Text and ids of the passages in their tags. The passages are cut to the token limit, the
         tags never.
         """
+        return self.shown(self.passages(hits))
+
+    def shown(self, text: str) -> tuple[str, list[int]]:
+        """`observation` of passages that are already one text."""
         opening, closing = self._information_tags
         room = max(0, self.max_observation_tokens - len(opening) - len(closing))
-        text = self.passages(hits)
         inner = self._encode_untrusted(text)
         if len(inner) > room:
             inner = inner[:room]

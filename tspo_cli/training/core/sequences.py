@@ -56,10 +56,24 @@ class TrainSequence:
 class ScriptedTurn:
     """What the agent should write in one turn, and the passages that its search returns (none: the
     turn does not search).
+
+    `shown` is the text of the passages where only that is known. An invalid turn is followed by the
+    protocol's correction; it is shown and not trained.
     """
 
     text: str
     hits: tuple[Hit, ...] = ()
+    shown: str | None = None
+    is_invalid: bool = False
+
+    @property
+    def searches(self) -> bool:
+        """Whether passages follow."""
+        return bool(self.hits) or self.shown is not None
+
+    def passages(self, protocol: SearchProtocol) -> str:
+        """The text of its passages before anything is cut."""
+        return protocol.passages(self.hits) if self.shown is None else self.shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +113,20 @@ def continuation_sequence(
 def demonstration_sequence(
     demonstration: ScriptedTrajectory, protocol: SearchProtocol, context_weight: float
 ) -> TrainSequence:
-    """Weight 1 on the agent's tokens, `context_weight` on question and observations."""
+    """Weight 1 on the agent's tokens, `context_weight` on question, observations, and invalid turns
+    with their corrections.
+    """
     ids = protocol.prompt_ids(demonstration.question)
     weights = [context_weight] * len(ids)
     for turn in demonstration.turns:
         action = protocol.action_ids(turn.text)
-        feedback = protocol.observation(turn.hits)[1] if turn.hits else []
+        if turn.is_invalid:
+            feedback = protocol.correction()[1]
+        else:
+            feedback = protocol.shown(turn.passages(protocol))[1] if turn.searches else []
         ids += action + feedback
-        weights += [1.0] * len(action) + [context_weight] * len(feedback)
+        trained = context_weight if turn.is_invalid else 1.0
+        weights += [trained] * len(action) + [context_weight] * len(feedback)
     weights[0] = 0.0
     return TrainSequence(token_ids=ids, weights=weights)
 

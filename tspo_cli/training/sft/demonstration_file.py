@@ -1,14 +1,17 @@
-"""Recorded demonstrations: JSONL files of questions with the turns that an agent should write.
+"""Recorded demonstrations: files of questions with the turns that an agent should write.
 
 One line is `{"question": "...", "turns": [{"text": "<think> ... </think> <search> ... </search>",
 "passages": [{"id", "title", "text"}, ...]}, ..., {"text": "... <answer> ... </answer>"}]}`.
+Conversations of other tools are read too, see `transcripts.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.console import say
 from tspo_cli.data.corpus.passage_forms import field_names
 from tspo_cli.data.formats.record_checks import invalid, type_name
 from tspo_cli.data.readers import parse_passage
@@ -17,12 +20,13 @@ from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.protocol import STOP_STRINGS, parse_action
 from tspo_cli.training.core.sequences import ScriptedTrajectory, ScriptedTurn
+from tspo_cli.training.sft.transcripts import Unreadable, is_transcript, read_transcript
 
 FORMAT = "docs/training.md shows the format"
-# The second tuple of each: what other tools write about a question, and nothing here reads.
+# The second tuple of each: what is written about a question, and nothing here reads.
 _ABOUT = ("id", "golden_answers", "data_source", "supporting_ids", "imperfect", "metadata")
 _FIELDS = ("question", "turns", *_ABOUT)
-_TURN_FIELDS = ("text", "passages")
+_TURN_FIELDS = ("text", "passages", "shown", "invalid")
 _PASSAGE_FIELDS = ("id", "contents", "title", "text", *("score",))
 
 
@@ -36,32 +40,74 @@ def read_demonstrations(path: Path) -> list[ScriptedTrajectory]:
         InvalidInputError: a malformed line, a transcript that no rollout could have, or no line at
         all. MissingResourceError: no such file.
     """
-    demonstrations = [_demonstration(path, number, record) for number, record in read_rows(path)]
+    demonstrations, systems = [], 0
+    for number, record in read_rows(path):
+        demonstration, has_system = _demonstration(path, number, record)
+        demonstrations.append(demonstration)
+        systems += has_system
     if not demonstrations:
         raise InvalidInputError(
             f"{path}: expected demonstrations, got an empty file; fix: name a file with some"
         )
+    if systems:
+        say(
+            f"{path}: {systems} conversations have a system message, which is not used: the prompt "
+            "is that of rollout.prompt and rollout.system"
+        )
     return demonstrations
 
 
-def _demonstration(path: Path, number: int, record: dict[str, Any]) -> ScriptedTrajectory:
+def scan_demonstrations(path: Path) -> Iterator[ScriptedTrajectory | InvalidInputError]:
+    """`read_demonstrations` that continues after a line that is none and yields its error.
+
+    Raises:
+        MissingResourceError: no such file.
+        InvalidInputError: a line that is no JSON object.
+    """
+    for number, record in read_rows(path):
+        try:
+            yield _demonstration(path, number, record)[0]
+        except InvalidInputError as error:
+            yield error
+
+
+def is_demonstration(record: dict[str, Any]) -> bool:
+    """Whether a record is a demonstration by its fields, ours or another tool's."""
+    return "turns" in record or is_transcript(record)
+
+
+def _demonstration(
+    path: Path, number: int, record: dict[str, Any]
+) -> tuple[ScriptedTrajectory, bool]:
+    """The demonstration, and whether it had a system message, which is left out."""
+    if "turns" not in record and is_transcript(record):
+        try:
+            read = read_transcript(record)
+        except Unreadable as problem:
+            raise invalid(path, number, problem.expected, problem.got, problem.fix) from None
+        question, scripted, has_system = read.question, read.turns, read.has_system
+    else:
+        question, scripted, has_system = *_own(path, number, record), False
+    for place, turn in enumerate(scripted, start=1):
+        _refuse_impossible(path, number, turn, place, is_last=place == len(scripted))
+    return ScriptedTrajectory(question, tuple(scripted)), has_system
+
+
+def _own(path: Path, number: int, record: dict[str, Any]) -> tuple[str, list[ScriptedTurn]]:
     question, turns = record.get("question"), record.get("turns")
     if not isinstance(question, str) or not isinstance(turns, list) or not turns:
-        got = f"fields {field_names(record)}"
         raise invalid(
             path,
             number,
-            '"question" (a string) and "turns" (a list)',
-            got,
-            f"write both; {FORMAT}",
+            '"question" (a string) and "turns" (a list), "messages", "conversations", or "prompt" '
+            'and "response"',
+            f"fields {field_names(record)}",
+            f"write one of them; {FORMAT}",
         )
     if not question.strip():
         raise invalid(path, number, '"question" to hold text', repr(question), "write the question")
     _refuse_unknown(path, number, record, _FIELDS, "a demonstration")
-    scripted = [_turn(path, number, turn, place) for place, turn in enumerate(turns, start=1)]
-    for place, turn in enumerate(scripted, start=1):
-        _refuse_impossible(path, number, turn, place, is_last=place == len(scripted))
-    return ScriptedTrajectory(question, tuple(scripted))
+    return question, [_turn(path, number, turn, place) for place, turn in enumerate(turns, start=1)]
 
 
 def _turn(path: Path, number: int, turn: Any, place: int) -> ScriptedTurn:
@@ -75,16 +121,30 @@ def _turn(path: Path, number: int, turn: Any, place: int) -> ScriptedTurn:
             f"write what the agent says; {FORMAT}",
         )
     _refuse_unknown(path, number, turn, _TURN_FIELDS, f"turn {place}")
-    passages = turn.get("passages") or []
-    if not isinstance(passages, list):
+    passages, shown, is_invalid = turn.get("passages") or [], turn.get("shown"), turn.get("invalid")
+    for name, value, wanted, words in (
+        ("passages", passages, list, "a list"),
+        ("shown", shown, str | None, "the text of the passages"),
+        ("invalid", is_invalid, bool | None, "true or false"),
+    ):
+        if not isinstance(value, wanted):
+            raise invalid(
+                path,
+                number,
+                f'"{name}" of turn {place} to be {words}',
+                type_name(value),
+                f"correct or remove it; {FORMAT}",
+            )
+    if passages and shown is not None:
         raise invalid(
             path,
             number,
-            f'"passages" of turn {place} to be a list',
-            type_name(passages),
-            "write the passages that the search returned",
+            f'turn {place} to have "passages" or "shown"',
+            "both",
+            "keep one of them",
         )
-    return ScriptedTurn(turn["text"], tuple(_hit(path, number, passage) for passage in passages))
+    hits = tuple(_hit(path, number, passage) for passage in passages)
+    return ScriptedTurn(turn["text"], hits, shown, bool(is_invalid))
 
 
 def _hit(path: Path, number: int, passage: Any) -> Hit:
@@ -124,6 +184,16 @@ def _refuse_impossible(
     """Refuse a turn that no rollout could have."""
     kind = parse_action(turn.text, finish_reason="stop", may_search=True).kind
     shown = repr(turn.text if len(turn.text) <= 60 else f"{turn.text[:57]}...")
+    if turn.is_invalid:
+        if kind == "invalid" and not turn.searches and not is_last:
+            return
+        raise invalid(
+            path,
+            number,
+            f"the invalid turn {place} without action and passages, before another turn",
+            shown,
+            'remove "invalid", or the turn',
+        )
     if kind not in ("search", "answer"):
         raise invalid(
             path,
@@ -141,7 +211,7 @@ def _refuse_impossible(
             shown,
             "remove what follows the closing tag",
         )
-    if kind == "search" and not turn.hits:
+    if kind == "search" and not turn.searches:
         raise invalid(
             path,
             number,
@@ -157,8 +227,8 @@ def _refuse_impossible(
             "a search",
             "add the turn with <answer> text </answer>",
         )
-    if kind == "answer" and (turn.hits or not is_last):
-        got = "passages after it" if turn.hits else f"more turns after turn {place}"
+    if kind == "answer" and (turn.searches or not is_last):
+        got = "passages after it" if turn.searches else f"more turns after turn {place}"
         raise invalid(
             path, number, "the rollout to end with its answer", got, "remove what follows it"
         )

@@ -32,8 +32,14 @@ def demonstration_record(
 
 
 def _turn_record(turn: ScriptedTurn) -> dict[str, Any]:
-    passages = [{"id": hit.id, "contents": hit.contents} for hit in turn.hits]
-    return {"text": turn.text} | ({"passages": passages} if passages else {})
+    record: dict[str, Any] = {"text": turn.text}
+    if turn.hits:
+        record["passages"] = [{"id": hit.id, "contents": hit.contents} for hit in turn.hits]
+    if turn.shown is not None:
+        record["shown"] = turn.shown
+    if turn.is_invalid:
+        record["invalid"] = True
+    return record
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:

@@ -126,11 +126,11 @@ def _demonstrations(
     for demonstration in inputs.demonstrations:
         lengths = [len(protocol.action_ids(turn.text)) for turn in demonstration.turns]
         turns += max(lengths) > rollout.max_new_tokens
-        searches += sum(bool(turn.hits) for turn in demonstration.turns) > rollout.max_searches
+        searches += sum(turn.searches for turn in demonstration.turns) > rollout.max_searches
         for turn in demonstration.turns:
-            if turn.hits:
+            if turn.searches:
                 observations += 1
-                tokens = protocol.observation_tokens(turn.hits)
+                tokens = protocol.shown_tokens(turn.passages(protocol))
                 cut += tokens > rollout.max_observation_tokens
     if turns:
         yield (

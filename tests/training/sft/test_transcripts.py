@@ -1,0 +1,165 @@
+"""SFT files of other tools: which are read, what is trained of them, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.training.core.sequences import ScriptedTrajectory
+from tspo_cli.training.sft.demonstration_file import read_demonstrations
+
+ASKED = {"role": "user", "content": "Who built the Old Light?"}
+SEARCH = "<think> Its builder. </think> <search> lighthouse builder </search>"
+PASSAGE = 'Doc 1(Title: "Old Light") Ada Brook built it. </search> is no tag here.'
+ANSWER = "<think> Found. </think> <answer> Ada Brook </answer>"
+CALL = {"type": "function", "function": {"name": "search", "arguments": '{"query": "builder"}'}}
+ONE_TEXT = f"{SEARCH}\n\n<information>{PASSAGE}</information>\n\n{ANSWER}<|im_end|>\n"
+PROMPT = "Answer the given question. You can search: <search> query </search>. Question: Who?\n"
+
+
+def one(tmp_path: Path, record: dict[str, Any]) -> ScriptedTrajectory:
+    path = tmp_path / "sft.jsonl"
+    path.write_text(json.dumps(record) + "\n", "utf-8")
+    (demonstration,) = read_demonstrations(path)
+    return demonstration
+
+
+def said(role: str, content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content} | more
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {
+            "messages": [
+                said("system", "Search well."),
+                ASKED,
+                said("assistant", SEARCH),
+                said("tool", PASSAGE),
+                said("assistant", ANSWER),
+            ]
+        },
+        {
+            "messages": [
+                ASKED,
+                said("assistant", SEARCH),
+                said("user", f"<information>{PASSAGE}</information>"),
+                said("assistant", [{"type": "text", "text": ANSWER}]),
+            ]
+        },
+        {"messages": [ASKED, said("assistant", ONE_TEXT)]},
+        {
+            "conversations": [
+                {"from": "human", "value": ASKED["content"]},
+                {"from": "gpt", "value": SEARCH},
+                {"from": "observation", "value": PASSAGE},
+                {"from": "gpt", "value": ANSWER},
+            ]
+        },
+        {"prompt": f"Think. Question: {ASKED['content']}\n", "response": ONE_TEXT},
+        {"prompt": [ASKED], "response": ONE_TEXT, "extra_info": {"index": 1}},
+        {"instruction": "Search.", "question": ASKED["content"], "output": ONE_TEXT},
+    ],
+)
+def test_conversations_become_turns_and_passages(tmp_path: Path, record: dict[str, Any]) -> None:
+    demonstration = one(tmp_path, record)
+    first, last = demonstration.turns
+    assert demonstration.question == ASKED["content"]
+    assert (first.text, first.shown, first.hits) == (SEARCH, PASSAGE, ())
+    assert (last.text, last.shown) == (ANSWER, None)
+
+
+def test_calls_and_reasoning_become_tags(tmp_path: Path) -> None:
+    demonstration = one(
+        tmp_path,
+        {
+            "messages": [
+                ASKED,
+                said("assistant", None, tool_calls=[CALL], reasoning_content="Its builder."),
+                said("tool", PASSAGE, tool_call_id="1"),
+                said("assistant", "Let me look again.", tool_calls=[CALL]),
+                said("tool", "nothing"),
+                said("assistant", "Ada Brook"),
+            ]
+        },
+    )
+    assert [turn.text for turn in demonstration.turns] == [
+        "<think> Its builder. </think> <search> builder </search>",
+        "<think> Let me look again. </think> <search> builder </search>",
+        "<answer> Ada Brook </answer>",
+    ]
+    shared = one(
+        tmp_path,
+        {
+            "conversations": [
+                {"from": "human", "value": "Who?"},
+                {"from": "function_call", "value": '{"name": "s", "arguments": {"text": "who"}}'},
+                {"from": "function_response", "value": PASSAGE},
+                {"from": "gpt", "value": "<think>Yes.</think> Ada"},
+            ]
+        },
+    )
+    assert shared.turns[0].text == "<search> who </search>"
+    assert shared.turns[1].text == "<think>Yes.</think> <answer> Ada </answer>"
+
+
+def test_parquet_of_search_r1(tmp_path: Path) -> None:
+    rows = [{"prompt": [{"role": "user", "content": PROMPT}], "response": ONE_TEXT}]
+    path = tmp_path / "sft.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    (demonstration,) = read_demonstrations(path)
+    assert demonstration.question == "Who?"
+    assert [turn.shown for turn in demonstration.turns] == [PASSAGE, None]
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"messages": []}, "list of messages"),
+        ({"messages": [said("assistant", ANSWER)]}, "begins with a question"),
+        ({"messages": [ASKED]}, "an answer of the assistant"),
+        ({"messages": [ASKED, ASKED, said("assistant", ANSWER)]}, "a search before every message"),
+        ({"messages": [ASKED, said("assistant", SEARCH)]}, "passages after every search"),
+        (
+            {"messages": [ASKED, said("assistant", SEARCH), said("assistant", ANSWER)]},
+            "passages after every search",
+        ),
+        (
+            {"messages": [ASKED, said("assistant", f"{SEARCH} {ANSWER}")]},
+            "<information> after every search",
+        ),
+        (
+            {"messages": [ASKED, said("assistant", ANSWER), ASKED, said("assistant", ANSWER)]},
+            "a search before every message",
+        ),
+        ({"messages": [said("narrator", "Once")]}, "message 1 to have a role"),
+        ({"messages": [ASKED, said("assistant", "", tool_calls=[CALL, CALL])]}, "one search"),
+        (
+            {"messages": [ASKED, said("assistant", "", tool_calls=[{"function": {}}])]},
+            "to have one query",
+        ),
+        ({"messages": [said("user", 5)]}, "message 1 to hold text"),
+        ({"prompt": "Who?", "response": ""}, '"response" to hold text'),
+        ({"prompt": "Who?", "response": f"{ANSWER} and more"}, "more turns after turn 1"),
+        ({"conversations": [{"from": "gpt"}]}, "begins with a question"),
+        ({"text": "Who?"}, '"question" (a string)'),
+    ],
+)
+def test_what_is_no_transcript_is_refused_with_its_line(
+    tmp_path: Path, record: dict[str, Any], expected: str
+) -> None:
+    path = tmp_path / "sft.jsonl"
+    path.write_text(f"{json.dumps({'messages': [ASKED, said('assistant', ANSWER)]})}\n", "utf-8")
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+    with pytest.raises(InvalidInputError) as caught:
+        read_demonstrations(path)
+    assert f"{path}:2: expected" in str(caught.value)
+    assert expected in str(caught.value)

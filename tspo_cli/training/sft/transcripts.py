@@ -1,0 +1,274 @@
+"""Conversations that other tools record for SFT, as demonstrations.
+
+`messages` (OpenAI: roles, tool messages, tool_calls), `conversations` (ShareGPT: from and value),
+and `prompt` with `response` (Search-R1: searches and passages in one text). What the assistant said
+becomes turns, and what tools, users and <information> blocks said becomes passages, which are not
+trained on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from tspo_cli.data.corpus.passage_forms import field_names
+from tspo_cli.data.formats.record_checks import type_name
+from tspo_cli.rollout.protocol import STOP_STRINGS
+from tspo_cli.training.core.sequences import ScriptedTurn
+
+_ROLES = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+    "function_call": "call",
+}
+_PROMPTS = ("prompt", "instruction")
+_RESPONSES = ("response", "completion", "output")
+_INFORMATION = re.compile(r"\s*<information>(.*?)</information>\s*", re.DOTALL)
+_ENDS = re.compile("|".join(map(re.escape, STOP_STRINGS)))
+# What chat templates write at the end of a message.
+_END_TOKENS = re.compile(r"(?:\s|<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>|</s>)*\Z")
+_ASKED = re.compile(r"\bQuestion:\s*(.+?)\s*(?:\n|<\||$)")
+
+
+class Unreadable(Exception):
+    """Why a record is no transcript."""
+
+    def __init__(self, expected: str, got: str, fix: str) -> None:
+        super().__init__(expected, got, fix)
+        self.expected, self.got, self.fix = expected, got, fix
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """A conversation as question and turns. `has_system`: it had a system message."""
+
+    question: str
+    turns: list[ScriptedTurn]
+    has_system: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    role: str  # system, user, assistant or tool
+    text: str
+
+
+def is_transcript(record: dict[str, Any]) -> bool:
+    """Whether a record is a conversation, by its fields."""
+    has_text = any(name in record for name in _RESPONSES)
+    return (
+        "messages" in record
+        or "conversations" in record
+        or (has_text and any(name in record for name in (*_PROMPTS, "question")))
+    )
+
+
+def read_transcript(record: dict[str, Any]) -> Transcript:
+    """The conversation of a record.
+
+    Raises:
+        Unreadable: it cannot be the transcript of a search agent.
+    """
+    messages = _messages(record)
+    has_system = any(message.role == "system" for message in messages)
+    said = [message for message in messages if message.role != "system"]
+    if not said or said[0].role != "user":
+        raise Unreadable(
+            "a conversation that begins with a question of the user",
+            f"a message of {said[0].role}" if said else "no messages",
+            "put the user's message first",
+        )
+    question = record.get("question")
+    if not isinstance(question, str) or not question.strip():
+        question = _question(said[0].text)
+    if not question.strip():
+        raise Unreadable("a question", "an empty message", "write the question")
+    return Transcript(question.strip(), _turns(said[1:]), has_system)
+
+
+def _messages(record: dict[str, Any]) -> list[_Message]:
+    for name, role, text in (("messages", "role", "content"), ("conversations", "from", "value")):
+        if name in record:
+            return _listed(record[name], name, role, text)
+    prompt = next((record[name] for name in (*_PROMPTS, "question") if name in record), None)
+    response = next(record[name] for name in _RESPONSES if name in record)
+    if isinstance(prompt, str):
+        asked = [_Message("user", prompt)]
+    else:
+        asked = _listed(prompt, "prompt", "role", "content")
+    if isinstance(response, list):
+        return [*asked, *_listed(response, "response", "role", "content")]
+    if not isinstance(response, str) or not response.strip():
+        raise Unreadable('"response" to hold text', type_name(response), "write the response")
+    return [*asked, _Message("assistant", response)]
+
+
+def _listed(entries: Any, name: str, role_name: str, text_name: str) -> list[_Message]:
+    if not isinstance(entries, list) or not entries:
+        raise Unreadable(f'"{name}" to be a list of messages', type_name(entries), "write one")
+    messages = []
+    for place, entry in enumerate(entries, start=1):
+        if not isinstance(entry, dict):
+            raise Unreadable(
+                f"message {place} to be an object", type_name(entry), f"give it a {role_name}"
+            )
+        given = entry.get(role_name, entry.get("role"))
+        role = _ROLES.get(given) if isinstance(given, str) else None
+        if role is None:
+            raise Unreadable(
+                f"message {place} to have a {role_name} of {', '.join(_ROLES)}",
+                repr(given) if given is not None else f"fields {field_names(entry)}",
+                "name who speaks",
+            )
+        text = _text(entry.get(text_name, entry.get("content")), place)
+        if role in ("assistant", "call"):
+            text, role = _spoken(entry, text, place, is_call=role == "call"), "assistant"
+        messages.append(_Message(role, text))
+    return messages
+
+
+def _text(content: Any, place: int) -> str:
+    """The text of a message, which may be a list of parts."""
+    if content is None:
+        return ""
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        texts = [part for part in parts if isinstance(part, str)]
+        if len(texts) == len(parts):
+            return "".join(texts)
+    if not isinstance(content, str):
+        raise Unreadable(f"message {place} to hold text", type_name(content), "write text alone")
+    return content
+
+
+def _spoken(entry: dict[str, Any], text: str, place: int, *, is_call: bool) -> str:
+    """What the assistant said, with its reasoning in <think> and its call in <search>."""
+    thought = entry.get("reasoning_content")
+    if isinstance(thought, str) and thought.strip() and "<think>" not in text:
+        text = f"<think> {thought.strip()} </think> {text}".strip()
+    if is_call:
+        return f"<search> {_query(text, place)} </search>"
+    old_form = entry.get("function_call")
+    calls = entry.get("tool_calls") or ([] if old_form is None else [old_form])
+    if not calls:
+        return text
+    if not isinstance(calls, list) or len(calls) != 1 or not isinstance(calls[0], dict):
+        count = f"{len(calls)} calls" if isinstance(calls, list) else type_name(calls)
+        raise Unreadable(f"one search in message {place}", count, "split or remove the message")
+    query = _query(calls[0].get("function", calls[0]), place)
+    if text.strip() and "<think>" not in text:
+        text = f"<think> {text.strip()} </think>"
+    return f"{text.strip()} <search> {query} </search>".strip()
+
+
+def _query(call: Any, place: int) -> str:
+    """The query of a function call: its only text, or the one called query."""
+    arguments = _parsed(call)
+    if isinstance(arguments, dict) and "arguments" in arguments:
+        arguments = _parsed(arguments["arguments"])
+    values = arguments if isinstance(arguments, dict) else {}
+    value = values.get("query", values.get("queries"))
+    if value is None:
+        texts = [value for value in values.values() if isinstance(value, str)]
+        value = texts[0] if len(texts) == 1 else None
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, str) or not value.strip():
+        raise Unreadable(
+            f"the call of message {place} to have one query",
+            f"arguments {field_names(values)}",
+            "remove the conversation, or name its argument query",
+        )
+    return value.strip()
+
+
+def _parsed(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _question(text: str) -> str:
+    """The question of a prompt: what follows its last "Question:", else all of it."""
+    asked = _ASKED.findall(text)
+    return str(asked[-1]) if asked else text.strip()
+
+
+def _turns(messages: list[_Message]) -> list[ScriptedTurn]:
+    turns: list[ScriptedTurn] = []
+    place = 0
+    while place < len(messages):
+        message = messages[place]
+        place += 1
+        if message.role != "assistant":
+            raise Unreadable(
+                "a search before every message of a tool or user after the question",
+                f"a message of {message.role} without one",
+                "keep one question in a conversation",
+            )
+        turns += _split(message.text)
+        if turns and turns[-1].shown is None and _is_search(turns[-1].text):
+            after = messages[place] if place < len(messages) else None
+            if after is None or after.role == "assistant":
+                raise Unreadable(
+                    "passages after every search",
+                    "an assistant's message" if after else "the end of the conversation",
+                    "add the message with what the search returned",
+                )
+            turns[-1] = ScriptedTurn(turns[-1].text, shown=_shown(after.text))
+            place += 1
+    # A model that calls functions answers without tags.
+    if turns and not _ENDS.search(turns[-1].text) and turns[-1].text.strip():
+        turns[-1] = ScriptedTurn(_as_answer(turns[-1].text))
+    if not turns:
+        raise Unreadable("an answer of the assistant", "none", "add it")
+    return turns
+
+
+def _split(text: str) -> list[ScriptedTurn]:
+    """The turns in one message, which may hold searches with their <information>."""
+    turns, start = [], 0
+    while ending := _ENDS.search(text, start):
+        turn = text[start : ending.end()].strip()
+        information = _INFORMATION.match(text, ending.end())
+        start = ending.end() if information is None else information.end()
+        turns.append(ScriptedTurn(turn, shown=information and information.group(1)))
+        rest = text[start:]
+        if _END_TOKENS.match(rest):
+            return turns
+        if information is None and _is_search(turn):
+            raise Unreadable(
+                "<information> after every search that does not end its message",
+                repr(rest.strip()[:40]),
+                "add what the search returned",
+            )
+    rest = _END_TOKENS.sub("", text[start:]).strip()
+    return [*turns, ScriptedTurn(rest)] if rest or not turns else turns
+
+
+def _is_search(text: str) -> bool:
+    return text.endswith("</search>")
+
+
+def _shown(text: str) -> str:
+    """The passages of a message, without the tags around them."""
+    inner = _INFORMATION.fullmatch(text)
+    return inner.group(1) if inner else text.strip()
+
+
+def _as_answer(text: str) -> str:
+    thought, closing, answer = text.rpartition("</think>")
+    return f"{thought}{closing} <answer> {answer.strip()} </answer>".strip()
