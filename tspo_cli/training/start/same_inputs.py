@@ -16,6 +16,7 @@ from tspo_cli.digests import DIGITS, file_digest, text_digest
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.models.checks.model_digest import model_digest
 from tspo_cli.runs import INPUTS_NAME, read_json, write_json
+from tspo_cli.training.core.sequences import ScriptedTrajectory
 from tspo_cli.training.start.inputs import TrainingInputs
 
 _NAMES = {
@@ -36,10 +37,21 @@ def input_digests(config: Config, inputs: TrainingInputs) -> dict[str, str]:
         digests["demonstrations"] = file_digest(world)[:DIGITS]
     else:
         digests["demonstrations"] = text_digest(
-            json.dumps(dataclasses.asdict(demonstration)) for demonstration in inputs.demonstrations
+            json.dumps(_plain(demonstration)) for demonstration in inputs.demonstrations
         )
     index = inputs.retriever.describe().index_digest if inputs.retriever is not None else ""
     return {**digests, "index": index[:DIGITS]} if index else digests
+
+
+def _plain(demonstration: ScriptedTrajectory) -> dict[str, Any]:
+    """The demonstration without what its turns do not use: earlier versions knew nothing of it."""
+    record = dataclasses.asdict(demonstration)
+    unused = {"shown": None, "is_invalid": False}
+    record["turns"] = [
+        {name: value for name, value in turn.items() if name not in unused or value != unused[name]}
+        for turn in record["turns"]
+    ]
+    return record
 
 
 def keep_or_compare_inputs(run: Path, digests: dict[str, str], *, resume: bool) -> None:
