@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from tspo_cli import console
-from tspo_cli.commands.demonstrations import demos_from, make_demos
+from tspo_cli.commands.demonstrations import check_demos, demos_from, make_demos
 from tspo_cli.commands.make_corpus import make_corpus
 from tspo_cli.commands.options import Json
 from tspo_cli.errors import GateError, InvalidInputError, UsageError
@@ -75,14 +75,18 @@ def list_data(as_json: Json = False) -> None:
 @app.command()
 def check(
     questions: Annotated[
-        str, typer.Argument(metavar="FILE", help="A question file, or the name of a data set.")
+        str, typer.Argument(metavar="FILE", help="Questions, demonstrations, or a data set's name.")
     ],
     corpus: Annotated[
         Path | None, typer.Option("--corpus", help="Corpus to check together with the questions.")
     ] = None,
+    model: Annotated[
+        str,
+        typer.Option("--model", help="Demonstrations: a model, for lengths in its tokens."),
+    ] = "",
     as_json: Json = False,
 ) -> None:
-    """Check a question file and its corpus, and print every problem with its line.
+    """Check questions and their corpus, or demonstrations, and print every problem with its line.
 
     The exit code is 3 if there is a problem.
 
@@ -93,8 +97,14 @@ def check(
     from tspo_cli.data.check import check as check_data
     from tspo_cli.data.readers import resolve_data
     from tspo_cli.evaluation.sets import benchmark_size
+    from tspo_cli.training.sft.demonstration_file import holds_demonstrations
 
     path = resolve_data(questions)
+    if corpus is None and holds_demonstrations(path):
+        check_demos(path, model, as_json=as_json)
+        return
+    if model:
+        raise UsageError("--model: for demonstrations, and this file has none")
     report = check_data(path, corpus)
     if as_json:
         problems = [

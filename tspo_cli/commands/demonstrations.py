@@ -136,7 +136,7 @@ def demos_from(
         if name not in CLASSES:
             raise UsageError(f"--class {name}: expected {', '.join(CLASSES)}")
     check_target(out, overwrite=overwrite)
-    recorded = [one for source in sources for one in recorded_trajectories(source)]
+    recorded = [found for source in sources for found in recorded_trajectories(source)]
     records, unused = demonstrations_from(
         recorded,
         classes=chosen,
@@ -157,3 +157,47 @@ def demos_from(
     if reasons:
         console.say(f"not used: {reasons}")
     console.result(f"{out}: {len(records)} demonstrations of {len(recorded)} trajectories")
+
+
+def check_demos(path: Path, model: str, *, as_json: bool) -> None:
+    """What `tspo data check` says of a file of demonstrations.
+
+    Raises:
+        InvalidInputError: a line that is no demonstration; MissingResourceError: no such file or
+        model.
+    """
+    from dataclasses import asdict
+
+    from tspo_cli.errors import InvalidInputError
+    from tspo_cli.training.sft.demonstration_check import check_demonstrations, lengths_in_words
+
+    protocol, rollout = None, None
+    if model:
+        from tspo_cli.config.load_config import load_config
+        from tspo_cli.models.load_model import load_tokenizer
+        from tspo_cli.rollout.protocol import SearchProtocol
+
+        rollout = load_config(["any/sft"], [f"model.path={model}"]).rollout
+        protocol = SearchProtocol.from_config(load_tokenizer(model), rollout)
+    report = check_demonstrations(path, protocol, rollout)
+    if as_json:
+        console.result_json(asdict(report) | {"path": str(path)})
+    else:
+        for problem in report.problems:
+            console.result(problem)
+        searches = ", ".join(f"{number}: {count}" for number, count in report.searches.items())
+        invalid = f", {report.invalid_turns} invalid" if report.invalid_turns else ""
+        console.result(f"demonstrations  {report.demonstrations}")
+        console.result(f"turns           {report.turns}{invalid}")
+        console.result(f"by searches     {searches}")
+        for line in lengths_in_words(report.lengths):
+            console.result(line)
+        if not model:
+            console.say("add --model NAME_OR_DIR for lengths in tokens")
+    if report.problems:
+        count = len(report.problems)
+        raise InvalidInputError(
+            f"{path}: {count} problem{'s' if count > 1 else ''}; correct them and check again"
+        )
+    if not report.demonstrations:
+        raise InvalidInputError(f"{path}: expected demonstrations, got an empty file")

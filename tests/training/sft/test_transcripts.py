@@ -10,13 +10,21 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from tspo_cli.config.schema import Config, RolloutConfig
+from tspo_cli.digests import text_digest
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.training.core.sequences import ScriptedTrajectory
+from tspo_cli.models.tokenizer import tiny_tokenizer
+from tspo_cli.retrieval.types import Hit
+from tspo_cli.rollout.protocol import SearchProtocol
+from tspo_cli.training.core.sequences import ScriptedTrajectory, demonstration_sequence
 from tspo_cli.training.sft.demonstration_file import read_demonstrations
+from tspo_cli.training.start.inputs import TrainingInputs
+from tspo_cli.training.start.same_inputs import input_digests
 
 ASKED = {"role": "user", "content": "Who built the Old Light?"}
 SEARCH = "<think> Its builder. </think> <search> lighthouse builder </search>"
-PASSAGE = 'Doc 1(Title: "Old Light") Ada Brook built it. </search> is no tag here.'
+BODY = "Ada Brook built it. </search> is no tag here."
+PASSAGE = f'Doc 1(Title: "Old Light") {BODY}'
 ANSWER = "<think> Found. </think> <answer> Ada Brook </answer>"
 CALL = {"type": "function", "function": {"name": "search", "arguments": '{"query": "builder"}'}}
 ONE_TEXT = f"{SEARCH}\n\n<information>{PASSAGE}</information>\n\n{ANSWER}<|im_end|>\n"
@@ -163,3 +171,45 @@ def test_what_is_no_transcript_is_refused_with_its_line(
         read_demonstrations(path)
     assert f"{path}:2: expected" in str(caught.value)
     assert expected in str(caught.value)
+
+
+def test_runs_of_earlier_versions_keep_the_digest_of_their_demonstrations(tmp_path: Path) -> None:
+    record = {
+        "question": "Who?",
+        "turns": [
+            {"text": SEARCH, "passages": [{"id": "1", "contents": '"Old Light"\nAda.'}]},
+            {"text": ANSWER},
+        ],
+    }
+    plain = one(tmp_path, record)
+    digests = input_digests(Config(kind="sft"), TrainingInputs(None, [], [plain]))
+    hits = [{"id": "1", "contents": '"Old Light"\nAda.', "score": 0.0}]
+    before = [{"text": SEARCH, "hits": hits}, {"text": ANSWER, "hits": []}]
+    assert digests["demonstrations"] == text_digest(
+        [json.dumps({"question": "Who?", "turns": before})]
+    )
+    shown = one(tmp_path, {"messages": [ASKED, said("assistant", ONE_TEXT)]})
+    other = one(tmp_path, {"messages": [ASKED, said("assistant", ONE_TEXT.replace("Doc 1", "A"))]})
+    of = [
+        input_digests(Config(kind="sft"), TrainingInputs(None, [], [made]))["demonstrations"]
+        for made in (shown, other)
+    ]
+    assert of[0] != of[1]
+
+
+def test_only_what_the_assistant_said_is_trained(tmp_path: Path) -> None:
+    """Passages, the question, and invalid turns with their corrections have no weight."""
+    protocol = SearchProtocol.from_config(
+        tiny_tokenizer(("who", "light"), ("ba", "ko")), RolloutConfig()
+    )
+    invalid = {"text": "I do not know", "invalid": True}
+    turns = [invalid, {"text": SEARCH, "shown": PASSAGE}, {"text": ANSWER}]
+    demonstration = one(tmp_path, {"question": "Who?", "turns": turns})
+    sequence = demonstration_sequence(demonstration, protocol, 0.0)
+    trained = [
+        token for token, weight in zip(sequence.token_ids, sequence.weights, strict=True) if weight
+    ]
+    assert trained == protocol.action_ids(SEARCH) + protocol.action_ids(ANSWER)
+    assert (
+        protocol.shown(PASSAGE)[1] == protocol.observation([Hit("", f'"Old Light"\n{BODY}', 0)])[1]
+    )

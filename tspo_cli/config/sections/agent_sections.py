@@ -63,7 +63,10 @@ class DataConfig(Section):
     )
     demonstrations: list[str] = Field(
         default_factory=list,
-        description="Files of recorded demonstrations for SFT (JSONL with question and turns).",
+        description=(
+            "Files of recorded demonstrations for SFT (JSONL with question and turns, or "
+            "conversations of other tools)."
+        ),
     )
     too_long: Literal["error", "drop"] = Field(
         "error",

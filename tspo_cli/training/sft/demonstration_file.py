@@ -71,9 +71,17 @@ def scan_demonstrations(path: Path) -> Iterator[ScriptedTrajectory | InvalidInpu
             yield error
 
 
-def is_demonstration(record: dict[str, Any]) -> bool:
-    """Whether a record is a demonstration by its fields, ours or another tool's."""
-    return "turns" in record or is_transcript(record)
+def holds_demonstrations(path: Path) -> bool:
+    """Whether the first record of a file is a demonstration by its fields, ours or another tool's.
+
+    Raises:
+        MissingResourceError: no such file.
+    """
+    try:
+        first = next((record for _, record in read_rows(path)), {})
+    except InvalidInputError:
+        return False
+    return "turns" in first or is_transcript(first)
 
 
 def _demonstration(

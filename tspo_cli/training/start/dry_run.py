@@ -16,11 +16,11 @@ from tspo_cli.models.lora import add_lora
 from tspo_cli.packages import require_packages
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.training.core.deepspeed_setup import deepspeed_config
-from tspo_cli.training.core.sequences import demonstration_lengths
 from tspo_cli.training.planning.memory import GIB, written_gib
 from tspo_cli.training.policy import starting_policy
 from tspo_cli.training.rl.question_batches import fitting_questions
 from tspo_cli.training.rl.scoring import needs_critic
+from tspo_cli.training.sft.demonstration_check import lengths_in_words, measure
 from tspo_cli.training.sft.sft_step import demonstration_source
 from tspo_cli.training.start.inputs import TrainingInputs, data_in_words, open_inputs
 from tspo_cli.training.start.model_check import check_model
@@ -85,8 +85,9 @@ def _lengths(
     rollout = config.rollout
     takes = f"; the model takes {made_for:,}" if made_for else ""
     if inputs.demonstrations:
-        lengths = demonstration_lengths(inputs.demonstrations, protocol)
-        yield f"demonstrations: at most {max(lengths):,} tokens{takes}"
+        lengths = measure(inputs.demonstrations, protocol, rollout)
+        yield f"demonstrations: at most {lengths['demonstration'].longest:,} tokens{takes}"
+        yield from lengths_in_words(lengths)
     yield (
         f"limits: a prompt of {rollout.max_prompt_tokens:,} tokens, {rollout.max_searches + 1} "
         f"turns of {rollout.max_new_tokens:,}, {rollout.max_searches} observations of "
