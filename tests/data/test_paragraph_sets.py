@@ -186,6 +186,17 @@ def test_a_damaged_file(name: str, damage: Any, message: str) -> None:
     assert not Path("made").exists()
 
 
+def test_a_data_set_of_the_hub_that_is_cut_off() -> None:
+    """Whatever a reader inside `datasets` raises is one line."""
+    path = put_array(Path("hub/validation.json"), [as_hub(one) for one in HOTPOTQA])
+    path.write_bytes(path.read_bytes()[:-100])
+    message = r"^hf:\./hub:validation: cannot be read after record 0: .*; check the connection"
+    with pytest.raises(MissingResourceError, match=message) as caught:
+        make_corpus(["hf:./hub:validation"], Path("made"), Options(skip_invalid=True))
+    assert "\n" not in str(caught.value)
+    assert not Path("made").exists()
+
+
 def test_ids_that_differ() -> None:
     put_lines(Path("dev.jsonl"), [*HOTPOTQA, hotpotqa(question="Another one?")])
     with pytest.raises(InvalidInputError, match=r"dev\.jsonl:4: .* '5a01' as in dev\.jsonl:1"):

@@ -15,7 +15,7 @@ def make_corpus(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="JSON, JSONL or parquet files, ARCHIVE.zip::FILE, hf:NAME[:CONFIG]:SPLIT, "
             "hotpotqa:train and the like, or folders with questions and their corpus.",
         ),

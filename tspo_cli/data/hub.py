@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
@@ -19,7 +19,7 @@ def hub_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Raises:
         InvalidInputError: the name has another form.
-        MissingResourceError: the data set does not exist.
+        MissingResourceError: the data set does not exist, is damaged, or cannot be read to its end.
     """
     parts = name.removeprefix(PREFIX).split(":")
     if len(parts) not in (2, 3) or not all(parts):
@@ -38,8 +38,31 @@ def _stream(
     try:
         rows = load_dataset(repository, config, split=split, streaming=True)
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise MissingResourceError(f"{name}: cannot be loaded: {reason}") from None
-    for number, record in enumerate(rows, start=1):
+        raise MissingResourceError(f"{name}: cannot be loaded: {_first_line(error)}") from None
+    for number, record in enumerate(_whole(name, rows), start=1):
         named = any(record.get(name) is not None for name in ID_FIELDS) or "extra_info" in record
         yield number, dict(record) if named else {**record, "id": f"{split}_{number - 1}"}
+
+
+def _whole(name: str, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The records, or one line about the one that could not be read. Readers of formats and
+    clients of the network raise whatever they like.
+    """
+    records = iter(rows)
+    count = 0
+    while True:
+        try:
+            record = next(records)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise MissingResourceError(
+                f"{name}: cannot be read after record {count}: {_first_line(error)}; check the "
+                "connection and the files, then run the command again"
+            ) from None
+        count += 1
+        yield record
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
