@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect as introspection
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,6 +42,10 @@ app = typer.Typer(
     "5 remote service failed, 6 gate not met, 129/130/143 stopped by a signal.",
 )
 
+# What typer raises for a wrong command line. (It has a click of its own, which it does not export.)
+_CommandLineError: Any = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
 START = "Start"
 DATA = "Data and retrieval"
 TRAIN = "Train"
@@ -107,13 +111,29 @@ def tspo(
     console.set_quiet(quiet)
 
 
+def _refuse(error: Any) -> None:
+    """Say what is wrong with a command line, and where its options are described."""
+    message = error.format_message()
+    if not message or type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "tspo"
+    console.error(f"{message.rstrip('.')}; see {command} -h")
+
+
 def main() -> None:
-    """Run the command. A TspoError or OSError is printed as one line and gives the exit code."""
+    """Run the command. A TspoError, OSError or a wrong command line is printed as one line and
+    gives the exit code.
+    """
     end_on_signals()
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except TspoError as error:
         console.error(error)
+        sys.exit(error.exit_code)
+    except _CommandLineError as error:
+        _refuse(error)
         sys.exit(error.exit_code)
     except OSError as error:
         if error.errno is None:

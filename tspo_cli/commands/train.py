@@ -13,6 +13,7 @@ import typer
 from tspo_cli.commands.options import Json, Settings, Sources
 from tspo_cli.console import result, result_json, say, warn
 from tspo_cli.errors import MissingResourceError
+from tspo_cli.text.secrets import without_secrets
 
 if TYPE_CHECKING:
     from tspo_cli.config.schema import Config
@@ -70,6 +71,12 @@ def train(
     if print_launch is not None:
         from tspo_cli.training.launch.launch_script import launch_script
 
+        for setting in settings:
+            if without_secrets(setting) != setting:
+                warn(
+                    f"{setting}: the script has the secret of this URL; name the server without "
+                    "it, and give its token in an environment variable"
+                )
         result(
             launch_script(print_launch, files, settings, out, resume=resume, nodes=nodes, gpus=gpus)
         )

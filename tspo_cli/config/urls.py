@@ -17,7 +17,18 @@ def check_url(url: str, owner: str, example: str) -> None:
     except httpx.InvalidURL:
         valid = False
     if not valid:
-        raise InvalidInputError(f"{owner}: expected a URL like {example}, got {url!r}")
+        raise InvalidInputError(
+            f"{owner}: expected a URL like {example}, got {without_login(url)!r}"
+        )
+
+
+def without_login(text: str) -> str:
+    """What was given for a URL, with *** for everything before an @, which may be a password, and
+    for its parameters.
+    """
+    before, at, rest = text.rpartition("@")
+    address, mark, _ = (f"***@{rest}" if at and before else text).partition("?")
+    return f"{address}?***" if mark else address
 
 
 def shown_url(url: str) -> str:

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.text.secrets import hide
 
 TOKEN_VARIABLE = "TSPO_RETRIEVER_TOKEN"
 _SHORTEST = 16
@@ -40,4 +41,5 @@ def read_token(file: str = "") -> str:
         raise InvalidInputError(
             f"{where}: expected {_SHORTEST} or more printable ASCII characters without spaces"
         )
+    hide(token)
     return token

@@ -1,24 +1,56 @@
-"""Messages and records without the secrets that URLs carry."""
+"""Keys from the environment, and texts without them and without the secrets of URLs."""
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
+from tspo_cli.errors import InvalidInputError
+
 HIDDEN = "***"
-_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]{1,20}://)[^\s/'\"]*@", re.IGNORECASE)
+# (Paths have one slash where a URL had two.)
+_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]{1,20}:/{1,2})[^\s/'\"]*@", re.IGNORECASE)
 _PARAMETER = re.compile(
     r"([?&][\w-]{0,40}(?:token|key|secret|password|passwd|pwd|auth|signature|sig|credential)"
     r"[\w-]{0,40}=)[^&#\s'\"]+",
     re.IGNORECASE,
 )
+_SHORTEST = 8
+"""Characters of a key that is hidden in texts. A shorter one could be a word."""
+_keys: set[str] = set()
+
+
+def key_of(variable: str) -> str:
+    """The key in an environment variable, "" where it is not set. Messages and records that quote
+    it, as servers do, have *** in its place from now on.
+
+    Raises:
+        InvalidInputError: no printable ASCII, which no header of HTTP can hold.
+    """
+    key = os.environ.get(variable, "").strip() if variable else ""
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise InvalidInputError(
+            f"{variable}: expected a key of printable ASCII characters without spaces; set it anew"
+        )
+    hide(key)
+    return key
+
+
+def hide(key: str) -> None:
+    """Let `without_secrets` replace this key."""
+    if len(key) >= _SHORTEST:
+        _keys.add(key)
 
 
 def without_secrets(text: str) -> str:
-    """`text` with *** for the user and password of every URL (`http://user:password@host`), and for
-    the value of every parameter that is called a token, key, password or the like.
+    """`text` with *** for the user and password of every URL (`http://user:password@host`), for the
+    value of every parameter that is called a token, key, password or the like, and for the keys
+    that `hide` was told.
     """
-    if "://" not in text:
+    for key in _keys:
+        text = text.replace(key, HIDDEN)
+    if ":/" not in text:
         return text
     return _PARAMETER.sub(rf"\1{HIDDEN}", _LOGIN.sub(rf"\1{HIDDEN}@", text))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from tspo_cli.config.rules import rule_problems
 from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.prompt_value import QUESTION
+from tspo_cli.config.urls import without_login
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.rollout.prompts import STYLES
 from tspo_cli.training.early_stop import parse_rules
@@ -42,7 +43,8 @@ def problems(config: Config) -> Iterator[str]:
         )
     for url in config.retriever.url:
         if not _HTTP.match(url):
-            yield f"retriever.url: expected a URL like http://127.0.0.1:8000, got {url!r}"
+            got = without_login(url)
+            yield f"retriever.url: expected a URL like http://127.0.0.1:8000, got {got!r}"
 
 
 def refuse_problems(config: Config, where: str = "") -> None:

@@ -8,7 +8,6 @@ idf over the whole collection, also if it is distributed. A 32-bit hash turns wo
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import time
 from collections import Counter
@@ -38,6 +37,7 @@ from tspo_cli.retrieval.remote.patience import (
 from tspo_cli.retrieval.remote.read_answer import MalformedAnswerError, excerpt, read_hits
 from tspo_cli.retrieval.search_settings import index_settings
 from tspo_cli.retrieval.types import RetrieverInfo, SearchResult
+from tspo_cli.text.secrets import key_of
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -237,14 +237,14 @@ def connect(
 
 def open_client(url: str, timeout: float) -> QdrantClient:
     """Qdrant's client. Raises MissingResourceError without the package, InvalidInputError for a URL
-    that is not http(s).
+    that is not http(s), or a key that cannot be one.
     """
     check_url(url, "qdrant", "http://127.0.0.1:6333")
     try:
         from qdrant_client import QdrantClient
     except ImportError as error:
         raise missing({"qdrant_client": "Qdrant"}, str(error)) from None
-    key = os.environ.get(KEY_VARIABLE)
+    key = key_of(KEY_VARIABLE) or None
     return QdrantClient(
         url=url, api_key=key, timeout=max(1, round(timeout)), check_compatibility=False
     )

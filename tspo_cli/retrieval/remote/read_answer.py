@@ -14,6 +14,7 @@ from typing import Any
 from tspo_cli.errors import RemoteServiceError
 from tspo_cli.retrieval.remote.patience import TemporaryError
 from tspo_cli.retrieval.types import Hit, SearchResult
+from tspo_cli.text.secrets import without_secrets
 
 MAX_ANSWER = 64 << 20
 """Bytes of one answer. 256 queries with 100 passages of a kilobyte are 25 MB."""
@@ -72,7 +73,7 @@ def excerpt(text: bytes | str) -> str:
     """The beginning of a foreign text as one line that is safe on a terminal."""
     if isinstance(text, bytes):
         text = text[: 4 * _EXCERPT].decode("utf-8", "replace")
-    line = " ".join(text[: 4 * _EXCERPT].split())[:_EXCERPT]
+    line = " ".join(without_secrets(text[: 4 * _EXCERPT]).split())[:_EXCERPT]
     return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 

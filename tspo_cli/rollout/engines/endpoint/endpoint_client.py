@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
 import random
 import time
 from typing import Any
 
 import httpx
 
-from tspo_cli.config.urls import check_url
+from tspo_cli.config.urls import check_url, shown_url
 from tspo_cli.errors import RemoteServiceError
 from tspo_cli.rollout.engines.endpoint.request_fields import RequestFields
+from tspo_cli.text.secrets import key_of, without_secrets
 
 LONGEST_WAIT = 30.0
 """Seconds between two tries, at most, unless the server asks for more."""
@@ -51,7 +51,7 @@ class EndpointClient:
         fields: names of request fields that differ on this server.
 
     Raises:
-        InvalidInputError: the URL is not http(s).
+        InvalidInputError: the URL is not http(s), or the key cannot be one.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class EndpointClient:
         self.url = url.rstrip("/")
         self._retries = retries
         self._fields = fields or RequestFields()
-        key = os.environ.get(key_env, "") if key_env else ""
+        key = key_of(key_env)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.Client(
             timeout=timeout, headers=headers, limits=httpx.Limits(max_connections=512)
@@ -81,7 +81,7 @@ class EndpointClient:
             RemoteServiceError: no response after all tries, another status than 200, or a response
                 that is not a JSON object.
         """
-        where = f"endpoint {self.url}{path}"
+        where = f"endpoint {shown_url(self.url)}{path}"
         for attempt in range(self._retries + 1):
             problem, wait = "", min(0.5 * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0)
             try:
@@ -156,7 +156,7 @@ def _message(response: httpx.Response, content: Any) -> str:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join(without_secrets(text).split())
 
 
 def _retry_after(response: httpx.Response) -> float:

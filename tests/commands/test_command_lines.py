@@ -1,0 +1,97 @@
+"""A wrong command line is one harmless line, and no secret of it or of the environment is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import run_tspo
+from tspo_cli.config.urls import check_url
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.retrieval.access_token import read_token
+from tspo_cli.retrieval.remote.read_answer import excerpt
+from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient
+from tspo_cli.text import secrets
+
+URL = "http://user:pw123@127.0.0.1:9/x?token=tok456"
+STEERING = "\x1b[31m\u202e\x07x"
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    yield
+    secrets._keys.clear()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "part"),
+    [
+        ([URL], 2, "No such command"),
+        ([STEERING], 2, "No such command"),
+        (["train", f"--{URL}"], 2, "No such option"),
+        (["train", f"--{STEERING}"], 2, "No such option"),
+        (["train", "--out"], 2, "requires an argument"),
+        (["eval"], 2, "Missing argument"),
+        (["eval", "m", "--limit", URL], 2, "'--limit'"),
+        (["serve", "--index", "i", "--port", STEERING], 2, "'--port'"),
+        (["eval", "m", "--data", "d", "--method", STEERING], None, "error: "),
+        (["runs", "ls", STEERING, URL], 2, "unexpected extra argument"),
+        (["report", URL], 4, "no such run directory"),
+        (["doctor", URL], 4, "not a run directory"),
+        (["inspect", URL], 4, "no such file"),
+        (["eval", "m", "--api-base", f"ftp{URL[4:]}", "--data", "d"], None, "error: "),
+        (["train", "tiny/tspo", "--set", f"{URL}=1"], 3, "error: "),
+        (["train", "tiny/tspo", "--set", f"retriever.url={URL[7:]}"], None, "error: "),
+    ],
+)
+def test_a_wrong_command_line_is_one_harmless_line(
+    words: list[str], code: int | None, part: str, tmp_path: Path
+) -> None:
+    done = run_tspo(*words, cwd=tmp_path)
+    assert done.code in ((code,) if code else (2, 3, 4)), done.err
+    assert part in done.err
+    assert len(done.err.strip("\n").split("\n")) == 1
+    shown = done.err + done.out
+    assert not any(secret in shown for secret in ("pw123", "tok456", "\x1b", "\u202e", "\x07"))
+
+
+def test_a_launch_script_with_a_secret_is_announced(tmp_path: Path) -> None:
+    words = ["train", "tiny/tspo", "--set", f"retriever.url={URL}", "--print-launch", "torchrun"]
+    done = run_tspo(*words, cwd=tmp_path)
+    assert "the script has the secret of this URL" in done.err
+    assert "pw123" not in done.err
+
+
+@pytest.mark.parametrize(
+    "url", ["user:pw123@h:80", "ftp://user:pw123@h", "a:pw123@b@c", "u:p@h/?token=pw123"]
+)
+def test_what_is_no_url_is_named_without_its_login(url: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        check_url(url, "endpoint", "http://h")
+    assert "pw123" not in str(caught.value)
+    assert "***@" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["sk-789\n\nsk-790", "sk-789é", "sk-789 x", "\x1bsk-789"])
+def test_a_key_that_no_header_can_hold_is_named_by_its_variable(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    with pytest.raises(InvalidInputError, match="MY_KEY: expected a key") as caught:
+        EndpointClient("http://127.0.0.1:9/v1", key_env="MY_KEY")
+    assert "789" not in str(caught.value)
+
+
+def test_keys_that_a_server_repeats_are_hidden(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-1234567890\n")
+    EndpointClient("http://127.0.0.1:9/v1", key_env="MY_KEY").close()
+    (tmp_path / "token").write_text("0123456789abcdef-token\n")
+    read_token(str(tmp_path / "token"))
+    said = "bad 'Bearer sk-1234567890', 0123456789abcdef-token"
+    assert secrets.without_secrets(said) == "bad 'Bearer ***', ***"
+    assert excerpt(said) == "bad 'Bearer ***', ***"
+    assert secrets.values_without_secrets({"error": [said]}) == {"error": ["bad 'Bearer ***', ***"]}
