@@ -43,7 +43,7 @@ class _Optimised(TypedDict, total=False):
 class _Configured(TypedDict, total=False):
     kind: Text
     seed: int
-    model: dict[Text, Any]
+    model: Required[dict[Text, Any]]
     rollout: _Sampled
     train: _Trained
     optimizer: _Optimised
@@ -64,6 +64,9 @@ class _Status(TypedDict, total=False):
 @_STRICT
 class _Environment(TypedDict, total=False):
     versions: dict[Text, Text | None]
+    python: Text
+    platform: Text
+    cpu_count: Count | None
     gpus: list[Text]
     git: Text | None
 

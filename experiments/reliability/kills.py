@@ -193,6 +193,7 @@ def contents(run: Path) -> dict[str, bytes]:
         str(path.relative_to(run)): path.read_bytes()
         for pattern in kept
         for path in sorted(run.glob(pattern))
+        if path.is_file()
     }
 
 

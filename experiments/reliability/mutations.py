@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -44,6 +45,8 @@ from tspo_cli.training.launch import preload  # noqa: F401
 LONGEST = 120
 COUNTS = (("runs", 150), ("indexes", 60), ("models", 60), ("checkpoints", 40))
 ENDS = ("refused", "same", "said", "other", "unclear", "traceback", "killed")
+_FREE = re.compile(r"[\d.]+ GiB free")
+"""The room of the disk, which changes while others write."""
 COLUMNS = ("commands", *ENDS)
 
 
@@ -63,7 +66,7 @@ def run_command(kind: Kind, command: Sequence[str], place: Path) -> Ended:
     err.unlink(missing_ok=True)
     words = [word.replace("{}", str(place)) for word in command]
     code, _ = forked(lambda: signal.alarm(LONGEST), words, out, err)
-    texts = [path.read_text("utf-8", errors="replace") for path in (out, err)]
+    texts = [_FREE.sub("", path.read_text("utf-8", errors="replace")) for path in (out, err)]
     return Ended(code if code >= 0 else None, texts[0] + kind.result(place), texts[1])
 
 

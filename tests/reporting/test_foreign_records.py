@@ -73,6 +73,9 @@ def test_damaged_records_are_one_line(tree: Path, tmp_path: Path, number: int) -
         ("config.resolved.json", {"train": 5}, "train: Input should be a valid dictionary"),
         ("eval/step_000002/test.json", {"em": float("nan")}, "em: Input should be"),
         ("eval/step_000002/test.json", {"n": 10**30}, "n: Input should be"),
+        ("env.json", {"python": [[1]]}, "python: Input should be"),
+        ("env.json", {"platform": 5}, "platform: Input should be"),
+        ("env.json", {"cpu_count": -1}, "cpu_count: Input should be"),
         ("env.json", {"gpus": {"0": 1}}, "gpus: Input should be a valid list"),
     ],
 )

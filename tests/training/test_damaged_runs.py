@@ -157,6 +157,12 @@ DAMAGE: dict[str, Damage] = {
     "a moment that is infinite": state_damage(
         lambda state: state[some(state, "exp_avg_sq.")].view(-1)[0].fill_(float("inf"))
     ),
+    "a second moment below 0": state_damage(
+        lambda state: state[some(state, "exp_avg_sq.")].view(-1)[0].fill_(-1e-12)
+    ),
+    "all second moments below 0": state_damage(
+        lambda state: state[some(state, "exp_avg_sq.")].fill_(-1.0)
+    ),
     "whole numbers": state_damage(
         lambda state: state.update(
             {

@@ -188,7 +188,7 @@ def _read_state(path: Path) -> Mapping[str, Any]:
 
 
 def _check_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Every parameter has both moments of its shape, and all numbers are finite."""
+    """Every parameter has both moments of its shape; all numbers are finite, no square below 0."""
     names = [name.removeprefix("param.") for name in state if name.startswith("param.")]
     if not names:
         raise InvalidInputError(f"{path}: damaged (it holds no parameters)")
@@ -202,6 +202,8 @@ def _check_state(path: Path, state: Mapping[str, Any]) -> None:
                 raise InvalidInputError(
                     f"{path}: damaged ({key}.{name} holds numbers that are not finite)"
                 )
+        if (state[f"{MOMENTS[1]}.{name}"] < 0).any():
+            raise InvalidInputError(f"{path}: damaged ({MOMENTS[1]}.{name} holds squares below 0)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,9 @@ def _status(run: Path, busy: bool) -> tuple[str, str]:
             f"{state} at step {step}, but {runs.METRICS_NAME} has {made} steps; put back a copy, "
             "or start anew with --overwrite"
         )
+    timed = run / runs.TIMINGS_NAME
+    if timed.exists() and (times := len(runs.read_jsonl(timed))) != made:
+        return "problem", f"{timed.name} has {times} of {made} steps; put back a copy"
     return _ok(f"{state} at step {step}")
 
 

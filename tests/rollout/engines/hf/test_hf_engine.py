@@ -26,7 +26,7 @@ from tests.rollout.engines.hf.engine_runs import (
     logprobs_of,
     tokens,
 )
-from tspo_cli.errors import InvalidInputError
+from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest, Sampling
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 
@@ -287,6 +287,23 @@ def test_new_weights_reach_running_requests(
     expected = logprobs_of(other, [*ids, *done[0].token_ids], 10)
     assert done[0].logprobs[-6:] == pytest.approx(expected[-6:], abs=1e-4)
     assert done[0].weight_version == 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e38])
+def test_weights_that_diverged_end_the_work_with_a_line(
+    model: Qwen2ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    weight: float,
+    temperature: float,
+) -> None:
+    engine = engine_for(model, tokenizer)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(weight)
+    engine.load_weights(None, version=1)
+    with pytest.raises(TspoError, match="diverged or are damaged"):
+        finish_one(engine, tokens(1, 20), Sampling(max_new_tokens=4, temperature=temperature))
 
 
 def test_wrong_weights_are_refused(

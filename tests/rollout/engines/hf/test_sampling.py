@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from tspo_cli.rollout.engines.hf.sampling import filtered_tokens, sample, uniforms
+from tspo_cli.errors import TspoError
+from tspo_cli.rollout.engines.hf.sampling import filtered_tokens, finite, sample, uniforms
 
 
 def draw(logits: torch.Tensor, count: int, seed: int = 0, **settings: float) -> np.ndarray:
@@ -100,3 +102,36 @@ def test_filters_keep_the_smallest_set_that_is_asked_for(seed: int, k: int, p: f
     assert len(chosen) == 1 or float(chosen.sum() - chosen.min()) < p + 1e-6
     if len(chosen) < (k or 10):
         assert float(chosen.sum()) >= p - 1e-5
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("filters", [False, True])
+@pytest.mark.parametrize(
+    "logits",
+    [
+        [float("nan")] * 4,
+        [0.0, 1.0, 2.0, float("nan")],
+        [float("nan"), 1.0, 2.0, 3.0],
+        [0.0, float("inf"), 0.0, 1.0],
+        [float("inf")] * 4,
+        [-float("inf")] * 4,
+    ],
+)
+def test_a_row_without_probabilities_is_an_error(
+    logits: list[float], temperature: float, filters: bool
+) -> None:
+    rows = torch.tensor([[0.0, 1.0, 2.0, 3.0], logits])
+    top = (torch.tensor([2, 2]), torch.tensor([0.9, 0.9])) if filters else (None, None)
+    tokens, logprobs = sample(
+        rows, torch.full((2,), 0.999, dtype=torch.float64), torch.full((2,), temperature), *top
+    )
+    assert bool(((tokens >= 0) & (tokens < 4)).all())
+    finite(logprobs[:1].numpy())
+    with pytest.raises(TspoError, match="diverged or are damaged"):
+        finite(logprobs.numpy())
+
+
+def test_a_token_without_probability_is_no_error() -> None:
+    rows = torch.tensor([[0.0, -float("inf"), 2.0, -float("inf")]])
+    _, logprobs = sample(rows, torch.tensor([0.7], dtype=torch.float64), torch.ones(1))
+    finite(logprobs.numpy())

@@ -26,7 +26,7 @@ from tspo_cli.rollout.engines.engine_protocol import (
 from tspo_cli.rollout.engines.hf.copy_weights import copy_weights
 from tspo_cli.rollout.engines.hf.fused import FusedForward, can_fuse
 from tspo_cli.rollout.engines.hf.kv_cache import SlotCache
-from tspo_cli.rollout.engines.hf.sampling import sample, uniforms
+from tspo_cli.rollout.engines.hf.sampling import finite, sample, uniforms
 from tspo_cli.rollout.engines.hf.slots import FREE, RUNNING, Rows, SlotTable
 from tspo_cli.rollout.engines.hf.stop_conditions import (
     CONTINUE,
@@ -354,7 +354,7 @@ class TransformersEngine:
         )
         tokens = sampled.cpu().numpy()
         table.ids[rows, position] = tokens
-        table.logprobs[rows, position] = values.cpu().numpy()
+        table.logprobs[rows, position] = finite(values.cpu().numpy())
         table.total[rows] = position + 1
         kinds = self.rules.kinds[table.rule[rows], tokens]
         full = position + 1 >= table.limit[rows]

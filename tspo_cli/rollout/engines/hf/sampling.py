@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tspo_cli.errors import TspoError
+
 
 def uniforms(seed: int, count: int) -> npt.NDArray[np.float64]:
     """Uniform numbers in [0, 1) for a request's first `count` tokens. They depend on its seed alone
@@ -21,7 +23,8 @@ def sample(
     top_k: torch.Tensor | None = None,
     top_p: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens [rows] and their log-probabilities [rows] (nats, before the filters).
+    """Tokens [rows] and their log-probabilities [rows] (nats, before the filters). Of a row with
+    logits that are not finite both mean nothing; the log-probability is NaN.
 
     Args:
         logits: [rows, vocabulary], any floating type. They are converted to float32.
@@ -44,6 +47,20 @@ def sample(
         if bool(greedy.any()):
             tokens = torch.where(greedy, logprobs.argmax(-1), tokens)
     return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+
+
+def finite(logprobs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The log-probabilities of sampled tokens themselves.
+
+    Raises:
+        TspoError: one is no number, so that its token means nothing.
+    """
+    if not np.isfinite(logprobs).all():
+        raise TspoError(
+            "the log-probabilities of the policy are not numbers: its weights diverged or are "
+            "damaged; go on from an earlier checkpoint, or lower optimizer.lr"
+        )
+    return logprobs
 
 
 def filtered_tokens(
@@ -71,4 +88,5 @@ def _inverse_cdf(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Te
     level = torch.minimum(
         (uniform * total).to(total.dtype), torch.nextafter(total, torch.zeros_like(total))
     )
-    return torch.searchsorted(cumulative, level[:, None], right=True)[:, 0]
+    tokens = torch.searchsorted(cumulative, level[:, None], right=True)[:, 0]
+    return tokens.clamp(max=probabilities.shape[-1] - 1)  # where a probability is NaN
