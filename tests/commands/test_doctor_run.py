@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from tests.reporting.tree import make_tree
 from tspo_cli.commands.app import app
+from tspo_cli.errors import MissingResourceError
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +29,7 @@ def run(tree: Path, tmp_path: Path) -> Path:
     path = Path(shutil.copytree(tree / "tspo", tmp_path / "run"))
     (path / "model").mkdir()
     (path / "model" / "config.json").write_text("{}")
+    save_file({"a": np.zeros(2)}, path / "model" / "model.safetensors")
     return path
 
 
@@ -84,6 +89,22 @@ def test_a_missing_model_and_leftovers(run: Path) -> None:
     assert "damaged_step_000001: set aside" in text
 
 
+@pytest.mark.parametrize("kept", [None, 0, 20], ids=["no weights", "empty", "cut"])
+def test_half_an_export_is_named(run: Path, kept: int | None) -> None:
+    weights = run / "model" / "model.safetensors"
+    if kept is None:
+        weights.unlink()
+    else:
+        weights.write_bytes(weights.read_bytes()[:kept])
+    (found,) = problems(run)
+    assert "--resume exports it" in found
+
+
+def test_a_directory_that_cannot_be_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
+    assert any("read-only" in detail for detail in problems(run))
+
+
 def test_a_living_training_is_no_problem(run: Path) -> None:
     (run / "status.json").write_text('{"state": "running", "step": 2, "attempt": 1}')
     with open(run / ".lock", "w") as lock:
@@ -92,6 +113,47 @@ def test_a_living_training_is_no_problem(run: Path) -> None:
     assert any("was killed" in detail for detail in problems(run))
 
 
-def test_another_folder_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("", "not a run directory (it has no"),
+        ("eval.json", "an evaluation; read it with tspo report"),
+        ("sweep.json", "a sweep; name one of the runs in it"),
+        ("manifest.json", "an index; tspo index info"),
+        ("config.json", "a model; tspo plan"),
+        ("status.json", "config.resolved.json is missing; put back a copy"),
+        ("checkpoints/step_000001/state.json", "config.resolved.json is missing"),
+        ("b/config.resolved.json", "it holds runs (b)"),
+    ],
+)
+def test_another_folder_is_named(tmp_path: Path, name: str, words: str) -> None:
+    if name:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
     done = CliRunner().invoke(app, ["doctor", str(tmp_path)])
-    assert "not a run directory" in str(done.exception)
+    assert isinstance(done.exception, MissingResourceError)
+    assert words in str(done.exception)
+
+
+def test_what_is_no_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "gone").symlink_to(tmp_path / "nothing")
+    (tmp_path / "file").write_text("")
+    for name, words in {
+        "loop": "not a directory",
+        "gone": "not a directory",
+        "file": "not a directory",
+        "none": "no such directory",
+    }.items():
+        done = CliRunner().invoke(app, ["doctor", str(tmp_path / name)])
+        assert isinstance(done.exception, MissingResourceError), name
+        assert words in str(done.exception)
+
+
+def test_a_run_with_loops_and_without_records(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    (run / "checkpoints").symlink_to(run / "checkpoints")
+    (run / "metrics.jsonl").unlink()
+    assert any("has 0 steps" in detail for detail in problems(run))
+    (run / "status.json").unlink()
+    problems(run)

@@ -4,6 +4,7 @@ run is executed.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,12 +13,23 @@ from typing import Any
 
 from tspo_cli import __version__, runs
 from tspo_cli.config.load_config import read_resolved
+from tspo_cli.config.sweeps.sweep_file import SWEEP_NAME
 from tspo_cli.disk import has_writer
-from tspo_cli.errors import MissingResourceError, TspoError
+from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
 from tspo_cli.record_forms import ENVIRONMENT, GROUP, ITEM, SCORES, checked, checked_step
+from tspo_cli.retrieval.manifest import MANIFEST_NAME
 from tspo_cli.training.core.checkpoint import check_checkpoint
 
 _LEFTOVERS = ("**/.*.tmp", ".replaced", ".deleted", "checkpoints/damaged_*")
+_OTHERS = {
+    runs.EVAL_SUMMARY_NAME: "an evaluation; read it with tspo report, or go on with tspo eval",
+    SWEEP_NAME: "a sweep; name one of the runs in it, or see them all with tspo report",
+    MANIFEST_NAME: "an index; tspo index info checks it",
+    "config.json": "a model; tspo plan says what it needs",
+}
+"""What other directories of ours are, by a file that they have."""
+_MOST_NAMES = 8
+_EXPORT = "--resume exports it from the last checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +48,7 @@ def diagnose(run: Path) -> list[Finding]:
         MissingResourceError: it is no run directory.
     """
     if not runs.is_run(run):
-        raise MissingResourceError(f"{run}: not a run directory (it has no {runs.CONFIG_NAME})")
+        raise MissingResourceError(f"{run}: {_other(run)}")
     busy = has_writer(run) is True
     return [
         _tried("configuration", lambda: _ok(read_resolved(run).kind)),
@@ -48,6 +60,23 @@ def diagnose(run: Path) -> list[Finding]:
         *([] if busy else _leftovers(run)),
         _disk(run),
     ]
+
+
+def _other(path: Path) -> str:
+    """What a path is that is no run directory, and what to do with it."""
+    if not path.is_dir():
+        there = path.exists() or path.is_symlink()
+        return "not a directory; name a run directory" if there else "no such directory"
+    for name, what in _OTHERS.items():
+        if (path / name).is_file():
+            return f"not a run directory but {what}"
+    inside = sorted(child.name for child in path.iterdir() if runs.is_run(child))
+    if inside:
+        more = ", ..." if len(inside) > _MOST_NAMES else ""
+        return f"not a run directory; it holds runs ({', '.join(inside[:_MOST_NAMES])}{more})"
+    if any((path / name).exists() for name in (runs.STATUS_NAME, runs.CHECKPOINTS_NAME)):
+        return f"{runs.CONFIG_NAME} is missing; put back a copy, without it nothing can go on"
+    return f"not a run directory (it has no {runs.CONFIG_NAME})"
 
 
 def _ok(detail: str) -> tuple[str, str]:
@@ -158,16 +187,35 @@ def _checkpoints(run: Path, busy: bool) -> Iterator[Finding]:
 
 
 def _model(run: Path, busy: bool) -> Finding:
-    if (run / runs.MODEL_NAME / "config.json").is_file():
-        return Finding("model", "ok", str(run / runs.MODEL_NAME))
+    model = run / runs.MODEL_NAME
+    if (model / "config.json").is_file():
+        try:
+            for file in (weights := sorted(model.glob("*.safetensors"))):
+                _check_weights(file)
+        except InvalidInputError as error:
+            return Finding("model", "problem", f"{error}; {_EXPORT}")
+        if not weights and not busy:
+            return Finding("model", "problem", f"{model}: without weights; {_EXPORT}")
+        return Finding("model", "ok", str(model))
     try:
         finished = not busy and runs.read_status(run)["state"] == "finished"
         wanted = finished and read_resolved(run).train.export_model
     except TspoError:
         wanted = False
     if wanted:
-        return Finding("model", "problem", "missing; --resume exports it from the last checkpoint")
+        return Finding("model", "problem", f"missing; {_EXPORT}")
     return Finding("model", "note", "not exported yet")
+
+
+def _check_weights(file: Path) -> None:
+    """Raises InvalidInputError for a file that is cut or no safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise InvalidInputError(f"{file}: damaged ({error})") from None
 
 
 def _leftovers(run: Path) -> Iterator[Finding]:
@@ -183,5 +231,7 @@ def _disk(run: Path) -> Finding:
     folders = runs.checkpoint_folders(run)
     sizes = [sum(file.stat().st_size for file in folder.glob("*")) for folder in folders]
     needed, free = 2 * max(sizes, default=0), shutil.disk_usage(run).free
+    if not os.access(run, os.W_OK):
+        return Finding("disk", "problem", "the directory is read-only for you; --resume writes it")
     detail = f"{free / 2**30:.1f} GiB free, a checkpoint and an export need {needed / 2**30:.2f}"
     return Finding("disk", "ok" if free > needed else "problem", detail)
