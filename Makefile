@@ -61,7 +61,7 @@ lint: env
 test: lint
 	$(CALM) $(BIN)/python -m pytest -n $(WORKERS) -m "not gpu and not vllm"
 
-# vLLM pins torch and transformers, so it gets its own environment. On a GPU machine: make vllm VLLM=vllm CONSTRAINTS=
+# vLLM pins torch and transformers, so it gets its own environment. On a GPU machine: make vllm VLLM=vllm==0.32.0 CONSTRAINTS=
 vllm: $(VLLM_VENV)/.installed
 
 # The CPU wheel brings CUDA builds of packages that then fail at import; vLLM does without them.

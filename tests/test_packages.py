@@ -149,3 +149,13 @@ def test_every_extra_that_is_named_exists_and_holds_the_package() -> None:
     ]
     for package in OPTIONAL.values():
         assert any(line.startswith(package.name) for line in extras[package.extra]), package
+
+
+def test_no_extras_bring_two_builds_of_one_module() -> None:
+    """faiss-cpu and faiss-gpu install the same module; each extra joins the core packages."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    needed = [requirement for found in lists for requirement in found]
+    names = {re.split(r"[\[<>=!~; ]", requirement)[0].lower() for requirement in needed}
+    assert "faiss-cpu" in names
+    assert not names & {"faiss-gpu", "faiss-gpu-cu12", "faiss"}

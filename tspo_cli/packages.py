@@ -32,6 +32,7 @@ _PACKAGES = (
     Package("qdrant_client", "qdrant-client", "qdrant", "passages from Qdrant"),
     Package("peft", "peft", "lora", "adapters"),
     Package("tensorboard", "tensorboard", "track", "TensorBoard logs"),
+    Package("wandb", "wandb", "track", "metrics at W&B"),
     Package("gguf", "gguf", "gguf", "conversion of GGUF files"),
     Package("accelerate", "accelerate", "gguf", "conversion of GGUF files"),
     Package("trl", "trl", "peers", "side-by-side benchmarks"),
@@ -91,6 +92,8 @@ def _needed_packages(config: Config, training: bool) -> Iterator[tuple[str, str]
         yield "peft", f"lora.rank = {config.lora.rank}"
     if training and config.track.tensorboard:
         yield "tensorboard", "track.tensorboard"
+    if training and config.track.wandb:
+        yield "wandb", "track.wandb"
     retriever = config.retriever
     if retriever.qdrant.url and not (retriever.index or retriever.url):
         yield "qdrant_client", "retriever.qdrant.url"

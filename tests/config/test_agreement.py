@@ -95,6 +95,7 @@ VALUES: dict[str, list[object]] = {
     "deepspeed.offload_optimizer": ["false", "true"],
     "deepspeed.zero_stage": [0, 1, 4],
     "track.tensorboard": ["false", "true"],
+    "track.wandb": ["false", "true"],
 }
 
 

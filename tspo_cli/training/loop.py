@@ -57,7 +57,7 @@ from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.early_stop import StopRule, parse_rules
 from tspo_cli.training.launch.replaced_run import forget_replaced
 from tspo_cli.training.profiling import step_profiler
-from tspo_cli.training.tracking import tracker
+from tspo_cli.training.tracking import Track, evaluation_values, step_values, tracker
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -152,7 +152,7 @@ def train_loop(
         _progress_bar(run, done) as advance,
     ):
         if done == 0 and config.eval.at_start:
-            _evaluate(run, evaluate, 0)
+            _evaluate(run, evaluate, 0, track)
         began = time.perf_counter()
         for step in range(done + 1, config.train.steps + 1 if reason is None else 0):
             started, cpu_started = time.perf_counter(), time.process_time()
@@ -171,12 +171,12 @@ def train_loop(
             )
             _record(run, step, result, seconds, line)
             if run.is_main_process:
-                track(step, result.metrics)
+                track(step, step_values(result.metrics, result.timings | seconds))
             rows.append(result.metrics)
             reason = _stop_reason(run, rules, rows)
             last = step == config.train.steps or reason is not None
             if last or (config.eval.every and step % config.eval.every == 0):
-                _evaluate(run, evaluate, step)
+                _evaluate(run, evaluate, step, track)
             if config.checkpoint.every and (last or step % config.checkpoint.every == 0):
                 _save(run, step)
             advance(1, line)
@@ -283,11 +283,13 @@ def _record(
     log_line(run.directory, run.attempt, f"step {step} {line}")
 
 
-def _evaluate(run: TrainingRun, evaluate: Evaluate, step: int) -> None:
+def _evaluate(run: TrainingRun, evaluate: Evaluate, step: int, track: Track) -> None:
     if run.config.eval.data:
         if run.engine.weight_version != step:
             run.hand_over(step)
         evaluate(run, step)
+        if run.is_main_process:
+            track(step, evaluation_values(run.directory, step))
         barrier()
         if keep_best(run.config, run.directory, run.learner.core, run.tokenizer, step) is not None:
             run.log(f"step {step}: best so far, kept in {run.directory / 'best'}")

@@ -167,8 +167,19 @@ class TrackConfig(Section):
     """Optional sinks beside metrics.jsonl."""
 
     tensorboard: bool = Field(
-        False, description="Also write the metrics for TensorBoard, into tensorboard/ of the run."
+        False,
+        description=(
+            "Also write metrics, timings and scores for TensorBoard, into tensorboard/ of the run."
+        ),
     )
+    wandb: bool = Field(
+        False,
+        description=(
+            "Also send metrics, timings and scores to W&B. WANDB_MODE=offline keeps them in wandb/ "
+            "of the run."
+        ),
+    )
+    wandb_project: str = Field("tspo", min_length=1, description="W&B: name of the project.")
     profile: bool = Field(
         False, description="Write a trace of the second and third step into trace/ of the run."
     )

@@ -1,0 +1,74 @@
+"""What TensorBoard and W&B (offline) get: metrics, timings and scores, resumed in one place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Finished, Playground, run_tspo
+from tspo_cli.runs import read_jsonl
+from tspo_cli.training.tracking import step_values
+
+Tspo = Callable[..., Finished]
+pytest.importorskip("wandb")
+pytest.importorskip("tensorboard")
+
+
+def test_a_step_has_its_seconds_and_its_rate() -> None:
+    values = step_values({"tokens": 300, "loss": 0.5}, {"rollout": 1.0, "total": 2.0})
+    assert values == {
+        "tokens": 300,
+        "loss": 0.5,
+        "time/rollout": 1.0,
+        "time/total": 2.0,
+        "tokens_per_second": 150,
+    }
+    assert step_values({"loss": 1.0}, {"total": 0.0}) == {"loss": 1.0, "time/total": 0.0}
+
+
+@pytest.mark.slow
+def test_both_get_metrics_timings_and_scores(
+    playground: Playground, tspo: Tspo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = tmp_path / "run"
+    common = {"track__tensorboard": "true", "track__wandb": "true", "eval__every": 2}
+    for steps, more in ((2, []), (3, ["--resume"])):
+        options = playground.settings(train__steps=steps, **common)
+        done = tspo("train", "tiny/grpo", "--json", "--out", run, *options, *more)
+        assert json.loads(done.out)["step"] == steps, "W&B leaves stdout alone"
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    rewards = {event.step: event.value for event in events.Scalars("reward")}
+    rows = read_jsonl(run / "metrics.jsonl")
+    assert rewards == pytest.approx({row["step"]: row["reward"] for row in rows})
+    scores = [name for name in events.Tags()["scalars"] if name.endswith("/em")]
+    assert len(scores) == 1
+    assert scores[0].startswith("eval/")
+    assert [event.step for event in events.Scalars(scores[0])] == [0, 2, 3]
+    assert len(events.Scalars("time/total")) == 3
+
+    identifier = json.loads((run / "wandb.json").read_text())["id"]
+    parts = sorted((run / "wandb").glob(f"offline-run-*-{identifier}/*.wandb"))
+    assert len(parts) == 2, "the resumed run goes on under its id"
+    for name in (b"reward", b"time/total", scores[0].encode(), b"tokens_per_second"):
+        assert all(name in part.read_bytes() for part in parts), name
+
+
+def test_wandb_without_a_key_says_what_to_do(
+    playground: Playground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = playground.settings(train__steps=1, track__wandb="true")
+    done = run_tspo("train", "tiny/grpo", "--out", tmp_path / "run", *options)
+    assert done.code == 4, done.err
+    last = done.err.strip().splitlines()[-1]
+    assert last.startswith("error: track.wandb: W&B does not start (")
+    assert "WANDB_MODE=offline" in last
