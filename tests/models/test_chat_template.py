@@ -47,6 +47,10 @@ def protocol(template: Any, **options: Any) -> SearchProtocol:
         ("{{ raise_exception('only\nuser and model') }}", "only user and model"),
         ("{{ undefined_thing.field }}", "undefined_thing"),
         ("{% for m in messages %}", "Unexpected end"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ 2.0 ** 99999 }}", "out of range"),
+        ("{{ messages.pop(99) }}", "unsafe"),
+        ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "recursion"),
     ],
 )
 def test_a_template_that_refuses_is_one_line_at_the_start(template: str, words: str) -> None:

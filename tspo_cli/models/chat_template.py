@@ -44,7 +44,10 @@ def render_chat(
             add_generation_prompt=open_turn,
             **arguments,
         )
-    except (TemplateError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (
+        *(TemplateError, ValueError, TypeError, LookupError, AttributeError),
+        *(ArithmeticError, RecursionError, MemoryError),
+    ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         has_system = any(message["role"] == "system" for message in messages)
         hint = (
