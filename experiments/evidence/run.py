@@ -56,7 +56,7 @@ def main() -> None:
     if options.what != "collect":
         prepare.main()
         wanted = (*STARTS, *PARTS[options.what])
-        failed = [name for name in wanted if not _sweep(name, options.jobs)]
+        failed = [name for name in wanted if not sweep(_file(name), ROOT / name, options.jobs)]
         if failed:
             print(f"cells failed in {', '.join(failed)}; see {ROOT}/*/logs", file=sys.stderr)
     if options.what != "starts":
@@ -69,14 +69,14 @@ def collect() -> None:
     rows: list[dict[str, Any]] = []
     tables = {}
     for name in (*EXPERIMENTS, *GRIDS, *ABLATIONS):
-        if not _has_finished_runs(ROOT / name):
+        if not has_finished_runs(ROOT / name):
             continue
         record = json.loads(
-            _tspo("report", str(ROOT / name), "--json", "--figure", str(HERE / f"{name}.svg"))
+            tspo("report", str(ROOT / name), "--json", "--figure", str(HERE / f"{name}.svg"))
         )
-        rows += _rows(name, record)
-        tables[name] = _tspo(
-            "report", str(ROOT / name), "--format", "md", "--step", str(_steps(name))
+        rows += sweep_rows(_file(name), record)
+        tables[name] = tspo(
+            "report", str(ROOT / name), "--format", "md", "--step", str(steps_of(_file(name)))
         )
     tables["cost"] = _cost_table(rows)
     with open(HERE / "results.csv", "w", encoding="utf-8", newline="") as handle:
@@ -84,10 +84,10 @@ def collect() -> None:
         writer.writeheader()
         writer.writerows(rows)
     for page in PAGES:
-        _write_tables(page, tables)
+        write_tables(page, tables)
 
 
-def _write_tables(page: Path, tables: Mapping[str, str]) -> None:
+def write_tables(page: Path, tables: Mapping[str, str]) -> None:
     """Replace the tables of `page`: what is between `<!-- table NAME -->` and `<!-- end -->`."""
     text = page.read_text(encoding="utf-8")
     for name, table in tables.items():
@@ -98,15 +98,16 @@ def _write_tables(page: Path, tables: Mapping[str, str]) -> None:
     page.write_text(text, encoding="utf-8")
 
 
-def _rows(name: str, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every evaluation of every finished run."""
+def sweep_rows(file: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every evaluation of every finished run of the sweep `file`, from its report in JSON."""
+    name = file.name.removesuffix(".sweep.toml")
     finished = {run["run"]: run for run in record["sweep"]["runs"] if run["state"] == "finished"}
     rows = []
     for row in record["rows"]:
         run = finished.get(row["run"])
         if run is None:
             continue
-        config = f"{_file(name).as_posix()}::{row['run'].rpartition('/')[0]}"
+        config = f"{file.as_posix()}::{row['run'].rpartition('/')[0]}"
         if row["step"] > _config_steps(config):
             continue  # the run is an earlier, longer one: the sweep's experiment ends before
         rows.append(
@@ -157,7 +158,8 @@ def _cost_table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _has_finished_runs(folder: Path) -> bool:
+def has_finished_runs(folder: Path) -> bool:
+    """True if the sweep in `folder` has something to report."""
     states = (
         json.loads(path.read_text(encoding="utf-8"))["state"]
         for path in folder.glob("**/status.json")
@@ -165,8 +167,9 @@ def _has_finished_runs(folder: Path) -> bool:
     return (folder / "sweep.json").exists() and "finished" in states
 
 
-def _sweep(name: str, jobs: int) -> bool:
-    arguments = ["sweep", str(_file(name)), "--out", str(ROOT / name), "--jobs", str(jobs)]
+def sweep(file: Path, out: Path, jobs: int) -> bool:
+    """Train what is missing of a sweep, `jobs` runs at a time. False: a run failed."""
+    arguments = ["sweep", str(file), "--out", str(out), "--jobs", str(jobs)]
     return (
         subprocess.run([sys.executable, "-m", "tspo_cli", *arguments], check=False).returncode == 0
     )
@@ -177,15 +180,17 @@ def _config_steps(config: str) -> int:
     return load_config([config]).train.steps
 
 
-def _steps(name: str) -> int:
-    return min(cell.config.train.steps for cell in read_sweep(_file(name)).cells)
+def steps_of(file: Path) -> int:
+    """Steps of the shortest run of a sweep."""
+    return min(cell.config.train.steps for cell in read_sweep(file).cells)
 
 
 def _file(name: str) -> Path:
     return HERE / f"{name}.sweep.toml"
 
 
-def _tspo(*arguments: str) -> str:
+def tspo(*arguments: str) -> str:
+    """Standard output of a tspo command that has to succeed."""
     done = subprocess.run(
         [sys.executable, "-m", "tspo_cli", *arguments],
         check=True,

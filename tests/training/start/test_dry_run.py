@@ -19,6 +19,7 @@ from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.training.core.sequences import ScriptedTrajectory
 from tspo_cli.training.planning.memory import GIB, written_gib
+from tspo_cli.training.start import start_warnings
 from tspo_cli.training.start.inputs import TrainingInputs
 from tspo_cli.training.start.start_warnings import _learning_rates, _observations
 
@@ -192,3 +193,22 @@ def test_a_rate_for_toys_on_a_large_model_is_warned_of() -> None:
         lines = list(_learning_rates(config, Large()))
         assert bool(lines) != fine
         assert all("toy" in line and "lora.rank" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("trained", "kind", "warned"),
+    [
+        (135_000_000, "sft", False),
+        (135_000_000, "rl", True),
+        (135_000_000, "rejection_sampling", True),
+        (1_700_000_000, "sft", True),
+        (2_000_000, "rl", False),
+    ],
+)
+def test_imitation_bears_larger_steps(
+    trained: int, kind: str, warned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model of 135 M parameters has to learn a new format in a few steps."""
+    monkeypatch.setattr(start_warnings, "trained_parameters", lambda model: trained)
+    config = load_config([], [f"kind={kind}", "optimizer.lr=2e-4"])
+    assert bool(list(_learning_rates(config, None))) == warned

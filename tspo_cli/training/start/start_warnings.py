@@ -27,8 +27,10 @@ from tspo_cli.text.secrets import without_secrets
 from tspo_cli.training.rl.scoring import needs_critic
 from tspo_cli.training.start.inputs import TrainingInputs
 
-LARGE_MODEL = 50_000_000
-"""Trained parameters from which a rate for toy models is too high."""
+LARGE_MODEL, LARGE_MODEL_OF_SFT = 50_000_000, 500_000_000
+"""Trained parameters from which a rate for toy models is too high, in SFT and elsewhere: imitation
+bears larger steps than a policy gradient.
+"""
 TOY_RATE = 1e-4
 _THOUGHT = "I need to find out more about this."
 
@@ -66,7 +68,7 @@ def trained_parameters(model: Any) -> int:
 
 def _learning_rates(config: Config, model: Any) -> Iterator[str]:
     trained = trained_parameters(model)
-    if config.lora.rank or trained <= LARGE_MODEL:
+    if config.lora.rank or trained <= (LARGE_MODEL_OF_SFT if config.kind == "sft" else LARGE_MODEL):
         return
     usual = "1e-5" if config.kind == "sft" else "1e-6"
     rates = {"optimizer.lr": config.optimizer.lr}

