@@ -9,8 +9,9 @@ often it did not fit, and how often then (1) the exit code was 1, or 4 where the
 first, and one line on stderr named a file and the room, without a traceback; (2) what lay there was
 the same, byte for byte; (3) after room was made the same command succeeded, with the same bytes. A
 training is resumed instead: (2) is that its checkpoints are whole and its status is `failed`, (3)
-that it ends with the files of the undisturbed run. The vectors of a dense index are checked before
-the work, so that the size of files is limited there.
+that it ends with the files of the undisturbed run. A sweep is its training in a cell; the same
+command goes on. The room for a dense index and for a converted model is checked before the work, so
+that the size of files is limited there.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ from pathlib import Path
 
 from experiments.benchmarks.common import machine, make_corpus, make_encoder
 from experiments.reliability.kills import contents, forked, prepare_world, settings, tspo
+from tests.models.tiny_gguf import write_gguf
 from tspo_cli.console import set_quiet
 from tspo_cli.runs import checkpoint_folders, read_status
 from tspo_cli.training.core.checkpoint import find_checkpoint
 
 SHARES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 """Free room, as a share of what the command writes."""
-DISK = 64 * 2**20
+DISK = 96 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,16 @@ class Write:
     out: Path
     again: tuple[str, ...] = ()
     limits_files: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A command that trains one run, `run` below its --out. `resumes`: it needs a flag to go on."""
+
+    kind: str
+    command: tuple[str, ...]
+    run: str = "."
+    resumes: bool = True
 
 
 @dataclass
@@ -137,17 +149,19 @@ def try_write(write: Write, disk: Path, log: Path, row: Row) -> None:
             row.problems += (f"said {said}, whole {whole}, went on {went_on}: {message}",)
 
 
-def try_training(command: list[str], disk: Path, expected: Path, log: Path, row: Row) -> None:
-    """Train with several sizes of the disk, then resume."""
+def try_training(training: Training, disk: Path, expected: Path, log: Path, row: Row) -> None:
+    """Train with several sizes of the disk, then go on."""
     want = contents(expected)
     size = sum(file.stat().st_size for file in expected.rglob("*") if file.is_file())
     for share in (0.02, 0.1, 0.2, 0.35, 0.5, 0.8):
-        run = disk / "run"
+        out = disk / "out"
+        run = out / training.run
+        command = [*training.command, "--out", str(out)]
         fill(disk, int(share * size))
         log.unlink(missing_ok=True)
-        code, _ = forked(lambda: None, [*command, "--out", str(run)], log)
+        code, _ = forked(lambda: None, command, log)
         if code == 0:
-            shutil.rmtree(run)
+            shutil.rmtree(out)
             (disk / ".filler").unlink()
             continue
         row.full += 1
@@ -159,15 +173,15 @@ def try_training(command: list[str], disk: Path, expected: Path, log: Path, row:
         found = len(checkpoint_folders(run)) if run.exists() else 0
         message = f"exit {code} at {share} ({found} checkpoints): {log.read_text()[-300:]}"
         (disk / ".filler").unlink()
-        resume = ["--resume" if found else "--overwrite"]
-        again, _ = forked(lambda: None, [*command, "--out", str(run), *resume], log)
+        resume = ["--resume" if found else "--overwrite"] if training.resumes else []
+        again, _ = forked(lambda: None, [*command, *resume], log)
         went_on = again == 0 and contents(run) == want
         row.one_line += said
         row.whole += whole
         row.went_on += went_on
         if not (said and whole and went_on):
             row.problems += (f"said {said}, whole {whole}, went on {went_on}: {message}",)
-        shutil.rmtree(run)
+        shutil.rmtree(out)
 
 
 def writes(work: Path, disk: Path) -> Iterator[Write]:
@@ -194,6 +208,15 @@ def writes(work: Path, disk: Path) -> Iterator[Write]:
         limits_files=True,
     )
     evaluate = ("eval", str(run / "model"), "--data", str(world / "train.jsonl"), "--index")
+    gguf = work / "tiny.gguf"
+    write_gguf(gguf)
+    yield Write(
+        "model convert",
+        ("model", "convert", str(gguf), "--out", f"{disk}/m"),
+        disk / "m",
+        overwrite,
+        limits_files=True,
+    )
     yield Write("eval", (*evaluate, str(index), "--out", f"{disk}/e"), disk / "e", overwrite)
     page = disk / "page.html"
     yield Write("report --html", ("report", str(run), "--html", str(page)), page)
@@ -203,26 +226,45 @@ def writes(work: Path, disk: Path) -> Iterator[Write]:
         yield Write(f"report --figure {suffix}", command, figure)
 
 
+def trainings(work: Path, log: Path) -> Iterator[Training]:
+    """The commands that train."""
+    train = [*prepare_world(work, log), *settings({"train.steps": 6})]
+    words = tuple(train[2:])
+    yield Training("train", tuple(train))
+    yield Training("train, LoRA", (*train, *settings({"lora.rank": 4})))
+    yield Training("train, 2 processes", (*train, *settings({"train.processes": 2})))
+    grid = work / "grid.sweep.toml"
+    grid.write_text('base = ["tiny/tspo"]\nseeds = [0]\n\n[arms.tspo]\n')
+    yield Training("sweep", ("sweep", str(grid), *words), "tspo/seed0", resumes=False)
+
+
 def try_all(work: Path, only: Sequence[str]) -> list[Row]:
     """A row for every kind of write."""
     work.mkdir(parents=True, exist_ok=True)
     log, rows = work / "log.txt", []
-    train = [*prepare_world(work, log), *settings({"train.steps": 6})]
-    tspo([*train, "--out", str(work / "undisturbed")], log)
+    commands = [*trainings(work, log)]
+    tspo([*commands[0].command, "--out", str(work / "undisturbed")], log)
     disk = work / "disk"
-    for write in writes(work, disk):
-        if not only or write.kind in only:
-            rows.append(Row(write.kind))
-            with small_disk(disk):
-                try_write(write, disk, log, rows[-1])
-            print(rows[-1], file=sys.stderr, flush=True)
-            disk.rmdir()
-    if not only or "train" in only:
-        rows.append(Row("train"))
+
+    def attempt(kind: str, run: Callable[[Row], None]) -> None:
+        if only and kind not in only:
+            return
+        rows.append(Row(kind))
         with small_disk(disk):
-            try_training(train, disk, work / "undisturbed", log, rows[-1])
+            run(rows[-1])
         print(rows[-1], file=sys.stderr, flush=True)
         disk.rmdir()
+
+    for write in writes(work, disk):
+        attempt(write.kind, partial(try_write, write, disk, log))
+    for training in commands:
+        if only and training.kind not in only:
+            continue
+        expected = work / "undisturbed"
+        if training.kind not in ("train", "sweep"):  # the cell of the sweep is that training
+            expected = work / training.kind
+            tspo([*training.command, "--out", str(expected)], log)
+        attempt(training.kind, partial(try_training, training, disk, expected, log))
     return rows
 
 
