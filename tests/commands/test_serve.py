@@ -46,7 +46,8 @@ def index(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, {-15, 143}), (signal.SIGINT, {-2, 1, 130})]
+    ("number", "status"),
+    [(signal.SIGTERM, {-15, 143}), (signal.SIGINT, {-2, 1, 130}), (signal.SIGHUP, {-1, 129})],
 )
 def test_serves_until_it_is_output_to_stop(
     index: Path, number: signal.Signals, status: set[int]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import signal
 import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -61,8 +65,8 @@ def server_config(app: FastAPI) -> uvicorn.Config:
 
 
 def run_server(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM, and finish running requests. `ready` is called once the index
-    is open.
+    """Serve until SIGINT, SIGTERM or SIGHUP, and finish running requests. `ready` is called once
+    the index is open.
 
     Raises:
         The error of an index that could not be opened; the server has then stopped.
@@ -70,9 +74,33 @@ def run_server(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) ->
     _raise_file_limit()
     sys.setswitchinterval(_SWITCH_SECONDS)
     server = _Server(server_config(app), app, ready)
-    server.run(sockets=[bound])
+    with _ended_by_hangup(server):
+        server.run(sockets=[bound])
     if server.failure is not None:
         raise server.failure
+
+
+@contextmanager
+def _ended_by_hangup(server: uvicorn.Server) -> Iterator[None]:
+    """Let SIGHUP end the server as uvicorn lets SIGTERM, unless it is ignored (nohup)."""
+    before = signal.getsignal(signal.SIGHUP)
+    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = False
+
+    def hang_up(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+        server.handle_exit(number, frame)
+
+    signal.signal(signal.SIGHUP, hang_up)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    if came:
+        signal.raise_signal(signal.SIGHUP)
 
 
 _REQUEST_LINE = 256
