@@ -59,7 +59,12 @@ def rule_problems(config: Config) -> Iterator[str]:
             f"{shortest} (rollout.max_prompt_tokens, max_new_tokens, max_observation_tokens); "
             "raise it, lower those, or set it to 0"
         )
-    if config.eval.every and not config.eval.data:
+    held_out = config.data.held_out or config.data.held_out_share
+    if held_out and (config.kind != "sft" or config.data.world):
+        yield 'data.held_out: for kind = "sft" with data.demonstrations'
+    if config.data.held_out and config.data.held_out_share:
+        yield "data.held_out: files are named, and data.held_out_share is set; give one of them"
+    if config.eval.every and not (config.eval.data or held_out):
         yield "eval.every: evaluations are asked for, but eval.data names no question file"
     if config.deepspeed.offload_optimizer and config.deepspeed.zero_stage == 0:
         yield "deepspeed.offload_optimizer: needs deepspeed.zero_stage 1, 2 or 3"

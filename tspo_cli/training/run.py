@@ -110,7 +110,9 @@ def _step_maker(
     if config.kind == "sft":
         source = demonstration_source(config, inputs.retriever, inputs.demonstrations)
         log(_work(config, inputs))
-        return lambda learner, critic, engine: SftStep(config, learner, protocol, source)
+        return lambda learner, critic, engine: SftStep(
+            config, learner, protocol, source, inputs.held_out
+        )
     questions, lengths = fitting_questions(inputs.questions, protocol, config)
     log(lengths)
     log(_work(config, replace(inputs, questions=questions)))

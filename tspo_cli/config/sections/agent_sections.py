@@ -68,6 +68,22 @@ class DataConfig(Section):
             "conversations of other tools)."
         ),
     )
+    held_out: list[str] = Field(
+        default_factory=list,
+        description=(
+            "Files of demonstrations that SFT does not train on: eval_loss is their loss, every "
+            "eval.every steps and at the end."
+        ),
+    )
+    held_out_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description=(
+            "Share of the questions of data.demonstrations that are held out in the same way. "
+            "0: none."
+        ),
+    )
     too_long: Literal["error", "drop"] = Field(
         "error",
         description=(

@@ -27,6 +27,7 @@ from tspo_cli.training.core.sequences import (
 )
 from tspo_cli.training.loop import StepResult
 from tspo_cli.training.sft.demonstration_file import read_demonstrations
+from tspo_cli.training.sft.held_out import held_out_loss
 
 DemonstrationSource = Callable[[int, int], ScriptedTrajectory]
 """(step, position in the batch) -> demonstration. There is no state: a resumed run gets the same
@@ -42,6 +43,7 @@ class SftStep:
     learner: PolicyLearner
     protocol: SearchProtocol
     source: DemonstrationSource
+    held_out: Sequence[ScriptedTrajectory] = ()
     clock: Clock = field(default_factory=Clock)
 
     def __call__(self, step: int) -> StepResult:
@@ -50,6 +52,11 @@ class SftStep:
             sequences = self.sequences_of(step)
         with self.clock.part("update"):
             metrics = self.learner.update_sft(sequences)
+        every, last = self.config.eval.every, step == self.config.train.steps
+        if self.held_out and (last or (every and step % every == 0)):
+            with self.clock.part("held_out"):
+                loss = held_out_loss(self.learner, self.protocol, self.held_out)
+            metrics = metrics | {"eval_loss": loss}
         return StepResult(metrics, self.clock.take())
 
     def sequences_of(self, step: int) -> list[TrainSequence]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tspo_cli.config.schema import Config
 from tspo_cli.data.question import Question
@@ -10,18 +10,21 @@ from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.training.core.sequences import ScriptedTrajectory
 from tspo_cli.training.rl.question_batches import read_training_questions
+from tspo_cli.training.sft.held_out import split_demonstrations
 from tspo_cli.training.sft.sft_step import recorded_demonstrations
 
 
 @dataclass(frozen=True)
 class TrainingInputs:
     """`retriever` is None where rollouts may not search. SFT has no `questions`, and
-    `demonstrations` where they are recorded; other kinds have `questions` alone.
+    `demonstrations` where they are recorded, without those that are `held_out`; other kinds have
+    `questions` alone.
     """
 
     retriever: Retriever | None
     questions: list[Question]
     demonstrations: list[ScriptedTrajectory]
+    held_out: list[ScriptedTrajectory] = field(default_factory=list)
 
 
 def open_inputs(config: Config) -> TrainingInputs:
@@ -33,7 +36,8 @@ def open_inputs(config: Config) -> TrainingInputs:
     """
     retriever = open_retriever(config.retriever)
     if config.kind == "sft":
-        return TrainingInputs(retriever, [], recorded_demonstrations(config))
+        trained, held_out = split_demonstrations(config, recorded_demonstrations(config))
+        return TrainingInputs(retriever, [], trained, held_out)
     return TrainingInputs(retriever, read_training_questions(config), [])
 
 
@@ -47,4 +51,5 @@ def data_in_words(config: Config, inputs: TrainingInputs) -> str:
         return "demonstrations of a world"
     count = len(inputs.demonstrations)
     epochs = config.train.steps * config.train.batch_size / count
-    return f"{count:,} demonstrations ({epochs:.3g} epochs)"
+    held_out = f", {len(inputs.held_out):,} held out" if inputs.held_out else ""
+    return f"{count:,} demonstrations ({epochs:.3g} epochs){held_out}"
