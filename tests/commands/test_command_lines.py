@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from signal import SIGHUP, SIGINT, SIGTERM
 
 import pytest
 
 from tests.conftest import run_tspo
 from tspo_cli.config.urls import check_url
-from tspo_cli.errors import InvalidInputError
+from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.retrieval.access_token import read_token
 from tspo_cli.retrieval.remote.read_answer import excerpt
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient
@@ -95,3 +96,14 @@ def test_keys_that_a_server_repeats_are_hidden(
     assert secrets.without_secrets(said) == "bad 'Bearer ***', ***"
     assert excerpt(said) == "bad 'Bearer ***', ***"
     assert secrets.values_without_secrets({"error": [said]}) == {"error": ["bad 'Bearer ***', ***"]}
+
+
+def test_the_exit_codes_in_the_documents_are_those_of_the_code() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "reliability.md").read_text()
+    rows = page.partition("## Exit codes")[2].split("\n")
+    cells = [row.split("|")[1] for row in rows if row.startswith("| ") and row[2].isdigit()]
+    documented = {int(code) for cell in cells for code in cell.split(",")}
+    ours = {0, 137, 139, *(128 + number for number in (SIGHUP, SIGINT, SIGTERM))}
+    assert documented == ours | {
+        kind.exit_code for kind in (TspoError, *TspoError.__subclasses__())
+    }
