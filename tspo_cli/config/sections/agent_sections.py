@@ -63,26 +63,14 @@ class DataConfig(Section):
     )
     demonstrations: list[str] = Field(
         default_factory=list,
-        description=(
-            "Files of recorded demonstrations for SFT (JSONL with question and turns, or "
-            "conversations of other tools)."
-        ),
+        description="Files of demonstrations for SFT (question and turns, or conversations).",
     )
     held_out: list[str] = Field(
         default_factory=list,
-        description=(
-            "Files of demonstrations that SFT does not train on: eval_loss is their loss, every "
-            "eval.every steps and at the end."
-        ),
+        description="Files of demonstrations that SFT does not train on: their loss is eval_loss.",
     )
     held_out_share: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description=(
-            "Share of the questions of data.demonstrations that are held out in the same way. "
-            "0: none."
-        ),
+        0.0, ge=0, lt=1, description="Share of data.demonstrations that is held out instead."
     )
     too_long: Literal["error", "drop"] = Field(
         "error",
@@ -93,10 +81,7 @@ class DataConfig(Section):
     )
     rename_entities: bool = Field(
         True,
-        description=(
-            "Redraw entity names in every demonstration of a world, so that names cannot "
-            "be memorised."
-        ),
+        description="Redraw entity names in every demonstration of a world: none is memorised.",
     )
 
 
