@@ -112,9 +112,8 @@ def says_it(log: Path, code: int) -> bool:
     """One line that names a file and the room, and no traceback."""
     lines = log.read_text().splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
-    full = [
-        line for line in errors if "are free" in line or "ulimit" in line or "are needed" in line
-    ]
+    told = [*errors, *(line for line in lines if ": exit code " in line)]  # of the cell of a sweep
+    full = [line for line in told if "are free" in line or "ulimit" in line or "are needed" in line]
     return code in (1, 4) and len(errors) == len(full) == 1 and "Traceback" not in "".join(lines)
 
 
