@@ -57,10 +57,12 @@ def plan(
         step_seconds,
     )
     from tspo_cli.training.problems import refuse_problems
+    from tspo_cli.training.sft.epochs import with_steps_of_epochs
     from tspo_cli.training.start.longest import longest_sequence
 
     config = load_config(sources, settings or ())
     refuse_problems(config)
+    config = with_steps_of_epochs(config)
     if rollout_tokens and (rates is not None or not gpus):
         raise UsageError(
             "--rollout-tokens counts for the time of --gpus alone; give --gpus N without --rates, "

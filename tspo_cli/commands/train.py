@@ -66,6 +66,7 @@ def train(
     from tspo_cli.config.sources import run_name
     from tspo_cli.training.announce import loop_options
     from tspo_cli.training.problems import refuse_problems
+    from tspo_cli.training.sft.epochs import with_steps_of_epochs
 
     settings = [*(settings or []), *(["track.profile=true"] if profile else [])]
     if print_launch is not None:
@@ -83,6 +84,7 @@ def train(
         return
     config = load_config(files, settings)
     refuse_problems(config)
+    config = with_steps_of_epochs(config)
     run = out or Path("runs") / run_name(files[-1])
     if dry_run:
         with _saying_how_to_prepare(config):

@@ -106,6 +106,8 @@ def unused_retrievers(retriever: RetrieverConfig) -> Iterator[str]:
 
 def _rl_problems(config: Config) -> Iterator[str]:
     rollout = config.rollout
+    if config.train.epochs:
+        yield f'train.epochs: kind = "{config.kind}" counts train.steps; set that, and epochs to 0'
     if not config.data.train:
         yield f'data.train: kind = "{config.kind}" needs question files to train on'
     if not config.model.path:
@@ -197,6 +199,8 @@ def _sft_problems(config: Config) -> Iterator[str]:
         yield 'data: kind = "sft" needs data.demonstrations or data.world'
     if not (config.data.world or config.model.path):
         yield ("model.path: name the model to start from; only data.world makes a new tiny policy")
+    if config.train.epochs and not config.data.demonstrations:
+        yield "train.epochs: needs data.demonstrations; demonstrations of a world never repeat"
     retriever = config.retriever
     if config.data.world and not (retriever.index or retriever.url or retriever.qdrant.url):
         yield ("retriever.index: demonstrations of a world need an index of its corpus; set it")

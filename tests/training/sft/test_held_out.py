@@ -16,6 +16,7 @@ from tspo_cli.models.tiny import tiny_model
 from tspo_cli.models.tokenizer import tiny_tokenizer
 from tspo_cli.runs import read_jsonl
 from tspo_cli.training.sft.demonstration_file import read_demonstrations
+from tspo_cli.training.sft.epochs import with_steps_of_epochs
 from tspo_cli.training.sft.held_out import split_demonstrations
 
 SEARCH = {
@@ -35,6 +36,38 @@ def write(path: Path, questions: range) -> Path:
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return path
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        (["train.epochs=1"], 5),
+        (["train.epochs=2", "train.batch_size=8"], 5),
+        (["train.epochs=0.1"], 1),
+        (["train.epochs=1", "data.held_out_share=0.5"], 3),
+        (["train.epochs=3", "train.batch_size=100"], 1),
+        (["train.steps=7"], 7),
+    ],
+)
+def test_epochs_are_steps_over_what_is_trained(
+    settings: list[str], steps: int, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "demos.jsonl", range(10))
+    common = [f'data.demonstrations=["{path}"]', "train.batch_size=4", *settings]
+    assert with_steps_of_epochs(load_config(["any/sft"], common)).train.steps == steps
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ("tiny/warmstart", "train.epochs: needs data.demonstrations"),
+        ("tiny/grpo", 'train.epochs: kind = "rl" counts train.steps'),
+    ],
+)
+def test_epochs_of_anything_else_are_refused(recipe: str, said: str) -> None:
+    done = run_tspo("train", recipe, "--dry-run", "--set", "train.epochs=1")
+    assert done.code == 3
+    assert said in done.err
 
 
 def test_a_share_is_of_questions_and_depends_on_the_seed_alone(tmp_path: Path) -> None:

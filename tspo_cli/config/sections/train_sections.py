@@ -38,6 +38,14 @@ class TrainConfig(Section):
         ge=1,
         description="Training steps (RL: one rollout batch each; SFT: one optimiser update each).",
     )
+    epochs: float = Field(
+        0,
+        ge=0,
+        description=(
+            "SFT on data.demonstrations: passes over those that are trained on, in place of "
+            "train.steps. 0: train.steps counts."
+        ),
+    )
     updates_per_step: int = Field(1, ge=1, description="RL: optimiser updates per rollout batch.")
     batch_size: int = Field(16, ge=1, description="SFT: demonstrations per update.")
     tokens_per_micro_batch: int = Field(
