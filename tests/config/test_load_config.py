@@ -265,7 +265,7 @@ def test_hash_depends_on_content_alone(tmp_path: Path) -> None:
 def test_reading_a_run_directory_that_is_none_or_was_changed(tmp_path: Path) -> None:
     with pytest.raises(MissingResourceError, match="not a run directory"):
         read_resolved(tmp_path)
-    write(tmp_path, "config.resolved.json", '{"seed": -1}')
+    write(tmp_path, "config.resolved.json", '{"seed": -1, "model": {}}')
     with pytest.raises(InvalidInputError, match="seed: expected an integer >= 0, got -1"):
         read_resolved(tmp_path)
     write(tmp_path, "config.resolved.json", "[]")

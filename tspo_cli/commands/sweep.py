@@ -59,11 +59,16 @@ def sweep(
 
     One cell: tspo train FILE.toml::ARM/AXIS-VALUE --set seed=0
     """
+    from dataclasses import replace
+
     from tspo_cli.config.sweeps.sweep_cells import read_sweep
     from tspo_cli.training.problems import problems
+    from tspo_cli.training.sft.epochs import with_steps_of_epochs
 
     plan = read_sweep(file, settings or [], problems)
-    cells = plan.only(only or [])
+    cells = [
+        replace(cell, config=with_steps_of_epochs(cell.config)) for cell in plan.only(only or [])
+    ]
     folder = out or Path("runs") / file.name.removesuffix(".toml").removesuffix(".sweep")
     if write_configs is not None:
         from tspo_cli.training.launch.sweep_runner import write_experiments

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
@@ -33,7 +33,6 @@ from tspo_cli.training.launch.cell_process import start_training, training_conte
 from tspo_cli.training.launch.child_processes import end_processes
 from tspo_cli.training.launch.claim import is_complete
 from tspo_cli.training.launch.same_experiment import check_same_experiment
-from tspo_cli.training.sft.epochs import with_steps_of_epochs
 
 _POLL_SECONDS = 0.5
 
@@ -97,7 +96,6 @@ def run_sweep(
             run directory of it holds another experiment.
         MissingResourceError: a package that a cell needs is not installed.
     """
-    cells = [replace(cell, config=with_steps_of_epochs(cell.config)) for cell in cells]
     for cell in cells:
         require_packages(cell.config)
     _refuse_other_sweep(out, sweep)

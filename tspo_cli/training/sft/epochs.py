@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 
 from tspo_cli.config.schema import Config
-from tspo_cli.training.sft.held_out import split_demonstrations
-from tspo_cli.training.sft.sft_step import recorded_demonstrations
 
 
 def with_steps_of_epochs(config: Config) -> Config:
@@ -18,6 +16,9 @@ def with_steps_of_epochs(config: Config) -> Config:
     """
     if not config.train.epochs:
         return config
+    from tspo_cli.training.sft.held_out import split_demonstrations
+    from tspo_cli.training.sft.sft_step import recorded_demonstrations
+
     trained, _ = split_demonstrations(config, recorded_demonstrations(config))
     # A share such as 0.1 of 30 must not become 4 by the last bit of a product.
     drawn = round(config.train.epochs * len(trained), 6)
