@@ -184,6 +184,27 @@ def test_refusals_come_before_the_work_and_leave_nothing(index: Path, tmp_path: 
     assert out.read_bytes() == before
     assert make(index, out, "--overwrite").exit_code == 0
     assert out.read_bytes() != before
+    folder = tmp_path / "folder.jsonl"
+    folder.mkdir()
+    assert "is a directory" in str(make(index, folder, "--overwrite").exception)
+
+
+def test_only_demonstrations_are_replaced(index: Path, tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"step": 1}\n', "utf-8")
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps(QUESTIONS[4]) + "\n", "utf-8")
+    damaged = tmp_path / "damaged.jsonl.gz"
+    damaged.write_bytes(b"no gzip")
+    conversation = tmp_path / "conversation.jsonl"
+    conversation.write_text('{"messages": []}\n', "utf-8")
+    for path in (metrics, questions, damaged, conversation, index / "passages.jsonl"):
+        before = path.read_bytes()
+        assert "so it is not replaced" in str(make(index, path, "--overwrite").exception)
+        assert path.read_bytes() == before
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    assert make(index, empty, "--overwrite").exit_code == 0
 
 
 @pytest.mark.parametrize("name", ["hotpotqa", "2wikimultihopqa", "musique", "nq"])

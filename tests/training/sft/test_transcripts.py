@@ -127,10 +127,26 @@ def test_parquet_of_search_r1(tmp_path: Path) -> None:
     assert [turn.shown for turn in demonstration.turns] == [PASSAGE, None]
 
 
+def test_the_input_of_alpaca_belongs_to_the_question(tmp_path: Path) -> None:
+    record = {"instruction": "Answer briefly.", "input": "Who built it?", "output": "Ada"}
+    assert one(tmp_path, record).question == "Answer briefly.\nWho built it?"
+    assert one(tmp_path, record | {"input": "", "history": []}).question == "Answer briefly."
+
+
+def test_an_explicit_question_may_be_about_a_chat_template(tmp_path: Path) -> None:
+    record = {"question": "What does <|im_end|> end?", "response": "A message"}
+    assert one(tmp_path, record).question == "What does <|im_end|> end?"
+
+
+def test_weights_of_one_are_no_mark(tmp_path: Path) -> None:
+    reply = said("assistant", ANSWER, weight=1, train=True)
+    assert len(one(tmp_path, {"messages": [ASKED, reply]}).turns) == 1
+
+
 @pytest.mark.parametrize(
     ("record", "expected"),
     [
-        ({"messages": []}, "list of messages"),
+        ({"messages": []}, "got an empty list"),
         ({"messages": [said("assistant", ANSWER)]}, "begins with a question"),
         ({"messages": [ASKED]}, "an answer of the assistant"),
         ({"messages": [ASKED, ASKED, said("assistant", ANSWER)]}, "a search before every message"),
@@ -158,6 +174,18 @@ def test_parquet_of_search_r1(tmp_path: Path) -> None:
         ({"prompt": "Who?", "response": f"{ANSWER} and more"}, "more turns after turn 1"),
         ({"conversations": [{"from": "gpt"}]}, "begins with a question"),
         ({"text": "Who?"}, '"question" (a string)'),
+        ({"messages": [ASKED, said("assistant", ANSWER, weight=0)]}, "message 2 to be trained"),
+        ({"messages": [ASKED, said("assistant", ANSWER, train=False)]}, "message 2 to be trained"),
+        (
+            {"conversations": [said("user", "Who?"), said("gpt", ANSWER, loss=False)]},
+            "message 2 to be trained",
+        ),
+        (
+            {"instruction": "And who sold it?", "output": "Bo", "history": [["Who?", "Ada"]]},
+            "one question in a record",
+        ),
+        ({"prompt": "<|im_start|>user\nWho?<|im_end|>", "response": "Ada"}, "<|im_start|>"),
+        ({"prompt": "[INST] Who? [/INST]", "response": "Ada"}, "chat template's [INST]"),
     ],
 )
 def test_what_is_no_transcript_is_refused_with_its_line(

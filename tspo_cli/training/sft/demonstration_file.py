@@ -77,11 +77,25 @@ def holds_demonstrations(path: Path) -> bool:
     Raises:
         MissingResourceError: no such file.
     """
-    try:
-        first = next((record for _, record in read_rows(path)), {})
-    except InvalidInputError:
-        return False
+    first = _first_record(path)
     return "turns" in first or is_transcript(first)
+
+
+def holds_own_demonstrations(path: Path) -> bool:
+    """Whether the first record of a file is a demonstration in our form, by its fields.
+
+    Raises:
+        MissingResourceError: no such file.
+    """
+    return {"question", "turns"} <= _first_record(path).keys()
+
+
+def _first_record(path: Path) -> dict[str, Any]:
+    """Empty if there is none that can be read."""
+    try:
+        return next((record for _, record in read_rows(path)), {})
+    except InvalidInputError:
+        return {}
 
 
 def _demonstration(

@@ -11,6 +11,7 @@ from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import atomic_write_text, write_jsonl_gz
 from tspo_cli.text.strict_json import json_text
 from tspo_cli.training.core.sequences import ScriptedTurn
+from tspo_cli.training.sft.demonstration_file import holds_own_demonstrations
 
 ENDINGS = (".jsonl", ".jsonl.gz")
 
@@ -43,17 +44,26 @@ def _turn_record(turn: ScriptedTurn) -> dict[str, Any]:
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
-    """Refuse a name that is none of a JSONL file, and a file that is there.
+    """Refuse a name that is none of a JSONL file, a file that is there, and to replace one that
+    holds something else than demonstrations: questions, say, or rollouts.
 
     Raises:
-        InvalidInputError: either.
+        InvalidInputError: any of these.
     """
     if not path.name.endswith(ENDINGS):
         raise InvalidInputError(
             f"{path}: expected a name that ends in .jsonl or .jsonl.gz; rename the output"
         )
-    if path.exists() and not overwrite:
+    if path.is_dir():
+        raise InvalidInputError(f"{path}: is a directory; name a file in it")
+    if not path.exists():
+        return
+    if not overwrite:
         raise InvalidInputError(f"{path}: is already there; add --overwrite to replace it")
+    if not path.is_file() or (path.stat().st_size and not holds_own_demonstrations(path)):
+        raise InvalidInputError(
+            f"{path}: holds no demonstrations of tspo, so it is not replaced; choose another --out"
+        )
 
 
 def write_demonstrations(path: Path, records: Sequence[dict[str, Any]]) -> None:

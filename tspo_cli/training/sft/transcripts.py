@@ -37,6 +37,9 @@ _INFORMATION = re.compile(r"\s*<information>(.*?)</information>\s*", re.DOTALL)
 _ENDS = re.compile("|".join(map(re.escape, STOP_STRINGS)))
 # What chat templates write at the end of a message.
 _END_TOKENS = re.compile(r"(?:\s|<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>|</s>)*\Z")
+_TEMPLATE_TOKENS = re.compile(r"<\|[\w ]{1,40}\|>|\[/?INST\]|<(?:start|end)_of_turn>")
+# Marks of a message that is not trained, in the formats of OpenAI, Axolotl and others.
+_UNTRAINED = {"weight": 0, "train": False, "trainable": False, "loss": False}
 _ASKED = re.compile(r"\bQuestion:\s*(.+?)\s*(?:\n|<\||$)")
 
 
@@ -80,7 +83,7 @@ def read_transcript(record: dict[str, Any]) -> Transcript:
         Unreadable: it cannot be the transcript of a search agent.
     """
     messages = _messages(record)
-    has_system = any(message.role == "system" for message in messages)
+    has_system = bool(record.get("system")) or any(message.role == "system" for message in messages)
     said = [message for message in messages if message.role != "system"]
     if not said or said[0].role != "user":
         raise Unreadable(
@@ -91,6 +94,12 @@ def read_transcript(record: dict[str, Any]) -> Transcript:
     question = record.get("question")
     if not isinstance(question, str) or not question.strip():
         question = _question(said[0].text)
+        if token := _TEMPLATE_TOKENS.search(question):
+            raise Unreadable(
+                "the question in the user's own words",
+                f"a chat template's {token[0]}",
+                'give it as "question", or the prompt as a list of messages',
+            )
     if not question.strip():
         raise Unreadable("a question", "an empty message", "write the question")
     return Transcript(question.strip(), _turns(said[1:]), has_system)
@@ -102,7 +111,14 @@ def _messages(record: dict[str, Any]) -> list[_Message]:
             return _listed(record[name], name, role, text)
     prompt = next((record[name] for name in (*_PROMPTS, "question") if name in record), None)
     response = next(record[name] for name in _RESPONSES if name in record)
+    if record.get("history"):
+        raise Unreadable(
+            "one question in a record", '"history"', "leave the record out: earlier turns are lost"
+        )
     if isinstance(prompt, str):
+        more = record.get("input")  # Alpaca: what the instruction is about
+        if isinstance(more, str) and more.strip():
+            prompt = f"{prompt.rstrip()}\n{more.strip()}"
         asked = [_Message("user", prompt)]
     else:
         asked = _listed(prompt, "prompt", "role", "content")
@@ -115,7 +131,8 @@ def _messages(record: dict[str, Any]) -> list[_Message]:
 
 def _listed(entries: Any, name: str, role_name: str, text_name: str) -> list[_Message]:
     if not isinstance(entries, list) or not entries:
-        raise Unreadable(f'"{name}" to be a list of messages', type_name(entries), "write one")
+        got = "an empty list" if entries == [] else type_name(entries)
+        raise Unreadable(f'"{name}" to be a list of messages', got, "write one")
     messages = []
     for place, entry in enumerate(entries, start=1):
         if not isinstance(entry, dict):
@@ -132,9 +149,21 @@ def _listed(entries: Any, name: str, role_name: str, text_name: str) -> list[_Me
             )
         text = _text(entry.get(text_name, entry.get("content")), place)
         if role in ("assistant", "call"):
+            _refuse_untrained(entry, place)
             text, role = _spoken(entry, text, place, is_call=role == "call"), "assistant"
         messages.append(_Message(role, text))
     return messages
+
+
+def _refuse_untrained(entry: dict[str, Any], place: int) -> None:
+    """All that the assistant says is trained, so a mark that says otherwise cannot be kept."""
+    for name, value in _UNTRAINED.items():
+        if name in entry and entry[name] == value:
+            raise Unreadable(
+                f"message {place} to be trained, as all of the assistant",
+                f'"{name}": {json.dumps(entry[name])}',
+                "remove the mark, or leave the conversation out",
+            )
 
 
 def _text(content: Any, place: int) -> str:
