@@ -105,6 +105,19 @@ def test_overwrite_opens_everything_first(
 
 
 @pytest.mark.parametrize(
+    "own",
+    ["model.path=run/model", "model.path=./run/../run/model", 'eval.data=["run/metrics.jsonl"]'],
+)
+def test_a_run_does_not_overwrite_what_it_begins_with(place: Place, own: str) -> None:
+    before = contents(place.root)
+    words = [*place.words["run"], "--set", own, "--out", "run", "--overwrite"]
+    done = run_tspo(*words, cwd=place.root)
+    assert done.code == 3, done.err
+    assert "lies in run, which --overwrite would delete" in done.err
+    assert contents(place.root) == before
+
+
+@pytest.mark.parametrize(
     ("command", "code"),
     [
         ("eval none --index index --data questions.jsonl --out evals --overwrite", 4),

@@ -44,11 +44,14 @@ def launch(
     another launcher that sets RANK and WORLD_SIZE, this process is one of the launcher's processes.
 
     Raises:
-        InvalidInputError: `run` is in use, or belongs to another experiment than the one to resume.
+        InvalidInputError: `run` is in use, belongs to another experiment than the one to resume,
+            or holds what the run that overwrites it begins with.
         MissingResourceError: a package that `config` needs is not installed.
         TspoError: a training process failed; the error has its exit code.
     """
     require_packages(config)
+    if overwrite:
+        _refuse_own_inputs(config, run)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _join_launcher(config, run, train, resume=resume, overwrite=overwrite)
         return
@@ -60,6 +63,20 @@ def launch(
             train(config, run, attempt, resume)
         else:
             _spawn(claim, worker_module, config.train.processes, attempt, resume=resume)
+
+
+def _refuse_own_inputs(config: Config, run: Path) -> None:
+    """Raises:
+    InvalidInputError: the model or data of the new run lie in the run that it would replace.
+    """
+    data = config.data
+    for name in (config.model.path, *data.train, *data.demonstrations, *config.eval.data):
+        path = Path(name)
+        if name and path.exists() and path.resolve().is_relative_to(run.resolve()):
+            raise InvalidInputError(
+                f"{name}: lies in {run}, which --overwrite would delete; copy it to another place, "
+                "or choose another --out"
+            )
 
 
 def _start(config: Config, run: Path, *, resume: bool) -> int | None:
