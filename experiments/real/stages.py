@@ -4,16 +4,20 @@ its time.
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from tspo_cli.config.load_config import load_config
 from tspo_cli.demo.demo_commands import Command
 from tspo_cli.errors import MissingResourceError
-from tspo_cli.runs import MODEL_NAME, STATUS_NAME, read_json
+from tspo_cli.packages import require_packages
+from tspo_cli.runs import MODEL_NAME, STATUS_NAME, read_status
+from tspo_cli.training.problems import refuse_problems
 
 DEFAULT_OUT = Path("runs/real")
 HUB = "hotpotqa:dev"
@@ -73,11 +77,24 @@ class Training(Command):
     steps: int = 0
 
     def finished(self) -> bool:
-        """True when the run has made all steps."""
-        if not self.output.exists():
-            return False
-        status = read_json(self.output)
+        """True when the run has made all steps.
+
+        Raises:
+            InvalidInputError: a damaged status of the run.
+        """
+        status = read_status(self.folder)
         return bool(status["state"] == "finished" and status["step"] >= self.steps)
+
+    def check(self) -> None:
+        """Refuse settings that `tspo train` would refuse, which may be after hours.
+
+        Raises:
+            TspoError: as `tspo train`.
+        """
+        pairs = [word for before, word in pairwise(self.arguments) if before == "--set"]
+        config = load_config([self.arguments[1]], pairs)
+        refuse_problems(config)
+        require_packages(config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +209,7 @@ def packaged_model() -> Path:
 def _warm_start(options: RealOptions) -> list[str]:
     is_default = not options.model and options.out == DEFAULT_OUT
     model = options.model or f"{options.out}/{MODEL_NAME}"
-    paths = [f'data.demonstrations=["{options.out}/demos.jsonl"]']
+    paths = [_list_of("data.demonstrations", options.out / "demos.jsonl")]
     return [
         *([] if is_default else [f"model.path={model}"]),
         *([] if options.out == DEFAULT_OUT else paths),
@@ -202,8 +219,13 @@ def _warm_start(options: RealOptions) -> list[str]:
 def _arm(options: RealOptions) -> list[str]:
     out = options.out
     model = f"model.path={out}/{WARM_START}/{MODEL_NAME}"
-    paths = [model, f'data.train=["{out}/corpus/train.jsonl.gz"]']
+    paths = [model, _list_of("data.train", out / "corpus/train.jsonl.gz")]
     return [*([] if out == DEFAULT_OUT else paths), *options.settings]
+
+
+def _list_of(key: str, path: Path) -> str:
+    """KEY=[PATH], with whatever quotes the path has."""
+    return f"{key}={json.dumps([str(path)], ensure_ascii=False)}"
 
 
 def _train(
@@ -212,7 +234,8 @@ def _train(
     """`tspo train real/RECIPE`. The recipes themselves name the paths below DEFAULT_OUT."""
     out = options.out
     run = out / recipe
-    paths = [f"retriever.index={out}/index", f'eval.data=["{out}/corpus/dev.jsonl.gz"]']
+    dev = _list_of("eval.data", out / "corpus/dev.jsonl.gz")
+    paths = [f"retriever.index={out}/index", dev]
     pairs = [
         *([f"seed={options.seed}"] if options.seed else []),
         *([] if out == DEFAULT_OUT else paths),

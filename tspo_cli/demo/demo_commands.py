@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.errors import TspoError
-from tspo_cli.runs import EVAL_SUMMARY_NAME, MODEL_NAME, STATUS_NAME, read_json
+from tspo_cli.runs import EVAL_SUMMARY_NAME, MODEL_NAME, STATUS_NAME, read_status
 
 DEFAULT_OUT = Path("runs/demo")
 MARKER = "demo.json"
@@ -59,9 +59,13 @@ class Command:
         return self.output.name == STATUS_NAME
 
     def finished(self) -> bool:
-        """True when an earlier demo has completed the command."""
+        """True when an earlier demo has completed the command.
+
+        Raises:
+            InvalidInputError: a damaged status of a run.
+        """
         if self.is_training:
-            return self.output.exists() and read_json(self.output)["state"] == "finished"
+            return bool(read_status(self.folder)["state"] == "finished")
         return self.output.exists()
 
     def check_exit(self, code: int, log: Path | None = None) -> None:
