@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from tspo_cli.config.rules import rule_problems
 from tspo_cli.config.schema import Config, ModelConfig, RolloutConfig
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.standalone import EvaluationRequest, eval_config
+from tspo_cli.models import chat_template
 from tspo_cli.models.chat_template import stop_ids, template_notes, turn_end_id
 from tspo_cli.models.load_model import load_tokenizer
 from tspo_cli.models.tiny import tiny_model
@@ -22,6 +25,7 @@ from tspo_cli.rollout.agent_file import write_agent_file
 from tspo_cli.rollout.engines.engine_protocol import GenerationRequest, Sampling
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 from tspo_cli.rollout.protocol import SearchProtocol
+from tspo_cli.time_limit import at_most
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 NO_SYSTEM = (
@@ -58,6 +62,35 @@ def test_a_template_that_refuses_is_one_line_at_the_start(template: str, words: 
         protocol(template, system="Be brief.")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+FOREVER = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize("template", [FOREVER, CHATML + FOREVER, FOREVER + CHATML])
+def test_a_template_that_does_not_end_is_refused(
+    template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_template, "_LONGEST_SECONDS", 0.1)
+    with pytest.raises(InvalidInputError, match=r"needs longer than 0\.1 seconds .*; mend the"):
+        protocol(template)
+
+
+def test_a_limit_leaves_an_alarm_as_it_was() -> None:
+    fired: list[int] = []
+    handler = signal.signal(signal.SIGALRM, lambda number, frame: fired.append(number))
+    left, interval = signal.setitimer(signal.ITIMER_REAL, 0.15)
+    try:
+        with at_most(5):
+            pass
+        with pytest.raises(TimeoutError, match=r"longer than 0\.05 seconds"), at_most(0.05):
+            time.sleep(5)
+        assert not fired
+        time.sleep(0.15)
+        assert fired == [signal.SIGALRM]
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, left, interval)
 
 
 PARTS = "{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}"

@@ -9,10 +9,13 @@ from typing import Any
 from tspo_cli.config.schema import RolloutConfig
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.models.tokenizer_protocol import Tokenizer, added_ids, decode, encode
+from tspo_cli.time_limit import at_most
 
 TURN_END = "turn_end"
 """In rollout.stop_tokens: the token with which the chat template ends a turn."""
 _CONTENT = "\ue000"
+_LONGEST_SECONDS = 5.0
+"""For one conversation of a few words. A template takes milliseconds."""
 
 
 def uses_template(tokenizer: Tokenizer, config: RolloutConfig) -> bool:
@@ -61,6 +64,23 @@ def render_chat(
         ) from error
 
 
+def _render_in_time(
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    config: RolloutConfig,
+    *,
+    open_turn: bool = True,
+) -> str:
+    try:
+        with at_most(_LONGEST_SECONDS):
+            return render_chat(tokenizer, messages, config.template_kwargs, open_turn=open_turn)
+    except TimeoutError as error:
+        raise InvalidInputError(
+            f"the model's chat template needs {error} for a conversation of a few words; mend the "
+            "template, or set rollout.chat_template=never"
+        ) from error
+
+
 def check_template(tokenizer: Tokenizer, config: RolloutConfig) -> None:
     """Refuse a chat template that does not write the question or rollout.system as they are.
 
@@ -72,7 +92,7 @@ def check_template(tokenizer: Tokenizer, config: RolloutConfig) -> None:
     messages = [{"role": "user", "content": f"-{_CONTENT}Qq{_CONTENT}-"}]
     if config.system:
         messages.insert(0, {"role": "system", "content": config.system})
-    text = render_chat(tokenizer, messages, config.template_kwargs)
+    text = _render_in_time(tokenizer, messages, config)
     for message in messages:
         if message["content"].strip() not in text:
             system = message["role"] == "system"
@@ -109,7 +129,7 @@ def turn_end_id(tokenizer: Tokenizer, config: RolloutConfig) -> int | None:
     # Some templates end a turn only with the beginning of the next one.
     for more in ([], [{"role": "user", "content": "-"}]):
         try:
-            text = render_chat(tokenizer, [*said, *more], config.template_kwargs, open_turn=False)
+            text = _render_in_time(tokenizer, [*said, *more], config, open_turn=False)
         except InvalidInputError:  # a template without turns of the model
             return None
         rest = text.rpartition(_CONTENT)[2] if _CONTENT in text else ""
