@@ -59,7 +59,12 @@ class CommandServer:
             assert self.process.stdout is not None
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
-            return int(self.process.stdout.readline())
+            try:
+                return int(self.process.stdout.readline())
+            except BaseException:  # the test's time is over: the answer would be the next one's
+                self.process.kill()
+                self.process = None
+                raise
 
     def close(self) -> None:
         """End the process."""
