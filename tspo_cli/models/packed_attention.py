@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from inspect import signature
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -41,20 +42,29 @@ _IN_MASK = -1
 """The window of a layer that hands over no argument for it."""
 
 
+Ranges = tuple[tuple[int, int], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Segments:
     """The sequences of a packed row: their lengths in order, and where each begins and ends
     (running sums [n + 1], int32).
+
+    A segment may continue earlier tokens of the row. `prefixes` has, for each segment, the ranges
+    (start, end) of the row that it continues, in order; it is empty where no segment does.
     """
 
     lengths: tuple[int, ...]
     boundaries: torch.Tensor
+    prefixes: tuple[Ranges, ...] = ()
 
     @classmethod
-    def of(cls, lengths: tuple[int, ...], device: torch.device) -> Segments:
+    def of(
+        cls, lengths: tuple[int, ...], device: torch.device, prefixes: tuple[Ranges, ...] = ()
+    ) -> Segments:
         """Segments of these lengths."""
         sums = torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0).to(torch.int32)
-        return cls(lengths, sums.to(device))
+        return cls(lengths, sums.to(device), prefixes if any(prefixes) else ())
 
 
 def enable_packing(model: Any) -> None:
@@ -141,7 +151,8 @@ def packed_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
         return result, None
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and _varlen() is not None:
+    flash = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+    if flash and not segments.prefixes and _varlen() is not None:
         return _flash(query, key, value, segments, scaling, window), None
     return _per_segment(query, key, value, segments, window, _Sdpa(scaling, dropout)), None
 
@@ -233,23 +244,36 @@ def _per_segment(
     attention: Callable[..., torch.Tensor],
 ) -> torch.Tensor:
     """One causal attention per segment: no padding, on every device, and a mask only where a
-    segment is longer than the window.
+    segment continues a prefix or is longer than the window.
     """
-    lengths = list(segments.lengths)
-    parts = [
-        attention(
-            q,
-            k,
-            v,
-            _causal(q.shape[2], q.shape[2], window, q.device)
-            if window is not None and q.shape[2] > window
-            else None,
-        )
-        for q, k, v in zip(
-            query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True
-        )
-    ]
+    queries = query.split(list(segments.lengths), 2)
+    parts = []
+    for q, k, v in zip(
+        queries, _with_prefixes(key, segments), _with_prefixes(value, segments), strict=True
+    ):
+        continues = k.shape[2] > q.shape[2]
+        masked = continues or (window is not None and q.shape[2] > window)
+        mask = _causal(q.shape[2], k.shape[2], window, q.device) if masked else None
+        parts.append(attention(q, k, v, mask))
     return torch.cat(parts, 1)
+
+
+def _with_prefixes(states: torch.Tensor, segments: Segments) -> list[torch.Tensor]:
+    """Keys or values [1, H, T, D] of each segment, with those of its prefix before them."""
+    if not segments.prefixes:
+        return list(states.split(list(segments.lengths), 2))
+    bounds = [0, *accumulate(segments.lengths)]
+    read = [(*prefix, own) for prefix, own in zip(segments.prefixes, pairwise(bounds), strict=True)]
+    # Split once, where any range begins or ends: gradients of slices would each fill a whole row.
+    cuts = sorted({edge for ranges in read for piece in ranges for edge in piece})
+    pieces = states.split([end - start for start, end in pairwise(cuts)], 2)
+    number = {cut: index for index, cut in enumerate(cuts)}
+    return [
+        torch.cat(
+            [part for start, end in ranges for part in pieces[number[start] : number[end]]], 2
+        )
+        for ranges in read
+    ]
 
 
 def _flash(

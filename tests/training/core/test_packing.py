@@ -4,16 +4,26 @@ in vain.
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from tests.training.core.learner_worker import VOCABULARY, make_config, make_learner, make_sequences
 from tspo_cli.models.packed_attention import enable_packing
 from tspo_cli.training.core.distributed import init_distributed
 from tspo_cli.training.core.micro_batches import MicroBatch, micro_batches
+from tspo_cli.training.core.sequences import TrainSequence
 
 SHAPE = {
     "vocab_size": VOCABULARY,
@@ -63,6 +73,71 @@ def test_same_loss_and_gradients_as_padded(kind: str, seed: int, count: int, bud
     assert packed[0] == pytest.approx(padded[0], abs=1e-6, rel=1e-6)
     for ours, theirs in zip(packed[1], padded[1], strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama", "mistral"])
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 99), groups=st.integers(1, 4), budget=st.integers(30, 500))
+def test_shared_prefixes_change_nothing_but_the_work(
+    kind: str, seed: int, groups: int, budget: int
+) -> None:
+    torch.manual_seed(0)
+    model: PreTrainedModel
+    if kind == "mistral":  # layers with a sliding window
+        model = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=11))
+    else:
+        model = (
+            Qwen2ForCausalLM(Qwen2Config(**SHAPE))
+            if kind == "qwen2"
+            else LlamaForCausalLM(LlamaConfig(**SHAPE))
+        )
+    sequences = branching_sequences(seed, groups)
+    shares = [[weight / 200 for weight in sequence.weights] for sequence in sequences]
+    enable_packing(model)
+    alone_batches = micro_batches(sequences, shares, budget)
+    batches = micro_batches(sequences, shares, budget, shared=True)
+    alone, shared = loss_and_gradients(model, alone_batches), loss_and_gradients(model, batches)
+    assert shared[0] == pytest.approx(alone[0], abs=1e-6, rel=1e-6)
+    for ours, theirs in zip(shared[1], alone[1], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    assert all(
+        batch.token_ids.numel() <= budget or len(set(batch.members)) == 1 for batch in batches
+    )
+
+
+def branching_sequences(seed: int, groups: int) -> list[TrainSequence]:
+    """Groups that begin with the same instruction; the sequences of a group share a prompt, and
+    some of them their first turn or everything.
+    """
+    random = np.random.default_rng(seed)
+
+    def tokens(most: int) -> list[int]:
+        return random.integers(0, VOCABULARY, random.integers(1, most)).tolist()
+
+    instruction, sequences = tokens(20), []
+    for _ in range(groups):
+        prompt, turn, end = instruction + tokens(8), tokens(12), tokens(9)
+        for row in (turn + end, turn + tokens(9), turn + end, tokens(6), turn):
+            weights = [0.0] * len(prompt) + [1.0] * len(row)
+            weights[len(prompt)] = float(random.integers(0, 3))
+            sequences.append(TrainSequence(prompt + row, weights))
+    order = random.permutation(len(sequences)).tolist()
+    return [sequences[index] for index in order]
+
+
+def test_common_tokens_are_packed_once() -> None:
+    prompt, turn = [1, 2, 3, 4], [5, 6]
+    rows = [[*prompt, *turn, 7], [*prompt, *turn, 8], [*prompt, 9], [*prompt, *turn, 7]]
+    sequences = [TrainSequence(row, [0.0] * 4 + [1.0] * (len(row) - 4)) for row in rows]
+    shares = [row.weights for row in sequences]
+    [batch] = micro_batches(sequences, shares, 100, shared=True)
+    assert sorted(batch.token_ids[0].tolist()) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert sorted(batch.targets.tolist()) == [5, 5, 5, 6, 6, 6, 7, 7, 8, 9]
+    trained = [len(rows[member]) - 4 for member in batch.members]
+    assert trained == [batch.sequences.tolist().count(number) for number in range(4)]
+    # A budget of 8 has room for three of them, one of which costs nothing.
+    halves = micro_batches(sequences, shares, 8, shared=True)
+    assert [half.token_ids.numel() for half in halves] == [8, 5]
 
 
 @given(st.lists(st.integers(2, 60), min_size=1, max_size=30), st.integers(60, 300))

@@ -58,6 +58,13 @@ class TrainConfig(Section):
             "longest one."
         ),
     )
+    share_prefixes: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description=(
+            "Tokens with which several sequences of a packed micro-batch begin go through the "
+            "model once. auto: for models of more than 50 million parameters on a CPU."
+        ),
+    )
     gradient_checkpointing: bool = Field(
         False,
         description=(

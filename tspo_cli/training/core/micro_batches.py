@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tspo_cli.models.packed_attention import Segments, forward_packed
+from tspo_cli.models.packed_attention import Ranges, Segments, forward_packed
 from tspo_cli.training.core.sequences import TrainSequence
 
 
@@ -17,7 +17,8 @@ class MicroBatch:
     """Sequences as the model takes them, and the N trained tokens among them.
 
     Packed: token_ids [1, L], one sequence after the other, with `packing`; positions restart at 0
-    in each sequence. Padded: token_ids [B, L], padding on the right, `packing` is None.
+    in each sequence. Tokens that begin several sequences may be there once. Padded: token_ids [B,
+    L], padding on the right, `packing` is None.
 
     `rows` and `columns` [N]: the position that each trained token is predicted from (one before its
     own). targets, weights, coefficients, advantages, old_logprobs, returns, old_values [N]: see
@@ -54,8 +55,8 @@ class MicroBatch:
         tensors = {
             name: value.to(device) for name, value in values.items() if torch.is_tensor(value)
         }
-        packing = self.packing and Segments(
-            self.packing.lengths, self.packing.boundaries.to(device)
+        packing = self.packing and replace(
+            self.packing, boundaries=self.packing.boundaries.to(device)
         )
         return replace(self, **values | tensors | {"packing": packing})
 
@@ -79,9 +80,13 @@ def micro_batches(
     budget: int,
     *,
     packed: bool = True,
+    shared: bool = False,
 ) -> list[MicroBatch]:
     """Micro-batches of at most `budget` tokens each, padding included. A longer sequence gets a
     batch of its own.
+
+    With `shared`, packed sequences of a batch that begin with the same tokens (a prompt, or whole
+    turns) have them in common: they go through the model once.
 
     `coefficients` [len(sequences)][T] is each token's share of the loss. Sequences without a
     trained token are left out. Tokens after the last trained one of a sequence are cut off: nothing
@@ -93,8 +98,13 @@ def micro_batches(
         if any(sequence.weights)
     }
     order = sorted(lengths, key=lambda index: -lengths[index])
-    groups = _fill(order, lengths, budget) if packed else _rectangles(order, lengths, budget)
-    return [_micro_batch(sequences, coefficients, members, packed) for members in groups]
+    if not packed:
+        groups = _rectangles(order, lengths, budget)
+    elif shared:
+        groups = _fill_sharing(sequences, lengths, budget)
+    else:
+        groups = _fill(order, lengths, budget)
+    return [_micro_batch(sequences, coefficients, members, packed, shared) for members in groups]
 
 
 def padding_batch(*, packed: bool = True) -> MicroBatch:
@@ -124,6 +134,73 @@ def _fill(order: Sequence[int], lengths: dict[int, int], budget: int) -> list[li
     return groups
 
 
+def _fill_sharing(
+    sequences: Sequence[TrainSequence], lengths: dict[int, int], budget: int
+) -> list[list[int]]:
+    """Sequences in the order of their tokens, so that those with the most in common are
+    neighbours. Common tokens count once.
+    """
+    order = sorted(lengths, key=lambda index: sequences[index].token_ids[: lengths[index]])
+    groups: list[list[int]] = []
+    used, before = 0, list[int]()
+    for index in order:
+        ids = sequences[index].token_ids[: lengths[index]]
+        new = len(ids) - _common(before, ids)
+        if groups and used + new <= budget:
+            groups[-1].append(index)
+            used += new
+        else:
+            groups.append([index])
+            used = len(ids)
+        before = ids
+    return groups
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """The number of tokens with which both begin."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Where packed sequences lie: the column of each token of each sequence, and the segments."""
+
+    columns: list[list[int]]
+    segments: Segments
+
+    @classmethod
+    def of(cls, ids: Sequence[Sequence[int]], shared: bool) -> _Row:
+        """A row of sequences. With `shared`, a sequence begins in the columns of the one before
+        it, as far as their tokens are the same.
+        """
+        columns, lengths, prefixes = list[list[int]](), list[int](), list[Ranges]()
+        path: Ranges = ()
+        end = 0
+        for number, row in enumerate(ids):
+            known = _common(ids[number - 1], row) if shared and number else 0
+            new = len(row) - known
+            path = _first(path, known)
+            columns.append([*(columns[-1][:known] if known else ()), *range(end, end + new)])
+            if new:
+                lengths.append(new)
+                prefixes.append(path)
+                path = (*path, (end, end + new))
+                end += new
+        return cls(columns, Segments.of(tuple(lengths), torch.device("cpu"), tuple(prefixes)))
+
+
+def _first(ranges: Ranges, count: int) -> Ranges:
+    """The first `count` positions of the ranges."""
+    first: list[tuple[int, int]] = []
+    for start, end in ranges:
+        taken = min(end - start, count)
+        if taken:
+            first.append((start, start + taken))
+        count -= taken
+    return tuple(first)
+
+
 def _rectangles(order: Sequence[int], lengths: dict[int, int], budget: int) -> list[list[int]]:
     """Sequences of similar length together, longest first."""
     groups: list[list[int]] = []
@@ -140,10 +217,14 @@ def _micro_batch(
     coefficients: Sequence[Sequence[float]],
     members: Sequence[int],
     packed: bool,
+    shared: bool = False,
 ) -> MicroBatch:
     chosen = [sequences[index] for index in members]
     lengths = [_used_length(sequence) for sequence in chosen]
-    width = sum(lengths) if packed else max(lengths)
+    ids = [sequence.token_ids[:length] for sequence, length in zip(chosen, lengths, strict=True)]
+    packing = _Row.of(ids, shared) if packed else None
+    columns = packing.columns if packing else [list(range(length)) for length in lengths]
+    width = sum(packing.segments.lengths) if packing else max(lengths)
     token_ids = torch.zeros(1 if packed else len(members), width, dtype=torch.long)
     positions = torch.arange(width).repeat(len(token_ids), 1)
     # (sequence in this batch, index in the sequence) of every trained token
@@ -153,15 +234,10 @@ def _micro_batch(
         for index, weight in enumerate(sequence.weights[:length])
         if weight
     ]
-    rows, starts, start = [], [], 0
-    for number, (sequence, length) in enumerate(zip(chosen, lengths, strict=True)):
-        row = 0 if packed else number
-        token_ids[row, start : start + length] = torch.tensor(sequence.token_ids[:length])
-        if packed:
-            positions[0, start : start + length] = torch.arange(length)
-        rows.append(row)
-        starts.append(start)
-        start += length if packed else 0
+    rows = [0 if packed else number for number in range(len(chosen))]
+    for row, places, tokens in zip(rows, columns, ids, strict=True):
+        token_ids[row, places] = torch.tensor(tokens)
+        positions[row, places] = torch.arange(len(tokens))
     turns: dict[tuple[int, int], int] = {}
     for number, index in trained:
         turns.setdefault((number, _turn(chosen[number], index)), len(turns))
@@ -170,16 +246,16 @@ def _micro_batch(
         return torch.tensor(values, dtype=torch.long)
 
     def numbers(name: str) -> torch.Tensor:
-        columns = [getattr(sequence, name) for sequence in chosen]
+        values = [getattr(sequence, name) for sequence in chosen]
         return torch.tensor(
-            [columns[number][index] for number, index in trained], dtype=torch.float32
+            [values[number][index] for number, index in trained], dtype=torch.float32
         )
 
     return MicroBatch(
         token_ids=token_ids,
         positions=positions,
         rows=integers([rows[number] for number, _ in trained]),
-        columns=integers([starts[number] + index - 1 for number, index in trained]),
+        columns=integers([columns[number][index - 1] for number, index in trained]),
         targets=integers([chosen[number].token_ids[index] for number, index in trained]),
         weights=numbers("weights"),
         coefficients=torch.tensor(
@@ -196,7 +272,7 @@ def _micro_batch(
         ),
         indices=integers([index for _, index in trained]),
         members=tuple(members),
-        packing=Segments.of(tuple(lengths), torch.device("cpu")) if packed else None,
+        packing=packing.segments if packing else None,
     )
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from tspo_cli.config.schema import Config, OptimizerConfig
 from tspo_cli.errors import TspoError
+from tspo_cli.models.checks.model_size import is_large_on_cpu
 from tspo_cli.models.compiled import compile_pointwise
 from tspo_cli.models.packed_attention import enable_packing
 from tspo_cli.timing import Clock
@@ -121,6 +122,7 @@ class TrainingCore:
         self.config, self.optimizer, self.total_updates = config, optimizer, total_updates
         self.updates, self.clock = 0, Clock()
         first = next(module.parameters())
+        large = is_large_on_cpu(module)
         adam = torch.optim.AdamW(
             [parameter for parameter in module.parameters() if parameter.requires_grad],
             # Every update sets its own rate; DeepSpeed may make a step to create the moments.
@@ -138,6 +140,8 @@ class TrainingCore:
             dist_init_required=False,
         )
         self.zero_stage = int(self.engine.zero_optimization_stage())
+        choice = config.train.share_prefixes
+        self._shares_prefixes = choice == "always" or (choice == "auto" and large)
         set_update_count(self.engine, 0)
 
     @property
@@ -295,7 +299,11 @@ class TrainingCore:
         """Micro-batches on the device; every process gets the same number of them."""
         packed = self.config.train.packing
         batches = micro_batches(
-            sequences, shares, self.config.train.tokens_per_micro_batch, packed=packed
+            sequences,
+            shares,
+            self.config.train.tokens_per_micro_batch,
+            packed=packed,
+            shared=self._shares_prefixes,
         )
         count = int(all_max(float(max(1, len(batches)))))
         batches += [padding_batch(packed=packed)] * (count - len(batches))
