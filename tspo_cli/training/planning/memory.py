@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tspo_cli.config.schema import Config
 from tspo_cli.credit.find_algorithm import find_algorithm
+from tspo_cli.models.checks.model_size import LARGE
 from tspo_cli.models.logprobs import KEPT_LOGITS, LOGITS_AT_ONCE
 from tspo_cli.training.core.engine_weights import engine_copies_weights
 from tspo_cli.training.planning.model_shape import ModelShape
@@ -190,6 +191,8 @@ def engine_memory(run: PlannedRun) -> dict[str, float]:
     weights = run.parameters * size / GIB / (config.vllm.tensor_parallel if is_vllm else 1)
     if not engine_copies_weights(config, config.deepspeed.zero_stage):
         weights = 0.0
+    if not (is_vllm or run.gpus or run.is_bfloat16) and run.parameters > LARGE:
+        weights += run.parameters * size / GIB  # the engine's packed copy
     in_flight = min(config.rollout.batch_size, run.sequences)
     cache = kv_cache_bytes(run.shape, run.context, in_flight, size) / GIB
     if is_vllm and config.vllm.kv_cache_gib:

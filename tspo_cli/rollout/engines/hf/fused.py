@@ -1,13 +1,14 @@
-"""A faster forward pass of small Qwen2 and Llama models on a CPU, with fewer and larger operations.
+"""A faster forward pass of Qwen2 and Llama models on a CPU, with fewer and larger operations.
 
 A decoding step of a tiny policy spends more time between operations than in them. Here the
 projections of one input are joined to one matrix, and a prefill computes its last layer for the
-last token only.
+last token only. A decoding step of a large one reads every weight for a few rows; its matrices lie
+in the order in which oneDNN reads them (`packed_linear`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from tspo_cli.models.checks.model_size import is_large_on_cpu
 from tspo_cli.rollout.engines.hf.kv_cache import SlotCache
+from tspo_cli.rollout.engines.hf.products import Product, can_pack, packed_linear, plain_linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,12 +26,12 @@ if TYPE_CHECKING:
 MODEL_CLASSES = ("Qwen2ForCausalLM", "LlamaForCausalLM")
 # Rotary embeddings whose frequencies do not depend on the length of the sequence.
 ROPE_TYPES = ("default", "linear", "llama3")
-# Larger models gain little, and joined projections are a second copy of the weights.
-MOST_PARAMETERS = 50_000_000
 
 
 def can_fuse(model: PreTrainedModel) -> bool:
-    """Whether `FusedForward` supports the model: small, on a CPU, of a known class and shape."""
+    """Whether `FusedForward` supports the model: on a CPU, of a known class and shape; a large one
+    in float32.
+    """
     config: Any = model.config
     return (
         type(model).__name__ in MODEL_CLASSES
@@ -39,24 +42,22 @@ def can_fuse(model: PreTrainedModel) -> bool:
         and all(
             type(part) is nn.Linear for layer in model.model.layers for part in _projections(layer)
         )
-        and sum(parameter.numel() for parameter in model.parameters()) <= MOST_PARAMETERS
+        and (not is_large_on_cpu(model) or can_pack(model.dtype))
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """Weights of one layer. `qkv` is [(heads + 2 kv_heads) head_dim, hidden], `gate_up` [2
-    intermediate, hidden].
+    """Weights of one layer and its products, of which `qkv` gives [(heads + 2 kv_heads) head_dim]
+    values a token, `gate_up` [2 intermediate].
     """
 
     input_norm: torch.Tensor
-    qkv: torch.Tensor
-    qkv_bias: torch.Tensor | None
-    output: torch.Tensor
-    output_bias: torch.Tensor | None
+    qkv: Product
+    output: Product
     norm: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor
+    gate_up: Product
+    down: Product
 
 
 class FusedForward:
@@ -76,6 +77,7 @@ class FusedForward:
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.epsilon = config.rms_norm_eps
+        self.product = packed_linear if is_large_on_cpu(model) else plain_linear
         positions = torch.arange(max_context)[None]
         cos, sin = self.model.model.rotary_emb(model.get_input_embeddings().weight, positions)
         # A rotation swaps the halves of a head and negates one of them: `sin` contains the sign.
@@ -86,7 +88,11 @@ class FusedForward:
 
     def refresh(self) -> None:
         """Join the projections from the model's present weights."""
-        self.layers = [_join(layer) for layer in self.model.model.layers]
+        self.layers = list[_Layer]()  # the old ones are dropped before the new ones are made
+        for layer in self.model.model.layers:
+            self.layers.append(_join(layer, self.product))
+        head = self.model.lm_head
+        self.head = self.product(head.weight, None) if self.product is packed_linear else head
         self.embedding = self.model.model.embed_tokens.weight
         self.final_norm = self.model.model.norm.weight
 
@@ -108,7 +114,8 @@ class FusedForward:
             if number == len(self.layers) - 1 and width > 1:
                 x, query, mask = x.view(rows, width, -1)[:, -1], query[:, :, -1:], mask[:, :, -1:]
             x = self._finish(layer, x, self._attend(query, keys, values, mask))
-        return self.model.lm_head(self._norm(x, self.final_norm))
+        logits: torch.Tensor = self.head(self._norm(x, self.final_norm))
+        return logits
 
     def _project(
         self,
@@ -122,7 +129,7 @@ class FusedForward:
         """Queries [rows, heads, width, head_dim]; keys and values [rows, kv_heads, columns,
         head_dim].
         """
-        joined = functional.linear(self._norm(x, layer.input_norm), layer.qkv, layer.qkv_bias)
+        joined = layer.qkv(self._norm(x, layer.input_norm))
         joined = joined.view(len(x), self.heads + 2 * self.kv_heads, self.head_dim)
         rotated = joined[:, : self.heads + self.kv_heads]
         swapped = rotated.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
@@ -151,9 +158,9 @@ class FusedForward:
         return attended.transpose(1, 2).reshape(rows * width, heads * size)
 
     def _finish(self, layer: _Layer, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        x = x + functional.linear(attended, layer.output, layer.output_bias)
-        gate, up = functional.linear(self._norm(x, layer.norm), layer.gate_up).chunk(2, dim=-1)
-        return x + functional.linear(functional.silu(gate).mul_(up), layer.down)
+        x = x + layer.output(attended)
+        gate, up = layer.gate_up(self._norm(x, layer.norm)).chunk(2, dim=-1)
+        return x + layer.down(functional.silu(gate).mul_(up))
 
     def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return functional.rms_norm(x, (x.shape[-1],), weight, self.epsilon)
@@ -166,17 +173,18 @@ def _projections(layer: Any) -> Iterator[nn.Module]:
     yield from (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
 
 
-def _join(layer: Any) -> _Layer:
+def _join(layer: Any, product: Callable[[torch.Tensor, torch.Tensor | None], Product]) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     biases = [projection.bias for projection in projections]
     return _Layer(
         input_norm=layer.input_layernorm.weight,
-        qkv=torch.cat([projection.weight for projection in projections]),
-        qkv_bias=None if biases[0] is None else torch.cat(biases),
-        output=attention.o_proj.weight,
-        output_bias=attention.o_proj.bias,
+        qkv=product(
+            torch.cat([projection.weight for projection in projections]),
+            None if biases[0] is None else torch.cat(biases),
+        ),
+        output=product(attention.o_proj.weight, attention.o_proj.bias),
         norm=layer.post_attention_layernorm.weight,
-        gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
-        down=mlp.down_proj.weight,
+        gate_up=product(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]), None),
+        down=product(mlp.down_proj.weight, None),
     )

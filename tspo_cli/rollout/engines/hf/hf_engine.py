@@ -17,15 +17,13 @@ import torch
 
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.models.attention_kinds import attention_problem
+from tspo_cli.models.checks.model_size import is_large_on_cpu
 from tspo_cli.models.eos import eos_ids
-from tspo_cli.rollout.engines.engine_protocol import (
-    Completion,
-    FinishReason,
-    GenerationRequest,
-)
+from tspo_cli.rollout.engines.engine_protocol import Completion, FinishReason, GenerationRequest
 from tspo_cli.rollout.engines.hf.copy_weights import copy_weights
 from tspo_cli.rollout.engines.hf.fused import FusedForward, can_fuse
 from tspo_cli.rollout.engines.hf.kv_cache import SlotCache
+from tspo_cli.rollout.engines.hf.prefill_plan import passes, share_prefixes
 from tspo_cli.rollout.engines.hf.sampling import finite, sample, uniforms
 from tspo_cli.rollout.engines.hf.slots import FREE, RUNNING, Rows, SlotTable
 from tspo_cli.rollout.engines.hf.stop_conditions import (
@@ -86,7 +84,7 @@ class TransformersEngine:
                 'between turns; set rollout.engine to "vllm"'
             )
         self.weight_version, self.owns_weights = weight_version, owns_weights
-        self.model, self.max_context = model, max_context
+        self.model, self.max_context, self._large = model, max_context, is_large_on_cpu(model)
         self.device, self.dtype = model.device, model.dtype
         config = model.config.get_text_config()
         self.cache = SlotCache(batch_size, max_context, config.num_hidden_layers, self.device)
@@ -161,8 +159,7 @@ class TransformersEngine:
         if training:
             self.model.eval()
         self._admit()
-        due = self._due_for_prefill()
-        if due.size:
+        for due in self._due_for_prefill():
             self._prefill(due)
         rows = self.table.decoding()
         if rows.size:
@@ -248,14 +245,17 @@ class TransformersEngine:
         self.table.cached[slot] = length
         self._mask[slot, ..., length:] = self._hidden
 
-    def _due_for_prefill(self) -> Rows:
+    def _due_for_prefill(self) -> list[Rows]:
+        """The rows of each prefill that is due."""
         rows = self.table.prefilling()
         decoding = self.table.decoding().size
         if rows.size < PREFILL_SHARE * decoding and self.prefill_wait < PREFILL_PATIENCE:
             self.prefill_wait += bool(rows.size)
-            return rows[:0]
+            return []
         self.prefill_wait = 0
-        return rows
+        if not self._large:
+            return [rows] if rows.size else []
+        return passes(self.table, share_prefixes(self.table, self.cache, self._mask, rows))
 
     def _prefill(self, rows: Rows) -> None:
         """Compute the next chunk of each row, padded on the left, and cache it. Rows whose tokens
@@ -377,9 +377,9 @@ class TransformersEngine:
         else:
             return
         table.set_idle(slot)
-        logprobs = table.logprobs[slot, start:end].tolist()
         session, version = int(table.session[slot]), int(table.version[slot])
-        self.finished.append(Completion(session, tuple(ids), tuple(logprobs), reason, version))
+        logprobs = tuple(table.logprobs[slot, start:end].tolist())
+        self.finished.append(Completion(session, tuple(ids), logprobs, reason, version))
 
     def _reserve(self, length: int) -> None:
         if self.cache.reserve(length):

@@ -68,6 +68,11 @@ class _SlotLayer(CacheLayerMixin):
         for block in self.blocks:
             block[[a, b], :, :columns] = block[[b, a], :, :columns]
 
+    def copy(self, source: int, target: int, columns: slice) -> None:
+        """Copy the same columns from slot to slot."""
+        for block in self.blocks:
+            block[target, :, columns] = block[source, :, columns]
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.owner.window.columns, 0
 
@@ -126,6 +131,11 @@ class SlotCache(Cache):
         """Exchange the first columns of two slots in every layer."""
         for layer in self.slot_layers:
             layer.swap(a, b, columns)
+
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
+        """Copy the columns from `start` to `end` of one slot to another, in every layer."""
+        for layer in self.slot_layers:
+            layer.copy(source, target, slice(start, end))
 
 
 def _widened(block: torch.Tensor, columns: int) -> torch.Tensor:

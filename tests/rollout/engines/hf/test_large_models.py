@@ -1,0 +1,158 @@
+"""The engine's ways with large models, on small ones: prompts of a group are encoded once, feedback
+without padding, weights in another order. Results are those of a plain forward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from tests.rollout.engines.hf.engine_runs import CONTEXT, finish, logprobs_of, tokens
+from tspo_cli.models.checks import model_size
+from tspo_cli.rollout.engines.engine_protocol import GenerationRequest, Sampling
+from tspo_cli.rollout.engines.hf.fused import can_fuse
+from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
+
+SHAPE = {
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT,
+    "eos_token_id": None,
+    "bos_token_id": None,
+    "pad_token_id": None,
+}
+FAMILIES = {
+    "llama": (LlamaForCausalLM, LlamaConfig(**SHAPE)),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SHAPE, tie_word_embeddings=True)),
+    # Not fused; one with a window shorter than the sessions.
+    "mistral": (MistralForCausalLM, MistralConfig(**SHAPE, sliding_window=40)),
+}
+
+
+@pytest.fixture(autouse=True)
+def every_model_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_size, "LARGE", 0)
+
+
+@pytest.fixture(params=FAMILIES)
+def model(request: pytest.FixtureRequest) -> Any:
+    torch.manual_seed(1)
+    kind, config = FAMILIES[request.param]
+    return kind(config).eval()
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Tokens of each forward pass of an engine, padding included."""
+    passes: list[int] = []
+    forward = TransformersEngine._forward
+
+    def counted(self: TransformersEngine, ids: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        passes.append(ids.numel())
+        return forward(self, ids, *rest)
+
+    monkeypatch.setattr(TransformersEngine, "_forward", counted)
+    return passes
+
+
+def groups(prompts: list[list[int]], size: int, sampling: Sampling) -> list[GenerationRequest]:
+    """A request for each rollout of each prompt."""
+    return [
+        GenerationRequest(
+            size * number + member, tuple(prompt), sampling, seed=100 * number + member
+        )
+        for number, prompt in enumerate(prompts)
+        for member in range(size)
+    ]
+
+
+def test_prompts_of_groups_are_encoded_once_and_logprobs_are_the_models_own(
+    model: Any, tokenizer: PreTrainedTokenizerFast, computed: list[int]
+) -> None:
+    instruction = tokens(0, 120)
+    prompts = [instruction + tokens(seed, 30) for seed in (1, 2, 3)]
+    engine = TransformersEngine(model, tokenizer, batch_size=12, max_context=CONTEXT)
+    sampling = Sampling(max_new_tokens=5)
+    requests = groups(prompts, 4, sampling)
+    histories = {request.session: list(request.token_ids) for request in requests}
+    for turn in range(3):
+        done = finish(engine, requests)
+        for session, completion in done.items():
+            histories[session] += completion.token_ids
+            expected = logprobs_of(model, histories[session], 5)
+            assert completion.logprobs == pytest.approx(expected, abs=1e-4)
+        if turn == 0:
+            # One row at a time: the first prompt, then what the others add to the instruction.
+            prefills = [size for size in computed if size > 12]
+            assert sum(prefills) <= 120 + 3 * 30 + 3 * 12
+        feedback = {session: tokens(turn + 10, 70) for session in histories}
+        requests = [
+            GenerationRequest(
+                session, tuple(histories[session] + feedback[session]), sampling, seed=turn
+            )
+            for session in histories
+        ]
+        for session in histories:
+            histories[session] += feedback[session]
+
+
+def test_greedy_tokens_are_those_of_generate(
+    model: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    prompts = [tokens(4, 90), tokens(4, 90)[:60] + tokens(5, 200), tokens(6, 17)]
+    engine = TransformersEngine(model, tokenizer, batch_size=5, max_context=CONTEXT)
+    sampling = Sampling(temperature=0, max_new_tokens=12)
+    done = finish(engine, groups(prompts, 3, sampling))
+    for number, prompt in enumerate(prompts):
+        ids = torch.tensor([prompt])
+        expected = model.generate(ids, do_sample=False, max_new_tokens=12, pad_token_id=0)
+        for member in range(3):
+            assert list(done[3 * number + member].token_ids) == expected[0, len(prompt) :].tolist()
+
+
+def test_new_weights_leave_nothing_of_the_old_ones(
+    model: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine = TransformersEngine(model, tokenizer, batch_size=4, max_context=CONTEXT)
+    prompt, sampling = tokens(7, 80), Sampling(max_new_tokens=4)
+    finish(engine, groups([prompt], 2, sampling))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    engine.load_weights(None, 1)
+    done = finish(engine, groups([prompt + [9] * 20], 4, sampling))
+    for completion in done.values():
+        expected = logprobs_of(model, [*prompt, *[9] * 20, *completion.token_ids], 4)
+        assert completion.logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_released_sessions_lend_nothing(
+    model: Any, tokenizer: PreTrainedTokenizerFast, computed: list[int]
+) -> None:
+    engine = TransformersEngine(model, tokenizer, batch_size=2, max_context=CONTEXT)
+    request = GenerationRequest(0, tuple(tokens(8, 100)), Sampling(max_new_tokens=2))
+    for _ in range(2):
+        finish(engine, [request])
+        engine.release(0)
+    assert computed == [100, 1, 100, 1]
+
+
+def test_only_float32_is_packed(model: Any) -> None:
+    fused = type(model).__name__ != "MistralForCausalLM"
+    assert can_fuse(model) == fused
+    assert not can_fuse(model.to(torch.bfloat16))

@@ -1,0 +1,46 @@
+"""Products of rows with a weight matrix, x W^T + b."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional
+
+Product = Callable[[torch.Tensor], torch.Tensor]
+"""x [rows, inputs] -> [rows, outputs]."""
+
+# Rows of the products that packed weights are arranged for. Others are correct, and about as fast.
+_ROWS = 16
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether `packed_linear` works here for weights of this data type."""
+    operations = torch.ops.mkldnn
+    return (
+        dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and hasattr(operations, "_reorder_linear_weight")
+        and hasattr(operations, "_linear_pointwise")
+    )
+
+
+def plain_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+    """The product with `weight` [outputs, inputs] itself."""
+    return lambda x: functional.linear(x, weight, bias)
+
+
+def packed_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+    """The product with a copy of `weight` [outputs, inputs] in the order in which oneDNN reads it.
+
+    With few rows most of the time is reading weights, and a plain product rearranges them in every
+    call. Needs `can_pack`.
+    """
+    operations = torch.ops.mkldnn
+    packed = operations._reorder_linear_weight(weight.detach(), _ROWS)
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = operations._linear_pointwise(x, packed, bias, "none", [], "")
+        return result
+
+    return product
