@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,8 @@ _server = CommandServer()
 atexit.register(_server.close)
 
 # No test depends on the clock: a busy machine must not fail a property.
+# Under nohup it is ignored, and children inherit that; here they get what a terminal gives.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 hypothesis.settings.register_profile("tspo", deadline=None)
 hypothesis.settings.load_profile("tspo")
 

@@ -13,6 +13,8 @@ from tspo_cli.demo.demo_folder import claimed_folder
 from tspo_cli.errors import InvalidInputError, TspoError, UsageError
 from tspo_cli.runs import write_json
 
+pytestmark = pytest.mark.timeout(900)  # `demo` trains for minutes on a busy machine
+
 
 def contents(folder: Path) -> dict[str, bytes]:
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")

@@ -86,7 +86,7 @@ def check(
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Check questions and their corpus, or demonstrations, and print every problem with its line.
+    """Check questions with their corpus, or demonstrations, line by line.
 
     The exit code is 3 if there is a problem.
 
