@@ -23,6 +23,7 @@ from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import read_json, read_jsonl
 from tspo_cli.training.core.checkpoint import find_checkpoint
 from tspo_cli.training.launch import child_processes
+from tspo_cli.training.launch.same_experiment import CHANGES_NAME
 
 pytestmark = pytest.mark.slow
 Tspo = Callable[..., Finished]
@@ -229,11 +230,18 @@ def test_a_resumed_run_goes_on_from_the_checkpoint_before(
 
 
 def refused(run: Path, *arguments: object) -> str:
-    """The one line with which resuming `run` is refused; its records stay as they are."""
-    kept = {path: path.read_bytes() for path in run.glob("*.jsonl")}
+    """The one line with which resuming `run` is refused; its records stay as they are. That the
+    attempt had other settings is recorded, as its command is.
+    """
+
+    def records() -> dict[Path, bytes]:
+        files = (path for path in run.glob("*.jsonl") if path.name != CHANGES_NAME)
+        return {path: path.read_bytes() for path in files}
+
+    kept = records()
     done = run_tspo("train", "tiny/tspo", "--out", run, "--resume", *arguments)
     assert done.code == 3, done.err
-    assert {path: path.read_bytes() for path in run.glob("*.jsonl")} == kept
+    assert records() == kept
     return done.err.strip().splitlines()[-1]
 
 

@@ -20,6 +20,8 @@ from tspo_cli.runs import append_jsonl, read_json, read_jsonl
 from tspo_cli.training.launch.claim import claimed_run, has_trained
 from tspo_cli.training.launch.replaced_run import forget_replaced
 
+NEW = '{"new": true, "model": {}}'
+
 
 def leave_a_run(path: Path, *, trained: bool) -> None:
     path.mkdir()
@@ -81,7 +83,7 @@ def test_the_old_run_stands_until_the_new_one_has_a_checkpoint(
         pytest.raises(MissingResourceError),
         claimed_run(run, resume=False, overwrite=True),
     ):
-        (run / "config.resolved.json").write_text('{"new": true}')
+        (run / "config.resolved.json").write_text(NEW)
         for step in range(1, trained + 1):
             append_jsonl(run / "metrics.jsonl", {"step": step})
         raise MissingResourceError("the model is not there")
@@ -93,13 +95,13 @@ def test_the_old_run_stands_until_the_new_one_has_a_checkpoint(
     assert contents(run) == before
 
     with claimed_run(run, resume=False, overwrite=True):
-        (run / "config.resolved.json").write_text('{"new": true}')
+        (run / "config.resolved.json").write_text(NEW)
         assert [view.path.name for view in open_runs([tmp_path])] == ["run"]
         (run / "checkpoints" / "step_000001").mkdir(parents=True)
         forget_replaced(run)
-        assert contents(run) == {"config.resolved.json": '{"new": true}'}
+        assert contents(run) == {"config.resolved.json": NEW}
     with claimed_run(run, resume=True, overwrite=False):
-        assert contents(run) == {"config.resolved.json": '{"new": true}'}
+        assert contents(run) == {"config.resolved.json": NEW}
 
 
 @pytest.mark.parametrize("renames", range(7))
