@@ -117,6 +117,11 @@ def _rl_problems(config: Config) -> Iterator[str]:
             "rollout.temperature: greedy rollouts of a question are all the same; give a "
             "temperature above 0"
         )
+    if config.loss.mismatch == "mask" and config.loss.importance_cap < 1:
+        yield (
+            f"loss.importance_cap: {config.loss.importance_cap:g} would mask every token; set it "
+            "above 1"
+        )
     if config.loss.old_logprobs == "engine" and config.loss.mismatch in ("truncate", "mask"):
         yield (
             "loss.mismatch: importance weights need the learner's log-probs in the ratio; set "

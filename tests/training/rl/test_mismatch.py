@@ -18,6 +18,7 @@ from tspo_cli.config.load_config import load_config
 from tspo_cli.config.old_records import current_keys
 from tspo_cli.rollout.engines.read_back import different_weight
 from tspo_cli.runs import read_jsonl
+from tspo_cli.training.core.handover import parity_limit
 from tspo_cli.training.rl.off_policy import Correction, correction_of_rounding
 
 Tspo = Callable[..., Finished]
@@ -85,6 +86,23 @@ def test_weights_beside_the_engines_own_log_probs_are_refused(
     assert done.code == 3
     assert "loss.mismatch: importance weights" in done.err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_mask_needs_a_cap_from_one_up(playground: Playground, tmp_path: Path) -> None:
+    options = playground.settings(loss__mismatch="mask", loss__importance_cap=0.5)
+    done = run_tspo("train", "tiny/grpo", "--out", tmp_path / "run", *options)
+    assert done.code == 3
+    assert "loss.importance_cap: 0.5 would mask every token" in done.err
+
+
+@pytest.mark.parametrize(
+    ("settings", "float32", "bfloat16"),
+    [([], 0.05, 0.5), (["train.parity_limit=0.2"], 0.2, 0.2)],
+)
+def test_float32_has_the_closer_limit(settings: list[str], float32: float, bfloat16: float) -> None:
+    config = load_config(["tiny/grpo"], settings)
+    assert parity_limit(config, bfloat16=False) == float32
+    assert parity_limit(config, bfloat16=True) == bfloat16
 
 
 def test_a_record_from_before_these_keys_means_what_it_meant() -> None:

@@ -73,7 +73,7 @@ class LossConfig(Section):
             "Stale rollouts (rollout.one_step_off) take loss.ratio."
         ),
     )
-    importance_cap: float = Field(2.0, ge=1, description="Upper bound of an importance weight.")
+    importance_cap: float = Field(2.0, gt=0, description="Upper bound of an importance weight.")
     aggregation: Literal["token_mean", "sequence_mean", "sequence_sum"] = Field(
         "token_mean",
         description=(

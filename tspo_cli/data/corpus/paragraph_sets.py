@@ -4,7 +4,6 @@ their original files and of the Hugging Face hub.
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.data.corpus.passage_forms import field_names
-from tspo_cli.data.formats.answers import accepted_answers
+from tspo_cli.data.formats.answers import accepted_answers, unpacked
 from tspo_cli.data.formats.record_checks import invalid, type_name
 from tspo_cli.data.question import Question
 from tspo_cli.data.readers import parse_question
@@ -117,16 +116,7 @@ def _unfolded(record: dict[str, Any]) -> dict[str, Any]:
     if isinstance(metadata, dict) and not any(name in record for name in _PARAGRAPHS):
         record = {**metadata, **record}
     packed = (*_PARAGRAPHS, "supporting_facts")
-    return {name: _unpacked(value) if name in packed else value for name, value in record.items()}
-
-
-def _unpacked(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
+    return {name: unpacked(value) if name in packed else value for name, value in record.items()}
 
 
 def _require_answer(path: Path, number: int, record: dict[str, Any]) -> None:
@@ -178,18 +168,18 @@ def _context(path: Path, number: int, context: Any) -> Iterator[tuple[str, list[
         sentences = context.get("sentences", context.get("content"))
         titles = context.get("title")
         if not isinstance(titles, list) or not isinstance(sentences, list):
-            raise _malformed(path, number, context)
+            raise _malformed(path, number, _CONTEXT, context)
         if len(titles) != len(sentences):
             got = f"{len(titles)} titles and {len(sentences)} lists of sentences"
             raise invalid(path, number, "as many titles as lists of sentences", got, "correct it")
         context = list(zip(titles, sentences, strict=True))
     if not isinstance(context, list):
-        raise _malformed(path, number, context)
+        raise _malformed(path, number, _CONTEXT, context)
     for entry in context:
         if isinstance(entry, dict):
             entry = [entry.get("title"), entry.get("sentences")]
         if not isinstance(entry, list | tuple) or len(entry) != 2 or not isinstance(entry[0], str):
-            raise _malformed(path, number, entry)
+            raise _malformed(path, number, _CONTEXT, entry)
         title, sentences = entry
         if not isinstance(sentences, list) or not all(isinstance(part, str) for part in sentences):
             got = type_name(sentences) if not isinstance(sentences, list) else "other values in it"
@@ -203,11 +193,15 @@ def _context(path: Path, number: int, context: Any) -> Iterator[tuple[str, list[
         yield title, sentences
 
 
-def _malformed(path: Path, number: int, value: Any) -> Exception:
+_CONTEXT = '"context" to be pairs [title, sentences] or {"title": [...], "sentences": [[...]]}'
+_FACTS = '"supporting_facts" to be pairs [title, sentence] or {"title": [...], "sent_id": [...]}'
+
+
+def _malformed(path: Path, number: int, expected: str, value: Any) -> Exception:
     return invalid(
         path,
         number,
-        '"context" to be pairs [title, sentences] or {"title": [...], "sentences": [[...]]}',
+        expected,
         f"{type_name(value)} ({str(value)[:60]!r})",
         "correct the record",
     )
@@ -230,24 +224,14 @@ def _facts(path: Path, number: int, facts: Any) -> Iterator[tuple[str, int]]:
         if isinstance(titles, list) and isinstance(places, list) and len(titles) == len(places):
             facts = list(zip(titles, places, strict=True))
     if facts is not None and not isinstance(facts, list):
-        raise _malformed_facts(path, number, facts)
+        raise _malformed(path, number, _FACTS, facts)
     for fact in facts or ():
         if not isinstance(fact, list | tuple) or len(fact) != 2:
-            raise _malformed_facts(path, number, fact)
+            raise _malformed(path, number, _FACTS, fact)
         title, place = fact
         if not isinstance(title, str) or type(place) is not int:
-            raise _malformed_facts(path, number, fact)
+            raise _malformed(path, number, _FACTS, fact)
         yield title, place
-
-
-def _malformed_facts(path: Path, number: int, value: Any) -> Exception:
-    return invalid(
-        path,
-        number,
-        '"supporting_facts" to be pairs [title, sentence] or {"title": [...], "sent_id": [...]}',
-        f"{type_name(value)} ({str(value)[:60]!r})",
-        "correct the record",
-    )
 
 
 def _musique(

@@ -24,7 +24,7 @@ def accepted_answers(record: dict[str, Any]) -> Any:
 
 def _without_aliases(record: dict[str, Any]) -> Any:
     target = _object(_object(record.get("reward_model")).get("ground_truth")).get("target")
-    for value in (record.get("golden_answers"), target, _unpacked(record.get("possible_answers"))):
+    for value in (record.get("golden_answers"), target, unpacked(record.get("possible_answers"))):
         if value is not None:
             return [value] if isinstance(value, str) else value
     answer = record.get("answer", record.get("Answer"))
@@ -43,7 +43,8 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _unpacked(value: Any) -> Any:
+def unpacked(value: Any) -> Any:
+    """What the JSON in a text holds. A text without JSON, and any other value, is itself."""
     if not isinstance(value, str):
         return value
     try:

@@ -67,7 +67,7 @@ def open_member(path: Path) -> IO[bytes]:
             )
         try:
             return opened.open(found[0])  # keeps the archive open until it is closed
-        except (RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+        except (RuntimeError, zipfile.BadZipFile) as error:  # encrypted, or an unknown packing
             raise InvalidInputError(f"{path}: cannot be unpacked: {error}") from None
 
 

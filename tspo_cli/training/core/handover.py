@@ -17,6 +17,11 @@ PROBE_QUESTION = "who was the first?"
 FLOAT32_LIMIT = 1e-3
 
 
+def parity_limit(config: Config, *, bfloat16: bool) -> float:
+    """The largest mean difference (nats) of engine and learner that rounding could explain."""
+    return config.train.parity_limit or (0.5 if bfloat16 else 0.05)
+
+
 def hand_over(
     learner: PolicyLearner, engine: Engine, protocol: SearchProtocol, config: Config, version: int
 ) -> float | None:
@@ -42,7 +47,7 @@ def hand_over(
         )
     del weights
     gap = _probe(learner, engine, protocol, config)
-    limit = config.train.parity_limit
+    limit = parity_limit(config, bfloat16=learner.core.is_bfloat16)
     if not learner.core.is_bfloat16:
         limit = min(limit, FLOAT32_LIMIT)
     if not gap <= limit:

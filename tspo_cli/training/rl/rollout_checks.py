@@ -8,6 +8,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.errors import RemoteServiceError, TspoError
 from tspo_cli.rollout.trajectory import Trajectory
 from tspo_cli.training.core.distributed import all_sum
+from tspo_cli.training.core.handover import parity_limit
 from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.core.sequences import TrainSequence
 from tspo_cli.training.rl.off_policy import (
@@ -86,7 +87,7 @@ def as_samples_of_policy(
     else:
         corrected = list(groups)
         mismatch = measured_mismatch(_checked_sequences(groups, bfloat16=bfloat16), learner)
-    _refuse_other_policy(mismatch, config, step)
+    _refuse_other_policy(mismatch, parity_limit(config, bfloat16=bfloat16), step)
     metrics |= {"parity": mismatch.mean, "parity_p99": mismatch.p99, "mismatch_kl": mismatch.kl}
     return corrected, metrics
 
@@ -99,8 +100,7 @@ def _checked_sequences(groups: Sequence[ScoredGroup], *, bfloat16: bool) -> list
     return sequences[:PARITY_SEQUENCES]
 
 
-def _refuse_other_policy(mismatch: Mismatch, config: Config, step: int) -> None:
-    limit = config.train.parity_limit
+def _refuse_other_policy(mismatch: Mismatch, limit: float, step: int) -> None:
     if not mismatch.mean <= limit:
         raise TspoError(
             f"step {step}: log-probs of engine and learner differ by {mismatch.mean:.4g} nats on "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.data.question import Question
+from tspo_cli.data.writers import question_record
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import atomic_write_text, write_jsonl_gz
 from tspo_cli.text.strict_json import json_text
@@ -14,19 +15,15 @@ from tspo_cli.training.core.sequences import ScriptedTurn
 from tspo_cli.training.sft.demonstration_file import holds_own_demonstrations
 
 ENDINGS = (".jsonl", ".jsonl.gz")
+_FIELDS = ("id", "question", "golden_answers", "data_source", "supporting_ids")
 
 
 def demonstration_record(
     question: Question, turns: Sequence[ScriptedTurn], imperfect: str = ""
 ) -> dict[str, Any]:
     """A line of a demonstration file. `imperfect` names a deliberate mistake."""
-    record: dict[str, Any] = {
-        "id": question.id,
-        "question": question.question,
-        "golden_answers": list(question.golden_answers),
-        "data_source": question.data_source,
-        "supporting_ids": list(question.supporting_ids),
-    }
+    known = question_record(question)
+    record = {name: known[name] for name in _FIELDS}
     if imperfect:
         record["imperfect"] = imperfect
     return record | {"turns": [_turn_record(turn) for turn in turns]}
