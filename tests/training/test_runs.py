@@ -137,10 +137,11 @@ def test_resuming_another_experiment_is_refused(
     playground: Playground, finished: tuple[Path, Any]
 ) -> None:
     other = settings(playground, credit__alpha=0.25)
-    done = run_tspo("train", "tiny/tspo", "--out", finished[0], *other, "--resume")
-    assert done.code == 3
-    assert "credit.alpha (was 0.5, now 0.25)" in done.err
-    assert len(done.err.strip().splitlines()) == 1
+    for flags in (["--resume"], ["--resume", "--dry-run"]):
+        done = run_tspo("train", "tiny/tspo", "--out", finished[0], *other, *flags)
+        assert done.code == 3
+        assert "credit.alpha (was 0.5, now 0.25)" in done.err
+        assert len(done.err.strip().splitlines()) == 1
 
 
 def test_what_a_cluster_changes_does_not_make_another_experiment(

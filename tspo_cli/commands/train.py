@@ -88,6 +88,8 @@ def train(
     run = out or Path("runs") / run_name(files[-1])
     if dry_run:
         with _saying_how_to_prepare(config):
+            if resume:
+                _check_resumed(config, run)
             _check_inputs(config, run)
         for line in loop_options(config):
             say(line)
@@ -123,6 +125,17 @@ def train_here(config: Config, run: Path, attempt: int, resume: bool) -> None:
     from tspo_cli.training.run import train as train_run
 
     train_run(config, run, make_evaluator(config), attempt=attempt, resume=resume)
+
+
+def _check_resumed(config: Config, run: Path) -> None:
+    """Refuse another experiment than that of the run, as --resume would."""
+    from tspo_cli.config.load_config import read_resolved
+    from tspo_cli.runs import is_run
+    from tspo_cli.training.launch.claim import has_trained
+    from tspo_cli.training.launch.same_experiment import check_same_experiment
+
+    if is_run(run) and has_trained(run):
+        check_same_experiment(read_resolved(run), config, run)
 
 
 def _check_inputs(config: Config, run: Path) -> None:
