@@ -14,12 +14,11 @@ from tspo_cli.config.sections.agent_sections import (
     ModelConfig,
     QdrantConfig,
     RetrieverConfig,
-    RolloutConfig,
-    VllmConfig,
 )
 from tspo_cli.config.sections.credit_sections import CreditConfig, CriticConfig, LossConfig
 from tspo_cli.config.sections.eval_sections import EndpointConfig, EvalConfig, JudgeConfig
 from tspo_cli.config.sections.index_settings import SearchConfig
+from tspo_cli.config.sections.rollout_sections import RolloutConfig, VllmConfig
 from tspo_cli.config.sections.section import Section, UserFunction
 from tspo_cli.config.sections.train_sections import (
     CheckpointConfig,

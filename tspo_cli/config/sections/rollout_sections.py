@@ -1,0 +1,192 @@
+"""Sections of an experiment file about rollouts and the engine that generates them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from tspo_cli.config.sections.section import Section
+
+
+class RolloutConfig(Section):
+    """The agent: prompt, budget and sampling."""
+
+    prompt: str = Field(
+        "search_r1",
+        description=(
+            "search_r1, short, or the path of a template file with {question}. The run keeps the "
+            "text of the template in its place."
+        ),
+    )
+    question_mark: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description=(
+            "always: prompts end a question with '?', as Search-R1's data does; never: the "
+            "question as it is. auto: always, but never with prompt = short."
+        ),
+    )
+    titles: Literal["auto", "quoted", "plain"] = Field(
+        "auto",
+        description=(
+            "Titles of passages. quoted: the first line of a passage as it is, quotes included, "
+            "as Search-R1 prints it; plain: without its quotes. auto: quoted, but plain with "
+            "prompt = short."
+        ),
+    )
+    after_eos: Literal["auto", "drop", "keep", "user_turn"] = Field(
+        "auto",
+        description=(
+            "A reply without a valid action that ends with an end-of-sequence token. drop: the "
+            "token leaves the context and the loss, as in Search-R1; keep: the correction "
+            "follows it; user_turn: corrections are user messages of the chat template. auto: "
+            "drop, but keep with prompt = short."
+        ),
+    )
+    system: str = Field("", description="System message, for models with a chat template.")
+    chat_template: Literal["auto", "never"] = Field(
+        "auto", description="auto: use the tokenizer's template if it has one."
+    )
+    template_kwargs: dict[str, Any] = Field(
+        default_factory=dict,
+        description=(
+            "Further arguments of the chat template, such as {enable_thinking = false}. A chat "
+            "API gets them as chat_template_kwargs."
+        ),
+    )
+    stop_tokens: list[str | int] = Field(
+        ["turn_end"],
+        description=(
+            "Tokens that end a turn beside the model's EOS: texts of one token, or ids. turn_end: "
+            "the token with which the chat template ends turns. Servers get them as ids (vLLM) or "
+            "as stop strings."
+        ),
+    )
+    max_searches: int = Field(
+        4,
+        ge=0,
+        description="Search budget of a rollout. One last turn without a search follows it.",
+    )
+    max_new_tokens: int = Field(
+        500, ge=1, description="Maximal number of tokens that the model samples in one turn."
+    )
+    max_observation_tokens: int = Field(
+        500,
+        ge=1,
+        description="Maximal number of tokens of feedback; longer feedback is cut inside its tags.",
+    )
+    max_prompt_tokens: int = Field(
+        2048,
+        ge=1,
+        description=(
+            "Maximal number of tokens of the agent's prompt, without passages. Training: see "
+            "data.too_long. Evaluation cuts the question of a longer one, and counts it."
+        ),
+    )
+    temperature: float = Field(1.0, ge=0, description="Sampling temperature of training rollouts.")
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Sample from the likeliest tokens that together have this probability. 1: all.",
+    )
+    top_k: int = Field(0, ge=0, description="Sample from this many likeliest tokens. 0: all.")
+    questions_per_step: int = Field(8, ge=1, description="Questions (groups) per training step.")
+    group_size: int = Field(5, ge=1, description="Rollouts per question.")
+    batch_size: int = Field(64, ge=1, description="Sequences that the engine decodes at once.")
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers",
+        description=(
+            "Rollout engine. transformers: uses the learner's own weights; vllm: see [vllm]."
+        ),
+    )
+    turn_deadline: float = Field(
+        120.0,
+        gt=0,
+        description="Seconds for one search. A search that takes longer counts as failed.",
+    )
+    trajectory_deadline: float = Field(
+        0.0,
+        ge=0,
+        description=(
+            "Seconds for one rollout. A rollout that takes longer is ended and left out of "
+            "the loss. 0: no limit."
+        ),
+    )
+    one_step_off: bool = Field(
+        False,
+        description=(
+            "Roll out the next step's questions while this step trains, with the weights "
+            "from before it. Truncated importance weights (loss.importance_cap) correct the "
+            "difference."
+        ),
+    )
+    dynamic_sampling: bool = Field(
+        False,
+        description=(
+            "Train only on groups with an advantage, and replace the other groups by "
+            "further rollouts."
+        ),
+    )
+    max_refills: int = Field(
+        3,
+        ge=0,
+        description=(
+            "dynamic_sampling: further rollout batches per step at most. The step then "
+            "trains on what it has."
+        ),
+    )
+
+
+class VllmConfig(Section):
+    """The vLLM engine (rollout.engine = "vllm"): in this process, or servers started with `tspo
+    engine`.
+    """
+
+    url: list[str] = Field(
+        default_factory=list,
+        description=(
+            "Base URLs of servers, shared out among the training processes. Empty: an "
+            "engine in each process."
+        ),
+    )
+    memory: float = Field(
+        0.4,
+        gt=0,
+        le=1,
+        description="In-process, GPU: share of its memory for weights and KV cache.",
+    )
+    kv_cache_gib: float = Field(
+        0.0,
+        ge=0,
+        description=(
+            "In-process: GiB of the KV cache. 0: the memory that is left (GPU), 1 GiB (CPU)."
+        ),
+    )
+    tensor_parallel: int = Field(
+        1,
+        ge=1,
+        description=(
+            "GPUs of one engine. An in-process engine has one; for servers see `tspo engine "
+            "--tensor-parallel`."
+        ),
+    )
+    eager: bool = Field(
+        False, description="No CUDA graphs and no compilation: a faster start, slower generation."
+    )
+    sleep: Literal[0, 1, 2] = Field(
+        0,
+        description=(
+            "In-process, GPU: vLLM's sleep level while the learner works. 0: the engine "
+            "keeps its memory."
+        ),
+    )
+    handover: str = Field(
+        "",
+        description=(
+            "Directory for new weights that learner and servers share. Empty: handover/ of the run."
+        ),
+    )
+    patience: float = Field(
+        600.0, gt=0, description="Seconds to wait for a server that does not answer."
+    )
