@@ -22,7 +22,8 @@ import hypothesis
 import pytest
 
 from tests.command_server import CommandServer, can_fork
-from tests.engine_server import EngineServer
+from tests.engine_server import TOKEN, EngineServer
+from tspo_cli.text.access_token import ENGINE_TOKEN
 
 # Set before torch and the hub libraries are imported; processes that tests start inherit them.
 for _name, _value in {
@@ -175,7 +176,9 @@ def playground(
 def servers(
     playground: Playground, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Sequence[EngineServer]]:
-    """Two vLLM servers with the policy of the playground. Needs vLLM."""
+    """Two vLLM servers with the policy of the playground, whose token runs have in their
+    environment. Needs vLLM.
+    """
     folder = tmp_path_factory.mktemp("servers")
     made = [EngineServer(playground.model, folder / f"log_{number}.txt") for number in range(2)]
     for server in made:
@@ -183,7 +186,9 @@ def servers(
     try:
         for server in made:
             server.wait()
-        yield made
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(ENGINE_TOKEN, TOKEN)
+            yield made
     finally:
         for server in made:
             server.kill()

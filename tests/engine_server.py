@@ -13,18 +13,23 @@ from typing import Any
 
 import httpx
 
+from tspo_cli.text.access_token import ENGINE_TOKEN, authorisation
+
 CONTEXT = 700
+TOKEN = "the-token-of-the-servers-of-the-tests"
 
 
 class EngineServer:
-    """`tspo engine` in a process group of its own; `more` goes to its command line."""
+    """`tspo engine` in a process group of its own; `more` goes to its command line. All but /health
+    needs `token`, if there is one.
+    """
 
-    def __init__(self, model: Path, log: Path, *more: object) -> None:
+    def __init__(self, model: Path, log: Path, *more: object, token: str = TOKEN) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.model, self.log, self.url = model, log, f"http://127.0.0.1:{self.port}"
-        self.more = more
+        self.more, self.token = more, token
         self.process: Any = None
 
     def start(self) -> None:
@@ -41,9 +46,14 @@ class EngineServer:
             *self.more,
         ]
         command = [sys.executable, "-m", "tspo_cli", "engine", self.model, *options]
+        variables = {**os.environ, ENGINE_TOKEN: self.token}
         with open(self.log, "a") as log:
             self.process = subprocess.Popen(
-                list(map(str, command)), stdout=log, stderr=log, start_new_session=True
+                list(map(str, command)),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=variables,
             )
 
     def wait(self) -> None:
@@ -82,7 +92,9 @@ class EngineServer:
 
     def sampled_tokens(self) -> float:
         """Tokens that it has generated since its start."""
-        lines = httpx.get(self.url + "/metrics", timeout=30).text.splitlines()
+        lines = httpx.get(
+            self.url + "/metrics", headers=authorisation(self.token), timeout=30
+        ).text.splitlines()
         return sum(
             float(line.split()[-1])
             for line in lines

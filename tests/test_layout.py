@@ -20,7 +20,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"agent", "agent_file", "limit_warnings", "prompt_length"},
     ],
     "retrieval": [
-        {"types", "passages", "ranking", "search_settings", "access_token"},
+        {"types", "passages", "ranking", "search_settings"},
         {"bm25", "dense", "manifest", "server"},
         {"index", "remote"},
         {"open_retriever"},

@@ -11,10 +11,10 @@ import pytest
 from tests.conftest import run_tspo
 from tspo_cli.config.urls import check_url
 from tspo_cli.errors import InvalidInputError, TspoError
-from tspo_cli.retrieval.access_token import read_token
 from tspo_cli.retrieval.remote.read_answer import excerpt
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient
 from tspo_cli.text import secrets
+from tspo_cli.text.access_token import RETRIEVER_TOKEN, read_token
 
 URL = "http://user:pw123@127.0.0.1:9/x?token=tok456"
 STEERING = "\x1b[31m\u202e\x07x"
@@ -91,7 +91,7 @@ def test_keys_that_a_server_repeats_are_hidden(
     monkeypatch.setenv("MY_KEY", "sk-1234567890\n")
     EndpointClient("http://127.0.0.1:9/v1", key_env="MY_KEY").close()
     (tmp_path / "token").write_text("0123456789abcdef-token\n")
-    read_token(str(tmp_path / "token"))
+    read_token(RETRIEVER_TOKEN, str(tmp_path / "token"))
     said = "bad 'Bearer sk-1234567890', 0123456789abcdef-token"
     assert secrets.without_secrets(said) == "bad 'Bearer ***', ***"
     assert excerpt(said) == "bad 'Bearer ***', ***"

@@ -30,7 +30,10 @@ def url(playground: Playground, tmp_path_factory: pytest.TempPathFactory) -> Ite
     folder = tmp_path_factory.mktemp("server")
     (folder / "chat.jinja").write_text(TEMPLATE)
     server = EngineServer(
-        playground.model, folder / "log.txt", "--", "--chat-template", folder / "chat.jinja"
+        playground.model,
+        folder / "log.txt",
+        *("--", "--chat-template", folder / "chat.jinja"),
+        token="",
     )
     server.start()
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import socket
 import sys
 from typing import Annotated, Any, Literal
 
@@ -10,6 +12,7 @@ import typer
 
 from tspo_cli.commands.options import Json
 from tspo_cli.console import result_json, say
+from tspo_cli.errors import UsageError
 from tspo_cli.packages import require
 
 
@@ -19,9 +22,14 @@ def engine(
     ],
     host: Annotated[
         str,
-        typer.Option(help="Address to listen on. Anyone who reaches it can replace the weights."),
-    ] = ("127.0.0.1"),
+        typer.Option(
+            help="Address to listen on. An address that other machines reach needs a token."
+        ),
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 8100,
+    token_file: Annotated[
+        str, typer.Option(metavar="FILE", help="File with the bearer token. [$TSPO_ENGINE_TOKEN]")
+    ] = "",
     context: Annotated[
         int, typer.Option(min=1, help="Most tokens of a prompt with all its turns.")
     ] = 4096,
@@ -51,25 +59,29 @@ def engine(
     """Serve a policy with vLLM to training runs, which update its weights.
 
     A run uses it with --set rollout.engine=vllm --set 'vllm.url=["http://127.0.0.1:8100"]'. vLLM
-    must be installed (extra gpu, or `make vllm` for a CPU). Whoever reaches the address can replace
-    the weights: use it in trusted networks only.
+    must be installed (extra gpu, or `make vllm` for a CPU). Whoever controls a server can replace
+    its weights: with a token it answers nobody without it, except that it is healthy.
     """
     from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
+        GUARD,
         LOGPROBS_MODE,
         WORKER_EXTENSION,
         cpu_options,
     )
+    from tspo_cli.text.access_token import ENGINE_TOKEN, read_token
 
+    token = read_token(ENGINE_TOKEN, token_file)
+    if not token and not _is_loopback(host):
+        raise UsageError(
+            f"--host {host}: other machines can reach this address; give --token-file FILE or set "
+            f"{ENGINE_TOKEN}"
+        )
     require("vllm", "tspo engine")
     cpu = not _has_gpu()
     if cpu and not kv_cache_gib:
         kv_cache_gib = 1
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     command += [
-        "--host",
-        host,
-        "--port",
-        str(port),
         "--dtype",
         dtype,
         "--max-model-len",
@@ -86,6 +98,9 @@ def engine(
     command += ["--worker-extension-cls", WORKER_EXTENSION, "--logprobs-mode", LOGPROBS_MODE]
     command += ["--kv-cache-memory-bytes", str(int(kv_cache_gib * 2**30))] if kv_cache_gib else []
     command += _flags(cpu_options(context)) if cpu else _flags({"enforce_eager": eager})
+    # The last --host counts: no further argument opens the server to others.
+    command += [*(more or []), "--host", host, "--port", str(port)]
+    command += ["--middleware", GUARD] if token else []
     settings = {
         "VLLM_SERVER_DEV_MODE": "1",
         "VLLM_NO_USAGE_STATS": "1",
@@ -97,7 +112,8 @@ def engine(
     say(f"vLLM serves {model} on {url}")
     if json:
         result_json({"model": model, "url": url})
-    os.execve(sys.executable, [*command, *(more or [])], {**settings, **os.environ})
+    secret = {ENGINE_TOKEN: token} if token else {}
+    os.execve(sys.executable, command, {**settings, **os.environ, **secret})
 
 
 def _flags(options: dict[str, Any]) -> list[str]:
@@ -111,6 +127,19 @@ def _flags(options: dict[str, Any]) -> list[str]:
             else [f"--{flag}", str(value)]
         )
     return words
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine can reach all addresses of `host`.
+
+    Raises:
+        UsageError: it has none.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise UsageError(f"--host {host}: {error.strerror or error}") from None
+    return all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)
 
 
 def _has_gpu() -> bool:

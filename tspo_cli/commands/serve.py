@@ -55,16 +55,16 @@ def serve(
     The server answers POST /retrieve and GET /healthz, /readyz and /metrics. Ctrl-C or SIGTERM
     stops it. With --json it prints its address and its index as JSON as soon as it listens.
     """
-    from tspo_cli.retrieval.access_token import TOKEN_VARIABLE, read_token
     from tspo_cli.retrieval.server.listen import is_loopback, listen, run_server
+    from tspo_cli.text.access_token import RETRIEVER_TOKEN, read_token
 
-    token, search_settings = read_token(token_file), key_values(settings)
+    token, search_settings = read_token(RETRIEVER_TOKEN, token_file), key_values(settings)
     # Bind the port first: loading a large index takes minutes, an error of the port should not.
     with listen(host, port) as bound:
         if not token and not is_loopback(bound):
             raise UsageError(
                 f"--host {host}: other machines can reach this address; give --token-file FILE or "
-                f"set {TOKEN_VARIABLE}"
+                f"set {RETRIEVER_TOKEN}"
             )
         from tspo_cli.retrieval.index.searcher import open_index
         from tspo_cli.retrieval.manifest import read_manifest

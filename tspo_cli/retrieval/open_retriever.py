@@ -40,11 +40,11 @@ def open_retriever(config: RetrieverConfig) -> Retriever | None:
 
 
 def _open_servers(config: RetrieverConfig) -> Retriever:
-    from tspo_cli.retrieval.access_token import read_token
     from tspo_cli.retrieval.remote.fanout import ShardedRetriever
     from tspo_cli.retrieval.remote.http_client import HttpRetriever
+    from tspo_cli.text.access_token import RETRIEVER_TOKEN, read_token
 
-    token = read_token(config.token_file)
+    token = read_token(RETRIEVER_TOKEN, config.token_file)
 
     def client(urls: list[str]) -> HttpRetriever:
         return HttpRetriever(

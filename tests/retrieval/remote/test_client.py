@@ -16,13 +16,13 @@ import pytest
 
 from tests.retrieval.server.live_server import serving, small_searcher
 from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
-from tspo_cli.retrieval.access_token import read_token
 from tspo_cli.retrieval.index.build_index import build_index
 from tspo_cli.retrieval.index.searcher import Searcher, open_index
 from tspo_cli.retrieval.remote.http_client import HttpRetriever
 from tspo_cli.retrieval.remote.patience import ServiceUnavailableError
 from tspo_cli.retrieval.server.listen import listen
 from tspo_cli.retrieval.types import Hit, SearchResult
+from tspo_cli.text.access_token import RETRIEVER_TOKEN, read_token
 
 QUERIES = ["blue lake", "hill", "zebra", "LAKE  north", "town\nby \ud800 lake"]
 
@@ -347,20 +347,20 @@ def test_tokens_come_from_a_file_or_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TSPO_RETRIEVER_TOKEN", raising=False)
-    assert read_token() == ""
+    assert read_token(RETRIEVER_TOKEN) == ""
     monkeypatch.setenv("TSPO_RETRIEVER_TOKEN", "from-the-environment")
-    assert read_token() == "from-the-environment"
+    assert read_token(RETRIEVER_TOKEN) == "from-the-environment"
     (tmp_path / "token").write_text("from-a-file-instead\n")
-    assert read_token(str(tmp_path / "token")) == "from-a-file-instead"
+    assert read_token(RETRIEVER_TOKEN, str(tmp_path / "token")) == "from-a-file-instead"
     for wrong in ("short", "", "with spaces between words", "naïve-naïve-naïve-naïve"):
         (tmp_path / "token").write_text(wrong)
         with pytest.raises(
             InvalidInputError, match="16 or more printable ASCII characters"
         ) as raised:
-            read_token(str(tmp_path / "token"))
+            read_token(RETRIEVER_TOKEN, str(tmp_path / "token"))
         assert not wrong or wrong not in str(raised.value)
     with pytest.raises(MissingResourceError, match="no such file"):
-        read_token(str(tmp_path / "nowhere"))
+        read_token(RETRIEVER_TOKEN, str(tmp_path / "nowhere"))
 
 
 def test_replicas_must_serve_the_same_index(url: str, searcher: Searcher, tmp_path: Path) -> None:

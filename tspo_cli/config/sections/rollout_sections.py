@@ -187,6 +187,9 @@ class VllmConfig(Section):
             "Directory for new weights that learner and servers share. Empty: handover/ of the run."
         ),
     )
+    token_file: str = Field(
+        "", description="File with the servers' bearer token. Empty: $TSPO_ENGINE_TOKEN, if set."
+    )
     patience: float = Field(
         600.0, gt=0, description="Seconds to wait for a server that does not answer."
     )

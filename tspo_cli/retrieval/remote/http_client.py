@@ -32,6 +32,7 @@ from tspo_cli.retrieval.remote.read_answer import (
 )
 from tspo_cli.retrieval.remote.timed_transport import end_requests_at, timed_transport
 from tspo_cli.retrieval.types import RetrieverInfo, SearchResult
+from tspo_cli.text.access_token import authorisation
 
 MAX_BATCH = 256
 """Queries per request, below the limits of the servers in use."""
@@ -90,9 +91,7 @@ class HttpRetriever:
         self._max_passage_chars = max_passage_chars
         self._turn = itertools.count()
         self._slots = threading.BoundedSemaphore(concurrency)
-        headers = {"Accept-Encoding": "gzip, deflate"}
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
+        headers = {"Accept-Encoding": "gzip, deflate", **authorisation(token)}
         self._client = httpx.Client(headers=headers, transport=timed_transport(concurrency))
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:

@@ -12,7 +12,6 @@ Where a token is set, only /readyz and the status at /healthz are without it.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -35,6 +34,7 @@ from tspo_cli.retrieval.server.wire_format import (
     response_body,
 )
 from tspo_cli.retrieval.types import MAX_QUERY_CHARACTERS, Retriever, query_problem
+from tspo_cli.text.access_token import authorises
 
 _OPEN = {"/healthz", "/readyz"}
 """Paths that answer without a token, for supervisors: whether the server is up and ready."""
@@ -177,8 +177,7 @@ class _Service:
     def _authorise(self, request: Request) -> None:
         if not self._settings.token:
             return
-        given = request.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {self._settings.token}".encode()):
+        if not authorises(request.headers.get("authorization", ""), self._settings.token):
             raise _Refusal(
                 401, "expected Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
             )

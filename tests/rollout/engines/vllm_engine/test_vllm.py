@@ -11,19 +11,28 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from tests.conftest import Playground
-from tests.engine_server import EngineServer
+from tests.engine_server import TOKEN, EngineServer
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.engine_protocol import Completion, Engine, GenerationRequest, Sampling
 from tspo_cli.rollout.engines.vllm_engine.vllm_servers import ProcessGroup, VllmServers
+from tspo_cli.text.access_token import authorisation
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1800)]
 CONTEXT = 192
 HANDOVERS = 10
+CONTROL = [
+    *(("POST", f"/{name}") for name in ("collective_rpc", "pause", "resume", "sleep", "wake_up")),
+    *(("POST", f"/{name}") for name in ("reset_prefix_cache", "update_weight_version")),
+    *(("POST", f"/{name}") for name in ("init_weight_transfer_engine", "update_weights")),
+    *(("POST", f"/{name}") for name in ("inference/v1/generate", "v1/completions", "tokenize")),
+    *(("GET", f"/{name}") for name in ("weight_info", "v1/models", "metrics", "openapi.json")),
+]
 PROMPTS = [list(range(10, 10 + size)) for size in (5, 17, 40)]
 
 
@@ -230,6 +239,7 @@ def connect(servers: Sequence[EngineServer], folder: Path, **options: Any) -> Vl
         "max_context": CONTEXT,
         "patience": 1500.0,
         "log": lambda _: None,
+        "token": TOKEN,
     }
     return VllmServers(
         [server.url for server in servers], folder, **defaults | options, processes=ProcessGroup()
@@ -255,6 +265,25 @@ def test_behind_urls(
     )
     assert all(server.sampled_tokens() > 0 for server in servers)
     engine.close()
+
+
+def test_nobody_controls_a_server_without_its_token(servers: Sequence[EngineServer]) -> None:
+    """No route of vLLM is open but /health, and those that control it work with the token."""
+    server = servers[0]
+    opened = {
+        path: httpx.request(method, server.url + path, json={}, timeout=60).status_code
+        for method, path in CONTROL
+    }
+    assert opened == {path: 401 for _, path in CONTROL}
+    for token in ("Bearer another-token-than-its-own", f"Basic {TOKEN}"):
+        refused = httpx.post(server.url + "/pause", headers={"Authorization": token}, timeout=60)
+        assert refused.status_code == 401
+    assert httpx.get(server.url + "/health", timeout=60).status_code == 200
+    with httpx.Client(headers=authorisation(TOKEN), base_url=server.url, timeout=60) as client:
+        calls = ("/pause?mode=keep", "/reset_prefix_cache", "/resume")
+        assert [client.post(path).status_code for path in calls] == [200, 200, 200]
+        assert client.get("/weight_info").status_code == 200
+    assert TOKEN not in server.log.read_text()
 
 
 def test_a_server_that_is_not_there(servers: Sequence[EngineServer], tmp_path: Path) -> None:

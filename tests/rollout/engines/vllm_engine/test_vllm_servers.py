@@ -20,7 +20,9 @@ CONTEXT = 64
 
 
 class FakeVllm(ThreadingHTTPServer):
-    """Answers every request with the ids [5, 6, 1]. `fail_next` requests get status 500 first."""
+    """Answers every request with the ids [5, 6, 1]. `fail_next` requests get status 500 first. All
+    but /health need the token, where there is one; `refused` has the paths that came without it.
+    """
 
     daemon_threads = True
 
@@ -29,6 +31,8 @@ class FakeVllm(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.label = "unknown"
         self.fail_next = 0
+        self.token = ""
+        self.refused: list[str] = []
         self.calls: list[tuple[str, Any]] = []
 
     def respond(self, path: str, body: Any) -> tuple[int, Any]:
@@ -62,12 +66,20 @@ class _Handler(BaseHTTPRequestHandler):
     server: FakeVllm
 
     def do_GET(self) -> None:
-        self._send(*self.server.respond(self.path, None))
+        self._answer(None)
 
     def do_POST(self) -> None:
         length = int(self.headers.get("content-length") or 0)
         body = json.loads(self.rfile.read(length) or b"null")
-        self._send(*self.server.respond(self.path, body))
+        self._answer(body)
+
+    def _answer(self, body: Any) -> None:
+        given, token = self.headers.get("authorization"), self.server.token
+        if self.path != "/health" and given != (f"Bearer {token}" if token else None):
+            self.server.refused.append(self.path)
+            self._send(401, {"detail": "expected Authorization: Bearer TOKEN"})
+        else:
+            self._send(*self.server.respond(self.path, body))
 
     def _send(self, status: int, content: Any) -> None:
         payload = b"" if content is None else json.dumps(content).encode()
@@ -95,6 +107,7 @@ def connect(
     folder: Path,
     messages: list[str],
     max_context: int = CONTEXT,
+    token: str = "",
 ) -> VllmServers:
     return VllmServers(
         [server.url for server in servers],
@@ -104,6 +117,7 @@ def connect(
         patience=20.0,
         processes=ProcessGroup(),
         log=messages.append,
+        token=token,
     )
 
 
@@ -210,3 +224,41 @@ def test_processes_share_servers() -> None:
     assert [group.update_urls(urls) for group in groups] == [["a", "c"], ["b"]]
     assert ProcessGroup(1, 2).request_urls(["a"]) == ["a"]
     assert ProcessGroup(1, 2).update_urls(["a"]) == []
+
+
+def test_every_request_has_the_token(servers: list[FakeVllm], tmp_path: Path) -> None:
+    """Also those that bring a lost server back."""
+    for server in servers:
+        server.token = "the-token-of-this-run"
+    engine = connect(servers, tmp_path, [], token="the-token-of-this-run")
+    engine.load_weights({"head": torch.ones(2)}, 1)
+    servers[0].label, servers[1].fail_next = "restarted", 1
+    assert len(complete(engine, 4)) == 4
+    engine.close()
+    paths = {path for server in servers for path, _ in server.calls}
+    control = {"/collective_rpc", "/pause?mode=keep", "/resume", "/update_weight_version"}
+    assert paths > control | {"/inference/v1/generate", "/weight_info", "/v1/models"}
+    assert [server.refused for server in servers] == [[], []]
+
+
+@pytest.mark.parametrize("token", ["", "another-token-than-its-own"])
+def test_a_server_that_refuses_the_token_ends_the_run(
+    servers: list[FakeVllm], tmp_path: Path, token: str
+) -> None:
+    servers[0].token = "the-token-of-this-run"
+    with pytest.raises(InvalidInputError, match=r"refuses the token.*TSPO_ENGINE_TOKEN"):
+        connect(servers[:1], tmp_path, [], token=token)
+
+
+@pytest.mark.parametrize("moment", ["generation", "hand-over"])
+def test_a_token_that_changed_ends_the_run(
+    servers: list[FakeVllm], tmp_path: Path, moment: str
+) -> None:
+    engine = connect(servers[:1], tmp_path, [])
+    servers[0].token = "set-while-the-run-goes"
+    with pytest.raises(InvalidInputError, match="refuses the token"):
+        if moment == "generation":
+            complete(engine, 1)
+        else:
+            engine.load_weights({"head": torch.ones(2)}, 1)
+    engine.close()

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
+from tspo_cli.text.access_token import ENGINE_TOKEN
 
 RETRY_SECONDS = 1.0
 """Between two requests to a server that does not respond."""
@@ -54,14 +55,15 @@ class ServerControl:
 
         Raises:
             RemoteServiceError: it does not respond within `patience`.
-            InvalidInputError: it was not started with `tspo engine`, or with a context shorter than
-            `max_context` tokens.
+            InvalidInputError: it refuses the token, was not started with `tspo engine`, or with a
+            context shorter than `max_context` tokens.
         """
         await self.wait_until_healthy()
         try:
             models = await self.get("/v1/models")
             await self.get("/weight_info")
         except SERVER_ERRORS as error:
+            self._refuse_token(error)
             raise InvalidInputError(
                 f"{self.url}: was not started with `tspo engine` ({error})"
             ) from error
@@ -81,7 +83,9 @@ class ServerControl:
         Raises:
             RemoteServiceError: it rejects the request itself, does not come back, or cannot load
             the weights.
+            InvalidInputError: it refuses the token.
         """
+        self._refuse_token(error)
         has_status = isinstance(error, httpx.HTTPStatusError)
         if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
             raise RemoteServiceError(
@@ -102,6 +106,16 @@ class ServerControl:
                 )
         if is_ready and has_status:
             await asyncio.sleep(RETRY_SECONDS)  # it may be about to exit
+
+    def _refuse_token(self, error: Exception | None) -> None:
+        """Raises:
+        InvalidInputError: the server did not accept the token.
+        """
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403):
+            raise InvalidInputError(
+                f"{self.url}: refuses the token; give the one of `tspo engine` in {ENGINE_TOKEN} "
+                "or vllm.token_file"
+            ) from error
 
     async def is_alive(self) -> bool:
         """Whether the server responds now and its engine runs."""
@@ -152,6 +166,7 @@ class ServerControl:
                 await self.post("/resume")
                 return
             except httpx.HTTPStatusError as error:
+                self._refuse_token(error)
                 await asyncio.sleep(RETRY_SECONDS)
                 if await self.is_alive():
                     raise RemoteServiceError(

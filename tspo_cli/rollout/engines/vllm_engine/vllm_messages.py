@@ -9,6 +9,7 @@ from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.engine_protocol import Completion, FinishReason, GenerationRequest
 
 WORKER_EXTENSION = "tspo_cli.rollout.engines.vllm_engine.vllm_worker.ReloadExtension"
+GUARD = "tspo_cli.rollout.engines.vllm_engine.guard.Guard"
 LOGPROBS_MODE = "processed_logprobs"  # after the temperature, as `Completion` documents
 
 

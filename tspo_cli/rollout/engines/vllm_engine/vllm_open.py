@@ -12,6 +12,7 @@ from tspo_cli.models.chat_template import stop_ids
 from tspo_cli.models.eos import saved_eos_ids
 from tspo_cli.rollout.engines.vllm_engine.vllm_local import VllmEngine
 from tspo_cli.rollout.engines.vllm_engine.vllm_servers import ProcessGroup, VllmServers
+from tspo_cli.text.access_token import ENGINE_TOKEN, read_token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -45,6 +46,7 @@ def open_vllm(
             patience=config.vllm.patience,
             processes=processes,
             log=log,
+            token=read_token(ENGINE_TOKEN, config.vllm.token_file),
         )
     slots = max(config.rollout.batch_size, config.eval.batch_size)
     return VllmEngine(

@@ -32,6 +32,7 @@ from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
     completion,
     sampling_params,
 )
+from tspo_cli.text.access_token import authorisation
 
 if TYPE_CHECKING:
     import torch
@@ -73,10 +74,11 @@ class VllmServers:
         patience: seconds to wait for a server that does not respond.
         processes: the training processes that share the servers.
         log: shows a message to the user.
+        token: sent with every request as `Authorization: Bearer ...`; empty: none.
 
     Raises:
         RemoteServiceError: a server does not respond within `patience`.
-        InvalidInputError: a server was started with a shorter context than `max_context`.
+        InvalidInputError: a server refuses the token, or has a shorter context than `max_context`.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class VllmServers:
         patience: float,
         processes: ProcessGroup,
         log: Callable[[str], None],
+        token: str = "",
     ) -> None:
         self.weight_version, self.owns_weights = 0, True
         all_urls = [url.rstrip("/") for url in urls]
@@ -108,6 +111,7 @@ class VllmServers:
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True, name="vllm-requests").start()
         self.client = httpx.AsyncClient(
+            headers=authorisation(token),
             timeout=httpx.Timeout(None, connect=10.0),
             limits=httpx.Limits(max_connections=None),
             trust_env=False,

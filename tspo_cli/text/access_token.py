@@ -1,23 +1,25 @@
-"""The bearer token of a retriever.
+"""The bearer tokens of servers: of retrievers, and of engines that training runs control.
 
-It comes from a file or the environment, never from a command line or a configuration: other users
-can see those, and every run keeps them.
+A token comes from a file or the environment, never from a command line or a configuration: other
+users can see those, and every run keeps them.
 """
 
 from __future__ import annotations
 
+import hmac
 import os
 from pathlib import Path
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.text.secrets import hide
 
-TOKEN_VARIABLE = "TSPO_RETRIEVER_TOKEN"
+RETRIEVER_TOKEN = "TSPO_RETRIEVER_TOKEN"
+ENGINE_TOKEN = "TSPO_ENGINE_TOKEN"
 _SHORTEST = 16
 
 
-def read_token(file: str = "") -> str:
-    """The token in `file`, or else in the environment variable TSPO_RETRIEVER_TOKEN, or else "".
+def read_token(variable: str, file: str = "") -> str:
+    """The token in `file`, or else in the environment variable `variable`, or else "".
 
     Raises:
         MissingResourceError: no such file.
@@ -33,13 +35,23 @@ def read_token(file: str = "") -> str:
         except UnicodeDecodeError:
             raise InvalidInputError(f"token file {file}: expected one line of text") from None
     else:
-        token = os.environ.get(TOKEN_VARIABLE, "").strip()
+        token = os.environ.get(variable, "").strip()
         if not token:
             return ""
     if len(token) < _SHORTEST or not (token.isascii() and token.isprintable()) or " " in token:
-        where = f"token file {file}" if file else TOKEN_VARIABLE
+        where = f"token file {file}" if file else variable
         raise InvalidInputError(
             f"{where}: expected {_SHORTEST} or more printable ASCII characters without spaces"
         )
     hide(token)
     return token
+
+
+def authorises(header: str, token: str) -> bool:
+    """Whether an Authorization header has the token. Takes the same time for every wrong one."""
+    return hmac.compare_digest(header.encode(), f"Bearer {token}".encode())
+
+
+def authorisation(token: str) -> dict[str, str]:
+    """The header that sends the token, none for an empty one."""
+    return {"Authorization": f"Bearer {token}"} if token else {}
