@@ -1,13 +1,18 @@
-"""Speed with a pretrained model on a CPU, stage by stage: what tspo does for large models, beside
-what it does without it, and beside `model.generate` on the whole history each turn.
+"""Speed with a pretrained model on a CPU: an RL step beside what tspo did before and beside TRL,
+and rollouts of Search-R1's lengths beside `model.generate`.
 
     OMP_NUM_THREADS=1 python experiments/benchmarks/real_model_speed.py MODEL [--layers 8] [--json]
 
-MODEL is a model directory (SmolLM2-135M-Instruct: 135 million parameters). Both sides of a ratio
-run in one process, in float32 on one thread, and sample the same rollouts: groups of equal prompts,
-random feedback. Stages: the first prompts, decoding, feedback, one update, and log-probabilities.
-`before` is the same code with the ways of small models (`model_size.LARGE` is raised), which are
-those of version 0.3 for a model of this size: layers one by one, every prompt on its own.
+MODEL is a model directory (SmolLM2-135M-Instruct: 135 million parameters). Each side has a process
+of its own, and works in float32 on one thread with the same rollouts: groups of equal prompts,
+turns of a fixed number of sampled tokens, random feedback.
+
+- `step`: rollouts, parity check, update with every rollout, hand-over. `before` is the same code
+  with the ways of small models (`model_size.LARGE` is raised), which are those of version 0.3 for
+  a model of this size: layers one by one, every prompt on its own. `trl` is TRL's GRPOTrainer
+  (`pip install "tspo-cli[peers]"`; left out where it is not installed): `model.generate` on the
+  whole histories each turn, and its training step.
+- `search_r1`: rollouts of four turns, beside `model.generate` on the whole histories each turn.
 
 Times are CPU seconds, so other work on the machine counts little. `--layers` keeps the first layers
 of the model, for a quick look. Largest differences of the log-probabilities, the loss and the
@@ -18,121 +23,33 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import resource
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoConfig
 
 from experiments.benchmarks.common import machine
+from experiments.benchmarks.scripted_rollouts import SHAPES, Rollouts
 from tspo_cli.config.load_config import load_config
+from tspo_cli.config.schema import Config
 from tspo_cli.models.checks import model_size
 from tspo_cli.models.load_model import load_model, load_tokenizer
-from tspo_cli.rollout.engines.engine_protocol import GenerationRequest, Sampling
 from tspo_cli.rollout.engines.hf import hf_engine
 from tspo_cli.training.core.distributed import init_distributed
 from tspo_cli.training.core.policy_learner import PolicyLearner
-from tspo_cli.training.core.sequences import TrainSequence
 
 NEVER = 10**15
-
-
-class Rollouts:
-    """Scripted rollouts: groups of `group` with the same prompt, `turns` actions of `action` tokens
-    with `feedback` tokens between them. Prompts begin with the same instruction.
-    """
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
-        random = np.random.default_rng(0)
-
-        def tokens(count: int) -> list[int]:
-            return random.integers(100, options.vocabulary - 100, count).tolist()
-
-        instruction = tokens(options.instruction)
-        prompts = [
-            instruction + tokens(options.prompt - options.instruction)
-            for _ in range(options.questions)
-        ]
-        self.prompts = [prompt for prompt in prompts for _ in range(options.group)]
-        self.feedback = [
-            [tokens(options.feedback) for _ in range(options.turns - 1)] for _ in self.prompts
-        ]
-
-    def with_engine(self, engine: Any) -> tuple[list[list[int]], list[list[float]]]:
-        """Roll out with the engine: histories, and log-probabilities of the sampled tokens."""
-        histories = [list(prompt) for prompt in self.prompts]
-        logprobs: list[list[float]] = [[] for _ in histories]
-        turns = [0] * len(histories)
-
-        def submit(session: int) -> None:
-            sampling = Sampling(max_new_tokens=self.options.action)
-            seed = session + 1000 * turns[session]
-            request = GenerationRequest(session, tuple(histories[session]), sampling, seed)
-            engine.submit(request)
-
-        for session in range(len(histories)):
-            submit(session)
-        unfinished = len(histories)
-        while unfinished:
-            for done in engine.step():
-                session = done.session
-                histories[session] += done.token_ids
-                logprobs[session] += done.logprobs
-                turns[session] += 1
-                if turns[session] == self.options.turns:
-                    engine.release(session)
-                    unfinished -= 1
-                else:
-                    histories[session] += self.feedback[session][turns[session] - 1]
-                    submit(session)
-        return histories, logprobs
-
-    @torch.inference_mode()
-    def with_generate(self, model: Any) -> int:
-        """Roll out with `model.generate` from scratch each turn; returns the sampled tokens. All
-        histories are equally long, so there is no padding.
-        """
-        histories, sampled = [list(prompt) for prompt in self.prompts], 0
-        for turn in range(self.options.turns):
-            ids = torch.tensor(histories)
-            output = model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=True,
-                top_k=0,
-                min_new_tokens=self.options.action,
-                max_new_tokens=self.options.action,
-                pad_token_id=0,
-                output_logits=True,
-                return_dict_in_generate=True,
-            )
-            new = output.sequences[:, ids.shape[1] :]
-            torch.stack(output.logits, 1).log_softmax(-1).gather(-1, new[..., None])
-            sampled += new.numel()
-            for history, row, feedback in zip(histories, new.tolist(), self.feedback, strict=True):
-                history += row + (feedback[turn] if turn < len(feedback) else [])
-        return sampled
-
-    def sequences(
-        self, histories: list[list[int]], logprobs: list[list[float]]
-    ) -> list[TrainSequence]:
-        """What the learner trains on, with different advantages within each group."""
-        options = self.options
-        turn = [1.0] * options.action
-        weights = [0.0] * options.prompt + turn
-        for _ in range(options.turns - 1):
-            weights += [0.0] * options.feedback + turn
-        made = []
-        for number, (ids, values) in enumerate(zip(histories, logprobs, strict=True)):
-            own = iter(values)
-            old = [next(own) if weight else 0.0 for weight in weights]
-            advantage = number % options.group - (options.group - 1) / 2
-            made.append(TrainSequence(ids, weights, [advantage * w for w in weights], old))
-        return made
+SIDES = {"step": ("now", "before", "trl"), "search_r1": ("now", "generate")}
 
 
 class Stages:
@@ -153,6 +70,11 @@ class Stages:
         inner = getattr(owner, method)
         setattr(owner, method, lambda *args: self.time(name, lambda: inner(*args)))
 
+    def rounded(self, parts: tuple[str, ...]) -> dict[str, float]:
+        """The stages, and the sum of `parts` as `step`."""
+        total = sum(self.seconds.get(name, 0.0) for name in parts)
+        return {name: round(value, 2) for name, value in (self.seconds | {"step": total}).items()}
+
 
 def pretrained(options: argparse.Namespace) -> Any:
     """The model, with its first layers alone if `--layers` is given."""
@@ -165,16 +87,30 @@ def pretrained(options: argparse.Namespace) -> Any:
     return model.eval()
 
 
-def side(options: argparse.Namespace, rollouts: Rollouts, large: bool) -> dict[str, Any]:
-    """Roll out and update once: seconds by stage and results."""
-    model_size.LARGE = model_size.LARGE if large else NEVER
-    hf_engine.can_fuse = hf_engine.can_fuse if large else lambda model: False  # type: ignore[assignment]
+@contextmanager
+def ways(large: bool) -> Iterator[None]:
+    """Within it, models count as large ones, or as small ones."""
+    kept = model_size.LARGE, hf_engine.can_fuse
+    if not large:
+        model_size.LARGE, hf_engine.can_fuse = NEVER, lambda model: False
+    try:
+        yield
+    finally:
+        model_size.LARGE, hf_engine.can_fuse = kept
+
+
+def experiment(options: argparse.Namespace) -> Config:
+    """The settings of an update."""
     recipe = Path(__file__).parents[1] / "tiny" / "grpo.toml"
     settings = [f"model.path={options.model}", 'data.train=["-"]', "retriever.index=-"]
     settings += ["eval.data=[]", f"train.tokens_per_micro_batch={options.micro_batch}"]
-    config = load_config([recipe], [*settings, "train.steps=10"])
+    return load_config([recipe], [*settings, "train.steps=10"])
+
+
+def ours(options: argparse.Namespace, rollouts: Rollouts, update: bool) -> dict[str, Any]:
+    """Roll out, and update once if `update`: seconds by stage and results."""
     stages = Stages()
-    learner = PolicyLearner(pretrained(options), config, total_updates=10)
+    learner = PolicyLearner(pretrained(options), experiment(options), total_updates=10)
     engine = hf_engine.TransformersEngine(
         learner.module,
         load_tokenizer(str(options.model)),
@@ -184,45 +120,149 @@ def side(options: argparse.Namespace, rollouts: Rollouts, large: bool) -> dict[s
     engine.rules.eos_ids = []
     stages.watch(engine, "_prefill", "read")
     stages.watch(engine, "_decode", "decode")
-    if engine._fused is not None:
-        stages.watch(engine._fused, "refresh", "new weights")
-    engine.load_weights(None, 0)
-    started = time.process_time()
-    histories, logprobs = rollouts.with_engine(engine)
-    rollout = time.process_time() - started
+    stages.watch(learner.core, "_step", "optimiser")
+    stages.time("new weights", lambda: engine.load_weights(None, 0))
+    histories, logprobs = stages.time("rollout", lambda: rollouts.with_engine(engine))
     sequences = rollouts.sequences(histories, logprobs)
     metrics: dict[str, float] = {}
-    if not options.rollouts_only:
-        gap = stages.time("check", lambda: learner.logprob_gap(sequences[:2]))
-        metrics = stages.time("update", lambda: learner.update_policy(sequences))
-        metrics["parity"] = gap
-    stages.seconds["rollout"] = rollout
-    step = ("rollout", "check", "update", "new weights")
-    stages.seconds["step"] = sum(stages.seconds.get(name, 0.0) for name in step)
+
+    def check(changes: torch.Tensor) -> None:
+        metrics["parity"] = float(changes.abs().mean())
+
+    if update and learner.core.is_large_on_cpu:  # as RlStep does: the update checks the rollouts
+        metrics |= stages.time("update", lambda: learner.update_policy(sequences, check))
+    elif update:
+        metrics["parity"] = stages.time("check", lambda: learner.logprob_gap(sequences[:2]))
+        metrics |= stages.time("update", lambda: learner.update_policy(sequences))
     return {
-        "seconds": {name: round(value, 2) for name, value in stages.seconds.items()},
+        "seconds": stages.rounded(("rollout", "check", "update", "new weights")),
         "histories": histories,
         "logprobs": logprobs,
         "metrics": metrics,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
+
+
+def theirs(options: argparse.Namespace, rollouts: Rollouts) -> dict[str, Any] | None:
+    """CPU seconds of the rollouts and of a step of TRL's GRPOTrainer; None: it is not installed."""
+    try:
+        from datasets import Dataset
+        from trl import GRPOConfig, GRPOTrainer
+    except ImportError:
+        return None
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    stages, config, prompt = Stages(), experiment(options), rollouts.shape.prompt
+    rewards = [rollouts.advantage(number) for number in range(len(rollouts.prompts))]
+
+    def roll(prompts: list[str], trainer: Any) -> dict[str, Any]:
+        histories, logprobs = stages.time("rollout", lambda: rollouts.with_generate(trainer.model))
+        mask = rollouts.mask()
+        padded = [iter(values) for values in logprobs]
+        return {
+            "prompt_ids": [history[:prompt] for history in histories],
+            "completion_ids": [history[prompt:] for history in histories],
+            "logprobs": [[next(own) if one else 0.0 for one in mask] for own in padded],
+            "env_mask": [mask for _ in histories],
+        }
+
+    tokenizer = load_tokenizer(str(options.model))
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = GRPOTrainer(
+            model=pretrained(options),
+            reward_funcs=lambda prompts, completions, **_: rewards,
+            args=GRPOConfig(
+                output_dir=folder,
+                per_device_train_batch_size=len(rewards),
+                num_generations=rollouts.group,
+                max_steps=10,
+                beta=0.0,
+                max_completion_length=len(rollouts.mask()),
+                loss_type="dapo",
+                learning_rate=config.optimizer.lr,
+                lr_scheduler_type="constant",
+                gradient_checkpointing=False,
+                bf16=False,
+                use_cpu=True,
+                logging_strategy="no",
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+            ),
+            processing_class=tokenizer,
+            rollout_func=roll,
+            train_dataset=Dataset.from_list([{"prompt": str(number)} for number in range(8)]),
+        )
+        trainer.create_optimizer()
+        trainer.current_gradient_accumulation_steps = 1  # trainer.train() would set it
+
+        def step() -> None:
+            trainer.model.train()
+            inputs = [{"prompt": str(number // rollouts.group)} for number in range(len(rewards))]
+            trainer.training_step(trainer.model, inputs, None)
+            torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), config.optimizer.grad_clip)
+            trainer.optimizer.step()
+            trainer.model.zero_grad()
+
+        started = time.process_time()
+        step()
+        total = time.process_time() - started
+    rollout = stages.seconds["rollout"]
+    stages.seconds["update"] = total - rollout
+    return {"seconds": stages.rounded(("rollout", "update"))}
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
     """How far the results are apart: share of equal tokens, log-probabilities, loss, gradient."""
-    pairs = [
-        (ours, theirs)
-        for row, other_row in zip(one["logprobs"], other["logprobs"], strict=True)
-        for ours, theirs in zip(row, other_row, strict=True)
-    ]
     same = [a == b for a, b in zip(one["histories"], other["histories"], strict=True)]
     found = {"same_rollouts": sum(same) / len(same)}
     if all(same):
-        found["logprobs"] = max(abs(ours - theirs) for ours, theirs in pairs)
+        values = [np.concatenate(result["logprobs"]) for result in (one, other)]
+        found["logprobs"] = float(abs(values[0] - values[1]).max())
         for name in ("loss", "grad_norm"):
             if name in one["metrics"]:
                 found[name] = abs(one["metrics"][name] - other["metrics"][name])
     return found
+
+
+def measure(side: str, comparison: str, options: argparse.Namespace) -> dict[str, Any] | None:
+    """One side of a comparison, in this process: seconds by stage, and results. None: TRL is not
+    installed.
+    """
+    torch.set_num_threads(1)
+    init_distributed()
+    vocabulary = AutoConfig.from_pretrained(options.model).vocab_size
+    rollouts = Rollouts(SHAPES[comparison], options.questions, options.group, vocabulary)
+    update = comparison == "step"
+    if side == "trl":
+        return theirs(options, rollouts)
+    if side == "generate":
+        stages, model = Stages(), pretrained(options)
+        stages.time("rollout", lambda: rollouts.with_generate(model))
+        return {"seconds": stages.rounded(("rollout",))}
+    with ways(large=side == "now"):
+        return ours(options, rollouts, update)
+
+
+def compare(comparison: str) -> dict[str, Any]:
+    """The sides of a comparison, each in a process of its own."""
+    sides: dict[str, dict[str, Any]] = {}
+    for side in SIDES[comparison]:
+        command = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--only", comparison]
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+        found = json.loads(output.splitlines()[-1])
+        if found is not None:
+            sides[side] = found
+    seconds = {side: found["seconds"] for side, found in sides.items()}
+    peaks = {side: round(found["peak_gib"], 1) for side, found in sides.items()}
+    ratios = {
+        side: round(own["step"] / seconds["now"]["step"], 2)
+        for side, own in seconds.items()
+        if side != "now"
+    }
+    result: dict[str, Any] = {"seconds": seconds, "peak_gib": peaks, "ratios": ratios}
+    if "before" in sides:
+        result["differences"] = differences(sides["now"], sides["before"])
+    return result | {"metrics": sides["now"]["metrics"]}
 
 
 def main() -> None:
@@ -233,61 +273,41 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=0, help="0: all")
     parser.add_argument("--questions", type=int, default=2)
     parser.add_argument("--group", type=int, default=4)
-    parser.add_argument("--instruction", type=int, default=120)
-    parser.add_argument("--prompt", type=int, default=170)
-    parser.add_argument("--action", type=int, default=40)
-    parser.add_argument("--feedback", type=int, default=200)
-    parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--micro-batch", type=int, default=8192)
-    parser.add_argument(
-        "--search-r1", action="store_true", help="four turns of 200, 60 and 300 tokens, no update"
-    )
-    parser.add_argument("--rollouts-only", action="store_true")
+    parser.add_argument("--micro-batch", type=int, default=8192, help="tokens")
+    parser.add_argument("--only", choices=list(SHAPES))
+    parser.add_argument("--side", choices=list(SIDES["step"] + SIDES["search_r1"]))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    if options.search_r1:
-        options.prompt, options.action, options.feedback, options.turns = 200, 60, 300, 4
-        options.rollouts_only = True
 
-    torch.set_num_threads(1)
-    init_distributed()
-    options.vocabulary = load_model(str(options.model)).config.vocab_size
-    rollouts = Rollouts(options)
-    # `before` is last: it takes away what large models have.
-    now = side(options, rollouts, large=True)
-    before = side(options, rollouts, large=False)
-    result: dict[str, Any] = {
-        "machine": machine(),
-        "now": now["seconds"],
-        "before": before["seconds"],
-        "ratios": {
-            name: round(before["seconds"][name] / seconds, 2)
-            for name, seconds in now["seconds"].items()
-            if name in before["seconds"] and seconds
-        },
-        "differences": differences(now, before),
-        "peak_gib": {"now": round(now["peak_gib"], 2)},
-    }
-    if options.rollouts_only:
-        stages = Stages()
-        model = pretrained(options)
-        stages.time("generate", lambda: rollouts.with_generate(model))
-        result["generate"] = round(stages.seconds["generate"], 2)
-        result["ratios"]["rollout beside generate"] = round(
-            result["generate"] / now["seconds"]["rollout"], 2
-        )
-    if options.json:
-        print(json.dumps(result))
+    if options.side:
+        found = measure(options.side, options.only, options)
+        if found is not None:
+            found["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(json.dumps(found))
         return
-    print(f"{result['machine']}; {len(rollouts.prompts)} rollouts; CPU seconds")
-    print(f"{'stage':<14}{'before':>9}{'now':>9}{'ratio':>8}")
-    for name, seconds in before["seconds"].items():
-        print(
-            f"{name:<14}{seconds:>9.2f}{now['seconds'][name]:>9.2f}{result['ratios'][name]:>8.2f}"
-        )
-    for name in ("generate", "ratios", "differences", "peak_gib"):
-        if name in result:
-            print(f"{name}: {result[name]}")
+    result: dict[str, Any] = {"machine": machine()}
+    for name in [options.only] if options.only else SIDES:
+        result[name] = compare(name)
+        if not options.json:
+            show(name, result[name])
+    print(json.dumps(result) if options.json else result["machine"])
+
+
+def show(name: str, found: dict[str, Any]) -> None:
+    """Print a comparison: CPU seconds by stage and side, and the ratios."""
+    sides = found["seconds"]
+    stages = dict.fromkeys(stage for seconds in sides.values() for stage in seconds)
+    print(f"{name}; CPU seconds")
+    print(f"{'stage':<14}" + "".join(f"{side:>10}" for side in sides))
+    for stage in stages:
+        cells = (sides[side].get(stage) for side in sides)
+        print(f"{stage:<14}" + "".join(f"{'' if x is None else f'{x:.2f}':>10}" for x in cells))
+    for side, ratio in found["ratios"].items():
+        print(f"{ratio:.2f}x of {side}")
+    for key in ("peak_gib", "differences", "metrics"):
+        if key in found:
+            print(f"{key}: {found[key]}")
+    print(flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -74,21 +74,40 @@ class PolicyLearner:
         """The Hugging Face model. At ZeRO 3 its parameters are only shards."""
         return self.core.module
 
-    def update_policy(self, sequences: Sequence[TrainSequence]) -> dict[str, float]:
+    def update_policy(
+        self,
+        sequences: Sequence[TrainSequence],
+        check: Callable[[torch.Tensor], None] | None = None,
+    ) -> dict[str, float]:
         """One update with the clipped policy loss.
+
+        `check` gets the log-probabilities minus the old ones [N] (nats, float64) of this process's
+        trained tokens, before the optimiser's step, and may refuse the step with an error.
 
         Metrics: loss, policy_loss, kl, entropy, clip_fraction, ratio_mean, ratio_max, grad_norm,
         lr, tokens, dropped. `dropped` counts sequences whose advantages are all zero: they add
         nothing to the gradient, so they do not go through the model, but they count in the loss's
         denominators.
         """
-        active = [self._has_gradient(sequence) for sequence in sequences]
+        active = [self.has_gradient(sequence) for sequence in sequences]
         dropped = all_sum([len(active) - sum(active)])[0]
+        changes: list[torch.Tensor] = []
+
+        def loss(batch: MicroBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> TokenLoss:
+            if check is not None and not batch.is_padding:
+                changes.append(logprobs.detach().double() - batch.old_logprobs.double())
+            return self._policy_loss(batch, logprobs, entropy)
+
+        def before_step() -> None:
+            if check is not None:
+                check(torch.cat([torch.empty(0, dtype=torch.float64), *changes]))
+
         metrics = self.core.update(
             sequences,
-            self._policy_loss,
+            loss,
             aggregation=self.config.loss.aggregation,
             active=active,
+            before_step=before_step,
         )
         return metrics | {"dropped": dropped}
 
@@ -130,7 +149,8 @@ class PolicyLearner:
         total, count = all_sum([sum(gaps), len(gaps)])
         return total / max(count, 1.0)
 
-    def _has_gradient(self, sequence: TrainSequence) -> bool:
+    def has_gradient(self, sequence: TrainSequence) -> bool:
+        """False where `update_policy` leaves the sequence out."""
         options = self.config.loss
         every_token = options.entropy > 0 or (options.kl > 0 and options.kl_in == "loss")
         return every_token or not self.config.train.drop_zero_advantage or any(sequence.advantages)

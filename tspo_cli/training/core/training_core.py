@@ -16,6 +16,7 @@ from torch import nn
 
 from tspo_cli.config.schema import Config, OptimizerConfig
 from tspo_cli.errors import TspoError
+from tspo_cli.freed_memory import keep_freed_memory
 from tspo_cli.models.checks.model_size import is_large_on_cpu
 from tspo_cli.models.compiled import compile_pointwise
 from tspo_cli.models.packed_attention import enable_packing
@@ -123,6 +124,8 @@ class TrainingCore:
         self.updates, self.clock = 0, Clock()
         first = next(module.parameters())
         large = is_large_on_cpu(module)
+        if large:
+            keep_freed_memory()
         adam = torch.optim.AdamW(
             [parameter for parameter in module.parameters() if parameter.requires_grad],
             # Every update sets its own rate; DeepSpeed may make a step to create the moments.
@@ -130,8 +133,8 @@ class TrainingCore:
             betas=optimizer.betas,
             eps=optimizer.eps,
             weight_decay=optimizer.weight_decay,
-            # One kernel, and no copies of the state, which is several times as large as the model.
-            fused=first.device.type == "cuda" and not config.deepspeed.offload_optimizer,
+            # One pass over the state, which is several times as large as the model, and no copies.
+            fused=large or (first.is_cuda and not config.deepspeed.offload_optimizer),
         )
         self.engine, *_ = deepspeed.initialize(
             model=module,
@@ -140,6 +143,7 @@ class TrainingCore:
             dist_init_required=False,
         )
         self.zero_stage = int(self.engine.zero_optimization_stage())
+        self.is_large_on_cpu = large
         choice = config.train.share_prefixes
         self._shares_prefixes = choice == "always" or (choice == "auto" and large)
         set_update_count(self.engine, 0)
@@ -166,11 +170,13 @@ class TrainingCore:
         *,
         aggregation: str = "token_mean",
         active: Sequence[bool] | None = None,
+        before_step: Callable[[], None] | None = None,
     ) -> dict[str, float]:
         """One optimiser update. Metrics: loss, those of `loss`, grad_norm, lr, tokens.
 
         Sequences that are not `active` (None: all are) do not go through the model. They count in
-        the denominators of the loss (`token_shares`) all the same.
+        the denominators of the loss (`token_shares`) all the same. `before_step` is called between
+        the gradients and the optimiser's step; it may refuse the step with an error.
 
         Raises:
             TspoError: the gradient is not finite.
@@ -180,6 +186,8 @@ class TrainingCore:
         self._set_rate(rate)
         with _checkpointing(self.module):
             metrics = self._accumulate(work, loss)
+        if before_step is not None:
+            before_step()
         with self.clock.part("optimizer"):
             norm = self._step()
         self.updates += 1

@@ -173,13 +173,19 @@ def _sampled(sequence: TrainSequence) -> list[int]:
 
 
 def _mismatch(sequences: Sequence[TrainSequence], current: Sequence[Sequence[float]]) -> Mismatch:
-    pairs = [
-        (logprobs[token], sequence.old_logprobs[token])
+    changes = [
+        logprobs[token] - sequence.old_logprobs[token]
         for sequence, logprobs in zip(sequences, current, strict=True)
         for token in _sampled(sequence)
     ]
-    table = torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2)
-    change = torch.cat(gather_table(table)).numpy() @ (1.0, -1.0)
+    return mismatch_of(torch.tensor(changes, dtype=torch.float64))
+
+
+def mismatch_of(changes: torch.Tensor) -> Mismatch:
+    """The mismatch from the learner's log-probabilities minus the engine's [N] (nats, float64) of
+    this process's sampled tokens. Every process calls it.
+    """
+    change = torch.cat(gather_table(changes.reshape(-1, 1)))[:, 0].numpy()
     if not len(change):
         return Mismatch()
     gaps = np.abs(change)

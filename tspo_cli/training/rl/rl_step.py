@@ -29,7 +29,7 @@ from tspo_cli.training.rl.question_batches import (
     refill_of_step,
     rollout_tasks,
 )
-from tspo_cli.training.rl.rollout_checks import as_samples_of_policy, lost_shares
+from tspo_cli.training.rl.rollout_checks import PolicyCheck, as_samples_of_policy, lost_shares
 from tspo_cli.training.rl.rollout_records import mean, step_records, with_failed
 from tspo_cli.training.rl.scoring import Models, ScoredGroup, score
 from tspo_cli.training.rl.step_warnings import StepWarnings
@@ -90,8 +90,8 @@ class RlStep:
             self.parts.engine.sleep()
             lost = lost_shares(batch.trajectories, step)
         with self.next_rollouts_in_background(step), self.clock.part("update"):
-            groups, checks = self.check_policy(batch, step)
-            updates = self.update(groups, step)
+            groups, checks, check = self.check_policy(batch, step)
+            updates = self.update(groups, step, check)
         with self.clock.part("handover"):
             handover = self.hand_over_weights(step)
         records, metrics = step_records(batch.groups, lost, step)
@@ -171,27 +171,37 @@ class RlStep:
 
     def check_policy(
         self, batch: ScoredBatch, step: int
-    ) -> tuple[list[ScoredGroup], dict[str, float]]:
-        """The groups to train on, as samples of the learner's policy, and metrics of the check."""
+    ) -> tuple[list[ScoredGroup], dict[str, float], PolicyCheck | None]:
+        """The groups to train on, as samples of the learner's policy, metrics of the check, and the
+        check that is left to the update.
+        """
         config = self.parts.config
-        groups, metrics = as_samples_of_policy(batch.groups, self.parts.learner, config, step)
+        groups, metrics, check = as_samples_of_policy(
+            batch.groups, self.parts.learner, config, step
+        )
         if config.rollout.dynamic_sampling:
             groups = groups_with_advantage(groups, config)
-        return groups, metrics
+        return groups, metrics, check
 
-    def update(self, groups: Sequence[ScoredGroup], step: int) -> dict[str, float]:
+    def update(
+        self, groups: Sequence[ScoredGroup], step: int, check: PolicyCheck | None = None
+    ) -> dict[str, float]:
         """`train.updates_per_step` updates, each on its own portion of the groups; the means of
         their metrics.
         """
         portions = self.parts.config.train.updates_per_step
         rows = [
-            self._update_on([group for group in groups if group.position % portions == part], step)
+            self._update_on(
+                [group for group in groups if group.position % portions == part], step, check
+            )
             for part in range(portions)
         ]
         names = dict.fromkeys(name for row in rows for name in row)
         return {name: mean([row[name] for row in rows if name in row]) for name in names}
 
-    def _update_on(self, groups: Sequence[ScoredGroup], step: int) -> dict[str, float]:
+    def _update_on(
+        self, groups: Sequence[ScoredGroup], step: int, check: PolicyCheck | None
+    ) -> dict[str, float]:
         config, learner, critic = self.parts.config, self.parts.learner, self.parts.critic
         sequences = [sequence for group in groups for sequence in group.sequences()]
         metrics: dict[str, float] = {}
@@ -201,8 +211,8 @@ class RlStep:
             kept = [sequence for sequence in sequences if any(sequence.advantages)]
             metrics |= learner.update_sft(kept) | {"imitated": all_sum([len(kept)])[0]}
         elif critic is None or step > config.critic.head_start:
-            metrics |= learner.update_policy(sequences)
-        return metrics
+            metrics |= learner.update_policy(sequences, check)
+        return metrics | check.metrics if check else metrics
 
     def hand_over_weights(self, step: int) -> dict[str, float]:
         """Give the engine the new weights, as version `step`."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
 
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import RemoteServiceError, TspoError
@@ -17,10 +20,11 @@ from tspo_cli.training.rl.off_policy import (
     correction_of_stale,
     importance_corrected,
     measured_mismatch,
+    mismatch_of,
     some_sequences,
     staleness,
 )
-from tspo_cli.training.rl.scoring import ScoredGroup
+from tspo_cli.training.rl.scoring import ScoredGroup, needs_critic
 
 PARITY_SEQUENCES = 2
 
@@ -56,14 +60,49 @@ def lost_shares(trajectories: Sequence[Trajectory], step: int) -> dict[str, floa
     return {"failed_share": failed / total, "mixed_share": mixed / total}
 
 
+@dataclass
+class PolicyCheck:
+    """The check of rollouts that the policy itself sampled: its log-probabilities must be those of
+    the engine, except for rounding. `metrics` has its results.
+    """
+
+    limit: float
+    step: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, changes: torch.Tensor) -> None:
+        """Check the policy's log-probabilities minus the engine's [N] (nats, float64) of this
+        process's sampled tokens. Every process calls it.
+
+        Raises:
+            TspoError: they differ by more than the limit.
+        """
+        self.check(mismatch_of(changes.cpu()))
+
+    def check(self, mismatch: Mismatch) -> None:
+        """Check what is already measured; see `__call__`."""
+        if not mismatch.mean <= self.limit:
+            raise TspoError(
+                f"step {self.step}: log-probs of engine and learner differ by {mismatch.mean:.4g} "
+                f"nats on average over {mismatch.tokens} tokens, more than train.parity_limit "
+                f"{self.limit:g}; no rounding explains that: the engine has other weights or "
+                "another model; if it is meant to be, use --resume --set train.parity_limit=..."
+            )
+        self.metrics |= {
+            "parity": mismatch.mean,
+            "parity_p99": mismatch.p99,
+            "mismatch_kl": mismatch.kl,
+        }
+
+
 def as_samples_of_policy(
     groups: Sequence[ScoredGroup], learner: PolicyLearner, config: Config, step: int
-) -> tuple[list[ScoredGroup], dict[str, float]]:
-    """The groups as samples of the learner's policy, and metrics.
+) -> tuple[list[ScoredGroup], dict[str, float], PolicyCheck | None]:
+    """The groups as samples of the learner's policy, metrics, and the check that the update has to
+    make (None: it is made here, or there is none).
 
-    Rollouts that the policy itself sampled are checked: its log-probabilities must be those of the
-    engine, except for rounding, which importance weights correct as loss.mismatch says. Rollouts of
-    an earlier version always get importance weights.
+    Rollouts that the policy itself sampled are checked (`PolicyCheck`); importance weights correct
+    rounding as loss.mismatch says. Rollouts of an earlier version always get importance weights.
 
     Raises:
         TspoError: the log-probabilities differ by more than train.parity_limit.
@@ -73,23 +112,41 @@ def as_samples_of_policy(
     if config.rollout.one_step_off:
         age = metrics["staleness"] = staleness(groups, step - 1)
     if age and config.kind != "rl":
-        return list(groups), metrics
+        return list(groups), metrics, None
     if age:
         corrected, mismatch, importance = importance_corrected(
             groups, learner, correction_of_stale(config)
         )
-        return corrected, metrics | importance | {"drift": mismatch.mean}
+        return corrected, metrics | importance | {"drift": mismatch.mean}, None
     bfloat16 = learner.core.is_bfloat16
+    check = PolicyCheck(parity_limit(config, bfloat16=bfloat16), step)
     correction = correction_of_rounding(config, bfloat16=bfloat16) if config.kind == "rl" else None
     if correction is not None:
         corrected, mismatch, importance = importance_corrected(groups, learner, correction)
         metrics |= importance
+    elif _update_measures(groups, learner, config):
+        return list(groups), metrics, check
     else:
         corrected = list(groups)
         mismatch = measured_mismatch(_checked_sequences(groups, bfloat16=bfloat16), learner)
-    _refuse_other_policy(mismatch, parity_limit(config, bfloat16=bfloat16), step)
-    metrics |= {"parity": mismatch.mean, "parity_p99": mismatch.p99, "mismatch_kl": mismatch.kl}
-    return corrected, metrics
+    check.check(mismatch)
+    return corrected, metrics | check.metrics, None
+
+
+def _update_measures(groups: Sequence[ScoredGroup], learner: PolicyLearner, config: Config) -> bool:
+    """Whether the step's only update computes log-probabilities of rollouts anyway, where another
+    forward pass for the check would take long.
+    """
+    if (
+        not learner.core.is_large_on_cpu
+        or config.kind != "rl"
+        or config.train.updates_per_step > 1
+        or config.rollout.dynamic_sampling
+        or needs_critic(config)
+    ):
+        return False
+    rows = [sequence for group in groups for sequence in group.sequences()]
+    return all_sum([sum(learner.has_gradient(row) and any(row.weights) for row in rows)])[0] > 0
 
 
 def _checked_sequences(groups: Sequence[ScoredGroup], *, bfloat16: bool) -> list[TrainSequence]:
@@ -98,13 +155,3 @@ def _checked_sequences(groups: Sequence[ScoredGroup], *, bfloat16: bool) -> list
         return some_sequences(groups)
     sequences = [sequence for group in groups for sequence in group.sequences()]
     return sequences[:PARITY_SEQUENCES]
-
-
-def _refuse_other_policy(mismatch: Mismatch, limit: float, step: int) -> None:
-    if not mismatch.mean <= limit:
-        raise TspoError(
-            f"step {step}: log-probs of engine and learner differ by {mismatch.mean:.4g} nats on "
-            f"average over {mismatch.tokens} tokens, more than train.parity_limit {limit:g}; no "
-            "rounding explains that: the engine has other weights or another model; if it is meant "
-            "to be, use --resume --set train.parity_limit=..."
-        )

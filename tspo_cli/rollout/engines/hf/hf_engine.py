@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.freed_memory import keep_freed_memory
 from tspo_cli.models.attention_kinds import attention_problem
 from tspo_cli.models.checks.model_size import is_large_on_cpu
 from tspo_cli.models.eos import eos_ids
@@ -39,8 +40,8 @@ from tspo_cli.rollout.engines.read_back import different_weight
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-# Most columns, and most tokens, of one prefill pass.
-PREFILL_COLUMNS = 256
+# Most columns, and most tokens, of one prefill pass; a large model reads all its weights in each.
+PREFILL_COLUMNS, LARGE_PREFILL_COLUMNS = 256, 512
 PREFILL_TOKENS = 16384
 # A prefill starts when this share of the batch waits for one, or after this many steps: one pass
 # over many rows is cheaper than several over few.
@@ -85,6 +86,9 @@ class TransformersEngine:
             )
         self.weight_version, self.owns_weights = weight_version, owns_weights
         self.model, self.max_context, self._large = model, max_context, is_large_on_cpu(model)
+        self.columns = LARGE_PREFILL_COLUMNS if self._large else PREFILL_COLUMNS
+        if self._large:
+            keep_freed_memory()
         self.device, self.dtype = model.device, model.dtype
         config = model.config.get_text_config()
         self.cache = SlotCache(batch_size, max_context, config.num_hidden_layers, self.device)
@@ -263,7 +267,7 @@ class TransformersEngine:
         """
         table = self.table
         missing = table.total[rows] - table.cached[rows]
-        width = int(min(missing.max(), PREFILL_COLUMNS))
+        width = int(min(missing.max(), self.columns))
         rows = rows[: max(1, PREFILL_TOKENS // width)]
         start = table.cached[rows]
         count = np.minimum(table.total[rows] - start, width)
@@ -307,9 +311,8 @@ class TransformersEngine:
         self.cache.select(
             slice(0, size), columns, self._to_device(all_slots), self._to_device(position)
         )
-        logits = self._forward(
-            tokens, self._to_device(position[:, None]), self._mask[:size, ..., :columns]
-        )
+        positions = self._to_device(position[:, None])
+        logits = self._forward(tokens, positions, self._mask[:size, ..., :columns])
         table.cached[rows] += 1
         self._take_tokens(rows, logits if rows.size == size else logits[self._to_device(rows)])
 
