@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -256,9 +256,10 @@ def test_a_token_that_changed_ends_the_run(
 ) -> None:
     engine = connect(servers[:1], tmp_path, [])
     servers[0].token = "set-while-the-run-goes"
+    calls: dict[str, Callable[[], object]] = {
+        "generation": lambda: complete(engine, 1),
+        "hand-over": lambda: engine.load_weights({"head": torch.ones(2)}, 1),
+    }
     with pytest.raises(InvalidInputError, match="refuses the token"):
-        if moment == "generation":
-            complete(engine, 1)
-        else:
-            engine.load_weights({"head": torch.ones(2)}, 1)
+        calls[moment]()
     engine.close()
