@@ -16,7 +16,7 @@ FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 FLOORS: dict[str, list[set[str]]] = {
     "rollout": [
         {"trajectory", "prompts", "engines", "shown"},
-        {"protocol", "records"},
+        {"protocol", "records", "search_requests"},
         {"agent", "agent_file", "limit_warnings", "prompt_length"},
     ],
     "retrieval": [

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from tests.evaluation.openai_server import serve
 from tests.models.small_tokenizers import sentencepiece
 from tspo_cli.config.schema import Config, RolloutConfig
-from tspo_cli.evaluation.open_engine import open_engine
+from tspo_cli.evaluation.answering.open_engine import open_engine
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient
 from tspo_cli.rollout.engines.endpoint.endpoint_engine import EndpointEngine, EndpointOptions
 from tspo_cli.rollout.engines.endpoint.turn_ends import turn_ends

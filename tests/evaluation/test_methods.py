@@ -15,9 +15,9 @@ from tests.evaluation.conftest import Speaker
 from tspo_cli.config.schema import Config, EvalConfig, RetrieverConfig, RolloutConfig
 from tspo_cli.data.question import Question
 from tspo_cli.errors import InvalidInputError, UsageError
+from tspo_cli.evaluation.answering.runner import EvalSetup, evaluate_items
 from tspo_cli.evaluation.methods import METHODS, find_method
 from tspo_cli.evaluation.methods.ircot import first_sentence
-from tspo_cli.evaluation.runner import EvalSetup, evaluate_items
 from tspo_cli.retrieval.index.build_index import build_index
 from tspo_cli.retrieval.index.searcher import Searcher, open_index
 

@@ -253,7 +253,7 @@ def test_scores_are_those_of_an_independent_count(
     def prompt(text: str) -> list[int]:
         turns: tuple[Any, ...] = ()
         if method == "rag":
-            from tspo_cli.evaluation.runner import _first_turn
+            from tspo_cli.evaluation.answering.runner import _first_turn
 
             question = Question("1", text, ("x",), "films")
             turns = (_first_turn(question, searcher.search([text], 1)[0], opened),)

@@ -15,7 +15,7 @@ from tests.retrieval.server.live_server import serving
 from tspo_cli.commands.app import app
 from tspo_cli.config.load_config import load_config
 from tspo_cli.errors import InvalidInputError, RemoteServiceError, UsageError
-from tspo_cli.evaluation.open_engine import open_engine
+from tspo_cli.evaluation.answering.open_engine import open_engine
 from tspo_cli.evaluation.standalone import EvaluationRequest, eval_config
 from tspo_cli.retrieval.index.searcher import open_index
 from tspo_cli.retrieval.types import RetrieverInfo, SearchResult

@@ -13,10 +13,10 @@ from tspo_cli.config.schema import Config, EvalConfig, RetrieverConfig, RolloutC
 from tspo_cli.credit.folr import first_occurrence
 from tspo_cli.credit.from_rollouts import group_from_record
 from tspo_cli.data.question import Question
+from tspo_cli.evaluation.answering.runner import EvalSetup, evaluate_items
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.methods import METHODS
 from tspo_cli.evaluation.metrics import summarize
-from tspo_cli.evaluation.runner import EvalSetup, evaluate_items
 from tspo_cli.reporting.inspect.transcript import transcript
 from tspo_cli.reporting.page.page_items import _turn
 from tspo_cli.retrieval.index.build_index import build_index

@@ -38,7 +38,7 @@ from typer.testing import CliRunner
 from tspo_cli.commands.app import app
 from tspo_cli.config.load_config import load_config
 from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
-from tspo_cli.evaluation.open_engine import open_engine
+from tspo_cli.evaluation.answering.open_engine import open_engine
 from tspo_cli.models.checks.vocabulary import check_vocabulary
 from tspo_cli.models.eos import saved_eos_ids
 from tspo_cli.models.load_model import load_model, load_tokenizer, model_config

@@ -11,7 +11,7 @@ import transformers
 
 from tspo_cli.config.load_config import load_config
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.evaluation.open_engine import open_engine
+from tspo_cli.evaluation.answering.open_engine import open_engine
 from tspo_cli.models.checks.length_limits import (
     ALLOW_LONG,
     check_length,

@@ -453,3 +453,31 @@ def test_request_seeds_depend_on_identity() -> None:
     }
     assert len(seeds) == 27
     assert all(0 <= seed < 1 << 63 for seed in seeds)
+
+
+def test_how_searches_share_requests_changes_no_trajectory(
+    protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    gate = threading.Event()
+    gate.set()
+    waits = ["<think>"]
+    scripts = {
+        session: [*waits * (session % 3), search_action("", f"town {session}"), SEARCH, ANSWER]
+        for session in range(9)
+    }
+    found = [
+        run_agents(
+            tasks_for(protocol, 9),
+            Agent(
+                ScriptedEngine(tokenizer, scripts),
+                GatedRetriever(gate),
+                protocol,
+                settings(max_searches=5, in_flight=4, connections=connections),
+            ),
+        )
+        for connections in (1, 2, 64)
+    ]
+    assert [trajectory.answer for trajectory in found[0]] == ["Bako"] * 9
+    assert [trajectory.turns[-2].hits[0].id for trajectory in found[0]] == ["1"] * 9
+    assert found[1] == found[0]
+    assert found[2] == found[0]

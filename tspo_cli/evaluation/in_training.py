@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import RemoteServiceError
+from tspo_cli.evaluation.answering.runner import EvalSetup, evaluate_items, write_evaluation
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.methods import METHODS
 from tspo_cli.evaluation.metrics import summarize
-from tspo_cli.evaluation.runner import EvalSetup, evaluate_items, write_evaluation
 from tspo_cli.evaluation.sets import read_eval_sets
 from tspo_cli.evaluation.summary import cut_questions
 from tspo_cli.runs import eval_folder

@@ -16,13 +16,14 @@ from tspo_cli.config.schema import Config
 from tspo_cli.console import progress, say, warn
 from tspo_cli.data.question import Question, data_digest
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
+from tspo_cli.evaluation.answering.open_engine import OpenedEngine
+from tspo_cli.evaluation.answering.runner import EvalSetup, evaluate_items, write_evaluation
 from tspo_cli.evaluation.ceiling import ceiling
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.judging.judge import Judge
 from tspo_cli.evaluation.methods import Method
 from tspo_cli.evaluation.methods.examples import Example
 from tspo_cli.evaluation.metrics import summarize
-from tspo_cli.evaluation.open_engine import OpenedEngine
 from tspo_cli.evaluation.resuming.journal import (
     REFUSED_FIRST,
     Journal,
@@ -31,7 +32,6 @@ from tspo_cli.evaluation.resuming.journal import (
     reopen,
     require_answers,
 )
-from tspo_cli.evaluation.runner import EvalSetup, evaluate_items, write_evaluation
 from tspo_cli.evaluation.sets import benchmark_size
 from tspo_cli.evaluation.signature import (
     config_digest,

@@ -16,11 +16,11 @@ from tspo_cli.config.tables import flatten
 from tspo_cli.console import say, warn
 from tspo_cli.data.question import Question
 from tspo_cli.errors import MissingResourceError, UsageError
+from tspo_cli.evaluation.answering.open_engine import open_engine
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.judging.judge import open_judge
 from tspo_cli.evaluation.methods import Method, find_method
 from tspo_cli.evaluation.methods.examples import Example, read_examples
-from tspo_cli.evaluation.open_engine import open_engine
 from tspo_cli.evaluation.resuming.results_folder import results_folder
 from tspo_cli.evaluation.session import Session
 from tspo_cli.evaluation.sets import read_eval_sets

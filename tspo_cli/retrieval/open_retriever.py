@@ -62,7 +62,9 @@ def _open_servers(config: RetrieverConfig) -> Retriever:
         replicas.check()
         return replicas
     shards = ShardedRetriever(
-        [client([url]) for url in config.url], approximate=config.approximate_shards
+        [client([url]) for url in config.url],
+        approximate=config.approximate_shards,
+        concurrency=config.concurrency,
     )
     shards.check()
     return shards

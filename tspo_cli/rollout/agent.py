@@ -8,10 +8,10 @@ does not delay the others.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
 
@@ -19,11 +19,10 @@ from tspo_cli.data.question import Question
 from tspo_cli.retrieval.types import Retriever, SearchResult
 from tspo_cli.rollout.engines.engine_protocol import Completion, Engine, GenerationRequest, Sampling
 from tspo_cli.rollout.protocol import RolloutState, SearchProtocol
+from tspo_cli.rollout.search_requests import SearchRequests
 from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
-from tspo_cli.threads import DaemonPool
 from tspo_cli.timing import Clock
 
-SEARCH_THREADS = 8
 _STOP_SECONDS = 0.2
 
 
@@ -50,8 +49,9 @@ class AgentSettings:
     """How the agent acts.
 
     max_searches: searches of one trajectory. k: passages of one search. in_flight: trajectories
-    that run at once. turn_deadline: seconds for one search of a retriever behind a network.
-    trajectory_deadline: seconds for a whole trajectory, 0 for no limit.
+    that run at once. turn_deadline: seconds for one search of a retriever behind a network, from
+    when its request is sent. trajectory_deadline: seconds for a whole trajectory, 0 for no limit;
+    all waiting counts. connections: requests to such a retriever at once.
     """
 
     sampling: Sampling
@@ -60,6 +60,7 @@ class AgentSettings:
     in_flight: int = 64
     turn_deadline: float = 120.0
     trajectory_deadline: float = 0.0
+    connections: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +85,16 @@ class Agent:
 class RolloutHooks:
     """What a caller observes and controls while tasks are rolled out.
 
-    on_start, on_finish: called when a trajectory starts and when it has ended. clock: counts the
-    seconds of the parts generate, retrieve (an in-process retriever) and idle (no trajectory can
-    decode until passages arrive). stop: once another thread sets it, unfinished trajectories are
-    dropped.
+    on_start, on_finish: called when a trajectory starts and when it has ended. more: gives further
+    tasks when a trajectory could start and none waits; nothing once there are none. clock: counts
+    the seconds of the parts generate, retrieve (an in-process retriever) and idle (no trajectory
+    can decode until passages arrive). stop: once another thread sets it, unfinished trajectories
+    are dropped.
     """
 
     on_start: Callable[[Task], None] | None = None
     on_finish: Callable[[Trajectory], None] | None = None
+    more: Callable[[], Sequence[Task]] | None = None
     clock: Clock = field(default_factory=Clock)
     stop: Event | None = None
 
@@ -105,7 +108,8 @@ def request_seed(seed: int, group: GroupId, sample: int) -> int:
 def run_agents(
     tasks: Sequence[Task], agent: Agent, hooks: RolloutHooks | None = None
 ) -> list[Trajectory]:
-    """Roll out all tasks and return their trajectories in the order of `tasks`.
+    """Roll out all tasks and return their trajectories in the order of `tasks`, then of those that
+    `hooks.more` gave.
 
     A trajectory has up to `max_searches` turns that may search, then one last turn without search.
     A failed search or a passed deadline marks the trajectory as failed and ends it. Neither becomes
@@ -135,41 +139,40 @@ class _Rollout:
         return self.turns[len(self.task.given_turns) :]
 
 
-@dataclass(frozen=True, slots=True)
-class _PendingSearch:
-    """A batch of searches on its way, with the sessions that wait for it."""
-
-    future: Future[list[SearchResult]]
-    sessions: tuple[int, ...]
-    deadline: float
-
-
 @dataclass(slots=True)
 class _Loop:
     """A session is a task's index. It is in `rollouts` from its start to its end, and in `queries`
-    or `searches` while its trajectory waits for passages.
+    or `searches` while its trajectory waits for passages. `searches` is None for a retriever in
+    this process.
     """
 
-    tasks: Sequence[Task]
+    given: Sequence[Task]
     agent: Agent
     hooks: RolloutHooks
+    tasks: list[Task] = field(init=False)
     waiting: deque[int] = field(init=False)
     rollouts: dict[int, _Rollout] = field(default_factory=dict)
     finished: dict[int, Trajectory] = field(default_factory=dict)
     queries: dict[int, str] = field(default_factory=dict)
-    searches: list[_PendingSearch] = field(default_factory=list)
-    threads: DaemonPool | None = None
+    searches: SearchRequests | None = None
+    all_given: bool = False
 
     def __post_init__(self) -> None:
+        self.tasks = list(self.given)
         self.waiting = deque(range(len(self.tasks)))
-        if self.agent.retriever is not None and self.agent.retriever.blocking:
-            self.threads = DaemonPool(SEARCH_THREADS, "search")
+        retriever, settings = self.agent.retriever, self.agent.settings
+        if retriever is not None and retriever.blocking:
+            self.searches = SearchRequests(
+                retriever, settings.k, settings.connections, settings.turn_deadline
+            )
 
     def run(self) -> list[Trajectory]:
         stop = self.hooks.stop
-        while (self.waiting or self.rollouts) and not (stop is not None and stop.is_set()):
-            while self.waiting and len(self.rollouts) < self.agent.settings.in_flight:
+        while not (stop is not None and stop.is_set()):
+            while len(self.rollouts) < self.agent.settings.in_flight and self._has_waiting():
                 self._start(self.waiting.popleft())
+            if not self.rollouts:
+                break
             with self.hooks.clock.part("generate"):
                 completions = self.agent.engine.step()
             for completion in completions:
@@ -179,11 +182,19 @@ class _Loop:
             self._end_late()
         return [self.finished[session] for session in sorted(self.finished)]
 
+    def _has_waiting(self) -> bool:
+        if not (self.waiting or self.all_given or self.hooks.more is None):
+            more = self.hooks.more()
+            self.waiting.extend(range(len(self.tasks), len(self.tasks) + len(more)))
+            self.tasks += more
+            self.all_given = not more
+        return bool(self.waiting)
+
     def close(self) -> None:
         for session in list(self.rollouts):
             self.agent.engine.release(session)
-        if self.threads is not None:
-            self.threads.close()
+        if self.searches is not None:
+            self.searches.close()
 
     def _start(self, session: int) -> None:
         task = self.tasks[session]
@@ -263,77 +274,54 @@ class _Loop:
             self._submit(session)
 
     def _search(self) -> None:
-        retriever, settings = self.agent.retriever, self.agent.settings
-        if retriever is None:
-            return
-        if self.queries:
-            sessions = tuple(self.queries)
-            queries = [self.queries.pop(session) for session in sessions]
-            if self.threads is None:
-                with self.hooks.clock.part("retrieve"):
-                    results = retriever.search(queries, settings.k)
-                self._after_search(sessions, results)
-            else:
-                future = self.threads.submit(retriever.search, queries, settings.k)
-                deadline = time.monotonic() + settings.turn_deadline
-                self.searches.append(_PendingSearch(future, sessions, deadline))
-        if self.searches:
-            self._collect()
+        queries, self.queries = self.queries, {}
+        if self.searches is not None:
+            self._search_remotely(self.searches, queries)
+        elif self.agent.retriever is not None and queries:
+            with self.hooks.clock.part("retrieve"):
+                results = self.agent.retriever.search(list(queries.values()), self.agent.settings.k)
+            for session, result in zip(queries, results, strict=True):
+                self._after_search(session, result)
 
-    def _collect(self) -> None:
-        """Take the searches that are done or late."""
-        waiting = sum(
-            session in self.rollouts for search in self.searches for session in search.sessions
-        )
-        if waiting == len(self.rollouts):
-            self._wait_for_passages()
-        now = time.monotonic()
-        unfinished = []
-        for search in self.searches:
-            if search.future.done():
-                self._after_search(search.sessions, search.future.result())
-            elif now >= search.deadline:
-                limit = self.agent.settings.turn_deadline
-                late = SearchResult(error=f"no answer within {limit:g} s")
-                self._after_search(search.sessions, [late] * len(search.sessions))
-            else:
-                unfinished.append(search)
-        self.searches = unfinished
+    def _search_remotely(self, searches: SearchRequests, queries: Mapping[int, str]) -> None:
+        for session, query in queries.items():
+            searches.add(session, query)
+        searches.send()
+        waiting = sum(session in self.rollouts for session in searches.sessions())
+        if waiting and waiting == len(self.rollouts):
+            self._wait_for_passages(searches)
+        for session, result in searches.results():
+            self._after_search(session, result)
+        searches.send()
 
-    def _wait_for_passages(self) -> None:
+    def _wait_for_passages(self, searches: SearchRequests) -> None:
         """No trajectory can decode: sleep until passages arrive or a deadline passes, or for
         `_STOP_SECONDS`, where another thread may stop the work.
         """
-        deadlines = [search.deadline for search in self.searches]
-        if self.agent.settings.trajectory_deadline:
+        seconds, limit = math.inf, self.agent.settings.trajectory_deadline
+        if limit:
             oldest = min(rollout.started for rollout in self.rollouts.values())
-            deadlines.append(oldest + self.agent.settings.trajectory_deadline)
-        seconds = max(0.0, min(deadlines) - time.monotonic())
+            seconds = oldest + limit - time.monotonic()
         if self.hooks.stop is not None:
             seconds = min(seconds, _STOP_SECONDS)
         with self.hooks.clock.part("idle"):
-            wait(
-                [search.future for search in self.searches],
-                timeout=seconds,
-                return_when=FIRST_COMPLETED,
-            )
+            searches.wait(seconds)
 
-    def _after_search(self, sessions: Sequence[int], results: Sequence[SearchResult]) -> None:
-        for session, result in zip(sessions, results, strict=True):
-            if session not in self.rollouts:  # its deadline has ended it
-                continue
-            rollout = self.rollouts[session]
-            turn = rollout.turns.pop()
-            if result.error is not None:
-                rollout.turns.append(replace(turn, hits=result.hits, search_error=result.error))
-                self._finish(session, self.agent.engine.weight_version)
-                continue
-            feedback, feedback_ids = self.agent.protocol.search_result(turn, result.hits)
-            rollout.turns.append(
-                replace(turn, hits=result.hits, feedback=feedback, feedback_ids=tuple(feedback_ids))
-            )
-            rollout.ids += feedback_ids
-            self._submit(session)
+    def _after_search(self, session: int, result: SearchResult) -> None:
+        if session not in self.rollouts:  # its deadline has ended it
+            return
+        rollout = self.rollouts[session]
+        turn = rollout.turns.pop()
+        if result.error is not None:
+            rollout.turns.append(replace(turn, hits=result.hits, search_error=result.error))
+            self._finish(session, self.agent.engine.weight_version)
+            return
+        feedback, feedback_ids = self.agent.protocol.search_result(turn, result.hits)
+        rollout.turns.append(
+            replace(turn, hits=result.hits, feedback=feedback, feedback_ids=tuple(feedback_ids))
+        )
+        rollout.ids += feedback_ids
+        self._submit(session)
 
     def _end_late(self) -> None:
         if not self.agent.settings.trajectory_deadline:

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -240,19 +240,28 @@ MODES = (
 
 @dataclass
 class FaultyServer:
-    """What has been asked of it, and how it behaves: `mode` for the first `faults` requests."""
+    """What has been asked of it, and how it behaves: `mode` for the first `faults` requests that
+    have one of the queries `only` (empty: for every request).
+    """
 
     url: str
     mode: Mode
     faults: float
+    only: frozenset[str] = frozenset()
     requests: int = 0
 
 
 @contextmanager
-def faulty(mode: Mode, faults: float = float("inf")) -> Iterator[FaultyServer]:
-    """A server on a free port that misbehaves in `mode` for `faults` requests, then answers."""
+def faulty(
+    mode: Mode, faults: float = float("inf"), only: Iterable[str] = ()
+) -> Iterator[FaultyServer]:
+    """A server on a free port that misbehaves in `mode` for `faults` requests, then answers; to
+    requests without a query of `only` it always answers.
+    """
     listener = socket.create_server(("127.0.0.1", 0))
-    state = FaultyServer(f"http://127.0.0.1:{listener.getsockname()[1]}", mode, faults)
+    state = FaultyServer(
+        f"http://127.0.0.1:{listener.getsockname()[1]}", mode, faults, frozenset(only)
+    )
 
     def serve(conn: socket.socket) -> None:
         with conn, suppress(OSError):
@@ -263,7 +272,8 @@ def faulty(mode: Mode, faults: float = float("inf")) -> Iterator[FaultyServer]:
                 return
             count = len(request["queries"])
             state.requests += 1
-            (mode.send if state.requests <= state.faults else _well)(conn, count)
+            is_meant = not state.only or not state.only.isdisjoint(request["queries"])
+            (mode.send if is_meant and state.requests <= state.faults else _well)(conn, count)
 
     def accept() -> None:
         with suppress(OSError):

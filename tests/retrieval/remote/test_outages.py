@@ -159,3 +159,32 @@ def test_waiting_is_said_every_few_seconds(
     said = re.compile(r"status 503; asked again for [0-3] s now, up to 20 s$")
     assert all(said.search(line) for line in lines[:-1])
     assert lines[-1].startswith(f"retriever {server.url}/retrieve: answers again after ")
+
+
+@pytest.mark.parametrize("name", ["500", "hang", "HTML", "a list too few", "400", "422"])
+@pytest.mark.parametrize("wrong", [{"q3"}, {"q0", "q7"}])
+def test_a_query_that_a_server_fails_at_fails_no_other(name: str, wrong: set[str]) -> None:
+    """Searches of many rollouts share a request."""
+    queries = [f"q{number}" for number in range(8)]
+    with faulty(BY_NAME[name], only=wrong) as server:
+        retriever = client(server.url, timeout=patience(BY_NAME[name]))
+        results = retriever.search(queries, 2)
+    failed = {
+        query for query, result in zip(queries, results, strict=True) if result.error is not None
+    }
+    assert failed == wrong
+    errors = [result.error for result in results if result.error is not None]
+    assert all(BY_NAME[name].reason in error for error in errors)
+
+
+def test_a_server_that_fails_at_everything_is_not_asked_for_every_query() -> None:
+    for name in ("500", "HTML"):
+        with faulty(BY_NAME[name]) as server:
+            retriever = client(server.url, retries=2)
+            if name == "500":
+                with pytest.raises(ServiceUnavailableError):
+                    retriever.search([f"q{number}" for number in range(64)], 2)
+            else:
+                results = retriever.search([f"q{number}" for number in range(64)], 2)
+                assert all(result.error for result in results)
+        assert server.requests <= 6

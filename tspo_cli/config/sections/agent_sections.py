@@ -190,7 +190,9 @@ class RetrieverConfig(Section):
             "with exit code 5."
         ),
     )
-    concurrency: int = Field(64, ge=1, description="Maximal number of concurrent HTTP requests.")
+    concurrency: int = Field(
+        64, ge=1, description="Requests of each process at once. More searches share the next one."
+    )
     max_passage_chars: int = Field(
         100_000,
         ge=1,

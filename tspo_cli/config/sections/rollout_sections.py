@@ -103,7 +103,9 @@ class RolloutConfig(Section):
     turn_deadline: float = Field(
         120.0,
         gt=0,
-        description="Seconds for one search. A search that takes longer counts as failed.",
+        description=(
+            "Seconds for one search from when it is sent. A search that takes longer has failed."
+        ),
     )
     trajectory_deadline: float = Field(
         0.0,

@@ -19,7 +19,6 @@ from tspo_cli.retrieval.remote.http_client import HttpRetriever
 from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
 from tspo_cli.threads import DaemonPool
 
-_CALLS_AT_ONCE = 16
 _VECTORS_AS_ENCODED = re.compile(r"Flat|SQfp16|SQbf16|(IVF\d+|HNSW\d+),Flat|HNSW\d+")
 """FAISS factory strings of indexes that learn no codes."""
 
@@ -29,15 +28,18 @@ class ShardedRetriever:
 
     Equal scores are in the order of the shards, then in the order within a shard. If the shards are
     consecutive parts of the corpus, that is the order of the corpus. If a shard fails to answer a
-    query, the query has an error, because the missing hits could be the best.
+    query, the query has an error, because the missing hits could be the best. `concurrency`:
+    searches at once.
     """
 
     blocking = True
 
-    def __init__(self, shards: Sequence[HttpRetriever], *, approximate: bool = False) -> None:
+    def __init__(
+        self, shards: Sequence[HttpRetriever], *, approximate: bool = False, concurrency: int = 64
+    ) -> None:
         self._shards = tuple(shards)
         self._approximate = approximate
-        self._pool = DaemonPool(_CALLS_AT_ONCE * len(self._shards), "shard")
+        self._pool = DaemonPool(concurrency * len(self._shards), "shard")
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         """At most `k` hits for each query, in the order of `queries`.

@@ -108,15 +108,26 @@ class HttpRetriever:
                 query.encode("utf-8", "replace").decode()
                 for query in queries[start : start + MAX_BATCH]
             ]
-            try:
-                results += self._ask(batch, k)
-            except ServiceUnavailableError as error:
-                if not self._concerns_queries(error):
-                    raise
-                results += [SearchResult(error=str(error.__cause__))] * len(batch)
-            except RemoteServiceError as error:
-                results += [SearchResult(error=str(error))] * len(batch)
+            results += self._answers(batch, k)
         return results
+
+    def _answers(self, queries: list[str], k: int, *, is_part: bool = False) -> list[SearchResult]:
+        """The results of one request. If the server refuses it, or fails twice and answers another
+        query, the halves are asked alone, so that one query fails no other. `is_part`: `queries`
+        are such a half.
+        """
+        try:
+            return self._ask(queries, k, is_part or len(queries) > 1)
+        except ServiceUnavailableError as error:
+            if not self._concerns_queries(error):
+                raise
+            return [SearchResult(error=str(error.__cause__))] * len(queries)
+        except RemoteServiceError as error:
+            if len(queries) == 1:
+                return [SearchResult(error=str(error))]
+        middle = len(queries) // 2
+        halves = (queries[:middle], queries[middle:])
+        return [result for half in halves for result in self._answers(half, k, is_part=True)]
 
     def check(self) -> None:
         """Request one hit from every server, and check that all serve the same index.
@@ -185,11 +196,18 @@ class HttpRetriever:
         """Close pooled connections."""
         self._client.close()
 
-    def _ask(self, queries: list[str], k: int) -> list[SearchResult]:
+    def _ask(self, queries: list[str], k: int, suspect: bool) -> list[SearchResult]:
+        """`suspect`: some of the queries may be what the server fails at."""
         first = next(self._turn)
 
         def attempt(number: int, end: float) -> list[SearchResult]:
-            return self._attempt(self.urls[(first + number) % len(self.urls)], queries, k, end)
+            url = self.urls[(first + number) % len(self.urls)]
+            try:
+                return self._attempt(url, queries, k, end)
+            except (MalformedAnswerError, _FailedRequestError) as error:
+                if number and suspect and self._answers_others(url):
+                    raise RemoteServiceError(str(error)) from error
+                raise
 
         service = f"retriever {shown_url(self.urls[0])}"
         return ask_until_answered(attempt, service, self._patience, self._notices)
@@ -201,10 +219,11 @@ class HttpRetriever:
         last = error.__cause__
         if isinstance(last, MalformedAnswerError):
             return True
-        if not isinstance(last, _FailedRequestError):
-            return False
+        return isinstance(last, _FailedRequestError) and self._answers_others(last.url)
+
+    def _answers_others(self, url: str) -> bool:
         try:
-            self._attempt(last.url, ["ping"], 1, time.monotonic() + _PROBE_SECONDS)
+            self._attempt(url, ["ping"], 1, time.monotonic() + _PROBE_SECONDS)
         except RemoteServiceError:
             return False
         return True

@@ -88,7 +88,7 @@ class RlStep:
         with self.clock.part("rollout"):
             batch = self.refill(self.score(self.rollouts_of(step)), step)
             self.parts.engine.sleep()
-            lost = lost_shares(batch.trajectories, step)
+            lost = lost_shares(batch.trajectories, step, self.parts.config.rollout.max_searches)
         with self.next_rollouts_in_background(step), self.clock.part("update"):
             groups, checks, check = self.check_policy(batch, step)
             updates = self.update(groups, step, check)
@@ -253,4 +253,5 @@ def agent_settings(config: Config) -> AgentSettings:
         rollout.batch_size,
         rollout.turn_deadline,
         rollout.trajectory_deadline,
+        config.retriever.concurrency,
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
 import torch
 
@@ -29,20 +31,28 @@ from tspo_cli.training.rl.scoring import ScoredGroup, needs_critic
 PARITY_SEQUENCES = 2
 
 
-def lost_shares(trajectories: Sequence[Trajectory], step: int) -> dict[str, float]:
+FAILED_BY_SEARCHES = "failed_share/searches_"
+"""Begins the name of the share of failed rollouts among those with so many searches."""
+
+
+def lost_shares(
+    trajectories: Sequence[Trajectory], step: int, max_searches: int
+) -> dict[str, float]:
     """Metrics failed_share (a search failed, or the deadline passed) and mixed_share (sampled with
-    more than one version of the weights): shares of the rollouts of all processes.
+    more than one version of the weights): shares of the rollouts of all processes. Where some
+    failed, failed_share/searches_N as well, of the rollouts with N searches, the failed one
+    counted: a rollout with more searches fails more often, and what is left has fewer.
 
     Raises:
         RemoteServiceError: every rollout failed.
     """
-    failed, mixed, total = all_sum(
-        [
-            sum(trajectory.failed for trajectory in trajectories),
-            sum(trajectory.mixed for trajectory in trajectories),
-            len(trajectories),
-        ]
-    )
+    numbers = [min(trajectory.searches, max_searches) for trajectory in trajectories]
+    failures = [trajectory.failed for trajectory in trajectories]
+    sizes, losses = Counter(numbers), Counter(compress(numbers, failures))
+    counts = [counter[number] for counter in (losses, sizes) for number in range(max_searches + 1)]
+    mixed, *both = all_sum([sum(trajectory.mixed for trajectory in trajectories), *counts])
+    failed_of, all_of = both[: max_searches + 1], both[max_searches + 1 :]
+    failed, total = sum(failed_of), sum(all_of)
     if failed == total:
         errors = [
             turn.search_error
@@ -57,7 +67,12 @@ def lost_shares(trajectories: Sequence[Trajectory], step: int) -> dict[str, floa
             f"step {step}: every rollout failed ({reason}); check the retriever and the deadlines, "
             "then use --resume"
         )
-    return {"failed_share": failed / total, "mixed_share": mixed / total}
+    by_searches = {
+        f"{FAILED_BY_SEARCHES}{number}": lost / size
+        for number, (lost, size) in enumerate(zip(failed_of, all_of, strict=True))
+        if failed and size
+    }
+    return {"failed_share": failed / total, "mixed_share": mixed / total} | by_searches
 
 
 @dataclass

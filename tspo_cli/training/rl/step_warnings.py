@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 
 from tspo_cli.config.schema import Config
 from tspo_cli.rollout.records import GroupRecord, TurnRecord
+from tspo_cli.training.rl.rollout_checks import FAILED_BY_SEARCHES
 
 _SOME_STEPS = 3
 """Steps in a row after which a thing that one step may show by chance is worth a sentence."""
 _MOST_FAILED = 0.5
+_SOME_FAILED = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,8 @@ def troubles(
 
 def _failures(groups: Sequence[GroupRecord], metrics: Mapping[str, float]) -> Iterator[Trouble]:
     share = metrics.get("failed_share", 0.0)
+    if share > _SOME_FAILED:
+        yield from _bias_of_failures(share, metrics)
     if share <= _MOST_FAILED:
         return
     failed = [rollout for group in groups for rollout in group.get("failed", [])]
@@ -109,6 +113,27 @@ def _failures(groups: Sequence[GroupRecord], metrics: Mapping[str, float]) -> It
         f"{share:.0%} of the rollouts failed and were not trained on, such as: {reason}; check the "
         "retriever, rollout.turn_deadline and rollout.trajectory_deadline",
     )
+
+
+def _bias_of_failures(share: float, metrics: Mapping[str, float]) -> Iterator[Trouble]:
+    by_searches = {
+        int(name.removeprefix(FAILED_BY_SEARCHES)): value
+        for name, value in metrics.items()
+        if name.startswith(FAILED_BY_SEARCHES)
+    }
+    searched = {number: value for number, value in by_searches.items() if number}
+    if len(searched) < 2:
+        return
+    fewest, most = min(searched), max(searched)
+    if searched[most] > searched[fewest]:
+        yield Trouble(
+            "bias of failures",
+            _SOME_STEPS,
+            f"{share:.0%} of the rollouts of the last step failed: {searched[most]:.0%} of those "
+            f"with {most} searches, {searched[fewest]:.0%} of those with {fewest}. They are not "
+            "trained on, and the rest prefers few searches; make the retriever answer in time "
+            "(rollout.turn_deadline, retriever.concurrency)",
+        )
 
 
 def _no_action(turns: Sequence[TurnRecord], config: Config) -> Trouble | None:

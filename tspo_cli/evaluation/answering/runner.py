@@ -109,6 +109,7 @@ def evaluate_items(
         in_flight=config.eval.batch_size,
         turn_deadline=rollout.turn_deadline,
         trajectory_deadline=rollout.trajectory_deadline,
+        connections=config.retriever.concurrency,
     )
     agent = Agent(setup.engine, retriever, setup.protocol, settings)
     run_agents(tasks, agent, RolloutHooks(on_start=start, on_finish=finish))
