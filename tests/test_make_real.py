@@ -112,24 +112,30 @@ def test_every_stage_runs_resumes_and_is_not_repeated(
         (["--out", "new", "--model", "m", "--set", "optimizer.lr=fast"], 3, "optimizer.lr"),
         (["--out", "damaged", "--model", "m"], 3, "damaged/warmstart/status.json"),
         (["--out", "others", "--model", "m"], 2, "other settings"),
+        (["--data", "sets", "--out", "new", "--model", "absent/m"], 4, "absent/m"),
     ],
 )
 def test_what_cannot_work_is_one_line_before_time_is_spent(
     words: list[str],
     code: int,
     reason: str,
+    playground: Playground,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stages, "PACKAGE", "llm_absent")
+    (tmp_path / "m").symlink_to(playground.model)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter.txt").write_text("x")
     (tmp_path / "damaged/warmstart").mkdir(parents=True)
     write_json(tmp_path / "damaged/real.json", RealOptions(model="m").record())
     (tmp_path / "damaged/warmstart/status.json").write_text("{}")
     write_json(tmp_path / "others/real.json", {})
+    (tmp_path / "sets").mkdir()
+    for name in ("corpus", "questions"):
+        (tmp_path / f"sets/{name}.jsonl.gz").write_bytes(gzip.compress(b"{}"))
     for more in ([], ["--dry-run"]):
         assert main([*words, *more]) == code
         assert reason in capfd.readouterr().err.splitlines()[-1]
@@ -137,9 +143,13 @@ def test_what_cannot_work_is_one_line_before_time_is_spent(
 
 
 def test_the_folder_has_one_writer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    playground: Playground,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").symlink_to(playground.model)
     options = RealOptions(out=Path("busy"), model="m")
     with one_writer(options.out, "running this pipeline in it"):
         write_json(options.out / "real.json", options.record())
@@ -196,10 +206,13 @@ def test_machines_share_their_cores() -> None:
 
 
 def test_a_dry_run_prints_commands_and_writes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    playground: Playground,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["--dry-run", "--model", "m"]) == 0
+    assert main(["--dry-run", "--model", str(playground.model)]) == 0
     out, err = capfd.readouterr()
     assert [line.split()[1] for line in out.splitlines()] == [
         *("data", "index", "data", "train", "train", "train")
@@ -209,11 +222,14 @@ def test_a_dry_run_prints_commands_and_writes_nothing(
 
 
 def test_without_the_hub_the_advice_is_to_name_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    playground: Playground,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["--model", "m", "--out", "new"]) in (4, 5)
+    assert main(["--model", str(playground.model), "--out", "new"]) in (4, 5)
     last = capfd.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ")
     assert "DATA=DIR" in last
-    assert read_json(tmp_path / "new/real.json")["model"] == "m"
+    assert read_json(tmp_path / "new/real.json")["model"] == str(playground.model)

@@ -38,6 +38,7 @@ from tspo_cli.demo.demo_commands import Command
 from tspo_cli.demo.demo_processes import ended, run_commands, start
 from tspo_cli.disk import one_writer
 from tspo_cli.errors import InvalidInputError, TspoError, UsageError
+from tspo_cli.models.load_model import model_config
 from tspo_cli.runs import read_json, write_json
 
 MARKER = "real.json"
@@ -103,7 +104,7 @@ def _refuse_early(options: RealOptions, stages: Sequence[Stage]) -> None:
     """Refuse what a later stage would refuse after minutes or hours. Nothing is written.
 
     Raises:
-        TspoError: the folder, the data or a setting of a training is not right.
+        TspoError: the folder, the data, the model or a setting of a training is not right.
     """
     _refuse_other_folder(options)
     if not stages[0].finished():
@@ -112,6 +113,8 @@ def _refuse_early(options: RealOptions, stages: Sequence[Stage]) -> None:
         for command in stage.commands:
             if isinstance(command, Training):
                 command.check()
+    if options.model:
+        model_config(options.model)
 
 
 def _refuse_other_folder(options: RealOptions) -> None:

@@ -38,6 +38,12 @@ def make_demos(
     max_searches: Annotated[
         int, typer.Option(min=1, help="Searches of a demonstration at most.")
     ] = 4,
+    max_words: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Longest demonstration that is kept, passages included. 0: any length."
+        ),
+    ] = 0,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -63,7 +69,7 @@ def make_demos(
         for name in questions
         for question in read_questions(resolve_data(name), limit=limit)
     ]
-    options = ScriptOptions(k, seed, imperfect, max_searches)
+    options = ScriptOptions(k, seed, imperfect, max_searches, max_words)
     records, summary = make_demonstrations(asked, open_index(index), options)
     reasons = ", ".join(
         f"{name.replace('_', ' ')} {count}" for name, count in summary.not_kept.items()

@@ -151,6 +151,30 @@ def test_the_same_seed_gives_the_same_bytes_and_limits_do_not_matter(
     assert first != other
 
 
+def test_demonstrations_of_too_many_words_are_left_out_and_counted(
+    index: Path, tmp_path: Path
+) -> None:
+    every, short = tmp_path / "every.jsonl", tmp_path / "short.jsonl"
+    assert make(index, every).exit_code == 0
+    lengths = [
+        sum(
+            len(text.split())
+            for turn in record["turns"]
+            for text in (turn["text"], *(hit["contents"] for hit in turn.get("passages", ())))
+        )
+        for record in records(every)
+    ]
+    limit = sorted(lengths)[len(lengths) // 2]
+    done = json.loads(make(index, short, "--max-words", str(limit), "--json").stdout)
+    kept = [
+        record for record, length in zip(records(every), lengths, strict=True) if length <= limit
+    ]
+    assert 0 < len(kept) < len(lengths)
+    assert records(short) == kept
+    assert done["not_kept"]["too_long"] == len(lengths) - len(kept)
+    assert done["most_words"] == limit
+
+
 def test_deliberate_mistakes_are_marked(index: Path, tmp_path: Path) -> None:
     kinds = set()
     for seed in range(4):

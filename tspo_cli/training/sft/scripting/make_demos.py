@@ -23,12 +23,15 @@ Steps = Generator[list[str], list[tuple[Hit, ...]], Script | Dropped]
 
 @dataclass(frozen=True, slots=True)
 class ScriptOptions:
-    """k: passages a search. imperfect: share of demonstrations with a deliberate mistake."""
+    """k: passages a search. imperfect: share of demonstrations with a deliberate mistake.
+    max_words: longest demonstration that is kept, passages included (0: any).
+    """
 
     k: int = 3
     seed: int = 0
     imperfect: float = 0.0
     max_searches: int = 4
+    max_words: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +65,23 @@ def make_demonstrations(
             "questions with gold passages"
         )
     gold = _gold_contents(questions, searcher)
-    records, searches, kinds = [], Counter[int](), Counter[str]()
+    records: list[dict[str, Any]] = []
+    lengths, searches, kinds = list[int](), Counter[int](), Counter[str]()
     dropped: Counter[str] = Counter(dict.fromkeys(get_args(Dropped), 0))
     outcomes = _outcomes(questions, gold, searcher, options)
     for question, outcome in track(outcomes, "scripting searches", len(questions)):
         if isinstance(outcome, str):
             dropped[outcome] += 1
             continue
-        records.append(demonstration_record(question, outcome.turns, outcome.imperfect))
+        record = demonstration_record(question, outcome.turns, outcome.imperfect)
+        words = sum(_words(turn) for turn in record["turns"])
+        if 0 < options.max_words < words:
+            dropped["too_long"] += 1
+            continue
+        records.append(record)
+        lengths.append(words)
         searches[sum(bool(turn.hits) for turn in outcome.turns)] += 1
         kinds[outcome.imperfect] += bool(outcome.imperfect)
-    words = [sum(_words(turn) for turn in record["turns"]) for record in records] or [0]
     thoughts = [_thought_words(turn["text"]) for record in records for turn in record["turns"]]
     return records, Summary(
         len(questions),
@@ -80,8 +89,8 @@ def make_demonstrations(
         {name: count for name, count in dropped.items() if count},
         {name: count for name, count in sorted(kinds.items()) if count},
         {str(number): searches[number] for number in sorted(searches)},
-        statistics.median(words),
-        max(words),
+        statistics.median(lengths or [0]),
+        max(lengths, default=0),
         max(thoughts, default=0),
     )
 

@@ -35,6 +35,7 @@ Dropped = Literal[
     "too_many_searches",
     "answer_not_in_passages",
     "tags_in_text",
+    "too_long",
 ]
 """Why a question gave no demonstration."""
 
