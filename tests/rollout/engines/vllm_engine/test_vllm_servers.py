@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,23 +21,47 @@ CONTEXT = 64
 
 
 class FakeVllm(ThreadingHTTPServer):
-    """Answers every request with the ids [5, 6, 1]. `fail_next` requests get status 500 first. All
-    but /health need the token, where there is one; `refused` has the paths that came without it.
+    """Answers every request with the ids [5, 6, 1], after `seconds`. `fail_next` requests get
+    status 500 first. It can be killed, hang, and be started again on its port. All but /health need
+    the token, where there is one; `refused` has the paths that came without it.
     """
 
     daemon_threads = True
+    request_queue_size = 64
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.label = "unknown"
         self.fail_next = 0
         self.token = ""
         self.refused: list[str] = []
+        self.seconds = 0.0
+        self.dead, self.hangs = threading.Event(), False
         self.calls: list[tuple[str, Any]] = []
+        threading.Thread(
+            target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
+
+    def kill(self) -> None:
+        """No request gets an answer any more, those under way included."""
+        self.dead.set()
+        self.shutdown()
+        self.server_close()
+
+    @property
+    def prompts(self) -> list[tuple[list[int], int]]:
+        """Token ids and seeds of the requests, in the order in which they came."""
+        return [
+            (body["token_ids"], body["sampling_params"]["seed"])
+            for path, body in list(self.calls)
+            if path == "/inference/v1/generate"
+        ]
 
     def respond(self, path: str, body: Any) -> tuple[int, Any]:
         self.calls.append((path, body))
+        while self.hangs and not self.dead.is_set():
+            time.sleep(0.01)
         if path == "/v1/models":
             return 200, {"data": [{"max_model_len": CONTEXT}]}
         if path == "/weight_info":
@@ -47,6 +72,7 @@ class FakeVllm(ThreadingHTTPServer):
             if self.fail_next:
                 self.fail_next -= 1
                 return 500, {"error": "lost"}
+            self.dead.wait(self.seconds)
             content = [{"logprob": -0.5}, {"logprob": -0.25}, {"logprob": -1.0}]
             return 200, {
                 "choices": [
@@ -82,6 +108,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(*self.server.respond(self.path, body))
 
     def _send(self, status: int, content: Any) -> None:
+        if self.server.dead.is_set():
+            self.close_connection = True
+            return
         payload = b"" if content is None else json.dumps(content).encode()
         self.send_response(status)
         self.send_header("content-length", str(len(payload)))
@@ -94,12 +123,9 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def servers() -> Iterator[list[FakeVllm]]:
     running = [FakeVllm(), FakeVllm()]
-    for server in running:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
     yield running
     for server in running:
-        server.shutdown()
-        server.server_close()
+        server.kill()
 
 
 def connect(
@@ -108,14 +134,16 @@ def connect(
     messages: list[str],
     max_context: int = CONTEXT,
     token: str = "",
+    patience: float = 20.0,
+    processes: ProcessGroup | None = None,
 ) -> VllmServers:
     return VllmServers(
         [server.url for server in servers],
         folder,
         eos_ids=[1],
         max_context=max_context,
-        patience=20.0,
-        processes=ProcessGroup(),
+        patience=patience,
+        processes=processes or ProcessGroup(),
         log=messages.append,
         token=token,
     )
@@ -220,7 +248,7 @@ def test_a_rejected_request_is_an_error(
 def test_processes_share_servers() -> None:
     urls = ["a", "b", "c"]
     groups = [ProcessGroup(rank, 2) for rank in range(2)]
-    assert [group.request_urls(urls) for group in groups] == [["a", "c"], ["b"]]
+    assert [group.request_urls(urls) for group in groups] == [["a", "b", "c"], ["b", "c", "a"]]
     assert [group.update_urls(urls) for group in groups] == [["a", "c"], ["b"]]
     assert ProcessGroup(1, 2).request_urls(["a"]) == ["a"]
     assert ProcessGroup(1, 2).update_urls(["a"]) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,6 @@ class ServerControl:
         client: sends the requests.
         patience: seconds to wait for a server that does not respond.
         weights_folder: returns the folder with the weights of a label.
-        log: shows a message to the user.
     """
 
     def __init__(
@@ -43,12 +41,10 @@ class ServerControl:
         *,
         patience: float,
         weights_folder: Callable[[str], Path],
-        log: Callable[[str], None],
     ) -> None:
         self.url, self.client, self.patience = url, client, patience
-        self.weights_folder, self.log = weights_folder, log
+        self.weights_folder = weights_folder
         self.health_timeout = min(30.0, max(1.0, patience))
-        self.restoring = asyncio.Lock()
 
     async def check(self, max_context: int) -> None:
         """Check that the run can use the server.
@@ -63,7 +59,7 @@ class ServerControl:
             models = await self.get("/v1/models")
             await self.get("/weight_info")
         except SERVER_ERRORS as error:
-            self._refuse_token(error)
+            self.refuse_token(error)
             raise InvalidInputError(
                 f"{self.url}: was not started with `tspo engine` ({error})"
             ) from error
@@ -75,41 +71,9 @@ class ServerControl:
                 "model.max_context"
             )
 
-    async def restore(self, label: str, error: Exception | None) -> None:
-        """Wait until the server responds and has the weights of `label`; load them if it has not.
-
-        `error` is what a request failed with, None if its response had the label of other weights.
-
-        Raises:
-            RemoteServiceError: it rejects the request itself, does not come back, or cannot load
-            the weights.
-            InvalidInputError: it refuses the token.
-        """
-        self._refuse_token(error)
-        has_status = isinstance(error, httpx.HTTPStatusError)
-        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
-            raise RemoteServiceError(
-                f"{self.url}: rejects a request: {error.response.text[:300]}"
-            ) from error
-        async with self.restoring:
-            is_ready = await self.is_alive() and await self.label() == label
-            if not is_ready:
-                reason = f" ({type(error).__name__})" if error else ""
-                self.log(f"engine {self.url} is lost{reason}; waiting for it")
-                started = time.monotonic()
-                await self.wait_until_healthy()
-                if await self.label() != label:
-                    await self.hand_over(label)
-                seconds, step = time.monotonic() - started, label.rpartition(".")[2]
-                self.log(
-                    f"engine {self.url} is back after {seconds:.0f} s, with weights of step {step}"
-                )
-        if is_ready and has_status:
-            await asyncio.sleep(RETRY_SECONDS)  # it may be about to exit
-
-    def _refuse_token(self, error: Exception | None) -> None:
+    def refuse_token(self, error: Exception) -> None:
         """Raises:
-        InvalidInputError: the server did not accept the token.
+        InvalidInputError: `error` is that the server did not accept the token.
         """
         if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403):
             raise InvalidInputError(
@@ -126,20 +90,24 @@ class ServerControl:
             return False
         return True
 
+    async def until_alive(self) -> None:
+        """Wait until the server is alive, for as long as that takes."""
+        while not await self.is_alive():
+            await asyncio.sleep(RETRY_SECONDS)
+
     async def wait_until_healthy(self) -> None:
         """Wait until the server is alive.
 
         Raises:
             RemoteServiceError: it is not within `patience`.
         """
-        started = time.monotonic()
-        while not await self.is_alive():
-            if time.monotonic() - started > self.patience:
-                raise RemoteServiceError(
-                    f"{self.url}: no vLLM server responds, waited {self.patience:g} s "
-                    "(vllm.patience); start one with `tspo engine MODEL`, then use --resume"
-                )
-            await asyncio.sleep(RETRY_SECONDS)
+        try:
+            await asyncio.wait_for(self.until_alive(), self.patience)
+        except TimeoutError:
+            raise RemoteServiceError(
+                f"{self.url}: no vLLM server responds, waited {self.patience:g} s "
+                "(vllm.patience); start one with `tspo engine MODEL`, then use --resume"
+            ) from None
 
     async def label(self) -> str | None:
         """The label of the server's weights, None while it does not respond."""
@@ -149,40 +117,32 @@ class ServerControl:
             return None
 
     async def hand_over(self, label: str) -> None:
-        """Make the server load the weights of `label`. Starts again if the server is lost.
+        """Make the server load the weights of `label`.
 
         Raises:
-            RemoteServiceError: it does not come back, cannot load them, or was lost too often.
+            httpx.TransportError: the server is lost.
+            RemoteServiceError: it cannot load them.
+            InvalidInputError: it refuses the token.
         """
-        for _ in range(TRIES):
-            try:
-                await self.post_long("/pause?mode=keep")
-                await self.post_long(
-                    "/collective_rpc",
-                    {"method": "tspo_load_files", "args": [str(self.weights_folder(label))]},
-                )
-                await self.post("/reset_prefix_cache")
-                await self.post("/update_weight_version", {"new_version": label})
-                await self.post("/resume")
-                return
-            except httpx.HTTPStatusError as error:
-                self._refuse_token(error)
-                await asyncio.sleep(RETRY_SECONDS)
-                if await self.is_alive():
-                    raise RemoteServiceError(
-                        f"{self.url}: could not load the weights in {self.weights_folder(label)} "
-                        f"({error.response.text[:300]}); the server must see this folder and be "
-                        "started with `tspo engine`"
-                    ) from error
-            except httpx.TransportError as error:
-                self.log(
-                    f"engine {self.url} is lost ({type(error).__name__}) at a hand-over; waiting "
-                    "for it"
-                )
-            await self.wait_until_healthy()
-        raise RemoteServiceError(
-            f"{self.url}: was lost {TRIES} times while it loaded weights; see its log"
-        )
+        try:
+            await self.post_long("/pause?mode=keep")
+            await self.post_long(
+                "/collective_rpc",
+                {"method": "tspo_load_files", "args": [str(self.weights_folder(label))]},
+            )
+            await self.post("/reset_prefix_cache")
+            await self.post("/update_weight_version", {"new_version": label})
+            await self.post("/resume")
+        except httpx.HTTPStatusError as error:
+            self.refuse_token(error)
+            await asyncio.sleep(RETRY_SECONDS)  # it may be about to exit
+            if not await self.is_alive():
+                raise httpx.ReadError(f"{self.url} does not respond") from error
+            raise RemoteServiceError(
+                f"{self.url}: could not load the weights in {self.weights_folder(label)} "
+                f"({error.response.text[:300]}); the server must see this folder and be "
+                "started with `tspo engine`"
+            ) from error
 
     async def post_long(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """`post` a request that may take long, with health checks while it runs. They notice a

@@ -1,9 +1,9 @@
 """vLLM servers over HTTP: requests are sent as token ids, weights as safetensors files in a folder
 that both sides see.
 
-The engine waits for a server that was lost. When the server is back, it gets the current weights
-and the requests that it had not finished. vLLM labels every token with the version of its weights,
-so that tokens sampled with other weights are noticed and requested again.
+The requests of a server that was lost go to the others. When the server is back, it gets the
+current weights. vLLM labels every token with the version of its weights, so that tokens sampled
+with other weights are noticed and requested again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import asyncio
 import queue
 import shutil
 import threading
-from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ import httpx
 from tspo_cli.disk import follow_umask, writing
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest
-from tspo_cli.rollout.engines.vllm_engine.vllm_control import SERVER_ERRORS, TRIES, ServerControl
+from tspo_cli.rollout.engines.vllm_engine.vllm_control import ServerControl
+from tspo_cli.rollout.engines.vllm_engine.vllm_group import OtherWeightsError, ServerGroup
 from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
     check_length,
     completion,
@@ -52,10 +52,11 @@ class ProcessGroup:
     barrier: Callable[[], None] = lambda: None
 
     def request_urls(self, urls: Sequence[str]) -> list[str]:
-        """Servers that this process sends requests to: its share, or one that it shares with other
-        processes.
+        """The servers that this process sends requests to: all of them. Every process begins with
+        another one.
         """
-        return self.update_urls(urls) or [urls[self.rank % len(urls)]]
+        first = self.rank % len(urls)
+        return [*urls[first:], *urls[:first]]
 
     def update_urls(self, urls: Sequence[str]) -> list[str]:
         """Servers that this process hands weights to. Each server gets them from one process."""
@@ -63,15 +64,15 @@ class ProcessGroup:
 
 
 class VllmServers:
-    """The Engine protocol on one or several servers. All requests of a session go to one server,
-    which has its prefix in the cache.
+    """The Engine protocol on one or several servers, which share the requests of all processes (see
+    `ServerGroup`).
 
     Args:
         urls: base URLs of all servers of the run.
         folder: where weights are handed over. Learner and servers must see it under this path.
         eos_ids: tokens that end a request.
         max_context: most tokens of a session.
-        patience: seconds to wait for a server that does not respond.
+        patience: seconds to wait for servers, at the start and when none is left.
         processes: the training processes that share the servers.
         log: shows a message to the user.
         token: sent with every request as `Authorization: Bearer ...`; empty: none.
@@ -95,13 +96,11 @@ class VllmServers:
     ) -> None:
         self.weight_version, self.owns_weights = 0, True
         all_urls = [url.rstrip("/") for url in urls]
-        self.request_urls = processes.request_urls(all_urls)
         self.update_urls = processes.update_urls(all_urls)
         self.folder, self.processes = folder.absolute(), processes
         self.run_id = blake2b(str(self.folder).encode(), digest_size=4).hexdigest()
         self.eos_ids, self.max_context = list(eos_ids), max_context
         self.known: set[int] = set()
-        self.url_of_session: dict[int, str] = {}
         self.running: dict[int, Future[None]] = {}
         self.request_number: dict[int, int] = {}
         self.request_numbers = count()
@@ -116,18 +115,15 @@ class VllmServers:
             limits=httpx.Limits(max_connections=None),
             trust_env=False,
         )
-        self.control = {
+        controls = {
             url: ServerControl(
-                url,
-                self.client,
-                patience=patience,
-                weights_folder=self._weights_folder,
-                log=log,
+                url, self.client, patience=patience, weights_folder=self._weights_folder
             )
-            for url in all_urls
+            for url in processes.request_urls(all_urls)
         }
-        for url in self.request_urls:
-            self._wait(self.control[url].check(max_context))
+        self.group = ServerGroup(controls, patience=patience, log=log)
+        for control in controls.values():
+            self._wait(control.check(max_context))
 
     def submit(self, request: GenerationRequest) -> None:
         """Send a request. Raises ValueError when the session has one in flight."""
@@ -144,12 +140,9 @@ class VllmServers:
         if too_long is not None:
             self.results.put((session, number, too_long))
             return
-        if session not in self.url_of_session:
-            load = Counter(self.url_of_session.values())
-            self.url_of_session[session] = min(self.request_urls, key=lambda url: load[url])
-        url, label = self.url_of_session[session], self._label(self.weight_version)
+        label = self._label(self.weight_version)
         self.running[session] = asyncio.run_coroutine_threadsafe(
-            self._run(request, number, url, label), self.loop
+            self._run(request, number, label), self.loop
         )
 
     def step(self) -> list[Completion]:
@@ -157,7 +150,7 @@ class VllmServers:
         finished, it waits for `POLL_SECONDS`.
 
         Raises:
-            RemoteServiceError: a server does not come back, or rejects a request.
+            RemoteServiceError: no server comes back, or one rejects a request.
         """
         finished: list[Completion] = []
         may_wait = bool(self.running)
@@ -181,30 +174,32 @@ class VllmServers:
     def release(self, session: int) -> None:
         """Forget the session and cancel its request in flight."""
         self.known.discard(session)
-        self.url_of_session.pop(session, None)
         self.request_number.pop(session, None)
         future = self.running.pop(session, None)
         if future is not None:
             future.cancel()
+        self.loop.call_soon_threadsafe(self.group.forget, session)
 
     def load_weights(self, weights: Mapping[str, torch.Tensor] | None, version: int) -> None:
-        """Write the weights once and have every server load them; all processes must call it.
+        """Write the weights once and have every server load them; all processes must call it. A
+        server that is lost gets them when it is back.
 
         Raises:
             ValueError: `weights` is None; the servers own their weights.
-            RemoteServiceError: a server does not come back, or cannot load them.
+            RemoteServiceError: a server cannot load them.
         """
         if weights is None:
             raise ValueError("vLLM servers own their weights: expected all of them, got None")
         label = self._label(version)
         folder = self._weights_folder(label)
+        self._wait(self.group.pause_returns())
         if self.processes.rank == 0:
             _write(weights, folder)
         self.processes.barrier()
-        for url in self.update_urls:
-            self._wait(self.control[url].hand_over(label))
+        self._wait(self.group.hand_over(self.update_urls, label))
         self.processes.barrier()
         self.weight_version = version
+        self._wait(self.group.expect(label))
         if self.processes.rank == 0:
             for old in self.folder.glob("version_*"):
                 if old != folder:
@@ -221,6 +216,7 @@ class VllmServers:
         """Drop requests in flight and close the connections. The servers keep running."""
         for session in list(self.running):
             self.release(session)
+        self._wait(self.group.pause_returns())
         self._wait(self.client.aclose())
         self.loop.call_soon_threadsafe(self.loop.stop)
 
@@ -236,38 +232,32 @@ class VllmServers:
     def _weights_folder(self, label: str) -> Path:
         return self.folder / f"version_{label.rpartition('.')[2]}"
 
-    async def _run(self, request: GenerationRequest, number: int, url: str, label: str) -> None:
+    async def _run(self, request: GenerationRequest, number: int, label: str) -> None:
         result: Completion | Exception
         try:
-            result = await self._generate(request, url, label)
+            result = await self._generate(request, label)
         except (RemoteServiceError, InvalidInputError) as error:
             result = error
         self.results.put((request.session, number, result))
 
-    async def _generate(self, request: GenerationRequest, url: str, label: str) -> Completion:
+    async def _generate(self, request: GenerationRequest, label: str) -> Completion:
         body = {
             "token_ids": request.token_ids,
             "sampling_params": sampling_params(request, self.max_context, self.eos_ids),
         }
-        server = self.control[url]
-        for _ in range(TRIES):
-            try:
-                response = await server.post_long("/inference/v1/generate", body)
-            except SERVER_ERRORS as error:
-                await server.restore(label, error)
-                continue
+
+        async def send(server: ServerControl) -> Completion:
+            response = await server.post_long("/inference/v1/generate", body)
             choice = response["choices"][0]
             versions = [span["version"] for span in choice["weight_versions"] or []]
-            if set(versions) - {label}:  # it restarted, and does not have the weights yet
-                await server.restore(label, None)
-                continue
+            if set(versions) - {label}:
+                raise OtherWeightsError
             logprobs = [token["logprob"] for token in choice["logprobs"]["content"] or []]
             reasons = choice["finish_reason"], choice["stop_reason"]
             numbers = [version.rpartition(".")[2] for version in versions]
             return completion(request.session, choice["token_ids"], logprobs, *reasons, numbers)
-        raise RemoteServiceError(
-            f"{url}: no response with the current weights in {TRIES} tries; see its log"
-        )
+
+        return await self.group.ask(request.session, label, send)
 
 
 def _write(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
