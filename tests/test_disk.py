@@ -320,6 +320,7 @@ def test_an_evaluation_is_replaced_when_the_new_one_is_whole(
     with results_folder(folder, resume=True, overwrite=False) as settled:
         assert settled == folder
     assert sorted(contents(folder)) == [
+        "digests.jsonl",
         "eval.json",
         "films.items.jsonl.gz",
         "films.json",

@@ -53,6 +53,26 @@ def writing(path: Path, needed: int | None = None) -> Iterator[None]:
         raise failure from error
 
 
+def atomic_write_bytes(path: Path, payload: bytes) -> None:
+    """Write `path` whole or not at all: temporary file in the same folder, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path, len(payload)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as handle:
+                handle.write(payload)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """`atomic_write_bytes` in UTF-8."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
 def _code(error: Exception) -> int | None:
     """Which of _FULL an error stands for: one of the operating system, of numpy (which says only
     that a part was written), or of a library that quotes the system's words.

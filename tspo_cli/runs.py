@@ -13,9 +13,10 @@ RUN/checkpoints/step_000010/            to resume from
 RUN/eval/step_000010/<dataset>.json     scores; <dataset>.items.jsonl.gz has every item
 RUN/model/                 the exported model directory
 RUN/logs/attempt_1.log     messages of each attempt
+FOLDER/digests.jsonl       digests of the records in RUN, rollouts/, best/ and each eval/ folder
 
 A folder of `tspo eval` holds <dataset>.json and <dataset>.items.jsonl.gz too, timings.json, and
-eval.json, which is written last.
+digests.jsonl, and eval.json, which is written last.
 """
 
 from __future__ import annotations
@@ -23,20 +24,31 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import platform
 import re
 import shlex
-import subprocess
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib import metadata
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tspo_cli import __version__
-from tspo_cli.disk import WriteError, has_writer, writing
+from tspo_cli.disk import (
+    WriteError,
+    atomic_write_bytes,
+    atomic_write_text,
+    has_writer,
+    writing,
+)
+from tspo_cli.environment import environment
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.record_digests import (
+    changing,
+    check_digest,
+    forget_digests,
+    note_digests,
+    read_checked,
+)
 from tspo_cli.text.printable import one_line, printable
 from tspo_cli.text.secrets import without_secrets
 from tspo_cli.text.strict_json import json_text, parse_json
@@ -49,6 +61,7 @@ STATUS_NAME = "status.json"
 INPUTS_NAME = "inputs.json"
 METRICS_NAME = "metrics.jsonl"
 TIMINGS_NAME = "timings.jsonl"
+ROLLOUTS_NAME = "rollouts"
 MODEL_NAME = "model"
 CHECKPOINTS_NAME = "checkpoints"
 EVAL_SUMMARY_NAME = "eval.json"
@@ -79,12 +92,12 @@ def _by_step(paths: Iterable[Path], suffix: str = "") -> list[tuple[int, Path]]:
 
 def rollout_file(run: Path, step: int) -> Path:
     """The recorded groups of a training step, one line per group."""
-    return run / "rollouts" / f"{step_name(step)}{_ROLLOUTS_SUFFIX}"
+    return run / ROLLOUTS_NAME / f"{step_name(step)}{_ROLLOUTS_SUFFIX}"
 
 
 def rollout_files(run: Path) -> list[tuple[int, Path]]:
     """The recorded training steps of a run as (step, file), by step."""
-    return _by_step((run / "rollouts").glob(f"step_*{_ROLLOUTS_SUFFIX}"), _ROLLOUTS_SUFFIX)
+    return _by_step((run / ROLLOUTS_NAME).glob(f"step_*{_ROLLOUTS_SUFFIX}"), _ROLLOUTS_SUFFIX)
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -162,35 +175,17 @@ def log_file(run: Path, attempt: int) -> Path:
     return run / "logs" / f"attempt_{attempt}.log"
 
 
-def atomic_write_bytes(path: Path, payload: bytes) -> None:
-    """Write `path` whole or not at all: temporary file in the same folder, fsync, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path, len(payload)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as handle:
-                handle.write(payload)
-                handle.flush()
-                os.fsync(handle.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def atomic_write_text(path: Path, text: str) -> None:
-    """`atomic_write_bytes` in UTF-8."""
-    atomic_write_bytes(path, text.encode("utf-8"))
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, readable and with a stable key order as given."""
     atomic_write_text(path, json_text(value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; a malformed one is an InvalidInputError that names it."""
+    """Read a JSON file; one that is malformed, or was changed after it was written
+    (`record_digests`), is an InvalidInputError that names it.
+    """
     try:
-        return parse_json(path.read_bytes(), str(path))
+        return parse_json(read_checked(path), str(path))
     except FileNotFoundError:
         raise MissingResourceError(f"{path}: no such file") from None
 
@@ -202,9 +197,10 @@ def write_jsonl_gz(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_jsonl_gz(path: Path) -> Iterator[Any]:
-    """Read records that `write_jsonl_gz` wrote. InvalidInputError: not gzip, cut, a line that is
-    no JSON or longer than `LONGEST_LINE`.
+    """Read records that `write_jsonl_gz` wrote. InvalidInputError: changed after it was written,
+    not gzip, cut, a line that is no JSON or longer than `LONGEST_LINE`.
     """
+    check_digest(path)
     try:
         with gzip.open(path, "rb") as handle:
             lines = iter(lambda: handle.readline(LONGEST_LINE + 1), b"")
@@ -230,11 +226,12 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """All complete lines of a JSONL file; a torn last line (killed while writing) is left out.
 
     Raises:
-        InvalidInputError: a line is no JSON object; the message names the file and the line.
+        InvalidInputError: a line is no JSON object, or the file was changed after it was written;
+            the message names the file and the line.
     """
     if not path.exists():
         return []
-    *lines, _ = path.read_bytes().split(b"\n")
+    *lines, _ = read_checked(path).split(b"\n")
     records = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -259,7 +256,8 @@ def keep_steps_up_to(path: Path, step: int) -> None:
             "or start anew with --overwrite"
         )
     if path.exists():
-        atomic_write_text(path, "".join(json_text(record) + "\n" for record in kept))
+        with changing(path, grows=True):
+            atomic_write_text(path, "".join(json_text(record) + "\n" for record in kept))
 
 
 def _step_of(record: Any) -> int:
@@ -274,10 +272,11 @@ def command_line(arguments: Sequence[str]) -> str:
 
 def start_attempt(path: Path) -> int:
     """Record command and environment of this attempt; returns its number, from 1."""
-    commands = path / COMMAND_NAME
-    attempt = commands.read_bytes().count(b"\n") + 1 if commands.exists() else 1
-    _append_line(commands, command_line(sys.argv[1:]))
-    write_json(path / ENVIRONMENT_NAME, environment())
+    commands, versions = path / COMMAND_NAME, path / ENVIRONMENT_NAME
+    attempt = read_checked(commands).count(b"\n") + 1 if commands.exists() else 1
+    with changing(commands, versions):
+        _append_line(commands, command_line(sys.argv[1:]))
+        write_json(versions, environment())
     log_file(path, attempt).parent.mkdir(exist_ok=True)
     return attempt
 
@@ -302,6 +301,7 @@ def set_status(
     early = {"stopped_early": stopped_early} if stopped_early is not None else {}
     payload = (json_text(record | early, indent=2) + "\n").encode("utf-8")
     status = path / STATUS_NAME
+    forget_digests(status)
     try:
         atomic_write_bytes(status, payload)
     except WriteError:
@@ -311,6 +311,12 @@ def set_status(
         with writing(status, len(payload)), open(status, "r+b") as handle:
             handle.write(payload)
             handle.truncate()
+
+
+def seal_run(path: Path) -> None:
+    """Note the digests of a run that has ended: its lines do not grow any more."""
+    with suppress(WriteError):  # of a full disk: how the run ended is written
+        note_digests(*(path / name for name in (STATUS_NAME, METRICS_NAME, TIMINGS_NAME)))
 
 
 def read_status(path: Path) -> dict[str, Any]:
@@ -341,55 +347,6 @@ def _recorded_status(path: Path) -> dict[str, Any]:
     ):
         raise InvalidInputError(f'{status}: expected {{"state", "step", "attempt", "warnings"}}')
     return record
-
-
-def environment() -> dict[str, Any]:
-    """Versions, commit and hardware that a result depends on."""
-    names = (
-        "torch",
-        "transformers",
-        "deepspeed",
-        "tokenizers",
-        "bm25s",
-        "faiss-cpu",
-        "vllm",
-        "numpy",
-    )
-    # Installed metadata may be older than this code, in a checkout that was pulled.
-    versions: dict[str, str | None] = {"tspo-cli": __version__}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    return {
-        "versions": versions,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu_count": os.cpu_count(),
-        "gpus": _gpus(),
-        "git": _git_commit(),
-    }
-
-
-def _gpus() -> list[str]:
-    """Names of the CUDA devices that torch sees."""
-    import torch
-
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-
-
-def _git_commit() -> str | None:
-    here = Path(__file__).resolve().parent.parent
-    if not (here / ".git").exists():
-        return None
-    done = subprocess.run(
-        ["git", "-C", str(here), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or None
 
 
 def is_run(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.reporting.tree import make_evaluation, make_run
 from tspo_cli import __version__, runs
 from tspo_cli.config.schema import Config
 from tspo_cli.config.tables import flatten
+from tspo_cli.environment import environment
 from tspo_cli.errors import InvalidInputError
 
 
@@ -85,8 +87,8 @@ def test_a_damaged_configuration_is_named(tmp_path: Path) -> None:
 
 
 def test_a_run_records_the_version_of_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs.metadata, "version", lambda name: "0.0.1")
-    versions = runs.environment()["versions"]
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0.1")
+    versions = environment()["versions"]
     assert (versions["tspo-cli"], versions["torch"]) == (__version__, "0.0.1")
 
 

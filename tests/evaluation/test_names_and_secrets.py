@@ -60,7 +60,7 @@ def test_data_sets_with_the_names_of_our_files_are_scored_and_resumed(tmp_path: 
     done = run_tspo(*command)
     assert done.code == 0, done.err
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert len(names) == 2 * len(NAMES) + 3  # and eval.json, timings.json, .lock
+    assert len(names) == 2 * len(NAMES) + 4  # and eval.json, timings.json, digests.jsonl, .lock
     summary = (tmp_path / "out" / "eval.json").read_text()
     assert [scores["dataset"] for scores in json.loads(summary)["results"]] == list(NAMES)
     assert json.loads((tmp_path / "out" / "eval_.json").read_text())["dataset"] == "eval"

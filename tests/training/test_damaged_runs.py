@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import Finished, Playground, run_tspo
 from tspo_cli.digests import file_digest, json_digest
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.record_digests import DIGESTS_NAME, forget_digests
 from tspo_cli.runs import read_json, read_jsonl
 from tspo_cli.training.core.checkpoint import find_checkpoint
 from tspo_cli.training.launch import child_processes
@@ -235,7 +236,8 @@ def refused(run: Path, *arguments: object) -> str:
     """
 
     def records() -> dict[Path, bytes]:
-        files = (path for path in run.glob("*.jsonl") if path.name != CHANGES_NAME)
+        ours = (CHANGES_NAME, DIGESTS_NAME)
+        files = (path for path in run.glob("*.jsonl") if path.name not in ours)
         return {path: path.read_bytes() for path in files}
 
     kept = records()
@@ -248,6 +250,8 @@ def refused(run: Path, *arguments: object) -> str:
 def test_what_a_run_cannot_go_on_from_is_one_line(
     playground: Playground, copied: Path, tmp_path: Path
 ) -> None:
+    """Also without digests, which a run of an earlier version does not have."""
+    (copied / DIGESTS_NAME).unlink()
     longer = settings(playground, train__steps=6)
     metrics = copied / "metrics.jsonl"
     whole = metrics.read_text()
@@ -304,13 +308,18 @@ def test_a_finished_run_stays_finished(playground: Playground, copied: Path, tsp
     assert "has no checkpoint to go on from" in refused(copied, *longer)
 
 
+def say_running(run: Path) -> None:
+    """Leave the status that a killed run has."""
+    status = run / "status.json"
+    forget_digests(status)
+    status.write_text(json.dumps({**read_json(status), "state": "running"}))
+
+
 def test_a_run_killed_while_it_deleted_old_checkpoints(
     playground: Playground, copied: Path, tspo: Tspo
 ) -> None:
     keep_one = ["--set", "checkpoint.keep=1"]
-    (copied / "status.json").write_text(
-        json.dumps({**read_json(copied / "status.json"), "state": "running"})
-    )
+    say_running(copied)
     tspo("train", "tiny/tspo", "--out", copied, "--resume", *settings(playground), *keep_one)
     assert [path.name for path in (copied / "checkpoints").iterdir()] == ["step_000004"]
 
@@ -324,7 +333,7 @@ def test_a_run_that_a_rule_stopped_stays_stopped(
     status = read_json(run / "status.json")
     assert (status["state"], status["step"]) == ("finished", 2)
     assert "searches" in status["stopped_early"]
-    (run / "status.json").write_text(json.dumps({**status, "state": "running"}))
+    say_running(run)
     tspo("train", "tiny/tspo", "--out", run, "--resume", *early)
     assert [row["step"] for row in read_jsonl(run / "metrics.jsonl")] == [1, 2]
     again = read_json(run / "status.json")

@@ -160,8 +160,8 @@ def _check(
 def _export(
     groups: Sequence[dict[str, Any]], tag: str, run: Path | None, qrels: Path | None, as_json: bool
 ) -> None:
+    from tspo_cli.disk import atomic_write_text
     from tspo_cli.reporting.inspect import trec
-    from tspo_cli.runs import atomic_write_text
 
     files = [(run, trec.trec_run(groups, tag))] if run is not None else []
     files += [(qrels, trec.trec_qrels(groups))] if qrels is not None else []

@@ -27,8 +27,10 @@ from tspo_cli.config.sections.agent_defaults import agent_defaults
 from tspo_cli.config.sections.prompt_value import with_prompt_text
 from tspo_cli.config.sources import source_layers
 from tspo_cli.config.tables import Table, merge
+from tspo_cli.disk import atomic_write_text
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.runs import CONFIG_NAME, CONFIG_TEXT_NAME, atomic_write_text, write_json
+from tspo_cli.record_digests import changing
+from tspo_cli.runs import CONFIG_NAME, CONFIG_TEXT_NAME, write_json
 
 __all__ = [
     "config_hash",
@@ -84,8 +86,10 @@ def config_hash(config: Config) -> str:
 
 def write_resolved(config: Config, run_dir: Path) -> None:
     """Write `config.toml`, then `config.resolved.json` (which makes the folder a run directory)."""
-    atomic_write_text(run_dir / CONFIG_TEXT_NAME, to_toml(config))
-    write_json(run_dir / CONFIG_NAME, config.section_dict())
+    text, record = run_dir / CONFIG_TEXT_NAME, run_dir / CONFIG_NAME
+    with changing(text, record):
+        atomic_write_text(text, to_toml(config))
+        write_json(record, config.section_dict())
 
 
 def read_resolved(run_dir: Path) -> Config:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.data.question import Passage, Question
-from tspo_cli.runs import atomic_write_text, write_jsonl_gz
+from tspo_cli.disk import atomic_write_text
+from tspo_cli.runs import write_jsonl_gz
 from tspo_cli.text.strict_json import json_text
 
 

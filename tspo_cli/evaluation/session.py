@@ -49,6 +49,7 @@ from tspo_cli.evaluation.summary import (
     with_intervals,
 )
 from tspo_cli.models.checks.length_limits import context_warnings
+from tspo_cli.record_digests import changing
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.limit_warnings import observation_warnings, waiting_warnings
 from tspo_cli.rollout.protocol import SearchProtocol
@@ -260,7 +261,8 @@ class Session:
             question.key: round(value, 4)
             for question, value in zip(questions, seconds, strict=True)
         }
-        write_json(path, known | {name: latency(seconds) | {"items": items}})
+        with changing(path):
+            write_json(path, known | {name: latency(seconds) | {"items": items}})
 
 
 def _problem(retriever: Retriever) -> str | None:

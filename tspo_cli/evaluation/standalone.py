@@ -15,6 +15,7 @@ from tspo_cli.config.sections.agent_defaults import read_agent_file
 from tspo_cli.config.tables import flatten
 from tspo_cli.console import say, warn
 from tspo_cli.data.question import Question
+from tspo_cli.environment import environment
 from tspo_cli.errors import MissingResourceError, UsageError
 from tspo_cli.evaluation.answering.open_engine import open_engine
 from tspo_cli.evaluation.item_record import ItemRecord
@@ -26,13 +27,13 @@ from tspo_cli.evaluation.session import Session
 from tspo_cli.evaluation.sets import read_eval_sets
 from tspo_cli.evaluation.summary import averages
 from tspo_cli.packages import require_packages
+from tspo_cli.record_digests import forget_digests
 from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.runs import (
     EVAL_SUMMARY_NAME,
     MODEL_NAME,
     STATUS_NAME,
     command_line,
-    environment,
     is_run,
     items_file,
     read_json,
@@ -153,6 +154,7 @@ def _evaluate(
     }
     if examples:
         record["examples"] = [asdict(example) for example in examples]
+    forget_digests(folder / EVAL_SUMMARY_NAME)  # `results_folder` notes the new one
     write_json(
         folder / EVAL_SUMMARY_NAME,
         record

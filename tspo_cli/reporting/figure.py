@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tspo_cli.disk import atomic_write_bytes
 from tspo_cli.errors import MissingResourceError, UsageError
 from tspo_cli.evaluation.statistics.over_seeds import mean_interval
 from tspo_cli.reporting.scores.sweep_scores import SweepView
 from tspo_cli.reporting.sources.arms import Arm
-from tspo_cli.runs import atomic_write_bytes
 from tspo_cli.text.printable import one_line
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ best.json.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli.config.schema import Config
+from tspo_cli.record_digests import changing, delete_folder
 from tspo_cli.rollout.agent_file import write_agent_file
 from tspo_cli.runs import eval_folder, read_json, scores_files, write_json
 from tspo_cli.training.core.distributed import barrier, broadcast_json, rank
@@ -40,7 +40,10 @@ def keep_best(
     export_model(policy, folder, tokenizer)
     if rank() == 0:
         write_agent_file(folder, config)
-        write_json(folder / BEST, {"step": step, "metric": config.checkpoint.best, "value": score})
+        with changing(folder / BEST):
+            write_json(
+                folder / BEST, {"step": step, "metric": config.checkpoint.best, "value": score}
+            )
     barrier()
     return score
 
@@ -48,8 +51,8 @@ def keep_best(
 def forget_later(run: Path, step: int) -> None:
     """Delete a best policy that came after `step`: a resumed run exports it again."""
     best = _read(run)
-    if best is None or best["step"] > step or step == 0:
-        shutil.rmtree(run / "best", ignore_errors=True)
+    if (run / "best").exists() and (best is None or best["step"] > step or step == 0):
+        delete_folder(run / "best")
 
 
 def _better(config: Config, run: Path, step: int) -> float | None:

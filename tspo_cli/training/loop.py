@@ -7,7 +7,6 @@ for byte the same.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tspo_cli.config.schema import Config
 from tspo_cli.console import progress, say, warn
 from tspo_cli.disk import WriteError, flush_to_disk
+from tspo_cli.record_digests import delete_folder, forget_digests, note_digests
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.agent_file import write_agent_file
 from tspo_cli.rollout.engines.engine_protocol import Engine
@@ -37,6 +37,7 @@ from tspo_cli.runs import (
     read_status,
     rollout_file,
     rollout_files,
+    seal_run,
     set_status,
     write_jsonl_gz,
 )
@@ -221,10 +222,11 @@ def _restore(run: TrainingRun) -> int:
             keep_steps_up_to(run.directory / name, step)
         for later, folder in eval_steps(run.directory):
             if later > step or step == 0:
-                shutil.rmtree(folder)
-        for later, path in rollout_files(run.directory):
-            if later > step:
-                path.unlink()
+                delete_folder(folder)
+        again = [path for later, path in rollout_files(run.directory) if later > step]
+        forget_digests(*again)
+        for path in again:
+            path.unlink()
         forget_later(run.directory, step)
         prune(run.directory, run.config.checkpoint.keep)
     run.log(f"resume after step {step}" if step else "no checkpoint yet: start from the beginning")
@@ -251,8 +253,10 @@ def _newest_checkpoint(run: TrainingRun) -> Path | None:
 def _save(run: TrainingRun, step: int) -> None:
     directory = checkpoint_folder(run.directory, step)
     if run.is_main_process:  # a checkpoint never outlives the records of its steps
-        for name in (METRICS_NAME, TIMINGS_NAME):
-            flush_to_disk(run.directory / name)
+        paths = [run.directory / name for name in (METRICS_NAME, TIMINGS_NAME)]
+        for path in paths:
+            flush_to_disk(path)
+        note_digests(*paths, grows=True)
     critic = run.critic.core if run.critic is not None else None
     save_checkpoint(run.learner.core, directory, {"step": step}, critic)
     if run.is_main_process:
@@ -278,6 +282,7 @@ def _record(
     if result.rollouts and keep and step % keep == 0:
         path = rollout_file(run.directory, step)
         write_jsonl_gz(path, result.rollouts)
+        note_digests(path)
     append_jsonl(run.directory / METRICS_NAME, {"step": step, **result.metrics})
     append_jsonl(run.directory / TIMINGS_NAME, {"step": step, **result.timings, **seconds})
     log_line(run.directory, run.attempt, f"step {step} {line}")
@@ -328,15 +333,20 @@ def _status(run: TrainingRun, done: int, stopped_early: str | None) -> Iterator[
         if run.is_main_process:
             set_status(run.directory, state, at.step, run.attempt, run.warnings, at.stopped_early)
 
+    def end(state: str) -> None:
+        write_state(state)
+        if run.is_main_process:
+            seal_run(run.directory)
+
     write_state("running")
     try:
         yield reached
     except (KeyboardInterrupt, SystemExit):
-        write_state("stopped")
+        end("stopped")
         raise
     except BaseException as error:
-        write_state("failed")
+        end("failed")
         with suppress(WriteError):  # of a full disk: the error that ended the run says it
             log_line(run.directory, run.attempt, f"failed: {error}")
         raise
-    write_state("finished")
+    end("finished")

@@ -11,6 +11,7 @@ from tspo_cli import runs
 from tspo_cli.credit.from_rollouts import group_from_record
 from tspo_cli.credit.group import Group
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.record_digests import check_complete
 from tspo_cli.record_forms import GROUP, checked
 
 
@@ -24,6 +25,7 @@ def recorded_batches(
         MissingResourceError: the run keeps no rollouts of these steps.
         InvalidInputError: a damaged file, or one that holds no rollouts.
     """
+    check_complete(run / runs.ROLLOUTS_NAME)
     paths = dict(runs.rollout_files(run))
     wanted = [step for step in sorted(paths) if step >= first and (last is None or step <= last)]
     if not wanted:

@@ -33,9 +33,16 @@ from tspo_cli.data.readers import data_roots, question_rows, read_passages
 from tspo_cli.data.rows import read_rows
 from tspo_cli.data.writers import question_record
 from tspo_cli.digests import file_digest
-from tspo_cli.disk import LOCK_NAME, flush_to_disk, one_writer, replace_directory, writing
+from tspo_cli.disk import (
+    LOCK_NAME,
+    atomic_write_text,
+    flush_to_disk,
+    one_writer,
+    replace_directory,
+    writing,
+)
 from tspo_cli.errors import InvalidInputError, UsageError
-from tspo_cli.runs import atomic_write_text, dataset_file_name, write_jsonl_gz
+from tspo_cli.runs import dataset_file_name, write_jsonl_gz
 
 CORPUS, CARD = "corpus.jsonl.gz", "README.md"
 UNANSWERABLE = "their paragraphs do not answer them (MuSiQue-Full)"

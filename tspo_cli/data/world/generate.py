@@ -15,9 +15,9 @@ from tspo_cli.data.world.names import SYLLABLES
 from tspo_cli.data.world.questions import Draft, write_questions
 from tspo_cli.data.world.world_config import WorldConfig
 from tspo_cli.data.world.world_passages import number_passages, write_passages
-from tspo_cli.disk import new_directory
+from tspo_cli.disk import atomic_write_text, new_directory
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.runs import atomic_write_text, read_json, write_json
+from tspo_cli.runs import read_json, write_json
 from tspo_cli.text.strict_json import json_text
 
 CORPUS, TRAIN, TEST, DESCRIPTION = "corpus.jsonl", "train.jsonl", "test.jsonl", "world.json"

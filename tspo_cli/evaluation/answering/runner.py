@@ -16,6 +16,7 @@ from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.methods import Method
 from tspo_cli.evaluation.methods.plain import answer_from
 from tspo_cli.evaluation.metrics import item_record
+from tspo_cli.record_digests import changing
 from tspo_cli.retrieval.types import Hit, Retriever, SearchResult
 from tspo_cli.rollout.agent import (
     Agent,
@@ -190,5 +191,7 @@ def _question_hits(
 
 def write_evaluation(folder: Path, scores: dict[str, Any], items: Sequence[ItemRecord]) -> None:
     """`<dataset>.json` and `<dataset>.items.jsonl.gz` in `folder`, the items first."""
-    write_jsonl_gz(items_file(folder, scores["dataset"]), items)
-    write_json(scores_file(folder, scores["dataset"]), scores)
+    answered, scored = (path(folder, scores["dataset"]) for path in (items_file, scores_file))
+    with changing(answered, scored):
+        write_jsonl_gz(answered, items)
+        write_json(scored, scores)

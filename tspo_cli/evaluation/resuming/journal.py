@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from tspo_cli.disk import atomic_write_text
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.runs import (
     EVAL_TIMINGS_NAME,
     append_jsonl,
-    atomic_write_text,
     items_file,
     read_json,
     read_jsonl,

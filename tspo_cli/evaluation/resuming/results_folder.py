@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tspo_cli.disk import one_writer
 from tspo_cli.errors import InvalidInputError, UsageError
+from tspo_cli.record_digests import DIGESTS_NAME, note_digests
 from tspo_cli.runs import (
     EVAL_SUMMARY_NAME,
     EVAL_TIMINGS_NAME,
@@ -54,6 +55,7 @@ def results_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[P
             shutil.rmtree(new, ignore_errors=True)
         yield new if begun and (overwrite or new.exists()) else folder
         _settle(folder)
+        note_digests(folder / EVAL_SUMMARY_NAME)
 
 
 def _is_begun(folder: Path) -> bool:
@@ -65,8 +67,8 @@ def _is_begun(folder: Path) -> bool:
 
 
 def _settle(folder: Path) -> None:
-    """Put a finished new evaluation in the place of the old one, or go on with that. Its summary,
-    which says what belongs to it, moves last.
+    """Put a finished new evaluation in the place of the old one, or go on with that. Its digests
+    move when all of their files are there; its summary, which says what belongs to it, last.
     """
     new = folder / _NEW
     summary = new / EVAL_SUMMARY_NAME
@@ -75,12 +77,17 @@ def _settle(folder: Path) -> None:
     names = [str(scores["dataset"]) for scores in read_json(summary)["results"]]
     ours = {folder / EVAL_SUMMARY_NAME, folder / EVAL_TIMINGS_NAME}
     ours |= {path(folder, name) for name in names for path in (scores_file, items_file)}
+    digests = new / DIGESTS_NAME
+    if digests.exists():
+        (folder / DIGESTS_NAME).unlink(missing_ok=True)
     for path in new.iterdir():
-        if path != summary:
+        if path not in (summary, digests):
             os.replace(path, folder / path.name)
     items = {path for _, path in items_files(folder)}
     before = items | {folder / f"{name}.json" for name, _ in items_files(folder)}
     for path in {*before, *folder.glob("*.partial.jsonl")} - ours:
         path.unlink(missing_ok=True)
+    if digests.exists():
+        os.replace(digests, folder / DIGESTS_NAME)
     os.replace(summary, folder / EVAL_SUMMARY_NAME)
     new.rmdir()

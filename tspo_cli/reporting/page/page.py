@@ -14,13 +14,13 @@ from markupsafe import Markup
 
 from tspo_cli import __version__
 from tspo_cli.config.tables import flatten
+from tspo_cli.disk import atomic_write_text
 from tspo_cli.errors import UsageError
 from tspo_cli.reporting.page.curves import figures
 from tspo_cli.reporting.page.page_items import GROUPS_PER_STEP, item_data
 from tspo_cli.reporting.run_report import TABLES, RunReport
 from tspo_cli.reporting.sources.run_view import RunView, unfinished
 from tspo_cli.reporting.sweep_report import SweepReport
-from tspo_cli.runs import atomic_write_text
 from tspo_cli.text.printable import printable, printable_values
 from tspo_cli.text.secrets import without_secrets
 from tspo_cli.text.strict_json import json_text

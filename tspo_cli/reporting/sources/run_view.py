@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from tspo_cli import runs
 from tspo_cli.config.old_records import current_keys, read_record
 from tspo_cli.errors import MissingResourceError
+from tspo_cli.record_digests import check_complete, read_checked
 from tspo_cli.record_forms import (
     ENVIRONMENT,
     SCORES,
@@ -96,7 +97,10 @@ class RunView:
         """The folders of scores and items as (step, folder); `tspo eval` has one, at step 0."""
         if self.is_evaluation:
             return ((0, self.path),)
-        return tuple(runs.eval_steps(self.path))
+        found = runs.eval_steps(self.path)
+        for _, folder in found:
+            check_complete(folder)
+        return tuple(found)
 
     @cached_property
     def evaluations(self) -> tuple[tuple[int, dict[str, Any]], ...]:
@@ -143,8 +147,9 @@ def open_run(path: Path, name: str | None = None) -> RunView:
     name = name or path.resolve().name
     if is_evaluation(path):
         return _open_evaluation(path, name)
+    check_complete(path)
     command = path / runs.COMMAND_NAME
-    text = command.read_text(encoding="utf-8", errors="replace") if command.exists() else ""
+    text = read_checked(command).decode(errors="replace") if command.exists() else ""
     lines = text.splitlines()
     file = path / runs.STATUS_NAME
     status = _read(STATUS, file) if file.exists() else {}
@@ -165,6 +170,7 @@ def is_evaluation(path: Path) -> bool:
 
 
 def _open_evaluation(path: Path, name: str) -> RunView:
+    check_complete(path)
     file = path / runs.EVAL_SUMMARY_NAME
     summary = _read(SUMMARY, file)
     return RunView(

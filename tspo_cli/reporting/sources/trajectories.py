@@ -16,6 +16,7 @@ from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.folr import judge
 from tspo_cli.credit.group import CreditTrajectory, CreditTurn
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.record_digests import check_complete
 from tspo_cli.record_forms import GROUP, ITEM, checked
 from tspo_cli.reporting.sources.run_view import RunView
 
@@ -41,6 +42,7 @@ class Source:
 
 def sources(view: RunView) -> list[Source]:
     """All kept rollouts, then all evaluated items, each by step."""
+    check_complete(view.path / runs.ROLLOUTS_NAME)
     rollouts = [Source(step, None, path) for step, path in runs.rollout_files(view.path)]
     items = [
         Source(step, dataset, path, not view.is_evaluation)

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tspo_cli.config.sections.index_settings import DenseSettings
+from tspo_cli.disk import atomic_write_bytes
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.packages import missing
-from tspo_cli.runs import atomic_write_bytes
 
 EXPORTED_NAME = "encoder.onnx"
 _MOST_PADDING = {"cpu": 64, "cuda": 1 << 14}

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tspo_cli.console import duration, progress
+from tspo_cli.disk import atomic_write_bytes
 from tspo_cli.retrieval.dense.encoder import Encoder
 from tspo_cli.retrieval.passages import PassageStore
-from tspo_cli.runs import atomic_write_bytes
 
 
 class ShardedVectors:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tspo_cli.disk import LOCK_NAME
+from tspo_cli.record_digests import DIGESTS_NAME
 from tspo_cli.runs import CONFIG_NAME, MODEL_NAME, checkpoint_folders
 
 _REPLACED, _DELETED = ".replaced", ".deleted"
@@ -27,13 +28,14 @@ def can_resume(path: Path) -> bool:
 
 
 def move_aside(path: Path, mark: str = CONFIG_NAME) -> None:
-    """Move the run in `path` into RUN/.replaced. Its mark goes last: where it lies tells whether
-    the move was interrupted.
+    """Move the run in `path` into RUN/.replaced, its digests first: a half moved one lacks nothing.
+    Its mark goes last: where it lies tells whether the move was interrupted.
     """
     aside = path / _REPLACED
     aside.mkdir()
     entries = [entry for entry in path.iterdir() if entry.name not in OURS]
-    for entry in sorted(entries, key=lambda entry: entry.name == mark):
+    places = {DIGESTS_NAME: -1, mark: 1}
+    for entry in sorted(entries, key=lambda entry: places.get(entry.name, 0)):
         entry.rename(aside / entry.name)
 
 
@@ -54,7 +56,7 @@ def settle(
     if whole:  # what lies beside it is the new run's
         clear(path)
         (aside / mark).rename(path / mark)
-    for entry in list(aside.iterdir()):
+    for entry in sorted(aside.iterdir(), key=lambda entry: entry.name == DIGESTS_NAME):
         entry.rename(path / entry.name)
     aside.rmdir()
 
@@ -90,6 +92,7 @@ def clear(path: Path) -> None:
     """Delete the run in `path`, but neither the lock, which others may be waiting at, nor a run
     that is kept.
     """
+    (path / DIGESTS_NAME).unlink(missing_ok=True)
     for entry in path.iterdir():
         if entry.name in OURS:
             continue

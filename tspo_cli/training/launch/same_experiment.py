@@ -9,6 +9,7 @@ from tspo_cli.config.sections.prompt_value import prompt_name
 from tspo_cli.config.tables import flatten
 from tspo_cli.console import say
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.record_digests import changing
 from tspo_cli.runs import (
     CONFIG_TEXT_NAME,
     INPUTS_NAME,
@@ -81,7 +82,8 @@ def record_changes(run: Path, attempt: int, changes: dict[str, Change]) -> None:
     folders = checkpoint_folders(run)
     step = checkpoint_step(folders[-1]) if folders else 0
     record = {"attempt": attempt, "step": step, "changes": changes}
-    append_jsonl(run / CHANGES_NAME, json.loads(without_secrets(json.dumps(record))))
+    with changing(run / CHANGES_NAME):
+        append_jsonl(run / CHANGES_NAME, json.loads(without_secrets(json.dumps(record))))
 
 
 def _shown(key: str, change: Change) -> str:

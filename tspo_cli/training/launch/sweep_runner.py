@@ -17,12 +17,12 @@ from pathlib import Path
 from tspo_cli.config.load_config import read_resolved
 from tspo_cli.config.sweeps.sweep_cells import Cell, Sweep, experiment_file, experiment_files
 from tspo_cli.config.sweeps.sweep_file import SWEEP_NAME
-from tspo_cli.disk import LOCK_NAME, one_writer
+from tspo_cli.disk import LOCK_NAME, atomic_write_text, one_writer
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.packages import require_packages
+from tspo_cli.record_digests import changing
 from tspo_cli.runs import (
     METRICS_NAME,
-    atomic_write_text,
     is_run,
     read_json,
     read_jsonl,
@@ -107,7 +107,8 @@ def _run_cells(
     sweep: Sweep, cells: Sequence[Cell], out: Path, preload: str, *, jobs: int, progress: Progress
 ) -> list[CellResult]:
     states = {cell.name: cell_state(cell, out) for cell in cells}
-    write_json(out / SWEEP_NAME, sweep.record())
+    with changing(out / SWEEP_NAME):
+        write_json(out / SWEEP_NAME, sweep.record())
     write_experiments(sweep, out / "configs")
     (out / "logs").mkdir(exist_ok=True)
     waiting = [cell for cell in cells if states[cell.name] != "finished"]

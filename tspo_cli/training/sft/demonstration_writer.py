@@ -8,8 +8,9 @@ from typing import Any
 
 from tspo_cli.data.question import Question
 from tspo_cli.data.writers import question_record
+from tspo_cli.disk import atomic_write_text
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.runs import atomic_write_text, write_jsonl_gz
+from tspo_cli.runs import write_jsonl_gz
 from tspo_cli.text.strict_json import json_text
 from tspo_cli.training.core.sequences import ScriptedTurn
 from tspo_cli.training.sft.demonstration_file import holds_own_demonstrations

@@ -19,6 +19,7 @@ from tspo_cli.credit.folr import judge
 from tspo_cli.credit.group import CreditTrajectory, CreditTurn, TrajectoryClass
 from tspo_cli.data.question import Question
 from tspo_cli.errors import MissingResourceError
+from tspo_cli.record_digests import check_complete
 from tspo_cli.record_forms import GROUP, ITEM, checked
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.protocol import STOP_STRINGS, parse_action, passages_text
@@ -58,6 +59,8 @@ def recorded_trajectories(path: Path) -> Iterator[Recorded]:
     if path.is_file():
         files = [path]
     elif path.is_dir():
+        check_complete(path / runs.ROLLOUTS_NAME)
+        check_complete(path)
         files = [file for _, file in runs.rollout_files(path)]
         files = files or [file for _, file in runs.items_files(path)]
     else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tspo_cli.config.load_config import read_resolved
 from tspo_cli.config.sweeps.sweep_file import SWEEP_NAME
 from tspo_cli.disk import has_writer
 from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
+from tspo_cli.record_digests import check_complete, check_digest, digests_in
 from tspo_cli.record_forms import ENVIRONMENT, GROUP, ITEM, SCORES, checked, checked_step
 from tspo_cli.retrieval.manifest import MANIFEST_NAME
 from tspo_cli.training.core.checkpoint import check_checkpoint
@@ -50,16 +52,27 @@ def diagnose(run: Path) -> list[Finding]:
     if not runs.is_run(run):
         raise MissingResourceError(f"{run}: {_other(run)}")
     busy = has_writer(run) is True
-    return [
+    found = [
         _tried("configuration", lambda: _ok(read_resolved(run).kind)),
         *_version(run),
         _tried("status", lambda: _status(run, busy)),
         *_records(run),
+        *_digests(run),
         *_checkpoints(run, busy),
         _model(run, busy),
         *([] if busy else _leftovers(run)),
         _disk(run),
     ]
+    seen: set[str] = set()
+    return [one for one in found if one.state != "problem" or not _is_known(one, seen)]
+
+
+def _is_known(finding: Finding, seen: set[str]) -> bool:
+    """True for a problem that is in `seen`, whatever is to be done about it; else it is added."""
+    problem = finding.detail.split(";")[0]
+    known = problem in seen
+    seen.add(problem)
+    return known
 
 
 def _other(path: Path) -> str:
@@ -88,7 +101,12 @@ def _tried(name: str, look: Callable[[], tuple[str, str]]) -> Finding:
     try:
         return Finding(name, *look())
     except (TspoError, OSError) as error:
-        return Finding(name, "problem", f"{error}; put back a copy")
+        return Finding(name, "problem", _advised(error, "put back a copy"))
+
+
+def _advised(error: Exception, advice: str) -> str:
+    """The message with an advice, unless it has one."""
+    return str(error) if "put back" in str(error) else f"{error}; {advice}"
 
 
 def _version(run: Path) -> Iterator[Finding]:
@@ -146,8 +164,30 @@ def _records(run: Path) -> Iterator[Finding]:
             whole += 1
         except (TspoError, OSError) as error:
             advice = "put back a copy, or delete it: only reports need it"
-            yield Finding("record", "problem", f"{error}; {advice}")
+            yield Finding("record", "problem", _advised(error, advice))
     yield Finding("records", "ok", f"{whole} files are whole")
+
+
+def _digests(run: Path) -> Iterator[Finding]:
+    """Every record that was changed after it was written, and how many were not."""
+    covered = 0
+    evaluations = [folder for _, folder in runs.eval_steps(run)]
+    for folder in (run, run / runs.ROLLOUTS_NAME, *evaluations, run / "best"):
+        checks: list[tuple[Callable[[Path], None], Path]] = [(check_complete, folder)]
+        with suppress(TspoError):  # which `check_complete` says
+            checks += [(check_digest, folder / name) for name in digests_in(folder)]
+        for check, path in checks:
+            try:
+                check(path)
+                covered += path != folder
+            except FileNotFoundError:  # which `check_complete` says
+                continue
+            except (TspoError, OSError) as error:
+                yield Finding("digests", "problem", str(error))
+    if covered:
+        yield Finding("digests", "ok", f"{covered} records are as they were written")
+    else:
+        yield Finding("digests", "note", "none, so a changed value would not be noticed")
 
 
 def _check_steps(path: Path) -> None:

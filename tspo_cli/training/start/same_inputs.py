@@ -15,6 +15,7 @@ from tspo_cli.data.world.generate import DESCRIPTION
 from tspo_cli.digests import DIGITS, file_digest, text_digest
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.models.checks.model_digest import model_digest
+from tspo_cli.record_digests import changing
 from tspo_cli.runs import INPUTS_NAME, read_json, write_json
 from tspo_cli.training.core.sequences import ScriptedTrajectory
 from tspo_cli.training.start.inputs import TrainingInputs
@@ -73,4 +74,5 @@ def keep_or_compare_inputs(run: Path, digests: dict[str, str], *, resume: bool) 
                 f"{digest}; put back what it began with, or choose another --out"
             )
     if not path.exists() or recorded is digests:
-        write_json(path, digests)
+        with changing(path):
+            write_json(path, digests)

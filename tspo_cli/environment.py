@@ -1,0 +1,61 @@
+"""The environment of a run: what its results depend on beside its settings."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tspo_cli import __version__
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and hardware that a result depends on."""
+    names = (
+        "torch",
+        "transformers",
+        "deepspeed",
+        "tokenizers",
+        "bm25s",
+        "faiss-cpu",
+        "vllm",
+        "numpy",
+    )
+    # Installed metadata may be older than this code, in a checkout that was pulled.
+    versions: dict[str, str | None] = {"tspo-cli": __version__}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "gpus": _gpus(),
+        "git": _git_commit(),
+    }
+
+
+def _gpus() -> list[str]:
+    """Names of the CUDA devices that torch sees."""
+    import torch
+
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return None
+    done = subprocess.run(
+        ["git", "-C", str(here), "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or None
