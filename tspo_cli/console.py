@@ -33,6 +33,11 @@ def set_quiet(quiet: bool) -> None:
     _quiet = quiet
 
 
+def is_quiet() -> bool:
+    """Whether only results, warnings and errors are said."""
+    return _quiet
+
+
 def say(message: str) -> None:
     """Print a message line on stderr."""
     if not _quiet:

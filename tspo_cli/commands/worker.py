@@ -1,6 +1,8 @@
-"""A process of a distributed training, which ends with the process PID that started it.
+"""A process of a distributed training or of an evaluation, which ends with the process PID that
+started it.
 
 Usage: python -m tspo_cli.commands.worker RUN ATTEMPT fresh|resume PID
+       python -m tspo_cli.commands.worker evaluate PID
 """
 
 from __future__ import annotations
@@ -15,6 +17,13 @@ from tspo_cli.commands.signals import end_on_signals
 from tspo_cli.commands.train import train_here
 from tspo_cli.disk import WriteError, reason
 from tspo_cli.errors import RemoteServiceError, TspoError
+
+
+def evaluate() -> int:
+    """Answer questions of an evaluation and return the exit code."""
+    from tspo_cli.evaluation.answering.answer_portions import answer_portions
+
+    return answer_portions()
 
 
 def main() -> int:
@@ -44,9 +53,9 @@ def run() -> None:
     from tspo_cli.training.launch.child_processes import end_with_parent
 
     end_on_signals()
-    end_with_parent(int(sys.argv[4]))
+    end_with_parent(int(sys.argv[-1]))
     try:
-        status = main()
+        status = evaluate() if len(sys.argv) == 3 else main()
     except SystemExit as end:  # a signal
         status = int(end.code or 0)
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ Every data set is answered in portions, can be resumed, is scored, and gets a si
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from tspo_cli.data.question import Question, data_digest
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.evaluation.answering.open_engine import OpenedEngine
 from tspo_cli.evaluation.answering.runner import EvalSetup, evaluate_items, write_evaluation
+from tspo_cli.evaluation.answering.workers import Workers
 from tspo_cli.evaluation.ceiling import ceiling
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.judging.judge import Judge
@@ -69,7 +70,7 @@ class Session:
     """What all data sets share. `folder` holds the results and the unfinished work.
 
     `retry_refused`: ask the questions again that the server refused before. `retry_failed`: ask
-    those again of which a search failed.
+    those again of which a search failed. `workers`: processes that answer in place of this one.
     """
 
     folder: Path
@@ -81,6 +82,7 @@ class Session:
     examples: tuple[Example, ...] = ()
     retry_refused: bool = False
     retry_failed: bool = False
+    workers: Workers | None = None
 
     def dataset(self, name: str, questions: list[Question]) -> dict[str, Any]:
         """Evaluate one data set and return its scores. Existing scores are read from their file.
@@ -171,7 +173,6 @@ class Session:
         return {key: known[key] for key in ("mean", "p50", "p95", "sum")}
 
     def _answer(self, name: str, questions: list[Question], journal: Journal[ItemRecord]) -> None:
-        protocol = self._protocol()
         correct = sum(record["em"] for record, _ in journal.done.values())
 
         with progress(f"{name} {self.method.name}", len(questions)) as advance:
@@ -184,6 +185,7 @@ class Session:
                 if "refused" in record:
                     require_answers(name, len(questions), journal)
 
+            unanswered = []
             for portion in self._portions(questions):
                 missing = [question for question in portion if question.key not in journal.done]
                 if 0 < len(missing) < len(portion) and not self.opened.independent:
@@ -195,11 +197,26 @@ class Session:
                     missing = portion
                 advance(len(portion) - len(missing))
                 if missing:
-                    setup = EvalSetup(
-                        self.method, protocol, self.opened.fresh(), self.retriever, self.config
-                    )
-                    evaluate_items(missing, setup, finished)
-                    self._require_retriever(missing, journal)
+                    unanswered.append(missing)
+            self._answer_portions(
+                unanswered, finished, lambda portion: self._require_retriever(portion, journal)
+            )
+
+    def _answer_portions(
+        self,
+        portions: list[list[Question]],
+        on_item: Callable[[ItemRecord, float], None],
+        after: Callable[[list[Question]], None],
+    ) -> None:
+        if self.workers is not None:
+            self.workers.answer(portions, on_item, after)
+            return
+        protocol = self._protocol()
+        for portion in portions:
+            engine = self.opened.fresh()
+            setup = EvalSetup(self.method, protocol, engine, self.retriever, self.config)
+            evaluate_items(portion, setup, on_item)
+            after(portion)
 
     def _protocol(self) -> SearchProtocol:
         config = self.config

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from tspo_cli.console import say, warn
 from tspo_cli.data.question import Question
 from tspo_cli.environment import environment
 from tspo_cli.errors import MissingResourceError, UsageError
-from tspo_cli.evaluation.answering.open_engine import open_engine
+from tspo_cli.evaluation.answering.open_engine import OpenedEngine, open_engine
+from tspo_cli.evaluation.answering.worker_messages import Job
+from tspo_cli.evaluation.answering.workers import Workers, open_workers, opened_elsewhere
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.judging.judge import open_judge
 from tspo_cli.evaluation.methods import Method, find_method
@@ -127,23 +131,24 @@ def _evaluate(
     judge = open_judge(config.judge)
     if judge is not None:
         judge.preflight()
-    opened = open_engine(config, method.tools, method.protocol)
-    if opened.kind == "chat":
-        method = method.for_chat()
-    session = Session(
-        folder,
-        method,
-        config,
-        opened,
-        retriever,
-        judge,
-        examples,
-        retry_refused=request.retry_refused,
-        retry_failed=request.resume,
-    )
-    for warning in session.limit_warnings():
-        warn(warning)
-    results = [session.dataset(name, questions) for name, questions in sets.items()]
+    with _opened(config, method, examples) as (opened, workers):
+        if opened.kind == "chat":
+            method = method.for_chat()
+        session = Session(
+            folder,
+            method,
+            config,
+            opened,
+            retriever,
+            judge,
+            examples,
+            retry_refused=request.retry_refused,
+            retry_failed=request.resume,
+            workers=workers,
+        )
+        for warning in session.limit_warnings():
+            warn(warning)
+        results = [session.dataset(name, questions) for name, questions in sets.items()]
     items: list[list[ItemRecord]] = [list(read_jsonl_gz(items_file(folder, name))) for name in sets]
     average = averages(items) if len(sets) > 1 else {}
     record = {
@@ -165,6 +170,23 @@ def _evaluate(
         },
     )
     return results, average, {name: session.latency(name) for name in sets}
+
+
+@contextmanager
+def _opened(
+    config: Config, method: Method, examples: tuple[Example, ...]
+) -> Iterator[tuple[OpenedEngine, Workers | None]]:
+    """The engine, in this process or in eval.processes others."""
+    if config.eval.processes == 1:
+        yield open_engine(config, method.tools, method.protocol), None
+        return
+    if config.endpoint.url:
+        raise UsageError(
+            "eval.processes: a server answers, and no process needs an engine; raise "
+            "endpoint.concurrency and eval.batch_size instead"
+        )
+    with open_workers(Job(config, method.name, examples), config.eval.processes) as workers:
+        yield opened_elsewhere(config, workers.facts), workers
 
 
 def _command() -> str:

@@ -35,6 +35,14 @@ class EvalConfig(Section):
         ),
     )
     batch_size: int = Field(64, ge=1, description="Questions that are answered at the same time.")
+    processes: int = Field(
+        1,
+        ge=1,
+        description=(
+            "`tspo eval`: processes that answer, each with an engine of its own (on a GPU of its "
+            "own). Each takes whole portions, so that scores are those of one process."
+        ),
+    )
     portion: int = Field(
         0,
         ge=0,

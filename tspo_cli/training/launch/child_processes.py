@@ -20,7 +20,7 @@ PATIENCE = 4.0
 """Seconds that a process has to end by itself before it is killed."""
 _POLL_SECONDS = 0.5
 
-Child = subprocess.Popen[bytes] | BaseProcess
+Child = subprocess.Popen[bytes] | subprocess.Popen[str] | BaseProcess
 
 
 def end_with_parent(parent: int) -> None:
