@@ -202,13 +202,20 @@ def test_a_finished_run_can_be_prolonged(
 def test_two_processes_do_the_same_work(
     playground: Playground, finished: tuple[Path, Any], tspo: Tspo, tmp_path: Path
 ) -> None:
+    """Also where they take questions from each other, one at a time."""
     run = tmp_path / "two"
     done = tspo(
         "train",
         "tiny/tspo",
         "--out",
         run,
-        *settings(playground, train__processes=2, deepspeed__zero_stage=2),
+        *settings(
+            playground,
+            train__processes=2,
+            deepspeed__zero_stage=2,
+            rollout__schedule="dynamic",
+            rollout__batch_size=3,
+        ),
     )
     assert "Traceback" not in done.err
     first, wanted = (read_jsonl(path / "metrics.jsonl")[0] for path in (run, finished[0]))

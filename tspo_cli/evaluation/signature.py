@@ -27,6 +27,7 @@ WITHOUT_EFFECT = {
     "turn_deadline",
     "dynamic_sampling",
     "max_refills",
+    "schedule",
 }
 _CONNECTION = {
     "index",

@@ -30,6 +30,7 @@ from tspo_cli.training.core.handover import hand_over
 from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.loop import Evaluate, MakeStep, TrainingRun, train_loop
 from tspo_cli.training.policy import starting_policy
+from tspo_cli.training.rl.background import refuse_unsafe_background
 from tspo_cli.training.rl.question_batches import fitting_questions
 from tspo_cli.training.rl.rl_step import RlParts, RlStep
 from tspo_cli.training.rl.scoring import needs_critic
@@ -58,6 +59,7 @@ def train(
     Raises:
         InvalidInputError, MissingResourceError: data, index or model that cannot be used.
     """
+    refuse_unsafe_background(config)
     torch.set_num_threads(config.train.threads or int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.manual_seed(config.seed)
     inputs = open_inputs(config)

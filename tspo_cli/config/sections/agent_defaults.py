@@ -22,7 +22,7 @@ _SAMPLING = frozenset(
     {
         *("temperature", "top_p", "top_k", "questions_per_step", "group_size", "batch_size"),
         *("engine", "turn_deadline", "trajectory_deadline", "one_step_off", "dynamic_sampling"),
-        "max_refills",
+        *("max_refills", "schedule"),
     }
 )
 # Keys that belong to the prompt that the model was trained with, and to no other.

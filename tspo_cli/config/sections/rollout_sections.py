@@ -100,6 +100,15 @@ class RolloutConfig(Section):
             "Rollout engine. transformers: uses the learner's own weights; vllm: see [vllm]."
         ),
     )
+    schedule: Literal["auto", "static", "dynamic"] = Field(
+        "auto",
+        description=(
+            "Which process rolls out which questions. static: each its own, in order; dynamic: the "
+            "longest expected first, and a process that has begun all of its own takes those of "
+            "others; nothing else depends on it. auto: dynamic with vllm, static with "
+            "transformers, whose float32 runs on a CPU then repeat bit for bit."
+        ),
+    )
     turn_deadline: float = Field(
         120.0,
         gt=0,

@@ -144,6 +144,14 @@ def broadcast_json(value: Any) -> Any:
     return gather_json(value)[0]
 
 
+def shared_store() -> dist.Store:
+    """The store through which the processes met. It needs no collective: a process asks it at any
+    time, also from another thread.
+    """
+    store: dist.Store = dist.distributed_c10d._get_default_store()
+    return store
+
+
 def shutdown() -> None:
     """Leave the process group. Without it, gloo's threads may abort the process when it ends."""
     if dist.is_initialized():

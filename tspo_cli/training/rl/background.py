@@ -1,4 +1,8 @@
-"""Work in a background thread while the main thread does something else."""
+"""Work in a background thread while the main thread does something else, also on a GPU.
+
+CUDA's current device and stream belong to a thread. A new thread would compute on GPU 0, and on the
+same stream as the main thread, so that the kernels of both would wait for each other.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,53 @@ from contextlib import contextmanager
 from threading import Event
 from typing import TypeVar
 
+import torch
+
+from tspo_cli.config.schema import Config
+from tspo_cli.errors import InvalidInputError
 from tspo_cli.threads import DaemonPool
 
 T = TypeVar("T")
 
+VLLM_BESIDE_LEARNER = (
+    "rollout.one_step_off: vLLM in the learner's process cannot generate on its GPU while it "
+    "trains: vLLM's kernels and memory are bound to the thread that started it; start servers with "
+    "`tspo engine` and name them in vllm.url, or set rollout.one_step_off to false"
+)
+
 _LONGEST_STOP = 3.0
 """Seconds that a failed body waits for the work to stop. It may hang in a library."""
+
+
+def refuse_unsafe_background(config: Config) -> None:
+    """Raises InvalidInputError: rollouts are to be sampled while the learner works, by an engine
+    that is only safe in the thread that started it.
+    """
+    in_process = config.rollout.engine == "vllm" and not config.vllm.url
+    if config.rollout.one_step_off and in_process and torch.cuda.is_available():
+        raise InvalidInputError(VLLM_BESIDE_LEARNER)
+
+
+def beside_this_thread(work: Callable[[Event], T]) -> Callable[[Event], T]:
+    """`work` for another thread, on the GPU of this thread and a stream of its own. It begins after
+    what this thread has given to the GPU so far, and has ended on the GPU when it returns. Without
+    a GPU it is `work`.
+    """
+    if not torch.cuda.is_available():
+        return work
+    device = torch.cuda.current_device()
+    stream = torch.cuda.Stream(device)
+    before = torch.cuda.current_stream(device).record_event()
+
+    def on_side_stream(stop: Event) -> T:
+        torch.cuda.set_device(device)
+        with torch.cuda.stream(stream):
+            stream.wait_event(before)
+            result = work(stop)
+        stream.synchronize()
+        return result
+
+    return on_side_stream
 
 
 @contextmanager
@@ -26,7 +71,7 @@ def in_background(work: Callable[[Event], T]) -> Iterator[Callable[[], T]]:
     """
     stop = Event()
     pool = DaemonPool(1, "background")
-    future = pool.submit(work, stop)
+    future = pool.submit(beside_this_thread(work), stop)
     try:
         yield future.result
     except BaseException:

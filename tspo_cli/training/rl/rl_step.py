@@ -10,13 +10,13 @@ from threading import Event
 from tspo_cli.config.schema import Config
 from tspo_cli.data.question import Question
 from tspo_cli.retrieval.types import Retriever
-from tspo_cli.rollout.agent import Agent, AgentSettings, RolloutHooks, run_agents
+from tspo_cli.rollout.agent import Agent, AgentSettings, RolloutHooks, Task, run_agents
 from tspo_cli.rollout.engines.engine_protocol import Engine, Sampling
 from tspo_cli.rollout.protocol import STOP_STRINGS, SearchProtocol
 from tspo_cli.rollout.trajectory import Trajectory
 from tspo_cli.timing import Clock
 from tspo_cli.training.core.critic import Critic
-from tspo_cli.training.core.distributed import all_sum, rank, world_size
+from tspo_cli.training.core.distributed import all_sum, rank, shared_store, world_size
 from tspo_cli.training.core.handover import hand_over
 from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.loop import StepResult
@@ -32,6 +32,14 @@ from tspo_cli.training.rl.question_batches import (
 from tspo_cli.training.rl.rollout_checks import PolicyCheck, as_samples_of_policy, lost_shares
 from tspo_cli.training.rl.rollout_records import mean, step_records, with_failed
 from tspo_cli.training.rl.scoring import Models, ScoredGroup, score
+from tspo_cli.training.rl.sharing import (
+    ExpectedLengths,
+    SharedQuestions,
+    dealt,
+    is_dynamic,
+    returned,
+    static_share,
+)
 from tspo_cli.training.rl.step_warnings import StepWarnings
 
 
@@ -52,9 +60,9 @@ class RlParts:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """This process's share of the questions of a batch, and their rollouts."""
+    """Rollouts that this process made of the questions of a whole `batch`."""
 
-    questions: list[BatchQuestion]
+    batch: Sequence[BatchQuestion]
     trajectories: list[Trajectory]
 
 
@@ -71,14 +79,15 @@ class ScoredBatch:
 
 @dataclass
 class RlStep:
-    """Makes the training steps. Its only state are rollouts that were sampled one step ahead, and
-    how long a trouble has lasted that the user is warned of.
+    """Makes the training steps. Its only state are rollouts that were sampled one step ahead, how
+    long a trouble has lasted that the user is warned of, and lengths of earlier rollouts.
     """
 
     parts: RlParts
     prefetched: dict[int, Rollouts] = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
     warnings: StepWarnings = field(init=False)
+    lengths: ExpectedLengths = field(default_factory=ExpectedLengths)
 
     def __post_init__(self) -> None:
         self.warnings = StepWarnings(self.parts.config)
@@ -95,6 +104,7 @@ class RlStep:
         with self.clock.part("handover"):
             handover = self.hand_over_weights(step)
         records, metrics = step_records(batch.groups, lost, step)
+        self.lengths.learn(records)
         metrics |= warning_metrics(records, self.parts.config.credit)
         metrics |= self.sampling_metrics(batch, groups)
         metrics |= checks | updates | handover
@@ -110,23 +120,32 @@ class RlStep:
 
     def sample(self, batch: Sequence[BatchQuestion], stop: Event | None = None) -> Rollouts:
         """Roll out this process's share of `batch`. `stop`, set from another thread, cancels."""
-        parts = self.parts
-        questions = list(batch[rank() :: world_size()])
-        agent = Agent(parts.engine, parts.retriever, parts.protocol, agent_settings(parts.config))
-        trajectories = run_agents(
-            rollout_tasks(questions, parts.protocol, parts.config),
-            agent,
-            RolloutHooks(clock=self.clock, stop=stop),
-        )
-        return Rollouts(questions, trajectories)
+        parts, config = self.parts, self.parts.config
+        agent = Agent(parts.engine, parts.retriever, parts.protocol, agent_settings(config))
+        if is_dynamic(config.rollout):
+            queues = dealt(self.lengths.longest_first(batch), world_size())
+            shared = SharedQuestions(queues, rank(), shared_store())
+
+            def more() -> list[Task]:
+                drawn = shared.take()
+                return rollout_tasks([drawn] if drawn else [], parts.protocol, config)
+
+            hooks = RolloutHooks(clock=self.clock, stop=stop, more=more)
+            return Rollouts(batch, run_agents([], agent, hooks))
+        tasks = rollout_tasks(static_share(batch), parts.protocol, config)
+        hooks = RolloutHooks(clock=self.clock, stop=stop)
+        return Rollouts(batch, run_agents(tasks, agent, hooks))
 
     def score(self, rollouts: Rollouts) -> ScoredBatch:
         """Form the groups of the rollouts and assign credit."""
         parts = self.parts
-        positions = {drawn.group: drawn.position for drawn in rollouts.questions}
+        trajectories = rollouts.trajectories
+        if is_dynamic(parts.config.rollout):
+            trajectories = returned(rollouts.batch, trajectories)
+        positions = {drawn.group: drawn.position for drawn in rollouts.batch}
         models = Models(parts.learner, parts.critic, parts.protocol)
-        groups = score(rollouts.trajectories, positions, parts.config, models)
-        return ScoredBatch(rollouts.trajectories, groups)
+        groups = score(trajectories, positions, parts.config, models)
+        return ScoredBatch(trajectories, groups)
 
     def refill(self, batch: ScoredBatch, step: int) -> ScoredBatch:
         """With dynamic sampling: add rollouts until enough groups have an advantage, at most

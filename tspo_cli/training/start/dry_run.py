@@ -18,6 +18,7 @@ from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.training.core.deepspeed_setup import deepspeed_config
 from tspo_cli.training.planning.memory import GIB, written_gib
 from tspo_cli.training.policy import starting_policy
+from tspo_cli.training.rl.background import refuse_unsafe_background
 from tspo_cli.training.rl.question_batches import fitting_questions
 from tspo_cli.training.rl.scoring import needs_critic
 from tspo_cli.training.sft.demonstration_check import lengths_in_words, measure
@@ -47,6 +48,7 @@ def dry_run(config: Config, run: Path, evaluation: dict[str, int]) -> DryRun:
         InvalidInputError, MissingResourceError, RemoteServiceError: as training itself.
     """
     require_packages(config)
+    refuse_unsafe_background(config)
     deepspeed_config(config, bfloat16=False)
     inputs = open_inputs(config)
     if config.kind == "sft":
