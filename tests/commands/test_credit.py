@@ -116,6 +116,7 @@ WITHOUT_MODEL = (
     "mt_grpo",
     "gigpo",
     "retrieval_bonus",
+    "stratified_grpo",
     "rejection_sampling",
 )
 

@@ -62,6 +62,9 @@ configs = st.builds(
             "information_gain": st.sampled_from(["log_prob_diff", "prob_diff"]),
         }
     ),
+    stratified_grpo=st.fixed_dictionaries(
+        {"coef": st.sampled_from([0.3, 1.0]), "strata": st.sampled_from(["searches", "turns"])}
+    ),
     rejection_sampling=st.fixed_dictionaries({"keep_per_question": st.sampled_from([0, 1, 2])}),
 )
 
@@ -77,7 +80,7 @@ def rows(
     return [trajectory.advantages for trajectory in assign_credit(group, used).trajectories]
 
 
-@given(groups, configs, st.sampled_from(ONE_PER_TRAJECTORY))
+@given(groups, configs, st.sampled_from([*ONE_PER_TRAJECTORY, "stratified_grpo"]))
 def test_advantages_sum_to_zero_in_each_group(
     group: Group, config: CreditConfig, name: str
 ) -> None:
@@ -128,6 +131,7 @@ def test_the_order_of_trajectories_changes_nothing(
 
 
 SHIFTED = (
+    "stratified_grpo",
     "grpo",
     "dr_grpo",
     "rloo",
@@ -170,6 +174,7 @@ def test_shifting_the_reward_changes_nothing_after_whitening(batch: list[Group])
 
 
 EQUAL = (
+    "stratified_grpo",
     "tspo",
     "grpo",
     "dr_grpo",
@@ -236,6 +241,21 @@ def test_the_options_that_pay_for_more_turns_are_these() -> None:
 @given(groups, configs)
 def test_gspo_and_dapo_have_the_advantages_of_grpo(group: Group, config: CreditConfig) -> None:
     assert rows(group, "gspo", config) == rows(group, "dapo", config) == rows(group, "grpo", config)
+
+
+@given(groups, configs, st.integers(0, 3))
+def test_stratified_grpo_with_one_stratum_is_grpo(
+    group: Group, config: CreditConfig, searches: int
+) -> None:
+    searched = tuple([CreditTurn("q", "Nothing.")] * searches)
+    even = replace(
+        group,
+        trajectories=tuple(
+            replace(one, turns=(*searched, one.turns[-1]), gold_logprobs=())
+            for one in group.trajectories
+        ),
+    )
+    assert rows(even, "stratified_grpo", config) == rows(even, "grpo", config)
 
 
 @given(groups, configs)

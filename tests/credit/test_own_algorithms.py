@@ -285,7 +285,7 @@ def test_a_new_algorithm_is_one_file_and_its_entry(tmp_path: Path) -> None:
     (folder / "priced.py").write_text(source)
     registry = folder / "__init__.py"
     text = registry.read_text()
-    entry = "from tspo_cli.credit.algorithms.ppo"
+    entry = "from tspo_cli.credit.algorithms.by_turn.ppo"
     text = text.replace(entry, f"from tspo_cli.credit.algorithms.priced import priced\n{entry}")
     registry.write_text(text.replace("    rejection_sampling,\n)", "    priced,\n)"))
     (tmp_path / "group.json").write_text(json.dumps(GROUP))

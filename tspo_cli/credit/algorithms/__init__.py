@@ -1,4 +1,7 @@
-"""Credit algorithms by name. A new one is a file of its own, and its import and entry here."""
+"""Credit algorithms by name. A new one is a file of its own, and its import and entry here.
+
+`by_outcome` has those that compare whole rollouts, `by_turn` those that tell turns apart.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,20 @@ from collections.abc import Mapping
 
 from tspo_cli.config.sections.section import Section
 from tspo_cli.credit.algorithms.algorithm import Algorithm, algorithm
-from tspo_cli.credit.algorithms.dapo import dapo
-from tspo_cli.credit.algorithms.dr_grpo import dr_grpo
-from tspo_cli.credit.algorithms.gigpo import gigpo
-from tspo_cli.credit.algorithms.grpo import grpo
-from tspo_cli.credit.algorithms.gspo import gspo
-from tspo_cli.credit.algorithms.igpo import igpo
-from tspo_cli.credit.algorithms.mt_grpo import mt_grpo
-from tspo_cli.credit.algorithms.ppo import ppo
-from tspo_cli.credit.algorithms.reinforce_pp import reinforce_pp, reinforce_pp_baseline
-from tspo_cli.credit.algorithms.rejection_sampling import rejection_sampling
-from tspo_cli.credit.algorithms.retrieval_bonus import retrieval_bonus
-from tspo_cli.credit.algorithms.rloo import rloo
-from tspo_cli.credit.algorithms.tspo import tspo
+from tspo_cli.credit.algorithms.by_outcome.dapo import dapo
+from tspo_cli.credit.algorithms.by_outcome.dr_grpo import dr_grpo
+from tspo_cli.credit.algorithms.by_outcome.grpo import grpo
+from tspo_cli.credit.algorithms.by_outcome.gspo import gspo
+from tspo_cli.credit.algorithms.by_outcome.reinforce_pp import reinforce_pp, reinforce_pp_baseline
+from tspo_cli.credit.algorithms.by_outcome.rejection_sampling import rejection_sampling
+from tspo_cli.credit.algorithms.by_outcome.retrieval_bonus import retrieval_bonus
+from tspo_cli.credit.algorithms.by_outcome.rloo import rloo
+from tspo_cli.credit.algorithms.by_outcome.stratified_grpo import stratified_grpo
+from tspo_cli.credit.algorithms.by_turn.gigpo import gigpo
+from tspo_cli.credit.algorithms.by_turn.igpo import igpo
+from tspo_cli.credit.algorithms.by_turn.mt_grpo import mt_grpo
+from tspo_cli.credit.algorithms.by_turn.ppo import ppo
+from tspo_cli.credit.algorithms.by_turn.tspo import tspo
 
 __all__ = ["ALGORITHMS", "Algorithm", "Section", "algorithm"]
 
@@ -35,6 +39,7 @@ _ALGORITHMS = (
     mt_grpo,
     gigpo,
     igpo,
+    stratified_grpo,
     retrieval_bonus,
     rejection_sampling,
 )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tspo_cli.credit.algorithms.algorithm import algorithm
-from tspo_cli.credit.algorithms.grpo import grpo
+from tspo_cli.credit.algorithms.by_outcome.grpo import grpo
 from tspo_cli.credit.credit_section import CreditConfig
 from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 
