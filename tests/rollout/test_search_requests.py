@@ -158,6 +158,20 @@ def test_a_search_is_late_or_finds_no_connection_and_a_late_request_keeps_its_ow
     assert found[2].hits[0].id == "c"
 
 
+def test_the_search_of_a_rollout_that_has_ended_is_not_sent() -> None:
+    retriever = GatedRetriever()
+    with requests_to(retriever, connections=1) as searches:
+        for session, query in enumerate(("a", "b", "c")):
+            searches.add(session, query)
+            searches.send()
+        searches.drop(1)
+        searches.drop(0)  # on its way
+        retriever.gate.set()
+        found = until(lambda done: len(done) == 2, searches)
+    assert retriever.requests == [["a"], ["c"]]
+    assert sorted(found) == [0, 2]
+
+
 def test_an_outage_is_raised() -> None:
     retriever = GatedRetriever(error=RemoteServiceError("nobody answers"))
     retriever.gate.set()

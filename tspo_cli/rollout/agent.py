@@ -330,6 +330,8 @@ class _Loop:
         late = [session for session, rollout in self.rollouts.items() if rollout.started < earliest]
         for session in late:
             self._finish(session, self.agent.engine.weight_version, late=True)
+            if self.searches is not None:
+                self.searches.drop(session)
 
     def _finish(
         self, session: int, weight_version: int, *, late: bool = False, refused: str = ""

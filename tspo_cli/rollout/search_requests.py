@@ -58,6 +58,10 @@ class SearchRequests:
         """Let the search of a session wait for a connection."""
         self.waiting.append(Search(session, query, time.monotonic() + self.seconds))
 
+    def drop(self, session: int) -> None:
+        """Do not send the search of a session that has ended, if it still waits."""
+        self.waiting = [search for search in self.waiting if search.session != session]
+
     def send(self) -> None:
         """Give what waits to the free connections."""
         while self.waiting and len(self.requests) < self.connections:

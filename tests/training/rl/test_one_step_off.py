@@ -6,15 +6,19 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conftest import Finished, Playground
+from tspo_cli.config.load_config import load_config
+from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import read_jsonl, read_jsonl_gz
 from tspo_cli.training.core.sequences import TrainSequence
-from tspo_cli.training.rl.background import in_background
+from tspo_cli.training.rl.background import in_background, refuse_unsafe_background
 from tspo_cli.training.rl.off_policy import importance_weights
 
 Tspo = Callable[..., Finished]
@@ -64,6 +68,77 @@ def test_errors_of_the_other_thread_arrive() -> None:
 
     with pytest.raises(ValueError, match="no retriever"), in_background(fail) as result:
         result()
+
+
+class Gpu:
+    """Notes what CUDA is asked for, and in which thread. It computes nothing."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, device: int) -> None:
+        self.calls: list[tuple[str, bool]] = []
+        gpu, main = self, threading.current_thread()
+
+        def note(what: str) -> None:
+            gpu.calls.append((what, threading.current_thread() is main))
+
+        class Stream:
+            def __init__(self, device: int) -> None:
+                note(f"stream on {device}")
+
+            def record_event(self) -> str:
+                note("record")
+                return "event"
+
+            def wait_event(self, event: str) -> None:
+                note(f"wait for {event}")
+
+            def synchronize(self) -> None:
+                note("synchronise")
+
+        @contextmanager
+        def on(stream: Stream) -> Iterator[None]:
+            note("enter stream")
+            yield
+            note("leave stream")
+
+        fakes = {
+            "is_available": lambda: True,
+            "current_device": lambda: device,
+            "current_stream": lambda device=0: Stream(device),
+            "set_device": lambda number: note(f"device {number}"),
+            "Stream": Stream,
+            "stream": on,
+        }
+        for name, fake in fakes.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+        self.note = note
+
+
+def test_on_a_gpu_the_other_thread_has_the_device_and_a_stream_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What only a GPU can show is whether both then run at once."""
+    gpu = Gpu(monkeypatch, device=3)
+    with in_background(lambda stop: gpu.note("work")) as result:
+        result()
+    here = [what for what, is_main in gpu.calls if is_main]
+    there = [what for what, is_main in gpu.calls if not is_main]
+    assert here == ["stream on 3", "stream on 3", "record"]
+    assert there == [
+        *("device 3", "enter stream", "wait for event", "work", "leave stream", "synchronise"),
+    ]
+
+
+def test_an_engine_that_is_bound_to_its_thread_is_refused_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ahead, vllm = "rollout.one_step_off=true", "rollout.engine=vllm"
+    servers = 'vllm.url=["http://127.0.0.1:8100"]'
+    refuse_unsafe_background(load_config([], [ahead, vllm]))  # a CPU has one device
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for settings in ([ahead], [vllm], [ahead, vllm, servers]):
+        refuse_unsafe_background(load_config([], settings))
+    with pytest.raises(InvalidInputError, match=r"rollout.one_step_off.*vllm.url"):
+        refuse_unsafe_background(load_config([], [ahead, vllm]))
 
 
 def settings(playground: Playground, **more: object) -> list[str]:
