@@ -13,7 +13,8 @@ def run_mutations(run: Path, count: int, draw: random.Random) -> list[Mutation]:
     patterns = (
         "config.resolved.json", "status.json", "metrics.jsonl", "timings.jsonl", "env.json",
         "eval/*/*.json", "eval/*/*.items.jsonl.gz", "rollouts/*.jsonl.gz", "command.txt",
-        "inputs.json", "checkpoints/*/state.json",
+        "inputs.json", "checkpoints/*/state.json", "config.toml", "digests.jsonl",
+        "rollouts/digests.jsonl", "eval/*/digests.jsonl",
     )  # fmt: skip
     made: list[Mutation] = []
     while len(made) < count:

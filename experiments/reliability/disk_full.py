@@ -33,6 +33,7 @@ from experiments.benchmarks.common import machine, make_corpus, make_encoder
 from experiments.reliability.kills import contents, forked, prepare_world, settings, tspo
 from tests.models.tiny_gguf import write_gguf
 from tspo_cli.console import set_quiet
+from tspo_cli.record_digests import DIGESTS_NAME
 from tspo_cli.runs import checkpoint_folders, read_status
 from tspo_cli.training.core.checkpoint import find_checkpoint
 
@@ -98,13 +99,15 @@ def fill(folder: Path, free: int) -> None:
 
 
 def shown(path: Path) -> dict[str, bytes]:
-    """The bytes of a file, or of every file in a directory that a user sees."""
+    """The bytes of a file, or of every file in a directory that a user sees, without clock readings
+    and their digests.
+    """
     files = [path] if path.is_file() else sorted(path.rglob("*"))
     named = {str(file.relative_to(path.parent)): file for file in files if file.is_file()}
     return {
         name: file.read_bytes()
         for name, file in named.items()
-        if "/." not in name and file.name != "timings.json"
+        if "/." not in name and file.name not in ("timings.json", DIGESTS_NAME)
     }
 
 
@@ -190,7 +193,10 @@ def writes(work: Path, disk: Path) -> Iterator[Write]:
     make_corpus(corpus, 3_000, 40)
     overwrite = ("--overwrite",)
     yield Write(
-        "data convert", ("data", "convert", str(corpus), f"{disk}/c.jsonl"), disk / "c.jsonl"
+        "data convert",
+        ("data", "convert", str(corpus), f"{disk}/c.jsonl"),
+        disk / "c.jsonl",
+        overwrite,
     )
     yield Write(
         "data make-world", ("data", "make-world", "--out", f"{disk}/w"), disk / "w", overwrite

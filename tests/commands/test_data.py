@@ -101,6 +101,14 @@ def test_convert() -> None:
     assert json.loads(done.stdout) == {"kind": "passages", "count": 1, "path": "out.jsonl.gz"}
     assert run("convert", path, "out.jsonl").stdout == "out.jsonl: 1 passages\n"
     assert run("convert", path, "out.jsonl", "--kind", "other").exit_code == 2
+    before = Path("out.jsonl").read_bytes()
+    other = put("other.jsonl", {"id": 2, "title": "T", "text": "y"})
+    refused = run("convert", other, "out.jsonl")
+    assert isinstance(refused.exception, InvalidInputError)
+    assert "out.jsonl: is already there; add --overwrite" in str(refused.exception)
+    assert Path("out.jsonl").read_bytes() == before
+    assert run("convert", other, "out.jsonl", "--overwrite").exit_code == 0
+    assert Path("out.jsonl").read_bytes() != before
 
 
 def test_make_world_gives_files_that_check_out() -> None:

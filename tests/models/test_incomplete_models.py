@@ -149,7 +149,7 @@ def test_shards_that_are_not_there(tmp_path: Path, gone: int) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[]", "model_type"),
+        ("[]", "expected a JSON object"),
         ('{"model_type": "llama", "hidden_size": 32, "num_attention_heads": 5}', "multiple"),
         ('{"model_type": "llama", "hidden_size": "wide"}', "hidden_size"),
     ],

@@ -101,3 +101,39 @@ def test_a_damaged_generation_file_is_named(directory: Path, text: bytes, proble
     assert "\n" not in str(refused.value)
     (directory / "generation_config.json").unlink()
     load_model(directory)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "problem"),
+    [
+        ("config.json", "[]", "expected a JSON object"),
+        ("config.json", ' "text"', "expected a JSON object"),
+        ("config.json", "null", "expected a JSON object"),
+        ("config.json", "", "expected a JSON object"),
+        ("config.json", "{", "not valid JSON"),
+        ("config.json", '{"model_type": ["qwen2"]}', "model_type: expected a name"),
+        ("config.json", '{"model_type": 5}', "model_type: expected a name"),
+        ("tokenizer_config.json", "[]", "expected a JSON object"),
+        ("special_tokens_map.json", "5", "expected a JSON object"),
+        ("tokenizer.json", "[]", "expected a JSON object"),
+    ],
+)
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_files_that_are_no_objects_are_named(  # type: ignore[no-untyped-def]
+    directory: Path, file: str, text: str, problem: str, load
+) -> None:
+    (directory / file).write_text(text)
+    with pytest.raises(InvalidInputError, match=problem) as refused:
+        load(directory)
+    assert str(refused.value).startswith(f"{directory / file}: ")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 5}}', '{"weight_map": null}']
+)
+def test_an_index_of_weights_that_is_none_is_named(directory: Path, text: str) -> None:
+    (directory / "model.safetensors").rename(directory / "model-00001-of-00001.safetensors")
+    (directory / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(InvalidInputError, match=r'index\.json: expected \{"weight_map"'):
+        load_model(directory)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tspo_cli import console
-from tspo_cli.commands.options import Json, Settings
+from tspo_cli.commands.options import Json, Settings, check_place
 from tspo_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +40,11 @@ def credit(
     ] = None,
     figure: Annotated[
         Path | None,
-        typer.Option("--figure", help="Of a run: draw the comparison (.svg, .png or .pdf)."),
+        typer.Option(
+            "--figure",
+            callback=check_place,
+            help="Of a run: draw the comparison (.svg, .png or .pdf).",
+        ),
     ] = None,
     trust: Annotated[
         bool,

@@ -11,7 +11,7 @@ import typer
 from tspo_cli import console
 from tspo_cli.commands.demonstrations import check_demos, demos_from, make_demos
 from tspo_cli.commands.make_corpus import make_corpus
-from tspo_cli.commands.options import Json
+from tspo_cli.commands.options import Json, Overwrite, check_place
 from tspo_cli.errors import GateError, InvalidInputError, UsageError
 
 app = typer.Typer(
@@ -253,12 +253,17 @@ def convert(
     ],
     target: Annotated[
         Path,
-        typer.Argument(metavar="OUT", help="File to write; its name ends in .jsonl or .jsonl.gz."),
+        typer.Argument(
+            metavar="OUT",
+            callback=check_place,
+            help="File to write; its name ends in .jsonl or .jsonl.gz.",
+        ),
     ],
     kind: Annotated[
         Literal["questions", "passages"] | None,
         typer.Option("--kind", help="Content of IN. [recognised by its first record]"),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Convert questions or passages to JSONL from the formats of other projects.
@@ -271,7 +276,7 @@ def convert(
     """
     from tspo_cli.data.convert import convert as convert_data
 
-    kind, count = convert_data(source, target, kind)
+    kind, count = convert_data(source, target, kind, overwrite=overwrite)
     if as_json:
         console.result_json({"kind": kind, "count": count, "path": str(target)})
     else:
@@ -281,7 +286,12 @@ def convert(
 @app.command(name="make-world")
 def make_world(
     out: Annotated[
-        Path, typer.Option("--out", help="Directory to write: corpus, train and test questions.")
+        Path,
+        typer.Option(
+            "--out",
+            callback=check_place,
+            help="Directory to write: corpus, train and test questions.",
+        ),
     ],
     seed: Annotated[
         int, typer.Option(help="Seed. The same seed and options give the same bytes.")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tspo_cli import console
-from tspo_cli.commands.options import Json, Overwrite
+from tspo_cli.commands.options import Json, Overwrite, check_place
 
 
 def make_demos(
@@ -17,7 +17,12 @@ def make_demos(
     ],
     index: Annotated[Path, typer.Option("--index", help="Index to search, with their passages.")],
     out: Annotated[
-        Path, typer.Option("--out", help="File to write; its name ends in .jsonl or .jsonl.gz.")
+        Path,
+        typer.Option(
+            "--out",
+            callback=check_place,
+            help="File to write; its name ends in .jsonl or .jsonl.gz.",
+        ),
     ],
     k: Annotated[int, typer.Option("-k", min=1, help="Passages per search.")] = 3,
     limit: Annotated[
@@ -99,7 +104,12 @@ def demos_from(
         typer.Argument(metavar="RUN_OR_EVAL", help="Runs, folders of tspo eval, or their files."),
     ],
     out: Annotated[
-        Path, typer.Option("--out", help="File to write; its name ends in .jsonl or .jsonl.gz.")
+        Path,
+        typer.Option(
+            "--out",
+            callback=check_place,
+            help="File to write; its name ends in .jsonl or .jsonl.gz.",
+        ),
     ],
     classes: Annotated[
         list[str] | None,

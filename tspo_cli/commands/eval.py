@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tspo_cli.commands.options import Json, Overwrite, Settings
+from tspo_cli.commands.options import Json, Overwrite, Settings, check_place
 from tspo_cli.console import result, result_json, say
 from tspo_cli.errors import GateError, UsageError
 
@@ -89,7 +89,10 @@ def evaluate(
     ] = None,
     settings: Settings = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for scores and items. [evals/<model>-<method>]")
+        Path | None,
+        typer.Option(
+            callback=check_place, help="Folder for scores and items. [evals/<model>-<method>]"
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the evaluation in the folder.")

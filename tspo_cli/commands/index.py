@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tspo_cli import console
-from tspo_cli.commands.options import Json, SearchSettings, key_values
+from tspo_cli.commands.options import Json, SearchSettings, check_place, key_values
 from tspo_cli.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ Corpora = Annotated[
         ".txt and .md documents. Identical passages are taken once.",
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory to write.")]
+Out = Annotated[
+    Path, typer.Option("--out", metavar="DIR", callback=check_place, help="Directory to write.")
+]
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Replace an existing index or an unfinished build."),

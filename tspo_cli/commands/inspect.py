@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from tspo_cli import console
-from tspo_cli.commands.options import Json
+from tspo_cli.commands.options import Json, check_place
 from tspo_cli.errors import UsageError
 
 WHICH = ("first", "second", "both", "none")
@@ -76,11 +76,21 @@ def inspect(
     ] = None,
     trec_run: Annotated[
         Path | None,
-        typer.Option("--trec-run", metavar="FILE", help="Write what was retrieved as a TREC run."),
+        typer.Option(
+            "--trec-run",
+            metavar="FILE",
+            callback=check_place,
+            help="Write what was retrieved as a TREC run.",
+        ),
     ] = None,
     qrels: Annotated[
         Path | None,
-        typer.Option("--qrels", metavar="FILE", help="Write the gold passages as TREC qrels."),
+        typer.Option(
+            "--qrels",
+            metavar="FILE",
+            callback=check_place,
+            help="Write the gold passages as TREC qrels.",
+        ),
     ] = None,
     limit: Annotated[
         int | None,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tspo_cli import console
-from tspo_cli.commands.options import Json, Overwrite
+from tspo_cli.commands.options import Json, Overwrite, check_place
 
 
 def make_corpus(
@@ -21,7 +21,10 @@ def make_corpus(
         ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", help="Directory to write: corpus, questions and a card.")
+        Path,
+        typer.Option(
+            "--out", callback=check_place, help="Directory to write: corpus, questions and a card."
+        ),
     ],
     limit: Annotated[
         int, typer.Option(min=0, help="Only the first questions of each set and split. 0: all.")

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from tspo_cli import console
-from tspo_cli.commands.options import Json, Overwrite
+from tspo_cli.commands.options import Json, Overwrite, check_place
 
 app = typer.Typer(no_args_is_help=True, help="Make model directories from other files.")
 
@@ -22,7 +22,12 @@ def model() -> None:
 @app.command()
 def convert(
     file: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="A GGUF file.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Model directory to write.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="DIR", callback=check_place, help="Model directory to write."
+        ),
+    ],
     dtype: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Number format of the weights.")
     ] = "float32",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tspo_cli.errors import UsageError
+from tspo_cli.errors import InvalidInputError, UsageError
 
 Sources = Annotated[
     list[str],
@@ -37,6 +40,25 @@ SearchSettings = Annotated[
         "Repeatable.",
     ),
 ]
+
+
+def check_place(path: Path | None) -> Path | None:
+    """Of an option that names what is written: refuse, before any work, a place where nothing can
+    be.
+
+    Raises:
+        InvalidInputError: a part of the path is a file.
+        PermissionError: this user may not write there.
+    """
+    if path is None:
+        return None
+    folders = [path, *path.absolute().parents] if path.is_dir() else path.absolute().parents
+    there = next(folder for folder in folders if os.path.lexists(folder))
+    if not there.is_dir():
+        raise InvalidInputError(f"{path}: {there} is not a directory; choose another place")
+    if not os.access(there, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+    return path
 
 
 def key_values(pairs: list[str] | None) -> dict[str, object]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tspo_cli import console
-from tspo_cli.commands.options import Json
+from tspo_cli.commands.options import Json, check_place
 from tspo_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +42,10 @@ def report(
         ),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option("--html", help="Also write one self-contained page to this file.")
+        Path | None,
+        typer.Option(
+            "--html", callback=check_place, help="Also write one self-contained page to this file."
+        ),
     ] = None,
     baseline: Annotated[
         list[str] | None,
@@ -95,6 +98,7 @@ def report(
         Path | None,
         typer.Option(
             "--figure",
+            callback=check_place,
             help="Draw learning curves: means and intervals over seeds (.svg, .png or .pdf).",
         ),
     ] = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tspo_cli.commands.options import Json, Settings, Sources
+from tspo_cli.commands.options import Json, Settings, Sources, check_place
 from tspo_cli.console import result, result_json, say, warn
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.text.secrets import without_secrets
@@ -26,7 +26,10 @@ def train(
     files: Sources,
     settings: Settings = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run directory. Default: runs/<name of the last file>.")
+        Path | None,
+        typer.Option(
+            callback=check_place, help="Run directory. Default: runs/<name of the last file>."
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")

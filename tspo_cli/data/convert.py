@@ -51,19 +51,24 @@ def guess_kind(path: Path) -> Kind:
     )
 
 
-def convert(source: Path, target: Path, kind: Kind | None = None) -> tuple[Kind, int]:
+def convert(
+    source: Path, target: Path, kind: Kind | None = None, *, overwrite: bool = False
+) -> tuple[Kind, int]:
     """Write the records of `source` to `target` as JSONL, gzipped if the name ends in .gz. Return
     their kind and number. Records that are identical to an earlier one are left out, which is said.
 
     Raises:
         MissingResourceError: the source does not exist.
         InvalidInputError: a record is malformed, records with the same id differ, there is no
-            record, or the target's name is not one of JSONL.
+            record, or the target's name is not one of JSONL; or the target is there, and
+            `overwrite` is not set.
     """
     if not target.name.endswith((".jsonl", ".jsonl.gz")):
         raise InvalidInputError(
             f"{target}: expected a name that ends in .jsonl or .jsonl.gz; fix: rename the output"
         )
+    if target.exists() and not overwrite:
+        raise InvalidInputError(f"{target}: is already there; add --overwrite to replace it")
     kind = kind or guess_kind(source)
     if kind == "questions":
         return kind, write_questions(target, read_questions(source))

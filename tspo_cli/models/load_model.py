@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.models.checks.generation_file import check_generation_file
+from tspo_cli.models.checks.json_files import check_generation_file, check_json_files
 from tspo_cli.models.checks.loading_report import check_shards, check_tensors
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def load_tokenizer(path: str | Path, revision: str = "") -> PreTrainedTokenizerF
 
     files = (TOKENIZER, "tokenizer_config.json", "vocab.json")
     local = _is_local(path, files, "tokenizer", revision)
+    if local:
+        check_json_files(Path(path))
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(path), local_files_only=local, trust_remote_code=False, revision=revision or MAIN
@@ -65,6 +67,7 @@ def model_config(path: str | Path, revision: str = "") -> Any:
 
     local = _is_local(path, (CONFIG,), "configuration", revision)
     if local:
+        check_json_files(Path(path))
         check_generation_file(Path(path))
     try:
         config = AutoConfig.from_pretrained(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -16,7 +17,7 @@ from tspo_cli.config.schema import QdrantConfig
 from tspo_cli.errors import RemoteServiceError
 from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.retrieval.remote.patience import Patience, ServiceUnavailableError
-from tspo_cli.retrieval.remote.qdrant import QdrantRetriever, open_client
+from tspo_cli.retrieval.remote.qdrant import QdrantRetriever, open_client, sparse_vector
 from tspo_cli.rollout.limit_warnings import waiting_warnings
 
 pytest.importorskip("qdrant_client")
@@ -35,22 +36,36 @@ class Scripted:
     def __init__(self, *replies: Reply | None) -> None:
         self.replies, self.asked = list(replies), 0
 
-    def next(self) -> Reply | None:
+    def next(self, body: str) -> Reply | None:
         self.asked += 1
         return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+
+
+class Picky(Scripted):
+    """Fails at every request that has a query with this word, whatever else is in it."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__((500, {}))
+        self.index = str(sparse_vector(Counter([word])).indices[0])
+
+    def next(self, body: str) -> Reply | None:
+        if self.index in body:
+            return super().next(body)
+        answers = [{"points": [POINT]} for _ in json.loads(body)["searches"]]
+        return 200, {"result": answers, "status": "ok", "time": 0}
 
 
 @pytest.fixture
 def served() -> Iterator[Any]:
     servers = []
 
-    def serve(*replies: Reply | None) -> tuple[Scripted, str]:
-        script = Scripted(*replies)
+    def serve(*replies: Reply | None, fails_at: str = "") -> tuple[Scripted, str]:
+        script = Picky(fails_at) if fails_at else Scripted(*replies)
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                reply = script.next()
+                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                reply = script.next(body)
                 if reply is None:
                     return
                 status, value = reply
@@ -105,6 +120,19 @@ def test_an_outage_for_good_ends_the_command(served: Any, fault: Reply | None) -
     assert script.asked > 2
     assert 0.3 < time.monotonic() - started < 5
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "queries", [["poison"], ["lake", "poison"], ["a poison b", "lake", "river", "poison"]], ids=str
+)
+def test_a_query_at_which_qdrant_fails_is_a_failed_search_alone(
+    served: Any, queries: list[str]
+) -> None:
+    _, url = served(fails_at="poison")
+    results = retriever(url, deadline=0.3).search(queries, 1)
+    assert ["poison" in query for query in queries] == [bool(one.error) for one in results]
+    assert all((one.error or "").endswith("status 500") for one in results if not one.hits)
+    assert all(one.hits for one in results if not one.error)
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -28,14 +28,16 @@ def check_shards(path: Path) -> None:
     index = path / INDEX
     if not index.is_file() or (path / "model.safetensors").is_file():
         return
-    try:
-        files = sorted(set(read_json(index)["weight_map"].values()))
-        outside = [name for name in files if Path(name).name != name]
-        missing = [name for name in files if not (path / name).is_file()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    record = read_json(index)
+    names = record.get("weight_map") if isinstance(record, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise InvalidInputError(
-            f"{index}: cannot be read as an index of weights: {error}"
-        ) from None
+            f'{index}: expected {{"weight_map": {{TENSOR: FILE, ...}}}}; copy the file from the '
+            "original model again"
+        )
+    files = sorted(set(names.values()))
+    outside = [name for name in files if Path(name).name != name]
+    missing = [name for name in files if not (path / name).is_file()]
     if outside:
         raise InvalidInputError(
             f"{index}: weight_map names {outside[0]}, expected files in this directory; correct it"

@@ -51,6 +51,16 @@ Encode = Callable[[list[str]], Any]
 """Texts to vectors of length one, float32 [texts, dim]."""
 
 
+_PROBE = "ping"
+"""A query that any collection answers."""
+_PROBE_SECONDS = 5.0
+"""For one query, to see whether the server answers it."""
+
+
+class _FailedRequestError(TemporaryError):
+    """The server was reached and failed: perhaps because of the query."""
+
+
 class QdrantRetriever:
     """Searches a collection whose payload has each passage's id and contents. It is thread-safe.
 
@@ -87,8 +97,8 @@ class QdrantRetriever:
         self._warned = False
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
-        """At most `k` hits for each query. If Qdrant refuses the queries, or its answer cannot be
-        read, each of them has the error.
+        """At most `k` hits for each query. A query that Qdrant refuses or fails at, or whose answer
+        cannot be read, has an error.
 
         Raises:
             ServiceUnavailableError: Qdrant has not answered for the whole deadline.
@@ -113,14 +123,42 @@ class QdrantRetriever:
                 self._notices,
             )
         except ServiceUnavailableError as error:
-            if not isinstance(error.__cause__, MalformedAnswerError):
+            if not self._concerns_queries(error):
                 raise
-            answers = [SearchResult(error=str(error.__cause__))] * len(valid)
+            answers = self._alone(asked, k, str(error.__cause__))
         except RemoteServiceError as error:
-            answers = [SearchResult(error=str(error))] * len(valid)
+            answers = self._alone(asked, k, str(error))
         for i, answer in zip(valid, answers, strict=True):
             results[i] = answer
         return results
+
+    def _concerns_queries(self, error: ServiceUnavailableError) -> bool:
+        """True if the failure is one of the queries, not of Qdrant: what came back could not be
+        read, or it failed while it answers another query.
+        """
+        if not isinstance(error.__cause__, _FailedRequestError):
+            return isinstance(error.__cause__, MalformedAnswerError)
+        try:
+            self._query(self._vectors([_PROBE]), 1, time.monotonic() + _PROBE_SECONDS)
+        except RemoteServiceError:
+            return False
+        return True
+
+    def _alone(self, vectors: list[Any], k: int, reason: str) -> list[SearchResult]:
+        """One answer to each query, after none to all of them together. `reason` is the error of a
+        single one, and of those for which no time is left.
+        """
+        end = time.monotonic() + self._timeout
+        answers: list[SearchResult] = []
+        for vector in vectors:
+            if len(vectors) == 1 or time.monotonic() > end:
+                answers.append(SearchResult(error=reason))
+                continue
+            try:
+                answers += self._query([vector], k, end)
+            except RemoteServiceError as error:
+                answers.append(SearchResult(error=str(error)))
+        return answers
 
     def describe(self) -> RetrieverInfo:
         """The kind of vectors, the encoder and its query prefix; a collection has no digest."""
@@ -141,7 +179,7 @@ class QdrantRetriever:
         with one_line_errors(self._service):
             if not self._client.collection_exists(name):
                 raise InvalidInputError(f"{self._service}: no collection {name!r}")
-        (vector,) = self._vectors(["ping"])
+        (vector,) = self._vectors([_PROBE])
         (result,) = self._query([vector], 1, time.monotonic() + self._timeout)
         if result.error is not None:
             raise InvalidInputError(result.error)
@@ -314,7 +352,9 @@ def one_line_errors(service: str) -> Iterator[None]:
 
 
 def _refusal(service: str, status: int, content: str) -> RemoteServiceError:
-    if status >= 500 or status in (408, 425, 429):
+    if status == 500:
+        return _FailedRequestError(f"{service}: status {status}")
+    if status > 500 or status in (408, 425, 429):
         return TemporaryError(f"{service}: status {status}")
     if status in (401, 403):
         fix = f"check the key (${KEY_VARIABLE}), then go on with --resume"

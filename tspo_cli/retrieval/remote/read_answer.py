@@ -49,10 +49,12 @@ def read_answer(content: bytes, count: int, k: int, max_chars: int) -> list[Sear
         raise RemoteServiceError("its JSON is nested too deeply") from None
     except _DuplicateKeyError as error:
         raise RemoteServiceError(f"its JSON has the key {error} twice") from None
-    except ValueError:
+    except (json.JSONDecodeError, UnicodeDecodeError):
         raise MalformedAnswerError(
             f"expected JSON, got {excerpt(content)!r}; is this a /retrieve server?"
         ) from None
+    except ValueError:
+        raise RemoteServiceError("its JSON has a number of thousands of digits") from None
     lists = answer.get("result") if isinstance(answer, dict) else None
     if not isinstance(lists, list) or len(lists) != count:
         raise MalformedAnswerError(

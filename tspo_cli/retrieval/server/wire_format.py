@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from tspo_cli.errors import InvalidInputError
@@ -37,12 +37,19 @@ def _no_truth_value(value: Any) -> Any:
 _Count = Annotated[int, Field(ge=1), BeforeValidator(_no_truth_value)]
 
 
+# Null counts as missing.
+_ONE_OF: list[JsonValue] = [
+    {"required": [name], "properties": {name: {"type": kind}}}
+    for name, kind in (("queries", "array"), ("query", "string"))
+]
+
+
 class RetrieveRequest(BaseModel):
     """The body of POST /retrieve. A field that is not listed here is refused: a request that asks
     for something else would otherwise be answered as if it had not asked.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"oneOf": _ONE_OF})
 
     queries: list[str] | None = Field(None, description="The queries; or give one as `query`.")
     query: str | None = Field(None, description="One query; the answer is then a list of one list.")

@@ -1,0 +1,75 @@
+"""The JSON files of a model directory, before transformers reads them: it ignores a damaged
+generation_config.json, and speaks of its own code where a file is no JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.runs import read_json
+
+GENERATION = "generation_config.json"
+_CONFIG = "config.json"
+_OBJECTS = (_CONFIG, "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")
+_AGAIN = "copy the file from the original model again"
+
+
+def check_json_files(directory: Path) -> None:
+    """Refuse files of a model or tokenizer that are no JSON objects, and a type of model that is
+    no name. What is missing is fine. Large files are not read: an object begins with a brace.
+
+    Raises:
+        InvalidInputError: the file that is none.
+    """
+    for path in (directory / name for name in _OBJECTS):
+        if path.is_file():
+            with open(path, "rb") as handle:
+                start = handle.read(1000).lstrip()
+            if not start.startswith(b"{"):
+                found = ascii(start[:20].decode("ascii", "replace"))
+                raise InvalidInputError(
+                    f"{path}: expected a JSON object, which begins with {{, found {found}; {_AGAIN}"
+                )
+    path = directory / _CONFIG
+    record = read_json(path) if path.is_file() else {}
+    if not isinstance(record.get("model_type", ""), str):
+        found = json.dumps(record["model_type"])[:20]
+        raise InvalidInputError(
+            f"{path}: model_type: expected a name such as qwen2, found {found}; {_AGAIN}"
+        )
+
+
+def check_generation_file(directory: Path) -> None:
+    """Refuse a damaged generation_config.json: its end-of-sequence tokens would be lost in silence.
+    A directory without the file is fine.
+
+    Raises:
+        InvalidInputError: the file is no JSON object, or its `eos_token_id` is no token id.
+    """
+    path = directory / GENERATION
+    if not path.is_file():
+        return
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        problem = f"cannot be read as JSON ({str(error) or type(error).__name__})"
+    else:
+        problem = _problem(record)
+    if problem:
+        raise InvalidInputError(
+            f"{path}: {problem}; {_AGAIN}, or remove it if the model's config.json says how a "
+            "reply ends"
+        )
+
+
+def _problem(record: Any) -> str:
+    if not isinstance(record, dict):
+        return "expected a JSON object"
+    eos = record.get("eos_token_id")
+    ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    if not all(type(token) is int and token >= 0 for token in ids):
+        return f"eos_token_id: expected a token id or a list of them, got {json.dumps(eos):.60}"
+    return ""
