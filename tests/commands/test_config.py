@@ -21,8 +21,8 @@ from tspo_cli.errors import GateError, InvalidInputError, MissingResourceError
 from tspo_cli.models.load_model import load_tokenizer
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.training.announce import loop_options
+from tspo_cli.training.planning.engine_memory import kv_cache_bytes
 from tspo_cli.training.planning.estimate import estimate_run
-from tspo_cli.training.planning.memory import kv_cache_bytes
 from tspo_cli.training.planning.model_shape import model_shape
 from tspo_cli.training.start.longest import longest_sequence
 

@@ -9,6 +9,7 @@ import pytest
 from tspo_cli.config.load_config import list_recipes, load_config, recipe_path
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.training.planning.estimate import estimate_run
+from tspo_cli.training.planning.phases import CARD_SHARE
 from tspo_cli.training.problems import problems, refuse_problems
 
 ANY_MODEL = (
@@ -134,11 +135,11 @@ def test_recipes_say_whether_they_are_expected_to_reach_a_published_result() -> 
             for size in ("3b", "7b")
             for arm in ("ppo", "search-r1-grpo")
         ),
-        *((f"qwen2.5-3b/{arm}-one-gpu", 1, 131) for arm in ("grpo", "tspo", "ppo")),
-        ("qwen2.5-7b/tspo-lora-one-gpu", 1, 74),
+        *((f"qwen2.5-3b/{arm}-one-gpu", 1, 141) for arm in ("grpo", "tspo", "ppo")),
+        ("qwen2.5-7b/tspo-lora-one-gpu", 1, 80),
         ("qwen2.5-7b/tspo-two-nodes", 16, 80),
     ],
 )
 def test_a_recipe_fits_the_gpus_that_it_names(name: str, gpus: int, gib: float) -> None:
     estimate = estimate_run(load_config([name]), gpus)
-    assert estimate["memory_per_process_gib"]["total"] < gib
+    assert estimate["memory_per_process_gib"]["total"] <= gib * CARD_SHARE

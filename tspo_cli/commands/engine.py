@@ -67,6 +67,7 @@ def engine(
         LOGPROBS_MODE,
         WORKER_EXTENSION,
         cpu_options,
+        gpu_options,
     )
     from tspo_cli.text.access_token import ENGINE_TOKEN, read_token
 
@@ -97,7 +98,7 @@ def engine(
     ]
     command += ["--worker-extension-cls", WORKER_EXTENSION, "--logprobs-mode", LOGPROBS_MODE]
     command += ["--kv-cache-memory-bytes", str(int(kv_cache_gib * 2**30))] if kv_cache_gib else []
-    command += _flags(cpu_options(context)) if cpu else _flags({"enforce_eager": eager})
+    command += _flags(cpu_options(context) if cpu else gpu_options(sequences, eager=eager))
     # The last --host counts: no further argument opens the server to others.
     command += [*(more or []), "--host", host, "--port", str(port)]
     command += ["--middleware", GUARD] if token else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,16 +47,17 @@ def plan(
     Memory is the peak of one training process: on a CPU its resident size, mapped libraries
     included, on GPUs what it holds there. Sequences count as long as the longest demonstration, or
     the longest prompt with the limits of turns and observations, and as if all of them trained; the
-    limits alone count where data or tokenizer are not on this machine. Time is scaled from
-    --rates RUN, or, with --gpus, the learner's part at --tflops and --mfu.
+    limits alone count where data or tokenizer are not on this machine. --gpu-memory is the
+    nominal size: a program gets 98.75 % of it. Time is scaled from --rates RUN; or with --gpus the
+    learner's part at --tflops and --mfu; or, for models of more than 50 million parameters on a
+    CPU, computed from the rate of its matrix products.
     """
     from tspo_cli.config.load_config import load_config
-    from tspo_cli.training.planning.estimate import (
-        estimate_run,
-        fitting_settings,
-        measured_seconds,
-        step_seconds,
-    )
+    from tspo_cli.models.checks.model_size import LARGE
+    from tspo_cli.training.planning import step_time
+    from tspo_cli.training.planning.estimate import estimate_run
+    from tspo_cli.training.planning.fitting import fitting_settings
+    from tspo_cli.training.planning.phases import CARD_SHARE
     from tspo_cli.training.problems import refuse_problems
     from tspo_cli.training.sft.epochs import with_steps_of_epochs
     from tspo_cli.training.start.longest import longest_sequence
@@ -63,29 +65,33 @@ def plan(
     config = load_config(sources, settings or ())
     refuse_problems(config)
     config = with_steps_of_epochs(config)
-    if rollout_tokens and (rates is not None or not gpus):
-        raise UsageError(
-            "--rollout-tokens counts for the time of --gpus alone; give --gpus N without --rates, "
-            "or leave it out"
-        )
     estimate = estimate_run(config, gpus, longest_sequence(config))
+    computes = gpus > 0 or estimate["parameters"] > LARGE
+    if rollout_tokens and (rates is not None or not computes):
+        raise UsageError(
+            "--rollout-tokens counts for the time of --gpus, or of a model of more than 50 million "
+            "parameters on a CPU; give --gpus N without --rates, or leave it out"
+        )
+    tokens = rollout_tokens or estimate["context_tokens"]
     if rates is not None:
-        estimate |= {
-            "seconds_per_step": measured_seconds(rates, config),
-            "seconds_from": str(rates),
-        }
+        seconds, source = step_time.measured_seconds(rates, config), str(rates)
     elif gpus:
-        tokens = rollout_tokens or estimate["context_tokens"]
-        seconds = step_seconds(estimate, tokens, tflops, mfu, config.train.gradient_checkpointing)
-        estimate |= {
-            "seconds_per_step": seconds,
-            "seconds_from": f"learner alone, {tflops:g} TFLOPS at {mfu:.0%}",
-        }
+        seconds = step_time.gpu_seconds(config, estimate, tokens, tflops, mfu)
+        source = f"learner alone, {tflops:g} TFLOPS at {mfu:.0%}"
+    elif computes:
+        threads = config.train.threads or int(os.environ.get("OMP_NUM_THREADS", "1"))
+        is_bfloat16 = estimate["precision"] == "bfloat16"
+        rate = step_time.matrix_rate(threads, bfloat16=is_bfloat16)
+        seconds = step_time.cpu_seconds(config, estimate, tokens, rate)
+        source = f"learner and engine, {threads} CPU thread(s) with {rate / 1e9:,.0f} GFLOPS"
+    if rates is not None or computes:
+        estimate |= {"seconds_per_step": seconds, "seconds_from": source}
     needed = estimate["memory_per_process_gib"]["total"]
-    short = bool(gpu_memory) and needed > gpu_memory
+    offered = gpu_memory * CARD_SHARE
+    short = bool(gpu_memory) and needed > offered
     if short:
         estimate["would_fit_with"] = fitting_settings(
-            config, gpus, gpu_memory, estimate["context_tokens"]
+            config, gpus, offered, estimate["context_tokens"]
         )
     if as_json:
         console.result_json(estimate)
@@ -97,8 +103,8 @@ def plan(
             or "more GPUs or a smaller model"
         )
         raise GateError(
-            f"about {needed:.1f} GiB for one process, more than --gpu-memory {gpu_memory:g}; it "
-            f"would fit with {cure}"
+            f"about {needed:.1f} GiB for one process, more than the {offered:.1f} GiB that "
+            f"--gpu-memory {gpu_memory:g} offers; it would fit with {cure}"
         )
 
 
@@ -112,8 +118,9 @@ def _text(estimate: dict[str, Any]) -> str:
         f"{estimate['precision']}",
         f"{estimate['processes']} process(es), ZeRO stage {estimate['zero_stage']}",
         "",
-        "memory of one process at its peak, GiB (estimated)",
+        f"memory of one process at its peak{_phase(estimate)}, GiB (estimated)",
         *(f"  {name.replace('_', ' '):<16}{value:>10.3f}" for name, value in memory.items()),
+        *_other_memory(estimate),
         "",
         f"tokens: at most {estimate['context_tokens']:,} a sequence "
         f"({estimate['context_from']}), "
@@ -128,6 +135,24 @@ def _text(estimate: dict[str, Any]) -> str:
         "logs come on top",
     ]
     return "\n".join(lines)
+
+
+def _phase(estimate: dict[str, Any]) -> str:
+    several = len(estimate["phases_gib"]) > 1
+    return f" ({estimate['peak_phase'].replace('_', '-')})" if several else ""
+
+
+def _other_memory(estimate: dict[str, Any]) -> list[str]:
+    """The other phases, and CPU memory beside that of a GPU."""
+    lines = []
+    if len(estimate["phases_gib"]) > 1:
+        totals = estimate["phases_gib"].items()
+        phases = ", ".join(f"{name.replace('_', '-')} {gib:.1f}" for name, gib in totals)
+        lines.append(f"phases of a step, GiB: {phases}")
+    if host := estimate["host_memory_per_process_gib"]:
+        parts = ", ".join(f"{name.replace('_', ' ')} {gib:.1f}" for name, gib in host.items())
+        lines.append(f"CPU memory of each process beside it, GiB: {parts}")
+    return lines
 
 
 def _time(estimate: dict[str, Any]) -> list[str]:

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 
 from tspo_cli.config.schema import Config
 from tspo_cli.credit.find_algorithm import find_algorithm
-from tspo_cli.models.checks.model_size import LARGE
 from tspo_cli.models.logprobs import KEPT_LOGITS, LOGITS_AT_ONCE
-from tspo_cli.training.core.engine_weights import engine_copies_weights
 from tspo_cli.training.planning.model_shape import ModelShape
 
 GIB = 2**30
 # What a process occupies before it has a model: libraries, data and the world in memory (measured,
 # torch 2.13 for CPUs), or, on a GPU, the CUDA context and communication buffers (stated).
 RUNTIME_GIB = {"cpu": 0.44, "gpu": 1.5}
+# Defaults of DeepSpeed 0.19: numbers of a bucket of gradients, of parameters that stage 3 keeps
+# whole at once, and of those that its optimiser updates at once.
+BUCKET, LIVE_PARAMETERS, SUB_GROUP = 5e8, 1e9, 1e9
 # The C library keeps freed blocks of less than 32 MiB, in pieces that the next tensor does not fit
 # into. Measured for widths of 96 to 512: 1.4 to 1.65 times what is in use.
 KEPT_BLOCKS, HEAP = 32 * 2**20, 1.5
@@ -81,29 +82,15 @@ class PlannedRun:
         return self.rollouts or self.config.train.batch_size
 
     @property
+    def is_vllm(self) -> bool:
+        """True where vLLM generates the rollouts."""
+        return self.config.rollout.engine == "vllm"
+
+    @property
     def has_critic(self) -> bool:
         """True where a value model is trained beside the policy."""
         config = self.config
         return config.kind == "rl" and find_algorithm(config.credit.algorithm).needs == "critic"
-
-
-def process_memory(run: PlannedRun) -> dict[str, float]:
-    """GiB of one process at its peak, by part, with their `total`."""
-    config, context = run.config, run.context
-    share = math.ceil(run.sequences / run.processes) * context
-    # A sequence longer than a micro-batch gets one of its own.
-    tokens = max(context, min(config.train.tokens_per_micro_batch, share))
-    sampled = (config.rollout.max_searches + 1) * config.rollout.max_new_tokens
-    trained_tokens = tokens * min(1.0, sampled / context) if run.rollouts else tokens
-    memory = {"runtime": RUNTIME_GIB["gpu" if run.gpus else "cpu"]}
-    memory |= learner_memory(run)
-    memory |= batch_memory(run, tokens, round(trained_tokens))
-    if run.gpus:
-        copies = step_copies(run)
-        memory["optimizer_step"] = max(0.0, copies - memory["activations"] - memory["logits"])
-    if run.rollouts:
-        memory |= engine_memory(run)
-    return {**memory, "total": sum(memory.values())}
 
 
 def learner_memory(run: PlannedRun) -> dict[str, float]:
@@ -127,7 +114,7 @@ def learner_memory(run: PlannedRun) -> dict[str, float]:
         else gib(run.trained, optimizer, stage >= 1),
     }
     if config.kind == "rl" and (config.loss.kl > 0 or config.loss.log_kl):
-        memory["reference"] = gib(run.parameters, weights, stage >= 3)
+        memory["reference"] = gib(run.parameters, weights, divided=False)
     if run.has_critic:
         memory["critic"] = sum(memory[name] for name in ("weights", "gradients", "optimizer"))
     return memory
@@ -137,12 +124,38 @@ def step_copies(run: PlannedRun) -> float:
     """GiB that DeepSpeed's step adds on a GPU after the activations are freed.
 
     In bfloat16 at stages 1 and 2: this process's gradients in one piece, and that piece in float32
-    (measured: 6 bytes per parameter).
+    (measured: 6 bytes per parameter). Stage 3 does the same for 10^9 parameters at a time.
     """
     deepspeed = run.config.deepspeed
-    if not run.is_bfloat16 or deepspeed.zero_stage not in (1, 2) or deepspeed.offload_optimizer:
+    if not run.is_bfloat16 or deepspeed.zero_stage == 0 or deepspeed.offload_optimizer:
         return 0.0
-    return 6 * run.trained / run.processes / GIB
+    share = run.trained / run.processes
+    return 6 * (min(share, SUB_GROUP) if deepspeed.zero_stage == 3 else share) / GIB
+
+
+def deepspeed_buffers(run: PlannedRun) -> dict[str, float]:
+    """GiB of DeepSpeed's buffers on a GPU during an update: buckets of gradients (two where
+    communication overlaps, at stage 3), and at stage 3 whole parameters that are in use.
+    """
+    stage, size = run.config.deepspeed.zero_stage, run.bytes_per_number
+    if not run.gpus or stage < 2:
+        return {}
+    buffers = {"buckets": (2 if stage == 3 else 1) * BUCKET * size / GIB}
+    if stage == 3:
+        models = 2 if run.has_critic else 1
+        buffers["gathered"] = models * min(LIVE_PARAMETERS, run.parameters) * size / GIB
+    return buffers
+
+
+def exchange_tables(run: PlannedRun) -> float:
+    """GiB of the tables with which processes exchange sequences: 8 float64 numbers a token of all
+    sequences of an update, and this process's own once more.
+    """
+    if run.processes == 1 or not run.config.train.balance_ranks:
+        return 0.0
+    updates = run.config.train.updates_per_step if run.rollouts else 1
+    tokens = math.ceil(run.sequences / updates) * run.context
+    return 64 * tokens * (1 + 1 / run.processes) / GIB
 
 
 def batch_memory(run: PlannedRun, tokens: int, trained: int) -> dict[str, float]:
@@ -178,31 +191,6 @@ def batch_memory(run: PlannedRun, tokens: int, trained: int) -> dict[str, float]
         "activations": heap * tokens * numbers * run.bytes_per_number / GIB,
         "logits": heap * 4 * logits * 4 / GIB,
     }
-
-
-def engine_memory(run: PlannedRun) -> dict[str, float]:
-    """GiB that the rollout engine adds to a training process; none where servers (vllm.url) have
-    GPUs of their own.
-    """
-    config, is_vllm = run.config, run.config.rollout.engine == "vllm"
-    if is_vllm and config.vllm.url:
-        return {}
-    size = run.bytes_per_number
-    weights = run.parameters * size / GIB / (config.vllm.tensor_parallel if is_vllm else 1)
-    if not engine_copies_weights(config, config.deepspeed.zero_stage):
-        weights = 0.0
-    if not (is_vllm or run.gpus or run.is_bfloat16) and run.parameters > LARGE:
-        weights += run.parameters * size / GIB  # the engine's packed copy
-    in_flight = min(config.rollout.batch_size, run.sequences)
-    cache = kv_cache_bytes(run.shape, run.context, in_flight, size) / GIB
-    if is_vllm and config.vllm.kv_cache_gib:
-        cache = config.vllm.kv_cache_gib
-    return {"engine_weights": weights, "kv_cache": cache}
-
-
-def kv_cache_bytes(shape: ModelShape, context: int, sequences: int, bytes_each: int) -> int:
-    """Keys and values: 2 x layers x key-value heads x head size x tokens x sequences in flight."""
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * context * sequences * bytes_each
 
 
 def disk_space(run: PlannedRun) -> dict[str, float]:

@@ -92,24 +92,27 @@ def model_shape(config: Config) -> ModelShape:
         ) from None
 
 
-def _model_config_path(model: str, revision: str) -> Path | None:
-    """config.json of a folder or of the local hub cache; None for a known model that is in
-    neither.
-    """
-    local = Path(model) / "config.json"
+def local_file(model: str, name: str, revision: str = "") -> Path | None:
+    """A file of a model folder or of a hub model in the local cache; None if it is in neither."""
+    local = Path(model) / name
     if local.is_file():
         return local
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        cached = try_to_load_from_cache(model, "config.json", revision=revision or None)
+        cached = try_to_load_from_cache(model, name, revision=revision or None)
     except HFValidationError:  # a path, not a hub name
-        cached = None
-    if isinstance(cached, str):
-        return Path(cached)
-    if model.removesuffix("-Instruct") in KNOWN:
         return None
-    raise MissingResourceError(
-        f"model.path {model}: no {local} and not in the local hub cache; download it first"
-    )
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _model_config_path(model: str, revision: str) -> Path | None:
+    """config.json of the model; None for a known model that is not on this machine."""
+    found = local_file(model, "config.json", revision)
+    if found is None and model.removesuffix("-Instruct") not in KNOWN:
+        raise MissingResourceError(
+            f"model.path {model}: no {Path(model) / 'config.json'} and not in the local hub cache; "
+            "download it first"
+        )
+    return found

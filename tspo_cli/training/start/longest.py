@@ -12,6 +12,7 @@ from tspo_cli.rollout.prompt_length import measure_prompts
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.training.core.sequences import demonstration_lengths
 from tspo_cli.training.planning.estimate import LongestSequence
+from tspo_cli.training.planning.model_shape import local_file
 from tspo_cli.training.rl.question_batches import read_training_questions
 from tspo_cli.training.sft.sft_step import recorded_demonstrations
 
@@ -31,7 +32,9 @@ def longest_sequence(config: Config) -> LongestSequence:
     limits = LongestSequence.by_limits(config)
     if not _is_here(config) or (config.kind != "sft" and config.model.max_context):
         return limits
-    protocol = SearchProtocol.from_config(load_tokenizer(config.model.path), config.rollout)
+    protocol = SearchProtocol.from_config(
+        load_tokenizer(config.model.path, config.model.revision), config.rollout
+    )
     if config.kind == "sft":
         lengths = demonstration_lengths(recorded_demonstrations(config), protocol)
         return LongestSequence(max(lengths), "the longest demonstration")
@@ -43,8 +46,8 @@ def longest_sequence(config: Config) -> LongestSequence:
 
 def _is_here(config: Config) -> bool:
     """True where the tokenizer and all files of training data are on this machine."""
-    model = Path(config.model.path)
-    if not config.model.path or not any((model / name).is_file() for name in _TOKENIZERS):
+    model, revision = config.model.path, config.model.revision
+    if not model or not any(local_file(model, name, revision) for name in _TOKENIZERS):
         return False
     if config.kind == "sft":
         names = [] if config.data.world else config.data.demonstrations

@@ -17,6 +17,7 @@ from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
     check_length,
     completion,
     cpu_options,
+    gpu_options,
     sampling_params,
 )
 
@@ -178,7 +179,7 @@ def _start(
         raise InvalidInputError("vllm.sleep: vLLM cannot sleep on a CPU; set it to 0")
     cache = config.kv_cache_gib or (CPU_KV_CACHE_GIB if cpu else 0)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    options: dict[str, Any] = cpu_options(max_context) if cpu else {"enforce_eager": config.eager}
+    options = cpu_options(max_context) if cpu else gpu_options(batch_size, eager=config.eager)
     arguments = EngineArgs(
         model=model,
         revision=revision or None,

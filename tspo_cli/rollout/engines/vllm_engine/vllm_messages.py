@@ -11,6 +11,10 @@ from tspo_cli.rollout.engines.engine_protocol import Completion, FinishReason, G
 WORKER_EXTENSION = "tspo_cli.rollout.engines.vllm_engine.vllm_worker.ReloadExtension"
 GUARD = "tspo_cli.rollout.engines.vllm_engine.guard.Guard"
 LOGPROBS_MODE = "processed_logprobs"  # after the temperature, as `Completion` documents
+PREFILL_TOKENS = 8192
+"""Tokens that vLLM computes at once at most. Its own default for an engine in the process is 2,048,
+which throttles the prefill of passages.
+"""
 
 
 def cpu_options(max_context: int) -> dict[str, Any]:
@@ -22,10 +26,23 @@ def cpu_options(max_context: int) -> dict[str, Any]:
     """
     return {
         "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(8192, max_context),
+        "max_num_batched_tokens": max(PREFILL_TOKENS, max_context),
         "block_size": 32,
         "enforce_eager": True,
     }
+
+
+def gpu_options(batch_size: int, *, eager: bool) -> dict[str, Any]:
+    """Arguments of vLLM's engine on a GPU that decodes `batch_size` requests at once."""
+    return {
+        "max_num_batched_tokens": prefill_tokens(batch_size),
+        "enforce_eager": eager,
+    }
+
+
+def prefill_tokens(batch_size: int) -> int:
+    """Tokens that an engine on a GPU computes at once at most; each request has at least one."""
+    return max(PREFILL_TOKENS, batch_size)
 
 
 def sampling_params(

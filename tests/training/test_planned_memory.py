@@ -1,0 +1,123 @@
+"""`tspo plan` counts what a GPU holds in each phase, and names the settings that make a run fit."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tspo_cli.commands.app import app
+from tspo_cli.config.load_config import load_config
+from tspo_cli.config.rules import rule_problems
+from tspo_cli.training.planning.estimate import estimate_run
+from tspo_cli.training.planning.fitting import fitting_settings
+from tspo_cli.training.planning.memory import PlannedRun
+from tspo_cli.training.planning.model_shape import model_shape
+from tspo_cli.training.planning.phases import CARD_SHARE, process_phases
+from tspo_cli.training.planning.step_time import cpu_seconds, learner_operations
+
+GIB = 2**30
+
+
+def plan(recipe: str, *settings: str, gpus: int = 1) -> dict[str, Any]:
+    return estimate_run(load_config([recipe], list(settings)), gpus)
+
+
+def test_sleep_takes_the_engine_out_of_the_update() -> None:
+    awake = plan("qwen2.5-3b/tspo-one-gpu", "vllm.sleep=0")
+    asleep = plan("qwen2.5-3b/tspo-one-gpu", "vllm.sleep=1")
+    saved = awake["phases_gib"]["update"] - asleep["phases_gib"]["update"]
+    weights = asleep["parameters"] * 2 / GIB
+    cache = load_config(["qwen2.5-3b/tspo-one-gpu"]).vllm.kv_cache_gib
+    assert saved == pytest.approx(weights + cache)
+    assert asleep["phases_gib"]["rollouts"] == awake["phases_gib"]["rollouts"]
+    assert asleep["host_memory_per_process_gib"]["engine_weights"] == pytest.approx(weights)
+    deeper = plan("qwen2.5-3b/tspo-one-gpu", "vllm.sleep=2")
+    assert "engine_weights" not in deeper["host_memory_per_process_gib"]
+
+
+def test_what_vllm_and_deepspeed_add_is_counted() -> None:
+    sizes = [
+        plan("qwen2.5-3b/grpo", f"vllm.eager={eager}", gpus=8)["phases_gib"]["rollouts"]
+        for eager in ("true", "false")
+    ]
+    assert sizes[1] - sizes[0] == pytest.approx(1.0)
+    servers = plan("qwen2.5-3b/grpo", 'vllm.url=["http://127.0.0.1:8100"]', gpus=8)
+    assert set(servers["phases_gib"]) == {"update", "export"}
+    config = load_config(["qwen2.5-7b/ppo"], ["deepspeed.zero_stage=3"])
+    run = PlannedRun(config, model_shape(config), 8, 1000)
+    gathered = process_phases(run).parts["hand_over"]["gathered"]
+    assert gathered * GIB == pytest.approx(2 * run.parameters)
+    memory = plan("qwen2.5-3b/tspo", "train.updates_per_step=1", gpus=8)["memory_per_process_gib"]
+    assert memory.get("exchange", 0) > 0
+    assert memory["total"] == pytest.approx(sum(memory.values()) - memory["total"])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "gpus", "gib"),
+    [
+        ("qwen2.5-7b/grpo", 1, 80),
+        ("qwen2.5-7b/ppo", 2, 80),
+        ("qwen2.5-3b/grpo", 1, 80),
+        ("qwen2.5-3b/tspo", 1, 40),
+    ],
+)
+def test_the_settings_that_are_named_make_the_run_fit(recipe: str, gpus: int, gib: float) -> None:
+    config = load_config([recipe], ["vllm.sleep=0"])
+    context = estimate_run(config, gpus)["context_tokens"]
+    settings = fitting_settings(config, gpus, gib * CARD_SHARE, context)
+    assert settings
+    changed = load_config([recipe], ["vllm.sleep=0", *settings])
+    assert list(rule_problems(changed)) == []
+    total = estimate_run(changed, gpus)["memory_per_process_gib"]["total"]
+    assert total <= gib * CARD_SHARE, settings
+
+
+def test_the_harmless_settings_are_named_first() -> None:
+    config = load_config(["qwen2.5-3b/grpo"], ["vllm.sleep=0"])
+    estimate = estimate_run(config, 8)
+    context, total = estimate["context_tokens"], estimate["memory_per_process_gib"]["total"]
+    assert fitting_settings(config, 8, total - 1, context) == ["vllm.sleep=1"]
+    assert fitting_settings(config, 8, 1, context) == []
+
+
+def test_a_card_offers_less_than_its_name_says() -> None:
+    total = plan("qwen2.5-3b/grpo", gpus=8)["memory_per_process_gib"]["total"]
+    arguments = ["plan", "qwen2.5-3b/grpo", "--gpus", "8", "--gpu-memory"]
+    tight = CliRunner().invoke(app, [*arguments, str(total + 0.1)])
+    assert "would fit with --set" in str(tight.exception)
+    assert "offers" in str(tight.exception)
+    assert CliRunner().invoke(app, [*arguments, str(total / CARD_SHARE + 0.1)]).exit_code == 0
+
+
+def test_operations_of_adapters_reference_and_recomputation() -> None:
+    base = ["kind=sft", "data.world=w"]
+    work = learner_operations(load_config([], base), 10, 3.0)
+    assert work == 6 * 10 * 3
+    rank = load_config([], [*base, "lora.rank=4"])
+    assert learner_operations(rank, 10, 3.0) == 4 * 10 * 3
+    more = load_config([], [*base, "train.gradient_checkpointing=true"])
+    assert learner_operations(more, 10, 3.0) == 8 * 10 * 3
+    with_reference = load_config([], ["loss.kl=0.001"])
+    assert learner_operations(with_reference, 10, 3.0) == 8 * 10 * 3
+
+
+def test_seconds_on_a_cpu_count_the_engine_and_all_processes() -> None:
+    estimate = {"parameters": 10**8, "sequences_per_step": 4, "processes": 1}
+    rl, sft = load_config([]), load_config([], ["kind=sft", "data.world=w"])
+    assert cpu_seconds(rl, estimate, 100, 1e11) > cpu_seconds(sft, estimate, 100, 1e11)
+    halved = cpu_seconds(rl, {**estimate, "processes": 2}, 100, 1e11)
+    assert halved == pytest.approx(cpu_seconds(rl, estimate, 100, 1e11) / 2)
+
+
+def test_a_large_model_on_a_cpu_has_a_time(tmp_path: Any) -> None:
+    sizes = {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9}
+    more = {"num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49152}
+    (tmp_path / "config.json").write_text(json.dumps({**sizes, **more, "model_type": "llama"}))
+    settings = ["--set", f"model.path={tmp_path}", "--rollout-tokens", "300", "--json"]
+    done = CliRunner().invoke(app, ["plan", "tiny/grpo", *settings])
+    estimate = json.loads(done.stdout)
+    assert estimate["seconds_per_step"] > 0
+    assert "GFLOPS" in estimate["seconds_from"]

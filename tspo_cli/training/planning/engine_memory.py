@@ -1,0 +1,69 @@
+"""Memory that the rollout engine needs in a training process, in GiB."""
+
+from __future__ import annotations
+
+from tspo_cli.models.checks.model_size import LARGE
+from tspo_cli.rollout.engines.vllm_engine.vllm_messages import prefill_tokens
+from tspo_cli.training.core.engine_weights import engine_copies_weights
+from tspo_cli.training.planning.memory import GIB, PlannedRun
+from tspo_cli.training.planning.model_shape import ModelShape
+
+# vLLM on a GPU, stated: buffers of the attention kernels and the sampler's small tensors; CUDA
+# graphs of its default batch sizes. Profiles of vLLM print 0.3 to 0.5 and 0.5 to 1.5.
+KERNEL_BUFFERS_GIB, CUDA_GRAPHS_GIB = 0.4, 1.0
+# Float32 tables [sequences, vocabulary] at once while it samples: logits, log-probabilities, noise
+# and one temporary.
+SAMPLER_TABLES = 4
+
+
+def has_engine(run: PlannedRun) -> bool:
+    """True where the process rolls out itself: servers (vllm.url) have GPUs of their own."""
+    return bool(run.rollouts) and not (run.is_vllm and run.config.vllm.url)
+
+
+def engine_weights(run: PlannedRun) -> float:
+    """GiB of the engine's own copy of the weights."""
+    config, size = run.config, run.bytes_per_number
+    if not engine_copies_weights(config, config.deepspeed.zero_stage):
+        copies = 0.0
+    else:
+        copies = 1 / (config.vllm.tensor_parallel if run.is_vllm else 1)
+    if not (run.is_vllm or run.gpus or run.is_bfloat16) and run.parameters > LARGE:
+        copies += 1  # the packed copy that the engine decodes with
+    return copies * run.parameters * size / GIB
+
+
+def kv_cache(run: PlannedRun) -> float:
+    """GiB of keys and values of all sequences in flight, or what vllm.kv_cache_gib says."""
+    config = run.config
+    if run.is_vllm and config.vllm.kv_cache_gib:
+        return config.vllm.kv_cache_gib
+    in_flight = min(config.rollout.batch_size, run.sequences)
+    return kv_cache_bytes(run.shape, run.context, in_flight, run.bytes_per_number) / GIB
+
+
+def kv_cache_bytes(shape: ModelShape, context: int, sequences: int, bytes_each: int) -> int:
+    """Keys and values: 2 x layers x key-value heads x head size x tokens x sequences in flight."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * context * sequences * bytes_each
+
+
+def cuda_graphs(run: PlannedRun) -> float:
+    """GiB of vLLM's CUDA graphs, which sleep does not free."""
+    return CUDA_GRAPHS_GIB if run.gpus and run.is_vllm and not run.config.vllm.eager else 0.0
+
+
+def workspace(run: PlannedRun) -> float:
+    """GiB that vLLM computes with on a GPU: activations of one prefill and the sampler's tables.
+
+    A block holds its input, the residual, queries, keys and values, gate, up and their product.
+    """
+    if not (run.gpus and run.is_vllm):
+        return 0.0
+    shape, slots = run.shape, max(run.config.rollout.batch_size, run.config.eval.batch_size)
+    width = (
+        4 * shape.hidden
+        + (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim
+        + 3 * shape.intermediate
+    )
+    prefill = prefill_tokens(slots) * width * run.bytes_per_number
+    return KERNEL_BUFFERS_GIB + (prefill + SAMPLER_TABLES * 4 * slots * shape.vocabulary) / GIB
