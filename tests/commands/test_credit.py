@@ -133,7 +133,8 @@ def test_every_algorithm_that_needs_no_model(group_file: Path, algorithm: str) -
 
 
 def test_those_that_need_one_say_what(group_file: Path, tmp_path: Path) -> None:
-    for algorithm, what in (("ppo", "critic"), ("igpo", "gold_logprobs")):
+    wanted = (("ppo", "critic"), ("igpo", "gold_logprobs"), ("a2tgpo", "gold_logprobs"))
+    for algorithm, what in wanted:
         error = run(group_file, "-a", algorithm).exception
         assert isinstance(error, InvalidInputError)
         assert "needs a model" in str(error)

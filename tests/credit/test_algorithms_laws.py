@@ -21,7 +21,7 @@ from tspo_cli.credit.group import CreditTrajectory, CreditTurn, Group
 GOLD = "Ada Lovelace"
 SHIFTED_OUTCOME = Path(__file__).with_name("shifted_outcome.py")
 ONE_PER_TRAJECTORY = ("grpo", "dr_grpo", "rloo", "dapo", "gspo", "retrieval_bonus")
-WITHOUT_MODEL = tuple(name for name, one in ALGORITHMS.items() if one.needs != "critic")
+WITHOUT_MODEL = tuple(name for name, one in ALGORITHMS.items() if "critic" not in one.needs)
 
 
 def trajectories(
@@ -64,6 +64,12 @@ configs = st.builds(
     ),
     stratified_grpo=st.fixed_dictionaries(
         {"coef": st.sampled_from([0.3, 1.0]), "strata": st.sampled_from(["searches", "turns"])}
+    ),
+    a2tgpo=st.fixed_dictionaries(
+        {
+            "norm": st.sampled_from(["per_turn_index", "pooled_turns"]),
+            "rescale": st.sampled_from(["sqrt", "none"]),
+        }
     ),
     rejection_sampling=st.fixed_dictionaries({"keep_per_question": st.sampled_from([0, 1, 2])}),
 )
@@ -131,6 +137,7 @@ def test_the_order_of_trajectories_changes_nothing(
 
 
 SHIFTED = (
+    "a2tgpo",
     "stratified_grpo",
     "grpo",
     "dr_grpo",
@@ -256,6 +263,13 @@ def test_stratified_grpo_with_one_stratum_is_grpo(
         ),
     )
     assert rows(even, "stratified_grpo", config) == rows(even, "grpo", config)
+
+
+@given(groups, configs, st.sampled_from([{"information_gain": "off"}, {"coef": 0.0}]))
+def test_a2tgpo_without_its_gain_is_grpo(
+    group: Group, config: CreditConfig, off: dict[str, Any]
+) -> None:
+    assert rows(group, "a2tgpo", config, a2tgpo=off) == rows(group, "grpo", config)
 
 
 @given(groups, configs)

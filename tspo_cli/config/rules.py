@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from tspo_cli.config.schema import Config, RetrieverConfig
 from tspo_cli.credit.algorithms import ALGORITHMS, Algorithm
+from tspo_cli.credit.algorithms.algorithm import GoldLogprobOptions
 from tspo_cli.credit.find_algorithm import find_algorithm
 from tspo_cli.credit.user_code import is_user_code, load_function
 from tspo_cli.errors import InvalidInputError
@@ -184,6 +185,16 @@ def _credit_problems(config: Config) -> Iterator[str]:
         )
     if algorithm.compares and config.rollout.group_size < 2:
         yield f"rollout.group_size: {name} compares the rollouts of a question, so give 2 or more"
+    options = algorithm.options_in(config.credit)
+    if (
+        isinstance(options, GoldLogprobOptions)
+        and options.teacher == "reference"
+        and not (config.loss.kl > 0 or config.loss.log_kl)
+    ):
+        yield (
+            f"credit.{algorithm.table}.teacher: the reference is the frozen starting policy, and "
+            'none is kept; set loss.log_kl to true, or the teacher to "policy"'
+        )
     yield from _batchwise_problems(config, algorithm)
 
 

@@ -26,7 +26,7 @@ def assign_credit(group: Group, config: CreditConfig) -> GroupCredit:
     Raises:
         InvalidInputError: unknown algorithm, or one that needs what the group does not have.
     """
-    if find_algorithm(config.algorithm).needs == "critic":
+    if "critic" in find_algorithm(config.algorithm).needs:
         raise InvalidInputError(
             f"credit.algorithm {config.algorithm} needs a model: its advantages come from the "
             "values of a critic, which only `tspo train` has"
@@ -56,6 +56,7 @@ def assign_batch(
 def _assign(group: Group, algorithm: Algorithm, config: CreditConfig) -> GroupCredit:
     judged = [judge(trajectory, group.golden_answers, config) for trajectory in group.trajectories]
     credit = algorithm(judged, config)
+    clip_scales = credit.clip_scales or ((),) * len(judged)
     return GroupCredit(
         group_class=group_class(judged),
         algorithm=config.algorithm,
@@ -67,9 +68,10 @@ def _assign(group: Group, algorithm: Algorithm, config: CreditConfig) -> GroupCr
                 trajectory.first_occurrence,
                 rewards,
                 advantages,
+                scales,
             )
-            for trajectory, rewards, advantages in zip(
-                judged, credit.turn_rewards, credit.advantages, strict=True
+            for trajectory, rewards, advantages, scales in zip(
+                judged, credit.turn_rewards, credit.advantages, clip_scales, strict=True
             )
         ),
         populations=credit.populations,

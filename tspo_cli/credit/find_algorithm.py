@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from tspo_cli.credit.algorithms import ALGORITHMS, Algorithm
@@ -75,6 +76,7 @@ def _checked(returned: Any, trajectories: Sequence[JudgedTrajectory], name: str)
             advantages=_rows(returned.advantages, "advantages", name),
             populations=_rows(returned.populations, "populations", name),
             labels=tuple(map(str, returned.labels)),
+            clip_scales=_rows(returned.clip_scales, "clip scales", name),
         )
     else:
         result = AlgorithmResult(
@@ -85,7 +87,12 @@ def _checked(returned: Any, trajectories: Sequence[JudgedTrajectory], name: str)
             formula="Your own rule.",
         )
     turns = [trajectory.turns for trajectory in trajectories]
-    for what, rows in (("advantage", result.advantages), ("reward", result.turn_rewards)):
+    by_turn = {"advantage": result.advantages, "reward": result.turn_rewards}
+    if result.clip_scales:
+        by_turn["clip scale"] = result.clip_scales
+        if min(chain.from_iterable(result.clip_scales)) < 0:
+            raise _wrong(name, "clip scales of 0 or more")
+    for what, rows in by_turn.items():
         lengths = [len(row) for row in rows]
         if lengths != turns:
             raise _wrong(name, f"one {what} per turn, {turns}, got {lengths}")

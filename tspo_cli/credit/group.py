@@ -98,9 +98,10 @@ class AlgorithmResult:
     """The return value of an algorithm: K rewards and K advantages for each trajectory, and an
     explanation.
 
-    `level` is what was compared, `populations` are the values that were compared with each other
-    (none where an algorithm normalises nothing) with `labels` to tell them apart; `formula` and
-    `reason` are sentences for people.
+    `clip_scales`, where an algorithm has them, are K factors of the loss's clip range for each
+    trajectory. `level` is what was compared, `populations` are the values that were compared with
+    each other (none where an algorithm normalises nothing) with `labels` to tell them apart;
+    `formula` and `reason` are sentences for people.
     """
 
     turn_rewards: tuple[tuple[float, ...], ...]
@@ -110,12 +111,13 @@ class AlgorithmResult:
     reason: str = ""
     labels: tuple[str, ...] = ()
     formula: str = ""
+    clip_scales: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TrajectoryCredit:
     """The credit of one trajectory. `first_occurrence` counts turns from 1; rewards and advantages
-    have length K.
+    have length K, and so have `clip_scales`, the factors of the clip range (empty: 1).
     """
 
     outcome: float
@@ -123,6 +125,7 @@ class TrajectoryCredit:
     first_occurrence: int | None
     turn_rewards: tuple[float, ...]
     advantages: tuple[float, ...]
+    clip_scales: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

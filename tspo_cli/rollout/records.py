@@ -63,6 +63,7 @@ class RolloutRecord(_TrajectoryClass):
     first_occurrence: NotRequired[int | None]  # turn, from 1, whose feedback first has a gold
     turn_rewards: NotRequired[list[float]]  # one per turn
     advantages: NotRequired[list[float]]  # one per turn
+    clip_scales: NotRequired[list[float]]  # one per turn, of an algorithm that has them
     gold_logprobs: NotRequired[list[float]]  # nats per token of the gold, before each turn
 
 

@@ -106,7 +106,7 @@ def _lines(config: Config) -> Iterator[str]:
             "rollouts without an advantage do not go through the learner (the gradient is the same)"
         )
     algorithm = find_algorithm(credit.algorithm)
-    if algorithm.needs == "critic":
+    if "critic" in algorithm.needs:
         critic = config.critic
         yield (
             f"critic: learning rate {critic.lr:g}, GAE gamma {critic.gamma:g}, lambda "

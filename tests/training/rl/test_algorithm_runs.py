@@ -14,6 +14,7 @@ from tspo_cli.commands.train import train_here
 from tspo_cli.config.load_config import load_config, write_resolved
 from tspo_cli.config.schema import Config
 from tspo_cli.credit.assign import assign_batch
+from tspo_cli.credit.find_algorithm import find_algorithm
 from tspo_cli.credit.from_rollouts import group_from_record
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import read_json, read_jsonl, read_jsonl_gz, start_attempt
@@ -93,6 +94,43 @@ def test_igpo_measures_what_it_rewards(playground: Playground, tmp_path: Path) -
     for group, credit in zip(groups, again, strict=True):
         for rollout, credited in zip(group["trajectories"], credit.trajectories, strict=True):
             assert credited.advantages == pytest.approx(rollout["advantages"], abs=1e-9)
+
+
+KNOWN_WORDS = "<think> it is found </think> <answer>"  # of the tiny policy's vocabulary
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings"),
+    [
+        ("stratified_grpo", ()),
+        ("a2tgpo", (f"credit.a2tgpo.belief_prefix={KNOWN_WORDS}",)),
+    ],
+)
+def test_a_method_trains(
+    playground: Playground, tmp_path: Path, algorithm: str, settings: tuple[str, ...]
+) -> None:
+    """Two steps with a reward that differs within groups."""
+    reward = tmp_path / "reward.py"
+    reward.write_text("def length(answer, golds, trajectory):\n    return len(answer or '') / 10\n")
+    config = experiment(
+        playground,
+        f"credit.algorithm={algorithm}",
+        f"credit.outcome={reward}:length",
+        *settings,
+        train__steps=2,
+    )
+    run = tmp_path / "run"
+    rows = run_here(config, run)
+    assert len(rows) == 2
+    assert all(row["groups/nonzero_advantage"] > 0 and row["grad_norm"] > 0 for row in rows)
+    if "critic" in find_algorithm(algorithm).needs:
+        return
+    groups = records(run, 2)  # what the records hold is enough to credit them again
+    again = assign_batch(list(map(group_from_record, groups)), config.credit)
+    for group, credit in zip(groups, again, strict=True):
+        for rollout, credited in zip(group["trajectories"], credit.trajectories, strict=True):
+            assert credited.advantages == pytest.approx(rollout["advantages"], abs=1e-9)
+            assert list(credited.clip_scales) == pytest.approx(rollout.get("clip_scales", []))
 
 
 def test_dynamic_sampling_refills_within_bounds(playground: Playground, tmp_path: Path) -> None:

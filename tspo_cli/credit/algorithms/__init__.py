@@ -18,6 +18,7 @@ from tspo_cli.credit.algorithms.by_outcome.rejection_sampling import rejection_s
 from tspo_cli.credit.algorithms.by_outcome.retrieval_bonus import retrieval_bonus
 from tspo_cli.credit.algorithms.by_outcome.rloo import rloo
 from tspo_cli.credit.algorithms.by_outcome.stratified_grpo import stratified_grpo
+from tspo_cli.credit.algorithms.by_turn.a2tgpo import a2tgpo
 from tspo_cli.credit.algorithms.by_turn.gigpo import gigpo
 from tspo_cli.credit.algorithms.by_turn.igpo import igpo
 from tspo_cli.credit.algorithms.by_turn.mt_grpo import mt_grpo
@@ -39,6 +40,7 @@ _ALGORITHMS = (
     mt_grpo,
     gigpo,
     igpo,
+    a2tgpo,
     stratified_grpo,
     retrieval_bonus,
     rejection_sampling,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,11 +15,19 @@ from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 Rule = Callable[..., AlgorithmResult]
 """(trajectories, config), or (trajectories, config, options) of an algorithm with options."""
 Needs = Literal["", "gold_logprobs", "critic"]
+"""What only a model can give. The empty string stands for nothing."""
+Belief = Literal["first_mean", "alias_sum"]
 Kind = Literal["rl", "rejection_sampling"]
 
 
 class GoldLogprobOptions(Section):
-    """Options of an algorithm with `needs="gold_logprobs"`: how the training loop measures them."""
+    """Options of an algorithm with `needs="gold_logprobs"`: how the training loop measures them.
+
+    `belief` is what is measured: the mean log-probability of the first gold answer's tokens, or the
+    log of the summed probabilities of all gold answers.
+    """
+
+    belief: ClassVar[Belief] = "first_mean"
 
     belief_prefix: str = Field(
         "<think> Now there's enough information to answer. </think> <answer>",
@@ -28,6 +36,23 @@ class GoldLogprobOptions(Section):
             "log-probability is measured."
         ),
     )
+    teacher: Literal["policy", "reference"] = Field(
+        "policy",
+        description=(
+            "Model that the gold answer's log-probability is measured with: the policy, or the "
+            "frozen starting policy (kept where loss.kl or loss.log_kl is set)."
+        ),
+    )
+
+    @property
+    def answers(self) -> int:
+        """How many gold answers are measured, the first ones."""
+        return 1
+
+    @property
+    def measures(self) -> bool:
+        """False where these options make no use of what would be measured."""
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +64,7 @@ class Algorithm:
     defaults  values for other keys, such as {"loss.clip_high": 0.28}, where the experiment gives
               none
     needs     what only a model can give: "gold_logprobs", which the rule finds in the trajectories,
-              or "critic", whose values turn the turn rewards into advantages in the training loop
+              and "critic", whose values turn the turn rewards into advantages in the training loop
     whiten    standardise the advantages over all sampled tokens of the batch afterwards
     compares  it compares the rollouts of a question, so that one rollout alone teaches nothing
     kind      the kind of training (key `kind`) that it belongs to
@@ -50,7 +75,7 @@ class Algorithm:
     rule: Rule
     options: type[Section] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    needs: Needs = ""
+    needs: frozenset[Needs] = frozenset()
     whiten: bool = False
     compares: bool = True
     kind: Kind = "rl"
@@ -59,7 +84,7 @@ class Algorithm:
     @property
     def batchwise(self) -> bool:
         """True if advantages depend on the whole batch, not on the group alone."""
-        return self.whiten or self.needs == "critic"
+        return self.whiten or "critic" in self.needs
 
     def __call__(
         self, trajectories: Sequence[JudgedTrajectory], config: CreditConfig
@@ -81,7 +106,7 @@ def algorithm(
     *,
     options: type[Section] | None = None,
     defaults: Mapping[str, Any] | None = None,
-    needs: Needs = "",
+    needs: Needs | Collection[Needs] = "",
     whiten: bool = False,
     compares: bool = True,
     kind: Kind = "rl",
@@ -99,8 +124,17 @@ def algorithm(
 
     def declare(rule: Rule) -> Algorithm:
         name = rule.__name__
+        wanted: Collection[Needs] = (needs,) if isinstance(needs, str) else needs
         return Algorithm(
-            name, rule, options, defaults or {}, needs, whiten, compares, kind, table=name
+            name,
+            rule,
+            options,
+            defaults or {},
+            frozenset(need for need in wanted if need),
+            whiten,
+            compares,
+            kind,
+            table=name,
         )
 
     return declare

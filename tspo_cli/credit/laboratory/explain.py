@@ -37,6 +37,7 @@ def credit_record(credit: GroupCredit, config: CreditConfig) -> dict[str, Any]:
                 "first_occurrence": judged.first_occurrence,
                 "turn_rewards": list(judged.turn_rewards),
                 "advantages": list(judged.advantages),
+                **({"clip_scales": list(judged.clip_scales)} if judged.clip_scales else {}),
             }
             for judged in credit.trajectories
         ],

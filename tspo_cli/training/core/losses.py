@@ -31,8 +31,11 @@ def clipped_policy_loss(
     reference: torch.Tensor | None,
     config: LossConfig,
     pools: torch.Tensor | None = None,
+    clip_scales: torch.Tensor | None = None,
 ) -> PolicyLoss:
     """-min(r A, clip(r, 1 - low, 1 + high) A) + kl * k3 - entropy * H, all [N].
+
+    With `clip_scales` [N] the range of each token is [1 - s low, 1 + s high].
 
     r = exp(logprobs - old_logprobs); the clipped surrogate is PPO's (Schulman et al. 2017, eq. 7),
     used per token as in GRPO (Shao et al. 2024). With `pools` [N], the number of each token's
@@ -42,7 +45,12 @@ def clipped_policy_loss(
     """
     change = logprobs - old_logprobs
     ratio = (change if pools is None else pool_means(change, pools)).exp()
-    bounded = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
+    low, high = config.clip_low, config.clip_high
+    bounded = (
+        ratio.clamp(1 - low, 1 + high)
+        if clip_scales is None
+        else ratio.clamp(1 - low * clip_scales, 1 + high * clip_scales)
+    )
     policy = -torch.minimum(ratio * advantages, bounded * advantages)
     if config.dual_clip:
         policy = torch.where(

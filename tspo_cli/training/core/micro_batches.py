@@ -24,7 +24,8 @@ class MicroBatch:
     own). targets, weights, coefficients, advantages, old_logprobs, returns, old_values [N]: see
     `TrainSequence`; `coefficients` are the shares of the loss. `sequences` [N]: each token's
     sequence in this batch. `segments` [N]: its turn, numbered through the batch. `indices` [N]: its
-    index in the sequence. `members`: the index of each sequence in the caller's list (-1: padding).
+    index in the sequence. `clip_scales` [N]: the factor of its clip range, None where all are 1.
+    `members`: the index of each sequence in the caller's list (-1: padding).
     """
 
     token_ids: torch.Tensor
@@ -43,6 +44,7 @@ class MicroBatch:
     indices: torch.Tensor
     members: tuple[int, ...]
     packing: Segments | None = None
+    clip_scales: torch.Tensor | None = None
 
     @property
     def is_padding(self) -> bool:
@@ -273,7 +275,19 @@ def _micro_batch(
         indices=integers([index for _, index in trained]),
         members=tuple(members),
         packing=packing.segments if packing else None,
+        clip_scales=_clip_scales(chosen, trained),
     )
+
+
+def _clip_scales(
+    sequences: Sequence[TrainSequence], trained: Sequence[tuple[int, int]]
+) -> torch.Tensor | None:
+    """[N] for the tokens `trained`, (sequence, index in it)."""
+    rows = [sequence.clip_scales for sequence in sequences]
+    if not any(rows):
+        return None
+    values = [rows[number][index] if rows[number] else 1.0 for number, index in trained]
+    return torch.tensor(values, dtype=torch.float32)
 
 
 def _turn(sequence: TrainSequence, index: int) -> int:

@@ -170,6 +170,7 @@ class PolicyLearner:
             reference,
             options,
             pools[options.ratio],
+            batch.clip_scales,
         )
         return TokenLoss(
             parts.total,

@@ -23,7 +23,7 @@ class TrainSequence:
     `advantages` and `old_logprobs` (nats, of the policy that sampled). Critic updates read
     `returns` and `old_values` (the critic's values before the update). A list that is left empty is
     filled with zeros. `turns` has the turn of each token, for ratios by turn (empty: all tokens are
-    of one turn).
+    of one turn). `clip_scales` has a factor of the clip range for each token (empty: 1).
 
     Raises:
         ValueError: lists of different lengths, or a first token with a weight.
@@ -36,6 +36,7 @@ class TrainSequence:
     turns: list[int] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
     old_values: list[float] = field(default_factory=list)
+    clip_scales: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in VALUES:
@@ -43,7 +44,7 @@ class TrainSequence:
                 object.__setattr__(self, name, [0.0] * len(self.token_ids))
         lengths = {len(self.token_ids), len(self.weights)}
         lengths |= {len(getattr(self, name)) for name in VALUES}
-        lengths |= {len(self.turns)} if self.turns else set()
+        lengths |= {len(row) for row in (self.turns, self.clip_scales) if row}
         if len(lengths) != 1 or not self.token_ids:
             raise ValueError(
                 f"a training sequence needs lists of the same length, got {sorted(lengths)}"
@@ -84,9 +85,11 @@ class ScriptedTrajectory:
     turns: tuple[ScriptedTurn, ...]
 
 
-def policy_sequence(trajectory: Trajectory, advantages: Sequence[float]) -> TrainSequence:
+def policy_sequence(
+    trajectory: Trajectory, advantages: Sequence[float], clip_scales: Sequence[float] = ()
+) -> TrainSequence:
     """The exact tokens of a rollout; weight 1 on sampled tokens, each with the advantage of its
-    turn.
+    turn, and with its clip scale where turns have one.
     """
     turn_of = trajectory.turn_of_token()
     return TrainSequence(
@@ -95,6 +98,9 @@ def policy_sequence(trajectory: Trajectory, advantages: Sequence[float]) -> Trai
         advantages=[advantages[turn] if turn >= 0 else 0.0 for turn in turn_of],
         old_logprobs=trajectory.sampled_logprobs(),
         turns=turn_of,
+        clip_scales=[clip_scales[turn] if turn >= 0 else 1.0 for turn in turn_of]
+        if clip_scales
+        else [],
     )
 
 

@@ -90,7 +90,7 @@ class PlannedRun:
     def has_critic(self) -> bool:
         """True where a value model is trained beside the policy."""
         config = self.config
-        return config.kind == "rl" and find_algorithm(config.credit.algorithm).needs == "critic"
+        return config.kind == "rl" and "critic" in find_algorithm(config.credit.algorithm).needs
 
 
 def learner_memory(run: PlannedRun) -> dict[str, float]:

@@ -116,6 +116,8 @@ def _rollout_record(
     record["first_occurrence"] = credit.first_occurrence
     record["turn_rewards"] = list(credit.turn_rewards)
     record["advantages"] = list(credit.advantages)
+    if credit.clip_scales:
+        record["clip_scales"] = list(credit.clip_scales)
     return record
 
 

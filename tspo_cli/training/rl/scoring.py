@@ -61,7 +61,7 @@ class ScoredGroup:
         if self.corrected:
             return list(self.corrected)
         by_turn = [
-            policy_sequence(trajectory, credit.advantages)
+            policy_sequence(trajectory, credit.advantages, credit.clip_scales)
             for trajectory, credit in zip(self.trajectories, self.credit.trajectories, strict=True)
         ]
         if not self.tokens:
@@ -90,7 +90,7 @@ class Models:
 
 def needs_critic(config: Config) -> bool:
     """True where the algorithm has a value model."""
-    return config.kind == "rl" and find_algorithm(config.credit.algorithm).needs == "critic"
+    return config.kind == "rl" and "critic" in find_algorithm(config.credit.algorithm).needs
 
 
 def score(
@@ -110,11 +110,10 @@ def score(
             members[trajectory.group].append(trajectory)
     gold: list[list[list[float]]] = [[] for _ in members]
     algorithm = find_algorithm(config.credit.algorithm)
-    if algorithm.needs == "gold_logprobs":
-        options = algorithm.options_in(config.credit)
-        measured = options if isinstance(options, GoldLogprobOptions) else GoldLogprobOptions()
-        prefix = measured.belief_prefix
-        gold = gold_logprobs(list(members.values()), models.learner, models.protocol, prefix)
+    options = algorithm.options_in(config.credit)
+    measured = options if isinstance(options, GoldLogprobOptions) else GoldLogprobOptions()
+    if "gold_logprobs" in algorithm.needs and measured.measures:
+        gold = gold_logprobs(list(members.values()), models.learner, models.protocol, measured)
     groups = [
         group_from_trajectories(group_members, logprobs)
         for group_members, logprobs in zip(members.values(), gold, strict=True)

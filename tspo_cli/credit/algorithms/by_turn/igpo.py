@@ -17,17 +17,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import chain, pairwise
 from typing import Literal
 
 from pydantic import Field
 
 from tspo_cli.credit.algorithms.algorithm import GoldLogprobOptions, algorithm
+from tspo_cli.credit.algorithms.by_turn.information_gain import (
+    beliefs,
+    gains,
+    gains_and_outcomes,
+)
 from tspo_cli.credit.credit_section import CreditConfig
-from tspo_cli.credit.discounting import to_go
 from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
-from tspo_cli.credit.normalise import standardise
-from tspo_cli.errors import InvalidInputError
 
 
 class IgpoOptions(GoldLogprobOptions):
@@ -55,41 +56,18 @@ def igpo(
     Raises:
         InvalidInputError: a trajectory without gold log-probabilities.
     """
-    gains = [_gains(trajectory, options) for trajectory in trajectories]
-    outcomes = tuple(trajectory.outcome for trajectory in trajectories)
-    all_gains = tuple(chain.from_iterable(gains))
-    populations: tuple[tuple[float, ...], ...]
-    labels: tuple[str, ...]
-    if options.norm == "joint":
-        populations, labels = ((*all_gains, *outcomes),), ("Gains and outcomes",)
-        values = standardise(populations[0], config)
-    else:
-        populations, labels = (all_gains, outcomes), ("Gains", "Outcomes")
-        values = standardise(all_gains, config) + standardise(outcomes, config)
-    gain, outcome = iter(values[: len(all_gains)]), iter(values[len(all_gains) :])
-    normalised = [[*(next(gain) for _ in row), next(outcome)] for row in gains]
-    return AlgorithmResult(
-        tuple((*row, outcome) for row, outcome in zip(gains, outcomes, strict=True)),
-        tuple(to_go(row, config.gamma) for row in normalised),
-        "turn",
-        tuple(population for population in populations if population),
+    return gains_and_outcomes(
+        [_gains(trajectory, options) for trajectory in trajectories],
+        trajectories,
+        config,
+        joint=options.norm == "joint",
         reason="IGPO rewards a turn by what it adds to the probability of the gold answer.",
-        labels=tuple(
-            label for label, population in zip(labels, populations, strict=True) if population
-        ),
-        formula="Advantage = sum of the standardised rewards from this turn on.",
     )
 
 
 def _gains(trajectory: JudgedTrajectory, options: IgpoOptions) -> tuple[float, ...]:
     """The K - 1 gains of a trajectory."""
-    beliefs = trajectory.trajectory.gold_logprobs
-    if len(beliefs) != trajectory.turns:
-        raise InvalidInputError(
-            "credit.algorithm igpo needs a model: each trajectory's gold_logprobs, the mean "
-            "log-probability of the gold answer before each turn; training measures them, a file "
-            'may give them as "gold_logprobs": [...]'
-        )
-    if options.information_gain == "prob_diff":
-        beliefs = tuple(map(math.exp, beliefs))
-    return tuple(after - before for before, after in pairwise(beliefs))
+    measured = beliefs(trajectory, "igpo")
+    return gains(
+        tuple(map(math.exp, measured)) if options.information_gain == "prob_diff" else measured
+    )
