@@ -19,6 +19,7 @@ from tspo_cli.commands import (
     eval,
     index,
     inspect,
+    launch,
     model,
     plan,
     push,
@@ -62,6 +63,7 @@ app.command("serve", rich_help_panel=DATA)(serve.serve)
 
 app.add_typer(model.app, name="model", rich_help_panel=TRAIN)
 app.command("train", rich_help_panel=TRAIN)(train.train)
+app.command("launch", rich_help_panel=TRAIN)(launch.launch)
 app.command("sweep", rich_help_panel=TRAIN)(sweep.sweep)
 app.command("engine", rich_help_panel=TRAIN)(engine.engine)
 app.add_typer(config.app, name="config", rich_help_panel=TRAIN)

@@ -56,7 +56,9 @@ def train(
         ),
     ] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Nodes for --print-launch.")] = 1,
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs per node for --print-launch.")] = 8,
+    gpus: Annotated[
+        int, typer.Option(min=0, help="GPUs per node for --print-launch; 0: none.")
+    ] = 8,
     json: Json = False,
 ) -> None:
     """Train a policy with SFT or RL from an experiment file.

@@ -18,6 +18,7 @@ from tspo_cli.config.sections.agent_sections import (
 from tspo_cli.config.sections.credit_sections import CreditConfig, CriticConfig, LossConfig
 from tspo_cli.config.sections.eval_sections import EndpointConfig, EvalConfig, JudgeConfig
 from tspo_cli.config.sections.index_settings import SearchConfig
+from tspo_cli.config.sections.launch_section import LaunchConfig
 from tspo_cli.config.sections.rollout_sections import RolloutConfig, VllmConfig
 from tspo_cli.config.sections.section import Section, UserFunction
 from tspo_cli.config.sections.train_sections import (
@@ -40,6 +41,7 @@ __all__ = [
     "EndpointConfig",
     "EvalConfig",
     "JudgeConfig",
+    "LaunchConfig",
     "LossConfig",
     "ModelConfig",
     "OptimizerConfig",
@@ -85,6 +87,7 @@ class Config(Section):
     lora: LoraConfig = LoraConfig()
     train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    launch: LaunchConfig = LaunchConfig()
     eval: EvalConfig = EvalConfig()
     endpoint: EndpointConfig = EndpointConfig()
     judge: JudgeConfig = JudgeConfig()

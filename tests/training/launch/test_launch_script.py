@@ -7,53 +7,114 @@ from pathlib import Path
 
 import pytest
 
+from tspo_cli.errors import UsageError
 from tspo_cli.training.launch.launch_script import Launcher, launch_script
 
 SETTINGS = ['data.train=["a b.jsonl"]', "rollout.system=it's $HOME"]
 
 
-@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed", "slurm"])
-@pytest.mark.parametrize("nodes", [1, 2])
-def test_words_arrive_unchanged(launcher: Launcher, nodes: int, tmp_path: Path) -> None:
-    stubs = tmp_path / "bin"
-    stubs.mkdir()
-    for name in ("torchrun", "deepspeed"):
-        (stubs / name).write_text("#!/bin/bash\nprintf '%s\\n' \"$@\"\n")
-    (stubs / "srun").write_text('#!/bin/bash\nexec "$@"\n')
-    (stubs / "scontrol").write_text("#!/bin/bash\necho node0\n")
-    for path in stubs.iterdir():
+@pytest.fixture
+def stubs(tmp_path: Path) -> Path:
+    """Launchers that print the words that they get, one a line; and an environment `venv`."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    echo = "#!/bin/bash\nprintf '%s\\n' \"$@\"\n"
+    for path in (programs / "torchrun", programs / "deepspeed", programs / "tspo"):
+        path.write_text(echo)
+    (tmp_path / "venv" / "bin" / "python").write_text(echo)
+    (programs / "srun").write_text('#!/bin/bash\nexec "${@:3}"\n')
+    (programs / "scontrol").write_text("#!/bin/bash\necho node0\necho node1\n")
+    for path in (*programs.iterdir(), tmp_path / "venv" / "bin" / "python"):
         path.chmod(0o755)
-    (tmp_path / ".venv/bin").mkdir(parents=True)
-    (tmp_path / ".venv/bin/activate").write_text("")
-    script = launch_script(
-        launcher, ["tiny/tspo"], SETTINGS, tmp_path / "run", resume=True, nodes=nodes, gpus=4
-    )
-    environment = {
-        "PATH": f"{stubs}:/usr/bin:/bin",
-        "NODE": "0",
-        "HEAD": "node0",
-        "SLURM_NODEID": "1",
-    }
-    environment["SLURM_JOB_NODELIST"] = "node[0-1]"
+    return programs
+
+
+def words_of(script: str, folder: Path, stubs: Path, **more: str) -> list[str]:
+    environment = {"PATH": f"{stubs}:/usr/bin:/bin", "NODE": "0", "HEAD": "node0", "HOSTS": "a,b"}
+    slurm = {"SLURM_NODEID": "1", "SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node[0-1]"}
     done = subprocess.run(
         ["bash", "-c", script],
-        cwd=tmp_path,
-        env=environment,
+        cwd=folder,
+        env={**environment, **slurm, **more},
         capture_output=True,
         text=True,
         check=True,
     )
-    words = done.stdout.splitlines()
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed", "slurm"])
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_words_arrive_unchanged(
+    launcher: Launcher, nodes: int, stubs: Path, tmp_path: Path
+) -> None:
+    settings = [*SETTINGS, f"launch.environment={tmp_path / 'venv'}"]
+    script = launch_script(
+        launcher, ["tiny/tspo"], settings, tmp_path / "run", resume=True, nodes=nodes, gpus=4
+    )
+    words = words_of(script, tmp_path, stubs)
     wanted = [
-        "train",
-        "tiny/tspo",
-        "--set",
-        SETTINGS[0],
-        "--set",
-        SETTINGS[1],
-        "--out",
-        str(tmp_path / "run"),
-        "--resume",
+        *(("launch" if launcher == "slurm" else "train"), "tiny/tspo"),
+        *(word for setting in settings for word in ("--set", setting)),
+        *("--out", str(tmp_path / "run"), "--resume"),
     ]
-    assert words[-len(wanted) - 1 :] == ["tspo_cli", *wanted]
+    start = words.index("tspo_cli") + 1
+    assert words[start : start + len(wanted)] == wanted
     assert "4" in words
+
+
+def test_a_slurm_job_has_ports_and_secrets_of_its_own(stubs: Path, tmp_path: Path) -> None:
+    settings = [f"launch.environment={tmp_path / 'venv'}"]
+    script = launch_script("slurm", ["tiny/tspo"], settings, None, resume=False, nodes=2, gpus=8)
+    runs = [
+        words_of(script, tmp_path, stubs, SLURM_JOB_ID=job, SLURM_RESTART_COUNT=restarts)
+        for job, restarts in (("1", "0"), ("1", "1"), ("2", "0"), ("99999999", "0"))
+    ]
+    ports = [int(words[words.index("--port") + 1]) for words in runs]
+    assert len(set(ports)) == len(ports)
+    assert all(10_000 <= port < 30_000 for port in ports)
+    assert runs[1][runs[1].index("--job") + 1] == "1.1"
+    assert runs[0][runs[0].index("--hosts") + 1] == "node0,node1"
+    assert "--resume" in runs[0], "a run that did not begin yet begins"
+    assert not any("TOKEN" in word for words in runs for word in words)
+    (tmp_path / "venv" / "bin" / "python").write_text(
+        '#!/bin/bash\necho "${#TSPO_ENGINE_TOKEN} ${#TSPO_RETRIEVER_TOKEN} $TSPO_ENGINE_TOKEN"\n'
+    )
+    secrets = [words_of(script, tmp_path, stubs)[0].split() for _ in range(2)]
+    assert [words[:2] for words in secrets] == [["48", "48"], ["48", "48"]]
+    assert secrets[0] != secrets[1]
+    own = words_of(script, tmp_path, stubs, TSPO_ENGINE_TOKEN="the-users-own-secret")
+    assert own[0].split()[-1] == "the-users-own-secret"
+
+
+def test_a_missing_environment_ends_the_job_in_one_line(stubs: Path, tmp_path: Path) -> None:
+    settings = ["launch.environment=nowhere"]
+    script = launch_script("slurm", ["tiny/tspo"], settings, None, resume=False, nodes=1, gpus=8)
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr == "error: nowhere has no bin/python\n"
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_servers_are_printed_for_every_launcher_that_starts_them(
+    nodes: int, stubs: Path, tmp_path: Path
+) -> None:
+    def script(launcher: Launcher) -> str:
+        return launch_script(
+            launcher,
+            ["tiny/tspo"],
+            ["launch.retriever=each"],
+            tmp_path / "run",
+            resume=False,
+            nodes=nodes,
+            gpus=4,
+        )
+
+    words = words_of(script("torchrun"), tmp_path, stubs)
+    assert words[:2] == ["launch", "tiny/tspo"]
+    assert ("--hosts" in words) == (nodes == 2)
+    with pytest.raises(UsageError, match="starts no servers"):
+        script("deepspeed")

@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from tspo_cli.config.load_config import load_config
 from tspo_cli.config.sources import run_name
+from tspo_cli.errors import UsageError
+from tspo_cli.text.access_token import ENGINE_TOKEN, RETRIEVER_TOKEN
+from tspo_cli.training.launch.cluster_plan import Nodes, environment, plan_cluster
 
 Launcher = Literal["torchrun", "deepspeed", "slurm"]
 PORT = 29500
@@ -23,37 +27,64 @@ def launch_script(
     nodes: int,
     gpus: int,
 ) -> str:
-    """A shell script that starts `tspo train` once per GPU; each process joins the group that the
-    launcher describes.
+    """A shell script that starts the training processes of a run on every node, and with Slurm, or
+    where [launch] asks for servers, those too.
 
-    The checkout, the run directory and the model must be on a file system that all nodes share.
+    The checkout, the run directory, the environment and the model must be on a file system that all
+    nodes share.
+
+    Raises:
+        InvalidInputError: the experiment is wrong, or [launch] asks for what the nodes do not have.
+        UsageError: DeepSpeed's launcher starts no servers.
     """
+    config = load_config(files, settings)
+    # Addresses are known when the job starts; here they only have to differ.
+    plan = plan_cluster(config, Nodes(tuple(f"node{n}" for n in range(nodes)), gpus, PORT))
     run = out or Path("runs") / run_name(files[-1])
     words = [
-        "train",
         *files,
         *(word for setting in settings for word in ("--set", setting)),
         "--out",
         str(run),
     ]
+    if launcher == "slurm":
+        return _slurm(shlex.join([*words, "--resume"]), run, nodes, gpus, environment(config))
     command = shlex.join([*words, *(["--resume"] if resume else [])])
-    return {"torchrun": _torchrun, "deepspeed": _deepspeed, "slurm": _slurm}[launcher](
-        command, run, nodes, gpus
-    )
+    if launcher == "deepspeed":
+        if plan.servers:
+            raise UsageError(
+                "--print-launch deepspeed: starts no servers, but [launch] asks for some; use "
+                "slurm or torchrun"
+            )
+        return _deepspeed(f"train {command}", nodes, gpus)
+    if plan.servers:
+        return _nodes_with_servers(command, nodes, gpus)
+    return _torchrun(f"train {command}", nodes, plan.processes)
 
 
-def _torchrun(command: str, run: Path, nodes: int, gpus: int) -> str:
+def _torchrun(command: str, nodes: int, processes: int) -> str:
     if nodes == 1:
-        return f"torchrun --standalone --nproc-per-node {gpus} -m tspo_cli {command}"
+        return f"torchrun --standalone --nproc-per-node {processes} -m tspo_cli {command}"
     return (
         f"# Run it on every node, with NODE from 0 to {nodes - 1} and HEAD the address of node 0.\n"
-        f'torchrun --nnodes {nodes} --nproc-per-node {gpus} --node-rank "$NODE" --master-addr '
+        f'torchrun --nnodes {nodes} --nproc-per-node {processes} --node-rank "$NODE" --master-addr '
         '"$HEAD" '
         f"--master-port {PORT} -m tspo_cli {command}"
     )
 
 
-def _deepspeed(command: str, run: Path, nodes: int, gpus: int) -> str:
+def _nodes_with_servers(command: str, nodes: int, gpus: int) -> str:
+    """torchrun starts no servers. `tspo launch` starts the processes that torchrun would, too."""
+    if nodes == 1:
+        return f"tspo launch {command} --gpus {gpus}"
+    return f"""\
+# Run it on every node, with NODE from 0 to {nodes - 1}, HOSTS the addresses of all nodes (a,b,...),
+# and the same secrets of 16 or more characters in {RETRIEVER_TOKEN} and {ENGINE_TOKEN}.
+tspo launch {command} --gpus {gpus} \\
+  --hosts "$HOSTS" --node "$NODE" --port {PORT} --job "${{JOB:-1}}\""""
+
+
+def _deepspeed(command: str, nodes: int, gpus: int) -> str:
     if nodes == 1:
         return f"deepspeed --num_gpus {gpus} --module tspo_cli {command}"
     hosts = "\n".join(f"# node{number} slots={gpus}" for number in range(nodes))
@@ -66,17 +97,42 @@ def _deepspeed(command: str, run: Path, nodes: int, gpus: int) -> str:
     )
 
 
-def _slurm(command: str, run: Path, nodes: int, gpus: int) -> str:
-    return f"""#!/bin/bash
+def _slurm(command: str, run: Path, nodes: int, gpus: int, folder: Path) -> str:
+    """A batch script: one `tspo launch` on each node. Two minutes before the time is over, or when
+    the job is preempted, the run writes a checkpoint and the job is queued again.
+    """
+    gpu_line = f"#SBATCH --gpus-per-node={gpus}\n" if gpus else ""
+    return f"""\
+#!/bin/bash
 #SBATCH --job-name={run.name}
 #SBATCH --nodes={nodes}
 #SBATCH --ntasks-per-node=1
-#SBATCH --gpus-per-node={gpus}
-#SBATCH --exclusive
-#SBATCH --output={run}.%j.log
-# To continue a job that was stopped: tspo train ... --print-launch slurm --resume
-set -euo pipefail
-source .venv/bin/activate
-HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-srun bash -c 'torchrun --nnodes {nodes} --nproc-per-node {gpus} --node-rank "$SLURM_NODEID" \\
-  --master-addr '"$HEAD"' --master-port {PORT} -m tspo_cli '{shlex.quote(command)}"""
+{gpu_line}#SBATCH --exclusive
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@120
+#SBATCH --output={run.name}.%j.log
+# Add what your cluster asks for: --partition, --account, --time. Submit it where paths of the
+# experiment begin. A job that is queued again goes on from the run's newest checkpoint.
+set -uo pipefail
+ENVIRONMENT={shlex.quote(str(folder))}
+[ -x "$ENVIRONMENT/bin/python" ] || {{ echo "error: $ENVIRONMENT has no bin/python" >&2; exit 4; }}
+export PATH="$(realpath "$ENVIRONMENT")/bin:$PATH"
+# The servers' tokens: made for this job, in the environment alone.
+secret() {{ od -An -N24 -tx1 /dev/urandom | tr -d ' \\n'; }}
+export {RETRIEVER_TOKEN}="${{{RETRIEVER_TOKEN}:-$(secret)}}"
+export {ENGINE_TOKEN}="${{{ENGINE_TOKEN}:-$(secret)}}"
+HOSTS=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd, -)
+ATTEMPT=${{SLURM_RESTART_COUNT:-0}}
+PORT=$((10000 + (SLURM_JOB_ID * 16 + ATTEMPT) % 20000))
+srun --kill-on-bad-exit=1 --cpu-bind=none python -m tspo_cli launch {command} \\
+  --gpus {gpus} --hosts "$HOSTS" --port "$PORT" --job "$SLURM_JOB_ID.$ATTEMPT" &
+STEP=$!
+STOPPED=
+trap 'STOPPED=1; kill -USR1 "$STEP"' USR1
+trap 'kill -TERM "$STEP"' TERM
+while wait "$STEP"; [ $? -gt 128 ] && kill -0 "$STEP" 2>/dev/null; do :; done
+wait "$STEP"
+CODE=$?
+[ -z "$STOPPED" ] || [ $CODE -eq 0 ] || scontrol requeue "$SLURM_JOB_ID"
+exit $CODE"""

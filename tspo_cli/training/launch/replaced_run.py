@@ -18,7 +18,9 @@ from tspo_cli.record_digests import DIGESTS_NAME
 from tspo_cli.runs import CONFIG_NAME, MODEL_NAME, checkpoint_folders
 
 _REPLACED, _DELETED = ".replaced", ".deleted"
-OURS = (LOCK_NAME, _REPLACED, _DELETED)
+LAUNCH_NAME = "launch"
+"""RUN/launch has the logs of servers that `tspo launch` started, which begin before the run."""
+OURS = (LOCK_NAME, _REPLACED, _DELETED, LAUNCH_NAME)
 """Names in a run directory that belong to no run."""
 
 

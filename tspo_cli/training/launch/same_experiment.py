@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CHANGES_NAME = "changes.jsonl"
 # Where, how long, how much at once, and what is kept: none of it is the experiment.
 RESUMABLE = (
-    *("prepare", "track.", "checkpoint.", "eval.", "vllm.", "deepspeed."),
+    *("prepare", "track.", "checkpoint.", "eval.", "vllm.", "deepspeed.", "launch."),
     *("train.steps", "train.epochs", "train.processes", "train.threads", "train.keep_rollouts"),
     *("train.export_model", "train.parity_limit", "train.stop_when", "train.packing"),
     *("train.tokens_per_micro_batch", "train.gradient_checkpointing", "train.compile"),

@@ -1,0 +1,160 @@
+"""`tspo launch`: a run with its servers, on this machine or on each node of a cluster."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tspo_cli.commands.options import Json, Settings, Sources
+from tspo_cli.console import result, result_json
+from tspo_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from tspo_cli.training.launch.cluster_plan import ClusterPlan
+
+_LOCAL = "127.0.0.1"
+
+
+def launch(
+    files: Sources,
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory. Default: runs/<name of the last file>.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the run that is there, start anew.")
+    ] = False,
+    gpus: Annotated[
+        int | None, typer.Option(min=0, help="GPUs of a node. Default: those of this machine.")
+    ] = None,
+    hosts: Annotated[
+        str,
+        typer.Option(metavar="A,B,...", help="Addresses of all nodes. Default: this machine."),
+    ] = _LOCAL,
+    node: Annotated[
+        int,
+        typer.Option(
+            min=0, envvar="SLURM_NODEID", help="Number of this machine in --hosts, from 0."
+        ),
+    ] = 0,
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0, max=60000, help="First port to use; the same on all nodes. 0: free ones."
+        ),
+    ] = 0,
+    job: Annotated[
+        str, typer.Option(help="Name of this launch, if it has several nodes; the same on all.")
+    ] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run on each node, start nothing.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Train with the retriever and the vLLM servers that [launch] asks for.
+
+    Starts the servers of this node, waits for those of all nodes, trains as `tspo train` does, and
+    stops them at the end. Signals go to the training, and its exit code is that of this command.
+    The servers' logs are in RUN/launch/. On several nodes, run it on each: `tspo train
+    --print-launch slurm` prints a job that does.
+    """
+    from tspo_cli.config.load_config import load_config
+    from tspo_cli.config.sources import run_name
+    from tspo_cli.training.launch.cluster import Job, launch_tokens, run_node
+    from tspo_cli.training.launch.cluster_plan import Nodes, environment, plan_cluster, python_of
+    from tspo_cli.training.problems import refuse_problems
+
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other")
+    names = tuple(name.strip() for name in hosts.split(",") if name.strip())
+    place = node if len(names) > 1 else 0
+    if not place < len(names):
+        raise UsageError(f"--node {node}: --hosts names {len(names)}")
+    if len(names) > 1 and not (port and job):
+        raise UsageError("--hosts: several nodes need --port and --job, the same on all of them")
+    settings = settings or []
+    config = load_config(files, settings)
+    count = _gpus_here() if gpus is None else gpus
+    plan = plan_cluster(config, Nodes(names, count, port or _free_ports(config.launch.engines + 2)))
+    refuse_problems(load_config(files, [*settings, *plan.settings]))
+    if dry_run:
+        _show(plan, json)
+        return
+    run = out or Path("runs") / run_name(files[-1])
+    words = ["train", *files, *(word for one in settings for word in ("--set", one))]
+    words += ["--out", str(run), *(["--resume"] if resume else [])]
+    words += ["--overwrite"] if overwrite else []
+    words += ["--json"] if json else []
+    code = run_node(
+        Job(
+            plan,
+            place,
+            job or "here",
+            run,
+            tuple(words),
+            python_of(environment(config)),
+            launch_tokens(config, plan),
+            config.launch.wait,
+        )
+    )
+    raise typer.Exit(code)
+
+
+def _show(plan: ClusterPlan, json: bool) -> None:
+    training = {
+        "nodes": plan.training_nodes,
+        "processes": plan.processes,
+        "gpus": list(plan.gpus),
+        "settings": list(plan.settings),
+    }
+    servers = [
+        {
+            "name": server.name,
+            "host": plan.nodes.hosts[server.node],
+            "gpus": list(server.gpus),
+            "command": shlex.join(["tspo", *server.arguments]),
+        }
+        for server in plan.servers
+    ]
+    if json:
+        result_json({"servers": servers, "training": training})
+        return
+    for server in servers:
+        result(f"{server['name']} on {server['host']}, GPUs {server['gpus']}: {server['command']}")
+    result(
+        f"training on {plan.training_nodes} nodes with {plan.processes} processes each, GPUs "
+        f"{list(plan.gpus)}; sets {' '.join(plan.settings) or 'nothing'}"
+    )
+
+
+def _gpus_here() -> int:
+    """GPUs that this process may use, without loading torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip()])
+    return len([*Path("/proc/driver/nvidia/gpus").glob("*")])
+
+
+def _free_ports(count: int) -> int:
+    """The first of `count` neighbouring ports that are free now."""
+    for _ in range(100):
+        with ExitStack() as bound:
+            first = bound.enter_context(socket.socket())
+            first.bind((_LOCAL, 0))
+            port = int(first.getsockname()[1])
+            try:
+                for number in range(port + 1, port + count):
+                    bound.enter_context(socket.socket()).bind((_LOCAL, number))
+            except (OSError, OverflowError):
+                continue
+            return port
+    raise UsageError("no free ports next to each other; name some with --port")
