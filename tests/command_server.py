@@ -16,10 +16,12 @@ import os
 import pkgutil
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,10 +36,22 @@ class CommandServer:
         self.lock = threading.Lock()
 
     def run(
-        self, arguments: list[str], *, cwd: Path | None, out: Path, err: Path, timeout: float
-    ) -> int:
+        self,
+        arguments: list[str],
+        *,
+        cwd: Path | None,
+        out: Path,
+        err: Path,
+        timeout: float,
+        prepare: str = "",
+        ranks: int = 1,
+    ) -> list[int]:
         """Run `tspo ARGUMENTS` to its end; returns the exit code as `subprocess` does. Its output
         goes to the files `out` and `err`. After `timeout` seconds it is killed.
+
+        `prepare`, as "module:function:argument:...", is called first in its process. With several
+        `ranks` the command runs in as many processes, as a launcher starts them; there is an exit
+        code of each.
         """
         request = {
             "arguments": arguments,
@@ -46,6 +60,8 @@ class CommandServer:
             "out": str(out),
             "err": str(err),
             "timeout": timeout,
+            "prepare": prepare,
+            "ranks": ranks,
         }
         with self.lock:
             if self.process is None:
@@ -60,7 +76,7 @@ class CommandServer:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
             try:
-                return int(self.process.stdout.readline())
+                return [int(code) for code in json.loads(self.process.stdout.readline())]
             except BaseException:  # the test's time is over: the answer would be the next one's
                 self.process.kill()
                 self.process = None
@@ -86,15 +102,17 @@ def _serve() -> None:
     gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            _become(request)
-        limit = threading.Timer(request["timeout"], os.kill, (child, signal.SIGKILL))
+        children = []
+        for environment in _environments(request["ranks"]):
+            children.append(os.fork())
+            if children[-1] == 0:
+                _become(request, environment)
+        limit = threading.Timer(request["timeout"], _kill, (children,))
         limit.start()
-        _, status = os.waitpid(child, 0)
+        statuses = [os.waitpid(child, 0)[1] for child in children]
         limit.cancel()
         limit.join()
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        print(json.dumps([os.waitstatus_to_exitcode(status) for status in statuses]), flush=True)
     os._exit(0)
 
 
@@ -110,12 +128,29 @@ def _import_everything() -> None:
     importlib.import_module("tspo_cli.training.launch.preload")
 
 
-def _become(request: dict[str, Any]) -> NoReturn:
+def _environments(ranks: int) -> list[dict[str, str]]:
+    """What a launcher tells each process."""
+    if ranks == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    common = {"WORLD_SIZE": str(ranks), **address}
+    return [{"RANK": str(rank), "LOCAL_RANK": str(rank), **common} for rank in range(ranks)]
+
+
+def _kill(children: list[int]) -> None:
+    for child in children:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+def _become(request: dict[str, Any], environment: dict[str, str]) -> NoReturn:
     """Run the command in this forked child, which ends with it."""
     os.environ.clear()
-    os.environ.update(request["environment"])
+    os.environ.update(request["environment"] | environment)
     os.chdir(request["cwd"])
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     for number, file in ((0, os.devnull), (1, request["out"]), (2, request["err"])):
         opened = os.open(file, os.O_RDONLY if number == 0 else flags)
         os.dup2(opened, number)
@@ -123,6 +158,9 @@ def _become(request: dict[str, Any]) -> NoReturn:
     sys.argv = ["tspo", *request["arguments"]]
     code: object = 1
     try:
+        if request["prepare"]:
+            module, function, *values = request["prepare"].split(":")
+            getattr(importlib.import_module(module), function)(*values)
         runpy.run_module("tspo_cli", run_name="__main__")
         code = 0
     except SystemExit as ended:

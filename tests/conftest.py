@@ -76,13 +76,30 @@ def run_tspo(*arguments: object, cwd: Path | None = None, timeout: float = 600) 
         with TemporaryDirectory() as folder:
             out, err = Path(folder, "out"), Path(folder, "err")
             command = [str(part) for part in arguments]
-            code = _server.run(command, cwd=cwd, out=out, err=err, timeout=timeout)
+            (code,) = _server.run(command, cwd=cwd, out=out, err=err, timeout=timeout)
             return Finished(code, out.read_text("utf-8"), err.read_text("utf-8"))
     command = [sys.executable, "-m", "tspo_cli", *map(str, arguments)]
     done = subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
     )
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def run_prepared(
+    prepare: str, *arguments: object, ranks: int = 1, timeout: float = 60
+) -> tuple[list[int], str]:
+    """Exit codes and messages of a tspo command in `ranks` processes, as a launcher starts them.
+    `prepare`, "module:function:argument:...", is called in each before.
+    """
+    if not can_fork():
+        pytest.skip("needs processes that can fork after torch is imported")
+    with TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        command = [str(part) for part in arguments]
+        codes = _server.run(
+            command, cwd=None, out=out, err=err, timeout=timeout, prepare=prepare, ranks=ranks
+        )
+        return codes, err.read_text("utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 ok, 1 failure, 2 usage, 3 invalid configuration or data, 4 missing "
     "resource, "
-    "5 remote service failed, 6 gate not met, 129/130/143 stopped by a signal.",
+    "5 remote service failed, 6 gate not met, 129/130/138/143 stopped by a signal.",
 )
 
 # What typer raises for a wrong command line. (It has a click of its own, which it does not export.)

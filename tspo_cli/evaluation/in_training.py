@@ -14,6 +14,7 @@ from tspo_cli.evaluation.sets import read_eval_sets
 from tspo_cli.evaluation.summary import cut_questions
 from tspo_cli.runs import eval_folder
 from tspo_cli.training.core.distributed import gather_json, rank, world_size
+from tspo_cli.training.core.stop_points import local_work
 from tspo_cli.training.loop import Evaluate, TrainingRun
 
 AGENT_METHOD = METHODS["search_r1"]
@@ -31,7 +32,9 @@ def make_evaluator(config: Config) -> Evaluate:
         setup = EvalSetup(AGENT_METHOD, run.protocol, run.engine, run.retriever, run.config)
         for dataset, questions in sets.items():
             # Process r of W answers the questions r, r + W, r + 2W, ...
-            parts = gather_json(evaluate_items(questions[rank() :: world_size()], setup))
+            with local_work():
+                own = evaluate_items(questions[rank() :: world_size()], setup)
+            parts = gather_json(own)
             _require_answers(parts, dataset, step)
             if run.is_main_process:
                 items = [

@@ -16,48 +16,37 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tspo_cli.config.schema import Config
 from tspo_cli.console import progress, say, warn
-from tspo_cli.disk import WriteError, flush_to_disk
-from tspo_cli.record_digests import delete_folder, forget_digests, note_digests
+from tspo_cli.disk import WriteError
+from tspo_cli.record_digests import note_digests
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.agent_file import write_agent_file
 from tspo_cli.rollout.engines.engine_protocol import Engine
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.rollout.records import GroupRecord
 from tspo_cli.runs import (
-    CHECKPOINTS_NAME,
     METRICS_NAME,
     MODEL_NAME,
     TIMINGS_NAME,
     append_jsonl,
-    checkpoint_folder,
-    eval_steps,
-    keep_steps_up_to,
     log_line,
     read_jsonl,
     read_status,
     rollout_file,
-    rollout_files,
     seal_run,
     set_status,
     write_jsonl_gz,
 )
 from tspo_cli.training.announce import loop_options, step_line
-from tspo_cli.training.best import forget_later, keep_best
-from tspo_cli.training.core.checkpoint import (
-    find_checkpoint,
-    load_checkpoint,
-    prune,
-    save_checkpoint,
-    set_aside,
-)
+from tspo_cli.training.best import keep_best
 from tspo_cli.training.core.critic import Critic
-from tspo_cli.training.core.distributed import barrier, broadcast_json, rank
+from tspo_cli.training.core.distributed import barrier, rank
 from tspo_cli.training.core.export import export_adapter, export_model
 from tspo_cli.training.core.handover import hand_over
 from tspo_cli.training.core.policy_learner import PolicyLearner
+from tspo_cli.training.core.stop_points import agree_to_stop, may_be_abandoned
 from tspo_cli.training.early_stop import StopRule, parse_rules
-from tspo_cli.training.launch.replaced_run import forget_replaced
 from tspo_cli.training.profiling import step_profiler
+from tspo_cli.training.saved_steps import SavedSteps, restore, saved_at_stop
 from tspo_cli.training.tracking import Track, evaluation_values, step_values, tracker
 
 if TYPE_CHECKING:
@@ -117,8 +106,8 @@ class TrainingRun:
             log_line(self.directory, self.attempt, f"warning: {message}")
 
 
-MakeStep = Callable[[int], StepResult]
-"""Make training step `step` (from 1)."""
+MakeStep = Callable[[int, bool], StepResult]
+"""(step, is_kept): make a training step, numbered from 1. If `is_kept`, a checkpoint follows it."""
 
 Evaluate = Callable[[TrainingRun, int], None]
 """Score the policy of a run at a step; every process calls it, the first one writes."""
@@ -143,7 +132,8 @@ def train_loop(
         run.warnings.extend(read_status(run.directory).get("warnings", []))
     for sentence in warnings:
         run.warn(sentence)
-    done = _restore(run) if resume else 0
+    saves = restore(run) if resume else SavedSteps(run, step=0, saved=0)
+    done = saves.step
     rows = read_jsonl(run.directory / METRICS_NAME)
     reason = _stop_reason(run, rules, rows) if rows else None
     profiler = step_profiler(run.directory, done + 1, config.track.profile)
@@ -151,14 +141,17 @@ def train_loop(
         _status(run, done, reason) as reached,
         tracker(config, run.directory, run.is_main_process) as track,
         _progress_bar(run, done) as advance,
+        saved_at_stop(saves),
     ):
-        if done == 0 and config.eval.at_start:
-            _evaluate(run, evaluate, 0, track)
+        if (done == 0 and config.eval.at_start) or not saves.is_evaluated:
+            _evaluate(run, evaluate, done, track)
+            saves.end_step(done, is_evaluated=True)
         began = time.perf_counter()
         for step in range(done + 1, config.train.steps + 1 if reason is None else 0):
             started, cpu_started = time.perf_counter(), time.process_time()
-            with profiler(step):
-                result = make_step(step)
+            is_kept = saves.begin_step(step)
+            with profiler(step), may_be_abandoned():
+                result = make_step(step, is_kept)
             for sentence in result.warnings:
                 run.warn(sentence)
             reached(step)
@@ -176,15 +169,19 @@ def train_loop(
             rows.append(result.metrics)
             reason = _stop_reason(run, rules, rows)
             last = step == config.train.steps or reason is not None
-            if last or (config.eval.every and step % config.eval.every == 0):
+            is_due = last or bool(config.eval.every and step % config.eval.every == 0)
+            saves.end_step(step, is_evaluated=not is_due)
+            if is_due:
                 _evaluate(run, evaluate, step, track)
-            if config.checkpoint.every and (last or step % config.checkpoint.every == 0):
-                _save(run, step)
+                saves.end_step(step, is_evaluated=True)
+            if last or is_kept:
+                saves.save()
             advance(1, line)
             if reason is not None:
                 run.log(f"step {step}: stopped early, because {reason}")
                 reached(step, reason)
                 break
+        agree_to_stop()
         if config.train.export_model:
             _export(run)
 
@@ -204,64 +201,6 @@ def _stop_reason(
         if rule.holds(rows):
             return rule.text
     return None
-
-
-def _restore(run: TrainingRun) -> int:
-    """Load the newest whole checkpoint and drop what was written after it. Returns its step, 0
-    without one.
-
-    Raises:
-        InvalidInputError: no checkpoint is whole, or the metrics lack a step before it.
-    """
-    folder, step = _newest_checkpoint(run), 0
-    if folder is not None:
-        critic = run.critic.core if run.critic is not None else None
-        step = int(load_checkpoint(run.learner.core, folder, critic)["step"])
-    if run.is_main_process:
-        for name in (METRICS_NAME, TIMINGS_NAME):
-            keep_steps_up_to(run.directory / name, step)
-        for later, folder in eval_steps(run.directory):
-            if later > step or step == 0:
-                delete_folder(folder)
-        again = [path for later, path in rollout_files(run.directory) if later > step]
-        forget_digests(*again)
-        for path in again:
-            path.unlink()
-        forget_later(run.directory, step)
-        prune(run.directory, run.config.checkpoint.keep)
-    run.log(f"resume after step {step}" if step else "no checkpoint yet: start from the beginning")
-    run.hand_over(step)
-    barrier()
-    return step
-
-
-def _newest_checkpoint(run: TrainingRun) -> Path | None:
-    """The checkpoint to go on from. The first process checks it, and sets damaged ones aside."""
-    name = None
-    if run.is_main_process:
-        found = find_checkpoint(run.directory)
-        for folder, problem in found.damaged.items():
-            run.warn(
-                f"{problem}; the checkpoint before it is used, and this one is kept as "
-                f"{set_aside(folder).name}"
-            )
-        name = found.folder.name if found.folder is not None else None
-    name = broadcast_json(name)
-    return run.directory / CHECKPOINTS_NAME / name if name is not None else None
-
-
-def _save(run: TrainingRun, step: int) -> None:
-    directory = checkpoint_folder(run.directory, step)
-    if run.is_main_process:  # a checkpoint never outlives the records of its steps
-        paths = [run.directory / name for name in (METRICS_NAME, TIMINGS_NAME)]
-        for path in paths:
-            flush_to_disk(path)
-        note_digests(*paths, grows=True)
-    critic = run.critic.core if run.critic is not None else None
-    save_checkpoint(run.learner.core, directory, {"step": step}, critic)
-    if run.is_main_process:
-        prune(run.directory, run.config.checkpoint.keep)
-        forget_replaced(run.directory)
 
 
 def _export(run: TrainingRun) -> None:

@@ -128,8 +128,16 @@ class CheckpointConfig(Section):
         50,
         ge=0,
         description=(
-            "Steps between checkpoints; there is one at the end too. 0: none, so that the run "
-            "cannot be resumed."
+            "Steps between checkpoints; there is one at the end and at a stop too. 0: none, so "
+            "that the run cannot be resumed, unless checkpoint.minutes is set."
+        ),
+    )
+    minutes: float = Field(
+        0,
+        ge=0,
+        description=(
+            "Also a checkpoint when this many minutes have passed since the last one, at the end "
+            "of a step; the clock of the first process counts. 0: by steps alone."
         ),
     )
     keep: int = Field(2, ge=1, description="Number of newest checkpoints that are kept.")

@@ -26,7 +26,6 @@ from tspo_cli.training.core.optimizer_state import (
     MOMENTS,
     full_state,
     restore_state,
-    set_update_count,
     trained_parameters,
     whole_shape,
 )
@@ -72,10 +71,8 @@ def save_checkpoint(
 def _save_core(core: TrainingCore, path: Path) -> None:
     from safetensors.torch import save_file
 
-    if not core.updates:  # a policy that waits for its critic has no moments yet
-        core.allocate_moments()
-        set_update_count(core.engine, 0)
-    state = full_state(core.engine, core.module, keep=rank() == 0)
+    # A policy that waits for its critic has no moments yet.
+    state = full_state(core.engine, core.module, keep=rank() == 0, has_moments=core.updates > 0)
     if rank() == 0:
         with writing(path, sum(tensor.nbytes for tensor in state.values())):
             save_file(state, path)

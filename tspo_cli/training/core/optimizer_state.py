@@ -42,11 +42,13 @@ def trained_parameters(module: Any) -> list[tuple[str, torch.nn.Parameter]]:
     ]
 
 
-def full_state(engine: Any, module: Any, *, keep: bool) -> dict[str, torch.Tensor]:
+def full_state(
+    engine: Any, module: Any, *, keep: bool, has_moments: bool
+) -> dict[str, torch.Tensor]:
     """`param.<name>`, `exp_avg.<name>`, `exp_avg_sq.<name>` of the trained parameters, float32 in
-    CPU memory; empty unless `keep`.
+    CPU memory; empty unless `keep`. Before the first update the moments are zeros.
 
-    All processes call it, after at least one update.
+    All processes call it.
     """
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
@@ -56,7 +58,9 @@ def full_state(engine: Any, module: Any, *, keep: bool) -> dict[str, torch.Tenso
         if keep:
             state[f"param.{name}"] = _in_cpu_memory(value)
         for key in MOMENTS:
-            if masters is None:
+            if not has_moments:
+                value = torch.zeros_like(value)
+            elif masters is None:
                 value = safe_get_full_optimizer_state(parameter, key)
             else:
                 value = engine.optimizer.state[masters[parameter]][key]

@@ -29,6 +29,7 @@ from tspo_cli.training.core.micro_batches import MicroBatch, micro_batches, padd
 from tspo_cli.training.core.optimizer_state import set_update_count
 from tspo_cli.training.core.schedule import learning_rate
 from tspo_cli.training.core.sequences import TrainSequence
+from tspo_cli.training.core.stop_points import between_batches, weights_change
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +206,7 @@ class TrainingCore:
             sequences, _ = exchange.spread(sequences, [row.weights for row in sequences])
         values = [[0.0] * len(sequence.token_ids) for sequence in sequences]
         for batch in self._batches(sequences, [row.weights for row in sequences]):
+            between_batches()
             outputs = (model or self.engine)(batch)[0].tolist()
             for number, index, value in zip(
                 batch.sequences.tolist(), batch.indices.tolist(), outputs, strict=True
@@ -247,6 +249,7 @@ class TrainingCore:
         maxima: dict[str, float] = {}
         summed = {"loss"}
         for number, batch in enumerate(work.batches, 1):
+            between_batches()
             self.engine.set_gradient_accumulation_boundary(number == len(work.batches))
             with self.clock.part("forward_backward"):
                 parts = loss(batch, *self.engine(batch))
@@ -277,6 +280,7 @@ class TrainingCore:
 
     def _step(self) -> float:
         """The optimiser's step; returns the gradient norm before clipping."""
+        weights_change()
         norm = None
         if self.zero_stage == 0 and not self.is_bfloat16:
             gradients = [

@@ -204,11 +204,13 @@ def written_gib(config: Config, trained: int, model: int, *, critic: bool) -> di
     """GiB that a run writes, for `trained` parameters and a model of `model` bytes.
 
     A checkpoint has the trained parameters and their two moments in float32; there is one more of
-    them while it is written. No checkpoints: checkpoint.every is 0.
+    them while it is written. No checkpoints: checkpoint.every and checkpoint.minutes are 0.
     """
     checkpoint = 12 * trained / GIB * (2 if critic else 1)
     every = config.checkpoint.every
     written = math.ceil(config.train.steps / every) if every else 0
+    if config.checkpoint.minutes:
+        written = config.train.steps
     kept = min(config.checkpoint.keep + 1, written)
     exported = model / GIB if config.train.export_model else 0.0
     return {"checkpoint": checkpoint, "checkpoints": checkpoint * kept, "model": exported}

@@ -26,6 +26,9 @@ VLLM_BESIDE_LEARNER = (
     "`tspo engine` and name them in vllm.url, or set rollout.one_step_off to false"
 )
 
+Result = Callable[..., T | None]
+
+_POLL_SECONDS = 0.2
 _LONGEST_STOP = 3.0
 """Seconds that a failed body waits for the work to stop. It may hang in a library."""
 
@@ -62,18 +65,28 @@ def beside_this_thread(work: Callable[[Event], T]) -> Callable[[Event], T]:
 
 
 @contextmanager
-def in_background(work: Callable[[Event], T]) -> Iterator[Callable[[], T]]:
+def in_background(work: Callable[[Event], T]) -> Iterator[Result[T]]:
     """Run `work` in a thread during the body of the `with` statement.
 
-    Yields a function that waits for the result of `work` and returns it, or raises its error. When
-    the body fails, the event that `work` was given is set, and the block waits for `work` to end, a
-    few seconds at most.
+    Yields a function that waits for the result of `work` and returns it, or raises its error. It
+    returns None as soon as its argument, a function, returns something true. Then, and when the
+    body fails, the event that `work` was given is set, and `work` is waited for, a few seconds at
+    most.
     """
     stop = Event()
     pool = DaemonPool(1, "background")
     future = pool.submit(beside_this_thread(work), stop)
+
+    def result(gives_up: Callable[[], object] = bool) -> T | None:
+        while not gives_up():
+            if wait([future], timeout=_POLL_SECONDS).done:
+                return future.result()
+        stop.set()
+        wait([future], timeout=_LONGEST_STOP)
+        return None
+
     try:
-        yield future.result
+        yield result
     except BaseException:
         stop.set()
         wait([future], timeout=_LONGEST_STOP)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event
 
+from tspo_cli import stopping
 from tspo_cli.config.schema import Config
 from tspo_cli.data.question import Question
 from tspo_cli.retrieval.types import Retriever
@@ -19,6 +20,7 @@ from tspo_cli.training.core.critic import Critic
 from tspo_cli.training.core.distributed import all_sum, rank, shared_store, world_size
 from tspo_cli.training.core.handover import hand_over
 from tspo_cli.training.core.policy_learner import PolicyLearner
+from tspo_cli.training.core.stop_points import local_work
 from tspo_cli.training.loop import StepResult
 from tspo_cli.training.rl.background import in_background
 from tspo_cli.training.rl.dynamic_sampling import groups_with_advantage, needs_refill
@@ -92,13 +94,13 @@ class RlStep:
     def __post_init__(self) -> None:
         self.warnings = StepWarnings(self.parts.config)
 
-    def __call__(self, step: int) -> StepResult:
-        """Make training step `step` (from 1)."""
+    def __call__(self, step: int, is_kept: bool) -> StepResult:
+        """Make training step `step` (from 1). If `is_kept`, a checkpoint follows it."""
         with self.clock.part("rollout"):
             batch = self.refill(self.score(self.rollouts_of(step)), step)
             self.parts.engine.sleep()
             lost = lost_shares(batch.trajectories, step, self.parts.config.rollout.max_searches)
-        with self.next_rollouts_in_background(step), self.clock.part("update"):
+        with self.next_rollouts_in_background(step, is_kept), self.clock.part("update"):
             groups, checks, check = self.check_policy(batch, step)
             updates = self.update(groups, step, check)
         with self.clock.part("handover"):
@@ -116,7 +118,12 @@ class RlStep:
         """The rollouts of a step: prefetched during the step before, or sampled now."""
         if step in self.prefetched:
             return self.prefetched.pop(step)
-        return self.sample(batch_of_step(self.parts.questions, step, self.parts.config))
+        return self.sample_now(batch_of_step(self.parts.questions, step, self.parts.config))
+
+    def sample_now(self, batch: Sequence[BatchQuestion]) -> Rollouts:
+        """Roll out this process's share of `batch`. A stop of any process abandons the rollouts."""
+        with local_work():
+            return self.sample(batch)
 
     def sample(self, batch: Sequence[BatchQuestion], stop: Event | None = None) -> Rollouts:
         """Roll out this process's share of `batch`. `stop`, set from another thread, cancels."""
@@ -157,27 +164,29 @@ class RlStep:
         while batch.refills < config.rollout.max_refills and needs_refill(batch.groups, config):
             refills = batch.refills + 1
             questions = refill_of_step(self.parts.questions, step, refills, config)
-            more = self.score(self.sample(questions))
+            more = self.score(self.sample_now(questions))
             batch = ScoredBatch(
                 batch.trajectories + more.trajectories, batch.groups + more.groups, refills
             )
         return batch
 
     @contextmanager
-    def next_rollouts_in_background(self, step: int) -> Iterator[None]:
+    def next_rollouts_in_background(self, step: int, is_kept: bool) -> Iterator[None]:
         """With rollout.one_step_off: sample the rollouts of step + 1 while the body runs, and wait
-        for them afterwards.
+        for them afterwards, unless a stop is asked for.
         """
-        if not self.prefetches_after(step):
+        if not self.prefetches_after(step, is_kept):
             yield
             return
         next_batch = batch_of_step(self.parts.questions, step + 1, self.parts.config)
         with in_background(lambda stop: self.sample(next_batch, stop)) as result:
             yield
             with self.clock.part("wait"):
-                self.prefetched[step + 1] = result()
+                rollouts = result(stopping.requested)
+            if rollouts is not None:
+                self.prefetched[step + 1] = rollouts
 
-    def prefetches_after(self, step: int) -> bool:
+    def prefetches_after(self, step: int, is_kept: bool) -> bool:
         """True where the rollouts of step + 1 are sampled during `step`.
 
         Not across a checkpoint: a run that is resumed from it samples with the weights of the
@@ -185,8 +194,7 @@ class RlStep:
         """
         config = self.parts.config
         is_last = step == config.train.steps
-        is_saved = config.checkpoint.every > 0 and step % config.checkpoint.every == 0
-        return config.rollout.one_step_off and not (is_last or is_saved)
+        return config.rollout.one_step_off and not (is_last or is_kept)
 
     def check_policy(
         self, batch: ScoredBatch, step: int

@@ -25,6 +25,7 @@ from tspo_cli.training.core.sequences import (
     TrainSequence,
     demonstration_sequence,
 )
+from tspo_cli.training.core.stop_points import local_work
 from tspo_cli.training.loop import StepResult
 from tspo_cli.training.sft.demonstration_file import read_demonstrations
 from tspo_cli.training.sft.held_out import held_out_loss
@@ -46,9 +47,9 @@ class SftStep:
     held_out: Sequence[ScriptedTrajectory] = ()
     clock: Clock = field(default_factory=Clock)
 
-    def __call__(self, step: int) -> StepResult:
+    def __call__(self, step: int, is_kept: bool) -> StepResult:
         """Make training step `step` (from 1)."""
-        with self.clock.part("draw"):
+        with self.clock.part("draw"), local_work():
             sequences = self.sequences_of(step)
         with self.clock.part("update"):
             metrics = self.learner.update_sft(sequences)

@@ -1,0 +1,74 @@
+"""Something happens to a training process at a chosen moment. Called in it before the command
+(`tests.conftest.run_prepared`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tspo_cli.rollout.agent import _Loop
+from tspo_cli.training import loop, saved_steps
+from tspo_cli.training.core.training_core import TrainingCore
+from tspo_cli.training.rl.rl_step import RlStep
+
+# Moment -> where the call is looked up. A step of the tests has one rollout phase and one update.
+MOMENTS: dict[str, tuple[Any, str]] = {
+    "rollouts": (_Loop, "_search"),
+    "update": (TrainingCore, "_accumulate"),
+    "weights": (RlStep, "hand_over_weights"),
+    "records": (loop, "_record"),
+    "evaluation": (loop, "_evaluate"),
+    "checkpoint": (saved_steps, "save_checkpoint"),
+    "start": (saved_steps, "agree_to_stop"),
+}
+
+
+def at(moment: str, number: int, act: Callable[[], None], *, inside: bool = False) -> None:
+    """Call `act` at the `number`-th time (from 1) that this process comes to `moment`. If `inside`,
+    at the first search after it.
+    """
+    owner, name = MOMENTS[moment]
+    work, left = getattr(owner, name), number
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0 and inside:
+            at("rollouts", 1, act)
+        elif left == 0:
+            act()
+        return work(*arguments, **options)
+
+    setattr(owner, name, watched)
+
+
+def is_one_of(ranks: str) -> bool:
+    return not ranks or os.environ.get("RANK", "0") in ranks.split(",")
+
+
+def send(moment: str, number: str, name: str, ranks: str = "", times: str = "1") -> None:
+    """This process gets the signal `name`, if it is one of `ranks`."""
+
+    def act() -> None:
+        for _ in range(int(times)):
+            os.kill(os.getpid(), signal.Signals[name])
+            time.sleep(0.01)
+
+    if is_one_of(ranks):
+        at(moment.removesuffix("-inside"), int(number), act, inside=moment.endswith("-inside"))
+
+
+def fail(moment: str, number: str, kind: str, ranks: str) -> None:
+    """This process of `ranks` fails: `kind` is "memory", "stall" or "slow"."""
+
+    def act() -> None:
+        if kind == "memory":
+            raise MemoryError("no room for 123 MB")
+        time.sleep(3600 if kind == "stall" else 6)
+
+    if is_one_of(ranks):
+        at(moment, int(number), act)

@@ -1,0 +1,126 @@
+"""A training that is asked to stop writes the checkpoint of its last whole step, and a resumed run
+is the same as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Finished, Playground, run_prepared, run_tspo
+from tspo_cli.runs import read_json, read_jsonl
+
+pytestmark = pytest.mark.slow
+Tspo = Callable[..., Finished]
+STEPS = 4
+
+
+def command(playground: Playground, run: Path, *more: str, **values: object) -> list[str]:
+    options = {
+        "train__steps": STEPS,
+        "train__export_model": "false",
+        "checkpoint__best": "none",
+        "checkpoint__every": 50,
+        "eval__every": 2,
+        "eval__at_start": "false",
+        "eval__limit": 3,
+        "loss__entropy": 0.001,  # every step moves the weights, whatever the rewards
+        **values,
+    }
+    return ["train", "tiny/tspo", "--out", str(run), *playground.settings(**options), *more]
+
+
+def sent(moment: str, number: int, name: str, *more: object) -> str:
+    return ":".join(map(str, ["tests.training.launch.moments:send", moment, number, name, *more]))
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """What a stopped run and one that was never stopped share."""
+    kept = ("metrics.jsonl", "rollouts/*", "eval/*/*", f"checkpoints/*{STEPS}/*")
+    return {
+        str(path.relative_to(run)): path.read_bytes()
+        for pattern in kept
+        for path in sorted(run.glob(pattern))
+    }
+
+
+@pytest.fixture(scope="module")
+def straight(playground: Playground, tspo: Tspo, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("straight") / "run"
+    tspo(*command(playground, run))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "moment", "number", "saved"),
+    [
+        ("SIGTERM", 143, "update", 3, 2),
+        ("SIGINT", 130, "weights", 2, 2),
+        ("SIGUSR1", 138, "records", 3, 3),
+        ("SIGHUP", 129, "evaluation-inside", 1, 2),
+        ("SIGTERM", 143, "checkpoint", 1, 4),
+    ],
+)
+def test_a_signal_leaves_the_last_whole_step(
+    playground: Playground,
+    straight: Path,
+    tmp_path: Path,
+    name: str,
+    code: int,
+    moment: str,
+    number: int,
+    saved: int,
+) -> None:
+    run = tmp_path / "run"
+    codes, said = run_prepared(sent(moment, number, name), *command(playground, run))
+    assert (codes, "Traceback" in said) == ([code], False)
+    status = read_json(run / "status.json")
+    assert (status["state"], status["step"]) == ("stopped", saved)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [f"step_{saved:06}"]
+    done = run_tspo(*command(playground, run, "--resume"))
+    assert done.code == 0, done.err
+    wanted, found = contents(straight), contents(run)
+    assert [key for key in wanted if wanted[key] != found.get(key)] == []
+
+
+def test_rollouts_are_abandoned(playground: Playground, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    codes, said = run_prepared(sent("rollouts", 1, "SIGTERM"), *command(playground, run))
+    assert (codes, read_json(run / "status.json")["step"]) == ([143], 0)
+    assert "SIGTERM: stopped after step 0" in said
+    assert not (run / "checkpoints").exists(), "before the first step there is nothing to write"
+
+
+def test_a_second_signal_ends_at_once(playground: Playground, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    codes, said = run_prepared(
+        sent("weights", 2, "SIGTERM", "", 2), *command(playground, run), timeout=20
+    )
+    assert codes == [143]
+    assert "Traceback" not in said
+    assert read_json(run / "status.json")["state"] == "stopped"
+    assert not list((run / "checkpoints").glob("*"))
+
+
+def test_no_checkpoint_is_written_where_none_is_wanted(
+    playground: Playground, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    line = command(playground, run, checkpoint__every=0)
+    codes, _ = run_prepared(sent("records", 2, "SIGTERM"), *line)
+    assert codes == [128 + signal.SIGTERM]
+    assert len(read_jsonl(run / "metrics.jsonl")) == 2
+    assert not (run / "checkpoints").exists()
+
+
+def test_checkpoints_by_time(playground: Playground, tspo: Tspo, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    values = {"checkpoint__every": 0, "checkpoint__minutes": 1e-6, "checkpoint__keep": 9}
+    tspo(*command(playground, run, train__steps=2, eval__every=0, **values))
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+        "step_000001",
+        "step_000002",
+    ]

@@ -1,0 +1,91 @@
+"""A signal that asks the process to stop, and when it is honoured.
+
+A signal interrupts the main thread at once, with the exception that ends the command. Work that
+must not be cut in two defers it, and looks itself for a moment to stop.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass
+class _State:
+    number: int = 0
+    deferring: bool = False
+    urgent: bool = False
+
+
+_state = _State()
+
+
+def stop_error(number: int) -> BaseException:
+    """What a stop by the signal `number` raises: KeyboardInterrupt for Ctrl-C, else SystemExit with
+    the exit code 128 + `number`.
+    """
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+
+
+def stop_number(error: BaseException) -> int:
+    """The signal that `error`, made by `stop_error`, stands for; 0 if it stands for none."""
+    if isinstance(error, KeyboardInterrupt):
+        return int(signal.SIGINT)
+    code = error.code if isinstance(error, SystemExit) else None
+    return code - 128 if isinstance(code, int) and code > 128 else 0
+
+
+def request_stop(number: int, *, urgent: bool = False) -> None:
+    """Note in a signal handler that `number` asks to stop, and raise what stops the process, unless
+    its work defers that. What is `urgent` is not deferred.
+    """
+    _state.number = _state.number or number
+    _state.urgent = _state.urgent or urgent
+    if urgent or not _state.deferring:
+        raise stop_error(_state.number)
+
+
+def requested() -> int:
+    """The signal that asked to stop, 0 without one."""
+    return _state.number
+
+
+def is_urgent() -> bool:
+    """True after a second signal: nothing may be begun that takes long."""
+    return _state.urgent
+
+
+def defer() -> None:
+    """From now on a signal is only noted."""
+    _state.deferring = True
+
+
+def allow() -> None:
+    """From now on a signal interrupts at once, also one that came before."""
+    _state.deferring = False
+    if _state.number:
+        raise stop_error(_state.number)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Within it a signal is only noted: `requested`."""
+    before = _state.deferring
+    _state.deferring = True
+    try:
+        yield
+    finally:
+        _state.deferring = before
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Within it a signal interrupts at once, also one that came before."""
+    before = _state.deferring
+    try:
+        allow()
+        yield
+    finally:
+        _state.deferring = before

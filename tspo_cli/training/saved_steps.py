@@ -1,0 +1,166 @@
+"""The checkpoints of a run: when one is due, what a stop asks for, and how a run goes on."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tspo_cli import stopping
+from tspo_cli.disk import flush_to_disk
+from tspo_cli.record_digests import delete_folder, forget_digests, note_digests
+from tspo_cli.runs import (
+    CHECKPOINTS_NAME,
+    METRICS_NAME,
+    TIMINGS_NAME,
+    checkpoint_folder,
+    eval_steps,
+    keep_steps_up_to,
+    rollout_files,
+)
+from tspo_cli.training.best import forget_later
+from tspo_cli.training.core.checkpoint import (
+    find_checkpoint,
+    load_checkpoint,
+    prune,
+    save_checkpoint,
+    set_aside,
+)
+from tspo_cli.training.core.distributed import all_max, barrier, broadcast_json, rank
+from tspo_cli.training.core.stop_points import agree_to_stop
+from tspo_cli.training.launch.replaced_run import forget_replaced
+
+if TYPE_CHECKING:
+    from tspo_cli.training.loop import TrainingRun
+
+
+@dataclass
+class SavedSteps:
+    """What a checkpoint would hold now. `step` is the last whole step, `saved` that of the newest
+    checkpoint. `is_evaluated` is False while an evaluation of `step` is due.
+    """
+
+    run: TrainingRun
+    step: int
+    saved: int
+    is_evaluated: bool = True
+    last_save: float = field(default_factory=time.monotonic)
+    last_step: float = field(default_factory=time.monotonic)
+
+    def begin_step(self, step: int) -> bool:
+        """Begin a step, unless a stop was asked for. True if a checkpoint follows it, other than as
+        the last one of the run: after checkpoint.every steps, and where checkpoint.minutes will
+        have passed by the clock of the first process.
+        """
+        agree_to_stop()
+        options, now = self.run.config.checkpoint, time.monotonic()
+        expected_end = now + (now - self.last_step if step > 1 else 0.0)
+        self.last_step = now
+        if options.every and step % options.every == 0:
+            return True
+        if not options.minutes:
+            return False
+        is_late = rank() == 0 and expected_end - self.last_save >= 60 * options.minutes
+        return bool(all_max(float(is_late)))
+
+    def end_step(self, step: int, *, is_evaluated: bool) -> None:
+        """The step is whole, and its records are written; its evaluation may follow."""
+        self.step, self.is_evaluated = step, is_evaluated
+
+    def save(self) -> None:
+        """Write the checkpoint of the last whole step, unless it is there."""
+        if self.saved == self.step or not writes_checkpoints(self.run):
+            return
+        run, critic = self.run, self.run.critic
+        if run.is_main_process:  # a checkpoint never outlives the records of its steps
+            paths = [run.directory / name for name in (METRICS_NAME, TIMINGS_NAME)]
+            for path in paths:
+                flush_to_disk(path)
+            note_digests(*paths, grows=True)
+        extra: dict[str, Any] = {"step": self.step}
+        if not self.is_evaluated:
+            extra["evaluation"] = "due"
+        folder = checkpoint_folder(run.directory, self.step)
+        save_checkpoint(run.learner.core, folder, extra, critic.core if critic else None)
+        if run.is_main_process:
+            prune(run.directory, run.config.checkpoint.keep)
+            forget_replaced(run.directory)
+        self.saved, self.last_save = self.step, time.monotonic()
+
+    def save_at_stop(self, number: int) -> None:
+        """Write the checkpoint that the signal `number` asks for."""
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        if self.step > self.saved and writes_checkpoints(self.run):
+            self.run.log(
+                f"{name}: writing the checkpoint of step {self.step}; a second signal ends at once"
+            )
+            self.save()
+        self.run.log(f"{name}: stopped after step {self.step}")
+
+
+def writes_checkpoints(run: TrainingRun) -> bool:
+    """True unless the experiment wants no checkpoints."""
+    return bool(run.config.checkpoint.every or run.config.checkpoint.minutes)
+
+
+@contextmanager
+def saved_at_stop(saves: SavedSteps) -> Iterator[SavedSteps]:
+    """Within it a signal waits for a moment at which the checkpoint of the last whole step can be
+    written, and this is done. A second signal does not wait.
+    """
+    with stopping.deferred():
+        try:
+            yield saves
+        except (KeyboardInterrupt, SystemExit) as error:
+            number = stopping.stop_number(error)
+            if number and not stopping.is_urgent():
+                saves.save_at_stop(number)
+            raise
+
+
+def restore(run: TrainingRun) -> SavedSteps:
+    """Load the newest whole checkpoint and drop what was written after it.
+
+    Raises:
+        InvalidInputError: no checkpoint is whole, or the metrics lack a step before it.
+    """
+    folder, step, is_evaluated = _newest_checkpoint(run), 0, True
+    if folder is not None:
+        critic = run.critic.core if run.critic is not None else None
+        extra = load_checkpoint(run.learner.core, folder, critic)
+        step, is_evaluated = int(extra["step"]), "evaluation" not in extra
+    if run.is_main_process:
+        for name in (METRICS_NAME, TIMINGS_NAME):
+            keep_steps_up_to(run.directory / name, step)
+        for evaluated, folder in eval_steps(run.directory):
+            if evaluated > step or step == 0 or (evaluated == step and not is_evaluated):
+                delete_folder(folder)
+        again = [path for later, path in rollout_files(run.directory) if later > step]
+        forget_digests(*again)
+        for path in again:
+            path.unlink()
+        forget_later(run.directory, step)
+        prune(run.directory, run.config.checkpoint.keep)
+    run.log(f"resume after step {step}" if step else "no checkpoint yet: start from the beginning")
+    run.hand_over(step)
+    barrier()
+    return SavedSteps(run, step, step, is_evaluated)
+
+
+def _newest_checkpoint(run: TrainingRun) -> Path | None:
+    """The checkpoint to go on from. The first process checks it, and sets damaged ones aside."""
+    name = None
+    if run.is_main_process:
+        found = find_checkpoint(run.directory)
+        for folder, problem in found.damaged.items():
+            run.warn(
+                f"{problem}; the checkpoint before it is used, and this one is kept as "
+                f"{set_aside(folder).name}"
+            )
+        name = found.folder.name if found.folder is not None else None
+    name = broadcast_json(name)
+    return run.directory / CHECKPOINTS_NAME / name if name is not None else None
