@@ -117,6 +117,7 @@ WITHOUT_MODEL = (
     "gigpo",
     "retrieval_bonus",
     "stratified_grpo",
+    "cw_grpo",
     "rejection_sampling",
 )
 
@@ -133,7 +134,12 @@ def test_every_algorithm_that_needs_no_model(group_file: Path, algorithm: str) -
 
 
 def test_those_that_need_one_say_what(group_file: Path, tmp_path: Path) -> None:
-    wanted = (("ppo", "critic"), ("igpo", "gold_logprobs"), ("a2tgpo", "gold_logprobs"))
+    wanted = (
+        ("ppo", "critic"),
+        ("igpo", "gold_logprobs"),
+        ("mig", "gold_logprobs"),
+        ("carl", "critic"),
+    )
     for algorithm, what in wanted:
         error = run(group_file, "-a", algorithm).exception
         assert isinstance(error, InvalidInputError)

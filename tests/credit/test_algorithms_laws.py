@@ -71,6 +71,10 @@ configs = st.builds(
             "rescale": st.sampled_from(["sqrt", "none"]),
         }
     ),
+    mig=st.fixed_dictionaries({"norm": st.sampled_from(["separate", "joint"])}),
+    cw_grpo=st.fixed_dictionaries(
+        {"sharpness": st.sampled_from([0.5, 2.0]), "useful": st.sampled_from(["hit", "first_hit"])}
+    ),
     rejection_sampling=st.fixed_dictionaries({"keep_per_question": st.sampled_from([0, 1, 2])}),
 )
 
@@ -137,6 +141,8 @@ def test_the_order_of_trajectories_changes_nothing(
 
 
 SHIFTED = (
+    "mig",
+    "cw_grpo",
     "a2tgpo",
     "stratified_grpo",
     "grpo",
@@ -155,10 +161,10 @@ SHIFTED = (
 def test_shifting_all_outcomes_changes_nothing(
     group: Group, config: CreditConfig, name: str, shift: float
 ) -> None:
-    """gigpo without a discount, igpo with outcomes normalised apart: elsewhere a shift is not the
-    same at all turns.
+    """gigpo without a discount, igpo and mig with outcomes normalised apart: elsewhere a shift is
+    not the same at all turns.
     """
-    config = changed(config, igpo={"norm": "separate"}, gamma=1.0)
+    config = changed(config, igpo={"norm": "separate"}, mig={"norm": "separate"}, gamma=1.0)
     judged = [judge(trajectory, group.golden_answers, config) for trajectory in group.trajectories]
     assign = ALGORITHMS[name]
     before = assign(judged, config).advantages
@@ -181,6 +187,7 @@ def test_shifting_the_reward_changes_nothing_after_whitening(batch: list[Group])
 
 
 EQUAL = (
+    "cw_grpo",
     "stratified_grpo",
     "tspo",
     "grpo",
@@ -270,6 +277,20 @@ def test_a2tgpo_without_its_gain_is_grpo(
     group: Group, config: CreditConfig, off: dict[str, Any]
 ) -> None:
     assert rows(group, "a2tgpo", config, a2tgpo=off) == rows(group, "grpo", config)
+
+
+@given(groups, configs)
+def test_cw_grpo_moves_credit_between_searches_of_a_rollout(
+    group: Group, config: CreditConfig
+) -> None:
+    """The mean over a rollout's searches stays GRPO's, and all signs stay."""
+    for row, base in zip(rows(group, "cw_grpo", config), rows(group, "grpo", config), strict=True):
+        assert row[-1] == base[-1]
+        assert sum(row) == pytest.approx(sum(base), abs=1e-9)
+        assert all(value * base[0] >= 0 for value in row)
+    assert rows(group, "cw_grpo", config, cw_grpo={"sharpness": 0.0}) == [
+        pytest.approx(row) for row in rows(group, "grpo", config)
+    ]
 
 
 @given(groups, configs)

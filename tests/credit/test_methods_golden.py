@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from tests.credit.test_algorithms_golden import (
+    GOLD,
     MIXED,
     TURNS,
     advantages,
@@ -13,13 +16,20 @@ from tests.credit.test_algorithms_golden import (
     check,
     group,
 )
+from tspo_cli.config.load_config import load_config
+from tspo_cli.config.rules import rule_problems
 from tspo_cli.config.schema import CreditConfig, LossConfig
+from tspo_cli.credit.algorithms import ALGORITHMS
 from tspo_cli.credit.assign import assign_credit
+from tspo_cli.credit.folr import judge
+from tspo_cli.credit.group import CreditTrajectory, CreditTurn
+from tspo_cli.credit.outcome import outcome_reward
 from tspo_cli.data.question import Question
 from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
 from tspo_cli.training.core.losses import clipped_policy_loss
 from tspo_cli.training.core.micro_batches import micro_batches
 from tspo_cli.training.core.sequences import policy_sequence
+from tspo_cli.training.rl.gold_logprobs import log_sum
 
 
 def test_stratified_grpo() -> None:
@@ -120,3 +130,98 @@ def test_a_sequence_without_clip_scales_beside_one_with_them() -> None:
     both = micro_batches([plain, scaled], [plain.weights, scaled.weights], 9)[0]
     assert both.clip_scales is not None
     assert sorted(both.clip_scales.tolist()) == pytest.approx([0.7, 1.0])
+
+
+def test_mig() -> None:
+    """Over the running maximum the gains are 0 and 1 (of -3, -3.5, -2), and 1: mean 2/3, std
+    0.57735: -1.15470, 0.57735 twice. Outcomes +-0.70711.
+    """
+    which = group(attempt(3, 2, 1, (-3.0, -3.5, -2.0)), attempt(2, None, 0, (-3.0, -2.0)))
+    check(advantages(which, "mig"), [[0.12976, 1.28446, 0.70711], [-0.12976, -0.70711]])
+    credit = assign_credit(which, CreditConfig(algorithm="mig"))
+    check([one.turn_rewards for one in credit.trajectories], [[0, 1, 1], [1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("maximum", "rewards"), [("previous", [-0.01, 0.03, 1]), ("running", [0, 0.02, 1])]
+)
+def test_tips_rewards(maximum: str, rewards: list[float]) -> None:
+    """0.02 times -0.5 and 1.5; over the maximum, times 0 and 1."""
+    config = CreditConfig(algorithm="tips", tips={"maximum": maximum})
+    judged = [judge(attempt(3, 2, 1, (-3.0, -3.5, -2.0)), [GOLD], config)]
+    check(list(ALGORITHMS["tips"](judged, config).turn_rewards), [rewards])
+
+
+def test_probabilities_of_aliases_are_added() -> None:
+    assert log_sum([math.log(0.2), math.log(0.3)]) == pytest.approx(math.log(0.5))
+    assert log_sum([-2000.0]) == -2000.0
+    assert log_sum([-2000.0, -2000.0]) == pytest.approx(-2000 + math.log(2))
+
+
+@pytest.mark.parametrize("name", ["igpo", "a2tgpo", "mig", "tips"])
+def test_a_teacher_that_is_not_kept_is_refused(name: str) -> None:
+    settings = [f"credit.algorithm={name}", f"credit.{name}.teacher=reference"]
+
+    def said(*more: str) -> str:
+        return "\n".join(rule_problems(load_config([], [*settings, *more])))
+
+    wanted = f"credit.{name}.teacher: the reference is the frozen starting policy"
+    assert wanted in said("loss.log_kl=false")
+    for kept in ("loss.log_kl=true", "loss.kl=0.1"):
+        assert ".teacher:" not in said(kept)
+
+
+def test_cw_grpo() -> None:
+    """Two searches, of which the second finds the gold: softmax (0.26894, 0.73106) times 2. A
+    rollout whose only search finds it, and those below the mean, stay GRPO's.
+    """
+    right, wrong = 1.09545, -0.73030
+    wanted = [
+        [right * 0.53788, right * 1.46212, right],
+        [wrong] * 4,
+        [wrong] * 3,
+        [right] * 2,
+        [wrong] * 4,
+    ]
+    check(advantages(MIXED, "cw_grpo"), wanted)
+
+
+def test_cw_grpo_counts_every_hit_or_the_first() -> None:
+    """Hits at both of two searches: all alike, or the first one alone."""
+    twice = CreditTrajectory(
+        GOLD, (CreditTurn("a", GOLD), CreditTurn("b", GOLD), CreditTurn(None, ""))
+    )
+    which = group(twice, attempt(2, None, 0))
+    check(advantages(which, "cw_grpo"), [[0.70711] * 3, [-0.70711] * 2])
+    first = advantages(which, "cw_grpo", cw_grpo={"useful": "first_hit"})
+    check(first, [[0.70711 * 1.46212, 0.70711 * 0.53788, 0.70711], [-0.70711] * 2])
+
+
+def searched(searches: int, answer: str | None, tokens: int = 1) -> CreditTrajectory:
+    turns = [CreditTurn("q", "Nothing.", "", tokens)] * searches
+    return CreditTrajectory(answer, (*turns, CreditTurn(None, "", "", tokens)))
+
+
+@pytest.mark.parametrize(
+    ("searches", "answer", "reward"),
+    [(1, GOLD, 1.0), (0, GOLD, 0.9), (2, None, -0.1), (0, None, -0.2), (1, "Ada", 2 / 3)],
+)
+def test_f1_plus(searches: int, answer: str | None, reward: float) -> None:
+    config = CreditConfig(outcome="f1_plus")
+    assert outcome_reward(searched(searches, answer), [GOLD], config) == pytest.approx(reward)
+
+
+@pytest.mark.parametrize(
+    ("options", "reward"),
+    [
+        ({"length_penalty": 0.1}, 0.7),
+        ({"length_penalty": 0.1, "length_free": 2}, 0.9),
+        ({"length_penalty": 0.1, "length_free": 9}, 1.0),
+        ({"length_penalty": 0.01, "length_unit": "tokens"}, 0.8),  # 4 turns of 5 tokens
+        ({"length_penalty": 0.5}, 0.0),
+    ],
+)
+def test_length_penalty(options: dict[str, float], reward: float) -> None:
+    config = CreditConfig(**options)
+    assert outcome_reward(searched(3, GOLD, 5), [GOLD], config) == pytest.approx(reward)
+    assert outcome_reward(searched(3, "no", 5), [GOLD], config) == 0.0, "failing stays failing"

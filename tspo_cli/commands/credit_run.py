@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 
 # What counts as an outcome and as a hit stays that of the run, so that all algorithms judge the
 # same.
-JUDGING = ("outcome", "hit_source", "match", "degenerate")
+JUDGING = (
+    "outcome",
+    "no_search_penalty",
+    "no_answer_penalty",
+    "length_penalty",
+    "length_unit",
+    "length_free",
+    "hit_source",
+    "match",
+    "degenerate",
+)
 
 
 def compare_run(

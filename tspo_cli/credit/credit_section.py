@@ -21,9 +21,12 @@ class CreditConfig(Section):
     """
 
     algorithm: str = Field("tspo", description="Name of the algorithm, or FILE.py:function.")
-    outcome: Literal["em", "f1", "em_format"] | UserFunction = Field(
+    outcome: Literal["em", "f1", "f1_plus", "em_format"] | UserFunction = Field(
         "em",
-        description="U11: reward of the final answer. em_format: values of Search-R1 v0.3.",
+        description=(
+            "U11: reward of the final answer. f1_plus: F1 less penalties, as in Search-R1++; "
+            "em_format: values of Search-R1 v0.3."
+        ),
     )
     format_score: float = Field(
         0.2,
@@ -45,6 +48,24 @@ class CreditConfig(Section):
             "em_format: added to a wrong answer in valid form if a search found a gold answer."
         ),
     )
+    no_search_penalty: float = Field(
+        0.1, ge=0, description="f1_plus: subtracted from F1 if the rollout never searched."
+    )
+    no_answer_penalty: float = Field(
+        0.1, ge=0, description="f1_plus: subtracted from F1 if there is no answer."
+    )
+    length_penalty: float = Field(
+        0.0,
+        ge=0,
+        description=(
+            "Subtracted from an outcome above 0 for every length_unit beyond length_free; the "
+            "outcome stays at 0 or more."
+        ),
+    )
+    length_unit: Literal["searches", "tokens"] = Field(
+        "searches", description="What length_penalty counts: searches, or sampled tokens."
+    )
+    length_free: int = Field(0, ge=0, description="Searches or tokens without a length_penalty.")
     overlong_limit: int = Field(
         0,
         ge=0,

@@ -16,12 +16,12 @@ from tspo_cli.errors import InvalidInputError
 def outcome_reward(
     trajectory: CreditTrajectory, golds: Sequence[str], config: CreditConfig, *, found: bool = False
 ) -> float:
-    """The outcome that `config.outcome` asks for, less the overlong penalty; `found`: a gold answer
-    was retrieved.
+    """The outcome that `config.outcome` asks for, less the penalties for length; `found`: a gold
+    answer was retrieved.
 
-    em: 0 or 1. f1: 0 to 1. em_format: see `format_reward`. FILE.py:function: what the user's
-    function returns for (answer or None, golden answers, trajectory), which must be a finite
-    number.
+    em: 0 or 1. f1: 0 to 1. f1_plus: see `f1_plus`. em_format: see `format_reward`.
+    FILE.py:function: what the user's function returns for (answer or None, golden answers,
+    trajectory), which must be a finite number.
 
     Raises:
         InvalidInputError, MissingResourceError: a user's function that cannot be used.
@@ -30,11 +30,39 @@ def outcome_reward(
         reward = float(exact_match(trajectory.answer, golds))
     elif config.outcome == "f1":
         reward = f1_score(trajectory.answer, golds)
+    elif config.outcome == "f1_plus":
+        reward = f1_plus(trajectory, golds, config)
     elif config.outcome == "em_format":
         reward = format_reward(trajectory, golds, config, found=found)
     else:
         reward = _user_reward(trajectory, golds, config.outcome)
+    reward = shortened(reward, trajectory, config)
     return reward - overlong_penalty(trajectory, config)
+
+
+def f1_plus(trajectory: CreditTrajectory, golds: Sequence[str], config: CreditConfig) -> float:
+    """F1 less a penalty without any search, and one without an answer (Search-R1++, arXiv
+    2602.19526: 0.1 each).
+    """
+    searched = any(turn.query is not None for turn in trajectory.turns)
+    return (
+        f1_score(trajectory.answer, golds)
+        - config.no_search_penalty * (not searched)
+        - config.no_answer_penalty * (trajectory.answer is None)
+    )
+
+
+def shortened(reward: float, trajectory: CreditTrajectory, config: CreditConfig) -> float:
+    """A reward above 0 less the length penalty, at least 0. A reward of 0 or less stays: failing
+    shortly is no better than failing.
+    """
+    if not config.length_penalty or reward <= 0:
+        return reward
+    length = sum(
+        turn.tokens if config.length_unit == "tokens" else turn.query is not None
+        for turn in trajectory.turns
+    )
+    return max(0.0, reward - config.length_penalty * max(0, length - config.length_free))
 
 
 def format_reward(

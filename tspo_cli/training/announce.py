@@ -132,7 +132,12 @@ def _mismatch(config: Config) -> str:
 
 def _reward(config: Config) -> str:
     credit = config.credit
-    names = {"em": "exact match", "f1": "word F1", "em_format": "exact match and format"}
+    names = {
+        "em": "exact match",
+        "f1": "word F1",
+        "f1_plus": "word F1 less penalties",
+        "em_format": "exact match and format",
+    }
     limit = (
         f" less the overlong penalty from {credit.overlong_limit} tokens"
         if credit.overlong_limit

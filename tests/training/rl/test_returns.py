@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tspo_cli.training.rl.returns import advantages_to_go, gae, token_rewards, whiten
+from tspo_cli.config.schema import CriticConfig
+from tspo_cli.training.rl.returns import advantages_to_go, estimate, gae, token_rewards, whiten
 
 
 def test_rewards_stand_at_the_last_sampled_token_of_their_turn() -> None:
@@ -71,3 +72,33 @@ def test_whitening_is_over_sampled_tokens() -> None:
 
 def test_penalties_are_subtracted_from_their_token_on() -> None:
     assert advantages_to_go([5.0] * 4, [0.0, 1.0, 0.0, 2.0]) == [2.0, 2.0, 3.0, 3.0]
+
+
+def test_a_turn_earns_the_difference_of_the_values_at_its_borders() -> None:
+    """Turns of two tokens: 0.5 - 0.2, and the outcome 1 less 0.5; together 1 - 0.2. With lambda 1
+    each earns the outcome less the value before it.
+    """
+    turns, values = [-1, 0, 0, -1, 1, 1], [9.0, 0.2, 0.9, 9.0, 0.5, 0.1]
+    rewards = [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+    options = CriticConfig(steps="turn", lam=0.0, target="rewards_to_go")
+    advantages, targets = estimate(rewards, values, turns, options)
+    assert advantages == pytest.approx([0, 0.3, 0.3, 0, 0.5, 0.5])
+    assert targets == [0, 1, 1, 0, 1, 1]
+    advantages, targets = estimate(rewards, values, turns, CriticConfig(steps="turn", lam=1.0))
+    assert advantages == pytest.approx([0, 0.8, 0.8, 0, 0.5, 0.5])
+    assert targets == pytest.approx([0, 1, 1, 0, 1, 1])
+
+
+def test_turns_are_told_apart_by_number_and_not_by_their_values() -> None:
+    """Three neighbours with equal values and rewards are three steps."""
+    options = CriticConfig(steps="turn", lam=0.0)
+    advantages, _ = estimate([0.0, 0.0, 1.0], [0.5, 0.5, 0.5], [0, 1, 2], options)
+    assert advantages == [0.0, 0.0, 0.5]
+
+
+def test_steps_of_tokens_are_generalised_advantage_estimation() -> None:
+    turns, values = [-1, 0, 0, -1, 1], [9.0, 0.3, -0.2, 9.0, 0.7]
+    rewards = [0.0, -0.1, 0.0, 0.0, 1.0]
+    options = CriticConfig(gamma=0.9, lam=0.8)
+    wanted = gae(rewards, values, [turn >= 0 for turn in turns], 0.9, 0.8)
+    assert estimate(rewards, values, turns, options) == wanted

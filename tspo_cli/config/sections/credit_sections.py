@@ -114,7 +114,7 @@ class LossConfig(Section):
 
 class CriticConfig(Section):
     """The value model of an algorithm with a critic, and its generalised advantage estimation over
-    sampled tokens.
+    sampled tokens or turns.
     """
 
     lr: float = Field(1e-5, gt=0, description="Learning rate of the critic.")
@@ -122,7 +122,20 @@ class CriticConfig(Section):
     value_clip: float = Field(
         0.5, ge=0, description="Values change at most by this per step. 0: no limit."
     )
-    gamma: float = Field(1.0, ge=0, le=1, description="Discount per sampled token.")
+    steps: Literal["token", "turn"] = Field(
+        "token",
+        description=(
+            "Steps of the estimation: sampled tokens, or turns, whose values are those before "
+            "their first token."
+        ),
+    )
+    target: Literal["gae", "rewards_to_go"] = Field(
+        "gae",
+        description=(
+            "What the critic learns: advantage plus value, or the sum of the rewards to come."
+        ),
+    )
+    gamma: float = Field(1.0, ge=0, le=1, description="Discount per step.")
     lam: float = Field(1.0, ge=0, le=1, description="Lambda of generalised advantage estimation.")
     whiten: bool = Field(
         True, description="Standardise advantages over the sampled tokens of the batch."

@@ -19,10 +19,14 @@ from tspo_cli.credit.algorithms.by_outcome.retrieval_bonus import retrieval_bonu
 from tspo_cli.credit.algorithms.by_outcome.rloo import rloo
 from tspo_cli.credit.algorithms.by_outcome.stratified_grpo import stratified_grpo
 from tspo_cli.credit.algorithms.by_turn.a2tgpo import a2tgpo
+from tspo_cli.credit.algorithms.by_turn.carl import carl
+from tspo_cli.credit.algorithms.by_turn.cw_grpo import cw_grpo
 from tspo_cli.credit.algorithms.by_turn.gigpo import gigpo
 from tspo_cli.credit.algorithms.by_turn.igpo import igpo
+from tspo_cli.credit.algorithms.by_turn.mig import mig
 from tspo_cli.credit.algorithms.by_turn.mt_grpo import mt_grpo
 from tspo_cli.credit.algorithms.by_turn.ppo import ppo
+from tspo_cli.credit.algorithms.by_turn.tips import tips
 from tspo_cli.credit.algorithms.by_turn.tspo import tspo
 
 __all__ = ["ALGORITHMS", "Algorithm", "Section", "algorithm"]
@@ -41,6 +45,10 @@ _ALGORITHMS = (
     gigpo,
     igpo,
     a2tgpo,
+    mig,
+    tips,
+    cw_grpo,
+    carl,
     stratified_grpo,
     retrieval_bonus,
     rejection_sampling,

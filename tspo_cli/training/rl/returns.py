@@ -7,8 +7,10 @@ from one sampled token to the next. Values by token have length T, 0 where a tok
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from tspo_cli.config.schema import CriticConfig
 from tspo_cli.credit.discounting import to_go
 from tspo_cli.credit.normalise import AllSum, batch_mean_and_scale
 
@@ -45,6 +47,35 @@ def gae(
             next_advantage = delta + gamma * lam * next_advantage
             next_value = values[index]
             advantages[index], returns[index] = next_advantage, next_advantage + values[index]
+    return advantages, returns
+
+
+def estimate(
+    rewards: Sequence[float],
+    values: Sequence[float],
+    turn_of: Sequence[int],
+    options: CriticConfig,
+) -> tuple[list[float], list[float]]:
+    """Advantages and the critic's targets [T], 0 where `turn_of` is -1: a token was not sampled.
+
+    The steps are sampled tokens, or turns (critic.steps): then the tokens of a turn have one
+    advantage and one target, from the value before its first token.
+    """
+    by_step: dict[int, list[int]] = {}
+    for index, turn in enumerate(turn_of):
+        if turn >= 0:
+            by_step.setdefault(turn if options.steps == "turn" else index, []).append(index)
+    steps = list(by_step.values())
+    step_rewards = [math.fsum(rewards[index] for index in tokens) for tokens in steps]
+    step_values = [values[tokens[0]] for tokens in steps]
+    sampled = [True] * len(steps)
+    found, targets = gae(step_rewards, step_values, sampled, options.gamma, options.lam)
+    if options.target == "rewards_to_go":
+        targets = list(to_go(step_rewards, options.gamma))
+    advantages, returns = [0.0] * len(turn_of), [0.0] * len(turn_of)
+    for tokens, advantage, target in zip(steps, found, targets, strict=True):
+        for index in tokens:
+            advantages[index], returns[index] = advantage, target
     return advantages, returns
 
 

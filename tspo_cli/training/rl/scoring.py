@@ -21,7 +21,7 @@ from tspo_cli.training.core.distributed import all_sum
 from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.core.sequences import TrainSequence, policy_sequence
 from tspo_cli.training.rl.gold_logprobs import gold_logprobs
-from tspo_cli.training.rl.returns import advantages_to_go, gae, token_rewards, whiten
+from tspo_cli.training.rl.returns import advantages_to_go, estimate, token_rewards, whiten
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +180,7 @@ def _critic_credits(
             reward - kl
             for reward, kl in zip(token_rewards(sequence.turns, by_turn), penalty, strict=True)
         ]
-        sampled = [weight > 0 for weight in sequence.weights]
-        advantages, returns = gae(rewards, values, sampled, config.critic.gamma, config.critic.lam)
+        advantages, returns = estimate(rewards, values, sequence.turns, config.critic)
         credits.append(TokenCredit(advantages, returns, values))
     return credits
 
