@@ -37,7 +37,7 @@ def gradient(
         )
     )
     metrics = learner.update_policy(sequences)
-    state = full_state(learner.core.engine, learner.module, keep=True)
+    state = full_state(learner.core.engine, learner.module, keep=True, has_moments=True)
     return {
         name: value / 0.1 for name, value in state.items() if name.startswith("exp_avg.")
     }, metrics
