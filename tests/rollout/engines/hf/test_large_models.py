@@ -152,6 +152,15 @@ def test_released_sessions_lend_nothing(
     assert computed == [100, 1, 100, 1]
 
 
+@pytest.mark.parametrize("size", [257, 300, 500])
+def test_feedback_is_one_pass_where_a_small_model_would_need_two(
+    size: int, model: Any, tokenizer: PreTrainedTokenizerFast, computed: list[int]
+) -> None:
+    engine = TransformersEngine(model, tokenizer, batch_size=1, max_context=CONTEXT)
+    finish(engine, [GenerationRequest(0, tuple(tokens(9, size)), Sampling(max_new_tokens=2))])
+    assert computed == [size, 1]
+
+
 def test_only_float32_is_packed(model: Any) -> None:
     fused = type(model).__name__ != "MistralForCausalLM"
     assert can_fuse(model) == fused
