@@ -96,6 +96,22 @@ def test_one_engine_needs_one_gpu(fake: None, monkeypatch: pytest.MonkeyPatch) -
     assert [row["CUDA_VISIBLE_DEVICES"] for row in workers._environments(2)] == ["5", "GPU-abc"]
 
 
+@pytest.mark.parametrize(
+    ("questions", "portion", "processes", "words"),
+    [
+        (1000, 1024, 4, "3 of 4 processes have nothing to do; set eval.portion=250 or less"),
+        (10, 5, 3, "1 of 3 processes"),
+        (10, 4, 3, ""),
+        (2, 256, 8, ""),
+    ],
+)
+def test_processes_without_work_are_told(
+    questions: int, portion: int, processes: int, words: str
+) -> None:
+    found = workers.idle_processes(questions, portion, processes)
+    assert (words in found) if found and words else (found is None and not words)
+
+
 def test_what_is_said_arrives_as_it_was() -> None:
     portion = [
         Question("1", "wer \ud83d?\n", ("a", "b"), "d", ("p",), "full", "bridge", {"n": [1]}),

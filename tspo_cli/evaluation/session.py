@@ -18,7 +18,7 @@ from tspo_cli.data.question import Question, data_digest
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.evaluation.answering.open_engine import OpenedEngine
 from tspo_cli.evaluation.answering.runner import EvalSetup, evaluate_items, write_evaluation
-from tspo_cli.evaluation.answering.workers import Workers
+from tspo_cli.evaluation.answering.workers import Workers, idle_processes
 from tspo_cli.evaluation.ceiling import ceiling
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.judging.judge import Judge
@@ -185,6 +185,11 @@ class Session:
                 if "refused" in record:
                     require_answers(name, len(questions), journal)
 
+            if self.workers is not None:
+                count = len(self.workers.processes)
+                idle = idle_processes(len(questions), self._portion(), count)
+                if idle is not None:
+                    warn(f"{name}: {idle}")
             unanswered = []
             for portion in self._portions(questions):
                 missing = [question for question in portion if question.key not in journal.done]
@@ -256,8 +261,11 @@ class Session:
             "with --resume"
         )
 
+    def _portion(self) -> int:
+        return self.config.eval.portion or PORTION_BATCHES * self.config.eval.batch_size
+
     def _portions(self, questions: list[Question]) -> Iterator[list[Question]]:
-        size = self.config.eval.portion or PORTION_BATCHES * self.config.eval.batch_size
+        size = self._portion()
         return (questions[start : start + size] for start in range(0, len(questions), size))
 
     def _digests(self, questions: list[Question]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import subprocess
@@ -117,6 +118,18 @@ def open_workers(job: Job, count: int) -> Iterator[Workers]:
             process.wait(timeout=_LONGEST_END)
     finally:
         end_processes(processes)
+
+
+def idle_processes(questions: int, portion: int, processes: int) -> str | None:
+    """A sentence where a data set has fewer portions than there are processes."""
+    portions = math.ceil(questions / portion)
+    if portions >= processes or questions < processes:
+        return None
+    return (
+        f"{questions} questions are {portions} of eval.portion, so that {processes - portions} of "
+        f"{processes} processes have nothing to do; set eval.portion={questions // processes} or "
+        "less"
+    )
 
 
 def opened_elsewhere(config: Config, facts: Message) -> OpenedEngine:
