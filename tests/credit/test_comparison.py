@@ -119,6 +119,7 @@ def test_the_command_with_options(run: Path, tmp_path: Path) -> None:
     assert "Steps 2 to 2: 1 groups" in done.out
     assert "tspo gate=never" in done.out
     assert "No two algorithms have opposite signs" in done.out
+    assert "No rollouts of a question have the same outcome and different numbers" in done.out
     assert figure.read_bytes().startswith(b"\x89PNG")
     record = json.loads(run_tspo("credit", run, *specs, "--json").out)
     assert record["options"]["tspo gate=never"]["gate"] == "never"
@@ -126,6 +127,20 @@ def test_the_command_with_options(run: Path, tmp_path: Path) -> None:
         record["algorithms"]["tspo gate=never"]["by_role"]
         == record["algorithms"]["grpo"]["by_role"]
     )
+
+
+def test_who_is_paid_for_turns(run: Path) -> None:
+    """Step 1: two wrong rollouts of 3 and 2 turns (one near-miss), and two of 2 and 1."""
+    done = run_tspo("credit", run, "-a", "tspo", "-a", "tspo turn_count_baseline=true", "--json")
+    effects = [arm["turn_count"] for arm in json.loads(done.out)["algorithms"].values()]
+    # TSPO: 1.789 once, -0.447 four times: means 0.298 and -0.447, which differ by 0.745 for one of
+    # two pairs; the other pair has none.
+    assert effects[0]["slope"] == pytest.approx(0.745 / 2, abs=1e-3)
+    assert effects[0]["rollouts"] == 4
+    assert (effects[1]["slope"], effects[1]["p_value"]) == (pytest.approx(0, abs=1e-12), 1)
+    shown = run_tspo("credit", run, "-a", "tspo", "-a", "grpo").out
+    assert "+0.373" in shown
+    assert "4 rollouts of a question with the same outcome" in shown
 
 
 def test_all_algorithms_that_need_no_model_by_default(run: Path) -> None:

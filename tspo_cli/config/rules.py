@@ -195,6 +195,11 @@ def _credit_problems(config: Config) -> Iterator[str]:
             f"credit.{algorithm.table}.teacher: the reference is the frozen starting policy, and "
             'none is kept; set loss.log_kl to true, or the teacher to "policy"'
         )
+    if config.credit.turn_count_baseline and ("critic" in algorithm.needs or kind != "rl"):
+        yield (
+            f"credit.turn_count_baseline: not for {name}, whose advantages are not made by "
+            "comparing the rollouts of a question; set it to false"
+        )
     yield from _batchwise_problems(config, algorithm)
 
 

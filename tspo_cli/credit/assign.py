@@ -17,6 +17,7 @@ from tspo_cli.credit.group import (
     group_class,
 )
 from tspo_cli.credit.normalise import AllSum, batch_mean_and_scale
+from tspo_cli.credit.turn_baseline import without_turn_count
 from tspo_cli.errors import InvalidInputError
 
 
@@ -56,6 +57,11 @@ def assign_batch(
 def _assign(group: Group, algorithm: Algorithm, config: CreditConfig) -> GroupCredit:
     judged = [judge(trajectory, group.golden_answers, config) for trajectory in group.trajectories]
     credit = algorithm(judged, config)
+    if config.turn_count_baseline:
+        outcomes = [trajectory.outcome for trajectory in judged]
+        credit = replace(
+            credit, level="turn", advantages=without_turn_count(credit.advantages, outcomes)
+        )
     clip_scales = credit.clip_scales or ((),) * len(judged)
     return GroupCredit(
         group_class=group_class(judged),

@@ -124,6 +124,13 @@ class CreditConfig(Section):
         "unbiased", description="U9: divide the squares by n - 1, or by n."
     )
     eps: float = Field(1e-6, ge=0, description="U9: added to the standard deviation.")
+    turn_count_baseline: bool = Field(
+        False,
+        description=(
+            "Remove what the number of turns alone adds: rollouts of a question with the same "
+            "outcome get the same mean advantage at every number of turns."
+        ),
+    )
     mixed_reward: Literal["outcome", "outcome_plus_alpha"] = Field(
         "outcome", description="U10: reward of trajectories that are compared as a whole."
     )

@@ -12,6 +12,7 @@ from typing import Any
 from tspo_cli.credit.assign import assign_batch
 from tspo_cli.credit.credit_section import CreditConfig
 from tspo_cli.credit.group import GROUP_CLASSES, CreditTurn, Group, GroupCredit, TrajectoryCredit
+from tspo_cli.credit.laboratory.turn_count import TurnCountEffect, TurnCounts
 
 ROLES = (
     "search before the hit",
@@ -137,6 +138,7 @@ class Comparison:
     turns: int
     classes: dict[str, int]
     arms: dict[str, ArmTally]
+    turn_counts: dict[str, TurnCountEffect | None]
     disagreements: dict[tuple[str, str], Disagreement]
 
     def record(self) -> dict[str, Any]:
@@ -147,7 +149,12 @@ class Comparison:
             "trajectories": self.trajectories,
             "turns": self.turns,
             "group_classes": {name: self.classes[name] / self.groups for name in GROUP_CLASSES},
-            "algorithms": {name: tally.record() for name, tally in self.arms.items()},
+            "algorithms": {
+                name: tally.record() | {"turn_count": effect.record() if effect else None}
+                for (name, tally), effect in zip(
+                    self.arms.items(), self.turn_counts.values(), strict=True
+                )
+            },
             "disagreements": [
                 {
                     "first": first,
@@ -180,11 +187,13 @@ def compare(batches: Iterable[tuple[int, Sequence[Group]]], arms: Sequence[Arm])
     }
     steps, groups, trajectories, turns = [], 0, 0, 0
     classes: dict[str, int] = dict.fromkeys(GROUP_CLASSES, 0)
+    counts = TurnCounts()
     for step, batch in batches:
         steps.append(step)
         credits = {arm.name: assign_batch(batch, arm.config) for arm in arms}
         for index, group in enumerate(batch):
             by_arm = {name: credits[name][index] for name in names}
+            counts.add([by_arm[name] for name in names])
             roles = _roles(group, by_arm[names[0]])
             groups += 1
             trajectories += len(group.trajectories)
@@ -201,7 +210,17 @@ def compare(batches: Iterable[tuple[int, Sequence[Group]]], arms: Sequence[Arm])
                     values[name], values[other], roles, strict=True
                 ):
                     disagreement.add(first, second, role)
-    return Comparison(tuple(steps), groups, trajectories, turns, classes, tallies, pairs)
+    effects = counts.effects() or [None] * len(names)
+    return Comparison(
+        tuple(steps),
+        groups,
+        trajectories,
+        turns,
+        classes,
+        tallies,
+        dict(zip(names, effects, strict=True)),
+        pairs,
+    )
 
 
 def _tally(

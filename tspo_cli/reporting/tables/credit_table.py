@@ -15,8 +15,8 @@ _SHORT_CLASSES = ("all correct", "mixed", "near-miss", "all miss")
 
 
 def comparison_text(comparison: Comparison, width: int | None = None) -> str:
-    """Four tables: groups learnt from, mean advantage by what a turn did and by its number,
-    opposite signs.
+    """Five tables: groups learnt from, mean advantage by what a turn did and by its number,
+    dependence on the number of turns, opposite signs.
     """
     record = comparison.record()
     arms = record["algorithms"]
@@ -54,6 +54,7 @@ def comparison_text(comparison: Comparison, width: int | None = None) -> str:
             width,
         ),
     ]
+    parts += _turn_counts(arms, width)
     if len(arms) > 1:
         parts += [
             "Turns in % on which two algorithms have opposite signs",
@@ -143,6 +144,29 @@ def _learning(arm: dict[str, Any]) -> list[str]:
         f"{100 * every['positive']:.1f}",
         f"{100 * every['negative']:.1f}",
         f"{every['mean_size']:.3f}",
+    ]
+
+
+def _turn_counts(arms: dict[str, Any], width: int | None) -> list[str]:
+    """Whether rollouts of equal outcome are paid for the number of their turns."""
+    effects = {name: arm["turn_count"] for name, arm in arms.items()}
+    first = next(iter(effects.values()))
+    if first is None:
+        return ["No rollouts of a question have the same outcome and different numbers of turns."]
+    rows = [
+        [
+            name,
+            f"{effect['slope'] + 0.0:+.3f}" if effect["slope"] else "0",
+            f"{effect['correlation'] + 0.0:+.2f}" if effect["slope"] else "0",
+            f"{effect['p_value']:.3f}",
+        ]
+        for name, effect in effects.items()
+    ]
+    return [
+        "Change of a rollout's mean advantage for each further turn where the outcome is the same "
+        f"({first['rollouts']} rollouts of a question with the same outcome); correlation; p of "
+        "a permutation within these",
+        _table(["algorithm", "per turn", "correlation", "p"], rows, width),
     ]
 
 

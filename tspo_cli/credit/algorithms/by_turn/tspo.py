@@ -5,6 +5,10 @@ The turn rewards r_{i,k} are those of FOLR (see `folr.turn_rewards`). Equation i
 correct answer but with a near-miss: A_{i,k} = (r_{i,k} - mean r) / (std r + eps) over all turns of
 all trajectories; in the other groups A_i = (y_i - mean y) / (std y + eps), as GRPO. The paper's
 abstract fixes the idea and leaves details open; those are the keys U4 to U10 and U13 of [credit].
+
+The population is open too (credit.norm). Over all turns of a group (pooled_turns, the default) a
+search is compared with answers, and a group of equal near-misses pushes answering down. A2TGPO
+(arXiv 2605.06200) argues for comparing the turns of the same number: per_turn_index.
 """
 
 from __future__ import annotations
