@@ -19,7 +19,7 @@ from tspo_cli.models.lora import add_lora
 from tspo_cli.rollout.engines.engine_protocol import Engine
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 from tspo_cli.rollout.engines.vllm_engine.vllm_open import open_vllm
-from tspo_cli.rollout.engines.vllm_engine.vllm_servers import ProcessGroup
+from tspo_cli.rollout.engines.vllm_engine.vllm_servers import ProcessGroup, VllmServers
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.runs import log_line
 from tspo_cli.training.core.critic import Critic, ValueModel
@@ -94,7 +94,11 @@ def train(
         config, directory, attempt, tokenizer, protocol, learner, engine, inputs.retriever, critic
     )
     make_step = step_maker(learner, critic, engine)
-    train_loop(run, make_step, evaluate, warnings=warnings, resume=resume)
+    try:
+        train_loop(run, make_step, evaluate, warnings=warnings, resume=resume)
+    finally:
+        if isinstance(engine, VllmServers):
+            engine.files.close()  # a run that was stopped keeps no memory either
     engine.close()
 
 

@@ -195,7 +195,8 @@ class VllmConfig(Section):
     handover: str = Field(
         "",
         description=(
-            "Directory for new weights that learner and servers share. Empty: handover/ of the run."
+            "Directory for new weights that learner and servers share. Empty: /dev/shm where all "
+            "servers have an address of this machine and it has room, else handover/ of the run."
         ),
     )
     token_file: str = Field(

@@ -46,6 +46,7 @@ def open_vllm(
             patience=config.vllm.patience,
             processes=processes,
             log=log,
+            in_memory=not config.vllm.handover,
             token=read_token(ENGINE_TOKEN, config.vllm.token_file),
         )
     slots = max(config.rollout.batch_size, config.eval.batch_size)

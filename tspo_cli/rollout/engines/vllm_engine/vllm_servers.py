@@ -1,5 +1,5 @@
-"""vLLM servers over HTTP: requests are sent as token ids, weights as safetensors files in a folder
-that both sides see.
+"""vLLM servers over HTTP: requests are sent as token ids, weights as safetensors files that
+both sides see.
 
 The requests of a server that was lost go to the others. When the server is back, it gets the
 current weights. vLLM labels every token with the version of its weights, so that tokens sampled
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import shutil
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
@@ -22,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from tspo_cli.disk import follow_umask, writing
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest
 from tspo_cli.rollout.engines.vllm_engine.vllm_control import ServerControl
@@ -32,6 +30,7 @@ from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
     completion,
     sampling_params,
 )
+from tspo_cli.rollout.engines.vllm_engine.weight_files import WeightFiles
 from tspo_cli.text.access_token import authorisation
 
 if TYPE_CHECKING:
@@ -76,6 +75,7 @@ class VllmServers:
         processes: the training processes that share the servers.
         log: shows a message to the user.
         token: sent with every request as `Authorization: Bearer ...`; empty: none.
+        in_memory: weights may lie in memory where all servers run on this machine.
 
     Raises:
         RemoteServiceError: a server does not respond within `patience`.
@@ -93,12 +93,21 @@ class VllmServers:
         processes: ProcessGroup,
         log: Callable[[str], None],
         token: str = "",
+        in_memory: bool = False,
     ) -> None:
         self.weight_version, self.owns_weights = 0, True
         all_urls = [url.rstrip("/") for url in urls]
         self.update_urls = processes.update_urls(all_urls)
-        self.folder, self.processes = folder.absolute(), processes
-        self.run_id = blake2b(str(self.folder).encode(), digest_size=4).hexdigest()
+        self.processes = processes
+        self.run_id = blake2b(str(folder.absolute()).encode(), digest_size=4).hexdigest()
+        self.files = WeightFiles(
+            folder.absolute(),
+            self.run_id,
+            in_memory=in_memory and all(map(_is_local, urls)),
+            rank=processes.rank,
+            world_size=processes.world_size,
+            barrier=processes.barrier,
+        )
         self.eos_ids, self.max_context = list(eos_ids), max_context
         self.known: set[int] = set()
         self.running: dict[int, Future[None]] = {}
@@ -181,8 +190,8 @@ class VllmServers:
         self.loop.call_soon_threadsafe(self.group.forget, session)
 
     def load_weights(self, weights: Mapping[str, torch.Tensor] | None, version: int) -> None:
-        """Write the weights once and have every server load them; all processes must call it. A
-        server that is lost gets them when it is back.
+        """Write the weights, each process a part, and have every server load them; all processes
+        must call it. A server that is lost gets them when it is back.
 
         Raises:
             ValueError: `weights` is None; the servers own their weights.
@@ -191,19 +200,14 @@ class VllmServers:
         if weights is None:
             raise ValueError("vLLM servers own their weights: expected all of them, got None")
         label = self._label(version)
-        folder = self._weights_folder(label)
         self._wait(self.group.pause_returns())
-        if self.processes.rank == 0:
-            _write(weights, folder)
-        self.processes.barrier()
+        self.files.write(weights, str(version))
         self._wait(self.group.hand_over(self.update_urls, label))
         self.processes.barrier()
         self.weight_version = version
         self._wait(self.group.expect(label))
         if self.processes.rank == 0:
-            for old in self.folder.glob("version_*"):
-                if old != folder:
-                    shutil.rmtree(old)
+            self.files.keep_only(str(version))
 
     def different_weight(self, weights: Mapping[str, torch.Tensor]) -> str | None:
         """None: servers do not give their weights. They say which version they loaded."""
@@ -218,6 +222,7 @@ class VllmServers:
             self.release(session)
         self._wait(self.group.pause_returns())
         self._wait(self.client.aclose())
+        self.files.close()
         self.loop.call_soon_threadsafe(self.loop.stop)
 
     def _wait(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -230,7 +235,7 @@ class VllmServers:
         return f"{self.run_id}.{version}"
 
     def _weights_folder(self, label: str) -> Path:
-        return self.folder / f"version_{label.rpartition('.')[2]}"
+        return self.files.of(label.rpartition(".")[2])
 
     async def _run(self, request: GenerationRequest, number: int, label: str) -> None:
         result: Completion | Exception
@@ -260,17 +265,7 @@ class VllmServers:
         return await self.group.ask(request.session, label, send)
 
 
-def _write(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Write all weights to one safetensors file in `folder`, which appears when it is complete."""
-    from safetensors.torch import save_file
-
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    for path in (temporary, folder):
-        shutil.rmtree(path, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    path = temporary / "model.safetensors"
-    with writing(path, sum(tensor.nbytes for tensor in tensors.values())):
-        save_file(tensors, path)
-    follow_umask(temporary)  # a server may run as another user
-    temporary.rename(folder)
+def _is_local(url: str) -> bool:
+    """Whether the server runs on this machine, as its address says."""
+    host = httpx.URL(url).host
+    return host in ("localhost", "::1") or host.startswith("127.")
