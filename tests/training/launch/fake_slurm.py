@@ -60,7 +60,7 @@ class FakeSlurm:
         job: int,
         stop: Callable[[], bool] | None = None,
         number: signal.Signals = signal.SIGUSR1,
-        timeout: float = 300,
+        timeout: float = 800,
     ) -> list[int]:
         """Run the job, and again as often as it was queued again; returns the exit codes. When
         `stop` says so, the first run of the job gets the signal that its time is nearly over.

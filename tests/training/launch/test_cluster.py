@@ -19,7 +19,7 @@ from tests.conftest import Finished, Playground, run_tspo
 from tests.training.launch.fake_slurm import FakeSlurm
 from tspo_cli.runs import read_json, read_jsonl
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 Tspo = Callable[..., Finished]
 
 
@@ -99,7 +99,7 @@ def children(process: subprocess.Popen[str], word: bytes) -> list[int]:
     ]
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 400) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until
@@ -120,7 +120,7 @@ def test_launch_keeps_its_retriever_up_and_passes_signals_on(
     made = steps(run)
     wait_until(lambda: process.poll() is not None or steps(run) >= made + 3)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=400)
     assert process.returncode == 143, errors[-3000:]
     assert "retriever_0 ended with -9; it is started again" in errors
     assert read_json(run / "status.json")["state"] == "stopped"
