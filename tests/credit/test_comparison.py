@@ -149,6 +149,19 @@ def test_all_algorithms_that_need_no_model_by_default(run: Path) -> None:
     assert not {"ppo", "igpo"} & set(record["algorithms"])
 
 
+def test_information_gains_where_the_run_recorded_beliefs(run: Path) -> None:
+    config = Config(seed=1, credit=CreditConfig(algorithm="igpo"))
+    runs.write_json(run / runs.CONFIG_NAME, config.section_dict())
+    one, other = rollout("Rome", FOUND), rollout("Oslo", NOTHING)
+    one["gold_logprobs"], other["gold_logprobs"] = [-3.0, -1.0], [-3.0, -4.0]
+    for step in (1, 2):
+        file = run / "rollouts" / f"step_{step:06d}.jsonl.gz"
+        runs.write_jsonl_gz(file, [group(one, other)])
+    record = json.loads(run_tspo("credit", run, "--json").out)
+    assert {"igpo", "a2tgpo", "mig", "grpo"} <= set(record["algorithms"])
+    assert not {"ppo", "carl", "tips"} & set(record["algorithms"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

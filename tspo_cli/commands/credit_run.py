@@ -42,7 +42,8 @@ def compare_run(
     trust: bool,
     as_json: bool,
 ) -> None:
-    """Apply the algorithms of `specs` (all that need no model, without any) to the recorded
+    """Apply the algorithms of `specs` (all that need no model, without
+    any, and those that need gold log-probabilities where the run recorded them) to the recorded
     rollouts and print.
 
     Raises:
@@ -98,13 +99,30 @@ def parse_steps(text: str | None) -> tuple[int, int | None]:
     return int(first), int(last) if last else None if dash else int(first)
 
 
+def _has_beliefs(run: CreditConfig) -> bool:
+    """True if the run's rollouts were recorded with the gold answer's log-probabilities."""
+    from tspo_cli.credit.algorithms import ALGORITHMS
+    from tspo_cli.credit.algorithms.algorithm import GoldLogprobOptions
+
+    algorithm = ALGORITHMS.get(run.algorithm)
+    options = algorithm.options_in(run) if algorithm else None
+    return (
+        isinstance(options, GoldLogprobOptions)
+        and options.measures
+        and options.belief == "first_mean"
+    )
+
+
 def _arms(specs: Sequence[str], run: CreditConfig, settings: Sequence[str]) -> list[Arm]:
     from tspo_cli.config.load_config import load_config
     from tspo_cli.credit.algorithms import ALGORITHMS
     from tspo_cli.credit.laboratory.comparison import Arm
 
     kept = [f"credit.{key}={getattr(run, key)}" for key in JUDGING]
-    wanted = specs or [name for name, algorithm in ALGORITHMS.items() if not algorithm.needs]
+    recorded = {"gold_logprobs"} if _has_beliefs(run) else set()
+    wanted = specs or [
+        name for name, algorithm in ALGORITHMS.items() if algorithm.needs <= recorded
+    ]
     arms = []
     for spec in dict.fromkeys(wanted):
         name, *stated = spec.split()
