@@ -7,6 +7,19 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_last_progress = time.monotonic()
+
+
+def got_further() -> None:
+    """Note that this process makes progress."""
+    global _last_progress
+    _last_progress = time.monotonic()
+
+
+def seconds_since_progress() -> float:
+    """Seconds since a part of the work began or ended in this process."""
+    return time.monotonic() - _last_progress
+
 
 class Clock:
     """Wall seconds by part, summed until `take`."""
@@ -18,10 +31,12 @@ class Clock:
     def part(self, name: str) -> Iterator[None]:
         """Count the time inside as `name`."""
         started = time.perf_counter()
+        got_further()
         try:
             yield
         finally:
             self._seconds[name] += time.perf_counter() - started
+            got_further()
 
     def take(self) -> dict[str, float]:
         """What was counted since the last call."""

@@ -29,8 +29,8 @@ def evaluate() -> int:
 def main() -> int:
     """Train and return the exit code.
 
-    Only the first process prints an error that all processes have. Every process prints the error
-    of a server, which may fail for a single process.
+    Only the first process prints an error from before the processes met, which all have. Every
+    process prints the error of a server, which may fail for a single one.
     """
     from tspo_cli.config.load_config import read_resolved
 

@@ -13,7 +13,11 @@ from typing import Any
 from tspo_cli.console import progress
 from tspo_cli.demo.demo_commands import Command
 from tspo_cli.runs import CONFIG_NAME, METRICS_NAME, read_json, read_jsonl
-from tspo_cli.training.launch.child_processes import child_command, end_processes
+from tspo_cli.training.launch.child_processes import (
+    CHECKPOINT_PATIENCE,
+    child_command,
+    end_processes,
+)
 
 POLL_SECONDS = 0.5
 
@@ -48,7 +52,7 @@ def ended(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
     try:
         yield
     finally:
-        end_processes(processes)
+        end_processes(processes, CHECKPOINT_PATIENCE)
 
 
 def _run_together(commands: Sequence[Command], out: Path, lock: int) -> None:

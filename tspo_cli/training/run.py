@@ -21,12 +21,13 @@ from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 from tspo_cli.rollout.engines.vllm_engine.vllm_open import open_vllm
 from tspo_cli.rollout.engines.vllm_engine.vllm_servers import ProcessGroup, VllmServers
 from tspo_cli.rollout.protocol import SearchProtocol
-from tspo_cli.runs import log_line
+from tspo_cli.runs import log_line, read_status, set_status
 from tspo_cli.training.core.critic import Critic, ValueModel
 from tspo_cli.training.core.distributed import barrier, init_distributed, rank, world_size
 from tspo_cli.training.core.engine_weights import weights_for_engine
 from tspo_cli.training.core.export import empty_model
 from tspo_cli.training.core.handover import hand_over
+from tspo_cli.training.core.lookout import watched
 from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.loop import Evaluate, MakeStep, TrainingRun, train_loop
 from tspo_cli.training.policy import starting_policy
@@ -64,6 +65,26 @@ def train(
     torch.manual_seed(config.seed)
     inputs = open_inputs(config)
     device = init_distributed()
+
+    def failed(cause: str) -> None:
+        status = read_status(directory)
+        set_status(directory, "failed", status["step"], attempt, status["warnings"])
+        log_line(directory, attempt, f"failed: {cause}")
+
+    with watched(config.train.stall_limit, failed):
+        _train(config, directory, evaluate, inputs, device, attempt=attempt, resume=resume)
+
+
+def _train(
+    config: Config,
+    directory: Path,
+    evaluate: Evaluate,
+    inputs: TrainingInputs,
+    device: str,
+    *,
+    attempt: int,
+    resume: bool,
+) -> None:
     if rank() == 0:
         keep_or_compare_inputs(directory, input_digests(config, inputs), resume=resume)
     tokenizer, model = starting_policy(config, device)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tspo_cli.rollout.agent import _Loop
+from tspo_cli.timing import got_further
 from tspo_cli.training import loop, saved_steps
 from tspo_cli.training.core.training_core import TrainingCore
 from tspo_cli.training.rl.rl_step import RlStep
@@ -63,12 +64,18 @@ def send(moment: str, number: str, name: str, ranks: str = "", times: str = "1")
 
 
 def fail(moment: str, number: str, kind: str, ranks: str) -> None:
-    """This process of `ranks` fails: `kind` is "memory", "stall" or "slow"."""
+    """This process of `ranks` fails: `kind` is "memory", "stall", "killed" or "slow"."""
 
     def act() -> None:
         if kind == "memory":
             raise MemoryError("no room for 123 MB")
-        time.sleep(3600 if kind == "stall" else 6)
+        if kind == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "stall":
+            time.sleep(3600)
+        for _ in range(25):  # slow: every part of the work takes less than the limit
+            time.sleep(0.2)
+            got_further()
 
     if is_one_of(ranks):
         at(moment, int(number), act)

@@ -5,6 +5,7 @@ is the same as one that was never stopped.
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +115,82 @@ def test_no_checkpoint_is_written_where_none_is_wanted(
     assert codes == [128 + signal.SIGTERM]
     assert len(read_jsonl(run / "metrics.jsonl")) == 2
     assert not (run / "checkpoints").exists()
+
+
+@pytest.fixture(scope="module")
+def straight_pair(
+    playground: Playground, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[str]]:
+    run = tmp_path_factory.mktemp("pair") / "run"
+    line = command(playground, run, train__steps=STEPS)
+    codes, said = run_prepared("", *line, ranks=2)
+    assert codes == [0, 0], said
+    return run, line
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "moment", "number", "ranks", "saved"),
+    [
+        ("SIGTERM", 143, "rollouts", 2, "1", 0),  # one process alone gets it
+        ("SIGTERM", 143, "records", 3, "", 3),  # a process group gets it
+        ("SIGUSR1", 138, "evaluation-inside", 1, "0", 2),
+        ("SIGINT", 130, "update", 2, "1", 1),
+    ],
+)
+def test_processes_stop_at_the_same_step(
+    playground: Playground,
+    straight_pair: tuple[Path, list[str]],
+    tmp_path: Path,
+    name: str,
+    code: int,
+    moment: str,
+    number: int,
+    ranks: str,
+    saved: int,
+) -> None:
+    run = tmp_path / "run"
+    act = sent(moment, number, name, ranks)
+    codes, said = run_prepared(act, *command(playground, run), ranks=2)
+    assert (codes, "Traceback" in said) == ([code, code], False)
+    status = read_json(run / "status.json")
+    if moment == "rollouts":
+        assert status["state"] == "stopped"
+        return
+    assert (status["state"], status["step"] - saved in (0, 1)) == ("stopped", True)
+    codes, said = run_prepared("", *command(playground, run, "--resume"), ranks=2)
+    assert codes == [0, 0], said
+    wanted, found = contents(straight_pair[0]), contents(run)
+    assert [key for key in wanted if wanted[key] != found.get(key)] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        ("memory", "memory ran out (no room for 123 MB)"),
+        ("stall", "nothing got further for 3 seconds (train.stall_limit); process 1 of 2"),
+        ("killed", "process 1 of 2 gave no sign of life for"),
+    ],
+)
+def test_a_lost_process_ends_the_others(
+    playground: Playground, tmp_path: Path, kind: str, cause: str
+) -> None:
+    run = tmp_path / "run"
+    line = command(playground, run, train__stall_limit=3)
+    act = "tests.training.launch.moments:fail:" + f"update:2:{kind}:1"
+    start = time.monotonic()
+    codes, said = run_prepared(act, *line, ranks=2, timeout=50)
+    assert time.monotonic() - start < 45
+    assert codes[0] == 1
+    errors = [text for text in said.splitlines() if text.startswith("error:")]
+    assert (len(errors), cause in errors[0], "Traceback" in said) == (1, True, False), said
+    assert read_json(run / "status.json")["state"] == "failed"
+
+
+def test_a_slow_process_is_waited_for(playground: Playground, tmp_path: Path) -> None:
+    line = command(playground, tmp_path / "run", train__steps=1, train__stall_limit=3)
+    act = "tests.training.launch.moments:fail:rollouts:1:slow:1"
+    codes, said = run_prepared(act, *line, ranks=2)
+    assert codes == [0, 0], said
 
 
 def test_checkpoints_by_time(playground: Playground, tspo: Tspo, tmp_path: Path) -> None:

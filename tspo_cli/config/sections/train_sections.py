@@ -90,6 +90,14 @@ class TrainConfig(Section):
     threads: int = Field(
         0, ge=0, description="CPU threads per process. 0: OMP_NUM_THREADS if it is set, else one."
     )
+    stall_limit: float = Field(
+        900,
+        ge=0,
+        description=(
+            "With several processes: end the run when none of them got further for this many "
+            "seconds, because one is stuck. 0: no limit."
+        ),
+    )
     keep_rollouts: int = Field(
         1, ge=0, description="Keep the rollouts of every n-th step. 0: none."
     )

@@ -7,8 +7,10 @@ import json
 import logging
 import os
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -76,6 +78,8 @@ def quiet_deepspeed() -> Any:
     # On CPUs DeepSpeed would compile a shared-memory operation that gloo does not need.
     backend: Any = importlib.import_module("deepspeed.comm.torch")
     backend.build_shm_op = lambda: None
+    # Groups of its own would wait torch's default of ten minutes.
+    backend.TorchBackend.new_group = lambda self, ranks: dist.new_group(ranks, timeout=LONGEST_WAIT)
     return deepspeed
 
 
@@ -89,10 +93,28 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+_waits = threading.Event()
+
+
+@contextmanager
+def _waiting() -> Iterator[None]:
+    _waits.set()
+    try:
+        yield
+    finally:
+        _waits.clear()
+
+
+def is_waiting() -> bool:
+    """True while this process waits for the others in a function of this module."""
+    return _waits.is_set()
+
+
 def barrier() -> None:
     """Wait for all processes."""
     if world_size() > 1:
-        dist.barrier()
+        with _waiting():
+            dist.barrier()
 
 
 def all_sum(values: Sequence[float]) -> list[float]:
@@ -100,7 +122,8 @@ def all_sum(values: Sequence[float]) -> list[float]:
     if world_size() == 1:
         return [float(value) for value in values]
     tensor = torch.tensor(list(values), dtype=torch.float64, device=_device())
-    dist.all_reduce(tensor)
+    with _waiting():
+        dist.all_reduce(tensor)
     return [float(value) for value in tensor.tolist()]
 
 
@@ -109,7 +132,8 @@ def all_max(value: float) -> float:
     if world_size() == 1:
         return value
     tensor = torch.tensor([value], dtype=torch.float64, device=_device())
-    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    with _waiting():
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return float(tensor.item())
 
 
@@ -130,7 +154,8 @@ def gather_table(table: torch.Tensor) -> list[torch.Tensor]:
     if world_size() == 1:
         return [table]
     sizes = [torch.zeros(1, dtype=torch.int64, device=_device()) for _ in range(world_size())]
-    dist.all_gather(sizes, torch.tensor([len(table)], dtype=torch.int64, device=_device()))
+    with _waiting():
+        dist.all_gather(sizes, torch.tensor([len(table)], dtype=torch.int64, device=_device()))
     lengths = [int(size) for size in sizes]
     padded = torch.zeros(max(lengths), table.shape[1], dtype=table.dtype, device=_device())
     padded[: len(table)] = table

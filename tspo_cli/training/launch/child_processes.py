@@ -18,6 +18,8 @@ from multiprocessing.process import BaseProcess
 
 PATIENCE = 4.0
 """Seconds that a process has to end by itself before it is killed."""
+CHECKPOINT_PATIENCE = 30.0
+"""Seconds that a training has that writes a checkpoint first."""
 _POLL_SECONDS = 0.5
 
 Child = subprocess.Popen[bytes] | subprocess.Popen[str] | BaseProcess
@@ -43,11 +45,13 @@ def _watch(parent: int) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
-def end_processes(processes: Sequence[Child]) -> None:
-    """End all processes: SIGTERM, and SIGKILL after `PATIENCE`, also to those that are stopped."""
+def end_processes(processes: Sequence[Child], patience: float | None = None) -> None:
+    """End all processes: SIGTERM, and SIGKILL after `patience` seconds (None: `PATIENCE`), also to
+    those that are stopped.
+    """
     for process in processes:
         process.terminate()
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + (PATIENCE if patience is None else patience)
     while time.monotonic() < until and not all(_has_ended(process) for process in processes):
         time.sleep(0.05)
     for process in processes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
+from tspo_cli import stopping
 from tspo_cli.config.load_config import read_resolved, write_resolved
 from tspo_cli.config.schema import Config
 from tspo_cli.console import say
@@ -30,6 +33,11 @@ from tspo_cli.training.launch.same_experiment import (
     record_changes,
 )
 
+STOP_CODES = tuple(128 + number for number in (1, 2, 10, 15))
+"""Exit codes after SIGHUP, SIGINT, SIGUSR1 and SIGTERM."""
+STOP_PATIENCE = 20.0
+"""Seconds that the other processes have when one has stopped."""
+
 Train = Callable[[Config, Path, int, bool], None]
 """(config, run, attempt, resume): train in this process."""
 
@@ -47,7 +55,8 @@ def launch(
         InvalidInputError: `run` is in use, belongs to another experiment than the one to resume,
             or holds what the run that overwrites it begins with.
         MissingResourceError: a package that `config` needs is not installed.
-        TspoError: a training process failed; the error has its exit code.
+        TspoError: a training process was killed.
+        SystemExit: one was stopped, or failed and said why.
     """
     require_packages(config)
     if overwrite:
@@ -152,34 +161,50 @@ def _spawn(claim: Claim, module: str, processes: int, attempt: int, *, resume: b
         )
         for rank in range(processes)
     ]
-    code = None
+    code, number = None, 0
     try:
-        code = _wait(workers)
+        with stopping.deferred():
+            code, number = _wait(workers)
     finally:
         end_processes(workers)
-        _correct_status(claim.path, "stopped" if code is None else "failed")
-    if code:
-        failure = TspoError(
-            f"{claim.path}: a training process failed; see the message above and {claim.path}/logs"
+        was_stopped = code is None or code in STOP_CODES
+        _correct_status(claim.path, "stopped" if was_stopped else "failed")
+    if code < 0:
+        raise TspoError(
+            f"{claim.path}: process {number} of {processes} was killed by "
+            f"{signal.Signals(-code).name}, for example because memory ran out; --resume goes on"
         )
-        failure.exit_code = code if code > 0 else 128 - code
-        raise failure
+    if code:  # the process has said why
+        raise SystemExit(code)
 
 
 def _correct_status(run: Path, state: str) -> None:
     """Say how the run ended where its first process could not say it."""
     status = read_status(run)
-    if status["state"] == "running":
+    if status["state"] not in ("finished", "failed", state):
         set_status(run, state, status["step"], status["attempt"], status["warnings"])
 
 
-def _wait(workers: list[subprocess.Popen[bytes]]) -> int:
-    """The first exit code that is not 0, or 0 when all processes have ended with 0."""
+def _wait(workers: list[subprocess.Popen[bytes]]) -> tuple[int, int]:
+    """The first exit code of a failure; without one, that of a stop, or 0; and the number of its
+    process. A signal is passed on, and the processes have the time that their checkpoint needs.
+    """
+    passed_on, last_stop = False, math.inf
     while True:
         codes = [worker.poll() for worker in workers]
-        for code in codes:
-            if code:
-                return code
-        if all(code == 0 for code in codes):
-            return 0
-        time.sleep(0.2)
+        for number, code in enumerate(codes):
+            if code and code not in STOP_CODES:
+                return code, number
+        stopped = [code for code in codes if code]
+        if None not in codes:
+            return (stopped[0] or 0 if stopped else 0), 0
+        if stopped and last_stop == math.inf:
+            last_stop = time.monotonic()
+        if time.monotonic() - last_stop > STOP_PATIENCE:  # it was stopped before the others began
+            return stopped[0] or 0, 0
+        asked = stopping.requested()
+        if asked and not passed_on:
+            passed_on = True
+            for worker in workers:
+                worker.send_signal(asked)
+        time.sleep(0.1)

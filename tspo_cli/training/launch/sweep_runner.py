@@ -30,7 +30,7 @@ from tspo_cli.runs import (
     write_json,
 )
 from tspo_cli.training.launch.cell_process import start_training, training_context
-from tspo_cli.training.launch.child_processes import end_processes
+from tspo_cli.training.launch.child_processes import CHECKPOINT_PATIENCE, end_processes
 from tspo_cli.training.launch.claim import is_complete
 from tspo_cli.training.launch.same_experiment import check_same_experiment
 
@@ -129,7 +129,8 @@ def _run_cells(
             progress(_steps_done(cells, out), len(results), ", ".join(running))
             time.sleep(_POLL_SECONDS)
     finally:
-        end_processes([training.process for training in running.values()])
+        left = [training.process for training in running.values()]
+        end_processes(left, CHECKPOINT_PATIENCE)
     order = {cell.name: index for index, cell in enumerate(cells)}
     return sorted(results, key=lambda result: order[result.name])
 

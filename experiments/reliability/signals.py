@@ -1,0 +1,155 @@
+"""A training that is asked to stop at a random moment: does it leave its last whole step, end in
+time with the right exit code, and go on to the same bytes?
+
+    python -m experiments.reliability.signals --signal TERM --moments 10 --processes 1 2
+        [--group] [--seed 0] [--work DIR] [--json]
+
+A small world trains undisturbed, once for each number of processes. Other runs get the signal at a
+random moment after a random step, the whole process group with --group, and are resumed. No
+checkpoint is written by steps: what a resumed run goes on from is what the signal left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.benchmarks.common import machine
+from experiments.reliability.kills import STEPS, contents, forked, prepare_world, settings, tspo
+from tspo_cli.console import set_quiet
+from tspo_cli.runs import METRICS_NAME, checkpoint_folders, checkpoint_step, read_json, read_jsonl
+
+LONGEST_END = 30.0
+"""Seconds that a stop may take."""
+
+
+def shared(run: Path) -> dict[str, bytes]:
+    """What a stopped and an undisturbed run have in common: all but the checkpoints of stops."""
+    last = f"checkpoints/step_{STEPS:06}/"
+    return {
+        name: content
+        for name, content in contents(run).items()
+        if not name.startswith("checkpoints/") or name.startswith(last)
+    }
+
+
+def stopped(
+    command: Sequence[str], run: Path, log: Path, number: int, steps: int, delay: float, group: bool
+) -> tuple[int, float]:
+    """Exit code of a training, and its seconds from the signal to its end. The signal comes `delay`
+    seconds after `steps` steps, to its process alone or to the whole `group`.
+    """
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)
+        os._exit(become_training(command, log))
+    while len(read_jsonl(run / METRICS_NAME)) < steps:
+        time.sleep(0.01)
+    time.sleep(delay)
+    began = time.monotonic()
+    if group:
+        os.killpg(child, number)
+    else:
+        os.kill(child, number)
+    status = os.waitpid(child, 0)[1]
+    return os.waitstatus_to_exitcode(status), time.monotonic() - began
+
+
+def become_training(command: Sequence[str], log: Path) -> int:
+    """Run `tspo COMMAND` in this process; returns its exit code."""
+    for number in (1, 2):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), number)
+    sys.argv = ["tspo", *command]
+    from tspo_cli.commands.app import main
+
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def try_moment(
+    command: list[str],
+    work: Path,
+    number: int,
+    draw: random.Random,
+    wanted: dict[str, bytes],
+    step_seconds: float,
+    group: bool,
+) -> dict[str, Any]:
+    """Stop one run, see what it left, and resume it."""
+    run, log = work / "stopped", work / "log.txt"
+    shutil.rmtree(run, ignore_errors=True)
+    steps, delay = draw.randint(1, STEPS - 1), draw.uniform(0, step_seconds)
+    line = [*command, "--out", str(run)]
+    code, seconds = stopped(line, run, log, number, steps, delay, group)
+    status, folders = read_json(run / "status.json"), checkpoint_folders(run)
+    step = checkpoint_step(folders[-1]) if folders else None
+    found = {"after": steps, "code": code, "seconds": seconds, "saved": step, **status}
+    resumed, _ = forked(lambda: None, [*line, "--resume"], log)
+    same = resumed == 0 and shared(run) == wanted
+    right = code == 128 + number and step == status["step"] and step >= steps
+    found |= {"same": same, "right": right and status["state"] in ("stopped", "finished")}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--signal", default="TERM", choices=["TERM", "HUP", "INT", "USR1"])
+    parser.add_argument("--moments", type=int, default=3)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1])
+    parser.add_argument("--group", action="store_true", help="signal the whole process group")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--work", type=Path, help="folder of the runs, kept [a temporary one]")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    set_quiet(True)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    number = int(signal.Signals[f"SIG{options.signal}"])
+    with tempfile.TemporaryDirectory() as scratch:
+        work = options.work or Path(scratch)
+        work.mkdir(parents=True, exist_ok=True)
+        command = [*prepare_world(work, work / "log.txt"), *settings({"checkpoint.every": 50})]
+        draw, found = random.Random(options.seed), []
+        for processes in options.processes:
+            line = [*command, *settings({"train.processes": processes})]
+            undisturbed = work / f"undisturbed-{processes}"
+            tspo([*line, "--out", str(undisturbed)], work / "log.txt")
+            timings = read_jsonl(undisturbed / "timings.jsonl")
+            seconds = sum(row["total"] for row in timings) / len(timings)
+            wanted = shared(undisturbed)
+            for _ in range(options.moments):
+                moment = try_moment(line, work, number, draw, wanted, seconds, options.group)
+                found.append({"processes": processes, **moment})
+                print(json.dumps(found[-1]), file=sys.stderr, flush=True)
+    if options.json:
+        print(json.dumps({"machine": machine(), "signal": options.signal, "moments": found}))
+    else:
+        print(machine())
+        for processes in options.processes:
+            rows = [row for row in found if row["processes"] == processes]
+            print(
+                f"{options.signal}, processes {processes}: {len(rows)} moments; "
+                f"{sum(row['right'] for row in rows)} with checkpoint, status and exit code; "
+                f"{sum(row['same'] for row in rows)} resumed to the same bytes; longest end "
+                f"{max(row['seconds'] for row in rows):.1f} s"
+            )
+    whole = all(row["same"] and row["right"] and row["seconds"] < LONGEST_END for row in found)
+    sys.exit(0 if whole else 1)
+
+
+if __name__ == "__main__":
+    main()
