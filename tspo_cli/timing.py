@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_last_progress = time.monotonic()
+_last_progress = math.inf
 
 
 def got_further() -> None:
@@ -17,8 +18,8 @@ def got_further() -> None:
 
 
 def seconds_since_progress() -> float:
-    """Seconds since a part of the work began or ended in this process."""
-    return time.monotonic() - _last_progress
+    """Seconds since a part of the work began or ended in this process, 0 before the first."""
+    return max(0.0, time.monotonic() - _last_progress)
 
 
 class Clock:

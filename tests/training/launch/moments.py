@@ -73,7 +73,7 @@ def fail(moment: str, number: str, kind: str, ranks: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if kind == "stall":
             time.sleep(3600)
-        for _ in range(25):  # slow: every part of the work takes less than the limit
+        for _ in range(40):  # slow: every part of the work takes less than the limit
             time.sleep(0.2)
             got_further()
 

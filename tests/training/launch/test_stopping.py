@@ -167,7 +167,7 @@ def test_processes_stop_at_the_same_step(
     ("kind", "cause"),
     [
         ("memory", "memory ran out (no room for 123 MB)"),
-        ("stall", "nothing got further for 3 seconds (train.stall_limit); process 1 of 2"),
+        ("stall", "nothing got further for 6 seconds (train.stall_limit); process 1 of 2"),
         ("killed", "process 1 of 2 gave no sign of life for"),
     ],
 )
@@ -175,7 +175,7 @@ def test_a_lost_process_ends_the_others(
     playground: Playground, tmp_path: Path, kind: str, cause: str
 ) -> None:
     run = tmp_path / "run"
-    line = command(playground, run, train__stall_limit=3)
+    line = command(playground, run, train__stall_limit=6)
     act = "tests.training.launch.moments:fail:" + f"update:2:{kind}:1"
     start = time.monotonic()
     codes, said = run_prepared(act, *line, ranks=2, timeout=50)
@@ -187,7 +187,7 @@ def test_a_lost_process_ends_the_others(
 
 
 def test_a_slow_process_is_waited_for(playground: Playground, tmp_path: Path) -> None:
-    line = command(playground, tmp_path / "run", train__steps=1, train__stall_limit=3)
+    line = command(playground, tmp_path / "run", train__steps=1, train__stall_limit=6)
     act = "tests.training.launch.moments:fail:rollouts:1:slow:1"
     codes, said = run_prepared(act, *line, ranks=2)
     assert codes == [0, 0], said

@@ -122,7 +122,8 @@ class Lookout:
             now = time.monotonic()
             if now - before > SUSPICIOUS_SILENCE:  # this process itself was stopped
                 answered = now
-                got_further()
+                if seconds_since_progress():
+                    got_further()
                 for seen in self._seen:
                     seen.time = now
             before = now
