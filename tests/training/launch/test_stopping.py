@@ -167,7 +167,10 @@ def test_processes_stop_at_the_same_step(
     ("kind", "cause"),
     [
         ("memory", "memory ran out (no room for 123 MB)"),
-        ("stall", "nothing got further for 6 seconds (train.stall_limit); process 1 of 2"),
+        (
+            "stall",
+            "nothing got further for 6 seconds (train.stall_limit)",
+        ),
         ("killed", "process 1 of 2 gave no sign of life for"),
     ],
 )

@@ -93,7 +93,9 @@ class Lookout:
     def is_first(self, cause: str) -> bool:
         """Tell the others that this process fails of `cause`. False if another failed before."""
         try:
-            return self._agreed_cause(cause) == cause
+            is_first = self._agreed_cause(cause) == cause
+            self._linger()
+            return is_first
         except RuntimeError:  # the store has gone with the process that failed first
             return False
 
@@ -107,6 +109,11 @@ class Lookout:
     def _agreed_cause(self, cause: str) -> str:
         """The cause that was named first."""
         return bytes(self.store.compare_set(_FAILURE, "", cause)).decode()
+
+    def _linger(self) -> None:
+        """Under some launchers the first process has the store: the others must read it."""
+        if self.rank == 0:
+            time.sleep(4 * PERIOD)
 
     def _show(self) -> None:
         sign = [self._beat, stopping.requested(), seconds_since_progress(), is_waiting()]
@@ -165,9 +172,9 @@ class Lookout:
         idle = min(seen.sign.idle for seen in self._seen)
         if self.stall_limit and idle > self.stall_limit:
             busy = [number for number, seen in enumerate(self._seen) if not seen.sign.waits]
-            who = f"{_names(busy, self.processes)}: the others wait" if busy else "all wait"
+            who = _names(busy or list(range(self.processes)), self.processes)
             limit = f"{self.stall_limit:g} seconds (train.stall_limit)"
-            return f"nothing got further for {limit}; {who}"
+            return f"nothing got further for {limit}; what is stuck is in {who}"
         return ""
 
     def _silent(self, now: float) -> list[int]:
@@ -193,6 +200,7 @@ class Lookout:
                 self.on_failure(cause)
         if speaks:
             console.error(cause)
+        self._linger()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
