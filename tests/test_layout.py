@@ -27,7 +27,8 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "training": [
         {"announce", "core", "early_stop", "policy", "tracking"},
-        {"best", "launch", "planning", "problems", "profiling"},
+        {"best", "planning", "problems", "profiling"},
+        {"launch"},
         {"loop"},
         {"rl", "sft"},
         {"start"},

@@ -9,9 +9,8 @@ from tspo_cli.config.keys import Key, all_keys
 _OPENING = """\
 # Configuration
 
-This page lists every key of an experiment file with its default. It is made by
-`tspo config schema --markdown`; do not edit it by hand. [experiments.md](experiments.md) explains
-how experiment files are written and combined.
+Every key of an experiment file with its default, made by `tspo config schema --markdown`: do not
+edit it by hand. [experiments.md](experiments.md) explains how files are written and combined.
 """
 
 

@@ -15,7 +15,8 @@ from tspo_cli.evaluation.summary import cut_questions
 from tspo_cli.runs import eval_folder
 from tspo_cli.training.core.distributed import gather_json, rank, world_size
 from tspo_cli.training.core.stop_points import local_work
-from tspo_cli.training.loop import Evaluate, TrainingRun
+from tspo_cli.training.launch.training_run import TrainingRun
+from tspo_cli.training.loop import Evaluate
 
 AGENT_METHOD = METHODS["search_r1"]
 

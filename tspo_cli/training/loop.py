@@ -11,17 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tspo_cli.config.schema import Config
-from tspo_cli.console import progress, say, warn
+from tspo_cli.console import progress
 from tspo_cli.disk import WriteError
 from tspo_cli.record_digests import note_digests
-from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.agent_file import write_agent_file
-from tspo_cli.rollout.engines.engine_protocol import Engine
-from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.rollout.records import GroupRecord
 from tspo_cli.runs import (
     METRICS_NAME,
@@ -38,19 +33,17 @@ from tspo_cli.runs import (
 )
 from tspo_cli.training.announce import loop_options, step_line
 from tspo_cli.training.best import keep_best
-from tspo_cli.training.core.critic import Critic
-from tspo_cli.training.core.distributed import barrier, rank
+from tspo_cli.training.core.distributed import barrier
 from tspo_cli.training.core.export import export_adapter, export_model
-from tspo_cli.training.core.handover import hand_over
-from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.core.stop_points import agree_to_stop, may_be_abandoned
 from tspo_cli.training.early_stop import StopRule, parse_rules
+from tspo_cli.training.launch.saved_steps import SavedSteps, restore, saved_at_stop
+from tspo_cli.training.launch.training_run import TrainingRun
 from tspo_cli.training.profiling import step_profiler
-from tspo_cli.training.saved_steps import SavedSteps, restore, saved_at_stop
 from tspo_cli.training.tracking import Track, evaluation_values, step_values, tracker
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,47 +56,6 @@ class StepResult:
     timings: dict[str, float]
     rollouts: list[GroupRecord] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class TrainingRun:
-    """Everything that a training run works with. `directory` is its run directory; `warnings` are
-    all sentences of `warn` so far, which RUN/status.json keeps.
-    """
-
-    config: Config
-    directory: Path
-    attempt: int
-    tokenizer: PreTrainedTokenizerFast
-    protocol: SearchProtocol
-    learner: PolicyLearner
-    engine: Engine
-    retriever: Retriever | None
-    critic: Critic | None = None
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def is_main_process(self) -> bool:
-        """True on the process that writes files and messages."""
-        return rank() == 0
-
-    def hand_over(self, step: int) -> None:
-        """Give the engine the learner's weights of `step`."""
-        hand_over(self.learner, self.engine, self.protocol, self.config, step)
-
-    def log(self, message: str) -> None:
-        """Print a message and add it to the attempt's log."""
-        if self.is_main_process:
-            say(message)
-            log_line(self.directory, self.attempt, message)
-
-    def warn(self, message: str) -> None:
-        """Print a warning, add it to the attempt's log, and keep it for RUN/status.json."""
-        if self.is_main_process:
-            if message not in self.warnings:
-                self.warnings.append(message)
-            warn(message)
-            log_line(self.directory, self.attempt, f"warning: {message}")
 
 
 MakeStep = Callable[[int, bool], StepResult]

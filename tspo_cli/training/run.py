@@ -27,9 +27,10 @@ from tspo_cli.training.core.distributed import barrier, init_distributed, rank, 
 from tspo_cli.training.core.engine_weights import weights_for_engine
 from tspo_cli.training.core.export import empty_model
 from tspo_cli.training.core.handover import hand_over
-from tspo_cli.training.core.lookout import watched
 from tspo_cli.training.core.policy_learner import PolicyLearner
-from tspo_cli.training.loop import Evaluate, MakeStep, TrainingRun, train_loop
+from tspo_cli.training.launch.lookout import watched
+from tspo_cli.training.launch.training_run import TrainingRun
+from tspo_cli.training.loop import Evaluate, MakeStep, train_loop
 from tspo_cli.training.policy import starting_policy
 from tspo_cli.training.rl.background import refuse_unsafe_background
 from tspo_cli.training.rl.question_batches import fitting_questions

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tspo_cli.config.schema import LossConfig, OptimizerConfig
 from tspo_cli.training.core.losses import clipped_policy_loss, k3, token_shares
 from tspo_cli.training.core.micro_batches import micro_batches
-from tspo_cli.training.core.schedule import learning_rate
+from tspo_cli.training.core.optimizer_state import learning_rate
 from tspo_cli.training.core.sequences import TrainSequence
 
 numbers = st.floats(-3, 3, allow_nan=False)

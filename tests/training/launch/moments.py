@@ -12,8 +12,9 @@ from typing import Any
 
 from tspo_cli.rollout.agent import _Loop
 from tspo_cli.timing import got_further
-from tspo_cli.training import loop, saved_steps
+from tspo_cli.training import loop
 from tspo_cli.training.core.training_core import TrainingCore
+from tspo_cli.training.launch import saved_steps
 from tspo_cli.training.rl.rl_step import RlStep
 
 # Moment -> where the call is looked up. A step of the tests has one rollout phase and one update.

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from tspo_cli.config.schema import OptimizerConfig
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -110,6 +112,18 @@ def set_update_count(engine: Any, updates: int) -> None:
 def whole_shape(parameter: torch.Tensor) -> tuple[int, ...]:
     """The shape of a parameter, also where ZeRO 3 keeps only a part of it here."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def learning_rate(config: OptimizerConfig, update: int, total_updates: int) -> float:
+    """Rate of update `update` (from 0) of `total_updates`: linear warm-up, then constant or linear
+    to final_lr * lr.
+    """
+    if update < config.warmup:
+        return config.lr * (update + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.lr
+    progress = (update - config.warmup) / max(1, total_updates - config.warmup)
+    return config.lr * (1 - (1 - config.final_lr) * min(1.0, progress))
 
 
 def _masters(engine: Any) -> dict[torch.Tensor, torch.Tensor] | None:

@@ -26,8 +26,7 @@ from tspo_cli.training.core.deepspeed_setup import deepspeed_config
 from tspo_cli.training.core.distributed import all_max, all_sum, world_size
 from tspo_cli.training.core.losses import token_shares
 from tspo_cli.training.core.micro_batches import MicroBatch, micro_batches, padding_batch
-from tspo_cli.training.core.optimizer_state import set_update_count
-from tspo_cli.training.core.schedule import learning_rate
+from tspo_cli.training.core.optimizer_state import learning_rate, set_update_count
 from tspo_cli.training.core.sequences import TrainSequence
 from tspo_cli.training.core.stop_points import between_batches, weights_change
 

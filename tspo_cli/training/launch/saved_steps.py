@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tspo_cli import stopping
 from tspo_cli.disk import flush_to_disk
@@ -33,9 +33,7 @@ from tspo_cli.training.core.checkpoint import (
 from tspo_cli.training.core.distributed import all_max, barrier, broadcast_json, rank
 from tspo_cli.training.core.stop_points import agree_to_stop
 from tspo_cli.training.launch.replaced_run import forget_replaced
-
-if TYPE_CHECKING:
-    from tspo_cli.training.loop import TrainingRun
+from tspo_cli.training.launch.training_run import TrainingRun
 
 
 @dataclass
