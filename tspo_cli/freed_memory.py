@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 
 # mallopt(3): parameters of glibc's malloc, and values for models whose tensors are megabytes.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -23,3 +24,15 @@ def keep_freed_memory() -> bool:
     if mallopt is None or any(name in os.environ for name in _SET_BY_USER):
         return False
     return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK) and mallopt(_TRIM_THRESHOLD, _KEPT_BYTES))
+
+
+_GPU_DEVICE = Path("/dev/nvidiactl")
+
+
+def use_expandable_segments() -> None:
+    """Let PyTorch's blocks of GPU memory grow, so that less is lost between them. Call it before
+    torch is imported. What a user has set stays as it is.
+    """
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    if _GPU_DEVICE.exists() and not any(name in os.environ for name in names):
+        os.environ[names[0]] = "expandable_segments:True"

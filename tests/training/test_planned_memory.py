@@ -45,14 +45,25 @@ def test_what_vllm_and_deepspeed_add_is_counted() -> None:
     ]
     assert sizes[1] - sizes[0] == pytest.approx(1.0)
     servers = plan("qwen2.5-3b/grpo", 'vllm.url=["http://127.0.0.1:8100"]', gpus=8)
-    assert set(servers["phases_gib"]) == {"update", "export"}
+    assert set(servers["phases_gib"]) == {"update"}
     config = load_config(["qwen2.5-7b/ppo"], ["deepspeed.zero_stage=3"])
     run = PlannedRun(config, model_shape(config), 8, 1000)
     gathered = process_phases(run).parts["hand_over"]["gathered"]
     assert gathered * GIB == pytest.approx(2 * run.parameters)
-    memory = plan("qwen2.5-3b/tspo", "train.updates_per_step=1", gpus=8)["memory_per_process_gib"]
-    assert memory.get("exchange", 0) > 0
+    assert process_phases(run).parts["update"]["exchange"] > 0
+    memory = plan("qwen2.5-3b/tspo", gpus=8)["memory_per_process_gib"]
     assert memory["total"] == pytest.approx(sum(memory.values()) - memory["total"])
+
+
+def test_what_is_not_held_is_not_counted() -> None:
+    """Adapters are their own reference, and a reference in CPU memory is not on the GPU."""
+    config = load_config(["qwen2.5-3b/grpo"], ["deepspeed.offload_reference=true"])
+    phases = process_phases(PlannedRun(config, model_shape(config), 1, 1000))
+    assert "reference" not in phases.parts["update"]
+    assert phases.host["reference"] * GIB == pytest.approx(2 * model_shape(config).parameters())
+    config = load_config(["qwen2.5-3b/grpo"], ["lora.rank=8"])
+    phases = process_phases(PlannedRun(config, model_shape(config), 1, 1000))
+    assert "reference" not in {*phases.parts["update"], *phases.host}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import typer
 from tspo_cli.commands.options import Json, Settings, Sources, check_place
 from tspo_cli.console import result, result_json, say, warn
 from tspo_cli.errors import MissingResourceError
+from tspo_cli.freed_memory import use_expandable_segments
 from tspo_cli.text.secrets import without_secrets
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def train(
     checkpoints and, in model/, the trained policy. A used run directory is refused unless --resume
     or --overwrite says what to do with it.
     """
+    use_expandable_segments()  # before anything imports torch
     from tspo_cli.config.load_config import load_config, to_toml
     from tspo_cli.config.sources import run_name
     from tspo_cli.training.announce import loop_options

@@ -67,6 +67,8 @@ def rule_problems(config: Config) -> Iterator[str]:
         yield "data.held_out: files are named, and data.held_out_share is set; give one of them"
     if config.eval.every and not (config.eval.data or held_out):
         yield "eval.every: evaluations are asked for, but eval.data names no question file"
+    if config.deepspeed.gradient_dtype == "float32" and config.deepspeed.zero_stage < 2:
+        yield "deepspeed.gradient_dtype: float32 needs deepspeed.zero_stage 2 or 3"
     if config.deepspeed.offload_optimizer and config.deepspeed.zero_stage == 0:
         yield "deepspeed.offload_optimizer: needs deepspeed.zero_stage 1, 2 or 3"
     searches = config.rollout.max_searches > 0 and (config.kind != "sft" or bool(config.eval.data))
@@ -140,14 +142,14 @@ def _rl_problems(config: Config) -> Iterator[str]:
             "divided over several; start servers with `tspo engine --tensor-parallel` and name "
             "them in vllm.url"
         )
-    if config.vllm.url and config.vllm.sleep:
+    if config.vllm.url and config.vllm.sleep in (1, 2):
         yield "vllm.sleep: only an engine in this process can sleep; remove vllm.url or vllm.sleep"
     if rollout.one_step_off and rollout.dynamic_sampling:
         yield (
             "rollout.one_step_off: dynamic_sampling asks for more rollouts once some are scored; "
             "switch one off"
         )
-    if rollout.one_step_off and config.vllm.sleep:
+    if rollout.one_step_off and config.vllm.sleep in (1, 2):
         yield (
             "rollout.one_step_off: the engine samples while the learner works and cannot sleep; "
             "set vllm.sleep to 0"

@@ -5,6 +5,7 @@ its weights are trained.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,22 @@ def peft_config(options: LoraConfig) -> Any:
         target_modules="all-linear" if options.targets == ["all-linear"] else options.targets,
         task_type="CAUSAL_LM",
     )
+
+
+@contextmanager
+def adapters_off(model: Any) -> Iterator[None]:
+    """Within it, `model` computes as it did before `add_lora`."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        # enable_adapters(False) would freeze the adapters as well, during an update.
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 def merged(

@@ -185,11 +185,12 @@ class VllmConfig(Section):
     eager: bool = Field(
         False, description="No CUDA graphs and no compilation: a faster start, slower generation."
     )
-    sleep: Literal[0, 1, 2] = Field(
-        0,
+    sleep: Literal["auto", 0, 1, 2] = Field(
+        "auto",
         description=(
             "In-process, GPU: vLLM's sleep level while the learner works. 0: the engine "
-            "keeps its memory."
+            "keeps its memory; 1: weights go to CPU memory; 2: weights are dropped. auto: 1 on a "
+            "GPU without rollout.one_step_off, else 0."
         ),
     )
     handover: str = Field(

@@ -165,6 +165,20 @@ class DeepSpeedConfig(Section):
     offload_optimizer: bool = Field(
         False, description="Keep optimiser states in CPU memory (ZeRO 1 to 3, GPU)."
     )
+    offload_reference: bool = Field(
+        False,
+        description=(
+            "Keep the reference policy (loss.kl) in CPU memory and fetch its layers as they are "
+            "needed (GPU)."
+        ),
+    )
+    gradient_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description=(
+            "Type in which gradients of micro-batches are added up in bfloat16 training. float32 "
+            "needs ZeRO 2 or 3. auto: float32 there, else bfloat16."
+        ),
+    )
     config: str = Field(
         "", description="DeepSpeed JSON file that is merged over the generated configuration."
     )

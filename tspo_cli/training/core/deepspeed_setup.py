@@ -34,7 +34,7 @@ def deepspeed_config(config: Config, *, bfloat16: bool) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": config.deepspeed.zero_stage}
     if config.deepspeed.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    generated = {
+    generated: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.optimizer.grad_clip,
@@ -44,6 +44,8 @@ def deepspeed_config(config: Config, *, bfloat16: bool) -> dict[str, Any]:
         "bf16": {"enabled": bfloat16},
         "steps_per_print": 10**9,
     }
+    if sums_in_float32(config, bfloat16=bfloat16):
+        generated["data_types"] = {"grad_accum_dtype": "fp32"}
     if not config.deepspeed.config:
         return generated
     path = Path(config.deepspeed.config)
@@ -61,6 +63,29 @@ def deepspeed_config(config: Config, *, bfloat16: bool) -> dict[str, Any]:
             f"{path}: fp16 is not supported; remove it and set model.dtype to bfloat16 or float32"
         )
     return merge(generated, user)
+
+
+def sums_in_float32(config: Config, *, bfloat16: bool) -> bool:
+    """True where the gradients of a bfloat16 model are added up in float32."""
+    wanted = config.deepspeed.gradient_dtype
+    return bfloat16 and (
+        wanted == "float32" or (wanted == "auto" and config.deepspeed.zero_stage > 1)
+    )
+
+
+def frozen_config(*, bfloat16: bool, offload: bool, pin: bool) -> dict[str, Any]:
+    """DeepSpeed's configuration of a model that is not trained: each process keeps a share of its
+    parameters, on its device or (`offload`) in CPU memory, pinned or not.
+    """
+    zero: dict[str, Any] = {"stage": 3}
+    if offload:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": pin}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": zero,
+        "bf16": {"enabled": bfloat16},
+        "steps_per_print": 10**9,
+    }
 
 
 def _without_auto(value: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from tspo_cli.config.schema import Config
@@ -40,14 +40,24 @@ def weights_for_engine(core: TrainingCore) -> Mapping[str, torch.Tensor] | None:
 
 
 def whole_weights(core: TrainingCore) -> dict[str, torch.Tensor]:
-    """All parameters of the plain model by name, in its dtype, adapters merged into them. Where the
-    learner's parameters are a plain model these are its own tensors. All processes call it.
+    """All parameters of the plain model by name, see `weights_one_by_one`. Where the learner's
+    parameters are a plain model these are its own tensors. All processes call it.
+    """
+    return dict(weights_one_by_one(core))
+
+
+def weights_one_by_one(core: TrainingCore) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and value of every parameter of the plain model, in its dtype, adapters merged into
+    them. All processes must iterate over all of them.
     """
     config, module = core.config, core.module
     if is_plain_model(config, core.zero_stage):
-        return {name: parameter.detach() for name, parameter in module.named_parameters()}
+        for name, parameter in module.named_parameters():
+            yield name, parameter.detach()
+        return
     dtype = next(module.parameters()).dtype
     parameters = full_parameters(core.engine, module)
     if config.lora.rank:
         parameters = merged(parameters, config.lora)
-    return {name: value.to(dtype) for name, value in parameters}
+    for name, value in parameters:
+        yield name, value.to(dtype)

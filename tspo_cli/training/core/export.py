@@ -7,12 +7,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers.utils.logging import disable_progress_bar
 
 from tspo_cli.disk import WriteError, follow_umask, replace_directory, writing
 from tspo_cli.models.lora import save_adapter
 from tspo_cli.training.core.distributed import barrier, rank
-from tspo_cli.training.core.engine_weights import is_plain_model, whole_weights
+from tspo_cli.training.core.engine_weights import is_plain_model, weights_one_by_one
 from tspo_cli.training.core.optimizer_state import full_parameters
 from tspo_cli.training.core.training_core import TrainingCore
 
@@ -20,13 +21,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-def empty_model(core: TrainingCore) -> Any:
-    """A plain model of the same shape, dtype and device with whole parameters of its own."""
+def empty_model(core: TrainingCore, device: torch.device | None = None) -> Any:
+    """A plain model of the same shape and dtype with whole parameters of its own, on `device`
+    (None: that of the learner).
+    """
     from transformers import AutoModelForCausalLM
 
     module = core.module
     dtype = next(module.parameters()).dtype
-    model = AutoModelForCausalLM.from_config(module.config, dtype=dtype).to(core.device).eval()
+    model = (
+        AutoModelForCausalLM.from_config(module.config, dtype=dtype)
+        .to(device or core.device)
+        .eval()
+    )
     model.generation_config = copy.deepcopy(module.generation_config)
     return model
 
@@ -36,13 +43,16 @@ def export_model(core: TrainingCore, directory: Path, tokenizer: PreTrainedToken
     processes call it.
     """
     is_plain = is_plain_model(core.config, core.zero_stage)
-    weights = None if is_plain else whole_weights(core)
+    weights: dict[str, torch.Tensor] = {}
+    for name, value in () if is_plain else weights_one_by_one(core):
+        if rank() == 0:  # a GPU has no room for two more models
+            weights[name] = value.cpu()
     if rank() == 0:
         temporary = directory.with_name(f".{directory.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         model = core.module
-        if weights is not None:
-            model = empty_model(core)
+        if weights:
+            model = empty_model(core, torch.device("cpu"))
             unknown = model.load_state_dict(weights, strict=False).unexpected_keys
             assert not unknown, unknown
         disable_progress_bar()

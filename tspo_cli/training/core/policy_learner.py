@@ -11,12 +11,14 @@ from torch import nn
 
 from tspo_cli.config.schema import Config
 from tspo_cli.models.logprobs import head_scores
+from tspo_cli.models.lora import adapters_off
 from tspo_cli.models.own_logits import logit_function
+from tspo_cli.training.core.deepspeed_setup import frozen_config
 from tspo_cli.training.core.distributed import all_sum
 from tspo_cli.training.core.losses import clipped_policy_loss
 from tspo_cli.training.core.micro_batches import MicroBatch
 from tspo_cli.training.core.sequences import TrainSequence
-from tspo_cli.training.core.training_core import TokenLoss, TrainingCore, prepare_model
+from tspo_cli.training.core.training_core import Forward, TokenLoss, TrainingCore, prepare_model
 
 Entropy = Literal["none", "logged", "trained"]
 
@@ -51,7 +53,7 @@ class PolicyLearner:
     """A policy under training: policy updates, imitation, and log-probabilities.
 
     Every process calls the same methods with its own share of the sequences, see `TrainingCore`.
-    `reference` is a frozen copy of the starting policy, where the experiment compares with it.
+    `reference` is the starting policy, where the experiment compares with it.
     """
 
     def __init__(
@@ -60,11 +62,9 @@ class PolicyLearner:
         """Train `model`, which is on its device. Call `init_distributed` first."""
         temperature = temperature if config.kind != "sft" else 1.0
         self.config = config
-        self.reference: TrainedPositions | None = None
+        self.reference: Forward | None = None
         if config.kind == "rl" and (config.loss.kl > 0 or config.loss.log_kl):
-            frozen = copy.deepcopy(model).eval().requires_grad_(False)
-            prepare_model(frozen, config)
-            self.reference = TrainedPositions(frozen, temperature, "none")
+            self.reference = _reference_policy(model, config, temperature)
         prepare_model(model, config)
         policy = TrainedPositions(model, temperature, _entropy(config))
         self.core = TrainingCore(policy, config, config.optimizer, total_updates)
@@ -193,3 +193,49 @@ def _entropy(config: Config) -> Entropy:
     if config.kind != "rl":
         return "none"
     return "trained" if config.loss.entropy else "logged"
+
+
+def _is_sharded(config: Config) -> bool:
+    """True where the reference's parameters are divided by the processes: at ZeRO 3, or in CPU
+    memory.
+    """
+    return config.deepspeed.zero_stage == 3 or config.deepspeed.offload_reference
+
+
+def _reference_policy(model: Any, config: Config, temperature: float) -> Forward:
+    """The log-probabilities (nats) of `model` as it is now, whatever becomes of it.
+
+    With adapters it is the same model without them, which needs no memory. Else it is a copy:
+    whole, or sharded by DeepSpeed (`_is_sharded`). All processes call the result equally often.
+    """
+    if config.lora.rank:
+        module = TrainedPositions(model, temperature, "none")
+
+        def without_adapters(batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+            with adapters_off(model):
+                outputs: tuple[torch.Tensor, torch.Tensor] = module(batch)
+            return outputs
+
+        return without_adapters
+    frozen = copy.deepcopy(model).eval().requires_grad_(False)
+    prepare_model(frozen, config)
+    module = TrainedPositions(frozen, temperature, "none")
+    return _sharded(module, config) if _is_sharded(config) else module
+
+
+def _sharded(module: nn.Module, config: Config) -> Forward:
+    import deepspeed
+
+    first = next(module.parameters())
+    engine, *_ = deepspeed.initialize(
+        model=module,
+        config=frozen_config(
+            bfloat16=first.dtype == torch.bfloat16,
+            offload=config.deepspeed.offload_reference,
+            pin=first.is_cuda,
+        ),
+        dist_init_required=False,
+    )
+    engine.eval()
+    forward: Forward = engine
+    return forward

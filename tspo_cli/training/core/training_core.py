@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from tspo_cli.config.schema import Config, OptimizerConfig
+from tspo_cli.cpu_threads import optimizer_threads
 from tspo_cli.errors import TspoError
 from tspo_cli.freed_memory import keep_freed_memory
 from tspo_cli.models.checks.model_size import is_large_on_cpu
@@ -134,7 +135,8 @@ class TrainingCore:
             eps=optimizer.eps,
             weight_decay=optimizer.weight_decay,
             # One pass over the state, which is several times as large as the model, and no copies.
-            fused=large or (first.is_cuda and not config.deepspeed.offload_optimizer),
+            # An offloaded optimiser has it too: its state lies in CPU memory.
+            fused=large or first.is_cuda,
         )
         self.engine, *_ = deepspeed.initialize(
             model=module,
@@ -188,7 +190,7 @@ class TrainingCore:
             metrics = self._accumulate(work, loss)
         if before_step is not None:
             before_step()
-        with self.clock.part("optimizer"):
+        with self.clock.part("optimizer"), optimizer_threads(self.config):
             norm = self._step()
         self.updates += 1
         return metrics | {"grad_norm": norm, "lr": rate, "tokens": work.agent_tokens}

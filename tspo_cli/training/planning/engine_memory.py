@@ -47,6 +47,14 @@ def kv_cache_bytes(shape: ModelShape, context: int, sequences: int, bytes_each: 
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * context * sequences * bytes_each
 
 
+def sleep_level(run: PlannedRun) -> int:
+    """vLLM's sleep level while the learner works, see vllm.sleep."""
+    level = run.config.vllm.sleep
+    if not (run.gpus and run.is_vllm):
+        return 0
+    return int(not run.config.rollout.one_step_off) if level == "auto" else level
+
+
 def cuda_graphs(run: PlannedRun) -> float:
     """GiB of vLLM's CUDA graphs, which sleep does not free."""
     return CUDA_GRAPHS_GIB if run.gpus and run.is_vllm and not run.config.vllm.eager else 0.0

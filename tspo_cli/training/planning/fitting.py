@@ -70,9 +70,12 @@ def remedies(config: Config, gpus: int, context: int) -> Iterator[Changes]:
         yield {"train.gradient_checkpointing": True}
     if gpus > 1 and stage < 3:
         yield {"deepspeed.zero_stage": 3}
+    compares = config.kind == "rl" and (config.loss.kl > 0 or config.loss.log_kl)
+    if compares and not config.deepspeed.offload_reference:
+        yield {"deepspeed.offload_reference": True}
     if not config.deepspeed.offload_optimizer:
         yield {"deepspeed.zero_stage": max(1, stage), "deepspeed.offload_optimizer": True}
-    if config.kind == "rl" and (config.loss.kl > 0 or config.loss.log_kl):
+    if compares:
         yield {"loss.kl": 0.0, "loss.log_kl": False}
     if not config.lora.rank:
         yield {"lora.rank": 64, "lora.alpha": 128}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from tspo_cli.config.schema import Config
 from tspo_cli.credit.find_algorithm import find_algorithm
 from tspo_cli.models.logprobs import KEPT_LOGITS, LOGITS_AT_ONCE
+from tspo_cli.training.core.deepspeed_setup import sums_in_float32
 from tspo_cli.training.planning.model_shape import ModelShape
 
 GIB = 2**30
@@ -82,6 +83,18 @@ class PlannedRun:
         return self.rollouts or self.config.train.batch_size
 
     @property
+    def sums_in_float32(self) -> bool:
+        """True where gradients are float32 and weights are not."""
+        return sums_in_float32(self.config, bfloat16=self.is_bfloat16)
+
+    @property
+    def has_reference(self) -> bool:
+        """True where a copy of the starting policy is kept. Adapters need none."""
+        config = self.config
+        compares = config.kind == "rl" and (config.loss.kl > 0 or config.loss.log_kl)
+        return compares and not config.lora.rank
+
+    @property
     def is_vllm(self) -> bool:
         """True where vLLM generates the rollouts."""
         return self.config.rollout.engine == "vllm"
@@ -97,11 +110,13 @@ def learner_memory(run: PlannedRun) -> dict[str, float]:
     """GiB per process of weights, gradients and AdamW (Rajbhandari et al. 2020, ZeRO, section 3).
 
     float32: 4 + 4 + 8 bytes per parameter; bfloat16: 2 + 2 + 12 (float32 master copy and two
-    moments). With adapters, only they have gradients and an optimiser. Stage 1 divides the
-    optimiser by the processes, stage 2 gradients too, stage 3 weights too.
+    moments), 2 + 4 + 12 where gradients are added up in float32. With adapters, only they have
+    gradients and an optimiser. Stage 1 divides the optimiser by the processes, stage 2 gradients
+    too, stage 3 weights too.
     """
     config, stage = run.config, run.config.deepspeed.zero_stage
-    weights, gradients, optimizer = (2, 2, 12) if run.is_bfloat16 else (4, 4, 8)
+    weights, optimizer = (2, 12) if run.is_bfloat16 else (4, 8)
+    gradients = 4 if run.sums_in_float32 else weights
 
     def gib(count: int, bytes_each: float, divided: bool) -> float:
         return count * bytes_each / (run.processes if divided else 1) / GIB
@@ -113,8 +128,8 @@ def learner_memory(run: PlannedRun) -> dict[str, float]:
         if config.deepspeed.offload_optimizer
         else gib(run.trained, optimizer, stage >= 1),
     }
-    if config.kind == "rl" and (config.loss.kl > 0 or config.loss.log_kl):
-        memory["reference"] = gib(run.parameters, weights, divided=False)
+    if run.has_reference and not config.deepspeed.offload_reference:
+        memory["reference"] = gib(run.parameters, weights, stage >= 3)
     if run.has_critic:
         memory["critic"] = sum(memory[name] for name in ("weights", "gradients", "optimizer"))
     return memory
@@ -124,26 +139,32 @@ def step_copies(run: PlannedRun) -> float:
     """GiB that DeepSpeed's step adds on a GPU after the activations are freed.
 
     In bfloat16 at stages 1 and 2: this process's gradients in one piece, and that piece in float32
-    (measured: 6 bytes per parameter). Stage 3 does the same for 10^9 parameters at a time.
+    (measured: 6 bytes per parameter; gradients in float32 need one copy of 4). Stage 3 does the
+    same for 10^9 parameters at a time.
     """
     deepspeed = run.config.deepspeed
     if not run.is_bfloat16 or deepspeed.zero_stage == 0 or deepspeed.offload_optimizer:
         return 0.0
     share = run.trained / run.processes
-    return 6 * (min(share, SUB_GROUP) if deepspeed.zero_stage == 3 else share) / GIB
+    each = 4 if run.sums_in_float32 else 6
+    return each * (min(share, SUB_GROUP) if deepspeed.zero_stage == 3 else share) / GIB
 
 
 def deepspeed_buffers(run: PlannedRun) -> dict[str, float]:
     """GiB of DeepSpeed's buffers on a GPU during an update: buckets of gradients (two where
-    communication overlaps, at stage 3), and at stage 3 whole parameters that are in use.
+    communication overlaps, at stage 3), and whole parameters in use of each sharded model.
     """
-    stage, size = run.config.deepspeed.zero_stage, run.bytes_per_number
-    if not run.gpus or stage < 2:
+    deepspeed, size = run.config.deepspeed, run.bytes_per_number
+    stage, buffers = deepspeed.zero_stage, {}
+    if not run.gpus:
         return {}
-    buffers = {"buckets": (2 if stage == 3 else 1) * BUCKET * size / GIB}
-    if stage == 3:
-        models = 2 if run.has_critic else 1
-        buffers["gathered"] = models * min(LIVE_PARAMETERS, run.parameters) * size / GIB
+    if stage >= 2:
+        buffers["buckets"] = (2 if stage == 3 else 1) * BUCKET * size / GIB
+    sharded = 1 + run.has_critic + run.has_reference if stage == 3 else 0
+    if stage < 3 and deepspeed.offload_reference:
+        sharded += run.has_reference
+    if sharded:
+        buffers["gathered"] = sharded * min(LIVE_PARAMETERS, run.parameters) * size / GIB
     return buffers
 
 

@@ -69,9 +69,9 @@ def process_phases(run: PlannedRun) -> Phases:
     phases = {"update": update}
     if engine:
         phases["rollouts"] = learner | engine | {"workspace": engine_memory.workspace(run)}
-        phases["hand_over"] = learner | engine | _gathered(run)
-    if run.config.train.export_model:
-        phases["export"] = learner | asleep | _exported(run)
+        sleeps = engine_memory.sleep_level(run) > 0
+        there = {name: value for name, value in engine.items() if not sleeps or name != "kv_cache"}
+        phases["hand_over"] = learner | there | _gathered(run)
     phases = {name: _on_card(parts) for name, parts in phases.items()}
     return Phases(phases, _host(run, engine))
 
@@ -99,7 +99,7 @@ def _asleep(run: PlannedRun, engine: dict[str, float]) -> dict[str, float]:
     """What an engine keeps while the learner works: vLLM's sleep frees weights and cache."""
     if not engine or not run.is_vllm:  # our own engine frees its cache when a batch has ended
         return {name: value for name, value in engine.items() if name != "kv_cache"}
-    return {"cuda_graphs": engine["cuda_graphs"]} if run.config.vllm.sleep else engine
+    return {"cuda_graphs": engine["cuda_graphs"]} if engine_memory.sleep_level(run) else engine
 
 
 def _gathered(run: PlannedRun) -> dict[str, float]:
@@ -109,11 +109,6 @@ def _gathered(run: PlannedRun) -> dict[str, float]:
     return {"gathered": run.parameters * run.bytes_per_number / GIB}
 
 
-def _exported(run: PlannedRun) -> dict[str, float]:
-    """The gathered weights and a plain model of the same size."""
-    return {name: 2 * value for name, value in _gathered(run).items()}
-
-
 def _on_card(parts: dict[str, float]) -> dict[str, float]:
     """With the CUDA context, and what is lost between the allocator's blocks."""
     fragments = FRAGMENTS * sum(value for name, value in parts.items() if name in _FREED)
@@ -121,13 +116,15 @@ def _on_card(parts: dict[str, float]) -> dict[str, float]:
 
 
 def _host(run: PlannedRun, engine: dict[str, float]) -> dict[str, float]:
-    """GiB of CPU memory: offloaded optimisers, and weights of an engine that sleeps at level 1."""
+    """GiB of CPU memory: what is offloaded, and weights of an engine that sleeps at level 1."""
     config = run.config
     host = {}
     if config.deepspeed.offload_optimizer:
         models = 2 if run.has_critic else 1
         # float32 master copy, two moments and the gradient
         host["optimizer"] = models * 16 * run.trained / run.processes / GIB
-    if engine and run.is_vllm and config.vllm.sleep == 1:
+    if config.deepspeed.offload_reference and run.has_reference:
+        host["reference"] = run.parameters * run.bytes_per_number / run.processes / GIB
+    if engine and engine_memory.sleep_level(run) == 1:
         host["engine_weights"] = engine["engine_weights"]
     return host

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli.config.schema import VllmConfig
-from tspo_cli.errors import InvalidInputError
+from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.packages import missing
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest
 from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import torch
 
 CPU_KV_CACHE_GIB = 1.0
+WEIGHTS, CACHE = "weights", "kv_cache"
+"""vLLM's tags of what sleeps."""
 
 
 class VllmEngine:
@@ -58,7 +61,7 @@ class VllmEngine:
     ) -> None:
         self.config, self.eos_ids, self.max_context = config, list(eos_ids), max_context
         self.weight_version, self.owns_weights = weight_version, True
-        self.engine, self.params = _start(
+        self.engine, self.params, self.sleep_level = _start(
             model, config, dtype, batch_size, max_context, seed, revision
         )
         self.engine.set_weight_version(str(weight_version))
@@ -66,14 +69,15 @@ class VllmEngine:
         self.known: set[int] = set()
         self.finished: list[Completion] = []
         self.request_count = 0
-        self.asleep = False
+        self.asleep: list[str] = []
+        """What sleeps, by vLLM's tags."""
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request. Raises ValueError when the session has one in flight."""
         session = request.session
         if session in self.requests:
             raise ValueError(f"session {session} has a request in flight")
-        self._wake()
+        self._wake(WEIGHTS, CACHE)
         too_long = check_length(
             request, self.max_context, session not in self.known, self.weight_version
         )
@@ -115,12 +119,17 @@ class VllmEngine:
 
         Raises:
             ValueError: `weights` is None; this engine owns its weights.
+            TspoError: vLLM keeps prefixes that the old weights computed.
         """
         if weights is None:
             raise ValueError("vLLM owns its weights: expected all of them, got None")
-        self._wake()
+        self._wake(WEIGHTS)  # the cache follows when `weights` may be freed
         self.engine.collective_rpc("tspo_load_tensors", args=(dict(weights),))
-        self.engine.reset_prefix_cache()
+        if not self.engine.reset_prefix_cache():
+            raise TspoError(
+                f"hand-over of step {version}: vLLM did not drop the prefixes of the old weights; "
+                "later rollouts would not come from the trained policy"
+            )
         self.engine.set_weight_version(str(version))
         self.weight_version = version
 
@@ -130,19 +139,43 @@ class VllmEngine:
         return next((name for name in found if name), None)
 
     def sleep(self) -> None:
-        """Free memory as vllm.sleep says: 0 nothing, 1 the cache, 2 the cache and the weights."""
-        if self.config.sleep and not self.asleep:
-            self.engine.sleep(self.config.sleep)
-            self.asleep = True
+        """Free memory as vllm.sleep says: 0 nothing, 1 the cache, and the weights to CPU memory, 2
+        cache and weights.
+        """
+        if self.sleep_level and not self.asleep:
+            self.engine.sleep(self.sleep_level)
+            self.asleep = [WEIGHTS, CACHE]
 
-    def _wake(self) -> None:
-        if self.asleep:
-            self.engine.wake_up()
-            self.asleep = False
+    def _wake(self, *tags: str) -> None:
+        sleeping = [tag for tag in tags if tag in self.asleep]
+        if sleeping:
+            self.engine.wake_up(tags=sleeping)
+            self.asleep = [tag for tag in self.asleep if tag not in sleeping]
 
     def close(self) -> None:
-        """Shut vLLM down."""
-        self.engine.engine_core.shutdown()
+        """Shut vLLM down. The process group of the training stays."""
+        with _training_group_kept():
+            self.engine.engine_core.shutdown()
+
+
+@contextmanager
+def _training_group_kept() -> Iterator[None]:
+    """Within it, vLLM's shutdown does not destroy the default process group, which is not its
+    own: it joined the one of the training.
+    """
+    from torch import distributed
+
+    destroy = distributed.destroy_process_group
+
+    def destroy_others(group: Any = None) -> None:
+        if group not in (None, distributed.group.WORLD):
+            destroy(group)
+
+    distributed.destroy_process_group = destroy_others
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group = destroy
 
 
 def _completion(session: int, output: Any) -> Completion:
@@ -161,8 +194,8 @@ def _start(
     max_context: int,
     seed: int,
     revision: str,
-) -> tuple[Any, Any]:
-    """The engine, and vLLM's class of sampling parameters."""
+) -> tuple[Any, Any, int]:
+    """The engine, vLLM's class of sampling parameters, and the level at which the engine sleeps."""
     # In one process, tensors can be handed over and the start takes seconds, not half a minute.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -175,7 +208,8 @@ def _start(
         raise missing({"vllm": 'rollout.engine = "vllm"'}, str(error)) from None
     _guard_llvmlite()
     cpu = current_platform.is_cpu()
-    if cpu and config.sleep:
+    level = int(not cpu) if config.sleep == "auto" else config.sleep
+    if cpu and level:
         raise InvalidInputError("vllm.sleep: vLLM cannot sleep on a CPU; set it to 0")
     cache = config.kv_cache_gib or (CPU_KV_CACHE_GIB if cpu else 0)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -193,7 +227,7 @@ def _start(
         tensor_parallel_size=config.tensor_parallel,
         distributed_executor_backend="external_launcher" if several else "uni",
         enable_prefix_caching=True,
-        enable_sleep_mode=config.sleep > 0,
+        enable_sleep_mode=level > 0,
         logprobs_mode=LOGPROBS_MODE,
         worker_extension_cls=WORKER_EXTENSION,
         generation_config="vllm",
@@ -201,7 +235,7 @@ def _start(
         **options,
     )
     try:
-        return LLMEngine.from_engine_args(arguments), SamplingParams
+        return LLMEngine.from_engine_args(arguments), SamplingParams, level
     except ValueError as error:  # a context that it does not take, an architecture it lacks
         raise InvalidInputError(
             f'{model}: vLLM does not start: {_reason(error)}; use rollout.engine = "transformers" '

@@ -49,10 +49,13 @@ def open_vllm(
             in_memory=not config.vllm.handover,
             token=read_token(ENGINE_TOKEN, config.vllm.token_file),
         )
+    vllm = config.vllm
+    if vllm.sleep == "auto" and config.rollout.one_step_off:  # it rolls out while others train
+        vllm = vllm.model_copy(update={"sleep": 0})
     slots = max(config.rollout.batch_size, config.eval.batch_size)
     return VllmEngine(
         config.model.path,
-        config.vllm,
+        vllm,
         dtype=dtype,
         eos_ids=eos,
         batch_size=slots,

@@ -1,0 +1,37 @@
+"""CPU threads of a training process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tspo_cli.config.schema import Config
+
+
+@contextmanager
+def optimizer_threads(config: Config) -> Iterator[None]:
+    """Within it, PyTorch computes with all CPU cores of this process, where the optimiser is
+    offloaded: train.threads if it is set, else an equal share of the machine.
+    """
+    if not config.deepspeed.offload_optimizer:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.train.threads or share_of_cores(config.train.processes))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def share_of_cores(processes: int) -> int:
+    """CPU cores of this machine for each of its training processes: `processes`, or as many as a
+    launcher says (LOCAL_WORLD_SIZE).
+    """
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    return max(1, len(os.sched_getaffinity(0)) // here)
