@@ -26,8 +26,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"open_retriever"},
     ],
     "training": [
-        {"announce", "core", "early_stop", "policy", "tracking"},
-        {"best", "planning", "problems", "profiling"},
+        {"announce", "core", "early_stop", "policy"},
+        {"best", "planning", "problems", "telemetry"},
         {"launch"},
         {"loop"},
         {"rl", "sft"},

@@ -64,7 +64,7 @@ def test_a_run_leaves_everything_that_the_readme_promises(finished: tuple[Path, 
 
 
 def test_rollouts_explain_their_credit(finished: tuple[Path, Any]) -> None:
-    for path in (finished[0] / "rollouts").iterdir():
+    for path in (finished[0] / "rollouts").glob("*.jsonl.gz"):
         groups = list(read_jsonl_gz(path))
         assert len(groups) == 4
         for group in groups:

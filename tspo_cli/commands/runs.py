@@ -1,7 +1,8 @@
-"""`tspo runs`: list, show and compare run directories."""
+"""`tspo runs`: list, show, follow and compare run directories."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +13,13 @@ from tspo_cli.commands.options import Json
 from tspo_cli.text.secrets import without_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-app = typer.Typer(no_args_is_help=True, help="List, show and compare runs.")
+    from tspo_cli.reporting.inspect.run_progress import Progress
+
+    Show = Callable[[Progress], None]
+
+app = typer.Typer(no_args_is_help=True, help="List, show, compare and follow runs.")
 
 
 @app.command("ls")
@@ -101,6 +106,60 @@ def _part(title: str, values: Mapping[str, Any]) -> None:
     if values:
         lines = [[key, _text(value)] for key, value in values.items()]
         console.result("\n" + _aligned([title, ""], lines))
+
+
+@app.command("watch")
+def watch(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
+    every: Annotated[
+        float, typer.Option(min=0.1, max=3600.0, help="Seconds between two looks at the run.")
+    ] = 2.0,
+    as_json: Json = False,
+) -> None:
+    """Follow a run until it ends: steps, time left, metrics with their curves, scores, warnings.
+
+    A terminal shows one picture that changes. Elsewhere each new step is a line, and with --json a
+    line of JSON. The exit code is 0 if the run has finished, and 1 if it failed, was stopped or was
+    killed.
+
+    tspo runs watch runs/mine && tspo report runs/mine
+    """
+    import time
+
+    from tspo_cli.reporting.inspect.run_progress import progress_of
+
+    with _shown(as_json) as show:
+        seen = progress_of(run)
+        show(seen)
+        while not seen.is_over:
+            time.sleep(every)
+            before, seen = seen, progress_of(run)
+            if seen != before:
+                show(seen)
+    if seen.state != "finished":
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _shown(as_json: bool) -> Iterator[Show]:
+    """What shows a run: a line of JSON, a picture on a terminal, or a line."""
+    import sys
+
+    from tspo_cli.reporting.inspect.run_progress import line_of, screen_of
+    from tspo_cli.text.printable import printable
+    from tspo_cli.text.strict_json import json_text
+
+    if as_json:
+        yield lambda progress: console.result(json_text(progress.record()))
+    elif not sys.stdout.isatty():
+        yield lambda progress: console.result(line_of(progress))
+    else:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+
+        with Live(console=Console(), auto_refresh=False) as live:
+            yield lambda progress: live.update(Text(printable(screen_of(progress))), refresh=True)
 
 
 @app.command("diff")

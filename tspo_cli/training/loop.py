@@ -39,8 +39,9 @@ from tspo_cli.training.core.stop_points import agree_to_stop, may_be_abandoned
 from tspo_cli.training.early_stop import StopRule, parse_rules
 from tspo_cli.training.launch.saved_steps import SavedSteps, restore, saved_at_stop
 from tspo_cli.training.launch.training_run import TrainingRun
-from tspo_cli.training.profiling import step_profiler
-from tspo_cli.training.tracking import Track, evaluation_values, step_values, tracker
+from tspo_cli.training.telemetry.profiling import step_profiler
+from tspo_cli.training.telemetry.step_measures import StepMeasures
+from tspo_cli.training.telemetry.tracking import Track, evaluation_values, step_values, tracker
 
 if TYPE_CHECKING:
     pass
@@ -88,6 +89,7 @@ def train_loop(
     done = saves.step
     rows = read_jsonl(run.directory / METRICS_NAME)
     reason = _stop_reason(run, rules, rows) if rows else None
+    measure = StepMeasures(run.learner.core)
     profiler = step_profiler(run.directory, done + 1, config.track.profile)
     with (
         _status(run, done, reason) as reached,
@@ -115,9 +117,11 @@ def train_loop(
             line = step_line(
                 result.metrics, seconds["total"], per_step * (config.train.steps - step)
             )
-            _record(run, step, result, seconds, line)
+            seconds = result.timings | seconds
+            measures = measure(result.metrics, seconds)
+            _record(run, step, result, seconds | measures, line)
             if run.is_main_process:
-                track(step, step_values(result.metrics, result.timings | seconds))
+                track(step, step_values(result.metrics, seconds, measures))
             rows.append(result.metrics)
             reason = _stop_reason(run, rules, rows)
             last = step == config.train.steps or reason is not None
@@ -165,7 +169,7 @@ def _export(run: TrainingRun) -> None:
 
 
 def _record(
-    run: TrainingRun, step: int, result: StepResult, seconds: dict[str, float], line: str
+    run: TrainingRun, step: int, result: StepResult, timings: dict[str, float], line: str
 ) -> None:
     if not run.is_main_process:
         return
@@ -175,7 +179,7 @@ def _record(
         write_jsonl_gz(path, result.rollouts)
         note_digests(path)
     append_jsonl(run.directory / METRICS_NAME, {"step": step, **result.metrics})
-    append_jsonl(run.directory / TIMINGS_NAME, {"step": step, **result.timings, **seconds})
+    append_jsonl(run.directory / TIMINGS_NAME, {"step": step, **timings})
     log_line(run.directory, run.attempt, f"step {step} {line}")
 
 

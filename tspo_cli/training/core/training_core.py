@@ -110,7 +110,8 @@ class TrainingCore:
 
     Every process calls the same methods with its own share of the sequences. Losses, metrics and
     gradients are those of the union, whatever the number of processes and the ZeRO stage. `updates`
-    counts optimiser updates; `clock` has the seconds of their parts.
+    counts optimiser updates; `clock` has the seconds of their parts, and `computed_tokens` the
+    tokens that this process took through forward and backward pass, prompts and passages included.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class TrainingCore:
         import deepspeed
 
         self.config, self.optimizer, self.total_updates = config, optimizer, total_updates
-        self.updates, self.clock = 0, Clock()
+        self.updates, self.clock, self.computed_tokens = 0, Clock(), 0
         first = next(module.parameters())
         large = is_large_on_cpu(module)
         if large:
@@ -260,6 +261,7 @@ class TrainingCore:
                 self.engine.backward(total * world_size(), scale_wrt_gas=False)
                 _add(sums, "loss", total.detach())
             is_real = not batch.is_padding
+            self.computed_tokens += batch.token_ids.numel() * is_real
             for name, values in parts.summed.items():
                 summed.add(name)
                 _add(sums, name, (values * batch.coefficients).sum())

@@ -43,12 +43,11 @@ def tracker(config: Config, run: Path, is_main_process: bool) -> Iterator[Track]
         yield track
 
 
-def step_values(metrics: Mapping[str, float], seconds: Mapping[str, float]) -> dict[str, float]:
-    """The metrics of a step, its seconds as `time/PART`, and trained tokens a second."""
-    values = {**metrics, **{f"time/{part}": value for part, value in seconds.items()}}
-    if "tokens" in metrics and seconds.get("total"):
-        values["tokens_per_second"] = metrics["tokens"] / seconds["total"]
-    return values
+def step_values(
+    metrics: Mapping[str, float], seconds: Mapping[str, float], measures: Mapping[str, float]
+) -> dict[str, float]:
+    """The metrics of a step, its seconds as `time/PART`, and its rates and memory."""
+    return {**metrics, **{f"time/{part}": value for part, value in seconds.items()}, **measures}
 
 
 def evaluation_values(run: Path, step: int) -> dict[str, float]:

@@ -1,0 +1,110 @@
+"""tspo runs watch: what it shows, when it ends, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.commands.report_cli import tspo
+from tests.reporting.tree import make_run
+from tspo_cli import runs
+from tspo_cli.config.schema import Config
+from tspo_cli.disk import one_writer
+from tspo_cli.errors import MissingResourceError
+from tspo_cli.reporting.inspect.run_progress import progress_of, screen_of, sparkline
+
+
+@pytest.mark.parametrize(("state", "code"), [("finished", 0), ("failed", 1), ("stopped", 1)])
+def test_a_run_that_is_over_is_shown_once(state: str, code: int, tmp_path: Path) -> None:
+    make_run(tmp_path / "run", Config(), 4, {0: 0.1, 4: 0.3}, state=state)
+    done = tspo("runs", "watch", tmp_path / "run")
+    assert done.exit_code == code
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"run {state}  step 4/")
+    assert "EM 0.3" in line
+
+
+def test_a_run_that_was_killed_ends_the_watch(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", Config(), 2, {}, state="running")
+    with one_writer(tmp_path / "run", "training in it"):
+        pass
+    done = tspo("runs", "watch", tmp_path / "run")
+    assert done.exit_code == 1
+    assert done.stdout.startswith("run killed")
+
+
+def test_json_is_a_line_for_each_look_with_the_last_values(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", Config(), 4, {0: 0.1, 4: 0.3})
+    record = json.loads(tspo("runs", "watch", tmp_path / "run", "--json").stdout)
+    last = runs.read_jsonl(tmp_path / "run" / runs.METRICS_NAME)[-1]
+    assert record["metrics"]["loss"] == last["loss"]
+    assert record["evaluations"][-1] == {"step": 4, "dataset": "test", "em": 0.3, "f1": 0.3}
+    assert (record["state"], record["step"], record["seconds_left"]) == ("finished", 4, None)
+
+
+def test_a_running_run_says_the_time_left_and_ends_with_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = Config.model_validate({"train": {"steps": 10}})
+    make_run(run, config, 4, {0: 0.1}, state="running")
+    with one_writer(run, "training in it"):
+        watched = subprocess.Popen(
+            [sys.executable, "-m", "tspo_cli", "runs", "watch", str(run), "--every", "0.1"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert watched.stdout is not None
+        first = watched.stdout.readline()
+        seen = progress_of(run)
+        assert first.startswith("run running  step 4/10")
+        assert " left" in first
+        assert seen.seconds_left == pytest.approx(6 * (seen.seconds_per_step or 0))
+        runs.set_status(run, "finished", 4, 1)
+    rest = watched.stdout.read()
+    assert watched.wait(60) == 0
+    assert rest.startswith("run finished")
+
+
+def test_a_terminal_shows_curves_and_no_control_characters_of_the_run(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", Config(), 60, {0: 0.1})
+    runs.set_status(tmp_path / "run", "finished", 60, 1, ["bad \x1b]0;title\x07 words"])
+    screen = screen_of(progress_of(tmp_path / "run"))
+    assert re.search(r"^loss +[\d.]+  [▁-█]{48}$", screen, re.MULTILINE)
+    ours, theirs = pty.openpty()
+    shown = subprocess.Popen(
+        [sys.executable, "-m", "tspo_cli", "runs", "watch", str(tmp_path / "run")], stdout=theirs
+    )
+    os.close(theirs)
+    text = b""
+    while select.select([ours], [], [], 60)[0]:
+        try:
+            text += os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+    assert shown.wait(60) == 0
+    assert "▁" in text.decode()
+    assert b"\x1b]0;" not in text
+
+
+@given(st.lists(st.floats(-1e6, 1e6), max_size=200))
+def test_a_curve_has_a_bar_for_each_step_up_to_its_width(values: list[float]) -> None:
+    bars = sparkline(values, 48)
+    assert len(bars) == min(len(values), 48)
+    assert set(bars) <= set("▁▂▃▄▅▆▇█")
+    if len(values) <= 48 and len(set(values)) > 1:
+        assert bars[values.index(max(values))] == "█"
+        assert bars[values.index(min(values))] == "▁"
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    done = tspo("runs", "watch", tmp_path / "nothing")
+    assert isinstance(done.exception, MissingResourceError)
