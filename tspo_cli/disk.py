@@ -15,6 +15,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -53,13 +54,15 @@ def writing(path: Path, needed: int | None = None) -> Iterator[None]:
         raise failure from error
 
 
-def atomic_write_bytes(path: Path, payload: bytes) -> None:
-    """Write `path` whole or not at all: temporary file in the same folder, fsync, rename."""
+def atomic_write_bytes(path: Path, payload: bytes, mode: int = 0o666) -> None:
+    """Write `path` whole or not at all: temporary file in the same folder, fsync, rename. The umask
+    takes permissions from `mode`.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path, len(payload)):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "wb") as handle:
+            with open(temporary, "wb", opener=partial(os.open, mode=mode)) as handle:
                 handle.write(payload)
                 handle.flush()
                 os.fsync(handle.fileno())
@@ -68,9 +71,9 @@ def atomic_write_bytes(path: Path, payload: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def atomic_write_text(path: Path, text: str) -> None:
+def atomic_write_text(path: Path, text: str, mode: int = 0o666) -> None:
     """`atomic_write_bytes` in UTF-8."""
-    atomic_write_bytes(path, text.encode("utf-8"))
+    atomic_write_bytes(path, text.encode("utf-8"), mode)
 
 
 def _code(error: Exception) -> int | None:

@@ -175,9 +175,9 @@ def log_file(run: Path, attempt: int) -> Path:
     return run / "logs" / f"attempt_{attempt}.log"
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, mode: int = 0o666) -> None:
     """Write JSON atomically, readable and with a stable key order as given."""
-    atomic_write_text(path, json_text(value, indent=2) + "\n")
+    atomic_write_text(path, json_text(value, indent=2) + "\n", mode)
 
 
 def read_json(path: Path) -> Any:
@@ -271,14 +271,20 @@ def command_line(arguments: Sequence[str]) -> str:
 
 
 def start_attempt(path: Path) -> int:
-    """Record command and environment of this attempt; returns its number, from 1."""
-    commands, versions = path / COMMAND_NAME, path / ENVIRONMENT_NAME
+    """Record the command of this attempt; returns its number, from 1."""
+    commands = path / COMMAND_NAME
     attempt = read_checked(commands).count(b"\n") + 1 if commands.exists() else 1
-    with changing(commands, versions):
+    with changing(commands):
         _append_line(commands, command_line(sys.argv[1:]))
-        write_json(versions, environment())
     log_file(path, attempt).parent.mkdir(exist_ok=True)
     return attempt
+
+
+def write_environment(path: Path) -> None:
+    """Record versions, commit and hardware, on which the results of a run depend."""
+    versions = path / ENVIRONMENT_NAME
+    with changing(versions):
+        write_json(versions, environment())
 
 
 def log_line(path: Path, attempt: int, message: str) -> None:

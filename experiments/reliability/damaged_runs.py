@@ -24,6 +24,6 @@ def run_mutations(run: Path, count: int, draw: random.Random) -> list[Mutation]:
                 continue
             path = draw.choice(paths)
             file = str(path.relative_to(run))
-            by_bytes = path.suffix == ".txt" or draw.random() < 0.25
+            by_bytes = path.suffix in (".txt", ".toml") or draw.random() < 0.25
             made.append(byte_damage(file, draw) if by_bytes else json_damage(file, draw))
     return made[:count]

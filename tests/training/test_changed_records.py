@@ -171,7 +171,9 @@ def test_without_digests_a_run_is_read_and_doctor_says_so(run: Path) -> None:
     done = run_tspo("report", run, "--json")
     assert done.code == 0
     assert "0.75" in done.out
-    assert "a changed value would not be noticed" in run_tspo("doctor", run).out
+    said = run_tspo("doctor", run).out
+    for folder in (run, run / "rollouts", run / "eval/step_000002"):
+        assert f"{folder} has none, so a changed value there would not be noticed" in said
 
 
 def test_a_killed_run_may_have_lines_without_a_digest(

@@ -19,12 +19,12 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import Finished, Playground, run_tspo
 from tspo_cli.digests import file_digest, json_digest
+from tspo_cli.disk import LOCK_NAME
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.record_digests import DIGESTS_NAME, forget_digests
-from tspo_cli.runs import read_json, read_jsonl
+from tspo_cli.runs import COMMAND_NAME, read_json, read_jsonl
 from tspo_cli.training.core.checkpoint import find_checkpoint
 from tspo_cli.training.launch import child_processes
-from tspo_cli.training.launch.same_experiment import CHANGES_NAME
 
 pytestmark = pytest.mark.slow
 Tspo = Callable[..., Finished]
@@ -231,13 +231,13 @@ def test_a_resumed_run_goes_on_from_the_checkpoint_before(
 
 
 def refused(run: Path, *arguments: object) -> str:
-    """The one line with which resuming `run` is refused; its records stay as they are. That the
-    attempt had other settings is recorded, as its command is.
+    """The one line with which resuming `run` is refused; its records stay as they are, but for the
+    command.
     """
 
     def records() -> dict[Path, bytes]:
-        ours = (CHANGES_NAME, DIGESTS_NAME)
-        files = (path for path in run.glob("*.jsonl") if path.name not in ours)
+        ours = (COMMAND_NAME, DIGESTS_NAME, LOCK_NAME)
+        files = (path for path in run.iterdir() if path.is_file() and path.name not in ours)
         return {path: path.read_bytes() for path in files}
 
     kept = records()

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.conftest import Playground
+from tspo_cli.config.load_config import write_resolved
 from tspo_cli.config.schema import Config
 from tspo_cli.disk import follow_umask
 from tspo_cli.models.load_model import load_model
@@ -50,6 +51,27 @@ def test_adapters_follow_the_umask(umask: int, playground: Playground, tmp_path:
     save_adapter(model.named_parameters(), config.lora, config.model, tmp_path)
     assert len(modes(tmp_path)) > 1
     assert set(modes(tmp_path).values()) == {0o666 & ~umask}
+
+
+@pytest.mark.parametrize(
+    ("url", "is_secret"),
+    [
+        ("http://127.0.0.1:8000", False),
+        ("http://user:pw@127.0.0.1:8000", True),
+        ("http://127.0.0.1:8000/?token=abc", True),
+        ("https://h/x?api_key=abc&k=3", True),
+    ],
+)
+def test_a_configuration_with_a_login_is_for_its_owner_alone(
+    umask: int, tmp_path: Path, url: str, is_secret: bool
+) -> None:
+    for _ in range(2):  # also in the place of an earlier one
+        write_resolved(Config.model_validate({"retriever": {"url": [url]}}), tmp_path)
+        found = modes(tmp_path)
+        expected = 0o600 if is_secret else 0o666 & ~umask
+        assert {found["config.toml"], found["config.resolved.json"]} == {expected}
+        write_resolved(Config(), tmp_path)
+        assert modes(tmp_path)["config.toml"] == 0o666 & ~umask
 
 
 def test_everything_of_a_run_can_be_read_by_others(playground: Playground) -> None:

@@ -1,7 +1,8 @@
 """A process of a distributed training or of an evaluation, which ends with the process PID that
 started it.
 
-Usage: python -m tspo_cli.commands.worker RUN ATTEMPT fresh|resume PID
+Usage: python -m tspo_cli.commands.worker RUN ATTEMPT fresh|resume SETTINGS PID
+SETTINGS is a folder with the resolved configuration.
        python -m tspo_cli.commands.worker evaluate PID
 """
 
@@ -36,7 +37,7 @@ def main() -> int:
 
     run, attempt, mode = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     try:
-        train_here(read_resolved(run), run, attempt, mode == "resume")
+        train_here(read_resolved(Path(sys.argv[4])), run, attempt, mode == "resume")
     except TspoError as error:
         if os.environ.get("RANK") == "0" or isinstance(error, RemoteServiceError):
             console.error(error)

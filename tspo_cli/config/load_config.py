@@ -31,6 +31,7 @@ from tspo_cli.disk import atomic_write_text
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.record_digests import changing
 from tspo_cli.runs import CONFIG_NAME, CONFIG_TEXT_NAME, write_json
+from tspo_cli.text.secrets import file_mode
 
 __all__ = [
     "config_hash",
@@ -85,11 +86,14 @@ def config_hash(config: Config) -> str:
 
 
 def write_resolved(config: Config, run_dir: Path) -> None:
-    """Write `config.toml`, then `config.resolved.json` (which makes the folder a run directory)."""
-    text, record = run_dir / CONFIG_TEXT_NAME, run_dir / CONFIG_NAME
-    with changing(text, record):
-        atomic_write_text(text, to_toml(config))
-        write_json(record, config.section_dict())
+    """Write `config.toml`, then `config.resolved.json` (which makes the folder a run directory).
+    Only their owner can read them where a URL has a secret.
+    """
+    toml, record = run_dir / CONFIG_TEXT_NAME, run_dir / CONFIG_NAME
+    text = to_toml(config)
+    with changing(toml, record):
+        atomic_write_text(toml, text, file_mode(text))
+        write_json(record, config.section_dict(), file_mode(text))
 
 
 def read_resolved(run_dir: Path) -> Config:

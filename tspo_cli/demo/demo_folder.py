@@ -15,6 +15,8 @@ from tspo_cli.demo.demo_commands import MARKER, WARM_START, DemoOptions, page_pa
 from tspo_cli.disk import one_writer
 from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.runs import read_json, write_json
+from tspo_cli.text.secrets import file_mode
+from tspo_cli.text.strict_json import json_text
 from tspo_cli.training.launch.replaced_run import (
     OURS,
     can_resume,
@@ -72,7 +74,8 @@ def _make_ready(options: DemoOptions, overwrite: bool) -> None:
             raise UsageError(
                 f"{out}: holds a demo with other settings; add --overwrite or choose another --out"
             )
-    write_json(out / MARKER, options.record())
+    record = options.record()
+    write_json(out / MARKER, record, file_mode(json_text(record)))
 
 
 def _keep_one(out: Path) -> None:

@@ -55,6 +55,11 @@ def without_secrets(text: str) -> str:
     return _PARAMETER.sub(rf"\1{HIDDEN}", _LOGIN.sub(rf"\1{HIDDEN}@", text))
 
 
+def file_mode(text: str) -> int:
+    """The permissions of a file with this text: its owner's alone where a URL has a secret."""
+    return 0o666 if without_secrets(text) == text else 0o600
+
+
 def values_without_secrets(value: Any) -> Any:
     """Nested lists and tables with every text in them `without_secrets`."""
     if isinstance(value, str):

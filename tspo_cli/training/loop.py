@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from tspo_cli.console import progress
 from tspo_cli.disk import WriteError
@@ -37,14 +37,12 @@ from tspo_cli.training.core.distributed import barrier
 from tspo_cli.training.core.export import export_adapter, export_model
 from tspo_cli.training.core.stop_points import agree_to_stop, may_be_abandoned
 from tspo_cli.training.early_stop import StopRule, parse_rules
+from tspo_cli.training.launch.same_experiment import adopt_settings
 from tspo_cli.training.launch.saved_steps import SavedSteps, restore, saved_at_stop
 from tspo_cli.training.launch.training_run import TrainingRun
 from tspo_cli.training.telemetry.profiling import step_profiler
 from tspo_cli.training.telemetry.step_measures import StepMeasures
 from tspo_cli.training.telemetry.tracking import Track, evaluation_values, step_values, tracker
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +85,8 @@ def train_loop(
         run.warn(sentence)
     saves = restore(run) if resume else SavedSteps(run, step=0, saved=0)
     done = saves.step
+    if resume and run.is_main_process:
+        adopt_settings(config, run.directory, run.attempt)
     rows = read_jsonl(run.directory / METRICS_NAME)
     reason = _stop_reason(run, rules, rows) if rows else None
     measure = StepMeasures(run.learner.core)

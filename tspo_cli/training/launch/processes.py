@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,14 +25,11 @@ from tspo_cli.runs import (
     read_status,
     set_status,
     start_attempt,
+    write_environment,
 )
 from tspo_cli.training.launch.child_processes import end_processes
 from tspo_cli.training.launch.claim import Claim, claimed_run, has_trained, is_complete
-from tspo_cli.training.launch.same_experiment import (
-    Change,
-    check_same_experiment,
-    record_changes,
-)
+from tspo_cli.training.launch.same_experiment import check_same_experiment
 
 STOP_CODES = tuple(128 + number for number in (1, 2, 10, 15))
 """Exit codes after SIGHUP, SIGINT, SIGUSR1 and SIGTERM."""
@@ -48,8 +46,9 @@ def launch(
     """Train `config` into the directory `run` with config.train.processes processes.
 
     With one process, `train` is called here. With several, each is started as `python -m
-    worker_module RUN ATTEMPT fresh|resume PID`, with the number of this process. Under torchrun or
-    another launcher that sets RANK and WORLD_SIZE, this process is one of the launcher's processes.
+    worker_module RUN ATTEMPT fresh|resume SETTINGS PID`, with the number of this process. Under
+    torchrun or another launcher that sets RANK and WORLD_SIZE, this process is one of the
+    launcher's processes.
 
     Raises:
         InvalidInputError: `run` is in use, belongs to another experiment than the one to resume,
@@ -71,7 +70,7 @@ def launch(
         if config.train.processes == 1:
             train(config, run, attempt, resume)
         else:
-            _spawn(claim, worker_module, config.train.processes, attempt, resume=resume)
+            _spawn(claim, worker_module, config, attempt, resume=resume)
 
 
 def _refuse_own_inputs(config: Config, run: Path) -> None:
@@ -89,15 +88,15 @@ def _refuse_own_inputs(config: Config, run: Path) -> None:
 
 
 def _start(config: Config, run: Path, *, resume: bool) -> int | None:
-    """Write configuration, command and environment; returns the number of this attempt, None where
-    nothing is left to do.
+    """Write the command and, of a new run, configuration and environment; returns the number of
+    this attempt, None where nothing is left to do. A run that is resumed keeps its own until its
+    inputs have been compared.
 
     Raises:
         InvalidInputError: the run to resume holds another experiment, or has nothing to go on from.
     """
-    changes: dict[str, Change] = {}
     if resume and is_run(run) and has_trained(run):
-        changes = check_same_experiment(read_resolved(run), config, run)
+        check_same_experiment(read_resolved(run), config, run)
         if is_complete(config, run):
             say(f"{run}: finished already; nothing is left to do")
             return None
@@ -106,10 +105,10 @@ def _start(config: Config, run: Path, *, resume: bool) -> int | None:
                 f"{run}: finished, and has no checkpoint to go on from; train anew with "
                 "--overwrite or another --out"
             )
-    write_resolved(config, run)
-    attempt = start_attempt(run)
-    record_changes(run, attempt, changes)
-    return attempt
+    else:
+        write_resolved(config, run)
+        write_environment(run)
+    return start_attempt(run)
 
 
 def _join_launcher(
@@ -129,9 +128,10 @@ def _join_launcher(
         shutdown()
 
 
-def _spawn(claim: Claim, module: str, processes: int, attempt: int, *, resume: bool) -> None:
-    """Start one worker per process. When one of them fails, the others are ended. They hold the
-    lock too, and end when this process ends, however it ends.
+def _spawn(claim: Claim, module: str, config: Config, attempt: int, *, resume: bool) -> None:
+    """Start one worker per process. They read the settings in a temporary folder. When one of them
+    fails, the others are ended. They hold the lock too, and end when this process ends, however it
+    ends.
     """
     from torch.distributed import TCPStore
 
@@ -143,6 +143,8 @@ def _spawn(claim: Claim, module: str, processes: int, attempt: int, *, resume: b
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
+    settings = claim.path / ".settings.tmp"
+    write_resolved(config, settings)
     command = [
         sys.executable,
         "-m",
@@ -150,16 +152,17 @@ def _spawn(claim: Claim, module: str, processes: int, attempt: int, *, resume: b
         str(claim.path),
         str(attempt),
         "resume" if resume else "fresh",
+        str(settings),
         str(os.getpid()),
     ]
-    common = {"WORLD_SIZE": str(processes)} | rendezvous
+    common = {"WORLD_SIZE": str(config.train.processes)} | rendezvous
     workers = [
         subprocess.Popen(
             command,
             env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             pass_fds=[claim.lock],
         )
-        for rank in range(processes)
+        for rank in range(config.train.processes)
     ]
     code, number = None, 0
     try:
@@ -167,11 +170,12 @@ def _spawn(claim: Claim, module: str, processes: int, attempt: int, *, resume: b
             code, number = _wait(workers)
     finally:
         end_processes(workers)
+        shutil.rmtree(settings, ignore_errors=True)
         was_stopped = code is None or code in STOP_CODES
         _correct_status(claim.path, "stopped" if was_stopped else "failed")
     if code < 0:
         raise TspoError(
-            f"{claim.path}: process {number} of {processes} was killed by "
+            f"{claim.path}: process {number} of {len(workers)} was killed by "
             f"{signal.Signals(-code).name}, for example because memory ran out; --resume goes on"
         )
     if code:  # the process has said why

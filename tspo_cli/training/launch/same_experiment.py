@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from tspo_cli.config.load_config import read_resolved, write_resolved
 from tspo_cli.config.sections.prompt_value import prompt_name
 from tspo_cli.config.tables import flatten
 from tspo_cli.console import say
@@ -17,6 +18,7 @@ from tspo_cli.runs import (
     checkpoint_folders,
     checkpoint_step,
     log_line,
+    write_environment,
 )
 from tspo_cli.text.secrets import without_secrets
 
@@ -69,6 +71,20 @@ def check_same_experiment(before: Config, now: Config, run: Path) -> dict[str, C
             f"({run / CONFIG_TEXT_NAME}) or another --out"
         )
     return changes
+
+
+def adopt_settings(config: Config, run: Path, attempt: int) -> None:
+    """Let a run that is resumed have these settings and this environment from now on, and record
+    what has changed. Its inputs and checkpoints were examined before: an attempt that is refused
+    changes nothing.
+
+    Raises:
+        InvalidInputError: the run holds another experiment.
+    """
+    changes = check_same_experiment(read_resolved(run), config, run)
+    write_resolved(config, run)
+    write_environment(run)
+    record_changes(run, attempt, changes)
 
 
 def record_changes(run: Path, attempt: int, changes: dict[str, Change]) -> None:

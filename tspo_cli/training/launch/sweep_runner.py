@@ -29,6 +29,7 @@ from tspo_cli.runs import (
     read_status,
     write_json,
 )
+from tspo_cli.text.secrets import file_mode
 from tspo_cli.training.launch.cell_process import start_training, training_context
 from tspo_cli.training.launch.child_processes import CHECKPOINT_PATIENCE, end_processes
 from tspo_cli.training.launch.claim import is_complete
@@ -77,7 +78,7 @@ def write_experiments(sweep: Sweep, folder: Path) -> list[Path]:
     """
     files = experiment_files(sweep, folder)
     for path, text in files.items():
-        atomic_write_text(path, text)
+        atomic_write_text(path, text, file_mode(text))
     _, *variants = files
     return variants
 

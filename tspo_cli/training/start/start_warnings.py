@@ -56,7 +56,8 @@ def _secrets(config: Config) -> Iterator[str]:
         for url in [value] if isinstance(value, str) else value if isinstance(value, list) else ():
             if isinstance(url, str) and without_secrets(url) != url and "\n" not in url:
                 yield (
-                    f"{name}: {without_secrets(url)} holds a secret, which the run's files keep; "
+                    f"{name}: {without_secrets(url)} holds a secret, which the run's configuration "
+                    "keeps for you alone; "
                     "name the server without it and give its token in an environment variable"
                 )
 
