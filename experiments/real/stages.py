@@ -39,9 +39,9 @@ MOST_WORDS = 330
 # Seconds of a stage, and CPU-seconds of what depends on the options: measured with the 135M model
 # on an AMD EPYC (README.md).
 CORPUS, CONVERT, INDEX, DEMONSTRATIONS, START = 10.0, 25.0, 10.0, 30.0, 30.0
-AN_IMITATION = 6.5  # one demonstration, forwards and backwards
-AN_UNTAUGHT_ANSWER, AN_ANSWER = 10.0, 4.0
-AN_RL_STEP = 140.0
+AN_IMITATION = 10.5  # one demonstration, forwards and backwards
+AN_UNTAUGHT_ANSWER, AN_ANSWER = 5.0, 10.0
+AN_RL_STEP = 120.0
 
 
 @dataclass(frozen=True, slots=True)

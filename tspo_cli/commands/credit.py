@@ -30,7 +30,7 @@ def credit(
             "-a",
             help="Its name, or FILE.py:function; wins over --set credit.algorithm. For a run "
             "repeatable, with options: "
-            "-a grpo -a 'tspo gate=always'.  [default: tspo; for a run all that need no model]",
+            "-a grpo -a 'tspo gate=always'.  [default: tspo; for a run all that its records allow]",
         ),
     ] = None,
     settings: Settings = None,
