@@ -152,7 +152,9 @@ def test_json_that_no_one_can_hold_is_an_error_of_its_line(
 
 def test_a_place_that_cannot_be_written_is_one_line(corpus: Path, tmp_path: Path) -> None:
     done = run_tspo("index", "build", corpus, "--out", corpus / "index")
-    assert (done.code, done.err) == (1, f"error: {corpus}: file exists\n")
+    assert done.code == 3
+    assert str(corpus) in done.err
+    assert done.err.count("\n") == 1
 
 
 def test_k_below_one_is_a_usage_error(tmp_path: Path) -> None:

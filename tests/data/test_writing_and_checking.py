@@ -84,7 +84,7 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     )
     target = jsonl(tmp_path / "out.jsonl", "old")
     with pytest.raises(InvalidInputError, match="ids that differ"):
-        convert(source, target)
+        convert(source, target, overwrite=True)
     assert target.read_text() == "old\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
 
@@ -297,6 +297,6 @@ def test_converting_what_the_datasets_library_loads(tmp_path: Path) -> None:
     assert [question.id for question in questions] == ["q0", "q1", "q2"]
     assert {question.data_source for question in questions} == {"collection"}
     with pytest.raises(InvalidInputError, match="expected hf:NAME:SPLIT"):
-        convert(Path("hf:nowhere"), target)
+        convert(Path("hf:nowhere"), tmp_path / "new.jsonl")
     with pytest.raises(MissingResourceError, match="cannot be loaded"):
-        convert(Path(f"hf:{tmp_path / 'none'}:test"), target)
+        convert(Path(f"hf:{tmp_path / 'none'}:test"), tmp_path / "new.jsonl")

@@ -163,6 +163,7 @@ def test_an_evaluation_is_not_overwritten(
     tspo(*arguments, "--overwrite")
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
         ".lock",
+        "digests.jsonl",
         "eval.json",
         "timings.json",
         "world.items.jsonl.gz",

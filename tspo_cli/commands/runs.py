@@ -116,7 +116,7 @@ def watch(
     ] = 2.0,
     as_json: Json = False,
 ) -> None:
-    """Follow a run until it ends: steps, time left, metrics with their curves, scores, warnings.
+    """Follow a run until it ends: steps, time left, curves, scores, warnings.
 
     A terminal shows one picture that changes. Elsewhere each new step is a line, and with --json a
     line of JSON. The exit code is 0 if the run has finished, and 1 if it failed, was stopped or was
