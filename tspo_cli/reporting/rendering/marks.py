@@ -12,8 +12,8 @@ def marked(text: str, golds: Sequence[str]) -> list[str]:
     """`text` in pieces, in turn plain and gold: the pieces at odd places are gold answers. Joined
     they are `text`.
 
-    Answers are found as `contains_answer` finds them by default. Golds such as yes and no are
-    never marked.
+    Answers are found as `contains_answer` finds them by default. Golds such as yes and no, and
+    those without a letter or digit, are never marked.
     """
     plain = [gold for gold in golds if not is_degenerate(gold)]
     if not contains_answer(text, plain):
