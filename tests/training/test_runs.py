@@ -17,7 +17,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import Finished, Playground, run_tspo
-from tspo_cli.runs import read_json, read_jsonl, read_jsonl_gz
+from tspo_cli.runs import checkpoint_folders, checkpoint_step, read_json, read_jsonl, read_jsonl_gz
 
 pytestmark = pytest.mark.slow
 Tspo = Callable[..., Finished]
@@ -122,11 +122,12 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     assert json.loads(listed.out)["runs"][0]["state"] == "killed"
     before = len(read_jsonl(run / "metrics.jsonl"))
     assert before < STEPS
+    kept = checkpoint_step(checkpoint_folders(run)[-1])
     assert run_tspo(*arguments).code == 3, "a used run directory must be refused"
     assert len(read_jsonl(run / "metrics.jsonl")) == before
     resumed = run_tspo(*arguments, "--resume")
     assert resumed.code == 0, resumed.err
-    assert "resume after step 2" in resumed.err
+    assert f"resume after step {kept}" in resumed.err
     wanted, found = contents(finished[0]), contents(run)
     assert found.keys() == wanted.keys()
     assert [name for name in wanted if wanted[name] != found[name]] == []

@@ -114,6 +114,7 @@ def test_launch_keeps_its_retriever_up_and_passes_signals_on(
     options = words(playground, launch__retriever="first", train__steps=3000)
     process = launch(*options, "--out", run, "--gpus", 0, folder=tmp_path)
     wait_until(lambda: process.poll() is not None or steps(run) >= 2)
+    assert process.poll() is None, process.communicate()[1][-3000:]
     (url,) = read_json(run / "config.resolved.json")["retriever"]["url"]
     (server,) = children(process, b"serve")
     os.kill(server, signal.SIGKILL)
