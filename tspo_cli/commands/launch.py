@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shlex
 import socket
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from tspo_cli.training.launch.cluster_plan import ClusterPlan
 
 _LOCAL = "127.0.0.1"
+_PORTS = range(20000, 32000)
 
 
 def launch(
@@ -145,16 +147,18 @@ def _gpus_here() -> int:
 
 
 def _free_ports(count: int) -> int:
-    """The first of `count` neighbouring ports that are free now."""
+    """The first of `count` neighbouring ports that are free now.
+
+    They lie below those that the system gives to connections: a server binds its port seconds
+    later, and until then nothing else takes it by chance.
+    """
     for _ in range(100):
+        port = random.randrange(_PORTS.start, _PORTS.stop - count)
         with ExitStack() as bound:
-            first = bound.enter_context(socket.socket())
-            first.bind((_LOCAL, 0))
-            port = int(first.getsockname()[1])
             try:
-                for number in range(port + 1, port + count):
+                for number in range(port, port + count):
                     bound.enter_context(socket.socket()).bind((_LOCAL, number))
-            except (OSError, OverflowError):
+            except OSError:
                 continue
             return port
     raise UsageError("no free ports next to each other; name some with --port")
