@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 os.environ["OMP_NUM_THREADS"] = "1"  # threads do not survive a fork
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -122,25 +122,34 @@ def forked(
     began = time.monotonic()
     child = os.fork()
     if child == 0:
-        code = 1
-        try:
-            for number, path in ((1, log), (2, errors or log)):
-                os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), number)
-            sys.argv = ["tspo", *arguments]
-            prepare()
-            from tspo_cli.commands.app import main
-
-            main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+        become_tspo(prepare, arguments, log, errors)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), time.monotonic() - began
+
+
+def become_tspo(
+    prepare: Callable[[], object], arguments: Sequence[str], log: Path, errors: Path | None = None
+) -> NoReturn:
+    """In a forked process: end it as `tspo ARGUMENTS` ends. Nothing unwinds to where the parent's
+    temporary folders are removed.
+    """
+    code = 1
+    try:
+        for number, path in ((1, log), (2, errors or log)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), number)
+        sys.argv = ["tspo", *arguments]
+        prepare()
+        from tspo_cli.commands.app import main
+
+        main()
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def tspo(arguments: list[str], log: Path, prepare: Callable[[], object] = lambda: None) -> float:

@@ -25,7 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks.common import machine
-from experiments.reliability.kills import STEPS, contents, forked, prepare_world, settings, tspo
+from experiments.reliability.kills import (
+    STEPS,
+    become_tspo,
+    contents,
+    forked,
+    prepare_world,
+    settings,
+    tspo,
+)
 from tspo_cli.console import set_quiet
 from tspo_cli.runs import METRICS_NAME, checkpoint_folders, checkpoint_step, read_json, read_jsonl
 
@@ -51,8 +59,7 @@ def stopped(
     """
     child = os.fork()
     if child == 0:
-        os.setpgid(0, 0)
-        os._exit(become_training(command, log))
+        become_tspo(lambda: os.setpgid(0, 0), command, log)
     while len(read_jsonl(run / METRICS_NAME)) < steps:
         time.sleep(0.01)
     time.sleep(delay)
@@ -63,20 +70,6 @@ def stopped(
         os.kill(child, number)
     status = os.waitpid(child, 0)[1]
     return os.waitstatus_to_exitcode(status), time.monotonic() - began
-
-
-def become_training(command: Sequence[str], log: Path) -> int:
-    """Run `tspo COMMAND` in this process; returns its exit code."""
-    for number in (1, 2):
-        os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), number)
-    sys.argv = ["tspo", *command]
-    from tspo_cli.commands.app import main
-
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 def try_moment(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tspo_cli.commands.options import Json, Settings, Sources
+from tspo_cli.commands.options import Json, OverwriteRun, ResumeRun, RunOut, Settings, Sources
 from tspo_cli.console import result, result_json
 from tspo_cli.errors import UsageError
 
@@ -26,15 +26,9 @@ _PORTS = range(20000, 32000)
 def launch(
     files: Sources,
     settings: Settings = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Run directory. Default: runs/<name of the last file>.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete the run that is there, start anew.")
-    ] = False,
+    out: RunOut = None,
+    resume: ResumeRun = False,
+    overwrite: OverwriteRun = False,
     gpus: Annotated[
         int | None, typer.Option(min=0, help="GPUs of a node. Default: those of this machine.")
     ] = None,

@@ -67,3 +67,19 @@ def key_values(pairs: list[str] | None) -> dict[str, object]:
         if "=" not in pair:
             raise UsageError(f"--set: expected KEY=VALUE, got {pair!r}")
     return {name.strip(): value for name, _, value in (pair.partition("=") for pair in pairs or [])}
+
+
+RunOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        callback=check_place,
+        help="Run directory. Default: runs/<name of the last file>.",
+    ),
+]
+ResumeRun = Annotated[
+    bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")
+]
+OverwriteRun = Annotated[
+    bool, typer.Option("--overwrite", help="Delete the run that is there, start anew.")
+]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tspo_cli.commands.options import Json, Settings, Sources, check_place
+from tspo_cli.commands.options import Json, OverwriteRun, ResumeRun, RunOut, Settings, Sources
 from tspo_cli.console import result, result_json, say, warn
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.freed_memory import use_expandable_segments
@@ -26,18 +26,9 @@ Launcher = Literal["torchrun", "deepspeed", "slurm"]
 def train(
     files: Sources,
     settings: Settings = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            callback=check_place, help="Run directory. Default: runs/<name of the last file>."
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete the run that is there, start anew.")
-    ] = False,
+    out: RunOut = None,
+    resume: ResumeRun = False,
+    overwrite: OverwriteRun = False,
     dry_run: Annotated[
         bool,
         typer.Option(
