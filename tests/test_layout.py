@@ -29,6 +29,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"announce", "core", "early_stop", "policy"},
         {"best", "planning", "problems", "telemetry"},
         {"launch"},
+        {"remedies"},
         {"loop"},
         {"rl", "sft"},
         {"start"},

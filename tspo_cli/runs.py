@@ -11,6 +11,7 @@ RUN/timings.jsonl          seconds per step and part
 RUN/rollouts/step_000010.jsonl.gz       one line per group
 RUN/checkpoints/step_000010/            to resume from
 RUN/eval/step_000010/<dataset>.json     scores; <dataset>.items.jsonl.gz has every item
+RUN/best_checkpoints/step_000010/       what train.on_warning = reset_to_best goes back to
 RUN/model/                 the exported model directory
 RUN/logs/attempt_1.log     messages of each attempt
 FOLDER/digests.jsonl       digests of the records in RUN, rollouts/, best/ and each eval/ folder
@@ -64,6 +65,7 @@ TIMINGS_NAME = "timings.jsonl"
 ROLLOUTS_NAME = "rollouts"
 MODEL_NAME = "model"
 CHECKPOINTS_NAME = "checkpoints"
+BEST_CHECKPOINTS_NAME = "best_checkpoints"
 EVAL_SUMMARY_NAME = "eval.json"
 EVAL_TIMINGS_NAME = "timings.json"
 
@@ -108,6 +110,11 @@ def checkpoint_folder(run: Path, step: int) -> Path:
 def checkpoint_folders(run: Path) -> list[Path]:
     """The checkpoints of a run, by step."""
     return [folder for _, folder in _by_step((run / CHECKPOINTS_NAME).glob("step_*"))]
+
+
+def best_checkpoints(run: Path) -> list[tuple[int, Path]]:
+    """The checkpoints of a run's best evaluations as (step, folder), by step."""
+    return _by_step((run / BEST_CHECKPOINTS_NAME).glob("step_*"))
 
 
 def checkpoint_step(folder: Path) -> int | None:

@@ -159,10 +159,26 @@ def _rl_problems(config: Config) -> Iterator[str]:
             "lora.dropout: the policy that is trained would not be the policy that rolls out; "
             "set it to 0"
         )
+    yield from _remedy_problems(config)
     if config.train.updates_per_step > rollout.questions_per_step * rollout.group_size:
         yield (
             "train.updates_per_step: more updates than rollouts in a step (questions_per_step x "
             "group_size)"
+        )
+
+
+def _remedy_problems(config: Config) -> Iterator[str]:
+    if config.train.on_warning != "reset_to_best":
+        return
+    if not (config.eval.every and config.eval.data) or config.checkpoint.best == "none":
+        yield (
+            "train.on_warning: reset_to_best goes back to the best evaluation; set eval.data and "
+            "eval.every, and checkpoint.best to em or f1"
+        )
+    if config.rollout.one_step_off:
+        yield (
+            "train.on_warning: reset_to_best cannot take back rollouts that were sampled one step "
+            "ahead; switch rollout.one_step_off off, or take lower_lr"
         )
 
 
@@ -222,6 +238,11 @@ def _sft_problems(config: Config) -> Iterator[str]:
         yield 'data: kind = "sft" needs data.demonstrations or data.world'
     if not (config.data.world or config.model.path):
         yield ("model.path: name the model to start from; only data.world makes a new tiny policy")
+    if config.train.on_warning != "none":
+        yield (
+            'train.on_warning: watches rollouts, and kind = "sft" has none; set it to "none" (or '
+            "end the run with train.stop_when)"
+        )
     if config.train.epochs and not config.data.demonstrations:
         yield "train.epochs: needs data.demonstrations; demonstrations of a world never repeat"
     retriever = config.retriever

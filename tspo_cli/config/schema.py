@@ -15,6 +15,7 @@ from tspo_cli.config.sections.agent_sections import (
     QdrantConfig,
     RetrieverConfig,
 )
+from tspo_cli.config.sections.collapse_section import CollapseConfig
 from tspo_cli.config.sections.credit_sections import CreditConfig, CriticConfig, LossConfig
 from tspo_cli.config.sections.eval_sections import EndpointConfig, EvalConfig, JudgeConfig
 from tspo_cli.config.sections.index_settings import SearchConfig
@@ -32,6 +33,7 @@ from tspo_cli.config.sections.train_sections import (
 
 __all__ = [
     "CheckpointConfig",
+    "CollapseConfig",
     "Config",
     "CreditConfig",
     "CriticConfig",
@@ -87,6 +89,7 @@ class Config(Section):
     lora: LoraConfig = LoraConfig()
     train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    collapse: CollapseConfig = CollapseConfig()
     launch: LaunchConfig = LaunchConfig()
     eval: EvalConfig = EvalConfig()
     endpoint: EndpointConfig = EndpointConfig()

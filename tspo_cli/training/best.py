@@ -55,14 +55,20 @@ def forget_later(run: Path, step: int) -> None:
         delete_folder(run / "best")
 
 
-def _better(config: Config, run: Path, step: int) -> float | None:
+def evaluated_score(config: Config, run: Path, step: int) -> float | None:
+    """The score of the evaluation of `step`, see `keep_best`; None where it has none, or a search
+    failed.
+    """
     metric = config.checkpoint.best
     evaluated = [read_json(path) for path in scores_files(eval_folder(run, step))]
-    if any(scores.get("failed") for scores in evaluated):
+    if metric == "none" or not evaluated or any(scores.get("failed") for scores in evaluated):
         return None
-    score = sum(scores[metric] for scores in evaluated) / len(evaluated)
-    best = _read(run)
-    return score if best is None or score > best["value"] else None
+    return float(sum(scores[metric] for scores in evaluated) / len(evaluated))
+
+
+def _better(config: Config, run: Path, step: int) -> float | None:
+    score, best = evaluated_score(config, run, step), _read(run)
+    return score if score is not None and (best is None or score > best["value"]) else None
 
 
 def _read(run: Path) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from tspo_cli.console import progress
@@ -40,6 +40,11 @@ from tspo_cli.training.early_stop import StopRule, parse_rules
 from tspo_cli.training.launch.same_experiment import adopt_settings
 from tspo_cli.training.launch.saved_steps import SavedSteps, restore, saved_at_stop
 from tspo_cli.training.launch.training_run import TrainingRun
+from tspo_cli.training.remedies.best_checkpoint import (
+    forget_later_checkpoints,
+    keep_best_checkpoint,
+)
+from tspo_cli.training.remedies.remedy import Remedies
 from tspo_cli.training.telemetry.profiling import step_profiler
 from tspo_cli.training.telemetry.step_measures import StepMeasures
 from tspo_cli.training.telemetry.tracking import Track, evaluation_values, step_values, tracker
@@ -86,9 +91,11 @@ def train_loop(
     saves = restore(run) if resume else SavedSteps(run, step=0, saved=0)
     done = saves.step
     if resume and run.is_main_process:
+        forget_later_checkpoints(run.directory, done)
         adopt_settings(config, run.directory, run.attempt)
     rows = read_jsonl(run.directory / METRICS_NAME)
-    reason = _stop_reason(run, rules, rows) if rows else None
+    remedies = Remedies(run, rows)
+    reason = (_stop_reason(run, rules, rows) or remedies.stop_reason) if rows else None
     measure = StepMeasures(run.learner.core)
     profiler = step_profiler(run.directory, done + 1, config.track.profile)
     with (
@@ -104,10 +111,13 @@ def train_loop(
         for step in range(done + 1, config.train.steps + 1 if reason is None else 0):
             started, cpu_started = time.perf_counter(), time.process_time()
             is_kept = saves.begin_step(step)
+            in_force = remedies.before_step(step)
             with profiler(step), may_be_abandoned():
                 result = make_step(step, is_kept)
+            result = replace(result, metrics=result.metrics | in_force)
             for sentence in result.warnings:
                 run.warn(sentence)
+            remedies.after_step(step, result.metrics)
             reached(step)
             seconds = {
                 "total": time.perf_counter() - started,
@@ -123,7 +133,7 @@ def train_loop(
             if run.is_main_process:
                 track(step, step_values(result.metrics, seconds, measures))
             rows.append(result.metrics)
-            reason = _stop_reason(run, rules, rows)
+            reason = _stop_reason(run, rules, rows) or remedies.stop_reason
             last = step == config.train.steps or reason is not None
             is_due = last or bool(config.eval.every and step % config.eval.every == 0)
             saves.end_step(step, is_evaluated=not is_due)
@@ -193,6 +203,8 @@ def _evaluate(run: TrainingRun, evaluate: Evaluate, step: int, track: Track) -> 
         barrier()
         if keep_best(run.config, run.directory, run.learner.core, run.tokenizer, step) is not None:
             run.log(f"step {step}: best so far, kept in {run.directory / 'best'}")
+        if run.config.train.on_warning == "reset_to_best":
+            keep_best_checkpoint(run, step)
 
 
 def _progress_bar(run: TrainingRun, done: int) -> Any:

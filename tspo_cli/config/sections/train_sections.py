@@ -118,6 +118,15 @@ class TrainConfig(Section):
             '5" (steps in a row).'
         ),
     )
+    on_warning: Literal["none", "stop", "lower_lr", "reset_to_best"] = Field(
+        "none",
+        description=(
+            "What follows an early warning of a collapse (see [collapse]). none: it is said; stop: "
+            "the run ends with a checkpoint; lower_lr: the learning rate is lowered; "
+            "reset_to_best: weights and optimiser are those of the best evaluation, and training "
+            "goes on with the next questions."
+        ),
+    )
     parity_limit: float = Field(
         0,
         ge=0,

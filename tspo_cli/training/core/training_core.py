@@ -110,8 +110,9 @@ class TrainingCore:
 
     Every process calls the same methods with its own share of the sequences. Losses, metrics and
     gradients are those of the union, whatever the number of processes and the ZeRO stage. `updates`
-    counts optimiser updates; `clock` has the seconds of their parts, and `computed_tokens` the
-    tokens that this process took through forward and backward pass, prompts and passages included.
+    counts optimiser updates, and `rate_scale` multiplies their learning rates; `clock` has the
+    seconds of their parts, and `computed_tokens` the tokens that this process took through forward
+    and backward pass, prompts and passages included.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class TrainingCore:
 
         self.config, self.optimizer, self.total_updates = config, optimizer, total_updates
         self.updates, self.clock, self.computed_tokens = 0, Clock(), 0
+        self.rate_scale = 1.0
         first = next(module.parameters())
         large = is_large_on_cpu(module)
         if large:
@@ -185,7 +187,7 @@ class TrainingCore:
             TspoError: the gradient is not finite.
         """
         work = self._work(sequences, aggregation, active)
-        rate = learning_rate(self.optimizer, self.updates, self.total_updates)
+        rate = learning_rate(self.optimizer, self.updates, self.total_updates) * self.rate_scale
         self._set_rate(rate)
         with _checkpointing(self.module):
             metrics = self._accumulate(work, loss)

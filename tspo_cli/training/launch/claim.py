@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tspo_cli.config.load_config import read_resolved
 from tspo_cli.config.schema import Config
 from tspo_cli.disk import one_writer
 from tspo_cli.errors import InvalidInputError, UsageError
@@ -98,10 +99,20 @@ def _ways_out(path: Path) -> str:
 
 def is_complete(config: Config, path: Path) -> bool:
     """True if nothing is left to do for `config` in the run directory: all its steps are made, or a
-    rule stopped it early, and its model is there if it should be.
+    rule that still stands stopped it early, and its model is there if it should be.
     """
     status = read_status(path)
     if status["state"] != "finished":
         return False
-    made = status["step"] >= config.train.steps or "stopped_early" in status
+    made = status["step"] >= config.train.steps
+    made = made or ("stopped_early" in status and _stops_as_before(config, path))
     return made and ((path / MODEL_NAME).is_dir() or not config.train.export_model)
+
+
+def _stops_as_before(config: Config, path: Path) -> bool:
+    before = read_resolved(path)
+    return (
+        before.train.stop_when == config.train.stop_when
+        and before.train.on_warning == config.train.on_warning
+        and before.collapse == config.collapse
+    )

@@ -226,6 +226,7 @@ def written_gib(config: Config, trained: int, model: int, *, critic: bool) -> di
 
     A checkpoint has the trained parameters and their two moments in float32; there is one more of
     them while it is written. No checkpoints: checkpoint.every and checkpoint.minutes are 0.
+    Those of the best evaluations (train.on_warning) come on top.
     """
     checkpoint = 12 * trained / GIB * (2 if critic else 1)
     every = config.checkpoint.every
@@ -233,5 +234,7 @@ def written_gib(config: Config, trained: int, model: int, *, critic: bool) -> di
     if config.checkpoint.minutes:
         written = config.train.steps
     kept = min(config.checkpoint.keep + 1, written)
+    if config.train.on_warning == "reset_to_best":  # the best one now, and while it is replaced
+        kept += 2
     exported = model / GIB if config.train.export_model else 0.0
     return {"checkpoint": checkpoint, "checkpoints": checkpoint * kept, "model": exported}
