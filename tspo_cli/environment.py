@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli import __version__
+from tspo_cli.arithmetic import arithmetic
 
 
 def environment() -> dict[str, Any]:
@@ -36,6 +37,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
+        "arithmetic": arithmetic(),
         "gpus": _gpus(),
         "git": _git_commit(),
     }

@@ -110,6 +110,7 @@ def _torch() -> Iterator[Check]:
     import torch
 
     yield Check("torch", "ok", torch.__version__)
+    yield _arithmetic()
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             device = torch.cuda.get_device_properties(number)
@@ -118,6 +119,16 @@ def _torch() -> Iterator[Check]:
             )
     else:
         yield Check("cuda", "optional", "no CUDA device: training and evaluation run on the CPU")
+
+
+def _arithmetic() -> Check:
+    from tspo_cli.arithmetic import arithmetic, cannot_be_portable
+
+    here = arithmetic()
+    problem = cannot_be_portable()
+    detail = f"{here['mode']}, {here['instructions']} on {here['processor']}, {here['libc']}; "
+    can = f"not here: {problem}" if problem else "repeats results on other processors"
+    return Check("arithmetic", "optional" if problem else "ok", f"{detail}train.portable {can}")
 
 
 def _packages() -> Iterator[Check]:

@@ -65,7 +65,8 @@ def sweep(
     """
     from dataclasses import replace
 
-    from tspo_cli.config.sweeps.sweep_cells import read_sweep
+    from tspo_cli.arithmetic import compute_portably
+    from tspo_cli.config.sweeps.sweep_cells import portable_cells, read_sweep
     from tspo_cli.training.problems import problems
     from tspo_cli.training.sft.epochs import with_steps_of_epochs
 
@@ -82,6 +83,7 @@ def sweep(
     elif dry_run:
         _list(plan, cells, folder, json)
     else:
+        compute_portably(portable_cells(cells))
         _run(plan, cells, folder, jobs, json)
 
 

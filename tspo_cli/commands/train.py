@@ -60,6 +60,7 @@ def train(
     or --overwrite says what to do with it.
     """
     use_expandable_segments()  # before anything imports torch
+    from tspo_cli.arithmetic import compute_portably
     from tspo_cli.config.load_config import load_config, to_toml
     from tspo_cli.config.sources import run_name
     from tspo_cli.training.announce import loop_options
@@ -82,6 +83,7 @@ def train(
         return
     config = load_config(files, settings)
     refuse_problems(config)
+    compute_portably(config.train.portable)
     config = with_steps_of_epochs(config)
     run = out or Path("runs") / run_name(files[-1])
     if dry_run:

@@ -71,6 +71,7 @@ def rule_problems(config: Config) -> Iterator[str]:
         yield "deepspeed.gradient_dtype: float32 needs deepspeed.zero_stage 2 or 3"
     if config.deepspeed.offload_optimizer and config.deepspeed.zero_stage == 0:
         yield "deepspeed.offload_optimizer: needs deepspeed.zero_stage 1, 2 or 3"
+    yield from portable_problems(config)
     searches = config.rollout.max_searches > 0 and (config.kind != "sft" or bool(config.eval.data))
     retriever = config.retriever
     if searches and not (retriever.index or retriever.url or retriever.qdrant.url):
@@ -84,6 +85,21 @@ def rule_problems(config: Config) -> Iterator[str]:
             "retriever.qdrant.encoder: dense search needs the encoder that the collection was "
             "made with"
         )
+
+
+def portable_problems(config: Config) -> Iterator[str]:
+    """What cannot be computed with train.portable, in training and in an evaluation."""
+    if not config.train.portable:
+        return
+    key = "train.portable"
+    if config.train.threads > 1:
+        yield f"{key}: sums of several threads have no fixed order; set train.threads to 1"
+    if config.train.compile:
+        yield f"{key}: train.compile makes kernels for this processor alone; set it to false"
+    if config.model.dtype == "bfloat16":
+        yield f"{key}: only float32 has kernels that repeat; set model.dtype to float32"
+    if config.rollout.engine == "vllm" and not config.endpoint.url:
+        yield f"{key}: vLLM chooses its own kernels; set rollout.engine to transformers"
 
 
 def unused_settings(config: Config) -> Iterator[str]:

@@ -10,15 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.arithmetic import compute_portably
 from tspo_cli.config.load_config import load_config
-from tspo_cli.config.rules import unused_retrievers
+from tspo_cli.config.rules import portable_problems, unused_retrievers
 from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.agent_defaults import read_agent_file
 from tspo_cli.config.tables import flatten
 from tspo_cli.console import say, warn
 from tspo_cli.data.question import Question
 from tspo_cli.environment import environment
-from tspo_cli.errors import MissingResourceError, UsageError
+from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 from tspo_cli.evaluation.answering.open_engine import OpenedEngine, open_engine
 from tspo_cli.evaluation.answering.worker_messages import Job
 from tspo_cli.evaluation.answering.workers import Workers, open_workers, opened_elsewhere
@@ -100,6 +101,9 @@ def evaluate_model(request: EvaluationRequest) -> EvaluationResult:
     method = find_method(request.method)
     model = model_directory(request.model)
     config = eval_config(model, request)
+    for problem in portable_problems(config):
+        raise InvalidInputError(problem)
+    compute_portably(config.train.portable)
     require_packages(config, training=False)
     method.answer_form(config)
     examples = read_examples(Path(config.eval.examples)) if config.eval.examples else ()

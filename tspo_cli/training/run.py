@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tspo_cli.arithmetic import use_portable_kernels
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.console import say
@@ -62,6 +63,7 @@ def train(
         InvalidInputError, MissingResourceError: data, index or model that cannot be used.
     """
     refuse_unsafe_background(config)
+    use_portable_kernels(config.train.portable)
     torch.set_num_threads(config.train.threads or int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.manual_seed(config.seed)
     inputs = open_inputs(config)

@@ -90,6 +90,14 @@ class TrainConfig(Section):
     threads: int = Field(
         0, ge=0, description="CPU threads per process. 0: OMP_NUM_THREADS if it is set, else one."
     )
+    portable: bool = Field(
+        False,
+        description=(
+            "Compute on the CPU so that bytes repeat on any x86-64 processor with AVX2 and the "
+            "same PyTorch: fixed instructions and reproducible modes of the libraries, one thread. "
+            "Slower."
+        ),
+    )
     stall_limit: float = Field(
         900,
         ge=0,

@@ -38,6 +38,21 @@ class Cell:
         return f"{self.variant.name}/seed{self.seed}"
 
 
+def portable_cells(cells: Iterable[Cell]) -> bool:
+    """Whether all cells have train.portable, which the process that starts them needs too.
+
+    Raises:
+        InvalidInputError: some have it and others not.
+    """
+    values = {cell.config.train.portable for cell in cells}
+    if len(values) > 1:
+        raise InvalidInputError(
+            "train.portable: some cells have it and others not, which compares arithmetics; set it "
+            "in [settings], for all, or train each kind alone with --only"
+        )
+    return values == {True}
+
+
 @dataclass(frozen=True)
 class Sweep:
     """All cells of a sweep in the order in which they run: seed by seed, so that an unfinished

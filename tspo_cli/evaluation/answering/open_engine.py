@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tspo_cli.arithmetic import use_portable_kernels
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config, RolloutConfig
 from tspo_cli.console import say
@@ -215,6 +216,7 @@ def _prepare(
 
     from tspo_cli.models.dtype import torch_dtype
 
+    use_portable_kernels(config.train.portable)
     torch.set_num_threads(config.train.threads or int(os.environ.get("OMP_NUM_THREADS", "1")))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     path, revision = config.model.path, config.model.revision

@@ -20,6 +20,7 @@ def can_pack(dtype: torch.dtype) -> bool:
     return (
         dtype == torch.float32
         and torch.backends.mkldnn.is_available()
+        and bool(torch.backends.mkldnn.enabled)  # train.portable switches it off
         and hasattr(operations, "_reorder_linear_weight")
         and hasattr(operations, "_linear_pointwise")
     )
