@@ -86,7 +86,11 @@ def run_tspo(*arguments: object, cwd: Path | None = None, timeout: float = 600) 
 
 
 def run_prepared(
-    prepare: str, *arguments: object, ranks: int = 1, timeout: float = 60
+    prepare: str,
+    *arguments: object,
+    ranks: int = 1,
+    timeout: float = 60,
+    cwd: Path | None = None,
 ) -> tuple[list[int], str]:
     """Exit codes and messages of a tspo command in `ranks` processes, as a launcher starts them.
     `prepare`, "module:function:argument:...", is called in each before.
@@ -97,7 +101,7 @@ def run_prepared(
         out, err = Path(folder, "out"), Path(folder, "err")
         command = [str(part) for part in arguments]
         codes = _server.run(
-            command, cwd=None, out=out, err=err, timeout=timeout, prepare=prepare, ranks=ranks
+            command, cwd=cwd, out=out, err=err, timeout=timeout, prepare=prepare, ranks=ranks
         )
         return codes, err.read_text("utf-8")
 

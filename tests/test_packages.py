@@ -8,6 +8,7 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,35 @@ def test_no_extras_bring_two_builds_of_one_module() -> None:
     names = {re.split(r"[\[<>=!~; ]", requirement)[0].lower() for requirement in needed}
     assert "faiss-cpu" in names
     assert not names & {"faiss-gpu", "faiss-gpu-cu12", "faiss"}
+
+
+def test_nothing_that_is_installed_asks_for_another_build_of_faiss() -> None:
+    """Also what the extras need in turn."""
+    asked = {
+        re.split(r"[\[<>=!~; (]", requirement)[0].lower()
+        for distribution in metadata.distributions()
+        for requirement in distribution.requires or ()
+        if requirement.lower().startswith("faiss") and "extra ==" not in requirement
+    }
+    assert asked <= {"faiss-cpu"}
+
+
+def test_commands_in_documents_never_install_two_builds_of_faiss() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        text = " ".join(page.read_text("utf-8").split())
+        for match in re.finditer(r"pip install [^`]*faiss-gpu", text):
+            before = text[max(0, match.start() - 60) : match.start()]
+            assert "pip uninstall faiss-cpu" in before, page.name
+
+
+def test_vllm_is_the_version_that_is_tested_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    (extra,) = project["optional-dependencies"]["gpu"]
+    pinned = re.match(r"vllm==(\d+\.\d+)\.\*;", extra)
+    assert pinned is not None, "an exact minor version: vLLM's interfaces change with each"
+    files = ("Makefile", "docs/vllm.md", "README.md", "docs/clusters.md")
+    for name in files:
+        versions = re.findall(r"vllm(?:-cpu)?==(\d+\.\d+)", (ROOT / name).read_text("utf-8"))
+        assert set(versions) <= {pinned[1]}, name
+    assert f"version {pinned[1]}" in (ROOT / "docs/vllm.md").read_text("utf-8")

@@ -239,8 +239,17 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     *lines, _ = read_checked(path).split(b"\n")
+    return parse_lines(lines, path)
+
+
+def parse_lines(lines: Sequence[bytes], path: Path, first: int = 1) -> list[dict[str, Any]]:
+    """The records in lines of a JSONL file, of which the first is number `first`.
+
+    Raises:
+        InvalidInputError: see `read_jsonl`.
+    """
     records = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines, start=first):
         if line.strip():
             record = parse_json(line, f"{path}:{number}")
             if not isinstance(record, dict):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 
+import pytest
 import typer
 from typer.testing import CliRunner, Result
 
@@ -42,3 +44,27 @@ def test_text_has_a_line_per_check_and_a_verdict() -> None:
     lines = doctor_().stdout.splitlines()
     assert any(line.startswith("ok") and "python" in line for line in lines)
     assert "missing" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("builds", "state", "said"),
+    [
+        (["faiss-cpu"], "ok", "faiss-cpu 1.12.0"),
+        ([], "missing", "pip install faiss-cpu"),
+        (
+            ["faiss-gpu", "faiss-cpu"],
+            "missing",
+            "uninstall faiss-cpu, then pip install --force-reinstall --no-deps faiss-gpu",
+        ),
+        (["faiss-cpu", "faiss-gpu-cu12"], "missing", "no-deps faiss-gpu-cu12"),
+        (["faiss-gpu", "faiss-gpu-cu12"], "missing", "uninstall faiss-gpu-cu12, then"),
+    ],
+)
+def test_builds_of_faiss_that_overwrite_each_other_are_seen(
+    builds: list[str], state: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = dict.fromkeys(builds, "1.12.0")
+    monkeypatch.setattr(import_module("tspo_cli.commands.doctor"), "_version", versions.get)
+    checks = {check["name"]: check for check in json.loads(doctor_("--json").stdout)["checks"]}
+    assert checks["faiss"]["state"] == state
+    assert said in checks["faiss"]["detail"]

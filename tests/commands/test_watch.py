@@ -9,7 +9,9 @@ import re
 import select
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,8 +22,10 @@ from tests.reporting.tree import make_run
 from tspo_cli import runs
 from tspo_cli.config.schema import Config
 from tspo_cli.disk import one_writer
-from tspo_cli.errors import MissingResourceError
-from tspo_cli.reporting.inspect.run_progress import progress_of, screen_of, sparkline
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.reporting.inspect import follow
+from tspo_cli.reporting.inspect.follow import FollowedRun, progress_of
+from tspo_cli.reporting.inspect.run_progress import screen_of, sparkline
 
 
 @pytest.mark.parametrize(("state", "code"), [("finished", 0), ("failed", 1), ("stopped", 1)])
@@ -108,3 +112,76 @@ def test_a_curve_has_a_bar_for_each_step_up_to_its_width(values: list[float]) ->
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     done = tspo("runs", "watch", tmp_path / "nothing")
     assert isinstance(done.exception, MissingResourceError)
+
+
+def add_step(run: Path, step: int, **values: float) -> None:
+    runs.append_jsonl(run / runs.METRICS_NAME, {"step": step, "loss": float(step), **values})
+    runs.append_jsonl(run / runs.TIMINGS_NAME, {"step": step, "total": 2.0, "retrieval_p99": 0.5})
+
+
+def test_only_what_is_new_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of the evaluations, and after a line that was written in two parts."""
+    run = tmp_path / "run"
+    make_run(run, Config.model_validate({"train": {"steps": 9}}), 4, {0: 0.1}, state="running")
+    lines: list[bytes] = []
+    scores: list[Path] = []
+    parse, read_scores = runs.parse_lines, follow.scores_of
+
+    def parsed(found: Sequence[bytes], path: Path, first: int = 1) -> list[dict[str, Any]]:
+        lines.extend(found)
+        return parse(found, path, first)
+
+    def scores_of(path: Path) -> dict[str, Any]:
+        scores.append(path)
+        return read_scores(path)
+
+    monkeypatch.setattr(runs, "parse_lines", parsed)
+    monkeypatch.setattr(follow, "scores_of", scores_of)
+    with one_writer(run, "training in it"):
+        followed = FollowedRun(run)
+        assert (followed.look().step, len(lines), len(scores)) == (4, 8, 1)
+        lines.clear()
+        assert followed.look() == progress_of(run)
+        lines.clear()
+        add_step(run, 5)
+        with open(run / runs.METRICS_NAME, "a") as torn:
+            torn.write('{"step": 6, "lo')
+        seen = followed.look()
+        assert (seen.step, seen.curves["loss"][-1], len(lines)) == (5, 5.0, 2)
+        assert seen.curves["retrieval_p99"] == [0.5]
+        with open(run / runs.METRICS_NAME, "a") as torn:
+            torn.write('ss": 6.5}\n')
+        seen = followed.look()
+        assert (seen.step, seen.curves["loss"][-1], len(lines)) == (6, 6.5, 3)
+        assert len(scores) == 2, "once by each of two"
+        assert seen == progress_of(run)
+
+
+def test_a_run_that_is_resumed_from_an_earlier_step_is_read_again(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    make_run(run, Config.model_validate({"train": {"steps": 9}}), 6, {0: 0.1}, state="running")
+    with one_writer(run, "training in it"):
+        followed = FollowedRun(run)
+        assert followed.look().step == 6
+        for name in (runs.METRICS_NAME, runs.TIMINGS_NAME):
+            runs.keep_steps_up_to(run / name, 3)
+        for step in (4, 5):  # as long as before, with other values
+            add_step(run, step)
+        runs.set_status(run, "running", 5, 2)
+        seen = followed.look()
+        assert (seen.step, len(seen.curves["loss"])) == (5, 5)
+        assert seen == progress_of(run)
+
+
+def test_what_was_changed_meanwhile_is_noticed_at_the_end(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    make_run(run, Config.model_validate({"train": {"steps": 4}}), 4, {0: 0.1}, state="running")
+    with one_writer(run, "training in it"):
+        followed = FollowedRun(run)
+        followed.look()
+        runs.set_status(run, "finished", 4, 1)
+        runs.seal_run(run)
+        metrics = run / runs.METRICS_NAME
+        metrics.write_text(metrics.read_text().replace("1", "2", 1))
+        with pytest.raises(InvalidInputError, match=r"metrics\.jsonl: differs from its digest"):
+            followed.look()

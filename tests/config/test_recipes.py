@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tspo_cli.config.load_config import list_recipes, load_config, recipe_path
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.training.planning.estimate import estimate_run
 from tspo_cli.training.planning.phases import CARD_SHARE
+from tspo_cli.training.planning.step_time import gpu_seconds
 from tspo_cli.training.problems import problems, refuse_problems
 
 ANY_MODEL = (
@@ -135,7 +137,7 @@ def test_recipes_say_whether_they_are_expected_to_reach_a_published_result() -> 
             for size in ("3b", "7b")
             for arm in ("ppo", "search-r1-grpo")
         ),
-        *((f"qwen2.5-3b/{arm}-one-gpu", 1, 141) for arm in ("grpo", "tspo", "ppo")),
+        *((f"qwen2.5-3b/{arm}-one-gpu", 1, 80) for arm in ("grpo", "tspo", "ppo", "tspo-lora")),
         ("qwen2.5-7b/tspo-lora-one-gpu", 1, 80),
         ("qwen2.5-7b/tspo-two-nodes", 16, 80),
     ],
@@ -143,3 +145,29 @@ def test_recipes_say_whether_they_are_expected_to_reach_a_published_result() -> 
 def test_a_recipe_fits_the_gpus_that_it_names(name: str, gpus: int, gib: float) -> None:
     estimate = estimate_run(load_config([name]), gpus)
     assert estimate["memory_per_process_gib"]["total"] <= gib * CARD_SHARE
+
+
+TABLE = {
+    "3B GRPO or TSPO": ["3b/grpo", "3b/tspo"],
+    "3B PPO (a fifth of the rollouts)": ["3b/ppo"],
+    "3B GRPO or TSPO, 64 questions": ["3b/grpo-one-gpu", "3b/tspo-one-gpu"],
+    "3B PPO, 256 questions, optimisers in CPU memory": ["3b/ppo-one-gpu"],
+    "3B TSPO with adapters, 64 questions": ["3b/tspo-lora-one-gpu"],
+    "7B GRPO or TSPO": ["7b/grpo", "7b/tspo"],
+    "7B PPO (a fifth of the rollouts)": ["7b/ppo"],
+    "7B TSPO": ["7b/tspo-two-nodes"],
+    "7B TSPO with adapters, 64 questions": ["7b/tspo-lora-one-gpu"],
+}
+
+
+def test_the_page_of_the_recipes_has_the_figures_of_the_plan() -> None:
+    page = Path(__file__).parents[2] / "experiments/qwen2.5-3b/README.md"
+    rows = re.findall(r"^\| (\dB [^|]+) \| (\d+) \| (\d+) \| (\d+) \|$", page.read_text(), re.M)
+    assert [name for name, *_ in rows] == [*TABLE]
+    for name, *figures in rows:
+        gpus, gib, seconds = map(int, figures)
+        for recipe in TABLE[name]:
+            config = load_config([f"qwen2.5-{recipe}"])
+            estimate = estimate_run(config, gpus)
+            assert round(estimate["memory_per_process_gib"]["total"]) == gib, recipe
+            assert round(gpu_seconds(config, estimate, 2000, 989, 0.35)) == seconds, recipe

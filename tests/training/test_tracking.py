@@ -52,11 +52,13 @@ def test_both_get_metrics_timings_and_scores(
     assert scores[0].startswith("eval/")
     assert [event.step for event in events.Scalars(scores[0])] == [0, 2, 3]
     assert len(events.Scalars("time/total")) == 3
+    assert [event.step for event in events.Scalars("retrieval_batch")] == [1, 2, 3]
 
     identifier = json.loads((run / "wandb.json").read_text())["id"]
     parts = sorted((run / "wandb").glob(f"offline-run-*-{identifier}/*.wandb"))
     assert len(parts) == 2, "the resumed run goes on under its id"
-    for name in (b"reward", b"time/total", scores[0].encode(), b"tokens_per_second"):
+    kinds = (b"reward", b"time/total", b"tokens_per_second", b"retrieval_p99")
+    for name in (*kinds, scores[0].encode()):
         assert all(name in part.read_bytes() for part in parts), name
 
 

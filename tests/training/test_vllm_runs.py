@@ -38,11 +38,13 @@ def check_run(run: Path, steps: int = STEPS, staleness: Sequence[int] = ()) -> N
     rows = read_jsonl(run / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, steps + 1))
     ages = staleness or [0] * steps
-    for row, age in zip(rows, ages, strict=True):
+    loads = read_jsonl(run / "timings.jsonl")
+    for row, load, age in zip(rows, loads, ages, strict=True):
         assert row.get("staleness", 0) == age
         assert age or row["parity"] < 1e-4
         assert row["handover_parity"] < 1e-4
         assert row["mixed_share"] == row["failed_share"] == 0
+        assert (0 <= load["kv_cache_peak"] <= 1, load["preemptions"]) == (True, 0)
         for group in read_jsonl_gz(run / "rollouts" / f"step_{row['step']:06}.jsonl.gz"):
             assert {rollout["weight_version"] for rollout in group["trajectories"]} == {
                 row["step"] - 1 - age
@@ -68,6 +70,8 @@ def test_the_engine_in_the_learners_process_rolls_out_ahead(
     done = tspo("train", "--json", "tiny/grpo", "--out", tmp_path / "run", *options)
     assert json.loads(done.out)["step"] == STEPS, "nothing but the result on stdout"
     check_run(tmp_path / "run", staleness=(0, 1, 1, 0, 1))
+    rows = read_jsonl(tmp_path / "run" / "timings.jsonl")
+    assert all(row["kv_cache_peak"] > 0 for row in rows)
 
 
 def test_adapters_reach_an_engine_in_this_process(

@@ -7,7 +7,7 @@ import platform
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata, util
 from pathlib import Path
@@ -19,6 +19,8 @@ from tspo_cli import console
 from tspo_cli.commands.options import Json
 from tspo_cli.packages import OPTIONAL
 
+_FAISS = ("faiss", "faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12")
+"""Packages that bring the module faiss."""
 _CORE = ("transformers", "deepspeed", "bm25s", "datasets", "fastapi")
 
 
@@ -135,24 +137,31 @@ def _packages() -> Iterator[Check]:
     for module in _CORE:
         version = _version(module)
         yield Check(module, "ok" if version else "missing", version or f"pip install {module}")
-    # faiss-cpu and faiss-gpu install the same module, so both together break it.
-    faiss = {name: version for name in ("faiss-cpu", "faiss-gpu") if (version := _version(name))}
-    if len(faiss) == 2:
-        yield Check(
-            "faiss",
-            "missing",
-            "faiss-cpu and faiss-gpu are both installed: pip uninstall faiss-cpu",
-        )
-    else:
-        versions = " ".join(f"{name} {version}" for name, version in faiss.items())
-        yield Check("faiss", "ok" if versions else "missing", versions or "pip install faiss-cpu")
+    yield _faiss([name for name in _FAISS if _version(name)])
     for package in OPTIONAL.values():
-        version = _version(package.name)
+        version = _version(package.name) or _version(f"{package.name}-cpu")
         yield Check(
             package.name,
             "ok" if version else "optional",
             version or f'{package.purpose}: pip install "tspo-cli[{package.extra}]"',
         )
+
+
+def _faiss(builds: Sequence[str]) -> Check:
+    """`builds` are the installed packages that bring the module. Several of them overwrite each
+    other's files.
+    """
+    if len(builds) > 1:
+        needless = " ".join(name for name in builds if "gpu" not in name) or builds[-1]
+        again = next(name for name in builds if name not in needless.split())
+        return Check(
+            "faiss",
+            "missing",
+            f"{' and '.join(builds)} are all installed and overwrite each other's files: pip "
+            f"uninstall {needless}, then pip install --force-reinstall --no-deps {again}",
+        )
+    versions = " ".join(f"{name} {_version(name)}" for name in builds)
+    return Check("faiss", "ok" if versions else "missing", versions or "pip install faiss-cpu")
 
 
 def _tools() -> Iterator[Check]:

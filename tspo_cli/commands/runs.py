@@ -126,14 +126,15 @@ def watch(
     """
     import time
 
-    from tspo_cli.reporting.inspect.run_progress import progress_of
+    from tspo_cli.reporting.inspect.follow import FollowedRun
 
     with _shown(as_json) as show:
-        seen = progress_of(run)
+        followed = FollowedRun(run)
+        seen = followed.look()
         show(seen)
         while not seen.is_over:
             time.sleep(every)
-            before, seen = seen, progress_of(run)
+            before, seen = seen, followed.look()
             if seen != before:
                 show(seen)
     if seen.state != "finished":

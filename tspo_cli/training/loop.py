@@ -46,6 +46,7 @@ from tspo_cli.training.remedies.best_checkpoint import (
 )
 from tspo_cli.training.remedies.remedy import Remedies
 from tspo_cli.training.telemetry.profiling import step_profiler
+from tspo_cli.training.telemetry.rollout_load import RolloutLoad
 from tspo_cli.training.telemetry.step_measures import StepMeasures
 from tspo_cli.training.telemetry.tracking import Track, evaluation_values, step_values, tracker
 
@@ -53,13 +54,14 @@ from tspo_cli.training.telemetry.tracking import Track, evaluation_values, step_
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """What one training step returns on every process: metrics, seconds by part, records of its
-    rollouts, and sentences that warn of a step without effect.
+    rollouts, sentences that warn of a step without effect, and what its rollouts asked of others.
     """
 
     metrics: dict[str, float]
     timings: dict[str, float]
     rollouts: list[GroupRecord] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    load: RolloutLoad = field(default_factory=RolloutLoad)
 
 
 MakeStep = Callable[[int, bool], StepResult]
@@ -128,7 +130,7 @@ def train_loop(
                 result.metrics, seconds["total"], per_step * (config.train.steps - step)
             )
             seconds = result.timings | seconds
-            measures = measure(result.metrics, seconds)
+            measures = measure(result.metrics, seconds, result.load)
             _record(run, step, result, seconds | measures, line)
             if run.is_main_process:
                 track(step, step_values(result.metrics, seconds, measures))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from tspo_cli.console import duration
-from tspo_cli.reporting.sources.run_view import RunView, open_run
 
 OVER = ("unknown", "finished", "failed", "stopped", "killed")
 """States in which a run makes no more steps."""
@@ -26,11 +24,12 @@ CURVES = (
     "failed_share",
     "parity",
     "tokens_per_second",
+    "retrieval_p99",
+    "kv_cache_peak",
+    "preemptions",
 )
-"""Metrics that are drawn, in this order, of those that the run has."""
+"""Metrics and timings that are drawn, in this order, of those that the run has."""
 
-_RECENT = 20
-"""Steps whose mean duration says how long the rest takes."""
 _WIDTH = 48
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -65,35 +64,6 @@ class Progress:
             for step, dataset, em, f1 in self.evaluations
         ]
         return values
-
-
-def progress_of(run: Path) -> Progress:
-    """How far the run is by now.
-
-    Raises:
-        TspoError: as `open_run`, or a record that cannot be read.
-    """
-    view = open_run(run)
-    steps = view.setting("train.steps")
-    per_step = _recent_mean(view.timings)
-    done = max((int(row["step"]) for row in view.metrics), default=0)
-    left = None
-    if per_step is not None and isinstance(steps, int) and steps > done and view.state == "running":
-        left = per_step * (steps - done)
-    return Progress(
-        run=view.name,
-        state=view.state,
-        step=done,
-        steps=steps if isinstance(steps, int) else None,
-        seconds_per_step=per_step,
-        seconds_left=left,
-        curves=_curves(view),
-        evaluations=[
-            (step, str(scores.get("dataset")), scores.get("em"), scores.get("f1"))
-            for step, scores in view.evaluations
-        ],
-        warnings=list(view.status.get("warnings") or []),
-    )
 
 
 def line_of(progress: Progress) -> str:
@@ -153,19 +123,3 @@ def _times(progress: Progress) -> list[str]:
         return []
     left = [] if progress.seconds_left is None else [f"{duration(progress.seconds_left)} left"]
     return [f"{progress.seconds_per_step:.3g} s/step", *left]
-
-
-def _recent_mean(timings: Sequence[Mapping[str, Any]]) -> float | None:
-    totals = [row["total"] for row in timings[-_RECENT:] if row.get("total") is not None]
-    return sum(totals) / len(totals) if totals else None
-
-
-def _curves(view: RunView) -> dict[str, list[float]]:
-    """Of metrics and timings, those that are drawn."""
-    found: dict[str, list[float]] = {}
-    for name in CURVES:
-        rows = view.timings if name == "tokens_per_second" else view.metrics
-        values = [float(row[name]) for row in rows if row.get(name) is not None]
-        if values:
-            found[name] = values
-    return found

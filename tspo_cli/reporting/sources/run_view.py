@@ -112,7 +112,7 @@ class RunView:
             summary = _read(SUMMARY, self.path / runs.EVAL_SUMMARY_NAME)
             return tuple((0, scores) for scores in summary["results"])
         return tuple(
-            (step, _read(SCORES, path))
+            (step, scores_of(path))
             for step, folder in self.evaluation_folders
             for path in runs.scores_files(folder)
         )
@@ -151,17 +151,36 @@ def open_run(path: Path, name: str | None = None) -> RunView:
     command = path / runs.COMMAND_NAME
     text = read_checked(command).decode(errors="replace") if command.exists() else ""
     lines = text.splitlines()
-    file = path / runs.STATUS_NAME
-    status = _read(STATUS, file) if file.exists() else {}
-    if status.get("state") == "running":  # or killed
-        status |= {"state": runs.read_status(path)["state"]}
     return RunView(
         path=path,
         name=name,
         config=read_record(path / runs.CONFIG_NAME),
-        status=status,
+        status=status_of(path),
         command=lines[0] if lines else "",
     )
+
+
+def status_of(run: Path) -> dict[str, Any]:
+    """What RUN/status.json says now, and whether a run that says nothing more was killed; empty
+    without the file.
+
+    Raises:
+        InvalidInputError: it is no such record.
+    """
+    file = run / runs.STATUS_NAME
+    status = _read(STATUS, file) if file.exists() else {}
+    if status.get("state") == "running":
+        status |= {"state": runs.read_status(run)["state"]}
+    return status
+
+
+def scores_of(path: Path) -> dict[str, Any]:
+    """The scores of a data set, from their file.
+
+    Raises:
+        InvalidInputError: it is no such record.
+    """
+    return _read(SCORES, path)
 
 
 def is_evaluation(path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -105,4 +105,15 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Drop all requests and free the engine's resources. It takes no request afterwards."""
+        ...
+
+
+@runtime_checkable
+class ReportsLoad(Protocol):
+    """An engine that tells how full its KV cache was."""
+
+    def take_load(self) -> dict[str, float]:
+        """Since the last call: `kv_cache_peak`, the largest share in use (0 to 1), and
+        `preemptions`, the requests that were pushed out and computed again. Empty: not known.
+        """
         ...

@@ -12,7 +12,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.data.question import Question
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.agent import Agent, AgentSettings, RolloutHooks, Task, run_agents
-from tspo_cli.rollout.engines.engine_protocol import Engine, Sampling
+from tspo_cli.rollout.engines.engine_protocol import Engine, ReportsLoad, Sampling
 from tspo_cli.rollout.protocol import STOP_STRINGS, SearchProtocol
 from tspo_cli.rollout.trajectory import Trajectory
 from tspo_cli.timing import Clock
@@ -43,6 +43,7 @@ from tspo_cli.training.rl.sharing import (
     static_share,
 )
 from tspo_cli.training.rl.step_warnings import StepWarnings
+from tspo_cli.training.telemetry.rollout_load import MeasuredRetriever, RolloutLoad
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,16 @@ class RlStep:
     clock: Clock = field(default_factory=Clock)
     warnings: StepWarnings = field(init=False)
     lengths: ExpectedLengths = field(default_factory=ExpectedLengths)
+    retriever: MeasuredRetriever | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.warnings = StepWarnings(self.parts.config)
+        retriever = self.parts.retriever
+        self.retriever = MeasuredRetriever(retriever) if retriever is not None else None
 
     def __call__(self, step: int, is_kept: bool) -> StepResult:
         """Make training step `step` (from 1). If `is_kept`, a checkpoint follows it."""
+        self.take_load()  # what evaluations asked for since the last step
         with self.clock.part("rollout"):
             batch = self.refill(self.score(self.rollouts_of(step)), step)
             self.parts.engine.sleep()
@@ -112,7 +117,7 @@ class RlStep:
         metrics |= checks | updates | handover
         records = with_failed(records, batch.trajectories, step)
         warnings = self.warnings.of_step(step, records, metrics)
-        return StepResult(metrics, self.timings(), records, warnings)
+        return StepResult(metrics, self.timings(), records, warnings, self.take_load())
 
     def rollouts_of(self, step: int) -> Rollouts:
         """The rollouts of a step: prefetched during the step before, or sampled now."""
@@ -128,7 +133,7 @@ class RlStep:
     def sample(self, batch: Sequence[BatchQuestion], stop: Event | None = None) -> Rollouts:
         """Roll out this process's share of `batch`. `stop`, set from another thread, cancels."""
         parts, config = self.parts, self.parts.config
-        agent = Agent(parts.engine, parts.retriever, parts.protocol, agent_settings(config))
+        agent = Agent(parts.engine, self.retriever, parts.protocol, agent_settings(config))
         if is_dynamic(config.rollout):
             queues = dealt(self.lengths.longest_first(batch), world_size())
             shared = SharedQuestions(queues, rank(), shared_store())
@@ -254,6 +259,14 @@ class RlStep:
         if not self.parts.config.rollout.dynamic_sampling:
             return {}
         return {"refills": float(batch.refills), "trained_groups": all_sum([len(trained)])[0]}
+
+    def take_load(self) -> RolloutLoad:
+        """What was asked of retriever and engine since the last call."""
+        engine = self.parts.engine
+        return RolloutLoad(
+            self.retriever.take() if self.retriever is not None else (),
+            engine.take_load() if isinstance(engine, ReportsLoad) else {},
+        )
 
     def timings(self) -> dict[str, float]:
         """Seconds of the step by part: rollout, update, handover, wait, and parts of these."""

@@ -11,6 +11,7 @@ import torch
 
 from tspo_cli.training.core.distributed import gather_json
 from tspo_cli.training.core.training_core import TrainingCore
+from tspo_cli.training.telemetry.rollout_load import RolloutLoad, load_measures
 
 PEAK_TFLOPS = {
     "A100": 312.0,
@@ -35,9 +36,9 @@ class StepMeasures:
     counted_tokens: int = 0
 
     def __call__(
-        self, metrics: Mapping[str, float], seconds: Mapping[str, float]
+        self, metrics: Mapping[str, float], seconds: Mapping[str, float], load: RolloutLoad
     ) -> dict[str, float]:
-        """Values of a step, from its metrics and this process's seconds by part.
+        """Values of a step, from its metrics, this process's seconds by part and its `load`.
 
         `tokens_per_second`: trained tokens by the duration of the whole step. `tflops`: operations
         of the forward and backward passes, 6 for each parameter and token (Kaplan et al. 2020,
@@ -45,13 +46,16 @@ class StepMeasures:
         `mfu`: the same as a share of the GPU's peak, where that is known. `memory_gib`: largest
         resident memory of a process so far; `gpu_memory_gib` and `gpu_reserved_gib`: largest of the
         step. `rollout_fastest`, `rollout_slowest`, `update_fastest`, `update_slowest`: seconds of
-        the processes, where there are several.
+        the processes, where there are several. Those of `load_measures` follow.
         """
         tokens = self.core.computed_tokens - self.counted_tokens
         self.counted_tokens = self.core.computed_tokens
         parts = {name: seconds[name] for name in ("forward_backward", *_SPREAD) if name in seconds}
-        rows = gather_json({"tokens": tokens, **parts, **_memory()})
+        row = {"tokens": tokens, **parts, **_memory()}
+        gathered = gather_json([row, load.requests, load.cache])
+        rows = [row for row, _, _ in gathered]
         found = _spread(rows) | _largest(rows) | self._speed(rows)
+        found |= load_measures([RolloutLoad(requests, cache) for _, requests, cache in gathered])
         if "tokens" in metrics and seconds.get("total"):
             found["tokens_per_second"] = metrics["tokens"] / seconds["total"]
         return found

@@ -39,6 +39,7 @@ class FakeVllm(ThreadingHTTPServer):
         self.seconds = 0.0
         self.dead, self.hangs = threading.Event(), False
         self.calls: list[tuple[str, Any]] = []
+        self.statistics: dict[str, float] = {}
         threading.Thread(
             target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
         ).start()
@@ -64,6 +65,9 @@ class FakeVllm(ThreadingHTTPServer):
             time.sleep(0.01)
         if path == "/v1/models":
             return 200, {"data": [{"max_model_len": CONTEXT}]}
+        if path == "/metrics":
+            lines = (f'vllm:{name}{{engine="0"}} {n}\n' for name, n in self.statistics.items())
+            return 200, "".join(lines)
         if path == "/weight_info":
             return 200, {"weight_version": self.label}
         if path == "/update_weight_version":
@@ -111,7 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.dead.is_set():
             self.close_connection = True
             return
-        payload = b"" if content is None else json.dumps(content).encode()
+        text = content if isinstance(content, str) else json.dumps(content)
+        payload = b"" if content is None else text.encode()
         self.send_response(status)
         self.send_header("content-length", str(len(payload)))
         self.end_headers()
@@ -177,6 +182,21 @@ def test_requests_are_spread_and_weights_reach_every_server(
     with pytest.raises(ValueError, match="own"):
         engine.load_weights(None, 9)
     engine.sleep()
+    engine.close()
+
+
+def test_the_load_of_every_server_is_told(servers: list[FakeVllm], tmp_path: Path) -> None:
+    first, second = servers
+    for server in servers:
+        server.statistics = {"kv_cache_usage_perc": 0.25, "num_preemptions_total": 9}
+    engine = connect(servers, tmp_path, [])
+    engine.take_load()
+    first.statistics = {"kv_cache_usage_perc": 0.5, "num_preemptions_total": 12}
+    second.statistics |= {"num_preemptions_total": 10}
+    assert engine.take_load() == {"kv_cache_peak": 0.5, "preemptions": 4}
+    first.statistics = {}
+    second.kill()
+    assert engine.take_load() == {}, "a server that is gone holds nothing up"
     engine.close()
 
 

@@ -16,6 +16,8 @@ RETRY_SECONDS = 1.0
 """Between two requests to a server that does not respond."""
 HEALTH_CHECK_SECONDS = 60.0
 """Without a response to a long request, the server's health is checked this often."""
+STATISTICS_SECONDS = 5.0
+"""So long is waited for them. A step does without."""
 TRIES = 5
 """Of one request. After that, a restart of the server cannot be the only problem."""
 SERVER_ERRORS = (httpx.TransportError, httpx.HTTPStatusError)
@@ -157,6 +159,14 @@ class ServerControl:
             return response.result()
         finally:
             response.cancel()
+
+    async def statistics(self) -> str:
+        """What the server says of itself, as Prometheus reads it; empty if it says nothing."""
+        try:
+            response = await self.client.get(self.url + "/metrics", timeout=STATISTICS_SECONDS)
+        except httpx.TransportError:
+            return ""
+        return response.text if response.is_success else ""
 
     async def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """The JSON response to `body`, None for an empty one. Raises `SERVER_ERRORS`."""

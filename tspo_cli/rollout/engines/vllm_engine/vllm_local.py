@@ -12,6 +12,7 @@ from tspo_cli.config.schema import VllmConfig
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.packages import missing
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest
+from tspo_cli.rollout.engines.vllm_engine.cache_use import CacheUse
 from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
     LOGPROBS_MODE,
     WORKER_EXTENSION,
@@ -69,6 +70,7 @@ class VllmEngine:
         self.known: set[int] = set()
         self.finished: list[Completion] = []
         self.request_count = 0
+        self.cache_use = CacheUse()
         self.asleep: list[str] = []
         """What sleeps, by vLLM's tags."""
 
@@ -101,7 +103,12 @@ class VllmEngine:
             if output.finished and self.requests.get(session) == output.request_id:
                 del self.requests[session]
                 finished.append(_completion(session, output.outputs[0]))
+        self.cache_use.see_scheduler(self.engine.engine_core.engine_core.scheduler)
         return finished
+
+    def take_load(self) -> dict[str, float]:
+        """See `ReportsLoad`. The cache is looked at after every step."""
+        return self.cache_use.take()
 
     def release(self, session: int) -> None:
         """Forget the session and abort its request. Its prefix stays in the cache while there is

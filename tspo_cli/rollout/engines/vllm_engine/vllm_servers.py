@@ -23,6 +23,7 @@ import httpx
 
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest
+from tspo_cli.rollout.engines.vllm_engine.cache_use import CacheUse
 from tspo_cli.rollout.engines.vllm_engine.vllm_control import ServerControl
 from tspo_cli.rollout.engines.vllm_engine.vllm_group import OtherWeightsError, ServerGroup
 from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
@@ -36,6 +37,8 @@ from tspo_cli.text.access_token import authorisation
 if TYPE_CHECKING:
     import torch
 
+LOOK_SECONDS = 2.0
+"""Between two looks at the caches of the servers."""
 POLL_SECONDS = 0.02
 """How long a step waits for the first completion."""
 
@@ -133,6 +136,8 @@ class VllmServers:
         self.group = ServerGroup(controls, patience=patience, log=log)
         for control in controls.values():
             self._wait(control.check(max_context))
+        self.cache_use = CacheUse()
+        self.watching = asyncio.run_coroutine_threadsafe(self._watch(), self.loop)
 
     def submit(self, request: GenerationRequest) -> None:
         """Send a request. Raises ValueError when the session has one in flight."""
@@ -216,8 +221,17 @@ class VllmServers:
     def sleep(self) -> None:
         """Does nothing: the servers manage their memory."""
 
+    def take_load(self) -> dict[str, float]:
+        """See `ReportsLoad`. The caches of the servers that get their weights from this process
+        are looked at every `LOOK_SECONDS` while it has requests, so that a short peak may be
+        missed.
+        """
+        self._wait(self._look())
+        return self.cache_use.take()
+
     def close(self) -> None:
         """Drop requests in flight and close the connections. The servers keep running."""
+        self.watching.cancel()
         for session in list(self.running):
             self.release(session)
         self._wait(self.group.pause_returns())
@@ -236,6 +250,19 @@ class VllmServers:
 
     def _weights_folder(self, label: str) -> Path:
         return self.files.of(label.rpartition(".")[2])
+
+    async def _watch(self) -> None:
+        await self._look()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if self.running:
+                await self._look()
+
+    async def _look(self) -> None:
+        urls = [url for url in self.update_urls if url not in self.group.returning]
+        texts = await asyncio.gather(*(self.group.controls[url].statistics() for url in urls))
+        for url, text in zip(urls, texts, strict=True):
+            self.cache_use.see_metrics(url, text)
 
     async def _run(self, request: GenerationRequest, number: int, label: str) -> None:
         result: Completion | Exception
