@@ -1,8 +1,11 @@
 """Run everything that this folder reports, from scratch.
 
-    python experiments/evidence/run.py            worlds, starts, (a) to (c), tables, figures
+    python experiments/evidence/run.py            all of plan.md, in its order, tables, figures
     python experiments/evidence/run.py starts     worlds and starts, which every experiment needs
-    python experiments/evidence/run.py grid       the learning-rate grid (worlds and starts too)
+    python experiments/evidence/run.py pairs      (a): TSPO and GRPO from the hard start
+    python experiments/evidence/run.py two_hop    (c): TSPO and GRPO on two-hop questions
+    python experiments/evidence/run.py wide       the wide grid of learning rates
+    python experiments/evidence/run.py methods    every arm of (a)
     python experiments/evidence/run.py ablations  options of TSPO (d) and group sizes (e)
     python experiments/evidence/run.py collect    results.csv, figures and tables of finished runs
 
@@ -16,9 +19,9 @@ from __future__ import annotations
 
 import argparse
 import csv
-import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,21 +29,41 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from experiments.evidence import prepare
+from experiments.evidence import prepare, tables
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.sweeps.sweep_cells import read_sweep
+from tspo_cli.config.sweeps.sweep_file import SweepFile, read_sweep_file
+from tspo_cli.models.checks.model_digest import model_digest
+from tspo_cli.runs import ENVIRONMENT_NAME
 
 HERE = Path("experiments/evidence")
-PAGES = (HERE / "README.md", HERE / "learning_rates.md")
+PAGE, RESULTS = HERE / "README.md", HERE / "results.csv"
+FIRST_SET = HERE / "native" / "results.csv"
 ROOT = prepare.ROOT
-STARTS = ("starts", "starts_easy")
+# Warm starts that come with the checkout, and where the experiments look for them.
+STARTS = {"a0": "hard/a/seed0", "b0": "hard/b/seed0", "a1": "hard/a/seed1"}
 EXPERIMENTS = ("hard", "easy", "two_hop")
-GRIDS = ("lr_hard",)
+GRIDS = ("lr_wide", "lr_hard")
 ABLATIONS = ("ablations", "group_size")
-PARTS = {"all": EXPERIMENTS, "starts": (), "grid": GRIDS, "ablations": ABLATIONS}
+BOTH = ("grpo/*", "tspo/*")
+PLANNED_PAIRS = {"hard": 40, "two_hop": 20}
+# Sweeps in the order in which they are trained, with the cells that are wanted (none: all).
+PARTS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    "starts": (),
+    "pairs": (("hard", BOTH),),
+    "two_hop": (("two_hop", BOTH),),
+    "wide": (("lr_wide", ()),),
+    "methods": (("hard", ()),),
+    "ablations": (("ablations", ()), ("group_size", ())),
+}
+PARTS["all"] = (
+    *(part for name in ("pairs", "two_hop", "wide", "methods") for part in PARTS[name]),
+    *(("easy", ()), ("two_hop", ())),
+)
 COLUMNS = (
     *("experiment", "config", "algorithm", "arm", "start", "lr", "seed", "step", "em", "f1", "n"),
     *("searches", "no_answer_share", "train_tokens", "train_cpu_seconds"),
+    "arithmetic",
 )
 
 
@@ -55,8 +78,10 @@ def main() -> None:
     failed: list[str] = []
     if options.what != "collect":
         prepare.main()
-        wanted = (*STARTS, *PARTS[options.what])
-        failed = [name for name in wanted if not sweep(_file(name), ROOT / name, options.jobs)]
+        make_starts(options.jobs)
+        for name, cells in PARTS[options.what]:
+            if not sweep(_file(name), ROOT / name, options.jobs, cells):
+                failed.append(name)
         if failed:
             print(f"cells failed in {', '.join(failed)}; see {ROOT}/*/logs", file=sys.stderr)
     if options.what != "starts":
@@ -64,27 +89,95 @@ def main() -> None:
     sys.exit(1 if failed else 0)
 
 
-def collect() -> None:
-    """Write results.csv, the figures, and the tables of the pages."""
-    rows: list[dict[str, Any]] = []
-    tables = {}
-    for name in (*EXPERIMENTS, *GRIDS, *ABLATIONS):
-        if not has_finished_runs(ROOT / name):
+def make_starts(jobs: int) -> None:
+    """Put the starts of the checkout where experiments look for them, and train the others.
+
+    A start that is there already and differs is kept, and said: runs from it do not repeat rows of
+    results.csv.
+    """
+    for name, place in STARTS.items():
+        given, used = HERE / "starts" / name, ROOT / "starts" / place / "model"
+        if not given.exists():
             continue
-        record = json.loads(
-            tspo("report", str(ROOT / name), "--json", "--figure", str(HERE / f"{name}.svg"))
-        )
-        rows += sweep_rows(_file(name), record)
-        tables[name] = tspo(
-            "report", str(ROOT / name), "--format", "md", "--step", str(steps_of(_file(name)))
-        )
-    tables["cost"] = _cost_table(rows)
-    with open(HERE / "results.csv", "w", encoding="utf-8", newline="") as handle:
+        if not used.exists():
+            shutil.copytree(given, used)
+        elif model_digest(str(given)) != model_digest(str(used)):
+            print(
+                f"{used} is not the start of results.csv ({given}): runs from it give other "
+                f"results; delete {used.parent} to use that one",
+                file=sys.stderr,
+            )
+    missing = [place for name, place in STARTS.items() if not (HERE / "starts" / name).exists()]
+    if missing:
+        sweep(_file("starts"), ROOT / "starts", jobs, missing)
+    sweep(_file("starts_easy"), ROOT / "starts_easy", jobs)
+
+
+def collect() -> None:
+    """Write results.csv, the figures, and the tables of the page.
+
+    Rows of runs that are not on this machine stay.
+    """
+    rows = {(row["config"], row["seed"], row["step"]): row for row in tables.read_rows(RESULTS)}
+    names = (*EXPERIMENTS, *GRIDS, *ABLATIONS)
+    for name in names:
+        if has_finished_runs(ROOT / name):
+            record = json.loads(tspo("--quiet", "report", str(ROOT / name), "--json"))
+            for row in sweep_rows(_file(name), record):
+                text = {key: str(value) for key, value in row.items()}
+                rows[text["config"], text["seed"], text["step"]] = text
+    kept = sorted(rows.values(), key=_order)
+    with open(RESULTS, "w", encoding="utf-8", newline="") as handle:
         writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
-    for page in PAGES:
-        write_tables(page, tables)
+        writer.writerows(kept)
+    first = tables.read_rows(FIRST_SET)
+    made = {
+        "findings": tables.findings(first, kept, PLANNED_PAIRS),
+        "progress": tables.progress_table(kept, planned_runs()),
+        "tests": tables.tests_table(kept, PLANNED_PAIRS),
+        "replication": tables.replication_table(first, kept, "hard", 30),
+        "cost": tables.cost_table(kept, EXPERIMENTS),
+    }
+    for name in names:
+        grid = name in GRIDS
+        baseline = _sweep_file(name).baseline
+        found = tables.sweep_of(kept, name, baseline=baseline, grid=grid)
+        if found.runs:
+            tables.draw(found, HERE / f"{name}.svg")
+            made[name] = tables.arms_table(found, last_step(kept, name))
+    write_tables(PAGE, made)
+
+
+def planned_runs() -> dict[tuple[str, str], int]:
+    """Runs of every experiment and arm of the plan."""
+    planned: dict[tuple[str, str], int] = {}
+    for name in dict.fromkeys(name for name, _ in PARTS["all"]):
+        for variant in _sweep_file(name).variants:
+            key = name, variant.arm
+            planned[key] = planned.get(key, 0) + len(variant.seeds)
+    return planned
+
+
+def last_step(rows: Sequence[Mapping[str, str]], name: str) -> int:
+    """The last step that every finished run of an experiment was evaluated at."""
+    ends: dict[tuple[str, str], int] = {}
+    for row in rows:
+        if row["experiment"] == name:
+            ends[row["config"], row["seed"]] = int(row["step"])
+    return min(ends.values())
+
+
+def _order(row: Mapping[str, str]) -> tuple[Any, ...]:
+    names = (*EXPERIMENTS, *GRIDS, *ABLATIONS)
+    arms = list(dict.fromkeys(variant.arm for variant in _sweep_file(row["experiment"]).variants))
+    return (
+        names.index(row["experiment"]),
+        arms.index(row["arm"]),
+        float(row["lr"]),
+        int(row["seed"]),
+        int(row["step"]),
+    )
 
 
 def write_tables(page: Path, tables: Mapping[str, str]) -> None:
@@ -129,33 +222,10 @@ def sweep_rows(file: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
                 "train_cpu_seconds": ""
                 if run["cpu_seconds"] is None
                 else round(run["cpu_seconds"], 1),
+                "arithmetic": _arithmetic(Path(record["sweep"]["path"]) / row["run"]),
             }
         )
     return rows
-
-
-def _cost_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Part (g): sampled tokens and CPU-seconds of training per point of EM that is gained between
-    the first and the last evaluation.
-    """
-    runs: dict[tuple[str, str], list[list[dict[str, Any]]]] = {}
-    for _, curve in itertools.groupby(rows, key=lambda row: (row["config"], row["seed"])):
-        steps = list(curve)
-        runs.setdefault((steps[0]["experiment"], steps[0]["arm"]), []).append(steps)
-    lines = [
-        "| experiment | arm | EM points gained | tokens a point | CPU s a point |",
-        "| :--- | :--- | ---: | ---: | ---: |",
-    ]
-    for (experiment, arm), curves in runs.items():
-        if experiment in EXPERIMENTS:
-            points = 100 * sum(steps[-1]["em"] - steps[0]["em"] for steps in curves)
-            tokens = sum(steps[0]["train_tokens"] for steps in curves) / points
-            seconds = sum(steps[0]["train_cpu_seconds"] for steps in curves) / points
-            lines.append(
-                f"| {experiment} | {arm} | {points / len(curves):.1f} | {tokens:,.0f} | "
-                f"{seconds:.2f} |"
-            )
-    return "\n".join(lines) + "\n"
 
 
 def has_finished_runs(folder: Path) -> bool:
@@ -167,12 +237,29 @@ def has_finished_runs(folder: Path) -> bool:
     return (folder / "sweep.json").exists() and "finished" in states
 
 
-def sweep(file: Path, out: Path, jobs: int) -> bool:
-    """Train what is missing of a sweep, `jobs` runs at a time. False: a run failed."""
-    arguments = ["sweep", str(file), "--out", str(out), "--jobs", str(jobs)]
+def sweep(file: Path, out: Path, jobs: int, cells: Sequence[str] = ()) -> bool:
+    """Train what is missing of a sweep, `jobs` runs at a time, or of those of its cells whose names
+    fit one of the patterns `cells`. False: a run failed.
+    """
+    only = [word for pattern in cells for word in ("--only", pattern)]
+    arguments = ["sweep", str(file), "--out", str(out), "--jobs", str(jobs), *only]
     return (
         subprocess.run([sys.executable, "-m", "tspo_cli", *arguments], check=False).returncode == 0
     )
+
+
+def _arithmetic(run: Path) -> str:
+    """What computed a run: portable, or native with the instructions; empty where not recorded."""
+    file = run / ENVIRONMENT_NAME
+    record = json.loads(file.read_text("utf-8")).get("arithmetic", {}) if file.exists() else {}
+    if record.get("mode") == "portable":
+        return "portable"
+    return f"{record['instructions']} on {record['processor']}" if record else ""
+
+
+@cache
+def _sweep_file(name: str) -> SweepFile:
+    return read_sweep_file(_file(name))
 
 
 @cache

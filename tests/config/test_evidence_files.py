@@ -1,5 +1,6 @@
-"""The experiments of the evidence stay what they were when `results.csv` was measured.
+"""The experiments of the evidence stay what they were when both `results.csv` were measured.
 
+The first set (`native/`) was made before train.portable existed, which its hashes leave out.
 `evidence_hashes.json` has a hash of every experiment, over the keys that existed then. After new
 runs, `python -m tests.config.test_evidence_files` in the checkout writes it again.
 """
@@ -9,22 +10,28 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from experiments.evidence import run
 from tspo_cli.config.layers import compose
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.sources import source_layers
+from tspo_cli.config.sweeps.sweep_file import read_sweep_file
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-RESULTS = CHECKOUT / "experiments" / "evidence" / "results.csv"
+EVIDENCE = CHECKOUT / "experiments" / "evidence"
+FIRST_SET, SECOND_SET = EVIDENCE / "native" / "results.csv", EVIDENCE / "results.csv"
 HASHES = Path(__file__).with_name("evidence_hashes.json")
 
 
-def results() -> dict[str, list[dict[str, str]]]:
-    """The rows of results.csv by their experiment, such as `.../hard.sweep.toml::tspo/a0`."""
+def results(file: Path) -> dict[str, list[dict[str, str]]]:
+    """The rows of a results.csv by their experiment, such as `.../hard.sweep.toml::tspo/a0`."""
     by_experiment: dict[str, list[dict[str, str]]] = {}
-    with open(RESULTS, encoding="utf-8", newline="") as handle:
+    with open(file, encoding="utf-8", newline="") as handle:
         for row in csv.DictReader(handle):
             by_experiment.setdefault(row["config"], []).append(row)
     return by_experiment
@@ -34,6 +41,7 @@ def experiment_hash(source: str) -> str:
     """A hash of the resolved experiment, over the keys that its files state, without the seed."""
     stated = compose(source_layers(source))
     stated.pop("seed", None)
+    stated["train"].pop("portable", None)
     resolved = restricted(load_config([source]).section_dict(), stated)
     return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -45,13 +53,24 @@ def restricted(table: dict[str, Any], keys: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@cache
+def planned_seeds(file: str) -> dict[str, tuple[int, ...]]:
+    """The seeds of every variant of a sweep."""
+    return {variant.name: variant.seeds for variant in read_sweep_file(CHECKOUT / file).variants}
+
+
+def experiments() -> list[str]:
+    return list(dict.fromkeys([*results(FIRST_SET), *results(SECOND_SET)]))
+
+
 def test_every_experiment_is_the_one_that_was_run() -> None:
-    hashes = {config: experiment_hash(f"{CHECKOUT}/{config}") for config in results()}
+    hashes = {config: experiment_hash(f"{CHECKOUT}/{config}") for config in experiments()}
     assert hashes == json.loads(HASHES.read_text(encoding="utf-8"))
 
 
-def test_the_rows_fit_their_experiment() -> None:
-    by_experiment = results()
+@pytest.mark.parametrize("file", [FIRST_SET, SECOND_SET], ids=["first", "second"])
+def test_the_rows_fit_their_experiment(file: Path) -> None:
+    by_experiment = results(file)
     assert {"experiment", "config", "algorithm", "seed", "step", "em"} <= set(
         next(iter(by_experiment.values()))[0]
     )
@@ -60,13 +79,50 @@ def test_the_rows_fit_their_experiment() -> None:
         assert max(int(row["step"]) for row in rows) == config.train.steps, name
         assert {row["algorithm"] for row in rows} == {config.credit.algorithm}
         assert {float(row["lr"]) for row in rows} == {config.optimizer.lr}
-        seeds = {int(row["seed"]) for row in rows}
-        if len(seeds) == 1:
-            assert {config.seed} == seeds, name
+        sweep, _, variant = name.partition("::")
+        assert {int(row["seed"]) for row in rows} <= {*planned_seeds(sweep)[variant]}, name
+
+
+def test_rows_of_the_second_set_repeat_elsewhere() -> None:
+    for name, rows in results(SECOND_SET).items():
+        assert load_config([f"{CHECKOUT}/{name}"]).train.portable, name
+        assert {row["arithmetic"] for row in rows} == {"portable"}, name
+
+
+def test_as_many_runs_are_planned_as_the_plan_says() -> None:
+    planned = {
+        (name, arm): sum(
+            len(seeds)
+            for variant, seeds in planned_seeds(f"experiments/evidence/{name}.sweep.toml").items()
+            if variant.partition("/")[0] == arm
+        )
+        for name in ("hard", "two_hop", "lr_wide")
+        for arm in ("grpo", "tspo", "mt_grpo", "carl")
+    }
+    assert {key: count for key, count in planned.items() if count} == {
+        ("hard", "grpo"): 40, ("hard", "tspo"): 40, ("hard", "mt_grpo"): 10, ("hard", "carl"): 10,
+        ("two_hop", "grpo"): 20, ("two_hop", "tspo"): 20, ("two_hop", "mt_grpo"): 10,
+        ("lr_wide", "grpo"): 24, ("lr_wide", "tspo"): 24,
+    }  # fmt: skip
+    assert {key: run.PLANNED_PAIRS[key] for key in ("hard", "two_hop")} == {
+        "hard": planned["hard", "tspo"], "two_hop": planned["two_hop", "tspo"],
+    }  # fmt: skip
+
+
+def test_starts_in_the_checkout_are_as_they_were_made() -> None:
+    folder = EVIDENCE / "starts"
+    lines = [line.split() for line in (folder / "SHA256SUMS").read_text("utf-8").splitlines()]
+    assert {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for _, name in lines
+    } == {name: digest for digest, name in lines}
+    assert {Path(name).parent.name for _, name in lines} <= run.STARTS.keys()
+    assert {path.parent.name for path in folder.glob("*/model.safetensors")} == {
+        Path(name).parent.name for _, name in lines
+    }
 
 
 if __name__ == "__main__":
     HASHES.write_text(
-        json.dumps({config: experiment_hash(config) for config in results()}, indent=1) + "\n",
+        json.dumps({config: experiment_hash(config) for config in experiments()}, indent=1) + "\n",
         encoding="utf-8",
     )
