@@ -176,6 +176,27 @@ class _Item(TypedDict, total=False):
     trajectory: Required[_Rollout]
 
 
+_Name = Annotated[list[Text], Field(min_length=2, max_length=2)]
+_From = TypedDict("_From", {"from": Text})
+
+
+@_STRICT
+class _Drawn(_From):
+    question: _Name
+    draw: Count
+    rollouts: Count
+    right: Count
+    signal: bool
+
+
+@_STRICT
+class _Questions(TypedDict):
+    step: Count
+    position: Count
+    skipped: list[_Name]
+    drawn: list[_Drawn]
+
+
 @_STRICT
 class _File(TypedDict):
     bytes: Count
@@ -210,6 +231,7 @@ SCORES = TypeAdapter(_Scores)
 SUMMARY = TypeAdapter(_Summary)
 GROUP = TypeAdapter(_Group)
 ITEM = TypeAdapter(_Item)
+QUESTIONS = TypeAdapter(_Questions)
 _STEP = TypeAdapter(_Step)
 _NUMBERS = TypeAdapter(dict[str, float | None], config=ConfigDict(strict=True))
 

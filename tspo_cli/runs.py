@@ -7,6 +7,7 @@ RUN/command.txt            the command, one line per attempt
 RUN/status.json            {"state": running | finished | failed | stopped, "step", "attempt",
                            "warnings"}, and "stopped_early": the rule that ended it before its steps
 RUN/metrics.jsonl          one line per step, without clock readings: equal runs have equal files
+RUN/questions.jsonl        the questions of each step, where earlier steps decide on them
 RUN/timings.jsonl          seconds per step and part
 RUN/rollouts/step_000010.jsonl.gz       one line per group
 RUN/checkpoints/step_000010/            to resume from
@@ -62,6 +63,9 @@ STATUS_NAME = "status.json"
 INPUTS_NAME = "inputs.json"
 METRICS_NAME = "metrics.jsonl"
 TIMINGS_NAME = "timings.jsonl"
+QUESTIONS_NAME = "questions.jsonl"
+LINES_NAMES = (METRICS_NAME, TIMINGS_NAME, QUESTIONS_NAME)
+"""Files with a line for each step; a run may be without the last one."""
 ROLLOUTS_NAME = "rollouts"
 MODEL_NAME = "model"
 CHECKPOINTS_NAME = "checkpoints"
@@ -338,7 +342,7 @@ def set_status(
 def seal_run(path: Path) -> None:
     """Note the digests of a run that has ended: its lines do not grow any more."""
     with suppress(WriteError):  # of a full disk: how the run ended is written
-        note_digests(*(path / name for name in (STATUS_NAME, METRICS_NAME, TIMINGS_NAME)))
+        note_digests(path / STATUS_NAME, *(path / name for name in LINES_NAMES))
 
 
 def read_status(path: Path) -> dict[str, Any]:

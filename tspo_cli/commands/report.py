@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from tspo_cli.reporting.rendering.table import Format
 
 FORMATS = ("table", "md", "csv", "latex", "json")
-TABLES = ("rows", "main", "tests", "ablation", "curves", "classes", "cost", "commands", "all")
+TABLES = (
+    *("rows", "main", "tests", "ablation", "curves", "classes", "questions", "cost", "commands"),
+    "all",
+)
 
 
 def report(
@@ -37,7 +40,7 @@ def report(
         typer.Option(
             "--table",
             help="rows, main (methods by data sets), tests (against --baseline), ablation, curves, "
-            "classes (of groups),"
+            "classes (of groups), questions (that came back in training),"
             " cost, commands (that make the numbers again) or all. Repeatable.  [default: rows]",
         ),
     ] = None,

@@ -176,6 +176,7 @@ def _rl_problems(config: Config) -> Iterator[str]:
             "set it to 0"
         )
     yield from _remedy_problems(config)
+    yield from _pool_problems(config)
     if config.train.updates_per_step > rollout.questions_per_step * rollout.group_size:
         yield (
             "train.updates_per_step: more updates than rollouts in a step (questions_per_step x "
@@ -195,6 +196,30 @@ def _remedy_problems(config: Config) -> Iterator[str]:
         yield (
             "train.on_warning: reset_to_best cannot take back rollouts that were sampled one step "
             "ahead; switch rollout.one_step_off off, or take lower_lr"
+        )
+
+
+def _pool_problems(config: Config) -> Iterator[str]:
+    data, rollout = config.data, config.rollout
+    if not data.has_pool:
+        return
+    key = "data.recycle" if data.recycle else "data.curriculum"
+    if config.kind != "rl":
+        yield f'{key}: is for kind = "rl"; {config.kind} imitates what is best, whatever its reward'
+    if rollout.one_step_off:
+        yield (
+            f"{key}: rollout.one_step_off draws the next questions before this step's are scored; "
+            "switch one off"
+        )
+    if rollout.dynamic_sampling:
+        yield (
+            f"{key}: rollout.dynamic_sampling replaces questions without a signal within the step; "
+            "switch one off"
+        )
+    if data.recycle and data.recycle * rollout.questions_per_step < 1:
+        yield (
+            f"data.recycle: {data.recycle:g} of {rollout.questions_per_step} questions is less "
+            "than one; raise it, or rollout.questions_per_step"
         )
 
 
@@ -242,6 +267,11 @@ def _batchwise_problems(config: Config, algorithm: Algorithm) -> Iterator[str]:
     if config.loss.kl > 0 and config.loss.kl_in == "reward" and not algorithm.batchwise:
         names = ", ".join(entry.name for entry in ALGORITHMS.values() if entry.batchwise)
         yield (f'loss.kl_in: "reward" is for {names}, not for {algorithm.name}; set it to "loss"')
+    if config.data.recycle and algorithm.batchwise:
+        yield (
+            f"data.recycle: {algorithm.name} has no groups without an advantage; set it to 0, or "
+            "take data.curriculum"
+        )
     if config.rollout.dynamic_sampling and (algorithm.batchwise or config.kind != "rl"):
         yield (
             f"rollout.dynamic_sampling: {algorithm.name} has no groups without an advantage; set "
@@ -254,6 +284,12 @@ def _sft_problems(config: Config) -> Iterator[str]:
         yield 'data: kind = "sft" needs data.demonstrations or data.world'
     if not (config.data.world or config.model.path):
         yield ("model.path: name the model to start from; only data.world makes a new tiny policy")
+    if config.data.has_pool:
+        key = "data.recycle" if config.data.recycle else "data.curriculum"
+        yield (
+            f'{key}: kind = "sft" has no rollouts to measure, and its epochs promise every '
+            "demonstration once; remove it"
+        )
     if config.train.on_warning != "none":
         yield (
             'train.on_warning: watches rollouts, and kind = "sft" has none; set it to "none" (or '

@@ -29,12 +29,13 @@ from tspo_cli.reporting.tables.commands_table import commands_table
 from tspo_cli.reporting.tables.cost_table import cost_table
 from tspo_cli.reporting.tables.curves_table import curves_table
 from tspo_cli.reporting.tables.main_table import main_table
+from tspo_cli.reporting.tables.questions_table import questions_table
 from tspo_cli.reporting.tables.rows_table import records, results_table
 from tspo_cli.reporting.tables.tests_table import comparisons_table
 from tspo_cli.runs import MODEL_NAME
 from tspo_cli.text.strict_json import json_text
 
-TABLES = ("rows", "main", "tests", "ablation", "curves", "classes", "cost", "commands")
+TABLES = ("rows", "main", "tests", "ablation", "curves", "classes", "questions", "cost", "commands")
 """The names of --table, in the order of the page."""
 
 
@@ -110,6 +111,7 @@ class RunReport:
             "ablation": self._ablation_table,
             "curves": lambda: curves_table([arm for arm in self.arms if not arm.is_evaluation]),
             "classes": lambda: classes_table(self.arms),
+            "questions": lambda: questions_table(self.views),
             "cost": lambda: cost_table(self.arms),
             "commands": lambda: commands_table(self.arms),
         }
@@ -124,6 +126,7 @@ class RunReport:
             "ablation": self._can_ablate(),
             "curves": trained,
             "classes": trained,
+            "questions": any(view.questions for view in self.views),
         }
         return [name for name in TABLES if has.get(name, True)]
 

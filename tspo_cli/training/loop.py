@@ -21,6 +21,7 @@ from tspo_cli.rollout.records import GroupRecord
 from tspo_cli.runs import (
     METRICS_NAME,
     MODEL_NAME,
+    QUESTIONS_NAME,
     TIMINGS_NAME,
     append_jsonl,
     log_line,
@@ -54,7 +55,8 @@ from tspo_cli.training.telemetry.tracking import Track, evaluation_values, step_
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """What one training step returns on every process: metrics, seconds by part, records of its
-    rollouts, sentences that warn of a step without effect, and what its rollouts asked of others.
+    rollouts, sentences that warn of a step without effect, what its rollouts asked of others, and
+    the step's line of RUN/questions.jsonl, None where there is no such file.
     """
 
     metrics: dict[str, float]
@@ -62,6 +64,7 @@ class StepResult:
     rollouts: list[GroupRecord] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     load: RolloutLoad = field(default_factory=RolloutLoad)
+    questions: dict[str, Any] | None = None
 
 
 MakeStep = Callable[[int, bool], StepResult]
@@ -192,6 +195,8 @@ def _record(
         note_digests(path)
     append_jsonl(run.directory / METRICS_NAME, {"step": step, **result.metrics})
     append_jsonl(run.directory / TIMINGS_NAME, {"step": step, **timings})
+    if result.questions is not None:
+        append_jsonl(run.directory / QUESTIONS_NAME, result.questions)
     log_line(run.directory, run.attempt, f"step {step} {line}")
 
 

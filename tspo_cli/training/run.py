@@ -98,7 +98,7 @@ def _train(
         say(message)
         log_line(directory, attempt, message)
 
-    step_maker = _step_maker(config, inputs, protocol, log if rank() == 0 else _nothing)
+    step_maker = _step_maker(config, directory, inputs, protocol, log if rank() == 0 else _nothing)
     updates = config.train.steps * (config.train.updates_per_step if config.kind != "sft" else 1)
     if config.lora.rank:
         add_lora(model, config.lora, config.seed)
@@ -132,6 +132,7 @@ def _nothing(message: str) -> None:
 
 def _step_maker(
     config: Config,
+    directory: Path,
     inputs: TrainingInputs,
     protocol: SearchProtocol,
     log: Callable[[str], None],
@@ -147,7 +148,7 @@ def _step_maker(
     log(lengths)
     log(_work(config, replace(inputs, questions=questions)))
     return lambda learner, critic, engine: RlStep(
-        RlParts(config, learner, critic, engine, inputs.retriever, protocol, questions)
+        RlParts(config, learner, critic, engine, inputs.retriever, protocol, questions, directory)
     )
 
 

@@ -77,10 +77,41 @@ class DataConfig(Section):
             "error: refuse to start; drop: leave them out."
         ),
     )
+    recycle: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description=(
+            "RL: at most this share of a step's questions are ones from which nothing was learnt "
+            "(no advantage in their group), drawn again. 0: none."
+        ),
+    )
+    recycle_after: int = Field(
+        10, ge=1, description="Steps after which a question without a signal comes back."
+    )
+    recycle_most: int = Field(
+        3, ge=1, description="How often a question comes back at most, besides its epochs."
+    )
+    curriculum: Literal["none", "difficulty"] = Field(
+        "none",
+        description=(
+            "RL: difficulty: a question of the order comes with probability 4 p (1 - p), p being "
+            "the share of right rollouts that it has had so far; else it waits for the next epoch. "
+            "New questions always come."
+        ),
+    )
+    curriculum_floor: float = Field(
+        0.2, gt=0, le=1, description="difficulty: the least probability of a question."
+    )
     rename_entities: bool = Field(
         True,
         description="Redraw entity names in every demonstration of a world: none is memorised.",
     )
+
+    @property
+    def has_pool(self) -> bool:
+        """True where the questions of a step depend on what came of earlier ones."""
+        return self.recycle > 0 or self.curriculum != "none"
 
 
 class DemonstrationConfig(Section):

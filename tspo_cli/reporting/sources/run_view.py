@@ -17,6 +17,7 @@ from tspo_cli.errors import MissingResourceError
 from tspo_cli.record_digests import check_complete, read_checked
 from tspo_cli.record_forms import (
     ENVIRONMENT,
+    QUESTIONS,
     SCORES,
     STATUS,
     SUMMARY,
@@ -83,6 +84,12 @@ class RunView:
     def timings(self) -> tuple[dict[str, Any], ...]:
         """Seconds per training step."""
         return _read_steps(self.path / runs.TIMINGS_NAME)
+
+    @cached_property
+    def questions(self) -> tuple[dict[str, Any], ...]:
+        """What each step drew, in a run whose questions depend on earlier steps; else empty."""
+        path = self.path / runs.QUESTIONS_NAME
+        return tuple(checked(QUESTIONS, line, str(path)) for line in runs.read_jsonl(path))
 
     @cached_property
     def environment(self) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from tspo_cli.disk import flush_to_disk
 from tspo_cli.record_digests import delete_folder, forget_digests, note_digests
 from tspo_cli.runs import (
     CHECKPOINTS_NAME,
-    METRICS_NAME,
-    TIMINGS_NAME,
+    LINES_NAMES,
+    QUESTIONS_NAME,
     checkpoint_folder,
     eval_steps,
     keep_steps_up_to,
@@ -75,7 +75,7 @@ class SavedSteps:
             return
         run, critic = self.run, self.run.critic
         if run.is_main_process:  # a checkpoint never outlives the records of its steps
-            paths = [run.directory / name for name in (METRICS_NAME, TIMINGS_NAME)]
+            paths = [path for name in LINES_NAMES if (path := run.directory / name).exists()]
             for path in paths:
                 flush_to_disk(path)
             note_digests(*paths, grows=True)
@@ -132,8 +132,9 @@ def restore(run: TrainingRun) -> SavedSteps:
         extra = load_checkpoint(run.learner.core, folder, critic)
         step, is_evaluated = int(extra["step"]), "evaluation" not in extra
     if run.is_main_process:
-        for name in (METRICS_NAME, TIMINGS_NAME):
-            keep_steps_up_to(run.directory / name, step)
+        for name in LINES_NAMES:
+            if name != QUESTIONS_NAME or run.config.data.has_pool:
+                keep_steps_up_to(run.directory / name, step)
         for evaluated, folder in eval_steps(run.directory):
             if evaluated > step or step == 0 or (evaluated == step and not is_evaluated):
                 delete_folder(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Event
 
 from tspo_cli import stopping
@@ -15,6 +16,7 @@ from tspo_cli.rollout.agent import Agent, AgentSettings, RolloutHooks, Task, run
 from tspo_cli.rollout.engines.engine_protocol import Engine, ReportsLoad, Sampling
 from tspo_cli.rollout.protocol import STOP_STRINGS, SearchProtocol
 from tspo_cli.rollout.trajectory import Trajectory
+from tspo_cli.runs import QUESTIONS_NAME, read_jsonl
 from tspo_cli.timing import Clock
 from tspo_cli.training.core.critic import Critic
 from tspo_cli.training.core.distributed import all_sum, rank, shared_store, world_size
@@ -31,6 +33,7 @@ from tspo_cli.training.rl.question_batches import (
     refill_of_step,
     rollout_tasks,
 )
+from tspo_cli.training.rl.question_pool import QuestionPool
 from tspo_cli.training.rl.rollout_checks import PolicyCheck, as_samples_of_policy, lost_shares
 from tspo_cli.training.rl.rollout_records import mean, step_records, with_failed
 from tspo_cli.training.rl.scoring import Models, ScoredGroup, score
@@ -49,7 +52,7 @@ from tspo_cli.training.telemetry.rollout_load import MeasuredRetriever, RolloutL
 @dataclass(frozen=True)
 class RlParts:
     """What a step of reinforcement learning works with. `critic` is None where the algorithm has
-    none, `retriever` where rollouts may not search.
+    none, `retriever` where rollouts may not search. `directory` is that of the run.
     """
 
     config: Config
@@ -59,6 +62,7 @@ class RlParts:
     retriever: Retriever | None
     protocol: SearchProtocol
     questions: Sequence[Question]
+    directory: Path
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ class ScoredBatch:
 @dataclass
 class RlStep:
     """Makes the training steps. Its only state are rollouts that were sampled one step ahead, how
-    long a trouble has lasted that the user is warned of, and lengths of earlier rollouts.
+    long a trouble has lasted that the user is warned of, lengths of earlier rollouts, and the pool
+    of questions, which RUN/questions.jsonl holds.
     """
 
     parts: RlParts
@@ -92,6 +97,7 @@ class RlStep:
     warnings: StepWarnings = field(init=False)
     lengths: ExpectedLengths = field(default_factory=ExpectedLengths)
     retriever: MeasuredRetriever | None = field(init=False)
+    pool: QuestionPool | None = None
 
     def __post_init__(self) -> None:
         self.warnings = StepWarnings(self.parts.config)
@@ -102,7 +108,8 @@ class RlStep:
         """Make training step `step` (from 1). If `is_kept`, a checkpoint follows it."""
         self.take_load()  # what evaluations asked for since the last step
         with self.clock.part("rollout"):
-            batch = self.refill(self.score(self.rollouts_of(step)), step)
+            rollouts = self.rollouts_of(step)
+            batch = self.refill(self.score(rollouts), step)
             self.parts.engine.sleep()
             lost = lost_shares(batch.trajectories, step, self.parts.config.rollout.max_searches)
         with self.next_rollouts_in_background(step, is_kept), self.clock.part("update"):
@@ -115,15 +122,29 @@ class RlStep:
         metrics |= warning_metrics(records, self.parts.config.credit)
         metrics |= self.sampling_metrics(batch, groups)
         metrics |= checks | updates | handover
+        line = None
+        if self.pool is not None:
+            line, counts = self.pool.settle(step, rollouts.batch, records)
+            metrics |= counts
         records = with_failed(records, batch.trajectories, step)
         warnings = self.warnings.of_step(step, records, metrics)
-        return StepResult(metrics, self.timings(), records, warnings, self.take_load())
+        return StepResult(metrics, self.timings(), records, warnings, self.take_load(), line)
 
     def rollouts_of(self, step: int) -> Rollouts:
         """The rollouts of a step: prefetched during the step before, or sampled now."""
         if step in self.prefetched:
             return self.prefetched.pop(step)
-        return self.sample_now(batch_of_step(self.parts.questions, step, self.parts.config))
+        return self.sample_now(self.questions_of(step))
+
+    def questions_of(self, step: int) -> list[BatchQuestion]:
+        """The questions of a step."""
+        parts = self.parts
+        if not parts.config.data.has_pool:
+            return batch_of_step(parts.questions, step, parts.config)
+        if self.pool is None:
+            lines = read_jsonl(parts.directory / QUESTIONS_NAME)
+            self.pool = QuestionPool(parts.questions, parts.config, lines)
+        return self.pool.draw(step)
 
     def sample_now(self, batch: Sequence[BatchQuestion]) -> Rollouts:
         """Roll out this process's share of `batch`. A stop of any process abandons the rollouts."""
