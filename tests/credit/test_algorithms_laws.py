@@ -72,6 +72,7 @@ configs = st.builds(
         }
     ),
     mig=st.fixed_dictionaries({"norm": st.sampled_from(["separate", "joint"])}),
+    siop=st.fixed_dictionaries({"norm": st.sampled_from(["separate", "joint"])}),
     cw_grpo=st.fixed_dictionaries(
         {"sharpness": st.sampled_from([0.5, 2.0]), "useful": st.sampled_from(["hit", "first_hit"])}
     ),
@@ -141,6 +142,7 @@ def test_the_order_of_trajectories_changes_nothing(
 
 
 SHIFTED = (
+    "siop",
     "mig",
     "cw_grpo",
     "a2tgpo",
@@ -161,10 +163,11 @@ SHIFTED = (
 def test_shifting_all_outcomes_changes_nothing(
     group: Group, config: CreditConfig, name: str, shift: float
 ) -> None:
-    """gigpo without a discount, igpo and mig with outcomes normalised apart: elsewhere a shift is
-    not the same at all turns.
+    """gigpo without a discount, igpo, mig and siop with outcomes normalised apart: elsewhere a
+    shift is not the same at all turns.
     """
-    config = changed(config, igpo={"norm": "separate"}, mig={"norm": "separate"}, gamma=1.0)
+    apart = {name: {"norm": "separate"} for name in ("igpo", "mig", "siop")}
+    config = changed(config, **apart, gamma=1.0)
     judged = [judge(trajectory, group.golden_answers, config) for trajectory in group.trajectories]
     assign = ALGORITHMS[name]
     before = assign(judged, config).advantages

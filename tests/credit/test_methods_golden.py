@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -20,16 +22,17 @@ from tspo_cli.config.load_config import load_config
 from tspo_cli.config.rules import rule_problems
 from tspo_cli.config.schema import CreditConfig, LossConfig
 from tspo_cli.credit.algorithms import ALGORITHMS
+from tspo_cli.credit.algorithms.by_turn.siop import SiopOptions, clusters_of
 from tspo_cli.credit.assign import assign_credit
 from tspo_cli.credit.folr import judge
-from tspo_cli.credit.group import CreditTrajectory, CreditTurn
+from tspo_cli.credit.group import CreditTrajectory, CreditTurn, JudgedTrajectory
 from tspo_cli.credit.outcome import outcome_reward
 from tspo_cli.data.question import Question
 from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
 from tspo_cli.training.core.losses import clipped_policy_loss
 from tspo_cli.training.core.micro_batches import micro_batches
 from tspo_cli.training.core.sequences import policy_sequence
-from tspo_cli.training.rl.gold_logprobs import log_sum
+from tspo_cli.training.rl.gold_logprobs import gold_logprobs, log_sum
 
 
 def test_stratified_grpo() -> None:
@@ -142,6 +145,80 @@ def test_mig() -> None:
     check([one.turn_rewards for one in credit.trajectories], [[0, 1, 1], [1, 0]])
 
 
+def answers_of(*rollouts: tuple[str | None, float]) -> list[JudgedTrajectory]:
+    """Rollouts of one turn with these answers and outcomes."""
+    return [
+        replace(
+            judge(CreditTrajectory(answer, (CreditTurn(None, ""),)), [GOLD], CreditConfig()),
+            outcome=outcome,
+        )
+        for answer, outcome in rollouts
+    ]
+
+
+def test_siop_clusters() -> None:
+    """Two rollouts say Paris (r = 1), one Rome (r = 0): 2e and 1 of 2e + 1 = 6.43656. Without eta
+    2/3 and 1/3. An answer that is missing or empty is in no cluster.
+    """
+    rollouts = answers_of(("Rome", 0), ("Paris", 1), (None, 0), ("the paris.", 1), (" ", 1))
+    found = clusters_of(rollouts, 1.0, 8)
+    assert [name for name, _ in found] == ["Paris", "Rome"]
+    assert [q for _, q in found] == pytest.approx([0.84464, 0.15536], abs=1e-5)
+    assert [q for _, q in clusters_of(rollouts, 0.0, 8)] == pytest.approx([2 / 3, 1 / 3])
+    assert clusters_of(rollouts, 1.0, 1) == [("Paris", 1.0)]
+    assert clusters_of(answers_of((None, 0), ("", 1)), 1.0, 8) == []
+    # Outcomes of a cluster are averaged: m = 2, r = 1/2 against m = 1, r = 1.
+    mixed = clusters_of(answers_of(("x", 1), ("x", 0), ("y", 1)), 2.0, 8)
+    assert dict(mixed)["x"] == pytest.approx(2 / (2 + math.e))
+    assert [q for _, q in clusters_of(answers_of(("x", 9e3), ("y", 0)), 1.0, 8)] == [1.0, 0.0]
+
+
+def test_siop() -> None:
+    """Rewards -0.5, 1.5, 1 and 1, 0: mean 0.6, squares 2.7, std 0.82158: z -1.33888, 1.09545,
+    0.48686 and 0.48686, -0.73030; then to go. A constant on all beliefs of a rollout is no gain.
+    """
+    wanted = [[0.24343, 1.58231, 0.48686], [-0.24343, -0.73030]]
+    which = group(attempt(3, 2, 1, (-3.0, -3.5, -2.0)), attempt(2, None, 0, (-3.0, -2.0)))
+    check(advantages(which, "siop"), wanted)
+    shifted = group(attempt(3, 2, 1, (2.0, 1.5, 3.0)), attempt(2, None, 0, (-9.0, -8.0)))
+    check(advantages(shifted, "siop"), wanted)
+    separate = advantages(which, "siop", siop={"norm": "separate"})
+    check(separate, advantages(which, "igpo", igpo={"norm": "separate"}))
+
+
+@pytest.mark.parametrize(
+    ("belief", "wanted"),
+    [
+        ("mean", -1.25),  # 3/4 of -1 and 1/4 of -2
+        ("sum", -3.0),  # 3/4 of -2 and 1/4 of -6
+        ("shares", -1.01815),  # less log(e^-2 + e^-6) = -1.98185
+    ],
+)
+def test_beliefs_in_weighted_answers(belief: str, wanted: float) -> None:
+    """Two answers of 2 and 3 tokens with the log-probabilities -2 and -6."""
+
+    class Model:
+        """Stands for learner and protocol."""
+
+        def belief_ids(self, prefix: str, answer: str) -> tuple[list[int], list[int]]:
+            return [1], [7] * len(answer)
+
+        def logprobs(self, sequences: list[Any]) -> list[list[float]]:
+            logs = {2: -1.0, 3: -2.0}
+            return [[logs[int(sum(one.weights))] * weight for weight in one.weights]
+                    for one in sequences]  # fmt: skip
+
+    question = Question("q", "who?", (GOLD,), "world")
+    turn = Turn((5,), (-1.0,), "eos", "answer", "x", answer="x")
+    rollouts = [Trajectory(GroupId("world", "q", 0), 0, question, (1, 2), (turn,))]
+    model: Any = Model()
+    options = SiopOptions(probability=belief)  # type: ignore[arg-type]
+    targets = [[("ab", 0.75), ("abc", 0.25)], []]
+    found = gold_logprobs([rollouts, rollouts], targets, model, model, options)
+    assert found[0] == [[pytest.approx(wanted, abs=1e-5)]]
+    assert found[1] == [[0.0]], "no rollout answered"
+
+
 @pytest.mark.parametrize(
     ("maximum", "rewards"), [("previous", [-0.01, 0.03, 1]), ("running", [0, 0.02, 1])]
 )
@@ -158,7 +235,7 @@ def test_probabilities_of_aliases_are_added() -> None:
     assert log_sum([-2000.0, -2000.0]) == pytest.approx(-2000 + math.log(2))
 
 
-@pytest.mark.parametrize("name", ["igpo", "a2tgpo", "mig", "tips"])
+@pytest.mark.parametrize("name", ["igpo", "a2tgpo", "mig", "tips", "siop"])
 def test_a_teacher_that_is_not_kept_is_refused(name: str) -> None:
     settings = [f"credit.algorithm={name}", f"credit.{name}.teacher=reference"]
 

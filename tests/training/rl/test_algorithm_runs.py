@@ -105,6 +105,7 @@ KNOWN_WORDS = "<think> it is found </think> <answer>"  # of the tiny policy's vo
         ("stratified_grpo", ()),
         ("a2tgpo", (f"credit.a2tgpo.belief_prefix={KNOWN_WORDS}",)),
         ("mig", (f"credit.mig.belief_prefix={KNOWN_WORDS}",)),
+        ("siop", (f"credit.siop.belief_prefix={KNOWN_WORDS}", "credit.siop.probability=shares")),
         ("tips", (f"credit.tips.belief_prefix={KNOWN_WORDS}",)),
         ("cw_grpo", ("credit.length_penalty=0.01",)),
         ("carl", ()),

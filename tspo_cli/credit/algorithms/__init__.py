@@ -26,6 +26,7 @@ from tspo_cli.credit.algorithms.by_turn.igpo import igpo
 from tspo_cli.credit.algorithms.by_turn.mig import mig
 from tspo_cli.credit.algorithms.by_turn.mt_grpo import mt_grpo
 from tspo_cli.credit.algorithms.by_turn.ppo import ppo
+from tspo_cli.credit.algorithms.by_turn.siop import siop
 from tspo_cli.credit.algorithms.by_turn.tips import tips
 from tspo_cli.credit.algorithms.by_turn.tspo import tspo
 
@@ -47,6 +48,7 @@ _ALGORITHMS = (
     a2tgpo,
     mig,
     tips,
+    siop,
     cw_grpo,
     carl,
     stratified_grpo,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -16,18 +16,20 @@ Rule = Callable[..., AlgorithmResult]
 """(trajectories, config), or (trajectories, config, options) of an algorithm with options."""
 Needs = Literal["", "gold_logprobs", "critic"]
 """What only a model can give. The empty string stands for nothing."""
-Belief = Literal["first_mean", "alias_sum"]
+Belief = Literal["mean", "sum", "shares", "alias_sum"]
+Target = tuple[str, float]
+"""An answer and its weight."""
 Kind = Literal["rl", "rejection_sampling"]
 
 
 class GoldLogprobOptions(Section):
     """Options of an algorithm with `needs="gold_logprobs"`: how the training loop measures them.
 
-    `belief` is what is measured: the mean log-probability of the first gold answer's tokens, or the
-    log of the summed probabilities of all gold answers.
+    `targets` are answers with weights, and `belief` is what is measured of them: the weighted sum
+    of the mean log-probabilities of their tokens ("mean"), of their log-probabilities ("sum"), or
+    of the logarithms of their shares among each other ("shares"); or the log of their summed
+    probabilities ("alias_sum").
     """
-
-    belief: ClassVar[Belief] = "first_mean"
 
     belief_prefix: str = Field(
         "<think> Now there's enough information to answer. </think> <answer>",
@@ -45,9 +47,15 @@ class GoldLogprobOptions(Section):
     )
 
     @property
-    def answers(self) -> int:
-        """How many gold answers are measured, the first ones."""
-        return 1
+    def belief(self) -> Belief:
+        """What is measured of the targets."""
+        return "mean"
+
+    def targets(
+        self, golds: Sequence[str], trajectories: Sequence[JudgedTrajectory]
+    ) -> list[Target]:
+        """The answers that are measured for a group: the first gold answer."""
+        return [(golds[0], 1.0)]
 
     @property
     def measures(self) -> bool:

@@ -1,11 +1,13 @@
-"""How probable a model finds the gold answer before each turn: the signal of information gains."""
+"""How probable a model finds answers (the gold ones, or those of the group) before each turn: the
+signal of information gains.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from tspo_cli.credit.algorithms.algorithm import GoldLogprobOptions
+from tspo_cli.credit.algorithms.algorithm import GoldLogprobOptions, Target
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.rollout.trajectory import Trajectory
 from tspo_cli.training.core.policy_learner import PolicyLearner
@@ -14,30 +16,28 @@ from tspo_cli.training.core.sequences import TrainSequence, continuation_sequenc
 
 def gold_logprobs(
     groups: Sequence[Sequence[Trajectory]],
+    targets: Sequence[Sequence[Target]],
     learner: PolicyLearner,
     protocol: SearchProtocol,
     options: GoldLogprobOptions,
 ) -> list[list[list[float]]]:
-    """[group][trajectory][K]: the belief in the gold answer before each turn (nats): the mean
-    log-probability of the first gold answer's tokens, or, with the belief "alias_sum", the log of
-    the summed probabilities of the first `options.answers` gold answers.
+    """[group][trajectory][K]: the belief in the group's `targets` before each turn (nats), as
+    `options.belief` says; 0 where a group has none.
 
     The answer stands after the prefix where the model would continue: after the prompt, and after
     the feedback of every turn but the last. The prompt is scored once for a group. Every process
     calls this with its own groups.
     """
     sequences: list[TrainSequence] = []
-    # [group][trajectory][K]: the index in `sequences` of the first of `counts` answers
+    # [group][trajectory][K]: the index in `sequences` of the first of the group's targets
     indices: list[list[list[int]]] = []
-    counts: list[int] = []
-    for trajectories in groups:
-        golds = trajectories[0].question.golden_answers[: options.answers]
-        encoded = [protocol.belief_ids(options.belief_prefix, gold) for gold in golds]
+    for trajectories, answers in zip(groups, targets, strict=True):
+        encoded = [protocol.belief_ids(options.belief_prefix, answer) for answer, _ in answers]
 
         def ask(ids: Sequence[int], encoded: Sequence[tuple[list[int], list[int]]]) -> int:
             first = len(sequences)
             sequences.extend(
-                continuation_sequence([*ids, *before], gold) for before, gold in encoded
+                continuation_sequence([*ids, *before], answer) for before, answer in encoded
             )
             return first
 
@@ -50,19 +50,26 @@ def gold_logprobs(
                 row.append(ask(ids, encoded))
             rows.append(row)
         indices.append(rows)
-        counts.append(len(golds))
     measure = learner.logprobs if options.teacher == "policy" else learner.reference_logprobs
     sums = [sum(logprobs) for logprobs in measure(sequences)]
     lengths = [sum(sequence.weights) for sequence in sequences]
 
-    def belief(first: int, count: int) -> float:
+    def belief(first: int, answers: Sequence[Target]) -> float:
+        end = first + len(answers)
+        logs = sums[first:end]
+        if not answers:
+            return 0.0
         if options.belief == "alias_sum":
-            return log_sum(sums[first : first + count])
-        return sums[first] / lengths[first]
+            return log_sum(logs)
+        if options.belief == "mean":
+            logs = [log / length for log, length in zip(logs, lengths[first:end], strict=True)]
+        if options.belief == "shares":
+            logs = [log - log_sum(logs) for log in logs]
+        return sum(weight * log for (_, weight), log in zip(answers, logs, strict=True))
 
     return [
-        [[belief(first, count) for first in row] for row in rows]
-        for rows, count in zip(indices, counts, strict=True)
+        [[belief(first, answers) for first in row] for row in rows]
+        for rows, answers in zip(indices, targets, strict=True)
     ]
 
 

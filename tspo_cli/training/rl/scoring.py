@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tspo_cli.config.schema import Config
-from tspo_cli.credit.algorithms.algorithm import GoldLogprobOptions
+from tspo_cli.credit.algorithms.algorithm import GoldLogprobOptions, Target
 from tspo_cli.credit.assign import assign_batch, with_advantages
 from tspo_cli.credit.find_algorithm import find_algorithm
+from tspo_cli.credit.folr import judge
 from tspo_cli.credit.from_rollouts import group_from_trajectories
 from tspo_cli.credit.group import GroupCredit
 from tspo_cli.rollout.protocol import SearchProtocol
@@ -113,7 +114,13 @@ def score(
     options = algorithm.options_in(config.credit)
     measured = options if isinstance(options, GoldLogprobOptions) else GoldLogprobOptions()
     if "gold_logprobs" in algorithm.needs and measured.measures:
-        gold = gold_logprobs(list(members.values()), models.learner, models.protocol, measured)
+        gold = gold_logprobs(
+            list(members.values()),
+            [_targets(group_members, config, measured) for group_members in members.values()],
+            models.learner,
+            models.protocol,
+            measured,
+        )
     groups = [
         group_from_trajectories(group_members, logprobs)
         for group_members, logprobs in zip(members.values(), gold, strict=True)
@@ -127,6 +134,17 @@ def score(
         )
     ]
     return _with_token_credit(scored, config, models) if has_token_credit else scored
+
+
+def _targets(
+    members: Sequence[Trajectory], config: Config, options: GoldLogprobOptions
+) -> list[Target]:
+    """The answers whose probability is measured for a group."""
+    group = group_from_trajectories(members)
+    judged = [
+        judge(trajectory, group.golden_answers, config.credit) for trajectory in group.trajectories
+    ]
+    return options.targets(group.golden_answers, judged)
 
 
 def _kl_in_reward(config: Config) -> bool:

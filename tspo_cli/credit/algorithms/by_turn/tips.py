@@ -13,11 +13,11 @@ add up to 0.02 (F_last - F_0) plus the outcome.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from tspo_cli.credit.algorithms.algorithm import Belief, GoldLogprobOptions, algorithm
+from tspo_cli.credit.algorithms.algorithm import Belief, GoldLogprobOptions, Target, algorithm
 from tspo_cli.credit.algorithms.by_turn.information_gain import (
     beliefs,
     gains,
@@ -31,7 +31,6 @@ from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 class TipsOptions(GoldLogprobOptions):
     """The table [credit.tips]."""
 
-    belief: ClassVar[Belief] = "alias_sum"
     teacher: Literal["policy", "reference"] = Field(
         "reference",
         description="Model whose belief is measured: the frozen starting policy, or the policy.",
@@ -43,9 +42,15 @@ class TipsOptions(GoldLogprobOptions):
     aliases: int = Field(8, ge=1, description="Gold answers that are summed, the first ones.")
 
     @property
-    def answers(self) -> int:
-        """`aliases`."""
-        return self.aliases
+    def belief(self) -> Belief:
+        """The log of the summed probabilities."""
+        return "alias_sum"
+
+    def targets(
+        self, golds: Sequence[str], trajectories: Sequence[JudgedTrajectory]
+    ) -> list[Target]:
+        """The first `aliases` gold answers."""
+        return [(gold, 1.0) for gold in golds[: self.aliases]]
 
 
 @algorithm(
