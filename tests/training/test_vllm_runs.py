@@ -74,13 +74,13 @@ def test_the_engine_in_the_learners_process_rolls_out_ahead(
     assert all(row["kv_cache_peak"] > 0 for row in rows)
 
 
+@pytest.mark.parametrize("handover", ["adapters", "merged"])
 def test_adapters_reach_an_engine_in_this_process(
-    playground: Playground, tspo: Tspo, tmp_path: Path
+    playground: Playground, tspo: Tspo, tmp_path: Path, handover: str
 ) -> None:
-    """Merged into the weights: what the engine samples with moves away from the frozen policy."""
-    options = settings(
-        playground, lora__rank=4, optimizer__lr=1e-2, optimizer__warmup=0, train__steps=3
-    )
+    """What the engine samples with moves away from the frozen policy."""
+    lora = {"lora__rank": 4, "lora__handover": handover}
+    options = settings(playground, **lora, optimizer__lr=1e-2, optimizer__warmup=0, train__steps=3)
     tspo("train", "tiny/tspo", "--out", tmp_path / "run", *options)
     check_run(tmp_path / "run", 3)
     assert read_jsonl(tmp_path / "run" / "metrics.jsonl")[0]["grad_norm"] > 0

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import socket
 import sys
+from json import dumps
 from typing import Annotated, Any, Literal
 
 import typer
@@ -48,6 +49,17 @@ def engine(
     tensor_parallel: Annotated[
         int, typer.Option(min=1, help="Number of GPUs that share one copy of the model.")
     ] = 1,
+    lora_rank: Annotated[
+        int,
+        typer.Option(min=0, help="Most rank of the adapters that runs train. 0: whole weights."),
+    ] = 0,
+    lora_targets: Annotated[
+        list[str] | None,
+        typer.Option("--lora-target", help="A layer with adapters. [all linear but the output]"),
+    ] = None,
+    float32_head: Annotated[
+        bool, typer.Option("--float32-head", help="Compute logits in float32 (model.float32_head).")
+    ] = False,
     eager: Annotated[
         bool, typer.Option("--eager", help="No CUDA graphs: a faster start, slower generation.")
     ] = False,
@@ -62,7 +74,10 @@ def engine(
     must be installed (extra gpu, or `make vllm` for a CPU). Whoever controls a server can replace
     its weights: with a token it answers nobody without it, except that it is healthy.
     """
+    from tspo_cli.models.load_model import linear_layers
+    from tspo_cli.rollout.engines.vllm_engine.adapters import adapter_options
     from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
+        FLOAT32_HEAD,
         GUARD,
         LOGPROBS_MODE,
         WORKER_EXTENSION,
@@ -98,7 +113,12 @@ def engine(
     ]
     command += ["--worker-extension-cls", WORKER_EXTENSION, "--logprobs-mode", LOGPROBS_MODE]
     command += ["--kv-cache-memory-bytes", str(int(kv_cache_gib * 2**30))] if kv_cache_gib else []
-    command += _flags(cpu_options(context) if cpu else gpu_options(sequences, eager=eager))
+    options = cpu_options(context) if cpu else gpu_options(sequences, eager=eager)
+    if lora_rank:
+        layers = lora_targets or linear_layers(model)
+        options |= adapter_options(lora_rank, layers, max(context, sequences), cpu=cpu)
+    command += _flags(options)
+    command += ["--hf-overrides", dumps(FLOAT32_HEAD)] if float32_head else []
     # The last --host counts: no further argument opens the server to others.
     command += [*(more or []), "--host", host, "--port", str(port)]
     command += ["--middleware", GUARD] if token else []
@@ -107,6 +127,7 @@ def engine(
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
     }
+    settings |= {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"} if lora_rank else {}
     settings |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"} if cpu else {}
     # The server replaces this process: it gets the signals, and its exit code is that of `tspo`.
     url = f"http://{host}:{port}"
@@ -122,11 +143,10 @@ def _flags(options: dict[str, Any]) -> list[str]:
     words: list[str] = []
     for name, value in options.items():
         flag = name.replace("_", "-")
-        words += (
-            [f"--{'' if value else 'no-'}{flag}"]
-            if isinstance(value, bool)
-            else [f"--{flag}", str(value)]
-        )
+        if isinstance(value, bool):
+            words.append(f"--{'' if value else 'no-'}{flag}")
+        else:
+            words += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
     return words
 
 

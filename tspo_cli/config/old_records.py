@@ -19,6 +19,8 @@ from tspo_cli.runs import read_json
 _BEFORE = {"question_mark": "never", "titles": "plain", "after_eos": "keep"}
 # How engine and learner were compared before these keys existed.
 _LOSS_BEFORE = {"old_logprobs": "engine", "mismatch": "none"}
+# How the engine got adapters before this key existed.
+_LORA_BEFORE = {"handover": "merged"}
 _STOPS_BEFORE: Table = {**_BEFORE, "stop_tokens": []}
 # Keys that a resolved configuration always had. Nobody writes all of them by hand.
 _RESOLVED = {"prompt", "system", "chat_template", "trajectory_deadline", "max_refills"}
@@ -52,6 +54,8 @@ def current_keys(table: Mapping[str, Any]) -> Table:
         table = {**table, "rollout": rollout_as_recorded(table["rollout"])}
     if isinstance(table.get("loss"), dict):
         table = {**table, "loss": {**_LOSS_BEFORE, **table["loss"]}}
+    if isinstance(table.get("lora"), dict):
+        table = {**table, "lora": {**_LORA_BEFORE, **table["lora"]}}
     flat = flatten({"credit": table.get("credit")})
     moved = {new: flat[old] for old, new in OLD_KEYS.items() if old in flat}
     if not moved:

@@ -131,6 +131,26 @@ def load_model(
     return policy
 
 
+def linear_layers(path: str | Path) -> list[str]:
+    """The last part of the names of a model's linear layers but its output, each once.
+
+    Raises: see `model_config`.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(model_config(path))
+    output = model.get_output_embeddings()
+    return sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear) and module is not output
+        }
+    )
+
+
 def _kind_problem(config: Any) -> str | None:
     """What keeps a configuration from being that of a causal language model: a verb phrase."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING

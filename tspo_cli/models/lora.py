@@ -99,6 +99,30 @@ def merged(
             yield name.replace(_BASE, "."), value
 
 
+def adapter_tensors(
+    parameters: Iterable[tuple[str, torch.Tensor]],
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names, as in a peft file, and values of the adapters among `parameters`."""
+    for name, value in parameters:
+        if _A in name or _B in name:
+            yield _PREFIX + name.replace(f".{_NAME}.", "."), value
+
+
+def frozen_tensors(
+    parameters: Iterable[tuple[str, torch.Tensor]],
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names in the plain model and values of all `parameters` but the adapters."""
+    for name, value in parameters:
+        if not (_A in name or _B in name):
+            yield name.replace(_BASE, "."), value
+
+
+def adapted_layers(model: Any) -> list[str]:
+    """The last part of the names of all layers with an adapter, each once."""
+    names = (name for name, _ in model.named_parameters() if _A in name)
+    return sorted({name.partition(_A)[0].rpartition(".")[2] for name in names})
+
+
 def save_adapter(
     parameters: Iterable[tuple[str, torch.Tensor]],
     options: LoraConfig,
@@ -111,9 +135,7 @@ def save_adapter(
     from safetensors.torch import save_file
 
     tensors = {
-        _PREFIX + name.replace(f".{_NAME}.", "."): value.detach().cpu().contiguous()
-        for name, value in parameters
-        if _A in name or _B in name
+        name: value.detach().cpu().contiguous() for name, value in adapter_tensors(parameters)
     }
     config = peft_config(options)
     config.base_model_name_or_path, config.inference_mode = base.path, True

@@ -10,7 +10,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.data.world.generate import load_world
 from tspo_cli.models.checks.length_limits import check_length, check_vllm_length
 from tspo_cli.models.checks.vocabulary import check_vocabulary
-from tspo_cli.models.dtype import torch_dtype
+from tspo_cli.models.dtype import torch_dtype, use_float32_head
 from tspo_cli.models.load_model import load_model, load_tokenizer
 from tspo_cli.models.tiny import tiny_model
 from tspo_cli.models.tokenizer import tiny_tokenizer
@@ -31,6 +31,8 @@ def starting_policy(config: Config, device: str) -> tuple[PreTrainedTokenizerFas
     if path:
         tokenizer = load_tokenizer(path, revision)
         model: Any = load_model(path, torch_dtype(config.model.dtype, device), device, revision)
+        if config.model.float32_head:
+            use_float32_head(model)
         check_vocabulary(path, tokenizer, model.get_input_embeddings().num_embeddings)
         check_length(path, model, context_length(config))
         if config.rollout.engine == "vllm" and not config.vllm.url:

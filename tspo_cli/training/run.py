@@ -15,17 +15,23 @@ from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.console import say
 from tspo_cli.models.chat_template import stop_ids, template_notes
+from tspo_cli.models.dtype import use_float32_head
 from tspo_cli.models.eos import eos_ids
-from tspo_cli.models.lora import add_lora
+from tspo_cli.models.lora import adapted_layers, add_lora
 from tspo_cli.rollout.engines.engine_protocol import Engine
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
+from tspo_cli.rollout.engines.vllm_engine.adapters import Adapters
 from tspo_cli.rollout.engines.vllm_engine.vllm_open import open_vllm
 from tspo_cli.rollout.engines.vllm_engine.vllm_servers import ProcessGroup, VllmServers
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.runs import log_line, read_status, set_status
 from tspo_cli.training.core.critic import Critic, ValueModel
 from tspo_cli.training.core.distributed import barrier, init_distributed, rank, world_size
-from tspo_cli.training.core.engine_weights import weights_for_engine
+from tspo_cli.training.core.engine_weights import (
+    engine_copies_weights,
+    frozen_weights,
+    weights_for_engine,
+)
 from tspo_cli.training.core.export import empty_model
 from tspo_cli.training.core.handover import hand_over
 from tspo_cli.training.core.policy_learner import PolicyLearner
@@ -168,23 +174,40 @@ def _engine(
     (see `engine_copies_weights`).
     """
     config, core = learner.config, learner.core
+    adapters = config.lora.as_adapters(bfloat16=core.is_bfloat16)
     if config.rollout.engine == "vllm":
         processes = ProcessGroup(rank(), world_size(), barrier)
         dtype = "bfloat16" if core.is_bfloat16 else "float32"
         folder = directory / "handover"
         return open_vllm(
-            config, tokenizer, dtype=dtype, folder=folder, processes=processes, log=log
+            config,
+            tokenizer,
+            dtype=dtype,
+            folder=folder,
+            processes=processes,
+            log=log,
+            adapters=_adapters_of(learner) if adapters else None,
         )
-    weights = weights_for_engine(core)
-    module = learner.module if weights is None else empty_model(core)
+    copies = engine_copies_weights(config, core.zero_stage, bfloat16=core.is_bfloat16)
+    module = empty_model(core) if copies else learner.module
+    if copies and adapters:
+        add_lora(module, config.lora, config.seed)
+    if copies and config.model.float32_head:
+        use_float32_head(module)
     slots = max(config.rollout.batch_size, config.eval.batch_size)
     engine = TransformersEngine(
         module,
         tokenizer,
         batch_size=slots,
         max_context=context_length(config),
-        owns_weights=weights is not None,
+        owns_weights=copies,
         stop_ids=stop_ids(tokenizer, config.rollout),
     )
-    engine.load_weights(weights, 0)
+    engine.load_weights(weights_for_engine(core) if copies else None, 0)
     return engine
+
+
+def _adapters_of(learner: PolicyLearner) -> Adapters:
+    """What vLLM must know to compute with the learner's adapters."""
+    lora, layers = learner.config.lora, adapted_layers(learner.module)
+    return Adapters(lora.rank, lora.alpha, layers, lambda: frozen_weights(learner.core))

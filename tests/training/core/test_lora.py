@@ -136,6 +136,22 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(
     ] == str(playground.model)
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+def test_in_bfloat16_the_engine_computes_with_adapters(
+    playground: Playground, tspo: Tspo, tmp_path: Path, ahead: bool
+) -> None:
+    """With the learner's own, or with a copy of them where it samples ahead. Merged, updates as
+    small as these would be rounded away.
+    """
+    options = {"lora__rank": 4, "model__dtype": "bfloat16", "optimizer__lr": 1e-4}
+    options |= {"train__steps": 3, "eval__every": 0, "eval__at_start": "false"}
+    options |= {"rollout__one_step_off": str(ahead).lower(), "optimizer__warmup": 0}
+    tspo("train", "tiny/grpo", "--out", tmp_path / "run", *playground.settings(**options))
+    for row in read_jsonl(tmp_path / "run" / "metrics.jsonl"):
+        assert ("handover_parity" in row) == ahead
+        assert ahead or row["parity"] < 0.05
+
+
 @pytest.mark.parametrize("algorithm", ["ppo", "igpo"])
 def test_other_algorithms_train_adapters_too(
     playground: Playground, tspo: Tspo, tmp_path: Path, algorithm: str

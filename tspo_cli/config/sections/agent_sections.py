@@ -37,6 +37,13 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: float32 on CPU, bfloat16 on GPU."
     )
+    float32_head: bool = Field(
+        False,
+        description=(
+            "Compute logits in float32 from bfloat16 hidden states, in learner and engine: their "
+            "log-probs differ less."
+        ),
+    )
     max_context: int = Field(
         0,
         ge=0,

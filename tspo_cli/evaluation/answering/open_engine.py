@@ -151,12 +151,15 @@ def _extra(text: str) -> dict[str, Any]:
 
 def _transformers(config: Config, protocol: type[SearchProtocol]) -> OpenedEngine:
     from tspo_cli.models.checks.probe import own_probe, small_window
+    from tspo_cli.models.dtype import use_float32_head
     from tspo_cli.models.load_model import load_model
     from tspo_cli.rollout.engines.hf.engine_check import check_engine
     from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 
     tokenizer, device, dtype = _prepare(config, protocol)
     policy = load_model(config.model.path, dtype, device, config.model.revision)
+    if config.model.float32_head:
+        use_float32_head(policy)
     check_length(config.model.path, policy, context_length(config))
     with small_window(policy):
         check_engine(policy, tokenizer, own_probe(policy, context_length(config)))
@@ -197,6 +200,7 @@ def _vllm(config: Config, protocol: type[SearchProtocol]) -> OpenedEngine:
         max_context=context_length(config),
         seed=config.seed,
         revision=revision,
+        float32_head=config.model.float32_head,
     )
 
     def fresh() -> Engine:

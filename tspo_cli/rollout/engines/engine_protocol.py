@@ -87,7 +87,8 @@ class Engine(Protocol):
 
     def load_weights(self, weights: Mapping[str, torch.Tensor] | None, version: int) -> None:
         """Take new weights by parameter name and drop cached prefixes. `weights` is None if and
-        only if the engine does not own its weights: the parameters have changed already.
+        only if the engine does not own its weights: the parameters have changed already. Where
+        adapters are trained and the engine computes with them, it may get them alone.
         """
         ...
 

@@ -6,7 +6,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.errors import TspoError
 from tspo_cli.rollout.engines.engine_protocol import Completion, Engine, GenerationRequest, Sampling
 from tspo_cli.rollout.protocol import SearchProtocol
-from tspo_cli.training.core.engine_weights import whole_weights
+from tspo_cli.training.core.engine_weights import weights_for_engine
 from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.core.sequences import continuation_sequence
 
@@ -35,7 +35,7 @@ def hand_over(
         TspoError: a parameter has other bits, or the difference is above the limit: the engine does
         not have the learner's weights.
     """
-    weights = whole_weights(learner.core) if engine.owns_weights else None
+    weights = weights_for_engine(learner.core) if engine.owns_weights else None
     engine.load_weights(weights, version)
     if weights is None:
         return None

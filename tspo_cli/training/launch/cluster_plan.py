@@ -200,6 +200,11 @@ def _engines(
         if config.vllm.kv_cache_gib:
             arguments += ["--kv-cache-gib", f"{config.vllm.kv_cache_gib:g}"]
         arguments += ["--eager"] if config.vllm.eager else []
+        arguments += ["--float32-head"] if config.model.float32_head else []
+        if config.lora.as_adapters(bfloat16=dtype == "bfloat16"):
+            arguments += ["--lora-rank", str(config.lora.rank)]
+            targets = [name for name in config.lora.targets if name != "all-linear"]
+            arguments += [word for name in targets for word in ("--lora-target", name)]
         arguments += ["--", "--revision", config.model.revision] if config.model.revision else []
         url = f"http://{nodes.hosts[node]}:{port}"
         yield Server(f"engine_{number}", node, tuple(arguments), tuple(own), url, url + "/health")

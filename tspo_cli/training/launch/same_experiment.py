@@ -37,7 +37,7 @@ RESUMABLE = (
     *("train.tokens_per_micro_batch", "train.gradient_checkpointing", "train.compile"),
     *("train.balance_ranks", "train.stall_limit", "train.drop_zero_advantage"),
     *("rollout.batch_size", "rollout.turn_deadline", "rollout.trajectory_deadline"),
-    "rollout.schedule",
+    *("rollout.schedule", "lora.handover"),
     *("retriever.timeout", "retriever.retries", "retriever.deadline", "retriever.concurrency"),
     *("retriever.max_passage_chars", "retriever.token_file"),
 )

@@ -24,7 +24,8 @@ def has_engine(run: PlannedRun) -> bool:
 def engine_weights(run: PlannedRun) -> float:
     """GiB of the engine's own copy of the weights."""
     config, size = run.config, run.bytes_per_number
-    if not engine_copies_weights(config, config.deepspeed.zero_stage):
+    stage, bfloat16 = config.deepspeed.zero_stage, run.is_bfloat16
+    if not engine_copies_weights(config, stage, bfloat16=bfloat16):
         copies = 0.0
     else:
         copies = 1 / (config.vllm.tensor_parallel if run.is_vllm else 1)

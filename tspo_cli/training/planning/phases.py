@@ -103,9 +103,11 @@ def _asleep(run: PlannedRun, engine: dict[str, float]) -> dict[str, float]:
 
 
 def _gathered(run: PlannedRun) -> dict[str, float]:
-    """The whole model that a hand-over makes where the learner has shards or adapters."""
+    """What a hand-over makes of shards or adapters: the whole model, or whole adapters for vLLM."""
     if is_plain_model(run.config, run.config.deepspeed.zero_stage):
         return {}
+    if run.is_vllm and run.config.lora.as_adapters(bfloat16=run.is_bfloat16):
+        return {"gathered": run.adapters * run.bytes_per_number / GIB}
     return {"gathered": run.parameters * run.bytes_per_number / GIB}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
+from tspo_cli.rollout.engines.vllm_engine.adapters import ADAPTER
 from tspo_cli.text.access_token import ENGINE_TOKEN
 
 RETRY_SECONDS = 1.0
@@ -34,6 +35,10 @@ class ServerControl:
         client: sends the requests.
         patience: seconds to wait for a server that does not respond.
         weights_folder: returns the folder with the weights of a label.
+        frozen_folder: where adapters are handed over: the folder with the weights beside them,
+            which labels of one set of weights share up to their last dot.
+        adapter_rank: of the adapters; 0: whole weights are handed over.
+        float32_head: the server must compute logits in float32.
     """
 
     def __init__(
@@ -43,9 +48,13 @@ class ServerControl:
         *,
         patience: float,
         weights_folder: Callable[[str], Path],
+        frozen_folder: Callable[[], Path] | None = None,
+        adapter_rank: int = 0,
+        float32_head: bool = False,
     ) -> None:
         self.url, self.client, self.patience = url, client, patience
-        self.weights_folder = weights_folder
+        self.weights_folder, self.frozen_folder = weights_folder, frozen_folder
+        self.adapter_rank, self.float32_head = adapter_rank, float32_head
         self.health_timeout = min(30.0, max(1.0, patience))
 
     async def check(self, max_context: int) -> None:
@@ -53,13 +62,16 @@ class ServerControl:
 
         Raises:
             RemoteServiceError: it does not respond within `patience`.
-            InvalidInputError: it refuses the token, was not started with `tspo engine`, or with a
-            context shorter than `max_context` tokens.
+            InvalidInputError: it refuses the token, was not started with `tspo engine`, with a
+            context shorter than `max_context` tokens, without room for the adapters, or without a
+            float32 head.
         """
         await self.wait_until_healthy()
         try:
             models = await self.get("/v1/models")
             await self.get("/weight_info")
+            room = int(await self._ask("tspo_adapter_rank") or 0) if self.adapter_rank else 0
+            head = await self._ask("tspo_head_type") if self.float32_head else "float32"
         except SERVER_ERRORS as error:
             self.refuse_token(error)
             raise InvalidInputError(
@@ -71,6 +83,18 @@ class ServerControl:
                 f"{self.url}: was started for {context} tokens, the experiment needs "
                 f"{max_context}; use `tspo engine --context {max_context}` or lower "
                 "model.max_context"
+            )
+
+        if head != "float32":
+            raise InvalidInputError(
+                f"{self.url}: computes logits in {head}, the experiment has model.float32_head; "
+                "use `tspo engine --float32-head`"
+            )
+        if room < self.adapter_rank:
+            raise InvalidInputError(
+                f"{self.url}: was started for adapters of rank {room}, the experiment has rank "
+                f"{self.adapter_rank}; use `tspo engine --lora-rank {self.adapter_rank}`, or set "
+                'lora.handover = "merged", which rounds them into the weights'
             )
 
     def refuse_token(self, error: Exception) -> None:
@@ -128,10 +152,7 @@ class ServerControl:
         """
         try:
             await self.post_long("/pause?mode=keep")
-            await self.post_long(
-                "/collective_rpc",
-                {"method": "tspo_load_files", "args": [str(self.weights_folder(label))]},
-            )
+            await self._load(label)
             await self.post("/reset_prefix_cache")
             await self.post("/update_weight_version", {"new_version": label})
             await self.post("/resume")
@@ -145,6 +166,31 @@ class ServerControl:
                 f"({error.response.text[:300]}); the server must see this folder and be "
                 "started with `tspo engine`"
             ) from error
+
+    async def _load(self, label: str) -> None:
+        folder = str(self.weights_folder(label))
+        if self.frozen_folder is None:
+            await self._ask("tspo_load_files", folder)
+            return
+        held = (await self.get("/weight_info"))["weight_version"]
+        if held.rpartition(".")[0] != label.rpartition(".")[0]:
+            await self._ask("tspo_load_files", str(self.frozen_folder()))
+        adapter = {"lora_name": ADAPTER, "lora_path": folder, "load_inplace": True}
+        await self.post_long("/v1/load_lora_adapter", adapter)
+        different = await self._ask("tspo_different_adapter_file", folder)
+        if different is not None:
+            raise RemoteServiceError(
+                f"{self.url}: does not compute with {different} of {folder}; leave its layer out "
+                'of lora.targets, or set lora.handover = "merged"'
+            )
+
+    async def _ask(self, method: str, *arguments: str) -> str | None:
+        """What the server's workers return from a method of `ReloadExtension`: the first that is
+        not None.
+        """
+        body = {"method": method, "args": list(arguments)}
+        answer = await self.post_long("/collective_rpc", body)
+        return next((result for result in (answer or {}).get("results", []) if result), None)
 
     async def post_long(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """`post` a request that may take long, with health checks while it runs. They notice a

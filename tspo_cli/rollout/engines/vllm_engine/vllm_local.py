@@ -12,8 +12,16 @@ from tspo_cli.config.schema import VllmConfig
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.packages import missing
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest
+from tspo_cli.rollout.engines.vllm_engine.adapters import (
+    ADAPTER,
+    ADAPTER_ID,
+    Adapters,
+    adapter_options,
+    refused_adapters,
+)
 from tspo_cli.rollout.engines.vllm_engine.cache_use import CacheUse
 from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
+    FLOAT32_HEAD,
     LOGPROBS_MODE,
     WORKER_EXTENSION,
     check_length,
@@ -41,6 +49,9 @@ class VllmEngine:
         eos_ids: tokens that end a request.
         batch_size: most requests that vLLM decodes at once.
         max_context: most tokens of a session.
+        adapters: of the policy, where the engine computes with them; `load_weights` gets them
+            alone.
+        float32_head: compute logits in float32.
 
     Raises:
         MissingResourceError: vLLM is not installed here.
@@ -59,12 +70,15 @@ class VllmEngine:
         seed: int,
         weight_version: int = 0,
         revision: str = "",
+        adapters: Adapters | None = None,
+        float32_head: bool = False,
     ) -> None:
         self.config, self.eos_ids, self.max_context = config, list(eos_ids), max_context
         self.weight_version, self.owns_weights = weight_version, True
         self.engine, self.params, self.sleep_level = _start(
-            model, config, dtype, batch_size, max_context, seed, revision
+            model, config, dtype, batch_size, max_context, seed, revision, adapters, float32_head
         )
+        self.adapters, self.adapter_request = adapters, adapters and _adapter_request()
         self.engine.set_weight_version(str(weight_version))
         self.requests: dict[int, str] = {}
         self.known: set[int] = set()
@@ -91,7 +105,8 @@ class VllmEngine:
         params = self.params(**sampling_params(request, self.max_context, self.eos_ids))
         name = f"{session}-{self.request_count}"
         self.requests[session] = name
-        self.engine.add_request(name, {"prompt_token_ids": list(request.token_ids)}, params)
+        prompt = {"prompt_token_ids": list(request.token_ids)}
+        self.engine.add_request(name, prompt, params, lora_request=self.adapter_request)
 
     def step(self) -> list[Completion]:
         """Run one scheduler step of vLLM and return the requests that finished."""
@@ -126,12 +141,16 @@ class VllmEngine:
 
         Raises:
             ValueError: `weights` is None; this engine owns its weights.
+            InvalidInputError: vLLM does not take the adapters.
             TspoError: vLLM keeps prefixes that the old weights computed.
         """
         if weights is None:
             raise ValueError("vLLM owns its weights: expected all of them, got None")
         self._wake(WEIGHTS)  # the cache follows when `weights` may be freed
-        self.engine.collective_rpc("tspo_load_tensors", args=(dict(weights),))
+        if self.adapters is None:
+            self.engine.collective_rpc("tspo_load_tensors", args=(dict(weights),))
+        else:
+            self._load_adapters(self.adapters, weights)
         if not self.engine.reset_prefix_cache():
             raise TspoError(
                 f"hand-over of step {version}: vLLM did not drop the prefixes of the old weights; "
@@ -142,7 +161,13 @@ class VllmEngine:
 
     def different_weight(self, weights: Mapping[str, torch.Tensor]) -> str | None:
         """The name of a parameter of a worker whose bits are not those of `weights`."""
-        found = self.engine.collective_rpc("tspo_different_weight", args=(dict(weights),))
+        if self.adapters is None:
+            found = self.engine.collective_rpc("tspo_different_weight", args=(dict(weights),))
+        else:
+            config = self.adapters.peft_config
+            found = self.engine.collective_rpc(
+                "tspo_different_adapter", args=(config, dict(weights))
+            )
         return next((name for name in found if name), None)
 
     def sleep(self) -> None:
@@ -152,6 +177,13 @@ class VllmEngine:
         if self.sleep_level and not self.asleep:
             self.engine.sleep(self.sleep_level)
             self.asleep = [WEIGHTS, CACHE]
+
+    def _load_adapters(self, adapters: Adapters, tensors: Mapping[str, torch.Tensor]) -> None:
+        arguments = (adapters.peft_config, dict(tensors))
+        try:
+            self.engine.collective_rpc("tspo_load_adapters", args=arguments)
+        except ValueError as error:
+            raise refused_adapters(str(error)) from error
 
     def _wake(self, *tags: str) -> None:
         sleeping = [tag for tag in tags if tag in self.asleep]
@@ -185,6 +217,13 @@ def _training_group_kept() -> Iterator[None]:
         distributed.destroy_process_group = destroy
 
 
+def _adapter_request() -> Any:
+    """The adapters that a request is computed with. They have been loaded: no file is read."""
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(ADAPTER, ADAPTER_ID, "in memory")
+
+
 def _completion(session: int, output: Any) -> Completion:
     ids = list(output.token_ids)
     logprobs = [row[token].logprob for row, token in zip(output.logprobs or [], ids, strict=True)]
@@ -201,6 +240,8 @@ def _start(
     max_context: int,
     seed: int,
     revision: str,
+    adapters: Adapters | None,
+    float32_head: bool,
 ) -> tuple[Any, Any, int]:
     """The engine, vLLM's class of sampling parameters, and the level at which the engine sleeps."""
     # In one process, tensors can be handed over and the start takes seconds, not half a minute.
@@ -220,7 +261,16 @@ def _start(
         raise InvalidInputError("vllm.sleep: vLLM cannot sleep on a CPU; set it to 0")
     cache = config.kv_cache_gib or (CPU_KV_CACHE_GIB if cpu else 0)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if adapters and level == 2:
+        raise InvalidInputError(
+            "vllm.sleep: level 2 drops the weights that adapters lie beside; set it to 1"
+        )
     options = cpu_options(max_context) if cpu else gpu_options(batch_size, eager=config.eager)
+    if adapters:
+        tokens = max(max_context, batch_size)
+        options |= adapter_options(adapters.rank, adapters.layers, tokens, cpu=cpu)
+    if float32_head:
+        options["hf_overrides"] = FLOAT32_HEAD
     arguments = EngineArgs(
         model=model,
         revision=revision or None,
@@ -244,6 +294,8 @@ def _start(
     try:
         return LLMEngine.from_engine_args(arguments), SamplingParams, level
     except ValueError as error:  # a context that it does not take, an architecture it lacks
+        if adapters and "LoRA" in str(error):
+            raise refused_adapters(_reason(error)) from error
         raise InvalidInputError(
             f'{model}: vLLM does not start: {_reason(error)}; use rollout.engine = "transformers" '
             "if it cannot be helped"

@@ -11,6 +11,8 @@ from tspo_cli.rollout.engines.engine_protocol import Completion, FinishReason, G
 WORKER_EXTENSION = "tspo_cli.rollout.engines.vllm_engine.vllm_worker.ReloadExtension"
 GUARD = "tspo_cli.rollout.engines.vllm_engine.guard.Guard"
 LOGPROBS_MODE = "processed_logprobs"  # after the temperature, as `Completion` documents
+FLOAT32_HEAD = {"head_dtype": "float32"}
+"""vLLM's override of a model's configuration that makes it compute logits in float32."""
 PREFILL_TOKENS = 8192
 """Tokens that vLLM computes at once at most. Its own default for an engine in the process is 2,048,
 which throttles the prefill of passages.

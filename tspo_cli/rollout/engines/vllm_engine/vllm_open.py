@@ -10,6 +10,7 @@ from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.models.chat_template import stop_ids
 from tspo_cli.models.eos import saved_eos_ids
+from tspo_cli.rollout.engines.vllm_engine.adapters import Adapters
 from tspo_cli.rollout.engines.vllm_engine.vllm_local import VllmEngine
 from tspo_cli.rollout.engines.vllm_engine.vllm_servers import ProcessGroup, VllmServers
 from tspo_cli.text.access_token import ENGINE_TOKEN, read_token
@@ -26,9 +27,10 @@ def open_vllm(
     folder: Path,
     processes: ProcessGroup,
     log: Callable[[str], None],
+    adapters: Adapters | None = None,
 ) -> VllmEngine | VllmServers:
     """The servers of vllm.url if it is set, else an engine in this process with the weights of
-    model.path.
+    model.path. With `adapters` it computes with these, and gets them alone.
 
     Raises:
         MissingResourceError, InvalidInputError, RemoteServiceError: see `VllmEngine` and
@@ -48,6 +50,8 @@ def open_vllm(
             log=log,
             in_memory=not config.vllm.handover,
             token=read_token(ENGINE_TOKEN, config.vllm.token_file),
+            adapters=adapters,
+            float32_head=config.model.float32_head,
         )
     vllm = config.vllm
     if vllm.sleep == "auto" and config.rollout.one_step_off:  # it rolls out while others train
@@ -62,4 +66,6 @@ def open_vllm(
         max_context=max_context,
         seed=config.seed,
         revision=config.model.revision,
+        adapters=adapters,
+        float32_head=config.model.float32_head,
     )

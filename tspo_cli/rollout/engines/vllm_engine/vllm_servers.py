@@ -23,6 +23,7 @@ import httpx
 
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest
+from tspo_cli.rollout.engines.vllm_engine.adapters import ADAPTER, Adapters
 from tspo_cli.rollout.engines.vllm_engine.cache_use import CacheUse
 from tspo_cli.rollout.engines.vllm_engine.vllm_control import ServerControl
 from tspo_cli.rollout.engines.vllm_engine.vllm_group import OtherWeightsError, ServerGroup
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 2.0
 """Between two looks at the caches of the servers."""
+FROZEN = "frozen"
+"""In place of a version: the weights that adapters lie beside."""
+SAMPLE = 4096
+"""Numbers of each weight that tell one set of frozen weights from another."""
 POLL_SECONDS = 0.02
 """How long a step waits for the first completion."""
 
@@ -79,10 +84,14 @@ class VllmServers:
         log: shows a message to the user.
         token: sent with every request as `Authorization: Bearer ...`; empty: none.
         in_memory: weights may lie in memory where all servers run on this machine.
+        adapters: of the policy, where the servers compute with them. They get the weights beside
+            them once, and then adapters alone.
+        float32_head: the servers must compute logits in float32.
 
     Raises:
         RemoteServiceError: a server does not respond within `patience`.
-        InvalidInputError: a server refuses the token, or has a shorter context than `max_context`.
+        InvalidInputError: a server refuses the token, has a shorter context than `max_context`, or
+        no room for the adapters.
     """
 
     def __init__(
@@ -97,6 +106,8 @@ class VllmServers:
         log: Callable[[str], None],
         token: str = "",
         in_memory: bool = False,
+        adapters: Adapters | None = None,
+        float32_head: bool = False,
     ) -> None:
         self.weight_version, self.owns_weights = 0, True
         all_urls = [url.rstrip("/") for url in urls]
@@ -111,6 +122,7 @@ class VllmServers:
             world_size=processes.world_size,
             barrier=processes.barrier,
         )
+        self.adapters, self.frozen = adapters, ""
         self.eos_ids, self.max_context = list(eos_ids), max_context
         self.known: set[int] = set()
         self.running: dict[int, Future[None]] = {}
@@ -129,7 +141,13 @@ class VllmServers:
         )
         controls = {
             url: ServerControl(
-                url, self.client, patience=patience, weights_folder=self._weights_folder
+                url,
+                self.client,
+                patience=patience,
+                weights_folder=self._weights_folder,
+                frozen_folder=(lambda: self.files.of(FROZEN)) if adapters else None,
+                adapter_rank=adapters.rank if adapters else 0,
+                float32_head=float32_head,
             )
             for url in processes.request_urls(all_urls)
         }
@@ -204,15 +222,32 @@ class VllmServers:
         """
         if weights is None:
             raise ValueError("vLLM servers own their weights: expected all of them, got None")
-        label = self._label(version)
         self._wait(self.group.pause_returns())
-        self.files.write(weights, str(version))
+        self._write(weights, str(version))
+        label = self._label(version)
         self._wait(self.group.hand_over(self.update_urls, label))
         self.processes.barrier()
         self.weight_version = version
         self._wait(self.group.expect(label))
         if self.processes.rank == 0:
-            self.files.keep_only(str(version))
+            self.files.keep_only(str(version), FROZEN)
+
+    def _write(self, weights: Mapping[str, torch.Tensor], version: str) -> None:
+        """Write the weights, or the adapters and the first time the weights beside them."""
+        adapters = self.adapters
+        if adapters is None:
+            self.files.write(weights, version)
+            return
+        if not self.frozen:
+            frozen = adapters.frozen()
+            self.files.write(frozen, FROZEN)
+            self.frozen = _digest(frozen)
+
+        def write(folder: Path) -> None:
+            if self.processes.rank == 0:
+                adapters.write(weights, folder)
+
+        self.files.write_files(write, version, sum(value.nbytes for value in weights.values()))
 
     def different_weight(self, weights: Mapping[str, torch.Tensor]) -> str | None:
         """None: servers do not give their weights. They say which version they loaded."""
@@ -244,9 +279,10 @@ class VllmServers:
 
     def _label(self, version: int) -> str:
         """The server's name for these weights. Another run that uses the server by mistake has
-        other labels.
+        other labels. With adapters it says as well what they lie beside.
         """
-        return f"{self.run_id}.{version}"
+        beside = f".{self.frozen}" if self.adapters else ""
+        return f"{self.run_id}{beside}.{version}"
 
     def _weights_folder(self, label: str) -> Path:
         return self.files.of(label.rpartition(".")[2])
@@ -273,13 +309,20 @@ class VllmServers:
         self.results.put((request.session, number, result))
 
     async def _generate(self, request: GenerationRequest, label: str) -> Completion:
-        body = {
+        body: dict[str, Any] = {
             "token_ids": request.token_ids,
             "sampling_params": sampling_params(request, self.max_context, self.eos_ids),
         }
+        if self.adapters:
+            body["model"] = ADAPTER
 
         async def send(server: ServerControl) -> Completion:
-            response = await server.post_long("/inference/v1/generate", body)
+            try:
+                response = await server.post_long("/inference/v1/generate", body)
+            except httpx.HTTPStatusError as error:
+                if self.adapters and error.response.status_code == 404:
+                    raise OtherWeightsError from None  # started again: it has no adapters yet
+                raise
             choice = response["choices"][0]
             versions = [span["version"] for span in choice["weight_versions"] or []]
             if set(versions) - {label}:
@@ -290,6 +333,15 @@ class VllmServers:
             return completion(request.session, choice["token_ids"], logprobs, *reasons, numbers)
 
         return await self.group.ask(request.session, label, send)
+
+
+def _digest(weights: Mapping[str, torch.Tensor]) -> str:
+    """Tells weights apart by the first numbers of each. All processes get the same."""
+    digest = blake2b(digest_size=8)
+    for name, value in weights.items():
+        first = value.detach().flatten()[:SAMPLE].float().cpu()
+        digest.update(name.encode() + first.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _is_local(url: str) -> bool:

@@ -62,7 +62,20 @@ class WeightFiles:
         """Write the weights; all processes call it with the same ones. The folder appears when it
         is complete.
         """
-        self._choose_place(sum(tensor.nbytes for tensor in weights.values()))
+
+        def part(folder: Path) -> None:
+            names = shares(weights, self.world_size)[self.rank]
+            if names:
+                path = folder / f"part_{self.rank}.safetensors"
+                _save({name: weights[name] for name in names}, path)
+
+        self.write_files(part, version, sum(tensor.nbytes for tensor in weights.values()))
+
+    def write_files(self, write: Callable[[Path], None], version: str, size: int) -> None:
+        """Make the folder of `version` with what every process writes into it, `size` bytes
+        together. It appears when it is complete.
+        """
+        self._choose_place(size)
         folder = self.of(version)
         temporary = folder.with_name(f".{folder.name}.tmp")
         if self.rank == 0:
@@ -70,20 +83,18 @@ class WeightFiles:
                 shutil.rmtree(path, ignore_errors=True)
             temporary.mkdir(parents=True)
         self.barrier()
-        part = shares(weights, self.world_size)[self.rank]
-        if part:
-            path = temporary / f"part_{self.rank}.safetensors"
-            _save({name: weights[name] for name in part}, path)
+        write(temporary)
         self.barrier()
         if self.rank == 0:
             follow_umask(temporary)  # a server may run as another user
             temporary.rename(folder)
         self.barrier()
 
-    def keep_only(self, version: str) -> None:
-        """Delete all other versions. The first process calls it when every server has this one."""
+    def keep_only(self, *versions: str) -> None:
+        """Delete all other versions. The first process calls it when every server has these."""
+        kept = [self.of(version) for version in versions]
         for old in self.folder.glob("version_*"):
-            if old != self.of(version):
+            if old not in kept:
                 shutil.rmtree(old)
 
     def close(self) -> None:
