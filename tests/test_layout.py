@@ -18,6 +18,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"trajectory", "prompts", "engines", "shown"},
         {"protocol", "records", "search_requests"},
         {"agent", "agent_file", "limit_warnings", "prompt_length"},
+        {"trees"},
     ],
     "retrieval": [
         {"types", "passages", "ranking", "search_settings"},

@@ -135,9 +135,20 @@ _Class = TypedDict("_Class", {"class": Text | None}, total=False)
 
 
 @_STRICT
+class _Branch(TypedDict, total=False):
+    parent: Required[Count]
+    turns: Required[Count]
+    rank: Required[Count]
+    candidates: Required[Count]
+    uncertainty: Required[Measure]
+
+
+@_STRICT
 class _Rollout(_Class, total=False):
     turns: Required[list[_Turn]]
     sample: Count
+    path: list[Count]
+    branch: _Branch
     answer: Text | None
     failed: bool
     refused: Text

@@ -90,7 +90,7 @@ def speed(run: Path, budget: int, repeats: int) -> dict[str, float]:
                 model.zero_grad()
                 for batch in batches_of(arm, sequences, budget):
                     (model(batch)[0] * batch.coefficients).sum().backward()
-                    tokens += len(batch.targets)
+                    tokens += len(batch.weights)
             if repeat:  # the first round warms up
                 rates[arm].append(tokens / (time.process_time() - started))
     return {arm: statistics.median(values) for arm, values in rates.items()}

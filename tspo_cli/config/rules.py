@@ -177,6 +177,8 @@ def _rl_problems(config: Config) -> Iterator[str]:
         )
     yield from _remedy_problems(config)
     yield from _pool_problems(config)
+    if config.tree.grows:
+        yield from _tree_problems(config)
     if config.train.updates_per_step > rollout.questions_per_step * rollout.group_size:
         yield (
             "train.updates_per_step: more updates than rollouts in a step (questions_per_step x "
@@ -223,6 +225,23 @@ def _pool_problems(config: Config) -> Iterator[str]:
         )
 
 
+def _tree_problems(config: Config) -> Iterator[str]:
+    """Rules of rollouts that branch."""
+    rollout, tree = config.rollout, config.tree
+    if not rollout.max_searches:
+        yield (
+            "tree.branching: rollouts branch after a search, and rollout.max_searches is 0; raise "
+            'it, or set tree.branching to "none"'
+        )
+    if tree.roots > rollout.group_size:
+        yield (
+            f"tree.roots: {tree.roots} whole rollouts are more than the budget of "
+            f"rollout.group_size = {rollout.group_size}; lower one or raise the other"
+        )
+    if 0 < tree.max_rollouts < tree.roots:
+        yield "tree.max_rollouts: expected tree.roots or more, or 0"
+
+
 def _credit_problems(config: Config) -> Iterator[str]:
     """Rules of the algorithm."""
     if is_user_code(config.credit.outcome):
@@ -253,6 +272,11 @@ def _credit_problems(config: Config) -> Iterator[str]:
         yield (
             f"credit.{algorithm.table}.teacher: the reference is the frozen starting policy, and "
             'none is kept; set loss.log_kl to true, or the teacher to "policy"'
+        )
+    if config.tree.grows and "critic" in algorithm.needs:
+        yield (
+            f"tree.branching: not for {name}, whose critic would learn the values of shared turns "
+            'several times; set it to "none"'
         )
     if config.credit.turn_count_baseline and ("critic" in algorithm.needs or kind != "rl"):
         yield (

@@ -20,7 +20,7 @@ from tspo_cli.config.sections.credit_sections import CreditConfig, CriticConfig,
 from tspo_cli.config.sections.eval_sections import EndpointConfig, EvalConfig, JudgeConfig
 from tspo_cli.config.sections.index_settings import SearchConfig
 from tspo_cli.config.sections.launch_section import LaunchConfig
-from tspo_cli.config.sections.rollout_sections import RolloutConfig, VllmConfig
+from tspo_cli.config.sections.rollout_sections import RolloutConfig, TreeConfig, VllmConfig
 from tspo_cli.config.sections.section import Section, UserFunction
 from tspo_cli.config.sections.train_sections import (
     CheckpointConfig,
@@ -54,6 +54,7 @@ __all__ = [
     "Section",
     "TrackConfig",
     "TrainConfig",
+    "TreeConfig",
     "UserFunction",
     "VllmConfig",
 ]
@@ -81,6 +82,7 @@ class Config(Section):
     demonstrations: DemonstrationConfig = DemonstrationConfig()
     retriever: RetrieverConfig = RetrieverConfig()
     rollout: RolloutConfig = RolloutConfig()
+    tree: TreeConfig = TreeConfig()
     vllm: VllmConfig = VllmConfig()
     credit: CreditConfig = CreditConfig()
     loss: LossConfig = LossConfig()

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from tspo_cli.credit.group import CreditTrajectory, CreditTurn, Group
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.rollout.records import GroupRecord
-from tspo_cli.rollout.trajectory import Trajectory, Turn
+from tspo_cli.rollout.records import GroupRecord, RolloutRecord
+from tspo_cli.rollout.trajectory import Branch, Trajectory, Turn
 
 
 def group_from_trajectories(
@@ -35,7 +35,13 @@ def group_from_trajectories(
         question=question.question,
         golden_answers=question.golden_answers,
         trajectories=tuple(
-            CreditTrajectory(trajectory.answer, tuple(map(credit_turn, trajectory.turns)), row)
+            CreditTrajectory(
+                trajectory.answer,
+                tuple(map(credit_turn, trajectory.turns)),
+                row,
+                trajectory.path,
+                trajectory.branch,
+            )
             for trajectory, row in zip(trajectories, beliefs, strict=True)
         ),
     )
@@ -61,10 +67,20 @@ def group_from_record(record: GroupRecord) -> Group:
                     for turn in rollout["turns"]
                 ),
                 tuple(rollout.get("gold_logprobs") or ()),
+                tuple(rollout.get("path") or ()),
+                _branch(rollout),
             )
             for rollout in record["trajectories"]
         ),
     )
+
+
+def _branch(rollout: RolloutRecord) -> Branch | None:
+    if "branch" not in rollout:
+        return None
+    record = rollout["branch"]
+    owners = tuple(rollout.get("path") or ())[: record["turns"]]
+    return Branch(owners, record["rank"], record["candidates"], record["uncertainty"])
 
 
 def credit_turn(turn: Turn) -> CreditTurn:

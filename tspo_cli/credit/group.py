@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.rollout.trajectory import Branch
 
 TrajectoryClass = Literal["success", "near-miss", "miss"]
 GroupClass = Literal["all-correct", "mixed", "all-wrong with near-miss", "all-miss"]
@@ -42,11 +43,17 @@ class CreditTrajectory:
     `gold_logprobs` are K values that only a model can give: the mean log-probability (nats per
     token) of the gold answer before each turn, that is after the prompt and after the feedback of
     every turn but the last. Empty: not measured.
+
+    `path` tells which turns trajectories share: K numbers, for each turn that of the trajectory
+    that it was sampled for. Trajectories with the same number at the same turn have the same turns
+    up to it. Empty: it shares nothing. `branch` says how the branch was chosen, if it is one.
     """
 
     answer: str | None
     turns: tuple[CreditTurn, ...]
     gold_logprobs: tuple[float, ...] = ()
+    path: tuple[int, ...] = ()
+    branch: Branch | None = None
 
     def __post_init__(self) -> None:
         if not self.turns:
@@ -57,6 +64,10 @@ class CreditTrajectory:
             raise InvalidInputError(
                 f"gold_logprobs: expected one per turn ({len(self.turns)}), got "
                 f"{len(self.gold_logprobs)}"
+            )
+        if self.path and len(self.path) != len(self.turns):
+            raise InvalidInputError(
+                f"path: expected one number per turn ({len(self.turns)}), got {len(self.path)}"
             )
 
 

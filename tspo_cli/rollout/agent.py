@@ -20,7 +20,7 @@ from tspo_cli.retrieval.types import Retriever, SearchResult
 from tspo_cli.rollout.engines.engine_protocol import Completion, Engine, GenerationRequest, Sampling
 from tspo_cli.rollout.protocol import RolloutState, SearchProtocol
 from tspo_cli.rollout.search_requests import SearchRequests
-from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
+from tspo_cli.rollout.trajectory import Branch, GroupId, Trajectory, Turn
 from tspo_cli.timing import Clock
 
 _STOP_SECONDS = 0.2
@@ -32,7 +32,8 @@ class Task:
 
     `prefill` is the end of `prompt_ids` that counts as the beginning of the first model turn.
     `given_turns` are turns before the first model turn, such as the search of one-shot retrieval;
-    `prompt_ids` contains them.
+    `prompt_ids` contains them. `branch` says how a rollout of a tree begins; `shared_turns` are the
+    turns that it shares with others, which follow the prompt and count as its own.
     """
 
     question: Question
@@ -42,6 +43,8 @@ class Task:
     seed: int
     prefill: str = ""
     given_turns: tuple[Turn, ...] = ()
+    branch: Branch | None = None
+    shared_turns: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,9 @@ class RolloutHooks:
     """What a caller observes and controls while tasks are rolled out.
 
     on_start, on_finish: called when a trajectory starts and when it has ended. more: gives further
-    tasks when a trajectory could start and none waits; nothing once there are none. clock: counts
+    tasks when a trajectory could start and none waits; nothing once there are none. expand: gives
+    tasks that follow from a trajectory that has ended, such as its branches; the engine keeps
+    what it has cached of all trajectories while there is room. clock: counts
     the seconds of the parts generate, retrieve (an in-process retriever) and idle (no trajectory
     can decode until passages arrive). stop: once another thread sets it, unfinished trajectories
     are dropped.
@@ -95,6 +100,7 @@ class RolloutHooks:
     on_start: Callable[[Task], None] | None = None
     on_finish: Callable[[Trajectory], None] | None = None
     more: Callable[[], Sequence[Task]] | None = None
+    expand: Callable[[Trajectory], Sequence[Task]] | None = None
     clock: Clock = field(default_factory=Clock)
     stop: Event | None = None
 
@@ -134,6 +140,14 @@ class _Rollout:
     turns: list[Turn]
     started: float = field(default_factory=time.monotonic)
 
+    @classmethod
+    def of(cls, task: Task) -> _Rollout:
+        """A trajectory that begins."""
+        ids = list(task.prompt_ids)
+        for turn in task.shared_turns:
+            ids += (*turn.action_ids, *turn.feedback_ids)
+        return cls(task, ids, [*task.given_turns, *task.shared_turns])
+
     @property
     def model_turns(self) -> list[Turn]:
         return self.turns[len(self.task.given_turns) :]
@@ -143,7 +157,7 @@ class _Rollout:
 class _Loop:
     """A session is a task's index. It is in `rollouts` from its start to its end, and in `queries`
     or `searches` while its trajectory waits for passages. `searches` is None for a retriever in
-    this process.
+    this process. `ended` has the sessions that the engine still keeps for others to begin with.
     """
 
     given: Sequence[Task]
@@ -153,6 +167,7 @@ class _Loop:
     waiting: deque[int] = field(init=False)
     rollouts: dict[int, _Rollout] = field(default_factory=dict)
     finished: dict[int, Trajectory] = field(default_factory=dict)
+    ended: dict[tuple[GroupId, int], int] = field(default_factory=dict)
     queries: dict[int, str] = field(default_factory=dict)
     searches: SearchRequests | None = None
     all_given: bool = False
@@ -191,14 +206,14 @@ class _Loop:
         return bool(self.waiting)
 
     def close(self) -> None:
-        for session in list(self.rollouts):
+        for session in (*self.rollouts, *self.ended.values()):
             self.agent.engine.release(session)
         if self.searches is not None:
             self.searches.close()
 
     def _start(self, session: int) -> None:
         task = self.tasks[session]
-        self.rollouts[session] = _Rollout(task, list(task.prompt_ids), list(task.given_turns))
+        self.rollouts[session] = _Rollout.of(task)
         if self.hooks.on_start is not None:
             self.hooks.on_start(task)
         self._submit(session)
@@ -214,8 +229,15 @@ class _Loop:
                 tuple(rollout.ids),
                 self.agent.settings.sampling,
                 _turn_seed(rollout.task.seed, rollout.turns),
+                self._prefix_of(rollout.task),
             )
         )
+
+    def _prefix_of(self, task: Task) -> int | None:
+        """The session of the rollout that sampled the last of the turns that `task` shares."""
+        if task.branch is None or not task.branch.owners:
+            return None
+        return self.ended.get((task.group, task.branch.owners[-1]))
 
     def _state(self, rollout: _Rollout) -> RolloutState:
         used = sum(turn.kind != "note" for turn in rollout.model_turns)
@@ -336,9 +358,12 @@ class _Loop:
     def _finish(
         self, session: int, weight_version: int, *, late: bool = False, refused: str = ""
     ) -> None:
-        self.agent.engine.release(session)
         rollout = self.rollouts.pop(session)
         task = rollout.task
+        if self.hooks.expand is None or refused or late:
+            self.agent.engine.release(session)
+        else:
+            self.ended[task.group, task.sample] = session
         trajectory = Trajectory(
             task.group,
             task.sample,
@@ -348,10 +373,17 @@ class _Loop:
             weight_version,
             late,
             refused,
+            task.branch,
         )
         self.finished[session] = trajectory
         if self.hooks.on_finish is not None:
             self.hooks.on_finish(trajectory)
+        if self.hooks.expand is not None:
+            tasks = self.hooks.expand(trajectory)
+            # First, while what they begin with is in the cache.
+            new = range(len(self.tasks), len(self.tasks) + len(tasks))
+            self.waiting.extendleft(reversed(new))
+            self.tasks += tasks
 
 
 def _turn_seed(seed: int, turns: Sequence[Turn]) -> int:

@@ -40,6 +40,16 @@ class TurnRecord(TypedDict):
     call_in_thought: NotRequired[bool]  # written where it is true: in a thought without an end
 
 
+class BranchRecord(TypedDict):
+    """Where a rollout left another one, see `Branch`."""
+
+    parent: int  # `sample` of the rollout that sampled the last turn that it shares
+    turns: int  # how many turns it shares: the first ones
+    rank: int  # of the turn that was expanded, from 1
+    candidates: int
+    uncertainty: float  # nats per token
+
+
 # `class` is a keyword of Python, which only this form of TypedDict accepts as a field.
 _TrajectoryClass = TypedDict("_TrajectoryClass", {"class": NotRequired[str]})
 
@@ -57,7 +67,9 @@ class RolloutRecord(_TrajectoryClass):
     refused: NotRequired[str]  # written where it is not empty: why the server refused the next turn
     weight_version: int  # of the weights that sampled the last token
     prompt_tokens: int
-    turns: list[TurnRecord]
+    turns: list[TurnRecord]  # all from the question on, those shared with other rollouts included
+    path: NotRequired[list[int]]  # of trees: for each turn, the `sample` that sampled it
+    branch: NotRequired[BranchRecord]  # of one that does not begin at the question
     outcome: NotRequired[float]  # reward of the final answer, 0 to 1
     f1: NotRequired[float]  # word F1 of the final answer; evaluated items only
     first_occurrence: NotRequired[int | None]  # turn, from 1, whose feedback first has a gold
@@ -65,6 +77,13 @@ class RolloutRecord(_TrajectoryClass):
     advantages: NotRequired[list[float]]  # one per turn
     clip_scales: NotRequired[list[float]]  # one per turn, of an algorithm that has them
     gold_logprobs: NotRequired[list[float]]  # nats per token of the gold, before each turn
+
+
+class TreeRecord(TypedDict):
+    """What the rollouts of a question cost where they branch."""
+
+    sampled_tokens: int  # of all its rollouts, shared turns counted once
+    flat_tokens: float  # of rollout.group_size whole rollouts, by the mean of its own
 
 
 class GroupRecord(TypedDict):
@@ -78,8 +97,14 @@ class GroupRecord(TypedDict):
     supporting_ids: NotRequired[list[str]]  # gold passages; evaluated items only
     group_class: str | None  # see `credit.group.GroupClass`; None for an evaluated item
     level: NotRequired[str]  # what the algorithm compared: turn, trajectory or none
+    tree: NotRequired[TreeRecord]  # written where rollouts branch
     trajectories: list[RolloutRecord]
     failed: NotRequired[list[RolloutRecord]]  # those that failed, without credit; if there are any
+
+
+def own_turns(rollout: RolloutRecord) -> list[TurnRecord]:
+    """The turns that were sampled for this rollout: all but those that it shares with others."""
+    return rollout["turns"][rollout["branch"]["turns"] if "branch" in rollout else 0 :]
 
 
 def rollout_record(trajectory: Trajectory) -> RolloutRecord:
@@ -92,6 +117,17 @@ def rollout_record(trajectory: Trajectory) -> RolloutRecord:
         "prompt_tokens": len(trajectory.prompt_ids),
         "turns": [_turn_record(turn) for turn in trajectory.turns],
     }
+    branch = trajectory.branch
+    if branch is not None:
+        record["path"] = list(trajectory.path)
+        if branch.owners:
+            record["branch"] = {
+                "parent": branch.owners[-1],
+                "turns": len(branch.owners),
+                "rank": branch.rank,
+                "candidates": branch.candidates,
+                "uncertainty": branch.uncertainty,
+            }
     if trajectory.late:
         record["late"] = True
     if trajectory.refused:

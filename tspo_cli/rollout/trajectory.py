@@ -77,11 +77,29 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Branch:
+    """How a rollout of a tree began.
+
+    `owners` has, for each of its first turns that it shares with others, the number of the rollout
+    that sampled it; it is empty for a rollout that began at the question. The first turn of its own
+    was chosen as number `rank` (from 1, the largest `uncertainty` first) of `candidates` turns;
+    `uncertainty` is in nats per token (see `rollout/trees.py`).
+    """
+
+    owners: tuple[int, ...] = ()
+    rank: int = 0
+    candidates: int = 0
+    uncertainty: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Trajectory:
     """One rollout of one question: the prompt, then turns. `sample` is its number in the group.
 
     `weight_version` is that of its last token. `late`: its deadline passed before it was complete.
-    `refused`: why a server refused its next turn; empty otherwise. It then has no answer.
+    `refused`: why a server refused its next turn; empty otherwise. It then has no answer. `branch`:
+    how it began, where the rollouts of a question form trees; its turns are all from the question
+    on, those that it shares included.
     """
 
     group: GroupId
@@ -92,6 +110,20 @@ class Trajectory:
     weight_version: int = 0
     late: bool = False
     refused: str = ""
+    branch: Branch | None = None
+
+    @property
+    def path(self) -> tuple[int, ...]:
+        """For each turn the number of the rollout that sampled it. Empty: there are no trees."""
+        if self.branch is None:
+            return ()
+        owners = self.branch.owners[: len(self.turns)]
+        return owners + (self.sample,) * (len(self.turns) - len(owners))
+
+    @property
+    def own_turns(self) -> tuple[Turn, ...]:
+        """The turns that were sampled for this rollout: all but those that it shares."""
+        return self.turns[len(self.branch.owners) :] if self.branch else self.turns
 
     @property
     def answer(self) -> str | None:

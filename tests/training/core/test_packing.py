@@ -49,7 +49,8 @@ def loss_and_gradients(
     total = 0.0
     for batch in batches:
         logprobs = model.get_output_embeddings()(batch.hidden(model.base_model)).log_softmax(-1)
-        loss = -(logprobs.gather(-1, batch.targets[:, None])[:, 0] * batch.coefficients).sum()
+        found = batch.spread(logprobs.gather(-1, batch.targets[:, None])[:, 0])
+        loss = -(found * batch.coefficients).sum()
         loss.backward()
         total += loss.item()
     return total, [parameter.grad.clone() for parameter in model.parameters()]
@@ -132,12 +133,63 @@ def test_common_tokens_are_packed_once() -> None:
     shares = [row.weights for row in sequences]
     [batch] = micro_batches(sequences, shares, 100, shared=True)
     assert sorted(batch.token_ids[0].tolist()) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
-    assert sorted(batch.targets.tolist()) == [5, 5, 5, 6, 6, 6, 7, 7, 8, 9]
+    assert sorted(batch.spread(batch.targets).tolist()) == [5, 5, 5, 6, 6, 6, 7, 7, 8, 9]
+    assert sorted(batch.targets.tolist()) == [5, 6, 7, 8, 9]  # each goes through the head once
     trained = [len(rows[member]) - 4 for member in batch.members]
     assert trained == [batch.sequences.tolist().count(number) for number in range(4)]
     # A budget of 8 has room for three of them, one of which costs nothing.
     halves = micro_batches(sequences, shares, 8, shared=True)
     assert [half.token_ids.numel() for half in halves] == [8, 5]
+
+
+@pytest.mark.parametrize("ratio", ["token", "turn"])
+def test_a_tree_of_eight_leaves_has_the_gradients_of_eight_sequences(ratio: str) -> None:
+    """They share half of their tokens, in two steps: all of them the first turn, and four each the
+    second. Old log-probabilities are far off, so that the loss clips for some and not for others.
+    """
+    sequences = tree_of_eight()
+    found = []
+    for shares in ("always", "never"):
+        options = ("train.tokens_per_micro_batch=500", f"loss.ratio={ratio}")
+        learner = make_learner(make_config(f"train.share_prefixes={shares}", *options))
+        gradients: list[torch.Tensor] = []
+
+        def keep(_: torch.Tensor, model: torch.nn.Module = learner.module) -> None:
+            gradients.extend(parameter.grad.clone() for parameter in model.parameters())  # noqa: B023
+
+        metrics = learner.update_policy(sequences, keep)
+        found.append((gradients, metrics, learner.core.computed_tokens))
+    (tree, metrics, tokens), (whole, others, all_tokens) = found
+    assert 0 < metrics["clip_fraction"] < 1
+    assert metrics == pytest.approx(others, abs=1e-6)
+    assert tokens == 8 * 20 + 2 * 8 + 12 == 0.5875 * all_tokens
+    assert max(float(gradient.abs().max()) for gradient in whole) > 1e-3
+    for ours, theirs in zip(tree, whole, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+def tree_of_eight() -> list[TrainSequence]:
+    """Sequences of 40 tokens: a prompt of 6, a trained turn of 6, one of 8, and 20 of their own."""
+    random = np.random.default_rng(0)
+
+    def draw(count: int) -> list[int]:
+        return random.integers(0, VOCABULARY, count).tolist()
+
+    first, seconds = draw(12), [draw(8), draw(8)]
+    sequences = []
+    for leaf in range(8):
+        ids = first + seconds[leaf // 4] + draw(20)
+        advantage = float(random.normal())
+        sequences.append(
+            TrainSequence(
+                ids,
+                [0.0] * 6 + [1.0] * 34,
+                advantages=[0.0] * 6 + [advantage] * 34,
+                old_logprobs=[0.0] * 6 + (-4.0 + random.normal(size=34)).tolist(),
+                turns=[-1] * 6 + [0] * 6 + [1] * 8 + [2] * 20,
+            )
+        )
+    return sequences
 
 
 @given(st.lists(st.integers(2, 60), min_size=1, max_size=30), st.integers(60, 300))

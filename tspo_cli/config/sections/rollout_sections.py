@@ -149,6 +149,51 @@ class RolloutConfig(Section):
     )
 
 
+class TreeConfig(Section):
+    """Trees: rollouts of a question that share their first turns. See docs/trees.md."""
+
+    branching: Literal["none", "random", "uncertain", "after_search"] = Field(
+        "none",
+        description=(
+            "Turns after a search from which further rollouts branch. none: whole rollouts; "
+            "random: drawn evenly; uncertain: those with the largest entropy; after_search: those "
+            "whose entropy exceeds that of the first turn by least_gain."
+        ),
+    )
+    roots: int = Field(2, ge=1, description="Whole rollouts of a question to begin with.")
+    turns: int = Field(2, ge=1, description="Turns of a question that are expanded per round.")
+    branches: int = Field(1, ge=1, description="New rollouts from each expanded turn.")
+    budget: Literal["tokens", "rollouts"] = Field(
+        "tokens",
+        description=(
+            "When a question has enough. tokens: its rollouts have sampled as many tokens as "
+            "rollout.group_size whole ones would (times the mean of its whole ones), shared turns "
+            "counted once; rollouts: there are group_size of them."
+        ),
+    )
+    max_rollouts: int = Field(
+        0,
+        ge=0,
+        description="budget = tokens: most rollouts of a question. 0: 4 x rollout.group_size.",
+    )
+    entropy_tokens: int = Field(
+        0,
+        ge=0,
+        description=(
+            "First sampled tokens of a turn whose mean -log p estimates its entropy. 0: all."
+        ),
+    )
+    least_gain: float = Field(
+        0.0,
+        description="after_search: least entropy (nats) above that of the rollout's first turn.",
+    )
+
+    @property
+    def grows(self) -> bool:
+        """Whether rollouts branch."""
+        return self.branching != "none"
+
+
 class VllmConfig(Section):
     """The vLLM engine (rollout.engine = "vllm"): in this process, or servers started with `tspo
     engine`.

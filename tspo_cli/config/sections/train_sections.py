@@ -62,7 +62,8 @@ class TrainConfig(Section):
         "auto",
         description=(
             "Tokens with which several sequences of a packed micro-batch begin go through the "
-            "model once. auto: for models of more than 50 million parameters on a CPU."
+            "model once. auto: for rollouts that branch (tree.branching), and for models of more "
+            "than 50 million parameters on a CPU."
         ),
     )
     gradient_checkpointing: bool = Field(

@@ -1,6 +1,7 @@
 """Credit algorithms by name. A new one is a file of its own, and its import and entry here.
 
-`by_outcome` has those that compare whole rollouts, `by_turn` those that tell turns apart.
+`by_outcome` has those that compare whole rollouts, `by_turn` those that tell turns apart, `by_tree`
+those for rollouts that share turns.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tspo_cli.credit.algorithms.by_outcome.rejection_sampling import rejection_s
 from tspo_cli.credit.algorithms.by_outcome.retrieval_bonus import retrieval_bonus
 from tspo_cli.credit.algorithms.by_outcome.rloo import rloo
 from tspo_cli.credit.algorithms.by_outcome.stratified_grpo import stratified_grpo
+from tspo_cli.credit.algorithms.by_tree.tree_grpo import tree_grpo
 from tspo_cli.credit.algorithms.by_turn.a2tgpo import a2tgpo
 from tspo_cli.credit.algorithms.by_turn.carl import carl
 from tspo_cli.credit.algorithms.by_turn.cw_grpo import cw_grpo
@@ -52,6 +54,7 @@ _ALGORITHMS = (
     cw_grpo,
     carl,
     stratified_grpo,
+    tree_grpo,
     retrieval_bonus,
     rejection_sampling,
 )

@@ -32,13 +32,15 @@ class GenerationRequest:
     """Continue `token_ids`, the whole history of a session.
 
     An engine with a cache computes only the tokens that it has not seen. The sampled tokens depend
-    on `seed`, and not on the other requests of the batch.
+    on `seed`, and not on the other requests of the batch. `prefix_of`: another session that begins
+    with the same tokens, which may still be in the cache.
     """
 
     session: int
     token_ids: tuple[int, ...]
     sampling: Sampling
     seed: int = 0
+    prefix_of: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

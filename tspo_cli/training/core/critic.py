@@ -39,7 +39,8 @@ class ValuePositions(nn.Module):
         """Values of the states before the trained tokens, [N] in float32, and zeros [N]: the core
         expects two outputs.
         """
-        values = self.model.head(batch.hidden(self.model.base_model)).squeeze(-1).float()
+        hidden = batch.hidden(self.model.base_model)
+        values = batch.spread(self.model.head(hidden).squeeze(-1).float())
         return values, torch.zeros_like(values)
 
 

@@ -20,8 +20,10 @@ class MicroBatch:
     in each sequence. Tokens that begin several sequences may be there once. Padded: token_ids [B,
     L], padding on the right, `packing` is None.
 
-    `rows` and `columns` [N]: the position that each trained token is predicted from (one before its
-    own). targets, weights, coefficients, advantages, old_logprobs, returns, old_values [N]: see
+    A trained token that several sequences have in common is predicted once. `rows` and `columns`
+    [M]: the positions that the M <= N distinct ones are predicted from (one before their own);
+    `targets` [M]: their ids; `copies` [N]: which of them each trained token is (None: M is N).
+    weights, coefficients, advantages, old_logprobs, returns, old_values [N]: see
     `TrainSequence`; `coefficients` are the shares of the loss. `sequences` [N]: each token's
     sequence in this batch. `segments` [N]: its turn, numbered through the batch. `indices` [N]: its
     index in the sequence. `clip_scales` [N]: the factor of its clip range, None where all are 1.
@@ -45,6 +47,7 @@ class MicroBatch:
     members: tuple[int, ...]
     packing: Segments | None = None
     clip_scales: torch.Tensor | None = None
+    copies: torch.Tensor | None = None
 
     @property
     def is_padding(self) -> bool:
@@ -63,7 +66,7 @@ class MicroBatch:
         return replace(self, **values | tensors | {"packing": packing})
 
     def hidden(self, base_model: Any) -> torch.Tensor:
-        """The last hidden states [N, d] from which the trained tokens are predicted.
+        """The last hidden states [M, d] from which the distinct trained tokens are predicted.
 
         Padding is on the right, so causal attention never sees it and no mask is needed.
         """
@@ -74,6 +77,10 @@ class MicroBatch:
         else:
             output = forward_packed(base_model, self.token_ids, self.positions, self.packing)
         return output.last_hidden_state[self.rows, self.columns]
+
+    def spread(self, values: torch.Tensor) -> torch.Tensor:
+        """Values [M] of the distinct trained tokens as those of all trained tokens [N]."""
+        return values if self.copies is None else values[self.copies]
 
 
 def micro_batches(
@@ -240,6 +247,15 @@ def _micro_batch(
     for row, places, tokens in zip(rows, columns, ids, strict=True):
         token_ids[row, places] = torch.tensor(tokens)
         positions[row, places] = torch.arange(len(tokens))
+    # (row, column, target) of every distinct one
+    places: dict[tuple[int, int, int], int] = {}
+    copies = [
+        places.setdefault(
+            (rows[number], columns[number][index - 1], chosen[number].token_ids[index]),
+            len(places),
+        )
+        for number, index in trained
+    ]
     turns: dict[tuple[int, int], int] = {}
     for number, index in trained:
         turns.setdefault((number, _turn(chosen[number], index)), len(turns))
@@ -256,9 +272,9 @@ def _micro_batch(
     return MicroBatch(
         token_ids=token_ids,
         positions=positions,
-        rows=integers([rows[number] for number, _ in trained]),
-        columns=integers([columns[number][index - 1] for number, index in trained]),
-        targets=integers([chosen[number].token_ids[index] for number, index in trained]),
+        rows=integers([row for row, _, _ in places]),
+        columns=integers([column for _, column, _ in places]),
+        targets=integers([target for _, _, target in places]),
         weights=numbers("weights"),
         coefficients=torch.tensor(
             [coefficients[members[number]][index] for number, index in trained],
@@ -276,6 +292,7 @@ def _micro_batch(
         members=tuple(members),
         packing=packing.segments if packing else None,
         clip_scales=_clip_scales(chosen, trained),
+        copies=integers(copies) if len(places) < len(trained) else None,
     )
 
 

@@ -39,7 +39,7 @@ class TrainedPositions(nn.Module):
         they are not asked for), both [N] in float32.
         """
         hidden = batch.hidden(self.model.base_model)
-        return head_scores(
+        logprobs, entropies = head_scores(
             hidden,
             self._logits_of[0],
             self.vocabulary,
@@ -47,6 +47,7 @@ class TrainedPositions(nn.Module):
             self.temperature,
             self.entropy,
         )
+        return batch.spread(logprobs), batch.spread(entropies)
 
 
 class PolicyLearner:

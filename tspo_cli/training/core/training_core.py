@@ -150,7 +150,8 @@ class TrainingCore:
         self.zero_stage = int(self.engine.zero_optimization_stage())
         self.is_large_on_cpu = large
         choice = config.train.share_prefixes
-        self._shares_prefixes = choice == "always" or (choice == "auto" and large)
+        saves = large or config.tree.grows
+        self._shares_prefixes = choice == "always" or (choice == "auto" and saves)
         set_update_count(self.engine, 0)
 
     @property

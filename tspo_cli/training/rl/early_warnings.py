@@ -10,7 +10,7 @@ from tspo_cli.credit.from_rollouts import group_from_record
 from tspo_cli.credit.gold_match import exact_match, f1_score
 from tspo_cli.credit.outcome import well_formed
 from tspo_cli.data.normal_form import normalize_text
-from tspo_cli.rollout.records import GroupRecord, RolloutRecord
+from tspo_cli.rollout.records import GroupRecord, RolloutRecord, own_turns
 from tspo_cli.training.rl.rollout_records import mean
 
 
@@ -22,7 +22,8 @@ def warning_metrics(groups: Sequence[GroupRecord], config: CreditConfig) -> dict
     earlier search of the same rollout. duplicate_result_share: passages that the rollout had seen
     before. correct_logprob: log-probability per sampled token (nats) of the correct rollouts;
     absent where none is correct. false_positive_rate: rollouts in which the gold answer of another
-    question "occurs". rollouts and sampled_tokens: counts of the step.
+    question "occurs". rollouts and sampled_tokens: counts of the step; tokens that rollouts share
+    count once.
     """
     rollouts = [(group, rollout) for group in groups for rollout in group["trajectories"]]
     turns = [turn for _, rollout in rollouts for turn in rollout["turns"]]
@@ -49,7 +50,9 @@ def warning_metrics(groups: Sequence[GroupRecord], config: CreditConfig) -> dict
         "duplicate_result_share": seen_again / max(passages, 1),
         "false_positive_rate": false_positive_rate(list(map(group_from_record, groups)), config),
         "rollouts": float(len(rollouts)),
-        "sampled_tokens": float(sum(turn["tokens"] for turn in turns)),
+        "sampled_tokens": float(
+            sum(turn["tokens"] for _, rollout in rollouts for turn in own_turns(rollout))
+        ),
     }
     if correct:
         metrics["correct_logprob"] = mean([_logprob_per_token(rollout) for rollout in correct])

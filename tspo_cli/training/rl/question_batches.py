@@ -18,7 +18,7 @@ from tspo_cli.errors import InvalidInputError
 from tspo_cli.rollout.agent import Task, request_seed
 from tspo_cli.rollout.prompt_length import measure_prompts
 from tspo_cli.rollout.protocol import SearchProtocol
-from tspo_cli.rollout.trajectory import GroupId
+from tspo_cli.rollout.trajectory import Branch, GroupId
 
 # Draws of refills are multiples of it, so that they differ from the draws of epochs.
 REFILL_DRAWS = 1_000_003
@@ -121,12 +121,14 @@ def refill_of_step(
 def rollout_tasks(
     batch: Sequence[BatchQuestion], protocol: SearchProtocol, config: Config
 ) -> list[Task]:
-    """One task per rollout: rollout.group_size of each question.
+    """One task per rollout: rollout.group_size of each question, or tree.roots where rollouts
+    branch.
 
     Raises:
         InvalidInputError: a prompt is longer than rollout.max_prompt_tokens.
     """
     tasks = []
+    tree = config.tree
     for drawn in batch:
         question, group = drawn.question, drawn.group
         prompt_ids = tuple(protocol.prompt_ids(question.question))
@@ -137,7 +139,14 @@ def rollout_tasks(
                 "drop the question"
             )
         tasks += [
-            Task(question, group, sample, prompt_ids, request_seed(config.seed, group, sample))
-            for sample in range(config.rollout.group_size)
+            Task(
+                question,
+                group,
+                sample,
+                prompt_ids,
+                request_seed(config.seed, group, sample),
+                branch=Branch() if tree.grows else None,
+            )
+            for sample in range(tree.roots if tree.grows else config.rollout.group_size)
         ]
     return tasks

@@ -16,6 +16,7 @@ from tspo_cli.rollout.agent import Agent, AgentSettings, RolloutHooks, Task, run
 from tspo_cli.rollout.engines.engine_protocol import Engine, ReportsLoad, Sampling
 from tspo_cli.rollout.protocol import STOP_STRINGS, SearchProtocol
 from tspo_cli.rollout.trajectory import Trajectory
+from tspo_cli.rollout.trees import Forest, TreeSettings
 from tspo_cli.runs import QUESTIONS_NAME, read_jsonl
 from tspo_cli.timing import Clock
 from tspo_cli.training.core.critic import Critic
@@ -35,7 +36,7 @@ from tspo_cli.training.rl.question_batches import (
 )
 from tspo_cli.training.rl.question_pool import QuestionPool
 from tspo_cli.training.rl.rollout_checks import PolicyCheck, as_samples_of_policy, lost_shares
-from tspo_cli.training.rl.rollout_records import mean, step_records, with_failed
+from tspo_cli.training.rl.rollout_records import mean, step_records, tree_metrics, with_failed
 from tspo_cli.training.rl.scoring import Models, ScoredGroup, score
 from tspo_cli.training.rl.sharing import (
     ExpectedLengths,
@@ -117,10 +118,10 @@ class RlStep:
             updates = self.update(groups, step, check)
         with self.clock.part("handover"):
             handover = self.hand_over_weights(step)
-        records, metrics = step_records(batch.groups, lost, step)
+        records, metrics = step_records(batch.groups, lost, step, self.parts.config)
         self.lengths.learn(records)
         metrics |= warning_metrics(records, self.parts.config.credit)
-        metrics |= self.sampling_metrics(batch, groups)
+        metrics |= self.sampling_metrics(batch, groups) | tree_metrics(records)
         metrics |= checks | updates | handover
         line = None
         if self.pool is not None:
@@ -154,6 +155,7 @@ class RlStep:
     def sample(self, batch: Sequence[BatchQuestion], stop: Event | None = None) -> Rollouts:
         """Roll out this process's share of `batch`. `stop`, set from another thread, cancels."""
         parts, config = self.parts, self.parts.config
+        expand = Forest(tree_settings(config)).grow if config.tree.grows else None
         agent = Agent(parts.engine, self.retriever, parts.protocol, agent_settings(config))
         if is_dynamic(config.rollout):
             queues = dealt(self.lengths.longest_first(batch), world_size())
@@ -163,10 +165,10 @@ class RlStep:
                 drawn = shared.take()
                 return rollout_tasks([drawn] if drawn else [], parts.protocol, config)
 
-            hooks = RolloutHooks(clock=self.clock, stop=stop, more=more)
+            hooks = RolloutHooks(clock=self.clock, stop=stop, more=more, expand=expand)
             return Rollouts(batch, run_agents([], agent, hooks))
         tasks = rollout_tasks(static_share(batch), parts.protocol, config)
-        hooks = RolloutHooks(clock=self.clock, stop=stop)
+        hooks = RolloutHooks(clock=self.clock, stop=stop, expand=expand)
         return Rollouts(batch, run_agents(tasks, agent, hooks))
 
     def score(self, rollouts: Rollouts) -> ScoredBatch:
@@ -315,4 +317,21 @@ def agent_settings(config: Config) -> AgentSettings:
         rollout.turn_deadline,
         rollout.trajectory_deadline,
         config.retriever.concurrency,
+    )
+
+
+def tree_settings(config: Config) -> TreeSettings:
+    """How the rollouts of a question branch."""
+    tree = config.tree
+    return TreeSettings(
+        tree.branching,
+        config.rollout.group_size,
+        config.seed,
+        roots=tree.roots,
+        turns=tree.turns,
+        branches=tree.branches,
+        budget=tree.budget,
+        max_rollouts=tree.max_rollouts,
+        entropy_tokens=tree.entropy_tokens,
+        least_gain=tree.least_gain,
     )

@@ -8,22 +8,24 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from tspo_cli.config.schema import Config
 from tspo_cli.credit.diagnostics import group_metrics
 from tspo_cli.credit.group import GroupCredit, TrajectoryCredit
-from tspo_cli.rollout.records import GroupRecord, RolloutRecord, rollout_record
+from tspo_cli.rollout.records import GroupRecord, RolloutRecord, own_turns, rollout_record
 from tspo_cli.rollout.trajectory import Trajectory
+from tspo_cli.rollout.trees import sampled_tokens, token_budget
 from tspo_cli.training.core.distributed import gather_json
 from tspo_cli.training.rl.scoring import ScoredGroup
 
 
 def step_records(
-    groups: Sequence[ScoredGroup], lost: dict[str, float], step: int
+    groups: Sequence[ScoredGroup], lost: dict[str, float], step: int, config: Config
 ) -> tuple[list[GroupRecord], dict[str, float]]:
     """The groups of all processes as records, in the order of the batch, and the metrics of the
     whole step; the shares of `lost` rollouts are among them.
     """
     entries = [
-        (group.position, _group_record(group, step), dataclasses.asdict(group.credit))
+        (group.position, _group_record(group, step, config), dataclasses.asdict(group.credit))
         for group in groups
     ]
     gathered = [entry for part in gather_json(entries) for entry in part]
@@ -85,7 +87,40 @@ def _question_record(trajectory: Trajectory, step: int) -> GroupRecord:
     }
 
 
-def _group_record(group: ScoredGroup, step: int) -> GroupRecord:
+def tree_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
+    """Means over the questions of a step whose rollouts branch; {} without trees.
+
+    tree/rollouts, tree/branches (rollouts that share turns), tree/sampled_tokens, tree/flat_tokens
+    (see `TreeRecord`), tree/shared_share (of the tokens of all rollouts, those that were sampled
+    for another one).
+    """
+    trees = [record["tree"] for record in records if "tree" in record]
+    if not trees:
+        return {}
+    rollouts = [rollout for record in records for rollout in record["trajectories"]]
+    whole = sum(turn["tokens"] for rollout in rollouts for turn in rollout["turns"])
+    own = sum(turn["tokens"] for rollout in rollouts for turn in own_turns(rollout))
+    return {
+        "tree/rollouts": len(rollouts) / len(trees),
+        "tree/branches": sum("branch" in rollout for rollout in rollouts) / len(trees),
+        "tree/sampled_tokens": mean([tree["sampled_tokens"] for tree in trees]),
+        "tree/flat_tokens": mean([tree["flat_tokens"] for tree in trees]),
+        "tree/shared_share": 1 - own / max(whole, 1),
+    }
+
+
+def _group_record(group: ScoredGroup, step: int, config: Config) -> GroupRecord:
+    record = _scored_record(group, step)
+    if config.tree.grows:
+        rollouts = group.trajectories
+        record["tree"] = {
+            "sampled_tokens": sum(sampled_tokens(rollout.own_turns) for rollout in rollouts),
+            "flat_tokens": token_budget(rollouts, config.rollout.group_size)[1],
+        }
+    return record
+
+
+def _scored_record(group: ScoredGroup, step: int) -> GroupRecord:
     first = group.trajectories[0]
     gold_logprobs = group.gold_logprobs or ((),) * len(group.trajectories)
     return {

@@ -18,7 +18,7 @@ from tspo_cli.config.schema import RolloutConfig
 from tspo_cli.data.question import Question
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.records import GroupRecord
-from tspo_cli.rollout.trajectory import CallFacts, GroupId, Trajectory, Turn
+from tspo_cli.rollout.trajectory import Branch, CallFacts, GroupId, Trajectory, Turn
 from tspo_cli.training.core.distributed import gather_json, rank, world_size
 from tspo_cli.training.rl.question_batches import BatchQuestion
 
@@ -150,8 +150,13 @@ def trajectory_of(record: Mapping[str, Any]) -> Trajectory:
         "question": Question(**question),
         "prompt_ids": tuple(record["prompt_ids"]),
         "turns": tuple(_turn(turn) for turn in record["turns"]),
+        "branch": _branch(record["branch"]),
     }
     return Trajectory(**{**record, **fields})
+
+
+def _branch(record: Mapping[str, Any] | None) -> Branch | None:
+    return None if record is None else Branch(**{**record, "owners": tuple(record["owners"])})
 
 
 def _turn(record: Mapping[str, Any]) -> Turn:

@@ -24,7 +24,7 @@ from tspo_cli.rollout.engines.engine_protocol import Completion, FinishReason, G
 from tspo_cli.rollout.engines.hf.copy_weights import copy_weights
 from tspo_cli.rollout.engines.hf.fused import FusedForward, can_fuse
 from tspo_cli.rollout.engines.hf.kv_cache import SlotCache
-from tspo_cli.rollout.engines.hf.prefill_plan import passes, share_prefixes
+from tspo_cli.rollout.engines.hf.prefill_plan import copy_prefix, passes, same, share_prefixes
 from tspo_cli.rollout.engines.hf.sampling import finite, sample, uniforms
 from tspo_cli.rollout.engines.hf.slots import FREE, RUNNING, Rows, SlotTable
 from tspo_cli.rollout.engines.hf.stop_conditions import (
@@ -230,8 +230,7 @@ class TransformersEngine:
         table, sampling, size = self.table, request.sampling, len(request.token_ids)
         ids = np.asarray(request.token_ids, np.int64)
         shared = min(int(table.cached[slot]), size - 1)
-        different = np.flatnonzero(table.ids[slot, :shared] != ids[:shared])
-        self._forget_from(slot, int(different[0]) if different.size else shared)
+        self._forget_from(slot, same(table.ids[slot, :shared], ids[:shared]))
         table.ids[slot, :size] = ids
         table.state[slot], table.session[slot] = RUNNING, request.session
         table.prompt[slot] = table.total[slot] = size
@@ -244,6 +243,7 @@ class TransformersEngine:
             sampling.top_p,
         )
         table.version[slot] = self.weight_version
+        copy_prefix(table, self.cache, self._mask, request.prefix_of, slot)
 
     def _forget_from(self, slot: int, length: int) -> None:
         self.table.cached[slot] = length

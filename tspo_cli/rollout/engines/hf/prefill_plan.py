@@ -46,6 +46,29 @@ def share_prefixes(table: SlotTable, cache: SlotCache, mask: torch.Tensor, due: 
     return np.array(now, np.int64)
 
 
+def copy_prefix(
+    table: SlotTable, cache: SlotCache, mask: torch.Tensor, session: int | None, row: int
+) -> None:
+    """Copy to the new row `row` what `session` has cached of its tokens, except for the last one.
+    `mask` is the engine's mask of decoding steps. Does nothing where the session has no slot.
+    """
+    source = None if session is None or table.cached[row] else table.find(session)
+    if source is None:
+        return
+    most = min(int(table.cached[source]), int(table.total[row]) - 1)
+    known = same(table.ids[source, :most], table.ids[row, :most])
+    if known:
+        cache.copy(source, row, 0, known)
+        mask[row, ..., :known] = 0
+        table.cached[row] = known
+
+
+def same(one: Rows, other: Rows) -> int:
+    """The number of tokens with which two rows of the same length begin alike."""
+    different = np.flatnonzero(one != other)
+    return int(different[0]) if different.size else len(one)
+
+
 def _common(table: SlotTable, row: int) -> Rows:
     """The number of tokens, without the last one of `row`, that each other session has in common
     with it.

@@ -1,0 +1,149 @@
+"""Credit of rollouts that share turns: vectors worked out by hand, and laws for every tree."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.credit.test_algorithms_laws import groups as whole_groups
+from tspo_cli.config.schema import CreditConfig
+from tspo_cli.credit.algorithms import ALGORITHMS
+from tspo_cli.credit.assign import assign_credit
+from tspo_cli.credit.folr import judge
+from tspo_cli.credit.group import CreditTrajectory, CreditTurn, Group
+from tspo_cli.errors import InvalidInputError
+
+GOLD = "Ada"
+TREES = ("tree_grpo",)
+
+
+def leaf(correct: bool, *path: int) -> CreditTrajectory:
+    turns = tuple(CreditTurn(f"query {owner}", "nothing") for owner in path[:-1])
+    return CreditTrajectory(
+        GOLD if correct else "Nobody", (*turns, CreditTurn(None, "")), path=path
+    )
+
+
+def group(*leaves: CreditTrajectory) -> Group:
+    return Group("Who?", (GOLD,), leaves)
+
+
+# Two trees: rollouts 0, 2, 3 begin with turn 1 of rollout 0, rollouts 1 and 4 with that of 1.
+# 0: a right answer after two searches; 2: wrong, from its second search on; 3: wrong, shares that
+# search with 2; 1: wrong; 4: right.
+FOREST = group(
+    leaf(True, 0, 0, 0),
+    leaf(False, 1, 1),
+    leaf(False, 0, 2, 2),
+    leaf(False, 0, 2, 3),
+    leaf(True, 1, 4),
+)
+
+
+def advantages(
+    found: Group, name: str, config: CreditConfig | None = None, **options: Any
+) -> list[tuple[float, ...]]:
+    base = (config or CreditConfig()).model_dump()
+    used = CreditConfig.model_validate({**base, "algorithm": name, **options})
+    return [credit.advantages for credit in assign_credit(found, used).trajectories]
+
+
+def check(found: list[tuple[float, ...]], wanted: list[list[float]]) -> None:
+    assert [len(row) for row in found] == [len(row) for row in wanted]
+    for row, expected in zip(found, wanted, strict=True):
+        assert row == pytest.approx(expected, abs=2e-5)
+
+
+def test_tree_grpo() -> None:
+    """Outcomes 1 0 0 0 1: mean 0.4, std 0.54772: z 1.09545 and -0.73030. Tree of 0, 2, 3: 1 0 0,
+    z 1.15470, -0.57735 twice. Tree of 1, 4: 0 1, z -+0.70711.
+    """
+    values = (2.25015, -1.43740, -1.30765, -1.30765, 1.80255)
+    wanted = [
+        [value] * len(one.turns) for value, one in zip(values, FOREST.trajectories, strict=True)
+    ]
+    check(advantages(FOREST, "tree_grpo"), wanted)
+    half = [[(value + z) / 2] for value, z in zip(values, (1.09545, -0.73030) * 2, strict=False)]
+    found = advantages(FOREST, "tree_grpo", tree_grpo={"intra": 0.5})
+    assert found[0][0] == pytest.approx(half[0][0], abs=2e-5)
+    assert advantages(FOREST, "tree_grpo", tree_grpo={"intra": 0}) == advantages(FOREST, "grpo")
+
+
+def paths(random: Any, size: int) -> list[tuple[int, ...]]:
+    """Paths of rollouts: each branches from a turn of an earlier one, or begins at the question."""
+    found: list[tuple[int, ...]] = []
+    for number in range(size):
+        owners: tuple[int, ...] = ()
+        if found and random.random() < 0.7:
+            parent = random.choice(found)
+            owners = parent[: random.randint(0, len(parent) - 1)]
+        found.append(owners + (number,) * random.randint(1, 3))
+    return found
+
+
+def tree(random: Any, size: int) -> Group:
+    return group(*(leaf(random.random() < 0.5, *path) for path in paths(random, size)))
+
+
+trees = st.builds(tree, st.randoms(use_true_random=False), st.integers(1, 9))
+configs = st.builds(
+    CreditConfig,
+    scale=st.sampled_from(["std", "none"]),
+    std=st.sampled_from(["unbiased", "biased"]),
+)
+
+
+@given(whole_groups, configs, st.sampled_from(TREES))
+def test_rollouts_that_share_nothing_get_grpo_bit_for_bit(
+    found: Group, config: CreditConfig, name: str
+) -> None:
+    wanted = advantages(found, "grpo", config)
+    assert advantages(found, name, config) == wanted
+    # So do roots that never branched.
+    rooted = tuple(
+        replace(one, path=(index,) * len(one.turns)) for index, one in enumerate(found.trajectories)
+    )
+    assert advantages(replace(found, trajectories=rooted), name, config) == wanted
+
+
+@given(trees, configs, st.sampled_from(TREES), st.randoms(use_true_random=False))
+def test_the_order_of_rollouts_changes_nothing(
+    found: Group, config: CreditConfig, name: str, random: Any
+) -> None:
+    order = list(range(len(found.trajectories)))
+    random.shuffle(order)
+    straight = advantages(found, name, config)
+    moved = replace(found, trajectories=tuple(found.trajectories[index] for index in order))
+    for row, index in zip(advantages(moved, name, config), order, strict=True):
+        assert row == pytest.approx(straight[index], abs=1e-9)
+
+
+@given(trees, configs, st.sampled_from(TREES), st.sampled_from([-1.0, 0.25, 3.0]))
+def test_shifting_all_outcomes_changes_nothing(
+    found: Group, config: CreditConfig, name: str, shift: float
+) -> None:
+    judged = [judge(one, found.golden_answers, config) for one in found.trajectories]
+    config = CreditConfig.model_validate({**config.model_dump(), "algorithm": name})
+    before = ALGORITHMS[name](judged, config).advantages
+    moved = [replace(one, outcome=one.outcome + shift) for one in judged]
+    for row, other in zip(before, ALGORITHMS[name](moved, config).advantages, strict=True):
+        assert row == pytest.approx(other, abs=1e-9)
+
+
+@given(trees, configs, st.sampled_from(TREES), st.booleans())
+def test_equal_outcomes_teach_nothing(
+    found: Group, config: CreditConfig, name: str, correct: bool
+) -> None:
+    answer = GOLD if correct else "Nobody"
+    same = tuple(replace(one, answer=answer) for one in found.trajectories)
+    rows = advantages(replace(found, trajectories=same), name, config)
+    assert all(value == 0.0 for row in rows for value in row)
+
+
+def test_a_path_has_one_number_per_turn() -> None:
+    with pytest.raises(InvalidInputError, match=r"path: expected one number per turn \(2\), got 1"):
+        replace(leaf(True, 0, 0), path=(0,))
