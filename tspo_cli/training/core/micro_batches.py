@@ -248,11 +248,11 @@ def _micro_batch(
         token_ids[row, places] = torch.tensor(tokens)
         positions[row, places] = torch.arange(len(tokens))
     # (row, column, target) of every distinct one
-    places: dict[tuple[int, int, int], int] = {}
+    distinct: dict[tuple[int, int, int], int] = {}
     copies = [
-        places.setdefault(
+        distinct.setdefault(
             (rows[number], columns[number][index - 1], chosen[number].token_ids[index]),
-            len(places),
+            len(distinct),
         )
         for number, index in trained
     ]
@@ -272,9 +272,9 @@ def _micro_batch(
     return MicroBatch(
         token_ids=token_ids,
         positions=positions,
-        rows=integers([row for row, _, _ in places]),
-        columns=integers([column for _, column, _ in places]),
-        targets=integers([target for _, _, target in places]),
+        rows=integers([row for row, _, _ in distinct]),
+        columns=integers([column for _, column, _ in distinct]),
+        targets=integers([target for _, _, target in distinct]),
         weights=numbers("weights"),
         coefficients=torch.tensor(
             [coefficients[members[number]][index] for number, index in trained],
@@ -292,7 +292,7 @@ def _micro_batch(
         members=tuple(members),
         packing=packing.segments if packing else None,
         clip_scales=_clip_scales(chosen, trained),
-        copies=integers(copies) if len(places) < len(trained) else None,
+        copies=integers(copies) if len(distinct) < len(trained) else None,
     )
 
 
