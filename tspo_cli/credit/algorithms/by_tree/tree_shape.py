@@ -66,7 +66,7 @@ def values_of_turns(
         for node, follows in pairwise(row):
             next_of[node][follows] = None
     for node in sorted(next_of, key=lambda node: -node.turn):
-        values[node] = _softmax_mean([values[one] for one in next_of[node]], temperature)
+        values[node] = _softmax_mean([values[follower] for follower in next_of[node]], temperature)
     return values
 
 
