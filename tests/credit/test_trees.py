@@ -16,9 +16,10 @@ from tspo_cli.credit.assign import assign_credit
 from tspo_cli.credit.folr import judge
 from tspo_cli.credit.group import CreditTrajectory, CreditTurn, Group
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.rollout.trajectory import Branch
 
 GOLD = "Ada"
-TREES = ("tree_grpo",)
+TREES = ("tree_grpo", "arpo", "at2po", "sipo")
 
 
 def leaf(correct: bool, *path: int) -> CreditTrajectory:
@@ -73,6 +74,76 @@ def test_tree_grpo() -> None:
     assert advantages(FOREST, "tree_grpo", tree_grpo={"intra": 0}) == advantages(FOREST, "grpo")
 
 
+# z of the outcomes 1 0 0 0 1 over all five.
+RIGHT, WRONG = 1.09545, -0.73030
+
+
+def test_arpo() -> None:
+    """Turn 1 of 0 is shared by 0, 2 and 3: (1.09545 - 2 x 0.73030) / 3 = -0.12172. Turn 2 of
+    2 by 2 and 3, both -0.73030. Turn 1 of rollout 1 by 1 and 4: 0.18257.
+    """
+    wanted = [
+        [-0.12172, RIGHT, RIGHT],
+        [0.18257, WRONG],
+        [-0.12172, WRONG, WRONG],
+        [-0.12172, WRONG, WRONG],
+        [0.18257, RIGHT],
+    ]
+    check(advantages(FOREST, "arpo"), wanted)
+    assert advantages(FOREST, "arpo", arpo={"shared": "own"}) == advantages(FOREST, "grpo")
+
+
+def test_at2po() -> None:
+    """Turn 2 of rollout 2 has two continuations of -0.73030. Turn 1 of 0 has two, 1.09545 and
+    -0.73030: softmax weights 0.86129 and 0.13871 of e^1.82574 = 6.20740 to 1, mean 0.84217; so
+    has turn 1 of rollout 1.
+    """
+    wanted = [
+        [0.84217, RIGHT, RIGHT],
+        [0.84217, WRONG],
+        [0.84217, WRONG, WRONG],
+        [0.84217, WRONG, WRONG],
+        [0.84217, RIGHT],
+    ]
+    found = advantages(FOREST, "at2po")
+    for row, expected in zip(found, wanted, strict=True):
+        assert row == pytest.approx(expected, abs=1e-4)
+    # Within trees: 1 0 0 -> 1.15470 -0.57735, and 0 1 -> -+0.70711. Hot: plain means.
+    options = {"leaves": "tree", "temperature": 1e9}
+    wanted = [
+        [0.28868, 1.15470, 1.15470],
+        [0.0, -0.70711],
+        [0.28868, -0.57735, -0.57735],
+        [0.28868, -0.57735, -0.57735],
+        [0.0, 0.70711],
+    ]
+    check(advantages(FOREST, "at2po", at2po=options), wanted)
+
+
+def test_sipo() -> None:
+    """Branches 2, 3 and 4 with uncertainties 1, 2, 3, numbers 3, 2, 1 of 3. u in standard
+    deviations: -1.22474, 0, 1.22474; V -0.73030 twice and 1.09545, mean -0.12172; a = (1.22474 x
+    0.60858 + 1.22474 x 1.21717) / 3 = 0.74536. h(1, 3) = Phi^-1(2.625 / 3.25) = 0.86944, h(2, 3)
+    = 0, h(3, 3) = -0.86944: V of 2 becomes -0.73030 + 0.64804 and V of 4 1.09545 - 0.64804.
+    """
+    uncertain = {2: (3, 1.0), 3: (2, 2.0), 4: (1, 3.0)}
+    leaves = tuple(
+        replace(one, branch=Branch(one.path[:-1], uncertain[index][0], 3, uncertain[index][1]))
+        if index in uncertain
+        else one
+        for index, one in enumerate(FOREST.trajectories)
+    )
+    chosen = replace(FOREST, trajectories=leaves)
+    lasts = [row[-1] for row in advantages(chosen, "sipo")]
+    assert lasts == pytest.approx([RIGHT, WRONG, -0.08226, WRONG, 0.44741], abs=1e-4)
+    # Turn 2 of rollout 2: continuations -0.08226 and -0.73030, weights 0.65654 and 0.34346.
+    found = advantages(chosen, "sipo")[2][1]
+    assert found == pytest.approx(0.65654 * -0.08226 + 0.34346 * -0.73030, abs=1e-4)
+    for options in ({"weight": 0}, {"least_branches": 4}):
+        assert advantages(chosen, "sipo", sipo=options) == advantages(FOREST, "at2po")
+    assert advantages(FOREST, "sipo") == advantages(FOREST, "at2po"), "no ranks are known"
+
+
 def paths(random: Any, size: int) -> list[tuple[int, ...]]:
     """Paths of rollouts: each branches from a turn of an earlier one, or begins at the question."""
     found: list[tuple[int, ...]] = []
@@ -86,7 +157,15 @@ def paths(random: Any, size: int) -> list[tuple[int, ...]]:
 
 
 def tree(random: Any, size: int) -> Group:
-    return group(*(leaf(random.random() < 0.5, *path) for path in paths(random, size)))
+    return group(
+        *(
+            replace(
+                leaf(random.random() < 0.5, *path),
+                branch=Branch((), random.randint(1, 4), 4, random.random()),
+            )
+            for path in paths(random, size)
+        )
+    )
 
 
 trees = st.builds(tree, st.randoms(use_true_random=False), st.integers(1, 9))

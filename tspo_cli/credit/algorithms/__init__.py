@@ -19,6 +19,9 @@ from tspo_cli.credit.algorithms.by_outcome.rejection_sampling import rejection_s
 from tspo_cli.credit.algorithms.by_outcome.retrieval_bonus import retrieval_bonus
 from tspo_cli.credit.algorithms.by_outcome.rloo import rloo
 from tspo_cli.credit.algorithms.by_outcome.stratified_grpo import stratified_grpo
+from tspo_cli.credit.algorithms.by_tree.arpo import arpo
+from tspo_cli.credit.algorithms.by_tree.at2po import at2po
+from tspo_cli.credit.algorithms.by_tree.sipo import sipo
 from tspo_cli.credit.algorithms.by_tree.tree_grpo import tree_grpo
 from tspo_cli.credit.algorithms.by_turn.a2tgpo import a2tgpo
 from tspo_cli.credit.algorithms.by_turn.carl import carl
@@ -55,6 +58,9 @@ _ALGORITHMS = (
     carl,
     stratified_grpo,
     tree_grpo,
+    arpo,
+    at2po,
+    sipo,
     retrieval_bonus,
     rejection_sampling,
 )
