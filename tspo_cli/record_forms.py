@@ -152,6 +152,8 @@ class _Rollout(_Class, total=False):
     answer: Text | None
     failed: bool
     refused: Text
+    judge: Share | None
+    judge_error: Text
     prompt_tokens: Count
     outcome: Measure | None
     f1: Share | None

@@ -8,6 +8,7 @@ RUN/status.json            {"state": running | finished | failed | stopped, "ste
                            "warnings"}, and "stopped_early": the rule that ended it before its steps
 RUN/metrics.jsonl          one line per step, without clock readings: equal runs have equal files
 RUN/questions.jsonl        the questions of each step, where earlier steps decide on them
+RUN/judge/replies_0.jsonl  replies of a judge whose verdict is trained, by process
 RUN/timings.jsonl          seconds per step and part
 RUN/rollouts/step_000010.jsonl.gz       one line per group
 RUN/checkpoints/step_000010/            to resume from

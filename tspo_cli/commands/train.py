@@ -99,8 +99,11 @@ def train(
             result(to_toml(config))
         return
 
+    from tspo_cli.evaluation.judging.training_judge import check_training_judge
     from tspo_cli.training.launch.processes import launch
 
+    if os.environ.get("RANK", "0") == "0":
+        check_training_judge(config)
     with _saying_how_to_prepare(config):
         launch(config, run, train_here, WORKER, resume=resume, overwrite=overwrite)
     if os.environ.get("RANK", "0") == "0":
@@ -122,9 +125,11 @@ def _saying_how_to_prepare(config: Config) -> Iterator[None]:
 def train_here(config: Config, run: Path, attempt: int, resume: bool) -> None:
     """Train in this process: the training loop, with evaluation handed to it."""
     from tspo_cli.evaluation.in_training import make_evaluator
+    from tspo_cli.evaluation.judging.training_judge import open_training_judge
     from tspo_cli.training.run import train as train_run
 
-    train_run(config, run, make_evaluator(config), attempt=attempt, resume=resume)
+    judge = open_training_judge(config, run, int(os.environ.get("RANK", "0")))
+    train_run(config, run, make_evaluator(config), attempt=attempt, resume=resume, judge=judge)
 
 
 def _check_resumed(config: Config, run: Path) -> None:
@@ -140,10 +145,12 @@ def _check_resumed(config: Config, run: Path) -> None:
 
 def _check_inputs(config: Config, run: Path) -> None:
     """Open data, index and model as training would; say what was found and what to mind."""
+    from tspo_cli.evaluation.judging.training_judge import check_training_judge
     from tspo_cli.evaluation.sets import read_eval_sets
     from tspo_cli.training.start.dry_run import dry_run
 
     sets = read_eval_sets(config.eval.data, config.eval.limit)
+    check_training_judge(config)
     found = dry_run(config, run, {name: len(questions) for name, questions in sets.items()})
     for line in found.lines:
         say(line)

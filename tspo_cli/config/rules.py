@@ -254,6 +254,11 @@ def _credit_problems(config: Config) -> Iterator[str]:
     except InvalidInputError as error:
         yield str(error)
         return
+    if config.credit.outcome == "judge" and not (config.judge.url and config.judge.model):
+        yield (
+            "credit.outcome: judge needs one; set judge.url and judge.model (on an "
+            "OpenAI-compatible server), and judge.prompt for a rubric of your own"
+        )
     name, kind = algorithm.name, config.kind
     if algorithm.kind != kind:
         names = ", ".join(entry.name for entry in ALGORITHMS.values() if entry.kind == kind)

@@ -21,11 +21,11 @@ class CreditConfig(Section):
     """
 
     algorithm: str = Field("tspo", description="Name of the algorithm, or FILE.py:function.")
-    outcome: Literal["em", "f1", "f1_plus", "em_format"] | UserFunction = Field(
+    outcome: Literal["em", "f1", "f1_plus", "em_format", "judge"] | UserFunction = Field(
         "em",
         description=(
             "U11: reward of the final answer. f1_plus: F1 less penalties, as in Search-R1++; "
-            "em_format: values of Search-R1 v0.3."
+            "em_format: values of Search-R1 v0.3; judge: the verdict of [judge]."
         ),
     )
     format_score: float = Field(

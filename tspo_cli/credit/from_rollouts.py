@@ -41,6 +41,7 @@ def group_from_trajectories(
                 row,
                 trajectory.path,
                 trajectory.branch,
+                trajectory.verdict,
             )
             for trajectory, row in zip(trajectories, beliefs, strict=True)
         ),
@@ -69,6 +70,7 @@ def group_from_record(record: GroupRecord) -> Group:
                 tuple(rollout.get("gold_logprobs") or ()),
                 tuple(rollout.get("path") or ()),
                 _branch(rollout),
+                rollout.get("judge"),
             )
             for rollout in record["trajectories"]
         ),

@@ -42,7 +42,8 @@ class CreditTrajectory:
 
     `gold_logprobs` are K values that only a model can give: the mean log-probability (nats per
     token) of the gold answer before each turn, that is after the prompt and after the feedback of
-    every turn but the last. Empty: not measured.
+    every turn but the last. Empty: not measured. `verdict` is that of a judge on the answer, 1 or
+    0; None: nobody was asked.
 
     `path` tells which turns trajectories share: K numbers, for each turn that of the trajectory
     that it was sampled for. Trajectories with the same number at the same turn have the same turns
@@ -54,6 +55,7 @@ class CreditTrajectory:
     gold_logprobs: tuple[float, ...] = ()
     path: tuple[int, ...] = ()
     branch: Branch | None = None
+    verdict: float | None = None
 
     def __post_init__(self) -> None:
         if not self.turns:

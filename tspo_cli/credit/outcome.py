@@ -19,12 +19,13 @@ def outcome_reward(
     """The outcome that `config.outcome` asks for, less the penalties for length; `found`: a gold
     answer was retrieved.
 
-    em: 0 or 1. f1: 0 to 1. f1_plus: see `f1_plus`. em_format: see `format_reward`.
+    em: 0 or 1. f1: 0 to 1. f1_plus: see `f1_plus`. em_format: see `format_reward`. judge: 0 or 1.
     FILE.py:function: what the user's function returns for (answer or None, golden answers,
     trajectory), which must be a finite number.
 
     Raises:
-        InvalidInputError, MissingResourceError: a user's function that cannot be used.
+        InvalidInputError, MissingResourceError: a user's function that cannot be used, or a
+            trajectory that no judge has seen.
     """
     if config.outcome == "em":
         reward = float(exact_match(trajectory.answer, golds))
@@ -34,6 +35,8 @@ def outcome_reward(
         reward = f1_plus(trajectory, golds, config)
     elif config.outcome == "em_format":
         reward = format_reward(trajectory, golds, config, found=found)
+    elif config.outcome == "judge":
+        reward = _verdict(trajectory)
     else:
         reward = _user_reward(trajectory, golds, config.outcome)
     reward = shortened(reward, trajectory, config)
@@ -114,6 +117,15 @@ def well_formed(generated: str) -> bool:
         ):
             return generated.count("<think>") == generated.count("</think>")
     return False
+
+
+def _verdict(trajectory: CreditTrajectory) -> float:
+    if trajectory.verdict is None and trajectory.answer is not None:
+        raise InvalidInputError(
+            "credit.outcome judge needs a verdict on each answer: training asks for them, and a "
+            'file may give them as "judge": 1 or 0'
+        )
+    return trajectory.verdict or 0.0
 
 
 def _user_reward(trajectory: CreditTrajectory, golds: Sequence[str], spec: str) -> float:

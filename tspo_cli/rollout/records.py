@@ -65,6 +65,8 @@ class RolloutRecord(_TrajectoryClass):
     failed: bool  # a search failed or the deadline passed: not trained on, scored as wrong
     late: NotRequired[bool]  # written where it is true: the deadline passed
     refused: NotRequired[str]  # written where it is not empty: why the server refused the next turn
+    judge: NotRequired[float]  # a judge's verdict, where it is the outcome that is trained
+    judge_error: NotRequired[str]  # written where it is not empty: why there is no verdict
     weight_version: int  # of the weights that sampled the last token
     prompt_tokens: int
     turns: list[TurnRecord]  # all from the question on, those shared with other rollouts included
@@ -130,6 +132,10 @@ def rollout_record(trajectory: Trajectory) -> RolloutRecord:
             }
     if trajectory.late:
         record["late"] = True
+    if trajectory.verdict is not None:
+        record["judge"] = trajectory.verdict
+    if trajectory.judge_error:
+        record["judge_error"] = trajectory.judge_error
     if trajectory.refused:
         record["refused"] = trajectory.refused
     return record

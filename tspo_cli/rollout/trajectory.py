@@ -99,7 +99,8 @@ class Trajectory:
     `weight_version` is that of its last token. `late`: its deadline passed before it was complete.
     `refused`: why a server refused its next turn; empty otherwise. It then has no answer. `branch`:
     how it began, where the rollouts of a question form trees; its turns are all from the question
-    on, those that it shares included.
+    on, those that it shares included. `verdict`: of a judge on the answer, where it is the outcome
+    that is trained; `judge_error`: why there is none.
     """
 
     group: GroupId
@@ -111,6 +112,8 @@ class Trajectory:
     late: bool = False
     refused: str = ""
     branch: Branch | None = None
+    verdict: float | None = None
+    judge_error: str = ""
 
     @property
     def path(self) -> tuple[int, ...]:
@@ -132,8 +135,14 @@ class Trajectory:
 
     @property
     def failed(self) -> bool:
-        """True if it ended for a reason outside the policy: a failed search or its deadline."""
-        return self.late or any(turn.search_error is not None for turn in self.turns)
+        """True if it ended for a reason outside the policy: a failed search, its deadline, or a
+        judge without a verdict.
+        """
+        return (
+            self.late
+            or bool(self.judge_error)
+            or any(turn.search_error is not None for turn in self.turns)
+        )
 
     @property
     def mixed(self) -> bool:

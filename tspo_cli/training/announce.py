@@ -137,6 +137,7 @@ def _reward(config: Config) -> str:
         "f1": "word F1",
         "f1_plus": "word F1 less penalties",
         "em_format": "exact match and format",
+        "judge": f"verdict of {config.judge.model}",
     }
     limit = (
         f" less the overlong penalty from {credit.overlong_limit} tokens"

@@ -40,6 +40,7 @@ from tspo_cli.training.launch.training_run import TrainingRun
 from tspo_cli.training.loop import Evaluate, MakeStep, train_loop
 from tspo_cli.training.policy import starting_policy
 from tspo_cli.training.rl.background import refuse_unsafe_background
+from tspo_cli.training.rl.judged_rollouts import AnswerJudge
 from tspo_cli.training.rl.question_batches import fitting_questions
 from tspo_cli.training.rl.rl_step import RlParts, RlStep
 from tspo_cli.training.rl.scoring import needs_critic
@@ -57,12 +58,19 @@ StepMaker = Callable[[PolicyLearner, Critic | None, Engine], MakeStep]
 
 
 def train(
-    config: Config, directory: Path, evaluate: Evaluate, *, attempt: int, resume: bool
+    config: Config,
+    directory: Path,
+    evaluate: Evaluate,
+    *,
+    attempt: int,
+    resume: bool,
+    judge: AnswerJudge | None = None,
 ) -> None:
     """Train as `config` says, in this process, together with the other processes that RANK and
     WORLD_SIZE announce.
 
-    `directory` is a claimed run directory. Data, index and model are opened before anything is
+    `directory` is a claimed run directory; `judge` gives the outcome where credit.outcome asks for
+    one. Data, index and model are opened before anything is
     computed.
 
     Raises:
@@ -81,7 +89,7 @@ def train(
         log_line(directory, attempt, f"failed: {cause}")
 
     with watched(config.train.stall_limit, failed):
-        _train(config, directory, evaluate, inputs, device, attempt=attempt, resume=resume)
+        _train(config, directory, evaluate, inputs, device, judge, attempt=attempt, resume=resume)
 
 
 def _train(
@@ -90,6 +98,7 @@ def _train(
     evaluate: Evaluate,
     inputs: TrainingInputs,
     device: str,
+    judge: AnswerJudge | None,
     *,
     attempt: int,
     resume: bool,
@@ -104,7 +113,8 @@ def _train(
         say(message)
         log_line(directory, attempt, message)
 
-    step_maker = _step_maker(config, directory, inputs, protocol, log if rank() == 0 else _nothing)
+    say_first = log if rank() == 0 else _nothing
+    step_maker = _step_maker(config, directory, inputs, protocol, judge, say_first)
     updates = config.train.steps * (config.train.updates_per_step if config.kind != "sft" else 1)
     if config.lora.rank:
         add_lora(model, config.lora, config.seed)
@@ -141,6 +151,7 @@ def _step_maker(
     directory: Path,
     inputs: TrainingInputs,
     protocol: SearchProtocol,
+    judge: AnswerJudge | None,
     log: Callable[[str], None],
 ) -> StepMaker:
     """Make the training data ready now: what is bad is reported before the learner is built."""
@@ -154,7 +165,17 @@ def _step_maker(
     log(lengths)
     log(_work(config, replace(inputs, questions=questions)))
     return lambda learner, critic, engine: RlStep(
-        RlParts(config, learner, critic, engine, inputs.retriever, protocol, questions, directory)
+        RlParts(
+            config,
+            learner,
+            critic,
+            engine,
+            inputs.retriever,
+            protocol,
+            questions,
+            directory,
+            judge,
+        )
     )
 
 

@@ -134,14 +134,17 @@ class JudgeRename(Section):
 
 
 class JudgeConfig(Section):
-    """`tspo eval`: a model that judges answers, through an OpenAI-compatible server's chat API."""
+    """A model that judges answers, through an OpenAI-compatible server's chat API: a further score
+    of `tspo eval`, or the outcome that is trained (credit.outcome = "judge").
+    """
 
     url: str = Field("", description="Base URL. Empty: no judge.")
     model: str = Field("", description="Name of the judging model on the server.")
     prompt: str = Field(
         "",
         description=(
-            "Text file with {question}, {golden_answers} and {answer}. Empty: the built-in prompt."
+            "Text file with {question}, {golden_answers} and {answer}, such as a rubric. Empty: "
+            "the built-in prompt."
         ),
     )
     key_env: str = Field(

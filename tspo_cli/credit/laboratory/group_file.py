@@ -7,7 +7,8 @@ One entry per turn; the answering turn has no query and no feedback. "answer" ma
 A turn may also hold "text", all that the model wrote in it, for the options hit_source and outcome
 em_format. Without it the model is taken to have written its query, or its answer in the last turn,
 and nothing else. "tokens" is how many tokens a turn sampled (1 without it; reinforce_pp and
-overlong_limit count them), and a trajectory's "gold_logprobs" what igpo needs.
+overlong_limit count them), and a trajectory's "gold_logprobs" what igpo needs. "judge" is the
+verdict of a judge on its answer, 1 or 0, for the outcome judge.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import read_json
 
 _GROUP_KEYS = ("question", "golden_answers", "trajectories")
-_TRAJECTORY_KEYS = ("answer", "turns", "gold_logprobs")
+_TRAJECTORY_KEYS = ("answer", "turns", "gold_logprobs", "judge")
 _TEXT_KEYS = ("query", "feedback", "text")
 _TURN_KEYS = (*_TEXT_KEYS, "tokens")
 
@@ -73,8 +74,14 @@ def _trajectory(where: str, value: Any) -> CreditTrajectory:
         )
     if answer is not None and not turns[-1].generated:
         turns = (*turns[:-1], replace(turns[-1], generated=f"<answer>{answer}</answer>"))
+    verdict = record.get("judge")
+    if verdict is not None and (type(verdict) not in (int, float) or verdict not in (0, 1)):
+        raise _wrong(where, f'"judge" to be 1 or 0, got {_shown(verdict)}', "or leave it out")
     return CreditTrajectory(
-        answer, turns, _gold_logprobs(where, record.get("gold_logprobs"), len(turns))
+        answer,
+        turns,
+        _gold_logprobs(where, record.get("gold_logprobs"), len(turns)),
+        verdict=None if verdict is None else float(verdict),
     )
 
 

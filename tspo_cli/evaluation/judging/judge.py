@@ -116,7 +116,7 @@ class Judge:
         """
         question, golds = _KNOWN
         for answer, expected in _KNOWN_ANSWERS:
-            judgement = self._ask(question, golds, answer)
+            judgement = self.ask(question, golds, answer)
             if judgement.verdict == expected:
                 continue
             said = judgement.problem or f"it replied {' '.join(judgement.reply.split())[-200:]!r}"
@@ -141,9 +141,14 @@ class Judge:
         }
 
     def _reply(self, item: ItemRecord) -> Judgement:
-        return self._ask(item["question"], item["golden_answers"], item["answer"] or "")
+        return self.ask(item["question"], item["golden_answers"], item["answer"] or "")
 
-    def _ask(self, question: str, golds: Sequence[str], answer: str) -> Judgement:
+    def ask(self, question: str, golds: Sequence[str], answer: str) -> Judgement:
+        """The judge's reply about an answer.
+
+        Raises:
+            RemoteServiceError: the server failed.
+        """
         body = {
             "model": self.config.model,
             "messages": [

@@ -19,7 +19,7 @@ from tspo_cli.errors import UsageError
 from tspo_cli.reporting.page.curves import figures
 from tspo_cli.reporting.page.page_items import GROUPS_PER_STEP, item_data
 from tspo_cli.reporting.run_report import TABLES, RunReport
-from tspo_cli.reporting.sources.run_view import RunView, unfinished
+from tspo_cli.reporting.sources.run_view import RunView, judged, unfinished
 from tspo_cli.reporting.sweep_report import SweepReport
 from tspo_cli.text.printable import printable, printable_values
 from tspo_cli.text.secrets import without_secrets
@@ -80,7 +80,7 @@ def render_page(report: RunReport, *, items: int = 200) -> str:
             for number, name in ((len(trained), "run"), (len(views) - len(trained), "evaluation"))
             if number
         ],
-        notes=unfinished(views),
+        notes=[*unfinished(views), *judged(views)],
         tables=tables,
         figures=[(figure, Markup(figure.svg)) for figure in figures(report.arms)],
         index=Markup(_script_json(data.index)),

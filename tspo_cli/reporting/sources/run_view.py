@@ -276,6 +276,22 @@ def warned(views: Iterable[RunView]) -> list[str]:
     ]
 
 
+def judged(views: Iterable[RunView]) -> list[str]:
+    """How well the judge that a run was trained with agrees with exact match, one sentence each."""
+    return [
+        f"{view.name}: trained with the verdicts of {view.setting('judge.model')}, which agree "
+        f"with exact match on {_mean(rows, 'judge_agreement'):.1%} of the rollouts (only the judge "
+        f"calls {_mean(rows, 'judge_only'):.1%} correct, only exact match "
+        f"{_mean(rows, 'em_only'):.1%})"
+        for view in views
+        if (rows := [row for row in view.metrics if "judge_agreement" in row])
+    ]
+
+
+def _mean(rows: Sequence[dict[str, Any]], name: str) -> float:
+    return sum(float(row.get(name) or 0.0) for row in rows) / len(rows)
+
+
 def _read(form: TypeAdapter[Any], path: Path) -> dict[str, Any]:
     record: dict[str, Any] = checked(form, runs.read_json(path), str(path))
     return record

@@ -28,6 +28,7 @@ from tspo_cli.training.loop import StepResult
 from tspo_cli.training.rl.background import in_background
 from tspo_cli.training.rl.dynamic_sampling import groups_with_advantage, needs_refill
 from tspo_cli.training.rl.early_warnings import warning_metrics
+from tspo_cli.training.rl.judged_rollouts import AnswerJudge, judge_metrics, judged
 from tspo_cli.training.rl.question_batches import (
     BatchQuestion,
     batch_of_step,
@@ -53,7 +54,8 @@ from tspo_cli.training.telemetry.rollout_load import MeasuredRetriever, RolloutL
 @dataclass(frozen=True)
 class RlParts:
     """What a step of reinforcement learning works with. `critic` is None where the algorithm has
-    none, `retriever` where rollouts may not search. `directory` is that of the run.
+    none, `retriever` where rollouts may not search, `judge` where none gives the outcome.
+    `directory` is that of the run.
     """
 
     config: Config
@@ -64,6 +66,7 @@ class RlParts:
     protocol: SearchProtocol
     questions: Sequence[Question]
     directory: Path
+    judge: AnswerJudge | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,8 @@ class RlStep:
         self.lengths.learn(records)
         metrics |= warning_metrics(records, self.parts.config.credit)
         metrics |= self.sampling_metrics(batch, groups) | tree_metrics(records)
+        if self.parts.judge is not None:
+            metrics |= judge_metrics(records)
         metrics |= checks | updates | handover
         line = None
         if self.pool is not None:
@@ -177,6 +182,9 @@ class RlStep:
         trajectories = rollouts.trajectories
         if is_dynamic(parts.config.rollout):
             trajectories = returned(rollouts.batch, trajectories)
+        if parts.judge is not None:
+            with local_work(), self.clock.part("judge"):
+                trajectories = judged(trajectories, parts.judge)
         positions = {drawn.group: drawn.position for drawn in rollouts.batch}
         models = Models(parts.learner, parts.critic, parts.protocol)
         groups = score(trajectories, positions, parts.config, models)

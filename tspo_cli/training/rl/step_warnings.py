@@ -106,12 +106,13 @@ def _failures(groups: Sequence[GroupRecord], metrics: Mapping[str, float]) -> It
         return
     failed = [rollout for group in groups for rollout in group.get("failed", [])]
     errors = [turn["search_error"] for rollout in failed for turn in rollout["turns"]]
+    errors += [rollout.get("judge_error") for rollout in failed]
     reason = next((error for error in errors if error), "later than rollout.trajectory_deadline")
     yield Trouble(
         "failed",
         1,
         f"{share:.0%} of the rollouts failed and were not trained on, such as: {reason}; check the "
-        "retriever, rollout.turn_deadline and rollout.trajectory_deadline",
+        "retriever (or the judge), rollout.turn_deadline and rollout.trajectory_deadline",
     )
 
 

@@ -1,0 +1,123 @@
+"""The judge of `tspo eval` as the outcome of training: asked once for each answer, and checked
+before the run starts.
+
+RUN/judge/replies_0.jsonl has every reply that process 0 got. An answer that was judged before, in
+this attempt or an earlier one, is not asked again, so a resumed run has the same outcomes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import as_completed
+from pathlib import Path
+from typing import Any
+
+from tspo_cli.config.schema import Config
+from tspo_cli.digests import json_digest
+from tspo_cli.disk import atomic_write_text
+from tspo_cli.errors import RemoteServiceError
+from tspo_cli.evaluation.judging.judge import Judge, Judgement, open_judge
+from tspo_cli.runs import append_jsonl, read_jsonl
+from tspo_cli.text.strict_json import json_text
+from tspo_cli.threads import DaemonPool
+from tspo_cli.training.rl.judged_rollouts import AnswerJudge, Asked, Opinion
+
+JUDGE_NAME = "judge"
+
+
+class TrainingJudge:
+    """A judge with the replies that a run has got so far, of all its processes."""
+
+    def __init__(self, judge: Judge, folder: Path, process: int) -> None:
+        self.judge, self.own = judge, folder / f"replies_{process}.jsonl"
+        self.known: dict[str, Judgement] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(folder.glob("replies_*.jsonl")):
+            lines = read_jsonl(path)
+            self._take(lines)
+            if path == self.own:  # a killed process may have left half a line
+                atomic_write_text(path, "".join(json_text(line) + "\n" for line in lines))
+
+    def opinions(self, asked: Sequence[Asked]) -> list[Opinion]:
+        """One opinion for each answer; equal ones are asked once.
+
+        Raises:
+            RemoteServiceError: every request failed.
+        """
+        keys = [_key(entry) for entry in asked]
+        new = {key: entry for key, entry in zip(keys, asked, strict=True) if key not in self.known}
+        lost = self._ask(new)
+        if new and len(lost) == len(new):
+            raise RemoteServiceError(
+                f"{next(iter(lost.values()))}; the judge of credit.outcome answers nothing; check "
+                "judge.url, then use --resume"
+            )
+        return [
+            Opinion(None, lost[key]) if key in lost else _opinion(self.known[key]) for key in keys
+        ]
+
+    def _ask(self, new: Mapping[str, Asked]) -> dict[str, str]:
+        """Ask for these answers, and keep the replies; why those failed that got none."""
+        pool = DaemonPool(self.judge.config.concurrency, "judge")
+        lost: dict[str, str] = {}
+        try:
+            futures = {pool.submit(self.judge.ask, *entry): key for key, entry in new.items()}
+            for future in as_completed(futures):
+                key = futures[future]
+                try:
+                    self._keep(key, future.result())
+                except RemoteServiceError as error:
+                    lost[key] = str(error)
+        finally:
+            pool.close()
+        return lost
+
+    def _keep(self, key: str, judgement: Judgement) -> None:
+        self.known[key] = judgement
+        line = {"judge": self.judge.digest, "key": key}
+        append_jsonl(self.own, {**line, "reply": judgement.reply, "problem": judgement.problem})
+
+    def _take(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Replies of another judge, or to another prompt, do not count."""
+        self.known |= {
+            line["key"]: Judgement(line["reply"], line["problem"])
+            for line in lines
+            if line["judge"] == self.judge.digest
+        }
+
+
+def open_training_judge(config: Config, run: Path, process: int) -> AnswerJudge | None:
+    """The judge of a run in the directory `run`, None where it is not the outcome.
+
+    Raises:
+        InvalidInputError, MissingResourceError: see `open_judge`.
+    """
+    judge = open_judge(config.judge) if is_judged(config) else None
+    return TrainingJudge(judge, run / JUDGE_NAME, process) if judge is not None else None
+
+
+def check_training_judge(config: Config) -> None:
+    """Ask the judge of a training about answers that are known, before time is spent.
+
+    Raises:
+        RemoteServiceError: it does not answer, or a verdict is wrong.
+        InvalidInputError, MissingResourceError: see `open_judge`.
+    """
+    judge = open_judge(config.judge) if is_judged(config) else None
+    if judge is not None:
+        judge.preflight()
+
+
+def is_judged(config: Config) -> bool:
+    """True where the verdict of a judge is the outcome that is trained."""
+    return config.kind != "sft" and config.credit.outcome == "judge"
+
+
+def _key(asked: Asked) -> str:
+    return json_digest(asked)
+
+
+def _opinion(judgement: Judgement) -> Opinion:
+    if judgement.verdict is not None:
+        return Opinion(judgement.verdict)
+    return Opinion(None, judgement.problem or "the judge's reply cannot be read")
