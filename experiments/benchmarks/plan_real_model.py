@@ -23,7 +23,8 @@ from experiments.benchmarks.plan_memory import peak_gib, tspo
 
 GOAL = 0.15
 """By this share of the truth a plan may be too low. What is above the truth is safe."""
-SEQUENCES = 16
+SEQUENCE = 250
+"""About the tokens of a sequence: as many of them as a micro-batch holds make an update."""
 LIMITS = {
     "rollout.prompt": "short",
     "rollout.max_searches": 2,
@@ -32,32 +33,37 @@ LIMITS = {
     "rollout.max_prompt_tokens": 256,
     "retriever.k": 2,
 }
-RL = {
-    "rollout.questions_per_step": SEQUENCES // 4,
-    "rollout.batch_size": SEQUENCES,
-    "train.drop_zero_advantage": "false",
-}
+RL = {"rollout.group_size": 4, "train.drop_zero_advantage": "false"}
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("any/sft", {}),
     "lora": ("any/sft", {"lora.rank": 16, "lora.alpha": 32}),
-    "grpo": ("any/grpo", RL | {"rollout.group_size": 4, "loss.kl": 0.001}),
-    "grpo-lora": ("any/grpo", RL | {"rollout.group_size": 4, "lora.rank": 16}),
-    "ppo": ("any/grpo", RL | {"rollout.group_size": 4, "credit.algorithm": "ppo"}),
+    "grpo": ("any/grpo", RL | {"loss.kl": 0.001}),
+    "grpo-lora": ("any/grpo", RL | {"lora.rank": 16}),
+    "ppo": ("any/grpo", RL | {"credit.algorithm": "ppo"}),
 }
 
 
 def write_demonstrations(path: Path) -> None:
-    """Demonstrations of about 500 tokens each: a question, two searches and an answer."""
-    text = "The river rises in the hills and flows to the sea past three towns. " * 8
+    """Demonstrations of about 250 tokens each: a question, two searches and an answer."""
+    text = "The river rises in the hills and flows to the sea past three towns. " * 2
     passages = [{"id": str(number), "title": "A river", "text": text} for number in range(2)]
     searches = [
         {"text": f"<search> river {number} </search>", "passages": passages} for number in range(2)
     ]
     with open(path, "w", encoding="utf-8") as handle:
-        for number in range(SEQUENCES):
+        for number in range(64):
             turns = [*searches, {"text": f"<answer> town {number} </answer>"}]
             record = {"question": f"Which town lies at river {number}?", "turns": turns}
             handle.write(json.dumps(record) + "\n")
+
+
+def make_data(folder: Path) -> None:
+    """Demonstrations, and a world with questions and its index."""
+    write_demonstrations(folder / "demos.jsonl")
+    if not (folder / "index").exists():
+        sizes = ["--entities", "80", "--train-questions", "64", "--test-questions", "8"]
+        tspo("data", "make-world", "--out", f"{folder}/world", "--test-entities", "60", *sizes)
+        tspo("index", "build", f"{folder}/world/corpus.jsonl", "--out", f"{folder}/index")
 
 
 def options_of(arm: str, tokens: int, model: Path, data: Path) -> list[str]:
@@ -68,9 +74,11 @@ def options_of(arm: str, tokens: int, model: Path, data: Path) -> list[str]:
     values |= {"checkpoint.every": 0, "retriever.index": data / "index"}
     if recipe == "any/sft":
         values |= {"data.demonstrations": json.dumps([str(data / "demos.jsonl")])}
-        values |= {"train.batch_size": SEQUENCES}
+        values |= {"train.batch_size": tokens // SEQUENCE}
     else:
         values |= {"data.train": json.dumps([str(data / "world" / "train.jsonl")])}
+        questions = max(1, tokens // SEQUENCE // 4)
+        values |= {"rollout.questions_per_step": questions, "rollout.batch_size": 4 * questions}
     return [
         recipe,
         *(part for key, value in values.items() for part in ("--set", f"{key}={value}")),
@@ -91,9 +99,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         work = options.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
-        tspo("data", "make-world", "--out", f"{work}/world", "--entities", "80")
-        tspo("index", "build", f"{work}/world/corpus.jsonl", "--out", f"{work}/index")
-        write_demonstrations(work / "demos.jsonl")
+        make_data(work)
         for arm in options.arms:
             for tokens in options.tokens:
                 settings = options_of(arm, tokens, options.model, work)

@@ -35,7 +35,14 @@ from experiments.reliability.kills import (
     tspo,
 )
 from tspo_cli.console import set_quiet
-from tspo_cli.runs import METRICS_NAME, checkpoint_folders, checkpoint_step, read_json, read_jsonl
+from tspo_cli.disk import has_writer
+from tspo_cli.runs import (
+    METRICS_NAME,
+    checkpoint_folders,
+    checkpoint_step,
+    read_jsonl,
+    read_status,
+)
 
 LONGEST_END = 30.0
 """Seconds that a stop may take."""
@@ -61,6 +68,8 @@ def stopped(
     if child == 0:
         become_tspo(lambda: os.setpgid(0, 0), command, log)
     while len(read_jsonl(run / METRICS_NAME)) < steps:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            raise SystemExit(f"the training ended before step {steps}; see {log}")
         time.sleep(0.01)
     time.sleep(delay)
     began = time.monotonic()
@@ -83,16 +92,18 @@ def try_moment(
 ) -> dict[str, Any]:
     """Stop one run, see what it left, and resume it."""
     run, log = work / "stopped", work / "log.txt"
-    shutil.rmtree(run, ignore_errors=True)
+    if run.exists():
+        shutil.rmtree(run)
     steps, delay = draw.randint(1, STEPS - 1), draw.uniform(0, step_seconds)
     line = [*command, "--out", str(run)]
     code, seconds = stopped(line, run, log, number, steps, delay, group)
-    status, folders = read_json(run / "status.json"), checkpoint_folders(run)
+    is_alone = not has_writer(run)  # no process of it is left
+    status, folders = read_status(run), checkpoint_folders(run)
     step = checkpoint_step(folders[-1]) if folders else None
     found = {"after": steps, "code": code, "seconds": seconds, "saved": step, **status}
     resumed, _ = forked(lambda: None, [*line, "--resume"], log)
     same = resumed == 0 and shared(run) == wanted
-    right = code == 128 + number and step == status["step"] and step >= steps
+    right = is_alone and code == 128 + number and step == status["step"] and step >= steps
     found |= {"same": same, "right": right and status["state"] in ("stopped", "finished")}
     return found
 

@@ -15,7 +15,11 @@ from tspo_cli.training.planning.estimate import estimate_run
 from tspo_cli.training.planning.fitting import fitting_settings
 from tspo_cli.training.planning.memory import PlannedRun
 from tspo_cli.training.planning.model_shape import model_shape
-from tspo_cli.training.planning.phases import CARD_SHARE, process_phases
+from tspo_cli.training.planning.phases import (
+    CARD_SHARE,
+    micro_batch_tokens,
+    process_phases,
+)
 from tspo_cli.training.planning.step_time import cpu_seconds, learner_operations
 
 GIB = 2**30
@@ -132,3 +136,39 @@ def test_a_large_model_on_a_cpu_has_a_time(tmp_path: Any) -> None:
     estimate = json.loads(done.stdout)
     assert estimate["seconds_per_step"] > 0
     assert "GFLOPS" in estimate["seconds_from"]
+
+
+def test_known_lengths_bound_a_micro_batch() -> None:
+    """The longest sequences of a step together, and each again where a step has more than all."""
+    config = load_config([], ["kind=sft", "data.world=w", "train.batch_size=4"])
+    lengths = (100, 700, 200, 300, 50)
+    run = PlannedRun(config, model_shape(config), 0, 700, lengths)
+    assert run.process_tokens == 700 + 300 + 200 + 100
+    assert micro_batch_tokens(run) == (1300, 1300)
+    again = PlannedRun(config, model_shape(config), 0, 700, lengths[:3])
+    assert again.process_tokens == 1000 + 700
+    assert PlannedRun(config, model_shape(config), 0, 700).process_tokens == 4 * 700
+    several = load_config([], ["kind=sft", "data.world=w", "train.processes=2"])
+    halved = PlannedRun(several, model_shape(several), 0, 700, lengths)
+    assert halved.process_tokens == 1350 + 1200, "8 of 16 sequences: all five, and three again"
+
+
+def test_only_what_is_trained_has_logits() -> None:
+    own_words = ["kind=sft", "data.world=w", "rollout.max_new_tokens=10", "rollout.max_searches=4"]
+    for weight, share in ((0, 50 / 500), (0.1, 1.0)):
+        config = load_config([], [*own_words, f"loss.context_weight={weight}"])
+        tokens, trained = micro_batch_tokens(PlannedRun(config, model_shape(config), 0, 500))
+        assert trained == pytest.approx(share * tokens)
+
+
+def test_sft_with_merged_adapters_has_an_engine_with_weights_of_its_own() -> None:
+    sft = ["kind=sft", "data.world=w", "model.path=Qwen/Qwen2.5-3B"]
+    config = load_config([], [*sft, "lora.rank=8"])
+    run = PlannedRun(config, model_shape(config), 0, 1000)
+    parts = process_phases(run).parts["update"]
+    assert parts["engine_weights"] * GIB == pytest.approx(4 * run.parameters)
+    assert not parts["kv_cache"]
+    for more in ([], ["lora.rank=8"]):  # on a GPU adapters reach the engine as they are
+        plain = load_config([], [*sft, *more])
+        phases = process_phases(PlannedRun(plain, model_shape(plain), 1, 1000)).parts
+        assert set(phases) == {"update"}

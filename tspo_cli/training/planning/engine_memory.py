@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tspo_cli.models.checks.model_size import LARGE
 from tspo_cli.rollout.engines.vllm_engine.vllm_messages import prefill_tokens
 from tspo_cli.training.core.engine_weights import engine_copies_weights
 from tspo_cli.training.planning.memory import GIB, PlannedRun
@@ -17,8 +16,12 @@ SAMPLER_TABLES = 4
 
 
 def has_engine(run: PlannedRun) -> bool:
-    """True where the process rolls out itself: servers (vllm.url) have GPUs of their own."""
-    return bool(run.rollouts) and not (run.is_vllm and run.config.vllm.url)
+    """True where the process has an engine that needs memory: servers (vllm.url) have GPUs of their
+    own. SFT evaluates with one, which may have weights of its own.
+    """
+    if run.is_vllm:
+        return not run.config.vllm.url
+    return bool(run.rollouts) or engine_weights(run) > 0
 
 
 def engine_weights(run: PlannedRun) -> float:
@@ -29,17 +32,20 @@ def engine_weights(run: PlannedRun) -> float:
         copies = 0.0
     else:
         copies = 1 / (config.vllm.tensor_parallel if run.is_vllm else 1)
-    if not (run.is_vllm or run.gpus or run.is_bfloat16) and run.parameters > LARGE:
+    decodes = bool(run.rollouts or run.config.eval.data)
+    if decodes and run.is_large_on_cpu and not (run.is_vllm or run.is_bfloat16):
         copies += 1  # the packed copy that the engine decodes with
     return copies * run.parameters * size / GIB
 
 
 def kv_cache(run: PlannedRun) -> float:
-    """GiB of keys and values of all sequences in flight, or what vllm.kv_cache_gib says."""
+    """GiB of keys and values of all sequences in flight, or what vllm.kv_cache_gib says. Our own
+    engine evaluates SFT in memory that the update has freed.
+    """
     config = run.config
     if run.is_vllm and config.vllm.kv_cache_gib:
         return config.vllm.kv_cache_gib
-    in_flight = min(config.rollout.batch_size, run.sequences)
+    in_flight = min(config.rollout.batch_size, run.rollouts)
     return kv_cache_bytes(run.shape, run.context, in_flight, run.bytes_per_number) / GIB
 
 

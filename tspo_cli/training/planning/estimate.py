@@ -14,10 +14,13 @@ from tspo_cli.training.planning.phases import process_phases
 
 @dataclass(frozen=True, slots=True)
 class LongestSequence:
-    """`tokens` of the longest sequence of a run, and where the number comes from, in words."""
+    """`tokens` of the longest sequence of a run, and where the number comes from, in words.
+    `lengths` are those of all sequences where they are known.
+    """
 
     tokens: int
     source: str
+    lengths: tuple[int, ...] = ()
 
     @classmethod
     def by_limits(cls, config: Config) -> LongestSequence:
@@ -38,7 +41,7 @@ def estimate_run(
     """
     longest = longest or LongestSequence.by_limits(config)
     context = longest.tokens
-    run = PlannedRun(config, model_shape(config), gpus, context)
+    run = PlannedRun(config, model_shape(config), gpus, context, longest.lengths)
     phases = process_phases(run)
     sampled = (config.rollout.max_searches + 1) * config.rollout.max_new_tokens
     return {

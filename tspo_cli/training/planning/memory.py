@@ -8,10 +8,12 @@ training_gpu.py compare them with measurements.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tspo_cli.config.schema import Config
 from tspo_cli.credit.find_algorithm import find_algorithm
+from tspo_cli.models.checks.model_size import LARGE
 from tspo_cli.models.logprobs import KEPT_LOGITS, LOGITS_AT_ONCE
 from tspo_cli.training.core.deepspeed_setup import sums_in_float32
 from tspo_cli.training.planning.model_shape import ModelShape
@@ -31,13 +33,14 @@ KEPT_BLOCKS, HEAP = 32 * 2**20, 1.5
 @dataclass(frozen=True)
 class PlannedRun:
     """An experiment on `gpus` GPUs, one process each (0: on a CPU), with a model of `shape` and
-    sequences of at most `context` tokens.
+    sequences of at most `context` tokens. `lengths` are those of all sequences if they are known.
     """
 
     config: Config
     shape: ModelShape
     gpus: int
     context: int
+    lengths: Sequence[int] = ()
 
     @property
     def processes(self) -> int:
@@ -81,6 +84,26 @@ class PlannedRun:
     def sequences(self) -> int:
         """Sequences per step."""
         return self.rollouts or self.config.train.batch_size
+
+    @property
+    def process_tokens(self) -> int:
+        """Tokens of a step in one process at most: those of the longest sequences together."""
+        count = math.ceil(self.sequences / self.processes)
+        if not self.lengths:
+            return count * self.context
+        epochs, rest = divmod(count, len(self.lengths))
+        return epochs * sum(self.lengths) + sum(sorted(self.lengths, reverse=True)[:rest])
+
+    @property
+    def sampled_tokens(self) -> int:
+        """Tokens of a sequence that a model writes, at most."""
+        rollout = self.config.rollout
+        return min(self.context, (rollout.max_searches + 1) * rollout.max_new_tokens)
+
+    @property
+    def is_large_on_cpu(self) -> bool:
+        """True where matrix products take most of the time of a CPU, see `model_size`."""
+        return not self.gpus and self.parameters > LARGE
 
     @property
     def sums_in_float32(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from tspo_cli.training.core.engine_weights import is_plain_model
@@ -79,11 +78,10 @@ def process_phases(run: PlannedRun) -> Phases:
 def micro_batch_tokens(run: PlannedRun) -> tuple[int, int]:
     """Tokens of the largest micro-batch, and how many of them are trained."""
     config, context = run.config, run.context
-    share = math.ceil(run.sequences / run.processes) * context
     # A sequence longer than a micro-batch gets one of its own.
-    tokens = max(context, min(config.train.tokens_per_micro_batch, share))
-    sampled = (config.rollout.max_searches + 1) * config.rollout.max_new_tokens
-    return tokens, round(tokens * min(1.0, sampled / context)) if run.rollouts else tokens
+    tokens = max(context, min(config.train.tokens_per_micro_batch, run.process_tokens))
+    own_words_alone = bool(run.rollouts) or config.loss.context_weight == 0
+    return tokens, round(tokens * run.sampled_tokens / context) if own_words_alone else tokens
 
 
 def _awake(run: PlannedRun) -> dict[str, float]:

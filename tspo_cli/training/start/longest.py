@@ -37,7 +37,7 @@ def longest_sequence(config: Config) -> LongestSequence:
     )
     if config.kind == "sft":
         lengths = demonstration_lengths(recorded_demonstrations(config), protocol)
-        return LongestSequence(max(lengths), "the longest demonstration")
+        return LongestSequence(max(lengths), "the longest demonstration", tuple(lengths))
     most = config.rollout.max_prompt_tokens
     prompt = min(most, measure_prompts(read_training_questions(config), protocol, most).longest)
     tokens = limits.tokens - most + prompt
