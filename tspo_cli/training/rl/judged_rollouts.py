@@ -42,8 +42,8 @@ def judged(trajectories: Sequence[Trajectory], judge: AnswerJudge) -> list[Traje
     """
     waiting = [place for place, one in enumerate(trajectories) if not one.failed and _text(one)]
     asked = [
-        (one.question.question, one.question.golden_answers, _text(one))
-        for one in (trajectories[place] for place in waiting)
+        (answered.question.question, answered.question.golden_answers, _text(answered))
+        for answered in (trajectories[place] for place in waiting)
     ]
     opinions = dict(zip(waiting, judge.opinions(asked), strict=True))
     missing = Opinion(0.0)

@@ -60,7 +60,7 @@ def lost_shares(
             for turn in trajectory.turns
             if turn.search_error
         ]
-        errors += [one.judge_error for one in trajectories if one.judge_error]
+        errors += [rollout.judge_error for rollout in trajectories if rollout.judge_error]
         if any(trajectory.late for trajectory in trajectories):
             errors.append("later than rollout.trajectory_deadline")
         reason = errors[0] if errors else "on other processes"
