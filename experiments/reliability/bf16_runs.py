@@ -43,6 +43,7 @@ SETTINGS = {
     "rollout.group_size": 4,
     "retriever.k": 1,
     "optimizer.warmup": 0,
+    "loss.entropy": 1e-3,  # weights change in every step, also where no rollout is rewarded
     "checkpoint.every": 0,
     "train.export_model": "false",
     "eval.at_start": "false",
