@@ -16,7 +16,7 @@ from tspo_cli.credit.assign import assign_credit
 from tspo_cli.credit.folr import judge
 from tspo_cli.credit.group import CreditTrajectory, CreditTurn, Group
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.rollout.trajectory import Branch
+from tspo_cli.rollout.branch import Branch
 
 GOLD = "Ada"
 TREES = ("tree_grpo", "arpo", "at2po", "sipo")

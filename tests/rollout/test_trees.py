@@ -20,10 +20,11 @@ from tests.rollout.test_agent import (
     tasks_for,
 )
 from tspo_cli.rollout.agent import Agent, RolloutHooks, Task, run_agents
+from tspo_cli.rollout.branch import Branch
 from tspo_cli.rollout.engines.hf import hf_engine
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 from tspo_cli.rollout.protocol import SearchProtocol
-from tspo_cli.rollout.trajectory import Branch, Trajectory, Turn
+from tspo_cli.rollout.trajectory import Trajectory, Turn
 from tspo_cli.rollout.trees import Forest, TreeSettings, sampled_tokens
 
 __all__ = ["protocol"]

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from tspo_cli.credit.group import CreditTrajectory, CreditTurn, Group
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.rollout.branch import Branch
 from tspo_cli.rollout.records import GroupRecord, RolloutRecord
-from tspo_cli.rollout.trajectory import Branch, Trajectory, Turn
+from tspo_cli.rollout.trajectory import Trajectory, Turn
 
 
 def group_from_trajectories(

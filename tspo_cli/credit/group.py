@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.rollout.trajectory import Branch
+from tspo_cli.rollout.branch import Branch
 
 TrajectoryClass = Literal["success", "near-miss", "miss"]
 GroupClass = Literal["all-correct", "mixed", "all-wrong with near-miss", "all-miss"]

@@ -17,10 +17,11 @@ from threading import Event
 
 from tspo_cli.data.question import Question
 from tspo_cli.retrieval.types import Retriever, SearchResult
+from tspo_cli.rollout.branch import Branch
 from tspo_cli.rollout.engines.engine_protocol import Completion, Engine, GenerationRequest, Sampling
 from tspo_cli.rollout.protocol import RolloutState, SearchProtocol
 from tspo_cli.rollout.search_requests import SearchRequests
-from tspo_cli.rollout.trajectory import Branch, GroupId, Trajectory, Turn
+from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
 from tspo_cli.timing import Clock
 
 _STOP_SECONDS = 0.2

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 from tspo_cli.data.question import Question
 from tspo_cli.retrieval.types import Hit
+from tspo_cli.rollout.branch import Branch
 
 TurnKind = Literal["search", "answer", "invalid", "truncated", "note"]
 """What a turn did. "note": the model wrote about retrieved passages for itself (Search-o1).
@@ -74,22 +75,6 @@ class Turn:
     def sampled_tokens(self) -> int:
         """Number of tokens that the model sampled."""
         return len(self.action_ids) + self.eos_dropped
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """How a rollout of a tree began.
-
-    `owners` has, for each of its first turns that it shares with others, the number of the rollout
-    that sampled it; it is empty for a rollout that began at the question. The first turn of its own
-    was chosen as number `rank` (from 1, the largest `uncertainty` first) of `candidates` turns;
-    `uncertainty` is in nats per token (see `rollout/trees.py`).
-    """
-
-    owners: tuple[int, ...] = ()
-    rank: int = 0
-    candidates: int = 0
-    uncertainty: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 from tspo_cli.config.schema import RolloutConfig
 from tspo_cli.data.question import Question
 from tspo_cli.retrieval.types import Hit
+from tspo_cli.rollout.branch import Branch
 from tspo_cli.rollout.records import GroupRecord
-from tspo_cli.rollout.trajectory import Branch, CallFacts, GroupId, Trajectory, Turn
+from tspo_cli.rollout.trajectory import CallFacts, GroupId, Trajectory, Turn
 from tspo_cli.training.core.distributed import gather_json, rank, world_size
 from tspo_cli.training.rl.question_batches import BatchQuestion
 

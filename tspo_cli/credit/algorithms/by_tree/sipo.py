@@ -28,7 +28,7 @@ from tspo_cli.credit.algorithms.by_tree.at2po import At2poOptions, leaf_values, 
 from tspo_cli.credit.algorithms.by_tree.tree_shape import branches, nodes
 from tspo_cli.credit.credit_section import CreditConfig
 from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
-from tspo_cli.rollout.trajectory import Branch
+from tspo_cli.rollout.branch import Branch
 
 
 class SipoOptions(At2poOptions):
