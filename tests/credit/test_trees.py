@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from tspo_cli.credit.algorithms import ALGORITHMS
 from tspo_cli.credit.assign import assign_credit
 from tspo_cli.credit.folr import judge
 from tspo_cli.credit.group import CreditTrajectory, CreditTurn, Group
+from tspo_cli.credit.laboratory.group_file import read_group
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.rollout.branch import Branch
 
@@ -221,6 +224,26 @@ def test_equal_outcomes_teach_nothing(
     same = tuple(replace(one, answer=answer) for one in found.trajectories)
     rows = advantages(replace(found, trajectories=same), name, config)
     assert all(value == 0.0 for row in rows for value in row)
+
+
+def test_a_file_may_hold_a_tree(tmp_path: Path) -> None:
+    rollouts = [
+        {
+            "answer": one.answer,
+            "turns": [*[{"query": "q", "feedback": "nothing"}] * (len(one.turns) - 1), {}],
+            "path": list(one.path),
+        }
+        for one in FOREST.trajectories
+    ]
+    file = tmp_path / "group.json"
+    record = {"question": "Who?", "golden_answers": [GOLD], "trajectories": rollouts}
+    file.write_text(json.dumps(record))
+    assert advantages(read_group(file), "at2po") == advantages(FOREST, "at2po")
+    for wrong in ([0], ["0", "0", "0"], 7):
+        rollouts[0]["path"] = wrong
+        file.write_text(json.dumps(record))
+        with pytest.raises(InvalidInputError, match='trajectory 1: expected "path" to be 3 integ'):
+            read_group(file)
 
 
 def test_a_path_has_one_number_per_turn() -> None:

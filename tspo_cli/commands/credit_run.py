@@ -106,11 +106,7 @@ def _has_beliefs(run: CreditConfig) -> bool:
 
     algorithm = ALGORITHMS.get(run.algorithm)
     options = algorithm.options_in(run) if algorithm else None
-    return (
-        isinstance(options, GoldLogprobOptions)
-        and options.measures
-        and options.belief == "first_mean"
-    )
+    return isinstance(options, GoldLogprobOptions) and options.measures and options.belief == "mean"
 
 
 def _arms(specs: Sequence[str], run: CreditConfig, settings: Sequence[str]) -> list[Arm]:

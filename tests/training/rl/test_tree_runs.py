@@ -10,8 +10,15 @@ from tests.conftest import Playground
 from tests.training.rl.test_algorithm_runs import experiment, records, run_here
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.rules import rule_problems
+from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.assign import assign_batch
 from tspo_cli.credit.from_rollouts import group_from_record
+from tspo_cli.credit.laboratory.comparison import Arm, compare
+from tspo_cli.credit.laboratory.recorded_groups import recorded_batches
+from tspo_cli.reporting.inspect.transcript import transcript
+from tspo_cli.reporting.sources.run_view import open_run
+from tspo_cli.reporting.sources.trajectories import read_groups, sources
+from tspo_cli.reporting.tables.credit_table import comparison_text
 
 pytestmark = pytest.mark.slow
 
@@ -64,6 +71,29 @@ def test_a_run_with_trees(playground: Playground, tmp_path: Path) -> None:
     for group, credit in zip(groups, again, strict=True):
         for rollout, credited in zip(group["trajectories"], credit.trajectories, strict=True):
             assert credited.advantages == pytest.approx(rollout["advantages"], abs=1e-9)
+
+    view = open_run(run)
+    (source,) = [one for one in sources(view) if one.label == "rollouts of step 2"]
+    branch = next(
+        rollout for group in groups for rollout in group["trajectories"] if "branch" in rollout
+    )
+    parent, turns = branch["branch"]["parent"] + 1, branch["branch"]["turns"]
+    text = transcript(list(read_groups(view, source)))
+    assert f"branch of rollout {parent} after turn {turns}" in text
+    assert f"shared, sampled for rollout {branch['path'][0] + 1}" in text
+    found = compare(
+        recorded_batches(run),
+        [Arm(name, CreditConfig(algorithm=name)) for name in ("grpo", "tree_grpo", "sipo")],
+    )
+    every = [
+        rollout
+        for step in (1, 2)
+        for group in records(run, step)
+        for rollout in group["trajectories"]
+    ]
+    shared = sum(rollout["branch"]["turns"] for rollout in every if "branch" in rollout)
+    assert found.record()["shared_turns"] == shared
+    assert f"({shared} of them shared with another rollout)" in comparison_text(found)
 
 
 def test_trees_that_cannot_train_are_refused() -> None:

@@ -129,13 +129,15 @@ class Disagreement:
 @dataclass(frozen=True)
 class Comparison:
     """All arms on all groups. `disagreements` has every pair of arms once, in the order of the
-    arms.
+    arms. `turns` counts those of every rollout, `shared_turns` those of them that were sampled for
+    another rollout of the group.
     """
 
     steps: tuple[int, ...]
     groups: int
     trajectories: int
     turns: int
+    shared_turns: int
     classes: dict[str, int]
     arms: dict[str, ArmTally]
     turn_counts: dict[str, TurnCountEffect | None]
@@ -148,6 +150,7 @@ class Comparison:
             "groups": self.groups,
             "trajectories": self.trajectories,
             "turns": self.turns,
+            "shared_turns": self.shared_turns,
             "group_classes": {name: self.classes[name] / self.groups for name in GROUP_CLASSES},
             "algorithms": {
                 name: tally.record() | {"turn_count": effect.record() if effect else None}
@@ -185,7 +188,7 @@ def compare(batches: Iterable[tuple[int, Sequence[Group]]], arms: Sequence[Arm])
         for index, first in enumerate(names)
         for second in names[index + 1 :]
     }
-    steps, groups, trajectories, turns = [], 0, 0, 0
+    steps, groups, trajectories, turns, shared = [], 0, 0, 0, 0
     classes: dict[str, int] = dict.fromkeys(GROUP_CLASSES, 0)
     counts = TurnCounts()
     for step, batch in batches:
@@ -198,6 +201,7 @@ def compare(batches: Iterable[tuple[int, Sequence[Group]]], arms: Sequence[Arm])
             groups += 1
             trajectories += len(group.trajectories)
             turns += len(roles)
+            shared += _shared(group)
             classes[by_arm[names[0]].group_class] += 1
             values = {
                 name: [value for judged in by_arm[name].trajectories for value in judged.advantages]
@@ -216,11 +220,18 @@ def compare(batches: Iterable[tuple[int, Sequence[Group]]], arms: Sequence[Arm])
         groups,
         trajectories,
         turns,
+        shared,
         classes,
         tallies,
         dict(zip(names, effects, strict=True)),
         pairs,
     )
+
+
+def _shared(group: Group) -> int:
+    """Turns that rollouts have in common with earlier ones."""
+    nodes = [node for trajectory in group.trajectories for node in enumerate(trajectory.path)]
+    return len(nodes) - len(set(nodes))
 
 
 def _tally(

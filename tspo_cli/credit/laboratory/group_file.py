@@ -8,7 +8,8 @@ A turn may also hold "text", all that the model wrote in it, for the options hit
 em_format. Without it the model is taken to have written its query, or its answer in the last turn,
 and nothing else. "tokens" is how many tokens a turn sampled (1 without it; reinforce_pp and
 overlong_limit count them), and a trajectory's "gold_logprobs" what igpo needs. "judge" is the
-verdict of a judge on its answer, 1 or 0, for the outcome judge.
+verdict of a judge on its answer, 1 or 0, for the outcome judge. Where rollouts share turns,
+"path" has for each turn a number: trajectories with the same number at a turn share it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import read_json
 
 _GROUP_KEYS = ("question", "golden_answers", "trajectories")
-_TRAJECTORY_KEYS = ("answer", "turns", "gold_logprobs", "judge")
+_TRAJECTORY_KEYS = ("answer", "turns", "gold_logprobs", "judge", "path")
 _TEXT_KEYS = ("query", "feedback", "text")
 _TURN_KEYS = (*_TEXT_KEYS, "tokens")
 
@@ -81,6 +82,7 @@ def _trajectory(where: str, value: Any) -> CreditTrajectory:
         answer,
         turns,
         _gold_logprobs(where, record.get("gold_logprobs"), len(turns)),
+        path=_path(where, record.get("path"), len(turns)),
         verdict=None if verdict is None else float(verdict),
     )
 
@@ -98,6 +100,17 @@ def _gold_logprobs(where: str, value: Any, turns: int) -> tuple[float, ...]:
             "measure them or leave it out",
         )
     return tuple(map(float, value))
+
+
+def _path(where: str, value: Any, turns: int) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    integers = isinstance(value, list) and all(type(number) is int for number in value)
+    if not integers or len(value) != turns:
+        raise _wrong(
+            where, f'"path" to be {turns} integers, one per turn', "correct it or leave it out"
+        )
+    return tuple(value)
 
 
 def _turn(where: str, value: Any) -> CreditTurn:

@@ -123,6 +123,9 @@ def _lines(trajectory: dict[str, Any], golds: Sequence[str], color: bool) -> lis
     outcome = trajectory.get("outcome")
     facts = [f"rollout {trajectory.get('sample', 0) + 1}", str(trajectory.get("class") or "")]
     facts += [f"outcome {outcome:g}"] if outcome is not None else []
+    branch = trajectory.get("branch")
+    if branch:
+        facts.append(f"branch of rollout {branch['parent'] + 1} after turn {branch['turns']}")
     facts += ["search failed, not trained on"] if trajectory.get("failed") else []
     refused = trajectory.get("refused")
     facts += [f"refused by the server: {printable(refused)}"] if refused else []
@@ -187,6 +190,10 @@ def _heading(trajectory: dict[str, Any], index: int) -> Any:
 
     turn = trajectory["turns"][index]
     text = Text(f"turn {index + 1}: {turn['kind']}", style="bold")
+    branch = trajectory.get("branch")
+    if branch and index < branch["turns"] and index < len(trajectory.get("path") or []):
+        owner = trajectory["path"][index]
+        text.append(f"  shared, sampled for rollout {owner + 1}", style="not bold")
     if trajectory.get("first_occurrence") == index + 1:
         text.append("  gold answer first occurs here", style="yellow")
     rewards, advantages = trajectory.get("turn_rewards") or [], trajectory.get("advantages") or []

@@ -144,8 +144,10 @@ def _group(group: dict[str, Any]) -> dict[str, Any]:
 def _rollout(trajectory: dict[str, Any], golds: Sequence[str]) -> dict[str, Any]:
     rewards = trajectory.get("turn_rewards") or []
     advantages = trajectory.get("advantages") or []
+    branch = trajectory.get("branch")
     return {
         "sample": trajectory.get("sample"),
+        "branch": [branch["parent"], branch["turns"]] if branch else None,
         "failed": bool(trajectory.get("failed")),
         "first": trajectory.get("first_occurrence"),
         "prompt": trajectory.get("prompt_tokens"),

@@ -23,7 +23,7 @@ def comparison_text(comparison: Comparison, width: int | None = None) -> str:
     shares = record["group_classes"]
     parts = [
         f"Steps {record['steps'][0]} to {record['steps'][1]}: {record['groups']} groups, "
-        f"{record['trajectories']} rollouts, {record['turns']} turns. Groups: "
+        f"{record['trajectories']} rollouts, {record['turns']} turns{_shared(record)}. Groups: "
         + ", ".join(f"{100 * shares[name]:.1f} % {name}" for name in GROUP_CLASSES)
         + ".",
         "Groups that an algorithm learns from (some advantage is not 0), in % of all and of each "
@@ -62,6 +62,11 @@ def comparison_text(comparison: Comparison, width: int | None = None) -> str:
         ]
         parts += _worst(record)
     return "\n\n".join(parts)
+
+
+def _shared(record: dict[str, Any]) -> str:
+    count = record["shared_turns"]
+    return f" ({count} of them shared with another rollout)" if count else ""
 
 
 def draw_comparison(comparison: Comparison, path: Path) -> None:

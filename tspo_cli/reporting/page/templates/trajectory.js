@@ -46,6 +46,7 @@ function rollout(one, facts, options) {
     : Object.assign(badge(signed(turn.advantage), `credit ${sign(turn.advantage)}`), { title: `advantage of turn ${at + 1}` })));
   const strip = credits.some(Boolean) ? make("span", "strip", ...credits) : null;
   const summary = make("summary", "", strip, options.of > 1 ? make("b", "", `Rollout ${(one.sample || 0) + 1} `) : "",
+    one.branch ? badge(`branch of rollout ${one.branch[0] + 1} after turn ${one.branch[1]}`) : null,
     outcomeBadge(outcome), classBadge(name), one.failed ? badge("search failed, not trained on", "minus") : null,
     make("span", "answer", "answer: ", make("b", "", answer === null ? "none" : answer)));
   const body = options.mask ? maskView(one, options.kind) : one.turns.map((turn, at) => turnView(turn, at + 1, one));
@@ -57,6 +58,7 @@ function rollout(one, facts, options) {
 function turnView(turn, number, one) {
   const odd = turn.kind !== "search" && turn.kind !== "answer";
   const head = make("div", "turn-head", make("b", "", `Turn ${number}`), badge(turn.kind, odd ? "minus" : `kind-${turn.kind}`),
+    one.branch && number <= one.branch[1] ? badge("shared") : null,
     turn.query ? make("code", "query", turn.query) : null,
     one.first === number ? badge("gold answer first occurs here", "first") : null);
   if (turn.reward !== null || turn.advantage !== null) {
