@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -92,9 +93,10 @@ def run(kind: str, seed: int, options: argparse.Namespace, out: Path) -> dict[st
     words += [word for setting in options.set for word in ("--set", setting)]
     program = ["-m", "experiments.reliability.bf16_runs", "--child"]
     start = [sys.executable, *(program if kind == "other" else ["-m", "tspo_cli"])]
+    shutil.rmtree(out, ignore_errors=True)
     began = time.monotonic()
     done = subprocess.run(
-        [*start, "train", "any/grpo", "--out", str(out), "--overwrite", *words],
+        [*start, "train", "any/grpo", "--out", str(out), *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
