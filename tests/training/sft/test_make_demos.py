@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,8 +16,10 @@ from tspo_cli.commands.data import app
 from tspo_cli.credit.gold_match import exact_match
 from tspo_cli.retrieval.index.build_index import build_index
 from tspo_cli.retrieval.index.searcher import open_index
+from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.protocol import parse_action
 from tspo_cli.training.sft.demonstration_file import read_demonstrations
+from tspo_cli.training.sft.scripting.scripted_thoughts import answer_thought
 
 PASSAGES = {
     "novel": '"The Grey Harbour"\nThe Grey Harbour is a novel about ships. Its author is Ida Moss.',
@@ -107,7 +110,34 @@ def assert_sound(made: Sequence[dict[str, Any]], path: Path, index: Path, k: int
         assert set(record["supporting_ids"]) <= seen or is_early or record["id"] == "either"
         for turn in turns:
             assert turn["text"].startswith("<think> ")
-            assert len(turn["text"].partition("</think>")[0].split()) - 1 <= 36
+            assert len(turn["text"].partition("</think>")[0].split()) - 1 <= 60
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "quote"),
+    [
+        ("A port. Ida Moss was born in Fernhill. It rained.", "Fernhill", " was born in Fernhill."),
+        (
+            "Fernhill fell. Ida Moss, born in Fernhill, sang.",
+            "Fernhill",
+            ", born in Fernhill, sang.",
+        ),
+        ("Dr. Ida Moss was born in St. Agnes, 1923. So.", "1923", " was born in St. Agnes, 1923."),
+        ("Ida Moss \u2028 was born in\nthe  Ferns.", "the Ferns", " was born in the Ferns."),
+    ],
+)
+def test_the_sentence_that_answers_the_question_is_quoted(
+    text: str, answer: str, quote: str
+) -> None:
+    hits = [Hit("a", f'"Title"\n{text}', 1.0), Hit("b", '"Fernhill"\nA town.', 0.5)]
+    thought = answer_thought(Random(0), hits[1], hits, "Where was Ida Moss born?", answer)
+    assert thought.endswith(f" Ida Moss{quote}")
+    assert "passage on Title" in thought
+
+
+def test_a_sentence_of_unusual_length_is_not_quoted() -> None:
+    hits = [Hit("a", '"Title"\nBorn ' + "so " * 40 + "in Fernhill.", 1.0)]
+    assert "so so" not in answer_thought(Random(0), hits[0], hits, "Where?", "Fernhill")
 
 
 def test_gold_passages_are_found_by_what_question_and_passages_name(
@@ -132,7 +162,7 @@ def test_gold_passages_are_found_by_what_question_and_passages_name(
     assert bridge[1]["text"].endswith("<search> Ida Moss writer </search>")
     assert "Grey Harbour" in bridge[1]["text"].partition("</think>")[0]
     assert bridge[2]["text"].endswith("<answer> Fernhill </answer>"), "the shortest answer"
-    assert "Ida Moss" in bridge[2]["text"]
+    assert "Ida Moss was born in Fernhill and wrote stories." in bridge[2]["text"]
     assert {turn["text"].partition("<search>")[2] for turn in compare[:2]} == {
         " Lake Orrin </search>",
         " Mill Pond </search>",

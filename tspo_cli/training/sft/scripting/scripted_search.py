@@ -173,7 +173,8 @@ class ScriptedAgent:
         return turns
 
     def _last(self, answer: str, source: Hit | None) -> ScriptedTurn:
-        thought = answer_thought(self.rng, source, self._known(self._made))
+        asked = self.question.question
+        thought = answer_thought(self.rng, source, self._known(self._made), asked, answer)
         return ScriptedTurn(answer_action(thought, answer))
 
     def _known(self, made: Sequence[Search]) -> list[Hit]:

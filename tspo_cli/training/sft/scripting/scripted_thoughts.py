@@ -1,18 +1,22 @@
-"""What a scripted agent thinks: plain sentences of at most about 35 words, of a few templates.
+"""What a scripted agent thinks: plain sentences of at most about 60 words, of a few templates.
 
-A thought says what is known, what is missing and what is asked for. Titles and names are cut to a
-few words.
+A thought says what is known, what is missing and what is asked for; the last one quotes the words
+of the passage that give the answer. Titles and names are cut.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Literal
 
+from tspo_cli.data.normal_form import normalize_answer
+from tspo_cli.data.word_forms import spans, wanted
 from tspo_cli.retrieval.types import Hit
 
+_SENTENCE_END = re.compile(r"(?<=[^\W\d_]{3}[.!?])\s|(?<=\d[.!?])\s|(?<=[\])][.!?])\s")
+_MOST_QUOTED = 40
 _IN_PARENTHESES = re.compile(r"\s*\([^()]*\)\s*$")
 Why = Literal["question", "named in question", "named in passage"]
 """Where the words of a query come from."""
@@ -60,6 +64,10 @@ _ANSWER_BOTH = (
     "I know about {titles} now. The answer follows from {title}.",
     "With the passages on {titles} I can answer; {title} says it.",
 )
+_QUOTE = (
+    "The passage on {title} says: {quote}",
+    "I found it in the passage on {title}: {quote}",
+)
 _COMPARE = (
     "The passages on {titles} tell me enough to compare them.",
     "I have read about {titles}, so I can decide.",
@@ -79,15 +87,48 @@ def search_thought(rng: Random, why: Why, name: str, known: str, *, useless: boo
     return f"{rng.choice(_USELESS)} {text}" if useless else text
 
 
-def answer_thought(rng: Random, source: Hit | None, known: Sequence[Hit]) -> str:
-    """Why the answer is known: it stands in `source`, or (None) follows from `known` passages."""
+def answer_thought(
+    rng: Random, source: Hit | None, known: Sequence[Hit], question: str, answer: str
+) -> str:
+    """Why the answer is known: it stands in `known` passages, one of which is quoted, or
+    (`source` is None) follows from all of them.
+    """
     names = list(dict.fromkeys(map(called, known)))
     if source is None and len(names) > 1:
         return rng.choice(_COMPARE).format(titles=_listed(names))
-    title = short(called(source or known[-1]))
+    quoted, quote = _quotation(known, question, answer) if source else (None, "")
+    title = short(called(quoted or source or known[-1]))
+    if quote:
+        return rng.choice(_QUOTE).format(title=title, quote=quote)
     return rng.choice(_ANSWER_BOTH if len(names) > 1 else _ANSWER).format(
         title=title, titles=_listed(names)
     )
+
+
+def _quotation(known: Sequence[Hit], question: str, answer: str) -> tuple[Hit | None, str]:
+    """The sentence with the answer that shares most words with the question, the later passage
+    first, and its passage; None and nothing where no sentence of usual length has the answer.
+    """
+    asked = set(normalize_answer(question).split())
+    best: tuple[int, Hit | None, str] = (-1, None, "")
+    for hit in reversed(known):
+        for quote in _sentences_with(hit.text, answer):
+            shared = len(asked.intersection(normalize_answer(quote).split()))
+            if shared > best[0]:
+                best = (shared, hit, quote)
+    return best[1], best[2]
+
+
+def _sentences_with(text: str, answer: str) -> Iterator[str]:
+    """The sentences of `text` that hold the answer, whole: a cut would show where it stands."""
+    form = wanted(answer)
+    for start, end in spans(text, [form] if form else []):
+        before = _SENTENCE_END.split(text[:start])[-1]
+        closing = _SENTENCE_END.search(text, end)
+        after = text[end : closing.start() if closing else None]
+        words = (before + text[start:end] + after).split()
+        if len(words) <= _MOST_QUOTED:
+            yield " ".join(words)
 
 
 def guess_thought(rng: Random, source: Hit) -> str:
