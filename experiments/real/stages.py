@@ -32,9 +32,7 @@ ONE_RUN = 7 * 2**30
 """Bytes of memory of one RL run, with some to spare."""
 
 QUESTIONS_A_DEMO = 4
-"""Questions that are tried for one demonstration; about every second one gives one."""
-MOST_WORDS = 330
-"""Longer demonstrations, passages included, are left out: a CPU's time goes with their length."""
+"""Questions that are tried for one demonstration; about two of three give one."""
 
 # Seconds of a stage, and CPU-seconds of what depends on the options: measured with the 135M model
 # on an AMD EPYC (README.md).
@@ -151,8 +149,7 @@ def real_stages(options: RealOptions, machine: Machine) -> list[Stage]:
     recipe = load_config([f"real/{WARM_START}"])
     k, searches = recipe.retriever.k, recipe.rollout.max_searches
     limits = ("--limit", str(QUESTIONS_A_DEMO * options.demos), "-k", str(k))
-    lengths = ("--max-searches", str(searches), "--max-words", str(MOST_WORDS))
-    written = (*limits, *lengths, "--out", str(demos), "--overwrite")
+    written = (*limits, "--max-searches", str(searches), "--out", str(demos), "--overwrite")
     imitations = -(-options.demos // recipe.train.batch_size)
     imitated = options.demos * AN_IMITATION
     answered = options.questions * (AN_UNTAUGHT_ANSWER + AN_ANSWER)
