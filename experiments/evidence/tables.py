@@ -137,11 +137,12 @@ def findings(first: Sequence[Row], second: Sequence[Row], planned: Mapping[str, 
         enough = new is not None and new.n >= FEWEST_PAIRS
         verdict = _verdict(new) if new and enough else f"{_verdict(old)} (first set)"
         of = f" of {planned[name]} planned" if name in planned else ""
-        here = (
-            f"{_points(new)} points of area over {new.n}{of} pairs"
-            if new is not None
-            else f"no pair{of} is finished"
-        )
+        if new is not None and enough:
+            here = f"{_points(new)} points of area over {new.n}{of} pairs"
+        elif new is not None:
+            here = f"pairs finished: {new.n}{of}, too few to compare"
+        else:
+            here = f"no pair{of} is finished"
         text = (
             f"{number}. **{title}: {verdict}.** TSPO minus GRPO: {here}. In the first set "
             f"{_points(old)} over {old.n} pairs."
