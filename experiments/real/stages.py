@@ -36,10 +36,10 @@ QUESTIONS_A_DEMO = 4
 
 # Seconds of a stage, and CPU-seconds of what depends on the options: measured with the 135M model
 # on an AMD EPYC (README.md).
-CORPUS, CONVERT, INDEX, DEMONSTRATIONS, START = 10.0, 25.0, 10.0, 30.0, 30.0
-AN_IMITATION = 10.5  # one demonstration, forwards and backwards
-AN_UNTAUGHT_ANSWER, AN_ANSWER = 5.0, 10.0
-AN_RL_STEP = 120.0
+CORPUS, CONVERT, INDEX, DEMONSTRATIONS, START = 10.0, 30.0, 10.0, 10.0, 20.0
+AN_IMITATION = 8.7  # one demonstration, forwards and backwards
+AN_UNTAUGHT_ANSWER, AN_ANSWER = 4.0, 7.0
+AN_RL_STEP = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class RealOptions:
     data: str = HUB
     out: Path = DEFAULT_OUT
     steps: int = 100
-    questions: int = 40
-    demos: int = 160
+    questions: int = 32
+    demos: int = 144
     seed: int = 0
     model: str = ""
     settings: tuple[str, ...] = ()
