@@ -374,6 +374,6 @@ def test_an_outcome_of_the_users_own(rule: Path) -> None:
         outcome_reward(attempt(1, None, 1), [GOLD], broken)
     with pytest.raises(
         InvalidInputError,
-        match=r"credit\.outcome: expected one of em, f1, f1_plus, em_format or FILE.py:function",
+        match=r"credit\.outcome: expected one of em, f1, f1_plus, em_format, judge or FILE",
     ):
         load_config([], ["credit.outcome=recall"])
