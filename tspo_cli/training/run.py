@@ -26,7 +26,13 @@ from tspo_cli.rollout.engines.vllm_engine.vllm_servers import ProcessGroup, Vllm
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.runs import log_line, read_status, set_status
 from tspo_cli.training.core.critic import Critic, ValueModel
-from tspo_cli.training.core.distributed import barrier, init_distributed, rank, world_size
+from tspo_cli.training.core.distributed import (
+    barrier,
+    broadcast_json,
+    init_distributed,
+    rank,
+    world_size,
+)
 from tspo_cli.training.core.engine_weights import (
     engine_copies_weights,
     frozen_weights,
@@ -197,7 +203,7 @@ def _engine(
     config, core = learner.config, learner.core
     adapters = config.lora.as_adapters(bfloat16=core.is_bfloat16)
     if config.rollout.engine == "vllm":
-        processes = ProcessGroup(rank(), world_size(), barrier)
+        processes = ProcessGroup(rank(), world_size(), barrier, broadcast_json)
         dtype = "bfloat16" if core.is_bfloat16 else "float32"
         folder = directory / "handover"
         return open_vllm(

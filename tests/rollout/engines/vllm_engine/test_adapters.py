@@ -134,6 +134,24 @@ def test_another_model_in_the_same_folder_is_another_policy(
         assert server.loads().count("version_frozen") == wanted
 
 
+def test_frozen_weights_whose_adapters_did_not_follow_count_for_no_run(
+    server: FakeWithAdapters, tmp_path: Path
+) -> None:
+    """A run of other frozen weights ended between the two: the first run's label is not true."""
+    engine = connect(server, tmp_path, 1.0)
+    engine.load_weights(TENSORS, 0)
+    engine.close()
+    other = connect(server, tmp_path, 2.0)
+    server.drops = ["/v1/load_lora_adapter"] * 99
+    other.load_weights(TENSORS, 0)
+    other.close()
+    server.drops = []
+    engine = connect(server, tmp_path, 1.0)
+    engine.load_weights(TENSORS, 0)
+    engine.close()
+    assert server.loads()[-2:] == ["version_frozen", "version_0"]
+
+
 def test_what_a_server_cannot_compute_with_is_one_line(
     server: FakeWithAdapters, tmp_path: Path
 ) -> None:

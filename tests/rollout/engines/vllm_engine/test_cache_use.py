@@ -50,6 +50,21 @@ def test_what_servers_say_counts_from_the_first_look_and_after_a_restart() -> No
     assert use.take() == {"kv_cache_peak": 0.5, "preemptions": 5}
 
 
+def test_what_is_no_number_counts_as_nothing() -> None:
+    use = CacheUse()
+    for share, count in (("NaN", "+Inf"), ("0.5.1", "many"), ("-", "NaN"), ("Inf", "1e999")):
+        use.see_metrics("a", METRICS.format(share=share, count=count))
+    assert use.take() == {}
+
+
+def test_preemptions_are_told_without_a_share() -> None:
+    use = CacheUse()
+    for count in ("7", "9", "10"):
+        use.see_metrics("a", METRICS.format(share="NaN", count=count))
+    assert use.take() == {"preemptions": 3}
+    assert use.take() == {}
+
+
 def test_engines_of_one_server_count_together_and_other_servers_say_nothing() -> None:
     use = CacheUse()
     for text in ("", "vllm:other 1\n", "<html>vllm:kv_cache_usage_perc 1</html>", "not found"):

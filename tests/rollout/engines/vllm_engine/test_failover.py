@@ -124,6 +124,43 @@ def test_a_server_lost_at_a_hand_over_gets_the_weights_later(
     engine.close()
 
 
+@pytest.mark.parametrize("again", ["by the same run", "by a run that is resumed or overwritten"])
+def test_a_version_that_is_handed_over_again_is_loaded_again(
+    servers: list[FakeVllm], tmp_path: Path, again: str
+) -> None:
+    """The version says nothing of the weights: a run goes back to its best step, or starts anew."""
+    messages: list[str] = []
+    engine = connect(servers, tmp_path, messages)
+    engine.load_weights(WEIGHTS, 5)
+    if again != "by the same run":
+        engine.close()
+        engine = connect(servers, tmp_path, messages)
+    servers[0].drops = ["/collective_rpc"]
+    engine.load_weights({"head": torch.zeros(2)}, 5)
+    until(lambda: any("is back" in message for message in messages))
+    loads = [[path for path, _ in server.calls].count("/collective_rpc") for server in servers]
+    assert loads == [2, 2]
+    assert servers[0].label == servers[1].label
+    submit(engine, range(4))
+    assert {completion.weight_version for completion in collect(engine, 4)} == {5}
+    engine.close()
+
+
+def test_all_processes_have_the_label_of_the_first(servers: list[FakeVllm], tmp_path: Path) -> None:
+    drawn: list[str] = []
+
+    def of_first(own: str) -> str:
+        drawn.append(own)
+        return drawn[0]
+
+    groups = [ProcessGroup(rank, 2, of_first=of_first) for rank in range(2)]
+    engines = [connect(servers, tmp_path, [], processes=group) for group in groups]
+    assert len(set(drawn)) == 2
+    assert len({engine._label(3) for engine in engines}) == 1
+    for engine in engines:
+        engine.close()
+
+
 def test_without_any_server_it_waits_and_then_says_how_to_go_on(
     servers: list[FakeVllm], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -10,11 +11,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest, Sampling
+from tspo_cli.rollout.engines.vllm_engine.vllm_control import ServerControl
 from tspo_cli.rollout.engines.vllm_engine.vllm_servers import ProcessGroup, VllmServers
 
 CONTEXT = 64
@@ -22,8 +25,9 @@ CONTEXT = 64
 
 class FakeVllm(ThreadingHTTPServer):
     """Answers every request with the ids [5, 6, 1], after `seconds`. `fail_next` requests get
-    status 500 first. It can be killed, hang, and be started again on its port. All but /health need
-    the token, where there is one; `refused` has the paths that came without it.
+    status 500 first. It can be killed, hang, and be started again on its port. A request for a path
+    of `drops` loses its connection; each takes one away. All but /health need the token, where
+    there is one; `refused` has the paths that came without it.
     """
 
     daemon_threads = True
@@ -34,6 +38,7 @@ class FakeVllm(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.label = "unknown"
         self.fail_next = 0
+        self.drops: list[str] = []
         self.token = ""
         self.refused: list[str] = []
         self.seconds = 0.0
@@ -104,6 +109,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body)
 
     def _answer(self, body: Any) -> None:
+        if self.path in self.server.drops:
+            self.server.drops.remove(self.path)
+            self.close_connection = True
+            return
         given, token = self.headers.get("authorization"), self.server.token
         if self.path != "/health" and given != (f"Bearer {token}" if token else None):
             self.server.refused.append(self.path)
@@ -198,6 +207,19 @@ def test_the_load_of_every_server_is_told(servers: list[FakeVllm], tmp_path: Pat
     second.kill()
     assert engine.take_load() == {}, "a server that is gone holds nothing up"
     engine.close()
+
+
+@pytest.mark.parametrize("error", [httpx.ReadTimeout, httpx.DecodingError, httpx.TooManyRedirects])
+def test_no_answer_about_the_load_ends_a_step(error: type[httpx.HTTPError]) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        raise error("no answer")
+
+    async def ask() -> str:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+            control = ServerControl("http://a", client, patience=1, weights_folder=Path)
+            return await control.statistics()
+
+    assert asyncio.run(ask()) == ""
 
 
 def test_a_request_is_repeated_after_an_error(servers: list[FakeVllm], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ costs time, and nothing else shows it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -35,11 +36,13 @@ class CacheUse:
 
     def see_metrics(self, url: str, text: str) -> None:
         """Look at /metrics of the server at `url`, which has a line for each of its engines, and
-        none where statistics are off. What was before the first look does not count.
+        none where statistics are off. A line without a number does not count, nor does what was
+        before the first look.
         """
         values: dict[str, list[float]] = defaultdict(list)
-        for name, value in _SAMPLE.findall(text):
-            values[name].append(float(value))
+        for name, text_of_value in _SAMPLE.findall(text):
+            if (value := _number(text_of_value)) is not None:
+                values[name].append(value)
         if shares := values[_SHARE]:
             self._see(max(shares))
         if counts := values[_PREEMPTIONS]:
@@ -49,10 +52,12 @@ class CacheUse:
             self.counted |= total
 
     def take(self) -> dict[str, float]:
-        """`kv_cache_peak` and `preemptions` since the last call; empty if nothing was seen."""
-        if self.peak is None:
-            return {}
-        found = {"kv_cache_peak": self.peak, "preemptions": float(self.preemptions)}
+        """`kv_cache_peak` and `preemptions` since the last call; without the peak if no share was
+        seen, and empty if no preemption was seen either.
+        """
+        found = {} if self.peak is None else {"kv_cache_peak": self.peak}
+        if found or self.preemptions:
+            found["preemptions"] = float(self.preemptions)
         self.peak, self.preemptions = None, 0
         return found
 
@@ -64,3 +69,12 @@ class CacheUse:
         for name, total in totals.items():
             before = self.counted.get(name, 0)
             self.preemptions += total - before if total >= before else total
+
+
+def _number(text: str) -> float | None:
+    """A finite number; None for any other text."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -22,6 +22,25 @@ STATISTICS_SECONDS = 5.0
 TRIES = 5
 """Of one request. After that, a restart of the server cannot be the only problem."""
 SERVER_ERRORS = (httpx.TransportError, httpx.HTTPStatusError)
+LOADING = "loading"
+"""In place of a label, while the weights that adapters lie beside are replaced."""
+
+
+def label_of(run_id: str, frozen: str, handover: str, version: int) -> str:
+    """The server's name for the weights of `version`, which no other hand-over has. `frozen` names
+    the weights that adapters lie beside; empty: there are none.
+    """
+    return ".".join(part for part in (run_id, frozen, handover, str(version)) if part)
+
+
+def frozen_part(label: str) -> str:
+    """What the labels of all adapters beside one set of weights have in common."""
+    return label.rsplit(".", 2)[0]
+
+
+def version_of(label: str) -> str:
+    """The version that a label names."""
+    return label.rpartition(".")[2]
 
 
 class ServerControl:
@@ -36,7 +55,7 @@ class ServerControl:
         patience: seconds to wait for a server that does not respond.
         weights_folder: returns the folder with the weights of a label.
         frozen_folder: where adapters are handed over: the folder with the weights beside them,
-            which labels of one set of weights share up to their last dot.
+            which `frozen_part` of a label names.
         adapter_rank: of the adapters; 0: whole weights are handed over.
         float32_head: the server must compute logits in float32.
     """
@@ -173,7 +192,9 @@ class ServerControl:
             await self._ask("tspo_load_files", folder)
             return
         held = (await self.get("/weight_info"))["weight_version"]
-        if held.rpartition(".")[0] != label.rpartition(".")[0]:
+        if frozen_part(held) != frozen_part(label):
+            # Until all is loaded, no label that the server had may count.
+            await self.post("/update_weight_version", {"new_version": LOADING})
             await self._ask("tspo_load_files", str(self.frozen_folder()))
         adapter = {"lora_name": ADAPTER, "lora_path": folder, "load_inplace": True}
         await self.post_long("/v1/load_lora_adapter", adapter)
@@ -207,10 +228,12 @@ class ServerControl:
             response.cancel()
 
     async def statistics(self) -> str:
-        """What the server says of itself, as Prometheus reads it; empty if it says nothing."""
+        """What the server says of itself, as Prometheus reads it; empty if it says nothing, or
+        nothing that can be read: no step ends for it.
+        """
         try:
             response = await self.client.get(self.url + "/metrics", timeout=STATISTICS_SECONDS)
-        except httpx.TransportError:
+        except httpx.HTTPError:
             return ""
         return response.text if response.is_success else ""
 

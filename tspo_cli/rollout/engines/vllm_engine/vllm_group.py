@@ -22,6 +22,7 @@ from tspo_cli.rollout.engines.vllm_engine.vllm_control import (
     SERVER_ERRORS,
     TRIES,
     ServerControl,
+    version_of,
 )
 
 T = TypeVar("T")
@@ -196,5 +197,5 @@ class ServerGroup:
             self.log(f"engine {url} is not used: {error}")
             raise
         del self.returning[url]
-        seconds, step = time.monotonic() - started, label.rpartition(".")[2]
+        seconds, step = time.monotonic() - started, version_of(label)
         self.log(f"engine {url} is back after {seconds:.0f} s, with weights of step {step}")

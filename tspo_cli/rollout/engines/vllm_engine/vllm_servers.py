@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -25,7 +26,11 @@ from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest
 from tspo_cli.rollout.engines.vllm_engine.adapters import ADAPTER, Adapters
 from tspo_cli.rollout.engines.vllm_engine.cache_use import CacheUse
-from tspo_cli.rollout.engines.vllm_engine.vllm_control import ServerControl
+from tspo_cli.rollout.engines.vllm_engine.vllm_control import (
+    ServerControl,
+    label_of,
+    version_of,
+)
 from tspo_cli.rollout.engines.vllm_engine.vllm_group import OtherWeightsError, ServerGroup
 from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
     check_length,
@@ -51,12 +56,13 @@ POLL_SECONDS = 0.02
 @dataclass(frozen=True)
 class ProcessGroup:
     """The training processes that share the servers, seen from process `rank`. `barrier` returns
-    when all of them have called it.
+    when all of them have called it, and `of_first` returns what process 0 gave it.
     """
 
     rank: int = 0
     world_size: int = 1
     barrier: Callable[[], None] = lambda: None
+    of_first: Callable[[str], str] = lambda own: own
 
     def request_urls(self, urls: Sequence[str]) -> list[str]:
         """The servers that this process sends requests to: all of them. Every process begins with
@@ -114,6 +120,9 @@ class VllmServers:
         self.update_urls = processes.update_urls(all_urls)
         self.processes = processes
         self.run_id = blake2b(str(folder.absolute()).encode(), digest_size=4).hexdigest()
+        # A run that goes back to an earlier step, is resumed or starts anew hands over versions
+        # that servers had before, with other weights.
+        self.attempt, self.handovers = processes.of_first(token_hex(4)), 0
         self.files = WeightFiles(
             folder.absolute(),
             self.run_id,
@@ -224,6 +233,7 @@ class VllmServers:
             raise ValueError("vLLM servers own their weights: expected all of them, got None")
         self._wait(self.group.pause_returns())
         self._write(weights, str(version))
+        self.handovers += 1
         label = self._label(version)
         self._wait(self.group.hand_over(self.update_urls, label))
         self.processes.barrier()
@@ -278,14 +288,12 @@ class VllmServers:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
     def _label(self, version: int) -> str:
-        """The server's name for these weights. Another run that uses the server by mistake has
-        other labels. With adapters it says as well what they lie beside.
-        """
-        beside = f".{self.frozen}" if self.adapters else ""
-        return f"{self.run_id}{beside}.{version}"
+        """The server's name for the weights of the last hand-over."""
+        handover = f"{self.attempt}-{self.handovers}"
+        return label_of(self.run_id, self.frozen, handover, version)
 
     def _weights_folder(self, label: str) -> Path:
-        return self.files.of(label.rpartition(".")[2])
+        return self.files.of(version_of(label))
 
     async def _watch(self) -> None:
         await self._look()
@@ -329,7 +337,7 @@ class VllmServers:
                 raise OtherWeightsError
             logprobs = [token["logprob"] for token in choice["logprobs"]["content"] or []]
             reasons = choice["finish_reason"], choice["stop_reason"]
-            numbers = [version.rpartition(".")[2] for version in versions]
+            numbers = [version_of(version) for version in versions]
             return completion(request.session, choice["token_ids"], logprobs, *reasons, numbers)
 
         return await self.group.ask(request.session, label, send)
