@@ -1,5 +1,5 @@
 """The best policy of a run so far, by its evaluations: RUN/best is a model directory with a
-best.json.
+best.json, and with the adapters in adapter/ where the run trains some.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tspo_cli.record_digests import changing, delete_folder
 from tspo_cli.rollout.agent_file import write_agent_file
 from tspo_cli.runs import eval_folder, read_json, scores_files, write_json
 from tspo_cli.training.core.distributed import barrier, broadcast_json, rank
-from tspo_cli.training.core.export import export_model
+from tspo_cli.training.core.export import ADAPTER_NAME, export_adapter, export_model
 from tspo_cli.training.core.training_core import TrainingCore
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def keep_best(
         return None
     folder = run / "best"
     export_model(policy, folder, tokenizer)
+    if config.lora.rank:
+        export_adapter(policy, folder / ADAPTER_NAME)
     if rank() == 0:
         write_agent_file(folder, config)
         with changing(folder / BEST):

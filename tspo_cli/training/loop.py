@@ -35,7 +35,12 @@ from tspo_cli.runs import (
 from tspo_cli.training.announce import loop_options, step_line
 from tspo_cli.training.best import keep_best
 from tspo_cli.training.core.distributed import barrier
-from tspo_cli.training.core.export import export_adapter, export_model
+from tspo_cli.training.core.export import (
+    ADAPTER_NAME,
+    export_adapter,
+    export_model,
+    rounding_note,
+)
 from tspo_cli.training.core.stop_points import agree_to_stop, may_be_abandoned
 from tspo_cli.training.early_stop import StopRule, parse_rules
 from tspo_cli.training.launch.same_experiment import adopt_settings
@@ -175,11 +180,15 @@ def _stop_reason(
 
 
 def _export(run: TrainingRun) -> None:
-    export_model(run.learner.core, run.directory / MODEL_NAME, run.tokenizer)
+    core, folder = run.learner.core, run.directory
+    model, adapter = folder / MODEL_NAME, folder / ADAPTER_NAME
+    export_model(core, model, run.tokenizer)
     if run.config.lora.rank:
-        export_adapter(run.learner.core, run.directory / "adapter")
+        export_adapter(core, adapter)
+    if note := rounding_note(core):
+        run.log(f"{model}: {note}; these are in {adapter}")
     if run.is_main_process:
-        write_agent_file(run.directory / MODEL_NAME, run.config)
+        write_agent_file(model, run.config)
     barrier()
 
 

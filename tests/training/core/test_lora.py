@@ -144,12 +144,19 @@ def test_in_bfloat16_the_engine_computes_with_adapters(
     small as these would be rounded away.
     """
     options = {"lora__rank": 4, "model__dtype": "bfloat16", "optimizer__lr": 1e-4}
-    options |= {"train__steps": 3, "eval__every": 0, "eval__at_start": "false"}
+    options |= {"train__steps": 3, "eval__every": 3, "eval__at_start": "false"}
     options |= {"rollout__one_step_off": str(ahead).lower(), "optimizer__warmup": 0}
     tspo("train", "tiny/grpo", "--out", tmp_path / "run", *playground.settings(**options))
-    for row in read_jsonl(tmp_path / "run" / "metrics.jsonl"):
+    run = tmp_path / "run"
+    for row in read_jsonl(run / "metrics.jsonl"):
         assert ("handover_parity" in row) == ahead
         assert ahead or row["parity"] < 0.05
+    notes = (run / "logs/attempt_1.log").read_text()
+    assert f"{run / 'model'}: adapters are merged into its weights and rounded" in notes
+    last, best = (
+        (run / name / "adapter_model.safetensors") for name in ("adapter", "best/adapter")
+    )
+    assert last.read_bytes() == best.read_bytes(), "the last step was the only one evaluated"
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "igpo"])

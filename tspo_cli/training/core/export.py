@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+ADAPTER_NAME = "adapter"
+"""The folder of the adapters of a run, and of those of its best policy."""
+
+
 def empty_model(core: TrainingCore, device: torch.device | None = None) -> Any:
     """A plain model of the same shape and dtype with whole parameters of its own, on `device`
     (None: that of the learner).
@@ -66,6 +70,18 @@ def export_model(core: TrainingCore, directory: Path, tokenizer: PreTrainedToken
             raise
         replace_directory(temporary, directory)
     barrier()
+
+
+def rounding_note(core: TrainingCore) -> str:
+    """Where the exported weights are not those that evaluations of the run computed with: how they
+    differ. Empty elsewhere.
+    """
+    if not (core.is_bfloat16 and core.config.lora.as_adapters(bfloat16=True)):
+        return ""
+    return (
+        "adapters are merged into its weights and rounded to bfloat16, so that tspo eval may score "
+        "it differently from the run, which evaluates the adapters themselves"
+    )
 
 
 def export_adapter(core: TrainingCore, directory: Path) -> None:
