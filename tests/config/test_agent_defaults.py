@@ -11,6 +11,9 @@ import pytest
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.sections.agent_defaults import agent_comparison
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.evaluation.signature import config_digest
+from tspo_cli.evaluation.standalone import EvaluationRequest, eval_config
+from tspo_cli.rollout.agent_file import write_agent_file
 from tspo_cli.training.announce import loop_options
 
 
@@ -38,6 +41,24 @@ def test_keys_that_are_set_stay_and_are_told(tmp_path: Path) -> None:
         "rollout.max_new_tokens": (40, 64),
         "retriever.k": (4, 2),
     }
+
+
+def test_the_head_of_the_training_is_that_of_its_evaluation(tmp_path: Path) -> None:
+    settings = ["model.path=m", "model.float32_head=true"]
+    digests = []
+    for more, wide in (([], True), (["model.float32_head=false"], False)):
+        write_agent_file(tmp_path, load_config([], settings))
+        request = EvaluationRequest("m", (), settings=tuple(more))
+        config = eval_config(tmp_path, request)
+        assert config.model.float32_head is wide
+        digests.append(config_digest(config))
+    assert len(set(digests)) == 2
+    assert load_config(["any/tspo"], [f"model.path={tmp_path}"]).model.float32_head is False
+    for plain in (["model.path=m"], ["kind=sft", "data.world=w", settings[1]]):
+        write_agent_file(tmp_path, load_config([], plain))
+        assert "float32_head" not in json.loads((tmp_path / "tspo_agent.json").read_text())
+        config = eval_config(tmp_path, request)
+        assert (config.model.float32_head, config_digest(config)) == (False, digests[1])
 
 
 def test_another_prompt_has_its_own_length(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tspo_cli.config.load_config import load_config
+from tspo_cli.config.rules import unused_settings
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.training.problems import refuse_problems
 
@@ -75,3 +76,14 @@ def test_incomplete_names_the_key_in_one_line(settings: list[str], key: str) -> 
         refuse_problems(load_config([], settings))
     assert key in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "setting", ["model.float32_head=true", "model.dtype=bfloat16", "model.revision=main"]
+)
+def test_what_a_new_policy_does_not_use_is_said(setting: str) -> None:
+    key = setting.partition("=")[0]
+    (note,) = unused_settings(load_config([], [*SFT, setting]))
+    assert note == f"note: {key} is for model.path; the new policy of data.world does not use it"
+    assert not list(unused_settings(load_config([], [*SFT, setting, "model.path=m"])))
+    assert not list(unused_settings(load_config([], SFT)))

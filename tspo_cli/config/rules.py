@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tspo_cli.config.schema import Config, RetrieverConfig
+from tspo_cli.config.schema import Config, ModelConfig, RetrieverConfig
 from tspo_cli.credit.algorithms import ALGORITHMS, Algorithm
 from tspo_cli.credit.algorithms.algorithm import GoldLogprobOptions
 from tspo_cli.credit.find_algorithm import find_algorithm
@@ -105,10 +105,23 @@ def portable_problems(config: Config) -> Iterator[str]:
 def unused_settings(config: Config) -> Iterator[str]:
     """Settings of a valid configuration that its training does not use, one note each."""
     yield from unused_retrievers(config.retriever)
+    if config.data.world and not config.model.path:
+        yield from _unused_by_a_new_policy(config.model)
     if config.kind != "sft" and config.credit.options:
         algorithm = find_algorithm(config.credit.algorithm)
         if algorithm.table != "options":
             yield f"note: {algorithm.name} does not use [credit.options]"
+
+
+def _unused_by_a_new_policy(model: ModelConfig) -> Iterator[str]:
+    named = {
+        "model.revision": bool(model.revision),
+        "model.dtype": model.dtype == "bfloat16",
+        "model.float32_head": model.float32_head,
+    }
+    for key, is_set in named.items():
+        if is_set:
+            yield f"note: {key} is for model.path; the new policy of data.world does not use it"
 
 
 def unused_retrievers(retriever: RetrieverConfig) -> Iterator[str]:

@@ -79,8 +79,8 @@ def _search(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def config_digest(config: Config) -> str:
-    """Digest of the settings that change an answer: prompt, budget, sampling, k, seed and the API
-    of an endpoint. Training, paths, connections and batch sizes are left out.
+    """Digest of the settings that change an answer: prompt, budget, sampling, k, seed, the head
+    and the API of an endpoint. Training, paths, connections and batch sizes are left out.
     """
     facts = {
         "rollout": config.rollout.model_dump(mode="json", exclude=WITHOUT_EFFECT),
@@ -91,6 +91,8 @@ def config_digest(config: Config) -> str:
         "max_context": config.model.max_context,
         "endpoint": _endpoint(config.endpoint) if config.endpoint.url else [],
     }
+    if config.model.float32_head and not config.endpoint.url:
+        facts["float32_head"] = True
     return text_digest([json.dumps(facts, sort_keys=True)])
 
 

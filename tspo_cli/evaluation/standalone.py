@@ -226,7 +226,7 @@ def eval_config(model_dir: Path, request: EvaluationRequest) -> Config:
     # The training decides the prompt and the budget, not the engine.
     rollout = {key: value for key, value in agent.get("rollout", {}).items() if key != "engine"}
     table = {
-        "model": {"path": str(model_dir)},
+        "model": agent.get("model", {}) | {"path": str(model_dir)},
         "rollout": rollout,
         "retriever": agent.get("retriever", {}) | retriever,
         "eval": {"limit": request.limit},

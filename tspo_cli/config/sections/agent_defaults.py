@@ -30,8 +30,9 @@ _OF_THE_PROMPT = frozenset({"max_prompt_tokens", "question_mark", "titles", "aft
 
 
 def read_agent_file(model_dir: Path) -> Table:
-    """The options as configuration, `{"rollout": {...}, "retriever": {"k": ...}}`. Empty for a
-    model without the file, such as one from the hub.
+    """The options as configuration, `{"rollout": {...}, "retriever": {"k": ...}}`, and `"model":
+    {"float32_head": true}` where it was trained so. Empty for a model without the file, such as one
+    from the hub.
 
     Raises:
         InvalidInputError: the file is not one that tspo writes beside a model.
@@ -51,7 +52,12 @@ def read_agent_file(model_dir: Path) -> Table:
     rollout = {
         key: value for key, value in record["rollout"].items() if key in RolloutConfig.model_fields
     }
-    return {"rollout": rollout_as_recorded(rollout), "retriever": {"k": record["k"]}}
+    head = "float32_head"
+    return {
+        "rollout": rollout_as_recorded(rollout),
+        "retriever": {"k": record["k"]},
+        "model": {head: record[head]} if head in record else {},
+    }
 
 
 def agent_defaults(table: Mapping[str, Any]) -> tuple[str, Table]:
