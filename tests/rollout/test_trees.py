@@ -25,7 +25,13 @@ from tspo_cli.rollout.engines.hf import hf_engine
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.rollout.trajectory import Trajectory, Turn
-from tspo_cli.rollout.trees import Forest, TreeSettings, sampled_tokens
+from tspo_cli.rollout.trees import (
+    Forest,
+    TreeSettings,
+    distinct_turns,
+    sampled_tokens,
+    token_budget,
+)
 
 __all__ = ["protocol"]
 
@@ -113,6 +119,42 @@ def test_the_budget_is_that_of_whole_rollouts_in_sampled_tokens(protocol: Search
     assert len(grown(capped, roots)) == 1
 
 
+def test_rollouts_that_broke_off_say_nothing_about_the_length_of_whole_ones(
+    protocol: SearchProtocol,
+) -> None:
+    full = whole(protocol, 0, turn(-1), turn(-1, tokens=8, kind="answer"))
+    failed = whole(protocol, 1, replace(turn(-1), search_error="no shard"))
+    late = replace(whole(protocol, 2, turn(-1)), late=True)
+    refused = replace(whole(protocol, 3, turn(-1, tokens=2)), refused="too long")
+    assert token_budget([full, failed, late, refused], 4) == (12, 48)
+    assert token_budget([failed, late, refused], 3) == (pytest.approx(10 / 3), pytest.approx(10))
+
+
+@pytest.mark.parametrize(("most", "wanted"), [(0, 4), (3, 3)])
+def test_where_nothing_was_sampled_rollouts_are_counted(
+    protocol: SearchProtocol, most: int, wanted: int
+) -> None:
+    forest = Forest(TreeSettings("uncertain", 4, seed=0, max_rollouts=most))
+    rollouts = [replace(whole(protocol, number), refused="busy") for number in (0, 1)]
+    tasks = grown(forest, rollouts)
+    while tasks:
+        ended = [replace(after(task), refused="busy") for task in tasks]
+        rollouts += ended
+        tasks = grown(forest, ended)
+    assert len(rollouts) == wanted
+
+
+def test_a_shared_turn_counts_once_without_the_rollout_that_sampled_it(
+    protocol: SearchProtocol,
+) -> None:
+    shared, own = turn(-1), turn(-1, tokens=1, kind="answer")
+    branches = [
+        replace(whole(protocol, number, shared, own), branch=Branch((0,))) for number in (1, 2)
+    ]
+    assert sampled_tokens(distinct_turns(branches)) == 4 + 1 + 1
+    assert sampled_tokens(distinct_turns([whole(protocol, 0, shared, own), *branches])) == 4 + 3
+
+
 def test_the_most_uncertain_turns_are_expanded_once_each(protocol: SearchProtocol) -> None:
     """Entropies by turn: 3, 0.5, 2, 1 and 1, 2.5. The first turn cannot branch."""
     forest = Forest(TreeSettings("uncertain", 20, seed=0, turns=2, budget="rollouts"))
@@ -159,7 +201,11 @@ def test_random_turns_depend_on_the_seed_and_on_nothing_else(protocol: SearchPro
 
     def drawn(seed: int) -> list[int]:
         options = TreeSettings("random", 3, seed, roots=1, turns=1, branches=1)
-        return [len(task.shared_turns) for task in grown(Forest(options), [root])]
+        tasks = grown(Forest(options), [root])
+        for task in tasks:
+            assert task.branch is not None
+            assert (task.branch.rank, task.branch.candidates) == (0, 5), "nothing was ranked"
+        return [len(task.shared_turns) for task in tasks]
 
     assert drawn(3) == drawn(3)
     assert {found for seed in range(20) for found in drawn(seed)} == {1, 2, 3, 4, 5}

@@ -116,7 +116,7 @@ def run_agents(
     tasks: Sequence[Task], agent: Agent, hooks: RolloutHooks | None = None
 ) -> list[Trajectory]:
     """Roll out all tasks and return their trajectories in the order of `tasks`, then of those that
-    `hooks.more` gave.
+    `hooks.more` and `hooks.expand` gave, in the order in which they gave them.
 
     A trajectory has up to `max_searches` turns that may search, then one last turn without search.
     A failed search or a passed deadline marks the trajectory as failed and ends it. Neither becomes

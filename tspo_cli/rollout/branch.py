@@ -11,8 +11,8 @@ class Branch:
 
     `owners` has, for each of its first turns that it shares with others, the number of the rollout
     that sampled it; it is empty for a rollout that began at the question. The first turn of its own
-    was chosen as number `rank` (from 1, the largest `uncertainty` first) of `candidates` turns;
-    `uncertainty` is in nats per token (see `rollout/trees.py`).
+    was chosen as number `rank` (from 1, the largest `uncertainty` first; 0: it was drawn at random)
+    of `candidates` turns; `uncertainty` is in nats per token (see `rollout/trees.py`).
     """
 
     owners: tuple[int, ...] = ()

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NotRequired, TypedDict
 
 from tspo_cli.rollout.trajectory import Trajectory, Turn, TurnKind
@@ -45,7 +46,7 @@ class BranchRecord(TypedDict):
 
     parent: int  # `sample` of the rollout that sampled the last turn that it shares
     turns: int  # how many turns it shares: the first ones
-    rank: int  # of the turn that was expanded, from 1
+    rank: int  # of the turn that was expanded, from 1; 0: it was drawn at random
     candidates: int
     uncertainty: float  # nats per token
 
@@ -84,7 +85,7 @@ class RolloutRecord(_TrajectoryClass):
 class TreeRecord(TypedDict):
     """What the rollouts of a question cost where they branch."""
 
-    sampled_tokens: int  # of all its rollouts, shared turns counted once
+    sampled_tokens: int  # of the rollouts with credit, shared turns counted once
     flat_tokens: float  # of rollout.group_size whole rollouts, by the mean of its own
 
 
@@ -99,14 +100,21 @@ class GroupRecord(TypedDict):
     supporting_ids: NotRequired[list[str]]  # gold passages; evaluated items only
     group_class: str | None  # see `credit.group.GroupClass`; None for an evaluated item
     level: NotRequired[str]  # what the algorithm compared: turn, trajectory or none
-    tree: NotRequired[TreeRecord]  # written where rollouts branch
+    tree: NotRequired[TreeRecord]  # written where rollouts branch and a whole one is left
     trajectories: list[RolloutRecord]
     failed: NotRequired[list[RolloutRecord]]  # those that failed, without credit; if there are any
 
 
-def own_turns(rollout: RolloutRecord) -> list[TurnRecord]:
-    """The turns that were sampled for this rollout: all but those that it shares with others."""
-    return rollout["turns"][rollout["branch"]["turns"] if "branch" in rollout else 0 :]
+def distinct_turns_of(rollouts: Sequence[RolloutRecord]) -> list[TurnRecord]:
+    """The turns of a group's rollouts. One that several share is there once, whether or not the
+    rollout that it was sampled for is among them.
+    """
+    found: dict[tuple[int, int], TurnRecord] = {}
+    for index, rollout in enumerate(rollouts):
+        owners = rollout.get("path") or [-1 - index] * len(rollout["turns"])
+        for number, (owner, turn) in enumerate(zip(owners, rollout["turns"], strict=True)):
+            found[owner, number] = turn
+    return list(found.values())
 
 
 def rollout_record(trajectory: Trajectory) -> RolloutRecord:

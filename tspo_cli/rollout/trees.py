@@ -3,7 +3,7 @@
 A tree begins with a whole rollout of its own. Once all rollouts of a question have ended, some of
 their turns are expanded: a new rollout takes over the turns before such a turn, passages included,
 and samples the rest anew. Then the next turns are chosen, until the budget is used. A turn can be
-expanded if a search with passages precedes it.
+expanded if a search precedes it.
 
 Choices depend on the rollouts of the question and on the experiment's seed alone: there is no state
 between steps, so that a resumed run continues exactly.
@@ -112,11 +112,11 @@ class Forest:
         tasks: list[Task] = []
         for place in self._chosen(places, growth):
             for _ in range(settings.branches):
-                if not room.takes(place.cost):
+                if not room.reserve(place.cost):
                     return tasks
                 growth.expanded.add(place.key)
                 tasks.append(self._branch(place, places, len(rollouts) + len(tasks)))
-        if not tasks and room.takes(room.whole):
+        if not tasks and room.reserve(room.whole):
             tasks.append(self._task(rollouts[0], len(rollouts), Branch(), ()))
         return tasks
 
@@ -136,9 +136,10 @@ class Forest:
         return fresh[: settings.turns]
 
     def _branch(self, place: Place, places: Sequence[Place], sample: int) -> Task:
+        rank = [other.key for other in places].index(place.key) + 1
         branch = Branch(
             place.rollout.path[: place.turn],
-            [other.key for other in places].index(place.key) + 1,
+            0 if self.settings.branching == "random" else rank,
             len(places),
             place.uncertainty,
         )
@@ -159,19 +160,25 @@ class Forest:
 
 
 class _Room:
-    """What is left of a question's budget."""
+    """What is left of a question's budget. Where whole rollouts sampled nothing, tokens are no
+    budget, and rollouts are counted.
+    """
 
     def __init__(self, settings: TreeSettings, rollouts: Sequence[Trajectory]) -> None:
         whole, self.budget = token_budget(rollouts, settings.group_size)
         self.whole = whole
         self.used = float(sum(sampled_tokens(rollout.own_turns) for rollout in rollouts))
-        self.by_rollouts = settings.budget == "rollouts"
+        self.by_rollouts = settings.budget == "rollouts" or not whole
         most = settings.max_rollouts or 4 * settings.group_size
-        self.left = (settings.group_size if self.by_rollouts else most) - len(rollouts)
+        if settings.budget == "rollouts":
+            most = settings.group_size
+        elif not whole:
+            most = min(most, settings.group_size)
+        self.left = most - len(rollouts)
 
-    def takes(self, cost: float) -> bool:
-        """Whether one more rollout fits, which is then counted. One that is expected to sample
-        `cost` tokens fits if it ends nearer to the budget than its lack would.
+    def reserve(self, cost: float) -> bool:
+        """Count one more rollout, if it fits. One that is expected to sample `cost` tokens fits if
+        it ends nearer to the budget than its lack would.
         """
         fits = self.by_rollouts or self.used + cost / 2 < self.budget
         if fits and self.left > 0:
@@ -183,11 +190,28 @@ class _Room:
 
 def token_budget(rollouts: Iterable[Trajectory], group_size: int) -> tuple[float, float]:
     """The mean number of tokens that a whole rollout (one that began at the question) sampled, and
-    what `group_size` of them would.
+    what `group_size` of them would. Those that failed or were refused count where all of them did.
     """
-    whole = [sampled_tokens(rollout.turns) for rollout in rollouts if not shares_turns(rollout)]
-    mean = sum(whole) / max(len(whole), 1)
+    whole = [rollout for rollout in rollouts if not shares_turns(rollout)]
+    ended = [rollout for rollout in whole if not _broke_off(rollout)] or whole
+    mean = sum(sampled_tokens(rollout.turns) for rollout in ended) / max(len(ended), 1)
     return mean, mean * group_size
+
+
+def _broke_off(rollout: Trajectory) -> bool:
+    return rollout.failed or bool(rollout.refused)
+
+
+def distinct_turns(rollouts: Iterable[Trajectory]) -> list[Turn]:
+    """The turns of a question's rollouts. One that several share is there once, whether or not the
+    rollout that it was sampled for is among them.
+    """
+    found = {
+        (owner, number): turn
+        for rollout in rollouts
+        for number, (owner, turn) in enumerate(zip(rollout.path, rollout.turns, strict=True))
+    }
+    return list(found.values())
 
 
 def shares_turns(rollout: Trajectory) -> bool:
@@ -205,7 +229,7 @@ def candidates(rollouts: Sequence[Trajectory], settings: TreeSettings) -> list[P
     places = [
         Place(rollout, index, _score(rollout, index, settings))
         for rollout in rollouts
-        if not (rollout.failed or rollout.refused)
+        if not _broke_off(rollout)
         for index in range(max(1, len(rollout.turns) - len(rollout.own_turns)), len(rollout.turns))
         if rollout.turns[index - 1].kind == "search" and rollout.turns[index].action_ids
     ]
@@ -224,8 +248,8 @@ def _score(rollout: Trajectory, index: int, settings: TreeSettings) -> float:
 def uncertainty(turn: Turn, first: int) -> float:
     """The mean of -log p over the turn's `first` sampled tokens (0: all), in nats.
 
-    It estimates the mean entropy of their distributions without bias, from log-probabilities that
-    every engine returns.
+    It estimates the mean entropy of their distributions from log-probabilities that every engine
+    returns. Those are from before top-p and top-k, so that the estimate is not unbiased with them.
     """
     values = turn.logprobs[: first or None]
     return -sum(values) / len(values) if values else 0.0

@@ -54,7 +54,7 @@ def _lines(config: Config) -> Iterator[str]:
         f"{deviation}"
     )
     yield (
-        f"rollouts: {rollout.questions_per_step} questions x {rollout.group_size} a step; a group "
+        f"rollouts: {rollout.questions_per_step} questions x {_rollouts(config)} a step; a group "
         "is (data set, "
         f"question, draw); budget: at most {rollout.max_searches} turns that may search, then one "
         "that may not; "
@@ -116,6 +116,15 @@ def _lines(config: Config) -> Iterator[str]:
     for key, value in algorithm.defaults.items():
         if values[key] != value:
             yield f"note: {key} is {values[key]}; the default of {algorithm.name} is {value}"
+
+
+def _rollouts(config: Config) -> str:
+    """The rollouts of a question, or the trees that they form."""
+    size, tree = config.rollout.group_size, config.tree
+    if not tree.grows:
+        return str(size)
+    budget = f"{size} rollouts" if tree.budget == "rollouts" else f"the tokens of {size} rollouts"
+    return f"trees of {tree.roots} whole rollouts and their branches ({budget})"
 
 
 def _mismatch(config: Config) -> str:

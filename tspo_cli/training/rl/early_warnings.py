@@ -10,7 +10,7 @@ from tspo_cli.credit.from_rollouts import group_from_record
 from tspo_cli.credit.gold_match import exact_match, f1_score
 from tspo_cli.credit.outcome import well_formed
 from tspo_cli.data.normal_form import normalize_text
-from tspo_cli.rollout.records import GroupRecord, RolloutRecord, own_turns
+from tspo_cli.rollout.records import GroupRecord, RolloutRecord, distinct_turns_of
 from tspo_cli.training.rl.rollout_records import mean
 
 
@@ -51,7 +51,11 @@ def warning_metrics(groups: Sequence[GroupRecord], config: CreditConfig) -> dict
         "false_positive_rate": false_positive_rate(list(map(group_from_record, groups)), config),
         "rollouts": float(len(rollouts)),
         "sampled_tokens": float(
-            sum(turn["tokens"] for _, rollout in rollouts for turn in own_turns(rollout))
+            sum(
+                turn["tokens"]
+                for group in groups
+                for turn in distinct_turns_of(group["trajectories"])
+            )
         ),
     }
     if correct:

@@ -12,6 +12,7 @@ import torch
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import RemoteServiceError, TspoError
 from tspo_cli.rollout.trajectory import Trajectory
+from tspo_cli.rollout.trees import shares_turns
 from tspo_cli.training.core.distributed import all_sum
 from tspo_cli.training.core.handover import parity_limit
 from tspo_cli.training.core.policy_learner import PolicyLearner
@@ -166,8 +167,16 @@ def _update_measures(groups: Sequence[ScoredGroup], learner: PolicyLearner, conf
 
 
 def _checked_sequences(groups: Sequence[ScoredGroup], *, bfloat16: bool) -> list[TrainSequence]:
-    """In float32 a few rollouts show whether the weights are the same; rounding needs more."""
+    """In float32 a few rollouts show whether the weights are the same; rounding needs more. The
+    first branch is among them: the engine copied what it knows of its shared turns.
+    """
     if bfloat16:
         return some_sequences(groups)
+    rollouts = [rollout for group in groups for rollout in group.trajectories]
     sequences = [sequence for group in groups for sequence in group.sequences()]
-    return sequences[:PARITY_SEQUENCES]
+    branch = next((index for index, one in enumerate(rollouts) if shares_turns(one)), 0)
+    return [
+        sequence
+        for index, sequence in enumerate(sequences)
+        if index < PARITY_SEQUENCES or index == branch
+    ]

@@ -11,9 +11,9 @@ from typing import Any
 from tspo_cli.config.schema import Config
 from tspo_cli.credit.diagnostics import group_metrics
 from tspo_cli.credit.group import GroupCredit, TrajectoryCredit
-from tspo_cli.rollout.records import GroupRecord, RolloutRecord, own_turns, rollout_record
+from tspo_cli.rollout.records import GroupRecord, RolloutRecord, distinct_turns_of, rollout_record
 from tspo_cli.rollout.trajectory import Trajectory
-from tspo_cli.rollout.trees import sampled_tokens, token_budget
+from tspo_cli.rollout.trees import distinct_turns, sampled_tokens, shares_turns, token_budget
 from tspo_cli.training.core.distributed import gather_json
 from tspo_cli.training.rl.scoring import ScoredGroup
 
@@ -88,18 +88,22 @@ def _question_record(trajectory: Trajectory, step: int) -> GroupRecord:
 
 
 def tree_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
-    """Means over the questions of a step whose rollouts branch; {} without trees.
+    """Means over the questions of a step whose rollouts branch, and of which a whole one is left;
+    {} without trees.
 
     tree/rollouts, tree/branches (rollouts that share turns), tree/sampled_tokens, tree/flat_tokens
     (see `TreeRecord`), tree/shared_share (of the tokens of all rollouts, those that were sampled
     for another one).
     """
-    trees = [record["tree"] for record in records if "tree" in record]
+    records = [record for record in records if "tree" in record]
+    trees = [record["tree"] for record in records]
     if not trees:
         return {}
     rollouts = [rollout for record in records for rollout in record["trajectories"]]
     whole = sum(turn["tokens"] for rollout in rollouts for turn in rollout["turns"])
-    own = sum(turn["tokens"] for rollout in rollouts for turn in own_turns(rollout))
+    own = sum(
+        turn["tokens"] for record in records for turn in distinct_turns_of(record["trajectories"])
+    )
     return {
         "tree/rollouts": len(rollouts) / len(trees),
         "tree/branches": sum("branch" in rollout for rollout in rollouts) / len(trees),
@@ -111,10 +115,10 @@ def tree_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
 
 def _group_record(group: ScoredGroup, step: int, config: Config) -> GroupRecord:
     record = _scored_record(group, step)
-    if config.tree.grows:
-        rollouts = group.trajectories
+    rollouts = group.trajectories
+    if config.tree.grows and not all(map(shares_turns, rollouts)):
         record["tree"] = {
-            "sampled_tokens": sum(sampled_tokens(rollout.own_turns) for rollout in rollouts),
+            "sampled_tokens": sampled_tokens(distinct_turns(rollouts)),
             "flat_tokens": token_budget(rollouts, config.rollout.group_size)[1],
         }
     return record

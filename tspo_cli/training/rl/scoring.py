@@ -102,12 +102,13 @@ def score(
 ) -> list[ScoredGroup]:
     """Groups with credit; `positions` are their places in the batch.
 
-    Two kinds of trajectories are left out: those that failed, which say nothing about the policy,
-    and those that two versions of the policy sampled, whose probability is unknown.
+    Three kinds of trajectories are left out: those that failed, which say nothing about the policy,
+    those that two versions of the policy sampled, whose probability is unknown, and those without
+    a turn of their own, because the server refused their first request.
     """
     members: dict[GroupId, list[Trajectory]] = defaultdict(list)
     for trajectory in trajectories:
-        if not (trajectory.failed or trajectory.mixed):
+        if trajectory.own_turns and not (trajectory.failed or trajectory.mixed):
             members[trajectory.group].append(trajectory)
     gold: list[list[list[float]]] = [[] for _ in members]
     algorithm = find_algorithm(config.credit.algorithm)
