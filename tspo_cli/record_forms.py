@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Required
 
-from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError, with_config
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
 from typing_extensions import TypedDict
 
 from tspo_cli.errors import InvalidInputError
@@ -138,9 +146,18 @@ _Class = TypedDict("_Class", {"class": Text | None}, total=False)
 class _Branch(TypedDict, total=False):
     parent: Required[Count]
     turns: Required[Count]
-    rank: Required[Count]
-    candidates: Required[Count]
-    uncertainty: Required[Measure]
+    rank: Required[Annotated[int, Field(ge=0, le=10**6)]]
+    candidates: Required[Annotated[int, Field(ge=0, le=10**6)]]
+    uncertainty: Required[Annotated[float, Field(ge=-1e6, le=1e6)]]
+
+
+def _ranked(branch: _Branch) -> _Branch:
+    if branch["rank"] > branch["candidates"]:
+        raise ValueError(
+            f"rank {branch['rank']} of {branch['candidates']} candidates; expected 1 to their "
+            "number, or 0 for a turn that was drawn at random"
+        )
+    return branch
 
 
 @_STRICT
@@ -148,7 +165,7 @@ class _Rollout(_Class, total=False):
     turns: Required[list[_Turn]]
     sample: Count
     path: list[Count]
-    branch: _Branch
+    branch: Annotated[_Branch, AfterValidator(_ranked)]
     answer: Text | None
     failed: bool
     refused: Text

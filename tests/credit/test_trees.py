@@ -19,6 +19,7 @@ from tspo_cli.credit.folr import judge
 from tspo_cli.credit.group import CreditTrajectory, CreditTurn, Group
 from tspo_cli.credit.laboratory.group_file import read_group
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.record_forms import GROUP, checked
 from tspo_cli.rollout.branch import Branch
 
 GOLD = "Ada"
@@ -239,13 +240,69 @@ def test_a_file_may_hold_a_tree(tmp_path: Path) -> None:
     record = {"question": "Who?", "golden_answers": [GOLD], "trajectories": rollouts}
     file.write_text(json.dumps(record))
     assert advantages(read_group(file), "at2po") == advantages(FOREST, "at2po")
-    for wrong in ([0], ["0", "0", "0"], 7):
+    for wrong in ([0], ["0", "0", "0"], 7, [0, -1, 0], [0, True, 0]):
         rollouts[0]["path"] = wrong
         file.write_text(json.dumps(record))
         with pytest.raises(InvalidInputError, match='trajectory 1: expected "path" to be 3 integ'):
             read_group(file)
+    rollouts[0]["path"] = [7, 2, 2]
+    file.write_text(json.dumps(record))
+    with pytest.raises(InvalidInputError, match=r"group\.json: path: trajectories 1 and 3 share"):
+        read_group(file)
 
 
 def test_a_path_has_one_number_per_turn() -> None:
     with pytest.raises(InvalidInputError, match=r"path: expected one number per turn \(2\), got 1"):
         replace(leaf(True, 0, 0), path=(0,))
+    with pytest.raises(InvalidInputError, match="path: expected numbers of 0 or more, got -2"):
+        leaf(True, 0, -2)
+
+
+@pytest.mark.parametrize(
+    ("paths", "words"),
+    [
+        (((0, 0), (0, 0)), "1 and 2 share turn 2, the last"),  # equal
+        (((0, 0, 0), (1, 1), (0, 0)), "1 and 3 share turn 2, the last"),  # ends inside another
+        (((0, 0), (0, 0, 2)), "1 and 2 share turn 2, the last"),
+        (((0, 0, 0), (1, 0, 1)), "1 and 2 share turn 2, and not all"),  # rejoins
+        (((0, 1, 0), (0, 2, 2), (0, 3, 0)), "1 and 3 share turn 3, and not all"),
+    ],
+)
+def test_paths_form_trees(paths: tuple[tuple[int, ...], ...], words: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"path: trajectories {words}"):
+        group(*(leaf(True, *path) for path in paths))
+
+
+def test_a_rank_that_cannot_be_is_refused_where_records_are_read() -> None:
+    def record(**changes: Any) -> dict[str, Any]:
+        branch = {"parent": 0, "turns": 1, "rank": 1, "candidates": 3, "uncertainty": 0.5}
+        rollout = {"turns": [], "branch": branch | changes}
+        return {
+            "group": ["nq", "q", 0],
+            "question": "?",
+            "golden_answers": [],
+            "trajectories": [rollout],
+        }
+
+    for right in ({}, {"rank": 3}, {"rank": 0}, {"rank": 0, "candidates": 0}):
+        checked(GROUP, record(**right), "here")
+    for wrong in (
+        {"rank": 4},
+        {"rank": -1},
+        {"candidates": 0},
+        {"candidates": 2**52},
+        {"uncertainty": float("inf")},
+        {"uncertainty": float("nan")},
+        {"uncertainty": 1e300},
+    ):
+        with pytest.raises(InvalidInputError, match=r"here: not a record of tspo: .*branch"):
+            checked(GROUP, record(**wrong), "here")
+
+
+def test_sipo_leaves_turns_that_were_drawn_as_they_are() -> None:
+    drawn = tuple(
+        replace(one, branch=Branch(one.path[:-1], 0, 3, float(index))) if index > 1 else one
+        for index, one in enumerate(FOREST.trajectories)
+    )
+    found = advantages(replace(FOREST, trajectories=drawn), "sipo", sipo={"least_branches": 2})
+    assert found == advantages(FOREST, "at2po")

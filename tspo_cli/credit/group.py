@@ -46,8 +46,9 @@ class CreditTrajectory:
     0; None: nobody was asked.
 
     `path` tells which turns trajectories share: K numbers, for each turn that of the trajectory
-    that it was sampled for. Trajectories with the same number at the same turn have the same turns
-    up to it. Empty: it shares nothing. `branch` says how the branch was chosen, if it is one.
+    that it was sampled for, from 0. Trajectories with the same number at the same turn have the
+    same turns up to it. Empty: it shares nothing. `branch` says how the branch was chosen, if it is
+    one.
     """
 
     answer: str | None
@@ -71,11 +72,15 @@ class CreditTrajectory:
             raise InvalidInputError(
                 f"path: expected one number per turn ({len(self.turns)}), got {len(self.path)}"
             )
+        if self.path and min(self.path) < 0:
+            raise InvalidInputError(f"path: expected numbers of 0 or more, got {min(self.path)}")
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """G >= 1 attempts at the same question."""
+    """G >= 1 attempts at the same question. Those that share turns form trees: what is before a
+    shared turn is shared too, and the last turn of each is its own.
+    """
 
     question: str
     golden_answers: tuple[str, ...]
@@ -86,6 +91,25 @@ class Group:
             raise InvalidInputError(f"group {self.question!r} has no trajectories")
         if not self.golden_answers:
             raise InvalidInputError(f"group {self.question!r} has no golden answers")
+        _check_paths([trajectory.path for trajectory in self.trajectories])
+
+
+def _check_paths(paths: Sequence[tuple[int, ...]]) -> None:
+    """Raises InvalidInputError for paths that form no trees."""
+    first: dict[tuple[int, int], int] = {}
+    for number, path in enumerate(paths):
+        for turn, owner in enumerate(path):
+            other = first.setdefault((turn, owner), number)
+            if paths[other][:turn] != path[:turn]:
+                raise InvalidInputError(
+                    f"path: trajectories {other + 1} and {number + 1} share turn {turn + 1}, and "
+                    "not all turns before it; give turns that differ different numbers"
+                )
+            if other != number and turn + 1 in (len(path), len(paths[other])):
+                raise InvalidInputError(
+                    f"path: trajectories {other + 1} and {number + 1} share turn {turn + 1}, the "
+                    "last of one of them; give it a number of its own"
+                )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ em_format. Without it the model is taken to have written its query, or its answe
 and nothing else. "tokens" is how many tokens a turn sampled (1 without it; reinforce_pp and
 overlong_limit count them), and a trajectory's "gold_logprobs" what igpo needs. "judge" is the
 verdict of a judge on its answer, 1 or 0, for the outcome judge. Where rollouts share turns,
-"path" has for each turn a number: trajectories with the same number at a turn share it.
+"path" has for each turn a number: trajectories with the same number at a turn share it and all
+turns before it, and each has a last turn of its own.
 """
 
 from __future__ import annotations
@@ -49,14 +50,15 @@ def read_group(path: Path) -> Group:
                 f'"golden_answers" to hold strings with text, got {_shown(gold)}',
                 "correct it",
             )
-    return Group(
-        question=_text(str(path), record, "question"),
-        golden_answers=tuple(golds),
-        trajectories=tuple(
-            _trajectory(f"{path}: trajectory {number}", item)
-            for number, item in enumerate(_items(str(path), record, "trajectories"), start=1)
-        ),
+    question = _text(str(path), record, "question")
+    trajectories = tuple(
+        _trajectory(f"{path}: trajectory {number}", item)
+        for number, item in enumerate(_items(str(path), record, "trajectories"), start=1)
     )
+    try:
+        return Group(question, tuple(golds), trajectories)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path}: {error}") from None
 
 
 def _trajectory(where: str, value: Any) -> CreditTrajectory:
@@ -105,10 +107,14 @@ def _gold_logprobs(where: str, value: Any, turns: int) -> tuple[float, ...]:
 def _path(where: str, value: Any, turns: int) -> tuple[int, ...]:
     if value is None:
         return ()
-    integers = isinstance(value, list) and all(type(number) is int for number in value)
-    if not integers or len(value) != turns:
+    numbers = isinstance(value, list) and all(
+        type(number) is int and number >= 0 for number in value
+    )
+    if not numbers or len(value) != turns:
         raise _wrong(
-            where, f'"path" to be {turns} integers, one per turn', "correct it or leave it out"
+            where,
+            f'"path" to be {turns} integers of 0 or more, one per turn',
+            "correct it or leave it out",
         )
     return tuple(value)
 

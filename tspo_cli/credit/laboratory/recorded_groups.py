@@ -13,6 +13,7 @@ from tspo_cli.credit.group import Group
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.record_digests import check_complete
 from tspo_cli.record_forms import GROUP, checked
+from tspo_cli.rollout.records import GroupRecord
 
 
 def recorded_batches(
@@ -39,12 +40,19 @@ def recorded_batches(
         yield step, list(_groups(paths[step]))
 
 
+def _group(record: GroupRecord, where: str) -> Group:
+    try:
+        return group_from_record(record)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{where}: {error}") from None
+
+
 def _groups(path: Path) -> Iterator[Group]:
     try:
         for number, record in enumerate(runs.read_jsonl_gz(path), start=1):
             checked(GROUP, record, f"{path}:{number}")
             if record["trajectories"]:  # none where every rollout failed
-                yield group_from_record(record)
+                yield _group(record, f"{path}:{number}")
     except (KeyError, TypeError) as error:
         raise InvalidInputError(
             f"{path}: not the rollouts of a training run (no {error})"

@@ -4,7 +4,8 @@ turn that branches share has their mean advantage.
 Equation: A_i = (y_i - mean y) / (std y + eps) over all rollouts of the question; a turn has the
 mean of A_i over the rollouts that share it. shared = "own" leaves each rollout its own A_i on
 shared turns too (the paper's soft estimation): as every rollout that shares a turn trains it, both
-have the same gradient where the ratio is 1, and they differ where the loss clips.
+have the same gradient where the ratio is 1 and loss.aggregation is token_mean; they differ where
+the loss clips, or divides by the length of each rollout.
 
 Source: second-hand notes about the paper (branching after a tool call by entropy, and the mean on
 the shared prefix: certain). The paper branches while a rollout runs, if alpha + beta x (rise of
@@ -24,7 +25,7 @@ from pydantic import Field
 from tspo_cli.config.sections.section import Section
 from tspo_cli.credit.algorithms.algorithm import algorithm
 from tspo_cli.credit.algorithms.by_outcome.grpo import grpo
-from tspo_cli.credit.algorithms.by_tree.tree_shape import branches, node_means, nodes
+from tspo_cli.credit.algorithms.by_tree.tree_shape import is_branched, node_means, nodes
 from tspo_cli.credit.credit_section import CreditConfig
 from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 
@@ -48,7 +49,7 @@ def arpo(
     """The mean of z over the rollouts that share a turn."""
     whole = grpo(trajectories, config)
     rows = nodes(trajectories)
-    if options.shared == "own" or not branches(rows):
+    if options.shared == "own" or not is_branched(rows):
         return whole
     means = node_means(rows, [row[0] for row in whole.advantages])
     return AlgorithmResult(

@@ -22,7 +22,7 @@ from tspo_cli.config.sections.section import Section
 from tspo_cli.credit.algorithms.algorithm import algorithm, outcomes_last
 from tspo_cli.credit.algorithms.by_outcome.grpo import grpo
 from tspo_cli.credit.algorithms.by_tree.tree_shape import (
-    branches,
+    is_branched,
     members,
     nodes,
     values_of_turns,
@@ -49,7 +49,7 @@ def at2po(
     trajectories: Sequence[JudgedTrajectory], config: CreditConfig, options: At2poOptions
 ) -> AlgorithmResult:
     """A_n = V_n."""
-    if not branches(nodes(trajectories)):
+    if not is_branched(nodes(trajectories)):
         return grpo(trajectories, config)
     leaves, populations = leaf_values(trajectories, config, options.leaves)
     return AlgorithmResult(

@@ -11,8 +11,8 @@ approximation of the expected order statistic of n standard normal values: h = P
 Source: the released code, read by others (the form of the correction, Blom's h, a = Cov / Var:
 certain). There a is that of the previous batch; here it is that of the question's own branches, so
 that credit depends on the group alone and a resumed run needs no state. Fewer than `least_branches`
-branches, or equal uncertainties, correct nothing. That u is standardised is inferred. Without
-branches it is GRPO.
+branches, equal uncertainties, and turns that were drawn at random (rank 0) correct nothing. That u
+is standardised is inferred. Without branches it is GRPO.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pydantic import Field
 from tspo_cli.credit.algorithms.algorithm import algorithm, outcomes_last
 from tspo_cli.credit.algorithms.by_outcome.grpo import grpo
 from tspo_cli.credit.algorithms.by_tree.at2po import At2poOptions, leaf_values, turn_values
-from tspo_cli.credit.algorithms.by_tree.tree_shape import branches, nodes
+from tspo_cli.credit.algorithms.by_tree.tree_shape import is_branched, nodes
 from tspo_cli.credit.credit_section import CreditConfig
 from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 from tspo_cli.rollout.branch import Branch
@@ -45,7 +45,7 @@ def sipo(
     trajectories: Sequence[JudgedTrajectory], config: CreditConfig, options: SipoOptions
 ) -> AlgorithmResult:
     """A_n = V_n of the corrected values."""
-    if not branches(nodes(trajectories)):
+    if not is_branched(nodes(trajectories)):
         return grpo(trajectories, config)
     leaves, populations = leaf_values(trajectories, config, options.leaves)
     selected = {
@@ -59,8 +59,9 @@ def sipo(
             [branch.uncertainty for branch in selected.values()],
             [leaves[index] for index in selected],
         )
-    for index, branch in selected.items():
-        leaves[index] -= options.weight * slope * order_statistic(branch)
+    if slope:
+        for index, branch in selected.items():
+            leaves[index] -= options.weight * slope * order_statistic(branch)
     return AlgorithmResult(
         outcomes_last(trajectories),
         turn_values(trajectories, leaves, options.temperature),

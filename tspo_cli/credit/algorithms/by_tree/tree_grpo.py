@@ -7,8 +7,8 @@ turn that n rollouts share is trained with the sum of their advantages, as n who
 
 Source: second-hand notes about the paper (sum of both comparisons: certain; a tree of one rollout
 adds 0, here as in every comparison of one). Trees grow from random turns (tree.branching =
-"random"), as in the paper: M roots, then turns that are drawn evenly. The budget is this package's
-own: see docs/trees.md. Without branches it is GRPO.
+"random"), as in the paper: M roots, then turns that are drawn, here evenly among the contexts that
+they continue. The budget is this package's own: see docs/trees.md. Without branches it is GRPO.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import Field
 from tspo_cli.config.sections.section import Section
 from tspo_cli.credit.algorithms.algorithm import algorithm, outcomes_last
 from tspo_cli.credit.algorithms.by_outcome.grpo import grpo
-from tspo_cli.credit.algorithms.by_tree.tree_shape import branches, members, nodes
+from tspo_cli.credit.algorithms.by_tree.tree_shape import is_branched, members, nodes
 from tspo_cli.credit.credit_section import CreditConfig
 from tspo_cli.credit.group import AlgorithmResult, JudgedTrajectory
 from tspo_cli.credit.normalise import standardise
@@ -41,7 +41,7 @@ def tree_grpo(
     """A = intra * z within the tree + z over all."""
     everything = grpo(trajectories, config)
     rows = nodes(trajectories)
-    if not branches(rows) or not options.intra:
+    if not is_branched(rows) or not options.intra:
         return everything
     outcomes = [trajectory.outcome for trajectory in trajectories]
     within = [0.0] * len(outcomes)

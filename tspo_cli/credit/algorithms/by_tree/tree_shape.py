@@ -39,7 +39,7 @@ def members(keys: Sequence[object]) -> list[list[int]]:
     return list(found.values())
 
 
-def branches(rows: Sequence[tuple[Node, ...]]) -> bool:
+def is_branched(rows: Sequence[tuple[Node, ...]]) -> bool:
     """Whether any two trajectories share a turn."""
     firsts = [row[0] for row in rows]
     return len(set(firsts)) < len(firsts)
