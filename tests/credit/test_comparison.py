@@ -159,7 +159,21 @@ def test_information_gains_where_the_run_recorded_beliefs(run: Path) -> None:
         runs.write_jsonl_gz(file, [group(one, other)])
     record = json.loads(run_tspo("credit", run, "--json").out)
     assert {"igpo", "a2tgpo", "mig", "grpo"} <= set(record["algorithms"])
-    assert not {"ppo", "carl", "tips"} & set(record["algorithms"])
+    assert not {"ppo", "carl", "tips", "siop"} & set(record["algorithms"])
+    # The belief in the group's answers is another one.
+    done = run_tspo("credit", run, "-a", "grpo", "-a", "siop")
+    assert done.code == 3
+    assert "credit.algorithm siop: the run recorded the beliefs of igpo" in done.err
+    siop = {"eta": 2.0, "probability": "shares"}
+    config = Config(seed=1, credit=CreditConfig.model_validate({"algorithm": "siop", "siop": siop}))
+    runs.write_json(run / runs.CONFIG_NAME, config.section_dict())
+    record = json.loads(run_tspo("credit", run, "--json").out)
+    assert not {"igpo", "a2tgpo", "mig"} & set(record["algorithms"])
+    assert record["options"]["siop"]["siop"]["eta"] == 2, "as the run measured"
+    for spec in ("igpo", "siop siop.eta=1", "siop siop.probability=sum"):
+        done = run_tspo("credit", run, "-a", spec)
+        assert done.code == 3
+        assert "the run recorded the beliefs of siop" in done.err
 
 
 @pytest.mark.parametrize(

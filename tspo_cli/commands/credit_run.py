@@ -15,6 +15,8 @@ from tspo_cli.errors import InvalidInputError, UsageError
 
 if TYPE_CHECKING:
     from tspo_cli.config.schema import CreditConfig
+    from tspo_cli.credit.algorithms import Algorithm
+    from tspo_cli.credit.algorithms.algorithm import GoldLogprobOptions
     from tspo_cli.credit.laboratory.comparison import Arm
 
 # What counts as an outcome and as a hit stays that of the run, so that all algorithms judge the
@@ -30,6 +32,8 @@ JUDGING = (
     "match",
     "degenerate",
 )
+# So do the answers that a belief is in: records hold the belief alone.
+BELIEFS = ("eta", "probability", "clusters")
 
 
 def compare_run(
@@ -47,7 +51,8 @@ def compare_run(
     rollouts and print.
 
     Raises:
-        InvalidInputError: the outcome of the run is Python code, and `trust` does not allow it.
+        InvalidInputError: the outcome of the run is Python code, and `trust` does not allow it; an
+        algorithm needs other beliefs than the run recorded.
     """
     from tspo_cli.config.load_config import read_resolved
     from tspo_cli.credit.laboratory.comparison import compare
@@ -99,30 +104,39 @@ def parse_steps(text: str | None) -> tuple[int, int | None]:
     return int(first), int(last) if last else None if dash else int(first)
 
 
-def _has_beliefs(run: CreditConfig) -> bool:
-    """True if the run's rollouts were recorded with the gold answer's log-probabilities."""
-    from tspo_cli.credit.algorithms import ALGORITHMS
+def _belief_options(algorithm: Algorithm | None, credit: CreditConfig) -> GoldLogprobOptions | None:
+    """The options that beliefs are measured with; None where none are."""
     from tspo_cli.credit.algorithms.algorithm import GoldLogprobOptions
 
-    algorithm = ALGORITHMS.get(run.algorithm)
-    options = algorithm.options_in(run) if algorithm else None
-    return isinstance(options, GoldLogprobOptions) and options.measures and options.belief == "mean"
+    options = algorithm.options_in(credit) if algorithm else None
+    return options if isinstance(options, GoldLogprobOptions) and options.measures else None
 
 
 def _arms(specs: Sequence[str], run: CreditConfig, settings: Sequence[str]) -> list[Arm]:
     from tspo_cli.config.load_config import load_config
     from tspo_cli.credit.algorithms import ALGORITHMS
+    from tspo_cli.credit.find_algorithm import find_algorithm
     from tspo_cli.credit.laboratory.comparison import Arm
 
     kept = [f"credit.{key}={getattr(run, key)}" for key in JUDGING]
-    recorded = {"gold_logprobs"} if _has_beliefs(run) else set()
-    wanted = specs or [
-        name for name, algorithm in ALGORITHMS.items() if algorithm.needs <= recorded
-    ]
+    answers = ALGORITHMS["siop"].options_in(run)
+    kept += [f"credit.siop.{key}={getattr(answers, key)}" for key in BELIEFS]
+    # A rule of the user's own, which is not known here, may have recorded any beliefs.
+    recorded = _belief_options(ALGORITHMS.get(run.algorithm), run)
+    held = {"gold_logprobs"} if recorded else set()
+    wanted = specs or [name for name, algorithm in ALGORITHMS.items() if algorithm.needs <= held]
     arms = []
     for spec in dict.fromkeys(wanted):
         name, *stated = spec.split()
         options = [f"credit.{option}" for option in stated]
         config = load_config([], [*kept, *settings, *options, f"credit.algorithm={name}"]).credit
-        arms.append(Arm(spec, config))
+        needed = _belief_options(find_algorithm(name), config)
+        if not (recorded and needed) or recorded.measured == needed.measured:
+            arms.append(Arm(spec, config))
+        elif specs:
+            raise InvalidInputError(
+                f"credit.algorithm {name}: the run recorded the beliefs of {run.algorithm}, which "
+                f"are in other answers or measured otherwise than those of {name} with its "
+                "options; compare algorithms that share them"
+            )
     return arms

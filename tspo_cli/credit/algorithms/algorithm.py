@@ -58,6 +58,11 @@ class GoldLogprobOptions(Section):
         return [(golds[0], 1.0)]
 
     @property
+    def measured(self) -> tuple[object, ...]:
+        """What is measured: recorded beliefs serve options that are equal in it, and no others."""
+        return type(self).targets, self.belief
+
+    @property
     def measures(self) -> bool:
         """False where these options make no use of what would be measured."""
         return True

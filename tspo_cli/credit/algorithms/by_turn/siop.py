@@ -14,7 +14,8 @@ form stands for it, r_c is the mean outcome of its rollouts, rollouts without an
 cluster, and the last turn earns the outcome, as with IGPO.
 
 The reward is a difference of F_k = sum of q_c log p_k(c), which the training loop measures; records
-hold it as gold_logprobs. So `tspo credit` takes eta, probability and clusters from the run.
+hold it as gold_logprobs. So `tspo credit` takes eta, probability and clusters from the run, and
+refuses the beliefs that another algorithm recorded.
 """
 
 from __future__ import annotations
@@ -59,6 +60,11 @@ class SiopOptions(GoldLogprobOptions):
     def belief(self) -> Belief:
         """`probability`."""
         return self.probability
+
+    @property
+    def measured(self) -> tuple[object, ...]:
+        """Beliefs in the clusters depend on `eta` and `clusters` too."""
+        return *super().measured, self.eta, self.clusters
 
     def targets(
         self, golds: Sequence[str], trajectories: Sequence[JudgedTrajectory]

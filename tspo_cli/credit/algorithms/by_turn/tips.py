@@ -46,6 +46,11 @@ class TipsOptions(GoldLogprobOptions):
         """The log of the summed probabilities."""
         return "alias_sum"
 
+    @property
+    def measured(self) -> tuple[object, ...]:
+        """Beliefs in the aliases depend on how many there are."""
+        return *super().measured, self.aliases
+
     def targets(
         self, golds: Sequence[str], trajectories: Sequence[JudgedTrajectory]
     ) -> list[Target]:
