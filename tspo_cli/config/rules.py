@@ -301,6 +301,11 @@ def _credit_problems(config: Config) -> Iterator[str]:
             f"credit.turn_count_baseline: not for {name}, whose advantages are not made by "
             "comparing the rollouts of a question; set it to false"
         )
+    elif config.credit.turn_count_baseline and config.tree.grows:
+        yield (
+            "credit.turn_count_baseline: not for rollouts that branch, which would change a shared "
+            'turn by several amounts; set it to false, or tree.branching to "none"'
+        )
     yield from _batchwise_problems(config, algorithm)
 
 

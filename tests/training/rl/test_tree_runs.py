@@ -107,6 +107,7 @@ def test_trees_that_cannot_train_are_refused() -> None:
         (("tree.roots=6",), "tree.roots: 6 whole rollouts are more than the budget"),
         (("tree.max_rollouts=1",), "tree.max_rollouts: expected tree.roots or more"),
         (("credit.algorithm=ppo",), "tree.branching: not for ppo, whose critic"),
+        (("credit.turn_count_baseline=true",), "credit.turn_count_baseline: not for rollouts that"),
     ):
         (line,) = problems(*settings)
         assert line.startswith(words)

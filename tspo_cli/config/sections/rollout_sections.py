@@ -156,8 +156,8 @@ class TreeConfig(Section):
         "none",
         description=(
             "Turns after a search from which further rollouts branch. none: whole rollouts; "
-            "random: drawn evenly; uncertain: those with the largest entropy; after_search: those "
-            "whose entropy exceeds that of the first turn by least_gain."
+            "random: contexts are drawn evenly; uncertain: those with the largest entropy; "
+            "after_search: those whose entropy exceeds that of the first turn by least_gain."
         ),
     )
     roots: int = Field(2, ge=1, description="Whole rollouts of a question to begin with.")

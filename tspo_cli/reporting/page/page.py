@@ -105,6 +105,7 @@ def _settings(view: RunView) -> dict[str, Any]:
         "minutes": round(seconds / 60, 1) if seconds else None,
         "questions": view.setting("rollout.questions_per_step"),
         "group_size": view.setting("rollout.group_size"),
+        "trees": view.setting("tree.branching", "none") != "none",
         "command": view.command,
     }
 

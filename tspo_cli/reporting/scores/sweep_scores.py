@@ -178,6 +178,8 @@ def _open_cell(path: Path, cell: dict[str, Any]) -> SweepRun | None:
         )
     curve = tuple((step, float(scores["em"])) for step, scores in evaluations)
     sampled = view.setting("rollout.questions_per_step", 0) * view.setting("rollout.group_size", 0)
+    whole = [record for record in view.metrics if "tree/rollouts" not in record]
+    trees = [record for record in view.metrics if "tree/rollouts" in record]
     cpu = [record.get("cpu") for record in view.timings]
     return SweepRun(
         view=view,
@@ -187,7 +189,8 @@ def _open_cell(path: Path, cell: dict[str, Any]) -> SweepRun | None:
         dataset=datasets[0],
         curve=curve,
         end=evaluations[-1][1],
-        tokens=sum(float(record.get("response_tokens", 0.0)) for record in view.metrics) * sampled,
+        tokens=sum(float(record.get("response_tokens", 0.0)) for record in whole) * sampled
+        + sum(float(record.get("sampled_tokens") or 0.0) for record in trees),
         cpu_seconds=None
         if not cpu or None in cpu
         else sum(float(seconds) for seconds in cpu if seconds is not None),

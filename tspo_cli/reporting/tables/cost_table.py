@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tspo_cli import runs
@@ -69,6 +69,11 @@ _COLUMNS = (
 )
 
 
+def _rollouts(record: Mapping[str, Any], per_step: int) -> float:
+    """Rollouts of a step: as many as the settings say, or those of its trees."""
+    return (record.get("rollouts") or 0) if "tree/rollouts" in record else per_step
+
+
 def _record(view: RunView) -> dict[str, Any]:
     timings, metrics = view.timings, view.metrics
     seconds = sum(record.get("total") or 0.0 for record in timings)
@@ -92,10 +97,10 @@ def _record(view: RunView) -> dict[str, Any]:
         "seconds": seconds if timings else None,
         "rollout_share": 100 * rollout / seconds if rollout and seconds else None,
         "steps": len(metrics) or None,
-        "rollouts": per_step * len(metrics) or None,
+        "rollouts": round(sum(_rollouts(record, per_step) for record in metrics)) or None,
         "trained_tokens": round(sum(record.get("tokens") or 0 for record in metrics)) or None,
         "training_searches": round(
-            sum((record.get("searches") or 0) * per_step for record in metrics)
+            sum((record.get("searches") or 0) * _rollouts(record, per_step) for record in metrics)
         )
         or None,
         **_per_question(_last_scores(view)),
