@@ -145,11 +145,11 @@ def test_frozen_weights_whose_adapters_did_not_follow_count_for_no_run(
     server.drops = ["/v1/load_lora_adapter"] * 99
     other.load_weights(TENSORS, 0)
     other.close()
-    server.drops = []
+    server.drops, before = [], len(server.loads())
     engine = connect(server, tmp_path, 1.0)
     engine.load_weights(TENSORS, 0)
     engine.close()
-    assert server.loads()[-2:] == ["version_frozen", "version_0"]
+    assert server.loads()[before:] == ["version_frozen", "version_0"]
 
 
 def test_what_a_server_cannot_compute_with_is_one_line(
