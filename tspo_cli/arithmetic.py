@@ -59,11 +59,12 @@ def compute_portably(portable: bool) -> None:
     if _is_portable(began):
         return
     if _AGAIN in began or not _is_own_program():
-        wrong = next(name for name, value in PORTABLE.items() if began.get(name) != value)
+        wrong = [f"not with {n}={value}" for n, value in PORTABLE.items() if began.get(n) != value]
+        wrong += [f"with {name}={began[name]}" for name in sorted(_CHANGE_IT_TOO & began.keys())]
         raise InvalidInputError(
-            f"train.portable: the libraries of this process are loaded with {wrong}="
-            f"{began.get(wrong, '')}, not {PORTABLE[wrong]}, and it cannot be started again; start "
-            "it with the variables that docs/portable.md lists, or use the tspo command"
+            f"train.portable: the libraries of this process are loaded {wrong[0]}, and it cannot "
+            "be started again; start it with the variables that docs/portable.md lists and without "
+            "others, or use the tspo command"
         )
     environment = {name: v for name, v in os.environ.items() if name not in _CHANGE_IT_TOO}
     sys.stdout.flush()

@@ -17,9 +17,12 @@ from tspo_cli.config.load_config import load_config
 from tspo_cli.credit.assign import assign_credit
 from tspo_cli.credit.laboratory.group_file import read_group
 from tspo_cli.data.question import Question
-from tspo_cli.errors import InvalidInputError
+from tspo_cli.digests import json_digest
+from tspo_cli.errors import InvalidInputError, RemoteServiceError
+from tspo_cli.evaluation.judging.judge import Judgement
+from tspo_cli.evaluation.judging.training_judge import LOST_IN_A_ROW, TrainingJudge
 from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
-from tspo_cli.runs import read_json, read_jsonl, read_jsonl_gz
+from tspo_cli.runs import append_jsonl, read_json, read_jsonl, read_jsonl_gz
 from tspo_cli.training.problems import refuse_problems
 from tspo_cli.training.rl.judged_rollouts import Asked, Opinion, judge_metrics, judged
 
@@ -155,6 +158,44 @@ def test_agreement_with_exact_match() -> None:
     group: Any = {"golden_answers": ["Ada"], "trajectories": rollouts}
     wanted = {"judge": 0.5, "judge_agreement": 0.5, "judge_only": 0.25, "em_only": 0.25}
     assert judge_metrics([group]) == wanted
+    rollouts += [{"answer": None, "judge": 0.0}] * 4
+    assert judge_metrics([group]) == wanted | {"judge": 0.25}, "no answer is no agreement"
+
+
+def test_one_lost_request_is_one_failed_rollout_and_many_end_the_run(tmp_path: Path) -> None:
+    class Deaf:
+        digest, config = "d", load_config([], ["judge.model=m"]).judge
+
+        def ask(self, question: str, golds: tuple[str, ...], answer: str) -> Judgement:
+            if answer.startswith("lost"):
+                raise RemoteServiceError("timeout of one request")
+            return Judgement("correct")
+
+    def asked(*answers: str) -> list[Asked]:
+        return [("who?", ("Ada",), answer) for answer in answers]
+
+    judge: Any = TrainingJudge(Deaf(), tmp_path, 0)  # type: ignore[arg-type]
+    judge.opinions(asked("Ada"))
+    for number in range(LOST_IN_A_ROW - 1):
+        known, lost = judge.opinions(asked("Ada", f"lost {number}"))
+        assert (known.verdict, lost.verdict) == (1.0, None)
+        assert "timeout" in lost.problem
+    judge.opinions(asked("Bob", "lost again"))
+    judge.opinions(asked(*(f"lost {number}" for number in range(LOST_IN_A_ROW - 1))))
+    with pytest.raises(RemoteServiceError, match="answers nothing"):
+        judge.opinions(asked("lost at last"))
+
+
+def test_a_process_keeps_its_own_reply(tmp_path: Path) -> None:
+    class Other:
+        digest = "d"
+
+    key = json_digest(("who?", ("Ada",), "Ada"))
+    for process, reply in enumerate(("correct", "incorrect", "correct")):
+        line = {"judge": "d", "key": key, "reply": reply, "problem": ""}
+        append_jsonl(tmp_path / f"replies_{process}.jsonl", line)
+    second: Any = TrainingJudge(Other(), tmp_path, 1)  # type: ignore[arg-type]
+    assert second.known[key].reply == "incorrect"
 
 
 def test_a_group_file_may_have_verdicts(tmp_path: Path) -> None:

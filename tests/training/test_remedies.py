@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -53,6 +54,29 @@ def test_the_best_mean_counts_however_long_ago_and_steps_without_the_metric_do_n
     rare = [{"searches": 1.0}, {"correct_logprob": -0.1}, {}, {"correct_logprob": -0.1}] * 2
     assert not any(signs_of(rare))
     assert not any(signs_of([{"searches": 0.19}] * 2 + [{"searches": 0.0}] * 9)), "never searched"
+
+
+@pytest.mark.parametrize("spread", [0.1, 0.2, 0.3, 1.0])
+def test_noise_is_no_collapse_and_a_fall_through_it_is(spread: float) -> None:
+    alarms, seen = 0, 0
+    for seed in range(20):
+        noise = [Random(f"{seed}/{step}").gauss(-1.0, spread) for step in range(300)]
+        config = load_config([], []).collapse
+        calm, falling = CollapseSigns(config), CollapseSigns(config)
+        alarms += any(calm.after({"correct_logprob": value}) for value in noise)
+        fall = [value - max(0, step - 150) * 0.05 for step, value in enumerate(noise)]
+        seen += any(falling.after({"correct_logprob": value}) for value in fall)
+    assert alarms <= 1
+    assert seen == 20
+
+
+def test_a_policy_that_needs_fewer_searches_has_learned() -> None:
+    rows = [HEALTHY | {"searches": max(1.0, 3 - 0.05 * step)} for step in range(60)]
+    better = [row | {"reward": 0.01 * step} for step, row in enumerate(rows)]
+    assert any(signs_of(rows, "collapse.window=10"))
+    assert not any(signs_of(better, "collapse.window=10"))
+    worse = [row | {"reward": max(0.0, 0.6 - 0.01 * step)} for step, row in enumerate(rows)]
+    assert any(signs_of(worse, "collapse.window=10")), "the reward falls too"
 
 
 def test_after_a_remedy_the_means_start_anew() -> None:

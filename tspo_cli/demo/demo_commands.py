@@ -18,8 +18,9 @@ BASELINES = ("direct", "rag")
 # One fact per passage and no yes-or-no questions: nearly every group is wrong at first, but often a
 # near-miss.
 HARD_START = ("--facts-per-passage", "1", "--comparison-share", "0")
-QUICK_WARM_START = ("train.steps=40", "optimizer.warmup=5", "eval.limit=20")
-QUICK_ARM = ("train.steps=4", "eval.every=2", "eval.limit=20")
+QUICK_QUESTIONS = 20
+QUICK_WARM_START = ("train.steps=40", "optimizer.warmup=5", f"eval.limit={QUICK_QUESTIONS}")
+QUICK_ARM = ("train.steps=4", "eval.every=2", f"eval.limit={QUICK_QUESTIONS}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,7 @@ def _evaluate(options: DemoOptions, method: str) -> Command:
     """
     out = options.out
     folder = out / "baselines" / method
-    data = ("--data", f"{out}/world/test.jsonl", "--index", f"{out}/index")
+    limit = ("--limit", str(QUICK_QUESTIONS)) if options.quick else ()
+    data = ("--data", f"{out}/world/test.jsonl", "--index", f"{out}/index", *limit)
     target = ("--method", method, "--answer", "tags", "--out", str(folder), "--overwrite")
     return Command(("eval", f"{out}/tspo", *data, *target), folder / EVAL_SUMMARY_NAME)

@@ -1,8 +1,9 @@
 """The judge of `tspo eval` as the outcome of training: asked once for each answer, and checked
 before the run starts.
 
-RUN/judge/replies_0.jsonl has every reply that process 0 got. An answer that was judged before, in
-this attempt or an earlier one, is not asked again, so a resumed run has the same outcomes.
+RUN/judge/replies_0.jsonl has every reply that process 0 got. A process asks about an answer once,
+in this attempt or an earlier one, so a resumed run of one process has the same outcomes. Two
+processes may both ask about an answer; each keeps its own reply.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from tspo_cli.threads import DaemonPool
 from tspo_cli.training.rl.judged_rollouts import AnswerJudge, Asked, Opinion
 
 JUDGE_NAME = "judge"
+LOST_IN_A_ROW = 5
+"""Answers without a reply, and none with one between them, after which the judge counts as gone."""
 
 
 class TrainingJudge:
@@ -31,8 +34,10 @@ class TrainingJudge:
     def __init__(self, judge: Judge, folder: Path, process: int) -> None:
         self.judge, self.own = judge, folder / f"replies_{process}.jsonl"
         self.known: dict[str, Judgement] = {}
+        self.lost_in_a_row = 0
         folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(folder.glob("replies_*.jsonl")):
+        # Its own replies last: they count here.
+        for path in sorted(folder.glob("replies_*.jsonl"), key=lambda path: path == self.own):
             lines = read_jsonl(path)
             self._take(lines)
             if path == self.own:  # a killed process may have left half a line
@@ -42,12 +47,13 @@ class TrainingJudge:
         """One opinion for each answer; equal ones are asked once.
 
         Raises:
-            RemoteServiceError: every request failed.
+            RemoteServiceError: the last requests all failed.
         """
         keys = [_key(entry) for entry in asked]
         new = {key: entry for key, entry in zip(keys, asked, strict=True) if key not in self.known}
         lost = self._ask(new)
-        if new and len(lost) == len(new):
+        self.lost_in_a_row = 0 if len(lost) < len(new) else self.lost_in_a_row + len(lost)
+        if lost and self.lost_in_a_row >= LOST_IN_A_ROW:
             raise RemoteServiceError(
                 f"{next(iter(lost.values()))}; the judge of credit.outcome answers nothing; check "
                 "judge.url, then use --resume"

@@ -2,8 +2,10 @@
 the same ones.
 
 Each compares the mean of a metric over the last `collapse.window` steps that have it with the best
-mean over as many earlier steps. In GRPO with search the likelihood of correct rollouts falls before
-the policy collapses (LLDS, arXiv 2512.04220, abstract).
+mean over as many earlier steps. A fall counts where it is larger than the steps' own spread
+explains; fewer searches and a lower entropy, where the reward has fallen too. In GRPO with search
+the likelihood of correct rollouts falls before the policy collapses (LLDS, arXiv 2512.04220,
+abstract).
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import sqrt
+from statistics import fmean, pvariance
 
 from tspo_cli.config.schema import CollapseConfig
 
@@ -18,6 +22,11 @@ LOWERED, RESETS = "lr_lowered", "resets"
 """Metrics: how often the learning rate was lowered, and weights were reset, up to this step."""
 LEAST_SEARCHES = 0.2
 """A policy that never searched more often than this has nothing to unlearn."""
+STANDARD_ERRORS = 6
+"""A fall is larger than this many standard errors of the difference of the two means. (The best of
+many means is high by chance alone.)
+"""
+_MAY_FALL_AS_IT_LEARNS = {"searches", "entropy"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +40,14 @@ class Sign:
 
 @dataclass
 class _Level:
-    """The last values of a metric, and the best mean of `window` values before the newest ones."""
+    """The last values of a metric, and the best mean of `window` values before the newest ones,
+    with the variance of these values.
+    """
 
     window: int
     values: deque[float] = field(init=False)
     best: float | None = None
+    best_variance: float = 0.0
     lasted: int = 0
 
     def __post_init__(self) -> None:
@@ -45,13 +57,22 @@ class _Level:
         """Take the value of the next step."""
         self.values.append(value)
         if len(self.values) == 2 * self.window:
-            before = sum(list(self.values)[: self.window]) / self.window
-            self.best = before if self.best is None else max(self.best, before)
+            before = list(self.values)[: self.window]
+            if self.best is None or fmean(before) > self.best:
+                self.best, self.best_variance = fmean(before), pvariance(before)
 
     @property
     def now(self) -> float:
         """The mean over the last steps."""
-        return sum(list(self.values)[-self.window :]) / self.window
+        return fmean(list(self.values)[-self.window :])
+
+    @property
+    def has_fallen(self) -> bool:
+        """Whether the mean lies below the best one by more than the steps' spread explains."""
+        if self.best is None:
+            return False
+        variance = self.best_variance + pvariance(list(self.values)[-self.window :])
+        return self.best - self.now > STANDARD_ERRORS * sqrt(variance / max(1, self.window - 1))
 
 
 class CollapseSigns:
@@ -71,18 +92,30 @@ class CollapseSigns:
         if remedies != self.remedies:
             self.remedies, self.levels = remedies, {}
         signs = []
+        if "reward" in row:
+            self.levels.setdefault("reward", _Level(self.config.window)).add(row["reward"])
         for metric, sentence_of in _SENTENCES.items():
             if metric not in row:
                 continue
             level = self.levels.setdefault(metric, _Level(self.config.window))
             level.add(row[metric])
             sentence = None
-            if level.best is not None:
+            if level.best is not None and level.has_fallen and not self._has_learned(metric):
                 sentence = sentence_of(self.config, level.best, level.now)
             level.lasted = level.lasted + 1 if sentence else 0
             if sentence:
                 signs.append(Sign(metric, sentence, level.lasted))
         return signs
+
+    def _has_learned(self, metric: str) -> bool:
+        """Whether the metric may fall because the policy needs less: the reward has not fallen."""
+        reward = self.levels.get("reward")
+        return (
+            metric in _MAY_FALL_AS_IT_LEARNS
+            and reward is not None
+            and reward.now > 0
+            and not reward.has_fallen
+        )
 
 
 def _correct_logprob(config: CollapseConfig, best: float, now: float) -> str | None:

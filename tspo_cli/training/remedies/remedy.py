@@ -26,6 +26,7 @@ class Remedies:
         self.name = run.config.train.on_warning
         self.signs = CollapseSigns(self.options)
         self.found: list[Sign] = []
+        self.has_nothing = False
         for row in rows:
             self.found = self.signs.after(row)
         count = _COUNTS.get(self.name, "")
@@ -69,10 +70,13 @@ class Remedies:
             return
         best = load_best_checkpoint(self.run, step - 1)
         if best is None:
-            self.run.warn(
-                f"step {step}: no evaluation has made a best checkpoint yet, so train.on_warning = "
-                "reset_to_best has nothing to go back to; set eval.at_start, or a lower eval.every"
-            )
+            if not self.has_nothing:
+                self.run.warn(
+                    f"step {step}: no evaluation has made a best checkpoint yet, so "
+                    "train.on_warning = reset_to_best has nothing to go back to; set "
+                    "eval.at_start, or a lower eval.every"
+                )
+            self.has_nothing = True
             return
         self.taken += 1
         self.run.warn(

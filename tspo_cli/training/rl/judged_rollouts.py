@@ -54,17 +54,23 @@ def judged(trajectories: Sequence[Trajectory], judge: AnswerJudge) -> list[Traje
 
 
 def judge_metrics(groups: Sequence[GroupRecord]) -> dict[str, float]:
-    """Metrics of the recorded rollouts of a step: judge (mean verdict), judge_agreement (share with
-    the verdict that exact match gives), judge_only and em_only (correct for one of the two alone).
+    """Metrics of the recorded rollouts of a step: judge (mean verdict) and, of those with an
+    answer, judge_agreement (share with the verdict that exact match gives), judge_only and em_only
+    (correct for one of the two alone).
     """
-    pairs = [
-        (rollout["judge"], float(exact_match(rollout["answer"], group["golden_answers"])))
+    rollouts = [
+        (rollout, group["golden_answers"])
         for group in groups
         for rollout in group["trajectories"]
         if "judge" in rollout
     ]
+    pairs = [
+        (rollout["judge"], float(exact_match(rollout["answer"], golds)))
+        for rollout, golds in rollouts
+        if (rollout["answer"] or "").strip()
+    ]
     return {
-        "judge": mean([verdict for verdict, _ in pairs]),
+        "judge": mean([rollout["judge"] for rollout, _ in rollouts]),
         "judge_agreement": mean([float(verdict == em) for verdict, em in pairs]),
         "judge_only": mean([float(verdict > em) for verdict, em in pairs]),
         "em_only": mean([float(verdict < em) for verdict, em in pairs]),
