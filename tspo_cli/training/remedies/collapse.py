@@ -3,7 +3,7 @@ the same ones.
 
 Each compares the mean of a metric over the last `collapse.window` steps that have it with the best
 mean over as many earlier steps. A fall counts where it is larger than the steps' own spread
-explains; fewer searches and a lower entropy, where the reward has fallen too. In GRPO with search
+explains; fewer searches, where the reward has fallen too. In GRPO with search
 the likelihood of correct rollouts falls before the policy collapses (LLDS, arXiv 2512.04220,
 abstract).
 """
@@ -26,7 +26,6 @@ STANDARD_ERRORS = 6
 """A fall is larger than this many standard errors of the difference of the two means. (The best of
 many means is high by chance alone.)
 """
-_MAY_FALL_AS_IT_LEARNS = {"searches", "entropy"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +107,10 @@ class CollapseSigns:
         return signs
 
     def _has_learned(self, metric: str) -> bool:
-        """Whether the metric may fall because the policy needs less: the reward has not fallen."""
+        """Whether searches may fall because the policy needs fewer: the reward has not fallen."""
         reward = self.levels.get("reward")
         return (
-            metric in _MAY_FALL_AS_IT_LEARNS
-            and reward is not None
-            and reward.now > 0
-            and not reward.has_fallen
+            metric == "searches" and reward is not None and reward.now > 0 and not reward.has_fallen
         )
 
 
