@@ -59,7 +59,7 @@ def compute_portably(portable: bool) -> None:
     if _is_portable(began):
         return
     if _AGAIN in began or not _is_own_program():
-        wrong = [f"not with {n}={value}" for n, value in PORTABLE.items() if began.get(n) != value]
+        wrong = [f"without {n}={value}" for n, value in PORTABLE.items() if began.get(n) != value]
         wrong += [f"with {name}={began[name]}" for name in sorted(_CHANGE_IT_TOO & began.keys())]
         raise InvalidInputError(
             f"train.portable: the libraries of this process are loaded {wrong[0]}, and it cannot "

@@ -4,6 +4,7 @@ memory, and the name of the machine.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import os
@@ -18,6 +19,25 @@ from pathlib import Path
 import numpy as np
 
 VOCABULARY = 200_000
+
+
+def demo_settings(demo: Path, options: argparse.Namespace, seed: int) -> dict[str, object]:
+    """Settings of a training from the warm start in `demo`, a folder of `tspo demo`: `options` has
+    steps, lr and limit, the number of test questions that the last step answers.
+    """
+    return {
+        "model.path": demo / "warmstart" / "model",
+        "retriever.index": demo / "index",
+        "data.train": json.dumps([str(demo / "world" / "train.jsonl")]),
+        "eval.data": json.dumps([str(demo / "world" / "test.jsonl")]),
+        "eval.every": 0,
+        "eval.at_start": "false",
+        "eval.limit": options.limit,
+        "checkpoint.every": 0,
+        "train.steps": options.steps,
+        "optimizer.lr": options.lr,
+        "seed": seed,
+    }
 
 
 def make_corpus(path: Path, passages: int, words: int) -> None:

@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from experiments.benchmarks.common import demo_settings
 from tspo_cli.rollout.engines.engine_protocol import Completion
 from tspo_cli.runs import read_json, read_jsonl
 
@@ -64,20 +65,10 @@ def child(deviation: str, seed: str, arguments: list[str]) -> None:
 
 def train(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Train one run and read its results. A run that exists is only read."""
-    run, demo = options.out / arm / f"seed{seed}", options.demo
+    run = options.out / arm / f"seed{seed}"
     settings = {
-        "model.path": demo / "warmstart" / "model",
-        "retriever.index": demo / "index",
-        "data.train": json.dumps([str(demo / "world" / "train.jsonl")]),
-        "eval.data": json.dumps([str(demo / "world" / "test.jsonl")]),
-        "eval.every": 0,
-        "eval.at_start": "false",
-        "eval.limit": options.limit,
-        "checkpoint.every": 0,
-        "train.steps": options.steps,
+        **demo_settings(options.demo, options, seed),
         "train.parity_limit": 1.0,
-        "optimizer.lr": options.lr,
-        "seed": seed,
         **ARMS[arm],
     }
     if not (run / "model").is_dir():

@@ -27,6 +27,7 @@ from typing import Any
 
 import httpx
 
+from experiments.benchmarks.common import demo_settings
 from tspo_cli.runs import read_json, read_jsonl
 
 ENGINES = ("transformers", "local", "servers")
@@ -63,21 +64,11 @@ def train(
     engine: str, seed: int, urls: Sequence[str], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Train one run and read its results. A run that exists is only read."""
-    run, demo = options.out / engine / f"seed{seed}", options.demo
+    run = options.out / engine / f"seed{seed}"
     settings = {
-        "model.path": demo / "warmstart" / "model",
-        "retriever.index": demo / "index",
-        "data.train": json.dumps([str(demo / "world" / "train.jsonl")]),
-        "eval.data": json.dumps([str(demo / "world" / "test.jsonl")]),
-        "eval.every": 0,
-        "eval.at_start": "false",
-        "eval.limit": options.limit,
-        "checkpoint.every": 0,
-        "train.steps": options.steps,
-        "optimizer.lr": options.lr,
+        **demo_settings(options.demo, options, seed),
         "rollout.engine": "transformers" if engine == "transformers" else "vllm",
         "vllm.url": json.dumps(list(urls) if engine == "servers" else []),
-        "seed": seed,
     }
     if not (run / "model").is_dir():
         pairs = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]

@@ -7,9 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
-from pathlib import Path
 from typing import Any
 
 WRITES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
@@ -31,17 +29,6 @@ def at_write(folder: str, number: str, name: str, stamp: str) -> None:
                 _send(name, stamp)
 
     sys.addaudithook(hook)
-
-
-def when_there(folder: str, pattern: str, name: str, stamp: str) -> None:
-    """The signal `name` once a file that matches `pattern` in `folder` has content."""
-
-    def wait() -> None:
-        while not any(path.stat().st_size for path in Path(folder).glob(pattern)):
-            time.sleep(0.005)
-        _send(name, stamp)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _send(name: str, stamp: str) -> None:

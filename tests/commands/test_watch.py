@@ -24,7 +24,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.disk import one_writer
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.reporting.inspect import follow
-from tspo_cli.reporting.inspect.follow import FollowedRun, progress_of
+from tspo_cli.reporting.inspect.follow import FollowedRun
 from tspo_cli.reporting.inspect.run_progress import screen_of, sparkline
 
 
@@ -68,7 +68,7 @@ def test_a_running_run_says_the_time_left_and_ends_with_it(tmp_path: Path) -> No
         )
         assert watched.stdout is not None
         first = watched.stdout.readline()
-        seen = progress_of(run)
+        seen = FollowedRun(run).look()
         assert first.startswith("run running  step 4/10")
         assert " left" in first
         assert seen.seconds_left == pytest.approx(6 * (seen.seconds_per_step or 0))
@@ -81,7 +81,7 @@ def test_a_running_run_says_the_time_left_and_ends_with_it(tmp_path: Path) -> No
 def test_a_terminal_shows_curves_and_no_control_characters_of_the_run(tmp_path: Path) -> None:
     make_run(tmp_path / "run", Config(), 60, {0: 0.1})
     runs.set_status(tmp_path / "run", "finished", 60, 1, ["bad \x1b]0;title\x07 words"])
-    screen = screen_of(progress_of(tmp_path / "run"))
+    screen = screen_of(FollowedRun(tmp_path / "run").look())
     assert re.search(r"^loss +[\d.]+  [▁-█]{48}$", screen, re.MULTILINE)
     ours, theirs = pty.openpty()
     shown = subprocess.Popen(
@@ -141,7 +141,7 @@ def test_only_what_is_new_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         followed = FollowedRun(run)
         assert (followed.look().step, len(lines), len(scores)) == (4, 8, 1)
         lines.clear()
-        assert followed.look() == progress_of(run)
+        assert followed.look() == FollowedRun(run).look()
         lines.clear()
         add_step(run, 5)
         with open(run / runs.METRICS_NAME, "a") as torn:
@@ -154,7 +154,7 @@ def test_only_what_is_new_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         seen = followed.look()
         assert (seen.step, seen.curves["loss"][-1], len(lines)) == (6, 6.5, 3)
         assert len(scores) == 2, "once by each of two"
-        assert seen == progress_of(run)
+        assert seen == FollowedRun(run).look()
 
 
 def test_a_run_that_is_resumed_from_an_earlier_step_is_read_again(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_run_that_is_resumed_from_an_earlier_step_is_read_again(tmp_path: Path
         runs.set_status(run, "running", 5, 2)
         seen = followed.look()
         assert (seen.step, len(seen.curves["loss"])) == (5, 5)
-        assert seen == progress_of(run)
+        assert seen == FollowedRun(run).look()
 
 
 def test_what_was_changed_meanwhile_is_noticed_at_the_end(tmp_path: Path) -> None:

@@ -195,6 +195,29 @@ def test_weights_go_back_to_the_best_evaluation_and_questions_go_on(
     assert kept[-1:] == [max(scores, key=lambda seen: (scores[seen], -seen))]
 
 
+@pytest.mark.slow
+def test_a_damaged_best_checkpoint_is_left_aside_and_lowered_rates_stay(
+    playground: Playground, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train(playground, run, 7, train__on_warning="lower_lr", collapse__most=1)
+    rows = read_jsonl(run / "metrics.jsonl")
+    assert rows[-1]["lr_lowered"] == 1
+    reset = {"train__on_warning": "reset_to_best", "eval__every": 1, "eval__limit": 4}
+    train(playground, run, 8, "--resume", **reset)
+    for _, folder in best_checkpoints(run):
+        largest = max(folder.iterdir(), key=lambda path: path.stat().st_size)
+        content = largest.read_bytes()
+        largest.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    train(playground, run, 14, "--resume", **reset, collapse__most=9)
+    warnings = read_json(run / "status.json")["warnings"]
+    assert any("it is kept as damaged_step_" in line for line in warnings), "\n".join(warnings)
+    later = read_jsonl(run / "metrics.jsonl")[7:]
+    assert len(later) == 7
+    assert {row["lr"] for row in later} == {rows[-1]["lr"]}, "what was lowered stays low"
+    assert all(row["lr_lowered"] == 1 for row in later)
+
+
 def updates_at(run: Path, step: int) -> int:
     """Optimiser updates behind the weights that were kept at a step."""
     names = ("checkpoints", "best_checkpoints")

@@ -32,8 +32,6 @@ JUDGING = (
     "match",
     "degenerate",
 )
-# So do the answers that a belief is in: records hold the belief alone.
-BELIEFS = ("eta", "probability", "clusters")
 
 
 def compare_run(
@@ -46,9 +44,8 @@ def compare_run(
     trust: bool,
     as_json: bool,
 ) -> None:
-    """Apply the algorithms of `specs` (all that need no model, without
-    any, and those that need gold log-probabilities where the run recorded them) to the recorded
-    rollouts and print.
+    """Apply the algorithms of `specs` to the recorded rollouts and print. Without any: all that
+    need no model, and those that need gold log-probabilities where the run recorded them.
 
     Raises:
         InvalidInputError: the outcome of the run is Python code, and `trust` does not allow it; an
@@ -119,8 +116,10 @@ def _arms(specs: Sequence[str], run: CreditConfig, settings: Sequence[str]) -> l
     from tspo_cli.credit.laboratory.comparison import Arm
 
     kept = [f"credit.{key}={getattr(run, key)}" for key in JUDGING]
-    answers = ALGORITHMS["siop"].options_in(run)
-    kept += [f"credit.siop.{key}={getattr(answers, key)}" for key in BELIEFS]
+    for algorithm in ALGORITHMS.values():  # so do the recorded beliefs
+        if options := _belief_options(algorithm, run):
+            table = f"credit.{algorithm.table}"
+            kept += [f"{table}.{key}={getattr(options, key)}" for key in options.decide_belief]
     # A rule of the user's own, which is not known here, may have recorded any beliefs.
     recorded = _belief_options(ALGORITHMS.get(run.algorithm), run)
     held = {"gold_logprobs"} if recorded else set()
@@ -128,8 +127,8 @@ def _arms(specs: Sequence[str], run: CreditConfig, settings: Sequence[str]) -> l
     arms = []
     for spec in dict.fromkeys(wanted):
         name, *stated = spec.split()
-        options = [f"credit.{option}" for option in stated]
-        config = load_config([], [*kept, *settings, *options, f"credit.algorithm={name}"]).credit
+        own = [f"credit.{option}" for option in stated]
+        config = load_config([], [*kept, *settings, *own, f"credit.algorithm={name}"]).credit
         needed = _belief_options(find_algorithm(name), config)
         if not (recorded and needed) or recorded.measured == needed.measured:
             arms.append(Arm(spec, config))

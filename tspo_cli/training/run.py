@@ -76,8 +76,7 @@ def train(
     WORLD_SIZE announce.
 
     `directory` is a claimed run directory; `judge` gives the outcome where credit.outcome asks for
-    one. Data, index and model are opened before anything is
-    computed.
+    one. Data, index and model are opened before anything is computed.
 
     Raises:
         InvalidInputError, MissingResourceError: data, index or model that cannot be used.

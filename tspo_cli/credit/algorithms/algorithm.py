@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,8 +28,10 @@ class GoldLogprobOptions(Section):
     `targets` are answers with weights, and `belief` is what is measured of them: the weighted sum
     of the mean log-probabilities of their tokens ("mean"), of their log-probabilities ("sum"), or
     of the logarithms of their shares among each other ("shares"); or the log of their summed
-    probabilities ("alias_sum").
+    probabilities ("alias_sum"). `decide_belief` names the options on which recorded beliefs depend.
     """
+
+    decide_belief: ClassVar[tuple[str, ...]] = ()
 
     belief_prefix: str = Field(
         "<think> Now there's enough information to answer. </think> <answer>",

@@ -175,12 +175,3 @@ class FollowedRun:
                     self.scores[path] = version, scores_of(path)
                 found.append((step, self.scores[path][1]))
         return found
-
-
-def progress_of(run: Path) -> Progress:
-    """How far the run is at this moment.
-
-    Raises:
-        TspoError: see `FollowedRun.look`.
-    """
-    return FollowedRun(run).look()

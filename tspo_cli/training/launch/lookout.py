@@ -93,9 +93,9 @@ class Lookout:
     def is_first(self, cause: str) -> bool:
         """Tell the others that this process fails of `cause`. False if another failed before."""
         try:
-            is_first = self._agreed_cause(cause) == cause
+            speaker, _ = self._agreed_cause(cause)
             self._linger()
-            return is_first
+            return speaker == self.rank
         except RuntimeError:  # the store has gone with the process that failed first
             return False
 
@@ -106,9 +106,13 @@ class Lookout:
         self.silence = SUSPICIOUS_SILENCE
         time.sleep(SUSPICIOUS_SILENCE + STORE_PATIENCE)
 
-    def _agreed_cause(self, cause: str) -> str:
-        """The cause that was named first."""
-        return bytes(self.store.compare_set(_FAILURE, "", cause)).decode()
+    def _agreed_cause(self, cause: str) -> tuple[int, str]:
+        """The process that named a cause first, and its cause. Two may find the same one at once,
+        and one of them says it.
+        """
+        own = json.dumps([self.rank, cause])
+        speaker, first = json.loads(self.store.compare_set(_FAILURE, "", own))
+        return speaker, first
 
     def _linger(self) -> None:
         """Under some launchers the first process has the store: the others must read it."""
@@ -150,7 +154,7 @@ class Lookout:
 
     def _look(self, now: float) -> None:
         if self.store.check([_FAILURE]):
-            self._leave(self._agreed_cause(""), speaks=False)
+            self._leave(self._agreed_cause("")[1], speaks=False)
         for seen, sign in zip(self._seen, self._signs(), strict=True):
             if sign != seen.sign:
                 seen.sign, seen.time = sign, now
@@ -158,8 +162,8 @@ class Lookout:
                 self._pass_on(sign.stop)
         cause = self._trouble(now)
         if cause:
-            first = self._agreed_cause(cause)
-            self._leave(first, speaks=first == cause)
+            speaker, first = self._agreed_cause(cause)
+            self._leave(first, speaks=speaker == self.rank)
 
     def _trouble(self, now: float) -> str:
         """Who is lost, or holds all others up."""

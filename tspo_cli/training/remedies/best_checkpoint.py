@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.runs import (
     BEST_CHECKPOINTS_NAME,
     best_checkpoints,
@@ -17,7 +18,12 @@ from tspo_cli.runs import (
     step_name,
 )
 from tspo_cli.training.best import evaluated_score
-from tspo_cli.training.core.checkpoint import check_checkpoint, load_checkpoint, save_checkpoint
+from tspo_cli.training.core.checkpoint import (
+    check_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    set_aside,
+)
 from tspo_cli.training.core.distributed import barrier, broadcast_json
 from tspo_cli.training.launch.training_run import TrainingRun
 
@@ -37,19 +43,13 @@ def keep_best_checkpoint(run: TrainingRun, step: int) -> None:
 
 
 def load_best_checkpoint(run: TrainingRun, step: int) -> int | None:
-    """Load the best checkpoint up to `step`, and give the engine its weights. Returns its step,
-    None if there is none. All processes call it.
-
-    Raises:
-        InvalidInputError, MissingResourceError: the checkpoint is damaged.
+    """Load the best whole checkpoint up to `step`, and give the engine its weights. Returns its
+    step, None if there is none. All processes call it.
     """
-    best: int | None = broadcast_json(_best(run, step) if run.is_main_process else None)
+    best: int | None = broadcast_json(_whole_best(run, step) if run.is_main_process else None)
     if best is None:
         return None
     folder = run.directory / BEST_CHECKPOINTS_NAME / step_name(best)
-    if run.is_main_process:
-        check_checkpoint(folder)
-    barrier()
     load_checkpoint(run.learner.core, folder, run.critic.core if run.critic is not None else None)
     run.hand_over(step)
     return best
@@ -60,6 +60,22 @@ def forget_later_checkpoints(run: Path, step: int) -> None:
     for later, folder in best_checkpoints(run):
         if later > step or step == 0:
             shutil.rmtree(folder)
+
+
+def _whole_best(run: TrainingRun, step: int) -> int | None:
+    """As `_best`; damaged checkpoints are set aside, with a warning."""
+    while (best := _best(run, step)) is not None:
+        folder = run.directory / BEST_CHECKPOINTS_NAME / step_name(best)
+        try:
+            check_checkpoint(folder)
+        except (InvalidInputError, MissingResourceError) as error:
+            run.warn(
+                f"{error}; reset_to_best goes on without it, and it is kept as "
+                f"{set_aside(folder).name}"
+            )
+        else:
+            return best
+    return None
 
 
 def _is_better(run: TrainingRun, step: int) -> bool:

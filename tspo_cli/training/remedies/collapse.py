@@ -3,9 +3,8 @@ the same ones.
 
 Each compares the mean of a metric over the last `collapse.window` steps that have it with the best
 mean over as many earlier steps. A fall counts where it is larger than the steps' own spread
-explains; fewer searches, where the reward has fallen too. In GRPO with search
-the likelihood of correct rollouts falls before the policy collapses (LLDS, arXiv 2512.04220,
-abstract).
+explains; fewer searches, where the reward has fallen too. In GRPO with search the likelihood of
+correct rollouts falls before the policy collapses (LLDS, arXiv 2512.04220, abstract).
 """
 
 from __future__ import annotations

@@ -29,18 +29,18 @@ class Remedies:
         self.has_nothing = False
         for row in rows:
             self.found = self.signs.after(row)
-        count = _COUNTS.get(self.name, "")
-        self.taken = int(rows[-1].get(count, 0)) if rows else 0
+        last = rows[-1] if rows else {}
+        self.taken = {count: int(last.get(count, 0)) for count in _COUNTS.values()}
 
     def before_step(self, step: int) -> dict[str, float]:
-        """Take the remedy that the step before asks for. Returns the metric that counts them."""
-        if self.name not in _COUNTS:
-            return {}
-        if self.found and self.taken < self.options.most:
-            self._take(step)
-        if self.name == "lower_lr":
-            self.run.learner.core.rate_scale = self.options.lr_factor**self.taken
-        return {_COUNTS[self.name]: float(self.taken)}
+        """Take the remedy that the step before asks for. Returns the metrics that count remedies.
+        What was lowered before stays low, whatever the remedy is now.
+        """
+        own = _COUNTS.get(self.name)
+        if own and self.found and self.taken[own] < self.options.most:
+            self._take(step, own)
+        self.run.learner.core.rate_scale = self.options.lr_factor ** self.taken[LOWERED]
+        return {name: float(count) for name, count in self.taken.items() if count or name == own}
 
     def after_step(self, step: int, row: Mapping[str, float]) -> None:
         """Look at the metrics of a step, and warn of what is new, or has lasted ten times as long
@@ -58,11 +58,11 @@ class Remedies:
             return None
         return f"{self.found[0].sentence} (train.on_warning = stop)"
 
-    def _take(self, step: int) -> None:
-        number = f"{self.taken + 1} of at most {self.options.most}"
-        if self.name == "lower_lr":
-            self.taken += 1
-            factor = self.options.lr_factor**self.taken
+    def _take(self, step: int, own: str) -> None:
+        number = f"{self.taken[own] + 1} of at most {self.options.most}"
+        if own == LOWERED:
+            self.taken[own] += 1
+            factor = self.options.lr_factor ** self.taken[own]
             self.run.warn(
                 f"step {step}: the learning rate is {factor:g} times what it would be from here on "
                 f"(train.on_warning = lower_lr, {number})"
@@ -78,7 +78,7 @@ class Remedies:
                 )
             self.has_nothing = True
             return
-        self.taken += 1
+        self.taken[own] += 1
         self.run.warn(
             f"step {step}: training goes on from the weights and optimiser of step {best}, the "
             f"best evaluated one (train.on_warning = reset_to_best, {number})"

@@ -41,6 +41,8 @@ from tspo_cli.data.normal_form import normalize_answer
 class SiopOptions(GoldLogprobOptions):
     """The table [credit.siop]."""
 
+    decide_belief = ("eta", "probability", "clusters")
+
     eta: float = Field(
         1.0, ge=0, description="How much the reward of a cluster of answers counts beside its size."
     )
