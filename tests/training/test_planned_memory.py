@@ -59,6 +59,21 @@ def test_what_vllm_and_deepspeed_add_is_counted() -> None:
     assert memory["total"] == pytest.approx(sum(memory.values()) - memory["total"])
 
 
+def test_a_float32_head_is_copied() -> None:
+    shape = model_shape(load_config(["qwen2.5-3b/tspo-one-gpu"]))
+    copy = 4 * shape.hidden * shape.vocabulary / GIB
+    offloaded = "deepspeed.offload_optimizer=true"  # so that the update needs it most
+    for dtype, copies in (("bfloat16", 1), ("float32", 0)):
+        settings = [offloaded, f"model.dtype={dtype}"]
+        plain, exact = (
+            plan("qwen2.5-3b/tspo-one-gpu", *settings, f"model.float32_head={head}")["phases_gib"]
+            for head in ("false", "true")
+        )
+        more = {phase: exact[phase] - plain[phase] for phase in plain}
+        assert more["rollouts"] == pytest.approx(copies * copy, rel=0.06)
+        assert more["update"] == pytest.approx(2 * copies * copy, rel=0.06)
+
+
 def test_what_is_not_held_is_not_counted() -> None:
     """Adapters are their own reference, and a reference in CPU memory is not on the GPU."""
     config = load_config(["qwen2.5-3b/grpo"], ["deepspeed.offload_reference=true"])

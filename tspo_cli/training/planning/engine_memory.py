@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tspo_cli.rollout.engines.vllm_engine.vllm_messages import prefill_tokens
 from tspo_cli.training.core.engine_weights import engine_copies_weights
-from tspo_cli.training.planning.memory import GIB, PlannedRun
+from tspo_cli.training.planning.memory import GIB, PlannedRun, float32_head
 from tspo_cli.training.planning.model_shape import ModelShape
 
 # vLLM on a GPU, stated: buffers of the attention kernels and the sampler's small tensors; CUDA
@@ -81,4 +81,5 @@ def workspace(run: PlannedRun) -> float:
         + 3 * shape.intermediate
     )
     prefill = prefill_tokens(slots) * width * run.bytes_per_number
-    return KERNEL_BUFFERS_GIB + (prefill + SAMPLER_TABLES * 4 * slots * shape.vocabulary) / GIB
+    tables = SAMPLER_TABLES * 4 * slots * shape.vocabulary
+    return KERNEL_BUFFERS_GIB + (prefill + tables) / GIB + float32_head(run)

@@ -209,7 +209,7 @@ def batch_memory(run: PlannedRun, tokens: int, trained: int) -> dict[str, float]
     scores are not kept: inputs and results of normalisations, rotated queries, keys and values and
     the result of attention, gate, up, activation and product of the MLP. With gradient
     checkpointing T (L h + 1.5 b): the inputs of all blocks, one block and its gradients. Logits: 4
-    float32 copies of those that exist at once.
+    float32 copies of those that exist at once, and the float32 head with its gradient.
     """
     shape, train = run.shape, run.config.train
     h, q, kv, m = (
@@ -233,8 +233,14 @@ def batch_memory(run: PlannedRun, tokens: int, trained: int) -> dict[str, float]
     heap = HEAP if not run.is_bfloat16 and tokens * h * 4 < KEPT_BLOCKS else 1.0
     return {
         "activations": heap * tokens * numbers * run.bytes_per_number / GIB,
-        "logits": heap * 4 * logits * 4 / GIB,
+        "logits": heap * 4 * logits * 4 / GIB + 2 * float32_head(run),
     }
+
+
+def float32_head(run: PlannedRun) -> float:
+    """GiB of the copy of the output head that model.float32_head makes in every pass."""
+    is_copied = run.is_bfloat16 and run.config.model.float32_head
+    return 4 * run.shape.hidden * run.shape.vocabulary / GIB if is_copied else 0.0
 
 
 def disk_space(run: PlannedRun) -> dict[str, float]:
