@@ -82,6 +82,12 @@ def end_of(ended: Ended, whole: Ended) -> str:
         return "refused" if len(errors) == 1 else "unclear"
     if ended.out == whole.out:
         return "same"
+    # `tspo doctor` says on stdout what is missing.
+    new |= {
+        line
+        for line in set(ended.out.splitlines()) - set(whole.out.splitlines())
+        if line[:5] == "note "
+    }
     return "said" if new or ended.code else "other"
 
 
