@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import gc
 import json
 import os
 import shutil
@@ -46,6 +47,14 @@ atexit.register(_server.close)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 hypothesis.settings.register_profile("tspo", deadline=None)
 hypothesis.settings.load_profile("tspo")
+
+
+def pytest_collection_finish() -> None:
+    """Modules and collected tests stay to the end: the garbage collector need not look at them
+    again, which takes it up to a second each time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -105,8 +105,9 @@ def test_mcnemar_holm_and_power_are_statsmodels() -> None:
     assert paired_tests.mcnemar(first, second) == pytest.approx(
         statsmodels_mcnemar(table, exact=True).pvalue
     )
-    p_values = [0.01, 0.04, 0.03, 0.005]
-    assert paired_tests.holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
+    for p_values in ([0.01, 0.04, 0.03, 0.005], [0.2, 0.0, 1.0, 0.2, 0.01, 0.2], [0.7]):
+        assert paired_tests.holm(p_values) == list(multipletests(p_values, method="holm")[1])
+    assert paired_tests.holm([]) == []
     needed = power.questions_needed(0.5)
     assert needed == int(np.ceil(TTestPower().solve_power(effect_size=0.06, alpha=0.05, power=0.8)))
     assert 2000 < needed < 2300
