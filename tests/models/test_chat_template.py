@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ from tspo_cli.rollout.agent_file import write_agent_file
 from tspo_cli.rollout.engines.engine_protocol import GenerationRequest, Sampling
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 from tspo_cli.rollout.protocol import SearchProtocol
-from tspo_cli.time_limit import at_most
+from tspo_cli.work_limits import at_most
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 NO_SYSTEM = (
@@ -54,6 +55,10 @@ def protocol(template: Any, **options: Any) -> SearchProtocol:
         ("{{ 1 / 0 }}", "division by zero"),
         ("{{ 2.0 ** 99999 }}", "out of range"),
         ("{{ messages.pop(99) }}", "unsafe"),
+        ("{% for m in messages %}" * 30 + "{% endfor %}" * 30, "too many statically nested"),
+        ("{% include messages[0] %}", "loader"),
+        (r"{{ '\ud800' }}" + CHATML, "surrogates not allowed"),
+        ("{{ " + "(" * 9999 + "1" + ")" * 9999 + " }}", "recursion"),
         ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "recursion"),
     ],
 )
@@ -67,13 +72,60 @@ def test_a_template_that_refuses_is_one_line_at_the_start(template: str, words: 
 FOREVER = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
 
-@pytest.mark.parametrize("template", [FOREVER, CHATML + FOREVER, FOREVER + CHATML])
+TWICE = "{% macro a(n) %}{% if n %}{{ a(n - 1) }}{{ a(n - 1) }}{% endif %}{% endmacro %}"
+ANSWERED = "{% if messages[1] is defined %}" + FOREVER + "{% endif %}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        FOREVER,
+        CHATML + FOREVER,
+        FOREVER + CHATML,
+        TWICE + "{{ a(60) }}",
+        "{{ 10 ** (10 ** 9) }}",  # computed while the template is compiled
+    ],
+)
 def test_a_template_that_does_not_end_is_refused(
     template: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chat_template, "_LONGEST_SECONDS", 0.1)
     with pytest.raises(InvalidInputError, match=r"needs longer than 0\.1 seconds .*; mend the"):
         protocol(template)
+    protocol(template, chat_template="never")
+
+
+def test_neither_is_one_that_does_not_end_with_a_turn_of_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chat_template, "_LONGEST_SECONDS", 0.1)
+    tokenizer, config = chat(CHATML + ANSWERED), RolloutConfig(stop_tokens=["turn_end"])
+    with pytest.raises(InvalidInputError, match=r"needs longer than 0\.1 seconds"):
+        stop_ids(tokenizer, config)
+
+
+GROWS = "{% set n = namespace(s=START) %}{% for i in range(99) %}{% set n.s = n.s + n.s %}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 'a' * 10 ** 10 }}",  # computed while the template is compiled
+        "{{ messages[0].role * 10 ** 10 }}",
+        "{{ 'a' | center(10 ** 10) }}",
+        "{{ '%10000000000d' % messages | length }}",
+        GROWS.replace("START", "'ab'") + "{% endfor %}",
+        GROWS.replace("START", "[1]") + "{% endfor %}",
+    ],
+)
+def test_a_template_that_fills_the_memory_is_refused(
+    template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_template, "_MOST_MEMORY", 2**25)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(InvalidInputError, match=r"needs more than 32 MiB .*; mend the template"):
+        protocol(template)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
 def test_a_limit_leaves_an_alarm_as_it_was() -> None:

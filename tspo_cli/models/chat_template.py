@@ -9,13 +9,19 @@ from typing import Any
 from tspo_cli.config.schema import RolloutConfig
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.models.tokenizer_protocol import Tokenizer, added_ids, decode, encode
-from tspo_cli.time_limit import at_most
+from tspo_cli.work_limits import at_most, memory_at_most
 
 TURN_END = "turn_end"
 """In rollout.stop_tokens: the token with which the chat template ends a turn."""
 _CONTENT = "\ue000"
 _LONGEST_SECONDS = 5.0
-"""For one conversation of a few words. A template takes milliseconds."""
+"""For one conversation. A template takes milliseconds."""
+_MOST_MEMORY = 256 * 2**20
+"""Bytes for a conversation of a few words. A template takes kilobytes."""
+
+
+class BoundlessTemplateError(InvalidInputError):
+    """A chat template that needs too much time or memory."""
 
 
 def uses_template(tokenizer: Tokenizer, config: RolloutConfig) -> bool:
@@ -36,21 +42,27 @@ def render_chat(
 
     Raises:
         InvalidInputError: the template refuses the messages; its words and what to do.
+        BoundlessTemplateError: it needs more than five seconds (in the main thread) or more memory
+            than there is.
     """
-    from jinja2 import TemplateError
-
     try:
-        return tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            tools=list(tools) if tools else None,
-            tokenize=False,
-            add_generation_prompt=open_turn,
-            **arguments,
-        )
-    except (
-        *(TemplateError, ValueError, TypeError, LookupError, AttributeError),
-        *(ArithmeticError, RecursionError, MemoryError),
-    ) as error:
+        with at_most(_LONGEST_SECONDS):
+            text = tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                tools=list(tools) if tools else None,
+                tokenize=False,
+                add_generation_prompt=open_turn,
+                **arguments,
+            )
+        text.encode()  # half of a surrogate pair is no text
+        return text
+    except (TimeoutError, MemoryError) as error:
+        what = str(error) if isinstance(error, TimeoutError) else "more memory than there is"
+        raise BoundlessTemplateError(
+            f"the model's chat template needs {what} for one conversation; mend the template, or "
+            "set rollout.chat_template=never"
+        ) from error
+    except Exception as error:  # a template is foreign code: whatever it raises is its refusal
         reason = " ".join(str(error).split()) or type(error).__name__
         has_system = any(message["role"] == "system" for message in messages)
         hint = (
@@ -64,21 +76,31 @@ def render_chat(
         ) from error
 
 
-def _render_in_time(
+def try_chat(
     tokenizer: Tokenizer,
     messages: Sequence[Mapping[str, Any]],
-    config: RolloutConfig,
+    arguments: Mapping[str, Any],
+    tools: Sequence[Any] | None = None,
     *,
     open_turn: bool = True,
 ) -> str:
+    """`render_chat` for a template that nobody tried yet, with a conversation of a few words: its
+    memory is limited, too.
+
+    Raises:
+        InvalidInputError: the template refuses the messages.
+        BoundlessTemplateError: it needs more than five seconds or 256 MiB.
+    """
     try:
-        with at_most(_LONGEST_SECONDS):
-            return render_chat(tokenizer, messages, config.template_kwargs, open_turn=open_turn)
-    except TimeoutError as error:
-        raise InvalidInputError(
-            f"the model's chat template needs {error} for a conversation of a few words; mend the "
-            "template, or set rollout.chat_template=never"
-        ) from error
+        with memory_at_most(_MOST_MEMORY):
+            return render_chat(tokenizer, messages, arguments, tools, open_turn=open_turn)
+    except BoundlessTemplateError as error:
+        if isinstance(error.__cause__, MemoryError):
+            raise BoundlessTemplateError(
+                f"the model's chat template needs more than {_MOST_MEMORY >> 20} MiB for a "
+                "conversation of a few words; mend the template, or set rollout.chat_template=never"
+            ) from error
+        raise
 
 
 def check_template(tokenizer: Tokenizer, config: RolloutConfig) -> None:
@@ -92,7 +114,7 @@ def check_template(tokenizer: Tokenizer, config: RolloutConfig) -> None:
     messages = [{"role": "user", "content": f"-{_CONTENT}Qq{_CONTENT}-"}]
     if config.system:
         messages.insert(0, {"role": "system", "content": config.system})
-    text = _render_in_time(tokenizer, messages, config)
+    text = try_chat(tokenizer, messages, config.template_kwargs)
     for message in messages:
         if message["content"].strip() not in text:
             system = message["role"] == "system"
@@ -129,7 +151,9 @@ def turn_end_id(tokenizer: Tokenizer, config: RolloutConfig) -> int | None:
     # Some templates end a turn only with the beginning of the next one.
     for more in ([], [{"role": "user", "content": "-"}]):
         try:
-            text = _render_in_time(tokenizer, [*said, *more], config, open_turn=False)
+            text = try_chat(tokenizer, [*said, *more], config.template_kwargs, open_turn=False)
+        except BoundlessTemplateError:
+            raise
         except InvalidInputError:  # a template without turns of the model
             return None
         rest = text.rpartition(_CONTENT)[2] if _CONTENT in text else ""

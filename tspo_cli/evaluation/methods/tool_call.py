@@ -16,7 +16,7 @@ from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.methods.call_forms import Call, find_calls, without_end_tokens
 from tspo_cli.evaluation.methods.method import Method, without_end
 from tspo_cli.evaluation.methods.thoughts import split_thoughts
-from tspo_cli.models.chat_template import render_chat
+from tspo_cli.models.chat_template import render_chat, try_chat
 from tspo_cli.models.tokenizer_protocol import Tokenizer
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.engines.endpoint.chat_reply import ONLY_FIRST
@@ -161,8 +161,8 @@ def lost_part(tokenizer: Tokenizer, arguments: Mapping[str, Any]) -> str:
         expected += words or (content,)
         try:
             # As the method does: the last prompt has the result and no tools.
-            rendered = render_chat(tokenizer, messages, arguments, [TOOL])
-            last = render_chat(tokenizer, messages, arguments) if role == "tool" else rendered
+            rendered = try_chat(tokenizer, messages, arguments, [TOOL])
+            last = try_chat(tokenizer, messages, arguments) if role == "tool" else rendered
         except InvalidInputError as error:
             reason = str(error).removeprefix("the model's chat template refuses the conversation: ")
             return f"{part} ({reason.split('; ')[0]})"
