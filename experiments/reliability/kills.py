@@ -14,6 +14,7 @@ loaded the libraries.
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import random
@@ -133,6 +134,7 @@ def become_tspo(
     temporary folders are removed.
     """
     code = 1
+    atexit._clear()  # a command that is stopped would run those of the parent
     try:
         for number, path in ((1, log), (2, errors or log)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), number)

@@ -106,17 +106,25 @@ def test_two_learners_with_two_servers_outlive_one(
     """The process that computes dies; the server is started again with the weights of the
     beginning.
     """
-    urls = json.dumps([server.url for server in servers])
+    urls, run = json.dumps([server.url for server in servers]), tmp_path / "run"
     process = start(
-        tmp_path / "run", settings(playground, vllm__url=urls, train__processes=2, train__steps=8)
+        run, settings(playground, vllm__url=urls, train__processes=2, train__steps=2000)
     )
     servers[1].kill_engine()
     servers[1].start()
-    _, errors = process.communicate(timeout=1500)
-    assert process.returncode == 0, errors[-3000:]
+    log, back = run / "logs" / "attempt_1.log", f"engine {servers[1].url} is back"
+    while back not in log.read_text("utf-8"):
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.2)
+    until = len(read_jsonl(run / "metrics.jsonl")) + 3
+    while len(read_jsonl(run / "metrics.jsonl")) < until:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.1)
+    process.terminate()
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 143, errors[-3000:]
     assert f"engine {servers[1].url} is lost" in errors
-    assert f"engine {servers[1].url} is back" in errors
-    check_run(tmp_path / "run", 8)
+    check_run(run, len(read_jsonl(run / "metrics.jsonl")))
     assert all(server.sampled_tokens() > 0 for server in servers)
 
 
