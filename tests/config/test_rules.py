@@ -12,6 +12,8 @@ from tspo_cli.training.problems import refuse_problems
 RL = ["data.train=['q.jsonl']", "model.path=m", "retriever.index=i"]
 SFT = ["kind=sft", "data.world=w", "retriever.index=i"]
 
+SERVED = [*RL, "rollout.engine=vllm", "vllm.url=['http://127.0.0.1:8100']"]
+
 
 @pytest.mark.parametrize(
     "settings",
@@ -28,6 +30,10 @@ SFT = ["kind=sft", "data.world=w", "retriever.index=i"]
             "vllm.tensor_parallel=2",
             "vllm.url=['http://127.0.0.1:8100']",
         ],
+        [*SERVED, "vllm.transfer=nccl"],
+        [*SERVED, "vllm.transfer=nccl", "lora.rank=4", "lora.handover=merged"],
+        [*RL, "rollout.engine=vllm", "launch.engines=1", "vllm.transfer=nccl"],
+        [*SERVED, "vllm.transfer=files", "lora.rank=4"],
         SFT,
         ["kind=sft", "data.demonstrations=['d.jsonl']", "model.path=m"],
         [*SFT, "eval.data=['t.jsonl']"],
@@ -65,6 +71,13 @@ def test_complete(settings: list[str]) -> None:
             "vllm.sleep",
         ),
         ([*RL, "rollout.engine=vllm", "rollout.top_k=5"], "rollout.engine"),
+        ([*RL, "rollout.engine=vllm", "vllm.transfer=nccl"], "name them in vllm.url"),
+        ([*RL, "vllm.transfer=nccl"], "vllm.transfer"),
+        ([*SERVED, "vllm.transfer=nccl", "lora.rank=4"], 'lora.handover to "merged"'),
+        (
+            [*SERVED, "vllm.transfer=nccl", "lora.rank=4", "lora.handover=adapters"],
+            "adapters go as files",
+        ),
         (["kind=sft"], "data.demonstrations"),
         ([*SFT, "model.hidden_size=100"], "model.hidden_size"),
         ([*SFT, "retriever.index="], "retriever.index"),

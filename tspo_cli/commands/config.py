@@ -53,6 +53,7 @@ def validate(sources: Sources, settings: Settings = None, as_json: Json = False)
     """
     from tspo_cli.config.load_config import config_hash, load_config
     from tspo_cli.config.rules import unused_settings
+    from tspo_cli.rollout.engines.vllm_engine.vllm_messages import transfer_in_words
     from tspo_cli.training.problems import problems
 
     config = load_config(sources, settings or ())
@@ -64,6 +65,10 @@ def validate(sources: Sources, settings: Settings = None, as_json: Json = False)
         raise InvalidInputError("\n".join(found))
     for note in unused_settings(config):
         console.say(note)
+    if config.vllm.url or config.launch.engines:
+        import torch
+
+        console.say(transfer_in_words(config, gpu=torch.cuda.is_available()))
     if not as_json:
         console.result(
             f"valid: {config.kind}, {config.train.steps} steps, configuration {config_hash(config)}"

@@ -119,8 +119,18 @@ def _torch() -> Iterator[Check]:
             yield Check(
                 f"cuda:{number}", "ok", f"{device.name}, {device.total_memory / 2**30:.0f} GiB"
             )
+        yield _nccl()
     else:
         yield Check("cuda", "optional", "no CUDA device: training and evaluation run on the CPU")
+
+
+def _nccl() -> Check:
+    from tspo_cli.rollout.engines.vllm_engine.nccl import library_version, version_words
+
+    version = library_version()
+    detail = version_words(version) + " (weights to vLLM servers that have the same version)"
+    absent = "cannot be loaded: weights reach vLLM servers as files"
+    return Check("nccl", "ok" if version else "optional", detail if version else absent)
 
 
 def _arithmetic() -> Check:

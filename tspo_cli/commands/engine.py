@@ -13,7 +13,7 @@ import typer
 
 from tspo_cli.commands.options import Json
 from tspo_cli.console import result_json, say
-from tspo_cli.errors import UsageError
+from tspo_cli.errors import MissingResourceError, UsageError
 from tspo_cli.packages import require
 
 
@@ -60,6 +60,13 @@ def engine(
     float32_head: Annotated[
         bool, typer.Option("--float32-head", help="Compute logits in float32 (model.float32_head).")
     ] = False,
+    transfer: Annotated[
+        Literal["auto", "files", "nccl"],
+        typer.Option(
+            help="How it takes new weights: as files, or also over NCCL, which needs a GPU. auto: "
+            "both on a GPU."
+        ),
+    ] = "auto",
     eager: Annotated[
         bool, typer.Option("--eager", help="No CUDA graphs: a faster start, slower generation.")
     ] = False,
@@ -94,6 +101,10 @@ def engine(
         )
     require("vllm", "tspo engine")
     cpu = not _has_gpu()
+    if cpu and transfer == "nccl":
+        raise MissingResourceError(
+            "--transfer nccl: needs a GPU, and there is none here; leave the option out"
+        )
     if cpu and not kv_cache_gib:
         kv_cache_gib = 1
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
@@ -118,6 +129,8 @@ def engine(
         layers = lora_targets or linear_layers(model)
         options |= adapter_options(lora_rank, layers, max(context, sequences), cpu=cpu)
     command += _flags(options)
+    if transfer != "files" and not cpu:
+        command += ["--weight-transfer-config", dumps({"backend": "nccl"})]
     command += ["--hf-overrides", dumps(FLOAT32_HEAD)] if float32_head else []
     # The last --host counts: no further argument opens the server to others.
     command += [*(more or []), "--host", host, "--port", str(port)]

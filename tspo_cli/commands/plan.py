@@ -54,6 +54,7 @@ def plan(
     """
     from tspo_cli.config.load_config import load_config
     from tspo_cli.models.checks.model_size import LARGE
+    from tspo_cli.rollout.engines.vllm_engine.vllm_messages import transfer_in_words
     from tspo_cli.training.planning import step_time
     from tspo_cli.training.planning.estimate import estimate_run
     from tspo_cli.training.planning.fitting import fitting_settings
@@ -93,6 +94,9 @@ def plan(
         estimate["would_fit_with"] = fitting_settings(
             config, gpus, offered, estimate["context_tokens"]
         )
+    transfer = transfer_in_words(config, gpu=gpus > 0)
+    if transfer:
+        estimate["weights_to_servers"] = transfer
     if as_json:
         console.result_json(estimate)
     else:
@@ -133,6 +137,7 @@ def _text(estimate: dict[str, Any]) -> str:
         f"{on_disk['checkpoints']:.3f} for those kept "
         f"and the one being written, {on_disk['model']:.3f} for the exported model; rollouts and "
         "logs come on top",
+        *[estimate[key] for key in ("weights_to_servers",) if key in estimate],
     ]
     return "\n".join(lines)
 

@@ -173,6 +173,8 @@ def _rl_problems(config: Config) -> Iterator[str]:
         )
     if config.vllm.url and config.vllm.sleep in (1, 2):
         yield "vllm.sleep: only an engine in this process can sleep; remove vllm.url or vllm.sleep"
+    if config.vllm.transfer == "nccl":
+        yield from _nccl_problems(config)
     if rollout.one_step_off and rollout.dynamic_sampling:
         yield (
             "rollout.one_step_off: dynamic_sampling asks for more rollouts once some are scored; "
@@ -323,6 +325,19 @@ def _batchwise_problems(config: Config, algorithm: Algorithm) -> Iterator[str]:
         yield (
             f"rollout.dynamic_sampling: {algorithm.name} has no groups without an advantage; set "
             "it to false"
+        )
+
+
+def _nccl_problems(config: Config) -> Iterator[str]:
+    if config.rollout.engine != "vllm" or not (config.vllm.url or config.launch.engines):
+        yield (
+            "vllm.transfer: nccl sends weights to vLLM servers; name them in vllm.url, set "
+            'launch.engines, or set it to "auto"'
+        )
+    if config.lora.rank and config.lora.handover != "merged":
+        yield (
+            "vllm.transfer: nccl sends whole weights, adapters go as files; set it to "
+            '"files", or lora.handover to "merged"'
         )
 
 

@@ -21,14 +21,14 @@ from tspo_cli.models.lora import adapted_layers, add_lora
 from tspo_cli.rollout.engines.engine_protocol import Engine
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 from tspo_cli.rollout.engines.vllm_engine.adapters import Adapters
-from tspo_cli.rollout.engines.vllm_engine.vllm_open import open_vllm
+from tspo_cli.rollout.engines.vllm_engine.vllm_open import open_vllm, refuse_impossible_transfer
 from tspo_cli.rollout.engines.vllm_engine.vllm_servers import ProcessGroup, VllmServers
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.runs import log_line, read_status, set_status
 from tspo_cli.training.core.critic import Critic, ValueModel
 from tspo_cli.training.core.distributed import (
     barrier,
-    broadcast_json,
+    gather_json,
     init_distributed,
     rank,
     world_size,
@@ -82,6 +82,7 @@ def train(
         InvalidInputError, MissingResourceError: data, index or model that cannot be used.
     """
     refuse_unsafe_background(config)
+    refuse_impossible_transfer(config)
     use_portable_kernels(config.train.portable)
     torch.set_num_threads(config.train.threads or int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.manual_seed(config.seed)
@@ -202,7 +203,7 @@ def _engine(
     config, core = learner.config, learner.core
     adapters = config.lora.as_adapters(bfloat16=core.is_bfloat16)
     if config.rollout.engine == "vllm":
-        processes = ProcessGroup(rank(), world_size(), barrier, broadcast_json)
+        processes = ProcessGroup(rank(), world_size(), barrier, gather_json)
         dtype = "bfloat16" if core.is_bfloat16 else "float32"
         folder = directory / "handover"
         return open_vllm(
@@ -213,6 +214,7 @@ def _engine(
             processes=processes,
             log=log,
             adapters=_adapters_of(learner) if adapters else None,
+            device=str(core.device),
         )
     copies = engine_copies_weights(config, core.zero_stage, bfloat16=core.is_bfloat16)
     module = empty_model(core) if copies else learner.module

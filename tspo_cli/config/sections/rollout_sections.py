@@ -245,6 +245,13 @@ class VllmConfig(Section):
             "servers have an address of this machine and it has room, else handover/ of the run."
         ),
     )
+    transfer: Literal["auto", "files", "nccl"] = Field(
+        "auto",
+        description=(
+            "How weights reach servers: files, or nccl, from GPU to GPU. auto: nccl where learner "
+            "and servers (`tspo engine`) can, else files."
+        ),
+    )
     token_file: str = Field(
         "", description="File with the servers' bearer token. Empty: $TSPO_ENGINE_TOKEN, if set."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -108,6 +108,22 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Drop all requests and free the engine's resources. It takes no request afterwards."""
+        ...
+
+
+@runtime_checkable
+class TakesOneByOne(Protocol):
+    """An engine that may take weights one at a time, so that no process holds all of them."""
+
+    takes_one_by_one: bool
+    """Whether it does; else it wants `load_weights`."""
+
+    def load_one_by_one(
+        self, weights: Callable[[], Iterator[tuple[str, torch.Tensor]]], version: int
+    ) -> None:
+        """Take new weights and drop cached prefixes. Every call of `weights` goes through all
+        parameters by name, in the same order. All training processes call it.
+        """
         ...
 
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import TspoError
-from tspo_cli.rollout.engines.engine_protocol import Completion, Engine, GenerationRequest, Sampling
+from tspo_cli.rollout.engines.engine_protocol import (
+    Completion,
+    Engine,
+    GenerationRequest,
+    Sampling,
+    TakesOneByOne,
+)
 from tspo_cli.rollout.protocol import SearchProtocol
-from tspo_cli.training.core.engine_weights import weights_for_engine
+from tspo_cli.training.core.engine_weights import weights_for_engine, weights_one_by_one
 from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.core.sequences import continuation_sequence
 
@@ -35,17 +41,20 @@ def hand_over(
         TspoError: a parameter has other bits, or the difference is above the limit: the engine does
         not have the learner's weights.
     """
-    weights = weights_for_engine(learner.core) if engine.owns_weights else None
-    engine.load_weights(weights, version)
-    if weights is None:
-        return None
-    different = engine.different_weight(weights)
-    if different is not None:
-        raise TspoError(
-            f"hand-over of step {version}: the engine's {different} is not the learner's; the "
-            "engine has weights of another step or model"
-        )
-    del weights
+    if isinstance(engine, TakesOneByOne) and engine.takes_one_by_one:
+        engine.load_one_by_one(lambda: weights_one_by_one(learner.core), version)
+    else:
+        weights = weights_for_engine(learner.core) if engine.owns_weights else None
+        engine.load_weights(weights, version)
+        if weights is None:
+            return None
+        different = engine.different_weight(weights)
+        if different is not None:
+            raise TspoError(
+                f"hand-over of step {version}: the engine's {different} is not the learner's; the "
+                "engine has weights of another step or model"
+            )
+        del weights
     gap = _probe(learner, engine, protocol, config)
     limit = parity_limit(config, bfloat16=learner.core.is_bfloat16)
     if not learner.core.is_bfloat16:

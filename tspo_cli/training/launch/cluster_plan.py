@@ -200,6 +200,8 @@ def _engines(
         if config.vllm.kv_cache_gib:
             arguments += ["--kv-cache-gib", f"{config.vllm.kv_cache_gib:g}"]
         arguments += ["--eager"] if config.vllm.eager else []
+        wish = config.vllm.transfer
+        arguments += [] if wish == "auto" else ["--transfer", wish]
         arguments += ["--float32-head"] if config.model.float32_head else []
         if config.lora.as_adapters(bfloat16=dtype == "bfloat16"):
             arguments += ["--lora-rank", str(config.lora.rank)]

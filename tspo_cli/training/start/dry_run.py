@@ -14,6 +14,7 @@ from tspo_cli.models.checks.length_limits import positions
 from tspo_cli.models.eos import eos_ids
 from tspo_cli.models.lora import add_lora
 from tspo_cli.packages import require_packages
+from tspo_cli.rollout.engines.vllm_engine.vllm_open import refuse_impossible_transfer
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.training.core.deepspeed_setup import deepspeed_config
 from tspo_cli.training.planning.memory import GIB, written_gib
@@ -49,6 +50,7 @@ def dry_run(config: Config, run: Path, evaluation: dict[str, int]) -> DryRun:
     """
     require_packages(config)
     refuse_unsafe_background(config)
+    refuse_impossible_transfer(config)
     deepspeed_config(config, bfloat16=False)
     inputs = open_inputs(config)
     if config.kind == "sft":

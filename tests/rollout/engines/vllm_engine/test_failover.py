@@ -149,11 +149,11 @@ def test_a_version_that_is_handed_over_again_is_loaded_again(
 def test_all_processes_have_the_label_of_the_first(servers: list[FakeVllm], tmp_path: Path) -> None:
     drawn: list[str] = []
 
-    def of_first(own: str) -> str:
+    def gather(own: str) -> list[str]:
         drawn.append(own)
-        return drawn[0]
+        return drawn
 
-    groups = [ProcessGroup(rank, 2, of_first=of_first) for rank in range(2)]
+    groups = [ProcessGroup(rank, 2, gather=gather) for rank in range(2)]
     engines = [connect(servers, tmp_path, [], processes=group) for group in groups]
     assert len(set(drawn)) == 2
     assert len({engine._label(3) for engine in engines}) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 
@@ -53,7 +53,8 @@ class ServerControl:
         url: base URL of the server.
         client: sends the requests.
         patience: seconds to wait for a server that does not respond.
-        weights_folder: returns the folder with the weights of a label.
+        weights_folder: returns the folder with the weights of a label. None: weights reach the
+            server over NCCL, and only while the learner hands them over.
         frozen_folder: where adapters are handed over: the folder with the weights beside them,
             which `frozen_part` of a label names.
         adapter_rank: of the adapters; 0: whole weights are handed over.
@@ -66,7 +67,7 @@ class ServerControl:
         client: httpx.AsyncClient,
         *,
         patience: float,
-        weights_folder: Callable[[str], Path],
+        weights_folder: Callable[[str], Path] | None,
         frozen_folder: Callable[[], Path] | None = None,
         adapter_rank: int = 0,
         float32_head: bool = False,
@@ -166,9 +167,14 @@ class ServerControl:
 
         Raises:
             httpx.TransportError: the server is lost.
-            RemoteServiceError: it cannot load them.
+            RemoteServiceError: it cannot load them, or gets none now.
             InvalidInputError: it refuses the token.
         """
+        if self.weights_folder is None:
+            raise RemoteServiceError(
+                f"{self.url}: responds without the current weights, which it gets over NCCL at the "
+                "next hand-over; without another server, use --resume"
+            )
         try:
             await self.post_long("/pause?mode=keep")
             await self._load(label)
@@ -176,17 +182,31 @@ class ServerControl:
             await self.post("/update_weight_version", {"new_version": label})
             await self.post("/resume")
         except httpx.HTTPStatusError as error:
-            self.refuse_token(error)
-            await asyncio.sleep(RETRY_SECONDS)  # it may be about to exit
-            if not await self.is_alive():
-                raise httpx.ReadError(f"{self.url} does not respond") from error
-            raise RemoteServiceError(
-                f"{self.url}: could not load the weights in {self.weights_folder(label)} "
-                f"({error.response.text[:300]}); the server must see this folder and be "
-                "started with `tspo engine`"
-            ) from error
+            folder = self.weights_folder(label)
+            await self.fail(
+                error,
+                f"could not load the weights in {folder}",
+                "the server must see this folder and be started with `tspo engine`",
+            )
+
+    async def fail(self, error: httpx.HTTPStatusError, what: str, cure: str) -> NoReturn:
+        """Say what a response to a hand-over means.
+
+        Raises:
+            httpx.TransportError: the server is lost.
+            RemoteServiceError: it is there, and refuses.
+            InvalidInputError: it refuses the token.
+        """
+        self.refuse_token(error)
+        await asyncio.sleep(RETRY_SECONDS)  # it may be about to exit
+        if not await self.is_alive():
+            raise httpx.ReadError(f"{self.url} does not respond") from error
+        raise RemoteServiceError(
+            f"{self.url}: {what} ({error.response.text[:300]}); {cure}"
+        ) from error
 
     async def _load(self, label: str) -> None:
+        assert self.weights_folder is not None
         folder = str(self.weights_folder(label))
         if self.frozen_folder is None:
             await self._ask("tspo_load_files", folder)
@@ -209,9 +229,22 @@ class ServerControl:
         """What the server's workers return from a method of `ReloadExtension`: the first that is
         not None.
         """
+        return next((result for result in await self.ask_all(method, *arguments) if result), None)
+
+    async def offer(self) -> list[dict[str, Any]]:
+        """What each worker says of transfers (`tspo_transfer`); empty: it cannot tell."""
+        try:
+            answers = await self.ask_all("tspo_transfer")
+        except SERVER_ERRORS as error:
+            self.refuse_token(error)
+            return []
+        return [answer for answer in answers if isinstance(answer, dict)]
+
+    async def ask_all(self, method: str, *arguments: str) -> list[Any]:
+        """What each of the server's workers returns from a method of `ReloadExtension`."""
         body = {"method": method, "args": list(arguments)}
         answer = await self.post_long("/collective_rpc", body)
-        return next((result for result in (answer or {}).get("results", []) if result), None)
+        return list((answer or {}).get("results", []))
 
     async def post_long(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """`post` a request that may take long, with health checks while it runs. They notice a

@@ -123,7 +123,7 @@ class ServerGroup:
         try:
             await self.controls[url].hand_over(label)
         except httpx.TransportError as error:
-            self._leave_out(url, label, f" ({type(error).__name__}) at a hand-over")
+            self.leave_out(url, label, f" ({type(error).__name__}) at a hand-over")
 
     async def _server_for(self, session: int) -> str:
         until = time.monotonic() + self.patience
@@ -161,9 +161,10 @@ class ServerGroup:
             return
         if url not in self.returning:
             other = isinstance(error, OtherWeightsError)
-            self._leave_out(url, label, "" if other else f" ({type(error).__name__})")
+            self.leave_out(url, label, "" if other else f" ({type(error).__name__})")
 
-    def _leave_out(self, url: str, label: str, reason: str) -> None:
+    def leave_out(self, url: str, label: str, reason: str) -> None:
+        """Give the server no requests until it is back with the weights of `label`."""
         others = len(self.controls) - len(self.returning) - 1
         servers = f"the other {others} servers" if others > 1 else "the other server"
         what = f"its requests go to {servers}" if others else "waiting for it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.engine_protocol import Completion, FinishReason, GenerationRequest
 
@@ -45,6 +46,23 @@ def gpu_options(batch_size: int, *, eager: bool) -> dict[str, Any]:
 def prefill_tokens(batch_size: int) -> int:
     """Tokens that an engine on a GPU computes at once at most; each request has at least one."""
     return max(PREFILL_TOKENS, batch_size)
+
+
+def transfer_in_words(config: Config, *, gpu: bool) -> str:
+    """How weights will reach servers, as far as the experiment and whether the learner has a GPU
+    tell; empty without servers.
+    """
+    if config.rollout.engine != "vllm" or not (config.vllm.url or config.launch.engines):
+        return ""
+    wish = config.vllm.transfer
+    adapters = config.lora.as_adapters(bfloat16=config.model.dtype == "bfloat16" or gpu)
+    if wish == "nccl":
+        how = "over NCCL"
+    elif wish == "files" or not gpu or adapters:
+        how = "as files"
+    else:
+        how = "over NCCL, or as files where a server cannot (`tspo engine --transfer nccl` can)"
+    return f"weights to vLLM servers: {how} (vllm.transfer = {wish})"
 
 
 def sampling_params(

@@ -1,5 +1,5 @@
 """vLLM servers over HTTP: requests are sent as token ids, weights as safetensors files that
-both sides see.
+both sides see or over NCCL.
 
 The requests of a server that was lost go to the others. When the server is back, it gets the
 current weights. vLLM labels every token with the version of its weights, so that tokens sampled
@@ -26,6 +26,7 @@ from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest
 from tspo_cli.rollout.engines.vllm_engine.adapters import ADAPTER, Adapters
 from tspo_cli.rollout.engines.vllm_engine.cache_use import CacheUse
+from tspo_cli.rollout.engines.vllm_engine.nccl import GroupMaker
 from tspo_cli.rollout.engines.vllm_engine.vllm_control import (
     ServerControl,
     label_of,
@@ -37,7 +38,8 @@ from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
     completion,
     sampling_params,
 )
-from tspo_cli.rollout.engines.vllm_engine.weight_files import WeightFiles
+from tspo_cli.rollout.engines.vllm_engine.weight_files import WeightFiles, digest_of
+from tspo_cli.rollout.engines.vllm_engine.weight_sender import Transfer, Weights, open_sender
 from tspo_cli.text.access_token import authorisation
 
 if TYPE_CHECKING:
@@ -47,8 +49,6 @@ LOOK_SECONDS = 2.0
 """Between two looks at the caches of the servers."""
 FROZEN = "frozen"
 """In place of a version: the weights that adapters lie beside."""
-SAMPLE = 4096
-"""Numbers of each weight that tell one set of frozen weights from another."""
 POLL_SECONDS = 0.02
 """How long a step waits for the first completion."""
 
@@ -56,13 +56,13 @@ POLL_SECONDS = 0.02
 @dataclass(frozen=True)
 class ProcessGroup:
     """The training processes that share the servers, seen from process `rank`. `barrier` returns
-    when all of them have called it, and `of_first` returns what process 0 gave it.
+    when all of them have called it, and `gather` returns what each of them gave it, by rank.
     """
 
     rank: int = 0
     world_size: int = 1
     barrier: Callable[[], None] = lambda: None
-    of_first: Callable[[str], str] = lambda own: own
+    gather: Callable[[str], list[str]] = lambda own: [own]
 
     def request_urls(self, urls: Sequence[str]) -> list[str]:
         """The servers that this process sends requests to: all of them. Every process begins with
@@ -93,11 +93,14 @@ class VllmServers:
         adapters: of the policy, where the servers compute with them. They get the weights beside
             them once, and then adapters alone.
         float32_head: the servers must compute logits in float32.
+        transfer: how weights reach the servers: as "files", over "nccl", or "auto": over NCCL where
+            that is possible.
+        groups: makes groups for NCCL; None where this process has no GPU.
 
     Raises:
         RemoteServiceError: a server does not respond within `patience`.
-        InvalidInputError: a server refuses the token, has a shorter context than `max_context`, or
-        no room for the adapters.
+        InvalidInputError: a server refuses the token, has a shorter context than `max_context`, no
+        room for the adapters, or cannot get weights over NCCL as `transfer` demands.
     """
 
     def __init__(
@@ -114,6 +117,8 @@ class VllmServers:
         in_memory: bool = False,
         adapters: Adapters | None = None,
         float32_head: bool = False,
+        transfer: Transfer = "files",
+        groups: GroupMaker | None = None,
     ) -> None:
         self.weight_version, self.owns_weights = 0, True
         all_urls = [url.rstrip("/") for url in urls]
@@ -122,7 +127,7 @@ class VllmServers:
         self.run_id = blake2b(str(folder.absolute()).encode(), digest_size=4).hexdigest()
         # A run that goes back to an earlier step, is resumed or starts anew hands over versions
         # that servers had before, with other weights.
-        self.attempt, self.handovers = processes.of_first(token_hex(4)), 0
+        self.attempt, self.handovers = processes.gather(token_hex(4))[0], 0
         self.files = WeightFiles(
             folder.absolute(),
             self.run_id,
@@ -163,6 +168,16 @@ class VllmServers:
         self.group = ServerGroup(controls, patience=patience, log=log)
         for control in controls.values():
             self._wait(control.check(max_context))
+        self.sender = open_sender(
+            self.group,
+            transfer,
+            groups,
+            adapters=adapters is not None,
+            gather=processes.gather,
+            log=log if processes.rank == 0 else lambda _: None,
+            run=self._wait,
+        )
+        self.takes_one_by_one = self.sender is not None
         self.cache_use = CacheUse()
         self.watching = asyncio.run_coroutine_threadsafe(self._watch(), self.loop)
 
@@ -223,7 +238,8 @@ class VllmServers:
 
     def load_weights(self, weights: Mapping[str, torch.Tensor] | None, version: int) -> None:
         """Write the weights, each process a part, and have every server load them; all processes
-        must call it. A server that is lost gets them when it is back.
+        must call it. A server that is lost gets them when it is back. Over NCCL see
+        `load_one_by_one`.
 
         Raises:
             ValueError: `weights` is None; the servers own their weights.
@@ -231,16 +247,37 @@ class VllmServers:
         """
         if weights is None:
             raise ValueError("vLLM servers own their weights: expected all of them, got None")
+        if self.sender is not None:
+            self.load_one_by_one(lambda: iter(weights.items()), version)
+            return
         self._wait(self.group.pause_returns())
         self._write(weights, str(version))
         self.handovers += 1
         label = self._label(version)
         self._wait(self.group.hand_over(self.update_urls, label))
+        self._all_have(version, label)
+        if self.processes.rank == 0:
+            self.files.keep_only(str(version), FROZEN)
+
+    def load_one_by_one(self, weights: Weights, version: int) -> None:
+        """Send the weights over NCCL; see `TakesOneByOne`. A server that is lost gets those of the
+        next hand-over.
+
+        Raises:
+            RemoteServiceError: a server that responds does not take them.
+        """
+        assert self.sender is not None
+        self._wait(self.group.pause_returns())
+        self.handovers += 1
+        label = self._label(version)
+        self.sender.send(weights, self.update_urls, label)
+        self._all_have(version, label)
+
+    def _all_have(self, version: int, label: str) -> None:
+        """Every server that is not lost has the weights of `label`, once all processes are here."""
         self.processes.barrier()
         self.weight_version = version
         self._wait(self.group.expect(label))
-        if self.processes.rank == 0:
-            self.files.keep_only(str(version), FROZEN)
 
     def _write(self, weights: Mapping[str, torch.Tensor], version: str) -> None:
         """Write the weights, or the adapters and the first time the weights beside them."""
@@ -251,7 +288,7 @@ class VllmServers:
         if not self.frozen:
             frozen = adapters.frozen()
             self.files.write(frozen, FROZEN)
-            self.frozen = _digest(frozen)
+            self.frozen = digest_of(frozen)
 
         def write(folder: Path) -> None:
             if self.processes.rank == 0:
@@ -280,6 +317,8 @@ class VllmServers:
         for session in list(self.running):
             self.release(session)
         self._wait(self.group.pause_returns())
+        if self.sender is not None:
+            self.sender.close()
         self._wait(self.client.aclose())
         self.files.close()
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -341,15 +380,6 @@ class VllmServers:
             return completion(request.session, choice["token_ids"], logprobs, *reasons, numbers)
 
         return await self.group.ask(request.session, label, send)
-
-
-def _digest(weights: Mapping[str, torch.Tensor]) -> str:
-    """Tells weights apart by the first numbers of each. All processes get the same."""
-    digest = blake2b(digest_size=8)
-    for name, value in weights.items():
-        first = value.detach().flatten()[:SAMPLE].float().cpu()
-        digest.update(name.encode() + first.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _is_local(url: str) -> bool:

@@ -17,6 +17,7 @@ class ReloadExtension:
     reload_weights: Any
     model_runner: Any
     lora_config: Any
+    vllm_config: Any
 
     def tspo_load_files(self, folder: str) -> None:
         """Load the weights from all safetensors files of `folder`."""
@@ -49,6 +50,18 @@ class ReloadExtension:
     def tspo_head_type(self) -> str:
         """The data type of the logits, such as "float32"."""
         return str(self.model_runner.model_config.head_dtype).removeprefix("torch.")
+
+    def tspo_transfer(self) -> dict[str, Any]:
+        """What decides whether weights can come over NCCL: vLLM's `backend` for transfers, the
+        version of `nccl` and the `gpu` of this worker.
+        """
+        from tspo_cli.rollout.engines.vllm_engine.nccl import gpu_name, library_version
+
+        transfer = self.vllm_config.weight_transfer_config
+        cuda = torch.cuda.is_available()
+        gpu = gpu_name(torch.device("cuda", torch.cuda.current_device())) if cuda else ""
+        backend = transfer.backend if transfer else ""
+        return {"backend": backend, "nccl": library_version() if cuda else 0, "gpu": gpu}
 
     def tspo_load_adapters(self, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         """Compute with these adapters from now on. `config` is peft's, `tensors` are named as in
@@ -137,6 +150,12 @@ class ReloadExtension:
     def _tspo_load(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
         # vLLM packs weights when it loads them, so a plain copy into its parameters is not enough.
         self.reload_weights(weights_iterator=weights)
+        self.tspo_pack_tied_head()
+
+    def tspo_pack_tied_head(self) -> None:
+        """With tied embeddings, reloading does not update a packed copy of the head: pack it
+        again.
+        """
         model = self.model_runner.get_model()
         head = getattr(model, "lm_head", None)
         embedding = getattr(getattr(model, "model", None), "embed_tokens", None)
@@ -145,5 +164,4 @@ class ReloadExtension:
         if head is None or embedding is None or head is embedding:
             return
         if head.weight.data_ptr() == embedding.weight.data_ptr():
-            # With tied embeddings, reloading does not update the packed copy of the head.
             head.quant_method.process_weights_after_loading(head)
