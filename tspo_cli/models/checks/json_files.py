@@ -12,17 +12,19 @@ from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import read_json
 
 GENERATION = "generation_config.json"
-_CONFIG = "config.json"
-_OBJECTS = (_CONFIG, "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")
+_CONFIG, _TOKENIZER = "config.json", "tokenizer_config.json"
+_OBJECTS = (_CONFIG, _TOKENIZER, "special_tokens_map.json", "tokenizer.json")
 _AGAIN = "copy the file from the original model again"
 
 
 def check_json_files(directory: Path) -> None:
-    """Refuse files of a model or tokenizer that are no JSON objects, and a type of model that is
-    no name. What is missing is fine. Large files are not read: an object begins with a brace.
+    """Refuse files of a model or tokenizer that are no JSON objects, and values that transformers
+    takes as they are and fails of later: a type of model that is no name, a longest text that is no
+    number, inputs that are no names. What is missing is fine. Large files are not read: an object
+    begins with a brace.
 
     Raises:
-        InvalidInputError: the file that is none.
+        InvalidInputError: the file that is none, or the key.
     """
     for path in (directory / name for name in _OBJECTS):
         if path.is_file():
@@ -33,13 +35,12 @@ def check_json_files(directory: Path) -> None:
                 raise InvalidInputError(
                     f"{path}: expected a JSON object, which begins with {{, found {found}; {_AGAIN}"
                 )
-    path = directory / _CONFIG
-    record = read_json(path) if path.is_file() else {}
-    if not isinstance(record.get("model_type", ""), str):
-        found = json.dumps(record["model_type"])[:20]
-        raise InvalidInputError(
-            f"{path}: model_type: expected a name such as qwen2, found {found}; {_AGAIN}"
-        )
+    for name, key, expected, is_right in _VALUES:
+        path = directory / name
+        record = read_json(path) if path.is_file() else {}
+        if key in record and not is_right(record[key]):
+            found = json.dumps(record[key])[:20]
+            raise InvalidInputError(f"{path}: {key}: expected {expected}, found {found}; {_AGAIN}")
 
 
 def check_generation_file(directory: Path) -> None:
@@ -63,6 +64,25 @@ def check_generation_file(directory: Path) -> None:
             f"{path}: {problem}; {_AGAIN}, or remove it if the model's config.json says how a "
             "reply ends"
         )
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_length(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and value > 0)
+
+
+def _are_names(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(map(_is_name, value)))
+
+
+_VALUES = (
+    (_CONFIG, "model_type", "a name such as qwen2", _is_name),
+    (_TOKENIZER, "model_max_length", "a number of tokens", _is_length),
+    (_TOKENIZER, "model_input_names", "a list of names", _are_names),
+)
 
 
 def _problem(record: Any) -> str:
