@@ -81,7 +81,7 @@ lint: env
 	$(BIN)/mypy
 
 test: lint
-	$(CALM) $(BIN)/python -m pytest -n $(WORKERS) -m "not gpu and not vllm"
+	$(CALM) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not gpu and not vllm"
 
 # vLLM pins torch and transformers, so it gets its own environment. On a GPU machine: make vllm VLLM=vllm==0.32.0 CONSTRAINTS=
 vllm: $(VLLM_VENV)/.installed

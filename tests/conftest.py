@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,13 +107,75 @@ def run_prepared(
     """
     if not can_fork():
         pytest.skip("needs processes that can fork after torch is imported")
+    command = [str(part) for part in arguments]
+    codes, _, errors = run_forked(prepare, command, ranks=ranks, timeout=timeout, cwd=cwd)
+    return codes, errors
+
+
+def run_forked(
+    prepare: str,
+    command: Sequence[str] = (),
+    *,
+    ranks: int = 1,
+    timeout: float = 60,
+    cwd: Path | None = None,
+) -> tuple[list[int], str, str]:
+    """Exit codes, output and messages of processes that call `prepare` and then are the command, if
+    `prepare` returns. Only where processes can fork.
+    """
     with TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        command = [str(part) for part in arguments]
         codes = _server.run(
-            command, cwd=cwd, out=out, err=err, timeout=timeout, prepare=prepare, ranks=ranks
+            list(command), cwd=cwd, out=out, err=err, timeout=timeout, prepare=prepare, ranks=ranks
         )
-        return codes, err.read_text("utf-8")
+        return codes, out.read_text("utf-8"), err.read_text("utf-8")
+
+
+class StartedTspo:
+    """A tspo command that runs meanwhile, with the methods of `subprocess.Popen` that tests use."""
+
+    def __init__(self, *arguments: object, cwd: Path | None = None) -> None:
+        self.folder = TemporaryDirectory()
+        out, err = (Path(self.folder.name, name) for name in ("out", "err"))
+        self.errors = err
+        self.returncode: int | None = None
+        command = [str(part) for part in arguments]
+        if can_fork():
+            self.pid = _server.start(command, cwd=cwd, out=out, err=err)
+            self._poll: Callable[[], int | None] = lambda: _server.poll(self.pid)
+            return
+        with out.open("wb") as output, err.open("wb") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tspo_cli", *command], cwd=cwd, stdout=output, stderr=errors
+            )
+        self.pid, self._poll = process.pid, process.poll
+
+    def poll(self) -> int | None:
+        """Exit code of the command, None while it runs."""
+        if self.returncode is None:
+            self.returncode = self._poll()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it."""
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self, timeout: float = 240) -> int:
+        """Wait for its end; returns its exit code."""
+        until = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            assert time.monotonic() < until, "it does not end"
+            time.sleep(0.005)
+        return code
+
+    def said(self) -> str:
+        """What it has written to stderr."""
+        return self.errors.read_text("utf-8") if self.errors.exists() else ""
 
 
 @pytest.fixture(scope="session")

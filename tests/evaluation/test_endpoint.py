@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +16,7 @@ from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import Finished, Playground, run_tspo
+from tests.conftest import Finished, Playground, StartedTspo, run_tspo
 from tests.evaluation.openai_server import Served, serve
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient
@@ -79,10 +77,7 @@ def test_a_killed_evaluation_goes_on_with_the_same_bytes(
     tspo(*options, tmp_path / "whole")
     model.delay = 0.05
     partial = tmp_path / "killed" / "world.partial.jsonl"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tspo_cli", *map(str, options), str(tmp_path / "killed")],
-        stderr=subprocess.DEVNULL,
-    )
+    process = StartedTspo(*options, tmp_path / "killed")
     while process.poll() is None and not (
         partial.exists() and partial.read_bytes().count(b"\n") > 4
     ):

@@ -5,15 +5,13 @@ of `tspo eval`.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Finished, Playground, run_tspo
+from tests.conftest import Finished, Playground, StartedTspo, run_tspo
 from tspo_cli.data.question import Question
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.resuming.journal import Journal
@@ -51,12 +49,11 @@ def test_killed_evaluations_end_with_the_same_bytes(
     whole.mkdir()
     killed.mkdir()
     tspo(*options, cwd=whole)
-    command = [sys.executable, "-m", "tspo_cli", *map(str, options)]
     partial = killed / "o" / "world.partial.jsonl"
     kept = 0
     for enough in (8, 27):
         more = ["--resume"] if kept else []
-        process = subprocess.Popen([*command, *more], cwd=killed, stderr=subprocess.DEVNULL)
+        process = StartedTspo(*options, *more, cwd=killed)
         while process.poll() is None and kept < enough:
             time.sleep(0.002)
             kept = partial.read_bytes().count(b"\n") - 1 if partial.exists() else kept

@@ -27,11 +27,12 @@ def test_every_reply_is_read(
     limits = {"rollout.max_new_tokens": NEW, "rollout.max_observation_tokens": 96, "retriever.k": 1}
     done = tspo(
         "eval", smollm, "--data", nq.file, "--index", nq.index, "--method", method, "--json",
-        "--out", tmp_path / "o",
+        "--limit", 2, "--out", tmp_path / "o",
         *(word for key, value in limits.items() for word in ("--set", f"{key}={value}")),
     )  # fmt: skip
     (scores,) = json.loads(done.out)["results"]
     items = list(read_jsonl_gz(tmp_path / "o" / "nq.items.jsonl.gz"))
+    assert len(items) == 2
     model = AutoModelForCausalLM.from_pretrained(smollm)
     tokenizer = AutoTokenizer.from_pretrained(smollm)
     torch.set_num_threads(1)

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import Finished, Playground, run_tspo
+from tests.conftest import Finished, Playground, StartedTspo, run_tspo
 from tspo_cli.digests import file_digest, json_digest
 from tspo_cli.disk import LOCK_NAME
 from tspo_cli.errors import InvalidInputError
@@ -341,13 +340,9 @@ def test_a_run_that_a_rule_stopped_stays_stopped(
     assert again["stopped_early"] == status["stopped_early"]
 
 
-def started(run: Path, *arguments: str) -> subprocess.Popen[bytes]:
+def started(run: Path, *arguments: str) -> StartedTspo:
     """`tspo train` that has made its first step."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tspo_cli", "train", "tiny/tspo", "--out", str(run), *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = StartedTspo("train", "tiny/tspo", "--out", run, *arguments)
     while not read_jsonl(run / "metrics.jsonl"):
         assert process.poll() is None
         time.sleep(0.05)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +13,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.conftest import Finished, Playground, run_tspo
+from tests.conftest import Finished, Playground, StartedTspo, run_tspo
 from tspo_cli.runs import checkpoint_folders, checkpoint_step, read_json, read_jsonl, read_jsonl_gz
 
 pytestmark = pytest.mark.slow
@@ -106,11 +103,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
 ) -> None:
     run = tmp_path / "killed"
     arguments = ["train", "tiny/tspo", "--out", str(run), *settings(playground)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tspo_cli", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = StartedTspo(*arguments)
     while len(read_jsonl(run / "metrics.jsonl")) < 3:
         assert process.poll() is None
         time.sleep(0.01)
@@ -246,21 +239,14 @@ def test_zero_3_trains_with_an_engine_of_its_own(
 
 def test_a_terminated_run_says_so(playground: Playground, tmp_path: Path) -> None:
     run = tmp_path / "stopped"
-    command = [sys.executable, "-m", "tspo_cli", "train", "tiny/tspo", "--out", str(run)]
-    process = subprocess.Popen(
-        [*command, *settings(playground, train__steps=500)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ,
-    )
+    command = ["train", "tiny/tspo", "--out", run]
+    process = StartedTspo(*command, *settings(playground, train__steps=500))
     while not read_jsonl(run / "metrics.jsonl"):
         assert process.poll() is None
         time.sleep(0.02)
-    process.terminate()
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert "Traceback" not in errors
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert "Traceback" not in process.said()
     assert read_json(run / "status.json")["state"] == "stopped"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import StartedTspo
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.index.build_index import build_index
 from tspo_cli.retrieval.index.searcher import open_index, verify_index
@@ -55,9 +55,6 @@ def _command(corpus: Path, out: Path, encoder: str) -> list[str]:
         "rescore=float16",
     ]
     return [
-        sys.executable,
-        "-m",
-        "tspo_cli",
         "index",
         "build",
         str(corpus),
@@ -85,11 +82,11 @@ def test_killed_builds_go_on_and_end_with_the_same_bytes(
     build_index(corpus, tmp_path / "whole", kind="dense", encoder=tiny_encoder, settings=settings)
     out = tmp_path / "killed"
     for wanted in (3, 9):
-        process = subprocess.Popen(_command(corpus, out, tiny_encoder), stderr=subprocess.DEVNULL)
+        process = StartedTspo(*_command(corpus, out, tiny_encoder))
         before = _shards(out)
         while len(_shards(out)) < wanted and process.poll() is None:
             time.sleep(0.002)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
         after = _shards(out)
         # What was there has not been written again.
@@ -145,7 +142,7 @@ def test_another_build_does_not_go_on_with_the_work(
     corpus: Path, tiny_encoder: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "index"
-    process = subprocess.Popen(_command(corpus, out, tiny_encoder), stderr=subprocess.DEVNULL)
+    process = StartedTspo(*_command(corpus, out, tiny_encoder))
     while not _shards(out) and process.poll() is None:
         time.sleep(0.002)
     with pytest.raises(InvalidInputError, match="another process is building"):

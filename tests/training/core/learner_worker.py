@@ -1,5 +1,5 @@
-"""Run by tests in one or two processes: `python learner_worker.py JOB OUT`, with RANK and
-WORLD_SIZE set.
+"""Run by tests in one or two processes: `main` in a forked one, or `python learner_worker.py JOB
+OUT`, with RANK and WORLD_SIZE set.
 """
 
 from __future__ import annotations
@@ -208,14 +208,18 @@ class Tokenizer:
         (path / "tokenizer.json").write_text("{}")
 
 
-if __name__ == "__main__":
+def main(name: str, out: str) -> None:
+    """Do a job in this process, which ends with it; what it found is in OUT/NAME_PROCESSES.json."""
     torch.set_num_threads(1)
     init_distributed()
-    name, folder = sys.argv[1], Path(sys.argv[2])
     jobs = {
         job.__name__: job for job in (stages, adapters, uneven, straight, first_half, second_half)
     }
-    found = jobs[name](folder)
+    found = jobs[name](Path(out))
     if rank() == 0:
-        (folder / f"{name}_{world_size()}.json").write_text(json.dumps(found))
+        Path(out, f"{name}_{world_size()}.json").write_text(json.dumps(found))
     leave(0)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

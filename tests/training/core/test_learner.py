@@ -16,6 +16,8 @@ import torch
 from torch.distributed import TCPStore
 from transformers import AutoModelForCausalLM
 
+from tests.command_server import can_fork
+from tests.conftest import run_forked
 from tests.training.core.learner_worker import VOCABULARY, make_config, make_learner, make_sequences
 from tspo_cli.training.core.distributed import init_distributed
 from tspo_cli.training.core.sequences import TrainSequence
@@ -26,6 +28,18 @@ STAGES = range(4)
 
 def run_job(job: str, folder: Path, processes: int) -> dict[str, Any]:
     """Run a job of the worker in its own processes and read what it found."""
+    if can_fork():
+        place = f"tests.training.core.learner_worker:main:{job}:{folder}"
+        codes, out, errors = run_forked(place, ranks=processes, timeout=240)
+    else:
+        codes, out, errors = run_new_processes(job, folder, processes)
+    assert codes == [0] * processes, errors[-3000:]
+    assert out == "", "nothing but results belongs on stdout"
+    return json.loads((folder / f"{job}_{processes}.json").read_text())
+
+
+def run_new_processes(job: str, folder: Path, processes: int) -> tuple[list[int], str, str]:
+    """Where processes cannot fork: exit codes, output and messages of new ones."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     common = os.environ | {
         "WORLD_SIZE": str(processes),
@@ -44,10 +58,8 @@ def run_job(job: str, folder: Path, processes: int) -> dict[str, Any]:
         for rank in range(processes)
     ]
     outputs = [worker.communicate(timeout=240) for worker in workers]
-    for worker, (_, errors) in zip(workers, outputs, strict=True):
-        assert worker.returncode == 0, errors[-3000:]
-    assert [out for out, _ in outputs] == [""] * processes, "nothing but results belongs on stdout"
-    return json.loads((folder / f"{job}_{processes}.json").read_text())
+    out, errors = ("".join(part) for part in zip(*outputs, strict=True))
+    return [worker.returncode for worker in workers], out, errors
 
 
 @pytest.fixture(scope="module")
