@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import run_tspo
+from tests.command_server import can_fork
+from tests.conftest import run_forked, run_tspo
 from tspo_cli.demo.demo_commands import DemoOptions
 from tspo_cli.demo.demo_folder import claimed_folder
 from tspo_cli.errors import InvalidInputError, TspoError, UsageError
@@ -25,9 +26,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
     """The packaged recipes are found although there is no experiments/ here."""
     folder = tmp_path_factory.mktemp("empty")
-    done = run_tspo("demo", "--quick", "--json", cwd=folder)
-    assert done.code == 0, done.err[-2000:]
-    return folder, json.loads(done.out)
+    words = ["demo", "--quick", "--json"]
+    if can_fork():
+        place = "tests.commands.forked_children:fork_children"
+        (code,), out, err = run_forked(place, words, timeout=600, cwd=folder)
+    else:
+        done = run_tspo(*words, cwd=folder)
+        code, out, err = done.code, done.out, done.err
+    assert code == 0, err[-2000:]
+    return folder, json.loads(out)
 
 
 @pytest.mark.slow
