@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import functools
 import gc
 import json
 import os
@@ -22,6 +23,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+import typer.main
 
 from tests.command_server import CommandServer, can_fork
 from tests.engine_server import TOKEN, EngineServer
@@ -39,6 +41,10 @@ for _name, _value in {
     "MPLBACKEND": "Agg",
 }.items():
     os.environ.setdefault(_name, _value)
+
+# The whole command line is made once in a process of tests, and not for every command: typer takes
+# a quarter of a second. Here, before typer.testing takes the function.
+typer.main.get_command = functools.cache(typer.main.get_command)
 
 _server = CommandServer()
 atexit.register(_server.close)

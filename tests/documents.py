@@ -5,7 +5,6 @@ Every rule takes the text of a page and yields one sentence per problem.
 
 from __future__ import annotations
 
-import functools
 import re
 import shlex
 import tomllib
@@ -200,14 +199,8 @@ def _bad_make(words: list[str]) -> Iterator[str]:
             yield f"the Makefile has no target {name}"
 
 
-@functools.cache
-def _tspo() -> Any:
-    """The whole command line: typer takes a third of a second to make it."""
-    return typer.main.get_command(app)
-
-
 def _bad_tspo(words: list[str], named: bool) -> Iterator[str]:
-    command = _tspo()
+    command: Any = typer.main.get_command(app)
     path: list[str] = []
     while words and words[0] in ("-q", "--quiet"):
         words = words[1:]
