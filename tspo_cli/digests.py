@@ -8,13 +8,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.plain_files import open_plain
+
 DIGITS = 12
 """Digits of a digest that a person reads."""
 
 
 def file_digest(path: Path) -> str:
-    """The digest of a file's bytes, 64 hexadecimal digits."""
-    with open(path, "rb") as handle:
+    """The digest of a file's bytes, 64 hexadecimal digits.
+
+    Raises:
+        InvalidInputError: it is no file (`open_plain`).
+    """
+    with open_plain(path) as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 

@@ -21,6 +21,7 @@ from typing import IO
 
 from tspo_cli.console import STDOUT, byte_size
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.plain_files import open_plain, require_plain
 
 LOCK_NAME = ".lock"
 """The file in a directory that its only writer holds locked."""
@@ -232,6 +233,7 @@ def _lock(folder: Path) -> IO[bytes]:
     for wait in (0.02, 0.1, 0.0):
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            require_plain(folder / LOCK_NAME)
             lock = open(folder / LOCK_NAME, "a+b", buffering=0)  # noqa: SIM115
         except (FileExistsError, FileNotFoundError) as error:
             failure = error
@@ -277,7 +279,7 @@ def has_writer(folder: Path) -> bool | None:
     some file systems do not show.
     """
     try:
-        with open(folder / LOCK_NAME, "rb") as lock:
+        with open_plain(folder / LOCK_NAME) as lock:
             fcntl.flock(lock.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False if lock.read() == socket.gethostname().encode() else None
     except BlockingIOError:

@@ -25,6 +25,7 @@ from pathlib import Path
 from tspo_cli.digests import file_digest
 from tspo_cli.disk import atomic_write_text, writing
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.plain_files import read_plain, require_plain
 from tspo_cli.text.strict_json import json_text, parse_json
 
 DIGESTS_NAME = "digests.jsonl"
@@ -58,7 +59,7 @@ def read_checked(path: Path) -> bytes:
     """
     while True:
         known = digests_in(path.parent).get(path.name)
-        payload = path.read_bytes()
+        payload = read_plain(path)
         if known is None or known.fits(payload):
             return payload
         _require_change(path, known)
@@ -86,9 +87,11 @@ def check_complete(folder: Path) -> None:
     """Look for every record of a folder that has a digest.
 
     Raises:
-        InvalidInputError: one is missing; the message names it.
+        InvalidInputError: one is missing or no file; the message names it.
     """
     while known := digests_in(folder):
+        for name in known:
+            require_plain(folder / name)
         missing = next((name for name in known if not os.path.exists(folder / name)), None)
         if missing is None:
             return
@@ -166,7 +169,7 @@ def digests_in(folder: Path) -> dict[str, Digest]:
 @lru_cache(_KEPT)
 def _read(path: Path, inode: int, size: int, changed: int) -> dict[str, Digest]:
     """A torn last line, of a process that was killed, is left out."""
-    *lines, _ = path.read_bytes().split(b"\n")
+    *lines, _ = read_plain(path).split(b"\n")
     found = {}
     for number, line in enumerate(lines, start=1):
         where = f"{path}:{number}"

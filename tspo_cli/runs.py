@@ -45,6 +45,7 @@ from tspo_cli.disk import (
 )
 from tspo_cli.environment import environment
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.plain_files import open_plain, require_folder
 from tspo_cli.record_digests import (
     changing,
     check_digest,
@@ -91,8 +92,12 @@ def step_name(step: int) -> str:
 _STEP = re.compile(r"step_([0-9]{6,18})")
 
 
-def _by_step(paths: Iterable[Path], suffix: str = "") -> list[tuple[int, Path]]:
-    """The paths named `step_000120<suffix>` as (step, path), by step. Others are left out."""
+def _by_step(folder: Path, suffix: str = "") -> list[tuple[int, Path]]:
+    """The paths in a folder named `step_000120<suffix>` as (step, path), by step. Others are left
+    out. InvalidInputError: the folder is something else.
+    """
+    require_folder(folder)
+    paths = folder.glob(f"step_*{suffix}")
     found = [(_STEP.fullmatch(path.name.removesuffix(suffix)), path) for path in paths]
     return sorted((int(match[1]), path) for match, path in found if match is not None)
 
@@ -104,7 +109,7 @@ def rollout_file(run: Path, step: int) -> Path:
 
 def rollout_files(run: Path) -> list[tuple[int, Path]]:
     """The recorded training steps of a run as (step, file), by step."""
-    return _by_step((run / ROLLOUTS_NAME).glob(f"step_*{_ROLLOUTS_SUFFIX}"), _ROLLOUTS_SUFFIX)
+    return _by_step(run / ROLLOUTS_NAME, _ROLLOUTS_SUFFIX)
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -114,12 +119,12 @@ def checkpoint_folder(run: Path, step: int) -> Path:
 
 def checkpoint_folders(run: Path) -> list[Path]:
     """The checkpoints of a run, by step."""
-    return [folder for _, folder in _by_step((run / CHECKPOINTS_NAME).glob("step_*"))]
+    return [folder for _, folder in _by_step(run / CHECKPOINTS_NAME)]
 
 
 def best_checkpoints(run: Path) -> list[tuple[int, Path]]:
     """The checkpoints of a run's best evaluations as (step, folder), by step."""
-    return _by_step((run / BEST_CHECKPOINTS_NAME).glob("step_*"))
+    return _by_step(run / BEST_CHECKPOINTS_NAME)
 
 
 def checkpoint_step(folder: Path) -> int | None:
@@ -135,7 +140,10 @@ def eval_folder(run: Path, step: int) -> Path:
 
 def eval_steps(run: Path) -> list[tuple[int, Path]]:
     """The evaluations of a run as (step, folder), by step."""
-    return _by_step((run / "eval").glob("step_*"))
+    found = _by_step(run / "eval")
+    for _, folder in found:
+        require_folder(folder)
+    return found
 
 
 def dataset_file_name(dataset: str) -> str:
@@ -214,7 +222,7 @@ def read_jsonl_gz(path: Path) -> Iterator[Any]:
     """
     check_digest(path)
     try:
-        with gzip.open(path, "rb") as handle:
+        with open_plain(path) as packed, gzip.open(packed, "rb") as handle:
             lines = iter(lambda: handle.readline(LONGEST_LINE + 1), b"")
             for number, line in enumerate(lines, start=1):
                 if len(line) > LONGEST_LINE:
@@ -378,4 +386,4 @@ def _recorded_status(path: Path) -> dict[str, Any]:
 
 def is_run(path: Path) -> bool:
     """True for a directory that a training run made."""
-    return (path / CONFIG_NAME).is_file()
+    return (path / CONFIG_NAME).exists()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,17 @@ from experiments.reliability.damage import edit_json
 from experiments.reliability.damaged_runs import run_mutations
 from tests.reporting.tree import make_tree
 from tspo_cli.commands.app import app
-from tspo_cli.errors import TspoError
+from tspo_cli.errors import InvalidInputError, TspoError
+from tspo_cli.runs import (
+    checkpoint_folders,
+    eval_steps,
+    keep_steps_up_to,
+    read_json,
+    read_status,
+    rollout_files,
+)
+from tspo_cli.training.core.checkpoint import check_checkpoint
+from tspo_cli.work_limits import at_most
 
 CASES = 10
 
@@ -86,3 +98,76 @@ def test_the_wrong_key_is_named(
     edit_json(run / file, lambda record: record | change)
     said = [end for end in ends(run, tree / "grpo") if end != "ok"]
     assert any(f"{run / file}: not a record of tspo: {words}" in text for text in said), said
+
+
+def stand_in(path: Path, kind: str) -> None:
+    """Something that is no file in the place of a record."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    match kind:
+        case "a directory":
+            path.mkdir()
+        case "a named pipe":
+            os.mkfifo(path)
+        case "a device":
+            path.symlink_to("/dev/zero")
+        case "a socket":
+            with socket.socket(socket.AF_UNIX) as made, pytest.MonkeyPatch.context() as patch:
+                patch.chdir(path.parent)  # a long path is none for a socket
+                made.bind(path.name)
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "kind"),
+    [
+        ("metrics.jsonl", "report", "a named pipe"),
+        ("timings.jsonl", "report --table all", "a directory"),
+        ("status.json", "report", "a socket"),
+        ("config.resolved.json", "credit", "a named pipe"),
+        ("env.json", "runs show", "a device"),
+        ("command.txt", "inspect", "a directory"),
+        ("digests.jsonl", "report", "a named pipe"),
+        ("eval/step_000002/test.json", "report", "a device"),
+        ("eval/step_000002/test.items.jsonl.gz", "inspect --eval --step 2", "a named pipe"),
+        ("rollouts/step_000001.jsonl.gz", "inspect --step 1", "a socket"),
+    ],
+)
+def test_what_is_no_file_is_one_line_and_never_waited_for(
+    tree: Path, tmp_path: Path, name: str, command: str, kind: str
+) -> None:
+    run = Path(shutil.copytree(tree / "tspo", tmp_path / "tspo"))
+    stand_in(run / name, kind)
+    words = f"{run / name}: expected a file, got {kind}"
+    with at_most(20):
+        error = CliRunner().invoke(app, [*command.split(), str(run)]).exception
+        found = CliRunner().invoke(app, ["doctor", str(run), "--json"]).stdout
+    assert isinstance(error, InvalidInputError)
+    assert words in str(error)
+    assert words in found or name == "command.txt"  # which says nothing of the run's health
+
+
+@pytest.mark.parametrize("kind", ["a directory", "a named pipe", "a device", "a socket"])
+def test_a_resumed_training_does_not_wait_for_it_either(tmp_path: Path, kind: str) -> None:
+    for name, read in (
+        ("metrics.jsonl", lambda path: keep_steps_up_to(path, 1)),
+        ("status.json", lambda path: read_status(path.parent)),
+        ("inputs.json", read_json),
+        ("checkpoints/step_000001/state.json", lambda path: check_checkpoint(path.parent)),
+    ):
+        stand_in(tmp_path / name, kind)
+        with (
+            at_most(20),
+            pytest.raises(InvalidInputError, match=rf"{name}: expected a file, got {kind}"),
+        ):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["rollouts", "eval", "eval/step_000002", "checkpoints"])
+def test_a_file_in_the_place_of_a_folder_is_one_line(tree: Path, tmp_path: Path, name: str) -> None:
+    run = Path(shutil.copytree(tree / "tspo", tmp_path / "tspo"))
+    shutil.rmtree(run / name, ignore_errors=True)
+    (run / name).write_text("")
+    with pytest.raises(InvalidInputError, match=f"{name}: expected a directory"):
+        rollout_files(run), eval_steps(run), checkpoint_folders(run)
+    error = CliRunner().invoke(app, ["doctor", str(run)]).exception
+    assert isinstance(error, InvalidInputError)

@@ -104,7 +104,7 @@ def read_resolved(run_dir: Path) -> Config:
         InvalidInputError: the file was changed to something that the schema refuses.
     """
     path = run_dir / CONFIG_NAME
-    if not path.is_file():
+    if not path.exists():
         raise MissingResourceError(f"{run_dir}: not a run directory (it has no {CONFIG_NAME})")
     table = read_record(path)
     return with_prompt_text(_validate(table, [Layer(str(path), table)]))

@@ -75,4 +75,4 @@ def _better(config: Config, run: Path, step: int) -> float | None:
 
 def _read(run: Path) -> Any:
     path = run / "best" / BEST
-    return read_json(path) if path.is_file() else None
+    return read_json(path) if path.exists() else None

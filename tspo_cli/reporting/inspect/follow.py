@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli import runs
+from tspo_cli.plain_files import open_plain
 from tspo_cli.record_digests import check_complete, read_checked
 from tspo_cli.record_forms import checked_step
 from tspo_cli.reporting.inspect.run_progress import CURVES, OVER, Progress
@@ -49,7 +50,7 @@ class GrowingLines:
         if state.st_size == self.offset:
             return []
         if self.offset:
-            with open(self.path, "rb") as file:
+            with open_plain(self.path) as file:
                 file.seek(self.offset)
                 text = file.read()
         else:

@@ -192,7 +192,7 @@ def scores_of(path: Path) -> dict[str, Any]:
 
 def is_evaluation(path: Path) -> bool:
     """True for a folder that `tspo eval` finished."""
-    return not runs.is_run(path) and (path / runs.EVAL_SUMMARY_NAME).is_file()
+    return not runs.is_run(path) and (path / runs.EVAL_SUMMARY_NAME).exists()
 
 
 def _open_evaluation(path: Path, name: str) -> RunView:

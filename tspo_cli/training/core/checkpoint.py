@@ -20,6 +20,7 @@ from typing import Any
 from tspo_cli.digests import file_digest, json_digest
 from tspo_cli.disk import WriteError, flush_to_disk, follow_umask, replace_directory, writing
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.plain_files import require_plain
 from tspo_cli.runs import checkpoint_folders, checkpoint_step, read_json, write_json
 from tspo_cli.training.core.distributed import barrier, rank
 from tspo_cli.training.core.optimizer_state import (
@@ -128,7 +129,8 @@ def check_checkpoint(directory: Path) -> None:
     recorded = index.get("files", {})
     for name in [STATE, CRITIC] if "critic_updates" in index else [STATE]:
         path = directory / name
-        if not path.is_file():
+        require_plain(path)
+        if not path.exists():
             raise MissingResourceError(f"{path}: no such file")
         if recorded:
             facts = recorded.get(name, {})

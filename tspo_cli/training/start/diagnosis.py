@@ -17,6 +17,7 @@ from tspo_cli.config.load_config import read_resolved
 from tspo_cli.config.sweeps.sweep_file import SWEEP_NAME
 from tspo_cli.disk import has_writer
 from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
+from tspo_cli.plain_files import require_plain
 from tspo_cli.record_digests import check_complete, check_digest, digests_in
 from tspo_cli.record_forms import ENVIRONMENT, GROUP, ITEM, SCORES, checked, checked_step
 from tspo_cli.retrieval.manifest import MANIFEST_NAME
@@ -257,6 +258,7 @@ def _check_weights(file: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:
+        require_plain(file)  # safetensors would wait for the writer of a pipe
         with safe_open(file, "np"):
             pass
     except (SafetensorError, OSError) as error:

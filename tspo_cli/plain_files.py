@@ -1,0 +1,68 @@
+"""Opening records, which lie in directories that may come from anybody."""
+
+from __future__ import annotations
+
+import os
+import stat
+from io import BufferedReader
+from pathlib import Path
+
+from tspo_cli.errors import InvalidInputError
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_plain(path: Path) -> BufferedReader:
+    """A file to read, for binary reading; nothing else than a file is waited for.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        InvalidInputError: a directory, pipe, socket or device stands there, or it cannot be read.
+    """
+    try:
+        # Without O_NONBLOCK, to open a pipe is to wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # to open a socket fails
+        require_plain(path)
+        raise InvalidInputError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        _require_plain(path, os.fstat(descriptor).st_mode)
+    except InvalidInputError:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
+
+
+def read_plain(path: Path) -> bytes:
+    """The content of a file; see `open_plain` for what is raised."""
+    with open_plain(path) as handle:
+        return handle.read()
+
+
+def require_plain(path: Path) -> None:
+    """Raises InvalidInputError where something else than a file stands."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # nothing is there, or no path: to open it says so
+        return
+    _require_plain(path, mode)
+
+
+def require_folder(path: Path) -> None:
+    """Raises InvalidInputError where something else than a directory stands."""
+    if path.exists() and not path.is_dir():
+        raise InvalidInputError(f"{path}: expected a directory; put back a copy, or delete it")
+
+
+def _require_plain(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise InvalidInputError(f"{path}: expected a file, got {kind}; put back a copy")
