@@ -35,6 +35,7 @@ class FakeWithAdapters(FakeVllm):
     def __init__(self, room: int = 8) -> None:
         super().__init__()
         self.room, self.has_adapters, self.different = room, False, None
+        self.is_proxy_page = False
 
     def restart(self) -> None:
         """Forget all that was loaded."""
@@ -47,6 +48,10 @@ class FakeWithAdapters(FakeVllm):
             self.calls.append((path, body))
             return 404, {"error": "no such model"}
         found = super().respond(path, body)
+        if path == "/v1/load_lora_adapter":
+            return 200, "Success: LoRA adapter 'policy' added successfully."
+        if path == "/collective_rpc" and self.is_proxy_page:
+            return 200, "<html>Please sign in</html>"
         if path == "/collective_rpc":
             answers = {"tspo_adapter_rank": str(self.room)}
             answers |= {"tspo_different_adapter_file": self.different} if self.different else {}
@@ -150,6 +155,12 @@ def test_frozen_weights_whose_adapters_did_not_follow_count_for_no_run(
     engine.load_weights(TENSORS, 0)
     engine.close()
     assert server.loads()[before:] == ["version_frozen", "version_0"]
+
+
+def test_a_page_in_place_of_json_is_no_answer(server: FakeWithAdapters, tmp_path: Path) -> None:
+    server.is_proxy_page = True
+    with pytest.raises(InvalidInputError, match="not started with `tspo engine`.*expected JSON"):
+        connect(server, tmp_path)
 
 
 def test_what_a_server_cannot_compute_with_is_one_line(

@@ -217,7 +217,7 @@ class ServerControl:
             await self.post("/update_weight_version", {"new_version": LOADING})
             await self._ask("tspo_load_files", str(self.frozen_folder()))
         adapter = {"lora_name": ADAPTER, "lora_path": folder, "load_inplace": True}
-        await self.post_long("/v1/load_lora_adapter", adapter)
+        await self.post_long("/v1/load_lora_adapter", adapter, is_text=True)
         different = await self._ask("tspo_different_adapter_file", folder)
         if different is not None:
             raise RemoteServiceError(
@@ -246,12 +246,14 @@ class ServerControl:
         answer = await self.post_long("/collective_rpc", body)
         return list((answer or {}).get("results", []))
 
-    async def post_long(self, path: str, body: dict[str, Any] | None = None) -> Any:
+    async def post_long(
+        self, path: str, body: dict[str, Any] | None = None, *, is_text: bool = False
+    ) -> Any:
         """`post` a request that may take long, with health checks while it runs. They notice a
         server whose machine is gone: then the request fails with ReadTimeout.
         """
         interval = min(HEALTH_CHECK_SECONDS, self.patience)
-        response = asyncio.ensure_future(self.post(path, body))
+        response = asyncio.ensure_future(self.post(path, body, is_text=is_text))
         try:
             while not (await asyncio.wait({response}, timeout=interval))[0]:
                 if not await self.is_alive():
@@ -270,11 +272,26 @@ class ServerControl:
             return ""
         return response.text if response.is_success else ""
 
-    async def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The JSON response to `body`, None for an empty one. Raises `SERVER_ERRORS`."""
+    async def post(
+        self, path: str, body: dict[str, Any] | None = None, *, is_text: bool = False
+    ) -> Any:
+        """The response to `body`: what its JSON says, or a text where the route answers with one;
+        None for an empty one. Raises `SERVER_ERRORS`.
+        """
         response = (await self.client.post(self.url + path, json=body)).raise_for_status()
-        return response.json() if response.content else None
+        if is_text:
+            return response.text
+        return _json(response) if response.content else None
 
     async def get(self, path: str) -> Any:
         """The JSON response. Raises `SERVER_ERRORS`."""
-        return (await self.client.get(self.url + path, timeout=30.0)).raise_for_status().json()
+        return _json((await self.client.get(self.url + path, timeout=30.0)).raise_for_status())
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError as error:
+        raise httpx.RemoteProtocolError(
+            f"{response.url}: expected JSON, got {response.text[:60]!r}", request=response.request
+        ) from error
