@@ -159,7 +159,7 @@ def test_frozen_weights_whose_adapters_did_not_follow_count_for_no_run(
 
 def test_a_page_in_place_of_json_is_no_answer(server: FakeWithAdapters, tmp_path: Path) -> None:
     server.is_proxy_page = True
-    with pytest.raises(InvalidInputError, match="not started with `tspo engine`.*expected JSON"):
+    with pytest.raises(InvalidInputError, match=r"not started with `tspo engine`.*expected JSON"):
         connect(server, tmp_path)
 
 
