@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.conftest import Finished, Playground, run_tspo
+from tests.command_server import can_fork
+from tests.conftest import Finished, Playground, run_prepared, run_tspo
 from tests.training.launch.fake_slurm import FakeSlurm
 from tspo_cli.runs import read_json, read_jsonl
 
@@ -70,7 +71,12 @@ def test_a_slurm_job_goes_on_where_it_was_stopped(
     assert before != now, "the second attempt has other ports"
     assert not any(listening(url) for url in (*before, *now)), "servers end with the job"
     whole = tmp_path / "whole"
-    tspo("train", *words(playground, train__steps=4, train__processes=2), "--out", whole)
+    command = ["train", *words(playground, train__steps=4), "--out", whole]
+    if can_fork():
+        codes, said = run_prepared("", *command, ranks=2, timeout=240)
+        assert codes == [0, 0], said[-3000:]
+    else:
+        tspo(*command, "--set", "train.processes=2")
     assert same_weights(tmp_path / "run", whole)
     assert "TOKEN" not in log
 
