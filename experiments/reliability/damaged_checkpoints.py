@@ -15,7 +15,7 @@ from experiments.reliability.damage import (
 )
 from tspo_cli.digests import file_digest, json_digest
 from tspo_cli.runs import checkpoint_folders
-from tspo_cli.training.core.checkpoint import INDEX, STATE
+from tspo_cli.training.core.checkpoints.checkpoint import INDEX, STATE
 
 
 def signed(mutation: Mutation) -> Mutation:

@@ -35,7 +35,7 @@ from tests.models.tiny_gguf import write_gguf
 from tspo_cli.console import set_quiet
 from tspo_cli.record_digests import DIGESTS_NAME
 from tspo_cli.runs import checkpoint_folders, read_status
-from tspo_cli.training.core.checkpoint import find_checkpoint
+from tspo_cli.training.core.checkpoints.checkpoint import find_checkpoint
 
 SHARES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 """Free room, as a share of what the command writes."""

@@ -24,7 +24,7 @@ from tspo_cli.runs import (
     read_status,
     rollout_files,
 )
-from tspo_cli.training.core.checkpoint import check_checkpoint
+from tspo_cli.training.core.checkpoints.checkpoint import check_checkpoint
 from tspo_cli.work_limits import at_most
 
 CASES = 10

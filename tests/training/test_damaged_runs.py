@@ -22,7 +22,7 @@ from tspo_cli.disk import LOCK_NAME
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.record_digests import DIGESTS_NAME, forget_digests
 from tspo_cli.runs import COMMAND_NAME, read_json, read_jsonl
-from tspo_cli.training.core.checkpoint import find_checkpoint
+from tspo_cli.training.core.checkpoints.checkpoint import find_checkpoint
 from tspo_cli.training.launch import child_processes
 
 pytestmark = pytest.mark.slow

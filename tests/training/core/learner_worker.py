@@ -4,6 +4,7 @@ OUT`, with RANK and WORLD_SIZE set.
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 import sys
@@ -12,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import Config
+from tspo_cli.errors import TspoError
 from tspo_cli.models.lora import add_lora
 from tspo_cli.models.tiny import tiny_model
-from tspo_cli.training.core.checkpoint import load_checkpoint, save_checkpoint
+from tspo_cli.training.core.checkpoints import checkpoint
+from tspo_cli.training.core.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from tspo_cli.training.core.critic import Critic, ValueModel
 from tspo_cli.training.core.distributed import (
     gather_json,
@@ -28,6 +32,7 @@ from tspo_cli.training.core.distributed import (
 )
 from tspo_cli.training.core.engine_weights import whole_weights
 from tspo_cli.training.core.export import export_adapter, export_model
+from tspo_cli.training.core.optimizer_state import full_state
 from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.core.sequences import TrainSequence
 
@@ -180,9 +185,30 @@ def straight(out: Path) -> dict[str, Any]:
 
 
 def first_half(out: Path) -> dict[str, Any]:
-    return {
+    found: dict[str, Any] = {
         str(stage): _updates(stage, range(3), None, out / f"half_{stage}") for stage in (0, 2, 3)
     }
+    return found | {"failed": _failing_save(out / "half_0")}
+
+
+def _failing_save(folder: Path) -> list[str]:
+    """What every process says when the second one cannot write its part."""
+    if world_size() == 1:
+        return []
+
+    def write_part(path: Path, fragments: object) -> None:
+        if rank() == 1:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        original(path, fragments)
+
+    original, checkpoint.write_part = checkpoint.write_part, write_part
+    learner, said = make_learner(make_config()), "nothing"
+    try:
+        save_checkpoint(learner.core, folder, {"step": 4})
+    except (OSError, TspoError) as error:
+        said = f"{type(error).__name__}: {error}"
+    checkpoint.write_part = original
+    return gather_json(said)
 
 
 def second_half(out: Path) -> dict[str, Any]:
@@ -198,6 +224,10 @@ def _updates(stage: int, seeds: range, load: Path | None, save: Path | None) -> 
     rows = [learner.update_policy(mine(make_sequences(seed))) for seed in seeds]
     if save is not None:
         save_checkpoint(learner.core, save, {"step": 3})
+        core, keep = learner.core, rank() == 0
+        whole = full_state(core.engine, core.module, keep=keep, has_moments=True)
+        if keep:
+            save_file(whole, save.with_name(f"whole_{save.name}.safetensors"))
     return {"rows": rows, "weights": digest(learner)}
 
 

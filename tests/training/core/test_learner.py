@@ -4,8 +4,10 @@ exactly.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,17 +15,27 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.distributed import TCPStore
 from transformers import AutoModelForCausalLM
 
 from tests.command_server import can_fork
 from tests.conftest import run_forked
 from tests.training.core.learner_worker import VOCABULARY, make_config, make_learner, make_sequences
+from tspo_cli.digests import json_digest
+from tspo_cli.training.core.checkpoints.checkpoint import (
+    check_checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from tspo_cli.training.core.checkpoints.checkpoint_files import SavedTensors, part_names
 from tspo_cli.training.core.distributed import init_distributed
 from tspo_cli.training.core.sequences import TrainSequence
 
 WORKER = Path(__file__).with_name("learner_worker.py")
 STAGES = range(4)
+STATE = "state.safetensors"
 
 
 def run_job(job: str, folder: Path, processes: int) -> dict[str, Any]:
@@ -111,6 +123,124 @@ def test_a_resumed_learner_equals_one_that_never_stopped(tmp_path: Path, process
     for stage, found in second.items():
         assert found["rows"] == straight[stage]["rows"][3:], f"stage {stage}"
         assert found["weights"] == straight[stage]["weights"], f"stage {stage}"
+    for stage in (0, 2, 3):
+        check_parts(tmp_path / f"half_{stage}", processes)
+    if processes > 1:
+        check_another_number_of_processes(tmp_path / "half_2", tmp_path / "again")
+        check_failed_part(tmp_path)
+        check_damage(tmp_path)
+
+
+def check_parts(folder: Path, processes: int) -> None:
+    """Every process wrote its part, and all together are the state of a whole gather."""
+    check_checkpoint(folder)
+    files = sorted(folder.glob("*.safetensors"))
+    assert [path.name for path in files] == part_names("state", processes)
+    sizes = [path.stat().st_size for path in files]
+    assert max(sizes) < 1.2 * min(sizes)
+    index = json.loads((folder / "state.json").read_text())
+    assert index.get("parts", 1) == processes
+    state = SavedTensors(files, index["shapes"]["state"] if processes > 1 else None)
+    whole = load_file(folder.with_name(f"whole_{folder.name}.safetensors"))
+    assert set(state) == set(whole)
+    for name, value in whole.items():
+        assert torch.equal(state[name], value), name
+        assert state.shape(name) == tuple(value.shape)
+    state.close()
+
+
+def check_another_number_of_processes(folder: Path, again: Path) -> None:
+    """One process reads the parts of two, at other ZeRO stages, and writes the whole."""
+    whole = load_file(folder.with_name(f"whole_{folder.name}.safetensors"))
+    for stage in (0, 3):
+        learner = make_learner(make_config(f"deepspeed.zero_stage={stage}"), seed=1)
+        assert load_checkpoint(learner.core, folder) == {"step": 3}
+        save_checkpoint(learner.core, again, {"step": 3})
+        assert [path.name for path in sorted(again.iterdir())] == ["state.json", STATE]
+        saved = load_file(again / STATE)
+        assert set(saved) == set(whole)
+        assert all(torch.equal(saved[name], value) for name, value in whole.items()), stage
+
+
+def check_failed_part(folder: Path) -> None:
+    """Both processes know, and the checkpoint of before is whole."""
+    first, second = json.loads((folder / "first_half_2.json").read_text())["failed"]
+    assert second.startswith("OSError")
+    assert "state.1-of-2" in second
+    assert first.startswith("TspoError: process 1 could not write its part of a checkpoint: ")
+    assert "no space left on device" in first
+    assert json.loads((folder / "half_0/state.json").read_text())["extra"] == {"step": 3}
+    assert not list(folder.glob(".*.tmp"))
+
+
+def check_damage(folder: Path) -> None:
+    """The damaged part is named, and the checkpoint before it is taken."""
+    run = folder / "run"
+    whole, part = run / "checkpoints/step_000003", "state.1-of-2.safetensors"
+    shutil.copytree(folder / "half_2", whole)
+    for number, harm in enumerate(DAMAGE.values(), 4):
+        harmed = run / f"checkpoints/step_{number:06}"
+        shutil.copytree(whole, harmed)
+        index = json.loads((harmed / "state.json").read_text()) | {"extra": {"step": number}}
+        del index["sha256"]
+        harm(harmed / part, index)
+        digest = json_digest(index)
+        (harmed / "state.json").write_text(json.dumps({**index, "sha256": digest}))
+    found = find_checkpoint(run)
+    assert found.folder == whole
+    assert len(found.damaged) == len(DAMAGE)
+    for kind, said in zip(reversed(DAMAGE), found.damaged.values(), strict=True):
+        wanted = "damaged (it does not describe a checkpoint)" if kind in UNREADABLE else part
+        if kind == "numbers that are missing":
+            wanted = " numbers"
+        assert wanted in said, kind
+
+
+def _flip(path: Path, index: dict[str, Any]) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 64
+    path.write_bytes(content)
+
+
+def _cut(path: Path, index: dict[str, Any]) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _remove(path: Path, index: dict[str, Any]) -> None:
+    path.unlink()
+
+
+def _leave_out_numbers(path: Path, index: dict[str, Any]) -> None:
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.startswith("param."))
+    save_file(tensors | {name: tensors[name][:-1].clone()}, path)
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    index["files"][path.name] = {"bytes": len(content), "sha256": digest}
+
+
+def _no_parts(path: Path, index: dict[str, Any]) -> None:
+    index["parts"] = 0
+
+
+def _no_shapes(path: Path, index: dict[str, Any]) -> None:
+    del index["shapes"]
+
+
+def _shapes_of_text(path: Path, index: dict[str, Any]) -> None:
+    index["shapes"]["state"] = dict.fromkeys(index["shapes"]["state"], "3")
+
+
+DAMAGE = {
+    "a bit": _flip,
+    "an end that is missing": _cut,
+    "a part that is missing": _remove,
+    "numbers that are missing": _leave_out_numbers,
+    "no parts": _no_parts,
+    "no shapes": _no_shapes,
+    "shapes of text": _shapes_of_text,
+}
+UNREADABLE = ("no parts", "no shapes", "shapes of text")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -5,11 +5,13 @@ parameters have no moments and belong to no state.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from tspo_cli.config.schema import OptimizerConfig
+from tspo_cli.shares import shares
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -42,6 +44,69 @@ def trained_parameters(module: Any) -> list[tuple[str, torch.nn.Parameter]]:
         for name, parameter in module.named_parameters()
         if parameter.requires_grad
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """Numbers of one tensor of the state, `KEY.<parameter>`, that this process holds or saves:
+    `values` [n] are those of the flat tensor from `start` on, float32 in CPU memory.
+    """
+
+    name: str
+    start: int
+    values: torch.Tensor
+
+
+def own_fragments(
+    engine: Any, module: Any, *, has_moments: bool, rank: int, processes: int
+) -> list[Fragment]:
+    """This process's part of `full_state`; the parts of all processes are the whole, each number
+    once. Nothing is sent: from ZeRO 1 on they are the numbers that the process updates. At ZeRO 0,
+    where all have all, whole parameters are shared out by size.
+    """
+    masters, parameters = _masters(engine), trained_parameters(module)
+    if masters is not None:
+        sizes = {name: parameter.numel() for name, parameter in parameters}
+        mine = set(shares(sizes, processes)[rank])
+        parameters = [(name, parameter) for name, parameter in parameters if name in mine]
+    found: list[Fragment] = []
+    for name, parameter in parameters:
+        for key in ("param", *MOMENTS):
+            is_zero = key != "param" and not has_moments
+            state = None if key == "param" or is_zero else key
+            part = (
+                _own_part(parameter, state, rank)
+                if masters is None
+                else (0, _of_master(engine, masters[parameter], state))
+            )
+            if part is None:
+                break
+            start, values = part
+            values = torch.zeros_like(values) if is_zero else values
+            found.append(Fragment(f"{key}.{name}", start, _in_cpu_memory(values.flatten())))
+    return found
+
+
+def _of_master(engine: Any, master: torch.Tensor, key: str | None) -> torch.Tensor:
+    if key is None:
+        return master
+    moment: torch.Tensor = engine.optimizer.state[master][key]
+    return moment
+
+
+def _own_part(parameter: Any, key: str | None, rank: int) -> tuple[int, torch.Tensor] | None:
+    """From ZeRO 1 on: where this process's numbers of a parameter begin, and the numbers of the
+    parameter (`key` None) or of its moment. None: it holds none.
+    """
+    if hasattr(parameter, "ds_id"):
+        values = parameter._z3_optimizer.get_local_fp32_param(parameter, key)
+        start = rank * int(parameter.ds_tensor.ds_numel)
+        count = min(values.numel(), parameter.ds_numel - start)  # the last part is padded
+        return (start, values[:count]) if count > 0 else None
+    place = parameter._hp_mapping
+    if place is None:
+        return None
+    return place.lp_fragment_address.start, place.get_hp_fragment(key)
 
 
 def full_state(

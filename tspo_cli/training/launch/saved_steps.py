@@ -23,7 +23,7 @@ from tspo_cli.runs import (
     rollout_files,
 )
 from tspo_cli.training.best import forget_later
-from tspo_cli.training.core.checkpoint import (
+from tspo_cli.training.core.checkpoints.checkpoint import (
     find_checkpoint,
     load_checkpoint,
     prune,

@@ -18,7 +18,7 @@ from tspo_cli.runs import (
     step_name,
 )
 from tspo_cli.training.best import evaluated_score
-from tspo_cli.training.core.checkpoint import (
+from tspo_cli.training.core.checkpoints.checkpoint import (
     check_checkpoint,
     load_checkpoint,
     save_checkpoint,

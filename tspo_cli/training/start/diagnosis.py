@@ -21,7 +21,7 @@ from tspo_cli.plain_files import require_plain
 from tspo_cli.record_digests import check_complete, check_digest, digests_in
 from tspo_cli.record_forms import ENVIRONMENT, GROUP, ITEM, SCORES, checked, checked_step
 from tspo_cli.retrieval.manifest import MANIFEST_NAME
-from tspo_cli.training.core.checkpoint import check_checkpoint
+from tspo_cli.training.core.checkpoints.checkpoint import check_checkpoint
 
 _LEFTOVERS = ("**/.*.tmp", ".replaced", ".deleted", "checkpoints/damaged_*")
 _OTHERS = {

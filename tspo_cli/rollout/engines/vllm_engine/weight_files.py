@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tspo_cli.disk import follow_umask, writing
+from tspo_cli.shares import shares
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +68,8 @@ class WeightFiles:
         """
 
         def part(folder: Path) -> None:
-            names = shares(weights, self.world_size)[self.rank]
+            sizes = {name: tensor.nbytes for name, tensor in weights.items()}
+            names = shares(sizes, self.world_size)[self.rank]
             if names:
                 path = folder / f"part_{self.rank}.safetensors"
                 _save({name: weights[name] for name in names}, path)
@@ -123,19 +125,6 @@ class WeightFiles:
         if _is_ours(wish):
             self.folder = wish
             atexit.register(self.close)
-
-
-def shares(weights: Mapping[str, torch.Tensor], count: int) -> list[list[str]]:
-    """Names of the weights in `count` parts of about the same number of bytes, the same on all
-    processes.
-    """
-    parts: list[list[str]] = [[] for _ in range(count)]
-    sizes = [0] * count
-    for name in sorted(weights, key=lambda name: (-weights[name].nbytes, name)):
-        smallest = sizes.index(min(sizes))
-        parts[smallest].append(name)
-        sizes[smallest] += weights[name].nbytes
-    return parts
 
 
 def digest_of(weights: Mapping[str, torch.Tensor]) -> str:
