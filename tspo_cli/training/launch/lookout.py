@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 from tspo_cli import console, stopping
+from tspo_cli.disk import WriteError, reason
 from tspo_cli.errors import TspoError
 from tspo_cli.timing import got_further, seconds_since_progress
 from tspo_cli.training.core.distributed import (
@@ -94,7 +96,6 @@ class Lookout:
         """Tell the others that this process fails of `cause`. False if another failed before."""
         try:
             speaker, _ = self._agreed_cause(cause)
-            self._linger()
             return speaker == self.rank
         except RuntimeError:  # the store has gone with the process that failed first
             return False
@@ -114,7 +115,7 @@ class Lookout:
         speaker, first = json.loads(self.store.compare_set(_FAILURE, "", own))
         return speaker, first
 
-    def _linger(self) -> None:
+    def linger(self) -> None:
         """Under some launchers the first process has the store: the others must read it."""
         if self.rank == 0:
             time.sleep(4 * PERIOD)
@@ -154,7 +155,10 @@ class Lookout:
 
     def _look(self, now: float) -> None:
         if self.store.check([_FAILURE]):
-            self._leave(self._agreed_cause("")[1], speaks=False)
+            speaker, first = self._agreed_cause("")
+            if speaker == self.rank:  # the main thread, which failed, says it
+                return
+            self._leave(first, speaks=False)
         for seen, sign in zip(self._seen, self._signs(), strict=True):
             if sign != seen.sign:
                 seen.sign, seen.time = sign, now
@@ -204,7 +208,7 @@ class Lookout:
                 self.on_failure(cause)
         if speaks:
             console.error(cause)
-        self._linger()
+        self.linger()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
@@ -234,16 +238,22 @@ def watched(stall_limit: float, on_failure: OnFailure) -> Iterator[None]:
         if _connection_was_closed(error):
             lookout.wait_for_cause()
         is_first = lookout.is_first(f"process {lookout.rank} of {lookout.processes}: {told}")
-        if isinstance(told, TspoError):
-            if is_first:
-                console.error(told)
-            raise SystemExit(told.exit_code) from error
-        if not is_first:
-            raise SystemExit(1) from error
-        raise
+        if is_first:  # said before the others end: whoever started them ends this process then
+            _say(told)
+        lookout.linger()
+        raise SystemExit(told.exit_code if isinstance(told, TspoError) else 1) from error
     finally:
         if lookout is not None:
             lookout.end()
+
+
+def _say(error: Exception) -> None:
+    if isinstance(error, TspoError):
+        console.error(error)
+    elif isinstance(error, WriteError):
+        console.error(reason(error))
+    else:
+        traceback.print_exception(error)
 
 
 def _in_one_line(error: Exception) -> Exception:
