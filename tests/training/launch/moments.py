@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
+from tspo_cli.disk import WriteError
 from tspo_cli.rollout.agent import _Loop
 from tspo_cli.timing import got_further
 from tspo_cli.training import loop
@@ -65,11 +67,15 @@ def send(moment: str, number: str, name: str, ranks: str = "", times: str = "1")
 
 
 def fail(moment: str, number: str, kind: str, ranks: str) -> None:
-    """This process of `ranks` fails: `kind` is "memory", "stall", "killed" or "slow"."""
+    """This process of `ranks` fails: `kind` is "memory", "disk", "stall", "killed" or
+    "slow".
+    """
 
     def act() -> None:
         if kind == "memory":
             raise MemoryError("no room for 123 MB")
+        if kind == "disk":
+            raise WriteError(errno.ENOSPC, "No space left on device", "RUN/best")
         if kind == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if kind == "stall":

@@ -164,22 +164,20 @@ def test_processes_stop_at_the_same_step(
 
 
 @pytest.mark.parametrize(
-    ("kind", "cause"),
+    ("kind", "ranks", "cause"),
     [
-        ("memory", "memory ran out (no room for 123 MB)"),
-        (
-            "stall",
-            "nothing got further for 6 seconds (train.stall_limit)",
-        ),
-        ("killed", "process 1 of 2 gave no sign of life for"),
+        ("memory", "1", "memory ran out (no room for 123 MB)"),
+        ("disk", "", "RUN/best: no space left on device"),  # both processes at once
+        ("stall", "1", "nothing got further for 6 seconds (train.stall_limit)"),
+        ("killed", "1", "process 1 of 2 gave no sign of life for"),
     ],
 )
 def test_a_lost_process_ends_the_others(
-    playground: Playground, tmp_path: Path, kind: str, cause: str
+    playground: Playground, tmp_path: Path, kind: str, ranks: str, cause: str
 ) -> None:
     run = tmp_path / "run"
     line = command(playground, run, train__stall_limit=6)
-    act = "tests.training.launch.moments:fail:" + f"update:2:{kind}:1"
+    act = "tests.training.launch.moments:fail:" + f"update:2:{kind}:{ranks}"
     start = time.monotonic()
     codes, said = run_prepared(act, *line, ranks=2, timeout=50)
     assert time.monotonic() - start < 45
