@@ -22,6 +22,7 @@ from tspo_cli.disk import LOCK_NAME
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.record_digests import DIGESTS_NAME, forget_digests
 from tspo_cli.runs import COMMAND_NAME, read_json, read_jsonl
+from tspo_cli.training.best import forget_later
 from tspo_cli.training.core.checkpoints.checkpoint import find_checkpoint
 from tspo_cli.training.launch import child_processes
 
@@ -393,3 +394,13 @@ def test_a_stopped_process_holds_up_nobody_who_ends_a_run(
     os.kill(sleepers[0].pid, signal.SIGSTOP)
     child_processes.end_processes(sleepers)
     assert all(process.returncode in (-signal.SIGKILL, -signal.SIGTERM) for process in sleepers)
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", '{"step": 3}', '{"step": "3", "value": 1}', '{"step": 3, "value": null}']
+)
+def test_a_damaged_record_of_the_best_policy_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "best.json").write_text(text)
+    with pytest.raises(InvalidInputError, match=r"best\.json: damaged .* delete"):
+        forget_later(tmp_path, 4)

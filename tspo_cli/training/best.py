@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli.config.schema import Config
+from tspo_cli.errors import InvalidInputError
 from tspo_cli.record_digests import changing, delete_folder
 from tspo_cli.rollout.agent_file import write_agent_file
 from tspo_cli.runs import eval_folder, read_json, scores_files, write_json
@@ -51,7 +52,11 @@ def keep_best(
 
 
 def forget_later(run: Path, step: int) -> None:
-    """Delete a best policy that came after `step`: a resumed run exports it again."""
+    """Delete a best policy that came after `step`: a resumed run exports it again.
+
+    Raises:
+        InvalidInputError: its best.json is damaged.
+    """
     best = _read(run)
     if (run / "best").exists() and (best is None or best["step"] > step or step == 0):
         delete_folder(run / "best")
@@ -73,6 +78,18 @@ def _better(config: Config, run: Path, step: int) -> float | None:
     return score if score is not None and (best is None or score > best["value"]) else None
 
 
-def _read(run: Path) -> Any:
+def _read(run: Path) -> dict[str, Any] | None:
     path = run / "best" / BEST
-    return read_json(path) if path.exists() else None
+    if not path.exists():
+        return None
+    best = read_json(path)
+    if (
+        not isinstance(best, dict)
+        or type(best.get("step")) is not int
+        or type(best.get("value")) not in (int, float)
+    ):
+        raise InvalidInputError(
+            f"{path}: damaged (it names no step and value); delete {path.parent}, and the next "
+            "evaluation makes it anew"
+        )
+    return best
