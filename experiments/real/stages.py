@@ -57,7 +57,7 @@ class RealOptions:
     out: Path = DEFAULT_OUT
     steps: int = 100
     questions: int = 32
-    demos: int = 144
+    demos: int = 224
     seed: int = 0
     model: str = ""
     settings: tuple[str, ...] = ()
