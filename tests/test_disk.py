@@ -8,10 +8,11 @@ import errno
 import gzip
 import os
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 
@@ -222,6 +223,19 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
     with one_writer(folder, "at work"):
         (folder / "x").touch()
     assert (folder / "x").exists()
+
+
+def test_the_next_writer_keeps_its_lock_when_the_one_before_ends(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with ExitStack() as next_writer:
+        with one_writer(folder, "at work"):
+            shutil.rmtree(folder)
+            next_writer.enter_context(one_writer(folder, "at work"))
+        with (
+            pytest.raises(InvalidInputError, match="another process is at work"),
+            one_writer(folder, "at work"),
+        ):
+            pass
 
 
 def test_writers_that_delete_their_folder_are_never_two(tmp_path: Path) -> None:

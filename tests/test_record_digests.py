@@ -8,6 +8,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from threading import Barrier, Thread
 
 import pytest
 
@@ -197,6 +198,34 @@ def test_a_reader_beside_a_writer_never_sees_a_difference(tmp_path: Path) -> Non
             check_complete(tmp_path)
         finally:
             record_digests.digests_in = loaded
+
+
+def test_two_threads_that_end_a_run_leave_one_status_and_its_digest(tmp_path: Path) -> None:
+    """The thread that watches the other processes says "failed" while the main thread does."""
+    others = [written(tmp_path / f"{number}.json", "1") for number in range(3)]
+    for attempt in range(20):
+        start, failures = Barrier(2), []
+
+        def end(changed: Path | None) -> None:
+            start.wait()  # noqa: B023
+            try:
+                for _ in range(10):
+                    runs.set_status(tmp_path, "failed", 1, attempt)  # noqa: B023
+                    runs.seal_run(tmp_path)
+                    if changed is not None:
+                        written(changed, "2")
+            except Exception as error:  # a thread of its own has nobody to tell
+                failures.append(error)  # noqa: B023
+
+        threads = [Thread(target=end, args=(changed,)) for changed in (None, others[0])]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert runs.read_status(tmp_path)["attempt"] == attempt
+        assert sorted(digests_in(tmp_path)) == ["0.json", "1.json", "2.json", "status.json"]
+        check_complete(tmp_path)
 
 
 def test_a_copy_of_a_folder_is_as_good(tmp_path: Path) -> None:

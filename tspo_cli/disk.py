@@ -12,6 +12,7 @@ import re
 import shutil
 import socket
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -59,7 +60,7 @@ def atomic_write_bytes(path: Path, payload: bytes, mode: int = 0o666) -> None:
     """Write `path` whole or not at all: temporary file in the same folder, fsync, rename. The umask
     takes permissions from `mode`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     with writing(path, len(payload)):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -218,7 +219,8 @@ def one_writer(folder: Path, doing: str, target: Path | None = None) -> Iterator
         try:
             yield lock.fileno()
         finally:
-            if is_new and folder.is_dir() and os.listdir(folder) == [LOCK_NAME]:
+            # The block may have deleted the folder, and the next writer's may stand there now.
+            if is_new and _is_lock_of(lock, folder) and os.listdir(folder) == [LOCK_NAME]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -240,9 +242,9 @@ def _lock(folder: Path) -> IO[bytes]:
         else:
             try:
                 fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK_NAME).stat()):
+                if _is_lock_of(lock, folder):
                     return lock
-            except (BlockingIOError, FileNotFoundError):
+            except BlockingIOError:
                 pass
             except OSError:  # a file system without locks
                 return lock
@@ -250,6 +252,14 @@ def _lock(folder: Path) -> IO[bytes]:
             failure = BlockingIOError()
         time.sleep(wait)
     raise failure
+
+
+def _is_lock_of(lock: IO[bytes], folder: Path) -> bool:
+    """True if the open file is the one that stands in the folder now."""
+    try:
+        return os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK_NAME).stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from tspo_cli.text.strict_json import json_text, parse_json
 
 DIGESTS_NAME = "digests.jsonl"
 _SHA256 = re.compile("[0-9a-f]{64}")
+ONE_THREAD = threading.RLock()
+"""Held while digests change: the thread that watches the other processes writes a status too."""
 _KEPT = 256
 """How many folders and large files a process remembers, so that it reads them once."""
 
@@ -125,25 +128,28 @@ def note_digests(*paths: Path, grows: bool = False) -> None:
     """Add the digests of files of one folder, which are whole on the disk. Missing files, and
     digests that stand there already, are left out.
     """
-    known = digests_in(paths[0].parent)
-    new = {
-        path.name: Digest(path.stat().st_size, file_digest(path), grows)
-        for path in paths
-        if path.is_file()
-    }
-    lines = [_line(name, digest) for name, digest in new.items() if known.get(name) != digest]
-    if lines:
-        _append(paths[0].parent / DIGESTS_NAME, "".join(lines))
+    with ONE_THREAD:
+        known = digests_in(paths[0].parent)
+        new = {
+            path.name: Digest(path.stat().st_size, file_digest(path), grows)
+            for path in paths
+            if path.is_file()
+        }
+        lines = [_line(name, digest) for name, digest in new.items() if known.get(name) != digest]
+        if lines:
+            _append(paths[0].parent / DIGESTS_NAME, "".join(lines))
 
 
 def forget_digests(*paths: Path) -> None:
     """Drop the digests of files of one folder, which are about to change or to be deleted."""
-    known = digests_in(paths[0].parent) if paths else {}
-    kept = {name: digest for name, digest in known.items() if name not in {p.name for p in paths}}
-    if kept != known:
-        lines = (_line(name, digest) for name, digest in kept.items())
-        atomic_write_text(paths[0].parent / DIGESTS_NAME, "".join(lines))
-        _read.cache_clear()
+    names = {path.name for path in paths}
+    with ONE_THREAD:
+        known = digests_in(paths[0].parent) if paths else {}
+        kept = {name: digest for name, digest in known.items() if name not in names}
+        if kept != known:
+            lines = (_line(name, digest) for name, digest in kept.items())
+            atomic_write_text(paths[0].parent / DIGESTS_NAME, "".join(lines))
+            _read.cache_clear()
 
 
 def delete_folder(folder: Path) -> None:

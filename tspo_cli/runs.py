@@ -47,6 +47,7 @@ from tspo_cli.environment import environment
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.plain_files import open_plain, require_folder
 from tspo_cli.record_digests import (
+    ONE_THREAD,
     changing,
     check_digest,
     forget_digests,
@@ -336,16 +337,17 @@ def set_status(
     early = {"stopped_early": stopped_early} if stopped_early is not None else {}
     payload = (json_text(record | early, indent=2) + "\n").encode("utf-8")
     status = path / STATUS_NAME
-    forget_digests(status)
-    try:
-        atomic_write_bytes(status, payload)
-    except WriteError:
-        if not status.exists():
-            raise
-        # How a run ended is worth more than an atomic write: the block that the file has is enough.
-        with writing(status, len(payload)), open(status, "r+b") as handle:
-            handle.write(payload)
-            handle.truncate()
+    with ONE_THREAD:
+        forget_digests(status)
+        try:
+            atomic_write_bytes(status, payload)
+        except WriteError:
+            if not status.exists():
+                raise
+            # How a run ended is worth more than an atomic write: the file's own block is enough.
+            with writing(status, len(payload)), open(status, "r+b") as handle:
+                handle.write(payload)
+                handle.truncate()
 
 
 def seal_run(path: Path) -> None:
