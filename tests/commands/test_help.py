@@ -60,6 +60,17 @@ def test_help_prints(name: str) -> None:
     assert "Usage:" in done.output
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_word_of_a_help_text_is_lost(name: str) -> None:
+    """Rich takes [word] for a style and leaves it out."""
+    command = COMMANDS[name]
+    shown = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "4000"}).output
+    texts = [(command.help or "").replace("\\[", "[")]
+    texts += [str(getattr(parameter, "help", "") or "") for parameter in command.params]
+    lost = [word for text in texts for word in text.split() if word not in shown]
+    assert lost == []
+
+
 @pytest.mark.parametrize("name", VERBS)
 def test_every_verb_has_json_with_the_shared_text(name: str) -> None:
     texts = [text for option, text in option_texts(name) if option == "--json"]

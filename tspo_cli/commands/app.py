@@ -76,10 +76,13 @@ app.command("credit", rich_help_panel=COMPARE)(credit.credit)
 
 
 def _fill_help_lines(commands: typer.Typer) -> None:
-    """Join the lines of each paragraph of help, which a docstring breaks where its source ends."""
+    """Join the lines of each paragraph of help, which a docstring breaks where its source ends, and
+    keep rich from reading [words] as styles.
+    """
     for command in commands.registered_commands:
         paragraphs = (introspection.getdoc(command.callback) or "").split("\n\n")
-        command.help = "\n\n".join(" ".join(text.splitlines()) for text in paragraphs)
+        text = "\n\n".join(" ".join(part.splitlines()) for part in paragraphs)
+        command.help = text.replace("[", r"\[")
     for group in commands.registered_groups:
         if group.typer_instance is not None:
             _fill_help_lines(group.typer_instance)

@@ -30,13 +30,13 @@ def credit(
             "-a",
             help="Its name, or FILE.py:function; wins over --set credit.algorithm. For a run "
             "repeatable, with options: "
-            "-a grpo -a 'tspo gate=always'.  [default: tspo; for a run all that its records allow]",
+            "-a grpo -a 'tspo gate=always'. Default: tspo; for a run all that its records allow.",
         ),
     ] = None,
     settings: Settings = None,
     steps: Annotated[
         str | None,
-        typer.Option("--steps", help="Of a run: a step or a range, such as 1-20.  [default: all]"),
+        typer.Option("--steps", help="Of a run: a step or a range, such as 1-20. Default: all."),
     ] = None,
     figure: Annotated[
         Path | None,

@@ -151,7 +151,7 @@ def audit(
     ] = None,
     ks: Annotated[
         list[int] | None,
-        typer.Option("-k", min=1, help="Passages per search. Repeatable. [3 5 10]"),
+        typer.Option("-k", min=1, help="Passages per search. Repeatable. Default: 3 5 10."),
     ] = None,
     train: Annotated[
         list[str] | None,
@@ -261,7 +261,7 @@ def convert(
     ],
     kind: Annotated[
         Literal["questions", "passages"] | None,
-        typer.Option("--kind", help="Content of IN. [recognised by its first record]"),
+        typer.Option("--kind", help="Content of IN. Default: what its first record is."),
     ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -302,7 +302,9 @@ def make_world(
     test_entities: Annotated[
         int, typer.Option(help="Other entities, which test questions are about.")
     ] = 576,
-    relations: Annotated[int | None, typer.Option(help="Number of kinds of facts. [all]")] = None,
+    relations: Annotated[
+        int | None, typer.Option(help="Number of kinds of facts. Default: all.")
+    ] = None,
     train_questions: Annotated[int, typer.Option(help="Number of training questions.")] = 6000,
     test_questions: Annotated[int, typer.Option(help="Number of test questions.")] = 600,
     two_hop_share: Annotated[

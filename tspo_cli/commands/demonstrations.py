@@ -116,7 +116,7 @@ def demos_from(
         typer.Option(
             "--class",
             metavar="success|near-miss|miss|all",
-            help="Trajectories to take. Repeatable. [success]",
+            help="Trajectories to take. Repeatable. Default: success.",
         ),
     ] = None,
     per_question: Annotated[

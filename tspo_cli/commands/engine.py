@@ -29,7 +29,10 @@ def engine(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 8100,
     token_file: Annotated[
-        str, typer.Option(metavar="FILE", help="File with the bearer token. [$TSPO_ENGINE_TOKEN]")
+        str,
+        typer.Option(
+            metavar="FILE", help="File with the bearer token. Default: $TSPO_ENGINE_TOKEN."
+        ),
     ] = "",
     context: Annotated[
         int, typer.Option(min=1, help="Most tokens of a prompt with all its turns.")
@@ -55,7 +58,9 @@ def engine(
     ] = 0,
     lora_targets: Annotated[
         list[str] | None,
-        typer.Option("--lora-target", help="A layer with adapters. [all linear but the output]"),
+        typer.Option(
+            "--lora-target", help="A layer with adapters. Default: all linear but the output."
+        ),
     ] = None,
     float32_head: Annotated[
         bool, typer.Option("--float32-head", help="Compute logits in float32 (model.float32_head).")

@@ -53,7 +53,7 @@ def evaluate(
             metavar="auto|tags|reply",
             help=(
                 "How the reply of direct, cot, rag, ircot and iter_retgen is read: in tags where "
-                "there are any, only in tags, or always whole. [auto]"
+                "there are any, only in tags, or always whole. Default: auto."
             ),
         ),
     ] = None,
@@ -78,7 +78,8 @@ def evaluate(
         ),
     ] = 0,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of the sample and of sampled tokens. [0]")
+        int | None,
+        typer.Option(min=0, help="Seed of the sample and of sampled tokens. Default: 0."),
     ] = None,
     fail_under: Annotated[
         list[str] | None,
@@ -91,7 +92,8 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
-            callback=check_place, help="Folder for scores and items. [evals/<model>-<method>]"
+            callback=check_place,
+            help="Folder for scores and items. Default: evals/<model>-<method>.",
         ),
     ] = None,
     resume: Annotated[

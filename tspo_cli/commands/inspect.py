@@ -24,7 +24,7 @@ def inspect(
         Path, typer.Argument(metavar="RUN", help="A run directory, or a folder of `tspo eval`.")
     ],
     step: Annotated[
-        int | None, typer.Option("--step", help="Training step.  [default: the last one kept]")
+        int | None, typer.Option("--step", help="Training step. Default: the last one kept.")
     ] = None,
     evaluation: Annotated[
         bool, typer.Option("--eval", help="Evaluated items instead of training rollouts.")
@@ -94,7 +94,7 @@ def inspect(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", help="Questions to show. 0: all.  [default: 5; all with --list]"),
+        typer.Option("--limit", help="Questions to show. 0: all. Default: 5; all with --list."),
     ] = None,
     as_json: Json = False,
 ) -> None:

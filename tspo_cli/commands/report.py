@@ -32,7 +32,7 @@ def report(
     ],
     form: Annotated[
         str | None,
-        typer.Option("--format", help="table, md, csv, latex or json (--json).  [default: table]"),
+        typer.Option("--format", help="table, md, csv, latex or json (--json). Default: table."),
     ] = None,
     as_json: Json = False,
     table: Annotated[
@@ -41,7 +41,7 @@ def report(
             "--table",
             help="rows, main (methods by data sets), tests (against --baseline), ablation, curves, "
             "classes (of groups), questions (that came back in training),"
-            " cost, commands (that make the numbers again) or all. Repeatable.  [default: rows]",
+            " cost, commands (that make the numbers again) or all. Repeatable. Default: rows.",
         ),
     ] = None,
     html: Annotated[
@@ -94,7 +94,7 @@ def report(
     step: Annotated[
         int | None,
         typer.Option(
-            "--step", help="Of a sweep: EM at this step, area up to it. [default: the last]"
+            "--step", help="Of a sweep: EM at this step, area up to it. Default: the last."
         ),
     ] = None,
     figure: Annotated[

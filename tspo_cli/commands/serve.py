@@ -23,7 +23,9 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     token_file: Annotated[
         str,
-        typer.Option(metavar="FILE", help="File with the bearer token. [$TSPO_RETRIEVER_TOKEN]"),
+        typer.Option(
+            metavar="FILE", help="File with the bearer token. Default: $TSPO_RETRIEVER_TOKEN."
+        ),
     ] = "",
     k: Annotated[
         int, typer.Option("--k", min=1, help="Passages per query, if a request has no topk.")
