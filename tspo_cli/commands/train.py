@@ -18,6 +18,7 @@ from tspo_cli.text.secrets import without_secrets
 
 if TYPE_CHECKING:
     from tspo_cli.config.schema import Config
+    from tspo_cli.training.start.dry_run import DryRun
 
 WORKER = "tspo_cli.commands.worker"
 Launcher = Literal["torchrun", "deepspeed", "slurm"]
@@ -90,13 +91,16 @@ def train(
         with _saying_how_to_prepare(config):
             if resume:
                 _check_resumed(config, run)
-            _check_inputs(config, run)
-        for line in loop_options(config):
-            say(line)
+            found = _check_inputs(config, run)
+        # The experiment first: on a terminal its hundreds of lines would push away what was found.
         if json:
             result_json(config.section_dict())
         else:
             result(to_toml(config))
+        for line in (*found.lines, *loop_options(config)):
+            say(line)
+        for sentence in found.warnings:
+            warn(sentence)
         return
 
     from tspo_cli.evaluation.judging.training_judge import check_training_judge
@@ -143,19 +147,15 @@ def _check_resumed(config: Config, run: Path) -> None:
         check_same_experiment(read_resolved(run), config, run)
 
 
-def _check_inputs(config: Config, run: Path) -> None:
-    """Open data, index and model as training would; say what was found and what to mind."""
+def _check_inputs(config: Config, run: Path) -> DryRun:
+    """Open data, index and model as training would; what was found, and what to mind."""
     from tspo_cli.evaluation.judging.training_judge import check_training_judge
     from tspo_cli.evaluation.sets import read_eval_sets
     from tspo_cli.training.start.dry_run import dry_run
 
     sets = read_eval_sets(config.eval.data, config.eval.limit)
     check_training_judge(config)
-    found = dry_run(config, run, {name: len(questions) for name, questions in sets.items()})
-    for line in found.lines:
-        say(line)
-    for sentence in found.warnings:
-        warn(sentence)
+    return dry_run(config, run, {name: len(questions) for name, questions in sets.items()})
 
 
 def _print_summary(run: Path, json: bool) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from tests.conftest import Finished, Playground
 from tests.retrieval.server.live_server import serving
+from tspo_cli.commands.app import app
 from tspo_cli.config.load_config import load_config
 from tspo_cli.data.question import Question
 from tspo_cli.models.load_model import load_model, load_tokenizer
@@ -36,6 +38,12 @@ def test_the_dry_run_says_epochs_limits_and_disk(
     assert "no evaluation during training" in tspo("train", "tiny/grpo", "--dry-run", *without).err
     assert "3 turns of 16, 2 observations of 96 (2 passages)" in said
     assert re.search(r"disk: \d+\.\d\d GiB \(.*a model of .*GiB free", said)
+
+
+def test_the_findings_end_what_a_terminal_shows(playground: Playground) -> None:
+    settings = playground.settings(**{"rollout.max_new_tokens": 4})
+    shown = CliRunner().invoke(app, ["train", "tiny/grpo", "--dry-run", *settings]).output
+    assert shown.index("[track]") < shown.index("ready: ") < shown.index("warning: ")
 
 
 def test_the_recipes_of_the_demo_are_warned_of_nothing(
