@@ -19,6 +19,8 @@ from tspo_cli.text.printable import one_line
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_LINES_WITH_ROOM = 6
+"""With more lines the legend would cover them: it stands beside the panel."""
 FORMATS = (".svg", ".png", ".pdf")
 Curve = Sequence[tuple[int, float]]
 """(step, EM) of one run, by step."""
@@ -45,9 +47,7 @@ def draw_sweep(sweep: SweepView, path: Path) -> None:
                 f"{key.rpartition('.')[2]}={run.place[key]}" for key in sweep.options
             )
             lines.setdefault(f"{run.arm} {options}".strip(), []).append(run.curve)
-    _draw(
-        {sweep.runs[0].dataset: lines}, path, f"{sweep.path.name}: mean and 95 % interval over runs"
-    )
+    _draw({sweep.runs[0].dataset: lines}, path, f"{sweep.path.name}: ")
 
 
 def draw_arms(arms: Sequence[Arm], path: Path) -> None:
@@ -73,10 +73,10 @@ def draw_arms(arms: Sequence[Arm], path: Path) -> None:
         raise MissingResourceError(
             "--figure: no training run here was evaluated at two steps or more"
         )
-    _draw(panels, path, "mean and 95 % interval over runs")
+    _draw(panels, path)
 
 
-def _draw(panels: Mapping[str, Panel], path: Path, title: str) -> None:
+def _draw(panels: Mapping[str, Panel], path: Path, subject: str = "") -> None:
     check_figure_path(path)
     import matplotlib
 
@@ -86,7 +86,12 @@ def _draw(panels: Mapping[str, Panel], path: Path, title: str) -> None:
     matplotlib.rcParams["text.parse_math"] = False  # a name with $ is a name
     from matplotlib import pyplot
 
+    lines_of = [runs for lines in panels.values() for runs in lines.values()]
+    has_bands = any(len(runs) > 1 for runs in lines_of)
+    most_lines = max(len(lines) for lines in panels.values())
     width = 7.2 if len(panels) == 1 else 4.6 * len(panels)
+    if most_lines > _LINES_WITH_ROOM:
+        width += 2.2 * len(panels)
     figure, every = pyplot.subplots(1, len(panels), figsize=(width, 4.4), squeeze=False)
     for axes, (dataset, lines) in zip(every[0], panels.items(), strict=True):
         for place, (label, runs) in enumerate(lines.items()):
@@ -95,8 +100,12 @@ def _draw(panels: Mapping[str, Panel], path: Path, title: str) -> None:
         axes.set_ylabel(f"exact match on {one_line(dataset)} (%)")
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)
-        axes.legend(fontsize=8, frameon=False)
-    figure.suptitle(title, fontsize=10)
+        if len(lines) > _LINES_WITH_ROOM:
+            axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
+        else:
+            axes.legend(fontsize=8, frameon=False)
+    what = "mean and 95 % interval over runs" if has_bands else "single runs"
+    figure.suptitle(subject + what, fontsize=10)
     figure.tight_layout()
     save_figure(figure, path)
     pyplot.close(figure)

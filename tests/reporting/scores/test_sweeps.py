@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from tests.conftest import run_tspo
 from tests.reporting.tree import make_run
 from tspo_cli import runs
 from tspo_cli.config.schema import Config
+from tspo_cli.reporting import figure
 from tspo_cli.reporting.scores.sweep_scores import (
     area_under_curve,
     mean_interval,
@@ -112,15 +115,15 @@ def test_options_of_the_grid_are_told_apart(folder: Path) -> None:
 
 
 def test_the_command_reports_a_sweep(folder: Path, tmp_path: Path) -> None:
-    figure = tmp_path / "curves.svg"
-    done = run_tspo("report", folder, "--format", "json", "--figure", figure)
+    curves = tmp_path / "curves.svg"
+    done = run_tspo("report", folder, "--format", "json", "--figure", curves)
     assert done.code == 0, done.err
     record = json.loads(done.out)
     assert {row["step"] for row in record["rows"]} == {0, 10, 20}
     assert [group["arm"] for group in record["sweep"]["groups"]] == ["grpo", "tspo"]
     assert record["sweep"]["runs"][0]["curve"] == [[0, 0.0], [10, 0.1], [20, 0.2]]
     assert "tspo/b/seed3" in done.err
-    assert figure.read_text().count("tspo (3)") == 1
+    assert curves.read_text().count("tspo (3)") == 1
     for form, wanted in (
         ("md", r"| tspo | 3 | 20 | 50.0 \["),
         ("csv", "arm,"),
@@ -128,6 +131,25 @@ def test_the_command_reports_a_sweep(folder: Path, tmp_path: Path) -> None:
         ("table", "tspo"),
     ):
         assert wanted in run_tspo("report", folder, "--format", form).out
+
+
+@pytest.mark.parametrize("arms", [2, 6, 7, 15])
+def test_the_legend_of_a_figure_covers_no_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arms: int
+) -> None:
+    """A few lines leave a corner free; more of them have their names beside the panel."""
+    sweep, kept = open_sweep(folder), list[Figure]()
+    one = sweep.runs[0]
+    many = replace(sweep, runs=tuple(replace(one, arm=f"method_{n}") for n in range(arms)))
+    monkeypatch.setattr(figure, "save_figure", lambda drawn, path: kept.append(drawn))
+    figure.draw_sweep(many, tmp_path / "curves.svg")
+    (drawn,) = kept
+    (axes,), suptitle = drawn.axes, drawn._suptitle  # type: ignore[attr-defined]
+    legend = axes.get_legend().get_window_extent()
+    assert suptitle.get_text() == "mine: single runs"
+    assert (legend.x0 > axes.get_window_extent().x1) == (arms > 6)
+    assert legend.x1 < drawn.bbox.x1
+    assert legend.y0 > drawn.bbox.y0
 
 
 @pytest.mark.parametrize(
