@@ -144,6 +144,24 @@ def _plain_lines(
     return advance
 
 
+def now_and_then(
+    label: str, total: int, clock: Callable[[], float] = time.monotonic
+) -> Callable[[], None]:
+    """A callback for every unit of work that is done beside another progress display: it says how
+    far the work has come twice a minute, and nothing of work that is shorter.
+    """
+    done, said = 0, clock()
+
+    def advance() -> None:
+        nonlocal done, said
+        done += 1
+        if clock() - said >= _SILENCE / 2:
+            said = clock()
+            say(f"{label} {done}/{total}")
+
+    return advance
+
+
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
     """Iterate over `items` with a progress display."""
     if total is None and isinstance(items, Sized):

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from tspo_cli.console import _plain_lines
+from tspo_cli.console import _plain_lines, now_and_then
 
 
 def lines_of(capsys: pytest.CaptureFixture[str], total: int | None, seconds: float) -> list[str]:
@@ -39,3 +39,16 @@ def test_slow_work_says_something_every_minute(
 def test_an_unknown_total_is_said_as_often(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines_of(capsys, None, 30)[0] == "steps 2 a note"
     assert lines_of(capsys, None, 0.001) == []
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.5, []), (1, [30]), (40, [*range(1, 41)])])
+def test_work_beside_a_progress_display_speaks_twice_a_minute(
+    capsys: pytest.CaptureFixture[str], seconds: float, expected: list[int]
+) -> None:
+    now = [0.0]
+    advance = now_and_then("step 5: evaluating films", 40, lambda: now[0])
+    for _ in range(40):
+        now[0] += seconds
+        advance()
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"step 5: evaluating films {done}/40" for done in expected]

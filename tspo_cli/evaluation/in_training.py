@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tspo_cli.config.schema import Config
+from tspo_cli.console import now_and_then
 from tspo_cli.errors import RemoteServiceError
 from tspo_cli.evaluation.answering.runner import EvalSetup, evaluate_items, write_evaluation
 from tspo_cli.evaluation.item_record import ItemRecord
@@ -33,8 +34,15 @@ def make_evaluator(config: Config) -> Evaluate:
         setup = EvalSetup(AGENT_METHOD, run.protocol, run.engine, run.retriever, run.config)
         for dataset, questions in sets.items():
             # Process r of W answers the questions r, r + W, r + 2W, ...
+            mine = questions[rank() :: world_size()]
+            advance = now_and_then(f"step {step}: evaluating {dataset}", len(mine))
+
+            def finished(item: ItemRecord, seconds: float) -> None:
+                if run.is_main_process:
+                    advance()  # noqa: B023
+
             with local_work():
-                own = evaluate_items(questions[rank() :: world_size()], setup)
+                own = evaluate_items(mine, setup, finished)
             parts = gather_json(own)
             _require_answers(parts, dataset, step)
             if run.is_main_process:
