@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from tspo_cli.text.overlaps import overlap
+
 _END = re.compile(r"</information>\s*$")
 
 
@@ -38,26 +40,5 @@ def is_cut(texts: Sequence[str], feedback: str) -> bool:
 
 
 def _beginning(text: str, observation: str) -> int:
-    """The length of the longest beginning of `text` that ends the observation, after a space.
-
-    Knuth, Morris and Pratt: `border[i]` is the length of the longest beginning of `text` that also
-    ends its first i + 1 characters.
-    """
-    if not text:
-        return 0
-    observation = observation[-len(text) - 1 :]
-    border = [0] * len(text)
-    length = 0
-    for place, char in enumerate(text[1:], start=1):
-        while length and text[length] != char:
-            length = border[length - 1]
-        length += text[length] == char
-        border[place] = length
-    length = 0
-    for char in observation:
-        while length and (length == len(text) or text[length] != char):
-            length = border[length - 1]
-        length += text[length] == char
-    while length and observation[-length - 1 : -length] != " ":
-        length = border[length - 1]
-    return length
+    """The length of the longest beginning of `text` that ends the observation, after a space."""
+    return max(0, overlap(f" {text}", observation) - 1)
