@@ -24,9 +24,7 @@ TEXTS = st.text("ab ", max_size=30) | repetitive()
 
 
 @given(text=TEXTS, part=TEXTS, cut=st.tuples(st.integers(0, 40), st.integers(0, 12)))
-def test_every_place_is_found_once_and_in_order(
-    text: str, part: str, cut: tuple[int, int]
-) -> None:
+def test_every_place_is_found_once_and_in_order(text: str, part: str, cut: tuple[int, int]) -> None:
     for wanted in (part, text[cut[0] : sum(cut)]):
         found = [place for places in occurrences(wanted, text) for place in places]
         tried = range(len(text) - len(wanted) + 1) if wanted else ()

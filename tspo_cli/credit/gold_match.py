@@ -65,6 +65,8 @@ def contains_answer(text: str, golds: Sequence[str], match: Match = "either_word
             return True
         # Of an answer without letters and digits, such as "∞", SQuAD's form keeps something.
         golds = [gold for gold, answer in zip(golds, answers, strict=True) if answer is None]
+        if not golds:
+            return False
         match = "norm_token_boundary"
     if match == "raw_lower":
         lower = _unwrapped(text).lower()

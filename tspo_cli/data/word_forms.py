@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, repeat
+
+import numpy as np
 
 from tspo_cli.data.normal_form import normalize_answer
+from tspo_cli.text import long_search
+from tspo_cli.text.code_points import Places, codes_of, spelled, translated, without
+from tspo_cli.text.long_search import Spans
 from tspo_cli.text.plain_letters import LETTERS, PLAIN_FORMS
 
 MARK = "-"
@@ -34,17 +37,19 @@ SEPARATOR = re.compile(f"[{INSIDE}{DECIMAL}{SIGNS}{MARK}]")
 # A number begins with a digit that follows no digit, point or comma. (The digit first: patterns
 # that begin with a character are searched much faster.)
 _NUMBERS = re.compile(
-    r"[0-9](?<![0-9.,].)(?:[0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]*\.[0-9]+)(?![.,]?[0-9])"
+    r"([0-9](?<![0-9.,].)(?:[0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]*\.[0-9]+)(?![.,]?[0-9]))"
 )
+_MARKED_NUMBER = re.compile("[.,](?<=[0-9].)[0-9]")
 _SLASH = re.compile("[/\u2044](?<=[0-9].)(?=[0-9])")
 # Such a point may stand between thousands.
-_THOUSANDS = re.compile(r"[1-9][0-9]{0,2}\.[0-9]{3}")
+_THOUSANDS = re.compile(r"(\0[1-9][0-9]{0,2})\.(?=[0-9]{3}\0)")
 # Signs of an answer that do not end a word of letters.
 _LOOSE_SIGNS = re.compile(r"(?<![+#])(?:(?<![^\W\d_])[+#]+|[+#]++(?=\w))")
 # Accents; vowel signs of Hebrew and Arabic, and the stroke that widens Arabic words.
 _DIACRITICS = re.compile(
     "[\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0640\u064b-\u0652\u0670]+"
 )
+_IS_DIACRITIC = np.array([bool(_DIACRITICS.match(chr(code))) for code in range(0x672)])
 # An article becomes one character, which separates words like a space: "Hepatitis A" ends with its
 # "a", which is no article there. No text holds these characters: controls become spaces.
 _ARTICLE = {"the": "\1", "a": "\2", "an": "\3"}
@@ -53,7 +58,19 @@ _ARTICLES = (" the ", " a ", " an ", f"{MARK}the ", f"{MARK}an ")
 _BORDER = f" \1-\3{SIGNS}-"
 _PARTS = re.compile(f"[^{_BORDER}]+|[{_BORDER}]+")
 _LAST_ARTICLE = re.compile(f"(?<=[{_BORDER}])(the|an?)$")
+_LETTER = re.compile(f"([^{INSIDE}{DECIMAL}{_BORDER}])([{INSIDE}{DECIMAL}{_BORDER}]*)")
+# What stands between letters, as `long_search` distinguishes it.
+_KINDS = (
+    (" \1\2\3", long_search.SPACE),
+    (DECIMAL, long_search.POINT),
+    (INSIDE, long_search.COMMA),
+    (SIGNS, long_search.SIGN),
+    (MARK, long_search.MARK),
+)
+_MUCH = 1 << 17
+"""Letters of a text times those of an answer from which a search by `long_search` is faster."""
 _SEPARATORS = dict.fromkeys(map(ord, f" {MARK}{INSIDE}{DECIMAL}{SIGNS}\1\2\3"))
+_IS_SEPARATOR = np.isin(np.arange(128), list(_SEPARATORS))
 # Letters by their category that are written as apostrophes, as in Hawaiʻi.
 _APOSTROPHES = "\u02b9\u02bb\u02bc\u02bd\u02be\u02bf"
 # Scripts without spaces between words: Thai, Lao, Khmer, kana and Han.
@@ -104,13 +121,13 @@ def readable(text: str) -> str:
     punctuation and a control character for each article, without diacritics.
     """
     if not unicodedata.is_normalized("NFKC", text):  # what is normalised has its plain form
-        text = text.translate(PLAIN_FORMS)
+        text = translated(text, PLAIN_FORMS)
     text = _with_whole_numbers(text)
     if text.isascii():
         return _mark_articles(f" {text.lower().translate(_CHARACTERS)}")
     # Diacritics go last: without its accent, "\u00e0" would be an article.
-    folded = unicodedata.normalize("NFD", text).casefold().translate(_CHARACTERS)
-    plain = _DIACRITICS.sub("", _mark_articles(f" {folded}"))
+    folded = translated(unicodedata.normalize("NFD", text).casefold(), _CHARACTERS)
+    plain, _ = without(_mark_articles(f" {folded}"), _IS_DIACRITIC)
     return unicodedata.normalize("NFC", plain)
 
 
@@ -121,12 +138,15 @@ def _with_whole_numbers(text: str) -> str:
     Every character keeps its place.
     """
     text = _SLASH.sub(" ", text.replace(INSIDE, " ").replace(DECIMAL, " "))
-    return _NUMBERS.sub(lambda number: _whole(number.group()), text)
-
-
-def _whole(number: str) -> str:
-    point = INSIDE if _THOUSANDS.fullmatch(number) else DECIMAL
-    return number.replace(",", INSIDE).replace(".", point)
+    if not _MARKED_NUMBER.search(text):
+        return text
+    pieces = _NUMBERS.split(text)
+    # All numbers at once: each by itself would take longer.
+    thousands = _THOUSANDS.split("\0".join(["", *pieces[1::2], ""]).replace(",", INSIDE))
+    parts = [part.replace(".", DECIMAL) for part in thousands]
+    parts[1::2] = [part + INSIDE for part in parts[1::2]]
+    pieces[1::2] = "".join(parts).split("\0")[1:-1]
+    return "".join(pieces)
 
 
 def _mark_articles(words: str) -> str:
@@ -145,8 +165,14 @@ class Readable:
     @classmethod
     def of(cls, text: str) -> Readable:
         """`text`, ready to be searched."""
-        words = readable(text)
-        return cls(words, words.translate(_SEPARATORS))
+        return cls.of_words(readable(text))
+
+    @classmethod
+    def of_words(cls, words: str) -> Readable:
+        """Words that are readable, ready to be searched."""
+        if words.isascii():
+            return cls(words, words.translate(_SEPARATORS))
+        return cls(words, without(words, _IS_SEPARATOR)[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +194,39 @@ class Wanted:
 
     def is_in(self, text: Readable) -> bool:
         """True if the text contains the answer."""
-        return self.letters in text.letters and self.pattern.search(text.words) is not None
+        if self.letters not in text.letters:
+            return False
+        if self._is_short(text):
+            return self.pattern.search(text.words) is not None
+        return len(self._long_spans(text)) > 0
+
+    def spans_in(self, text: Readable) -> Spans:
+        """Where the answer stands in the words of a text, from left to right."""
+        if self.letters not in text.letters:
+            return long_search.as_spans([])
+        if self._is_short(text):
+            return long_search.as_spans([*map(re.Match.span, self.pattern.finditer(text.words))])
+        return long_search.apart(self._long_spans(text))
+
+    def _is_short(self, text: Readable) -> bool:
+        return len(text.letters) * len(self.letters) < _MUCH
+
+    def _long_spans(self, text: Readable) -> Spans:
+        """`spans_in` by bits; spans may overlap."""
+        letters, is_exact = _gaps(self.words)
+        last = self.words[-1]
+        long_text = long_search.long_text(text.words, _KINDS)
+        found, is_whole = long_search.starts(
+            letters,
+            long_text,
+            begins=not _UNSPACED.match(self.words[0]),
+            ends=is_exact and not _UNSPACED.match(last),
+        )
+        begins = long_text.places[found]
+        if not (is_exact and is_whole):
+            return long_search.matches(self.pattern, text.words, begins)
+        ends = long_text.places[found + len(letters) - 1] + 1
+        return np.stack((begins, ends), axis=1)
 
 
 @lru_cache(maxsize=65536)
@@ -193,6 +251,23 @@ def _pattern(words: str) -> re.Pattern[str]:
     return re.compile(f"{left}{body}{right}")
 
 
+@lru_cache(maxsize=16)
+def _gaps(words: str) -> tuple[list[long_search.Letter], bool]:
+    """The letters of an answer with what may stand behind each, and whether this says as much as
+    its pattern: not of signs, of an article at its end, and of what a particle may follow.
+    """
+    body = _LAST_ARTICLE.sub("", words)
+    is_exact = body == words and words[-1] not in SIGNS and not _particles(words[-1])
+    letters = []
+    for letter, gap in _LETTER.findall(body):
+        signs = gap[:1] in SIGNS if gap else False
+        name = "some" if signs or " " in gap else "any" if gap else "within a word"
+        letters.append(long_search.Letter(ord(letter), "decimal point" if gap == DECIMAL else name))
+        is_exact = is_exact and not signs
+    letters[-1] = long_search.Letter(letters[-1].code, "any")
+    return letters, is_exact
+
+
 def _particles(last: str) -> str:
     """The pattern of the particle that may follow a Korean answer with this last syllable."""
     if not "\uac00" <= last <= "\ud7a3":
@@ -214,54 +289,34 @@ def _part(part: str) -> str:
     return signs + (f"[{INSIDE}{DECIMAL}{_BORDER}]" + ("+" if " " in rest else "*") if rest else "")
 
 
-def spans(text: str, answers: list[Wanted]) -> list[tuple[int, int]]:
-    """Where the answers stand in `text`, as (start, end), from left to right, the longest first,
-    without overlaps.
+def spans(text: str, answers: list[Wanted]) -> Spans:
+    """Where the answers stand in `text`, from left to right, the longest first, without overlaps,
+    as starts and ends of shape [n, 2].
     """
-    plain, places = _spelled(text, range(len(text)), PLAIN_FORMS)
-    words, places = _spelled(_with_whole_numbers(plain), places, _FOLDED)
-    words, places = f" {words}", [0, *places]
-    for article in _ARTICLES:
-        edits = [(found.start() + 1, found.end() - 1) for found in re.finditer(article, words)]
-        words, places = _edited(words, places, edits, _ARTICLE)
-    edits = [found.span() for found in _DIACRITICS.finditer(words)]
-    words, places = _edited(words, places, edits, {})
-    found = sorted(
-        (match.start(), -match.end())
-        for answer in answers
-        for match in answer.pattern.finditer(words)
+    plain, of_plain = spelled(text, PLAIN_FORMS)
+    folded, of_folded = spelled(_with_whole_numbers(plain), _FOLDED)
+    with_articles, of_articles = _with_articles(f" {folded}")
+    words, of_words = without(with_articles, _IS_DIACRITIC)
+
+    def places(at: Places) -> Places:
+        behind_space = np.maximum(of_articles[of_words[at]] - 1, 0)
+        return of_plain[of_folded[behind_space]]
+
+    in_words = Readable.of_words(words)
+    found = np.concatenate(
+        [long_search.as_spans([]), *(answer.spans_in(in_words) for answer in answers)]
     )
-    result: list[tuple[int, int]] = []
-    for start, end in found:
-        span = (places[start], places[-end - 1] + 1)
-        if not result or span[0] >= result[-1][1]:
-            result.append(span)
-    return result
+    if not len(found):
+        return found
+    first, last = found[np.lexsort((-found[:, 1], found[:, 0]))].T
+    return long_search.apart(np.stack((places(first), places(last - 1) + 1), axis=1))
 
 
-def _spelled(text: str, places: Sequence[int], forms: dict[int, str]) -> tuple[str, Sequence[int]]:
-    """`text` with the form of every character in its place, and the places of the result."""
-    spelled = list(map(forms.__getitem__, map(ord, text)))
-    if max(map(len, spelled), default=1) > 1 or "" in spelled:
-        lengths = map(len, spelled)
-        places = list(chain.from_iterable(map(repeat, places, lengths)))
-    return "".join(spelled), places
-
-
-def _edited(
-    words: str, places: Sequence[int], edits: list[tuple[int, int]], becomes: Mapping[str, str]
-) -> tuple[str, Sequence[int]]:
-    """`words` with every piece at the spans `edits` replaced by the character that it `becomes`, or
-    by nothing, and the places of what is left. In one pass.
-    """
-    if not edits:
-        return words, places
-    pieces: list[str] = []
-    kept: list[int] = []
-    done = 0
-    for start, end in edits:
-        new = becomes.get(words[start:end], "")
-        pieces += [words[done:start], new]
-        kept += places[done : start + len(new)]
-        done = end
-    return "".join([*pieces, words[done:]]), [*kept, *places[done:]]
+def _with_articles(words: str) -> tuple[str, Places]:
+    """`words` with their articles marked, and the places in `words` of what is left."""
+    marked = _mark_articles(words)
+    codes = codes_of(marked)
+    lengths = np.ones(len(codes), np.int64)
+    for article, char in _ARTICLE.items():
+        lengths[codes == ord(char)] = len(article)
+    return marked, np.cumsum(lengths) - lengths

@@ -7,6 +7,7 @@ of the passage that give the answer. Titles and names are cut.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Literal
@@ -122,11 +123,13 @@ def _quotation(known: Sequence[Hit], question: str, answer: str) -> tuple[Hit | 
 def _sentences_with(text: str, answer: str) -> Iterator[str]:
     """The sentences of `text` that hold the answer, whole: a cut would show where it stands."""
     form = wanted(answer)
-    for start, end in spans(text, [form] if form else []):
-        before = _SENTENCE_END.split(text[:start])[-1]
-        closing = _SENTENCE_END.search(text, end)
-        after = text[end : closing.start() if closing else None]
-        words = (before + text[start:end] + after).split()
+    borders = [-1, *(found.start() for found in _SENTENCE_END.finditer(text)), len(text)]
+    sentences = {
+        (borders[bisect_left(borders, start) - 1] + 1, borders[bisect_left(borders, end)])
+        for start, end in spans(text, [form] if form else []).tolist()
+    }
+    for start, end in sorted(sentences):
+        words = text[start:end].split()
         if len(words) <= _MOST_QUOTED:
             yield " ".join(words)
 
