@@ -1,10 +1,10 @@
-"""Opening records, which lie in directories that may come from anybody."""
+"""Opening records and files that a user names: what is no file is refused, never waited for."""
 
 from __future__ import annotations
 
 import os
 import stat
-from io import BufferedReader
+from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 
 from tspo_cli.errors import InvalidInputError
@@ -16,6 +16,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+_PUT_BACK = "put back a copy"
 
 
 def open_plain(path: Path) -> BufferedReader:
@@ -47,13 +48,36 @@ def read_plain(path: Path) -> bytes:
         return handle.read()
 
 
-def require_plain(path: Path) -> None:
-    """Raises InvalidInputError where something else than a file stands."""
+def read_plain_text(path: Path) -> str:
+    """The content of a file of text, with each end of a line as a newline; see `open_plain`.
+
+    Raises:
+        InvalidInputError: what `open_plain` refuses, or bytes that are no UTF-8.
+    """
+    try:
+        with TextIOWrapper(open_plain(path), encoding="utf-8") as handle:
+            return handle.read()
+    except UnicodeDecodeError:
+        raise InvalidInputError(f"{path}: not a UTF-8 text file") from None
+
+
+def require_plain(path: Path, advice: str = _PUT_BACK) -> None:
+    """Raises InvalidInputError, with `advice`, where something else than a file stands."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):  # nothing is there, or no path: to open it says so
         return
-    _require_plain(path, mode)
+    _require_plain(path, mode, advice)
+
+
+def is_plain(path: Path) -> bool:
+    """Is there a file at a path that a user named?
+
+    Raises:
+        InvalidInputError: a directory, pipe, socket or device stands there.
+    """
+    require_plain(path, "name a file")
+    return path.is_file()
 
 
 def require_folder(path: Path) -> None:
@@ -62,7 +86,7 @@ def require_folder(path: Path) -> None:
         raise InvalidInputError(f"{path}: expected a directory; put back a copy, or delete it")
 
 
-def _require_plain(path: Path, mode: int) -> None:
+def _require_plain(path: Path, mode: int, advice: str = _PUT_BACK) -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "something else")
-        raise InvalidInputError(f"{path}: expected a file, got {kind}; put back a copy")
+        raise InvalidInputError(f"{path}: expected a file, got {kind}; {advice}")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
-import socket
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from typer.testing import CliRunner
 from experiments.reliability.damage import edit_json
 from experiments.reliability.damaged_runs import run_mutations
 from tests.reporting.tree import make_tree
+from tests.stand_ins import KINDS, stand_in
 from tspo_cli.commands.app import app
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.runs import (
@@ -100,23 +99,6 @@ def test_the_wrong_key_is_named(
     assert any(f"{run / file}: not a record of tspo: {words}" in text for text in said), said
 
 
-def stand_in(path: Path, kind: str) -> None:
-    """Something that is no file in the place of a record."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    match kind:
-        case "a directory":
-            path.mkdir()
-        case "a named pipe":
-            os.mkfifo(path)
-        case "a device":
-            path.symlink_to("/dev/zero")
-        case "a socket":
-            with socket.socket(socket.AF_UNIX) as made, pytest.MonkeyPatch.context() as patch:
-                patch.chdir(path.parent)  # a long path is none for a socket
-                made.bind(path.name)
-
-
 @pytest.mark.parametrize(
     ("name", "command", "kind"),
     [
@@ -146,7 +128,7 @@ def test_what_is_no_file_is_one_line_and_never_waited_for(
     assert words in found or name == "command.txt"  # which says nothing of the run's health
 
 
-@pytest.mark.parametrize("kind", ["a directory", "a named pipe", "a device", "a socket"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_training_does_not_wait_for_it_either(tmp_path: Path, kind: str) -> None:
     for name, read in (
         ("metrics.jsonl", lambda path: keep_steps_up_to(path, 1)),

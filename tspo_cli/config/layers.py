@@ -12,6 +12,7 @@ from typing import Any
 from tspo_cli.config.old_records import current_keys, is_old_record
 from tspo_cli.config.tables import Table, merge
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
+from tspo_cli.plain_files import is_plain, read_plain_text
 from tspo_cli.text.toml_text import MOST_PARTS, parse_toml
 
 _LONGEST_QUOTED = 120
@@ -48,7 +49,7 @@ def read_layers(path: Path, above: tuple[Path, ...] = ()) -> Iterator[Layer]:
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise InvalidInputError(f"{path}: extends: expected a file name or a list of file names")
     for base in bases:
-        if not (path.parent / base).is_file():
+        if not is_plain(path.parent / base):
             raise MissingResourceError(
                 f"{path}: extends {base}, which does not exist in {path.parent}"
             )
@@ -97,10 +98,7 @@ def shortened_setting(text: str) -> str:
 
 
 def _read_toml(path: Path) -> Layer:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InvalidInputError(f"{path}: not a UTF-8 text file") from None
+    text = read_plain_text(path)
     table = parse_toml(text, str(path))
     return Layer(str(path), current_keys(table) if is_old_record(table) else table, text)
 

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from tspo_cli.errors import MissingResourceError
+from tspo_cli.plain_files import is_plain
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -41,7 +42,7 @@ def recipe_path(name: str) -> Path:
     """
     for root in recipe_roots():
         path = root / f"{name}.toml"
-        if path.is_file():
+        if is_plain(path):
             return path
     raise MissingResourceError(f"{name}: no such experiment file or recipe{_hint(name)}")
 
@@ -50,10 +51,17 @@ def source_path(source: str | Path) -> Path:
     """The file of `source`, which is an existing path or the name of a recipe.
 
     Raises:
+        InvalidInputError: the path of something that is no file, such as a directory or a pipe.
         MissingResourceError: it is neither.
     """
     path = Path(source)
-    return path if path.is_file() else recipe_path(str(source))
+    if path.is_file():
+        return path
+    try:
+        return recipe_path(str(source))
+    except MissingResourceError:
+        is_plain(path)  # a directory may have the name of a recipe
+        raise
 
 
 def _name(path: Path, root: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.plain_files import is_plain, read_plain_text
+from tspo_cli.text.toml_text import parse_toml
 
 REGISTRY = Path(__file__).parent / "benchmarks.toml"
 USER_REGISTRY = "benchmarks.toml"
@@ -61,16 +62,13 @@ def benchmarks(roots: Iterable[Path]) -> dict[str, Benchmark]:
     """
     registry = _read(REGISTRY)
     for root in roots:
-        if (root / USER_REGISTRY).is_file():
+        if is_plain(root / USER_REGISTRY):
             registry |= _read(root / USER_REGISTRY)
     return registry
 
 
 def _read(path: Path) -> dict[str, Benchmark]:
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{path}: not valid TOML: {error}") from None
+    table = parse_toml(read_plain_text(path), str(path))
     return {name: _entry(path, name, fields) for name, fields in table.items()}
 
 

@@ -31,6 +31,7 @@ from tspo_cli.data.hub import ID_FIELDS, PREFIX
 from tspo_cli.data.question import Passage, Question
 from tspo_cli.data.rows import read_rows, scan_rows, valid_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.plain_files import require_plain
 
 GOLD_KINDS = ("full", "positive", "none")
 QUESTION_FILES = ("questions.jsonl", "questions.jsonl.gz", "questions.parquet")
@@ -282,7 +283,7 @@ def resolve_data(name_or_path: str) -> Path:
 
     Raises:
         MissingResourceError: there is no such data set. The message has the nearest name.
-        InvalidInputError: a registry is malformed.
+        InvalidInputError: a registry is malformed, or the path is that of a pipe, socket or device.
     """
     if name_or_path.startswith(PREFIX):
         return Path(name_or_path)
@@ -302,6 +303,7 @@ def resolve_data(name_or_path: str) -> Path:
         raise MissingResourceError(
             f"{path}: no {QUESTION_FILES[0]}(.gz) in this folder (it holds {inside}); name a file"
         )
+    require_plain(path, "name a file")
     names_in = {folder: _children(folder) for folder in (path.parent, *roots)}
     names_in[Path("registry")] = list(known)
     near = [

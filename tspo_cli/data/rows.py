@@ -34,6 +34,7 @@ from tspo_cli.data.formats.record_checks import (
 from tspo_cli.data.formats.zipped import archive_of, is_member, open_member
 from tspo_cli.data.hub import PREFIX, hub_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.plain_files import is_plain
 from tspo_cli.text.strict_json import decoded
 
 Form = Literal["jsonl", "parquet", "array", "table"]
@@ -149,7 +150,7 @@ def _require_file(path: Path) -> None:
         raise MissingResourceError(
             f"{path}: expected a file, got a directory; name the JSONL or parquet file in it"
         )
-    if not path.is_file():
+    if not is_plain(path):
         raise MissingResourceError(f"{path}: no such file; check the path")
 
 

@@ -14,6 +14,7 @@ from tspo_cli.config.old_records import rollout_as_recorded
 from tspo_cli.config.schema import Config, RolloutConfig
 from tspo_cli.config.tables import Table
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.plain_files import require_plain
 from tspo_cli.runs import read_json
 
 AGENT_FILE = "tspo_agent.json"
@@ -38,6 +39,7 @@ def read_agent_file(model_dir: Path) -> Table:
         InvalidInputError: the file is not one that tspo writes beside a model.
     """
     path = model_dir / AGENT_FILE
+    require_plain(path)
     if not path.is_file():
         return {}
     record = read_json(path)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.plain_files import is_plain, read_plain_text
 
 if TYPE_CHECKING:
     from tspo_cli.config.schema import Config
@@ -42,12 +43,9 @@ def prompt_value(prompt: str) -> str:
     if prompt in STYLE_NAMES or QUESTION in prompt:
         return prompt
     path = Path(prompt)
-    if not prompt or not path.is_file():
+    if not prompt or not is_plain(path):
         return prompt
-    try:
-        template = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InvalidInputError(f"{path}: not a UTF-8 text file") from None
+    template = read_plain_text(path)
     if QUESTION not in template:
         raise InvalidInputError(
             f"{path}: expected a template with {{question}} in it; add it where the question "

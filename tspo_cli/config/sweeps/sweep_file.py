@@ -43,6 +43,7 @@ from tspo_cli.config.layers import Layer, apply_settings, read_layers
 from tspo_cli.config.recipes import source_path
 from tspo_cli.config.tables import Table
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.plain_files import is_plain, read_plain_text
 from tspo_cli.text.toml_text import parse_toml
 
 SWEEP_NAME = "sweep.json"
@@ -181,12 +182,9 @@ def _settings(layer: Table, prefix: str = "") -> Iterator[str]:
 
 
 def _read(path: Path) -> Table:
-    if not path.is_file():
+    if not is_plain(path):
         raise MissingResourceError(f"{path}: no such sweep file")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InvalidInputError(f"{path}: not a UTF-8 text file") from None
+    text = read_plain_text(path)
     table = parse_toml(text, str(path))
     for key in table:
         if key not in _KEYS:

@@ -21,6 +21,7 @@ from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.judging.verdict import FORM, verdict
 from tspo_cli.evaluation.metrics import mean
 from tspo_cli.evaluation.resuming.journal import Journal
+from tspo_cli.plain_files import is_plain, read_plain_text
 from tspo_cli.rollout.engines.endpoint.chat_reply import read_reply
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient, RequestRefusedError
 from tspo_cli.rollout.engines.endpoint.request_fields import RequestFields
@@ -207,9 +208,9 @@ def open_judge(config: JudgeConfig) -> Judge | None:
             "judge.model: expected the name of a model on the server of judge.url"
         )
     path = Path(config.prompt) if config.prompt else BUILT_IN
-    if not path.is_file():
+    if not is_plain(path):
         raise MissingResourceError(f"judge.prompt: {path}: no such file")
-    template = path.read_text(encoding="utf-8")
+    template = read_plain_text(path)
     missing = [name for name in FIELDS if f"{{{name}}}" not in template]
     if missing:
         raise InvalidInputError(f"{path}: expected {{{missing[0]}}} in the prompt; add this field")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
+from tspo_cli.plain_files import is_plain
 
 SETS = ("nq", "triviaqa", "popqa", "hotpotqa", "2wikimultihopqa", "musique", "bamboogle")
 CERTAINTY = {
@@ -65,7 +66,7 @@ def read_published(path: Path | None = None) -> list[Published]:
         InvalidInputError: a value is no share between 0 and 1, or a certainty mark is unknown.
     """
     path = path or next((place for place in _PLACES if place.is_file()), _PLACES[0])
-    if not path.is_file():
+    if not is_plain(path):
         raise MissingResourceError(f"{path}: no such file of published results")
     with open(path, encoding="utf-8", newline="") as handle:
         return [
