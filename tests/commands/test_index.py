@@ -53,7 +53,7 @@ def test_build_info_search_verify(corpus: Path, tmp_path: Path) -> None:
         "stop_words": "lucene",
         "stemmer": "none",
     }
-    assert _json("info", index) == built
+    assert _json("info", index) == built | {"checked": "sizes"}
     shown = RUN.invoke(app, ["info", str(index)]).stdout.split("\n")
     assert {tuple(line.split()) for line in shown} >= {("tokens", "words"), ("min_word", "2")}
     assert _json("verify", index) == {"index": str(index), "ok": True, "files": 7, "corpus": "same"}
@@ -81,6 +81,39 @@ def test_results_for_people_are_on_stdout_and_messages_on_stderr(
     assert (
         "files as built; the corpus is the same" in RUN.invoke(app, ["verify", str(index)]).stdout
     )
+
+
+@pytest.mark.parametrize("change", ["cut", "longer", "missing", "a directory"])
+def test_info_looks_for_every_file_of_the_index(corpus: Path, tmp_path: Path, change: str) -> None:
+    index = tmp_path / "index"
+    _json("build", corpus, "--out", index)
+    names = json.loads((index / "manifest.json").read_text())["files"]
+    assert len(names) > 3
+    for name in names:
+        file, whole = index / name, (index / name).read_bytes()
+        file.unlink()
+        if change == "a directory":
+            file.mkdir()
+        elif change != "missing":
+            file.write_bytes(whole[:-1] if change == "cut" else whole + b"0")
+        assert f"{file}: expected {len(whole)} bytes, got " in _fails(
+            InvalidInputError, "info", index
+        )
+        file.rmdir() if file.is_dir() else file.unlink(missing_ok=True)
+        file.write_bytes(whole)
+    assert _json("info", index)["checked"] == "sizes"
+
+
+def test_info_says_which_command_checks_the_contents(corpus: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    _json("build", corpus, "--out", index)
+    file = index / next(iter(json.loads((index / "manifest.json").read_text())["files"]))
+    file.write_bytes(bytes(byte ^ 1 for byte in file.read_bytes()))  # the same size
+    said = RUN.invoke(app, ["info", str(index)]).stdout.splitlines()[-1]
+    assert said == (
+        f"sizes are as built, contents were not read; `tspo index verify {index}` checks them"
+    )
+    assert str(file) in _fails(InvalidInputError, "verify", index)
 
 
 def test_errors_name_what_to_do(corpus: Path, tmp_path: Path) -> None:

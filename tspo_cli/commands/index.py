@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -199,13 +200,17 @@ def _print_results(queries: list[str], results: list[SearchResult], as_json: boo
 
 @app.command()
 def info(directory: IndexDir, as_json: Json = False) -> None:
-    """Show from which corpus and with which settings an index was built."""
+    """Show from which corpus and with which settings an index was built.
+
+    Every file must be there with its size; `tspo index verify` reads the contents too.
+    """
     from tspo_cli.config.sections.index_settings import UNRECORDED
-    from tspo_cli.retrieval.manifest import read_manifest
+    from tspo_cli.retrieval.manifest import check_sizes, read_manifest
 
     manifest = read_manifest(directory)
+    check_sizes(directory, manifest)
     if as_json:
-        console.result_json({"index": str(directory), **manifest})
+        console.result_json({"index": str(directory), **manifest, "checked": "sizes"})
         return
     lexical = UNRECORDED["bm25"] if manifest["kind"] in ("bm25", "hybrid") else {}
     size = sum(facts["bytes"] for facts in manifest["files"].values())
@@ -223,6 +228,8 @@ def info(directory: IndexDir, as_json: Json = False) -> None:
     )
     for name, facts in manifest["files"].items():
         console.result(f"  {facts['bytes']:>14,}  {facts['sha256'][:12]}  {name}")
+    check = shlex.join(["tspo", "index", "verify", str(directory)])
+    console.result(f"sizes are as built, contents were not read; `{check}` checks them")
 
 
 @app.command()

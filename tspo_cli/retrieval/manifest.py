@@ -129,18 +129,28 @@ def check_files(
     Raises:
         InvalidInputError: a file is missing, cut or changed.
     """
+    check_sizes(path, manifest)
+    for name, facts in manifest["files"].items():
+        if most_bytes is None or facts["bytes"] <= most_bytes:
+            check_digest(
+                path / name,
+                facts["sha256"],
+                "the file was changed: build the index again with --overwrite",
+            )
+
+
+def check_sizes(path: Path, manifest: dict[str, Any]) -> None:
+    """Compare the size of every file.
+
+    Raises:
+        InvalidInputError: a file is missing, cut or longer.
+    """
     for name, facts in manifest["files"].items():
         size = (path / name).stat().st_size if (path / name).is_file() else None
         if size != facts["bytes"]:
             got = "no such file" if size is None else f"{size} bytes"
             raise InvalidInputError(
                 f"{path / name}: expected {facts['bytes']} bytes, got {got}; build the index again"
-            )
-        if most_bytes is None or size <= most_bytes:
-            check_digest(
-                path / name,
-                facts["sha256"],
-                "the file was changed: build the index again with --overwrite",
             )
 
 
