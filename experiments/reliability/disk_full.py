@@ -10,7 +10,8 @@ first, and one line on stderr named a file and the room, without a traceback; (2
 the same, byte for byte; (3) after room was made the same command succeeded, with the same bytes. A
 training is resumed instead: (2) is that its checkpoints are whole and its status is `failed`, (3)
 that it ends with the files of the undisturbed run. A sweep is its training in a cell; the same
-command goes on. The room for a dense index and for a converted model is checked before the work, so
+command goes on. A demo meets a full disk in each of its stages, and the same command goes on: (2)
+is that the stages before are the same and its runs as above. The room for a dense index and for a
 that the size of files is limited there.
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import resource
 import shutil
 import subprocess
@@ -40,6 +42,10 @@ from tspo_cli.training.core.checkpoints.checkpoint import find_checkpoint
 SHARES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 """Free room, as a share of what the command writes."""
 DISK = 96 * 2**20
+DEMO_STAGES = (("world",), ("index",), ("warmstart",), ("grpo", "tspo"), ("baselines",), ("page",))
+"""The folders that each stage of a demo writes; the page is a file."""
+_OF_DEMO = re.compile(r"ended with exit code \d+$")
+"""What a demo says after its command has said what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,7 @@ def shown(path: Path) -> dict[str, bytes]:
 def says_it(log: Path, code: int) -> bool:
     """One line that names a file and the room, and no traceback."""
     lines = log.read_text().splitlines()
-    errors = [line for line in lines if line.startswith("error: ")]
+    errors = [line for line in lines if line.startswith("error: ") and not _OF_DEMO.search(line)]
     told = [*errors, *(line for line in lines if ": exit code " in line)]  # of the cell of a sweep
     full = [line for line in told if "are free" in line or "ulimit" in line or "are needed" in line]
     return code in (1, 4) and len(errors) == len(full) == 1 and "Traceback" not in "".join(lines)
@@ -184,6 +190,71 @@ def try_training(training: Training, disk: Path, expected: Path, log: Path, row:
         if not (said and whole and went_on):
             row.problems += (f"said {said}, whole {whole}, went on {went_on}: {message}",)
         shutil.rmtree(out)
+
+
+def made_by(out: Path, stage: Sequence[str]) -> dict[str, bytes]:
+    """The files of a stage of a demo that are the same in every demo with its options."""
+    return {
+        f"{name}/{key}": value
+        for name in stage
+        for key, value in (
+            contents(out / name) if (out / name / "status.json").exists() else shown(out / name)
+        ).items()
+    }
+
+
+def room_of(out: Path) -> int:
+    """Bytes of the disk that the files below a folder take."""
+    return sum(path.stat().st_blocks * 512 for path in out.rglob("*"))
+
+
+def try_demo(disk: Path, log: Path, row: Row) -> None:
+    """Fill the disk in every stage of a demo. What goes on meets it in the next stage, and in the
+    end everything is compared with the demo that had room.
+    """
+    out = disk / "out"
+    command, page = ["demo", "--quick", "--out", str(out)], out / "report.html"
+    tspo(command, log)
+    wanted = [made_by(out, stage) for stage in DEMO_STAGES]
+    rooms = [sum(room_of(out / name) for name in stage) for stage in DEMO_STAGES]
+    rooms[-1] = page.stat().st_blocks * 512
+    shutil.rmtree(out)
+    pending = 0
+
+    def finish() -> None:
+        nonlocal pending
+        code, _ = forked(lambda: None, command, log)
+        same = code == 0 and wanted == [made_by(out, stage) for stage in DEMO_STAGES]
+        row.went_on += pending if same and page.exists() else 0
+        pending = 0
+
+    for number, stage in enumerate(DEMO_STAGES):
+        if stage in (("baselines",), ("page",)):  # smaller than what the trainings need on the way
+            finish()
+            page.unlink()
+            shutil.rmtree(out / "baselines") if stage == ("baselines",) else None
+        there = room_of(out) if out.exists() else 0
+        fill(disk, max(0, sum(rooms[:number]) + rooms[number] // 2 - there))
+        log.unlink(missing_ok=True)
+        code, _ = forked(lambda: None, command, log)
+        (disk / ".filler").unlink()
+        if code == 0:
+            continue
+        pending += 1
+        row.full += 1
+        said = says_it(log, code)
+        runs = [out / name for name in ("warmstart", "grpo", "tspo")]
+        begun = [run for run in runs if (run / "status.json").exists()]
+        whole = wanted[:number] == [made_by(out, done) for done in DEMO_STAGES[:number]] and all(
+            read_status(run)["state"] != "running" and not find_checkpoint(run).damaged
+            for run in begun
+        )
+        row.one_line += said
+        row.whole += whole
+        if not (said and whole):
+            text = log.read_text()[-900:]
+            row.problems += (f"{stage}: said {said}, whole {whole}, exit {code}: {text}",)
+    finish()
 
 
 def writes(work: Path, disk: Path) -> Iterator[Write]:
@@ -262,6 +333,7 @@ def try_all(work: Path, only: Sequence[str]) -> list[Row]:
 
     for write in writes(work, disk):
         attempt(write.kind, partial(try_write, write, disk, log))
+    attempt("demo", partial(try_demo, disk, log))
     for training in commands:
         if only and training.kind not in only:
             continue
