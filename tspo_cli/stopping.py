@@ -17,6 +17,7 @@ class _State:
     number: int = 0
     deferring: bool = False
     urgent: bool = False
+    has_starter: bool = False
 
 
 _state = _State()
@@ -45,6 +46,21 @@ def request_stop(number: int, *, urgent: bool = False) -> None:
     _state.urgent = _state.urgent or urgent
     if urgent or not _state.deferring:
         raise stop_error(_state.number)
+
+
+def expect_from_starter() -> None:
+    """Another tspo command started this process. When a signal reaches the whole process group, as
+    Ctrl-C does, that command sends SIGTERM too, once.
+    """
+    _state.has_starter = True
+
+
+def is_of_starter(number: int) -> bool:
+    """True once, for a SIGTERM after a first signal in a process that a tspo command started."""
+    if not _state.has_starter or number != signal.SIGTERM:
+        return False
+    _state.has_starter = False
+    return True
 
 
 def requested() -> int:

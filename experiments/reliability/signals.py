@@ -1,12 +1,15 @@
-"""A training that is asked to stop at a random moment: does it leave its last whole step, end in
-time with the right exit code, and go on to the same bytes?
+"""A training, sweep or demo that is asked to stop at a random moment: does it end in time with the
+right exit code, leave its last whole step, and go on to the same bytes?
 
     python -m experiments.reliability.signals --signal TERM --moments 10 --processes 1 2
-        [--group] [--seed 0] [--work DIR] [--json]
+        [--of train|sweep|demo] [--group] [--seed 0] [--work DIR] [--json]
 
 A small world trains undisturbed, once for each number of processes. Other runs get the signal at a
 random moment after a random step, the whole process group with --group, and are resumed. No
 checkpoint is written by steps: what a resumed run goes on from is what the signal left.
+
+A sweep (two cells at a time) and a quick demo get the signal at a random moment of their time. No
+process of theirs may be left, no run may say that it is running, and the same command goes on.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +112,93 @@ def try_moment(
     return found
 
 
+def made(out: Path) -> dict[str, bytes]:
+    """What runs, evaluations and data below `out` have in common with undisturbed ones."""
+    files = {
+        f"{run.relative_to(out)}/{name}": content
+        for run in runs_below(out)
+        for name, content in contents(run).items()
+        if not name.startswith("checkpoints/")
+    }
+    for name in ("world", "index"):
+        files |= {
+            str(path.relative_to(out)): path.read_bytes()
+            for path in (out / name).glob("*")
+            if path.is_file()
+        }
+    return files
+
+
+def runs_below(out: Path) -> list[Path]:
+    return sorted(path.parent for path in out.rglob("metrics.jsonl"))
+
+
+def kept_its_steps(run: Path) -> bool:
+    """True if the run goes on from its last whole step."""
+    folders = checkpoint_folders(run)
+    steps = max((row["step"] for row in read_jsonl(run / METRICS_NAME)), default=0)
+    return not steps or (bool(folders) and checkpoint_step(folders[-1]) == steps)
+
+
+def processes_of(out: Path) -> list[str]:
+    """The command lines of living processes that name `out`, without this one's own."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if str(out) in line and int(path.parent.name) != os.getpid():
+                found.append(line)
+    return found
+
+
+def try_whole(
+    command: list[str], out: Path, log: Path, number: int, delay: float, group: bool
+) -> dict[str, Any]:
+    """Stop a sweep or a demo after `delay` seconds, and see what is left."""
+    child = os.fork()
+    if child == 0:
+        become_tspo(lambda: os.setpgid(0, 0), command, log)
+    time.sleep(delay)
+    began = time.monotonic()
+    (os.killpg if group else os.kill)(child, number)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    seconds, left = time.monotonic() - began, processes_of(out)
+    states = {str(run.relative_to(out)): read_status(run)["state"] for run in runs_below(out)}
+    right = code == 128 + number and not left and not {"running", "failed"} & set(states.values())
+    right = right and all(map(kept_its_steps, runs_below(out)))
+    return {
+        "after": delay,
+        "code": code,
+        "seconds": seconds,
+        "left": left,
+        **states,
+        "right": right,
+    }
+
+
+def try_many(
+    options: argparse.Namespace, command: list[str], work: Path, number: int, draw: random.Random
+) -> list[dict[str, Any]]:
+    """A sweep or a demo, undisturbed and then stopped at random moments."""
+    out, log, found = work / "many", work / "log.txt", []
+    line = [*command, "--out", str(out)]
+    seconds = tspo(line, log)
+    wanted = made(out)
+    for _ in range(options.moments):
+        shutil.rmtree(out)
+        delay = draw.uniform(1, seconds)
+        moment = try_whole(line, out, log, number, delay, options.group)
+        moment["same"] = forked(lambda: None, line, log)[0] == 0 and made(out) == wanted
+        found.append({"processes": 1, **moment})
+        print(json.dumps(found[-1]), file=sys.stderr, flush=True)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--of", default="train", choices=["train", "sweep", "demo"])
     parser.add_argument("--signal", default="TERM", choices=["TERM", "HUP", "INT", "USR1"])
     parser.add_argument("--moments", type=int, default=3)
     parser.add_argument("--processes", type=int, nargs="+", default=[1])
@@ -126,9 +213,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         work = options.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
-        command = [*prepare_world(work, work / "log.txt"), *settings({"checkpoint.every": 50})]
         draw, found = random.Random(options.seed), []
-        for processes in options.processes:
+        if options.of == "demo":
+            found = try_many(options, ["demo", "--quick"], work, number, draw)
+            options.processes = [1]
+        else:
+            train = prepare_world(work, work / "log.txt")
+            command = [*train, *settings({"checkpoint.every": 50})]
+        if options.of == "sweep":
+            grid = work / "grid.sweep.toml"
+            grid.write_text('base = ["tiny/tspo"]\nseeds = [0, 1]\n\n[arms.tspo]\n')
+            words = ["sweep", str(grid), "--jobs", "2", *command[2:]]
+            found = try_many(options, words, work, number, draw)
+            options.processes = [1]
+        for processes in options.processes if options.of == "train" else ():
             line = [*command, *settings({"train.processes": processes})]
             undisturbed = work / f"undisturbed-{processes}"
             tspo([*line, "--out", str(undisturbed)], work / "log.txt")
@@ -146,9 +244,9 @@ def main() -> None:
         for processes in options.processes:
             rows = [row for row in found if row["processes"] == processes]
             print(
-                f"{options.signal}, processes {processes}: {len(rows)} moments; "
+                f"{options.of}, {options.signal}, processes {processes}: {len(rows)} moments; "
                 f"{sum(row['right'] for row in rows)} with checkpoint, status and exit code; "
-                f"{sum(row['same'] for row in rows)} resumed to the same bytes; longest end "
+                f"{sum(row['same'] for row in rows)} went on to the same bytes; longest end "
                 f"{max(row['seconds'] for row in rows):.1f} s"
             )
     whole = all(row["same"] and row["right"] and row["seconds"] < LONGEST_END for row in found)

@@ -56,7 +56,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         _first, _first_time, _in_order = number, time.monotonic(), False
         stopping.request_stop(number)
         return
-    if _is_repeated():
+    if _is_repeated() or stopping.is_of_starter(number):
         return
     if _in_order:
         os._exit(128 + _first)

@@ -17,6 +17,7 @@ from tspo_cli.timing import got_further
 from tspo_cli.training import loop
 from tspo_cli.training.core.training_core import TrainingCore
 from tspo_cli.training.launch import saved_steps
+from tspo_cli.training.launch.child_processes import end_with_parent
 from tspo_cli.training.rl.rl_step import RlStep
 
 # Moment -> where the call is looked up. A step of the tests has one rollout phase and one update.
@@ -64,6 +65,20 @@ def send(moment: str, number: str, name: str, ranks: str = "", times: str = "1")
 
     if is_one_of(ranks):
         at(moment.removesuffix("-inside"), int(number), act, inside=moment.endswith("-inside"))
+
+
+def group(moment: str, number: str, name: str, again: str = "") -> None:
+    """This process, which another tspo command has started, gets the signal `name` as its whole
+    process group does, then SIGTERM of the command, which got `name` too, and then `again`.
+    """
+
+    def act() -> None:
+        for each in filter(None, [name, "SIGTERM", again]):
+            os.kill(os.getpid(), signal.Signals[each])
+            time.sleep(0.01)
+
+    end_with_parent(os.getppid())
+    at(moment, int(number), act)
 
 
 def fail(moment: str, number: str, kind: str, ranks: str) -> None:

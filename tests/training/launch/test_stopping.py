@@ -95,6 +95,27 @@ def test_rollouts_are_abandoned(playground: Playground, tmp_path: Path) -> None:
     assert not (run / "checkpoints").exists(), "before the first step there is nothing to write"
 
 
+@pytest.mark.parametrize(
+    ("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129), ("SIGUSR1", 138)]
+)
+def test_a_signal_to_the_group_of_a_sweep_counts_once(
+    playground: Playground, tmp_path: Path, name: str, code: int
+) -> None:
+    run = tmp_path / "run"
+    act = f"tests.training.launch.moments:group:weights:2:{name}"
+    codes, said = run_prepared(act, *command(playground, run))
+    assert (codes, "Traceback" in said) == ([code], False)
+    assert read_json(run / "status.json")["step"] == 2
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step_000002"]
+
+
+def test_a_second_signal_to_the_group_ends_at_once(playground: Playground, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    act = "tests.training.launch.moments:group:weights:2:SIGINT:SIGINT"
+    assert run_prepared(act, *command(playground, run), timeout=20)[0] == [130]
+    assert not list((run / "checkpoints").glob("*"))
+
+
 def test_a_second_signal_ends_at_once(playground: Playground, tmp_path: Path) -> None:
     run = tmp_path / "run"
     codes, said = run_prepared(

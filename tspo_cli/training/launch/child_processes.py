@@ -16,6 +16,8 @@ import time
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 
+from tspo_cli import stopping
+
 PATIENCE = 4.0
 """Seconds that a process has to end by itself before it is killed."""
 CHECKPOINT_PATIENCE = 30.0
@@ -29,6 +31,7 @@ def end_with_parent(parent: int) -> None:
     """End this process when its parent, the process `parent`, has ended, also where that was
     killed: first as SIGTERM does, and at once if that takes longer than `PATIENCE`.
     """
+    stopping.expect_from_starter()
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 
