@@ -128,6 +128,8 @@ def test_operations_of_adapters_reference_and_recomputation() -> None:
     assert work == 6 * 10 * 3
     rank = load_config([], [*base, "lora.rank=4"])
     assert learner_operations(rank, 10, 3.0) == 4 * 10 * 3
+    assert learner_operations(load_config([], base), 10, 3.0, trained=5) == 4 * 10 * 3
+    assert learner_operations(load_config([], base), 10, 3.0, trained=10) == work
     more = load_config([], [*base, "train.gradient_checkpointing=true"])
     assert learner_operations(more, 10, 3.0) == 8 * 10 * 3
     with_reference = load_config([], ["loss.kl=0.001"])
@@ -135,7 +137,12 @@ def test_operations_of_adapters_reference_and_recomputation() -> None:
 
 
 def test_seconds_on_a_cpu_count_the_engine_and_all_processes() -> None:
-    estimate = {"parameters": 10**8, "sequences_per_step": 4, "processes": 1}
+    estimate = {
+        "parameters": 10**8,
+        "trained_parameters": 10**8,
+        "sequences_per_step": 4,
+        "processes": 1,
+    }
     rl, sft = load_config([]), load_config([], ["kind=sft", "data.world=w"])
     assert cpu_seconds(rl, estimate, 100, 1e11) > cpu_seconds(sft, estimate, 100, 1e11)
     halved = cpu_seconds(rl, {**estimate, "processes": 2}, 100, 1e11)

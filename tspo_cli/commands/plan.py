@@ -116,7 +116,7 @@ def _text(estimate: dict[str, Any]) -> str:
     memory, on_disk = estimate["memory_per_process_gib"], estimate["disk_gib"]
     size = estimate["parameters"]
     trained = estimate["trained_parameters"]
-    part = f", {trained / 1e6:,.2f} M of them trained adapters" if trained != size else ""
+    part = f", {trained / 1e6:,.2f} M of them trained" if trained < size else ""
     lines = [
         f"{estimate['kind']}, {estimate['model']}: {size / 1e6:,.2f} M parameters{part}, "
         f"{estimate['precision']}",

@@ -43,6 +43,11 @@ def rule_problems(config: Config) -> Iterator[str]:
             "model.hidden_size: expected a multiple of 32 from 64 up, got "
             f"{config.model.hidden_size}"
         )
+    if config.model.frozen_layers and config.lora.rank:
+        yield (
+            "model.frozen_layers: with adapters (lora.rank) the whole model is frozen; set one of "
+            "the two to 0"
+        )
     rollout = config.rollout
     for name in rollout.template_kwargs:
         if name in _OWN_ARGUMENTS or not name.isidentifier():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,6 +129,21 @@ def load_model(
     torch.nn.Module.to(model, device)
     policy: PreTrainedModel = model.eval()
     return policy
+
+
+def decoder_layers(model: Any) -> Sequence[Any]:
+    """The layers of a causal language model, in the order in which it computes them.
+
+    Raises:
+        InvalidInputError: they are not found.
+    """
+    from torch import nn
+
+    count = model.config.get_text_config().num_hidden_layers
+    for part in model.base_model.modules():
+        if isinstance(part, nn.ModuleList) and len(part) == count:
+            return list(part)
+    raise InvalidInputError(f"{type(model).__name__}: its {count} layers are not found in a list")
 
 
 def linear_layers(path: str | Path) -> list[str]:

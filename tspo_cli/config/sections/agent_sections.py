@@ -44,6 +44,14 @@ class ModelConfig(Section):
             "log-probs differ less."
         ),
     )
+    frozen_layers: int = Field(
+        0,
+        ge=0,
+        description=(
+            "First layers that training leaves as they are, with the embeddings, and an output "
+            "head that is tied to them. With half of the layers an update takes 2/3 of the time."
+        ),
+    )
     max_context: int = Field(
         0,
         ge=0,

@@ -71,8 +71,15 @@ class PlannedRun:
 
     @property
     def trained(self) -> int:
-        """Parameters that have gradients and an optimiser: the adapters where there are some."""
-        return self.adapters or self.parameters
+        """Parameters that have gradients and an optimiser: the adapters where there are some, else
+        those that are not frozen.
+        """
+        return self.adapters or self.parameters - self.frozen
+
+    @property
+    def frozen(self) -> int:
+        """Parameters of embeddings and layers that model.frozen_layers leaves as they are."""
+        return self.shape.frozen(self.config.model.frozen_layers)
 
     @property
     def rollouts(self) -> int:

@@ -30,10 +30,17 @@ class ModelShape:
         """V h (1 or 2 times) + L (2 h q + 2 h kv + 3 h m + 2 h) + h, with q and kv the widths of
         queries and keys.
         """
+        h = self.hidden
+        return self.vocabulary * h * (1 if self.tied else 2) + self.layers * self._layer() + h
+
+    def frozen(self, layers: int) -> int:
+        """Parameters of the embeddings and the first `layers` layers, 0 for no layers."""
+        return self.vocabulary * self.hidden + layers * self._layer() if layers else 0
+
+    def _layer(self) -> int:
         h, q, kv = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim
         biases = q + 2 * kv if self.qkv_bias else 0
-        layer = 2 * h * q + 2 * h * kv + 3 * h * self.intermediate + 2 * h + biases
-        return self.vocabulary * h * (1 if self.tied else 2) + self.layers * layer + h
+        return 2 * h * q + 2 * h * kv + 3 * h * self.intermediate + 2 * h + biases
 
     def adapters(self, rank: int, targets: list[str]) -> int:
         """Numbers in the adapters of `targets`: rank (inputs + outputs) of each layer."""

@@ -19,14 +19,19 @@ warm start of `make real`); the engine's share is an estimate.
 """
 
 
-def learner_operations(config: Config, parameters: int, tokens: float) -> float:
+def learner_operations(
+    config: Config, parameters: int, tokens: float, trained: int | None = None
+) -> float:
     """Floating-point operations of the learner for `tokens`.
 
     Per parameter and token 2 for a forward pass, 2 for the gradients of activations and 2 for those
     of weights (Kaplan et al. 2020, section 2.1), which adapters spare; 2 more with gradient
-    checkpointing, and 2 for a reference policy.
+    checkpointing, and 2 for a reference policy. Without adapters only `trained` parameters (None:
+    all) have gradients.
     """
-    passes = 2 if config.lora.rank else 3
+    passes = 2.0 if config.lora.rank else 3.0
+    if trained is not None and not config.lora.rank:
+        passes = 1 + 2 * trained / parameters
     passes += config.train.gradient_checkpointing
     passes += config.kind == "rl" and (config.loss.kl > 0 or config.loss.log_kl)
     return 2.0 * passes * parameters * tokens
@@ -40,7 +45,8 @@ def gpu_seconds(
     `rollout_tokens` are the mean tokens of a rollout, `tflops` the peak of one GPU.
     """
     tokens = rollout_tokens * estimate["sequences_per_step"]
-    work = learner_operations(config, estimate["parameters"], tokens)
+    parameters, trained = estimate["parameters"], estimate["trained_parameters"]
+    work = learner_operations(config, parameters, tokens, trained)
     return work / (tflops * 1e12 * mfu * estimate["processes"])
 
 
@@ -51,8 +57,8 @@ def cpu_seconds(
     operations a second in each process. Every token goes through the engine once.
     """
     tokens = rollout_tokens * estimate["sequences_per_step"]
-    parameters = estimate["parameters"]
-    seconds = learner_operations(config, parameters, tokens) / CPU_LEARNER_SHARE
+    parameters, trained = estimate["parameters"], estimate["trained_parameters"]
+    seconds = learner_operations(config, parameters, tokens, trained) / CPU_LEARNER_SHARE
     if config.kind != "sft":
         seconds += 2.0 * parameters * tokens / CPU_ENGINE_SHARE
     return seconds / (rate * estimate["processes"])
