@@ -37,7 +37,7 @@ QUESTIONS_A_DEMO = 4
 # Seconds of a stage, and CPU-seconds of what depends on the options: measured with the 135M model
 # on an AMD EPYC (README.md).
 CORPUS, CONVERT, INDEX, DEMONSTRATIONS, START = 10.0, 30.0, 10.0, 10.0, 20.0
-AN_IMITATION = 8.7  # one demonstration, forwards and backwards
+AN_IMITATION = 6.2  # one demonstration, forwards and half of the layers backwards
 AN_UNTAUGHT_ANSWER, AN_ANSWER = 4.0, 7.0
 AN_RL_STEP = 100.0
 
@@ -149,7 +149,8 @@ def real_stages(options: RealOptions, machine: Machine) -> list[Stage]:
     recipe = load_config([f"real/{WARM_START}"])
     k, searches = recipe.retriever.k, recipe.rollout.max_searches
     limits = ("--limit", str(QUESTIONS_A_DEMO * options.demos), "-k", str(k))
-    written = (*limits, "--max-searches", str(searches), "--out", str(demos), "--overwrite")
+    form = ("--max-searches", str(searches), "--restate")
+    written = (*limits, *form, "--out", str(demos), "--overwrite")
     imitations = -(-options.demos // recipe.train.batch_size)
     imitated = options.demos * AN_IMITATION
     answered = options.questions * (AN_UNTAUGHT_ANSWER + AN_ANSWER)
@@ -212,6 +213,7 @@ def _warm_start(options: RealOptions) -> list[str]:
     paths = [_list_of("data.demonstrations", options.out / "demos.jsonl")]
     return [
         *([] if is_default else [f"model.path={model}"]),
+        *(["model.frozen_layers=0"] if options.model else []),
         *([] if options.out == DEFAULT_OUT else paths),
     ]
 

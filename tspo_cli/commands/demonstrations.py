@@ -49,6 +49,13 @@ def make_demos(
             min=0, help="Longest demonstration that is kept, passages included. 0: any length."
         ),
     ] = 0,
+    restate: Annotated[
+        bool,
+        typer.Option(
+            "--restate",
+            help="Begin the last thought with the question: a small model then reads better.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -74,7 +81,7 @@ def make_demos(
         for name in questions
         for question in read_questions(resolve_data(name), limit=limit)
     ]
-    options = ScriptOptions(k, seed, imperfect, max_searches, max_words)
+    options = ScriptOptions(k, seed, imperfect, max_searches, max_words, restate)
     records, summary = make_demonstrations(asked, open_index(index), options)
     reasons = ", ".join(
         f"{name.replace('_', ' ')} {count}" for name, count in summary.not_kept.items()

@@ -181,6 +181,19 @@ def test_the_same_seed_gives_the_same_bytes_and_limits_do_not_matter(
     assert first != other
 
 
+def test_the_last_thought_can_begin_with_the_question(index: Path, tmp_path: Path) -> None:
+    plain, restated = tmp_path / "plain.jsonl", tmp_path / "restated.jsonl"
+    assert make(index, plain).exit_code == 0
+    assert make(index, restated, "--restate").exit_code == 0
+    for before, after in zip(records(plain), records(restated), strict=True):
+        question = " ".join(before["question"].split())
+        start = f"<think> The question is: {question} "
+        last = before["turns"].pop()["text"]
+        assert after["turns"].pop()["text"] == last.replace("<think> ", start, 1)
+        assert before == after
+    assert_sound(records(restated), restated, index, 1)
+
+
 def test_demonstrations_of_too_many_words_are_left_out_and_counted(
     index: Path, tmp_path: Path
 ) -> None:

@@ -24,7 +24,8 @@ Steps = Generator[list[str], list[tuple[Hit, ...]], Script | Dropped]
 @dataclass(frozen=True, slots=True)
 class ScriptOptions:
     """k: passages a search. imperfect: share of demonstrations with a deliberate mistake.
-    max_words: longest demonstration that is kept, passages included (0: any).
+    max_words: longest demonstration that is kept, passages included (0: any). restate: the last
+    thought begins with the question.
     """
 
     k: int = 3
@@ -32,6 +33,7 @@ class ScriptOptions:
     imperfect: float = 0.0
     max_searches: int = 4
     max_words: int = 0
+    restate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ def _agent(question: Question, gold: dict[str, str], options: ScriptOptions) -> 
     rng = Random(f"{options.seed}/{question.key}")
     imperfect = rng.random() < options.imperfect
     own = {name: gold[name] for name in question.supporting_ids if name in gold}
-    return ScriptedAgent(question, own, options.max_searches, rng, imperfect)
+    return ScriptedAgent(question, own, options.max_searches, rng, imperfect, options.restate)
 
 
 def _search(

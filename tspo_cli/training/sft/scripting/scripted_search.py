@@ -77,13 +77,16 @@ class Script:
 
 @dataclass(slots=True)
 class ScriptedAgent:
-    """Scripts one question. `gold` has the contents of its gold passages by id."""
+    """Scripts one question. `gold` has the contents of its gold passages by id. `restate`: the last
+    thought begins with the question.
+    """
 
     question: Question
     gold: dict[str, str]
     max_searches: int
     rng: Random
     imperfect: bool = False
+    restate: bool = False
     _made: list[Search] = field(default_factory=list)
 
     def script(self) -> Generator[list[str], list[tuple[Hit, ...]], Script | Dropped]:
@@ -175,6 +178,8 @@ class ScriptedAgent:
     def _last(self, answer: str, source: Hit | None) -> ScriptedTurn:
         asked = self.question.question
         thought = answer_thought(self.rng, source, self._known(self._made), asked, answer)
+        if self.restate:
+            thought = f"The question is: {' '.join(asked.split())} {thought}"
         return ScriptedTurn(answer_action(thought, answer))
 
     def _known(self, made: Sequence[Search]) -> list[Hit]:
