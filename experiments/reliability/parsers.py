@@ -6,15 +6,19 @@ Every parser is given the inputs that its own rules make expensive: openings wit
 separators, near-misses of a gold answer, deep nesting, damaged ends. The table has the worst input
 of each parser (`--all`: every input). A time is the best of three calls in this process. `growth`
 is that time divided by the time for a quarter of the input: about 4 for a linear parser, 16 for a
-quadratic one.
+quadratic one. Beside the readers stands what the standard library alone needs for the same text.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import csv
+import io
 import json
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +36,12 @@ from tspo_cli.evaluation.methods.ircot import first_sentence
 from tspo_cli.evaluation.methods.plain import after_marker
 from tspo_cli.evaluation.methods.thoughts import split_thoughts
 from tspo_cli.reporting.rendering.marks import marked
+from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.protocol import parse_action
 from tspo_cli.rollout.shown import shown_lengths
 from tspo_cli.runs import read_jsonl
 from tspo_cli.training.sft.demonstration_file import read_demonstrations
+from tspo_cli.training.sft.scripting.scripted_thoughts import _quotation
 
 ROUNDS = 3
 LONG_GOLD = " ".join(f"word{number}" for number in range(200))
@@ -44,10 +50,14 @@ REPEATED_GOLD = " ".join(["so"] * 200)
 
 @dataclass(frozen=True)
 class Parser:
-    """A parser and its expensive inputs: for each a text that begins, is repeated, and ends it."""
+    """A parser and its expensive inputs: for each a text that begins, is repeated, and ends it.
+
+    `floor` is what the parser cannot do without: that of the standard library for the same text.
+    """
 
     run: Callable[[str], object]
     inputs: Mapping[str, tuple[str, str, str]]
+    floor: Callable[[str], object] | None = None
 
 
 def repeats(*parts: str) -> dict[str, tuple[str, str, str]]:
@@ -89,15 +99,30 @@ ENDS = repeats(" ", "<|im_end|>", " <|im_end|>", "<|a") | {
 SPOKEN = repeats("answer ", "answer is ", "Answer: ", "*", ". ", "\n", "\u2028") | {
     "blanks behind the marker": ("the answer is", " ", ""),
     "stars behind the marker": ("answer", "*", " "),
+    "markers, then the word alone": ("", "Answer: ", "answer " * 100),
 }
 VERDICTS = repeats("correct\n", "```", "```\n", "{", "[") | {
     "an open code block": ("```json", "\n", ""),
     "blank lines in a code block": ("```json\n", "\n", "x```"),
 }
-PLAIN = repeats("a ", "x-", "the ", "\u0301", "\u00e9", "\u4e2d", "-", "Doc 1 ", "<search>")
+PLAIN = repeats(
+    "1,500.5 ",
+    "1/2 ",
+    "\uff21",
+    "a ",
+    "x-",
+    "the ",
+    "\u0301",
+    "\u00e9",
+    "\u4e2d",
+    "-",
+    "Doc 1 ",
+    "<search>",
+)
 MATCHES = PLAIN | {
     "near-misses of a long gold": ("", LONG_GOLD[:-1] + " ", ""),
     "near-misses of a repeated gold": ("", REPEATED_GOLD[:-1] + " ", ""),
+    "near-misses in what repeats itself": ("", "so-" * 198 + "soso-", ""),
     "near-misses within a word": ("", "so-" * 199 + "s ", REPEATED_GOLD.replace(" ", "")),
 }
 
@@ -105,7 +130,7 @@ MATCHES = PLAIN | {
 MARKS = {
     f"a gold, then {label}": ("x x ok \u00e9\u00e9 " + start, repeated, end)
     for label, (start, repeated, end) in MATCHES.items()
-    if label.startswith(("'the", "'x-", "'\u0301", "near-misses of a long"))
+    if label.startswith(("'the", "'1,", "'x-", "'\u0301", "near-misses of a long"))
 }
 
 
@@ -120,6 +145,31 @@ def normalize(text: str) -> None:
     normalize_answer.cache_clear()
     exact_match(text, ["a b c"])
     f1_score(text, ["a b c"])
+
+
+def json_lines(text: str) -> None:
+    """The standard library alone for JSON lines; a line that is none is refused."""
+    for line in filter(str.strip, text.split("\n")):
+        refusing(json.loads)(line)
+
+
+def refusing(parse: Callable[[str], object]) -> Callable[[str], object]:
+    """`parse` of the standard library, for which a refusal is an answer, too."""
+
+    def run(text: str) -> object:
+        try:
+            return parse(text)
+        except (ValueError, RecursionError, csv.Error) as error:
+            return str(error)
+
+    return run
+
+
+def cells(text: str) -> None:
+    """The cells of a table, and the strings of a list that Python printed."""
+    rows = list(csv.reader(io.StringIO(text)))
+    if rows and rows[-1][-1].startswith("["):
+        refusing(ast.literal_eval)(rows[-1][-1])
 
 
 def in_file(name: str, read: Callable[[Path], object]) -> Callable[[str], object]:
@@ -208,16 +258,29 @@ PARSERS: dict[str, Parser] = {
         lambda text: marked(text, [LONG_GOLD, "x x", "ok \u00e9\u00e9"]), MARKS
     ),
     "shown part of a passage": Parser(
-        lambda text: shown_lengths([text], f"<information>Doc 1 {text[:-9]}"), repeats("a ", "b")
+        lambda text: [
+            shown_lengths([text], f"<information>Doc 1 {text[:-9]}{end}") for end in ("", "x")
+        ],
+        repeats("a ", "b", "a b a ") | {"a period that ends": ("", "ab", "x" * 20)},
     ),
-    "questions, JSONL": Parser(in_file("q.jsonl", read_questions), LINES),
-    "questions, JSON array": Parser(in_file("q.json", read_questions), ARRAYS),
-    "questions, CSV": Parser(in_file("q.csv", read_questions), TABLES),
-    "corpus": Parser(in_file("c.jsonl", lambda path: list(read_passages(path))), PASSAGES),
-    "demonstrations": Parser(in_file("d.jsonl", read_demonstrations), DEMONSTRATIONS),
-    "group file": Parser(in_file("g.json", read_group), GROUPS),
-    "metrics of a run": Parser(in_file("m.jsonl", read_jsonl), METRICS),
-    "experiment file": Parser(in_file("e.toml", lambda path: list(read_layers(path))), TOMLS),
+    "sentences with an answer": Parser(
+        lambda text: _quotation([Hit("1", f'"t"\n{text}', 0.0)], "q", "so"),
+        repeats("so ", "so. ", "abc. "),
+    ),
+    "questions, JSONL": Parser(in_file("q.jsonl", read_questions), LINES, json_lines),
+    "questions, JSON array": Parser(
+        in_file("q.json", read_questions), ARRAYS, refusing(json.loads)
+    ),
+    "questions, CSV": Parser(in_file("q.csv", read_questions), TABLES, refusing(cells)),
+    "corpus": Parser(
+        in_file("c.jsonl", lambda path: list(read_passages(path))), PASSAGES, json_lines
+    ),
+    "demonstrations": Parser(in_file("d.jsonl", read_demonstrations), DEMONSTRATIONS, json_lines),
+    "group file": Parser(in_file("g.json", read_group), GROUPS, refusing(json.loads)),
+    "metrics of a run": Parser(in_file("m.jsonl", read_jsonl), METRICS, json_lines),
+    "experiment file": Parser(
+        in_file("e.toml", lambda path: list(read_layers(path))), TOMLS, refusing(tomllib.loads)
+    ),
 }
 """What is measured, by the name in the table."""
 
@@ -258,10 +321,13 @@ def main() -> None:
             measured.append((whole, whole / quarter if quarter > 0.05 else 0.0, label))
         for whole, growth, label in sorted(measured, reverse=True)[: None if options.all else 1]:
             row = {"parser": name, "ms": round(whole, 1), "growth": round(growth, 1)}
-            rows.append(row | {"worst input": label})
+            text = text_of(parser.inputs[label], options.bytes)
+            floor = round(milliseconds(parser.floor, text), 1) if parser.floor else None
+            rows.append(row | {"floor": floor, "worst input": label})
             if not options.json:
                 shown = f"{row['growth']:6}" if growth else "     -"
-                print(f"{name:26} {row['ms']:10} ms {shown}   {label}", flush=True)
+                of_library = "" if floor is None else f"{floor} ms"
+                print(f"{name:26} {row['ms']:10} ms {shown} {of_library:>11}   {label}", flush=True)
     if options.json:
         print(json.dumps({"bytes": options.bytes, "rows": rows}, indent=2))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from random import Random
 from types import SimpleNamespace
 from typing import cast
 
@@ -11,7 +13,7 @@ import pytest
 
 from tspo_cli.evaluation.judging.verdict import verdict
 from tspo_cli.evaluation.methods.ircot import first_sentence
-from tspo_cli.evaluation.methods.plain import after_marker
+from tspo_cli.evaluation.methods.plain import _MARKED, after_marker
 from tspo_cli.evaluation.methods.thoughts import split_thoughts
 from tspo_cli.evaluation.methods.tool_call import parse_call
 from tspo_cli.rollout.protocol import RolloutState, parse_action
@@ -180,3 +182,28 @@ def test_readers_take_linear_time(piece: str) -> None:
         start = time.process_time()
         read()
         assert time.process_time() - start < 0.5, "quadratic time is minutes"
+
+
+def test_the_last_marker_is_the_last_of_all_matches() -> None:
+    """It is looked for from the end, which must not change what is found."""
+    draw = Random(0)
+    parts = [
+        "answer",
+        "Answer",
+        "ANSWER",
+        "an\u017fwer",
+        "\u0130",
+        " is",
+        " the",
+        "final ",
+        ":",
+        "**",
+    ]
+    parts += [":", "**", " ", "\n", "x", "so ", "s"]
+    for _ in range(20_000):
+        text = "".join(draw.choices(parts, k=draw.randrange(1, 14)))
+        matches = list(_MARKED.finditer(text))
+        line = re.split("[\n\r\v\f]", text[matches[-1].end() :])[0] if matches else ""
+        assert after_marker(text) == (line.strip("* \t") or None), text
+    many = "answer " * 100 + "answer: x\n" + "answer " * 100
+    assert after_marker(many) == "x"

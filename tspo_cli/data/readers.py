@@ -222,6 +222,8 @@ def _string_list(
         )
     if numbers:
         return tuple(text_id(path, number, item, name) for item in value)
+    if {*map(type, value)} <= {str} and not has_half("".join(value)):
+        return tuple(value)
     for item in value:
         if not isinstance(item, str):
             raise invalid(

@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +27,7 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _STRING = re.compile(r"""'(?:[^'\\\n\r\0]|\\[!-~])*+'|"(?:[^"\\\n\r\0]|\\[!-~])*+\"""")
 # A list of strings as Python prints it, read much faster than by Python's parser.
 _STRINGS = re.compile(rf"\[ *+(?:{_STRING.pattern})(?: *+, *+(?:{_STRING.pattern}))*+ *+\]")
+_BETWEEN_STRINGS = re.compile("' *+, *+'")
 _READ_AT_ONCE = 1 << 20
 HALF_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 """Stands in JSON where it may hold half of a surrogate pair; whole pairs are written so, too."""
@@ -57,8 +59,8 @@ def table_rows(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Sca
         if isinstance(cells, InvalidInputError):
             yield number, cells
         elif header is None:
-            header = [name.strip() for name in cells]
-            if not all(map(_is_name, header)):
+            header = [*map(str.strip, cells)]
+            if not _are_names(header):
                 shown = ", ".join(repr(" ".join(name.split())[:30]) for name in header[:4])
                 fix = "add such a line, or give the file as JSONL"
                 yield number, invalid(path, number, "the names of the columns", shown, fix)
@@ -81,9 +83,17 @@ def table_rows(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Sca
             )
 
 
-def _is_name(cell: str) -> bool:
-    """Whether a cell of the first line can name a column: a number, a sentence or a list cannot."""
-    return len(cell) <= 40 and not cell.isdecimal() and not cell.endswith((".", "?", "]"))
+def _are_names(cells: list[str]) -> bool:
+    """Whether the cells of the first line can name columns: a number, a sentence or a list cannot.
+
+    No loop of Python's: a line may have a million cells.
+    """
+    different = set(cells)
+    return (
+        max(map(len, different), default=0) <= 40
+        and not any(map(str.isdecimal, different))
+        and not any(map(str.endswith, different, repeat((".", "?", "]"))))
+    )
 
 
 def _csv_rows(
@@ -133,7 +143,10 @@ def _listed_strings(text: str) -> list[str]:
     """The strings of a list as Python prints it. Raises ValueError for another text."""
     if not _STRINGS.fullmatch(text):
         raise ValueError("not a list of strings")
-    strings = [string[1:-1] for string in _STRING.findall(text)]
+    if '"' in text or "\\" in text:
+        strings = [string[1:-1] for string in _STRING.findall(text)]
+    else:
+        strings = _BETWEEN_STRINGS.split(text[text.index("'") + 1 : text.rindex("'")])
     if "\\" not in text:
         return strings
     # All at once: a string by itself takes longer than its escapes. No string has a NUL yet.

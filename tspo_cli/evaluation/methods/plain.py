@@ -36,6 +36,8 @@ _MARKED = re.compile(
     r"[*\s]*+(?=[^\s:*])"
 )
 _LINE = re.compile(r"[^\n\r\v\f\x1c-\x1e\x85\u2028\u2029]*")
+_TRIED_FROM_THE_END = 64
+"""Words "answer", before one pass over the text is faster."""
 _NEXT_QUESTION = "\nQuestion:"
 
 
@@ -152,10 +154,23 @@ def answer_from(protocol: SearchProtocol, trajectory: Trajectory) -> AnswerFrom 
 
 def after_marker(text: str, marker: re.Pattern[str] = _MARKED) -> str | None:
     """The rest of the line after the last marker, such as "So the answer is:" or "Answer:"; None
-    without one.
+    without one. A marker begins with the word "answer".
     """
-    last = deque(marker.finditer(text), maxlen=1)
-    if not last:
-        return None
-    line = _LINE.match(text, last[0].end())
+    last = _last(text, marker)
+    line = _LINE.match(text, last.end()) if last else None
     return (line.group().strip("* \t") if line else "") or None
+
+
+def _last(text: str, marker: re.Pattern[str]) -> re.Match[str] | None:
+    # From the end, for a model may repeat itself. No replacement here changes the length of a text,
+    # and the long s is an s where case does not count.
+    lower = text.replace("\N{LATIN SMALL LETTER LONG S}", "s")
+    lower = lower.replace("\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}", "i").lower()
+    place = len(text)
+    for _ in range(_TRIED_FROM_THE_END):
+        place = lower.rfind("answer", 0, place)
+        if place < 0:
+            return None
+        if found := marker.match(text, place):
+            return found
+    return next(iter(deque(marker.finditer(text), maxlen=1)), None)
