@@ -116,7 +116,7 @@ def train_loop(
     ):
         if (done == 0 and config.eval.at_start) or not saves.is_evaluated:
             _evaluate(run, evaluate, done, track)
-            saves.end_step(done, is_evaluated=True)
+            saves.end_late_evaluation()
         began = time.perf_counter()
         for step in range(done + 1, config.train.steps + 1 if reason is None else 0):
             started, cpu_started = time.perf_counter(), time.process_time()

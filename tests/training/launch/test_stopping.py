@@ -62,6 +62,7 @@ def straight(playground: Playground, tspo: Tspo, tmp_path_factory: pytest.TempPa
         ("SIGINT", 130, "weights", 2, 2),
         ("SIGUSR1", 138, "records", 3, 3),
         ("SIGHUP", 129, "evaluation-inside", 1, 2),
+        ("SIGTERM", 143, "evaluation-inside", 2, 4),
         ("SIGTERM", 143, "checkpoint", 1, 4),
     ],
 )

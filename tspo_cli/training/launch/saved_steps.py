@@ -69,6 +69,15 @@ class SavedSteps:
         """The step is whole, and its records are written; its evaluation may follow."""
         self.step, self.is_evaluated = step, is_evaluated
 
+    def end_late_evaluation(self) -> None:
+        """The evaluation that a stop left out is made: the checkpoint that calls it due is written
+        again.
+        """
+        if not self.is_evaluated:
+            self.saved = -1
+        self.is_evaluated = True
+        self.save()
+
     def save(self) -> None:
         """Write the checkpoint of the last whole step, unless it is there."""
         if self.saved == self.step or not writes_checkpoints(self.run):
