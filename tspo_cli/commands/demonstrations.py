@@ -51,10 +51,7 @@ def make_demos(
     ] = 0,
     restate: Annotated[
         bool,
-        typer.Option(
-            "--restate",
-            help="Begin the last thought with the question: a small model then reads better.",
-        ),
+        typer.Option("--restate", help="Begin the last thought with the question."),
     ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
