@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.models.checks.json_files import check_generation_file, check_json_files
 from tspo_cli.models.checks.loading_report import check_shards, check_tensors
+from tspo_cli.models.checks.model_size import is_large_on_cpu
 
 if TYPE_CHECKING:
     import torch
@@ -93,7 +94,8 @@ def load_model(
     """The causal language model of a directory or hub name (at `revision`; empty: its main branch),
     in eval mode on `device`. dtype None: as it was saved.
 
-    Only safetensors weights are read, and no code that comes with a model is run.
+    Only safetensors weights are read, and no code that comes with a model is run. A large bfloat16
+    model multiplies in float32 on a CPU that has no instructions for bfloat16.
 
     Raises:
         MissingResourceError: no such directory, no configuration or weights in it, or the hub does
@@ -104,6 +106,8 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
+
+    from tspo_cli.models import dtype as formats
 
     disable_progress_bar()
     model_config(path, revision)
@@ -127,6 +131,8 @@ def load_model(
     model, report = loaded
     check_tensors(path, report)
     torch.nn.Module.to(model, device)
+    if is_large_on_cpu(model) and not formats.has_bfloat16():
+        formats.multiply_in_float32(model)
     policy: PreTrainedModel = model.eval()
     return policy
 
