@@ -44,7 +44,9 @@ class SiopOptions(GoldLogprobOptions):
     decide_belief = ("eta", "probability", "clusters")
 
     eta: float = Field(
-        1.0, ge=0, description="How much the reward of a cluster of answers counts beside its size."
+        5.0,  # with 1, groups of wrong answers are learnt: docs/methods_2026.md
+        ge=0,
+        description="How much the reward of a cluster of answers counts beside its size.",
     )
     probability: Literal["mean", "sum", "shares"] = Field(
         "mean",
