@@ -4,9 +4,14 @@ from __future__ import annotations
 
 
 class TspoError(Exception):
-    """A failure with a message of a single line for the user. Exit code 1."""
+    """A failure with a message for the user: a single line, or one line for each of several
+    arguments. Exit code 1.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return "\n".join(str(line) for line in self.args)
 
 
 class UsageError(TspoError):

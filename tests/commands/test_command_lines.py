@@ -58,9 +58,18 @@ def test_a_wrong_command_line_is_one_harmless_line(
     assert not any(secret in shown for secret in ("pw123", "tok456", "\x1b", "\u202e", "\x07"))
 
 
+def test_every_problem_of_an_experiment_has_a_line_of_its_own(tmp_path: Path) -> None:
+    done = run_tspo("config", "validate", "any/tspo", cwd=tmp_path)
+    lines = done.err.splitlines()
+    assert (done.code, done.out, len(lines)) == (3, "", 3)
+    keys = [line.split(": ")[1] for line in lines if line.startswith("error: ")]
+    assert keys == ["data.train", "model.path", "retriever"]
+
+
 def test_a_launch_script_with_a_secret_is_announced(tmp_path: Path) -> None:
-    words = ["train", "tiny/tspo", "--set", f"retriever.url={URL}", "--print-launch", "torchrun"]
-    done = run_tspo(*words, cwd=tmp_path)
+    words = ["train", "tiny/tspo", "--set", "retriever.index=", "--set", f"retriever.url={URL}"]
+    done = run_tspo(*words, "--print-launch", "torchrun", cwd=tmp_path)
+    assert done.code == 0
     assert "the script has the secret of this URL" in done.err
     assert "pw123" not in done.err
 

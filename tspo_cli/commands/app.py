@@ -127,7 +127,7 @@ def _refuse(error: Any) -> None:
 
 
 def main() -> None:
-    """Run the command. A TspoError, OSError or a wrong command line is printed as one line and
+    """Run the command. A TspoError, OSError or a wrong command line is printed, a line each, and
     gives the exit code.
     """
     end_on_signals()
@@ -135,7 +135,8 @@ def main() -> None:
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except TspoError as error:
-        console.error(error)
+        for line in error.args or [error]:
+            console.error(line)
         sys.exit(error.exit_code)
     except _CommandLineError as error:
         _refuse(error)

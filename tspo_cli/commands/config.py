@@ -62,7 +62,7 @@ def validate(sources: Sources, settings: Settings = None, as_json: Json = False)
         answer = {"valid": not found, "kind": config.kind, "hash": config_hash(config)}
         console.result_json(answer | ({"problems": found} if found else {}))
     if found:
-        raise InvalidInputError("\n".join(found))
+        raise InvalidInputError(*found)
     for note in unused_settings(config):
         console.say(note)
     if config.vllm.url or config.launch.engines:
