@@ -183,3 +183,8 @@ def byte_size(count: float) -> str:
     """Bytes as a person reads them: `1.5 GiB`."""
     power = min(4, max(1, (max(int(count), 1).bit_length() - 1) // 10))
     return f"{count / 1024**power:.1f} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
+
+
+def counted(number: int, noun: str, ending: str = "s") -> str:
+    """`1 step`, `2,000 steps`."""
+    return f"{number:,} {noun}{'' if number == 1 else ending}"

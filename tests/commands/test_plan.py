@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 from typer.testing import CliRunner
 
@@ -22,3 +25,20 @@ def test_rollout_tokens_without_a_time_to_compute(more: list[str]) -> None:
     done = CliRunner().invoke(app, ["plan", "tiny/warmstart", "--rollout-tokens", "600", *more])
     assert isinstance(done.exception, UsageError)
     assert "--gpus N" in str(done.exception)
+
+
+def test_a_plan_says_that_it_fits_and_no_time_is_zero() -> None:
+    sizes = ["plan", "qwen2.5-3b/tspo", "--gpus", "8", "--gpu-memory", "80"]
+    plan = CliRunner().invoke(app, [*sizes, "--set", "train.steps=1"]).stdout
+    assert re.search(r"it fits: \d+\.\d of the 79\.0 GiB", plan)
+    assert "\n8 processes, ZeRO" in plan
+    assert "updates a step, 1 step\n" in plan
+    assert "without rollouts" in plan
+    assert json.loads(CliRunner().invoke(app, [*sizes, "--json"]).stdout)["gpu_offers_gib"] == 79.0
+    small = CliRunner().invoke(app, ["plan", "tiny/warmstart", "--gpus", "1"]).stdout
+    assert "\n1 process, ZeRO" in small
+    time = next(line for line in small.splitlines() if line.startswith("time: "))
+    amounts = [float(number) for number in re.findall(r"[\d.]+(?= (?:s|min|h)\b)", time)]
+    assert len(amounts) == 2
+    assert min(amounts) > 0
+    assert "rollouts" not in time

@@ -60,6 +60,14 @@ def test_files_compose_left_to_right_and_settings_win(tmp_path: Path) -> None:
     assert load_config([second, first]).rollout.group_size == 2
 
 
+def test_extends_takes_recipes_by_name_and_files_first(tmp_path: Path) -> None:
+    top = write(tmp_path, "top.toml", "extends = 'any/tspo'\nseed = 9\n")
+    config = load_config([top])
+    assert (config.seed, config.credit.algorithm, config.rollout.batch_size) == (9, "tspo", 16)
+    write(tmp_path, "any/tspo", "[rollout]\nbatch_size = 3\n")
+    assert load_config([top]).rollout.batch_size == 3
+
+
 def test_extends_is_relative_and_composed_before(tmp_path: Path) -> None:
     write(tmp_path, "base/root.toml", "seed = 1\n[rollout]\ngroup_size = 2\ntop_k = 7\n")
     write(tmp_path, "base/mid.toml", "extends = 'root.toml'\n[rollout]\ngroup_size = 3\n")
@@ -87,7 +95,8 @@ def test_a_diamond_is_not_a_cycle(tmp_path: Path) -> None:
         ("extends = 'a.toml'\n", InvalidInputError, ["a.toml", "extends itself"]),
         ("extends = 'c.toml'\n", InvalidInputError, ["extends itself", "a.toml > c.toml"]),
         ("extends = 3\n", InvalidInputError, ["a.toml", "expected a file name"]),
-        ("extends = 'none.toml'\n", MissingResourceError, ["a.toml", "none.toml"]),
+        ("extends = 'none.toml'\n", MissingResourceError, ["a.toml: extends", "none.toml", "in "]),
+        ("extends = 'any/tpso'\n", MissingResourceError, ["a.toml: extends", "mean any/tspo?"]),
         ("seed = 1\nseed = = 2\n", InvalidInputError, ["a.toml:2: not valid TOML"]),
         ("seed = 1\n[rollout\n", InvalidInputError, ["a.toml:2: not valid TOML"]),
         ("seed = 1\n[x]\ny = '''", InvalidInputError, ["a.toml:3: not valid TOML"]),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tspo_cli.commands.options import Json, OverwriteRun, ResumeRun, RunOut, Settings, Sources
-from tspo_cli.console import result, result_json
+from tspo_cli.console import counted, result, result_json
 from tspo_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -124,12 +124,20 @@ def _show(plan: ClusterPlan, json: bool) -> None:
     if json:
         result_json({"servers": servers, "training": training})
         return
-    for server in servers:
-        result(f"{server['name']} on {server['host']}, GPUs {server['gpus']}: {server['command']}")
+    for server in plan.servers:
+        command = shlex.join(["tspo", *server.arguments])
+        host = plan.nodes.hosts[server.node]
+        result(f"{server.name} on {host}, {_where(server.gpus)}: {command}")
+    sets = f"; sets {' '.join(plan.settings)}" if plan.settings else ""
     result(
-        f"training on {plan.training_nodes} nodes with {plan.processes} processes each, GPUs "
-        f"{list(plan.gpus)}; sets {' '.join(plan.settings) or 'nothing'}"
+        f"training on {counted(plan.training_nodes, 'node')} with "
+        f"{counted(plan.processes, 'process', 'es')} each, {_where(plan.gpus)}{sets}"
     )
+
+
+def _where(gpus: tuple[int, ...]) -> str:
+    numbers = ", ".join(map(str, gpus))
+    return f"GPU{'s' if len(gpus) > 1 else ''} {numbers}" if gpus else "on the CPU"
 
 
 def _gpus_here() -> int:

@@ -10,6 +10,7 @@ import typer
 
 from tspo_cli import console
 from tspo_cli.commands.options import Json, Settings, Sources
+from tspo_cli.console import counted
 from tspo_cli.errors import GateError, UsageError
 
 
@@ -78,18 +79,23 @@ def plan(
         seconds, source = step_time.measured_seconds(rates, config), str(rates)
     elif gpus:
         seconds = step_time.gpu_seconds(config, estimate, tokens, tflops, mfu)
-        source = f"learner alone, {tflops:g} TFLOPS at {mfu:.0%}"
+        alone = "" if config.kind == "sft" else "the learner alone, without rollouts; "
+        source = f"{alone}{tflops:g} TFLOPS at {mfu:.0%}"
     elif computes:
         threads = config.train.threads or int(os.environ.get("OMP_NUM_THREADS", "1"))
         is_bfloat16 = estimate["precision"] == "bfloat16"
         rate = step_time.matrix_rate(threads, bfloat16=is_bfloat16)
         seconds = step_time.cpu_seconds(config, estimate, tokens, rate)
-        source = f"learner and engine, {threads} CPU thread(s) with {rate / 1e9:,.0f} GFLOPS"
+        source = (
+            f"learner and engine, {counted(threads, 'CPU thread')} with {rate / 1e9:,.0f} GFLOPS"
+        )
     if rates is not None or computes:
         estimate |= {"seconds_per_step": seconds, "seconds_from": source}
     needed = estimate["memory_per_process_gib"]["total"]
     offered = gpu_memory * CARD_SHARE
     short = bool(gpu_memory) and needed > offered
+    if gpu_memory:
+        estimate["gpu_offers_gib"] = offered
     if short:
         estimate["would_fit_with"] = fitting_settings(
             config, gpus, offered, estimate["context_tokens"]
@@ -120,7 +126,7 @@ def _text(estimate: dict[str, Any]) -> str:
     lines = [
         f"{estimate['kind']}, {estimate['model']}: {size / 1e6:,.2f} M parameters{part}, "
         f"{estimate['precision']}",
-        f"{estimate['processes']} process(es), ZeRO stage {estimate['zero_stage']}",
+        f"{counted(estimate['processes'], 'process', 'es')}, ZeRO stage {estimate['zero_stage']}",
         "",
         f"memory of one process at its peak{_phase(estimate)}, GiB (estimated)",
         *(f"  {name.replace('_', ' '):<16}{value:>10.3f}" for name, value in memory.items()),
@@ -131,7 +137,8 @@ def _text(estimate: dict[str, Any]) -> str:
         f"{estimate['sequences_per_step']:,} sequences and "
         f"{estimate['tokens_per_step']:,} tokens a step, of which "
         f"{estimate['sampled_tokens_per_step']:,} are sampled; "
-        f"{estimate['updates_per_step']} update(s) a step, {estimate['steps']:,} steps",
+        f"{counted(estimate['updates_per_step'], 'update')} a step, "
+        f"{counted(estimate['steps'], 'step')}",
         *_time(estimate),
         f"disk, GiB (estimated): {on_disk['checkpoint']:.3f} a checkpoint, "
         f"{on_disk['checkpoints']:.3f} for those kept "
@@ -148,8 +155,11 @@ def _phase(estimate: dict[str, Any]) -> str:
 
 
 def _other_memory(estimate: dict[str, Any]) -> list[str]:
-    """The other phases, and CPU memory beside that of a GPU."""
+    """Whether it fits, the other phases, and CPU memory beside that of a GPU."""
     lines = []
+    needed, offered = estimate["memory_per_process_gib"]["total"], estimate.get("gpu_offers_gib")
+    if offered and needed <= offered:
+        lines.append(f"it fits: {needed:.1f} of the {offered:.1f} GiB that a program gets")
     if len(estimate["phases_gib"]) > 1:
         totals = estimate["phases_gib"].items()
         phases = ", ".join(f"{name.replace('_', '-')} {gib:.1f}" for name, gib in totals)
@@ -167,7 +177,14 @@ def _time(estimate: dict[str, Any]) -> list[str]:
             "and --gpus N computes the learner's part"
         ]
     seconds = estimate["seconds_per_step"]
-    hours = seconds * estimate["steps"] / 3600
+    whole = seconds * estimate["steps"]
+    unit, size = ("h", 3600) if whole >= 7200 else ("min", 60) if whole >= 120 else ("s", 1)
     return [
-        f"time: {seconds:,.1f} s a step, {hours:,.2f} h for all steps ({estimate['seconds_from']})"
+        f"time: {_amount(seconds)} s a step, {_amount(whole / size)} {unit} for all steps "
+        f"({estimate['seconds_from']})"
     ]
+
+
+def _amount(value: float) -> str:
+    """With two digits at least: `0.013`, `2.6`, `486`."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"

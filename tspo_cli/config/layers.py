@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.config.old_records import current_keys, is_old_record
+from tspo_cli.config.recipes import recipe_path
 from tspo_cli.config.tables import Table, merge
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 from tspo_cli.plain_files import is_plain, read_plain_text
@@ -31,13 +32,14 @@ class Layer:
 
 
 def read_layers(path: Path, above: tuple[Path, ...] = ()) -> Iterator[Layer]:
-    """The files that `path` extends, farthest first, then `path` itself.
+    """The files that `path` extends, farthest first, then `path` itself. What it extends is a file,
+    relative to `path`, or the name of a recipe.
 
     `above` are the files that extend `path`.
 
     Raises:
         InvalidInputError: bad TOML, a malformed `extends`, or a file that extends itself.
-        MissingResourceError: an extended file does not exist.
+        MissingResourceError: what it extends does not exist.
     """
     if path.resolve() in above:
         raise InvalidInputError(
@@ -49,12 +51,20 @@ def read_layers(path: Path, above: tuple[Path, ...] = ()) -> Iterator[Layer]:
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise InvalidInputError(f"{path}: extends: expected a file name or a list of file names")
     for base in bases:
-        if not is_plain(path.parent / base):
-            raise MissingResourceError(
-                f"{path}: extends {base}, which does not exist in {path.parent}"
-            )
-        yield from read_layers(path.parent / base, (*above, path.resolve()))
+        yield from read_layers(_extended(path, base), (*above, path.resolve()))
     yield layer
+
+
+def _extended(path: Path, base: str) -> Path:
+    beside = path.parent / base
+    if is_plain(beside):
+        return beside
+    try:
+        return recipe_path(base)
+    except MissingResourceError as error:
+        raise MissingResourceError(
+            f"{path}: extends {error} (files are looked up in {path.parent})"
+        ) from error
 
 
 def compose(layers: Iterable[Layer]) -> Table:

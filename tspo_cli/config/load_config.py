@@ -52,11 +52,11 @@ def load_config(sources: Sequence[str | Path], settings: Sequence[str] = ()) -> 
     schema.
 
     A source is a path, a recipe's name (`tiny/tspo`), or a cell of a sweep file
-    (`hard.sweep.toml::tspo/a0`). A file may extend another one: `extends = "base.toml"` (or a list
-    of files), relative to itself. Paths inside stay as they are written, but the text of a prompt
-    template takes the place of its path. Tables merge; lists are replaced. The defaults of the
-    algorithm fill the keys that nothing sets, and so does the `tspo_agent.json` of the model that
-    the experiment starts from.
+    (`hard.sweep.toml::tspo/a0`). A file may extend another one: `extends = "base.toml"`, which
+    is relative to itself, or a recipe, or a list of these. Paths inside stay as they are written,
+    but the text of a prompt template takes the place of its path. Tables merge; lists are replaced.
+    The defaults of the algorithm fill the keys that nothing sets, and so does the `tspo_agent.json`
+    of the model that the experiment starts from.
 
     Raises:
         InvalidInputError: bad TOML, an unknown key, or a wrong value; one line that names the key

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tspo_cli.errors import UsageError
+from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.training.launch.launch_script import Launcher, launch_script
 
 SETTINGS = ['data.train=["a b.jsonl"]', "rollout.system=it's $HOME"]
@@ -95,7 +95,8 @@ def test_a_missing_environment_ends_the_job_in_one_line(stubs: Path, tmp_path: P
         ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (4, "")
-    assert done.stderr == "error: nowhere has no bin/python\n"
+    assert done.stderr.startswith("error: nowhere has no bin/python here; 'make vllm' makes ")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
@@ -118,3 +119,9 @@ def test_servers_are_printed_for_every_launcher_that_starts_them(
     assert ("--hosts" in words) == (nodes == 2)
     with pytest.raises(UsageError, match="starts no servers"):
         script("deepspeed")
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed", "slurm"])
+def test_what_cannot_train_is_refused_before_a_job_is_queued(launcher: Launcher) -> None:
+    with pytest.raises(InvalidInputError, match=r"data\.train: .* \(and 2 more"):
+        launch_script(launcher, ["any/tspo"], [], None, resume=False, nodes=1, gpus=1)

@@ -12,9 +12,14 @@ from tspo_cli.config.sources import run_name
 from tspo_cli.errors import UsageError
 from tspo_cli.text.access_token import ENGINE_TOKEN, RETRIEVER_TOKEN
 from tspo_cli.training.launch.cluster_plan import Nodes, environment, plan_cluster
+from tspo_cli.training.problems import refuse_problems
 
 Launcher = Literal["torchrun", "deepspeed", "slurm"]
 PORT = 29500
+NO_PYTHON = (
+    "$ENVIRONMENT has no bin/python here; 'make vllm' makes .venv-vllm in the checkout, and "
+    "launch.environment names another environment"
+)
 
 
 def launch_script(
@@ -34,12 +39,13 @@ def launch_script(
     nodes share.
 
     Raises:
-        InvalidInputError: the experiment is wrong, or [launch] asks for what the nodes do not have.
+        InvalidInputError: the experiment cannot train, or [launch] asks for what the nodes lack.
         UsageError: DeepSpeed's launcher starts no servers.
     """
     config = load_config(files, settings)
     # Addresses are known when the job starts; here they only have to differ.
     plan = plan_cluster(config, Nodes(tuple(f"node{n}" for n in range(nodes)), gpus, PORT))
+    refuse_problems(load_config(files, [*settings, *plan.settings]))
     run = out or Path("runs") / run_name(files[-1])
     words = [
         *files,
@@ -116,7 +122,7 @@ def _slurm(command: str, run: Path, nodes: int, gpus: int, folder: Path) -> str:
 # experiment begin. A job that is queued again goes on from the run's newest checkpoint.
 set -uo pipefail
 ENVIRONMENT={shlex.quote(str(folder))}
-[ -x "$ENVIRONMENT/bin/python" ] || {{ echo "error: $ENVIRONMENT has no bin/python" >&2; exit 4; }}
+[ -x "$ENVIRONMENT/bin/python" ] || {{ echo "error: {NO_PYTHON}" >&2; exit 4; }}
 export PATH="$(realpath "$ENVIRONMENT")/bin:$PATH"
 # The servers' tokens: made for this job, in the environment alone.
 secret() {{ od -An -N24 -tx1 /dev/urandom | tr -d ' \\n'; }}
