@@ -14,6 +14,14 @@ class TspoError(Exception):
         return "\n".join(str(line) for line in self.args)
 
 
+class SaidError(TspoError):
+    """A command that this one started failed, and has printed the line that says why."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"ended with exit code {exit_code}")
+        self.exit_code = exit_code
+
+
 class UsageError(TspoError):
     """The command line is wrong or contradicts itself. Exit code 2."""
 

@@ -9,9 +9,9 @@ import pytest
 
 from tests.command_server import can_fork
 from tests.conftest import run_forked, run_tspo
-from tspo_cli.demo.demo_commands import DemoOptions
+from tspo_cli.demo.demo_commands import Command, DemoOptions
 from tspo_cli.demo.demo_folder import claimed_folder
-from tspo_cli.errors import InvalidInputError, TspoError, UsageError
+from tspo_cli.errors import InvalidInputError, SaidError, TspoError, UsageError
 from tspo_cli.runs import write_json
 
 pytestmark = pytest.mark.timeout(900)  # `demo` trains for minutes on a busy machine
@@ -116,6 +116,40 @@ def test_a_demo_that_cannot_begin_leaves_the_old_one(
     assert done.code == code, done.err
     assert len(done.err.splitlines()) == 1
     assert contents(demo[0]) == before
+
+
+def test_a_stage_that_fails_says_so_in_one_line(tmp_path: Path) -> None:
+    options = DemoOptions(Path("demo"))
+    write_json(tmp_path / "demo" / "demo.json", options.record())
+    (tmp_path / "demo" / "world").mkdir()
+    (tmp_path / "demo" / "world" / "mine.txt").touch()
+    done = run_tspo("demo", "--out", "demo", cwd=tmp_path)
+    assert done.code == 3
+    errors = [line for line in done.err.splitlines() if line.startswith("error:")]
+    assert errors == ["error: demo/world: has other files than a world; choose another directory"]
+
+
+@pytest.mark.parametrize("code", [1, 3, 6])
+def test_a_command_that_failed_has_said_why(code: int, tmp_path: Path) -> None:
+    command = Command(("train", "tiny/grpo"), tmp_path / "status.json")
+    with pytest.raises(SaidError) as failed:
+        command.check_exit(code)
+    assert failed.value.exit_code == code
+    log = tmp_path / "log.txt"
+    log.write_bytes(b"step 1\nerror: no model \xff\n")
+    with pytest.raises(TspoError) as told:
+        command.check_exit(code, log)
+    assert not isinstance(told.value, SaidError)
+    assert str(told.value) == f"tspo train tiny/grpo: ended with exit code {code}; no model \ufffd"
+
+
+def test_a_command_that_was_killed_cannot_have_said_why(tmp_path: Path) -> None:
+    command = Command(("train", "tiny/grpo"), tmp_path / "status.json")
+    with pytest.raises(TspoError) as killed:
+        command.check_exit(-9)
+    assert not isinstance(killed.value, SaidError)
+    assert killed.value.exit_code == 137
+    assert str(killed.value) == "tspo train tiny/grpo: ended with exit code -9"
 
 
 def leave_a_demo(options: DemoOptions, *, page: bool) -> None:

@@ -31,7 +31,7 @@ from tspo_cli.commands import (
 )
 from tspo_cli.commands.signals import all_is_in_order, end_on_signals
 from tspo_cli.disk import reason
-from tspo_cli.errors import TspoError
+from tspo_cli.errors import SaidError, TspoError
 
 app = typer.Typer(
     name="tspo",
@@ -134,6 +134,8 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
+    except SaidError as error:
+        sys.exit(error.exit_code)
     except TspoError as error:
         for line in error.args or [error]:
             console.error(line)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tspo_cli.errors import TspoError
+from tspo_cli.errors import SaidError, TspoError
 from tspo_cli.runs import EVAL_SUMMARY_NAME, MODEL_NAME, STATUS_NAME, read_status
 
 DEFAULT_OUT = Path("runs/demo")
@@ -19,6 +19,8 @@ BASELINES = ("direct", "rag")
 # near-miss.
 HARD_START = ("--facts-per-passage", "1", "--comparison-share", "0")
 QUICK_QUESTIONS = 20
+_OWN_CODES = range(1, 7)
+"""Exit codes with which a command ends by itself, after one line that says why."""
 QUICK_WARM_START = ("train.steps=40", "optimizer.warmup=5", f"eval.limit={QUICK_QUESTIONS}")
 QUICK_ARM = ("train.steps=4", "eval.every=2", f"eval.limit={QUICK_QUESTIONS}")
 
@@ -71,12 +73,16 @@ class Command:
 
     def check_exit(self, code: int, log: Path | None = None) -> None:
         """Raise TspoError with the command's own exit code, unless `code` is 0. The message ends
-        with the last line of `log`, if there is one.
+        with the last line of `log`, if there is one. Without one, what failed by itself has said
+        why: that is a SaidError.
         """
         if code == 0:
             return
-        lines = log.read_text(encoding="utf-8").strip().splitlines() if log is not None else []
-        reason = f"; {lines[-1]}" if lines else ""
+        if log is None and code in _OWN_CODES:
+            raise SaidError(code)
+        said = log.read_text(encoding="utf-8", errors="replace") if log is not None else ""
+        lines = said.strip().splitlines()
+        reason = f"; {lines[-1].removeprefix('error: ')}" if lines else ""
         error = TspoError(f"{self.text}: ended with exit code {code}{reason}")
         error.exit_code = code if code > 0 else 128 - code
         raise error
