@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from tests.conftest import run_tspo
 from tests.reporting.tree import make_run
 from tspo_cli.config.schema import Config
+from tspo_cli.demo.demo_commands import DemoOptions
 from tspo_cli.runs import CONFIG_NAME, read_json, write_json
 
 CODE = """
@@ -81,3 +85,23 @@ def test_a_rule_of_ones_own_needs_no_flag(foreign: Path, monkeypatch: pytest.Mon
     done = run_tspo("credit", "runs/rule", "-a", "evil.py:rule")
     assert done.code == 0, done.err
     assert (foreign / "executed").exists()
+
+
+SHADOW = "open(__file__ + '.executed', 'w').close()\n"
+
+
+@pytest.mark.parametrize("module", ["tspo_cli", "random"])
+def test_processes_import_nothing_from_the_working_directory(tmp_path: Path, module: str) -> None:
+    """`-P` is how the console script begins: without this folder where modules are looked for."""
+    (tmp_path / f"{module}.py").write_text(SHADOW)
+    demo = tmp_path / "demo"
+    write_json(demo / "demo.json", DemoOptions(demo).record())
+    (demo / "world").mkdir()
+    (demo / "world" / "mine.txt").touch()
+    command = [sys.executable, "-P", "-m", "tspo_cli", "demo", "--out", str(demo)]
+    place = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | place, capture_output=True, text=True, check=False
+    )
+    assert [path.name for path in tmp_path.glob("*.executed")] == []
+    assert "has other files than a world" in done.stderr

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect as introspection
+import os
 import sys
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -126,12 +128,23 @@ def _refuse(error: Any) -> None:
     console.error(f"{message.rstrip('.')}; see {command} -h")
 
 
+def _keep_working_directory_out() -> None:
+    """Let the processes that this one starts look for modules where it does itself: `python -m`
+    begins with the working directory, in which a foreign run may lie. The `tspo` command does not.
+    """
+    with suppress(FileNotFoundError):  # it was deleted, so nothing lies in it
+        if {"", os.getcwd()} & {*sys.path}:
+            return
+    os.environ["PYTHONSAFEPATH"] = "1"
+
+
 def main() -> None:
     """Run the command. A TspoError, OSError or a wrong command line is printed, a line each, and
     gives the exit code.
     """
     end_on_signals()
     try:
+        _keep_working_directory_out()
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except SaidError as error:
