@@ -169,6 +169,12 @@ def test_no_name_in_a_digest_can_do_harm(tmp_path: Path, name: str) -> None:
         check_complete(tmp_path)
 
 
+def test_digests_that_cannot_be_opened_are_refused(tmp_path: Path) -> None:
+    (tmp_path / DIGESTS_NAME).symlink_to(DIGESTS_NAME)
+    with pytest.raises(InvalidInputError, match=r"digests\.jsonl: cannot be read \(Too many"):
+        read_checked(tmp_path / "a.json")
+
+
 def test_a_reader_beside_a_writer_never_sees_a_difference(tmp_path: Path) -> None:
     """A reader is interrupted between its steps by a writer that changes the file legally."""
     path, draw = written(tmp_path / "a", "start"), random.Random(0)

@@ -162,7 +162,7 @@ def digests_in(folder: Path) -> dict[str, Digest]:
     """The digests of a folder by the names of its files, as they stand now.
 
     Raises:
-        InvalidInputError: the file of digests is damaged.
+        InvalidInputError: the file of digests is damaged, or cannot be read.
     """
     path = folder / DIGESTS_NAME
     try:
@@ -170,6 +170,8 @@ def digests_in(folder: Path) -> dict[str, Digest]:
         return _read(path, state.st_ino, state.st_size, state.st_mtime_ns)
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:  # links that lead to each other
+        raise InvalidInputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 @lru_cache(_KEPT)
