@@ -53,6 +53,17 @@ def test_a_trained_run_is_refused_resumed_or_replaced(tmp_path: Path) -> None:
         assert shown(run) == []
 
 
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_launch_writes_nothing_where_no_run_stands(tmp_path: Path, kind: str) -> None:
+    mine = tmp_path / "run" / "mine.txt" if kind == "folder" else tmp_path / "run"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    done = run_tspo("launch", "tiny/grpo", "--out", "run", cwd=tmp_path)
+    assert done.code == 3, done.err
+    assert done.err.startswith("error: run: exists and is n")
+    assert [*tmp_path.rglob("*")] == [*{tmp_path / "run": 0, mine: 0}]
+
+
 def shown(run: Path) -> list[str]:
     """The names that a user sees."""
     return sorted(path.name for path in run.iterdir() if not path.name.startswith("."))

@@ -39,6 +39,16 @@ class Claim:
     lock: int
 
 
+def check_run_place(path: Path) -> None:
+    """Raises InvalidInputError if something else than a run stands at `path`."""
+    if path.exists() and not path.is_dir():
+        raise InvalidInputError(f"{path}: exists and is no directory; choose another --out")
+    entries = [*path.iterdir()] if path.is_dir() else []
+    names = {entry.name for entry in entries if not is_temporary(entry)}
+    if names - {*OURS, CONFIG_TEXT_NAME} and CONFIG_NAME not in names:
+        raise InvalidInputError(f"{path}: exists and is not a run directory; choose another --out")
+
+
 @contextmanager
 def claimed_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[Claim]:
     """Make the run directory ready and keep every other training out of it until the block ends.
@@ -55,12 +65,7 @@ def claimed_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[Claim]
     """
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
-    if path.exists() and not path.is_dir():
-        raise InvalidInputError(f"{path}: exists and is no directory; choose another --out")
-    entries = [*path.iterdir()] if path.is_dir() else []
-    names = {entry.name for entry in entries if not is_temporary(entry)}
-    if names - {*OURS, CONFIG_TEXT_NAME} and CONFIG_NAME not in names:
-        raise InvalidInputError(f"{path}: exists and is not a run directory; choose another --out")
+    check_run_place(path)
     with one_writer(path, "training into it") as lock:
         settle(path)
         delete_temporaries(path)

@@ -20,6 +20,7 @@ from tspo_cli.console import say, warn
 from tspo_cli.errors import RemoteServiceError, UsageError
 from tspo_cli.text.access_token import ENGINE_TOKEN, RETRIEVER_TOKEN, read_token
 from tspo_cli.training.launch.child_processes import end_processes
+from tspo_cli.training.launch.claim import check_run_place
 from tspo_cli.training.launch.cluster_plan import ClusterPlan, Server
 from tspo_cli.training.launch.replaced_run import LAUNCH_NAME
 
@@ -81,7 +82,9 @@ def run_node(job: Job) -> int:
     Raises:
         RemoteServiceError: a server ended before it was ready, was not ready in time, or ends again
             and again.
+        InvalidInputError: something else than a run stands in its place.
     """
+    check_run_place(job.run)
     job.folder.mkdir(parents=True, exist_ok=True)
     ended = job.folder / f"ended-{job.name}"
     servers = _Servers(job)
