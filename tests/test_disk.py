@@ -40,6 +40,15 @@ NO_ROOM = "No space left on device"
 WORLD = WorldConfig(entities=60, test_entities=40, train_questions=40, test_questions=20)
 
 
+def test_an_error_names_what_was_to_be_written(tmp_path: Path) -> None:
+    (tmp_path / "status.json").mkdir()
+    for path in (tmp_path / "status.json", tmp_path / ("x" * 251), tmp_path / ("x" * 300)):
+        with pytest.raises(OSError) as failed:
+            disk.atomic_write_bytes(path, b"{}")
+        assert failed.value.filename == str(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
+
+
 class Killed(BaseException):
     """Stands for SIGKILL."""
 

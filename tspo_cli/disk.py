@@ -69,8 +69,12 @@ def atomic_write_bytes(path: Path, payload: bytes, mode: int = 0o666) -> None:
                 handle.flush()
                 os.fsync(handle.fileno())
             os.replace(temporary, path)
+        except OSError as error:
+            error.filename = str(path)  # the user does not know the other name
+            raise
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # a name that is too long has failed before
+                temporary.unlink()
 
 
 def atomic_write_text(path: Path, text: str, mode: int = 0o666) -> None:

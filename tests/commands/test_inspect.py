@@ -153,6 +153,18 @@ def test_inspect_says_in_json_what_it_exported(demo: Path, tmp_path: Path) -> No
     ]
 
 
+def test_inspect_replaces_no_other_file_by_a_trec_file(demo: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "dev.jsonl"
+    for option in ("--trec-run", "--qrels"):
+        mine.write_text('{"id": "q", "question": "who wrote it?"}\n')
+        done = tspo("inspect", demo / "tspo", option, mine)
+        assert isinstance(done.exception, InvalidInputError)
+        assert str(done.exception) == f"{mine}: is no TREC file; delete it, or choose another place"
+    out = tmp_path / "out.run"
+    for _ in range(2):
+        assert tspo("inspect", demo / "tspo", "--trec-run", out).exception is None
+
+
 def test_inspect_refuses_what_trec_cannot_carry(tmp_path: Path) -> None:
     demo = make_tree(tmp_path, steps=4)
     done = tspo("inspect", demo / "tspo", "--qrels", tmp_path / "x")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from tspo_cli.commands.app import app
-from tspo_cli.commands.options import check_place
+from tspo_cli.commands.options import check_file, check_folder, check_page
 from tspo_cli.errors import InvalidInputError
 
 COMMANDS = [
@@ -48,15 +49,63 @@ def test_a_place_below_a_file_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
 
+FILES = [words for words in COMMANDS if "DIR" not in words and words[0] in ("report", "inspect")]
+FILES += [["credit", "none", "--figure", "{}"], ["data", "convert", "none.jsonl", "{}"]]
+FILES += [words for words in COMMANDS if words[1] in ("make-demos", "demos-from")]
+
+
+@pytest.mark.parametrize("words", FILES, ids=" ".join)
+@pytest.mark.parametrize("kind", ["a directory", "a named pipe", "a device", "a socket"])
+def test_what_is_no_file_is_not_replaced_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "x.jsonl"
+    if kind == "a directory":
+        place.mkdir()
+    elif kind == "a named pipe":
+        os.mkfifo(place)
+    elif kind == "a device":
+        place.symlink_to("/dev/null")
+    else:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind("x.jsonl")
+    done = CliRunner().invoke(app, [word.replace("{}", "x.jsonl") for word in words])
+    assert isinstance(done.exception, InvalidInputError), done.output
+    assert str(done.exception) == f"x.jsonl: expected a file, got {kind}; choose another place"
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if words not in FILES])
+def test_a_link_to_nothing_is_no_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("nowhere")
+    done = CliRunner().invoke(app, [word.replace("{}", "link") for word in words])
+    assert str(done.exception) == "link: is a link to nothing; choose another place"
+
+
+def test_a_page_takes_the_place_of_a_page_alone(tmp_path: Path) -> None:
+    for text in ("", "<!doctype html>old", "<!DOCTYPE html>\n<html>", "<html>"):
+        (tmp_path / "page").write_text(text)
+        assert check_page(tmp_path / "page") == tmp_path / "page"
+    (tmp_path / "page").write_text('{"step": 1, "reward": 0.5}\n')
+    with pytest.raises(InvalidInputError, match="page: is no HTML page; delete it, or choose"):
+        check_page(tmp_path / "page")
+
+
 def test_places_that_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to("nowhere")
-    for name in ("new", "a/b/c", "file", ".", "dangling"):
-        assert check_place(tmp_path / name) == tmp_path / name
-    with pytest.raises(InvalidInputError):
-        check_place(tmp_path / "dangling" / "x")
-    assert check_place(None) is None
+    for name in ("new", "a/b/c", "."):
+        assert check_folder(tmp_path / name) == tmp_path / name
+    for name in ("new", "a/b/c", "file", "dangling"):
+        assert check_file(tmp_path / name) == tmp_path / name
+    for check in (check_folder, check_file):
+        with pytest.raises(InvalidInputError):
+            check(tmp_path / "dangling" / "x")
+        assert check(None) is None
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
     with pytest.raises(PermissionError) as refused:
-        check_place(tmp_path / "a" / "b")
+        check_folder(tmp_path / "a" / "b")
     assert refused.value.filename == str(tmp_path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tspo_cli import console
-from tspo_cli.commands.options import Json, Settings, check_place
+from tspo_cli.commands.options import Json, Settings, check_file
 from tspo_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def credit(
         Path | None,
         typer.Option(
             "--figure",
-            callback=check_place,
+            callback=check_file,
             help="Of a run: draw the comparison (.svg, .png or .pdf).",
         ),
     ] = None,

@@ -11,7 +11,7 @@ import typer
 from tspo_cli import console
 from tspo_cli.commands.demonstrations import check_demos, demos_from, make_demos
 from tspo_cli.commands.make_corpus import make_corpus
-from tspo_cli.commands.options import Json, Overwrite, check_place
+from tspo_cli.commands.options import Json, Overwrite, check_file, check_folder
 from tspo_cli.errors import GateError, InvalidInputError, UsageError
 
 app = typer.Typer(
@@ -255,7 +255,7 @@ def convert(
         Path,
         typer.Argument(
             metavar="OUT",
-            callback=check_place,
+            callback=check_file,
             help="File to write; its name ends in .jsonl or .jsonl.gz.",
         ),
     ],
@@ -289,7 +289,7 @@ def make_world(
         Path,
         typer.Option(
             "--out",
-            callback=check_place,
+            callback=check_folder,
             help="Directory to write: corpus, train and test questions.",
         ),
     ],

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from tspo_cli.commands.options import Json, Settings, check_place
+from tspo_cli.commands.options import Json, Settings, check_folder
 from tspo_cli.console import result, result_json
 
 
 def demo(
     out: Annotated[
-        Path, typer.Option(callback=check_place, help="Folder for everything that the demo writes.")
+        Path,
+        typer.Option(callback=check_folder, help="Folder for everything that the demo writes."),
     ] = Path("runs/demo"),
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of training and rollouts. The world does not change.")

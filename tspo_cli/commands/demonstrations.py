@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tspo_cli import console
-from tspo_cli.commands.options import Json, Overwrite, check_place
+from tspo_cli.commands.options import Json, Overwrite, check_file
 
 
 def make_demos(
@@ -20,7 +20,7 @@ def make_demos(
         Path,
         typer.Option(
             "--out",
-            callback=check_place,
+            callback=check_file,
             help="File to write; its name ends in .jsonl or .jsonl.gz.",
         ),
     ],
@@ -111,7 +111,7 @@ def demos_from(
         Path,
         typer.Option(
             "--out",
-            callback=check_place,
+            callback=check_file,
             help="File to write; its name ends in .jsonl or .jsonl.gz.",
         ),
     ],

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tspo_cli.commands.options import Json, Overwrite, Settings, check_place
+from tspo_cli.commands.options import Json, Overwrite, Settings, check_folder
 from tspo_cli.console import result, result_json, say
 from tspo_cli.errors import GateError, UsageError
 
@@ -92,7 +92,7 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
-            callback=check_place,
+            callback=check_folder,
             help="Folder for scores and items. Default: evals/<model>-<method>.",
         ),
     ] = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tspo_cli import console
-from tspo_cli.commands.options import Json, SearchSettings, check_place, key_values
+from tspo_cli.commands.options import Json, SearchSettings, check_folder, key_values
 from tspo_cli.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ Corpora = Annotated[
     ),
 ]
 Out = Annotated[
-    Path, typer.Option("--out", metavar="DIR", callback=check_place, help="Directory to write.")
+    Path, typer.Option("--out", metavar="DIR", callback=check_folder, help="Directory to write.")
 ]
 Overwrite = Annotated[
     bool,

@@ -13,10 +13,21 @@ from typing import Annotated, Any
 import typer
 
 from tspo_cli import console
-from tspo_cli.commands.options import Json, check_place
-from tspo_cli.errors import UsageError
+from tspo_cli.commands.options import Json, check_file
+from tspo_cli.errors import InvalidInputError, UsageError
+from tspo_cli.plain_files import open_plain
 
 WHICH = ("first", "second", "both", "none")
+
+
+def _check_trec(path: Path | None) -> Path | None:
+    """`check_file`, and a file that is there must be a TREC file: there is no --overwrite."""
+    if check_file(path) is not None and path is not None and path.exists():
+        with open_plain(path) as handle:
+            columns = handle.readline(10_000).split()
+        if columns and not (len(columns) in (4, 6) and columns[1] in (b"Q0", b"0")):
+            raise InvalidInputError(f"{path}: is no TREC file; delete it, or choose another place")
+    return path
 
 
 def inspect(
@@ -79,7 +90,7 @@ def inspect(
         typer.Option(
             "--trec-run",
             metavar="FILE",
-            callback=check_place,
+            callback=_check_trec,
             help="Write what was retrieved as a TREC run.",
         ),
     ] = None,
@@ -88,7 +99,7 @@ def inspect(
         typer.Option(
             "--qrels",
             metavar="FILE",
-            callback=check_place,
+            callback=_check_trec,
             help="Write the gold passages as TREC qrels.",
         ),
     ] = None,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tspo_cli import console
-from tspo_cli.commands.options import Json, Overwrite, check_place
+from tspo_cli.commands.options import Json, Overwrite, check_folder
 
 
 def make_corpus(
@@ -23,7 +23,7 @@ def make_corpus(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", callback=check_place, help="Directory to write: corpus, questions and a card."
+            "--out", callback=check_folder, help="Directory to write: corpus, questions and a card."
         ),
     ],
     limit: Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from tspo_cli import console
-from tspo_cli.commands.options import Json, Overwrite, check_place
+from tspo_cli.commands.options import Json, Overwrite, check_folder
 
 app = typer.Typer(no_args_is_help=True, help="Make model directories from other files.")
 
@@ -25,7 +25,7 @@ def convert(
     out: Annotated[
         Path,
         typer.Option(
-            "--out", metavar="DIR", callback=check_place, help="Model directory to write."
+            "--out", metavar="DIR", callback=check_folder, help="Model directory to write."
         ),
     ],
     dtype: Annotated[

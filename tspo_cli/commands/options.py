@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from tspo_cli.errors import InvalidInputError, UsageError
+from tspo_cli.plain_files import open_plain, require_plain
 
 Sources = Annotated[
     list[str],
@@ -29,6 +30,8 @@ Settings = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+_PAGE_BEGINS = 200
+"""Bytes that tell a page from another file."""
 SearchSettings = Annotated[
     list[str] | None,
     typer.Option(
@@ -42,14 +45,49 @@ SearchSettings = Annotated[
 ]
 
 
-def check_place(path: Path | None) -> Path | None:
-    """Of an option that names what is written: refuse, before any work, a place where nothing can
+def check_folder(path: Path | None) -> Path | None:
+    """Of an option that names a directory to write: refuse, before any work, a place where none can
     be.
 
     Raises:
-        InvalidInputError: a part of the path is a file.
+        InvalidInputError: a part of the path is a file, or it is a link to nothing.
         PermissionError: this user may not write there.
     """
+    if path is not None and path.is_symlink() and not path.exists():
+        raise InvalidInputError(f"{path}: is a link to nothing; choose another place")
+    return _check_place(path)
+
+
+def check_file(path: Path | None) -> Path | None:
+    """`check_folder` of an option that names a file: what is no file is not replaced by one.
+
+    Raises:
+        InvalidInputError: a part of the path is a file; or a directory, pipe, socket or device
+            stands there.
+        PermissionError: this user may not write there.
+    """
+    if path is not None:
+        require_plain(path, "choose another place")
+    return _check_place(path)
+
+
+def check_page(path: Path | None) -> Path | None:
+    """`check_file` of an option that names a page. There is no --overwrite for it: a page is
+    replaced by a newer one, and nothing else is.
+
+    Raises:
+        InvalidInputError: as `check_file`; or another file stands there.
+        PermissionError: this user may not write there.
+    """
+    if check_file(path) is not None and path is not None and path.exists():
+        with open_plain(path) as handle:
+            begins = handle.read(_PAGE_BEGINS)
+        if begins and not begins.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+            raise InvalidInputError(f"{path}: is no HTML page; delete it, or choose another place")
+    return path
+
+
+def _check_place(path: Path | None) -> Path | None:
     if path is None:
         return None
     folders = [path, *path.absolute().parents] if path.is_dir() else path.absolute().parents
@@ -73,7 +111,7 @@ RunOut = Annotated[
     Path | None,
     typer.Option(
         "--out",
-        callback=check_place,
+        callback=check_folder,
         help="Run directory. Default: runs/<name of the last file>.",
     ),
 ]

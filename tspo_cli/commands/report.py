@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tspo_cli import console
-from tspo_cli.commands.options import Json, check_place
+from tspo_cli.commands.options import Json, check_file, check_page
 from tspo_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def report(
     html: Annotated[
         Path | None,
         typer.Option(
-            "--html", callback=check_place, help="Also write one self-contained page to this file."
+            "--html", callback=check_page, help="Also write one self-contained page to this file."
         ),
     ] = None,
     baseline: Annotated[
@@ -101,7 +101,7 @@ def report(
         Path | None,
         typer.Option(
             "--figure",
-            callback=check_place,
+            callback=check_file,
             help="Draw learning curves: means and intervals over seeds (.svg, .png or .pdf).",
         ),
     ] = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tspo_cli.commands.options import Json, Settings, check_place
+from tspo_cli.commands.options import Json, Settings, check_folder
 from tspo_cli.console import progress, result, result_json, say
 from tspo_cli.errors import TspoError
 
@@ -26,7 +26,7 @@ def sweep(
     out: Annotated[
         Path | None,
         typer.Option(
-            callback=check_place, help="Directory of the sweep. Default: runs/<name of the file>."
+            callback=check_folder, help="Directory of the sweep. Default: runs/<name of the file>."
         ),
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Trainings at a time.")] = 1,
@@ -42,7 +42,7 @@ def sweep(
         Path | None,
         typer.Option(
             "--write-configs",
-            callback=check_place,
+            callback=check_folder,
             metavar="DIR",
             help="Only write an experiment file for every arm, axis and grid value.",
         ),

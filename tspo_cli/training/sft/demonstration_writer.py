@@ -52,13 +52,11 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise InvalidInputError(
             f"{path}: expected a name that ends in .jsonl or .jsonl.gz; rename the output"
         )
-    if path.is_dir():
-        raise InvalidInputError(f"{path}: is a directory; name a file in it")
     if not path.exists():
         return
     if not overwrite:
         raise InvalidInputError(f"{path}: is already there; add --overwrite to replace it")
-    if not path.is_file() or (path.stat().st_size and not holds_own_demonstrations(path)):
+    if path.stat().st_size and not holds_own_demonstrations(path):
         raise InvalidInputError(
             f"{path}: holds no demonstrations of tspo, so it is not replaced; choose another --out"
         )
