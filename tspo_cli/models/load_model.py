@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.models.checks.json_files import check_generation_file, check_json_files
+from tspo_cli.models.checks.json_files import (
+    AGAIN,
+    check_files,
+    check_generation_file,
+    check_json_files,
+)
 from tspo_cli.models.checks.loading_report import check_shards, check_tensors
 from tspo_cli.models.checks.model_size import is_large_on_cpu
 
@@ -41,6 +46,7 @@ def load_tokenizer(path: str | Path, revision: str = "") -> PreTrainedTokenizerF
     files = (TOKENIZER, "tokenizer_config.json", "vocab.json")
     local = _is_local(path, files, "tokenizer", revision)
     if local:
+        check_files(Path(path))
         check_json_files(Path(path))
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -52,7 +58,17 @@ def load_tokenizer(path: str | Path, revision: str = "") -> PreTrainedTokenizerF
         raise InvalidInputError(
             f"{path}: expected a fast tokenizer ({TOKENIZER}), got {type(tokenizer).__name__}"
         )
+    if local and not (Path(path) / TOKENIZER).exists() and not _has_words(tokenizer):
+        raise MissingResourceError(
+            f"{path}: the tokenizer has no vocabulary, for there is no {TOKENIZER}; {AGAIN}"
+        )
     return tokenizer
+
+
+def _has_words(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """False for what transformers makes without any file: special tokens, and a blank at most."""
+    tokens = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    return len(tokens.keys() - tokenizer.added_tokens_encoder.keys()) > 1
 
 
 def model_config(path: str | Path, revision: str = "") -> Any:
@@ -68,6 +84,7 @@ def model_config(path: str | Path, revision: str = "") -> Any:
 
     local = _is_local(path, (CONFIG,), "configuration", revision)
     if local:
+        check_files(Path(path))
         check_json_files(Path(path))
         check_generation_file(Path(path))
     try:

@@ -1,5 +1,5 @@
-"""The JSON files of a model directory, before transformers reads them: it ignores a damaged
-generation_config.json, and speaks of its own code where a file is no JSON object.
+"""The files of a model directory, before transformers reads them: it passes over what is no file
+and a damaged generation_config.json, and speaks of its own code where a file is no JSON object.
 """
 
 from __future__ import annotations
@@ -9,12 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.plain_files import require_plain
 from tspo_cli.runs import read_json
 
 GENERATION = "generation_config.json"
 _CONFIG, _TOKENIZER = "config.json", "tokenizer_config.json"
 _OBJECTS = (_CONFIG, _TOKENIZER, "special_tokens_map.json", "tokenizer.json")
-_AGAIN = "copy the file from the original model again"
+_READ = (".json", ".jinja", ".safetensors", ".txt", ".model")
+"""Endings of the files that transformers reads."""
+AGAIN = "copy the file from the original model again"
+
+
+def check_files(directory: Path) -> None:
+    """Refuse what stands in the place of a file of a model or tokenizer and is none: transformers
+    loads the model as if it was not there. What is missing is fine.
+
+    Raises:
+        InvalidInputError: a directory, a pipe, a device, or a link to nothing.
+    """
+    for path in sorted(directory.iterdir()):
+        if path.suffix in _READ:
+            require_plain(path, AGAIN)
+            if not path.exists():
+                raise InvalidInputError(f"{path}: is a link to nothing; {AGAIN}")
 
 
 def check_json_files(directory: Path) -> None:
@@ -33,14 +50,14 @@ def check_json_files(directory: Path) -> None:
             if not start.startswith(b"{"):
                 found = ascii(start[:20].decode("ascii", "replace"))
                 raise InvalidInputError(
-                    f"{path}: expected a JSON object, which begins with {{, found {found}; {_AGAIN}"
+                    f"{path}: expected a JSON object, which begins with {{, found {found}; {AGAIN}"
                 )
     for name, key, expected, is_right in _VALUES:
         path = directory / name
         record = read_json(path) if path.is_file() else {}
         if key in record and not is_right(record[key]):
             found = json.dumps(record[key])[:20]
-            raise InvalidInputError(f"{path}: {key}: expected {expected}, found {found}; {_AGAIN}")
+            raise InvalidInputError(f"{path}: {key}: expected {expected}, found {found}; {AGAIN}")
 
 
 def check_generation_file(directory: Path) -> None:
@@ -61,7 +78,7 @@ def check_generation_file(directory: Path) -> None:
         problem = _problem(record)
     if problem:
         raise InvalidInputError(
-            f"{path}: {problem}; {_AGAIN}, or remove it if the model's config.json says how a "
+            f"{path}: {problem}; {AGAIN}, or remove it if the model's config.json says how a "
             "reply ends"
         )
 

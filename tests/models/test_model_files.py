@@ -1,0 +1,79 @@
+"""What stands in the place of a model's files: transformers passes over what is no file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.models.load_model import load_model, load_tokenizer
+from tspo_cli.models.tokenizer import tiny_tokenizer
+
+FILES = [
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    tokenizer = tiny_tokenizer(["river"], ["ba"])
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    config = LlamaConfig(vocab_size=len(tokenizer), num_attention_heads=2, **shape)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        ("directory", "expected a file, got a directory"),
+        ("pipe", "expected a file, got a named pipe"),
+        ("device", "expected a file, got a device"),
+        ("nothing", "is a link to nothing"),
+    ],
+)
+def test_what_is_no_file_is_named(model: Path, name: str, kind: str, named: str) -> None:
+    place = model / name
+    place.unlink(missing_ok=True)
+    if kind == "directory":
+        place.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to("/dev/zero" if kind == "device" else "blobs/none")
+    for load in (load_model, load_tokenizer):
+        if kind == "nothing" and name == "config.json" and load is load_model:
+            continue  # a model without its configuration is none at all
+        with pytest.raises(InvalidInputError) as refused:
+            load(model)
+        assert str(refused.value).startswith(f"{place}: {named}; copy the file from")
+
+
+def test_a_tokenizer_without_words_is_none(model: Path) -> None:
+    (model / "tokenizer.json").unlink()
+    with pytest.raises(MissingResourceError) as refused:
+        load_tokenizer(model)
+    assert str(refused.value) == (
+        f"{model}: the tokenizer has no vocabulary, for there is no tokenizer.json; copy the file "
+        "from the original model again"
+    )
+
+
+def test_links_to_files_are_files(model: Path) -> None:
+    """The cache of the hub has links alone."""
+    for path in [*model.iterdir()]:
+        path.rename(model.parent / path.name)
+        path.symlink_to(Path("..") / path.name)
+    load_model(model)
+    assert load_tokenizer(model)("river").input_ids
