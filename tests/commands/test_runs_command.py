@@ -47,6 +47,29 @@ def test_runs_show_fits_a_screen(demo: Path) -> None:
     assert "more have their defaults; --json shows them" in text
 
 
+def test_runs_print_no_secret_of_a_url(demo: Path, tmp_path: Path) -> None:
+    """The configuration has it, for --resume; records of others may have it anywhere."""
+    url = "http://bob:hunter2@127.0.0.1:9/retrieve?token=hunter2"
+    settings = {"retriever": {"url": [url]}, "vllm": {"url": [url]}, "train": {"steps": 2}}
+    run = tmp_path / "run"
+    make_run(run, Config.model_validate(settings), 2, {0: 0.1})
+    (run / "command.txt").write_text(f"tspo train x --set retriever.url={url}\n")
+    status = runs.read_json(run / "status.json")
+    runs.write_json(
+        run / "status.json", status | {"state": "failed", "warnings": [f"{url} is down"]}
+    )
+    tables = [["report", run, "--table", "all", "--format", form] for form in ("md", "json")]
+    page = tmp_path / "page.html"
+    told = [["show", run], ["diff", run, demo / "tspo"], ["ls", run], ["watch", run]]
+    shown = [["runs", *words, *more] for words in told for more in ([], ["--json"])]
+    for words in (*shown, *tables, ["report", run, "--html", page]):
+        output = tspo(*words).output
+        assert output
+        assert "hunter2" not in output, words
+    assert "hunter2" not in page.read_text()
+    assert "http://***@127.0.0.1:9" in tspo("runs", "show", run).stdout
+
+
 def test_runs_diff(demo: Path) -> None:
     found = tspo_json("runs", "diff", demo / "tspo", demo / "grpo")
     assert found["config"] == {"credit.algorithm": ["tspo", "grpo"]}

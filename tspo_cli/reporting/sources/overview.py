@@ -9,6 +9,7 @@ from typing import Any
 from tspo_cli import runs
 from tspo_cli.config.tables import flatten
 from tspo_cli.reporting.sources.run_view import RunView
+from tspo_cli.text.secrets import values_without_secrets
 
 
 def summary(view: RunView) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def details(view: RunView) -> dict[str, Any]:
         "attempts": view.status.get("attempt"),
         "warnings": list(view.status.get("warnings") or []),
         "seconds": sum(record.get("total") or 0.0 for record in view.timings),
-        "config": view.config,
+        "config": values_without_secrets(view.config),
         "environment": view.environment,
         "metrics": view.metrics[-1] if view.metrics else {},
         "evaluations": [{"step": step, **scores} for step, scores in view.evaluations],
@@ -70,8 +71,9 @@ def difference(first: RunView, second: RunView) -> dict[str, dict[str, list[Any]
     a_metrics, b_metrics = _last_metrics(first), _last_metrics(second)
     keys = dict.fromkeys([*a, *b])
     names = dict.fromkeys([*a_metrics, *b_metrics])
+    differ = {key: [a.get(key), b.get(key)] for key in keys if a.get(key) != b.get(key)}
     return {
-        "config": {key: [a.get(key), b.get(key)] for key in keys if a.get(key) != b.get(key)},
+        "config": values_without_secrets(differ),
         "metrics": {name: [a_metrics.get(name), b_metrics.get(name)] for name in names},
     }
 

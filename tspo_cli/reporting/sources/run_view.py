@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import TypeAdapter
 
@@ -24,6 +24,7 @@ from tspo_cli.record_forms import (
     checked,
     checked_step,
 )
+from tspo_cli.text.secrets import values_without_secrets, without_secrets
 
 
 @dataclass(frozen=True)
@@ -163,13 +164,13 @@ def open_run(path: Path, name: str | None = None) -> RunView:
         name=name,
         config=read_record(path / runs.CONFIG_NAME),
         status=status_of(path),
-        command=lines[0] if lines else "",
+        command=without_secrets(lines[0]) if lines else "",
     )
 
 
 def status_of(run: Path) -> dict[str, Any]:
     """What RUN/status.json says now, and whether a run that says nothing more was killed; empty
-    without the file.
+    without the file. Warnings have no secrets.
 
     Raises:
         InvalidInputError: it is no such record.
@@ -178,7 +179,7 @@ def status_of(run: Path) -> dict[str, Any]:
     status = _read(STATUS, file) if file.exists() else {}
     if status.get("state") == "running":
         status |= {"state": runs.read_status(run)["state"]}
-    return status
+    return cast("dict[str, Any]", values_without_secrets(status))
 
 
 def scores_of(path: Path) -> dict[str, Any]:
@@ -204,7 +205,7 @@ def _open_evaluation(path: Path, name: str) -> RunView:
         name=name,
         config=current_keys(summary.get("config") or {}),
         status={"state": "finished"},
-        command=str(summary.get("command", "")),
+        command=without_secrets(str(summary.get("command", ""))),
         method=str(summary.get("method") or "?"),
         model=str(summary.get("model", "")),
     )
