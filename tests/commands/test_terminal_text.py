@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 
 from tests.conftest import run_tspo
 from tspo_cli import console
+from tspo_cli.reporting.inspect.selection import Pair
+from tspo_cli.reporting.inspect.transcript import side_by_side, transcript
 from tspo_cli.reporting.rendering.render import render
 from tspo_cli.reporting.rendering.table import Column, Format, Table, cells
 from tspo_cli.text.printable import one_line, printable, printable_values
@@ -27,8 +30,13 @@ HOSTILE = {
     "isolate": "\u2066x\u2069",
     "marks": "\u200e\u200f\u061c",
     "line ends": "a\u2028b\u2029c\x85d",
+    "half a character": "\ud83d",
 }
-EVERYTHING = "".join(HOSTILE.values())
+HALF = "half a character"
+EVERYTHING = "".join(text for name, text in HOSTILE.items() if name != HALF)
+"""What questions and passages may have; half a surrogate pair is refused there."""
+RECORDED = "".join(HOSTILE.values())
+"""What a model can write, and records hold."""
 SAFE = "\n\t"
 
 
@@ -74,15 +82,33 @@ def test_styled_results_keep_their_colours_and_nothing_else(
 def test_tables_replace_it_in_every_form(form: Format) -> None:
     table = Table(
         name="t",
-        title=EVERYTHING,
-        columns=(Column(EVERYTHING), Column("em", numeric=True)),
-        rows=(cells([EVERYTHING, "0.5"]),),
-        records=[{"run": EVERYTHING, "em": 0.5}],
-        notes=(EVERYTHING,),
-        commands=(f"tspo {EVERYTHING}\n\\input{{x}}",),
+        title=RECORDED,
+        columns=(Column(RECORDED), Column("em", numeric=True)),
+        rows=(cells([RECORDED, "0.5"]),),
+        records=[{"run": RECORDED, "em": 0.5}],
+        notes=(RECORDED,),
+        commands=(f"tspo {RECORDED}\n\\input{{x}}",),
     )
     tables = [table] if form is Format.csv else [table, table]
     assert is_harmless(render(tables, form))
+
+
+@pytest.mark.parametrize("color", [True, False])
+def test_trajectories_replace_it_in_every_field(color: bool) -> None:
+    passage = {"id": RECORDED, "contents": RECORDED, "score": 1.0}
+    search = {"kind": RECORDED, "text": RECORDED, "query": RECORDED, "passages": [passage]}
+    search |= {"search_error": RECORDED, "call_error": RECORDED, "thought": RECORDED}
+    rollout = {"class": RECORDED, "refused": RECORDED, "answer": RECORDED, "turns": [search]}
+    group = {"group": [RECORDED] * 3, "question": RECORDED, "golden_answers": [RECORDED]}
+    group |= {"group_class": RECORDED, "trajectories": [rollout]}
+    pair = Pair(RECORDED, RECORDED, [RECORDED], rollout, rollout)
+    for text in (
+        transcript([group], color=color),
+        side_by_side([pair], (RECORDED, RECORDED), color=color),
+    ):
+        assert "red" in text
+        own = re.sub(r"\x1b\[(?!31m)[0-9;]*m", "", text)
+        assert is_harmless(own)
 
 
 @pytest.mark.parametrize("formula", ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(1)", "\t=1"])

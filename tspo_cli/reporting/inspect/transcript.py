@@ -9,7 +9,7 @@ from typing import Any
 from tspo_cli.reporting.inspect.selection import Pair, group_label
 from tspo_cli.reporting.rendering.cut_passages import is_unknown, passage_parts, shortened
 from tspo_cli.reporting.rendering.marks import marked
-from tspo_cli.text.printable import printable
+from tspo_cli.text.printable import printable, printable_values
 
 LONGEST_SHOWN = 2000
 LONGEST_CUT = 300
@@ -28,12 +28,10 @@ def transcript(groups: Sequence[dict[str, Any]], *, width: int = 100, color: boo
     terminal = Console(
         file=out, width=width, force_terminal=color, highlight=False, markup=False, emoji=False
     )
-    for group in groups:
-        terminal.print(Rule(Text(printable(group_label(group))), style="dim", align="left"))
-        terminal.print(Text(printable(group["question"]), style="bold"))
-        terminal.print(
-            Text(printable(f"gold: {' | '.join(group['golden_answers'])}"), style="green")
-        )
+    for group in map(printable_values, groups):
+        terminal.print(Rule(Text(group_label(group)), style="dim", align="left"))
+        terminal.print(Text(group["question"], style="bold"))
+        terminal.print(Text(f"gold: {' | '.join(group['golden_answers'])}", style="green"))
         if group.get("group_class"):
             terminal.print(Text(f"group: {group['group_class']}"))
         for trajectory in group["trajectories"]:
@@ -98,16 +96,17 @@ def side_by_side(
         file=out, width=width, force_terminal=color, highlight=False, markup=False, emoji=False
     )
     for pair in pairs:
+        golds = printable_values(pair.golds)
         terminal.print(Rule(Text(printable(pair.label)), style="dim", align="left"))
         terminal.print(Text(printable(pair.question), style="bold"))
-        terminal.print(Text(printable(f"gold: {' | '.join(pair.golds)}"), style="green"))
+        terminal.print(Text(f"gold: {' | '.join(golds)}", style="green"))
         grid = Table.grid(padding=(0, 2), expand=True)
         grid.add_column(ratio=1, overflow="fold")
         grid.add_column(ratio=1, overflow="fold")
         grid.add_row(*(Text(printable(name), style="bold") for name in names))
         grid.add_row(
             *(
-                Group(*_lines(trajectory, pair.golds, color))
+                Group(*_lines(printable_values(trajectory), golds, color))
                 for trajectory in (pair.first, pair.second)
             )
         )
@@ -117,6 +116,7 @@ def side_by_side(
 
 
 def _lines(trajectory: dict[str, Any], golds: Sequence[str], color: bool) -> list[Any]:
+    """A trajectory whose texts are `printable`."""
     from rich.padding import Padding
     from rich.text import Text
 
@@ -128,23 +128,23 @@ def _lines(trajectory: dict[str, Any], golds: Sequence[str], color: bool) -> lis
         facts.append(f"branch of rollout {branch['parent'] + 1} after turn {branch['turns']}")
     facts += ["search failed, not trained on"] if trajectory.get("failed") else []
     refused = trajectory.get("refused")
-    facts += [f"refused by the server: {printable(refused)}"] if refused else []
+    facts += [f"refused by the server: {refused}"] if refused else []
     lines: list[Any] = [Text(" · ".join(filter(None, facts)), style="bold cyan")]
     for index, turn in enumerate(trajectory["turns"]):
         lines.append(Padding(_heading(trajectory, index), (0, 0, 0, 2)))
         said = turn.get("text") or (f"query: {turn['query']}" if turn.get("query") else "")
         lines.append(Padding(_marked(said, golds, color, "dim"), (0, 0, 0, 4)))
         for note in _call_notes(turn):
-            lines.append(Padding(Text(printable(note), style="dim"), (0, 0, 0, 4)))
+            lines.append(Padding(Text(note, style="dim"), (0, 0, 0, 4)))
         if turn.get("search_error"):
             lines.append(
                 Padding(
-                    Text(printable(f"search failed: {turn['search_error']}"), style="red"),
+                    Text(f"search failed: {turn['search_error']}", style="red"),
                     (0, 0, 0, 4),
                 )
             )
         for passage, shown, cut in passage_parts(turn):
-            text = Text(printable(f"[{passage['id']}] "), style="blue")
+            text = Text(f"[{passage['id']}] ", style="blue")
             text.append_text(_marked(_line(shown, LONGEST_SHOWN), golds, color))
             if cut:
                 text.append(f"{' ' if shown else ''}‹cut: ", style="bright_black")
@@ -157,11 +157,7 @@ def _lines(trajectory: dict[str, Any], golds: Sequence[str], color: bool) -> lis
         if not turn.get("passages") and turn.get("feedback"):
             lines.append(Padding(_marked(turn["feedback"].strip(), golds, color), (0, 0, 0, 4)))
     answer = trajectory.get("answer")
-    lines.append(
-        Text(
-            printable(f"  answer: {answer}") if answer is not None else "  no answer", style="bold"
-        )
-    )
+    lines.append(Text(f"  answer: {answer}" if answer is not None else "  no answer", style="bold"))
     return lines
 
 
@@ -212,7 +208,7 @@ def _marked(value: str, golds: Sequence[str], color: bool, style: str = "") -> A
     from rich.text import Text
 
     text = Text()
-    for index, piece in enumerate(marked(printable(value), golds)):
+    for index, piece in enumerate(marked(value, golds)):
         gold = index % 2 == 1
         text.append(
             f"»{piece}«" if gold and not color else piece,

@@ -10,7 +10,7 @@ from typing import Any
 from tspo_cli.errors import UsageError
 from tspo_cli.reporting.rendering.markup import latex, markdown
 from tspo_cli.reporting.rendering.table import Cell, Format, Table
-from tspo_cli.text.printable import printable
+from tspo_cli.text.printable import printable, printable_values
 from tspo_cli.text.strict_json import json_text
 
 
@@ -44,6 +44,8 @@ def _csv(table: Table) -> str:
     import pandas
 
     records = table.records if table.flat is None else table.flat
+    # Before pandas has them: it fails of half a surrogate pair.
+    records = printable_values(records)
     columns = list(dict.fromkeys(key for record in records for key in record)) or list(table.fields)
     return csv_text(pandas.DataFrame(records, columns=columns))
 

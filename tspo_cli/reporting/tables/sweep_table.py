@@ -10,6 +10,7 @@ from tspo_cli.evaluation.statistics.over_seeds import Mean, Paired
 from tspo_cli.reporting.rendering.render import csv_text, render
 from tspo_cli.reporting.rendering.table import Column, Format, Table, bounds, cells, number, p_text
 from tspo_cli.reporting.scores.sweep_scores import GroupSummary, SweepRun, SweepView
+from tspo_cli.text.printable import printable_values
 from tspo_cli.text.strict_json import json_text
 
 Shown = tuple[str, Callable[[GroupSummary], str]]
@@ -22,7 +23,8 @@ def render_sweep(sweep: SweepView, groups: Sequence[GroupSummary], form: Format)
     if form == "csv":
         import pandas
 
-        return csv_text(pandas.json_normalize([asdict(group) for group in groups]))
+        records = printable_values([asdict(group) for group in groups])
+        return csv_text(pandas.json_normalize(records))
     shown = _columns(sweep, groups)
     table = Table(
         name="sweep",
