@@ -14,8 +14,11 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from tests.reporting.tree import make_tree
+from tspo_cli import not_a_run
 from tspo_cli.commands.app import app
+from tspo_cli.config.sweeps import sweep_file
 from tspo_cli.errors import MissingResourceError
+from tspo_cli.retrieval import manifest
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +103,29 @@ def test_half_an_export_is_named(run: Path, kept: int | None) -> None:
     assert "--resume exports it" in found
 
 
+def notes(run: Path) -> list[str]:
+    found = json.loads(CliRunner().invoke(app, ["doctor", str(run), "--json"]).stdout)["findings"]
+    return [f"{line['name']}: {line['detail']}" for line in found if line["state"] == "note"]
+
+
+def test_evaluations_and_rollouts_that_somebody_left_out_are_noted(tree: Path, run: Path) -> None:
+    config = json.loads((run / "config.resolved.json").read_text())
+    config["eval"] |= {"data": ["test.jsonl"], "every": 1}
+    (run / "config.resolved.json").write_text(json.dumps(config))
+    assert not [note for note in notes(run) if "settings" in note]
+    shutil.rmtree(run / "eval" / "step_000001")
+    shutil.rmtree(run / "rollouts")
+    asked = [note.split(":")[:2] for note in notes(run) if "settings" in note]
+    assert asked == [
+        ["evaluations", " none of step 1 (1 of 3 that the settings name)"],
+        ["rollouts", " none of step 1, 2 (2 of 2 that the settings name)"],
+    ]
+    config["train"]["keep_rollouts"] = 0
+    config["eval"]["every"] = 2
+    (run / "config.resolved.json").write_text(json.dumps(config))
+    assert not [note for note in notes(run) if "settings" in note]
+
+
 def test_a_directory_that_cannot_be_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
     assert any("read-only" in detail for detail in problems(run))
@@ -133,6 +159,29 @@ def test_another_folder_is_named(tmp_path: Path, name: str, words: str) -> None:
     done = CliRunner().invoke(app, ["doctor", str(tmp_path)])
     assert isinstance(done.exception, MissingResourceError)
     assert words in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["inspect"],
+        ["runs", "show"],
+        ["runs", "watch"],
+        ["credit"],
+        ["eval", "--data", "q.jsonl", "--index", "i"],
+    ],
+)
+def test_every_command_that_takes_a_run_says_where_the_runs_are(
+    command: list[str], tree: Path
+) -> None:
+    done = CliRunner().invoke(app, [*command, str(tree)])
+    assert isinstance(done.exception, MissingResourceError)
+    assert f"{tree}: not a run directory; it holds runs (" in str(done.exception)
+
+
+def test_other_directories_are_known_by_the_files_that_they_have() -> None:
+    assert not_a_run.SWEEP_NAME == sweep_file.SWEEP_NAME
+    assert not_a_run.MANIFEST_NAME == manifest.MANIFEST_NAME
 
 
 def test_what_is_no_folder_is_named(tmp_path: Path) -> None:

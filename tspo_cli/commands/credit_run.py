@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli import console
+from tspo_cli.console import counted
 from tspo_cli.errors import InvalidInputError, UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def compare_run(
         )
     arms = _arms(specs, credit, settings)
     with console.progress(
-        f"{run.name} x {len(arms)}", len(rollout_files(run)) if steps is None else None
+        f"judging the rollouts of {run.name} again, {counted(len(arms), 'algorithm')}, step",
+        len(rollout_files(run)) if steps is None else None,
     ) as advance:
 
         def batches() -> Any:

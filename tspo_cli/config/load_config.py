@@ -28,7 +28,8 @@ from tspo_cli.config.sections.prompt_value import with_prompt_text
 from tspo_cli.config.sources import source_layers
 from tspo_cli.config.tables import Table, merge
 from tspo_cli.disk import atomic_write_text
-from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.not_a_run import require_run
 from tspo_cli.record_digests import changing
 from tspo_cli.runs import CONFIG_NAME, CONFIG_TEXT_NAME, write_json
 from tspo_cli.text.secrets import file_mode
@@ -103,9 +104,8 @@ def read_resolved(run_dir: Path) -> Config:
         MissingResourceError: the folder is no run directory.
         InvalidInputError: the file was changed to something that the schema refuses.
     """
+    require_run(run_dir)
     path = run_dir / CONFIG_NAME
-    if not path.exists():
-        raise MissingResourceError(f"{run_dir}: not a run directory (it has no {CONFIG_NAME})")
     table = read_record(path)
     return with_prompt_text(_validate(table, [Layer(str(path), table)]))
 

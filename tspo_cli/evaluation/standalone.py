@@ -31,6 +31,7 @@ from tspo_cli.evaluation.resuming.results_folder import results_folder
 from tspo_cli.evaluation.session import Session
 from tspo_cli.evaluation.sets import read_eval_sets
 from tspo_cli.evaluation.summary import averages
+from tspo_cli.not_a_run import not_a_run
 from tspo_cli.packages import require_packages
 from tspo_cli.record_digests import forget_digests
 from tspo_cli.retrieval.open_retriever import open_retriever
@@ -202,10 +203,12 @@ def model_directory(model: str) -> Path:
     """The directory with the weights: `model` itself, or model/ of a run.
 
     Raises:
-        MissingResourceError: no such directory, or the run has not exported its model.
+        MissingResourceError: a folder of runs, or the run has not exported its model.
     """
     path = Path(model)
     if not is_run(path):
+        if path.is_dir() and not any(path.glob("*.json")):
+            raise MissingResourceError(f"{path}: {not_a_run(path)}; name a run or a model")
         return path
     folder, status = path / MODEL_NAME, path / STATUS_NAME
     if not folder.is_dir():

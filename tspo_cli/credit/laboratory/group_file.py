@@ -41,7 +41,13 @@ def read_group(path: Path) -> Group:
     """
     if path.is_dir():
         raise _wrong(str(path), "a JSON file, got a directory", "name the file in it")
-    record = _object(str(path), read_json(path), _GROUP_KEYS)
+    try:
+        value = read_json(path)
+    except InvalidInputError as error:
+        raise InvalidInputError(
+            f"{error}; expected a single JSON object with {', '.join(_GROUP_KEYS)}"
+        ) from None
+    record = _object(str(path), value, _GROUP_KEYS)
     golds = _items(str(path), record, "golden_answers")
     for gold in golds:
         if not isinstance(gold, str) or not gold.strip():

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from tspo_cli import runs
 from tspo_cli.config.old_records import current_keys, read_record
 from tspo_cli.errors import MissingResourceError
+from tspo_cli.not_a_run import require_run
 from tspo_cli.record_digests import check_complete, read_checked
 from tspo_cli.record_forms import (
     ENVIRONMENT,
@@ -155,6 +156,7 @@ def open_run(path: Path, name: str | None = None) -> RunView:
     name = name or path.resolve().name
     if is_evaluation(path):
         return _open_evaluation(path, name)
+    require_run(path)
     check_complete(path)
     command = path / runs.COMMAND_NAME
     text = read_checked(command).decode(errors="replace") if command.exists() else ""

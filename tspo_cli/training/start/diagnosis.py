@@ -14,23 +14,15 @@ from typing import Any
 
 from tspo_cli import __version__, runs
 from tspo_cli.config.load_config import read_resolved
-from tspo_cli.config.sweeps.sweep_file import SWEEP_NAME
 from tspo_cli.disk import has_writer
-from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
+from tspo_cli.errors import InvalidInputError, TspoError
+from tspo_cli.not_a_run import require_run
 from tspo_cli.plain_files import require_plain
 from tspo_cli.record_digests import check_complete, check_digest, digests_in
 from tspo_cli.record_forms import ENVIRONMENT, GROUP, ITEM, SCORES, checked, checked_step
-from tspo_cli.retrieval.manifest import MANIFEST_NAME
 from tspo_cli.training.core.checkpoints.checkpoint import check_checkpoint
 
 _LEFTOVERS = ("**/.*.tmp", ".replaced", ".deleted", "checkpoints/damaged_*")
-_OTHERS = {
-    runs.EVAL_SUMMARY_NAME: "an evaluation; read it with tspo report, or go on with tspo eval",
-    SWEEP_NAME: "a sweep; name one of the runs in it, or see them all with tspo report",
-    MANIFEST_NAME: "an index; tspo index info checks it",
-    "config.json": "a model; tspo plan says what it needs",
-}
-"""What other directories of ours are, by a file that they have."""
 _MOST_NAMES = 8
 _EXPORT = "--resume exports it from the last checkpoint"
 
@@ -50,8 +42,7 @@ def diagnose(run: Path) -> list[Finding]:
     Raises:
         MissingResourceError: it is no run directory.
     """
-    if not runs.is_run(run):
-        raise MissingResourceError(f"{run}: {_other(run)}")
+    require_run(run)
     busy = has_writer(run) is True
     found = [
         _tried("configuration", lambda: _ok(read_resolved(run).kind)),
@@ -59,6 +50,7 @@ def diagnose(run: Path) -> list[Finding]:
         _tried("status", lambda: _status(run, busy)),
         *_records(run),
         *_digests(run),
+        *_kept(run),
         *_checkpoints(run, busy),
         _model(run, busy),
         *([] if busy else _leftovers(run)),
@@ -74,23 +66,6 @@ def _is_known(finding: Finding, seen: set[str]) -> bool:
     known = problem in seen
     seen.add(problem)
     return known
-
-
-def _other(path: Path) -> str:
-    """What a path is that is no run directory, and what to do with it."""
-    if not path.is_dir():
-        there = path.exists() or path.is_symlink()
-        return "not a directory; name a run directory" if there else "no such directory"
-    for name, what in _OTHERS.items():
-        if (path / name).is_file():
-            return f"not a run directory but {what}"
-    inside = sorted(child.name for child in path.iterdir() if runs.is_run(child))
-    if inside:
-        more = ", ..." if len(inside) > _MOST_NAMES else ""
-        return f"not a run directory; it holds runs ({', '.join(inside[:_MOST_NAMES])}{more})"
-    if any((path / name).exists() for name in (runs.STATUS_NAME, runs.CHECKPOINTS_NAME)):
-        return f"{runs.CONFIG_NAME} is missing; put back a copy, without it nothing can go on"
-    return f"not a run directory (it has no {runs.CONFIG_NAME})"
 
 
 def _ok(detail: str) -> tuple[str, str]:
@@ -194,6 +169,36 @@ def _digests(run: Path) -> Iterator[Finding]:
     for folder in without:
         detail = f"{folder} has none, so a changed value there would not be noticed"
         yield Finding("digests", "note", detail)
+
+
+def _kept(run: Path) -> Iterator[Finding]:
+    """Whether the evaluations and rollouts are there that the settings ask for. A whole folder may
+    be deleted, and a --resume may have changed what is asked for.
+    """
+    try:
+        config, step = read_resolved(run), runs.read_status(run)["step"]
+    except TspoError:  # which other findings say
+        return
+    evaluated = {step} if step == config.train.steps else set()
+    evaluated |= {0} if config.eval.at_start else set()
+    evaluated |= set(range(0, step + 1, config.eval.every)[1:]) if config.eval.every else set()
+    every = config.train.keep_rollouts if config.kind != "sft" else 0
+    rolled = set(range(0, step + 1, every)[1:]) if every else set()
+    for name, asked, found in (
+        ("evaluations", evaluated if config.eval.data else set(), runs.eval_steps(run)),
+        ("rollouts", rolled, runs.rollout_files(run)),
+    ):
+        missing = sorted(asked - {number for number, _ in found})
+        steps = ", ".join(map(str, missing[:_MOST_NAMES])) + ", ..." * (len(missing) > _MOST_NAMES)
+        if missing:
+            yield Finding(
+                name,
+                "note",
+                f"none of step {steps} ({len(missing)} of {len(asked)} that the settings name): "
+                "deleted, or made with other settings",
+            )
+        elif asked:
+            yield Finding(name, "ok", f"all {len(asked)} that the settings name are here")
 
 
 def _check_steps(path: Path) -> None:

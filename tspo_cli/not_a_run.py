@@ -1,0 +1,42 @@
+"""What a path is where a run directory was expected, and what to do with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tspo_cli import runs
+from tspo_cli.errors import MissingResourceError
+
+SWEEP_NAME = "sweep.json"
+MANIFEST_NAME = "manifest.json"
+_OTHERS = {
+    runs.EVAL_SUMMARY_NAME: "an evaluation; read it with tspo report, or go on with tspo eval",
+    SWEEP_NAME: "a sweep; name one of the runs in it, or see them all with tspo report",
+    MANIFEST_NAME: "an index; tspo index info checks it",
+    "config.json": "a model; tspo plan says what it needs",
+}
+"""What other directories of ours are, by a file that they have."""
+_MOST_NAMES = 8
+
+
+def not_a_run(path: Path) -> str:
+    """What `path`, which is no run directory, is, in words that follow its name."""
+    if not path.is_dir():
+        there = path.exists() or path.is_symlink()
+        return "not a directory; name a run directory" if there else "no such directory"
+    for name, what in _OTHERS.items():
+        if (path / name).is_file():
+            return f"not a run directory but {what}"
+    inside = sorted(child.name for child in path.iterdir() if runs.is_run(child))
+    if inside:
+        more = ", ..." if len(inside) > _MOST_NAMES else ""
+        return f"not a run directory; it holds runs ({', '.join(inside[:_MOST_NAMES])}{more})"
+    if any((path / name).exists() for name in (runs.STATUS_NAME, runs.CHECKPOINTS_NAME)):
+        return f"{runs.CONFIG_NAME} is missing; put back a copy, without it nothing can go on"
+    return f"not a run directory (it has no {runs.CONFIG_NAME})"
+
+
+def require_run(path: Path) -> None:
+    """Raises MissingResourceError, which says what `path` is, unless it is a run directory."""
+    if not runs.is_run(path):
+        raise MissingResourceError(f"{path}: {not_a_run(path)}")
