@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli.config.load_config import read_resolved, write_resolved
 from tspo_cli.config.sections.prompt_value import prompt_name
 from tspo_cli.config.tables import flatten
 from tspo_cli.console import say
+from tspo_cli.credit.algorithms import ALGORITHMS
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.record_digests import changing
 from tspo_cli.runs import (
@@ -65,7 +67,8 @@ def check_same_experiment(before: Config, now: Config, run: Path) -> dict[str, C
         if old.get(key) != new.get(key)
     }
     places = PLACES if (run / INPUTS_NAME).exists() else ()
-    refused = [key for key in changes if not key.startswith((*RESUMABLE, *places))]
+    harmless = (*RESUMABLE, *places, *_unread(now))
+    refused = [key for key in changes if not key.startswith(harmless)]
     if refused:
         shown = ", ".join(_shown(key, changes[key]) for key in refused[:3])
         raise InvalidInputError(
@@ -73,6 +76,17 @@ def check_same_experiment(before: Config, now: Config, run: Path) -> dict[str, C
             f"({run / CONFIG_TEXT_NAME}) or another --out"
         )
     return changes
+
+
+def _unread(config: Config) -> Iterator[str]:
+    """The tables of algorithms that the experiment does not use. An algorithm of the user's own
+    may read all of them.
+    """
+    if config.credit.algorithm in ALGORITHMS:
+        own = ALGORITHMS[config.credit.algorithm].table
+        for algorithm in ALGORITHMS.values():
+            if algorithm.options is not None and algorithm.table != own:
+                yield f"credit.{algorithm.table}."
 
 
 def adopt_settings(config: Config, run: Path, attempt: int) -> None:
