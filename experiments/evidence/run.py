@@ -107,9 +107,13 @@ def make_starts(jobs: int) -> None:
                 f"results; delete {used.parent} to use that one",
                 file=sys.stderr,
             )
-    missing = [place for name, place in STARTS.items() if not (HERE / "starts" / name).exists()]
+    missing = [place for place in STARTS.values() if not (ROOT / "starts" / place).exists()]
     if missing:
-        sweep(_file("starts"), ROOT / "starts", jobs, missing)
+        trained = ROOT / "starts_hard"
+        sweep(_file("starts"), trained, jobs, missing)
+        for place in missing:
+            if (trained / place / "model").exists():
+                shutil.copytree(trained / place / "model", ROOT / "starts" / place / "model")
     sweep(_file("starts_easy"), ROOT / "starts_easy", jobs)
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from experiments.evidence import run
+from experiments.evidence import prepare, run
 from tspo_cli.config.layers import compose
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.sources import source_layers
@@ -119,6 +120,29 @@ def test_starts_in_the_checkout_are_as_they_were_made() -> None:
     assert {path.parent.name for path in folder.glob("*/model.safetensors")} == {
         Path(name).parent.name for _, name in lines
     }
+
+
+def test_starts_that_the_checkout_does_not_have_are_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "experiments"
+    for name in ("evidence", "tiny"):
+        shutil.copytree(CHECKOUT / "experiments" / name, folder / name)
+    shutil.rmtree(folder / "evidence" / "starts" / "b0", ignore_errors=True)
+    for file in (folder / "evidence").glob("starts*.sweep.toml"):
+        text = file.read_text("utf-8").replace("train.steps = 22", "")
+        file.write_text(
+            text.replace("[settings]", "[settings]\ntrain.steps = 1\neval.limit = 1"), "utf-8"
+        )
+    monkeypatch.chdir(tmp_path)
+    prepare.main()
+    run.make_starts(jobs=1)
+    for name, place in run.STARTS.items():
+        model = run.ROOT / "starts" / place / "model" / "model.safetensors"
+        given = folder / "evidence" / "starts" / name / "model.safetensors"
+        assert model.exists(), place
+        assert not given.exists() or model.read_bytes() == given.read_bytes()
+    assert len([*run.ROOT.glob("starts_easy/easy/*/*/model")]) == 2
 
 
 if __name__ == "__main__":
