@@ -228,6 +228,21 @@ class _Questions(TypedDict):
 
 
 @_STRICT
+class _Cell(TypedDict, total=False):
+    name: Required[Text]
+    arm: Required[Text]
+    place: Required[dict[Text, Text]]
+    seed: Required[int]
+
+
+@_STRICT
+class _Sweep(TypedDict, total=False):
+    baseline: Required[Text | None]
+    grid: Required[list[Text]]
+    cells: Required[list[_Cell]]
+
+
+@_STRICT
 class _File(TypedDict):
     bytes: Count
     sha256: Text
@@ -262,6 +277,7 @@ SUMMARY = TypeAdapter(_Summary)
 GROUP = TypeAdapter(_Group)
 ITEM = TypeAdapter(_Item)
 QUESTIONS = TypeAdapter(_Questions)
+SWEEP = TypeAdapter(_Sweep)
 _STEP = TypeAdapter(_Step)
 _NUMBERS = TypeAdapter(dict[str, float | None], config=ConfigDict(strict=True))
 

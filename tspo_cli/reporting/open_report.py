@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tspo_cli.config.sweeps.sweep_record import is_sweep
 from tspo_cli.errors import UsageError
 from tspo_cli.reporting.run_report import RunReport
-from tspo_cli.reporting.scores.sweep_scores import baseline_run, is_sweep, open_sweep
+from tspo_cli.reporting.scores.sweep_scores import baseline_run, open_sweep
 from tspo_cli.reporting.sources.published import choose_published, read_published
 from tspo_cli.reporting.sources.run_view import open_runs
 from tspo_cli.reporting.sweep_report import SweepReport

@@ -133,6 +133,64 @@ def test_the_command_reports_a_sweep(folder: Path, tmp_path: Path) -> None:
         assert wanted in run_tspo("report", folder, "--format", form).out
 
 
+FORMS: dict[str, Any] = {
+    "cells: Field required": {"cells": ...},
+    "cells: Input should be a valid list": {"cells": 5},
+    "cells.0: Input should be a valid dictionary": {"cells": [None]},
+    "grid: Input should be a valid list": {"grid": {"a": 1}},
+    "baseline: Input should be": {"baseline": ["grpo"]},
+    "place: expected a value of optimizer.lr": {"grid": ["optimizer.lr"]},
+    "cells.0.name: Field required": {"name": ...},
+    "cells.0.arm: Input should be": {"arm": []},
+    "cells.0.place: Input should be a valid dictionary": {"place": 5},
+    "cells.0.place.world: Input should be": {"place": {"world": 5}},
+    "cells.0.seed: Input should be a valid integer": {"seed": 1e308},
+    "cell '../../runs/other': expected a name in this directory": {"name": "../../runs/other"},
+    "cell '/runs/other': expected a name in this directory": {"name": "/runs/other"},
+    "cell '': expected a name in this directory": {"name": ""},
+    "cell 'grpo/b/seed1': expected one of this name": {"name": "grpo/b/seed1"},
+}
+
+
+@pytest.mark.parametrize("problem", FORMS)
+@pytest.mark.parametrize("more", [(), ("--json",), ("--table", "main")])
+def test_a_record_of_another_form_is_one_line(
+    folder: Path, problem: str, more: tuple[str, ...]
+) -> None:
+    record = json.loads((folder / "sweep.json").read_text())
+    ((key, value),) = FORMS[problem].items()
+    place = record if key in record else record["cells"][0]
+    if value is ...:
+        del place[key]
+    else:
+        place[key] = value
+    runs.write_json(folder / "sweep.json", record)
+    done = run_tspo("report", folder, *more)
+    assert (done.code, done.out) == (3, "")
+    assert done.err.count("\n") == 1
+    assert f"{folder / 'sweep.json'}: " in done.err
+    assert problem in done.err
+
+
+def test_what_is_no_file_is_no_sweep(folder: Path) -> None:
+    (folder / "sweep.json").unlink()
+    (folder / "sweep.json").mkdir()
+    done = run_tspo("report", folder)
+    assert done.code == 3
+    assert "sweep.json: expected a file, got a directory; put back a copy" in done.err
+
+
+def test_what_was_not_measured_is_left_out(folder: Path) -> None:
+    run = folder / "grpo" / "a" / "seed0"
+    scores = runs.scores_file(runs.eval_folder(run, 10), "test")
+    runs.write_json(scores, runs.read_json(scores) | {"em": None})
+    lines = [line | {"response_tokens": None} for line in runs.read_jsonl(run / "metrics.jsonl")]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    view = open_sweep(folder)
+    assert view.runs[0].curve == ((0, 0.0), (20, 0.2))
+    assert view.runs[0].tokens == 0
+
+
 @pytest.mark.parametrize("arms", [2, 6, 7, 15])
 def test_the_legend_of_a_figure_covers_no_line(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arms: int

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli import runs
-from tspo_cli.config.sweeps.sweep_file import SWEEP_NAME
+from tspo_cli.config.sweeps.sweep_record import read_sweep
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 from tspo_cli.evaluation.statistics.over_seeds import (
     Mean,
@@ -96,11 +96,6 @@ class SweepView:
     waiting: tuple[str, ...]
 
 
-def is_sweep(path: Path) -> bool:
-    """True for a directory that `tspo sweep` made."""
-    return (path / SWEEP_NAME).is_file()
-
-
 def open_sweep(path: Path, baseline: str | None = None) -> SweepView:
     """All runs of the sweep in `path` that were evaluated at least once; `baseline` wins over the
     file's own.
@@ -108,13 +103,10 @@ def open_sweep(path: Path, baseline: str | None = None) -> SweepView:
     Raises:
         MissingResourceError: no run has an evaluation yet.
         UsageError: the baseline is no arm.
-        InvalidInputError: the runs were evaluated on several data sets, which have no common mean.
+        InvalidInputError: the runs were evaluated on several data sets, which have no common mean;
+            or the record of the sweep is damaged.
     """
-    record = runs.read_json(path / SWEEP_NAME)
-    if not isinstance(record, dict) or not {"cells", "grid", "baseline"} <= record.keys():
-        raise InvalidInputError(
-            f"{path / SWEEP_NAME}: not written by tspo sweep; start the sweep again to write it"
-        )
+    record = read_sweep(path)
     arms = list(dict.fromkeys(cell["arm"] for cell in record["cells"]))
     chosen = baseline or record["baseline"]
     if chosen is not None and chosen not in arms:
@@ -131,8 +123,11 @@ def open_sweep(path: Path, baseline: str | None = None) -> SweepView:
 def baseline_run(path: Path) -> str | None:
     """A run of the baseline arm by its name in the sweep's directory, None without a baseline or a
     run of it.
+
+    Raises:
+        InvalidInputError: the record of the sweep is damaged.
     """
-    record = runs.read_json(path / SWEEP_NAME)
+    record = read_sweep(path)
     cells = [cell["name"] for cell in record["cells"] if cell["arm"] == record["baseline"]]
     return next((name for name in cells if runs.eval_steps(path / name)), None)
 
@@ -168,7 +163,7 @@ def summaries(sweep: SweepView, step: int | None = None) -> list[GroupSummary]:
 
 def _open_cell(path: Path, cell: dict[str, Any]) -> SweepRun | None:
     view = open_run(path / cell["name"], cell["name"])
-    evaluations = view.evaluations
+    evaluations = [(step, scores) for step, scores in view.evaluations if scores["em"] is not None]
     if not evaluations:
         return None
     datasets = sorted({str(scores["dataset"]) for _, scores in evaluations})
@@ -189,7 +184,7 @@ def _open_cell(path: Path, cell: dict[str, Any]) -> SweepRun | None:
         dataset=datasets[0],
         curve=curve,
         end=evaluations[-1][1],
-        tokens=sum(float(record.get("response_tokens", 0.0)) for record in whole) * sampled
+        tokens=sum(float(record.get("response_tokens") or 0.0) for record in whole) * sampled
         + sum(float(record.get("sampled_tokens") or 0.0) for record in trees),
         cpu_seconds=None
         if not cpu or None in cpu

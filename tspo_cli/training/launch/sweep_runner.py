@@ -17,6 +17,7 @@ from pathlib import Path
 from tspo_cli.config.load_config import read_resolved
 from tspo_cli.config.sweeps.sweep_cells import Cell, Sweep, experiment_file, experiment_files
 from tspo_cli.config.sweeps.sweep_file import SWEEP_NAME
+from tspo_cli.config.sweeps.sweep_record import is_sweep, read_sweep
 from tspo_cli.disk import LOCK_NAME, atomic_write_text, one_writer
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.packages import require_packages
@@ -24,7 +25,6 @@ from tspo_cli.record_digests import changing
 from tspo_cli.runs import (
     METRICS_NAME,
     is_run,
-    read_json,
     read_jsonl,
     read_status,
     write_json,
@@ -176,8 +176,8 @@ def _refuse_other_sweep(out: Path, sweep: Sweep) -> None:
     """
     if not out.exists() or {entry.name for entry in out.iterdir()} <= {LOCK_NAME}:
         return
-    if not (out / SWEEP_NAME).is_file():
+    if not is_sweep(out):
         raise InvalidInputError(f"{out}: exists and holds no sweep; choose another --out")
-    names = {cell["name"] for cell in read_json(out / SWEEP_NAME)["cells"]}
+    names = {cell["name"] for cell in read_sweep(out)["cells"]}
     if names.isdisjoint(cell.name for cell in sweep.cells):
         raise InvalidInputError(f"{out}: holds another sweep; choose another --out")
