@@ -88,6 +88,8 @@ def end_of(ended: Ended, whole: Ended) -> str:
         for line in set(ended.out.splitlines()) - set(whole.out.splitlines())
         if line[:5] == "note "
     }
+    # `tspo index info` says so of every index, and shows what the manifest says.
+    new |= {line for line in ended.out.splitlines() if "contents were not read" in line}
     return "said" if new or ended.code else "other"
 
 

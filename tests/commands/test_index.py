@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,35 @@ def test_info_looks_for_every_file_of_the_index(corpus: Path, tmp_path: Path, ch
         file.rmdir() if file.is_dir() else file.unlink(missing_ok=True)
         file.write_bytes(whole)
     assert _json("info", index)["checked"] == "sizes"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("passages", 10**9, "expected 1000000000 passages, got "),
+        ("parameters", {"k1": "x"}, "k1: "),
+        ("parameters", {"nprobe": 4}, "setting 'nprobe': unknown for this kind of index"),
+    ],
+)
+def test_a_manifest_that_its_files_contradict(
+    corpus: Path, tmp_path: Path, key: str, value: object, said: str
+) -> None:
+    index = tmp_path / "index"
+    _json("build", corpus, "--out", index)
+    manifest = json.loads((index / "manifest.json").read_text())
+    (index / "manifest.json").write_text(json.dumps(manifest | {key: value}))
+    for command in (["info", index], ["verify", index], ["search", index, "lake"]):
+        assert said in _fails(InvalidInputError, *command)
+
+
+def test_verify_does_not_wait_for_a_pipe(corpus: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    _json("build", corpus, "--out", index)
+    corpus.unlink()
+    os.mkfifo(corpus)
+    assert f"{corpus}: expected a file, got a named pipe" in _fails(
+        InvalidInputError, "verify", index
+    )
 
 
 def test_info_says_which_command_checks_the_contents(corpus: Path, tmp_path: Path) -> None:

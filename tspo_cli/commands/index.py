@@ -205,10 +205,9 @@ def info(directory: IndexDir, as_json: Json = False) -> None:
     Every file must be there with its size; `tspo index verify` reads the contents too.
     """
     from tspo_cli.config.sections.index_settings import UNRECORDED
-    from tspo_cli.retrieval.manifest import check_sizes, read_manifest
+    from tspo_cli.retrieval.index.searcher import described_index
 
-    manifest = read_manifest(directory)
-    check_sizes(directory, manifest)
+    manifest = described_index(directory)
     if as_json:
         console.result_json({"index": str(directory), **manifest, "checked": "sizes"})
         return

@@ -14,6 +14,7 @@ from typing import Any
 
 from tspo_cli.console import progress
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.plain_files import open_plain
 from tspo_cli.record_forms import MANIFEST, checked
 from tspo_cli.retrieval.passages import OFFSETS_NAME, PASSAGES_NAME
 from tspo_cli.retrieval.search_settings import IndexSettings
@@ -167,10 +168,14 @@ def file_facts(path: Path) -> dict[str, Any]:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal; a large file shows its progress."""
+    """SHA-256 of a file's bytes, in hexadecimal; a large file shows its progress.
+
+    Raises:
+        InvalidInputError: it is no file.
+    """
     size = path.stat().st_size
     digest = hashlib.sha256()
-    with open(path, "rb") as handle:
+    with open_plain(path) as handle:
         if size <= _CHECKED_ON_OPENING:
             return hashlib.file_digest(handle, "sha256").hexdigest()
         with progress(f"checking {path.name} (MiB)", size >> 20) as advance:

@@ -20,6 +20,7 @@ from tspo_cli.retrieval.dense.encoder import EXPORTED_NAME, encoder_digest
 from tspo_cli.retrieval.manifest import (
     check_digest,
     check_files,
+    check_sizes,
     file_digest,
     index_digest,
     read_manifest,
@@ -135,11 +136,7 @@ def open_index(path: Path, settings: Mapping[str, object] | None = None) -> Sear
     built = built_settings(kind, manifest["parameters"])
     chosen = for_search(built, kind, settings or {})
     check_files(path, manifest)
-    store = PassageStore(path, path / manifest.get("lines", PASSAGES_NAME))
-    if len(store) != manifest["passages"]:
-        raise InvalidInputError(
-            f"{path}: expected {manifest['passages']} passages, got {len(store)}; build it again"
-        )
+    store = _passages(path, manifest)
     ranker = _ranker(path, manifest, store, chosen)
     if chosen.rerank.reranker:
         from tspo_cli.retrieval.index.hybrid import RerankRanker
@@ -147,6 +144,29 @@ def open_index(path: Path, settings: Mapping[str, object] | None = None) -> Sear
         device = chosen.dense.device if chosen.dense is not None else "auto"
         ranker = RerankRanker(ranker, store, chosen.rerank, device)
     return Searcher(manifest, store, ranker, changed_results(built, chosen))
+
+
+def described_index(path: Path) -> dict[str, Any]:
+    """The manifest of an index whose files are there with their sizes, as many passages as it says,
+    and settings that it can have. Contents are not read.
+
+    Raises:
+        MissingResourceError, InvalidInputError: as `open_index`.
+    """
+    manifest = read_manifest(path)
+    built_settings(manifest["kind"], manifest["parameters"])
+    check_sizes(path, manifest)
+    _passages(path, manifest)
+    return manifest
+
+
+def _passages(path: Path, manifest: dict[str, Any]) -> PassageStore:
+    store = PassageStore(path, path / manifest.get("lines", PASSAGES_NAME))
+    if len(store) != manifest["passages"]:
+        raise InvalidInputError(
+            f"{path}: expected {manifest['passages']} passages, got {len(store)}; build it again"
+        )
+    return store
 
 
 def verify_index(path: Path) -> dict[str, Any]:
@@ -157,8 +177,10 @@ def verify_index(path: Path) -> dict[str, Any]:
             of the index, or the corpus it was built from, has changed. The corpus may be missing.
     """
     manifest = read_manifest(path)
+    built_settings(manifest["kind"], manifest["parameters"])
     for name, facts in manifest["files"].items():
         check_digest(path / name, facts["sha256"], "build the index again with --overwrite")
+    _passages(path, manifest)
     corpus = [Path(name) for name in manifest["corpus"].get("files", [manifest["corpus"]["path"]])]
     present = all(path.exists() for path in corpus)
     expected = manifest["corpus"]["sha256"]
