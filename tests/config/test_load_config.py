@@ -141,7 +141,7 @@ def test_a_diamond_is_not_a_cycle(tmp_path: Path) -> None:
         (
             "[data]\ntrain = 'a'\n",
             InvalidInputError,
-            ['data.train: expected a list of strings, got "a"'],
+            ['data.train: expected a list of strings, got "a"; write ["a"]'],
         ),
         ("[data]\ntrain = [1]\n", InvalidInputError, ["expected a list of strings, got [1]"]),
         (

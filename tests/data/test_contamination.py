@@ -13,6 +13,7 @@ from tspo_cli.commands.data import app
 from tspo_cli.data.corpus.contamination import Located, QuestionFinder, plain_words
 from tspo_cli.data.question import Question
 from tspo_cli.errors import GateError
+from tspo_cli.retrieval.index.other_corpus import OTHER_CORPUS
 
 
 def put(path: Path, *records: dict[str, Any]) -> Path:
@@ -124,3 +125,12 @@ def test_training_alone_and_an_index_are_audited(tmp_path: Path) -> None:
     index = ["audit", str(questions), "--index", str(tmp_path / "index"), "--json"]
     (example,) = json.loads(CliRunner().invoke(app, index).stdout)["contamination"]["examples"]
     assert example["where"] == f"in passage 'p9' of {tmp_path / 'index'}, with its answer"
+
+
+def test_an_audit_with_another_corpus_says_so(tmp_path: Path) -> None:
+    gold = ask("1", "Who tuned the organ?", "Ilse") | {"supporting_ids": ["p9"]}
+    questions = put(tmp_path / "dev.jsonl", gold)
+    for name, warned in (("p9", False), ("p8", True)):
+        corpus = put(tmp_path / f"{name}.jsonl", {"id": name, "title": "", "text": "Bread."})
+        done = CliRunner().invoke(app, ["audit", str(questions), "--corpus", str(corpus)])
+        assert (f"warning: dev: {OTHER_CORPUS}" in done.stderr) == warned

@@ -13,7 +13,9 @@ import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from tspo_cli.commands.app import app
 from tspo_cli.data.catalog import find_data_sets
 from tspo_cli.data.check import check
 from tspo_cli.data.convert import convert, guess_kind
@@ -300,3 +302,23 @@ def test_converting_what_the_datasets_library_loads(tmp_path: Path) -> None:
         convert(Path("hf:nowhere"), tmp_path / "new.jsonl")
     with pytest.raises(MissingResourceError, match="cannot be loaded"):
         convert(Path(f"hf:{tmp_path / 'none'}:test"), tmp_path / "new.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("record", "fix"),
+    [
+        ({"question": "Who?", "golden_answer": ["Ada"]}, "fix: rename golden_answer"),
+        ({"question": "Who?", "gold": "Ada"}, "got fields id, question, gold; fix: give at least"),
+        ({"title": "Ada", "text": "A mathematician."}, "name a question file; this is a corpus"),
+    ],
+)
+def test_the_usual_mistakes_of_a_question_file_have_their_cure(
+    record: dict[str, Any], fix: str, tmp_path: Path
+) -> None:
+    path = jsonl(tmp_path / "q.jsonl", *({"id": str(n)} | record for n in range(30)))
+    done = CliRunner().invoke(app, ["data", "check", str(path)])
+    assert fix in done.stdout.splitlines()[0]
+    assert "... and 10 more problems; --json lists all" in done.stdout
+    assert str(done.exception).endswith("30 problems; correct them and check again")
+    listed = json.loads(CliRunner().invoke(app, ["data", "check", str(path), "--json"]).stdout)
+    assert len(listed["problems"]) == 30

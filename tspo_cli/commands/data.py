@@ -12,8 +12,10 @@ from tspo_cli import console
 from tspo_cli.commands.demonstrations import check_demos, demos_from, make_demos
 from tspo_cli.commands.make_corpus import make_corpus
 from tspo_cli.commands.options import Json, Overwrite, check_file, check_folder
+from tspo_cli.console import counted
 from tspo_cli.errors import GateError, InvalidInputError, UsageError
 
+_MOST_PROBLEMS = 20
 app = typer.Typer(
     no_args_is_help=True,
     help="List, check, convert and make data sets, corpora and demonstrations.",
@@ -113,8 +115,11 @@ def check(
         ]
         console.result_json(asdict(report) | {"problems": problems})
     else:
-        for problem in report.problems:
+        for problem in report.problems[:_MOST_PROBLEMS]:
             console.result(str(problem))
+        if len(report.problems) > _MOST_PROBLEMS:
+            more = len(report.problems) - _MOST_PROBLEMS
+            console.result(f"... and {more:,} more problems; --json lists all")
         console.result(
             f"questions              {report.questions}  {_counts(report.data_sources)}".rstrip()
         )
@@ -133,7 +138,8 @@ def check(
     if report.problems:
         count = len(report.problems)
         raise InvalidInputError(
-            f"{path}: {count} problem{'s' if count > 1 else ''}; correct them and check again"
+            f"{path}: {counted(count, 'problem')}; correct {'them' if count > 1 else 'it'} and "
+            "check again"
         )
 
 
@@ -184,9 +190,10 @@ def audit(
     from tspo_cli.data.corpus.chunks import WHOLE
     from tspo_cli.data.corpus.corpus_files import CorpusFacts, read_corpus
     from tspo_cli.data.readers import resolve_data
-    from tspo_cli.evaluation.ceiling import CorpusCeiling, search_ceiling
+    from tspo_cli.evaluation.ceiling import CorpusCeiling, no_gold, search_ceiling
     from tspo_cli.evaluation.sets import read_eval_sets
     from tspo_cli.reporting.tables.evaluation_table import audit_table
+    from tspo_cli.retrieval.index.other_corpus import OTHER_CORPUS
     from tspo_cli.retrieval.index.searcher import open_index
 
     if (index is None) == (corpus is None) and (corpus is not None or not train):
@@ -217,6 +224,8 @@ def audit(
             by_k = [] if searcher is None else search_ceiling(members, searcher, depths)
             shares = ceilings[name].shares()
             rows.append({"dataset": name, "n": len(members), **shares, "search": by_k})
+            if no_gold(shares):
+                console.warn(f"{name}: {OTHER_CORPUS}")
     findings = [
         *finder.findings(),
         *contamination.shared_questions(questions, trained),

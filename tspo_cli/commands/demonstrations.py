@@ -9,6 +9,7 @@ import typer
 
 from tspo_cli import console
 from tspo_cli.commands.options import Json, Overwrite, check_file
+from tspo_cli.console import counted
 
 
 def make_demos(
@@ -217,7 +218,8 @@ def check_demos(path: Path, model: str, *, as_json: bool) -> None:
     if report.problems:
         count = len(report.problems)
         raise InvalidInputError(
-            f"{path}: {count} problem{'s' if count > 1 else ''}; correct them and check again"
+            f"{path}: {counted(count, 'problem')}; correct {'them' if count > 1 else 'it'} and "
+            "check again"
         )
     if not report.demonstrations:
         raise InvalidInputError(f"{path}: expected demonstrations, got an empty file")

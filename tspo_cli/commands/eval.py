@@ -122,7 +122,7 @@ def evaluate(
     """
     names = [*(data or []), *(more or [])]
     if not names:
-        raise UsageError("name at minimum one question file: --data FILE_OR_NAME")
+        raise UsageError("name at least one question file: --data FILE_OR_NAME")
     if index is not None and retriever:
         raise UsageError("--index and --retriever exclude each other")
     gates = [_gate(text) for text in fail_under or []]

@@ -87,6 +87,9 @@ def train(
     compute_portably(config.train.portable)
     config = with_steps_of_epochs(config)
     run = out or Path("runs") / run_name(files[-1])
+    is_first = os.environ.get("RANK", "0") == "0"
+    if is_first:
+        say("opening data, index and model")  # the libraries alone take seconds
     if dry_run:
         with _saying_how_to_prepare(config):
             if resume:
@@ -106,11 +109,11 @@ def train(
     from tspo_cli.evaluation.judging.training_judge import check_training_judge
     from tspo_cli.training.launch.processes import launch
 
-    if os.environ.get("RANK", "0") == "0":
+    if is_first:
         check_training_judge(config)
     with _saying_how_to_prepare(config):
         launch(config, run, train_here, WORKER, resume=resume, overwrite=overwrite)
-    if os.environ.get("RANK", "0") == "0":
+    if is_first:
         _print_summary(run, json)
 
 

@@ -163,7 +163,10 @@ def _wrong(name: str, table: Table) -> tuple[str, str]:
     value: Any = table
     for part in name.split("."):
         value = value[part]
-    return name, f"expected {all_keys()[name].expects}, got {_show(value)}"
+    expects = all_keys()[name].expects
+    is_one = isinstance(value, str) and expects == "a list of strings"
+    cure = f"; write [{_show(value)}]" if is_one else ""
+    return name, f"expected {expects}, got {_show(value)}{cure}"
 
 
 def _show(value: Any) -> str:

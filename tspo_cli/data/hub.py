@@ -38,7 +38,10 @@ def _stream(
     try:
         rows = load_dataset(repository, config, split=split, streaming=True)
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError, ValueError) as error:
-        raise MissingResourceError(f"{name}: cannot be loaded: {_first_line(error)}") from None
+        raise MissingResourceError(
+            f"{name}: cannot be loaded: {_first_line(error)}; check the name and the connection, "
+            "or name a file"
+        ) from None
     for number, record in enumerate(_whole(name, rows), start=1):
         named = any(record.get(name) is not None for name in ID_FIELDS) or "extra_info" in record
         yield number, dict(record) if named else {**record, "id": f"{split}_{number - 1}"}

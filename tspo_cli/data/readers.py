@@ -169,7 +169,9 @@ def parse_question(
         raise InvalidInputError(f'{path}:{number}: "question" is empty; fix: write the question')
     if not isinstance(question, str):
         got = type_name(question) if "question" in record else f"fields {field_names(record)}"
-        raise invalid(path, number, '"question" to be a string', got, "write the question")
+        is_passage = "question" not in record and ("contents" in record or "text" in record)
+        fix = "write the question" if not is_passage else "name a question file; this is a corpus"
+        raise invalid(path, number, '"question" to be a string', got, fix)
     supporting = _string_list(
         path, number, "supporting_ids", record.get("supporting_ids"), numbers=True
     )
@@ -199,7 +201,17 @@ def parse_question(
 
 
 def _golden_answers(path: Path, number: int, record: dict[str, Any]) -> tuple[str, ...]:
-    answers = _string_list(path, number, "golden_answers", accepted_answers(record))
+    found = accepted_answers(record)
+    if found is None:
+        near = difflib.get_close_matches("golden_answers", map(str, record), n=1)
+        raise invalid(
+            path,
+            number,
+            '"golden_answers" to hold an answer',
+            f"fields {field_names(record)}",
+            f"rename {near[0]}" if near else "give at least one accepted answer",
+        )
+    answers = _string_list(path, number, "golden_answers", found)
     if not any(answer.strip() for answer in answers):
         raise invalid(
             path,

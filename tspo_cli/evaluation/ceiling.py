@@ -7,7 +7,7 @@ published scores more than the algorithm does: report the ceiling together with 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tspo_cli.credit.gold_match import Match
@@ -114,6 +114,11 @@ def ceiling(
     if not isinstance(retriever, Searcher) or len(retriever) > MOST_PASSAGES:
         return None
     return corpus_ceiling(questions, retriever.passages())
+
+
+def no_gold(shares: Mapping[str, float | None] | None) -> bool:
+    """Whether these shares say that a corpus has none of the gold passages that are named."""
+    return shares is not None and shares["gold_in_corpus"] == 0
 
 
 def _plain_answers(question: Question) -> list[str]:

@@ -19,7 +19,7 @@ from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.evaluation.answering.open_engine import OpenedEngine
 from tspo_cli.evaluation.answering.runner import EvalSetup, evaluate_items, write_evaluation
 from tspo_cli.evaluation.answering.workers import Workers, idle_processes
-from tspo_cli.evaluation.ceiling import ceiling
+from tspo_cli.evaluation.ceiling import ceiling, no_gold
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.judging.judge import Judge
 from tspo_cli.evaluation.methods import Method
@@ -51,6 +51,7 @@ from tspo_cli.evaluation.summary import (
 )
 from tspo_cli.models.checks.length_limits import context_warnings
 from tspo_cli.record_digests import changing
+from tspo_cli.retrieval.index.other_corpus import OTHER_CORPUS
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.limit_warnings import observation_warnings, waiting_warnings
 from tspo_cli.rollout.protocol import SearchProtocol
@@ -138,6 +139,7 @@ class Session:
         notes = (
             *(silent, cut_questions(scores), calls_in_thoughts(items), only_thoughts(items)),
             failed_searches(scores),
+            OTHER_CORPUS if no_gold(scores["ceiling"]) else None,
         )
         for warning in notes:
             if warning is not None:

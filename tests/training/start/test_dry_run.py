@@ -16,6 +16,8 @@ from tspo_cli.commands.app import app
 from tspo_cli.config.load_config import load_config
 from tspo_cli.data.question import Question
 from tspo_cli.models.load_model import load_model, load_tokenizer
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.index.other_corpus import OTHER_CORPUS
 from tspo_cli.retrieval.index.searcher import open_index
 from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
 from tspo_cli.rollout.protocol import SearchProtocol
@@ -74,6 +76,23 @@ def test_limits_too_small_for_the_data_are_warned_of(
     done = tspo("train", "tiny/grpo", "--dry-run", *settings)
     assert key in done.err
     assert "toy models" not in done.err
+
+
+def test_the_index_of_another_corpus_is_warned_of(
+    playground: Playground, tspo: Callable[..., Finished], tmp_path: Path
+) -> None:
+    (tmp_path / "c.jsonl").write_text('{"id": "other", "title": "A", "text": "far away"}\n')
+    build_index(tmp_path / "c.jsonl", tmp_path / "index")
+    other = playground.settings(retriever__index=tmp_path / "index")
+    said = f"warning: retriever.index: {tmp_path / 'index'}: {OTHER_CORPUS}"
+    assert said in tspo("train", "tiny/grpo", "--dry-run", *other).err
+    own = playground.settings()
+    assert OTHER_CORPUS not in tspo("train", "tiny/grpo", "--dry-run", *own).err
+    words = ["eval", playground.model, "--data", playground.world / "test.jsonl", "--limit", 1]
+    done = tspo(*words, "--index", tmp_path / "index", "--out", tmp_path / "other")
+    assert f": {OTHER_CORPUS}" in done.err
+    done = tspo(*words, "--index", playground.index, "--out", tmp_path / "own")
+    assert OTHER_CORPUS not in done.err
 
 
 @pytest.mark.parametrize(("tokens", "warned"), [(12, True), (900, False)])

@@ -15,6 +15,7 @@ from tspo_cli.config.sections.prompt_value import prompt_name
 from tspo_cli.config.tables import flatten
 from tspo_cli.models.checks.length_limits import context_warnings, positions
 from tspo_cli.models.tokenizer_protocol import encode
+from tspo_cli.retrieval.index.other_corpus import OTHER_CORPUS, is_other_corpus
 from tspo_cli.rollout.limit_warnings import (
     observation_warnings,
     rounded,
@@ -48,6 +49,7 @@ def start_warnings(
         *(_demonstrations(config, inputs, protocol) if inputs.demonstrations else ()),
         *(_turns(config, inputs, protocol) if inputs.questions else ()),
         *_observations(config, inputs, protocol),
+        *_corpus(config, inputs),
     ]
 
 
@@ -119,6 +121,11 @@ def _observations(
     asked = inputs.questions or inputs.demonstrations
     questions = [item.question for item in asked]
     yield from observation_warnings(config, inputs.retriever, questions, protocol)
+
+
+def _corpus(config: Config, inputs: TrainingInputs) -> Iterator[str]:
+    if is_other_corpus(inputs.questions, inputs.retriever):
+        yield f"retriever.index: {config.retriever.index}: {OTHER_CORPUS}"
 
 
 def _demonstrations(
