@@ -164,6 +164,8 @@ def _turns(
         return "failed"
     if "all" not in classes and one.name not in classes:
         return "other_class"
+    if not record["turns"] or record["turns"][-1]["kind"] != "answer":
+        return "no_answer"
     turns = []
     for turn in record["turns"]:
         if turn["kind"] in ("search", "answer"):
@@ -175,8 +177,6 @@ def _turns(
             return "invalid_turn"
         else:
             turns.append(ScriptedTurn(turn["text"], is_invalid=True))
-    if not turns or record["turns"][-1]["kind"] != "answer":
-        return "no_answer"
     return turns
 
 
