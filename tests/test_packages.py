@@ -96,6 +96,7 @@ def test_commands_without_vllm(
         done = run_tspo(*command)
         assert done.code == 4
         assert "tspo-cli[gpu]" in done.err
+        assert "environment of its own" in done.err
     assert not out.exists()
     # These describe a run on another machine.
     tspo("plan", "tiny/grpo", *settings)

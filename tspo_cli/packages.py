@@ -21,10 +21,17 @@ class Package:
     name: str
     extra: str
     purpose: str
+    advice: str = ""
+
+    @property
+    def cure(self) -> str:
+        """How to install it."""
+        return f'pip install "tspo-cli[{self.extra}]"{self.advice}'
 
 
+_APART = " in an environment of its own; in a checkout, `make vllm` makes .venv-vllm"
 _PACKAGES = (
-    Package("vllm", "vllm", "gpu", "rollouts with vLLM"),
+    Package("vllm", "vllm", "gpu", "rollouts with vLLM", _APART),
     Package("sentence_transformers", "sentence-transformers", "dense", "dense indexes"),
     Package("onnx", "onnx", "onnx", "encoders in ONNX Runtime"),
     Package("onnxruntime", "onnxruntime", "onnx", "encoders in ONNX Runtime"),
@@ -57,6 +64,7 @@ def missing(uses: dict[str, str], reason: str = "") -> MissingResourceError:
     said = f" ({reason})" if reason else ""
     return MissingResourceError(
         f'{needs}, {which} not installed here{said}: pip install "tspo-cli[{extras}]"'
+        f"{''.join(package.advice for package in packages)}"
     )
 
 

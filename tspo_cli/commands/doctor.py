@@ -153,7 +153,7 @@ def _packages() -> Iterator[Check]:
         yield Check(
             package.name,
             "ok" if version else "optional",
-            version or f'{package.purpose}: pip install "tspo-cli[{package.extra}]"',
+            version or f"{package.purpose}: {package.cure}",
         )
 
 

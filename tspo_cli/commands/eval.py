@@ -126,6 +126,7 @@ def evaluate(
     if index is not None and retriever:
         raise UsageError("--index and --retriever exclude each other")
     gates = [_gate(text) for text in fail_under or []]
+    say("opening data, passages and model")  # the libraries alone take seconds
     from tspo_cli.evaluation.standalone import EvaluationRequest, evaluate_model
 
     request = EvaluationRequest(

@@ -263,8 +263,10 @@ def _folders_with(name: str, path: Path) -> list[Path]:
 def unfinished(views: Iterable[RunView]) -> list[str]:
     """One sentence for every run that has not finished."""
     return [
-        f"{view.name}: {view.state} at step {view.status.get('step', '?')} of "
+        f"{view.name}: {view.state} at step {view.status['step']} of "
         f"{view.setting('train.steps', '?')}; the report shows the steps so far"
+        if "step" in view.status
+        else f"{view.name}: {view.state}"
         for view in views
         if view.state != "finished"
     ]
