@@ -18,6 +18,7 @@ from tspo_cli.reporting.rendering.table import Cell, Column, Format, Table
 from tspo_cli.reporting.scores.baseline import differences
 from tspo_cli.reporting.scores.end_rows import Row, result_rows
 from tspo_cli.reporting.sources.run_view import open_runs
+from tspo_cli.reporting.tables.questions_table import questions_table
 from tspo_cli.reporting.tables.rows_table import records, results_table
 
 ROW = Row(
@@ -150,3 +151,11 @@ def test_several_tables_are_titled_and_never_one_csv() -> None:
     assert set(json.loads(render_tables(two, Format.json))) == {"rows", "main"}
     with pytest.raises(UsageError, match="one table; choose one of rows, main"):
         render_tables(two, Format.csv)
+
+
+def test_a_table_without_rows_says_so_in_place_of_its_columns() -> None:
+    table = questions_table([])
+    text = render_tables([table], Format.table)
+    assert text == f"{table.title}: nothing to show\n{table.notes[0]}"
+    assert "data.recycle" in text
+    assert render_tables([table], Format.csv).startswith("run,drawn,")

@@ -65,7 +65,7 @@ def test_a_run_in_progress_is_said_and_does_not_break_the_report(tmp_path: Path)
     assert len(result_rows(views)) == 6
     assert len(views[2].metrics) == 2
     assert [message.split(";")[0] for message in unfinished(views)] == [
-        "grpo: unknown at step ? of 4",
+        "grpo: unknown",
         "tspo-b: running at step 2 of 4",
     ]
 

@@ -76,6 +76,8 @@ def _terminal(table: Table, width: int | None, color: bool, titled: bool) -> str
     from rich.table import Table as RichTable
     from rich.text import Text
 
+    if not table.rows:
+        return printable("\n".join([f"{table.title}: nothing to show", *table.notes]))
     grid = RichTable(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for column in table.columns:
         grid.add_column(

@@ -54,7 +54,7 @@ def questions_table(views: Sequence[RunView]) -> Table:
             "until the next epoch. RUN/questions.jsonl has every draw.",
         )
         if records
-        else (),
+        else ("no run here was trained with data.recycle or data.curriculum",),
         fields=("run", *_NUMBERS, "recycled_signal"),
         flat=[{key: value for key, value in record.items() if key != "most"} for record in records],
     )
