@@ -17,12 +17,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from io import BufferedRandom
 from pathlib import Path
-from typing import IO
 
 from tspo_cli.console import STDOUT, byte_size
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.plain_files import open_plain, require_plain
+from tspo_cli.plain_files import append_plain, open_plain, require_folder
 
 LOCK_NAME = ".lock"
 """The file in a directory that its only writer holds locked."""
@@ -162,27 +162,41 @@ def replace_directory(new: Path, out: Path) -> None:
 
     At every moment `out` is the old directory or the new one, also if the process is killed. On
     file systems that cannot exchange two names there is an instant without it, and a failure or
-    signal in that instant puts the old one back.
+    signal in that instant puts the old one back. A link is replaced, not what it leads to.
+
+    Raises:
+        InvalidInputError: `out` is no directory.
     """
-    out = Path(os.path.realpath(out))
+    require_folder(out)
     spare = out.with_name(f".{out.name}.old.tmp")
-    shutil.rmtree(spare, ignore_errors=True)
-    if not out.exists():
+    delete(spare)
+    if not os.path.lexists(out):
         os.replace(new, out)
         return
     os.replace(new, spare)
     if not _exchange(spare, out):
         aside = out.with_name(f".{out.name}.replaced")
-        shutil.rmtree(aside, ignore_errors=True)
+        delete(aside)
         try:
             os.replace(out, aside)
             os.replace(spare, out)
         except BaseException:
-            if not out.exists():
+            if not os.path.lexists(out):
                 os.replace(aside, out)
             raise
         os.replace(aside, spare)
-    shutil.rmtree(spare, ignore_errors=True)
+    with suppress(OSError):
+        delete(spare)
+
+
+def delete(path: Path) -> None:
+    """Delete a directory with all that is in it, or a file, or a link but not what it leads to.
+    Nothing is fine.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -220,6 +234,7 @@ def one_writer(folder: Path, doing: str, target: Path | None = None) -> Iterator
         with suppress(OSError):  # a full disk
             lock.truncate(0)
             lock.write(socket.gethostname().encode())
+            lock.flush()
         try:
             yield lock.fileno()
         finally:
@@ -228,7 +243,7 @@ def one_writer(folder: Path, doing: str, target: Path | None = None) -> Iterator
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _lock(folder: Path) -> IO[bytes]:
+def _lock(folder: Path) -> BufferedRandom:
     """The locked file of the only writer of a folder, which is made. A reader may hold it for an
     instant (`has_writer`), and the writer before may delete it with the folder.
 
@@ -239,10 +254,11 @@ def _lock(folder: Path) -> IO[bytes]:
     for wait in (0.02, 0.1, 0.0):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            require_plain(folder / LOCK_NAME)
-            lock = open(folder / LOCK_NAME, "a+b", buffering=0)  # noqa: SIM115
-        except (FileExistsError, FileNotFoundError) as error:
+            lock = append_plain(folder / LOCK_NAME)
+        except FileExistsError as error:
             failure = error
+        except FileNotFoundError:  # the writer before deleted the folder
+            failure = BlockingIOError()
         else:
             try:
                 fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -258,7 +274,7 @@ def _lock(folder: Path) -> IO[bytes]:
     raise failure
 
 
-def _is_lock_of(lock: IO[bytes], folder: Path) -> bool:
+def _is_lock_of(lock: BufferedRandom, folder: Path) -> bool:
     """True if the open file is the one that stands in the folder now."""
     try:
         return os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK_NAME).stat())

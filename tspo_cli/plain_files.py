@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from io import BufferedReader, TextIOWrapper
+from io import BufferedRandom, BufferedReader, TextIOWrapper
 from pathlib import Path
 
 from tspo_cli.errors import InvalidInputError
@@ -40,6 +41,29 @@ def open_plain(path: Path) -> BufferedReader:
         os.close(descriptor)
         raise
     return os.fdopen(descriptor, "rb")
+
+
+def append_plain(path: Path) -> BufferedRandom:
+    """A file to read and to append to, which is made if it is not there. A link is not followed: in
+    a directory of somebody else it may lead to any file of ours.
+
+    Raises:
+        InvalidInputError: a link, directory, pipe, socket or device stands there.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InvalidInputError(f"{path}: expected a file, got a link; {_PUT_BACK}") from None
+        require_plain(path)
+        raise
+    try:
+        _require_plain(path, os.fstat(descriptor).st_mode)
+    except InvalidInputError:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "a+b")
 
 
 def read_plain(path: Path) -> bytes:
@@ -80,9 +104,11 @@ def is_plain(path: Path) -> bool:
     return path.is_file()
 
 
-def require_folder(path: Path) -> None:
-    """Raises InvalidInputError where something else than a directory stands."""
-    if path.exists() and not path.is_dir():
+def require_folder(path: Path, *, own: bool = False) -> None:
+    """Raises InvalidInputError where something else than a directory stands: with `own` also a link
+    to one, from which files would be moved or deleted.
+    """
+    if (path.exists() and not path.is_dir()) or (own and path.is_symlink()):
         raise InvalidInputError(f"{path}: expected a directory; put back a copy, or delete it")
 
 

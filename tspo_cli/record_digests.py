@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,9 +23,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from tspo_cli.digests import file_digest
-from tspo_cli.disk import atomic_write_text, writing
+from tspo_cli.disk import atomic_write_text, delete, writing
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.plain_files import read_plain, require_plain
+from tspo_cli.plain_files import append_plain, read_plain, require_plain
 from tspo_cli.text.strict_json import json_text, parse_json
 
 DIGESTS_NAME = "digests.jsonl"
@@ -153,9 +152,12 @@ def forget_digests(*paths: Path) -> None:
 
 
 def delete_folder(folder: Path) -> None:
-    """Delete a folder of records, its digests first: a half deleted one lacks nothing."""
-    (folder / DIGESTS_NAME).unlink(missing_ok=True)
-    shutil.rmtree(folder)
+    """Delete a folder of records, its digests first: a half deleted one lacks nothing. Of a link
+    only the link.
+    """
+    if not folder.is_symlink():
+        (folder / DIGESTS_NAME).unlink(missing_ok=True)
+    delete(folder)
 
 
 def digests_in(folder: Path) -> dict[str, Digest]:
@@ -207,8 +209,8 @@ def _line(name: str, digest: Digest) -> str:
 
 def _append(path: Path, lines: str) -> None:
     """Append to a file whose last line may be torn."""
-    with writing(path), open(path, "a+b") as handle:
-        if end := handle.tell():
+    with writing(path), append_plain(path) as handle:
+        if end := handle.seek(0, os.SEEK_END):
             handle.seek(end - 1)
             if handle.read(1) != b"\n":
                 handle.seek(0)

@@ -45,7 +45,7 @@ from tspo_cli.disk import (
 )
 from tspo_cli.environment import environment
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.plain_files import open_plain, require_folder
+from tspo_cli.plain_files import append_plain, open_plain, require_folder
 from tspo_cli.record_digests import (
     ONE_THREAD,
     changing,
@@ -75,6 +75,10 @@ CHECKPOINTS_NAME = "checkpoints"
 BEST_CHECKPOINTS_NAME = "best_checkpoints"
 EVAL_SUMMARY_NAME = "eval.json"
 EVAL_TIMINGS_NAME = "timings.json"
+
+BEST_NAME = "best"
+EVALUATIONS_NAME = "eval"
+LOGS_NAME = "logs"
 
 LONGEST_LINE = 2**28
 """Bytes of one record, unpacked. A few kilobytes of gzip can hold terabytes."""
@@ -136,12 +140,12 @@ def checkpoint_step(folder: Path) -> int | None:
 
 def eval_folder(run: Path, step: int) -> Path:
     """The evaluation of a training step."""
-    return run / "eval" / step_name(step)
+    return run / EVALUATIONS_NAME / step_name(step)
 
 
 def eval_steps(run: Path) -> list[tuple[int, Path]]:
     """The evaluations of a run as (step, folder), by step."""
-    found = _by_step(run / "eval")
+    found = _by_step(run / EVALUATIONS_NAME)
     for _, folder in found:
         require_folder(folder)
     return found
@@ -193,7 +197,7 @@ def items_files(folder: Path) -> list[tuple[str, Path]]:
 
 def log_file(run: Path, attempt: int) -> Path:
     """The messages of an attempt."""
-    return run / "logs" / f"attempt_{attempt}.log"
+    return run / LOGS_NAME / f"attempt_{attempt}.log"
 
 
 def write_json(path: Path, value: Any, mode: int = 0o666) -> None:
@@ -239,8 +243,8 @@ def append_jsonl(path: Path, record: dict[str, Any]) -> None:
 
 
 def _append_line(path: Path, line: str) -> None:
-    with writing(path), open(path, "a", encoding="utf-8") as handle:
-        handle.write(line + "\n")
+    with writing(path), append_plain(path) as handle:
+        handle.write(f"{line}\n".encode())
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -342,7 +346,7 @@ def set_status(
         try:
             atomic_write_bytes(status, payload)
         except WriteError:
-            if not status.exists():
+            if not status.exists() or status.is_symlink():
                 raise
             # How a run ended is worth more than an atomic write: the file's own block is enough.
             with writing(status, len(payload)), open(status, "r+b") as handle:

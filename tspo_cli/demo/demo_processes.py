@@ -12,6 +12,7 @@ from typing import Any
 
 from tspo_cli.console import progress
 from tspo_cli.demo.demo_commands import Command
+from tspo_cli.plain_files import append_plain
 from tspo_cli.runs import CONFIG_NAME, METRICS_NAME, read_json, read_jsonl
 from tspo_cli.training.launch.child_processes import (
     CHECKPOINT_PATIENCE,
@@ -62,7 +63,8 @@ def _run_together(commands: Sequence[Command], out: Path, lock: int) -> None:
     with ended(processes):
         for command, path in zip(commands, logs, strict=True):
             path.parent.mkdir(exist_ok=True)
-            with open(path, "wb") as log:
+            path.unlink(missing_ok=True)
+            with append_plain(path) as log:
                 processes.append(
                     start(
                         *(command.arguments, lock),

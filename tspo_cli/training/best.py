@@ -11,7 +11,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.record_digests import changing, delete_folder
 from tspo_cli.rollout.agent_file import write_agent_file
-from tspo_cli.runs import eval_folder, read_json, scores_files, write_json
+from tspo_cli.runs import BEST_NAME, eval_folder, read_json, scores_files, write_json
 from tspo_cli.training.core.distributed import barrier, broadcast_json, rank
 from tspo_cli.training.core.export import ADAPTER_NAME, export_adapter, export_model
 from tspo_cli.training.core.training_core import TrainingCore
@@ -37,7 +37,7 @@ def keep_best(
     score: float | None = broadcast_json(_better(config, run, step) if rank() == 0 else None)
     if score is None:
         return None
-    folder = run / "best"
+    folder = run / BEST_NAME
     export_model(policy, folder, tokenizer)
     if config.lora.rank:
         export_adapter(policy, folder / ADAPTER_NAME)
@@ -58,8 +58,8 @@ def forget_later(run: Path, step: int) -> None:
         InvalidInputError: its best.json is damaged.
     """
     best = _read(run)
-    if (run / "best").exists() and (best is None or best["step"] > step or step == 0):
-        delete_folder(run / "best")
+    if (run / BEST_NAME).exists() and (best is None or best["step"] > step or step == 0):
+        delete_folder(run / BEST_NAME)
 
 
 def evaluated_score(config: Config, run: Path, step: int) -> float | None:
@@ -79,7 +79,7 @@ def _better(config: Config, run: Path, step: int) -> float | None:
 
 
 def _read(run: Path) -> dict[str, Any] | None:
-    path = run / "best" / BEST
+    path = run / BEST_NAME / BEST
     if not path.exists():
         return None
     best = read_json(path)

@@ -7,14 +7,15 @@ FOLDER/.new/    the evaluation that replaces the one in FOLDER, until it is fini
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tspo_cli.disk import one_writer
+from tspo_cli.disk import delete, one_writer
 from tspo_cli.errors import InvalidInputError, UsageError
+from tspo_cli.plain_files import require_folder
 from tspo_cli.record_digests import DIGESTS_NAME, note_digests
+from tspo_cli.record_forms import SUMMARY, checked
 from tspo_cli.runs import (
     EVAL_SUMMARY_NAME,
     EVAL_TIMINGS_NAME,
@@ -36,7 +37,7 @@ def results_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[P
     Raises:
         UsageError: both `resume` and `overwrite`.
         InvalidInputError: another process evaluates into `folder`, or it holds an evaluation and
-            neither flag was given.
+            neither flag was given, or what it holds is damaged.
     """
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
@@ -52,7 +53,7 @@ def results_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[P
             )
         new = folder / _NEW
         if overwrite or not begun:
-            shutil.rmtree(new, ignore_errors=True)
+            delete(new)
         yield new if begun and (overwrite or new.exists()) else folder
         _settle(folder)
         note_digests(folder / EVAL_SUMMARY_NAME)
@@ -71,10 +72,12 @@ def _settle(folder: Path) -> None:
     move when all of their files are there; its summary, which says what belongs to it, last.
     """
     new = folder / _NEW
+    require_folder(new, own=True)
     summary = new / EVAL_SUMMARY_NAME
     if not summary.exists():
         return
-    names = [str(scores["dataset"]) for scores in read_json(summary)["results"]]
+    record = checked(SUMMARY, read_json(summary), str(summary))
+    names = [scores["dataset"] for scores in record["results"]]
     ours = {folder / EVAL_SUMMARY_NAME, folder / EVAL_TIMINGS_NAME}
     ours |= {path(folder, name) for name in names for path in (scores_file, items_file)}
     digests = new / DIGESTS_NAME

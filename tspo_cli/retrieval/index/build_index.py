@@ -9,6 +9,7 @@ shards/        vectors, some thousand passages in each file
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -133,7 +134,7 @@ def build_index(
             },
         )
         write_json(target / MANIFEST_NAME, manifest)
-        replace_directory(target, out)
+        replace_directory(target, Path(os.path.realpath(out)))
     return manifest
 
 

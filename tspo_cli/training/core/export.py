@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from tspo_cli.disk import WriteError, follow_umask, replace_directory, writing
+from tspo_cli.disk import WriteError, delete, follow_umask, replace_directory, writing
 from tspo_cli.models.lora import save_adapter
 from tspo_cli.training.core.distributed import barrier, rank
 from tspo_cli.training.core.engine_weights import is_plain_model, weights_one_by_one
@@ -53,7 +53,7 @@ def export_model(core: TrainingCore, directory: Path, tokenizer: PreTrainedToken
             weights[name] = value.cpu()
     if rank() == 0:
         temporary = directory.with_name(f".{directory.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
+        delete(temporary)
         model = core.module
         if weights:
             model = empty_model(core, torch.device("cpu"))

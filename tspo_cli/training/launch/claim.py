@@ -11,11 +11,18 @@ from tspo_cli.config.load_config import read_resolved
 from tspo_cli.config.schema import Config
 from tspo_cli.disk import one_writer
 from tspo_cli.errors import InvalidInputError, UsageError
+from tspo_cli.plain_files import require_folder
 from tspo_cli.runs import (
+    BEST_CHECKPOINTS_NAME,
+    BEST_NAME,
+    CHECKPOINTS_NAME,
     CONFIG_NAME,
     CONFIG_TEXT_NAME,
+    EVALUATIONS_NAME,
+    LOGS_NAME,
     METRICS_NAME,
     MODEL_NAME,
+    ROLLOUTS_NAME,
     checkpoint_folders,
     read_status,
 )
@@ -29,6 +36,17 @@ from tspo_cli.training.launch.replaced_run import (
     move_aside,
     settle,
 )
+
+FOLDERS = (
+    ROLLOUTS_NAME,
+    EVALUATIONS_NAME,
+    CHECKPOINTS_NAME,
+    BEST_CHECKPOINTS_NAME,
+    BEST_NAME,
+    MODEL_NAME,
+    LOGS_NAME,
+)
+"""The directories that a run may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +87,10 @@ def claimed_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[Claim]
     with one_writer(path, "training into it") as lock:
         settle(path)
         delete_temporaries(path)
-        if not resume:
+        if resume:
+            for name in FOLDERS:
+                require_folder(path / name)
+        else:
             if has_trained(path) and not overwrite:
                 raise InvalidInputError(f"{path}: {_ways_out(path)}")
             if has_trained(path):

@@ -18,6 +18,7 @@ from types import FrameType
 from tspo_cli.config.schema import Config
 from tspo_cli.console import say, warn
 from tspo_cli.errors import RemoteServiceError, UsageError
+from tspo_cli.plain_files import append_plain
 from tspo_cli.text.access_token import ENGINE_TOKEN, RETRIEVER_TOKEN, read_token
 from tspo_cli.training.launch.child_processes import end_processes
 from tspo_cli.training.launch.claim import check_run_place
@@ -199,7 +200,7 @@ class _Servers:
             *(str(os.getpid()), *server.arguments),
         ]
         variables = _variables(self.job, server.gpus)
-        with self._log(server).open("ab") as log:
+        with append_plain(self._log(server)) as log:
             # In a session of its own: Ctrl-C in the terminal is for the training alone.
             self.processes[server.name] = subprocess.Popen(
                 command,

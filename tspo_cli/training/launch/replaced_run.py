@@ -9,11 +9,11 @@ A demo is replaced in the same way. A file marks each: `mark`, for a run its con
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tspo_cli.disk import LOCK_NAME
+from tspo_cli.disk import LOCK_NAME, delete
+from tspo_cli.plain_files import require_folder
 from tspo_cli.record_digests import DIGESTS_NAME
 from tspo_cli.runs import CONFIG_NAME, MODEL_NAME, checkpoint_folders
 
@@ -47,8 +47,9 @@ def settle(
     """Finish what a run that ended left behind: the old run comes back, unless the new one stands,
     which is to say that it can be resumed.
     """
-    shutil.rmtree(path / _DELETED, ignore_errors=True)
     aside = path / _REPLACED
+    require_folder(aside, own=True)
+    delete(path / _DELETED)
     if not aside.exists():
         return
     whole = (aside / mark).exists()
@@ -67,7 +68,7 @@ def forget_replaced(path: Path) -> None:
     """Delete the old run: the new one has something to resume from."""
     if (path / _REPLACED).exists():
         (path / _REPLACED).rename(path / _DELETED)
-        shutil.rmtree(path / _DELETED)
+        delete(path / _DELETED)
 
 
 def replaced(path: Path, mark: str) -> Path | None:
@@ -84,10 +85,7 @@ def is_temporary(path: Path) -> bool:
 def delete_temporaries(path: Path) -> None:
     """Delete what killed processes were writing into the run in `path`."""
     for left in [entry for entry in path.rglob(".*.tmp") if is_temporary(entry)]:
-        if left.is_dir():
-            shutil.rmtree(left)
-        else:
-            left.unlink(missing_ok=True)
+        delete(left)
 
 
 def clear(path: Path) -> None:
@@ -96,9 +94,5 @@ def clear(path: Path) -> None:
     """
     (path / DIGESTS_NAME).unlink(missing_ok=True)
     for entry in path.iterdir():
-        if entry.name in OURS:
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+        if entry.name not in OURS:
+            delete(entry)

@@ -6,9 +6,9 @@ that is resumed from an earlier checkpoint needs the one that was the best then:
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
+from tspo_cli.disk import delete
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.runs import (
     BEST_CHECKPOINTS_NAME,
@@ -59,7 +59,7 @@ def forget_later_checkpoints(run: Path, step: int) -> None:
     """Delete the best checkpoints after `step`: a resumed run makes them again."""
     for later, folder in best_checkpoints(run):
         if later > step or step == 0:
-            shutil.rmtree(folder)
+            delete(folder)
 
 
 def _whole_best(run: TrainingRun, step: int) -> int | None:
@@ -104,4 +104,4 @@ def _prune(run: TrainingRun) -> None:
     needed = {_best(run, step) for step in (*steps, *(step for step, _ in kept[-1:]))}
     for step, folder in kept:
         if step not in needed:
-            shutil.rmtree(folder)
+            delete(folder)

@@ -150,7 +150,7 @@ def _digests(run: Path) -> Iterator[Finding]:
     """
     covered, without = 0, []
     evaluations = [folder for _, folder in runs.eval_steps(run)]
-    for folder in (run, run / runs.ROLLOUTS_NAME, *evaluations, run / "best"):
+    for folder in (run, run / runs.ROLLOUTS_NAME, *evaluations, run / runs.BEST_NAME):
         checks: list[tuple[Callable[[Path], None], Path]] = [(check_complete, folder)]
         with suppress(TspoError):  # which `check_complete` says
             checks += [(check_digest, folder / name) for name in digests_in(folder)]

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.digests import file_digest, json_digest
-from tspo_cli.disk import WriteError, flush_to_disk, reason, replace_directory
+from tspo_cli.disk import WriteError, delete, flush_to_disk, reason, replace_directory
 from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
 from tspo_cli.plain_files import require_plain
 from tspo_cli.runs import checkpoint_folders, checkpoint_step, read_json, write_json
@@ -61,7 +61,7 @@ def save_checkpoint(
     cores = {STATE: policy} | ({CRITIC: critic} if critic is not None else {})
     try:
         if rank() == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
+            delete(temporary)
             temporary.mkdir(parents=True)
         barrier()
         files = _write_parts(cores, temporary)
@@ -293,11 +293,11 @@ def find_checkpoint(run: Path) -> FoundCheckpoint:
 def set_aside(folder: Path) -> Path:
     """Rename a damaged checkpoint, so that it counts as none and nothing is lost."""
     aside = folder.with_name(f"damaged_{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
+    delete(aside)
     return folder.rename(aside)
 
 
 def prune(run: Path, keep: int) -> None:
     """Delete all checkpoints but the newest `keep`."""
     for folder in checkpoint_folders(run)[:-keep]:
-        shutil.rmtree(folder)
+        delete(folder)
