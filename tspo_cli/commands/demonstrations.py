@@ -57,7 +57,7 @@ def make_demos(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Script demonstrations for tspo train sft from questions with gold passages.
+    """Script demonstrations for SFT from questions with gold passages.
 
     A script searches the index until the gold passages (supporting_ids) came back, and gives the
     golden answer. It asks for the question, and for titles and names in the question and in the

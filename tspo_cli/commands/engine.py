@@ -54,7 +54,7 @@ def engine(
     ] = 1,
     lora_rank: Annotated[
         int,
-        typer.Option(min=0, help="Most rank of the adapters that runs train. 0: whole weights."),
+        typer.Option(min=0, help="Largest rank of the adapters that runs train. 0: whole weights."),
     ] = 0,
     lora_targets: Annotated[
         list[str] | None,
@@ -83,8 +83,8 @@ def engine(
     """Serve a policy with vLLM to training runs, which update its weights.
 
     A run uses it with --set rollout.engine=vllm --set 'vllm.url=["http://127.0.0.1:8100"]'. vLLM
-    must be installed (extra gpu, or `make vllm` for a CPU). Whoever controls a server can replace
-    its weights: with a token it answers nobody without it, except that it is healthy.
+    must be installed, in an environment of its own (`make vllm`, docs/vllm.md). Whoever reaches a
+    server can replace its weights: with a token it answers only who sends it, but for GET /health.
     """
     from tspo_cli.models.load_model import linear_layers
     from tspo_cli.rollout.engines.vllm_engine.adapters import adapter_options

@@ -119,5 +119,6 @@ ResumeRun = Annotated[
     bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")
 ]
 OverwriteRun = Annotated[
-    bool, typer.Option("--overwrite", help="Delete the run that is there, start anew.")
+    bool,
+    typer.Option("--overwrite", help="Start anew; the old run goes with the first checkpoint."),
 ]

@@ -21,7 +21,8 @@ def plan(
         int, typer.Option(min=0, help="GPUs, one process each. 0: train.processes on the CPU.")
     ] = 0,
     gpu_memory: Annotated[
-        float, typer.Option(min=0, help="GiB of one GPU; exit code 6 where the estimate is more.")
+        float,
+        typer.Option(min=0, help="GiB of one GPU; exit code 6 where more is needed. 0: no limit."),
     ] = 0,
     rates: Annotated[
         Path | None, typer.Option(help="A run on the same machine whose step times are scaled.")

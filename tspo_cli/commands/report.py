@@ -109,7 +109,7 @@ def report(
     """Compare runs and evaluations in tables, figures and an HTML page.
 
     Runs that differ only in their seed are one row of main, ablation, curves and classes. `--table
-    main --json` gives every interval, difference and p-value behind the letters. The directory of a
+    main --json` gives every interval, difference and p-value behind the marks. The directory of a
     sweep gives means over its seeds and differences from its baseline, paired run by run.
     """
     chosen = _chosen_format(form, as_json)
