@@ -172,6 +172,16 @@ def test_other_refusals_name_the_arguments_and_never_is_a_way_out() -> None:
     assert protocol(NO_SYSTEM).prompt_ids("who"), "nobody set a system message"
 
 
+def test_a_model_without_a_template_is_told() -> None:
+    (note,) = template_notes(byte_level(), RolloutConfig(), [])
+    assert note == "the model has no chat template: prompts are plain text"
+    assert template_notes(byte_level(), RolloutConfig(chat_template="never"), []) == []
+    assert template_notes(byte_level(), RolloutConfig(prompt="short"), []) == []
+    assert not any(
+        "plain text" in told for told in template_notes(chat(CHATML), RolloutConfig(), [])
+    )
+
+
 def test_arguments_reach_the_template_and_unused_ones_are_told() -> None:
     quiet = protocol(THINKS, template_kwargs={"enable_thinking": False})
     assert quiet.decode(quiet.prompt_ids("who")).endswith("[quiet]")
@@ -182,7 +192,7 @@ def test_arguments_reach_the_template_and_unused_ones_are_told() -> None:
         == []
     )
     assert "enable_thinking: without effect" in template_notes(chat(CHATML), config, [])[0]
-    assert "not used" in template_notes(byte_level(), config, [])[0]
+    assert "not used" in template_notes(byte_level(), config, [])[1]
     for mistyped in ("enable_thinkin", "thinking", "Enable_thinking"):
         config = RolloutConfig(template_kwargs={mistyped: False})
         assert f"{mistyped}: without effect" in template_notes(chat(THINKS), config, [])[0]

@@ -131,14 +131,17 @@ def template_notes(tokenizer: Tokenizer, config: RolloutConfig, eos: Sequence[in
     which the model stops.
     """
     text = str(tokenizer.chat_template) if uses_template(tokenizer, config) else ""
+    notes = []
+    # The style of the tiny world is plain text in any case.
+    if not text and config.chat_template == "auto" and config.prompt != "short":
+        notes.append("the model has no chat template: prompts are plain text")
     unused = [name for name in config.template_kwargs if not re.search(rf"\b{name}\b", text)]
-    if not unused:
-        return _stop_note(tokenizer, config, eos)
-    what = "does not mention them" if text else "is not used"
-    return [
-        f"rollout.template_kwargs: {', '.join(unused)}: without effect, the template {what}",
-        *_stop_note(tokenizer, config, eos),
-    ]
+    if unused:
+        what = "does not mention them" if text else "is not used"
+        notes.append(
+            f"rollout.template_kwargs: {', '.join(unused)}: without effect, the template {what}"
+        )
+    return [*notes, *_stop_note(tokenizer, config, eos)]
 
 
 def turn_end_id(tokenizer: Tokenizer, config: RolloutConfig) -> int | None:
