@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tspo_cli.config.load_config import list_recipes, load_config, recipe_path
-from tspo_cli.errors import MissingResourceError
+from tspo_cli.config.load_config import list_recipes, load_config, recipe_path, write_resolved
+from tspo_cli.config.recipes import source_path
+from tspo_cli.config.sources import run_name
+from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.training.planning.estimate import estimate_run
 from tspo_cli.training.planning.phases import CARD_SHARE
 from tspo_cli.training.planning.step_time import gpu_seconds
@@ -122,6 +124,18 @@ def test_recipes_say_whether_they_are_expected_to_reach_a_published_result() -> 
             head = recipe_path(name).read_text(encoding="utf-8").split("extends =")[0]
             expected = "/search-r1-" not in name
             assert ("Not expected to reach Search-R1's published EM" in head) == expected, name
+
+
+def test_the_experiment_of_a_run_directory_has_the_name_of_the_run(tmp_path: Path) -> None:
+    """Without --out, `config.toml` of a run would begin another run in runs/config."""
+    run = tmp_path / "mine"
+    run.mkdir()
+    write_resolved(load_config(["tiny/tspo"]), run)
+    assert run_name(run / "config.toml") == "mine"
+    with pytest.raises(
+        InvalidInputError, match=r"mine: a run directory; .*mine/config\.toml --out"
+    ):
+        source_path(run)
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,7 @@ def test_an_unknown_cell_is_answered_with_the_cells(tmp_path: Path) -> None:
 
 def test_the_default_name_of_a_run() -> None:
     assert run_name("tiny/tspo") == run_name("a/tspo.toml") == "tspo"
+    assert run_name("a/config.toml") == "config"
     assert run_name("a/hard.sweep.toml::tspo/a0/lr=0.0002") == "hard-tspo-a0-lr=0.0002"
 
 

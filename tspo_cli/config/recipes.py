@@ -5,8 +5,9 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
-from tspo_cli.errors import MissingResourceError
+from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.plain_files import is_plain
+from tspo_cli.runs import CONFIG_TEXT_NAME, is_run
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -60,6 +61,11 @@ def source_path(source: str | Path) -> Path:
     try:
         return recipe_path(str(source))
     except MissingResourceError:
+        if is_run(path):
+            raise InvalidInputError(
+                f"{path}: a run directory; its experiment is {path / CONFIG_TEXT_NAME} (go on with "
+                f"tspo train {path / CONFIG_TEXT_NAME} --out {path} --resume)"
+            ) from None
         is_plain(path)  # a directory may have the name of a recipe
         raise
 

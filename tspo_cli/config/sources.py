@@ -10,6 +10,7 @@ from tspo_cli.config.layers import Layer, compose, read_layers
 from tspo_cli.config.recipes import source_path
 from tspo_cli.config.sweeps.sweep_file import cell_layers
 from tspo_cli.errors import UsageError
+from tspo_cli.runs import CONFIG_TEXT_NAME, is_run
 
 CELL_MARK = "::"
 _SWEEP_ENDING = ".sweep.toml"
@@ -59,7 +60,11 @@ def source_text(source: str | Path) -> str:
 
 
 def run_name(source: str | Path) -> str:
-    """The default name of a run of `source`: `tspo` of a file, `hard-tspo-a0` of a cell."""
+    """The default name of a run of `source`: `tspo` of a file, `hard-tspo-a0` of a cell, and the
+    name of the run of RUN/config.toml.
+    """
     file, cell = split_source(source)
+    if Path(file).name == CONFIG_TEXT_NAME and is_run(Path(file).parent):
+        return Path(file).resolve().parent.name
     stem = Path(file).name.removesuffix(".toml").removesuffix(".sweep")
     return "-".join([stem, *cell.split("/")]) if cell else Path(file).stem
