@@ -200,6 +200,37 @@ def test_an_invalid_turn_is_corrected_and_spends_budget(
     assert trajectory.turns[1].query is None
 
 
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        (0, ["invalid", "search", "invalid", "invalid", "answer"]),
+        (1, ["invalid"]),
+        (2, ["invalid", "search", "invalid", "invalid"]),
+        (3, ["invalid", "search", "invalid", "invalid", "answer"]),
+    ],
+)
+@pytest.mark.parametrize("finish_reason", ["stop", "length"])
+def test_invalid_turns_in_a_row_end_a_rollout(
+    limit: int,
+    expected: list[str],
+    finish_reason: str,
+    protocol: SearchProtocol,
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    nothing = " river" * 40  # as many tokens as a turn may have
+    engine = ScriptedEngine(tokenizer, {0: [nothing, SEARCH, nothing, nothing, ANSWER]})
+    engine.finish_reason = finish_reason
+    agent = Agent(
+        engine, MemoryRetriever(), protocol, settings(max_searches=4, max_invalid_turns=limit)
+    )
+    (trajectory,) = run_agents(tasks_for(protocol, 1), agent)
+    invalid = "truncated" if finish_reason == "length" else "invalid"
+    assert kinds(trajectory) == [invalid if kind == "invalid" else kind for kind in expected]
+    assert trajectory.turns[-1].feedback == ""
+    assert not trajectory.failed
+    assert engine.released == [0]
+
+
 def test_without_a_retriever_there_is_one_turn(
     protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast
 ) -> None:

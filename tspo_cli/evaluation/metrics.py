@@ -17,7 +17,7 @@ from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.records import rollout_record
 from tspo_cli.rollout.shown import is_cut
-from tspo_cli.rollout.trajectory import Trajectory
+from tspo_cli.rollout.trajectory import INVALID, Trajectory
 
 DEFAULT_MATCH: Match = "either_word_form"
 _CLOSED = {"yes", "no", "noanswer"}
@@ -172,7 +172,7 @@ def item_record(
         ),
         "turns": len(kinds),
         "model_turns": len(kinds) - given_turns,
-        "invalid_turns": sum(kind in ("invalid", "truncated") for kind in kinds),
+        "invalid_turns": sum(kind in INVALID for kind in kinds),
         "response_tokens": sum(turn.sampled_tokens for turn in trajectory.turns),
         "failed": trajectory.failed,
         "trajectory": rollout_record(trajectory),

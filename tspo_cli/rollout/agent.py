@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from threading import Event
 
 from tspo_cli.data.question import Question
@@ -21,7 +22,7 @@ from tspo_cli.rollout.branch import Branch
 from tspo_cli.rollout.engines.engine_protocol import Completion, Engine, GenerationRequest, Sampling
 from tspo_cli.rollout.protocol import RolloutState, SearchProtocol
 from tspo_cli.rollout.search_requests import SearchRequests
-from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
+from tspo_cli.rollout.trajectory import INVALID, GroupId, Trajectory, Turn
 from tspo_cli.timing import Clock
 
 _STOP_SECONDS = 0.2
@@ -55,7 +56,8 @@ class AgentSettings:
     max_searches: searches of one trajectory. k: passages of one search. in_flight: trajectories
     that run at once. turn_deadline: seconds for one search of a retriever behind a network, from
     when its request is sent. trajectory_deadline: seconds for a whole trajectory, 0 for no limit;
-    all waiting counts. connections: requests to such a retriever at once.
+    all waiting counts. connections: requests to such a retriever at once. max_invalid_turns: turns
+    without an action in a row that end a trajectory, 0 for no limit.
     """
 
     sampling: Sampling
@@ -65,6 +67,7 @@ class AgentSettings:
     turn_deadline: float = 120.0
     trajectory_deadline: float = 0.0
     connections: int = 64
+    max_invalid_turns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +94,10 @@ class RolloutHooks:
 
     on_start, on_finish: called when a trajectory starts and when it has ended. more: gives further
     tasks when a trajectory could start and none waits; nothing once there are none. expand: gives
-    tasks that follow from a trajectory that has ended, such as its branches; the engine keeps
-    what it has cached of all trajectories while there is room. clock: counts
-    the seconds of the parts generate, retrieve (an in-process retriever) and idle (no trajectory
-    can decode until passages arrive). stop: once another thread sets it, unfinished trajectories
-    are dropped.
+    tasks that follow from a trajectory that has ended, such as its branches; the engine keeps what
+    it has cached of all trajectories while there is room. clock: counts the seconds of the parts
+    generate, retrieve (an in-process retriever) and idle (no trajectory can decode until passages
+    arrive). stop: once another thread sets it, unfinished trajectories are dropped.
     """
 
     on_start: Callable[[Task], None] | None = None
@@ -251,14 +253,14 @@ class _Loop:
             self._finish(session, completion.weight_version, refused=completion.refused)
             return
         rollout = self.rollouts[session]
-        state = self._state(rollout)
-        last = not state.may_search
+        last = not (state := self._state(rollout)).may_search
         text = protocol.decode(completion.token_ids)
         if not rollout.model_turns:
             text = rollout.task.prefill + text
         action = protocol.parse(text, completion.finish_reason, state)
         action_ids = completion.token_ids
-        if action.kind in ("invalid", "truncated"):
+        is_invalid = action.kind in INVALID
+        if is_invalid:
             action_ids = action_ids[: protocol.kept_tokens(action_ids, completion.finish_reason)]
             text = text.removesuffix(protocol.decode(completion.token_ids[len(action_ids) :]))
         rollout.ids += action_ids
@@ -268,7 +270,8 @@ class _Loop:
             completion.finish_reason == "length"
             and len(completion.token_ids) < self.agent.settings.sampling.max_new_tokens
         )
-        if action.kind in ("invalid", "truncated") and not (last or context_full):
+        gives_up = context_full or (is_invalid and self._is_stuck(rollout))
+        if is_invalid and not (last or gives_up):
             feedback, feedback_ids = protocol.correction(action_ids)
         rollout.ids += feedback_ids
         rollout.turns.append(
@@ -291,10 +294,16 @@ class _Loop:
         )
         if action.kind == "search":
             self.queries[session] = action.content
-        elif action.kind == "answer" or context_full or (last and action.kind != "note"):
+        elif action.kind == "answer" or gives_up or (last and action.kind != "note"):
             self._finish(session, completion.weight_version)
         else:
             self._submit(session)
+
+    def _is_stuck(self, rollout: _Rollout) -> bool:
+        """Whether one more invalid turn is the last one that is allowed."""
+        kinds = (turn.kind for turn in reversed(rollout.model_turns))
+        before = len([*takewhile(INVALID.__contains__, kinds)])
+        return 0 < self.agent.settings.max_invalid_turns <= before + 1
 
     def _search(self) -> None:
         queries, self.queries = self.queries, {}

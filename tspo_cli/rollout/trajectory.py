@@ -13,6 +13,8 @@ TurnKind = Literal["search", "answer", "invalid", "truncated", "note"]
 """What a turn did. "note": the model wrote about retrieved passages for itself (Search-o1).
 "truncated": the token limit cut the turn before it had an action.
 """
+INVALID = ("invalid", "truncated")
+"""Kinds of turns without an action."""
 
 
 class GroupId(NamedTuple):

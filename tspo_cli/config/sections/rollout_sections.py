@@ -67,6 +67,13 @@ class RolloutConfig(Section):
         ge=0,
         description="Search budget of a rollout. One last turn without a search follows it.",
     )
+    max_invalid_turns: int = Field(
+        0,
+        ge=0,
+        description=(
+            "End a rollout at this many turns in a row without a search or an answer. 0: no limit."
+        ),
+    )
     max_new_tokens: int = Field(
         500, ge=1, description="Maximal number of tokens that the model samples in one turn."
     )

@@ -111,6 +111,7 @@ def evaluate_items(
         turn_deadline=rollout.turn_deadline,
         trajectory_deadline=rollout.trajectory_deadline,
         connections=config.retriever.concurrency,
+        max_invalid_turns=rollout.max_invalid_turns,
     )
     agent = Agent(setup.engine, retriever, setup.protocol, settings)
     run_agents(tasks, agent, RolloutHooks(on_start=start, on_finish=finish))

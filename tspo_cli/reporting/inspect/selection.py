@@ -11,6 +11,7 @@ from typing import Any
 from tspo_cli.errors import MissingResourceError, UsageError
 from tspo_cli.reporting.sources.run_view import RunView
 from tspo_cli.reporting.sources.trajectories import Source, sources
+from tspo_cli.rollout.trajectory import INVALID
 
 
 def choose_source(
@@ -109,7 +110,7 @@ def select(
 
 
 def _is_invalid(trajectory: dict[str, Any]) -> bool:
-    return any(turn["kind"] in ("invalid", "truncated") for turn in trajectory["turns"])
+    return any(turn["kind"] in INVALID for turn in trajectory["turns"])
 
 
 def _has_words(group: dict[str, Any], words: str) -> bool:

@@ -17,6 +17,7 @@ from tspo_cli.reporting.rendering.cut_passages import passage_parts, shortened
 from tspo_cli.reporting.rendering.marks import marked
 from tspo_cli.reporting.sources.run_view import RunView
 from tspo_cli.reporting.sources.trajectories import Source, read_groups, sources
+from tspo_cli.rollout.trajectory import INVALID
 from tspo_cli.text.printable import printable_values
 from tspo_cli.text.strict_json import json_text
 
@@ -120,7 +121,7 @@ def _facts(group: dict[str, Any]) -> list[list[Any]]:
             _number(trajectory.get("f1")),
             trajectory.get("class"),
             sum(turn["kind"] == "search" for turn in trajectory["turns"]),
-            sum(turn["kind"] in ("invalid", "truncated") for turn in trajectory["turns"]),
+            sum(turn["kind"] in INVALID for turn in trajectory["turns"]),
             sum(turn.get("tokens") or 0 for turn in trajectory["turns"]),
             None if trajectory.get("answer") is None else _cut(trajectory["answer"], _LONGEST_FACT),
             "\n".join(

@@ -325,6 +325,7 @@ def agent_settings(config: Config) -> AgentSettings:
         rollout.turn_deadline,
         rollout.trajectory_deadline,
         config.retriever.concurrency,
+        rollout.max_invalid_turns,
     )
 
 
