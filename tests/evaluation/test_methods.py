@@ -55,11 +55,15 @@ def run(
     retriever: Searcher | None,
     tokenizer: PreTrainedTokenizerFast,
     max_searches: int = 3,
+    max_invalid_turns: int = 0,
 ) -> tuple[dict[str, Any], list[str]]:
     """The record of the question, and the prompts that the model saw."""
     config = Config(
         rollout=RolloutConfig(
-            max_searches=max_searches, max_prompt_tokens=4000, max_observation_tokens=400
+            max_searches=max_searches,
+            max_invalid_turns=max_invalid_turns,
+            max_prompt_tokens=4000,
+            max_observation_tokens=400,
         ),
         retriever=RetrieverConfig(k=1),
         eval=EvalConfig(batch_size=4),
@@ -101,6 +105,16 @@ def test_search_r1(tokenizer: PreTrainedTokenizerFast, retriever: Searcher) -> N
     assert (record["em"], record["searches"], record["first_occurrence"]) == (1, 2, 2)
     assert (record["gold_recall"], record["gold_precision"]) == (1, 0.5)
     assert prompts[2].startswith(prompts[1])
+
+
+def test_a_rollout_that_fails_to_act_is_ended(
+    tokenizer: PreTrainedTokenizerFast, retriever: Searcher
+) -> None:
+    says = ["well", "so", "<answer> South Shields </answer>"]
+    ended, _ = run("search_r1", says, retriever, tokenizer, max_invalid_turns=2)
+    assert (ended["em"], ended["turns"], ended["invalid_turns"]) == (0, 2, 2)
+    goes_on, _ = run("search_r1", says, retriever, tokenizer, max_invalid_turns=3)
+    assert (goes_on["em"], goes_on["turns"]) == (1, 3)
 
 
 def test_ircot_searches_for_its_sentences(

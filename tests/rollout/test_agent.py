@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
+from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import RolloutConfig
 from tspo_cli.data.question import Question
 from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
@@ -28,6 +29,7 @@ from tspo_cli.rollout.protocol import STOP_STRINGS, SearchProtocol, answer_actio
 from tspo_cli.rollout.records import rollout_record
 from tspo_cli.rollout.trajectory import GroupId, Trajectory
 from tspo_cli.training.core.sequences import policy_sequence
+from tspo_cli.training.rl.rl_step import agent_settings
 
 SEARCH, ANSWER = search_action("who", "river"), answer_action("it is", "Bako")
 
@@ -229,6 +231,12 @@ def test_invalid_turns_in_a_row_end_a_rollout(
     assert trajectory.turns[-1].feedback == ""
     assert not trajectory.failed
     assert engine.released == [0]
+
+
+def test_training_takes_the_limits_of_its_experiment() -> None:
+    config = load_config([], ["kind=rl", "rollout.max_invalid_turns=2", "rollout.max_searches=5"])
+    taken = agent_settings(config)
+    assert (taken.max_invalid_turns, taken.max_searches) == (2, 5)
 
 
 def test_without_a_retriever_there_is_one_turn(
