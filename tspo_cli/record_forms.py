@@ -206,6 +206,58 @@ class _Item(TypedDict, total=False):
     trajectory: Required[_Rollout]
 
 
+@_STRICT
+class _Answered(_Item, total=False):
+    key: Required[Text]
+    data_source: Required[Text]
+    type: Required[Text]
+    supporting_ids: Required[list[Text]]  # type: ignore[misc]
+    gold_kind: Required[Text]  # type: ignore[misc]
+    answer: Required[Text | None]
+    f1: Required[Share]  # type: ignore[misc]
+    sub_em: Required[Share]  # type: ignore[misc]
+    answer_in_retrieved: Required[Share | None]
+    answer_in_shown: Share | None
+    gold_recall: Required[Share | None]
+    gold_precision: Required[Share | None]
+    first_occurrence: Required[Count | None]
+    question_answer_in_retrieved: Required[Share | None]
+    question_gold_recall: Required[Share | None]
+    searches: Required[Count]
+    cut_observations: Count
+    turns: Required[Count]
+    model_turns: Count
+    invalid_turns: Required[Count]
+    invalid_calls: Count
+    response_tokens: Required[Count]
+    failed: Required[bool]
+    refused: Text
+    judge: Share | None
+    judge_reply: Text | None
+
+
+@_STRICT
+class _Verdict(TypedDict):
+    reply: Text
+    problem: Text
+
+
+@_STRICT
+class _Finished(TypedDict):
+    key: Text
+    record: dict[Text, Any]
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@_STRICT
+class _Latency(TypedDict):
+    mean: Measure
+    p50: Measure
+    p95: Measure
+    sum: Measure
+    items: dict[Text, Measure]
+
+
 _Name = Annotated[list[Text], Field(min_length=2, max_length=2)]
 _From = TypedDict("_From", {"from": Text})
 
@@ -276,6 +328,10 @@ SCORES = TypeAdapter(_Scores)
 SUMMARY = TypeAdapter(_Summary)
 GROUP = TypeAdapter(_Group)
 ITEM = TypeAdapter(_Item)
+ANSWERED = TypeAdapter(_Answered)
+VERDICT = TypeAdapter(_Verdict)
+FINISHED = TypeAdapter(_Finished)
+EVAL_TIMINGS = TypeAdapter(dict[Text, _Latency])
 QUESTIONS = TypeAdapter(_Questions)
 SWEEP = TypeAdapter(_Sweep)
 _STEP = TypeAdapter(_Step)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from tests.conftest import Finished, Playground, StartedTspo, run_tspo
 from tspo_cli.data.question import Question
@@ -78,17 +79,18 @@ def test_killed_evaluations_end_with_the_same_bytes(
 
 def test_a_journal_survives_a_torn_line(tmp_path: Path) -> None:
     path = tmp_path / "x.partial.jsonl"
-    journal = Journal(path, "a|b")
+    form = TypeAdapter(dict[str, float])
+    journal = Journal[dict[str, float]](path, "a|b", form)
     journal.add("q/1", {"em": 1.0}, 0.5)
     journal.add("q/2", {"em": 0.0}, 0.25)
     with open(path, "a", encoding="utf-8") as handle:
         handle.write('{"key": "q/3", "rec')
-    again = Journal(path, "a|b")
+    again = Journal[dict[str, float]](path, "a|b", form)
     assert again.done == {"q/1": ({"em": 1.0}, 0.5), "q/2": ({"em": 0.0}, 0.25)}
     again.add("q/3", {"em": 1.0}, 0.1)
-    assert list(Journal(path, "a|b").done) == ["q/1", "q/2", "q/3"]
+    assert list(Journal(path, "a|b", form).done) == ["q/1", "q/2", "q/3"]
     with pytest.raises(InvalidInputError, match="other settings"):
-        Journal(path, "a|c")
+        Journal(path, "a|c", form)
 
 
 def test_samples_are_nested_and_keep_the_order() -> None:

@@ -30,8 +30,10 @@ from tspo_cli.evaluation.resuming.journal import (
     Journal,
     ask_again,
     count_refused,
+    read_times,
     reopen,
     require_answers,
+    times_of,
 )
 from tspo_cli.evaluation.sets import benchmark_size
 from tspo_cli.evaluation.signature import (
@@ -51,6 +53,7 @@ from tspo_cli.evaluation.summary import (
 )
 from tspo_cli.models.checks.length_limits import context_warnings
 from tspo_cli.record_digests import changing
+from tspo_cli.record_forms import ANSWERED
 from tspo_cli.retrieval.index.other_corpus import OTHER_CORPUS
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.limit_warnings import observation_warnings, waiting_warnings
@@ -111,7 +114,7 @@ class Session:
                 say(f"{name}: already evaluated")
                 return known
         journal = Journal[ItemRecord](
-            self.folder / f"{dataset_file_name(name)}.partial.jsonl", signature
+            self.folder / f"{dataset_file_name(name)}.partial.jsonl", signature, ANSWERED
         )
         ask_again(journal, self._asks_again)
         if path.exists():
@@ -171,7 +174,7 @@ class Session:
 
     def latency(self, name: str) -> dict[str, float]:
         """Seconds per question: mean, median, 95th percentile and sum."""
-        known = read_json(self.folder / EVAL_TIMINGS_NAME)[name]
+        known = times_of(self.folder, name)
         return {key: known[key] for key in ("mean", "p50", "p95", "sum")}
 
     def _answer(self, name: str, questions: list[Question], journal: Journal[ItemRecord]) -> None:
@@ -283,7 +286,7 @@ class Session:
 
     def _note_latency(self, name: str, questions: Sequence[Question], seconds: list[float]) -> None:
         path = self.folder / EVAL_TIMINGS_NAME
-        known = read_json(path) if path.exists() else {}
+        known = read_times(self.folder) if path.exists() else {}
         items = {
             question.key: round(value, 4)
             for question, value in zip(questions, seconds, strict=True)

@@ -22,6 +22,7 @@ from tspo_cli.evaluation.judging.verdict import FORM, verdict
 from tspo_cli.evaluation.metrics import mean
 from tspo_cli.evaluation.resuming.journal import Journal
 from tspo_cli.plain_files import is_plain, read_plain_text
+from tspo_cli.record_forms import VERDICT
 from tspo_cli.rollout.engines.endpoint.chat_reply import read_reply
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient, RequestRefusedError
 from tspo_cli.rollout.engines.endpoint.request_fields import RequestFields
@@ -77,7 +78,7 @@ class Judge:
         Raises:
             RemoteServiceError: the server failed. Finished verdicts are kept for --resume.
         """
-        journal = Journal[dict[str, Any]](journal_path, self.digest)
+        journal = Journal[dict[str, Any]](journal_path, self.digest, VERDICT)
         waiting = [
             item
             for item in items

@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from pydantic import TypeAdapter
+
 from tspo_cli.disk import atomic_write_text
-from tspo_cli.errors import InvalidInputError, RemoteServiceError
+from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
 from tspo_cli.evaluation.item_record import ItemRecord
+from tspo_cli.record_forms import ANSWERED, EVAL_TIMINGS, FINISHED, checked
 from tspo_cli.runs import (
     EVAL_TIMINGS_NAME,
     append_jsonl,
@@ -27,16 +30,16 @@ REFUSED_FIRST = 10
 
 
 class Journal(Generic[Record]):
-    """Records by key, each with its seconds. The file `path` exists until `close`.
+    """Records of a `form` by key, each with its seconds. The file `path` exists until `close`.
 
     The first line of the file is the signature of the evaluation.
 
     Raises:
         InvalidInputError: the file has records and another signature: of another model, index or
-            setting.
+            setting; or a record has another form.
     """
 
-    def __init__(self, path: Path, signature: str) -> None:
+    def __init__(self, path: Path, signature: str, form: TypeAdapter[Any]) -> None:
         self.path = path
         self.done: dict[str, tuple[Record, float]] = {}
         lines = read_jsonl(path)
@@ -45,8 +48,10 @@ class Journal(Generic[Record]):
                 f"{path}: was begun with other settings ({lines[0].get('signature')}); resume with "
                 "those, or add --overwrite to start again"
             )
-        for line in lines[1:]:
-            self.done[line["key"]] = (line["record"], line["seconds"])
+        for number, line in enumerate(lines[1:], start=2):
+            where = f"{path}:{number}"
+            checked(FINISHED, line, where)
+            self.done[line["key"]] = (checked(form, line["record"], where), line["seconds"])
         self._signature = signature
         # A killed process may have left an incomplete last line: write the file again without it.
         self._write()
@@ -109,8 +114,45 @@ def reopen(
 ) -> None:
     """Take a finished evaluation back into its journal, without what `again` chooses. Its files
     stay until new ones replace them.
+
+    Raises:
+        InvalidInputError: its items or their seconds are damaged.
+        MissingResourceError: one of the files is not there.
     """
-    seconds = read_json(folder / EVAL_TIMINGS_NAME)[name]["items"]
-    for record in read_jsonl_gz(items_file(folder, name)):
-        if not again(record) and record["key"] not in journal.done:
-            journal.add(record["key"], record, seconds[record["key"]])
+    seconds, path = times_of(folder, name)["items"], items_file(folder, name)
+    if not path.exists():
+        raise MissingResourceError(f"{path}: no such file")
+    for number, record in enumerate(read_jsonl_gz(path), start=1):
+        key = checked(ANSWERED, record, f"{path}:{number}")["key"]
+        if key not in seconds:
+            raise _no_times(folder, key)
+        if not again(record) and key not in journal.done:
+            journal.add(key, record, seconds[key])
+
+
+def read_times(folder: Path) -> dict[str, Any]:
+    """Seconds per question of every data set in a folder of `tspo eval`, as `timings.json` has
+    them.
+
+    Raises:
+        InvalidInputError: it is no such file. MissingResourceError: it is not there.
+    """
+    path = folder / EVAL_TIMINGS_NAME
+    times: dict[str, Any] = checked(EVAL_TIMINGS, read_json(path), str(path))
+    return times
+
+
+def times_of(folder: Path, name: str) -> dict[str, Any]:
+    """`read_times` of one data set. Raises as that does, also where it has none of the set."""
+    times = read_times(folder)
+    if name not in times:
+        raise _no_times(folder, name)
+    found: dict[str, Any] = times[name]
+    return found
+
+
+def _no_times(folder: Path, name: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"{folder / EVAL_TIMINGS_NAME}: has no seconds of {name}; put back a copy, or evaluate "
+        "anew with --overwrite"
+    )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tspo_cli import runs
+from tspo_cli.evaluation.resuming.journal import read_times
 from tspo_cli.reporting.rendering.table import Column, Table, cells, number
 from tspo_cli.reporting.sources.arms import Arm
 from tspo_cli.reporting.sources.run_view import RunView
@@ -134,8 +135,7 @@ def _last_scores(view: RunView) -> list[dict[str, Any]]:
 
 def _latencies(view: RunView) -> list[dict[str, Any]]:
     """The scores with the mean seconds per question, where `tspo eval` has measured them."""
-    path = view.path / runs.EVAL_TIMINGS_NAME
-    known = runs.read_json(path) if path.exists() else {}
+    known = read_times(view.path) if (view.path / runs.EVAL_TIMINGS_NAME).exists() else {}
     return [
         scores | {"seconds": known.get(str(scores.get("dataset")), {}).get("mean")}
         for scores in _last_scores(view)
