@@ -181,6 +181,27 @@ def test_what_a_cluster_changes_does_not_make_another_experiment(
     assert "holds another experiment: rollout.temperature (was 1.0, now 0.5)" in refused.err
 
 
+def test_an_attempt_without_a_model_binds_nobody(
+    playground: Playground, tspo: Tspo, tmp_path: Path
+) -> None:
+    place, run = tmp_path / "model", tmp_path / "run"
+    steps = {"train__steps": 1, "eval__every": 0, "eval__at_start": "false"}
+    command = (
+        "train",
+        "tiny/tspo",
+        "--out",
+        run,
+        *settings(playground, model__path=place, **steps),
+    )
+    assert run_tspo(*command).code == 4
+    shutil.copytree(playground.model, place)
+    tspo(*command, "--resume")
+    config = read_json(place / "config.json")
+    (place / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-5}))
+    again = run_tspo(*command, "--resume", "--set", "train.steps=2")
+    assert (again.code, "it began with other starting model" in again.err) == (3, True)
+
+
 def test_a_finished_run_can_be_prolonged(
     playground: Playground, finished: tuple[Path, Any], tspo: Tspo, tmp_path: Path
 ) -> None:

@@ -16,7 +16,14 @@ from tspo_cli.digests import DIGITS, file_digest, text_digest
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.models.checks.model_digest import model_digest
 from tspo_cli.record_digests import changing
-from tspo_cli.runs import INPUTS_NAME, read_json, write_json
+from tspo_cli.runs import (
+    CHECKPOINTS_NAME,
+    EVALUATIONS_NAME,
+    INPUTS_NAME,
+    METRICS_NAME,
+    read_json,
+    write_json,
+)
 from tspo_cli.training.core.sequences import ScriptedTrajectory
 from tspo_cli.training.start.inputs import TrainingInputs
 
@@ -26,6 +33,9 @@ _NAMES = {
     "index": "passages (retriever.index)",
     "model": "starting model (model.path)",
 }
+
+_RESULTS = (CHECKPOINTS_NAME, METRICS_NAME, EVALUATIONS_NAME)
+"""What of a run follows from its inputs."""
 
 
 def input_digests(config: Config, inputs: TrainingInputs) -> dict[str, str]:
@@ -57,13 +67,15 @@ def _plain(demonstration: ScriptedTrajectory) -> dict[str, Any]:
 
 def keep_or_compare_inputs(run: Path, digests: dict[str, str], *, resume: bool) -> None:
     """Write RUN/inputs.json, or with `resume` compare it with `digests`. A run of an earlier
-    version has none: it is written then.
+    version has none: it is written then. So it is where an attempt ended before it had a result,
+    such as one without a model at its place.
 
     Raises:
         InvalidInputError: the run began with other inputs.
     """
     path = run / INPUTS_NAME
-    recorded: Any = read_json(path) if resume and path.exists() else digests
+    has_results = any((run / name).exists() for name in _RESULTS)
+    recorded: Any = read_json(path) if resume and has_results and path.exists() else digests
     if not isinstance(recorded, dict):
         raise InvalidInputError(f"{path}: expected an object of digests; delete it and resume")
     for kind, digest in digests.items():
