@@ -49,7 +49,7 @@ def draw(sweep: SweepView, file: Path) -> None:
 
 def arms_table(sweep: SweepView, step: int) -> str:
     """Means, intervals and differences of every arm at `step`, in Markdown."""
-    return render_sweep(sweep, summaries(sweep, step), Format.md) + "\n"
+    return render_sweep(sweep, summaries(sweep, step), Format.md, explained=False) + "\n"
 
 
 def cost_table(rows: Sequence[Row], experiments: Sequence[str]) -> str:

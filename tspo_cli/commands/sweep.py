@@ -117,7 +117,7 @@ def _run(plan: Sweep, cells: Sequence[Cell], folder: Path, jobs: int, json: bool
 
     shown = 0
     total = sum(cell.config.train.steps for cell in cells)
-    with progress(folder.name, total) as advance:
+    with progress(f"{folder.name}: step", total) as advance:
 
         def show(steps: int, ended: int, note: str) -> None:
             nonlocal shown

@@ -9,7 +9,7 @@ from typing import Any
 
 from tspo_cli.reporting.rendering.table import Format
 from tspo_cli.reporting.scores.sweep_scores import GroupSummary, SweepView, summaries
-from tspo_cli.reporting.tables.sweep_table import explanation, render_sweep, sweep_record
+from tspo_cli.reporting.tables.sweep_table import render_sweep, sweep_record
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class SweepReport:
         return summaries(self.sweep, self.step)
 
     def messages(self) -> list[str]:
-        """The cells that are missing, and what the numbers of the table are."""
+        """The cells that are missing."""
         waiting = self.sweep.waiting
         missing = f"{len(waiting)} cells are not finished and left out: {', '.join(waiting)}"
-        return [*([missing] if waiting else []), explanation(self.sweep, self.groups)]
+        return [missing] if waiting else []
 
     def text(self, form: Format, *, width: int | None = None, color: bool = False) -> str:
         """The table, or the JSON record. `width` and `color` are not used: the table is narrow."""

@@ -130,7 +130,10 @@ def test_the_command_reports_a_sweep(folder: Path, tmp_path: Path) -> None:
         ("latex", r"\toprule"),
         ("table", "tspo"),
     ):
-        assert wanted in run_tspo("report", folder, "--format", form).out
+        done = run_tspo("report", folder, "--format", form)
+        assert wanted in done.out
+        assert ("paired by seed and axes" in done.out) == (form != "csv"), "beside its table"
+        assert "paired by seed" not in done.err
 
 
 FORMS: dict[str, Any] = {

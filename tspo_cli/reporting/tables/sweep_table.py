@@ -16,8 +16,12 @@ from tspo_cli.text.strict_json import json_text
 Shown = tuple[str, Callable[[GroupSummary], str]]
 
 
-def render_sweep(sweep: SweepView, groups: Sequence[GroupSummary], form: Format) -> str:
-    """`groups` as table, md, csv, latex or json. JSON also has every run and evaluation."""
+def render_sweep(
+    sweep: SweepView, groups: Sequence[GroupSummary], form: Format, *, explained: bool = True
+) -> str:
+    """`groups` as table, md, csv, latex or json. JSON also has every run and evaluation.
+    `explained`: a note below the table says what its numbers are.
+    """
     if form == "json":
         return json_text(sweep_record(sweep, groups), indent=2)
     if form == "csv":
@@ -32,6 +36,7 @@ def render_sweep(sweep: SweepView, groups: Sequence[GroupSummary], form: Format)
         columns=tuple(Column(head, numeric=place > 0) for place, (head, _) in enumerate(shown)),
         rows=tuple(cells([cell(group) for _, cell in shown]) for group in groups),
         records=[asdict(group) for group in groups],
+        notes=(explanation(sweep),) if explained else (),
         commands=tuple(run.view.command for run in sweep.runs if run.view.command),
     )
     return render([table], form)
@@ -88,7 +93,7 @@ def _rows(run: SweepRun) -> list[dict[str, Any]]:
     ]
 
 
-def explanation(sweep: SweepView, groups: Sequence[GroupSummary]) -> str:
+def explanation(sweep: SweepView) -> str:
     """What the numbers of the table are."""
     against = (
         f" Differences: minus {sweep.baseline}, paired by seed and axes, paired t-test."
