@@ -189,6 +189,15 @@ def replace_directory(new: Path, out: Path) -> None:
         delete(spare)
 
 
+def identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another one at its place; None where none is."""
+    try:
+        state = folder.stat()
+    except FileNotFoundError:
+        return None
+    return state.st_dev, state.st_ino
+
+
 def delete(path: Path) -> None:
     """Delete a directory with all that is in it, or a file, or a link but not what it leads to.
     Nothing is fine.

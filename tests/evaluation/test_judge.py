@@ -222,7 +222,8 @@ def test_a_judge_that_cannot_judge_is_refused_before(
 
 
 def test_the_check_comes_before_the_model_is_loaded(playground: Playground, tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()  # opening it would fail
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")  # opening it would fail
     server = Judging(lambda prompt: "Yes, correct.")
     with serve(server.app()) as url:
         done = run_tspo("eval", tmp_path / "model", "--data", playground.world / "test.jsonl",

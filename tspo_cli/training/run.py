@@ -14,6 +14,7 @@ from tspo_cli.arithmetic import use_portable_kernels
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.console import say
+from tspo_cli.disk import identity
 from tspo_cli.models.chat_template import stop_ids, template_notes
 from tspo_cli.models.dtype import use_float32_head
 from tspo_cli.models.eos import eos_ids
@@ -89,7 +90,11 @@ def train(
     inputs = open_inputs(config)
     device = init_distributed()
 
+    place = identity(directory)
+
     def failed(cause: str) -> None:
+        if identity(directory) != place:
+            return  # what stands there now is not ours
         status = read_status(directory)
         set_status(directory, "failed", status["step"], attempt, status["warnings"])
         log_line(directory, attempt, f"failed: {cause}")

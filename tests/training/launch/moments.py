@@ -55,6 +55,19 @@ def is_one_of(ranks: str) -> bool:
     return not ranks or os.environ.get("RANK", "0") in ranks.split(",")
 
 
+def move(moment: str, number: str, source: str, target: str, other: str = "") -> None:
+    """Somebody renames a folder, and makes another one with a file `other` in its place."""
+
+    def act() -> None:
+        os.rename(source, target)
+        if other:
+            os.mkdir(source)
+            with open(os.path.join(source, other), "w", encoding="utf-8") as handle:
+                handle.write("mine")
+
+    at(moment, int(number), act)
+
+
 def send(moment: str, number: str, name: str, ranks: str = "", times: str = "1") -> None:
     """This process gets the signal `name`, if it is one of `ranks`."""
 

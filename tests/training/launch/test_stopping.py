@@ -88,6 +88,26 @@ def test_a_signal_leaves_the_last_whole_step(
     assert [key for key in wanted if wanted[key] != found.get(key)] == []
 
 
+@pytest.mark.parametrize("other", ["", "thesis.txt"])
+def test_a_run_that_is_moved_goes_on_where_it_is(
+    playground: Playground, straight: Path, tmp_path: Path, other: str
+) -> None:
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    act = f"tests.training.launch.moments:move:update:3:{run}:{moved}:{other}"
+    words = ("--set", "checkpoint.every=1", "--set", "checkpoint.keep=1")
+    codes, said = run_prepared(act, *command(playground, run, *words))
+    assert codes == [1], said
+    errors = [line for line in said.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert f"{run}: was moved or deleted while this run wrote it" in errors[0]
+    left = [path.name for path in run.iterdir()] if run.exists() else []
+    assert left == ([other] if other else []), "nothing is written where it was"
+    done = run_tspo(*command(playground, moved, *words, "--resume"))
+    assert done.code == 0, done.err
+    wanted, found = contents(straight), contents(moved)
+    assert [key for key in wanted if wanted[key] != found.get(key)] == []
+
+
 def test_rollouts_are_abandoned(playground: Playground, tmp_path: Path) -> None:
     run = tmp_path / "run"
     codes, said = run_prepared(sent("rollouts", 1, "SIGTERM"), *command(playground, run))
