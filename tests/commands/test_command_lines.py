@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR1
@@ -71,6 +72,8 @@ def test_a_launch_script_with_a_secret_is_announced(tmp_path: Path) -> None:
     done = run_tspo(*words, "--print-launch", "torchrun", cwd=tmp_path)
     assert done.code == 0
     assert "the script has the secret of this URL" in done.err
+    known = json.loads(run_tspo(*words, "--print-launch", "torchrun", "--json", cwd=tmp_path).out)
+    assert known == {"launcher": "torchrun", "script": done.out.rstrip("\n")}
     assert "pw123" not in done.err
 
 

@@ -78,9 +78,13 @@ def train(
                     f"{setting}: the script has the secret of this URL; name the server without "
                     "it, and give its token in an environment variable"
                 )
-        result(
-            launch_script(print_launch, files, settings, out, resume=resume, nodes=nodes, gpus=gpus)
+        script = launch_script(
+            print_launch, files, settings, out, resume=resume, nodes=nodes, gpus=gpus
         )
+        if json:
+            result_json({"launcher": print_launch, "script": script})
+        else:
+            result(script)
         return
     config = load_config(files, settings)
     refuse_problems(config)
