@@ -182,6 +182,10 @@ def test_failures_of_an_endpoint_are_told(
         EndpointClient("http://127.0.0.1:9/v1", retries=0).post("/completions", {})
     with pytest.raises(InvalidInputError, match="expected a URL"):
         EndpointClient("localhost:8000")
+    with pytest.raises(RemoteServiceError, match=r":9/completions: .*; is the server running\?"):
+        EndpointClient("http://127.0.0.1:9", retries=0).post("/completions", {})
+    with pytest.raises(RemoteServiceError, match=r"status 404: .*; the address of most .* /v1"):
+        EndpointClient(url.removesuffix("/v1"), key_env="OPENAI_API_KEY").post("/completions", {})
 
 
 @pytest.mark.slow

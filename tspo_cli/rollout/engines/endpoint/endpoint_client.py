@@ -81,14 +81,15 @@ class EndpointClient:
             RemoteServiceError: no response after all tries, another status than 200, or a response
                 that is not a JSON object.
         """
-        where = f"endpoint {shown_url(self.url)}{path}"
+        where = f"endpoint {shown_url(self.url).rstrip('/')}{path}"
         for attempt in range(self._retries + 1):
             problem, wait = "", min(0.5 * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0)
             try:
                 response = self._client.post(f"{self.url}{path}", json=self._fields.apply(body))
             except httpx.TransportError as error:
                 timed_out = isinstance(error, httpx.TimeoutException)
-                problem = "no response in time" if timed_out else str(error) or type(error).__name__
+                reason = "no response in time" if timed_out else str(error) or type(error).__name__
+                problem = f"{reason}; is the server running?"
             else:
                 content = _json(response)
                 status = _status(response, content)
@@ -101,6 +102,8 @@ class EndpointClient:
                 problem = f"status {status}: {message}"
                 if status in REFUSED:
                     raise RequestRefusedError(where, problem, self._fields.hint(message, body))
+                if status == 404 and not self.url.endswith("/v1"):
+                    problem += "; the address of most servers ends in /v1"
                 if status not in (408, 429) and status < 500:
                     break
                 asked = _retry_after(response)
