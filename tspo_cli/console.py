@@ -44,6 +44,14 @@ def say(message: str) -> None:
         print(printable(without_secrets(message)), file=sys.stderr, flush=True)
 
 
+def say_meanwhile(message: str) -> None:
+    """Print a line for a person who waits: on a terminal alone. Elsewhere an error stays the only
+    line.
+    """
+    if sys.stderr.isatty():
+        say(message)
+
+
 def warn(message: str) -> None:
     """Print a warning on stderr, also with --quiet."""
     print(f"warning: {one_line(without_secrets(message))}", file=sys.stderr, flush=True)

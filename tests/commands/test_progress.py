@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
 
 import pytest
 
-from tspo_cli.console import _plain_lines, now_and_then
+from tspo_cli.console import _plain_lines, now_and_then, say_meanwhile
 
 
 def lines_of(capsys: pytest.CaptureFixture[str], total: int | None, seconds: float) -> list[str]:
@@ -52,3 +53,14 @@ def test_work_beside_a_progress_display_speaks_twice_a_minute(
         advance()
     said = capsys.readouterr().err.splitlines()
     assert said == [f"step 5: evaluating films {done}/40" for done in expected]
+
+
+def test_a_person_who_waits_is_told_and_a_log_is_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a log an error is the only line of a command that failed."""
+    say_meanwhile("opening data")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    say_meanwhile("opening data")
+    assert capsys.readouterr().err == "opening data\n"

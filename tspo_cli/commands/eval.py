@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from tspo_cli.commands.options import Json, Overwrite, Settings, check_folder
-from tspo_cli.console import result, result_json, say
+from tspo_cli.console import result, result_json, say, say_meanwhile
 from tspo_cli.errors import GateError, UsageError
 
 
@@ -126,7 +126,7 @@ def evaluate(
     if index is not None and retriever:
         raise UsageError("--index and --retriever exclude each other")
     gates = [_gate(text) for text in fail_under or []]
-    say("opening data, passages and model")  # the libraries alone take seconds
+    say_meanwhile("opening data, passages and model")  # the libraries alone take seconds
     from tspo_cli.evaluation.standalone import EvaluationRequest, evaluate_model
 
     request = EvaluationRequest(

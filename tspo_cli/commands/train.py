@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from tspo_cli.commands.options import Json, OverwriteRun, ResumeRun, RunOut, Settings, Sources
-from tspo_cli.console import result, result_json, say, warn
+from tspo_cli.console import result, result_json, say, say_meanwhile, warn
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.freed_memory import use_expandable_segments
 from tspo_cli.text.secrets import without_secrets
@@ -93,7 +93,7 @@ def train(
     run = out or Path("runs") / run_name(files[-1])
     is_first = os.environ.get("RANK", "0") == "0"
     if is_first:
-        say("opening data, index and model")  # the libraries alone take seconds
+        say_meanwhile("opening data, index and model")  # the libraries alone take seconds
     if dry_run:
         with _saying_how_to_prepare(config):
             if resume:
