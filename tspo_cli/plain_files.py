@@ -73,13 +73,14 @@ def read_plain(path: Path) -> bytes:
 
 
 def read_plain_text(path: Path) -> str:
-    """The content of a file of text, with each end of a line as a newline; see `open_plain`.
+    """The content of a file of text, with each end of a line as a newline and without a byte order
+    mark; see `open_plain`.
 
     Raises:
         InvalidInputError: what `open_plain` refuses, or bytes that are no UTF-8.
     """
     try:
-        with TextIOWrapper(open_plain(path), encoding="utf-8") as handle:
+        with TextIOWrapper(open_plain(path), encoding="utf-8-sig") as handle:
             return handle.read()
     except UnicodeDecodeError:
         raise InvalidInputError(f"{path}: not a UTF-8 text file") from None

@@ -42,6 +42,21 @@ def message(
     return str(caught.value)
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("Answer {question}", "utf-8-sig")
+    (tmp_path / "a.toml").write_text('rollout.prompt = "prompt.txt"', "utf-8-sig")
+    config = load_config([str(tmp_path / "a.toml")], [f"rollout.prompt={tmp_path}/prompt.txt"])
+    assert config.rollout.prompt == "Answer {question}"
+
+
+@pytest.mark.parametrize("key", ["seed", "train.steps", "retriever.k", "rollout.max_new_tokens"])
+@pytest.mark.parametrize("value", [2**53, 2**64, 10**400], ids=["53", "64", "400 digits"])
+def test_an_integer_that_no_library_takes_is_refused(key: str, value: int) -> None:
+    load_config([], [f"{key}={2**53 - 1}"])
+    with pytest.raises(InvalidInputError, match=rf"{key}: expected an integer >= \d below 2\^53"):
+        load_config([], [f"{key}={value}"])
+
+
 def test_nothing_given_is_the_defaults() -> None:
     assert load_config([]) == Config()
 

@@ -47,6 +47,19 @@ def sweep(folder: Path, text: str = SWEEP, *settings: str) -> Sweep:
     return read_sweep(folder / "s.toml", settings)
 
 
+@pytest.mark.parametrize("name", ["sweep.json", "digests.jsonl", "configs", "logs"])
+def test_no_arm_has_the_name_of_what_every_sweep_has(tmp_path: Path, name: str) -> None:
+    sweep(tmp_path, SWEEP.replace("arms.tspo", f'arms."{name}-2"'))
+    with pytest.raises(InvalidInputError, match=f"arms.{name}: is a name in the directory"):
+        sweep(tmp_path, SWEEP.replace("arms.tspo", f'arms."{name}"'))
+
+
+def test_a_name_fits_into_a_file_system(tmp_path: Path) -> None:
+    sweep(tmp_path, SWEEP.replace("arms.tspo", f"arms.{'a' * 100}"))
+    with pytest.raises(InvalidInputError, match=r"arms\.a{20}\.\.\.: expected at most 100 char"):
+        sweep(tmp_path, SWEEP.replace("arms.tspo", f"arms.{'a' * 101}"))
+
+
 def test_every_combination_is_a_cell_and_seeds_come_first(tmp_path: Path) -> None:
     names = [cell.name for cell in sweep(tmp_path).cells]
     assert names[:4] == [

@@ -47,6 +47,9 @@ __all__ = [
 
 _ABSENT = object()
 
+_MOST = 2**53
+"""Integers are below it: the same in every JSON reader, and no library has too few bits."""
+
 
 def load_config(sources: Sequence[str | Path], settings: Sequence[str] = ()) -> Config:
     """Compose sources from left to right, then `a.b=c` settings, and check the result against the
@@ -138,13 +141,15 @@ def _with_user_options(config: Config, layers: Sequence[Layer]) -> Config:
 
 
 def _refused(table: Table, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Unknown names, misplaced tables, nan and inf, as (dotted name, message)."""
+    """Unknown names, misplaced tables, nan, inf and huge integers, as (dotted name, message)."""
     for part, value in table.items():
         name = f"{prefix}{part}"
         if name in all_keys():
             items = value if isinstance(value, list) else [value]
             if not all(math.isfinite(item) for item in items if isinstance(item, float)):
                 yield name, f"expected {all_keys()[name].expects} and finite, got {_show(value)}"
+            if any(type(item) is int and item >= _MOST for item in items):
+                yield name, f"expected {all_keys()[name].expects} below 2^53, got {_show(value)}"
         elif name not in all_sections():
             yield name, unknown(name)
         elif isinstance(value, dict):

@@ -49,6 +49,9 @@ from tspo_cli.text.toml_text import parse_toml
 SWEEP_NAME = "sweep.json"
 _KEYS = ("base", "seeds", "baseline", "settings", "arms", "axes", "grid")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+_LONGEST_NAME = 100
+_OURS = (SWEEP_NAME, "digests.jsonl", "configs", "logs")
+"""What the directory of a sweep has beside the folders of its arms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +216,14 @@ def _named_tables(path: Path, section: str, value: Any) -> dict[str, Table]:
         if not _NAME.fullmatch(name):
             raise InvalidInputError(
                 f"{path}: {section}.{name}: expected a name of letters, digits and _.+-"
+            )
+        if len(name) > _LONGEST_NAME:
+            raise InvalidInputError(
+                f"{path}: {section}.{name[:20]}...: expected at most {_LONGEST_NAME} characters"
+            )
+        if section == "arms" and name in _OURS:
+            raise InvalidInputError(
+                f"{path}: arms.{name}: is a name in the directory of every sweep; choose another"
             )
     return value
 

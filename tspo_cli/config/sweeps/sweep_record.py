@@ -23,7 +23,7 @@ def is_sweep(path: Path) -> bool:
     return (path / SWEEP_NAME).exists()
 
 
-def read_sweep(path: Path) -> dict[str, Any]:
+def read_sweep_record(path: Path) -> dict[str, Any]:
     """The record of the sweep in `path`, as `Sweep.record` made it.
 
     Raises:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli import runs
-from tspo_cli.config.sweeps.sweep_record import read_sweep
+from tspo_cli.config.sweeps.sweep_record import read_sweep_record
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 from tspo_cli.evaluation.statistics.over_seeds import (
     Mean,
@@ -106,7 +106,7 @@ def open_sweep(path: Path, baseline: str | None = None) -> SweepView:
         InvalidInputError: the runs were evaluated on several data sets, which have no common mean;
             or the record of the sweep is damaged.
     """
-    record = read_sweep(path)
+    record = read_sweep_record(path)
     arms = list(dict.fromkeys(cell["arm"] for cell in record["cells"]))
     chosen = baseline or record["baseline"]
     if chosen is not None and chosen not in arms:
@@ -127,7 +127,7 @@ def baseline_run(path: Path) -> str | None:
     Raises:
         InvalidInputError: the record of the sweep is damaged.
     """
-    record = read_sweep(path)
+    record = read_sweep_record(path)
     cells = [cell["name"] for cell in record["cells"] if cell["arm"] == record["baseline"]]
     return next((name for name in cells if runs.eval_steps(path / name)), None)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from tspo_cli.config.load_config import read_resolved
 from tspo_cli.config.sweeps.sweep_cells import Cell, Sweep, experiment_file, experiment_files
 from tspo_cli.config.sweeps.sweep_file import SWEEP_NAME
-from tspo_cli.config.sweeps.sweep_record import is_sweep, read_sweep
+from tspo_cli.config.sweeps.sweep_record import is_sweep, read_sweep_record
 from tspo_cli.disk import LOCK_NAME, atomic_write_text, one_writer
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.packages import require_packages
@@ -178,6 +178,6 @@ def _refuse_other_sweep(out: Path, sweep: Sweep) -> None:
         return
     if not is_sweep(out):
         raise InvalidInputError(f"{out}: exists and holds no sweep; choose another --out")
-    names = {cell["name"] for cell in read_sweep(out)["cells"]}
+    names = {cell["name"] for cell in read_sweep_record(out)["cells"]}
     if names.isdisjoint(cell.name for cell in sweep.cells):
         raise InvalidInputError(f"{out}: holds another sweep; choose another --out")
