@@ -42,7 +42,7 @@ def forgotten() -> Iterator[None]:
         (["runs", "ls", STEERING, URL], 2, "unexpected extra argument"),
         (["report", URL], 4, "no such run directory"),
         (["doctor", URL], 4, "no such directory"),
-        (["inspect", URL], 4, "no such file"),
+        (["inspect", URL], 4, "no such directory"),
         (["eval", "m", "--api-base", f"ftp{URL[4:]}", "--data", "d"], None, "error: "),
         (["train", "tiny/tspo", "--set", f"{URL}=1"], 3, "error: "),
         (["train", "tiny/tspo", "--set", f"retriever.url={URL[7:]}"], None, "error: "),

@@ -351,7 +351,8 @@ def test_cost_counts_devices_tokens_and_searches(tmp_path: Path, evals: Path) ->
     ]
     assert one["training_searches"] == round(sum(searches) * 40)
     assert one["searches_per_question"] == 2.0
-    runs.write_json(evals / "rag" / "nq" / "timings.json", {"nq": {"mean": 0.25}})
+    seconds = {"mean": 0.25, "p50": 0.2, "p95": 0.4, "sum": 1.0, "items": {}}
+    runs.write_json(evals / "rag" / "nq" / "timings.json", {"nq": seconds})
     table = RunReport(open_runs([evals / "rag" / "nq"])).table("cost")
     assert table.records[0]["seconds_per_question"] == 0.25
     assert table.records[0]["device_hours"] is None

@@ -253,7 +253,7 @@ def test_refusals_come_before_the_work_and_leave_nothing(index: Path, tmp_path: 
     assert out.read_bytes() != before
     folder = tmp_path / "folder.jsonl"
     folder.mkdir()
-    assert "is a directory" in str(make(index, folder, "--overwrite").exception)
+    assert "got a directory" in str(make(index, folder, "--overwrite").exception)
 
 
 def test_only_demonstrations_are_replaced(index: Path, tmp_path: Path) -> None:
