@@ -9,8 +9,7 @@ from tspo_cli.config.keys import Key, all_keys
 _OPENING = """\
 # Configuration
 
-Every key of an experiment file with its default, made by `tspo config schema --markdown`: do not
-edit it by hand. [experiments.md](experiments.md) explains how files are written and combined.
+Every key, made by `tspo config schema --markdown`; [experiments.md](experiments.md) has the rest.
 """
 
 

@@ -1,7 +1,7 @@
 """The number formats of a policy: of its weights, its products, and its logits.
 
-A CPU without instructions for bfloat16 multiplies it at a seventh of its speed in float32, and in
-backward passes at a fifteenth (Zen 1). Converting both sides, multiplying in float32 and rounding
+A CPU without instructions for bfloat16 multiplies it at a sixth of its speed in float32, and in
+backward passes at less (Zen 1). Converting both sides, multiplying in float32 and rounding
 the result once is as exact as those instructions, which add up in float32 too.
 
 Rounded to bfloat16, logits of 16 to 32 lie 0.125 apart. Engine and learner round at other places,
