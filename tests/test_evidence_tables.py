@@ -47,6 +47,23 @@ def test_the_planned_tests_count_pairs_alone() -> None:
     assert lines[3] == "| two_hop: tspo - grpo | 0 | 20 | | | | |"
 
 
+def test_methods_are_compared_with_grpo_by_pairs() -> None:
+    rows = runs({"grpo": [0.1, 0.2, 0.3], "carl": [0.2, 0.35, 0.35, 0.9], "mig": [0.1, 0.3]})
+    rows = [item | {"train_tokens": "1500"} if item["arm"] == "carl" else item for item in rows]
+    lines = tables.methods_table(rows, "hard", ("carl", "mig", "arpo")).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| carl", "| mig"]
+    assert lines[2].split(" | ")[1:3] == ["3", "+10.0 \\[-2.4, +22.4\\]"]
+    assert lines[2].endswith(" | 1.50x | 1.00x |")
+    assert lines[3].split(" | ")[1:] == [
+        "2",
+        "+5.0 \\[-58.5, +68.5\\]",
+        "0.500",
+        "0.500",
+        "1.00x",
+        "1.00x |",
+    ]
+
+
 @pytest.mark.parametrize(
     ("p", "corrected"),
     [

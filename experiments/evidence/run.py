@@ -5,7 +5,7 @@
     python experiments/evidence/run.py pairs      (a): TSPO and GRPO from the hard start
     python experiments/evidence/run.py two_hop    (c): TSPO and GRPO on two-hop questions
     python experiments/evidence/run.py wide       the wide grid of learning rates
-    python experiments/evidence/run.py methods    every arm of (a)
+    python experiments/evidence/run.py methods    (a) with the methods of 2026, trees and recycling
     python experiments/evidence/run.py ablations  options of TSPO (d) and group sizes (e)
     python experiments/evidence/run.py collect    results.csv, figures and tables of finished runs
 
@@ -47,18 +47,22 @@ GRIDS = ("lr_wide", "lr_hard")
 ABLATIONS = ("ablations", "group_size")
 BOTH = ("grpo/*", "tspo/*")
 PLANNED_PAIRS = {"hard": 40, "two_hop": 20}
+NEW_ARMS = (
+    *("a2tgpo", "mig", "tips", "siop", "cw_grpo", "stratified_grpo", "carl"),
+    *("tree_grpo", "arpo", "at2po", "sipo", "recycling"),
+)
 # Sweeps in the order in which they are trained, with the cells that are wanted (none: all).
 PARTS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "starts": (),
     "pairs": (("hard", BOTH),),
     "two_hop": (("two_hop", BOTH),),
     "wide": (("lr_wide", ()),),
-    "methods": (("hard", ()),),
+    "methods": (("hard", tuple(f"{arm}/*" for arm in NEW_ARMS)),),
     "ablations": (("ablations", ()), ("group_size", ())),
 }
 PARTS["all"] = (
     *(part for name in ("pairs", "two_hop", "wide", "methods") for part in PARTS[name]),
-    *(("easy", ()), ("two_hop", ())),
+    *(("hard", ()), ("easy", ()), ("two_hop", ())),
 )
 COLUMNS = (
     *("experiment", "config", "algorithm", "arm", "start", "lr", "seed", "step", "em", "f1", "n"),
@@ -140,6 +144,7 @@ def collect() -> None:
         "findings": tables.findings(first, kept, PLANNED_PAIRS),
         "progress": tables.progress_table(kept, planned_runs()),
         "tests": tables.tests_table(kept, PLANNED_PAIRS),
+        "methods": tables.methods_table(kept, "hard", NEW_ARMS),
         "replication": tables.replication_table(first, kept, "hard", 30),
         "cost": tables.cost_table(kept, EXPERIMENTS),
     }

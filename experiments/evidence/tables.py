@@ -102,6 +102,40 @@ def tests_table(rows: Sequence[Row], planned: Mapping[str, int]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def methods_table(rows: Sequence[Row], name: str, arms: Sequence[str]) -> str:
+    """What each of `arms` gains over GRPO by area in the experiment `name`: pairs, difference,
+    interval, p, p after Holm's correction over the arms that have one, and the tokens and CPU
+    seconds of its training for each of GRPO's.
+    """
+    runs = pairs_of(rows, name)
+    pairs = {
+        arm: [
+            (run, runs["grpo", *key[1:]])
+            for key, run in runs.items()
+            if key[0] == arm and ("grpo", *key[1:]) in runs
+        ]
+        for arm in arms
+    }
+    tests = {
+        arm: paired_difference([(_area(mine), _area(theirs)) for mine, theirs in found])
+        for arm, found in pairs.items()
+        if found
+    }
+    corrected = holm({arm: test.p for arm, test in tests.items() if test.p is not None})
+    lines = [
+        "| arm | pairs | AUC diff. | p | p (Holm) | tokens | CPU s |",
+        "| :--- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for arm, test in tests.items():
+        p = [f"{value:.3f}" if value is not None else "" for value in (test.p, corrected.get(arm))]
+        tokens = _ratio([(mine.tokens, theirs.tokens) for mine, theirs in pairs[arm]])
+        seconds = _ratio([(mine.cpu_seconds, theirs.cpu_seconds) for mine, theirs in pairs[arm]])
+        lines.append(
+            f"| {arm} | {test.n} | {_points(test)} | {' | '.join(p)} | {tokens} | {seconds} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def replication_table(first: Sequence[Row], second: Sequence[Row], name: str, last: int) -> str:
     """How far the same run (arm, start, seed) moves between two sets of results: means over the
     runs that both have, and of the absolute movement.
@@ -219,6 +253,13 @@ def _verdict(test: Paired) -> str:
 def _points(test: Paired) -> str:
     interval = "" if test.low is None else f" \\[{100 * test.low:+.1f}, {100 * test.high:+.1f}\\]"  # type: ignore[operator]
     return f"{100 * test.mean:+.1f}{interval}"
+
+
+def _ratio(values: Sequence[tuple[float | None, float | None]]) -> str:
+    known = [(mine, theirs) for mine, theirs in values if mine is not None and theirs]
+    if not known:
+        return ""
+    return f"{sum(mine for mine, _ in known) / sum(theirs for _, theirs in known):.2f}x"
 
 
 def _moved(values: Sequence[tuple[float, float]]) -> str:

@@ -22,6 +22,7 @@ from tspo_cli.config.layers import compose
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.sources import source_layers
 from tspo_cli.config.sweeps.sweep_file import read_sweep_file
+from tspo_cli.credit.algorithms import ALGORITHMS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 EVIDENCE = CHECKOUT / "experiments" / "evidence"
@@ -84,6 +85,16 @@ def test_the_rows_fit_their_experiment(file: Path) -> None:
         assert {int(row["seed"]) for row in rows} <= {*planned_seeds(sweep)[variant]}, name
 
 
+@pytest.mark.parametrize("name", ["hard", "two_hop"])
+def test_arms_keep_the_defaults_of_their_algorithm(name: str) -> None:
+    """base.toml states keys for which some algorithms have defaults of their own."""
+    for variant in planned_seeds(f"experiments/evidence/{name}.sweep.toml"):
+        config = load_config([f"{EVIDENCE}/{name}.sweep.toml::{variant}"])
+        for key, value in ALGORITHMS[config.credit.algorithm].defaults.items():
+            section, option = key.split(".")
+            assert getattr(getattr(config, section), option) == value, (variant, key)
+
+
 def test_rows_of_the_second_set_repeat_elsewhere() -> None:
     for name, rows in results(SECOND_SET).items():
         assert load_config([f"{CHECKOUT}/{name}"]).train.portable, name
@@ -98,10 +109,11 @@ def test_as_many_runs_are_planned_as_the_plan_says() -> None:
             if variant.partition("/")[0] == arm
         )
         for name in ("hard", "two_hop", "lr_wide")
-        for arm in ("grpo", "tspo", "mt_grpo", "carl")
+        for arm in ("grpo", "tspo", "mt_grpo", "carl", "sipo")
     }
     assert {key: count for key, count in planned.items() if count} == {
         ("hard", "grpo"): 40, ("hard", "tspo"): 40, ("hard", "mt_grpo"): 10, ("hard", "carl"): 10,
+        ("hard", "sipo"): 10,
         ("two_hop", "grpo"): 20, ("two_hop", "tspo"): 20, ("two_hop", "mt_grpo"): 10,
         ("lr_wide", "grpo"): 24, ("lr_wide", "tspo"): 24,
     }  # fmt: skip

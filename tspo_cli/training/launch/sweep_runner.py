@@ -112,11 +112,13 @@ def _run_cells(
         write_json(out / SWEEP_NAME, sweep.record())
     write_experiments(sweep, out / "configs")
     (out / "logs").mkdir(exist_ok=True)
+    by_name = {cell.name: cell for cell in cells}
     waiting = [cell for cell in cells if states[cell.name] != "finished"]
     results = [
         CellResult(cell.name, "finished", 0.0) for cell in cells if states[cell.name] == "finished"
     ]
     running: dict[str, _Training] = {}
+    steps = {cell.name: _steps_done(cell, out) for cell in cells}
     context = training_context(preload)
     try:
         while waiting or running:
@@ -127,7 +129,8 @@ def _run_cells(
                 name for name, training in running.items() if training.process.exitcode is not None
             ]
             results += [_result(name, running.pop(name)) for name in ended]
-            progress(_steps_done(cells, out), len(results), ", ".join(running))
+            steps |= {name: _steps_done(by_name[name], out) for name in [*running, *ended]}
+            progress(sum(steps.values()), len(results), ", ".join(running))
             time.sleep(_POLL_SECONDS)
     finally:
         left = [training.process for training in running.values()]
@@ -161,11 +164,8 @@ def _result(name: str, training: _Training) -> CellResult:
     return CellResult(name, "failed", seconds, f"exit code {code}: {reason}")
 
 
-def _steps_done(cells: Sequence[Cell], out: Path) -> int:
-    return sum(
-        min(len(read_jsonl(out / cell.name / METRICS_NAME)), cell.config.train.steps)
-        for cell in cells
-    )
+def _steps_done(cell: Cell, out: Path) -> int:
+    return min(len(read_jsonl(out / cell.name / METRICS_NAME)), cell.config.train.steps)
 
 
 def _refuse_other_sweep(out: Path, sweep: Sweep) -> None:
