@@ -107,9 +107,13 @@ def is_plain(path: Path) -> bool:
 
 def require_folder(path: Path, *, own: bool = False) -> None:
     """Raises InvalidInputError where something else than a directory stands: with `own` also a link
-    to one, from which files would be moved or deleted.
+    to one, through which files would be written, moved or deleted.
     """
-    if (path.exists() and not path.is_dir()) or (own and path.is_symlink()):
+    if own and path.is_symlink():
+        raise InvalidInputError(
+            f"{path}: expected a directory, got a link; put a copy of it in its place, or delete it"
+        )
+    if path.exists() and not path.is_dir():
         raise InvalidInputError(f"{path}: expected a directory; put back a copy, or delete it")
 
 

@@ -79,6 +79,8 @@ EVAL_TIMINGS_NAME = "timings.json"
 BEST_NAME = "best"
 EVALUATIONS_NAME = "eval"
 LOGS_NAME = "logs"
+JUDGE_NAME = "judge"
+TRACE_NAME = "trace"
 
 LONGEST_LINE = 2**28
 """Bytes of one record, unpacked. A few kilobytes of gzip can hold terabytes."""
@@ -99,10 +101,12 @@ _STEP = re.compile(r"step_([0-9]{6,18})")
 
 def _by_step(folder: Path, suffix: str = "") -> list[tuple[int, Path]]:
     """The paths in a folder named `step_000120<suffix>` as (step, path), by step. Others are left
-    out. InvalidInputError: the folder is something else.
+    out. InvalidInputError: the folder is something else. OSError: it cannot be read.
     """
     require_folder(folder)
-    paths = folder.glob(f"step_*{suffix}")
+    paths = (
+        [path for path in folder.iterdir() if path.name.endswith(suffix)] if folder.exists() else []
+    )
     found = [(_STEP.fullmatch(path.name.removesuffix(suffix)), path) for path in paths]
     return sorted((int(match[1]), path) for match, path in found if match is not None)
 

@@ -162,3 +162,10 @@ def test_explanation_of_a_group_without_signal(tmp_path: Path) -> None:
     group = read_group(write(tmp_path / "g.json", record(golden_answers=["Bob"])))
     config = CreditConfig(norm="per_turn_index", gate="always")
     assert "every advantage is 0" in sentences(assign_credit(group, config), config)[-1]
+
+
+def test_a_byte_order_mark_is_left_out(tmp_path: Path) -> None:
+    value = {"question": "q", "golden_answers": ["a"], "trajectories": [{"turns": [{}]}]}
+    path = tmp_path / "group.json"
+    path.write_text(json.dumps(value), "utf-8-sig")
+    assert read_group(path).question == "q"

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tspo_cli.commands.named_inputs import find_inputs
 from tspo_cli.commands.options import Json, Overwrite, Settings, check_folder
 from tspo_cli.console import result, result_json, say, say_meanwhile
 from tspo_cli.errors import GateError, UsageError
@@ -126,6 +127,12 @@ def evaluate(
     if index is not None and retriever:
         raise UsageError("--index and --retriever exclude each other")
     gates = [_gate(text) for text in fail_under or []]
+    served = endpoint or any(setting.startswith("endpoint") for setting in settings or ())
+    find_inputs(
+        model="" if served or Path(model).is_dir() else model,
+        data=names,
+        index=str(index) if index else "",
+    )
     say_meanwhile("opening data, passages and model")  # the libraries alone take seconds
     from tspo_cli.evaluation.standalone import EvaluationRequest, evaluate_model
 

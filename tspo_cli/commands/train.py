@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tspo_cli.commands.named_inputs import find_inputs_of_training
 from tspo_cli.commands.options import Json, OverwriteRun, ResumeRun, RunOut, Settings, Sources
 from tspo_cli.console import result, result_json, say, say_meanwhile, warn
 from tspo_cli.errors import MissingResourceError
@@ -93,6 +94,8 @@ def train(
     run = out or Path("runs") / run_name(files[-1])
     is_first = os.environ.get("RANK", "0") == "0"
     if is_first:
+        with _saying_how_to_prepare(config):
+            find_inputs_of_training(config)
         say_meanwhile("opening data, index and model")  # the libraries alone take seconds
     if dry_run:
         with _saying_how_to_prepare(config):

@@ -44,7 +44,7 @@ def load_tokenizer(path: str | Path, revision: str = "") -> PreTrainedTokenizerF
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     files = (TOKENIZER, "tokenizer_config.json", "vocab.json")
-    local = _is_local(path, files, "tokenizer", revision)
+    local = is_local_model(path, files, "tokenizer", revision)
     if local:
         check_files(Path(path))
         check_json_files(Path(path))
@@ -82,7 +82,7 @@ def model_config(path: str | Path, revision: str = "") -> Any:
     """
     from transformers import AutoConfig
 
-    local = _is_local(path, (CONFIG,), "configuration", revision)
+    local = is_local_model(path, (CONFIG,), "configuration", revision)
     if local:
         check_files(Path(path))
         check_json_files(Path(path))
@@ -128,7 +128,7 @@ def load_model(
 
     disable_progress_bar()
     model_config(path, revision)
-    local = _is_local(path, WEIGHTS, "weights", revision)
+    local = is_local_model(path, WEIGHTS, "weights", revision)
     if local:
         check_shards(Path(path))
     try:
@@ -218,8 +218,13 @@ def _quiet_report() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def _is_local(path: str | Path, patterns: tuple[str, ...], what: str, revision: str) -> bool:
-    """True for a directory that holds a file of one of `patterns`, False for a hub name."""
+def is_local_model(path: str | Path, patterns: tuple[str, ...], what: str, revision: str) -> bool:
+    """True for a directory that holds a file of one of `patterns`, False for a hub name.
+
+    Raises:
+        MissingResourceError: no such directory, or it has no such file: no `what`.
+        InvalidInputError: a revision of a directory.
+    """
     directory = Path(path)
     if directory.is_dir():
         if revision:

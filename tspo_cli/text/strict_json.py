@@ -48,7 +48,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
         InvalidInputError: no JSON, no UTF-8, nested too deep, or a number of thousands of digits.
     """
     try:
-        return decoded(_DECODER, text if isinstance(text, str) else text.decode())
+        return decoded(_DECODER, text if isinstance(text, str) else text.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         at = f"line {error.lineno}, column {error.colno}"
         raise InvalidInputError(f"{where}: not valid JSON ({error.msg} at {at})") from None

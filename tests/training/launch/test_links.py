@@ -20,7 +20,7 @@ from tspo_cli.evaluation.resuming.results_folder import results_folder
 from tspo_cli.plain_files import append_plain
 from tspo_cli.record_digests import delete_folder, note_digests
 from tspo_cli.training.core.checkpoints.checkpoint import prune, set_aside
-from tspo_cli.training.launch.claim import FOLDERS, claimed_run
+from tspo_cli.training.launch.claim import FILLED_FOLDERS, REPLACED_FOLDERS, claimed_run
 from tspo_cli.training.remedies.best_checkpoint import forget_later_checkpoints
 
 
@@ -145,7 +145,7 @@ def test_a_claim_moves_and_deletes_nothing_outside(
     assert contents(run)
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", [*FILLED_FOLDERS, *REPLACED_FOLDERS])
 def test_a_run_that_goes_on_looks_for_its_directories_first(tmp_path: Path, name: str) -> None:
     runs.write_json(tmp_path / "config.resolved.json", {"model": {}})
     (tmp_path / name).write_text("mine")
@@ -154,6 +154,38 @@ def test_a_run_that_goes_on_looks_for_its_directories_first(tmp_path: Path, name
         claimed_run(tmp_path, resume=True, overwrite=False),
     ):
         pass
+
+
+@pytest.mark.parametrize("name", [*FILLED_FOLDERS, "eval/step_000002"])
+def test_nothing_is_written_behind_a_link(tmp_path: Path, outside: Path, name: str) -> None:
+    run = tmp_path / "run"
+    runs.write_json(run / "config.resolved.json", {"model": {}})
+    (run / name).parent.mkdir(exist_ok=True)
+    (run / name).symlink_to(outside)
+    with (
+        pytest.raises(InvalidInputError, match=rf"{name}: expected a directory, got a link"),
+        claimed_run(run, resume=True, overwrite=False),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["logs", "configs", "tspo", "tspo/seed0"])
+def test_a_sweep_writes_nothing_behind_a_link(
+    tspo: Callable[..., Finished], tmp_path: Path, outside: Path, name: str
+) -> None:
+    file, before = tmp_path / "small.sweep.toml", contents(outside)
+    base = Path(__file__).resolve().parents[3] / "experiments" / "tiny" / "grpo.toml"
+    file.write_text(f'base = "{base}"\nseeds = [0]\n[arms.tspo]\ncredit.algorithm = "tspo"\n')
+    sweep = tmp_path / "sweep"
+    (sweep / name).parent.mkdir(parents=True)
+    (sweep / name).symlink_to(outside)
+    cell = {"name": "tspo/seed0", "arm": "tspo", "place": {}, "seed": 0}
+    record = {"file": str(file), "baseline": "tspo", "axes": [], "grid": [], "cells": [cell]}
+    runs.write_json(sweep / "sweep.json", record)
+    done = run_tspo("sweep", file, "--out", sweep)
+    assert done.code == 3, done.err
+    assert f"{sweep / name}: expected a directory, got a link" in done.err
+    assert contents(outside) == before
 
 
 def test_a_new_evaluation_that_is_a_link_is_refused(tmp_path: Path, outside: Path) -> None:

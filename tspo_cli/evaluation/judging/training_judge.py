@@ -18,12 +18,11 @@ from tspo_cli.digests import json_digest
 from tspo_cli.disk import atomic_write_text
 from tspo_cli.errors import RemoteServiceError
 from tspo_cli.evaluation.judging.judge import Judge, Judgement, open_judge
-from tspo_cli.runs import append_jsonl, read_jsonl
+from tspo_cli.runs import JUDGE_NAME, append_jsonl, read_jsonl
 from tspo_cli.text.strict_json import json_text
 from tspo_cli.threads import DaemonPool
 from tspo_cli.training.rl.judged_rollouts import AnswerJudge, Asked, Opinion
 
-JUDGE_NAME = "judge"
 LOST_IN_A_ROW = 5
 """Answers without a reply, and none with one between them, after which the judge counts as gone."""
 

@@ -19,10 +19,12 @@ from tspo_cli.runs import (
     CONFIG_NAME,
     CONFIG_TEXT_NAME,
     EVALUATIONS_NAME,
+    JUDGE_NAME,
     LOGS_NAME,
     METRICS_NAME,
     MODEL_NAME,
     ROLLOUTS_NAME,
+    TRACE_NAME,
     checkpoint_folders,
     read_status,
 )
@@ -37,16 +39,18 @@ from tspo_cli.training.launch.replaced_run import (
     settle,
 )
 
-FOLDERS = (
+REPLACED_FOLDERS = (BEST_NAME, MODEL_NAME)
+"""Directories of a run that are replaced as a whole: a link in the place of one goes with it."""
+FILLED_FOLDERS = (
     ROLLOUTS_NAME,
     EVALUATIONS_NAME,
     CHECKPOINTS_NAME,
     BEST_CHECKPOINTS_NAME,
-    BEST_NAME,
-    MODEL_NAME,
     LOGS_NAME,
+    JUDGE_NAME,
+    TRACE_NAME,
 )
-"""The directories that a run may have."""
+"""Directories of a run that get new files. Behind a link these would lie outside of the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +92,7 @@ def claimed_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[Claim]
         settle(path)
         delete_temporaries(path)
         if resume:
-            for name in FOLDERS:
-                require_folder(path / name)
+            _require_folders(path)
         else:
             if has_trained(path) and not overwrite:
                 raise InvalidInputError(f"{path}: {_ways_out(path)}")
@@ -104,6 +107,15 @@ def claimed_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[Claim]
                 settle(path)
             elif can_resume(path):
                 forget_replaced(path)
+
+
+def _require_folders(run: Path) -> None:
+    for name in REPLACED_FOLDERS:
+        require_folder(run / name)
+    for name in FILLED_FOLDERS:
+        require_folder(run / name, own=True)
+    for folder in (run / EVALUATIONS_NAME).glob("step_*"):
+        require_folder(folder, own=True)
 
 
 def has_trained(path: Path) -> bool:

@@ -21,8 +21,10 @@ from tspo_cli.config.sweeps.sweep_record import is_sweep, read_sweep_record
 from tspo_cli.disk import LOCK_NAME, atomic_write_text, one_writer
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.packages import require_packages
+from tspo_cli.plain_files import require_folder
 from tspo_cli.record_digests import changing
 from tspo_cli.runs import (
+    LOGS_NAME,
     METRICS_NAME,
     is_run,
     read_jsonl,
@@ -35,6 +37,7 @@ from tspo_cli.training.launch.child_processes import CHECKPOINT_PATIENCE, end_pr
 from tspo_cli.training.launch.claim import is_complete
 from tspo_cli.training.launch.same_experiment import check_same_experiment
 
+CONFIGS_NAME = "configs"
 _POLL_SECONDS = 0.5
 
 
@@ -107,11 +110,12 @@ def run_sweep(
 def _run_cells(
     sweep: Sweep, cells: Sequence[Cell], out: Path, preload: str, *, jobs: int, progress: Progress
 ) -> list[CellResult]:
+    _require_folders(out, cells)
     states = {cell.name: cell_state(cell, out) for cell in cells}
     with changing(out / SWEEP_NAME):
         write_json(out / SWEEP_NAME, sweep.record())
-    write_experiments(sweep, out / "configs")
-    (out / "logs").mkdir(exist_ok=True)
+    write_experiments(sweep, out / CONFIGS_NAME)
+    (out / LOGS_NAME).mkdir(exist_ok=True)
     by_name = {cell.name: cell for cell in cells}
     waiting = [cell for cell in cells if states[cell.name] != "finished"]
     results = [
@@ -147,9 +151,9 @@ class _Training:
 
 
 def _start(context: ForkServerContext, cell: Cell, out: Path, *, resume: bool) -> _Training:
-    file = experiment_file(out / "configs", cell.variant)
+    file = experiment_file(out / CONFIGS_NAME, cell.variant)
     arguments = ["train", str(file), "--set", f"seed={cell.seed}", "--out", str(out / cell.name)]
-    log = out / "logs" / f"{cell.name.replace('/', '-')}.log"
+    log = out / LOGS_NAME / f"{cell.name.replace('/', '-')}.log"
     process = start_training(context, [*arguments, *(["--resume"] if resume else [])], log)
     return _Training(process, log, time.perf_counter())
 
@@ -162,6 +166,13 @@ def _result(name: str, training: _Training) -> CellResult:
     lines = training.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     reason = lines[-1].removeprefix("error: ") if lines else "its log is empty"
     return CellResult(name, "failed", seconds, f"exit code {code}: {reason}")
+
+
+def _require_folders(out: Path, cells: Sequence[Cell]) -> None:
+    names = {Path(cell.name) for cell in cells}
+    parents = {parent for name in names for parent in name.parents} - {Path()}
+    for name in sorted(names | parents | {Path(LOGS_NAME), Path(CONFIGS_NAME)}):
+        require_folder(out / name, own=True)
 
 
 def _steps_done(cell: Cell, out: Path) -> int:

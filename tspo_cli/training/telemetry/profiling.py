@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tspo_cli.runs import step_name
+from tspo_cli.runs import TRACE_NAME, step_name
 from tspo_cli.training.core.distributed import rank
 
 STEPS = 2  # after the first one, which warms up
@@ -27,7 +27,7 @@ def step_profiler(run: Path, first: int, wanted: bool) -> Callable[[int], Any]:
             activities.append(torch.profiler.ProfilerActivity.CUDA)
         with torch.profiler.profile(activities=activities) as profile:
             yield
-        folder = run / "trace"
+        folder = run / TRACE_NAME
         folder.mkdir(exist_ok=True)
         profile.export_chrome_trace(str(folder / f"{step_name(step)}_rank_{rank()}.json.gz"))
 

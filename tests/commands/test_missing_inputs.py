@@ -1,0 +1,60 @@
+"""What a command names and is not there is said before heavy libraries are loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+# Runs a command and prints which libraries it loaded.
+_RUN = """
+import sys
+from tspo_cli.commands.app import main
+try:
+    main()
+finally:
+    print("loaded:", *sorted({"torch", "transformers", "datasets", "pandas"} & {*sys.modules}))
+"""
+TRAIN = [
+    *("train", "any/grpo", "--set", "model.path=model", "--set", "data.train=['q.jsonl']"),
+    *("--set", "retriever.index=none"),
+]
+COMMANDS = {
+    "model of an evaluation": (["eval", "none", "--data", "q.jsonl"], "none: no such model"),
+    "data of an evaluation": (["eval", "model", "--data", "no.jsonl"], "no.jsonl: no such quest"),
+    "index of an evaluation": (
+        ["eval", "model", "--data", "q.jsonl", "--index", "none"],
+        "none: no such index",
+    ),
+    "no index": (
+        ["eval", "model", "--data", "q.jsonl", "--index", "model"],
+        "model: not an index directory",
+    ),
+    "model of a training": ([*TRAIN, "--set", "model.path=./none"], "./none: no such model"),
+    "data of a dry run": (
+        [*TRAIN, "--dry-run", "--set", "data.train=['no.jsonl']"],
+        "no.jsonl: no such question file",
+    ),
+    "data of evaluations": (
+        [*TRAIN, "--set", "eval.data=['no.jsonl']"],
+        "no.jsonl: no such question file",
+    ),
+    "index of a resumed training": ([*TRAIN, "--resume"], "none: no such index"),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), COMMANDS.values(), ids=COMMANDS)
+def test_what_is_missing_is_said_at_once(tmp_path: Path, words: Sequence[str], said: str) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "q.jsonl").write_text('{"id": "1", "question": "q", "golden_answers": ["a"]}\n')
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN, *words], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stderr.splitlines()[-1].startswith(f"error: {said}"), done.stderr
+    assert done.returncode in (3, 4)
+    assert done.stdout == "loaded:\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "q.jsonl"]
