@@ -9,8 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from tspo_cli.commands.named_inputs import find_inputs
-from tspo_cli.commands.options import Json, Overwrite, Settings, check_folder
+from tspo_cli.commands.options import (
+    Json,
+    Overwrite,
+    Settings,
+    check_folder,
+    find_inputs,
+)
 from tspo_cli.console import result, result_json, say, say_meanwhile
 from tspo_cli.errors import GateError, UsageError
 

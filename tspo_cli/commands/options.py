@@ -1,16 +1,20 @@
-"""Options that several commands share, each with a single help text."""
+"""Options that several commands share, each with a single help text, and checks of values."""
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.plain_files import open_plain, require_plain
+
+if TYPE_CHECKING:
+    from tspo_cli.config.schema import Config
 
 Sources = Annotated[
     list[str],
@@ -122,3 +126,35 @@ OverwriteRun = Annotated[
     bool,
     typer.Option("--overwrite", help="Start anew; the old run goes with the first checkpoint."),
 ]
+
+
+def find_inputs(
+    *, model: str = "", revision: str = "", data: Sequence[str] = (), index: str = ""
+) -> None:
+    """Find a model directory, question files or data sets, and an index, before libraries that take
+    seconds to load open them. Empty names are left out, and so are models and data of the hub.
+
+    Raises:
+        MissingResourceError: one of them is not there.
+        InvalidInputError: something else stands in the place of the index or of a question file.
+    """
+    from tspo_cli.data.readers import resolve_data
+    from tspo_cli.models.load_model import CONFIG, is_local_model
+    from tspo_cli.retrieval.manifest import read_manifest
+
+    if model:
+        is_local_model(model, (CONFIG,), "configuration", revision)
+    for name in data:
+        resolve_data(name)
+    if index:
+        read_manifest(Path(index))
+
+
+def find_inputs_of_training(config: Config) -> None:
+    """`find_inputs` for what an experiment names."""
+    find_inputs(
+        model=config.model.path,
+        revision=config.model.revision,
+        data=(*(config.data.train if config.kind != "sft" else ()), *config.eval.data),
+        index=config.retriever.index,
+    )

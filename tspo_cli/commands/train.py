@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tspo_cli.commands.named_inputs import find_inputs_of_training
-from tspo_cli.commands.options import Json, OverwriteRun, ResumeRun, RunOut, Settings, Sources
+from tspo_cli.commands.options import (
+    Json,
+    OverwriteRun,
+    ResumeRun,
+    RunOut,
+    Settings,
+    Sources,
+    find_inputs_of_training,
+)
 from tspo_cli.console import result, result_json, say, say_meanwhile, warn
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.freed_memory import use_expandable_segments
