@@ -91,6 +91,8 @@ class _Scores(TypedDict, total=False):
     n: Required[Count]
     k: Count | None
     em: Required[Share | None]
+    em_low: Share | None
+    em_high: Share | None
     f1: Share | None
     sub_em: Share | None
     answer_in_retrieved: Share | None

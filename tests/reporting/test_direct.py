@@ -126,7 +126,16 @@ def test_differences_gains_tests_and_power(evals: Path, report: RunReport) -> No
     ]
 
 
-def test_the_rows_have_wilsons_interval(evals: Path, report: RunReport) -> None:
+def test_all_tables_have_the_same_interval_of_one_run(tmp_path: Path) -> None:
+    make_evaluation(tmp_path / "one", "rag", items(3, 0.4, 90), dataset="nq", intervals=True)
+    found = RunReport(open_runs([tmp_path]))
+    (row,), (record,) = found.rows, found.table("main").records
+    low, high = record["sets"]["nq"]["low"], record["sets"]["nq"]["high"]
+    assert (row.em_low, row.em_high) == (pytest.approx(low), pytest.approx(high))
+    assert "bootstrap" in found.table("rows").notes[0]
+
+
+def test_rows_without_a_recorded_interval_have_wilsons(evals: Path, report: RunReport) -> None:
     for row in report.rows:
         values = scores(evals, row.method, row.dataset)
         assert row.em == pytest.approx(values.mean())

@@ -8,6 +8,7 @@ from typing import Any
 
 from tspo_cli import runs
 from tspo_cli.config.schema import Config
+from tspo_cli.evaluation.statistics.estimates import estimate_share
 
 HOSTILE = "<script>alert(1)</script> [red]x[/red] [/] & $5 50% a_b {c} | # \\ ~ ^ \" ' `"
 QUESTIONS = 40
@@ -105,8 +106,12 @@ def make_evaluation(
     dataset: str = "test",
     model: str = "model",
     seed: int = 0,
+    intervals: bool = False,
 ) -> None:
-    """A folder as `tspo eval` leaves it: the summary, the scores and the items of one data set."""
+    """A folder as `tspo eval` leaves it: the summary, the scores and the items of one data set.
+
+    `intervals`: of em, as versions of today record them.
+    """
     mean = {key: sum(item[key] for item in items) / len(items) for key in ("em", "f1")}
     scores = {
         "dataset": dataset,
@@ -116,6 +121,9 @@ def make_evaluation(
         **mean,
         "searches": 2.0,
     }
+    if intervals:
+        share = estimate_share([item["em"] for item in items])
+        scores |= {"em_low": share.low, "em_high": share.high}
     config = Config.model_validate({"seed": seed}).section_dict()
     command = f"tspo eval {model} --data {dataset} --method {method}"
     earlier = runs.read_json(path / "eval.json")["results"] if (path / "eval.json").exists() else []

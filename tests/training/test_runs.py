@@ -14,6 +14,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import Finished, Playground, StartedTspo, run_tspo
+from tspo_cli.evaluation.statistics.estimates import estimate_share
 from tspo_cli.runs import checkpoint_folders, checkpoint_step, read_json, read_jsonl, read_jsonl_gz
 
 pytestmark = pytest.mark.slow
@@ -56,6 +57,13 @@ def test_a_run_leaves_everything_that_the_readme_promises(finished: tuple[Path, 
     scores = read_json(run / "eval" / "step_000006" / "world.json")
     items = list(read_jsonl_gz(run / "eval" / "step_000006" / "world.items.jsonl.gz"))
     assert scores["n"] == len(items) == 6
+    share = estimate_share([item["f1"] for item in items])
+    assert (scores["f1_low"], scores["f1_high"], scores["f1_se"]) == (
+        share.low,
+        share.high,
+        share.se,
+    )
+    assert scores["em_low"] <= scores["em"] <= scores["em_high"]
     assert scores == summary["eval"][0]
     assert all(item["trajectory"]["turns"] for item in items)
 

@@ -12,7 +12,7 @@ from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.methods import METHODS
 from tspo_cli.evaluation.metrics import summarize
 from tspo_cli.evaluation.sets import read_eval_sets
-from tspo_cli.evaluation.summary import cut_questions
+from tspo_cli.evaluation.summary import cut_questions, with_intervals
 from tspo_cli.runs import eval_folder
 from tspo_cli.training.core.distributed import gather_json, rank, world_size
 from tspo_cli.training.core.stop_points import local_work
@@ -53,6 +53,7 @@ def make_evaluator(config: Config) -> Evaluate:
                 scores = summarize(
                     items, dataset=dataset, method=AGENT_METHOD.name, k=run.config.retriever.k
                 )
+                scores = with_intervals(scores, items)
                 write_evaluation(eval_folder(run.directory, step), scores, items)
                 run.log(
                     f"step {step}: {dataset} EM {scores['em']:.3f} F1 {scores['f1']:.3f} (n "

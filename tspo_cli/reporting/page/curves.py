@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tspo_cli.evaluation.statistics.estimates import wilson
 from tspo_cli.reporting.page.charts import Chart, Line, Points, line_style, smooth, svg
 from tspo_cli.reporting.sources.arms import Arm
 from tspo_cli.reporting.sources.curve_data import (
@@ -45,7 +44,7 @@ METRIC_CHARTS = (
     MetricChart("kl", "KL to the starting policy (nats)"),
 )
 SUPERVISED_LOSS = MetricChart("loss", "Loss of supervised runs (nats per token)")
-_ONE_SEED = "Band: 95 % Wilson interval over the questions."
+_ONE_SEED = "Band: 95 % interval over the questions."
 _MORE_SEEDS = "Line: mean over seeds; band: lowest to highest seed."
 
 
@@ -112,9 +111,9 @@ def _em_line(label: str, color: int, by_step: Sequence[tuple[int, Sequence[SeedS
 
 
 def _band(scores: Sequence[SeedScore]) -> tuple[float, float]:
-    """Lowest and highest seed, or the Wilson interval of a single one."""
+    """Lowest and highest seed, or the interval of a single one over its questions."""
     if len(scores) == 1:
-        return wilson(scores[0].em, scores[0].n)
+        return scores[0].low, scores[0].high
     return mean_low_high([score.em for score in scores])[1:]
 
 

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tspo_cli.evaluation.statistics.estimates import wilson
+from tspo_cli.reporting.sources.curve_data import em_interval
 from tspo_cli.reporting.sources.run_view import RunView
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Scores are shares between 0 and 1; `em_low` and `em_high` bound the 95 % Wilson interval over
-    the `n` items.
+    """Scores are shares between 0 and 1; `em_low` and `em_high` bound the 95 % interval over the
+    `n` items (`em_interval`).
 
     `searches` is a mean per item, and so is `invalid_calls`, of methods that call functions.
     `refused` counts the questions that the server of a hosted model refused. `last` marks the last
@@ -67,7 +67,7 @@ def _rows_of(view: RunView, all_steps: bool) -> list[Row]:
 def _row(view: RunView, step: int, last: bool, scores: dict[str, Any]) -> Row:
     n = int(scores.get("n") or 0)
     em = scores.get("em")
-    low, high = wilson(em, n) if em is not None and n > 0 else (None, None)
+    low, high = em_interval(scores)
     return Row(
         run=view.name,
         algorithm=view.algorithm,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tspo_cli.credit.group import GROUP_METRICS
+from tspo_cli.evaluation.statistics.estimates import wilson
 from tspo_cli.reporting.sources.arms import Arm
 from tspo_cli.reporting.sources.run_view import RunView
 
@@ -19,10 +20,11 @@ GROUP_CLASSES = tuple(
 
 @dataclass(frozen=True, slots=True)
 class SeedScore:
-    """EM of one run at one step, over `n` questions."""
+    """EM of one run at one step, with its 95 % interval over the questions."""
 
     em: float
-    n: int
+    low: float
+    high: float
 
 
 def arm_datasets(arm: Arm) -> list[str]:
@@ -38,9 +40,21 @@ def em_by_step(arm: Arm, dataset: str) -> list[tuple[int, list[SeedScore]]]:
         for step, scores in view.evaluations:
             em = scores.get("em")
             if scores.get("dataset") == dataset and em is not None and is_finite(em):
-                score = SeedScore(float(em), int(scores.get("n") or 0))
+                low, high = em_interval(scores)
+                score = SeedScore(em, em if low is None else low, em if high is None else high)
                 by_step.setdefault(step, []).append(score)
     return sorted(by_step.items())
+
+
+def em_interval(scores: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """The 95 % interval of an evaluation's EM over its questions, as it was recorded; Wilson's for
+    an evaluation of a version that recorded none. None without questions.
+    """
+    low, high = scores.get("em_low"), scores.get("em_high")
+    if low is not None and high is not None:
+        return low, high
+    em, n = scores.get("em"), int(scores.get("n") or 0)
+    return wilson(em, n) if em is not None and n > 0 else (None, None)
 
 
 def mean_low_high(values: Sequence[float]) -> tuple[float, float, float]:

@@ -80,7 +80,8 @@ def results_table(rows: list[dict[str, Any]]) -> Table:
 
 def _notes(rows: list[dict[str, Any]]) -> tuple[str, ...]:
     notes = [
-        "95 % interval: Wilson's, over the questions of one run; it says nothing of other seeds."
+        "95 % interval: bootstrap over the questions of one run (Wilson's where all answers are "
+        "alike); it says nothing of other seeds."
     ] * bool(rows)
     if any(row.get("p") is not None for row in rows):
         notes.append(
