@@ -14,7 +14,7 @@ from typing import Any
 
 from tspo_cli.errors import InvalidInputError
 
-MOST_BYTES = 1 << 20
+MOST_BYTES = 1 << 18
 MOST_PARTS = 16
 """Of a dotted key, and of brackets within each other."""
 MOST_DEPTH = 32
@@ -42,7 +42,7 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     """
     if len(text) > MOST_BYTES:
         raise InvalidInputError(
-            f"{where}: not valid TOML for tspo: larger than {MOST_BYTES >> 20} MiB; expected the "
+            f"{where}: not valid TOML for tspo: larger than {MOST_BYTES >> 10} KiB; expected the "
             "keys of an experiment"
         )
     for line, problem in _excesses(text):

@@ -7,16 +7,18 @@ of the passage that give the answer. Titles and names are cut.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Literal
+
+import numpy as np
 
 from tspo_cli.data.normal_form import normalize_answer
 from tspo_cli.data.word_forms import spans, wanted
 from tspo_cli.retrieval.types import Hit
 
-_SENTENCE_END = re.compile(r"(?<=[^\W\d_]{3}[.!?])\s|(?<=\d[.!?])\s|(?<=[\])][.!?])\s")
+# The space first: patterns that begin with a character are searched faster.
+_SENTENCE_END = re.compile(r"\s(?<=[.!?].)(?:(?<=[^\W\d_]{3}..)|(?<=[\d\])]..))", re.DOTALL)
 _MOST_QUOTED = 40
 _IN_PARENTHESES = re.compile(r"\s*\([^()]*\)\s*$")
 Why = Literal["question", "named in question", "named in passage"]
@@ -123,12 +125,14 @@ def _quotation(known: Sequence[Hit], question: str, answer: str) -> tuple[Hit | 
 def _sentences_with(text: str, answer: str) -> Iterator[str]:
     """The sentences of `text` that hold the answer, whole: a cut would show where it stands."""
     form = wanted(answer)
-    borders = [-1, *(found.start() for found in _SENTENCE_END.finditer(text)), len(text)]
-    sentences = {
-        (borders[bisect_left(borders, start) - 1] + 1, borders[bisect_left(borders, end)])
-        for start, end in spans(text, [form] if form else []).tolist()
-    }
-    for start, end in sorted(sentences):
+    found = spans(text, [form] if form else [])
+    if not len(found):
+        return
+    borders = np.array([-1, *(end.start() for end in _SENTENCE_END.finditer(text)), len(text)])
+    first = borders[np.searchsorted(borders, found[:, 0]) - 1] + 1
+    last = borders[np.searchsorted(borders, found[:, 1])]
+    width = len(text) + 1
+    for start, end in (divmod(key, width) for key in np.unique(first * width + last).tolist()):
         words = text[start:end].split()
         if len(words) <= _MOST_QUOTED:
             yield " ".join(words)
