@@ -14,8 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from tspo_cli.console import progress
-from tspo_cli.disk import WriteError, identity
-from tspo_cli.errors import TspoError
+from tspo_cli.disk import WriteError
 from tspo_cli.record_digests import note_digests
 from tspo_cli.rollout.agent_file import write_agent_file
 from tspo_cli.rollout.records import GroupRecord
@@ -100,7 +99,7 @@ def train_loop(
     for sentence in warnings:
         run.warn(sentence)
     saves = restore(run) if resume else SavedSteps(run, step=0, saved=0)
-    done, place = saves.step, identity(run.directory)
+    done = saves.step
     if resume and run.is_main_process:
         forget_later_checkpoints(run.directory, done)
         adopt_settings(config, run.directory, run.attempt)
@@ -110,7 +109,7 @@ def train_loop(
     measure = StepMeasures(run.learner.core)
     profiler = step_profiler(run.directory, done + 1, config.track.profile)
     with (
-        _status(run, place, done, reason) as reached,
+        _status(run, saves, done, reason) as reached,
         tracker(config, run.directory, run.is_main_process) as track,
         _progress_bar(run, done) as advance,
         saved_at_stop(saves),
@@ -125,7 +124,7 @@ def train_loop(
             in_force = remedies.before_step(step)
             with profiler(step), may_be_abandoned():
                 result = make_step(step, is_kept)
-            _require_place(run, place)
+            saves.require_place()
             result = replace(result, metrics=result.metrics | in_force)
             for sentence in result.warnings:
                 run.warn(sentence)
@@ -153,12 +152,13 @@ def train_loop(
                 _evaluate(run, evaluate, step, track)
                 saves.end_step(step, is_evaluated=True)
             if last or is_kept:
-                saves.save()
+                saves.begin_save()
             advance(1, line)
             if reason is not None:
                 run.log(f"step {step}: stopped early, because {reason}")
                 reached(step, reason)
                 break
+        saves.finish()
         agree_to_stop()
         if config.train.export_model:
             _export(run)
@@ -235,14 +235,6 @@ class _SetReached(Protocol):
     def __call__(self, step: int, stopped_early: str | None = None) -> None: ...
 
 
-def _require_place(run: TrainingRun, place: tuple[int, int] | None) -> None:
-    if run.is_main_process and identity(run.directory) != place:
-        raise TspoError(
-            f"{run.directory}: was moved or deleted while this run wrote it; where it is now, "
-            "--resume goes on"
-        )
-
-
 @dataclass
 class _Reached:
     """How far the run has come: its last step, and the rule that stopped it before its steps."""
@@ -253,11 +245,10 @@ class _Reached:
 
 @contextmanager
 def _status(
-    run: TrainingRun, place: tuple[int, int] | None, done: int, stopped_early: str | None
+    run: TrainingRun, saves: SavedSteps, done: int, stopped_early: str | None
 ) -> Iterator[_SetReached]:
     """Keep RUN/status.json up to date: running, then finished, or failed or stopped at the step
-    that was reached. Where the directory is no longer the one with the identity `place`, nothing is
-    written.
+    that was reached. Where the directory is no longer there, nothing is written.
     """
     at = _Reached(done, stopped_early)
 
@@ -270,7 +261,7 @@ def _status(
             set_status(run.directory, state, at.step, run.attempt, run.warnings, at.stopped_early)
 
     def end(state: str) -> None:
-        if identity(run.directory) != place:
+        if not saves.is_in_place:
             return  # what stands there now is not ours
         write_state(state)
         if run.is_main_process:
@@ -285,7 +276,7 @@ def _status(
     except BaseException as error:
         end("failed")
         with suppress(WriteError):  # of a full disk: the error that ended the run says it
-            if identity(run.directory) == place:
+            if saves.is_in_place:
                 log_line(run.directory, run.attempt, f"failed: {error}")
         raise
     end("finished")

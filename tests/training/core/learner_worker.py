@@ -196,18 +196,18 @@ def _failing_save(folder: Path) -> list[str]:
     if world_size() == 1:
         return []
 
-    def write_part(path: Path, fragments: object) -> None:
+    def write_tensors(path: Path, tensors: dict[str, Any]) -> None:
         if rank() == 1:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        original(path, fragments)
+        original(path, tensors)
 
-    original, checkpoint.write_part = checkpoint.write_part, write_part
+    original, checkpoint.write_tensors = checkpoint.write_tensors, write_tensors
     learner, said = make_learner(make_config()), "nothing"
     try:
         save_checkpoint(learner.core, folder, {"step": 4})
     except (OSError, TspoError) as error:
         said = f"{type(error).__name__}: {error}"
-    checkpoint.write_part = original
+    checkpoint.write_tensors = original
     return gather_json(said)
 
 

@@ -27,7 +27,7 @@ MOMENTS: dict[str, tuple[Any, str]] = {
     "weights": (RlStep, "hand_over_weights"),
     "records": (loop, "_record"),
     "evaluation": (loop, "_evaluate"),
-    "checkpoint": (saved_steps, "save_checkpoint"),
+    "checkpoint": (saved_steps, "begin_checkpoint"),
     "start": (saved_steps, "agree_to_stop"),
 }
 

@@ -112,8 +112,11 @@ class TrainingCore:
     gradients are those of the union, whatever the number of processes and the ZeRO stage. `updates`
     counts optimiser updates, and `rate_scale` multiplies their learning rates; `clock` has the
     seconds of their parts, and `computed_tokens` the tokens that this process took through forward
-    and backward pass, prompts and passages included.
+    and backward pass, prompts and passages included. `before_change` is called before any weights
+    change.
     """
+
+    before_change: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(
         self, module: nn.Module, config: Config, optimizer: OptimizerConfig, total_updates: int
@@ -286,6 +289,7 @@ class TrainingCore:
 
     def _step(self) -> float:
         """The optimiser's step; returns the gradient norm before clipping."""
+        self.before_change()
         weights_change()
         norm = None
         if self.zero_stage == 0 and not self.is_bfloat16:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tspo_cli import stopping
-from tspo_cli.disk import flush_to_disk
+from tspo_cli.disk import flush_to_disk, identity
+from tspo_cli.errors import TspoError
 from tspo_cli.record_digests import delete_folder, forget_digests, note_digests
 from tspo_cli.runs import (
     CHECKPOINTS_NAME,
@@ -24,13 +25,20 @@ from tspo_cli.runs import (
 )
 from tspo_cli.training.best import forget_later
 from tspo_cli.training.core.checkpoints.checkpoint import (
+    UnfinishedCheckpoint,
+    begin_checkpoint,
     find_checkpoint,
     load_checkpoint,
     prune,
-    save_checkpoint,
     set_aside,
 )
-from tspo_cli.training.core.distributed import all_max, barrier, broadcast_json, rank
+from tspo_cli.training.core.distributed import (
+    all_max,
+    barrier,
+    broadcast_json,
+    rank,
+    world_size,
+)
 from tspo_cli.training.core.stop_points import agree_to_stop
 from tspo_cli.training.launch.replaced_run import forget_replaced
 from tspo_cli.training.launch.training_run import TrainingRun
@@ -39,15 +47,36 @@ from tspo_cli.training.launch.training_run import TrainingRun
 @dataclass
 class SavedSteps:
     """What a checkpoint would hold now. `step` is the last whole step, `saved` that of the newest
-    checkpoint. `is_evaluated` is False while an evaluation of `step` is due.
+    checkpoint, which may be `unfinished`: its files are written while the next step rolls out.
+    `is_evaluated` is False while an evaluation of `step` is due.
     """
 
     run: TrainingRun
     step: int
     saved: int
     is_evaluated: bool = True
+    unfinished: UnfinishedCheckpoint | None = None
     last_save: float = field(default_factory=time.monotonic)
     last_step: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._place = identity(self.run.directory)
+        critic = self.run.critic
+        for core in (self.run.learner.core, *([critic.core] if critic is not None else ())):
+            core.before_change = self.finish
+
+    @property
+    def is_in_place(self) -> bool:
+        """False where the run directory is no longer what it was when the training began."""
+        return identity(self.run.directory) == self._place
+
+    def require_place(self) -> None:
+        """Raises TspoError where somebody moved or deleted the run directory."""
+        if self.run.is_main_process and not self.is_in_place:
+            raise TspoError(
+                f"{self.run.directory}: was moved or deleted while this run wrote it; where it is "
+                "now, --resume goes on"
+            )
 
     def begin_step(self, step: int) -> bool:
         """Begin a step, unless a stop was asked for. True if a checkpoint follows it, other than as
@@ -80,8 +109,14 @@ class SavedSteps:
 
     def save(self) -> None:
         """Write the checkpoint of the last whole step, unless it is there."""
+        self.begin_save()
+        self.finish()
+
+    def begin_save(self) -> None:
+        """`save` in the background, until `finish`, which comes before any weights change."""
         if self.saved == self.step or not writes_checkpoints(self.run):
             return
+        self.finish()
         run, critic = self.run, self.run.critic
         if run.is_main_process:  # a checkpoint never outlives the records of its steps
             paths = [path for name in LINES_NAMES if (path := run.directory / name).exists()]
@@ -92,14 +127,28 @@ class SavedSteps:
         if not self.is_evaluated:
             extra["evaluation"] = "due"
         folder = checkpoint_folder(run.directory, self.step)
-        save_checkpoint(run.learner.core, folder, extra, critic.core if critic else None)
-        if run.is_main_process:
-            prune(run.directory, run.config.checkpoint.keep)
-            forget_replaced(run.directory)
+        core = critic.core if critic else None
+        self.unfinished = begin_checkpoint(run.learner.core, folder, extra, core)
         self.saved, self.last_save = self.step, time.monotonic()
+
+    def finish(self) -> None:
+        """Put the checkpoint that is being written in its place. All processes call it.
+
+        Raises:
+            TspoError, WriteError: it cannot be written, or the run directory was moved.
+        """
+        unfinished, self.unfinished = self.unfinished, None
+        if unfinished is None:
+            return
+        self.require_place()
+        unfinished.finish()
+        if self.run.is_main_process:
+            prune(self.run.directory, self.run.config.checkpoint.keep)
+            forget_replaced(self.run.directory)
 
     def save_at_stop(self, number: int) -> None:
         """Write the checkpoint that the signal `number` asks for."""
+        self.finish()
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         if self.step > self.saved and writes_checkpoints(self.run):
             self.run.log(
@@ -126,6 +175,11 @@ def saved_at_stop(saves: SavedSteps) -> Iterator[SavedSteps]:
             number = stopping.stop_number(error)
             if number and not stopping.is_urgent():
                 saves.save_at_stop(number)
+            raise
+        except Exception:
+            if world_size() == 1:  # several processes do not fail together: the others may be gone
+                with suppress(TspoError, OSError):  # the first error is the one to tell
+                    saves.finish()
             raise
 
 

@@ -14,11 +14,12 @@ Checkpoints without `files` and `sha256` come from version 0.2.0.
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tspo_cli.digests import file_digest, json_digest
 from tspo_cli.disk import WriteError, delete, flush_to_disk, reason, replace_directory
@@ -29,7 +30,6 @@ from tspo_cli.training.core.checkpoints.checkpoint_files import (
     SavedTensors,
     check_tensors,
     part_names,
-    write_part,
     write_tensors,
 )
 from tspo_cli.training.core.distributed import barrier, gather_json, rank, world_size
@@ -41,6 +41,9 @@ from tspo_cli.training.core.optimizer_state import (
     whole_shape,
 )
 from tspo_cli.training.core.training_core import TrainingCore
+
+if TYPE_CHECKING:
+    import torch
 
 STATE, CRITIC, INDEX = "state", "critic", "state.json"
 
@@ -57,79 +60,126 @@ def save_checkpoint(
         WriteError: a part of this process does not fit.
         TspoError: another process could not write its part.
     """
-    temporary = directory.with_name(f".{directory.name}.tmp")
-    cores = {STATE: policy} | ({CRITIC: critic} if critic is not None else {})
-    try:
-        if rank() == 0:
-            delete(temporary)
-            temporary.mkdir(parents=True)
-        barrier()
-        files = _write_parts(cores, temporary)
-        if rank() == 0:
-            index: dict[str, Any] = {"updates": policy.updates}
-            if critic is not None:
-                index["critic_updates"] = critic.updates
-            index |= {"extra": extra, "files": files}
-            if world_size() > 1:
-                shapes = {name: _shapes(core) for name, core in cores.items()}
-                index |= {"parts": world_size(), "shapes": shapes}
-            write_json(temporary / INDEX, {**index, "sha256": json_digest(index)})
-            flush_to_disk(temporary)
-            replace_directory(temporary, directory)
-            flush_to_disk(directory.parent)
-    except (WriteError, TspoError):  # what does not fit leaves its room to others
-        if rank() == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    barrier()
+    begin_checkpoint(policy, directory, extra, critic).finish()
 
 
-def _write_parts(cores: Mapping[str, TrainingCore], folder: Path) -> dict[str, dict[str, Any]]:
-    """Write this process's files; bytes and digest of those of all processes, by name. A process
-    that fails is known to all: nobody waits for it.
+def begin_checkpoint(
+    policy: TrainingCore,
+    directory: Path,
+    extra: dict[str, Any],
+    critic: TrainingCore | None = None,
+) -> UnfinishedCheckpoint:
+    """`save_checkpoint` that writes in the background, until `finish` is called. All processes call
+    both. Until then no weights and moments may change: the writer reads those of a CPU in place.
+
+    Raises:
+        WriteError: the folder cannot be made.
     """
-    facts: dict[str, Any] = {}
-    failure: OSError | None = None
-    try:
-        for name, core in cores.items():
-            path = folder / part_names(name, world_size())[rank()]
-            # A policy that waits for its critic has no moments yet.
-            _write_part(core, path, has_moments=core.updates > 0)
-            facts[path.name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
-    except OSError as error:
-        failure = error
-    reasons = gather_json(reason(failure) if failure is not None else "")
-    if failure is not None:
-        raise failure
-    for number, said in enumerate(reasons):
-        if said:
-            raise TspoError(f"process {number} could not write its part of a checkpoint: {said}")
-    files = {name: fact for part in gather_json(facts) for name, fact in part.items()}
-    absent = [name for name in sorted(files) if not (folder / name).is_file()]
-    if rank() == 0 and absent:
-        raise TspoError(
-            f"{folder}: {absent[0]} of another process is not here; the run directory must be on a "
-            "file system that all nodes share"
-        )
-    return {name: files[name] for name in sorted(files)}
+    cores = {STATE: policy} | ({CRITIC: critic} if critic is not None else {})
+    index: dict[str, Any] = {"updates": policy.updates}
+    if critic is not None:
+        index["critic_updates"] = critic.updates
+    index["extra"] = extra
+    if world_size() > 1:
+        shapes = {name: _shapes(core) for name, core in cores.items()}
+        index |= {"parts": world_size(), "shapes": shapes}
+    temporary = directory.with_name(f".{directory.name}.tmp")
+    if rank() == 0:
+        delete(temporary)
+        temporary.mkdir(parents=True)
+    barrier()
+    # A policy that waits for its critic has no moments yet.
+    parts = {
+        part_names(name, world_size())[rank()]: _own_state(core, has_moments=core.updates > 0)
+        for name, core in cores.items()
+    }
+    return UnfinishedCheckpoint(directory, temporary, index, parts)
 
 
-def _write_part(core: TrainingCore, path: Path, *, has_moments: bool) -> None:
+class UnfinishedCheckpoint:
+    """A checkpoint whose files a thread of each process writes."""
+
+    def __init__(
+        self,
+        directory: Path,
+        temporary: Path,
+        index: dict[str, Any],
+        parts: dict[str, dict[str, torch.Tensor]],
+    ) -> None:
+        self._directory, self._temporary, self._index = directory, temporary, index
+        self._files: dict[str, dict[str, Any]] = {}
+        self._failure: Exception | None = None
+        # A daemon: a second signal ends the process at once, and what is there counts for nothing.
+        self._writer = threading.Thread(target=self._write, args=(parts,), daemon=True)
+        self._writer.start()
+
+    def finish(self) -> None:
+        """Wait for all files of all processes, and put the checkpoint in its place.
+
+        Raises:
+            WriteError: a part of this process does not fit.
+            TspoError: another process could not write its part.
+        """
+        self._writer.join()
+        try:
+            files = self._files_of_all()
+            if rank() == 0:
+                index = self._index | {"files": files}
+                write_json(self._temporary / INDEX, {**index, "sha256": json_digest(index)})
+                flush_to_disk(self._temporary)
+                replace_directory(self._temporary, self._directory)
+                flush_to_disk(self._directory.parent)
+        except (WriteError, TspoError):  # what does not fit leaves its room to others
+            if rank() == 0:
+                shutil.rmtree(self._temporary, ignore_errors=True)
+            raise
+        barrier()
+
+    def _write(self, parts: dict[str, dict[str, torch.Tensor]]) -> None:
+        try:
+            for name in list(parts):
+                path = self._temporary / name
+                write_tensors(path, parts.pop(name))
+                self._files[name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+        except Exception as error:  # `finish` raises it where the run can end of it
+            self._failure = error
+
+    def _files_of_all(self) -> dict[str, dict[str, Any]]:
+        """Bytes and digest of the files of all processes, by name. A process that failed is known
+        to all: nobody waits for it.
+        """
+        failure, folder = self._failure, self._temporary
+        said = reason(failure) if isinstance(failure, OSError) else str(failure or "")
+        reasons = gather_json(said)
+        if failure is not None:
+            raise failure
+        for number, other in enumerate(reasons):
+            if other:
+                raise TspoError(
+                    f"process {number} could not write its part of a checkpoint: {other}"
+                )
+        files = {name: fact for part in gather_json(self._files) for name, fact in part.items()}
+        absent = [name for name in sorted(files) if not (folder / name).is_file()]
+        if rank() == 0 and absent:
+            raise TspoError(
+                f"{folder}: {absent[0]} of another process is not here; the run directory must be "
+                "on a file system that all nodes share"
+            )
+        return {name: files[name] for name in sorted(files)}
+
+
+def _own_state(core: TrainingCore, *, has_moments: bool) -> dict[str, torch.Tensor]:
+    """What this process writes of the state of `core`, in CPU memory."""
     if world_size() == 1:
-        write_tensors(
-            path, full_state(core.engine, core.module, keep=True, has_moments=has_moments)
-        )
-        return
-    write_part(
-        path,
-        own_fragments(
-            core.engine,
-            core.module,
-            has_moments=has_moments,
-            rank=rank(),
-            processes=world_size(),
-        ),
+        return full_state(core.engine, core.module, keep=True, has_moments=has_moments)
+    fragments = own_fragments(
+        core.engine,
+        core.module,
+        has_moments=has_moments,
+        rank=rank(),
+        processes=world_size(),
     )
+    return {f"{part.name}:{part.start}": part.values for part in fragments}
 
 
 def _shapes(core: TrainingCore) -> dict[str, list[int]]:
@@ -147,6 +197,7 @@ def load_checkpoint(
         InvalidInputError: the checkpoint is damaged, or belongs to another model.
     """
     index = _read_index(directory)
+    policy.before_change()
     _load_core(policy, directory, STATE, index)
     if critic is not None:
         if "critic_updates" not in index:

@@ -8,14 +8,14 @@ KEY is param, exp_avg or exp_avg_sq. The shapes of tensors in parts are in the c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli.disk import flush_to_disk, follow_umask, writing
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.training.core.optimizer_state import MOMENTS, Fragment
+from tspo_cli.training.core.optimizer_state import MOMENTS
 
 if TYPE_CHECKING:
     import torch
@@ -43,11 +43,6 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
         save_file(tensors, path)
         follow_umask(path)
         flush_to_disk(path)
-
-
-def write_part(path: Path, fragments: Iterable[Fragment]) -> None:
-    """Write the part of this process."""
-    write_tensors(path, {f"{part.name}:{part.start}": part.values for part in fragments})
 
 
 class SavedTensors(Mapping[str, "torch.Tensor"]):
