@@ -43,13 +43,19 @@ def hide(key: str) -> None:
         _keys.add(key)
 
 
+def without_keys(text: str) -> str:
+    """`text` with *** for the keys that `hide` was told."""
+    for key in _keys:
+        text = text.replace(key, HIDDEN)
+    return text
+
+
 def without_secrets(text: str) -> str:
     """`text` with *** for the user and password of every URL (`http://user:password@host`), for the
     value of every parameter that is called a token, key, password or the like, and for the keys
     that `hide` was told.
     """
-    for key in _keys:
-        text = text.replace(key, HIDDEN)
+    text = without_keys(text)
     if ":/" not in text:
         return text
     return _PARAMETER.sub(rf"\1{HIDDEN}", _LOGIN.sub(rf"\1{HIDDEN}@", text))

@@ -253,10 +253,10 @@ class FaultyServer:
 
 @contextmanager
 def faulty(
-    mode: Mode, faults: float = float("inf"), only: Iterable[str] = ()
+    mode: Mode, faults: float = float("inf"), only: Iterable[str] = (), *, gets: bool = False
 ) -> Iterator[FaultyServer]:
     """A server on a free port that misbehaves in `mode` for `faults` requests, then answers; to
-    requests without a query of `only` it always answers.
+    requests without a query of `only` it always answers. GET is 404, or with `gets` misbehaves too.
     """
     listener = socket.create_server(("127.0.0.1", 0))
     state = FaultyServer(
@@ -267,12 +267,13 @@ def faulty(
         with conn, suppress(OSError):
             conn.settimeout(2)
             request = _request(conn)
-            if request is None:
+            if request is None and not gets:
                 conn.sendall(http(b"", "404 Not Found"))
                 return
-            count = len(request["queries"])
+            queries = (request or {}).get("queries", ())
+            count = len(queries)
             state.requests += 1
-            is_meant = not state.only or not state.only.isdisjoint(request["queries"])
+            is_meant = not state.only or not state.only.isdisjoint(queries)
             (mode.send if is_meant and state.requests <= state.faults else _well)(conn, count)
 
     def accept() -> None:

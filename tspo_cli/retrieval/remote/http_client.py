@@ -15,6 +15,7 @@ import httpx
 
 from tspo_cli.config.urls import check_url, shown_url
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
+from tspo_cli.retrieval.remote.answer_body import ACCEPTED, read_body
 from tspo_cli.retrieval.remote.patience import (
     UNTIL_DEADLINE,
     Notices,
@@ -24,7 +25,6 @@ from tspo_cli.retrieval.remote.patience import (
     ask_until_answered,
 )
 from tspo_cli.retrieval.remote.read_answer import (
-    MAX_ANSWER,
     MalformedAnswerError,
     excerpt,
     read_answer,
@@ -42,7 +42,6 @@ _BUSY = {429, 503}
 _PASSING = {404, 405, 408, 425}
 """Statuses below 500 that a starting server or its proxy may give."""
 _LOCKED = {401, 403}
-_ENCODINGS = {"", "identity", "gzip", "deflate"}
 
 
 class HttpRetriever:
@@ -91,7 +90,7 @@ class HttpRetriever:
         self._max_passage_chars = max_passage_chars
         self._turn = itertools.count()
         self._slots = threading.BoundedSemaphore(concurrency)
-        headers = {"Accept-Encoding": "gzip, deflate", **authorisation(token)}
+        headers = {**ACCEPTED, **authorisation(token)}
         self._client = httpx.Client(headers=headers, transport=timed_transport(concurrency))
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
@@ -186,7 +185,7 @@ class HttpRetriever:
         try:
             health = url.removesuffix("retrieve") + "healthz"
             with self._client.stream("GET", health, timeout=self._timeout) as answer:
-                content = _read(answer)
+                content = read_body(answer)
             facts = json.loads(content) if answer.status_code == 200 else {}
         except (httpx.HTTPError, RemoteServiceError, ValueError, RecursionError):
             facts = {}
@@ -257,7 +256,7 @@ class HttpRetriever:
         timeout = max(0.001, end - time.monotonic())
         try:
             with self._client.stream("POST", url, json=body, timeout=timeout) as response:
-                content = _read(response)
+                content = read_body(response)
         except httpx.DecodingError as error:
             reason = excerpt(str(error))
             raise MalformedAnswerError(f"cannot decode its answer ({reason})") from None
@@ -295,22 +294,6 @@ class _FailedRequestError(TemporaryError):
     def __init__(self, reason: str, url: str, retry_after: float = 0.0) -> None:
         super().__init__(reason, retry_after)
         self.url = url
-
-
-def _read(response: httpx.Response) -> bytes:
-    """The decoded body. Raises MalformedAnswerError, RemoteServiceError: it is encoded more than
-    once, which may be a bomb, or too large.
-    """
-    encoding = response.headers.get("content-encoding", "").strip().lower()
-    if encoding not in _ENCODINGS:
-        raise MalformedAnswerError(f"its answer has the encoding {excerpt(encoding)!r}")
-    chunks, size = [], 0
-    for chunk in response.iter_bytes():
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > MAX_ANSWER:
-            raise RemoteServiceError(f"its answer has more than {MAX_ANSWER >> 20} MiB")
-    return b"".join(chunks)
 
 
 def _retry_after(response: httpx.Response) -> float:

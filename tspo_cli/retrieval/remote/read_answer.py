@@ -16,8 +16,6 @@ from tspo_cli.retrieval.remote.patience import TemporaryError
 from tspo_cli.retrieval.types import Hit, SearchResult
 from tspo_cli.text.secrets import without_secrets
 
-MAX_ANSWER = 64 << 20
-"""Bytes of one answer. 256 queries with 100 passages of a kilobyte are 25 MB."""
 MAX_HITS = 1_000
 """Hits of one query. A server that ignores `topk` is cut to it, but not one that sends a corpus."""
 _EXCERPT = 200

@@ -40,6 +40,14 @@ def timed_transport(concurrency: int) -> httpx.HTTPTransport:
     return transport
 
 
+def heed_deadlines(client: httpx.Client) -> httpx.Client:
+    """Let the requests of `client`, also those through its proxies, heed `end_requests_at`."""
+    for transport in (client._transport, *client._mounts.values()):
+        if isinstance(transport, httpx.HTTPTransport):
+            transport._pool._network_backend = _TimedBackend()
+    return client
+
+
 @cache
 def _ssl_context() -> ssl.SSLContext:
     """The certificates that are trusted. Reading them takes a tenth of a second."""

@@ -8,6 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tspo_cli.retrieval.remote.read_answer import excerpt
+from tspo_cli.text.foreign_json import parse_foreign
+
 FILTERED = ("content_filter", "safety")
 """Reasons to finish by which a server withholds a reply."""
 
@@ -36,30 +39,34 @@ def read_reply(response: Mapping[str, Any], api: Literal["completions", "chat"])
     choices = response.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
-        return Reply(refused=f'expected "choices" in the response, got {str(dict(response))[:200]}')
+        return Reply(refused=f'expected "choices" in the response, got {_shown(dict(response))}')
     finish_reason = str(choice.get("finish_reason"))
     if finish_reason.lower() in FILTERED:
         return Reply(refused=f"finish_reason {finish_reason}")
-    message = choice.get("message")
-    message = message if api == "chat" and isinstance(message, dict) else {}
-    text = _text(message.get("content") if api == "chat" else choice.get("text"))
+    message = choice.get("message") if api == "chat" else {}
+    # Servers may leave the content of a message out where it is empty.
+    if not isinstance(message, dict) or (api == "completions" and "text" not in choice):
+        name = "message" if api == "chat" else "text"
+        return Reply(refused=f'expected "{name}" in the response, got {_shown(choice)}')
+    said = message.get("content") if api == "chat" else choice["text"]
+    text = _text(said)
     if text is None:
-        kind = type(message.get("content") if api == "chat" else choice.get("text")).__name__
-        return Reply(refused=f"expected text, got {kind}")
+        return Reply(refused=f"expected text, got {type(said).__name__}")
     if not text and isinstance(refusal := message.get("refusal"), str) and refusal:
-        return Reply(refused=f"the model refused: {' '.join(refusal.split())[:200]}")
+        return Reply(refused=f"the model refused: {excerpt(refusal)}")
     calls = message.get("tool_calls")
     function = message.get("function_call")
     if isinstance(function, dict) and not calls:
         text += call_text({"function": function})
     ids = choice.get("token_ids")
-    sampled = ids if isinstance(ids, list) and all(type(token) is int for token in ids) else []
+    if ids is not None and not (isinstance(ids, list) and all(map(_is_token, ids))):
+        return Reply(refused=f"expected token ids, got {_shown(ids)}")
     return Reply(
         text=text,
         calls=tuple(calls) if isinstance(calls, list) else (),
         finish_reason=finish_reason,
         stop_reason=choice.get("stop_reason"),
-        token_ids=tuple(sampled),
+        token_ids=tuple(ids or ()),
         thought=_thought(message),
     )
 
@@ -70,15 +77,25 @@ def _thought(message: Mapping[str, Any]) -> str:
 
 
 def call_text(call: Any) -> str:
-    """A tool call of OpenAI's API as text. Arguments that are not JSON stay a string."""
+    """A tool call of OpenAI's API as text. Arguments that cannot be read stay a string."""
     function = call.get("function") if isinstance(call, dict) else None
     fields = function if isinstance(function, dict) else {}
     name, arguments = fields.get("name"), fields.get("arguments")
     if isinstance(arguments, str):
-        with suppress(json.JSONDecodeError):
-            arguments = json.loads(arguments)
+        with suppress(ValueError):
+            arguments = parse_foreign(arguments)
     content = json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
     return f"<tool_call>{content}</tool_call>"
+
+
+def _is_token(value: Any) -> bool:
+    """Tokenizers count in 32 bits."""
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a malformed value, for a message."""
+    return excerpt(repr(value))
 
 
 def _text(content: Any) -> str | None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import random
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from tspo_cli.config.urls import check_url, shown_url
 from tspo_cli.errors import RemoteServiceError
+from tspo_cli.retrieval.remote.answer_body import ACCEPTED, read_body
+from tspo_cli.retrieval.remote.timed_transport import end_requests_at, heed_deadlines
 from tspo_cli.rollout.engines.endpoint.request_fields import RequestFields
+from tspo_cli.text.foreign_json import parse_foreign
 from tspo_cli.text.secrets import key_of, without_secrets
 
 LONGEST_WAIT = 30.0
@@ -25,6 +29,7 @@ REFUSED = (400, 413, 422, 451)
 Other requests may be answered.
 """
 _MESSAGE_CHARACTERS = 300
+_EXCERPT_BYTES = 1 << 16
 
 
 class RequestRefusedError(RemoteServiceError):
@@ -38,6 +43,19 @@ class RequestRefusedError(RemoteServiceError):
         self.reason, self.hint = reason, hint
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a server sent. `content` is its JSON, None where it is none; `text` what it looks like.
+    `unread` says why a body could not be read.
+    """
+
+    status: int
+    content: Any
+    text: str
+    retry_after: float = 0.0
+    unread: str = ""
+
+
 class EndpointClient:
     """Posts JSON to paths below a base URL such as http://127.0.0.1:8000/v1. Thread-safe.
 
@@ -45,9 +63,9 @@ class EndpointClient:
         url: the base URL.
         key_env: environment variable with the key. If it is set, the key is sent as a bearer token.
             The key is never logged or saved.
-        timeout: seconds for one try.
-        retries: more tries after a failed connection or status 408, 429 or 5xx, with growing waits.
-            A Retry-After header is waited for in full.
+        timeout: seconds for one try, to the last byte of its response.
+        retries: more tries after a failed connection, a response that is not a JSON object, or
+            status 408, 429 or 5xx, with growing waits. A Retry-After header is waited for in full.
         fields: names of request fields that differ on this server.
 
     Raises:
@@ -68,49 +86,47 @@ class EndpointClient:
         self._retries = retries
         self._fields = fields or RequestFields()
         key = key_of(key_env)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx.Client(
-            timeout=timeout, headers=headers, limits=httpx.Limits(max_connections=512)
-        )
+        headers = ACCEPTED | ({"Authorization": f"Bearer {key}"} if key else {})
+        self._timeout = timeout
+        limits = httpx.Limits(max_connections=512)
+        self._client = heed_deadlines(httpx.Client(headers=headers, limits=limits))
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The JSON object of the response.
 
         Raises:
             RequestRefusedError: the server refuses this request (a status of REFUSED).
-            RemoteServiceError: no response after all tries, another status than 200, or a response
-                that is not a JSON object.
+            RemoteServiceError: no JSON object after all tries, or another status than 200.
         """
         where = f"endpoint {shown_url(self.url).rstrip('/')}{path}"
         for attempt in range(self._retries + 1):
             problem, wait = "", min(0.5 * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0)
             try:
-                response = self._client.post(f"{self.url}{path}", json=self._fields.apply(body))
+                answer = self._answer("POST", path, self._timeout, self._fields.apply(body))
             except httpx.TransportError as error:
                 timed_out = isinstance(error, httpx.TimeoutException)
-                reason = "no response in time" if timed_out else str(error) or type(error).__name__
-                problem = f"{reason}; is the server running?"
+                reason = "no response in time" if timed_out else _line(str(error))
+                problem = f"{reason or type(error).__name__}; is the server running?"
             else:
-                content = _json(response)
-                status = _status(response, content)
-                if status == 200:
-                    if isinstance(content, dict):
-                        return content
-                    got = _line(response.text)[:200]
-                    raise RemoteServiceError(f"{where}: expected a JSON object, got {got!r}")
-                message = _message(response, content)
+                status = _status(answer)
+                message = answer.unread or _message(answer)
                 problem = f"status {status}: {message}"
+                if status == 200:
+                    if isinstance(answer.content, dict):
+                        return answer.content
+                    problem = answer.unread or f"expected a JSON object, got {answer.text[:200]!r}"
                 if status in REFUSED:
                     raise RequestRefusedError(where, problem, self._fields.hint(message, body))
                 if status == 404 and not self.url.endswith("/v1"):
                     problem += "; the address of most servers ends in /v1"
-                if status not in (408, 429) and status < 500:
+                if 300 <= status < 400:
+                    problem += "; a redirect is not followed"
+                if status not in (200, 408, 429) and status < 500:
                     break
-                asked = _retry_after(response)
-                if asked > LONGEST_RETRY_AFTER:
-                    problem += f" (it asks to wait {asked:g} s)"
+                if answer.retry_after > LONGEST_RETRY_AFTER:
+                    problem += f" (it asks to wait {answer.retry_after:g} s)"
                     break
-                wait = max(wait, asked)
+                wait = max(wait, answer.retry_after)
             if attempt < self._retries:
                 time.sleep(wait)
         raise RemoteServiceError(f"{where}: {problem}")
@@ -118,44 +134,60 @@ class EndpointClient:
     def is_vllm(self) -> bool:
         """Whether the server's list of models says that vLLM serves them."""
         try:
-            response = self._client.get(f"{self.url}/models", timeout=PROBE_TIMEOUT)
-            models = response.json().get("data") if response.status_code == 200 else None
-        except (httpx.TransportError, ValueError, AttributeError):
+            answer = self._answer("GET", "/models", PROBE_TIMEOUT)
+        except httpx.TransportError:
             return False
+        listed = answer.content if answer.status == 200 else None
+        models = listed.get("data") if isinstance(listed, dict) else None
         return isinstance(models, list) and any(
             isinstance(model, dict) and model.get("owned_by") == "vllm" for model in models
         )
+
+    def _answer(
+        self, method: str, path: str, timeout: float, body: dict[str, Any] | None = None
+    ) -> _Answer:
+        """One request. Raises httpx.TransportError: no whole response within `timeout` seconds."""
+        end_requests_at(time.monotonic() + timeout)
+        address = f"{self.url}{path}"
+        content, unread = b"", ""
+        with self._client.stream(method, address, json=body, timeout=timeout) as response:
+            try:
+                content = read_body(response)
+            except httpx.DecodingError as error:
+                unread = f"cannot decode its response ({_line(str(error))})"
+            except RemoteServiceError as error:
+                unread = str(error)
+        try:
+            value = parse_foreign(content)
+        except ValueError:
+            value = None
+        text = _line(content[:_EXCERPT_BYTES].decode("utf-8", "replace"))
+        return _Answer(response.status_code, value, text, _retry_after(response), unread)
 
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
 
 
-def _json(response: httpx.Response) -> Any:
-    try:
-        return response.json()
-    except ValueError:
-        return None
-
-
-def _status(response: httpx.Response, content: Any) -> int:
+def _status(answer: _Answer) -> int:
     """The status, also where a gateway sends 200 with `{"error": {"code": 429}}`."""
-    if response.status_code == 200 and isinstance(content, dict) and not content.get("choices"):
+    content = answer.content
+    if answer.status == 200 and isinstance(content, dict) and not content.get("choices"):
         error = content.get("error")
         code = error.get("code") if isinstance(error, dict) else None
         if isinstance(code, int) and 400 <= code < 600:
             return code
         if error:
             return 400
-    return response.status_code
+    return answer.status
 
 
-def _message(response: httpx.Response, content: Any) -> str:
+def _message(answer: _Answer) -> str:
     """The server's message in one line: of OpenAI's error object, or the body."""
-    error = content.get("error") if isinstance(content, dict) else None
+    error = answer.content.get("error") if isinstance(answer.content, dict) else None
     message = error.get("message") if isinstance(error, dict) else error
-    text = message if isinstance(message, str) and message else response.text
-    return _line(text)[:_MESSAGE_CHARACTERS]
+    text = _line(message) if isinstance(message, str) and message else answer.text
+    return text[:_MESSAGE_CHARACTERS]
 
 
 def _line(text: str) -> str:

@@ -236,7 +236,10 @@ class EndpointEngine:
         )
         # vLLM returns the sampled ids if `extra` has return_token_ids.
         if self.options.send_ids and reply.token_ids:
-            ids = reply.token_ids
+            ids, most = reply.token_ids, request.sampling.max_new_tokens
+            if len(ids) > most:
+                why = f"the response has {len(ids)} tokens, the request allows {most} (max_tokens)"
+                return self._refused(pending, why)
         else:
             ids = tuple(encode(self.tokenizer, text))
             # The end-of-sequence token is not in the response, so `ids` does not end with one.
