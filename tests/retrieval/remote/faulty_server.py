@@ -99,6 +99,16 @@ def _cut_chunk(conn: socket.socket, count: int) -> None:
     conn.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n40\r\n" + good(count)[:20])
 
 
+def _continues(conn: socket.socket, count: int) -> None:
+    for _ in range(12):
+        conn.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        time.sleep(SLOW)
+
+
+def _endless_chunk_head(conn: socket.socket, count: int) -> None:
+    conn.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"a" * 200_000)
+
+
 def _one_list_less(conn: socket.socket, count: int) -> None:
     conn.sendall(http(json.dumps({"result": [[PASSAGE]] * (count - 1)}).encode()))
 
@@ -135,6 +145,8 @@ MODES = (
     Mode("unknown fields", "answer", answer({"result": [[PASSAGE | {"x": 1}]], "took": 0.1})),
     Mode("id null", "answer", hits({"contents": "x", "id": None})),
     Mode("id a number", "answer", hits({"contents": "x", "id": 7})),
+    Mode("UTF-16", "answer", raw(http(good(1).decode().encode("utf-16")))),
+    Mode("more beside a hit", "answer", hits(PASSAGE | {"x": [[[]] * 9] * 9})),
     Mode("connection closed", "waits", raw(b""), "disconnected"),
     Mode("connection reset", "waits", _reset, "reset"),
     Mode("hang", "waits", _hang, "no answer in time"),
@@ -145,6 +157,11 @@ MODES = (
     Mode("no HTTP", "waits", raw(b"SSH-2.0-OpenSSH_9.6\r\n")),
     Mode("endless head", "waits", raw(b"HTTP/1.1 200 OK\r\nX: " + b"a" * 200_000)),
     Mode("a length that lies", "waits", raw(http(b"{}", "200 OK", "Content-Length: 7"))),
+    Mode("two lengths", "waits", raw(http(b"{}", "200 OK", "Content-Length: 9")), "conflicting"),
+    Mode("100 for ever", "waits", _continues, "no answer in time"),
+    Mode("endless head of a chunk", "waits", _endless_chunk_head, "buffer too long"),
+    Mode("101", "waits", raw(b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n")),
+    Mode("599", "waits", status("599 Odd"), "status 599"),
     Mode("500", "waits", status("500 Internal Server Error"), "status 500"),
     Mode("502 page", "waits", raw(http(b"<html>Bad gateway</html>", "502 Bad Gateway")), "502"),
     Mode("503", "waits", status("503 Service Unavailable", "Retry-After: 0"), "status 503"),
@@ -163,6 +180,14 @@ MODES = (
     Mode("413", "failed", status("413 Too Large"), "status 413"),
     Mode("422", "failed", status("422 Unprocessable"), "status 422"),
     Mode("204", "failed", raw(b"HTTP/1.1 204 No Content\r\n\r\n"), "status 204"),
+    Mode("206", "failed", raw(http(good(1), "206 Partial Content")), "status 206"),
+    Mode(
+        "gzip bomb",
+        "failed",
+        raw(http(gzip.compress(b" " * (70 << 20)), "200 OK", "Content-Encoding: gzip")),
+        "more than 64 MiB",
+    ),
+    Mode("JSON and more", "malformed", raw(http(good(1) + b"{}")), "expected JSON"),
     Mode("empty body", "malformed", raw(http(b"")), "expected JSON"),
     Mode("HTML", "malformed", raw(http(b"<html>\x1b[31mWelcome</html>")), "<html>?[31mWelcome"),
     Mode("half a JSON", "malformed", raw(http(b'{"result": [[')), "expected JSON"),
@@ -218,6 +243,8 @@ MODES = (
     Mode("surrogate in contents", "failed", document(contents="a \ud83d b"), "surrogate"),
     Mode("surrogate in a title", "failed", document(title="\udfff", text="x"), "surrogate"),
     Mode("surrogate in an id", "failed", hits({"id": "\ud800", "contents": "x"}), "surrogate"),
+    Mode("id a fraction", "failed", hits({"id": 1.5, "contents": "x"}), "id: expected"),
+    Mode("id of 1 MB", "failed", hits({"id": "x" * 10**6, "contents": "x"}), "id: 1000000 char"),
     Mode("id an object", "failed", hits({"id": {}, "contents": "x"}), "id: expected"),
     Mode("a passage of 10 MB", "failed", document(contents="x" * 10**7), "10000000 characters"),
     Mode("5000 hits", "failed", hits(*[PASSAGE] * 5000), "5000 hits for topk = 2"),

@@ -25,7 +25,7 @@ def client(url: str, **options: float) -> HttpRetriever:
 
 def patience(mode: Mode) -> float:
     """Seconds for one attempt: few where the server makes its client wait."""
-    return 0.15 if mode.name in ("hang", "drip in the head") else 5
+    return 0.15 if mode.name in ("hang", "drip in the head", "100 for ever") else 5
 
 
 def modes(*outcomes: str) -> pytest.MarkDecorator:

@@ -18,6 +18,8 @@ from tspo_cli.text.secrets import without_secrets
 
 MAX_HITS = 1_000
 """Hits of one query. A server that ignores `topk` is cut to it, but not one that sends a corpus."""
+MAX_ID = 4_096
+"""Characters of a passage's id, which may be an address. It stands in the record of every turn."""
 _EXCERPT = 200
 
 
@@ -131,7 +133,10 @@ def _id(value: Any) -> str:
         return ""
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise _UnreadableHitError(f"id: expected text or a number, got {_kind(value)}")
-    return _encodable(str(value), "id")
+    text = str(value)
+    if len(text) > MAX_ID:
+        raise _UnreadableHitError(f"id: {len(text)} characters, more than {MAX_ID}")
+    return _encodable(text, "id")
 
 
 def _encodable(text: str, name: str) -> str:
