@@ -42,6 +42,10 @@ COMMANDS = {
         [*TRAIN, "--set", "eval.data=['no.jsonl']"],
         "no.jsonl: no such question file",
     ),
+    "world of demonstrations": (
+        ["train", "tiny/warmstart", "--dry-run"],
+        "runs/demo/world: no world.json in it; make a world",
+    ),
     "index of a resumed training": ([*TRAIN, "--resume"], "none: no such index"),
 }
 

@@ -151,7 +151,11 @@ def find_inputs(
 
 
 def find_inputs_of_training(config: Config) -> None:
-    """`find_inputs` for what an experiment names."""
+    """`find_inputs` for what an experiment names, its world included."""
+    if config.kind == "sft" and config.data.world:
+        from tspo_cli.data.world.generate import world_file
+
+        world_file(Path(config.data.world))
     find_inputs(
         model=config.model.path,
         revision=config.model.revision,

@@ -138,6 +138,20 @@ def world_words() -> list[str]:
     return sorted({word for text in plain for word in re.findall(r"\w+|[^\w\s]", text)})
 
 
+def world_file(directory: Path) -> Path:
+    """The file that describes the world in `directory`.
+
+    Raises:
+        MissingResourceError: the directory has no world.
+    """
+    path = directory / DESCRIPTION
+    if not path.is_file():
+        raise MissingResourceError(
+            f"{directory}: no {DESCRIPTION} in it; make a world with `tspo data make-world`"
+        )
+    return path
+
+
 def load_world(directory: Path) -> World:
     """The world in `directory`.
 
@@ -145,11 +159,7 @@ def load_world(directory: Path) -> World:
         MissingResourceError: the directory has no world.
         InvalidInputError: the world has a format of another version.
     """
-    path = directory / DESCRIPTION
-    if not path.is_file():
-        raise MissingResourceError(
-            f"{directory}: no {DESCRIPTION} in it; make a world with `tspo data make-world`"
-        )
+    path = world_file(directory)
     record = read_json(path)
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise InvalidInputError(

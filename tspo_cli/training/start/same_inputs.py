@@ -11,7 +11,7 @@ from typing import Any
 
 from tspo_cli.config.schema import Config
 from tspo_cli.data.question import data_digest
-from tspo_cli.data.world.generate import DESCRIPTION
+from tspo_cli.data.world.generate import world_file
 from tspo_cli.digests import DIGITS, file_digest, text_digest
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.models.checks.model_digest import model_digest
@@ -44,7 +44,7 @@ def input_digests(config: Config, inputs: TrainingInputs) -> dict[str, str]:
     if config.kind != "sft":
         digests["questions"] = data_digest(inputs.questions)
     elif config.data.world:
-        world = Path(config.data.world) / DESCRIPTION
+        world = world_file(Path(config.data.world))
         digests["demonstrations"] = file_digest(world)[:DIGITS]
     else:
         digests["demonstrations"] = text_digest(

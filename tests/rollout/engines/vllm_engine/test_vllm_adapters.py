@@ -57,7 +57,8 @@ def test_a_server_gets_adapters_whatever_it_had_before(
     dies between two runs.
     """
     other = tmp_path / "other"
-    tspo("train", "tiny/warmstart", "--out", other, *playground.settings(train__steps=1, seed=5))
+    options = {"data__world": playground.world, "eval__data": "[]", "train__steps": 1, "seed": 5}
+    tspo("train", "tiny/warmstart", "--out", other, *playground.settings(**options))
     server = EngineServer(other / "model", tmp_path / "log.txt", "--lora-rank", 4)
     server.start()
     try:
