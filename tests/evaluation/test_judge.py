@@ -186,6 +186,36 @@ def test_a_judge_beside_exact_match(playground: Playground, tspo: Tspo, tmp_path
     assert f"{len(answered)} replies of the judge cannot be read" in done.err
 
 
+def item(number: int) -> Any:
+    key = {"key": str(number), "question": f"Where is {number}?"}
+    return {**key, "golden_answers": ["Rome"], "answer": "Rome" if number else None}
+
+
+@pytest.mark.parametrize("many", [3, 30])
+@pytest.mark.parametrize(
+    "outage",
+    [
+        JSONResponse({"error": {"message": "the model is not loaded"}}, 400),
+        {"detail": "the model is not loaded"},
+        {"error": "the model is not loaded"},
+    ],
+)
+def test_a_judge_that_refuses_everything_gives_no_score(
+    tmp_path: Path, outage: JSONResponse | dict[str, Any], many: int
+) -> None:
+    server = Judging(lambda prompt: outage)
+    items, path = [item(number) for number in range(many)], tmp_path / "judge.partial.jsonl"
+    with serve(server.app()) as url:
+        judge = open_judge(JudgeConfig(url=url, model="m", concurrency=1))
+        assert judge is not None
+        with pytest.raises(RemoteServiceError, match=r"the judge refused .*the model is not load"):
+            judge.judge(items, path, "places")
+        server.says = lambda prompt: "correct"
+        judged, scores = judge.judge(items, path, "places")
+    assert [one["judge"] for one in judged] == [0.0] + [1.0] * (many - 1)
+    assert scores["judge_unclear"] == 0
+
+
 @pytest.mark.parametrize(
     ("says", "message"),
     [

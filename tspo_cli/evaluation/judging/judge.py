@@ -20,7 +20,7 @@ from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServi
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.judging.verdict import FORM, verdict
 from tspo_cli.evaluation.metrics import mean
-from tspo_cli.evaluation.resuming.journal import Journal
+from tspo_cli.evaluation.resuming.journal import REFUSED_FIRST, Journal
 from tspo_cli.plain_files import is_plain, read_plain_text
 from tspo_cli.record_forms import VERDICT
 from tspo_cli.rollout.engines.endpoint.chat_reply import read_reply
@@ -30,6 +30,7 @@ from tspo_cli.threads import DaemonPool
 
 BUILT_IN = Path(__file__).with_name("judge_prompt.txt")
 FIELDS = ("question", "golden_answers", "answer")
+_REFUSED = "refused: "
 _KNOWN = ("What is the capital of France?", ("Paris",))
 _KNOWN_ANSWERS = (("Paris", 1.0), ("London", 0.0))
 
@@ -45,6 +46,11 @@ class Judgement:
     def verdict(self) -> float | None:
         """1 for correct, 0 for incorrect, None if the reply cannot be read."""
         return None if self.problem else verdict(self.reply)
+
+    @property
+    def refused(self) -> bool:
+        """True where the server refused the request or withheld the reply."""
+        return self.problem.startswith(_REFUSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,8 @@ class Judge:
         is incorrect and is not sent to the model. An item that has a reply keeps it.
 
         Raises:
-            RemoteServiceError: the server failed. Finished verdicts are kept for --resume.
+            RemoteServiceError: the server failed, or refused the first requests or all. Finished
+                verdicts are kept for --resume.
         """
         journal = Journal[dict[str, Any]](journal_path, self.digest, VERDICT)
         waiting = [
@@ -84,6 +91,7 @@ class Judge:
             for item in items
             if item["answer"] and item["key"] not in journal.done and "judge" not in item
         ]
+        total = len(waiting) + len(journal.done)
         pool = DaemonPool(self.config.concurrency, "judge")
         with progress(f"{label} judge", len(waiting)) as advance:
             futures = {pool.submit(self._reply, item): item for item in waiting}
@@ -93,6 +101,8 @@ class Judge:
                     record = {"reply": judgement.reply, "problem": judgement.problem}
                     journal.add(futures[future]["key"], record, 0.0)
                     advance(1)
+                    if judgement.refused:
+                        _require_replies(label, total, journal)
             finally:
                 pool.close()
         judged = [self._judged(item, journal) for item in items]
@@ -162,11 +172,29 @@ class Judge:
         try:
             reply = read_reply(self.client.post("/chat/completions", body), "chat")
         except RequestRefusedError as error:
-            return Judgement("", f"refused: {error.reason}{error.hint}")
+            return Judgement("", f"{_REFUSED}{error.reason}{error.hint}")
         if reply.refused:
-            return Judgement("", f"refused: {reply.refused}")
+            return Judgement("", f"{_REFUSED}{reply.refused}")
         cut = reply.finish_reason == "length"
         return Judgement(reply.text, "cut by judge.max_tokens" if cut else "")
+
+
+def _require_replies(label: str, total: int, journal: Journal[dict[str, Any]]) -> None:
+    """End the evaluation if the first REFUSED_FIRST of `total` requests were refused, or all: this
+    says nothing about the answers. They are forgotten, so that --resume asks again.
+
+    Raises:
+        RemoteServiceError: with the last reason.
+    """
+    known = [Judgement(record["reply"], record["problem"]) for record, _ in journal.done.values()]
+    if len(known) < min(REFUSED_FIRST, total) or not all(judgement.refused for judgement in known):
+        return
+    journal.drop(list(journal.done))
+    which = "every answer" if len(known) == total else f"the first {len(known)} answers"
+    raise RemoteServiceError(
+        f"{label}: the judge refused {which}: {known[-1].problem.removeprefix(_REFUSED)}; check "
+        "judge.url and judge.model, then use --resume"
+    )
 
 
 def filled(template: str, question: str, golds: Sequence[str], answer: str) -> str:

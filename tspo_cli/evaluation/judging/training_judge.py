@@ -62,19 +62,32 @@ class TrainingJudge:
         ]
 
     def _ask(self, new: Mapping[str, Asked]) -> dict[str, str]:
-        """Ask for these answers, and keep the replies; why those failed that got none."""
+        """Ask for these answers, and keep the replies; why those failed that got none. Where the
+        judge refuses all of them, of several questions, they got none: no filter does that.
+        """
         pool = DaemonPool(self.judge.config.concurrency, "judge")
         lost: dict[str, str] = {}
+        refused: dict[str, Judgement] = {}
         try:
             futures = {pool.submit(self.judge.ask, *entry): key for key, entry in new.items()}
             for future in as_completed(futures):
                 key = futures[future]
                 try:
-                    self._keep(key, future.result())
+                    judgement = future.result()
                 except RemoteServiceError as error:
                     lost[key] = str(error)
+                    continue
+                if judgement.refused:
+                    refused[key] = judgement
+                else:
+                    self._keep(key, judgement)
         finally:
             pool.close()
+        questions = {new[key][0] for key in refused}
+        if len(questions) > 1 and len(lost) + len(refused) == len(new):
+            return lost | {key: judgement.problem for key, judgement in refused.items()}
+        for key, judgement in refused.items():
+            self._keep(key, judgement)
         return lost
 
     def _keep(self, key: str, judgement: Judgement) -> None:
