@@ -74,12 +74,22 @@ def test_check_of_a_sound_file() -> None:
         "data_sources": {"nq": 1},
         "types": {},
         "with_supporting_ids": 1,
+        "yes_no_questions": 0,
         "with_answer_in_corpus": 1,
         "identical_questions": 0,
         "identical_passages": 0,
         "problems": [],
     }
     assert "with answer in corpus  1" in run("check", "nq", "--corpus", corpus).stdout
+
+
+def test_yes_and_no_are_not_looked_for_in_a_corpus() -> None:
+    put("q.jsonl", QUESTION, QUESTION | {"id": "q2", "golden_answers": ["Yes.", "no"]})
+    corpus = put("corpus.jsonl", {"id": "p1", "contents": "yes, no"})
+    report = json.loads(run("check", "q.jsonl", "--corpus", corpus, "--json").stdout)
+    assert (report["yes_no_questions"], report["with_answer_in_corpus"]) == (1, 0)
+    shown = run("check", "q.jsonl", "--corpus", corpus).stdout
+    assert "with answer in corpus  0  (of 1: yes and no prove nothing)\n" in shown
 
 
 def test_check_prints_every_problem_and_fails() -> None:

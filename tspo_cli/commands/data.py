@@ -131,7 +131,9 @@ def check(
             console.result(f"identical, left out    {identical}")
         if report.passages is not None:
             console.result(f"passages               {report.passages}")
-            console.result(f"with answer in corpus  {report.with_answer_in_corpus}")
+            told = report.questions - report.yes_no_questions
+            left_out = f"  (of {told}: yes and no prove nothing)" if report.yes_no_questions else ""
+            console.result(f"with answer in corpus  {report.with_answer_in_corpus}{left_out}")
     size = benchmark_size(questions)
     if size not in (None, report.questions):
         console.say(f"{questions}: {report.questions} of the benchmark's {size} questions")

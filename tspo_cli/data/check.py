@@ -49,7 +49,8 @@ class CheckReport:
     """The content of a question file and its problems. Only valid records are counted.
 
     `with_answer_in_corpus` is the number of questions with an accepted answer in a passage (whole
-    words after normalisation, title and text). It is None without a corpus. A low share is not a
+    words after normalisation, title and text), without the `yes_no_questions`, whose answers prove
+    nothing in a passage. It is None without a corpus. A low share is not a
     problem by itself. Nor are records that are identical to an earlier one: only
     `identical_questions` and `identical_passages` count them, and readers leave them out.
     """
@@ -59,6 +60,7 @@ class CheckReport:
     data_sources: dict[str, int]
     types: dict[str, int]
     with_supporting_ids: int
+    yes_no_questions: int
     with_answer_in_corpus: int | None
     identical_questions: int = 0
     identical_passages: int | None = None
@@ -76,8 +78,9 @@ def check(questions: Path, corpus: Path | None = None) -> CheckReport:
     valid = list(_valid_questions(questions, problems, repeated_questions))
     passages: int | None = None
     answered: int | None = None
+    answers = [telling_answers(question.golden_answers) for _, question in valid]
     if corpus is not None:
-        finder = AnswerFinder([question.golden_answers for _, question in valid])
+        finder = AnswerFinder(answers)
         ids: set[str] = set()
         passages = 0
         for passage in _valid_passages(corpus, problems, repeated_passages):
@@ -92,6 +95,7 @@ def check(questions: Path, corpus: Path | None = None) -> CheckReport:
         data_sources=dict(Counter(question.data_source for _, question in valid)),
         types=dict(Counter(question.type for _, question in valid if question.type)),
         with_supporting_ids=sum(bool(question.supporting_ids) for _, question in valid),
+        yes_no_questions=sum(not golds for golds in answers),
         with_answer_in_corpus=answered,
         identical_questions=repeated_questions.same,
         identical_passages=None if corpus is None else repeated_passages.same,
@@ -176,6 +180,11 @@ def _missing_support(
         for identifier in question.supporting_ids:
             if identifier not in passage_ids:
                 yield Problem(path, number, f"supporting passage {identifier!r} is not in {corpus}")
+
+
+def telling_answers(golds: Sequence[str]) -> list[str]:
+    """The accepted answers that prove something in a passage: not yes, no, and punctuation."""
+    return [gold for gold in golds if normalize_answer(gold) not in ("", "yes", "no")]
 
 
 class AnswerFinder:

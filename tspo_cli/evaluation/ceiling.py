@@ -11,9 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tspo_cli.credit.gold_match import Match
-from tspo_cli.data.check import AnswerFinder
+from tspo_cli.data.check import AnswerFinder, telling_answers
 from tspo_cli.data.corpus.chunks import found_of
-from tspo_cli.data.normal_form import normalize_answer
 from tspo_cli.data.question import Question
 from tspo_cli.evaluation.metrics import DEFAULT_MATCH, answer_in_retrieved, gold_recall, mean
 from tspo_cli.retrieval.index.searcher import Searcher
@@ -45,7 +44,7 @@ class CorpusCeiling:
 
     def __init__(self, questions: Sequence[Question]) -> None:
         self._questions = questions
-        self._answers = [_plain_answers(question) for question in questions]
+        self._answers = [telling_answers(question.golden_answers) for question in questions]
         self._finder = AnswerFinder(self._answers)
         self._gold_ids = {name for question in questions for name in question.supporting_ids}
         self._present: set[str] = set()
@@ -119,9 +118,3 @@ def ceiling(
 def no_gold(shares: Mapping[str, float | None] | None) -> bool:
     """Whether these shares say that a corpus has none of the gold passages that are named."""
     return shares is not None and shares["gold_in_corpus"] == 0
-
-
-def _plain_answers(question: Question) -> list[str]:
-    return [
-        gold for gold in question.golden_answers if normalize_answer(gold) not in ("", "yes", "no")
-    ]
