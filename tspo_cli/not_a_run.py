@@ -40,3 +40,23 @@ def require_run(path: Path) -> None:
     """Raises MissingResourceError, which says what `path` is, unless it is a run directory."""
     if not runs.is_run(path):
         raise MissingResourceError(f"{path}: {not_a_run(path)}")
+
+
+def model_directory(model: str) -> Path:
+    """The directory with the weights: `model` itself, or model/ of a run.
+
+    Raises:
+        MissingResourceError: a folder of runs, or the run has not exported its model.
+    """
+    path = Path(model)
+    if not runs.is_run(path):
+        if path.is_dir() and not any(path.glob("*.json")):
+            raise MissingResourceError(f"{path}: {not_a_run(path)}; name a run or a model")
+        return path
+    folder, status = path / runs.MODEL_NAME, path / runs.STATUS_NAME
+    if not folder.is_dir():
+        state = runs.read_json(status)["state"] if status.exists() else "not started"
+        raise MissingResourceError(
+            f"{path}: this run has no model/ yet ({state}); finish it with tspo train --resume"
+        )
+    return folder

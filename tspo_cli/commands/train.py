@@ -73,6 +73,7 @@ def train(
     from tspo_cli.config.load_config import load_config, to_toml
     from tspo_cli.config.sources import run_name
     from tspo_cli.training.announce import loop_options
+    from tspo_cli.training.launch.claim import check_run_place
     from tspo_cli.training.problems import refuse_problems
     from tspo_cli.training.sft.epochs import with_steps_of_epochs
 
@@ -101,6 +102,8 @@ def train(
     run = out or Path("runs") / run_name(files[-1])
     is_first = os.environ.get("RANK", "0") == "0"
     if is_first:
+        if not dry_run:
+            check_run_place(run)
         with _saying_how_to_prepare(config):
             find_inputs_of_training(config)
         say_meanwhile("opening data, index and model")  # the libraries alone take seconds

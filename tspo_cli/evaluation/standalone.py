@@ -19,7 +19,7 @@ from tspo_cli.config.tables import flatten
 from tspo_cli.console import say, warn
 from tspo_cli.data.question import Question
 from tspo_cli.environment import environment
-from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
+from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.evaluation.answering.open_engine import OpenedEngine, open_engine
 from tspo_cli.evaluation.answering.worker_messages import Job
 from tspo_cli.evaluation.answering.workers import Workers, open_workers, opened_elsewhere
@@ -31,18 +31,15 @@ from tspo_cli.evaluation.resuming.results_folder import results_folder
 from tspo_cli.evaluation.session import Session
 from tspo_cli.evaluation.sets import read_eval_sets
 from tspo_cli.evaluation.summary import averages
-from tspo_cli.not_a_run import not_a_run
+from tspo_cli.not_a_run import model_directory
 from tspo_cli.packages import require_packages
 from tspo_cli.record_digests import forget_digests
 from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.runs import (
     EVAL_SUMMARY_NAME,
     MODEL_NAME,
-    STATUS_NAME,
     command_line,
-    is_run,
     items_file,
-    read_json,
     read_jsonl_gz,
     write_json,
 )
@@ -197,26 +194,6 @@ def _opened(
 def _command() -> str:
     """The command that reproduces these results from the start."""
     return command_line([word for word in sys.argv[1:] if word != "--resume"])
-
-
-def model_directory(model: str) -> Path:
-    """The directory with the weights: `model` itself, or model/ of a run.
-
-    Raises:
-        MissingResourceError: a folder of runs, or the run has not exported its model.
-    """
-    path = Path(model)
-    if not is_run(path):
-        if path.is_dir() and not any(path.glob("*.json")):
-            raise MissingResourceError(f"{path}: {not_a_run(path)}; name a run or a model")
-        return path
-    folder, status = path / MODEL_NAME, path / STATUS_NAME
-    if not folder.is_dir():
-        state = read_json(status)["state"] if status.exists() else "not started"
-        raise MissingResourceError(
-            f"{path}: this run has no model/ yet ({state}); finish it with tspo train --resume"
-        )
-    return folder
 
 
 def eval_config(model_dir: Path, request: EvaluationRequest) -> Config:
