@@ -102,6 +102,25 @@ def test_a_checkpoint_that_does_not_fit_ends_the_run_in_the_next_step(
     assert checkpoints(run) == wanted
 
 
+def test_of_two_errors_both_are_said(playground: Playground, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    codes, said = run_prepared(f"{HERE}:full_and_crash", *command(playground, run, **KEPT))
+    assert codes == [1], said
+    assert "the checkpoint of step 1 was not written" in said
+    assert "no room for 123 MB" in said.splitlines()[-1]
+    assert checkpoints(run) == {}
+
+
+def full_and_crash() -> None:
+    """The first checkpoint does not fit, and the step after it fails before that is known."""
+
+    def crash() -> None:
+        raise MemoryError("no room for 123 MB")
+
+    full("1")
+    at("update", 2, crash)
+
+
 def full(number: str) -> None:
     """The files of the checkpoint of this step do not fit."""
     import errno

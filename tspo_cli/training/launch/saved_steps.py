@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tspo_cli import stopping
-from tspo_cli.disk import flush_to_disk, identity
+from tspo_cli.console import warn
+from tspo_cli.disk import flush_to_disk, identity, reason
 from tspo_cli.errors import TspoError
 from tspo_cli.record_digests import delete_folder, forget_digests, note_digests
 from tspo_cli.runs import (
@@ -146,6 +147,14 @@ class SavedSteps:
             prune(self.run.directory, self.run.config.checkpoint.keep)
             forget_replaced(self.run.directory)
 
+    def finish_or_warn(self) -> None:
+        """`finish` after another error, which is the one that ends the run."""
+        try:
+            self.finish()
+        except (TspoError, OSError) as error:
+            said = reason(error) if isinstance(error, OSError) else error
+            warn(f"the checkpoint of step {self.saved} was not written: {said}")
+
     def save_at_stop(self, number: int) -> None:
         """Write the checkpoint that the signal `number` asks for."""
         self.finish()
@@ -178,8 +187,7 @@ def saved_at_stop(saves: SavedSteps) -> Iterator[SavedSteps]:
             raise
         except Exception:
             if world_size() == 1:  # several processes do not fail together: the others may be gone
-                with suppress(TspoError, OSError):  # the first error is the one to tell
-                    saves.finish()
+                saves.finish_or_warn()
             raise
 
 
