@@ -225,6 +225,23 @@ def test_a_process_keeps_its_own_reply(tmp_path: Path) -> None:
     assert second.known[key].reply == "incorrect"
 
 
+def test_processes_ask_about_an_answer_once(tmp_path: Path) -> None:
+    class Counts:
+        digest, config, asked = "d", load_config([], ["judge.model=m"]).judge, 0
+
+        def ask(self, question: str, golds: tuple[str, ...], answer: str) -> Judgement:
+            self.asked += 1
+            return Judgement("correct")
+
+    server = Counts()
+    one: Any = TrainingJudge(server, tmp_path, 0)  # type: ignore[arg-type]
+    two: Any = TrainingJudge(server, tmp_path, 1)  # type: ignore[arg-type]
+    entries: list[Asked] = [("who?", ("Ada",), answer) for answer in ("Ada", "Bob")]
+    for judge in (one, two, one):
+        assert [opinion.verdict for opinion in judge.opinions(entries)] == [1.0, 1.0]
+    assert server.asked == len(entries)
+
+
 def test_a_group_file_may_have_verdicts(tmp_path: Path) -> None:
     file = tmp_path / "group.json"
     said: list[Any] = [

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.conftest import Playground
+from tests.conftest import Playground, run_tspo
 from tests.training.rl.test_algorithm_runs import experiment, records, run_here
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.rules import rule_problems
@@ -21,6 +22,8 @@ from tspo_cli.reporting.sources.trajectories import read_groups, sources
 from tspo_cli.reporting.tables.credit_table import comparison_text
 
 pytestmark = pytest.mark.slow
+
+QUICK = ("train.steps=1", "eval.data=[]", "eval.every=0", "eval.at_start=false")
 
 
 def test_a_run_with_trees(playground: Playground, tmp_path: Path) -> None:
@@ -94,6 +97,29 @@ def test_a_run_with_trees(playground: Playground, tmp_path: Path) -> None:
     shared = sum(rollout["branch"]["turns"] for rollout in every if "branch" in rollout)
     assert found.record()["shared_turns"] == shared
     assert f"({shared} of them shared with another rollout)" in comparison_text(found)
+
+
+def test_two_processes_grow_the_same_trees(playground: Playground, tmp_path: Path) -> None:
+    """Also where they take questions from each other, one at a time."""
+    settings = ("credit.algorithm=at2po", "rollout.group_size=4")
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_here(experiment(playground, *settings, train__steps=1), one)
+    several = ("train.processes=2", "rollout.schedule=dynamic", "rollout.batch_size=3")
+    options = [word for setting in (*settings, *several, *QUICK) for word in ("--set", setting)]
+    run_tspo("train", "tiny/grpo", "--out", two, *playground.settings(), *options)
+    groups = [records(run, 1) for run in (one, two)]
+    # Log-probabilities differ in their last bits: other rollouts were in a batch.
+    assert _shapes(groups[0]) == _shapes(groups[1])
+    assert any("branch" in rollout for group in groups[1] for rollout in group["trajectories"])
+
+
+def _shapes(groups: list[dict[str, Any]]) -> list[Any]:
+    """What each rollout shares, and the texts of its turns."""
+    return [
+        (group["group"], rollout["path"], [turn["text"] for turn in rollout["turns"]])
+        for group in groups
+        for rollout in group["trajectories"]
+    ]
 
 
 def test_trees_that_cannot_train_are_refused() -> None:

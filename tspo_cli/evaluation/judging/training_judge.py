@@ -1,9 +1,9 @@
 """The judge of `tspo eval` as the outcome of training: asked once for each answer, and checked
 before the run starts.
 
-RUN/judge/replies_0.jsonl has every reply that process 0 got. A process asks about an answer once,
-in this attempt or an earlier one, so a resumed run of one process has the same outcomes. Two
-processes may both ask about an answer; each keeps its own reply.
+RUN/judge/replies_0.jsonl has every reply that process 0 got. Before a process asks, it reads what
+the others got, in this attempt or an earlier one, so a resumed run has the same outcomes. Two
+processes that ask about an answer in the same moment both keep their own reply.
 """
 
 from __future__ import annotations
@@ -35,12 +35,11 @@ class TrainingJudge:
         self.known: dict[str, Judgement] = {}
         self.lost_in_a_row = 0
         folder.mkdir(parents=True, exist_ok=True)
-        # Its own replies last: they count here.
-        for path in sorted(folder.glob("replies_*.jsonl"), key=lambda path: path == self.own):
-            lines = read_jsonl(path)
-            self._take(lines)
-            if path == self.own:  # a killed process may have left half a line
-                atomic_write_text(path, "".join(json_text(line) + "\n" for line in lines))
+        lines = read_jsonl(self.own)  # first: its own replies count here
+        self._take(lines)
+        if self.own.exists():  # a killed process may have left half a line
+            atomic_write_text(self.own, "".join(json_text(line) + "\n" for line in lines))
+        self._read_others()
 
     def opinions(self, asked: Sequence[Asked]) -> list[Opinion]:
         """One opinion for each answer; equal ones are asked once.
@@ -49,6 +48,8 @@ class TrainingJudge:
             RemoteServiceError: the last requests all failed.
         """
         keys = [_key(entry) for entry in asked]
+        if not self.known.keys() >= set(keys):
+            self._read_others()
         new = {key: entry for key, entry in zip(keys, asked, strict=True) if key not in self.known}
         lost = self._ask(new)
         self.lost_in_a_row = 0 if len(lost) < len(new) else self.lost_in_a_row + len(lost)
@@ -95,13 +96,16 @@ class TrainingJudge:
         line = {"judge": self.judge.digest, "key": key}
         append_jsonl(self.own, {**line, "reply": judgement.reply, "problem": judgement.problem})
 
+    def _read_others(self) -> None:
+        for path in sorted(self.own.parent.glob("replies_*.jsonl")):
+            if path != self.own:
+                self._take(read_jsonl(path))
+
     def _take(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Replies of another judge, or to another prompt, do not count."""
-        self.known |= {
-            line["key"]: Judgement(line["reply"], line["problem"])
-            for line in lines
-            if line["judge"] == self.judge.digest
-        }
+        """The first reply to a prompt counts; those of another judge, or to another, do not."""
+        for line in lines:
+            if line["judge"] == self.judge.digest:
+                self.known.setdefault(line["key"], Judgement(line["reply"], line["problem"]))
 
 
 def open_training_judge(config: Config, run: Path, process: int) -> AnswerJudge | None:
