@@ -182,6 +182,14 @@ def test_what_is_wrong_is_said_in_one_line(
         sweep(tmp_path, SWEEP.replace(old, new, 1))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "(--set)" not in str(caught.value)
+
+
+def test_a_wrong_setting_is_told_from_a_wrong_file(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"train\.steps: expected .*\(--set\)"):
+        sweep(tmp_path, SWEEP, "train.steps=none")
+    with pytest.raises(InvalidInputError, match=r"train\.steps: expected .*s\.toml\)"):
+        sweep(tmp_path, SWEEP.replace("train.steps = 7", "train.steps = true"))
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

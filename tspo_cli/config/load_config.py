@@ -51,9 +51,11 @@ _MOST = 2**53
 """Integers are below it: the same in every JSON reader, and no library has too few bits."""
 
 
-def load_config(sources: Sequence[str | Path], settings: Sequence[str] = ()) -> Config:
-    """Compose sources from left to right, then `a.b=c` settings, and check the result against the
-    schema.
+def load_config(
+    sources: Sequence[str | Path], settings: Sequence[str] = (), *, cell: Layer | None = None
+) -> Config:
+    """Compose sources from left to right, then the settings of a sweep's `cell`, then `a.b=c`
+    settings, and check the result against the schema.
 
     A source is a path, a recipe's name (`tiny/tspo`), or a cell of a sweep file
     (`hard.sweep.toml::tspo/a0`). A file may extend another one: `extends = "base.toml"`, which
@@ -68,6 +70,7 @@ def load_config(sources: Sequence[str | Path], settings: Sequence[str] = ()) -> 
         `=`.
     """
     layers = [layer for source in sources for layer in source_layers(source)]
+    layers += [cell] if cell is not None else []
     table = apply_settings(compose(layers), settings)
     layers.append(Layer("--set", apply_settings({}, settings)))
     name, defaults = algorithm_defaults(table)

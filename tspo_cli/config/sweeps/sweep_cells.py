@@ -10,6 +10,7 @@ from typing import Any
 
 import tomli_w
 
+from tspo_cli.config.layers import Layer, apply_settings
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.rules import rule_problems
 from tspo_cli.config.schema import Config
@@ -159,7 +160,8 @@ def _cell(
     file: SweepFile, variant: Variant, settings: Sequence[str], seed: int, problems: Problems
 ) -> Cell:
     try:
-        config = load_config(file.bases, [*variant.settings, *settings])
+        cell = Layer(str(file.path), apply_settings({}, variant.settings))
+        config = load_config(file.bases, settings, cell=cell)
         for problem in problems(config):
             raise InvalidInputError(problem)
     except TspoError as error:

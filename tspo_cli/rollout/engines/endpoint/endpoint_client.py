@@ -86,6 +86,7 @@ class EndpointClient:
         self._retries = retries
         self._fields = fields or RequestFields()
         key = key_of(key_env)
+        self._key_hint = _key_hint(key_env, bool(key))
         headers = ACCEPTED | ({"Authorization": f"Bearer {key}"} if key else {})
         self._timeout = timeout
         limits = httpx.Limits(max_connections=512)
@@ -117,6 +118,8 @@ class EndpointClient:
                     problem = answer.unread or f"expected a JSON object, got {answer.text[:200]!r}"
                 if status in REFUSED:
                     raise RequestRefusedError(where, problem, self._fields.hint(message, body))
+                if status in (401, 403):
+                    problem += self._key_hint
                 if status == 404 and not self.url.endswith("/v1"):
                     problem += "; the address of most servers ends in /v1"
                 if 300 <= status < 400:
@@ -180,6 +183,14 @@ def _status(answer: _Answer) -> int:
         if error:
             return 400
     return answer.status
+
+
+def _key_hint(variable: str, is_set: bool) -> str:
+    """What to do where the server wants a key, or another one."""
+    if is_set:
+        return f"; the key is that of the environment variable {variable} (key_env)"
+    named = f" (key_env names {variable}, which is not set)" if variable else ""
+    return f"; no key was sent{named}: set key_env to the environment variable that has it"
 
 
 def _message(answer: _Answer) -> str:
