@@ -48,7 +48,8 @@ def test_the_planned_tests_count_pairs_alone() -> None:
 
 
 def test_methods_are_compared_with_grpo_by_pairs() -> None:
-    rows = runs({"grpo": [0.1, 0.2, 0.3], "carl": [0.2, 0.35, 0.35, 0.9], "mig": [0.1, 0.3]})
+    ems = {"grpo": [0.1, 0.2, 0.3], "carl": [0.2, 0.35, 0.35, 0.9], "mig": [0.1, 0.3]}
+    rows = runs(ems | {"tspo": [0.2, 0.45]})
     rows = [item | {"train_tokens": "1500"} if item["arm"] == "carl" else item for item in rows]
     lines = tables.methods_table(rows, "hard", ("carl", "mig", "arpo")).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| carl", "| mig"]
@@ -59,6 +60,7 @@ def test_methods_are_compared_with_grpo_by_pairs() -> None:
         "+5.0 \\[-58.5, +68.5\\]",
         "0.500",
         "0.500",
+        "-12.5 \\[-44.3, +19.3\\]",
         "1.00x",
         "1.00x |",
     ]

@@ -82,8 +82,7 @@ def tests_table(rows: Sequence[Row], planned: Mapping[str, int]) -> str:
     """
     differences = {name: area_pairs(rows, name) for name in planned}
     tests = {name: paired_difference(pairs) for name, pairs in differences.items() if pairs}
-    known = {name: test.p for name, test in tests.items() if test.p is not None}
-    corrected = holm(known)
+    corrected = holm({name: test.p for name, test in tests.items() if test.p is not None})
     lines = [
         "| test | pairs finished | planned | AUC diff. | larger in | p | p (Holm) |",
         "| :--- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -94,44 +93,32 @@ def tests_table(rows: Sequence[Row], planned: Mapping[str, int]) -> str:
             lines.append(f"| {name}: tspo - grpo | 0 | {most} | | | | |")
             continue
         larger = sum(mine > theirs for mine, theirs in differences[name])
-        p = [f"{value:.3f}" if value is not None else "" for value in (test.p, corrected.get(name))]
         lines.append(
             f"| {name}: tspo - grpo | {test.n} | {most} | {_points(test)} | {larger} | "
-            f"{' | '.join(p)} |"
+            f"{_p(test.p)} | {_p(corrected.get(name))} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def methods_table(rows: Sequence[Row], name: str, arms: Sequence[str]) -> str:
     """What each of `arms` gains over GRPO by area in the experiment `name`: pairs, difference,
-    interval, p, p after Holm's correction over the arms that have one, and the tokens and CPU
-    seconds of its training for each of GRPO's.
+    interval, p, p after Holm's correction over the arms that have one; the difference to TSPO with
+    its interval; and the tokens and CPU seconds of its training for each of GRPO's.
     """
-    runs = pairs_of(rows, name)
-    pairs = {
-        arm: [
-            (run, runs["grpo", *key[1:]])
-            for key, run in runs.items()
-            if key[0] == arm and ("grpo", *key[1:]) in runs
-        ]
-        for arm in arms
-    }
-    tests = {
-        arm: paired_difference([(_area(mine), _area(theirs)) for mine, theirs in found])
-        for arm, found in pairs.items()
-        if found
-    }
+    pairs = {arm: pairs_between(rows, name, arm, "grpo") for arm in arms}
+    tests = {arm: paired_difference(_areas(found)) for arm, found in pairs.items() if found}
     corrected = holm({arm: test.p for arm, test in tests.items() if test.p is not None})
     lines = [
-        "| arm | pairs | AUC diff. | p | p (Holm) | tokens | CPU s |",
-        "| :--- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| arm | pairs | AUC - GRPO's | p | p (Holm) | AUC - TSPO's | tokens | CPU s |",
+        "| :--- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for arm, test in tests.items():
-        p = [f"{value:.3f}" if value is not None else "" for value in (test.p, corrected.get(arm))]
+        beside = _areas(pairs_between(rows, name, arm, "tspo"))
         tokens = _ratio([(mine.tokens, theirs.tokens) for mine, theirs in pairs[arm]])
         seconds = _ratio([(mine.cpu_seconds, theirs.cpu_seconds) for mine, theirs in pairs[arm]])
         lines.append(
-            f"| {arm} | {test.n} | {_points(test)} | {' | '.join(p)} | {tokens} | {seconds} |"
+            f"| {arm} | {test.n} | {_points(test)} | {_p(test.p)} | {_p(corrected.get(arm))} | "
+            f"{_points(paired_difference(beside)) if beside else ''} | {tokens} | {seconds} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -197,11 +184,18 @@ def progress_table(rows: Sequence[Row], planned: Mapping[tuple[str, str], int]) 
 
 def area_pairs(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:
     """The areas of TSPO and GRPO in every finished pair of the experiment `name`."""
+    return _areas(pairs_between(rows, name, "tspo", "grpo"))
+
+
+def pairs_between(
+    rows: Sequence[Row], name: str, arm: str, other: str
+) -> list[tuple[SweepRun, SweepRun]]:
+    """The runs of two arms of the experiment `name` that share start and seed."""
     runs = pairs_of(rows, name)
     return [
-        (_area(run), _area(runs["grpo", *key[1:]]))
+        (run, runs[other, *key[1:]])
         for key, run in runs.items()
-        if key[0] == "tspo" and ("grpo", *key[1:]) in runs
+        if key[0] == arm and (other, *key[1:]) in runs
     ]
 
 
@@ -242,6 +236,16 @@ def _area(run: SweepRun) -> float:
     area = run.auc_until(run.curve[-1][0])
     assert area is not None
     return area
+
+
+def _areas(pairs: Iterable[tuple[SweepRun, SweepRun]]) -> list[tuple[float, float]]:
+    return [(_area(mine), _area(theirs)) for mine, theirs in pairs]
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if value >= 0.001 else "\\<0.001"
 
 
 def _verdict(test: Paired) -> str:
