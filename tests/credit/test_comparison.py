@@ -176,6 +176,15 @@ def test_information_gains_where_the_run_recorded_beliefs(run: Path) -> None:
         assert "the run recorded the beliefs of siop" in done.err
 
 
+def test_outcomes_are_judged_with_the_values_of_the_run(run: Path) -> None:
+    values = {"outcome": "em_format", "format_score": 0.3, "retrieval_score": 0.1}
+    values |= {"overlong_limit": 14, "overlong_buffer": 2, "overlong_penalty": 0.5}
+    config = Config(seed=1, credit=CreditConfig.model_validate(values))
+    runs.write_json(run / runs.CONFIG_NAME, config.section_dict())
+    options = json.loads(run_tspo("credit", run, "-a", "grpo", "--json").out)["options"]["grpo"]
+    assert {key: options[key] for key in values} == values
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -24,11 +24,17 @@ if TYPE_CHECKING:
 # same.
 JUDGING = (
     "outcome",
+    "format_score",
+    "final_format_score",
+    "retrieval_score",
     "no_search_penalty",
     "no_answer_penalty",
     "length_penalty",
     "length_unit",
     "length_free",
+    "overlong_limit",
+    "overlong_buffer",
+    "overlong_penalty",
     "hit_source",
     "match",
     "degenerate",
