@@ -45,6 +45,18 @@ def group_of(one: st.SearchStrategy[CreditTrajectory], least: int = 1) -> st.Sea
 
 
 groups = group_of(trajectories(st.booleans()))
+
+
+@pytest.mark.parametrize("name", ["igpo", "a2tgpo", "mig", "siop"])
+def test_gains_that_differ_by_rounding_alone_teach_nothing(name: str) -> None:
+    turns = (CreditTurn("query", "Nothing."), CreditTurn(None, ""))
+    beliefs = [(-0.3, -0.1), (-0.2, 0.0), (-0.7, -0.5)]  # 0.2 and its neighbours
+    assert len({after - before for before, after in beliefs}) > 1
+    found = Group("Who?", (GOLD,), tuple(CreditTrajectory(GOLD, turns, row) for row in beliefs))
+    options = {"siop": {"norm": "separate"}, "algorithm": name, "eps": 0.0}
+    assert assign_credit(found, CreditConfig.model_validate(options)).level == "none"
+
+
 configs = st.builds(
     CreditConfig,
     scale=st.sampled_from(["std", "none"]),

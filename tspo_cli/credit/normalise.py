@@ -16,6 +16,8 @@ from tspo_cli.credit.credit_section import CreditConfig
 Rewards = Sequence[Sequence[float]]
 AllSum = Callable[[Sequence[float]], list[float]]
 """Element-wise sums over all training processes; `list` where there is one."""
+_ROUNDING = 1e-12
+"""Values are equal if they differ by no more than this, or this times the largest of them."""
 
 
 class Normalised(NamedTuple):
@@ -31,10 +33,10 @@ def standardise(values: Sequence[float], config: CreditConfig) -> list[float]:
     """(value - mean) / (std + eps) with the unbiased std (std biased: divided by n), or only
     centred (scale none).
 
-    A population of one, or one without variance, gives exact zeros.
+    A population of one, or one whose values are equal up to rounding, gives exact zeros.
     """
     array = np.asarray(values, dtype=np.float64)
-    if array.size < 2 or array.min() == array.max():
+    if array.size < 2 or np.ptp(array) <= _ROUNDING * max(1.0, float(np.abs(array).max())):
         return [0.0] * array.size
     centred = array - array.mean()
     if config.scale == "none":
@@ -88,5 +90,5 @@ def batch_mean_and_scale(
     mean = total / max(count, 1)
     squares = all_sum([math.fsum(n * (value - mean) ** 2 for n, value in values)])[0]
     deviation = math.sqrt(squares / max(count - unbiased, 1))
-    scale = 0.0 if deviation <= 1e-12 * max(1.0, abs(mean)) else 1.0 / (deviation + eps)
+    scale = 0.0 if deviation <= _ROUNDING * max(1.0, abs(mean)) else 1.0 / (deviation + eps)
     return mean, scale

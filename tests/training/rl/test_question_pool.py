@@ -108,6 +108,13 @@ def test_the_curriculum_leaves_out_what_is_always_right_or_always_wrong() -> Non
     assert all(len(batch) == 4 for _, batch in made)
 
 
+def test_a_draw_leaves_out_each_question_once_at_most() -> None:
+    pool = pool_of("data.curriculum=difficulty", "data.curriculum_floor=1e-4")
+    made = run(pool, 8, {question.id: 2 for question in QUESTIONS}, set())
+    assert all(len(batch) == 4 for _, batch in made)
+    assert max(len(line["skipped"]) for line, _ in made) == len(QUESTIONS)
+
+
 @pytest.mark.parametrize("settings", [
     ["data.recycle=0.25", "data.recycle_after=1"],
     ["data.curriculum=difficulty"],

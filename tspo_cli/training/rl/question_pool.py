@@ -73,7 +73,9 @@ class QuestionPool:
             epoch, index = divmod(self.position, len(self.questions))
             question = self.questions[int(self._order(epoch)[index])]
             self.position += 1
-            if self._is_left_out(question, epoch, index):
+            # Questions of a whole epoch at most are left out: the floor may be tiny.
+            may_skip = len(self.skipped) < len(self.questions)
+            if may_skip and self._is_left_out(question, epoch, index):
                 self.skipped.append((question.data_source, question.id))
             else:
                 batch.append(BatchQuestion(question, epoch, len(batch)))
