@@ -72,6 +72,12 @@ def in_turn(turn: Any) -> dict[str, Any]:
     return record(trajectories=[{"turns": [{}]}, {"answer": "x", "turns": [SEARCH, turn, {}]}])
 
 
+def believed(values: list[float]) -> dict[str, Any]:
+    return record(
+        trajectories=[{"answer": "x", "turns": [SEARCH, {}], "gold_logprobs": values}],
+    )
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -120,6 +126,10 @@ def in_turn(turn: Any) -> dict[str, Any]:
             'trajectory 2, turn 2: expected "feedback", got "feedbak"',
         ),
         (in_turn({"feedback": "b"}), 'trajectory 2, turn 2: expected "query" beside "feedback"'),
+        (in_turn({"query": "a", "tokens": 10**400}), 'turn 2: expected "tokens" to be an integer'),
+        (believed([-(10**400), -1]), 'trajectory 1: expected "gold_logprobs" to be 2 log-probab'),
+        (believed([-1e308, 1e308]), 'trajectory 1: expected "gold_logprobs"'),
+        (believed([0, 1000]), 'trajectory 1: expected "gold_logprobs"'),
     ],
 )
 def test_malformed_files_name_the_place_in_one_line(

@@ -263,6 +263,12 @@ def test_cw_grpo() -> None:
     check(advantages(MIXED, "cw_grpo"), wanted)
 
 
+def test_cw_grpo_with_a_sharpness_that_leaves_one_search() -> None:
+    right = 1.09545
+    found = advantages(MIXED, "cw_grpo", cw_grpo={"sharpness": 1e6})
+    check(found[:1], [[0.0, 2 * right, right]])
+
+
 def test_cw_grpo_counts_every_hit_or_the_first() -> None:
     """Hits at both of two searches: all alike, or the first one alone."""
     twice = CreditTrajectory(

@@ -32,6 +32,8 @@ GROUP = {
     ],
 }
 
+ZEROS = "[[0, 0], [0, 0, 0]]"
+
 
 def priced(*settings: str) -> list[str]:
     return [f"credit.algorithm={PRICED}:priced", *settings]
@@ -167,6 +169,12 @@ def test_an_error_in_a_users_rule_is_one_line(tmp_path: Path, body: str, message
         ("[[0, 0], [0, 0, 0]], [[0, 0], [0, 0, 0]], 'step'", "level .*, got str 'step'"),
         ("[[0, 0], [0, 0, 0]], [[0, 0], [0, 0, 0]], 'turn', [['a']]", "populations 1, got str 'a'"),
         ("torch.zeros(2, 2, 2), [[0, 0], [0, 0, 0]], 'turn'", "rewards 1, got Tensor"),
+        (
+            f"{ZEROS}, {ZEROS}, 'turn', clip_scales=[[], []]",
+            r"clip scale per turn, .* got \[0, 0\]",
+        ),
+        (f"{ZEROS}, {ZEROS}, 'turn', [[1]], labels=['a', 'b']", "populations, 1, got 2"),
+        (f"{ZEROS}, {ZEROS}, 'turn', [[]]", "populations with values"),
     ],
 )
 def test_a_wrong_result_is_one_line_that_names_file_and_function(

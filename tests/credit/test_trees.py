@@ -273,6 +273,18 @@ def test_paths_form_trees(paths: tuple[tuple[int, ...], ...], words: str) -> Non
         group(*(leaf(True, *path) for path in paths))
 
 
+def test_a_turn_that_is_shared_is_the_same_turn() -> None:
+    one, other = leaf(True, 0, 0), leaf(False, 0, 1)
+    turn = replace(one.turns[0], feedback="something else")
+    with pytest.raises(InvalidInputError, match="path: trajectories 1 and 2 share turn 1, but its"):
+        group(one, replace(other, turns=(turn, other.turns[1])))
+
+
+def test_a_baseline_of_turn_counts_is_refused_where_turns_are_shared() -> None:
+    with pytest.raises(InvalidInputError, match=r"credit\.turn_count_baseline: not for rollouts t"):
+        assign_credit(FOREST, CreditConfig(turn_count_baseline=True))
+
+
 def test_a_rank_that_cannot_be_is_refused_where_records_are_read() -> None:
     def record(**changes: Any) -> dict[str, Any]:
         branch = {"parent": 0, "turns": 1, "rank": 1, "candidates": 3, "uncertainty": 0.5}

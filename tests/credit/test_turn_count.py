@@ -58,6 +58,14 @@ def test_a_payment_for_turns_is_found_in_many_groups() -> None:
     assert unpaid.p_value > 0.9
 
 
+def test_arms_that_judge_differently_are_compared_within_the_outcomes_of_both() -> None:
+    first = credit((0, (0.0,)), (0, (0.0, 0.0)), (0, (0.0,)), (0, (0.0, 0.0)))
+    second = credit((0, (-1.0,)), (1, (1.0, 1.0)), (0, (-1.0,)), (1, (1.0, 1.0)))
+    counts = TurnCounts()
+    counts.add([first, second])
+    assert counts.effects() == [], "what differs in turns differs in the outcome too"
+
+
 def test_a_difference_of_outcomes_is_no_payment_for_turns() -> None:
     """Right rollouts are long: advantage and turns go together, but not at equal outcomes."""
     found = effect(*[credit((0, (-1.0,)), (0, (-1.0, -1.0)), (1, (1.0,) * 3), (1, (1.0,) * 4))] * 9)

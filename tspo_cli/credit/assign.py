@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tspo_cli.credit.algorithms import Algorithm
+from tspo_cli.credit.algorithms.by_tree.tree_shape import is_branched, nodes
 from tspo_cli.credit.credit_section import CreditConfig
 from tspo_cli.credit.find_algorithm import find_algorithm
 from tspo_cli.credit.folr import judge
@@ -58,6 +59,11 @@ def _assign(group: Group, algorithm: Algorithm, config: CreditConfig) -> GroupCr
     judged = [judge(trajectory, group.golden_answers, config) for trajectory in group.trajectories]
     credit = algorithm(judged, config)
     if config.turn_count_baseline:
+        if is_branched(nodes(judged)):
+            raise InvalidInputError(
+                "credit.turn_count_baseline: not for rollouts that branch, which would change a "
+                "shared turn by several amounts; set it to false"
+            )
         outcomes = [trajectory.outcome for trajectory in judged]
         credit = replace(
             credit, level="turn", advantages=without_turn_count(credit.advantages, outcomes)

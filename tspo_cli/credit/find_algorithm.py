@@ -86,11 +86,16 @@ def _checked(returned: Any, trajectories: Sequence[JudgedTrajectory], name: str)
             reason=f"The advantages are those of {name}.",
             formula="Your own rule.",
         )
+    if result.labels and len(result.labels) != len(result.populations):
+        counts = f"{len(result.populations)}, got {len(result.labels)}"
+        raise _wrong(name, f"a label for each of the populations, {counts}")
+    if not all(result.populations):
+        raise _wrong(name, "populations with values")
     turns = [trajectory.turns for trajectory in trajectories]
     by_turn = {"advantage": result.advantages, "reward": result.turn_rewards}
     if result.clip_scales:
         by_turn["clip scale"] = result.clip_scales
-        if min(chain.from_iterable(result.clip_scales)) < 0:
+        if min(chain.from_iterable(result.clip_scales), default=0.0) < 0:
             raise _wrong(name, "clip scales of 0 or more")
     for what, rows in by_turn.items():
         lengths = [len(row) for row in rows]

@@ -91,11 +91,12 @@ class Group:
             raise InvalidInputError(f"group {self.question!r} has no trajectories")
         if not self.golden_answers:
             raise InvalidInputError(f"group {self.question!r} has no golden answers")
-        _check_paths([trajectory.path for trajectory in self.trajectories])
+        _check_paths(self.trajectories)
 
 
-def _check_paths(paths: Sequence[tuple[int, ...]]) -> None:
-    """Raises InvalidInputError for paths that form no trees."""
+def _check_paths(trajectories: Sequence[CreditTrajectory]) -> None:
+    """Raises InvalidInputError for paths that form no trees, and shared turns that differ."""
+    paths = [trajectory.path for trajectory in trajectories]
     first: dict[tuple[int, int], int] = {}
     for number, path in enumerate(paths):
         for turn, owner in enumerate(path):
@@ -109,6 +110,12 @@ def _check_paths(paths: Sequence[tuple[int, ...]]) -> None:
                 raise InvalidInputError(
                     f"path: trajectories {other + 1} and {number + 1} share turn {turn + 1}, the "
                     "last of one of them; give it a number of its own"
+                )
+            if trajectories[other].turns[turn] != trajectories[number].turns[turn]:
+                raise InvalidInputError(
+                    f"path: trajectories {other + 1} and {number + 1} share turn {turn + 1}, but "
+                    "its query, feedback, text or tokens differ; give turns that differ different "
+                    "numbers"
                 )
 
 

@@ -16,7 +16,6 @@ turns before it, and each has a last turn of its own.
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,9 @@ _GROUP_KEYS = ("question", "golden_answers", "trajectories")
 _TRAJECTORY_KEYS = ("answer", "turns", "gold_logprobs", "judge", "path")
 _TEXT_KEYS = ("query", "feedback", "text")
 _TURN_KEYS = (*_TEXT_KEYS, "tokens")
+_LOWEST, _HIGHEST = -1e6, 100
+"""Of gold log-probabilities (nats): their differences and probabilities must not overflow."""
+_TOO_MANY = 2**53
 
 
 def read_group(path: Path) -> Group:
@@ -99,12 +101,13 @@ def _gold_logprobs(where: str, value: Any, turns: int) -> tuple[float, ...]:
     if value is None:
         return ()
     numbers = isinstance(value, list) and all(
-        type(number) in (int, float) and math.isfinite(number) for number in value
+        type(number) in (int, float) and _LOWEST <= number <= _HIGHEST for number in value
     )
     if not numbers or len(value) != turns:
         raise _wrong(
             where,
-            f'"gold_logprobs" to be {turns} numbers, one before each turn',
+            f'"gold_logprobs" to be {turns} log-probabilities ({_LOWEST:g} to {_HIGHEST:g} nats), '
+            "one before each turn",
             "measure them or leave it out",
         )
     return tuple(map(float, value))
@@ -135,10 +138,10 @@ def _turn(where: str, value: Any) -> CreditTurn:
                 "quote it or leave it out",
             )
     tokens = record.get("tokens", 1)
-    if type(tokens) is not int or tokens < 0:
+    if type(tokens) is not int or not 0 <= tokens < _TOO_MANY:
         raise _wrong(
             where,
-            f'"tokens" to be an integer of 0 or more, got {_shown(tokens)}',
+            f'"tokens" to be an integer of 0 or more, below 2^53, got {_shown(tokens)}',
             "correct it or leave it out",
         )
     query, feedback = record.get("query"), record.get("feedback") or ""

@@ -37,8 +37,8 @@ class TurnCountEffect:
 
 @dataclass(slots=True)
 class TurnCounts:
-    """Rollouts of one question and one outcome (a stratum), where their numbers of turns differ:
-    stratum, turns, and mean advantage in each arm.
+    """Rollouts of one question that have the same outcome in every arm (a stratum), where their
+    numbers of turns differ: stratum, turns, and mean advantage in each arm.
     """
 
     strata: list[int] = field(default_factory=list)
@@ -48,9 +48,9 @@ class TurnCounts:
     def add(self, credits: Sequence[GroupCredit]) -> None:
         """Count one group: its credit in each arm."""
         rollouts = list(zip(*(credit.trajectories for credit in credits), strict=True))
-        by_outcome: dict[float, list[int]] = {}
+        by_outcome: dict[tuple[float, ...], list[int]] = {}
         for index, rollout in enumerate(rollouts):
-            by_outcome.setdefault(rollout[0].outcome, []).append(index)
+            by_outcome.setdefault(tuple(arm.outcome for arm in rollout), []).append(index)
         for members in by_outcome.values():
             counts = [len(rollouts[index][0].advantages) for index in members]
             if len(set(counts)) < 2:

@@ -70,7 +70,8 @@ def _shared(
     ]
     if len(set(useful)) < 2:
         return tuple(row)
-    powers = [math.exp(options.sharpness * value) for value in useful]
+    highest = max(useful)  # taken off: a large sharpness must not overflow
+    powers = [math.exp(options.sharpness * (value - highest)) for value in useful]
     values = list(row)
     for index, power in zip(searches, powers, strict=True):
         values[index] *= len(searches) * power / math.fsum(powers)
