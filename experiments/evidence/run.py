@@ -1,7 +1,8 @@
 """Run everything that this folder reports, from scratch.
 
     python experiments/evidence/run.py            all of plan.md, in its order, tables, figures
-    python experiments/evidence/run.py starts     worlds and starts, which every experiment needs
+    python experiments/evidence/run.py starts     worlds, indexes and the hard starts (a minute)
+    python experiments/evidence/run.py starts_easy    also trains the easy starts, for (b)
     python experiments/evidence/run.py pairs      (a): TSPO and GRPO from the hard start
     python experiments/evidence/run.py two_hop    (c): TSPO and GRPO on two-hop questions
     python experiments/evidence/run.py wide       the wide grid of learning rates
@@ -54,6 +55,7 @@ NEW_ARMS = (
 # Sweeps in the order in which they are trained, with the cells that are wanted (none: all).
 PARTS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "starts": (),
+    "starts_easy": (),
     "pairs": (("hard", BOTH),),
     "two_hop": (("two_hop", BOTH),),
     "wide": (("lr_wide", ()),),
@@ -83,12 +85,14 @@ def main() -> None:
     if options.what != "collect":
         prepare.main()
         make_starts(options.jobs)
+        if options.what == "starts_easy" or "easy" in dict(PARTS[options.what]):
+            make_easy_starts(options.jobs)
         for name, cells in PARTS[options.what]:
             if not sweep(_file(name), ROOT / name, options.jobs, cells):
                 failed.append(name)
         if failed:
             print(f"cells failed in {', '.join(failed)}; see {ROOT}/*/logs", file=sys.stderr)
-    if options.what != "starts":
+    if options.what not in ("starts", "starts_easy"):
         collect()
     sys.exit(1 if failed else 0)
 
@@ -118,6 +122,10 @@ def make_starts(jobs: int) -> None:
         for place in missing:
             if (trained / place / "model").exists():
                 shutil.copytree(trained / place / "model", ROOT / "starts" / place / "model")
+
+
+def make_easy_starts(jobs: int) -> None:
+    """Train the starts of the experiment `easy`."""
     sweep(_file("starts_easy"), ROOT / "starts_easy", jobs)
 
 

@@ -154,6 +154,8 @@ def test_starts_that_the_checkout_does_not_have_are_trained(
         given = folder / "evidence" / "starts" / name / "model.safetensors"
         assert model.exists(), place
         assert not given.exists() or model.read_bytes() == given.read_bytes()
+    assert not (run.ROOT / "starts_easy").exists(), "a row from a hard start needs no training"
+    run.make_easy_starts(jobs=1)
     assert len([*run.ROOT.glob("starts_easy/easy/*/*/model")]) == 2
 
 

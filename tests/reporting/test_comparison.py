@@ -333,6 +333,18 @@ def test_seeds_of_an_arm_are_one_line_with_a_band(seeds: Path) -> None:
     assert len([title for title in drawn if title.startswith("Composition of groups: ")]) == 3
 
 
+def test_cost_counts_searches_that_rollouts_share_once(tmp_path: Path) -> None:
+    make_run(tmp_path / "tree", Config.model_validate({"train": {"steps": 2}}), 2, {2: 0.5})
+    log = tmp_path / "tree" / "metrics.jsonl"
+    # Two questions a step, each a tree of 3 rollouts with 2 searches, of which 4 were sent.
+    step = {"rollouts": 6, "searches": 2.0, "tree/rollouts": 3.0, "tree/searches": 4.0}
+    for known, sent in ((step, 16), ({**step, "tree/searches": None}, None)):
+        log.write_text("".join(json.dumps({"step": at, **known}) + "\n" for at in (1, 2)))
+        (record,) = RunReport(open_runs([tmp_path])).table("cost").records
+        assert record["rollouts"] == 12
+        assert record["training_searches"] == sent
+
+
 def test_cost_counts_devices_tokens_and_searches(tmp_path: Path, evals: Path) -> None:
     config = Config.model_validate(
         {

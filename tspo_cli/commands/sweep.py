@@ -56,12 +56,12 @@ def sweep(
 
     FILE.toml has the keys base (experiment files or recipes), seeds and baseline (an arm), and the
     tables settings (for all cells), arms.NAME (what is compared), axes.AXIS.NAME (repetitions over
-    worlds or warm starts) and grid (options with a list of values, such as "optimizer.lr"). An arm
-    and an axis name hold settings as an experiment file does.
+    worlds or warm starts) and grid (options with a list of values, such as "optimizer.lr").
+    arms.NAME and axes.AXIS.NAME hold settings, as an experiment file does.
 
-    Report: tspo report DIR --baseline grpo
+    Report: tspo report DIR
 
-    One cell: tspo train FILE.toml::ARM/AXIS-VALUE --set seed=0
+    One cell: tspo train FILE.toml::ARM/AXIS-VALUE --set seed=0 (without axes: FILE.toml::ARM)
     """
     from dataclasses import replace
 

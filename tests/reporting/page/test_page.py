@@ -18,6 +18,7 @@ from tests.reporting.tree import HOSTILE, make_run, make_tree
 from tspo_cli import __version__, runs
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.reporting.page.charts import Chart, Line, svg
 from tspo_cli.reporting.page.page import render_page
 from tspo_cli.reporting.page.page_items import GROUPS_PER_STEP, LONGEST_TEXT, PER_CHUNK, item_data
 from tspo_cli.reporting.run_report import RunReport
@@ -205,3 +206,9 @@ def test_a_damaged_rollout_file_is_named(tmp_path: Path) -> None:
     (demo / "grpo" / "rollouts" / "step_000001.jsonl.gz").write_bytes(b"not gzip")
     with pytest.raises(InvalidInputError, match=r"step_000001.jsonl.gz: damaged"):
         page_of(demo)
+
+
+def test_a_chart_of_zeros_has_an_axis_that_can_be_read() -> None:
+    zeros = Line("grpo", 0, ((1.0, 0.0), (2.0, 0.0)))
+    drawn = svg(Chart("Groups", "step", "share", (zeros,), percent=True))
+    assert re.findall(r">([^<]*%)<", drawn) == ["0%", "10%", "20%"]

@@ -45,6 +45,17 @@ def test_no_action_is_said_after_the_first_step(kinds: tuple[str, ...], words: l
     assert "\n" not in line
 
 
+def test_a_policy_that_acted_before_has_lost_the_protocol() -> None:
+    warnings = StepWarnings(load_config([], ["optimizer.lr=0.03"]))
+    good = [group("search", "answer", outcomes=(1.0, 0.0))]
+    assert warnings.of_step(1, good, {}) == []
+    (line,) = warnings.of_step(2, [group("invalid", "truncated")], {})
+    assert "2 of 4 turns were cut" in line
+    assert "has lost the protocol" in line
+    assert "optimizer.lr (0.03 here)" in line
+    assert "does not know" not in line
+
+
 def test_it_is_repeated_sensibly() -> None:
     assert len(said(99, [group("invalid")])) == 2
 

@@ -40,6 +40,7 @@ def test_a_dropped_owner_leaves_the_turns_that_it_shared() -> None:
     assert record["tree"] == {"sampled_tokens": 7 + 4 + 6, "flat_tokens": 28}
     assert warning_metrics([record], CONFIG.credit)["sampled_tokens"] == 17
     assert tree_metrics([record])["tree/shared_share"] == 1 - 17 / 21
+    assert tree_metrics([record])["tree/searches"] == 2, "that of the whole one, and the shared one"
     (record,), _ = step_records(scored(failed, rollout(2, 0), rollout(3, 0)), {}, 1, CONFIG)
     assert "tree" not in record, "no whole rollout says what flat ones would cost"
     assert tree_metrics([record]) == {}

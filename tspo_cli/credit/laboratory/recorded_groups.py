@@ -33,7 +33,8 @@ def recorded_batches(
         kept = (
             f"; kept are {min(paths)} to {max(paths)}"
             if paths
-            else "; train with train.keep_rollouts = 1"
+            else "; only reinforcement learning and rejection sampling record them "
+            "(train.keep_rollouts = 1)"
         )
         raise MissingResourceError(f"{run}: no recorded rollouts of the steps asked for{kept}")
     for step in wanted:

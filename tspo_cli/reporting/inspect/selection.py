@@ -161,8 +161,11 @@ def _of_class(groups: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any
         known |= {
             str(trajectory.get("class")) for group in groups for trajectory in group["trajectories"]
         }
+        steps = sorted({group["step"] for group in groups if "step" in group})
+        where = f"none in step {steps[0]}" if len(steps) == 1 else "none here"
         raise MissingResourceError(
-            f"--class {name}: none here; there are: {', '.join(sorted(known)) or 'none'}"
+            f"--class {name}: {where}; there are: {', '.join(sorted(known)) or 'none'}; take one "
+            "of them, or name another step with --step"
         )
     return found
 

@@ -112,7 +112,7 @@ def _spread(low: float, high: float) -> tuple[float, float]:
 
 
 def _tick_step(low: float, high: float) -> float:
-    rough = max(high - low, 1e-9) / 4
+    rough = (high - low if high > low else 1.0) / 4  # nothing but zeros: an axis up to 1
     scale = 10.0 ** math.floor(math.log10(rough))
     return next(factor * scale for factor in (1, 2, 5, 10) if factor * scale >= rough * 0.999)
 

@@ -50,8 +50,9 @@ def cost_table(arms: Sequence[Arm]) -> Table:
             "Device hours: seconds of the training steps times processes (one GPU or CPU core "
             "each), evaluations left"
             " out. CPU hours: processor time of the first process in these steps, times processes.",
-            "Trained tokens: sampled tokens that entered the loss. Per question: means over the "
-            "last evaluation.",
+            "Rollout %: share of these seconds in which rollouts were sampled. Trained tokens: "
+            "sampled tokens that entered the loss. Searches, training: those that rollouts share "
+            "count once. Per question: means over the last evaluation.",
         ),
     )
 
@@ -73,6 +74,20 @@ _COLUMNS = (
 def _rollouts(record: Mapping[str, Any], per_step: int) -> float:
     """Rollouts of a step: as many as the settings say, or those of its trees."""
     return (record.get("rollouts") or 0) if "tree/rollouts" in record else per_step
+
+
+def _searches(metrics: Sequence[Mapping[str, Any]], per_step: int) -> int | None:
+    """Searches that were sent, those that rollouts share once; None where a record does not say."""
+    total = 0.0
+    for record in metrics:
+        trees = record.get("tree/rollouts")
+        if not trees:
+            total += (record.get("searches") or 0) * per_step
+        elif (each := record.get("tree/searches")) is not None:
+            total += each * record["rollouts"] / trees
+        else:
+            return None
+    return round(total) or None
 
 
 def _record(view: RunView) -> dict[str, Any]:
@@ -100,10 +115,7 @@ def _record(view: RunView) -> dict[str, Any]:
         "steps": len(metrics) or None,
         "rollouts": round(sum(_rollouts(record, per_step) for record in metrics)) or None,
         "trained_tokens": round(sum(record.get("tokens") or 0 for record in metrics)) or None,
-        "training_searches": round(
-            sum((record.get("searches") or 0) * _rollouts(record, per_step) for record in metrics)
-        )
-        or None,
+        "training_searches": _searches(metrics, per_step),
         **_per_question(_last_scores(view)),
     }
 

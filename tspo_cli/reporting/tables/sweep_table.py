@@ -103,7 +103,8 @@ def explanation(sweep: SweepView) -> str:
     return (
         f"{sweep.runs[0].dataset}, n {sweep.runs[0].end['n']}. EM % at the step shown; AUC: mean "
         "EM % along the "
-        f"curve up to it. In brackets: 95 % t interval over runs.{against}"
+        f"curve up to it. In brackets: 95 % t interval over runs.{against} Searches and no answer: "
+        "of the last evaluation. Tokens (sampled) and CPU s: of a whole training."
     )
 
 

@@ -92,8 +92,8 @@ def tree_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
     {} without trees.
 
     tree/rollouts, tree/branches (rollouts that share turns), tree/sampled_tokens, tree/flat_tokens
-    (see `TreeRecord`), tree/shared_share (of the tokens of all rollouts, those that were sampled
-    for another one).
+    (see `TreeRecord`), tree/searches (shared ones counted once), tree/shared_share (of the tokens
+    of all rollouts, those that were sampled for another one).
     """
     records = [record for record in records if "tree" in record]
     trees = [record["tree"] for record in records]
@@ -101,14 +101,14 @@ def tree_metrics(records: Sequence[GroupRecord]) -> dict[str, float]:
         return {}
     rollouts = [rollout for record in records for rollout in record["trajectories"]]
     whole = sum(turn["tokens"] for rollout in rollouts for turn in rollout["turns"])
-    own = sum(
-        turn["tokens"] for record in records for turn in distinct_turns_of(record["trajectories"])
-    )
+    distinct = [turn for record in records for turn in distinct_turns_of(record["trajectories"])]
+    own = sum(turn["tokens"] for turn in distinct)
     return {
         "tree/rollouts": len(rollouts) / len(trees),
         "tree/branches": sum("branch" in rollout for rollout in rollouts) / len(trees),
         "tree/sampled_tokens": mean([tree["sampled_tokens"] for tree in trees]),
         "tree/flat_tokens": mean([tree["flat_tokens"] for tree in trees]),
+        "tree/searches": sum(turn["kind"] == "search" for turn in distinct) / len(trees),
         "tree/shared_share": 1 - own / max(whole, 1),
     }
 

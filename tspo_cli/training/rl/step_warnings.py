@@ -12,6 +12,8 @@ from tspo_cli.training.rl.rollout_checks import FAILED_BY_SEARCHES
 
 _SOME_STEPS = 3
 """Steps in a row after which a thing that one step may show by chance is worth a sentence."""
+_ACTIONS = ("search", "answer")
+_NO_ACTION = {"no action", "all cut"}
 _MOST_FAILED = 0.5
 _SOME_FAILED = 0.02
 
@@ -28,10 +30,12 @@ class Trouble:
 @dataclass
 class StepWarnings:
     """Finds the sentences that a step earns. Each is said again only when the trouble has lasted
-    ten times as long as when it was last said.
+    ten times as long as when it was last said. `acted`: an earlier step of this process searched or
+    answered, so a policy that does neither has lost the protocol.
     """
 
     config: Config
+    acted: bool = False
     lasted: Counter[str] = field(default_factory=Counter)
     said: Counter[str] = field(default_factory=Counter)
 
@@ -39,8 +43,14 @@ class StepWarnings:
         self, step: int, groups: Sequence[GroupRecord], metrics: Mapping[str, float]
     ) -> list[str]:
         """The sentences to say after `step`, whose rollouts are `groups`."""
-        found = list(troubles(groups, metrics, self.config))
+        found = list(troubles(groups, metrics, self.config, acted=self.acted))
         names = {trouble.name for trouble in found}
+        self.acted |= any(
+            turn["kind"] in _ACTIONS
+            for group in groups
+            for rollout in group["trajectories"]
+            for turn in rollout["turns"]
+        )
         for name in [name for name in self.lasted if name not in names]:
             del self.lasted[name]
         sentences = []
@@ -55,9 +65,15 @@ class StepWarnings:
 
 
 def troubles(
-    groups: Sequence[GroupRecord], metrics: Mapping[str, float], config: Config
+    groups: Sequence[GroupRecord],
+    metrics: Mapping[str, float],
+    config: Config,
+    *,
+    acted: bool = False,
 ) -> Iterator[Trouble]:
-    """What is wrong with a step, the causes of having nothing to learn from before its signs."""
+    """What is wrong with a step, the causes of having nothing to learn from before its signs.
+    `acted`: rollouts of earlier steps searched or answered.
+    """
     yield from _failures(groups, metrics)
     rollouts = [rollout for group in groups for rollout in group["trajectories"]]
     turns = [turn for rollout in rollouts for turn in rollout["turns"]]
@@ -65,7 +81,7 @@ def troubles(
         return
     searches = [turn for turn in turns if turn["kind"] == "search"]
     yield from _empty_searches(searches, config)
-    cause = _no_action(turns, config)
+    cause = _no_action(turns, config, acted)
     if cause is None and config.kind == "rejection_sampling" and metrics.get("imitated") == 0:
         cause = Trouble(
             "imitated",
@@ -88,7 +104,7 @@ def troubles(
     if cause is not None:
         yield cause
     cut = sum(turn["kind"] == "truncated" for turn in turns)
-    if cut > len(turns) / 2 and (cause is None or cause.name not in ("no action", "all cut")):
+    if cut > len(turns) / 2 and (cause is None or cause.name not in _NO_ACTION):
         yield Trouble(
             "cut",
             _SOME_STEPS,
@@ -137,12 +153,20 @@ def _bias_of_failures(share: float, metrics: Mapping[str, float]) -> Iterator[Tr
         )
 
 
-def _no_action(turns: Sequence[TurnRecord], config: Config) -> Trouble | None:
-    if any(turn["kind"] in ("search", "answer") for turn in turns):
+def _no_action(turns: Sequence[TurnRecord], config: Config, acted: bool) -> Trouble | None:
+    if any(turn["kind"] in _ACTIONS for turn in turns):
         return None
     cut = sum(turn["kind"] == "truncated" for turn in turns)
     limit = f"rollout.max_new_tokens = {config.rollout.max_new_tokens}"
     nothing = "no rollout searched or answered, so all rewards are equal and nothing can be learnt"
+    if acted:
+        return Trouble(
+            "no action",
+            1,
+            f"{nothing} ({cut} of {len(turns)} turns were cut at {limit}): earlier steps did, so "
+            "the policy has lost the protocol; begin again with a lower optimizer.lr "
+            f"({config.optimizer.lr:g} here) or with loss.kl",
+        )
     if cut == len(turns):
         return Trouble(
             "all cut",

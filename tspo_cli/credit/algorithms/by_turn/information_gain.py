@@ -22,8 +22,8 @@ def beliefs(trajectory: JudgedTrajectory, name: str) -> tuple[float, ...]:
     if len(measured) != trajectory.turns:
         raise InvalidInputError(
             f"credit.algorithm {name} needs a model: each trajectory's gold_logprobs, the mean "
-            "log-probability of the gold answer before each turn; training measures them, a file "
-            'may give them as "gold_logprobs": [...]'
+            f"log-probability of the gold answer before each turn; train with {name}, which "
+            'records them, or write them into the group file: "gold_logprobs": [one a turn]'
         )
     return measured
 

@@ -78,6 +78,6 @@ def gate_opens(trajectories: Sequence[JudgedTrajectory], config: CreditConfig) -
 def _reason(trajectories: Sequence[JudgedTrajectory], config: CreditConfig, compared: str) -> str:
     state = "open" if gate_opens(trajectories, config) else "closed"
     return (
-        f"The gate {config.gate} is {state} for a group that is {group_class(trajectories)}: "
-        f"compared are {compared}."
+        f"The gate {config.gate} is {state} for a group that is {group_class(trajectories)}, so "
+        f"{compared} count."
     )
