@@ -30,7 +30,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from experiments.evidence import prepare, tables
+from experiments.evidence import figures, prepare, tables
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.sweeps.sweep_cells import read_sweep
 from tspo_cli.config.sweeps.sweep_file import SweepFile, read_sweep_file
@@ -161,8 +161,9 @@ def collect() -> None:
         baseline = _sweep_file(name).baseline
         found = tables.sweep_of(kept, name, baseline=baseline, grid=grid)
         if found.runs:
-            tables.draw(found, HERE / f"{name}.svg")
+            figures.draw_curves(found, HERE / f"{name}.svg", without=NEW_ARMS)
             made[name] = tables.arms_table(found, last_step(kept, name))
+    figures.draw_differences(kept, "hard", NEW_ARMS, HERE / "methods.svg")
     write_tables(PAGE, made)
 
 

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import cast
 
 from tspo_cli.evaluation.statistics.over_seeds import Paired, mean_interval, paired_difference
-from tspo_cli.reporting.figure import draw_sweep
 from tspo_cli.reporting.rendering.table import Format
 from tspo_cli.reporting.scores.sweep_scores import SweepRun, SweepView, summaries
 from tspo_cli.reporting.sources.run_view import RunView
@@ -40,11 +39,6 @@ def sweep_of(rows: Iterable[Row], name: str, *, baseline: str | None, grid: bool
     by_run = itertools.groupby(mine, key=lambda row: (row["config"], row["seed"]))
     runs = tuple(_run(list(curve), grid) for _, curve in by_run)
     return SweepView(Path(name), baseline, ("optimizer.lr",) if grid else (), runs, ())
-
-
-def draw(sweep: SweepView, file: Path) -> None:
-    """Draw the curves of a sweep's arms."""
-    draw_sweep(sweep, file)
 
 
 def arms_table(sweep: SweepView, step: int) -> str:
@@ -80,7 +74,7 @@ def tests_table(rows: Sequence[Row], planned: Mapping[str, int]) -> str:
     """The planned tests, TSPO against GRPO by area: pairs finished of those planned, difference,
     interval, p, and p after Holm's correction over the tests.
     """
-    differences = {name: area_pairs(rows, name) for name in planned}
+    differences = {name: area_pairs(rows, name, "tspo", "grpo") for name in planned}
     tests = {name: paired_difference(pairs) for name, pairs in differences.items() if pairs}
     corrected = holm({name: test.p for name, test in tests.items() if test.p is not None})
     lines = [
@@ -106,14 +100,18 @@ def methods_table(rows: Sequence[Row], name: str, arms: Sequence[str]) -> str:
     its interval; and the tokens and CPU seconds of its training for each of GRPO's.
     """
     pairs = {arm: pairs_between(rows, name, arm, "grpo") for arm in arms}
-    tests = {arm: paired_difference(_areas(found)) for arm, found in pairs.items() if found}
+    tests = {
+        arm: paired_difference(area_pairs(rows, name, arm, "grpo"))
+        for arm, found in pairs.items()
+        if found
+    }
     corrected = holm({arm: test.p for arm, test in tests.items() if test.p is not None})
     lines = [
         "| arm | pairs | AUC - GRPO's | p | p (Holm) | AUC - TSPO's | tokens | CPU s |",
         "| :--- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for arm, test in tests.items():
-        beside = _areas(pairs_between(rows, name, arm, "tspo"))
+        beside = area_pairs(rows, name, arm, "tspo")
         tokens = _ratio([(mine.tokens, theirs.tokens) for mine, theirs in pairs[arm]])
         seconds = _ratio([(mine.cpu_seconds, theirs.cpu_seconds) for mine, theirs in pairs[arm]])
         lines.append(
@@ -152,8 +150,8 @@ def findings(first: Sequence[Row], second: Sequence[Row], planned: Mapping[str, 
     }
     lines = []
     for number, (name, title) in enumerate(titles.items(), start=1):
-        old = paired_difference(area_pairs(first, name))
-        pairs = area_pairs(second, name)
+        old = paired_difference(area_pairs(first, name, "tspo", "grpo"))
+        pairs = area_pairs(second, name, "tspo", "grpo")
         new = paired_difference(pairs) if pairs else None
         enough = new is not None and new.n >= FEWEST_PAIRS
         verdict = _verdict(new) if new and enough else f"{_verdict(old)} (first set)"
@@ -182,9 +180,9 @@ def progress_table(rows: Sequence[Row], planned: Mapping[tuple[str, str], int]) 
     return "\n".join(lines) + "\n"
 
 
-def area_pairs(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:
-    """The areas of TSPO and GRPO in every finished pair of the experiment `name`."""
-    return _areas(pairs_between(rows, name, "tspo", "grpo"))
+def area_pairs(rows: Sequence[Row], name: str, arm: str, other: str) -> list[tuple[float, float]]:
+    """The areas of two arms of the experiment `name` in every finished pair."""
+    return [(_area(mine), _area(theirs)) for mine, theirs in pairs_between(rows, name, arm, other)]
 
 
 def pairs_between(
@@ -236,10 +234,6 @@ def _area(run: SweepRun) -> float:
     area = run.auc_until(run.curve[-1][0])
     assert area is not None
     return area
-
-
-def _areas(pairs: Iterable[tuple[SweepRun, SweepRun]]) -> list[tuple[float, float]]:
-    return [(_area(mine), _area(theirs)) for mine, theirs in pairs]
 
 
 def _p(value: float | None) -> str:
