@@ -154,7 +154,7 @@ def test_those_that_need_one_say_what(group_file: Path, tmp_path: Path) -> None:
     assert found["trajectories"][0]["advantages"][1] > 0 > found["trajectories"][1]["advantages"][0]
     measured["trajectories"][0]["gold_logprobs"] = [-3]
     group_file.write_text(json.dumps(measured))
-    assert "to be 3 numbers" in str(run(group_file, "-a", "igpo").exception)
+    assert "to be 3 log-probabilities" in str(run(group_file, "-a", "igpo").exception)
 
 
 def test_a_rule_of_ones_own(group_file: Path, tmp_path: Path) -> None:

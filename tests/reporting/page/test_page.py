@@ -211,4 +211,4 @@ def test_a_damaged_rollout_file_is_named(tmp_path: Path) -> None:
 def test_a_chart_of_zeros_has_an_axis_that_can_be_read() -> None:
     zeros = Line("grpo", 0, ((1.0, 0.0), (2.0, 0.0)))
     drawn = svg(Chart("Groups", "step", "share", (zeros,), percent=True))
-    assert re.findall(r">([^<]*%)<", drawn) == ["0%", "10%", "20%"]
+    assert re.findall(r">([^<]*%)<", drawn) == ["0%", "20%", "40%"]

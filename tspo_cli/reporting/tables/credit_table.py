@@ -35,24 +35,9 @@ def comparison_text(comparison: Comparison, width: int | None = None) -> str:
             width,
         ),
         "Mean advantage by what the turn did",
-        _table(
-            ["what the turn did", "turns", *arms],
-            [_role_row(role, list(arms.values())) for role in _roles(arms)],
-            width,
-        ),
+        _means_table(arms, "by_role", _roles(arms), width),
         "Mean advantage by the number of the turn",
-        _table(
-            ["turn", "turns", *arms],
-            [
-                [
-                    turn,
-                    str(_first(arms)["by_turn"][turn]["turns"]),
-                    *(_mean(arm["by_turn"][turn]) for arm in arms.values()),
-                ]
-                for turn in _first(arms)["by_turn"]
-            ],
-            width,
-        ),
+        _means_table(arms, "by_turn", list(_first(arms)["by_turn"]), width),
     ]
     parts += _turn_counts(arms, width)
     if len(arms) > 1:
@@ -175,12 +160,11 @@ def _turn_counts(arms: dict[str, Any], width: int | None) -> list[str]:
     ]
 
 
-def _role_row(role: str, arms: Sequence[dict[str, Any]]) -> list[str]:
-    return [
-        role,
-        str(arms[0]["by_role"][role]["turns"]),
-        *(_mean(arm["by_role"][role]) for arm in arms),
-    ]
+def _means_table(arms: dict[str, Any], by: str, kinds: Sequence[str], width: int | None) -> str:
+    """The mean advantage of every kind of turn, a row for each algorithm, below their counts."""
+    counts = [str(_first(arms)[by][kind]["turns"]) for kind in kinds]
+    rows = [[name, *(_mean(arm[by][kind]) for kind in kinds)] for name, arm in arms.items()]
+    return _table(["algorithm", *kinds], [["(turns)", *counts], *rows], width)
 
 
 def _first(arms: dict[str, Any]) -> dict[str, Any]:
@@ -213,7 +197,7 @@ def _opposite_table(record: dict[str, Any], names: Sequence[str], width: int | N
     values = _opposite(record, names)
     rows = [
         [
-            name,
+            f"{row + 1} {name}",
             *(
                 "" if row == column else f"{values[row][column]:.1f}"
                 for column in range(len(names))
@@ -221,7 +205,7 @@ def _opposite_table(record: dict[str, Any], names: Sequence[str], width: int | N
         ]
         for row, name in enumerate(names)
     ]
-    return _table(["", *names], rows, width)
+    return _table(["algorithm", *(str(row + 1) for row in range(len(names)))], rows, width)
 
 
 def _worst(record: dict[str, Any]) -> list[str]:
