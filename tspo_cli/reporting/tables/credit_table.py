@@ -42,7 +42,7 @@ def comparison_text(comparison: Comparison, width: int | None = None) -> str:
     parts += _turn_counts(arms, width)
     if len(arms) > 1:
         parts += [
-            "Turns in % on which two algorithms have opposite signs",
+            "Turns in % on which two algorithms have opposite signs (columns: numbers of the rows)",
             _opposite_table(record, list(arms), width),
         ]
         parts += _worst(record)
