@@ -21,35 +21,22 @@ def cells(file: Path) -> dict[str, dict[str, Any]]:
 def test_arms_differ_in_credit_alone() -> None:
     found = cells(study.MAIN)
     seeds = {config["seed"] for config in found.values()}
-    assert len(seeds) == 5
-    assert len(found) == 15
+    assert len(seeds) == 3
+    assert len(found) == 9
     for seed in seeds:
         arms = [config for config in found.values() if config["seed"] == seed]
         algorithms = {config["credit"]["algorithm"] for config in arms}
         assert algorithms == {"grpo", "tspo", "retrieval_bonus"}
+        assert all(config["eval"]["limit"] == study.HELD_OUT for config in arms)
         others = [{**config, "credit": None} for config in arms]
         assert all(config == others[0] for config in others)
-
-
-def test_rates_are_chosen_without_held_out_questions() -> None:
-    for config in cells(study.RATES).values():
-        assert config["credit"]["algorithm"] == "grpo"
-        assert config["eval"]["data"] == []
-        assert config["seed"] == 100
 
 
 def write_steps(run: Path, rewards: list[float]) -> None:
     run.mkdir(parents=True)
     for step, reward in enumerate(rewards, start=1):
         shares = dict.fromkeys(study.SHARES, 0.25)
-        append_jsonl(run / "metrics.jsonl", {"step": step, "reward": reward, **shares})
-
-
-def test_the_table_of_rates_has_the_last_steps(tmp_path: Path) -> None:
-    write_steps(tmp_path / "grpo/lr=1e-05/seed100", [0.0] * 6 + [0.5] * 6)
-    write_steps(tmp_path / "grpo/lr=2e-06/seed100", [0.9] * 6 + [0.1] * 6)
-    lines = study._rates_table(tmp_path).splitlines()
-    assert lines[2:] == ["| 1e-05 | 0.500 | 0.250 |", "| 2e-06 | 0.100 | 0.250 |"]
+        append_jsonl(run / "metrics.jsonl", {**shares, "step": step, "reward": reward})
 
 
 def test_the_table_of_training_has_means_over_the_runs_of_an_arm(tmp_path: Path) -> None:
@@ -60,14 +47,16 @@ def test_the_table_of_training_has_means_over_the_runs_of_an_arm(tmp_path: Path)
             row = {"arm": arm, "seed": seed, "step": step, "f1": f1 if step else 0.9}
             rows.append(study._with_shares({**row, "train_cpu_seconds": 7.0}, tmp_path))
     head, _, *lines = study._training_table(rows).splitlines()
-    assert head.startswith("| arm | f1 | all correct | mixed | all wrong near miss | all miss |")
+    assert head.startswith(
+        "| arm | f1 | reward | all correct | mixed | all wrong near miss | all miss |"
+    )
     assert lines == [
-        "| grpo | 0.3 | 0.25 | 0.25 | 0.25 | 0.25 | 0.25 | 0.25 | 7 |",
-        "| tspo | 0.5 | 0.25 | 0.25 | 0.25 | 0.25 | 0.25 | 0.25 | 7 |",
+        "| grpo | 0.3 | 0.5 | 0.25 | 0.25 | 0.25 | 0.25 | 0.25 | 0.25 | 7 |",
+        "| tspo | 0.5 | 0.5 | 0.25 | 0.25 | 0.25 | 0.25 | 0.25 | 0.25 | 7 |",
     ]
 
 
-@pytest.mark.parametrize("table", ["rates", "main", "training"])
+@pytest.mark.parametrize("table", ["start", "main", "training"])
 def test_the_page_has_a_place_for_every_table(table: str) -> None:
     page = (ROOT / study.HERE / "README.md").read_text("utf-8")
     assert f"<!-- table {table} -->\n" in page

@@ -2,7 +2,6 @@
 
     python experiments/evidence/real/run.py --data SOURCE          start, runs, table, figure
     python experiments/evidence/real/run.py start --data SOURCE    corpus, index, warm start
-    python experiments/evidence/real/run.py rates --data SOURCE    the learning rate (start too)
     python experiments/evidence/real/run.py collect                results.csv, figure and tables
 
     --jobs N    trainings at a time (default: 1; each needs 7 GiB of memory)
@@ -32,19 +31,25 @@ from experiments.evidence.run import (
     write_tables,
 )
 from experiments.real.run import prepare
-from experiments.real.stages import HUB, RealOptions
+from experiments.real.stages import HUB, WARM_START, RealOptions
 from tspo_cli.console import error
 from tspo_cli.errors import TspoError
-from tspo_cli.runs import METRICS_NAME, read_jsonl
+from tspo_cli.runs import METRICS_NAME, STATUS_NAME, read_jsonl, read_status
 
 HERE = Path("experiments/evidence/real")
 ROOT = Path("runs/evidence/real")
-MAIN, RATES = HERE / "main.sweep.toml", HERE / "rates.sweep.toml"
+FOLDER = ROOT / "main"
+MAIN = HERE / "main.sweep.toml"
 CLASSES = ("all_correct", "mixed", "all_wrong_near_miss", "all_miss")
-SHARES = (*(f"groups/{name}" for name in CLASSES), "groups/near_miss", "invalid_share")
+SHARES = (
+    "reward",
+    *(f"groups/{name}" for name in CLASSES),
+    "groups/near_miss",
+    "invalid_share",
+)
 COLUMNS = (*SHARED, *(name.removeprefix("groups/") for name in SHARES))
-LAST_STEPS = 6
-"""Steps at the end of a run of the rates whose mean reward counts."""
+HELD_OUT = 64
+"""Questions that no training sees, as many as main.sweep.toml evaluates."""
 
 
 def main() -> None:
@@ -52,22 +57,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "what", nargs="?", default="all", choices=("all", "start", "rates", "collect")
-    )
+    parser.add_argument("what", nargs="?", default="all", choices=("all", "start", "collect"))
     parser.add_argument("--data", default=HUB, help=f"[{HUB}]")
     parser.add_argument("--jobs", type=int, default=1)
     given = parser.parse_args()
     done = True
     if given.what != "collect":
         try:
-            prepare(RealOptions(given.data, ROOT / "start", questions=100))
+            prepare(RealOptions(given.data, ROOT / "start", questions=HELD_OUT))
         except TspoError as failure:
             error(failure)
             sys.exit(failure.exit_code)
-    if given.what in ("all", "rates"):
-        file = RATES if given.what == "rates" else MAIN
-        done = sweep(file, _folder(file), given.jobs)
+    if given.what == "all":
+        done = sweep(MAIN, FOLDER, given.jobs)
     if given.what != "start":
         collect()
     sys.exit(0 if done else 1)
@@ -76,19 +78,19 @@ def main() -> None:
 def collect() -> None:
     """Write results.csv, the figure, and the tables of the page, from what is finished."""
     tables: dict[str, str] = {}
-    if has_finished_runs(_folder(RATES)):
-        tables["rates"] = _rates_table(_folder(RATES))
-    folder = _folder(MAIN)
-    if has_finished_runs(folder):
+    start = ROOT / "start" / WARM_START
+    if (start / STATUS_NAME).exists() and read_status(start)["state"] == "finished":
+        tables["start"] = tspo("report", str(start), "--format", "md")
+    if has_finished_runs(FOLDER):
         figure = str(HERE / "curves.svg")
-        record = json.loads(tspo("report", str(folder), "--json", "--figure", figure))
-        rows = [_with_shares(row, folder) for row in sweep_rows(MAIN, record)]
+        record = json.loads(tspo("report", str(FOLDER), "--json", "--figure", figure))
+        rows = [_with_shares(row, FOLDER) for row in sweep_rows(MAIN, record)]
         with open(HERE / "results.csv", "w", encoding="utf-8", newline="") as handle:
             writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         tables["main"] = tspo(
-            "report", str(folder), "--format", "md", "--step", str(steps_of(MAIN))
+            "report", str(FOLDER), "--format", "md", "--step", str(steps_of(MAIN))
         )
         tables["training"] = _training_table(rows)
     write_tables(HERE / "README.md", tables)
@@ -119,23 +121,6 @@ def _training_table(rows: Sequence[Mapping[str, Any]]) -> str:
         means = [fmean(float(run[name] or 0) for run in runs) for name in names]
         lines.append(f"| {arm} | {' | '.join(f'{mean:.3g}' for mean in means)} |")
     return "\n".join(lines) + "\n"
-
-
-def _rates_table(folder: Path) -> str:
-    """Mean training reward of the last steps at every rate."""
-    lines = ["| learning rate | reward | invalid |", "| ---: | ---: | ---: |"]
-    for path in sorted(folder.glob(f"**/{METRICS_NAME}")):
-        steps = read_jsonl(path)[-LAST_STEPS:]
-        reward, invalid = (
-            fmean(step[name] for step in steps) for name in ("reward", "invalid_share")
-        )
-        rate = path.parent.parent.name.rpartition("=")[2]
-        lines.append(f"| {rate} | {reward:.3f} | {invalid:.3f} |")
-    return "\n".join(lines) + "\n"
-
-
-def _folder(file: Path) -> Path:
-    return ROOT / file.name.removesuffix(".sweep.toml")
 
 
 if __name__ == "__main__":
