@@ -85,7 +85,7 @@ class Architecture:
 
 
 def _rows() -> list[Architecture]:
-    rows = [
+    rows: list[tuple[str, str, dict[str, Any]]] = [
         ("Qwen2", "Qwen2", {}),
         ("Qwen2, tied", "Qwen2", {"tie_word_embeddings": True}),
         (

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 
@@ -80,9 +81,8 @@ def put_load(port: int, queries: Sequence[str], k: int, clients: int, keep: bool
         finished = [loop.create_future() for _ in range(clients)]
         start, cpu = time.perf_counter(), time.process_time()
         for done in finished:
-            await loop.create_connection(
-                lambda done=done: Client(source, k, load, done, keep), "127.0.0.1", port
-            )
+            client = partial(Client, source, k, load, done, keep)
+            await loop.create_connection(client, "127.0.0.1", port)
         await asyncio.wait_for(asyncio.gather(*finished), timeout=600)
         load.seconds, load.client_cpu = time.perf_counter() - start, time.process_time() - cpu
         return load

@@ -51,7 +51,7 @@ def texts(
             queries.append(question.question)
             gold.append(list(question.supporting_ids))
     gold_ids = {passage_id for ids in gold for passage_id in ids}
-    gold_passages, distractors = {}, {}
+    gold_passages, distractors = dict[str, str](), dict[str, str]()
     for folder in folders:
         for passage in read_passages(folder / "corpus.jsonl.gz"):
             table = gold_passages if passage.id in gold_ids else distractors

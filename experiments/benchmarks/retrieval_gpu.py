@@ -56,7 +56,7 @@ def write_vectors(path: Path, rows: int, queries: torch.Tensor) -> NDArray[np.in
             best, order = torch.cat([best, top.values], dim=1).topk(K, dim=1)
             indices = torch.cat([rows_of_best, top.indices + start], dim=1)
             rows_of_best = indices.gather(1, order)
-            handle.write(memoryview(half.cpu().numpy()).cast("B"))
+            handle.write(half.cpu().numpy().tobytes())
     return rows_of_best.cpu().numpy()
 
 
@@ -74,7 +74,7 @@ def write_passages(folder: Path, rows: int) -> None:
             numbers = np.arange(start, min(start + BLOCK, rows))
             lines = np.tile(line, (len(numbers), 1))
             lines[:, len(head) : len(head) + 8] = numbers[:, None] // powers % 10 + ord("0")
-            handle.write(memoryview(lines).cast("B"))
+            handle.write(lines.tobytes())
     np.save(
         folder / OFFSETS_NAME, np.arange(rows + 1, dtype=np.int64) * len(line), allow_pickle=False
     )

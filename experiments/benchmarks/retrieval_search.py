@@ -19,7 +19,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -211,14 +211,13 @@ def main() -> None:
     sizes = options.rows or ([] if options.index else [10_000, 100_000])
     for rows in [*sizes, *([0] if options.index else [])]:
         with tempfile.TemporaryDirectory() as scratch:
-            if not rows:
+            blocks: Iterable[Array]
+            if rows:
+                blocks = synthetic(rows, 1)
+                queries = np.concatenate(list(synthetic(options.queries, 2)))
+            else:
                 blocks, queries = _real(options.index, options.questions)
                 rows = sum(map(len, blocks))
-            else:
-                blocks, queries = (
-                    synthetic(rows, 1),
-                    np.concatenate(list(synthetic(options.queries, 2))),
-                )
             shards = ShardedVectors(Path(scratch), rows, SHARD, "float32")
             for shard, block in enumerate(blocks):
                 shards.put(shard, block)

@@ -77,7 +77,7 @@ def speed(run: Path, budget: int, repeats: int) -> dict[str, float]:
     for arm in ARMS:
         models[arm] = TrainedPositions(load_model(run / "model").train(), 1.0, "logged")
         if arm == "packed":
-            enable_packing(models[arm].model, 10_000)
+            enable_packing(models[arm].model)
     vocabulary = models["packed"].model.config.vocab_size
     steps = [
         step_of(path, vocabulary, rng) for path in sorted((run / "rollouts").glob("*.gz"))[::10]
@@ -106,9 +106,8 @@ def measure_memory(portions: bool) -> None:
     hidden = torch.randn(TOKENS, WIDTH, requires_grad=True)
     head = torch.nn.Linear(WIDTH, VOCABULARY, bias=False)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    head_scores(hidden, head, torch.randint(0, VOCABULARY, (TOKENS,)), entropy="logged")[
-        0
-    ].sum().backward()
+    ids = torch.randint(0, VOCABULARY, (TOKENS,))
+    head_scores(hidden, head, VOCABULARY, ids, entropy="logged")[0].sum().backward()
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 

@@ -62,9 +62,9 @@ class Outcome:
 
 
 def ours(
-    config: Config, retriever: Retriever, questions: list[Question]
+    config: Config, retriever: Retriever, questions: list[Question], folder: Path
 ) -> Callable[[int], Outcome]:
-    """The training step of `tspo train`."""
+    """The training step of `tspo train` for a run in `folder`."""
     tokenizer, model = load_tokenizer(config.model.path), load_model(config.model.path)
     protocol = SearchProtocol.from_config(tokenizer, config.rollout)
     learner = PolicyLearner(
@@ -75,7 +75,8 @@ def ours(
         learner.module, tokenizer, batch_size=slots, max_context=context_length(config)
     )
     engine.load_weights(None, 0)
-    make_step = RlStep(RlParts(config, learner, None, engine, retriever, protocol, questions))
+    parts = RlParts(config, learner, None, engine, retriever, protocol, questions, folder)
+    make_step = RlStep(parts)
 
     def step(number: int) -> Outcome:
         started = time.perf_counter()
@@ -325,8 +326,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         all_rollouts = load_config([recipe], [*settings, "train.drop_zero_advantage=false"])
         steps = {
-            "tspo": ours(config, retriever, questions),
-            "tspo, all": ours(all_rollouts, retriever, questions),
+            "tspo": ours(config, retriever, questions, Path(folder)),
+            "tspo, all": ours(all_rollouts, retriever, questions, Path(folder)),
             "trl": theirs(config, retriever, questions, folder),
         }
         for number in range(1, args.repeats + 2):

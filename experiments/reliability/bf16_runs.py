@@ -24,12 +24,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.benchmarks.common import machine
 from tspo_cli.runs import METRICS_NAME, read_jsonl
+
+if TYPE_CHECKING:
+    import torch
 
 KINDS = ("train", "other", "gspo")
 MOST_CLIPPED = 0.01
@@ -59,14 +63,16 @@ def keep_first_weights() -> None:
     from tspo_cli.rollout.engines.vllm_engine.vllm_local import VllmEngine
 
     load = VllmEngine.load_weights
-    first: dict[str, Any] = {}
+    first: dict[str, torch.Tensor] = {}
 
-    def load_first(engine: VllmEngine, weights: Any, version: int) -> None:
-        if not first:
+    def load_first(
+        engine: VllmEngine, weights: Mapping[str, torch.Tensor] | None, version: int
+    ) -> None:
+        if not first and weights is not None:
             first.update({name: value.clone() for name, value in weights.items()})
         load(engine, first, version)
 
-    VllmEngine.load_weights = load_first  # type: ignore[method-assign]
+    VllmEngine.load_weights = load_first  # type: ignore[assignment, method-assign]
 
 
 def child(arguments: list[str]) -> None:

@@ -22,6 +22,18 @@ VALUES: tuple[Any, ...] = (
 )  # fmt: skip
 
 
+def become_folder(path: Path) -> None:
+    """A folder in place of the file."""
+    path.unlink()
+    path.mkdir()
+
+
+def become_link(path: Path) -> None:
+    """A link to a file outside in place of the file."""
+    path.unlink()
+    path.symlink_to("/etc/hostname")
+
+
 @dataclass(frozen=True, slots=True)
 class Mutation:
     """A change of the file or folder `file` of a copy of a directory."""
@@ -42,8 +54,8 @@ def byte_damage(file: str, draw: random.Random) -> Mutation:
         "empty": lambda path: path.write_bytes(b""),
         "missing": Path.unlink,
         "rubbish": partial(rubbish, seed=draw.randrange(2**32)),
-        "folder": lambda path: (path.unlink(), path.mkdir()),
-        "link out": lambda path: (path.unlink(), path.symlink_to("/etc/hostname")),
+        "folder": become_folder,
+        "link out": become_link,
         "appended": lambda path: path.write_bytes(path.read_bytes() + b"\0\xff{"),
     }
     kind = draw.choice([*kinds])
@@ -141,7 +153,7 @@ def json_edits(file: str, changes: dict[str, Any]) -> list[Mutation]:
 def text_edits(file: str, texts: dict[str, str]) -> list[Mutation]:
     """A mutation for each text: the whole file becomes it."""
     return [
-        Mutation(f"{name}: {file}", file, lambda path, text=text: path.write_text(text))
+        Mutation(f"{name}: {file}", file, partial(Path.write_text, data=text))
         for name, text in texts.items()
     ]
 

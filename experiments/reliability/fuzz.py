@@ -21,11 +21,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.sweeps.sweep_file import read_sweep_file
 from tspo_cli.console import set_quiet
-from tspo_cli.credit.gold_match import contains_answer, exact_match, f1_score
+from tspo_cli.credit.gold_match import Match, contains_answer, exact_match, f1_score
 from tspo_cli.credit.laboratory.group_file import read_group
 from tspo_cli.credit.outcome import well_formed
 from tspo_cli.data.check import check
@@ -45,7 +46,8 @@ from tspo_cli.text.secrets import without_secrets
 from tspo_cli.text.strict_json import json_text
 from tspo_cli.training.sft.demonstration_file import read_demonstrations
 
-ODD = ("\ud800", "\udfff", "\u2028", "\x85", "\x0b", "\x00", "\x1b[31m", "\u202e", "é", "e\u0301")
+ODD: tuple[str, ...] = ("\ud800", "\udfff", "\u2028", "\x85", "\x0b", "\x00", "\x1b[31m", "\u202e")
+ODD += ("é", "e\u0301")
 ODD += ("日本", "😀", "\ufeff", "\t", "\r", "\n", " ", "", '"', "'", "\\", "\\u", "\\ud83d", "\xad")
 TEXT_PIECES = (
     *("<search>", "</search>", "<answer>", "</answer>", "<think>", "</think>", "<information>"),
@@ -99,8 +101,8 @@ class Target:
 def _scores(text: str) -> None:
     exact_match(text, [text, "a"])
     f1_score(text, [text, "b"])
-    for match in ("either_word_form", "norm_token_boundary", "norm_substring", "raw_lower"):
-        contains_answer(text, [text[:9], text[-9:], "U.S."], match)  # type: ignore[arg-type]
+    for match in get_args(Match):
+        contains_answer(text, [text[:9], text[-9:], "U.S."], match)
 
 
 def _marks(text: str) -> None:

@@ -125,7 +125,7 @@ def try_kind(kind: Kind, work: Path, listed: list[dict[str, Any]]) -> dict[str, 
             case = {
                 "kind": kind.name,
                 "mutation": mutation.name,
-                "command": " ".join(command[:2] + command[3:4]),
+                "command": " ".join([*command[:2], *command[3:4]]),
                 "end": end,
                 "code": ended.code,
                 "last_line": said[:300],
@@ -188,7 +188,7 @@ def digests(run: Path) -> str:
 def make_encoder(folder: Path, corpus: str) -> None:
     """A random BERT of one layer, with a vocabulary of the corpus's words."""
     import torch
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel, BertTokenizerFast  # type: ignore[attr-defined]
 
     folder.mkdir(exist_ok=True)
     words = sorted(set(Path(corpus).read_text("utf-8").lower().split()))
