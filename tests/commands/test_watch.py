@@ -109,6 +109,29 @@ def test_a_curve_has_a_bar_for_each_step_up_to_its_width(values: list[float]) ->
         assert bars[values.index(min(values))] == "▁"
 
 
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e308"])
+def test_numbers_that_cannot_be_drawn(value: str, tmp_path: Path) -> None:
+    """Records of earlier versions have NaN; what is not finite counts as not measured."""
+    run = tmp_path / "run"
+    make_run(run, Config(), 4, {})
+    for name, key in ((runs.METRICS_NAME, "loss"), (runs.TIMINGS_NAME, "total")):
+        with open(run / name, "a") as file:
+            file.write(f'{{"step": 5, "{key}": {value}}}\n{{"step": 6, "{key}": -1e308}}\n')
+    (run / "digests.jsonl").unlink(missing_ok=True)
+    seen = FollowedRun(run).look()
+    assert len(seen.curves["loss"]) == (6 if value == "1e308" else 5)
+    bars = re.search(r"^loss .*  ([▁-█]+)$", screen_of(seen), re.MULTILINE)
+    assert bars is not None
+    assert len(bars[1]) == len(seen.curves["loss"])
+
+
+def test_a_run_beyond_its_steps_has_no_time_left(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    make_run(run, Config.model_validate({"train": {"steps": 3}}), 4, {}, state="running")
+    with one_writer(run, "training in it"):
+        assert FollowedRun(run).look().seconds_left is None
+
+
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     done = tspo("runs", "watch", tmp_path / "nothing")
     assert isinstance(done.exception, MissingResourceError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -73,11 +74,13 @@ class _Steps:
     def add(self, record: Mapping[str, Any]) -> None:
         """A line of metrics or of timings."""
         self.done = max(self.done, int(record["step"]))
+        # Earlier versions wrote NaN for what was not measured.
+        measured = {name: value for name, value in record.items() if _is_finite(value)}
         for name in CURVES:
-            if record.get(name) is not None:
-                self.curves.setdefault(name, []).append(float(record[name]))
-        if record.get("total") is not None:
-            self.seconds.append(record["total"])
+            if name in measured:
+                self.curves.setdefault(name, []).append(float(measured[name]))
+        if "total" in measured:
+            self.seconds.append(measured["total"])
 
 
 @dataclass
@@ -145,7 +148,7 @@ class FollowedRun:
         per_step = sum(seconds) / len(seconds) if seconds else None
         left = None
         if per_step is not None and isinstance(steps, int) and state == "running":
-            left = per_step * (steps - self.steps.done) or None
+            left = max(0.0, per_step * (steps - self.steps.done)) or None
         curves = self.steps.curves
         return Progress(
             run=self.view.name,
@@ -176,3 +179,7 @@ class FollowedRun:
                     self.scores[path] = version, scores_of(path)
                 found.append((step, self.scores[path][1]))
         return found
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

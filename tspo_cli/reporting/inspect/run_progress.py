@@ -107,11 +107,13 @@ def sparkline(values: Sequence[float], width: int = _WIDTH) -> str:
     means = []
     for cell in range(cells):
         part = values[cell * count // cells : (cell + 1) * count // cells]
-        means.append(sum(part) / len(part))
+        means.append(sum(value / len(part) for value in part))
     low, high = min(means, default=0.0), max(means, default=0.0)
     if high == low:
         return _BARS[0] * cells
-    return "".join(_BARS[round((mean - low) / (high - low) * (len(_BARS) - 1))] for mean in means)
+    size = high / 2 - low / 2  # halves: the difference of huge numbers would be infinite
+    tops = len(_BARS) - 1
+    return "".join(_BARS[round((mean / 2 - low / 2) / size * tops)] for mean in means)
 
 
 def _steps(progress: Progress) -> str:
