@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
+import re
 import shlex
 import socket
 from contextlib import ExitStack
@@ -14,13 +14,15 @@ import typer
 
 from tspo_cli.commands.options import Json, OverwriteRun, ResumeRun, RunOut, Settings, Sources
 from tspo_cli.console import counted, result, result_json
-from tspo_cli.errors import UsageError
+from tspo_cli.errors import MissingResourceError, UsageError
 
 if TYPE_CHECKING:
-    from tspo_cli.training.launch.cluster_plan import ClusterPlan
+    from tspo_cli.training.launch.nodes.cluster_plan import ClusterPlan
 
 _LOCAL = "127.0.0.1"
 _PORTS = range(20000, 32000)
+_JOB = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}", re.ASCII)
+"""Names of launches: they are part of a file's name."""
 
 
 def launch(
@@ -65,8 +67,14 @@ def launch(
     """
     from tspo_cli.config.load_config import load_config
     from tspo_cli.config.sources import run_name
-    from tspo_cli.training.launch.cluster import Job, launch_tokens, run_node
-    from tspo_cli.training.launch.cluster_plan import Nodes, environment, plan_cluster, python_of
+    from tspo_cli.training.launch.nodes.cluster import Job, run_node
+    from tspo_cli.training.launch.nodes.cluster_plan import (
+        Nodes,
+        environment,
+        launch_tokens,
+        plan_cluster,
+        python_of,
+    )
     from tspo_cli.training.problems import refuse_problems
 
     if resume and overwrite:
@@ -77,6 +85,11 @@ def launch(
         raise UsageError(f"--node {node}: --hosts names {len(names)}")
     if len(names) > 1 and not (port and job):
         raise UsageError("--hosts: several nodes need --port and --job, the same on all of them")
+    if job and not _JOB.fullmatch(job):
+        raise UsageError(
+            f"--job {shlex.quote(job)}: expected up to 100 letters, digits, dots, dashes and "
+            "underscores, such as 4711.0"
+        )
     settings = settings or []
     config = load_config(files, settings)
     count = _gpus_here() if gpus is None else gpus
@@ -85,6 +98,7 @@ def launch(
     if dry_run:
         _show(plan, json)
         return
+    _check_gpus(count)
     run = out or Path("runs") / run_name(files[-1])
     words = ["train", *files, *(word for one in settings for word in ("--set", one))]
     words += ["--out", str(run), *(["--resume"] if resume else [])]
@@ -142,10 +156,24 @@ def _where(gpus: tuple[int, ...]) -> str:
 
 def _gpus_here() -> int:
     """GPUs that this process may use, without loading torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    from tspo_cli.training.launch.nodes.cluster_plan import visible_gpus
+
+    visible = visible_gpus()
     if visible is not None:
-        return len([name for name in visible.split(",") if name.strip()])
+        return len(visible)
     return len([*Path("/proc/driver/nvidia/gpus").glob("*")])
+
+
+def _check_gpus(gpus: int) -> None:
+    """Raises MissingResourceError where CUDA_VISIBLE_DEVICES hides some of them."""
+    from tspo_cli.training.launch.nodes.cluster_plan import visible_gpus
+
+    visible = visible_gpus()
+    if visible is not None and len(visible) < gpus:
+        raise MissingResourceError(
+            f"--gpus {gpus}: CUDA_VISIBLE_DEVICES shows {len(visible)} here; give --gpus "
+            f"{len(visible)}, or change the variable"
+        )
 
 
 def _free_ports(count: int) -> int:

@@ -79,7 +79,7 @@ def train(
 
     settings = [*(settings or []), *(["track.profile=true"] if profile else [])]
     if print_launch is not None:
-        from tspo_cli.training.launch.launch_script import launch_script
+        from tspo_cli.training.launch.nodes.launch_script import launch_script
 
         for setting in settings:
             if without_secrets(setting) != setting:

@@ -10,7 +10,7 @@ import pytest
 
 from tspo_cli.config.load_config import load_config
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.training.launch.cluster_plan import (
+from tspo_cli.training.launch.nodes.cluster_plan import (
     ClusterPlan,
     Nodes,
     environment,
@@ -100,6 +100,15 @@ def test_only_a_launch_of_several_nodes_listens_to_others() -> None:
         assert [value(server.arguments, "--host") for server in servers] == list(hosts)
 
 
+def test_a_node_of_engines_has_each_gpu_once() -> None:
+    nodes = [*ENGINE, "launch.engines=2", "launch.engine_nodes=1"]
+    with pytest.raises(InvalidInputError, match="two servers"):
+        plan(*nodes, "launch.engine_gpus=[1, 1]", nodes=2)
+    retriever = ["launch.retriever=first", "launch.retriever_gpus=[1]"]
+    made = plan(*nodes, *retriever, "launch.engine_gpus=[0, 1]", nodes=2)
+    assert [server.gpus for server in made.servers] == [(1,), (0,), (1,)]
+
+
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
@@ -110,6 +119,7 @@ def test_only_a_launch_of_several_nodes_listens_to_others() -> None:
         ([*ENGINE, "launch.engines=1"], "0 GPUs for 1 engines"),
         ([*ENGINE, "launch.engines=2", "launch.engine_gpus=[1,2,3]"], "3 GPUs for 2 engines"),
         ([*ENGINE, "launch.engines=2", "launch.engine_gpus=[1,1]"], "two servers"),
+        (["launch.retriever=first", "launch.retriever_gpus=[1,1]"], "two servers"),
         (["launch.engines=1", "launch.engine_gpus=[1]"], "rollout.engine"),
         ([*ENGINE, "launch.engines=1", "launch.engine_nodes=1"], "one node has to train"),
         (["launch.engine_nodes=0", "launch.processes=9"], "8 GPUs for training"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tspo_cli.errors import InvalidInputError, UsageError
-from tspo_cli.training.launch.launch_script import Launcher, launch_script
+from tspo_cli.training.launch.nodes.launch_script import Launcher, launch_script
 
 SETTINGS = ['data.train=["a b.jsonl"]', "rollout.system=it's $HOME"]
 

@@ -20,7 +20,7 @@ from tspo_cli.models.lora import adapted_layers, add_lora
 from tspo_cli.rollout.engines.vllm_engine.adapters import ADAPTER, Adapters, adapter_options
 from tspo_cli.rollout.engines.vllm_engine.vllm_servers import ProcessGroup, VllmServers
 from tspo_cli.training.core.engine_weights import engine_copies_weights
-from tspo_cli.training.launch.cluster_plan import Nodes, plan_cluster
+from tspo_cli.training.launch.nodes.cluster_plan import Nodes, plan_cluster
 
 A, B = (
     "base_model.model.layer.q_proj.lora_A.weight",

@@ -11,7 +11,7 @@ from tspo_cli.config.load_config import load_config
 from tspo_cli.config.sources import run_name
 from tspo_cli.errors import UsageError
 from tspo_cli.text.access_token import ENGINE_TOKEN, RETRIEVER_TOKEN
-from tspo_cli.training.launch.cluster_plan import Nodes, environment, plan_cluster
+from tspo_cli.training.launch.nodes.cluster_plan import Nodes, environment, plan_cluster
 from tspo_cli.training.problems import refuse_problems
 
 Launcher = Literal["torchrun", "deepspeed", "slurm"]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
-from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 from tspo_cli.packages import is_installed
+from tspo_cli.text.access_token import ENGINE_TOKEN, RETRIEVER_TOKEN, read_token
 
 VLLM_ENVIRONMENT = Path(".venv-vllm")
 """Where `make vllm` installs vLLM."""
@@ -105,6 +109,17 @@ def environment(config: Config) -> Path:
     return VLLM_ENVIRONMENT if needs_vllm and not is_installed("vllm") else Path(sys.prefix)
 
 
+def visible_gpus() -> list[str] | None:
+    """The GPUs that CUDA_VISIBLE_DEVICES shows to this process; None where it is not set. CUDA
+    reads it up to the first name that is none, such as -1.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return None
+    names = [name.strip() for name in named.split(",")]
+    return [*takewhile(lambda name: name.isdecimal() or name.startswith(("GPU-", "MIG-")), names)]
+
+
 def python_of(folder: Path) -> str:
     """The Python of an environment.
 
@@ -120,13 +135,36 @@ def python_of(folder: Path) -> str:
     return str(python.absolute())
 
 
+def launch_tokens(config: Config, plan: ClusterPlan) -> dict[str, str]:
+    """The token of each kind of server that the plan starts, by environment variable: the user's,
+    or one that is made for this launch.
+
+    Raises:
+        UsageError: nodes would make different ones.
+    """
+    files = {"retriever": config.retriever.token_file, "engine": config.vllm.token_file}
+    variables = {"retriever": RETRIEVER_TOKEN, "engine": ENGINE_TOKEN}
+    tokens: dict[str, str] = {}
+    for kind in sorted({server.name.partition("_")[0] for server in plan.servers}):
+        token = read_token(variables[kind], files[kind])
+        if not token and len(plan.nodes.hosts) > 1:
+            raise UsageError(
+                f"{variables[kind]} is not set: give the same token of 16 or more characters to "
+                "the launch on every node, in this variable"
+            )
+        tokens[variables[kind]] = token or secrets.token_hex(24)
+    return tokens
+
+
 def _problems(config: Config, nodes: Nodes) -> Iterator[str]:
     launch, training_nodes = config.launch, len(nodes.hosts) - config.launch.engine_nodes
     named = [*launch.retriever_gpus, *launch.engine_gpus]
     wrong = [gpu for gpu in named if not 0 <= gpu < nodes.gpus]
     if wrong:
         yield f"launch: GPU {wrong[0]} is named, but a node has {nodes.gpus} GPUs (--gpus)"
-    if len(set(named)) != len(named) and not launch.engine_nodes:
+    # Nodes of engines have no retriever.
+    together = [launch.retriever_gpus, launch.engine_gpus] if launch.engine_nodes else [named]
+    if any(len(set(gpus)) != len(gpus) for gpus in together):
         yield "launch.engine_gpus: a GPU has two servers; name each GPU once"
     if training_nodes < 1:
         yield (

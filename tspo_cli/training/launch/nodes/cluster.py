@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import subprocess
 import time
@@ -14,15 +13,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from tspo_cli.config.schema import Config
 from tspo_cli.console import say, warn
-from tspo_cli.errors import RemoteServiceError, UsageError
-from tspo_cli.plain_files import append_plain
-from tspo_cli.text.access_token import ENGINE_TOKEN, RETRIEVER_TOKEN, read_token
+from tspo_cli.errors import RemoteServiceError
+from tspo_cli.plain_files import append_plain, require_folder
 from tspo_cli.training.launch.child_processes import end_processes
 from tspo_cli.training.launch.claim import check_run_place
-from tspo_cli.training.launch.cluster_plan import ClusterPlan, Server
+from tspo_cli.training.launch.nodes.cluster_plan import ClusterPlan, Server, visible_gpus
+from tspo_cli.training.launch.nodes.first_node import (
+    SIGN_SECONDS,
+    FirstNode,
+    showing_signs_of_life,
+    sign_file,
+)
 from tspo_cli.training.launch.replaced_run import LAUNCH_NAME
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
@@ -38,7 +42,19 @@ _MOST_STARTS = 5
 """Of one server. After that, its failure is no accident."""
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-Process = subprocess.Popen[bytes]
+_OF_LAUNCHERS = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
+"""Variables of a launcher around this one, which are not for the processes of this one; and those
+that begin with TORCHELASTIC.
+"""
+
+Process = subprocess.Popen[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,27 +97,26 @@ def run_node(job: Job) -> int:
     node tells the others when the training has ended: until then their servers stay.
 
     Raises:
+        TspoError: the first node is lost.
         RemoteServiceError: a server ended before it was ready, was not ready in time, or ends again
             and again.
         InvalidInputError: something else than a run stands in its place.
     """
     check_run_place(job.run)
+    require_folder(job.folder, own=True)
     job.folder.mkdir(parents=True, exist_ok=True)
-    ended = job.folder / f"ended-{job.name}"
     servers = _Servers(job)
-    with _Signals() as signals:
+    with Signals() as signals, _first_node(job) as first:
         try:
             servers.start()
             servers.wait_until_ready(signals)
             code = _train(job, servers, signals) if job.trains else 0
-            return code if code or job.node == 0 else _serve_until(ended, servers, signals)
+            return code or _serve(first, servers, signals)
         finally:
-            if job.node == 0:
-                _announce(ended)
             servers.stop()
 
 
-class _Signals:
+class Signals:
     """Signals of this process: kept, and handed to the training processes while there are any."""
 
     def __init__(self) -> None:
@@ -110,7 +125,7 @@ class _Signals:
         self.last: dict[int, float] = {}
         self.children: list[Process] = []
 
-    def __enter__(self) -> _Signals:
+    def __enter__(self) -> Signals:
         self._before = {number: signal.signal(number, self._receive) for number in FORWARDED}
         return self
 
@@ -129,6 +144,13 @@ class _Signals:
         for child in self.children:
             if child.poll() is None:
                 child.send_signal(number)
+
+    def hand_to(self, children: list[Process]) -> None:
+        """From now on `children` get the signals, also the one that came before they were there."""
+        self.children = children
+        if self.first is not None:
+            for child in children:
+                child.send_signal(self.first)
 
     @property
     def code(self) -> int:
@@ -154,7 +176,7 @@ class _Servers:
         for server in self.own:
             self._start(server)
 
-    def wait_until_ready(self, signals: _Signals) -> None:
+    def wait_until_ready(self, signals: Signals) -> None:
         """Wait for the servers of all nodes: training may use any of them."""
         waiting, started = list(self.job.plan.servers), time.monotonic()
         while waiting:
@@ -196,7 +218,7 @@ class _Servers:
     def _start(self, server: Server) -> None:
         self.starts[server.name] += 1
         command = [
-            *(self.job.python, "-m", "tspo_cli.training.launch.server_process"),
+            *(self.job.python, "-m", "tspo_cli.training.launch.nodes.server_process"),
             *(str(os.getpid()), *server.arguments),
         ]
         variables = _variables(self.job, server.gpus)
@@ -225,12 +247,12 @@ class _Servers:
             )
 
 
-def _train(job: Job, servers: _Servers, signals: _Signals) -> int:
+def _train(job: Job, servers: _Servers, signals: Signals) -> int:
     """The first exit code of the training processes that is not 0, or 0. When one of them fails,
     the others are ended; after a signal each has time to end by itself.
     """
     with _training_processes(job) as children:
-        signals.children = children
+        signals.hand_to(children)
         try:
             while True:
                 codes = [child.poll() for child in children]
@@ -284,29 +306,40 @@ def _rank(job: Job, local: int) -> dict[str, str]:
 
 def _variables(job: Job, gpus: Sequence[int]) -> dict[str, str]:
     """The environment of a process on these GPUs of the node."""
-    variables = {**os.environ, **job.tokens}
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _OF_LAUNCHERS and not name.startswith("TORCHELASTIC")
+    }
     if job.plan.nodes.gpus:
-        names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-        visible = [names[gpu] if names else str(gpu) for gpu in gpus]
+        names = visible_gpus()
+        visible = [str(gpu) if names is None else names[gpu] for gpu in gpus]
         variables["CUDA_VISIBLE_DEVICES"] = ",".join(visible)
-    return variables
+    return variables | job.tokens
 
 
-def _serve_until(ended: Path, servers: _Servers, signals: _Signals) -> int:
-    while not ended.exists():
+@contextmanager
+def _first_node(job: Job) -> Iterator[FirstNode | None]:
+    """Of several nodes the first one shows within the block that it lives. The others get what they
+    see of it.
+    """
+    hosts, path = job.plan.nodes.hosts, sign_file(job.folder, job.name)
+    if len(hosts) > 1 and job.node == 0:
+        with showing_signs_of_life(path):
+            yield None
+    else:
+        yield FirstNode(path, hosts[0], job.wait) if job.node else None
+
+
+def _serve(first: FirstNode | None, servers: _Servers, signals: Signals) -> int:
+    """Keep the servers of this node up until the first node says that the training has ended."""
+    while first is not None and not first.has_ended():
         if signals.overdue():
             return signals.code
         if signals.first is None:
             servers.keep_up()
-        time.sleep(1.0)
+        time.sleep(SIGN_SECONDS)
     return 0
-
-
-def _announce(ended: Path) -> None:
-    """Tell the other nodes that training has ended."""
-    for old in ended.parent.glob("ended-*"):
-        old.unlink(missing_ok=True)
-    ended.touch()
 
 
 def _is_ready(server: Server) -> bool:
@@ -319,24 +352,3 @@ def _is_ready(server: Server) -> bool:
 
 def _exit_code(code: int) -> int:
     return code if code >= 0 else 128 - code
-
-
-def launch_tokens(config: Config, plan: ClusterPlan) -> dict[str, str]:
-    """The token of each kind of server that the plan starts, by environment variable: the user's,
-    or one that is made for this launch.
-
-    Raises:
-        UsageError: nodes would make different ones.
-    """
-    files = {"retriever": config.retriever.token_file, "engine": config.vllm.token_file}
-    variables = {"retriever": RETRIEVER_TOKEN, "engine": ENGINE_TOKEN}
-    tokens: dict[str, str] = {}
-    for kind in sorted({server.name.partition("_")[0] for server in plan.servers}):
-        token = read_token(variables[kind], files[kind])
-        if not token and len(plan.nodes.hosts) > 1:
-            raise UsageError(
-                f"{variables[kind]} is not set: give the same token of 16 or more characters to "
-                "the launch on every node, in this variable"
-            )
-        tokens[variables[kind]] = token or secrets.token_hex(24)
-    return tokens

@@ -1,8 +1,8 @@
 """No server outlives the launch that started it.
 
-`python -m tspo_cli.training.launch.server_process PID ARGUMENTS` is `tspo ARGUMENTS` that gets
-SIGTERM when the process PID, which started it, has ended, also where that was killed. This holds
-for a server that replaces the process, as vLLM's does; on Linux only.
+`python -m tspo_cli.training.launch.nodes.server_process PID ARGUMENTS` is `tspo ARGUMENTS` that
+gets SIGTERM when the process PID, which started it, has ended, also where that was killed. This
+holds for a server that replaces the process, as vLLM's does; on Linux only.
 """
 
 from __future__ import annotations

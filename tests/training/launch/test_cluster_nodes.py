@@ -1,0 +1,204 @@
+"""Nodes of a launch beside each other: when they end, what reaches their processes, and what is
+refused. Servers and trainings are small programs, so that all of it takes seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import run_tspo
+from tspo_cli.training.launch.nodes.cluster import Signals
+
+# In the place of an environment's Python: a server answers 200 everywhere, a training writes its
+# variables and goes on until the file `end` is there.
+_PROGRAM = """#!{python}
+import http.server, json, os, pathlib, sys, time
+module, arguments = sys.argv[2], sys.argv[4:]
+folder = pathlib.Path({folder!r})
+if module.endswith("server_process"):
+    class Ready(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+    at = [arguments[arguments.index(name) + 1] for name in ("--host", "--port")]
+    http.server.HTTPServer((at[0], int(at[1])), Ready).serve_forever()
+made = folder / "variables.tmp"
+made.write_text(json.dumps(dict(os.environ)))
+made.rename(folder / "variables.json")
+while not (folder / "end").exists():
+    time.sleep(0.05)
+"""
+_LAUNCH = """
+import sys
+from tspo_cli.training.launch.nodes import first_node
+first_node.SILENCE = 3.0
+sys.argv[0] = "tspo"
+from tspo_cli.commands.app import main
+main()
+"""
+ENGINES = ("rollout.engine=vllm", "launch.engines=1", "launch.engine_nodes=1")
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 100) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+class Cluster:
+    """Two nodes on this machine; the second one serves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.run, self.end = folder / "run", folder / "end"
+        self.started: list[subprocess.Popen[str]] = []
+        program = folder / "venv" / "bin" / "python"
+        program.parent.mkdir(parents=True)
+        program.write_text(_PROGRAM.format(python=sys.executable, folder=str(folder)))
+        program.chmod(0o755)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1] % 20000 + 10000
+
+    @property
+    def trains(self) -> bool:
+        return (self.folder / "variables.json").exists()
+
+    def arguments(self, *settings: str) -> list[str]:
+        settings = (*settings, f"launch.environment={self.folder / 'venv'}")
+        words = [word for setting in settings for word in ("--set", setting)]
+        return ["launch", "tiny/grpo", *words, "--out", str(self.run)]
+
+    def node(self, number: int) -> subprocess.Popen[str]:
+        place = ["--hosts", "127.0.0.1,127.0.0.2", "--node", str(number), "--job", "1"]
+        words = [*self.arguments(*ENGINES), "--gpus", "0", "--port", str(self.port), *place]
+        process = subprocess.Popen(
+            [sys.executable, "-c", _LAUNCH, *words],
+            env={**os.environ, "TSPO_ENGINE_TOKEN": "a-token-of-all-nodes"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(tmp_path)
+    yield made
+    made.end.touch()
+    for process in made.started:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=60)
+
+
+def test_a_launch_with_the_name_of_an_earlier_one(cluster: Cluster) -> None:
+    """The torchrun lines of --print-launch call every launch 1. A node that serves stays until this
+    training has ended, not the one before.
+    """
+    cluster.end.touch()
+    first = [cluster.node(number) for number in range(2)]
+    assert [process.wait(100) for process in first] == [0, 0]
+    cluster.end.unlink()
+    (cluster.folder / "variables.json").unlink()
+    serving = cluster.node(1)
+    training = cluster.node(0)
+    wait_until(lambda: cluster.trains or serving.poll() is not None)
+    time.sleep(2.5)
+    assert serving.poll() is None, serving.communicate()[1]
+    cluster.end.touch()
+    assert [training.wait(100), serving.wait(100)] == [0, 0]
+
+
+def test_a_node_that_serves_ends_when_the_first_one_is_lost(cluster: Cluster) -> None:
+    nodes = [cluster.node(number) for number in range(2)]
+    wait_until(lambda: cluster.trains or any(node.poll() is not None for node in nodes))
+    nodes[0].kill()
+    assert nodes[1].wait(60) == 1
+    last = nodes[1].communicate()[1].strip().splitlines()[-1]
+    assert last.startswith("error: 127.0.0.1, the first node, gave no sign of life for 3 s"), last
+
+
+def test_variables_of_an_outer_launcher_stay_outside(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a container platform or a torchrun around it: this launch has processes of its own."""
+    outer = {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "8"}
+    outer |= {"MASTER_ADDR": "elsewhere", "MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": "x"}
+    for name, value in outer.items():
+        monkeypatch.setenv(name, value)
+    cluster.end.touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "tspo_cli", *cluster.arguments(), "--gpus", "0"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads((cluster.folder / "variables.json").read_text())
+    assert [name for name in outer if name in seen] == []
+
+
+def test_a_signal_before_the_training_began_reaches_it() -> None:
+    """It came when all servers were ready and no training process was there yet."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        signals.hand_to([child])
+        assert child.wait(30) == -signal.SIGUSR1
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus", "problem"),
+    [
+        ("0,1", "4", "--gpus 4: CUDA_VISIBLE_DEVICES shows 2 here"),
+        ("-1", "1", "--gpus 1: CUDA_VISIBLE_DEVICES shows 0 here"),
+        ("", "1", "--gpus 1: CUDA_VISIBLE_DEVICES shows 0 here"),
+    ],
+)
+def test_gpus_that_this_node_does_not_show(
+    visible: str, gpus: str, problem: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    done = run_tspo(*cluster.arguments(), "--gpus", gpus)
+    assert (done.code, done.err.count("\n")) == (4, 1)
+    assert problem in done.err
+
+
+@pytest.mark.parametrize("visible", ["-1", "", "NoDevFiles"])
+def test_hidden_gpus_are_none(
+    visible: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    done = run_tspo(*cluster.arguments(), "--dry-run", "--json")
+    assert json.loads(done.out)["training"]["gpus"] == []
+
+
+@pytest.mark.parametrize("job", ["a/b", "../x", "*", ".hidden", "two words", "x" * 300])
+def test_names_of_launches_that_are_no_names(job: str, cluster: Cluster) -> None:
+    done = run_tspo(*cluster.arguments(), "--gpus", "0", "--job", job)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "--job" in done.err
+
+
+def test_logs_are_not_written_through_a_link(cluster: Cluster, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    cluster.run.mkdir()
+    (cluster.run / "launch").symlink_to(other)
+    done = run_tspo(*cluster.arguments("launch.retriever=first"), "--gpus", "0")
+    assert (done.code, done.err.count("\n")) == (3, 1)
+    assert "expected a directory, got a link" in done.err
+    assert [*other.iterdir()] == []
