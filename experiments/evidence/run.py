@@ -31,11 +31,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.evidence import figures, prepare, tables
+from tspo_cli.commands.signals import all_is_in_order, end_on_signals
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.sweeps.sweep_cells import read_sweep
 from tspo_cli.config.sweeps.sweep_file import SweepFile, read_sweep_file
+from tspo_cli.demo.demo_processes import ended
 from tspo_cli.models.checks.model_digest import model_digest
 from tspo_cli.runs import ENVIRONMENT_NAME
+from tspo_cli.training.launch.child_processes import child_command
 
 HERE = Path("experiments/evidence")
 PAGE, RESULTS = HERE / "README.md", HERE / "results.csv"
@@ -261,9 +264,9 @@ def sweep(file: Path, out: Path, jobs: int, cells: Sequence[str] = ()) -> bool:
     """
     only = [word for pattern in cells for word in ("--only", pattern)]
     arguments = ["sweep", str(file), "--out", str(out), "--jobs", str(jobs), *only]
-    return (
-        subprocess.run([sys.executable, "-m", "tspo_cli", *arguments], check=False).returncode == 0
-    )
+    process = subprocess.Popen(child_command(arguments))
+    with ended([process]):
+        return process.wait() == 0
 
 
 def _arithmetic(run: Path) -> str:
@@ -306,4 +309,8 @@ def tspo(*arguments: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    end_on_signals()
+    try:
+        main()
+    finally:
+        all_is_in_order()

@@ -32,6 +32,7 @@ from experiments.evidence.run import (
 )
 from experiments.real.run import prepare
 from experiments.real.stages import HUB, WARM_START, RealOptions
+from tspo_cli.commands.signals import all_is_in_order, end_on_signals
 from tspo_cli.console import error
 from tspo_cli.errors import TspoError
 from tspo_cli.runs import METRICS_NAME, STATUS_NAME, read_jsonl, read_status
@@ -124,4 +125,8 @@ def _training_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    end_on_signals()
+    try:
+        main()
+    finally:
+        all_is_in_order()
