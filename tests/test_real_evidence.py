@@ -56,6 +56,18 @@ def test_the_table_of_training_has_means_over_the_runs_of_an_arm(tmp_path: Path)
     ]
 
 
+def test_the_figure_gets_the_rewards_of_every_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "FOLDER", tmp_path)
+    write_steps(tmp_path / "grpo/seed0", [0.0, 1.0])
+    write_steps(tmp_path / "grpo/seed1", [0.5, 0.5])
+    write_steps(tmp_path / "tspo/seed0", [1.0, 1.0])
+    rows = [{"arm": arm, "seed": seed} for arm, seed in (("grpo", 0), ("grpo", 1), ("tspo", 0))]
+    rewards = study._rewards(rows)
+    assert rewards == {"grpo": [[0.0, 1.0], [0.5, 0.5]], "tspo": [[1.0, 1.0]]}
+
+
 @pytest.mark.parametrize("table", ["start", "main", "training"])
 def test_the_page_has_a_place_for_every_table(table: str) -> None:
     page = (ROOT / study.HERE / "README.md").read_text("utf-8")

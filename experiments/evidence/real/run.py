@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from experiments.evidence.real.figure import draw
 from experiments.evidence.run import COLUMNS as SHARED
 from experiments.evidence.run import (
     has_finished_runs,
@@ -83,8 +84,7 @@ def collect() -> None:
     if (start / STATUS_NAME).exists() and read_status(start)["state"] == "finished":
         tables["start"] = tspo("report", str(start), "--format", "md")
     if has_finished_runs(FOLDER):
-        figure = str(HERE / "curves.svg")
-        record = json.loads(tspo("report", str(FOLDER), "--json", "--figure", figure))
+        record = json.loads(tspo("report", str(FOLDER), "--json"))
         rows = [_with_shares(row, FOLDER) for row in sweep_rows(MAIN, record)]
         with open(HERE / "results.csv", "w", encoding="utf-8", newline="") as handle:
             writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
@@ -94,6 +94,7 @@ def collect() -> None:
             "report", str(FOLDER), "--format", "md", "--step", str(steps_of(MAIN))
         )
         tables["training"] = _training_table(rows)
+        draw(rows, _rewards(rows), _start_em(start), HERE / "ends.svg")
     write_tables(HERE / "README.md", tables)
 
 
@@ -104,6 +105,21 @@ def _with_shares(row: dict[str, Any], folder: Path) -> dict[str, Any]:
         name.removeprefix("groups/"): round(fmean(step[name] for step in steps), 4)
         for name in SHARES
     }
+
+
+def _rewards(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[list[float]]]:
+    """The mean reward of every training step of every run, by arm."""
+    found: dict[str, list[list[float]]] = {}
+    for row in rows:
+        steps = read_jsonl(FOLDER / row["arm"] / f"seed{row['seed']}" / METRICS_NAME)
+        found.setdefault(row["arm"], []).append([step["reward"] for step in steps])
+    return found
+
+
+def _start_em(start: Path) -> float:
+    """EM of the last evaluation of the warm start, which is where all arms begin."""
+    found = json.loads(tspo("report", str(start), "--json"))["rows"]
+    return float(max(found, key=lambda row: row["step"])["em"])
 
 
 def _training_table(rows: Sequence[Mapping[str, Any]]) -> str:
