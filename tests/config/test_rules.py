@@ -7,6 +7,7 @@ import pytest
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.rules import unused_settings
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.training.launch.launch_script import launch_script
 from tspo_cli.training.problems import refuse_problems
 
 RL = ["data.train=['q.jsonl']", "model.path=m", "retriever.index=i"]
@@ -100,3 +101,29 @@ def test_what_a_new_policy_does_not_use_is_said(setting: str) -> None:
     assert note == f"note: {key} is for model.path; the new policy of data.world does not use it"
     assert not list(unused_settings(load_config([], [*SFT, setting, "model.path=m"])))
     assert not list(unused_settings(load_config([], SFT)))
+
+
+AHEAD = [*RL, "rollout.engine=vllm", "rollout.one_step_off=true"]
+DEEP = [*RL, "rollout.engine=vllm", "vllm.sleep=2", "lora.rank=4"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"), [(AHEAD, "rollout.one_step_off"), (DEEP, "vllm.sleep")]
+)
+def test_what_only_a_gpu_refuses(settings: list[str], key: str) -> None:
+    """`tspo plan --gpus` and --print-launch know that the run has GPUs: they refuse what the job
+    would refuse after its start.
+    """
+    refuse_problems(load_config([], settings))
+    with pytest.raises(InvalidInputError, match=key):
+        refuse_problems(load_config([], settings), gpu=True)
+    with pytest.raises(InvalidInputError, match=key):
+        launch_script("slurm", ["any/grpo"], settings, None, resume=False, nodes=1, gpus=8)
+    refuse_problems(load_config([], [*settings, "launch.engines=1"]), gpu=True)
+
+
+def test_merged_adapters_need_no_frozen_weights() -> None:
+    refuse_problems(load_config([], [*DEEP, "lora.handover=merged"]), gpu=True)
+    refuse_problems(load_config([], [*DEEP, "model.dtype=float32"]), gpu=True)
+    with pytest.raises(InvalidInputError, match=r"vllm.sleep"):
+        refuse_problems(load_config([], [*DEEP, "model.dtype=bfloat16"]))

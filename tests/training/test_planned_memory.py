@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from tspo_cli.commands.app import app
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.rules import rule_problems
+from tspo_cli.errors import GateError, InvalidInputError
 from tspo_cli.training.planning.estimate import estimate_run
 from tspo_cli.training.planning.fitting import fitting_settings
 from tspo_cli.training.planning.memory import PlannedRun
@@ -194,3 +195,62 @@ def test_sft_with_merged_adapters_has_an_engine_with_weights_of_its_own() -> Non
         plain = load_config([], [*sft, *more])
         phases = process_phases(PlannedRun(plain, model_shape(plain), 1, 1000)).parts
         assert set(phases) == {"update"}
+
+
+OWN_CACHE = "vllm.kv_cache_gib=0"
+
+
+def rollouts(settings: list[str], gpu_gib: float = 0.0, gpus: int = 8) -> dict[str, float]:
+    config = load_config(["qwen2.5-7b/grpo"], settings)
+    run = PlannedRun(config, model_shape(config), gpus, 4000, gpu_gib=gpu_gib)
+    return process_phases(run).parts["rollouts" if gpus else "update"]
+
+
+@pytest.mark.parametrize("share", [0.35, 0.6])
+def test_vllm_takes_its_share_of_the_gpu(share: float) -> None:
+    """Without a size of its own the cache is what the engine's share leaves, however many
+    sequences are in flight.
+    """
+    names = ("engine_weights", "kv_cache", "cuda_graphs", "workspace")
+    for more in ([], ["rollout.batch_size=16"]):
+        parts = rollouts([OWN_CACHE, f"vllm.memory={share}", *more], gpu_gib=79.0)
+        assert sum(parts[name] for name in names) == pytest.approx(share * 79.0)
+    every = 256 * 4000 * 57344 / GIB  # of a GPU that is not known: all sequences
+    assert rollouts([OWN_CACHE])["kv_cache"] == pytest.approx(every)
+    assert rollouts(["vllm.kv_cache_gib=5"], gpu_gib=79.0)["kv_cache"] == 5
+    assert rollouts([OWN_CACHE], gpus=0)["kv_cache"] == 1.0, "vLLM's default here on a CPU"
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpu", "said"),
+    [
+        ([OWN_CACHE, "vllm.memory=0.1"], "80", "vllm.memory: 0.1 of 79.0 GiB"),
+        (["vllm.kv_cache_gib=0.2"], "80", "vllm.kv_cache_gib: 0.2 GiB"),
+        (["vllm.kv_cache_gib=0.2"], "0", "vllm.kv_cache_gib: 0.2 GiB"),
+    ],
+)
+def test_a_cache_without_room_for_one_sequence_is_refused(
+    settings: list[str], gpu: str, said: str
+) -> None:
+    """vLLM does not start with it."""
+    words = [word for setting in settings for word in ("--set", setting)]
+    arguments = ["plan", "qwen2.5-7b/grpo", "--gpus", "8", "--gpu-memory", gpu, *words]
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, GateError if gpu != "0" else InvalidInputError)
+    assert str(done.exception).startswith(said)
+    assert "it fits" not in done.stdout
+
+
+def test_a_smaller_share_is_not_cured_with_fewer_sequences() -> None:
+    config = load_config(["qwen2.5-7b/grpo"], [OWN_CACHE, "vllm.memory=0.9"])
+    context = estimate_run(config, 8)["context_tokens"]
+    settings = fitting_settings(config, 8, 79.0, context)
+    assert [setting.partition("=")[0] for setting in settings] == ["vllm.kv_cache_gib"]
+    changed = load_config(["qwen2.5-7b/grpo"], ["vllm.memory=0.9", *settings])
+    assert estimate_run(changed, 8, gpu_gib=79.0)["memory_per_process_gib"]["total"] <= 79.0
+
+
+def test_launched_engines_are_servers() -> None:
+    launched = plan("qwen2.5-3b/grpo", "launch.engines=2", "launch.engine_gpus=[6,7]", gpus=6)
+    named = plan("qwen2.5-3b/grpo", 'vllm.url=["http://127.0.0.1:8100"]', gpus=6)
+    assert launched["phases_gib"] == named["phases_gib"]

@@ -89,12 +89,14 @@ def engine(
     from tspo_cli.models.load_model import linear_layers
     from tspo_cli.rollout.engines.vllm_engine.adapters import adapter_options
     from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
+        CPU_KV_CACHE_GIB,
         FLOAT32_HEAD,
         GUARD,
         LOGPROBS_MODE,
         WORKER_EXTENSION,
         cpu_options,
         gpu_options,
+        memory_options,
     )
     from tspo_cli.text.access_token import ENGINE_TOKEN, read_token
 
@@ -111,7 +113,7 @@ def engine(
             "--transfer nccl: needs a GPU, and there is none here; leave the option out"
         )
     if cpu and not kv_cache_gib:
-        kv_cache_gib = 1
+        kv_cache_gib = CPU_KV_CACHE_GIB
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     command += [
         "--dtype",
@@ -119,7 +121,7 @@ def engine(
         "--max-model-len",
         str(context),
     ]
-    command += ["--max-num-seqs", str(sequences), "--gpu-memory-utilization", str(memory)]
+    command += ["--max-num-seqs", str(sequences)]
     command += [
         "--tensor-parallel-size",
         str(tensor_parallel),
@@ -128,8 +130,8 @@ def engine(
         "--enable-scale-out",
     ]
     command += ["--worker-extension-cls", WORKER_EXTENSION, "--logprobs-mode", LOGPROBS_MODE]
-    command += ["--kv-cache-memory-bytes", str(int(kv_cache_gib * 2**30))] if kv_cache_gib else []
     options = cpu_options(context) if cpu else gpu_options(sequences, eager=eager)
+    options |= memory_options(memory, kv_cache_gib)
     if lora_rank:
         layers = lora_targets or linear_layers(model)
         options |= adapter_options(lora_rank, layers, max(context, sequences), cpu=cpu)

@@ -94,7 +94,7 @@ def launch(
     config = load_config(files, settings)
     count = _gpus_here() if gpus is None else gpus
     plan = plan_cluster(config, Nodes(names, count, port or _free_ports(config.launch.engines + 2)))
-    refuse_problems(load_config(files, [*settings, *plan.settings]))
+    refuse_problems(load_config(files, [*settings, *plan.settings]), gpu=count > 0)
     if dry_run:
         _show(plan, json)
         return

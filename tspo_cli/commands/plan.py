@@ -11,7 +11,7 @@ import typer
 from tspo_cli import console
 from tspo_cli.commands.options import Json, Settings, Sources
 from tspo_cli.console import counted
-from tspo_cli.errors import GateError, UsageError
+from tspo_cli.errors import GateError, InvalidInputError, UsageError
 
 
 def plan(
@@ -66,9 +66,10 @@ def plan(
     from tspo_cli.training.start.longest import longest_sequence
 
     config = load_config(sources, settings or ())
-    refuse_problems(config)
+    refuse_problems(config, gpu=gpus > 0)
     config = with_steps_of_epochs(config)
-    estimate = estimate_run(config, gpus, longest_sequence(config))
+    offered = gpu_memory * CARD_SHARE
+    estimate = estimate_run(config, gpus, longest_sequence(config), offered if gpus else 0.0)
     computes = gpus > 0 or estimate["parameters"] > LARGE
     if rollout_tokens and (rates is not None or not computes):
         raise UsageError(
@@ -93,7 +94,6 @@ def plan(
     if rates is not None or computes:
         estimate |= {"seconds_per_step": seconds, "seconds_from": source}
     needed = estimate["memory_per_process_gib"]["total"]
-    offered = gpu_memory * CARD_SHARE
     short = bool(gpu_memory) and needed > offered
     if gpu_memory:
         estimate["gpu_offers_gib"] = offered
@@ -117,6 +117,8 @@ def plan(
             f"about {needed:.1f} GiB for one process, more than the {offered:.1f} GiB that "
             f"--gpu-memory {gpu_memory:g} offers; it would fit with {cure}"
         )
+    if estimate["engine_problem"]:
+        raise (GateError if gpu_memory else InvalidInputError)(estimate["engine_problem"])
 
 
 def _text(estimate: dict[str, Any]) -> str:
@@ -159,7 +161,7 @@ def _other_memory(estimate: dict[str, Any]) -> list[str]:
     """Whether it fits, the other phases, and CPU memory beside that of a GPU."""
     lines = []
     needed, offered = estimate["memory_per_process_gib"]["total"], estimate.get("gpu_offers_gib")
-    if offered and needed <= offered:
+    if offered and needed <= offered and not estimate["engine_problem"]:
         lines.append(f"it fits: {needed:.1f} of the {offered:.1f} GiB that a program gets")
     if len(estimate["phases_gib"]) > 1:
         totals = estimate["phases_gib"].items()

@@ -16,15 +16,21 @@ from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.prompt_value import QUESTION
 from tspo_cli.config.urls import without_login
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.rollout.engines.vllm_engine.vllm_messages import LEVEL_2_OF_ADAPTERS
 from tspo_cli.rollout.prompts import STYLES
 from tspo_cli.training.early_stop import parse_rules
 
+VLLM_BESIDE_LEARNER = (
+    "rollout.one_step_off: vLLM in the learner's process cannot generate on its GPU while it "
+    "trains: vLLM's kernels and memory are bound to the thread that started it; start servers with "
+    "`tspo engine` and name them in vllm.url, or set rollout.one_step_off to false"
+)
 _HTTP = re.compile(r"https?://[^/\s]+")
 
 
-def problems(config: Config) -> Iterator[str]:
+def problems(config: Config, *, gpu: bool = False) -> Iterator[str]:
     """One line for each problem, which names the key and what to do. Nothing for a configuration
-    that can train.
+    that can train, on a CPU or (`gpu`) on GPUs.
 
     Raises:
         MissingResourceError: a file of the user's own functions does not exist.
@@ -45,15 +51,29 @@ def problems(config: Config) -> Iterator[str]:
         if not _HTTP.match(url):
             got = without_login(url)
             yield f"retriever.url: expected a URL like http://127.0.0.1:8000, got {got!r}"
+    if not config.launch.engines:  # which `tspo launch` starts as servers
+        yield from engine_problems(config, gpu=gpu)
 
 
-def refuse_problems(config: Config, where: str = "") -> None:
-    """Refuse a configuration that cannot train. `where` names it in the message.
+def engine_problems(config: Config, *, gpu: bool) -> Iterator[str]:
+    """What keeps vLLM from working in the learner's process, on a GPU or a CPU."""
+    if config.rollout.engine != "vllm" or config.vllm.url:
+        return
+    if gpu and config.rollout.one_step_off:
+        yield VLLM_BESIDE_LEARNER
+    is_bfloat16 = config.model.dtype == "bfloat16" or (config.model.dtype == "auto" and gpu)
+    if config.vllm.sleep == 2 and config.lora.as_adapters(bfloat16=is_bfloat16):
+        yield LEVEL_2_OF_ADAPTERS
+
+
+def refuse_problems(config: Config, where: str = "", *, gpu: bool = False) -> None:
+    """Refuse a configuration that cannot train. `where` names it in the message, `gpu` says that it
+    is for GPUs.
 
     Raises:
         InvalidInputError: the first problem, and how many there are.
     """
-    found = list(problems(config))
+    found = list(problems(config, gpu=gpu))
     if found:
         prefix = f"{where}: " if where else ""
         more = len(found) - 1

@@ -217,7 +217,10 @@ class VllmConfig(Section):
         0.4,
         gt=0,
         le=1,
-        description="In-process, GPU: share of its memory for weights and KV cache.",
+        description=(
+            "In-process, GPU: share of its memory for weights and KV cache. Unused where "
+            "kv_cache_gib is set."
+        ),
     )
     kv_cache_gib: float = Field(
         0.0,

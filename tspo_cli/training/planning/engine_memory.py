@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tspo_cli.rollout.engines.vllm_engine.vllm_messages import prefill_tokens
+from tspo_cli.config.context import context_length
+from tspo_cli.rollout.engines.vllm_engine.vllm_messages import CPU_KV_CACHE_GIB, prefill_tokens
 from tspo_cli.training.core.engine_weights import engine_copies_weights
 from tspo_cli.training.planning.memory import GIB, PlannedRun, float32_head
 from tspo_cli.training.planning.model_shape import ModelShape
@@ -16,11 +17,11 @@ SAMPLER_TABLES = 4
 
 
 def has_engine(run: PlannedRun) -> bool:
-    """True where the process has an engine that needs memory: servers (vllm.url) have GPUs of their
-    own. SFT evaluates with one, which may have weights of its own.
+    """True where the process has an engine that needs memory. SFT evaluates with one, which may
+    have weights of its own.
     """
     if run.is_vllm:
-        return not run.config.vllm.url
+        return not run.has_servers
     return bool(run.rollouts) or engine_weights(run) > 0
 
 
@@ -39,14 +40,45 @@ def engine_weights(run: PlannedRun) -> float:
 
 
 def kv_cache(run: PlannedRun) -> float:
-    """GiB of keys and values of all sequences in flight, or what vllm.kv_cache_gib says. Our own
-    engine evaluates SFT in memory that the update has freed.
+    """GiB of keys and values. vLLM takes vllm.kv_cache_gib or, where that is 0, 1 GiB on a CPU and
+    what vllm.memory leaves on a GPU. Otherwise, and where the GPU's size is not known, it is what
+    all sequences in flight fill. Our own engine evaluates SFT in memory that the update has freed.
     """
-    config = run.config
-    if run.is_vllm and config.vllm.kv_cache_gib:
-        return config.vllm.kv_cache_gib
-    in_flight = min(config.rollout.batch_size, run.rollouts)
+    vllm = run.config.vllm
+    if run.is_vllm and vllm.kv_cache_gib:
+        return vllm.kv_cache_gib
+    if run.is_vllm and not run.gpus:
+        return CPU_KV_CACHE_GIB
+    if run.is_vllm and run.gpu_gib:
+        taken = engine_weights(run) + cuda_graphs(run) + workspace(run)
+        return max(0.0, vllm.memory * run.gpu_gib - taken)
+    return full_cache(run)
+
+
+def full_cache(run: PlannedRun) -> float:
+    """GiB of keys and values of all sequences in flight."""
+    in_flight = min(run.config.rollout.batch_size, run.rollouts)
     return kv_cache_bytes(run.shape, run.context, in_flight, run.bytes_per_number) / GIB
+
+
+def cache_problem(run: PlannedRun) -> str | None:
+    """Why vLLM would not start in this process: its cache has no room for one sequence."""
+    if not run.is_vllm or run.has_servers:
+        return None
+    vllm, tokens = run.config.vllm, context_length(run.config)
+    needed = kv_cache_bytes(run.shape, tokens, 1, run.bytes_per_number) / GIB
+    if kv_cache(run) >= needed:
+        return None
+    room = f"one sequence of {tokens:,} tokens, which takes {needed:.2f} GiB"
+    if vllm.kv_cache_gib:
+        return f"vllm.kv_cache_gib: {vllm.kv_cache_gib:g} GiB hold less than {room}; raise it"
+    if not run.gpus:
+        return f"vllm.kv_cache_gib: 0 means {CPU_KV_CACHE_GIB:g} GiB, less than {room}; raise it"
+    taken = engine_weights(run) + cuda_graphs(run) + workspace(run)
+    return (
+        f"vllm.memory: {vllm.memory:g} of {run.gpu_gib:.1f} GiB, of which vLLM needs {taken:.1f} "
+        f"beside its cache, leaves no room for {room}; raise it, or set vllm.kv_cache_gib"
+    )
 
 
 def kv_cache_bytes(shape: ModelShape, context: int, sequences: int, bytes_each: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
+from tspo_cli.training.planning import engine_memory
 from tspo_cli.training.planning.memory import PlannedRun, disk_space
 from tspo_cli.training.planning.model_shape import model_shape
 from tspo_cli.training.planning.phases import process_phases
@@ -30,10 +31,11 @@ class LongestSequence:
 
 
 def estimate_run(
-    config: Config, gpus: int, longest: LongestSequence | None = None
+    config: Config, gpus: int, longest: LongestSequence | None = None, gpu_gib: float = 0.0
 ) -> dict[str, Any]:
     """The whole estimate as plain values (GiB, tokens, counts) for `gpus` processes with a GPU each
-    (0: CPU). Without `longest`, sequences are as long as the limits allow.
+    (0: CPU), of which a program gets `gpu_gib` (0: not known). Without `longest`, sequences are as
+    long as the limits allow.
 
     Raises:
         MissingResourceError: model.path is not on this machine and no known model.
@@ -41,7 +43,7 @@ def estimate_run(
     """
     longest = longest or LongestSequence.by_limits(config)
     context = longest.tokens
-    run = PlannedRun(config, model_shape(config), gpus, context, longest.lengths)
+    run = PlannedRun(config, model_shape(config), gpus, context, longest.lengths, gpu_gib)
     phases = process_phases(run)
     sampled = (config.rollout.max_searches + 1) * config.rollout.max_new_tokens
     return {
@@ -60,6 +62,7 @@ def estimate_run(
         "peak_phase": phases.largest,
         "phases_gib": phases.totals,
         "host_memory_per_process_gib": phases.host,
+        "engine_problem": engine_memory.cache_problem(run),
         "context_tokens": context,
         "context_from": longest.source,
         "sequences_per_step": run.sequences,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from tspo_cli.config.rules import rule_problems
 from tspo_cli.config.schema import Config
+from tspo_cli.training.planning.engine_memory import cache_problem, full_cache
 from tspo_cli.training.planning.memory import PlannedRun
 from tspo_cli.training.planning.model_shape import model_shape
 from tspo_cli.training.planning.phases import process_phases
@@ -26,15 +28,17 @@ def fitting_settings(config: Config, gpus: int, gib: float, context: int) -> lis
     need then are left out again, beginning with the one that harms most.
     """
     shape = model_shape(config)
+    planned = PlannedRun(config, shape, gpus, context)
 
     def fits(changes: Changes) -> bool:
         changed = with_settings(config, changes)
         if next(rule_problems(changed), None) is not None:
             return False
-        return process_phases(PlannedRun(changed, shape, gpus, context)).peak <= gib
+        run = PlannedRun(changed, shape, gpus, context, gpu_gib=gib if gpus else 0.0)
+        return cache_problem(run) is None and process_phases(run).peak <= gib
 
     used: list[Changes] = []
-    for changes in remedies(config, gpus, context):
+    for changes in remedies(config, gpus, context, full_cache(planned)):
         used.append(changes)
         if fits(_merged(used)):
             break
@@ -47,18 +51,20 @@ def fitting_settings(config: Config, gpus: int, gib: float, context: int) -> lis
     return _in_words(config, _merged(used))
 
 
-def remedies(config: Config, gpus: int, context: int) -> Iterator[Changes]:
-    """Changes that save memory, the one that harms least first.
+def remedies(config: Config, gpus: int, context: int, cache: float) -> Iterator[Changes]:
+    """Changes that save memory, the one that harms least first. `cache` is the size of a KV cache
+    (GiB) for all sequences in flight.
 
     First those that leave results alone: sleep of the engine, smaller caches and portions, sharding
     of optimiser and gradients, recomputation, sharding of weights, offloading. At last those that
     make it another experiment: no KL, adapters.
     """
-    in_process = config.rollout.engine == "vllm" and not config.vllm.url and config.kind != "sft"
+    servers = config.vllm.url or config.launch.engines
+    in_process = config.rollout.engine == "vllm" and not servers and config.kind != "sft"
     stage = config.deepspeed.zero_stage
     if in_process and config.vllm.sleep == 0:
         yield {"vllm.sleep": 1}
-    yield from _smaller_caches(config, in_process)
+    yield from _smaller_caches(config, in_process, cache)
     tokens = config.train.tokens_per_micro_batch
     for size in (tokens // 2, tokens // 4):
         if size >= context:
@@ -90,9 +96,9 @@ def with_settings(config: Config, changes: Changes) -> Config:
     return Config.model_validate(table)
 
 
-def _smaller_caches(config: Config, in_process: bool) -> Iterator[Changes]:
-    if in_process and config.vllm.kv_cache_gib:
-        size = config.vllm.kv_cache_gib / 2
+def _smaller_caches(config: Config, in_process: bool, full: float) -> Iterator[Changes]:
+    if in_process:
+        size = config.vllm.kv_cache_gib / 2 or float(2 ** int(math.log2(max(full, 1.0))))
         while size >= SMALLEST_CACHE_GIB:
             yield {"vllm.kv_cache_gib": size}
             size /= 2

@@ -33,7 +33,8 @@ KEPT_BLOCKS, HEAP = 32 * 2**20, 1.5
 @dataclass(frozen=True)
 class PlannedRun:
     """An experiment on `gpus` GPUs, one process each (0: on a CPU), with a model of `shape` and
-    sequences of at most `context` tokens. `lengths` are those of all sequences if they are known.
+    sequences of at most `context` tokens. `lengths` are those of all sequences if they are known,
+    `gpu_gib` is what a program gets of one GPU (0: not known).
     """
 
     config: Config
@@ -41,6 +42,7 @@ class PlannedRun:
     gpus: int
     context: int
     lengths: Sequence[int] = ()
+    gpu_gib: float = 0.0
 
     @property
     def processes(self) -> int:
@@ -128,6 +130,11 @@ class PlannedRun:
     def is_vllm(self) -> bool:
         """True where vLLM generates the rollouts."""
         return self.config.rollout.engine == "vllm"
+
+    @property
+    def has_servers(self) -> bool:
+        """True where vLLM's engines are servers, which have GPUs of their own."""
+        return self.is_vllm and bool(self.config.vllm.url or self.config.launch.engines)
 
     @property
     def has_critic(self) -> bool:

@@ -17,14 +17,9 @@ import torch
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.threads import DaemonPool
+from tspo_cli.training.problems import VLLM_BESIDE_LEARNER, engine_problems
 
 T = TypeVar("T")
-
-VLLM_BESIDE_LEARNER = (
-    "rollout.one_step_off: vLLM in the learner's process cannot generate on its GPU while it "
-    "trains: vLLM's kernels and memory are bound to the thread that started it; start servers with "
-    "`tspo engine` and name them in vllm.url, or set rollout.one_step_off to false"
-)
 
 Result = Callable[..., T | None]
 
@@ -37,8 +32,7 @@ def refuse_unsafe_background(config: Config) -> None:
     """Raises InvalidInputError: rollouts are to be sampled while the learner works, by an engine
     that is only safe in the thread that started it.
     """
-    in_process = config.rollout.engine == "vllm" and not config.vllm.url
-    if config.rollout.one_step_off and in_process and torch.cuda.is_available():
+    if VLLM_BESIDE_LEARNER in engine_problems(config, gpu=torch.cuda.is_available()):
         raise InvalidInputError(VLLM_BESIDE_LEARNER)
 
 

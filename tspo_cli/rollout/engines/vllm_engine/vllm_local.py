@@ -21,20 +21,22 @@ from tspo_cli.rollout.engines.vllm_engine.adapters import (
 )
 from tspo_cli.rollout.engines.vllm_engine.cache_use import CacheUse
 from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
+    CPU_KV_CACHE_GIB,
     FLOAT32_HEAD,
+    LEVEL_2_OF_ADAPTERS,
     LOGPROBS_MODE,
     WORKER_EXTENSION,
     check_length,
     completion,
     cpu_options,
     gpu_options,
+    memory_options,
     sampling_params,
 )
 
 if TYPE_CHECKING:
     import torch
 
-CPU_KV_CACHE_GIB = 1.0
 WEIGHTS, CACHE = "weights", "kv_cache"
 """vLLM's tags of what sleeps."""
 
@@ -259,13 +261,13 @@ def _start(
     level = int(not cpu) if config.sleep == "auto" else config.sleep
     if cpu and level:
         raise InvalidInputError("vllm.sleep: vLLM cannot sleep on a CPU; set it to 0")
-    cache = config.kv_cache_gib or (CPU_KV_CACHE_GIB if cpu else 0)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if adapters and level == 2:
-        raise InvalidInputError(
-            "vllm.sleep: level 2 drops the weights that adapters lie beside; set it to 1"
-        )
+        raise InvalidInputError(LEVEL_2_OF_ADAPTERS)
     options = cpu_options(max_context) if cpu else gpu_options(batch_size, eager=config.eager)
+    options |= memory_options(
+        config.memory, config.kv_cache_gib or (CPU_KV_CACHE_GIB if cpu else 0)
+    )
     if adapters:
         tokens = max(max_context, batch_size)
         options |= adapter_options(adapters.rank, adapters.layers, tokens, cpu=cpu)
@@ -279,8 +281,6 @@ def _start(
         seed=seed,
         max_model_len=max_context,
         max_num_seqs=batch_size,
-        gpu_memory_utilization=config.memory,
-        kv_cache_memory_bytes=int(cache * 2**30) or None,
         tensor_parallel_size=config.tensor_parallel,
         distributed_executor_backend="external_launcher" if several else "uni",
         enable_prefix_caching=True,

@@ -18,6 +18,9 @@ PREFILL_TOKENS = 8192
 """Tokens that vLLM computes at once at most. Its own default for an engine in the process is 2,048,
 which throttles the prefill of passages.
 """
+LEVEL_2_OF_ADAPTERS = "vllm.sleep: level 2 drops the weights that adapters lie beside; set it to 1"
+SMALLEST_SHARE = 0.01
+CPU_KV_CACHE_GIB = 1.0
 
 
 def cpu_options(max_context: int) -> dict[str, Any]:
@@ -40,6 +43,21 @@ def gpu_options(batch_size: int, *, eager: bool) -> dict[str, Any]:
     return {
         "max_num_batched_tokens": prefill_tokens(batch_size),
         "enforce_eager": eager,
+    }
+
+
+def memory_options(share: float, kv_cache_gib: float) -> dict[str, Any]:
+    """Arguments of vLLM's engine for a KV cache of `kv_cache_gib`, or (0) of what `share` of the
+    GPU leaves.
+
+    vLLM does not start where less than its share is free, also where the cache has a size and the
+    share means nothing. Beside a learner and its optimiser less may be free than vLLM needs awake.
+    """
+    if not kv_cache_gib:
+        return {"gpu_memory_utilization": share}
+    return {
+        "gpu_memory_utilization": SMALLEST_SHARE,
+        "kv_cache_memory_bytes": int(kv_cache_gib * 2**30),
     }
 
 

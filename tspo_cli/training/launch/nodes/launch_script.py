@@ -45,7 +45,7 @@ def launch_script(
     config = load_config(files, settings)
     # Addresses are known when the job starts; here they only have to differ.
     plan = plan_cluster(config, Nodes(tuple(f"node{n}" for n in range(nodes)), gpus, PORT))
-    refuse_problems(load_config(files, [*settings, *plan.settings]))
+    refuse_problems(load_config(files, [*settings, *plan.settings]), gpu=gpus > 0)
     run = out or Path("runs") / run_name(files[-1])
     words = [
         *files,
