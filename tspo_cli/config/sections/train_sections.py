@@ -198,7 +198,11 @@ class DeepSpeedConfig(Section):
         ),
     )
     config: str = Field(
-        "", description="DeepSpeed JSON file that is merged over the generated configuration."
+        "",
+        description=(
+            "DeepSpeed JSON file that is merged over the generated configuration. It may not "
+            "contradict the experiment."
+        ),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,18 @@ SET_ELSEWHERE = {
     "train_batch_size": "[rollout] or train.batch_size",
     "train_micro_batch_size_per_gpu": "train.tokens_per_micro_batch",
     "gradient_accumulation_steps": "train.tokens_per_micro_batch",
+    "bfloat16": "model.dtype",  # an old name of bf16
 }
+# Keys that a file may repeat, but not change: the record of a run, its plan and --resume know what
+# the experiment says.
+SET_ALIKE: dict[tuple[str, ...], str] = {
+    ("gradient_clipping",): "optimizer.grad_clip",
+    ("bf16", "enabled"): "model.dtype",
+    ("zero_optimization", "stage"): "deepspeed.zero_stage",
+    ("zero_optimization", "offload_optimizer", "device"): "deepspeed.offload_optimizer",
+    ("data_types", "grad_accum_dtype"): "deepspeed.gradient_dtype",
+}
+_OTHER_PRECISION = ("fp16", "amp", "torch_autocast")
 
 
 def deepspeed_config(config: Config, *, bfloat16: bool) -> dict[str, Any]:
@@ -28,8 +40,8 @@ def deepspeed_config(config: Config, *, bfloat16: bool) -> dict[str, Any]:
     1. A value "auto" in the file asks the trainer to fill it in: the generated value stays.
 
     Raises:
-        InvalidInputError: the file is no JSON object, has keys that the experiment sets, or asks
-        for fp16.
+        InvalidInputError: the file is no JSON object, says otherwise than the experiment, or asks
+        for another precision than model.dtype can have.
     """
     zero: dict[str, Any] = {"stage": config.deepspeed.zero_stage}
     if config.deepspeed.offload_optimizer:
@@ -58,11 +70,28 @@ def deepspeed_config(config: Config, *, bfloat16: bool) -> dict[str, Any]:
             raise InvalidInputError(
                 f"{path}: {key!r} is set by {setting} of the experiment; remove it from this file"
             )
-    if isinstance(user.get("fp16"), dict) and user["fp16"].get("enabled"):
-        raise InvalidInputError(
-            f"{path}: fp16 is not supported; remove it and set model.dtype to bfloat16 or float32"
-        )
+    for key in _OTHER_PRECISION:
+        if _at(user, (key, "enabled")):
+            raise InvalidInputError(
+                f"{path}: {key} is not supported; remove it and set model.dtype to bfloat16 or "
+                "float32"
+            )
+    for keys, setting in SET_ALIKE.items():
+        given, ours = _at(user, keys), _at(generated, keys)
+        if given is not None and given != ours and (given, ours) != ("none", None):
+            raise InvalidInputError(
+                f"{path}: {'.'.join(keys)} is {json.dumps(given)}, which {setting} of the "
+                f"experiment does not say (it makes it {json.dumps(ours)}); set that, and remove "
+                "the key from this file"
+            )
     return merge(generated, user)
+
+
+def _at(table: Any, keys: tuple[str, ...]) -> Any:
+    """The value at a path of keys; None where there is none."""
+    for key in keys:
+        table = table.get(key) if isinstance(table, dict) else None
+    return table
 
 
 def sums_in_float32(config: Config, *, bfloat16: bool) -> bool:

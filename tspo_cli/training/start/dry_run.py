@@ -51,7 +51,7 @@ def dry_run(config: Config, run: Path, evaluation: dict[str, int]) -> DryRun:
     require_packages(config)
     refuse_unsafe_background(config)
     refuse_impossible_transfer(config)
-    deepspeed_config(config, bfloat16=False)
+    deepspeed_config(config, bfloat16=config.model.dtype == "bfloat16")
     inputs = open_inputs(config)
     if config.kind == "sft":
         demonstration_source(config, inputs.retriever, inputs.demonstrations)
