@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from tspo_cli.commands.app import app
@@ -140,6 +141,7 @@ def test_operations_of_adapters_reference_and_recomputation() -> None:
 def test_seconds_on_a_cpu_count_the_engine_and_all_processes() -> None:
     estimate = {
         "parameters": 10**8,
+        "active_parameters": 10**8,
         "trained_parameters": 10**8,
         "sequences_per_step": 4,
         "processes": 1,
@@ -254,3 +256,47 @@ def test_launched_engines_are_servers() -> None:
     launched = plan("qwen2.5-3b/grpo", "launch.engines=2", "launch.engine_gpus=[6,7]", gpus=6)
     named = plan("qwen2.5-3b/grpo", 'vllm.url=["http://127.0.0.1:8100"]', gpus=6)
     assert launched["phases_gib"] == named["phases_gib"]
+
+
+TINY = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 128,
+    "vocab_size": 300,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 96}
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "idle"),
+    [
+        ("qwen3_moe", EXPERTS, 3 * 6 * 3 * 64 * 96),
+        ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}, 3 * 2 * 3 * 64 * 128),
+        ("olmoe", EXPERTS, 3 * 6 * 3 * 64 * 128),
+        ("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 4, "head_dim": 16}, 0),
+        ("starcoder2", {}, 0),
+        ("gpt2", {}, 0),
+        ("opt", {"ffn_dim": 128, "word_embed_proj_dim": 64}, 0),
+        ("gemma2", {"head_dim": 32}, 0),
+    ],
+)
+def test_every_architecture_is_counted(
+    kind: str, more: dict[str, Any], idle: int, tmp_path: Any
+) -> None:
+    """Experts are many times the formula of a dense model, and a token goes through some of them.
+    GPT-2 and OPT name their sizes otherwise.
+    """
+    config = CONFIG_MAPPING[kind](**TINY, **more)
+    config.save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_config(config)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    shape = model_shape(load_config(["tiny/grpo"], [f"model.path={tmp_path}"]))
+    assert shape.parameters() == total
+    assert shape.active_parameters() == total - idle
+    assert (shape.layers, shape.hidden, shape.heads) == (3, 64, 4)

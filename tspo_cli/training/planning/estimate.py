@@ -51,6 +51,7 @@ def estimate_run(
         "model": config.model.path or "a new tiny policy",
         "model_shape": asdict(run.shape),
         "parameters": run.parameters,
+        "active_parameters": run.shape.active_parameters(),
         "trained_parameters": run.trained,
         "precision": "bfloat16" if run.is_bfloat16 else "float32",
         "processes": run.processes,

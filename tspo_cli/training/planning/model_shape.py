@@ -13,7 +13,8 @@ from tspo_cli.errors import InvalidInputError, MissingResourceError
 @dataclass(frozen=True)
 class ModelShape:
     """The sizes of a decoder with grouped-query attention and a gated MLP (Llama, Qwen2 and
-    relatives).
+    relatives). Of other models `counted` are their parameters, and `active` those that a token goes
+    through (0: what the formulas say).
     """
 
     hidden: int
@@ -25,19 +26,30 @@ class ModelShape:
     vocabulary: int
     tied: bool
     qkv_bias: bool
+    counted: int = 0
+    active: int = 0
 
     def parameters(self) -> int:
         """V h (1 or 2 times) + L (2 h q + 2 h kv + 3 h m + 2 h) + h, with q and kv the widths of
         queries and keys.
         """
-        h = self.hidden
-        return self.vocabulary * h * (1 if self.tied else 2) + self.layers * self._layer() + h
+        return self.counted or self._outside() + self.layers * self._layer()
+
+    def active_parameters(self) -> int:
+        """Those that a token goes through: all, but for experts that it is not sent to."""
+        return self.active or self.parameters()
 
     def frozen(self, layers: int) -> int:
         """Parameters of the embeddings and the first `layers` layers, 0 for no layers."""
         return self.vocabulary * self.hidden + layers * self._layer() if layers else 0
 
+    def _outside(self) -> int:
+        """Of the parameters, those outside the layers."""
+        return self.vocabulary * self.hidden * (1 if self.tied else 2) + self.hidden
+
     def _layer(self) -> int:
+        if self.counted:
+            return (self.counted - self._outside()) // self.layers
         h, q, kv = self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim
         biases = q + 2 * kv if self.qkv_bias else 0
         return 2 * h * q + 2 * h * kv + 3 * h * self.intermediate + 2 * h + biases
@@ -56,6 +68,8 @@ class ModelShape:
         return rank * self.layers * sum(sides.get(name, 0) for name in names)
 
 
+_PLAIN = ("llama", "qwen2", "mistral", "qwen3")
+"""Model types that the formulas count, but for a few numbers of normalisations."""
 # Shapes of models that recipes name, so that a plan needs no download (their published
 # config.json).
 KNOWN = {
@@ -80,6 +94,10 @@ def model_shape(config: Config) -> ModelShape:
     if path is None:
         return KNOWN[config.model.path.removesuffix("-Instruct")]
     spec = json.loads(path.read_text(encoding="utf-8"))
+    if spec.get("model_type", "llama") not in _PLAIN:
+        from tspo_cli.training.planning.counted_shape import counted_shape
+
+        return counted_shape(path.parent)
     try:
         heads = spec["num_attention_heads"]
         return ModelShape(

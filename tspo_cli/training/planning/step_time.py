@@ -47,7 +47,7 @@ def gpu_seconds(
     tokens = rollout_tokens * estimate["sequences_per_step"]
     parameters, trained = estimate["parameters"], estimate["trained_parameters"]
     work = learner_operations(config, parameters, tokens, trained)
-    return work / (tflops * 1e12 * mfu * estimate["processes"])
+    return work * _active_share(estimate) / (tflops * 1e12 * mfu * estimate["processes"])
 
 
 def cpu_seconds(
@@ -61,7 +61,13 @@ def cpu_seconds(
     seconds = learner_operations(config, parameters, tokens, trained) / CPU_LEARNER_SHARE
     if config.kind != "sft":
         seconds += 2.0 * parameters * tokens / CPU_ENGINE_SHARE
-    return seconds / (rate * estimate["processes"])
+    return seconds * _active_share(estimate) / (rate * estimate["processes"])
+
+
+def _active_share(estimate: dict[str, Any]) -> float:
+    """Of a model's parameters, the share that a token goes through."""
+    share: float = estimate["active_parameters"] / estimate["parameters"]
+    return share
 
 
 def matrix_rate(threads: int, *, bfloat16: bool) -> float:
