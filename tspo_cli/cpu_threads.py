@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from tspo_cli.variables import number_in
+
 if TYPE_CHECKING:
     from tspo_cli.config.schema import Config
 
@@ -33,5 +35,5 @@ def share_of_cores(processes: int) -> int:
     """CPU cores of this machine for each of its training processes: `processes`, or as many as a
     launcher says (LOCAL_WORLD_SIZE).
     """
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    here = number_in("LOCAL_WORLD_SIZE", processes) or 1
     return max(1, len(os.sched_getaffinity(0)) // here)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,6 +63,7 @@ def plan(
     from tspo_cli.training.problems import refuse_problems
     from tspo_cli.training.sft.epochs import with_steps_of_epochs
     from tspo_cli.training.start.longest import longest_sequence
+    from tspo_cli.variables import default_threads
 
     config = load_config(sources, settings or ())
     refuse_problems(config, gpu=gpus > 0)
@@ -84,7 +84,7 @@ def plan(
         alone = "" if config.kind == "sft" else "the learner alone, without rollouts; "
         source = f"{alone}{tflops:g} TFLOPS at {mfu:.0%}"
     elif computes:
-        threads = config.train.threads or int(os.environ.get("OMP_NUM_THREADS", "1"))
+        threads = config.train.threads or default_threads()
         is_bfloat16 = estimate["precision"] == "bfloat16"
         rate = step_time.matrix_rate(threads, bfloat16=is_bfloat16)
         seconds = step_time.cpu_seconds(config, estimate, tokens, rate)

@@ -67,5 +67,5 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 def _is_repeated() -> bool:
     """True if a launcher may have passed on the first signal, which this process got itself."""
-    is_one_of_several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    is_one_of_several = os.environ.get("WORLD_SIZE", "").strip() not in ("", "0", "1")
     return is_one_of_several and time.monotonic() - _first_time < _SAME

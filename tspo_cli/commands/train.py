@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from tspo_cli.console import result, result_json, say, say_meanwhile, warn
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.freed_memory import use_expandable_segments
 from tspo_cli.text.secrets import without_secrets
+from tspo_cli.variables import number_in
 
 if TYPE_CHECKING:
     from tspo_cli.config.schema import Config
@@ -100,7 +100,7 @@ def train(
     compute_portably(config.train.portable)
     config = with_steps_of_epochs(config)
     run = out or Path("runs") / run_name(files[-1])
-    is_first = os.environ.get("RANK", "0") == "0"
+    is_first = number_in("RANK", 0) == 0
     if is_first:
         if not dry_run:
             check_run_place(run)
@@ -152,7 +152,7 @@ def train_here(config: Config, run: Path, attempt: int, resume: bool) -> None:
     from tspo_cli.evaluation.judging.training_judge import open_training_judge
     from tspo_cli.training.run import train as train_run
 
-    judge = open_training_judge(config, run, int(os.environ.get("RANK", "0")))
+    judge = open_training_judge(config, run, number_in("RANK", 0))
     train_run(config, run, make_evaluator(config), attempt=attempt, resume=resume, judge=judge)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -56,6 +55,7 @@ from tspo_cli.training.start.inputs import TrainingInputs, data_in_words, open_i
 from tspo_cli.training.start.model_check import check_model
 from tspo_cli.training.start.same_inputs import input_digests, keep_or_compare_inputs
 from tspo_cli.training.start.start_warnings import start_warnings
+from tspo_cli.variables import default_threads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -85,7 +85,7 @@ def train(
     refuse_unsafe_background(config)
     refuse_impossible_transfer(config)
     use_portable_kernels(config.train.portable)
-    torch.set_num_threads(config.train.threads or int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.set_num_threads(config.train.threads or default_threads())
     torch.manual_seed(config.seed)
     inputs = open_inputs(config)
     device = init_distributed()

@@ -88,6 +88,42 @@ def test_a_slurm_job_has_ports_and_secrets_of_its_own(stubs: Path, tmp_path: Pat
     assert own[0].split()[-1] == "the-users-own-secret"
 
 
+@pytest.mark.parametrize(
+    ("out", "name"),
+    [
+        ("runs/my run", "my_run"),
+        ("runs/x\n#SBATCH --uid=0", "x__SBATCH_--uid_0"),
+        ("runs/100%j", "100_j"),
+        ("runs/Größe-1.5b", "Größe-1.5b"),
+        ("runs/a/..", "runs"),
+        (".", None),
+    ],
+)
+def test_the_name_of_a_job_is_one_word(out: str, name: str | None) -> None:
+    script = launch_script("slurm", ["tiny/tspo"], [], Path(out), resume=False, nodes=1, gpus=8)
+    head = script.partition("set -uo")[0]  # Slurm reads on until the first command
+    lines = [line for line in head.splitlines() if line.startswith("#SBATCH")]
+    name = name or Path.cwd().name
+    assert f"#SBATCH --job-name={name}" in lines
+    assert f"#SBATCH --output={name}.%j.log" in lines
+    assert len(lines) == 9
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed", "slurm"])
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_modules_of_the_working_directory_are_left_alone(
+    launcher: Launcher, nodes: int, stubs: Path, tmp_path: Path
+) -> None:
+    """A file `random.py` where the job is submitted would be imported in place of Python's own."""
+    for path in (*stubs.glob("[td]*"), tmp_path / "venv" / "bin" / "python"):
+        path.write_text('#!/bin/bash\necho "safe=$PYTHONSAFEPATH"\n')
+    settings = [f"launch.environment={tmp_path / 'venv'}"]
+    script = launch_script(
+        launcher, ["tiny/tspo"], settings, None, resume=False, nodes=nodes, gpus=4
+    )
+    assert words_of(script, tmp_path, stubs) == ["safe=1"]
+
+
 def test_a_missing_environment_ends_the_job_in_one_line(stubs: Path, tmp_path: Path) -> None:
     settings = ["launch.environment=nowhere"]
     script = launch_script("slurm", ["tiny/tspo"], settings, None, resume=False, nodes=1, gpus=8)

@@ -5,7 +5,6 @@ OpenAI-compatible endpoint.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from tspo_cli.models.tokenizer_protocol import Tokenizer
 from tspo_cli.rollout.engines.endpoint.word_tokenizer import WordTokenizer
 from tspo_cli.rollout.engines.engine_protocol import Engine
 from tspo_cli.rollout.protocol import SearchProtocol
+from tspo_cli.variables import default_threads
 
 if TYPE_CHECKING:
     import torch
@@ -221,7 +221,7 @@ def _prepare(
     from tspo_cli.models.dtype import torch_dtype
 
     use_portable_kernels(config.train.portable)
-    torch.set_num_threads(config.train.threads or int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.set_num_threads(config.train.threads or default_threads())
     device = "cuda" if torch.cuda.is_available() else "cpu"
     path, revision = config.model.path, config.model.revision
     tokenizer = load_tokenizer(path, revision)

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from tspo_cli.errors import UsageError
+from tspo_cli.variables import number_in
 
 # Rollouts of one process may take much longer than those of another.
 LONGEST_WAIT = timedelta(hours=1)
@@ -36,14 +37,14 @@ def init_distributed() -> str:
     gpu = torch.cuda.is_available()
     if not gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    os.environ.setdefault("WORLD_SIZE", "1")
-    alone = int(os.environ["WORLD_SIZE"]) == 1
-    if alone:
-        os.environ.setdefault("LOCAL_RANK", "0")
+    alone = number_in("WORLD_SIZE", 1) <= 1
+    if alone:  # DeepSpeed reads them
+        os.environ["WORLD_SIZE"] = "1"
+        os.environ["LOCAL_RANK"] = str(number_in("LOCAL_RANK", 0))
     missing = [
         name
         for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-        if name not in os.environ
+        if not os.environ.get(name)
     ]
     if missing and not alone:
         raise UsageError(

@@ -30,6 +30,7 @@ from tspo_cli.runs import (
 from tspo_cli.training.launch.child_processes import end_processes
 from tspo_cli.training.launch.claim import Claim, claimed_run, has_trained, is_complete
 from tspo_cli.training.launch.same_experiment import check_same_experiment
+from tspo_cli.variables import number_in
 
 STOP_CODES = tuple(128 + number for number in (1, 2, 10, 15))
 """Exit codes after SIGHUP, SIGINT, SIGUSR1 and SIGTERM."""
@@ -60,7 +61,7 @@ def launch(
     require_packages(config)
     if overwrite:
         _refuse_own_inputs(config, run)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if number_in("WORLD_SIZE", 1) > 1:
         _join_launcher(config, run, train, resume=resume, overwrite=overwrite)
         return
     with claimed_run(run, resume=resume, overwrite=overwrite) as claim:

@@ -33,6 +33,7 @@ from tspo_cli.rollout.engines.vllm_engine.vllm_messages import (
     memory_options,
     sampling_params,
 )
+from tspo_cli.variables import number_in
 
 if TYPE_CHECKING:
     import torch
@@ -261,7 +262,7 @@ def _start(
     level = int(not cpu) if config.sleep == "auto" else config.sleep
     if cpu and level:
         raise InvalidInputError("vllm.sleep: vLLM cannot sleep on a CPU; set it to 0")
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = number_in("WORLD_SIZE", 1) > 1
     if adapters and level == 2:
         raise InvalidInputError(LEVEL_2_OF_ADAPTERS)
     options = cpu_options(max_context) if cpu else gpu_options(batch_size, eager=config.eager)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,10 @@ from tspo_cli.training.problems import refuse_problems
 
 Launcher = Literal["torchrun", "deepspeed", "slurm"]
 PORT = 29500
+_SAFE = "PYTHONSAFEPATH=1"
+"""`python -m` begins to look for modules in the working directory, where anything may lie. `tspo`
+does not, and DeepSpeed hands the variable on to other nodes.
+"""
 NO_PYTHON = (
     "$ENVIRONMENT has no bin/python here; 'make vllm' makes .venv-vllm in the checkout, and "
     "launch.environment names another environment"
@@ -70,10 +76,11 @@ def launch_script(
 
 def _torchrun(command: str, nodes: int, processes: int) -> str:
     if nodes == 1:
-        return f"torchrun --standalone --nproc-per-node {processes} -m tspo_cli {command}"
+        return f"{_SAFE} torchrun --standalone --nproc-per-node {processes} -m tspo_cli {command}"
     return (
         f"# Run it on every node, with NODE from 0 to {nodes - 1} and HEAD the address of node 0.\n"
-        f'torchrun --nnodes {nodes} --nproc-per-node {processes} --node-rank "$NODE" --master-addr '
+        f'{_SAFE} torchrun --nnodes {nodes} --nproc-per-node {processes} --node-rank "$NODE" '
+        "--master-addr "
         '"$HEAD" '
         f"--master-port {PORT} -m tspo_cli {command}"
     )
@@ -92,15 +99,19 @@ tspo launch {command} --gpus {gpus} \\
 
 def _deepspeed(command: str, nodes: int, gpus: int) -> str:
     if nodes == 1:
-        return f"deepspeed --num_gpus {gpus} --module tspo_cli {command}"
+        return f"{_SAFE} deepspeed --num_gpus {gpus} --module tspo_cli {command}"
     hosts = "\n".join(f"# node{number} slots={gpus}" for number in range(nodes))
     return (
         "# hostfile: one line per node that is reachable by ssh without a password\n"
         f"{hosts}\n"
-        f"deepspeed --hostfile hostfile --num_nodes {nodes} --num_gpus {gpus} --master_port {PORT} "
-        "--module tspo_cli "
-        f"{command}"
+        f"{_SAFE} deepspeed --hostfile hostfile --num_nodes {nodes} --num_gpus {gpus} "
+        f"--master_port {PORT} --module tspo_cli {command}"
     )
+
+
+def _job_name(run: Path) -> str:
+    """The run's name, without what #SBATCH lines end words at, or put something else for."""
+    return re.sub(r"[^\w.-]", "_", Path(os.path.abspath(run)).name) or "tspo"
 
 
 def _slurm(command: str, run: Path, nodes: int, gpus: int, folder: Path) -> str:
@@ -108,22 +119,23 @@ def _slurm(command: str, run: Path, nodes: int, gpus: int, folder: Path) -> str:
     the job is preempted, the run writes a checkpoint and the job is queued again.
     """
     gpu_line = f"#SBATCH --gpus-per-node={gpus}\n" if gpus else ""
+    name = _job_name(run)
     return f"""\
 #!/bin/bash
-#SBATCH --job-name={run.name}
+#SBATCH --job-name={name}
 #SBATCH --nodes={nodes}
 #SBATCH --ntasks-per-node=1
 {gpu_line}#SBATCH --exclusive
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@120
-#SBATCH --output={run.name}.%j.log
+#SBATCH --output={name}.%j.log
 # Add what your cluster asks for: --partition, --account, --time. Submit it where paths of the
 # experiment begin. A job that is queued again goes on from the run's newest checkpoint.
 set -uo pipefail
 ENVIRONMENT={shlex.quote(str(folder))}
 [ -x "$ENVIRONMENT/bin/python" ] || {{ echo "error: {NO_PYTHON}" >&2; exit 4; }}
-export PATH="$(realpath "$ENVIRONMENT")/bin:$PATH"
+export PATH="$(realpath "$ENVIRONMENT")/bin:$PATH" {_SAFE}
 # The servers' tokens: made for this job, in the environment alone.
 secret() {{ od -An -N24 -tx1 /dev/urandom | tr -d ' \\n'; }}
 export {RETRIEVER_TOKEN}="${{{RETRIEVER_TOKEN}:-$(secret)}}"
