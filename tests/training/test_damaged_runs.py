@@ -268,11 +268,12 @@ def test_what_a_run_cannot_go_on_from_is_one_line(
     changed.write_text("".join(reversed(questions.read_text().splitlines(keepends=True))))
     record = copied / "inputs.json"
     digests = read_json(record)
-    assert digests.keys() == {"questions", "index", "model"}
+    assert digests.keys() == {"questions", "index", "model", "search"}
     for kind, words in (
         ("questions", "other training questions (data.train)"),
         ("index", "other passages (retriever.index)"),
         ("model", "other starting model (model.path)"),
+        ("search", "other search settings (retriever.search, or those of the server)"),
     ):
         record.write_text(json.dumps({**digests, kind: "0123456789ab"}))
         assert words in refused(copied, *longer)

@@ -1,7 +1,8 @@
-"""Options of algorithms that a run does not use."""
+"""What may change when a run is resumed: options that it does not use, and where it searches."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,11 @@ import pytest
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.index.searcher import open_index
 from tspo_cli.training.launch.same_experiment import check_same_experiment
+from tspo_cli.training.start.inputs import TrainingInputs
+from tspo_cli.training.start.same_inputs import input_digests, keep_or_compare_inputs
 
 USER_CODE = "def rule(trajectories, config):\n    return [[config.siop.eta]]\n"
 
@@ -42,3 +47,37 @@ def test_another_algorithm_is_another_experiment(tmp_path: Path) -> None:
     before, now = load("credit.algorithm=siop"), load("credit.algorithm=grpo", "credit.siop.eta=1")
     with pytest.raises(InvalidInputError, match=r"credit\.algorithm \(was .siop., now .grpo.\)"):
         check_same_experiment(before, now, tmp_path)
+
+
+def test_the_device_of_an_index_may_change(tmp_path: Path) -> None:
+    places = {"device": "cuda:7", "batch_size": 8, "batch_tokens": 4096}
+    settings = [f"retriever.search.{name}={value}" for name, value in places.items()]
+    before = load("retriever.index=a")
+    changes = check_same_experiment(before, load("retriever.index=a", *settings), tmp_path)
+    assert sorted(changes) == sorted(f"retriever.search.{name}" for name in places)
+
+
+def test_search_settings_may_move_to_a_server_that_has_the_same(tmp_path: Path) -> None:
+    """`tspo launch` gives them to its server, and takes them out of the training's experiment."""
+    corpus, run = tmp_path / "corpus.jsonl", tmp_path / "run"
+    passages = [{"id": name, "contents": f"green {name}"} for name in ("apples", "pears")]
+    corpus.write_text("".join(json.dumps(passage) + "\n" for passage in passages))
+    build_index(corpus, tmp_path / "index")
+
+    def digests(settings: dict[str, object]) -> dict[str, str]:
+        index = open_index(tmp_path / "index", settings)
+        return input_digests(load(), TrainingInputs(index, [], []))
+
+    before = load("retriever.index=a", "retriever.search.ties=id")
+    now = load('retriever.url=["http://127.0.0.1:9"]')
+    run.mkdir()
+    with pytest.raises(InvalidInputError, match=r"retriever\.search\.ties \(was .id., now"):
+        check_same_experiment(before, now, run)
+    keep_or_compare_inputs(run, digests({"ties": "id"}), resume=False)
+    assert "retriever.search.ties" in check_same_experiment(before, now, run)
+    (run / "metrics.jsonl").write_text('{"step": 1}\n')
+    keep_or_compare_inputs(run, digests({"ties": "id"}), resume=True)
+    with pytest.raises(
+        InvalidInputError, match=r"other search settings .*\"ties\": \"id\".* now {"
+    ):
+        keep_or_compare_inputs(run, digests({}), resume=True)

@@ -20,6 +20,7 @@ from tspo_cli.runs import (
     checkpoint_folders,
     checkpoint_step,
     log_line,
+    read_json,
     write_environment,
 )
 from tspo_cli.text.secrets import without_secrets
@@ -43,12 +44,18 @@ RESUMABLE = (
     *("rollout.schedule", "lora.handover"),
     *("retriever.timeout", "retriever.retries", "retriever.deadline", "retriever.concurrency"),
     *("retriever.max_passage_chars", "retriever.token_file"),
+    *("retriever.search.device", "retriever.search.batch_size", "retriever.search.batch_tokens"),
 )
 # Places of inputs whose contents RUN/inputs.json has: only the place may change.
 PLACES = (
     *("model.path", "data.train", "data.demonstrations", "data.world"),
     *("retriever.index", "retriever.url", "retriever.qdrant.url"),
 )
+
+SEARCH_KIND = "search"
+"""RUN/inputs.json has the search settings of the index or its server, too: they may move to a
+server, which the experiment does not tell them.
+"""
 
 Change = tuple[Any, Any]
 """A setting before and now."""
@@ -66,8 +73,7 @@ def check_same_experiment(before: Config, now: Config, run: Path) -> dict[str, C
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     }
-    places = PLACES if (run / INPUTS_NAME).exists() else ()
-    harmless = (*RESUMABLE, *places, *_unread(now))
+    harmless = (*RESUMABLE, *_places(run), *_unread(now))
     refused = [key for key in changes if not key.startswith(harmless)]
     if refused:
         shown = ", ".join(_shown(key, changes[key]) for key in refused[:3])
@@ -76,6 +82,16 @@ def check_same_experiment(before: Config, now: Config, run: Path) -> dict[str, C
             f"({run / CONFIG_TEXT_NAME}) or another --out"
         )
     return changes
+
+
+def _places(run: Path) -> Iterator[str]:
+    """Settings of inputs whose contents are compared before anything is computed."""
+    if not (run / INPUTS_NAME).exists():
+        return
+    yield from PLACES
+    recorded = read_json(run / INPUTS_NAME)
+    if isinstance(recorded, dict) and SEARCH_KIND in recorded:
+        yield "retriever.search."
 
 
 def _unread(config: Config) -> Iterator[str]:

@@ -16,6 +16,7 @@ from tspo_cli.digests import DIGITS, file_digest, text_digest
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.models.checks.model_digest import model_digest
 from tspo_cli.record_digests import changing
+from tspo_cli.retrieval.types import RetrieverInfo
 from tspo_cli.runs import (
     CHECKPOINTS_NAME,
     EVALUATIONS_NAME,
@@ -25,6 +26,7 @@ from tspo_cli.runs import (
     write_json,
 )
 from tspo_cli.training.core.sequences import ScriptedTrajectory
+from tspo_cli.training.launch.same_experiment import SEARCH_KIND
 from tspo_cli.training.start.inputs import TrainingInputs
 
 _NAMES = {
@@ -32,6 +34,7 @@ _NAMES = {
     "demonstrations": "demonstrations (data.demonstrations, data.world)",
     "index": "passages (retriever.index)",
     "model": "starting model (model.path)",
+    SEARCH_KIND: "search settings (retriever.search, or those of the server)",
 }
 
 _RESULTS = (CHECKPOINTS_NAME, METRICS_NAME, EVALUATIONS_NAME)
@@ -39,7 +42,9 @@ _RESULTS = (CHECKPOINTS_NAME, METRICS_NAME, EVALUATIONS_NAME)
 
 
 def input_digests(config: Config, inputs: TrainingInputs) -> dict[str, str]:
-    """Digests by kind of input. A server that does not tell the digest of its index has none."""
+    """Digests by kind of input, and the search settings as JSON. A server that does not tell the
+    digest of its index has none.
+    """
     digests = {"model": model_digest(config.model.path, config.model.revision)}
     if config.kind != "sft":
         digests["questions"] = data_digest(inputs.questions)
@@ -50,8 +55,11 @@ def input_digests(config: Config, inputs: TrainingInputs) -> dict[str, str]:
         digests["demonstrations"] = text_digest(
             json.dumps(_plain(demonstration)) for demonstration in inputs.demonstrations
         )
-    index = inputs.retriever.describe().index_digest if inputs.retriever is not None else ""
-    return {**digests, "index": index[:DIGITS]} if index else digests
+    info = inputs.retriever.describe() if inputs.retriever is not None else RetrieverInfo()
+    if not info.index_digest:
+        return digests
+    search = json.dumps(dict(info.search), sort_keys=True)
+    return {**digests, "index": info.index_digest[:DIGITS], SEARCH_KIND: search}
 
 
 def _plain(demonstration: ScriptedTrajectory) -> dict[str, Any]:
@@ -81,9 +89,10 @@ def keep_or_compare_inputs(run: Path, digests: dict[str, str], *, resume: bool) 
     for kind, digest in digests.items():
         before = recorded.get(kind, digest)
         if before != digest:
+            what = "they were" if kind == SEARCH_KIND else "their digest was"
             raise InvalidInputError(
-                f"{run}: it began with other {_NAMES[kind]}: their digest was {before}, now it is "
-                f"{digest}; put back what it began with, or choose another --out"
+                f"{run}: it began with other {_NAMES[kind]}: {what} {before}, now {digest}; put "
+                "back what it began with, or choose another --out"
             )
     if not path.exists() or recorded is digests:
         with changing(path):
