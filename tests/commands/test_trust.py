@@ -87,6 +87,32 @@ def test_a_rule_of_ones_own_needs_no_flag(foreign: Path, monkeypatch: pytest.Mon
     assert (foreign / "executed").exists()
 
 
+DRAW = """
+from tspo_cli.reporting.figure import load_pyplot
+load_pyplot()
+import matplotlib
+print(matplotlib.rcParams["text.usetex"])
+"""
+
+
+@pytest.mark.parametrize("content", [b"text.usetex: True\n", b"\xff\n", None], ids=repr)
+def test_drawing_takes_no_settings_from_the_working_directory(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    """`usetex` starts a program, with a preamble that stands in the same file."""
+    settings = tmp_path / "matplotlibrc"
+    if content is None:
+        os.mkfifo(settings)  # to open it is to wait
+    else:
+        settings.write_bytes(content)
+    command = [sys.executable, "-P", "-c", DRAW]
+    place = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | place, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
 SHADOW = "open(__file__ + '.executed', 'w').close()\n"
 
 

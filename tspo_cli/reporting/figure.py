@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import chdir, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,14 +79,7 @@ def draw_arms(arms: Sequence[Arm], path: Path) -> None:
 
 def _draw(panels: Mapping[str, Panel], path: Path, subject: str = "") -> None:
     check_figure_path(path)
-    import matplotlib
-
-    matplotlib.use("Agg")
-    # A fixed salt and no date: equal data give an equal SVG.
-    matplotlib.rcParams["svg.hashsalt"] = "tspo"
-    matplotlib.rcParams["text.parse_math"] = False  # a name with $ is a name
-    from matplotlib import pyplot
-
+    pyplot = load_pyplot()
     lines_of = [runs for lines in panels.values() for runs in lines.values()]
     has_bands = any(len(runs) > 1 for runs in lines_of)
     most_lines = max(len(lines) for lines in panels.values())
@@ -109,6 +103,23 @@ def _draw(panels: Mapping[str, Panel], path: Path, subject: str = "") -> None:
     figure.tight_layout()
     save_figure(figure, path)
     pyplot.close(figure)
+
+
+def load_pyplot() -> Any:
+    """matplotlib's pyplot, for drawing into files. It has the user's own settings, but not those of
+    a `matplotlibrc` in the working directory, in which a foreign run may lie: they name programs.
+    """
+    with suppress(FileNotFoundError), chdir(Path(__file__).parent):  # deleted, it has no such file
+        import matplotlib  # which reads the settings
+    import matplotlib
+
+    matplotlib.use("Agg")
+    # A fixed salt and no date: equal data give an equal SVG.
+    matplotlib.rcParams["svg.hashsalt"] = "tspo"
+    matplotlib.rcParams["text.parse_math"] = False  # a name with $ is a name
+    from matplotlib import pyplot
+
+    return pyplot
 
 
 def save_figure(figure: Figure, path: Path) -> None:

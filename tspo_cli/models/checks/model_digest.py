@@ -24,8 +24,9 @@ def model_digest(model: str, revision: str = "") -> str:
     directory = Path(model)
     if not directory.is_dir():
         return f"{model}@{_commit(model, revision)[:DIGITS]}" if revision else model
+    patterns = _MODEL_FILES if model else ()  # without a path it is no model of this directory
     files = sorted(
-        {path for pattern in _MODEL_FILES for path in directory.glob(pattern) if path.is_file()}
+        {path for pattern in patterns for path in directory.glob(pattern) if path.is_file()}
     )
     return text_digest(part for path in files for part in (path.name, file_digest(path)))
 

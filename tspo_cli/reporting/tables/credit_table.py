@@ -9,7 +9,7 @@ from typing import Any
 
 from tspo_cli.credit.group import GROUP_CLASSES
 from tspo_cli.credit.laboratory.comparison import ROLES, Comparison
-from tspo_cli.reporting.figure import check_figure_path, save_figure
+from tspo_cli.reporting.figure import check_figure_path, load_pyplot, save_figure
 
 _SHORT_CLASSES = ("all correct", "mixed", "near-miss", "all miss")
 
@@ -62,12 +62,7 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
         UsageError: an unknown ending.
     """
     check_figure_path(path)
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "tspo"
-    from matplotlib import pyplot
-
+    pyplot = load_pyplot()
     record = comparison.record()
     arms = record["algorithms"]
     names = list(arms)

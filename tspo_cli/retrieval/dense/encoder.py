@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.disk import atomic_write_bytes
-from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.packages import missing
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.retrieval.dense.load_encoder import load_encoder
 
 EXPORTED_NAME = "encoder.onnx"
 _MOST_PADDING = {"cpu": 64, "cuda": 1 << 14}
@@ -34,11 +34,12 @@ class Encoder:
     Raises:
         MissingResourceError: sentence-transformers or the backend is not installed, or there is no
             such encoder on this machine.
-        InvalidInputError: the backend does not reproduce this encoder's vectors.
+        InvalidInputError: its files are damaged or lack tensors, or the backend does not reproduce
+            its vectors.
     """
 
     def __init__(self, name: str, settings: DenseSettings, exported: Path | None = None) -> None:
-        self._model: Any = _load(name, settings)
+        self._model: Any = load_encoder(name, settings)
         self._exported: bytes | None = None
         if settings.encoder_backend != "torch":
             from tspo_cli.retrieval.dense.onnx_encoder import OnnxTransformer, export
@@ -157,41 +158,3 @@ def encoder_digest(name: str) -> str | None:
         with open(path, "rb") as handle:
             digest.update(hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()
-
-
-def _load(name: str, settings: DenseSettings) -> Any:
-    try:
-        import torch
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise missing({"sentence_transformers": "dense retrieval"}, str(error)) from None
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # "Loading weights" is over at once
-    options: dict[str, Any] = {"model_kwargs": {"dtype": getattr(torch, settings.dtype)}}
-    if settings.encoder_backend != "torch":
-        # ONNX Runtime recognises attention in single steps and fuses it.
-        options = {"model_kwargs": {"attn_implementation": "eager"}, "device": "cpu"}
-    elif settings.device != "auto":
-        options["device"] = settings.device
-    try:
-        model = SentenceTransformer(name, **options)
-        return model if settings.pooling == "model" else _pooled(model, settings.pooling)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MissingResourceError(
-            f"encoder {name}: cannot be loaded ({reason}); name a model directory"
-        ) from None
-
-
-def _pooled(model: Any, pooling: str) -> Any:
-    """The same transformer with another pooling, without the layers trained on its own pooling."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling
-
-    if getattr(model[1], "pooling_mode", None) == pooling:
-        return model
-    transformer = model[0]
-    return SentenceTransformer(
-        modules=[transformer, Pooling(transformer.get_embedding_dimension(), pooling)]
-    )

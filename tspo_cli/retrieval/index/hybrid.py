@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from tspo_cli.config.sections.index_settings import FusionSettings, RerankSettings
-from tspo_cli.errors import MissingResourceError
-from tspo_cli.packages import missing
+from tspo_cli.retrieval.dense.load_encoder import load_reranker
 from tspo_cli.retrieval.passages import PassageStore
 from tspo_cli.retrieval.ranking import Ranked, Ranker, top_k
 
@@ -51,24 +50,13 @@ class RerankRanker:
     Raises:
         MissingResourceError: sentence-transformers is not installed, or there is no such model on
             this machine.
+        InvalidInputError: its files are damaged, or lack tensors.
     """
 
     def __init__(
         self, ranker: Ranker, store: PassageStore, settings: RerankSettings, device: str
     ) -> None:
-        try:
-            from sentence_transformers import CrossEncoder
-        except ImportError as error:
-            raise missing({"sentence_transformers": "re-ranking"}, str(error)) from None
-        try:
-            self._model: Any = CrossEncoder(
-                settings.reranker, device=None if device == "auto" else device
-            )
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise MissingResourceError(
-                f"reranker {settings.reranker}: cannot be loaded ({reason})"
-            ) from None
+        self._model: Any = load_reranker(settings.reranker, device)
         self._ranker = ranker
         self._store = store
         self._depth = settings.rerank_depth

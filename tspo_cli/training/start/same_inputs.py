@@ -1,15 +1,18 @@
 """What a run trained on, so that it is resumed with the same: RUN/inputs.json has digests of the
-training questions or demonstrations, the passages, and the model that it started from.
+training questions or demonstrations, the passages, the model that it started from, and the user's
+own code and rubric.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tspo_cli.config.schema import Config
+from tspo_cli.credit.user_code import is_user_code
 from tspo_cli.data.question import data_digest
 from tspo_cli.data.world.generate import world_file
 from tspo_cli.digests import DIGITS, file_digest, text_digest
@@ -35,6 +38,9 @@ _NAMES = {
     "index": "passages (retriever.index)",
     "model": "starting model (model.path)",
     SEARCH_KIND: "search settings (retriever.search, or those of the server)",
+    "algorithm": "code (credit.algorithm)",
+    "outcome": "code (credit.outcome)",
+    "rubric": "rubric (judge.prompt)",
 }
 
 _RESULTS = (CHECKPOINTS_NAME, METRICS_NAME, EVALUATIONS_NAME)
@@ -55,11 +61,23 @@ def input_digests(config: Config, inputs: TrainingInputs) -> dict[str, str]:
         digests["demonstrations"] = text_digest(
             json.dumps(_plain(demonstration)) for demonstration in inputs.demonstrations
         )
+    digests |= {name: file_digest(path)[:DIGITS] for name, path in _own_files(config)}
     info = inputs.retriever.describe() if inputs.retriever is not None else RetrieverInfo()
     if not info.index_digest:
         return digests
     search = json.dumps(dict(info.search), sort_keys=True)
     return {**digests, "index": info.index_digest[:DIGITS], SEARCH_KIND: search}
+
+
+def _own_files(config: Config) -> Iterator[tuple[str, Path]]:
+    """Files of the user's own that decide about advantages, each with its kind of input."""
+    if config.kind == "sft":
+        return
+    for name, spec in (("algorithm", config.credit.algorithm), ("outcome", config.credit.outcome)):
+        if is_user_code(spec):
+            yield name, Path(spec.rpartition(":")[0])
+    if config.credit.outcome == "judge" and config.judge.prompt:
+        yield "rubric", Path(config.judge.prompt)
 
 
 def _plain(demonstration: ScriptedTrajectory) -> dict[str, Any]:

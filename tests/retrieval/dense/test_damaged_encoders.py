@@ -1,0 +1,132 @@
+"""Encoders and rerankers whose files are not whole: refused in one line, never drawn at random."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tspo_cli.config.sections.index_settings import DenseSettings
+from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
+from tspo_cli.retrieval.dense.encoder import Encoder
+from tspo_cli.retrieval.dense.load_encoder import load_reranker
+
+WEIGHTS = "model.safetensors"
+QUERY = "encoder.layer.0.attention.self.query.weight"
+Damage = Callable[[Path], object]
+
+
+@pytest.fixture
+def copy(saved_encoder: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "encoder"
+    shutil.copytree(saved_encoder, folder)
+    return folder
+
+
+def tensors(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    found = load_file(folder / WEIGHTS)
+    change(found)
+    save_file(found, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def setting(name: str, **values: object) -> Damage:
+    def damage(folder: Path) -> None:
+        record = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(record | values))
+
+    return damage
+
+
+def text(name: str, content: str) -> Damage:
+    return lambda folder: (folder / name).write_text(content)
+
+
+def without(name: str) -> Damage:
+    return lambda folder: tensors(folder, lambda found: found.pop(name))
+
+
+def of_other_shape(folder: Path) -> None:
+    import torch
+
+    tensors(folder, lambda found: found.update({QUERY: torch.zeros(3, 3)}))
+
+
+def without_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+BAD_POOLING = '{"embedding_dimension": 7, "pooling_mode": "mean"}'
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "a missing tensor": (without(QUERY), QUERY),
+    "missing embeddings": (without("embeddings.word_embeddings.weight"), "word_embeddings"),
+    "more layers": (setting("config.json", num_hidden_layers=3), r"encoder\.layer"),
+    "another shape": (of_other_shape, QUERY),
+    "a wrong type": (setting("config.json", hidden_size="x"), "hidden_size"),
+    "cut weights": (lambda folder: os.truncate(folder / WEIGHTS, 5000), "cannot be loaded"),
+    "no tokenizer": (without_tokenizer, "tokenizer has no vocabulary"),
+    "no modules": (text("modules.json", "[5]"), "cannot be loaded"),
+    "an unknown module": (
+        text("modules.json", '[{"idx": 0, "name": "0", "path": "", "type": "os.system"}]'),
+        "code of its own",
+    ),
+    "pooling of another width": (text("1_Pooling/config.json", BAD_POOLING), "cannot be loaded"),
+    "pooling that is a list": (text("1_Pooling/config.json", "[]"), "cannot be loaded"),
+    "a length that is text": (
+        text("sentence_bert_config.json", '{"max_seq_length": "x"}'),
+        "cannot be loaded",
+    ),
+    "a negative length": (
+        text("sentence_bert_config.json", '{"max_seq_length": -1}'),
+        "cannot be loaded",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_encoder_is_refused_in_one_line(
+    copy: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    damage, said = DAMAGES[name]
+    damage(copy)
+    with pytest.raises(InvalidInputError, match=said) as refused:
+        Encoder(str(copy), DenseSettings())
+    assert "\n" not in str(refused.value)
+    assert str(copy) in str(refused.value)
+    assert "LOAD REPORT" not in capfd.readouterr().err
+
+
+def test_a_sound_encoder_may_lack_what_no_vector_needs(copy: Path) -> None:
+    whole = Encoder(str(copy), DenseSettings()).encode(["a heron"])
+    tensors(copy, lambda found: [found.pop(f"pooler.dense.{name}") for name in ("weight", "bias")])
+    assert (Encoder(str(copy), DenseSettings()).encode(["a heron"]) == whole).all()
+
+
+def test_settings_of_an_encoder_allow_no_code(copy: Path) -> None:
+    """`auto_map` names a file of the directory, which transformers runs where it is trusted."""
+    (copy / "evil.py").write_text(
+        "open(__file__ + '.executed', 'w').close()\nfrom transformers import BertConfig as Mine\n"
+    )
+    setting("config.json", model_type="mine", auto_map={"AutoConfig": "evil.Mine"})(copy)
+    trust = {"trust_remote_code": True}
+    setting("sentence_bert_config.json", model_args=trust, config_args=trust)(copy)
+    with pytest.raises(TspoError):
+        Encoder(str(copy), DenseSettings())
+    assert not [*copy.rglob("*.executed")]
+
+
+def test_an_encoder_is_no_reranker(copy: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"classifier\.(bias|weight).* at random"):
+        load_reranker(str(copy), "cpu")
+
+
+def test_a_missing_model_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(MissingResourceError, match="cannot be loaded"):
+        load_reranker(str(tmp_path / "nowhere"), "cpu")

@@ -1,0 +1,59 @@
+"""What a run trains on belongs to it: a resumed run has the same, down to the code of its rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tspo_cli.config.schema import Config
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.runs import METRICS_NAME
+from tspo_cli.training.start.inputs import TrainingInputs
+from tspo_cli.training.start.same_inputs import input_digests, keep_or_compare_inputs
+
+NOTHING = TrainingInputs(None, [], [])
+
+
+@pytest.mark.parametrize(
+    ("key", "function", "said"),
+    [("algorithm", "rule", "credit.algorithm"), ("outcome", "reward", "credit.outcome")],
+)
+def test_a_run_is_not_resumed_with_other_code(
+    tmp_path: Path, key: str, function: str, said: str
+) -> None:
+    code, run = tmp_path / "mine.py", tmp_path / "run"
+    run.mkdir()
+    (run / METRICS_NAME).touch()
+    code.write_text(f"def {function}(*arguments):\n    return 1.0\n")
+    config = Config.model_validate({"credit": {key: f"{code}:{function}"}})
+    keep_or_compare_inputs(run, input_digests(config, NOTHING), resume=False)
+    keep_or_compare_inputs(run, input_digests(config, NOTHING), resume=True)
+    code.write_text(f"def {function}(*arguments):\n    return 0.0\n")
+    with pytest.raises(InvalidInputError, match=said):
+        keep_or_compare_inputs(run, input_digests(config, NOTHING), resume=True)
+
+
+def test_a_run_is_not_resumed_with_another_rubric(tmp_path: Path) -> None:
+    rubric, run = tmp_path / "rubric.txt", tmp_path / "run"
+    run.mkdir()
+    (run / METRICS_NAME).touch()
+    rubric.write_text("{question} {golden_answers} {answer}")
+    judged = {"credit": {"outcome": "judge"}, "judge": {"prompt": str(rubric)}}
+    config = Config.model_validate(judged)
+    keep_or_compare_inputs(run, input_digests(config, NOTHING), resume=False)
+    rubric.write_text("{question} {golden_answers} {answer} Be strict.")
+    with pytest.raises(InvalidInputError, match=r"judge\.prompt"):
+        keep_or_compare_inputs(run, input_digests(config, NOTHING), resume=True)
+    unread = Config.model_validate({"judge": {"prompt": str(rubric)}})
+    assert "rubric" not in input_digests(unread, NOTHING)
+
+
+def test_files_of_the_working_directory_are_no_starting_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy that is made anew has no path; the working directory may hold anything."""
+    monkeypatch.chdir(tmp_path)
+    before = input_digests(Config(), NOTHING)
+    (tmp_path / "config.json").write_text("{}")
+    assert input_digests(Config(), NOTHING) == before

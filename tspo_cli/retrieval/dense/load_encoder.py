@@ -1,0 +1,163 @@
+"""Open encoders and rerankers with sentence-transformers: all of their tensors come from files, and
+what cannot be used is refused in one line.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.packages import missing
+
+if TYPE_CHECKING:
+    from tspo_cli.config.sections.index_settings import DenseSettings
+
+_DRAWN = re.compile(r"^(?P<name>.+?) *\| *(?:\x1b\[\d+m)?(?:MISSING|MISMATCH)", re.MULTILINE)
+_UNUSED = re.compile(r"(^|\.)pooler\.")
+"""Tensors that encoders may lack: vectors are pooled from the states of the tokens."""
+
+
+class _LoadReport(logging.Filter):
+    """Keeps transformers' table of what the files lack, in the place of its log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        is_report = "LOAD REPORT" in message
+        self.text += message if is_report else ""
+        return not is_report
+
+
+def load_encoder(name: str, settings: DenseSettings) -> Any:
+    """The encoder of a directory or a hub name, with the pooling of `settings`.
+
+    Raises:
+        MissingResourceError: sentence-transformers is not installed, or there is no such encoder
+            on this machine.
+        InvalidInputError: its files are damaged, or lack tensors.
+    """
+    torch, transformers = _packages("dense retrieval")
+    options: dict[str, Any] = {"model_kwargs": {"dtype": getattr(torch, settings.dtype)}}
+    if settings.encoder_backend != "torch":
+        # ONNX Runtime recognises attention in single steps and fuses it.
+        options = {"model_kwargs": {"attn_implementation": "eager"}, "device": "cpu"}
+    elif settings.device != "auto":
+        options["device"] = settings.device
+
+    def load() -> Any:
+        model = transformers.SentenceTransformer(name, **options)
+        if settings.pooling != "model":
+            model = _pooled(model, settings.pooling)
+        vector = model.encode(["a"], show_progress_bar=False)
+        if vector.shape != (1, model.get_embedding_dimension()):
+            raise ValueError(f"vectors of the shape {list(vector.shape[1:])}")
+        return model
+
+    return _loaded(load, "encoder", name, _UNUSED)
+
+
+def load_reranker(name: str, device: str) -> Any:
+    """The cross-encoder of a directory or a hub name. `device` may be auto.
+
+    Raises: as `load_encoder`.
+    """
+    _, transformers = _packages("re-ranking")
+
+    def load() -> Any:
+        model = transformers.CrossEncoder(name, device=None if device == "auto" else device)
+        model.predict([("a", "b")], show_progress_bar=False)
+        return model
+
+    return _loaded(load, "reranker", name)
+
+
+def _packages(use: str) -> tuple[Any, Any]:
+    try:
+        import sentence_transformers
+        import torch
+    except ImportError as error:
+        raise missing({"sentence_transformers": use}, str(error)) from None
+    return torch, sentence_transformers
+
+
+def _loaded(
+    load: Callable[[], Any], what: str, name: str, unused: re.Pattern[str] | None = None
+) -> Any:
+    """What `load` returns, if its tensors are in the files, but those that are `unused`, and its
+    tokenizer knows words.
+    """
+    with _load_report() as report:
+        try:
+            model = load()
+        except Exception as error:  # libraries raise anything on files that are not whole
+            _require_tensors(report.text, what, name, unused)
+            raise _refusal(error, what, name) from None
+    _require_tensors(report.text, what, name, unused)
+    tokenizer = model.tokenizer
+    words = tokenizer.get_vocab().keys() - getattr(tokenizer, "added_tokens_encoder", {}).keys()
+    if len(words) < 2:  # transformers makes such a one without any file
+        raise InvalidInputError(
+            f"{what} {name}: the tokenizer has no vocabulary; copy the whole model again"
+        )
+    return model
+
+
+@contextmanager
+def _load_report() -> Iterator[_LoadReport]:
+    """What transformers says within the block about files that do not fit a model."""
+    from transformers import modeling_utils
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # "Loading weights" is over at once
+    report, logger = _LoadReport(), modeling_utils.logger
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    logger.addFilter(report)
+    try:
+        yield report
+    finally:
+        logger.removeFilter(report)
+        logger.setLevel(level)
+
+
+def _require_tensors(report: str, what: str, name: str, unused: re.Pattern[str] | None) -> None:
+    """Raises InvalidInputError if tensors would be drawn at random."""
+    drawn = sorted(found["name"] for found in _DRAWN.finditer(report))
+    drawn = [tensor for tensor in drawn if unused is None or not unused.search(tensor)]
+    if drawn:
+        raise InvalidInputError(
+            f"{what} {name}: the files lack tensors of the model, or have them in another shape, "
+            f"the first is {drawn[0]}, which would be drawn at random; use a whole {what}, with "
+            "the config.json that belongs to it"
+        )
+
+
+def _refusal(error: Exception, what: str, name: str) -> InvalidInputError | MissingResourceError:
+    lines = " ".join(str(error).strip().splitlines()[:2]) or type(error).__name__
+    if "trust_remote_code" in str(error):
+        lines = "it needs code of its own, which tspo does not run"
+    problem = f"{what} {name}: cannot be loaded ({lines})"
+    if Path(name).is_dir():
+        return InvalidInputError(f"{problem}; copy the whole model again")
+    return MissingResourceError(f"{problem}; name a model directory")
+
+
+def _pooled(model: Any, pooling: str) -> Any:
+    """The same transformer with another pooling, without the layers trained on its own pooling."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    if getattr(model[1], "pooling_mode", None) == pooling:
+        return model
+    transformer = model[0]
+    return SentenceTransformer(
+        modules=[transformer, Pooling(transformer.get_embedding_dimension(), pooling)]
+    )
