@@ -142,7 +142,7 @@ def _require_tensors(report: str, what: str, name: str, unused: re.Pattern[str] 
 
 def _refusal(error: Exception, what: str, name: str) -> InvalidInputError | MissingResourceError:
     lines = " ".join(str(error).strip().splitlines()[:2]) or type(error).__name__
-    if "trust_remote_code" in str(error):
+    if "custom code" in str(error):
         lines = "it needs code of its own, which tspo does not run"
     problem = f"{what} {name}: cannot be loaded ({lines})"
     if Path(name).is_dir():
