@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
-from tspo_cli.training.launch.child_processes import end_with_parent
+from tspo_cli.training.launch.child_processes import end_with
 
 PRELOADED = "tspo_cli.training.launch.preload"
 
@@ -52,6 +52,9 @@ def _run(arguments: list[str], log: str) -> None:
         descriptor = os.open(path, flags, 0o644)
         os.dup2(descriptor, stream)
         os.close(descriptor)
-    end_with_parent(os.getppid())
+    # The fork server lives as long as one of its children does, so it is not what to watch.
+    starter = multiprocessing.parent_process()
+    if starter is not None:
+        end_with(lambda: not starter.is_alive())
     sys.argv = ["tspo", *arguments]
     runpy.run_module("tspo_cli", run_name="__main__", alter_sys=True)

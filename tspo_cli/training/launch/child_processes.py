@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 
 from tspo_cli import stopping
@@ -28,11 +28,16 @@ Child = subprocess.Popen[bytes] | subprocess.Popen[str] | BaseProcess
 
 
 def end_with_parent(parent: int) -> None:
-    """End this process when its parent, the process `parent`, has ended, also where that was
-    killed: first as SIGTERM does, and at once if that takes longer than `PATIENCE`.
+    """`end_with` for the parent of this process, which was started by the process `parent`."""
+    end_with(lambda: os.getppid() != parent)
+
+
+def end_with(has_ended: Callable[[], bool]) -> None:
+    """End this process when the one that started it `has_ended`, also where that was killed: first
+    as SIGTERM does, and at once if that takes longer than `PATIENCE`.
     """
     stopping.expect_from_starter()
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    threading.Thread(target=_watch, args=(has_ended,), daemon=True).start()
 
 
 def child_command(arguments: Sequence[str]) -> list[str]:
@@ -40,8 +45,8 @@ def child_command(arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", __name__, str(os.getpid()), *arguments]
 
 
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
+def _watch(has_ended: Callable[[], bool]) -> None:
+    while not has_ended():
         time.sleep(_POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(PATIENCE)
