@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tspo_cli.training.launch.launch_script import launch_script
 
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.rules import unused_settings
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.training.launch.nodes.launch_script import launch_script
 from tspo_cli.training.problems import refuse_problems
 
 RL = ["data.train=['q.jsonl']", "model.path=m", "retriever.index=i"]

@@ -18,7 +18,7 @@ from tspo_cli.config.load_config import load_config
 from tspo_cli.config.old_records import current_keys
 from tspo_cli.rollout.engines.read_back import different_weight
 from tspo_cli.runs import read_jsonl
-from tspo_cli.training.core.handover import parity_limit
+from tspo_cli.training.core.handover import parity_limit, probe_limit
 from tspo_cli.training.rl.off_policy import Correction, correction_of_rounding
 
 Tspo = Callable[..., Finished]
@@ -103,6 +103,24 @@ def test_float32_has_the_closer_limit(settings: list[str], float32: float, bfloa
     config = load_config(["tiny/grpo"], settings)
     assert parity_limit(config, bfloat16=False) == float32
     assert parity_limit(config, bfloat16=True) == bfloat16
+
+
+@pytest.mark.parametrize(
+    ("settings", "float32", "bfloat16"),
+    [
+        ([], 1e-3, 0.5),
+        (["train.parity_limit=0.05"], 1e-3, 0.05),
+        (["train.parity_limit=1e-5"], 1e-5, 1e-5),
+        (["train.parity_limit=0.2"], 0.2, 0.2),
+    ],
+)
+def test_a_hand_over_takes_another_limit_too(
+    settings: list[str], float32: float, bfloat16: float
+) -> None:
+    """Otherwise a run whose engine computes float32 in another way could never go on."""
+    config = load_config(["tiny/grpo"], settings)
+    assert probe_limit(config, bfloat16=False) == float32
+    assert probe_limit(config, bfloat16=True) == bfloat16
 
 
 def test_a_record_from_before_these_keys_means_what_it_meant() -> None:
