@@ -185,6 +185,13 @@ def test_what_is_wrong_is_said_in_one_line(
     assert "(--set)" not in str(caught.value)
 
 
+def test_cells_that_would_share_a_file_are_refused(tmp_path: Path) -> None:
+    """A name's `/` is `-` in the names of experiment files and logs."""
+    text = SWEEP.replace("[axes.start.b]", "[axes.start.x-a]").replace("arms.tspo", "arms.grpo-x")
+    with pytest.raises(InvalidInputError, match=r"grpo-x/a.* and grpo/x-a.* the same files"):
+        sweep(tmp_path, text)
+
+
 def test_a_wrong_setting_is_told_from_a_wrong_file(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"train\.steps: expected .*\(--set\)"):
         sweep(tmp_path, SWEEP, "train.steps=none")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tspo_cli.errors import InvalidInputError
 from tspo_cli.reporting.inspect.trec import trec_qrels, trec_run
 
 
@@ -51,3 +52,12 @@ def test_a_run_of_chunks_finds_what_the_qrels_name() -> None:
         "q Q0 d 1 3 a_tag", "q Q0 e 2 2 a_tag", "q Q0 f 3 1 a_tag",
     ]  # fmt: skip
     assert trec_qrels(groups) == ["q 0 e 1", "q 0 f 1"]
+
+
+def test_what_no_file_can_hold_is_named() -> None:
+    """Records of a foreign run may have it, and so may the name of its folder."""
+    with pytest.raises(InvalidInputError, match="half of a surrogate pair"):
+        trec_run([group("q", [["\ud800"]])], "tag")
+    with pytest.raises(InvalidInputError, match="half of a surrogate pair"):
+        trec_qrels([group("\udfff", [], ["a"])])
+    assert trec_run([group("q", [["a"]])], "run \udcff") == ["q Q0 a 1 1 run_\ufffd"]

@@ -130,7 +130,11 @@ def read_sweep(
 
 def experiment_file(folder: Path, variant: Variant) -> Path:
     """Where the experiment file of a variant is written."""
-    return folder / f"{variant.name.replace('/', '-')}.toml"
+    return folder / f"{_file_name(variant)}.toml"
+
+
+def _file_name(variant: Variant) -> str:
+    return variant.name.replace("/", "-")
 
 
 def experiment_files(sweep: Sweep, folder: Path) -> dict[Path, str]:
@@ -176,6 +180,14 @@ def _check_names(path: Path, cells: Sequence[Cell]) -> None:
         raise InvalidInputError(
             f"{path}: two cells are called {duplicate}; give axes or seeds different names"
         )
+    files: dict[str, str] = {}
+    for variant in (cell.variant for cell in cells):
+        other = files.setdefault(_file_name(variant), variant.name)
+        if other != variant.name:
+            raise InvalidInputError(
+                f"{path}: {other} and {variant.name} would have the same files; rename an arm or "
+                "a value of an axis"
+            )
     if not cells:
         raise InvalidInputError(f"{path}: no cells; an arm or axis has an empty list of seeds")
 

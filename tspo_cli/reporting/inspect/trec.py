@@ -9,6 +9,7 @@ from typing import Any
 
 from tspo_cli.data.corpus.chunks import document_id
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.text.printable import printable
 
 
 def trec_run(groups: Sequence[dict[str, Any]], tag: str) -> list[str]:
@@ -20,7 +21,8 @@ def trec_run(groups: Sequence[dict[str, Any]], tag: str) -> list[str]:
     queries do not compare, and the tools sort by score. A question without passages has no line.
 
     Raises:
-        InvalidInputError: an id is empty or holds white space, which the format cannot carry.
+        InvalidInputError: an id is empty or holds white space or half of a surrogate pair, which
+            the format cannot carry.
     """
     gold = [str(name) for group in groups for name in group.get("supporting_ids") or []]
     whole = any(document_id(name) != name for name in gold)
@@ -33,7 +35,7 @@ def trec_run(groups: Sequence[dict[str, Any]], tag: str) -> list[str]:
         for rank, document in enumerate(seen, start=1):
             lines.append(
                 f"{question} Q0 {_word(document)} {rank} {len(seen) - rank + 1} "
-                f"{'_'.join(tag.split()) or '-'}"
+                f"{'_'.join(printable(tag).split()) or '-'}"
             )
     return lines
 
@@ -42,7 +44,7 @@ def trec_qrels(groups: Iterable[dict[str, Any]]) -> list[str]:
     """Lines `question 0 passage 1`: the gold passages of every question that names some.
 
     Raises:
-        InvalidInputError: an id is empty or holds white space.
+        InvalidInputError: as `trec_run`.
         MissingResourceError: no question names its gold passages.
     """
     lines = [
@@ -60,4 +62,6 @@ def trec_qrels(groups: Iterable[dict[str, Any]]) -> list[str]:
 def _word(value: str) -> str:
     if not value or value.split() != [value]:
         raise InvalidInputError(f"id {value!r}: TREC files cannot carry an empty id or white space")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise InvalidInputError(f"id {value!r}: TREC files cannot carry half of a surrogate pair")
     return value

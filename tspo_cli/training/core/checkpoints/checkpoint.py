@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     import torch
 
 STATE, CRITIC, INDEX = "state", "critic", "state.json"
+_MOST_PARTS = 2**16
 
 
 def save_checkpoint(
@@ -296,7 +297,7 @@ def _is_count(value: Any) -> bool:
 def _are_parts(index: Mapping[str, Any]) -> bool:
     """Whether parts and shapes of an index fit together; it has both or none."""
     parts, shapes = index.get("parts", 1), index.get("shapes", {})
-    if not _is_count(parts) or not isinstance(shapes, dict) or parts < 1:
+    if not _is_count(parts) or not isinstance(shapes, dict) or not 1 <= parts <= _MOST_PARTS:
         return False
     names = {STATE, CRITIC} if "critic_updates" in index else {STATE}
     return (parts == 1 and not shapes) or (

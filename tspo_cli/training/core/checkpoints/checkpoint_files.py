@@ -8,6 +8,7 @@ KEY is param, exp_avg or exp_avg_sq. The shapes of tensors in parts are in the c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -103,6 +104,13 @@ class SavedTensors(Mapping[str, "torch.Tensor"]):
         import torch
 
         shape = self.shape(name)
+        held = sum(
+            math.prod(self._files[path].get_slice(key).get_shape()) for _, path, key in places
+        )
+        if held != math.prod(shape):  # before memory is taken for as many as the index says
+            raise InvalidInputError(
+                f"{self.paths[0].parent}: damaged ({name} has {held} of {math.prod(shape)} numbers)"
+            )
         whole = torch.empty(shape, dtype=torch.float32)
         flat, filled = whole.view(-1), 0
         for start, path, key in places:
@@ -114,10 +122,6 @@ class SavedTensors(Mapping[str, "torch.Tensor"]):
                     f"here from {start} on)"
                 )
             flat[start:end], filled = values.view(-1), end
-        if filled != flat.numel():
-            raise InvalidInputError(
-                f"{self.paths[0].parent}: damaged ({name} has {filled} of {flat.numel()} numbers)"
-            )
         return whole
 
     def _open(self, path: Path) -> Any:
