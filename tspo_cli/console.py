@@ -90,23 +90,25 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(label: str, total: int | None, *, bar: bool = True) -> Iterator[Advance]:
+def progress(
+    label: str, total: int | None, *, bar: bool = True, done: int = 0
+) -> Iterator[Advance]:
     """Show the progress of long work: a bar on a terminal, else a line at about every tenth and at
     least one a minute. If the total is unknown, a line whenever the number of units has doubled.
     Without `bar` a terminal shows the counts and the note alone, which then says how much time is
-    left.
+    left. `done` units of the total were done before.
     """
     if _quiet:
         yield lambda n=1, note="": None
     elif sys.stderr.isatty():
-        with _live(label, total, bar) as advance:
+        with _live(label, total, bar, done) as advance:
             yield advance
     else:
-        yield _plain_lines(label, total)
+        yield _plain_lines(label, total, done=done)
 
 
 @contextmanager
-def _live(label: str, total: int | None, bar: bool) -> Iterator[Advance]:
+def _live(label: str, total: int | None, bar: bool, done: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -124,7 +126,7 @@ def _live(label: str, total: int | None, bar: bool) -> Iterator[Advance]:
         TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True)) as live:
-        task = live.add_task(one_line(label), total=total, note="")
+        task = live.add_task(one_line(label), total=total, completed=done, note="")
 
         def advance(n: int = 1, note: str = "") -> None:
             live.update(task, advance=n, note=one_line(note))
@@ -133,10 +135,14 @@ def _live(label: str, total: int | None, bar: bool) -> Iterator[Advance]:
 
 
 def _plain_lines(
-    label: str, total: int | None, clock: Callable[[], float] = time.monotonic
+    label: str,
+    total: int | None,
+    clock: Callable[[], float] = time.monotonic,
+    *,
+    done: int = 0,
 ) -> Advance:
-    done = 0
-    due = 1_000 if total is None else max(1, total // 10)
+    tenth = 1_000 if total is None else max(1, total // 10)
+    due = (done // tenth + 1) * tenth
     said = clock()
 
     def advance(n: int = 1, note: str = "") -> None:
@@ -147,7 +153,7 @@ def _plain_lines(
             of = f"/{total}" if total is not None else ""
             say(f"{label} {done}{of} {note}".rstrip())
             while due <= done:
-                due = 2 * due if total is None else due + max(1, total // 10)
+                due = 2 * due if total is None else due + tenth
 
     return advance
 

@@ -27,6 +27,14 @@ def test_rollout_tokens_without_a_time_to_compute(more: list[str]) -> None:
     assert "--gpus N" in str(done.exception)
 
 
+def test_the_memory_of_a_gpu_without_gpus_is_refused() -> None:
+    """A plan for the CPU said that the run fits a GPU."""
+    done = CliRunner().invoke(app, ["plan", "tiny/warmstart", "--gpu-memory", "80"])
+    assert isinstance(done.exception, UsageError)
+    assert "--gpus N" in str(done.exception)
+    assert done.stdout == ""
+
+
 def test_a_plan_says_that_it_fits_and_no_time_is_zero() -> None:
     sizes = ["plan", "qwen2.5-3b/tspo", "--gpus", "8", "--gpu-memory", "80"]
     plan = CliRunner().invoke(app, [*sizes, "--set", "train.steps=1"]).stdout

@@ -37,6 +37,18 @@ def test_slow_work_says_something_every_minute(
     assert all((gap - 1) * seconds < 60 for gap in gaps)
 
 
+def test_work_that_goes_on_counts_from_where_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    """A run of 400 steps that was resumed after 360 counted 1/40."""
+    advance = _plain_lines("steps", 400, lambda: 0.0, done=360)
+    for _ in range(40):
+        advance(1)
+    assert capsys.readouterr().err.splitlines() == ["steps 400/400"]
+    advance = _plain_lines("steps", 400, lambda: 0.0, done=7)
+    for _ in range(40):
+        advance(1)
+    assert capsys.readouterr().err.splitlines() == ["steps 40/400"]
+
+
 def test_an_unknown_total_is_said_as_often(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines_of(capsys, None, 30)[0] == "steps 2 a note"
     assert lines_of(capsys, None, 0.001) == []

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -13,6 +14,8 @@ from tspo_cli.commands.app import app
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.rules import rule_problems
 from tspo_cli.errors import GateError, InvalidInputError
+from tspo_cli.models import dtype as formats
+from tspo_cli.models.dtype import product_dtype
 from tspo_cli.training.planning.estimate import estimate_run
 from tspo_cli.training.planning.fitting import fitting_settings
 from tspo_cli.training.planning.memory import PlannedRun
@@ -52,6 +55,9 @@ def test_what_vllm_and_deepspeed_add_is_counted() -> None:
     assert sizes[1] - sizes[0] == pytest.approx(1.0)
     servers = plan("qwen2.5-3b/grpo", 'vllm.url=["http://127.0.0.1:8100"]', gpus=8)
     assert set(servers["phases_gib"]) == {"update"}
+    launched = plan("qwen2.5-3b/grpo", "launch.engines=1", gpus=8)
+    assert launched["phases_gib"] == servers["phases_gib"], "as servers that are there already"
+    assert launched["host_memory_per_process_gib"] == servers["host_memory_per_process_gib"]
     config = load_config(["qwen2.5-7b/ppo"], ["deepspeed.zero_stage=3"])
     run = PlannedRun(config, model_shape(config), 8, 1000)
     gathered = process_phases(run).parts["hand_over"]["gathered"]
@@ -115,6 +121,13 @@ def test_the_harmless_settings_are_named_first() -> None:
     assert fitting_settings(config, 8, 1, context) == []
 
 
+def test_no_engine_is_made_smaller_that_is_on_a_server() -> None:
+    config = load_config(["qwen2.5-7b/tspo"], ["launch.engines=4", "deepspeed.zero_stage=0"])
+    settings = fitting_settings(config, 4, 79.0, 6548)
+    assert settings
+    assert not any(setting.startswith("vllm.") for setting in settings)
+
+
 def test_a_card_offers_less_than_its_name_says() -> None:
     total = plan("qwen2.5-3b/grpo", gpus=8)["memory_per_process_gib"]["total"]
     arguments = ["plan", "qwen2.5-3b/grpo", "--gpus", "8", "--gpu-memory"]
@@ -150,6 +163,22 @@ def test_seconds_on_a_cpu_count_the_engine_and_all_processes() -> None:
     assert cpu_seconds(rl, estimate, 100, 1e11) > cpu_seconds(sft, estimate, 100, 1e11)
     halved = cpu_seconds(rl, {**estimate, "processes": 2}, 100, 1e11)
     assert halved == pytest.approx(cpu_seconds(rl, estimate, 100, 1e11) / 2)
+
+
+@pytest.mark.parametrize(
+    ("bfloat16", "has_instructions", "numbers"),
+    [
+        (True, True, torch.bfloat16),
+        (True, False, torch.float32),
+        (False, True, torch.float32),
+    ],
+)
+def test_the_measured_product_is_the_one_that_trains(
+    bfloat16: bool, has_instructions: bool, numbers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU without instructions for bfloat16 gave a plan of 150 million hours."""
+    monkeypatch.setattr(formats, "has_bfloat16", lambda: has_instructions)
+    assert product_dtype(bfloat16=bfloat16) is numbers
 
 
 def test_a_large_model_on_a_cpu_has_a_time(tmp_path: Any) -> None:

@@ -17,11 +17,19 @@ def plan(
     sources: Sources,
     settings: Settings = None,
     gpus: Annotated[
-        int, typer.Option(min=0, help="GPUs, one process each. 0: train.processes on the CPU.")
+        int,
+        typer.Option(
+            min=0,
+            help="GPUs that train, of all nodes together, one process each; those of servers do "
+            "not count. 0: train.processes on the CPU.",
+        ),
     ] = 0,
     gpu_memory: Annotated[
         float,
-        typer.Option(min=0, help="GiB of one GPU; exit code 6 where more is needed. 0: no limit."),
+        typer.Option(
+            min=0,
+            help="GiB of one GPU, with --gpus; exit code 6 where more is needed. 0: no limit.",
+        ),
     ] = 0,
     rates: Annotated[
         Path | None, typer.Option(help="A run on the same machine whose step times are scaled.")
@@ -65,6 +73,10 @@ def plan(
     from tspo_cli.training.start.longest import longest_sequence
     from tspo_cli.variables import default_threads
 
+    if gpu_memory and not gpus:
+        raise UsageError(
+            "--gpu-memory is that of a GPU, and this is a plan for the CPU; give --gpus N as well"
+        )
     config = load_config(sources, settings or ())
     refuse_problems(config, gpu=gpus > 0)
     config = with_steps_of_epochs(config)

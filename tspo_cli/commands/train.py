@@ -79,7 +79,10 @@ def train(
 
     settings = [*(settings or []), *(["track.profile=true"] if profile else [])]
     if print_launch is not None:
-        from tspo_cli.training.launch.nodes.launch_script import launch_script
+        from tspo_cli.training.launch.nodes.launch_script import (
+            launch_script,
+            servers_of_the_node,
+        )
 
         for setting in settings:
             if without_secrets(setting) != setting:
@@ -90,6 +93,8 @@ def train(
         script = launch_script(
             print_launch, files, settings, out, resume=resume, nodes=nodes, gpus=gpus
         )
+        for line in servers_of_the_node(load_config(files, settings), print_launch, nodes):
+            warn(line)
         if json:
             result_json({"launcher": print_launch, "script": script})
         else:

@@ -334,7 +334,7 @@ def _batchwise_problems(config: Config, algorithm: Algorithm) -> Iterator[str]:
 
 
 def _nccl_problems(config: Config) -> Iterator[str]:
-    if config.rollout.engine != "vllm" or not (config.vllm.url or config.launch.engines):
+    if not config.has_vllm_servers:
         yield (
             "vllm.transfer: nccl sends weights to vLLM servers; name them in vllm.url, set "
             'launch.engines, or set it to "auto"'

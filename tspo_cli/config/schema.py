@@ -99,6 +99,11 @@ class Config(Section):
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     track: TrackConfig = TrackConfig()
 
+    @property
+    def has_vllm_servers(self) -> bool:
+        """Whether vLLM servers sample the rollouts: those of vllm.url, or those of a launch."""
+        return self.rollout.engine == "vllm" and bool(self.vllm.url or self.launch.engines)
+
     def section_dict(self) -> dict[str, Any]:
         """Plain values, for TOML and JSON."""
         return self.model_dump(mode="json")

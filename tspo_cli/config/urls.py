@@ -22,6 +22,12 @@ def check_url(url: str, owner: str, example: str) -> None:
         )
 
 
+def is_this_machine(url: str) -> bool:
+    """Whether the address of a checked URL is that of the machine itself, whichever it is."""
+    host = httpx.URL(url).host
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 def without_login(text: str) -> str:
     """What was given for a URL, with *** for everything before an @, which may be a password, and
     for its parameters.

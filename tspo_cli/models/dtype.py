@@ -31,6 +31,11 @@ def has_bfloat16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def product_dtype(*, bfloat16: bool) -> torch.dtype:
+    """The type in which a large model multiplies on this CPU, see `multiply_in_float32`."""
+    return torch.bfloat16 if bfloat16 and has_bfloat16() else torch.float32
+
+
 class _Product(torch.autograd.Function):
     """x W^T + b. It keeps its inputs in bfloat16 for the backward pass, as PyTorch's own does."""
 

@@ -228,7 +228,7 @@ def _evaluate(run: TrainingRun, evaluate: Evaluate, step: int, track: Track) -> 
 def _progress_bar(run: TrainingRun, done: int) -> Any:
     if not run.is_main_process:
         return nullcontext(lambda n=1, note="": None)
-    return progress(run.directory.name, run.config.train.steps - done, bar=False)
+    return progress(run.directory.name, run.config.train.steps, bar=False, done=done)
 
 
 class _SetReached(Protocol):

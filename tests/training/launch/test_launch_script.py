@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tspo_cli.config.load_config import load_config
 from tspo_cli.errors import InvalidInputError, UsageError
-from tspo_cli.training.launch.nodes.launch_script import Launcher, launch_script
+from tspo_cli.training.launch.nodes.launch_script import (
+    Launcher,
+    launch_script,
+    servers_of_the_node,
+)
 
 SETTINGS = ['data.train=["a b.jsonl"]', "rollout.system=it's $HOME"]
 
@@ -161,3 +166,30 @@ def test_servers_are_printed_for_every_launcher_that_starts_them(
 def test_what_cannot_train_is_refused_before_a_job_is_queued(launcher: Launcher) -> None:
     with pytest.raises(InvalidInputError, match=r"data\.train: .* \(and 2 more"):
         launch_script(launcher, ["any/tspo"], [], None, resume=False, nodes=1, gpus=1)
+
+
+HERE, THERE = "http://127.0.0.1:8000", "http://node7:8000"
+ENGINES = ("rollout.engine=vllm", f'vllm.url=["{HERE}"]', f"retriever.url={THERE}")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "nodes", "settings", "keys"),
+    [
+        ("slurm", 1, [f"retriever.url={HERE}"], ["retriever.url"]),
+        ("slurm", 1, [f"retriever.url={THERE}"], []),
+        ("slurm", 2, [f'retriever.url=["{THERE}", "http://localhost:80"]'], ["retriever.url"]),
+        ("slurm", 1, ["retriever.index=runs/index", f"retriever.url={HERE}"], []),
+        ("torchrun", 1, [f"retriever.url={HERE}"], []),
+        ("torchrun", 2, [f"retriever.url={HERE}"], ["retriever.url"]),
+        ("deepspeed", 2, ENGINES, ["vllm.url"]),
+        ("slurm", 1, ENGINES[1:], []),
+    ],
+)
+def test_servers_that_no_node_has_are_named(
+    launcher: Launcher, nodes: int, settings: list[str], keys: list[str]
+) -> None:
+    """127.0.0.1 is another machine in a job than where it is written down."""
+    config = load_config(["tiny/tspo"], ["retriever.index=", *settings])
+    told = servers_of_the_node(config, launcher, nodes)
+    assert [line.split(":")[0] for line in told] == keys
+    assert all("the node itself" in line for line in told)

@@ -59,8 +59,8 @@ def remedies(config: Config, gpus: int, context: int, cache: float) -> Iterator[
     of optimiser and gradients, recomputation, sharding of weights, offloading. At last those that
     make it another experiment: no KL, adapters.
     """
-    servers = config.vllm.url or config.launch.engines
-    in_process = config.rollout.engine == "vllm" and not servers and config.kind != "sft"
+    is_vllm = config.rollout.engine == "vllm" and config.kind != "sft"
+    in_process = is_vllm and not config.has_vllm_servers
     stage = config.deepspeed.zero_stage
     if in_process and config.vllm.sleep == 0:
         yield {"vllm.sleep": 1}

@@ -134,7 +134,7 @@ class PlannedRun:
     @property
     def has_servers(self) -> bool:
         """True where vLLM's engines are servers, which have GPUs of their own."""
-        return self.is_vllm and bool(self.config.vllm.url or self.config.launch.engines)
+        return self.is_vllm and self.config.has_vllm_servers
 
     @property
     def has_critic(self) -> bool:

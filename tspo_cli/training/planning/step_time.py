@@ -71,14 +71,18 @@ def _active_share(estimate: dict[str, Any]) -> float:
 
 
 def matrix_rate(threads: int, *, bfloat16: bool) -> float:
-    """Operations a second of a matrix product on this CPU with `threads`, measured for 0.3 s."""
+    """Operations a second of a matrix product on this CPU with `threads`, measured for 0.3 s, as a
+    large model with `bfloat16` weights or without computes it.
+    """
     import torch
+
+    from tspo_cli.models.dtype import product_dtype
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     size = 1024
     rates: list[float] = []
-    matrix = torch.ones(size, size, dtype=torch.bfloat16 if bfloat16 else torch.float32)
+    matrix = torch.ones(size, size, dtype=product_dtype(bfloat16=bfloat16))
     end = time.perf_counter() + 0.3
     while time.perf_counter() < end or len(rates) < 2:
         start = time.perf_counter()

@@ -195,7 +195,7 @@ def _kept(run: Path) -> Iterator[Finding]:
                 name,
                 "note",
                 f"none of step {steps} ({len(missing)} of {len(asked)} that the settings name): "
-                "deleted, or made with other settings",
+                "not made yet, deleted, or made with other settings",
             )
         elif asked:
             yield Finding(name, "ok", f"all {len(asked)} that the settings name are here")

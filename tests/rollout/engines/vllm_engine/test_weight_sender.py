@@ -370,9 +370,13 @@ def test_auto_takes_files_where_one_process_cannot_send(
         (["vllm.url=['http://a']"], True, ""),
         (["rollout.engine=vllm", "vllm.url=['http://a']"], True, "over NCCL, or as files"),
         (["rollout.engine=vllm", "launch.engines=1"], True, "over NCCL, or as files"),
-        (["rollout.engine=vllm", "vllm.url=['http://a']"], False, "servers: as files"),
-        (["rollout.engine=vllm", "launch.engines=1", "lora.rank=4"], True, "servers: as files"),
-        (["rollout.engine=vllm", "launch.engines=1", "vllm.transfer=files"], True, ": as files"),
+        (["rollout.engine=vllm", "vllm.url=['http://a']"], False, "files, as no GPU is here"),
+        (
+            ["rollout.engine=vllm", "launch.engines=1", "lora.rank=4"],
+            True,
+            ": as files, as adapters",
+        ),
+        (["rollout.engine=vllm", "launch.engines=1", "vllm.transfer=files"], True, ": as files ("),
         (["rollout.engine=vllm", "launch.engines=1", "vllm.transfer=nccl"], True, ": over NCCL ("),
     ],
 )

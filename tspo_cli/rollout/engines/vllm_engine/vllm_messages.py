@@ -67,17 +67,21 @@ def prefill_tokens(batch_size: int) -> int:
 
 
 def transfer_in_words(config: Config, *, gpu: bool) -> str:
-    """How weights will reach servers, as far as the experiment and whether the learner has a GPU
-    tell; empty without servers.
+    """How weights will reach servers, and why as files, as far as the experiment and whether the
+    learner has a GPU tell; empty without servers.
     """
-    if config.rollout.engine != "vllm" or not (config.vllm.url or config.launch.engines):
+    if not config.has_vllm_servers:
         return ""
     wish = config.vllm.transfer
     adapters = config.lora.as_adapters(bfloat16=config.model.dtype == "bfloat16" or gpu)
     if wish == "nccl":
         how = "over NCCL"
-    elif wish == "files" or not gpu or adapters:
+    elif wish == "files":
         how = "as files"
+    elif adapters:
+        how = "as files, as adapters go"
+    elif not gpu:
+        how = "as files, as no GPU is here (over NCCL where there is one, and servers can)"
     else:
         how = "over NCCL, or as files where a server cannot (`tspo engine --transfer nccl` can)"
     return f"weights to vLLM servers: {how} (vllm.transfer = {wish})"

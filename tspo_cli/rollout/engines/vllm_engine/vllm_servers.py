@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from tspo_cli.config.urls import is_this_machine
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest
 from tspo_cli.rollout.engines.vllm_engine.adapters import ADAPTER, Adapters
@@ -131,7 +132,7 @@ class VllmServers:
         self.files = WeightFiles(
             folder.absolute(),
             self.run_id,
-            in_memory=in_memory and all(map(_is_local, urls)),
+            in_memory=in_memory and all(map(is_this_machine, urls)),
             rank=processes.rank,
             world_size=processes.world_size,
             barrier=processes.barrier,
@@ -380,9 +381,3 @@ class VllmServers:
             return completion(request.session, choice["token_ids"], logprobs, *reasons, numbers)
 
         return await self.group.ask(request.session, label, send)
-
-
-def _is_local(url: str) -> bool:
-    """Whether the server runs on this machine, as its address says."""
-    host = httpx.URL(url).host
-    return host in ("localhost", "::1") or host.startswith("127.")

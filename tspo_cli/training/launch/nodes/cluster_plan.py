@@ -161,7 +161,10 @@ def _problems(config: Config, nodes: Nodes) -> Iterator[str]:
     named = [*launch.retriever_gpus, *launch.engine_gpus]
     wrong = [gpu for gpu in named if not 0 <= gpu < nodes.gpus]
     if wrong:
-        yield f"launch: GPU {wrong[0]} is named, but a node has {nodes.gpus} GPUs (--gpus)"
+        yield (
+            f"launch: GPU {wrong[0]} is named, but a node has {nodes.gpus} GPUs; --gpus says how "
+            "many it has"
+        )
     # Nodes of engines have no retriever.
     together = [launch.retriever_gpus, launch.engine_gpus] if launch.engine_nodes else [named]
     if any(len(set(gpus)) != len(gpus) for gpus in together):

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from tspo_cli.config.load_config import load_config
+from tspo_cli.config.schema import Config
 from tspo_cli.config.sources import run_name
+from tspo_cli.config.urls import is_this_machine, shown_url
 from tspo_cli.errors import UsageError
 from tspo_cli.text.access_token import ENGINE_TOKEN, RETRIEVER_TOKEN
 from tspo_cli.training.launch.nodes.cluster_plan import Nodes, environment, plan_cluster
@@ -72,6 +74,30 @@ def launch_script(
     if plan.servers:
         return _nodes_with_servers(command, nodes, gpus)
     return _torchrun(f"train {command}", nodes, plan.processes)
+
+
+def servers_of_the_node(config: Config, launcher: Launcher, nodes: int) -> list[str]:
+    """One line for each key whose server would have to run on each node itself, where the script
+    starts none: 127.0.0.1 is another machine in a job than where it is written down.
+    """
+    if launcher != "slurm" and nodes == 1:
+        return []
+    told = []
+    retriever = config.retriever
+    named = [] if retriever.index or config.launch.retriever != "none" else retriever.url
+    if local := next(filter(is_this_machine, named), None):
+        told.append(_of_the_node("retriever.url", local, "launch.retriever with retriever.index"))
+    named = config.vllm.url if config.rollout.engine == "vllm" else []
+    if local := next(filter(is_this_machine, named), None):
+        told.append(_of_the_node("vllm.url", local, "launch.engines in its place"))
+    return told
+
+
+def _of_the_node(key: str, url: str, instead: str) -> str:
+    return (
+        f"{key}: {shown_url(url)} is the node itself, and the script starts no server there; name "
+        f"the node of the server, or set {instead} (docs/clusters.md)"
+    )
 
 
 def _torchrun(command: str, nodes: int, processes: int) -> str:
