@@ -41,7 +41,8 @@ from tspo_cli.rollout.protocol import parse_action
 from tspo_cli.rollout.shown import shown_lengths
 from tspo_cli.runs import read_jsonl
 from tspo_cli.training.sft.demonstration_file import read_demonstrations
-from tspo_cli.training.sft.scripting.scripted_thoughts import _quotation
+from tspo_cli.training.sft.scripting.scripted_search import _names
+from tspo_cli.training.sft.scripting.scripted_thoughts import _quotation, plain_title
 
 ROUNDS = 3
 LONG_GOLD = " ".join(f"word{number}" for number in range(200))
@@ -227,8 +228,14 @@ TOMLS = {
     "open string": ('a = """', '\\"""', "\n"),
 }
 TURN = '{"text": "<search> a </search>", "passages": [{"id": "1", "contents": "a"}]}, '
+USER = '{"messages": [{"role": "user", "content": "'
+ASKED = USER + 'q"}, {"role": "assistant", "content": "'
 DEMONSTRATIONS = {
     "many turns": ('{"question": "q", "turns": [', TURN, '{"text": "<answer> a </answer>"}]}\n'),
+    "open passages": (ASKED, "</answer><information>", '"}]}\n'),
+    "passages": (ASKED, f"<search> a </search><information>{LONG_GOLD}</information>", '"}]}\n'),
+    "blanks in an answer": (ASKED, " ", 'a"}]}\n'),
+    "blanks in a question": (USER + "Question: a", " ", 'b"}]}\n'),
     "open tags": ('{"question": "q", "turns": [{"text": "', "<search>", '"}]}\n'),
 } | repeats("[", "{", "\u2028")
 GROUPS = repeats("[", "{", "1") | {
@@ -264,8 +271,13 @@ PARSERS: dict[str, Parser] = {
         repeats("a ", "b", "a b a ") | {"a period that ends": ("", "ab", "x" * 20)},
     ),
     "sentences with an answer": Parser(
-        lambda text: _quotation([Hit("1", f'"t"\n{text}', 0.0)], "q", "so"),
-        repeats("so ", "so. ", "abc. "),
+        lambda text: (
+            _quotation([Hit("1", f'"t"\n{text}', 0.0)], "q", "so"),
+            _names(text),
+            plain_title(text),
+        ),
+        repeats("so ", "so. ", "abc. ", "(")
+        | {"blanks in a title": ("a", " ", "b"), "quotes in a name": ("A", "'", "a")},
     ),
     "questions, JSONL": Parser(in_file("q.jsonl", read_questions), LINES, json_lines),
     "questions, JSON array": Parser(

@@ -17,7 +17,9 @@ from tspo_cli.packages import missing
 if TYPE_CHECKING:
     from tspo_cli.config.sections.index_settings import DenseSettings
 
-_DRAWN = re.compile(r"^(?P<name>.+?) *\| *(?:\x1b\[\d+m)?(?:MISSING|MISMATCH)", re.MULTILINE)
+_DRAWN = re.compile(
+    r"^(?P<name>[^|\n]*[^|\n ]) *\| *(?:\x1b\[\d+m)?(?:MISSING|MISMATCH)", re.MULTILINE
+)
 _UNUSED = re.compile(r"(^|\.)pooler\.")
 """Tensors that encoders may lack: vectors are pooled from the states of the tokens."""
 

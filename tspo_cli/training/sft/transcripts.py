@@ -33,14 +33,16 @@ _ROLES = {
 }
 _PROMPTS = ("prompt", "instruction")
 _RESPONSES = ("response", "completion", "output")
-_INFORMATION = re.compile(r"\s*<information>(.*?)</information>\s*", re.DOTALL)
+_OPENING, _BLANKS = re.compile(r"\s*<information>"), re.compile(r"\s*")
+_CLOSING = "</information>"
 _ENDS = re.compile("|".join(map(re.escape, STOP_STRINGS)))
 # What chat templates write at the end of a message.
-_END_TOKENS = re.compile(r"(?:\s|<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>|</s>)*\Z")
+_END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>")
+_REVERSED_END = re.compile(rf"(?:\s|{'|'.join(re.escape(token[::-1]) for token in _END_TOKENS)})*+")
 _TEMPLATE_TOKENS = re.compile(r"<\|[\w ]{1,40}\|>|\[/?INST\]|<(?:start|end)_of_turn>")
 # Marks of a message that is not trained, in the formats of OpenAI, Axolotl and others.
 _UNTRAINED = {"weight": 0, "train": False, "trainable": False, "loss": False}
-_ASKED = re.compile(r"\bQuestion:\s*(.+?)\s*(?:\n|<\||$)")
+_ASKED = re.compile(r"\bQuestion:(?=\n*+.)\s*+((?:.(?:(?!<\|).)*+)?)")
 
 
 class Unreadable(Exception):
@@ -233,7 +235,7 @@ def _parsed(value: Any) -> Any:
 def _question(text: str) -> str:
     """The question of a prompt: what follows its last "Question:", else all of it."""
     asked = _ASKED.findall(text)
-    return str(asked[-1]) if asked else text.strip()
+    return str(asked[-1]).rstrip() if asked else text.strip()
 
 
 def _turns(messages: list[_Message]) -> list[ScriptedTurn]:
@@ -270,22 +272,32 @@ def _turns(messages: list[_Message]) -> list[ScriptedTurn]:
 def _split(text: str) -> list[ScriptedTurn]:
     """The turns in one message, which may hold searches with their <information>."""
     turns, start = [], 0
+    end = len(text) - _match_end(_REVERSED_END, text[::-1], 0)
+    last_closing = text.rfind(_CLOSING)
     while ending := _ENDS.search(text, start):
         turn = text[start : ending.end()].strip()
-        information = _INFORMATION.match(text, ending.end())
-        start = ending.end() if information is None else information.end()
-        turns.append(ScriptedTurn(turn, shown=information and information.group(1)))
-        rest = text[start:]
-        if _END_TOKENS.match(rest):
+        start, shown = ending.end(), None
+        if (opening := _OPENING.match(text, start)) and opening.end() <= last_closing:
+            closing = text.index(_CLOSING, opening.end())
+            shown = text[opening.end() : closing]
+            start = _match_end(_BLANKS, text, closing + len(_CLOSING))
+        turns.append(ScriptedTurn(turn, shown=shown))
+        if start >= end:
             return turns
-        if information is None and _is_search(turn):
+        if shown is None and _is_search(turn):
             raise Unreadable(
                 "<information> after every search that does not end its message",
-                repr(rest.strip()[:40]),
+                repr(text[start : start + 1000].strip()[:40]),
                 "add what the search returned",
             )
-    rest = _END_TOKENS.sub("", text[start:]).strip()
+    rest = text[start:end].strip()
     return [*turns, ScriptedTurn(rest)] if rest or not turns else turns
+
+
+def _match_end(pattern: re.Pattern[str], text: str, place: int) -> int:
+    """Where a match at this place ends, the place itself without one."""
+    found = pattern.match(text, place)
+    return found.end() if found is not None else place
 
 
 def _is_search(text: str) -> bool:
@@ -294,8 +306,9 @@ def _is_search(text: str) -> bool:
 
 def _shown(text: str) -> str:
     """The passages of a message, without the tags around them."""
-    inner = _INFORMATION.fullmatch(text)
-    return inner.group(1) if inner else text.strip()
+    inner = text.strip()
+    tagged = inner.startswith("<information>") and inner.endswith(_CLOSING)
+    return inner.removeprefix("<information>").removesuffix(_CLOSING) if tagged else inner
 
 
 def _as_answer(text: str) -> str:

@@ -47,7 +47,7 @@ _NAME = re.compile(rf"\b{_WORD}(?:\s(?:(?:{_LOWER})\s){{0,2}}(?:{_WORD}|\d+\b))*
 _START = re.compile(
     r"^(?:(?:On|In|At|For|From|By|To|With|But|And|As|When|After|Is|Are|Was|Did|Which|What)\s)+"
 )
-_END = re.compile(r"(?:['’]s|[.'’&-])*$")
+_REVERSED_END = re.compile(r"(?:s['’]|[.'’&-])*+")
 _NO_NAMES = re.compile(
     "Who|What|When|Where|Which|Why|How|I[nst]|[OA][nt]|Are|Was|Were|Did|Do|Does|Ha[sd]|Have|The|A|"
     "Of|For|From|He|She|They|His|Her|Its|Th(?:is|at|ese|ose|ere|en|eir)|A[sn]d?|But|Or|By|To|With"
@@ -266,13 +266,19 @@ class ScriptedAgent:
 def _names(text: str) -> list[str]:
     """The names in a text: runs of words with capitals, in their order."""
     names = dict.fromkeys(
-        _END.sub("", _START.sub("", match.group())) for match in _NAME.finditer(text)
+        _without_end(_START.sub("", match.group())) for match in _NAME.finditer(text)
     )
     return [
         name
         for name in names
         if name[:1].isupper() and re.search(r"\w{3}", name) and not _NO_NAMES.fullmatch(name)
     ]
+
+
+def _without_end(name: str) -> str:
+    """A name without the genitive or punctuation at its end."""
+    end = _REVERSED_END.match(name[::-1])
+    return name[: len(name) - end.end()] if end is not None else name
 
 
 def _poor_queries(question: str) -> list[str]:

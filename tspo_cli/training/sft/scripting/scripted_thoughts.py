@@ -20,7 +20,6 @@ from tspo_cli.retrieval.types import Hit
 # The space first: patterns that begin with a character are searched faster.
 _SENTENCE_END = re.compile(r"\s(?<=[.!?].)(?:(?<=[^\W\d_]{3}..)|(?<=[\d\])]..))", re.DOTALL)
 _MOST_QUOTED = 40
-_IN_PARENTHESES = re.compile(r"\s*\([^()]*\)\s*$")
 Why = Literal["question", "named in question", "named in passage"]
 """Where the words of a query come from."""
 
@@ -150,7 +149,9 @@ def short(text: str, words: int = 6) -> str:
 
 def plain_title(title: str) -> str:
     """A title without the parentheses at its end, which tell it from others of the same name."""
-    return _IN_PARENTHESES.sub("", title) or title
+    whole, opening = title.rstrip(), title.rfind("(")
+    in_parentheses = opening >= 0 and whole.find(")", opening) == len(whole) - 1
+    return title[:opening].rstrip() or title if in_parentheses else title
 
 
 def called(hit: Hit) -> str:
