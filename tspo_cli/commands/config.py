@@ -27,8 +27,9 @@ def show(
 ) -> None:
     """Print an experiment file, or the configuration that it resolves to.
 
-    One file is printed as it is, to be copied and changed. With --resolved, --set, --json or
-    several files, the resulting configuration is printed.
+    One file is printed as it is, to be copied and changed; one that extends another is printed with
+    what it takes from it. With --resolved, --set, --json or several files, the resulting
+    configuration is printed.
 
     tspo config show tiny/tspo > mine.toml
     """

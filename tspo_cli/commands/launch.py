@@ -83,7 +83,7 @@ def launch(
     place = node if len(names) > 1 else 0
     if not place < len(names):
         raise UsageError(f"--node {node}: --hosts names {len(names)}")
-    if len(names) > 1 and not (port and job):
+    if len(names) > 1 and not (port and job) and not dry_run:
         raise UsageError("--hosts: several nodes need --port and --job, the same on all of them")
     if job and not _JOB.fullmatch(job):
         raise UsageError(

@@ -185,3 +185,9 @@ def test_a_dry_run_shows_servers_and_training(playground: Playground, tmp_path: 
     assert [server["gpus"] for server in shown["servers"]] == [[1]]
     assert shown["training"]["gpus"] == [0]
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_dry_run_of_several_nodes_needs_no_port(playground: Playground, tmp_path: Path) -> None:
+    options = [*words(playground, launch__retriever="each"), "--gpus", 2, "--hosts", "a,b"]
+    done = run_tspo("launch", *options, "--dry-run", "--json", cwd=tmp_path)
+    assert [server["host"] for server in json.loads(done.out)["servers"]] == ["a", "b"]

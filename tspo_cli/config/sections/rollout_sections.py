@@ -226,7 +226,8 @@ class VllmConfig(Section):
         0.0,
         ge=0,
         description=(
-            "In-process: GiB of the KV cache. 0: the memory that is left (GPU), 1 GiB (CPU)."
+            "GiB of the KV cache, in-process and on servers of [launch]. 0: the memory that is "
+            "left (GPU), 1 GiB (CPU)."
         ),
     )
     tensor_parallel: int = Field(

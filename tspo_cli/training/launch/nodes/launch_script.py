@@ -158,6 +158,7 @@ def _slurm(command: str, run: Path, nodes: int, gpus: int, folder: Path) -> str:
 #SBATCH --output={name}.%j.log
 # Add what your cluster asks for: --partition, --account, --time. Submit it where paths of the
 # experiment begin. A job that is queued again goes on from the run's newest checkpoint.
+# sbatch --signal=B:USR1@600 leaves a large model more time for its last checkpoint.
 set -uo pipefail
 ENVIRONMENT={shlex.quote(str(folder))}
 [ -x "$ENVIRONMENT/bin/python" ] || {{ echo "error: {NO_PYTHON}" >&2; exit 4; }}
