@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from tspo_cli.commands.doctor import doctor
+from tspo_cli.commands.doctor import _without_cuda, doctor
 
 
 def doctor_(*arguments: str) -> Result:
@@ -68,3 +68,21 @@ def test_builds_of_faiss_that_overwrite_each_other_are_seen(
     checks = {check["name"]: check for check in json.loads(doctor_("--json").stdout)["checks"]}
     assert checks["faiss"]["state"] == state
     assert said in checks["faiss"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("build", "has_driver", "state", "said"),
+    [
+        (None, False, "optional", "run on the CPU"),
+        ("12.8", False, "optional", "run on the CPU"),
+        (None, True, "missing", "make env CONSTRAINTS="),
+        ("12.8", True, "missing", "CUDA 12.8, and finds no device; compare with nvidia-smi"),
+    ],
+)
+def test_a_gpu_that_pytorch_does_not_use_is_said(
+    build: str | None, has_driver: bool, state: str, said: str
+) -> None:
+    """A GPU machine with the CPU's PyTorch trained on the CPU without a word."""
+    check = _without_cuda(build, has_driver=has_driver)
+    assert check.state == state
+    assert said in check.detail

@@ -21,6 +21,8 @@ from tspo_cli.packages import OPTIONAL
 
 _FAISS = ("faiss", "faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12")
 """Packages that bring the module faiss."""
+_NVIDIA = Path("/dev/nvidiactl")
+"""Where the driver of NVIDIA's GPUs is, on Linux."""
 _CORE = ("transformers", "deepspeed", "bm25s", "datasets", "fastapi")
 
 
@@ -121,7 +123,25 @@ def _torch() -> Iterator[Check]:
             )
         yield _nccl()
     else:
-        yield Check("cuda", "optional", "no CUDA device: training and evaluation run on the CPU")
+        yield _without_cuda(torch.version.cuda, has_driver=_NVIDIA.exists())
+
+
+def _without_cuda(build: str | None, *, has_driver: bool) -> Check:
+    """Why PyTorch has no CUDA device. `build` is the version of CUDA that it was built for."""
+    if not has_driver:
+        detail = "no CUDA device: training and evaluation run on the CPU"
+        return Check("cuda", "optional", detail)
+    if build is None:
+        reason = (
+            "this PyTorch was built for the CPU, and the machine has an NVIDIA GPU; install "
+            "another build, in a checkout by: rm -r .venv && make env CONSTRAINTS="
+        )
+    else:
+        reason = (
+            f"this PyTorch was built for CUDA {build}, and finds no device; compare with "
+            "nvidia-smi, and with CUDA_VISIBLE_DEVICES"
+        )
+    return Check("cuda", "missing", reason)
 
 
 def _nccl() -> Check:

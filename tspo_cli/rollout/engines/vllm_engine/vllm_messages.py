@@ -81,7 +81,7 @@ def transfer_in_words(config: Config, *, gpu: bool) -> str:
     elif adapters:
         how = "as files, as adapters go"
     elif not gpu:
-        how = "as files, as no GPU is here (over NCCL where there is one, and servers can)"
+        how = "as files, as no GPU is here; over NCCL where there is one"
     else:
         how = "over NCCL, or as files where a server cannot (`tspo engine --transfer nccl` can)"
     return f"weights to vLLM servers: {how} (vllm.transfer = {wish})"
