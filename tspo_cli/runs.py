@@ -82,6 +82,9 @@ EVALUATIONS_NAME = "eval"
 LOGS_NAME = "logs"
 JUDGE_NAME = "judge"
 TRACE_NAME = "trace"
+TENSORBOARD_NAME = "tensorboard"
+WANDB_NAME = "wandb"
+HANDOVER_NAME = "handover"
 
 LONGEST_LINE = 2**28
 """Bytes of one record, unpacked. A few kilobytes of gzip can hold terabytes."""

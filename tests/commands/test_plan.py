@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from tspo_cli.commands.app import app
-from tspo_cli.errors import UsageError
+from tspo_cli.config.load_config import load_config
+from tspo_cli.errors import InvalidInputError, UsageError
+from tspo_cli.training.planning.model_shape import model_shape
 
 
 def test_where_no_time_is_estimated_the_plan_says_how_to_get_one() -> None:
@@ -50,3 +53,43 @@ def test_a_plan_says_that_it_fits_and_no_time_is_zero() -> None:
     assert len(amounts) == 2
     assert min(amounts) > 0
     assert "rollouts" not in time
+
+
+SIZES = {
+    "model_type": "qwen2",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 128,
+    "vocab_size": 1000,
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "config.json"),
+        ('{"model_type": ', "config.json"),
+        ("[1]", "expected a JSON object"),
+        ({"hidden_size": "64"}, 'hidden_size: expected a size, got "64"'),
+        ({"hidden_size": 64.5}, "hidden_size: expected a size"),
+        ({"hidden_size": True}, "hidden_size: expected a size, got true"),
+        ({"hidden_size": 10**30}, "hidden_size: expected a size"),
+        ({"hidden_size": -64}, "hidden_size: expected a size"),
+        ({"num_attention_heads": 0}, "num_attention_heads: expected a size, got 0"),
+        ({"num_attention_heads": None}, "expected the key 'num_attention_heads'"),
+        ({"head_dim": "16"}, "head_dim: expected a size"),
+        ({"num_key_value_heads": [2, 2]}, "num_key_value_heads: expected a size"),
+        ({"intermediate_size": [128, 64]}, "intermediate_size: expected a size"),
+    ],
+)
+def test_a_configuration_that_is_no_models(
+    text: str | dict[str, object], problem: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(text if isinstance(text, str) else json.dumps(SIZES | text))
+    with pytest.raises(InvalidInputError) as refused:
+        model_shape(load_config(["tiny/tspo"], [f"model.path={tmp_path}"]))
+    assert str(file) in str(refused.value)
+    assert problem in str(refused.value)

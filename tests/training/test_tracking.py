@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Finished, Playground, run_tspo
+from tspo_cli.config.load_config import load_config
 from tspo_cli.runs import read_jsonl
-from tspo_cli.training.telemetry.tracking import step_values
+from tspo_cli.training.telemetry.tracking import step_values, tracker
 
 Tspo = Callable[..., Finished]
 pytest.importorskip("wandb")
@@ -27,6 +28,21 @@ def test_a_step_has_its_seconds_rates_and_memory() -> None:
         "time/total": 2.0,
         "tokens_per_second": 150,
     }
+
+
+def test_steps_that_come_again_replace_those_before(tmp_path: Path) -> None:
+    """A run that was killed before its first checkpoint, and again at step 5, after that of step 2."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = load_config(["tiny/grpo"], ["track.tensorboard=true"])
+    for done, size in ((0, 2.0), (0, 1.0), (2, 10.0)):
+        with tracker(config, tmp_path, is_main_process=True, done=done) as track:
+            for step in range(done + (done > 0), 6 if done == 0 else 5):
+                track(step, {"reward": size * step})
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    seen = [(event.step, event.value) for event in events.Scalars("reward")]
+    assert seen == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 30.0), (4, 40.0)]
 
 
 @pytest.mark.slow

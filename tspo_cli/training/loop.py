@@ -110,7 +110,7 @@ def train_loop(
     profiler = step_profiler(run.directory, done + 1, config.track.profile)
     with (
         _status(run, saves, done, reason) as reached,
-        tracker(config, run.directory, run.is_main_process) as track,
+        tracker(config, run.directory, is_main_process=run.is_main_process, done=done) as track,
         _progress_bar(run, done) as advance,
         saved_at_stop(saves),
     ):

@@ -24,7 +24,7 @@ from tspo_cli.rollout.engines.vllm_engine.adapters import Adapters
 from tspo_cli.rollout.engines.vllm_engine.vllm_open import open_vllm, refuse_impossible_transfer
 from tspo_cli.rollout.engines.vllm_engine.vllm_servers import ProcessGroup, VllmServers
 from tspo_cli.rollout.protocol import SearchProtocol
-from tspo_cli.runs import log_line, read_status, set_status
+from tspo_cli.runs import HANDOVER_NAME, log_line, read_status, set_status
 from tspo_cli.training.core.critic import Critic, ValueModel
 from tspo_cli.training.core.distributed import (
     barrier,
@@ -210,7 +210,7 @@ def _engine(
     if config.rollout.engine == "vllm":
         processes = ProcessGroup(rank(), world_size(), barrier, gather_json)
         dtype = "bfloat16" if core.is_bfloat16 else "float32"
-        folder = directory / "handover"
+        folder = directory / HANDOVER_NAME
         return open_vllm(
             config,
             tokenizer,

@@ -19,12 +19,15 @@ from tspo_cli.runs import (
     CONFIG_NAME,
     CONFIG_TEXT_NAME,
     EVALUATIONS_NAME,
+    HANDOVER_NAME,
     JUDGE_NAME,
     LOGS_NAME,
     METRICS_NAME,
     MODEL_NAME,
     ROLLOUTS_NAME,
+    TENSORBOARD_NAME,
     TRACE_NAME,
+    WANDB_NAME,
     checkpoint_folders,
     read_status,
 )
@@ -49,6 +52,9 @@ FILLED_FOLDERS = (
     LOGS_NAME,
     JUDGE_NAME,
     TRACE_NAME,
+    TENSORBOARD_NAME,
+    WANDB_NAME,
+    HANDOVER_NAME,
 )
 """Directories of a run that get new files. Behind a link these would lie outside of the run."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.runs import read_json
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class ModelShape:
         return rank * self.layers * sum(sides.get(name, 0) for name in names)
 
 
+_LARGEST = 2**31
 _PLAIN = ("llama", "qwen2", "mistral", "qwen3")
 """Model types that the formulas count, but for a few numbers of normalisations."""
 # Shapes of models that recipes name, so that a plan needs no download (their published
@@ -93,28 +96,44 @@ def model_shape(config: Config) -> ModelShape:
     path = _model_config_path(config.model.path, config.model.revision)
     if path is None:
         return KNOWN[config.model.path.removesuffix("-Instruct")]
-    spec = json.loads(path.read_text(encoding="utf-8"))
+    spec = read_json(path)
+    if not isinstance(spec, dict):
+        raise InvalidInputError(f"{path}: expected a JSON object, the configuration of a model")
     if spec.get("model_type", "llama") not in _PLAIN:
         from tspo_cli.training.planning.counted_shape import counted_shape
 
         return counted_shape(path.parent)
-    try:
-        heads = spec["num_attention_heads"]
-        return ModelShape(
-            hidden=spec["hidden_size"],
-            layers=spec["num_hidden_layers"],
-            heads=heads,
-            kv_heads=spec.get("num_key_value_heads") or heads,
-            head_dim=spec.get("head_dim") or spec["hidden_size"] // heads,
-            intermediate=spec["intermediate_size"],
-            vocabulary=spec["vocab_size"],
-            tied=spec.get("tie_word_embeddings", False),
-            qkv_bias=spec.get("attention_bias", spec.get("model_type") == "qwen2"),
-        )
-    except KeyError as error:
+    hidden = _size(path, spec, "hidden_size")
+    heads = _size(path, spec, "num_attention_heads")
+    return ModelShape(
+        hidden=hidden,
+        layers=_size(path, spec, "num_hidden_layers"),
+        heads=heads,
+        kv_heads=_size(path, spec, "num_key_value_heads", heads),
+        head_dim=_size(path, spec, "head_dim", max(1, hidden // heads)),
+        intermediate=_size(path, spec, "intermediate_size"),
+        vocabulary=_size(path, spec, "vocab_size"),
+        tied=spec.get("tie_word_embeddings") is True,
+        qkv_bias=spec.get("attention_bias", spec.get("model_type") == "qwen2") is True,
+    )
+
+
+def _size(path: Path, spec: dict[str, Any], name: str, default: int | None = None) -> int:
+    """A size in the configuration at `path`; `default` where it has none.
+
+    Raises:
+        InvalidInputError: it has none and needs one, or it is no size.
+    """
+    value = spec.get(name)
+    if value is None and default is not None:
+        return default
+    if value is None:
         raise InvalidInputError(
-            f"{path}: expected the key {error} of a decoder-only language model"
-        ) from None
+            f"{path}: expected the key {name!r} of a decoder-only language model"
+        )
+    if type(value) is not int or not 0 < value < _LARGEST:
+        raise InvalidInputError(f"{path}: {name}: expected a size, got {json.dumps(value)[:80]}")
+    return value
 
 
 def local_file(model: str, name: str, revision: str = "") -> Path | None:

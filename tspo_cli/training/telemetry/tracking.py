@@ -11,20 +11,20 @@ from pathlib import Path
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.packages import missing
-from tspo_cli.runs import eval_folder, read_json, scores_files, write_json
+from tspo_cli.runs import TENSORBOARD_NAME, eval_folder, read_json, scores_files, write_json
 from tspo_cli.text.secrets import values_without_secrets
 
 Track = Callable[[int, Mapping[str, float]], None]
 """(step, values by name): send them."""
 
-WANDB_NAME = "wandb.json"
+WANDB_ID_NAME = "wandb.json"
 _WANDB_ID = re.compile(r"[a-z0-9]{8}")
 
 
 @contextmanager
-def tracker(config: Config, run: Path, is_main_process: bool) -> Iterator[Track]:
+def tracker(config: Config, run: Path, *, is_main_process: bool, done: int) -> Iterator[Track]:
     """A function that sends values to the places that config.track names. On other processes it
-    does nothing.
+    does nothing. The run goes on after step `done`: what TensorBoard has of later ones is hidden.
 
     Raises:
         MissingResourceError: a package is not installed, or W&B has no key.
@@ -32,7 +32,7 @@ def tracker(config: Config, run: Path, is_main_process: bool) -> Iterator[Track]
     with ExitStack() as stack:
         sinks: list[Track] = []
         if is_main_process and config.track.tensorboard:
-            sinks.append(stack.enter_context(_tensorboard(run)))
+            sinks.append(stack.enter_context(_tensorboard(run, done)))
         if is_main_process and config.track.wandb:
             sinks.append(stack.enter_context(_wandb(config, run)))
 
@@ -64,12 +64,13 @@ def evaluation_values(run: Path, step: int) -> dict[str, float]:
 
 
 @contextmanager
-def _tensorboard(run: Path) -> Iterator[Track]:
+def _tensorboard(run: Path, done: int) -> Iterator[Track]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise missing({"tensorboard": "track.tensorboard"}, str(error)) from None
-    with SummaryWriter(str(run / "tensorboard")) as writer:
+    purge = done + 1 if done else 0  # the scores of step 0, too
+    with SummaryWriter(str(run / TENSORBOARD_NAME), purge_step=purge) as writer:
 
         def track(step: int, values: Mapping[str, float]) -> None:
             for name, value in values.items():
@@ -112,7 +113,7 @@ def _wandb(config: Config, run: Path) -> Iterator[Track]:
 
 def _wandb_id(run: Path) -> str:
     """The id of the run at W&B, which RUN/wandb.json keeps so that a resumed run goes on there."""
-    path = run / WANDB_NAME
+    path = run / WANDB_ID_NAME
     kept = read_json(path) if path.exists() else {}
     name = kept.get("id") if isinstance(kept, dict) else None
     if not isinstance(name, str) or not _WANDB_ID.fullmatch(name):
