@@ -31,7 +31,7 @@ def test_a_step_has_its_seconds_rates_and_memory() -> None:
 
 
 def test_steps_that_come_again_replace_those_before(tmp_path: Path) -> None:
-    """A run that was killed before its first checkpoint, and again at step 5, after that of step 2."""
+    """A run was killed before its first checkpoint, and again at step 5, after that of step 2."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = load_config(["tiny/grpo"], ["track.tensorboard=true"])
