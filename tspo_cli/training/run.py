@@ -41,7 +41,7 @@ from tspo_cli.training.core.engine_weights import (
 from tspo_cli.training.core.export import empty_model
 from tspo_cli.training.core.handover import hand_over
 from tspo_cli.training.core.policy_learner import PolicyLearner
-from tspo_cli.training.launch.lookout import watched
+from tspo_cli.training.launch.lookout import failing_together, watched
 from tspo_cli.training.launch.training_run import TrainingRun
 from tspo_cli.training.loop import Evaluate, MakeStep, train_loop
 from tspo_cli.training.policy import starting_policy
@@ -82,13 +82,14 @@ def train(
     Raises:
         InvalidInputError, MissingResourceError: data, index or model that cannot be used.
     """
-    refuse_unsafe_background(config)
-    refuse_impossible_transfer(config)
     use_portable_kernels(config.train.portable)
     torch.set_num_threads(config.train.threads or default_threads())
     torch.manual_seed(config.seed)
-    inputs = open_inputs(config)
     device = init_distributed()
+    with failing_together():
+        refuse_unsafe_background(config)
+        refuse_impossible_transfer(config)
+        inputs = open_inputs(config)
 
     place = identity(directory)
 

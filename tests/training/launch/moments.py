@@ -68,6 +68,12 @@ def move(moment: str, number: str, source: str, target: str, other: str = "") ->
     at(moment, int(number), act)
 
 
+def elsewhere(folder: str, ranks: str) -> None:
+    """The process works in another folder."""
+    if is_one_of(ranks):
+        os.chdir(folder)
+
+
 def send(moment: str, number: str, name: str, ranks: str = "", times: str = "1") -> None:
     """This process gets the signal `name`, if it is one of `ranks`."""
 

@@ -32,16 +32,17 @@ if module.endswith("server_process"):
             self.end_headers()
     at = [arguments[arguments.index(name) + 1] for name in ("--host", "--port")]
     http.server.HTTPServer((at[0], int(at[1])), Ready).serve_forever()
-made = folder / "variables.tmp"
+made = folder / f"variables{{os.getpid()}}.tmp"
 made.write_text(json.dumps(dict(os.environ)))
-made.rename(folder / "variables.json")
+made.rename(folder / f"variables{{os.environ.get('RANK', '')}}.json")
 while not (folder / "end").exists():
     time.sleep(0.05)
 """
 _LAUNCH = """
 import sys
-from tspo_cli.training.launch.nodes import first_node
+from tspo_cli.training.launch.nodes import cluster, first_node
 first_node.SILENCE = 3.0
+cluster.ALONE = 3.0
 sys.argv[0] = "tspo"
 from tspo_cli.commands.app import main
 main()
@@ -62,6 +63,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.run, self.end = folder / "run", folder / "end"
+        self.serves = True
         self.started: list[subprocess.Popen[str]] = []
         program = folder / "venv" / "bin" / "python"
         program.parent.mkdir(parents=True)
@@ -71,9 +73,8 @@ class Cluster:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1] % 20000 + 10000
 
-    @property
-    def trains(self) -> bool:
-        return (self.folder / "variables.json").exists()
+    def trains(self, node: int = 0) -> bool:
+        return (self.folder / f"variables{node}.json").exists()
 
     def arguments(self, *settings: str) -> list[str]:
         settings = (*settings, f"launch.environment={self.folder / 'venv'}")
@@ -82,7 +83,8 @@ class Cluster:
 
     def node(self, number: int) -> subprocess.Popen[str]:
         place = ["--hosts", "127.0.0.1,127.0.0.2", "--node", str(number), "--job", "1"]
-        words = [*self.arguments(*ENGINES), "--gpus", "0", "--port", str(self.port), *place]
+        settings = ENGINES if self.serves else ()
+        words = [*self.arguments(*settings), "--gpus", "0", "--port", str(self.port), *place]
         process = subprocess.Popen(
             [sys.executable, "-c", _LAUNCH, *words],
             env={**os.environ, "TSPO_ENGINE_TOKEN": "a-token-of-all-nodes"},
@@ -112,10 +114,10 @@ def test_a_launch_with_the_name_of_an_earlier_one(cluster: Cluster) -> None:
     first = [cluster.node(number) for number in range(2)]
     assert [process.wait(100) for process in first] == [0, 0]
     cluster.end.unlink()
-    (cluster.folder / "variables.json").unlink()
+    (cluster.folder / "variables0.json").unlink()
     serving = cluster.node(1)
     training = cluster.node(0)
-    wait_until(lambda: cluster.trains or serving.poll() is not None)
+    wait_until(lambda: cluster.trains() or serving.poll() is not None)
     time.sleep(2.5)
     assert serving.poll() is None, serving.communicate()[1]
     cluster.end.touch()
@@ -124,11 +126,23 @@ def test_a_launch_with_the_name_of_an_earlier_one(cluster: Cluster) -> None:
 
 def test_a_node_that_serves_ends_when_the_first_one_is_lost(cluster: Cluster) -> None:
     nodes = [cluster.node(number) for number in range(2)]
-    wait_until(lambda: cluster.trains or any(node.poll() is not None for node in nodes))
+    wait_until(lambda: cluster.trains() or any(node.poll() is not None for node in nodes))
     nodes[0].kill()
     assert nodes[1].wait(60) == 1
     last = nodes[1].communicate()[1].strip().splitlines()[-1]
     assert last.startswith("error: 127.0.0.1, the first node, gave no sign of life for 3 s"), last
+
+
+def test_a_node_does_not_train_without_the_first(cluster: Cluster) -> None:
+    """The first process was refused before the others met it, which wait for an hour then."""
+    cluster.serves = False
+    nodes = [cluster.node(number) for number in range(2)]
+    wait_until(lambda: all(cluster.trains(node) for node in range(2)))
+    nodes[0].terminate()
+    assert nodes[0].wait(60) == 128 + signal.SIGTERM
+    assert nodes[1].wait(60) == 1
+    last = nodes[1].communicate()[1].strip().splitlines()[-1]
+    assert last.startswith("error: the first node has ended, and the training of this one"), last
 
 
 def test_variables_of_an_outer_launcher_stay_outside(

@@ -27,6 +27,7 @@ from tspo_cli.errors import TspoError
 from tspo_cli.timing import got_further, seconds_since_progress
 from tspo_cli.training.core.distributed import (
     barrier,
+    gather_json,
     is_waiting,
     rank,
     shared_store,
@@ -217,6 +218,42 @@ class Lookout:
 def _names(numbers: list[int], processes: int) -> str:
     listed = ", ".join(str(number) for number in numbers)
     return f"process{'es' * (len(numbers) > 1)} {listed} of {processes}"
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """Work before the training, which may fail on some processes alone: on that of a node without
+    the index, or on the first one, which claims the run. All of them end then, with one exit code.
+    One says why: the first one as soon as it knows, another one when it alone can.
+
+    Raises:
+        SystemExit: a process failed.
+        Exception: what this process failed of, if it is alone, or if it is no error of a user.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        if world_size() == 1:
+            raise
+        failure = error
+    if world_size() == 1:
+        return
+    is_known = isinstance(failure, TspoError | OSError)
+    code, said = 0, ""
+    if failure is not None:
+        code = failure.exit_code if isinstance(failure, TspoError) else 1
+        said = reason(failure) if isinstance(failure, OSError) else str(failure)
+        if rank() == 0 and is_known:
+            console.error(said)
+    codes = gather_json(code)
+    if failure is not None and not is_known:
+        raise failure
+    failed = [number for number, other in enumerate(codes) if other]
+    if failed and rank() == failed[0] and rank() > 0:
+        console.error(f"process {rank()} of {world_size()}: {said}")
+    if failed:
+        raise SystemExit(codes[failed[0]])
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 from tspo_cli import stopping
@@ -116,13 +116,17 @@ def _join_launcher(
     config: Config, run: Path, train: Train, *, resume: bool, overwrite: bool
 ) -> None:
     from tspo_cli.training.core.distributed import broadcast_json, init_distributed, rank, shutdown
+    from tspo_cli.training.launch.lookout import failing_together
 
     init_distributed()
     try:
-        first = rank() == 0
-        claim = claimed_run(run, resume=resume, overwrite=overwrite) if first else nullcontext()
-        with claim:
-            attempt = broadcast_json(_start(config, run, resume=resume) if first else None)
+        with ExitStack() as claimed:
+            attempt = None
+            with failing_together():
+                if rank() == 0:
+                    claimed.enter_context(claimed_run(run, resume=resume, overwrite=overwrite))
+                    attempt = _start(config, run, resume=resume)
+            attempt = broadcast_json(attempt)
             if attempt is not None:
                 train(config, run, attempt, resume)
     finally:

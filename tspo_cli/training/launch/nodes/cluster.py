@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from tspo_cli.console import say, warn
-from tspo_cli.errors import RemoteServiceError
+from tspo_cli.errors import RemoteServiceError, TspoError
 from tspo_cli.plain_files import append_plain, require_folder
 from tspo_cli.training.launch.child_processes import end_processes
 from tspo_cli.training.launch.claim import check_run_place
@@ -37,6 +38,8 @@ _SAME_SIGNAL = 5.0
 """Seconds in which the same signal counts once: Slurm may send it to a job's script and its steps.
 A second one ends a training at once. (Ctrl-C always counts.)
 """
+ALONE = 45.0
+"""Seconds that training may go on after the first node has ended."""
 _POLL_SECONDS = 0.2
 _MOST_STARTS = 5
 """Of one server. After that, its failure is no accident."""
@@ -110,7 +113,7 @@ def run_node(job: Job) -> int:
         try:
             servers.start()
             servers.wait_until_ready(signals)
-            code = _train(job, servers, signals) if job.trains else 0
+            code = _train(job, servers, signals, first) if job.trains else 0
             return code or _serve(first, servers, signals)
         finally:
             servers.stop()
@@ -247,10 +250,15 @@ class _Servers:
             )
 
 
-def _train(job: Job, servers: _Servers, signals: Signals) -> int:
+def _train(job: Job, servers: _Servers, signals: Signals, first: FirstNode | None) -> int:
     """The first exit code of the training processes that is not 0, or 0. When one of them fails,
     the others are ended; after a signal each has time to end by itself.
+
+    Raises:
+        TspoError: the first node is lost, or has ended long before this one. Its processes may have
+            been refused before those of this node could meet them.
     """
+    alone_since = math.inf
     with _training_processes(job) as children:
         signals.hand_to(children)
         try:
@@ -262,6 +270,13 @@ def _train(job: Job, servers: _Servers, signals: Signals) -> int:
                     return _exit_code(signals.code if failed is None and not over else failed or 0)
                 if signals.first is None:
                     servers.keep_up()
+                if first is not None and first.has_ended(in_training=True):
+                    alone_since = min(alone_since, time.monotonic())
+                if time.monotonic() - alone_since > ALONE:
+                    raise TspoError(
+                        f"the first node has ended, and the training of this one went on for "
+                        f"{ALONE:g} s; {job.plan.nodes.hosts[0]} says why it ended"
+                    )
                 time.sleep(_POLL_SECONDS)
         finally:
             signals.children = []

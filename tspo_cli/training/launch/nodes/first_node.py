@@ -22,6 +22,10 @@ SILENCE = 120.0
 """Seconds without a sign after which the first node counts as lost: file systems that nodes share
 may be away for a minute.
 """
+SILENCE_IN_TRAINING = 600.0
+"""The same while this node trains: the processes of a training miss each other sooner, once they
+have met, and a training should outlive a file system that is away.
+"""
 SIGN_SECONDS = 1.0
 """Seconds between two signs of life."""
 _PREFIX = "first-node-"
@@ -75,23 +79,32 @@ class FirstNode:
         self._path, self._host, self._wait = path, host, wait
         self._seen = b""
         self._seen = self._read()
-        self._has_begun, self._time = False, time.monotonic()
+        self._has_begun, self._time, self._looked = False, time.monotonic(), 0.0
 
-    def has_ended(self) -> bool:
+    def has_ended(self, *, in_training: bool = False) -> bool:
         """Whether its training has ended by now.
 
         Raises:
             TspoError: it gives no sign of life.
         """
-        found, now = self._read(), time.monotonic()
+        now = time.monotonic()
+        if now - self._looked < SIGN_SECONDS:
+            return self._says_so
+        found, self._looked = self._read(), now
         if found != self._seen:
             self._seen, self._has_begun, self._time = found, True, now
         patience = SILENCE if self._has_begun else self._wait
+        if in_training:
+            patience = max(self._wait, SILENCE_IN_TRAINING)
         if now - self._time > patience:
             raise TspoError(
                 f"{self._host}, the first node, gave no sign of life for {patience:g} s in "
                 f"{self._path}: killed, cut off, or started with another --job or run directory"
             )
+        return self._says_so
+
+    @property
+    def _says_so(self) -> bool:
         return self._has_begun and b'"ended": true' in self._seen
 
     def _read(self) -> bytes:
