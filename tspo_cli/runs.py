@@ -2,8 +2,7 @@
 
 RUN/config.toml            resolved configuration (config.resolved.json: the same as JSON)
 RUN/env.json               versions, git commit, hardware
-RUN/inputs.json            digests of questions, passages and model that it began with, and the
-                           search settings
+RUN/inputs.json            digests of questions, passages and model; search settings
 RUN/command.txt            the command, one line per attempt
 RUN/status.json            {"state": running | finished | failed | stopped, "step", "attempt",
                            "warnings"}, and "stopped_early": the rule that ended it before its steps
@@ -82,8 +81,6 @@ EVALUATIONS_NAME = "eval"
 LOGS_NAME = "logs"
 JUDGE_NAME = "judge"
 TRACE_NAME = "trace"
-TENSORBOARD_NAME = "tensorboard"
-WANDB_NAME = "wandb"
 HANDOVER_NAME = "handover"
 
 LONGEST_LINE = 2**28

@@ -25,9 +25,7 @@ from tspo_cli.runs import (
     METRICS_NAME,
     MODEL_NAME,
     ROLLOUTS_NAME,
-    TENSORBOARD_NAME,
     TRACE_NAME,
-    WANDB_NAME,
     checkpoint_folders,
     read_status,
 )
@@ -41,6 +39,7 @@ from tspo_cli.training.launch.replaced_run import (
     move_aside,
     settle,
 )
+from tspo_cli.training.telemetry.tracking import TENSORBOARD_NAME, WANDB_NAME
 
 REPLACED_FOLDERS = (BEST_NAME, MODEL_NAME)
 """Directories of a run that are replaced as a whole: a link in the place of one goes with it."""

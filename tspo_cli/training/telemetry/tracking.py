@@ -11,13 +11,13 @@ from pathlib import Path
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.packages import missing
-from tspo_cli.runs import TENSORBOARD_NAME, eval_folder, read_json, scores_files, write_json
+from tspo_cli.runs import eval_folder, read_json, scores_files, write_json
 from tspo_cli.text.secrets import values_without_secrets
 
 Track = Callable[[int, Mapping[str, float]], None]
 """(step, values by name): send them."""
 
-WANDB_ID_NAME = "wandb.json"
+TENSORBOARD_NAME, WANDB_NAME, WANDB_ID_NAME = "tensorboard", "wandb", "wandb.json"
 _WANDB_ID = re.compile(r"[a-z0-9]{8}")
 
 
