@@ -24,6 +24,14 @@ def test_runs_ls(demo: Path) -> None:
     assert lines[2].split() == ["tspo", "tspo", "1", "finished", "4/4", "test", "0.4"]
 
 
+def test_runs_ls_says_what_an_outage_made_wrong(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", Config.model_validate({"train": {"steps": 4}}), 4, {4: 0.25})
+    scores = runs.scores_file(runs.eval_folder(tmp_path / "run", 4), "test")
+    runs.write_json(scores, runs.read_json(scores) | {"failed": 12})
+    assert tspo_json("runs", "ls", tmp_path)["runs"][0]["failed"] == {"test": 12}
+    assert "test 0.25 (12 failed)" in tspo("runs", "ls", tmp_path).stdout
+
+
 def test_runs_show(demo: Path) -> None:
     found = tspo_json("runs", "show", demo / "tspo")
     assert found["seconds"] == 6.0

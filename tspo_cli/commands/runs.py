@@ -44,11 +44,17 @@ def ls(
             _text(row["seed"]),
             row["state"],
             f"{_text(row['step'])}/{_text(row['steps'])}",
-            "  ".join(f"{dataset} {_text(em)}" for dataset, em in row["em"].items()),
+            "  ".join(_score(dataset, em, row["failed"]) for dataset, em in row["em"].items()),
         ]
         for row in found
     ]
     console.result(_aligned(["run", "algorithm", "seed", "state", "step", "last EM"], lines))
+
+
+def _score(dataset: str, em: float | None, failed: Mapping[str, int]) -> str:
+    """EM on a data set, and how many of its questions an outage made wrong."""
+    outage = f" ({failed[dataset]} failed)" if dataset in failed else ""
+    return f"{dataset} {_text(em)}{outage}"
 
 
 @app.command("show")

@@ -9,6 +9,7 @@ from typing import Any
 
 from tspo_cli.reporting.rendering.table import Format
 from tspo_cli.reporting.scores.sweep_scores import GroupSummary, SweepView, summaries
+from tspo_cli.reporting.sources.run_view import failed_searches
 from tspo_cli.reporting.tables.sweep_table import render_sweep, sweep_record
 
 
@@ -25,10 +26,11 @@ class SweepReport:
         return summaries(self.sweep, self.step)
 
     def messages(self) -> list[str]:
-        """The cells that are missing."""
+        """The cells that are missing, and the evaluations in which searches failed."""
         waiting = self.sweep.waiting
         missing = f"{len(waiting)} cells are not finished and left out: {', '.join(waiting)}"
-        return [missing] if waiting else []
+        shown = [run.view for run in self.sweep.runs if run.finished]
+        return [*([missing] if waiting else []), *failed_searches(shown)]
 
     def text(self, form: Format, *, width: int | None = None, color: bool = False) -> str:
         """The table, or the JSON record. `width` and `color` are not used: the table is narrow."""

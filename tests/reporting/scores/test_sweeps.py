@@ -22,6 +22,7 @@ from tspo_cli.reporting.scores.sweep_scores import (
     paired_difference,
     summaries,
 )
+from tspo_cli.reporting.sweep_report import SweepReport
 
 CURVES = {
     ("grpo", 0): {0: 0.0, 10: 0.1, 20: 0.2},
@@ -173,6 +174,23 @@ def test_a_record_of_another_form_is_one_line(
     assert done.err.count("\n") == 1
     assert f"{folder / 'sweep.json'}: " in done.err
     assert problem in done.err
+
+
+def test_an_outage_is_named_beside_the_scores_of_a_sweep(folder: Path) -> None:
+    """Also before the last evaluation: the area under the curve has them all."""
+    for name in ("grpo/a/seed0", "tspo/b/seed3"):
+        for step in {10, 0} & {step for step, _ in runs.eval_steps(folder / name)}:
+            scores = runs.scores_file(runs.eval_folder(folder / name, step), "test")
+            runs.write_json(scores, runs.read_json(scores) | {"failed": 12 if step else 0})
+    report = SweepReport(open_sweep(folder))
+    missing, outage = report.messages()
+    assert "tspo/b/seed3" in missing
+    assert outage == (
+        "grpo/a/seed0: step 10: a search failed for 12 of 40 questions of test, which count as "
+        "wrong"
+    )
+    rows = report.record()["rows"]
+    assert [row["failed"] for row in rows if row["run"] == "grpo/a/seed0"] == [0, 12, None]
 
 
 def test_what_is_no_file_is_no_sweep(folder: Path) -> None:

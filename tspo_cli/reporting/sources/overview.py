@@ -13,7 +13,10 @@ from tspo_cli.text.secrets import values_without_secrets
 
 
 def summary(view: RunView) -> dict[str, Any]:
-    """One line of a listing: settings, state, and EM of the last evaluation by data set."""
+    """One line of a listing: settings, state, and EM of the last evaluation by data set. `failed`
+    has the questions that count as wrong there because a search failed.
+    """
+    last = view.last_scores.items()
     return {
         "run": view.name,
         "algorithm": view.algorithm,
@@ -21,7 +24,8 @@ def summary(view: RunView) -> dict[str, Any]:
         "state": view.state,
         "step": view.status.get("step"),
         "steps": None if view.is_evaluation else view.setting("train.steps"),
-        "em": {dataset: scores.get("em") for dataset, scores in view.last_scores.items()},
+        "em": {dataset: scores.get("em") for dataset, scores in last},
+        "failed": {dataset: scores["failed"] for dataset, scores in last if scores.get("failed")},
     }
 
 
@@ -33,10 +37,11 @@ def summaries(views: Sequence[RunView]) -> list[dict[str, Any]]:
     evaluated: dict[Path, dict[str, Any]] = {}
     for view, line in zip(views, lines, strict=True):
         if view.model:
-            evaluated.setdefault(Path(view.model).resolve(), line["em"])
+            evaluated.setdefault(Path(view.model).resolve(), line)
     for view, line in zip(views, lines, strict=True):
-        model = (view.path / runs.MODEL_NAME).resolve()
-        line["em"] = line["em"] or evaluated.get(model, {})
+        other = evaluated.get((view.path / runs.MODEL_NAME).resolve())
+        if not line["em"] and other is not None:
+            line |= {name: other[name] for name in ("em", "failed")}
     return lines
 
 

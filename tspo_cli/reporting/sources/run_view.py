@@ -281,6 +281,17 @@ def warned(views: Iterable[RunView]) -> list[str]:
     ]
 
 
+def failed_searches(views: Iterable[RunView]) -> list[str]:
+    """One sentence for every evaluation whose scores an outage made lower."""
+    return [
+        f"{view.name}: step {step}: a search failed for {scores['failed']} of {scores['n']} "
+        f"questions of {scores['dataset']}, which count as wrong"
+        for view in views
+        for step, scores in view.evaluations
+        if scores.get("failed")
+    ]
+
+
 def judged(views: Iterable[RunView]) -> list[str]:
     """How well the judge that a run was trained with agrees with exact match, one sentence each."""
     return [

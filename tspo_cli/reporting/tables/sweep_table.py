@@ -86,6 +86,7 @@ def _rows(run: SweepRun) -> list[dict[str, Any]]:
         "searches",
         "invalid_share",
         "no_answer_share",
+        "failed",
     )
     return [
         settings | {"step": step, **{name: scores.get(name) for name in names}}
