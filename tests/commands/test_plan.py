@@ -30,12 +30,13 @@ def test_rollout_tokens_without_a_time_to_compute(more: list[str]) -> None:
     assert "--gpus N" in str(done.exception)
 
 
-def test_the_memory_of_a_gpu_without_gpus_is_refused() -> None:
-    """A plan for the CPU said that the run fits a GPU."""
-    done = CliRunner().invoke(app, ["plan", "tiny/warmstart", "--gpu-memory", "80"])
+@pytest.mark.parametrize("option", ["--gpu-memory", "--tflops", "--mfu"])
+def test_the_size_of_a_gpu_without_a_gpu(option: str) -> None:
+    """A plan for the CPU was compared with the GPU's memory, and fitted."""
+    value = "0.5" if option == "--mfu" else "80"
+    done = CliRunner().invoke(app, ["plan", "qwen2.5-7b/tspo", option, value])
     assert isinstance(done.exception, UsageError)
     assert "--gpus N" in str(done.exception)
-    assert done.stdout == ""
 
 
 def test_a_plan_says_that_it_fits_and_no_time_is_zero() -> None:

@@ -12,6 +12,8 @@ from tspo_cli.commands.options import Json, Settings, Sources
 from tspo_cli.console import counted
 from tspo_cli.errors import GateError, InvalidInputError, UsageError
 
+TFLOPS, MFU = 989.0, 0.35
+
 
 def plan(
     sources: Sources,
@@ -43,10 +45,10 @@ def plan(
     ] = 0,
     tflops: Annotated[
         float, typer.Option(min=1, help="Peak of one GPU, 10^12 operations a second in bfloat16.")
-    ] = 989,
+    ] = TFLOPS,
     mfu: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of the peak that training reaches.")
-    ] = 0.35,
+    ] = MFU,
     as_json: Json = False,
 ) -> None:
     """Estimate memory, tokens, time and disk of a training run before it starts.
@@ -73,15 +75,16 @@ def plan(
     from tspo_cli.training.start.longest import longest_sequence
     from tspo_cli.variables import default_threads
 
-    if gpu_memory and not gpus:
+    if not gpus and (gpu_memory or (tflops, mfu) != (TFLOPS, MFU)):
         raise UsageError(
-            "--gpu-memory is that of a GPU, and this is a plan for the CPU; give --gpus N as well"
+            "--gpu-memory, --tflops and --mfu are those of --gpus N, which is not given: the plan "
+            "is for a CPU"
         )
     config = load_config(sources, settings or ())
     refuse_problems(config, gpu=gpus > 0)
     config = with_steps_of_epochs(config)
     offered = gpu_memory * CARD_SHARE
-    estimate = estimate_run(config, gpus, longest_sequence(config), offered if gpus else 0.0)
+    estimate = estimate_run(config, gpus, longest_sequence(config), offered)
     computes = gpus > 0 or estimate["parameters"] > LARGE
     if rollout_tokens and (rates is not None or not computes):
         raise UsageError(

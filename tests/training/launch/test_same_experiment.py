@@ -49,6 +49,31 @@ def test_another_algorithm_is_another_experiment(tmp_path: Path) -> None:
         check_same_experiment(before, now, tmp_path)
 
 
+CLUSTER = {
+    "vllm.url": ["http://10.0.0.9:1"],
+    "vllm.kv_cache_gib": 3,
+    "vllm.sleep": 2,
+    "rollout.batch_size": 9,
+    "rollout.turn_deadline": 9,
+    "train.tokens_per_micro_batch": 2048,
+    "train.gradient_checkpointing": True,
+    "train.share_prefixes": "never",
+    "train.packing": False,
+    "train.processes": 3,
+    "train.parity_limit": 1,
+    "train.stall_limit": 9,
+    "deepspeed.zero_stage": 3,
+    "deepspeed.offload_reference": True,
+    "checkpoint.minutes": 5,
+    "launch.engines": 2,
+}
+
+
+def test_what_a_cluster_changes_may_change(tmp_path: Path) -> None:
+    now = load(*(f"{key}={json.dumps(value)}" for key, value in CLUSTER.items()))
+    assert sorted(check_same_experiment(load(), now, tmp_path)) == sorted(CLUSTER)
+
+
 def test_the_device_of_an_index_may_change(tmp_path: Path) -> None:
     places = {"device": "cuda:7", "batch_size": 8, "batch_tokens": 4096}
     settings = [f"retriever.search.{name}={value}" for name, value in places.items()]

@@ -36,7 +36,7 @@ RESUMABLE = (
     *("prepare", "track.", "checkpoint.", "eval.", "vllm.", "deepspeed.", "launch."),
     *("train.steps", "train.epochs", "train.processes", "train.threads", "train.keep_rollouts"),
     *("train.export_model", "train.parity_limit", "train.stop_when", "train.packing"),
-    *("train.on_warning", "collapse."),
+    *("train.share_prefixes", "train.on_warning", "collapse."),
     *("judge.url", "judge.key_env", "judge.concurrency", "judge.timeout", "judge.retries"),
     *("train.tokens_per_micro_batch", "train.gradient_checkpointing", "train.compile"),
     *("train.balance_ranks", "train.stall_limit", "train.drop_zero_advantage"),
