@@ -151,10 +151,34 @@ def test_operations_of_adapters_reference_and_recomputation() -> None:
     assert learner_operations(with_reference, 10, 3.0) == 8 * 10 * 3
 
 
+@pytest.mark.parametrize(
+    ("settings", "bfloat16", "each"),
+    [
+        ([], False, 6),
+        ([], True, 8),  # truncated importance weights
+        (["rollout.engine=vllm"], False, 8),
+        (["loss.mismatch=none"], True, 6),
+        (["loss.mismatch=none", "train.updates_per_step=2"], True, 8),
+        (["loss.old_logprobs=learner"], False, 8),
+        (["loss.old_logprobs=engine"], True, 6),
+        (["rollout.one_step_off=true"], False, 8),
+        (["credit.algorithm=ppo"], False, 6 + 8),
+        (["kind=sft", "data.world=w"], True, 6),
+    ],
+)
+def test_operations_of_log_probs_before_the_update_and_of_a_critic(
+    settings: list[str], bfloat16: bool, each: int
+) -> None:
+    """A step computes them on all its tokens (`as_samples_of_policy`, `Critic.values`)."""
+    config = load_config([], settings)
+    assert learner_operations(config, 10, 3.0, bfloat16=bfloat16) == each * 10 * 3
+
+
 def test_seconds_on_a_cpu_count_the_engine_and_all_processes() -> None:
     estimate = {
         "parameters": 10**8,
         "active_parameters": 10**8,
+        "precision": "float32",
         "trained_parameters": 10**8,
         "sequences_per_step": 4,
         "processes": 1,

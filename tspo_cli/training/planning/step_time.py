@@ -9,8 +9,10 @@ from typing import Any
 
 from tspo_cli.config.load_config import read_resolved
 from tspo_cli.config.schema import Config
+from tspo_cli.credit.find_algorithm import find_algorithm
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.runs import TIMINGS_NAME, read_jsonl
+from tspo_cli.training.rl.off_policy import correction_of_rounding
 
 CPU_LEARNER_SHARE, CPU_ENGINE_SHARE = 0.6, 0.25
 """Of the rate of a large matrix product on this CPU, what passes of the learner and of the engine
@@ -20,20 +22,32 @@ warm start of `make real`); the engine's share is an estimate.
 
 
 def learner_operations(
-    config: Config, parameters: int, tokens: float, trained: int | None = None
+    config: Config,
+    parameters: int,
+    tokens: float,
+    trained: int | None = None,
+    *,
+    bfloat16: bool = False,
 ) -> float:
     """Floating-point operations of the learner for `tokens`.
 
     Per parameter and token 2 for a forward pass, 2 for the gradients of activations and 2 for those
     of weights (Kaplan et al. 2020, section 2.1), which adapters spare; 2 more with gradient
-    checkpointing, and 2 for a reference policy. Without adapters only `trained` parameters (None:
-    all) have gradients.
+    checkpointing. Without adapters only `trained` parameters (None: all) have gradients. A
+    reference policy takes 2 more, and so do the log-probabilities before the update, where
+    importance weights or the ratio need the learner's. A critic has an update and a forward pass of
+    its own.
     """
-    passes = 2.0 if config.lora.rank else 3.0
+    update = 2.0 if config.lora.rank else 3.0
     if trained is not None and not config.lora.rank:
-        passes = 1 + 2 * trained / parameters
-    passes += config.train.gradient_checkpointing
-    passes += config.kind == "rl" and (config.loss.kl > 0 or config.loss.log_kl)
+        update = 1 + 2 * trained / parameters
+    update += config.train.gradient_checkpointing
+    passes = update
+    if config.kind == "rl":
+        passes += config.loss.kl > 0 or config.loss.log_kl
+        corrected = correction_of_rounding(config, bfloat16=bfloat16) is not None
+        passes += corrected or config.rollout.one_step_off
+        passes += (update + 1) * ("critic" in find_algorithm(config.credit.algorithm).needs)
     return 2.0 * passes * parameters * tokens
 
 
@@ -46,7 +60,8 @@ def gpu_seconds(
     """
     tokens = rollout_tokens * estimate["sequences_per_step"]
     parameters, trained = estimate["parameters"], estimate["trained_parameters"]
-    work = learner_operations(config, parameters, tokens, trained)
+    is_bfloat16 = estimate["precision"] == "bfloat16"
+    work = learner_operations(config, parameters, tokens, trained, bfloat16=is_bfloat16)
     return work * _active_share(estimate) / (tflops * 1e12 * mfu * estimate["processes"])
 
 
@@ -58,7 +73,9 @@ def cpu_seconds(
     """
     tokens = rollout_tokens * estimate["sequences_per_step"]
     parameters, trained = estimate["parameters"], estimate["trained_parameters"]
-    seconds = learner_operations(config, parameters, tokens, trained) / CPU_LEARNER_SHARE
+    is_bfloat16 = estimate["precision"] == "bfloat16"
+    work = learner_operations(config, parameters, tokens, trained, bfloat16=is_bfloat16)
+    seconds = work / CPU_LEARNER_SHARE
     if config.kind != "sft":
         seconds += 2.0 * parameters * tokens / CPU_ENGINE_SHARE
     return seconds * _active_share(estimate) / (rate * estimate["processes"])
