@@ -19,7 +19,7 @@ from tspo_cli.config.old_records import current_keys
 from tspo_cli.rollout.engines.read_back import different_weight
 from tspo_cli.runs import read_jsonl
 from tspo_cli.training.core.handover import parity_limit, probe_limit
-from tspo_cli.training.rl.off_policy import Correction, correction_of_rounding
+from tspo_cli.training.core.losses import Correction, correction_of_rounding
 
 Tspo = Callable[..., Finished]
 weights = st.floats(1e-6, 1e6)

@@ -12,7 +12,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.credit.find_algorithm import find_algorithm
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.runs import TIMINGS_NAME, read_jsonl
-from tspo_cli.training.rl.off_policy import correction_of_rounding
+from tspo_cli.training.core.losses import correction_of_rounding
 
 CPU_LEARNER_SHARE, CPU_ENGINE_SHARE = 0.6, 0.25
 """Of the rate of a large matrix product on this CPU, what passes of the learner and of the engine

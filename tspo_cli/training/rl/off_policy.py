@@ -14,13 +14,12 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
 
-from tspo_cli.config.schema import Config
 from tspo_cli.training.core.distributed import all_max, all_sum, gather_table, world_size
+from tspo_cli.training.core.losses import Correction
 from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.core.sequences import TrainSequence
 from tspo_cli.training.rl.scoring import ScoredGroup
@@ -29,52 +28,6 @@ MEASURED_TOKENS = 1000
 """Fewest sampled tokens, over all processes, that the mismatch is measured on."""
 LARGEST_CHANGE = 50.0
 """Nats. A larger change of a log-prob counts as this one: its exponential would overflow."""
-
-
-@dataclass(frozen=True, slots=True)
-class Correction:
-    """How importance weights w = pi_old / mu become factors of the advantages.
-
-    `kind`: none leaves them out, truncate cuts w at `cap`, mask sets w to 0 above `cap` and below 1
-    / `cap`. `ratio`: one weight for each token, turn or sequence.
-    """
-
-    kind: Literal["none", "truncate", "mask"]
-    ratio: Literal["token", "turn", "sequence"]
-    cap: float
-
-    def factor(self, weight: float) -> float:
-        """What the advantage of a token with importance weight `weight` is multiplied by."""
-        if self.kind == "none":
-            return 1.0
-        if self.kind == "mask":
-            return weight if 1 / self.cap <= weight <= self.cap else 0.0
-        return min(weight, self.cap)
-
-
-def correction_of_stale(config: Config) -> Correction:
-    """For rollouts of an earlier step's weights."""
-    loss = config.loss
-    return Correction(
-        "mask" if loss.mismatch == "mask" else "truncate", loss.ratio, loss.importance_cap
-    )
-
-
-def correction_of_rounding(config: Config, *, bfloat16: bool) -> Correction | None:
-    """For rollouts of the learner's own weights; None where the ratio compares with the engine."""
-    loss = config.loss
-    rounds = bfloat16 or config.rollout.engine != "transformers"
-    kind = loss.mismatch
-    if kind == "auto":
-        kind = "truncate" if rounds and loss.old_logprobs != "engine" else "none"
-    compares_pools = loss.ratio != "token" or config.train.updates_per_step > 1
-    if (
-        loss.old_logprobs == "learner"
-        or kind != "none"
-        or (loss.old_logprobs == "auto" and bfloat16 and compares_pools)
-    ):
-        return Correction(kind, loss.mismatch_ratio, loss.importance_cap)
-    return None
 
 
 def staleness(groups: Sequence[ScoredGroup], version: int) -> float:

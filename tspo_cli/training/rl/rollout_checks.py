@@ -15,12 +15,11 @@ from tspo_cli.rollout.trajectory import Trajectory
 from tspo_cli.rollout.trees import shares_turns
 from tspo_cli.training.core.distributed import all_sum
 from tspo_cli.training.core.handover import parity_limit
+from tspo_cli.training.core.losses import correction_of_rounding, correction_of_stale
 from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.core.sequences import TrainSequence
 from tspo_cli.training.rl.off_policy import (
     Mismatch,
-    correction_of_rounding,
-    correction_of_stale,
     importance_corrected,
     measured_mismatch,
     mismatch_of,
