@@ -9,9 +9,17 @@ import pytest
 
 from tests.conftest import run_tspo
 from tspo_cli.console import error, say, warn
-from tspo_cli.errors import UsageError
+from tspo_cli.errors import InvalidInputError, UsageError
+from tspo_cli.evaluation.resuming.results_folder import results_folder
 from tspo_cli.evaluation.sets import read_eval_sets
-from tspo_cli.runs import command_line, dataset_file_name, items_file, log_file, log_line
+from tspo_cli.runs import (
+    CONFIG_NAME,
+    command_line,
+    dataset_file_name,
+    items_file,
+    log_file,
+    log_line,
+)
 from tspo_cli.text.secrets import values_without_secrets, without_secrets
 
 MODEL = Path(__file__).resolve().parent.parent / "fixtures" / "run_0_1_0" / "start" / "model"
@@ -49,6 +57,17 @@ def test_items_of_an_earlier_version_are_found(tmp_path: Path) -> None:
 def test_names_of_the_same_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="same file"):
         read_eval_sets([str(write(tmp_path / "q.jsonl", ("a/b", "a_b")))], 0)
+
+
+def test_no_evaluation_is_written_among_the_records_of_a_run(tmp_path: Path) -> None:
+    """A data set called status would have the name of its status."""
+    (tmp_path / CONFIG_NAME).write_text("{}")
+    with (
+        pytest.raises(InvalidInputError, match="is the directory of a run; choose another --out"),
+        results_folder(tmp_path, resume=False, overwrite=True),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [CONFIG_NAME]
 
 
 def test_data_sets_with_the_names_of_our_files_are_scored_and_resumed(tmp_path: Path) -> None:

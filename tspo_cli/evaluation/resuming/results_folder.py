@@ -19,6 +19,7 @@ from tspo_cli.record_forms import SUMMARY, checked
 from tspo_cli.runs import (
     EVAL_SUMMARY_NAME,
     EVAL_TIMINGS_NAME,
+    is_run,
     items_file,
     items_files,
     read_json,
@@ -36,13 +37,15 @@ def results_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[P
 
     Raises:
         UsageError: both `resume` and `overwrite`.
-        InvalidInputError: another process evaluates into `folder`, or it holds an evaluation and
-            neither flag was given, or what it holds is damaged.
+        InvalidInputError: another process evaluates into `folder`, or it is a run, or it holds an
+            evaluation and neither flag was given, or what it holds is damaged.
     """
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"{folder}: exists and is no directory; choose another --out")
+    if is_run(folder):  # a data set called status would replace the status of the run
+        raise InvalidInputError(f"{folder}: is the directory of a run; choose another --out")
     with one_writer(folder, "evaluating into it"):
         _settle(folder)
         begun = _is_begun(folder)
