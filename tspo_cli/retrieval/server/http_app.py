@@ -184,7 +184,7 @@ class _Service:
 
     def locked(self, request: Request) -> Response | None:
         """The refusal of a GET without the token, or None."""
-        if request.url.path in _OPEN:
+        if request.scope["path"] in _OPEN:  # a URL has what the client calls the host, too
             return None
         try:
             self._authorise(request)
