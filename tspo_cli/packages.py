@@ -29,7 +29,10 @@ class Package:
         return f'pip install "tspo-cli[{self.extra}]"{self.advice}'
 
 
-_APART = " in an environment of its own; in a checkout, `make vllm` makes .venv-vllm"
+_APART = (
+    " in an environment of its own; in a checkout, `make vllm` makes .venv-vllm with the build for "
+    "CPUs, and docs/vllm.md has the line for GPUs"
+)
 _PACKAGES = (
     Package("vllm", "vllm", "gpu", "rollouts with vLLM", _APART),
     Package("sentence_transformers", "sentence-transformers", "dense", "dense indexes"),

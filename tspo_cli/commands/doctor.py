@@ -134,7 +134,8 @@ def _without_cuda(build: str | None, *, has_driver: bool) -> Check:
     if build is None:
         reason = (
             "this PyTorch was built for the CPU, and the machine has an NVIDIA GPU; install "
-            "another build, in a checkout by: rm -r .venv && make env CONSTRAINTS="
+            "another build, in a checkout by: rm -r .venv && make env CONSTRAINTS= "
+            "(docs/vllm.md has the line for .venv-vllm)"
         )
     else:
         reason = (

@@ -130,7 +130,7 @@ def python_of(folder: Path) -> str:
     if not python.exists():
         raise MissingResourceError(
             f"{folder}: not an environment (it has no bin/python); `make vllm` makes the one with "
-            "vLLM, launch.environment names another"
+            "vLLM (docs/vllm.md), launch.environment names another"
         )
     return str(python.absolute())
 

@@ -25,8 +25,8 @@ _SAFE = "PYTHONSAFEPATH=1"
 does not, and DeepSpeed hands the variable on to other nodes.
 """
 NO_PYTHON = (
-    "$ENVIRONMENT has no bin/python here; 'make vllm' makes .venv-vllm in the checkout, and "
-    "launch.environment names another environment"
+    "$ENVIRONMENT has no bin/python here; 'make vllm' makes .venv-vllm in the checkout (for GPUs "
+    "see docs/vllm.md), and launch.environment names another environment"
 )
 
 
