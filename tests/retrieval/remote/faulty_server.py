@@ -220,6 +220,12 @@ MODES = (
     Mode("a list too many", "malformed", _one_list_more, "with 1 lists"),
     Mode("errors of another length", "malformed", answer({"result": [[]], "errors": ["a", "b"]})),
     Mode("an integer of 5000 digits", "failed", scored("1" * 5000), "thousands of digits"),
+    Mode(
+        "millions of lists",
+        "failed",
+        raw(http(b'{"result": [[' + b"[]," * 4_000_001 + b"[]]]}")),
+        "more than 4,000,000 parts",
+    ),
     Mode("deep JSON", "failed", raw(http(_DEEP)), "nested"),
     Mode("a key twice", "failed", raw(http(b'{"result": [[]], "result": [[]]}')), "'result' twice"),
     Mode(

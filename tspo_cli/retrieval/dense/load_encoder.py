@@ -96,9 +96,13 @@ def _loaded(
     """What `load` returns, if its tensors are in the files, but those that are `unused`, and its
     tokenizer knows words.
     """
+    import torch
+
     with _load_report() as report:
         try:
             model = load()
+        except (MemoryError, torch.OutOfMemoryError):  # says nothing about the files
+            raise
         except Exception as error:  # libraries raise anything on files that are not whole
             _require_tensors(report.text, what, name, unused)
             raise _refusal(error, what, name) from None

@@ -1,4 +1,6 @@
-"""The body of a stranger's answer: not larger than an answer can be, nor packed several times."""
+"""The body of a stranger's answer: not larger than an answer can be, nor of more parts, nor packed
+several times.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,8 @@ from tspo_cli.retrieval.remote.read_answer import MalformedAnswerError, excerpt
 
 MAX_ANSWER = 64 << 20
 """Bytes of one answer. 256 queries with 100 passages of a kilobyte are 25 MB."""
+MAX_PARTS = 4_000_000
+"""Commas of one answer. Of empty lists alone, 64 MiB of JSON would take 1.7 GB of memory."""
 ACCEPTED = {"Accept-Encoding": "gzip, deflate"}
 """The header of a request whose answer `read_body` reads."""
 _ENCODINGS = {"", "identity", "gzip", "deflate"}
@@ -31,4 +35,7 @@ def read_body(response: httpx.Response) -> bytes:
         size += len(chunk)
         if size > MAX_ANSWER:
             raise RemoteServiceError(f"its answer has more than {MAX_ANSWER >> 20} MiB")
-    return b"".join(chunks)
+    body = b"".join(chunks)
+    if body.count(b",") > MAX_PARTS:
+        raise RemoteServiceError(f"its answer has more than {MAX_PARTS:,} parts")
+    return body
