@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _LOCAL = "127.0.0.1"
 _PORTS = range(20000, 32000)
+_LAST_PORT = 65535
+_HOST = re.compile(r"[A-Za-z0-9_]([\w.-]*\w)?", re.ASCII)
 _JOB = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}", re.ASCII)
 """Names of launches: they are part of a file's name."""
 
@@ -80,6 +82,12 @@ def launch(
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
     names = tuple(name.strip() for name in hosts.split(",") if name.strip())
+    wrong = next((name for name in names if not _HOST.fullmatch(name)), None)
+    if wrong is not None or not names:
+        raise UsageError(
+            f"--hosts {shlex.quote(wrong or hosts)}: expected names or IPv4 addresses of all "
+            "nodes, such as node01,node02"
+        )
     place = node if len(names) > 1 else 0
     if not place < len(names):
         raise UsageError(f"--node {node}: --hosts names {len(names)}")
@@ -95,6 +103,11 @@ def launch(
     count = _gpus_here() if gpus is None else gpus
     plan = plan_cluster(config, Nodes(names, count, port or _free_ports(config.launch.engines + 2)))
     refuse_problems(load_config(files, [*settings, *plan.settings]), gpu=count > 0)
+    if plan.nodes.port + len(plan.servers) > _LAST_PORT:
+        raise UsageError(
+            f"--port {plan.nodes.port}: {counted(len(plan.servers), 'server')} need the ports "
+            f"after it, up to {_LAST_PORT}; give a smaller one"
+        )
     if dry_run:
         _show(plan, json)
         return

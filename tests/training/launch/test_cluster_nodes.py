@@ -207,6 +207,30 @@ def test_names_of_launches_that_are_no_names(job: str, cluster: Cluster) -> None
     assert "--job" in done.err
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--hosts", "::1,::2"], "--hosts ::1: expected names or IPv4 addresses"),
+        (["--hosts", "a b,c"], "--hosts 'a b': expected names"),
+        (["--hosts", "-a,c"], "--hosts -a: expected names"),
+        (["--hosts", " , "], "expected names"),
+        (["--port", "60000", "--set", "launch.engines=6000"], "6,000 servers need the ports"),
+    ],
+)
+def test_addresses_that_are_none(options: list[str], problem: str, cluster: Cluster) -> None:
+    words = cluster.arguments("rollout.engine=vllm")
+    place = ["--gpus", "0", "--port", "9000", "--job", "x", "--dry-run"]
+    done = run_tspo(*words, *place, *options)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert problem in done.err
+
+
+def test_names_of_nodes_with_dashes(cluster: Cluster) -> None:
+    place = ["--hosts", "node-01a.x, gpu_2", "--port", "9000", "--job", "x", "--gpus", "0"]
+    done = run_tspo(*cluster.arguments("launch.retriever=each"), *place, "--dry-run", "--json")
+    assert [server["host"] for server in json.loads(done.out)["servers"]] == ["node-01a.x", "gpu_2"]
+
+
 def test_logs_are_not_written_through_a_link(cluster: Cluster, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()

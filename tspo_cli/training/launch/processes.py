@@ -177,7 +177,7 @@ def _spawn(claim: Claim, module: str, config: Config, attempt: int, *, resume: b
         end_processes(workers)
         shutil.rmtree(settings, ignore_errors=True)
         was_stopped = code is None or code in STOP_CODES
-        _correct_status(claim.path, "stopped" if was_stopped else "failed")
+        _correct_status(claim.path, attempt, "stopped" if was_stopped else "failed")
     if code < 0:
         raise TspoError(
             f"{claim.path}: process {number} of {len(workers)} was killed by "
@@ -187,11 +187,11 @@ def _spawn(claim: Claim, module: str, config: Config, attempt: int, *, resume: b
         raise SystemExit(code)
 
 
-def _correct_status(run: Path, state: str) -> None:
+def _correct_status(run: Path, attempt: int, state: str) -> None:
     """Say how the run ended where its first process could not say it."""
     status = read_status(run)
     if status["state"] not in ("finished", "failed", state):
-        set_status(run, state, status["step"], status["attempt"], status["warnings"])
+        set_status(run, state, status["step"], attempt, status["warnings"])
 
 
 def _wait(workers: list[subprocess.Popen[bytes]]) -> tuple[int, int]:
