@@ -2,16 +2,19 @@
 
 Whatever is printed goes through here and is made harmless for a terminal (`text/printable.py`):
 questions, passages, names of files and the errors that quote them come from anywhere. Messages and
-errors hide the secrets of URLs.
+errors hide the secrets of URLs. A message that nobody can read any more, for example where a pipe
+was closed, is lost; work does not end for it. A result that cannot be written is an error.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
 from tspo_cli.text.printable import one_line, printable
@@ -25,6 +28,28 @@ STDOUT = "standard output"
 """What errors call it."""
 _SILENCE = 60.0
 """Seconds after which progress is said even if less than a tenth was done."""
+
+
+def open_streams() -> None:
+    """Make the standard streams fit for everything that is printed.
+
+    A closed one leads nowhere: its number would be given to the next file that is opened, and what
+    a library writes to stderr would stand in that file. Files and pipes get UTF-8, whatever the
+    locale; a terminal keeps its encoding, and what that lacks is shown as an escape.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            os.set_inheritable(nowhere, True)
+        if getattr(sys, name) is None:
+            stream = open(number, "w" if number else "r", encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, stream)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            encoding = stream.encoding if stream.isatty() else "utf-8"
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 def set_quiet(quiet: bool) -> None:
@@ -41,7 +66,7 @@ def is_quiet() -> bool:
 def say(message: str) -> None:
     """Print a message line on stderr."""
     if not _quiet:
-        print(printable(without_secrets(message)), file=sys.stderr, flush=True)
+        _tell(printable(without_secrets(message)))
 
 
 def say_meanwhile(message: str) -> None:
@@ -54,12 +79,17 @@ def say_meanwhile(message: str) -> None:
 
 def warn(message: str) -> None:
     """Print a warning on stderr, also with --quiet."""
-    print(f"warning: {one_line(without_secrets(message))}", file=sys.stderr, flush=True)
+    _tell(f"warning: {one_line(without_secrets(message))}")
 
 
 def error(message: object) -> None:
     """Print the reason of a failure, which is always one line, on stderr."""
-    print(f"error: {one_line(without_secrets(str(message)))}", file=sys.stderr, flush=True)
+    _tell(f"error: {one_line(without_secrets(str(message)))}")
+
+
+def _tell(line: str) -> None:
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def result(text: str, *, styled: bool = False) -> None:

@@ -142,6 +142,7 @@ def main() -> None:
     """Run the command. A TspoError, OSError or a wrong command line is printed, a line each, and
     gives the exit code.
     """
+    console.open_streams()
     end_on_signals()
     try:
         _keep_working_directory_out()

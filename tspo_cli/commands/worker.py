@@ -53,6 +53,7 @@ def run() -> None:
     from tspo_cli.training.core.distributed import leave
     from tspo_cli.training.launch.child_processes import end_with_parent
 
+    console.open_streams()
     end_on_signals()
     end_with_parent(int(sys.argv[-1]))
     try:
