@@ -10,7 +10,18 @@ from typing import Any, NoReturn
 import httpx
 
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
+from tspo_cli.retrieval.remote.read_answer import excerpt
 from tspo_cli.rollout.engines.vllm_engine.adapters import ADAPTER
+from tspo_cli.rollout.engines.vllm_engine.vllm_answers import (
+    UNPACKED,
+    context_of,
+    json_of,
+    label_in,
+    number_in,
+    read_whole,
+    results_of,
+    text_of,
+)
 from tspo_cli.text.access_token import ENGINE_TOKEN
 
 RETRY_SECONDS = 1.0
@@ -88,16 +99,15 @@ class ServerControl:
         """
         await self.wait_until_healthy()
         try:
-            models = await self.get("/v1/models")
-            await self.get("/weight_info")
-            room = int(await self._ask("tspo_adapter_rank") or 0) if self.adapter_rank else 0
+            context = context_of(await self.get("/v1/models"))
+            label_in(await self.get("/weight_info"))
+            room = number_in(await self._ask("tspo_adapter_rank")) if self.adapter_rank else 0
             head = await self._ask("tspo_head_type") if self.float32_head else "float32"
         except SERVER_ERRORS as error:
             self.refuse_token(error)
             raise InvalidInputError(
                 f"{self.url}: was not started with `tspo engine` ({error})"
             ) from error
-        context = models["data"][0]["max_model_len"]
         if context < max_context:
             raise InvalidInputError(
                 f"{self.url}: was started for {context} tokens, the experiment needs "
@@ -107,8 +117,8 @@ class ServerControl:
 
         if head != "float32":
             raise InvalidInputError(
-                f"{self.url}: computes logits in {head}, the experiment has model.float32_head; "
-                "use `tspo engine --float32-head`"
+                f"{self.url}: computes logits in {excerpt(str(head))}, the experiment has "
+                "model.float32_head; use `tspo engine --float32-head`"
             )
         if room < self.adapter_rank:
             raise InvalidInputError(
@@ -130,8 +140,7 @@ class ServerControl:
     async def is_alive(self) -> bool:
         """Whether the server responds now and its engine runs."""
         try:
-            response = await self.client.get(self.url + "/health", timeout=self.health_timeout)
-            response.raise_for_status()
+            await self._request("GET", "/health", timeout=self.health_timeout)
         except SERVER_ERRORS:
             return False
         return True
@@ -158,7 +167,7 @@ class ServerControl:
     async def label(self) -> str | None:
         """The label of the server's weights, None while it does not respond."""
         try:
-            return str((await self.get("/weight_info"))["weight_version"])
+            return label_in(await self.get("/weight_info"))
         except SERVER_ERRORS:
             return None
 
@@ -202,7 +211,7 @@ class ServerControl:
         if not await self.is_alive():
             raise httpx.ReadError(f"{self.url} does not respond") from error
         raise RemoteServiceError(
-            f"{self.url}: {what} ({error.response.text[:300]}); {cure}"
+            f"{self.url}: {what} ({excerpt(error.response.content)}); {cure}"
         ) from error
 
     async def _load(self, label: str) -> None:
@@ -211,7 +220,7 @@ class ServerControl:
         if self.frozen_folder is None:
             await self._ask("tspo_load_files", folder)
             return
-        held = (await self.get("/weight_info"))["weight_version"]
+        held = label_in(await self.get("/weight_info"))
         if frozen_part(held) != frozen_part(label):
             # Until all is loaded, no label that the server had may count.
             await self.post("/update_weight_version", {"new_version": LOADING})
@@ -221,11 +230,11 @@ class ServerControl:
         different = await self._ask("tspo_different_adapter_file", folder)
         if different is not None:
             raise RemoteServiceError(
-                f"{self.url}: does not compute with {different} of {folder}; leave its layer out "
-                'of lora.targets, or set lora.handover = "merged"'
+                f"{self.url}: does not compute with {excerpt(str(different))} of {folder}; leave "
+                'its layer out of lora.targets, or set lora.handover = "merged"'
             )
 
-    async def _ask(self, method: str, *arguments: str) -> str | None:
+    async def _ask(self, method: str, *arguments: str) -> Any:
         """What the server's workers return from a method of `ReloadExtension`: the first that is
         not None.
         """
@@ -243,8 +252,7 @@ class ServerControl:
     async def ask_all(self, method: str, *arguments: str) -> list[Any]:
         """What each of the server's workers returns from a method of `ReloadExtension`."""
         body = {"method": method, "args": list(arguments)}
-        answer = await self.post_long("/collective_rpc", body)
-        return list((answer or {}).get("results", []))
+        return results_of(await self.post_long("/collective_rpc", body))
 
     async def post_long(
         self, path: str, body: dict[str, Any] | None = None, *, is_text: bool = False
@@ -267,10 +275,10 @@ class ServerControl:
         nothing that can be read: no step ends for it.
         """
         try:
-            response = await self.client.get(self.url + "/metrics", timeout=STATISTICS_SECONDS)
+            response = await self._request("GET", "/metrics", timeout=STATISTICS_SECONDS)
         except httpx.HTTPError:
             return ""
-        return response.text if response.is_success else ""
+        return text_of(response)
 
     async def post(
         self, path: str, body: dict[str, Any] | None = None, *, is_text: bool = False
@@ -278,20 +286,18 @@ class ServerControl:
         """The response to `body`: what its JSON says, or a text where the route answers with one;
         None for an empty one. Raises `SERVER_ERRORS`.
         """
-        response = (await self.client.post(self.url + path, json=body)).raise_for_status()
+        response = await self._request("POST", path, json=body)
         if is_text:
-            return response.text
-        return _json(response) if response.content else None
+            return text_of(response)
+        return json_of(response) if response.content else None
 
     async def get(self, path: str) -> Any:
         """The JSON response. Raises `SERVER_ERRORS`."""
-        return _json((await self.client.get(self.url + path, timeout=30.0)).raise_for_status())
+        return json_of(await self._request("GET", path, timeout=30.0))
 
-
-def _json(response: httpx.Response) -> Any:
-    try:
-        return response.json()
-    except ValueError as error:
-        raise httpx.RemoteProtocolError(
-            f"{response.url}: expected JSON, got {response.text[:60]!r}", request=response.request
-        ) from error
+    async def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """A response of success. Raises `SERVER_ERRORS`."""
+        stream = self.client.stream(method, self.url + path, headers=UNPACKED, **options)
+        async with stream as response:
+            whole = await read_whole(response)
+        return whole.raise_for_status()

@@ -17,6 +17,7 @@ from typing import TypeVar
 import httpx
 
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
+from tspo_cli.retrieval.remote.read_answer import excerpt
 from tspo_cli.rollout.engines.vllm_engine.vllm_control import (
     RETRY_SECONDS,
     SERVER_ERRORS,
@@ -69,17 +70,19 @@ class ServerGroup:
             RemoteServiceError: no server is left, or a server rejects the request.
             InvalidInputError: a server refuses the token.
         """
+        problem = ""
         for _ in range(TRIES * len(self.controls)):
             url = await self._server_for(session)
             self.running[url] += 1
             try:
                 return await send(self.controls[url])
             except (*SERVER_ERRORS, OtherWeightsError) as error:
+                problem = f" ({error})" if isinstance(error, httpx.RemoteProtocolError) else ""
                 await self._has_failed(url, label, error)
             finally:
                 self.running[url] -= 1
         raise RemoteServiceError(
-            f"{url}: no response with the current weights in {TRIES} tries; see its log"
+            f"{url}: no response with the current weights in {TRIES} tries{problem}; see its log"
         )
 
     def forget(self, session: int) -> None:
@@ -151,7 +154,7 @@ class ServerGroup:
         has_status = isinstance(error, httpx.HTTPStatusError)
         if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
             raise RemoteServiceError(
-                f"{url}: rejects a request: {error.response.text[:300]}"
+                f"{url}: rejects a request: {excerpt(error.response.content)}"
             ) from error
         if url in self.returning:
             return

@@ -31,10 +31,11 @@ def open_vllm(
     log: Callable[[str], None],
     adapters: Adapters | None = None,
     device: str = "cpu",
+    vocabulary: int,
 ) -> VllmEngine | VllmServers:
     """The servers of vllm.url if it is set, else an engine in this process with the weights of
     model.path. With `adapters` it computes with these, and gets them alone. `device` is the
-    learner's.
+    learner's. The model has `vocabulary` tokens.
 
     Raises:
         MissingResourceError, InvalidInputError, RemoteServiceError: see `VllmEngine` and
@@ -49,6 +50,7 @@ def open_vllm(
             Path(config.vllm.handover or folder),
             eos_ids=eos,
             max_context=max_context,
+            vocabulary=vocabulary,
             patience=config.vllm.patience,
             processes=processes,
             log=log,

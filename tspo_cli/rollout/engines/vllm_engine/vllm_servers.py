@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from tspo_cli.config.urls import is_this_machine
-from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest
 from tspo_cli.rollout.engines.vllm_engine.adapters import ADAPTER, Adapters
 from tspo_cli.rollout.engines.vllm_engine.cache_use import CacheUse
 from tspo_cli.rollout.engines.vllm_engine.nccl import GroupMaker
+from tspo_cli.rollout.engines.vllm_engine.vllm_answers import read_generated
 from tspo_cli.rollout.engines.vllm_engine.vllm_control import (
     ServerControl,
     label_of,
@@ -89,6 +89,7 @@ class VllmServers:
         patience: seconds to wait for servers, at the start and when none is left.
         processes: the training processes that share the servers.
         log: shows a message to the user.
+        vocabulary: how many tokens the model has.
         token: sent with every request as `Authorization: Bearer ...`; empty: none.
         in_memory: weights may lie in memory where all servers run on this machine.
         adapters: of the policy, where the servers compute with them. They get the weights beside
@@ -114,6 +115,7 @@ class VllmServers:
         patience: float,
         processes: ProcessGroup,
         log: Callable[[str], None],
+        vocabulary: int = 2**31,
         token: str = "",
         in_memory: bool = False,
         adapters: Adapters | None = None,
@@ -138,7 +140,7 @@ class VllmServers:
             barrier=processes.barrier,
         )
         self.adapters, self.frozen = adapters, ""
-        self.eos_ids, self.max_context = list(eos_ids), max_context
+        self.eos_ids, self.max_context, self.vocabulary = list(eos_ids), max_context, vocabulary
         self.known: set[int] = set()
         self.running: dict[int, Future[None]] = {}
         self.request_number: dict[int, int] = {}
@@ -352,7 +354,7 @@ class VllmServers:
         result: Completion | Exception
         try:
             result = await self._generate(request, label)
-        except (RemoteServiceError, InvalidInputError) as error:
+        except Exception as error:  # whoever waits for the completion would wait for ever
             result = error
         self.results.put((request.session, number, result))
 
@@ -371,13 +373,17 @@ class VllmServers:
                 if self.adapters and error.response.status_code == 404:
                     raise OtherWeightsError from None  # started again: it has no adapters yet
                 raise
-            choice = response["choices"][0]
-            versions = [span["version"] for span in choice["weight_versions"] or []]
-            if set(versions) - {label}:
+            most = body["sampling_params"]["max_tokens"]
+            turn = read_generated(response, most, self.vocabulary)
+            if set(turn.versions) - {label}:
                 raise OtherWeightsError
-            logprobs = [token["logprob"] for token in choice["logprobs"]["content"] or []]
-            reasons = choice["finish_reason"], choice["stop_reason"]
-            numbers = [version_of(version) for version in versions]
-            return completion(request.session, choice["token_ids"], logprobs, *reasons, numbers)
+            return completion(
+                request.session,
+                turn.token_ids,
+                turn.logprobs,
+                turn.finish_reason,
+                turn.stop_reason,
+                [version_of(version) for version in turn.versions],
+            )
 
         return await self.group.ask(request.session, label, send)
