@@ -44,8 +44,8 @@ def open_streams() -> None:
             nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
             os.set_inheritable(nowhere, True)
         if getattr(sys, name) is None:
-            stream = open(number, "w" if number else "r", encoding="utf-8")  # noqa: SIM115
-            setattr(sys, name, stream)
+            opened = open(number, "w" if number else "r", encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, opened)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             encoding = stream.encoding if stream.isatty() else "utf-8"
