@@ -221,7 +221,7 @@ def _engine(
             log=log,
             adapters=_adapters_of(learner) if adapters else None,
             device=str(core.device),
-            vocabulary=learner.vocabulary,
+            vocabulary=int(learner.module.config.get_text_config().vocab_size),
         )
     copies = engine_copies_weights(config, core.zero_stage, bfloat16=core.is_bfloat16)
     module = empty_model(core) if copies else learner.module
