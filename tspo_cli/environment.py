@@ -54,10 +54,16 @@ def _git_commit() -> str | None:
     here = Path(__file__).resolve().parent.parent
     if not (here / ".git").exists():
         return None
-    done = subprocess.run(
-        ["git", "-C", str(here), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # A git hook sets variables that name its own repository.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            env=own,
+            check=False,
+        )
+    except OSError:  # a checkout on a machine without git
+        return None
     return done.stdout.strip() or None

@@ -137,3 +137,14 @@ def test_a_run_without_a_step_is_not_started(tmp_path: Path) -> None:
     }
     assert "not started" in tspo("runs", "ls", tmp_path).stdout
     assert tspo_json("runs", "show", tmp_path / "opened")["state"] == "not started"
+
+
+def test_the_commit_is_that_of_the_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A git hook names its own repository in variables, and a machine may have no git."""
+    commit = environment()["git"]
+    monkeypatch.setenv("GIT_DIR", str(tmp_path))
+    assert environment()["git"] == commit
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert environment()["git"] is None
