@@ -245,6 +245,12 @@ class _Verdict(TypedDict):
 
 
 @_STRICT
+class _Reply(_Verdict):
+    judge: Text
+    key: Text
+
+
+@_STRICT
 class _Finished(TypedDict):
     key: Text
     record: dict[Text, Any]
@@ -332,6 +338,7 @@ GROUP = TypeAdapter(_Group)
 ITEM = TypeAdapter(_Item)
 ANSWERED = TypeAdapter(_Answered)
 VERDICT = TypeAdapter(_Verdict)
+REPLY = TypeAdapter(_Reply)
 FINISHED = TypeAdapter(_Finished)
 EVAL_TIMINGS = TypeAdapter(dict[Text, _Latency])
 QUESTIONS = TypeAdapter(_Questions)

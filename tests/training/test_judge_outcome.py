@@ -225,6 +225,23 @@ def test_a_process_keeps_its_own_reply(tmp_path: Path) -> None:
     assert second.known[key].reply == "incorrect"
 
 
+@pytest.mark.parametrize("process", [0, 1])
+@pytest.mark.parametrize(
+    "change", [{"judge": None}, {"key": 5}, {"reply": ["correct"]}, {"problem": None}], ids=str
+)
+def test_a_reply_in_another_form_is_named(
+    tmp_path: Path, process: int, change: dict[str, Any]
+) -> None:
+    class Other:
+        digest = "d"
+
+    good = {"judge": "d", "key": "k", "reply": "correct", "problem": ""}
+    append_jsonl(tmp_path / "replies_1.jsonl", good)
+    append_jsonl(tmp_path / "replies_1.jsonl", good | change)
+    with pytest.raises(InvalidInputError, match=r"replies_1.jsonl:2"):
+        TrainingJudge(Other(), tmp_path, process)  # type: ignore[arg-type]
+
+
 def test_processes_ask_about_an_answer_once(tmp_path: Path) -> None:
     class Counts:
         digest, config, asked = "d", load_config([], ["judge.model=m"]).judge, 0

@@ -18,6 +18,7 @@ from tspo_cli.digests import json_digest
 from tspo_cli.disk import atomic_write_text
 from tspo_cli.errors import RemoteServiceError
 from tspo_cli.evaluation.judging.judge import Judge, Judgement, open_judge
+from tspo_cli.record_forms import REPLY, checked
 from tspo_cli.runs import JUDGE_NAME, append_jsonl, read_jsonl
 from tspo_cli.text.strict_json import json_text
 from tspo_cli.threads import DaemonPool
@@ -35,8 +36,7 @@ class TrainingJudge:
         self.known: dict[str, Judgement] = {}
         self.lost_in_a_row = 0
         folder.mkdir(parents=True, exist_ok=True)
-        lines = read_jsonl(self.own)  # first: its own replies count here
-        self._take(lines)
+        lines = self._take(self.own)  # first: its own replies count here
         if self.own.exists():  # a killed process may have left half a line
             atomic_write_text(self.own, "".join(json_text(line) + "\n" for line in lines))
         self._read_others()
@@ -99,13 +99,21 @@ class TrainingJudge:
     def _read_others(self) -> None:
         for path in sorted(self.own.parent.glob("replies_*.jsonl")):
             if path != self.own:
-                self._take(read_jsonl(path))
+                self._take(path)
 
-    def _take(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """The first reply to a prompt counts; those of another judge, or to another, do not."""
-        for line in lines:
+    def _take(self, path: Path) -> list[dict[str, Any]]:
+        """The lines of a file. The first reply to a prompt counts; those of another judge, or to
+        another, do not.
+
+        Raises:
+            InvalidInputError: a line is none.
+        """
+        lines = read_jsonl(path)
+        for number, line in enumerate(lines, start=1):
+            checked(REPLY, line, f"{path}:{number}")
             if line["judge"] == self.judge.digest:
                 self.known.setdefault(line["key"], Judgement(line["reply"], line["problem"]))
+        return lines
 
 
 def open_training_judge(config: Config, run: Path, process: int) -> AnswerJudge | None:
