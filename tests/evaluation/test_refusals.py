@@ -235,7 +235,7 @@ def test_a_refused_field_is_named_with_its_setting(tmp_path: Path, message: str,
     ],
 )  # fmt: skip
 def test_forms_of_a_message(message: dict[str, Any], text: str) -> None:
-    reply = read_reply({"choices": [{"message": message, "finish_reason": "stop"}]}, "chat")
+    reply = read_reply({"choices": [{"message": message, "finish_reason": "stop"}]}, "chat", 99)
     assert (reply.text, reply.refused) == (text, "")
     assert reply.thought == (message.get("reasoning_content") or message.get("reasoning") or "")
 

@@ -170,9 +170,10 @@ class Judge:
             "max_tokens": self.config.max_tokens,
         }
         try:
-            reply = read_reply(self.client.post("/chat/completions", body), "chat")
+            response = self.client.post("/chat/completions", body)
         except RequestRefusedError as error:
             return Judgement("", f"{_REFUSED}{error.reason}{error.hint}")
+        reply = read_reply(response, "chat", self.config.max_tokens)
         if reply.refused:
             return Judgement("", f"{_REFUSED}{reply.refused}")
         cut = reply.finish_reason == "length"

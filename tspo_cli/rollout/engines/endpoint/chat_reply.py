@@ -14,6 +14,8 @@ from tspo_cli.text.foreign_json import parse_foreign
 FILTERED = ("content_filter", "safety")
 """Reasons to finish by which a server withholds a reply."""
 
+LONGEST_TOKEN = 128
+"""Characters of a token; the longest ones of usual vocabularies are runs of blanks."""
 ONLY_FIRST = "Only the first call of a message is executed. Send one call at a time."
 """What a model is told of its further calls."""
 
@@ -34,8 +36,12 @@ class Reply:
     thought: str = ""
 
 
-def read_reply(response: Mapping[str, Any], api: Literal["completions", "chat"]) -> Reply:
-    """The first choice of a response. A response from which nothing can be read is refused."""
+def read_reply(
+    response: Mapping[str, Any], api: Literal["completions", "chat"], max_tokens: int
+) -> Reply:
+    """The first choice of a response. A response from which nothing can be read is refused, and so
+    is one that is longer than the `max_tokens` that were asked for can be.
+    """
     choices = response.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
@@ -58,9 +64,14 @@ def read_reply(response: Mapping[str, Any], api: Literal["completions", "chat"])
     function = message.get("function_call")
     if isinstance(function, dict) and not calls:
         text += call_text({"function": function})
+    size = len(text) + (len(json.dumps(calls)) if calls else 0)
+    if size > LONGEST_TOKEN * max_tokens:
+        return Reply(refused=_too_long(f"{size} characters", max_tokens))
     ids = choice.get("token_ids")
     if ids is not None and not (isinstance(ids, list) and all(map(_is_token, ids))):
         return Reply(refused=f"expected token ids, got {_shown(ids)}")
+    if ids is not None and len(ids) > max_tokens:
+        return Reply(refused=_too_long(f"{len(ids)} tokens", max_tokens))
     return Reply(
         text=text,
         calls=tuple(calls) if isinstance(calls, list) else (),
@@ -69,6 +80,10 @@ def read_reply(response: Mapping[str, Any], api: Literal["completions", "chat"])
         token_ids=tuple(ids or ()),
         thought=_thought(message),
     )
+
+
+def _too_long(size: str, max_tokens: int) -> str:
+    return f"the response has {size}, the request allows {max_tokens} tokens (max_tokens)"
 
 
 def _thought(message: Mapping[str, Any]) -> str:

@@ -223,7 +223,7 @@ class EndpointEngine:
 
     def _completion(self, pending: _Pending, response: dict[str, Any]) -> Completion:
         request, is_chat = pending.request, self.options.api == "chat"
-        reply = read_reply(response, self.options.api)
+        reply = read_reply(response, self.options.api, request.sampling.max_new_tokens)
         if reply.refused:
             return self._refused(pending, reply.refused)
         text, reason = end_of_turn(
@@ -236,10 +236,7 @@ class EndpointEngine:
         )
         # vLLM returns the sampled ids if `extra` has return_token_ids.
         if self.options.send_ids and reply.token_ids:
-            ids, most = reply.token_ids, request.sampling.max_new_tokens
-            if len(ids) > most:
-                why = f"the response has {len(ids)} tokens, the request allows {most} (max_tokens)"
-                return self._refused(pending, why)
+            ids = reply.token_ids
         else:
             ids = tuple(encode(self.tokenizer, text))
             # The end-of-sequence token is not in the response, so `ids` does not end with one.
