@@ -193,7 +193,7 @@ def identity(folder: Path) -> tuple[int, int] | None:
     """What tells a folder from another one at its place; None where none is."""
     try:
         state = folder.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return state.st_dev, state.st_ino
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tspo_cli.disk import replace_directory
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.retrieval.index import searcher
 from tspo_cli.retrieval.index.build_index import build_index
 from tspo_cli.retrieval.index.searcher import open_index, verify_index
 from tspo_cli.retrieval.manifest import read_manifest
@@ -218,3 +220,32 @@ def test_k_must_be_positive(corpus: Path, tmp_path: Path) -> None:
     build_index(corpus, tmp_path / "index")
     with pytest.raises(InvalidInputError, match="k: expected 1 or more"):
         open_index(tmp_path / "index").search(["lake"], 0)
+
+
+@pytest.mark.parametrize("moment", ["check_files", "_passages", "_ranker"])
+@pytest.mark.parametrize("times", [1, 99])
+def test_an_index_that_is_replaced_meanwhile_is_opened_again(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, times: int
+) -> None:
+    """Of two indexes no half is used."""
+    other = _write(tmp_path / "other.jsonl", [{"id": "b", "contents": "Another lake"}])
+    place, left = tmp_path / "index", times
+    build_index(corpus, place)
+    usual = getattr(searcher, moment)
+
+    def replaced(*arguments: object) -> object:
+        nonlocal left
+        if left:
+            left -= 1
+            build_index(other, tmp_path / "new")
+            replace_directory(tmp_path / "new", place)
+        return usual(*arguments)
+
+    monkeypatch.setattr(searcher, moment, replaced)
+    if times > 1:
+        with pytest.raises(InvalidInputError, match="index: was replaced while it was read"):
+            open_index(place)
+        return
+    opened = open_index(place)
+    assert opened.manifest == read_manifest(place)
+    assert [hit.id for hit in opened.search(["lake"], 2)[0].hits] == ["b"]
