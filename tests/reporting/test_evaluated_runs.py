@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,20 @@ def test_refused_questions_and_invalid_calls_are_shown_where_there_are_some(
     assert note in page
     printed = scores_table(record["results"])
     assert ("refused" in printed or "invalid_calls" in printed) == (cell is not None)
+
+
+def test_folders_that_cannot_be_read_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their runs would be missing from the table without a word."""
+    deep = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(18):  # beyond the longest path of the system, for every user
+        os.mkdir("d" * 250, dir_fd=deep)
+        below = os.open("d" * 250, os.O_RDONLY, dir_fd=deep)
+        os.close(deep)
+        deep = below
+    os.close(deep)
+    make_run(tmp_path / "run", Config(), 2, {2: 0.5})
+    assert [view.name for view in open_runs([tmp_path])] == ["run"]
+    said = capsys.readouterr().err
+    assert "dd: cannot be read (File name too long); what is in it is left out" in said

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from tspo_cli import runs
 from tspo_cli.config.old_records import current_keys, read_record
+from tspo_cli.console import warn
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.not_a_run import require_run
 from tspo_cli.record_digests import check_complete, read_checked
@@ -241,9 +242,9 @@ def _folders_at(path: Path) -> list[Path]:
         raise MissingResourceError(f"{path}: no such run directory")
     if _is_source(path):
         return [path]
-    folders = _folders_with(runs.CONFIG_NAME, path)
-    evaluated = _folders_with(runs.EVAL_SUMMARY_NAME, path)
-    folders += [folder for folder in evaluated if is_evaluation(folder)]
+    below = _folders_with({runs.CONFIG_NAME, runs.EVAL_SUMMARY_NAME}, path)
+    folders = [folder for folder in below if runs.is_run(folder)]
+    folders += [folder for folder in below if is_evaluation(folder)]
     if not folders:
         raise MissingResourceError(
             f"{path}: no run or evaluation below it (a run holds {runs.CONFIG_NAME}, an evaluation "
@@ -252,12 +253,20 @@ def _folders_at(path: Path) -> list[Path]:
     return folders
 
 
-def _folders_with(name: str, path: Path) -> list[Path]:
-    """The folders below `path` that hold a file `name`, without hidden ones."""
-    found = (file.relative_to(path) for file in path.rglob(name))
-    return sorted(
-        path / file.parent for file in found if not any(part.startswith(".") for part in file.parts)
-    )
+def _folders_with(names: set[str], path: Path) -> list[Path]:
+    """The folders below `path` that hold one of `names`, without hidden ones. Folders that this
+    user may not read are named: a table would lack their runs.
+    """
+    found = []
+    for folder, inner, files in os.walk(path, onerror=_say_unread):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        if names & {*inner, *files}:
+            found.append(Path(folder))
+    return sorted(found)
+
+
+def _say_unread(error: OSError) -> None:
+    warn(f"{error.filename}: cannot be read ({error.strerror}); what is in it is left out")
 
 
 def unfinished(views: Iterable[RunView]) -> list[str]:
