@@ -266,6 +266,8 @@ def _folders_with(names: set[str], path: Path) -> list[Path]:
 
 
 def _say_unread(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return  # a run that trains deletes checkpoints meanwhile
     warn(f"{error.filename}: cannot be read ({error.strerror}); what is in it is left out")
 
 
