@@ -102,7 +102,12 @@ def is_plain(path: Path) -> bool:
         InvalidInputError: a directory, pipe, socket or device stands there.
     """
     require_plain(path, "name a file")
-    return path.is_file()
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # a text, of which no file has the name
+            return False
+        raise
 
 
 def require_folder(path: Path, *, own: bool = False) -> None:

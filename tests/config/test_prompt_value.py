@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import run_tspo
 from tspo_cli.config.load_config import config_hash, load_config, read_resolved, write_resolved
 from tspo_cli.config.schema import Config
-from tspo_cli.config.sections.prompt_value import STYLE_NAMES, prompt_name
+from tspo_cli.config.sections.prompt_value import STYLE_NAMES, prompt_name, prompt_value
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.evaluation.signature import config_digest
 from tspo_cli.evaluation.standalone import EvaluationRequest, eval_config
@@ -124,3 +124,11 @@ def test_prompts_are_named_in_one_short_line() -> None:
     name = prompt_name("Read\nthe question {question} and\nanswer it as well as you can " * 9)
     assert len(name) < 60
     assert "\n" not in name
+
+
+def test_a_long_text_without_a_place_for_the_question_is_no_path() -> None:
+    """No file can have such a name, and to look for one is an error of the operating system."""
+    text = "Answer in one word. " * 300
+    assert prompt_value(text) == text
+    with pytest.raises(MissingResourceError, match="Answer in one word"):
+        prompt_style(text)

@@ -104,9 +104,16 @@ def prompt_style(prompt: str) -> PromptStyle:
         return STYLES[prompt]
     template = prompt_value(prompt)
     if QUESTION not in template:
-        known = ", ".join(STYLES)
         raise MissingResourceError(
-            f"rollout.prompt: {prompt!r} is neither a style ({known}) nor a template file; name "
-            "one with --set rollout.prompt=FILE"
+            f"{unknown_prompt(prompt)}; name one with --set rollout.prompt=FILE"
         )
     return replace(SEARCH_R1, name="template", search=template)
+
+
+def unknown_prompt(prompt: str) -> str:
+    """What is wrong with a `rollout.prompt` that is none, in one line."""
+    shown = prompt if len(prompt) <= 80 else f"{prompt[:79]}…"
+    return (
+        f"rollout.prompt: {shown!r} is neither a style ({', '.join(STYLES)}) nor a template with "
+        f"{QUESTION}, nor the file of one"
+    )

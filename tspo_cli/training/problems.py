@@ -16,8 +16,9 @@ from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.prompt_value import QUESTION
 from tspo_cli.config.urls import without_login
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.plain_files import is_plain
 from tspo_cli.rollout.engines.vllm_engine.vllm_messages import LEVEL_2_OF_ADAPTERS
-from tspo_cli.rollout.prompts import STYLES
+from tspo_cli.rollout.prompts import STYLES, unknown_prompt
 from tspo_cli.training.early_stop import parse_rules
 
 VLLM_BESIDE_LEARNER = (
@@ -43,10 +44,7 @@ def problems(config: Config, *, gpu: bool = False) -> Iterator[str]:
             yield str(error)
     prompt = config.rollout.prompt
     if prompt not in STYLES and QUESTION not in prompt and not _names_a_file(prompt):
-        yield (
-            f"rollout.prompt: {prompt!r} is neither a style ({', '.join(STYLES)}) nor a template "
-            "file"
-        )
+        yield unknown_prompt(prompt)
     for url in config.retriever.url:
         if not _HTTP.match(url):
             got = without_login(url)
@@ -83,4 +81,4 @@ def refuse_problems(config: Config, where: str = "", *, gpu: bool = False) -> No
 
 def _names_a_file(prompt: str) -> bool:
     path = Path(prompt)
-    return path.is_file() or bool(path.suffix) or len(path.parts) > 1
+    return is_plain(path) or bool(path.suffix) or len(path.parts) > 1
