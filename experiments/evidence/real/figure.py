@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from tspo_cli.reporting.figure import save_figure
+from tspo_cli.reporting.figure import load_pyplot, save_figure
 
 COLORS = {"grpo": "C0", "tspo": "C1", "retrieval_bonus": "C2"}
 MARKERS = "osD^v"
@@ -29,12 +29,7 @@ def draw(
         before: EM of the start.
         file: where the figure goes.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "tspo"  # equal data give an equal SVG
-    from matplotlib import pyplot
-
+    pyplot = load_pyplot()
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(8.4, 3.2))
     arms = [arm for arm in COLORS if arm in rewards]
     for seed, marker in zip(sorted({row["seed"] for row in rows}), MARKERS, strict=False):
