@@ -53,6 +53,21 @@ def test_every_argument_and_option_has_a_help_text(name: str) -> None:
     assert silent == []
 
 
+@pytest.mark.parametrize("number", ["inf", "nan"])
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        (name, parameter.opts[0])
+        for name, command in COMMANDS.items()
+        for parameter in command.params
+        if parameter.type_descriptor.annotation is float
+    ],
+)
+def test_no_option_takes_what_is_no_number(name: str, option: str, number: str) -> None:
+    done = CliRunner().invoke(app, [*name.split(), option, number])
+    assert (done.exit_code, f"Invalid value for '{option}'" in done.output) == (2, True)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_prints(name: str) -> None:
     done = CliRunner().invoke(app, [*name.split(), "--help"])

@@ -319,10 +319,10 @@ def make_world(
     train_questions: Annotated[int, typer.Option(help="Number of training questions.")] = 6000,
     test_questions: Annotated[int, typer.Option(help="Number of test questions.")] = 600,
     two_hop_share: Annotated[
-        float, typer.Option(help="Share of two-hop (bridge) questions.")
+        float, typer.Option(min=0, max=1, help="Share of two-hop (bridge) questions.")
     ] = 0.5,
     comparison_share: Annotated[
-        float, typer.Option(help="Share of yes/no questions about two entities.")
+        float, typer.Option(min=0, max=1, help="Share of yes/no questions about two entities.")
     ] = 0.1,
     facts_per_passage: Annotated[
         int, typer.Option(help="Number of facts about an entity in a passage.")
@@ -330,11 +330,14 @@ def make_world(
     bait_share: Annotated[
         float,
         typer.Option(
-            help="Share of facts with a distractor passage that has the question's words."
+            min=0,
+            max=1,
+            help="Share of facts with a distractor passage that has the question's words.",
         ),
     ] = 1.0,
     sharing: Annotated[
-        float, typer.Option(help="Average number of entities whose names share a word.")
+        float,
+        typer.Option(min=1, max=6, help="Average number of entities whose names share a word."),
     ] = 3.0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the world in the directory.")

@@ -47,7 +47,10 @@ def engine(
         float, typer.Option(min=0, max=1, help="Share of GPU memory for weights and KV cache.")
     ] = 0.9,
     kv_cache_gib: Annotated[
-        float, typer.Option(min=0, help="GiB of the KV cache. 0: what --memory leaves; on a CPU 1.")
+        float,
+        typer.Option(
+            min=0, max=1e6, help="GiB of the KV cache. 0: what --memory leaves; on a CPU 1."
+        ),
     ] = 0,
     tensor_parallel: Annotated[
         int, typer.Option(min=1, help="Number of GPUs that share one copy of the model.")

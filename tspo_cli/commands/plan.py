@@ -30,6 +30,7 @@ def plan(
         float,
         typer.Option(
             min=0,
+            max=1e6,
             help="GiB of one GPU, with --gpus; exit code 6 where more is needed. 0: no limit.",
         ),
     ] = 0,
@@ -44,7 +45,10 @@ def plan(
         ),
     ] = 0,
     tflops: Annotated[
-        float, typer.Option(min=1, help="Peak of one GPU, 10^12 operations a second in bfloat16.")
+        float,
+        typer.Option(
+            min=1, max=1e6, help="Peak of one GPU, 10^12 operations a second in bfloat16."
+        ),
     ] = TFLOPS,
     mfu: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of the peak that training reaches.")

@@ -37,17 +37,22 @@ def serve(
     max_query_chars: Annotated[
         int, typer.Option(min=1, help="Longest query in characters.")
     ] = 32_768,
-    max_body_mb: Annotated[float, typer.Option(min=0.001, help="Largest request body (MB).")] = 8,
+    max_body_mb: Annotated[
+        float, typer.Option(min=0.001, max=1e6, help="Largest request body (MB).")
+    ] = 8,
     max_batch: Annotated[int, typer.Option(min=1, help="Most queries searched at once.")] = 256,
     max_waiting: Annotated[
         int, typer.Option(min=1, help="Queries that may wait; beyond it: status 429.")
     ] = 8192,
     max_wait: Annotated[
-        float, typer.Option(min=0.01, help="Seconds a query may wait; beyond it: status 429.")
+        float,
+        typer.Option(min=0.01, max=1e6, help="Seconds a query may wait; beyond it: status 429."),
     ] = 30,
     cache_mb: Annotated[
         float,
-        typer.Option(min=0, help="Memory (MB) that caches results of repeated queries. 0: none."),
+        typer.Option(
+            min=0, max=1e9, help="Memory (MB) that caches results of repeated queries. 0: none."
+        ),
     ] = 256,
     settings: SearchSettings = None,
     as_json: Json = False,
