@@ -171,6 +171,8 @@ def test_end_tokens_and_normal_forms(text: str) -> None:
 
 @given(text=PIECES, gold=PIECES)
 @example(text="\x01\x01", gold="\x01\x01")
+@example(text="<|im_end|><search><|im_end|>", gold="<|im_end|><|im_end|>")
+@example(text="New <think>Doc 1 (Title: York)", gold="New York")
 def test_marks_are_where_answers_are_found(text: str, gold: str) -> None:
     pieces = marked(text, [gold])
     assert "".join(pieces) == text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -86,10 +86,19 @@ def is_degenerate(gold: str) -> bool:
     return len(normal) <= 1 or normal in ("yes", "no")
 
 
+def blanked(text: str) -> str:
+    """`text` with spaces for tags and headings of the search protocol. Letters keep their place."""
+    return _replaced(text, lambda found: " " * len(found.group()))
+
+
 def _unwrapped(text: str) -> str:
+    return _replaced(text, " ")
+
+
+def _replaced(text: str, by: str | Callable[[re.Match[str]], str]) -> str:
     if "(Title:" in text:
-        return _TAG_OR_HEADING.sub(" ", text)
-    return _TAG.sub(" ", text) if "<" in text else text
+        return _TAG_OR_HEADING.sub(by, text)
+    return _TAG.sub(by, text) if "<" in text else text
 
 
 @lru_cache(maxsize=4096)

@@ -9,6 +9,8 @@ from tspo_cli.config.sections.prompt_value import QUESTION, prompt_value
 from tspo_cli.errors import MissingResourceError
 
 AfterEos = Literal["drop", "keep", "user_turn"]
+LONGEST_SHOWN = 300
+"""Characters of a prompt that is none in a message: a path is shown whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def prompt_style(prompt: str) -> PromptStyle:
 
 def unknown_prompt(prompt: str) -> str:
     """What is wrong with a `rollout.prompt` that is none, in one line."""
-    shown = prompt if len(prompt) <= 80 else f"{prompt[:79]}…"
+    shown = prompt if len(prompt) <= LONGEST_SHOWN else f"{prompt[:LONGEST_SHOWN]}…"
     return (
         f"rollout.prompt: {shown!r} is neither a style ({', '.join(STYLES)}) nor a template with "
         f"{QUESTION}, nor the file of one"

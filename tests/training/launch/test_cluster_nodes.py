@@ -73,8 +73,12 @@ class Cluster:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1] % 20000 + 10000
 
+    def variables(self, node: int = 0) -> Path:
+        """What the training on a node writes. On one node alone it has no rank."""
+        return self.folder / f"variables{'' if self.serves else node}.json"
+
     def trains(self, node: int = 0) -> bool:
-        return (self.folder / f"variables{node}.json").exists()
+        return self.variables(node).exists()
 
     def arguments(self, *settings: str) -> list[str]:
         settings = (*settings, f"launch.environment={self.folder / 'venv'}")
@@ -114,7 +118,7 @@ def test_a_launch_with_the_name_of_an_earlier_one(cluster: Cluster) -> None:
     first = [cluster.node(number) for number in range(2)]
     assert [process.wait(100) for process in first] == [0, 0]
     cluster.end.unlink()
-    (cluster.folder / "variables0.json").unlink()
+    cluster.variables().unlink()
     serving = cluster.node(1)
     training = cluster.node(0)
     wait_until(lambda: cluster.trains() or serving.poll() is not None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from tspo_cli.credit.gold_match import contains_answer, is_degenerate
+from tspo_cli.credit.gold_match import blanked, contains_answer, is_degenerate
 from tspo_cli.data.word_forms import spans, wanted
 
 
@@ -20,5 +20,5 @@ def marked(text: str, golds: Sequence[str]) -> list[str]:
     if not contains_answer(text, plain):
         return [text]  # most passages: much faster than letter by letter
     answers = [answer for answer in map(wanted, plain) if answer is not None]
-    edges = [0, *spans(text, answers).ravel().tolist(), len(text)]
+    edges = [0, *spans(blanked(text), answers).ravel().tolist(), len(text)]
     return [text[start:end] for start, end in pairwise(edges)]
