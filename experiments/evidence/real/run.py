@@ -19,6 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from textwrap import fill
 from typing import Any
 
 from experiments.evidence.real.figure import draw
@@ -50,6 +51,8 @@ SHARES = (
     "invalid_share",
 )
 COLUMNS = (*SHARED, *(name.removeprefix("groups/") for name in SHARES))
+WIDTH = 100
+"""Columns of the page."""
 HELD_OUT = 64
 """Questions that no training sees, as many as main.sweep.toml evaluates."""
 
@@ -95,7 +98,13 @@ def collect() -> None:
         )
         tables["training"] = _training_table(rows)
         draw(rows, _rewards(rows), _start_em(start), HERE / "ends.svg")
-    write_tables(HERE / "README.md", tables)
+    write_tables(HERE / "README.md", {name: _wrapped(text) for name, text in tables.items()})
+
+
+def _wrapped(table: str) -> str:
+    """A table with its note in lines of the page's width."""
+    lines = (line if line.startswith("|") else fill(line, WIDTH) for line in table.splitlines())
+    return "\n".join(lines) + "\n"
 
 
 def _with_shares(row: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -136,7 +145,8 @@ def _training_table(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     for arm, runs in arms.items():
         means = [fmean(float(run[name] or 0) for run in runs) for name in names]
-        lines.append(f"| {arm} | {' | '.join(f'{mean:.3g}' for mean in means)} |")
+        cells = [*(f"{mean:.3g}" for mean in means[:-1]), f"{means[-1]:,.0f}"]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
