@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments.evidence.tables import Row, area_pairs
 from tspo_cli.evaluation.statistics.over_seeds import paired_difference
-from tspo_cli.reporting.figure import draw_sweep, save_figure
+from tspo_cli.reporting.figure import draw_sweep, load_pyplot, save_figure
 from tspo_cli.reporting.scores.sweep_scores import SweepView
 
 _BASELINES = {"grpo": ("GRPO", "C0", 0.14), "tspo": ("TSPO", "C1", -0.14)}
@@ -25,12 +25,7 @@ def draw_differences(rows: Sequence[Row], name: str, arms: Sequence[str], file: 
     """Draw the difference in area of each of `arms` to GRPO and to TSPO in the experiment `name`:
     mean and 95 % t interval over pairs, in points.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "tspo"  # equal data give an equal SVG
-    from matplotlib import pyplot
-
+    pyplot = load_pyplot()
     figure, axes = pyplot.subplots(figsize=(7.2, 0.8 + 0.36 * len(arms)))
     for other, (label, color, height) in _BASELINES.items():
         tests = {
