@@ -35,7 +35,7 @@ def test_arms_differ_in_credit_alone() -> None:
 def write_steps(run: Path, rewards: list[float]) -> None:
     run.mkdir(parents=True)
     for step, reward in enumerate(rewards, start=1):
-        shares = dict.fromkeys(study.SHARES, 0.25)
+        shares = dict.fromkeys(study.MEANS, 0.25)
         append_jsonl(run / "metrics.jsonl", {**shares, "step": step, "reward": reward})
 
 
@@ -45,7 +45,7 @@ def test_the_table_of_training_has_means_over_the_runs_of_an_arm(tmp_path: Path)
         write_steps(tmp_path / arm / f"seed{seed}", [0.0, 1.0])
         for step in (0, 2):
             row = {"arm": arm, "seed": seed, "step": step, "f1": f1 if step else 0.9}
-            rows.append(study._with_shares({**row, "train_cpu_seconds": 7.0}, tmp_path))
+            rows.append(study._with_means({**row, "train_cpu_seconds": 7.0}, tmp_path))
     head, _, *lines = study._training_table(rows).splitlines()
     assert head.startswith(
         "| arm | f1 | reward | all correct | mixed | all wrong near miss | all miss |"

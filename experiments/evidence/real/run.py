@@ -44,13 +44,14 @@ ROOT = Path("runs/evidence/real")
 FOLDER = ROOT / "main"
 MAIN = HERE / "main.sweep.toml"
 CLASSES = ("all_correct", "mixed", "all_wrong_near_miss", "all_miss")
-SHARES = (
+MEANS = (
     "reward",
     *(f"groups/{name}" for name in CLASSES),
     "groups/near_miss",
     "invalid_share",
 )
-COLUMNS = (*SHARED, *(name.removeprefix("groups/") for name in SHARES))
+"""Metrics of training of which a row has the mean over all steps."""
+COLUMNS = (*SHARED, *(name.removeprefix("groups/") for name in MEANS))
 WIDTH = 100
 """Columns of the page."""
 HELD_OUT = 64
@@ -88,7 +89,7 @@ def collect() -> None:
         tables["start"] = tspo("report", str(start), "--format", "md")
     if has_finished_runs(FOLDER):
         record = json.loads(tspo("report", str(FOLDER), "--json"))
-        rows = [_with_shares(row, FOLDER) for row in sweep_rows(MAIN, record)]
+        rows = [_with_means(row, FOLDER) for row in sweep_rows(MAIN, record)]
         with open(HERE / "results.csv", "w", encoding="utf-8", newline="") as handle:
             writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
             writer.writeheader()
@@ -107,12 +108,12 @@ def _wrapped(table: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _with_shares(row: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _with_means(row: dict[str, Any], folder: Path) -> dict[str, Any]:
     """`row` with the means over all training steps of its run."""
     steps = read_jsonl(folder / row["arm"] / f"seed{row['seed']}" / METRICS_NAME)
     return row | {
         name.removeprefix("groups/"): round(fmean(step[name] for step in steps), 4)
-        for name in SHARES
+        for name in MEANS
     }
 
 
@@ -133,7 +134,7 @@ def _start_em(start: Path) -> float:
 
 def _training_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Means over the runs of each arm: F1 at the end, and what its training rollouts were."""
-    names = ("f1", *(name.removeprefix("groups/") for name in SHARES), "train_cpu_seconds")
+    names = ("f1", *(name.removeprefix("groups/") for name in MEANS), "train_cpu_seconds")
     last = max(row["step"] for row in rows)
     arms: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
