@@ -151,6 +151,9 @@ def test_make_world_options_follow_its_configuration() -> None:
 
 
 def test_make_world_names_the_wrong_option() -> None:
-    done = run("make-world", "--out", "world", "--two-hop-share", "2")
+    done = run("make-world", "--out", "world", "--entities", "-1")
     assert isinstance(done.exception, InvalidInputError)
-    assert str(done.exception).startswith("--two-hop-share 2")
+    assert str(done.exception).startswith("--entities -1")
+    done = run("make-world", "--out", "world", "--two-hop-share", "2")
+    assert done.exit_code == 2
+    assert "--two-hop-share" in done.stderr

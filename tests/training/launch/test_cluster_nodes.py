@@ -18,6 +18,7 @@ import pytest
 
 from tests.conftest import run_tspo
 from tspo_cli.training.launch.nodes.cluster import Signals
+from tspo_cli.training.launch.nodes.first_node import sign_file
 
 # In the place of an environment's Python: a server answers 200 everywhere, a training writes its
 # variables and goes on until the file `end` is there.
@@ -80,6 +81,10 @@ class Cluster:
     def trains(self, node: int = 0) -> bool:
         return self.variables(node).exists()
 
+    def sign(self) -> bytes:
+        """The newest sign of life of the first node."""
+        return sign_file(self.run / "launch", "1").read_bytes()
+
     def arguments(self, *settings: str) -> list[str]:
         settings = (*settings, f"launch.environment={self.folder / 'venv'}")
         words = [word for setting in settings for word in ("--set", setting)]
@@ -131,6 +136,9 @@ def test_a_launch_with_the_name_of_an_earlier_one(cluster: Cluster) -> None:
 def test_a_node_that_serves_ends_when_the_first_one_is_lost(cluster: Cluster) -> None:
     nodes = [cluster.node(number) for number in range(2)]
     wait_until(lambda: cluster.trains() or any(node.poll() is not None for node in nodes))
+    # The first sign that the other node found may be of an earlier launch. The next one is not.
+    sign = cluster.sign()
+    wait_until(lambda: cluster.sign() != sign)
     nodes[0].kill()
     assert nodes[1].wait(60) == 1
     last = nodes[1].communicate()[1].strip().splitlines()[-1]
