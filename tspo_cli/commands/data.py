@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -153,7 +152,7 @@ def audit(
     index: Annotated[
         Path | None,
         typer.Option("--index", help="Index to search; its corpus is read."),
-    ] = (None),
+    ] = None,
     corpus: Annotated[
         Path | None, typer.Option("--corpus", help="Corpus file, if there is no index yet.")
     ] = None,
@@ -189,55 +188,28 @@ def audit(
     tspo data audit nq hotpotqa --index runs/index --train data/nq/train.jsonl
     """
     from tspo_cli.data.corpus import contamination
-    from tspo_cli.data.corpus.chunks import WHOLE
-    from tspo_cli.data.corpus.corpus_files import CorpusFacts, read_corpus
     from tspo_cli.data.readers import resolve_data
-    from tspo_cli.evaluation.ceiling import CorpusCeiling, no_gold, search_ceiling
+    from tspo_cli.evaluation.audit import audit_sets
+    from tspo_cli.evaluation.ceiling import no_gold
     from tspo_cli.evaluation.sets import read_eval_sets
     from tspo_cli.reporting.tables.evaluation_table import audit_table
     from tspo_cli.retrieval.index.other_corpus import OTHER_CORPUS
-    from tspo_cli.retrieval.index.searcher import open_index
 
     if (index is None) == (corpus is None) and (corpus is not None or not train):
         raise UsageError("give either --index DIR or --corpus FILE, or only --train FILE")
     sets = read_eval_sets(data, limit)
     questions = [at for name in data for at in contamination.located(resolve_data(name), limit)]
     trained = [at for name in train or [] for at in contamination.located(resolve_data(name))]
-    searcher = None if index is None else open_index(index)
-
-    def passages(label: str) -> Iterator[tuple[str, str, str]]:
-        """(where, id, contents) of every passage."""
-        if searcher is not None:
-            rows = console.track(searcher.passages(), label, len(searcher))
-            return ((f"passage {name!r} of {index}", name, text) for name, text in rows)
-        found = console.track(read_corpus([corpus or Path()], WHOLE, CorpusFacts()), label)
-        return ((f"{file}:{line}", one.id, one.contents) for file, line, one in found)
-
-    rows = []
-    finder = contamination.QuestionFinder(questions)
-    if index is not None or corpus is not None:
-        ceilings = {name: CorpusCeiling(members) for name, members in sets.items()}
-        for where, passage, text in passages("reading the corpus"):
-            finder.feed(where, text)
-            for ceiling in ceilings.values():
-                ceiling.feed(passage, text)
-        for name, members in sets.items():
-            depths = sorted(set(ks or [3, 5, 10]))
-            by_k = [] if searcher is None else search_ceiling(members, searcher, depths)
-            shares = ceilings[name].shares()
-            rows.append({"dataset": name, "n": len(members), **shares, "search": by_k})
-            if no_gold(shares):
-                console.warn(f"{name}: {OTHER_CORPUS}")
-    findings = [
-        *finder.findings(),
-        *contamination.shared_questions(questions, trained),
-        *contamination.repeated_questions(questions),
-    ]
-    counts = contamination.counts(findings)
-    examples = contamination.examples(findings)
+    depths = sorted(set(ks or [3, 5, 10]))
+    found = audit_sets(sets, questions, trained, index=index, corpus=corpus, depths=depths)
+    for row in found.rows:
+        if no_gold(row):
+            console.warn(f"{row['dataset']}: {OTHER_CORPUS}")
+    counts = contamination.counts(found.findings)
+    examples = contamination.examples(found.findings)
     if as_json:
-        found = {"counts": counts, "examples": [example.as_json() for example in examples]}
-        console.result_json({"results": rows, "contamination": found})
+        leaked = {"counts": counts, "examples": [example.as_json() for example in examples]}
+        console.result_json({"results": found.rows, "contamination": leaked})
     else:
         for kind, words in contamination.KINDS.items():
             if counts[kind]:
@@ -245,13 +217,15 @@ def audit(
                 for example in examples:
                     if example.kind == kind:
                         console.result(f"  {example}")
-        if rows:
-            console.result(audit_table(rows))
-    if not findings:
-        places = ["in a passage"] * bool(rows) + ["among the training questions"] * bool(train)
+        if found.rows:
+            console.result(audit_table(found.rows))
+    if not found.findings:
+        places = ["in a passage"] * bool(found.rows) + ["among the training questions"] * bool(
+            train
+        )
         console.say(f"no question was found {', '.join([*places, 'or twice in its file'])}")
     elif strict:
-        raise GateError(f"{len(findings)} findings, expected none (--strict)")
+        raise GateError(f"{len(found.findings)} findings, expected none (--strict)")
 
 
 @app.command()

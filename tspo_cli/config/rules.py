@@ -38,6 +38,18 @@ def rule_problems(config: Config) -> Iterator[str]:
     else:
         yield from _rl_problems(config)
         yield from _credit_problems(config)
+    for rules in (
+        _model_problems,
+        _rollout_problems,
+        _evaluation_problems,
+        _deepspeed_problems,
+        portable_problems,
+        _retriever_problems,
+    ):
+        yield from rules(config)
+
+
+def _model_problems(config: Config) -> Iterator[str]:
     if config.model.hidden_size % 32 or (not config.model.path and config.model.hidden_size < 64):
         yield (
             "model.hidden_size: expected a multiple of 32 from 64 up, got "
@@ -48,6 +60,9 @@ def rule_problems(config: Config) -> Iterator[str]:
             "model.frozen_layers: with adapters (lora.rank) the whole model is frozen; set one of "
             "the two to 0"
         )
+
+
+def _rollout_problems(config: Config) -> Iterator[str]:
     rollout = config.rollout
     for name in rollout.template_kwargs:
         if name in _OWN_ARGUMENTS or not name.isidentifier():
@@ -65,6 +80,9 @@ def rule_problems(config: Config) -> Iterator[str]:
             f"{shortest} (rollout.max_prompt_tokens, max_new_tokens, max_observation_tokens); "
             "raise it, lower those, or set it to 0"
         )
+
+
+def _evaluation_problems(config: Config) -> Iterator[str]:
     held_out = config.data.held_out or config.data.held_out_share
     if held_out and (config.kind != "sft" or config.data.world):
         yield 'data.held_out: for kind = "sft" with data.demonstrations'
@@ -72,11 +90,16 @@ def rule_problems(config: Config) -> Iterator[str]:
         yield "data.held_out: files are named, and data.held_out_share is set; give one of them"
     if config.eval.every and not (config.eval.data or held_out):
         yield "eval.every: evaluations are asked for, but eval.data names no question file"
+
+
+def _deepspeed_problems(config: Config) -> Iterator[str]:
     if config.deepspeed.gradient_dtype == "float32" and config.deepspeed.zero_stage < 2:
         yield "deepspeed.gradient_dtype: float32 needs deepspeed.zero_stage 2 or 3"
     if config.deepspeed.offload_optimizer and config.deepspeed.zero_stage == 0:
         yield "deepspeed.offload_optimizer: needs deepspeed.zero_stage 1, 2 or 3"
-    yield from portable_problems(config)
+
+
+def _retriever_problems(config: Config) -> Iterator[str]:
     searches = config.rollout.max_searches > 0 and (config.kind != "sft" or bool(config.eval.data))
     retriever = config.retriever
     if searches and not (retriever.index or retriever.url or retriever.qdrant.url):
