@@ -14,16 +14,18 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from io import BufferedRandom
 from pathlib import Path
+from typing import TypeVar
 
 from tspo_cli.console import STDOUT, byte_size
-from tspo_cli.errors import InvalidInputError
+from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.plain_files import append_plain, open_plain, require_folder
 
+T = TypeVar("T")
 LOCK_NAME = ".lock"
 """The file in a directory that its only writer holds locked."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -196,6 +198,28 @@ def identity(folder: Path) -> tuple[int, int] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return state.st_dev, state.st_ino
+
+
+def steady(
+    path: Path, read: Callable[[], T], state: Callable[[Path], object] = identity, looks: int = 3
+) -> T:
+    """What `read` gives of a folder that stays the same meanwhile, as its `state` says: no half of
+    two. It is read again, `looks` times at most.
+
+    Raises:
+        InvalidInputError: the folder was replaced again and again.
+    """
+    for _ in range(looks):
+        before = state(path)
+        try:
+            found = read()
+        except (TspoError, OSError):
+            if state(path) == before:
+                raise
+        else:
+            if state(path) == before:
+                return found
+    raise InvalidInputError(f"{path}: was replaced while it was read; try again")
 
 
 def delete(path: Path) -> None:

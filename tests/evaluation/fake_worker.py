@@ -14,8 +14,10 @@ def say(**message: Any) -> None:
 
 
 def main() -> None:
-    json.loads(sys.stdin.readline())
-    say(ready={"model": "m", "kind": "transformers-float32", "positions": 0})
+    job = json.loads(sys.stdin.readline())
+    # A model called `replaced` is another one for every process.
+    model = f"m{os.getpid()}" if job["config"]["model"]["path"] == "replaced" else "m"
+    say(ready={"model": model, "kind": "transformers-float32", "positions": 0})
     for line in sys.stdin:
         for question in json.loads(line):
             if question["question"] == "die":

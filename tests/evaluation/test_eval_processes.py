@@ -85,6 +85,15 @@ def test_a_worker_that_ends_ends_the_evaluation(
     assert all(process.returncode is not None for process in processes), "none is left behind"
 
 
+def test_workers_that_opened_different_models_do_not_answer(fake: None) -> None:
+    """The directory was exported anew between them: their answers are of no model."""
+    job = Job(load_config([], ['model.path="replaced"']), "direct")
+    with pytest.raises(InvalidInputError, match="replaced: was replaced"), open_workers(job, 2):
+        pass
+    with open_workers(job, 1) as alone:
+        assert alone.facts["model"].startswith("m")
+
+
 def test_one_engine_needs_one_gpu(fake: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with (

@@ -17,6 +17,7 @@ from tspo_cli.models.checks.json_files import (
 )
 from tspo_cli.models.checks.loading_report import check_shards, check_tensors
 from tspo_cli.models.checks.model_size import is_large_on_cpu
+from tspo_cli.own_memory import leave_files
 
 if TYPE_CHECKING:
     import torch
@@ -111,8 +112,9 @@ def load_model(
     """The causal language model of a directory or hub name (at `revision`; empty: its main branch),
     in eval mode on `device`. dtype None: as it was saved.
 
-    Only safetensors weights are read, and no code that comes with a model is run. A large bfloat16
-    model multiplies in float32 on a CPU that has no instructions for bfloat16.
+    Only safetensors weights are read, and no code that comes with a model is run. Later changes of
+    the files do not change the model. A large bfloat16 model multiplies in float32 on a CPU that
+    has no instructions for bfloat16.
 
     Raises:
         MissingResourceError: no such directory, no configuration or weights in it, or the hub does
@@ -148,6 +150,7 @@ def load_model(
     model, report = loaded
     check_tensors(path, report)
     torch.nn.Module.to(model, device)
+    leave_files(model)
     if is_large_on_cpu(model) and not formats.has_bfloat16():
         formats.multiply_in_float32(model)
     policy: PreTrainedModel = model.eval()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +16,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.console import say
 from tspo_cli.disk import identity
 from tspo_cli.models.chat_template import stop_ids, template_notes
+from tspo_cli.models.checks.model_digest import former_digest, steady_model
 from tspo_cli.models.dtype import use_float32_head
 from tspo_cli.models.eos import eos_ids
 from tspo_cli.models.lora import adapted_layers, add_lora
@@ -115,9 +117,15 @@ def _train(
     attempt: int,
     resume: bool,
 ) -> None:
-    if rank() == 0:
-        keep_or_compare_inputs(directory, input_digests(config, inputs), resume=resume)
-    tokenizer, model = starting_policy(config, device)
+
+    def opened() -> tuple[PreTrainedTokenizerFast, Any]:
+        if rank() == 0:
+            digests = input_digests(config, inputs)
+            former = partial(former_digest, config.model.path, config.model.revision)
+            keep_or_compare_inputs(directory, digests, resume=resume, former_model=former)
+        return starting_policy(config, device)
+
+    tokenizer, model = steady_model(config.model.path, opened)
     check_model(model, tokenizer, config)
     protocol = SearchProtocol.from_config(tokenizer, config.rollout)
 

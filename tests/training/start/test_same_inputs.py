@@ -8,6 +8,7 @@ import pytest
 
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.models.checks.model_digest import former_digest
 from tspo_cli.runs import METRICS_NAME
 from tspo_cli.training.start.inputs import TrainingInputs
 from tspo_cli.training.start.same_inputs import input_digests, keep_or_compare_inputs
@@ -57,3 +58,28 @@ def test_files_of_the_working_directory_are_no_starting_model(
     before = input_digests(Config(), NOTHING)
     (tmp_path / "config.json").write_text("{}")
     assert input_digests(Config(), NOTHING) == before
+
+
+def test_the_digest_of_an_earlier_version_is_as_good(tmp_path: Path) -> None:
+    """It did not look at every file of the model; a run that recorded it goes on."""
+    model, run = tmp_path / "model", tmp_path / "run"
+    for folder in (model, run):
+        folder.mkdir()
+    (run / METRICS_NAME).touch()
+    (model / "merges.txt").write_text("a b")
+    config = Config.model_validate({"model": {"path": str(model)}})
+
+    def compare(*, resume: bool, former: bool = False) -> None:
+        digests = input_digests(config, NOTHING)
+        if former:
+            digests["model"] = former_digest(str(model))
+        keep_or_compare_inputs(
+            run, digests, resume=resume, former_model=lambda: former_digest(str(model))
+        )
+
+    compare(resume=False, former=True)
+    compare(resume=True)
+    compare(resume=False)
+    (model / "merges.txt").write_text("b a")
+    with pytest.raises(InvalidInputError, match="starting model"):
+        compare(resume=True)

@@ -17,7 +17,7 @@ from tspo_cli.console import say
 from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.models.chat_template import stop_ids, template_notes
 from tspo_cli.models.checks.length_limits import check_length, check_vllm_length, positions
-from tspo_cli.models.checks.model_digest import model_digest
+from tspo_cli.models.checks.model_digest import model_digest, steady_model
 from tspo_cli.models.checks.vocabulary import check_vocabulary
 from tspo_cli.models.eos import saved_eos_ids
 from tspo_cli.models.load_model import load_tokenizer, model_config
@@ -66,7 +66,8 @@ def open_engine(
 
     Raises:
         RemoteServiceError: the server refuses requests with `tools`.
-        MissingResourceError, InvalidInputError: the model cannot be loaded.
+        MissingResourceError, InvalidInputError: the model cannot be loaded, or was replaced
+            meanwhile.
         UsageError: vllm.url is set, which is for training, or model.revision for a served model.
     """
     if config.endpoint.url and config.model.revision:
@@ -76,8 +77,11 @@ def open_engine(
         )
     if config.endpoint.url:
         return _remote(config, tools, protocol)
-    open_local = _vllm if config.rollout.engine == "vllm" else _transformers
-    return open_local(config, protocol)
+    is_vllm = config.rollout.engine == "vllm"
+    open_local = _vllm if is_vllm else _transformers
+    # A second vLLM would not fit beside the first one.
+    looks = 1 if is_vllm else 3
+    return steady_model(config.model.path, lambda: open_local(config, protocol), looks)
 
 
 def _remote(

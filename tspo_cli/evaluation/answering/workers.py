@@ -87,7 +87,8 @@ def open_workers(job: Job, count: int) -> Iterator[Workers]:
     """`count` processes that do `job`. On a machine with GPUs each has one of its own.
 
     Raises:
-        InvalidInputError: there are fewer GPUs. TspoError: a worker could not open its engine.
+        InvalidInputError: there are fewer GPUs, or the workers opened different models.
+        TspoError: a worker could not open its engine.
     """
     command = [sys.executable, "-m", WORKER, "evaluate", str(os.getpid())]
     processes = [
@@ -110,6 +111,11 @@ def open_workers(job: Job, count: int) -> Iterator[Workers]:
         facts: list[Message] = []
         while len(facts) < count:
             facts.append(workers.next_message()[1]["ready"])
+        if any(told != facts[0] for told in facts):
+            raise InvalidInputError(
+                f"{job.config.model.path}: was replaced while {count} processes opened it; start "
+                "again"
+            )
         yield Workers(processes, messages, facts[0])
         for process in processes:
             assert process.stdin is not None

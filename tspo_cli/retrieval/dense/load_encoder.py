@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.own_memory import leave_files
 from tspo_cli.packages import missing
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def _loaded(
             _require_tensors(report.text, what, name, unused)
             raise _refusal(error, what, name) from None
     _require_tensors(report.text, what, name, unused)
+    leave_files(model)
     tokenizer = model.tokenizer
     words = tokenizer.get_vocab().keys() - getattr(tokenizer, "added_tokens_encoder", {}).keys()
     if len(words) < 2:  # transformers makes such a one without any file

@@ -9,14 +9,14 @@ DIR/encoder.onnx                 dense: the encoder of encoder_backend onnx or o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import Any
 
 from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.data.corpus.corpus_files import corpus_digest
-from tspo_cli.disk import identity
-from tspo_cli.errors import InvalidInputError, TspoError
+from tspo_cli.disk import steady
+from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.dense.encoder import EXPORTED_NAME, encoder_digest
 from tspo_cli.retrieval.manifest import (
     check_digest,
@@ -35,10 +35,6 @@ from tspo_cli.retrieval.search_settings import (
     for_search,
 )
 from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult, query_problem
-
-T = TypeVar("T")
-_LOOKS = 3
-"""How often an index is read that is replaced meanwhile."""
 
 
 class Searcher:
@@ -136,27 +132,7 @@ def open_index(path: Path, settings: Mapping[str, object] | None = None) -> Sear
             or changed; the encoder differs from the one of the build; or a setting cannot be
             changed after the build.
     """
-    return _steady(path, lambda: _open(path, settings or {}))
-
-
-def _steady(path: Path, read: Callable[[], T]) -> T:
-    """What `read` gives of an index directory that stays the same meanwhile: files of two indexes
-    would give passages that nobody ranked.
-
-    Raises:
-        InvalidInputError: the index was replaced again and again.
-    """
-    for _ in range(_LOOKS):
-        place = identity(path)
-        try:
-            found = read()
-        except (TspoError, OSError):
-            if identity(path) == place:
-                raise
-        else:
-            if identity(path) == place:
-                return found
-    raise InvalidInputError(f"{path}: was replaced while it was read; try again")
+    return steady(path, lambda: _open(path, settings or {}))
 
 
 def _open(path: Path, settings: Mapping[str, object]) -> Searcher:
@@ -205,7 +181,7 @@ def verify_index(path: Path) -> dict[str, Any]:
         MissingResourceError, InvalidInputError: as `open_index`; also InvalidInputError if a file
             of the index, or the corpus it was built from, has changed. The corpus may be missing.
     """
-    return _steady(path, lambda: _verify(path))
+    return steady(path, lambda: _verify(path))
 
 
 def _verify(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +91,17 @@ def _plain(demonstration: ScriptedTrajectory) -> dict[str, Any]:
     return record
 
 
-def keep_or_compare_inputs(run: Path, digests: dict[str, str], *, resume: bool) -> None:
+def keep_or_compare_inputs(
+    run: Path,
+    digests: dict[str, str],
+    *,
+    resume: bool,
+    former_model: Callable[[], str] | None = None,
+) -> None:
     """Write RUN/inputs.json, or with `resume` compare it with `digests`. A run of an earlier
     version has none: it is written then. So it is where an attempt ended before it had a result,
-    such as one without a model at its place.
+    such as one without a model at its place. `former_model`: the model's digest as earlier versions
+    recorded it, which is as good.
 
     Raises:
         InvalidInputError: the run began with other inputs.
@@ -106,7 +113,10 @@ def keep_or_compare_inputs(run: Path, digests: dict[str, str], *, resume: bool) 
         raise InvalidInputError(f"{path}: expected an object of digests; delete it and resume")
     for kind, digest in digests.items():
         before = recorded.get(kind, digest)
-        if before != digest:
+        if before == digest:
+            continue
+        is_former = kind == "model" and former_model is not None and before == former_model()
+        if not is_former:
             what = "they were" if kind == SEARCH_KIND else "their digest was"
             raise InvalidInputError(
                 f"{run}: it began with other {_NAMES[kind]}: {what} {before}, now {digest}; put "
