@@ -15,6 +15,7 @@ import typer
 from tspo_cli.commands.options import Json, OverwriteRun, ResumeRun, RunOut, Settings, Sources
 from tspo_cli.console import counted, result, result_json
 from tspo_cli.errors import MissingResourceError, UsageError
+from tspo_cli.variables import number_in
 
 if TYPE_CHECKING:
     from tspo_cli.training.launch.nodes.cluster_plan import ClusterPlan
@@ -41,11 +42,12 @@ def launch(
         typer.Option(metavar="A,B,...", help="Addresses of all nodes. Default: this machine."),
     ] = _LOCAL,
     node: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=0, envvar="SLURM_NODEID", help="Number of this machine in --hosts, from 0."
+            min=0,
+            help="Number of this machine in --hosts, from 0. Default: SLURM_NODEID, or 0.",
         ),
-    ] = 0,
+    ] = None,
     port: Annotated[
         int,
         typer.Option(
@@ -88,9 +90,7 @@ def launch(
             f"--hosts {shlex.quote(wrong or hosts)}: expected names or IPv4 addresses of all "
             "nodes, such as node01,node02"
         )
-    place = node if len(names) > 1 else 0
-    if not place < len(names):
-        raise UsageError(f"--node {node}: --hosts names {len(names)}")
+    place = _place(node, len(names))
     if len(names) > 1 and not (port and job) and not dry_run:
         raise UsageError("--hosts: several nodes need --port and --job, the same on all of them")
     if job and not _JOB.fullmatch(job):
@@ -130,6 +130,21 @@ def launch(
         )
     )
     raise typer.Exit(code)
+
+
+def _place(node: int | None, nodes: int) -> int:
+    """The number of this machine. One node needs none, and heeds no variable of a job around it.
+
+    Raises:
+        UsageError: there are not so many nodes, or SLURM_NODEID is no number.
+    """
+    if nodes == 1:
+        return 0
+    place = number_in("SLURM_NODEID", 0) if node is None else node
+    if not place < nodes:
+        name = "SLURM_NODEID" if node is None else "--node"
+        raise UsageError(f"{name} {place}: --hosts names {nodes}")
+    return place
 
 
 def _show(plan: ClusterPlan, json: bool) -> None:

@@ -31,6 +31,8 @@ if module.endswith("server_process"):
         def do_GET(self):
             self.send_response(200)
             self.end_headers()
+    if arguments[0] == "serve" and (folder / "broken").exists():
+        sys.exit("error: no such index")
     at = [arguments[arguments.index(name) + 1] for name in ("--host", "--port")]
     http.server.HTTPServer((at[0], int(at[1])), Ready).serve_forever()
 made = folder / f"variables{{os.getpid()}}.tmp"
@@ -43,12 +45,15 @@ _LAUNCH = """
 import sys
 from tspo_cli.training.launch.nodes import cluster, first_node
 first_node.SILENCE = 3.0
+first_node.FIRST_WORD = 1.0
 cluster.ALONE = 3.0
 sys.argv[0] = "tspo"
 from tspo_cli.commands.app import main
 main()
 """
 ENGINES = ("rollout.engine=vllm", "launch.engines=1", "launch.engine_nodes=1")
+TOKENS = ("TSPO_ENGINE_TOKEN", "TSPO_RETRIEVER_TOKEN")
+RETRIEVER = ("launch.retriever=first", "retriever.index=somewhere")
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 100) -> None:
@@ -64,7 +69,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.run, self.end = folder / "run", folder / "end"
-        self.serves = True
+        self.serves, self.settings = True, ENGINES
         self.started: list[subprocess.Popen[str]] = []
         program = folder / "venv" / "bin" / "python"
         program.parent.mkdir(parents=True)
@@ -92,11 +97,11 @@ class Cluster:
 
     def node(self, number: int) -> subprocess.Popen[str]:
         place = ["--hosts", "127.0.0.1,127.0.0.2", "--node", str(number), "--job", "1"]
-        settings = ENGINES if self.serves else ()
+        settings = self.settings if self.serves else ()
         words = [*self.arguments(*settings), "--gpus", "0", "--port", str(self.port), *place]
         process = subprocess.Popen(
             [sys.executable, "-c", _LAUNCH, *words],
-            env={**os.environ, "TSPO_ENGINE_TOKEN": "a-token-of-all-nodes"},
+            env={**os.environ, **dict.fromkeys(TOKENS, "a-token-of-all-nodes")},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -154,7 +159,63 @@ def test_a_node_does_not_train_without_the_first(cluster: Cluster) -> None:
     assert nodes[0].wait(60) == 128 + signal.SIGTERM
     assert nodes[1].wait(60) == 1
     last = nodes[1].communicate()[1].strip().splitlines()[-1]
-    assert last.startswith("error: the first node has ended, and the training of this one"), last
+    assert last.startswith(
+        "error: 127.0.0.1, the first node, has ended with exit code 143; the training of this one"
+    ), last
+
+
+def test_a_node_that_waits_for_servers_ends_with_the_first(cluster: Cluster) -> None:
+    """Not when its patience for servers (launch.wait, half an hour) is over."""
+    cluster.settings = (*ENGINES, *RETRIEVER)
+    (cluster.folder / "broken").touch()
+    serving = cluster.node(1)
+    assert serving.stderr is not None
+    assert "waiting for retriever_0, engine_0, for up to 1800 s" in serving.stderr.readline()
+    first = cluster.node(0)
+    assert first.wait(60) == 5
+    assert serving.wait(30) == 1
+    last = serving.communicate()[1].strip().splitlines()[-1]
+    assert last.startswith("error: 127.0.0.1, the first node, has ended with exit code 5: retri")
+    assert "no such index" in last
+
+
+def test_a_first_node_that_failed_before_another_one_started(cluster: Cluster) -> None:
+    """It may have been an earlier launch: the other node says so at once, and waits."""
+    cluster.settings = (*ENGINES, *RETRIEVER)
+    (cluster.folder / "broken").touch()
+    assert cluster.node(0).wait(60) == 5
+    serving = cluster.node(1)
+    assert serving.stderr is not None
+    told = serving.stderr.readline()
+    assert told.startswith("warning: 127.0.0.1, the first node, has ended with exit code 5: retr")
+    assert "If that was this launch, end this node too" in told
+    (cluster.folder / "broken").unlink()
+    cluster.end.touch()
+    assert [cluster.node(0).wait(60), serving.wait(60)] == [0, 0]
+
+
+def test_a_node_says_that_it_waits_for_the_first(cluster: Cluster) -> None:
+    serving = cluster.node(1)
+    assert serving.stderr is not None
+    lines = [serving.stderr.readline() for _ in range(3)]
+    assert any("waiting for a sign of life of 127.0.0.1, the first node" in line for line in lines)
+    serving.terminate()
+    assert serving.wait(30) == 143
+
+
+def test_a_job_around_a_launch_of_one_node(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM_NODEID is that of several nodes, and says which option it stands for."""
+    monkeypatch.setenv("SLURM_NODEID", "x")
+    options = [*cluster.arguments(), "--gpus", "0", "--dry-run"]
+    assert run_tspo(*options).code == 0
+    several = ["--hosts", "a,b", "--port", "9000", "--job", "x"]
+    done = run_tspo(*options, *several)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "SLURM_NODEID: expected a whole number, got 'x'" in done.err
+    monkeypatch.setenv("SLURM_NODEID", "2")
+    assert "SLURM_NODEID 2: --hosts names 2" in run_tspo(*options, *several).err
 
 
 def test_variables_of_an_outer_launcher_stay_outside(

@@ -108,11 +108,22 @@ def run_node(job: Job) -> int:
     check_run_place(job.run)
     require_folder(job.folder, own=True)
     job.folder.mkdir(parents=True, exist_ok=True)
-    servers = _Servers(job)
-    with Signals() as signals, _first_node(job) as first:
+    if job.node or len(job.plan.nodes.hosts) == 1:
+        return _run(job)
+    with showing_signs_of_life(sign_file(job.folder, job.name)) as ending:
+        ending.code = _run(job)
+        return ending.code
+
+
+def _run(job: Job) -> int:
+    """See `run_node`."""
+    servers, first = _Servers(job), None
+    if job.node:
+        first = FirstNode(sign_file(job.folder, job.name), job.plan.nodes.hosts[0], job.wait)
+    with Signals() as signals:
         try:
             servers.start()
-            servers.wait_until_ready(signals)
+            servers.wait_until_ready(signals, first)
             code = _train(job, servers, signals, first) if job.trains else 0
             return code or _serve(first, servers, signals)
         finally:
@@ -125,6 +136,7 @@ class Signals:
     def __init__(self) -> None:
         self.first: int | None = None
         self.at = 0.0
+        self.again = False
         self.last: dict[int, float] = {}
         self.children: list[Process] = []
 
@@ -142,6 +154,7 @@ class Signals:
         self.last[number] = now
         if number != signal.SIGINT and now - last < _SAME_SIGNAL:
             return
+        self.again = self.first is not None
         if self.first is None:
             self.first, self.at = number, now
         for child in self.children:
@@ -179,12 +192,20 @@ class _Servers:
         for server in self.own:
             self._start(server)
 
-    def wait_until_ready(self, signals: Signals) -> None:
+    def wait_until_ready(self, signals: Signals, first: FirstNode | None) -> None:
         """Wait for the servers of all nodes: training may use any of them."""
         waiting, started = list(self.job.plan.servers), time.monotonic()
+        if waiting:
+            names = ", ".join(server.name for server in waiting)
+            say(
+                f"waiting for {names}, for up to {self.job.wait:g} s (launch.wait); logs are in "
+                f"{self.job.folder}"
+            )
         while waiting:
             for server in self.own:
                 self._refuse_early_end(server)
+            if first is not None and first.has_ended():
+                raise TspoError(f"{first.ending}; this node still waited for {waiting[0].name}")
             waiting = [server for server in waiting if not _is_ready(server)]
             if signals.first is not None:
                 raise SystemExit(signals.code)
@@ -272,10 +293,9 @@ def _train(job: Job, servers: _Servers, signals: Signals, first: FirstNode | Non
                     servers.keep_up()
                 if first is not None and first.has_ended(in_training=True):
                     alone_since = min(alone_since, time.monotonic())
-                if time.monotonic() - alone_since > ALONE:
+                if first is not None and time.monotonic() - alone_since > ALONE:
                     raise TspoError(
-                        f"the first node has ended, and the training of this one went on for "
-                        f"{ALONE:g} s; {job.plan.nodes.hosts[0]} says why it ended"
+                        f"{first.ending}; the training of this one went on for {ALONE:g} s"
                     )
                 time.sleep(_POLL_SECONDS)
         finally:
@@ -333,23 +353,13 @@ def _variables(job: Job, gpus: Sequence[int]) -> dict[str, str]:
     return variables | job.tokens
 
 
-@contextmanager
-def _first_node(job: Job) -> Iterator[FirstNode | None]:
-    """Of several nodes the first one shows within the block that it lives. The others get what they
-    see of it.
-    """
-    hosts, path = job.plan.nodes.hosts, sign_file(job.folder, job.name)
-    if len(hosts) > 1 and job.node == 0:
-        with showing_signs_of_life(path):
-            yield None
-    else:
-        yield FirstNode(path, hosts[0], job.wait) if job.node else None
-
-
 def _serve(first: FirstNode | None, servers: _Servers, signals: Signals) -> int:
-    """Keep the servers of this node up until the first node says that the training has ended."""
+    """Keep the servers of this node up until the first node says that the training has ended, also
+    after one signal, which the training got too. Where none has begun, it ends this node.
+    """
     while first is not None and not first.has_ended():
-        if signals.overdue():
+        is_alone = signals.first is not None and not first.has_begun
+        if is_alone or signals.again or signals.overdue():
             return signals.code
         if signals.first is None:
             servers.keep_up()
