@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tspo_cli.commands.options import Json, OverwriteRun, ResumeRun, RunOut, Settings, Sources
-from tspo_cli.console import counted, result, result_json
-from tspo_cli.errors import MissingResourceError, UsageError
+from tspo_cli.console import counted, result, result_json, warn
+from tspo_cli.errors import GateError, MissingResourceError, UsageError
 from tspo_cli.variables import number_in
 
 if TYPE_CHECKING:
+    from tspo_cli.config.schema import Config
     from tspo_cli.training.launch.nodes.cluster_plan import ClusterPlan
 
 _LOCAL = "127.0.0.1"
@@ -60,6 +61,18 @@ def launch(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run on each node, start nothing.")
     ] = False,
+    gpu_memory: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1e6,
+            help="GiB of one GPU, with --dry-run; exit code 6 where more is needed. 0: no limit.",
+        ),
+    ] = 0,
+    node_memory: Annotated[
+        float,
+        typer.Option(min=0, max=1e6, help="The same for the CPU memory of a node."),
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Train with the retriever and the vLLM servers that [launch] asks for.
@@ -83,6 +96,8 @@ def launch(
 
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
+    if (gpu_memory or node_memory) and not dry_run:
+        raise UsageError("--gpu-memory and --node-memory are limits of --dry-run, which is missing")
     names = tuple(name.strip() for name in hosts.split(",") if name.strip())
     wrong = next((name for name in names if not _HOST.fullmatch(name)), None)
     if wrong is not None or not names:
@@ -109,7 +124,7 @@ def launch(
             f"after it, up to {_LAST_PORT}; give a smaller one"
         )
     if dry_run:
-        _show(plan, json)
+        _show(config, plan, gpu_memory, node_memory, json)
         return
     _check_gpus(count)
     run = out or Path("runs") / run_name(files[-1])
@@ -147,7 +162,19 @@ def _place(node: int | None, nodes: int) -> int:
     return place
 
 
-def _show(plan: ClusterPlan, json: bool) -> None:
+def _show(
+    config: Config, plan: ClusterPlan, gpu_memory: float, node_memory: float, json: bool
+) -> None:
+    """Print what runs where, and the memory of each node.
+
+    Raises:
+        GateError: more than the limits, or a server cannot start with its memory.
+    """
+    from tspo_cli.training.planning.node_memory import node_memories, too_much
+    from tspo_cli.training.planning.phases import CARD_SHARE
+
+    offered = gpu_memory * CARD_SHARE
+    nodes, remarks, problems = node_memories(config, plan, offered)
     training = {
         "nodes": plan.training_nodes,
         "processes": plan.processes,
@@ -164,17 +191,25 @@ def _show(plan: ClusterPlan, json: bool) -> None:
         for server in plan.servers
     ]
     if json:
-        result_json({"servers": servers, "training": training})
-        return
-    for server in plan.servers:
-        command = shlex.join(["tspo", *server.arguments])
-        host = plan.nodes.hosts[server.node]
-        result(f"{server.name} on {host}, {_where(server.gpus)}: {command}")
-    sets = f"; sets {' '.join(plan.settings)}" if plan.settings else ""
-    result(
-        f"training on {counted(plan.training_nodes, 'node')} with "
-        f"{counted(plan.processes, 'process', 'es')} each, {_where(plan.gpus)}{sets}"
-    )
+        memory = [node.as_dict() for node in nodes]
+        result_json({"servers": servers, "training": training, "memory": memory})
+    else:
+        for server in plan.servers:
+            command = shlex.join(["tspo", *server.arguments])
+            host = plan.nodes.hosts[server.node]
+            result(f"{server.name} on {host}, {_where(server.gpus)}: {command}")
+        sets = f"; sets {' '.join(plan.settings)}" if plan.settings else ""
+        result(
+            f"training on {counted(plan.training_nodes, 'node')} with "
+            f"{counted(plan.processes, 'process', 'es')} each, {_where(plan.gpus)}{sets}"
+        )
+        for node in nodes:
+            result(node.in_words())
+    for remark in remarks:
+        warn(remark)
+    problems += too_much(nodes, offered, node_memory)
+    if problems:
+        raise GateError(problems[0])
 
 
 def _where(gpus: tuple[int, ...]) -> str:

@@ -73,7 +73,10 @@ def plan(
     from tspo_cli.training.planning import step_time
     from tspo_cli.training.planning.estimate import estimate_run
     from tspo_cli.training.planning.fitting import fitting_settings
+    from tspo_cli.training.planning.memory import PlannedRun
+    from tspo_cli.training.planning.model_shape import model_shape
     from tspo_cli.training.planning.phases import CARD_SHARE
+    from tspo_cli.training.planning.server_memory import launched_servers
     from tspo_cli.training.problems import refuse_problems
     from tspo_cli.training.sft.epochs import with_steps_of_epochs
     from tspo_cli.training.start.longest import longest_sequence
@@ -123,10 +126,19 @@ def plan(
     transfer = transfer_in_words(config, gpu=gpus > 0)
     if transfer:
         estimate["weights_to_servers"] = transfer
+    run = PlannedRun(config, model_shape(config), gpus, estimate["context_tokens"], gpu_gib=offered)
+    servers = launched_servers(run)
+    if servers:
+        estimate["servers"] = {name: memory.as_dict() for name, memory in servers.items()}
     if as_json:
         console.result_json(estimate)
     else:
         console.result(_text(estimate))
+        for name, memory in servers.items():
+            console.result(f"{name} server, beside it (estimated): {memory.in_words()}")
+    for memory in servers.values():
+        if memory.remark:
+            console.warn(memory.remark)
     if short:
         cure = (
             " ".join(f"--set {setting}" for setting in estimate["would_fit_with"])
@@ -136,8 +148,9 @@ def plan(
             f"about {needed:.1f} GiB for one process, more than the {offered:.1f} GiB that "
             f"--gpu-memory {gpu_memory:g} offers; it would fit with {cure}"
         )
-    if estimate["engine_problem"]:
-        raise (GateError if gpu_memory else InvalidInputError)(estimate["engine_problem"])
+    problems = [estimate["engine_problem"], *(memory.problem for memory in servers.values())]
+    if problem := next(filter(None, problems), None):
+        raise (GateError if gpu_memory else InvalidInputError)(problem)
 
 
 def _text(estimate: dict[str, Any]) -> str:

@@ -99,14 +99,17 @@ def cuda_graphs(run: PlannedRun) -> float:
     return CUDA_GRAPHS_GIB if run.gpus and run.is_vllm and not run.config.vllm.eager else 0.0
 
 
-def workspace(run: PlannedRun) -> float:
+def workspace(run: PlannedRun, sequences: int = 0) -> float:
     """GiB that vLLM computes with on a GPU: activations of one prefill and the sampler's tables.
+
+    It is for `sequences` requests at once (0: those of an engine in the process).
 
     A block holds its input, the residual, queries, keys and values, gate, up and their product.
     """
     if not (run.gpus and run.is_vllm):
         return 0.0
-    shape, slots = run.shape, max(run.config.rollout.batch_size, run.config.eval.batch_size)
+    shape = run.shape
+    slots = sequences or max(run.config.rollout.batch_size, run.config.eval.batch_size)
     width = (
         4 * shape.hidden
         + (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim
