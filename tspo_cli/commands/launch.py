@@ -170,7 +170,7 @@ def _show(
     Raises:
         GateError: more than the limits, or a server cannot start with its memory.
     """
-    from tspo_cli.training.planning.node_memory import node_memories, too_much
+    from tspo_cli.training.launch.nodes.node_memory import node_memories, too_much
     from tspo_cli.training.planning.phases import CARD_SHARE
 
     offered = gpu_memory * CARD_SHARE

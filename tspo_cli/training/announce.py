@@ -70,9 +70,8 @@ def _lines(config: Config) -> Iterator[str]:
         yield (
             "one step off: a step's rollouts are sampled while the step before trains, with the "
             "weights from before it "
-            "(the first step and those after a checkpoint are on-policy); importance weights are "
-            "cut at "
-            f"{loss.importance_cap:g}"
+            "(the first step and those after a checkpoint are on-policy); "
+            f"one importance weight for each {loss.ratio}{_beyond(config)}"
         )
     if train.updates_per_step == 1:
         updates = (
@@ -133,10 +132,15 @@ def _mismatch(config: Config) -> str:
     rounding = "where they round differently (bfloat16, vLLM), " if loss.mismatch == "auto" else ""
     if loss.mismatch == "none" or (loss.mismatch == "auto" and loss.old_logprobs == "engine"):
         return "no importance weights correct their rounding"
-    if loss.mismatch == "mask":
-        cap = f"{loss.importance_cap:g}"
-        return f"{weights}; tokens with a weight above {cap} or below 1/{cap} are left out"
-    return f"{rounding}{weights}, cut at {loss.importance_cap:g}"
+    return f"{rounding}{weights}{_beyond(config)}"
+
+
+def _beyond(config: Config) -> str:
+    """What becomes of large importance weights."""
+    cap = f"{config.loss.importance_cap:g}"
+    if config.loss.mismatch == "mask":
+        return f"; tokens with a weight above {cap} or below 1/{cap} are left out"
+    return f", cut at {cap}"
 
 
 def _reward(config: Config) -> str:

@@ -18,8 +18,13 @@ from tspo_cli.config.load_config import load_config
 from tspo_cli.config.old_records import current_keys
 from tspo_cli.rollout.engines.read_back import different_weight
 from tspo_cli.runs import read_jsonl
+from tspo_cli.training.announce import loop_options
 from tspo_cli.training.core.handover import parity_limit, probe_limit
-from tspo_cli.training.core.losses import Correction, correction_of_rounding
+from tspo_cli.training.core.losses import (
+    Correction,
+    correction_of_rounding,
+    correction_of_stale,
+)
 
 Tspo = Callable[..., Finished]
 weights = st.floats(1e-6, 1e6)
@@ -209,3 +214,18 @@ def test_weights_are_compared_bit_for_bit_where_they_can_be_read() -> None:
     assert different_weight(held, given_weights) == "b"
     half = {name: value.bfloat16() for name, value in held.items()}
     assert different_weight(half, given_weights) is None, "the same after rounding"
+
+
+@pytest.mark.parametrize(
+    ("mismatch", "said"),
+    [
+        ("none", "for each sequence, cut at 3"),
+        ("mask", "for each sequence; tokens with a weight above 3 or below 1/3 are left out"),
+    ],
+)
+def test_what_is_said_of_stale_rollouts_is_what_happens(mismatch: str, said: str) -> None:
+    settings = ["loss.ratio=sequence", "loss.importance_cap=3", "rollout.one_step_off=true"]
+    config = load_config(["tiny/grpo"], [*settings, f"loss.mismatch={mismatch}"])
+    (line,) = [line for line in loop_options(config) if line.startswith("one step off")]
+    assert line.endswith(said)
+    assert correction_of_stale(config).factor(10.0) == {"none": 3.0, "mask": 0.0}[mismatch]
