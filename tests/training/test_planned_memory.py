@@ -15,6 +15,7 @@ from tspo_cli.config.load_config import load_config
 from tspo_cli.config.rules import rule_problems
 from tspo_cli.errors import GateError, InvalidInputError
 from tspo_cli.models import dtype as formats
+from tspo_cli.models.checks.model_size import token_parameters
 from tspo_cli.models.dtype import product_dtype
 from tspo_cli.training.planning.estimate import estimate_run
 from tspo_cli.training.planning.fitting import fitting_settings
@@ -353,3 +354,4 @@ def test_every_architecture_is_counted(
     assert shape.parameters() == total
     assert shape.active_parameters() == total - idle
     assert (shape.layers, shape.hidden, shape.heads) == (3, 64, 4)
+    assert token_parameters(model) == pytest.approx((total - idle, total - idle), abs=1)

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from tspo_cli.retrieval.types import RetrieverInfo, SearchResult
 from tspo_cli.training.telemetry.rollout_load import (
@@ -14,6 +16,7 @@ from tspo_cli.training.telemetry.rollout_load import (
     RolloutLoad,
     load_measures,
 )
+from tspo_cli.training.telemetry.step_measures import token_operations
 
 
 @dataclass
@@ -74,3 +77,26 @@ def test_caches_of_all_processes(
     caches: list[dict[str, float]], expected: dict[str, float]
 ) -> None:
     assert load_measures([RolloutLoad((), cache) for cache in caches]) == expected
+
+
+def test_operations_are_those_of_what_is_trained() -> None:
+    """Of frozen weights adapters need the gradients of activations alone; below what is trained
+    there are none. Counted as 6, they would show half as many again as the GPU makes.
+    """
+    config = Qwen2Config(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        vocab_size=100,
+    )
+    with torch.device("meta"):
+        model = Qwen2ForCausalLM(config)
+    size = sum(value.numel() for value in model.parameters())
+    assert token_operations(model, adapters=False) == 6 * size
+    model.requires_grad_(False)
+    model.lm_head.requires_grad_(True)
+    head = 32 * 100
+    assert token_operations(model, adapters=True) == 4 * size + 2 * head
+    assert token_operations(model, adapters=False) == 2 * size + 4 * head

@@ -14,7 +14,7 @@ from tspo_cli.runs import read_jsonl
 from tspo_cli.training.telemetry.tracking import step_values, tracker
 
 Tspo = Callable[..., Finished]
-pytest.importorskip("wandb")
+wandb = pytest.importorskip("wandb")
 pytest.importorskip("tensorboard")
 
 
@@ -43,6 +43,16 @@ def test_steps_that_come_again_replace_those_before(tmp_path: Path) -> None:
     events.Reload()
     seen = [(event.step, event.value) for event in events.Scalars("reward")]
     assert seen == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 30.0), (4, 40.0)]
+
+
+def test_the_variable_of_a_project_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B's own variables say where to."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_PROJECT", "of-the-lab")
+    config = load_config(["tiny/grpo"], ["track.wandb=true"])
+    with tracker(config, tmp_path, is_main_process=True, done=0):
+        assert wandb.run is not None
+        assert wandb.run.project == "of-the-lab"
 
 
 @pytest.mark.slow

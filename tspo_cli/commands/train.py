@@ -74,7 +74,11 @@ def train(
     from tspo_cli.config.sources import run_name
     from tspo_cli.training.announce import loop_options
     from tspo_cli.training.launch.claim import check_run_place
-    from tspo_cli.training.problems import refuse_problems
+    from tspo_cli.training.problems import (
+        launch_warnings,
+        refuse_problems,
+        refuse_servers_of_launch,
+    )
     from tspo_cli.training.sft.epochs import with_steps_of_epochs
 
     settings = [*(settings or []), *(["track.profile=true"] if profile else [])]
@@ -102,6 +106,8 @@ def train(
         return
     config = load_config(files, settings)
     refuse_problems(config)
+    if not dry_run:
+        refuse_servers_of_launch(config)
     compute_portably(config.train.portable)
     config = with_steps_of_epochs(config)
     run = out or Path("runs") / run_name(files[-1])
@@ -109,6 +115,8 @@ def train(
     if is_first:
         if not dry_run:
             check_run_place(run)
+            for sentence in launch_warnings(config):
+                warn(sentence)
         with _saying_how_to_prepare(config):
             find_inputs_of_training(config)
         say_meanwhile("opening data, index and model")  # the libraries alone take seconds

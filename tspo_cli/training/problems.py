@@ -15,7 +15,7 @@ from tspo_cli.config.rules import rule_problems
 from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.prompt_value import QUESTION
 from tspo_cli.config.urls import without_login
-from tspo_cli.errors import InvalidInputError
+from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.plain_files import is_plain
 from tspo_cli.rollout.engines.vllm_engine.vllm_messages import LEVEL_2_OF_ADAPTERS
 from tspo_cli.rollout.prompts import STYLES, unknown_prompt
@@ -51,6 +51,30 @@ def problems(config: Config, *, gpu: bool = False) -> Iterator[str]:
             yield f"retriever.url: expected a URL like http://127.0.0.1:8000, got {got!r}"
     if not config.launch.engines:  # which `tspo launch` starts as servers
         yield from engine_problems(config, gpu=gpu)
+
+
+def refuse_servers_of_launch(config: Config) -> None:
+    """Refuse to train without the vLLM servers of [launch], which `tspo launch` starts and names in
+    vllm.url: engines in the training processes are something else, in memory and in what is safe.
+
+    Raises:
+        UsageError: [launch] has engines and nobody has started them.
+    """
+    if config.launch.engines and config.rollout.engine == "vllm" and not config.vllm.url:
+        raise UsageError(
+            f"launch.engines: {config.launch.engines} vLLM servers of a node, which `tspo train` "
+            "does not start; use `tspo launch`, or set launch.engines to 0 for engines in the "
+            "training processes"
+        )
+
+
+def launch_warnings(config: Config) -> Iterator[str]:
+    """One sentence where training opens an index that [launch] would serve."""
+    if config.launch.retriever != "none" and config.retriever.index:
+        yield (
+            "launch.retriever: `tspo train` starts no server; each training process opens "
+            f"{config.retriever.index} itself, with memory of its own; `tspo launch` serves it"
+        )
 
 
 def engine_problems(config: Config, *, gpu: bool) -> Iterator[str]:

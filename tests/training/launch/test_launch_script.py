@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import run_tspo
 from tspo_cli.config.load_config import load_config
 from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.training.launch.nodes.launch_script import (
@@ -111,7 +112,8 @@ def test_the_name_of_a_job_is_one_word(out: str, name: str | None) -> None:
     name = name or Path.cwd().name
     assert f"#SBATCH --job-name={name}" in lines
     assert f"#SBATCH --output={name}.%j.log" in lines
-    assert len(lines) == 9
+    assert len(lines) == 10
+    assert "#SBATCH --mem=0" in lines, "--exclusive gives all processors, but not all memory"
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "deepspeed", "slurm"])
@@ -138,6 +140,29 @@ def test_a_missing_environment_ends_the_job_in_one_line(stubs: Path, tmp_path: P
     assert (done.returncode, done.stdout) == (4, "")
     assert done.stderr.startswith("error: nowhere has no bin/python here; 'make vllm' makes ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_as_many_processes_as_the_experiment_says(nodes: int, stubs: Path, tmp_path: Path) -> None:
+    settings = ["launch.processes=3"]
+    options: dict[Launcher, str] = {"torchrun": "--nproc-per-node", "deepspeed": "--num_gpus"}
+    for launcher, option in options.items():
+        script = launch_script(
+            launcher, ["tiny/tspo"], settings, None, resume=False, nodes=nodes, gpus=8
+        )
+        words = words_of(script, tmp_path, stubs)
+        assert words[words.index(option) + 1] == "3"
+
+
+def test_training_starts_no_server_of_a_launch(tmp_path: Path) -> None:
+    """With engines in its processes it would be another run, which fits where servers do not."""
+    engines = ("--set", "rollout.engine=vllm", "--set", "launch.engines=2")
+    done = run_tspo("train", "tiny/grpo", *engines, "--out", tmp_path / "run")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "launch.engines: 2 vLLM servers of a node, which `tspo train` does not start" in done.err
+    index = ("--set", "launch.retriever=first", "--set", "retriever.index=nowhere")
+    done = run_tspo("train", "tiny/grpo", *index, "--out", tmp_path / "run")
+    assert "warning: launch.retriever: `tspo train` starts no server" in done.err
 
 
 @pytest.mark.parametrize("nodes", [1, 2])

@@ -264,7 +264,9 @@ class TrackConfig(Section):
             "of the run."
         ),
     )
-    wandb_project: str = Field("tspo", min_length=1, description="W&B: name of the project.")
+    wandb_project: str = Field(
+        "tspo", min_length=1, description="W&B: name of the project; WANDB_PROJECT wins."
+    )
     profile: bool = Field(
         False, description="Write a trace of the second and third step into trace/ of the run."
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.models.checks.model_size import used_share
 from tspo_cli.models.load_model import model_config
 from tspo_cli.training.planning.model_shape import ModelShape
 
@@ -38,7 +39,7 @@ def counted_shape(folder: Path) -> ModelShape:
         ) from error
     total = sum(value.numel() for value in model.parameters())
     experts = sum(value.numel() for value in model.parameters() if value.dim() == 3)
-    active = total - round(experts * (1 - _used_share(text, model)))
+    active = total - round(experts * (1 - used_share(text, model)))
     kv_heads = int(getattr(text, "num_key_value_heads", None) or heads)
     head_dim = int(getattr(text, "head_dim", None) or hidden // heads)
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
@@ -57,13 +58,3 @@ def counted_shape(folder: Path) -> ModelShape:
         counted=total,
         active=active,
     )
-
-
-def _used_share(text: Any, model: Any) -> float:
-    """The share of the experts that a token goes through. transformers keeps all experts of a block
-    in one tensor [experts, outputs, inputs].
-    """
-    count = max((len(value) for value in model.parameters() if value.dim() == 3), default=1)
-    names = ("num_experts_per_tok", "moe_topk", "moe_k", "num_experts_per_token")
-    used = next((size for name in names if (size := getattr(text, name, None))), count)
-    return min(1.0, used / count)

@@ -6,9 +6,11 @@ import resource
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from tspo_cli.models.checks.model_size import token_parameters
 from tspo_cli.training.core.distributed import gather_json
 from tspo_cli.training.core.training_core import TrainingCore
 from tspo_cli.training.telemetry.rollout_load import RolloutLoad, load_measures
@@ -41,8 +43,8 @@ class StepMeasures:
         """Values of a step, from its metrics, this process's seconds by part and its `load`.
 
         `tokens_per_second`: trained tokens by the duration of the whole step. `tflops`: operations
-        of the forward and backward passes, 6 for each parameter and token (Kaplan et al. 2020,
-        section 2.1; recomputation does not count), by their seconds, in 10^12 for each process.
+        of the forward and backward passes (`token_operations`) by their seconds, in 10^12 for
+        each process.
         `mfu`: the same as a share of the GPU's peak, where that is known. `memory_gib`: largest
         resident memory of a process so far; `gpu_memory_gib` and `gpu_reserved_gib`: largest of the
         step. `rollout_fastest`, `rollout_slowest`, `update_fastest`, `update_slowest`: seconds of
@@ -65,7 +67,8 @@ class StepMeasures:
         tokens = sum(row["tokens"] for row in rows)
         if not taken or not tokens:
             return {}
-        speed = 6 * _parameters(self.core) * tokens / taken / 1e12
+        adapters = bool(self.core.config.lora.rank)
+        speed = token_operations(self.core.module, adapters=adapters) * tokens / taken / 1e12
         peak = _peak_tflops()
         return {"tflops": speed} | ({"mfu": speed / peak} if peak else {})
 
@@ -97,12 +100,14 @@ def _memory() -> dict[str, float]:
     return found
 
 
-def _parameters(core: TrainingCore) -> int:
-    """Parameters of the model, also where ZeRO 3 keeps shards of them."""
-    return sum(
-        int(getattr(parameter, "ds_numel", parameter.numel()))
-        for parameter in core.module.parameters()
-    )
+def token_operations(model: Any, *, adapters: bool) -> float:
+    """Operations of a token in forward and backward passes: for each parameter that it goes through
+    2, and 2 for the gradients of activations, for each that is trained 2 for its own (Kaplan et al.
+    2020, section 2.1). What recomputation repeats does not count. Without `adapters` what is not
+    trained lies below what is: no gradients go through it.
+    """
+    through, trained = token_parameters(model)
+    return 2 * through + 2 * (through if adapters else trained) + 2 * trained
 
 
 def _peak_tflops() -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -89,7 +90,7 @@ def _wandb(config: Config, run: Path) -> Iterator[Track]:
     settings = wandb.Settings(console="off", silent=True, disable_git=True)
     try:
         opened = wandb.init(
-            project=config.track.wandb_project,
+            project=os.environ.get("WANDB_PROJECT") or config.track.wandb_project,
             id=_wandb_id(run),
             name=run.resolve().name,
             resume="allow",

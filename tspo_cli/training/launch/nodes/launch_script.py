@@ -70,7 +70,7 @@ def launch_script(
                 "--print-launch deepspeed: starts no servers, but [launch] asks for some; use "
                 "slurm or torchrun"
             )
-        return _deepspeed(f"train {command}", nodes, gpus)
+        return _deepspeed(f"train {command}", nodes, plan.processes)
     if plan.servers:
         return _nodes_with_servers(command, nodes, gpus)
     return _torchrun(f"train {command}", nodes, plan.processes)
@@ -123,14 +123,14 @@ tspo launch {command} --gpus {gpus} \\
   --hosts "$HOSTS" --node "$NODE" --port {PORT} --job "${{JOB:-1}}\""""
 
 
-def _deepspeed(command: str, nodes: int, gpus: int) -> str:
+def _deepspeed(command: str, nodes: int, processes: int) -> str:
     if nodes == 1:
-        return f"{_SAFE} deepspeed --num_gpus {gpus} --module tspo_cli {command}"
-    hosts = "\n".join(f"# node{number} slots={gpus}" for number in range(nodes))
+        return f"{_SAFE} deepspeed --num_gpus {processes} --module tspo_cli {command}"
+    hosts = "\n".join(f"# node{number} slots={processes}" for number in range(nodes))
     return (
         "# hostfile: one line per node that is reachable by ssh without a password\n"
         f"{hosts}\n"
-        f"{_SAFE} deepspeed --hostfile hostfile --num_nodes {nodes} --num_gpus {gpus} "
+        f"{_SAFE} deepspeed --hostfile hostfile --num_nodes {nodes} --num_gpus {processes} "
         f"--master_port {PORT} --module tspo_cli {command}"
     )
 
@@ -152,6 +152,7 @@ def _slurm(command: str, run: Path, nodes: int, gpus: int, folder: Path) -> str:
 #SBATCH --nodes={nodes}
 #SBATCH --ntasks-per-node=1
 {gpu_line}#SBATCH --exclusive
+#SBATCH --mem=0
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@120
