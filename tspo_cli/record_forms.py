@@ -7,7 +7,7 @@ not name are left alone: other versions write others. A record is returned as it
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Required
+from typing import Annotated, Any, NotRequired, Required
 
 from pydantic import (
     AfterValidator,
@@ -101,6 +101,7 @@ class _Scores(TypedDict, total=False):
     invalid_share: Share | None
     no_answer_share: Share | None
     failed: Count
+    served_models: dict[Text, Count]
     benchmark_size: Count | None
     signature: Text | None
     answer: Text
@@ -139,6 +140,7 @@ class _Turn(TypedDict, total=False):
     call_error: Text
     ignored_calls: Count
     thought: Text
+    served_as: Text
 
 
 _Class = TypedDict("_Class", {"class": Text | None}, total=False)
@@ -242,6 +244,7 @@ class _Answered(_Item, total=False):
 class _Verdict(TypedDict):
     reply: Text
     problem: Text
+    served_as: NotRequired[Text]
 
 
 @_STRICT

@@ -169,6 +169,7 @@ def test_a_judge_beside_exact_match(playground: Playground, tspo: Tspo, tmp_path
             {"choices": [{"message": {"content": "correct"}, "finish_reason": "length"}]},
             {"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]},
             {"choices": []},
+            "incorrect",
         ]
         return kinds[len(judge.seen) % len(kinds)]
 
@@ -180,10 +181,11 @@ def test_a_judge_beside_exact_match(playground: Playground, tspo: Tspo, tmp_path
     items = list(read_jsonl_gz(tmp_path / "moody" / "world.items.jsonl.gz"))
     answered = [item for item in items if item["answer"]]
     assert scores["judge"] == 0
-    assert scores["judge_unclear"] == len(answered) > 0
-    assert all(item["judge"] is None and item["judge_reply"] for item in answered)
+    unclear = [item for item in answered if item["judge"] is None]
+    assert scores["judge_unclear"] == len(unclear) > 0
+    assert all(item["judge_reply"] for item in answered)
     assert "judge_unclear" in done.out
-    assert f"{len(answered)} replies of the judge cannot be read" in done.err
+    assert f"{len(unclear)} replies of the judge cannot be read" in done.err
 
 
 def item(number: int) -> Any:
@@ -193,22 +195,29 @@ def item(number: int) -> Any:
 
 @pytest.mark.parametrize("many", [3, 30])
 @pytest.mark.parametrize(
-    "outage",
+    ("outage", "told"),
     [
-        JSONResponse({"error": {"message": "the model is not loaded"}}, 400),
-        {"detail": "the model is not loaded"},
-        {"error": "the model is not loaded"},
+        (JSONResponse({"error": {"message": "not loaded"}}, 400), "refused .*: not loaded"),
+        ({"detail": "not loaded"}, "refused .*not loaded"),
+        ({"error": "not loaded"}, "refused .*not loaded"),
+        ("", "gave no verdict on .*: it replied ''"),
+        ("score: 0.9", "gave no verdict on .*: it replied 'score: 0.9'"),
+        ('{"correct": NaN}', "gave no verdict on"),
+        (
+            {"choices": [{"message": {"content": "x"}, "finish_reason": "length"}]},
+            r"gave no verdict on .*: cut by judge\.max_tokens",
+        ),
     ],
 )
-def test_a_judge_that_refuses_everything_gives_no_score(
-    tmp_path: Path, outage: JSONResponse | dict[str, Any], many: int
+def test_a_judge_without_any_verdict_gives_no_score(
+    tmp_path: Path, outage: JSONResponse | dict[str, Any] | str, told: str, many: int
 ) -> None:
     server = Judging(lambda prompt: outage)
     items, path = [item(number) for number in range(many)], tmp_path / "judge.partial.jsonl"
     with serve(server.app()) as url:
         judge = open_judge(JudgeConfig(url=url, model="m", concurrency=1))
         assert judge is not None
-        with pytest.raises(RemoteServiceError, match=r"the judge refused .*the model is not load"):
+        with pytest.raises(RemoteServiceError, match=f"places: the judge {told}.*use --resume"):
             judge.judge(items, path, "places")
         server.says = lambda prompt: "correct"
         judged, scores = judge.judge(items, path, "places")

@@ -211,7 +211,10 @@ def test_different_questions_are_not_compared() -> None:
 
 def test_one_question_and_equal_scores() -> None:
     alone = statistics.estimate([1.0])
-    assert (alone.mean, alone.se, alone.low, alone.high) == (1, None, 1, 1)
+    assert (alone.mean, alone.se, alone.low, alone.high) == (1, None, None, None)
+    changed = paired_tests.compare([1.0], [0.0])
+    assert (changed.difference.low, changed.difference.high) == (None, None)
+    assert (changed.p_permutation, changed.p_mcnemar) == (1, 1)
     same = paired_tests.compare([1, 0, 1], [1, 0, 1])
     assert (same.p_permutation, same.p_mcnemar, same.questions_needed, same.detectable) == (
         1,
@@ -219,6 +222,17 @@ def test_one_question_and_equal_scores() -> None:
         None,
         None,
     )
+
+
+@pytest.mark.parametrize("scores", [[1.0], [0.0], [0.4], [0.5, 0.5], [0.25] * 30, [1.0] * 30])
+def test_scores_that_are_alike_are_not_certain(scores: list[float]) -> None:
+    share = statistics.estimate_share(scores)
+    both = statistics.average_share([scores, scores])
+    for found in (share, both):
+        assert found.low is not None
+        assert found.high is not None
+        assert 0 <= found.low <= scores[0] <= found.high <= 1
+        assert found.high - found.low > 0.1
 
 
 binary = st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=12)

@@ -48,6 +48,8 @@ from tspo_cli.evaluation.summary import (
     failed_searches,
     latency,
     only_thoughts,
+    served_models,
+    several_models,
     silent_model,
     with_intervals,
 )
@@ -129,6 +131,8 @@ class Session:
         scores |= {"benchmark_size": benchmark_size(name), **self._answer_form()}
         if self.opened.remote:
             scores |= {"refused": count_refused(items)}
+            if names := served_models(items, self.opened.model):
+                scores |= {"served_models": names}
         if self.judge is not None:
             items, judged = self.judge.judge(
                 items, self.folder / f"{dataset_file_name(name)}.judge.partial.jsonl", name
@@ -142,6 +146,7 @@ class Session:
         notes = (
             *(silent, cut_questions(scores), calls_in_thoughts(items), only_thoughts(items)),
             failed_searches(scores),
+            several_models(scores),
             OTHER_CORPUS if no_gold(scores["ceiling"]) else None,
         )
         for warning in notes:

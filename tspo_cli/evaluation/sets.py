@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 from tspo_cli.data.benchmarks import benchmarks
@@ -83,6 +84,17 @@ def benchmark_size(dataset: str) -> int | None:
     """Number of questions of the whole benchmark; None for other data sets."""
     known = benchmarks(data_roots()).get(dataset)
     return known.size or None if known is not None else None
+
+
+def shared_questions(sets: Mapping[str, Sequence[Question]]) -> Iterator[str]:
+    """A sentence for every two data sets that have questions in common, word for word."""
+    texts = {name: {question.question for question in sets[name]} for name in sets}
+    for one, other in combinations(texts, 2):
+        if common := len(texts[one] & texts[other]):
+            yield (
+                f"{one} and {other} have {common} questions in common, which count twice in the "
+                "averages"
+            )
 
 
 def draw(questions: Sequence[Question], count: int, seed: int) -> list[Question]:

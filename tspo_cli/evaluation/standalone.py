@@ -29,7 +29,7 @@ from tspo_cli.evaluation.methods import Method, find_method
 from tspo_cli.evaluation.methods.examples import Example, read_examples
 from tspo_cli.evaluation.resuming.results_folder import results_folder
 from tspo_cli.evaluation.session import Session
-from tspo_cli.evaluation.sets import read_eval_sets
+from tspo_cli.evaluation.sets import read_eval_sets, shared_questions
 from tspo_cli.evaluation.summary import averages
 from tspo_cli.not_a_run import model_directory
 from tspo_cli.packages import require_packages
@@ -109,6 +109,8 @@ def evaluate_model(request: EvaluationRequest) -> EvaluationResult:
     sets = read_eval_sets(request.data, request.limit, request.sample, config.seed)
     if request.retry_refused and not request.resume:
         raise UsageError("--retry-refused continues an evaluation; add --resume")
+    for note in shared_questions(sets):
+        warn(note)
     with results_folder(folder, resume=request.resume, overwrite=request.overwrite) as work:
         results, average, latency = _evaluate(request, config, method, examples, sets, work)
     return EvaluationResult(folder, results, latency, average)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import numpy as np
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.methods import METHODS
 from tspo_cli.evaluation.statistics.estimates import Estimate, average_share, estimate_share
+from tspo_cli.rollout.records import TurnRecord
 
 PLAIN_METHODS = {name for name, method in METHODS.items() if method.reads_replies}
 INTERVALS: tuple[Literal["em", "f1", "sub_em"], ...] = ("em", "f1", "sub_em")
@@ -17,7 +19,7 @@ INTERVALS: tuple[Literal["em", "f1", "sub_em"], ...] = ("em", "f1", "sub_em")
 
 def with_intervals(scores: dict[str, Any], items: Sequence[ItemRecord]) -> dict[str, Any]:
     """Add the standard error (`em_se`) and the 95 % bootstrap interval (`em_low`, `em_high`) of em,
-    f1 and sub_em to `scores`. If all items are 0, or all are 1, the interval is Wilson's.
+    f1 and sub_em to `scores`. If all items are alike, the interval is Wilson's.
     """
     return scores | {
         f"{name}_{part}": value
@@ -97,6 +99,30 @@ def only_thoughts(items: Sequence[ItemRecord]) -> str | None:
         "thinking off (rollout.template_kwargs={enable_thinking=false}). If replies were complete, "
         "the server's reasoning parser does not fit the model"
     )
+
+
+def served_models(items: Sequence[ItemRecord], asked: str) -> dict[str, int]:
+    """Turns by the model that the server answered as; empty if it never said another one than was
+    `asked` for.
+    """
+    turns = [turn for item in items for turn in own_turns(item)]
+    names = Counter(turn.get("served_as") or asked for turn in turns)
+    return dict(sorted(names.items())) if names.keys() - {asked} else {}
+
+
+def own_turns(item: ItemRecord) -> list[TurnRecord]:
+    """The turns of the model: without the tool's own search with the question at the beginning."""
+    turns = item["trajectory"]["turns"]
+    return turns[len(turns) - item.get("model_turns", len(turns)) :]
+
+
+def several_models(scores: Mapping[str, Any]) -> str | None:
+    """A line if the server answered as several models; None elsewhere."""
+    names = scores.get("served_models") or {}
+    if len(names) < 2:
+        return None
+    shown = ", ".join(f"{name} {count}" for name, count in names.items())
+    return f"the server answered as several models (turns: {shown}): the scores are of none of them"
 
 
 def averages(sets: Sequence[Sequence[ItemRecord]]) -> dict[str, dict[str, Any]]:

@@ -254,9 +254,8 @@ class _Loop:
             return
         rollout = self.rollouts[session]
         last = not (state := self._state(rollout)).may_search
-        text = protocol.decode(completion.token_ids)
-        if not rollout.model_turns:
-            text = rollout.task.prefill + text
+        before = "" if rollout.model_turns else rollout.task.prefill
+        text = before + protocol.decode(completion.token_ids)
         action = protocol.parse(text, completion.finish_reason, state)
         action_ids = completion.token_ids
         is_invalid = action.kind in INVALID
@@ -290,6 +289,7 @@ class _Loop:
                 eos_dropped=len(action_ids) < len(completion.token_ids),
                 call=action.call,
                 thought=completion.thought,
+                served_as=completion.served_as,
             )
         )
         if action.kind == "search":

@@ -38,6 +38,7 @@ class TurnRecord(TypedDict):
     call_error: NotRequired[str]  # written where it is not empty: why a call was not valid
     ignored_calls: NotRequired[int]  # written above 0: further calls, which were not executed
     thought: NotRequired[str]  # written where it is not empty: reasoning that a server keeps apart
+    served_as: NotRequired[str]  # the model that a server said it was, if not the one asked for
     call_in_thought: NotRequired[bool]  # written where it is true: in a thought without an end
 
 
@@ -170,6 +171,8 @@ def _turn_record(turn: Turn) -> TurnRecord:
         record["eos_dropped"] = True
     if turn.thought:
         record["thought"] = turn.thought
+    if turn.served_as:
+        record["served_as"] = turn.served_as
     if turn.call is not None and turn.call.error:
         record["call_error"] = turn.call.error
     if turn.call is not None and turn.call.ignored:

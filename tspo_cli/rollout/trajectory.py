@@ -49,6 +49,7 @@ class Turn:
     which sampled the last token; `mixed`: other weights sampled earlier tokens of the segment.
     `eos_dropped`: an end-of-sequence token was sampled after `action_ids` and is in no context.
     `call`: set if the model called a function. `thought`: reasoning that a server keeps apart.
+    `served_as`: the model that a server said it answered as, if it is not the one asked for.
     """
 
     action_ids: tuple[int, ...]
@@ -67,6 +68,7 @@ class Turn:
     eos_dropped: bool = False
     call: CallFacts | None = None
     thought: str = ""
+    served_as: str = ""
 
     @property
     def only_thought(self) -> bool:

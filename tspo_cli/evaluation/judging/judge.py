@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from tspo_cli.record_forms import VERDICT
 from tspo_cli.rollout.engines.endpoint.chat_reply import read_reply
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient, RequestRefusedError
 from tspo_cli.rollout.engines.endpoint.request_fields import RequestFields
+from tspo_cli.rollout.engines.endpoint.served_names import ServedNames
 from tspo_cli.threads import DaemonPool
 
 BUILT_IN = Path(__file__).with_name("judge_prompt.txt")
@@ -37,10 +38,13 @@ _KNOWN_ANSWERS = (("Paris", 1.0), ("London", 0.0))
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A judge's reply, or why there is none (`problem`: refused, or cut by the token limit)."""
+    """A judge's reply, or why there is none (`problem`: refused, or cut by the token limit).
+    `served_as`: the model that its server says it is, if not the one that was asked for.
+    """
 
     reply: str
     problem: str = ""
+    served_as: str = ""
 
     @property
     def verdict(self) -> float | None:
@@ -55,11 +59,12 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """A model on the server of `client` with the prompt `template`."""
+    """A model on the server of `client` with the prompt `template`. `names`: as what it answers."""
 
     client: EndpointClient
     config: JudgeConfig
     template: str
+    names: ServedNames
 
     @property
     def prompt_sha256(self) -> str:
@@ -80,10 +85,11 @@ class Judge:
         scores are `judge` (replies that cannot be read count as incorrect), `judge_unclear` (the
         number of these replies), the model and the digest of the prompt. An item without an answer
         is incorrect and is not sent to the model. An item that has a reply keeps it.
+        `judge_served_models` are the other models that the server answered as, if there are any.
 
         Raises:
-            RemoteServiceError: the server failed, or refused the first requests or all. Finished
-                verdicts are kept for --resume.
+            RemoteServiceError: the server failed, or gave no verdict on the first answers or all.
+                Finished verdicts are kept for --resume.
         """
         journal = Journal[dict[str, Any]](journal_path, self.digest, VERDICT)
         waiting = [
@@ -92,17 +98,20 @@ class Judge:
             if item["answer"] and item["key"] not in journal.done and "judge" not in item
         ]
         total = len(waiting) + len(journal.done)
+        has_verdict = any(_kept(record).verdict is not None for record, _ in journal.done.values())
+        has_verdict |= any(item.get("judge_reply") and item["judge"] is not None for item in items)
         pool = DaemonPool(self.config.concurrency, "judge")
         with progress(f"{label} judge", len(waiting)) as advance:
             futures = {pool.submit(self._reply, item): item for item in waiting}
             try:
                 for future in as_completed(futures):
                     judgement = future.result()
-                    record = {"reply": judgement.reply, "problem": judgement.problem}
-                    journal.add(futures[future]["key"], record, 0.0)
+                    journal.add(futures[future]["key"], kept_reply(judgement), 0.0)
                     advance(1)
-                    if judgement.refused:
-                        _require_replies(label, total, journal)
+                    has_verdict = has_verdict or judgement.verdict is not None
+                    if not has_verdict and len(journal.done) >= min(REFUSED_FIRST, total):
+                        journal.drop(list(journal.done))
+                        raise _no_verdict(label, total, judgement)
             finally:
                 pool.close()
         judged = [self._judged(item, journal) for item in items]
@@ -112,6 +121,9 @@ class Judge:
             "judge_model": self.config.model,
             "judge_prompt_sha256": self.prompt_sha256,
         }
+        others = {_kept(record).served_as for record, _ in journal.done.values()} - {""}
+        if others:
+            scores |= {"judge_served_models": sorted(others)}
         journal.close()
         if scores["judge_unclear"]:
             warn(
@@ -131,12 +143,11 @@ class Judge:
             judgement = self.ask(question, golds, answer)
             if judgement.verdict == expected:
                 continue
-            said = judgement.problem or f"it replied {' '.join(judgement.reply.split())[-200:]!r}"
             wrong = "is wrong" if judgement.verdict is not None else "cannot be read"
             raise RemoteServiceError(
                 f"judge {self.config.model}: its verdict on {answer!r} ({question} {golds[0]}) "
-                f"{wrong}: {said}; choose another judge.model, or change judge.prompt or "
-                "judge.max_tokens"
+                f"{wrong}: {said(judgement)}; choose another judge.model, or change "
+                "judge.prompt or judge.max_tokens"
             )
 
     def _judged(self, item: ItemRecord, journal: Journal[dict[str, Any]]) -> ItemRecord:
@@ -144,8 +155,7 @@ class Judge:
             return item
         if not item["answer"]:
             return item | {"judge": 0.0, "judge_reply": None}
-        record = journal.done[item["key"]][0]
-        judgement = Judgement(record["reply"], record["problem"])
+        judgement = _kept(journal.done[item["key"]][0])
         reply = f"{judgement.reply} [{judgement.problem}]".strip()
         return item | {
             "judge": judgement.verdict,
@@ -174,27 +184,39 @@ class Judge:
         except RequestRefusedError as error:
             return Judgement("", f"{_REFUSED}{error.reason}{error.hint}")
         reply = read_reply(response, "chat", self.config.max_tokens)
+        served_as = self.names.other(response)
         if reply.refused:
-            return Judgement("", f"{_REFUSED}{reply.refused}")
+            return Judgement("", f"{_REFUSED}{reply.refused}", served_as)
         cut = reply.finish_reason == "length"
-        return Judgement(reply.text, "cut by judge.max_tokens" if cut else "")
+        return Judgement(reply.text, "cut by judge.max_tokens" if cut else "", served_as)
 
 
-def _require_replies(label: str, total: int, journal: Journal[dict[str, Any]]) -> None:
-    """End the evaluation if the first REFUSED_FIRST of `total` requests were refused, or all: this
-    says nothing about the answers. They are forgotten, so that --resume asks again.
+def kept_reply(judgement: Judgement) -> dict[str, str]:
+    """A judgement as it is kept in a file."""
+    record = {"reply": judgement.reply, "problem": judgement.problem}
+    return record | ({"served_as": judgement.served_as} if judgement.served_as else {})
 
-    Raises:
-        RemoteServiceError: with the last reason.
+
+def _kept(record: Mapping[str, str]) -> Judgement:
+    return Judgement(record["reply"], record["problem"], record.get("served_as", ""))
+
+
+def said(judgement: Judgement) -> str:
+    """Why a judgement has no verdict, in words."""
+    return judgement.problem or f"it replied {' '.join(judgement.reply.split())[-200:]!r}"
+
+
+def _no_verdict(label: str, total: int, last: Judgement) -> RemoteServiceError:
+    """What ends an evaluation whose judge gave no verdict on the first REFUSED_FIRST of `total`
+    answers, or on any: this says nothing about the answers.
     """
-    known = [Judgement(record["reply"], record["problem"]) for record, _ in journal.done.values()]
-    if len(known) < min(REFUSED_FIRST, total) or not all(judgement.refused for judgement in known):
-        return
-    journal.drop(list(journal.done))
-    which = "every answer" if len(known) == total else f"the first {len(known)} answers"
-    raise RemoteServiceError(
-        f"{label}: the judge refused {which}: {known[-1].problem.removeprefix(_REFUSED)}; check "
-        "judge.url and judge.model, then use --resume"
+    which = "every answer" if total <= REFUSED_FIRST else f"the first {REFUSED_FIRST} answers"
+    if last.refused:
+        what, check = f"refused {which}: {last.problem.removeprefix(_REFUSED)}", "judge.url"
+    else:
+        what, check = f"gave no verdict on {which}: {said(last)}", "judge.max_tokens"
+    return RemoteServiceError(
+        f"{label}: the judge {what}; check {check} and judge.model, then use --resume"
     )
 
 
@@ -251,4 +273,4 @@ def open_judge(config: JudgeConfig) -> Judge | None:
         retries=config.retries,
         fields=RequestFields("judge", config.rename.model_dump(), tuple(config.drop)),
     )
-    return Judge(client, config, template)
+    return Judge(client, config, template, ServedNames(config.model, "the judge"))

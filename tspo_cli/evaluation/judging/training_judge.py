@@ -17,7 +17,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.digests import json_digest
 from tspo_cli.disk import atomic_write_text
 from tspo_cli.errors import RemoteServiceError
-from tspo_cli.evaluation.judging.judge import Judge, Judgement, open_judge
+from tspo_cli.evaluation.judging.judge import Judge, Judgement, kept_reply, open_judge, said
 from tspo_cli.record_forms import REPLY, checked
 from tspo_cli.runs import JUDGE_NAME, append_jsonl, read_jsonl
 from tspo_cli.text.strict_json import json_text
@@ -64,11 +64,12 @@ class TrainingJudge:
 
     def _ask(self, new: Mapping[str, Asked]) -> dict[str, str]:
         """Ask for these answers, and keep the replies; why those failed that got none. Where the
-        judge refuses all of them, of several questions, they got none: no filter does that.
+        judge gives no verdict on any of them, of several questions, they got none: no filter does
+        that.
         """
         pool = DaemonPool(self.judge.config.concurrency, "judge")
         lost: dict[str, str] = {}
-        refused: dict[str, Judgement] = {}
+        silent: dict[str, Judgement] = {}
         try:
             futures = {pool.submit(self.judge.ask, *entry): key for key, entry in new.items()}
             for future in as_completed(futures):
@@ -78,23 +79,23 @@ class TrainingJudge:
                 except RemoteServiceError as error:
                     lost[key] = str(error)
                     continue
-                if judgement.refused:
-                    refused[key] = judgement
+                if judgement.verdict is None:
+                    silent[key] = judgement
                 else:
                     self._keep(key, judgement)
         finally:
             pool.close()
-        questions = {new[key][0] for key in refused}
-        if len(questions) > 1 and len(lost) + len(refused) == len(new):
-            return lost | {key: judgement.problem for key, judgement in refused.items()}
-        for key, judgement in refused.items():
+        questions = {new[key][0] for key in silent}
+        if len(questions) > 1 and len(lost) + len(silent) == len(new):
+            return lost | {key: said(judgement) for key, judgement in silent.items()}
+        for key, judgement in silent.items():
             self._keep(key, judgement)
         return lost
 
     def _keep(self, key: str, judgement: Judgement) -> None:
         self.known[key] = judgement
         line = {"judge": self.judge.digest, "key": key}
-        append_jsonl(self.own, {**line, "reply": judgement.reply, "problem": judgement.problem})
+        append_jsonl(self.own, line | kept_reply(judgement))
 
     def _read_others(self) -> None:
         for path in sorted(self.own.parent.glob("replies_*.jsonl")):

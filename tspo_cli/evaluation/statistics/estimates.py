@@ -9,6 +9,7 @@ other seeds: the true uncertainty is then larger than the interval.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -31,13 +32,14 @@ class Estimate:
     """A mean with its uncertainty, in the unit of the scores.
 
     `se` is the standard error (None with fewer than two questions); `low` and `high` bound the
-    percentile bootstrap interval.
+    percentile bootstrap interval. They are None where there is one question and one seed: nothing
+    says how much that varies.
     """
 
     mean: float
     se: float | None
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     questions: int
     seeds: int
 
@@ -52,24 +54,24 @@ def estimate(
 
 
 def estimate_share(scores: Scores) -> Estimate:
-    """`estimate` of scores from 0 to 1. If all scores of a single seed are 0, or all are 1, the
-    bootstrap interval has no width, and Wilson's interval replaces it.
+    """`estimate` of scores from 0 to 1. If all scores of a single seed are alike, the bootstrap
+    interval has no width, and Wilson's interval replaces it.
     """
     share = estimate(scores)
-    if share.seeds == 1 and share.mean in (0.0, 1.0):
+    if share.seeds == 1 and share.low == share.high:
         low, high = wilson(share.mean, share.questions)
         return replace(share, low=low, high=high)
     return share
 
 
 def average_share(sets: Sequence[Scores], *, weighting: Weighting = "macro") -> Estimate:
-    """`average` of scores from 0 to 1. If all scores of all sets are 0, or all are 1, the bounds
-    are the averages of the sets' Wilson bounds, which is wider than an interval of the average.
+    """`average` of scores from 0 to 1. If all scores of every set are alike, the bounds are the
+    averages of the sets' Wilson bounds, which is wider than an interval of the average.
     """
     share = average(sets, weighting=weighting)
-    if share.seeds == 1 and share.mean in (0.0, 1.0):
+    if share.seeds == 1 and share.low == share.high:
         sizes = [np.size(scores) for scores in sets]
-        bounds = [wilson(share.mean, size) for size in sizes]
+        bounds = [wilson(float(np.mean(scores)), np.size(scores)) for scores in sets]
         low, high = np.average(
             bounds, axis=0, weights=sizes if weighting == "questions" else None
         ).tolist()
@@ -78,11 +80,15 @@ def average_share(sets: Sequence[Scores], *, weighting: Weighting = "macro") -> 
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a share of `n` items, n at least 1 (Wilson 1927)."""
-    interval = stats.binomtest(min(n, round(share * n)), n).proportion_ci(
-        CONFIDENCE, method="wilson"
-    )
-    return float(interval.low), float(interval.high)
+    """95 % Wilson score interval of a share of `n` items, n at least 1 (Wilson 1927).
+
+    Of scores between 0 and 1 with the same mean, those that are 0 or 1 vary most: for others the
+    interval is rather too wide.
+    """
+    squared = float(stats.norm.ppf(0.5 + CONFIDENCE / 2)) ** 2 / n
+    middle = (share + squared / 2) / (1 + squared)
+    half = math.sqrt(squared * (share * (1 - share) + squared / 4)) / (1 + squared)
+    return (0.0 if share == 0 else middle - half), (1.0 if share == 1 else middle + half)
 
 
 def average(
@@ -165,8 +171,10 @@ def _bootstrap(
     confidence: float,
     resamples: int,
     seed: int,
-) -> tuple[float, float]:
-    """Percentile interval. Resampled are the indices of the seeds and of each set's questions."""
+) -> tuple[float, float] | tuple[None, None]:
+    """Percentile interval; None where nothing can be resampled. Resampled are the indices of the
+    seeds and of each set's questions.
+    """
     seeds = len(tables[0])
     positions = [np.arange(table.shape[1]) for table in tables]
 
@@ -180,8 +188,7 @@ def _bootstrap(
 
     samples = ([np.arange(seeds)] if seeds > 1 else []) + positions
     if all(len(sample) == 1 for sample in samples):
-        value = float(statistic(*(sample[None] for sample in samples))[0])
-        return value, value
+        return None, None
     done = stats.bootstrap(
         # A sample of one has nothing to resample, but scipy wants two.
         [sample if len(sample) > 1 else np.repeat(sample, 2) for sample in samples],

@@ -208,7 +208,11 @@ def pairs(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> 
     Raises:
         MissingResourceError: they share no question.
     """
-    others = {group_label(group): group for group in reversed(second) if group["trajectories"]}
+    others = {
+        (group_label(group), group["question"]): group
+        for group in reversed(second)
+        if group["trajectories"]
+    }
     found = [
         Pair(
             label,
@@ -218,7 +222,8 @@ def pairs(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> 
             other["trajectories"][0],
         )
         for group in first
-        if group["trajectories"] and (other := others.get(label := group_label(group))) is not None
+        if group["trajectories"]
+        and (other := others.get((label := group_label(group), group["question"]))) is not None
     ]
     if not found:
         raise MissingResourceError("--compare: the two have no question in common")

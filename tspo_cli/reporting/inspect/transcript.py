@@ -162,12 +162,14 @@ def _lines(trajectory: dict[str, Any], golds: Sequence[str], color: bool) -> lis
 
 
 def _call_notes(turn: dict[str, Any]) -> list[str]:
-    """What the record says of the turn's function calls and of reasoning apart from its text."""
+    """What the record says of the turn's function calls and of what the server added."""
     notes = []
     if turn.get("thought"):
         notes.append(
             f"reasoning (kept apart by the server): {_line(turn['thought'], LONGEST_SHOWN)}"
         )
+    if turn.get("served_as"):
+        notes.append(f"the server answered as {turn['served_as']}")
     if turn.get("call_error"):
         notes.append(f"call not valid: {turn['call_error']}")
     if turn.get("ignored_calls"):

@@ -9,7 +9,7 @@ from tspo_cli.errors import MissingResourceError
 from tspo_cli.evaluation.statistics.paired_tests import mcnemar_p
 from tspo_cli.reporting.scores.end_rows import Row
 from tspo_cli.reporting.sources.run_view import RunView
-from tspo_cli.reporting.sources.trajectories import read_items
+from tspo_cli.reporting.sources.trajectories import question_key, read_items
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +84,10 @@ def _partner(row: Row, candidates: Sequence[Row]) -> Row | None:
 
 
 def exact_matches(view: RunView, row: Row) -> dict[str, bool]:
-    """Exact match by item id of a row's evaluation; empty where its items were not kept."""
+    """Exact match by question of a row's evaluation; empty where its items were not kept."""
     path = view.items_path(row.step, row.dataset)
     return (
-        {str(item["id"]): float(item["em"]) >= 0.5 for item in read_items(path)}
+        {question_key(item): float(item["em"]) >= 0.5 for item in read_items(path)}
         if path.exists()
         else {}
     )

@@ -14,13 +14,15 @@ from tspo_cli.evaluation.statistics.estimates import (
     Estimate,
     average,
     average_share,
+    estimate,
     estimate_share,
 )
 from tspo_cli.evaluation.statistics.paired_tests import Comparison, compare_sets, relative_gain
+from tspo_cli.reporting.rendering.metric import Metric
 from tspo_cli.reporting.sources.arms import Arm
 from tspo_cli.reporting.sources.published import SETS
 from tspo_cli.reporting.sources.run_view import RunView
-from tspo_cli.reporting.sources.trajectories import read_items
+from tspo_cli.reporting.sources.trajectories import question_key, read_items
 
 Items = dict[str, dict[str, Any]]
 Table = npt.NDArray[np.float64]
@@ -98,13 +100,16 @@ def _score(arm: Arm, metric: str) -> ArmScores:
     }
     tables = {name: table for name, table in tables.items() if table and table[0]}
     sets = [tables[name] for name in averaged(tables)]
+    of_one, of_several = (
+        (estimate, average) if Metric(metric).is_count else (estimate_share, average_share)
+    )
     same_seeds = len(sets) > 1 and len({len(table) for table in sets}) == 1
     return ArmScores(
         arm,
         items,
-        {name: estimate_share(table) for name, table in tables.items()},
-        average_share(sets) if same_seeds else None,
-        average_share(sets, weighting="questions") if same_seeds else None,
+        {name: of_one(table) for name, table in tables.items()},
+        of_several(sets) if same_seeds else None,
+        of_several(sets, weighting="questions") if same_seeds else None,
         facts,
     )
 
@@ -123,7 +128,7 @@ def set_order(name: str) -> tuple[int, str]:
 
 
 def end_items(view: RunView) -> dict[str, Items]:
-    """The items of the last evaluation by data set and id, without their trajectories.
+    """The items of the last evaluation by data set and question, without their trajectories.
 
     Data sets whose items were not kept are absent.
     """
@@ -132,7 +137,7 @@ def end_items(view: RunView) -> dict[str, Items]:
         path = view.items_path(view.last_step, dataset)
         if path.exists():
             records = ({**item, "trajectory": None} for item in read_items(path))
-            by_dataset[dataset] = {str(item["id"]): item for item in records}
+            by_dataset[dataset] = {question_key(item): item for item in records}
     return by_dataset
 
 

@@ -4,6 +4,7 @@ items.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,14 @@ def sources(view: RunView) -> list[Source]:
         for dataset, path in runs.items_files(folder)
     ]
     return rollouts + items
+
+
+def question_key(item: dict[str, Any]) -> str:
+    """What an evaluated item has in common with others of the same question in a data set of that
+    name. Ids alone say little: the questions of files without any are numbered, and a data set of
+    several sources may have an id twice.
+    """
+    return json.dumps([str(item["id"]), item["question"]])
 
 
 def read_groups(view: RunView, source: Source) -> Iterator[dict[str, Any]]:

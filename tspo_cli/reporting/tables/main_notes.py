@@ -46,6 +46,7 @@ def main_notes(table: MainTableInput) -> list[str]:
         *_failed_notes(table),
         *_silent_notes(table),
         *_refusal_notes(table),
+        *_server_notes(table),
         *_call_notes(table),
         *_average_notes(table),
         *_comparison_notes(table),
@@ -138,6 +139,17 @@ def _refusal_notes(table: MainTableInput) -> Iterator[str]:
                 f"{scores.arm.label}: questions that the server refused, which count as wrong: "
                 f"{shown}; tspo eval --resume --retry-refused asks them again."
             )
+
+
+def _server_notes(table: MainTableInput) -> Iterator[str]:
+    """Arms whose server answered as another model than was asked for, or as several."""
+    for scores in table.scored:
+        shown = ", ".join(
+            f"{name} " + " and ".join(fact["served_models"])
+            for name, fact in _facts_with(table, scores, "served_models")
+        )
+        if shown:
+            yield f"{scores.arm.label}: the server answered as another model: {shown}."
 
 
 def _call_notes(table: MainTableInput) -> Iterator[str]:

@@ -91,6 +91,11 @@ def _notes(rows: list[dict[str, Any]]) -> tuple[str, ...]:
         )
     baselines = {row.get("baseline") for row in rows} - {None}
     for row in rows:
+        if row.get("shared") not in (None, row["n"]):
+            notes.append(
+                f"{row['run']}: compared with {row['baseline']} on the {row['shared']} questions "
+                f"of {row['dataset']} that both answered, of {row['n']}."
+            )
         if row["failed"]:
             part = ", a baseline" if row["run"] in baselines else ""
             notes.append(

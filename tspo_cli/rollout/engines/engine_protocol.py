@@ -51,7 +51,8 @@ class Completion:
     top-p filter; empty if the engine knows none. `weight_version` is that of the last token;
     `mixed`: other weights sampled earlier tokens. `refused`: why a server refused the request; then
     there is no completion, and the trajectory cannot go on. Empty otherwise. `thought`: reasoning
-    that a server keeps apart from the text; it is in no later prompt.
+    that a server keeps apart from the text; it is in no later prompt. `served_as`: the model that a
+    server says it answered as, where that is not the one that was asked for.
     """
 
     session: int
@@ -62,6 +63,7 @@ class Completion:
     mixed: bool = False
     refused: str = ""
     thought: str = ""
+    served_as: str = ""
 
 
 class Engine(Protocol):

@@ -11,6 +11,7 @@ from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.models.tokenizer_protocol import Tokenizer, decode, encode, start_ids
 from tspo_cli.rollout.engines.endpoint.chat_reply import ONLY_FIRST, call_text, read_reply
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient, RequestRefusedError
+from tspo_cli.rollout.engines.endpoint.served_names import ServedNames
 from tspo_cli.rollout.engines.engine_protocol import (
     Completion,
     FinishReason,
@@ -87,6 +88,7 @@ class EndpointEngine:
         self.client, self.tokenizer, self.options = client, tokenizer, options
         self.extra = ({"tools": list(options.tools)} if options.tools else {}) | dict(options.extra)
         self.weight_version, self.owns_weights = 0, True
+        self._names = ServedNames(str(self.extra.get("model", options.model)), "the endpoint")
         self._start = tuple(start_ids(tokenizer))
         self._pool = DaemonPool(options.concurrency, "endpoint")
         self._pending: dict[Future[dict[str, Any]], _Pending] = {}
@@ -226,6 +228,7 @@ class EndpointEngine:
         reply = read_reply(response, self.options.api, request.sampling.max_new_tokens)
         if reply.refused:
             return self._refused(pending, reply.refused)
+        served_as = self._names.other(response)
         text, reason = end_of_turn(
             reply.text + "".join(map(call_text, reply.calls)),
             reply.finish_reason,
@@ -250,7 +253,9 @@ class EndpointEngine:
                 messages, (*request.token_ids, *ids)
             )
         return Completion(
-            request.session, ids, (), reason, self.weight_version, thought=reply.thought
+            *(request.session, ids, (), reason, self.weight_version),
+            thought=reply.thought,
+            served_as=served_as,
         )
 
     def _prompt_text(self, request: GenerationRequest) -> str:
