@@ -68,6 +68,17 @@ def test_incomplete_directories(directory: Path) -> None:
         load_tokenizer(directory)
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_adapter_is_no_part_of_a_model(directory: Path, alone: bool) -> None:
+    """It depends on the packages that are installed whether it is read."""
+    (directory / "adapter_config.json").write_text('{"base_model_name_or_path": "other/base"}')
+    if alone:
+        (directory / "config.json").unlink()
+        (directory / "model.safetensors").unlink()
+    with pytest.raises(InvalidInputError, match=r"holds an adapter .*merge it"):
+        load_model(directory)
+
+
 def test_damaged_files(directory: Path) -> None:
     weights = directory / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

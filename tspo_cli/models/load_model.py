@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 TOKENIZER = "tokenizer.json"
 CONFIG = "config.json"
+ADAPTER = "adapter_config.json"
 MAIN = "main"  # the revision that a hub name means
 # Decoders whose code does not read `is_decoder`, which is false in their configurations.
 _ALWAYS_CAUSAL = {"gpt_neox", "gpt_neox_japanese", "trocr"}
@@ -78,11 +79,12 @@ def model_config(path: str | Path, revision: str = "") -> Any:
     Raises:
         MissingResourceError: no such directory, no configuration in it, or the hub does not have
         it.
-        InvalidInputError: it, or generation_config.json, cannot be read, or the model is of another
-        kind.
+        InvalidInputError: it, or generation_config.json, cannot be read, the model is of another
+        kind, or the directory has an adapter.
     """
     from transformers import AutoConfig
 
+    _refuse_adapter(Path(path))
     local = is_local_model(path, (CONFIG,), "configuration", revision)
     if local:
         check_files(Path(path))
@@ -101,6 +103,21 @@ def model_config(path: str | Path, revision: str = "") -> Any:
             "the next token"
         )
     return config
+
+
+def _refuse_adapter(directory: Path) -> None:
+    """transformers adds an adapter to the model beside it where peft is installed, and passes over
+    it elsewhere; vLLM always does.
+
+    Raises:
+        InvalidInputError: the directory has one.
+    """
+    if (directory / ADAPTER).exists():
+        raise InvalidInputError(
+            f"{directory}: holds an adapter ({ADAPTER}), which not every engine reads; merge it "
+            "into its model (merge_and_unload of peft) and save that. A run of tspo has the merged "
+            "model in model/"
+        )
 
 
 def load_model(

@@ -115,7 +115,7 @@ class Judge:
             finally:
                 pool.close()
         judged = [self._judged(item, journal) for item in items]
-        scores = {
+        scores: dict[str, Any] = {
             "judge": mean([item["judge"] or 0.0 for item in judged]),
             "judge_unclear": sum(item["judge"] is None for item in judged),
             "judge_model": self.config.model,

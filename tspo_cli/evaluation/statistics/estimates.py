@@ -71,7 +71,7 @@ def average_share(sets: Sequence[Scores], *, weighting: Weighting = "macro") -> 
     share = average(sets, weighting=weighting)
     if share.seeds == 1 and share.low == share.high:
         sizes = [np.size(scores) for scores in sets]
-        bounds = [wilson(float(np.mean(scores)), np.size(scores)) for scores in sets]
+        bounds = [wilson(float(score_table(scores).mean()), np.size(scores)) for scores in sets]
         low, high = np.average(
             bounds, axis=0, weights=sizes if weighting == "questions" else None
         ).tolist()

@@ -95,7 +95,7 @@ def _kind(scores: ArmScores) -> str:
     return "evaluation" if arm.is_evaluation else str(arm.views[0].setting("kind"))
 
 
-def _bounds(result: Comparison) -> dict[str, float]:
+def _bounds(result: Comparison) -> dict[str, float | None]:
     return {"difference_low": result.difference.low, "difference_high": result.difference.high}
 
 
