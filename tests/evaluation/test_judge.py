@@ -225,6 +225,27 @@ def test_a_judge_without_any_verdict_gives_no_score(
     assert scores["judge_unclear"] == 0
 
 
+def test_a_verdict_is_of_the_answer_that_was_given(tmp_path: Path) -> None:
+    """The judge dies; before the next attempt a question whose search had failed is asked again,
+    and has another answer.
+    """
+
+    def until_the_third(prompt: str) -> str | JSONResponse:
+        return "correct" if len(server.seen) < 3 else JSONResponse({}, 503)
+
+    server = Judging(until_the_third)
+    items, path = [item(number) for number in range(1, 5)], tmp_path / "judge.partial.jsonl"
+    with serve(server.app()) as url:
+        judge = open_judge(JudgeConfig(url=url, model="m", concurrency=1, retries=0))
+        assert judge is not None
+        with pytest.raises(RemoteServiceError, match="status 503"):
+            judge.judge(items, path, "places")
+        server.says = lambda prompt: "incorrect"
+        again = [{**items[0], "answer": "Paris"}, *items[1:]]
+        judged, _ = judge.judge(again, path, "places")  # type: ignore[arg-type]
+    assert [one["judge"] for one in judged] == [0, 1, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("says", "message"),
     [

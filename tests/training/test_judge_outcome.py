@@ -162,7 +162,9 @@ def test_agreement_with_exact_match() -> None:
     assert judge_metrics([group]) == wanted | {"judge": 0.25}, "no answer is no agreement"
 
 
-def test_one_lost_request_is_one_failed_rollout_and_many_end_the_run(tmp_path: Path) -> None:
+def test_one_lost_request_is_one_failed_rollout_and_many_end_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Deaf:
         digest, config = "d", load_config([], ["judge.model=m"]).judge
 
@@ -180,6 +182,8 @@ def test_one_lost_request_is_one_failed_rollout_and_many_end_the_run(tmp_path: P
         known, lost = judge.opinions(asked("Ada", f"lost {number}"))
         assert (known.verdict, lost.verdict) == (1.0, None)
         assert "timeout" in lost.problem
+    told = "the judge gave no verdict on 1 of 2 answers (timeout of one request)"
+    assert capsys.readouterr().err.count(told) == 1, "once"
     judge.opinions(asked("Bob", "lost again"))
     judge.opinions(asked(*(f"lost {number}" for number in range(LOST_IN_A_ROW - 1))))
     with pytest.raises(RemoteServiceError, match="answers nothing"):

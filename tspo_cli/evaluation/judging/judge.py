@@ -16,6 +16,7 @@ from typing import Any
 
 from tspo_cli.config.schema import JudgeConfig
 from tspo_cli.console import progress, warn
+from tspo_cli.digests import json_digest
 from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.judging.verdict import FORM, verdict
@@ -95,7 +96,7 @@ class Judge:
         waiting = [
             item
             for item in items
-            if item["answer"] and item["key"] not in journal.done and "judge" not in item
+            if item["answer"] and _place(item) not in journal.done and "judge" not in item
         ]
         total = len(waiting) + len(journal.done)
         has_verdict = any(_kept(record).verdict is not None for record, _ in journal.done.values())
@@ -106,7 +107,7 @@ class Judge:
             try:
                 for future in as_completed(futures):
                     judgement = future.result()
-                    journal.add(futures[future]["key"], kept_reply(judgement), 0.0)
+                    journal.add(_place(futures[future]), kept_reply(judgement), 0.0)
                     advance(1)
                     has_verdict = has_verdict or judgement.verdict is not None
                     if not has_verdict and len(journal.done) >= min(REFUSED_FIRST, total):
@@ -155,7 +156,7 @@ class Judge:
             return item
         if not item["answer"]:
             return item | {"judge": 0.0, "judge_reply": None}
-        judgement = _kept(journal.done[item["key"]][0])
+        judgement = _kept(journal.done[_place(item)][0])
         reply = f"{judgement.reply} [{judgement.problem}]".strip()
         return item | {
             "judge": judgement.verdict,
@@ -189,6 +190,13 @@ class Judge:
             return Judgement("", f"{_REFUSED}{reply.refused}", served_as)
         cut = reply.finish_reason == "length"
         return Judgement(reply.text, "cut by judge.max_tokens" if cut else "", served_as)
+
+
+def _place(item: ItemRecord) -> str:
+    """The key of a judgement in its journal. A question that is asked again, because a search had
+    failed, may have another answer then.
+    """
+    return json_digest([item["key"], item["answer"]])
 
 
 def kept_reply(judgement: Judgement) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.config.schema import Config
+from tspo_cli.console import warn
 from tspo_cli.digests import json_digest
 from tspo_cli.disk import atomic_write_text
 from tspo_cli.errors import RemoteServiceError
@@ -34,7 +35,7 @@ class TrainingJudge:
     def __init__(self, judge: Judge, folder: Path, process: int) -> None:
         self.judge, self.own = judge, folder / f"replies_{process}.jsonl"
         self.known: dict[str, Judgement] = {}
-        self.lost_in_a_row = 0
+        self.lost_in_a_row, self.has_told = 0, False
         folder.mkdir(parents=True, exist_ok=True)
         lines = self._take(self.own)  # first: its own replies count here
         if self.own.exists():  # a killed process may have left half a line
@@ -55,12 +56,23 @@ class TrainingJudge:
         self.lost_in_a_row = 0 if len(lost) < len(new) else self.lost_in_a_row + len(lost)
         if lost and self.lost_in_a_row >= LOST_IN_A_ROW:
             raise RemoteServiceError(
-                f"{next(iter(lost.values()))}; the judge of credit.outcome answers nothing; check "
-                "judge.url, then use --resume"
+                "the judge of credit.outcome answers nothing that can be read: "
+                f"{next(iter(lost.values()))}; check judge.url and judge.model, then use --resume"
             )
-        return [
+        opinions = [
             Opinion(None, lost[key]) if key in lost else _opinion(self.known[key]) for key in keys
         ]
+        self._tell_of([opinion for opinion in opinions if opinion.verdict is None], len(opinions))
+        return opinions
+
+    def _tell_of(self, failed: Sequence[Opinion], count: int) -> None:
+        """Say the first time that answers have no verdict: what fails is not the retriever."""
+        if failed and not self.has_told:
+            self.has_told = True
+            warn(
+                f"the judge gave no verdict on {len(failed)} of {count} answers "
+                f"({failed[0].problem}); such rollouts are not trained on and count in failed_share"
+            )
 
     def _ask(self, new: Mapping[str, Asked]) -> dict[str, str]:
         """Ask for these answers, and keep the replies; why those failed that got none. Where the
