@@ -30,7 +30,11 @@ from tspo_cli.retrieval.remote.read_answer import (
     read_answer,
     with_source,
 )
-from tspo_cli.retrieval.remote.timed_transport import end_requests_at, timed_transport
+from tspo_cli.retrieval.remote.timed_transport import (
+    end_requests_at,
+    no_cookies,
+    timed_transport,
+)
 from tspo_cli.retrieval.types import RetrieverInfo, SearchResult
 from tspo_cli.text.access_token import authorisation
 
@@ -91,7 +95,9 @@ class HttpRetriever:
         self._turn = itertools.count()
         self._slots = threading.BoundedSemaphore(concurrency)
         headers = {**ACCEPTED, **authorisation(token)}
-        self._client = httpx.Client(headers=headers, transport=timed_transport(concurrency))
+        self._client = httpx.Client(
+            headers=headers, transport=timed_transport(concurrency), cookies=no_cookies()
+        )
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
         """At most `k` hits for each query. A query that a server refuses, or whose answer cannot be
@@ -274,6 +280,10 @@ class HttpRetriever:
             raise _BusyError(f"{source}: status {status}", _retry_after(response))
         if status > 500 or status in _PASSING:
             raise TemporaryError(f"{source}: status {status}", _retry_after(response))
+        if status < 300:
+            raise MalformedAnswerError(
+                f"status {status}, expected 200; is this a /retrieve server?"
+            )
         if 300 <= status < 400:
             raise TemporaryError(f"{source}: status {status}, a redirect, which is not followed")
         if status in _LOCKED:

@@ -1,4 +1,5 @@
-"""An HTTP transport whose requests end in time whatever the server does.
+"""An HTTP transport whose requests end in time whatever the server does, and get no answer to
+another one.
 
 httpx limits each read of a socket. A server that sends a byte now and then, in its header too,
 would keep a caller for as long as it likes.
@@ -11,12 +12,14 @@ import threading
 import time
 from collections.abc import Iterable
 from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpcore
 import httpx
 
 _thread = threading.local()
+_ONE_REQUEST = (httpcore.HTTP11Connection, httpcore.AsyncHTTP11Connection)
 
 
 def end_requests_at(end: float) -> None:
@@ -37,6 +40,7 @@ def timed_transport(concurrency: int) -> httpx.HTTPTransport:
         keepalive_expiry=3.0,
         network_backend=_TimedBackend(),
     )
+    _drop_unasked(transport._pool)
     return transport
 
 
@@ -45,7 +49,50 @@ def heed_deadlines(client: httpx.Client) -> httpx.Client:
     for transport in (client._transport, *client._mounts.values()):
         if isinstance(transport, httpx.HTTPTransport):
             transport._pool._network_backend = _TimedBackend()
+            _drop_unasked(transport._pool)
     return client
+
+
+def keep_answers_apart(client: httpx.AsyncClient) -> httpx.AsyncClient:
+    """Let no request of `client` get what came unasked after another answer, or its cookies."""
+    client.cookies = no_cookies()
+    for transport in (client._transport, *client._mounts.values()):
+        if isinstance(transport, httpx.AsyncHTTPTransport):
+            _drop_unasked(transport._pool)
+    return client
+
+
+def _drop_unasked(pool: Any) -> None:
+    """Let a pool of httpcore use no connection again on which more came than a response: it would
+    be taken for the response to the next request.
+    """
+    create = pool.create_connection
+
+    def create_connection(origin: httpcore.Origin) -> Any:
+        connection = create(origin)
+        has_expired = connection.has_expired
+        connection.has_expired = lambda: has_expired() or _has_unasked(connection)
+        return connection
+
+    pool.create_connection = create_connection
+
+
+def _has_unasked(connection: Any) -> bool:
+    """Whether an idle connection has received something. What it has not read yet, httpcore sees
+    itself.
+    """
+    if not connection.is_idle():
+        return False
+    while connection is not None and not isinstance(connection, _ONE_REQUEST):
+        connection = getattr(connection, "_connection", None)  # that below a proxy's
+    return connection is not None and bool(connection._h11_state.trailing_data[0])
+
+
+def no_cookies() -> CookieJar:
+    """A jar that takes none: what one answer says must not change the next request, and servers
+    on other ports of the same host would get them too.
+    """
+    return CookieJar(DefaultCookiePolicy(allowed_domains=()))
 
 
 @cache

@@ -13,7 +13,11 @@ import httpx
 from tspo_cli.config.urls import check_url, shown_url
 from tspo_cli.errors import RemoteServiceError
 from tspo_cli.retrieval.remote.answer_body import ACCEPTED, read_body
-from tspo_cli.retrieval.remote.timed_transport import end_requests_at, heed_deadlines
+from tspo_cli.retrieval.remote.timed_transport import (
+    end_requests_at,
+    heed_deadlines,
+    no_cookies,
+)
 from tspo_cli.rollout.engines.endpoint.request_fields import RequestFields
 from tspo_cli.text.foreign_json import parse_foreign
 from tspo_cli.text.secrets import key_of, without_secrets
@@ -90,7 +94,9 @@ class EndpointClient:
         headers = ACCEPTED | ({"Authorization": f"Bearer {key}"} if key else {})
         self._timeout = timeout
         limits = httpx.Limits(max_connections=512)
-        self._client = heed_deadlines(httpx.Client(headers=headers, limits=limits))
+        self._client = heed_deadlines(
+            httpx.Client(headers=headers, limits=limits, cookies=no_cookies())
+        )
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The JSON object of the response.

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from tspo_cli.config.urls import is_this_machine
+from tspo_cli.retrieval.remote.timed_transport import keep_answers_apart
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest
 from tspo_cli.rollout.engines.vllm_engine.adapters import ADAPTER, Adapters
 from tspo_cli.rollout.engines.vllm_engine.cache_use import CacheUse
@@ -150,12 +151,13 @@ class VllmServers:
         )
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True, name="vllm-requests").start()
-        self.client = httpx.AsyncClient(
+        client = httpx.AsyncClient(
             headers=authorisation(token),
             timeout=httpx.Timeout(None, connect=10.0),
             limits=httpx.Limits(max_connections=None),
             trust_env=False,
         )
+        self.client = keep_answers_apart(client)
         controls = {
             url: ServerControl(
                 url,
