@@ -23,7 +23,7 @@ from typing import TypeVar
 
 from tspo_cli.console import STDOUT, byte_size
 from tspo_cli.errors import InvalidInputError, TspoError
-from tspo_cli.plain_files import append_plain, open_plain, require_folder
+from tspo_cli.plain_files import append_plain, open_plain, require_folder, shown_path
 
 T = TypeVar("T")
 LOCK_NAME = ".lock"
@@ -101,7 +101,7 @@ def reason(error: OSError) -> str:
     room, how much is needed and free.
     """
     text = error.strerror or str(error) or type(error).__name__
-    name = f"{error.filename}: " if error.filename else ""
+    name = f"{shown_path(error.filename)}: " if error.filename else ""
     line = f"{name}{text[0].lower()}{text[1:]}"
     needed = getattr(error, "needed", None)
     sizes = [f"{byte_size(needed)} are needed"] if needed else []

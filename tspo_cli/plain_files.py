@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import unicodedata
 from io import BufferedRandom, BufferedReader, TextIOWrapper
 from pathlib import Path
 
@@ -18,6 +19,13 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 _PUT_BACK = "put back a copy"
+BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)
+"""Errors of the operating system that the name of a file is the cause of."""
+LONGEST_NAME = 220
+"""Bytes of a name to write. File systems take 255; temporary files beside it have longer ones."""
+_LONGEST_PATH = 3_600
+"""Bytes of a whole path to write. The system takes 4,095; the files in a run have longer ones."""
+_SHOWN = 200
 
 
 def open_plain(path: Path) -> BufferedReader:
@@ -32,9 +40,11 @@ def open_plain(path: Path) -> BufferedReader:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise
+    except ValueError:
+        raise InvalidInputError(f"{path}: expected the name of a file, without NUL") from None
     except OSError as error:  # to open a socket fails
         require_plain(path)
-        raise InvalidInputError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InvalidInputError(f"{shown_path(path)}: cannot be read ({error.strerror})") from None
     try:
         _require_plain(path, os.fstat(descriptor).st_mode)
     except InvalidInputError:
@@ -93,6 +103,36 @@ def require_plain(path: Path, advice: str = _PUT_BACK) -> None:
     except (OSError, ValueError):  # nothing is there, or no path: to open it says so
         return
     _require_plain(path, mode, advice)
+
+
+def require_writable_name(path: Path) -> None:
+    """Raises InvalidInputError for a path at which nothing, or not all, of what we write there can
+    be: it is too long, or no text (tokenizers refuse other names).
+    """
+    try:
+        longest = max(len(part.encode()) for part in ("", *path.parts))
+        length = len(str(path.absolute()).encode())
+    except UnicodeEncodeError:
+        raise InvalidInputError(f"{path}: expected a name in UTF-8; choose another place") from None
+    for what, bytes_, most in (("name", longest, LONGEST_NAME), ("path", length, _LONGEST_PATH)):
+        if bytes_ > most:
+            raise InvalidInputError(
+                f"{shown_path(path)}: expected a {what} of at most {most:,} bytes, got "
+                f"{bytes_:,}; choose another place"
+            )
+
+
+def same_file_name(name: str) -> str:
+    """What names have in common that are one file on some file system: on that of a laptop or of a
+    memory stick, neither case nor the composition of letters counts.
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def shown_path(path: Path | str) -> str:
+    """A path as a line can show it: the middle of a very long one is left out."""
+    text = str(path)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}...{text[-_SHOWN // 4 :]}"
 
 
 def is_plain(path: Path) -> bool:

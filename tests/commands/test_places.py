@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.conftest import run_tspo
 from tspo_cli.commands.app import app
 from tspo_cli.commands.options import check_file, check_folder, check_page
+from tspo_cli.disk import atomic_write_text, new_directory
 from tspo_cli.errors import InvalidInputError
 
 COMMANDS = [
@@ -47,6 +49,62 @@ def test_a_place_below_a_file_is_refused(
         f"notes/{below}: {tmp_path / 'notes'} is not a directory; choose another place"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+BAD_PLACES = {
+    "x" * 221: "xxx: expected a name of at most 220 bytes, got 221; choose another place",
+    "ä" * 111 + "/x": "/x: expected a name of at most 220 bytes, got 222; choose another place",
+    "y/" * 1900 + "x": ": expected a path of at most 3,600 bytes, got ",
+    "b\udcff": "b\udcff: expected a name in UTF-8; choose another place",
+}
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words[:2]))
+@pytest.mark.parametrize("place", BAD_PLACES, ids=["name", "letters", "path", "bytes"])
+def test_a_name_that_nothing_can_have_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, [word.replace("{}", place) for word in words])
+    assert isinstance(done.exception, InvalidInputError), done.output
+    assert BAD_PLACES[place] in str(done.exception)
+    assert len(str(done.exception)) < 300
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_name_that_can_be_written_has_room_for_its_temporary_file(tmp_path: Path) -> None:
+    place = check_file(tmp_path / ("x" * 220))
+    assert place is not None
+    atomic_write_text(place, "text")
+    with new_directory(tmp_path / ("y" * 220), "writing") as folder:
+        folder.mkdir()
+    assert {path.name for path in tmp_path.iterdir()} == {"x" * 220, "y" * 220}
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "/".join(["y" * 200] * 25)], ids=["name", "path"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["eval", "{}", "--data", "none.jsonl"],
+        ["train", "{}"],
+        ["train", "tiny/tspo", "--set", "model.path={}"],
+        ["report", "{}"],
+        ["doctor", "{}"],
+        ["data", "check", "{}"],
+        ["index", "info", "{}"],
+        ["serve", "{}"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_an_input_whose_name_no_file_can_have_is_bad_input(
+    tmp_path: Path, words: list[str], name: str
+) -> None:
+    done = run_tspo(*(word.replace("{}", name) for word in words), cwd=tmp_path)
+    assert done.code == 3, done.err
+    assert done.err.startswith("error: ")
+    assert "name too long" in done.err
+    assert len(done.err.splitlines()) == 1
+    assert len(done.err) < 300
 
 
 FILES = [words for words in COMMANDS if "DIR" not in words and words[0] in ("report", "inspect")]

@@ -22,6 +22,7 @@ from tspo_cli.config.load_config import (
 )
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError, UsageError
+from tspo_cli.plain_files import open_plain
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -301,3 +302,17 @@ def test_every_default_satisfies_what_its_key_says_it_expects() -> None:
     for key in all_keys().values():
         stated = json.dumps(key.default)
         assert load_config([], [f"{key.name}={stated}"]) == Config(), key
+
+
+@pytest.mark.parametrize("key", ["deepspeed.config", "data.train"])
+def test_a_text_with_nul_is_refused(key: str) -> None:
+    """No file has such a name, and the system's calls do not take it."""
+    value = "a\\u0000b"
+    text = f'["{value}"]' if key == "data.train" else f'"{value}"'
+    with pytest.raises(InvalidInputError, match=f"{key}: expected text without NUL, got .*--set"):
+        load_config(["any/tspo"], [f"{key}={text}"])
+
+
+def test_a_file_whose_name_has_nul_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="expected the name of a file, without NUL"):
+        open_plain(Path("a\0b"))

@@ -192,6 +192,24 @@ def test_cells_that_would_share_a_file_are_refused(tmp_path: Path) -> None:
         sweep(tmp_path, text)
 
 
+def test_cells_that_are_one_file_where_case_does_not_count_are_refused(tmp_path: Path) -> None:
+    text = SWEEP.replace("[axes.start.b]", "[axes.start.A]")
+    with pytest.raises(InvalidInputError, match=r"/a/.* and .*/A/.* the same files"):
+        sweep(tmp_path, text)
+    with pytest.raises(InvalidInputError, match=r"arms.Logs: is a name in the directory"):
+        sweep(tmp_path, SWEEP.replace("arms.tspo", "arms.Logs"))
+
+
+@pytest.mark.parametrize("letters", [150, 400])
+def test_a_grid_of_long_values_is_refused(tmp_path: Path, letters: int) -> None:
+    """The names of its cells could be those of no file."""
+    text = SWEEP.replace("arms.tspo", f"arms.{'t' * 100}").replace(
+        '"credit.alpha" = [0.25, 0.5]', f'"model.path" = ["{"p/" * (letters // 2)}"]'
+    )
+    with pytest.raises(InvalidInputError, match=r"at most 200 characters in its name, got .* axes"):
+        sweep(tmp_path, text)
+
+
 def test_a_wrong_setting_is_told_from_a_wrong_file(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"train\.steps: expected .*\(--set\)"):
         sweep(tmp_path, SWEEP, "train.steps=none")

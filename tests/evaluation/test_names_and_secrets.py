@@ -59,6 +59,30 @@ def test_names_of_the_same_file_are_refused(tmp_path: Path) -> None:
         read_eval_sets([str(write(tmp_path / "q.jsonl", ("a/b", "a_b")))], 0)
 
 
+@pytest.mark.parametrize("names", [("Dev", "dev"), ("caf\u00e9", "cafe\u0301")])
+def test_names_of_one_file_on_some_file_system_are_refused(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    with pytest.raises(UsageError, match="same file"):
+        read_eval_sets([str(write(tmp_path / "q.jsonl", names))], 0)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_no_evaluation_is_written_among_other_records(tmp_path: Path, overwrite: bool) -> None:
+    """A data set called world would have the name of that of a world."""
+    for name in ("world.json", "log.txt"):
+        (tmp_path / name).write_text("{}")
+    with (
+        pytest.raises(InvalidInputError, match=r"other files than an evaluation \(world.json\)"),
+        results_folder(tmp_path, resume=False, overwrite=overwrite),
+    ):
+        pass
+    assert (tmp_path / "world.json").read_text() == "{}"
+    (tmp_path / "world.json").unlink()
+    with results_folder(tmp_path, resume=False, overwrite=overwrite) as folder:
+        assert folder == tmp_path
+
+
 def test_no_evaluation_is_written_among_the_records_of_a_run(tmp_path: Path) -> None:
     """A data set called status would have the name of its status."""
     (tmp_path / CONFIG_NAME).write_text("{}")

@@ -33,7 +33,8 @@ from tspo_cli.commands import (
 )
 from tspo_cli.commands.signals import all_is_in_order, end_on_signals
 from tspo_cli.disk import reason
-from tspo_cli.errors import SaidError, TspoError
+from tspo_cli.errors import InvalidInputError, SaidError, TspoError
+from tspo_cli.plain_files import BAD_NAMES
 
 app = typer.Typer(
     name="tspo",
@@ -161,6 +162,6 @@ def main() -> None:
         if error.errno is None:
             raise
         console.error(reason(error))
-        sys.exit(1)
+        sys.exit(InvalidInputError.exit_code if error.errno in BAD_NAMES else 1)
     finally:
         all_is_in_order()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tspo_cli.errors import InvalidInputError, UsageError
-from tspo_cli.plain_files import open_plain, require_plain
+from tspo_cli.plain_files import open_plain, require_plain, require_writable_name
 
 if TYPE_CHECKING:
     from tspo_cli.config.schema import Config
@@ -54,10 +54,11 @@ def check_folder(path: Path | None) -> Path | None:
     be.
 
     Raises:
-        InvalidInputError: a part of the path is a file, or it is a link to nothing.
+        InvalidInputError: a part of the path is a file, or it is a link to nothing; or its name is
+            too long, or not UTF-8.
         PermissionError: this user may not write there.
     """
-    if path is not None and path.is_symlink() and not path.exists():
+    if path is not None and os.path.islink(path) and not os.path.exists(path):
         raise InvalidInputError(f"{path}: is a link to nothing; choose another place")
     return _check_place(path)
 
@@ -94,6 +95,7 @@ def check_page(path: Path | None) -> Path | None:
 def _check_place(path: Path | None) -> Path | None:
     if path is None:
         return None
+    require_writable_name(path)
     folders = [path, *path.absolute().parents] if path.is_dir() else path.absolute().parents
     there = next(folder for folder in folders if os.path.lexists(folder))
     if not there.is_dir():

@@ -11,6 +11,7 @@ import typer
 from tspo_cli.commands.options import Json, Settings, check_folder
 from tspo_cli.console import progress, result, result_json, say
 from tspo_cli.errors import TspoError
+from tspo_cli.plain_files import require_writable_name
 
 if TYPE_CHECKING:
     from tspo_cli.config.sweeps.sweep_cells import Cell, Sweep
@@ -75,6 +76,8 @@ def sweep(
         replace(cell, config=with_steps_of_epochs(cell.config)) for cell in plan.only(only or [])
     ]
     folder = out or Path("runs") / file.name.removesuffix(".toml").removesuffix(".sweep")
+    for cell in cells:
+        require_writable_name(folder / cell.name)
     if write_configs is not None:
         from tspo_cli.training.launch.sweep_runner import write_experiments
 

@@ -144,13 +144,15 @@ def _with_user_options(config: Config, layers: Sequence[Layer]) -> Config:
 
 
 def _refused(table: Table, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Unknown names, misplaced tables, nan, inf and huge integers, as (dotted name, message)."""
+    """Unknown names, misplaced tables, NUL, nan, inf, huge integers, as (dotted name, message)."""
     for part, value in table.items():
         name = f"{prefix}{part}"
         if name in all_keys():
             items = value if isinstance(value, list) else [value]
             if not all(math.isfinite(item) for item in items if isinstance(item, float)):
                 yield name, f"expected {all_keys()[name].expects} and finite, got {_show(value)}"
+            if any("\0" in item for item in items if isinstance(item, str)):
+                yield name, f"expected text without NUL, got {_show(value)}"
             if any(type(item) is int and item >= _MOST for item in items):
                 yield name, f"expected {all_keys()[name].expects} below 2^53, got {_show(value)}"
         elif name not in all_sections():

@@ -18,6 +18,7 @@ from tspo_cli.data.readers import (
     resolve_data,
 )
 from tspo_cli.errors import UsageError
+from tspo_cli.plain_files import same_file_name
 from tspo_cli.runs import dataset_file_name
 
 
@@ -33,7 +34,7 @@ def read_eval_sets(
 
     Raises:
         UsageError: two data sets have the same name, or names that only differ in characters that
-            no file name can have.
+            no file name can have, in case, or in how Unicode composes their letters.
     """
     registry = benchmarks(data_roots())
     sets: dict[str, list[Question]] = {}
@@ -51,11 +52,11 @@ def read_eval_sets(
                 raise UsageError(
                     f"--data: {path} and another file are both called {dataset!r}; rename one"
                 )
-            file = dataset_file_name(dataset)
+            file = same_file_name(dataset_file_name(dataset))
             if file in files:
                 raise UsageError(
                     f"--data: the data sets {files[file]!r} and {dataset!r} would be written to "
-                    "the same file; rename one"
+                    "the same file (there are file systems where case does not count); rename one"
                 )
             files[file] = dataset
             kept = questions[: limit or None]

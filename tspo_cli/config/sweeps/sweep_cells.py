@@ -17,9 +17,12 @@ from tspo_cli.config.schema import Config
 from tspo_cli.config.sweeps.sweep_file import SweepFile, Variant, read_sweep_file
 from tspo_cli.config.tables import Table
 from tspo_cli.errors import InvalidInputError, TspoError, UsageError
+from tspo_cli.plain_files import LONGEST_NAME, same_file_name
 
 SHARED_FILE = "_shared.toml"
 _ABSENT = object()
+_ENDINGS = 20
+"""Characters that names of files have after that of a variant: its seed, and .toml or .log."""
 
 Problems = Callable[[Config], Iterable[str]]
 """The problems of a configuration, one line each."""
@@ -182,11 +185,18 @@ def _check_names(path: Path, cells: Sequence[Cell]) -> None:
         )
     files: dict[str, str] = {}
     for variant in (cell.variant for cell in cells):
-        other = files.setdefault(_file_name(variant), variant.name)
+        file = _file_name(variant)
+        if len(file) > LONGEST_NAME - _ENDINGS:
+            raise InvalidInputError(
+                f"{path}: {file[:40]}...: expected a cell with at most {LONGEST_NAME - _ENDINGS} "
+                f"characters in its name, got {len(file)}; shorten arms and values of axes, or "
+                "write [axes.NAME.VALUE] instead of a [grid] of long values"
+            )
+        other = files.setdefault(same_file_name(file), variant.name)
         if other != variant.name:
             raise InvalidInputError(
-                f"{path}: {other} and {variant.name} would have the same files; rename an arm or "
-                "a value of an axis"
+                f"{path}: {other} and {variant.name} would have the same files (there are file "
+                "systems where case does not count); rename an arm or a value of an axis"
             )
     if not cells:
         raise InvalidInputError(f"{path}: no cells; an arm or axis has an empty list of seeds")

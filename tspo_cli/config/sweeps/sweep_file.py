@@ -43,7 +43,7 @@ from tspo_cli.config.layers import Layer, apply_settings, read_layers
 from tspo_cli.config.recipes import source_path
 from tspo_cli.config.tables import Table
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.plain_files import is_plain, read_plain_text
+from tspo_cli.plain_files import is_plain, read_plain_text, same_file_name
 from tspo_cli.text.toml_text import parse_toml
 
 SWEEP_NAME = "sweep.json"
@@ -221,7 +221,7 @@ def _named_tables(path: Path, section: str, value: Any) -> dict[str, Table]:
             raise InvalidInputError(
                 f"{path}: {section}.{name[:20]}...: expected at most {_LONGEST_NAME} characters"
             )
-        if section == "arms" and name in _OURS:
+        if section == "arms" and same_file_name(name) in _OURS:
             raise InvalidInputError(
                 f"{path}: arms.{name}: is a name in the directory of every sweep; choose another"
             )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tspo_cli.disk import delete, one_writer
 from tspo_cli.errors import InvalidInputError, UsageError
-from tspo_cli.plain_files import require_folder
+from tspo_cli.plain_files import require_folder, require_writable_name
 from tspo_cli.record_digests import DIGESTS_NAME, note_digests
 from tspo_cli.record_forms import SUMMARY, checked
 from tspo_cli.runs import (
@@ -37,11 +37,13 @@ def results_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[P
 
     Raises:
         UsageError: both `resume` and `overwrite`.
-        InvalidInputError: another process evaluates into `folder`, or it is a run, or it holds an
-            evaluation and neither flag was given, or what it holds is damaged.
+        InvalidInputError: another process evaluates into `folder`, or it is a run, a world, an
+            index or a model, or it holds an evaluation and neither flag was given, or what it holds
+            is damaged, or none can be at this path.
     """
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
+    require_writable_name(folder)
     if folder.exists() and not folder.is_dir():
         raise InvalidInputError(f"{folder}: exists and is no directory; choose another --out")
     if is_run(folder):  # a data set called status would replace the status of the run
@@ -54,6 +56,8 @@ def results_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[P
                 f"{folder}: already holds an evaluation; add --resume to continue it, --overwrite "
                 "to replace it, or choose another --out"
             )
+        if not begun:
+            _require_no_other_records(folder)
         new = folder / _NEW
         if overwrite or not begun:
             delete(new)
@@ -68,6 +72,15 @@ def _is_begun(folder: Path) -> bool:
         or any(folder.glob("*.partial.jsonl"))
         or bool(items_files(folder))
     )
+
+
+def _require_no_other_records(folder: Path) -> None:
+    """A data set may have the name of one: world, config, manifest."""
+    others = sorted({*folder.glob("*.json")} - {folder / EVAL_TIMINGS_NAME})
+    if others:
+        raise InvalidInputError(
+            f"{folder}: has other files than an evaluation ({others[0].name}); choose another --out"
+        )
 
 
 def _settle(folder: Path) -> None:

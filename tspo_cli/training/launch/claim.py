@@ -11,7 +11,7 @@ from tspo_cli.config.load_config import read_resolved
 from tspo_cli.config.schema import Config
 from tspo_cli.disk import one_writer
 from tspo_cli.errors import InvalidInputError, UsageError
-from tspo_cli.plain_files import require_folder
+from tspo_cli.plain_files import require_folder, require_writable_name
 from tspo_cli.runs import (
     BEST_CHECKPOINTS_NAME,
     BEST_NAME,
@@ -67,7 +67,8 @@ class Claim:
 
 
 def check_run_place(path: Path) -> None:
-    """Raises InvalidInputError if something else than a run stands at `path`."""
+    """Raises InvalidInputError if something else than a run stands at `path`, or none can."""
+    require_writable_name(path)
     if path.exists() and not path.is_dir():
         raise InvalidInputError(f"{path}: exists and is no directory; choose another --out")
     entries = [*path.iterdir()] if path.is_dir() else []
