@@ -169,6 +169,39 @@ def test_an_endless_head_is_cut_off(searcher: Searcher) -> None:
         assert _is_cut_off(connection)
 
 
+CHUNKED = b"POST /retrieve HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNK = b'11\r\n{"query": "hill"}\r\n'
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        (CHUNK + b"0\r\n", b"X: " + b"x" * 1000 + b"\r\n"),
+        (CHUNK + b"0\r\nX: ", b"x" * 1000),
+        (CHUNK + b"5;x=", b"x" * 1000),
+    ],
+    ids=["trailers", "a trailer", "an extension"],
+)
+def test_what_stands_around_a_body_without_end_is_cut_off(
+    searcher: Searcher, start: bytes, piece: bytes
+) -> None:
+    """Nothing else would limit the memory that it takes."""
+    with serving(searcher) as address, _connection(address) as connection:
+        connection.sendall(CHUNKED + start)
+        with suppress(ConnectionError):
+            for _ in range(20_000):
+                connection.sendall(piece)
+        assert _is_cut_off(connection)
+
+
+def test_trailers_are_left_out(searcher: Searcher) -> None:
+    body = CHUNK + b"0\r\nAuthorization: x\r\n\r\n"
+    with serving(searcher) as address, _connection(address) as connection:
+        for _ in range(2):
+            connection.sendall(CHUNKED + body)
+            assert _answer(connection).startswith(b"HTTP/1.1 200")
+
+
 def test_a_client_that_only_listens_any_more_gets_its_answer() -> None:
     retriever = Scripted()
     retriever.gate.clear()

@@ -114,7 +114,8 @@ _HEAD_TOO_LARGE = (
 
 class GuardedProtocol(HttpToolsProtocol):
     """uvicorn's fast protocol with limits on the time and size of a request's head: the URL and the
-    lines of the header fields.
+    lines of the header fields. What comes behind a body (trailers) or between its chunks is limited
+    to the size of a head too, and left out.
     """
 
     head_seconds = 20.0
@@ -124,16 +125,22 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._in_head, self._unfinished = True, 0
         self._head_size, self._refused = 0, False
+        self._around_body, self._got_body = 0, False
         self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(
             self.head_seconds, transport.abort
         )
 
     def data_received(self, data: bytes) -> None:
         was_in_head = self._in_head
+        self._got_body = False
         super().data_received(data)
         if not self._in_head:
             self._stop_timer()
             self._unfinished = 0
+            if not was_in_head and not self._got_body:
+                self._around_body += len(data)
+                if self._around_body > self.head_bytes:
+                    self.transport.abort()
             return
         # Most heads arrive in one piece and are complete before this line. A piece that began with
         # the end of a body is not all head.
@@ -156,7 +163,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
-        self._in_head, self._head_size = True, 0
+        self._in_head, self._head_size, self._around_body = True, 0, 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -164,8 +171,9 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_size += len(name) + len(value) + len(": \r\n")
-        super().on_header(name, value)
+        if self._in_head:
+            self._head_size += len(name) + len(value) + len(": \r\n")
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -175,6 +183,7 @@ class GuardedProtocol(HttpToolsProtocol):
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        self._got_body = True
         if not self._refused:
             super().on_body(body)
 
