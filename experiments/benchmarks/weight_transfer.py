@@ -28,7 +28,8 @@ import httpx
 import torch
 
 from experiments.benchmarks.common import machine
-from tspo_cli.errors import InvalidInputError
+from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.packages import require
 from tspo_cli.rollout.engines.vllm_engine.nccl import NcclGroups
 from tspo_cli.rollout.engines.vllm_engine.vllm_servers import ProcessGroup, VllmServers
 
@@ -38,6 +39,8 @@ SHAPES = {
     "7b": (3584, 18_944, 28, 28, 4, 152_064),
 }
 CONTEXT = 512
+START_SECONDS = 900.0
+"""For vLLM to start: 40 s on quiet cores, many times that on shared ones."""
 
 
 def make_model(shape: str, folder: Path) -> Any:
@@ -77,15 +80,20 @@ def start_server(model: Path, gpu: int | None, log: Path) -> tuple[str, subproce
         process = subprocess.Popen(
             command, stdout=output, stderr=output, env={**os.environ, **visible}
         )
-    url = f"http://127.0.0.1:{port}"
-    while True:
-        if process.poll() is not None:
-            raise SystemExit(f"the server ended:\n{log.read_text()[-2000:]}")
+    url, until = f"http://127.0.0.1:{port}", time.monotonic() + START_SECONDS
+    print(f"waiting for the server; its log is {log}", file=sys.stderr)
+    while process.poll() is None and time.monotonic() < until:
         try:
             if httpx.get(url + "/health", timeout=5).is_success:
                 return url, process
         except httpx.TransportError:
             time.sleep(1)
+    code = process.poll()
+    process.kill()
+    process.wait()
+    last = (log.read_text(errors="replace").strip().splitlines() or ["nothing in its log"])[-1]
+    ended = f"was not ready after {START_SECONDS:g} s" if code is None else f"ended with {code}"
+    raise SystemExit(f"error: the server {ended}: {last}")
 
 
 def measure(url: str, way: str, model: Any, folder: Path, repeats: int) -> dict[str, Any]:
@@ -130,6 +138,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     gpus = torch.cuda.device_count()
+    try:
+        require("vllm", "weight_transfer.py")
+    except MissingResourceError as error:
+        raise SystemExit(f"error: {error}") from None
+    if not gpus and options.shape != "135m":
+        raise SystemExit(
+            f"error: --shape {options.shape} needs a GPU, and none is here; --shape 135m measures "
+            "files on a CPU"
+        )
     print(json.dumps({"machine": machine(), "gpus": gpus, "shape": options.shape}))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
