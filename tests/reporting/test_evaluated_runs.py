@@ -122,3 +122,19 @@ def test_folders_that_cannot_be_read_are_named(
     assert [view.name for view in open_runs([tmp_path])] == ["run"]
     said = capsys.readouterr().err
     assert "dd: cannot be read (File name too long); what is in it is left out" in said
+
+
+def test_a_run_that_this_user_may_not_enter_hides_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("closed", "open"):
+        make_run(tmp_path / name, Config(), 2, {2: 0.5})
+    (tmp_path / "closed").chmod(0o600)
+    may = os.access
+    monkeypatch.setattr(  # the system lets root enter
+        os, "access", lambda path, mode: Path(path).name != "closed" and may(path, mode)
+    )
+    assert [view.name for view in open_runs([tmp_path])] == ["open"]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "closed: cannot be read (Permission denied); what is in it is left out" in said[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -260,7 +261,10 @@ def _folders_with(names: set[str], path: Path) -> list[Path]:
     found = []
     for folder, inner, files in os.walk(path, onerror=_say_unread):
         inner[:] = [name for name in inner if not name.startswith(".")]
-        if names & {*inner, *files}:
+        if not os.access(folder, os.X_OK):  # its names can be listed, and nothing else
+            _say_unread(PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder))
+            inner.clear()
+        elif names & {*inner, *files}:
             found.append(Path(folder))
     return sorted(found)
 
