@@ -65,6 +65,10 @@ def _csv_cell(value: Any) -> Any:
     return f"'{text}" if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text
 
 
+_NARROWEST = 6
+"""Characters of a column with its space: in less, a table loses columns. A narrower terminal breaks
+the lines.
+"""
 _FORMULA = ("=", "+", "-", "@", "\t")
 _NUMBER = re.compile(r"[+-]?[0-9.]+(?:e[+-]?[0-9]+)?")
 _SUPERSCRIPT = str.maketrans("abcdefghijklmnoprstuvwxyz-+†‡", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ⁻⁺†‡")
@@ -96,13 +100,13 @@ def _terminal(table: Table, width: int | None, color: bool, titled: bool) -> str
         ]
         grid.add_row(*drawn, style="italic dim" if place in table.quoted and color else "")
     out = io.StringIO()
-    console = Console(
-        file=out, width=width or 1000, force_terminal=color, highlight=False, markup=False
-    )
+    width = width or 1000
+    wide = max(width, _NARROWEST * len(table.columns))
+    console = Console(file=out, width=wide, force_terminal=color, highlight=False, markup=False)
     console.print(grid)
     ranked = any(cell.best for row in table.rows for cell in row)
     for note in (*(("* best, _ second.",) if ranked and not color else ()), *table.notes):
-        console.print(Text(printable(note), style="dim" if color else ""))
+        console.print(Text(printable(note), style="dim" if color else ""), width=width)
     text = "\n".join(line.rstrip() for line in out.getvalue().split("\n")).strip("\n")
     return f"{printable(table.title)}\n\n{text}" if titled else text
 
