@@ -4,6 +4,7 @@ come.
 
 from __future__ import annotations
 
+import http.client
 import socket
 import threading
 import time
@@ -136,6 +137,33 @@ def test_a_second_head_on_a_connection_is_watched_too(
         connection.sendall(request + b"POST /retr")
         assert _answer(connection).startswith(b"HTTP/1.1 200")
         assert _is_cut_off(connection)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "said"),
+    [
+        ("POST", "/retrieve", '{"query": "hill"}', 400, "Upgrade: "),
+        ("GET", "/healthz", None, 200, ""),
+    ],
+)
+def test_an_offer_of_http_2_is_passed_over_or_refused(
+    searcher: Searcher,
+    capfd: pytest.CaptureFixture[str],
+    method: str,
+    path: str,
+    body: str | None,
+    status: int,
+    said: str,
+) -> None:
+    """Some clients offer it by default. The parser reads no body behind the offer."""
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "A"}
+    with serving(searcher) as address:
+        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=20)
+        connection.request(method, path, body, offer)
+        answer = connection.getresponse()
+        assert answer.status == status
+        assert said in answer.read().decode()
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("pieces", [1, 7])

@@ -105,10 +105,24 @@ def _ended_by_hangup(server: uvicorn.Server) -> Iterator[None]:
 
 _REQUEST_LINE = 256
 """Bytes of a head beside its URL and fields: method, version, ends of lines."""
-_DETAIL = b'{"detail": "head: expected at most 65536 bytes of URL and header fields"}'
-_HEAD_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\n"
-    b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(_DETAIL), _DETAIL)
+
+
+def _refusal(status: bytes, detail: bytes) -> bytes:
+    """An answer after which the connection is closed."""
+    body = b'{"detail": "%s"}' % detail
+    return (
+        b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        b"Content-Length: %d\r\n\r\n%s" % (status, len(body), body)
+    )
+
+
+_HEAD_TOO_LARGE = _refusal(
+    b"431 Request Header Fields Too Large",
+    b"head: expected at most 65536 bytes of URL and header fields",
+)
+_NO_UPGRADE = _refusal(
+    b"400 Bad Request",
+    b"Upgrade: this server speaks HTTP/1.1 alone; send a body without this field",
 )
 
 
@@ -164,6 +178,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._in_head, self._head_size, self._around_body = True, 0, 0
+        self._has_body = False
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -173,12 +188,15 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:
             self._head_size += len(name) + len(value) + len(": \r\n")
+            self._has_body |= name.lower() in (b"content-length", b"transfer-encoding")
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         if self._head_size > self.head_bytes:
-            self._refuse_head()
+            self._refuse(_HEAD_TOO_LARGE)
+        elif self.parser.should_upgrade() and self._has_body:  # the parser reads no body then
+            self._refuse(_NO_UPGRADE)
         if not self._refused:
             super().on_headers_complete()
 
@@ -191,10 +209,13 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self._refused:
             super().on_message_complete()
 
-    def _refuse_head(self) -> None:
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing: an offer without a body is passed over, as HTTP says."""
+
+    def _refuse(self, answer: bytes) -> None:
         if not self._refused:
             self._refused = True
-            self.transport.write(_HEAD_TOO_LARGE)
+            self.transport.write(answer)
             self.transport.close()
 
     def _stop_timer(self) -> None:
