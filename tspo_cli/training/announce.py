@@ -11,6 +11,7 @@ from tspo_cli.config.sections.prompt_value import prompt_name
 from tspo_cli.config.tables import flatten
 from tspo_cli.console import duration
 from tspo_cli.credit.find_algorithm import find_algorithm
+from tspo_cli.variables import number_in
 
 
 def loop_options(config: Config) -> list[str]:
@@ -23,6 +24,16 @@ def loop_options(config: Config) -> list[str]:
         values = ", ".join(f"{key} {prompt_name(value)}" for key, value in taken.items())
         lines.insert(0, f"as {config.model.path} was trained: {values}")
     return [*lines, *unused_settings(config)]
+
+
+def idle_gpus(config: Config, gpus: int) -> Iterator[str]:
+    """A line where a node shows more GPUs than training processes use."""
+    processes = number_in("LOCAL_WORLD_SIZE", config.train.processes) or 1
+    if processes < gpus:
+        yield (
+            f"training uses {processes} of {gpus} GPUs (train.processes); `tspo launch` uses all "
+            "that no server has, and CUDA_VISIBLE_DEVICES hides those of others"
+        )
 
 
 def step_line(metrics: Mapping[str, float], seconds: float, left: float) -> str:

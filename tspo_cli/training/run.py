@@ -27,6 +27,7 @@ from tspo_cli.rollout.engines.vllm_engine.vllm_open import open_vllm, refuse_imp
 from tspo_cli.rollout.engines.vllm_engine.vllm_servers import ProcessGroup, VllmServers
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.runs import HANDOVER_NAME, log_line, read_status, set_status
+from tspo_cli.training.announce import idle_gpus
 from tspo_cli.training.core.critic import Critic, ValueModel
 from tspo_cli.training.core.distributed import (
     barrier,
@@ -145,8 +146,10 @@ def _train(
     )
     critic = Critic(values, config, total_updates=updates) if values is not None else None
     eos = eos_ids(model.config, model.generation_config, tokenizer)
-    for note in template_notes(tokenizer, config.rollout, eos) if rank() == 0 else ():
-        log(note)
+    gpus = torch.cuda.device_count() if device != "cpu" else 0
+    if rank() == 0:
+        for note in (*template_notes(tokenizer, config.rollout, eos), *idle_gpus(config, gpus)):
+            log(note)
     engine = _engine(learner, tokenizer, directory, log)
     if config.rollout.engine == "vllm":
         hand_over(learner, engine, protocol, config, 0)

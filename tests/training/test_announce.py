@@ -1,0 +1,31 @@
+"""What a training says of itself before its first step."""
+
+from __future__ import annotations
+
+import pytest
+
+from tspo_cli.config.load_config import load_config
+from tspo_cli.training.announce import idle_gpus
+
+
+@pytest.mark.parametrize(
+    ("processes", "launched", "gpus", "idle"),
+    [
+        (1, None, 8, True),
+        (1, None, 1, False),
+        (1, None, 0, False),
+        (8, None, 8, False),
+        (1, "8", 8, False),
+        (1, "4", 8, True),
+    ],
+)
+def test_gpus_that_training_leaves_idle_are_named(
+    processes: int, launched: str | None, gpus: int, idle: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if launched is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", launched)
+    config = load_config(["tiny/grpo"], [f"train.processes={processes}"])
+    said = [*idle_gpus(config, gpus)]
+    assert len(said) == idle
+    assert all(line.startswith(f"training uses {launched or processes} of {gpus}") for line in said)
