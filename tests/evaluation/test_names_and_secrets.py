@@ -23,7 +23,7 @@ from tspo_cli.runs import (
 from tspo_cli.text.secrets import values_without_secrets, without_secrets
 
 MODEL = Path(__file__).resolve().parent.parent / "fixtures" / "run_0_1_0" / "start" / "model"
-NAMES = ("eval", "timings", "Eval", "nq", "nq.judge", "../../up", "..", "\x1b[31m", "x" * 300)
+NAMES = ("eval", "Timings", "nq", "nq.judge", "../../up", "..", "\x1b[31m", "x" * 300)
 
 
 def write(path: Path, names: tuple[str, ...]) -> Path:
@@ -36,7 +36,18 @@ def write(path: Path, names: tuple[str, ...]) -> Path:
 
 
 def test_every_name_has_its_own_file_in_the_folder(tmp_path: Path) -> None:
-    names = [*NAMES, "eval_", "timings_", "nq.judge_", "x" * 301, "é" * 150, "a\0b", "plain name"]
+    names = [
+        *NAMES,
+        "Eval",
+        "timings",
+        "eval_",
+        "timings_",
+        "nq.judge_",
+        "x" * 301,
+        "é" * 150,
+        "a\0b",
+        "plain name",
+    ]
     files = {name: dataset_file_name(name) for name in names}
     assert len(set(files.values())) == len(names)
     assert files["plain name"] == "plain name"

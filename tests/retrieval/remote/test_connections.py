@@ -171,21 +171,6 @@ def test_no_cookie_is_kept() -> None:
     assert not [head for head in server.heads if b"cookie:" in head.lower()]
 
 
-def test_a_success_without_an_answer_is_asked_for_again() -> None:
-    """A proxy whose server starts may send one."""
-
-    def empty_first(body: bytes, number: int) -> bytes:
-        if number == 1:
-            return b"HTTP/1.1 204 No Content\r\n\r\n"
-        return whole(passages(asked(body)))
-
-    with open_server(empty_first) as server:
-        retriever = HttpRetriever([server.url], deadline=20.0, first_wait=0.01)
-        (result,) = retriever.search(["one"], 1)
-        retriever.close()
-    assert [hit.id for hit in result.hits] == ["one"]
-
-
 def test_no_token_follows_a_redirect() -> None:
     with open_server(lambda body, number: whole(b"")) as other:
 

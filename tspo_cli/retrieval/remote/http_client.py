@@ -280,10 +280,6 @@ class HttpRetriever:
             raise _BusyError(f"{source}: status {status}", _retry_after(response))
         if status > 500 or status in _PASSING:
             raise TemporaryError(f"{source}: status {status}", _retry_after(response))
-        if status < 300:
-            raise MalformedAnswerError(
-                f"status {status}, expected 200; is this a /retrieve server?"
-            )
         if 300 <= status < 400:
             raise TemporaryError(f"{source}: status {status}, a redirect, which is not followed")
         if status in _LOCKED:
