@@ -22,7 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.benchmarks.common import machine
-from experiments.reliability.bf16_runs import SETTINGS, folder_for
+from experiments.reliability.bf16_runs import (
+    SETTINGS,
+    folder_for,
+    options_of_trainings,
+    with_absolute_paths,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -123,20 +128,11 @@ def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         child(sys.argv[2:])
         return
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", required=True, help="model directory, trained in bfloat16")
-    parser.add_argument("--index", required=True, help="index of the passages")
-    parser.add_argument("--questions", required=True, help="question file")
-    parser.add_argument("--steps", type=int, default=10)
+    parser = options_of_trainings(__doc__ or "")
     parser.add_argument("--lr", type=float, default=2e-5)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", help="folder for the run, which stays there")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    options.model, options.index, options.questions = (
-        str(Path(path).absolute()) for path in (options.model, options.index, options.questions)
-    )
+    options = with_absolute_paths(parser.parse_args())
     with folder_for(options.work) as folder:
         run, held = Path(folder) / "run", Path(folder) / "vllm.safetensors"
         train(options, run, held)

@@ -143,24 +143,34 @@ def is_as_expected(result: dict[str, Any], steps: int) -> bool:
     return finished and (result["kind"] != "gspo" or clipped <= MOST_CLIPPED)
 
 
+def options_of_trainings(documentation: str) -> argparse.ArgumentParser:
+    """A parser with what every command has that trains a real model with vLLM."""
+    parser = argparse.ArgumentParser(description=documentation.splitlines()[0])
+    parser.add_argument("--model", required=True, help="model directory, trained in bfloat16")
+    parser.add_argument("--index", required=True, help="index of the passages")
+    parser.add_argument("--questions", required=True, help="question file")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--work", help="folder for the runs, which stay there")
+    parser.add_argument("--json", action="store_true")
+    return parser
+
+
+def with_absolute_paths(options: argparse.Namespace) -> argparse.Namespace:
+    """The options, with paths that hold in every working directory."""
+    for name in ("model", "index", "questions"):
+        setattr(options, name, str(Path(getattr(options, name)).absolute()))
+    return options
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         child(sys.argv[2:])
         return
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", required=True, help="model directory, trained in bfloat16")
-    parser.add_argument("--index", required=True, help="index of the passages")
-    parser.add_argument("--questions", required=True, help="question file")
+    parser = options_of_trainings(__doc__ or "")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to this one, less one")
-    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--work", help="folder for the runs, which stay there")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    options.model, options.index, options.questions = (
-        str(Path(path).absolute()) for path in (options.model, options.index, options.questions)
-    )
+    options = with_absolute_paths(parser.parse_args())
     results = []
     with folder_for(options.work) as folder:
         for kind in options.only:
