@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tspo_cli import runs
 from tspo_cli.errors import MissingResourceError
+from tspo_cli.plain_files import why_missing
 
 SWEEP_NAME = "sweep.json"
 MANIFEST_NAME = "manifest.json"
@@ -22,8 +23,9 @@ _MOST_NAMES = 8
 def not_a_run(path: Path) -> str:
     """What `path`, which is no run directory, is, in words that follow its name."""
     if not path.is_dir():
-        there = path.exists() or path.is_symlink()
-        return "not a directory; name a run directory" if there else "no such directory"
+        if path.exists():
+            return "not a directory; name a run directory"
+        return why_missing(path, "no such directory")
     for name, what in _OTHERS.items():
         if (path / name).is_file():
             return f"not a run directory but {what}"

@@ -44,13 +44,46 @@ def open_plain(path: Path) -> BufferedReader:
         raise InvalidInputError(f"{path}: expected the name of a file, without NUL") from None
     except OSError as error:  # to open a socket fails
         require_plain(path)
-        raise InvalidInputError(f"{shown_path(path)}: cannot be read ({error.strerror})") from None
+        raise InvalidInputError(_cannot_be_read(path, error)) from None
     try:
         _require_plain(path, os.fstat(descriptor).st_mode)
     except InvalidInputError:
         os.close(descriptor)
         raise
     return os.fdopen(descriptor, "rb")
+
+
+def require_readable(path: Path) -> None:
+    """Raises what `open_plain` does, for a file that a library opens."""
+    open_plain(path).close()
+
+
+def cannot_be_read(error: OSError) -> str | None:
+    """The line for an error whose cause is a file or folder that this user may not read, or may not
+    look into; None for all others. (To look for a file in a closed folder fails, too.)
+    """
+    if error.errno != errno.EACCES or not isinstance(error.filename, str):
+        return None
+    path = Path(error.filename)
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except PermissionError:
+        return _cannot_be_read(path, error)
+    except OSError:
+        pass
+    return None
+
+
+def why_missing(path: Path, otherwise: str = "no such file") -> str:
+    """What is to say of a path at which no file is found: a link is there, and leads to nothing."""
+    if not path.is_symlink():
+        return otherwise
+    return f"is a link to nothing ({shown_path(os.readlink(path))})"
+
+
+def _cannot_be_read(path: Path, error: OSError) -> str:
+    advice = "; give this user the right to read it" if error.errno == errno.EACCES else ""
+    return f"{shown_path(path)}: cannot be read ({error.strerror}){advice}"
 
 
 def append_plain(path: Path) -> BufferedRandom:

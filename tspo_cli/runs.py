@@ -45,7 +45,7 @@ from tspo_cli.disk import (
 )
 from tspo_cli.environment import environment
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.plain_files import append_plain, open_plain, require_folder
+from tspo_cli.plain_files import append_plain, open_plain, require_folder, why_missing
 from tspo_cli.record_digests import (
     ONE_THREAD,
     changing,
@@ -217,7 +217,7 @@ def read_json(path: Path) -> Any:
     try:
         return parse_json(read_checked(path), str(path))
     except FileNotFoundError:
-        raise MissingResourceError(f"{path}: no such file") from None
+        raise MissingResourceError(f"{path}: {why_missing(path)}") from None
 
 
 def write_jsonl_gz(path: Path, records: Iterable[Mapping[str, Any]]) -> None:

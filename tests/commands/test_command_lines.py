@@ -59,6 +59,43 @@ def test_a_wrong_command_line_is_one_harmless_line(
     assert not any(secret in shown for secret in ("pw123", "tok456", "\x1b", "\u202e", "\x07"))
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["eval", "m", "--data", "d", "--out", ""], "--out"),
+        (["eval", "m", "--data", "d", "--out="], "--out"),
+        (["eval", "m", "--data", ""], "--data"),
+        (["eval", "m", "--data", "d", "--index", ""], "--index"),
+        (["eval", "", "--data", "d"], "an argument"),
+        (["train", "tiny/tspo", "--out", ""], "--out"),
+        (["index", "build", "c.jsonl", "--out", ""], "--out"),
+        (["index", "search", "", "words"], "an argument"),
+        (["data", "check", "q.jsonl", "--corpus", ""], "--corpus"),
+        (["demo", "--out", ""], "--out"),
+        (["report", "--json", ""], "an argument"),
+        (["runs", "ls", ""], "an argument"),
+        (["serve", ""], "an argument"),
+        (["doctor", ""], "an argument"),
+        (["plan", ""], "an argument"),
+        (["sweep", "a.sweep.toml", "--out", ""], "--out"),
+    ],
+)
+def test_an_empty_path_is_not_the_working_directory(
+    words: list[str], named: str, tmp_path: Path
+) -> None:
+    done = run_tspo(*words, cwd=tmp_path)
+    line = f"error: {named}: expected a value, got an empty one (an unset variable of the shell?)"
+    assert done.err.startswith(line)
+    assert len(done.err.strip("\n").split("\n")) == 1
+    assert (done.code, done.out, list(tmp_path.iterdir())) == (2, "", [])
+
+
+def test_a_key_may_have_an_empty_value(tmp_path: Path) -> None:
+    words = ["config", "show", "tiny/tspo", "--set", "retriever.index=", "--set=model.path="]
+    done = run_tspo(*words, "--set", "retriever.url=http://127.0.0.1:9", cwd=tmp_path)
+    assert (done.code, 'index = ""' in done.out) == (0, True), done.err
+
+
 def test_every_problem_of_an_experiment_has_a_line_of_its_own(tmp_path: Path) -> None:
     done = run_tspo("config", "validate", "any/tspo", cwd=tmp_path)
     lines = done.err.splitlines()

@@ -10,9 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.conftest import run_tspo
+from tests.permissions import permissions_count
 from tspo_cli.commands.app import app
 from tspo_cli.commands.options import check_file, check_folder, check_page
-from tspo_cli.disk import atomic_write_text, new_directory
+from tspo_cli.disk import WriteError, atomic_write_text, new_directory
 from tspo_cli.errors import InvalidInputError
 
 COMMANDS = [
@@ -152,7 +153,7 @@ def test_a_page_takes_the_place_of_a_page_alone(tmp_path: Path) -> None:
         check_page(tmp_path / "page")
 
 
-def test_places_that_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_places_that_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to("nowhere")
     for name in ("new", "a/b/c", "."):
@@ -163,7 +164,8 @@ def test_places_that_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with pytest.raises(InvalidInputError):
             check(tmp_path / "dangling" / "x")
         assert check(None) is None
-    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
-    with pytest.raises(PermissionError) as refused:
+    tmp_path.chmod(0o500)
+    with permissions_count(), pytest.raises(WriteError) as refused:
         check_folder(tmp_path / "a" / "b")
+    tmp_path.chmod(0o700)
     assert refused.value.filename == str(tmp_path)

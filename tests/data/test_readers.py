@@ -107,7 +107,7 @@ def test_files_that_are_damaged_empty_or_absent(tmp_path: Path) -> None:
     assert "empty file" in error_of(lambda: read_questions(write(tmp_path / "empty.jsonl")))
     with pytest.raises(MissingResourceError, match="no such file"):
         read_passages(tmp_path / "absent.jsonl")
-    with pytest.raises(MissingResourceError, match="got a directory"):
+    with pytest.raises(InvalidInputError, match="got a directory"):
         read_questions(tmp_path)
 
 

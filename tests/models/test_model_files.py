@@ -40,7 +40,7 @@ def model(tmp_path: Path) -> Path:
         ("directory", "expected a file, got a directory"),
         ("pipe", "expected a file, got a named pipe"),
         ("device", "expected a file, got a device"),
-        ("nothing", "is a link to nothing"),
+        ("nothing", "is a link to nothing (blobs/none)"),
     ],
 )
 def test_what_is_no_file_is_named(model: Path, name: str, kind: str, named: str) -> None:

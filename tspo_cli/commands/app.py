@@ -6,9 +6,11 @@ import inspect as introspection
 import os
 import sys
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
+import typer.core
+import typer.models
 
 from tspo_cli import __version__, console
 from tspo_cli.commands import (
@@ -32,9 +34,9 @@ from tspo_cli.commands import (
     train,
 )
 from tspo_cli.commands.signals import all_is_in_order, end_on_signals
-from tspo_cli.disk import reason
-from tspo_cli.errors import InvalidInputError, SaidError, TspoError
-from tspo_cli.plain_files import BAD_NAMES
+from tspo_cli.disk import WriteError, reason
+from tspo_cli.errors import InvalidInputError, SaidError, TspoError, UsageError
+from tspo_cli.plain_files import BAD_NAMES, cannot_be_read
 
 app = typer.Typer(
     name="tspo",
@@ -76,6 +78,49 @@ app.command("report", rich_help_panel=COMPARE)(report.report)
 app.command("inspect", rich_help_panel=COMPARE)(inspect.inspect)
 app.add_typer(runs.app, name="runs", rich_help_panel=COMPARE)
 app.command("credit", rich_help_panel=COMPARE)(credit.credit)
+
+
+class _Command(typer.core.TyperCommand):
+    """A command of which no option or argument may be empty: an empty path is the working directory
+    for Python, and an unset variable of the shell is an empty word.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse empty words, then parse the rest. Raises UsageError."""
+        options: list[Any] = [option for option in self.params if not getattr(option, "is_flag", 1)]
+        takes_value = {name for option in options for name in option.opts}
+        before = ""
+        for word in () if ctx.resilient_parsing else args:
+            name, equals, value = word.partition("=")
+            if not word or (name in takes_value and equals and not value):
+                named = name or (before if before in takes_value else "an argument")
+                raise UsageError(
+                    f"{named}: expected a value, got an empty one (an unset variable of the "
+                    f"shell?); see {ctx.command_path} -h"
+                )
+            before = word
+        return super().parse_args(ctx, args)
+
+
+def _prepare(commands: typer.Typer) -> None:
+    """Make every command one of ours, whose paths are opened by the readers of the files, which say
+    what to do where that is not allowed. typer would call the command line wrong.
+    """
+    for command in commands.registered_commands:
+        command.cls = _Command
+        assert command.callback is not None
+        hints = get_type_hints(command.callback, include_extras=True)
+        command.callback.__annotations__ |= hints  # typer takes what it finds here
+        for hint in hints.values():
+            for info in getattr(hint, "__metadata__", ()):
+                if isinstance(info, typer.models.ParameterInfo):
+                    info.readable = False
+    for group in commands.registered_groups:
+        if group.typer_instance is not None:
+            _prepare(group.typer_instance)
+
+
+_prepare(app)
 
 
 def _fill_help_lines(commands: typer.Typer) -> None:
@@ -161,7 +206,8 @@ def main() -> None:
     except OSError as error:
         if error.errno is None:
             raise
-        console.error(reason(error))
-        sys.exit(InvalidInputError.exit_code if error.errno in BAD_NAMES else 1)
+        unreadable = None if isinstance(error, WriteError) else cannot_be_read(error)
+        console.error(unreadable or reason(error))
+        sys.exit(InvalidInputError.exit_code if unreadable or error.errno in BAD_NAMES else 1)
     finally:
         all_is_in_order()

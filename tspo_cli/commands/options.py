@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tspo_cli.disk import WriteError
 from tspo_cli.errors import InvalidInputError, UsageError
-from tspo_cli.plain_files import open_plain, require_plain, require_writable_name
+from tspo_cli.plain_files import open_plain, require_plain, require_readable, require_writable_name
 
 if TYPE_CHECKING:
     from tspo_cli.config.schema import Config
@@ -56,7 +57,7 @@ def check_folder(path: Path | None) -> Path | None:
     Raises:
         InvalidInputError: a part of the path is a file, or it is a link to nothing; or its name is
             too long, or not UTF-8.
-        PermissionError: this user may not write there.
+        WriteError: this user may not write there.
     """
     if path is not None and os.path.islink(path) and not os.path.exists(path):
         raise InvalidInputError(f"{path}: is a link to nothing; choose another place")
@@ -69,7 +70,7 @@ def check_file(path: Path | None) -> Path | None:
     Raises:
         InvalidInputError: a part of the path is a file; or a directory, pipe, socket or device
             stands there.
-        PermissionError: this user may not write there.
+        WriteError: this user may not write there.
     """
     if path is not None:
         require_plain(path, "choose another place")
@@ -82,7 +83,7 @@ def check_page(path: Path | None) -> Path | None:
 
     Raises:
         InvalidInputError: as `check_file`; or another file stands there.
-        PermissionError: this user may not write there.
+        WriteError: this user may not write there.
     """
     if check_file(path) is not None and path is not None and path.exists():
         with open_plain(path) as handle:
@@ -96,12 +97,13 @@ def _check_place(path: Path | None) -> Path | None:
     if path is None:
         return None
     require_writable_name(path)
-    folders = [path, *path.absolute().parents] if path.is_dir() else path.absolute().parents
+    within = [path] if os.path.isdir(path) else []
+    folders = [*within, *path.absolute().parents]
     there = next(folder for folder in folders if os.path.lexists(folder))
     if not there.is_dir():
         raise InvalidInputError(f"{path}: {there} is not a directory; choose another place")
-    if not os.access(there, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+    if not os.access(there, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise WriteError(errno.EACCES, os.strerror(errno.EACCES), str(there))
     return path
 
 
@@ -138,7 +140,8 @@ def find_inputs(
 
     Raises:
         MissingResourceError: one of them is not there.
-        InvalidInputError: something else stands in the place of the index or of a question file.
+        InvalidInputError: something else stands in the place of the index or of a question file,
+            or it cannot be read.
     """
     from tspo_cli.data.readers import resolve_data
     from tspo_cli.models.load_model import CONFIG, is_local_model
@@ -147,7 +150,9 @@ def find_inputs(
     if model:
         is_local_model(model, (CONFIG,), "configuration", revision)
     for name in data:
-        resolve_data(name)
+        path = resolve_data(name)
+        if path.exists():
+            require_readable(path)
     if index:
         read_manifest(Path(index))
 

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.plain_files import is_plain
+from tspo_cli.plain_files import is_plain, why_missing
 from tspo_cli.runs import CONFIG_TEXT_NAME, is_run
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -67,6 +67,8 @@ def source_path(source: str | Path) -> Path:
                 f"tspo train {path / CONFIG_TEXT_NAME} --out {path} --resume)"
             ) from None
         is_plain(path)  # a directory may have the name of a recipe
+        if path.is_symlink():
+            raise MissingResourceError(f"{path}: {why_missing(path)}; name a file") from None
         raise
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
-from tspo_cli.plain_files import is_plain
+from tspo_cli.plain_files import is_plain, why_missing
 
 
 def is_user_code(spec: str) -> bool:
@@ -35,7 +35,9 @@ def load_function(spec: str, key: str) -> Callable[..., Any]:
     file, _, name = spec.rpartition(":")
     path = Path(file)
     if not is_plain(path):
-        raise MissingResourceError(f"{key}: {file}: no such file; write it as FILE.py:function")
+        raise MissingResourceError(
+            f"{key}: {file}: {why_missing(path)}; write it as FILE.py:function"
+        )
     module = _load(path.resolve(), path.stat().st_mtime_ns, key)
     function = getattr(module, name, None)
     if not callable(function):

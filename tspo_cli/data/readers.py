@@ -31,7 +31,7 @@ from tspo_cli.data.hub import ID_FIELDS, PREFIX
 from tspo_cli.data.question import Passage, Question
 from tspo_cli.data.rows import read_rows, scan_rows, valid_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.plain_files import require_plain
+from tspo_cli.plain_files import require_plain, why_missing
 
 GOLD_KINDS = ("full", "positive", "none")
 QUESTION_FILES = ("questions.jsonl", "questions.jsonl.gz", "questions.parquet")
@@ -318,6 +318,8 @@ def resolve_data(name_or_path: str) -> Path:
             f"{path}: no {QUESTION_FILES[0]}(.gz) in this folder (it holds {inside}); name a file"
         )
     require_plain(path, "name a file")
+    if path.is_symlink():
+        raise MissingResourceError(f"{path}: {why_missing(path)}; name a file")
     names_in = {folder: _children(folder) for folder in (path.parent, *roots)}
     names_in[Path("registry")] = list(known)
     near = [

@@ -34,7 +34,7 @@ from tspo_cli.data.formats.record_checks import (
 from tspo_cli.data.formats.zipped import archive_of, is_member, open_member
 from tspo_cli.data.hub import PREFIX, hub_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.plain_files import is_plain
+from tspo_cli.plain_files import is_plain, open_plain, why_missing
 from tspo_cli.text.strict_json import decoded
 
 Form = Literal["jsonl", "parquet", "array", "table"]
@@ -50,7 +50,8 @@ def read_rows(path: Path) -> Iterator[Row]:
 
     Raises:
         MissingResourceError: the file does not exist (raised by the call, not by the first record).
-        InvalidInputError: a line is not a JSON object in UTF-8, or the file is damaged.
+        InvalidInputError: a line is not a JSON object in UTF-8, or the file is damaged. It is no
+            file, or cannot be read (raised by the call).
     """
     return valid_rows(scan_rows(path))
 
@@ -68,6 +69,7 @@ def scan_rows(path: Path) -> Iterator[ScannedRow]:
 
     Raises:
         MissingResourceError: the file does not exist (raised by the call).
+        InvalidInputError: it is no file, or cannot be read (raised by the call).
     """
     if str(path).startswith(PREFIX):
         return hub_rows(str(path))
@@ -82,6 +84,7 @@ def file_form(path: Path) -> Form:
 
     Raises:
         MissingResourceError: the file does not exist.
+        InvalidInputError: it is no file, or cannot be read.
     """
     _require_file(archive_of(path))
     if not is_member(path) and _magic(path) == b"PAR1":
@@ -147,15 +150,15 @@ def count_rows(path: Path) -> int:
 
 def _require_file(path: Path) -> None:
     if path.is_dir():
-        raise MissingResourceError(
+        raise InvalidInputError(
             f"{path}: expected a file, got a directory; name the JSONL or parquet file in it"
         )
     if not is_plain(path):
-        raise MissingResourceError(f"{path}: no such file; check the path")
+        raise MissingResourceError(f"{path}: {why_missing(path)}; check the path")
 
 
 def _magic(path: Path) -> bytes:
-    with open(path, "rb") as handle:
+    with open_plain(path) as handle:
         return handle.read(4)
 
 

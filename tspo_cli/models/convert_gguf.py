@@ -17,6 +17,7 @@ from tspo_cli.disk import follow_umask, new_directory, writing
 from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
 from tspo_cli.models.load_model import CONFIG, load_model, load_tokenizer
 from tspo_cli.packages import require
+from tspo_cli.plain_files import why_missing
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -118,7 +119,7 @@ def read_facts(file: Path) -> GgufFacts:
         hint = f"name one of its files: {', '.join(found[:3])}" if found else "it holds no *.gguf"
         raise InvalidInputError(f"{file}: expected a GGUF file, got a directory; {hint}")
     if not file.is_file():
-        raise MissingResourceError(f"{file}: no such file")
+        raise MissingResourceError(f"{file}: {why_missing(file)}")
     with open(file, "rb") as handle:
         start = handle.read(len(MAGIC))
     if start != MAGIC:

@@ -18,6 +18,7 @@ from tspo_cli.models.checks.json_files import (
 from tspo_cli.models.checks.loading_report import check_shards, check_tensors
 from tspo_cli.models.checks.model_size import is_large_on_cpu
 from tspo_cli.own_memory import leave_files
+from tspo_cli.plain_files import why_missing
 
 if TYPE_CHECKING:
     import torch
@@ -265,8 +266,8 @@ def is_local_model(path: str | Path, patterns: tuple[str, ...], what: str, revis
         or Path(directory.parts[0]).exists()
     ):
         raise MissingResourceError(
-            f"{path}: no such model directory; check the path, or give a hub name like "
-            "Qwen/Qwen2.5-3B"
+            f"{path}: {why_missing(directory, 'no such model directory')}; check the path, or give "
+            "a hub name like Qwen/Qwen2.5-3B"
         )
     return False
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from tspo_cli.console import progress
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.plain_files import open_plain
+from tspo_cli.plain_files import open_plain, why_missing
 from tspo_cli.record_forms import MANIFEST, checked
 from tspo_cli.retrieval.passages import OFFSETS_NAME, PASSAGES_NAME
 from tspo_cli.retrieval.search_settings import IndexSettings
@@ -69,7 +69,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise MissingResourceError(
-            f"{path}: no such index; make one with: tspo index build CORPUS --out {path}"
+            f"{path}: {why_missing(path, 'no such index')}; make one with: tspo index build CORPUS "
+            f"--out {path}"
         )
     if not is_index(path):
         raise InvalidInputError(

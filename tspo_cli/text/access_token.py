@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.plain_files import why_missing
 from tspo_cli.text.secrets import hide
 
 RETRIEVER_TOKEN = "TSPO_RETRIEVER_TOKEN"
@@ -23,14 +24,17 @@ def read_token(variable: str, file: str = "") -> str:
 
     Raises:
         MissingResourceError: no such file.
-        InvalidInputError: shorter than 16 characters, or not printable ASCII without spaces.
+        InvalidInputError: it cannot be read; or the token is shorter than 16 characters, or not
+            printable ASCII without spaces.
     """
     if file:
         try:
             token = Path(file).read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            raise MissingResourceError(f"token file {file}: {why_missing(Path(file))}") from None
         except OSError as error:
-            raise MissingResourceError(
-                f"token file {file}: {(error.strerror or str(error)).lower()}"
+            raise InvalidInputError(
+                f"token file {file}: cannot be read ({error.strerror}); name another"
             ) from None
         except UnicodeDecodeError:
             raise InvalidInputError(f"token file {file}: expected one line of text") from None

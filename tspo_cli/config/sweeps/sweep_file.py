@@ -43,7 +43,7 @@ from tspo_cli.config.layers import Layer, apply_settings, read_layers
 from tspo_cli.config.recipes import source_path
 from tspo_cli.config.tables import Table
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.plain_files import is_plain, read_plain_text, same_file_name
+from tspo_cli.plain_files import is_plain, read_plain_text, same_file_name, why_missing
 from tspo_cli.text.toml_text import parse_toml
 
 SWEEP_NAME = "sweep.json"
@@ -186,7 +186,7 @@ def _settings(layer: Table, prefix: str = "") -> Iterator[str]:
 
 def _read(path: Path) -> Table:
     if not is_plain(path):
-        raise MissingResourceError(f"{path}: no such sweep file")
+        raise MissingResourceError(f"{path}: {why_missing(path, 'no such sweep file')}")
     text = read_plain_text(path)
     table = parse_toml(text, str(path))
     for key in table:

@@ -13,6 +13,7 @@ from tspo_cli.data.formats.record_checks import invalid
 from tspo_cli.data.question import Passage
 from tspo_cli.data.rows import count_rows, read_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.plain_files import why_missing
 
 DOCUMENT_SUFFIXES = (".txt", ".md")
 CORPUS_NAMES = ("corpus.jsonl", "corpus.jsonl.gz")
@@ -114,8 +115,8 @@ def check_corpus(paths: Sequence[Path]) -> None:
     for path in paths:
         if not path.exists():
             raise MissingResourceError(
-                f"{path}: no such file; name a corpus file or a folder of documents (hub: tspo "
-                "data convert it first)"
+                f"{path}: {why_missing(path)}; name a corpus file or a folder of documents (hub: "
+                "tspo data convert it first)"
             )
         document_files(path)
 

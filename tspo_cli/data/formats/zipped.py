@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.plain_files import require_readable, why_missing
 
 MARK = "::"
 _SUFFIX = ".zip"
@@ -39,7 +40,7 @@ def data_members(archive: Path) -> list[str]:
 
     Raises:
         MissingResourceError: there is no such archive.
-        InvalidInputError: it is damaged or no zip archive.
+        InvalidInputError: it is damaged, no zip archive or cannot be read.
     """
     with _opened(archive) as opened:
         names = [name for name in opened.namelist() if name.lower().endswith(_DATA)]
@@ -73,7 +74,8 @@ def open_member(path: Path) -> IO[bytes]:
 
 def _opened(archive: Path) -> zipfile.ZipFile:
     if not archive.is_file():
-        raise MissingResourceError(f"{archive}: no such file; check the path")
+        raise MissingResourceError(f"{archive}: {why_missing(archive)}; check the path")
+    require_readable(archive)
     try:
         return zipfile.ZipFile(archive)
     except zipfile.BadZipFile as error:

@@ -22,7 +22,7 @@ from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.judging.verdict import FORM, verdict
 from tspo_cli.evaluation.metrics import mean
 from tspo_cli.evaluation.resuming.journal import REFUSED_FIRST, Journal
-from tspo_cli.plain_files import is_plain, read_plain_text
+from tspo_cli.plain_files import is_plain, read_plain_text, why_missing
 from tspo_cli.record_forms import VERDICT
 from tspo_cli.rollout.engines.endpoint.chat_reply import read_reply
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient, RequestRefusedError
@@ -269,7 +269,7 @@ def open_judge(config: JudgeConfig) -> Judge | None:
         )
     path = Path(config.prompt) if config.prompt else BUILT_IN
     if not is_plain(path):
-        raise MissingResourceError(f"judge.prompt: {path}: no such file")
+        raise MissingResourceError(f"judge.prompt: {path}: {why_missing(path)}")
     template = read_plain_text(path)
     missing = [name for name in FIELDS if f"{{{name}}}" not in template]
     if missing:

@@ -17,6 +17,7 @@ from tspo_cli.config.old_records import current_keys, read_record
 from tspo_cli.console import warn
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.not_a_run import require_run
+from tspo_cli.plain_files import why_missing
 from tspo_cli.record_digests import check_complete, read_checked
 from tspo_cli.record_forms import (
     ENVIRONMENT,
@@ -155,7 +156,7 @@ def open_run(path: Path, name: str | None = None) -> RunView:
         InvalidInputError: its configuration, status or summary is not such a record.
         MissingResourceError: it is neither.
     """
-    name = name or path.resolve().name
+    name = name or Path(os.path.realpath(path)).name
     if is_evaluation(path):
         return _open_evaluation(path, name)
     require_run(path)
@@ -240,7 +241,7 @@ def _is_source(path: Path) -> bool:
 def _folders_at(path: Path) -> list[Path]:
     """`path` itself, or all runs and then all evaluations below it."""
     if not path.exists():
-        raise MissingResourceError(f"{path}: no such run directory")
+        raise MissingResourceError(f"{path}: {why_missing(path, 'no such run directory')}")
     if _is_source(path):
         return [path]
     below = _folders_with({runs.CONFIG_NAME, runs.EVAL_SUMMARY_NAME}, path)
