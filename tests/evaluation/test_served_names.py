@@ -14,9 +14,13 @@ from fastapi import FastAPI
 
 from tests.evaluation.openai_server import serve
 from tests.evaluation.test_refusals import evaluate, items
-from tspo_cli.config.schema import JudgeConfig
+from tspo_cli.config.schema import Config, CreditConfig, JudgeConfig
 from tspo_cli.evaluation.judging.judge import open_judge
-from tspo_cli.evaluation.judging.training_judge import TrainingJudge
+from tspo_cli.evaluation.judging.training_judge import (
+    TrainingJudge,
+    check_training_judge,
+    open_training_judge,
+)
 
 OTHER, CHANGED = "the endpoint answers as", "now answers as"
 
@@ -24,7 +28,11 @@ OTHER, CHANGED = "the endpoint answers as", "now answers as"
 class Named:
     """A chat server that says right answers, and of request n the fields `facts(n)`."""
 
-    def __init__(self, facts: Callable[[int], dict[str, Any]], text: str = "Paris") -> None:
+    def __init__(
+        self,
+        facts: Callable[[int], dict[str, Any]],
+        text: str | Callable[[dict[str, Any]], str] = "Paris",
+    ) -> None:
         self.facts, self.text, self.count = facts, text, 0
 
     def app(self) -> FastAPI:
@@ -34,7 +42,8 @@ class Named:
         def chat(body: dict[str, Any]) -> Any:
             facts = self.facts(self.count)
             self.count += 1
-            message = {"role": "assistant", "content": self.text}
+            text = self.text if isinstance(self.text, str) else self.text(body)
+            message = {"role": "assistant", "content": text}
             return {"choices": [{"message": message, "finish_reason": "stop"}], **facts}
 
         return api
@@ -125,3 +134,41 @@ def test_a_judge_that_is_another_model_is_told(
                 _, scores = judge.judge([item], tmp_path / "judge.partial.jsonl", label)
                 assert scores["judge_served_models"] == ["tiny"]
     assert capsys.readouterr().err.count("the judge answers as 'tiny', asked for 'large'") == 1
+
+
+def test_the_judge_of_an_evaluation_is_told_once(tmp_path: Path) -> None:
+    def says(body: dict[str, Any]) -> str:
+        prompt = body["messages"][0]["content"]
+        return "incorrect" if "London" in prompt else "correct"
+
+    with serve(Named(lambda number: {"model": "tiny"}, says).app()) as url:
+        judge = ("--set", f"judge.url={url}", "--set", "judge.model=large")
+        done = evaluate(tmp_path, url, *judge)
+        again = evaluate(tmp_path, url, *judge, "--overwrite")
+    assert done.code == again.code == 0, done.err
+    assert [err.count("the judge answers as 'tiny'") for err in (done.err, again.err)] == [1, 1]
+
+
+@pytest.mark.parametrize("later", ["tiny", "other"])
+def test_the_judge_of_a_training_is_told_once_by_all_its_processes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], later: str
+) -> None:
+    names = ["tiny", "tiny"]
+
+    def says(body: dict[str, Any]) -> str:
+        return "incorrect" if "London" in body["messages"][0]["content"] else "correct"
+
+    server = Named(lambda number: {"model": names[number] if number < 2 else later}, says)
+    with serve(server.app()) as url:
+        config = Config(
+            judge=JudgeConfig(url=url, model="large"), credit=CreditConfig(outcome="judge")
+        )
+        check_training_judge(config)
+        for process in (1, 0):
+            judge = open_training_judge(config, tmp_path, process)
+            assert judge is not None
+            judge.opinions([(f"q{process}", ("a",), "a")])
+    said = capsys.readouterr().err
+    assert said.count("the judge answers as 'tiny', asked for 'large'") == 1
+    assert said.count("now answers as 'other'") == (later == "other")
+    assert said.count("warning") == 1 + (later == "other")

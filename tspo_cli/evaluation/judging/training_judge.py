@@ -8,8 +8,10 @@ processes that ask about an answer in the same moment both keep their own reply.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,13 @@ from tspo_cli.disk import atomic_write_text
 from tspo_cli.errors import RemoteServiceError
 from tspo_cli.evaluation.judging.judge import Judge, Judgement, kept_reply, open_judge, said
 from tspo_cli.record_forms import REPLY, checked
+from tspo_cli.rollout.engines.endpoint.served_names import ServedNames
 from tspo_cli.runs import JUDGE_NAME, append_jsonl, read_jsonl
 from tspo_cli.text.strict_json import json_text
 from tspo_cli.threads import DaemonPool
 from tspo_cli.training.rl.judged_rollouts import AnswerJudge, Asked, Opinion
 
+_TOLD = "TSPO_JUDGE_ANSWERS_AS"
 LOST_IN_A_ROW = 5
 """Answers without a reply, and none with one between them, after which the judge counts as gone."""
 
@@ -125,6 +129,8 @@ class TrainingJudge:
         for number, line in enumerate(lines, start=1):
             checked(REPLY, line, f"{path}:{number}")
             if line["judge"] == self.judge.digest:
+                if line["key"] not in self.known and "served_as" in line:
+                    self.judge.names.heard(line["served_as"])
                 self.known.setdefault(line["key"], Judgement(line["reply"], line["problem"]))
         return lines
 
@@ -136,19 +142,28 @@ def open_training_judge(config: Config, run: Path, process: int) -> AnswerJudge 
         InvalidInputError, MissingResourceError: see `open_judge`.
     """
     judge = open_judge(config.judge) if is_judged(config) else None
-    return TrainingJudge(judge, run / JUDGE_NAME, process) if judge is not None else None
+    if judge is None:
+        return None
+    # The check has told of the model that answers, and process 0 reads what the others are told.
+    told = os.environ.get(_TOLD, "")
+    names = ServedNames(judge.names.asked, judge.names.who, told, aloud=process == 0)
+    return TrainingJudge(replace(judge, names=names), run / JUDGE_NAME, process)
 
 
 def check_training_judge(config: Config) -> None:
-    """Ask the judge of a training about answers that are known, before time is spent.
+    """Ask the judge of a training about answers that are known, before time is spent. The processes
+    of the training inherit the name of another model that it answers as, which is warned of here.
 
     Raises:
         RemoteServiceError: it does not answer, or a verdict is wrong.
         InvalidInputError, MissingResourceError: see `open_judge`.
     """
     judge = open_judge(config.judge) if is_judged(config) else None
+    os.environ.pop(_TOLD, None)
     if judge is not None:
         judge.preflight()
+        if judge.names.last != judge.names.asked:
+            os.environ[_TOLD] = judge.names.last
 
 
 def is_judged(config: Config) -> bool:

@@ -13,12 +13,12 @@ from tspo_cli.retrieval.remote.read_answer import excerpt
 class ServedNames:
     """What the `model` of responses tells. An alias, a router or a gateway may answer as another
     model than was `asked` for: this is warned of once, and a change from one model to another once.
-    `who` answers, in words. Thread-safe.
+    `who` answers, in words; `told`: the name that was warned of before. Thread-safe.
     """
 
-    def __init__(self, asked: str, who: str) -> None:
-        self.asked, self.who = asked, who
-        self._last, self._told = "", {"other": False, "change": False}
+    def __init__(self, asked: str, who: str, told: str = "", *, aloud: bool = True) -> None:
+        self.asked, self.who, self.last = asked, who, told
+        self._told = {"other": bool(told) or not aloud, "change": not aloud}
         self._lock = threading.Lock()
 
     def other(self, response: Mapping[str, Any]) -> str:
@@ -29,8 +29,13 @@ class ServedNames:
         name = excerpt(name) if isinstance(name, str) and name != self.asked else name
         if not isinstance(name, str) or not name:
             return ""
+        self.heard(name)
+        return "" if name == self.asked else name
+
+    def heard(self, name: str) -> None:
+        """Warn of a name that a response had, if it is new."""
         with self._lock:
-            before, self._last = self._last, name
+            before, self.last = self.last, name
             if name != self.asked and self._is_first("other"):
                 warn(
                     f"{self.who} answers as {name!r}, asked for {self.asked!r}: where that is no "
@@ -41,7 +46,6 @@ class ServedNames:
                     f"{self.who} answered as {before!r} and now answers as {name!r}: the scores "
                     "are of several models"
                 )
-        return "" if name == self.asked else name
 
     def _is_first(self, what: str) -> bool:
         first = not self._told[what]
