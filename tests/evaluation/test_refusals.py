@@ -41,10 +41,13 @@ class Hosted:
             for word, response in self.refuses.items():
                 if word in prompt:
                     return response
-            message = {"role": "assistant", "content": "<answer> South Shields </answer>"}
+            message = {"role": "assistant", "content": self.said(prompt)}
             return {"choices": [{"message": message, "finish_reason": "stop"}]}
 
         return api
+
+    def said(self, prompt: str) -> str:
+        return "<answer> South Shields </answer>"
 
 
 def refusal(message: str, status: int = 400) -> JSONResponse:
@@ -124,6 +127,47 @@ def test_one_refused_question_costs_one_question(
         assert json.loads(again.out)["results"][0]["refused"] == 0
         assert len(server.requests) == 12, "only the refused questions are asked again"
         assert not list((tmp_path / "out").glob("*.partial.jsonl"))
+
+
+def test_a_judge_is_asked_again_about_answers_without_a_verdict(tmp_path: Path) -> None:
+    """Of a finished evaluation, and of one that was interrupted while the judge was asked."""
+    unclear: dict[str, Any] = {"carol": refusal(TOO_LONG), "echos": {"choices": []}}
+    failing = {"fox": JSONResponse({"error": "gone"}, 500)}
+
+    class Judge(Hosted):
+        def said(self, prompt: str) -> str:
+            return "incorrect" if "London" in prompt else "correct"
+
+    server, judge = Hosted(), Judge(**unclear)
+    with serve(server.app()) as url, serve(judge.app()) as judge_url:
+        judged = ["--set", f"judge.url={judge_url}", "--set", "judge.model=m"]
+        judged += ["--set", "judge.retries=0", "--set", "judge.concurrency=1"]
+        done = evaluate(tmp_path, url, *judged, "--json")
+        (scores,) = json.loads(done.out)["results"]
+        assert (scores["judge"], scores["judge_unclear"]) == (0.7, 3)
+        assert "--resume --retry-refused asks it again" in done.err
+        judge.requests.clear()
+        assert evaluate(tmp_path, url, *judged, "--resume").code == 0
+        assert len(judge.requests) == 2, "the check before alone"
+        del judge.refuses["echos"]
+        judge.requests.clear()
+        done = evaluate(tmp_path, url, *judged, "--resume", "--retry-refused", "--json")
+        (scores,) = json.loads(done.out)["results"]
+        assert (scores["judge"], scores["judge_unclear"]) == (0.8, 2)
+        assert len(judge.requests) == 2 + 3, "only answers without a verdict are judged again"
+        assert len(server.requests) == 10, "no question is answered again"
+        assert [item["judge"] for item in items(tmp_path)] == [1, 1, None, 1, 1, 1, 1, 1, None, 1]
+
+        judge.refuses |= failing
+        assert evaluate(tmp_path, url, *judged, out="cut").code == 5
+        judge.refuses.clear()
+        done = evaluate(tmp_path, url, *judged, "--resume", "--retry-refused", "--json", out="cut")
+        (scores,) = json.loads(done.out)["results"]
+        assert (scores["judge"], scores["judge_unclear"]) == (1, 0)
+        evaluate(tmp_path, url, *judged, out="whole")
+    for name in ("places.json", "places.items.jsonl.gz"):
+        whole = (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "cut" / name).read_bytes() == whole
 
 
 def test_refused_items_of_an_interrupted_evaluation(tmp_path: Path) -> None:

@@ -108,7 +108,10 @@ def evaluate(
     ] = False,
     retry_refused: Annotated[
         bool,
-        typer.Option("--retry-refused", help="With --resume: ask refused questions again."),
+        typer.Option(
+            "--retry-refused",
+            help="With --resume: ask refused questions again, and a judge that gave no verdict.",
+        ),
     ] = False,
     overwrite: Overwrite = False,
     json: Json = False,

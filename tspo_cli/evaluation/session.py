@@ -75,8 +75,9 @@ PORTION_BATCHES = 4
 class Session:
     """What all data sets share. `folder` holds the results and the unfinished work.
 
-    `retry_refused`: ask the questions again that the server refused before. `retry_failed`: ask
-    those again of which a search failed. `workers`: processes that answer in place of this one.
+    `retry_refused`: ask the questions again that the server refused before, and the judge about
+    answers without a verdict. `retry_failed`: ask those again of which a search failed.
+    `workers`: processes that answer in place of this one.
     """
 
     folder: Path
@@ -102,16 +103,16 @@ class Session:
         signature = sign(
             digests, method=self.method.name, k=self.config.retriever.k, **self._answer_form()
         )
-        path = scores_file(self.folder, name)
+        path, known = scores_file(self.folder, name), dict[str, Any]()
         if path.exists():
-            known = dict(read_json(path))
+            known |= read_json(path)
             if known.get("signature") != signature:
                 raise InvalidInputError(
                     f"{path}: was made with other settings ({known.get('signature')}); resume with "
                     "those, "
                     "add --overwrite to replace it, or choose another --out"
                 )
-            refused = self.retry_refused and known.get("refused")
+            refused = self.retry_refused and (known.get("refused") or known.get("judge_unclear"))
             if not (refused or (self.retry_failed and known.get("failed"))):
                 say(f"{name}: already evaluated")
                 return known
@@ -135,7 +136,11 @@ class Session:
                 scores |= {"served_models": names}
         if self.judge is not None:
             items, judged = self.judge.judge(
-                items, self.folder / f"{dataset_file_name(name)}.judge.partial.jsonl", name
+                items,
+                self.folder / f"{dataset_file_name(name)}.judge.partial.jsonl",
+                name,
+                retry=self.retry_refused,
+                served_before=known.get("judge_served_models", ()),
             )
             scores |= judged
         scores |= {"signature": signature, "digests": digests}

@@ -52,7 +52,8 @@ class EvaluationRequest:
 
     `limit` keeps only the first questions of each data set, `sample` only a random sample; 0: all.
     `settings` are KEY=VALUE of an experiment. `resume` continues an evaluation in `out`,
-    `overwrite` replaces it. `retry_refused` asks the questions again that the server refused.
+    `overwrite` replaces it. `retry_refused` asks the questions again that the server refused,
+    and the judge about answers on which it gave no verdict.
     """
 
     model: str

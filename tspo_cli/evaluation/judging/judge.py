@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tspo_cli.config.schema import JudgeConfig
 from tspo_cli.console import progress, warn
@@ -78,21 +78,33 @@ class Judge:
         return f"{self.config.model}@{self.prompt_sha256[:12]}"
 
     def judge(
-        self, items: Sequence[ItemRecord], journal_path: Path, label: str
+        self,
+        items: Sequence[ItemRecord],
+        journal_path: Path,
+        label: str,
+        *,
+        retry: bool = False,
+        served_before: Collection[str] = (),
     ) -> tuple[list[ItemRecord], dict[str, Any]]:
         """Judge the items. Return them with their verdicts, and the scores.
 
         Each item gets `judge` (1, 0, or None if the reply cannot be read) and `judge_reply`. The
         scores are `judge` (replies that cannot be read count as incorrect), `judge_unclear` (the
         number of these replies), the model and the digest of the prompt. An item without an answer
-        is incorrect and is not sent to the model. An item that has a reply keeps it.
-        `judge_served_models` are the other models that the server answered as, if there are any.
+        is incorrect and is not sent to the model. An item that has a reply keeps it; with `retry`
+        only if it has a verdict. `judge_served_models` are the other models that the server
+        answered as, now or in an earlier attempt (`served_before`), if there are any.
 
         Raises:
             RemoteServiceError: the server failed, or gave no verdict on the first answers or all.
                 Finished verdicts are kept for --resume.
         """
         journal = Journal[dict[str, Any]](journal_path, self.digest, VERDICT)
+        if retry:
+            journal.drop([key for key, (record, _) in journal.done.items() if _is_unclear(record)])
+            items = [
+                _without_verdict(item) if item.get("judge", 0) is None else item for item in items
+            ]
         waiting = [
             item
             for item in items
@@ -123,13 +135,14 @@ class Judge:
             "judge_prompt_sha256": self.prompt_sha256,
         }
         others = {_kept(record).served_as for record, _ in journal.done.values()} - {""}
+        others |= {*served_before}
         if others:
             scores |= {"judge_served_models": sorted(others)}
         journal.close()
         if scores["judge_unclear"]:
             warn(
                 f"{label}: {scores['judge_unclear']} replies of the judge cannot be read and count "
-                "as incorrect"
+                "as incorrect; --resume --retry-refused asks it again"
             )
         return judged, scores
 
@@ -203,6 +216,15 @@ def kept_reply(judgement: Judgement) -> dict[str, str]:
     """A judgement as it is kept in a file."""
     record = {"reply": judgement.reply, "problem": judgement.problem}
     return record | ({"served_as": judgement.served_as} if judgement.served_as else {})
+
+
+def _is_unclear(record: Mapping[str, str]) -> bool:
+    return _kept(record).verdict is None
+
+
+def _without_verdict(item: ItemRecord) -> ItemRecord:
+    kept = {key: value for key, value in item.items() if key not in ("judge", "judge_reply")}
+    return cast("ItemRecord", kept)
 
 
 def _kept(record: Mapping[str, str]) -> Judgement:
