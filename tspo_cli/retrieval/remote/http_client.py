@@ -190,7 +190,10 @@ class HttpRetriever:
         end_requests_at(time.monotonic() + self._timeout)
         try:
             health = url.removesuffix("retrieve") + "healthz"
-            with self._client.stream("GET", health, timeout=self._timeout) as answer:
+            with (
+                self._notices.asking(f"retriever {shown_url(health)}", self._timeout),
+                self._client.stream("GET", health, timeout=self._timeout) as answer,
+            ):
                 content = read_body(answer)
             facts = json.loads(content) if answer.status_code == 200 else {}
         except (httpx.HTTPError, RemoteServiceError, ValueError, RecursionError):

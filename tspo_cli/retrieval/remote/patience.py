@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -19,6 +20,8 @@ UNTIL_DEADLINE = -1
 _LONGEST_WAIT = 10.0
 LAST_ATTEMPT = 2.0
 """Seconds that every attempt has, and that are kept for one right before the deadline."""
+HANGS_AFTER = 10.0
+"""Seconds without any answer after which a line says so."""
 _NOTICE_AFTER = 2.0
 _NOTICE_EVERY = 10.0
 
@@ -58,16 +61,83 @@ class Patience:
         return max(longest * random.uniform(0.5, 1.0), retry_after)
 
 
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    begun: float
+    service: str
+    most: float
+
+
 @dataclass
 class Notices:
-    """What a person reads while callers wait: one line for all threads, every ten seconds."""
+    """What a person reads while callers wait: one line for all threads, every ten seconds after
+    attempts that failed, and one line where nothing at all is answered.
+    """
 
     failing_since: float | None = None
     due: float = 0.0
     spoke: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
+    _pending: dict[int, _Pending] = field(default_factory=dict)
+    _began: threading.Event = field(default_factory=threading.Event)
+    _watch: threading.Thread | None = None
+    _answered: float = 0.0
+    _slowest: float = 0.0
 
-    def failed(self, error: Exception, deadline: float) -> None:
+    @contextmanager
+    def asking(self, service: str, most: float) -> Iterator[None]:
+        """While the block waits for an answer of `service`, which it does for `most` seconds with
+        all attempts: say once that it waits, if no caller gets an answer for much longer than the
+        slowest one took.
+        """
+        pending = _Pending(time.monotonic(), service, most)
+        with self.lock:
+            self._pending[id(pending)] = pending
+            if self._watch is None:
+                self._watch = threading.Thread(target=self._say_what_hangs, daemon=True)
+                self._watch.start()
+        self._began.set()
+        answered = 0.0
+        try:
+            yield
+            answered = time.monotonic()
+        finally:
+            with self.lock:
+                del self._pending[id(pending)]
+                self._answered = max(self._answered, answered)
+                self._slowest = max(self._slowest, answered - pending.begun)
+
+    def _say_what_hangs(self) -> None:
+        while True:
+            with self.lock:
+                oldest = min(self._pending.values(), key=lambda one: one.begun, default=None)
+                if oldest is None:
+                    self._began.clear()
+                    since = wait = 0.0
+                else:
+                    since = max(oldest.begun, self._answered)
+                    wait = since + max(HANGS_AFTER, 2 * self._slowest) - time.monotonic()
+            if oldest is None:
+                self._began.wait()
+            elif wait > 0:
+                threading.Event().wait(wait)
+            else:
+                self._hangs(oldest, since)
+                threading.Event().wait(HANGS_AFTER)
+
+    def _hangs(self, oldest: _Pending, since: float) -> None:
+        now = time.monotonic()
+        with self.lock:
+            if self.spoke or id(oldest) not in self._pending:
+                return
+            self.failing_since = self.failing_since or since
+            self.due, self.spoke = now + _NOTICE_EVERY, True
+        say(
+            f"{oldest.service}: no answer for {now - since:.0f} s; waiting for it, up to "
+            f"{oldest.most:.0f} s"
+        )
+
+    def failed(self, error: Exception | str, deadline: float) -> None:
         """An attempt failed; say so if callers have waited for a while."""
         now = time.monotonic()
         with self.lock:
@@ -77,7 +147,7 @@ class Notices:
                 return
             self.due, self.spoke = now + _NOTICE_EVERY, True
             waited = now - self.failing_since
-        say(f"{error}; asked again for {waited:.0f} s now, up to {deadline:g} s")
+        say(f"{error}; asked again for {waited:.0f} s now, up to {deadline:.0f} s")
 
     def answered(self, service: str) -> None:
         """An attempt succeeded; say so if a line has said that callers wait."""
@@ -104,7 +174,8 @@ def ask_until_answered(
     attempt = 0
     while True:
         try:
-            answer = ask(attempt, max(end, time.monotonic() + LAST_ATTEMPT))
+            with notices.asking(service, patience.deadline):
+                answer = ask(attempt, max(end, time.monotonic() + LAST_ATTEMPT))
         except TemporaryError as error:
             notices.failed(error, patience.deadline)
             now = time.monotonic()

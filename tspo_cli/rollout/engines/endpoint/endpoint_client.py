@@ -13,6 +13,7 @@ import httpx
 from tspo_cli.config.urls import check_url, shown_url
 from tspo_cli.errors import RemoteServiceError
 from tspo_cli.retrieval.remote.answer_body import ACCEPTED, read_body
+from tspo_cli.retrieval.remote.patience import Notices
 from tspo_cli.retrieval.remote.timed_transport import (
     end_requests_at,
     heed_deadlines,
@@ -93,6 +94,9 @@ class EndpointClient:
         self._key_hint = _key_hint(key_env, bool(key))
         headers = ACCEPTED | ({"Authorization": f"Bearer {key}"} if key else {})
         self._timeout = timeout
+        # Of one request with all its attempts, and the waits between them.
+        self._longest = timeout * (retries + 1) + sum(map(_pause, range(retries)))
+        self._notices = Notices()
         limits = httpx.Limits(max_connections=512)
         self._client = heed_deadlines(
             httpx.Client(headers=headers, limits=limits, cookies=no_cookies())
@@ -107,9 +111,10 @@ class EndpointClient:
         """
         where = f"endpoint {shown_url(self.url).rstrip('/')}{path}"
         for attempt in range(self._retries + 1):
-            problem, wait = "", min(0.5 * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0)
+            problem, wait = "", _pause(attempt) * random.uniform(0.5, 1.0)
             try:
-                answer = self._answer("POST", path, self._timeout, self._fields.apply(body))
+                with self._notices.asking(where, self._longest):
+                    answer = self._answer("POST", path, self._timeout, self._fields.apply(body))
             except httpx.TransportError as error:
                 timed_out = isinstance(error, httpx.TimeoutException)
                 reason = "no response in time" if timed_out else _line(str(error))
@@ -120,6 +125,7 @@ class EndpointClient:
                 problem = f"status {status}: {message}"
                 if status == 200:
                     if isinstance(answer.content, dict):
+                        self._notices.answered(where)
                         return answer.content
                     problem = answer.unread or f"expected a JSON object, got {answer.text[:200]!r}"
                 if status in REFUSED:
@@ -137,6 +143,7 @@ class EndpointClient:
                     break
                 wait = max(wait, answer.retry_after)
             if attempt < self._retries:
+                self._notices.failed(f"{where}: {problem}", self._longest)
                 time.sleep(wait)
         raise RemoteServiceError(f"{where}: {problem}")
 
@@ -176,6 +183,11 @@ class EndpointClient:
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
+
+
+def _pause(attempt: int) -> float:
+    """The longest wait after the attempt of this number, from 0."""
+    return min(0.5 * 2 ** min(attempt, 30), LONGEST_WAIT)
 
 
 def _status(answer: _Answer) -> int:
