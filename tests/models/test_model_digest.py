@@ -5,6 +5,8 @@ models is opened.
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,14 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tspo_cli.config.load_config import load_config
+from tspo_cli.config.sections.agent_defaults import AGENT_FILE, same_agent
 from tspo_cli.disk import replace_directory
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.answering import open_engine as opening
-from tspo_cli.models.checks.model_digest import former_digest, model_digest
+from tspo_cli.models.checks.model_digest import former_digest, model_digest, steady_model
 from tspo_cli.models.load_model import load_model
 from tspo_cli.models.tokenizer import tiny_tokenizer
+from tspo_cli.runs import write_json
 
 
 def write_model(folder: Path, seed: int, words: tuple[str, ...] = ("river",)) -> Path:
@@ -134,3 +138,40 @@ def test_an_opened_model_keeps_its_weights(tmp_path: Path, way: str) -> None:
         else:
             handle.write(b"\1" * size)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("processes", ["this one", "another"])
+def test_the_agent_of_a_replaced_model_is_none_of_it(tmp_path: Path, processes: str) -> None:
+    """A model takes the place of another one after the experiment was read: its weights would
+    answer with the prompt of the other.
+    """
+    place = write_model(tmp_path / "model", 1)
+    write_json(place / AGENT_FILE, {"rollout": {"prompt": "short"}, "k": 2})
+    with same_agent(str(place)):
+        assert steady_model(str(place), lambda: 7) == 7
+        write_json(place / AGENT_FILE, {"rollout": {"prompt": "search_r1"}, "k": 3})
+        if processes == "this one":
+            with pytest.raises(InvalidInputError, match="model: was replaced while it was read"):
+                steady_model(str(place), lambda: 7)
+        else:
+            program = (
+                "from tspo_cli.config.sections.agent_defaults import require_same_agent\n"
+                f"require_same_agent({str(place)!r})"
+            )
+            done = subprocess.run(
+                [sys.executable, "-c", program], capture_output=True, text=True, check=False
+            )
+            assert "model: was replaced while it was read; try again" in done.stderr
+    assert steady_model(str(place), lambda: 7) == 7
+
+
+def test_an_agent_that_is_written_meanwhile_is_read_again(tmp_path: Path) -> None:
+    place, looks = write_model(tmp_path / "model", 1), list[int]()
+
+    def read() -> int:
+        looks.append(1)
+        if len(looks) == 1:
+            write_json(place / AGENT_FILE, {"rollout": {}, "k": 3})
+        return len(looks)
+
+    assert steady_model(str(place), read) == 2

@@ -69,17 +69,9 @@ def train(
     or --overwrite says what to do with it.
     """
     use_expandable_segments()  # before anything imports torch
-    from tspo_cli.arithmetic import compute_portably
-    from tspo_cli.config.load_config import load_config, to_toml
+    from tspo_cli.config.load_config import load_config
+    from tspo_cli.config.sections.agent_defaults import same_agent
     from tspo_cli.config.sources import run_name
-    from tspo_cli.training.announce import loop_options
-    from tspo_cli.training.launch.claim import check_run_place
-    from tspo_cli.training.problems import (
-        launch_warnings,
-        refuse_problems,
-        refuse_servers_of_launch,
-    )
-    from tspo_cli.training.sft.epochs import with_steps_of_epochs
 
     settings = [*(settings or []), *(["track.profile=true"] if profile else [])]
     if print_launch is not None:
@@ -105,12 +97,30 @@ def train(
             result(script)
         return
     config = load_config(files, settings)
+    with same_agent(config.model.path):
+        run = out or Path("runs") / run_name(files[-1])
+        _train(config, run, resume=resume, overwrite=overwrite, dry_run=dry_run, json=json)
+
+
+def _train(
+    config: Config, run: Path, *, resume: bool, overwrite: bool, dry_run: bool, json: bool
+) -> None:
+    from tspo_cli.arithmetic import compute_portably
+    from tspo_cli.config.load_config import to_toml
+    from tspo_cli.training.announce import loop_options
+    from tspo_cli.training.launch.claim import check_run_place
+    from tspo_cli.training.problems import (
+        launch_warnings,
+        refuse_problems,
+        refuse_servers_of_launch,
+    )
+    from tspo_cli.training.sft.epochs import with_steps_of_epochs
+
     refuse_problems(config)
     if not dry_run:
         refuse_servers_of_launch(config)
     compute_portably(config.train.portable)
     config = with_steps_of_epochs(config)
-    run = out or Path("runs") / run_name(files[-1])
     is_first = number_in("RANK", 0) == 0
     if is_first:
         if not dry_run:

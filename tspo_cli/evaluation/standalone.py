@@ -14,7 +14,7 @@ from tspo_cli.arithmetic import compute_portably
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.rules import portable_problems, unused_retrievers
 from tspo_cli.config.schema import Config
-from tspo_cli.config.sections.agent_defaults import read_agent_file
+from tspo_cli.config.sections.agent_defaults import read_agent_file, same_agent
 from tspo_cli.config.tables import flatten
 from tspo_cli.console import say, warn
 from tspo_cli.data.question import Question
@@ -99,7 +99,11 @@ def evaluate_model(request: EvaluationRequest) -> EvaluationResult:
     """
     method = find_method(request.method)
     model = model_directory(request.model)
-    config = eval_config(model, request)
+    with same_agent(str(model)):
+        return _evaluated(request, method, eval_config(model, request))
+
+
+def _evaluated(request: EvaluationRequest, method: Method, config: Config) -> EvaluationResult:
     for problem in portable_problems(config):
         raise InvalidInputError(problem)
     compute_portably(config.train.portable)

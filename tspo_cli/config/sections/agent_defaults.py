@@ -6,18 +6,23 @@ wherever the experiment sets nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tspo_cli.config.old_records import rollout_as_recorded
 from tspo_cli.config.schema import Config, RolloutConfig
 from tspo_cli.config.tables import Table
+from tspo_cli.digests import json_digest
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.plain_files import require_plain
 from tspo_cli.runs import read_json
 
 AGENT_FILE = "tspo_agent.json"
+_EXPECTED = "TSPO_EXPECTED_AGENT"
+"""Variable with the digest of what the experiment took from the file of its model."""
 # Keys of [rollout] that say how a training samples. All others say what the agent is.
 _SAMPLING = frozenset(
     {
@@ -60,6 +65,31 @@ def read_agent_file(model_dir: Path) -> Table:
         "retriever": {"k": record["k"]},
         "model": {head: record[head]} if head in record else {},
     }
+
+
+@contextmanager
+def same_agent(model: str) -> Iterator[None]:
+    """Within the block, in this process and those that it starts, `require_same_agent` compares
+    with what the directory says now, when the experiment has just been read.
+    """
+    os.environ[_EXPECTED] = _digest(model)
+    try:
+        yield
+    finally:
+        os.environ.pop(_EXPECTED, None)
+
+
+def require_same_agent(model: str) -> None:
+    """Raises InvalidInputError if the model directory was replaced after `same_agent` began: its
+    weights would answer with the prompt and the limits of another model.
+    """
+    expected = os.environ.get(_EXPECTED)
+    if expected is not None and _digest(model) != expected:
+        raise InvalidInputError(f"{model}: was replaced while it was read; try again")
+
+
+def _digest(model: str) -> str:
+    return json_digest(read_agent_file(Path(model)) if model else {})
 
 
 def agent_defaults(table: Mapping[str, Any]) -> tuple[str, Table]:

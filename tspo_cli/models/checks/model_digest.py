@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
+from tspo_cli.config.sections.agent_defaults import AGENT_FILE, require_same_agent
 from tspo_cli.digests import DIGITS, file_digest, text_digest
 from tspo_cli.disk import identity, steady
 
@@ -53,9 +54,16 @@ def steady_model(model: str, read: Callable[[], T], looks: int = 3) -> T:
     of one model with the weights of another. It is read `looks` times at most.
 
     Raises:
-        InvalidInputError: the files changed again and again.
+        InvalidInputError: the files changed again and again, or the experiment was read of another
+            model that was here (`same_agent`).
     """
-    return steady(Path(model), read, _state, looks) if model else read()
+
+    def checked() -> T:
+        found = read()
+        require_same_agent(model)
+        return found
+
+    return steady(Path(model), checked, _state, looks) if model else read()
 
 
 def _digest(model: str, revision: str, patterns: Iterable[str]) -> str:
@@ -80,7 +88,7 @@ def _files(directory: Path, patterns: Iterable[str]) -> list[Path]:
 def _state(directory: Path) -> object:
     """What tells the files of a model from others at their places, without reading them."""
     found = []
-    for path in _files(directory, _MODEL_FILES):
+    for path in _files(directory, (*_MODEL_FILES, AGENT_FILE)):
         try:
             state = path.stat()
         except FileNotFoundError:  # it vanished after it was listed
