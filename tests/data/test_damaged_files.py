@@ -5,14 +5,20 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tspo_cli.data.check import check
+from tspo_cli.data.corpus.chunks import WHOLE
+from tspo_cli.data.corpus.corpus_files import CorpusFacts, read_corpus
 from tspo_cli.data.readers import read_passages, read_questions
+from tspo_cli.data.rows import count_rows
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import append_jsonl, read_jsonl, read_jsonl_gz, write_json, write_jsonl_gz
 
@@ -152,3 +158,52 @@ def test_a_damaged_line_of_our_own_names_itself(tmp_path: Path, line: bytes) -> 
     path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
     with pytest.raises(InvalidInputError, match=f"{path}:2: "):
         read_jsonl(path)
+
+
+_LINE = b'{"id": "%d", "question": "q", "golden_answers": ["a"], "text": "t", "title": "x"}\n'
+_PACKED = gzip.compress(b"".join(_LINE % number for number in range(900)))
+CUT = {
+    "half": _PACKED[: len(_PACKED) // 2],
+    "no checksum": _PACKED[:-8],
+    "no size": _PACKED[:-4],
+    "one byte less": _PACKED[:-1],
+    "another checksum": _PACKED[:-8] + bytes(4) + _PACKED[-4:],
+    "a second member without checksum": _PACKED + gzip.compress(b"")[:-8],
+    "one byte of a second member": _PACKED + _PACKED[:1],
+    "the head of a second member": _PACKED + _PACKED[:10],
+    "other bytes behind": _PACKED + b"junk",
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+@pytest.mark.parametrize(
+    "read",
+    [
+        read_questions,
+        lambda path: read_questions(path, limit=3),
+        count_rows,
+        lambda path: list(read_passages(path)),
+        lambda path: list(read_jsonl_gz(path)),
+        lambda path: list(read_corpus([path], WHOLE, CorpusFacts())),
+    ],
+    ids=["questions", "first questions", "count", "passages", "records", "corpus"],
+)
+def test_a_packed_file_that_is_cut_or_lacks_its_checksum_is_refused(
+    tmp_path: Path, name: str, read: Callable[[Path], Any]
+) -> None:
+    path = tmp_path / "data.jsonl.gz"
+    path.write_bytes(CUT[name])
+    with pytest.raises(InvalidInputError, match=f"^{path}.*gzip"):
+        read(path)
+    path.write_bytes(_PACKED + bytes(20))  # zeros behind a member are no damage
+    read(path)
+
+
+def test_the_first_questions_of_a_damaged_archive(tmp_path: Path) -> None:
+    path, text = tmp_path / "data.zip", gzip.decompress(_PACKED)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("q.jsonl", text)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"899"', b'"898"'))
+    with pytest.raises(InvalidInputError, match="intact zip data, got Bad CRC-32"):
+        read_questions(Path(f"{path}::q.jsonl"), limit=3)

@@ -29,7 +29,7 @@ from tspo_cli.data.formats.record_checks import (
 )
 from tspo_cli.data.hub import ID_FIELDS, PREFIX
 from tspo_cli.data.question import Passage, Question
-from tspo_cli.data.rows import read_rows, scan_rows, valid_rows
+from tspo_cli.data.rows import read_rows, require_intact, scan_rows, valid_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.plain_files import require_plain, why_missing
 
@@ -77,7 +77,8 @@ def _passages(path: Path, rows: Iterator[Row], distinct: bool) -> Iterator[Passa
 
 def read_questions(path: Path, *, limit: int = 0, source: str = "") -> list[Question]:
     """The first `limit` questions of a file (0: all), in file order. Questions that are identical
-    to an earlier one are left out, which is said.
+    to an earlier one are left out, which is said. A packed file is read to its end, where its
+    checksum is.
 
     `data_source` is that of the record, else `source`, else the name of the file, or of its folder
     for names like test.jsonl.
@@ -97,6 +98,7 @@ def read_questions(path: Path, *, limit: int = 0, source: str = "") -> list[Ques
             continue
         questions.append(question)
         if len(questions) == limit:
+            require_intact(path)
             break
     repeated.announce(path, "questions")
     if not questions:

@@ -38,6 +38,7 @@ from tspo_cli.plain_files import is_plain, open_plain, why_missing
 from tspo_cli.text.strict_json import decoded
 
 Form = Literal["jsonl", "parquet", "array", "table"]
+_GZIP = b"\x1f\x8b"
 _TORN = (EOFError, gzip.BadGzipFile, zlib.error, BadZipFile)
 
 
@@ -148,6 +149,22 @@ def count_rows(path: Path) -> int:
             raise _damaged_data(path, 1, error) from None
 
 
+def require_intact(path: Path) -> None:
+    """Read a packed file to its end, where its checksum stands. What is not packed has none.
+
+    Raises:
+        InvalidInputError: it is damaged or cut.
+    """
+    if str(path).startswith(PREFIX) or not (is_member(path) or _magic(path)[:2] == _GZIP):
+        return
+    with _open(path) as handle:
+        try:
+            while handle.read(1 << 20):
+                pass
+        except _TORN as error:
+            raise _damaged_data(path, 1, error) from None
+
+
 def _require_file(path: Path) -> None:
     if path.is_dir():
         raise InvalidInputError(
@@ -165,7 +182,7 @@ def _magic(path: Path) -> bytes:
 def _open(path: Path) -> IO[bytes]:
     if is_member(path):
         return open_member(path)
-    if _magic(path).startswith(b"\x1f\x8b"):
+    if _magic(path).startswith(_GZIP):
         return gzip.open(path, "rb")  # type: ignore[return-value]
     return open(path, "rb")
 
