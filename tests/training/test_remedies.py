@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.conftest import Playground, run_tspo
 from tspo_cli.config.load_config import load_config
+from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import best_checkpoints, read_json, read_jsonl, read_jsonl_gz, rollout_files
 from tspo_cli.training.problems import refuse_problems
 from tspo_cli.training.remedies.collapse import CollapseSigns
+from tspo_cli.training.remedies.remedy import Remedies
 
 HEALTHY = {"correct_logprob": -0.2, "searches": 1.8, "answered_share": 0.95, "entropy": 0.5}
 
@@ -156,6 +160,10 @@ def test_the_rate_is_lowered_a_stated_number_of_times_and_resumes_exactly(
     train(playground, parts, middle, **lower)
     train(playground, parts, 7, "--resume", **lower)
     assert contents(parts).items() >= contents(straight).items()
+    # Another factor is for what is lowered from now on.
+    train(playground, parts, 9, "--resume", **lower | {"collapse__lr_factor": 0.5})
+    later = read_jsonl(parts / "metrics.jsonl")[7:]
+    assert [(row["lr"], row["lr_scale"]) for row in later] == [(pytest.approx(1e-4), 0.1)] * 2
 
 
 @pytest.mark.slow
@@ -178,6 +186,7 @@ def test_weights_go_back_to_the_best_evaluation_and_questions_go_on(
     for step, row in enumerate(rows, start=1):
         if row["resets"] > (rows[step - 2]["resets"] if step > 1 else 0):
             updates = max((s for s in scores if s < step), key=lambda s: (scores[s], -s))
+            assert updates < step - 1, "that would be where the run is"
             said = f"step {step}: training goes on from the weights and optimiser of step {updates}"
             assert any(said in line for line in read_json(straight / "status.json")["warnings"])
             updates = updates_at(straight, updates)
@@ -245,3 +254,35 @@ def test_remedies_that_cannot_be_taken_are_refused(settings: list[str], message:
         refuse_problems(load_config([], [*base, *settings]))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@dataclass
+class _Watched:
+    """What remedies see of a run that does not train."""
+
+    config: Config
+    learner: Any = field(default_factory=lambda: SimpleNamespace(core=SimpleNamespace()))
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+FALLEN = [HEALTHY, HEALTHY, *[HEALTHY | {"searches": 0.1}] * 2]
+
+
+def test_another_factor_does_not_change_what_was_lowered_before() -> None:
+    def lowered(factor: float, rows: list[dict[str, float]]) -> tuple[float, dict[str, float]]:
+        words = ["collapse.window=2", "train.on_warning=lower_lr", f"collapse.lr_factor={factor}"]
+        run: Any = _Watched(load_config([], words))
+        counts = Remedies(run, rows).before_step(len(rows) + 1)
+        return run.learner.core.rate_scale, counts
+
+    scale, counts = lowered(0.1, FALLEN)
+    assert (scale, counts) == (0.1, {"lr_lowered": 1, "lr_scale": 0.1})
+    rows = [*FALLEN, HEALTHY | counts]
+    assert lowered(0.5, rows)[0] == 0.1
+    rows += [HEALTHY | counts, *[HEALTHY | counts | {"searches": 0.1}] * 2]
+    assert lowered(0.5, rows) == (0.05, {"lr_lowered": 2, "lr_scale": 0.05})
+    old = [*FALLEN, HEALTHY | {"lr_lowered": 2.0}]
+    assert lowered(0.5, old)[0] == 0.25, "a run of an earlier version, with one factor"

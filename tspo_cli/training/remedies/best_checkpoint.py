@@ -44,11 +44,12 @@ def keep_best_checkpoint(run: TrainingRun, step: int) -> None:
 
 def load_best_checkpoint(run: TrainingRun, step: int) -> int | None:
     """Load the best whole checkpoint up to `step`, and give the engine its weights. Returns its
-    step, None if there is none. All processes call it.
+    step, None if there is none. That of `step` itself is what the run has now: it is not loaded.
+    All processes call it.
     """
     best: int | None = broadcast_json(_whole_best(run, step) if run.is_main_process else None)
-    if best is None:
-        return None
+    if best is None or best == step:
+        return best
     folder = run.directory / BEST_CHECKPOINTS_NAME / step_name(best)
     load_checkpoint(run.learner.core, folder, run.critic.core if run.critic is not None else None)
     run.hand_over(step)

@@ -19,6 +19,8 @@ from tspo_cli.config.schema import CollapseConfig
 
 LOWERED, RESETS = "lr_lowered", "resets"
 """Metrics: how often the learning rate was lowered, and weights were reset, up to this step."""
+SCALE = "lr_scale"
+"""Metric: what the learning rate is multiplied by, after all times that it was lowered."""
 LEAST_SEARCHES = 0.2
 """A policy that never searched more often than this has nothing to unlearn."""
 STANDARD_ERRORS = 6

@@ -11,10 +11,20 @@ from collections.abc import Mapping, Sequence
 
 from tspo_cli.training.launch.training_run import TrainingRun
 from tspo_cli.training.remedies.best_checkpoint import load_best_checkpoint
-from tspo_cli.training.remedies.collapse import LOWERED, RESETS, CollapseSigns, Sign
+from tspo_cli.training.remedies.collapse import LOWERED, RESETS, SCALE, CollapseSigns, Sign
 
 _COUNTS = {"lower_lr": LOWERED, "reset_to_best": RESETS}
 """Remedy -> the metric that counts it."""
+
+
+_NOWHERE = (
+    "no evaluation has made a best checkpoint yet, so train.on_warning = reset_to_best has nothing "
+    "to go back to; set eval.at_start, or a lower eval.every"
+)
+_BEST_NOW = (
+    "the last evaluation is the best so far, so train.on_warning = reset_to_best waits for the "
+    "next step; if the sign lasts, that goes back to it"
+)
 
 
 class Remedies:
@@ -26,21 +36,24 @@ class Remedies:
         self.name = run.config.train.on_warning
         self.signs = CollapseSigns(self.options)
         self.found: list[Sign] = []
-        self.has_nothing = False
+        self.said: set[str] = set()
         for row in rows:
             self.found = self.signs.after(row)
         last = rows[-1] if rows else {}
         self.taken = {count: int(last.get(count, 0)) for count in _COUNTS.values()}
+        # Steps of earlier versions have no scale; their runs kept one factor.
+        self.scale = float(last.get(SCALE, self.options.lr_factor ** self.taken[LOWERED]))
 
     def before_step(self, step: int) -> dict[str, float]:
         """Take the remedy that the step before asks for. Returns the metrics that count remedies.
-        What was lowered before stays low, whatever the remedy is now.
+        What was lowered before stays as low as it was, whatever remedy and factor are now.
         """
         own = _COUNTS.get(self.name)
         if own and self.found and self.taken[own] < self.options.most:
             self._take(step, own)
-        self.run.learner.core.rate_scale = self.options.lr_factor ** self.taken[LOWERED]
-        return {name: float(count) for name, count in self.taken.items() if count or name == own}
+        self.run.learner.core.rate_scale = self.scale
+        counts = {name: float(count) for name, count in self.taken.items() if count or name == own}
+        return counts | ({SCALE: self.scale} if LOWERED in counts else {})
 
     def after_step(self, step: int, row: Mapping[str, float]) -> None:
         """Look at the metrics of a step, and warn of what is new, or has lasted ten times as long
@@ -62,21 +75,18 @@ class Remedies:
         number = f"{self.taken[own] + 1} of at most {self.options.most}"
         if own == LOWERED:
             self.taken[own] += 1
-            factor = self.options.lr_factor ** self.taken[own]
+            self.scale *= self.options.lr_factor
             self.run.warn(
-                f"step {step}: the learning rate is {factor:g} times what it would be from here on "
-                f"(train.on_warning = lower_lr, {number})"
+                f"step {step}: the learning rate is {self.scale:g} times what it would be from "
+                f"here on (train.on_warning = lower_lr, {number})"
             )
             return
         best = load_best_checkpoint(self.run, step - 1)
-        if best is None:
-            if not self.has_nothing:
-                self.run.warn(
-                    f"step {step}: no evaluation has made a best checkpoint yet, so "
-                    "train.on_warning = reset_to_best has nothing to go back to; set "
-                    "eval.at_start, or a lower eval.every"
-                )
-            self.has_nothing = True
+        if best is None or best == step - 1:
+            why = _NOWHERE if best is None else _BEST_NOW
+            if why not in self.said:
+                self.run.warn(f"step {step}: {why}")
+            self.said.add(why)
             return
         self.taken[own] += 1
         self.run.warn(
