@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import run_tspo
+
 # Runs a command and prints which libraries it loaded.
 _RUN = """
 import sys
@@ -62,3 +64,51 @@ def test_what_is_missing_is_said_at_once(tmp_path: Path, words: Sequence[str], s
     assert done.returncode in (3, 4)
     assert done.stdout == "loaded:\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "q.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (
+            [*TRAIN, "--dry-run", "--set", "model.path=./none", "--set", "data.train=['a', 'q']"],
+            4,
+            ["./none: no such model", "a: no such question", "q: no such question", "none: no suc"],
+        ),
+        (
+            [*TRAIN, "--set", "eval.data=['b']", "--set", "deepspeed.config=ds.json"],
+            4,
+            ["b: no such question", "ds.json: no such file", "none: no such index"],
+        ),
+        (
+            ["eval", "none", "no.jsonl", "q.jsonl", "--data", "b", "--index", "model"],
+            4,
+            ["none: no such model", "b: no such ques", "no.jsonl: no such", "model: not an index"],
+        ),
+        (
+            ["train", "any/sft", "--dry-run", "--set", "model.path=./none", "--set",
+             "data.demonstrations=['a.jsonl', 'model', 'b.jsonl']"],
+            4,
+            ["./none: no such", "a.jsonl: no such file", "model: expected a", "b.jsonl: no such"],
+        ),
+        (
+            ["train", "tiny/warmstart", "--dry-run", "--set", "prepare=make it"],
+            4,
+            ["runs/demo/world: no world.json", "runs/demo/world/test.jsonl: no such",
+             "runs/demo/index: no such index"],
+        ),
+    ],
+)  # fmt: skip
+def test_all_that_is_missing_is_said_in_one_go(
+    tmp_path: Path, words: Sequence[str], code: int, said: Sequence[str]
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "q.jsonl").write_text('{"id": "1", "question": "q", "golden_answers": ["a"]}\n')
+    done = run_tspo(*words, cwd=tmp_path)
+    lines = done.err.splitlines()
+    assert len(lines) == len(said), done.err
+    assert all(
+        line.startswith(f"error: {start}") for line, start in zip(lines, said, strict=True)
+    ), done.err
+    assert done.code == code
+    assert done.err.count("this experiment needs first") == ("tiny/warmstart" in words)

@@ -18,7 +18,6 @@ from tspo_cli.commands.options import (
 )
 from tspo_cli.console import result, result_json, say, say_meanwhile
 from tspo_cli.errors import GateError, UsageError
-from tspo_cli.not_a_run import model_directory
 
 
 def evaluate(
@@ -138,7 +137,7 @@ def evaluate(
     gates = [_gate(text) for text in fail_under or []]
     served = endpoint or any(setting.startswith("endpoint") for setting in settings or ())
     find_inputs(
-        model="" if served else str(model_directory(model)),
+        model_or_run="" if served else model,
         data=names,
         index=str(index) if index else "",
     )

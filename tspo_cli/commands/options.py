@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tspo_cli.disk import WriteError
-from tspo_cli.errors import InvalidInputError, UsageError
+from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
+from tspo_cli.not_a_run import model_directory
 from tspo_cli.plain_files import open_plain, require_plain, require_readable, require_writable_name
 
 if TYPE_CHECKING:
@@ -133,39 +134,67 @@ OverwriteRun = Annotated[
 
 
 def find_inputs(
-    *, model: str = "", revision: str = "", data: Sequence[str] = (), index: str = ""
+    *,
+    model_or_run: str = "",
+    model: str = "",
+    revision: str = "",
+    data: Sequence[str] = (),
+    files: Sequence[str] = (),
+    index: str = "",
+    world: str = "",
 ) -> None:
-    """Find a model directory, question files or data sets, and an index, before libraries that take
-    seconds to load open them. Empty names are left out, and so are models and data of the hub.
+    """Find a model directory (or a run with one), question files or data sets, other data files, an
+    index and a world, before libraries that take seconds to load open them. Empty names are left
+    out, and so are models and data of the hub.
 
     Raises:
-        MissingResourceError: one of them is not there.
-        InvalidInputError: something else stands in the place of the index or of a question file,
-            or it cannot be read.
+        MissingResourceError: some of them are not there; a line for each.
+        InvalidInputError: something else stands in the place of one of them, or it cannot be read.
     """
+    from tspo_cli.data.hub import PREFIX
     from tspo_cli.data.readers import resolve_data
+    from tspo_cli.data.rows import file_form
+    from tspo_cli.data.world.generate import world_file
     from tspo_cli.models.load_model import CONFIG, is_local_model
     from tspo_cli.retrieval.manifest import read_manifest
 
-    if model:
-        is_local_model(model, (CONFIG,), "configuration", revision)
-    for name in data:
+    def find_model(name: str) -> None:
+        is_local_model(name, (CONFIG,), "configuration", revision)
+
+    def find_data(name: str) -> None:
         path = resolve_data(name)
         if path.exists():
             require_readable(path)
-    if index:
-        read_manifest(Path(index))
+
+    looks: list[tuple[Callable[[str], object], str]] = [
+        (lambda name: world_file(Path(name)), world),
+        (lambda name: find_model(str(model_directory(name))), model_or_run),
+        (find_model, model),
+        *((find_data, name) for name in data),
+        *((lambda name: file_form(Path(name)), name) for name in files if name[:3] != PREFIX),
+        (lambda name: read_manifest(Path(name)), index),
+    ]
+    problems: list[MissingResourceError | InvalidInputError] = []
+    for look, name in looks:
+        try:
+            if name:
+                look(name)
+        except (MissingResourceError, InvalidInputError) as error:
+            problems.append(error)
+    if problems:
+        lines = dict.fromkeys(line for problem in problems for line in problem.args)
+        raise type(problems[0])(*lines)
 
 
 def find_inputs_of_training(config: Config) -> None:
-    """`find_inputs` for what an experiment names, its world included."""
-    if config.kind == "sft" and config.data.world:
-        from tspo_cli.data.world.generate import world_file
-
-        world_file(Path(config.data.world))
+    """`find_inputs` for all that an experiment names."""
+    is_sft = config.kind == "sft"
+    demonstrations = [] if config.data.world or not is_sft else config.data.demonstrations
     find_inputs(
         model=config.model.path,
         revision=config.model.revision,
-        data=(*(config.data.train if config.kind != "sft" else ()), *config.eval.data),
+        data=(*([] if is_sft else config.data.train), *config.eval.data),
+        files=(*demonstrations, config.deepspeed.config),
         index=config.retriever.index,
+        world=config.data.world if is_sft else "",
     )

@@ -164,8 +164,9 @@ def _saying_how_to_prepare(config: Config) -> Iterator[None]:
     except MissingResourceError as error:
         if not config.prepare:
             raise
+        *others, last = error.args
         raise MissingResourceError(
-            f"{error}; this experiment needs first: {config.prepare}"
+            *others, f"{last}; this experiment needs first: {config.prepare}"
         ) from error
 
 
