@@ -179,6 +179,8 @@ def test_every_printed_command_can_be_typed(out: str, model: str) -> None:
     assert start.model.path == (model or f"{out}/model")
     assert start.data.demonstrations == [f"{out}/demos.jsonl"]
     assert grpo.model.path == tspo.model.path == f"{out}/warmstart/model"
+    frozen = {config.model.frozen_layers for config in (start, grpo, tspo)}
+    assert frozen == ({0} if model else {15}), "half of the default model's layers, of no other's"
     assert grpo.train.steps == 7
     assert start.train.steps * start.train.batch_size >= options.demos
 

@@ -213,16 +213,21 @@ def _warm_start(options: RealOptions) -> list[str]:
     paths = [_list_of("data.demonstrations", options.out / "demos.jsonl")]
     return [
         *([] if is_default else [f"model.path={model}"]),
-        *(["model.frozen_layers=0"] if options.model else []),
+        *_layers(options),
         *([] if options.out == DEFAULT_OUT else paths),
     ]
+
+
+def _layers(options: RealOptions) -> list[str]:
+    """The recipes freeze half of the layers of the default model."""
+    return ["model.frozen_layers=0"] if options.model else []
 
 
 def _arm(options: RealOptions) -> list[str]:
     out = options.out
     model = f"model.path={out}/{WARM_START}/{MODEL_NAME}"
     paths = [model, _list_of("data.train", out / "corpus/train.jsonl.gz")]
-    return [*([] if out == DEFAULT_OUT else paths), *options.settings]
+    return [*([] if out == DEFAULT_OUT else paths), *_layers(options), *options.settings]
 
 
 def _list_of(key: str, path: Path) -> str:

@@ -54,6 +54,19 @@ def make_demos(
         bool,
         typer.Option("--restate", help="Begin the last thought with the question."),
     ] = False,
+    question_first: Annotated[
+        bool,
+        typer.Option(
+            "--question-first",
+            help="Ask for the question before titles and names, where that brings a gold passage.",
+        ),
+    ] = False,
+    quote: Annotated[
+        bool,
+        typer.Option(
+            "--quote/--no-quote", help="Quote the sentence with the answer in the last thought."
+        ),
+    ] = True,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -71,7 +84,8 @@ def make_demos(
     from tspo_cli.errors import InvalidInputError
     from tspo_cli.retrieval.index.searcher import open_index
     from tspo_cli.training.sft.demonstration_writer import check_target, write_demonstrations
-    from tspo_cli.training.sft.scripting.make_demos import ScriptOptions, make_demonstrations
+    from tspo_cli.training.sft.scripting.make_demos import make_demonstrations
+    from tspo_cli.training.sft.scripting.scripted_search import ScriptOptions
 
     check_target(out, overwrite=overwrite)
     asked = [
@@ -79,7 +93,16 @@ def make_demos(
         for name in questions
         for question in read_questions(resolve_data(name), limit=limit)
     ]
-    options = ScriptOptions(k, seed, imperfect, max_searches, max_words, restate)
+    options = ScriptOptions(
+        k=k,
+        seed=seed,
+        imperfect=imperfect,
+        max_searches=max_searches,
+        max_words=max_words,
+        question_first=question_first,
+        restate=restate,
+        quote=quote,
+    )
     records, summary = make_demonstrations(asked, open_index(index), options)
     reasons = ", ".join(
         f"{name.replace('_', ' ')} {count}" for name, count in summary.not_kept.items()

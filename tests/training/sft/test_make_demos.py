@@ -194,6 +194,60 @@ def test_the_last_thought_can_begin_with_the_question(index: Path, tmp_path: Pat
     assert_sound(records(restated), restated, index, 1)
 
 
+def test_the_last_thought_can_name_its_passage_without_a_quotation(
+    index: Path, tmp_path: Path
+) -> None:
+    quoted, named = tmp_path / "quoted.jsonl", tmp_path / "named.jsonl"
+    assert make(index, quoted).exit_code == 0
+    assert make(index, named, "--no-quote").exit_code == 0
+    assert_sound(records(named), named, index, 1)
+    for before, after in zip(records(quoted), records(named), strict=True):
+        last, without = before["turns"].pop()["text"], after["turns"].pop()["text"]
+        assert len(without) <= len(last)
+        assert before == after
+    bridge = records(named)[0]["turns"][-1]["text"]
+    assert "was born in Fernhill" in records(quoted)[0]["turns"][-1]["text"]
+    assert "was born in Fernhill" not in bridge
+    assert "Ida Moss" in bridge
+
+
+def test_the_question_can_be_asked_first_and_then_what_is_left_of_it(
+    index: Path, tmp_path: Path
+) -> None:
+    asked = tmp_path / "questions.jsonl"
+    rows = [
+        QUESTIONS[1],
+        question(
+            "rest",
+            "Is Fernhill on the Fernhill line famous for a prize?",
+            ["yes"],
+            ["town", "untitled"],
+        ),
+        question("same", "Who is Ida Moss of Fernhill?", ["Fernhill"], ["author", "town"]),
+    ]
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    for seed in range(3):
+        out = tmp_path / f"{seed}.jsonl"
+        options = ("--question-first", "--seed", str(seed))
+        assert make(index, out, *options, questions=asked).exit_code == 0
+        made = records(out)
+        assert_sound(made, out, index, 1)
+        queries = [
+            [
+                parse_action(turn["text"], finish_reason="stop", may_search=True).content
+                for turn in record["turns"][:-1]
+            ]
+            for record in made
+        ]
+        assert queries[0][0] == "Is Lake Orrin larger than Mill Pond"
+        assert queries[1] == [
+            "Is Fernhill on the Fernhill line famous for a prize",
+            "Is on the line famous for a prize",
+        ]
+        assert made[1]["turns"][1]["text"].startswith(("<think> Fernhill", "<think> I have read"))
+        assert queries[2][0] == "Who is Ida Moss of Fernhill"
+
+
 def test_demonstrations_of_too_many_words_are_left_out_and_counted(
     index: Path, tmp_path: Path
 ) -> None:

@@ -15,25 +15,15 @@ from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.index.searcher import Searcher
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.training.sft.demonstration_writer import demonstration_record
-from tspo_cli.training.sft.scripting.scripted_search import Dropped, Script, ScriptedAgent
+from tspo_cli.training.sft.scripting.scripted_search import (
+    Dropped,
+    Script,
+    ScriptedAgent,
+    ScriptOptions,
+)
 
 _AT_ONCE = 64
 Steps = Generator[list[str], list[tuple[Hit, ...]], Script | Dropped]
-
-
-@dataclass(frozen=True, slots=True)
-class ScriptOptions:
-    """k: passages a search. imperfect: share of demonstrations with a deliberate mistake.
-    max_words: longest demonstration that is kept, passages included (0: any). restate: the last
-    thought begins with the question.
-    """
-
-    k: int = 3
-    seed: int = 0
-    imperfect: float = 0.0
-    max_searches: int = 4
-    max_words: int = 0
-    restate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +136,7 @@ def _agent(question: Question, gold: dict[str, str], options: ScriptOptions) -> 
     rng = Random(f"{options.seed}/{question.key}")
     imperfect = rng.random() < options.imperfect
     own = {name: gold[name] for name in question.supporting_ids if name in gold}
-    return ScriptedAgent(question, own, options.max_searches, rng, imperfect, options.restate)
+    return ScriptedAgent(question, own, options, rng, imperfect)
 
 
 def _search(

@@ -1,7 +1,8 @@
 """One scripted agent: it knows the gold passages of a question, and searches until it has them.
 
-A query is the question, a title that the question or a passage names, or another name in them. Each
-is tried on the real index; a search is kept if it brings a gold passage that was missing.
+A query is the question, what is left of it without the titles that were read, a title that the
+question or a passage names, or another name in them. Each is tried on the real index; a search is
+kept if it brings a gold passage that was missing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from random import Random
 from typing import Literal
 
 from tspo_cli.credit.gold_match import contains_answer, exact_match
+from tspo_cli.data.normal_form import normalize_answer
 from tspo_cli.data.question import Question
 from tspo_cli.data.word_forms import Readable, wanted
 from tspo_cli.retrieval.types import Hit, query_problem
@@ -75,18 +77,35 @@ class Script:
     imperfect: Imperfect | Literal[""] = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ScriptOptions:
+    """k: passages a search. imperfect: share of demonstrations with a deliberate mistake.
+    max_words: longest demonstration that is kept, passages included (0: any). question_first: the
+    first query is the question, where that brings a gold passage. restate: the last thought begins
+    with the question. quote: it quotes the sentence with the answer.
+    """
+
+    k: int = 3
+    seed: int = 0
+    imperfect: float = 0.0
+    max_searches: int = 4
+    max_words: int = 0
+    question_first: bool = False
+    restate: bool = False
+    quote: bool = True
+
+
 @dataclass(slots=True)
 class ScriptedAgent:
-    """Scripts one question. `gold` has the contents of its gold passages by id. `restate`: the last
-    thought begins with the question.
+    """Scripts one question. `gold` has the contents of its gold passages by id. `imperfect`: with a
+    deliberate mistake, where one is possible.
     """
 
     question: Question
     gold: dict[str, str]
-    max_searches: int
+    options: ScriptOptions
     rng: Random
     imperfect: bool = False
-    restate: bool = False
     _made: list[Search] = field(default_factory=list)
 
     def script(self) -> Generator[list[str], list[tuple[Hit, ...]], Script | Dropped]:
@@ -94,7 +113,7 @@ class ScriptedAgent:
         none.
         """
         while not self._is_found():
-            if len(self._made) == self.max_searches:
+            if len(self._made) == self.options.max_searches:
                 return "too_many_searches"
             tried = self._candidates()
             found = yield [search.query for search in tried]
@@ -151,7 +170,7 @@ class ScriptedAgent:
     ) -> Generator[list[str], list[tuple[Hit, ...]], Script | None]:
         """With a search before the others that finds no gold passage."""
         poor = _poor_queries(self.question.question)
-        if len(self._made) == self.max_searches or not poor:
+        if len(self._made) == self.options.max_searches or not poor:
             return None
         found = yield poor
         useless = [
@@ -177,8 +196,10 @@ class ScriptedAgent:
 
     def _last(self, answer: str, source: Hit | None) -> ScriptedTurn:
         asked = self.question.question
-        thought = answer_thought(self.rng, source, self._known(self._made), asked, answer)
-        if self.restate:
+        known = self._known(self._made)
+        quote = self.options.quote
+        thought = answer_thought(self.rng, source, known, asked, answer, quote=quote)
+        if self.options.restate:
             thought = f"The question is: {' '.join(asked.split())} {thought}"
         return ScriptedTurn(answer_action(thought, answer))
 
@@ -205,8 +226,8 @@ class ScriptedAgent:
         in_question = list(self._titles(question, "named in question"))
         known = self._known(self._made)
         if self._made:
-            others = [hit for search in self._made for hit in search.hits if hit not in known]
-            read = [*reversed(known), *others]
+            unknown = [hit for search in self._made for hit in search.hits if hit not in known]
+            read = [*reversed(known), *unknown]
             in_passages = [
                 search
                 for hit in read
@@ -217,17 +238,35 @@ class ScriptedAgent:
                 for hit in reversed(known)
                 for name in _names(hit.text)
             ]
-            ordered = [*in_question, *in_passages, *bridges, whole]
+            others = [*in_passages, *bridges]
+            rest = self._rest_of_question()
+            read_next = [*rest, *others] if self.options.question_first else [*others, *rest]
+            ordered = [*in_question, *read_next, whole]
         else:
             names = [Search(name, name, "named in question") for name in _names(question)]
             compares = "comparison" in self.question.type or len(in_question) > 1
-            first = in_question if compares or self.rng.random() < 1 / 3 else []
-            ordered = [*first, whole, *in_question, *names]
+            titles_first = not self.options.question_first and (
+                compares or self.rng.random() < 1 / 3
+            )
+            ordered = [*(in_question if titles_first else []), whole, *in_question, *names]
         distinct: dict[str, Search] = {}
         for search in ordered:
             if search.query not in asked and query_problem(search.query) is None:
                 distinct.setdefault(search.query, search)
         return list(distinct.values())[:_MOST_TRIED]
+
+    def _rest_of_question(self) -> list[Search]:
+        """The question without the words of titles that were read; none where nothing is left out
+        or fewer than two words are left.
+        """
+        titles = " ".join(hit.title for search in self._made for hit in search.hits)
+        read = set(normalize_answer(titles).split())
+        words = self.question.question.rstrip(" ?").split()
+        left = [
+            word for word in words if not read.issuperset(normalize_answer(word).split() or [""])
+        ]
+        query = " ".join(left)
+        return [Search(query, "", "rest of question")] if 1 < len(left) < len(words) else []
 
     def _titles(self, text: str, why: Why, source: str = "") -> Iterator[Search]:
         """Searches for missing gold passages whose titles `text` names: with the title, and with

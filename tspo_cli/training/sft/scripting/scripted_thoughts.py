@@ -1,7 +1,7 @@
 """What a scripted agent thinks: plain sentences of at most about 60 words, of a few templates.
 
-A thought says what is known, what is missing and what is asked for; the last one quotes the words
-of the passage that give the answer. Titles and names are cut.
+A thought says what is known, what is missing and what is asked for; the last one names the passage
+that gives the answer, and may quote it. Titles and names are cut.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tspo_cli.retrieval.types import Hit
 # The space first: patterns that begin with a character are searched faster.
 _SENTENCE_END = re.compile(r"\s(?<=[.!?].)(?:(?<=[^\W\d_]{3}..)|(?<=[\d\])]..))", re.DOTALL)
 _MOST_QUOTED = 40
-Why = Literal["question", "named in question", "named in passage"]
+Why = Literal["question", "rest of question", "named in question", "named in passage"]
 """Where the words of a query come from."""
 
 _FIRST = {
@@ -38,7 +38,11 @@ _FIRST = {
 _NEXT = {
     "question": (
         "I have read about {known}. The answer is still missing, so I search for the question.",
+        "The passage on {known} is not enough. I search with the whole question.",
+    ),
+    "rest of question": (
         "{known} alone does not answer the question. I search for the rest of it.",
+        "I have read about {known}. Now I search for what else the question says.",
     ),
     "named in question": (
         "I know about {known} now. {name} is still missing, so I search for it.",
@@ -52,6 +56,10 @@ _NEXT = {
         "From {known} I learn of {name}. The next search is for {name}.",
     ),
 }
+_SAME_NAME = (
+    "The passage on {known} is not enough. I look for another one about it.",
+    "I need more about {name} than this passage says, so I search for it.",
+)
 _USELESS = (
     "These passages do not help.",
     "This search found nothing useful. I have to be more precise.",
@@ -84,24 +92,31 @@ def search_thought(rng: Random, why: Why, name: str, known: str, *, useless: boo
     """Why the next search is made. `known` is the title of the passage that led there, empty if no
     useful passage was read. `useless`: the search before found none.
     """
-    template = rng.choice((_NEXT if known else _FIRST)[why])
+    templates = _SAME_NAME if name and name == known else (_NEXT if known else _FIRST)[why]
+    template = rng.choice(templates)
     text = template.format(name=short(name), known=short(known))
     return f"{rng.choice(_USELESS)} {text}" if useless else text
 
 
 def answer_thought(
-    rng: Random, source: Hit | None, known: Sequence[Hit], question: str, answer: str
+    rng: Random,
+    source: Hit | None,
+    known: Sequence[Hit],
+    question: str,
+    answer: str,
+    *,
+    quote: bool = True,
 ) -> str:
-    """Why the answer is known: it stands in `known` passages, one of which is quoted, or
-    (`source` is None) follows from all of them.
+    """Why the answer is known: it stands in `known` passages, or (`source` is None) follows from
+    all of them. `quote`: with the sentence that holds it.
     """
     names = list(dict.fromkeys(map(called, known)))
     if source is None and len(names) > 1:
         return rng.choice(_COMPARE).format(titles=_listed(names))
-    quoted, quote = _quotation(known, question, answer) if source else (None, "")
-    title = short(called(quoted or source or known[-1]))
-    if quote:
-        return rng.choice(_QUOTE).format(title=title, quote=quote)
+    best, sentence = _quotation(known, question, answer) if source else (None, "")
+    title = short(called(best or source or known[-1]))
+    if quote and sentence:
+        return rng.choice(_QUOTE).format(title=title, quote=sentence)
     return rng.choice(_ANSWER_BOTH if len(names) > 1 else _ANSWER).format(
         title=title, titles=_listed(names)
     )
