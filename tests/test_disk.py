@@ -22,10 +22,19 @@ import pytest
 from safetensors import SafetensorError
 
 from tests.models.tiny_gguf import write_gguf
+from tests.permissions import permissions_count
 from tspo_cli import console, disk
 from tspo_cli.data.world.generate import make_world
 from tspo_cli.data.world.world_config import WorldConfig
-from tspo_cli.disk import WriteError, new_directory, one_writer, reason, replace_directory, writing
+from tspo_cli.disk import (
+    WriteError,
+    has_writer,
+    new_directory,
+    one_writer,
+    reason,
+    replace_directory,
+    writing,
+)
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.resuming.results_folder import results_folder
 from tspo_cli.models.convert_gguf import convert_gguf
@@ -232,6 +241,22 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
     with one_writer(folder, "at work"):
         (folder / "x").touch()
     assert (folder / "x").exists()
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o400])
+def test_a_lock_of_another_user_is_one_line(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / ".lock").write_text("another machine")
+    (folder / ".lock").chmod(mode)
+    with (
+        permissions_count(),
+        pytest.raises(InvalidInputError, match=r"out: the user \w+ wrote its \.lock, which this"),
+        one_writer(folder, "at work"),
+    ):
+        pass
+    with permissions_count():
+        assert has_writer(folder) is None
 
 
 def test_the_next_writer_keeps_its_lock_when_the_one_before_ends(tmp_path: Path) -> None:

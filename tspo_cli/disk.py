@@ -282,6 +282,7 @@ def _lock(folder: Path) -> BufferedRandom:
 
     Raises:
         BlockingIOError: another process holds it.
+        InvalidInputError: it is a file that this user may not write.
     """
     failure: OSError = BlockingIOError()
     for wait in (0.02, 0.1, 0.0):
@@ -292,6 +293,13 @@ def _lock(folder: Path) -> BufferedRandom:
             failure = error
         except FileNotFoundError:  # the writer before deleted the folder
             failure = BlockingIOError()
+        except PermissionError:
+            if not os.path.exists(folder / LOCK_NAME):
+                raise
+            raise InvalidInputError(
+                f"{folder}: {_owner(folder / LOCK_NAME)} wrote its {LOCK_NAME}, which this user "
+                "may not write; get the right to write there, or choose another place"
+            ) from None
         else:
             try:
                 fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -305,6 +313,13 @@ def _lock(folder: Path) -> BufferedRandom:
             failure = BlockingIOError()
         time.sleep(wait)
     raise failure
+
+
+def _owner(path: Path) -> str:
+    """Whose file it is, in words."""
+    with suppress(KeyError, OSError):  # a user of another machine may have no name here
+        return f"the user {path.owner()}"
+    return "another user"
 
 
 def _is_lock_of(lock: BufferedRandom, folder: Path) -> bool:
@@ -338,8 +353,8 @@ def new_directory(out: Path, doing: str) -> Iterator[Path]:
 
 def has_writer(folder: Path) -> bool | None:
     """True if `one_writer` keeps the folder, False if its last writer has ended. None where that
-    cannot be known: the folder has no lock, or its last writer was on another machine, whose locks
-    some file systems do not show.
+    cannot be known: the folder has no lock, or one that cannot be read, or its last writer was on
+    another machine, whose locks some file systems do not show.
     """
     try:
         with open_plain(folder / LOCK_NAME) as lock:
@@ -347,5 +362,5 @@ def has_writer(folder: Path) -> bool | None:
             return False if lock.read() == socket.gethostname().encode() else None
     except BlockingIOError:
         return True
-    except OSError:
+    except (OSError, InvalidInputError):
         return None

@@ -38,7 +38,7 @@ def forgotten() -> Iterator[None]:
         (["eval"], 2, "Missing argument"),
         (["eval", "m", "--limit", URL], 2, "'--limit'"),
         (["serve", "i", "--port", STEERING], 2, "'--port'"),
-        (["eval", "m", "--data", "d", "--method", STEERING], None, "error: "),
+        (["eval", "m", "--data", "hf:d:e", "--method", STEERING], None, "error: "),
         (["runs", "ls", STEERING, URL], 2, "unexpected extra argument"),
         (["report", URL], 4, "no such run directory"),
         (["doctor", URL], 4, "no such directory"),

@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
+from tests.permissions import permissions_count
 from tests.reporting.tree import make_tree
 from tspo_cli import not_a_run
 from tspo_cli.commands.app import app
@@ -139,6 +140,13 @@ def test_a_living_training_is_no_problem(run: Path) -> None:
     assert any("was killed" in detail for detail in problems(run))
 
 
+def test_a_lock_that_cannot_be_read_is_a_problem(run: Path) -> None:
+    (run / ".lock").write_text("")
+    (run / ".lock").chmod(0)
+    with permissions_count():
+        assert [found for found in problems(run) if ".lock: cannot be read" in found]
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -189,8 +197,8 @@ def test_what_is_no_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "gone").symlink_to(tmp_path / "nothing")
     (tmp_path / "file").write_text("")
     for name, words in {
-        "loop": "not a directory",
-        "gone": "not a directory",
+        "loop": "is a link to nothing",
+        "gone": "is a link to nothing",
         "file": "not a directory",
         "none": "no such directory",
     }.items():

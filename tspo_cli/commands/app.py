@@ -80,6 +80,9 @@ app.add_typer(runs.app, name="runs", rich_help_panel=COMPARE)
 app.command("credit", rich_help_panel=COMPARE)(credit.credit)
 
 
+_QUERIES = "queries"
+
+
 class _Command(typer.core.TyperCommand):
     """A command of which no option or argument may be empty: an empty path is the working directory
     for Python, and an unset variable of the shell is an empty word.
@@ -89,9 +92,12 @@ class _Command(typer.core.TyperCommand):
         """Refuse empty words, then parse the rest. Raises UsageError."""
         options: list[Any] = [option for option in self.params if not getattr(option, "is_flag", 1)]
         takes_value = {name for option in options for name in option.opts}
+        has_queries = any(argument.name == _QUERIES for argument in self.params)
         before = ""
-        for word in () if ctx.resilient_parsing else args:
+        for number, word in enumerate(() if ctx.resilient_parsing else args):
             name, equals, value = word.partition("=")
+            if has_queries and number and not word and before not in takes_value:
+                continue  # an empty query fails alone, with its reason
             if not word or (name in takes_value and equals and not value):
                 named = name or (before if before in takes_value else "an argument")
                 raise UsageError(

@@ -14,10 +14,10 @@ from typing import Any
 
 from tspo_cli import __version__, runs
 from tspo_cli.config.load_config import read_resolved
-from tspo_cli.disk import has_writer
+from tspo_cli.disk import LOCK_NAME, has_writer
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.not_a_run import require_run
-from tspo_cli.plain_files import require_plain
+from tspo_cli.plain_files import require_plain, require_readable
 from tspo_cli.record_digests import check_complete, check_digest, digests_in
 from tspo_cli.record_forms import ENVIRONMENT, GROUP, ITEM, SCORES, checked, checked_step
 from tspo_cli.training.core.checkpoints.checkpoint import check_checkpoint
@@ -48,6 +48,7 @@ def diagnose(run: Path) -> list[Finding]:
         _tried("configuration", lambda: _ok(read_resolved(run).kind)),
         *_version(run),
         _tried("status", lambda: _status(run, busy)),
+        *_lock(run),
         *_records(run),
         *_digests(run),
         *_kept(run),
@@ -83,6 +84,15 @@ def _tried(name: str, look: Callable[[], tuple[str, str]]) -> Finding:
 def _advised(error: Exception, advice: str) -> str:
     """The message with an advice, unless it has one."""
     return str(error) if "put back" in str(error) else f"{error}; {advice}"
+
+
+def _lock(run: Path) -> Iterator[Finding]:
+    """A problem where nobody can go on with the run, or know whether somebody trains it."""
+    try:
+        if os.path.exists(run / LOCK_NAME):
+            require_readable(run / LOCK_NAME)
+    except (TspoError, OSError) as error:
+        yield Finding("lock", "problem", str(error))
 
 
 def _version(run: Path) -> Iterator[Finding]:
