@@ -65,6 +65,7 @@ def train(options: argparse.Namespace, out: Path, held: Path) -> None:
     """Train adapters; ends this program where that fails."""
     settings = {
         **SETTINGS,
+        "train.export_model": "true",
         "model.path": options.model,
         "retriever.index": options.index,
         "data.train": json.dumps([options.questions]),
