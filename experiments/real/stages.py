@@ -39,7 +39,7 @@ QUESTIONS_A_DEMO = 4
 CORPUS, CONVERT, INDEX, DEMONSTRATIONS, START = 10.0, 30.0, 10.0, 10.0, 20.0
 AN_IMITATION = 6.2  # one demonstration, forwards and half of the layers backwards
 AN_UNTAUGHT_ANSWER, AN_ANSWER = 4.0, 7.0
-AN_RL_STEP = 100.0
+AN_RL_STEP = 75.0  # half of the layers backwards
 
 
 @dataclass(frozen=True, slots=True)
