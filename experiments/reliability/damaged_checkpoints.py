@@ -16,6 +16,9 @@ from experiments.reliability.damage import (
 from tspo_cli.digests import file_digest, json_digest
 from tspo_cli.runs import checkpoint_folders
 from tspo_cli.training.core.checkpoints.checkpoint import INDEX, STATE
+from tspo_cli.training.core.checkpoints.checkpoint_files import part_names
+
+(STATE_FILE,) = part_names(STATE, 1)
 
 
 def signed(mutation: Mutation) -> Mutation:
@@ -23,13 +26,13 @@ def signed(mutation: Mutation) -> Mutation:
 
     def change(path: Path) -> None:
         mutation.change(path)
-        state = path.parent / STATE
+        state = path.parent / STATE_FILE
 
         def sign(record: dict[str, Any]) -> dict[str, Any]:
             record.pop("sha256", None)
             if state.is_file():
                 facts = {"bytes": state.stat().st_size, "sha256": file_digest(state)}
-                record["files"] = {STATE: facts}
+                record["files"] = {STATE_FILE: facts}
             return record | {"sha256": json_digest(record)}
 
         edit_json(path.parent / INDEX, sign)
@@ -40,7 +43,7 @@ def signed(mutation: Mutation) -> Mutation:
 def checkpoint_mutations(run: Path, count: int, draw: random.Random) -> list[Mutation]:
     """At most `count`, of the newest checkpoint: tensors that lie, then chance."""
     folder = str(checkpoint_folders(run)[-1].relative_to(run))
-    state, index = f"{folder}/{STATE}", f"{folder}/{INDEX}"
+    state, index = f"{folder}/{STATE_FILE}", f"{folder}/{INDEX}"
     name = "model.layers.0.mlp.up_proj.weight"
     parameter, moment = f"param.{name}", f"exp_avg.{name}"
     lies = tensor_edits(

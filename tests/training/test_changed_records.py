@@ -176,6 +176,14 @@ def test_without_digests_a_run_is_read_and_doctor_says_so(run: Path) -> None:
         assert f"{folder} has none, so a changed value there would not be noticed" in said
 
 
+@pytest.mark.parametrize("folder", ["rollouts", "eval/step_000002"])
+def test_doctor_names_the_records_whose_digests_were_cut_off(run: Path, folder: str) -> None:
+    digests = run / folder / DIGESTS_NAME
+    digests.write_text(digests.read_text().splitlines()[0] + "\n")
+    said = run_tspo("doctor", run).out
+    assert f"note     digests         {run / folder} has none for 1 of its files, " in said
+
+
 def test_a_killed_run_may_have_lines_without_a_digest(
     run: Path, playground: Playground, tspo: Tspo
 ) -> None:

@@ -264,12 +264,12 @@ class PassageStore:
         self._sums: NDArray[np.uint32] | None = rows["crc"] if rows.dtype == _ROW else None
         self._path = lines
         with open(lines, "rb") as handle:
-            self._lines = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-        if self._ends[-1] != len(self._lines):
-            raise InvalidInputError(
-                f"{lines}: expected {self._ends[-1]} bytes, got {len(self._lines)}; build the "
-                "index again"
-            )
+            size = os.fstat(handle.fileno()).st_size
+            if size == 0 or size != self._ends[-1]:
+                raise InvalidInputError(
+                    f"{lines}: expected {self._ends[-1]} bytes, got {size}; build the index again"
+                )
+            self._lines = mmap.mmap(handle.fileno(), size, access=mmap.ACCESS_READ)
 
     def __len__(self) -> int:
         return len(self._ends) - 1

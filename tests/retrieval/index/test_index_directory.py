@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickletools
 from pathlib import Path
@@ -194,6 +195,19 @@ def test_a_damaged_index_is_found(corpus: Path, tmp_path: Path) -> None:
         open_index(out)
     passages.unlink()
     with pytest.raises(InvalidInputError, match="got no such file"):
+        open_index(out)
+
+
+def test_an_empty_file_of_passages_that_the_manifest_agrees_with_is_refused(
+    corpus: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "index"
+    build_index(corpus, out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["files"]["passages.jsonl"] = {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    (out / "passages.jsonl").write_bytes(b"")
+    with pytest.raises(InvalidInputError, match=r"passages\.jsonl: expected \d+ bytes, got 0"):
         open_index(out)
 
 

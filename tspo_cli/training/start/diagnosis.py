@@ -155,17 +155,24 @@ def _records(run: Path) -> Iterator[Finding]:
 
 
 def _digests(run: Path) -> Iterator[Finding]:
-    """Every record that was changed after it was written, how many were not, and the folders where
-    that cannot be known.
+    """Every record that was changed after it was written, how many were not, and where that cannot
+    be known.
     """
-    covered, without = 0, []
-    evaluations = [folder for _, folder in runs.eval_steps(run)]
-    for folder in (run, run / runs.ROLLOUTS_NAME, *evaluations, run / runs.BEST_NAME):
+    covered, without = 0, list[str]()
+    records = {run / runs.ROLLOUTS_NAME: [path for _, path in runs.rollout_files(run)]}
+    for _, folder in runs.eval_steps(run):
+        items = [path for _, path in runs.items_files(folder)]
+        records[folder] = [*runs.scores_files(folder), *items]
+    for folder in (run, *records, run / runs.BEST_NAME):
         checks: list[tuple[Callable[[Path], None], Path]] = [(check_complete, folder)]
         with suppress(TspoError):  # which `check_complete` says
-            checks += [(check_digest, folder / name) for name in digests_in(folder)]
-            if len(checks) == 1 and folder.is_dir():
-                without.append(folder)
+            names = set(digests_in(folder))
+            checks += [(check_digest, folder / name) for name in sorted(names)]
+            bare = [path.name for path in records.get(folder, ()) if path.name not in names]
+            if not names and folder.is_dir():
+                without.append(f"{folder} has none")
+            elif bare:
+                without.append(f"{folder} has none for {len(bare)} of its files, {bare[0]} first")
         for check, path in checks:
             try:
                 check(path)
@@ -176,8 +183,8 @@ def _digests(run: Path) -> Iterator[Finding]:
                 yield Finding("digests", "problem", str(error))
     if covered:
         yield Finding("digests", "ok", f"{covered} records are as they were written")
-    for folder in without:
-        detail = f"{folder} has none, so a changed value there would not be noticed"
+    for where in without:
+        detail = f"{where}, so a changed value there would not be noticed"
         yield Finding("digests", "note", detail)
 
 
