@@ -148,6 +148,8 @@ def test_a_torn_line_is_left_out_and_overwritten(tmp_path: Path) -> None:
         '{"file": "a", "bytes": "1", "sha256": "' + 64 * "0" + '"}',
         '{"file": "a", "bytes": 1, "sha256": "0"}',
         '{"file": "../a", "bytes": 1, "sha256": "' + 64 * "0" + '"}',
+        '{"file": "x\\ud800", "bytes": 1, "sha256": "' + 64 * "0" + '"}',
+        '{"file": "x\\u0000", "bytes": 1, "sha256": "' + 64 * "0" + '"}',
         '{"file": "a", "bytes": 1.0, "sha256": "' + 64 * "0" + '"}',
         '{"bytes": 1, "sha256": "' + 64 * "0" + '"}',
         "\xff",

@@ -30,6 +30,8 @@ from tspo_cli.text.strict_json import json_text, parse_json
 
 DIGESTS_NAME = "digests.jsonl"
 _SHA256 = re.compile("[0-9a-f]{64}")
+_NO_NAME = re.compile("[\0\ud800-\udfff]")
+"""Characters that no name of a file has."""
 ONE_THREAD = threading.RLock()
 """Held while digests change: the thread that watches the other processes writes a status too."""
 _KEPT = 256
@@ -186,7 +188,9 @@ def _read(path: Path, inode: int, size: int, changed: int) -> dict[str, Digest]:
         record = parse_json(line, where)
         match record:
             case {"file": str(name), "bytes": int(most), "sha256": str(digest)} if (
-                _SHA256.fullmatch(digest) and name == Path(name).name not in ("", "..")
+                _SHA256.fullmatch(digest)
+                and name == Path(name).name not in ("", "..")
+                and not _NO_NAME.search(name)
             ):
                 found[name] = Digest(most, digest, record.get("grows") is True)
             case _:
