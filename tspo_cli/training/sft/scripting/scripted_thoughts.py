@@ -78,6 +78,10 @@ _QUOTE = (
     "The passage on {title} says: {quote}",
     "I found it in the passage on {title}: {quote}",
 )
+_UNQUOTED = (
+    "The passage on {title} gives the answer.",
+    "I found it in the passage on {title}.",
+)
 _COMPARE = (
     "The passages on {titles} tell me enough to compare them.",
     "I have read about {titles}, so I can decide.",
@@ -115,8 +119,8 @@ def answer_thought(
         return rng.choice(_COMPARE).format(titles=_listed(names))
     best, sentence = _quotation(known, question, answer) if source else (None, "")
     title = short(called(best or source or known[-1]))
-    if quote and sentence:
-        return rng.choice(_QUOTE).format(title=title, quote=sentence)
+    if sentence:
+        return rng.choice(_QUOTE if quote else _UNQUOTED).format(title=title, quote=sentence)
     return rng.choice(_ANSWER_BOTH if len(names) > 1 else _ANSWER).format(
         title=title, titles=_listed(names)
     )
