@@ -1,11 +1,13 @@
 """Speed with a pretrained model on a CPU: an RL step beside what tspo did before and beside TRL,
 and rollouts of Search-R1's lengths beside `model.generate`.
 
-    OMP_NUM_THREADS=1 python experiments/benchmarks/real_model_speed.py MODEL [--layers 8] [--json]
+    OMP_NUM_THREADS=1 python experiments/benchmarks/real_model_speed.py MODEL
+        [--dtype bfloat16] [--steps 2] [--layers 8] [--json]
 
 MODEL is a model directory (SmolLM2-135M-Instruct: 135 million parameters). Each side has a process
-of its own, and works in float32 on one thread with the same rollouts: groups of equal prompts,
-turns of a fixed number of sampled tokens, random feedback.
+of its own, and works on one thread with the same rollouts: groups of equal prompts, turns of a
+fixed number of sampled tokens, random feedback. All weights are of `--dtype`. In bfloat16 our
+learner keeps a float32 copy of them for the optimiser; TRL updates the bfloat16 weights.
 
 - `step`: rollouts, parity check, update with every rollout, hand-over. `before` is the same code
   with the ways of small models (`model_size.LARGE` is raised), which are those of version 0.3 for
@@ -14,9 +16,10 @@ turns of a fixed number of sampled tokens, random feedback.
   whole histories each turn, and its training step.
 - `search_r1`: rollouts of four turns, beside `model.generate` on the whole histories each turn.
 
-Times are CPU seconds, so other work on the machine counts little. `--layers` keeps the first layers
-of the model, for a quick look. The sampled tokens of both sides and their log-probabilities are
-compared.
+Times are CPU seconds, so other work on the machine counts little. They are the median of all steps
+but the first, in which the system provides new memory; a row has the first step. `--layers` keeps
+the first layers of the model, for a quick look. The sampled tokens of the first step of both sides
+and their log-probabilities are compared.
 """
 
 from __future__ import annotations
@@ -31,8 +34,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import compress, takewhile
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -53,10 +58,19 @@ SIDES = {"step": ("now", "before", "trl"), "search_r1": ("now", "generate")}
 
 
 class Stages:
-    """CPU seconds by stage."""
+    """CPU seconds by stage, step after step."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self.steps: list[dict[str, float]] = []
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Those of the present step."""
+        return self.steps[-1]
+
+    def begin(self) -> None:
+        """A step begins."""
+        self.steps.append({})
 
     def time(self, name: str, work: Callable[[], Any]) -> Any:
         """Do `work` and add its CPU seconds to a stage."""
@@ -71,14 +85,19 @@ class Stages:
         setattr(owner, method, lambda *args: self.time(name, lambda: inner(*args)))
 
     def rounded(self, parts: tuple[str, ...]) -> dict[str, float]:
-        """The stages, and the sum of `parts` as `step`."""
-        total = sum(self.seconds.get(name, 0.0) for name in parts)
-        return {name: round(value, 2) for name, value in (self.seconds | {"step": total}).items()}
+        """The medians of the later steps, the sum of `parts` as `step`, and that of the first
+        one.
+        """
+        later = self.steps[1:] or self.steps
+        found = {name: median(step[name] for step in later) for name in later[0]}
+        sums = [sum(step.get(name, 0.0) for name in parts) for step in (self.steps[0], found)]
+        found |= {"first step": sums[0], "step": sums[1]}
+        return {name: round(value, 2) for name, value in found.items()}
 
 
 def pretrained(options: argparse.Namespace) -> Any:
     """The model, with its first layers alone if `--layers` is given."""
-    model = load_model(str(options.model))
+    model = load_model(str(options.model), dtype=getattr(torch, options.dtype))
     model.generation_config.eos_token_id = model.config.eos_token_id = None
     if options.layers:
         model.model.layers = model.model.layers[: options.layers]
@@ -104,13 +123,13 @@ def experiment(options: argparse.Namespace) -> Config:
     recipe = Path(__file__).parents[1] / "tiny" / "grpo.toml"
     settings = [f"model.path={options.model}", 'data.train=["-"]', "retriever.index=-"]
     settings += ["eval.data=[]", f"train.tokens_per_micro_batch={options.micro_batch}"]
-    return load_config([recipe], [*settings, "train.steps=10"])
+    return load_config([recipe], [*settings, f"train.steps={options.steps}"])
 
 
 def ours(options: argparse.Namespace, rollouts: Rollouts, update: bool) -> dict[str, Any]:
     """Roll out, and update once if `update`: seconds by stage and results."""
     stages = Stages()
-    learner = PolicyLearner(pretrained(options), experiment(options), total_updates=10)
+    learner = PolicyLearner(pretrained(options), experiment(options), total_updates=options.steps)
     engine = hf_engine.TransformersEngine(
         learner.module,
         load_tokenizer(str(options.model)),
@@ -121,26 +140,35 @@ def ours(options: argparse.Namespace, rollouts: Rollouts, update: bool) -> dict[
     stages.watch(engine, "_prefill", "read")
     stages.watch(engine, "_decode", "decode")
     stages.watch(learner.core, "_step", "optimiser")
-    stages.time("new weights", lambda: engine.load_weights(None, 0))
-    histories, logprobs = stages.time("rollout", lambda: rollouts.with_engine(engine))
-    sequences = rollouts.sequences(histories, logprobs)
-    metrics: dict[str, float] = {}
+    gaps: list[float] = []
 
     def check(changes: torch.Tensor) -> None:
-        metrics["parity"] = float(changes.abs().mean())
+        gaps.append(float(changes.abs().mean()))
 
-    if update and learner.core.is_large_on_cpu:  # as RlStep does: the update checks the rollouts
-        metrics |= stages.time("update", lambda: learner.update_policy(sequences, check))
-    elif update:
-        metrics["parity"] = stages.time("check", lambda: learner.logprob_gap(sequences[:2]))
-        metrics |= stages.time("update", lambda: learner.update_policy(sequences))
-    return {
-        "seconds": stages.rounded(("rollout", "check", "update", "new weights")),
-        "samples": [
+    metrics: dict[str, float] = {}
+    samples: list[list[tuple[int, float]]] = []
+    for step in range(options.steps):
+        stages.begin()
+        for session in range(len(rollouts.prompts)):
+            engine.release(session)
+        stages.time("new weights", partial(engine.load_weights, None, step))
+        histories, logprobs = stages.time("rollout", lambda: rollouts.with_engine(engine))
+        sequences = rollouts.sequences(histories, logprobs)
+        samples = samples or [
             list(zip(compress(row.token_ids, row.weights), own, strict=True))
             for row, own in zip(sequences, logprobs, strict=True)
-        ],
-        "metrics": metrics,
+        ]
+        found: dict[str, float] = {}
+        if update and learner.core.is_large_on_cpu:  # as RlStep does: it checks the rollouts
+            found = stages.time("update", partial(learner.update_policy, sequences, check))
+        elif update:
+            gaps.append(stages.time("check", partial(learner.logprob_gap, sequences[:2])))
+            found = stages.time("update", partial(learner.update_policy, sequences))
+        metrics = metrics or found
+    return {
+        "seconds": stages.rounded(("rollout", "check", "update", "new weights")),
+        "samples": samples,
+        "metrics": metrics | ({"parity": gaps[0]} if gaps else {}),
     }
 
 
@@ -176,14 +204,14 @@ def theirs(options: argparse.Namespace, rollouts: Rollouts) -> dict[str, Any] | 
                 output_dir=folder,
                 per_device_train_batch_size=len(rewards),
                 num_generations=rollouts.group,
-                max_steps=10,
+                max_steps=options.steps,
                 beta=0.0,
                 max_completion_length=len(rollouts.mask()),
                 loss_type="dapo",
                 learning_rate=config.optimizer.lr,
                 lr_scheduler_type="constant",
                 gradient_checkpointing=False,
-                bf16=False,
+                bf16=False,  # the weights are of --dtype themselves
                 use_cpu=True,
                 logging_strategy="no",
                 save_strategy="no",
@@ -205,11 +233,12 @@ def theirs(options: argparse.Namespace, rollouts: Rollouts) -> dict[str, Any] | 
             trainer.optimizer.step()
             trainer.model.zero_grad()
 
-        started = time.process_time()
-        step()
-        total = time.process_time() - started
-    rollout = stages.seconds["rollout"]
-    stages.seconds["update"] = total - rollout
+        for _ in range(options.steps):
+            stages.begin()
+            started = time.process_time()
+            step()
+            total = time.process_time() - started
+            stages.seconds["update"] = total - stages.seconds["rollout"]
     return {"seconds": stages.rounded(("rollout", "update"))}
 
 
@@ -240,7 +269,9 @@ def measure(side: str, comparison: str, options: argparse.Namespace) -> dict[str
         return theirs(options, rollouts)
     if side == "generate":
         stages, model = Stages(), pretrained(options)
-        stages.time("rollout", lambda: rollouts.with_generate(model))
+        for _ in range(options.steps):
+            stages.begin()
+            stages.time("rollout", lambda: rollouts.with_generate(model))
         return {"seconds": stages.rounded(("rollout",))}
     with ways(large=side == "now"):
         return ours(options, rollouts, update)
@@ -274,6 +305,8 @@ def main() -> None:
     )
     parser.add_argument("model", type=Path)
     parser.add_argument("--layers", type=int, default=0, help="0: all")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--questions", type=int, default=2)
     parser.add_argument("--group", type=int, default=4)
     parser.add_argument("--micro-batch", type=int, default=8192, help="tokens")

@@ -17,6 +17,7 @@ from tspo_cli.errors import GateError, InvalidInputError
 from tspo_cli.models import dtype as formats
 from tspo_cli.models.checks.model_size import token_parameters
 from tspo_cli.models.dtype import product_dtype
+from tspo_cli.training.planning.engine_memory import engine_weights
 from tspo_cli.training.planning.estimate import estimate_run
 from tspo_cli.training.planning.fitting import fitting_settings
 from tspo_cli.training.planning.memory import PlannedRun
@@ -204,6 +205,17 @@ def test_the_measured_product_is_the_one_that_trains(
     """A CPU without instructions for bfloat16 gave a plan of 150 million hours."""
     monkeypatch.setattr(formats, "has_bfloat16", lambda: has_instructions)
     assert product_dtype(bfloat16=bfloat16) is numbers
+
+
+@pytest.mark.parametrize(("has_instructions", "copies"), [(True, 2), (False, 1)])
+def test_a_packed_copy_of_bfloat16_weights_is_counted(
+    has_instructions: bool, copies: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "has_bfloat16", lambda: has_instructions)
+    settings = ["model.dtype=bfloat16", "rollout.engine=transformers", "deepspeed.zero_stage=3"]
+    config = load_config(["qwen2.5-3b/grpo"], settings)
+    run = PlannedRun(config, model_shape(config), 0, 1000)
+    assert engine_weights(run) * GIB == pytest.approx(copies * 2 * run.parameters)
 
 
 def test_a_large_model_on_a_cpu_has_a_time(tmp_path: Any) -> None:

@@ -34,9 +34,16 @@ def engine_weights(run: PlannedRun) -> float:
     else:
         copies = 1 / (config.vllm.tensor_parallel if run.is_vllm else 1)
     decodes = bool(run.rollouts or run.config.eval.data)
-    if decodes and run.is_large_on_cpu and not (run.is_vllm or run.is_bfloat16):
+    if decodes and run.is_large_on_cpu and not run.is_vllm and _packs_weights(run):
         copies += 1  # the packed copy that the engine decodes with
     return copies * run.parameters * size / GIB
+
+
+def _packs_weights(run: PlannedRun) -> bool:
+    """True where the engine arranges the weights for this CPU: it multiplies their type."""
+    from tspo_cli.models.dtype import has_bfloat16
+
+    return not run.is_bfloat16 or has_bfloat16()
 
 
 def kv_cache(run: PlannedRun) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -20,8 +21,9 @@ from transformers import (
 
 from tests.rollout.engines.hf.engine_runs import CONTEXT, finish, logprobs_of, tokens
 from tspo_cli.models.checks import model_size
+from tspo_cli.models.dtype import has_bfloat16, use_float32_head
 from tspo_cli.rollout.engines.engine_protocol import GenerationRequest, Sampling
-from tspo_cli.rollout.engines.hf.fused import can_fuse
+from tspo_cli.rollout.engines.hf.fused import can_fuse, few_queries
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 
 SHAPE = {
@@ -161,7 +163,45 @@ def test_feedback_is_one_pass_where_a_small_model_would_need_two(
     assert computed == [size, 1]
 
 
-def test_only_float32_is_packed(model: Any) -> None:
+def test_what_this_cpu_multiplies_is_packed(model: Any) -> None:
     fused = type(model).__name__ != "MistralForCausalLM"
     assert can_fuse(model) == fused
-    assert not can_fuse(model.to(torch.bfloat16))
+    assert can_fuse(model.to(torch.bfloat16)) == (fused and has_bfloat16())
+
+
+@pytest.mark.parametrize("float32_head", [False, True])
+def test_turns_in_bfloat16_are_those_of_the_model(
+    float32_head: bool, model: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = model.to(torch.bfloat16)
+    if float32_head:
+        use_float32_head(model)
+    engine = TransformersEngine(model, tokenizer, batch_size=3, max_context=CONTEXT)
+    sampling = Sampling(max_new_tokens=12)
+    done = finish(engine, groups([tokens(11, 70)], 3, sampling))
+    longer = [tokens(11, 70) + list(done[n].token_ids) + tokens(20 + n, 40) for n in range(3)]
+    later = finish(
+        engine, [GenerationRequest(n, tuple(ids), sampling, n) for n, ids in enumerate(longer)]
+    )
+    for number, ids in enumerate(longer):
+        expected = logprobs_of(model, [*ids, *later[number].token_ids], 12)
+        assert later[number].logprobs == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize(("heads", "queries", "columns", "size"), [(2, 3, 50, 64), (1, 8, 300, 96)])
+def test_few_queries_attend_as_pytorch_does(
+    heads: int, queries: int, columns: int, size: int
+) -> None:
+    torch.manual_seed(columns)
+    query = torch.randn(2, heads, queries, size).bfloat16()
+    keys, values = torch.randn(2, 2, heads, columns, size).bfloat16()
+    mask = torch.zeros(2, 1, 1, columns).bfloat16()
+    mask[0, ..., columns // 2 :] = torch.finfo(torch.bfloat16).min
+    attended = few_queries(query, keys, values, mask)
+    exact = scaled_dot_product_attention(
+        query.double(), keys.double(), values.double(), attn_mask=mask.double()
+    )
+    assert attended.dtype == torch.bfloat16
+    assert (attended - exact).abs().max() < 0.03
+    values[0, :, columns // 2 :] = 1e4  # hidden
+    torch.testing.assert_close(few_queries(query, keys, values, mask), attended, rtol=0, atol=0)

@@ -17,8 +17,15 @@ from torch import nn
 from torch.nn import functional
 
 from tspo_cli.models.checks.model_size import is_large_on_cpu
+from tspo_cli.models.dtype import has_bfloat16
 from tspo_cli.rollout.engines.hf.kv_cache import SlotCache
-from tspo_cli.rollout.engines.hf.products import Product, can_pack, packed_linear, plain_linear
+from tspo_cli.rollout.engines.hf.products import (
+    Product,
+    can_pack,
+    packed_head,
+    packed_linear,
+    plain_linear,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,7 +37,7 @@ ROPE_TYPES = ("default", "linear", "llama3")
 
 def can_fuse(model: PreTrainedModel) -> bool:
     """Whether `FusedForward` supports the model: on a CPU, of a known class and shape; a large one
-    in float32.
+    in a data type that this CPU multiplies (`can_pack`).
     """
     config: Any = model.config
     return (
@@ -77,6 +84,7 @@ class FusedForward:
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.epsilon = config.rms_norm_eps
+        self.multiplies_bfloat16 = model.dtype == torch.bfloat16 and has_bfloat16()
         self.product = packed_linear if is_large_on_cpu(model) else plain_linear
         positions = torch.arange(max_context)[None]
         cos, sin = self.model.model.rotary_emb(model.get_input_embeddings().weight, positions)
@@ -92,7 +100,7 @@ class FusedForward:
         for layer in self.model.model.layers:
             self.layers.append(_join(layer, self.product))
         head = self.model.lm_head
-        self.head = self.product(head.weight, None) if self.product is packed_linear else head
+        self.head = packed_head(head) if self.product is packed_linear else head
         self.embedding = self.model.model.embed_tokens.weight
         self.final_norm = self.model.model.norm.weight
 
@@ -148,6 +156,8 @@ class FusedForward:
         if width == 1:
             # Heads that share keys become the queries of one attention.
             grouped = query.reshape(rows, self.kv_heads, heads // self.kv_heads, size)
+            if self.multiplies_bfloat16:
+                return few_queries(grouped, keys, values, mask).reshape(rows, -1)
             return functional.scaled_dot_product_attention(
                 grouped, keys, values, attn_mask=mask
             ).reshape(rows, -1)
@@ -164,6 +174,20 @@ class FusedForward:
 
     def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return functional.rms_norm(x, (x.shape[-1],), weight, self.epsilon)
+
+
+def few_queries(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Attention of a few bfloat16 queries [..., Q, d] to many keys and values [..., columns, d],
+    with `mask` [..., 1, columns] added to the scores; returns [..., Q, d].
+
+    PyTorch's own converts all keys and values to float32, which takes longer than reading them. The
+    scores are rounded to bfloat16 here, as in transformers' eager attention.
+    """
+    scaled = query * query.shape[-1] ** -0.5
+    scores = (keys @ scaled.transpose(-1, -2)).transpose(-1, -2).contiguous()
+    return scores.add_(mask).softmax(-1) @ values
 
 
 def _projections(layer: Any) -> Iterator[nn.Module]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import nn
 from torch.nn import functional
+
+from tspo_cli.models.dtype import Float32Head, has_bfloat16
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 """x [rows, inputs] -> [rows, outputs]."""
@@ -18,7 +21,7 @@ def can_pack(dtype: torch.dtype) -> bool:
     """Whether `packed_linear` works here for weights of this data type."""
     operations = torch.ops.mkldnn
     return (
-        dtype == torch.float32
+        (dtype == torch.float32 or (dtype == torch.bfloat16 and has_bfloat16()))
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)  # train.portable switches it off
         and hasattr(operations, "_reorder_linear_weight")
@@ -45,3 +48,11 @@ def packed_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
         return result
 
     return product
+
+
+def packed_head(head: nn.Linear) -> Product:
+    """The product of an output head, packed; in float32 where the head computes in it."""
+    if not isinstance(head, Float32Head):
+        return packed_linear(head.weight, head.bias)
+    product = packed_linear(head.weight.float(), None if head.bias is None else head.bias.float())
+    return lambda hidden: product(hidden.float())
