@@ -69,11 +69,12 @@ QUESTIONS :=
 DEMOS :=
 SEED :=
 MODEL :=
+DTYPE :=
 
 real: env
 	@$(BIN)/python -m experiments.real.run $(if $(DATA),--data '$(DATA)') $(if $(STEPS),--steps $(STEPS)) \
 	  $(if $(OUT),--out '$(OUT)') $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(DEMOS),--demos $(DEMOS)) \
-	  $(if $(SEED),--seed $(SEED)) $(if $(MODEL),--model '$(MODEL)') $(if $(DRY),--dry-run)
+	  $(if $(SEED),--seed $(SEED)) $(if $(MODEL),--model '$(MODEL)') $(if $(DTYPE),--dtype $(DTYPE)) $(if $(DRY),--dry-run)
 
 lint: env
 	$(BIN)/ruff check .

@@ -210,6 +210,35 @@ def test_machines_share_their_cores() -> None:
     assert slow > 4 * fast
 
 
+@pytest.mark.parametrize(
+    ("asked", "multiplies", "used"),
+    [
+        ("auto", True, "bfloat16"),
+        ("auto", False, "auto"),
+        ("float32", True, "float32"),
+        ("bfloat16", False, "bfloat16"),
+    ],
+)
+def test_trainings_use_the_numbers_that_the_machine_multiplies(
+    asked: str, multiplies: bool, used: str
+) -> None:
+    options = RealOptions("data", model="m", dtype=asked)
+    *_, start, arms = real_stages(options, Machine(4, 2, multiplies))
+    for command in (*start.commands, *arms.commands):
+        recipe, _, _, *words = shlex.split(command.text)[2:]
+        assert load_config([recipe], words[1::2]).model.dtype == used
+    own = RealOptions("data", model="m", dtype=asked, settings=("model.dtype=float32",))
+    for command in real_stages(own, Machine(4, 2, multiplies))[-1].commands:
+        recipe, _, _, *words = shlex.split(command.text)[2:]
+        assert load_config([recipe], words[1::2]).model.dtype == "float32"
+
+
+def test_folders_of_earlier_versions_go_on() -> None:
+    """Their real.json says nothing of a data type."""
+    assert "dtype" not in RealOptions("data").record()
+    assert RealOptions("data", dtype="float32").record()["dtype"] == "float32"
+
+
 def test_a_dry_run_prints_commands_and_writes_nothing(
     playground: Playground,
     tmp_path: Path,

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.real.stages import (
+    AUTO,
     DEFAULT_OUT,
     HUB,
     Machine,
@@ -210,6 +211,12 @@ def _options(words: Sequence[str] | None) -> tuple[RealOptions, bool]:
     parser.add_argument("--data", default=HUB, help=f"folder, file or name on the hub [{HUB}]")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help=f"[{DEFAULT_OUT}]")
     parser.add_argument("--model", default="", help="another model: directory or hub name")
+    parser.add_argument(
+        "--dtype",
+        choices=[AUTO, "float32", "bfloat16"],
+        default=AUTO,
+        help="numbers of the trainings; auto: bfloat16 where this machine multiplies it [auto]",
+    )
     for name, least, meaning in (
         ("steps", 1, "RL steps"),
         ("questions", 1, "held-out questions that are evaluated"),

