@@ -23,7 +23,7 @@ from tests.rollout.engines.hf.engine_runs import CONTEXT, finish, logprobs_of, t
 from tspo_cli.models.checks import model_size
 from tspo_cli.models.dtype import has_bfloat16, use_float32_head
 from tspo_cli.rollout.engines.engine_protocol import GenerationRequest, Sampling
-from tspo_cli.rollout.engines.hf.fused import can_fuse, few_queries
+from tspo_cli.rollout.engines.hf.fused import bfloat16_attention, can_fuse
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 
 SHAPE = {
@@ -188,20 +188,27 @@ def test_turns_in_bfloat16_are_those_of_the_model(
         assert later[number].logprobs == pytest.approx(expected, abs=0.05)
 
 
-@pytest.mark.parametrize(("heads", "queries", "columns", "size"), [(2, 3, 50, 64), (1, 8, 300, 96)])
-def test_few_queries_attend_as_pytorch_does(
-    heads: int, queries: int, columns: int, size: int
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "width", "columns", "size"),
+    [(6, 2, 1, 50, 64), (4, 4, 1, 300, 96), (9, 3, 40, 130, 64), (8, 1, 20, 33, 32)],
+)
+def test_attention_in_bfloat16_is_that_of_pytorch(
+    heads: int, kv_heads: int, width: int, columns: int, size: int
 ) -> None:
     torch.manual_seed(columns)
-    query = torch.randn(2, heads, queries, size).bfloat16()
-    keys, values = torch.randn(2, 2, heads, columns, size).bfloat16()
-    mask = torch.zeros(2, 1, 1, columns).bfloat16()
-    mask[0, ..., columns // 2 :] = torch.finfo(torch.bfloat16).min
-    attended = few_queries(query, keys, values, mask)
+    query = torch.randn(2, heads, width, size).bfloat16()
+    keys, values = torch.randn(2, 2, kv_heads, columns, size).bfloat16()
+    last = torch.arange(columns - width, columns)[:, None]
+    hidden = torch.arange(columns) > last
+    mask = torch.zeros(2, 1, width, columns).bfloat16()
+    mask[:, :, hidden] = torch.finfo(torch.bfloat16).min
+    mask[0, ..., :5] = torch.finfo(torch.bfloat16).min
+    attended = bfloat16_attention(query, keys, values, mask)
     exact = scaled_dot_product_attention(
-        query.double(), keys.double(), values.double(), attn_mask=mask.double()
+        query.double(), keys.double(), values.double(), mask.double(), enable_gqa=True
     )
     assert attended.dtype == torch.bfloat16
     assert (attended - exact).abs().max() < 0.03
-    values[0, :, columns // 2 :] = 1e4  # hidden
-    torch.testing.assert_close(few_queries(query, keys, values, mask), attended, rtol=0, atol=0)
+    values[0, :, :5] = 1e4  # hidden
+    again = bfloat16_attention(query, keys, values, mask)
+    torch.testing.assert_close(again, attended, rtol=0, atol=0)

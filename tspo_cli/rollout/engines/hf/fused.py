@@ -34,6 +34,9 @@ MODEL_CLASSES = ("Qwen2ForCausalLM", "LlamaForCausalLM")
 # Rotary embeddings whose frequencies do not depend on the length of the sequence.
 ROPE_TYPES = ("default", "linear", "llama3")
 
+# Most numbers of an attention that is computed at once, 64 MiB in bfloat16.
+MOST_SCORES = 2**25
+
 
 def can_fuse(model: PreTrainedModel) -> bool:
     """Whether `FusedForward` supports the model: on a CPU, of a known class and shape; a large one
@@ -153,18 +156,20 @@ class FusedForward:
     ) -> torch.Tensor:
         """Attention [rows x width, heads x head_dim]."""
         rows, heads, width, size = query.shape
-        if width == 1:
+        columns = keys.shape[2]
+        if self.multiplies_bfloat16 and rows * heads * width * columns <= MOST_SCORES:
+            attended = bfloat16_attention(query, keys, values, mask)
+        elif width == 1:
             # Heads that share keys become the queries of one attention.
             grouped = query.reshape(rows, self.kv_heads, heads // self.kv_heads, size)
-            if self.multiplies_bfloat16:
-                return few_queries(grouped, keys, values, mask).reshape(rows, -1)
-            return functional.scaled_dot_product_attention(
+            attended = functional.scaled_dot_product_attention(
                 grouped, keys, values, attn_mask=mask
-            ).reshape(rows, -1)
-        shared = heads != self.kv_heads
-        attended = functional.scaled_dot_product_attention(
-            query, keys, values, attn_mask=mask, enable_gqa=shared
-        )
+            )
+            return attended.reshape(rows, -1)
+        else:
+            attended = functional.scaled_dot_product_attention(
+                query, keys, values, attn_mask=mask, enable_gqa=heads != self.kv_heads
+            )
         return attended.transpose(1, 2).reshape(rows * width, heads * size)
 
     def _finish(self, layer: _Layer, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
@@ -176,18 +181,23 @@ class FusedForward:
         return functional.rms_norm(x, (x.shape[-1],), weight, self.epsilon)
 
 
-def few_queries(
+def bfloat16_attention(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """Attention of a few bfloat16 queries [..., Q, d] to many keys and values [..., columns, d],
-    with `mask` [..., 1, columns] added to the scores; returns [..., Q, d].
+    """Attention [rows, heads, width, d] of bfloat16 queries of this shape to keys and values [rows,
+    kv_heads, columns, d]. `mask` [rows, 1, width, columns] is added to the scores, which are
+    rounded to bfloat16 and kept at once, as in transformers' eager attention.
 
-    PyTorch's own converts all keys and values to float32, which takes longer than reading them. The
-    scores are rounded to bfloat16 here, as in transformers' eager attention.
+    PyTorch's own works in float32 for the most part, which takes nearly twice as long.
     """
-    scaled = query * query.shape[-1] ** -0.5
-    scores = (keys @ scaled.transpose(-1, -2)).transpose(-1, -2).contiguous()
-    return scores.add_(mask).softmax(-1) @ values
+    rows, heads, width, size = query.shape
+    grouped = (query * size**-0.5).reshape(rows, keys.shape[1], -1, size)
+    if width == 1:  # the many keys are the rows of the product
+        scores = (keys @ grouped.transpose(-1, -2)).transpose(-1, -2).contiguous()
+    else:
+        scores = grouped @ keys.transpose(-1, -2)
+    weights = scores.view(rows, heads, width, -1).add_(mask).softmax(-1)
+    return (weights.view(scores.shape) @ values).view(rows, heads, width, size)
 
 
 def _projections(layer: Any) -> Iterator[nn.Module]:
