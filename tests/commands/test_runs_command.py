@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from importlib import metadata
 from pathlib import Path
 
@@ -13,7 +15,6 @@ from tspo_cli import __version__, runs
 from tspo_cli.config.schema import Config
 from tspo_cli.config.tables import flatten
 from tspo_cli.environment import environment
-from tspo_cli.errors import InvalidInputError
 
 
 def test_runs_ls(demo: Path) -> None:
@@ -113,8 +114,8 @@ def test_a_damaged_configuration_is_named(tmp_path: Path) -> None:
     make_run(tmp_path / "bad", Config(), 2, {2: 0.5})
     (tmp_path / "bad" / runs.CONFIG_NAME).write_text("{", encoding="utf-8")
     done = tspo("runs", "ls", tmp_path)
-    assert isinstance(done.exception, InvalidInputError)
-    assert "config.resolved.json" in str(done.exception)
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert "config.resolved.json" in done.stderr
 
 
 def test_a_run_records_the_version_of_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,3 +149,16 @@ def test_the_commit_is_that_of_the_checkout(
     assert environment()["git"] == commit
     monkeypatch.setenv("PATH", str(tmp_path))
     assert environment()["git"] is None
+
+
+def test_an_unreadable_run_hides_no_other(demo: Path, tmp_path: Path) -> None:
+    shutil.copytree(demo, tmp_path / "runs")
+    first, *others = [run["run"] for run in tspo_json("runs", "ls", tmp_path / "runs")["runs"]]
+    (tmp_path / "runs" / first / "status.json").write_text('{"state": 3')
+    listed = tspo("runs", "ls", tmp_path / "runs")
+    assert listed.exit_code == 3
+    assert [line.split()[0] for line in listed.stdout.splitlines()[1:]] == others
+    assert [first in line for line in listed.stderr.splitlines()] == [True]
+    found = json.loads(tspo("runs", "ls", tmp_path / "runs", "--json").stdout)
+    assert [run["run"] for run in found["runs"]] == others
+    assert list(found["unreadable"]) == [first]

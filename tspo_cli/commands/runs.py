@@ -29,14 +29,25 @@ def ls(
     ),
     as_json: Json = False,
 ) -> None:
-    """List the runs below a folder with state, progress and last EM."""
-    from tspo_cli.reporting.sources.overview import summaries
-    from tspo_cli.reporting.sources.run_view import open_runs
+    """List the runs below a folder with state, progress and last EM.
 
-    found = summaries(open_runs([directory]))
+    A run whose records cannot be read has an error on stderr; the others are listed all the same.
+    """
+    from tspo_cli.reporting.sources.overview import listing
+
+    found, unreadable = listing(directory)
+    for failure in unreadable.values():
+        console.error(failure)
     if as_json:
-        console.result_json({"runs": found})
-        return
+        errors = {name: str(failure) for name, failure in unreadable.items()}
+        console.result_json({"runs": found, "unreadable": errors})
+    elif found:
+        _show_listing(found)
+    if unreadable:
+        raise typer.Exit(max(failure.exit_code for failure in unreadable.values()))
+
+
+def _show_listing(found: Sequence[Mapping[str, Any]]) -> None:
     lines = [
         [
             row["run"],

@@ -8,7 +8,8 @@ from typing import Any
 
 from tspo_cli import runs
 from tspo_cli.config.tables import flatten
-from tspo_cli.reporting.sources.run_view import RunView
+from tspo_cli.errors import TspoError
+from tspo_cli.reporting.sources.run_view import RunView, named_folders, open_run
 from tspo_cli.text.secrets import values_without_secrets
 
 
@@ -43,6 +44,24 @@ def summaries(views: Sequence[RunView]) -> list[dict[str, Any]]:
         if not line["em"] and other is not None:
             line |= {name: other[name] for name in ("em", "failed")}
     return lines
+
+
+def listing(directory: Path) -> tuple[list[dict[str, Any]], dict[str, TspoError]]:
+    """The runs below a folder, a line each, and the errors of those that cannot be read, by name.
+
+    Raises:
+        MissingResourceError: it does not exist or holds no run and no evaluation.
+    """
+    views, unreadable = list[RunView](), dict[str, TspoError]()
+    for name, folder in named_folders([directory]).items():
+        try:
+            view = open_run(folder, name)
+            summary(view)
+        except TspoError as failure:
+            unreadable[name] = failure
+        else:
+            views.append(view)
+    return summaries(views), unreadable
 
 
 def details(view: RunView) -> dict[str, Any]:

@@ -224,13 +224,22 @@ def open_runs(paths: Sequence[Path]) -> list[RunView]:
     Raises:
         MissingResourceError: a path does not exist or holds no run and no evaluation.
     """
+    return [open_run(folder, name) for name, folder in named_folders(paths).items()]
+
+
+def named_folders(paths: Sequence[Path]) -> dict[str, Path]:
+    """The folders of `open_runs` by their names, in its order.
+
+    Raises:
+        MissingResourceError: as `open_runs`.
+    """
     unique: dict[Path, None] = {}
     for path in paths:
         unique |= dict.fromkeys(folder.resolve() for folder in _folders_at(path))
     folders = sorted(unique, key=lambda folder: not runs.is_run(folder))
     parents = [path.resolve().parent if _is_source(path) else path.resolve() for path in paths]
     shared = Path(os.path.commonpath(parents))
-    return [open_run(folder, folder.relative_to(shared).as_posix()) for folder in folders]
+    return {folder.relative_to(shared).as_posix(): folder for folder in folders}
 
 
 def _is_source(path: Path) -> bool:
