@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from tspo_cli.models.load_model import load_model
 from tspo_cli.models.lora import add_lora
 from tspo_cli.training.core.distributed import init_distributed
 from tspo_cli.training.core.policy_learner import PolicyLearner
+
+CPU_FLAGS = Path("/proc/cpuinfo")
 
 
 def make_model() -> Any:
@@ -117,6 +120,18 @@ def test_large_models_are_loaded_with_them(saved: Path, slow_bfloat16: None) -> 
     use_float32_head(model)
     assert type(model.lm_head) is Float32Head
     assert count(load_model(saved, torch.float32)) == 0
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or not CPU_FLAGS.is_file(), reason="reads flags of an x86 CPU"
+)
+def test_the_processor_says_whether_it_multiplies_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = set(CPU_FLAGS.read_text().partition("\nflags")[2].partition("\n")[0].split())
+    assert dtype.has_bfloat16() == bool(flags & {"avx512_bf16", "amx_bf16"})
+    # AVX-512 without bfloat16 (Skylake): oneDNN takes it, and converts.
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert not dtype.has_bfloat16()
 
 
 @pytest.mark.parametrize(("large", "has_instructions"), [(True, True), (False, False)])

@@ -10,6 +10,7 @@ so that the output head alone makes a large part of the difference of their log-
 
 from __future__ import annotations
 
+import platform
 from typing import Any, Literal
 
 import torch
@@ -27,8 +28,15 @@ def torch_dtype(name: Literal["auto", "float32", "bfloat16"], device: str) -> to
 
 
 def has_bfloat16() -> bool:
-    """Whether PyTorch multiplies bfloat16 with instructions of this CPU."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    """Whether PyTorch multiplies bfloat16 with instructions of this CPU.
+
+    oneDNN also takes bfloat16 on an x86 CPU that has AVX-512 alone, and then converts it.
+    """
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def product_dtype(*, bfloat16: bool) -> torch.dtype:
