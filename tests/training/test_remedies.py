@@ -146,7 +146,6 @@ def test_the_rate_is_lowered_a_stated_number_of_times_and_resumes_exactly(
 ) -> None:
     straight, parts = tmp_path / "straight", tmp_path / "parts"
     lower = {"train__on_warning": "lower_lr", "collapse__most": 1, "collapse__lr_factor": 0.1}
-    lower["collapse__answered"] = 0.2
     train(playground, straight, 7, **lower)
     rows = read_jsonl(straight / "metrics.jsonl")
     taken = [row["lr_lowered"] for row in rows]
@@ -155,7 +154,6 @@ def test_the_rate_is_lowered_a_stated_number_of_times_and_resumes_exactly(
     assert [row["lr"] for row in rows] == pytest.approx([1e-3 * 0.1**count for count in taken])
     warnings = read_json(straight / "status.json")["warnings"]
     assert sum("train.on_warning = lower_lr, 1 of at most 1" in line for line in warnings) == 1
-    assert any("rollouts with an answer fell" in line for line in warnings), "later: only said"
     middle = taken.index(1)  # the step before it found the sign: its checkpoint has no state of it
     train(playground, parts, middle, **lower)
     train(playground, parts, 7, "--resume", **lower)
@@ -286,3 +284,18 @@ def test_another_factor_does_not_change_what_was_lowered_before() -> None:
     assert lowered(0.5, rows) == (0.05, {"lr_lowered": 2, "lr_scale": 0.05})
     old = [*FALLEN, HEALTHY | {"lr_lowered": 2.0}]
     assert lowered(0.5, old)[0] == 0.25, "a run of an earlier version, with one factor"
+
+
+def test_signs_after_the_last_remedy_are_only_said() -> None:
+    words = ["collapse.window=2", "train.on_warning=lower_lr", "collapse.most=1"]
+    run: Any = _Watched(load_config([], words))
+    remedies, counts = Remedies(run, []), dict[str, float]()
+    silent = HEALTHY | {"answered_share": 0.1}
+    for step, row in enumerate([*FALLEN, *[HEALTHY] * 4, *[silent] * 2, HEALTHY], 1):
+        counts = remedies.before_step(step)
+        remedies.after_step(step, row | counts)
+    assert counts["lr_lowered"] == 1
+    found, lowered, later = run.warnings
+    assert found.startswith("step 4: searches per rollout fell")
+    assert lowered.startswith("step 5: the learning rate is 0.5 times")
+    assert later.startswith("step 10: rollouts with an answer fell")
