@@ -233,6 +233,14 @@ def test_trainings_use_the_numbers_that_the_machine_multiplies(
         assert load_config([recipe], words[1::2]).model.dtype == "float32"
 
 
+def test_bfloat16_is_expected_to_take_half_of_the_time() -> None:
+    options = RealOptions("data", model="m")
+    slow, fast = (real_stages(options, Machine(4, 2, flag))[-1].seconds for flag in (False, True))
+    assert 0.5 <= fast / slow < 0.6
+    asked = RealOptions("data", model="m", dtype="bfloat16")
+    assert real_stages(asked, Machine(4, 2))[-1].seconds == slow
+
+
 def test_folders_of_earlier_versions_go_on() -> None:
     """Their real.json says nothing of a data type."""
     assert "dtype" not in RealOptions("data").record()

@@ -42,6 +42,7 @@ CORPUS, CONVERT, INDEX, DEMONSTRATIONS, START = 10.0, 30.0, 10.0, 10.0, 20.0
 AN_IMITATION = 6.2  # one demonstration, forwards and half of the layers backwards
 AN_UNTAUGHT_ANSWER, AN_ANSWER = 4.0, 7.0
 AN_RL_STEP = 75.0  # half of the layers backwards
+IN_BFLOAT16 = 0.5  # of the CPU-seconds, with instructions for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +166,7 @@ def real_stages(options: RealOptions, machine: Machine) -> list[Stage]:
     trained = options.steps * AN_RL_STEP + _answers(options) * AN_ANSWER
     share = max(1, machine.threads // machine.together)
     dtype = _dtype(options, machine)
+    pace = IN_BFLOAT16 if machine.multiplies_bfloat16 and "model.dtype=bfloat16" in dtype else 1.0
     return [
         Stage(
             "corpus",
@@ -185,14 +187,14 @@ def real_stages(options: RealOptions, machine: Machine) -> list[Stage]:
                     machine.threads,
                 ),
             ),
-            START + (imitated + answered) / machine.threads,
+            START + pace * (imitated + answered) / machine.threads,
         ),
         Stage(
             "GRPO and TSPO",
             tuple(
                 _train(options, arm, options.steps, [*dtype, *_arm(options)], share) for arm in ARMS
             ),
-            START + len(ARMS) * trained / machine.threads,
+            START + pace * len(ARMS) * trained / machine.threads,
         ),
     ]
 
