@@ -15,7 +15,6 @@ from typing import Any
 from tspo_cli.config.load_config import load_config
 from tspo_cli.demo.demo_commands import Command
 from tspo_cli.errors import MissingResourceError
-from tspo_cli.models.dtype import has_bfloat16
 from tspo_cli.packages import require_packages
 from tspo_cli.runs import MODEL_NAME, STATUS_NAME, read_status
 from tspo_cli.training.problems import refuse_problems
@@ -116,6 +115,8 @@ class Machine:
     @classmethod
     def here(cls) -> Machine:
         """This machine, as it is now."""
+        from tspo_cli.models.dtype import has_bfloat16
+
         threads = min(MOST_THREADS, len(os.sched_getaffinity(0)))
         fits = _available_memory() > len(ARMS) * ONE_RUN
         return cls(threads, len(ARMS) if threads >= len(ARMS) and fits else 1, has_bfloat16())

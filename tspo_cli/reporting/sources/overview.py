@@ -34,7 +34,11 @@ def summaries(views: Sequence[RunView]) -> list[dict[str, Any]]:
     """One line per run. A run that was not evaluated in training has the EM of the first listed
     evaluation of its model.
     """
-    lines = [summary(view) for view in views]
+    return _scored(views, [summary(view) for view in views])
+
+
+def _scored(views: Sequence[RunView], lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of the views, with the EM of evaluations where a run has none."""
     evaluated: dict[Path, dict[str, Any]] = {}
     for view, line in zip(views, lines, strict=True):
         if view.model:
@@ -52,16 +56,17 @@ def listing(directory: Path) -> tuple[list[dict[str, Any]], dict[str, TspoError]
     Raises:
         MissingResourceError: it does not exist or holds no run and no evaluation.
     """
-    views, unreadable = list[RunView](), dict[str, TspoError]()
+    views, lines = list[RunView](), list[dict[str, Any]]()
+    unreadable: dict[str, TspoError] = {}
     for name, folder in named_folders([directory]).items():
         try:
             view = open_run(folder, name)
-            summary(view)
+            lines.append(summary(view))
         except TspoError as failure:
             unreadable[name] = failure
         else:
             views.append(view)
-    return summaries(views), unreadable
+    return _scored(views, lines), unreadable
 
 
 def details(view: RunView) -> dict[str, Any]:
