@@ -75,6 +75,17 @@ def test_logprobs_are_those_before_the_filters() -> None:
     torch.testing.assert_close(logprobs, expected)
 
 
+@pytest.mark.parametrize("far", [-80.0, -88.0, -95.0, -105.0, -1e4])
+def test_tokens_that_are_all_but_impossible_change_no_other_draw(far: float) -> None:
+    logits = torch.full((1, 600), far)
+    logits[0, 500:540] = torch.randn(40, generator=torch.Generator().manual_seed(6))
+    drawn = draw(logits, 500, seed=7)
+    assert set(drawn) <= set(range(500, 540))
+    assert (draw(logits[:, 500:540], 500, seed=7) + 500 == drawn).all()
+    first, _ = sample(logits, torch.zeros(1, dtype=torch.float64), torch.ones(1))
+    assert first[0] == (500 if far < -80 else 0)
+
+
 def test_extreme_uniforms_stay_within_the_support() -> None:
     logits = torch.tensor([[-torch.inf, 1.0, 2.0, -torch.inf]]).expand(2, -1)
     tokens, _ = sample(

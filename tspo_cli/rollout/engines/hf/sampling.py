@@ -5,8 +5,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn.functional import threshold
 
 from tspo_cli.errors import TspoError
+
+_LEAST_LOGPROB, _LEAST = -87.3, 1.3e-38
+"""The smallest normal float32 is between the two. Processors take up to 20 times as long for the
+exponential of what is below it.
+"""
 
 
 def uniforms(seed: int, count: int) -> npt.NDArray[np.float64]:
@@ -40,7 +46,7 @@ def sample(
     if bool(greedy.all()):
         tokens = logprobs.argmax(-1)
     else:
-        probabilities = logprobs.exp()
+        probabilities = threshold(logprobs.clamp_min(_LEAST_LOGPROB).exp(), _LEAST, 0.0)
         if top_k is not None and top_p is not None:
             probabilities = probabilities * filtered_tokens(probabilities, top_k, top_p)
         tokens = _inverse_cdf(probabilities, uniform)
