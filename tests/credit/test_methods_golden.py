@@ -23,6 +23,7 @@ from tspo_cli.config.rules import rule_problems
 from tspo_cli.config.schema import CreditConfig, LossConfig
 from tspo_cli.credit.algorithms import ALGORITHMS
 from tspo_cli.credit.algorithms.by_turn.siop import SiopOptions, clusters_of
+from tspo_cli.credit.algorithms.by_turn.tips import TipsOptions
 from tspo_cli.credit.assign import assign_credit
 from tspo_cli.credit.folr import judge
 from tspo_cli.credit.group import CreditTrajectory, CreditTurn, JudgedTrajectory
@@ -171,6 +172,14 @@ def test_siop_clusters() -> None:
     mixed = clusters_of(answers_of(("x", 1), ("x", 0), ("y", 1)), 2.0, 8)
     assert dict(mixed)["x"] == pytest.approx(2 / (2 + math.e))
     assert [q for _, q in clusters_of(answers_of(("x", 9e3), ("y", 0)), 1.0, 8)] == [1.0, 0.0]
+    # Nothing is left of articles and punctuation in the normal form.
+    bare = clusters_of(answers_of(("The The", 1), ("the the", 1), ("!", 0)), 0.0, 8)
+    assert [q for _, q in bare] == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_tips_sums_every_gold_answer_once() -> None:
+    options = TipsOptions(aliases=2)
+    assert options.targets(["Paris", "Paris", "Lutetia", "X"], []) == [("Paris", 1), ("Lutetia", 1)]
 
 
 def test_siop() -> None:

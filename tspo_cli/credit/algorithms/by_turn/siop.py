@@ -9,9 +9,10 @@ pool are read in the released code (notes, not the paper).
 
 Open, and options here: eta; what log p is (`probability`: the mean log-probability of the answer's
 tokens, their sum, or the logarithm of the share among the clusters); how many clusters count.
-Readings of ours: two answers are one cluster if their SQuAD normal forms agree, its most frequent
-form stands for it, r_c is the mean outcome of its rollouts, rollouts without an answer belong to no
-cluster, and the last turn earns the outcome, as with IGPO.
+Readings of ours: two answers are one cluster if their SQuAD normal forms agree (their lower case,
+where nothing is left in that form), its most frequent form stands for it, r_c is the mean outcome
+of its rollouts, rollouts without an answer belong to no cluster, and the last turn earns the
+outcome, as with IGPO.
 
 The reward is a difference of F_k = sum of q_c log p_k(c), which the training loop measures; records
 hold it as gold_logprobs. So `tspo credit` takes eta, probability and clusters from the run, and
@@ -89,8 +90,9 @@ def clusters_of(
     for rollout in trajectories:
         answer = (rollout.trajectory.answer or "").strip()
         if answer:
-            forms[normalize_answer(answer)][answer] += 1
-            outcomes[normalize_answer(answer)].append(rollout.outcome)
+            name = normalize_answer(answer) or answer.lower()
+            forms[name][answer] += 1
+            outcomes[name].append(rollout.outcome)
     highest = max((sum(rewards) / len(rewards) for rewards in outcomes.values()), default=0.0)
     weights = {  # less the highest reward: a large eta must not overflow
         name: len(rewards) * math.exp(eta * (sum(rewards) / len(rewards) - highest))

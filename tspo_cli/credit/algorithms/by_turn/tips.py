@@ -54,8 +54,8 @@ class TipsOptions(GoldLogprobOptions):
     def targets(
         self, golds: Sequence[str], trajectories: Sequence[JudgedTrajectory]
     ) -> list[Target]:
-        """The first `aliases` gold answers."""
-        return [(gold, 1.0) for gold in golds[: self.aliases]]
+        """The first `aliases` gold answers that differ."""
+        return [(gold, 1.0) for gold in list(dict.fromkeys(golds))[: self.aliases]]
 
 
 @algorithm(
