@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import Finished, Playground, StartedTspo, run_tspo
+from tests.conftest import Finished, Playground, run_tspo
 from tspo_cli.digests import file_digest, json_digest
 from tspo_cli.disk import LOCK_NAME
 from tspo_cli.errors import InvalidInputError
@@ -24,7 +21,6 @@ from tspo_cli.record_digests import DIGESTS_NAME, forget_digests
 from tspo_cli.runs import COMMAND_NAME, read_json, read_jsonl
 from tspo_cli.training.best import forget_later
 from tspo_cli.training.core.checkpoints.checkpoint import find_checkpoint
-from tspo_cli.training.launch import child_processes
 
 pytestmark = pytest.mark.slow
 Tspo = Callable[..., Finished]
@@ -340,61 +336,6 @@ def test_a_run_that_a_rule_stopped_stays_stopped(
     again = read_json(run / "status.json")
     assert (again["state"], again["step"]) == ("finished", 2)
     assert again["stopped_early"] == status["stopped_early"]
-
-
-def started(run: Path, *arguments: str) -> StartedTspo:
-    """`tspo train` that has made its first step."""
-    process = StartedTspo("train", "tiny/tspo", "--out", run, *arguments)
-    while not read_jsonl(run / "metrics.jsonl"):
-        assert process.poll() is None
-        time.sleep(0.05)
-    return process
-
-
-def descendants(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    if not children.exists():
-        pytest.skip("needs Linux's list of child processes")
-    found = [int(child) for child in children.read_text().split()]
-    return found + [below for child in found for below in descendants(child)]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def test_workers_end_with_their_parent_and_hold_the_lock_until_then(
-    playground: Playground, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    endless = settings(playground, train__steps=500, train__processes=2)
-    process = started(run, *endless)
-    workers = [pid for pid in descendants(process.pid) if is_alive(pid)]
-    assert len(workers) >= 2
-    os.kill(workers[0], signal.SIGSTOP)  # it cannot end, so it still holds the run
-    process.kill()
-    process.wait()
-    done = run_tspo("train", "tiny/tspo", "--out", run, "--resume", *endless)
-    assert done.code == 3
-    assert "another process is training into it" in done.err
-    os.kill(workers[0], signal.SIGCONT)
-    until = time.monotonic() + 20
-    while any(is_alive(pid) for pid in workers):
-        assert time.monotonic() < until, "workers outlive their parent"
-        time.sleep(0.1)
-
-
-def test_a_stopped_process_holds_up_nobody_who_ends_a_run(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(child_processes, "PATIENCE", 0.5)
-    sleepers = [subprocess.Popen(["sleep", "600"]) for _ in range(2)]
-    os.kill(sleepers[0].pid, signal.SIGSTOP)
-    child_processes.end_processes(sleepers)
-    assert all(process.returncode in (-signal.SIGKILL, -signal.SIGTERM) for process in sleepers)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 
 from tspo_cli import stopping
@@ -22,6 +23,8 @@ PATIENCE = 4.0
 """Seconds that a process has to end by itself before it is killed."""
 CHECKPOINT_PATIENCE = 30.0
 """Seconds that a training has that writes a checkpoint first."""
+URGENT_PATIENCE = 0.5
+"""Seconds that a process has after a second signal, which ends this process in one second."""
 _POLL_SECONDS = 0.5
 
 Child = subprocess.Popen[bytes] | subprocess.Popen[str] | BaseProcess
@@ -53,13 +56,23 @@ def _watch(has_ended: Callable[[], bool]) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
+def pass_on(process: Child, number: int) -> None:
+    """Send a signal to a process, also to one that is stopped (SIGSTOP). It may have ended."""
+    if process.pid is None or _has_ended(process):
+        return
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, number)
+        os.kill(process.pid, signal.SIGCONT)
+
+
 def end_processes(processes: Sequence[Child], patience: float | None = None) -> None:
-    """End all processes: SIGTERM, and SIGKILL after `patience` seconds (None: `PATIENCE`), also to
-    those that are stopped.
+    """End all processes: SIGTERM, and SIGKILL after `patience` seconds (None: `PATIENCE`; after a
+    second signal to this process, `URGENT_PATIENCE`).
     """
     for process in processes:
-        process.terminate()
-    until = time.monotonic() + (PATIENCE if patience is None else patience)
+        pass_on(process, signal.SIGTERM)
+    seconds = PATIENCE if patience is None else patience
+    until = time.monotonic() + (URGENT_PATIENCE if stopping.is_urgent() else seconds)
     while time.monotonic() < until and not all(_has_ended(process) for process in processes):
         time.sleep(0.05)
     for process in processes:

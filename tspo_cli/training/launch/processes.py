@@ -27,7 +27,7 @@ from tspo_cli.runs import (
     start_attempt,
     write_environment,
 )
-from tspo_cli.training.launch.child_processes import end_processes
+from tspo_cli.training.launch.child_processes import end_processes, pass_on
 from tspo_cli.training.launch.claim import Claim, claimed_run, has_trained, is_complete
 from tspo_cli.training.launch.same_experiment import check_same_experiment
 from tspo_cli.variables import number_in
@@ -215,5 +215,5 @@ def _wait(workers: list[subprocess.Popen[bytes]]) -> tuple[int, int]:
         if asked and not passed_on:
             passed_on = True
             for worker in workers:
-                worker.send_signal(asked)
+                pass_on(worker, asked)
         time.sleep(0.1)

@@ -1,0 +1,105 @@
+"""The processes of a training end with it, also those that are stopped or deaf."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Playground, StartedTspo, run_tspo
+from tspo_cli import stopping
+from tspo_cli.runs import checkpoint_folders, read_json, read_jsonl
+from tspo_cli.training.launch import child_processes
+
+
+def settings(playground: Playground, **more: object) -> list[str]:
+    return playground.settings(
+        train__steps=500,
+        train__processes=2,
+        checkpoint__every=2,
+        eval__data="[]",
+        eval__every=0,
+        train__export_model="false",
+        **more,
+    )
+
+
+def started(run: Path, *arguments: str) -> StartedTspo:
+    """`tspo train` that has made its first step."""
+    process = StartedTspo("train", "tiny/tspo", "--out", run, *arguments)
+    while not read_jsonl(run / "metrics.jsonl"):
+        assert process.poll() is None
+        time.sleep(0.05)
+    return process
+
+
+def descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    if not children.exists():
+        pytest.skip("needs Linux's list of child processes")
+    found = [int(child) for child in children.read_text().split()]
+    return found + [below for child in found for below in descendants(child)]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_workers_end_with_their_parent_and_hold_the_lock_until_then(
+    playground: Playground, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    endless = settings(playground)
+    process = started(run, *endless)
+    workers = [pid for pid in descendants(process.pid) if is_alive(pid)]
+    assert len(workers) >= 2
+    os.kill(workers[0], signal.SIGSTOP)  # it cannot end, so it still holds the run
+    process.kill()
+    process.wait()
+    done = run_tspo("train", "tiny/tspo", "--out", run, "--resume", *endless)
+    assert done.code == 3
+    assert "another process is training into it" in done.err
+    os.kill(workers[0], signal.SIGCONT)
+    until = time.monotonic() + 20
+    while any(is_alive(pid) for pid in workers):
+        assert time.monotonic() < until, "workers outlive their parent"
+        time.sleep(0.1)
+
+
+def test_a_stop_reaches_a_worker_that_is_stopped(playground: Playground, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = started(run, *settings(playground))
+    workers = [pid for pid in descendants(process.pid) if is_alive(pid)]
+    os.kill(workers[-1], signal.SIGSTOP)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 143
+    assert read_json(run / "status.json")["state"] == "stopped"
+    assert checkpoint_folders(run)
+    assert not any(is_alive(pid) for pid in workers)
+
+
+def test_a_stopped_process_holds_up_nobody_who_ends_a_run() -> None:
+    sleepers = [subprocess.Popen(["sleep", "600"]) for _ in range(2)]
+    os.kill(sleepers[0].pid, signal.SIGSTOP)
+    child_processes.end_processes(sleepers)
+    assert all(process.returncode == -signal.SIGTERM for process in sleepers)
+
+
+def test_after_a_second_signal_nothing_outlives_its_starter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stopping, "is_urgent", lambda: True)
+    deaf = subprocess.Popen(
+        ["sh", "-c", "trap '' TERM; echo deaf; sleep 600"], stdout=subprocess.PIPE
+    )
+    assert deaf.stdout is not None
+    assert deaf.stdout.readline()
+    child_processes.end_processes([deaf], patience=600)
+    assert deaf.returncode == -signal.SIGKILL
