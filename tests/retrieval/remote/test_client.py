@@ -253,6 +253,14 @@ def test_an_unreachable_server_is_one_clear_line() -> None:
     assert waited.value.exit_code == 5
 
 
+@pytest.mark.parametrize("trouble", [(500, {}), (502, {}), (200, "<html>"), (404, {})])
+def test_a_server_that_fails_once_at_the_start_is_asked_again(
+    scripted: Answers, trouble: tuple[int, object]
+) -> None:
+    with scripted([trouble, (200, ONE)]) as (url, _):
+        HttpRetriever([url], timeout=5, first_wait=0.001).check()
+
+
 def test_another_server_takes_over(url: str, searcher: Searcher) -> None:
     client = HttpRetriever([_free_url(), url], timeout=5, retries=1, first_wait=0.001)
     for _ in range(4):

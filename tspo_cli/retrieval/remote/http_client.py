@@ -42,6 +42,7 @@ MAX_BATCH = 256
 """Queries per request, below the limits of the servers in use."""
 MAX_PASSAGE_CHARS = 100_000
 _PROBE_SECONDS = 5.0
+_START_SECONDS = 3.0
 _BUSY = {429, 503}
 _PASSING = {404, 405, 408, 425}
 """Statuses below 500 that a starting server or its proxy may give."""
@@ -163,19 +164,23 @@ class HttpRetriever:
             )
 
     def _first_answer(self, url: str) -> list[SearchResult]:
-        """Ask for one hit. Only a server that says it is busy or opening its index is waited for: a
-        wrong URL should be said at once.
+        """Ask for one hit. A server that says it is busy or opening its index is waited for. What
+        else fails is asked again for `_START_SECONDS`, and nobody listening is said at once: the
+        URL may be wrong.
         """
+        begun = time.monotonic()
 
         def attempt(number: int, end: float) -> list[SearchResult]:
             try:
                 return self._attempt(url, ["ping"], 1, time.monotonic() + self._timeout)
             except _BusyError:
                 raise
-            except MalformedAnswerError as error:
-                raise RemoteServiceError(str(error)) from None
             except TemporaryError as error:
-                raise RemoteServiceError(f"{error}; is the server running?") from None
+                is_last = number == self._patience.retries or isinstance(error, _NobodyListensError)
+                if not is_last and time.monotonic() - begun < _START_SECONDS:
+                    raise
+                hint = "" if isinstance(error, MalformedAnswerError) else "; is the server running?"
+                raise RemoteServiceError(f"{error}{hint}") from None
 
         service = f"retriever {shown_url(url)}"
         return ask_until_answered(attempt, service, self._patience, self._notices)
@@ -273,7 +278,8 @@ class HttpRetriever:
             raise _FailedRequestError(f"{source}: no answer in time", url) from None
         except httpx.HTTPError as error:
             reason = excerpt(str(error)) or type(error).__name__
-            raise TemporaryError(f"{source}: {reason}") from None
+            kind = _NobodyListensError if isinstance(error, httpx.ConnectError) else TemporaryError
+            raise kind(f"{source}: {reason}") from None
         status = response.status_code
         if status == 200:
             return content
@@ -291,6 +297,10 @@ class HttpRetriever:
                 "(retriever.token_file), then go on with --resume"
             )
         raise RemoteServiceError(f"status {status}: {excerpt(content)}")
+
+
+class _NobodyListensError(TemporaryError):
+    """There is no connection to the server."""
 
 
 class _BusyError(TemporaryError):
