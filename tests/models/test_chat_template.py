@@ -173,10 +173,10 @@ def test_other_refusals_name_the_arguments_and_never_is_a_way_out() -> None:
 
 
 def test_a_model_without_a_template_is_told() -> None:
-    (note,) = template_notes(byte_level(), RolloutConfig(), [])
+    (note,) = template_notes(byte_level(), RolloutConfig(), [0])
     assert note == "the model has no chat template: prompts are plain text"
-    assert template_notes(byte_level(), RolloutConfig(chat_template="never"), []) == []
-    assert template_notes(byte_level(), RolloutConfig(prompt="short"), []) == []
+    assert template_notes(byte_level(), RolloutConfig(chat_template="never"), [0]) == []
+    assert template_notes(byte_level(), RolloutConfig(prompt="short"), [0]) == []
     assert not any(
         "plain text" in told for told in template_notes(chat(CHATML), RolloutConfig(), [])
     )
@@ -269,6 +269,14 @@ def test_the_token_that_ends_a_turn(case: str) -> None:
     assert turn_end_id(tokenizer, config) == expected
     assert stop_ids(tokenizer, config) == ([] if token is None else [expected])
     assert stop_ids(tokenizer, RolloutConfig(chat_template="never")) == []
+
+
+def test_a_model_without_any_end_is_told() -> None:
+    (note,) = template_notes(byte_level(), RolloutConfig(chat_template="never"), [])
+    assert "names no EOS" in note
+    assert "rollout.stop_tokens" in note
+    named = RolloutConfig(chat_template="never", stop_tokens=[0])
+    assert template_notes(byte_level(), named, []) == []
 
 
 def test_a_turn_end_that_is_no_eos_is_told() -> None:

@@ -198,8 +198,15 @@ def stop_ids(tokenizer: Tokenizer, config: RolloutConfig) -> list[int]:
 
 
 def _stop_note(tokenizer: Tokenizer, config: RolloutConfig, eos: Sequence[int]) -> list[str]:
-    """One line if the chat template ends turns with a token that the model does not stop at."""
+    """One line if the chat template ends turns with a token that the model does not stop at, or if
+    nothing but a tag ends them.
+    """
     end = turn_end_id(tokenizer, config)
+    if not eos and not stop_ids(tokenizer, config):
+        return [
+            "the model names no EOS: a turn without a tag goes on to rollout.max_new_tokens; name "
+            "the token that ends its texts in rollout.stop_tokens"
+        ]
     if end is None or end in eos:
         return []
     stops = end in stop_ids(tokenizer, config)
