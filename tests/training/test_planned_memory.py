@@ -11,13 +11,14 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from tspo_cli.commands.app import app
+from tspo_cli.config.context import sequences_at_once
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.rules import rule_problems
 from tspo_cli.errors import GateError, InvalidInputError
 from tspo_cli.models import dtype as formats
 from tspo_cli.models.checks.model_size import token_parameters
 from tspo_cli.models.dtype import product_dtype
-from tspo_cli.training.planning.engine_memory import engine_weights
+from tspo_cli.training.planning.engine_memory import engine_weights, kv_cache, kv_cache_bytes
 from tspo_cli.training.planning.estimate import estimate_run
 from tspo_cli.training.planning.fitting import fitting_settings
 from tspo_cli.training.planning.memory import PlannedRun
@@ -47,6 +48,25 @@ def test_sleep_takes_the_engine_out_of_the_update() -> None:
     assert asleep["host_memory_per_process_gib"]["engine_weights"] == pytest.approx(weights)
     deeper = plan("qwen2.5-3b/tspo-one-gpu", "vllm.sleep=2")
     assert "engine_weights" not in deeper["host_memory_per_process_gib"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "held"),
+    [
+        ([], 40),
+        (["rollout.batch_size=16"], 16),
+        (["rollout.group_size=2", "eval.data=['d']", "eval.limit=24"], 24),
+        (["rollout.group_size=2", "eval.data=['d']"], 64),
+        (["rollout.group_size=2", "tree.branching='random'"], 64),
+    ],
+)
+def test_the_engine_holds_no_more_sequences_than_there_are(settings: list[str], held: int) -> None:
+    sizes = ["rollout.batch_size=64", "rollout.questions_per_step=8", "rollout.group_size=5"]
+    config = load_config(["any/tspo"], [*sizes, *settings])
+    assert sequences_at_once(config) == held
+    run = PlannedRun(config, model_shape(load_config(["qwen2.5-3b/tspo"])), 0, 1000)
+    one = kv_cache_bytes(run.shape, 1000, 1, run.bytes_per_number)
+    assert kv_cache(run) * GIB == pytest.approx(held * one)
 
 
 def test_what_vllm_and_deepspeed_add_is_counted() -> None:

@@ -1,4 +1,4 @@
-"""The longest sequence that an experiment can produce."""
+"""The longest sequence that an experiment can produce, and how many there are at once."""
 
 from __future__ import annotations
 
@@ -16,3 +16,18 @@ def context_length(config: Config) -> int:
         rollout.max_searches + 1
     ) * rollout.max_new_tokens + rollout.max_searches * rollout.max_observation_tokens
     return rollout.max_prompt_tokens + turns
+
+
+def sequences_at_once(config: Config) -> int:
+    """Sequences that the engine of a training holds at the same time, at most: of rollouts, or of
+    questions that an evaluation answers.
+    """
+    rollout, limit = config.rollout, config.eval.limit
+    most = rollout.batch_size
+    if not config.tree.grows:  # trees may have more rollouts than group_size
+        most = min(most, rollout.questions_per_step * rollout.group_size)
+    answered = min(config.eval.batch_size, limit or config.eval.batch_size)
+    return max(
+        most if config.kind != "sft" else 1,
+        answered if config.eval.data else 1,
+    )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tspo_cli.arithmetic import use_portable_kernels
-from tspo_cli.config.context import context_length
+from tspo_cli.config.context import context_length, sequences_at_once
 from tspo_cli.config.schema import Config
 from tspo_cli.console import say
 from tspo_cli.disk import identity
@@ -240,11 +240,10 @@ def _engine(
         add_lora(module, config.lora, config.seed)
     if copies and config.model.float32_head:
         use_float32_head(module)
-    slots = max(config.rollout.batch_size, config.eval.batch_size)
     engine = TransformersEngine(
         module,
         tokenizer,
-        batch_size=slots,
+        batch_size=sequences_at_once(config),
         max_context=context_length(config),
         owns_weights=copies,
         stop_ids=stop_ids(tokenizer, config.rollout),

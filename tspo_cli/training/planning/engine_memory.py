@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tspo_cli.config.context import context_length
+from tspo_cli.config.context import context_length, sequences_at_once
 from tspo_cli.rollout.engines.vllm_engine.vllm_messages import CPU_KV_CACHE_GIB, prefill_tokens
 from tspo_cli.training.core.engine_weights import engine_copies_weights
 from tspo_cli.training.planning.memory import GIB, PlannedRun, float32_head
@@ -48,8 +48,9 @@ def _packs_weights(run: PlannedRun) -> bool:
 
 def kv_cache(run: PlannedRun) -> float:
     """GiB of keys and values. vLLM takes vllm.kv_cache_gib or, where that is 0, 1 GiB on a CPU and
-    what vllm.memory leaves on a GPU. Otherwise, and where the GPU's size is not known, it is what
-    all sequences in flight fill. Our own engine evaluates SFT in memory that the update has freed.
+    what vllm.memory leaves on a GPU. Where the GPU's size is not known, it is what all sequences in
+    flight fill. Our own engine has room for all that it may hold, and evaluates SFT in memory that
+    the update has freed.
     """
     vllm = run.config.vllm
     if run.is_vllm and vllm.kv_cache_gib:
@@ -59,7 +60,10 @@ def kv_cache(run: PlannedRun) -> float:
     if run.is_vllm and run.gpu_gib:
         taken = engine_weights(run) + cuda_graphs(run) + workspace(run)
         return max(0.0, vllm.memory * run.gpu_gib - taken)
-    return full_cache(run)
+    if run.is_vllm or not run.rollouts:
+        return full_cache(run)
+    held = sequences_at_once(run.config)
+    return kv_cache_bytes(run.shape, run.context, held, run.bytes_per_number) / GIB
 
 
 def full_cache(run: PlannedRun) -> float:

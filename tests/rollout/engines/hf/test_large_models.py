@@ -143,6 +143,23 @@ def test_new_weights_leave_nothing_of_the_old_ones(
         assert completion.logprobs == pytest.approx(expected, abs=1e-4)
 
 
+def test_sleep_frees_the_cache_and_the_turns_go_on(
+    model: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    prompt, sampling = tokens(11, 90), Sampling(max_new_tokens=6)
+    ends = []
+    for sleeps in (False, True):
+        engine = TransformersEngine(model, tokenizer, batch_size=3, max_context=CONTEXT)
+        first = finish(engine, groups([prompt], 3, sampling))
+        if sleeps:
+            engine.sleep()
+            assert not any(layer.blocks for layer in engine.cache.slot_layers)
+        history = [*prompt, *first[0].token_ids, *tokens(12, 30)]
+        ends.append(finish(engine, [GenerationRequest(0, tuple(history), sampling)])[0])
+    assert ends[0].token_ids == ends[1].token_ids
+    assert ends[0].logprobs == pytest.approx(ends[1].logprobs, abs=1e-5)
+
+
 def test_released_sessions_lend_nothing(
     model: Any, tokenizer: PreTrainedTokenizerFast, computed: list[int]
 ) -> None:

@@ -100,7 +100,7 @@ class TransformersEngine:
         self.finished: list[Completion] = []
         self.prefill_wait = 0
         self._hidden = torch.finfo(self.dtype).min
-        self._mask = self._empty_mask()
+        self._mask = self.cache.empty_mask(self.dtype)
         self._windows = WindowMasks.of(model, max_context)
         self._fused: FusedForward | None = None
         if self._windows.window is None and can_fuse(model):
@@ -194,16 +194,17 @@ class TransformersEngine:
         self.weight_version = version
         if self._fused is not None:
             self._fused.refresh()
-        self.table.cached[:] = 0
-        # The old mask may have been created in inference mode, and cannot be written to outside it.
-        self._mask = self._empty_mask()
+        self._forget()
 
     def different_weight(self, weights: Mapping[str, torch.Tensor]) -> str | None:
         """The name of a parameter whose bits are not those of `weights`."""
         return different_weight(dict(self.model.named_parameters()), weights)
 
     def sleep(self) -> None:
-        """Does nothing: the model may be the learner's, and the cache is small beside it."""
+        """Free the cache, unless it is that of a small model on a CPU."""
+        if self._large or self.device.type != "cpu":
+            self.cache.release()
+            self._forget()
 
     def close(self) -> None:
         """Drop all requests. The memory is freed with the engine."""
@@ -244,6 +245,12 @@ class TransformersEngine:
         )
         table.version[slot] = self.weight_version
         copy_prefix(table, self.cache, self._mask, request.prefix_of, slot)
+
+    def _forget(self) -> None:
+        """Count nothing as cached."""
+        self.table.cached[:] = 0
+        # The old mask may have been created in inference mode, and cannot be written to outside it.
+        self._mask = self.cache.empty_mask(self.dtype)
 
     def _forget_from(self, slot: int, length: int) -> None:
         self.table.cached[slot] = length
@@ -386,15 +393,8 @@ class TransformersEngine:
 
     def _reserve(self, length: int) -> None:
         if self.cache.reserve(length):
-            old, self._mask = self._mask, self._empty_mask()
+            old, self._mask = self._mask, self.cache.empty_mask(self.dtype)
             self._mask[..., : old.shape[-1]] = old
-
-    def _empty_mask(self) -> torch.Tensor:
-        """The additive mask of a decoding step [slots, 1, 1, capacity], with nothing cached. It is
-        0 where a slot has a cached token.
-        """
-        shape = (self.cache.slots, 1, 1, self.cache.capacity)
-        return torch.full(shape, self._hidden, dtype=self.dtype, device=self.device)
 
     def _to_device(self, array: npt.NDArray[np.generic]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)

@@ -59,6 +59,10 @@ class _SlotLayer(CacheLayerMixin):
         block[window.new_slots, :, window.new_columns] = states.transpose(1, 2).flatten(0, 1)
         return block[window.slots, :, : window.columns]
 
+    def release(self) -> None:
+        """Free the blocks. The next forward pass allocates them again."""
+        self.blocks, self.is_initialized = [], False
+
     def grow(self, columns: int) -> None:
         """Allocate more columns and keep the contents."""
         self.blocks = [_widened(block, columns) for block in self.blocks]
@@ -114,6 +118,18 @@ class SlotCache(Cache):
         for layer in self.slot_layers:
             layer.grow(self.columns)
         return True
+
+    def release(self) -> None:
+        """Free all keys and values."""
+        for layer in self.slot_layers:
+            layer.release()
+
+    def empty_mask(self, dtype: torch.dtype) -> torch.Tensor:
+        """The additive mask of a decoding step [slots, 1, 1, capacity], with nothing cached. It is
+        0 where a slot has a cached token.
+        """
+        shape, hidden = (self.slots, 1, 1, self.capacity), torch.finfo(dtype).min
+        return torch.full(shape, hidden, dtype=dtype, device=self.device)
 
     def select(
         self,
