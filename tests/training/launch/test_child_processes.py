@@ -85,6 +85,23 @@ def test_a_stop_reaches_a_worker_that_is_stopped(playground: Playground, tmp_pat
     assert not any(is_alive(pid) for pid in workers)
 
 
+@pytest.mark.parametrize("seconds", [0.0, 2.5])
+def test_a_stop_before_the_processes_have_met(
+    seconds: float, playground: Playground, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = StartedTspo("train", "tiny/tspo", "--out", run, *settings(playground))
+    while len(workers := descendants(process.pid)) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(15) == 143
+    assert read_json(run / "status.json")["state"] == "stopped"
+    assert not any(is_alive(pid) for pid in workers)
+    assert "killed" not in process.said()
+
+
 def test_a_stopped_process_holds_up_nobody_who_ends_a_run() -> None:
     sleepers = [subprocess.Popen(["sleep", "600"]) for _ in range(2)]
     os.kill(sleepers[0].pid, signal.SIGSTOP)

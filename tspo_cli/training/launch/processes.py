@@ -27,7 +27,7 @@ from tspo_cli.runs import (
     start_attempt,
     write_environment,
 )
-from tspo_cli.training.launch.child_processes import end_processes, pass_on
+from tspo_cli.training.launch.child_processes import PATIENCE, end_processes, pass_on
 from tspo_cli.training.launch.claim import Claim, claimed_run, has_trained, is_complete
 from tspo_cli.training.launch.same_experiment import check_same_experiment
 from tspo_cli.variables import number_in
@@ -35,7 +35,9 @@ from tspo_cli.variables import number_in
 STOP_CODES = tuple(128 + number for number in (1, 2, 10, 15))
 """Exit codes after SIGHUP, SIGINT, SIGUSR1 and SIGTERM."""
 STOP_PATIENCE = 20.0
-"""Seconds that the other processes have when one has stopped."""
+"""Seconds that the other processes of a training have when one has stopped."""
+START_PATIENCE = 1.0
+"""The same before the training begins: a process that waits for the others hears no signal."""
 
 Train = Callable[[Config, Path, int, bool], None]
 """(config, run, attempt, resume): train in this process."""
@@ -169,12 +171,17 @@ def _spawn(claim: Claim, module: str, config: Config, attempt: int, *, resume: b
         )
         for rank in range(config.train.processes)
     ]
+
+    def patience() -> float:
+        has_begun = read_status(claim.path).get("attempt") == attempt
+        return STOP_PATIENCE if has_begun else START_PATIENCE
+
     code, number = None, 0
     try:
         with stopping.deferred():
-            code, number = _wait(workers)
+            code, number = _wait(workers, patience)
     finally:
-        end_processes(workers)
+        end_processes(workers, min(PATIENCE, patience()))
         shutil.rmtree(settings, ignore_errors=True)
         was_stopped = code is None or code in STOP_CODES
         _correct_status(claim.path, attempt, "stopped" if was_stopped else "failed")
@@ -194,13 +201,14 @@ def _correct_status(run: Path, attempt: int, state: str) -> None:
         set_status(run, state, status["step"], attempt, status["warnings"])
 
 
-def _wait(workers: list[subprocess.Popen[bytes]]) -> tuple[int, int]:
+def _wait(workers: list[subprocess.Popen[bytes]], patience: Callable[[], float]) -> tuple[int, int]:
     """The first exit code of a failure; without one, that of a stop, or 0; and the number of its
-    process. A signal is passed on, and the processes have the time that their checkpoint needs.
+    process. A signal is passed on, and the processes have the time that their checkpoint needs:
+    `patience()` seconds after the first one has stopped.
     """
-    passed_on, last_stop = False, math.inf
+    passed_on, last_stop = 0, math.inf
     while True:
-        codes = [worker.poll() for worker in workers]
+        codes = [_exit_code(worker, passed_on) for worker in workers]
         for number, code in enumerate(codes):
             if code and code not in STOP_CODES:
                 return code, number
@@ -209,11 +217,17 @@ def _wait(workers: list[subprocess.Popen[bytes]]) -> tuple[int, int]:
             return (stopped[0] or 0 if stopped else 0), 0
         if stopped and last_stop == math.inf:
             last_stop = time.monotonic()
-        if time.monotonic() - last_stop > STOP_PATIENCE:  # it was stopped before the others began
+        if time.monotonic() - last_stop > patience():  # it was stopped before the others began
             return stopped[0] or 0, 0
         asked = stopping.requested()
         if asked and not passed_on:
-            passed_on = True
+            passed_on = asked
             for worker in workers:
                 pass_on(worker, asked)
         time.sleep(0.1)
+
+
+def _exit_code(worker: subprocess.Popen[bytes], passed_on: int) -> int | None:
+    """None while it runs. A signal that was passed on may kill a process that has just started."""
+    code = worker.poll()
+    return 128 + passed_on if passed_on and code == -passed_on else code
