@@ -164,6 +164,29 @@ def test_a_changed_run_is_not_resumed(run: Path, playground: Playground) -> None
     assert (run / "metrics.jsonl").read_bytes() == before[run / "metrics.jsonl"]
 
 
+@pytest.mark.parametrize(
+    "file",
+    [
+        *("inputs.json", "metrics.jsonl", "status.json", "env.json", "config.toml"),
+        *(ROLLOUTS, f"{EVALUATION}.json"),
+    ],
+)
+def test_a_run_that_lacks_a_record_is_not_resumed(
+    run: Path, playground: Playground, file: str
+) -> None:
+    """Without inputs.json, other questions would go on with it."""
+    (run / file).unlink()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    longer = [*settings(playground), "--set", "train.steps=3"]
+    for also in ((), ("--dry-run",)):
+        done = run_tspo("train", "tiny/tspo", "--out", run, "--resume", *longer, *also)
+        (error,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
+        assert done.code == 3
+        assert error.startswith(f"error: {run / file}: is missing")
+        assert "put back a copy, or delete" in error
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
 def test_without_digests_a_run_is_read_and_doctor_says_so(run: Path) -> None:
     put(f"{EVALUATION}.json", em=0.75)(run)
     for path in run.rglob(DIGESTS_NAME):

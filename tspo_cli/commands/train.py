@@ -181,12 +181,15 @@ def train_here(config: Config, run: Path, attempt: int, resume: bool) -> None:
 
 
 def _check_resumed(config: Config, run: Path) -> None:
-    """Refuse another experiment than that of the run, as --resume would."""
+    """Refuse another experiment than that of the run, or one that lacks a record, as --resume
+    would.
+    """
     from tspo_cli.config.load_config import read_resolved
     from tspo_cli.runs import is_run
-    from tspo_cli.training.launch.claim import has_trained
+    from tspo_cli.training.launch.claim import has_trained, require_records
     from tspo_cli.training.launch.same_experiment import check_same_experiment
 
+    require_records(run)
     if is_run(run) and has_trained(run):
         check_same_experiment(read_resolved(run), config, run)
 

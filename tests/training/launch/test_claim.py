@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import Finished, Playground, run_tspo
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
+from tspo_cli.record_digests import DIGESTS_NAME, note_digests
 from tspo_cli.reporting.sources.run_view import open_runs
 from tspo_cli.runs import append_jsonl, read_json, read_jsonl
 from tspo_cli.training.launch.claim import claimed_run, has_trained
@@ -62,6 +63,25 @@ def test_a_launch_writes_nothing_where_no_run_stands(tmp_path: Path, kind: str) 
     assert done.code == 3, done.err
     assert done.err.startswith("error: run: exists and is n")
     assert [*tmp_path.rglob("*")] == [*{tmp_path / "run": 0, mine: 0}]
+
+
+@pytest.mark.parametrize("file", ["best/best.json", "changes.jsonl", "questions.jsonl"])
+def test_a_run_that_lacks_a_record_is_not_resumed(tmp_path: Path, file: str) -> None:
+    """Whole folders may be deleted: best/ is made again."""
+    run = tmp_path / "run"
+    leave_a_run(run, trained=True)
+    (run / file).parent.mkdir(exist_ok=True)
+    (run / file).write_text("{}")
+    note_digests(run / file)
+    (run / file).unlink()
+    with (
+        pytest.raises(InvalidInputError, match=f"{run / file}: is missing, .* or delete "),
+        claimed_run(run, resume=True, overwrite=False),
+    ):
+        pass
+    (run / file).with_name(DIGESTS_NAME).unlink()
+    with claimed_run(run, resume=True, overwrite=False):
+        pass
 
 
 def shown(run: Path) -> list[str]:

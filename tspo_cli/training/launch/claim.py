@@ -12,6 +12,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.disk import one_writer
 from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.plain_files import require_folder, require_writable_name
+from tspo_cli.record_digests import check_complete
 from tspo_cli.runs import (
     BEST_CHECKPOINTS_NAME,
     BEST_NAME,
@@ -27,6 +28,7 @@ from tspo_cli.runs import (
     ROLLOUTS_NAME,
     TRACE_NAME,
     checkpoint_folders,
+    eval_steps,
     read_status,
 )
 from tspo_cli.training.launch.replaced_run import (
@@ -89,7 +91,7 @@ def claimed_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[Claim]
     Raises:
         UsageError: both `resume` and `overwrite`.
         InvalidInputError: another process trains into the directory; it holds a run and neither
-        flag was given; or it is no run directory.
+        flag was given; it is no run directory; or the run to resume lacks a record.
     """
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
@@ -99,6 +101,7 @@ def claimed_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[Claim]
         delete_temporaries(path)
         if resume:
             _require_folders(path)
+            require_records(path)
         else:
             if has_trained(path) and not overwrite:
                 raise InvalidInputError(f"{path}: {_ways_out(path)}")
@@ -122,6 +125,17 @@ def _require_folders(run: Path) -> None:
         require_folder(run / name, own=True)
     for folder in (run / EVALUATIONS_NAME).glob("step_*"):
         require_folder(folder, own=True)
+
+
+def require_records(run: Path) -> None:
+    """Look for the records that a run had, and that --resume would do without or write anew.
+
+    Raises:
+        InvalidInputError: a record is missing that has a digest; the message names it.
+    """
+    evaluations = [folder for _, folder in eval_steps(run)]
+    for folder in (run, run / BEST_NAME, run / ROLLOUTS_NAME, *evaluations):
+        check_complete(folder)
 
 
 def has_trained(path: Path) -> bool:
