@@ -22,7 +22,8 @@ FLOORS: dict[str, list[set[str]]] = {
         {"trees"},
     ],
     "retrieval": [
-        {"types", "passages", "ranking", "search_settings"},
+        {"types", "mapped_array", "ranking", "search_settings"},
+        {"passages"},
         {"bm25", "dense", "manifest", "server"},
         {"index", "remote"},
         {"open_retriever"},

@@ -22,6 +22,7 @@ from tspo_cli.data.formats.record_checks import invalid
 from tspo_cli.data.question import Passage
 from tspo_cli.disk import writing
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.retrieval.mapped_array import map_array
 
 PASSAGES_NAME = "passages.jsonl"
 OFFSETS_NAME = "offsets.npy"
@@ -318,16 +319,9 @@ class PassageStore:
 
 def _offsets(path: Path) -> Any:
     """The table of `OffsetsWriter`, or the ends alone as an old index has them, mapped."""
-    try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        reason = str(error).split(".")[0][:120]
-        raise InvalidInputError(f"{path}: damaged ({reason}); build the index again") from None
-    if rows.dtype not in (_ROW, np.dtype(np.int64)) or rows.ndim != 1 or not len(rows):
-        raise InvalidInputError(
-            f"{path}: expected one row per passage, got {rows.dtype} {rows.shape}; build the index "
-            "again"
-        )
+    rows = map_array(path, (_ROW, np.dtype(np.int64)), 1)
+    if not len(rows):
+        raise InvalidInputError(f"{path}: expected one row per passage; build the index again")
     return rows
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import bm25s
 import numpy as np
@@ -20,6 +21,7 @@ from tspo_cli.console import warn
 from tspo_cli.data.corpus.unspaced import MARKS, UNSPACED, unspaced_share
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.packages import missing
+from tspo_cli.retrieval.mapped_array import map_array
 from tspo_cli.retrieval.ranking import Ranked, top_positive
 from tspo_cli.retrieval.types import POSTINGS
 
@@ -67,6 +69,9 @@ STOP_WORDS = {
 }
 NGRAMS_FROM = 0.05
 """The share of letters of scripts without spaces from which a corpus is indexed by ngrams."""
+_INTEGERS = (np.dtype(np.int32), np.dtype(np.int64))
+_DTYPES = ((np.dtype(np.float32),), _INTEGERS, _INTEGERS)
+"""Types of the arrays POSTINGS."""
 _LETTER = re.compile(f"[{UNSPACED}][{MARKS}]*")
 _RUN = re.compile(f"[{UNSPACED}]")
 
@@ -182,6 +187,7 @@ class Bm25Ranker:
                 f"{directory}: BM25 was built over {scores['num_docs']} passages, the corpus has "
                 f"{rows}"
             )
+        scores["num_docs"] = rows  # an integer, whatever number was compared
 
     def rank(self, queries: list[str], k: int) -> list[Ranked]:
         """The best `k` positions for each query; none for a query without a known word."""
@@ -210,25 +216,29 @@ class Bm25Ranker:
 
 
 def _opened(directory: Path) -> bm25s.BM25:
-    """The mapped files, with the types and sizes that scoring relies on."""
-    try:
-        index = bm25s.BM25.load(directory, mmap=True)
-        scores, vocabulary = index.scores, index.vocab_dict
+    """The mapped files, with the types and sizes that scoring relies on. How their scores were
+    computed does not matter any more: one way of loading them serves all.
+    """
+    data, places, starts = (
         # A plain view of the mapped pages: slicing an np.memmap costs more than scoring.
-        data, places, starts = (np.asarray(scores[name]) for name in POSTINGS)
-        ids = np.fromiter(vocabulary.values(), np.int64, len(vocabulary))
+        np.asarray(map_array(directory / f"{name}.csc.index.npy", dtypes, 1))
+        for name, dtypes in zip(POSTINGS, _DTYPES, strict=True)
+    )
+    same: dict[str, Any] = {"method": "lucene", "backend": "numpy"}
+    same |= {"dtype": "float32", "int_dtype": "int32"}
+    try:
+        index = bm25s.BM25.load(directory, mmap=True, **same)
+        ids = np.fromiter(index.vocab_dict.values(), np.int64, len(index.vocab_dict))
     except (ValueError, EOFError, KeyError, TypeError, AttributeError, OverflowError,
             RecursionError) as error:  # fmt: skip
         reason = str(error).split(".")[0][:120]
         raise InvalidInputError(
             f"{directory}: damaged BM25 files ({reason}); build the index again"
         ) from None
-    if [array.dtype.kind for array in (data, places, starts)] != ["f", "i", "i"]:
-        raise InvalidInputError(f"{directory}: postings of another type; build the index again")
-    if data.ndim != 1 or not data.shape == places.shape == (starts[-1] if len(starts) else -1,):
+    if not data.shape == places.shape == (starts[-1] if len(starts) else -1,):
         raise InvalidInputError(f"{directory}: the postings are cut; build the index again")
     known = len(ids) == 0 or 0 <= ids.min() <= ids.max() < len(starts) - 1
-    if starts.ndim != 1 or starts[0] != 0 or (np.diff(starts) < 0).any() or not known:
+    if starts[0] != 0 or (np.diff(starts) < 0).any() or not known:
         raise InvalidInputError(
             f"{directory}: words without postings of their own; build the index again"
         )

@@ -23,10 +23,13 @@ from tspo_cli.retrieval.dense.faiss_files import (
     write_whole,
 )
 from tspo_cli.retrieval.dense.vectors import ShardedVectors
+from tspo_cli.retrieval.mapped_array import map_array
 from tspo_cli.retrieval.ranking import Ranked, check_finite
 from tspo_cli.retrieval.types import VECTORS_NAME as VECTORS_NAME
 
 RESCORE_NAME = "rescore.npy"
+_KEPT = (np.dtype(np.float32), np.dtype(np.float16))
+"""Types of the full vectors that are kept beside a compressed index."""
 _SLACK = 1e-4
 """Bound of the error of a float32 score of the first pass, relative to the best score or 1,
 whichever is larger: rounding depends on the batch. For float16 and int8 the scan computes a bound.
@@ -143,7 +146,7 @@ class VectorIndex:
         self._index = _first_pass(pieces, flat, settings)
         self.ntotal, self.dim = int(self._index.ntotal), int(self._index.d)
         if rescore is not None:
-            kept = np.load(rescore, mmap_mode="r", allow_pickle=False)
+            kept = map_array(rescore, _KEPT, 2)
             if kept.shape != (self.ntotal, self.dim):
                 raise InvalidInputError(
                     f"{rescore}: expected {self.ntotal} x {self.dim}, got {kept.shape}"

@@ -1,0 +1,32 @@
+"""The NumPy files of an index, mapped. They may come from anyone: form and type are checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tspo_cli.errors import InvalidInputError
+
+
+def map_array(path: Path, dtypes: tuple[np.dtype[Any], ...], dimensions: int) -> NDArray[Any]:
+    """The array of a file, mapped.
+
+    Raises:
+        InvalidInputError: the file is damaged or no array, or its type is none of `dtypes` (to the
+            order of the bytes), or it has another number of dimensions.
+    """
+    try:
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, EOFError, OverflowError) as error:
+        reason = str(error).split(".")[0][:120]
+        raise InvalidInputError(f"{path}: damaged ({reason}); build the index again") from None
+    if array.dtype not in dtypes or array.ndim != dimensions:
+        names = " or ".join(map(str, dtypes))
+        raise InvalidInputError(
+            f"{path}: expected {names} in {dimensions} dimension{'s' * (dimensions > 1)}, got "
+            f"{array.dtype} {array.shape}; build the index again"
+        )
+    return array
