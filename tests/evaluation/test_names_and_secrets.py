@@ -130,6 +130,15 @@ def test_data_sets_with_the_names_of_our_files_are_scored_and_resumed(tmp_path: 
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
 
 
+def test_an_evaluation_does_not_replace_its_own_questions(tmp_path: Path) -> None:
+    data = write(tmp_path / "world.jsonl", ("world",)).rename(tmp_path / "world.json")
+    before = data.read_bytes()
+    words = ("eval", MODEL, "--data", data, "--method", "direct", "--out", tmp_path)
+    done = run_tspo(*words, "--overwrite")
+    assert (done.code, data.read_bytes()) == (3, before)
+    assert f"{data}: is the file that the scores go to" in done.err
+
+
 SECRETS = {
     "http://user:pass@host:8000/retrieve": "http://***@host:8000/retrieve",
     "https://ghp_abc@host/x": "https://***@host/x",

@@ -64,10 +64,10 @@ def test_the_command_prints_json_and_replaces_only_when_asked(tmp_path: Path) ->
     made = json.loads(run_tspo(*command, cwd=tmp_path).out)
     assert (made["model"], made["dtype"], made["source"]) == ("out", "float32", "tiny.gguf")
     assert made["bytes"] == sum(path.stat().st_size for path in out.iterdir())
-    (out / "left.txt").write_text("of an earlier model")
+    (out / "merges.txt").write_text("of an earlier model")
     assert "--overwrite" in refusal(tmp_path / "tiny.gguf", out, InvalidInputError)
     convert_gguf(tmp_path / "tiny.gguf", out, overwrite=True)
-    assert "left.txt" not in tree(out)
+    assert "merges.txt" not in tree(out)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_outputs_that_may_not_be_written(good: Path, tmp_path: Path) -> None:
     inside = tmp_path / "model" / "inside.gguf"
     shutil.copy(good, inside)
     words = refusal(inside, tmp_path / "model", InvalidInputError, overwrite=True)
-    assert "inside.gguf itself" in words
+    assert "inside.gguf: lies in" in words
     assert inside.is_file()
 
 

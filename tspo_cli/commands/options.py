@@ -38,6 +38,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 _PAGE_BEGINS = 200
 """Bytes that tell a page from another file."""
+_FIGURES = (b"<?xml", b"<svg", b"\x89PNG", b"%PDF")
 SearchSettings = Annotated[
     list[str] | None,
     typer.Option(
@@ -91,6 +92,22 @@ def check_page(path: Path | None) -> Path | None:
             begins = handle.read(_PAGE_BEGINS)
         if begins and not begins.lstrip().lower().startswith((b"<!doctype html", b"<html")):
             raise InvalidInputError(f"{path}: is no HTML page; delete it, or choose another place")
+    return path
+
+
+def check_figure(path: Path | None) -> Path | None:
+    """`check_file` of an option that names a figure: as a page, it is replaced by a newer one, and
+    nothing else is.
+
+    Raises:
+        InvalidInputError: as `check_file`; or another file stands there.
+        WriteError: this user may not write there.
+    """
+    if check_file(path) is not None and path is not None and path.exists():
+        with open_plain(path) as handle:
+            begins = handle.read(_PAGE_BEGINS)
+        if begins and not begins.startswith(_FIGURES):
+            raise InvalidInputError(f"{path}: is no figure; delete it, or choose another place")
     return path
 
 

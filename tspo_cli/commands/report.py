@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tspo_cli import console
-from tspo_cli.commands.options import Json, check_file, check_page
+from tspo_cli.commands.options import Json, check_figure, check_page
 from tspo_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def report(
         Path | None,
         typer.Option(
             "--figure",
-            callback=check_file,
+            callback=check_figure,
             help="Draw learning curves: means and intervals over seeds (.svg, .png or .pdf).",
         ),
     ] = None,

@@ -61,7 +61,7 @@ def convert(
         MissingResourceError: the source does not exist.
         InvalidInputError: a record is malformed, records with the same id differ, there is no
             record, or the target's name is not one of JSONL; or the target is there, and
-            `overwrite` is not set.
+            `overwrite` is not set; or it is the source.
     """
     if not target.name.endswith((".jsonl", ".jsonl.gz")):
         raise InvalidInputError(
@@ -69,6 +69,8 @@ def convert(
         )
     if target.exists() and not overwrite:
         raise InvalidInputError(f"{target}: is already there; add --overwrite to replace it")
+    if target.exists() and source.exists() and target.samefile(source):
+        raise InvalidInputError(f"{target}: is the file to convert; choose another place")
     kind = kind or guess_kind(source)
     if kind == "questions":
         return kind, write_questions(target, read_questions(source))

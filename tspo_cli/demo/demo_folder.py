@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tspo_cli.console import say
-from tspo_cli.demo.demo_commands import MARKER, WARM_START, DemoOptions, page_path
+from tspo_cli.demo.demo_commands import ARMS, MARKER, WARM_START, DemoOptions, page_path
 from tspo_cli.disk import one_writer
 from tspo_cli.errors import InvalidInputError, UsageError
+from tspo_cli.overwriting import require_own
 from tspo_cli.runs import read_json, write_json
 from tspo_cli.text.secrets import file_mode
 from tspo_cli.text.strict_json import json_text
@@ -26,6 +27,12 @@ from tspo_cli.training.launch.replaced_run import (
     replaced,
     settle,
 )
+
+_NAMES = (
+    *(*OURS, MARKER, "world", "index", WARM_START, *ARMS, "baselines", "logs"),
+    page_path(Path()).name,
+)
+"""All that the folder of a demo has."""
 
 
 def check_folder(out: Path) -> None:
@@ -46,7 +53,8 @@ def claimed_folder(options: DemoOptions, overwrite: bool) -> Iterator[int]:
     one ends later, the same command goes on with it, and the old one is kept until it is complete.
 
     Raises:
-        InvalidInputError: another process runs a demo in the folder, or it holds something else.
+        InvalidInputError: another process runs a demo in the folder, or it holds something else;
+            or the demo to replace has files of the user's beside it.
         UsageError: it holds a demo with other options, and `overwrite` is not given.
     """
     out = options.out
@@ -69,6 +77,7 @@ def _make_ready(options: DemoOptions, overwrite: bool) -> None:
         settle(out, MARKER, _is_complete)
     if (out / MARKER).exists():
         if overwrite:
+            require_own(out, _NAMES, "a demo")
             move_aside(out, MARKER)
         elif not _holds(options):
             raise UsageError(

@@ -41,6 +41,7 @@ from tspo_cli.runs import (
     command_line,
     items_file,
     read_jsonl_gz,
+    scores_file,
     write_json,
 )
 from tspo_cli.text.secrets import values_without_secrets
@@ -116,6 +117,11 @@ def _evaluated(request: EvaluationRequest, method: Method, config: Config) -> Ev
         raise UsageError("--retry-refused continues an evaluation; add --resume")
     for note in shared_questions(sets):
         warn(note)
+    written = {path(folder, name).resolve() for name in sets for path in (scores_file, items_file)}
+    for path in (Path(name) for name in request.data if Path(name).resolve() in written):
+        raise InvalidInputError(
+            f"{path}: is the file that the scores go to; choose another --out, or rename it"
+        )
     with results_folder(folder, resume=request.resume, overwrite=request.overwrite) as work:
         results, average, latency = _evaluate(request, config, method, examples, sets, work)
     return EvaluationResult(folder, results, latency, average)

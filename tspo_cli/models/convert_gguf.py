@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -16,6 +17,7 @@ from tspo_cli.console import byte_size, say, warn
 from tspo_cli.disk import follow_umask, new_directory, writing
 from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
 from tspo_cli.models.load_model import CONFIG, load_model, load_tokenizer
+from tspo_cli.overwriting import require_outside, require_own
 from tspo_cli.packages import require
 from tspo_cli.plain_files import why_missing
 
@@ -29,6 +31,13 @@ MAGIC = b"GGUF"
 BESIDE_WEIGHTS = 64 * 2**20  # bytes of tokenizer and configuration, at most
 CHECK_TEXT = "The capital of France is"
 CHECK_TOKENS = 4
+_WRITTEN = (
+    *(CONFIG, "generation_config.json", "model.safetensors.index.json", "chat_template.jinja"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt"),
+)
+"""Files beside the weights that some version of transformers writes."""
+_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 # Factors of the rotary embedding. transformers does not read them; a model that needs them would
 # compute something else.
 ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
@@ -154,7 +163,7 @@ def check_out(out: Path, file: Path, overwrite: bool) -> None:
 
     Raises:
         InvalidInputError: `out` exists without `overwrite`, holds something else than a model, or
-            holds `file`.
+            holds `file` or files of the user's.
     """
     if not out.exists() and not out.is_symlink():
         return
@@ -166,8 +175,9 @@ def check_out(out: Path, file: Path, overwrite: bool) -> None:
         raise InvalidInputError(f"{out}: holds other files than a model's; choose another --out")
     if not overwrite:
         raise InvalidInputError(f"{out}: already holds a model; add --overwrite to replace it")
-    if file.resolve().is_relative_to(out.resolve()):
-        raise InvalidInputError(f"{out}: holds {file.name} itself; choose another --out")
+    require_outside(out, file)
+    weights = {path.name for path in out.iterdir() if _WEIGHTS.fullmatch(path.name)}
+    require_own(out, {*_WRITTEN, *weights}, "a converted model")
 
 
 def _check_space(out: Path, facts: GgufFacts, dtype: Dtype) -> None:

@@ -123,6 +123,13 @@ def is_index(path: Path) -> bool:
     return isinstance(manifest, dict) and manifest.get("format") == FORMAT
 
 
+def own_names(path: Path) -> set[str]:
+    """The names of files that an index of any kind has, and those that the manifest lists."""
+    manifest: Any = read_json(path / MANIFEST_NAME)
+    listed = manifest["files"] if isinstance(manifest.get("files"), dict) else {}
+    return {MANIFEST_NAME, OFFSETS_NAME, PASSAGES_NAME, VECTORS_NAME, *_BM25_NAMES, *listed}
+
+
 def check_files(
     path: Path, manifest: dict[str, Any], *, most_bytes: int | None = _CHECKED_ON_OPENING
 ) -> None:

@@ -42,6 +42,8 @@ from tspo_cli.disk import (
     writing,
 )
 from tspo_cli.errors import InvalidInputError, UsageError
+from tspo_cli.overwriting import require_outside, require_own
+from tspo_cli.plain_files import read_plain_text
 from tspo_cli.runs import dataset_file_name, write_jsonl_gz
 
 CORPUS, CARD = "corpus.jsonl.gz", "README.md"
@@ -107,20 +109,21 @@ def make_corpus(
         UsageError: questions of several sets or splits were to be held out.
     """
     place = Path(os.path.realpath(out))
-    _check_target(place, overwrite)
     sources = find_sources(names)
+    files = [file for source in sources for file in source.files]
+    _check_target(place, overwrite, files)
     work = place.with_name(f".{place.name}.new")
     with one_writer(work, "making this corpus"):
         try:
             summary = _make(sources, work, options)
-            _check_target(place, overwrite)
+            _check_target(place, overwrite, files)
             replace_directory(work / "made", place)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return summary
 
 
-def _check_target(out: Path, overwrite: bool) -> None:
+def _check_target(out: Path, overwrite: bool, sources: Sequence[Path]) -> None:
     if out.exists() and not out.is_dir():
         raise InvalidInputError(f"{out}: exists and is no directory; choose another --out")
     inside = {path.name for path in out.iterdir()} - {LOCK_NAME} if out.is_dir() else set()
@@ -136,6 +139,9 @@ def _check_target(out: Path, overwrite: bool) -> None:
             f"{out}: is no made corpus ({', '.join(foreign[:3]) or 'no card'}); choose another "
             "--out"
         )
+    require_outside(out, *sources)
+    written = read_plain_text(out / CARD).replace("\\|", "|")
+    require_own(out, {CARD, *(name for name in inside if f"`{name}`" in written)}, "its card")
 
 
 def _make(sources: Sequence[Source], work: Path, options: Options) -> Summary:

@@ -17,6 +17,7 @@ from tspo_cli.data.world.world_config import WorldConfig
 from tspo_cli.data.world.world_passages import number_passages, write_passages
 from tspo_cli.disk import atomic_write_text, new_directory
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.overwriting import require_own
 from tspo_cli.runs import read_json, write_json
 from tspo_cli.text.strict_json import json_text
 
@@ -64,7 +65,8 @@ def make_world(config: WorldConfig, out: Path, overwrite: bool = False) -> dict[
     same bytes.
 
     Raises:
-        InvalidInputError: `out` is not empty and `overwrite` is not set, the world is too small for
+        InvalidInputError: `out` is not empty and `overwrite` is not set, or it holds files that
+            are not of a world; the world is too small for
             its questions, or another process makes it.
     """
     with new_directory(out, "making this world") as folder:
@@ -86,6 +88,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
             raise InvalidInputError(
                 f"{out}: has other files than a world; choose another directory"
             )
+        require_own(out, (DESCRIPTION, CORPUS, TRAIN, TEST), "a world")
 
 
 def _write_world(config: WorldConfig, folder: Path) -> dict[str, Any]:

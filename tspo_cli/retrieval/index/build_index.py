@@ -28,6 +28,7 @@ from tspo_cli.data.corpus.corpus_files import (
 )
 from tspo_cli.disk import one_writer, replace_directory
 from tspo_cli.errors import InvalidInputError, TspoError
+from tspo_cli.overwriting import require_outside, require_own
 from tspo_cli.retrieval.dense.presets import resolve_preset
 from tspo_cli.retrieval.manifest import (
     MANIFEST_NAME,
@@ -35,6 +36,7 @@ from tspo_cli.retrieval.manifest import (
     file_facts,
     is_index,
     make_manifest,
+    own_names,
     read_manifest,
 )
 from tspo_cli.retrieval.passages import (
@@ -87,9 +89,9 @@ def build_index(
     Raises:
         MissingResourceError: no such corpus or encoder, or not enough disk space.
         InvalidInputError: a malformed corpus; an unknown kind or setting; an encoder for BM25;
-            `out` exists (`overwrite` replaces an index, never another directory); an unfinished
-            build of another index is next to it (`overwrite` removes it); or another process is
-            building it.
+            `out` exists (`overwrite` replaces an index, never another directory, and none that
+            holds the corpus or files of the user's); an unfinished build of another index
+            is next to it (`overwrite` removes it); or another process is building it.
     """
     plan = make_plan(corpus, kind, encoder, settings or {})
     # A build that was killed just before its last step left only an empty work directory.
@@ -97,14 +99,14 @@ def build_index(
         not overwrite and _work_path(out).is_dir() and not (_work_path(out) / "index").exists()
     )
     if not almost_done:
-        check_target(out, overwrite)
+        check_target(out, overwrite, *plan.corpus, plan.encoder)
     out.parent.mkdir(parents=True, exist_ok=True)
     with _work_directory(out) as work:
         target = work / "index"
         identity = _identity(plan) | ({"skip_duplicates": True} if skip_duplicates else {})
         if almost_done and is_index(out) and _was_built(out, identity):
             return read_manifest(out)
-        check_target(out, overwrite)
+        check_target(out, overwrite, *plan.corpus, plan.encoder)
         _resume_or_start(work, identity, plan, overwrite)
         if not (target / OFFSETS_NAME).is_file():
             write_passages(
@@ -169,14 +171,18 @@ def make_plan(
     )
 
 
-def check_target(out: Path, overwrite: bool) -> None:
-    """Raises InvalidInputError if an index may not be written to `out`."""
+def check_target(out: Path, overwrite: bool, *inputs: Path | str) -> None:
+    """Raises InvalidInputError if an index may not be written to `out`: also where it holds one of
+    the `inputs` of the new index, or files that are not of the old one.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not is_index(out):
         raise InvalidInputError(f"{out}: exists and is not an index; choose another --out")
     if not overwrite:
         raise InvalidInputError(f"{out}: already holds an index; add --overwrite to replace it")
+    require_outside(out, *inputs)
+    require_own(out, own_names(out), "an index")
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def import_index(
         InvalidInputError: a damaged file, a file that does not fit the corpus or the encoder, or
             `out` exists, or another process imports it.
     """
-    check_target(out, overwrite)
+    check_target(out, overwrite, *pieces, corpus, encoder)
     chosen = index_settings("dense", resolve_preset(encoder, settings or {}))
     assert chosen.dense is not None
     for path in (*pieces, corpus):
@@ -74,7 +74,9 @@ def import_index(
     encoder = str(Path(encoder).resolve()) if Path(encoder).is_dir() else encoder
     vectors = [path.resolve() for path in sorted(pieces, key=_by_number)]
     with new_directory(out, "importing this index") as work:
-        check_target(out, overwrite)  # again: another process may have ended just now
+        check_target(
+            out, overwrite, *pieces, corpus, encoder
+        )  # again: another process may have ended just now
         work.mkdir()
         lines = _lines(corpus, work)
         store = PassageStore(work, lines)

@@ -11,21 +11,27 @@ from tspo_cli.config.load_config import read_resolved
 from tspo_cli.config.schema import Config
 from tspo_cli.disk import one_writer
 from tspo_cli.errors import InvalidInputError, UsageError
+from tspo_cli.overwriting import require_own
 from tspo_cli.plain_files import require_folder, require_writable_name
-from tspo_cli.record_digests import check_complete
+from tspo_cli.record_digests import DIGESTS_NAME, check_complete
 from tspo_cli.runs import (
     BEST_CHECKPOINTS_NAME,
     BEST_NAME,
     CHECKPOINTS_NAME,
+    COMMAND_NAME,
     CONFIG_NAME,
     CONFIG_TEXT_NAME,
+    ENVIRONMENT_NAME,
     EVALUATIONS_NAME,
     HANDOVER_NAME,
+    INPUTS_NAME,
     JUDGE_NAME,
+    LINES_NAMES,
     LOGS_NAME,
     METRICS_NAME,
     MODEL_NAME,
     ROLLOUTS_NAME,
+    STATUS_NAME,
     TRACE_NAME,
     checkpoint_folders,
     eval_steps,
@@ -41,7 +47,8 @@ from tspo_cli.training.launch.replaced_run import (
     move_aside,
     settle,
 )
-from tspo_cli.training.telemetry.tracking import TENSORBOARD_NAME, WANDB_NAME
+from tspo_cli.training.launch.same_experiment import CHANGES_NAME
+from tspo_cli.training.telemetry.tracking import TENSORBOARD_NAME, WANDB_ID_NAME, WANDB_NAME
 
 REPLACED_FOLDERS = (BEST_NAME, MODEL_NAME)
 """Directories of a run that are replaced as a whole: a link in the place of one goes with it."""
@@ -58,6 +65,13 @@ FILLED_FOLDERS = (
     HANDOVER_NAME,
 )
 """Directories of a run that get new files. Behind a link these would lie outside of the run."""
+
+_NAMES = (
+    *(*REPLACED_FOLDERS, *FILLED_FOLDERS, *LINES_NAMES, *OURS),
+    *(CONFIG_NAME, CONFIG_TEXT_NAME, COMMAND_NAME, ENVIRONMENT_NAME, INPUTS_NAME, STATUS_NAME),
+    *(CHANGES_NAME, DIGESTS_NAME, WANDB_ID_NAME),
+)
+"""All that a run directory has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +105,8 @@ def claimed_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[Claim]
     Raises:
         UsageError: both `resume` and `overwrite`.
         InvalidInputError: another process trains into the directory; it holds a run and neither
-        flag was given; it is no run directory; or the run to resume lacks a record.
+        flag was given; it is no run directory; what would be replaced has files of the
+        user's; or the run to resume lacks a record.
     """
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
@@ -105,6 +120,7 @@ def claimed_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[Claim]
         else:
             if has_trained(path) and not overwrite:
                 raise InvalidInputError(f"{path}: {_ways_out(path)}")
+            require_own(path, _NAMES, "a run")
             if has_trained(path):
                 move_aside(path)
             else:

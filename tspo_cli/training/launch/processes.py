@@ -18,6 +18,7 @@ from tspo_cli.config.load_config import read_resolved, write_resolved
 from tspo_cli.config.schema import Config
 from tspo_cli.console import say
 from tspo_cli.errors import InvalidInputError, TspoError
+from tspo_cli.overwriting import require_outside
 from tspo_cli.packages import require_packages
 from tspo_cli.runs import (
     checkpoint_folders,
@@ -80,14 +81,9 @@ def _refuse_own_inputs(config: Config, run: Path) -> None:
     """Raises:
     InvalidInputError: the model or data of the new run lie in the run that it would replace.
     """
-    data = config.data
-    for name in (config.model.path, *data.train, *data.demonstrations, *config.eval.data):
-        path = Path(name)
-        if name and path.exists() and path.resolve().is_relative_to(run.resolve()):
-            raise InvalidInputError(
-                f"{name}: lies in {run}, which --overwrite would delete; copy it to another place, "
-                "or choose another --out"
-            )
+    data, retriever = config.data, config.retriever
+    require_outside(run, config.model.path, retriever.index, *data.train, data.world)
+    require_outside(run, *data.demonstrations, *config.eval.data)
 
 
 def _start(config: Config, run: Path, *, resume: bool) -> int | None:

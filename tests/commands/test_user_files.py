@@ -1,0 +1,134 @@
+"""--overwrite deletes what tspo wrote, and no file of the user's: neither an input of the command
+nor what somebody put beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tspo_cli.commands.app import app
+from tspo_cli.data.convert import convert
+from tspo_cli.data.corpus.made_corpus import Options, make_corpus
+from tspo_cli.data.world.generate import make_world
+from tspo_cli.data.world.world_config import WorldConfig
+from tspo_cli.demo.demo_commands import DemoOptions
+from tspo_cli.demo.demo_folder import claimed_folder
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.models.convert_gguf import check_out
+from tspo_cli.retrieval.index.build_index import build_index
+from tspo_cli.retrieval.index.import_vectors import import_index
+from tspo_cli.training.launch.claim import claimed_run
+
+WORLD = WorldConfig(entities=40, test_entities=30, train_questions=20, test_questions=10)
+HOTPOT = {
+    "_id": "5a01",
+    "question": "Who built the tower?",
+    "answer": "Ada",
+    "context": [["Tower", ["Ada built the tower."]], ["Lake", ["The lake is old."]]],
+    "supporting_facts": [["Tower", 0]],
+}
+
+
+def corpus(folder: Path) -> Path:
+    path = folder / "corpus.jsonl"
+    path.write_text('{"id": "a", "contents": "river mentor"}\n')
+    return path
+
+
+def demo(folder: Path) -> None:
+    with claimed_folder(DemoOptions(folder / "out"), overwrite=True):
+        (folder / "out" / "world").mkdir()
+
+
+def run(folder: Path) -> None:
+    with claimed_run(folder / "out", resume=False, overwrite=True):
+        (folder / "out" / "config.resolved.json").write_text("{}")
+        (folder / "out" / "metrics.jsonl").write_text('{"step": 1}\n')
+
+
+def untrained(folder: Path) -> None:
+    """It is made anew without a flag."""
+    with claimed_run(folder / "out", resume=False, overwrite=False):
+        (folder / "out" / "config.resolved.json").write_text("{}")
+
+
+def made(folder: Path) -> None:
+    (folder / "hotpot.json").write_text(json.dumps([HOTPOT]))
+    make_corpus([str(folder / "hotpot.json")], folder / "out", Options(), overwrite=True)
+
+
+def model(folder: Path) -> None:
+    (folder / "out").mkdir(exist_ok=True)
+    for name in ("config.json", "tokenizer.json", "model-00001-of-00002.safetensors"):
+        (folder / "out" / name).touch()
+    check_out(folder / "out", folder / "tiny.gguf", overwrite=True)
+
+
+MAKE: dict[str, Callable[[Path], object]] = {
+    "index": lambda folder: build_index(corpus(folder), folder / "out", overwrite=True),
+    "world": lambda folder: make_world(WORLD, folder / "out", overwrite=True),
+    "made corpus": made,
+    "model": model,
+    "run": run,
+    "untrained run": untrained,
+    "demo": demo,
+}
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_a_file_beside_what_is_replaced_stays(tmp_path: Path, kind: str) -> None:
+    MAKE[kind](tmp_path)
+    for name in ("notes.txt", "mine.jsonl.gz", "mine"):
+        mine = tmp_path / "out" / name
+        mine.mkdir() if name == "mine" else mine.write_text("mine")
+        before = sorted(path.name for path in (tmp_path / "out").iterdir())
+        with pytest.raises(InvalidInputError, match=rf"\({name}\); (move them to|choose)"):
+            MAKE[kind](tmp_path)
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
+        mine.rmdir() if name == "mine" else mine.unlink()
+    MAKE[kind](tmp_path)
+
+
+def test_an_index_does_not_replace_its_own_corpus(tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    build_index(corpus(tmp_path), index)
+    for name in ("corpus.jsonl", "passages.jsonl"):
+        mine = index / name
+        shutil.copy(tmp_path / "corpus.jsonl", mine)
+        with pytest.raises(InvalidInputError, match=f"{mine}: lies in {index}, which --overwrite"):
+            build_index(mine, index, overwrite=True)
+        assert mine.exists()
+    for name in ("vectors.faiss", "passages.jsonl"):
+        (index / name).touch()
+        with pytest.raises(InvalidInputError, match="lies in"):
+            import_index([index / name], corpus(tmp_path), index, encoder="e", overwrite=True)
+
+
+def test_a_made_corpus_does_not_replace_its_own_sources(tmp_path: Path) -> None:
+    made(tmp_path)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(InvalidInputError, match="lies in"):
+        make_corpus([str(tmp_path / "out")], tmp_path / "out", Options(limit=1), overwrite=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_file_is_not_converted_into_itself(tmp_path: Path) -> None:
+    path = corpus(tmp_path)
+    (tmp_path / "link.jsonl").symlink_to(path)
+    for target in (path, tmp_path / "link.jsonl"):
+        with pytest.raises(InvalidInputError, match="is the file to convert"):
+            convert(path, target, overwrite=True)
+
+
+def test_a_figure_replaces_nothing_but_a_figure(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.png"
+    mine.write_text("mine")
+    words = ["report", str(tmp_path), "--figure", str(mine)]
+    assert "is no figure" in str(CliRunner().invoke(app, words).exception)
+    assert mine.read_text() == "mine"
