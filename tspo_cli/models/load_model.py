@@ -19,6 +19,7 @@ from tspo_cli.models.checks.loading_report import check_shards, check_tensors
 from tspo_cli.models.checks.model_size import is_large_on_cpu
 from tspo_cli.own_memory import leave_files
 from tspo_cli.plain_files import why_missing
+from tspo_cli.stored_weights import check_numbers, check_quantisation
 
 if TYPE_CHECKING:
     import torch
@@ -138,7 +139,7 @@ def load_model(
         MissingResourceError: no such directory, no configuration or weights in it, or the hub does
         not have it.
         InvalidInputError: the files do not fit together or are damaged, tensors are missing or
-        unknown, or the model is no causal language model.
+        unknown, or quantised in a way that is not read, or the model is no causal language model.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -147,7 +148,8 @@ def load_model(
     from tspo_cli.models import dtype as formats
 
     disable_progress_bar()
-    model_config(path, revision)
+    config = model_config(path, revision)
+    check_quantisation(path, config)
     local = is_local_model(path, WEIGHTS, "weights", revision)
     if local:
         check_shards(Path(path))
@@ -167,6 +169,8 @@ def load_model(
         raise _unreadable(path, "a causal language model", error, local, revision) from error
     model, report = loaded
     check_tensors(path, report)
+    if local and getattr(config, "quantization_config", None) is None:
+        check_numbers(Path(path), model)
     torch.nn.Module.to(model, device)
     leave_files(model)
     if is_large_on_cpu(model) and not formats.has_bfloat16():

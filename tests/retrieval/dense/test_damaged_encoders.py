@@ -58,6 +58,12 @@ def of_other_shape(folder: Path) -> None:
     tensors(folder, lambda found: found.update({QUERY: torch.zeros(3, 3)}))
 
 
+def of_integers(folder: Path) -> None:
+    import torch
+
+    tensors(folder, lambda found: found.update({QUERY: (found[QUERY] * 100).to(torch.int8)}))
+
+
 def without_tokenizer(folder: Path) -> None:
     for path in folder.glob("tokenizer*"):
         path.unlink()
@@ -69,6 +75,11 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "missing embeddings": (without("embeddings.word_embeddings.weight"), "word_embeddings"),
     "more layers": (setting("config.json", num_hidden_layers=3), r"encoder\.layer"),
     "another shape": (of_other_shape, QUERY),
+    "integers": (of_integers, f"{QUERY} is stored as I8"),
+    "an unknown quantisation": (
+        setting("config.json", quantization_config={"quant_method": "zzz"}),
+        "quant_method 'zzz'",
+    ),
     "a wrong type": (setting("config.json", hidden_size="x"), "hidden_size"),
     "cut weights": (lambda folder: os.truncate(folder / WEIGHTS, 5000), "cannot be loaded"),
     "no tokenizer": (without_tokenizer, "tokenizer has no vocabulary"),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.own_memory import leave_files
 from tspo_cli.packages import missing
+from tspo_cli.stored_weights import check_numbers, check_quantisation
 
 if TYPE_CHECKING:
     from tspo_cli.config.sections.index_settings import DenseSettings
@@ -45,7 +46,7 @@ def load_encoder(name: str, settings: DenseSettings) -> Any:
     Raises:
         MissingResourceError: sentence-transformers is not installed, or there is no such encoder
             on this machine.
-        InvalidInputError: its files are damaged, or lack tensors.
+        InvalidInputError: its files are damaged, lack tensors, or are quantised.
     """
     torch, transformers = _packages("dense retrieval")
     options: dict[str, Any] = {"model_kwargs": {"dtype": getattr(torch, settings.dtype)}}
@@ -94,8 +95,8 @@ def _packages(use: str) -> tuple[Any, Any]:
 def _loaded(
     load: Callable[[], Any], what: str, name: str, unused: re.Pattern[str] | None = None
 ) -> Any:
-    """What `load` returns, if its tensors are in the files, but those that are `unused`, and its
-    tokenizer knows words.
+    """What `load` returns, if its tensors are in the files as numbers, but those that are `unused`,
+    and its tokenizer knows words.
     """
     import torch
 
@@ -108,6 +109,11 @@ def _loaded(
             _require_tensors(report.text, what, name, unused)
             raise _refusal(error, what, name) from None
     _require_tensors(report.text, what, name, unused)
+    configs = [part.config for part in model.modules() if hasattr(part, "config")]
+    for config in configs:
+        check_quantisation(name, config)
+    if not any(getattr(config, "quantization_config", None) for config in configs):
+        check_numbers(Path(name), model)
     leave_files(model)
     tokenizer = model.tokenizer
     words = tokenizer.get_vocab().keys() - getattr(tokenizer, "added_tokens_encoder", {}).keys()

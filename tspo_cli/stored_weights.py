@@ -1,0 +1,55 @@
+"""Whether the weights of a model are stored as numbers, or in a form that is read as such."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tspo_cli.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import torch
+
+_NUMBERS = ("BF16", "F16", "F32", "F64")
+"""Forms of weights, as safetensors names them."""
+
+
+def check_quantisation(path: str | Path, config: Any) -> None:
+    """Refuse a quantisation that transformers does not know, and would pass over.
+
+    Raises:
+        InvalidInputError: config.json has one.
+    """
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    chosen = getattr(config, "quantization_config", None)
+    if not isinstance(chosen, dict) or chosen.get("load_in_8bit") or chosen.get("load_in_4bit"):
+        return
+    if str(chosen.get("quant_method")) not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        raise InvalidInputError(
+            f"{path}: config.json has a quantization_config that transformers does not know "
+            f"(quant_method {chosen.get('quant_method')!r}); use the model with float weights"
+        )
+
+
+def check_numbers(path: Path, model: torch.nn.Module) -> None:
+    """Refuse files with weights in another form than floating point numbers of 16 bits or more:
+    without its scales, an integer is not the weight.
+
+    Raises:
+        InvalidInputError: the first of these weights.
+    """
+    from safetensors import safe_open
+
+    floats = {name for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    whole = path / "model.safetensors"
+    for file in [whole] if whole.is_file() else sorted(path.glob("*.safetensors")):
+        with safe_open(file, "np") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (it is no mapping)
+                form = tensors.get_slice(name).get_dtype()
+                is_weight = name in floats or name.endswith(".weight")
+                if is_weight and form not in _NUMBERS:
+                    raise InvalidInputError(
+                        f"{file}: {name} is stored as {form}, expected one of "
+                        f"{', '.join(_NUMBERS)}; use the model with float weights"
+                    )
