@@ -89,6 +89,16 @@ def test_show_resolved_is_an_experiment_file_again(experiment: str, tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize("form", [(), ("--resolved",), ("--json",)])
+def test_show_warns_of_a_secret_in_its_output(tmp_path: Path, form: tuple[str, ...]) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('[retriever]\nurl = "http://u:PW@h/?token=T0ken"\n')
+    done = config_("show", str(file), *form)
+    assert "warning: retriever.url: the output has the secret" in done.stderr
+    assert "http://u:PW@h/?token=T0ken" in done.stdout
+    assert "PW" not in done.stderr
+
+
 def test_show_refuses_a_bad_file(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("sede = 3\n")
     assert isinstance(config_("show", str(tmp_path / "bad.toml")).exception, InvalidInputError)

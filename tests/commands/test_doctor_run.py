@@ -147,6 +147,17 @@ def test_a_lock_that_cannot_be_read_is_a_problem(run: Path) -> None:
         assert [found for found in problems(run) if ".lock: cannot be read" in found]
 
 
+@pytest.mark.parametrize(("state", "step"), [("running", 0), ("stopped", 2), ("failed", 1)])
+def test_a_run_without_a_checkpoint_begins_again(run: Path, state: str, step: int) -> None:
+    (run / "status.json").write_text(json.dumps({"state": state, "step": step, "attempt": 1}))
+    text = CliRunner().invoke(app, ["doctor", str(run)]).stdout
+    assert "none: --resume begins again at step 1" in text
+    assert "begin again with --resume" in text
+    assert "continue" not in text
+    (run / "checkpoints" / "step_000001").mkdir(parents=True)
+    assert "continue with --resume" in CliRunner().invoke(app, ["doctor", str(run)]).stdout
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

@@ -146,6 +146,8 @@ SECRETS = {
     "http://h/v1?token=abc&k=3": "http://h/v1?token=***&k=3",
     "http://h/?k=3&X-Api-Key=s3cr3t#top": "http://h/?k=3&X-Api-Key=***#top",
     "grpc+tls://u:p@[::1]:99/": "grpc+tls://***@[::1]:99/",
+    "http://u:p@h/?token=abc: no such": "http://***@h/?token=***: no such",
+    "(http://h/?key=a:b) http://h/?key=c, d": "(http://h/?key=***) http://h/?key=***, d",
     "'http://a:b@c' and http://d:e@f": "'http://***@c' and http://***@f",
 }
 

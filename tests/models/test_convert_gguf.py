@@ -122,6 +122,7 @@ def test_what_transformers_cannot_read(
 def test_no_file_and_a_directory(good: Path, tmp_path: Path) -> None:
     assert "no such file" in refusal(tmp_path / "no.gguf", tmp_path / "o", MissingResourceError)
     assert "good.gguf" in refusal(good.parent, tmp_path / "o", InvalidInputError)
+    assert "got a device" in refusal(Path("/dev/null"), tmp_path / "o", InvalidInputError)
     (tmp_path / "empty").mkdir()
     assert "no *.gguf" in refusal(tmp_path / "empty", tmp_path / "o", InvalidInputError)
 

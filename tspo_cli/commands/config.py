@@ -35,8 +35,16 @@ def show(
     """
     from tspo_cli.config.load_config import load_config, to_toml
     from tspo_cli.config.sources import source_text
+    from tspo_cli.config.tables import flatten
+    from tspo_cli.text.secrets import values_without_secrets
 
     config = load_config(sources, settings or ())
+    for key, value in flatten(config.section_dict()).items():
+        if values_without_secrets(value) != value:
+            console.warn(
+                f"{key}: the output has the secret of this URL; name the server without it, and "
+                "give its token in an environment variable"
+            )
     if as_json:
         console.result_json(config.section_dict())
     elif resolved or settings or len(sources) > 1:

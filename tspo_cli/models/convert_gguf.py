@@ -19,7 +19,7 @@ from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
 from tspo_cli.models.load_model import CONFIG, load_model, load_tokenizer
 from tspo_cli.overwriting import require_outside, require_own
 from tspo_cli.packages import require
-from tspo_cli.plain_files import why_missing
+from tspo_cli.plain_files import require_plain, why_missing
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -127,6 +127,7 @@ def read_facts(file: Path) -> GgufFacts:
         found = sorted(path.name for path in file.glob("*.gguf"))
         hint = f"name one of its files: {', '.join(found[:3])}" if found else "it holds no *.gguf"
         raise InvalidInputError(f"{file}: expected a GGUF file, got a directory; {hint}")
+    require_plain(file, "name a GGUF file")
     if not file.is_file():
         raise MissingResourceError(f"{file}: {why_missing(file)}")
     with open(file, "rb") as handle:

@@ -9,11 +9,11 @@ from typing import Any
 from tspo_cli.errors import InvalidInputError
 
 HIDDEN = "***"
-# (Paths have one slash where a URL had two.)
+# (Paths have one slash where a URL had two. What follows a URL in a sentence is not part of it.)
 _LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]{1,20}:/{1,2})[^\s/'\"]*@", re.IGNORECASE)
 _PARAMETER = re.compile(
     r"([?&][\w-]{0,40}(?:token|key|secret|password|passwd|pwd|auth|signature|sig|credential)"
-    r"[\w-]{0,40}=)[^&#\s'\"]+",
+    r"[\w-]{0,40}=)[^&#\s'\"]*[^&#\s'\":;,)]",
     re.IGNORECASE,
 )
 _SHORTEST = 8

@@ -119,10 +119,10 @@ def _status(run: Path, busy: bool) -> tuple[str, str]:
     if state in ("running", "killed"):
         return "problem", (
             f"says running at step {step}, but no process here holds the lock: it was killed; "
-            "continue with --resume"
+            f"{_way_on(run)}"
         )
     if state in ("failed", "stopped"):
-        return "problem", f"{state} at step {step}; see logs/, then continue with --resume"
+        return "problem", f"{state} at step {step}; see logs/, then {_way_on(run)}"
     if made != step:
         return "problem", (
             f"{state} at step {step}, but {runs.METRICS_NAME} has {made} steps; put back a copy, "
@@ -132,6 +132,11 @@ def _status(run: Path, busy: bool) -> tuple[str, str]:
     if timed.exists() and (times := len(runs.read_jsonl(timed))) != made:
         return "problem", f"{timed.name} has {times} of {made} steps; put back a copy"
     return _ok(f"{state} at step {step}")
+
+
+def _way_on(run: Path) -> str:
+    has_checkpoint = bool(runs.checkpoint_folders(run))
+    return f"{'continue' if has_checkpoint else 'begin again'} with --resume"
 
 
 def _records(run: Path) -> Iterator[Finding]:
@@ -251,7 +256,16 @@ def _checkpoints(run: Path, busy: bool) -> Iterator[Finding]:
         advice = "put back a copy, or start anew with --overwrite"
         yield Finding("checkpoints", "problem", f"none is whole; {advice}")
     elif not folders:
-        yield Finding("checkpoints", "note", "none: the run cannot be continued")
+        yield Finding("checkpoints", "note", _without_checkpoint(run))
+
+
+def _without_checkpoint(run: Path) -> str:
+    try:
+        is_finished = runs.read_status(run)["state"] == "finished"
+    except TspoError:  # which another finding says
+        is_finished = False
+    then = "the run cannot be continued" if is_finished else "--resume begins again at step 1"
+    return f"none: {then}"
 
 
 def _model(run: Path, busy: bool) -> Finding:
