@@ -17,6 +17,7 @@ PIECES = (
     *("so", "So ", "so-", "x", "xx ", "a ", "the ", "The ", "an", " ", "-", ".", "\n", "\xad", "'"),
     *("1,500", "3.5", "1.500", "1/2", "4.7.1776", ",", "5", "é", "e\u0301", "\u0301", "à", "İ"),
     *("æ", "ß", "ﬁ", "Ⅳ", "½", "²", "中", "文", "c++", "#", "의", "가", "나 ", "는", "한 을", "ʻ"),
+    *("ไทย", "ก\u0e48", "の", "¹²", "10⁻⁶", "か\u3099", "\u3099"),
     *("U.S.", "😀", "\ud800", "\x1f", "\x1e", "\x01", "\u05d0\u05b0", "ﷺ"),
 )
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
@@ -58,6 +59,8 @@ def test_a_text_is_spelled_as_by_translate(text: str) -> None:
 @example(unit="한 은 ", gold="한", start=0, end="")
 @example(unit="中文", gold="文中", start=0, end="")
 @example(unit="x-x ", gold="x x", start=0, end="")
+@example(unit="中x5은", gold="x5", start=0, end="")
+@example(unit="5한은", gold="한", start=0, end="")
 def test_an_answer_stands_where_its_pattern_matches(
     unit: str, gold: str, start: int, end: str
 ) -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tspo_cli.config.load_config import load_config
 from tspo_cli.credit.gold_match import contains_answer, is_degenerate
 from tspo_cli.credit.outcome import well_formed
+from tspo_cli.data.check import AnswerFinder
 from tspo_cli.data.normal_form import normalize_text
 from tspo_cli.data.word_forms import wanted
 from tspo_cli.errors import InvalidInputError
@@ -78,6 +79,12 @@ def test_the_action_is_found_behind_a_megabyte(
     assert (action.kind, action.content) == (kind, content)
 
 
+def test_a_passage_without_spaces_is_searched_in_one_pass(hang_guard: None) -> None:
+    finder = AnswerFinder([["1967"], ["never"]])
+    finder.feed("x-" * 200_000 + "1967\u5e74")
+    assert finder.answered == {0}
+
+
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32), name=st.sampled_from(sorted(FUZZ["TARGETS"])))
 def test_generated_inputs_are_read_or_refused_in_one_line(seed: int, name: str) -> None:
@@ -121,6 +128,9 @@ WORDS = [
     "İ",
     "—",
     "中",
+    "한은",
+    "ก",
+    "10²",
     "_",
     "\x01",
     "\x02",

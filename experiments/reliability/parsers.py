@@ -116,6 +116,8 @@ PLAIN = repeats(
     "\u0301",
     "\u00e9",
     "\u4e2d",
+    "a\u4e2d",
+    "1\u00b2 ",
     "-",
     "Doc 1 ",
     "<search>",
@@ -131,7 +133,7 @@ MATCHES = PLAIN | {
 MARKS = {
     f"a gold, then {label}": ("x x ok \u00e9\u00e9 " + start, repeated, end)
     for label, (start, repeated, end) in MATCHES.items()
-    if label.startswith(("'the", "'1,", "'x-", "'\u0301", "near-misses of a long"))
+    if label.startswith(("'the", "'1,", "'x-", "'\u0301", "'a\u4e2d", "near-misses of a long"))
 }
 
 

@@ -177,6 +177,35 @@ def test_finding_answers(text: str, gold: str, boundary: bool, substring: bool, 
         ("\uc774\uc21c\uc2e0", "\uc774\uc21c\uc2e0\uc774 \uc774\uacbc\ub2e4"),
         ("\uc138\uc885\ub300\uc655", "\uc870\uc120\uc758 \uc138\uc885\ub300\uc655\uc5d0\uac8c."),
         ("\uc81c\uc8fc\ub3c4", "\uc81c\uc8fc\ub3c4\ub97c \uac14\ub2e4"),
+        ("1967", "1967年"),
+        ("1967年", "于1967年。"),
+        ("1967年", "于 1967 年"),
+        ("1967", "１９６７年"),
+        ("3人", "共3人到场"),
+        ("1,500", "共1500人"),
+        ("3.5", "约3.5公里"),
+        ("Paris", "在Paris的"),
+        ("iPhone", "新iPhone的"),
+        ("Łódź", "在Lodz的"),
+        ("北京", "在NHK北京市"),
+        ("北京2022", "北京2022年冬奥会"),
+        ("维生素A", "维生素 A 是"),
+        ("東京タワー", "東京タワーの高さは333m"),
+        ("333m", "高さは333mです"),
+        ("Bangkok", "ในBangkokและ"),
+        ("2475", "ปี2475มี"),
+        ("Мир", "станция「Мир」号"),
+        ("Мир", "在Мир号"),
+        ("1968", "그는 1968년에 왔다"),
+        ("1968년", "그는 1968년에 왔다"),
+        ("BTS", "BTS는 한국의"),
+        ("서울", "KBS서울은"),
+        ("서울", "在서울的"),
+        ("10²", "10^2 cells"),
+        ("10^12", "10¹² cells"),
+        ("10¹²", "10^12 cells"),
+        ("10", "10² cells"),
+        ("1967", "in 1967²"),
     ],
 )
 def test_either_form_of_a_word_is_found(gold: str, text: str) -> None:
@@ -224,13 +253,28 @@ def test_either_form_of_a_word_is_found(gold: str, text: str) -> None:
         ("\uc81c\uc8fc\ub3c4", "\uc81c\uc8fc\ub3c4\uc744"),  # no particle of a vowel
         ("\uc21c\uc2e0", "\uc774\uc21c\uc2e0\uc740"),
         ("seoul", "seouleun"),
+        ("196", "1967年"),
+        ("3", "共13人"),
+        ("500", "共1,500人"),
+        ("5", "约3.5公里"),
+        ("12", "约1/2杯"),
+        ("May", "在mayor的"),
+        ("196", "1968년"),
+        ("세종", "1세종대왕"),
+        ("102", "10² cells"),
+        ("102", "10^2 cells"),
+        ("19", "1⁹"),
+        ("106", "10⁻⁶ g"),
+        ("1012", "10¹² cells"),
     ],
 )
 def test_other_words_are_not_found(gold: str, text: str) -> None:
     assert not contains_answer(text, [gold])
 
 
-PLAIN = st.text(alphabet="ab the.,-'U\u00e9\u2013 \u00a3157+#\u00b2\u00bd\uff35\u00f8", max_size=24)
+PLAIN = st.text(
+    alphabet="ab the.,-'U\u00e9\u2013 \u00a3157+#\u00b2\u00bd\uff35\u00f8中한은", max_size=24
+)
 
 
 @given(text=PLAIN, golds=st.lists(PLAIN, max_size=3))

@@ -20,7 +20,15 @@ from tspo_cli.data.readers import (
     question_content,
 )
 from tspo_cli.data.rows import scan_rows
-from tspo_cli.data.word_forms import SEPARATOR, Readable, Wanted, readable, wanted
+from tspo_cli.data.word_forms import (
+    LONGEST_PARTICLE,
+    SEPARATOR,
+    Readable,
+    Wanted,
+    is_hangul,
+    readable,
+    wanted,
+)
 from tspo_cli.errors import InvalidInputError
 
 _CHUNK = re.compile("[^ ]+")
@@ -218,7 +226,7 @@ class AnswerFinder:
             place = chunk.start()
             parts = SEPARATOR.split(chunk.group())
             for number, part in enumerate(parts):
-                for start in _starts(parts[number:], self._longest) if part else ():
+                for start in self._words_from(parts, number) if part else ():
                     for answer in self._by_start.get(start, ()):
                         if answer.pattern.match(words, place):
                             found.add(answer)
@@ -229,6 +237,13 @@ class AnswerFinder:
         for answer in found:
             self._found(answer)
 
+    def _words_from(self, parts: Sequence[str], first: int) -> Iterator[str]:
+        """What an answer may begin with at a part, also before a Korean particle."""
+        for start in _starts(parts, first, self._longest + LONGEST_PARTICLE):
+            yield start
+            if is_hangul(start[-1]):
+                yield from (start[:-length] for length in range(1, LONGEST_PARTICLE + 1))
+
     def _found(self, answer: Wanted) -> None:
         self.answered.update(self._indices[answer])
         self._unspaced.discard(answer)
@@ -236,10 +251,13 @@ class AnswerFinder:
             self._by_start[start].discard(answer)
 
 
-def _starts(parts: Sequence[str], longest: int = 10**9) -> Iterator[str]:
-    """What the letters of a word may begin with: `u` and `us` for the parts of `U.S.`"""
+def _starts(parts: Sequence[str], first: int = 0, longest: int = 10**9) -> Iterator[str]:
+    """What the letters of a word may begin with: `u` and `us` for the parts of `U.S.`, from part
+    `first` on.
+    """
     letters = ""
-    for part in parts:
+    for number in range(first, len(parts)):
+        part = parts[number]
         letters += part
         if len(letters) > longest:
             return

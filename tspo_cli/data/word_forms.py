@@ -3,10 +3,11 @@
 Every punctuation mark may be read as a space or as nothing: `U.S.` is in `US-based`, `1967` is in
 `1967-1990`, and `May` is not in `mayor`. Case, diacritics, Unicode composition and articles do not
 count. The commas inside a number are read as nothing alone: `500` is not in `1,500`. A decimal
-point is no comma: `3.5` is not in `35`, and a slash between digits is a space: `12` is not in
-`1/2`. A Korean particle may follow an answer. A plus or number sign at the end of a word of an
-answer counts: `C++` is not in `vitamin C`. `plain_letters.py` has the plain forms of other
-characters.
+point is no comma: `3.5` is not in `35`, and a slash or a power between digits is a space: `12` is
+not in `1/2`, nor `102` in `10^2`. Where letters or digits meet a script without spaces between
+words, or Hangul, a mark is read: `1967` is in `1967年`. A Korean particle may follow an answer. A
+plus or number sign at the end of a word of an answer counts: `C++` is not in `vitamin C`.
+`plain_letters.py` has the plain forms of other characters.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
+from tspo_cli.data.corpus.unspaced import UNSPACED
 from tspo_cli.data.normal_form import normalize_answer
 from tspo_cli.text import long_search
-from tspo_cli.text.code_points import Places, codes_of, spelled, translated, without
+from tspo_cli.text.code_points import Places, codes_of, spelled, text_of, translated, without
 from tspo_cli.text.long_search import Spans
 from tspo_cli.text.plain_letters import LETTERS, PLAIN_FORMS
 
 MARK = "-"
-"""Stands for every punctuation mark and symbol in a readable text."""
+"""Stands for every punctuation mark and symbol in a readable text, and between scripts."""
 INSIDE, DECIMAL = "\x1f", "\x1e"
 """Stand for the commas and for the point inside a number of a readable text. (ASCII, so that ASCII
 stays fast.)
@@ -40,7 +43,8 @@ _NUMBERS = re.compile(
     r"([0-9](?<![0-9.,].)(?:[0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]*\.[0-9]+)(?![.,]?[0-9]))"
 )
 _MARKED_NUMBER = re.compile("[.,](?<=[0-9].)[0-9]")
-_SLASH = re.compile("[/\u2044](?<=[0-9].)(?=[0-9])")
+# A slash, and what sets a superscript apart from a digit; not its second digit from its first.
+_SLASH = re.compile(r"[/\u2044^\u207b](?<=[0-9].)(?<!\^[0-9]\^)(?=\^?[0-9])")
 # Such a point may stand between thousands.
 _THOUSANDS = re.compile(r"(\0[1-9][0-9]{0,2})\.(?=[0-9]{3}\0)")
 # Signs of an answer that do not end a word of letters.
@@ -73,11 +77,15 @@ _SEPARATORS = dict.fromkeys(map(ord, f" {MARK}{INSIDE}{DECIMAL}{SIGNS}\1\2\3"))
 _IS_SEPARATOR = np.isin(np.arange(128), list(_SEPARATORS))
 # Letters by their category that are written as apostrophes, as in Hawaiʻi.
 _APOSTROPHES = "\u02b9\u02bb\u02bc\u02bd\u02be\u02bf"
-# Scripts without spaces between words: Thai, Lao, Khmer, kana and Han.
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
+# Scripts that words of other letters and of digits are written into: those without spaces, Hangul.
+_SCRIPTS = (f"{UNSPACED}\u3099\u309a", "\u1100-\u11ff\uac00-\ud7a3")
+_END_OF_SCRIPTS = 0x40000
 
 # Korean particles of case and topic, and the copula, which are written at the end of a word: those
 # that follow a vowel, a consonant, and both.
+LONGEST_PARTICLE = 3
+"""Syllables."""
 _AFTER_VOWEL = "는|가|를|와|로|다"
 _AFTER_CONSONANT = "은|이|을|과|로|으로|이다"
 _AFTER_BOTH = "의|에|에서|에게|도|만|부터|까지|입니다"
@@ -118,7 +126,8 @@ _FOLDED = _Folded()
 
 def readable(text: str) -> str:
     """`text` in lower case and plain letters, with `MARK`, `INSIDE`, `DECIMAL` and `SIGNS` for
-    punctuation and a control character for each article, without diacritics.
+    punctuation, `MARK` between scripts and a control character for each article, without
+    diacritics.
     """
     if not unicodedata.is_normalized("NFKC", text):  # what is normalised has its plain form
         text = translated(text, PLAIN_FORMS)
@@ -128,12 +137,12 @@ def readable(text: str) -> str:
     # Diacritics go last: without its accent, "\u00e0" would be an article.
     folded = translated(unicodedata.normalize("NFD", text).casefold(), _CHARACTERS)
     plain, _ = without(_mark_articles(f" {folded}"), _IS_DIACRITIC)
-    return unicodedata.normalize("NFC", plain)
+    return _with_marked_scripts(unicodedata.normalize("NFC", plain))[0]
 
 
 def _with_whole_numbers(text: str) -> str:
     """`text` with `INSIDE` for the mark of `1,500`, `DECIMAL` for that of `3.5` and a space for
-    that of `1/2`; dates such as 4.7.1776 keep theirs.
+    that of `1/2` and `10^2`; dates such as 4.7.1776 keep theirs.
 
     Every character keeps its place.
     """
@@ -153,6 +162,37 @@ def _mark_articles(words: str) -> str:
     for article in _ARTICLES:
         words = words.replace(article, f"{article[0]}{_ARTICLE[article[1:-1]]} ")
     return words
+
+
+def _with_marked_scripts(words: str) -> tuple[str, Places]:
+    """`words` with a mark where two of `_SCRIPTS`, or one and other letters, meet, and the places
+    in `words` that the result comes from.
+    """
+    codes = codes_of(words)
+    places = np.arange(len(codes))
+    if words.isascii():
+        return words, places
+    scripts = _script_of_codes()[np.minimum(codes, np.uint32(_END_OF_SCRIPTS))]
+    before, behind = scripts[:-1], scripts[1:]
+    meets = np.flatnonzero((before != behind) & (before != 0) & (behind != 0)) + 1
+    if not len(meets):
+        return words, places
+    places = np.insert(places, meets, meets)
+    marked = codes[places]
+    marked[meets + np.arange(len(meets))] = ord(MARK)
+    return text_of(marked), places
+
+
+@lru_cache(maxsize=1)
+def _script_of_codes() -> npt.NDArray[np.uint8]:
+    """For every code point 0 if it separates words, the number of its script, or 1."""
+    chars = "".join(map(chr, range(_END_OF_SCRIPTS + 1)))
+    numbers = np.ones(len(chars), np.uint8)
+    numbers[list(_SEPARATORS)] = 0
+    for number, script in enumerate(_SCRIPTS, start=2):
+        for run in re.finditer(f"[{script}]+", chars):
+            numbers[run.start() : run.end()] = number
+    return numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,9 +308,14 @@ def _gaps(words: str) -> tuple[list[long_search.Letter], bool]:
     return letters, is_exact
 
 
+def is_hangul(letter: str) -> bool:
+    """True for a Korean syllable."""
+    return "\uac00" <= letter <= "\ud7a3"
+
+
 def _particles(last: str) -> str:
     """The pattern of the particle that may follow a Korean answer with this last syllable."""
-    if not "\uac00" <= last <= "\ud7a3":
+    if not is_hangul(last):
         return ""
     ends_in_vowel = (ord(last) - 0xAC00) % 28 == 0
     return f"(?:{_AFTER_BOTH}|{_AFTER_VOWEL if ends_in_vowel else _AFTER_CONSONANT})?"
@@ -296,10 +341,11 @@ def spans(text: str, answers: list[Wanted]) -> Spans:
     plain, of_plain = spelled(text, PLAIN_FORMS)
     folded, of_folded = spelled(_with_whole_numbers(plain), _FOLDED)
     with_articles, of_articles = _with_articles(f" {folded}")
-    words, of_words = without(with_articles, _IS_DIACRITIC)
+    plain_words, of_plain_words = without(with_articles, _IS_DIACRITIC)
+    words, of_words = _with_marked_scripts(plain_words)
 
     def places(at: Places) -> Places:
-        behind_space = np.maximum(of_articles[of_words[at]] - 1, 0)
+        behind_space = np.maximum(of_articles[of_plain_words[of_words[at]]] - 1, 0)
         return of_plain[of_folded[behind_space]]
 
     in_words = Readable.of_words(words)
