@@ -40,13 +40,13 @@ def reply(prompt: str) -> str:
 
 class Reader:
     """The server, and what was asked of it. `owner` is what it says of the software that serves its
-    model, `calls` how many calls of a tool it makes at once, `without_tools` its status and message
-    for requests with tools.
+    model, `calls` how many calls of a tool it makes at once, with or without an id, `without_tools`
+    its status and message for requests with tools.
     """
 
-    def __init__(self, owner: str = "somebody", calls: int = 1) -> None:
+    def __init__(self, owner: str = "somebody", calls: int = 1, with_ids: bool = True) -> None:
         self.requests = list[dict[str, Any]]()
-        self.owner, self.calls = owner, calls
+        self.owner, self.calls, self.with_ids = owner, calls, with_ids
         self.without_tools: tuple[int, str] | None = None
 
     def app(self) -> FastAPI:
@@ -87,6 +87,8 @@ class Reader:
                     }
                     for number in range(self.calls)
                 ]
+                if not self.with_ids:
+                    calls = [{"function": call["function"]} for call in calls]
                 message = {"role": "assistant", "content": None, "tool_calls": calls}
             reason = "tool_calls" if "tool_calls" in message else "stop"
             return {"choices": [{"index": 0, "message": message, "finish_reason": reason}]}

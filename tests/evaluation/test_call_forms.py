@@ -71,6 +71,34 @@ STATE = cast(RolloutState, SimpleNamespace(may_search=True))
             "old mill",
         ),
         ("<|channel|>commentary to=functions.search <|message|>old mill<|call|>", "invalid", None),
+        *(
+            (text, "search", "old mill")
+            for text in (
+                '[search(query="old mill")]<|eot_id|>',
+                "[search(query='old mill', k=3, new=True), search(query=\"b\")]",
+                'I look. [search(query="old mill")]',
+                '<|python_start|>[search(query="old mill")]<|python_end|>',
+                '<|python_tag|>search.call(query="old mill")<|eom_id|>',
+                '<|python_tag|>search(query = "old mill" )',
+                f"[TOOL_CALLS]search{Q}</s>",
+                f"[TOOL_CALLS]search[CALL_ID]a1b2c3d4e[ARGS]{Q}</s>",
+                f"<|start|>assistant to=functions.search<|channel|>commentary json<|message|>{Q}",
+                f" to=functions.search<|channel|>commentary json<|message|>{Q}<|call|>",
+                f"<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant to=functions.search"
+                f"<|channel|>commentary <|constrain|>json<|message|>{Q}<|call|>",
+                f"<|channel|>analysis to=functions.search code<|message|>{Q}<|call|>",
+                '<｜DSML｜function_calls>\n<｜DSML｜invoke name="search">\n'
+                '<｜DSML｜parameter name="query" string="true">old mill</｜DSML｜parameter>\n'
+                '<｜DSML｜parameter name="k" string="false">3</｜DSML｜parameter>\n'
+                "</｜DSML｜invoke>\n</｜DSML｜function_calls>",
+                '<minimax:tool_call>\n<invoke name="search">\n<parameter name="query">old mill'
+                "</parameter>\n</invoke>\n</minimax:tool_call>",
+            )
+        ),
+        (r'[search(query="a \"b\" c\x41\'\n\d\u00e9")]', "search", 'a "b" cA\'\n\\dé'),
+        (r"""[search(query='a "b" \'c\'')]""", "search", "a \"b\" 'c'"),
+        ("[search(query=__import__('os').name)] <answer>x</answer>", "answer", None),
+        ("It is [f(x)](a.html) [see(a=1)]. <answer>x</answer>", "answer", None),
         (J.replace("old", r"\"old\" {"), "search", '"old" { mill'),
         (J.replace("old", r"\u00e9"), "search", "é mill"),
         (J.replace("old ", "old\n"), "search", "old\nmill"),
@@ -136,6 +164,27 @@ def test_form(text: str, kind: str, query: str | None) -> None:
         (f"<tool_call>{J.replace('query', 'q')}", "no query", 0, False),
         (f"<tool_call>{J.replace('old mill', ' ')}", "no query", 0, False),
         ("<function=search></function>", "no query", 0, False),
+        ('<invoke name="search"></invoke>', "no query", 0, False),
+        ('<invoke name="search"><parameter name="query">old', "cannot be read", 0, False),
+        (
+            '<｜DSML｜invoke name="search"><｜DSML｜parameter name="query"',
+            "cannot be read",
+            0,
+            False,
+        ),
+        ('<｜DSML｜invoke name="open"></｜DSML｜invoke>', "unknown function 'open'", 0, False),
+        ('[search(query="old mill"), search(query="b")]', "", 1, False),
+        ('[search(query="old mill"', "cannot be read", 0, False),
+        ('[search(query="old mill")', "cannot be read", 0, False),
+        ('[search(query="old mill)]', "cannot be read", 0, False),
+        (r'[search(query="\uxyz")]', "cannot be read", 0, False),
+        ('[open(page="x")]', "unknown function 'open'", 0, False),
+        ("<|python_tag|>search.call()", "no query", 0, False),
+        ('<|python_tag|>search.call("old mill")', "cannot be read", 0, False),
+        ("<|python_tag|>search.call(query=open('x').read())", "cannot be read", 0, False),
+        ("<|python_start|>[search(query=a)]", "cannot be read", 0, False),
+        ('[TOOL_CALLS]search{"query": ', "cannot be read", 0, False),
+        ("<|start|>assistant to=functions.search<|channel|>commentary", "cannot be read", 0, False),
         (f"<tool_call>oops</tool_call> {J}", "cannot be read", 1, False),
     ],
 )
@@ -163,6 +212,8 @@ PIECES = [
     "<tool_call>", '<tool_call>{"', "<tool_call>[", "<function=", "<function=a>", "{", '{"name":',
     '{"name":1}', '{"id":x', "[", '[{"type"', "[TOOL_CALLS]", "[TOOL_CALLS]a", "<|python_tag|>\n",
     "<parameter=query>", "<think>", "</think>", "<answer>", "<search>", "<|im_end|>", "\n", " ",
+    "[a(b='", '[a(b="', "[a(b=\\'", '[a(b="c"),', '[a(b="c", ', "<|python_start|>[a(",
+    "<invoke name=", '<invoke name="a">', '<parameter name="a">', "[TOOL_CALLS]a{", "to=functions.",
     "answer is", "answer is:\n", "```json\n", "```\n\n", "\\", '"', "9", ". ", "<|", "a",
 ]  # fmt: skip
 

@@ -129,14 +129,22 @@ def test_tools_of_a_chat_api(films: Path, reader: tuple[Reader, str], tmp_path: 
     ]
 
 
-def test_of_several_calls_each_gets_its_own_reply(films: Path, tmp_path: Path) -> None:
-    """The passages answer the call that was executed; the others are told that they were not."""
-    server = Reader(calls=3)
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_of_several_calls_each_gets_its_own_reply(
+    films: Path, tmp_path: Path, with_ids: bool
+) -> None:
+    """The passages answer the call that was executed; the others are told that they were not. Calls
+    without an id get one.
+    """
+    server = Reader(calls=3, with_ids=with_ids)
     with serve(server.app()) as url:
         scores, item = evaluate(films, url, tmp_path, "tool_call", "chat")
     messages = server.requests[-1]["messages"]
     assert [message["role"] for message in messages[1:5]] == ["assistant", *["tool"] * 3]
-    assert len({message["tool_call_id"] for message in messages[2:5]}) == 3
+    ids = [call["id"] for call in messages[1]["tool_calls"]]
+    assert [message["tool_call_id"] for message in messages[2:5]] == ids
+    results = [message for message in messages if message["role"] == "tool"]
+    assert len({message["tool_call_id"] for message in results} - {None}) == len(results)
     assert "Ridley Scott" in messages[2]["content"]
     for message in messages[3:5]:
         assert message["content"].startswith("Only the first call")

@@ -10,31 +10,80 @@ from typing import Any
 MOST_CALLS = 64
 """Calls of one reply that are read. The first counts; the others are only numbered."""
 MOST_VALUES = 256
-"""JSON values without a mark that are tried in one reply, so that reading stays linear."""
-# Qwen, GLM; Llama; Mistral; Qwen Coder; DeepSeek; Kimi; gpt-oss.
+"""Values without a mark that are tried in one reply, so that reading stays linear."""
+# Qwen, GLM; Llama; Mistral; Qwen Coder; DeepSeek, MiniMax; Kimi; gpt-oss, also without the
+# <|start|>assistant of the prompt.
 # (Each alternative begins with a character: such patterns are searched much faster.)
 _MARK = (
-    r"<(?:tool_call>|\|(?:python_tag\|>|tool_call_begin\|>|channel\|>commentary to=)|function="
-    r"|｜tool▁call▁begin｜>)|\[TOOL_CALLS\]"
+    r"<(?:tool_call>|\|(?:python_(?:tag|start)\|>|tool_call_begin\|>|start\|>assistant to="
+    r"|channel\|>(?:commentary|analysis) to=)|function=|(?:｜DSML｜)?invoke name="
+    r"|｜tool▁call▁begin｜>)|\[TOOL_CALLS\]|to=(?=functions\.[\w.-]{1,64}\s?<\|channel\|>)"
 )
-# JSON that can be a call without a mark: an object with one of a call's keys, or a list of objects.
+# JSON that can be a call without a mark: an object with one of a call's keys, or a list of objects;
+# and Llama's list of calls in Python's form.
 _JSON = r'\{\s*+"(?:name|type|id|function|arguments|parameters)"'
-_MARKS, _OPENING = re.compile(_MARK), re.compile(rf"{_MARK}|{_JSON}|\[\s*+{_JSON}")
+_PYTHON = r"""(?P<python>[A-Za-z_][\w.]{0,63}\(\s{0,8}\w{1,64}\s{0,8}=\s{0,8}["'])"""
+_MARKS = re.compile(_MARK)
+_OPENING = re.compile(rf"{_MARK}|{_JSON}|\[\s*+(?:{_JSON}|{_PYTHON})")
 _INTENDED = re.compile(r'(?:\[\s*)?\{\s*"name"\s*:\s*"[\w.-]{1,64}"\s*,\s*"(?:arg|param)')
 _SPACE = re.compile(r"\s*")
-_FUNCTION = re.compile(r"<function=([\w.-]{1,64})>")
-_PARAMETER = re.compile(r"<parameter=([\w.-]{1,64})>")
 # A name before its arguments, which are JSON.
 _NAMED = re.compile(
     r"(?:function<｜tool▁sep｜>|functions\.)?([\w.-]{1,64})(?::\d{1,4})?\s{0,8}"
-    r"(?:\[ARGS\]|<｜tool▁sep｜>|<\|tool_call_argument_begin\|>|(?:<\|constrain\|>json)?<\|message\|>"
-    r"|(?=\n?```json))\s{0,8}(?:```json\s{0,8})?"
+    r"(?:(?:\[CALL_ID\][\w-]{1,64})?\[ARGS\]|<｜tool▁sep｜>|<\|tool_call_argument_begin\|>"
+    r"|(?:<\|channel\|>[a-z]{1,16}\s{0,8})?(?:(?:<\|constrain\|>)?[a-z]{1,16}\s{0,8})?<\|message\|>"
+    r"|(?=\{|\n?```json))\s{0,8}(?:```json\s{0,8})?"
 )
+# Calls in Python's form: a name, its arguments by name, and what their values may be beside JSON.
+_HEAD = re.compile(r"([A-Za-z_][\w.]{0,63})\(")
+_HEADS = re.compile(rf"(?:\[\s*+)?{_HEAD.pattern}")
+_KEYWORD = re.compile(r"\s*+([A-Za-z_]\w{0,63})\s{0,8}=\s{0,8}")
+_COMMA = re.compile(r"\s*+,\s*+")
+_ROUND, _SQUARE = re.compile(r"\s*+\)"), re.compile(r"\s*+\]")
+_STRING = re.compile(r""""(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+'""", re.DOTALL)
+_CONSTANT = re.compile(r"(True|False|None)\b")
+_CONSTANTS = {"True": True, "False": False, "None": None}
+# What JSON writes otherwise in a string: its bytes, its escapes of plain characters, and quotes.
+_NOT_OF_JSON = re.compile(r'\\x([0-9a-fA-F]{2})|(\\[^"\\/bfnrtu])|\\.|"', re.DOTALL)
 _GLM_NAME = re.compile(r"([\w.-]{1,64})\s{0,8}(?=<arg_key>)")
 _GLM_KEY = re.compile(r"<arg_key>([\w.-]{1,64})</arg_key>\s{0,8}<arg_value>")
 # A turn's end tokens and the blanks around them, read from the end of the reversed text.
 _REVERSED_END = re.compile(r"\s*+(?:(?:>\|[a-z_]{1,40}\|<|>s/<)\s*+)*+")
 _DECODER = json.JSONDecoder(strict=False)
+
+
+@dataclass(frozen=True)
+class _Tags:
+    """Tags around a call and its arguments. A parameter is JSON if its second group is `false`."""
+
+    opening: str
+    head: re.Pattern[str]
+    end: str
+    parameter: re.Pattern[str]
+    parameter_end: str
+
+
+def _invoke(mark: str) -> _Tags:
+    return _Tags(
+        f"<{mark}invoke name=",
+        re.compile(rf'<{mark}invoke name="([\w.-]{{1,64}})">'),
+        f"</{mark}invoke>",
+        re.compile(rf'<{mark}parameter name="([\w.-]{{1,64}})"(?: string="(true|false)")?>'),
+        f"</{mark}parameter>",
+    )
+
+
+_TAGS = (
+    _Tags(
+        "<function=",
+        re.compile(r"<function=([\w.-]{1,64})>"),
+        "</function>",
+        re.compile(r"<parameter=([\w.-]{1,64})>"),
+        "</parameter>",
+    ),
+    _invoke(""),
+    _invoke("｜DSML｜"),
+)
 
 
 @dataclass(frozen=True)
@@ -56,13 +105,20 @@ def find_calls(text: str, *, marked_only: bool = False) -> list[Call]:
     """The calls in a reply, in order, `MOST_CALLS` at most.
 
     Whatever stands behind a call's mark, such as <tool_call>, is a call. Elsewhere, also after
-    other words, only JSON with a name and arguments is; with `marked_only` none is.
+    other words, only JSON with a name and arguments is, and a list of calls in Python's form whose
+    first argument is a string; with `marked_only` none is.
     """
     opening = _MARKS if marked_only else _OPENING
     calls: list[Call] = []
     position = values = 0
     while len(calls) < MOST_CALLS and (match := opening.search(text, position)):
         start, position = match.span()
+        if match.lastgroup == "python":
+            found, position = _from_python(text, start, start)
+            calls += found
+            values += 1
+            opening = _MARKS if values == MOST_VALUES else opening
+            continue
         if '"' in match.group():  # JSON; no mark has quotes
             value, end = _decode(text, start)
             position = max(position, end)
@@ -73,10 +129,15 @@ def find_calls(text: str, *, marked_only: bool = False) -> list[Call]:
             values += 1
             opening = _MARKS if values == MOST_VALUES else opening
             continue
-        body = start if match.group() == "<function=" else _after_space(text, position)
-        if text.startswith("<function=", body):
-            call, position = _from_function(text, body, start)
+        is_tag = any(match.group() == tags.opening for tags in _TAGS)
+        body = start if is_tag else _after_space(text, position)
+        if tags := next((tags for tags in _TAGS if text.startswith(tags.opening, body)), None):
+            call, position = _from_tags(tags, text, body, start)
             calls.append(call)
+            continue
+        if _HEADS.match(text, body):
+            found, position = _from_python(text, body, start)
+            calls += found
             continue
         if glm := _GLM_NAME.match(text, body):
             position = text.find("</tool_call>", body)
@@ -130,17 +191,74 @@ def _from_json(value: Any, start: int, marked: bool) -> list[Call]:
     return calls
 
 
-def _from_function(text: str, position: int, start: int) -> tuple[Call, int]:
-    """The call `<function=name>...</function>` at `position`, and where it ends."""
-    head = _FUNCTION.match(text, position)
-    end = text.find("</function>", position)
+def _from_python(text: str, position: int, start: int) -> tuple[list[Call], int]:
+    """The calls `[name(key="value"), ...]`, or the one without a list, at `position`, and where
+    they end.
+    """
+    is_list = text[position] == "["
+    position = _after_space(text, position + is_list)
+    calls: list[Call] = []
+    while len(calls) < MOST_CALLS and (head := _HEAD.match(text, position)):
+        arguments, position = _keywords(text, head.end())
+        if arguments is None:
+            return [*calls, Call(start)], position
+        calls.append(Call(start, head.group(1).removesuffix(".call"), arguments))
+        comma = _COMMA.match(text, position)
+        if not (is_list and comma):
+            break
+        position = comma.end()
+    whole = not is_list or len(calls) == MOST_CALLS or _SQUARE.match(text, position)
+    return calls if whole else [Call(start)], position
+
+
+def _keywords(text: str, position: int) -> tuple[dict[str, Any] | None, int]:
+    """The arguments `key="value", ...)` at `position`, or None, and where they end or break off."""
+    arguments: dict[str, Any] = {}
+    while not (end := _ROUND.match(text, position)):
+        key = _KEYWORD.match(text, position)
+        value, position = _literal(text, key.end()) if key else (_BROKEN, position)
+        if key is None or value is _BROKEN:
+            return None, position
+        arguments[key.group(1)] = value
+        if comma := _COMMA.match(text, position):
+            position = comma.end()
+        elif not _ROUND.match(text, position):
+            return None, position
+    return arguments, end.end()
+
+
+def _literal(text: str, position: int) -> tuple[Any, int]:
+    """A string or constant of Python, or a JSON value, and its end; `_BROKEN` for anything else."""
+    if string := _STRING.match(text, position):
+        body = string.group()[1:-1]
+        if "\\" not in body:
+            return body, string.end()
+        return _decode(f'"{_NOT_OF_JSON.sub(_for_json, body)}"', 0)[0], string.end()
+    if constant := _CONSTANT.match(text, position):
+        return _CONSTANTS[constant.group()], constant.end()
+    return _decode(text, position)
+
+
+def _for_json(found: re.Match[str]) -> str:
+    byte, other = found.groups()
+    if byte:
+        return f"\\u00{byte}"
+    if other:
+        return "'" if other == "\\'" else f"\\{other}"
+    return '\\"' if found.group() == '"' else found.group()
+
+
+def _from_tags(tags: _Tags, text: str, position: int, start: int) -> tuple[Call, int]:
+    """The call between tags at `position`, and where it ends."""
+    head = tags.head.match(text, position)
+    end = text.find(tags.end, position)
     if head is None or end < 0:
-        return Call(start), head.end() if head else position + len("<function=")
+        return Call(start), head.end() if head else position + len(tags.opening)
     body = text[head.end() : end].strip()
     if body.startswith("{"):
         value = _decode(body, 0)[0]
         return Call(start, head.group(1), value) if isinstance(value, dict) else Call(start), end
-    return Call(start, head.group(1), _tagged(body, _PARAMETER, "</parameter>")), end
+    return Call(start, head.group(1), _tagged(body, tags.parameter, tags.parameter_end)), end
 
 
 def _tagged(body: str, key: re.Pattern[str], end: str) -> dict[str, Any]:
@@ -151,5 +269,7 @@ def _tagged(body: str, key: re.Pattern[str], end: str) -> dict[str, Any]:
         position = body.find(end, head.end())
         if position < 0:
             break
-        arguments[head.group(1)] = body[head.end() : position]
+        value = body[head.end() : position]
+        is_json = head.groups()[1:] == ("false",)
+        arguments[head.group(1)] = _decode(value.strip(), 0)[0] if is_json else value
     return arguments

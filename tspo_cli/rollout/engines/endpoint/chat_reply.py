@@ -103,6 +103,19 @@ def call_text(call: Any) -> str:
     return f"<tool_call>{content}</tool_call>"
 
 
+def with_ids(calls: Sequence[Any], message: int) -> list[dict[str, Any]]:
+    """The tool calls of a message, as they are sent back: one without an id gets that of its place.
+
+    message: the number of the message. Mistral takes ids of nine letters and digits alone.
+    """
+    sent = []
+    for number, call in enumerate(calls):
+        fields = call if isinstance(call, dict) else {}
+        has_id = isinstance(fields.get("id"), str) and fields["id"]
+        sent.append(fields if has_id else fields | {"id": f"c{message:04}{number:04}"})
+    return sent
+
+
 def _is_token(value: Any) -> bool:
     """Tokenizers count in 32 bits."""
     return type(value) is int and 0 <= value < 2**31

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.models.tokenizer_protocol import Tokenizer, decode, encode, start_ids
-from tspo_cli.rollout.engines.endpoint.chat_reply import ONLY_FIRST, call_text, read_reply
+from tspo_cli.rollout.engines.endpoint.chat_reply import (
+    ONLY_FIRST,
+    call_text,
+    read_reply,
+    with_ids,
+)
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient, RequestRefusedError
 from tspo_cli.rollout.engines.endpoint.served_names import ServedNames
 from tspo_cli.rollout.engines.engine_protocol import (
@@ -192,10 +197,9 @@ class EndpointEngine:
         if not calls:
             return _Pending(request, text, (*earlier, {"role": "user", "content": text}))
         # A server expects a message of the tool for each call. The first one is executed.
-        ids = [call.get("id") if isinstance(call, dict) else None for call in calls]
         results: list[Message] = [
-            {"role": "tool", "tool_call_id": call_id, "content": ONLY_FIRST if number else text}
-            for number, call_id in enumerate(ids)
+            {"role": "tool", "tool_call_id": call["id"], "content": ONLY_FIRST if number else text}
+            for number, call in enumerate(calls)
         ]
         return _Pending(request, text, (*earlier, *results))
 
@@ -247,7 +251,8 @@ class EndpointEngine:
         if is_chat:
             said: Message = {"content": text}
             if reply.calls:
-                said = {"content": reply.text or None, "tool_calls": list(reply.calls)}
+                calls = with_ids(reply.calls, len(pending.messages))
+                said = {"content": reply.text or None, "tool_calls": calls}
             messages = (*pending.messages, {"role": "assistant", **said})
             self._conversations[request.session] = _Conversation(
                 messages, (*request.token_ids, *ids)
