@@ -236,6 +236,8 @@ ARRAYS = {
     "an object without an end": ('[{"question": "', "a", ""),
     "deep": ("[", "[", ""),
     "blanks": ("[", " ", ""),
+    "a list in an object": ('{"data": [{}', ",{}", "]}"),
+    "questions of SQuAD": ('{"data": [{"paragraphs": [{"qas": [{}', ",{}", "]}]}]}"),
 }
 TOMLS = {
     "dotted": ("a", ".a", " = 1\n"),

@@ -37,11 +37,11 @@ from tspo_cli.commands.data import app
 from tspo_cli.data.check import check
 from tspo_cli.data.corpus.made_corpus import (
     REPEATED,
-    UNANSWERABLE,
     WITHOUT_GOLD,
     Options,
     make_corpus,
 )
+from tspo_cli.data.formats.answers import UNANSWERABLE
 from tspo_cli.disk import WriteError
 from tspo_cli.errors import InvalidInputError, UsageError
 

@@ -173,7 +173,7 @@ def test_malformed_questions_are_counted_by_reason() -> None:
         ("cut.json", lambda text: "[]", r"cut\.json: expected questions with answers, got none"),
         ("cut.json", lambda text: "", r"cut\.json: expected questions with answers, got none"),
         ("cut.json", lambda text: "[1]", r"cut\.json:1: expected an array of JSON objects"),
-        ("cut.json", lambda text: f'{{"data": {text}}}', r"cut\.json:1: .* got fields data"),
+        ("cut.json", lambda text: f'{{"rows": {text}}}', r"cut\.json:1: .* got fields rows"),
         ("hotpot_dev_fullwiki_v1.json", str, "expected HotpotQA's distractor form, got the full"),
     ],
 )

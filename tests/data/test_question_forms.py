@@ -10,9 +10,12 @@ import pytest
 
 from tspo_cli.data.check import check
 from tspo_cli.data.convert import convert
+from tspo_cli.data.formats.answers import UNANSWERABLE
 from tspo_cli.data.readers import read_questions
 from tspo_cli.errors import InvalidInputError
 
+TEXTS = ("London", "in London", "London")
+ANSWERS = ("London", "in London")
 ROWS = [{"question": "Who, then?", "answer": "Ada"}, {"question": "Where?", "answer": "Lund"}]
 
 
@@ -96,3 +99,111 @@ def test_the_original_hotpotqa_file(tmp_path: Path) -> None:
     hub = record | {"supporting_facts": {"title": ["Bob", "Bob"], "sent_id": [0, 1]}}
     path.write_text(json.dumps([hub]))
     assert read_questions(path)[0].extra["supporting_titles"] == ["Bob"]
+
+
+SQUAD = {
+    "version": "v2.0",
+    "data": [
+        {
+            "title": "Ada",
+            "paragraphs": [
+                {
+                    "context": "Ada was born in London.",
+                    "qas": [
+                        {
+                            "id": "s1",
+                            "question": "Where was Ada born?",
+                            "answers": [{"text": text, "answer_start": 16} for text in TEXTS],
+                            "is_impossible": False,
+                        },
+                        {"id": "s2", "question": "Why?", "answers": [], "is_impossible": True},
+                    ],
+                }
+            ],
+        },
+        {"title": "Bob", "paragraphs": []},
+    ],
+}
+TRIVIA = {
+    "Data": [
+        {
+            "Answer": {"Aliases": ["Lund, Sweden", "Lund"], "Type": "FreeForm", "Value": "Lund"},
+            "EntityPages": [],
+            "Question": "Which town?",
+            "QuestionId": "tc_1",
+        }
+    ],
+    "Domain": "unfiltered-web",
+}
+
+
+@pytest.mark.parametrize("indent", [None, 4])
+@pytest.mark.parametrize(
+    ("original", "expected"),
+    [
+        (SQUAD, ("s1", "Where was Ada born?", ANSWERS)),
+        ({"data": SQUAD["data"], "version": "1.1"}, ("s1", "Where was Ada born?", ANSWERS)),
+        (TRIVIA, ("tc_1", "Which town?", ("Lund", "Lund, Sweden"))),
+    ],
+)
+def test_the_original_files_of_squad_and_triviaqa(
+    tmp_path: Path,
+    original: Any,
+    expected: tuple[str, str, tuple[str, ...]],
+    indent: int | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "dev.json"
+    path.write_text(json.dumps(original, indent=indent))
+    (question,) = read_questions(path)
+    assert (question.id, question.question, question.golden_answers) == expected
+    left_out = f"{path}: 1 questions were left out: {UNANSWERABLE}"
+    assert capsys.readouterr().err.count(left_out) == (original is not TRIVIA)
+    report = check(path)
+    assert (report.questions, report.problems) == (1, ())
+    assert convert(path, tmp_path / "out.jsonl") == ("questions", 1)
+    (written,) = read_questions(tmp_path / "out.jsonl")
+    assert written.golden_answers == question.golden_answers
+
+
+def test_a_damaged_file_of_squad_names_the_form(tmp_path: Path) -> None:
+    path = tmp_path / "dev.json"
+    path.write_text(json.dumps({"data": [{"title": "Ada", "paragraphs": [{"context": "x"}]}]}))
+    (problem,) = check(path).problems
+    assert 'expected "paragraphs" of SQuAD, objects with a list "qas"' in problem.message
+    path.write_text(json.dumps(SQUAD)[:-40])
+    assert "array of JSON objects up to its ]" in str(check(path).problems[-1])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"answer": "x", "answerable": False},
+        {"answers": {"text": [], "answer_start": []}, "context": "c"},
+    ],
+)
+def test_unanswerable_questions_are_left_out(
+    tmp_path: Path, fields: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = jsonl(tmp_path / "q.jsonl", ROWS[0] | fields, ROWS[1] | {"answerable": True})
+    assert [question.question for question in read_questions(path)] == ["Where?"]
+    assert capsys.readouterr().err.count("1 questions were left out") == 1
+    assert check(path).questions == 1
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"answer": None}, 'expected "answer" to hold an answer, got none; fix: give at least one'),
+        ({"answer": ""}, "to hold an answer, got none; fix: give at least one accepted answer"),
+        ({"answers": []}, "to hold an answer, got none; fix: give at least one accepted answer"),
+        ({"q": 1}, "got fields question, q; fix: give at least one accepted answer"),
+        ({"gold_answers": ["x"]}, "got fields question, gold_answers; fix: rename gold_answers"),
+    ],
+)
+def test_a_question_without_an_answer_says_so(
+    tmp_path: Path, record: dict[str, Any], message: str
+) -> None:
+    path = jsonl(tmp_path / "q.jsonl", {"question": "Who?"} | record)
+    (problem,) = check(path).problems
+    assert message in problem.message

@@ -253,7 +253,8 @@ def convert(
 ) -> None:
     """Convert questions or passages to JSONL from the formats of other projects.
 
-    Search-R1, FlashRAG, MuSiQue, PopQA, TriviaQA, SQuAD and others are recognised by their fields.
+    Search-R1, FlashRAG, MuSiQue, PopQA, TriviaQA, SQuAD and others are recognised by their fields,
+    also in the original files of TriviaQA and SQuAD. Unanswerable questions are left out.
 
     tspo data convert nq_search/test.parquet data/nq/questions.jsonl.gz
 

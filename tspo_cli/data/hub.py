@@ -8,7 +8,7 @@ from typing import Any
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 PREFIX = "hf:"
-ID_FIELDS = ("id", "_id", "question_id")
+ID_FIELDS = ("id", "_id", "question_id", "QuestionId")
 
 
 def hub_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:

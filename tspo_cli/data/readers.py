@@ -16,7 +16,13 @@ from typing import Any
 from tspo_cli.console import say
 from tspo_cli.data.benchmarks import benchmarks
 from tspo_cli.data.corpus.passage_forms import field_names, numbered, parse_passage
-from tspo_cli.data.formats.answers import accepted_answers, supporting_titles
+from tspo_cli.data.formats.answers import (
+    FIELDS,
+    UNANSWERABLE,
+    accepted_answers,
+    is_unanswerable,
+    supporting_titles,
+)
 from tspo_cli.data.formats.record_checks import (
     RepeatedIds,
     Row,
@@ -131,10 +137,12 @@ def question_rows(path: Path, source: str = "") -> Iterator[tuple[int, Question]
 
 
 def numbered_questions(path: Path, rows: Iterator[ScannedRow]) -> Iterator[ScannedRow]:
-    """The records of a question file. If the first has no id, all get their position, from 0, which
-    is said once; a later record with an id is then an error.
+    """The records of a question file without those that are unanswerable, whose number is said at
+    the end. If the first has no id, all get their position, from 0, which is said once; a later
+    record with an id is then an error.
     """
     number_them = False
+    unanswerable = 0
     for position, (number, record) in enumerate(rows):
         if isinstance(record, dict) and (number_them or position == 0):
             has_id = _identifier(record, _object(record.get("extra_info"))) is not None
@@ -146,8 +154,23 @@ def numbered_questions(path: Path, rows: Iterator[ScannedRow]) -> Iterator[Scann
                 yield number, invalid(path, number, "no id, as in the first record", "an id", fix)
                 continue
             if number_them:
-                record = record | {"id": position}
+                record = record | {"id": _Position(position)}
+        if isinstance(record, dict) and is_unanswerable(record):
+            unanswerable += 1
+            continue
         yield number, record
+    if unanswerable:
+        say(f"{path}: {unanswerable:,} questions were left out: {UNANSWERABLE}")
+
+
+class _Position(int):
+    """An id that its file does not have."""
+
+
+def _fields(record: dict[str, Any]) -> str:
+    return field_names(
+        {name: value for name, value in record.items() if not isinstance(value, _Position)}
+    )
 
 
 def default_data_source(path: Path) -> str:
@@ -170,7 +193,7 @@ def parse_question(
     if isinstance(given, str) and not given.strip():
         raise InvalidInputError(f'{path}:{number}: "question" is empty; fix: write the question')
     if not isinstance(question, str):
-        got = type_name(question) if "question" in record else f"fields {field_names(record)}"
+        got = type_name(question) if "question" in record else f"fields {_fields(record)}"
         is_passage = "question" not in record and ("contents" in record or "text" in record)
         fix = "write the question" if not is_passage else "name a question file; this is a corpus"
         raise invalid(path, number, '"question" to be a string', got, fix)
@@ -205,13 +228,14 @@ def parse_question(
 def _golden_answers(path: Path, number: int, record: dict[str, Any]) -> tuple[str, ...]:
     found = accepted_answers(record)
     if found is None:
+        empty = next((name for name in FIELDS if name in record), None)
         near = difflib.get_close_matches("golden_answers", map(str, record), n=1)
         raise invalid(
             path,
             number,
-            '"golden_answers" to hold an answer',
-            f"fields {field_names(record)}",
-            f"rename {near[0]}" if near else "give at least one accepted answer",
+            f'"{empty or "golden_answers"}" to hold an answer',
+            "none" if empty else f"fields {_fields(record)}",
+            f"rename {near[0]}" if near and not empty else "give at least one accepted answer",
         )
     answers = _string_list(path, number, "golden_answers", found)
     if not any(answer.strip() for answer in answers):

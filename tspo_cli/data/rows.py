@@ -2,7 +2,7 @@
 
 JSONL, JSON arrays and parquet are recognised by the first bytes of the file, CSV and TSV by its
 name. All but parquet may be gzipped. JSONL and JSON arrays may be in a zip archive, as
-ARCHIVE.zip::MEMBER.
+ARCHIVE.zip::MEMBER. One object with a list of records is SQuAD's or TriviaQA's original file.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tspo_cli.data.formats.delimited import (
     delimiter_of,
     table_rows,
 )
+from tspo_cli.data.formats.nested import is_nested, nested_rows
 from tspo_cli.data.formats.record_checks import (
     Row,
     ScannedRow,
@@ -37,7 +38,7 @@ from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.plain_files import is_plain, open_plain, why_missing
 from tspo_cli.text.strict_json import decoded
 
-Form = Literal["jsonl", "parquet", "array", "table"]
+Form = Literal["jsonl", "parquet", "array", "nested", "table"]
 _GZIP = b"\x1f\x8b"
 _TORN = (EOFError, gzip.BadGzipFile, zlib.error, BadZipFile)
 
@@ -77,7 +78,7 @@ def scan_rows(path: Path) -> Iterator[ScannedRow]:
     form = file_form(path)
     if form == "parquet":
         return _parquet_rows(path)
-    return _json_rows(path) if form == "jsonl" else _text_rows(path)
+    return _json_rows(path) if form == "jsonl" else _text_rows(path, form)
 
 
 def file_form(path: Path) -> Form:
@@ -94,14 +95,16 @@ def file_form(path: Path) -> Form:
         return "table"
     try:
         with _open(path) as handle:
-            first = handle.read(256).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+            start = handle.read(256).removeprefix(b"\xef\xbb\xbf").lstrip()
     except _TORN:
         return "jsonl"  # its reader reports the damage
-    return "array" if first == b"[" else "jsonl"
+    if is_nested(start):
+        return "nested"
+    return "array" if start[:1] == b"[" else "jsonl"
 
 
-def _text_rows(path: Path) -> Iterator[ScannedRow]:
-    """Records of a table or a JSON array."""
+def _text_rows(path: Path, form: Form) -> Iterator[ScannedRow]:
+    """Records of a table, a JSON array, or an object with a list of records."""
     number = 0
     delimiter = delimiter_of(path)
     try:
@@ -110,7 +113,8 @@ def _text_rows(path: Path) -> Iterator[ScannedRow]:
                 lines = (_text(path, at, line) for at, line in enumerate(handle, start=1))
                 rows = table_rows(path, lines, delimiter)
             else:
-                rows = array_rows(path, TextIOWrapper(handle, encoding="utf-8-sig"))
+                read = nested_rows if form == "nested" else array_rows
+                rows = read(path, TextIOWrapper(handle, encoding="utf-8-sig"))
             for number, record in rows:
                 yield number, record
     except InvalidInputError as error:  # a line of a table that is no text
@@ -132,7 +136,7 @@ def count_rows(path: Path) -> int:
         InvalidInputError: the file is damaged.
     """
     form = file_form(path)
-    if form in ("array", "table"):
+    if form in ("array", "nested", "table"):
         return sum(1 for _ in read_rows(path))
     if form == "parquet":
         import pyarrow

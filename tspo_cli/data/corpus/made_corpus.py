@@ -21,12 +21,12 @@ from tspo_cli.data.corpus.corpus_card import FileFacts, SourceFacts, Summary, ca
 from tspo_cli.data.corpus.hold_out import hold_out
 from tspo_cli.data.corpus.paragraph_sets import (
     Paragraph,
-    is_unanswerable,
     one_line_text,
     own_paragraphs,
 )
 from tspo_cli.data.corpus.passage_pool import PassagePool, passage_id
 from tspo_cli.data.corpus.set_sources import Source, find_sources
+from tspo_cli.data.formats.answers import UNANSWERABLE, is_unanswerable
 from tspo_cli.data.formats.record_checks import invalid, text_id
 from tspo_cli.data.question import Question
 from tspo_cli.data.readers import data_roots, question_rows, read_passages
@@ -47,7 +47,6 @@ from tspo_cli.plain_files import read_plain_text
 from tspo_cli.runs import dataset_file_name, write_jsonl_gz
 
 CORPUS, CARD = "corpus.jsonl.gz", "README.md"
-UNANSWERABLE = "their paragraphs do not answer them (MuSiQue-Full)"
 REPEATED = "identical to an earlier one"
 WITHOUT_GOLD = "no gold passage is named (--gold-only)"
 _LEVEL = 5

@@ -51,11 +51,6 @@ def one_line_text(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def is_unanswerable(record: Mapping[str, Any]) -> bool:
-    """Whether its paragraphs do not answer it: half of MuSiQue-Full."""
-    return record.get("answerable") is False
-
-
 def own_paragraphs(
     path: Path, number: int, record: dict[str, Any], aliases: Mapping[str, Sequence[str]]
 ) -> OwnParagraphs:

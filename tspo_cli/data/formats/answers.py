@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
+
+FIELDS = ("golden_answers", "answer", "Answer", "answers", "possible_answers")
+"""Fields of a record that hold accepted answers."""
+UNANSWERABLE = "their paragraphs do not answer them (MuSiQue-Full, SQuAD 2)"
+"""Why questions are left out."""
 
 
 def accepted_answers(record: dict[str, Any]) -> Any:
@@ -13,13 +19,23 @@ def accepted_answers(record: dict[str, Any]) -> Any:
     Fields: `golden_answers` (FlashRAG, Search-R1), `reward_model.ground_truth.target` (Search-R1
     parquet), `possible_answers` (PopQA: a JSON list in a string), `answer` or `Answer` with
     `answer_aliases` (MuSiQue) or `aug_answer` (ASearcher), `answer.value` with `answer.aliases`
-    (TriviaQA), `answers` or `answers.text` (SQuAD). Any may be one string or a list; `aliases` are
-    added.
+    (TriviaQA; also `Value` and `Aliases`), `answers` or `answers.text` (SQuAD). Any may be one
+    string or a list; `aliases` are added.
     """
     answers = _without_aliases(record)
     if isinstance(answers, list) and record.get("aliases") is not None:
         return _distinct([*answers, *_as_list(record["aliases"])])
     return answers
+
+
+def is_unanswerable(record: Mapping[str, Any]) -> bool:
+    """Whether its paragraphs do not answer it: half of MuSiQue-Full, a third of SQuAD 2."""
+    answers = record.get("answers")
+    return (
+        record.get("answerable") is False
+        or record.get("is_impossible") is True
+        or ("context" in record and isinstance(answers, dict) and answers.get("text") == [])
+    )
 
 
 def _without_aliases(record: dict[str, Any]) -> Any:
@@ -29,7 +45,8 @@ def _without_aliases(record: dict[str, Any]) -> Any:
             return [value] if isinstance(value, str) else value
     answer = record.get("answer", record.get("Answer"))
     if isinstance(answer, dict):
-        return _distinct([*_as_list(answer.get("value")), *_as_list(answer.get("aliases"))])
+        names = ("value", "Value", "aliases", "Aliases")
+        return _distinct([text for name in names for text in _as_list(answer.get(name))])
     if answer is not None:
         more = [*_as_list(record.get("answer_aliases")), *_as_list(record.get("aug_answer"))]
         return _distinct([*_as_list(answer), *more])
