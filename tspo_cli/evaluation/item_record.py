@@ -6,12 +6,16 @@ from typing import NotRequired, TypedDict
 
 from tspo_cli.rollout.records import RolloutRecord
 
+WRONG_WHERE_NONE = ("judge",)
+"""Scores that were measured of every question: None, a reply without a verdict, counts as wrong."""
+
 
 class ItemRecord(TypedDict):
     """One question, its scores and its trajectory.
 
     Scores are 0 to 1. A score is None where the question does not allow it: no gold passages, or a
-    yes/no answer that any passage may contain. `evaluation/metrics.py` defines each of them.
+    yes/no answer that any passage may contain. `evaluation/metrics.py` defines each of them. In
+    those of `WRONG_WHERE_NONE`, None counts as 0.
     """
 
     id: str  # unique within the data set

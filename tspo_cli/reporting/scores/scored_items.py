@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.evaluation.item_record import WRONG_WHERE_NONE
 from tspo_cli.evaluation.statistics.estimates import (
     Estimate,
     average,
@@ -26,7 +27,7 @@ from tspo_cli.reporting.sources.trajectories import question_key, read_items
 
 Items = dict[str, dict[str, Any]]
 Table = npt.NDArray[np.float64]
-_ALWAYS = ("em", "f1", "sub_em")
+_ALWAYS = ("em", "f1", "sub_em", *WRONG_WHERE_NONE)
 _GOLD = ("gold_recall", "gold_precision", "question_gold_recall")
 
 
@@ -82,11 +83,11 @@ class BaselineComparison:
 
 def score_arms(arms: Sequence[Arm], metric: str = "em") -> list[ArmScores]:
     """The scores of all arms that were evaluated with their items kept and have this metric."""
-    scored = [_score(arm, metric) for arm in arms]
+    scored = [_score_arm(arm, metric) for arm in arms]
     return [scores for scores in scored if scores.estimates]
 
 
-def _score(arm: Arm, metric: str) -> ArmScores:
+def _score_arm(arm: Arm, metric: str) -> ArmScores:
     items: dict[str, list[Items]] = {}
     facts: dict[str, list[dict[str, Any]]] = {}
     for view in arm.views:
@@ -141,16 +142,20 @@ def end_items(view: RunView) -> dict[str, Items]:
     return by_dataset
 
 
+def shared_ids(items: Sequence[Items]) -> list[str]:
+    """The questions that all of `items` answered, in the order of the first."""
+    return [key for key in items[0] if all(key in seed_items for seed_items in items[1:])]
+
+
 def scored_ids(items: Sequence[Items], metric: str) -> list[str]:
     """The questions that all of `items` answered and for which `metric` is defined, in the order of
     the first.
 
     As in `tspo eval`: recall and precision are of the questions whose list of gold passages is
     complete, or where no list is, of those with any; `answer_in_retrieved` is not of yes/no
-    questions. EM, F1 and sub-EM are of every question.
+    questions. EM, F1, sub-EM and a judge's verdicts are of every question.
     """
-    first = items[0]
-    ids = [key for key in first if all(key in seed_items for seed_items in items[1:])]
+    ids = shared_ids(items)
     if metric in _ALWAYS:
         return ids
     defined = [
@@ -159,7 +164,7 @@ def scored_ids(items: Sequence[Items], metric: str) -> list[str]:
         if all(seed_items[key].get(metric, 0) is not None for seed_items in items)
     ]
     if metric in _GOLD:
-        complete = {key for key in ids if first[key].get("gold_kind") == "full"}
+        complete = {key for key in ids if items[0][key].get("gold_kind") == "full"}
         return [key for key in defined if key in complete] if complete else defined
     return defined
 
@@ -167,17 +172,24 @@ def scored_ids(items: Sequence[Items], metric: str) -> list[str]:
 def score_table(
     items: Sequence[Items], metric: str, ids: Sequence[str], where: str
 ) -> list[list[float]]:
-    """Scores [seeds, questions] of `metric`, in the order of `ids`.
+    """Scores [seeds, questions] of `metric`, in the order of `ids`. A reply of a judge without a
+    verdict is 0, as in `tspo eval`.
 
     Raises:
         InvalidInputError: an item has no number there.
     """
-    table = [[seed_items[key].get(metric) for key in ids] for seed_items in items]
+    table = [[_score(seed_items[key], metric) for key in ids] for seed_items in items]
     if any(not isinstance(value, int | float) for row in table for value in row):
         raise InvalidInputError(
             f"{where}: not every item has a number under {metric!r}; choose another --metric"
         )
-    return [[float(value) for value in row] for row in table]  # type: ignore[arg-type]
+    return [[float(value) for value in row] for row in table]
+
+
+def _score(item: Mapping[str, Any], metric: str) -> Any:
+    if metric in WRONG_WHERE_NONE and item.get(metric, 0) is None:
+        return 0.0
+    return item.get(metric)
 
 
 def compare_arms(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tspo_cli.evaluation.item_record import WRONG_WHERE_NONE
 from tspo_cli.evaluation.summary import MOST_SILENT
 from tspo_cli.reporting.rendering.metric import Metric
 from tspo_cli.reporting.scores.scored_items import (
@@ -13,6 +14,7 @@ from tspo_cli.reporting.scores.scored_items import (
     BaselineComparison,
     averaged,
     set_order,
+    shared_ids,
 )
 from tspo_cli.reporting.sources.published import CERTAINTY, Published
 
@@ -43,6 +45,8 @@ def main_notes(table: MainTableInput) -> list[str]:
     return [
         *_score_notes(table),
         *_question_notes(table),
+        *_undefined_notes(table),
+        *_verdict_notes(table),
         *_failed_notes(table),
         *_silent_notes(table),
         *_refusal_notes(table),
@@ -92,6 +96,40 @@ def _unfair(asked: set[int], facts: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield "the methods searched one corpus with different indexes"
     if len({fact["k"] for fact in facts if fact.get("searches") and "k" in fact}) > 1:
         yield "the methods were given different numbers of passages per search"
+
+
+def _undefined_notes(table: MainTableInput) -> Iterator[str]:
+    """Arms whose score is not of every question: some have no such score."""
+    for scores in table.scored:
+        counts = {
+            name: (len(shared_ids(items)), scores.estimates[name].questions)
+            for name, items in scores.items.items()
+            if name in scores.estimates
+        }
+        shown = ", ".join(
+            f"{name} {asked - scored:,} of {asked:,}"
+            for name, (asked, scored) in counts.items()
+            if scored < asked
+        )
+        if shown:
+            yield f"{scores.arm.label}: questions without {table.unit.name}, left out: {shown}."
+
+
+def _verdict_notes(table: MainTableInput) -> Iterator[str]:
+    """Arms of whose answers a judge did not say whether they are correct."""
+    if table.unit.key not in WRONG_WHERE_NONE:
+        return
+    for scores in table.scored:
+        counts = {
+            name: sum(item[table.unit.key] is None for items in seeds for item in items.values())
+            for name, seeds in scores.items.items()
+        }
+        shown = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+        if shown:
+            yield (
+                f"{scores.arm.label}: replies of the judge that cannot be read, which count as "
+                f"incorrect: {shown}; tspo eval --resume --retry-refused asks it again."
+            )
 
 
 def _failed_notes(table: MainTableInput) -> Iterator[str]:
