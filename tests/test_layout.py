@@ -15,7 +15,7 @@ FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 # Floors within a room, lowest first. A file imports from its own entry and from lower floors.
 FLOORS: dict[str, list[set[str]]] = {
     "rollout": [
-        {"branch"},
+        {"branch", "thoughts"},
         {"trajectory", "prompts", "engines", "shown"},
         {"protocol", "records", "search_requests"},
         {"agent", "agent_file", "limit_warnings", "prompt_length"},

@@ -24,9 +24,9 @@ from tspo_cli.data.normal_form import normalize_text
 from tspo_cli.data.word_forms import wanted
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.methods.call_forms import without_end_tokens
-from tspo_cli.evaluation.methods.thoughts import split_thoughts
 from tspo_cli.reporting.rendering.marks import marked
 from tspo_cli.rollout.protocol import parse_action
+from tspo_cli.rollout.thoughts import split_thoughts
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = runpy.run_path(str(ROOT / "experiments" / "reliability" / "parsers.py"))

@@ -36,10 +36,10 @@ from tspo_cli.evaluation.judging.verdict import verdict
 from tspo_cli.evaluation.methods.call_forms import find_calls, without_end_tokens
 from tspo_cli.evaluation.methods.ircot import first_sentence
 from tspo_cli.evaluation.methods.plain import after_marker
-from tspo_cli.evaluation.methods.thoughts import split_thoughts
 from tspo_cli.reporting.rendering.marks import marked
 from tspo_cli.rollout.protocol import parse_action
 from tspo_cli.rollout.shown import shown_lengths
+from tspo_cli.rollout.thoughts import split_thoughts
 from tspo_cli.runs import dataset_file_name, read_json, read_jsonl, read_jsonl_gz
 from tspo_cli.text.printable import one_line, printable
 from tspo_cli.text.secrets import without_secrets

@@ -34,11 +34,11 @@ from tspo_cli.evaluation.judging.verdict import verdict
 from tspo_cli.evaluation.methods.call_forms import find_calls, without_end_tokens
 from tspo_cli.evaluation.methods.ircot import first_sentence
 from tspo_cli.evaluation.methods.plain import after_marker
-from tspo_cli.evaluation.methods.thoughts import split_thoughts
 from tspo_cli.reporting.rendering.marks import marked
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.protocol import parse_action
 from tspo_cli.rollout.shown import shown_lengths
+from tspo_cli.rollout.thoughts import split_thoughts
 from tspo_cli.runs import read_jsonl
 from tspo_cli.training.sft.demonstration_file import read_demonstrations
 from tspo_cli.training.sft.scripting.scripted_search import _names

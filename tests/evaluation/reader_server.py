@@ -59,11 +59,8 @@ class Reader:
         @app.post("/v1/completions")
         def completions(body: dict[str, Any]) -> dict[str, Any]:
             self.requests.append(body)
-            return {
-                "choices": [
-                    {"text": _cut(reply(body["prompt"]), body["stop"]), "finish_reason": "stop"}
-                ]
-            }
+            text = cut(reply(body["prompt"]), body)
+            return {"choices": [{"text": text, "finish_reason": "stop"}]}
 
         @app.post("/v1/chat/completions")
         def chat(body: dict[str, Any]) -> Any:
@@ -72,7 +69,7 @@ class Reader:
                 status, message = self.without_tools
                 return JSONResponse({"error": {"message": message}}, status)
             text = reply("\n".join(str(message.get("content")) for message in body["messages"]))
-            message: dict[str, Any] = {"role": "assistant", "content": _cut(text, body["stop"])}
+            message: dict[str, Any] = {"role": "assistant", "content": cut(text, body)}
             if body.get("tools") and "unknown" in text:
                 query = "Ridley Scott born" if len(body["messages"]) > 1 else "Alien film director"
                 function = {
@@ -96,5 +93,7 @@ class Reader:
         return app
 
 
-def _cut(text: str, stop: list[str]) -> str:
+def cut(text: str, body: dict[str, Any]) -> str:
+    """What a server leaves of a text that has a stop string of the request."""
+    stop = body.get("stop", [])
     return text[: min([text.find(word) for word in stop if word in text], default=len(text))]

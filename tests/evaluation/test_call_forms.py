@@ -14,9 +14,9 @@ import pytest
 from tspo_cli.evaluation.judging.verdict import verdict
 from tspo_cli.evaluation.methods.ircot import first_sentence
 from tspo_cli.evaluation.methods.plain import _MARKED, after_marker
-from tspo_cli.evaluation.methods.thoughts import split_thoughts
 from tspo_cli.evaluation.methods.tool_call import parse_call
 from tspo_cli.rollout.protocol import RolloutState, parse_action
+from tspo_cli.rollout.thoughts import split_thoughts
 
 Q = '{"query": "old mill"}'
 J = '{"name": "search", "arguments": ' + Q + "}"

@@ -51,6 +51,7 @@ from tspo_cli.evaluation.summary import (
     served_models,
     several_models,
     silent_model,
+    stopped_in_thoughts,
     with_intervals,
 )
 from tspo_cli.models.checks.length_limits import context_warnings
@@ -150,6 +151,7 @@ class Session:
         silent = silent_model(scores, self._answer_form().get("answer", "tags"))
         notes = (
             *(silent, cut_questions(scores), calls_in_thoughts(items), only_thoughts(items)),
+            stopped_in_thoughts(items, self.method.protocol.stop, remote=self.opened.remote),
             failed_searches(scores),
             several_models(scores),
             OTHER_CORPUS if no_gold(scores["ceiling"]) else None,

@@ -147,8 +147,8 @@ def _evaluate(
     if judge is not None:
         judge.preflight()
     with _opened(config, method, examples) as (opened, workers):
-        if opened.kind == "chat":
-            method = method.for_chat()
+        if not opened.exact:
+            method = method.for_server(opened.kind)
         session = Session(
             folder,
             method,

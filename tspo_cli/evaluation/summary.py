@@ -11,7 +11,9 @@ import numpy as np
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.methods import METHODS
 from tspo_cli.evaluation.statistics.estimates import Estimate, average_share, estimate_share
+from tspo_cli.rollout.protocol import STOP_STRINGS
 from tspo_cli.rollout.records import TurnRecord
+from tspo_cli.rollout.thoughts import split_thoughts
 
 PLAIN_METHODS = {name for name, method in METHODS.items() if method.reads_replies}
 INTERVALS: tuple[Literal["em", "f1", "sub_em"], ...] = ("em", "f1", "sub_em")
@@ -88,6 +90,33 @@ def calls_in_thoughts(items: Sequence[ItemRecord]) -> str | None:
     )
 
 
+def stopped_in_thoughts(
+    items: Sequence[ItemRecord], stop: Sequence[str], *, remote: bool
+) -> str | None:
+    """What to do where turns ended at one of the tags in `stop` within a thought; None elsewhere.
+    `remote`: a server generated them.
+    """
+    tags = tuple(string for string in stop if string in STOP_STRINGS)
+    turns = [turn for item in items for turn in item["trajectory"]["turns"]]
+    count = sum(
+        turn["text"].endswith(tags) and split_thoughts(turn["text"])[1] is not None
+        for turn in turns
+    )
+    if not tags or not count:
+        return None
+    advice = (
+        "ask for whole replies (--set 'endpoint.drop=[\"stop\"]'), in which no action is read from "
+        "a thought that has its end"
+        if remote
+        else "choose another method, such as --method tool_call, or switch thinking off"
+    )
+    return (
+        f"{count} of {len(turns)} turns ended at a stop string ({', '.join(tags)}) inside a "
+        "thought that has no </think>, and their action was read there. If the model only quotes "
+        f"the prompt there, {advice}"
+    )
+
+
 def only_thoughts(items: Sequence[ItemRecord]) -> str | None:
     """What to do where questions have reasoning without any text as their reply; None elsewhere."""
     count = sum(item.get("no_answer") == "thought" for item in items)
@@ -97,7 +126,8 @@ def only_thoughts(items: Sequence[ItemRecord]) -> str | None:
         f"{count} of {len(items)} questions have no answer because the server returned reasoning "
         "and no text. The token limit ended the thought: raise rollout.max_new_tokens, or switch "
         "thinking off (rollout.template_kwargs={enable_thinking=false}). If replies were complete, "
-        "the server's reasoning parser does not fit the model"
+        "the server's reasoning parser does not fit the model, or a stop string in the thought "
+        "ended it: --set 'endpoint.drop=[\"stop\"]'"
     )
 
 

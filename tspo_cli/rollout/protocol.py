@@ -94,11 +94,12 @@ class SearchProtocol:
     """Prompts, actions and observations with Search-R1's tags, for one tokenizer and one set of
     rollout options.
 
-    Evaluation methods that prompt in another way (evaluation/methods) override `stop`, `parse` and
-    `context`.
+    Evaluation methods that prompt in another way (evaluation/methods) override `stop`,
+    `stop_outside` (texts at which a turn ends outside <think> blocks), `parse` and `context`.
     """
 
     stop: ClassVar[tuple[str, ...]] = STOP_STRINGS
+    stop_outside: ClassVar[tuple[str, ...]] = ()
 
     tokenizer: Tokenizer
     style: PromptStyle

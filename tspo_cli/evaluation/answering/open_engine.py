@@ -39,7 +39,8 @@ class OpenedEngine:
     `fresh` returns the engine without any cache of earlier requests. `independent`: an answer does
     not depend on the other requests of its batch, so that single questions can be repeated. `model`
     is a digest or a name. `kind` is transformers-float32, vllm-bfloat16, ..., completions or chat.
-    `positions`: the longest sequence that the model was made for, in tokens; 0: not known.
+    `positions`: the longest sequence that the model was made for, in tokens; 0: not known. `exact`:
+    turns are those of a policy in this process: token ids that end where its turns end.
     """
 
     tokenizer: Tokenizer
@@ -48,6 +49,7 @@ class OpenedEngine:
     model: str
     kind: str
     positions: int = 0
+    exact: bool = True
 
     @property
     def remote(self) -> bool:
@@ -126,7 +128,10 @@ def _remote(
     engine = EndpointEngine(client, tokenizer, options)
     if options.tools:
         engine.check_tools()
-    return OpenedEngine(tokenizer, lambda: engine, True, endpoint.model or model, endpoint.api)
+    return OpenedEngine(
+        *(tokenizer, lambda: engine, True, endpoint.model or model, endpoint.api),
+        exact=options.send_ids and options.api == "completions" and "stop" not in endpoint.drop,
+    )
 
 
 def _served(config: Config) -> RolloutConfig:

@@ -104,6 +104,8 @@ def evaluate_items(
             top_k=rollout.top_k,
             max_new_tokens=rollout.max_new_tokens,
             stop=setup.protocol.stop_strings,
+            stop_outside=setup.protocol.stop_outside,
+            opened=setup.protocol.opens_thought,
         ),
         max_searches=method.budget(rollout.max_searches),
         k=k,

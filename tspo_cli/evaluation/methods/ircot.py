@@ -39,7 +39,7 @@ _SENTENCE_END = re.compile(r"\s(?:(?<=[.!?].)(?<![A-Z]\..)\s*|(?<=\n)\n*)", re.D
 class IrcotProtocol(PlainProtocol):
     """Sentences instead of search tags."""
 
-    stop: ClassVar[tuple[str, ...]] = ("</answer>",)
+    stop_outside: ClassVar[tuple[str, ...]] = ("</answer>",)
 
     @property
     def marked(self) -> bool:
@@ -52,14 +52,13 @@ class IrcotProtocol(PlainProtocol):
         """
         if not state.may_search:
             return super().parse(text, finish_reason, state)
-        action = parse_action(text, finish_reason=finish_reason, may_search=False)
-        marked = after_marker(text, _FULL_MARKER) if self.answer != "tags" else None
-        if action.kind != "answer" and marked is not None:
+        said = self.said(text)
+        action = parse_action(said, finish_reason=finish_reason, may_search=False)
+        marked = after_marker(said, _FULL_MARKER) if self.answer != "tags" else None
+        if action.kind == "answer" or marked is not None:
             return super().parse(text, finish_reason, state)
-        sentence = first_sentence(text)
-        if action.kind != "answer" and sentence:
-            return Action("search", sentence)
-        return action
+        sentence = first_sentence(said)
+        return Action("search", sentence) if sentence else action
 
     def correction(self, ids: Sequence[int] = ()) -> tuple[str, list[int]]:
         """Empty: every prompt is built from the start."""

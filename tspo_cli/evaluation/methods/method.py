@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tspo_cli.config.schema import Config
@@ -23,8 +23,8 @@ class Method:
     `protocol` makes the prompts and parses the model's text. `searches`: the model's turns can lead
     to searches. `search_first`: the question itself is the first query, within the same budget.
     `takes_examples`: few-shot examples can be shown before the question.
-    With a chat API, where the server keeps the conversation, `chat_protocol` replaces `protocol`,
-    and the model may call `tools`.
+    `served` has the protocols that replace `protocol` where a server generates texts, by its API.
+    With the chat API the server keeps the conversation, and the model may call `tools`.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Method:
     searches: bool
     search_first: bool = False
     takes_examples: bool = False
-    chat_protocol: type[SearchProtocol] | None = None
+    served: Mapping[str, type[SearchProtocol]] = field(default_factory=dict)
     tools: tuple[Mapping[str, Any], ...] = ()
 
     @property
@@ -40,9 +40,9 @@ class Method:
         """True when the method needs a retriever."""
         return self.searches or self.search_first
 
-    def for_chat(self) -> Method:
-        """The method for a chat API."""
-        return replace(self, protocol=self.chat_protocol or self.protocol)
+    def for_server(self, api: str) -> Method:
+        """The method for a server's `api`, completions or chat."""
+        return replace(self, protocol=self.served.get(api, self.protocol))
 
     @property
     def reads_replies(self) -> bool:

@@ -11,17 +11,19 @@ import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import ClassVar, Literal
 
 from tspo_cli.evaluation.methods.examples import Example
-from tspo_cli.evaluation.methods.thoughts import split_thoughts
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.protocol import (
+    STOP_STRINGS,
     Action,
     RolloutState,
     SearchProtocol,
     parse_action,
 )
+from tspo_cli.rollout.thoughts import split_thoughts
 from tspo_cli.rollout.trajectory import Trajectory
 
 AnswerForm = Literal["auto", "tags", "reply"]
@@ -64,6 +66,14 @@ class PlainProtocol(SearchProtocol):
     answer: AnswerForm = "auto"
     examples: tuple[Example, ...] = ()
 
+    stop: ClassVar[tuple[str, ...]] = ()
+    stop_outside: ClassVar[tuple[str, ...]] = STOP_STRINGS
+
+    @cached_property
+    def opens_thought(self) -> bool:
+        """As of any protocol; a prompt with a prefill ends with that."""
+        return not self.style.prefill and super().opens_thought
+
     @property
     def marked(self) -> bool:
         """True if the method asks for `MARKER` before the answer."""
@@ -90,13 +100,10 @@ class PlainProtocol(SearchProtocol):
 
     def read(self, text: str) -> tuple[str | None, AnswerFrom | None]:
         """The answer in a reply and where it was found; (None, None) without one."""
+        said = self.said(text)
         if self.answer == "tags":
-            action = parse_action(text, finish_reason="stop", may_search=False)
+            action = parse_action(said, finish_reason="stop", may_search=False)
             return (action.content, "tags") if action.kind == "answer" else (None, None)
-        opened = self.opens_thought and not self.style.prefill
-        said, _ = split_thoughts(self._without_special_tokens(text), opened=opened)
-        if not self.use_chat_template:
-            said = said.split(_NEXT_QUESTION)[0]
         if self.answer == "auto":
             if _ANSWER_TAG in said:
                 inside = said.split(_ANSWER_TAG, 1)[1].split("</answer>")[0]
@@ -106,6 +113,13 @@ class PlainProtocol(SearchProtocol):
                 return marked, "marker"
         whole = _TAG.sub(" ", said).strip()
         return (whole, "reply") if whole else (None, None)
+
+    def said(self, text: str) -> str:
+        """A reply without special tokens, thoughts and the next question that a model without a
+        chat template asks itself.
+        """
+        said, _ = split_thoughts(self._without_special_tokens(text), opened=self.opens_thought)
+        return said if self.use_chat_template else said.split(_NEXT_QUESTION)[0]
 
     def observation(self, hits: Sequence[Hit]) -> tuple[str, list[int]]:
         """The passages, in their tags only where the prompts have tags."""

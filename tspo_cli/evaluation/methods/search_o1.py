@@ -16,6 +16,7 @@ from tspo_cli.rollout.protocol import (
     SearchProtocol,
     parse_action,
 )
+from tspo_cli.rollout.thoughts import hide_thoughts
 
 QUERY, QUERY_END = "<|begin_search_query|>", "<|end_search_query|>"
 RESULT, RESULT_END = "<|begin_search_result|>", "<|end_search_result|>"
@@ -43,13 +44,17 @@ READ = (
 class SearchO1Protocol(SearchProtocol):
     """Reasoning with queries, and notes about passages."""
 
-    stop: ClassVar[tuple[str, ...]] = (QUERY_END, "</answer>")
+    stop: ClassVar[tuple[str, ...]] = (QUERY_END,)
+    stop_outside: ClassVar[tuple[str, ...]] = ("</answer>",)
 
     def parse(self, text: str, finish_reason: str, state: RolloutState) -> Action:
-        """After a search a note; else the first query or answer."""
+        """After a search a note; else the first query or answer. Queries are part of the reasoning;
+        an answer within a thought that has its end is none.
+        """
         if _reads(state):
             return Action("note", text.strip())
-        action = parse_action(text, finish_reason=finish_reason, may_search=False)
+        said = hide_thoughts(text, opened=self.opens_thought, ended_only=True)
+        action = parse_action(said, finish_reason=finish_reason, may_search=False)
         _, _, after = text.partition(QUERY)
         query, end, _ = after.partition(QUERY_END)
         if not end or action.kind == "answer":

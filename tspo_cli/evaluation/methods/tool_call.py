@@ -15,7 +15,6 @@ from tspo_cli.config.schema import RolloutConfig
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.methods.call_forms import Call, find_calls, without_end_tokens
 from tspo_cli.evaluation.methods.method import Method, without_end
-from tspo_cli.evaluation.methods.thoughts import split_thoughts
 from tspo_cli.models.chat_template import render_chat, try_chat
 from tspo_cli.models.tokenizer_protocol import Tokenizer
 from tspo_cli.retrieval.types import Hit
@@ -26,6 +25,7 @@ from tspo_cli.rollout.protocol import (
     SearchProtocol,
     parse_action,
 )
+from tspo_cli.rollout.thoughts import split_thoughts
 from tspo_cli.rollout.trajectory import CallFacts, Turn
 
 TOOL = {
@@ -81,7 +81,8 @@ class _CallingProtocol(SearchProtocol):
 class ServedToolCallProtocol(_CallingProtocol):
     """For a chat API, where the server keeps the messages."""
 
-    stop: ClassVar[tuple[str, ...]] = ("</answer>",)
+    stop: ClassVar[tuple[str, ...]] = ()
+    stop_outside: ClassVar[tuple[str, ...]] = ("</answer>",)
 
     def context(self, state: RolloutState, ids: Sequence[int]) -> Sequence[int]:
         """The request, then the conversation so far."""
@@ -91,7 +92,8 @@ class ServedToolCallProtocol(_CallingProtocol):
 class ToolCallProtocol(_CallingProtocol):
     """For a model with a chat template: every prompt is rendered from the messages."""
 
-    stop: ClassVar[tuple[str, ...]] = ("</tool_call>", "</answer>")
+    stop: ClassVar[tuple[str, ...]] = ()
+    stop_outside: ClassVar[tuple[str, ...]] = ("</tool_call>", "</answer>")
 
     @classmethod
     def from_config(cls, tokenizer: Tokenizer, config: RolloutConfig) -> SearchProtocol:
@@ -210,6 +212,6 @@ TOOL_CALL = Method(
     "tool_call",
     ToolCallProtocol,
     searches=True,
-    chat_protocol=ServedToolCallProtocol,
+    served={"chat": ServedToolCallProtocol},
     tools=(TOOL,),
 )

@@ -17,7 +17,9 @@ class Sampling:
     """How to sample. Temperature 0 is greedy. `top_k` 0 and `top_p` 1 are no filter.
 
     Generation ends after one of the `stop` strings, which the output keeps, after an
-    end-of-sequence token, or after `max_new_tokens`.
+    end-of-sequence token, or after `max_new_tokens`. The strings of `stop_outside` end it outside
+    <think> blocks only; vLLM in this process, which cannot tell, goes on. `opened`: the prompt ends
+    with <think>.
     """
 
     temperature: float = 1.0
@@ -25,6 +27,8 @@ class Sampling:
     top_k: int = 0
     max_new_tokens: int = 500
     stop: tuple[str, ...] = ()
+    stop_outside: tuple[str, ...] = ()
+    opened: bool = False
 
 
 @dataclass(frozen=True, slots=True)

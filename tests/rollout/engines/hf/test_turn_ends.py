@@ -17,6 +17,7 @@ from tests.rollout.engines.hf.engine_runs import (
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.rollout.engines.engine_protocol import GenerationRequest, Sampling
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
+from tspo_cli.rollout.engines.hf.stop_conditions import MAY_STOP
 
 
 def test_a_single_token_stop_string_ends_the_turn_and_stays(
@@ -102,3 +103,22 @@ def test_an_empty_prompt_is_refused(
 ) -> None:
     with pytest.raises(InvalidInputError, match="at least one"):
         engine_for(model, tokenizer).submit(GenerationRequest(0, (), Sampling()))
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_string_that_counts_outside_thoughts(
+    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, opened: bool
+) -> None:
+    rules = engine_for(model, tokenizer).rules
+    rule = rules.rule(Sampling(stop_outside=("</answer>",), opened=opened))
+    end = tokenizer.convert_tokens_to_ids("</answer>")
+    assert rules.kinds[rule, end] == MAY_STOP
+
+    def ends(text: str) -> bool:
+        return rules.ends(rule, tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    begin = "" if opened else "<think>"
+    assert not ends(f"{begin} inside <answer> and </answer>")
+    assert not ends(f"{begin} inside <answer> and </answer> </think> <answer> b")
+    assert ends(f"{begin} inside <answer> and </answer> </think> <answer> b </answer>")
+    assert ends("<answer> b </answer>") != opened

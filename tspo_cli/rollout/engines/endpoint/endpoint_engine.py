@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from tspo_cli.rollout.engines.engine_protocol import (
     GenerationRequest,
     Sampling,
 )
+from tspo_cli.rollout.thoughts import hide_thoughts
 from tspo_cli.threads import DaemonPool
 
 if TYPE_CHECKING:
@@ -169,7 +171,7 @@ class EndpointEngine:
             RemoteServiceError: the server refuses it; if the same request without tools is
                 accepted, what to do.
         """
-        sampling = Sampling(temperature=0.0, max_new_tokens=16, stop=("</answer>",))
+        sampling = Sampling(temperature=0.0, max_new_tokens=16)
         messages = {"messages": [{"role": "user", "content": "Reply with the word ready."}]}
         body = self._body(GenerationRequest(0, (), sampling)) | messages
         try:
@@ -210,10 +212,12 @@ class EndpointEngine:
             "max_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "stop": [*sampling.stop, *self.options.stop],
             "seed": request.seed % 2**31,
         }
-        # OpenAI's own API has no top_k, so it is sent only if it is set.
+        # OpenAI's own API has no top_k and no empty `stop`, so they are sent only if they are set.
+        # A server cannot tell thoughts: strings that count outside them are not sent.
+        stop = [*sampling.stop, *self.options.stop]
+        body |= {"stop": stop} if stop else {}
         return body | ({"top_k": sampling.top_k} if sampling.top_k else {}) | self.extra
 
     def _finished(self, pending: _Pending, future: Future[dict[str, Any]]) -> Completion:
@@ -240,10 +244,13 @@ class EndpointEngine:
             request.sampling.stop,
             pending.new_text[-PROMPT_END:],
             self.options.stop,
+            outside=request.sampling.stop_outside,
+            opened=request.sampling.opened,
         )
         # vLLM returns the sampled ids if `extra` has return_token_ids.
         if self.options.send_ids and reply.token_ids:
-            ids = reply.token_ids
+            is_cut = len(text) < len(reply.text)
+            ids = self._first_ids(reply.token_ids, len(text)) if is_cut else reply.token_ids
         else:
             ids = tuple(encode(self.tokenizer, text))
             # The end-of-sequence token is not in the response, so `ids` does not end with one.
@@ -263,6 +270,11 @@ class EndpointEngine:
             served_as=served_as,
         )
 
+    def _first_ids(self, ids: tuple[int, ...], characters: int) -> tuple[int, ...]:
+        """The fewest first ids whose text has so many characters; all if it has fewer."""
+        counts = range(len(ids))
+        return ids[: bisect_left(counts, characters, key=lambda n: len(self._decode(ids[:n])))]
+
     def _prompt_text(self, request: GenerationRequest) -> str:
         """A whole prompt as text, without the tokens that the server's tokenizer puts before it."""
         ids, start = request.token_ids, self._start
@@ -279,14 +291,25 @@ def end_of_turn(
     stop: Sequence[str],
     before: str = "",
     others: Sequence[str] = (),
+    *,
+    outside: Sequence[str] = (),
+    opened: bool = False,
 ) -> tuple[str, FinishReason]:
     """The text up to and including the stop string that ended it, and why it ended.
 
     Most servers remove the stop string and do not say which one it was. Then it is the one whose
     opening tag is still open in `text` or at the end of the prompt (`before`). A token id, or one
-    of the `others`, ends a turn like an end of sequence.
+    of the `others`, ends a turn like an end of sequence. The strings of `outside` count outside
+    thoughts; those that were sent, too, also in a thought that has no end. `opened`: the prompt
+    opened a thought.
     """
-    ends = [text.find(string) + len(string) for string in stop if string in text]
+    read = {
+        string: hide_thoughts(text, opened=opened, ended_only=string in stop)
+        if string in outside
+        else text
+        for string in (*stop, *outside)
+    }
+    ends = [said.find(string) + len(string) for string, said in read.items() if string in said]
     if ends:
         return text[: min(ends)], "stop"
     if finish_reason == "length":
@@ -295,12 +318,13 @@ def end_of_turn(
         return text + stop_reason, "stop"
     if type(stop_reason) is int or stop_reason in others:
         return text, "eos"
-    context = before + text
-    opened = {
-        string: context.rfind(_opening(string)) for string in stop if _opening(string) != string
+    places = {
+        string: (before + read[string]).rfind(_opening(string))
+        for string in stop
+        if _opening(string) != string
     }
-    last = max(opened, key=lambda string: opened[string], default="")
-    if last and opened[last] > context.rfind(last):
+    last = max(places, key=lambda string: places[string], default="")
+    if last and places[last] > (before + read[last]).rfind(last):
         return text + last, "stop"
     return text, "eos"
 

@@ -237,7 +237,7 @@ class TransformersEngine:
         table.prompt[slot] = table.total[slot] = size
         table.limit[slot] = limit = min(self.max_context, size + sampling.max_new_tokens)
         table.uniforms[slot, size:limit] = uniforms(request.seed, limit - size)
-        table.rule[slot] = self.rules.rule(sampling.stop)
+        table.rule[slot] = self.rules.rule(sampling)
         table.temperature[slot], table.top_k[slot], table.top_p[slot] = (
             sampling.temperature,
             sampling.top_k,
