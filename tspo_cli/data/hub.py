@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.hub_access import use_cache_without_network
 
 PREFIX = "hf:"
 ID_FIELDS = ("id", "_id", "question_id", "QuestionId")
@@ -32,6 +33,7 @@ def hub_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def _stream(
     name: str, repository: str, config: str | None, split: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
+    use_cache_without_network()
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.hub_access import use_cache_without_network
 from tspo_cli.models.checks.json_files import (
     AGAIN,
     check_files,
@@ -273,6 +274,7 @@ def is_local_model(path: str | Path, patterns: tuple[str, ...], what: str, revis
             f"{path}: {why_missing(directory, 'no such model directory')}; check the path, or give "
             "a hub name like Qwen/Qwen2.5-3B"
         )
+    use_cache_without_network()
     return False
 
 

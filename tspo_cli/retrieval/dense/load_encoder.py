@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.hub_access import use_cache_without_network
 from tspo_cli.own_memory import leave_files
 from tspo_cli.packages import missing
 from tspo_cli.stored_weights import check_numbers, check_quantisation
@@ -100,6 +101,8 @@ def _loaded(
     """
     import torch
 
+    if not Path(name).is_dir():
+        use_cache_without_network()
     with _load_report() as report:
         try:
             model = load()
