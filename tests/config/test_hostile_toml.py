@@ -24,6 +24,7 @@ HOSTILE = {
     "long hexadecimal": "seed = 0x" + "f" * 6_000,
     "string without an end": 'a = """' + '\\"""' * 100_000,
     "line without an end": 'a = "' + '\\"' * 200_000,
+    "long key": "a" * 100_000 + " = 1",
     "large": "# filler\n" * 200_000,
     "many unknown keys": "".join(f"key{number} = 1\n" for number in range(20_000)),
 }
@@ -39,6 +40,7 @@ def test_hostile_toml_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 300
+        assert ("digits" in str(caught.value)) == name.startswith(("long i", "long h"))
 
 
 def test_the_limits_do_not_read_strings_and_comments() -> None:

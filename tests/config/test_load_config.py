@@ -159,6 +159,11 @@ def test_a_diamond_is_not_a_cycle(tmp_path: Path) -> None:
             InvalidInputError,
             ['data.train: expected a list of strings, got "a"; write ["a"]'],
         ),
+        (
+            "[data]\ntrain = '[a.jsonl, \"b\"]'\n",
+            InvalidInputError,
+            ["""; write ["a.jsonl", "b"], in a shell '["a.jsonl", "b"]'"""],
+        ),
         ("[data]\ntrain = [1]\n", InvalidInputError, ["expected a list of strings, got [1]"]),
         (
             "[optimizer]\nbetas = [0.9]\n",

@@ -172,6 +172,12 @@ def test_only_some_cells(tmp_path: Path) -> None:
         ('base = "base.toml"', "base = 3", "base: expected the name"),
         ("[axes.start.a]", '[axes.start."a/b"]', "expected a name of letters"),
         ("seeds = [0, 1]", "seeds = [", "not valid TOML"),
+        ("seeds = [0, 1]", f"seeds = {[*range(10_001)]}", "at most 10,000 cells"),
+        (
+            '"credit.alpha" = [0.25, 0.5]',
+            "\n".join(f'"credit.x{number}" = {[*range(59)]}' for number in range(8)),
+            "at most 10,000 cells (arms x axes x grid x seeds), got",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(

@@ -175,8 +175,19 @@ def _wrong(name: str, table: Table) -> tuple[str, str]:
         value = value[part]
     expects = all_keys()[name].expects
     is_one = isinstance(value, str) and expects == "a list of strings"
-    cure = f"; write [{_show(value)}]" if is_one else ""
+    cure = f"; write {_as_list(value)}" if is_one else ""
     return name, f"expected {expects}, got {_show(value)}{cure}"
+
+
+def _as_list(value: str) -> str:
+    """A text as the list that was meant; a list without its quotes, which a shell took, also as one
+    that a shell leaves as it is.
+    """
+    if not (value.startswith("[") and value.endswith("]")):
+        return f"[{_show(value)}]"
+    items = [item.strip().strip("\"'") for item in value[1:-1].split(",")]
+    meant = _show([item for item in items if item])
+    return f"{meant}, in a shell '{meant}'"
 
 
 def _show(value: Any) -> str:

@@ -29,7 +29,8 @@ _TEXT = re.compile(
     re.DOTALL,
 )
 _DOTTED = re.compile(rf"""(?<![\w\-"])(?:[\w\-"]++[ \t]*+\.[ \t]*+){{{MOST_PARTS}}}""")
-_DIGITS = re.compile(rf"(?<![\da-fA-F_])[\da-fA-F_]{{{MOST_DIGITS}}}")
+# A number begins with a digit, unlike a name of the letters a to f.
+_DIGITS = re.compile(rf"(?<![\w\-])\dx?[\da-fA-F_]{{{MOST_DIGITS}}}")
 _BRACKET = re.compile(r"[\[\]{}]")
 _AT = re.compile(r" \(at line (\d+), column \d+\)")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -177,8 +178,8 @@ def _cell(
 
 
 def _check_names(path: Path, cells: Sequence[Cell]) -> None:
-    names = [cell.name for cell in cells]
-    duplicate = next((name for name in names if names.count(name) > 1), None)
+    counts = Counter(cell.name for cell in cells)
+    duplicate = next((name for name, count in counts.items() if count > 1), None)
     if duplicate is not None:
         raise InvalidInputError(
             f"{path}: two cells are called {duplicate}; give axes or seeds different names"

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from tspo_cli.config.layers import Layer, apply_settings, read_layers
+from tspo_cli.config.layers import Layer, apply_settings, read_layers, shortened_setting
 from tspo_cli.config.recipes import source_path
 from tspo_cli.config.tables import Table
 from tspo_cli.errors import InvalidInputError, MissingResourceError
@@ -50,6 +51,8 @@ SWEEP_NAME = "sweep.json"
 _KEYS = ("base", "seeds", "baseline", "settings", "arms", "axes", "grid")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _LONGEST_NAME = 100
+MOST_CELLS = 10_000
+"""Cells of a sweep, which `tspo sweep` reads and checks before the first one trains."""
 _OURS = (SWEEP_NAME, "digests.jsonl", "configs", "logs")
 """What the directory of a sweep has beside the folders of its arms."""
 
@@ -113,6 +116,7 @@ def read_sweep_file(path: Path) -> SweepFile:
             f"{path}: baseline: expected one of the arms {', '.join(arms)}, got {baseline!r}"
         )
     shared = _table(path, "settings", table)
+    _refuse_many(path, len(arms) * math.prod(map(len, [*axes.values(), *grid.values()])))
     variants = []
     for point in itertools.product(*(values.items() for values in axes.values()), *grid.values()):
         values = dict(zip([*axes, *grid], (text for text, _ in point), strict=True))
@@ -128,6 +132,7 @@ def read_sweep_file(path: Path) -> SweepFile:
             variants.append(
                 Variant(arm, values, settings, tuple(_in_all(seed_lists) if seed_lists else seeds))
             )
+    _refuse_many(path, sum(len(variant.seeds) for variant in variants))
     return SweepFile(
         path,
         tuple(_bases(path, table.get("base", []))),
@@ -171,8 +176,17 @@ def _find(sweep: SweepFile, name: str) -> tuple[Variant, tuple[int, ...]]:
     )
 
 
+def _refuse_many(path: Path, cells: int) -> None:
+    if cells > MOST_CELLS:
+        raise InvalidInputError(
+            f"{path}: expected at most {MOST_CELLS:,} cells (arms x axes x grid x seeds), got "
+            f"{cells:,}; shorten the lists, or split the sweep into several files"
+        )
+
+
 def _in_all(seed_lists: Sequence[Sequence[int]]) -> list[int]:
-    return [seed for seed in seed_lists[0] if all(seed in seeds for seeds in seed_lists)]
+    others = [set(seeds) for seeds in seed_lists[1:]]
+    return [seed for seed in seed_lists[0] if all(seed in seeds for seeds in others)]
 
 
 def _settings(layer: Table, prefix: str = "") -> Iterator[str]:
@@ -193,7 +207,7 @@ def _read(path: Path) -> Table:
         if key not in _KEYS:
             near = get_close_matches(key, _KEYS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"a sweep has {', '.join(_KEYS)}"
-            raise InvalidInputError(f"{path}: {key}: unknown key; {hint}")
+            raise InvalidInputError(f"{path}: {shortened_setting(key)}: unknown key; {hint}")
     return table
 
 
@@ -254,7 +268,8 @@ def _seeds(path: Path, name: str, value: Any) -> list[int]:
     if not isinstance(value, list) or not all(
         isinstance(seed, int) and seed >= 0 for seed in value
     ):
-        raise InvalidInputError(f"{path}: {name}: expected a list of integers >= 0, got {value!r}")
+        got = shortened_setting(repr(value))
+        raise InvalidInputError(f"{path}: {name}: expected a list of integers >= 0, got {got}")
     return value
 
 
