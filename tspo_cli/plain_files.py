@@ -18,6 +18,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+_POINTER = b"version https://git-lfs.github.com/spec/"
 _PUT_BACK = "put back a copy"
 BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)
 """Errors of the operating system that the name of a file is the cause of."""
@@ -56,6 +57,20 @@ def open_plain(path: Path) -> BufferedReader:
 def require_readable(path: Path) -> None:
     """Raises what `open_plain` does, for a file that a library opens."""
     open_plain(path).close()
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuse the text that Git LFS leaves in the place of a large file until it is fetched.
+
+    Raises:
+        InvalidInputError: it is one. Also as `open_plain`.
+    """
+    with open_plain(path) as handle:
+        if handle.read(len(_POINTER)) == _POINTER:
+            raise InvalidInputError(
+                f"{path}: expected the file itself, got a Git LFS pointer to it; run `git lfs "
+                "pull` in its repository"
+            )
 
 
 def cannot_be_read(error: OSError) -> str | None:

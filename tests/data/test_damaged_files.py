@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import json
+import lzma
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +61,67 @@ def test_a_damaged_line_names_its_file_and_itself(tmp_path: Path, name: str) -> 
     assert len(message) < 400
     [problem] = check(path).problems
     assert problem.line == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        (
+            "c.jsonl.bz2",
+            bz2.compress(GOOD.encode()),
+            "got bzip2; fix: unpack it, or pack it with gz",
+        ),
+        (
+            "c.jsonl.xz",
+            lzma.compress(GOOD.encode()),
+            "got xz; fix: unpack it, or pack it with gzip",
+        ),
+        (
+            "c.zip",
+            b"PK\x03\x04x",
+            r"got zip; fix: name a file in it as .*c\.zip::NAME, or unpack it",
+        ),
+        (
+            "c.jsonl",
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "Git LFS pointer to it; run `g",
+        ),
+        ("c.parquet", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer to it"),
+        ("c.md", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer to it"),
+    ],
+)
+def test_a_file_that_must_be_unpacked_or_fetched_says_so(
+    tmp_path: Path, name: str, data: bytes, message: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(InvalidInputError, match=message):
+        list(read_corpus([path], WHOLE, CorpusFacts()))
+    if not name.endswith(".md"):
+        with pytest.raises(InvalidInputError, match=message):
+            read_questions(path)
+
+
+@pytest.mark.parametrize("name", ["q.csv", "q.tsv"])
+def test_bytes_that_are_no_text_in_a_table_are_named_with_their_line(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    mark = "," if name == "q.csv" else "\t"
+    path.write_bytes(f"question{mark}answer\nWho?{mark}Ren\u00e9\n".encode("latin-1"))
+    (problem,) = check(path).problems
+    assert (problem.line, str(problem).count(str(path))) == (2, 1)
+    with pytest.raises(InvalidInputError) as caught:
+        read_questions(path)
+    assert str(caught.value).startswith(f"{path}:2: expected UTF-8 text, got byte")
+    assert str(caught.value).count(str(path)) == 1
+
+
+def test_a_string_without_an_end_starts_at_one_place(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text(GOOD[:40])
+    (problem,) = check(path).problems
+    assert "Unterminated string starting at column" in problem.message
 
 
 def test_packed_answers_that_are_too_deep_are_an_answer(tmp_path: Path) -> None:

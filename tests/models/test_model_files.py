@@ -33,6 +33,14 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_pointer_of_git_lfs_is_named(model: Path, name: str) -> None:
+    (model / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(InvalidInputError, match=f"{name}: .* Git LFS pointer.*git lfs pull"):
+            load(model)
+
+
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(
     ("kind", "named"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from io import TextIOWrapper
@@ -32,14 +33,16 @@ from tspo_cli.data.formats.record_checks import (
     invalid,
     type_name,
 )
-from tspo_cli.data.formats.zipped import archive_of, is_member, open_member
+from tspo_cli.data.formats.zipped import archive_of, is_member, is_zip_name, open_member
 from tspo_cli.data.hub import PREFIX, hub_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.plain_files import is_plain, open_plain, why_missing
+from tspo_cli.plain_files import is_plain, open_plain, refuse_pointer, why_missing
 from tspo_cli.text.strict_json import decoded
 
 Form = Literal["jsonl", "parquet", "array", "nested", "table"]
 _GZIP = b"\x1f\x8b"
+_PACKED = re.compile(rb"(?s:(BZh[1-9])|(\xfd7zX)|(\x28\xb5\x2f\xfd)|(7z\xbc\xaf)|(PK\x03\x04))")
+_PACKERS = ("bzip2", "xz", "zstandard", "7z", "zip")
 _TORN = (EOFError, gzip.BadGzipFile, zlib.error, BadZipFile)
 
 
@@ -86,11 +89,20 @@ def file_form(path: Path) -> Form:
 
     Raises:
         MissingResourceError: the file does not exist.
-        InvalidInputError: it is no file, or cannot be read.
+        InvalidInputError: it is no file, cannot be read, is packed otherwise than by gzip, or is a
+            pointer of Git LFS.
     """
     _require_file(archive_of(path))
-    if not is_member(path) and _magic(path) == b"PAR1":
-        return "parquet"
+    if not is_member(path):
+        refuse_pointer(path)
+        magic = _magic(path)
+        if magic == b"PAR1":
+            return "parquet"
+        if packed := _PACKED.match(magic):
+            packer = _PACKERS[(packed.lastindex or 1) - 1]
+            fix = f"name a file in it as {path}::NAME, or unpack it"
+            fix = fix if is_zip_name(path) else "unpack it, or pack it with gzip"
+            raise invalid(path, 1, "records, as they are or packed by gzip", packer, fix)
     if delimiter_of(path):
         return "table"
     try:
@@ -105,20 +117,25 @@ def file_form(path: Path) -> Form:
 
 def _text_rows(path: Path, form: Form) -> Iterator[ScannedRow]:
     """Records of a table, a JSON array, or an object with a list of records."""
-    number = 0
+    number = line_number = 0
     delimiter = delimiter_of(path)
+
+    def lines(handle: IO[bytes]) -> Iterator[str]:
+        nonlocal line_number
+        for line_number, line in enumerate(handle, start=1):
+            yield _text(path, line_number, line)
+
     try:
         with _open(path) as handle:
             if delimiter:
-                lines = (_text(path, at, line) for at, line in enumerate(handle, start=1))
-                rows = table_rows(path, lines, delimiter)
+                rows = table_rows(path, lines(handle), delimiter)
             else:
                 read = nested_rows if form == "nested" else array_rows
                 rows = read(path, TextIOWrapper(handle, encoding="utf-8-sig"))
             for number, record in rows:
                 yield number, record
     except InvalidInputError as error:  # a line of a table that is no text
-        yield number + 1, error
+        yield line_number, error
     except UnicodeDecodeError:
         yield (
             number + 1,
@@ -208,7 +225,7 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any] | InvalidInp
     except InvalidInputError as error:
         return error
     except json.JSONDecodeError as error:
-        got = f"{error.msg} at column {error.colno}"
+        got = f"{error.msg.removesuffix(' at')} at column {error.colno}"
         return invalid(path, number, "one JSON object per line", got, "correct the line")
     except (ValueError, RecursionError):  # a number of thousands of digits, lists thousands deep
         return invalid(

@@ -51,7 +51,8 @@ def parse_json(text: str | bytes, where: str) -> Any:
         return decoded(_DECODER, text if isinstance(text, str) else text.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         at = f"line {error.lineno}, column {error.colno}"
-        raise InvalidInputError(f"{where}: not valid JSON ({error.msg} at {at})") from None
+        problem = error.msg.removesuffix(" at")  # "Unterminated string starting at"
+        raise InvalidInputError(f"{where}: not valid JSON ({problem} at {at})") from None
     except UnicodeDecodeError as error:
         reason = f"byte {error.start} is not UTF-8"
         raise InvalidInputError(f"{where}: not valid JSON ({reason})") from None

@@ -13,7 +13,7 @@ from tspo_cli.data.formats.record_checks import invalid
 from tspo_cli.data.question import Passage
 from tspo_cli.data.rows import count_rows, read_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.plain_files import why_missing
+from tspo_cli.plain_files import refuse_pointer, why_missing
 
 DOCUMENT_SUFFIXES = (".txt", ".md")
 CORPUS_NAMES = ("corpus.jsonl", "corpus.jsonl.gz")
@@ -176,8 +176,9 @@ def read_document(path: Path, identifier: str) -> Passage:
     Its title is its first heading if the document begins with one, else the name of the file.
 
     Raises:
-        InvalidInputError: the file is not UTF-8.
+        InvalidInputError: the file is not UTF-8, or a pointer of Git LFS.
     """
+    refuse_pointer(path)
     try:
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -180,7 +180,7 @@ def array_rows(path: Path, text: IO[str]) -> Iterator[ScannedRow]:
                 buffer, at = buffer[at:] + more, 0
                 continue
             problem = (
-                error.msg
+                error.msg.removesuffix(" at")
                 if isinstance(error, json.JSONDecodeError)
                 else "a value that is too large or too deep"
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.plain_files import require_plain, require_readable, why_missing
+from tspo_cli.plain_files import refuse_pointer, require_plain, why_missing
 from tspo_cli.runs import read_json
 
 GENERATION = "generation_config.json"
@@ -25,15 +25,15 @@ def check_files(directory: Path) -> None:
     loads the model as if it was not there. What is missing is fine.
 
     Raises:
-        InvalidInputError: a directory, a pipe, a device, a link to nothing, or a file that this
-            user may not read.
+        InvalidInputError: a directory, a pipe, a device, a link to nothing, a file that this user
+            may not read, or a pointer of Git LFS.
     """
     for path in sorted(directory.iterdir()):
         if path.suffix in _READ:
             require_plain(path, AGAIN)
             if not path.exists():
                 raise InvalidInputError(f"{path}: {why_missing(path)}; {AGAIN}")
-            require_readable(path)
+            refuse_pointer(path)
 
 
 def check_json_files(directory: Path) -> None:
