@@ -2,7 +2,7 @@
 
 RUN/config.toml            resolved configuration (config.resolved.json: the same as JSON)
 RUN/env.json               versions, git commit, hardware
-RUN/inputs.json            digests of questions, passages and model; search settings
+RUN/inputs.json            digests of questions, passages, model, experiment; search settings
 RUN/command.txt            the command, one line per attempt
 RUN/status.json            {"state": running | finished | failed | stopped, "step", "attempt",
                            "warnings"}, and "stopped_early": the rule that ended it before its steps

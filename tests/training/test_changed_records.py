@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Finished, Playground, run_tspo
+from tspo_cli.digests import json_digest
 from tspo_cli.record_digests import DIGESTS_NAME
 from tspo_cli.runs import read_jsonl
 
@@ -185,6 +186,34 @@ def test_a_run_that_lacks_a_record_is_not_resumed(
         assert error.startswith(f"error: {run / file}: is missing")
         assert "put back a copy, or delete" in error
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def of_another_run(folder: Path) -> None:
+    """As if the checkpoint had come from a run with another seed, whose model has the same form."""
+    index = json.loads((folder / "state.json").read_text())
+    index["extra"]["experiment"] = "0" * 16
+    index.pop("sha256")
+    (folder / "state.json").write_text(json.dumps({**index, "sha256": json_digest(index)}))
+
+
+def test_checkpoints_of_another_run_are_not_taken(
+    run: Path, playground: Playground, tspo: Tspo
+) -> None:
+    longer = [*settings(playground), "--set", "train.steps=3", "--set", "checkpoint.keep=9"]
+    words = ["train", "tiny/tspo", "--out", run, "--resume", *longer]
+    newest, older = run / "checkpoints/step_000002", run / "checkpoints/step_000001"
+    shutil.copytree(newest, older, dirs_exist_ok=True)
+    for folder in (older, newest):
+        of_another_run(folder)
+    assert "is a checkpoint of another run" in run_tspo("doctor", run).out
+    done = run_tspo(*words)
+    assert done.code == 3
+    assert f"{newest}: is a checkpoint of another run" in done.err
+    (run / "inputs.json").write_text('{"experiment": 7}')
+    (run / DIGESTS_NAME).unlink()
+    tspo(*words)  # nobody knows what it began with
+    index = json.loads((run / "checkpoints/step_000003/state.json").read_text())
+    assert index["extra"] == {"step": 3}
 
 
 def test_without_digests_a_run_is_read_and_doctor_says_so(run: Path) -> None:

@@ -264,7 +264,7 @@ def test_what_a_run_cannot_go_on_from_is_one_line(
     changed.write_text("".join(reversed(questions.read_text().splitlines(keepends=True))))
     record = copied / "inputs.json"
     digests = read_json(record)
-    assert digests.keys() == {"questions", "index", "model", "search"}
+    assert digests.keys() == {"questions", "index", "model", "search", "experiment"}
     for kind, words in (
         ("questions", "other training questions (data.train)"),
         ("index", "other passages (retriever.index)"),

@@ -12,7 +12,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.index.build_index import build_index
 from tspo_cli.retrieval.index.searcher import open_index
-from tspo_cli.training.launch.same_experiment import check_same_experiment
+from tspo_cli.training.launch.same_experiment import check_same_experiment, experiment_digest
 from tspo_cli.training.start.inputs import TrainingInputs
 from tspo_cli.training.start.same_inputs import input_digests, keep_or_compare_inputs
 
@@ -47,6 +47,16 @@ def test_another_algorithm_is_another_experiment(tmp_path: Path) -> None:
     before, now = load("credit.algorithm=siop"), load("credit.algorithm=grpo", "credit.siop.eta=1")
     with pytest.raises(InvalidInputError, match=r"credit\.algorithm \(was .siop., now .grpo.\)"):
         check_same_experiment(before, now, tmp_path)
+
+
+def test_the_digest_of_an_experiment_is_of_what_its_attempts_share() -> None:
+    begun = experiment_digest(load(), {"questions": "a"})
+    assert experiment_digest(load("seed=5"), {"questions": "a"}) != begun
+    assert experiment_digest(load("train.updates_per_step=2"), {"questions": "a"}) != begun
+    assert experiment_digest(load(), {"questions": "b"}) != begun
+    may_change = [f"{key}={json.dumps(value)}" for key, value in CLUSTER.items()]
+    may_change += ["train.steps=7", "model.path=elsewhere", "credit.siop.eta=1"]
+    assert experiment_digest(load(*may_change), {"questions": "a"}) == begun
 
 
 CLUSTER = {

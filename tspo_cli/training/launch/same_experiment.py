@@ -11,6 +11,7 @@ from tspo_cli.config.sections.prompt_value import prompt_name
 from tspo_cli.config.tables import flatten
 from tspo_cli.console import say
 from tspo_cli.credit.algorithms import ALGORITHMS
+from tspo_cli.digests import DIGITS, json_digest
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.record_digests import changing
 from tspo_cli.runs import (
@@ -57,6 +58,12 @@ SEARCH_KIND = "search"
 server, which the experiment does not tell them.
 """
 
+EXPERIMENT = "experiment"
+"""RUN/inputs.json has the digest of what a run began with, as `experiment_digest` gave it then, and
+every checkpoint has it too: it tells whose checkpoint that is. It is never computed again, so that
+other versions, which have other keys, may resume the run.
+"""
+
 Change = tuple[Any, Any]
 """A setting before and now."""
 
@@ -82,6 +89,25 @@ def check_same_experiment(before: Config, now: Config, run: Path) -> dict[str, C
             f"({run / CONFIG_TEXT_NAME}) or another --out"
         )
     return changes
+
+
+def experiment_digest(config: Config, inputs: dict[str, str]) -> str:
+    """The digest of the settings that all attempts of a run share, and of its `inputs`."""
+    others = (*RESUMABLE, *PLACES, "retriever.search.", *_unread(config))
+    settings = flatten(config.section_dict())
+    shared = {key: value for key, value in settings.items() if not key.startswith(others)}
+    return json_digest({"settings": shared, "inputs": inputs})[:DIGITS]
+
+
+def recorded_experiment(run: Path) -> str | None:
+    """What RUN/inputs.json has of `experiment_digest`; a run of an earlier version has none.
+
+    Raises:
+        InvalidInputError: the record is damaged.
+    """
+    recorded = read_json(run / INPUTS_NAME) if (run / INPUTS_NAME).exists() else None
+    found = recorded.get(EXPERIMENT) if isinstance(recorded, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def _places(run: Path) -> Iterator[str]:

@@ -42,6 +42,7 @@ from tspo_cli.training.core.distributed import (
 )
 from tspo_cli.training.core.stop_points import agree_to_stop
 from tspo_cli.training.launch.replaced_run import forget_replaced
+from tspo_cli.training.launch.same_experiment import EXPERIMENT
 from tspo_cli.training.launch.training_run import TrainingRun
 
 
@@ -124,7 +125,7 @@ class SavedSteps:
             for path in paths:
                 flush_to_disk(path)
             note_digests(*paths, grows=True)
-        extra: dict[str, Any] = {"step": self.step}
+        extra: dict[str, Any] = {"step": self.step, **run.belongs}
         if not self.is_evaluated:
             extra["evaluation"] = "due"
         folder = checkpoint_folder(run.directory, self.step)
@@ -225,7 +226,7 @@ def _newest_checkpoint(run: TrainingRun) -> Path | None:
     """The checkpoint to go on from. The first process checks it, and sets damaged ones aside."""
     name = None
     if run.is_main_process:
-        found = find_checkpoint(run.directory)
+        found = find_checkpoint(run.directory, run.belongs.get(EXPERIMENT))
         for folder, problem in found.damaged.items():
             run.warn(
                 f"{problem}; the checkpoint before it is used, and this one is kept as "

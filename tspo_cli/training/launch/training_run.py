@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from tspo_cli.training.core.critic import Critic
 from tspo_cli.training.core.distributed import rank
 from tspo_cli.training.core.handover import hand_over
 from tspo_cli.training.core.policy_learner import PolicyLearner
+from tspo_cli.training.launch.same_experiment import EXPERIMENT, recorded_experiment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -37,6 +39,14 @@ class TrainingRun:
     retriever: Retriever | None
     critic: Critic | None = None
     warnings: list[str] = field(default_factory=list)
+
+    @cached_property
+    def belongs(self) -> dict[str, str]:
+        """What every checkpoint says of the run that it belongs to; nothing where the run was begun
+        by an earlier version, or on a process that writes no records.
+        """
+        found = recorded_experiment(self.directory) if self.is_main_process else None
+        return {EXPERIMENT: found} if found is not None else {}
 
     @property
     def is_main_process(self) -> bool:

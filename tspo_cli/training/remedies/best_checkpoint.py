@@ -25,6 +25,7 @@ from tspo_cli.training.core.checkpoints.checkpoint import (
     set_aside,
 )
 from tspo_cli.training.core.distributed import barrier, broadcast_json
+from tspo_cli.training.launch.same_experiment import EXPERIMENT
 from tspo_cli.training.launch.training_run import TrainingRun
 
 
@@ -36,7 +37,7 @@ def keep_best_checkpoint(run: TrainingRun, step: int) -> None:
         return
     folder = run.directory / BEST_CHECKPOINTS_NAME / step_name(step)
     critic = run.critic.core if run.critic is not None else None
-    save_checkpoint(run.learner.core, folder, {"step": step}, critic)
+    save_checkpoint(run.learner.core, folder, {"step": step, **run.belongs}, critic)
     if run.is_main_process:
         _prune(run)
     barrier()
@@ -68,7 +69,7 @@ def _whole_best(run: TrainingRun, step: int) -> int | None:
     while (best := _best(run, step)) is not None:
         folder = run.directory / BEST_CHECKPOINTS_NAME / step_name(best)
         try:
-            check_checkpoint(folder)
+            check_checkpoint(folder, run.belongs.get(EXPERIMENT))
         except (InvalidInputError, MissingResourceError) as error:
             run.warn(
                 f"{error}; reset_to_best goes on without it, and it is kept as "

@@ -21,6 +21,7 @@ from tspo_cli.plain_files import require_plain, require_readable
 from tspo_cli.record_digests import check_complete, check_digest, digests_in
 from tspo_cli.record_forms import ENVIRONMENT, GROUP, ITEM, SCORES, checked, checked_step
 from tspo_cli.training.core.checkpoints.checkpoint import check_checkpoint
+from tspo_cli.training.launch.same_experiment import recorded_experiment
 
 _LEFTOVERS = ("**/.*.tmp", ".replaced", ".deleted", "checkpoints/damaged_*")
 _MOST_NAMES = 8
@@ -242,10 +243,12 @@ def _check_lines(form: Any) -> Callable[[Path], None]:
 
 def _checkpoints(run: Path, busy: bool) -> Iterator[Finding]:
     """The checkpoint that --resume takes, and what is wrong with newer ones."""
-    folders = runs.checkpoint_folders(run)
+    folders, experiment = runs.checkpoint_folders(run), None
+    with suppress(TspoError):  # which other findings say
+        experiment = recorded_experiment(run)
     for folder in reversed(folders):
         try:
-            check_checkpoint(folder)
+            check_checkpoint(folder, experiment)
         except (TspoError, OSError) as error:
             if not busy:  # a running training deletes old ones meanwhile
                 yield Finding("checkpoint", "problem", f"{error}; --resume takes an older one")

@@ -1,6 +1,6 @@
 """What a run trained on, so that it is resumed with the same: RUN/inputs.json has digests of the
-training questions or demonstrations, the passages, the model that it started from, and the user's
-own code and rubric.
+training questions or demonstrations, the passages, the model that it started from, the user's own
+code and rubric, and of the experiment with all of these.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ from tspo_cli.runs import (
     write_json,
 )
 from tspo_cli.training.core.sequences import ScriptedTrajectory
-from tspo_cli.training.launch.same_experiment import SEARCH_KIND
+from tspo_cli.training.launch.same_experiment import (
+    EXPERIMENT,
+    SEARCH_KIND,
+    experiment_digest,
+)
 from tspo_cli.training.start.inputs import TrainingInputs
 
 _NAMES = {
@@ -48,9 +52,14 @@ _RESULTS = (CHECKPOINTS_NAME, METRICS_NAME, EVALUATIONS_NAME)
 
 
 def input_digests(config: Config, inputs: TrainingInputs) -> dict[str, str]:
-    """Digests by kind of input, and the search settings as JSON. A server that does not tell the
-    digest of its index has none.
+    """Digests by kind of input, the search settings as JSON, and `experiment_digest`. A server that
+    does not tell the digest of its index has none.
     """
+    digests = _digests(config, inputs)
+    return digests | {EXPERIMENT: experiment_digest(config, digests)}
+
+
+def _digests(config: Config, inputs: TrainingInputs) -> dict[str, str]:
     digests = {"model": model_digest(config.model.path, config.model.revision)}
     if config.kind != "sft":
         digests["questions"] = data_digest(inputs.questions)
@@ -113,7 +122,7 @@ def keep_or_compare_inputs(
         raise InvalidInputError(f"{path}: expected an object of digests; delete it and resume")
     for kind, digest in digests.items():
         before = recorded.get(kind, digest)
-        if before == digest:
+        if before == digest or kind == EXPERIMENT:  # its settings were compared one by one
             continue
         is_former = kind == "model" and former_model is not None and before == former_model()
         if not is_former:
@@ -123,5 +132,7 @@ def keep_or_compare_inputs(
                 "back what it began with, or choose another --out"
             )
     if not path.exists() or recorded is digests:
+        # Nobody knows what the checkpoints of a run without a record began with.
+        unknown = {EXPERIMENT} if resume and has_results else set()
         with changing(path):
-            write_json(path, digests)
+            write_json(path, {k: digest for k, digest in digests.items() if k not in unknown})

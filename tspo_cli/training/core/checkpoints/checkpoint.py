@@ -4,9 +4,10 @@ with another number of processes or another ZeRO stage, and nothing is unpickled
     CHECKPOINT/state.safetensors    param.<name>, exp_avg.<name>, exp_avg_sq.<name> in float32; of
                                     several processes each writes a part (see checkpoint_files)
     CHECKPOINT/critic.safetensors   the same of the critic, if there is one
-    CHECKPOINT/state.json           {"updates", "extra": {"step"}, "files": {NAME: {"bytes",
-                                    "sha256"}}, "sha256": of all this}, written last; and for parts
-                                    "parts": their number, "shapes": {"state": {<name>: SHAPE}}
+    CHECKPOINT/state.json           {"updates", "extra": {"step", "experiment"}, "files":
+                                    {NAME: {"bytes", "sha256"}}, "sha256": of all this}, written
+                                    last; and for parts "parts": their number, "shapes": {"state":
+                                    {<name>: SHAPE}}
 
 Checkpoints without `files` and `sha256` come from version 0.2.0.
 """
@@ -232,14 +233,20 @@ def _saved(directory: Path, name: str, index: Mapping[str, Any]) -> SavedTensors
     return SavedTensors(paths, index["shapes"][name] if parts > 1 else None)
 
 
-def check_checkpoint(directory: Path) -> None:
-    """Read every file of a checkpoint and compare it with its digest.
+def check_checkpoint(directory: Path, experiment: str | None = None) -> None:
+    """Read every file of a checkpoint and compare it with its digest. `experiment` is what the
+    `extra` of a checkpoint of the same run has under that name, unless it has nothing there.
 
     Raises:
         MissingResourceError: a file of it is missing.
-        InvalidInputError: a file is damaged; the message names it.
+        InvalidInputError: a file is damaged, and the message names it; or it is the checkpoint of
+            another run.
     """
     index = _read_index(directory)
+    if experiment is not None and index["extra"].get("experiment", experiment) != experiment:
+        raise InvalidInputError(
+            f"{directory}: is a checkpoint of another run, whose experiment or inputs differ"
+        )
     recorded = index.get("files", {})
     for name in [STATE, CRITIC] if "critic_updates" in index else [STATE]:
         for file in part_names(name, index.get("parts", 1)):
@@ -320,16 +327,17 @@ class FoundCheckpoint:
     damaged: dict[Path, str]
 
 
-def find_checkpoint(run: Path) -> FoundCheckpoint:
-    """Check the checkpoints of a run directory, the newest first, until one is whole.
+def find_checkpoint(run: Path, experiment: str | None = None) -> FoundCheckpoint:
+    """Check the checkpoints of a run directory, the newest first, until one is whole and of this
+    `experiment` (`check_checkpoint`).
 
     Raises:
-        InvalidInputError: there are checkpoints, and all of them are damaged.
+        InvalidInputError: there are checkpoints, and all of them are damaged or of other runs.
     """
     damaged: dict[Path, str] = {}
     for folder in reversed(checkpoint_folders(run)):
         try:
-            check_checkpoint(folder)
+            check_checkpoint(folder, experiment)
         except (InvalidInputError, MissingResourceError) as error:
             damaged[folder] = str(error)
         else:
@@ -343,7 +351,7 @@ def find_checkpoint(run: Path) -> FoundCheckpoint:
 
 
 def set_aside(folder: Path) -> Path:
-    """Rename a damaged checkpoint, so that it counts as none and nothing is lost."""
+    """Rename a damaged or foreign checkpoint, so that it counts as none and nothing is lost."""
     aside = folder.with_name(f"damaged_{folder.name}")
     delete(aside)
     return folder.rename(aside)
