@@ -179,6 +179,8 @@ def test_form(text: str, kind: str, query: str | None) -> None:
         ('[search(query="old mill)]', "cannot be read", 0, False),
         (r'[search(query="\uxyz")]', "cannot be read", 0, False),
         ('[open(page="x")]', "unknown function 'open'", 0, False),
+        (f"[search(query='old mill'{', a=1' * 64})]", "cannot be read", 0, False),
+        (f"[search(query='{chr(92)}n{'a' * 70000}')]", "cannot be read", 0, False),
         ("<|python_tag|>search.call()", "no query", 0, False),
         ('<|python_tag|>search.call("old mill")', "cannot be read", 0, False),
         ("<|python_tag|>search.call(query=open('x').read())", "cannot be read", 0, False),

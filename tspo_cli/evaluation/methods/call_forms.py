@@ -11,6 +11,8 @@ MOST_CALLS = 64
 """Calls of one reply that are read. The first counts; the others are only numbered."""
 MOST_VALUES = 256
 """Values without a mark that are tried in one reply, so that reading stays linear."""
+_MOST_ARGUMENTS, _LONGEST_ESCAPED = 64, 1 << 16
+"""Arguments of a call in Python's form, and characters of a string with escapes in it."""
 # Qwen, GLM; Llama; Mistral; Qwen Coder; DeepSeek, MiniMax; Kimi; gpt-oss, also without the
 # <|start|>assistant of the prompt.
 # (Each alternative begins with a character: such patterns are searched much faster.)
@@ -214,9 +216,11 @@ def _from_python(text: str, position: int, start: int) -> tuple[list[Call], int]
 def _keywords(text: str, position: int) -> tuple[dict[str, Any] | None, int]:
     """The arguments `key="value", ...)` at `position`, or None, and where they end or break off."""
     arguments: dict[str, Any] = {}
+    read = 0
     while not (end := _ROUND.match(text, position)):
-        key = _KEYWORD.match(text, position)
+        key = _KEYWORD.match(text, position) if read < _MOST_ARGUMENTS else None
         value, position = _literal(text, key.end()) if key else (_BROKEN, position)
+        read += 1
         if key is None or value is _BROKEN:
             return None, position
         arguments[key.group(1)] = value
@@ -233,6 +237,8 @@ def _literal(text: str, position: int) -> tuple[Any, int]:
         body = string.group()[1:-1]
         if "\\" not in body:
             return body, string.end()
+        if len(body) > _LONGEST_ESCAPED:
+            return _BROKEN, string.end()
         return _decode(f'"{_NOT_OF_JSON.sub(_for_json, body)}"', 0)[0], string.end()
     if constant := _CONSTANT.match(text, position):
         return _CONSTANTS[constant.group()], constant.end()
