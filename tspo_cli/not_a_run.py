@@ -17,7 +17,14 @@ _OTHERS = {
     "config.json": "a model; tspo plan says what it needs",
 }
 """What other directories of ours are, by a file that they have."""
+UNFINISHED = "an unfinished evaluation; go on with the same tspo eval and --resume"
 _MOST_NAMES = 8
+
+
+def is_unfinished_evaluation(folder: Path) -> bool:
+    """True for a folder in which `tspo eval` began and has not written its summary."""
+    begun = any(folder.glob("*.partial.jsonl")) or bool(runs.items_files(folder))
+    return begun and not (folder / runs.EVAL_SUMMARY_NAME).exists()
 
 
 def not_a_run(path: Path) -> str:
@@ -26,6 +33,8 @@ def not_a_run(path: Path) -> str:
         if path.exists():
             return "not a directory; name a run directory"
         return why_missing(path, "no such directory")
+    if is_unfinished_evaluation(path):
+        return f"not a run directory but {UNFINISHED}"
     for name, what in _OTHERS.items():
         if (path / name).is_file():
             return f"not a run directory but {what}"

@@ -173,6 +173,7 @@ class _Rollout(_Class, total=False):
     answer: Text | None
     failed: bool
     refused: Text
+    unanswered: Text
     judge: Share | None
     judge_error: Text
     prompt_tokens: Count
@@ -236,6 +237,7 @@ class _Answered(_Item, total=False):
     response_tokens: Required[Count]
     failed: Required[bool]
     refused: Text
+    unanswered: Text
     judge: Share | None
     judge_reply: Text | None
 

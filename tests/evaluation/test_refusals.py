@@ -132,7 +132,7 @@ def test_one_refused_question_costs_one_question(
 def test_a_judge_is_asked_again_about_answers_without_a_verdict(tmp_path: Path) -> None:
     """Of a finished evaluation, and of one that was interrupted while the judge was asked."""
     unclear: dict[str, Any] = {"carol": refusal(TOO_LONG), "echos": {"choices": []}}
-    failing = {"fox": JSONResponse({"error": "gone"}, 500)}
+    failing = {"fox": JSONResponse({"error": "gone"}, 429)}
 
     class Judge(Hosted):
         def said(self, prompt: str) -> str:
@@ -172,7 +172,7 @@ def test_a_judge_is_asked_again_about_answers_without_a_verdict(tmp_path: Path) 
 
 def test_refused_items_of_an_interrupted_evaluation(tmp_path: Path) -> None:
     """The server fails after four questions, of which it refused one."""
-    server = Hosted(carol=refusal(TOO_LONG), echos=JSONResponse({"error": "gone"}, 500))
+    server = Hosted(carol=refusal(TOO_LONG), echos=JSONResponse({"error": "gone"}, 429))
     with serve(server.app()) as url:
         assert evaluate(tmp_path, url).code == 5
         del server.refuses["echos"]
@@ -220,7 +220,7 @@ def test_ten_refused_after_an_answer_are_ten_refused(tmp_path: Path) -> None:
     assert json.loads(done.out)["results"][0]["refused"] == 18
 
 
-@pytest.mark.parametrize("status", [401, 402, 403, 404, 429, 503])
+@pytest.mark.parametrize("status", [401, 402, 403, 404, 429])
 def test_other_statuses_end_the_evaluation(tmp_path: Path, status: int) -> None:
     server = Hosted(delta=JSONResponse({"error": {"message": "sorry"}}, status))
     with serve(server.app()) as url:

@@ -46,10 +46,11 @@ class ItemRecord(TypedDict):
     invalid_turns: int  # invalid or truncated
     invalid_calls: NotRequired[int]  # function calls that are not valid; methods that call only
     response_tokens: int  # sampled, over all turns
-    failed: bool  # a search failed or the deadline passed: counts as wrong
+    failed: bool  # a search failed, a deadline passed or `unanswered`: counts as wrong
     trajectory: RolloutRecord
     cut_prompt: NotRequired[bool]  # written where it is true: the prompt has a part of the question
     no_answer: NotRequired[str]  # written where it is "thought": the last reply is only reasoning
     refused: NotRequired[str]  # why the server refused the question: no answer, counts as wrong
+    unanswered: NotRequired[str]  # why the server did not answer the question, unlike others
     judge: NotRequired[float | None]  # verdict of the LLM judge; None where the reply has none
     judge_reply: NotRequired[str | None]  # None for a question without an answer, which is not sent

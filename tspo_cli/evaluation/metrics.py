@@ -184,6 +184,8 @@ def item_record(
         record["no_answer"] = "thought"
     if trajectory.refused:
         record["refused"] = trajectory.refused
+    if trajectory.unanswered:
+        record["unanswered"] = trajectory.unanswered
     return record
 
 

@@ -30,6 +30,7 @@ from tspo_cli.evaluation.resuming.journal import (
     Journal,
     ask_again,
     count_refused,
+    is_lost,
     read_times,
     reopen,
     require_answers,
@@ -52,6 +53,7 @@ from tspo_cli.evaluation.summary import (
     several_models,
     silent_model,
     stopped_in_thoughts,
+    unanswered_questions,
     with_intervals,
 )
 from tspo_cli.models.checks.length_limits import context_warnings
@@ -77,7 +79,8 @@ class Session:
     """What all data sets share. `folder` holds the results and the unfinished work.
 
     `retry_refused`: ask the questions again that the server refused before, and the judge about
-    answers without a verdict. `retry_failed`: ask those again of which a search failed.
+    answers without a verdict. `retry_failed`: ask those again of which a search or
+    a request of the model failed.
     `workers`: processes that answer in place of this one.
     """
 
@@ -152,7 +155,8 @@ class Session:
         notes = (
             *(silent, cut_questions(scores), calls_in_thoughts(items), only_thoughts(items)),
             stopped_in_thoughts(items, self.method.protocol.stop, remote=self.opened.remote),
-            failed_searches(scores),
+            failed_searches(items),
+            unanswered_questions(items),
             several_models(scores),
             OTHER_CORPUS if no_gold(scores["ceiling"]) else None,
         )
@@ -199,7 +203,7 @@ class Session:
                 correct += record["em"]
                 journal.add(record["key"], record, seconds)
                 advance(1, f"EM {100 * correct / len(journal.done):.1f}")
-                if "refused" in record:
+                if is_lost(record):
                     require_answers(name, len(questions), journal)
 
             if self.workers is not None:
@@ -323,8 +327,9 @@ def _first_reason(record: ItemRecord) -> str:
 
 def _lacks_a_search(record: ItemRecord) -> bool:
     """True if a search of the agent, or the search with the question itself, failed."""
+    failed = record["failed"] and "unanswered" not in record
     gold = bool(record["supporting_ids"]) and record["question_gold_recall"] is None
     answer = (
         record["answer_in_retrieved"] is not None and record["question_answer_in_retrieved"] is None
     )
-    return record["failed"] or gold or answer
+    return failed or gold or answer

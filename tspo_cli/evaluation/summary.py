@@ -68,13 +68,25 @@ def cut_questions(scores: Mapping[str, Any]) -> str | None:
     )
 
 
-def failed_searches(scores: Mapping[str, Any]) -> str | None:
+def failed_searches(items: Sequence[ItemRecord]) -> str | None:
     """What to do where searches failed; None elsewhere."""
-    if not scores["failed"]:
+    count = sum(item["failed"] and "unanswered" not in item for item in items)
+    if not count:
         return None
     return (
-        f"{scores['failed']} of {scores['n']} questions count as wrong because one of their "
-        "searches failed; --resume asks them again"
+        f"{count} of {len(items)} questions count as wrong because one of their searches failed; "
+        "--resume asks them again"
+    )
+
+
+def unanswered_questions(items: Sequence[ItemRecord]) -> str | None:
+    """What to do where a server did not answer questions; None elsewhere."""
+    reasons = [item["unanswered"] for item in items if "unanswered" in item]
+    if not reasons:
+        return None
+    return (
+        f"{len(reasons)} of {len(items)} questions count as wrong because the server did not "
+        f"answer them, while it answered others ({reasons[0]}); --resume asks them again"
     )
 
 

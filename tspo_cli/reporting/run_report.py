@@ -152,8 +152,9 @@ class RunReport:
     def _failed_searches(self) -> list[str]:
         baselines = set(self.baselines)
         return [
-            f"{row.run}{' (baseline)' if {row.run, row.algorithm} & baselines else ''}: a search "
-            f"failed for {row.failed} of {row.n} questions of {row.dataset}, which count as wrong"
+            f"{row.run}{' (baseline)' if {row.run, row.algorithm} & baselines else ''}: a search, "
+            f"or a request of the model, failed for {row.failed} of {row.n} questions of "
+            f"{row.dataset}, which count as wrong"
             for row in self.rows
             if row.failed
         ]

@@ -122,7 +122,8 @@ def run_agents(
 
     A trajectory has up to `max_searches` turns that may search, then one last turn without search.
     A failed search or a passed deadline marks the trajectory as failed and ends it. Neither becomes
-    text that the model reads. A request that a server refuses ends its trajectory, which says why.
+    text that the model reads. A request that a server refuses, or does not answer while it answers
+    others, ends its trajectory, which says why.
 
     Raises:
         RemoteServiceError: the retriever does not answer, which says nothing about any trajectory.
@@ -249,8 +250,8 @@ class _Loop:
 
     def _after_turn(self, completion: Completion) -> None:
         session, protocol = completion.session, self.agent.protocol
-        if completion.refused:
-            self._finish(session, completion.weight_version, refused=completion.refused)
+        if completion.refused or completion.unanswered:
+            self._finish(session, completion.weight_version, lost=completion)
             return
         rollout = self.rollouts[session]
         last = not (state := self._state(rollout)).may_search
@@ -366,24 +367,21 @@ class _Loop:
                 self.searches.drop(session)
 
     def _finish(
-        self, session: int, weight_version: int, *, late: bool = False, refused: str = ""
+        self, session: int, version: int, *, late: bool = False, lost: Completion | None = None
     ) -> None:
         rollout = self.rollouts.pop(session)
         task = rollout.task
-        if self.hooks.expand is None or refused or late:
+        if self.hooks.expand is None or lost or late:
             self.agent.engine.release(session)
         else:
             self.ended[task.group, task.sample] = session
         trajectory = Trajectory(
-            task.group,
-            task.sample,
-            task.question,
-            task.prompt_ids,
-            tuple(rollout.turns),
-            weight_version,
-            late,
-            refused,
-            task.branch,
+            *(task.group, task.sample, task.question, task.prompt_ids, tuple(rollout.turns)),
+            weight_version=version,
+            late=late,
+            refused=lost.refused if lost else "",
+            branch=task.branch,
+            unanswered=lost.unanswered if lost else "",
         )
         self.finished[session] = trajectory
         if self.hooks.on_finish is not None:

@@ -67,6 +67,7 @@ class RolloutRecord(_TrajectoryClass):
     failed: bool  # a search failed or the deadline passed: not trained on, scored as wrong
     late: NotRequired[bool]  # written where it is true: the deadline passed
     refused: NotRequired[str]  # written where it is not empty: why the server refused the next turn
+    unanswered: NotRequired[str]  # the same where it did not answer, while it answered others
     judge: NotRequired[float]  # a judge's verdict, where it is the outcome that is trained
     judge_error: NotRequired[str]  # written where it is not empty: why there is no verdict
     weight_version: int  # of the weights that sampled the last token
@@ -147,6 +148,8 @@ def rollout_record(trajectory: Trajectory) -> RolloutRecord:
         record["judge_error"] = trajectory.judge_error
     if trajectory.refused:
         record["refused"] = trajectory.refused
+    if trajectory.unanswered:
+        record["unanswered"] = trajectory.unanswered
     return record
 
 

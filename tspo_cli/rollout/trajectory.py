@@ -89,7 +89,8 @@ class Trajectory:
     `refused`: why a server refused its next turn; empty otherwise. It then has no answer. `branch`:
     how it began, where the rollouts of a question form trees; its turns are all from the question
     on, those that it shares included. `verdict`: of a judge on the answer, where it is the outcome
-    that is trained; `judge_error`: why there is none.
+    that is trained; `judge_error`: why there is none. `unanswered`: why a server did not answer its
+    next turn.
     """
 
     group: GroupId
@@ -103,6 +104,7 @@ class Trajectory:
     branch: Branch | None = None
     verdict: float | None = None
     judge_error: str = ""
+    unanswered: str = ""
 
     @property
     def path(self) -> tuple[int, ...]:
@@ -124,12 +126,13 @@ class Trajectory:
 
     @property
     def failed(self) -> bool:
-        """True if it ended for a reason outside the policy: a failed search, its deadline, or a
-        judge without a verdict.
+        """True if it ended for a reason outside the policy: a failed search, its deadline, a server
+        that did not answer, or a judge without a verdict.
         """
         return (
             self.late
             or bool(self.judge_error)
+            or bool(self.unanswered)
             or any(turn.search_error is not None for turn in self.turns)
         )
 

@@ -86,22 +86,29 @@ def count_refused(records: Iterable[ItemRecord]) -> int:
     return sum("refused" in record for record in records)
 
 
-def require_answers(name: str, questions: int, journal: Journal[ItemRecord]) -> None:
-    """End the evaluation if the server has refused the first REFUSED_FIRST of `questions`, or all.
+def is_lost(record: ItemRecord) -> bool:
+    """Whether the server of the model refused the question, or did not answer it."""
+    return "refused" in record or "unanswered" in record
 
-    The refused records are dropped, so that --resume asks again.
+
+def require_answers(name: str, questions: int, journal: Journal[ItemRecord]) -> None:
+    """End the evaluation if the server has refused the first REFUSED_FIRST of `questions`, or all,
+    or has not answered them.
+
+    These records are dropped, so that --resume asks again.
 
     Raises:
         RemoteServiceError: with the server's message.
     """
     records = [record for record, _ in journal.done.values()]
-    refused = count_refused(records)
-    if not refused or refused < min(REFUSED_FIRST, questions) or refused < len(records):
+    lost = sum(is_lost(record) for record in records)
+    if not lost or lost < min(REFUSED_FIRST, questions) or lost < len(records):
         return
-    reason = records[-1]["refused"]
+    refused, reason = records[-1].get("refused"), records[-1].get("unanswered")
     journal.drop(list(journal.done))
-    which = "every question" if refused == questions else f"the first {refused} questions"
-    raise RemoteServiceError(f"{name}: the server refused {which}: {reason}")
+    which = "every question" if lost == questions else f"the first {lost} questions"
+    what = "refused" if refused else "did not answer"
+    raise RemoteServiceError(f"{name}: the server {what} {which}: {refused or reason}")
 
 
 def ask_again(journal: Journal[ItemRecord], again: Callable[[ItemRecord], bool]) -> None:

@@ -126,8 +126,10 @@ def _lines(trajectory: dict[str, Any], golds: Sequence[str], color: bool) -> lis
     branch = trajectory.get("branch")
     if branch:
         facts.append(f"branch of rollout {branch['parent'] + 1} after turn {branch['turns']}")
-    facts += ["search failed, not trained on"] if trajectory.get("failed") else []
-    refused = trajectory.get("refused")
+    unanswered, refused = trajectory.get("unanswered"), trajectory.get("refused")
+    failed = trajectory.get("failed") and not unanswered
+    facts += ["search failed, not trained on"] if failed else []
+    facts += [f"not answered by the server: {unanswered}"] if unanswered else []
     facts += [f"refused by the server: {refused}"] if refused else []
     lines: list[Any] = [Text(" · ".join(filter(None, facts)), style="bold cyan")]
     for index, turn in enumerate(trajectory["turns"]):

@@ -45,7 +45,7 @@ class Row:
     refused: int | None = None
     invalid_calls: float | None = None
     failed: int = 0
-    """Questions that count as wrong because one of their searches failed."""
+    """Questions that count as wrong because a search, or a request of the model, failed."""
 
 
 def result_rows(views: Iterable[RunView], *, all_steps: bool = False) -> list[Row]:

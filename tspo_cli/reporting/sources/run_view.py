@@ -16,7 +16,7 @@ from tspo_cli import runs
 from tspo_cli.config.old_records import current_keys, read_record
 from tspo_cli.console import warn
 from tspo_cli.errors import MissingResourceError
-from tspo_cli.not_a_run import require_run
+from tspo_cli.not_a_run import UNFINISHED, is_unfinished_evaluation, require_run
 from tspo_cli.plain_files import why_missing
 from tspo_cli.record_digests import check_complete, read_checked
 from tspo_cli.record_forms import (
@@ -256,6 +256,8 @@ def _folders_at(path: Path) -> list[Path]:
     below = _folders_with({runs.CONFIG_NAME, runs.EVAL_SUMMARY_NAME}, path)
     folders = [folder for folder in below if runs.is_run(folder)]
     folders += [folder for folder in below if is_evaluation(folder)]
+    if not folders and is_unfinished_evaluation(path):
+        raise MissingResourceError(f"{path}: {UNFINISHED}")
     if not folders:
         raise MissingResourceError(
             f"{path}: no run or evaluation below it (a run holds {runs.CONFIG_NAME}, an evaluation "

@@ -35,7 +35,7 @@ def scores_table(
     """One line per data set and method, then the averages; `-` where a score is not defined.
 
     `ceiling` is the share of questions whose answer is in the corpus at all. `failed` is the number
-    of questions of which a search failed, `refused` of those that the server refused,
+    of questions of which a search or request failed, `refused` of those that the server refused,
     `judge_unclear` of replies of the judge that cannot be read: all count as wrong.
     """
     table = Table(box=None, pad_edge=False)

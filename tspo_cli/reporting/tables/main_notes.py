@@ -144,8 +144,8 @@ def _failed_notes(table: MainTableInput) -> Iterator[str]:
             shown = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
             part = " (a baseline)" if scores.arm.label in baselines else ""
             yield (
-                f"{scores.arm.label}{part}: questions that count as wrong because a search failed: "
-                f"{shown}; tspo eval --resume asks them again."
+                f"{scores.arm.label}{part}: questions that count as wrong because a search, or a "
+                f"request of the model, failed: {shown}; tspo eval --resume asks them again."
             )
 
 

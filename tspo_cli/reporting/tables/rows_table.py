@@ -99,8 +99,9 @@ def _notes(rows: list[dict[str, Any]]) -> tuple[str, ...]:
         if row["failed"]:
             part = ", a baseline" if row["run"] in baselines else ""
             notes.append(
-                f"{row['run']}{part}: a search failed for {row['failed']} of {row['n']} questions "
-                f"of {row['dataset']}, which count as wrong: its scores are too low."
+                f"{row['run']}{part}: a search, or a request of the model, failed for "
+                f"{row['failed']} of {row['n']} questions of {row['dataset']}, which count as "
+                "wrong: its scores are too low."
             )
     return tuple(notes)
 

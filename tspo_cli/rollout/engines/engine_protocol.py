@@ -54,9 +54,10 @@ class Completion:
     `logprobs` are in nats, at the request's temperature (at 1 if it is greedy), before any top-k or
     top-p filter; empty if the engine knows none. `weight_version` is that of the last token;
     `mixed`: other weights sampled earlier tokens. `refused`: why a server refused the request; then
-    there is no completion, and the trajectory cannot go on. Empty otherwise. `thought`: reasoning
-    that a server keeps apart from the text; it is in no later prompt. `served_as`: the model that a
-    server says it answered as, where that is not the one that was asked for.
+    there is no completion, and the trajectory cannot go on. Empty otherwise. `unanswered`: the same
+    of a request that a server never answered, while it answers others. `thought`: reasoning that a
+    server keeps apart from the text; it is in no later prompt. `served_as`: the model that a server
+    says it answered as, where that is not the one that was asked for.
     """
 
     session: int
@@ -68,6 +69,7 @@ class Completion:
     refused: str = ""
     thought: str = ""
     served_as: str = ""
+    unanswered: str = ""
 
 
 class Engine(Protocol):

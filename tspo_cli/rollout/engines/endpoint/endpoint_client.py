@@ -48,6 +48,10 @@ class RequestRefusedError(RemoteServiceError):
         self.reason, self.hint = reason, hint
 
 
+class UnansweredError(RemoteServiceError):
+    """The server gave no response in time, or status 5xx, after all tries. It may answer others."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Answer:
     """What a server sent. `content` is its JSON, None where it is none; `text` what it looks like.
@@ -102,16 +106,21 @@ class EndpointClient:
             httpx.Client(headers=headers, limits=limits, cookies=no_cookies())
         )
 
-    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The JSON object of the response.
+    def post(
+        self, path: str, body: dict[str, Any], *, retries: int | None = None
+    ) -> dict[str, Any]:
+        """The JSON object of the response. `retries`: other than those of the client.
 
         Raises:
             RequestRefusedError: the server refuses this request (a status of REFUSED).
+            UnansweredError: no response in time, or status 5xx, after all tries.
             RemoteServiceError: no JSON object after all tries, or another status than 200.
         """
         where = f"endpoint {shown_url(self.url).rstrip('/')}{path}"
-        for attempt in range(self._retries + 1):
+        retries = self._retries if retries is None else retries
+        for attempt in range(retries + 1):
             problem, wait = "", _pause(attempt) * random.uniform(0.5, 1.0)
+            of_request = False
             try:
                 with self._notices.asking(where, self._longest):
                     answer = self._answer("POST", path, self._timeout, self._fields.apply(body))
@@ -119,6 +128,7 @@ class EndpointClient:
                 timed_out = isinstance(error, httpx.TimeoutException)
                 reason = "no response in time" if timed_out else _line(str(error))
                 problem = f"{reason or type(error).__name__}; is the server running?"
+                of_request = timed_out
             else:
                 status = _status(answer)
                 message = answer.unread or _message(answer)
@@ -141,11 +151,12 @@ class EndpointClient:
                 if answer.retry_after > LONGEST_RETRY_AFTER:
                     problem += f" (it asks to wait {answer.retry_after:g} s)"
                     break
+                of_request = status >= 500
                 wait = max(wait, answer.retry_after)
-            if attempt < self._retries:
+            if attempt < retries:
                 self._notices.failed(f"{where}: {problem}", self._longest)
                 time.sleep(wait)
-        raise RemoteServiceError(f"{where}: {problem}")
+        raise (UnansweredError if of_request else RemoteServiceError)(f"{where}: {problem}")
 
     def is_vllm(self) -> bool:
         """Whether the server's list of models says that vLLM serves them."""

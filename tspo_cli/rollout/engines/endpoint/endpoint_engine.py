@@ -16,7 +16,11 @@ from tspo_cli.rollout.engines.endpoint.chat_reply import (
     read_reply,
     with_ids,
 )
-from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient, RequestRefusedError
+from tspo_cli.rollout.engines.endpoint.endpoint_client import (
+    EndpointClient,
+    RequestRefusedError,
+    UnansweredError,
+)
 from tspo_cli.rollout.engines.endpoint.served_names import ServedNames
 from tspo_cli.rollout.engines.engine_protocol import (
     Completion,
@@ -80,7 +84,8 @@ class _Pending:
 
 class EndpointEngine:
     """Sends each generation request as one HTTP request. Completions have no log-probabilities. A
-    request that the server refuses is a completion with `refused`.
+    request that the server refuses is a completion with `refused`; one that it does not answer
+    while it answers a short one is a completion with `unanswered`.
 
     With the chat API, prompt and observations are user messages and actions assistant messages. A
     request whose token ids do not continue those of its session starts a new conversation. Servers
@@ -171,19 +176,35 @@ class EndpointEngine:
             RemoteServiceError: the server refuses it; if the same request without tools is
                 accepted, what to do.
         """
-        sampling = Sampling(temperature=0.0, max_new_tokens=16)
-        messages = {"messages": [{"role": "user", "content": "Reply with the word ready."}]}
-        body = self._body(GenerationRequest(0, (), sampling)) | messages
+        path, body = self._short_request()
         try:
-            self.client.post("/chat/completions", body)
+            self.client.post(path, body)
         except RemoteServiceError as error:
             del body["tools"]
-            self.client.post("/chat/completions", body)
+            self.client.post(path, body)
             raise RemoteServiceError(
                 f"{error}; the server refuses requests with `tools`, which this method calls. "
                 "Start vLLM with --enable-auto-tool-choice --tool-call-parser NAME, choose a model "
                 "that takes tools, or use another method, such as --method search_r1"
             ) from error
+
+    def _short_request(self) -> tuple[str, dict[str, Any]]:
+        """The path and body of a request that every server can answer."""
+        text = "Reply with the word ready."
+        body = self._body(GenerationRequest(0, (), Sampling(temperature=0.0, max_new_tokens=16)))
+        if self.options.api == "chat":
+            return "/chat/completions", body | {"messages": [{"role": "user", "content": text}]}
+        return "/completions", body | {"prompt": text}
+
+    def _answers_others(self) -> bool:
+        path, body = self._short_request()
+        try:
+            self.client.post(path, body, retries=0)
+        except RequestRefusedError:
+            return True
+        except RemoteServiceError:
+            return False
+        return True
 
     def _chat(self, request: GenerationRequest) -> _Pending:
         conversation = self._conversations.get(request.session)
@@ -225,6 +246,13 @@ class EndpointEngine:
             return self._completion(pending, future.result())
         except RequestRefusedError as error:
             return self._refused(pending, error.reason, error.hint)
+        except UnansweredError as error:
+            if not self._answers_others():
+                raise
+            session = pending.request.session
+            return Completion(
+                *(session, (), (), "stop", self.weight_version), unanswered=str(error)
+            )
 
     def _refused(self, pending: _Pending, reason: str, hint: str = "") -> Completion:
         return Completion(
