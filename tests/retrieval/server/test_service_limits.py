@@ -114,6 +114,34 @@ def test_a_body_that_does_not_come_is_408(searcher: Searcher) -> None:
         assert connection.recv(1000).startswith(b"HTTP/1.1 408")
 
 
+@pytest.mark.parametrize("more", [b"", b"Expect: 100-continue\r\n"])
+@pytest.mark.parametrize("length", [20_001, 160_000, 10**14])
+def test_an_announced_body_that_is_too_large_is_not_waited_for(
+    url: str, length: int, more: bytes
+) -> None:
+    head = b"POST /retrieve HTTP/1.1\r\nHost: x\r\n%sContent-Length: %d\r\n\r\n"
+    with _connection(url) as connection:  # whose timeout of a body is 15 seconds
+        connection.settimeout(5)
+        connection.sendall(head % (more, length))
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n",
+    ],
+)
+def test_what_is_no_http_is_400_in_plain_text(url: str, framing: bytes) -> None:
+    with _connection(url) as connection:
+        connection.sendall(b"POST /retrieve HTTP/1.1\r\nHost: x\r\n" + framing)
+        answer = b"".join(iter(lambda: connection.recv(1000), b""))
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert b"text/plain" in answer
+
+
 @pytest.mark.parametrize("start", [b"", b"POST /retrieve HTTP/1.1\r\nHost: x\r\nX-Slow: "])
 def test_a_head_that_does_not_come_is_cut_off(
     searcher: Searcher, monkeypatch: pytest.MonkeyPatch, start: bytes

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,8 @@ _DRAIN_BODIES = 8
 """A body beyond the limit is read up to this many times the limit, so that its sender gets the
 response.
 """
+_DRAIN_SECONDS = 0.5
+"""How long that reading waits for more of a body which its sender may not send."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,8 +255,12 @@ async def _read_body(request: Request, limit: int) -> bytes | None:
     """The body, or None if it is longer than `limit` bytes."""
     chunks: list[bytes] = []
     size = 0
-    declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > _DRAIN_BODIES * limit:
+    length = request.headers.get("content-length", "0")
+    declared = int(length) if length.isdigit() else 0
+    if declared > limit:
+        # A sender that expects 100 Continue has not begun.
+        if declared <= _DRAIN_BODIES * limit and "expect" not in request.headers:
+            await _drain(request)
         return None
     async for chunk in request.stream():
         size += len(chunk)
@@ -263,6 +269,16 @@ async def _read_body(request: Request, limit: int) -> bytes | None:
         elif size > _DRAIN_BODIES * limit:
             return None
     return b"".join(chunks) if size <= limit else None
+
+
+async def _drain(request: Request) -> None:
+    """Read a body of a declared length as long as its parts arrive."""
+    parts = request.stream()
+    with suppress(TimeoutError):
+        while True:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                if await anext(parts, None) is None:
+                    return
 
 
 _DETAIL = {

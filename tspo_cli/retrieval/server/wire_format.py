@@ -112,6 +112,9 @@ def parse_request(
         errors = error.errors(include_url=False, include_input=False)
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise InvalidInputError(f"{_sentence(errors[0])}{more}") from None
+    # Each pair has a colon. There are more where a query has some, or a field is given twice.
+    if raw.count(b":") > len(body.model_fields_set):
+        _refuse_repeated(raw)
     if (body.queries is None) == (body.query is None):
         raise InvalidInputError(
             'expected either "queries" (a list of strings) or "query" (one string)'
@@ -129,6 +132,18 @@ def parse_request(
     if queries and all(len(query) > max_query_chars for query in queries):
         raise InvalidInputError(str(query_problem(queries[0], max_query_chars)))
     return SearchRequest(queries, k, body.return_scores)
+
+
+def _refuse_repeated(raw: bytes) -> None:
+    """Refuse a valid request that gives a field twice: one of the two would win without a word."""
+
+    def check(pairs: list[tuple[str, Any]]) -> None:
+        names = [name for name, _ in pairs]
+        for name in names:
+            if names.count(name) > 1:
+                raise InvalidInputError(f"{name}: given {names.count(name)} times; send it once")
+
+    json.loads(raw.decode(), object_pairs_hook=check, parse_int=str, parse_float=str)
 
 
 def _sentence(error: ErrorDetails) -> str:
