@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ from tspo_cli.commands.options import (
 from tspo_cli.console import result, result_json, say, say_meanwhile, warn
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.freed_memory import use_expandable_segments
+from tspo_cli.stopping import stop_number
 from tspo_cli.text.secrets import without_secrets
 from tspo_cli.variables import number_in
 
@@ -97,8 +99,8 @@ def train(
             result(script)
         return
     config = load_config(files, settings)
-    with same_agent(config.model.path):
-        run = out or Path("runs") / run_name(files[-1])
+    run = out or Path("runs") / run_name(files[-1])
+    with same_agent(config.model.path), _saying_what_stopped(run):
         _train(config, run, resume=resume, overwrite=overwrite, dry_run=dry_run, json=json)
 
 
@@ -155,6 +157,29 @@ def _train(
         launch(config, run, train_here, WORKER, resume=resume, overwrite=overwrite)
     if is_first:
         _print_summary(run, json)
+
+
+@contextmanager
+def _saying_what_stopped(run: Path) -> Iterator[None]:
+    """Say which signal ended the start of a training. One that has begun writes RUN/status.json,
+    and says so itself.
+    """
+    before = _status_time(run)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        if (number := stop_number(error)) and _status_time(run) == before:
+            name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+            say(f"{name}: stopped before the training began")
+        raise
+
+
+def _status_time(run: Path) -> int | None:
+    from tspo_cli.runs import STATUS_NAME
+
+    with suppress(OSError):
+        return (run / STATUS_NAME).stat().st_mtime_ns
+    return None
 
 
 @contextmanager

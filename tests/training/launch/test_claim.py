@@ -257,8 +257,9 @@ def test_ctrl_c_before_the_first_step(
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=120)
+    _, said = process.communicate(timeout=120)
     assert process.returncode != 0
+    assert b"Ctrl-C: stopped " in said
     assert not has_trained(run)
     tspo(*command, *flags)
     assert read_json(run / "status.json")["state"] == "finished"
