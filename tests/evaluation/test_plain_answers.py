@@ -189,6 +189,8 @@ def test_a_silent_model_is_announced(method: str, form: str, advice: str) -> Non
     scores = {"method": method, "no_answer_share": 0.6}
     assert advice in str(silent_model(scores, form))
     assert silent_model(scores | {"no_answer_share": 0.5}, form) is None
+    refused = scores | {"n": 10, "no_answer_share": 0.9, "refused": 3, "failed": 1}
+    assert silent_model(refused, form) is None, "those that were refused or failed are no silence"
 
 
 @pytest.fixture(scope="module")

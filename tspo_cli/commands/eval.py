@@ -143,7 +143,14 @@ def evaluate(
     )
     say_meanwhile("opening data, passages and model")  # the libraries alone take seconds
     from tspo_cli.evaluation.standalone import EvaluationRequest, evaluate_model
+    from tspo_cli.evaluation.summary import score_names
 
+    for metric, minimum in gates:
+        if metric not in (known := score_names()):
+            raise UsageError(
+                f"--fail-under {metric}={minimum:g}: no score has that name; choose one of "
+                f"{', '.join(sorted(known))}"
+            )
     request = EvaluationRequest(
         model=model,
         data=tuple(names),

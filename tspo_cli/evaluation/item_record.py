@@ -6,6 +6,13 @@ from typing import NotRequired, TypedDict
 
 from tspo_cli.rollout.records import RolloutRecord
 
+ITEM_SCORES = (
+    *("em", "f1", "sub_em", "judge", "answer_in_retrieved", "answer_in_shown", "gold_recall"),
+    *("gold_precision", "first_occurrence", "first_retrieved", "question_answer_in_retrieved"),
+    *("question_gold_recall", "searches", "cut_observations", "turns", "model_turns"),
+    *("invalid_turns", "invalid_calls", "response_tokens"),
+)
+"""The numbers of an item: what reports compare."""
 WRONG_WHERE_NONE = ("judge",)
 """Scores that were measured of every question: None, a reply without a verdict, counts as wrong."""
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.methods import METHODS
+from tspo_cli.evaluation.metrics import summarize
 from tspo_cli.evaluation.statistics.estimates import Estimate, average_share, estimate_share
 from tspo_cli.rollout.protocol import STOP_STRINGS
 from tspo_cli.rollout.records import TurnRecord
@@ -30,15 +31,25 @@ def with_intervals(scores: dict[str, Any], items: Sequence[ItemRecord]) -> dict[
     }
 
 
+def score_names() -> set[str]:
+    """The names of all scores that are numbers."""
+    of_items = summarize([], dataset="", method="", k=0)
+    plain = {name for name, value in of_items.items() if not isinstance(value, str | dict)}
+    parts = {f"{name}_{part}" for name in INTERVALS for part in ("se", "low", "high")}
+    return plain | parts | {"invalid_calls", "refused", "judge", "judge_unclear"}
+
+
 MOST_SILENT = 0.5
 """Above this share of questions without an answer, the scores say little of what a model knows."""
 
 
 def silent_model(scores: Mapping[str, Any], form: str) -> str | None:
-    """What to do where more than `MOST_SILENT` of the questions have no answer; None elsewhere.
-    `form` says how answers are read: auto, tags or reply.
+    """What to do where more than `MOST_SILENT` of the questions have no answer, those aside that
+    the server refused or that failed; None elsewhere. `form` says how answers are read: auto, tags
+    or reply.
     """
-    share = scores["no_answer_share"] or 0.0
+    lost = (scores.get("refused") or 0) + (scores.get("failed") or 0)
+    share = (scores["no_answer_share"] or 0.0) - (lost / scores["n"] if lost else 0.0)
     if share <= MOST_SILENT:
         return None
     method = scores["method"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tspo_cli.config.sweeps.sweep_record import is_sweep
 from tspo_cli.errors import UsageError
+from tspo_cli.evaluation.item_record import ITEM_SCORES
 from tspo_cli.reporting.run_report import RunReport
 from tspo_cli.reporting.scores.sweep_scores import baseline_run, open_sweep
 from tspo_cli.reporting.sources.published import choose_published, read_published
@@ -40,7 +41,8 @@ def open_report(request: ReportRequest) -> RunReport | SweepReport:
 
     Raises:
         MissingResourceError: a path holds no run, or a name means none.
-        UsageError: `step` without a sweep, or a baseline that is no arm of it.
+        UsageError: `step` without a sweep, a baseline that is no arm of it, or a metric or setting
+            to ignore that no run here has.
         InvalidInputError: a file of a run that cannot be read.
     """
     sweep = request.paths[0] if len(request.paths) == 1 and is_sweep(request.paths[0]) else None
@@ -51,8 +53,13 @@ def open_report(request: ReportRequest) -> RunReport | SweepReport:
         return SweepReport(open_sweep(sweep, baseline), request.step)
     default = baseline_run(sweep) if sweep is not None else None
     words = list(request.published)
+    views = open_runs(list(request.paths))
+    _require_metric(request.metric)
+    for key in request.ignore:
+        if not any(view.setting(key) is not None for view in views):
+            raise UsageError(f"--ignore {key}: no run here has a setting of that name")
     return RunReport(
-        open_runs(list(request.paths)),
+        views,
         baselines=request.baselines or ([default] if default else []),
         metric=request.metric,
         published=choose_published(read_published(), words, request.metric) if words else [],
@@ -62,3 +69,8 @@ def open_report(request: ReportRequest) -> RunReport | SweepReport:
         shown=request.tables,
         sweep=sweep,
     )
+
+
+def _require_metric(metric: str) -> None:
+    if metric not in ITEM_SCORES:
+        raise UsageError(f"--metric {metric}: choose one of {', '.join(ITEM_SCORES)}")
