@@ -20,7 +20,7 @@ _WORDS = {"correct": 1.0, "incorrect": 0.0}
 def verdict(reply: str) -> float | None:
     """1 for correct, 0 for incorrect, None for a reply in another form.
 
-    The form is one word on the last line, or as the last line, or code block, a JSON object
+    The form is one word on the last line, or as the last lines or code block a JSON object
     `{"verdict": "correct" or "incorrect"}` or `{"correct": true or false}`. Markdown around the
     word does not matter. Thinking before </think> is not read; thinking without an end has no
     verdict. A reply whose lines contradict each other has none either.
@@ -37,8 +37,8 @@ def verdict(reply: str) -> float | None:
 
 
 def _last_block(text: str) -> tuple[str, str | None]:
-    """The text before the code block at its end, and the block; the whole text and None without
-    one. The fences stand on lines of their own.
+    """The text before the code block, or the object of several lines, at its end, and the block;
+    the whole text and None without one. Fences and outer braces stand on lines of their own.
     """
     whole = text.rstrip()
     before, opening, inside = whole.removesuffix("```").rpartition("```")
@@ -46,9 +46,12 @@ def _last_block(text: str) -> tuple[str, str | None]:
     head = inside[: len(inside) - len(inside.lstrip())]
     tail = inside[len(inside.rstrip()) :]
     fenced = whole.endswith("```") and opening and "`" not in inside
-    if not (fenced and inside.strip() and "\n" in head and "\n" in tail):
-        return text, None
-    return before, inside
+    if fenced and inside.strip() and "\n" in head and "\n" in tail:
+        return before, inside
+    before, opening, inside = whole.rpartition("\n{\n")
+    if opening and inside.endswith("\n}"):
+        return before, opening + inside
+    return text, None
 
 
 def _of_line(line: str) -> float | None:
