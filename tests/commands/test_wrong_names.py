@@ -43,5 +43,5 @@ def test_a_figure_does_not_replace_another_file(tmp_path: Path) -> None:
     notes.write_text("my notes", encoding="utf-8")
     done = run_tspo("report", folder, "--figure", notes)
     assert done.code == 3
-    assert "notes.svg: is no .svg figure; delete it, or choose another place" in done.err
+    assert "notes.svg: is no figure; delete it, or choose another place" in done.err
     assert notes.read_text("utf-8") == "my notes"
