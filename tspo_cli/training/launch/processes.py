@@ -159,22 +159,19 @@ def _spawn(claim: Claim, module: str, config: Config, attempt: int, *, resume: b
         str(os.getpid()),
     ]
     common = {"WORLD_SIZE": str(config.train.processes)} | rendezvous
-    workers = [
-        subprocess.Popen(
-            command,
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            pass_fds=[claim.lock],
-        )
-        for rank in range(config.train.processes)
-    ]
 
     def patience() -> float:
         has_begun = read_status(claim.path).get("attempt") == attempt
         return STOP_PATIENCE if has_begun else START_PATIENCE
 
+    workers: list[subprocess.Popen[bytes]] = []
     code, number = None, 0
     try:
         with stopping.deferred():
+            for rank in range(config.train.processes):
+                own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                environment = os.environ | common | own
+                workers.append(subprocess.Popen(command, env=environment, pass_fds=[claim.lock]))
             code, number = _wait(workers, patience)
     finally:
         end_processes(workers, min(PATIENCE, patience()))
@@ -211,10 +208,10 @@ def _wait(workers: list[subprocess.Popen[bytes]], patience: Callable[[], float])
         stopped = [code for code in codes if code]
         if None not in codes:
             return (stopped[0] or 0 if stopped else 0), 0
-        if stopped and last_stop == math.inf:
-            last_stop = time.monotonic()
-        if time.monotonic() - last_stop > patience():  # it was stopped before the others began
-            return stopped[0] or 0, 0
+        if stopped:
+            last_stop = min(last_stop, time.monotonic())
+            if time.monotonic() - last_stop > patience():  # it was stopped before the others began
+                return stopped[0] or 0, 0
         asked = stopping.requested()
         if asked and not passed_on:
             passed_on = asked
