@@ -36,9 +36,10 @@ Settings = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-_PAGE_BEGINS = 200
-"""Bytes that tell a page from another file."""
-_FIGURES = (b"<?xml", b"<svg", b"\x89PNG", b"%PDF")
+_BEGINNING = 200
+"""Bytes that tell a page or a figure from another file."""
+_PAGES = (b"<!doctype html", b"<html")
+_FIGURES = (b"<?xml", b"<svg", b"\x89png", b"%pdf")
 SearchSettings = Annotated[
     list[str] | None,
     typer.Option(
@@ -87,27 +88,20 @@ def check_page(path: Path | None) -> Path | None:
         InvalidInputError: as `check_file`; or another file stands there.
         WriteError: this user may not write there.
     """
-    if check_file(path) is not None and path is not None and path.exists():
-        with open_plain(path) as handle:
-            begins = handle.read(_PAGE_BEGINS)
-        if begins and not begins.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-            raise InvalidInputError(f"{path}: is no HTML page; delete it, or choose another place")
-    return path
+    return _check_replaced(path, "HTML page", _PAGES)
 
 
 def check_figure(path: Path | None) -> Path | None:
-    """`check_file` of an option that names a figure: as a page, it is replaced by a newer one, and
-    nothing else is.
+    """`check_page` for a figure. Raises as that."""
+    return _check_replaced(path, "figure", _FIGURES)
 
-    Raises:
-        InvalidInputError: as `check_file`; or another file stands there.
-        WriteError: this user may not write there.
-    """
+
+def _check_replaced(path: Path | None, what: str, begins: tuple[bytes, ...]) -> Path | None:
     if check_file(path) is not None and path is not None and path.exists():
         with open_plain(path) as handle:
-            begins = handle.read(_PAGE_BEGINS)
-        if begins and not begins.startswith(_FIGURES):
-            raise InvalidInputError(f"{path}: is no figure; delete it, or choose another place")
+            start = handle.read(_BEGINNING)
+        if start and not start.lstrip().lower().startswith(begins):
+            raise InvalidInputError(f"{path}: is no {what}; delete it, or choose another place")
     return path
 
 
