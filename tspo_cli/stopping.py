@@ -38,6 +38,11 @@ def stop_number(error: BaseException) -> int:
     return code - 128 if isinstance(code, int) and code > 128 else 0
 
 
+def stop_name(number: int) -> str:
+    """What a person calls the signal `number`."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
 def request_stop(number: int, *, urgent: bool = False) -> None:
     """Note in a signal handler that `number` asks to stop, and raise what stops the process, unless
     its work defers that. What is `urgent` is not deferred.

@@ -145,8 +145,9 @@ def evaluate(
     from tspo_cli.evaluation.standalone import EvaluationRequest, evaluate_model
     from tspo_cli.evaluation.summary import score_names
 
+    known = score_names()
     for metric, minimum in gates:
-        if metric not in (known := score_names()):
+        if metric not in known:
             raise UsageError(
                 f"--fail-under {metric}={minimum:g}: no score has that name; choose one of "
                 f"{', '.join(sorted(known))}"

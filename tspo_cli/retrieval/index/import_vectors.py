@@ -74,9 +74,8 @@ def import_index(
     encoder = str(Path(encoder).resolve()) if Path(encoder).is_dir() else encoder
     vectors = [path.resolve() for path in sorted(pieces, key=_by_number)]
     with new_directory(out, "importing this index") as work:
-        check_target(
-            out, overwrite, *pieces, corpus, encoder
-        )  # again: another process may have ended just now
+        # Again: another process may have ended just now.
+        check_target(out, overwrite, *pieces, corpus, encoder)
         work.mkdir()
         lines = _lines(corpus, work)
         store = PassageStore(work, lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -159,7 +158,7 @@ class SavedSteps:
     def save_at_stop(self, number: int) -> None:
         """Write the checkpoint that the signal `number` asks for."""
         self.finish()
-        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        name = stopping.stop_name(number)
         if self.step > self.saved and writes_checkpoints(self.run):
             self.run.log(
                 f"{name}: writing the checkpoint of step {self.step}; a second signal ends at once"
