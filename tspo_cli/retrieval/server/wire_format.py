@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -138,10 +139,9 @@ def _refuse_repeated(raw: bytes) -> None:
     """Refuse a valid request that gives a field twice: one of the two would win without a word."""
 
     def check(pairs: list[tuple[str, Any]]) -> None:
-        names = [name for name, _ in pairs]
-        for name in names:
-            if names.count(name) > 1:
-                raise InvalidInputError(f"{name}: given {names.count(name)} times; send it once")
+        for name, count in Counter(name for name, _ in pairs).items():
+            if count > 1:
+                raise InvalidInputError(f"{name}: given {count} times; send it once")
 
     json.loads(raw.decode(), object_pairs_hook=check, parse_int=str, parse_float=str)
 
