@@ -25,6 +25,7 @@ from tspo_cli.models.dtype import has_bfloat16, use_float32_head
 from tspo_cli.rollout.engines.engine_protocol import GenerationRequest, Sampling
 from tspo_cli.rollout.engines.hf.fused import bfloat16_attention, can_fuse
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
+from tspo_cli.rollout.engines.hf.kv_cache import BLOCK_COLUMNS
 
 SHAPE = {
     "vocab_size": 256,
@@ -158,6 +159,47 @@ def test_sleep_frees_the_cache_and_the_turns_go_on(
         ends.append(finish(engine, [GenerationRequest(0, tuple(history), sampling)])[0])
     assert ends[0].token_ids == ends[1].token_ids
     assert ends[0].logprobs == pytest.approx(ends[1].logprobs, abs=1e-5)
+
+
+@pytest.mark.parametrize("steps", [[30, 50], [130, 3, 70], [60, 200, 90, 40]])
+def test_blocks_that_are_read_whole_give_the_same_as_their_parts(
+    steps: list[int], model: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    turns = []
+    for whole in (True, False):
+        engine = TransformersEngine(model, tokenizer, batch_size=3, max_context=CONTEXT)
+        engine.cache.whole = whole
+        histories = [tokens(14 + number, 20 + 7 * number) for number in range(3)]
+        for size in steps:  # the last session waits, and its slot is read beside the others
+            present = [n for n in range(3) if n < 2 or size > 60]
+            histories = [[*ids, *tokens(len(ids), size)] for ids in histories]
+            requests = [
+                GenerationRequest(n, tuple(histories[n]), Sampling(max_new_tokens=12), n)
+                for n in present
+            ]
+            done = finish(engine, requests)
+            for number in present:
+                histories[number] += done[number].token_ids
+                turns.append(list(done[number].logprobs))
+            assert not whole or engine.cache.capacity % BLOCK_COLUMNS == 0
+    half = len(turns) // 2
+    assert turns[:half] == [pytest.approx(logprobs, abs=1e-5) for logprobs in turns[half:]]
+
+
+def test_what_a_whole_block_gives_does_not_depend_on_earlier_rollouts(
+    model: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    ends = []
+    for before in (0, 300):
+        engine = TransformersEngine(model, tokenizer, batch_size=2, max_context=CONTEXT)
+        engine.cache.whole = True
+        if before:
+            finish(engine, [GenerationRequest(0, tuple(tokens(5, before)), Sampling(0.0))])
+            engine.release(0)
+        engine.sleep()
+        request = GenerationRequest(1, tuple(tokens(6, 100)), Sampling(max_new_tokens=60), 3)
+        ends.append((finish(engine, [request])[1], engine.cache.capacity))
+    assert ends[0] == ends[1]
 
 
 def test_released_sessions_lend_nothing(

@@ -80,6 +80,7 @@ class FusedForward:
         max_context: most tokens of a sequence.
     """
 
+    @torch.no_grad()
     def __init__(self, model: PreTrainedModel, cache: SlotCache, max_context: int) -> None:
         config: Any = model.config
         self.model: Any = model
@@ -191,11 +192,9 @@ def bfloat16_attention(
     PyTorch's own works in float32 for the most part, which takes nearly twice as long.
     """
     rows, heads, width, size = query.shape
+    keys, values = keys.contiguous(), values.contiguous()  # a product copies others in slower ways
     grouped = (query * size**-0.5).reshape(rows, keys.shape[1], -1, size)
-    if width == 1:  # the many keys are the rows of the product
-        scores = (keys @ grouped.transpose(-1, -2)).transpose(-1, -2).contiguous()
-    else:
-        scores = grouped @ keys.transpose(-1, -2)
+    scores = grouped @ keys.transpose(-1, -2)
     weights = scores.view(rows, heads, width, -1).add_(mask).softmax(-1)
     return (weights.view(scores.shape) @ values).view(rows, heads, width, size)
 

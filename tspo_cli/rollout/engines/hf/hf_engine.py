@@ -91,7 +91,11 @@ class TransformersEngine:
             keep_freed_memory()
         self.device, self.dtype = model.device, model.dtype
         config = model.config.get_text_config()
-        self.cache = SlotCache(batch_size, max_context, config.num_hidden_layers, self.device)
+        self._windows = WindowMasks.of(model, max_context)
+        fuses = self._windows.window is None and can_fuse(model)
+        whole = fuses and self._large and self.dtype == torch.bfloat16
+        layers = config.num_hidden_layers
+        self.cache = SlotCache(batch_size, max_context, layers, self.device, whole)
         self.table = SlotTable(batch_size, max_context)
         ends = {*eos_ids(model.config, model.generation_config, tokenizer), *stop_ids}
         self.rules = StopRules(tokenizer, config.vocab_size, sorted(ends))
@@ -101,11 +105,7 @@ class TransformersEngine:
         self.prefill_wait = 0
         self._hidden = torch.finfo(self.dtype).min
         self._mask = self.cache.empty_mask(self.dtype)
-        self._windows = WindowMasks.of(model, max_context)
-        self._fused: FusedForward | None = None
-        if self._windows.window is None and can_fuse(model):
-            with torch.no_grad():
-                self._fused = FusedForward(model, self.cache, max_context)
+        self._fused = FusedForward(model, self.cache, max_context) if fuses else None
         # transformers 5.24 renamed the argument.
         self._cache_name = (
             "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
@@ -285,7 +285,7 @@ class TransformersEngine:
         position[padding] = 0
         tokens = table.ids[rows[:, None], position]
         targets = np.where(padding, self.cache.capacity, position)
-        columns = int(end.max())
+        columns = self.cache.read_columns(int(end.max()))
         positions = self._to_device(position)
         visible = torch.arange(columns, device=self.device) <= positions[:, :, None]
         mask = torch.where(visible, 0.0, self._hidden).to(self.dtype)[:, None]
@@ -307,8 +307,8 @@ class TransformersEngine:
         """Sample one token for each row, in one pass over the slots from 0 to the last row."""
         rows = self._compact(rows)
         table, size = self.table, int(rows[-1]) + 1
-        columns = int(table.cached[rows].max()) + 1
         self._reserve(int(table.cached[:size].max()) + 1)
+        columns = self.cache.read_columns(int(table.cached[rows].max()) + 1)
         # Slots between the rows are computed too. They write to the column after their last one,
         # which is never read.
         position = table.cached[:size]

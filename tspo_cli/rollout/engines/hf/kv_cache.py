@@ -10,6 +10,8 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 FIRST_COLUMNS = 128
+BLOCK_COLUMNS = 64
+"""Columns by which a cache grows whose blocks are read whole."""
 
 
 @dataclass(slots=True)
@@ -90,12 +92,29 @@ class _SlotLayer(CacheLayerMixin):
 class SlotCache(Cache):
     """A cache whose slots have different lengths. The caller passes 4D masks and position ids.
 
-    One more column than the capacity is allocated: padding tokens are written there, and it is
-    never read.
+    One more column than the capacity is allocated: padding tokens are written there, and masks
+    hide it.
+
+    Args:
+        slots: most sequences.
+        max_columns: most tokens of a sequence.
+        layers: layers of the model.
+        device: where keys and values lie.
+        whole: batched products read whole blocks where most columns are in use. They would copy a
+            part of each block, which takes as long as the product. The cache then grows in small
+            steps, and starts again with few columns when it is released.
     """
 
-    def __init__(self, slots: int, max_columns: int, layers: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        slots: int,
+        max_columns: int,
+        layers: int,
+        device: torch.device,
+        whole: bool = False,
+    ) -> None:
         self.slots, self.max_columns, self.device = slots, max_columns, device
+        self.whole = whole
         self.capacity = min(FIRST_COLUMNS, max_columns)
         empty = torch.empty(0, dtype=torch.long, device=device)
         self.window = _Window(slice(0, 0), 0, empty, empty)
@@ -107,12 +126,21 @@ class SlotCache(Cache):
         """Allocated columns, including the one for padding."""
         return self.capacity + 1
 
+    def read_columns(self, length: int) -> int:
+        """The columns that a forward pass reads whose longest row has `length` tokens: all of them
+        where blocks are read whole and two of three columns are in use.
+        """
+        return self.columns if self.whole and 3 * length >= 2 * self.columns else length
+
     def reserve(self, length: int) -> bool:
-        """Grow the cache until a slot can hold `length` tokens, by doubling up to the maximum.
-        Returns whether it grew.
+        """Grow the cache until a slot can hold `length` tokens: by doubling up to the maximum, or
+        in steps of `BLOCK_COLUMNS`. Returns whether it grew.
         """
         if length <= self.capacity:
             return False
+        if self.whole:
+            steps = -(-length // BLOCK_COLUMNS)
+            self.capacity = min(steps * BLOCK_COLUMNS, self.max_columns)
         while self.capacity < length:
             self.capacity = min(2 * self.capacity, self.max_columns)
         for layer in self.slot_layers:
@@ -123,12 +151,14 @@ class SlotCache(Cache):
         """Free all keys and values."""
         for layer in self.slot_layers:
             layer.release()
+        if self.whole:  # what is read, to the last bit, does not depend on earlier sequences
+            self.capacity = min(FIRST_COLUMNS, self.max_columns)
 
     def empty_mask(self, dtype: torch.dtype) -> torch.Tensor:
-        """The additive mask of a decoding step [slots, 1, 1, capacity], with nothing cached. It is
+        """The additive mask of a decoding step [slots, 1, 1, columns], with nothing cached. It is
         0 where a slot has a cached token.
         """
-        shape, hidden = (self.slots, 1, 1, self.capacity), torch.finfo(dtype).min
+        shape, hidden = (self.slots, 1, 1, self.columns), torch.finfo(dtype).min
         return torch.full(shape, hidden, dtype=dtype, device=self.device)
 
     def select(
@@ -155,6 +185,5 @@ class SlotCache(Cache):
 
 
 def _widened(block: torch.Tensor, columns: int) -> torch.Tensor:
-    wider = block.new_zeros(*block.shape[:2], columns, block.shape[3])
-    wider[:, :, : block.shape[2]] = block
-    return wider
+    more = block.new_zeros(*block.shape[:2], columns - block.shape[2], block.shape[3])
+    return torch.cat((block, more), dim=2)
