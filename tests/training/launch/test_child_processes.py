@@ -60,13 +60,28 @@ def test_workers_end_with_their_parent_and_hold_the_lock_until_then(
     process = started(run, *endless)
     workers = [pid for pid in descendants(process.pid) if is_alive(pid)]
     assert len(workers) >= 2
-    os.kill(workers[0], signal.SIGSTOP)  # it cannot end, so it still holds the run
     process.kill()
-    process.wait()
+    while process.poll() is None:  # its end lets a stopped worker go on
+        os.kill(workers[0], signal.SIGSTOP)
+    os.kill(workers[0], signal.SIGSTOP)  # it cannot end, so it still holds the run
     done = run_tspo("train", "tiny/tspo", "--out", run, "--resume", *endless)
     assert done.code == 3
     assert "another process is training into it" in done.err
     os.kill(workers[0], signal.SIGCONT)
+    until = time.monotonic() + 20
+    while any(is_alive(pid) for pid in workers):
+        assert time.monotonic() < until, "workers outlive their parent"
+        time.sleep(0.1)
+
+
+def test_a_stopped_worker_ends_when_its_parent_is_killed(
+    playground: Playground, tmp_path: Path
+) -> None:
+    process = started(tmp_path / "run", *settings(playground))
+    workers = [pid for pid in descendants(process.pid) if is_alive(pid)]
+    os.kill(workers[-1], signal.SIGSTOP)
+    process.kill()
+    process.wait()
     until = time.monotonic() + 20
     while any(is_alive(pid) for pid in workers):
         assert time.monotonic() < until, "workers outlive their parent"

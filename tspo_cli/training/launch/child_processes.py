@@ -6,6 +6,7 @@ when the process PID, which started it, has ended.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import runpy
 import signal
@@ -26,12 +27,16 @@ CHECKPOINT_PATIENCE = 30.0
 URGENT_PATIENCE = 0.5
 """Seconds that a process has after a second signal, which ends this process in one second."""
 _POLL_SECONDS = 0.5
+_PR_SET_PDEATHSIG = 1
 
 Child = subprocess.Popen[bytes] | subprocess.Popen[str] | BaseProcess
 
 
 def end_with_parent(parent: int) -> None:
-    """`end_with` for the parent of this process, which was started by the process `parent`."""
+    """`end_with` for the parent of this process, which was started by the process `parent`. On
+    Linux also where this process is stopped (SIGSTOP): it goes on to end.
+    """
+    get_at_parents_end(signal.SIGCONT)
     end_with(lambda: os.getppid() != parent)
 
 
@@ -41,6 +46,12 @@ def end_with(has_ended: Callable[[], bool]) -> None:
     """
     stopping.expect_from_starter()
     threading.Thread(target=_watch, args=(has_ended,), daemon=True).start()
+
+
+def get_at_parents_end(number: signal.Signals) -> None:
+    """Have the system send this process a signal when its parent has ended; on Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def child_command(arguments: Sequence[str]) -> list[str]:

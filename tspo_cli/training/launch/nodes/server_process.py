@@ -7,19 +7,17 @@ holds for a server that replaces the process, as vLLM's does; on Linux only.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import runpy
 import signal
 import sys
 
-_PR_SET_PDEATHSIG = 1
+from tspo_cli.training.launch.child_processes import get_at_parents_end
 
 
 def _main() -> None:
     _, parent, *arguments = sys.argv
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    get_at_parents_end(signal.SIGTERM)
     if os.getppid() != int(parent):
         raise SystemExit(128 + signal.SIGTERM)
     sys.argv = ["tspo", *arguments]
