@@ -177,7 +177,7 @@ def test_failures_of_an_endpoint_are_told(
     count = len(model.requests)
     with pytest.raises(RemoteServiceError, match=r"status 401: .*wrong key.*OPENAI_API_KEY"):
         EndpointClient(url, key_env="OPENAI_API_KEY").post("/completions", {})
-    with pytest.raises(RemoteServiceError, match=r"no key was sent \(key_env names UNSET"):
+    with pytest.raises(RemoteServiceError, match=r"no key was sent \(endpoint.key_env names UNSET"):
         EndpointClient(url, key_env="UNSET").post("/completions", {})
     assert len(model.requests) == count, "a refusal is not repeated"
     with pytest.raises(RemoteServiceError, match=r"127\.0\.0\.1:9"):

@@ -221,7 +221,8 @@ def test_a_judge_without_any_verdict_gives_no_score(
     with serve(server.app()) as url:
         judge = open_judge(JudgeConfig(url=url, model="m", concurrency=1))
         assert judge is not None
-        with pytest.raises(RemoteServiceError, match=f"places: the judge {told}.*use --resume"):
+        told = f"places: the judge m at {url} {told}.*use --resume"
+        with pytest.raises(RemoteServiceError, match=told):
             judge.judge(items, path, "places")
         server.says = lambda prompt: "correct"
         judged, scores = judge.judge(items, path, "places")
@@ -283,6 +284,38 @@ def test_a_judge_that_cannot_judge_is_refused_before(
         with pytest.raises(RemoteServiceError, match=message) as raised:
             judge.preflight()
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "key", "told"),
+    [
+        (401, "sk-1234567", r"the key is that of .* MY_KEY \(judge\.key_env\)"),
+        (403, "", r"\(judge\.key_env names MY_KEY, which is not set\): set judge\.key_env"),
+        (404, "", "status 404: .*no such model"),
+        (503, "", "status 503"),
+    ],
+)
+def test_a_judge_that_fails_is_named_with_its_settings(
+    monkeypatch: pytest.MonkeyPatch, status: int, key: str, told: str
+) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    server = Judging(lambda prompt: JSONResponse({"detail": "no such model"}, status))
+    with serve(server.app()) as url:
+        login = url.replace("//", "//me:pw123@")
+        judge = open_judge(JudgeConfig(url=login, model="m", key_env="MY_KEY", retries=0))
+        assert judge is not None
+        with pytest.raises(RemoteServiceError, match=told) as raised:
+            judge.preflight()
+    assert str(raised.value).startswith(f"judge {url}/chat/completions (model m): status {status}")
+
+
+def test_a_judge_without_an_answer_or_an_address_is_named() -> None:
+    judge = open_judge(JudgeConfig(url="http://127.0.0.1:9/v1", model="m", retries=0))
+    assert judge is not None
+    with pytest.raises(RemoteServiceError, match=r"^judge http.*:9/v1/.* \(model m\): .*running\?"):
+        judge.preflight()
+    with pytest.raises(InvalidInputError, match=r"^judge: expected a URL"):
+        open_judge(JudgeConfig(url="localhost:9", model="m"))
 
 
 def test_the_check_comes_before_the_model_is_loaded(playground: Playground, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_judge_that_is_not_there_ends_the_command_before_the_run(
         done = run_tspo(*command(playground, run, "http://127.0.0.1:9/v1"), *flags)
         assert done.code == 5, done.err
         assert len(done.err.strip().splitlines()) == 1
-        assert "endpoint http://127.0.0.1:9/v1" in done.err
+        assert "judge http://127.0.0.1:9/v1" in done.err
     assert not run.exists()
 
     def dies(golds: list[str], answer: str) -> str | JSONResponse:

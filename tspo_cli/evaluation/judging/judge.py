@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tspo_cli.config.schema import JudgeConfig
+from tspo_cli.config.urls import shown_url
 from tspo_cli.console import progress, warn
 from tspo_cli.digests import json_digest
 from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
@@ -66,6 +67,11 @@ class Judge:
     config: JudgeConfig
     template: str
     names: ServedNames
+
+    @property
+    def where(self) -> str:
+        """Its model and its address, for messages."""
+        return f"judge {self.config.model} at {shown_url(self.client.url)}"
 
     @property
     def prompt_sha256(self) -> str:
@@ -124,7 +130,7 @@ class Judge:
                     has_verdict = has_verdict or judgement.verdict is not None
                     if not has_verdict and len(journal.done) >= min(REFUSED_FIRST, total):
                         journal.drop(list(journal.done))
-                        raise _no_verdict(label, total, judgement)
+                        raise _no_verdict(f"{label}: the {self.where}", total, judgement)
             finally:
                 pool.close()
         judged = [self._judged(item, journal) for item in items]
@@ -159,7 +165,7 @@ class Judge:
                 continue
             wrong = "is wrong" if judgement.verdict is not None else "cannot be read"
             raise RemoteServiceError(
-                f"judge {self.config.model}: its verdict on {answer!r} ({question} {golds[0]}) "
+                f"{self.where}: its verdict on {answer!r} ({question} {golds[0]}) "
                 f"{wrong}: {said(judgement)}; choose another judge.model, or change "
                 "judge.prompt or judge.max_tokens"
             )
@@ -236,8 +242,8 @@ def said(judgement: Judgement) -> str:
     return judgement.problem or f"it replied {' '.join(judgement.reply.split())[-200:]!r}"
 
 
-def _no_verdict(label: str, total: int, last: Judgement) -> RemoteServiceError:
-    """What ends an evaluation whose judge gave no verdict on the first REFUSED_FIRST of `total`
+def _no_verdict(judge: str, total: int, last: Judgement) -> RemoteServiceError:
+    """What ends an evaluation whose `judge` gave no verdict on the first REFUSED_FIRST of `total`
     answers, or on any: this says nothing about the answers.
     """
     which = "every answer" if total <= REFUSED_FIRST else f"the first {REFUSED_FIRST} answers"
@@ -246,7 +252,7 @@ def _no_verdict(label: str, total: int, last: Judgement) -> RemoteServiceError:
     else:
         what, check = f"gave no verdict on {which}: {said(last)}", "judge.max_tokens"
     return RemoteServiceError(
-        f"{label}: the judge {what}; check {check} and judge.model, then use --resume"
+        f"{judge} {what}; check {check} and judge.model, then use --resume"
     )
 
 

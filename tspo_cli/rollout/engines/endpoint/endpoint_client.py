@@ -75,7 +75,8 @@ class EndpointClient:
         timeout: seconds for one try, to the last byte of its response.
         retries: more tries after a failed connection, a response that is not a JSON object, or
             status 408, 429 or 5xx, with growing waits. A Retry-After header is waited for in full.
-        fields: names of request fields that differ on this server.
+        fields: names of request fields that differ on this server, and the section of an experiment
+            file that sets it, which errors name.
 
     Raises:
         InvalidInputError: the URL is not http(s), or the key cannot be one.
@@ -90,12 +91,12 @@ class EndpointClient:
         retries: int = 5,
         fields: RequestFields | None = None,
     ) -> None:
-        check_url(url, "endpoint", "http://127.0.0.1:8000/v1")
+        self._fields = fields or RequestFields()
+        check_url(url, self._fields.section, "http://127.0.0.1:8000/v1")
         self.url = url.rstrip("/")
         self._retries = retries
-        self._fields = fields or RequestFields()
         key = key_of(key_env)
-        self._key_hint = _key_hint(key_env, bool(key))
+        self._key_hint = _key_hint(f"{self._fields.section}.key_env", key_env, bool(key))
         headers = ACCEPTED | ({"Authorization": f"Bearer {key}"} if key else {})
         self._timeout = timeout
         # Of one request with all its attempts, and the waits between them.
@@ -116,7 +117,8 @@ class EndpointClient:
             UnansweredError: no response in time, or status 5xx, after all tries.
             RemoteServiceError: no JSON object after all tries, or another status than 200.
         """
-        where = f"endpoint {shown_url(self.url).rstrip('/')}{path}"
+        where = f"{self._fields.section} {shown_url(self.url).rstrip('/')}{path}"
+        where += f" (model {body['model']})" if body.get("model") else ""
         retries = self._retries if retries is None else retries
         for attempt in range(retries + 1):
             problem, wait = "", _pause(attempt) * random.uniform(0.5, 1.0)
@@ -214,12 +216,12 @@ def _status(answer: _Answer) -> int:
     return answer.status
 
 
-def _key_hint(variable: str, is_set: bool) -> str:
+def _key_hint(setting: str, variable: str, is_set: bool) -> str:
     """What to do where the server wants a key, or another one."""
     if is_set:
-        return f"; the key is that of the environment variable {variable} (key_env)"
-    named = f" (key_env names {variable}, which is not set)" if variable else ""
-    return f"; no key was sent{named}: set key_env to the environment variable that has it"
+        return f"; the key is that of the environment variable {variable} ({setting})"
+    named = f" ({setting} names {variable}, which is not set)" if variable else ""
+    return f"; no key was sent{named}: set {setting} to the environment variable that has it"
 
 
 def _message(answer: _Answer) -> str:
