@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.rules import unused_settings
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.training.early_stop import RL_METRICS, SFT_METRICS, parse_rules
 from tspo_cli.training.launch.nodes.launch_script import launch_script
 from tspo_cli.training.problems import refuse_problems
 
@@ -56,6 +60,10 @@ def test_complete(settings: list[str]) -> None:
         ([*RL, "credit.algorithm=gropo"], "did you mean grpo"),
         ([*RL, "credit.algorithm=gigpo", "rollout.group_size=1"], "rollout.group_size"),
         ([*RL, "train.stop_when=['nonsense']"], "train.stop_when"),
+        ([*RL, "train.stop_when=['rewrad < 0.1 for 2']"], "metric rewrad; did you mean reward?"),
+        ([*RL, "train.stop_when=['xyz > 1 for 2']"], "metric xyz; it has agent_loss, "),
+        ([*RL, "train.stop_when=['eval_loss > 9 for 2']"], 'kind = "rl" has a metric eval_loss'),
+        ([*SFT, "train.stop_when=['reward < 0.1 for 2']"], 'kind = "sft" has a metric reward'),
         ([*RL, "rollout.prompt=chatml"], "rollout.prompt"),
         ([*RL, "model.max_context=300"], "model.max_context"),
         ([*RL, "train.updates_per_step=41"], "train.updates_per_step"),
@@ -127,3 +135,15 @@ def test_merged_adapters_need_no_frozen_weights() -> None:
     refuse_problems(load_config([], [*DEEP, "model.dtype=float32"]), gpu=True)
     with pytest.raises(InvalidInputError, match=r"vllm.sleep"):
         refuse_problems(load_config([], [*DEEP, "model.dtype=bfloat16"]))
+
+
+def test_every_metric_of_the_documents_can_end_a_run_and_no_other() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text("utf-8")
+    training = page.split("\n## Training\n")[1].split("\n## Timings\n")[0]
+    reinforced, supervised = training.split("\n### SFT\n")
+    cells = [line.split("|")[1] for line in reinforced.splitlines() if line.startswith("| `")]
+    named = {name for cell in cells for name in re.findall(r"`([a-z]\w*(?:/\w+)?)`", cell)}
+    parse_rules([f"{name} > 0 for 1" for name in named], "rl")
+    others = {"agent_loss", *(f"groups/first_occurrence_{turn}" for turn in (2, 3, 4))}
+    assert named - {"failed_share/searches_1"} == RL_METRICS - others
+    assert set(re.findall(r"`(\w+)`", supervised)) >= SFT_METRICS

@@ -5,9 +5,35 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from tspo_cli.errors import InvalidInputError
 
+SFT_METRICS = frozenset({"loss", "agent_loss", "eval_loss", "grad_norm", "lr", "tokens"})
+"""What a step of supervised training may measure."""
+_RL_METRICS = """
+reward em f1 judge judge_agreement judge_only em_only false_positive_rate
+groups/all_correct groups/mixed groups/all_wrong_near_miss groups/all_miss
+groups/zero_signal_grpo groups/recovered_by_folr groups/success groups/near_miss groups/miss
+groups/nonzero_advantage groups/first_occurrence_1 groups/first_occurrence_2
+groups/first_occurrence_3 groups/first_occurrence_4 groups/first_occurrence_5_up
+groups/first_occurrence_mean
+rollouts sampled_tokens searches turns response_tokens invalid_share invalid_calls
+truncated_share answered_share failed_share mixed_share dropped refills trained_groups imitated
+questions/recycled questions/skipped questions/waiting questions/seen
+tree/rollouts tree/branches tree/shared_share tree/searches tree/sampled_tokens tree/flat_tokens
+broken_tag_share repeated_query_share duplicate_result_share correct_logprob
+lr_lowered resets lr_scale
+loss agent_loss policy_loss kl entropy clip_fraction ratio_mean ratio_max grad_norm lr tokens
+value_loss critic_grad_norm critic_lr
+parity parity_p99 mismatch_kl handover_parity staleness drift
+importance_mean importance_max importance_cut effective_sample_share
+"""
+RL_METRICS = frozenset(_RL_METRICS.split())
+"""What a step of reinforcement learning or rejection sampling may measure, beside
+`failed_share/searches_N`; docs/metrics.md explains each.
+"""
+_BY_SEARCHES = re.compile(r"failed_share/searches_\d+")
 _RULE = re.compile(
     r"\s*([\w/]+)\s*([<>])\s*(-?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)\s+for\s+([1-9]\d*)\s*"
 )
@@ -35,11 +61,11 @@ class StopRule:
         )
 
 
-def parse_rules(texts: Sequence[str]) -> list[StopRule]:
-    """The rules of train.stop_when.
+def parse_rules(texts: Sequence[str], kind: str) -> list[StopRule]:
+    """The rules of train.stop_when of a run of this kind.
 
     Raises:
-        InvalidInputError: a text that is not a rule.
+        InvalidInputError: a text that is not a rule, or whose metric no step of the kind has.
     """
     rules = []
     for text in texts:
@@ -49,5 +75,13 @@ def parse_rules(texts: Sequence[str]) -> list[StopRule]:
                 f'train.stop_when: expected "METRIC < NUMBER for STEPS" (or >), got "{text}"'
             )
         metric, sign, limit, steps = match.groups()
+        known = SFT_METRICS if kind == "sft" else RL_METRICS
+        if metric not in known and (kind == "sft" or not _BY_SEARCHES.fullmatch(metric)):
+            near = get_close_matches(metric, sorted(known), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known))}"
+            raise InvalidInputError(
+                f'train.stop_when: "{text}": no step of kind = "{kind}" has a metric {metric}; '
+                f"{hint}"
+            )
         rules.append(StopRule(text.strip(), metric, sign == "<", float(limit), int(steps)))
     return rules

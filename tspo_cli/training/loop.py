@@ -91,7 +91,7 @@ def train_loop(
     checkpoint. `warnings` are said first.
     """
     config = run.config
-    rules = parse_rules(config.train.stop_when)
+    rules = parse_rules(config.train.stop_when, config.kind)
     for line in loop_options(config):
         run.log(line)
     if resume:

@@ -39,7 +39,7 @@ def problems(config: Config, *, gpu: bool = False) -> Iterator[str]:
     yield from rule_problems(config)
     for rule in config.train.stop_when:
         try:
-            parse_rules([rule])
+            parse_rules([rule], config.kind)
         except InvalidInputError as error:
             yield str(error)
     prompt = config.rollout.prompt

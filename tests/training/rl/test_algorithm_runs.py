@@ -19,6 +19,7 @@ from tspo_cli.credit.from_rollouts import group_from_record
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import read_json, read_jsonl, read_jsonl_gz, start_attempt
 from tspo_cli.training.announce import loop_options
+from tspo_cli.training.early_stop import parse_rules
 from tspo_cli.training.launch.claim import claimed_run
 from tspo_cli.training.problems import refuse_problems
 
@@ -46,7 +47,10 @@ def run_here(config: Config, run: Path, *, resume: bool = False) -> list[dict[st
     with claimed_run(run, resume=resume, overwrite=False):
         write_resolved(config, run)
         train_here(config, run, start_attempt(run), resume)
-    return read_jsonl(run / "metrics.jsonl")
+    rows = list(read_jsonl(run / "metrics.jsonl"))
+    names = {name for row in rows for name in row} - {"step"}
+    parse_rules([f"{name} > 0 for 1" for name in names], config.kind)  # all of them are known
+    return rows
 
 
 def records(run: Path, step: int) -> list[dict[str, Any]]:
@@ -189,7 +193,7 @@ def test_a_rule_ends_a_run_and_the_best_policy_is_kept(
 ) -> None:
     data = f'["{playground.world / "test.jsonl"}"]'
     config = experiment(
-        playground, ('train.stop_when=["searches < 99 for 2", "nothing > 1 for '
+        playground, ('train.stop_when=["searches < 99 for 2", "judge > 1 for '
                     '1"]'), "eval.at_start=true",
         train__steps=5, eval__data=data, eval__every=1, eval__limit=4,
     )  # fmt: skip
@@ -199,7 +203,7 @@ def test_a_rule_ends_a_run_and_the_best_policy_is_kept(
     assert read_json(run / "status.json")["state"] == "finished"
     log = (run / "logs/attempt_1.log").read_text()
     assert "step 2: stopped early, because searches < 99 for 2" in log
-    assert "step 1 has no metric nothing" in log
+    assert "step 1 has no metric judge" in log
     assert (run / "model/model.safetensors").is_file()
     assert (run / "checkpoints/step_000002").is_dir()
     scores = {

@@ -251,9 +251,7 @@ def _no_verdict(judge: str, total: int, last: Judgement) -> RemoteServiceError:
         what, check = f"refused {which}: {last.problem.removeprefix(_REFUSED)}", "judge.url"
     else:
         what, check = f"gave no verdict on {which}: {said(last)}", "judge.max_tokens"
-    return RemoteServiceError(
-        f"{judge} {what}; check {check} and judge.model, then use --resume"
-    )
+    return RemoteServiceError(f"{judge} {what}; check {check} and judge.model, then use --resume")
 
 
 def filled(template: str, question: str, golds: Sequence[str], answer: str) -> str:
