@@ -69,6 +69,52 @@ class Fragile:
         return self.searcher.search(queries, k)
 
 
+@pytest.fixture(scope="module")
+def halves(
+    films: Path, reader: tuple[Reader, str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with an evaluation that is finished, and one that ended before its last question."""
+    root = tmp_path_factory.mktemp("halves")
+    first = (films / "films.jsonl").read_text()
+    second = first.replace('"1"', '"2"').replace("Where", "In which town")
+    (root / "two.jsonl").write_text(first + second)
+    options = ("--data", root / "two.jsonl", "--set", "eval.portion=1")
+    with serving(Fragile(films / "index", life=4)) as service:
+        for name, source in (("finished", films / "index"), ("stopped", service)):
+            kind = "--index" if name == "finished" else "--retriever"
+            evaluate(films, reader[1], root / name, kind, source, *options)
+    assert (root / "finished" / "eval.json").exists()
+    assert len((root / "stopped" / "two.partial.jsonl").read_text().splitlines()) == 2
+    return root
+
+
+@pytest.mark.parametrize("name", ["finished", "stopped"])
+@pytest.mark.parametrize(
+    ("more", "differs"),
+    [
+        (["rollout.prompt=short"], "rollout.prompt (was search_r1, now short)"),
+        (["retriever.k=2", "seed=7"], "retriever.k (was 1, now 2), seed (was 0, now 7)"),
+        (["eval.temperature=1"], "eval.temperature (was 0.0, now 1.0)"),
+        (["rollout.system=" + "long " * 99], 'rollout.system (was "", now "long long '),
+        (["endpoint.model=other"], 'model (was "reader", now "other")'),
+        ([], 'data (was "'),
+    ],
+)
+def test_a_setting_that_differs_is_named_with_both_values(
+    films: Path, reader: tuple[Reader, str], halves: Path, name: str, more: list[str], differs: str
+) -> None:
+    options: list[object] = [part for setting in more for part in ("--set", setting)]
+    options += ["--data", halves / "two.jsonl", "--index", films / "index"]
+    options += [] if more else ["--limit", 1]
+    ended = evaluate(films, reader[1], halves / name, "--resume", *options)
+    assert isinstance(ended.exception, InvalidInputError), ended.output
+    told = str(ended.exception)
+    assert "other settings: " in told
+    assert differs in told
+    assert not any(word in told for word in (" config (", " k ("))
+    assert len(told) < 400
+
+
 def test_a_retriever_that_goes_away_is_no_wrong_answer(
     films: Path, reader: tuple[Reader, str], tmp_path: Path
 ) -> None:

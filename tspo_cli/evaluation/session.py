@@ -36,8 +36,10 @@ from tspo_cli.evaluation.resuming.journal import (
     require_answers,
     times_of,
 )
+from tspo_cli.evaluation.resuming.same_settings import recorded_settings, what_differs
 from tspo_cli.evaluation.sets import benchmark_size
 from tspo_cli.evaluation.signature import (
+    answer_settings,
     config_digest,
     examples_digest,
     retriever_digests,
@@ -107,13 +109,15 @@ class Session:
         signature = sign(
             digests, method=self.method.name, k=self.config.retriever.k, **self._answer_form()
         )
+        settings = answer_settings(self.config)
         path, known = scores_file(self.folder, name), dict[str, Any]()
         if path.exists():
             known |= read_json(path)
             if known.get("signature") != signature:
+                both = (recorded_settings(self.folder), settings)
+                differs = what_differs(str(known.get("signature")), signature, both)
                 raise InvalidInputError(
-                    f"{path}: was made with other settings ({known.get('signature')}); resume with "
-                    "those, "
+                    f"{path}: was made with other settings: {differs}; resume with those, "
                     "add --overwrite to replace it, or choose another --out"
                 )
             refused = self.retry_refused and (known.get("refused") or known.get("judge_unclear"))
@@ -121,7 +125,7 @@ class Session:
                 say(f"{name}: already evaluated")
                 return known
         journal = Journal[ItemRecord](
-            self.folder / f"{dataset_file_name(name)}.partial.jsonl", signature, ANSWERED
+            self.folder / f"{dataset_file_name(name)}.partial.jsonl", signature, ANSWERED, settings
         )
         ask_again(journal, self._asks_again)
         if path.exists():

@@ -11,10 +11,11 @@ from typing import Any
 
 from tspo_cli import __version__
 from tspo_cli.config.schema import Config, EndpointConfig
+from tspo_cli.config.tables import flatten
 from tspo_cli.digests import DIGITS, text_digest
 from tspo_cli.evaluation.methods.examples import Example
 from tspo_cli.retrieval.types import Retriever
-from tspo_cli.text.secrets import without_secrets
+from tspo_cli.text.secrets import values_without_secrets, without_secrets
 
 # Keys of [rollout] that do not change a greedy answer, and keys of [retriever] that say only where
 # passages come from.
@@ -94,6 +95,23 @@ def config_digest(config: Config) -> str:
     if config.model.float32_head and not config.endpoint.url:
         facts["float32_head"] = True
     return text_digest([json.dumps(facts, sort_keys=True)])
+
+
+def answer_settings(config: Config) -> dict[str, Any]:
+    """The settings that `config_digest` counts, by key, without secrets."""
+    rollout = config.rollout.model_dump(mode="json", exclude=WITHOUT_EFFECT)
+    retriever = config.retriever.model_dump(mode="json", exclude=_CONNECTION)
+    table = {
+        "rollout": rollout,
+        "retriever": retriever,
+        "seed": config.seed,
+        "eval": {"temperature": config.eval.temperature},
+        "credit": {"match": config.credit.match},
+        "model": config.model.model_dump(include={"max_context", "float32_head"}),
+        "endpoint": config.endpoint.model_dump(mode="json", include={"api", "extra", "drop"}),
+    }
+    settings: dict[str, Any] = values_without_secrets(flatten(table))
+    return settings
 
 
 def _endpoint(endpoint: EndpointConfig) -> list[Any]:

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from tspo_cli.disk import atomic_write_text
 from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
 from tspo_cli.evaluation.item_record import ItemRecord
+from tspo_cli.evaluation.resuming.same_settings import SETTINGS, settings_of, what_differs
 from tspo_cli.record_forms import ANSWERED, EVAL_TIMINGS, FINISHED, checked
 from tspo_cli.runs import (
     EVAL_TIMINGS_NAME,
@@ -32,27 +33,36 @@ REFUSED_FIRST = 10
 class Journal(Generic[Record]):
     """Records of a `form` by key, each with its seconds. The file `path` exists until `close`.
 
-    The first line of the file is the signature of the evaluation.
+    The first line of the file is the signature of the evaluation, and the `settings` in it.
 
     Raises:
         InvalidInputError: the file has records and another signature: of another model, index or
             setting; or a record has another form.
     """
 
-    def __init__(self, path: Path, signature: str, form: TypeAdapter[Any]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        signature: str,
+        form: TypeAdapter[Any],
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = path
         self.done: dict[str, tuple[Record, float]] = {}
         lines = read_jsonl(path)
-        if len(lines) > 1 and lines[0] != {"signature": signature}:
+        before = lines[0].get("signature") if lines else None
+        if len(lines) > 1 and before != signature:
+            both = (settings_of(lines), settings or {})
             raise InvalidInputError(
-                f"{path}: was begun with other settings ({lines[0].get('signature')}); resume with "
-                "those, or add --overwrite to start again"
+                f"{path}: was begun with other settings: "
+                f"{what_differs(str(before), signature, both)}; resume with those, or add "
+                "--overwrite to start again"
             )
         for number, line in enumerate(lines[1:], start=2):
             where = f"{path}:{number}"
             checked(FINISHED, line, where)
             self.done[line["key"]] = (checked(form, line["record"], where), line["seconds"])
-        self._signature = signature
+        self._head = {"signature": signature} | ({SETTINGS: settings} if settings else {})
         # A killed process may have left an incomplete last line: write the file again without it.
         self._write()
 
@@ -73,7 +83,7 @@ class Journal(Generic[Record]):
 
     def _write(self) -> None:
         lines = [_line(key, *entry) for key, entry in self.done.items()]
-        records = [{"signature": self._signature}, *lines]
+        records = [self._head, *lines]
         atomic_write_text(self.path, "".join(json_text(line) + "\n" for line in records))
 
 

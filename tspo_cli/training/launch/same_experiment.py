@@ -64,6 +64,9 @@ every checkpoint has it too: it tells whose checkpoint that is. It is never comp
 other versions, which have other keys, may resume the run.
 """
 
+LONGEST_SHOWN = 80
+"""Characters of a value in a message."""
+
 Change = tuple[Any, Any]
 """A setting before and now."""
 
@@ -83,7 +86,7 @@ def check_same_experiment(before: Config, now: Config, run: Path) -> dict[str, C
     harmless = (*RESUMABLE, *_places(run), *_unread(now))
     refused = [key for key in changes if not key.startswith(harmless)]
     if refused:
-        shown = ", ".join(_shown(key, changes[key]) for key in refused[:3])
+        shown = ", ".join(shown_change(key, changes[key]) for key in refused[:3])
         raise InvalidInputError(
             f"{run}: holds another experiment: {shown}; use its settings "
             f"({run / CONFIG_TEXT_NAME}) or another --out"
@@ -150,7 +153,7 @@ def record_changes(run: Path, attempt: int, changes: dict[str, Change]) -> None:
     if not changes:
         return
     message = "resumed with other settings: " + ", ".join(
-        _shown(key, change) for key, change in changes.items()
+        shown_change(key, change) for key, change in changes.items()
     )
     say(message)
     log_line(run, attempt, message)
@@ -161,8 +164,14 @@ def record_changes(run: Path, attempt: int, changes: dict[str, Change]) -> None:
         append_jsonl(run / CHANGES_NAME, json.loads(without_secrets(json.dumps(record))))
 
 
-def _shown(key: str, change: Change) -> str:
+def shown_change(key: str, change: Change) -> str:
+    """A setting with both values, of long ones the beginning."""
     before, now = (
-        prompt_name(value) if key == "rollout.prompt" else json.dumps(value) for value in change
+        prompt_name(value) if key == "rollout.prompt" else _short(value) for value in change
     )
     return f"{key} (was {before}, now {now})"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
