@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from tspo_cli.config.schema import Config
 from tspo_cli.credit.algorithms.old_keys import OLD_KEYS
 
+_MOST_NEAR = 4
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 _SINGULAR = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
 _PLURAL = {int: "integers", float: "numbers", str: "strings", bool: "true or false values"}
@@ -50,29 +51,28 @@ def all_sections() -> list[str]:
 
 
 def unknown(name: str) -> str:
-    """The message for the unknown key `name`: its new name if it has moved, else the closest key or
-    section, if one is close.
-    """
+    """The message for the unknown key `name`: its new name if it has moved, else `near_keys`."""
     if name in OLD_KEYS:
         return f"this key has moved; write {OLD_KEYS[name]}"
+    if near := near_keys(name):
+        return f"unknown key; did you mean {' or '.join(near)}?"
+    return "unknown key; `tspo config schema` lists all keys"
+
+
+def near_keys(name: str) -> list[str]:
+    """Keys and sections that an unknown `name` may stand for, at most `_MOST_NEAR`: those that end
+    in it, or in its last part, else the closest.
+    """
     names = [*all_keys(), *all_sections()]
     leaf = name.rpartition(".")[2]
-    ending = [known for known in names if known.endswith(f".{name}")]
-    by_leaf: dict[str, str] = {}
+    by_leaf: dict[str, list[str]] = {}
     for known in names:
-        by_leaf.setdefault(known.rpartition(".")[2], known)
-    near = get_close_matches(name, names, n=1, cutoff=0.75)
-    if ending:
-        near = ending
-    elif leaf in by_leaf:
-        near = [by_leaf[leaf]]
-    elif not near:
-        near = [by_leaf[match] for match in get_close_matches(leaf, by_leaf, n=1, cutoff=0.75)]
-    return (
-        f"unknown key; did you mean {near[0]}?"
-        if near
-        else "unknown key; `tspo config schema` lists all keys"
-    )
+        by_leaf.setdefault(known.rpartition(".")[2], []).append(known)
+    near = [known for known in names if known.endswith(f".{name}")] or by_leaf.get(leaf, [])
+    near = near or get_close_matches(name, names, n=1, cutoff=0.75)
+    for match in [] if near else get_close_matches(leaf, by_leaf, n=1, cutoff=0.75):
+        near = by_leaf[match]
+    return near[:_MOST_NEAR]
 
 
 def _walk(model: type[BaseModel], prefix: str) -> Iterator[Key]:

@@ -18,7 +18,7 @@ from tspo_cli.config.algorithm_options import (
     algorithm_defaults,
     filled_user_options,
 )
-from tspo_cli.config.keys import all_keys, all_sections, unknown
+from tspo_cli.config.keys import all_keys, all_sections, near_keys, unknown
 from tspo_cli.config.layers import Layer, apply_settings, compose, shortened_setting
 from tspo_cli.config.old_records import read_record
 from tspo_cli.config.recipes import list_recipes, recipe_path, source_path
@@ -26,7 +26,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.agent_defaults import agent_defaults
 from tspo_cli.config.sections.prompt_value import with_prompt_text
 from tspo_cli.config.sources import source_layers
-from tspo_cli.config.tables import Table, merge
+from tspo_cli.config.tables import Table, flatten, merge
 from tspo_cli.disk import atomic_write_text
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.not_a_run import require_run
@@ -156,7 +156,10 @@ def _refused(table: Table, prefix: str = "") -> Iterator[tuple[str, str]]:
             if any(type(item) is int and item >= _MOST for item in items):
                 yield name, f"expected {all_keys()[name].expects} below 2^53, got {_show(value)}"
         elif name not in all_sections():
-            yield name, unknown(name)
+            inner = flatten(value, f"{name}.") if isinstance(value, dict) else {}
+            misplaced = [] if near_keys(name) else [key for key in inner if near_keys(key)]
+            for key in misplaced or [name]:
+                yield key, unknown(key)
         elif isinstance(value, dict):
             yield from _refused(value, f"{name}.")
         else:
