@@ -105,8 +105,8 @@ def test_incomplete_names_the_key_in_one_line(settings: list[str], key: str) -> 
 )
 def test_what_a_new_policy_does_not_use_is_said(setting: str) -> None:
     key = setting.partition("=")[0]
-    (note,) = unused_settings(load_config([], [*SFT, setting]))
-    assert note == f"note: {key} is for model.path; the new policy of data.world does not use it"
+    (told,) = unused_settings(load_config([], [*SFT, setting]))
+    assert told == f"{key} is for model.path; the new policy of data.world does not use it"
     assert not list(unused_settings(load_config([], [*SFT, setting, "model.path=m"])))
     assert not list(unused_settings(load_config([], SFT)))
 

@@ -69,6 +69,16 @@ class Fragile:
         return self.searcher.search(queries, k)
 
 
+@pytest.mark.parametrize(("api", "told"), [("completions", True), ("chat", False)])
+def test_a_system_message_that_is_sent_to_nobody_is_warned_of(
+    films: Path, reader: tuple[Reader, str], tmp_path: Path, api: str, told: bool
+) -> None:
+    options = ("--set", f"endpoint.api={api}", "--set", "rollout.system=Be brief.")
+    done = evaluate(films, reader[1], tmp_path / "o", "--index", films / "index", *options)
+    assert done.exit_code == 0, done.output
+    assert ("warning: rollout.system: without effect" in done.output) == told
+
+
 @pytest.fixture(scope="module")
 def halves(
     films: Path, reader: tuple[Reader, str], tmp_path_factory: pytest.TempPathFactory

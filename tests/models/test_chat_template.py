@@ -19,7 +19,7 @@ from tspo_cli.config.schema import Config, ModelConfig, RolloutConfig
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.standalone import EvaluationRequest, eval_config
 from tspo_cli.models import chat_template
-from tspo_cli.models.chat_template import stop_ids, template_notes, turn_end_id
+from tspo_cli.models.chat_template import stop_ids, template_notes, template_warnings, turn_end_id
 from tspo_cli.models.load_model import load_tokenizer
 from tspo_cli.models.tiny import tiny_model
 from tspo_cli.rollout.agent_file import write_agent_file
@@ -187,15 +187,22 @@ def test_arguments_reach_the_template_and_unused_ones_are_told() -> None:
     assert quiet.decode(quiet.prompt_ids("who")).endswith("[quiet]")
     assert "[quiet]" not in quiet.decode(protocol(THINKS).prompt_ids("who"))
     config = RolloutConfig(template_kwargs={"enable_thinking": False})
-    assert (
-        template_notes(chat(THINKS), config, chat(THINKS).convert_tokens_to_ids(list(SPECIAL)))
-        == []
-    )
-    assert "enable_thinking: without effect" in template_notes(chat(CHATML), config, [])[0]
-    assert "not used" in template_notes(byte_level(), config, [])[1]
+    assert not list(template_warnings(chat(THINKS), config))
+    assert "enable_thinking: without effect" in next(template_warnings(chat(CHATML), config))
+    assert "not used" in next(template_warnings(byte_level(), config))
     for mistyped in ("enable_thinkin", "thinking", "Enable_thinking"):
         config = RolloutConfig(template_kwargs={mistyped: False})
-        assert f"{mistyped}: without effect" in template_notes(chat(THINKS), config, [])[0]
+        assert f"{mistyped}: without effect" in next(template_warnings(chat(THINKS), config))
+
+
+def test_a_system_message_that_no_template_writes_is_told() -> None:
+    config = RolloutConfig(system="Be brief.")
+    assert not list(template_warnings(chat(CHATML), config))
+    (missing,) = template_warnings(byte_level(), config)
+    assert "rollout.system: without effect, the model's chat template is missing" in missing
+    never = config.model_copy(update={"chat_template": "never"})
+    (unused,) = template_warnings(chat(CHATML), never)
+    assert "template is not used; put its words into a template file (rollout.prompt)" in unused
 
 
 @pytest.mark.parametrize("name", ["tools", "add_generation_prompt", "messages", "two words"])

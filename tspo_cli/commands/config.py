@@ -72,8 +72,8 @@ def validate(sources: Sources, settings: Settings = None, as_json: Json = False)
         console.result_json(answer | ({"problems": found} if found else {}))
     if found:
         raise InvalidInputError(*found)
-    for note in unused_settings(config):
-        console.say(note)
+    for sentence in unused_settings(config):
+        console.warn(sentence)
     if config.vllm.url or config.launch.engines:
         import torch
 

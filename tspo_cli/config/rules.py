@@ -131,14 +131,14 @@ def portable_problems(config: Config) -> Iterator[str]:
 
 
 def unused_settings(config: Config) -> Iterator[str]:
-    """Settings of a valid configuration that its training does not use, one note each."""
+    """Settings of a valid configuration that its training does not use, a sentence each."""
     yield from unused_retrievers(config.retriever)
     if config.data.world and not config.model.path:
         yield from _unused_by_a_new_policy(config.model)
     if config.kind != "sft" and config.credit.options:
         algorithm = find_algorithm(config.credit.algorithm)
         if algorithm.table != "options":
-            yield f"note: {algorithm.name} does not use [credit.options]"
+            yield f"{algorithm.name} does not use [credit.options]"
 
 
 def _unused_by_a_new_policy(model: ModelConfig) -> Iterator[str]:
@@ -149,11 +149,11 @@ def _unused_by_a_new_policy(model: ModelConfig) -> Iterator[str]:
     }
     for key, is_set in named.items():
         if is_set:
-            yield f"note: {key} is for model.path; the new policy of data.world does not use it"
+            yield f"{key} is for model.path; the new policy of data.world does not use it"
 
 
 def unused_retrievers(retriever: RetrieverConfig) -> Iterator[str]:
-    """A note that names the retriever in use and the others, where several are set."""
+    """A sentence that names the retriever in use and the others, where several are set."""
     addresses = {
         "retriever.index": retriever.index,
         "retriever.url": ",".join(retriever.url),
@@ -161,7 +161,7 @@ def unused_retrievers(retriever: RetrieverConfig) -> Iterator[str]:
     }
     used, *unused = [f"{key} ({value})" for key, value in addresses.items() if value] or [""]
     if unused:
-        yield f"note: passages come from {used}, not from {' or '.join(unused)}"
+        yield f"passages come from {used}, not from {' or '.join(unused)}"
 
 
 def _rl_problems(config: Config) -> Iterator[str]:

@@ -58,6 +58,7 @@ from tspo_cli.evaluation.summary import (
     unanswered_questions,
     with_intervals,
 )
+from tspo_cli.models.chat_template import template_warnings
 from tspo_cli.models.checks.length_limits import context_warnings
 from tspo_cli.record_digests import changing
 from tspo_cli.record_forms import ANSWERED
@@ -180,10 +181,12 @@ class Session:
         )
 
     def limit_warnings(self) -> Iterator[str]:
-        """Limits that will harm every data set, in sentences. The index here is measured, and
-        a server is not asked.
+        """Limits that will harm every data set, and settings without effect, in sentences. The
+        index here is measured, and a server is not asked.
         """
         config, rollout = self.config, self.config.rollout
+        if self.opened.kind != "chat":  # whose server has the template
+            yield from template_warnings(self.opened.tokenizer, rollout)
         longest = rollout.max_prompt_tokens + rollout.max_new_tokens
         if self.method.retrieves:
             yield from waiting_warnings(config)

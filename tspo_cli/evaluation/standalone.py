@@ -16,7 +16,7 @@ from tspo_cli.config.rules import portable_problems, unused_retrievers
 from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.agent_defaults import read_agent_file, same_agent
 from tspo_cli.config.tables import flatten
-from tspo_cli.console import say, warn
+from tspo_cli.console import warn
 from tspo_cli.data.question import Question
 from tspo_cli.environment import environment
 from tspo_cli.errors import InvalidInputError, UsageError
@@ -136,8 +136,8 @@ def _evaluate(
     folder: Path,
 ) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, dict[str, float]]]:
     """Open retriever, judge and model, then answer and score. Returns scores, average, latency."""
-    for note in unused_retrievers(config.retriever):
-        say(note)
+    for sentence in unused_retrievers(config.retriever):
+        warn(sentence)
     retriever = open_retriever(config.retriever)
     if method.retrieves and retriever is None:
         raise UsageError(

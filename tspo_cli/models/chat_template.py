@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tspo_cli.config.schema import RolloutConfig
@@ -130,18 +130,27 @@ def template_notes(tokenizer: Tokenizer, config: RolloutConfig, eos: Sequence[in
     """What a person should know of the template before a run, one line each. `eos`: the ids at
     which the model stops.
     """
-    text = str(tokenizer.chat_template) if uses_template(tokenizer, config) else ""
     notes = []
     # The style of the tiny world is plain text in any case.
-    if not text and config.chat_template == "auto" and config.prompt != "short":
+    is_plain = not uses_template(tokenizer, config)
+    if is_plain and config.chat_template == "auto" and config.prompt != "short":
         notes.append("the model has no chat template: prompts are plain text")
+    return [*notes, *_stop_note(tokenizer, config, eos)]
+
+
+def template_warnings(tokenizer: Tokenizer, config: RolloutConfig) -> Iterator[str]:
+    """A sentence for each setting that only a chat template could use, and this one does not."""
+    text = str(tokenizer.chat_template) if uses_template(tokenizer, config) else ""
+    if config.system and not text:
+        why = "is not used" if tokenizer.chat_template else "is missing"
+        yield (
+            f"rollout.system: without effect, the model's chat template {why}; put its words into "
+            "a template file (rollout.prompt)"
+        )
     unused = [name for name in config.template_kwargs if not re.search(rf"\b{name}\b", text)]
     if unused:
         what = "does not mention them" if text else "is not used"
-        notes.append(
-            f"rollout.template_kwargs: {', '.join(unused)}: without effect, the template {what}"
-        )
-    return [*notes, *_stop_note(tokenizer, config, eos)]
+        yield f"rollout.template_kwargs: {', '.join(unused)}: without effect, the template {what}"
 
 
 def turn_end_id(tokenizer: Tokenizer, config: RolloutConfig) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from tspo_cli.config.rules import unused_settings
 from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.agent_defaults import agent_comparison
 from tspo_cli.config.sections.prompt_value import prompt_name
@@ -16,14 +15,14 @@ from tspo_cli.variables import number_in
 
 def loop_options(config: Config) -> list[str]:
     """One line per choice that peers leave silent: what the model's own training decides,
-    algorithm, reward, rollouts, updates, loss; and what is set without effect.
+    algorithm, reward, rollouts, updates, loss.
     """
     taken, _ = agent_comparison(config)
     lines = [] if config.kind == "sft" else list(_lines(config))
     if taken:
         values = ", ".join(f"{key} {prompt_name(value)}" for key, value in taken.items())
         lines.insert(0, f"as {config.model.path} was trained: {values}")
-    return [*lines, *unused_settings(config)]
+    return lines
 
 
 def idle_gpus(config: Config, gpus: int) -> Iterator[str]:

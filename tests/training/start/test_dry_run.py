@@ -62,19 +62,21 @@ def test_the_recipes_of_the_demo_are_warned_of_nothing(
         ({"rollout.max_observation_tokens": 12}, "rollout.max_observation_tokens: 12 tokens"),
         ({"retriever.k": 20}, "do not hold the 20 passages"),
         ({"rollout.max_new_tokens": 4}, "rollout.max_new_tokens: 4 tokens"),
+        ({"rollout.system": "Be brief."}, "rollout.system: without effect"),
+        ({"retriever.url": "http://127.0.0.1:9"}, "not from retriever.url (http://127.0.0.1:9)"),
         (
             {"rollout.prompt": "search_r1", "rollout.max_new_tokens": 6},
             "rollout.max_new_tokens: 6 tokens",
         ),
     ],
 )
-def test_limits_too_small_for_the_data_are_warned_of(
+def test_limits_too_small_and_settings_without_effect_are_warned_of(
     playground: Playground, tspo: Callable[..., Finished], setting: dict[str, object], key: str
 ) -> None:
     roomy = {"model.max_context": 0, "rollout.max_prompt_tokens": 1024}
     settings = playground.settings(**{**roomy, **setting})
-    done = tspo("train", "tiny/grpo", "--dry-run", *settings)
-    assert key in done.err
+    done = tspo("-q", "train", "tiny/grpo", "--dry-run", *settings)
+    assert re.search(rf"^warning: .*{re.escape(key)}", done.err, re.MULTILINE), done.err
     assert "toy models" not in done.err
 
 

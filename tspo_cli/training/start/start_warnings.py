@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from tspo_cli.config.context import context_length
+from tspo_cli.config.rules import unused_settings
 from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.agent_defaults import agent_comparison
 from tspo_cli.config.sections.prompt_value import prompt_name
 from tspo_cli.config.tables import flatten
+from tspo_cli.models.chat_template import template_warnings
 from tspo_cli.models.checks.length_limits import context_warnings, positions
 from tspo_cli.models.tokenizer_protocol import encode
 from tspo_cli.retrieval.index.other_corpus import OTHER_CORPUS, is_other_corpus
@@ -42,6 +44,8 @@ def start_warnings(
     """All sentences about a run of `config` with this data and this model (adapters included)."""
     return [
         *_secrets(config),
+        *unused_settings(config),
+        *template_warnings(protocol.tokenizer, config.rollout),
         *waiting_warnings(config),
         *_learning_rates(config, model),
         *_other_agent(config),
