@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tspo_cli.data.convert import convert
 from tspo_cli.data.corpus.chunks import Chunking, chunks, document_id, found_of
 from tspo_cli.data.corpus.corpus_files import CorpusFacts, read_corpus
 from tspo_cli.data.question import Passage
@@ -39,6 +40,12 @@ def passages(*paths: Path, how: Chunking = WHOLE) -> list[Passage]:
         ({"docid": 8, "text": "No title."}, ("8", "", "No title.")),
         ({"doc_id": "z", "title": None, "body": "Body."}, ("z", "", "Body.")),
         ({"pid": "p", "passage": "Passage."}, ("p", "", "Passage.")),
+        # MS MARCO: passages of version 2, and segments of 2.1
+        ({"pid": "p", "passage": "P.", "spans": "(0,2)", "docid": "d"}, ("p", "", "P.")),
+        ({"docid": "d#0", "title": "T", "segment": "S.", "url": "u"}, ("d#0", "T", "S.")),
+        ({"ID": "i", "Title": "Tea", "Text": "Leaves."}, ("i", "Tea", "Leaves.")),
+        ({"docId": 5, "CONTENTS": "Tea\nLeaves."}, ("5", "Tea", "Leaves.")),
+        ({"id": "b", "text": "text wins", "Text": "other"}, ("b", "", "text wins")),
         ({"id": "c", "title": "T", "content": "Content."}, ("c", "T", "Content.")),
         ({"id": "e", "contents": ""}, ("e", "", "")),
         ({"id": "b", "text": "text wins", "body": "other"}, ("b", "", "text wins")),
@@ -73,6 +80,21 @@ def test_dpr_tsv(tmp_path: Path, name: str) -> None:
         Passage("2", "X", 'Said "no" he'),
     ]
     assert count_rows(tmp_path / name) == 2
+
+
+def test_two_names_that_differ_in_case_alone_are_no_text(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "c.jsonl", {"id": "1", "Text": "a", "TEXT": "b"})
+    with pytest.raises(InvalidInputError, match=r'expected "contents".* got fields id, Text, TEXT'):
+        passages(path)
+
+
+def test_a_table_with_capital_names_is_a_corpus(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.csv").write_text("ID,Title,Text\n7,Tea,Leaves.\n")
+    assert convert(tmp_path / "c.csv", tmp_path / "c.jsonl") == ("passages", 1)
+    assert passages(tmp_path / "c.csv") == [Passage("7", "Tea", "Leaves.")]
+    assert "have no id" not in capsys.readouterr().err
 
 
 def test_csv_with_line_breaks_and_a_json_array(tmp_path: Path) -> None:

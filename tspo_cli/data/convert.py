@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from tspo_cli.data.corpus.passage_forms import has_text
 from tspo_cli.data.formats.record_checks import invalid
 from tspo_cli.data.readers import read_passages, read_questions
 from tspo_cli.data.rows import read_rows
@@ -23,7 +24,7 @@ def record_kind(record: dict[str, Any]) -> Kind | None:
         or (isinstance(extra_info, dict) and "question" in extra_info)
     ):
         return "questions"
-    return "passages" if "contents" in record or "text" in record else None
+    return "passages" if has_text(record) else None
 
 
 def guess_kind(path: Path) -> Kind:

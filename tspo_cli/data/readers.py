@@ -15,7 +15,7 @@ from typing import Any
 
 from tspo_cli.console import say
 from tspo_cli.data.benchmarks import benchmarks
-from tspo_cli.data.corpus.passage_forms import field_names, numbered, parse_passage
+from tspo_cli.data.corpus.passage_forms import field_names, has_text, numbered, parse_passage
 from tspo_cli.data.formats.answers import (
     FIELDS,
     UNANSWERABLE,
@@ -194,7 +194,7 @@ def parse_question(
         raise InvalidInputError(f'{path}:{number}: "question" is empty; fix: write the question')
     if not isinstance(question, str):
         got = type_name(question) if "question" in record else f"fields {_fields(record)}"
-        is_passage = "question" not in record and ("contents" in record or "text" in record)
+        is_passage = "question" not in record and has_text(record)
         fix = "write the question" if not is_passage else "name a question file; this is a corpus"
         raise invalid(path, number, '"question" to be a string', got, fix)
     supporting = _string_list(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,9 +12,12 @@ from tspo_cli.console import say
 from tspo_cli.data.formats.record_checks import Row, ScannedRow, invalid, text_id, type_name
 from tspo_cli.data.question import Passage
 
-ID_NAMES = ("id", "_id", "docid", "doc_id", "pid", "passage_id")
-"""Names of the id, in the order in which they count: BEIR has `_id`, TREC `docid`."""
-_TEXT_NAMES = ("text", "passage", "content", "body")
+ID_NAMES = ("id", "_id", "pid", "passage_id", "docid", "doc_id")
+"""Names of the id, in the order in which they count: BEIR has `_id`, TREC `docid`. A passage of MS
+MARCO has a `pid` beside the `docid` of its document.
+"""
+_TEXT_NAMES = ("text", "passage", "content", "body", "segment")
+_NAMES = frozenset({*ID_NAMES, "contents", "title", *_TEXT_NAMES})
 Scanned = TypeVar("Scanned", Row, ScannedRow)
 _FORMS = '{"id", "contents"} or {"id", "title", "text"}'
 
@@ -20,9 +25,11 @@ _FORMS = '{"id", "contents"} or {"id", "title", "text"}'
 def parse_passage(path: Path, number: int, record: dict[str, Any]) -> Passage:
     """The passage of a record. `contents` has priority over `title` and the text.
 
-    The text is `text`, or else the only one of `passage`, `content` and `body`. The title may be
-    absent. Raises InvalidInputError.
+    The text is `text`, or else the only one of `passage`, `content`, `body` and `segment`. The
+    title may be absent. Capital letters in names do not count (`ID`, `Title`). Raises
+    InvalidInputError.
     """
+    record = _known(record)
     identifier = text_id(path, number, _first(record, ID_NAMES))
     contents = record.get("contents")
     if contents is not None:
@@ -60,6 +67,20 @@ def _text(path: Path, number: int, record: dict[str, Any]) -> Any:
     return record[present[0]] if present else None
 
 
+def _known(record: dict[str, Any]) -> dict[str, Any]:
+    """`record` under the names of `_NAMES`, where its names differ from them in case alone."""
+    renamed = _renamed(tuple(record))
+    return {renamed.get(name, name): value for name, value in record.items()} if renamed else record
+
+
+@lru_cache(maxsize=64)
+def _renamed(names: tuple[str, ...]) -> Mapping[str, str]:
+    """Our name for each that differs from it in case alone; nothing for two that are the same."""
+    counts = Counter(map(str.lower, names))
+    small = {name: name.lower() for name in names if name not in _NAMES}
+    return {name: ours for name, ours in small.items() if ours in _NAMES and counts[ours] == 1}
+
+
 def _first(record: dict[str, Any], names: tuple[str, ...]) -> Any:
     for name in names:
         value = record.get(name)
@@ -70,7 +91,12 @@ def _first(record: dict[str, Any], names: tuple[str, ...]) -> Any:
 
 def has_id(record: dict[str, Any]) -> bool:
     """Whether a record of a passage has a field for its id."""
-    return any(name in record for name in ID_NAMES)
+    return not _known(record).keys().isdisjoint(ID_NAMES)
+
+
+def has_text(record: dict[str, Any]) -> bool:
+    """Whether a record has a field for the text of a passage."""
+    return not _known(record).keys().isdisjoint(("contents", *_TEXT_NAMES))
 
 
 def numbered(path: Path, rows: Iterator[Scanned], first: int = 0) -> Iterator[Scanned]:

@@ -62,7 +62,7 @@ def table_rows(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Sca
             header = [*map(str.strip, cells)]
             if not _are_names(header):
                 shown = ", ".join(repr(" ".join(name.split())[:30]) for name in header[:4])
-                fix = "add such a line, or give the file as JSONL"
+                fix = "add such a line (id, text; or question, answer), or give the file as JSONL"
                 yield number, invalid(path, number, "the names of the columns", shown, fix)
                 return
         elif len(cells) != len(header):
