@@ -101,6 +101,12 @@ def test_a_file_that_is_no_gguf(tmp_path: Path, content: bytes) -> None:
     assert "not a GGUF file" in refusal(other, tmp_path / "out", InvalidInputError)
 
 
+def test_a_pointer_of_git_lfs_is_told_from_a_file(tmp_path: Path) -> None:
+    other = tmp_path / "model.gguf"
+    other.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert "run `git lfs pull`" in refusal(other, tmp_path / "out", InvalidInputError)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

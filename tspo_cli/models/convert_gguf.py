@@ -19,7 +19,7 @@ from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
 from tspo_cli.models.load_model import CONFIG, load_model, load_tokenizer
 from tspo_cli.overwriting import require_outside, require_own
 from tspo_cli.packages import require
-from tspo_cli.plain_files import require_plain, why_missing
+from tspo_cli.plain_files import refuse_pointer, require_plain, why_missing
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -130,6 +130,7 @@ def read_facts(file: Path) -> GgufFacts:
     require_plain(file, "name a GGUF file")
     if not file.is_file():
         raise MissingResourceError(f"{file}: {why_missing(file)}")
+    refuse_pointer(file)
     with open(file, "rb") as handle:
         start = handle.read(len(MAGIC))
     if start != MAGIC:

@@ -125,6 +125,14 @@ def test_what_does_not_belong_together_is_refused(
         import_index([tmp_path / "text"], corpus, out, encoder=minilm)
 
 
+def test_a_pointer_of_git_lfs_is_no_vectors(tmp_path: Path) -> None:
+    pointer, corpus = tmp_path / "vectors.faiss", tmp_path / "corpus.jsonl"
+    pointer.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    corpus.write_text('{"id": "1", "contents": "Tea"}\n')
+    with pytest.raises(InvalidInputError, match="git lfs pull"):
+        import_index([pointer], corpus, tmp_path / "index", encoder="none/such")
+
+
 def test_fusion_adds_reciprocal_ranks_and_breaks_ties_by_position() -> None:
     first, second = [(7, 9.0), (3, 8.0), (5, 1.0)], [(3, 0.5), (7, 0.4)]
     expected = [(3, 1 / 61 + 1 / 62), (7, 1 / 61 + 1 / 62), (5, 1 / 63)]

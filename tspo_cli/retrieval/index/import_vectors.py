@@ -20,6 +20,7 @@ from tspo_cli.console import say
 from tspo_cli.data.rows import file_form
 from tspo_cli.disk import new_directory, writing
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.plain_files import refuse_pointer
 from tspo_cli.retrieval.dense.dense_ranker import DenseRanker, VectorIndex
 from tspo_cli.retrieval.dense.encoder import encoder_digest
 from tspo_cli.retrieval.dense.faiss_files import is_flat
@@ -71,6 +72,7 @@ def import_index(
     for path in (*pieces, corpus):
         if not path.is_file():
             raise MissingResourceError(f"{path}: no such file; check the path")
+        refuse_pointer(path)
     encoder = str(Path(encoder).resolve()) if Path(encoder).is_dir() else encoder
     vectors = [path.resolve() for path in sorted(pieces, key=_by_number)]
     with new_directory(out, "importing this index") as work:
