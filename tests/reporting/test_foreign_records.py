@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -97,6 +98,19 @@ def test_the_wrong_key_is_named(
     edit_json(run / file, lambda record: record | change)
     said = [end for end in ends(run, tree / "grpo") if end != "ok"]
     assert any(f"{run / file}: not a record of tspo: {words}" in text for text in said), said
+
+
+@pytest.mark.parametrize("command", ["report {} {other}", "runs show {}", "runs diff {other} {}"])
+def test_of_several_runs_the_damaged_one_is_named_with_what_examines_it(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    shutil.copytree(tree / "tspo", tmp_path / "tspo")
+    edit_json(tmp_path / "tspo" / "metrics.jsonl", lambda record: record | {"step": -1})
+    monkeypatch.chdir(tmp_path)
+    words = command.format("tspo", other=tree / "grpo").split()
+    error = CliRunner().invoke(app, words).exception
+    assert isinstance(error, InvalidInputError)
+    assert re.search(r"tspo/metrics\.jsonl: .*; `tspo doctor .*tspo` examines", str(error))
 
 
 @pytest.mark.parametrize(

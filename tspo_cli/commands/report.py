@@ -116,33 +116,35 @@ def report(
     tables = _chosen_tables(table)
 
     from tspo_cli.reporting.open_report import ReportRequest, open_report
+    from tspo_cli.reporting.sources.run_view import examined_by_doctor
 
-    opened = open_report(
-        ReportRequest(
-            paths=paths,
-            tables=tables,
-            baselines=baseline or [],
-            metric=metric,
-            published=published or [],
-            intervals=intervals,
-            ignore=ignore or [],
-            all_steps=all_steps,
-            step=step,
-            of_runs=all_steps or html is not None or bool(table),
+    with examined_by_doctor(paths):
+        opened = open_report(
+            ReportRequest(
+                paths=paths,
+                tables=tables,
+                baselines=baseline or [],
+                metric=metric,
+                published=published or [],
+                intervals=intervals,
+                ignore=ignore or [],
+                all_steps=all_steps,
+                step=step,
+                of_runs=all_steps or html is not None or bool(table),
+            )
         )
-    )
-    text = opened.text(chosen, width=_width(), color=sys.stdout.isatty())
-    # Files first: a reader of the output may close it early.
-    if figure is not None:
-        opened.draw(figure)
-        console.say(f"figure: {figure}")
-    if html is not None:
-        from tspo_cli.reporting.page.page import write_page
+        text = opened.text(chosen, width=_width(), color=sys.stdout.isatty())
+        # Files first: a reader of the output may close it early.
+        if figure is not None:
+            opened.draw(figure)
+            console.say(f"figure: {figure}")
+        if html is not None:
+            from tspo_cli.reporting.page.page import write_page
 
-        write_page(opened, html, items=items)
-        console.say(f"page: {html}")
-    for message in opened.messages():
-        console.say(message)
+            write_page(opened, html, items=items)
+            console.say(f"page: {html}")
+        for message in opened.messages():
+            console.say(message)
     console.result(text, styled=True)
 
 

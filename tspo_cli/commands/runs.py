@@ -81,9 +81,10 @@ def show(
     from tspo_cli.config.schema import Config
     from tspo_cli.config.tables import flatten
     from tspo_cli.reporting.sources.overview import details
-    from tspo_cli.reporting.sources.run_view import open_run
+    from tspo_cli.reporting.sources.run_view import examined_by_doctor, open_run
 
-    found = details(open_run(run))
+    with examined_by_doctor([run]):
+        found = details(open_run(run))
     if as_json:
         console.result_json(found)
         return
@@ -188,10 +189,11 @@ def diff(
 ) -> None:
     """Compare two runs: configuration keys that differ, and their final metrics."""
     from tspo_cli.reporting.sources.overview import difference
-    from tspo_cli.reporting.sources.run_view import open_run
+    from tspo_cli.reporting.sources.run_view import examined_by_doctor, open_run
 
-    a, b = open_run(first), open_run(second)
-    found = difference(a, b)
+    with examined_by_doctor([first, second]):
+        a, b = open_run(first), open_run(second)
+        found = difference(a, b)
     if as_json:
         console.result_json(found)
         return

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from pydantic import TypeAdapter
 from tspo_cli import runs
 from tspo_cli.config.old_records import current_keys, read_record
 from tspo_cli.console import warn
-from tspo_cli.errors import MissingResourceError
+from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.not_a_run import UNFINISHED, is_unfinished_evaluation, require_run
 from tspo_cli.plain_files import why_missing
 from tspo_cli.record_digests import check_complete, read_checked
@@ -225,6 +226,24 @@ def open_runs(paths: Sequence[Path]) -> list[RunView]:
         MissingResourceError: a path does not exist or holds no run and no evaluation.
     """
     return [open_run(folder, name) for name, folder in named_folders(paths).items()]
+
+
+@contextmanager
+def examined_by_doctor(paths: Sequence[Path]) -> Iterator[None]:
+    """Let an error of a file of a run at or below `paths` say what examines the whole run.
+
+    Raises:
+        InvalidInputError: the error, with the command at its end.
+    """
+    try:
+        yield
+    except InvalidInputError as error:
+        found = [run for run in named_folders(paths).values() if runs.is_run(run)]
+        named = [run for run in (*paths, *found) if str(error).startswith(f"{run}{os.sep}")]
+        if not named:
+            raise
+        whole = max(named, key=lambda run: len(run.parts))
+        raise InvalidInputError(f"{error}; `tspo doctor {whole}` examines the run") from error
 
 
 def named_folders(paths: Sequence[Path]) -> dict[str, Path]:
