@@ -100,11 +100,7 @@ def methods_table(rows: Sequence[Row], name: str, arms: Sequence[str]) -> str:
     its interval; and the tokens and CPU seconds of its training for each of GRPO's.
     """
     pairs = {arm: pairs_between(rows, name, arm, "grpo") for arm in arms}
-    tests = {
-        arm: paired_difference(area_pairs(rows, name, arm, "grpo"))
-        for arm, found in pairs.items()
-        if found
-    }
+    tests = {arm: paired_difference(_areas(found)) for arm, found in pairs.items() if found}
     corrected = holm({arm: test.p for arm, test in tests.items() if test.p is not None})
     lines = [
         "| arm | pairs | AUC - GRPO's | p | p (Holm) | AUC - TSPO's | tokens | CPU s |",
@@ -182,7 +178,11 @@ def progress_table(rows: Sequence[Row], planned: Mapping[tuple[str, str], int]) 
 
 def area_pairs(rows: Sequence[Row], name: str, arm: str, other: str) -> list[tuple[float, float]]:
     """The areas of two arms of the experiment `name` in every finished pair."""
-    return [(_area(mine), _area(theirs)) for mine, theirs in pairs_between(rows, name, arm, other)]
+    return _areas(pairs_between(rows, name, arm, other))
+
+
+def _areas(pairs: Sequence[tuple[SweepRun, SweepRun]]) -> list[tuple[float, float]]:
+    return [(_area(mine), _area(theirs)) for mine, theirs in pairs]
 
 
 def pairs_between(
