@@ -72,6 +72,7 @@ def test_workers_end_with_their_parent_and_hold_the_lock_until_then(
     while any(is_alive(pid) for pid in workers):
         assert time.monotonic() < until, "workers outlive their parent"
         time.sleep(0.1)
+    assert "frame #" not in process.errors.read_text(), "torch's warnings of a store that is gone"
 
 
 def test_a_stopped_worker_ends_when_its_parent_is_killed(

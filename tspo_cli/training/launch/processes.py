@@ -159,6 +159,8 @@ def _spawn(claim: Claim, module: str, config: Config, attempt: int, *, resume: b
         str(os.getpid()),
     ]
     common = {"WORLD_SIZE": str(config.train.processes)} | rendezvous
+    # Where this process is killed, its store is gone, of which torch warns with frames of C++.
+    calm = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
 
     def patience() -> float:
         has_begun = read_status(claim.path).get("attempt") == attempt
@@ -170,7 +172,7 @@ def _spawn(claim: Claim, module: str, config: Config, attempt: int, *, resume: b
         with stopping.deferred():
             for rank in range(config.train.processes):
                 own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-                environment = os.environ | common | own
+                environment = calm | os.environ | common | own
                 workers.append(subprocess.Popen(command, env=environment, pass_fds=[claim.lock]))
             code, number = _wait(workers, patience)
     finally:
