@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tspo_cli.models.checks.length_limits import (
     check_length,
     check_vllm_length,
     length_limits,
+    positions,
     vllm_length,
 )
 from tspo_cli.models.tokenizer import tiny_tokenizer
@@ -254,3 +256,9 @@ def test_what_vllm_says_becomes_one_line(text: str, said: str) -> None:
     assert reason.startswith(said)
     assert "\n" not in reason
     assert "[type=" not in reason
+
+
+@pytest.mark.parametrize(("said", "known"), [(512, 512), (0, 0), (-5, 0)])
+def test_a_length_that_is_none_is_not_believed(said: int, known: int) -> None:
+    config = transformers.LlamaConfig(**{**SHAPE, "max_position_embeddings": said})
+    assert positions(SimpleNamespace(config=config)) == known

@@ -41,7 +41,7 @@ def check_length(path: str | Path, model: Any, length: int) -> None:
 def positions(model: Any) -> int:
     """The longest sequence that the model says it was made for, in tokens; 0: it does not say."""
     text = model.config.get_text_config()
-    return int(getattr(text, "max_position_embeddings", 0) or 0)
+    return max(0, int(getattr(text, "max_position_embeddings", 0) or 0))
 
 
 def context_warnings(longest: int, made_for: int) -> Iterator[str]:
