@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import csv
+import gc
 import gzip
 import json
 import lzma
@@ -20,7 +21,7 @@ from tspo_cli.data.check import check
 from tspo_cli.data.corpus.chunks import WHOLE
 from tspo_cli.data.corpus.corpus_files import CorpusFacts, read_corpus
 from tspo_cli.data.readers import read_passages, read_questions
-from tspo_cli.data.rows import count_rows
+from tspo_cli.data.rows import count_rows, read_rows
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import append_jsonl, read_jsonl, read_jsonl_gz, write_json, write_jsonl_gz
 
@@ -270,3 +271,19 @@ def test_the_first_questions_of_a_damaged_archive(tmp_path: Path) -> None:
     path.write_bytes(content.replace(b'"899"', b'"898"'))
     with pytest.raises(InvalidInputError, match="intact zip data, got Bad CRC-32"):
         read_questions(Path(f"{path}::q.jsonl"), limit=3)
+
+
+@pytest.mark.parametrize("text", ['[{"id": "1", "text": "a"}, 5]', '{"id": "1", "text": "a"}\n5\n'])
+def test_a_refused_file_is_closed_at_once(tmp_path: Path, text: str) -> None:
+    """And not when the garbage collector runs, which may be deep in a recursion of another file."""
+    opened, path = Path("/proc/self/fd"), tmp_path / "c.json"
+    if not opened.is_dir():
+        pytest.skip("needs Linux's list of open files")
+    path.write_text(text)
+    gc.disable()
+    try:
+        with pytest.raises(InvalidInputError):
+            list(read_rows(path))
+        assert path not in [link.resolve() for link in opened.iterdir()]
+    finally:
+        gc.enable()

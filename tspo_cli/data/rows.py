@@ -65,7 +65,10 @@ def valid_rows(scanned: Iterator[ScannedRow]) -> Iterator[Row]:
     """The rows of `scan_rows`; raises the error of the first malformed one."""
     for number, record in scanned:
         if isinstance(record, InvalidInputError):
-            raise record
+            try:
+                raise record
+            finally:  # its traceback has this frame, which would keep the file open
+                del scanned, record
         yield number, record
 
 
