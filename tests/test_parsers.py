@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import runpy
@@ -27,6 +28,7 @@ from tspo_cli.evaluation.methods.call_forms import without_end_tokens
 from tspo_cli.reporting.rendering.marks import marked
 from tspo_cli.rollout.protocol import parse_action
 from tspo_cli.rollout.thoughts import split_thoughts
+from tspo_cli.text.strict_json import parse_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = runpy.run_path(str(ROOT / "experiments" / "reliability" / "parsers.py"))
@@ -135,7 +137,46 @@ WORDS = [
     "\x01",
     "\x02",
 ]
+LINES = [
+    *(
+        '{"step": 1}',
+        '{"a": NaN}',
+        '{"a": 1e400, "a": -0}',
+        '{"a": "\\ud83d"}',
+        '{"a": {"b": [1.5]}}',
+    ),
+    *(
+        '{"a": "\u2028"}',
+        "\ufeff{}",
+        " {}\r",
+        "",
+        " \t",
+        "[1]",
+        '{"a": [1',
+        "2]}",
+        "{},{}",
+        '{"a": "x',
+    ),
+    *('y"}', f'{{"a": {"[" * 250}{"]" * 250}}}', f'{{"a": {"1" * 5000}}}'),
+]
 PIECES = st.lists(st.sampled_from([*WORDS, " ", "\n", "\t", "\u2028"]), max_size=16).map("".join)
+
+
+@given(lines=st.lists(st.sampled_from(LINES), max_size=6), first=st.integers(1, 9))
+def test_lines_are_read_together_as_one_by_one(lines: list[str], first: int) -> None:
+    expected: list[object] = []
+    for number, line in enumerate(lines, start=first):
+        if line.strip():
+            try:
+                expected.append(json.loads(line.removeprefix("\ufeff")))
+            except ValueError:
+                expected.append(None)
+            if not isinstance(expected[-1], dict):
+                with pytest.raises(InvalidInputError, match=f"^m.jsonl:{number}: "):
+                    parse_lines([line.encode() for line in lines], Path("m.jsonl"), first)
+                return
+    read = parse_lines([line.encode() for line in lines], Path("m.jsonl"), first)
+    assert repr(read) == repr(expected)
 
 
 @given(text=PIECES)

@@ -56,7 +56,7 @@ from tspo_cli.record_digests import (
 )
 from tspo_cli.text.printable import one_line, printable
 from tspo_cli.text.secrets import without_secrets
-from tspo_cli.text.strict_json import json_text, parse_json
+from tspo_cli.text.strict_json import json_text, parse_json, parse_lines
 
 CONFIG_TEXT_NAME = "config.toml"
 CONFIG_NAME = "config.resolved.json"
@@ -263,22 +263,6 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         return []
     *lines, _ = read_checked(path).split(b"\n")
     return parse_lines(lines, path)
-
-
-def parse_lines(lines: Sequence[bytes], path: Path, first: int = 1) -> list[dict[str, Any]]:
-    """The records in lines of a JSONL file, of which the first is number `first`.
-
-    Raises:
-        InvalidInputError: see `read_jsonl`.
-    """
-    records = []
-    for number, line in enumerate(lines, start=first):
-        if line.strip():
-            record = parse_json(line, f"{path}:{number}")
-            if not isinstance(record, dict):
-                raise InvalidInputError(f"{path}:{number}: expected a JSON object")
-            records.append(record)
-    return records
 
 
 def keep_steps_up_to(path: Path, step: int) -> None:

@@ -178,7 +178,7 @@ def refusing(parse: Callable[[str], object]) -> Callable[[str], object]:
     def run(text: str) -> object:
         try:
             return parse(text)
-        except (ValueError, RecursionError, csv.Error) as error:
+        except (ValueError, SyntaxError, RecursionError, MemoryError, csv.Error) as error:
             return str(error)
 
     return run
@@ -266,7 +266,9 @@ GROUPS = repeats("[", "{", "1") | {
     ),
     "many names": ('{"a": 1', ', "golden_answer": 1', "}"),
 }
-METRICS = repeats('{"step": 1}\n', "[", "\u2028", "\n", "1")
+METRICS = repeats('{"step": 1}\n', "{}\n", '{"\\ud83d": 1}\n', "[", "\u2028", "\n", "1") | {
+    "half a character, then short lines": ('{"a": "\\ud83d"}\n', "{}\n", ""),
+}
 
 PARSERS: dict[str, Parser] = {
     "action tags": Parser(

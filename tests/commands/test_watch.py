@@ -148,7 +148,7 @@ def test_only_what_is_new_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     make_run(run, Config.model_validate({"train": {"steps": 9}}), 4, {0: 0.1}, state="running")
     lines: list[bytes] = []
     scores: list[Path] = []
-    parse, read_scores = runs.parse_lines, follow.scores_of
+    parse, read_scores = follow.parse_lines, follow.scores_of
 
     def parsed(found: Sequence[bytes], path: Path, first: int = 1) -> list[dict[str, Any]]:
         lines.extend(found)
@@ -158,7 +158,7 @@ def test_only_what_is_new_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         scores.append(path)
         return read_scores(path)
 
-    monkeypatch.setattr(runs, "parse_lines", parsed)
+    monkeypatch.setattr(follow, "parse_lines", parsed)
     monkeypatch.setattr(follow, "scores_of", scores_of)
     with one_writer(run, "training in it"):
         followed = FollowedRun(run)

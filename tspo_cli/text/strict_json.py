@@ -11,8 +11,14 @@ from __future__ import annotations
 import json
 import math
 import re
+from codecs import BOM_UTF8
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+from pydantic_core import from_json
 
 from tspo_cli.errors import InvalidInputError
 
@@ -48,7 +54,9 @@ def parse_json(text: str | bytes, where: str) -> Any:
         InvalidInputError: no JSON, no UTF-8, nested too deep, or a number of thousands of digits.
     """
     try:
-        return decoded(_DECODER, text if isinstance(text, str) else text.decode("utf-8-sig"))
+        if isinstance(text, bytes):
+            text = text.removeprefix(BOM_UTF8).decode()
+        return decoded(_DECODER, text)
     except json.JSONDecodeError as error:
         at = f"line {error.lineno}, column {error.colno}"
         problem = error.msg.removesuffix(" at")  # "Unterminated string starting at"
@@ -59,6 +67,27 @@ def parse_json(text: str | bytes, where: str) -> Any:
     except (ValueError, RecursionError):
         reason = "a value is too large or nested too deep"
         raise InvalidInputError(f"{where}: not valid JSON ({reason})") from None
+
+
+def parse_lines(lines: Sequence[bytes], path: Path, first: int = 1) -> list[dict[str, Any]]:
+    """The records in lines of a JSONL file, of which the first is number `first`. Blank lines are
+    left out.
+
+    Raises:
+        InvalidInputError: a line is no JSON object; the message names the file and the line.
+    """
+    with suppress(ValueError):  # an error, or half a surrogate pair, which `from_json` refuses
+        records = [*map(from_json, filter(bytes.strip, lines))]  # much faster than line by line
+        if {*map(type, records)} <= {dict}:
+            return records
+    records, name = [], str(path)
+    for number, line in enumerate(lines, start=first):
+        if line.strip():
+            record = parse_json(line, f"{name}:{number}")
+            if not isinstance(record, dict):
+                raise InvalidInputError(f"{name}:{number}: expected a JSON object")
+            records.append(record)
+    return records
 
 
 def decoded(decoder: json.JSONDecoder, text: str) -> Any:

@@ -15,6 +15,7 @@ from tspo_cli.record_digests import check_complete, read_checked
 from tspo_cli.record_forms import checked_step
 from tspo_cli.reporting.inspect.run_progress import CURVES, OVER, Progress
 from tspo_cli.reporting.sources.run_view import RunView, open_run, scores_of, status_of
+from tspo_cli.text.strict_json import parse_lines
 
 _RECENT = 20
 """Steps whose mean duration says how long the rest takes."""
@@ -57,7 +58,7 @@ class GrowingLines:
         else:
             text = read_checked(self.path)
         whole = text[: text.rfind(b"\n") + 1]
-        records = runs.parse_lines(whole.split(b"\n")[:-1], self.path, self.lines + 1)
+        records = parse_lines(whole.split(b"\n")[:-1], self.path, self.lines + 1)
         self.inode, self.offset = state.st_ino, self.offset + len(whole)
         self.lines += whole.count(b"\n")
         return [checked_step(record, str(self.path)) for record in records]
