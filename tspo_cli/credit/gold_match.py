@@ -38,13 +38,17 @@ def exact_match(answer: str | None, golds: Sequence[str]) -> bool:
 
 def f1_score(answer: str | None, golds: Sequence[str]) -> float:
     """Best F1 of the bags of normalised words over all golds, 0 to 1."""
-    words = Counter(normalize_answer(answer or "").split())
-    return max((_f1(words, Counter(normalize_answer(gold).split())) for gold in golds), default=0.0)
+    words = normalize_answer(answer or "").split()
+    bags = [Counter(normalize_answer(gold).split()) for gold in golds]
+    known = {word for bag in bags for word in bag}
+    shared = Counter(filter(known.__contains__, words))
+    return max((_f1(shared, bag, len(words)) for bag in bags), default=0.0)
 
 
-def _f1(answer: Counter[str], gold: Counter[str]) -> float:
+def _f1(answer: Counter[str], gold: Counter[str], words: int) -> float:
+    """`answer`: the bag of its words that may be in `gold`, of `words` in all."""
     common = (answer & gold).total()
-    return 2 * common / (answer.total() + gold.total()) if common else 0.0
+    return 2 * common / (words + gold.total()) if common else 0.0
 
 
 def contains_answer(text: str, golds: Sequence[str], match: Match = "either_word_form") -> bool:
