@@ -9,9 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tspo_cli.credit.gold_match import contains_answer
-from tspo_cli.data.word_forms import DECIMAL, INSIDE, MARK, Readable, readable, spans, wanted
+from tspo_cli.data.word_forms import Readable, spans, wanted
 from tspo_cli.reporting.rendering.marks import marked
 from tspo_cli.text.code_points import codes_of, spelled, text_of, translated
+from tspo_cli.text.number_marks import DECIMAL, INSIDE, with_whole_numbers
 
 PIECES = (
     *("so", "So ", "so-", "x", "xx ", "a ", "the ", "The ", "an", " ", "-", ".", "\n", "\xad", "'"),
@@ -113,14 +114,19 @@ def test_as_many_marks_as_there_are_answers() -> None:
 NUMBER = re.compile(
     r"(?<![0-9.,])(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+\.[0-9]+)(?![.,]?[0-9])"
 )
+SLASH = re.compile("(?<=[0-9])(?!(?<=\\^[0-9])\\^)[/\u2044^\u207b](?=\\^?[0-9])")
 
 
-@given(text=st.text("0159.,/ x", max_size=40))
+@given(text=st.text("0159.,/^\u2044\u207b x\u4e2d", max_size=40))
 @example(text="1,500.5 1.500 0.500 12.50 1,50 4.7.1776 1/2 .5 5. 123.456,789")
+@example(text="...,,,")
+@example(text="1^2^3^ 4^5/6")
 def test_numbers_are_read_together_as_one_by_one(text: str) -> None:
     def read(number: re.Match[str]) -> str:
         is_thousands = re.fullmatch(r"[1-9][0-9]{0,2}\.[0-9]{3}", number[0])
         return number[0].replace(",", INSIDE).replace(".", INSIDE if is_thousands else DECIMAL)
 
-    whole = NUMBER.sub(read, re.sub("(?<=[0-9])/(?=[0-9])", " ", text))
-    assert readable(text) == " " + re.sub("[.,/]", MARK, whole)
+    spaced = SLASH.sub(" ", text)
+    whole = NUMBER.sub(read, spaced)
+    assert with_whole_numbers(text) == whole
+    assert with_whole_numbers(repeated(f"{text} x", 2000)) == repeated(f"{whole} x", 2000)

@@ -142,6 +142,7 @@ PLAIN = repeats(
     "a\u2014",
     "a\1b ",
     "abc ",
+    "\ufdfa",
     "\u00bd ",
     "1^2",
     "1.5 ",
@@ -168,6 +169,12 @@ def contains(text: str) -> bool:
     """Look for a long, a repetitive and a short gold answer in a text that was not seen before."""
     clear_texts()
     return contains_answer(text, [LONG_GOLD, REPEATED_GOLD, "x x", "word199"])
+
+
+def mark(text: str) -> None:
+    """Mark a long and two short gold answers in a text that was not seen before."""
+    clear_texts()
+    marked(text, [LONG_GOLD, "x x", "ok \u00e9\u00e9"])
 
 
 def normalize(text: str) -> None:
@@ -294,9 +301,7 @@ PARSERS: dict[str, Parser] = {
     "verdict of a judge": Parser(verdict, VERDICTS),
     "exact match and F1": Parser(normalize, PLAIN),
     "gold answer in a text": Parser(contains, MATCHES),
-    "gold answers marked": Parser(
-        lambda text: marked(text, [LONG_GOLD, "x x", "ok \u00e9\u00e9"]), MARKS
-    ),
+    "gold answers marked": Parser(mark, MARKS),
     "shown part of a passage": Parser(
         lambda text: [
             shown_lengths([text], f"<information>Doc 1 {text[:-9]}{end}") for end in ("", "x")

@@ -25,28 +25,15 @@ from tspo_cli.data.normal_form import normalize_answer
 from tspo_cli.text import long_search
 from tspo_cli.text.code_points import Places, codes_of, spelled, text_of, translated, without
 from tspo_cli.text.long_search import Spans
+from tspo_cli.text.number_marks import DECIMAL, INSIDE, with_whole_numbers
 from tspo_cli.text.plain_letters import LETTERS, PLAIN_FORMS
 
 MARK = "-"
 """Stands for every punctuation mark and symbol in a readable text, and between scripts."""
-INSIDE, DECIMAL = "\x1f", "\x1e"
-"""Stand for the commas and for the point inside a number of a readable text. (ASCII, so that ASCII
-stays fast.)
-"""
 SIGNS = "+#"
 """Signs that a readable text keeps. They separate words as marks do."""
 SEPARATOR = re.compile(f"[{INSIDE}{DECIMAL}{SIGNS}{MARK}]")
 """One mark of a readable text."""
-# A number begins with a digit that follows no digit, point or comma. (The digit first: patterns
-# that begin with a character are searched much faster.)
-_NUMBERS = re.compile(
-    r"([0-9](?<![0-9.,].)(?:[0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]*\.[0-9]+)(?![.,]?[0-9]))"
-)
-_MARKED_NUMBER = re.compile("[.,](?<=[0-9].)[0-9]")
-# A slash, and what sets a superscript apart from a digit; not its second digit from its first.
-_SLASH = re.compile(r"[/\u2044^\u207b](?<=[0-9].)(?<!\^[0-9]\^)(?=\^?[0-9])")
-# Such a point may stand between thousands.
-_THOUSANDS = re.compile(r"(\0[1-9][0-9]{0,2})\.(?=[0-9]{3}\0)")
 # Signs of an answer that do not end a word of letters.
 _LOOSE_SIGNS = re.compile(r"(?<![+#])(?:(?<![^\W\d_])[+#]+|[+#]++(?=\w))")
 # Accents; vowel signs of Hebrew and Arabic, and the stroke that widens Arabic words.
@@ -131,31 +118,13 @@ def readable(text: str) -> str:
     """
     if not unicodedata.is_normalized("NFKC", text):  # what is normalised has its plain form
         text = translated(text, PLAIN_FORMS)
-    text = _with_whole_numbers(text)
+    text = with_whole_numbers(text)
     if text.isascii():
         return _mark_articles(f" {text.lower().translate(_CHARACTERS)}")
     # Diacritics go last: without its accent, "\u00e0" would be an article.
     folded = translated(unicodedata.normalize("NFD", text).casefold(), _CHARACTERS)
     plain, _ = without(_mark_articles(f" {folded}"), _IS_DIACRITIC)
     return _with_marked_scripts(unicodedata.normalize("NFC", plain))[0]
-
-
-def _with_whole_numbers(text: str) -> str:
-    """`text` with `INSIDE` for the mark of `1,500`, `DECIMAL` for that of `3.5` and a space for
-    that of `1/2` and `10^2`; dates such as 4.7.1776 keep theirs.
-
-    Every character keeps its place.
-    """
-    text = _SLASH.sub(" ", text.replace(INSIDE, " ").replace(DECIMAL, " "))
-    if not _MARKED_NUMBER.search(text):
-        return text
-    pieces = _NUMBERS.split(text)
-    # All numbers at once: each by itself would take longer.
-    thousands = _THOUSANDS.split("\0".join(["", *pieces[1::2], ""]).replace(",", INSIDE))
-    parts = [part.replace(".", DECIMAL) for part in thousands]
-    parts[1::2] = [part + INSIDE for part in parts[1::2]]
-    pieces[1::2] = "".join(parts).split("\0")[1:-1]
-    return "".join(pieces)
 
 
 def _mark_articles(words: str) -> str:
@@ -339,7 +308,7 @@ def spans(text: str, answers: list[Wanted]) -> Spans:
     as starts and ends of shape [n, 2].
     """
     plain, of_plain = spelled(text, PLAIN_FORMS)
-    folded, of_folded = spelled(_with_whole_numbers(plain), _FOLDED)
+    folded, of_folded = spelled(with_whole_numbers(plain), _FOLDED)
     with_articles, of_articles = _with_articles(f" {folded}")
     plain_words, of_plain_words = without(with_articles, _IS_DIACRITIC)
     words, of_words = _with_marked_scripts(plain_words)

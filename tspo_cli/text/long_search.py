@@ -108,7 +108,7 @@ def _places(bits: int, size: int) -> Places:
 
 def apart(spans: Spans) -> Spans:
     """The spans, sorted by their start, without those that overlap an earlier one of the result."""
-    begins, ends = spans.T
+    begins, ends = np.ascontiguousarray(spans.T)
     if len(spans) < 2 or (begins[1:] >= ends[:-1]).all():
         return spans
     following = np.searchsorted(begins, np.maximum(ends, begins + 1)).tolist()
