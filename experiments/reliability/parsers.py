@@ -314,7 +314,7 @@ PARSERS: dict[str, Parser] = {
             _names(text),
             plain_title(text),
         ),
-        repeats("so ", "so. ", "abc. ", "(")
+        repeats("so ", "so. ", "abc. ", "(", "So ", "A ", "A b ", "A of ")
         | {"blanks in a title": ("a", " ", "b"), "quotes in a name": ("A", "'", "a")},
     ),
     "questions, JSONL": Parser(in_file("q.jsonl", read_questions), LINES, json_lines),

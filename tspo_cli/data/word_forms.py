@@ -323,13 +323,17 @@ def spans(text: str, answers: list[Wanted]) -> Spans:
     )
     if not len(found):
         return found
-    first, last = found[np.lexsort((-found[:, 1], found[:, 0]))].T
+    if len(answers) > 1:
+        found = found[np.lexsort((-found[:, 1], found[:, 0]))]
+    first, last = np.ascontiguousarray(found.T)
     return long_search.apart(np.stack((places(first), places(last - 1) + 1), axis=1))
 
 
 def _with_articles(words: str) -> tuple[str, Places]:
     """`words` with their articles marked, and the places in `words` of what is left."""
     marked = _mark_articles(words)
+    if marked == words:
+        return words, np.arange(len(words))
     codes = codes_of(marked)
     lengths = np.ones(len(codes), np.int64)
     for article, char in _ARTICLE.items():

@@ -66,7 +66,7 @@ def long_text(words: str, kinds: tuple[tuple[str, int], ...]) -> LongText:
     for chars, flag in kinds:
         table[[ord(char) for char in chars]] = flag
     codes = codes_of(words)
-    flags = np.concatenate(([END], table[np.minimum(codes, 127)], [END])).astype(np.uint8)
+    flags = np.pad(table[np.minimum(codes, 127)], 1, constant_values=END)
     letters = np.flatnonzero(flags == 0)
     gaps = np.bitwise_or.reduceat(flags, letters) if len(letters) else np.zeros(0, np.uint8)
     begins, ends = (flags[letters + side] & _BORDER != 0 for side in (-1, 1))

@@ -16,7 +16,7 @@ INSIDE, DECIMAL = "\x1f", "\x1e"
 """Stand for the commas and for the point inside a number of a readable text. (ASCII, so that ASCII
 stays fast.)
 """
-_LONG = 1024
+_LONG = 2048
 """Characters from which arrays are faster than a pattern for texts full of numbers."""
 # A number begins with a digit that follows no digit, point or comma. (The digit first: patterns
 # that begin with a character are searched much faster.)

@@ -44,12 +44,16 @@ Dropped = Literal[
 _MOST_TRIED = 8
 _LOWER = "of|the|de|von|van|der|du|da|di|la|le|and|to"
 _CAPITAL = r"[^\W\d_a-z]"
-_WORD = rf"(?:{_CAPITAL}\.(?=\s)|{_CAPITAL}(?:[\w'’&-]|\.(?=\w))*)"
-_NAME = re.compile(rf"\b{_WORD}(?:\s(?:(?:{_LOWER})\s){{0,2}}(?:{_WORD}|\d+\b))*")
+# (What one part of a name takes, it keeps: no other part begins with it.)
+_REST = r"(?:\.(?=\s)|[\w'’&-]*+(?:\.(?=\w)[\w'’&-]*+)*+)"
+_WORD = f"{_CAPITAL}{_REST}"
+# (The letter first: patterns that begin with a character are searched faster.)
+_NAME = re.compile(rf"{_CAPITAL}(?<!\w.){_REST}(?:\s(?:(?:{_LOWER})\s){{0,2}}+(?:{_WORD}|\d+\b))*+")
 _START = re.compile(
     r"^(?:(?:On|In|At|For|From|By|To|With|But|And|As|When|After|Is|Are|Was|Did|Which|What)\s)+"
 )
 _REVERSED_END = re.compile(r"(?:s['’]|[.'’&-])*+")
+_LETTERS = re.compile(r"\w{3}")
 _NO_NAMES = re.compile(
     "Who|What|When|Where|Which|Why|How|I[nst]|[OA][nt]|Are|Was|Were|Did|Do|Does|Ha[sd]|Have|The|A|"
     "Of|For|From|He|She|They|His|Her|Its|Th(?:is|at|ese|ose|ere|en|eir)|A[sn]d?|But|Or|By|To|With"
@@ -304,13 +308,12 @@ class ScriptedAgent:
 
 def _names(text: str) -> list[str]:
     """The names in a text: runs of words with capitals, in their order."""
-    names = dict.fromkeys(
-        _without_end(_START.sub("", match.group())) for match in _NAME.finditer(text)
-    )
+    found = dict.fromkeys(_NAME.findall(text))
+    names = dict.fromkeys(_without_end(_START.sub("", name)) for name in found)
     return [
         name
         for name in names
-        if name[:1].isupper() and re.search(r"\w{3}", name) and not _NO_NAMES.fullmatch(name)
+        if name[:1].isupper() and _LETTERS.search(name) and not _NO_NAMES.fullmatch(name)
     ]
 
 

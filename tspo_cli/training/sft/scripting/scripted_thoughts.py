@@ -147,11 +147,13 @@ def _sentences_with(text: str, answer: str) -> Iterator[str]:
     if not len(found):
         return
     borders = np.array([-1, *(end.start() for end in _SENTENCE_END.finditer(text)), len(text)])
-    first = borders[np.searchsorted(borders, found[:, 0]) - 1] + 1
-    last = borders[np.searchsorted(borders, found[:, 1])]
-    width = len(text) + 1
-    for start, end in (divmod(key, width) for key in np.unique(first * width + last).tolist()):
-        words = text[start:end].split()
+    begins, ends = np.ascontiguousarray(found.T)
+    first = borders[np.searchsorted(borders, begins) - 1] + 1
+    last = borders[np.searchsorted(borders, ends)]
+    # Both only grow: those of the same sentences follow each other.
+    is_new = np.append(True, (np.diff(first) > 0) | (np.diff(last) > 0))
+    for start, end in zip(first[is_new].tolist(), last[is_new].tolist(), strict=True):
+        words = text[start:end].split(maxsplit=_MOST_QUOTED)
         if len(words) <= _MOST_QUOTED:
             yield " ".join(words)
 
