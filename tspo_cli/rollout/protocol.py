@@ -22,6 +22,7 @@ from tspo_cli.rollout.prompts import AfterEos, PromptStyle, prompt_style
 from tspo_cli.rollout.trajectory import CallFacts, Turn, TurnKind
 
 STOP_STRINGS = ("</search>", "</answer>")
+_ACTIONS = (("search", "<search>", "</search>"), ("answer", "<answer>", "</answer>"))
 _MARK = "\ue000"  # a private-use character that surrounds the names in a template
 
 
@@ -56,8 +57,8 @@ def parse_action(text: str, *, finish_reason: str, may_search: bool) -> Action:
     """
     blocks = [
         (start, kind, end)
-        for kind in ("search", "answer")
-        if (start := text.find(f"<{kind}>")) >= 0 and (end := text.find(f"</{kind}>", start)) >= 0
+        for kind, opening, closing in _ACTIONS
+        if (start := text.find(opening)) >= 0 and (end := text.find(closing, start)) >= 0
     ]
     if not blocks:
         return Action("truncated" if finish_reason == "length" else "invalid")

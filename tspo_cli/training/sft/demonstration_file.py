@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from tspo_cli.console import say
@@ -25,9 +26,14 @@ from tspo_cli.training.sft.transcripts import Unreadable, is_transcript, read_tr
 FORMAT = "docs/training.md shows the format"
 # The second tuple of each: what is written about a question, and nothing here reads.
 _ABOUT = ("id", "golden_answers", "data_source", "supporting_ids", "imperfect", "metadata")
-_FIELDS = ("question", "turns", *_ABOUT)
-_TURN_FIELDS = ("text", "passages", "shown", "invalid")
-_PASSAGE_FIELDS = ("id", "contents", "title", "text", *("score",))
+_FIELDS = dict.fromkeys(("question", "turns", *_ABOUT))
+_TURN_FIELDS = dict.fromkeys(("text", "passages", "shown", "invalid"))
+_PASSAGE_FIELDS = dict.fromkeys(("id", "contents", "title", "text", *("score",)))
+_OPTIONAL_OF_TURN: tuple[tuple[str, type | tuple[type, ...], str], ...] = (
+    ("passages", list, "a list"),
+    ("shown", (str, NoneType), "the text of the passages"),
+    ("invalid", (bool, NoneType), "true or false"),
+)
 
 
 def read_demonstrations(path: Path) -> list[ScriptedTrajectory]:
@@ -143,12 +149,8 @@ def _turn(path: Path, number: int, turn: Any, place: int) -> ScriptedTurn:
             f"write what the agent says; {FORMAT}",
         )
     _refuse_unknown(path, number, turn, _TURN_FIELDS, f"turn {place}")
-    passages, shown, is_invalid = turn.get("passages") or [], turn.get("shown"), turn.get("invalid")
-    for name, value, wanted, words in (
-        ("passages", passages, list, "a list"),
-        ("shown", shown, str | None, "the text of the passages"),
-        ("invalid", is_invalid, bool | None, "true or false"),
-    ):
+    values = turn.get("passages") or [], turn.get("shown"), turn.get("invalid")
+    for value, (name, wanted, words) in zip(values, _OPTIONAL_OF_TURN, strict=True):
         if not isinstance(value, wanted):
             raise invalid(
                 path,
@@ -157,6 +159,7 @@ def _turn(path: Path, number: int, turn: Any, place: int) -> ScriptedTurn:
                 type_name(value),
                 f"correct or remove it; {FORMAT}",
             )
+    passages, shown, is_invalid = values
     if passages and shown is not None:
         raise invalid(
             path,
@@ -165,7 +168,7 @@ def _turn(path: Path, number: int, turn: Any, place: int) -> ScriptedTurn:
             "both",
             "keep one of them",
         )
-    hits = tuple(_hit(path, number, passage) for passage in passages)
+    hits = tuple([_hit(path, number, passage) for passage in passages])
     return ScriptedTurn(turn["text"], hits, shown, bool(is_invalid))
 
 
@@ -179,18 +182,18 @@ def _hit(path: Path, number: int, passage: Any) -> Hit:
             'write {"id", "title", "text"} or {"id", "contents"}',
         )
     _refuse_unknown(path, number, passage, _PASSAGE_FIELDS, "a passage")
-    identifier = str(passage.get("id", ""))
-    if isinstance(passage.get("contents"), str) and passage["contents"]:
-        return Hit(identifier, passage["contents"], 0.0)
+    identifier, contents = str(passage.get("id", "")), passage.get("contents")
+    if isinstance(contents, str) and contents:
+        return Hit(identifier, contents, 0.0)
     # An id is of no use to training, so a passage may lack it.
     return Hit(identifier, parse_passage(path, number, {**passage, "id": "-"}).contents, 0.0)
 
 
 def _refuse_unknown(
-    path: Path, number: int, record: dict[str, Any], known: tuple[str, ...], what: str
+    path: Path, number: int, record: dict[str, Any], known: dict[str, None], what: str
 ) -> None:
-    unknown = [name for name in record if name not in known]
-    if unknown:
+    if not record.keys() <= known.keys():
+        unknown = [name for name in record if name not in known]
         raise invalid(
             path,
             number,
@@ -200,12 +203,15 @@ def _refuse_unknown(
         )
 
 
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+
+
 def _refuse_impossible(
     path: Path, number: int, turn: ScriptedTurn, place: int, *, is_last: bool
 ) -> None:
     """Refuse a turn that no rollout could have."""
     kind = parse_action(turn.text, finish_reason="stop", may_search=True).kind
-    shown = repr(turn.text if len(turn.text) <= 60 else f"{turn.text[:57]}...")
     if turn.is_invalid:
         if kind == "invalid" and not turn.searches and not is_last:
             return
@@ -213,7 +219,7 @@ def _refuse_impossible(
             path,
             number,
             f"the invalid turn {place} without action and passages, before another turn",
-            shown,
+            _shown(turn.text),
             'remove "invalid", or the turn',
         )
     if kind not in ("search", "answer"):
@@ -221,16 +227,16 @@ def _refuse_impossible(
             path,
             number,
             f"turn {place} to hold <search> query </search> or <answer> text </answer>",
-            shown,
+            _shown(turn.text),
             "write one action into every turn",
         )
-    ends = [turn.text.find(stop) + len(stop) for stop in STOP_STRINGS if stop in turn.text]
-    if min(ends) < len(turn.text.rstrip()):
+    places = [(turn.text.find(stop), len(stop)) for stop in STOP_STRINGS]
+    if min([place + length for place, length in places if place >= 0]) < len(turn.text.rstrip()):
         raise invalid(
             path,
             number,
             f"turn {place} to end with its action, where a rollout's turn ends",
-            shown,
+            _shown(turn.text),
             "remove what follows the closing tag",
         )
     if kind == "search" and not turn.searches:
