@@ -17,7 +17,6 @@ from tspo_cli.data.readers import (
     default_data_source,
     numbered_questions,
     parse_question,
-    question_content,
 )
 from tspo_cli.data.rows import scan_rows
 from tspo_cli.data.word_forms import (
@@ -124,7 +123,7 @@ def _valid_questions(
         except InvalidInputError as error:
             problems.append(_problem(path, number, error))
             continue
-        earlier = repeated.earlier(question.key, number, question_content(question))
+        earlier = repeated.earlier(question.key, number, question)
         if earlier is not None and earlier[1]:
             continue
         problems += [Problem(path, number, message) for message in _oddities(question)]
@@ -161,7 +160,7 @@ def _valid_passages(
         except InvalidInputError as error:
             problems.append(_problem(path, number, error))
             continue
-        earlier = repeated.earlier(passage.id, number, passage.contents)
+        earlier = repeated.earlier(passage.id, number, passage)
         if earlier is not None and earlier[1]:
             continue
         if earlier is not None:

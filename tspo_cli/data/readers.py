@@ -69,7 +69,7 @@ def _passages(path: Path, rows: Iterator[Row], distinct: bool) -> Iterator[Passa
     number = 0
     for number, record in rows:
         passage = parse_passage(path, number, record)
-        earlier = repeated.earlier(passage.id, number, passage.contents) if distinct else None
+        earlier = repeated.earlier(passage.id, number, passage) if distinct else None
         if earlier is None:
             yield passage
         elif not earlier[1]:
@@ -97,7 +97,7 @@ def read_questions(path: Path, *, limit: int = 0, source: str = "") -> list[Ques
     repeated = RepeatedIds()
     questions: list[Question] = []
     for number, question in question_rows(path, source):
-        earlier = repeated.earlier(question.key, number, question_content(question))
+        earlier = repeated.earlier(question.key, number, question)
         if earlier is not None:
             if not earlier[1]:
                 raise _duplicate(path, number, question.id, earlier[0])
@@ -112,21 +112,6 @@ def read_questions(path: Path, *, limit: int = 0, source: str = "") -> list[Ques
             f"{path}: expected questions, got an empty file; fix: name a question file"
         )
     return questions
-
-
-def question_content(question: Question) -> str:
-    """What two questions have in common that are the same: all but their further fields."""
-    return repr(
-        (
-            question.id,
-            question.question,
-            question.golden_answers,
-            question.data_source,
-            question.supporting_ids,
-            question.gold_kind,
-            question.type,
-        )
-    )
 
 
 def question_rows(path: Path, source: str = "") -> Iterator[tuple[int, Question]]:
@@ -209,7 +194,9 @@ def parse_question(
             repr(gold_kind),
             "correct the value",
         )
-    titles = supporting_titles(record)
+    extra = {name: value for name, value in record.items() if name not in _OWN_FIELDS}
+    if titles := supporting_titles(record):
+        extra["supporting_titles"] = titles
     return Question(
         id=text_id(path, number, _identifier(record, extra_info)),
         question=question,
@@ -220,8 +207,7 @@ def parse_question(
         gold_kind=gold_kind,
         type=_optional_text(path, number, record, "type")
         or str(_object(record.get("metadata")).get("type") or ""),
-        extra={name: value for name, value in record.items() if name not in _OWN_FIELDS}
-        | ({"supporting_titles": titles} if titles else {}),
+        extra=extra,
     )
 
 
@@ -238,7 +224,7 @@ def _golden_answers(path: Path, number: int, record: dict[str, Any]) -> tuple[st
             f"rename {near[0]}" if near and not empty else "give at least one accepted answer",
         )
     answers = _string_list(path, number, "golden_answers", found)
-    if not any(answer.strip() for answer in answers):
+    if not any(map(str.strip, answers)):
         raise invalid(
             path,
             number,

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import IO, Any, Literal
 from zipfile import BadZipFile
 
+from pydantic_core import from_json
+
 from tspo_cli.data.formats.delimited import (
     DECODER,
     HALF_ESCAPE,
@@ -43,6 +45,7 @@ Form = Literal["jsonl", "parquet", "array", "nested", "table"]
 _GZIP = b"\x1f\x8b"
 _PACKED = re.compile(rb"(?s:(BZh[1-9])|(\xfd7zX)|(\x28\xb5\x2f\xfd)|(7z\xbc\xaf)|(PK\x03\x04))")
 _PACKERS = ("bzip2", "xz", "zstandard", "7z", "zip")
+_ONE_OBJECT = "one JSON object per line"
 _TORN = (EOFError, gzip.BadGzipFile, zlib.error, BadZipFile)
 
 
@@ -216,34 +219,36 @@ def _json_rows(path: Path) -> Iterator[ScannedRow]:
     with _open(path) as handle:
         try:
             for number, line in enumerate(handle, start=1):
-                if not line.isspace():
-                    yield number, _record(path, number, line)
+                try:
+                    record = from_json(line, allow_inf_nan=False)
+                except ValueError:
+                    if line.isspace():
+                        continue
+                    record = _record(path, number, line)
+                if isinstance(record, dict | InvalidInputError):
+                    yield number, record
+                else:
+                    fix = "correct the line"
+                    yield number, invalid(path, number, _ONE_OBJECT, type_name(record), fix)
         except _TORN as error:
             yield number + 1, _damaged_data(path, number + 1, error)
 
 
-def _record(path: Path, number: int, line: bytes) -> dict[str, Any] | InvalidInputError:
+def _record(path: Path, number: int, line: bytes) -> Any:
+    """The value of a line, which `from_json` did not read, or its error."""
     try:
         record = decoded(DECODER, _text(path, number, line))
     except InvalidInputError as error:
         return error
     except json.JSONDecodeError as error:
         got = f"{error.msg.removesuffix(' at')} at column {error.colno}"
-        return invalid(path, number, "one JSON object per line", got, "correct the line")
+        return invalid(path, number, _ONE_OBJECT, got, "correct the line")
     except (ValueError, RecursionError):  # a number of thousands of digits, lists thousands deep
-        return invalid(
-            path,
-            number,
-            "one JSON object per line",
-            "a value that is too large or too deep",
-            "correct the line",
-        )
-    if not isinstance(record, dict):
-        return invalid(
-            path, number, "one JSON object per line", type_name(record), "correct the line"
-        )
+        got = "a value that is too large or too deep"
+        return invalid(path, number, _ONE_OBJECT, got, "correct the line")
     if (
-        b"\\u" in line
+        isinstance(record, dict)
+        and b"\\u" in line
         and HALF_ESCAPE.search(line)
         and has_half(json.dumps(record, ensure_ascii=False))
     ):

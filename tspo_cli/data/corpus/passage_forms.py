@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -103,14 +104,19 @@ def numbered(path: Path, rows: Iterator[Scanned], first: int = 0) -> Iterator[Sc
     """The records of a corpus; if the first has no field for an id, those without get their
     position, counted from `first`. This is said once.
     """
-    number_them = False
-    for position, row in enumerate(rows):
+    for row in rows:
+        every = chain([row], rows)
+        if isinstance(row[1], dict) and not has_id(row[1]):
+            say(f"{path}: records have no id; their positions from {first} are their ids")
+            every = _with_positions(every, first)
+        yield from every
+
+
+def _with_positions(rows: Iterator[Scanned], first: int) -> Iterator[Scanned]:
+    for position, row in enumerate(rows, start=first):
         record: Any = row[1]
-        if (number_them or position == 0) and isinstance(record, dict) and not has_id(record):
-            if not number_them:
-                say(f"{path}: records have no id; their positions from {first} are their ids")
-            number_them = True
-            record["id"] = first + position
+        if isinstance(record, dict) and not has_id(record):
+            record["id"] = position
         yield row
 
 

@@ -39,10 +39,13 @@ def is_unanswerable(record: Mapping[str, Any]) -> bool:
 
 
 def _without_aliases(record: dict[str, Any]) -> Any:
-    target = _object(_object(record.get("reward_model")).get("ground_truth")).get("target")
-    for value in (record.get("golden_answers"), target, unpacked(record.get("possible_answers"))):
-        if value is not None:
-            return [value] if isinstance(value, str) else value
+    value = record.get("golden_answers")
+    if value is None:
+        value = _object(_object(record.get("reward_model")).get("ground_truth")).get("target")
+    if value is None:
+        value = unpacked(record.get("possible_answers"))
+    if value is not None:
+        return [value] if isinstance(value, str) else value
     answer = record.get("answer", record.get("Answer"))
     if isinstance(answer, dict):
         names = ("value", "Value", "aliases", "Aliases")
@@ -87,8 +90,10 @@ def supporting_titles(record: dict[str, Any]) -> list[str]:
     [title, sentence], or of the hub's {"title": [...], "sent_id": [...]}.
     """
     facts = record.get("supporting_facts")
+    if not facts:
+        return []
     if isinstance(facts, dict):
         titles = _as_list(facts.get("title"))
     else:
-        titles = [fact[0] for fact in facts or () if isinstance(fact, list) and fact]
+        titles = [fact[0] for fact in facts if isinstance(fact, list) and fact]
     return _distinct([title for title in titles if isinstance(title, str)])

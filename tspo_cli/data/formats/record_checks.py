@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from array import array
-from hashlib import blake2b
+from collections.abc import Hashable
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ def type_name(value: Any) -> str:
 
 def text_id(path: Path, number: int, value: Any, name: str = "id") -> str:
     """An id as a string; whole numbers are accepted."""
+    if type(value) is str and value and value.isascii():
+        return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str) or not value:
@@ -112,20 +115,19 @@ class RepeatedIds:
         self.same = 0
         """Records that are the same as an earlier one."""
         self._seen = SeenIds()
-        self._digests = array("q")
+        self._hashes = array("q")
 
-    def earlier(self, identifier: str, number: int, content: str) -> tuple[int, bool] | None:
+    def earlier(self, identifier: str, number: int, content: Hashable) -> tuple[int, bool] | None:
         """The line of an earlier record with this id, and whether it has this content. None:
-        there is none, and this record at line `number` is the first.
+        there is none, and this record at line `number`, behind all others, is the first.
         """
-        digest = blake2b(content.encode("utf-8", "replace"), digest_size=8).digest()
-        value = int.from_bytes(digest, signed=True)
         line = self._seen.first_line(identifier, number)
         if line is None:
-            self._digests.extend([0] * (number + 1 - len(self._digests)))
-            self._digests[number] = value
+            if number > len(self._hashes):
+                self._hashes.extend(repeat(0, number - len(self._hashes)))
+            self._hashes.append(hash(content))
             return None
-        is_same = self._digests[line] == value
+        is_same = self._hashes[line] == hash(content)
         self.same += is_same
         return line, is_same
 
