@@ -247,6 +247,16 @@ TABLES = {
         "'a', ",
         "'\\n']\"\n",
     ),
+    "a list with quotes in a cell": (
+        'id,question,golden_answers\n1,q,"[',
+        "'\\'', ",
+        "'b']\"\n",
+    ),
+    "a list with both quotes in a cell": (
+        'id,question,golden_answers\n1,q,"[',
+        "'a', \"\"b\"\", ",
+        "'b']\"\n",
+    ),
     "lists in lists": ('id,question,golden_answers\n1,q,"[', "[", ']"\n'),
 } | repeats(",", '"', "a\n")
 ARRAYS = {

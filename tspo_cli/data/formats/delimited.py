@@ -143,7 +143,9 @@ def _listed_strings(text: str) -> list[str]:
     """The strings of a list as Python prints it. Raises ValueError for another text."""
     if not _STRINGS.fullmatch(text):
         raise ValueError("not a list of strings")
-    if '"' in text or "\\" in text:
+    # Without escaped quotes, every quote begins or ends a string.
+    text = text.replace("\\\\", "\\x5c").replace("\\'", "\\x27")
+    if '"' in text:
         strings = [string[1:-1] for string in _STRING.findall(text)]
     else:
         strings = _BETWEEN_STRINGS.split(text[text.index("'") + 1 : text.rindex("'")])
