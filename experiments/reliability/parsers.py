@@ -99,6 +99,8 @@ CALLS = repeats(
     '[a(b="c", ',
     '[a(b="c"), ',
     "[a(",
+    "[a",
+    "<t",
     "[",
     '{"a":',
 ) | {
@@ -254,7 +256,7 @@ TABLES = {
     ),
     "a list with both quotes in a cell": (
         'id,question,golden_answers\n1,q,"[',
-        "'a', \"\"b\"\", ",
+        '\'a\', ""b"", ',
         "'b']\"\n",
     ),
     "lists in lists": ('id,question,golden_answers\n1,q,"[', "[", ']"\n'),

@@ -15,18 +15,20 @@ _MOST_ARGUMENTS, _LONGEST_ESCAPED = 64, 1 << 16
 """Arguments of a call in Python's form, and characters of a string with escapes in it."""
 # Qwen, GLM; Llama; Mistral; Qwen Coder; DeepSeek, MiniMax; Kimi; gpt-oss, also without the
 # <|start|>assistant of the prompt.
-# (Each alternative begins with a character: such patterns are searched much faster.)
+# (Each alternative begins with a character, and the next one is looked at before all others: such
+# patterns are searched much faster.)
 _MARK = (
-    r"<(?:tool_call>|\|(?:python_(?:tag|start)\|>|tool_call_begin\|>|start\|>assistant to="
-    r"|channel\|>(?:commentary|analysis) to=)|function=|(?:｜DSML｜)?invoke name="
-    r"|｜tool▁call▁begin｜>)|\[TOOL_CALLS\]|to=(?=functions\.[\w.-]{1,64}\s?<\|channel\|>)"
+    r"<(?=[tf|i｜])(?:tool_call>|\|(?:python_(?:tag|start)\|>|tool_call_begin\|>"
+    r"|start\|>assistant to=|channel\|>(?:commentary|analysis) to=)|function="
+    r"|(?:｜DSML｜)?invoke name=|｜tool▁call▁begin｜>)"
+    r"|\[TOOL_CALLS\]|to=(?=functions\.[\w.-]{1,64}\s?<\|channel\|>)"
 )
 # JSON that can be a call without a mark: an object with one of a call's keys, or a list of objects;
 # and Llama's list of calls in Python's form.
 _JSON = r'\{\s*+"(?:name|type|id|function|arguments|parameters)"'
 _PYTHON = r"""(?P<python>[A-Za-z_][\w.]{0,63}\(\s{0,8}\w{1,64}\s{0,8}=\s{0,8}["'])"""
 _MARKS = re.compile(_MARK)
-_OPENING = re.compile(rf"{_MARK}|{_JSON}|\[\s*+(?:{_JSON}|{_PYTHON})")
+_OPENING = re.compile(rf"{_MARK}|{_JSON}|\[(?=[\s{{A-Za-z_])\s*+(?:{_JSON}|{_PYTHON})")
 _INTENDED = re.compile(r'(?:\[\s*)?\{\s*"name"\s*:\s*"[\w.-]{1,64}"\s*,\s*"(?:arg|param)')
 _SPACE = re.compile(r"\s*")
 # A name before its arguments, which are JSON.
