@@ -228,7 +228,8 @@ def in_file(name: str, read: Callable[[Path], object]) -> Callable[[str], object
 
 
 QUESTION = '{"id": "1", "question": "q", "golden_answers": ["a"]}\n'
-LINES = repeats("[", "{", "\n", "\u2028", "1", QUESTION) | {
+SHORT = '{"question":"q","answer":"a"}\n'
+LINES = repeats("[", "{", "\n", "\u2028", "1", QUESTION, SHORT) | {
     "a long line without an end": ('{"question": "', "a", ""),
     "many answers": ('{"id": 1, "question": "q", "answer": "a", "aliases": ["b"', ', "c"', "]}"),
     "a digit too many": ('{"id": ', "1", "}"),
@@ -236,7 +237,7 @@ LINES = repeats("[", "{", "\n", "\u2028", "1", QUESTION) | {
 }
 PASSAGES = (
     LINES
-    | repeats('{"id": 1, "contents": "a"}\n')
+    | repeats('{"id": 1, "contents": "a"}\n', '{"text":""}\n')
     | {
         "a long passage": ('{"id": 1, "contents": "', "\u2028", '"}\n'),
     }

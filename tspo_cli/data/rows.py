@@ -219,11 +219,11 @@ def _json_rows(path: Path) -> Iterator[ScannedRow]:
     with _open(path) as handle:
         try:
             for number, line in enumerate(handle, start=1):
+                if line.isspace():
+                    continue
                 try:
                     record = from_json(line, allow_inf_nan=False)
                 except ValueError:
-                    if line.isspace():
-                        continue
                     record = _record(path, number, line)
                 if isinstance(record, dict | InvalidInputError):
                     yield number, record

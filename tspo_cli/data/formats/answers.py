@@ -81,6 +81,8 @@ def _as_list(value: Any) -> Any:
 
 
 def _distinct(values: list[Any]) -> list[Any]:
+    if {*map(type, values)} == {str}:
+        return [*dict.fromkeys(values)]
     strings = {value: None for value in values if isinstance(value, str)}
     return [*strings, *(value for value in values if not isinstance(value, str))]
 
