@@ -104,12 +104,15 @@ def numbered(path: Path, rows: Iterator[Scanned], first: int = 0) -> Iterator[Sc
     """The records of a corpus; if the first has no field for an id, those without get their
     position, counted from `first`. This is said once.
     """
-    for row in rows:
-        every = chain([row], rows)
-        if isinstance(row[1], dict) and not has_id(row[1]):
-            say(f"{path}: records have no id; their positions from {first} are their ids")
-            every = _with_positions(every, first)
-        yield from every
+    head = next(rows, None)
+    if head is None:
+        return
+    if isinstance(head[1], dict) and not has_id(head[1]):
+        say(f"{path}: records have no id; their positions from {first} are their ids")
+        yield from _with_positions(chain([head], rows), first)
+    else:
+        yield head
+        yield from rows
 
 
 def _with_positions(rows: Iterator[Scanned], first: int) -> Iterator[Scanned]:
