@@ -45,12 +45,13 @@ def spelled(text: str, forms: dict[int, str]) -> tuple[str, Places]:
     becomes = [forms[code] for code in distinct.tolist()]
     lengths = np.fromiter(map(len, becomes), np.int64, len(becomes))
     flat = codes_of("".join(becomes))
-    if np.array_equal(flat, distinct):
+    is_one_each = (lengths == 1).all()
+    if is_one_each and np.array_equal(flat, distinct):
         return text, np.arange(len(codes))
     rank = np.empty(_MOST, np.int32)
     rank[distinct] = np.arange(len(distinct))
     ranks = rank[codes]
-    if (lengths == 1).all():
+    if is_one_each:
         return text_of(flat[ranks]), np.arange(len(codes))
     each = lengths[ranks]
     places = np.repeat(np.arange(len(codes)), each)
