@@ -207,3 +207,31 @@ def test_a_question_without_an_answer_says_so(
     path = jsonl(tmp_path / "q.jsonl", {"question": "Who?"} | record)
     (problem,) = check(path).problems
     assert message in problem.message
+
+
+ONE, OTHER = ({"data": [{"question": f"{word}?", "answer": "Ada"}]} for word in ("Who", "Where"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{json.dumps(ONE)}\n{json.dumps(OTHER)}",
+        f"{json.dumps(ONE['data'])}\n{json.dumps(OTHER['data'])}",
+        json.dumps({**ONE, "Data": OTHER["data"]}),
+        json.dumps(ONE)[:-1],
+        json.dumps(ONE) + "]",
+        json.dumps(ONE["data"]) + ' {"question": "Where?", "answer": "Ada"}',
+    ],
+)
+def test_no_question_behind_a_list_is_lost_without_a_word(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "dev.jsonl"
+    path.write_text(text)
+    with pytest.raises(InvalidInputError, match="expected the end of the file behind the list"):
+        read_questions(path)
+
+
+@pytest.mark.parametrize("rest", ['], "version": "1.1", "x": [1]}', "]}\n \n", "]\n}" + " " * 99])
+def test_other_fields_and_blanks_may_follow_a_list(tmp_path: Path, rest: str) -> None:
+    path = tmp_path / "dev.json"
+    path.write_text(json.dumps(ONE)[:-2] + rest)
+    assert len(read_questions(path)) == 1

@@ -7,7 +7,7 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from pathlib import Path
 from typing import IO, Any
@@ -161,13 +161,26 @@ def _without_escapes(text: str) -> str:
     return text.encode("latin-1", "backslashreplace").decode("unicode_escape")
 
 
-def array_rows(path: Path, text: IO[str]) -> Iterator[ScannedRow]:
-    """Objects of a JSON array, read as a stream; the number is that of the object, from 1."""
+def is_blank(rest: str) -> bool:
+    """Whether nothing stands there."""
+    return not rest.strip()
+
+
+def array_rows(
+    path: Path, text: IO[str], ends: Callable[[str], bool] = is_blank
+) -> Iterator[ScannedRow]:
+    """Objects of a JSON array, read as a stream; the number is that of the object, from 1. `ends`:
+    whether what follows the array is the end of the file; other records there are an error.
+    """
     buffer, at, number = text.read(_READ_AT_ONCE), 0, 0
     at = buffer.index("[") + 1
     while True:
         at = _BETWEEN.match(buffer, at).end()  # type: ignore[union-attr]
         if buffer[at : at + 1] == "]":
+            if not ends(buffer[at + 1 :] + text.read(_READ_AT_ONCE)):
+                fix = "give every list a file of its own, or one JSON object per line"
+                what = "the end of the file behind the list"
+                yield number + 1, invalid(path, number + 1, what, "more text", fix)
             return
         try:
             start = at

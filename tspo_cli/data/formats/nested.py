@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from tspo_cli.data.formats.delimited import array_rows
+from tspo_cli.data.formats.delimited import DECODER, array_rows, is_blank
 from tspo_cli.data.formats.record_checks import ScannedRow, invalid
 from tspo_cli.errors import InvalidInputError
 
@@ -26,10 +26,20 @@ def nested_rows(path: Path, text: IO[str]) -> Iterator[ScannedRow]:
     article of SQuAD they are its questions.
     """
     number = 0
-    for place, entry in array_rows(path, text):
+    for place, entry in array_rows(path, text, _ends_object):
         for record in _questions(path, place, entry):
             number += 1
             yield number, record
+
+
+def _ends_object(rest: str) -> bool:
+    """Whether the object ends there, perhaps after other fields, and the file with it."""
+    opened = '{"":0'
+    try:
+        fields, end = DECODER.raw_decode(opened + rest)
+    except (ValueError, RecursionError):
+        return False
+    return not fields.keys() & {"data", "Data"} and is_blank(rest[end - len(opened) :])
 
 
 def _questions(
