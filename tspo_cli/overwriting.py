@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from tspo_cli.disk import LOCK_NAME
@@ -13,20 +15,39 @@ _LEFTOVERS = (".build", ".new", ".replaced", ".tmp", ".old.tmp")
 """Endings of what a killed process leaves beside a folder that it was replacing."""
 
 
-def require_own(folder: Path, ours: Collection[str], what: str) -> None:
+def require_own(
+    folder: Path, ours: Collection[str], what: str, inside: re.Pattern[str] | None = None
+) -> None:
     """Raises InvalidInputError where a folder that is about to be replaced holds something else
-    than `ours`, the names of files and folders in `what`.
+    than `ours`, the names of files and folders in `what`. `inside` matches the paths, from the
+    folder, of all files in these folders that are ours; None: these folders are ours with all that
+    is in them.
     """
     if not folder.is_dir():
         return
     left = {f".{name}{ending}" for name in ours for ending in _LEFTOVERS}
     foreign = sorted({path.name for path in folder.iterdir()} - {*ours, *left, LOCK_NAME})
+    if not foreign and inside is not None:
+        foreign = [path for path in _files_below(folder) if not inside.fullmatch(path)]
     if foreign:
-        names = ", ".join(foreign[:_MOST_NAMES]) + ", ..." * (len(foreign) > _MOST_NAMES)
         raise InvalidInputError(
-            f"{folder}: holds files that are not of {what} and would be deleted ({names}); move "
-            "them to another place, or choose another --out"
+            f"{folder}: holds files that are not of {what} and would be deleted ("
+            f"{_shown(foreign)}); move them to another place, or choose another --out"
         )
+
+
+def _files_below(folder: Path) -> list[str]:
+    """The files in the folders of a folder, by their paths from there. A link is no folder."""
+    return sorted(
+        os.path.relpath(os.path.join(place, name), folder)
+        for place, folders, files in os.walk(folder)
+        for name in [*files, *(name for name in folders if os.path.islink(f"{place}/{name}"))]
+        if place != str(folder) and name != LOCK_NAME
+    )
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MOST_NAMES]) + ", ..." * (len(names) > _MOST_NAMES)
 
 
 def require_outside(folder: Path, *inputs: Path | str) -> None:

@@ -95,6 +95,38 @@ def test_a_file_beside_what_is_replaced_stays(tmp_path: Path, kind: str) -> None
     MAKE[kind](tmp_path)
 
 
+INNER = {
+    "run": ("model/NOTES.md", "eval/mydev/eval.json", "logs/mine.txt", "rollouts/mine.jsonl.gz"),
+    "demo": ("world/mine.jsonl", "tspo/notes.md", "tspo/eval/dev/eval.json", "index/notes"),
+}
+RECORDS = {
+    "run": (
+        *("model/tokenizer.model", "best/adapter/adapter_config.json", "best/best.json"),
+        *("checkpoints/damaged_step_000001/state.json", "judge/replies_0.jsonl"),
+        *("eval/step_000010/dev.items.jsonl.gz", "eval/step_000010/dev.judge.partial.jsonl"),
+        *("rollouts/digests.jsonl", "wandb/run-1/files/any", "launch/retriever.log"),
+    ),
+    "demo": ("tspo/.replaced/notes", "tspo/model/config.json", "baselines/rag/world.json"),
+}
+
+
+@pytest.mark.parametrize("kind", INNER)
+def test_a_file_in_a_folder_of_what_is_replaced_stays(tmp_path: Path, kind: str) -> None:
+    MAKE[kind](tmp_path)
+    for name in RECORDS[kind]:
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).touch()
+    for name in INNER[kind]:
+        mine = tmp_path / "out" / name
+        mine.parent.mkdir(parents=True, exist_ok=True)
+        mine.write_text("mine")
+        with pytest.raises(InvalidInputError, match=rf"\({name}\); move them to another place"):
+            MAKE[kind](tmp_path)
+        assert mine.read_text() == "mine"
+        mine.unlink()
+    MAKE[kind](tmp_path)
+
+
 def test_an_index_does_not_replace_its_own_corpus(tmp_path: Path) -> None:
     index = tmp_path / "index"
     build_index(corpus(tmp_path), index)

@@ -6,6 +6,7 @@ OUT/.replaced/    the old demo, while the new one has no page yet
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from tspo_cli.overwriting import require_own
 from tspo_cli.runs import read_json, write_json
 from tspo_cli.text.secrets import file_mode
 from tspo_cli.text.strict_json import json_text
+from tspo_cli.training.launch.claim import RUN_FILES
 from tspo_cli.training.launch.replaced_run import (
     OURS,
     can_resume,
@@ -33,6 +35,12 @@ _NAMES = (
     page_path(Path()).name,
 )
 """All that the folder of a demo has."""
+_FILES = re.compile(
+    rf"(?:{'|'.join((WARM_START, *ARMS))})/(?:{RUN_FILES})"
+    r"|world/(?:corpus\.jsonl|train\.jsonl|test\.jsonl|world\.json)|index/[^/]+\.(?:npy|jsonl?)"
+    r"|baselines/\w+/(?:\.new/)?[^/]+\.(?:json|jsonl|jsonl\.gz)|logs/\w+\.log|\.(?:replaced|deleted)/.+"
+)
+"""Their paths from there."""
 
 
 def check_folder(out: Path) -> None:
@@ -77,7 +85,7 @@ def _make_ready(options: DemoOptions, overwrite: bool) -> None:
         settle(out, MARKER, _is_complete)
     if (out / MARKER).exists():
         if overwrite:
-            require_own(out, _NAMES, "a demo")
+            require_own(out, _NAMES, "a demo", _FILES)
             move_aside(out, MARKER)
         elif not _holds(options):
             raise UsageError(

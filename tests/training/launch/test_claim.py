@@ -142,9 +142,9 @@ def test_a_kill_between_any_two_renames_loses_no_run(
     """The process dies after `renames` renames of moving aside, and the next one as early."""
     run = tmp_path / "run"
     leave_a_run(run, trained=True)
-    for name in ("model", "rollouts"):
-        (run / name).mkdir()
-        (run / name / "file").write_text(name)
+    for name in ("model/config.json", "rollouts/step_000001.jsonl.gz"):
+        (run / name).parent.mkdir()
+        (run / name).write_text(name)
     before = contents(run)
     rename = Path.rename
     left = renames

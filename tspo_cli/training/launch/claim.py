@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from tspo_cli.runs import (
     read_status,
 )
 from tspo_cli.training.launch.replaced_run import (
+    LAUNCH_NAME,
     OURS,
     can_resume,
     clear,
@@ -72,6 +74,23 @@ _NAMES = (
     *(CHANGES_NAME, DIGESTS_NAME, WANDB_ID_NAME),
 )
 """All that a run directory has."""
+RUN_FILES = "|".join(
+    (
+        *map(re.escape, _NAMES),
+        rf"(?:{ROLLOUTS_NAME}|{BEST_NAME}|{EVALUATIONS_NAME}/step_\d+)/{re.escape(DIGESTS_NAME)}",
+        rf"{ROLLOUTS_NAME}/step_\d+\.jsonl\.gz",
+        rf"{EVALUATIONS_NAME}/step_\d+/[^/]+\.(?:json|jsonl|jsonl\.gz)",
+        rf"(?:{CHECKPOINTS_NAME}|{BEST_CHECKPOINTS_NAME})/(?:damaged_)?step_\d+"
+        r"/[^/]+\.(?:json|safetensors)",
+        rf"(?:{MODEL_NAME}|{BEST_NAME})/(?:[^/]+/)?[^/]+\.(?:json|safetensors|jinja|model|txt)",
+        rf"{LOGS_NAME}/attempt_\d+\.log",
+        rf"{JUDGE_NAME}/replies_\d+\.jsonl",
+        rf"(?:{TRACE_NAME}|{TENSORBOARD_NAME}|{WANDB_NAME}|{HANDOVER_NAME}|{LAUNCH_NAME})/.+",
+        r"\.(?:replaced|deleted)/.+",
+    )
+)
+"""A regular expression of their paths from there. Names that others choose may be any."""
+_FILES = re.compile(RUN_FILES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +139,7 @@ def claimed_run(path: Path, *, resume: bool, overwrite: bool) -> Iterator[Claim]
         else:
             if has_trained(path) and not overwrite:
                 raise InvalidInputError(f"{path}: {_ways_out(path)}")
-            require_own(path, _NAMES, "a run")
+            require_own(path, _NAMES, "a run", _FILES)
             if has_trained(path):
                 move_aside(path)
             else:
