@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+BEFORE_IT_BEGAN = "stopped before the training began"
+
 
 @dataclass
 class _State:
@@ -71,6 +73,13 @@ def is_of_starter(number: int) -> bool:
 def requested() -> int:
     """The signal that asked to stop, 0 without one."""
     return _state.number
+
+
+def interrupted() -> int:
+    """The signal that has cut the work in two, 0 without one. A library that it tore, while it was
+    imported say, may hide that with an error of its own.
+    """
+    return 0 if _state.deferring else _state.number
 
 
 def is_urgent() -> bool:

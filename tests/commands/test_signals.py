@@ -87,3 +87,28 @@ def test_a_child_ends_with_its_parent_even_if_that_is_gone_before_it_starts() ->
     start = time.monotonic()
     assert subprocess.run(command, check=False).returncode in (-signal.SIGTERM, 143)
     assert time.monotonic() - start < 20
+
+
+TORN = """
+import signal, sys
+from contextlib import suppress
+from tspo_cli.commands import worker
+sys.argv = ["worker", "run", "1", "fresh", "settings", sys.argv[1]]
+
+def torn():
+    if {interrupts}:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    raise ImportError("cannot load module more than once per process")
+
+worker.main = torn
+worker.run()
+"""
+
+
+@pytest.mark.parametrize("interrupts", [True, False])
+def test_an_import_that_a_signal_tore_is_no_error(interrupts: bool) -> None:
+    words = [sys.executable, "-c", TORN.format(interrupts=interrupts), str(os.getpid())]
+    done = subprocess.run(words, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == (130 if interrupts else 1)
+    assert ("Traceback" in done.stderr) is not interrupts

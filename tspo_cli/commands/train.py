@@ -21,7 +21,7 @@ from tspo_cli.commands.options import (
 from tspo_cli.console import result, result_json, say, say_meanwhile, warn
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.freed_memory import use_expandable_segments
-from tspo_cli.stopping import stop_name, stop_number
+from tspo_cli.stopping import BEFORE_IT_BEGAN, stop_name, stop_number
 from tspo_cli.text.secrets import without_secrets
 from tspo_cli.variables import number_in
 
@@ -168,7 +168,7 @@ def _saying_what_stopped(run: Path) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
         if (number := stop_number(error)) and _status_time(run) == before:
-            say(f"{stop_name(number)}: stopped before the training began")
+            say(f"{stop_name(number)}: {BEFORE_IT_BEGAN}")
         raise
 
 

@@ -13,7 +13,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from tspo_cli import console
+from tspo_cli import console, stopping
 from tspo_cli.commands.signals import end_on_signals
 from tspo_cli.commands.train import train_here
 from tspo_cli.disk import WriteError, reason
@@ -63,8 +63,10 @@ def run() -> None:
     except KeyboardInterrupt:
         status = 130
     except BaseException:
-        traceback.print_exc()
-        status = 1
+        number = stopping.interrupted()
+        if not number:
+            traceback.print_exc()
+        status = 128 + number if number else 1
     leave(status)
 
 

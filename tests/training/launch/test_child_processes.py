@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.conftest import Playground, StartedTspo, run_tspo
 from tspo_cli import stopping
 from tspo_cli.runs import checkpoint_folders, read_json, read_jsonl
 from tspo_cli.training.launch import child_processes
+from tspo_cli.training.launch.nodes.cluster import Signals
 
 
 def settings(playground: Playground, **more: object) -> list[str]:
@@ -115,7 +117,9 @@ def test_a_stop_before_the_processes_have_met(
     assert process.wait(15) == 143
     assert read_json(run / "status.json")["state"] == "stopped"
     assert not any(is_alive(pid) for pid in workers)
-    assert "killed" not in process.said()
+    said = process.said()
+    assert said.count("SIGTERM: stopped before the training began") == 1
+    assert "killed" not in said
 
 
 def test_a_stopped_process_holds_up_nobody_who_ends_a_run() -> None:
@@ -123,6 +127,25 @@ def test_a_stopped_process_holds_up_nobody_who_ends_a_run() -> None:
     os.kill(sleepers[0].pid, signal.SIGSTOP)
     child_processes.end_processes(sleepers)
     assert all(process.returncode == -signal.SIGTERM for process in sleepers)
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_launch_reaches_a_training_that_is_stopped(early: bool) -> None:
+    code = "import signal, time; signal.signal(15, lambda *_: exit(7)); print(1); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-uc", code], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline()
+    child.send_signal(signal.SIGSTOP)
+    with Signals() as signals:
+        if early:
+            signal.raise_signal(signal.SIGTERM)
+        signals.hand_to([child])
+        if not early:
+            signal.raise_signal(signal.SIGTERM)
+    try:
+        assert child.wait(5) == 7
+    finally:
+        child.kill()
 
 
 def test_after_a_second_signal_nothing_outlives_its_starter(

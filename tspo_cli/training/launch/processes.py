@@ -192,8 +192,11 @@ def _spawn(claim: Claim, module: str, config: Config, attempt: int, *, resume: b
 def _correct_status(run: Path, attempt: int, state: str) -> None:
     """Say how the run ended where its first process could not say it."""
     status = read_status(run)
-    if status["state"] not in ("finished", "failed", state):
-        set_status(run, state, status["step"], attempt, status["warnings"])
+    if status["state"] in ("finished", "failed", state):
+        return
+    set_status(run, state, status["step"], attempt, status["warnings"])
+    if (number := stopping.requested()) and status["attempt"] != attempt:
+        say(f"{stopping.stop_name(number)}: {stopping.BEFORE_IT_BEGAN}")
 
 
 def _wait(workers: list[subprocess.Popen[bytes]], patience: Callable[[], float]) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from typing import Any
 from tspo_cli.console import say, warn
 from tspo_cli.errors import RemoteServiceError, TspoError
 from tspo_cli.plain_files import append_plain, require_folder
-from tspo_cli.training.launch.child_processes import end_processes
+from tspo_cli.training.launch.child_processes import end_processes, pass_on
 from tspo_cli.training.launch.claim import check_run_place
 from tspo_cli.training.launch.nodes.cluster_plan import ClusterPlan, Server, visible_gpus
 from tspo_cli.training.launch.nodes.first_node import (
@@ -158,15 +158,14 @@ class Signals:
         if self.first is None:
             self.first, self.at = number, now
         for child in self.children:
-            if child.poll() is None:
-                child.send_signal(number)
+            pass_on(child, number)
 
     def hand_to(self, children: list[Process]) -> None:
         """From now on `children` get the signals, also the one that came before they were there."""
         self.children = children
         if self.first is not None:
             for child in children:
-                child.send_signal(self.first)
+                pass_on(child, self.first)
 
     @property
     def code(self) -> int:
