@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tspo_cli.errors import InvalidInputError
+
+_UNREADABLE = (
+    *(ValueError, TypeError, EOFError, OverflowError),
+    *(SyntaxError, TokenError, MemoryError, RecursionError),
+)
+"""What NumPy raises for a header, which it reads as an expression of Python. Mapping takes no
+memory.
+"""
 
 
 def map_array(path: Path, dtypes: tuple[np.dtype[Any], ...], dimensions: int) -> NDArray[Any]:
@@ -20,8 +29,8 @@ def map_array(path: Path, dtypes: tuple[np.dtype[Any], ...], dimensions: int) ->
     """
     try:
         array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, EOFError, OverflowError) as error:
-        reason = str(error).split(".")[0][:120]
+    except _UNREADABLE as error:
+        reason = str(error).split(".")[0][:120] or "its header"
         raise InvalidInputError(f"{path}: damaged ({reason}); build the index again") from None
     if array.dtype not in dtypes or array.ndim != dimensions:
         names = " or ".join(map(str, dtypes))

@@ -308,3 +308,15 @@ def test_a_gpu_finds_what_brute_force_finds(tmp_path: Path, first_pass: str, bat
     found = VectorIndex([tmp_path / "vectors.faiss"], None, settings).rank(queries, 10)
     right = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
     assert [[at for at, _ in ranked] for ranked in found] == right.tolist()
+
+
+def test_a_file_that_cannot_be_searched_is_refused(
+    vectors: Array, queries: Array, tmp_path: Path
+) -> None:
+    index = _open(_built(tmp_path, vectors, factory="IVF4,Flat"), factory="IVF4,Flat").path
+    payload = bytearray(index.read_bytes())
+    assert payload[32] == 1, "that it is trained"
+    payload[32] = 0
+    index.write_bytes(payload)
+    with pytest.raises(InvalidInputError, match=r"vectors\.faiss: not an intact FAISS index"):
+        _open(index.parent, factory="IVF4,Flat").rank(queries, 3)

@@ -81,7 +81,20 @@ def test_an_array_of_another_form_is_refused(
         open_index(other).search([QUERY], 3)
 
 
-@pytest.mark.parametrize("payload", [b"", b"junk" * 40, b"PK\x03\x04" + bytes(60)])
+def header(text: str) -> bytes:
+    """An array without data, whose header is `text`."""
+    return b"\x93NUMPY\1\0" + (len(text) + 1).to_bytes(2, "little") + f"{text}\n".encode()
+
+
+HEADERS = (
+    *("-" * 9000 + "1", "(" * 9000, "{" * 99 + "}" * 99, "{1: 2, 'a': 3}", "x" * 60_000),
+    "{'descr': '<i8', 'fortran_order': False, 'shape': (True,)}",
+    f"{{'descr': '<i8', 'fortran_order': False, 'shape': ({2**70},)}}",
+)
+JUNK = (b"", b"junk" * 40, b"PK\x03\x04" + bytes(60), *map(header, HEADERS))
+
+
+@pytest.mark.parametrize("payload", JUNK, ids=range(len(JUNK)))
 @pytest.mark.parametrize("file", FILES)
 def test_what_is_no_array_is_refused(
     index: Path, tmp_path: Path, file: str, payload: bytes

@@ -19,6 +19,7 @@ from tspo_cli.retrieval.dense.faiss_files import (
     is_flat,
     is_streamable,
     open_faiss,
+    said_as_damage,
     write_flat,
     write_whole,
 )
@@ -156,8 +157,15 @@ class VectorIndex:
         self._slack = _slack(self._index)
 
     def rank(self, vectors: NDArray[np.float32], k: int) -> list[Ranked]:
-        """The best `k` positions for each of `vectors` [n, dim]."""
-        k = min(k, self.ntotal)
+        """The best `k` positions for each of `vectors` [n, dim].
+
+        Raises:
+            InvalidInputError: the file is damaged.
+        """
+        with said_as_damage(self.path):
+            return self._rank(vectors, min(k, self.ntotal))
+
+    def _rank(self, vectors: NDArray[np.float32], k: int) -> list[Ranked]:
         if self._lossless:
             count = k + _SPARE
             if self._settings.first_pass == "int8":

@@ -7,7 +7,8 @@ end of the file. FAISS reads back every file written here before it is used.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,28 @@ def open_faiss(pieces: Sequence[Path]) -> Any:
     """
     kind = _magic(pieces[0])
     _limit_reading(sum(path.stat().st_size for path in pieces))
-    try:
+    with said_as_damage(pieces[0]):
         if len(pieces) > 1:
             reader: Any = faiss
             return faiss.read_index(reader.PyCallbackIOReader(_PieceReader(pieces)))
         # Inverted lists and plain codes need different flags to be memory-mapped.
         flag = faiss.IO_FLAG_MMAP if kind.startswith(b"Iw") else faiss.IO_FLAG_MMAP_IFC
         return faiss.read_index(str(pieces[0]), flag)
+
+
+@contextmanager
+def said_as_damage(path: Path) -> Iterator[None]:
+    """Turn an error of FAISS, which reads or searches a file, into an InvalidInputError of one
+    line. Those of torch stay.
+    """
+    try:
+        yield
     except RuntimeError as error:
+        if "faiss" not in str(error):
+            raise
         reason = str(error).strip().splitlines()[0].split(": ", 1)[-1]
         raise InvalidInputError(
-            f"{pieces[0]}: not an intact FAISS index ({reason[:160]}); copy or build it again"
+            f"{path}: not an intact FAISS index ({reason[:160]}); copy or build it again"
         ) from None
 
 
