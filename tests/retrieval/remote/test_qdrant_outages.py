@@ -69,13 +69,16 @@ def served() -> Iterator[Any]:
                 if reply is None:
                     return
                 status, value = reply
-                body = value if isinstance(value, bytes) else json.dumps(value).encode()
+                body = value if isinstance(value, bytes | bytearray) else json.dumps(value).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 if status == 429:
-                    self.send_header("Retry-After", "0")
+                    self.send_header("Retry-After", value.get("after", "0"))
                 self.end_headers()
-                self.wfile.write(body)
+                drops = isinstance(value, bytearray)
+                for part in (body[n : n + 1] for n in range(len(body))) if drops else [body]:
+                    self.wfile.write(part)
+                    time.sleep(0.1 * drops)
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
@@ -91,17 +94,21 @@ def served() -> Iterator[Any]:
         server.server_close()
 
 
-def retriever(url: str, deadline: float = 20.0) -> QdrantRetriever:
+def retriever(url: str, deadline: float = 20.0, timeout: float = 5.0) -> QdrantRetriever:
     config = QdrantConfig(url=url, collection="c", kind="sparse")
     patience = Patience(deadline, first_wait=0.01)
+    client = open_client(url, timeout)
     return QdrantRetriever(
-        open_client(url, 5), config, None, timeout=5, patience=patience, max_passage_chars=20
+        client, config, None, timeout=timeout, patience=patience, max_passage_chars=20
     )
 
 
 @pytest.mark.parametrize(
     "fault",
-    [(503, {}), (500, b"x"), (502, b"<html>"), (429, {}), (429, {"status": {}}), (408, {}), None],
+    [
+        *((503, {}), (500, b"x"), (502, b"<html>"), (408, {}), None),
+        *((429, {}), (429, {"status": {}}), (429, {"after": "Wed, 21 Oct 2026 07:28:00 GMT"})),
+    ],
     ids=str,
 )
 def test_an_outage_is_waited_for(served: Any, fault: Reply | None) -> None:
@@ -120,6 +127,14 @@ def test_an_outage_for_good_ends_the_command(served: Any, fault: Reply | None) -
     assert script.asked > 2
     assert 0.3 < time.monotonic() - started < 5
     assert "secret" not in str(caught.value)
+
+
+def test_an_answer_that_comes_byte_by_byte_ends_in_time(served: Any) -> None:
+    _, url = served((200, bytearray(json.dumps(points()).encode())))
+    started = time.monotonic()
+    with pytest.raises(ServiceUnavailableError, match="timed out"):
+        retriever(url, deadline=0.2, timeout=1).search(["lake"], 1)
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from tspo_cli.retrieval.remote.patience import (
     ask_until_answered,
 )
 from tspo_cli.retrieval.remote.read_answer import MalformedAnswerError, excerpt, read_hits
+from tspo_cli.retrieval.remote.timed_transport import end_requests_at, heed_deadlines
 from tspo_cli.retrieval.search_settings import index_settings
 from tspo_cli.retrieval.types import RetrieverInfo, SearchResult
 from tspo_cli.text.secrets import key_of
@@ -176,6 +177,7 @@ class QdrantRetriever:
             InvalidInputError: the vectors do not fit the encoder, or the payload has no passages.
         """
         name = self._config.collection
+        end_requests_at(time.monotonic() + self._timeout)
         with one_line_errors(self._service):
             if not self._client.collection_exists(name):
                 raise InvalidInputError(f"{self._service}: no collection {name!r}")
@@ -215,10 +217,11 @@ class QdrantRetriever:
             )
             for vector in vectors
         ]
-        seconds = min(self._timeout, end - time.monotonic())
+        seconds = max(1, ceil(min(self._timeout, end - time.monotonic())))
+        end_requests_at(time.monotonic() + seconds)
         with one_line_errors(self._service):
             answers = self._client.query_batch_points(
-                config.collection, requests=requests, timeout=max(1, ceil(seconds))
+                config.collection, requests=requests, timeout=seconds
             )
         if len(answers) != len(vectors):
             reason = f"{len(answers)} results for {len(vectors)} queries"
@@ -283,9 +286,11 @@ def open_client(url: str, timeout: float) -> QdrantClient:
     except ImportError as error:
         raise missing({"qdrant_client": "Qdrant"}, str(error)) from None
     key = key_of(KEY_VARIABLE) or None
-    return QdrantClient(
+    client = QdrantClient(
         url=url, api_key=key, timeout=max(1, round(timeout)), check_compatibility=False
     )
+    heed_deadlines(client.http.client._client)
+    return client
 
 
 def load_encoder(name: str, given: Mapping[str, object], prefix: str) -> Encoder:
@@ -347,7 +352,9 @@ def one_line_errors(service: str) -> Iterator[None]:
     except (AssertionError, RecursionError) as error:  # the client's own checks
         reason = excerpt(str(error)) or "no result"
         raise MalformedAnswerError(f"{service}: cannot read its answer ({reason})") from None
-    except (ApiException, QdrantException, ValueError) as error:
+    except QdrantException as error:  # a Retry-After that is no number
+        raise TemporaryError(f"{service}: {excerpt(str(error))}") from None
+    except (ApiException, ValueError) as error:
         raise RemoteServiceError(f"{service}: {excerpt(str(error))}") from None
 
 
