@@ -83,3 +83,16 @@ def test_the_digest_of_an_earlier_version_is_as_good(tmp_path: Path) -> None:
     (model / "merges.txt").write_text("b a")
     with pytest.raises(InvalidInputError, match="starting model"):
         compare(resume=True)
+
+
+@pytest.mark.parametrize("before", [{"index": "1bd1798b42e1", "search": "{}"}, {}])
+@pytest.mark.parametrize("now", [{"index": "1bd1798b42e1", "search": "{}"}, {}])
+def test_passages_that_cannot_be_compared_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], before: dict[str, str], now: dict[str, str]
+) -> None:
+    """A server may not tell the digest of its index."""
+    (tmp_path / METRICS_NAME).touch()
+    keep_or_compare_inputs(tmp_path, {"model": "a", **before}, resume=False)
+    keep_or_compare_inputs(tmp_path, {"model": "a", **now}, resume=True)
+    warned = "cannot be compared with those that it began with" in capsys.readouterr().err
+    assert warned is (before != now)

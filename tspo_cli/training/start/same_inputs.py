@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.config.schema import Config
+from tspo_cli.console import warn
 from tspo_cli.credit.user_code import is_user_code
 from tspo_cli.data.question import data_digest
 from tspo_cli.data.world.generate import world_file
@@ -110,7 +111,7 @@ def keep_or_compare_inputs(
     """Write RUN/inputs.json, or with `resume` compare it with `digests`. A run of an earlier
     version has none: it is written then. So it is where an attempt ended before it had a result,
     such as one without a model at its place. `former_model`: the model's digest as earlier versions
-    recorded it, which is as good.
+    recorded it, which is as good. Passages of which one digest is unknown are said to be so.
 
     Raises:
         InvalidInputError: the run began with other inputs.
@@ -131,6 +132,11 @@ def keep_or_compare_inputs(
                 f"{run}: it began with other {_NAMES[kind]}: {what} {before}, now {digest}; put "
                 "back what it began with, or choose another --out"
             )
+    if ("index" in recorded) != ("index" in digests):
+        warn(
+            f"{run}: its passages cannot be compared with those that it began with: only "
+            f"{'those' if 'index' in recorded else 'these'} have a digest"
+        )
     if not path.exists() or recorded is digests:
         # Nobody knows what the checkpoints of a run without a record began with.
         unknown = {EXPERIMENT} if resume and has_results else set()
