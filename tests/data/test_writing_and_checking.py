@@ -322,3 +322,10 @@ def test_the_usual_mistakes_of_a_question_file_have_their_cure(
     assert str(done.exception).endswith("30 problems; correct them and check again")
     listed = json.loads(CliRunner().invoke(app, ["data", "check", str(path), "--json"]).stdout)
     assert len(listed["problems"]) == 30
+
+
+@pytest.mark.parametrize("name", ["hf:owner/set", "hf:", "hf:set", "hf:::", "hf:a/b:c:d:e"])
+def test_a_name_of_the_hub_without_a_split_is_refused(name: str) -> None:
+    for read in (check, read_questions, read_passages):
+        with pytest.raises(InvalidInputError, match="expected hf:NAME:SPLIT or hf:NAME:CONFIG"):
+            read(Path(name))

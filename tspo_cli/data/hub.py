@@ -22,12 +22,19 @@ def hub_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         InvalidInputError: the name has another form.
         MissingResourceError: the data set does not exist, is damaged, or cannot be read to its end.
     """
+    return _stream(name, *hub_name(name))
+
+
+def hub_name(name: str) -> tuple[str, str | None, str]:
+    """Data set, configuration and split of `hf:NAME:SPLIT` or `hf:NAME:CONFIG:SPLIT`. Raises
+    InvalidInputError for another form.
+    """
     parts = name.removeprefix(PREFIX).split(":")
     if len(parts) not in (2, 3) or not all(parts):
         raise InvalidInputError(
             f"{name}: expected {PREFIX}NAME:SPLIT or {PREFIX}NAME:CONFIG:SPLIT, as on the hub"
         )
-    return _stream(name, parts[0], parts[1] if len(parts) == 3 else None, parts[-1])
+    return parts[0], parts[1] if len(parts) == 3 else None, parts[-1]
 
 
 def _stream(

@@ -33,7 +33,7 @@ from tspo_cli.data.formats.record_checks import (
     text_id,
     type_name,
 )
-from tspo_cli.data.hub import ID_FIELDS, PREFIX
+from tspo_cli.data.hub import ID_FIELDS, PREFIX, hub_name
 from tspo_cli.data.question import Passage, Question
 from tspo_cli.data.rows import read_rows, require_intact, scan_rows, valid_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
@@ -160,10 +160,11 @@ def _fields(record: dict[str, Any]) -> str:
 
 def default_data_source(path: Path) -> str:
     """The name of a data set whose records have none: `nq` for nq.jsonl.gz and for
-    nq/test.parquet.
+    nq/test.parquet. Raises InvalidInputError for a name of the hub without a split.
     """
     if str(path).startswith(PREFIX):
-        return path.name.split(":")[-2]
+        name, config, _ = hub_name(str(path))
+        return (config or name).rpartition("/")[2]
     stem = path.name.split(".")[0]
     return path.resolve().parent.name if stem in _SPLIT_NAMES else stem
 
