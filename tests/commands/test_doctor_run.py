@@ -71,6 +71,8 @@ def test_a_whole_run_has_no_problem(run: Path) -> None:
         ("env.json", '{"python": [[1]]}', "python: Input should be"),
         ("env.json", '{"cpu_count": "2"}', "cpu_count: Input should be a valid integer"),
         ("env.json", '{"gpus": 5}', "gpus: Input should be a valid list"),
+        ("inputs.json", "{", "inputs.json: not valid JSON"),
+        ("inputs.json", "[]", "inputs.json: expected an object of digests; put back a copy"),
         ("eval/step_000002/test.json", "{}", "dataset: Field required"),
         ("eval/step_000002/test.items.jsonl.gz", "no", "test.items.jsonl.gz: damaged"),
         ("rollouts/step_000001.jsonl.gz", "no", "step_000001.jsonl.gz: damaged"),

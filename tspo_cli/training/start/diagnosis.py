@@ -50,6 +50,7 @@ def diagnose(run: Path) -> list[Finding]:
         *_version(run),
         _tried("status", lambda: _status(run, busy)),
         *_lock(run),
+        _tried("inputs", lambda: _inputs(run)),
         *_records(run),
         *_digests(run),
         *_kept(run),
@@ -138,6 +139,17 @@ def _status(run: Path, busy: bool) -> tuple[str, str]:
 def _way_on(run: Path) -> str:
     has_checkpoint = bool(runs.checkpoint_folders(run))
     return f"{'continue' if has_checkpoint else 'begin again'} with --resume"
+
+
+def _inputs(run: Path) -> tuple[str, str]:
+    """Whether --resume can read what the run began with."""
+    path = run / runs.INPUTS_NAME
+    if not path.exists():
+        return _ok("no digests of them are recorded")
+    record = runs.read_json(path)
+    if not isinstance(record, dict):
+        raise InvalidInputError(f"{path}: expected an object of digests")
+    return _ok(f"{len(record)} digests to compare with at --resume")
 
 
 def _records(run: Path) -> Iterator[Finding]:
