@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -114,8 +115,12 @@ def test_a_damaged_encoder_is_refused_in_one_line(
     assert "LOAD REPORT" not in capfd.readouterr().err
 
 
-def test_a_sound_encoder_may_lack_what_no_vector_needs(copy: Path) -> None:
+def test_a_sound_encoder_may_lack_what_no_vector_needs(
+    copy: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     whole = Encoder(str(copy), DenseSettings()).encode(["a heron"])
+    assert caplog.messages == [], "nothing about layers that are not spread over processes"
     tensors(copy, lambda found: [found.pop(f"pooler.dense.{name}") for name in ("weight", "bias")])
     assert (Encoder(str(copy), DenseSettings()).encode(["a heron"]) == whole).all()
 

@@ -136,7 +136,8 @@ def _load_report() -> Iterator[_LoadReport]:
     disable_progress_bar()  # "Loading weights" is over at once
     report, logger = _LoadReport(), modeling_utils.logger
     level = logger.level
-    logger.setLevel(logging.WARNING)
+    # From WARNING on, transformers also says which layers it would not spread over processes.
+    logger.setLevel(logging.WARNING - 1)
     logger.addFilter(report)
     try:
         yield report
