@@ -179,6 +179,9 @@ def test_a_damaged_file_of_squad_names_the_form(tmp_path: Path) -> None:
     "fields",
     [
         {"answer": "x", "answerable": False},
+        {"answer": "x", "answerable": "False"},
+        {"answer": "x", "answerable": 0},
+        {"answers": ["x"], "is_impossible": "true"},
         {"answers": {"text": [], "answer_start": []}, "context": "c"},
     ],
 )
@@ -235,3 +238,9 @@ def test_other_fields_and_blanks_may_follow_a_list(tmp_path: Path, rest: str) ->
     path = tmp_path / "dev.json"
     path.write_text(json.dumps(ONE)[:-2] + rest)
     assert len(read_questions(path)) == 1
+
+
+def test_a_file_of_unanswerable_questions_is_not_called_empty(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "q.jsonl", ROWS[0] | {"answerable": False})
+    with pytest.raises(InvalidInputError, match="expected questions with an answer, got none"):
+        read_questions(path)

@@ -104,7 +104,7 @@ def test_files_that_are_damaged_empty_or_absent(tmp_path: Path) -> None:
     assert "empty file" in error_of(
         lambda: list(read_passages(write(tmp_path / "empty.jsonl", "")))
     )
-    assert "empty file" in error_of(lambda: read_questions(write(tmp_path / "empty.jsonl")))
+    assert "answer, got none" in error_of(lambda: read_questions(write(tmp_path / "empty.jsonl")))
     with pytest.raises(MissingResourceError, match="no such file"):
         read_passages(tmp_path / "absent.jsonl")
     with pytest.raises(InvalidInputError, match="got a directory"):

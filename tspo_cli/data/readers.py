@@ -109,7 +109,7 @@ def read_questions(path: Path, *, limit: int = 0, source: str = "") -> list[Ques
     repeated.announce(path, "questions")
     if not questions:
         raise InvalidInputError(
-            f"{path}: expected questions, got an empty file; fix: name a question file"
+            f"{path}: expected questions with an answer, got none; fix: name a question file"
         )
     return questions
 

@@ -29,11 +29,13 @@ def accepted_answers(record: dict[str, Any]) -> Any:
 
 
 def is_unanswerable(record: Mapping[str, Any]) -> bool:
-    """Whether its paragraphs do not answer it: half of MuSiQue-Full, a third of SQuAD 2."""
+    """Whether its paragraphs do not answer it: half of MuSiQue-Full, a third of SQuAD 2. A table
+    spells truth values as words or numbers.
+    """
     answers = record.get("answers")
     return (
-        record.get("answerable") is False
-        or record.get("is_impossible") is True
+        record.get("answerable") in (False, "false", "False", "FALSE")
+        or record.get("is_impossible") in (True, "true", "True", "TRUE")
         or ("context" in record and isinstance(answers, dict) and answers.get("text") == [])
     )
 
