@@ -221,6 +221,7 @@ def test_other_paths_and_methods_are_refused(url: str) -> None:
         "200",
         "401",
         "413",
+        "415",
         "422",
         "429",
         "503",

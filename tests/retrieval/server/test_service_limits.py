@@ -352,3 +352,12 @@ def test_large_bodies_are_413(url: str, size: int) -> None:
         assert answer.status_code == 413
         assert answer.json()["detail"] == "body: expected at most 20000 bytes"
     assert _post(url, {"query": "hill"}).status_code == 200
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "gzip, identity", "zzz"])
+def test_a_packed_body_is_said_to_be_one(url: str, encoding: str) -> None:
+    headers = {"Content-Encoding": encoding}
+    answer = _post(url, {"query": "hill"}, headers=headers)
+    assert answer.status_code == 415
+    assert answer.json()["detail"] == "Content-Encoding: expected a body that is not packed"
+    assert _post(url, {"query": "hill"}, headers={"Content-Encoding": "Identity"}).is_success

@@ -1,6 +1,6 @@
 """A retriever as a web application.
 
-POST /retrieve   see wire_format.py; 401 no token; 408, 413, 422 bad request; 429 overloaded
+POST /retrieve   see wire_format.py; 401 no token; 408, 413, 415, 422 bad request; 429 overloaded
 GET  /healthz    the process is up; once the index is open also its description
 GET  /readyz     200 when queries are answered, 503 while the index is opening
 GET  /metrics    for Prometheus
@@ -157,6 +157,8 @@ class _Service:
     async def _search(self, request: Request) -> tuple[list[EncodedResult], bool]:
         self._authorise(request)
         raw = await self._body(request)
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise _Refusal(415, "Content-Encoding: expected a body that is not packed")
         if self._batcher.info is None:
             raise _Refusal(503, "the index is still being opened", {"Retry-After": "1"})
         search = self._parsed(raw)
@@ -320,6 +322,7 @@ _RETRIEVE_SCHEMA: dict[str, Any] = {
                     "401": "The token is missing or wrong.",
                     "408": "The body did not arrive in time.",
                     "413": "The body is too large.",
+                    "415": "The body is packed.",
                     "422": "Malformed, or beyond a limit.",
                     "429": "Overloaded; see Retry-After.",
                     "503": "The index is still being opened; see Retry-After.",
