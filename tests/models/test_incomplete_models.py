@@ -400,7 +400,7 @@ def test_a_configuration_of_another_form(tmp_path: Path, text: str) -> None:
     assert refusal(folder)
 
 
-@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/hostname", "a/b.safetensors"])
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/hosts", "a/b.safetensors", "b"])
 def test_an_index_of_weights_stays_in_its_directory(tmp_path: Path, name: str) -> None:
     folder = llama(tmp_path / "model")
     (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")

@@ -145,7 +145,12 @@ def test_files_that_are_no_objects_are_named(  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 5}}', '{"weight_map": null}']
+    "text",
+    [
+        *("[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 5}}', '{"weight_map": null}'),
+        *('{"metadata": {}, "weight_map": {}}', '{"weight_map": {"a": "b.safetensors"}}'),
+        '{"metadata": [], "weight_map": {"a": "b.safetensors"}}',
+    ],
 )
 def test_an_index_of_weights_that_is_none_is_named(directory: Path, text: str) -> None:
     (directory / "model.safetensors").rename(directory / "model-00001-of-00001.safetensors")

@@ -17,6 +17,8 @@ _HARMLESS = re.compile(
     r"(^|\.)((rotary_emb\.)?inv_freq|masked_bias|attn\.bias|(v|value)_head\..*)$"
 )
 
+_ENDING = ".safetensors"
+
 
 def check_shards(path: Path) -> None:
     """Refuse a directory whose index names files that are not there.
@@ -30,17 +32,23 @@ def check_shards(path: Path) -> None:
         return
     record = read_json(index)
     names = record.get("weight_map") if isinstance(record, dict) else None
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+    if (
+        not isinstance(names, dict)
+        or not names
+        or not all(isinstance(name, str) for name in names.values())
+        or not isinstance(record.get("metadata"), dict)
+    ):
         raise InvalidInputError(
-            f'{index}: expected {{"weight_map": {{TENSOR: FILE, ...}}}}; copy the file from the '
-            "original model again"
+            f'{index}: expected {{"weight_map": {{TENSOR: FILE, ...}}, "metadata": {{...}}}}; copy '
+            "the file from the original model again"
         )
     files = sorted(set(names.values()))
-    outside = [name for name in files if Path(name).name != name]
+    outside = [name for name in files if Path(name).name != name or not name.endswith(_ENDING)]
     missing = [name for name in files if not (path / name).is_file()]
     if outside:
         raise InvalidInputError(
-            f"{index}: weight_map names {outside[0]}, expected files in this directory; correct it"
+            f"{index}: weight_map names {outside[0]}, expected *{_ENDING} files in this directory; "
+            "correct it"
         )
     if missing:
         raise MissingResourceError(
