@@ -51,9 +51,13 @@ def _shown(names: Sequence[str]) -> str:
 
 
 def require_outside(folder: Path, *inputs: Path | str) -> None:
-    """Raises InvalidInputError where an input lies in a folder that is about to be replaced."""
-    for path in inputs:
-        if path and Path(path).exists() and Path(path).resolve().is_relative_to(folder.resolve()):
+    """Raises InvalidInputError where an input lies in a folder that is about to be replaced, also
+    as a link, which goes with the folder.
+    """
+    place = folder.resolve()
+    for path in (Path(name) for name in inputs if name and Path(name).exists()):
+        entry = Path(os.path.normpath(path.parent.resolve() / path.name))
+        if entry.is_relative_to(place) or path.resolve().is_relative_to(place):
             raise InvalidInputError(
                 f"{path}: lies in {folder}, which --overwrite would delete; copy it to another "
                 "place, or choose another --out"

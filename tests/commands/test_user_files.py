@@ -21,6 +21,7 @@ from tspo_cli.demo.demo_commands import DemoOptions
 from tspo_cli.demo.demo_folder import claimed_folder
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.models.convert_gguf import check_out
+from tspo_cli.overwriting import require_outside
 from tspo_cli.retrieval.index.build_index import build_index
 from tspo_cli.retrieval.index.import_vectors import import_index
 from tspo_cli.training.launch.claim import claimed_run
@@ -125,6 +126,19 @@ def test_a_file_in_a_folder_of_what_is_replaced_stays(tmp_path: Path, kind: str)
         assert mine.read_text() == "mine"
         mine.unlink()
     MAKE[kind](tmp_path)
+
+
+def test_an_input_behind_a_link_in_the_folder_lies_there(tmp_path: Path) -> None:
+    """The link goes with the run, and its model could not be opened any more."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model").symlink_to("../model")
+    (tmp_path / "link").symlink_to("run")
+    for folder, model in (("run", "run/model"), ("link", "run/model"), ("run", "link/model")):
+        with pytest.raises(InvalidInputError, match="lies in"):
+            require_outside(tmp_path / folder, tmp_path / model)
+    outside = (tmp_path / "model", tmp_path / "none", tmp_path / "run" / "..")
+    require_outside(tmp_path / "run", "", *outside)
 
 
 def test_an_index_does_not_replace_its_own_corpus(tmp_path: Path) -> None:
