@@ -71,6 +71,8 @@ LINES_NAMES = (METRICS_NAME, TIMINGS_NAME, QUESTIONS_NAME)
 """Files with a line for each step; a run may be without the last one."""
 ROLLOUTS_NAME = "rollouts"
 MODEL_NAME = "model"
+ADAPTER_NAME = "adapter"
+"""The adapters of a run, and in `BEST_NAME` those of its best policy."""
 CHECKPOINTS_NAME = "checkpoints"
 BEST_CHECKPOINTS_NAME = "best_checkpoints"
 EVAL_SUMMARY_NAME = "eval.json"

@@ -11,9 +11,16 @@ from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.record_digests import changing, delete_folder
 from tspo_cli.rollout.agent_file import write_agent_file
-from tspo_cli.runs import BEST_NAME, eval_folder, read_json, scores_files, write_json
+from tspo_cli.runs import (
+    ADAPTER_NAME,
+    BEST_NAME,
+    eval_folder,
+    read_json,
+    scores_files,
+    write_json,
+)
 from tspo_cli.training.core.distributed import barrier, broadcast_json, rank
-from tspo_cli.training.core.export import ADAPTER_NAME, export_adapter, export_model
+from tspo_cli.training.core.export import export_adapter, export_model
 from tspo_cli.training.core.training_core import TrainingCore
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from tspo_cli.record_digests import note_digests
 from tspo_cli.rollout.agent_file import write_agent_file
 from tspo_cli.rollout.records import GroupRecord
 from tspo_cli.runs import (
+    ADAPTER_NAME,
     METRICS_NAME,
     MODEL_NAME,
     QUESTIONS_NAME,
@@ -35,12 +36,7 @@ from tspo_cli.runs import (
 from tspo_cli.training.announce import loop_options, step_line
 from tspo_cli.training.best import keep_best
 from tspo_cli.training.core.distributed import barrier
-from tspo_cli.training.core.export import (
-    ADAPTER_NAME,
-    export_adapter,
-    export_model,
-    rounding_note,
-)
+from tspo_cli.training.core.export import export_adapter, export_model, rounding_note
 from tspo_cli.training.core.stop_points import agree_to_stop, may_be_abandoned
 from tspo_cli.training.early_stop import StopRule, parse_rules
 from tspo_cli.training.launch.same_experiment import adopt_settings

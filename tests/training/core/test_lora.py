@@ -17,6 +17,7 @@ from tests.conftest import Playground, run_tspo
 from tests.training.core.learner_worker import VOCABULARY, make_config, make_learner, make_sequences
 from tests.training.core.test_learner import STAGES, run_job
 from tspo_cli.config.load_config import load_config
+from tspo_cli.errors import InvalidInputError
 from tspo_cli.models.load_model import load_model
 from tspo_cli.models.lora import add_lora
 from tspo_cli.models.tiny import tiny_model
@@ -24,6 +25,7 @@ from tspo_cli.runs import read_jsonl
 from tspo_cli.training.core.distributed import init_distributed
 from tspo_cli.training.core.engine_weights import whole_weights
 from tspo_cli.training.core.export import empty_model
+from tspo_cli.training.launch.claim import claimed_run
 from tspo_cli.training.planning.estimate import estimate_run
 
 Tspo = Callable[..., Any]
@@ -169,6 +171,15 @@ def test_other_algorithms_train_adapters_too(
     )
     tspo("train", f"tiny/{algorithm}", "--out", run, *settings)
     assert len(read_jsonl(run / "metrics.jsonl")) == 2
+    (run / "adapter" / "notes.md").write_text("mine")
+    with (
+        pytest.raises(InvalidInputError, match=r"\(adapter/notes.md\)"),
+        claimed_run(run, resume=False, overwrite=True),
+    ):
+        pass
+    (run / "adapter" / "notes.md").unlink()
+    with claimed_run(run, resume=False, overwrite=True):
+        assert not (run / "adapter").exists()
 
 
 @pytest.mark.parametrize(

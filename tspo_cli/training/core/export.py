@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-ADAPTER_NAME = "adapter"
-"""The folder of the adapters of a run, and of those of its best policy."""
-
-
 def empty_model(core: TrainingCore, device: torch.device | None = None) -> Any:
     """A plain model of the same shape and dtype with whole parameters of its own, on `device`
     (None: that of the learner).

@@ -16,6 +16,7 @@ from tspo_cli.overwriting import require_own
 from tspo_cli.plain_files import require_folder, require_writable_name
 from tspo_cli.record_digests import DIGESTS_NAME, check_complete
 from tspo_cli.runs import (
+    ADAPTER_NAME,
     BEST_CHECKPOINTS_NAME,
     BEST_NAME,
     CHECKPOINTS_NAME,
@@ -52,7 +53,7 @@ from tspo_cli.training.launch.replaced_run import (
 from tspo_cli.training.launch.same_experiment import CHANGES_NAME
 from tspo_cli.training.telemetry.tracking import TENSORBOARD_NAME, WANDB_ID_NAME, WANDB_NAME
 
-REPLACED_FOLDERS = (BEST_NAME, MODEL_NAME)
+REPLACED_FOLDERS = (BEST_NAME, MODEL_NAME, ADAPTER_NAME)
 """Directories of a run that are replaced as a whole: a link in the place of one goes with it."""
 FILLED_FOLDERS = (
     ROLLOUTS_NAME,
@@ -82,7 +83,7 @@ RUN_FILES = "|".join(
         rf"{EVALUATIONS_NAME}/step_\d+/[^/]+\.(?:json|jsonl|jsonl\.gz)",
         rf"(?:{CHECKPOINTS_NAME}|{BEST_CHECKPOINTS_NAME})/(?:damaged_)?step_\d+"
         r"/[^/]+\.(?:json|safetensors)",
-        rf"(?:{MODEL_NAME}|{BEST_NAME})/(?:[^/]+/)?[^/]+\.(?:json|safetensors|jinja|model|txt)",
+        rf"(?:{'|'.join(REPLACED_FOLDERS)})/(?:[^/]+/)?[^/]+\.(?:json|safetensors|jinja|model|txt)",
         rf"{LOGS_NAME}/attempt_\d+\.log",
         rf"{JUDGE_NAME}/replies_\d+\.jsonl",
         rf"(?:{TRACE_NAME}|{TENSORBOARD_NAME}|{WANDB_NAME}|{HANDOVER_NAME}|{LAUNCH_NAME})/.+",
