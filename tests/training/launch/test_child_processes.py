@@ -17,6 +17,23 @@ from tspo_cli.runs import checkpoint_folders, read_json, read_jsonl
 from tspo_cli.training.launch import child_processes
 from tspo_cli.training.launch.nodes.cluster import Signals
 
+CHILD = """
+import os, time
+from tspo_cli.training.launch.child_processes import end_with_parent
+
+end_with_parent(os.getppid())
+print("ready", flush=True)
+time.sleep(600)
+"""
+PARENT = f"""
+import subprocess, sys, time
+
+child = subprocess.Popen([sys.executable, "-c", {CHILD!r}], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
 
 def settings(playground: Playground, **more: object) -> list[str]:
     return playground.settings(
@@ -77,18 +94,17 @@ def test_workers_end_with_their_parent_and_hold_the_lock_until_then(
     assert "frame #" not in process.errors.read_text(), "torch's warnings of a store that is gone"
 
 
-def test_a_stopped_worker_ends_when_its_parent_is_killed(
-    playground: Playground, tmp_path: Path
-) -> None:
-    process = started(tmp_path / "run", *settings(playground))
-    workers = [pid for pid in descendants(process.pid) if is_alive(pid)]
-    os.kill(workers[-1], signal.SIGSTOP)
-    process.kill()
-    process.wait()
+def test_a_stopped_child_ends_when_its_parent_is_killed() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    os.kill(child, signal.SIGSTOP)
+    parent.kill()
+    parent.wait()
     until = time.monotonic() + 20
-    while any(is_alive(pid) for pid in workers):
-        assert time.monotonic() < until, "workers outlive their parent"
-        time.sleep(0.1)
+    while is_alive(child):
+        assert time.monotonic() < until, "it outlives its parent"
+        time.sleep(0.05)
 
 
 def test_a_stop_reaches_a_worker_that_is_stopped(playground: Playground, tmp_path: Path) -> None:
