@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 from typing import Any
+from urllib.parse import unquote
 
 from tspo_cli.errors import InvalidInputError
 
 HIDDEN = "***"
 # (Paths have one slash where a URL had two. What follows a URL in a sentence is not part of it.)
-_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]{1,20}:/{1,2})[^\s/'\"]*@", re.IGNORECASE)
-_PARAMETER = re.compile(
-    r"([?&][\w-]{0,40}(?:token|key|secret|password|passwd|pwd|auth|signature|sig|credential)"
-    r"[\w-]{0,40}=)[^&#\s'\"]*[^&#\s'\":;,)]",
+_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]{1,20}:/{1,2})[^\s/\"]*@", re.IGNORECASE)
+_PARAMETER = re.compile(r"([?&])([\w%.-]{1,120})=[^&#\s'\"]*[^&#\s'\":;,)]")
+_SECRET_NAME = re.compile(
+    r"token|key|secret|password|passwd|pwd|auth|signature|sig|credential|\b(?:pass|jwt|bearer)\b",
     re.IGNORECASE,
 )
 _SHORTEST = 8
@@ -58,7 +59,13 @@ def without_secrets(text: str) -> str:
     text = without_keys(text)
     if ":/" not in text:
         return text
-    return _PARAMETER.sub(rf"\1{HIDDEN}", _LOGIN.sub(rf"\1{HIDDEN}@", text))
+    return _PARAMETER.sub(_hidden, _LOGIN.sub(rf"\1{HIDDEN}@", text))
+
+
+def _hidden(parameter: re.Match[str]) -> str:
+    sign, name = parameter.groups()
+    is_secret = _SECRET_NAME.search(unquote(name))
+    return f"{sign}{name}={HIDDEN}" if is_secret else parameter.group()
 
 
 def file_mode(text: str) -> int:
