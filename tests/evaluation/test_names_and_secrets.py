@@ -66,6 +66,20 @@ def test_items_of_an_earlier_version_are_found(tmp_path: Path) -> None:
     assert items_file(tmp_path, "eval").name == "eval.items.jsonl.gz"
 
 
+@pytest.mark.parametrize(
+    ("file", "name"), [("questions.csv", "films"), ("questions.jsonl", "films"), ("dev.csv", "dev")]
+)
+def test_a_file_called_questions_is_named_by_its_folder(
+    tmp_path: Path, file: str, name: str
+) -> None:
+    """As `tspo data check` and trainings name it, whatever its form."""
+    path = tmp_path / "films" / file
+    path.parent.mkdir()
+    record = {"question": "who?", "answer": "Ada"}
+    path.write_text("question,answer\nwho?,Ada\n" if path.suffix == ".csv" else json.dumps(record))
+    assert list(read_eval_sets([str(path)], 0)) == [name]
+
+
 def test_names_of_the_same_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="same file"):
         read_eval_sets([str(write(tmp_path / "q.jsonl", ("a/b", "a_b")))], 0)

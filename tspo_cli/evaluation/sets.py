@@ -11,7 +11,6 @@ from tspo_cli.data.benchmarks import benchmarks
 from tspo_cli.data.hub import PREFIX
 from tspo_cli.data.question import Question
 from tspo_cli.data.readers import (
-    QUESTION_FILES,
     data_roots,
     default_data_source,
     read_questions,
@@ -27,7 +26,7 @@ def read_eval_sets(
 ) -> dict[str, list[Question]]:
     """Questions by data set name. A benchmark of the registry has its own name. Other files are
     called by the `data_source` of their records, one data set for each; where the records have
-    none, by the name of the file, or of the folder for questions.jsonl and the like.
+    none, by the name of the file, or of the folder for questions.jsonl, questions.csv and the like.
 
     `limit` keeps the first questions of each set, `sample` that many random ones (0: all). The
     order of the file is kept.
@@ -68,9 +67,9 @@ def _file_name(path: Path, registry: Container[str]) -> str:
     """The name of a file whose records do not say where they are from: dev for dev.jsonl, nq for
     nq/questions.jsonl, and also for nq/test.jsonl, because nq is a benchmark.
     """
-    folder = path.resolve().parent.name
-    is_own = path.name in QUESTION_FILES or folder in registry or str(path).startswith(PREFIX)
-    return default_data_source(path) if is_own else path.name.split(".")[0]
+    folder, stem = path.resolve().parent.name, path.name.split(".")[0]
+    is_own = stem == "questions" or folder in registry or str(path).startswith(PREFIX)
+    return default_data_source(path) if is_own else stem
 
 
 def _by_source(questions: Sequence[Question]) -> dict[str, list[Question]]:
