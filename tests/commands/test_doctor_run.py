@@ -63,6 +63,11 @@ def test_a_whole_run_has_no_problem(run: Path) -> None:
         ("status.json", "[]", "status.json: expected"),
         ("status.json", '{"state": "running", "step": 1, "attempt": 1}', "it was killed"),
         ("status.json", '{"state": "failed", "step": 1, "attempt": 1}', "see logs/"),
+        (
+            "status.json",
+            '{"state": "stopped", "step": 1, "attempt": 1}',
+            "stopped at step 1; begin again with --resume",
+        ),
         ("status.json", '{"state": "finished", "step": 9, "attempt": 1}', "has 2 steps"),
         ("metrics.jsonl", '{"step": "x"}\n', "step: Input should be a valid integer"),
         ("timings.jsonl", '{"step": 1, "total": 1.0}\n', "timings.jsonl has 1 of 2 steps"),
@@ -104,6 +109,20 @@ def test_half_an_export_is_named(run: Path, kept: int | None) -> None:
         weights.write_bytes(weights.read_bytes()[:kept])
     (found,) = problems(run)
     assert "--resume exports it" in found
+
+
+def test_where_no_checkpoint_is_whole_no_line_speaks_of_an_older_one(run: Path) -> None:
+    (run / "checkpoints" / "step_000002").mkdir(parents=True)
+    (run / "checkpoints" / "step_000002" / "state.json").write_text("{}")
+    first, last = problems(run)
+    assert "step_000002" in first
+    assert "--resume" not in first
+    assert last == "none is whole; put back a copy, or start anew with --overwrite"
+
+
+def test_a_model_that_opens_is_not_said_to_be_as_it_was_written(run: Path) -> None:
+    text = CliRunner().invoke(app, ["doctor", str(run)]).stdout
+    assert f"{run}/model can be opened (its weights have no digest)" in text
 
 
 def notes(run: Path) -> list[str]:

@@ -124,7 +124,8 @@ def _status(run: Path, busy: bool) -> tuple[str, str]:
             f"{_way_on(run)}"
         )
     if state in ("failed", "stopped"):
-        return "problem", f"{state} at step {step}; see logs/, then {_way_on(run)}"
+        first = "see logs/, then " if state == "failed" else ""
+        return "problem", f"{state} at step {step}; {first}{_way_on(run)}"
     if made != step:
         return "problem", (
             f"{state} at step {step}, but {runs.METRICS_NAME} has {made} steps; put back a copy, "
@@ -263,7 +264,7 @@ def _checkpoints(run: Path, busy: bool) -> Iterator[Finding]:
             check_checkpoint(folder, experiment)
         except (TspoError, OSError) as error:
             if not busy:  # a running training deletes old ones meanwhile
-                yield Finding("checkpoint", "problem", f"{error}; --resume takes an older one")
+                yield Finding("checkpoint", "problem", str(error))
         else:
             yield Finding("checkpoints", "ok", f"--resume continues after {folder.name}")
             return
@@ -293,7 +294,7 @@ def _model(run: Path, busy: bool) -> Finding:
             return Finding("model", "problem", f"{error}; {_EXPORT}")
         if not weights and not busy:
             return Finding("model", "problem", f"{model}: without weights; {_EXPORT}")
-        return Finding("model", "ok", str(model))
+        return Finding("model", "ok", f"{model} can be opened (its weights have no digest)")
     try:
         finished = not busy and runs.read_status(run)["state"] == "finished"
         wanted = finished and read_resolved(run).train.export_model
