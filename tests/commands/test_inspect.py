@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,17 @@ def test_inspect_shows_evaluated_items(demo: Path) -> None:
     assert (found["dataset"], found["step"]) == ("test", 4)
     assert found["groups"][0]["trajectories"][0]["class"] == "miss"
     assert tspo_json("inspect", demo / "warmstart")["dataset"] == "test"
+
+
+def test_a_run_that_has_kept_nothing_says_where_trajectories_come_from(
+    demo: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(demo / "warmstart", tmp_path / "run"))
+    shutil.rmtree(run / "eval")
+    for option in ([], ["--eval"], ["--dataset", "test"]):
+        failure = tspo("inspect", run, *option).exception
+        assert isinstance(failure, MissingResourceError)
+        assert str(failure).startswith(f"{run}: no trajectories yet: a step of RL keeps")
 
 
 @pytest.mark.parametrize(

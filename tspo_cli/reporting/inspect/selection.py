@@ -27,6 +27,11 @@ def choose_source(
         UsageError: several data sets and none named.
     """
     kept = sources(view)
+    if not kept:
+        raise MissingResourceError(
+            f"{view.path}: no trajectories yet: a step of RL keeps its rollouts, an evaluation "
+            "during training (eval.data) its items; those of tspo eval lie in its --out"
+        )
     wants_items = (
         evaluation or dataset is not None or all(source.dataset is not None for source in kept)
     )
@@ -62,7 +67,7 @@ def _listed(kept: Sequence[Source]) -> str:
     names = dict.fromkeys(
         "rollouts" if source.dataset is None else f"items of {source.dataset}" for source in kept
     )
-    return ", ".join(names) or "no trajectories at all"
+    return ", ".join(names)
 
 
 def select(
