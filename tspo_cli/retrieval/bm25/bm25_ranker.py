@@ -142,7 +142,10 @@ def lost_words(query: str, settings: Bm25Settings) -> str | None:
             "index with --set min_word=1"
         )
     if tokens(query, settings.model_copy(update={"min_word": 1, "stop_words": "none"})):
-        return "every word is a stop word; build the index with --set stop_words=none"
+        return (
+            "every word is a stop word; where such a query makes sense, build the index with "
+            "--set stop_words=none"
+        )
     return None
 
 
