@@ -22,6 +22,9 @@ _LIST_COLUMNS = frozenset(
     }
 )  # fmt: skip
 """Columns whose cells may hold a list, as JSON or as Python prints it."""
+_OTHER_DELIMITER = re.compile(r"[,;|\t]")
+_CELLS = "correct the line, or give the file as JSONL"
+_MORE_CELLS = 'put quotes (") around a cell with a comma, or give the file as JSONL'
 _BETWEEN = re.compile(r"[, \t\r\n]*")
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _STRING = re.compile(r"""'(?:[^'\\\n\r\0]|\\[!-~])*+'|"(?:[^"\\\n\r\0]|\\[!-~])*+\"""")
@@ -65,6 +68,12 @@ def table_rows(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Sca
                 fix = "add such a line (id, text; or question, answer), or give the file as JSONL"
                 yield number, invalid(path, number, "the names of the columns", shown, fix)
                 return
+            if len(header) == 1 and _OTHER_DELIMITER.search(header[0]):
+                wanted = "commas" if delimiter == "," else "tabs"
+                fix = f"save the table with {wanted} between its cells (.csv: commas, .tsv: tabs)"
+                what = f"the names of the columns with {wanted} between them"
+                yield number, invalid(path, number, what, repr(header[0]), fix)
+                return
         elif len(cells) != len(header):
             yield (
                 number,
@@ -73,7 +82,7 @@ def table_rows(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Sca
                     number,
                     f"{len(header)} cells ({', '.join(header)[:80]})",
                     f"{len(cells)}",
-                    "correct the line, or give the file as JSONL",
+                    _MORE_CELLS if delimiter == "," and len(cells) > len(header) else _CELLS,
                 ),
             )
         else:
