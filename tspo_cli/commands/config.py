@@ -94,7 +94,8 @@ def schema(
 ) -> None:
     """List every key of an experiment file with its default, as TOML.
 
-    The output is itself an experiment file. With --json: the JSON schema of all keys.
+    The output is itself an experiment file. With --json: the JSON schema of all keys. U1 to U11
+    number the options that TSPO's abstract leaves open (docs/algorithms.md).
     """
     from tspo_cli.config.keys import all_keys, unknown
     from tspo_cli.config.schema import Config

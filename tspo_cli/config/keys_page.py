@@ -9,7 +9,7 @@ from tspo_cli.config.keys import Key, all_keys
 _OPENING = """\
 # Configuration
 
-Every key, made by `tspo config schema --markdown`; [experiments.md](experiments.md) has the rest.
+Every key. [experiments.md](experiments.md) has the rest; [algorithms.md](algorithms.md) U1 to U11.
 """
 
 
