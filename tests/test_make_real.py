@@ -260,6 +260,7 @@ def test_a_dry_run_prints_commands_and_writes_nothing(
         *("data", "index", "data", "train", "train", "train")
     ]
     assert "stages to do, about" in err
+    assert err.endswith("then the table and the page: runs/real/report.html\n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -55,6 +55,7 @@ def main(words: Sequence[str] | None = None) -> int:
             stages = real_stages(options, Machine.here())
             _refuse_early(options, stages)
             _say_plan(stages, with_commands=True)
+            say(f"then the table and the page: {page_path(options.out)}")
         else:
             run(options)
     except TspoError as failure:
