@@ -34,6 +34,8 @@ def forgotten() -> Iterator[None]:
         ([STEERING], 2, "No such command"),
         (["train", f"--{URL}"], 2, "No such option"),
         (["train", f"--{STEERING}"], 2, "No such option"),
+        (["runs", "ls", "-q"], 2, "-q: expected before the command, as in tspo -q eval MODEL; see"),
+        (["serve", "--quiet", "i"], 2, "--quiet: expected before the command"),
         (["train", "--out"], 2, "requires an argument"),
         (["eval"], 2, "Missing argument"),
         (["eval", "m", "--limit", URL], 2, "'--limit'"),

@@ -177,6 +177,8 @@ def _refuse(error: Any) -> None:
         error.show()
         return
     command = error.ctx.command_path if getattr(error, "ctx", None) else "tspo"
+    if (option := getattr(error, "option_name", "")) in ("-q", "--quiet"):
+        message = f"{option}: expected before the command, as in tspo {option} eval MODEL"
     console.error(f"{message.rstrip('.')}; see {command} -h")
 
 
