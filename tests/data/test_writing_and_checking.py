@@ -317,8 +317,10 @@ def test_the_usual_mistakes_of_a_question_file_have_their_cure(
 ) -> None:
     path = jsonl(tmp_path / "q.jsonl", *({"id": str(n)} | record for n in range(30)))
     done = CliRunner().invoke(app, ["data", "check", str(path)])
-    assert fix in done.stdout.splitlines()[0]
-    assert "... and 10 more problems; --json lists all" in done.stdout
+    first, second, *_ = done.stdout.splitlines()
+    assert fix in first
+    assert first.endswith(" (29 more such lines)")
+    assert second.startswith("questions  ")
     assert str(done.exception).endswith("30 problems; correct them and check again")
     listed = json.loads(CliRunner().invoke(app, ["data", "check", str(path), "--json"]).stdout)
     assert len(listed["problems"]) == 30
@@ -329,3 +331,15 @@ def test_a_name_of_the_hub_without_a_split_is_refused(name: str) -> None:
     for read in (check, read_questions, read_passages):
         with pytest.raises(InvalidInputError, match="expected hf:NAME:SPLIT or hf:NAME:CONFIG"):
             read(Path(name))
+
+
+def test_different_problems_have_a_line_each_up_to_twenty(tmp_path: Path) -> None:
+    golds = ["!" * (1 + n // 2) for n in range(50)]  # each twice
+    records = (
+        {"id": str(n), "question": "Who?", "golden_answers": [gold]} for n, gold in enumerate(golds)
+    )
+    path = jsonl(tmp_path / "q.jsonl", *records)
+    lines = CliRunner().invoke(app, ["data", "check", str(path)]).stdout.splitlines()
+    assert lines[1].startswith(f"{path}:3: golden answer '!!' is empty")
+    assert lines[1].endswith(" (1 more such line)")
+    assert lines[20] == "... and 5 more problems; --json lists all"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,6 +15,9 @@ from tspo_cli.commands.make_corpus import make_corpus
 from tspo_cli.commands.options import Json, Overwrite, check_file, check_folder
 from tspo_cli.console import counted
 from tspo_cli.errors import GateError, InvalidInputError, UsageError
+
+if TYPE_CHECKING:
+    from tspo_cli.data.check import Problem
 
 _MOST_PROBLEMS = 20
 app = typer.Typer(
@@ -114,10 +119,11 @@ def check(
         ]
         console.result_json(asdict(report) | {"problems": problems})
     else:
-        for problem in report.problems[:_MOST_PROBLEMS]:
-            console.result(str(problem))
-        if len(report.problems) > _MOST_PROBLEMS:
-            more = len(report.problems) - _MOST_PROBLEMS
+        lines = _problem_lines(report.problems)
+        for line in lines[:_MOST_PROBLEMS]:
+            console.result(line)
+        if len(lines) > _MOST_PROBLEMS:
+            more = len(lines) - _MOST_PROBLEMS
             console.result(f"... and {more:,} more problems; --json lists all")
         console.result(
             f"questions              {report.questions}  {_counts(report.data_sources)}".rstrip()
@@ -359,6 +365,17 @@ def make_world(
             f"{out}: "
             + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary.items())
         )
+
+
+def _problem_lines(problems: Sequence[Problem]) -> list[str]:
+    """A line for each problem. Those of a file with the same words share the line of the first."""
+    times = Counter((problem.file, problem.message) for problem in problems)
+    firsts = {(problem.file, problem.message): problem for problem in reversed(problems)}
+    return [
+        str(problem) + (f" ({counted(times[key] - 1, 'more such line')})" if times[key] > 1 else "")
+        for key in times
+        for problem in [firsts[key]]
+    ]
 
 
 def _counts(counts: dict[str, int]) -> str:
