@@ -54,6 +54,20 @@ def test_inspect_shows_evaluated_items(demo: Path) -> None:
     assert tspo_json("inspect", demo / "warmstart")["dataset"] == "test"
 
 
+def test_a_damaged_record_is_answered_with_what_examines_the_run(
+    demo: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(demo / "tspo", tmp_path / "run"))
+    damaged = run / "rollouts" / "step_000004.jsonl.gz"
+    damaged.write_bytes(b"no")
+    (next((run / "eval" / "step_000004").glob("*.items.jsonl.gz"))).write_bytes(b"no")
+    for words in ([run], [demo / "tspo", "--compare", run]):
+        failure = tspo("inspect", *words).exception
+        assert isinstance(failure, InvalidInputError)
+        assert str(failure).startswith(f"{run}/")
+        assert str(failure).endswith(f"; `tspo doctor {run}` examines the run")
+
+
 def test_a_run_that_has_kept_nothing_says_where_trajectories_come_from(
     demo: Path, tmp_path: Path
 ) -> None:

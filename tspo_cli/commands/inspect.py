@@ -117,16 +117,16 @@ def inspect(
     """
     from tspo_cli.reporting.inspect.selection import choose_source, select
     from tspo_cli.reporting.inspect.transcript import listing, transcript
-    from tspo_cli.reporting.sources.run_view import open_run
+    from tspo_cli.reporting.sources.run_view import examined_by_doctor, open_run
     from tspo_cli.reporting.sources.trajectories import read_groups
 
     _check(limit, name, near_miss, compare, only, listed, browse)
     exports = trec_run is not None or qrels is not None
-    view = open_run(run)
-    source = choose_source(
-        view, step=step, evaluation=evaluation or exports or compare is not None, dataset=dataset
-    )
-    groups = list(read_groups(view, source))
+    wants_items = evaluation or exports or compare is not None
+    with examined_by_doctor([run]):
+        view = open_run(run)
+        source = choose_source(view, step=step, evaluation=wants_items, dataset=dataset)
+        groups = list(read_groups(view, source))
     wanted = {
         "question": question,
         "name": "near-miss" if near_miss else name,
@@ -138,10 +138,12 @@ def inspect(
         _export(chosen, view.name, trec_run, qrels, as_json)
         return
     if compare is not None:
-        other = open_run(compare)
-        theirs = choose_source(other, step=None, evaluation=True, dataset=source.dataset)
+        with examined_by_doctor([compare]):
+            other = open_run(compare)
+            theirs = choose_source(other, step=None, evaluation=True, dataset=source.dataset)
+            other_groups = list(read_groups(other, theirs))
         names = (view.name, other.name) if view.name != other.name else (str(run), str(compare))
-        _compare(chosen, list(read_groups(other, theirs)), names, only, limit, as_json)
+        _compare(chosen, other_groups, names, only, limit, as_json)
         return
     most = (0 if listed or browse else 5) if limit is None else limit
     shown = chosen[: most or None]
