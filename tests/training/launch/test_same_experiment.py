@@ -10,6 +10,7 @@ import pytest
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.record_digests import note_digests
 from tspo_cli.retrieval.index.build_index import build_index
 from tspo_cli.retrieval.index.searcher import open_index
 from tspo_cli.training.launch.same_experiment import check_same_experiment, experiment_digest
@@ -47,6 +48,18 @@ def test_another_algorithm_is_another_experiment(tmp_path: Path) -> None:
     before, now = load("credit.algorithm=siop"), load("credit.algorithm=grpo", "credit.siop.eta=1")
     with pytest.raises(InvalidInputError, match=r"credit\.algorithm \(was .siop., now .grpo.\)"):
         check_same_experiment(before, now, tmp_path)
+
+
+def test_nobody_is_sent_to_an_experiment_file_that_was_changed(tmp_path: Path) -> None:
+    before, now = load("optimizer.lr=1e-5"), load("optimizer.lr=2e-5")
+    (tmp_path / "config.toml").write_text("lr = 1e-5")
+    note_digests(tmp_path / "config.toml")
+    with pytest.raises(InvalidInputError, match=r"use its settings \(.*config\.toml\)"):
+        check_same_experiment(before, now, tmp_path)
+    (tmp_path / "config.toml").write_text("lr = 2e-5")
+    with pytest.raises(InvalidInputError, match=r"now 2e-05\); .*config\.toml was changed"):
+        check_same_experiment(before, now, tmp_path)
+    assert check_same_experiment(before, before, tmp_path) == {}
 
 
 def test_the_digest_of_an_experiment_is_of_what_its_attempts_share() -> None:

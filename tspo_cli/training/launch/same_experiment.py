@@ -13,7 +13,7 @@ from tspo_cli.console import say
 from tspo_cli.credit.algorithms import ALGORITHMS
 from tspo_cli.digests import DIGITS, json_digest
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.record_digests import changing
+from tspo_cli.record_digests import changing, check_digest
 from tspo_cli.runs import (
     CONFIG_TEXT_NAME,
     INPUTS_NAME,
@@ -88,10 +88,20 @@ def check_same_experiment(before: Config, now: Config, run: Path) -> dict[str, C
     if refused:
         shown = ", ".join(shown_change(key, changes[key]) for key in refused[:3])
         raise InvalidInputError(
-            f"{run}: holds another experiment: {shown}; use its settings "
-            f"({run / CONFIG_TEXT_NAME}) or another --out"
+            f"{run}: holds another experiment: {shown}; {_its_settings(run)} or another --out"
         )
     return changes
+
+
+def _its_settings(run: Path) -> str:
+    """What to do for the settings of a run. Nobody is sent to a file that somebody changed."""
+    text = run / CONFIG_TEXT_NAME
+    try:
+        if text.is_file():
+            check_digest(text)
+    except InvalidInputError:
+        return f"{text} was changed after it was written: put back its settings"
+    return f"use its settings ({text})"
 
 
 def experiment_digest(config: Config, inputs: dict[str, str]) -> str:
