@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from tests.data.invented_sets import HOTPOTQA
 from tspo_cli.commands.app import app
 from tspo_cli.data.catalog import find_data_sets
 from tspo_cli.data.check import check
@@ -343,3 +344,12 @@ def test_different_problems_have_a_line_each_up_to_twenty(tmp_path: Path) -> Non
     assert lines[1].startswith(f"{path}:3: golden answer '!!' is empty")
     assert lines[1].endswith(" (1 more such line)")
     assert lines[20] == "... and 5 more problems; --json lists all"
+
+
+def test_gold_passages_without_ids_are_said_with_what_gives_them_some(tmp_path: Path) -> None:
+    path = tmp_path / "hotpot.json"
+    path.write_text(json.dumps(HOTPOTQA))
+    done = CliRunner().invoke(app, ["data", "check", str(path)])
+    assert "have titles and no ids; if the questions bring their paragraphs" in done.stderr
+    path.write_text(json.dumps([record | {"supporting_ids": ["p1"]} for record in HOTPOTQA]))
+    assert "make-corpus" not in CliRunner().invoke(app, ["data", "check", str(path)]).stderr

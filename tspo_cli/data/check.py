@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.console import say
 from tspo_cli.data.corpus.passage_forms import numbered, parse_passage
 from tspo_cli.data.formats.record_checks import RepeatedIds
 from tspo_cli.data.normal_form import normalize_answer
@@ -83,6 +84,7 @@ def check(questions: Path, corpus: Path | None = None) -> CheckReport:
     problems: list[Problem] = []
     repeated_questions, repeated_passages = RepeatedIds(), RepeatedIds()
     valid = list(_valid_questions(questions, problems, repeated_questions))
+    _say_titles(questions, [question for _, question in valid])
     passages: int | None = None
     answered: int | None = None
     answers = [telling_answers(question.golden_answers) for _, question in valid]
@@ -132,6 +134,15 @@ def _valid_questions(
         yield number, question
     if number == 0:
         problems.append(Problem(path, 0, "no questions"))
+
+
+def _say_titles(path: Path, questions: Sequence[Question]) -> None:
+    named = [question for question in questions if question.extra.get("supporting_titles")]
+    if named and not any(question.supporting_ids for question in questions):
+        say(
+            f"{path}: gold passages have titles and no ids; if the questions bring their "
+            "paragraphs, `tspo data make-corpus` makes passages with ids of them"
+        )
 
 
 def _oddities(question: Question) -> Iterator[str]:
