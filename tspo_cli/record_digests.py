@@ -112,8 +112,8 @@ def _require_change(path: Path, known: Digest) -> None:
     """
     if digests_in(path.parent).get(path.name) == known:
         raise InvalidInputError(
-            f"{path}: differs from its digest: it was changed after it was written; put back a "
-            f"copy, or delete {path.parent / DIGESTS_NAME} to read it as it is"
+            f"{path}: differs from its digest: one of them was changed after it was written; put "
+            f"back a copy, or delete {path.parent / DIGESTS_NAME} to read it as it is"
         )
 
 
