@@ -9,7 +9,7 @@ from tspo_cli.config.keys import Key, all_keys
 _OPENING = """\
 # Configuration
 
-Every key. [experiments.md](experiments.md) has the rest; [algorithms.md](algorithms.md) U1 to U11.
+Every key; [algorithms.md](algorithms.md) has U1 to U11, [experiments.md](experiments.md) the rest.
 """
 
 
