@@ -36,7 +36,7 @@ def end_with_parent(parent: int) -> None:
     """`end_with` for the parent of this process, which was started by the process `parent`. On
     Linux also where this process is stopped (SIGSTOP): it goes on to end.
     """
-    get_at_parents_end(signal.SIGCONT)
+    set_parent_death_signal(signal.SIGCONT)
     end_with(lambda: os.getppid() != parent)
 
 
@@ -48,8 +48,8 @@ def end_with(has_ended: Callable[[], bool]) -> None:
     threading.Thread(target=_watch, args=(has_ended,), daemon=True).start()
 
 
-def get_at_parents_end(number: signal.Signals) -> None:
-    """Have the system send this process a signal when its parent has ended; on Linux only."""
+def set_parent_death_signal(number: signal.Signals) -> None:
+    """Have Linux send this process a signal when its parent has ended; elsewhere nothing."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 

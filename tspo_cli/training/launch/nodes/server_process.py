@@ -12,12 +12,12 @@ import runpy
 import signal
 import sys
 
-from tspo_cli.training.launch.child_processes import get_at_parents_end
+from tspo_cli.training.launch.child_processes import set_parent_death_signal
 
 
 def _main() -> None:
     _, parent, *arguments = sys.argv
-    get_at_parents_end(signal.SIGTERM)
+    set_parent_death_signal(signal.SIGTERM)
     if os.getppid() != int(parent):
         raise SystemExit(128 + signal.SIGTERM)
     sys.argv = ["tspo", *arguments]
