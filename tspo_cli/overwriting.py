@@ -37,13 +37,21 @@ def require_own(
 
 
 def _files_below(folder: Path) -> list[str]:
-    """The files in the folders of a folder, by their paths from there. A link is no folder."""
-    return sorted(
-        os.path.relpath(os.path.join(place, name), folder)
-        for place, folders, files in os.walk(folder)
-        for name in [*files, *(name for name in folders if os.path.islink(f"{place}/{name}"))]
-        if place != str(folder) and name != LOCK_NAME
-    )
+    """The files in the folders of a folder, by their paths from there, without what killed
+    processes left. A link is no folder.
+    """
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_left(name)]
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        if place != str(folder):
+            names = [name for name in (*files, *links) if name != LOCK_NAME and not _is_left(name)]
+            found += [os.path.relpath(os.path.join(place, name), folder) for name in names]
+    return sorted(found)
+
+
+def _is_left(name: str) -> bool:
+    return name.startswith(".") and name.endswith(_LEFTOVERS)
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -106,8 +106,12 @@ RECORDS = {
         *("checkpoints/damaged_step_000001/state.json", "judge/replies_0.jsonl"),
         *("eval/step_000010/dev.items.jsonl.gz", "eval/step_000010/dev.judge.partial.jsonl"),
         *("rollouts/digests.jsonl", "wandb/run-1/files/any", "launch/retriever.log"),
+        *(".model.replaced/config.json", "eval/step_000010/.dev.json.17.1.tmp"),
     ),
-    "demo": ("tspo/.replaced/notes", "tspo/model/config.json", "baselines/rag/world.json"),
+    "demo": (
+        *("tspo/.replaced/notes", "tspo/model/config.json", "baselines/rag/world.json"),
+        *(".index.build/index/.ids", ".world.new/corpus.jsonl", "tspo/.best.replaced/best.json"),
+    ),
 }
 
 

@@ -182,6 +182,7 @@ def test_a_damaged_file_of_squad_names_the_form(tmp_path: Path) -> None:
         {"answer": "x", "answerable": "False"},
         {"answer": "x", "answerable": 0},
         {"answers": ["x"], "is_impossible": "true"},
+        {"answers": ["x"], "is_impossible": "1"},
         {"answers": {"text": [], "answer_start": []}, "context": "c"},
     ],
 )
@@ -223,17 +224,26 @@ ONE, OTHER = ({"data": [{"question": f"{word}?", "answer": "Ada"}]} for word in 
         json.dumps({**ONE, "Data": OTHER["data"]}),
         json.dumps(ONE)[:-1],
         json.dumps(ONE) + "]",
+        json.dumps(ONE["data"]) + " " * 3_000_000 + "x",
         json.dumps(ONE["data"]) + ' {"question": "Where?", "answer": "Ada"}',
     ],
 )
 def test_no_question_behind_a_list_is_lost_without_a_word(tmp_path: Path, text: str) -> None:
     path = tmp_path / "dev.jsonl"
     path.write_text(text)
-    with pytest.raises(InvalidInputError, match="expected the end of the file behind the list"):
+    with pytest.raises(InvalidInputError, match="expected the JSON to end behind the list"):
         read_questions(path)
 
 
-@pytest.mark.parametrize("rest", ['], "version": "1.1", "x": [1]}', "]}\n \n", "]\n}" + " " * 99])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        '], "version": "1.1", "x": [1]}',
+        "]}\n \n",
+        "]\n}" + " " * 99,
+        f'], "licence": "{"x" * 3_000_000}"}}',
+    ],
+)
 def test_other_fields_and_blanks_may_follow_a_list(tmp_path: Path, rest: str) -> None:
     path = tmp_path / "dev.json"
     path.write_text(json.dumps(ONE)[:-2] + rest)

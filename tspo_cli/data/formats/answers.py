@@ -30,12 +30,12 @@ def accepted_answers(record: dict[str, Any]) -> Any:
 
 def is_unanswerable(record: Mapping[str, Any]) -> bool:
     """Whether its paragraphs do not answer it: half of MuSiQue-Full, a third of SQuAD 2. A table
-    spells truth values as words or numbers.
+    spells truth values as words or digits.
     """
     answers = record.get("answers")
     return (
-        record.get("answerable") in (False, "false", "False", "FALSE")
-        or record.get("is_impossible") in (True, "true", "True", "TRUE")
+        record.get("answerable") in (False, "false", "False", "FALSE", "0")
+        or record.get("is_impossible") in (True, "true", "True", "TRUE", "1")
         or ("context" in record and isinstance(answers, dict) and answers.get("text") == [])
     )
 

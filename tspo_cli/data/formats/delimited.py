@@ -32,6 +32,8 @@ _STRING = re.compile(r"""'(?:[^'\\\n\r\0]|\\[!-~])*+'|"(?:[^"\\\n\r\0]|\\[!-~])*
 _STRINGS = re.compile(rf"\[ *+(?:{_STRING.pattern})(?: *+, *+(?:{_STRING.pattern}))*+ *+\]")
 _BETWEEN_STRINGS = re.compile("' *+, *+'")
 _READ_AT_ONCE = 1 << 20
+_MOST_BEHIND = 1 << 26
+"""Characters that may follow a list."""
 HALF_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 """Stands in JSON where it may hold half of a surrogate pair; whole pairs are written so, too."""
 
@@ -186,10 +188,10 @@ def array_rows(
     while True:
         at = _BETWEEN.match(buffer, at).end()  # type: ignore[union-attr]
         if buffer[at : at + 1] == "]":
-            if not ends(buffer[at + 1 :] + text.read(_READ_AT_ONCE)):
-                fix = "give every list a file of its own, or one JSON object per line"
-                what = "the end of the file behind the list"
-                yield number + 1, invalid(path, number + 1, what, "more text", fix)
+            if not ends(buffer[at + 1 :] + text.read(_MOST_BEHIND)) or text.read(1):
+                fix = "complete the file; give every list a file of its own, or one object per line"
+                what = "the JSON to end behind the list"
+                yield number + 1, invalid(path, number + 1, what, "another text", fix)
             return
         try:
             start = at
