@@ -67,6 +67,14 @@ def make_demos(
             "--quote/--no-quote", help="Quote the sentence with the answer in the last thought."
         ),
     ] = True,
+    distant: Annotated[
+        bool,
+        typer.Option(
+            "--distant",
+            help="For a question that names no gold passage, search for the first of ten passages "
+            "that holds an accepted answer.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -75,6 +83,9 @@ def make_demos(
     A script searches the index until the gold passages (supporting_ids) came back, and gives the
     golden answer. It asks for the question, and for titles and names in the question and in the
     passages that it has read. A question whose gold passages do not come back gives none.
+
+    Without gold passages add --distant, and expect a few demonstrations whose passage holds the
+    answer by chance.
 
     tspo data make-demos data/hotpotqa/train.jsonl --index runs/index --out demos.jsonl
     """
@@ -102,6 +113,7 @@ def make_demos(
         question_first=question_first,
         restate=restate,
         quote=quote,
+        distant=distant,
     )
     records, summary = make_demonstrations(asked, open_index(index), options)
     reasons = ", ".join(

@@ -248,6 +248,34 @@ def test_the_question_can_be_asked_first_and_then_what_is_left_of_it(
         assert queries[2][0] == "Who is Ida Moss of Fernhill"
 
 
+def test_a_passage_with_the_answer_stands_for_gold_passages_that_are_not_named(
+    index: Path, tmp_path: Path
+) -> None:
+    rows = [
+        question("found", "Who wrote of ships in The Grey Harbour?", ["Ida Moss"], []),
+        question("chance", "Is there a town on the river Tarn?", ["yes"], []),
+        question("given", "Was Ida Moss born in Fernhill?", ["Ida Moss"], []),
+        question("absent", "Who sells rope?", ["Ann"], []),
+        QUESTIONS[0],
+    ]
+    asked, out = tmp_path / "questions.jsonl", tmp_path / "demos.jsonl"
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    done = make(index, out, "--distant", "--json", questions=asked)
+    assert done.exit_code == 0, done.exception
+    assert json.loads(done.stdout)["not_kept"] == {"no_passage_with_answer": 3}
+    made = records(out)
+    assert_sound(made, out, index, 1)
+    assert [(record["id"], len(record["turns"])) for record in made] == [
+        ("found", 2),
+        ("bridge", 3),
+    ]
+    assert made[0]["supporting_ids"] == [], "nobody said that this passage is gold"
+    assert made[0]["turns"][0]["passages"][0]["id"] == "novel"
+    gold = tmp_path / "gold.jsonl"
+    assert make(index, gold).exit_code == 0
+    assert made[1] == records(gold)[0], "named gold passages are used"
+
+
 def test_demonstrations_of_too_many_words_are_left_out_and_counted(
     index: Path, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.index.searcher import Searcher
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.training.sft.demonstration_writer import demonstration_record
+from tspo_cli.training.sft.scripting.distant_gold import with_distant_gold
 from tspo_cli.training.sft.scripting.scripted_search import (
     Dropped,
     Script,
@@ -48,19 +49,22 @@ def make_demonstrations(
     """The records of all demonstrations that could be made, in the order of the questions, and
     what became of the others. The same questions, index and options give the same records.
 
+    A record names the gold passages that its question names, and none that `options.distant` found.
+
     Raises:
         InvalidInputError: no question has gold passages, or the index is damaged.
     """
-    if not any(question.supporting_ids for question in questions):
+    if not options.distant and not any(question.supporting_ids for question in questions):
         raise InvalidInputError(
             "no question has supporting_ids, and a script needs to know the gold passages; name "
-            "questions with gold passages"
+            "questions with gold passages, or add --distant to look for the answers instead"
         )
-    gold = _gold_contents(questions, searcher)
+    known = with_distant_gold(questions, searcher) if options.distant else questions
+    gold = _gold_contents(known, searcher)
     records: list[dict[str, Any]] = []
     lengths, searches, kinds = list[int](), Counter[int](), Counter[str]()
     dropped: Counter[str] = Counter(dict.fromkeys(get_args(Dropped), 0))
-    outcomes = _outcomes(questions, gold, searcher, options)
+    outcomes = zip(questions, _outcomes(known, gold, searcher, options), strict=True)
     for question, outcome in track(outcomes, "scripting searches", len(questions)):
         if isinstance(outcome, str):
             dropped[outcome] += 1
@@ -98,14 +102,14 @@ def _gold_contents(questions: Sequence[Question], searcher: Searcher) -> dict[st
 
 def _outcomes(
     questions: Sequence[Question], gold: dict[str, str], searcher: Searcher, options: ScriptOptions
-) -> Iterator[tuple[Question, Script | Dropped]]:
-    """Each question with its script or why there is none; searches of several go together."""
+) -> Iterator[Script | Dropped]:
+    """The script of each question or why there is none; searches of several go together."""
     for start in range(0, len(questions), _AT_ONCE):
         some = questions[start : start + _AT_ONCE]
         results: dict[int, Script | Dropped] = {}
         running: dict[int, Steps] = {}
         for place, question in enumerate(some):
-            refused = _refused(question, gold)
+            refused = _refused(question, gold, options)
             if refused:
                 results[place] = refused
             else:
@@ -120,12 +124,12 @@ def _outcomes(
                     results[place] = done.value
                     del running[place]
             answers = _search(asked, searcher, options.k)
-        yield from ((question, results[place]) for place, question in enumerate(some))
+        yield from (results[place] for place in range(len(some)))
 
 
-def _refused(question: Question, gold: dict[str, str]) -> Dropped | None:
+def _refused(question: Question, gold: dict[str, str], options: ScriptOptions) -> Dropped | None:
     if not question.supporting_ids:
-        return "no_supporting_ids"
+        return "no_passage_with_answer" if options.distant else "no_supporting_ids"
     there = [name in gold for name in question.supporting_ids]
     enough = all(there) if question.gold_kind == "full" else any(there)
     return None if enough else "gold_not_in_index"

@@ -32,6 +32,7 @@ from tspo_cli.training.sft.scripting.scripted_thoughts import (
 Imperfect = Literal["poor_query", "early_answer"]
 Dropped = Literal[
     "no_supporting_ids",
+    "no_passage_with_answer",
     "gold_not_in_index",
     "gold_not_retrieved",
     "too_many_searches",
@@ -86,7 +87,8 @@ class ScriptOptions:
     """k: passages a search. imperfect: share of demonstrations with a deliberate mistake.
     max_words: longest demonstration that is kept, passages included (0: any). question_first: the
     first query is the question, where that brings a gold passage. restate: the last thought begins
-    with the question. quote: it quotes the sentence with the answer.
+    with the question. quote: it quotes the sentence with the answer. distant: a passage with the
+    answer stands for the gold passages that a question does not name.
     """
 
     k: int = 3
@@ -97,6 +99,7 @@ class ScriptOptions:
     question_first: bool = False
     restate: bool = False
     quote: bool = True
+    distant: bool = False
 
 
 @dataclass(slots=True)

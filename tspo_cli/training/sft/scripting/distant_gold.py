@@ -1,0 +1,68 @@
+"""Gold passages for questions that name none: distant supervision, as Chen et al. (2017, "Reading
+Wikipedia to answer open-domain questions") made training data from questions with answers alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tspo_cli.credit.gold_match import contains_answer
+from tspo_cli.data.question import Question
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.retrieval.index.searcher import Searcher
+from tspo_cli.retrieval.types import Hit, query_problem
+
+DEPTH = 10
+"""Passages among which the answer is looked for."""
+_AT_ONCE = 64
+_FROM_ALL_PASSAGES = ("yes", "no")
+
+
+def with_distant_gold(questions: Sequence[Question], searcher: Searcher) -> list[Question]:
+    """The questions, in their order. One without gold passages gets the first of the `DEPTH`
+    passages for its own words that holds an accepted answer, and none where none does.
+
+    "yes", "no" and answers that stand in the question itself prove nothing and are not looked for.
+
+    Raises:
+        InvalidInputError: the index is damaged.
+    """
+    found: dict[str, str] = {}
+    wanted = [
+        question
+        for question in questions
+        if not question.supporting_ids
+        and _telling(question)
+        and query_problem(question.question) is None
+    ]
+    for start in range(0, len(wanted), _AT_ONCE):
+        some = wanted[start : start + _AT_ONCE]
+        results = searcher.search([question.question for question in some], DEPTH)
+        for question, result in zip(some, results, strict=True):
+            if result.error is not None:
+                raise InvalidInputError(result.error)
+            holder = _holder(question, result.hits)
+            if holder is not None:
+                found[question.key] = holder.id
+    return [
+        replace(question, supporting_ids=(found[question.key],), gold_kind="positive")
+        if question.key in found and not question.supporting_ids
+        else question
+        for question in questions
+    ]
+
+
+def _telling(question: Question) -> list[str]:
+    """The accepted answers that only a passage that answers the question is likely to hold."""
+    return [
+        answer
+        for answer in question.golden_answers
+        if answer.strip().lower() not in _FROM_ALL_PASSAGES
+        and not contains_answer(question.question, [answer])
+    ]
+
+
+def _holder(question: Question, hits: Sequence[Hit]) -> Hit | None:
+    answers = _telling(question)
+    return next((hit for hit in hits if contains_answer(hit.contents, answers)), None)
