@@ -20,14 +20,13 @@ from tspo_cli.rollout.agent import (
     AgentSettings,
     RolloutHooks,
     Task,
-    request_seed,
     run_agents,
 )
 from tspo_cli.rollout.engines.engine_protocol import Completion, GenerationRequest, Sampling
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 from tspo_cli.rollout.protocol import STOP_STRINGS, SearchProtocol, answer_action, search_action
 from tspo_cli.rollout.records import rollout_record
-from tspo_cli.rollout.trajectory import GroupId, Trajectory
+from tspo_cli.rollout.trajectory import GroupId, Trajectory, request_seed
 from tspo_cli.training.core.sequences import policy_sequence
 from tspo_cli.training.rl.rl_step import agent_settings
 

@@ -75,6 +75,14 @@ def make_demos(
             "that holds an accepted answer.",
         ),
     ] = False,
+    exclude_seen: Annotated[
+        bool,
+        typer.Option(
+            "--exclude-seen",
+            help="A search gives only passages that no earlier one gave, as with "
+            "rollout.exclude_seen.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -114,6 +122,7 @@ def make_demos(
         restate=restate,
         quote=quote,
         distant=distant,
+        exclude_seen=exclude_seen,
     )
     records, summary = make_demonstrations(asked, open_index(index), options)
     reasons = ", ".join(

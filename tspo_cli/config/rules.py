@@ -372,6 +372,8 @@ def _nccl_problems(config: Config) -> Iterator[str]:
 def _sft_problems(config: Config) -> Iterator[str]:
     if not (config.data.world or config.data.demonstrations):
         yield 'data: kind = "sft" needs data.demonstrations or data.world'
+    if config.data.world and config.rollout.exclude_seen:
+        yield "rollout.exclude_seen: demonstrations of data.world read passages again; set it false"
     if not (config.data.world or config.model.path):
         yield ("model.path: name the model to start from; only data.world makes a new tiny policy")
     if config.data.has_pool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -81,6 +81,12 @@ class Retriever(Protocol):
     def describe(self) -> RetrieverInfo:
         """What is searched. A remote retriever asks its server."""
         ...
+
+
+def unseen(hits: Iterable[Hit], seen: Iterable[Hit]) -> tuple[Hit, ...]:
+    """The hits whose contents no passage of `seen` has, in their order."""
+    known = {hit.contents for hit in seen}
+    return tuple(hit for hit in hits if hit.contents not in known)
 
 
 def query_problem(query: str, max_characters: int = MAX_QUERY_CHARACTERS) -> str | None:

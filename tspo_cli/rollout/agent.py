@@ -7,7 +7,6 @@ does not delay the others.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections import deque
@@ -17,12 +16,12 @@ from itertools import takewhile
 from threading import Event
 
 from tspo_cli.data.question import Question
-from tspo_cli.retrieval.types import Retriever, SearchResult
+from tspo_cli.retrieval.types import Retriever, SearchResult, unseen
 from tspo_cli.rollout.branch import Branch
 from tspo_cli.rollout.engines.engine_protocol import Completion, Engine, GenerationRequest, Sampling
 from tspo_cli.rollout.protocol import RolloutState, SearchProtocol
 from tspo_cli.rollout.search_requests import SearchRequests
-from tspo_cli.rollout.trajectory import INVALID, GroupId, Trajectory, Turn
+from tspo_cli.rollout.trajectory import INVALID, GroupId, Trajectory, Turn, turn_seed
 from tspo_cli.timing import Clock
 
 _STOP_SECONDS = 0.2
@@ -57,7 +56,8 @@ class AgentSettings:
     that run at once. turn_deadline: seconds for one search of a retriever behind a network, from
     when its request is sent. trajectory_deadline: seconds for a whole trajectory, 0 for no limit;
     all waiting counts. connections: requests to such a retriever at once. max_invalid_turns: turns
-    without an action in a row that end a trajectory, 0 for no limit.
+    without an action in a row that end a trajectory, 0 for no limit. exclude_seen: a search gives
+    only passages that no earlier search of the trajectory gave.
     """
 
     sampling: Sampling
@@ -68,6 +68,12 @@ class AgentSettings:
     trajectory_deadline: float = 0.0
     connections: int = 64
     max_invalid_turns: int = 0
+    exclude_seen: bool = False
+
+    @property
+    def depth(self) -> int:
+        """Passages to ask for, so that k are left when the earlier ones are taken out."""
+        return self.k * (self.max_searches + 1) if self.exclude_seen else self.k
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +112,6 @@ class RolloutHooks:
     expand: Callable[[Trajectory], Sequence[Task]] | None = None
     clock: Clock = field(default_factory=Clock)
     stop: Event | None = None
-
-
-def request_seed(seed: int, group: GroupId, sample: int) -> int:
-    """A 63-bit seed that depends on the experiment's seed and the trajectory's identity alone."""
-    text = f"{seed}|{group.data_source}|{group.question_id}|{group.draw}|{sample}"
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def run_agents(
@@ -182,7 +182,7 @@ class _Loop:
         retriever, settings = self.agent.retriever, self.agent.settings
         if retriever is not None and retriever.blocking:
             self.searches = SearchRequests(
-                retriever, settings.k, settings.connections, settings.turn_deadline
+                retriever, settings.depth, settings.connections, settings.turn_deadline
             )
 
     def run(self) -> list[Trajectory]:
@@ -232,7 +232,7 @@ class _Loop:
                 session,
                 tuple(rollout.ids),
                 self.agent.settings.sampling,
-                _turn_seed(rollout.task.seed, rollout.turns),
+                turn_seed(rollout.task.seed, len(rollout.turns)),
                 self._prefix_of(rollout.task),
             )
         )
@@ -312,7 +312,8 @@ class _Loop:
             self._search_remotely(self.searches, queries)
         elif self.agent.retriever is not None and queries:
             with self.hooks.clock.part("retrieve"):
-                results = self.agent.retriever.search(list(queries.values()), self.agent.settings.k)
+                depth = self.agent.settings.depth
+                results = self.agent.retriever.search(list(queries.values()), depth)
             for session, result in zip(queries, results, strict=True):
                 self._after_search(session, result)
 
@@ -349,9 +350,13 @@ class _Loop:
             rollout.turns.append(replace(turn, hits=result.hits, search_error=result.error))
             self._finish(session, self.agent.engine.weight_version)
             return
-        feedback, feedback_ids = self.agent.protocol.search_result(turn, result.hits)
+        hits = result.hits
+        if self.agent.settings.exclude_seen:
+            seen = (hit for earlier in rollout.turns for hit in earlier.hits)
+            hits = unseen(hits, seen)[: self.agent.settings.k]
+        feedback, feedback_ids = self.agent.protocol.search_result(turn, hits)
         rollout.turns.append(
-            replace(turn, hits=result.hits, feedback=feedback, feedback_ids=tuple(feedback_ids))
+            replace(turn, hits=hits, feedback=feedback, feedback_ids=tuple(feedback_ids))
         )
         rollout.ids += feedback_ids
         self._submit(session)
@@ -392,7 +397,3 @@ class _Loop:
             new = range(len(self.tasks), len(self.tasks) + len(tasks))
             self.waiting.extendleft(reversed(new))
             self.tasks += tasks
-
-
-def _turn_seed(seed: int, turns: Sequence[Turn]) -> int:
-    return (seed + 0x9E3779B97F4A7C15 * len(turns)) & ((1 << 63) - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -23,6 +24,17 @@ class GroupId(NamedTuple):
     data_source: str
     question_id: str
     draw: int
+
+
+def request_seed(seed: int, group: GroupId, sample: int) -> int:
+    """A 63-bit seed that depends on the experiment's seed and the trajectory's identity alone."""
+    text = f"{seed}|{group.data_source}|{group.question_id}|{group.draw}|{sample}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def turn_seed(seed: int, earlier: int) -> int:
+    """The seed of a trajectory's next turn after so many earlier ones."""
+    return (seed + 0x9E3779B97F4A7C15 * earlier) & ((1 << 63) - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from typing import Literal
 
 import numpy as np
 
-from tspo_cli.rollout.agent import Task, request_seed
+from tspo_cli.rollout.agent import Task
 from tspo_cli.rollout.branch import Branch
-from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
+from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn, request_seed
 
 Branching = Literal["none", "random", "uncertain", "after_search"]
 

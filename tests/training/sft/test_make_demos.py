@@ -374,3 +374,24 @@ def test_real_questions(name: str, real_data: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.exception
     assert json.loads(done.stdout)["kept"] >= 20
     assert_sound(records(out), out, tmp_path / "index", 3)
+
+
+def test_a_search_can_leave_out_what_was_read(tmp_path: Path) -> None:
+    passages = {
+        "often": '"Record"\nIn Orrin, Orrin and Orrin the mayor was born, says Orrin.',
+        "town": '"Orrin"\nA town far from the sea, on the river Tarn, which floods in spring.',
+    }
+    rows = [json.dumps({"id": name, "contents": text}) for name, text in passages.items()]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(rows) + "\n", "utf-8")
+    index = tmp_path / "index"
+    build_index(tmp_path / "corpus.jsonl", index)
+    asked = tmp_path / "questions.jsonl"
+    row = question("twice", "On which river was the mayor of Orrin born?", ["Tarn"], [*passages])
+    asked.write_text(json.dumps(row) + "\n", "utf-8")
+    out = tmp_path / "demos.jsonl"
+    assert "gold not retrieved 1" in str(make(index, out, questions=asked).exception)
+    done = make(index, out, "--exclude-seen", "--imperfect", "0.5", questions=asked)
+    assert done.exit_code == 0, done.exception
+    (made,) = records(out)
+    read = [passage["id"] for turn in made["turns"][:-1] for passage in turn["passages"]]
+    assert read == ["often", "town"]

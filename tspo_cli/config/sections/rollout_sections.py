@@ -74,6 +74,13 @@ class RolloutConfig(Section):
             "End a rollout at this many turns in a row without a search or an answer. 0: no limit."
         ),
     )
+    exclude_seen: bool = Field(
+        False,
+        description=(
+            "A search gives the k best of the passages that no earlier search of the rollout gave. "
+            "Asks the retriever for k x (max_searches + 1)."
+        ),
+    )
     max_new_tokens: int = Field(
         500, ge=1, description="Maximal number of tokens that the model samples in one turn."
     )

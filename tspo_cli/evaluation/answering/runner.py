@@ -23,13 +23,12 @@ from tspo_cli.rollout.agent import (
     AgentSettings,
     RolloutHooks,
     Task,
-    request_seed,
     run_agents,
 )
 from tspo_cli.rollout.engines.engine_protocol import Engine, Sampling
 from tspo_cli.rollout.prompt_length import fitted
 from tspo_cli.rollout.protocol import RolloutState, SearchProtocol
-from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn
+from tspo_cli.rollout.trajectory import GroupId, Trajectory, Turn, request_seed
 from tspo_cli.runs import items_file, scores_file, write_json, write_jsonl_gz
 
 SEARCH_BATCH = 256
@@ -114,6 +113,7 @@ def evaluate_items(
         trajectory_deadline=rollout.trajectory_deadline,
         connections=config.retriever.concurrency,
         max_invalid_turns=rollout.max_invalid_turns,
+        exclude_seen=rollout.exclude_seen,
     )
     agent = Agent(setup.engine, retriever, setup.protocol, settings)
     run_agents(tasks, agent, RolloutHooks(on_start=start, on_finish=finish))

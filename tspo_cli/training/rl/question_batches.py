@@ -15,11 +15,11 @@ from tspo_cli.config.schema import Config
 from tspo_cli.data.question import Question
 from tspo_cli.data.readers import read_questions, resolve_data
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.rollout.agent import Task, request_seed
+from tspo_cli.rollout.agent import Task
 from tspo_cli.rollout.branch import Branch
 from tspo_cli.rollout.prompt_length import measure_prompts
 from tspo_cli.rollout.protocol import SearchProtocol
-from tspo_cli.rollout.trajectory import GroupId
+from tspo_cli.rollout.trajectory import GroupId, request_seed
 
 # Draws of refills are multiples of it, so that they differ from the draws of epochs.
 REFILL_DRAWS = 1_000_003

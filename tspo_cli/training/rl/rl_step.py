@@ -326,6 +326,7 @@ def agent_settings(config: Config) -> AgentSettings:
         rollout.trajectory_deadline,
         config.retriever.concurrency,
         rollout.max_invalid_turns,
+        rollout.exclude_seen,
     )
 
 

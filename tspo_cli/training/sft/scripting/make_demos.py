@@ -123,7 +123,7 @@ def _outcomes(
                 except StopIteration as done:
                     results[place] = done.value
                     del running[place]
-            answers = _search(asked, searcher, options.k)
+            answers = _search(asked, searcher, options.depth)
         yield from (results[place] for place in range(len(some)))
 
 

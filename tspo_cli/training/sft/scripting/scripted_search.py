@@ -17,7 +17,7 @@ from tspo_cli.credit.gold_match import contains_answer, exact_match
 from tspo_cli.data.normal_form import normalize_answer
 from tspo_cli.data.question import Question
 from tspo_cli.data.word_forms import Readable, wanted
-from tspo_cli.retrieval.types import Hit, query_problem
+from tspo_cli.retrieval.types import Hit, query_problem, unseen
 from tspo_cli.rollout.protocol import STOP_STRINGS, answer_action, parse_action, search_action
 from tspo_cli.training.core.sequences import ScriptedTurn
 from tspo_cli.training.sft.scripting.scripted_thoughts import (
@@ -63,14 +63,15 @@ _NO_NAMES = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """One search of the script: its words, where they come from (for a passage: its title), and
-    what it brought.
+    """One search of the script: its words, where they come from (for a passage: its title), what
+    the index found, and what of that the agent is given.
     """
 
     query: str
     name: str
     why: Why
     title: str = ""
+    found: tuple[Hit, ...] = ()
     hits: tuple[Hit, ...] = ()
 
 
@@ -88,7 +89,8 @@ class ScriptOptions:
     max_words: longest demonstration that is kept, passages included (0: any). question_first: the
     first query is the question, where that brings a gold passage. restate: the last thought begins
     with the question. quote: it quotes the sentence with the answer. distant: a passage with the
-    answer stands for the gold passages that a question does not name.
+    answer stands for the gold passages that a question does not name. exclude_seen: a search gives
+    only passages that no earlier one gave, as rollout.exclude_seen does.
     """
 
     k: int = 3
@@ -100,6 +102,12 @@ class ScriptOptions:
     restate: bool = False
     quote: bool = True
     distant: bool = False
+    exclude_seen: bool = False
+
+    @property
+    def depth(self) -> int:
+        """Passages to ask for, so that k are left when the earlier ones are taken out."""
+        return self.k * (self.max_searches + 1) if self.exclude_seen else self.k
 
 
 @dataclass(slots=True)
@@ -125,11 +133,11 @@ class ScriptedAgent:
             tried = self._candidates()
             found = yield [search.query for search in tried]
             missing = self._missing()
-            useful = [
-                replace(search, hits=hits)
+            given = (
+                self._given([*self._made, replace(search, found=hits)])[-1]
                 for search, hits in zip(tried, found, strict=True)
-                if any(hit.id in missing for hit in hits)
-            ]
+            )
+            useful = [search for search in given if any(hit.id in missing for hit in search.hits)]
             if not useful:
                 return "gold_not_retrieved"
             self._made.append(useful[0])
@@ -180,15 +188,28 @@ class ScriptedAgent:
         if len(self._made) == self.options.max_searches or not poor:
             return None
         found = yield poor
-        useless = [
-            Search(query, query, "question", hits=hits)
+        tried = [
+            self._given([Search(query, query, "question", found=hits)])[0]
             for query, hits in zip(poor, found, strict=True)
-            if hits and not any(hit.id in self.gold for hit in hits)
+        ]
+        useless = [
+            search
+            for search in tried
+            if search.hits and not any(hit.id in self.gold for hit in search.hits)
         ]
         if not useless:
             return None
-        searches = self._searches([self.rng.choice(useless), *self._made])
+        searches = self._searches(self._given([self.rng.choice(useless), *self._made]))
         return Script((*searches, self._last(answer, source)), "poor_query")
+
+    def _given(self, searches: Sequence[Search]) -> list[Search]:
+        """The searches, each with what it gives after those before it."""
+        given: list[Search] = []
+        for search in searches:
+            before = given if self.options.exclude_seen else ()
+            seen = (hit for earlier in before for hit in earlier.hits)
+            given.append(replace(search, hits=unseen(search.found, seen)[: self.options.k]))
+        return given
 
     def _searches(self, made: Sequence[Search]) -> list[ScriptedTurn]:
         turns, known, useless = [], list[Hit](), False

@@ -1,0 +1,77 @@
+"""A rollout with rollout.exclude_seen gets no passage twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from tests.rollout.test_agent import ANSWER, SEARCH, ScriptedEngine, kinds, settings, tasks_for
+from tspo_cli.config.load_config import load_config
+from tspo_cli.config.schema import RolloutConfig
+from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
+from tspo_cli.rollout.agent import Agent, run_agents
+from tspo_cli.rollout.protocol import SearchProtocol
+from tspo_cli.training.rl.rl_step import agent_settings
+
+PASSAGES = [
+    Hit("1", '"Rimu"\na river', 5.0),
+    Hit("2", '"Muko"\na town', 4.0),
+    Hit("copy", '"Rimu"\na river', 3.0),
+    Hit("3", '"Bako"\na lake', 2.0),
+    Hit("4", '"Tarn"\na hill', 1.0),
+]
+
+
+@dataclass
+class RankedRetriever:
+    """Gives the same passages for every query."""
+
+    blocking: bool
+    asked: list[int] = field(default_factory=list)
+
+    def describe(self) -> RetrieverInfo:
+        return RetrieverInfo()
+
+    def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
+        self.asked.append(k)
+        return [SearchResult(tuple(PASSAGES[:k])) for _ in queries]
+
+
+@pytest.fixture(scope="module")
+def protocol(tokenizer: PreTrainedTokenizerFast) -> SearchProtocol:
+    return SearchProtocol.from_config(tokenizer, RolloutConfig(prompt="short"))
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+@pytest.mark.parametrize(
+    ("exclude_seen", "expected", "depth"),
+    [(False, [["1", "2"], ["1", "2"], ["1", "2"]], 2), (True, [["1", "2"], ["3", "4"], []], 8)],
+)
+def test_no_passage_comes_twice(
+    exclude_seen: bool,
+    expected: list[list[str]],
+    depth: int,
+    blocking: bool,
+    protocol: SearchProtocol,
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    scripts = {sample: [SEARCH, SEARCH, SEARCH, ANSWER] for sample in range(2)}
+    retriever = RankedRetriever(blocking)
+    options = settings(max_searches=3, exclude_seen=exclude_seen)
+    agent = Agent(ScriptedEngine(tokenizer, scripts), retriever, protocol, options)
+    for trajectory in run_agents(tasks_for(protocol, 2), agent):
+        assert [[hit.id for hit in turn.hits] for turn in trajectory.turns[:-1]] == expected
+        assert kinds(trajectory) == ["search"] * 3 + ["answer"]
+        assert not trajectory.failed
+        shown = "".join(turn.feedback for turn in trajectory.turns)
+        assert shown.count("a river") == (1 if exclude_seen else 3)
+    assert set(retriever.asked) == {depth}
+
+
+def test_training_and_exported_model_keep_the_choice() -> None:
+    config = load_config([], ["kind=rl", "rollout.exclude_seen=true"])
+    assert agent_settings(config).exclude_seen
+    assert config.rollout.model_dump(mode="json")["exclude_seen"] is True
