@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import run_tspo
 from tspo_cli.config.load_config import load_config, read_resolved, to_toml, write_resolved
 from tspo_cli.credit.algorithms import ALGORITHMS
 from tspo_cli.credit.algorithms.old_keys import OLD_KEYS
@@ -18,8 +19,7 @@ from tspo_cli.credit.find_algorithm import find_algorithm
 from tspo_cli.credit.folr import judge
 from tspo_cli.credit.group import AlgorithmResult
 from tspo_cli.credit.laboratory.group_file import read_group
-from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.training.problems import problems
+from tspo_cli.errors import InvalidInputError
 
 PRICED = Path(__file__).with_name("priced.py")
 PACKAGE = Path(__file__).resolve().parents[2] / "tspo_cli"
@@ -122,8 +122,9 @@ def test_a_run_of_a_users_algorithm_is_read_without_its_file(tmp_path: Path) -> 
     rule.unlink()
     assert read_resolved(tmp_path / "run") == config
     assert load_config([tmp_path / "run" / "config.toml"]) == config
-    with pytest.raises(MissingResourceError, match="no such file"):
-        list(problems(config))
+    done = run_tspo("config", "validate", "run/config.toml", cwd=tmp_path)
+    assert done.code == 4
+    assert "no such file" in done.err
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -51,16 +51,16 @@ def _user_algorithm(name: str) -> Algorithm:
     function = load_function(name, "credit.algorithm")
     declared = function if isinstance(function, Algorithm) else Algorithm(name, function)
 
-    def complete(*arguments: Any) -> Any:
-        returned = declared.rule(*arguments)
-        return list(returned) if isinstance(returned, Iterator) else returned
+    def complete(trajectories: Sequence[JudgedTrajectory], *others: Any) -> AlgorithmResult:
+        returned = declared.rule(list(trajectories), *others)  # a list that it may change
+        return _checked(returned, trajectories, name)  # numbers and lists may be the user's, too
 
     def rule(
         trajectories: Sequence[JudgedTrajectory], config: CreditConfig, *options: Any
     ) -> AlgorithmResult:
         arguments = (trajectories, config, *options)
-        returned = call_function(complete, name, "credit.algorithm", *arguments)
-        return _checked(returned, trajectories, name)
+        result: AlgorithmResult = call_function(complete, name, "credit.algorithm", *arguments)
+        return result
 
     return replace(declared, name=name, rule=rule, table="options")
 

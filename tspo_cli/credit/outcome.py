@@ -130,12 +130,15 @@ def _verdict(trajectory: CreditTrajectory) -> float:
 
 def _user_reward(trajectory: CreditTrajectory, golds: Sequence[str], spec: str) -> float:
     function = load_function(spec, "credit.outcome")
-    arguments = (trajectory.answer, tuple(golds), trajectory)
-    value = call_function(function, spec, "credit.outcome", *arguments)
-    reward = finite_number(value)
+
+    def complete() -> tuple[float | None, str]:
+        value = function(trajectory.answer, tuple(golds), trajectory)
+        reward = finite_number(value)  # a number may be the user's, too
+        return reward, "" if reward is not None else " ".join(repr(value).split())
+
+    reward, returned = call_function(complete, spec, "credit.outcome")
     if reward is None:
-        returned = " ".join(repr(value).split())
         raise InvalidInputError(
             f"credit.outcome: {spec} returned {returned}; expected a finite number"
         )
-    return reward
+    return float(reward)

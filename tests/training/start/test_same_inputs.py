@@ -30,7 +30,9 @@ def test_a_run_is_not_resumed_with_other_code(
     config = Config.model_validate({"credit": {key: f"{code}:{function}"}})
     keep_or_compare_inputs(run, input_digests(config, NOTHING), resume=False)
     keep_or_compare_inputs(run, input_digests(config, NOTHING), resume=True)
-    code.write_text(f"def {function}(*arguments):\n    return 0.0\n")
+    other = tmp_path / "other.py"  # this process has run the first one
+    other.write_text(f"def {function}(*arguments):\n    return 0.0\n")
+    config = Config.model_validate({"credit": {key: f"{other}:{function}"}})
     with pytest.raises(InvalidInputError, match=said):
         keep_or_compare_inputs(run, input_digests(config, NOTHING), resume=True)
 

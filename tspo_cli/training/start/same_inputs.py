@@ -13,7 +13,7 @@ from typing import Any
 
 from tspo_cli.config.schema import Config
 from tspo_cli.console import warn
-from tspo_cli.credit.user_code import is_user_code
+from tspo_cli.credit.user_code import code_digest, is_user_code
 from tspo_cli.data.question import data_digest
 from tspo_cli.data.world.generate import world_file
 from tspo_cli.digests import DIGITS, file_digest, text_digest
@@ -71,7 +71,7 @@ def _digests(config: Config, inputs: TrainingInputs) -> dict[str, str]:
         digests["demonstrations"] = text_digest(
             json.dumps(_plain(demonstration)) for demonstration in inputs.demonstrations
         )
-    digests |= {name: file_digest(path)[:DIGITS] for name, path in _own_files(config)}
+    digests |= {name: digest[:DIGITS] for name, digest in _own_files(config)}
     info = inputs.retriever.describe() if inputs.retriever is not None else RetrieverInfo()
     if not info.index_digest:
         return digests
@@ -79,15 +79,17 @@ def _digests(config: Config, inputs: TrainingInputs) -> dict[str, str]:
     return {**digests, "index": info.index_digest[:DIGITS], SEARCH_KIND: search}
 
 
-def _own_files(config: Config) -> Iterator[tuple[str, Path]]:
-    """Files of the user's own that decide about advantages, each with its kind of input."""
+def _own_files(config: Config) -> Iterator[tuple[str, str]]:
+    """Digests of the user's own code and rubric, which decide about advantages, each with its kind
+    of input.
+    """
     if config.kind == "sft":
         return
     for name, spec in (("algorithm", config.credit.algorithm), ("outcome", config.credit.outcome)):
         if is_user_code(spec):
-            yield name, Path(spec.rpartition(":")[0])
+            yield name, code_digest(spec, f"credit.{name}")
     if config.credit.outcome == "judge" and config.judge.prompt:
-        yield "rubric", Path(config.judge.prompt)
+        yield "rubric", file_digest(Path(config.judge.prompt))
 
 
 def _plain(demonstration: ScriptedTrajectory) -> dict[str, Any]:
