@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tspo_cli.console import byte_size, say, warn
 from tspo_cli.disk import follow_umask, new_directory, writing
 from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
+from tspo_cli.models.checks.gguf_header import check_header
 from tspo_cli.models.load_model import CONFIG, load_model, load_tokenizer
 from tspo_cli.overwriting import require_outside, require_own
 from tspo_cli.packages import require
@@ -137,6 +138,7 @@ def read_facts(file: Path) -> GgufFacts:
         raise InvalidInputError(
             f"{file}: not a GGUF file (it begins with {start!r}, expected {MAGIC!r})"
         )
+    check_header(file)
     try:
         reader = GGUFReader(file)
         parts = reader.fields.get("split.count")
@@ -219,6 +221,11 @@ def _read(
             f"{file}: transformers cannot read this GGUF file: {_first_line(error)}"
         ) from error
     model, loading = loaded
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InvalidInputError(
+                f"{file}: {name} holds weights that are no finite numbers; download it again"
+            )
     wrong = {name: sorted(map(str, keys)) for name, keys in loading.items() if keys}
     for kind, names in wrong.items():
         raise InvalidInputError(
