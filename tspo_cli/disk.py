@@ -191,6 +191,23 @@ def replace_directory(new: Path, out: Path) -> None:
         delete(spare)
 
 
+def place_to_replace(out: Path) -> Path:
+    """Where a directory stands, behind links, that `replace_directory` is to replace.
+
+    Raises:
+        InvalidInputError: the working directory lies in it. It would go with the old one, and who
+            works there would see nothing of the new one.
+    """
+    place = Path(os.path.realpath(out))
+    with suppress(FileNotFoundError):  # the working directory was deleted
+        if Path.cwd().is_relative_to(place):
+            raise InvalidInputError(
+                f"{out}: the working directory lies in it, and would be replaced with it; name a "
+                "folder in it, or go to the folder above"
+            )
+    return place
+
+
 def identity(folder: Path) -> tuple[int, int] | None:
     """What tells a folder from another one at its place; None where none is."""
     try:
@@ -340,7 +357,7 @@ def new_directory(out: Path, doing: str) -> Iterator[Path]:
     Raises:
         InvalidInputError: another process writes `out`; `doing` says what it does.
     """
-    place = Path(os.path.realpath(out))
+    place = place_to_replace(out)
     work = place.with_name(f".{place.name}.tmp")
     with one_writer(work, doing, out):
         shutil.rmtree(work / place.name, ignore_errors=True)

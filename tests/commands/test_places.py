@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from typer.testing import CliRunner
@@ -15,6 +17,7 @@ from tspo_cli.commands.app import app
 from tspo_cli.commands.options import check_file, check_folder, check_page
 from tspo_cli.disk import WriteError, atomic_write_text, new_directory
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.retrieval.index.build_index import build_index
 
 COMMANDS = [
     ["train", "tiny/tspo", "--out", "{}"],
@@ -142,6 +145,43 @@ def test_a_link_to_nothing_is_no_directory(
     (tmp_path / "link").symlink_to("nowhere")
     done = CliRunner().invoke(app, [word.replace("{}", "link") for word in words])
     assert str(done.exception) == "link: is a link to nothing; choose another place"
+
+
+@pytest.mark.parametrize("place", [".", "./", "..", "/", "../here"])
+@pytest.mark.parametrize("kind", ["index", "world", "corpus"])
+def test_the_working_directory_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, place: str
+) -> None:
+    """An index there was a traceback; after a world, `ls` in the shell showed nothing."""
+    here = tmp_path / "here"
+    here.mkdir()
+    source = tmp_path.with_name(f"{tmp_path.name}.jsonl")
+    source.write_text(json.dumps({"id": "a", "contents": "river mentor"}) + "\n")
+    words = {
+        "index": ["index", "build", str(source)],
+        "world": ["data", "make-world", "--entities", "40"],
+        "corpus": ["data", "make-corpus", str(source)],
+    }[kind]
+    monkeypatch.chdir(here)
+    done = CliRunner().invoke(app, [*words, "--out", place])
+    assert isinstance(done.exception, InvalidInputError), done.output
+    if place in (".", "./", "../here"):
+        assert "the working directory lies in it" in str(done.exception)
+    assert here.is_dir()
+    assert not [*here.iterdir()]
+
+
+def test_an_index_is_built_on_the_disk_that_a_link_leads_to(tmp_path: Path) -> None:
+    """It was built beside the link, and could not be moved from there to another disk."""
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second disk")
+    (tmp_path / "corpus.jsonl").write_text('{"id": "a", "contents": "river mentor"}\n')
+    with TemporaryDirectory(dir=shared) as other:
+        (tmp_path / "index").symlink_to(other)
+        build_index(tmp_path / "corpus.jsonl", tmp_path / "index")
+        assert (Path(other) / "manifest.json").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"corpus.jsonl", "index"}
 
 
 def test_a_page_takes_the_place_of_a_page_alone(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ gold passages in it.
 from __future__ import annotations
 
 import gzip
-import os
 import re
 import shlex
 import shutil
@@ -38,6 +37,7 @@ from tspo_cli.disk import (
     atomic_write_text,
     flush_to_disk,
     one_writer,
+    place_to_replace,
     replace_directory,
     writing,
 )
@@ -107,7 +107,7 @@ def make_corpus(
             directory.
         UsageError: questions of several sets or splits were to be held out.
     """
-    place = Path(os.path.realpath(out))
+    place = place_to_replace(out)
     sources = find_sources(names)
     files = [file for source in sources for file in source.files]
     _check_target(place, overwrite, files)

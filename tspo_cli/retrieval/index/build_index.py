@@ -9,7 +9,6 @@ shards/        vectors, some thousand passages in each file
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from tspo_cli.data.corpus.corpus_files import (
     count_documents,
     read_corpus,
 )
-from tspo_cli.disk import one_writer, replace_directory
+from tspo_cli.disk import one_writer, place_to_replace, replace_directory
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.overwriting import require_outside, require_own
 from tspo_cli.retrieval.dense.presets import resolve_preset
@@ -136,7 +135,7 @@ def build_index(
             },
         )
         write_json(target / MANIFEST_NAME, manifest)
-        replace_directory(target, Path(os.path.realpath(out)))
+        replace_directory(target, place_to_replace(out))
     return manifest
 
 
@@ -187,7 +186,7 @@ def check_target(out: Path, overwrite: bool, *inputs: Path | str) -> None:
 
 @contextmanager
 def _work_directory(out: Path) -> Iterator[Path]:
-    """`.NAME.build` next to `out`, for one process at a time.
+    """`.NAME.build` next to the place of `out`, for one process at a time.
 
     It is kept after a failure if it has vectors that the next build can use.
     """
@@ -203,7 +202,8 @@ def _work_directory(out: Path) -> Iterator[Path]:
 
 
 def _work_path(out: Path) -> Path:
-    return out.with_name(f".{out.name}.build")
+    place = place_to_replace(out)  # its disk is the one that the index must fit on
+    return place.with_name(f".{place.name}.build")
 
 
 def _identity(plan: BuildPlan) -> dict[str, Any]:
