@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +56,47 @@ def test_the_variable_of_a_project_wins(tmp_path: Path, monkeypatch: pytest.Monk
     with tracker(config, tmp_path, is_main_process=True, done=0):
         assert wandb.run is not None
         assert wandb.run.project == "of-the-lab"
+
+
+LOST = """
+import os, signal, sys, time
+from pathlib import Path
+from tspo_cli.config.load_config import load_config
+from tspo_cli.training.telemetry.tracking import tracker
+config = load_config(["tiny/grpo"], ["track.wandb=true"])
+with tracker(config, Path(sys.argv[1]), is_main_process=True, done=0) as track:
+    track(1, {"reward": 1.0})
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state = (folder / "stat").read_text().rpartition(")")[2].split()
+            command = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(state[1]) == os.getpid() and b"wandb-core" in command:
+            os.kill(int(folder.name), signal.SIGKILL)
+            os.waitpid(int(folder.name), 0)
+    for step in range(2, 6):
+        track(step, {"reward": 1.0})
+        time.sleep(0.1)
+print("trained")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="its processes are found in /proc")
+def test_a_training_goes_on_where_the_process_of_wandb_is_killed(tmp_path: Path) -> None:
+    """It ended with 200 lines of traceback, and without a checkpoint of its last steps."""
+    # Without what W&B has told the processes that this one starts: they would use its process.
+    others = {name: value for name, value in os.environ.items() if name[:6] != "WANDB_"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOST, str(tmp_path)],
+        env=others | {"WANDB_MODE": "offline"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "trained\n"), done.stderr
+    assert done.stderr.startswith("warning: track.wandb: W&B does not take values any more (")
+    assert done.stderr.count("\n") == 1, done.stderr
 
 
 @pytest.mark.slow

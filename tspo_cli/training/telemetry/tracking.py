@@ -6,10 +6,11 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from tspo_cli.config.schema import Config
+from tspo_cli.console import warn
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.packages import missing
 from tspo_cli.runs import eval_folder, read_json, scores_files, write_json
@@ -82,7 +83,9 @@ def _tensorboard(run: Path, done: int) -> Iterator[Track]:
 
 @contextmanager
 def _wandb(config: Config, run: Path) -> Iterator[Track]:
-    """W&B's own variables say where to: WANDB_MODE=offline writes into the run alone."""
+    """W&B's own variables say where to: WANDB_MODE=offline writes into the run alone. W&B sends
+    through a process of its own. Where that is lost, the training goes on without it.
+    """
     try:
         import wandb
     except ImportError as error:
@@ -106,10 +109,28 @@ def _wandb(config: Config, run: Path) -> Iterator[Track]:
     # Of a resumed run the last steps come again: the step is a value, not W&B's own counter.
     opened.define_metric("step")
     opened.define_metric("*", step_metric="step")
+    is_lost = False
+
+    def try_to(send: Callable[[], object]) -> None:
+        nonlocal is_lost
+        if is_lost:
+            return
+        try:
+            send()
+        except Exception as error:  # W&B has errors of many kinds, and no training ends for one
+            is_lost = True
+            what = (str(error).splitlines() or [""])[0] or type(error).__name__
+            warn(
+                f"track.wandb: W&B does not take values any more ({what}); the run goes on without "
+                "it, and metrics.jsonl has them all; --resume sends further ones"
+            )
+            with suppress(Exception):  # as above; at the end of Python it would try again
+                wandb.teardown(1)
+
     try:
-        yield lambda step, values: opened.log({"step": step, **values})
+        yield lambda step, values: try_to(lambda: opened.log({"step": step, **values}))
     finally:
-        opened.finish()
+        try_to(opened.finish)
 
 
 def _wandb_id(run: Path) -> str:
