@@ -53,3 +53,27 @@ def check_numbers(path: Path, model: torch.nn.Module) -> None:
                         f"{file}: {name} is stored as {form}, expected one of "
                         f"{', '.join(_NUMBERS)}; use the model with float weights"
                     )
+
+
+def check_scales(path: Path, config: Any) -> None:
+    """Refuse FP8 weights without their scales, which transformers would take as 1.
+
+    Raises:
+        InvalidInputError: the first of these weights.
+    """
+    from safetensors import safe_open
+
+    chosen = getattr(config, "quantization_config", None)
+    if not isinstance(chosen, dict) or chosen.get("quant_method") != "fp8":
+        return
+    whole = path / "model.safetensors"
+    forms: dict[str, str] = {}
+    for file in [whole] if whole.is_file() else sorted(path.glob("*.safetensors")):
+        with safe_open(file, "np") as tensors:
+            forms |= {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+    for name, form in forms.items():
+        if form.startswith("F8_") and not {f"{name}_scale_inv", f"{name}_scale"} & forms.keys():
+            raise InvalidInputError(
+                f"{path}: {name} is stored as {form}, and its scale {name}_scale_inv is missing; "
+                "put back a whole copy, or use the model with float weights"
+            )

@@ -76,3 +76,27 @@ def test_a_configuration_of_no_floats_is_refused(model: Path, dtype: str) -> Non
     configure(model, dtype=dtype)
     with pytest.raises(InvalidInputError, match=re.escape(str(model))):
         load_model(model)
+
+
+FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [16, 16]}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_fp8_weights_need_their_scales(model: Path, whole: bool) -> None:
+    """Without it, each weight was taken for what its scale makes of it."""
+    tensors = load_file(model / "model.safetensors")
+    expected = {}
+    for name, tensor in list(tensors.items()):
+        if name.endswith("proj.weight"):
+            tensors[name] = tensor.to(torch.float8_e4m3fn)
+            expected[name] = 2 * tensors[name].float()
+            tensors[f"{name}_scale_inv"] = torch.full((1, 1), 2.0)
+    if not whole:
+        del tensors[f"{NAME}_scale_inv"]
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
+    configure(model, quantization_config=FP8)
+    if whole:
+        assert torch.equal(load_model(model).get_parameter(NAME).float(), expected[NAME])
+        return
+    with pytest.raises(InvalidInputError, match=f"its scale {NAME}_scale_inv is missing"):
+        load_model(model)

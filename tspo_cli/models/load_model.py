@@ -20,7 +20,7 @@ from tspo_cli.models.checks.loading_report import check_shards, check_tensors
 from tspo_cli.models.checks.model_size import is_large_on_cpu
 from tspo_cli.own_memory import leave_files
 from tspo_cli.plain_files import why_missing
-from tspo_cli.stored_weights import check_numbers, check_quantisation
+from tspo_cli.stored_weights import check_numbers, check_quantisation, check_scales
 
 if TYPE_CHECKING:
     import torch
@@ -172,6 +172,8 @@ def load_model(
     check_tensors(path, report)
     if local and getattr(config, "quantization_config", None) is None:
         check_numbers(Path(path), model)
+    elif local:
+        check_scales(Path(path), config)
     torch.nn.Module.to(model, device)
     leave_files(model)
     if is_large_on_cpu(model) and not formats.has_bfloat16():
