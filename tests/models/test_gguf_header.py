@@ -66,6 +66,17 @@ def nested(depth: int) -> Change:
     return change
 
 
+def a_part(raw: bytearray, reader: GGUFReader) -> bytes:
+    """The first of two files: it has the tensors of some layers."""
+    field("llama.block_count", 4, "<I", 28)(raw, reader)
+    (count,) = struct.unpack_from("<Q", raw, 16)
+    more = struct.pack("<Q", 11) + b"split.count" + struct.pack("<IH", 2, 2)
+    filler = struct.pack("<Q", 1) + b"y" + struct.pack("<IQ", 8, 0)
+    missing = -len(more + filler) % 32
+    filler = struct.pack("<Q", 1) + b"y" + struct.pack("<IQ", 8, missing) + b"z" * missing
+    return raw[:16] + struct.pack("<Q", count + 2) + more + filler + raw[24:]
+
+
 CASES: list[tuple[Change, str]] = [
     (put(8, "<Q", 2**63), "bytes at"),
     (put(16, "<Q", 2**64 - 1), "bytes at"),
@@ -104,7 +115,7 @@ def test_what_cannot_be_is_one_line(good: Path, tmp_path: Path, change: Change, 
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("change", [nested(2), field("llama.context_length", 4, "<I", 0)])
+@pytest.mark.parametrize("change", [nested(2), field("llama.context_length", 4, "<I", 0), a_part])
 def test_an_odd_header_that_can_be_passes(good: Path, tmp_path: Path, change: Change) -> None:
     raw = bytearray(good.read_bytes())
     file = tmp_path / "odd.gguf"
