@@ -125,6 +125,10 @@ def believed(values: list[float]) -> dict[str, Any]:
             in_turn({"query": "a", "feedbak": "b"}),
             'trajectory 2, turn 2: expected "feedback", got "feedbak"',
         ),
+        (
+            in_turn({"query": "a"} | {f"note {number}": 1 for number in range(3000)} | {"tex": ""}),
+            'trajectory 2, turn 2: expected "text", got "tex"',
+        ),
         (in_turn({"feedback": "b"}), 'trajectory 2, turn 2: expected "query" beside "feedback"'),
         (in_turn({"query": "a", "tokens": 10**400}), 'turn 2: expected "tokens" to be an integer'),
         (believed([-(10**400), -1]), 'trajectory 1: expected "gold_logprobs" to be 2 log-probab'),

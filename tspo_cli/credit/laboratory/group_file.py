@@ -18,6 +18,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +132,10 @@ def _path(where: str, value: Any, turns: int) -> tuple[int, ...]:
 def _turn(where: str, value: Any) -> CreditTurn:
     record = _object(where, value, _TURN_KEYS)
     for name in _TEXT_KEYS:
-        if record.get(name) is not None and not isinstance(record[name], str):
+        text = record.get(name)
+        if text is not None and not isinstance(text, str):
             raise _wrong(
-                where,
-                f'"{name}" to be a string, got {_shown(record[name])}',
-                "quote it or leave it out",
+                where, f'"{name}" to be a string, got {_shown(text)}', "quote it or leave it out"
             )
     tokens = record.get("tokens", 1)
     if type(tokens) is not int or not 0 <= tokens < _TOO_MANY:
@@ -160,14 +160,23 @@ def _object(where: str, value: Any, known: Collection[str]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _wrong(where, f"an object, got {_shown(value)}", f"give it {', '.join(known)}")
     for name in value:
-        near = (
-            []
-            if name in known
-            else difflib.get_close_matches(name, set(known) - set(value), n=1, cutoff=0.75)
-        )
-        if near:
-            raise _wrong(where, f'"{near[0]}", got "{name}"', "rename the key")
+        if name not in known:
+            _refuse_misspelt(where, value, known)
+            break
     return value
+
+
+def _refuse_misspelt(where: str, record: dict[str, Any], known: Collection[str]) -> None:
+    missing = tuple(name for name in known if name not in record)
+    for name in record:
+        if name not in known and (near := _near(name, missing)):
+            raise _wrong(where, f'"{near[0]}", got "{name}"', "rename the key")
+
+
+@lru_cache(maxsize=1024)  # the objects of a file have the same further keys
+def _near(name: str, missing: tuple[str, ...]) -> list[str]:
+    """The missing key that a name may stand for, if any."""
+    return difflib.get_close_matches(name, missing, n=1, cutoff=0.75)
 
 
 def _text(where: str, record: dict[str, Any], name: str) -> str:
