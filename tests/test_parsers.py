@@ -163,6 +163,10 @@ PIECES = st.lists(st.sampled_from([*WORDS, " ", "\n", "\t", "\u2028"]), max_size
 
 
 @given(lines=st.lists(st.sampled_from(LINES), max_size=6), first=st.integers(1, 9))
+@example(lines=[*LINES[3:4] * 9, "", LINES[0], *LINES[3:4] * 3, *LINES[:2], "\ufeff{}"], first=1)
+@example(lines=[*LINES[3:4] * 9, "", LINES[0], LINES[3], "[1]", "{}"], first=3)
+@example(lines=[*LINES[:1] * 3, " ", *LINES[3:4] * 5, '{"a": "x', "[1]"], first=1)
+@example(lines=["{}", "[1]", *LINES[3:4] * 3, '{"a": "x'], first=1)
 def test_lines_are_read_together_as_one_by_one(lines: list[str], first: int) -> None:
     expected: list[object] = []
     for number, line in enumerate(lines, start=first):
