@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tspo_cli.credit.gold_match import contains_answer
+from tspo_cli.data.normal_form import normalize_text
 from tspo_cli.data.word_forms import Readable, spans, wanted
 from tspo_cli.reporting.rendering.marks import marked
 from tspo_cli.text.code_points import codes_of, spelled, text_of, translated
@@ -47,6 +48,16 @@ def test_a_text_is_spelled_as_by_translate(text: str) -> None:
     assert [*zip(places.tolist(), result, strict=True)] == expected
     long = repeated(text + "é", 5000)
     assert translated(long, Forms()) == long.translate(Forms())
+
+
+@settings(deadline=None)
+@given(unit=TEXTS)
+@example(unit="a—an—the—a")
+@example(unit="a\x01b the_a à a\u0301 THE")
+@example(unit="an\u3099 ²a a² thea the")
+def test_the_normal_form_of_a_long_text_is_that_of_its_parts(unit: str) -> None:
+    many = 5000 // (len(unit) + 1) + 1
+    assert normalize_text(f"{unit}\n" * many).split() == normalize_text(unit).split() * many
 
 
 @settings(deadline=None)
