@@ -97,7 +97,7 @@ class _Characters(dict[int, str]):
 
 
 class _Folded(dict[int, str]):
-    """What a character becomes in `spans`, accents included. Filled as characters occur."""
+    """What a character becomes in lower case, accents included. Filled as characters occur."""
 
     def __missing__(self, code: int) -> str:
         char = chr(code)
@@ -122,7 +122,7 @@ def readable(text: str) -> str:
     if text.isascii():
         return _mark_articles(f" {text.lower().translate(_CHARACTERS)}")
     # Diacritics go last: without its accent, "\u00e0" would be an article.
-    folded = translated(unicodedata.normalize("NFD", text).casefold(), _CHARACTERS)
+    folded = translated(unicodedata.normalize("NFD", text), _FOLDED)
     plain, _ = without(_mark_articles(f" {folded}"), _IS_DIACRITIC)
     return _with_marked_scripts(unicodedata.normalize("NFC", plain))[0]
 
@@ -135,21 +135,17 @@ def _mark_articles(words: str) -> str:
 
 def _with_marked_scripts(words: str) -> tuple[str, Places]:
     """`words` with a mark where two of `_SCRIPTS`, or one and other letters, meet, and the places
-    in `words` that the result comes from.
+    in `words` where they do.
     """
-    codes = codes_of(words)
-    places = np.arange(len(codes))
     if words.isascii():
-        return words, places
+        return words, np.zeros(0, np.int64)
+    codes = codes_of(words)
     scripts = _script_of_codes()[np.minimum(codes, np.uint32(_END_OF_SCRIPTS))]
     before, behind = scripts[:-1], scripts[1:]
     meets = np.flatnonzero((before != behind) & (before != 0) & (behind != 0)) + 1
     if not len(meets):
-        return words, places
-    places = np.insert(places, meets, meets)
-    marked = codes[places]
-    marked[meets + np.arange(len(meets))] = ord(MARK)
-    return text_of(marked), places
+        return words, meets
+    return text_of(np.insert(codes, meets, ord(MARK)).astype(np.uint32, copy=False)), meets
 
 
 @lru_cache(maxsize=1)
@@ -310,8 +306,10 @@ def spans(text: str, answers: list[Wanted]) -> Spans:
     plain, of_plain = spelled(text, PLAIN_FORMS)
     folded, of_folded = spelled(with_whole_numbers(plain), _FOLDED)
     with_articles, of_articles = _with_articles(f" {folded}")
-    plain_words, of_plain_words = without(with_articles, _IS_DIACRITIC)
-    words, of_words = _with_marked_scripts(plain_words)
+    plain_words, is_plain = without(with_articles, _IS_DIACRITIC)
+    words, meets = _with_marked_scripts(plain_words)
+    of_plain_words = np.flatnonzero(is_plain)
+    of_words = np.insert(np.arange(len(plain_words)), meets, meets)
 
     def places(at: Places) -> Places:
         behind_space = np.maximum(of_articles[of_plain_words[of_words[at]]] - 1, 0)

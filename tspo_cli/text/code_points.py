@@ -31,12 +31,21 @@ def translated(text: str, forms: dict[int, str]) -> str:
     """`text.translate(forms)`, also fast for long texts of other scripts."""
     if text.isascii() or len(text) < _LONG:
         return text.translate(forms)
-    return spelled(text, forms)[0]
+    return _spelled(text, forms)[0]
 
 
 def spelled(text: str, forms: dict[int, str]) -> tuple[str, Places]:
     """`text` with the form of every character in its place, and for every character of the result
     the place in `text` that it comes from.
+    """
+    result, lengths = _spelled(text, forms)
+    places = np.arange(len(text))
+    return result, places if lengths is None else np.repeat(places, lengths)
+
+
+def _spelled(text: str, forms: dict[int, str]) -> tuple[str, Places | None]:
+    """`text` with the form of every character in its place, and the lengths of these forms; None:
+    1 each.
     """
     codes = codes_of(text)
     occurs = np.zeros(_MOST, bool)
@@ -47,25 +56,26 @@ def spelled(text: str, forms: dict[int, str]) -> tuple[str, Places]:
     flat = codes_of("".join(becomes))
     is_one_each = (lengths == 1).all()
     if is_one_each and np.array_equal(flat, distinct):
-        return text, np.arange(len(codes))
+        return text, None
     rank = np.empty(_MOST, np.int32)
     rank[distinct] = np.arange(len(distinct))
     ranks = rank[codes]
     if is_one_each:
-        return text_of(flat[ranks]), np.arange(len(codes))
+        return text_of(flat[ranks]), None
     each = lengths[ranks]
-    places = np.repeat(np.arange(len(codes)), each)
     # Where the form of a character begins in `flat`, less where it begins in the result.
     begins = (np.cumsum(lengths) - lengths)[ranks] - (np.cumsum(each) - each)
-    return text_of(flat[begins[places] + np.arange(len(places))]), places
+    places = np.repeat(begins, each)
+    places += np.arange(len(places))
+    return text_of(flat[places]), each
 
 
-def without(text: str, unwanted: npt.NDArray[np.bool_]) -> tuple[str, Places]:
-    """`text` without the characters whose code point is marked in `unwanted`, and the places in
-    `text` that are left. Code points beyond the end of `unwanted` are kept.
+def without(text: str, unwanted: npt.NDArray[np.bool_]) -> tuple[str, npt.NDArray[np.bool_]]:
+    """`text` without the characters whose code point is marked in `unwanted`, and which characters
+    of `text` are left. Code points beyond the end of `unwanted` are kept.
     """
     codes = codes_of(text)
     last = len(unwanted) - 1
     assert not unwanted[last]
-    kept = np.flatnonzero(~unwanted[np.minimum(codes, np.uint32(last))])
-    return (text, kept) if len(kept) == len(codes) else (text_of(codes[kept]), kept)
+    is_left = ~unwanted[np.minimum(codes, np.uint32(last))]
+    return text if is_left.all() else text_of(codes[is_left]), is_left

@@ -111,12 +111,12 @@ def apart(spans: Spans) -> Spans:
     begins, ends = np.ascontiguousarray(spans.T)
     if len(spans) < 2 or (begins[1:] >= ends[:-1]).all():
         return spans
-    following = np.searchsorted(begins, np.maximum(ends, begins + 1)).tolist()
-    kept, place = [], 0
-    while place < len(following):
-        kept.append(place)
+    following = memoryview(np.searchsorted(begins, np.maximum(ends, begins + 1)))
+    is_kept, place = bytearray(len(spans)), 0
+    while place < len(spans):
+        is_kept[place] = True
         place = following[place]
-    return spans[kept]
+    return spans[np.frombuffer(is_kept, bool)]
 
 
 def matches(pattern: re.Pattern[str], words: str, places: Places) -> Spans:
