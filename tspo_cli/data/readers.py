@@ -139,7 +139,7 @@ def numbered_questions(path: Path, rows: Iterator[ScannedRow]) -> Iterator[Scann
                 yield number, invalid(path, number, "no id, as in the first record", "an id", fix)
                 continue
             if number_them:
-                record = record | {"id": _Position(position)}
+                record["id"] = _Position(position)
         if isinstance(record, dict) and is_unanswerable(record):
             unanswerable += 1
             continue

@@ -225,7 +225,7 @@ def _json_rows(path: Path) -> Iterator[ScannedRow]:
                     record = from_json(line, allow_inf_nan=False)
                 except ValueError:
                     record = _record(path, number, line)
-                if isinstance(record, dict | InvalidInputError):
+                if isinstance(record, (dict, InvalidInputError)):
                     yield number, record
                 else:
                     fix = "correct the line"

@@ -44,7 +44,7 @@ def parse_passage(path: Path, number: int, record: dict[str, Any]) -> Passage:
             )
         return Passage(identifier, *_split_contents(contents))
     title, text = record.get("title"), _text(path, number, record)
-    if not isinstance(text, str) or not isinstance(title, str | None):
+    if not isinstance(text, str) or not (title is None or isinstance(title, str)):
         raise invalid(
             path,
             number,
@@ -77,8 +77,10 @@ def _known(record: dict[str, Any]) -> dict[str, Any]:
 @lru_cache(maxsize=64)
 def _renamed(names: tuple[str, ...]) -> Mapping[str, str]:
     """Our name for each that differs from it in case alone; nothing for two that are the same."""
-    counts = Counter(map(str.lower, names))
     small = {name: name.lower() for name in names if name not in _NAMES}
+    if _NAMES.isdisjoint(small.values()):
+        return {}
+    counts = Counter(map(str.lower, names))
     return {name: ours for name, ours in small.items() if ours in _NAMES and counts[ours] == 1}
 
 
@@ -92,7 +94,12 @@ def _first(record: dict[str, Any], names: tuple[str, ...]) -> Any:
 
 def has_id(record: dict[str, Any]) -> bool:
     """Whether a record of a passage has a field for its id."""
-    return not _known(record).keys().isdisjoint(ID_NAMES)
+    return _have_id(tuple(record))
+
+
+@lru_cache(maxsize=64)
+def _have_id(names: tuple[str, ...]) -> bool:
+    return not _known(dict.fromkeys(names)).keys().isdisjoint(ID_NAMES)
 
 
 def has_text(record: dict[str, Any]) -> bool:

@@ -42,10 +42,10 @@ def is_unanswerable(record: Mapping[str, Any]) -> bool:
 
 def _without_aliases(record: dict[str, Any]) -> Any:
     value = record.get("golden_answers")
-    if value is None:
-        value = _object(_object(record.get("reward_model")).get("ground_truth")).get("target")
-    if value is None:
-        value = unpacked(record.get("possible_answers"))
+    if value is None and "reward_model" in record:
+        value = _object(_object(record["reward_model"]).get("ground_truth")).get("target")
+    if value is None and "possible_answers" in record:
+        value = unpacked(record["possible_answers"])
     if value is not None:
         return [value] if isinstance(value, str) else value
     answer = record.get("answer", record.get("Answer"))
@@ -53,8 +53,11 @@ def _without_aliases(record: dict[str, Any]) -> Any:
         names = ("value", "Value", "aliases", "Aliases")
         return _distinct([text for name in names for text in _as_list(answer.get(name))])
     if answer is not None:
-        more = [*_as_list(record.get("answer_aliases")), *_as_list(record.get("aug_answer"))]
-        return _distinct([*_as_list(answer), *more])
+        found = _as_list(answer)
+        for name in ("answer_aliases", "aug_answer"):
+            if name in record:
+                found = [*found, *_as_list(record[name])]
+        return _distinct(found)
     answers = record.get("answers")
     if isinstance(answers, dict):
         return _as_list(answers.get("text"))
@@ -83,6 +86,8 @@ def _as_list(value: Any) -> Any:
 
 
 def _distinct(values: list[Any]) -> list[Any]:
+    if len(values) < 2:
+        return values
     if {*map(type, values)} == {str}:
         return [*dict.fromkeys(values)]
     strings = {value: None for value in values if isinstance(value, str)}
