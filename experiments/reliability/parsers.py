@@ -46,6 +46,8 @@ from tspo_cli.training.sft.scripting.scripted_thoughts import _quotation, plain_
 
 ROUNDS = 3
 LONG_GOLD = " ".join(f"word{number}" for number in range(200))
+NUMBER = "NUMBER"
+"""Stands in what is repeated for that of the copy, in six digits."""
 REPEATED_GOLD = " ".join(["so"] * 200)
 
 
@@ -77,32 +79,12 @@ TAGS = repeats(
     "a ",
 ) | {"<search> and blanks": ("<search>", " ", "</search>")}
 CALLS = repeats(
-    "<tool_call>",
-    "<tool_call>{",
-    '<tool_call>["',
-    "<tool_call><function=",
-    "<function=",
-    "<function=a>",
-    "<function=a><parameter=b>",
-    "```json ",
-    "[TOOL_CALLS]",
-    "[TOOL_CALLS]a[ARGS]",
-    "[TOOL_CALLS]a{",
-    "<|python_tag|>a.call(",
-    "<|python_start|>[a(b='",
-    "<|start|>assistant to=a<|channel|>",
-    "to=functions.a",
-    "<invoke name=",
-    '<invoke name="a">',
-    '<｜DSML｜invoke name="a">',
-    "[a(b='",
-    '[a(b="c", ',
-    '[a(b="c"), ',
-    "[a(",
-    "[a",
-    "<t",
-    "[",
-    '{"a":',
+    "<tool_call>", "<tool_call>{", '<tool_call>["', "<tool_call><function=", "<function=",
+    "<function=a>", "<function=a><parameter=b>", "```json ", "[TOOL_CALLS]", "[TOOL_CALLS]a[ARGS]",
+    "[TOOL_CALLS]a{", "<|python_tag|>a.call(", "<|python_start|>[a(b='",
+    "<|start|>assistant to=a<|channel|>", "to=functions.a", "<invoke name=", '<invoke name="a">',
+    '<｜DSML｜invoke name="a">', "[a(b='", '[a(b="c", ', '[a(b="c"), ', "[a(", "[a", "<t", "[",
+    '{"a":', "[T",
 ) | {
     "open parameters": ("<function=a>", "<parameter=b>", "</function>"),
     "open names": ("<function=a>", "<parameter=", "</function>"),
@@ -110,7 +92,7 @@ CALLS = repeats(
     "many calls of Python": ("[", 'a(b="c"), ', "]"),
     "many arguments of Python": ("[a(", 'b="c", ', ")]"),
     "a long string of Python": ("[a(b='", "\\'", "')]"),
-}
+}  # fmt: skip
 ENDS = repeats(" ", "<|im_end|>", " <|im_end|>", "<|a") | {
     "blanks in the middle": ("a", " ", "a"),
     "end tokens in the middle": ("a", "<|im_end|> ", "a"),
@@ -125,34 +107,13 @@ VERDICTS = repeats("correct\n", "```", "```\n", "{", "[") | {
     "blank lines in a code block": ("```json\n", "\n", "x```"),
 }
 PLAIN = repeats(
-    "1,500.5 ",
-    "1/2 ",
-    "\uff21",
-    "a ",
-    "x-",
-    "the ",
-    "\u0301",
-    "\u00e9",
-    "\u4e2d",
-    "a\u4e2d",
-    "1\u00b2 ",
-    "1\u00b2\t",
-    "ab ",
-    "ab  ",
-    "ab\1 ",
-    "a-b\u2014",
-    "a\u2014",
-    "a\1b ",
-    "abc ",
-    "\ufdfa",
-    "\u00bd ",
-    "1^2",
-    "1.5 ",
-    "-",
-    "Doc 1 ",
-    "<search>",
-)
+    "1,500.5 ", "1/2 ", "\uff21", "a ", "x-", "the ", "\u0301", "\u00e9", "\u4e2d", "a\u4e2d",
+    "1\u00b2 ", "1\u00b2\t", "ab ", "ab  ", "ab\1 ", "a-b\u2014", "a\u2014", "a\1b ", "abc ",
+    "\ufdfa", "\u00bd ", "1^2", "1.5 ", "-", "Doc 1 ", "<search>", "\u0130 ", "a\u2014 ",
+    "a\u3099", "\u0958",
+)  # fmt: skip
 MATCHES = PLAIN | {
+    "long characters behind an accent": ("\u00e9", "\ufdfa", ""),
     "near-misses of a long gold": ("", LONG_GOLD[:-1] + " ", ""),
     "near-misses of a repeated gold": ("", REPEATED_GOLD[:-1] + " ", ""),
     "near-misses in what repeats itself": ("", "so-" * 198 + "soso-", ""),
@@ -163,7 +124,9 @@ MATCHES = PLAIN | {
 MARKS = {
     f"a gold, then {label}": ("x x ok \u00e9\u00e9 " + start, repeated, end)
     for label, (start, repeated, end) in MATCHES.items()
-    if label.startswith(("'the", "'1,", "'x-", "'\u0301", "'a\u4e2d", "near-misses of a long"))
+    if label.startswith(
+        ("'the", "'1,", "'x-", "'\u0301", "'a\u4e2d", "'\ufdfa", "near-misses of a l")
+    )
 }
 
 
@@ -230,6 +193,8 @@ def in_file(name: str, read: Callable[[Path], object]) -> Callable[[str], object
 QUESTION = '{"id": "1", "question": "q", "golden_answers": ["a"]}\n'
 SHORT = '{"question":"q","answer":"a"}\n'
 LINES = repeats("[", "{", "\n", "\u2028", "1", QUESTION, SHORT) | {
+    "names like golden_answers": ('{"question": "q"', f', "golden_ans{NUMBER}": 1', "}"),
+    "an aliased answer in an object": ("", '{"question":"q","answer":{"value":"a"}}\n', ""),
     "a long line without an end": ('{"question": "', "a", ""),
     "many answers": ('{"id": 1, "question": "q", "answer": "a", "aliases": ["b"', ', "c"', "]}"),
     "a digit too many": ('{"id": ', "1", "}"),
@@ -237,8 +202,9 @@ LINES = repeats("[", "{", "\n", "\u2028", "1", QUESTION, SHORT) | {
 }
 PASSAGES = (
     LINES
-    | repeats('{"id": 1, "contents": "a"}\n', '{"text":""}\n')
+    | repeats('{"id": 1, "contents": "a"}\n', '{"text":""}\n', '{"TEXT":""}\n')
     | {
+        "names that differ": ("", f'{{"text":"","{NUMBER}":1}}\n', ""),
         "a long passage": ('{"id": 1, "contents": "', "\u2028", '"}\n'),
     }
 )
@@ -261,8 +227,10 @@ TABLES = {
         "'b']\"\n",
     ),
     "lists in lists": ('id,question,golden_answers\n1,q,"[', "[", ']"\n'),
+    "short rows": ("question,answer\n", "q,a\n", ""),
 } | repeats(",", '"', "a\n")
 ARRAYS = {
+    "short questions": (f"[{SHORT}", f",{SHORT}", "]"),
     "an array of objects": ("[{}", ",{}", "]"),
     "an object without an end": ('[{"question": "', "a", ""),
     "deep": ("[", "[", ""),
@@ -283,21 +251,31 @@ USER = '{"messages": [{"role": "user", "content": "'
 ASKED = USER + 'q"}, {"role": "assistant", "content": "'
 DEMONSTRATIONS = {
     "many turns": ('{"question": "q", "turns": [', TURN, '{"text": "<answer> a </answer>"}]}\n'),
+    "short passages": (
+        '{"question": "q", "turns": [{"text": "<search>a</search>", "passages": [',
+        '{"text":""},',
+        '{"text":""}]}, {"text": "<answer>a</answer>"}]}',
+    ),
+    "answers without an opening": (ASKED, "</answer>", '"}]}\n'),
     "open passages": (ASKED, "</answer><information>", '"}]}\n'),
     "passages": (ASKED, f"<search> a </search><information>{LONG_GOLD}</information>", '"}]}\n'),
     "blanks in an answer": (ASKED, " ", 'a"}]}\n'),
     "blanks in a question": (USER + "Question: a", " ", 'b"}]}\n'),
     "open tags": ('{"question": "q", "turns": [{"text": "', "<search>", '"}]}\n'),
 } | repeats("[", "{", "\u2028")
+TURNS = '{"question": "q", "golden_answers": ["a"], "trajectories": [{"turns": ['
 GROUPS = repeats("[", "{", "1") | {
     "many turns": (
-        '{"question": "q", "golden_answers": ["a"], "trajectories": [{"answer": "a", "turns": [',
+        TURNS.replace('"turns', '"answer": "a", "turns'),
         '{"query": "b", "feedback": "c"}, ',
         "{}]}]}",
     ),
+    "empty turns": (TURNS, "{},", "{}]}]}"),
+    "names that differ": (TURNS + "{", f'"{NUMBER}": 1, ', '"a": 1}]}]}'),
     "many names": ('{"a": 1', ', "golden_answer": 1', "}"),
 }
 METRICS = repeats('{"step": 1}\n', "{}\n", '{"\\ud83d": 1}\n', "[", "\u2028", "\n", "1") | {
+    "half a character, then three short lines": ("", '{"a": "\\ud83d"}\n' + 3 * "{}\n", ""),
     "half a character, then short lines": ('{"a": "\\ud83d"}\n', "{}\n", ""),
 }
 
@@ -327,7 +305,7 @@ PARSERS: dict[str, Parser] = {
             _names(text),
             plain_title(text),
         ),
-        repeats("so ", "so. ", "abc. ", "(", "So ", "A ", "A b ", "A of ")
+        repeats("so ", "so. ", "abc. ", "(", "So ", "So. ", "A ", "A b ", "A of ")
         | {"blanks in a title": ("a", " ", "b"), "quotes in a name": ("A", "'", "a")},
     ),
     "questions, JSONL": Parser(in_file("q.jsonl", read_questions), LINES, json_lines),
@@ -351,8 +329,10 @@ PARSERS: dict[str, Parser] = {
 def text_of(parts: tuple[str, str, str], size: int) -> str:
     """An input of about `size` bytes of UTF-8."""
     start, repeated, end = parts
-    rest = size - len((start + end).encode())
-    return start + repeated * (rest // len(repeated.encode())) + end
+    copies = (size - len((start + end).encode())) // len(repeated.encode())
+    if NUMBER in repeated:
+        return start + "".join(repeated.replace(NUMBER, f"{n:06}") for n in range(copies)) + end
+    return start + repeated * copies + end
 
 
 def milliseconds(run: Callable[[str], object], text: str) -> float:
