@@ -176,12 +176,13 @@ def cells(text: str) -> None:
 
 def in_file(name: str, read: Callable[[Path], object]) -> Callable[[str], object]:
     """`read` for a text instead of a path; an error with one line is an answer, too."""
-    folder = Path(tempfile.mkdtemp())
+    path, written = Path(tempfile.mkdtemp()) / name, ""
 
     def run(text: str) -> object:
-        path = folder / name
-        if not path.exists() or path.stat().st_size != len(text.encode()):
+        nonlocal written
+        if text != written:
             path.write_text(text, newline="")
+            written = text
         try:
             return read(path)
         except TspoError as error:
