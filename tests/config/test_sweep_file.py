@@ -158,6 +158,10 @@ def test_only_some_cells(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("[settings]", "[setings]", "setings: unknown key; did you mean settings"),
+        ("train.steps = 7", "train.steps = 1979-05-27", "expected an integer"),
+        ("optimizer.lr = 5e-4", "optimizer.lr = 07:30:00", "expected a number"),
+        ("optimizer.lr = 5e-4", "data.types = [1979-05-27T07:30:00Z, 3]", "data.types"),
+        ('"credit.alpha" = [0.25, 0.5]', '"credit.alpha" = [1979-05-27]', "expected a number"),
         ('baseline = "grpo"', 'baseline = "ppo"', "expected one of the arms grpo, tspo, got 'ppo'"),
         (
             "train.steps = 7",

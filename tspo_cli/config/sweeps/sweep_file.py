@@ -195,7 +195,7 @@ def _settings(layer: Table, prefix: str = "") -> Iterator[str]:
         if isinstance(value, dict):
             yield from _settings(value, f"{prefix}{key}.")
         elif prefix or key != "seeds":
-            yield f"{prefix}{key}={json.dumps(value)}"
+            yield f"{prefix}{key}={json.dumps(value, default=str)}"
 
 
 def _read(path: Path) -> Table:
