@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -111,6 +112,11 @@ def _print(text: str) -> None:
     except OSError as failure:
         failure.filename = STDOUT
         raise
+
+
+def width() -> int | None:
+    """Columns of the terminal that shows results; None where a file or a pipe takes them."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 class Advance(Protocol):

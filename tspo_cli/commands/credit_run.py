@@ -4,8 +4,6 @@ rollouts.
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +89,7 @@ def compare_run(
         options = {arm.name: arm.config.model_dump(mode="json") for arm in arms}
         console.result_json({"run": str(run), **comparison.record(), "options": options})
         return
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    width = console.width()
     console.result(comparison_text(comparison, width))
 
 

@@ -224,7 +224,7 @@ def audit(
                     if example.kind == kind:
                         console.result(f"  {example}")
         if found.rows:
-            console.result(audit_table(found.rows))
+            console.result(audit_table(found.rows, width=console.width()))
     if not found.findings:
         places = ["in a passage"] * bool(found.rows) + ["among the training questions"] * bool(
             train

@@ -16,7 +16,7 @@ from tspo_cli.commands.options import (
     check_folder,
     find_inputs,
 )
-from tspo_cli.console import result, result_json, say, say_meanwhile
+from tspo_cli.console import result, result_json, say, say_meanwhile, width
 from tspo_cli.errors import GateError, UsageError
 
 
@@ -183,7 +183,8 @@ def evaluate(
     else:
         from tspo_cli.reporting.tables.evaluation_table import scores_table
 
-        result(scores_table(outcome.results, outcome.average))
+        rest = f"{outcome.folder}/*.json"
+        result(scores_table(outcome.results, outcome.average, width=width(), rest=rest))
     _check_gates(gates, outcome.results)
 
 

@@ -4,7 +4,6 @@ retrieved.
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -284,4 +283,4 @@ def _browse(groups: Sequence[dict[str, Any]]) -> None:
 
 
 def _width() -> int:
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
+    return console.width() or 120

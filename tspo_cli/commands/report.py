@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -133,7 +132,7 @@ def report(
                 of_runs=all_steps or html is not None or bool(table),
             )
         )
-        text = opened.text(chosen, width=_width(), color=sys.stdout.isatty())
+        text = opened.text(chosen, width=console.width(), color=sys.stdout.isatty())
         # Files first: a reader of the output may close it early.
         if figure is not None:
             opened.draw(figure)
@@ -163,7 +162,3 @@ def _chosen_format(form: str | None, as_json: bool) -> Format:
     if as_json and form not in (None, "json"):
         raise UsageError(f"--json and --format {form} exclude each other")
     return Format("json" if as_json else form or "table")
-
-
-def _width() -> int | None:
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -11,7 +11,7 @@ from typing import Any
 
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import Config
-from tspo_cli.console import say
+from tspo_cli.console import say, width
 from tspo_cli.demo.demo_commands import (
     ARMS,
     BASELINES,
@@ -64,7 +64,7 @@ class DemoResult:
             [
                 self.report.rstrip(),
                 "\nThe same TSPO model without its own searches:",
-                scores_table(self.baselines),
+                scores_table(self.baselines, width=width(), rest=f"{out}/baselines/*/*.json"),
                 f"\ntime   {sum(self.seconds.values()):.0f} s in all: {times}",
                 f"runs   {out}/{{warmstart,grpo,tspo}}   world {out}/world   index {out}/index",
                 f"page   {page_path(out)}",

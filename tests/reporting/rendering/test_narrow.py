@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from rich.cells import cell_len
 
 from tspo_cli.reporting.rendering.render import render
 from tspo_cli.reporting.rendering.table import Column, Format, Table, cells
+from tspo_cli.reporting.tables.evaluation_table import COLUMNS, audit_table, scores_table
 
 
 @pytest.mark.parametrize("width", [1, 20, 40])
@@ -16,3 +20,54 @@ def test_no_figure_is_lost(width: int) -> None:
     assert text.count("0.5") == 13
     for column in columns:
         assert column.heading in text
+
+
+def _scores(dataset: str, **more: float) -> dict[str, Any]:
+    shares = dict.fromkeys(COLUMNS, 0.25)
+    fixed = {"method": "iter_retgen", "n": 12_576, "k": 3, "em": 0.5, "em_low": 0.4, "em_high": 0.6}
+    return {"dataset": dataset, **fixed, "ceiling": {"answer_in_corpus": 1.0}, **shares, **more}
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
+@pytest.mark.parametrize("dataset", ["nq", "2wikimultihopqa", "問題集"])
+def test_scores_fit_into_a_terminal(width: int, dataset: str) -> None:
+    results = [_scores(dataset, failed=2, refused=1), _scores("bamboogle", judge=0.5)]
+    average = {"questions": {"em": 0.5, "f1": 0.25}}
+    table = scores_table(results, average, width=width, rest="evals/a/*.json")
+    heading, *lines = table.rstrip("\n").split("\n")
+    assert all(cell_len(line) <= width for line in table.split("\n"))
+    assert heading.split()[:3] == ["dataset", "method", "n"]
+    assert "em" in heading.split()
+    assert "95 %" in heading
+    assert lines[0].startswith(dataset)
+    assert lines[2].startswith("mean of questions")
+    assert len(lines[0].split()) == len(heading.split()) - 1  # 95 % is two words
+    left_out = " ".join(lines[3:])
+    for name in (*COLUMNS, "k", "ceiling", "failed", "refused", "judge"):
+        assert (name in heading.split()) != (f" {name}," in left_out or f" {name};" in left_out)
+    assert "evals/a/*.json has them" in left_out
+
+
+def test_what_counts_as_wrong_is_shown_before_what_explains() -> None:
+    heading = scores_table([_scores("nq", failed=2, judge=0.5)], width=80).split("\n")[0]
+    assert heading.split()[-2:] == ["failed", "judge"]
+    assert "f1" in heading
+    assert "ceiling" not in heading
+
+
+def test_files_and_pipes_have_every_score() -> None:
+    heading, line = scores_table([_scores("nq")]).rstrip().split("\n")
+    assert [*COLUMNS] == heading.split()[-len(COLUMNS) :]
+    assert line.startswith("nq")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, None])
+def test_an_audit_fits_into_a_terminal(width: int | None) -> None:
+    search = [{"k": k, "answer_in_retrieved": 0.5, "gold_recall": 0.25} for k in (3, 5, 10)]
+    row = {"n": 12_576, "answer_in_corpus": 0.9, "gold_in_corpus": None, "search": search}
+    table = audit_table([{"dataset": "2wikimultihopqa", **row}], width=width)
+    assert width is None or all(len(line) <= width for line in table.split("\n"))
+    assert ("answer in top 10 %" in table.split("\n")[0]) == (width is None)
+    assert table.count("90.0") == 1
+    if width == 80:
+        assert "not shown in 80 columns: answer in top 5 %, gold in top 5 %, gold" in table

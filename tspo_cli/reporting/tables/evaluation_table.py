@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -26,34 +27,43 @@ COUNTS = ("failed", "refused", "judge", "judge_unclear", "invalid_calls")
 """Shown where a result has them."""
 FAULTS = ("failed", "refused", "invalid_calls")
 """Shown where a result has some."""
+SPARED = (
+    *("observation_cut_share", "question_gold_recall", "answer_in_shown", "k", "ceiling"),
+    *("gold_recall", "invalid_share", "answer_in_retrieved", "sub_em", "searches"),
+    *("no_answer_share", "f1", "judge_unclear", "invalid_calls", "refused", "failed", "judge"),
+)
+"""What a narrow terminal does without, the first of them first."""
 AVERAGES = {"macro": "mean of sets", "questions": "mean of questions"}
 
 
 def scores_table(
-    results: Sequence[dict[str, Any]], average: dict[str, dict[str, Any]] | None = None
+    results: Sequence[dict[str, Any]],
+    average: dict[str, dict[str, Any]] | None = None,
+    *,
+    width: int | None = None,
+    rest: str = "--json",
 ) -> str:
     """One line per data set and method, then the averages; `-` where a score is not defined.
 
     `ceiling` is the share of questions whose answer is in the corpus at all. `failed` is the number
     of questions of which a search or request failed, `refused` of those that the server refused,
-    `judge_unclear` of replies of the judge that cannot be read: all count as wrong.
+    `judge_unclear` of replies of the judge that cannot be read: all count as wrong. `width`: the
+    columns of the terminal, into which the most important scores are fitted; a line below names the
+    others, and `rest`, which has them.
     """
-    table = Table(box=None, pad_edge=False)
     counts = [name for name in COUNTS if any(_counts(scores, name) for scores in results)]
-    for name in ("dataset", "method", "n", "k", "em", "95 %", "ceiling", *COLUMNS, *counts):
-        table.add_column(name, justify="left" if name in ("dataset", "method") else "right")
+    names = ("dataset", "method", "n", "k", "em", "95 %", "ceiling", *COLUMNS, *counts)
+    rows = []
     for scores in results:
-        fixed = [Text(str(scores[name])) for name in ("dataset", "method", "n", "k")]
         ceiling = (scores.get("ceiling") or {}).get("answer_in_corpus")
+        fixed = [str(scores[name]) for name in ("dataset", "method", "n", "k")]
         row = [_number(scores["em"]), _interval(scores), _number(ceiling)]
-        row += [_number(scores.get(name)) for name in (*COLUMNS, *counts)]
-        table.add_row(*fixed, *row)
+        rows.append([*fixed, *row, *(_number(scores.get(name)) for name in (*COLUMNS, *counts))])
     for name, scores in (average or {}).items():
         row = [_number(scores["em"]), _interval(scores), "-"]
-        table.add_row(
-            AVERAGES[name], "", "", "", *row, *(_number(scores.get(column)) for column in COLUMNS)
-        )
-    return _text(table)
+        row += [_number(scores.get(column)) for column in COLUMNS]
+        rows.append([AVERAGES[name], "", "", "", *row, *("" for _ in counts)])
+    return _fitted(dict.fromkeys(names, ()), rows, SPARED, width, rest)
 
 
 def _counts(scores: dict[str, Any], name: str) -> bool:
@@ -61,21 +71,19 @@ def _counts(scores: dict[str, Any], name: str) -> bool:
     return bool(scores.get(name)) if name in FAULTS else name in scores
 
 
-def audit_table(rows: Sequence[dict[str, Any]]) -> str:
+def audit_table(rows: Sequence[dict[str, Any]], *, width: int | None = None) -> str:
     """One line per data set: what the corpus holds, and what one search finds at each k, in per
-    cent.
+    cent. `width`: as for `scores_table`.
     """
-    table = Table(box=None, pad_edge=False)
     ks = [found["k"] for found in rows[0]["search"]] if rows else []
     searched = [(name, k) for name in ("answer", "gold") for k in ks]
-    for name in (
-        "dataset",
-        "n",
-        "answer in corpus %",
-        "gold in corpus %",
-        *(f"{name} in top {k} %" for name, k in searched),
+    headings: dict[str, tuple[str, ...]] = {"dataset": (), "n": ()}
+    for heading in (
+        *(("answer in", "corpus %"), ("gold in", "corpus %")),
+        *((f"{name} in", f"top {k} %") for name, k in searched),
     ):
-        table.add_column(name, justify="left" if name == "dataset" else "right")
+        headings[" ".join(heading)] = heading
+    lines = []
     for row in rows:
         reach = {
             (name, found["k"]): found[key]
@@ -87,18 +95,58 @@ def audit_table(rows: Sequence[dict[str, Any]]) -> str:
             row["gold_in_corpus"],
             *(reach[name] for name in searched),
         ]
-        table.add_row(
-            Text(row["dataset"]),
-            str(row["n"]),
-            *("-" if x is None else f"{100 * x:.1f}" for x in shares),
+        lines.append(
+            [row["dataset"], str(row["n"])]
+            + ["-" if x is None else f"{100 * x:.1f}" for x in shares]
         )
-    return _text(table)
+    # The k that is spared first is neither the smallest, which most runs use, nor the largest.
+    order = [*ks[1:-1], *ks[1:][-1:]]
+    spared = [f"{name} in top {k} %" for k in order for name in ("gold", "answer")]
+    return _fitted(headings, lines, spared, width, "--json")
 
 
-def _text(table: Table) -> str:
-    buffer = io.StringIO()
-    Console(file=buffer, width=240, no_color=True).print(table)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().split("\n"))
+def _fitted(
+    headings: Mapping[str, tuple[str, ...]],
+    rows: Sequence[Sequence[str]],
+    spared: Sequence[str],
+    width: int | None,
+    rest: str,
+) -> str:
+    """The table, without as many of the `spared` columns as do not fit into `width`, the first of
+    them first. `headings` has each column with the lines of its heading on a terminal, none where
+    the name is one.
+    """
+    lines = {
+        name: (name,) if width is None or not parts else parts for name, parts in headings.items()
+    }
+    cells = {name: [row[place] for row in rows] for place, name in enumerate(headings)}
+    wide = {name: max(map(cell_len, (*lines[name], *cells[name]))) for name in headings}
+    left_out: list[str] = []
+    for name in spared:
+        if width is None or sum(wide.values()) + 2 * (len(wide) - 1) <= width:
+            break
+        if wide.pop(name, None) is not None:
+            left_out.append(name)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in wide:
+        left = name in ("dataset", "method")
+        table.add_column(
+            Text("\n".join(lines[name])),
+            justify="left" if left else "right",
+            vertical="bottom",
+            overflow="fold",
+            no_wrap=not left,
+        )
+    for place in range(len(rows)):
+        table.add_row(*(Text(cells[name][place]) for name in wide))
+    out = io.StringIO()
+    widest = sum(wide.values()) + 2 * len(wide)
+    Console(file=out, width=width or widest, no_color=True).print(table)
+    if left_out and width is not None:
+        kept = [name for name in headings if name in left_out]
+        note = f"not shown in {width} columns: {', '.join(kept)}; {rest} has them"
+        Console(file=out, width=width, no_color=True, highlight=False).print(Text(note))
+    return "\n".join(line.rstrip() for line in out.getvalue().split("\n"))
 
 
 def _interval(scores: dict[str, Any]) -> str:
