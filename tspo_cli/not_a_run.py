@@ -38,10 +38,18 @@ def not_a_run(path: Path) -> str:
     for name, what in _OTHERS.items():
         if (path / name).is_file():
             return f"not a run directory but {what}"
-    inside = sorted(child.name for child in path.iterdir() if runs.is_run(child))
-    if inside:
-        more = ", ..." if len(inside) > _MOST_NAMES else ""
-        return f"not a run directory; it holds runs ({', '.join(inside[:_MOST_NAMES])}{more})"
+    children = sorted(path.iterdir())
+    for what, inside in (
+        ("runs", [child.name for child in children if runs.is_run(child)]),
+        (
+            "evaluations",
+            [child.name for child in children if (child / runs.EVAL_SUMMARY_NAME).is_file()],
+        ),
+    ):
+        if inside:
+            more = ", ..." if len(inside) > _MOST_NAMES else ""
+            names = f"{', '.join(inside[:_MOST_NAMES])}{more}"
+            return f"not a run directory; it holds {what} ({names})"
     if any((path / name).exists() for name in (runs.STATUS_NAME, runs.CHECKPOINTS_NAME)):
         return f"{runs.CONFIG_NAME} is missing; put back a copy, without it nothing can go on"
     return f"not a run directory (it has no {runs.CONFIG_NAME})"

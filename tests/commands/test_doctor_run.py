@@ -19,6 +19,7 @@ from tspo_cli import not_a_run
 from tspo_cli.commands.app import app
 from tspo_cli.config.sweeps import sweep_file
 from tspo_cli.errors import MissingResourceError
+from tspo_cli.record_digests import changing
 from tspo_cli.retrieval import manifest
 
 
@@ -88,6 +89,19 @@ def test_what_is_damaged_is_named(run: Path, file: str, text: str, words: str) -
     (run / file).parent.mkdir(parents=True, exist_ok=True)
     (run / file).write_text(text)
     assert any(words in detail for detail in problems(run)), problems(run)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timings.jsonl"])
+def test_a_changed_record_of_the_steps_is_none_of_the_status(run: Path, name: str) -> None:
+    with changing(run / name):
+        pass
+    with (run / name).open("a") as file:
+        file.write("x")
+    found = json.loads(CliRunner().invoke(app, ["doctor", str(run), "--json"]).stdout)["findings"]
+    (problem,) = [one for one in found if one["state"] == "problem"]
+    assert problem["name"] == "steps"
+    assert problem["detail"].startswith(f"{run / name}: differs from its digest")
+    assert [one["state"] for one in found if one["name"] == "status"] == ["ok"]
 
 
 def test_a_missing_model_and_leftovers(run: Path) -> None:
@@ -183,7 +197,7 @@ def test_a_run_without_a_checkpoint_begins_again(run: Path, state: str, step: in
     ("name", "words"),
     [
         ("", "not a run directory (it has no"),
-        ("eval.json", "an evaluation; read it with tspo report"),
+        ("a/eval.json", "it holds evaluations (a)"),
         ("sweep.json", "a sweep; name one of the runs in it"),
         ("manifest.json", "an index; tspo index info"),
         ("config.json", "a model; tspo plan"),

@@ -15,6 +15,7 @@ from tspo_cli import __version__, runs
 from tspo_cli.config.schema import Config
 from tspo_cli.config.tables import flatten
 from tspo_cli.environment import environment
+from tspo_cli.record_digests import changing
 
 
 def test_runs_ls(demo: Path) -> None:
@@ -162,3 +163,14 @@ def test_an_unreadable_run_hides_no_other(demo: Path, tmp_path: Path) -> None:
     found = json.loads(tspo("runs", "ls", tmp_path / "runs", "--json").stdout)
     assert [run["run"] for run in found["runs"]] == others
     assert list(found["unreadable"]) == [first]
+
+
+def test_runs_show_has_every_command_that_wrote_the_run(demo: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(demo / "tspo", tmp_path / "run"))
+    commands = ["tspo train tspo.toml", "tspo train tspo.toml --resume", "tspo train b --resume"]
+    with changing(run / "command.txt"):
+        (run / "command.txt").write_text("\n".join(commands) + "\n")
+    lines = [line.split(maxsplit=1) for line in tspo("runs", "show", run).stdout.splitlines()]
+    assert [line[1] for line in lines if line and line[0] in ("command", "resumed")] == commands
+    found = tspo_json("runs", "show", run)
+    assert [found["command"], *found["resumed"]] == commands

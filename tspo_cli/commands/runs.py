@@ -101,7 +101,9 @@ def show(
         "model",
         "command",
     )
-    console.result(_aligned([], [[key, _text(found[key])] for key in keys]))
+    lines = [[key, _text(found[key])] for key in keys]
+    lines += [["resumed", command] for command in found["resumed"]]
+    console.result(_aligned([], lines))
     for sentence in found["warnings"]:
         console.result(f"warning: {sentence}")
     _part(f"metrics of step {_text(found['metrics'].get('step'))}", found["metrics"])

@@ -75,6 +75,7 @@ def details(view: RunView) -> dict[str, Any]:
     return summary(view) | {
         "path": str(view.path),
         "command": view.command,
+        "resumed": list(view.resumed),
         "method": view.method or None,
         "attempts": view.status.get("attempt"),
         "warnings": list(view.status.get("warnings") or []),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,8 +40,8 @@ class RunView:
     A view does not change: each file is read at its first use and kept, so that a report of a
     running training shows one state of it. Open the run again to see newer steps.
 
-    `method` and `model` are set for an evaluation only: the method that answered, and the directory
-    of the model that it used.
+    `command` began the run, and those of `resumed` went on with it. `method` and `model` are set
+    for an evaluation only: the method that answered, and the directory of the model that it used.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class RunView:
     command: str
     method: str = ""
     model: str = ""
+    resumed: tuple[str, ...] = ()
 
     @property
     def is_evaluation(self) -> bool:
@@ -164,13 +166,14 @@ def open_run(path: Path, name: str | None = None) -> RunView:
     check_complete(path)
     command = path / runs.COMMAND_NAME
     text = read_checked(command).decode(errors="replace") if command.exists() else ""
-    lines = text.splitlines()
+    lines = [without_secrets(line) for line in text.splitlines()]
     return RunView(
         path=path,
         name=name,
         config=read_record(path / runs.CONFIG_NAME),
         status=status_of(path),
-        command=without_secrets(lines[0]) if lines else "",
+        command=lines[0] if lines else "",
+        resumed=tuple(lines[1:]),
     )
 
 
@@ -230,7 +233,8 @@ def open_runs(paths: Sequence[Path]) -> list[RunView]:
 
 @contextmanager
 def examined_by_doctor(paths: Sequence[Path]) -> Iterator[None]:
-    """Let an error of a file of a run at or below `paths` say what examines the whole run.
+    """Let an error of a file of a run or evaluation at or below `paths` say what examines all of
+    it.
 
     Raises:
         InvalidInputError: the error, with the command at its end.
@@ -238,12 +242,15 @@ def examined_by_doctor(paths: Sequence[Path]) -> Iterator[None]:
     try:
         yield
     except InvalidInputError as error:
-        found = [run for run in named_folders(paths).values() if runs.is_run(run)]
-        named = [run for run in (*paths, *found) if str(error).startswith(f"{run}{os.sep}")]
+        folders = [*paths, *named_folders(paths).values()]
+        named = [folder for folder in folders if str(error).startswith(f"{folder}{os.sep}")]
+        named += [folder for folder in folders if folder == Path()]  # its files are named alone
         if not named:
             raise
-        whole = max(named, key=lambda run: len(run.parts))
-        raise InvalidInputError(f"{error}; `tspo doctor {whole}` examines the run") from error
+        whole = max(named, key=lambda folder: len(folder.parts))
+        what = "evaluation" if is_evaluation(whole) else "run"
+        advice = f"`{shlex.join(['tspo', 'doctor', str(whole)])}` examines the {what}"
+        raise InvalidInputError(f"{error}; {advice}") from error
 
 
 def named_folders(paths: Sequence[Path]) -> dict[str, Path]:
@@ -252,13 +259,14 @@ def named_folders(paths: Sequence[Path]) -> dict[str, Path]:
     Raises:
         MissingResourceError: as `open_runs`.
     """
-    unique: dict[Path, None] = {}
+    unique: dict[Path, Path] = {}
     for path in paths:
-        unique |= dict.fromkeys(folder.resolve() for folder in _folders_at(path))
+        for folder in _folders_at(path):
+            unique.setdefault(folder.resolve(), folder)  # which errors name as it was given
     folders = sorted(unique, key=lambda folder: not runs.is_run(folder))
     parents = [path.resolve().parent if _is_source(path) else path.resolve() for path in paths]
     shared = Path(os.path.commonpath(parents))
-    return {folder.relative_to(shared).as_posix(): folder for folder in folders}
+    return {folder.relative_to(shared).as_posix(): unique[folder] for folder in folders}
 
 
 def _is_source(path: Path) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 from tspo_cli import __version__, runs
 from tspo_cli.config.load_config import read_resolved
+from tspo_cli.console import counted
 from tspo_cli.disk import LOCK_NAME, has_writer
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.not_a_run import require_run
@@ -49,6 +50,7 @@ def diagnose(run: Path) -> list[Finding]:
         _tried("configuration", lambda: _ok(read_resolved(run).kind)),
         *_version(run),
         _tried("status", lambda: _status(run, busy)),
+        *_steps(run, busy),
         *_lock(run),
         _tried("inputs", lambda: _inputs(run)),
         *_records(run),
@@ -59,6 +61,11 @@ def diagnose(run: Path) -> list[Finding]:
         *([] if busy else _leftovers(run)),
         _disk(run),
     ]
+    return said_once(found)
+
+
+def said_once(found: Iterable[Finding]) -> list[Finding]:
+    """The findings without problems that another one says, too."""
     seen: set[str] = set()
     return [one for one in found if one.state != "problem" or not _is_known(one, seen)]
 
@@ -115,7 +122,6 @@ def _version(run: Path) -> Iterator[Finding]:
 def _status(run: Path, busy: bool) -> tuple[str, str]:
     status = runs.read_status(run)
     state, step = status["state"], status["step"]
-    made = len(runs.read_jsonl(run / runs.METRICS_NAME))
     if busy:
         return _ok(f"{state} at step {step}; a process is training into it now")
     if state in ("running", "killed"):
@@ -126,15 +132,31 @@ def _status(run: Path, busy: bool) -> tuple[str, str]:
     if state in ("failed", "stopped"):
         first = "see logs/, then " if state == "failed" else ""
         return "problem", f"{state} at step {step}; {first}{_way_on(run)}"
-    if made != step:
-        return "problem", (
-            f"{state} at step {step}, but {runs.METRICS_NAME} has {made} steps; put back a copy, "
-            "or start anew with --overwrite"
-        )
-    timed = run / runs.TIMINGS_NAME
-    if timed.exists() and (times := len(runs.read_jsonl(timed))) != made:
-        return "problem", f"{timed.name} has {times} of {made} steps; put back a copy"
     return _ok(f"{state} at step {step}")
+
+
+def _steps(run: Path, busy: bool) -> Iterator[Finding]:
+    """A problem where a finished run has not a record of each step."""
+    step = -1
+    with suppress(TspoError, OSError):  # which the finding on the status says
+        status = runs.read_status(run)
+        step = status["step"] if status["state"] == "finished" and not busy else -1
+    if step < 0:
+        return
+
+    def look() -> tuple[str, str]:
+        made = len(runs.read_jsonl(run / runs.METRICS_NAME))
+        if made != step:
+            return "problem", (
+                f"finished at step {step}, but {runs.METRICS_NAME} has {made} steps; put back a "
+                "copy, or start anew with --overwrite"
+            )
+        timed = run / runs.TIMINGS_NAME
+        if timed.exists() and (times := len(runs.read_jsonl(timed))) != made:
+            return "problem", f"{timed.name} has {times} of {made} steps; put back a copy"
+        return _ok(f"{made} are recorded")
+
+    yield _tried("steps", look)
 
 
 def _way_on(run: Path) -> str:
@@ -158,36 +180,48 @@ def _records(run: Path) -> Iterator[Finding]:
     checks: list[tuple[Path, Callable[[Path], Any]]] = [
         (run / name, _check_steps) for name in (runs.METRICS_NAME, runs.TIMINGS_NAME)
     ]
-    checks += [(path, _check_lines(GROUP)) for _, path in runs.rollout_files(run)]
+    checks += [(path, check_lines(GROUP)) for _, path in runs.rollout_files(run)]
     for _, folder in runs.eval_steps(run):
-        checks += [(path, _check_scores) for path in runs.scores_files(folder)]
-        checks += [(path, _check_lines(ITEM)) for _, path in runs.items_files(folder)]
+        checks += [(path, check_scores) for path in runs.scores_files(folder)]
+        checks += [(path, check_lines(ITEM)) for _, path in runs.items_files(folder)]
+    yield from check_records(checks, "put back a copy, or delete it: only reports need it")
+
+
+def check_records(
+    checks: Sequence[tuple[Path, Callable[[Path], Any]]], advice: str
+) -> Iterator[Finding]:
+    """Every record that its check refuses, and how many are whole."""
     whole = 0
     for path, check in checks:
         try:
             check(path)
             whole += 1
         except (TspoError, OSError) as error:
-            advice = "put back a copy, or delete it: only reports need it"
             yield Finding("record", "problem", _advised(error, advice))
-    yield Finding("records", "ok", f"{whole} files are whole")
+    yield Finding(
+        "records", "ok", f"{counted(whole, 'file')} {'is' if whole == 1 else 'are'} whole"
+    )
 
 
 def _digests(run: Path) -> Iterator[Finding]:
-    """Every record that was changed after it was written, how many were not, and where that cannot
-    be known.
-    """
-    covered, without = 0, list[str]()
-    records = {run / runs.ROLLOUTS_NAME: [path for _, path in runs.rollout_files(run)]}
+    records = {run: [], run / runs.ROLLOUTS_NAME: [path for _, path in runs.rollout_files(run)]}
     for _, folder in runs.eval_steps(run):
         items = [path for _, path in runs.items_files(folder)]
         records[folder] = [*runs.scores_files(folder), *items]
-    for folder in (run, *records, run / runs.BEST_NAME):
+    yield from check_digests(records | {run / runs.BEST_NAME: []})
+
+
+def check_digests(records: Mapping[Path, Sequence[Path]]) -> Iterator[Finding]:
+    """Every record that was changed after it was written, how many were not, and where that cannot
+    be known. `records`: of each folder the files that should have a digest.
+    """
+    covered, without = 0, list[str]()
+    for folder in records:
         checks: list[tuple[Callable[[Path], None], Path]] = [(check_complete, folder)]
         with suppress(TspoError):  # which `check_complete` says
             names = set(digests_in(folder))
             checks += [(check_digest, folder / name) for name in sorted(names)]
-            bare = [path.name for path in records.get(folder, ()) if path.name not in names]
+            bare = [path.name for path in records[folder] if path.name not in names]
             if not names and folder.is_dir():
                 without.append(f"{folder} has none")
             elif bare:
@@ -201,7 +235,8 @@ def _digests(run: Path) -> Iterator[Finding]:
             except (TspoError, OSError) as error:
                 yield Finding("digests", "problem", str(error))
     if covered:
-        yield Finding("digests", "ok", f"{covered} records are as they were written")
+        are = "record is as it was" if covered == 1 else "records are as they were"
+        yield Finding("digests", "ok", f"{covered} {are} written")
     for where in without:
         detail = f"{where}, so a changed value there would not be noticed"
         yield Finding("digests", "note", detail)
@@ -242,11 +277,14 @@ def _check_steps(path: Path) -> None:
         checked_step(record, str(path))
 
 
-def _check_scores(path: Path) -> None:
+def check_scores(path: Path) -> None:
+    """Raises InvalidInputError for a file that has not the scores of a data set."""
     checked(SCORES, runs.read_json(path), str(path))
 
 
-def _check_lines(form: Any) -> Callable[[Path], None]:
+def check_lines(form: Any) -> Callable[[Path], None]:
+    """A check that each line of a packed file has a form."""
+
     def check(path: Path) -> None:
         for number, record in enumerate(runs.read_jsonl_gz(path), start=1):
             checked(form, record, f"{path}:{number}")
