@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
+from tspo_cli.commands.opening import say_what_is_opened
 from tspo_cli.console import _plain_lines, now_and_then, say_meanwhile
 
 
@@ -76,3 +79,28 @@ def test_a_person_who_waits_is_told_and_a_log_is_not(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     say_meanwhile("opening data")
     assert capsys.readouterr().err == "opening data\n"
+
+
+def test_a_log_is_told_of_a_large_model_before_it_is_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "sft"
+    (run / "model").mkdir(parents=True)
+    (run / "config.resolved.json").write_text("{}")
+    (run / "model" / "config.json").write_text("{}")
+    weights = run / "model" / "model.safetensors"
+    weights.touch()
+    os.truncate(weights, 538_000_000)
+    data = ["a.jsonl", "b.jsonl", "", "c.jsonl", "d.jsonl"]
+    for model in (run, run / "model"):
+        say_what_is_opened(str(model), data)
+        assert capsys.readouterr().err == (
+            f"opening a.jsonl, b.jsonl, c.jsonl, ..., {model} (513.1 MiB)\n"
+        )
+    os.truncate(weights, 1_000_000)
+    for small in (str(run), "", "Qwen/Qwen2.5-3B"):
+        say_what_is_opened(small, data)
+        assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    say_what_is_opened("Qwen/Qwen2.5-3B", ["train.jsonl", "http://bob:word@h:8000"])
+    assert capsys.readouterr().err == "opening train.jsonl, http://***@h:8000, Qwen/Qwen2.5-3B\n"

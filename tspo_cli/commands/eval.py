@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tspo_cli.commands.opening import say_what_is_opened
 from tspo_cli.commands.options import (
     Json,
     Overwrite,
@@ -16,7 +17,7 @@ from tspo_cli.commands.options import (
     check_folder,
     find_inputs,
 )
-from tspo_cli.console import result, result_json, say, say_meanwhile, width
+from tspo_cli.console import result, result_json, say, width
 from tspo_cli.errors import GateError, UsageError
 
 
@@ -141,7 +142,8 @@ def evaluate(
         data=names,
         index=str(index) if index else "",
     )
-    say_meanwhile("opening data, passages and model")  # the libraries alone take seconds
+    passages = [str(index)] if index else retriever or []
+    say_what_is_opened("" if served else model, [*names, *passages])
     from tspo_cli.evaluation.standalone import EvaluationRequest, evaluate_model
     from tspo_cli.evaluation.summary import score_names
 

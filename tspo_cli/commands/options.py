@@ -197,6 +197,16 @@ def find_inputs(
         raise type(problems[0])(*lines)
 
 
+def inputs_of_training(config: Config) -> list[str]:
+    """What a training reads beside the model: data to train on and passages."""
+    if config.kind == "sft":
+        return [config.data.world] if config.data.world else config.data.demonstrations
+    return [
+        *config.data.train,
+        *([config.retriever.index] if config.retriever.index else config.retriever.url),
+    ]
+
+
 def find_inputs_of_training(config: Config) -> None:
     """`find_inputs` for all that an experiment names."""
     is_sft = config.kind == "sft"

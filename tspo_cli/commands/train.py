@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tspo_cli.commands.opening import say_what_is_opened
 from tspo_cli.commands.options import (
     Json,
     OverwriteRun,
@@ -17,8 +18,9 @@ from tspo_cli.commands.options import (
     Settings,
     Sources,
     find_inputs_of_training,
+    inputs_of_training,
 )
-from tspo_cli.console import result, result_json, say, say_meanwhile, warn
+from tspo_cli.console import result, result_json, say, warn
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.freed_memory import use_expandable_segments
 from tspo_cli.stopping import BEFORE_IT_BEGAN, stop_name, stop_number
@@ -130,7 +132,7 @@ def _train(
                 warn(sentence)
         with _saying_how_to_prepare(config):
             find_inputs_of_training(config)
-        say_meanwhile("opening data, index and model")  # the libraries alone take seconds
+        say_what_is_opened(config.model.path, inputs_of_training(config))
     if dry_run:
         with _saying_how_to_prepare(config):
             if resume:
