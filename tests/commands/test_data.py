@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tspo_cli.commands.data import app
-from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 
 QUESTION = {"id": "q1", "question": "Who?", "golden_answers": ["Ada"], "supporting_ids": ["p1"]}
 SMALL = (
@@ -157,3 +157,18 @@ def test_make_world_names_the_wrong_option() -> None:
     done = run("make-world", "--out", "world", "--two-hop-share", "2")
     assert done.exit_code == 2
     assert "--two-hop-share" in done.stderr
+
+
+def test_convert_takes_the_place_to_write_as_other_commands_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a b.csv").write_text("question,answer\nwho wrote Emma,Jane Austen\n")
+    assert run("convert", "a b.csv", "--out", "x.jsonl").stdout == "x.jsonl: 1 questions\n"
+    assert run("convert", "a b.csv", "y.jsonl").exit_code == 0
+    assert (tmp_path / "x.jsonl").read_bytes() == (tmp_path / "y.jsonl").read_bytes()
+    for more in ([], ["z.jsonl", "--out", "w.jsonl"]):
+        failure = run("convert", "a b.csv", *more).exception
+        assert isinstance(failure, UsageError)
+        assert str(failure) == "name one file to write: tspo data convert 'a b.csv' OUT.jsonl"
+    assert not (tmp_path / "z.jsonl").exists()

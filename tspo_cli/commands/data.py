@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -243,13 +244,16 @@ def convert(
         ),
     ],
     target: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             metavar="OUT",
             callback=check_file,
             help="File to write; its name ends in .jsonl or .jsonl.gz.",
         ),
-    ],
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", callback=check_file, help="OUT as an option.")
+    ] = None,
     kind: Annotated[
         Literal["questions", "passages"] | None,
         typer.Option("--kind", help="Content of IN. Default: what its first record is."),
@@ -268,11 +272,20 @@ def convert(
     """
     from tspo_cli.data.convert import convert as convert_data
 
+    target = _one_target(source, target, out)
     kind, count = convert_data(source, target, kind, overwrite=overwrite)
     if as_json:
         console.result_json({"kind": kind, "count": count, "path": str(target)})
     else:
         console.result(f"{target}: {count} {kind}")
+
+
+def _one_target(source: Path, target: Path | None, out: Path | None) -> Path:
+    chosen = target or out
+    if chosen is None or (target and out):
+        command = shlex.join(["tspo", "data", "convert", str(source)])
+        raise UsageError(f"name one file to write: {command} OUT.jsonl")
+    return chosen
 
 
 @app.command(name="make-world")

@@ -21,6 +21,18 @@ _MOST_NEAR = 4
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 _SINGULAR = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
 _PLURAL = {int: "integers", float: "numbers", str: "strings", bool: "true or false values"}
+_ELSEWHERE = {
+    "max_turns": "rollout.max_searches",
+    "max_obs_length": "rollout.max_observation_tokens",
+    "max_start_length": "rollout.max_prompt_tokens",
+    "max_prompt_length": "rollout.max_prompt_tokens",
+    "max_response_length": "rollout.max_new_tokens",
+    "max_completion_length": "rollout.max_new_tokens",
+    "n_agent": "rollout.group_size",
+    "num_generations": "rollout.group_size",
+    "learning_rate": "optimizer.lr",
+}
+"""What Search-R1, verl and TRL call a key."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,8 @@ def near_keys(name: str) -> list[str]:
     """
     names = [*all_keys(), *all_sections()]
     leaf = name.rpartition(".")[2]
+    if leaf in _ELSEWHERE:
+        return [_ELSEWHERE[leaf]]
     by_leaf: dict[str, list[str]] = {}
     for known in names:
         by_leaf.setdefault(known.rpartition(".")[2], []).append(known)
