@@ -133,8 +133,9 @@ class _FirstOf:
         """
         text = hashlib.blake2b(passage.contents.encode("utf-8", "replace"), digest_size=16).digest()
         known = (file, number, text, part)
-        earlier = self._seen.setdefault(passage.id, known)
-        if earlier == known:
+        earlier = self._seen.get(passage.id)
+        if earlier is None:
+            self._seen[passage.id] = known
             return False
         if earlier[2] == text:
             self._same += 1

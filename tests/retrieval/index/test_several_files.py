@@ -40,6 +40,24 @@ def test_identical_passages_are_taken_once(
         verify_index(tmp_path / "index")
 
 
+@pytest.mark.parametrize("order", ["aa", "aba", "aab", "aaa"])
+def test_a_file_that_is_named_twice_is_taken_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], order: str
+) -> None:
+    files = {
+        "a": corpus(tmp_path / "a.jsonl", one="red kite", two="blue whale"),
+        "b": corpus(tmp_path / "b.jsonl", three="frog"),
+    }
+    for settings in ({}, {"chunk_tokens": "1"}):
+        out = tmp_path / f"index{len(settings)}"
+        build_index([files[name] for name in order], out, settings=settings)
+        names = [name for name, _ in open_index(out).passages()]
+        assert len(set(names)) == len(names)
+        assert len({name.split("#")[0] for name in names}) == 2 + ("b" in order)
+        left_out = 2 * (order.count("a") - 1)
+        assert f"{left_out} passages are identical to an earlier one" in capsys.readouterr().err
+
+
 def test_other_texts_under_one_id_name_both_lines_and_how_many(tmp_path: Path) -> None:
     first = corpus(tmp_path / "a.jsonl", one="red kite", two="blue whale", three="frog")
     second = corpus(tmp_path / "b.jsonl", one="red kite", two="a whale", three="toad")
