@@ -11,7 +11,7 @@ import pytest
 from tspo_cli.config.schema import CreditConfig
 from tspo_cli.credit.assign import assign_credit
 from tspo_cli.credit.group import CreditTurn
-from tspo_cli.credit.laboratory.explain import sentences, turn_rows
+from tspo_cli.credit.laboratory.explain import golds_left_out, sentences, turn_rows
 from tspo_cli.credit.laboratory.group_file import read_group
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 
@@ -170,6 +170,17 @@ def test_explanation_names_class_gate_mean_and_deviation(tmp_path: Path) -> None
     rows = turn_rows(group, credit)
     assert [row.gold for row in rows] == ["first found here", "found before"]
     assert [row.action for row in rows] == ["search: who", "answer: Ada"]
+
+
+@pytest.mark.parametrize("gold", ["yes", "No.", "7"])
+def test_explanation_names_golds_that_prove_nothing(tmp_path: Path, gold: str) -> None:
+    group = read_group(write(tmp_path / "g.json", record(golden_answers=["Bob", gold])))
+    (sentence,) = golds_left_out(group, CreditConfig())
+    assert sentence.startswith(f"Not looked for in the feedback: {gold}. ")
+    for other in ("as_is", "half"):
+        assert golds_left_out(group, CreditConfig(degenerate=other)) == []
+    plain = read_group(write(tmp_path / "p.json", record(golden_answers=["Bob", "42"])))
+    assert golds_left_out(plain, CreditConfig()) == []
 
 
 def test_explanation_of_a_group_without_signal(tmp_path: Path) -> None:

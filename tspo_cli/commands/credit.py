@@ -85,7 +85,12 @@ def _explain(
 ) -> None:
     from tspo_cli.config.load_config import load_config
     from tspo_cli.credit.assign import assign_credit
-    from tspo_cli.credit.laboratory.explain import credit_record, sentences, turn_rows
+    from tspo_cli.credit.laboratory.explain import (
+        credit_record,
+        golds_left_out,
+        sentences,
+        turn_rows,
+    )
     from tspo_cli.credit.laboratory.group_file import read_group
 
     chosen = [f"credit.algorithm={name}" for name in algorithm or []]
@@ -98,7 +103,8 @@ def _explain(
     console.result(f"Question: {group.question}")
     console.result(f"Gold: {' | '.join(group.golden_answers)}\n")
     console.result(_table(turn_rows(group, assigned)), styled=True)
-    console.result("\n" + "\n".join(sentences(assigned, config)))
+    lines = [*golds_left_out(group, config), *sentences(assigned, config)]
+    console.result("\n" + "\n".join(lines))
 
 
 def _table(rows: Sequence[TurnRow]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tspo_cli.credit.credit_section import CreditConfig
+from tspo_cli.credit.gold_match import is_degenerate
 from tspo_cli.credit.group import CreditTurn, Group, GroupCredit
 
 
@@ -105,6 +106,17 @@ def sentences(credit: GroupCredit, config: CreditConfig) -> list[str]:
     else:
         lines.append("Advantage = reward - mean.")
     return lines
+
+
+def golds_left_out(group: Group, config: CreditConfig) -> list[str]:
+    """A sentence where gold answers stand in no feedback by rule (U3), else none."""
+    golds = [gold for gold in group.golden_answers if is_degenerate(gold)]
+    if not golds or config.degenerate != "no_hit":
+        return []
+    return [
+        f"Not looked for in the feedback: {', '.join(golds)}. Yes, no and a single character are "
+        'found anywhere and prove nothing (credit.degenerate = "no_hit").'
+    ]
 
 
 def _spread(values: tuple[float, ...], config: CreditConfig) -> str:
