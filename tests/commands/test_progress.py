@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tspo_cli.commands.opening import say_what_is_opened
+from tspo_cli.commands.options import say_what_is_opened
 from tspo_cli.console import _plain_lines, now_and_then, say_meanwhile
 
 

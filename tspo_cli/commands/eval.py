@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from tspo_cli.commands.opening import say_what_is_opened
 from tspo_cli.commands.options import (
     Json,
     Overwrite,
     Settings,
     check_folder,
     find_inputs,
+    say_what_is_opened,
 )
 from tspo_cli.console import result, result_json, say, width
 from tspo_cli.errors import GateError, UsageError

@@ -1,4 +1,6 @@
-"""Options that several commands share, each with a single help text, and checks of values."""
+"""Options that several commands share, each with a single help text; checks of values; what a
+command opens.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tspo_cli.console import byte_size, say, say_meanwhile
 from tspo_cli.disk import WriteError
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 from tspo_cli.not_a_run import model_directory
@@ -17,6 +20,10 @@ from tspo_cli.plain_files import open_plain, require_plain, require_readable, re
 
 if TYPE_CHECKING:
     from tspo_cli.config.schema import Config
+
+_LARGE = 100 * 2**20
+"""Bytes of weights that take seconds to open."""
+_MOST_NAMES = 3
 
 Sources = Annotated[
     list[str],
@@ -219,3 +226,22 @@ def find_inputs_of_training(config: Config) -> None:
         index=config.retriever.index,
         world=config.data.world if is_sft else "",
     )
+
+
+def say_what_is_opened(model: str, others: Sequence[str]) -> None:
+    """Name what is opened: a model, or a run with one, and `others`, of which empty ones are left
+    out. A person who waits is told of everything, a log of large models: in the log of a command
+    that fails at once, its error stays the only line.
+    """
+    named = [name for name in others if name]
+    names = [*named[:_MOST_NAMES], *(["..."] if len(named) > _MOST_NAMES else [])]
+    size = _size(model_directory(model)) if model else 0
+    if model:
+        names.append(f"{model} ({byte_size(size)})" if size else model)
+    tell = say if size >= _LARGE else say_meanwhile
+    tell(f"opening {', '.join(names) or 'a new policy'}")
+
+
+def _size(folder: Path) -> int:
+    """Bytes of weights in a directory; 0 for a model of the hub."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tspo_cli.commands.opening import say_what_is_opened
 from tspo_cli.commands.options import (
     Json,
     OverwriteRun,
@@ -19,6 +18,7 @@ from tspo_cli.commands.options import (
     Sources,
     find_inputs_of_training,
     inputs_of_training,
+    say_what_is_opened,
 )
 from tspo_cli.console import result, result_json, say, warn
 from tspo_cli.errors import MissingResourceError
