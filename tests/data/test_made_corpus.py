@@ -330,6 +330,9 @@ def test_a_folder_with_ids_of_its_own() -> None:
         make_corpus(["mine"], Path("other"), ALL)
 
 
+NO_GOLD: dict[str, Any] = {"supporting_facts": []}
+
+
 def texts_of(path: Path) -> set[str]:
     return {" ".join(row["question"].lower().split()) for row in rows(path)}
 
@@ -364,6 +367,18 @@ def test_questions_are_held_out() -> None:
             Path("d"),
             Options(held_out=2),
         )
+
+
+def test_questions_with_gold_passages_are_held_out_first() -> None:
+    records = [
+        HOTPOTQA[0] | {"_id": f"id{at}", "question": f"question {at}"} | ({} if at % 4 else NO_GOLD)
+        for at in range(40)
+    ]
+    source = str(put_array(Path("dev.json"), records))
+    make_corpus([source], Path("some"), Options(held_out=25))
+    assert all(row["supporting_ids"] for row in rows(Path("some/dev.jsonl.gz")))
+    make_corpus([source], Path("more"), Options(held_out=35))
+    assert all(row["supporting_ids"] == [] for row in rows(Path("more/train.jsonl.gz")))
 
 
 def test_a_limit_takes_the_first_of_each_split() -> None:
@@ -415,7 +430,7 @@ def test_a_full_disk_names_the_file_and_leaves_nothing(size: int, name: str) -> 
 
 
 def test_only_questions_with_gold_passages() -> None:
-    records = [HOTPOTQA[0], HOTPOTQA[1] | {"supporting_facts": []}]
+    records = [HOTPOTQA[0], HOTPOTQA[1] | NO_GOLD]
     source = put_array(Path("dev.json"), records)
     assert make_corpus([str(source)], Path("all"), ALL).files[0].without_gold == 1
     summary = make_corpus([str(source)], Path("made"), Options(gold_only=True))

@@ -36,7 +36,8 @@ def make_corpus(
             min=0,
             metavar="N",
             help="Write N questions to dev.jsonl.gz and the others to train.jsonl.gz. Digests of "
-            "the ids decide; questions with the same words stay together.",
+            "the ids decide, among questions with gold passages first; questions with the same "
+            "words stay together.",
         ),
     ] = 0,
     skip_invalid: Annotated[

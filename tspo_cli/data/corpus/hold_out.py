@@ -16,8 +16,9 @@ def hold_out(
     """`questions` without `count` of them, and those, both in their order; None if too few are
     there to leave one on each side.
 
-    Questions with the same words stay together. The digests of the ids decide, so the order of
-    `questions` does not.
+    Questions with gold passages come first, so that what was retrieved can be scored; then the
+    digests of the ids decide, and the order of `questions` does not. Questions with the same words
+    stay together.
     """
     groups: dict[str, list[Question]] = defaultdict(list)
     for question in questions:
@@ -34,5 +35,5 @@ def hold_out(
     )
 
 
-def _rank(question: Question) -> bytes:
-    return hashlib.sha256(question.id.encode()).digest()
+def _rank(question: Question) -> tuple[bool, bytes]:
+    return not question.supporting_ids, hashlib.sha256(question.id.encode()).digest()
