@@ -44,6 +44,12 @@ def make_demos(
     max_searches: Annotated[
         int, typer.Option(min=1, help="Searches of a demonstration at most.")
     ] = 4,
+    min_searches: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Searches of a demonstration at least, also if its passages came earlier."
+        ),
+    ] = 0,
     max_words: Annotated[
         int,
         typer.Option(
@@ -100,12 +106,14 @@ def make_demos(
     from dataclasses import asdict
 
     from tspo_cli.data.readers import read_questions, resolve_data
-    from tspo_cli.errors import InvalidInputError
+    from tspo_cli.errors import InvalidInputError, UsageError
     from tspo_cli.retrieval.index.searcher import open_index
     from tspo_cli.training.sft.demonstration_writer import check_target, write_demonstrations
     from tspo_cli.training.sft.scripting.make_demos import make_demonstrations
     from tspo_cli.training.sft.scripting.scripted_search import ScriptOptions
 
+    if min_searches > max_searches:
+        raise UsageError(f"--min-searches {min_searches}: --max-searches is {max_searches}")
     check_target(out, overwrite=overwrite)
     asked = [
         question
@@ -117,6 +125,7 @@ def make_demos(
         seed=seed,
         imperfect=imperfect,
         max_searches=max_searches,
+        min_searches=min_searches,
         max_words=max_words,
         question_first=question_first,
         restate=restate,

@@ -376,6 +376,17 @@ def test_real_questions(name: str, real_data: Path, tmp_path: Path) -> None:
     assert_sound(records(out), out, tmp_path / "index", 3)
 
 
+def test_a_script_can_search_on_when_it_has_found_its_passages(index: Path, tmp_path: Path) -> None:
+    out = tmp_path / "demos.jsonl"
+    assert make(index, out, "--min-searches", "2").exit_code == 0
+    made = records(out)
+    assert_sound(made, out, index, 1)
+    searches = {record["id"]: len(record["turns"]) - 1 for record in made}
+    assert searches == {"bridge": 2, "compare": 2, "one": 2, "either": 2}
+    refused = make(index, out, "--min-searches", "5", "--overwrite").exception
+    assert str(refused) == "--min-searches 5: --max-searches is 4"
+
+
 def test_a_search_can_leave_out_what_was_read(tmp_path: Path) -> None:
     passages = {
         "often": '"Record"\nIn Orrin, Orrin and Orrin the mayor was born, says Orrin.',

@@ -90,7 +90,8 @@ class ScriptOptions:
     first query is the question, where that brings a gold passage. restate: the last thought begins
     with the question. quote: it quotes the sentence with the answer. distant: a passage with the
     answer stands for the gold passages that a question does not name. exclude_seen: a search gives
-    only passages that no earlier one gave, as rollout.exclude_seen does.
+    only passages that no earlier one gave, as rollout.exclude_seen does. min_searches: a script
+    that has found its passages earlier searches on, where it knows what for.
     """
 
     k: int = 3
@@ -103,6 +104,7 @@ class ScriptOptions:
     quote: bool = True
     distant: bool = False
     exclude_seen: bool = False
+    min_searches: int = 0
 
     @property
     def depth(self) -> int:
@@ -127,7 +129,7 @@ class ScriptedAgent:
         """Yields queries, wants the passages of each, and returns a demonstration or why there is
         none.
         """
-        while not self._is_found():
+        while not (is_found := self._is_found()) or len(self._made) < self.options.min_searches:
             if len(self._made) == self.options.max_searches:
                 return "too_many_searches"
             tried = self._candidates()
@@ -137,7 +139,13 @@ class ScriptedAgent:
                 self._given([*self._made, replace(search, found=hits)])[-1]
                 for search, hits in zip(tried, found, strict=True)
             )
-            useful = [search for search in given if any(hit.id in missing for hit in search.hits)]
+            useful = [
+                search
+                for search in given
+                if any(is_found or hit.id in missing for hit in search.hits)
+            ]
+            if is_found and not useful:
+                break
             if not useful:
                 return "gold_not_retrieved"
             self._made.append(useful[0])
