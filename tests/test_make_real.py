@@ -185,6 +185,15 @@ def test_every_printed_command_can_be_typed(out: str, model: str) -> None:
     assert start.train.steps * start.train.batch_size >= options.demos
 
 
+def test_demonstrations_search_as_the_recipe_does() -> None:
+    recipe = load_config(["real/warmstart"])
+    made = next(stage for stage in commands_of(RealOptions(model="m")) if "demo" in stage.title)
+    words = made.commands[0].arguments
+    assert words[words.index("-k") + 1] == str(recipe.retriever.k)
+    assert words[words.index("--max-searches") + 1] == str(recipe.rollout.max_searches)
+    assert ("--exclude-seen" in words) is recipe.rollout.exclude_seen
+
+
 @pytest.mark.parametrize("out", ["it's", 'a "b" c', "b\\c", "é 💡"])
 def test_folders_with_quotes_stay_whole(out: str) -> None:
     *_, start, arms = commands_of(RealOptions("data", Path(out), model="m"))

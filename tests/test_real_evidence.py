@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from experiments.evidence.real import run as study
+from experiments.real.stages import Machine, RealOptions, real_stages
+from tspo_cli.config.load_config import load_config
 from tspo_cli.config.sweeps.sweep_cells import read_sweep
 from tspo_cli.runs import append_jsonl
 
@@ -30,6 +32,18 @@ def test_arms_differ_in_credit_alone() -> None:
         assert all(config["eval"]["limit"] == study.HELD_OUT for config in arms)
         others = [{**config, "credit": None} for config in arms]
         assert all(config == others[0] for config in others)
+
+
+def test_the_start_stays_as_it_was_planned() -> None:
+    options = RealOptions(out=Path("start"), model="m", demos=224, warm_start=study.START)
+    stages = {stage.title.split()[0]: stage for stage in real_stages(options, Machine(1, 1))}
+    corpus, demos = stages["corpus"].commands[0], stages["demonstrations"].commands[0]
+    assert "--gold-only" in corpus.arguments
+    assert {"--restate", "--distant", "--exclude-seen"} & {*demos.arguments} == {"--restate"}
+    recipe, _, folder, *words = stages["untaught"].commands[0].arguments[1:]
+    config = load_config([recipe], words[1::2])
+    assert folder == "start/warmstart"
+    assert (config.train.steps, config.retriever.k, config.rollout.exclude_seen) == (56, 1, False)
 
 
 def write_steps(run: Path, rewards: list[float]) -> None:

