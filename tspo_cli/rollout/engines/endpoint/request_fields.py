@@ -12,6 +12,11 @@ _REFUSAL = re.compile(
     r"|deprecated|extra|cannot be|does not accept",
     re.IGNORECASE,
 )
+_REFUSED_VALUE = re.compile(
+    r"must be|should be|cannot both|only one of|out of range", re.IGNORECASE
+)
+"""The value is the reason. A value of max_tokens is a setting of its own, not left out."""
+_BOTH = re.compile(r"\bboth\b|only one", re.IGNORECASE)
 _FIELDS = ("max_tokens", "temperature", "top_p", "top_k", "stop", "seed")
 _OTHER_NAME = "max_completion_tokens"
 
@@ -38,12 +43,21 @@ class RequestFields:
         """The setting that helps if the server's `message` refuses a field of `body`, as the end of
         a sentence; else empty.
         """
+        named = [name for name in _FIELDS if name in body and _place(name, message) >= 0]
         if not _REFUSAL.search(message):
+            refuses_value = _REFUSED_VALUE.search(message) is not None
+            named = [name for name in named if refuses_value and name != "max_tokens"]
+        if len(named) > 1 and _BOTH.search(message) and "temperature" in named:
+            named.remove("temperature")  # the server's own would change the answers most
+        if not named:
             return ""
-        for name in _FIELDS:
-            if name not in body or not re.search(rf"(?<![\w]){name}(?![\w])", message):
-                continue
-            if name == "max_tokens" and _OTHER_NAME in message:
-                return f"; try --set {self.section}.rename.{name}={_OTHER_NAME}"
-            return f"; try --set '{self.section}.drop=[\"{name}\"]'"
-        return ""
+        name = min(named, key=lambda name: _place(name, message))
+        if name == "max_tokens" and _OTHER_NAME in message:
+            return f"; try --set {self.section}.rename.{name}={_OTHER_NAME}"
+        return f"; try --set '{self.section}.drop=[\"{name}\"]'"
+
+
+def _place(name: str, message: str) -> int:
+    """Where the message names a field, or -1."""
+    found = re.search(rf"(?<![\w]){name}(?![\w])", message)
+    return found.start() if found else -1
