@@ -27,6 +27,7 @@ BODY = "Ada Brook built it. </search> is no tag here."
 PASSAGE = f'Doc 1(Title: "Old Light") {BODY}'
 ANSWER = "<think> Found. </think> <answer> Ada Brook </answer>"
 CALL = {"type": "function", "function": {"name": "search", "arguments": '{"query": "builder"}'}}
+WRITTEN = '<tool_call>{"name": "search", "arguments": {"query": "builder"}}</tool_call>'
 ONE_TEXT = f"{SEARCH}\n\n<information>{PASSAGE}</information>\n\n{ANSWER}<|im_end|>\n"
 PROMPT = "Answer the given question. You can search: <search> query </search>. Question: Who?\n"
 
@@ -118,6 +119,62 @@ def test_calls_and_reasoning_become_tags(tmp_path: Path) -> None:
     assert shared.turns[1].text == "<think>Yes.</think> <answer> Ada </answer>"
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        '<tool_call>\n{"name": "search", "arguments": {"query": "builder"}}\n</tool_call>',
+        '<tool_call>{"name": "s", "parameters": {"query": "builder"}}</tool_call><|im_end|>\n',
+        '<tool_call>{"arguments": "{\\"query\\": \\"builder\\"}", "name": "s"}</tool_call>',
+        '<tool_call>\n{"name": "search", "arguments": {"queries": ["builder"]}}',
+    ],
+)
+def test_a_call_in_the_text_is_a_search(tmp_path: Path, call: str) -> None:
+    """As the chat templates of Hermes and Qwen write calls and results."""
+    thought = "<think>\nA <tool_call> helps.\n</think>\n\n"
+    demonstration = one(
+        tmp_path,
+        {
+            "conversations": [
+                {"from": "human", "value": ASKED["content"]},
+                {"from": "gpt", "value": thought + call},
+                {"from": "tool", "value": f"<tool_response>\n{PASSAGE}\n</tool_response>"},
+                {"from": "gpt", "value": f"Let me look again. {call}"},
+                {"from": "human", "value": PASSAGE},
+                {"from": "gpt", "value": ANSWER},
+            ]
+        },
+    )
+    assert [turn.text for turn in demonstration.turns] == [
+        f"{thought.strip()} <search> builder </search>",
+        "<think> Let me look again. </think> <search> builder </search>",
+        ANSWER,
+    ]
+    assert [turn.shown for turn in demonstration.turns] == [PASSAGE, PASSAGE, None]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        '{"name": "search", "parameters": {"query": "who"}}',
+        '{"name": "search", "parameters": "{\\"text\\": \\"who\\"}"}',
+        '[{"name": "search", "arguments": {"query": "who"}}]',
+    ],
+)
+def test_the_name_of_a_function_is_no_query(tmp_path: Path, call: str) -> None:
+    demonstration = one(
+        tmp_path,
+        {
+            "conversations": [
+                {"from": "human", "value": "Who?"},
+                {"from": "function_call", "value": call},
+                {"from": "observation", "value": PASSAGE},
+                {"from": "gpt", "value": "Ada"},
+            ]
+        },
+    )
+    assert demonstration.turns[0].text == "<search> who </search>"
+
+
 def test_parquet_of_search_r1(tmp_path: Path) -> None:
     rows = [{"prompt": [{"role": "user", "content": PROMPT}], "response": ONE_TEXT}]
     path = tmp_path / "sft.parquet"
@@ -169,6 +226,10 @@ def test_weights_of_one_are_no_mark(tmp_path: Path) -> None:
             {"messages": [ASKED, said("assistant", "", tool_calls=[{"function": {}}])]},
             "to have one query",
         ),
+        ({"messages": [ASKED, said("assistant", f"{WRITTEN}{WRITTEN}")]}, "message 2, got 2 calls"),
+        ({"messages": [ASKED, said("assistant", f"{WRITTEN} Bo")]}, "got words after its call"),
+        ({"messages": [ASKED, said("assistant", "<tool_call>x</tool_call>")]}, "to have one query"),
+        ({"messages": [ASKED, said("assistant", WRITTEN)]}, "passages after every search"),
         ({"messages": [said("user", 5)]}, "message 1 to hold text"),
         ({"prompt": "Who?", "response": ""}, '"response" to hold text'),
         ({"prompt": "Who?", "response": f"{ANSWER} and more"}, "more turns after turn 1"),

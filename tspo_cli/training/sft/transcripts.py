@@ -35,6 +35,8 @@ _PROMPTS = ("prompt", "instruction")
 _RESPONSES = ("response", "completion", "output")
 _OPENING, _BLANKS = re.compile(r"\s*<information>"), re.compile(r"\s*")
 _CLOSING = "</information>"
+_CALL, _CALL_END = "<tool_call>", "</tool_call>"
+_RESULT = ("<information>", _CLOSING), ("<tool_response>", "</tool_response>")
 _ENDS = re.compile("|".join(map(re.escape, STOP_STRINGS)))
 # What chat templates write at the end of a message.
 _END_TOKENS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>")
@@ -192,11 +194,33 @@ def _spoken(entry: dict[str, Any], text: str, place: int, *, is_call: bool) -> s
     old_form = entry.get("function_call")
     calls = entry.get("tool_calls") or ([] if old_form is None else [old_form])
     if not calls:
-        return text
+        return _with_written_call(text, place)
     if not isinstance(calls, list) or len(calls) != 1 or not isinstance(calls[0], dict):
         count = f"{len(calls)} calls" if isinstance(calls, list) else type_name(calls)
-        raise Unreadable(f"one search in message {place}", count, "split or remove the message")
-    query = _query(calls[0].get("function", calls[0]), place)
+        raise _not_one_search(place, count)
+    return _with_search(text, _query(calls[0].get("function", calls[0]), place))
+
+
+def _with_written_call(text: str, place: int) -> str:
+    """A message whose text has its call, as the chat templates of Hermes and Qwen write it."""
+    thought, closing, said = text.rpartition("</think>")
+    before, opening, call = said.partition(_CALL)
+    if not opening:
+        return text
+    call, _, after = call.partition(_CALL_END)
+    if _match_end(_REVERSED_END, after[::-1], 0) < len(after):
+        raise _not_one_search(
+            place, f"{said.count(_CALL)} calls" if _CALL in after else "words after its call"
+        )
+    call = call[: len(call) - _match_end(_REVERSED_END, call[::-1], 0)]
+    return _with_search(f"{thought}{closing}{before}", _query(call, place))
+
+
+def _not_one_search(place: int, got: str) -> Unreadable:
+    return Unreadable(f"one search in message {place}", got, "split or remove the message")
+
+
+def _with_search(text: str, query: str) -> str:
     if text.strip() and "<think>" not in text:
         text = f"<think> {text.strip()} </think>"
     return f"{text.strip()} <search> {query} </search>".strip()
@@ -205,8 +229,11 @@ def _spoken(entry: dict[str, Any], text: str, place: int, *, is_call: bool) -> s
 def _query(call: Any, place: int) -> str:
     """The query of a function call: its only text, or the one called query."""
     arguments = _parsed(call)
-    if isinstance(arguments, dict) and "arguments" in arguments:
-        arguments = _parsed(arguments["arguments"])
+    if isinstance(arguments, list) and len(arguments) == 1:
+        arguments = arguments[0]
+    if isinstance(arguments, dict):
+        names = [name for name in ("arguments", "parameters") if name in arguments]
+        arguments = _parsed(arguments[names[0]]) if names else arguments
     values = arguments if isinstance(arguments, dict) else {}
     value = values.get("query", values.get("queries"))
     if value is None:
@@ -307,8 +334,11 @@ def _is_search(text: str) -> bool:
 def _shown(text: str) -> str:
     """The passages of a message, without the tags around them."""
     inner = text.strip()
-    tagged = inner.startswith("<information>") and inner.endswith(_CLOSING)
-    return inner.removeprefix("<information>").removesuffix(_CLOSING) if tagged else inner
+    for opening, closing in _RESULT:
+        if inner.startswith(opening) and inner.endswith(closing):
+            inner = inner.removeprefix(opening).removesuffix(closing)
+            return inner if closing == _CLOSING else inner.strip()
+    return inner
 
 
 def _as_answer(text: str) -> str:
