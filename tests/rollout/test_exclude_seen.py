@@ -13,6 +13,7 @@ from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import RolloutConfig
 from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
 from tspo_cli.rollout.agent import Agent, run_agents
+from tspo_cli.rollout.limit_warnings import depth_warnings
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.training.rl.rl_step import agent_settings
 
@@ -75,3 +76,49 @@ def test_training_and_exported_model_keep_the_choice() -> None:
     config = load_config([], ["kind=rl", "rollout.exclude_seen=true"])
     assert agent_settings(config).exclude_seen
     assert config.rollout.model_dump(mode="json")["exclude_seen"] is True
+
+
+@dataclass
+class Limited(RankedRetriever):
+    """Gives `most` passages of a search at most; with `refuses` it refuses to give more."""
+
+    most: int = 2
+    refuses: bool = False
+
+    def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:
+        if self.refuses and k > self.most:
+            self.asked.append(k)
+            return [SearchResult(error="status 422: topk: at most 2") for _ in queries]
+        return super().search(queries, min(k, self.most))
+
+
+@pytest.mark.parametrize(
+    ("retriever", "settings", "said"),
+    [
+        (Limited(True), ["rollout.exclude_seen=true"], "gives 2 at most"),
+        (Limited(True, refuses=True), ["rollout.exclude_seen=true"], "topk: at most 2"),
+        (
+            Limited(True, most=3),
+            ["rollout.exclude_seen=true", "rollout.max_searches=1"],
+            "gives 3 at most",
+        ),
+        (Limited(True, most=5), ["rollout.exclude_seen=true", "rollout.max_searches=1"], ""),
+        (Limited(True, most=0), ["rollout.exclude_seen=true"], ""),
+        (Limited(True), ["rollout.exclude_seen=true", "rollout.max_searches=0"], ""),
+        (Limited(False), ["rollout.exclude_seen=true"], ""),
+        (Limited(True), [], ""),
+    ],
+)
+def test_a_retriever_that_gives_too_few_for_later_searches_is_named(
+    retriever: Limited, settings: list[str], said: str
+) -> None:
+    config = load_config([], ["retriever.k=2", *settings])
+    found = list(
+        depth_warnings(config, retriever, ["a?", "b?"], searches=config.rollout.max_searches)
+    )
+    assert len(found) == bool(said)
+    if said:
+        assert said in found[0]
+        assert f"{2 * (config.rollout.max_searches + 1)} passages" in found[0]
+    else:
+        assert len(retriever.asked) <= 1

@@ -12,7 +12,7 @@ from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.methods import METHODS
 from tspo_cli.evaluation.metrics import summarize
 from tspo_cli.evaluation.sets import read_eval_sets
-from tspo_cli.evaluation.summary import cut_questions, with_intervals
+from tspo_cli.evaluation.summary import cut_questions, search_error, with_intervals
 from tspo_cli.runs import eval_folder
 from tspo_cli.training.core.distributed import gather_json, rank, world_size
 from tspo_cli.training.core.stop_points import local_work
@@ -64,8 +64,8 @@ def make_evaluator(config: Config) -> Evaluate:
                 if scores["failed"]:
                     run.warn(
                         f"step {step}: {dataset}: {scores['failed']} of {scores['n']} questions "
-                        "count as wrong because one of their searches failed; this evaluation is "
-                        "never the best"
+                        f"count as wrong because one of their searches failed "
+                        f"({search_error(items)}); this evaluation is never the best"
                     )
 
     return evaluate
@@ -76,9 +76,7 @@ def _require_answers(parts: Sequence[Sequence[ItemRecord]], dataset: str, step: 
     items = [item for part in parts for item in part]
     if not items or not all(item["failed"] for item in items):
         return
-    turns = [turn for item in items for turn in item["trajectory"]["turns"]]
-    reason = next((turn["search_error"] for turn in turns if turn["search_error"]), "too late")
     raise RemoteServiceError(
-        f"step {step}: {dataset}: all {len(items)} questions failed ({reason}); check the "
-        "retriever and the deadlines, then use --resume"
+        f"step {step}: {dataset}: all {len(items)} questions failed ({search_error(items)}); check "
+        "the retriever and the deadlines, then use --resume"
     )

@@ -64,7 +64,7 @@ from tspo_cli.record_digests import changing
 from tspo_cli.record_forms import ANSWERED
 from tspo_cli.retrieval.index.other_corpus import OTHER_CORPUS
 from tspo_cli.retrieval.types import Retriever
-from tspo_cli.rollout.limit_warnings import observation_warnings, waiting_warnings
+from tspo_cli.rollout.limit_warnings import depth_warnings, observation_warnings, waiting_warnings
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.runs import (
     EVAL_TIMINGS_NAME,
@@ -131,6 +131,10 @@ class Session:
         ask_again(journal, self._asks_again)
         if path.exists():
             reopen(self.folder, name, journal, self._asks_again)
+        asked = [question.question for question in questions]
+        searches = self.method.budget(self.config.rollout.max_searches)
+        for problem in depth_warnings(self.config, self.retriever, asked, searches=searches):
+            warn(f"{name}: {problem}")
         self._answer(name, questions, journal)
         if self.opened.remote:
             require_answers(name, len(questions), journal)

@@ -81,12 +81,21 @@ def cut_questions(scores: Mapping[str, Any]) -> str | None:
 
 def failed_searches(items: Sequence[ItemRecord]) -> str | None:
     """What to do where searches failed; None elsewhere."""
-    count = sum(item["failed"] and "unanswered" not in item for item in items)
-    if not count:
+    failed = [item for item in items if item["failed"] and "unanswered" not in item]
+    if not failed:
         return None
     return (
-        f"{count} of {len(items)} questions count as wrong because one of their searches failed; "
-        "--resume asks them again"
+        f"{len(failed)} of {len(items)} questions count as wrong because one of their searches "
+        f"failed ({search_error(failed)}); --resume asks them again"
+    )
+
+
+def search_error(items: Sequence[ItemRecord]) -> str:
+    """Why the first search of the items that failed did so."""
+    turns = (turn for item in items for turn in item["trajectory"]["turns"])
+    return next(
+        (turn["search_error"] for turn in turns if turn["search_error"]),
+        "later than rollout.trajectory_deadline",
     )
 
 

@@ -47,6 +47,34 @@ def observation_warnings(
         )
 
 
+def depth_warnings(
+    config: Config, retriever: Retriever | None, questions: Sequence[str], *, searches: int
+) -> Iterator[str]:
+    """A retriever on a network that does not give as many passages as rollout.exclude_seen asks
+    for: a few of the `questions` are asked. `searches`: those of a rollout.
+    """
+    if not (config.rollout.exclude_seen and searches and questions):
+        return
+    if retriever is None or not retriever.blocking:
+        return
+    depth = config.retriever.k * (searches + 1)
+    results = retriever.search(spread(questions, _ASKED), depth)
+    asks = (
+        f"rollout.exclude_seen: a search asks for {depth} passages (retriever.k for each search of "
+        "a rollout, and once more)"
+    )
+    advice = "raise its limit, or lower retriever.k or rollout.max_searches"
+    errors = [result.error for result in results if result.error is not None]
+    most = max(len(result.hits) for result in results)
+    if len(errors) == len(results):
+        yield f"{asks}, which the retriever does not give ({errors[0]}); {advice}"
+    elif 0 < most < depth:
+        yield (
+            f"{asks}; the retriever gives {most} at most, so that later searches of a rollout may "
+            f"find nothing new; {advice}"
+        )
+
+
 def waiting_warnings(config: Config) -> Iterator[str]:
     """A deadline of rollouts that ends a search before retriever.deadline ends the command: an
     outage between the two is failed searches.

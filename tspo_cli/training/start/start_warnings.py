@@ -19,6 +19,7 @@ from tspo_cli.models.checks.length_limits import context_warnings, positions
 from tspo_cli.models.tokenizer_protocol import encode
 from tspo_cli.retrieval.index.other_corpus import OTHER_CORPUS, is_other_corpus
 from tspo_cli.rollout.limit_warnings import (
+    depth_warnings,
     observation_warnings,
     rounded,
     spread,
@@ -125,6 +126,9 @@ def _observations(
     asked = inputs.questions or inputs.demonstrations
     questions = [item.question for item in asked]
     yield from observation_warnings(config, inputs.retriever, questions, protocol)
+    yield from depth_warnings(
+        config, inputs.retriever, questions, searches=config.rollout.max_searches
+    )
 
 
 def _corpus(config: Config, inputs: TrainingInputs) -> Iterator[str]:
