@@ -71,3 +71,18 @@ def test_an_audit_fits_into_a_terminal(width: int | None) -> None:
     assert table.count("90.0") == 1
     if width == 80:
         assert "not shown in 80 columns: answer in top 5 %, gold in top 5 %, gold" in table
+
+
+@pytest.mark.parametrize("width", [10, 20, 30, 40, 50])
+def test_a_number_is_never_cut(width: int) -> None:
+    """A terminal breaks lines that are too long; half of a number would be another number."""
+    search = [{"k": k, "answer_in_retrieved": 0.5, "gold_recall": 0.25} for k in (3, 5, 10)]
+    row = {"n": 12_576, "answer_in_corpus": 0.9, "gold_in_corpus": 0.8, "search": search}
+    audit = audit_table([{"dataset": name, **row} for name in ("q", "hotpotqa")], width=width)
+    for table in (audit, scores_table([_scores("q"), _scores("hotpotqa")], width=width)):
+        shown = table.split("not shown")[0]
+        assert shown.count("dataset") == 1
+        rows = [line.split() for line in shown.split("\n") if "12576" in line]
+        assert [line[0] for line in rows] == ["q", "hotpotqa"]
+        numbers = {part for line in rows for part in line if part[0].isdigit()}
+        assert numbers <= {"12576", "90.0", "80.0", "50.0", "25.0", "0.500", "0.400-0.600"}

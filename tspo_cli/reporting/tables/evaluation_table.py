@@ -33,6 +33,8 @@ SPARED = (
     *("no_answer_share", "f1", "judge_unclear", "invalid_calls", "refused", "failed", "judge"),
 )
 """What a narrow terminal does without, the first of them first."""
+_LEAST = 8
+"""Columns of a name at least; longer names are folded where they have to be."""
 AVERAGES = {"macro": "mean of sets", "questions": "mean of questions"}
 
 
@@ -102,6 +104,7 @@ def audit_table(rows: Sequence[dict[str, Any]], *, width: int | None = None) -> 
     # The k that is spared first is neither the smallest, which most runs use, nor the largest.
     order = [*ks[1:-1], *ks[1:][-1:]]
     spared = [f"{name} in top {k} %" for k in order for name in ("gold", "answer")]
+    spared += [f"gold in top {k} %" for k in ks[:1]] + ["gold in corpus %"]
     return _fitted(headings, lines, spared, width, "--json")
 
 
@@ -113,8 +116,8 @@ def _fitted(
     rest: str,
 ) -> str:
     """The table, without as many of the `spared` columns as do not fit into `width`, the first of
-    them first. `headings` has each column with the lines of its heading on a terminal, none where
-    the name is one.
+    them first. Names may be folded then, and numbers are never cut. `headings` has each column with
+    the lines of its heading on a terminal, none where the name is one.
     """
     lines = {
         name: (name,) if width is None or not parts else parts for name, parts in headings.items()
@@ -128,6 +131,10 @@ def _fitted(
         if wide.pop(name, None) is not None:
             left_out.append(name)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    least = {
+        name: min(wide[name], _LEAST) if name in ("dataset", "method") else wide[name]
+        for name in wide
+    }
     for name in wide:
         left = name in ("dataset", "method")
         table.add_column(
@@ -136,12 +143,13 @@ def _fitted(
             vertical="bottom",
             overflow="fold",
             no_wrap=not left,
+            min_width=least[name],
         )
     for place in range(len(rows)):
         table.add_row(*(Text(cells[name][place]) for name in wide))
     out = io.StringIO()
-    widest = sum(wide.values()) + 2 * len(wide)
-    Console(file=out, width=width or widest, no_color=True).print(table)
+    widest, narrowest = (sum(parts.values()) + 2 * len(wide) for parts in (wide, least))
+    Console(file=out, width=max(width or widest, narrowest), no_color=True).print(table)
     if left_out and width is not None:
         kept = [name for name in headings if name in left_out]
         note = f"not shown in {width} columns: {', '.join(kept)}; {rest} has them"
