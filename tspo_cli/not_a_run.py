@@ -13,7 +13,7 @@ MANIFEST_NAME = "manifest.json"
 _OTHERS = {
     runs.EVAL_SUMMARY_NAME: "an evaluation; read it with tspo report, or go on with tspo eval",
     SWEEP_NAME: "a sweep; name one of the runs in it, or see them all with tspo report",
-    MANIFEST_NAME: "an index; tspo index info checks it",
+    MANIFEST_NAME: "an index; tspo index verify checks it",
     "config.json": "a model; tspo plan says what it needs",
 }
 """What other directories of ours are, by a file that they have."""

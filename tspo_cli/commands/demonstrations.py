@@ -77,8 +77,8 @@ def make_demos(
         bool,
         typer.Option(
             "--distant",
-            help="For a question that names no gold passage, search for the first of ten passages "
-            "that holds an accepted answer.",
+            help="For a question without gold passages in the index, search for the first of ten "
+            "passages that holds an accepted answer.",
         ),
     ] = False,
     exclude_seen: Annotated[
@@ -138,7 +138,11 @@ def make_demos(
         f"{name.replace('_', ' ')} {count}" for name, count in summary.not_kept.items()
     )
     if not records:
-        raise InvalidInputError(f"{out}: no question gave a demonstration ({reasons})")
+        advice = "; index the passages that supporting_ids name, or add --distant"
+        lacks_gold = "gold_not_in_index" in summary.not_kept and not distant
+        raise InvalidInputError(
+            f"{out}: no question gave a demonstration ({reasons}){advice if lacks_gold else ''}"
+        )
     write_demonstrations(out, records)
     if as_json:
         console.result_json(asdict(summary) | {"path": str(out)})

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from tspo_cli.commands.data import app
 from tspo_cli.credit.gold_match import exact_match
+from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.index.build_index import build_index
 from tspo_cli.retrieval.index.searcher import open_index
 from tspo_cli.retrieval.types import Hit
@@ -274,6 +275,31 @@ def test_a_passage_with_the_answer_stands_for_gold_passages_that_are_not_named(
     gold = tmp_path / "gold.jsonl"
     assert make(index, gold).exit_code == 0
     assert made[1] == records(gold)[0], "named gold passages are used"
+
+
+def test_gold_passages_of_another_corpus_are_as_good_as_none(index: Path, tmp_path: Path) -> None:
+    rows = [
+        question("found", "Who wrote of ships in The Grey Harbour?", ["Ida Moss"], ["wiki18_7"]),
+        question("absent", "Who sells rope?", ["Ann"], ["wiki18_8", "wiki18_9"]),
+    ]
+    asked, out = tmp_path / "questions.jsonl", tmp_path / "demos.jsonl"
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    refused = make(index, out, questions=asked)
+    assert isinstance(refused.exception, InvalidInputError)
+    assert "(gold not in index 2)" in str(refused.exception)
+    assert "add --distant" in str(refused.exception)
+
+    asked.write_text(
+        "".join(json.dumps(row) + "\n" for row in [*rows, QUESTIONS[0], QUESTIONS[3]]), "utf-8"
+    )
+    done = make(index, out, "--distant", "--json", questions=asked)
+    assert done.exit_code == 0, done.exception
+    not_kept = {"no_passage_with_answer": 1, "gold_not_in_index": 1}
+    assert json.loads(done.stdout)["not_kept"] == not_kept
+    made = records(out)
+    assert [record["id"] for record in made] == ["found", "bridge"]
+    assert made[0]["supporting_ids"] == ["wiki18_7"], "as the question says"
+    assert made[0]["turns"][0]["passages"][0]["id"] == "novel"
 
 
 def test_demonstrations_of_too_many_words_are_left_out_and_counted(

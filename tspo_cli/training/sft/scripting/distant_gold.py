@@ -1,10 +1,10 @@
-"""Gold passages for questions that name none: distant supervision, as Chen et al. (2017, "Reading
+"""Gold passages for questions that have none: distant supervision, as Chen et al. (2017, "Reading
 Wikipedia to answer open-domain questions") made training data from questions with answers alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tspo_cli.credit.gold_match import contains_answer
@@ -19,22 +19,29 @@ _AT_ONCE = 64
 _FROM_ALL_PASSAGES = ("yes", "no")
 
 
-def with_distant_gold(questions: Sequence[Question], searcher: Searcher) -> list[Question]:
-    """The questions, in their order. One without gold passages gets the first of the `DEPTH`
-    passages for its own words that holds an accepted answer, and none where none does.
+def with_distant_gold(
+    questions: Sequence[Question], searcher: Searcher, gold: Mapping[str, str]
+) -> tuple[list[Question], dict[str, str]]:
+    """The questions, in their order, and the contents of the passages that were found, by id. A
+    question without gold passages in the index gets the first of the `DEPTH` passages for its own
+    words that holds an accepted answer, and none where none does. `gold` has the contents of the
+    gold passages that are in the index, by id.
 
     "yes", "no" and answers that stand in the question itself prove nothing and are not looked for.
 
     Raises:
         InvalidInputError: the index is damaged.
     """
-    found: dict[str, str] = {}
-    wanted = [
+    holders: dict[str, Hit] = {}
+    without = [
         question
         for question in questions
-        if not question.supporting_ids
-        and _telling(question)
-        and query_problem(question.question) is None
+        if not any(name in gold for name in question.supporting_ids)
+    ]
+    wanted = [
+        question
+        for question in without
+        if _telling(question) and query_problem(question.question) is None
     ]
     for start in range(0, len(wanted), _AT_ONCE):
         some = wanted[start : start + _AT_ONCE]
@@ -44,13 +51,17 @@ def with_distant_gold(questions: Sequence[Question], searcher: Searcher) -> list
                 raise InvalidInputError(result.error)
             holder = _holder(question, result.hits)
             if holder is not None:
-                found[question.key] = holder.id
-    return [
-        replace(question, supporting_ids=(found[question.key],), gold_kind="positive")
-        if question.key in found and not question.supporting_ids
+                holders[question.key] = holder
+    found = {question.key: () for question in without} | {
+        key: (holder.id,) for key, holder in holders.items()
+    }
+    known = [
+        replace(question, supporting_ids=found[question.key], gold_kind="positive")
+        if question.key in found
         else question
         for question in questions
     ]
+    return known, {holder.id: holder.contents for holder in holders.values()}
 
 
 def _telling(question: Question) -> list[str]:

@@ -59,8 +59,11 @@ def make_demonstrations(
             "no question has supporting_ids, and a script needs to know the gold passages; name "
             "questions with gold passages, or add --distant to look for the answers instead"
         )
-    known = with_distant_gold(questions, searcher) if options.distant else questions
-    gold = _gold_contents(known, searcher)
+    gold = _gold_contents(questions, searcher)
+    known = questions
+    if options.distant:
+        known, found = with_distant_gold(questions, searcher, gold)
+        gold |= found
     records: list[dict[str, Any]] = []
     lengths, searches, kinds = list[int](), Counter[int](), Counter[str]()
     dropped: Counter[str] = Counter(dict.fromkeys(get_args(Dropped), 0))
