@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -13,8 +13,10 @@ from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import RolloutConfig
 from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
 from tspo_cli.rollout.agent import Agent, run_agents
+from tspo_cli.rollout.branch import Branch
 from tspo_cli.rollout.limit_warnings import depth_warnings
 from tspo_cli.rollout.protocol import SearchProtocol
+from tspo_cli.training.announce import _lines
 from tspo_cli.training.rl.rl_step import agent_settings
 
 PASSAGES = [
@@ -72,9 +74,25 @@ def test_no_passage_comes_twice(
     assert set(retriever.asked) == {depth}
 
 
+def test_passages_of_shared_turns_were_seen(
+    protocol: SearchProtocol, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    options = settings(max_searches=3, exclude_seen=True)
+    retriever = RankedRetriever(False)
+    whole, task = tasks_for(protocol, 2)
+    agent = Agent(ScriptedEngine(tokenizer, {0: [SEARCH, ANSWER]}), retriever, protocol, options)
+    (first,) = run_agents([whole], agent)
+    agent = replace(agent, engine=ScriptedEngine(tokenizer, {0: [SEARCH, ANSWER]}))
+    branch = replace(task, branch=Branch((0,), 1, 1, 0.5), shared_turns=first.turns[:1])
+    (second,) = run_agents([branch], agent)
+    assert [[hit.id for hit in turn.hits] for turn in second.turns] == [["1", "2"], ["3", "4"], []]
+
+
 def test_training_and_exported_model_keep_the_choice() -> None:
     config = load_config([], ["kind=rl", "rollout.exclude_seen=true"])
     assert agent_settings(config).exclude_seen
+    assert any("no passage twice" in line for line in _lines(config))
+    assert not any("no passage twice" in line for line in _lines(load_config([], ["kind=rl"])))
     assert config.rollout.model_dump(mode="json")["exclude_seen"] is True
 
 

@@ -67,7 +67,7 @@ def _lines(config: Config) -> Iterator[str]:
         f"rollouts: {rollout.questions_per_step} questions x {_rollouts(config)} a step; a group "
         "is (data set, "
         f"question, draw); budget: at most {rollout.max_searches} turns that may search, then one "
-        "that may not; "
+        f"that may not; {'no passage twice; ' if rollout.exclude_seen else ''}"
         f"temperature {rollout.temperature:g}, top-p {rollout.top_p:g}, top-k "
         f"{rollout.top_k or 'off'}"
     )
