@@ -166,6 +166,8 @@ def test_chunks_are_recorded_and_count_as_their_document(tmp_path: Path) -> None
         open_index(tmp_path / "whole", {"chunk_tokens": 5})
     with pytest.raises(InvalidInputError, match="chunk_overlap: expected less than chunk_tokens"):
         build_index(path, tmp_path / "x", settings={"chunk_tokens": 5, "chunk_overlap": 5})
+    with pytest.raises(InvalidInputError, match="got 5; without chunk_tokens no document is cut"):
+        build_index(path, tmp_path / "x", settings={"chunk_overlap": 5})
 
 
 @pytest.mark.parametrize("name", ["bamboogle", "musique"])

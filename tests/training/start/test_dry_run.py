@@ -21,11 +21,11 @@ from tspo_cli.retrieval.index.other_corpus import OTHER_CORPUS
 from tspo_cli.retrieval.index.searcher import open_index
 from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
 from tspo_cli.rollout.protocol import SearchProtocol
-from tspo_cli.training.core.sequences import ScriptedTrajectory
+from tspo_cli.training.core.sequences import ScriptedTrajectory, ScriptedTurn
 from tspo_cli.training.planning.memory import GIB, written_gib
 from tspo_cli.training.start import start_warnings
 from tspo_cli.training.start.inputs import TrainingInputs
-from tspo_cli.training.start.start_warnings import _learning_rates, _observations
+from tspo_cli.training.start.start_warnings import _demonstrations, _learning_rates, _observations
 
 
 def test_the_dry_run_says_epochs_limits_and_disk(
@@ -142,6 +142,27 @@ def test_a_server_is_asked_once_and_what_it_does_not_find_is_said(playground: Pl
     assert silent.requests[1:] == [["who wrote it?"]]
     assert list(_observations(config, TrainingInputs(None, questions, []), protocol)) == []
     assert list(_observations(config, TrainingInputs(silent, [], []), protocol)) == []
+
+
+@pytest.mark.parametrize(("exclude_seen", "said"), [(True, "1 of 3"), (False, "")])
+def test_demonstrations_that_read_a_passage_twice_are_named(
+    playground: Playground, exclude_seen: bool, said: str
+) -> None:
+    """The agent with rollout.exclude_seen never does."""
+    config = load_config([], ["kind=sft", f"rollout.exclude_seen={str(exclude_seen).lower()}"])
+    protocol = SearchProtocol.from_config(load_tokenizer(playground.model), config.rollout)
+    emma, other = Hit("1", '"Emma"\na novel', 1.0), Hit("2", '"Austen"\na writer', 1.0)
+    copy, answer = Hit("3", emma.contents, 1.0), ScriptedTurn("<answer> x </answer>")
+    search = "<search> x </search>"
+
+    def read(*searches: list[Hit]) -> ScriptedTrajectory:
+        turns = [ScriptedTurn(search, tuple(hits)) for hits in searches]
+        return ScriptedTrajectory("who?", (*turns, answer))
+
+    demonstrations = [read([emma], [other, copy]), read([emma, copy], [other]), read([emma])]
+    found = list(_demonstrations(config, TrainingInputs(None, [], demonstrations), protocol))
+    assert len(found) == bool(said)
+    assert all(f"rollout.exclude_seen: {said} demonstrations" in line for line in found)
 
 
 @pytest.mark.parametrize("titles", ["quoted", "plain"])

@@ -42,9 +42,10 @@ class ChunkSettings(Section):
     @model_validator(mode="after")
     def _overlap_is_smaller(self) -> ChunkSettings:
         if self.chunk_overlap and self.chunk_overlap >= self.chunk_tokens:
+            without = "" if self.chunk_tokens else "; without chunk_tokens no document is cut"
             raise ValueError(
                 f"setting chunk_overlap: expected less than chunk_tokens ({self.chunk_tokens}), "
-                f"got {self.chunk_overlap}"
+                f"got {self.chunk_overlap}{without}"
             )
         return self
 

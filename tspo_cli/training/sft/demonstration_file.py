@@ -12,7 +12,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from tspo_cli.console import say
+from tspo_cli.console import counted, say
 from tspo_cli.data.corpus.passage_forms import field_names
 from tspo_cli.data.formats.record_checks import invalid, type_name
 from tspo_cli.data.readers import parse_passage
@@ -57,8 +57,8 @@ def read_demonstrations(path: Path) -> list[ScriptedTrajectory]:
         )
     if systems:
         say(
-            f"{path}: {systems} conversations have a system message, which is not used: the prompt "
-            "is that of rollout.prompt and rollout.system"
+            f"{path}: the system message of {counted(systems, 'conversation')} is not used: the "
+            "prompt is that of rollout.prompt and rollout.system"
         )
     return demonstrations
 

@@ -18,6 +18,7 @@ from tspo_cli.models.chat_template import template_warnings
 from tspo_cli.models.checks.length_limits import context_warnings, positions
 from tspo_cli.models.tokenizer_protocol import encode
 from tspo_cli.retrieval.index.other_corpus import OTHER_CORPUS, is_other_corpus
+from tspo_cli.retrieval.types import Hit, unseen
 from tspo_cli.rollout.limit_warnings import (
     depth_warnings,
     observation_warnings,
@@ -28,6 +29,7 @@ from tspo_cli.rollout.limit_warnings import (
 from tspo_cli.rollout.prompts import SHORT
 from tspo_cli.rollout.protocol import SearchProtocol, search_action
 from tspo_cli.text.secrets import without_secrets
+from tspo_cli.training.core.sequences import ScriptedTrajectory
 from tspo_cli.training.rl.scoring import needs_critic
 from tspo_cli.training.start.inputs import TrainingInputs
 
@@ -160,9 +162,26 @@ def _demonstrations(
             f"rollout.max_searches: {searches} of {total} demonstrations search more than "
             f"{rollout.max_searches} times, which the agent may not; raise it"
         )
+    repeated = sum(map(_reads_again, inputs.demonstrations)) if rollout.exclude_seen else 0
+    if repeated:
+        yield (
+            f"rollout.exclude_seen: {repeated} of {total} demonstrations read a passage of an "
+            "earlier search again, which the agent never does; make them with tspo data make-demos "
+            "--exclude-seen, or leave it off"
+        )
     if cut > observations / 2:
         yield (
             f"rollout.max_observation_tokens: the passages of {cut} of {observations} searches in "
             f"the demonstrations are cut at {rollout.max_observation_tokens} tokens, so answers "
             "may be trained that their passages do not hold; raise it"
         )
+
+
+def _reads_again(demonstration: ScriptedTrajectory) -> bool:
+    """Whether a search gives a passage of an earlier one."""
+    seen: list[Hit] = []
+    for turn in demonstration.turns:
+        if len(unseen(turn.hits, seen)) < len(turn.hits):
+            return True
+        seen += turn.hits
+    return False
