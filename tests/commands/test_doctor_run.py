@@ -199,7 +199,7 @@ def test_a_run_without_a_checkpoint_begins_again(run: Path, state: str, step: in
         ("", "not a run directory (it has no"),
         ("a/eval.json", "it holds evaluations (a)"),
         ("sweep.json", "a sweep; name one of the runs in it"),
-        ("manifest.json", "an index; tspo index info"),
+        ("manifest.json", "an index; tspo index verify"),
         ("config.json", "a model; tspo plan"),
         ("status.json", "config.resolved.json is missing; put back a copy"),
         ("checkpoints/step_000001/state.json", "config.resolved.json is missing"),
