@@ -32,7 +32,7 @@ def require_own(
     if foreign:
         raise InvalidInputError(
             f"{folder}: holds files that are not of {what} and would be deleted ("
-            f"{_shown(foreign)}); move them to another place, or choose another --out"
+            f"{shown_names(foreign)}); move them to another place, or choose another --out"
         )
 
 
@@ -54,7 +54,8 @@ def _is_left(name: str) -> bool:
     return name.startswith(".") and name.endswith(_LEFTOVERS)
 
 
-def _shown(names: Sequence[str]) -> str:
+def shown_names(names: Sequence[str]) -> str:
+    """The first names, as a line can show them."""
     return ", ".join(names[:_MOST_NAMES]) + ", ..." * (len(names) > _MOST_NAMES)
 
 

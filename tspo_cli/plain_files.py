@@ -6,10 +6,16 @@ import errno
 import os
 import stat
 import unicodedata
-from io import BufferedRandom, BufferedReader, TextIOWrapper
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedRandom, BufferedReader, FileIO, TextIOWrapper
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tspo_cli.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer as Buffer
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -29,12 +35,36 @@ _LONGEST_PATH = 3_600
 _SHOWN = 200
 
 
+class _NamedFile(FileIO):
+    """A file whose errors name it, as of a disk that fails while it is read."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        super().__init__(descriptor, "rb")
+        self._path = path
+
+    def readinto(self, buffer: Buffer, /) -> int | None:
+        with self._saying_which():
+            return super().readinto(buffer)
+
+    def readall(self) -> bytes:
+        with self._saying_which():
+            return super().readall()
+
+    @contextmanager
+    def _saying_which(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InvalidInputError(_cannot_be_read(self._path, error)) from None
+
+
 def open_plain(path: Path) -> BufferedReader:
     """A file to read, for binary reading; nothing else than a file is waited for.
 
     Raises:
         FileNotFoundError: there is nothing.
-        InvalidInputError: a directory, pipe, socket or device stands there, or it cannot be read.
+        InvalidInputError: a directory, pipe, socket or device stands there, or it cannot be read,
+            now or when it is read.
     """
     try:
         # Without O_NONBLOCK, to open a pipe is to wait for its writer.
@@ -51,7 +81,7 @@ def open_plain(path: Path) -> BufferedReader:
     except InvalidInputError:
         os.close(descriptor)
         raise
-    return os.fdopen(descriptor, "rb")
+    return BufferedReader(_NamedFile(descriptor, path))
 
 
 def require_readable(path: Path) -> None:

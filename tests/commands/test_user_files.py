@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tspo_cli.commands.app import app
+from tspo_cli.config.load_config import load_config
 from tspo_cli.data.convert import convert
 from tspo_cli.data.corpus.made_corpus import Options, make_corpus
 from tspo_cli.data.world.generate import make_world
@@ -20,11 +21,15 @@ from tspo_cli.data.world.world_config import WorldConfig
 from tspo_cli.demo.demo_commands import DemoOptions
 from tspo_cli.demo.demo_folder import claimed_folder
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.evaluation.resuming.results_folder import results_folder
 from tspo_cli.models.convert_gguf import check_out
 from tspo_cli.overwriting import require_outside
+from tspo_cli.record_digests import note_digests
 from tspo_cli.retrieval.index.build_index import build_index
 from tspo_cli.retrieval.index.import_vectors import import_index
+from tspo_cli.runs import write_json
 from tspo_cli.training.launch.claim import claimed_run
+from tspo_cli.training.launch.processes import launch
 
 WORLD = WorldConfig(entities=40, test_entities=30, train_questions=20, test_questions=10)
 HOTPOT = {
@@ -182,3 +187,127 @@ def test_a_figure_replaces_nothing_but_a_figure(tmp_path: Path) -> None:
     words = ["report", str(tmp_path), "--figure", str(mine)]
     assert "is no figure" in str(CliRunner().invoke(app, words).exception)
     assert mine.read_text() == "mine"
+
+
+def evaluation(folder: Path, *names: str) -> None:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / f"{name}.json").write_text("{}")
+        (folder / f"{name}.items.jsonl.gz").write_bytes(b"")
+    results = [{"dataset": name, "n": 1, "em": 1.0} for name in names]
+    write_json(folder / "eval.json", {"results": results})
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("mine.json", "mine.items.jsonl.gz", "questions.partial.jsonl", ".new/notes.txt"),
+        *(".new/mine/questions.jsonl",),
+    ],
+)
+def test_an_evaluation_replaces_no_file_that_none_wrote(
+    tmp_path: Path, name: str, is_whole: bool
+) -> None:
+    """It would delete it, or write over it where a data set has its name."""
+    out = tmp_path / "out"
+    evaluation(out, "films", "songs")
+    (out / "songs.partial.jsonl").write_text('{"signature": "5"}\n')
+    if not is_whole:  # killed before its summary, which is written last
+        note_digests(out / "films.json", out / "films.items.jsonl.gz")
+        (out / "eval.json").unlink()
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    (out / name).write_text('{"id": "1"}\n')
+    with (
+        pytest.raises(InvalidInputError, match=r"no evaluation wrote and that would be deleted"),
+        results_folder(out, resume=False, overwrite=True),
+    ):
+        pass
+    assert (out / name).read_text() == '{"id": "1"}\n'
+    (out / name).unlink()
+    if "/mine/" in name:
+        (out / name).parent.rmdir()
+    with results_folder(out, resume=False, overwrite=True) as work:
+        evaluation(work, "films")
+    left = {path.name for path in out.iterdir()} - {".lock", "digests.jsonl"}
+    assert left == {"eval.json", "films.json", "films.items.jsonl.gz"}
+
+
+def test_a_damaged_evaluation_is_replaced(tmp_path: Path) -> None:
+    evaluation(tmp_path / "out", "films")
+    for name in ("eval.json", "digests.jsonl"):
+        (tmp_path / "out" / name).write_text("{")
+    with results_folder(tmp_path / "out", resume=False, overwrite=True) as work:
+        evaluation(work, "songs")
+    assert (tmp_path / "out" / "songs.json").exists()
+    assert not (tmp_path / "out" / "films.json").exists()
+
+
+@pytest.mark.parametrize(
+    "folder", ["eval/step_000002", "logs", "rollouts", "checkpoints/x", "best"]
+)
+def test_no_evaluation_is_written_into_the_folders_of_a_run(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "config.resolved.json").write_text("{}")
+    out = tmp_path / folder
+    out.mkdir(parents=True)
+    (out / "films.items.jsonl.gz").write_text("mine")
+    for overwrite in (True, False):
+        with (
+            pytest.raises(InvalidInputError, match=r"of the run .*, which the run writes"),
+            results_folder(out, resume=not overwrite, overwrite=overwrite),
+        ):
+            pass
+    assert [path.name for path in out.iterdir()] == ["films.items.jsonl.gz"]
+    with results_folder(tmp_path / "mine", resume=False, overwrite=False):
+        pass
+
+
+def test_an_experiment_of_the_users_is_no_run(tmp_path: Path) -> None:
+    """`tspo train runs/mine/config.toml --out runs/mine` would write its own in the place of it."""
+    mine = tmp_path / "config.toml"
+    mine.write_text("# mine")
+    for overwrite in (True, False):
+        with (
+            pytest.raises(InvalidInputError, match="exists and is not a run directory"),
+            claimed_run(tmp_path, resume=False, overwrite=overwrite),
+        ):
+            pass
+    assert mine.read_text() == "# mine"
+
+
+@pytest.mark.parametrize("name", ["base.toml", "tspo.toml", "_shared.toml"])
+def test_experiment_files_of_a_sweep_replace_no_others(tmp_path: Path, name: str) -> None:
+    base = Path("experiments/tiny/grpo.toml").absolute()
+    sweep = tmp_path / "mine.sweep.toml"
+    sweep.write_text(f'base = "{base}"\nseeds = [0]\n[arms.base]\n[arms.tspo]\n')
+    words = ["sweep", str(sweep), "--write-configs", str(tmp_path)]
+    (tmp_path / name).write_text("# mine")
+    said = str(CliRunner().invoke(app, words).exception)
+    assert f"{tmp_path / name}: is there already, and no sweep wrote it" in said
+    assert (tmp_path / name).read_text() == "# mine"
+    assert {path.name for path in tmp_path.glob("*.toml")} == {sweep.name, name}
+    (tmp_path / name).unlink()
+    for _ in range(2):  # its own files are replaced
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.exception
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *('data.held_out=["{}"]', "deepspeed.config={}", "judge.prompt={}"),
+        *(
+            "retriever.token_file={}",
+            "credit.outcome={}.py:reward",
+            "credit.algorithm={}.py:reward",
+        ),
+    ],
+)
+def test_a_run_does_not_replace_what_the_new_one_reads(tmp_path: Path, setting: str) -> None:
+    run_path = tmp_path / "run"
+    run_path.mkdir()
+    for name in ("input", "input.py"):
+        (run_path / name).write_text("def reward(a, b): return 1.0\n")
+    config = load_config(["experiments/tiny/grpo.toml"], [setting.format(run_path / "input")])
+    with pytest.raises(InvalidInputError, match=r"lies in .*, which --overwrite would delete"):
+        launch(config, run_path, lambda *_: None, "none", resume=False, overwrite=True)

@@ -75,3 +75,23 @@ def test_a_recipe_may_have_the_name_of_a_directory(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny" / "tspo").mkdir(parents=True)
     assert CliRunner().invoke(app, ["config", "show", "tiny/tspo"]).exit_code == 0
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/mem").exists(), reason="no file that fails when it is read"
+)
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("config validate {}", "data check {}", "sweep {}", "index build {} --out index"),
+        *("data convert {} out.jsonl", "plan tiny/grpo --set rollout.prompt={}"),
+    ],
+)
+def test_a_file_that_fails_when_it_is_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """As on a disk or share that has errors: its first page cannot be read."""
+    monkeypatch.chdir(tmp_path)
+    error = CliRunner().invoke(app, line.format("/proc/self/mem").split()).exception
+    assert isinstance(error, InvalidInputError), error
+    assert "/proc/self/mem: cannot be read (Input/output error)" in str(error)

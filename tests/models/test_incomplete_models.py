@@ -98,6 +98,18 @@ def test_missing_tensors(tmp_path: Path, names: list[str], first: str, count: st
     assert first in text
 
 
+def test_a_head_that_differs_from_the_embedding_it_is_tied_to(tmp_path: Path) -> None:
+    """transformers would take the head, vLLM and the copy that an engine makes the embedding."""
+    folder = llama(tmp_path / "model", tied=True)
+    name = "model.embed_tokens.weight"
+    edit(folder, lambda tensors: tensors.update({"lm_head.weight": tensors[name].clone()}))
+    load_model(folder)
+    edit(folder, lambda tensors: tensors["lm_head.weight"].neg_())
+    assert "has tie_word_embeddings, but the head in the files (lm_head.weight)" in refusal(folder)
+    edit(folder, lambda tensors: tensors.pop(name))
+    load_model(folder)
+
+
 def test_a_body_alone_and_a_reward_model_have_no_head(tmp_path: Path) -> None:
     LlamaModel(LlamaConfig(**SHAPE)).save_pretrained(tmp_path / "body")
     assert "lm_head.weight" in refusal(tmp_path / "body")

@@ -93,14 +93,15 @@ def config_hash(config: Config) -> str:
 
 
 def write_resolved(config: Config, run_dir: Path) -> None:
-    """Write `config.toml`, then `config.resolved.json` (which makes the folder a run directory).
-    Only their owner can read them where a URL has a secret.
+    """Write `config.resolved.json`, then `config.toml`. The first makes the folder a run directory:
+    the second alone may be the user's own experiment. Only their owner can read them where a URL
+    has a secret.
     """
     toml, record = run_dir / CONFIG_TEXT_NAME, run_dir / CONFIG_NAME
     text = to_toml(config)
     with changing(toml, record):
-        atomic_write_text(toml, text, file_mode(text))
         write_json(record, config.section_dict(), file_mode(text))
+        atomic_write_text(toml, text, file_mode(text))
 
 
 def read_resolved(run_dir: Path) -> Config:

@@ -16,7 +16,7 @@ from tspo_cli.models.checks.json_files import (
     check_generation_file,
     check_json_files,
 )
-from tspo_cli.models.checks.loading_report import check_shards, check_tensors
+from tspo_cli.models.checks.loading_report import check_head, check_shards, check_tensors
 from tspo_cli.models.checks.model_size import is_large_on_cpu
 from tspo_cli.own_memory import leave_files
 from tspo_cli.plain_files import why_missing
@@ -170,6 +170,7 @@ def load_model(
         raise _unreadable(path, "a causal language model", error, local, revision) from error
     model, report = loaded
     check_tensors(path, report)
+    check_head(path, model)
     if local and getattr(config, "quantization_config", None) is None:
         check_numbers(Path(path), model)
     elif local:

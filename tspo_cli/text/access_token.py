@@ -11,12 +11,14 @@ import os
 from pathlib import Path
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.plain_files import why_missing
+from tspo_cli.plain_files import open_plain, why_missing
 from tspo_cli.text.secrets import hide
 
 RETRIEVER_TOKEN = "TSPO_RETRIEVER_TOKEN"
 ENGINE_TOKEN = "TSPO_ENGINE_TOKEN"
 _SHORTEST = 16
+_LONGEST = 8_192
+"""Bytes of a file that are read. Servers take headers of a few kilobytes."""
 
 
 def read_token(variable: str, file: str = "") -> str:
@@ -29,13 +31,12 @@ def read_token(variable: str, file: str = "") -> str:
     """
     if file:
         try:
-            token = Path(file).read_text(encoding="utf-8").strip()
+            with open_plain(Path(file)) as handle:
+                token = handle.read(_LONGEST).decode().strip()
         except FileNotFoundError:
             raise MissingResourceError(f"token file {file}: {why_missing(Path(file))}") from None
-        except OSError as error:
-            raise InvalidInputError(
-                f"token file {file}: cannot be read ({error.strerror}); name another"
-            ) from None
+        except InvalidInputError as error:
+            raise InvalidInputError(f"token file {error}") from None
         except UnicodeDecodeError:
             raise InvalidInputError(f"token file {file}: expected one line of text") from None
     else:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.retrieval.server.live_server import serving, small_searcher
+from tests.stand_ins import KINDS, stand_in
 from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
 from tspo_cli.retrieval.index.build_index import build_index
 from tspo_cli.retrieval.index.searcher import Searcher, open_index
@@ -23,6 +24,7 @@ from tspo_cli.retrieval.remote.patience import ServiceUnavailableError
 from tspo_cli.retrieval.server.listen import listen
 from tspo_cli.retrieval.types import Hit, SearchResult
 from tspo_cli.text.access_token import RETRIEVER_TOKEN, read_token
+from tspo_cli.work_limits import at_most
 
 QUERIES = ["blue lake", "hill", "zebra", "LAKE  north", "town\nby \ud800 lake"]
 
@@ -369,6 +371,14 @@ def test_tokens_come_from_a_file_or_the_environment(
         assert not wrong or wrong not in str(raised.value)
     with pytest.raises(MissingResourceError, match="no such file"):
         read_token(RETRIEVER_TOKEN, str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_token_comes_from_a_file_alone(tmp_path: Path, kind: str) -> None:
+    """A pipe was waited for without a word, and a device read until memory ran out."""
+    stand_in(tmp_path / "token", kind)
+    with at_most(20), pytest.raises(InvalidInputError, match=f"expected a file, got {kind}"):
+        read_token(RETRIEVER_TOKEN, str(tmp_path / "token"))
 
 
 def test_replicas_must_serve_the_same_index(url: str, searcher: Searcher, tmp_path: Path) -> None:

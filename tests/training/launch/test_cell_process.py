@@ -41,6 +41,16 @@ def holders(file: Path) -> set[int]:
     return found
 
 
+def servers(folder: Path) -> list[Path]:
+    """The fork servers that import a module of `folder`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if b"slow_import" in (process / "cmdline").read_bytes():
+                found += [process] * (str(folder).encode() in (process / "environ").read_bytes())
+    return found
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 60
     while not condition():
@@ -57,7 +67,7 @@ def log(tmp_path: Path) -> Iterator[Path]:
         os.kill(process, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("moment", ["at work", "while it starts"])
+@pytest.mark.parametrize("moment", ["at work", "stopped", "while it starts"])
 def test_a_child_ends_with_a_starter_that_is_killed(
     playground: Playground, tmp_path: Path, log: Path, moment: str
 ) -> None:
@@ -68,9 +78,11 @@ def test_a_child_ends_with_a_starter_that_is_killed(
         [sys.executable, str(tmp_path / "starter.py"), str(log), moment, *serve],
         env=os.environ | {"PYTHONPATH": f"{Path.cwd()}:{tmp_path}"},
     )
-    wait_until(log.exists)
-    if moment == "at work":
+    if moment != "while it starts":
+        wait_until(log.exists)
         wait_until(lambda: "http" in log.read_text())
+        for process in holders(log) if moment == "stopped" else ():
+            os.kill(process, signal.SIGSTOP)
         starter.kill()
     assert starter.wait() == -signal.SIGKILL
-    wait_until(lambda: not holders(log))
+    wait_until(lambda: not holders(log) and not servers(tmp_path))

@@ -21,6 +21,8 @@ from tspo_cli.errors import InvalidInputError, TspoError, UsageError
 from tspo_cli.plain_files import LONGEST_NAME, same_file_name
 
 SHARED_FILE = "_shared.toml"
+WRITTEN = "# Written by tspo sweep, which replaces it. To change it, copy it first."
+"""The first line of every experiment file that a sweep writes."""
 _ABSENT = object()
 _ENDINGS = 20
 """Characters that names of files have after that of a variant: its seed, and .toml or .log."""
@@ -156,12 +158,16 @@ def experiment_files(sweep: Sweep, folder: Path) -> dict[Path, str]:
     for table in others:
         shared = _common(shared, table)
     return {
-        folder / SHARED_FILE: tomli_w.dumps(shared),
+        folder / SHARED_FILE: _file_text(shared),
         **{
-            path: tomli_w.dumps({"extends": SHARED_FILE, **_difference(table, shared)})
+            path: _file_text({"extends": SHARED_FILE, **_difference(table, shared)})
             for path, table in tables.items()
         },
     }
+
+
+def _file_text(table: Table) -> str:
+    return f"{WRITTEN}\n\n{tomli_w.dumps(table)}"
 
 
 def _cell(

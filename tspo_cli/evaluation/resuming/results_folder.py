@@ -7,14 +7,16 @@ FOLDER/.new/    the evaluation that replaces the one in FOLDER, until it is fini
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tspo_cli.disk import delete, one_writer
-from tspo_cli.errors import InvalidInputError, UsageError
-from tspo_cli.plain_files import require_folder, require_writable_name
-from tspo_cli.record_digests import DIGESTS_NAME, note_digests
+from tspo_cli.errors import InvalidInputError, TspoError, UsageError
+from tspo_cli.overwriting import shown_names
+from tspo_cli.plain_files import open_plain, require_folder, require_writable_name
+from tspo_cli.record_digests import DIGESTS_NAME, digests_in, note_digests
 from tspo_cli.record_forms import SUMMARY, checked
 from tspo_cli.runs import (
     EVAL_SUMMARY_NAME,
@@ -25,8 +27,15 @@ from tspo_cli.runs import (
     read_json,
     scores_file,
 )
+from tspo_cli.training.launch.claim import FILLED_FOLDERS, REPLACED_FOLDERS
 
 _NEW = ".new"
+_RECORDS = re.compile(r"[^/]+\.(?:json|jsonl|jsonl\.gz)|\..+\.tmp")
+"""What an evaluation that is being written has."""
+_JOURNAL = b'{"signature": '
+"""How the answers of an unfinished evaluation begin (`Journal`)."""
+_FOLDERS_OF_A_RUN = {*REPLACED_FOLDERS, *FILLED_FOLDERS}
+_OTHER_OUT = "move them to another place, or choose another --out"
 
 
 @contextmanager
@@ -37,9 +46,10 @@ def results_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[P
 
     Raises:
         UsageError: both `resume` and `overwrite`.
-        InvalidInputError: another process evaluates into `folder`, or it is a run, a world, an
-            index or a model, or it holds an evaluation and neither flag was given, or what it holds
-            is damaged, or none can be at this path.
+        InvalidInputError: another process evaluates into `folder`, or it is a run or one of its
+            folders, a world, an index or a model, or it holds an evaluation and neither flag was
+            given, or what it holds is damaged, or files of the user's would be deleted, or none can
+            be at this path.
     """
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other")
@@ -48,6 +58,7 @@ def results_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[P
         raise InvalidInputError(f"{folder}: exists and is no directory; choose another --out")
     if is_run(folder):  # a data set called status would replace the status of the run
         raise InvalidInputError(f"{folder}: is the directory of a run; choose another --out")
+    _require_outside_records(folder)
     with one_writer(folder, "evaluating into it"):
         _settle(folder)
         begun = _is_begun(folder)
@@ -60,6 +71,7 @@ def results_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[P
             _require_no_other_records(folder)
         new = folder / _NEW
         if overwrite or not begun:
+            _require_only_ours(folder)
             delete(new)
         yield new if begun and (overwrite or new.exists()) else folder
         _settle(folder)
@@ -81,6 +93,69 @@ def _require_no_other_records(folder: Path) -> None:
         raise InvalidInputError(
             f"{folder}: has other files than an evaluation ({others[0].name}); choose another --out"
         )
+
+
+def _require_outside_records(folder: Path) -> None:
+    """A run keeps its own evaluations, models and logs in folders that a run that replaces it
+    deletes.
+    """
+    place = folder.resolve()
+    for run in place.parents:
+        if is_run(run) and (name := place.relative_to(run).parts[0]) in _FOLDERS_OF_A_RUN:
+            raise InvalidInputError(
+                f"{folder}: lies in {name}/ of the run {run}, which the run writes; choose another "
+                "--out"
+            )
+
+
+def _require_only_ours(folder: Path) -> None:
+    """Raises InvalidInputError where a new evaluation would delete or replace what no evaluation
+    wrote.
+    """
+    ours = _names_of_ours(folder)
+    written = [*folder.glob("*.json"), *(path for _, path in items_files(folder))]
+    foreign = [path.name for path in written if ours is not None and path.name not in ours]
+    foreign += [path.name for path in folder.glob("*.partial.jsonl") if not _is_journal(path)]
+    inside = sorted((folder / _NEW).iterdir()) if (folder / _NEW).exists() else []
+    foreign += [
+        f"{_NEW}/{path.name}"
+        for path in inside
+        if path.is_dir() or not _RECORDS.fullmatch(path.name)
+    ]
+    if foreign:
+        raise InvalidInputError(
+            f"{folder}: holds files that no evaluation wrote and that would be deleted ("
+            f"{shown_names(sorted(foreign))}); {_OTHER_OUT}"
+        )
+
+
+def _names_of_ours(folder: Path) -> set[str] | None:
+    """The scores and items of the evaluation in the folder, by its digests, its summary and what it
+    has begun. None where neither of the first two can be read: then all may be.
+    """
+    names = {EVAL_SUMMARY_NAME, EVAL_TIMINGS_NAME}
+    for path in folder.glob("*.partial.jsonl"):
+        begun = path.name.removesuffix(".partial.jsonl")
+        names |= {file(folder, begun).name for file in (scores_file, items_file)}
+    known = False
+    with suppress(TspoError):
+        digests = digests_in(folder)
+        known = bool(digests)
+        names |= {*digests}
+    with suppress(TspoError):
+        summary = folder / EVAL_SUMMARY_NAME
+        record = checked(SUMMARY, read_json(summary), str(summary))
+        for scores in record["results"]:
+            names |= {file(folder, scores["dataset"]).name for file in (scores_file, items_file)}
+        known = True
+    return names if known else None
+
+
+def _is_journal(path: Path) -> bool:
+    """True for the answers of an unfinished evaluation, also where the first of them is cut."""
+    with open_plain(path) as handle:
+        start = handle.read(len(_JOURNAL))
+    return _JOURNAL.startswith(start)
 
 
 def _settle(folder: Path) -> None:

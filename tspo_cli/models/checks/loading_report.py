@@ -94,5 +94,24 @@ def check_tensors(path: str | Path, report: Mapping[str, Any]) -> None:
         raise InvalidInputError(f"{path}: {str(report['error_msgs'][0]).strip().splitlines()[0]}")
 
 
+def check_head(path: str | Path, model: Any) -> None:
+    """Refuse a model whose configuration ties the head to the embedding while the files have
+    another head. transformers takes that one, vLLM and a copy of the model the embedding.
+
+    Raises:
+        InvalidInputError: it is such a model.
+    """
+    config = model.config.get_text_config()
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or not (config.tie_word_embeddings and type(model)._tied_weights_keys):
+        return
+    if head.weight is not embedding.weight:
+        raise InvalidInputError(
+            f"{path}: config.json has tie_word_embeddings, but the head in the files "
+            f"({HEAD}) is not the embedding; set it to false if that head is right, or save the "
+            "model without that tensor"
+        )
+
+
 def _count(names: Collection[Any]) -> str:
     return f"{len(names)} tensor{'s' * (len(names) > 1)}"

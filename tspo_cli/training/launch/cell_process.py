@@ -10,14 +10,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Sequence
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
-from tspo_cli.training.launch.child_processes import end_with
+from tspo_cli.training.launch.child_processes import end_with, set_parent_death_signal
 
 PRELOADED = "tspo_cli.training.launch.preload"
+_ENDS_WITH_SWEEP = "tspo_cli.training.launch.end_of_server"
 
 
 def training_context(preload: str) -> ForkServerContext:
@@ -27,7 +29,7 @@ def training_context(preload: str) -> ForkServerContext:
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([PRELOADED, preload])
+    context.set_forkserver_preload([_ENDS_WITH_SWEEP, PRELOADED, preload])
     return context
 
 
@@ -52,7 +54,9 @@ def _run(arguments: list[str], log: str) -> None:
         descriptor = os.open(path, flags, 0o644)
         os.dup2(descriptor, stream)
         os.close(descriptor)
-    # The fork server lives as long as one of its children does, so it is not what to watch.
+    # Where this process is stopped (SIGSTOP), the end of the fork server lets it go on.
+    set_parent_death_signal(signal.SIGCONT)
+    # Not everywhere does that end with its starter, so it is not what to watch.
     starter = multiprocessing.parent_process()
     if starter is not None:
         end_with(lambda: not starter.is_alive())

@@ -109,7 +109,7 @@ def check_run_place(path: Path) -> None:
         raise InvalidInputError(f"{path}: exists and is no directory; choose another --out")
     entries = [*path.iterdir()] if path.is_dir() else []
     names = {entry.name for entry in entries if not is_temporary(entry)}
-    if names - {*OURS, CONFIG_TEXT_NAME} and CONFIG_NAME not in names:
+    if names - {*OURS} and CONFIG_NAME not in names:
         raise InvalidInputError(f"{path}: exists and is not a run directory; choose another --out")
 
 

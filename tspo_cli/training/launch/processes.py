@@ -17,6 +17,7 @@ from tspo_cli import stopping
 from tspo_cli.config.load_config import read_resolved, write_resolved
 from tspo_cli.config.schema import Config
 from tspo_cli.console import say
+from tspo_cli.credit.user_code import is_user_code
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.overwriting import require_outside
 from tspo_cli.packages import require_packages
@@ -79,11 +80,16 @@ def launch(
 
 def _refuse_own_inputs(config: Config, run: Path) -> None:
     """Raises:
-    InvalidInputError: the model or data of the new run lie in the run that it would replace.
+    InvalidInputError: something that the new run reads lies in the run that it would replace.
     """
-    data, retriever = config.data, config.retriever
+    data, retriever, judge = config.data, config.retriever, config.judge
     require_outside(run, config.model.path, retriever.index, *data.train, data.world)
-    require_outside(run, *data.demonstrations, *config.eval.data)
+    require_outside(run, *data.demonstrations, *data.held_out, *config.eval.data)
+    reranker = str(retriever.search.given().get("reranker", ""))
+    require_outside(run, config.deepspeed.config, reranker, judge.prompt)
+    require_outside(run, retriever.token_file, config.vllm.token_file)
+    code = (config.credit.algorithm, config.credit.outcome)
+    require_outside(run, *(spec.rpartition(":")[0] for spec in code if is_user_code(spec)))
 
 
 def _start(config: Config, run: Path, *, resume: bool) -> int | None:

@@ -9,19 +9,25 @@ DIR/logs/tspo-a-seed0.log      the messages of its training
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 from tspo_cli.config.load_config import read_resolved
-from tspo_cli.config.sweeps.sweep_cells import Cell, Sweep, experiment_file, experiment_files
+from tspo_cli.config.sweeps.sweep_cells import (
+    WRITTEN,
+    Cell,
+    Sweep,
+    experiment_file,
+    experiment_files,
+)
 from tspo_cli.config.sweeps.sweep_file import SWEEP_NAME
 from tspo_cli.config.sweeps.sweep_record import is_sweep, read_sweep_record
 from tspo_cli.disk import LOCK_NAME, atomic_write_text, one_writer
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.packages import require_packages
-from tspo_cli.plain_files import require_folder
+from tspo_cli.plain_files import read_plain, require_folder
 from tspo_cli.record_digests import changing
 from tspo_cli.runs import (
     LOGS_NAME,
@@ -78,8 +84,22 @@ def write_experiments(sweep: Sweep, folder: Path) -> list[Path]:
     """Write the experiment file of every variant into `folder`; returns their paths.
 
     They extend a file with what all of them share, which is written too.
+
+    Raises:
+        InvalidInputError: a file of the user's has the name of one of them.
     """
     files = experiment_files(sweep, folder)
+    for path in files:
+        if path.exists() and not read_plain(path).startswith(WRITTEN.encode()):
+            raise InvalidInputError(
+                f"{path}: is there already, and no sweep wrote it, so it is not replaced; choose "
+                "another folder"
+            )
+    return _write_files(files)
+
+
+def _write_files(files: Mapping[Path, str]) -> list[Path]:
+    """Write the experiment files of a sweep; returns those of its variants."""
     for path, text in files.items():
         atomic_write_text(path, text, file_mode(text))
     _, *variants = files
@@ -114,7 +134,7 @@ def _run_cells(
     states = {cell.name: cell_state(cell, out) for cell in cells}
     with changing(out / SWEEP_NAME):
         write_json(out / SWEEP_NAME, sweep.record())
-    write_experiments(sweep, out / CONFIGS_NAME)
+    _write_files(experiment_files(sweep, out / CONFIGS_NAME))
     (out / LOGS_NAME).mkdir(exist_ok=True)
     by_name = {cell.name: cell for cell in cells}
     waiting = [cell for cell in cells if states[cell.name] != "finished"]
