@@ -102,7 +102,10 @@ def test_a_file_beside_what_is_replaced_stays(tmp_path: Path, kind: str) -> None
 
 
 INNER = {
-    "run": ("model/NOTES.md", "eval/mydev/eval.json", "logs/mine.txt", "rollouts/mine.jsonl.gz"),
+    "run": (
+        *("model/NOTES.md", "eval/mydev/eval.json", "logs/mine.txt", "rollouts/mine.jsonl.gz"),
+        *("model/notes.txt", "trace/mine.toml", "tensorboard/mine.txt"),
+    ),
     "demo": ("world/mine.jsonl", "tspo/notes.md", "tspo/eval/dev/eval.json", "index/notes"),
 }
 RECORDS = {
@@ -111,6 +114,8 @@ RECORDS = {
         *("checkpoints/damaged_step_000001/state.json", "judge/replies_0.jsonl"),
         *("eval/step_000010/dev.items.jsonl.gz", "eval/step_000010/dev.judge.partial.jsonl"),
         *("rollouts/digests.jsonl", "wandb/run-1/files/any", "launch/retriever.log"),
+        *("trace/step_000002_rank_0.json.gz", "tensorboard/events.out.tfevents.1.host.2.0"),
+        *("model/merges.txt", "model/vocab.txt"),
         *(".model.replaced/config.json", "eval/step_000010/.dev.json.17.1.tmp"),
     ),
     "demo": (

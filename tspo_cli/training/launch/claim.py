@@ -83,10 +83,13 @@ RUN_FILES = "|".join(
         rf"{EVALUATIONS_NAME}/step_\d+/[^/]+\.(?:json|jsonl|jsonl\.gz)",
         rf"(?:{CHECKPOINTS_NAME}|{BEST_CHECKPOINTS_NAME})/(?:damaged_)?step_\d+"
         r"/[^/]+\.(?:json|safetensors)",
-        rf"(?:{'|'.join(REPLACED_FOLDERS)})/(?:[^/]+/)?[^/]+\.(?:json|safetensors|jinja|model|txt)",
+        rf"(?:{'|'.join(REPLACED_FOLDERS)})/(?:[^/]+/)?"
+        r"(?:[^/]+\.(?:json|safetensors|jinja|model)|(?:vocab|merges)\.txt)",
         rf"{LOGS_NAME}/attempt_\d+\.log",
         rf"{JUDGE_NAME}/replies_\d+\.jsonl",
-        rf"(?:{TRACE_NAME}|{TENSORBOARD_NAME}|{WANDB_NAME}|{HANDOVER_NAME}|{LAUNCH_NAME})/.+",
+        rf"{TRACE_NAME}/step_\d+_rank_\d+\.json\.gz",
+        rf"{TENSORBOARD_NAME}/events\.out\.tfevents\..+",
+        rf"(?:{WANDB_NAME}|{HANDOVER_NAME}|{LAUNCH_NAME})/.+",
         r"\.(?:replaced|deleted)/.+",
     )
 )
