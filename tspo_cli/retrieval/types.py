@@ -83,6 +83,11 @@ class Retriever(Protocol):
         ...
 
 
+def unseen_depth(k: int, searches: int) -> int:
+    """Passages to ask for, so that k are left when those of `searches` searches are taken out."""
+    return k * (searches + 1)
+
+
 def unseen(hits: Iterable[Hit], seen: Iterable[Hit]) -> tuple[Hit, ...]:
     """The hits whose contents no passage of `seen` has, in their order."""
     known = {hit.contents for hit in seen}

@@ -16,7 +16,7 @@ from itertools import takewhile
 from threading import Event
 
 from tspo_cli.data.question import Question
-from tspo_cli.retrieval.types import Retriever, SearchResult, unseen
+from tspo_cli.retrieval.types import Retriever, SearchResult, unseen, unseen_depth
 from tspo_cli.rollout.branch import Branch
 from tspo_cli.rollout.engines.engine_protocol import Completion, Engine, GenerationRequest, Sampling
 from tspo_cli.rollout.protocol import RolloutState, SearchProtocol
@@ -72,8 +72,8 @@ class AgentSettings:
 
     @property
     def depth(self) -> int:
-        """Passages to ask for, so that k are left when the earlier ones are taken out."""
-        return self.k * (self.max_searches + 1) if self.exclude_seen else self.k
+        """Passages to ask the retriever for."""
+        return unseen_depth(self.k, self.max_searches) if self.exclude_seen else self.k
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import TypeVar
 from tspo_cli.config.schema import Config
 from tspo_cli.retrieval.index.searcher import Searcher
 from tspo_cli.retrieval.remote.patience import LAST_ATTEMPT
-from tspo_cli.retrieval.types import Hit, Retriever
+from tspo_cli.retrieval.types import Hit, Retriever, unseen_depth
 from tspo_cli.rollout.protocol import SearchProtocol
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ def depth_warnings(
         return
     if retriever is None or not retriever.blocking:
         return
-    depth = config.retriever.k * (searches + 1)
+    depth = unseen_depth(config.retriever.k, searches)
     results = retriever.search(spread(questions, _ASKED), depth)
     asks = (
         f"rollout.exclude_seen: a search asks for {depth} passages (retriever.k for each search of "

@@ -17,7 +17,7 @@ from tspo_cli.credit.gold_match import contains_answer, exact_match
 from tspo_cli.data.normal_form import normalize_answer
 from tspo_cli.data.question import Question
 from tspo_cli.data.word_forms import Readable, wanted
-from tspo_cli.retrieval.types import Hit, query_problem, unseen
+from tspo_cli.retrieval.types import Hit, query_problem, unseen, unseen_depth
 from tspo_cli.rollout.protocol import STOP_STRINGS, answer_action, parse_action, search_action
 from tspo_cli.training.core.sequences import ScriptedTurn
 from tspo_cli.training.sft.scripting.scripted_thoughts import (
@@ -108,8 +108,8 @@ class ScriptOptions:
 
     @property
     def depth(self) -> int:
-        """Passages to ask for, so that k are left when the earlier ones are taken out."""
-        return self.k * (self.max_searches + 1) if self.exclude_seen else self.k
+        """Passages to ask the index for."""
+        return unseen_depth(self.k, self.max_searches) if self.exclude_seen else self.k
 
 
 @dataclass(slots=True)
