@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from tests.reporting.tree import make_evaluation
+from tests.reporting.tree import ITEM, make_evaluation
 from tspo_cli.commands.app import app
 from tspo_cli.disk import one_writer
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.record_digests import changing
-
-ITEM: dict[str, Any] = {
-    "id": "a",
-    "question": "?",
-    "golden_answers": ["x"],
-    "em": 1.0,
-    "f1": 1.0,
-    "trajectory": {"turns": []},
-}
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.reporting.tree import make_evaluation, make_run
+from tests.reporting.tree import ITEM, make_evaluation, make_run
 from tspo_cli import runs
 from tspo_cli.config.schema import Config
 from tspo_cli.reporting.page.page import render_page
@@ -17,15 +17,6 @@ from tspo_cli.reporting.sources.arms import group_arms
 from tspo_cli.reporting.sources.overview import summaries
 from tspo_cli.reporting.sources.run_view import open_runs
 from tspo_cli.reporting.tables.evaluation_table import scores_table
-
-ITEM: dict[str, Any] = {
-    "id": "a",
-    "question": "?",
-    "golden_answers": ["x"],
-    "em": 1.0,
-    "f1": 1.0,
-    "trajectory": {"turns": []},
-}
 
 
 @pytest.fixture

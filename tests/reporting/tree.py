@@ -13,6 +13,16 @@ from tspo_cli.evaluation.statistics.estimates import estimate_share
 HOSTILE = "<script>alert(1)</script> [red]x[/red] [/] & $5 50% a_b {c} | # \\ ~ ^ \" ' `"
 QUESTIONS = 40
 
+ITEM: dict[str, Any] = {
+    "id": "a",
+    "question": "?",
+    "golden_answers": ["x"],
+    "em": 1.0,
+    "f1": 1.0,
+    "trajectory": {"turns": []},
+}
+"""An answered question of an evaluation."""
+
 
 def make_tree(root: Path, *, hostile: bool = False, steps: int = 20) -> Path:
     """`root/demo` with warmstart (sft), grpo and tspo (finished) and tspo-b (running)."""
