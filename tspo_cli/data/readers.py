@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ from tspo_cli.plain_files import require_plain, why_missing
 GOLD_KINDS = ("full", "positive", "none")
 QUESTION_FILES = ("questions.jsonl", "questions.jsonl.gz", "questions.parquet")
 DATA_VARIABLE = "TSPO_DATA"
+_MOST_COMPARED = 100
+"""Names of fields that are compared with the one that is missing."""
 _SPLIT_NAMES = {"questions", "train", "test", "dev", "validation", "val"}
 _OWN_FIELDS = {
     "id", "question", "golden_answers", "data_source", "supporting_ids", "gold_kind", "type",
@@ -216,7 +219,8 @@ def _golden_answers(path: Path, number: int, record: dict[str, Any]) -> tuple[st
     found = accepted_answers(record)
     if found is None:
         empty = next((name for name in FIELDS if name in record), None)
-        near = difflib.get_close_matches("golden_answers", map(str, record), n=1)
+        names = map(str, islice(record, _MOST_COMPARED))
+        near = difflib.get_close_matches("golden_answers", names, n=1)
         raise invalid(
             path,
             number,
