@@ -98,6 +98,22 @@ def test_missing_tensors(tmp_path: Path, names: list[str], first: str, count: st
     assert first in text
 
 
+@pytest.mark.parametrize(
+    ("layers", "named"),
+    [
+        (500, ": config.json says 500 layers (num_hidden_layers), but the files have 21 tensors; "),
+        (10**12, "/config.json: num_hidden_layers: expected at most 10,000 layers, found 10000000"),
+        ("2", "/config.json: num_hidden_layers: expected at most 10,000 layers, found"),
+    ],
+)
+def test_layers_that_the_files_cannot_have(layers: object, named: str, tmp_path: Path) -> None:
+    """Each would be made and filled at random before the first missing tensor is named."""
+    folder = llama(tmp_path / "model")
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": layers}))
+    assert refusal(folder).startswith(f"{folder}{named}")
+
+
 def test_a_head_that_differs_from_the_embedding_it_is_tied_to(tmp_path: Path) -> None:
     """transformers would take the head, vLLM and the copy that an engine makes the embedding."""
     folder = llama(tmp_path / "model", tied=True)

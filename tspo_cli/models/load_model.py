@@ -16,7 +16,12 @@ from tspo_cli.models.checks.json_files import (
     check_generation_file,
     check_json_files,
 )
-from tspo_cli.models.checks.loading_report import check_head, check_shards, check_tensors
+from tspo_cli.models.checks.loading_report import (
+    check_head,
+    check_layers,
+    check_shards,
+    check_tensors,
+)
 from tspo_cli.models.checks.model_size import is_large_on_cpu
 from tspo_cli.own_memory import leave_files
 from tspo_cli.plain_files import why_missing
@@ -154,6 +159,7 @@ def load_model(
     local = is_local_model(path, WEIGHTS, "weights", revision)
     if local:
         check_shards(Path(path))
+        check_layers(Path(path), config)
     try:
         with _quiet_report():
             loaded: Any = AutoModelForCausalLM.from_pretrained(

@@ -97,8 +97,15 @@ def _are_names(value: Any) -> bool:
     return value is None or (isinstance(value, list) and all(map(_is_name, value)))
 
 
+def _are_layers(value: Any) -> bool:
+    return value is None or (type(value) is int and value <= _MOST_LAYERS)
+
+
+_MOST_LAYERS = 10_000
+"""transformers makes a list of the layers when it reads the configuration."""
 _VALUES = (
     (_CONFIG, "model_type", "a name such as qwen2", _is_name),
+    (_CONFIG, "num_hidden_layers", f"at most {_MOST_LAYERS:,} layers", _are_layers),
     (_TOKENIZER, "model_max_length", "a number of tokens", _is_length),
     (_TOKENIZER, "model_input_names", "a list of names", _are_names),
 )

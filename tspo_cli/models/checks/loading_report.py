@@ -57,6 +57,30 @@ def check_shards(path: Path) -> None:
         )
 
 
+def check_layers(path: Path, config: Any) -> None:
+    """Refuse a configuration with more layers than the files have tensors, before memory and time
+    are spent on them. What the files lack otherwise is said by `check_tensors`.
+
+    Raises:
+        InvalidInputError: it has.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    tensors = 0
+    for file in path.glob(f"*{_ENDING}"):
+        try:
+            with safe_open(file, "np") as opened:
+                tensors += len(opened.keys())
+        except SafetensorError:
+            return  # the loader names what is damaged
+    if isinstance(layers, int) and layers > tensors:
+        raise InvalidInputError(
+            f"{path}: config.json says {layers:,} layers (num_hidden_layers), but the files have "
+            f"{tensors:,} tensors; use the configuration that belongs to the weights"
+        )
+
+
 def check_tensors(path: str | Path, report: Mapping[str, Any]) -> None:
     """Refuse a model whose files do not fit it, as transformers' loading report says. Tied tensors
     need no file, and harmless extra tensors are ignored.
