@@ -176,10 +176,12 @@ def cells(text: str) -> None:
 
 def in_file(name: str, read: Callable[[Path], object]) -> Callable[[str], object]:
     """`read` for a text instead of a path; an error with one line is an answer, too."""
-    path, written = Path(tempfile.mkdtemp()) / name, ""
+    folder = tempfile.TemporaryDirectory()  # removed at the end
+    written = ""
 
     def run(text: str) -> object:
         nonlocal written
+        path = Path(folder.name) / name
         if text != written:
             path.write_text(text, newline="")
             written = text
