@@ -176,6 +176,7 @@ def test_validate_and_the_dry_run_agree(
         (["rollout.max_turns=3"], "did you mean rollout.max_searches?"),
         (["actor.max_response_length=3"], "did you mean rollout.max_new_tokens?"),
         (["learning_rate=1e-6"], "did you mean optimizer.lr?"),
+        (["neftune_noise_alpha=5"], "did you mean loss.embedding_noise?"),
         (["credit.algorithm=gigpo", "rollout.group_size=1"], "rollout.group_size"),
         (['train.stop_when=["nonsense"]'], "train.stop_when"),
         (["rollout.prompt=chatml"], "rollout.prompt"),

@@ -111,6 +111,14 @@ def test_what_a_new_policy_does_not_use_is_said(setting: str) -> None:
     assert not list(unused_settings(load_config([], SFT)))
 
 
+def test_noise_for_imitation_is_named_where_nothing_is_imitated() -> None:
+    noise = "loss.embedding_noise=5"
+    (told,) = unused_settings(load_config([], ["kind=rl", noise]))
+    assert told == "loss.embedding_noise is for imitation, and kind is rl"
+    for kind in ("sft", "rejection_sampling"):
+        assert not list(unused_settings(load_config([], [f"kind={kind}", noise])))
+
+
 AHEAD = [*RL, "rollout.engine=vllm", "rollout.one_step_off=true"]
 DEEP = [*RL, "rollout.engine=vllm", "vllm.sleep=2", "lora.rank=4"]
 

@@ -31,6 +31,7 @@ _ELSEWHERE = {
     "n_agent": "rollout.group_size",
     "num_generations": "rollout.group_size",
     "learning_rate": "optimizer.lr",
+    "neftune_noise_alpha": "loss.embedding_noise",
 }
 """What Search-R1, verl and TRL call a key."""
 

@@ -8,7 +8,7 @@ from tspo_cli.config.keys import Key, all_keys
 
 _OPENING = """\
 # Configuration
-Every key; [algorithms.md](algorithms.md) has U1 to U11, [experiments.md](experiments.md) the rest.
+Every key; [algorithms.md](algorithms.md) has U1 to U11, [experiments.md](experiments.md) the rest.\
 """
 
 

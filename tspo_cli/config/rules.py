@@ -139,6 +139,8 @@ def unused_settings(config: Config) -> Iterator[str]:
         algorithm = find_algorithm(config.credit.algorithm)
         if algorithm.table != "options":
             yield f"{algorithm.name} does not use [credit.options]"
+    if config.kind == "rl" and config.loss.embedding_noise:
+        yield "loss.embedding_noise is for imitation, and kind is rl"
 
 
 def _unused_by_a_new_policy(model: ModelConfig) -> Iterator[str]:

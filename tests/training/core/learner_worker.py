@@ -102,7 +102,11 @@ def stages(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for stage in range(4):
         for aggregation in ("token_mean", "sequence_mean"):
-            config = make_config(f"deepspeed.zero_stage={stage}", f"loss.aggregation={aggregation}")
+            config = make_config(
+                f"deepspeed.zero_stage={stage}",
+                f"loss.aggregation={aggregation}",
+                "loss.embedding_noise=5",
+            )
             learner = make_learner(config)
             rows = [learner.update_policy(mine(make_sequences(seed))) for seed in range(3)]
             rows.append(learner.update_sft(mine(make_sequences(3))))

@@ -110,6 +110,14 @@ class LossConfig(Section):
             "SFT: loss weight of tokens that the agent did not write (question and observations)."
         ),
     )
+    embedding_noise: float = Field(
+        0.0,
+        ge=0,
+        description=(
+            "SFT and rejection sampling: alpha of NEFTune, noise of at most alpha / sqrt(L d) on "
+            "embeddings of size d in updates, L the longest sequence's tokens. 0: none."
+        ),
+    )
 
 
 class CriticConfig(Section):

@@ -11,6 +11,9 @@ import torch
 from tspo_cli.models.packed_attention import Ranges, Segments, forward_packed
 from tspo_cli.training.core.sequences import TrainSequence
 
+PADDING_LENGTH = 2
+"""Tokens of a batch without effect."""
+
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
@@ -118,7 +121,7 @@ def micro_batches(
 
 def padding_batch(*, packed: bool = True) -> MicroBatch:
     """A micro-batch without effect, for a process that has fewer batches than the others."""
-    empty = TrainSequence([0, 0], [0.0, 0.5])
+    empty = TrainSequence([0] * PADDING_LENGTH, [0.0, 0.5])
     batch = _micro_batch([empty], [[0.0, 0.0]], [0], packed)
     return replace(batch, members=(-1,))
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,9 +17,9 @@ from tspo_cli.models.logprobs import head_scores
 from tspo_cli.models.lora import adapters_off
 from tspo_cli.models.own_logits import logit_function
 from tspo_cli.training.core.deepspeed_setup import frozen_config
-from tspo_cli.training.core.distributed import all_sum
+from tspo_cli.training.core.distributed import all_max, all_sum
 from tspo_cli.training.core.losses import clipped_policy_loss
-from tspo_cli.training.core.micro_batches import MicroBatch
+from tspo_cli.training.core.micro_batches import PADDING_LENGTH, MicroBatch
 from tspo_cli.training.core.sequences import TrainSequence
 from tspo_cli.training.core.training_core import Forward, TokenLoss, TrainingCore, prepare_model
 
@@ -115,8 +118,18 @@ class PolicyLearner:
     def update_sft(self, sequences: Sequence[TrainSequence]) -> dict[str, float]:
         """One update of the weighted mean negative log-likelihood. Metrics: loss, agent_loss
         (tokens of weight 1 and more), grad_norm, lr, tokens.
+
+        With loss.embedding_noise the losses are those with noise. It depends on the seed and the
+        update alone.
         """
-        return self.core.update(sequences, _likelihood_loss)
+        scale = self.config.loss.embedding_noise
+        if not scale:
+            return self.core.update(sequences, _likelihood_loss)
+        longest = max((len(sequence.token_ids) for sequence in sequences), default=0)
+        length = max(int(all_max(float(longest))), PADDING_LENGTH)
+        seeds = (self.config.seed, self.core.updates)
+        with _embedding_noise(self.module, scale, length, seeds):
+            return self.core.update(sequences, _likelihood_loss)
 
     def logprobs(self, sequences: Sequence[TrainSequence]) -> list[list[float]]:
         """The policy's log-probabilities (nats) of the trained tokens, [len(sequences)][T], 0 where
@@ -188,6 +201,42 @@ class PolicyLearner:
 
 def _likelihood_loss(batch: MicroBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> TokenLoss:
     return TokenLoss(-logprobs, agent_averaged={"agent_loss": -logprobs.detach()})
+
+
+@contextmanager
+def _embedding_noise(model: Any, scale: float, length: int, seeds: Sequence[int]) -> Iterator[None]:
+    """Within it, every embedding of the causal language model `model` has noise: each of its d
+    numbers gets one drawn evenly from -1 to 1, times `scale` / sqrt(`length` d). It is NEFTune
+    (Jain et al. 2023, arXiv:2310.05914, Algorithm 1).
+
+    The noise depends on `seeds` and on the token's position in its sequence, 0 to `length` - 1,
+    alone: it is the same however sequences are packed and divided among processes.
+    """
+    embeddings = model.get_input_embeddings()
+    table = torch.empty(0)
+    positions = torch.empty(0)
+
+    def remember(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        nonlocal positions
+        positions = kwargs["position_ids"]
+
+    def add(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        nonlocal table
+        if table.numel() == 0:
+            drawn = np.random.default_rng(seeds).random((length, output.shape[-1]), np.float32)
+            size = scale / math.sqrt(length * output.shape[-1])
+            table = torch.from_numpy((2 * drawn - 1) * np.float32(size)).to(output)
+        return output + table[positions]
+
+    hooks = (
+        model.base_model.register_forward_pre_hook(remember, with_kwargs=True),
+        embeddings.register_forward_hook(add),
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _entropy(config: Config) -> Entropy:
