@@ -5,6 +5,7 @@ come.
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import threading
 import time
@@ -167,16 +168,19 @@ def test_a_second_head_on_a_connection_is_watched_too(
         assert _is_cut_off(connection)
 
 
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "said"),
     [
         ("POST", "/retrieve", '{"query": "hill"}', 400, "Upgrade: "),
+        ("GET", "/retrieve", None, 405, "expected POST"),
         ("GET", "/healthz", None, 200, ""),
     ],
 )
-def test_an_offer_of_http_2_is_passed_over_or_refused(
+def test_an_offer_of_another_protocol_is_passed_over_or_refused(
     searcher: Searcher,
     capfd: pytest.CaptureFixture[str],
+    protocol: str,
     method: str,
     path: str,
     body: str | None,
@@ -184,7 +188,7 @@ def test_an_offer_of_http_2_is_passed_over_or_refused(
     said: str,
 ) -> None:
     """Some clients offer it by default. The parser reads no body behind the offer."""
-    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "A"}
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": protocol, "HTTP2-Settings": "A"}
     with serving(searcher) as address:
         connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=20)
         connection.request(method, path, body, offer)
@@ -274,6 +278,38 @@ def test_a_client_that_only_listens_any_more_gets_its_answer() -> None:
             half.sendall(b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: 17\r\n\r\n{")
             half.shutdown(socket.SHUT_WR)
             assert _is_cut_off(half)
+
+
+WHOLE = b'POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: 17\r\n\r\n{"query": "hill"}'
+
+
+@pytest.mark.parametrize("whole", [1, 3])
+@pytest.mark.parametrize(
+    ("bad", "status"),
+    [
+        (b"\0 nonsense\r\n\r\n", ["400"]),
+        (CHUNKED + b"zz\r\n", ["400"]),
+        (b"POST /retrieve HTTP/1.1\r\nX: " + b"x" * 66_000 + b"\r\n\r\n", ["431"]),
+        (WHOLE.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"), ["400"]),
+        (WHOLE[:-1], []),
+    ],
+    ids=["no HTTP", "a bad chunk", "a large head", "an upgrade", "half a request"],
+)
+def test_whole_requests_before_a_bad_one_are_answered_first(
+    bad: bytes, status: list[str], whole: int
+) -> None:
+    """In their order: a client takes the first answer for that to its first request."""
+    retriever = Scripted()
+    retriever.gate.clear()
+    with serving(retriever) as address, _connection(address) as connection:
+        connection.sendall(WHOLE * whole + bad)
+        connection.shutdown(socket.SHUT_WR)
+        assert retriever.entered.wait(20)
+        time.sleep(0.1)
+        retriever.gate.set()
+        answers = b"".join(iter(lambda: connection.recv(10_000), b""))
+    found = re.findall(r"HTTP/1.1 (\d+)", answers.decode())
+    assert found == ["200"] * whole + status
 
 
 def test_queries_under_way_are_answered_before_the_server_ends() -> None:

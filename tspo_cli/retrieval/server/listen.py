@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -55,6 +56,7 @@ def server_config(app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=GuardedProtocol,
+        ws="none",  # an offer of a WebSocket is one of any other protocol
         log_level="warning",
         access_log=False,
         proxy_headers=False,
@@ -140,14 +142,19 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_head, self._unfinished = True, 0
         self._head_size, self._refused = 0, False
         self._around_body, self._got_body = 0, False
+        self._farewell: Callable[[], None] | None = None
         self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(
             self.head_seconds, transport.abort
         )
 
     def data_received(self, data: bytes) -> None:
+        if self._farewell is not None:
+            return
         was_in_head = self._in_head
         self._got_body = False
         super().data_received(data)
+        if self._farewell is not None:
+            return
         if not self._in_head:
             self._stop_timer()
             self._unfinished = 0
@@ -166,10 +173,31 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Answer a client that closes its sending side after the request, such as `nc -N`."""
-        cycle = self.cycle
-        if cycle is None or cycle.more_body or cycle.response_complete:
+        return self._farewell is not None or self._ends_after_answers(self.transport.close)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, after the requests before it."""
+        answer = partial(super().send_400_response, msg)
+        if not self._ends_after_answers(answer):
+            answer()
+
+    def on_response_complete(self) -> None:
+        is_last = not self.pipeline
+        super().on_response_complete()
+        if is_last and self._farewell is not None and not self.transport.is_closing():
+            self._farewell()
+
+    def _ends_after_answers(self, farewell: Callable[[], None]) -> bool:
+        """Read nothing more, and call `farewell` once the whole requests before this moment are
+        answered. False if none waits for an answer.
+        """
+        is_whole = self.cycle is not None and not self.cycle.more_body
+        if self.pipeline and not is_whole:
+            self.pipeline.popleft()
+        elif not is_whole or self.cycle.response_complete:
             return False
-        cycle.keep_alive = False
+        self._farewell = farewell
+        self._stop_timer()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -215,8 +243,12 @@ class GuardedProtocol(HttpToolsProtocol):
     def _refuse(self, answer: bytes) -> None:
         if not self._refused:
             self._refused = True
-            self.transport.write(answer)
-            self.transport.close()
+            if not self._ends_after_answers(partial(self._write_last, answer)):
+                self._write_last(answer)
+
+    def _write_last(self, answer: bytes) -> None:
+        self.transport.write(answer)
+        self.transport.close()
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:
