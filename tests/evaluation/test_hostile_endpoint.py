@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import re
@@ -208,6 +209,18 @@ def test_the_key_stays_hidden_where_a_server_repeats_it(monkeypatch: pytest.Monk
                     said = str(error)
             assert KEY not in said
             assert "***" in said
+
+
+def test_the_login_of_a_url_stays_hidden_where_a_server_repeats_it() -> None:
+    sent = base64.b64encode(b"user:s3cretpass").decode()
+    for reply in ('{"error": {"message": "bad Basic %s, s3cretpass"}}', "no JSON: %s s3cretpass"):
+        with faulty(Mode("echo", "answer", raw(http((reply % sent).encode(), "401 No")))) as server:
+            url = server.url.replace("//", "//user:s3cretpass@")
+            with pytest.raises(RemoteServiceError) as caught:
+                EndpointClient(url, retries=0).post("/chat/completions", {})
+        said = str(caught.value)
+        assert sent not in said
+        assert "s3cretpass" not in said
 
 
 def test_a_refusal_is_one_printable_line() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import httpx
 
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.text.secrets import hide_login
 
 
 def check_url(url: str, owner: str, example: str) -> None:
-    """Raises InvalidInputError for anything but an http(s) URL with a host.
+    """Raises InvalidInputError for anything but an http(s) URL with a host. What its server repeats
+    of the user and password is hidden from now on.
 
     The message names `owner`, the service that the URL is for, and an `example`.
     """
@@ -20,6 +22,7 @@ def check_url(url: str, owner: str, example: str) -> None:
         raise InvalidInputError(
             f"{owner}: expected a URL like {example}, got {without_login(url)!r}"
         )
+    hide_login(httpx.URL(url).username, httpx.URL(url).password)
 
 
 def is_this_machine(url: str) -> bool:

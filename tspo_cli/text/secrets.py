@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from typing import Any
@@ -42,6 +43,15 @@ def hide(key: str) -> None:
     """Let `without_secrets` replace this key."""
     if len(key) >= _SHORTEST:
         _keys.add(key)
+
+
+def hide_login(user: str, password: str) -> None:
+    """Let `without_secrets` replace the user and password of a URL as HTTP sends them, and the
+    password unless it could be a word.
+    """
+    hide(base64.b64encode(f"{user}:{password}".encode()).decode())
+    if not password.isalpha():
+        hide(password)
 
 
 def without_keys(text: str) -> str:
