@@ -138,3 +138,25 @@ def test_a_sweep_has_one_writer(swept: tuple[Path, Path, Finished]) -> None:
         second = run_tspo("sweep", file, "--out", out)
     assert second.code == 3
     assert "another process is running this sweep" in second.err
+
+
+def test_a_rule_that_is_edited_between_two_cells_is_refused(
+    playground: Playground, tspo: Tspo, tmp_path: Path
+) -> None:
+    rule, file, out = tmp_path / "rule.py", tmp_path / "own.toml", tmp_path / "out"
+    text = "def rule(group, config):\n    return [[1.0] * len(one.hits) for one in group]\n"
+    rule.write_text(text)
+    words = playground.settings(
+        train__steps=1, train__export_model="false", eval__data="[]", eval__every=0
+    )
+    file.write_text(
+        f'base = "tiny/grpo"\nseeds = [0, 1]\n[arms.own]\ncredit.algorithm = "{rule}:rule"\n'
+    )
+    tspo("sweep", file, "--out", out, "--only", "*/seed0", *words)
+    rule.write_text(text.replace("1.0", "2.0"))
+    done = run_tspo("sweep", file, "--out", out, *words)
+    assert done.code == 1
+    assert "own/seed1: began with other code (credit.algorithm) than" in done.err
+    assert not (out / "own" / "seed1" / "metrics.jsonl").exists()
+    rule.write_text(text)
+    tspo("sweep", file, "--out", out, *words)

@@ -45,6 +45,8 @@ from tspo_cli.training.core.export import empty_model
 from tspo_cli.training.core.handover import hand_over
 from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.launch.lookout import failing_together, watched
+from tspo_cli.training.launch.same_command import require_same
+from tspo_cli.training.launch.sweep_inputs import require_inputs_of_sweep
 from tspo_cli.training.launch.training_run import TrainingRun
 from tspo_cli.training.loop import Evaluate, MakeStep, train_loop
 from tspo_cli.training.policy import starting_policy
@@ -56,7 +58,11 @@ from tspo_cli.training.rl.scoring import needs_critic
 from tspo_cli.training.sft.sft_step import SftStep, demonstration_source
 from tspo_cli.training.start.inputs import TrainingInputs, data_in_words, open_inputs
 from tspo_cli.training.start.model_check import check_model
-from tspo_cli.training.start.same_inputs import input_digests, keep_or_compare_inputs
+from tspo_cli.training.start.same_inputs import (
+    input_digests,
+    inputs_of_process,
+    keep_or_compare_inputs,
+)
 from tspo_cli.training.start.start_warnings import start_warnings
 from tspo_cli.variables import default_threads
 
@@ -93,6 +99,9 @@ def train(
         refuse_unsafe_background(config)
         refuse_impossible_transfer(config)
         inputs = open_inputs(config)
+        own = inputs_of_process(config, inputs) if world_size() > 1 else {}
+    with failing_together():
+        require_same("has other inputs", own, "put the same files on all nodes")
 
     place = identity(directory)
 
@@ -124,6 +133,7 @@ def _train(
             digests = input_digests(config, inputs)
             former = partial(former_digest, config.model.path, config.model.revision)
             keep_or_compare_inputs(directory, digests, resume=resume, former_model=former)
+            require_inputs_of_sweep(directory, config)
         return starting_policy(config, device)
 
     tokenizer, model = steady_model(config.model.path, opened)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from tspo_cli.rollout.agent import _Loop
 from tspo_cli.timing import got_further
 from tspo_cli.training import loop
 from tspo_cli.training.core.training_core import TrainingCore
-from tspo_cli.training.launch import saved_steps
+from tspo_cli.training.launch import same_command, saved_steps
 from tspo_cli.training.launch.child_processes import end_with_parent
 from tspo_cli.training.rl.rl_step import RlStep
 
@@ -70,8 +71,15 @@ def move(moment: str, number: str, source: str, target: str, other: str = "") ->
 
 def elsewhere(folder: str, ranks: str) -> None:
     """The process works in another folder."""
+    same_command.FILE_PATIENCE = 1.0
     if is_one_of(ranks):
         os.chdir(folder)
+
+
+def told(word: str, ranks: str) -> None:
+    """The process has another word in its command."""
+    if is_one_of(ranks):
+        sys.argv += ["--set", word] if "=" in word else [word]
 
 
 def send(moment: str, number: str, name: str, ranks: str = "", times: str = "1") -> None:

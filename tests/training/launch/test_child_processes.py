@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,6 +93,22 @@ def test_workers_end_with_their_parent_and_hold_the_lock_until_then(
         assert time.monotonic() < until, "workers outlive their parent"
         time.sleep(0.1)
     assert "frame #" not in process.errors.read_text(), "torch's warnings of a store that is gone"
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_where_a_run_was_moved_or_deleted_nothing_is_written(
+    moves: bool, playground: Playground, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = started(run, *settings(playground))
+    run.rename(tmp_path / "moved")
+    if not moves:
+        shutil.rmtree(tmp_path / "moved", ignore_errors=True)
+    assert process.wait(60) == 1
+    said = process.said()
+    assert said.count("run: was moved or deleted while this run wrote it") == 1
+    assert "Traceback" not in said
+    assert not run.exists()
 
 
 def test_a_stopped_child_ends_when_its_parent_is_killed() -> None:

@@ -27,8 +27,10 @@ def inputs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def trained(inputs: Path, prepare: str = "") -> tuple[list[int], list[str], str]:
-    """Exit codes of two processes, their errors, and all that they said."""
+def trained(inputs: Path, prepare: str = "", run: str = "") -> tuple[list[int], list[str], str]:
+    """Exit codes of two processes, their errors, and all that they said. `run` if it is not one
+    that both find.
+    """
     settings = {
         "model.path": inputs / "model",
         "retriever.index": "index",
@@ -38,7 +40,9 @@ def trained(inputs: Path, prepare: str = "") -> tuple[list[int], list[str], str]
     }
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     codes, said = run_prepared(
-        prepare, "train", "tiny/grpo", *words, "--out", "run", ranks=2, cwd=inputs
+        *(prepare, "train", "tiny/grpo", *words, "--out", run or inputs / "run"),
+        ranks=2,
+        cwd=inputs,
     )
     assert "Traceback" not in said
     return codes, [line for line in said.splitlines() if line.startswith("error:")], said
@@ -69,3 +73,52 @@ def test_an_index_that_one_node_lacks(inputs: Path) -> None:
     assert len(errors) == 1
     assert errors[0].startswith("error: process 1 of 2: ")
     assert "index" in errors[0]
+
+
+def elsewhere(inputs: Path) -> str:
+    """The second process is in a folder with another index."""
+    folder = inputs / "elsewhere"
+    folder.mkdir()
+    (inputs / "other.jsonl").write_text('{"id": "plums", "contents": "green plums"}\n')
+    build_index(inputs / "other.jsonl", folder / "index")
+    return f"{HERE}:elsewhere:{folder}:1"
+
+
+def test_an_index_that_is_another_one_on_one_node(inputs: Path) -> None:
+    codes, errors, said = trained(inputs, elsewhere(inputs))
+    assert codes == [3, 3], said
+    assert len(errors) == 1
+    assert "process 1 of 2 has other inputs than process 0: passages (retriever.index)" in errors[0]
+
+
+def test_a_run_directory_that_the_processes_do_not_share(inputs: Path) -> None:
+    codes, errors, said = trained(inputs, elsewhere(inputs), "run")
+    assert codes == [3, 3], said
+    assert len(errors) == 1
+    assert "elsewhere/run: is not the folder that process 0 writes the run into" in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("seed=7", "seed (7, there 0)"),
+        ("train.steps=5", "train.steps (5, there 100)"),
+        ("checkpoint.every=3", "checkpoint.every (3, there 25)"),
+        ("credit.algorithm=rloo", 'credit.algorithm ("rloo", there "grpo")'),
+        ("--overwrite", "--overwrite (true, there false)"),
+    ],
+)
+def test_processes_that_were_told_something_else(inputs: Path, word: str, shown: str) -> None:
+    codes, errors, said = trained(inputs, f"{HERE}:told:{word}:1")
+    assert codes == [3, 3], said
+    assert len(errors) == 1
+    assert "process 1 of 2 was started with other settings than process 0: " in errors[0]
+    assert shown in errors[0]
+    assert not (inputs / "run").exists()
+
+
+def test_nodes_may_have_places_of_their_own(inputs: Path) -> None:
+    (inputs / "other").symlink_to(inputs / "index")
+    codes, errors, _ = trained(inputs, f"{HERE}:told:retriever.index=other:1")
+    assert codes != [0, 0]
+    assert not any("process 0" in error for error in errors), "the model is none, which is later"

@@ -18,6 +18,7 @@ from tspo_cli.config.load_config import read_resolved, write_resolved
 from tspo_cli.config.schema import Config
 from tspo_cli.console import say
 from tspo_cli.credit.user_code import is_user_code
+from tspo_cli.disk import identity
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.overwriting import require_outside
 from tspo_cli.packages import require_packages
@@ -121,9 +122,12 @@ def _join_launcher(
 ) -> None:
     from tspo_cli.training.core.distributed import broadcast_json, init_distributed, rank, shutdown
     from tspo_cli.training.launch.lookout import failing_together
+    from tspo_cli.training.launch.same_command import require_same_command, require_shared_folder
 
     init_distributed()
     try:
+        with failing_together():
+            require_same_command(config, resume=resume, overwrite=overwrite)
         with ExitStack() as claimed:
             attempt = None
             with failing_together():
@@ -132,6 +136,8 @@ def _join_launcher(
                     attempt = _start(config, run, resume=resume)
             attempt = broadcast_json(attempt)
             if attempt is not None:
+                with failing_together():
+                    require_shared_folder(run)
                 train(config, run, attempt, resume)
     finally:
         shutdown()
@@ -152,6 +158,7 @@ def _spawn(claim: Claim, module: str, config: Config, attempt: int, *, resume: b
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
+    place = identity(claim.path)
     settings = claim.path / ".settings.tmp"
     write_resolved(config, settings)
     command = [
@@ -185,7 +192,8 @@ def _spawn(claim: Claim, module: str, config: Config, attempt: int, *, resume: b
         end_processes(workers, min(PATIENCE, patience()))
         shutil.rmtree(settings, ignore_errors=True)
         was_stopped = code is None or code in STOP_CODES
-        _correct_status(claim.path, attempt, "stopped" if was_stopped else "failed")
+        if identity(claim.path) == place:  # what stands there now may not be ours
+            _correct_status(claim.path, attempt, "stopped" if was_stopped else "failed")
     if code < 0:
         raise TspoError(
             f"{claim.path}: process {number} of {len(workers)} was killed by "

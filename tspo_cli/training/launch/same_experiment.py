@@ -15,8 +15,11 @@ from tspo_cli.digests import DIGITS, json_digest
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.record_digests import changing, check_digest
 from tspo_cli.runs import (
+    CHECKPOINTS_NAME,
     CONFIG_TEXT_NAME,
+    EVALUATIONS_NAME,
     INPUTS_NAME,
+    METRICS_NAME,
     append_jsonl,
     checkpoint_folders,
     checkpoint_step,
@@ -57,6 +60,21 @@ SEARCH_KIND = "search"
 """RUN/inputs.json has the search settings of the index or its server, too: they may move to a
 server, which the experiment does not tell them.
 """
+
+INPUT_NAMES = {
+    "questions": "training questions (data.train)",
+    "demonstrations": "demonstrations (data.demonstrations, data.world)",
+    "index": "passages (retriever.index)",
+    "model": "starting model (model.path)",
+    SEARCH_KIND: "search settings (retriever.search, or those of the server)",
+    "algorithm": "code (credit.algorithm)",
+    "outcome": "code (credit.outcome)",
+    "rubric": "rubric (judge.prompt)",
+}
+"""What RUN/inputs.json has digests of, in words."""
+
+RESULTS = (CHECKPOINTS_NAME, METRICS_NAME, EVALUATIONS_NAME)
+"""What of a run follows from its inputs."""
 
 EXPERIMENT = "experiment"
 """RUN/inputs.json has the digest of what a run began with, as `experiment_digest` gave it then, and
@@ -177,11 +195,12 @@ def record_changes(run: Path, attempt: int, changes: dict[str, Change]) -> None:
 def shown_change(key: str, change: Change) -> str:
     """A setting with both values, of long ones the beginning."""
     before, now = (
-        prompt_name(value) if key == "rollout.prompt" else _short(value) for value in change
+        prompt_name(value) if key == "rollout.prompt" else shown_value(value) for value in change
     )
     return f"{key} (was {before}, now {now})"
 
 
-def _short(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """A value as JSON, of a long one the beginning."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"

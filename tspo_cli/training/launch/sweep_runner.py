@@ -42,6 +42,7 @@ from tspo_cli.training.launch.cell_process import start_training, training_conte
 from tspo_cli.training.launch.child_processes import CHECKPOINT_PATIENCE, end_processes
 from tspo_cli.training.launch.claim import is_complete
 from tspo_cli.training.launch.same_experiment import check_same_experiment
+from tspo_cli.training.launch.sweep_inputs import require_same_inputs
 
 CONFIGS_NAME = "configs"
 _POLL_SECONDS = 0.5
@@ -132,6 +133,7 @@ def _run_cells(
 ) -> list[CellResult]:
     _require_folders(out, cells)
     states = {cell.name: cell_state(cell, out) for cell in cells}
+    require_same_inputs({out / cell.name: cell.config for cell in sweep.cells})
     with changing(out / SWEEP_NAME):
         write_json(out / SWEEP_NAME, sweep.record())
     _write_files(experiment_files(sweep, out / CONFIGS_NAME))

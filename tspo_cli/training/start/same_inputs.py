@@ -22,34 +22,19 @@ from tspo_cli.models.checks.model_digest import model_digest
 from tspo_cli.record_digests import changing
 from tspo_cli.retrieval.types import RetrieverInfo
 from tspo_cli.runs import (
-    CHECKPOINTS_NAME,
-    EVALUATIONS_NAME,
     INPUTS_NAME,
-    METRICS_NAME,
     read_json,
     write_json,
 )
 from tspo_cli.training.core.sequences import ScriptedTrajectory
 from tspo_cli.training.launch.same_experiment import (
     EXPERIMENT,
+    INPUT_NAMES,
+    RESULTS,
     SEARCH_KIND,
     experiment_digest,
 )
 from tspo_cli.training.start.inputs import TrainingInputs
-
-_NAMES = {
-    "questions": "training questions (data.train)",
-    "demonstrations": "demonstrations (data.demonstrations, data.world)",
-    "index": "passages (retriever.index)",
-    "model": "starting model (model.path)",
-    SEARCH_KIND: "search settings (retriever.search, or those of the server)",
-    "algorithm": "code (credit.algorithm)",
-    "outcome": "code (credit.outcome)",
-    "rubric": "rubric (judge.prompt)",
-}
-
-_RESULTS = (CHECKPOINTS_NAME, METRICS_NAME, EVALUATIONS_NAME)
-"""What of a run follows from its inputs."""
 
 
 def input_digests(config: Config, inputs: TrainingInputs) -> dict[str, str]:
@@ -60,8 +45,20 @@ def input_digests(config: Config, inputs: TrainingInputs) -> dict[str, str]:
     return digests | {EXPERIMENT: experiment_digest(config, digests)}
 
 
+def inputs_of_process(config: Config, inputs: TrainingInputs) -> dict[str, str]:
+    """Digests of what every process of a training reads for itself, by name: each node may have
+    files of its own. The model is that of the first process, which sends it to the others.
+    """
+    return {INPUT_NAMES[kind]: value for kind, value in _data_digests(config, inputs).items()}
+
+
 def _digests(config: Config, inputs: TrainingInputs) -> dict[str, str]:
-    digests = {"model": model_digest(config.model.path, config.model.revision)}
+    model = model_digest(config.model.path, config.model.revision)
+    return {"model": model, **_data_digests(config, inputs)}
+
+
+def _data_digests(config: Config, inputs: TrainingInputs) -> dict[str, str]:
+    digests = {}
     if config.kind != "sft":
         digests["questions"] = data_digest(inputs.questions)
     elif config.data.world:
@@ -119,7 +116,7 @@ def keep_or_compare_inputs(
         InvalidInputError: the run began with other inputs.
     """
     path = run / INPUTS_NAME
-    has_results = any((run / name).exists() for name in _RESULTS)
+    has_results = any((run / name).exists() for name in RESULTS)
     recorded: Any = read_json(path) if resume and has_results and path.exists() else digests
     if not isinstance(recorded, dict):
         raise InvalidInputError(f"{path}: expected an object of digests; delete it and resume")
@@ -131,8 +128,8 @@ def keep_or_compare_inputs(
         if not is_former:
             what = "they were" if kind == SEARCH_KIND else "their digest was"
             raise InvalidInputError(
-                f"{run}: it began with other {_NAMES[kind]}: {what} {before}, now {digest}; put "
-                "back what it began with, or choose another --out"
+                f"{run}: it began with other {INPUT_NAMES[kind]}: {what} {before}, now {digest}; "
+                "put back what it began with, or choose another --out"
             )
     if ("index" in recorded) != ("index" in digests):
         warn(
