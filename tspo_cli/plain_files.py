@@ -89,6 +89,44 @@ def require_readable(path: Path) -> None:
     open_plain(path).close()
 
 
+def require_listable(path: Path) -> None:
+    """Raises InvalidInputError for a directory whose files this user may not list: to look for one
+    of them by a pattern finds nothing.
+    """
+    try:
+        os.scandir(path).close()
+    except OSError as error:
+        raise InvalidInputError(_cannot_be_read(path, error)) from None
+
+
+def named_like(folder: Path, pattern: str) -> list[Path]:
+    """The entries of a folder whose names fit a pattern, sorted; none if there is no folder.
+
+    Raises:
+        InvalidInputError: this user may not list it, where `glob` finds nothing.
+    """
+    if folder.is_dir():
+        require_listable(folder)
+    return sorted(folder.glob(pattern))
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files in a folder and its folders, without hidden ones, sorted by their relative names.
+
+    Raises:
+        InvalidInputError: this user may not list one of the folders.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InvalidInputError(_cannot_be_read(Path(error.filename), error))
+
+    found = []
+    for place, inner, names in os.walk(folder, onerror=refuse):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(found, key=lambda file: file.relative_to(folder).as_posix())
+
+
 def refuse_pointer(path: Path) -> None:
     """Refuse the text that Git LFS leaves in the place of a large file until it is fetched.
 

@@ -45,7 +45,13 @@ from tspo_cli.disk import (
 )
 from tspo_cli.environment import environment
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.plain_files import append_plain, open_plain, require_folder, why_missing
+from tspo_cli.plain_files import (
+    append_plain,
+    named_like,
+    open_plain,
+    require_folder,
+    why_missing,
+)
 from tspo_cli.record_digests import (
     ONE_THREAD,
     changing,
@@ -181,7 +187,7 @@ def scores_file(folder: Path, dataset: str) -> Path:
 
 def scores_files(folder: Path) -> list[Path]:
     """All scores of one evaluation of a run (`eval_folder`), by data set."""
-    return sorted(folder.glob("*.json"))
+    return named_like(folder, "*.json")
 
 
 def items_file(folder: Path, dataset: str) -> Path:
@@ -198,7 +204,7 @@ def items_files(folder: Path) -> list[tuple[str, Path]]:
 
     The data set is as `dataset_file_name` gives it.
     """
-    paths = sorted(folder.glob(f"*{_ITEMS_SUFFIX}"))
+    paths = named_like(folder, f"*{_ITEMS_SUFFIX}")
     return [(path.name.removesuffix(_ITEMS_SUFFIX), path) for path in paths]
 
 

@@ -63,6 +63,15 @@ FOLDERS = [
     "doctor {}",
 ]
 
+LISTED = [
+    "eval {} --data q.jsonl",
+    SFT.replace("=model ", "={} ").replace("['{}']", "['q.jsonl']"),
+    "model convert {} --out out",
+    "index build {} --out out",
+    "report {}",
+    "runs ls {}",
+]
+
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -110,6 +119,41 @@ def test_a_folder_that_may_not_be_looked_into(
     assert said.startswith("error: closed"), said
     assert said.endswith("cannot be read (Permission denied); give this user the right to read it")
     assert code == 3
+
+
+@pytest.mark.parametrize("line", LISTED)
+@pytest.mark.parametrize("inside", ["config.json", "more/a.md", "items.jsonl"])
+def test_a_folder_whose_files_may_be_opened_and_not_listed(
+    place: Path,
+    line: str,
+    inside: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A pattern finds nothing there: it is not said to be empty, and nothing is left out."""
+    (place / "closed" / inside).parent.mkdir(parents=True)
+    (place / "closed" / inside).write_text("{}")
+    (place / "closed").chmod(0o300)
+    code, said = _run(line.replace("{}", "closed"), capsys, monkeypatch)
+    (place / "closed").chmod(0o700)
+    assert said.startswith("error: closed"), said
+    assert said.endswith("cannot be read (Permission denied); give this user the right to read it")
+    assert code == 3
+
+
+def test_a_closed_folder_of_a_corpus_is_not_left_out(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = place / "texts" / "more" / "closed"
+    closed.mkdir(parents=True)
+    for folder in (closed, place / "texts"):
+        (folder / "a.md").write_text("some words")
+    closed.chmod(0o300)
+    code, said = _run("index build texts --out out", capsys, monkeypatch)
+    closed.chmod(0o700)
+    assert said.startswith("error: texts/more/closed: cannot be read (Permission denied); ")
+    assert code == 3
+    assert not (place / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "model.safetensors"])

@@ -35,7 +35,7 @@ def test_no_such_directory(tmp_path: Path, load) -> None:  # type: ignore[no-unt
     with pytest.raises(MissingResourceError, match="no such model directory"):
         load("runs-that-are-not-here")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(MissingResourceError, match="no such model directory"):
+    with pytest.raises(MissingResourceError, match="expected a directory of a model, got a file"):
         load(tmp_path / "file")
 
 

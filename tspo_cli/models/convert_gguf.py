@@ -20,7 +20,7 @@ from tspo_cli.models.checks.gguf_header import check_header
 from tspo_cli.models.load_model import CONFIG, load_model, load_tokenizer
 from tspo_cli.overwriting import require_outside, require_own
 from tspo_cli.packages import require
-from tspo_cli.plain_files import refuse_pointer, require_plain, why_missing
+from tspo_cli.plain_files import named_like, refuse_pointer, require_plain, why_missing
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -125,7 +125,7 @@ def read_facts(file: Path) -> GgufFacts:
     from gguf import GGUFReader
 
     if file.is_dir():
-        found = sorted(path.name for path in file.glob("*.gguf"))
+        found = [path.name for path in named_like(file, "*.gguf")]
         hint = f"name one of its files: {', '.join(found[:3])}" if found else "it holds no *.gguf"
         raise InvalidInputError(f"{file}: expected a GGUF file, got a directory; {hint}")
     require_plain(file, "name a GGUF file")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.hub_access import use_cache_without_network
+from tspo_cli.hub_access import is_directory, use_cache_without_network
 from tspo_cli.models.checks.json_files import (
     AGAIN,
     check_files,
@@ -24,7 +23,6 @@ from tspo_cli.models.checks.loading_report import (
 )
 from tspo_cli.models.checks.model_size import is_large_on_cpu
 from tspo_cli.own_memory import leave_files
-from tspo_cli.plain_files import why_missing
 from tspo_cli.stored_weights import check_numbers, check_quantisation, check_scales
 
 if TYPE_CHECKING:
@@ -40,7 +38,6 @@ MAIN = "main"  # the revision that a hub name means
 _ALWAYS_CAUSAL = {"gpt_neox", "gpt_neox_japanese", "trocr"}
 # Permutation language models: a token is predicted from those on both sides.
 _NEVER_CAUSAL = {"xlnet"}
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def load_tokenizer(path: str | Path, revision: str = "") -> PreTrainedTokenizerFast:
@@ -258,33 +255,22 @@ def is_local_model(path: str | Path, patterns: tuple[str, ...], what: str, revis
 
     Raises:
         MissingResourceError: no such directory, or it has no such file: no `what`.
-        InvalidInputError: a revision of a directory.
+        InvalidInputError: a revision of a directory, or one whose files may not be listed.
     """
-    directory = Path(path)
-    if directory.is_dir():
-        if revision:
-            raise InvalidInputError(
-                f"{path}: model.revision ({revision}) names a revision on the hub, but this is a "
-                "directory; leave it empty"
-            )
-        if not any(any(directory.glob(pattern)) for pattern in patterns):
-            names = " or ".join(patterns)
-            raise MissingResourceError(
-                f"{path}: this directory has no {what} ({names}); name a model directory"
-            )
-        return True
-    # A first part that exists here is a mistyped path, not a hub name.
-    if (
-        directory.exists()
-        or not _HUB_NAME.fullmatch(str(path))
-        or Path(directory.parts[0]).exists()
-    ):
-        raise MissingResourceError(
-            f"{path}: {why_missing(directory, 'no such model directory')}; check the path, or give "
-            "a hub name like Qwen/Qwen2.5-3B"
+    if not is_directory(path, "model", "Qwen/Qwen2.5-3B"):
+        use_cache_without_network()
+        return False
+    if revision:
+        raise InvalidInputError(
+            f"{path}: model.revision ({revision}) names a revision on the hub, but this is a "
+            "directory; leave it empty"
         )
-    use_cache_without_network()
-    return False
+    if not any(any(Path(path).glob(pattern)) for pattern in patterns):
+        names = " or ".join(patterns)
+        raise MissingResourceError(
+            f"{path}: this directory has no {what} ({names}); name a model directory"
+        )
+    return True
 
 
 def _unreadable(
@@ -307,5 +293,6 @@ def _unreadable(
         return InvalidInputError(f"{path}: cannot be read as {what}: {reason}")
     at = f" at revision {revision}" if revision else ""
     return MissingResourceError(
-        f"{path}: {what}{at} could not be loaded from the hub or its cache: {reason}"
+        f"{path}: no such directory, and {what}{at} could not be loaded from the hub or its cache: "
+        f"{reason}"
     )

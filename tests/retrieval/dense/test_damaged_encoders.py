@@ -144,5 +144,5 @@ def test_an_encoder_is_no_reranker(copy: Path) -> None:
 
 
 def test_a_missing_model_is_said_to_be_missing(tmp_path: Path) -> None:
-    with pytest.raises(MissingResourceError, match="cannot be loaded"):
+    with pytest.raises(MissingResourceError, match="no such reranker directory"):
         load_reranker(str(tmp_path / "nowhere"), "cpu")

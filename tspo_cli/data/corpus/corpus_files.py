@@ -13,7 +13,7 @@ from tspo_cli.data.formats.record_checks import invalid
 from tspo_cli.data.question import Passage
 from tspo_cli.data.rows import count_rows, read_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.plain_files import refuse_pointer, why_missing
+from tspo_cli.plain_files import files_below, refuse_pointer, why_missing
 
 DOCUMENT_SUFFIXES = (".txt", ".md")
 CORPUS_NAMES = ("corpus.jsonl", "corpus.jsonl.gz")
@@ -145,7 +145,8 @@ def document_files(path: Path) -> list[Path]:
 
     Raises:
         MissingResourceError: the folder has none.
-        InvalidInputError: it is a data set like those of BEIR, with its corpus in a file.
+        InvalidInputError: it is a data set like those of BEIR, with its corpus in a file, or one of
+            its folders may not be listed.
     """
     if not path.is_dir():
         return [path]
@@ -156,10 +157,8 @@ def document_files(path: Path) -> list[Path]:
             )
     files = [
         file
-        for file in path.rglob("*")
-        if file.suffix.lower() in DOCUMENT_SUFFIXES
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        for file in files_below(path)
+        if file.suffix.lower() in DOCUMENT_SUFFIXES and file.is_file()
     ]
     if not files:
         inside = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
@@ -167,7 +166,7 @@ def document_files(path: Path) -> list[Path]:
             f"{path}: no .txt or .md file in this folder (it holds {inside}); name a corpus file, "
             "or a folder of documents"
         )
-    return sorted(files, key=lambda file: file.relative_to(path).as_posix())
+    return files
 
 
 def read_document(path: Path, identifier: str) -> Passage:

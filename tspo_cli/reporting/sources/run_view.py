@@ -19,7 +19,7 @@ from tspo_cli.config.old_records import current_keys, read_record
 from tspo_cli.console import warn
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.not_a_run import UNFINISHED, is_unfinished_evaluation, require_run
-from tspo_cli.plain_files import why_missing
+from tspo_cli.plain_files import require_listable, why_missing
 from tspo_cli.record_digests import check_complete, read_checked
 from tspo_cli.record_forms import (
     ENVIRONMENT,
@@ -280,6 +280,8 @@ def _folders_at(path: Path) -> list[Path]:
         raise MissingResourceError(f"{path}: {why_missing(path, 'no such run directory')}")
     if _is_source(path):
         return [path]
+    if path.is_dir():
+        require_listable(path)
     below = _folders_with({runs.CONFIG_NAME, runs.EVAL_SUMMARY_NAME}, path)
     folders = [folder for folder in below if runs.is_run(folder)]
     folders += [folder for folder in below if is_evaluation(folder)]

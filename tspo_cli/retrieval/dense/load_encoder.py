@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.hub_access import use_cache_without_network
+from tspo_cli.hub_access import is_directory, use_cache_without_network
 from tspo_cli.own_memory import leave_files
 from tspo_cli.packages import missing
 from tspo_cli.stored_weights import check_numbers, check_quantisation
@@ -25,6 +25,9 @@ _DRAWN = re.compile(
 )
 _UNUSED = re.compile(r"(^|\.)pooler\.")
 """Tensors that encoders may lack: vectors are pooled from the states of the tokens."""
+_EXAMPLES = {"encoder": "intfloat/e5-base-v2", "reranker": "cross-encoder/ms-marco-MiniLM-L6-v2"}
+_EITHER = ("modules.json", "config.json")
+"""Files of which every model of sentence-transformers has one."""
 
 
 class _LoadReport(logging.Filter):
@@ -84,6 +87,23 @@ def load_reranker(name: str, device: str) -> Any:
     return _loaded(load, "reranker", name)
 
 
+def is_local_encoder(name: str, what: str = "encoder") -> bool:
+    """True for the directory of an encoder (or another `what`), False for a name on the hub.
+
+    Raises:
+        MissingResourceError: it is neither, or a directory without a model.
+        InvalidInputError: a directory whose files this user may not list.
+    """
+    if not is_directory(name, what, _EXAMPLES[what], alone=True):
+        return False
+    if not any((Path(name) / file).exists() for file in _EITHER):
+        raise MissingResourceError(
+            f"{name}: this directory has no {what} ({' or '.join(_EITHER)}); name the directory of "
+            f"one, or a hub name like {_EXAMPLES[what]}"
+        )
+    return True
+
+
 def _packages(use: str) -> tuple[Any, Any]:
     try:
         import sentence_transformers
@@ -101,7 +121,7 @@ def _loaded(
     """
     import torch
 
-    if not Path(name).is_dir():
+    if not is_local_encoder(name, what):
         use_cache_without_network()
     with _load_report() as report:
         try:
@@ -162,10 +182,14 @@ def _refusal(error: Exception, what: str, name: str) -> InvalidInputError | Miss
     lines = " ".join(str(error).strip().splitlines()[:2]) or type(error).__name__
     if "custom code" in str(error):
         lines = "it needs code of its own, which tspo does not run"
-    problem = f"{what} {name}: cannot be loaded ({lines})"
     if Path(name).is_dir():
-        return InvalidInputError(f"{problem}; copy the whole model again")
-    return MissingResourceError(f"{problem}; name a model directory")
+        return InvalidInputError(
+            f"{what} {name}: cannot be loaded ({lines}); copy the whole model again"
+        )
+    return MissingResourceError(
+        f"{what} {name}: no such directory, and cannot be loaded from the hub or its cache "
+        f"({lines}); name a model directory"
+    )
 
 
 def _pooled(model: Any, pooling: str) -> Any:

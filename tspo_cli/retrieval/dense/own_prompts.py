@@ -11,6 +11,8 @@ from typing import Any
 
 from tspo_cli.console import warn
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.hub_access import use_cache_without_network
+from tspo_cli.retrieval.dense.load_encoder import is_local_encoder
 from tspo_cli.runs import read_json
 
 FILE_NAME = "config_sentence_transformers.json"
@@ -35,6 +37,7 @@ def own_settings(encoder: str, given: Mapping[str, object]) -> dict[str, object]
     all empty state nothing. What is in `given` is not read, so it can replace a damaged prompt.
 
     Raises:
+        MissingResourceError: it is neither, such as a file or a mistyped path.
         InvalidInputError: the file is not of the form that sentence-transformers reads; a prompt
             is not a text; or the similarity is one that no index here ranks by.
     """
@@ -55,9 +58,10 @@ def _file(encoder: str) -> Path | None:
     """The file of a directory, or of a model on the hub; None if there is none."""
     if not encoder:
         return None
-    if Path(encoder).is_dir():
+    if is_local_encoder(encoder):
         local = Path(encoder) / FILE_NAME
         return local if local.is_file() else None
+    use_cache_without_network()
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 

@@ -68,7 +68,7 @@ def resolve_preset(
     files state, then the preset that its name suggests.
 
     Raises:
-        InvalidInputError: as `own_settings`.
+        MissingResourceError, InvalidInputError: as `own_settings`.
     """
     name = str(given.get("preset", "auto"))
     fitting = preset_of(encoder) if name == "auto" else name
