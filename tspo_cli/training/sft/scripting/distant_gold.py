@@ -15,7 +15,8 @@ from tspo_cli.retrieval.types import Hit, query_problem
 
 DEPTH = 10
 """Passages among which the answer is looked for."""
-_AT_ONCE = 64
+SEARCHES_AT_ONCE = 64
+"""Questions whose searches go to the index together."""
 _FROM_ALL_PASSAGES = ("yes", "no")
 
 
@@ -43,8 +44,8 @@ def with_distant_gold(
         for question in without
         if _telling(question) and query_problem(question.question) is None
     ]
-    for start in range(0, len(wanted), _AT_ONCE):
-        some = wanted[start : start + _AT_ONCE]
+    for start in range(0, len(wanted), SEARCHES_AT_ONCE):
+        some = wanted[start : start + SEARCHES_AT_ONCE]
         results = searcher.search([question.question for question in some], DEPTH)
         for question, result in zip(some, results, strict=True):
             if result.error is not None:

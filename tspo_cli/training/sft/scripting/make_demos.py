@@ -15,7 +15,7 @@ from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.index.searcher import Searcher
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.training.sft.demonstration_writer import demonstration_record
-from tspo_cli.training.sft.scripting.distant_gold import with_distant_gold
+from tspo_cli.training.sft.scripting.distant_gold import SEARCHES_AT_ONCE, with_distant_gold
 from tspo_cli.training.sft.scripting.scripted_search import (
     Dropped,
     Script,
@@ -23,7 +23,6 @@ from tspo_cli.training.sft.scripting.scripted_search import (
     ScriptOptions,
 )
 
-_AT_ONCE = 64
 Steps = Generator[list[str], list[tuple[Hit, ...]], Script | Dropped]
 
 
@@ -107,8 +106,8 @@ def _outcomes(
     questions: Sequence[Question], gold: dict[str, str], searcher: Searcher, options: ScriptOptions
 ) -> Iterator[Script | Dropped]:
     """The script of each question or why there is none; searches of several go together."""
-    for start in range(0, len(questions), _AT_ONCE):
-        some = questions[start : start + _AT_ONCE]
+    for start in range(0, len(questions), SEARCHES_AT_ONCE):
+        some = questions[start : start + SEARCHES_AT_ONCE]
         results: dict[int, Script | Dropped] = {}
         running: dict[int, Steps] = {}
         for place, question in enumerate(some):
