@@ -66,6 +66,30 @@ def nested(depth: int) -> Change:
     return change
 
 
+def more_fields(fields: int, content: bytes) -> Change:
+    """So many fields before the others."""
+
+    def change(raw: bytearray, reader: GGUFReader) -> bytes:
+        (count,) = struct.unpack_from("<Q", raw, 16)
+        return raw[:16] + struct.pack("<Q", count + fields) + content + raw[24:]
+
+    return change
+
+
+def of_array(item: int, count: int, items: bytes) -> bytes:
+    """A field x that is an array."""
+    return struct.pack("<Q", 1) + b"x" + struct.pack("<IIQ", 9, item, count) + items
+
+
+def more_tensors(raw: bytearray, reader: GGUFReader) -> bytes:
+    """A fifth of a million tensors of one number each before the others."""
+    count, more = len(reader.tensors), 200_000
+    struct.pack_into("<Q", raw, 8, count + more)
+    start = reader.tensors[0].field.offset
+    one = struct.pack("<Q", 1) + b"t" + struct.pack("<IQIQ", 1, 1, 0, 0)
+    return raw[:start] + one * more + raw[start:]
+
+
 def a_part(raw: bytearray, reader: GGUFReader) -> bytes:
     """The first of two files: it has the tensors of some layers."""
     field("llama.block_count", 4, "<I", 28)(raw, reader)
@@ -100,6 +124,31 @@ CASES: list[tuple[Change, str]] = [
     (tensor(3, 5, "<Q", 7), "bytes of its own"),
     (nested(5), "arrays within each other"),
     (nested(100_000), "arrays within each other"),
+    (
+        more_fields(1, of_array(9, 2**20, struct.pack("<IQ", 0, 0) * 2**20)),
+        "more than 1,024 arrays within arrays",
+    ),
+    (
+        more_fields(
+            1,
+            of_array(
+                9,
+                2,
+                struct.pack("<IQ", 9, 600) * 1
+                + struct.pack("<IQ", 0, 0) * 600
+                + struct.pack("<IQ", 9, 600)
+                + struct.pack("<IQ", 0, 0) * 600,
+            ),
+        ),
+        "more than 1,024 arrays within arrays",
+    ),
+    (more_fields(1, of_array(8, 2**22, bytes(2**25))), "more than 2,097,152 values"),
+    (more_fields(1, of_array(0, 2**22, bytes(2**22))), "more than 2,097,152 values"),
+    (
+        more_fields(20_000, (struct.pack("<Q", 1) + b"x" + struct.pack("<IB", 0, 0)) * 20_000),
+        "more than 16,384 fields",
+    ),
+    (more_tensors, "more than 131,072 tensors"),
 ]
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 import math
 import mmap
 import re
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from struct import Struct, calcsize
 from typing import Any
@@ -22,6 +23,10 @@ _STRING, _ARRAY = 8, 9
 _VERSIONS = (2, 3)
 _MOST_NESTED = 4
 _MOST_DIMENSIONS = 4
+_MOST = {"arrays within arrays": 2**10, "fields": 2**14, "tensors": 2**17, "values": 2**21}
+"""Libraries take 10 to 50 microseconds for each. The largest models have 5,000 tensors and 1.3
+million values, most of them words of the tokenizer; none has arrays within arrays.
+"""
 _BLOCK = re.compile(r"blk\.(\d{1,6})\.")
 _DEFAULT_ALIGNMENT = 32
 
@@ -33,6 +38,7 @@ class _Cursor:
     data: Any
     order: str
     at: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
 
     def skip(self, count: int) -> int:
         """The place before `count` bytes, which are there."""
@@ -47,6 +53,14 @@ class _Cursor:
         packed = Struct(self.order + form)
         value: int = packed.unpack_from(self.data, self.skip(packed.size))[0]
         return value
+
+    def expect(self, count: int, size: int, what: str) -> None:
+        """Count things of at least `size` bytes that follow, as many as a model can have."""
+        if count * size > len(self.data) - self.at:
+            raise ValueError(f"{count * size:,} bytes at {self.at:,} of {len(self.data):,}")
+        self.counts[what] += count
+        if self.counts[what] > _MOST[what]:
+            raise ValueError(f"more than {_MOST[what]:,} {what}")
 
     def text(self) -> str:
         """The next string."""
@@ -79,10 +93,12 @@ def _check(data: mmap.mmap) -> None:
         return  # the library says so
     tensors, fields = cursor.number("Q"), cursor.number("Q")
     values = {}
+    cursor.expect(fields, 13, "fields")
     for _ in range(fields):
         name = cursor.text()
         values[name] = _value(cursor, cursor.number("I"))
     places, names = [], []
+    cursor.expect(tensors, 32, "tensors")
     for _ in range(tensors):
         names.append(cursor.text())
         places.append(_place(cursor, names[-1]))
@@ -111,6 +127,8 @@ def _value(cursor: _Cursor, kind: int, depth: int = 0) -> int | None:
         cursor.skip(cursor.number("Q"))
     elif kind == _ARRAY:
         item, count = cursor.number("I"), cursor.number("Q")
+        what = "arrays within arrays" if item == _ARRAY else "values"
+        cursor.expect(count, _SIZES.get(item, 8), what)
         if item in _SIZES:
             cursor.skip(count * _SIZES[item])
         elif depth == _MOST_NESTED:
