@@ -17,22 +17,43 @@ _OTHERS = {
     "config.json": "a model; tspo plan says what it needs",
 }
 """What other directories of ours are, by a file that they have."""
+_PARTS = (
+    *(runs.EVALUATIONS_NAME, runs.ROLLOUTS_NAME, runs.CHECKPOINTS_NAME, runs.BEST_NAME),
+    *(runs.BEST_CHECKPOINTS_NAME, runs.LOGS_NAME, runs.JUDGE_NAME),
+)
+"""Folders of a run that are nothing of their own."""
 UNFINISHED = "an unfinished evaluation; go on with the same tspo eval and --resume"
 _MOST_NAMES = 8
 
 
 def is_unfinished_evaluation(folder: Path) -> bool:
     """True for a folder in which `tspo eval` began and has not written its summary."""
+    if run_around(folder) is not None:
+        return False
     begun = any(folder.glob("*.partial.jsonl")) or bool(runs.items_files(folder))
     return begun and not (folder / runs.EVAL_SUMMARY_NAME).exists()
 
 
-def not_a_run(path: Path) -> str:
-    """What `path`, which is no run directory, is, in words that follow its name."""
+def run_around(path: Path) -> Path | None:
+    """The run directory that `path`, one of its folders or below one, is a part of."""
+    given = path.parents  # by which it is named, where they reach so far
+    for place, run in enumerate(path.absolute().parents):
+        if runs.is_run(run) and path.absolute().relative_to(run).parts[0] in _PARTS:
+            return given[place] if place < len(given) else run
+    return None
+
+
+def not_a_run(path: Path, wanted: str = "a run directory") -> str:
+    """What `path`, which is no run directory, is, in words that follow its name, and what to name
+    instead: something `wanted`.
+    """
     if not path.is_dir():
         if path.exists():
-            return "not a directory; name a run directory"
-        return why_missing(path, "no such directory")
+            return f"not a directory; name {wanted}"
+        return f"{why_missing(path, 'no such directory')}; check the path"
+    run = run_around(path)
+    if run is not None:
+        return f"not a run directory but a part of one; name {run}"
     if is_unfinished_evaluation(path):
         return f"not a run directory but {UNFINISHED}"
     for name, what in _OTHERS.items():
@@ -43,16 +64,21 @@ def not_a_run(path: Path) -> str:
         ("runs", [child.name for child in children if runs.is_run(child)]),
         (
             "evaluations",
-            [child.name for child in children if (child / runs.EVAL_SUMMARY_NAME).is_file()],
+            [
+                child.name
+                for child in children
+                if (child / runs.EVAL_SUMMARY_NAME).is_file()
+                or (child.is_dir() and is_unfinished_evaluation(child))
+            ],
         ),
     ):
         if inside:
             more = ", ..." if len(inside) > _MOST_NAMES else ""
             names = f"{', '.join(inside[:_MOST_NAMES])}{more}"
-            return f"not a run directory; it holds {what} ({names})"
+            return f"not a run directory; it holds {what} ({names}); name one of them"
     if any((path / name).exists() for name in (runs.STATUS_NAME, runs.CHECKPOINTS_NAME)):
         return f"{runs.CONFIG_NAME} is missing; put back a copy, without it nothing can go on"
-    return f"not a run directory (it has no {runs.CONFIG_NAME})"
+    return f"not a run directory (it has no {runs.CONFIG_NAME}); name {wanted}"
 
 
 def require_run(path: Path) -> None:
@@ -70,7 +96,7 @@ def model_directory(model: str) -> Path:
     path = Path(model)
     if not runs.is_run(path):
         if path.is_dir() and not any(path.glob("*.json")):
-            raise MissingResourceError(f"{path}: {not_a_run(path)}; name a run or a model")
+            raise MissingResourceError(f"{path}: {not_a_run(path, 'a run or a model')}")
         return path
     folder, status = path / runs.MODEL_NAME, path / runs.STATUS_NAME
     if not folder.is_dir():

@@ -55,7 +55,7 @@ class _NamedFile(FileIO):
         try:
             yield
         except OSError as error:
-            raise InvalidInputError(_cannot_be_read(self._path, error)) from None
+            raise InvalidInputError(unreadable(self._path, error)) from None
 
 
 def open_plain(path: Path) -> BufferedReader:
@@ -75,7 +75,7 @@ def open_plain(path: Path) -> BufferedReader:
         raise InvalidInputError(f"{path}: expected the name of a file, without NUL") from None
     except OSError as error:  # to open a socket fails
         require_plain(path)
-        raise InvalidInputError(_cannot_be_read(path, error)) from None
+        raise InvalidInputError(unreadable(path, error)) from None
     try:
         _require_plain(path, os.fstat(descriptor).st_mode)
     except InvalidInputError:
@@ -96,7 +96,7 @@ def require_listable(path: Path) -> None:
     try:
         os.scandir(path).close()
     except OSError as error:
-        raise InvalidInputError(_cannot_be_read(path, error)) from None
+        raise InvalidInputError(unreadable(path, error)) from None
 
 
 def named_like(folder: Path, pattern: str) -> list[Path]:
@@ -118,7 +118,7 @@ def files_below(folder: Path) -> list[Path]:
     """
 
     def refuse(error: OSError) -> None:
-        raise InvalidInputError(_cannot_be_read(Path(error.filename), error))
+        raise InvalidInputError(unreadable(Path(error.filename), error))
 
     found = []
     for place, inner, names in os.walk(folder, onerror=refuse):
@@ -151,7 +151,7 @@ def cannot_be_read(error: OSError) -> str | None:
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     except PermissionError:
-        return _cannot_be_read(path, error)
+        return unreadable(path, error)
     except OSError:
         pass
     return None
@@ -164,7 +164,8 @@ def why_missing(path: Path, otherwise: str = "no such file") -> str:
     return f"is a link to nothing ({shown_path(os.readlink(path))})"
 
 
-def _cannot_be_read(path: Path, error: OSError) -> str:
+def unreadable(path: Path, error: OSError) -> str:
+    """The line that says of a file or folder that it cannot be read, and why."""
     advice = "; give this user the right to read it" if error.errno == errno.EACCES else ""
     return f"{shown_path(path)}: cannot be read ({error.strerror}){advice}"
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from tspo_cli.digests import file_digest
 from tspo_cli.disk import atomic_write_text, delete, writing
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.plain_files import append_plain, read_plain, require_plain
+from tspo_cli.plain_files import append_plain, read_plain, require_plain, unreadable
 from tspo_cli.text.strict_json import json_text, parse_json
 
 DIGESTS_NAME = "digests.jsonl"
@@ -175,7 +175,7 @@ def digests_in(folder: Path) -> dict[str, Digest]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:  # links that lead to each other
-        raise InvalidInputError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InvalidInputError(unreadable(path, error)) from None
 
 
 @lru_cache(_KEPT)

@@ -196,14 +196,15 @@ def test_a_run_without_a_checkpoint_begins_again(run: Path, state: str, step: in
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("", "not a run directory (it has no"),
-        ("a/eval.json", "it holds evaluations (a)"),
+        ("", "not a run directory (it has no config.resolved.json); name a run directory"),
+        ("a/eval.json", "it holds evaluations (a); name one of them"),
+        ("a/q.partial.jsonl", "it holds evaluations (a); name one of them"),
         ("sweep.json", "a sweep; name one of the runs in it"),
         ("manifest.json", "an index; tspo index verify"),
         ("config.json", "a model; tspo plan"),
         ("status.json", "config.resolved.json is missing; put back a copy"),
         ("checkpoints/step_000001/state.json", "config.resolved.json is missing"),
-        ("b/config.resolved.json", "it holds runs (b)"),
+        ("b/config.resolved.json", "it holds runs (b); name one of them"),
     ],
 )
 def test_another_folder_is_named(tmp_path: Path, name: str, words: str) -> None:
@@ -213,6 +214,43 @@ def test_another_folder_is_named(tmp_path: Path, name: str, words: str) -> None:
     done = CliRunner().invoke(app, ["doctor", str(tmp_path)])
     assert isinstance(done.exception, MissingResourceError)
     assert words in str(done.exception)
+
+
+@pytest.mark.parametrize("part", ["eval", "eval/step_000002", "rollouts"])
+def test_a_part_of_a_run_is_no_evaluation(
+    run: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parent)
+    done = CliRunner().invoke(app, ["doctor", f"run/{part}"])
+    assert str(done.exception) == f"run/{part}: not a run directory but a part of one; name run"
+
+
+def test_a_closed_folder_hides_no_other_part(run: Path) -> None:
+    (run / "status.json").write_text("{")
+    (run / "rollouts").chmod(0)
+    with permissions_count():
+        found = problems(run)
+    (run / "rollouts").chmod(0o755)
+    assert f"{run / 'rollouts'}: cannot be read (Permission denied); give this user" in str(found)
+    assert f"{run / 'status.json'}: " in str(found)
+
+
+@pytest.mark.parametrize("name", ["config.resolved.json", "status.json", "metrics.jsonl", "lock"])
+@pytest.mark.parametrize("kind", ["closed", "directory", "damaged"])
+def test_every_problem_says_what_to_do(run: Path, name: str, kind: str) -> None:
+    path = run / (name if name != "lock" else ".lock")
+    path.unlink(missing_ok=True)
+    if kind == "directory":
+        path.mkdir()
+    else:
+        path.write_text("{")
+        path.chmod(0 if kind == "closed" else 0o644)
+    (run / "checkpoints" / "step_000002").mkdir(parents=True)
+    (run / "checkpoints" / "step_000002" / "state.json").write_text("{}")
+    with permissions_count():
+        found = problems(run)
+    assert found
+    assert [line for line in found if "; " not in line] == []
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.report_cli import tspo, tspo_json
+from tests.permissions import permissions_count
 from tests.reporting.tree import make_evaluation, make_run
 from tspo_cli import __version__, runs
 from tspo_cli.config.schema import Config
@@ -163,6 +164,22 @@ def test_an_unreadable_run_hides_no_other(demo: Path, tmp_path: Path) -> None:
     found = json.loads(tspo("runs", "ls", tmp_path / "runs", "--json").stdout)
     assert [run["run"] for run in found["runs"]] == others
     assert list(found["unreadable"]) == [first]
+
+
+def test_a_run_with_a_closed_folder_hides_no_other(demo: Path, tmp_path: Path) -> None:
+    shutil.copytree(demo, tmp_path / "runs")
+    first, *others = [run["run"] for run in tspo_json("runs", "ls", tmp_path / "runs")["runs"]]
+    for folder in ("eval", "eval/step_000002"):
+        closed = tmp_path / "runs" / first / folder
+        closed.chmod(0)
+        with permissions_count():
+            listed = tspo("runs", "ls", tmp_path / "runs")
+        closed.chmod(0o755)
+        assert listed.exit_code == 3
+        assert [line.split()[0] for line in listed.stdout.splitlines()[1:]] == others
+        (line,) = listed.stderr.splitlines()
+        assert f"{closed}" in line
+        assert "give this user the right to read it" in line
 
 
 def test_runs_show_has_every_command_that_wrote_the_run(demo: Path, tmp_path: Path) -> None:

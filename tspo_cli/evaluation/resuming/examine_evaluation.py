@@ -14,6 +14,7 @@ from tspo_cli.not_a_run import UNFINISHED, is_unfinished_evaluation
 from tspo_cli.record_forms import ITEM, SUMMARY, checked
 from tspo_cli.training.start.diagnosis import (
     Finding,
+    advised,
     check_digests,
     check_lines,
     check_records,
@@ -59,7 +60,7 @@ def _state(folder: Path) -> Iterator[Finding]:
     try:
         record = checked(SUMMARY, runs.read_json(summary), str(summary))
     except (TspoError, OSError) as error:
-        yield Finding("evaluation", "problem", f"{error}; {_ADVICE}")
+        yield Finding("evaluation", "problem", advised(error, _ADVICE))
         return
     sets = ", ".join(
         f"{scores['dataset']} ({counted(scores['n'], 'question')})" for scores in record["results"]

@@ -8,8 +8,15 @@ from typing import Any
 
 from tspo_cli import runs
 from tspo_cli.config.tables import flatten
-from tspo_cli.errors import TspoError
-from tspo_cli.reporting.sources.run_view import RunView, named_folders, open_run
+from tspo_cli.disk import reason
+from tspo_cli.errors import InvalidInputError, TspoError
+from tspo_cli.plain_files import cannot_be_read
+from tspo_cli.reporting.sources.run_view import (
+    RunView,
+    examined_by_doctor,
+    named_folders,
+    open_run,
+)
 from tspo_cli.text.secrets import values_without_secrets
 
 
@@ -60,13 +67,22 @@ def listing(directory: Path) -> tuple[list[dict[str, Any]], dict[str, TspoError]
     unreadable: dict[str, TspoError] = {}
     for name, folder in named_folders([directory]).items():
         try:
-            view = open_run(folder, name)
-            lines.append(summary(view))
+            with examined_by_doctor([folder]):
+                view = open_run(folder, name)
+                lines.append(summary(view))
         except TspoError as failure:
             unreadable[name] = failure
+        except OSError as failure:
+            unreadable[name] = _refusal(failure)
         else:
             views.append(view)
     return _scored(views, lines), unreadable
+
+
+def _refusal(error: OSError) -> TspoError:
+    """An error of the operating system about one run."""
+    unreadable = cannot_be_read(error)
+    return InvalidInputError(unreadable) if unreadable else TspoError(reason(error))
 
 
 def details(view: RunView) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from tspo_cli import runs
 from tspo_cli.config.old_records import current_keys, read_record
 from tspo_cli.console import warn
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.not_a_run import UNFINISHED, is_unfinished_evaluation, require_run
+from tspo_cli.not_a_run import UNFINISHED, is_unfinished_evaluation, require_run, run_around
 from tspo_cli.plain_files import require_listable, why_missing
 from tspo_cli.record_digests import check_complete, read_checked
 from tspo_cli.record_forms import (
@@ -313,6 +313,8 @@ def _folders_with(names: set[str], path: Path) -> list[Path]:
 def _say_unread(error: OSError) -> None:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return  # a run that trains deletes checkpoints meanwhile
+    if run_around(Path(error.filename)) is not None:
+        return  # the run itself says so, if what is in it is read
     warn(f"{error.filename}: cannot be read ({error.strerror}); what is in it is left out")
 
 

@@ -15,16 +15,17 @@ from typing import Any
 from tspo_cli import __version__, runs
 from tspo_cli.config.load_config import read_resolved
 from tspo_cli.console import counted
-from tspo_cli.disk import LOCK_NAME, has_writer
+from tspo_cli.disk import LOCK_NAME, has_writer, reason
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.not_a_run import require_run
-from tspo_cli.plain_files import require_plain, require_readable
+from tspo_cli.plain_files import cannot_be_read, require_plain, require_readable
 from tspo_cli.record_digests import check_complete, check_digest, digests_in
 from tspo_cli.record_forms import ENVIRONMENT, GROUP, ITEM, SCORES, checked, checked_step
 from tspo_cli.training.core.checkpoints.checkpoint import check_checkpoint
 from tspo_cli.training.launch.same_experiment import recorded_experiment
 
 _LEFTOVERS = ("**/.*.tmp", ".replaced", ".deleted", "checkpoints/damaged_*")
+_ADVISED = ("put back", "give this user")
 _MOST_NAMES = 8
 _EXPORT = "--resume exports it from the last checkpoint"
 
@@ -53,15 +54,23 @@ def diagnose(run: Path) -> list[Finding]:
         *_steps(run, busy),
         *_lock(run),
         _tried("inputs", lambda: _inputs(run)),
-        *_records(run),
-        *_digests(run),
-        *_kept(run),
-        *_checkpoints(run, busy),
-        _model(run, busy),
-        *([] if busy else _leftovers(run)),
-        _disk(run),
+        *_looked("records", lambda: _records(run)),
+        *_looked("digests", lambda: _digests(run)),
+        *_looked("kept", lambda: _kept(run)),
+        *_looked("checkpoints", lambda: _checkpoints(run, busy)),
+        *_looked("model", lambda: [_model(run, busy)]),
+        *_looked("leftovers", lambda: [] if busy else _leftovers(run)),
+        *_looked("disk", lambda: [_disk(run)]),
     ]
     return said_once(found)
+
+
+def _looked(name: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """The findings of a part, or why it cannot be looked into, which hides no other part."""
+    try:
+        return list(look())
+    except (TspoError, OSError) as error:
+        return [Finding(name, "problem", advised(error, "put back a copy"))]
 
 
 def said_once(found: Iterable[Finding]) -> list[Finding]:
@@ -87,12 +96,15 @@ def _tried(name: str, look: Callable[[], tuple[str, str]]) -> Finding:
     try:
         return Finding(name, *look())
     except (TspoError, OSError) as error:
-        return Finding(name, "problem", _advised(error, "put back a copy"))
+        return Finding(name, "problem", advised(error, "put back a copy"))
 
 
-def _advised(error: Exception, advice: str) -> str:
+def advised(error: Exception, advice: str) -> str:
     """The message with an advice, unless it has one."""
-    return str(error) if "put back" in str(error) else f"{error}; {advice}"
+    said = str(error)
+    if isinstance(error, OSError):
+        said = cannot_be_read(error) or reason(error)
+    return said if any(word in said for word in _ADVISED) else f"{said}; {advice}"
 
 
 def _lock(run: Path) -> Iterator[Finding]:
@@ -101,7 +113,7 @@ def _lock(run: Path) -> Iterator[Finding]:
         if os.path.exists(run / LOCK_NAME):
             require_readable(run / LOCK_NAME)
     except (TspoError, OSError) as error:
-        yield Finding("lock", "problem", str(error))
+        yield Finding("lock", "problem", advised(error, "delete it if nobody trains this run"))
 
 
 def _version(run: Path) -> Iterator[Finding]:
@@ -197,7 +209,7 @@ def check_records(
             check(path)
             whole += 1
         except (TspoError, OSError) as error:
-            yield Finding("record", "problem", _advised(error, advice))
+            yield Finding("record", "problem", advised(error, advice))
     yield Finding(
         "records", "ok", f"{counted(whole, 'file')} {'is' if whole == 1 else 'are'} whole"
     )
@@ -233,7 +245,7 @@ def check_digests(records: Mapping[Path, Sequence[Path]]) -> Iterator[Finding]:
             except FileNotFoundError:  # which `check_complete` says
                 continue
             except (TspoError, OSError) as error:
-                yield Finding("digests", "problem", str(error))
+                yield Finding("digests", "problem", advised(error, "put back a copy"))
     if covered:
         are = "record is as it was" if covered == 1 else "records are as they were"
         yield Finding("digests", "ok", f"{covered} {are} written")
@@ -294,7 +306,7 @@ def check_lines(form: Any) -> Callable[[Path], None]:
 
 def _checkpoints(run: Path, busy: bool) -> Iterator[Finding]:
     """The checkpoint that --resume takes, and what is wrong with newer ones."""
-    folders, experiment = runs.checkpoint_folders(run), None
+    folders, experiment, damaged = runs.checkpoint_folders(run), None, list[Exception]()
     with suppress(TspoError):  # which other findings say
         experiment = recorded_experiment(run)
     for folder in reversed(folders):
@@ -302,10 +314,15 @@ def _checkpoints(run: Path, busy: bool) -> Iterator[Finding]:
             check_checkpoint(folder, experiment)
         except (TspoError, OSError) as error:
             if not busy:  # a running training deletes old ones meanwhile
-                yield Finding("checkpoint", "problem", str(error))
+                damaged.append(error)
         else:
+            advice = f"--resume sets it aside and takes {folder.name}"
+            for damage in damaged:
+                yield Finding("checkpoint", "problem", advised(damage, advice))
             yield Finding("checkpoints", "ok", f"--resume continues after {folder.name}")
             return
+    for damage in damaged:
+        yield Finding("checkpoint", "problem", advised(damage, "put back a copy"))
     if folders and not busy:
         advice = "put back a copy, or start anew with --overwrite"
         yield Finding("checkpoints", "problem", f"none is whole; {advice}")
@@ -369,6 +386,12 @@ def _disk(run: Path) -> Finding:
     sizes = [sum(file.stat().st_size for file in folder.glob("*")) for folder in folders]
     needed, free = 2 * max(sizes, default=0), shutil.disk_usage(run).free
     if not os.access(run, os.W_OK):
-        return Finding("disk", "problem", "the directory is read-only for you; --resume writes it")
+        return Finding(
+            "disk",
+            "problem",
+            "read-only for you, and --resume writes it; give this user the right to write it",
+        )
     detail = f"{free / 2**30:.1f} GiB free, a checkpoint and an export need {needed / 2**30:.2f}"
-    return Finding("disk", "ok" if free > needed else "problem", detail)
+    if free > needed:
+        return Finding("disk", "ok", detail)
+    return Finding("disk", "problem", f"{detail}; make room before --resume")
