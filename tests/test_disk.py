@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import Thread
 
@@ -225,6 +225,54 @@ def test_a_directory_is_the_old_or_the_new_one_at_every_moment(
             assert (out / "file").read_text() == "new"
             assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (out / "file").read_text() == "new"
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        (".out.tmp", lambda out: make_world(WORLD, out)),
+        (".out.tmp", lambda out: convert_gguf(out.parent / "tiny.gguf", out)),
+        (".out.build", lambda out: build_index(out.parent / "corpus.jsonl", out)),
+        (".out.old.tmp", lambda out: build_index(out.parent / "corpus.jsonl", out)),
+        (".out.replaced", lambda out: build_index(out.parent / "corpus.jsonl", out)),
+    ],
+)
+def test_what_has_the_name_of_a_hidden_folder_beside_the_target_is_not_ours(
+    tmp_path: Path, name: str, make: Callable[[Path], object], kind: str
+) -> None:
+    write_gguf(tmp_path / "tiny.gguf")
+    (tmp_path / "corpus.jsonl").write_text('{"id": "0", "contents": "words"}\n')
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "out").mkdir()
+    for folder in ("kept", "kept/out"):
+        (tmp_path / folder / "mine").write_text("mine")
+    mine = tmp_path / name
+    if kind == "file":
+        mine.write_text("mine")
+    elif kind == "folder":
+        shutil.copytree(tmp_path / "kept", mine)
+    else:
+        mine.symlink_to("kept")
+    before = contents(tmp_path)
+    refused = pytest.raises(InvalidInputError, match=rf"{name}: .*; rename it, or choose another")
+    with refused if name in (".out.tmp", ".out.build") else nullcontext():
+        make(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    assert contents(tmp_path) == before
+    assert mine.is_symlink() == (kind == "link")
+
+
+def test_a_work_folder_of_a_killed_writer_is_used_again(tmp_path: Path) -> None:
+    """Whatever it had begun; its lock goes last when it is deleted."""
+    for left in ([], [".lock"], [".lock", "out/file"], [".lock", ".out.old.tmp/file"]):
+        for file in left:
+            (tmp_path / ".out.tmp" / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / ".out.tmp" / file).touch()
+        (tmp_path / ".out.tmp").mkdir(exist_ok=True)
+        with new_directory(tmp_path / "out", "at work") as folder:
+            folder.mkdir()
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_folder_has_one_writer(tmp_path: Path) -> None:

@@ -14,18 +14,17 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from io import BufferedRandom
+from itertools import count
 from pathlib import Path
-from typing import TypeVar
 
 from tspo_cli.console import STDOUT, byte_size
-from tspo_cli.errors import InvalidInputError, TspoError
+from tspo_cli.errors import InvalidInputError
 from tspo_cli.plain_files import append_plain, open_plain, require_folder, shown_path
 
-T = TypeVar("T")
 LOCK_NAME = ".lock"
 """The file in a directory that its only writer holds locked."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -160,7 +159,8 @@ def follow_umask(path: Path) -> None:
 
 
 def replace_directory(new: Path, out: Path) -> None:
-    """Rename the directory `new` to `out`, on the same disk, and delete what lay there.
+    """Rename the directory `new` to `out`, on the same disk, and delete what lay there. The folder
+    of `new` is ours: what a killed process left in it is deleted.
 
     At every moment `out` is the old directory or the new one, also if the process is killed. On
     file systems that cannot exchange two names there is an instant without it, and a failure or
@@ -170,15 +170,14 @@ def replace_directory(new: Path, out: Path) -> None:
         InvalidInputError: `out` is no directory.
     """
     require_folder(out)
-    spare = out.with_name(f".{out.name}.old.tmp")
+    spare = new.with_name(f".{out.name}.old.tmp")
     delete(spare)
     if not os.path.lexists(out):
         os.replace(new, out)
         return
     os.replace(new, spare)
     if not _exchange(spare, out):
-        aside = out.with_name(f".{out.name}.replaced")
-        delete(aside)
+        aside = _free_name(out.with_name(f".{out.name}.replaced"))
         try:
             os.replace(out, aside)
             os.replace(spare, out)
@@ -186,9 +185,19 @@ def replace_directory(new: Path, out: Path) -> None:
             if not os.path.lexists(out):
                 os.replace(aside, out)
             raise
-        os.replace(aside, spare)
+        spare = aside
     with suppress(OSError):
         delete(spare)
+
+
+def _free_name(path: Path) -> Path:
+    """`path`, or a name like it that nothing has: what has it may be the user's."""
+    free = path
+    for number in count(2):
+        if not os.path.lexists(free):
+            break
+        free = path.with_name(f"{path.name}.{number}")
+    return free
 
 
 def place_to_replace(out: Path) -> Path:
@@ -206,37 +215,6 @@ def place_to_replace(out: Path) -> Path:
                 "folder in it, or go to the folder above"
             )
     return place
-
-
-def identity(folder: Path) -> tuple[int, int] | None:
-    """What tells a folder from another one at its place; None where none is."""
-    try:
-        state = folder.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return state.st_dev, state.st_ino
-
-
-def steady(
-    path: Path, read: Callable[[], T], state: Callable[[Path], object] = identity, looks: int = 3
-) -> T:
-    """What `read` gives of a folder that stays the same meanwhile, as its `state` says: no half of
-    two. It is read again, `looks` times at most.
-
-    Raises:
-        InvalidInputError: the folder was replaced again and again.
-    """
-    for _ in range(looks):
-        before = state(path)
-        try:
-            found = read()
-        except (TspoError, OSError):
-            if state(path) == before:
-                raise
-        else:
-            if state(path) == before:
-                return found
-    raise InvalidInputError(f"{path}: was replaced while it was read; try again")
 
 
 def delete(path: Path) -> None:
@@ -270,8 +248,11 @@ def one_writer(folder: Path, doing: str, target: Path | None = None) -> Iterator
 
     Raises:
         InvalidInputError: another process writes there; `doing` says what it does. `target` is what
-            the user knows the folder by, if that is not its path.
+            is made in the folder, which is a hidden one beside it then; something else has its
+            name.
     """
+    if target is not None:
+        _require_work(folder, target)
     is_new = not folder.exists()
     try:
         lock = _lock(folder)
@@ -291,6 +272,31 @@ def one_writer(folder: Path, doing: str, target: Path | None = None) -> Iterator
             # The block may have deleted the folder, and the next writer's may stand there now.
             if is_new and _is_lock_of(lock, folder) and os.listdir(folder) == [LOCK_NAME]:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_work(folder: Path, target: Path) -> None:
+    """Raises InvalidInputError where a folder to work in is there and no writer of ours began it:
+    it would be deleted.
+    """
+    is_folder = folder.is_dir() and not folder.is_symlink()
+    if os.path.lexists(folder) and not (
+        is_folder and (os.path.lexists(folder / LOCK_NAME) or not os.listdir(folder))
+    ):
+        raise InvalidInputError(
+            f"{folder}: {target} is written in a folder of this name first, and something else has "
+            "it; rename it, or choose another --out"
+        )
+
+
+def delete_work(folder: Path) -> None:
+    """Delete a folder that `one_writer` keeps, as far as possible. The lock, by which the next
+    writer knows it, goes last.
+    """
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.name != LOCK_NAME:
+                delete(path)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lock(folder: Path) -> BufferedRandom:
@@ -365,7 +371,7 @@ def new_directory(out: Path, doing: str) -> Iterator[Path]:
             yield work / place.name
             replace_directory(work / place.name, place)
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            delete_work(work)
 
 
 def has_writer(folder: Path) -> bool | None:

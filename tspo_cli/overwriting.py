@@ -11,6 +11,10 @@ from tspo_cli.disk import LOCK_NAME
 from tspo_cli.errors import InvalidInputError
 
 _MOST_NAMES = 3
+_TEMPORARY = re.compile(
+    r"\.(?:.+\.\d+|(?:model|best|adapter|settings|step_\d+|damaged_.+)(?:\.old)?)\.tmp"
+)
+"""Files have the number of their process in the name, folders the name that they are to get."""
 _LEFTOVERS = (".build", ".new", ".replaced", ".tmp", ".old.tmp")
 """Endings of what a killed process leaves beside a folder that it was replacing."""
 
@@ -50,7 +54,14 @@ def _files_below(folder: Path) -> list[str]:
     return sorted(found)
 
 
+def is_temporary(path: Path) -> bool:
+    """True for what a write of ours that was killed leaves behind."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
 def _is_left(name: str) -> bool:
+    if name.endswith(".tmp"):
+        return is_temporary(Path(name))
     return name.startswith(".") and name.endswith(_LEFTOVERS)
 
 

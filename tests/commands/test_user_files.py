@@ -104,6 +104,7 @@ def test_a_file_beside_what_is_replaced_stays(tmp_path: Path, kind: str) -> None
 INNER = {
     "run": (
         *("model/NOTES.md", "eval/mydev/eval.json", "logs/mine.txt", "rollouts/mine.jsonl.gz"),
+        *("eval/.notes.tmp", "checkpoints/.mine.tmp"),
         *("model/notes.txt", "trace/mine.toml", "tensorboard/mine.txt"),
     ),
     "demo": ("world/mine.jsonl", "tspo/notes.md", "tspo/eval/dev/eval.json", "index/notes"),

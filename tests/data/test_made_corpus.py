@@ -406,6 +406,7 @@ def test_the_old_corpus_stays_until_the_new_one_is_whole() -> None:
     assert contents(Path("made")) == before
     shutil.copytree("made", ".made.new")  # of a process that was killed
     Path(".made.new/made").mkdir()
+    Path(".made.new/.lock").touch()
     make_corpus([source], Path("made"), Options(limit=1), overwrite=True)
     assert len(rows(Path("made/questions.jsonl.gz"))) == 1
     make_corpus([source], Path("made"), Options(held_out=1), overwrite=True)

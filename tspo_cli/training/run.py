@@ -14,7 +14,6 @@ from tspo_cli.arithmetic import use_portable_kernels
 from tspo_cli.config.context import context_length, sequences_at_once
 from tspo_cli.config.schema import Config
 from tspo_cli.console import say
-from tspo_cli.disk import identity
 from tspo_cli.models.chat_template import stop_ids, template_notes
 from tspo_cli.models.checks.model_digest import former_digest, steady_model
 from tspo_cli.models.dtype import use_float32_head
@@ -27,6 +26,7 @@ from tspo_cli.rollout.engines.vllm_engine.vllm_open import open_vllm, refuse_imp
 from tspo_cli.rollout.engines.vllm_engine.vllm_servers import ProcessGroup, VllmServers
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.runs import HANDOVER_NAME, log_line, read_status, set_status
+from tspo_cli.steady_folders import identity
 from tspo_cli.training.announce import idle_gpus
 from tspo_cli.training.core.critic import Critic, ValueModel
 from tspo_cli.training.core.distributed import (

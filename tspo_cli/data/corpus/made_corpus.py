@@ -35,6 +35,7 @@ from tspo_cli.digests import file_digest
 from tspo_cli.disk import (
     LOCK_NAME,
     atomic_write_text,
+    delete_work,
     flush_to_disk,
     one_writer,
     place_to_replace,
@@ -112,13 +113,13 @@ def make_corpus(
     files = [file for source in sources for file in source.files]
     _check_target(place, overwrite, files)
     work = place.with_name(f".{place.name}.new")
-    with one_writer(work, "making this corpus"):
+    with one_writer(work, "making this corpus", out):
         try:
             summary = _make(sources, work, options)
             _check_target(place, overwrite, files)
             replace_directory(work / "made", place)
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            delete_work(work)
     return summary
 
 

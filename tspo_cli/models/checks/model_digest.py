@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from tspo_cli.config.sections.agent_defaults import AGENT_FILE, require_same_agent
 from tspo_cli.digests import DIGITS, file_digest, text_digest
-from tspo_cli.disk import identity, steady
+from tspo_cli.steady_folders import identity, steady
 
 T = TypeVar("T")
 _FORMER_FILES = (

@@ -25,7 +25,7 @@ from tspo_cli.data.corpus.corpus_files import (
     count_documents,
     read_corpus,
 )
-from tspo_cli.disk import one_writer, place_to_replace, replace_directory
+from tspo_cli.disk import delete_work, one_writer, place_to_replace, replace_directory
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.overwriting import require_outside, require_own
 from tspo_cli.retrieval.dense.presets import resolve_preset
@@ -196,9 +196,9 @@ def _work_directory(out: Path) -> Iterator[Path]:
             yield work
         except (TspoError, OSError):
             if not any(work.glob("shards/*.npy")):
-                shutil.rmtree(work)
+                delete_work(work)
             raise
-        shutil.rmtree(work)
+        delete_work(work)
 
 
 def _work_path(out: Path) -> Path:

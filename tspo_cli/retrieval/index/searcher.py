@@ -15,7 +15,6 @@ from typing import Any
 
 from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.data.corpus.corpus_files import corpus_digest
-from tspo_cli.disk import steady
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.dense.encoder import EXPORTED_NAME, encoder_digest
 from tspo_cli.retrieval.manifest import (
@@ -35,6 +34,7 @@ from tspo_cli.retrieval.search_settings import (
     for_search,
 )
 from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult, query_problem
+from tspo_cli.steady_folders import steady
 
 
 class Searcher:

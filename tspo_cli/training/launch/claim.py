@@ -12,7 +12,7 @@ from tspo_cli.config.load_config import read_resolved
 from tspo_cli.config.schema import Config
 from tspo_cli.disk import one_writer
 from tspo_cli.errors import InvalidInputError, UsageError
-from tspo_cli.overwriting import require_own
+from tspo_cli.overwriting import is_temporary, require_own
 from tspo_cli.plain_files import require_folder, require_writable_name
 from tspo_cli.record_digests import DIGESTS_NAME, check_complete
 from tspo_cli.runs import (
@@ -46,7 +46,6 @@ from tspo_cli.training.launch.replaced_run import (
     clear,
     delete_temporaries,
     forget_replaced,
-    is_temporary,
     move_aside,
     settle,
 )

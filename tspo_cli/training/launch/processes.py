@@ -18,7 +18,6 @@ from tspo_cli.config.load_config import read_resolved, write_resolved
 from tspo_cli.config.schema import Config
 from tspo_cli.console import say
 from tspo_cli.credit.user_code import is_user_code
-from tspo_cli.disk import identity
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.overwriting import require_outside
 from tspo_cli.packages import require_packages
@@ -30,6 +29,7 @@ from tspo_cli.runs import (
     start_attempt,
     write_environment,
 )
+from tspo_cli.steady_folders import identity
 from tspo_cli.training.launch.child_processes import PATIENCE, end_processes, pass_on
 from tspo_cli.training.launch.claim import Claim, claimed_run, has_trained, is_complete
 from tspo_cli.training.launch.same_experiment import check_same_experiment

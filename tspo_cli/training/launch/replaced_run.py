@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tspo_cli.disk import LOCK_NAME, delete
+from tspo_cli.overwriting import is_temporary
 from tspo_cli.plain_files import require_folder
 from tspo_cli.record_digests import DIGESTS_NAME
 from tspo_cli.runs import CONFIG_NAME, MODEL_NAME, checkpoint_folders
@@ -75,11 +76,6 @@ def replaced(path: Path, mark: str) -> Path | None:
     """Where the replaced one is kept whole, None where none is."""
     aside = path / _REPLACED
     return aside if (aside / mark).exists() else None
-
-
-def is_temporary(path: Path) -> bool:
-    """True for what a write that was killed leaves behind."""
-    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def delete_temporaries(path: Path) -> None:

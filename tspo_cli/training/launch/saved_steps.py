@@ -11,7 +11,7 @@ from typing import Any
 
 from tspo_cli import stopping
 from tspo_cli.console import warn
-from tspo_cli.disk import flush_to_disk, identity, reason
+from tspo_cli.disk import flush_to_disk, reason
 from tspo_cli.errors import TspoError
 from tspo_cli.record_digests import delete_folder, forget_digests, note_digests
 from tspo_cli.runs import (
@@ -23,6 +23,7 @@ from tspo_cli.runs import (
     keep_steps_up_to,
     rollout_files,
 )
+from tspo_cli.steady_folders import identity
 from tspo_cli.training.best import forget_later
 from tspo_cli.training.core.checkpoints.checkpoint import (
     UnfinishedCheckpoint,
