@@ -467,6 +467,8 @@ def test_the_next_turn_continues_the_tokens_that_stay(
     records = rollout_record(trajectory)["turns"]
     assert [record.get("eos_dropped", False) for record in records] == [after_eos == "drop"] * 3
     assert [turn.sampled_tokens for turn in trajectory.turns] == [len(said) + 1, 1, len(it) + 1]
+    recorded = [record["feedback"].strip() for record in records[:2]]
+    assert recorded == [correction.strip()] * 2, "without the tokens around a message"
 
 
 def favour_tags(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -165,7 +165,7 @@ def test_a_correction_can_be_a_user_message(chatty: PreTrainedTokenizerFast) -> 
     ended = [7, 8, eos]
     assert protocol.kept_tokens(ended, "eos") == 3
     text, ids = protocol.correction(ended)
-    assert (text, shown(chatty, ids)) == (f"<eos>{after}", after)
+    assert (text, shown(chatty, ids)) == (CORRECTION.strip(), after)
     # Another end-of-sequence token than the one of the template, and a reply that was cut.
     assert protocol.kept_tokens([7, 8, other], "eos") == 2
     assert protocol.kept_tokens([7, 8], "length") == 2

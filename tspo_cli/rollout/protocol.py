@@ -254,8 +254,8 @@ class SearchProtocol:
 
     def correction(self, ids: Sequence[int] = ()) -> tuple[str, list[int]]:
         """Text and ids of the feedback to an invalid action. `ids` are the tokens of its turn that
-        stay. With `user_turn` the feedback ends their message, unless they end it themselves, and
-        opens the next one.
+        stay. With `user_turn` the ids of the feedback end their message, unless they end it
+        themselves, and open the next one; its text is what that message says.
         """
         if self.after_eos == "user_turn":
             text, turn = self._correction_turn
@@ -279,7 +279,7 @@ class SearchProtocol:
                 "rollout.after_eos: user_turn needs a chat template with assistant messages, and "
                 "this one does not show them; choose drop or keep"
             )
-        return self.decode(ids), ids
+        return correction, ids
 
     def action_ids(self, text: str) -> list[int]:
         """Ids of a scripted model segment (demonstrations)."""
