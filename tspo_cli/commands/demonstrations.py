@@ -109,6 +109,7 @@ def make_demos(
     from tspo_cli.errors import InvalidInputError, UsageError
     from tspo_cli.retrieval.index.searcher import open_index
     from tspo_cli.training.sft.demonstration_writer import check_target, write_demonstrations
+    from tspo_cli.training.sft.left_out import left_out
     from tspo_cli.training.sft.scripting.make_demos import make_demonstrations
     from tspo_cli.training.sft.scripting.scripted_search import ScriptOptions
 
@@ -134,9 +135,7 @@ def make_demos(
         exclude_seen=exclude_seen,
     )
     records, summary = make_demonstrations(asked, open_index(index), options)
-    reasons = ", ".join(
-        f"{name.replace('_', ' ')} {count}" for name, count in summary.not_kept.items()
-    )
+    reasons = left_out(summary.not_kept)
     if not records:
         advice = "; index the passages that supporting_ids name, or add --distant"
         lacks_gold = "gold_not_in_index" in summary.not_kept and not distant
@@ -203,6 +202,7 @@ def demos_from(
     """
     from tspo_cli.errors import InvalidInputError, UsageError
     from tspo_cli.training.sft.demonstration_writer import check_target, write_demonstrations
+    from tspo_cli.training.sft.left_out import left_out
     from tspo_cli.training.sft.recorded_rollouts import (
         CLASSES,
         demonstrations_from,
@@ -221,7 +221,7 @@ def demos_from(
         per_question=per_question,
         keep_invalid=keep_invalid,
     )
-    reasons = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in unused.items())
+    reasons = left_out(unused)
     if not records:
         raise InvalidInputError(
             f"{out}: none of {len(recorded)} trajectories gave a demonstration ({reasons}), so "

@@ -286,7 +286,9 @@ def test_gold_passages_of_another_corpus_are_as_good_as_none(index: Path, tmp_pa
     asked.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     refused = make(index, out, questions=asked)
     assert isinstance(refused.exception, InvalidInputError)
-    assert "(gold not in index 2)" in str(refused.exception)
+    assert "(2 with gold passages that the index lacks (index the corpus they are of))" in str(
+        refused.exception
+    )
     assert "add --distant" in str(refused.exception)
 
     asked.write_text(
@@ -349,7 +351,9 @@ def test_refusals_come_before_the_work_and_leave_nothing(index: Path, tmp_path: 
     bare.write_text(json.dumps(QUESTIONS[4]) + "\n", "utf-8")
     assert "no question has supporting_ids" in str(make(index, out, questions=bare).exception)
     bare.write_text(json.dumps(QUESTIONS[5]) + "\n", "utf-8")
-    assert "answer not in passages 1" in str(make(index, out, questions=bare).exception)
+    assert "(1 with answers that the passages read do not hold)" in str(
+        make(index, out, questions=bare).exception
+    )
     assert not out.exists()
     assert "ends in .jsonl" in str(make(index, tmp_path / "demos.txt").exception)
     one = make(index, out, "--max-searches", "1", "--json")
@@ -426,7 +430,9 @@ def test_a_search_can_leave_out_what_was_read(tmp_path: Path) -> None:
     row = question("twice", "On which river was the mayor of Orrin born?", ["Tarn"], [*passages])
     asked.write_text(json.dumps(row) + "\n", "utf-8")
     out = tmp_path / "demos.jsonl"
-    assert "gold not retrieved 1" in str(make(index, out, questions=asked).exception)
+    assert "(1 with gold passages that no search finds)" in str(
+        make(index, out, questions=asked).exception
+    )
     done = make(index, out, "--exclude-seen", "--imperfect", "0.5", questions=asked)
     assert done.exit_code == 0, done.exception
     (made,) = records(out)

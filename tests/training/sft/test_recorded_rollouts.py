@@ -132,7 +132,10 @@ def test_one_of_a_question_and_none_twice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "count", "why"),
-    [("rl", 18, "(no answer 17, invalid turn 1)"), ("evals", 8, "(invalid turn 8)")],
+    [
+        ("rl", 18, "(17 without an answer at the end, 1 with an invalid or cut turn (--keep"),
+        ("evals", 8, "(8 with an invalid or cut turn (--keep-invalid takes invalid ones))"),
+    ],
 )
 def test_real_records_of_an_earlier_version(
     name: str, count: int, why: str, tmp_path: Path
@@ -151,6 +154,8 @@ def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
     write_jsonl_gz(file, [good, good | {"em": "often"}])
     assert f"{file}:2: not a record" in str(take(tmp_path, tmp_path / "o.jsonl").exception)
     write_jsonl_gz(file, [item("miss", answer("Bob"))])
-    assert "(other class 1)" in str(take(tmp_path, tmp_path / "o.jsonl").exception)
+    assert "(1 of another class (--class names those to take))" in str(
+        take(tmp_path, tmp_path / "o.jsonl").exception
+    )
     assert not (tmp_path / "o.jsonl").exists()
     assert len(list(read_jsonl_gz(file))) == 1
