@@ -238,3 +238,8 @@ def byte_size(count: float) -> str:
 def counted(number: int, noun: str, ending: str = "s") -> str:
     """`1 step`, `2,000 steps`."""
     return f"{number:,} {noun}{'' if number == 1 else ending}"
+
+
+def agreeing(number: int, one: str, several: str) -> str:
+    """`1 passage is left out`, `2 passages are left out`: words that agree with their number."""
+    return f"{number:,} {one if number == 1 else several}"

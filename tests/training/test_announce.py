@@ -6,6 +6,7 @@ import pytest
 
 from tspo_cli.config.load_config import load_config
 from tspo_cli.training.announce import idle_gpus
+from tspo_cli.training.early_stop import idle_rules
 
 
 @pytest.mark.parametrize(
@@ -29,3 +30,10 @@ def test_gpus_that_training_leaves_idle_are_named(
     said = [*idle_gpus(config, gpus)]
     assert len(said) == idle
     assert all(line.startswith(f"training uses {launched or processes} of {gpus}") for line in said)
+
+
+def test_a_rule_that_looks_at_more_steps_than_a_run_has_is_said() -> None:
+    rules = ["reward < 0.1 for 3", "em > 0.9 for 4"]
+    (said,) = idle_rules(rules, "rl", 3)
+    assert said.startswith('train.stop_when: "em > 0.9 for 4" looks at 4 steps, and the run has 3 ')
+    assert idle_rules(rules, "rl", 4) == []

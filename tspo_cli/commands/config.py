@@ -11,6 +11,7 @@ import typer
 
 from tspo_cli import console
 from tspo_cli.commands.options import Json, Settings, Sources
+from tspo_cli.console import counted
 from tspo_cli.errors import InvalidInputError
 
 app = typer.Typer(no_args_is_help=True, help="Show, check and explain experiment files.")
@@ -80,7 +81,8 @@ def validate(sources: Sources, settings: Settings = None, as_json: Json = False)
         console.say(transfer_in_words(config, gpu=torch.cuda.is_available()))
     if not as_json:
         console.result(
-            f"valid: {config.kind}, {config.train.steps} steps, configuration {config_hash(config)}"
+            f"valid: {config.kind}, {counted(config.train.steps, 'step')}, configuration "
+            f"{config_hash(config)}"
         )
 
 

@@ -125,7 +125,7 @@ def check(
             console.result(line)
         if len(lines) > _MOST_PROBLEMS:
             more = len(lines) - _MOST_PROBLEMS
-            console.result(f"... and {more:,} more problems; --json lists all")
+            console.result(f"... and {counted(more, 'more problem')}; --json lists all")
         console.result(
             f"questions              {report.questions}  {_counts(report.data_sources)}".rstrip()
         )
@@ -142,7 +142,9 @@ def check(
             console.result(f"with answer in corpus  {report.with_answer_in_corpus}{left_out}")
     size = benchmark_size(questions)
     if size not in (None, report.questions):
-        console.say(f"{questions}: {report.questions} of the benchmark's {size} questions")
+        console.say(
+            f"{questions}: {report.questions} of the benchmark's {counted(size, 'question')}"
+        )
     if report.problems:
         count = len(report.problems)
         raise InvalidInputError(
@@ -232,7 +234,7 @@ def audit(
         )
         console.say(f"no question was found {', '.join([*places, 'or twice in its file'])}")
     elif strict:
-        raise GateError(f"{len(found.findings)} findings, expected none (--strict)")
+        raise GateError(f"{counted(len(found.findings), 'finding')}, expected none (--strict)")
 
 
 @app.command()

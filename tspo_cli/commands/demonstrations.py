@@ -156,7 +156,10 @@ def make_demos(
     if imperfect:
         kinds = [f"{name.replace('_', ' ')} {count}" for name, count in summary.imperfect.items()]
         console.say(f"imperfect: {', '.join(kinds) or 'none'}")
-    console.result(f"{out}: {summary.kept} demonstrations of {summary.questions} questions")
+    console.result(
+        f"{out}: {counted(summary.kept, 'demonstration')} of "
+        f"{counted(summary.questions, 'question')}"
+    )
 
 
 def demos_from(
@@ -234,7 +237,9 @@ def demos_from(
         return
     if reasons:
         console.say(f"not used: {reasons}")
-    console.result(f"{out}: {len(records)} demonstrations of {len(recorded)} trajectories")
+    console.result(
+        f"{out}: {counted(len(records), 'demonstration')} of {len(recorded)} trajectories"
+    )
 
 
 def check_demos(path: Path, model: str, *, as_json: bool) -> None:

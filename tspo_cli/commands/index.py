@@ -10,6 +10,7 @@ import typer
 
 from tspo_cli import console
 from tspo_cli.commands.options import Json, SearchSettings, check_folder, key_values
+from tspo_cli.console import counted
 from tspo_cli.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -246,14 +247,16 @@ def verify(directory: IndexDir, as_json: Json = False) -> None:
         corpus = {"same": "the corpus is the same", "absent": "the corpus is missing"}[
             found["corpus"]
         ]
-        console.result(f"{directory}: {found['files']} files as built; {corpus}")
+        console.result(f"{directory}: {counted(found['files'], 'file')} as built; {corpus}")
 
 
 def _done(out: Path, manifest: dict[str, Any], as_json: bool) -> None:
     if as_json:
         console.result_json({"index": str(out), **manifest})
     else:
-        console.result(f"{out}: {manifest['kind']} index of {manifest['passages']} passages")
+        console.result(
+            f"{out}: {manifest['kind']} index of {counted(manifest['passages'], 'passage')}"
+        )
 
 
 def _readable(name: str, value: Any) -> Any:

@@ -13,6 +13,7 @@ import typer
 
 from tspo_cli import console
 from tspo_cli.commands.options import Json, check_file
+from tspo_cli.console import counted
 from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.plain_files import open_plain
 
@@ -151,7 +152,7 @@ def inspect(
             {"run": view.name, "step": source.step, "dataset": source.dataset, "groups": shown}
         )
         return
-    console.say(f"{view.name}, {source.label}: {len(shown)} of {len(chosen)} groups")
+    console.say(f"{view.name}, {source.label}: {len(shown)} of {counted(len(chosen), 'group')}")
     if browse:
         _browse(shown)
     elif listed:
@@ -187,7 +188,7 @@ def _export(
 
     files = [(run, trec.trec_run(groups, tag))] if run is not None else []
     files += [(qrels, trec.trec_qrels(groups))] if qrels is not None else []
-    written = []
+    written = list[dict[str, Any]]()
     for path, lines in files:
         atomic_write_text(path, "".join(f"{line}\n" for line in lines))
         written.append(
@@ -201,7 +202,10 @@ def _export(
         console.result_json({"files": written})
         return
     for entry in written:
-        console.say(f"{entry['path']}: {entry['lines']} lines, {entry['questions']} questions")
+        console.say(
+            f"{entry['path']}: {counted(entry['lines'], 'line')}, "
+            f"{counted(entry['questions'], 'question')}"
+        )
 
 
 def _compare(
@@ -241,7 +245,8 @@ def _compare(
         console.result_json({"runs": runs, "right": counts, "p_mcnemar": p, "questions": questions})
         return
     console.say(
-        f"{len(found)} questions: both right {counts['both']}, only {names[0]} {counts['first']}, "
+        f"{counted(len(found), 'question')}: both right {counts['both']}, only {names[0]} "
+        f"{counts['first']}, "
         f"only {names[1]}"
         f" {counts['second']}, both wrong {counts['none']} (McNemar p {p:.3g}); {len(shown)} of "
         f"{len(chosen)} shown"

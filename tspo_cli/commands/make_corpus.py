@@ -9,6 +9,7 @@ import typer
 
 from tspo_cli import console
 from tspo_cli.commands.options import Json, Overwrite, check_folder
+from tspo_cli.console import counted
 
 
 def make_corpus(
@@ -69,13 +70,15 @@ def make_corpus(
     options = Options(limit, held_out, skip_invalid, gold_only)
     summary = make(sources, out, options, overwrite=overwrite)
     for reason, count in summary.left_out.items():
-        console.say(f"{count:,} questions left out: {reason}")
+        console.say(f"{counted(count, 'question')} left out: {reason}")
     if as_json:
         totals = {"path": str(out), "questions": summary.questions}
         console.result_json(totals | asdict(summary))
         return
     repeated = summary.given - summary.passages
-    console.result(f"{out}: {summary.passages} passages ({repeated} repeated ones left out)")
+    console.result(
+        f"{out}: {counted(summary.passages, 'passage')} ({repeated} repeated ones left out)"
+    )
     for file in summary.files:
         gold = f", {file.without_gold} without gold passages" if file.without_gold else ""
-        console.result(f"{out / file.name}: {file.questions} questions{gold}")
+        console.result(f"{out / file.name}: {counted(file.questions, 'question')}{gold}")

@@ -10,6 +10,7 @@ import typer
 
 from tspo_cli import console
 from tspo_cli.commands.options import Json, Overwrite, check_folder
+from tspo_cli.console import counted
 
 app = typer.Typer(no_args_is_help=True, help="Make model directories from other files.")
 
@@ -48,6 +49,7 @@ def convert(
         return
     template = "with a chat template" if made.chat_template else "without a chat template"
     console.result(
-        f"{made.model}: {made.architecture}, {made.parameters:,} parameters in {made.dtype}, "
+        f"{made.model}: {made.architecture}, {counted(made.parameters, 'parameter')} in "
+        f"{made.dtype}, "
         f"{console.byte_size(made.bytes)}, {template}; {made.checked_tokens} greedy tokens agree"
     )

@@ -169,8 +169,8 @@ def _text(estimate: dict[str, Any]) -> str:
         "",
         f"tokens: at most {estimate['context_tokens']:,} a sequence "
         f"({estimate['context_from']}), "
-        f"{estimate['sequences_per_step']:,} sequences and "
-        f"{estimate['tokens_per_step']:,} tokens a step, of which "
+        f"{counted(estimate['sequences_per_step'], 'sequence')} and "
+        f"{counted(estimate['tokens_per_step'], 'token')} a step, of which "
         f"{estimate['sampled_tokens_per_step']:,} are sampled; "
         f"{counted(estimate['updates_per_step'], 'update')} a step, "
         f"{counted(estimate['steps'], 'step')}",

@@ -9,6 +9,7 @@ import typer
 from tspo_cli import console
 from tspo_cli.commands.index import Corpora, EncoderName, SkipDuplicates
 from tspo_cli.commands.options import Json, key_values
+from tspo_cli.console import counted
 from tspo_cli.errors import UsageError
 
 
@@ -56,4 +57,4 @@ def push(
     if as_json:
         console.result_json({"url": url, "collection": collection, "kind": kind, "passages": count})
     else:
-        console.result(f"{collection}: {count} passages at {url}")
+        console.result(f"{collection}: {counted(count, 'passage')} at {url}")

@@ -9,6 +9,7 @@ import typer
 
 from tspo_cli import console
 from tspo_cli.commands.options import Json, SearchSettings, key_values
+from tspo_cli.console import counted
 from tspo_cli.errors import UsageError
 
 
@@ -94,7 +95,8 @@ def serve(
 
         def ready() -> None:
             console.say(
-                f"serving {directory} ({passages} passages) on {url}/retrieve; stop with Ctrl-C"
+                f"serving {directory} ({counted(passages, 'passage')}) on {url}/retrieve; "
+                f"stop with Ctrl-C"
             )
             if as_json:
                 console.result_json(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tspo_cli.commands.options import Json, Settings, check_folder
-from tspo_cli.console import progress, result, result_json, say
+from tspo_cli.console import counted, progress, result, result_json, say
 from tspo_cli.errors import TspoError
 from tspo_cli.plain_files import require_writable_name
 
@@ -112,7 +112,7 @@ def _list(plan: Sweep, cells: Sequence[Cell], folder: Path, json: bool) -> None:
             f"{states[cell.name]}"
         )
     missing = sum(state != "finished" for state in states.values())
-    say(f"{len(states)} cells, {missing} to train, in {folder}; nothing was written")
+    say(f"{counted(len(states), 'cell')}, {missing} to train, in {folder}; nothing was written")
 
 
 def _run(plan: Sweep, cells: Sequence[Cell], folder: Path, jobs: int, json: bool) -> None:
@@ -126,7 +126,7 @@ def _run(plan: Sweep, cells: Sequence[Cell], folder: Path, jobs: int, json: bool
 
         def show(steps: int, ended: int, note: str) -> None:
             nonlocal shown
-            advance(steps - shown, f"{ended}/{len(cells)} cells  {note}")
+            advance(steps - shown, f"{ended}/{counted(len(cells), 'cell')}  {note}")
             shown = steps
 
         results = run_sweep(plan, cells, folder, PRELOAD, jobs=jobs, progress=show)
@@ -152,6 +152,7 @@ def _print_results(failures: Sequence[str], cells: int, folder: Path) -> None:
     for failure in failures:
         say(failure)
     result(
-        f"sweep  {folder}: {cells - len(failures)} of {cells} cells finished\nnext   tspo report "
+        f"sweep  {folder}: {cells - len(failures)} of {counted(cells, 'cell')} "
+        f"finished\nnext   tspo report "
         f"{folder}"
     )

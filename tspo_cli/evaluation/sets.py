@@ -7,6 +7,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
+from tspo_cli.console import counted
 from tspo_cli.data.benchmarks import benchmarks
 from tspo_cli.data.hub import PREFIX
 from tspo_cli.data.question import Question
@@ -92,7 +93,8 @@ def shared_questions(sets: Mapping[str, Sequence[Question]]) -> Iterator[str]:
     for one, other in combinations(texts, 2):
         if common := len(texts[one] & texts[other]):
             yield (
-                f"{one} and {other} have {common} questions in common, which count twice in the "
+                f"{one} and {other} have {counted(common, 'question')} in common, which "
+                f"count twice in the "
                 "averages"
             )
 

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tspo_cli.console import byte_size, say, warn
+from tspo_cli.console import byte_size, counted, say, warn
 from tspo_cli.disk import follow_umask, new_directory, writing
 from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
 from tspo_cli.models.checks.gguf_header import check_header
@@ -101,7 +101,7 @@ def convert_gguf(
     with new_directory(out, "converting a model into it") as folder:
         check_out(out, file, overwrite)  # again: another process may have ended just now
         tokenizer, model = _read(file, facts.reader, dtype)
-        say(f"{file}: {type(model).__name__}, {facts.weights:,} weights; writing {dtype}")
+        say(f"{file}: {type(model).__name__}, {counted(facts.weights, 'weight')}; writing {dtype}")
         _write(tokenizer, model, folder)
         _check(tokenizer, model, folder)
     return Conversion(

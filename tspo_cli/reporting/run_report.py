@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.console import counted
 from tspo_cli.errors import UsageError
 from tspo_cli.reporting.rendering.render import render
 from tspo_cli.reporting.rendering.table import Format, Table
@@ -153,7 +154,8 @@ class RunReport:
         baselines = set(self.baselines)
         return [
             f"{row.run}{' (baseline)' if {row.run, row.algorithm} & baselines else ''}: a search, "
-            f"or a request of the model, failed for {row.failed} of {row.n} questions of "
+            f"or a request of the model, failed for {row.failed} of "
+            f"{counted(row.n, 'question')} of "
             f"{row.dataset}, which count as wrong"
             for row in self.rows
             if row.failed

@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tspo_cli.console import say, track
+from tspo_cli.console import agreeing, counted, say, track
 from tspo_cli.data.corpus.chunks import WHOLE, Chunking
 from tspo_cli.data.corpus.corpus_files import CorpusFacts, passages_of, read_documents
 from tspo_cli.data.corpus.passage_forms import has_id, parse_passage
@@ -163,16 +163,20 @@ class _FirstOf:
         """
         if self._error is not None:
             raise InvalidInputError(
-                f"{self._error} ({len(self._different):,} ids have different texts, "
-                f"{self._same:,} passages are identical to an earlier one)"
+                f"{self._error} ("
+                f"{agreeing(len(self._different), 'id has', 'ids have')} different texts, "
+                f"{agreeing(self._same, 'passage is', 'passages are')} identical to an earlier one)"
             )
         if self._others:
             say(
-                f"{self._others:,} passages have the id of an earlier one with another text and "
-                f"were left out ({len(self._different):,} ids)"
+                f"{agreeing(self._others, 'passage has', 'passages have')} the id of an earlier "
+                f"one with another text and {'was' if self._others == 1 else 'were'} left out "
+                f"({counted(len(self._different), 'id')})"
             )
         if self._same:
-            say(f"{self._same:,} passages are identical to an earlier one and were left out")
+            one = "passage is identical to an earlier one and was left out"
+            several = "passages are identical to an earlier one and were left out"
+            say(agreeing(self._same, one, several))
 
 
 def _repeated(path: Path) -> frozenset[bytes]:

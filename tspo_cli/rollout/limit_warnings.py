@@ -38,12 +38,14 @@ def observation_warnings(
     lengths = [protocol.observation_tokens([hit]) - tags for hit in hits]
     median, k = round(statistics.median(lengths)), config.retriever.k
     limit, needed = config.rollout.max_observation_tokens, k * median + tags
+    passages = "passage" if k == 1 else f"{k} passages"
+    in_tags = "in its tags it has" if k == 1 else f"{k} in their tags have"
     if limit < needed:
         yield (
-            f"rollout.max_observation_tokens: {limit} tokens do not hold the {k} passages of a "
-            f"search (a passage of the index has {median} in the median, {k} in their tags have "
-            f"{needed}), and the agent never reads what is cut off; set "
-            f"{rounded(1.25 * needed)} or more, or lower retriever.k"
+            f"rollout.max_observation_tokens: {limit} tokens do not hold the {passages} of a "
+            f"search (a passage of the index has {median} in the median, {in_tags} {needed}), and "
+            f"the agent never reads what is cut off; set {rounded(1.25 * needed)} or more, or "
+            "lower retriever.k"
         )
 
 

@@ -8,7 +8,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.agent_defaults import agent_comparison
 from tspo_cli.config.sections.prompt_value import prompt_name
 from tspo_cli.config.tables import flatten
-from tspo_cli.console import duration
+from tspo_cli.console import counted, duration
 from tspo_cli.credit.find_algorithm import find_algorithm
 from tspo_cli.variables import number_in
 
@@ -64,9 +64,11 @@ def _lines(config: Config) -> Iterator[str]:
         f"{deviation}"
     )
     yield (
-        f"rollouts: {rollout.questions_per_step} questions x {_rollouts(config)} a step; a group "
+        f"rollouts: {counted(rollout.questions_per_step, 'question')} x {_rollouts(config)} "
+        f"a step; a group "
         "is (data set, "
-        f"question, draw); budget: at most {rollout.max_searches} turns that may search, then one "
+        f"question, draw); budget: at most {counted(rollout.max_searches, 'turn')} that may "
+        f"search, then one "
         f"that may not; {'no passage twice; ' if rollout.exclude_seen else ''}"
         f"temperature {rollout.temperature:g}, top-p {rollout.top_p:g}, top-k "
         f"{rollout.top_k or 'off'}"
@@ -132,7 +134,11 @@ def _rollouts(config: Config) -> str:
     size, tree = config.rollout.group_size, config.tree
     if not tree.grows:
         return str(size)
-    budget = f"{size} rollouts" if tree.budget == "rollouts" else f"the tokens of {size} rollouts"
+    budget = (
+        counted(size, "rollout")
+        if tree.budget == "rollouts"
+        else f"the tokens of {counted(size, 'rollout')}"
+    )
     return f"trees of {tree.roots} whole rollouts and their branches ({budget})"
 
 
@@ -163,7 +169,7 @@ def _reward(config: Config) -> str:
         "judge": f"verdict of {config.judge.model}",
     }
     limit = (
-        f" less the overlong penalty from {credit.overlong_limit} tokens"
+        f" less the overlong penalty from {counted(credit.overlong_limit, 'token')}"
         if credit.overlong_limit
         else ""
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from tspo_cli.console import counted
 from tspo_cli.errors import InvalidInputError
 
 SFT_METRICS = frozenset({"loss", "agent_loss", "eval_loss", "grad_norm", "lr", "tokens"})
@@ -59,6 +60,18 @@ class StopRule:
             and (row[self.metric] < self.limit if self.below else row[self.metric] > self.limit)
             for row in last
         )
+
+
+def idle_rules(texts: Sequence[str], kind: str, steps: int) -> list[str]:
+    """A sentence for each rule that cannot hold within the `steps` of a run. Raises as
+    `parse_rules`.
+    """
+    return [
+        f'train.stop_when: "{rule.text}" looks at {rule.steps} steps, and the run has '
+        f"{counted(steps, 'step')}, so it never ends it; name fewer"
+        for rule in parse_rules(texts, kind)
+        if rule.steps > steps
+    ]
 
 
 def parse_rules(texts: Sequence[str], kind: str) -> list[StopRule]:

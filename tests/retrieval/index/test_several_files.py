@@ -65,7 +65,7 @@ def test_other_texts_under_one_id_name_both_lines_and_how_many(tmp_path: Path) -
         build_index([first, second], tmp_path / "index")
     message = str(caught.value)
     assert f"{second}:2: expected ids that differ, got 'two' as on {first}:2" in message
-    assert "2 ids have different texts, 1 passages are identical" in message
+    assert "2 ids have different texts, 1 passage is identical" in message
     assert not (tmp_path / "index").exists()
     assert not list(tmp_path.glob(".index*"))
     assert "--skip-duplicates keeps the first of each id" in message
@@ -82,7 +82,7 @@ def test_the_first_of_each_id_is_kept_on_request(
     said = " ".join(capsys.readouterr().err.split())
     assert "3 passages have the id of an earlier one with another text" in said
     assert "left out (2 ids)" in said
-    assert "1 passages are identical" in said
+    assert "1 passage is identical" in said
     kept = [(name, text.split("\n")[1]) for name, text in open_index(index).passages()]
     assert kept == [
         ("one", "red kite"), ("two", "blue whale"), ("three", "frog"), ("four", "newt"),

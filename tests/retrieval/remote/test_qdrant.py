@@ -247,7 +247,7 @@ def test_a_collection_is_made_and_searched_as_an_index(
     target = ["--url", engine_url, "--collection", "c", "--kind", "dense", "--encoder", encoder]
     done = tspo("index", "push", first, second, *target, *sets)
     assert 'encoder mine: "D: " before passages (its own)\n' in done.err
-    assert "1 passages are identical to an earlier one and were left out" in done.err
+    assert "1 passage is identical to an earlier one and was left out" in done.err
     settings = [f"url={engine_url}", "collection=c", f"encoder={encoder}", "exact=true"]
     for given, prefix, line in (
         ([], "Q: ", 'encoder mine: "Q: " before queries (its own)\n'),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tspo_cli.console import counted
 from tspo_cli.data.corpus.chunks import WHOLE, Chunking, chunks, has_more_words
 from tspo_cli.data.corpus.passage_forms import numbered, parse_passage
 from tspo_cli.data.formats.record_checks import invalid
@@ -64,7 +65,8 @@ class CorpusFacts:
             )
         if self.cut:
             yield (
-                f"{self.cut:,} of {self.documents:,} documents were cut; {self.passages:,} passages"
+                f"{self.cut:,} of {self.documents:,} documents were cut; "
+                f"{counted(self.passages, 'passage')}"
             )
 
 

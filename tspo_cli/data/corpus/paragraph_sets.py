@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.console import counted
 from tspo_cli.data.corpus.passage_forms import field_names
 from tspo_cli.data.formats.answers import accepted_answers, unpacked
 from tspo_cli.data.formats.record_checks import invalid, type_name
@@ -165,7 +166,7 @@ def _context(path: Path, number: int, context: Any) -> Iterator[tuple[str, list[
         if not isinstance(titles, list) or not isinstance(sentences, list):
             raise _malformed(path, number, _CONTEXT, context)
         if len(titles) != len(sentences):
-            got = f"{len(titles)} titles and {len(sentences)} lists of sentences"
+            got = f"{counted(len(titles), 'title')} and {len(sentences)} lists of sentences"
             raise invalid(path, number, "as many titles as lists of sentences", got, "correct it")
         context = list(zip(titles, sentences, strict=True))
     if not isinstance(context, list):

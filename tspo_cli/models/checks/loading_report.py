@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.console import counted
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.runs import read_json
 
@@ -52,7 +53,8 @@ def check_shards(path: Path) -> None:
         )
     if missing:
         raise MissingResourceError(
-            f"{path}: {len(missing)} of {len(files)} files of the weights are missing, the first "
+            f"{path}: {len(missing)} of {counted(len(files), 'file')} of the weights are "
+            f"missing, the first "
             f"is {missing[0]}; download or copy the model again"
         )
 
@@ -76,8 +78,9 @@ def check_layers(path: Path, config: Any) -> None:
             return  # the loader names what is damaged
     if isinstance(layers, int) and layers > tensors:
         raise InvalidInputError(
-            f"{path}: config.json says {layers:,} layers (num_hidden_layers), but the files have "
-            f"{tensors:,} tensors; use the configuration that belongs to the weights"
+            f"{path}: config.json says {counted(layers, 'layer')} (num_hidden_layers), but "
+            f"the files have "
+            f"{counted(tensors, 'tensor')}; use the configuration that belongs to the weights"
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tspo_cli.console import counted
 from tspo_cli.errors import MissingResourceError, UsageError
 from tspo_cli.reporting.sources.run_view import RunView
 from tspo_cli.reporting.sources.trajectories import Source, sources
@@ -147,7 +148,7 @@ def _of_question(groups: Sequence[dict[str, Any]], question: str) -> list[dict[s
     if not found:
         some = ", ".join(group_label(group) for group in groups[:5])
         raise MissingResourceError(
-            f"--question {question}: not among these {len(groups)} groups ({some}, ...)"
+            f"--question {question}: not among these {counted(len(groups), 'group')} ({some}, ...)"
         )
     if len(labels) > 1:
         raise UsageError(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.console import counted
 from tspo_cli.credit.group import GROUP_CLASSES
 from tspo_cli.credit.laboratory.comparison import ROLES, Comparison
 from tspo_cli.reporting.figure import check_figure_path, load_pyplot, save_figure
@@ -22,8 +23,10 @@ def comparison_text(comparison: Comparison, width: int | None = None) -> str:
     arms = record["algorithms"]
     shares = record["group_classes"]
     parts = [
-        f"Steps {record['steps'][0]} to {record['steps'][1]}: {record['groups']} groups, "
-        f"{record['trajectories']} rollouts, {record['turns']} turns{_shared(record)}. Groups: "
+        f"Steps {record['steps'][0]} to {record['steps'][1]}: "
+        f"{counted(record['groups'], 'group')}, "
+        f"{counted(record['trajectories'], 'rollout')}, "
+        f"{counted(record['turns'], 'turn')}{_shared(record)}. Groups: "
         + ", ".join(f"{100 * shares[name]:.1f} % {name}" for name in GROUP_CLASSES)
         + ".",
         "Groups that an algorithm learns from (some advantage is not 0), in % of all and of each "
@@ -149,7 +152,8 @@ def _turn_counts(arms: dict[str, Any], width: int | None) -> list[str]:
     ]
     return [
         "Change of a rollout's mean advantage for each further turn where the outcome is the same "
-        f"({first['rollouts']} rollouts of a question with the same outcome); correlation; p of "
+        f"({counted(first['rollouts'], 'rollout')} of a question with the same outcome); "
+        f"correlation; p of "
         "a permutation within these",
         _table(["algorithm", "per turn", "correlation", "p"], rows, width),
     ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tspo_cli.console import counted
 from tspo_cli.reporting.rendering.table import Column, Table, cells, number, p_text, percent
 from tspo_cli.reporting.scores.baseline import Difference
 from tspo_cli.reporting.scores.end_rows import Row
@@ -93,14 +94,16 @@ def _notes(rows: list[dict[str, Any]]) -> tuple[str, ...]:
     for row in rows:
         if row.get("shared") not in (None, row["n"]):
             notes.append(
-                f"{row['run']}: compared with {row['baseline']} on the {row['shared']} questions "
+                f"{row['run']}: compared with {row['baseline']} on the "
+                f"{counted(row['shared'], 'question')} "
                 f"of {row['dataset']} that both answered, of {row['n']}."
             )
         if row["failed"]:
             part = ", a baseline" if row["run"] in baselines else ""
             notes.append(
                 f"{row['run']}{part}: a search, or a request of the model, failed for "
-                f"{row['failed']} of {row['n']} questions of {row['dataset']}, which count as "
+                f"{row['failed']} of {counted(row['n'], 'question')} of {row['dataset']}, "
+                f"which count as "
                 "wrong: its scores are too low."
             )
     return tuple(notes)

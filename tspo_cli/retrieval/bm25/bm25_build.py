@@ -22,7 +22,7 @@ from bm25s.scoring import _select_idf_scorer, _select_tfc_scorer
 from numpy.typing import NDArray
 
 from tspo_cli.config.sections.index_settings import Bm25Settings
-from tspo_cli.console import byte_size, duration, say, track
+from tspo_cli.console import byte_size, counted, duration, say, track
 from tspo_cli.disk import reserve, writing
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.bm25.bm25_ranker import decide_tokens, tokens
@@ -89,7 +89,8 @@ class Bm25Estimate:
     def text(self, passages: int, passages_bytes: int) -> str:
         """One line for a person. `passages_bytes`: the passages that are kept beside the index."""
         return (
-            f"estimate: BM25 of {passages:,} passages, about {duration(self.seconds)}; index "
+            f"estimate: BM25 of {counted(passages, 'passage')}, about "
+            f"{duration(self.seconds)}; index "
             f"{byte_size(self.index_bytes + passages_bytes)} with the passages, "
             f"{byte_size(self.scratch_bytes)} more on disk while it is built, memory "
             f"{byte_size(self.memory_bytes)}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.config.sections.index_settings import DenseSettings
-from tspo_cli.console import byte_size, duration, say
+from tspo_cli.console import byte_size, counted, duration, say
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.retrieval.dense.dense_ranker import check_device, empty_index, write_vectors
 from tspo_cli.retrieval.dense.encoder import Encoder
@@ -41,7 +41,8 @@ class DenseEstimate:
     def text(self) -> str:
         """One line for a person."""
         return (
-            f"estimate: {self.passages:,} passages x {self.dim}, about {duration(self.seconds)} at "
+            f"estimate: {counted(self.passages, 'passage')} x {self.dim}, about "
+            f"{duration(self.seconds)} at "
             f"{self.passages_per_second:.0f} passages/s; index "
             f"{byte_size(self.index_bytes + self.rescore_bytes)}, "
             f"{byte_size(self.scratch_bytes)} more on disk while it is built, memory "

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tspo_cli.config.sections.index_settings import DenseSettings
+from tspo_cli.console import counted
 from tspo_cli.disk import reserve, writing
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.dense.encoder import Encoder
@@ -218,7 +219,8 @@ class DenseRanker:
         self._vectors = vectors
         if vectors.ntotal != rows:
             raise InvalidInputError(
-                f"{vectors.path}: holds {vectors.ntotal} vectors, the corpus {rows} passages; "
+                f"{vectors.path}: holds {counted(vectors.ntotal, 'vector')}, the corpus "
+                f"{counted(rows, 'passage')}; "
                 "this is the index of another corpus"
             )
         self._encoder = Encoder(encoder, settings, exported)
@@ -308,7 +310,8 @@ def rank_vectors(
         scores, positions = index.search(queries, count)
         if (positions < 0).any():
             raise InvalidInputError(
-                f"the index finds fewer than {count} of {index.ntotal} vectors, for others are no "
+                f"the index finds fewer than {count} of {counted(index.ntotal, 'vector')}, "
+                f"for others are no "
                 "numbers; it is damaged: build it again"
             )
         margins = slack(queries, scores)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tspo_cli.config.schema import Config
+from tspo_cli.console import counted
 from tspo_cli.data.question import Question
 from tspo_cli.data.readers import read_questions, resolve_data
 from tspo_cli.errors import InvalidInputError
@@ -72,19 +73,23 @@ def fitting_questions(
     """
     limit = config.rollout.max_prompt_tokens
     found = measure_prompts(questions, protocol, limit)
-    longest = f"{found.longest} tokens (question {found.longest_question.id!r})"
+    longest = f"{counted(found.longest, 'token')} (question {found.longest_question.id!r})"
     if not found.too_long:
         return list(questions), f"prompts have at most {longest}, the limit is {limit}"
-    count = f"{len(found.too_long)} of {len(questions)} prompts"
+    count = f"{len(found.too_long)} of {counted(len(questions), 'prompt')}"
     if config.data.too_long == "error" or len(found.too_long) == len(questions):
         raise InvalidInputError(
-            f"rollout.max_prompt_tokens: {count} have more than {limit} tokens, the longest "
+            f"rollout.max_prompt_tokens: {count} have more than {counted(limit, 'token')}, "
+            f"the longest "
             f"{longest}, the first that of question {found.too_long[0].id!r}; raise it, or leave "
             'these questions out with data.too_long = "drop"'
         )
     dropped = {question.key for question in found.too_long}
     kept = [question for question in questions if question.key not in dropped]
-    return kept, f"{count} have more than {limit} tokens and are left out, the longest {longest}"
+    return (
+        kept,
+        f"{count} have more than {counted(limit, 'token')} and are left out, the longest {longest}",
+    )
 
 
 def batch_of_step(questions: Sequence[Question], step: int, config: Config) -> list[BatchQuestion]:
@@ -135,7 +140,7 @@ def rollout_tasks(
         prompt_ids = tuple(protocol.prompt_ids(question.question))
         if len(prompt_ids) > config.rollout.max_prompt_tokens:
             raise InvalidInputError(
-                f"question {question.id!r}: its prompt has {len(prompt_ids)} tokens, "
+                f"question {question.id!r}: its prompt has {counted(len(prompt_ids), 'token')}, "
                 f"rollout.max_prompt_tokens is {config.rollout.max_prompt_tokens}; raise it or "
                 "drop the question"
             )

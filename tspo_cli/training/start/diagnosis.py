@@ -160,12 +160,13 @@ def _steps(run: Path, busy: bool) -> Iterator[Finding]:
         made = len(runs.read_jsonl(run / runs.METRICS_NAME))
         if made != step:
             return "problem", (
-                f"finished at step {step}, but {runs.METRICS_NAME} has {made} steps; put back a "
-                "copy, or start anew with --overwrite"
+                f"finished at step {step}, but {runs.METRICS_NAME} has "
+                f"{counted(made, 'step')}; put back a copy, or start anew with --overwrite"
             )
         timed = run / runs.TIMINGS_NAME
         if timed.exists() and (times := len(runs.read_jsonl(timed))) != made:
-            return "problem", f"{timed.name} has {times} of {made} steps; put back a copy"
+            had = f"{times} of {counted(made, 'step')}"
+            return "problem", f"{timed.name} has {had}; put back a copy"
         return _ok(f"{made} are recorded")
 
     yield _tried("steps", look)
@@ -184,7 +185,7 @@ def _inputs(run: Path) -> tuple[str, str]:
     record = runs.read_json(path)
     if not isinstance(record, dict):
         raise InvalidInputError(f"{path}: expected an object of digests")
-    return _ok(f"{len(record)} digests to compare with at --resume")
+    return _ok(f"{counted(len(record), 'digest')} to compare with at --resume")
 
 
 def _records(run: Path) -> Iterator[Finding]:

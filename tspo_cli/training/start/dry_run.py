@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
+from tspo_cli.console import counted
 from tspo_cli.models.chat_template import stop_ids, template_notes
 from tspo_cli.models.checks.length_limits import positions
 from tspo_cli.models.eos import eos_ids
@@ -70,10 +71,10 @@ def dry_run(config: Config, run: Path, evaluation: dict[str, int]) -> DryRun:
         inputs, prompts = replace(inputs, questions=kept), [lengths]
     trained = trained_parameters(model)
     part = f" ({trained:,} of them trained)" if trained != total else ""
-    counted = ", ".join(f"{name} ({count})" for name, count in evaluation.items())
-    sets = f"evaluation on {counted}" if counted else "no evaluation during training"
+    names = ", ".join(f"{name} ({count})" for name, count in evaluation.items())
+    sets = f"evaluation on {names}" if names else "no evaluation during training"
     lines = [
-        f"ready: {data_in_words(config, inputs)}, a policy of {total:,} parameters{part}, "
+        f"ready: {data_in_words(config, inputs)}, a policy of {counted(total, 'parameter')}{part}, "
         f"{sets}; nothing was written",
         *prompts,
         *template_notes(tokenizer, config.rollout, eos),
@@ -93,10 +94,11 @@ def _lengths(
         yield f"demonstrations: at most {lengths['demonstration'].longest:,} tokens{takes}"
         yield from lengths_in_words(lengths)
     yield (
-        f"limits: a prompt of {rollout.max_prompt_tokens:,} tokens, {rollout.max_searches + 1} "
-        f"turns of {rollout.max_new_tokens:,}, {rollout.max_searches} observations of "
-        f"{rollout.max_observation_tokens:,} ({config.retriever.k} passages): "
-        f"{context_length(config):,} tokens a rollout{takes}"
+        f"limits: a prompt of {counted(rollout.max_prompt_tokens, 'token')}, "
+        f"{rollout.max_searches + 1} "
+        f"turns of {rollout.max_new_tokens:,}, {counted(rollout.max_searches, 'observation')} of "
+        f"{rollout.max_observation_tokens:,} ({counted(config.retriever.k, 'passage')}): "
+        f"{counted(context_length(config), 'token')} a rollout{takes}"
     )
 
 

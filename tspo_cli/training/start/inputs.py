@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tspo_cli.config.schema import Config
+from tspo_cli.console import counted
 from tspo_cli.data.question import Question
 from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.retrieval.types import Retriever
@@ -52,4 +53,4 @@ def data_in_words(config: Config, inputs: TrainingInputs) -> str:
     count = len(inputs.demonstrations)
     epochs = config.train.steps * config.train.batch_size / count
     held_out = f", {len(inputs.held_out):,} held out" if inputs.held_out else ""
-    return f"{count:,} demonstrations ({epochs:.3g} epochs){held_out}"
+    return f"{counted(count, 'demonstration')} ({epochs:.3g} epochs){held_out}"

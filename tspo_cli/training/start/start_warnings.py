@@ -30,6 +30,7 @@ from tspo_cli.rollout.prompts import SHORT
 from tspo_cli.rollout.protocol import SearchProtocol, search_action
 from tspo_cli.text.secrets import without_secrets
 from tspo_cli.training.core.sequences import ScriptedTrajectory
+from tspo_cli.training.early_stop import idle_rules
 from tspo_cli.training.rl.scoring import needs_critic
 from tspo_cli.training.start.inputs import TrainingInputs
 
@@ -48,6 +49,7 @@ def start_warnings(
     return [
         *_secrets(config),
         *unused_settings(config),
+        *idle_rules(config.train.stop_when, config.kind, config.train.steps),
         *template_warnings(protocol.tokenizer, config.rollout),
         *waiting_warnings(config),
         *_learning_rates(config, model),
