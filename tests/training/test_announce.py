@@ -34,6 +34,18 @@ def test_gpus_that_training_leaves_idle_are_named(
 
 def test_a_rule_that_looks_at_more_steps_than_a_run_has_is_said() -> None:
     rules = ["reward < 0.1 for 3", "em > 0.9 for 4"]
-    (said,) = idle_rules(rules, "rl", 3)
+    (said,) = idle_rules(rules, "rl", 3, 0)
     assert said.startswith('train.stop_when: "em > 0.9 for 4" looks at 4 steps, and the run has 3 ')
-    assert idle_rules(rules, "rl", 4) == []
+    assert idle_rules(rules, "rl", 4, 0) == []
+
+
+def test_a_rule_about_held_out_loss_counts_steps_and_not_measurements() -> None:
+    rules = ["eval_loss > 2 for 3"]
+    (said,) = idle_rules(rules, "sft", 100, 10)
+    assert said == (
+        'train.stop_when: "eval_loss > 2 for 3" looks at 3 steps in a row, and eval_loss is '
+        "measured every 10 steps (eval.every), so it never ends the run; name 1"
+    )
+    assert "measured at the end, so" in idle_rules(rules, "sft", 100, 0)[0]
+    assert not idle_rules(rules, "sft", 100, 1)
+    assert not idle_rules(["eval_loss > 2 for 1"], "sft", 100, 10)

@@ -62,16 +62,23 @@ class StopRule:
         )
 
 
-def idle_rules(texts: Sequence[str], kind: str, steps: int) -> list[str]:
-    """A sentence for each rule that cannot hold within the `steps` of a run. Raises as
-    `parse_rules`.
+def idle_rules(texts: Sequence[str], kind: str, steps: int, measured_every: int) -> list[str]:
+    """A sentence for each rule that cannot hold within the `steps` of a run. eval_loss is
+    `measured_every` so many steps (0: at the end alone). Raises as `parse_rules`.
     """
-    return [
-        f'train.stop_when: "{rule.text}" looks at {rule.steps} steps, and the run has '
-        f"{counted(steps, 'step')}, so it never ends it; name fewer"
-        for rule in parse_rules(texts, kind)
-        if rule.steps > steps
-    ]
+    said = []
+    for rule in parse_rules(texts, kind):
+        opening = f'train.stop_when: "{rule.text}" looks at {counted(rule.steps, "step")}'
+        if rule.steps > steps:
+            run = f"the run has {counted(steps, 'step')}"
+            said.append(f"{opening}, and {run}, so it never ends it; name fewer")
+        elif rule.metric == "eval_loss" and rule.steps > 1 and measured_every != 1:
+            when = f"every {measured_every} steps (eval.every)" if measured_every else "at the end"
+            said.append(
+                f"{opening} in a row, and eval_loss is measured {when}, so it never ends the run; "
+                "name 1"
+            )
+    return said
 
 
 def parse_rules(texts: Sequence[str], kind: str) -> list[StopRule]:

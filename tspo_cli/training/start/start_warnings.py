@@ -49,7 +49,7 @@ def start_warnings(
     return [
         *_secrets(config),
         *unused_settings(config),
-        *idle_rules(config.train.stop_when, config.kind, config.train.steps),
+        *idle_rules(config.train.stop_when, config.kind, config.train.steps, config.eval.every),
         *template_warnings(protocol.tokenizer, config.rollout),
         *waiting_warnings(config),
         *_learning_rates(config, model),
