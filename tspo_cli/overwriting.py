@@ -12,7 +12,7 @@ from tspo_cli.errors import InvalidInputError
 
 _MOST_NAMES = 3
 _TEMPORARY = re.compile(
-    r"\.(?:.+\.\d+|(?:model|best|adapter|settings|step_\d+|damaged_.+)(?:\.old)?)\.tmp"
+    r"\.(?:.+\.\d+|(?:model|best|adapter|settings|step_\d+|version_.+|damaged_.+)(?:\.old)?)\.tmp"
 )
 """Files have the number of their process in the name, folders the name that they are to get."""
 _LEFTOVERS = (".build", ".new", ".replaced", ".tmp", ".old.tmp")

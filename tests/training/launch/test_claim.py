@@ -177,7 +177,7 @@ def test_what_a_killed_write_left_is_deleted(tmp_path: Path) -> None:
     before = contents(trained)
     for name in (".metrics.jsonl.4711.tmp", "eval/.world.json.4711.tmp"):
         (trained / name).write_text("half")
-    for name in (".model.tmp", "checkpoints/.step_000002.tmp"):
+    for name in (".model.tmp", "checkpoints/.step_000002.tmp", "vllm/.version_3.tmp"):
         (trained / name).mkdir(parents=True)
         (trained / name / "state.safetensors").write_text("half")
     with claimed_run(trained, resume=True, overwrite=False):
