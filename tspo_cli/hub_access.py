@@ -37,14 +37,14 @@ def is_directory(name: str | Path, what: str, example: str, *, alone: bool = Fal
         convert = f"convert it with: tspo model convert {path} --out DIR"
         advice = convert if path.suffix == _GGUF else "name the directory that holds the model"
         raise MissingResourceError(
-            f"{path}: expected a directory of a {what}, got a file; {advice}"
+            f"{name}: expected a directory of a {what}, got a file; {advice}"
         )
     pattern = _NAME_ALONE if alone and len(path.parts) == 1 else _NAME
     # A first part that exists here is a mistyped path, not a hub name.
     if not pattern.fullmatch(str(name)) or path.is_symlink() or Path(path.parts[0]).exists():
         reason = why_missing(path, f"no such {what} directory")
         raise MissingResourceError(
-            f"{path}: {reason}; check the path, or give a hub name like {example}"
+            f"{name}: {reason}; check the path, or give a hub name like {example}"
         )
     return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from tspo_cli import runs
@@ -38,7 +39,11 @@ def run_around(path: Path) -> Path | None:
     """The run directory that `path`, one of its folders or below one, is a part of."""
     given = path.parents  # by which it is named, where they reach so far
     for place, run in enumerate(path.absolute().parents):
-        if runs.is_run(run) and path.absolute().relative_to(run).parts[0] in _PARTS:
+        # (A path that is too long cannot be looked at.)
+        if (
+            os.path.exists(run / runs.CONFIG_NAME)
+            and path.absolute().relative_to(run).parts[0] in _PARTS
+        ):
             return given[place] if place < len(given) else run
     return None
 

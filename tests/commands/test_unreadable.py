@@ -193,7 +193,7 @@ def test_links_that_lead_to_each_other_are_no_run(
     (place / "one").symlink_to("other")
     (place / "other").symlink_to("one")
     code, said = _run(line.replace("{}", "one"), capsys, monkeypatch)
-    assert said == "error: one: is a link to nothing (other)"
+    assert said == "error: one: is a link to nothing (other); check the path"
     assert code == 4
 
 

@@ -193,7 +193,7 @@ def test_musique_with_unanswerable_questions() -> None:
     assert done.exit_code == 0
     shown = json.loads(done.stdout)
     assert shown["left_out"] == {UNANSWERABLE: 1, REPEATED: 1}
-    assert f"1 questions left out: {UNANSWERABLE}" in done.stderr
+    assert f"1 question left out: {UNANSWERABLE}" in done.stderr
     corpus = {row["id"]: row for row in rows(Path("made/corpus.jsonl.gz"))}
     first, second = rows(Path("made/questions.jsonl.gz"))
     assert first["golden_answers"] == ["a light", "a lamp", "a lighthouse"]

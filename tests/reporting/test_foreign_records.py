@@ -165,5 +165,6 @@ def test_a_file_in_the_place_of_a_folder_is_one_line(tree: Path, tmp_path: Path,
     (run / name).write_text("")
     with pytest.raises(InvalidInputError, match=f"{name}: expected a directory"):
         rollout_files(run), eval_steps(run), checkpoint_folders(run)
-    error = CliRunner().invoke(app, ["doctor", str(run)]).exception
-    assert isinstance(error, InvalidInputError)
+    done = CliRunner().invoke(app, ["doctor", str(run)])
+    assert done.exit_code == 1
+    assert f"{run / name}: expected a directory; put back a copy, or delete it" in done.stdout

@@ -102,7 +102,7 @@ def test_training_refuses_or_leaves_out_questions_that_do_not_fit(
     longest = len(protocol.prompt_ids("near " * 900))
     with pytest.raises(InvalidInputError, match=r"2 of 4 prompts have more than") as error:
         fitting_questions(questions, protocol, config_of(limit))
-    assert f"the longest {longest} tokens (question 'longest')" in str(error.value)
+    assert f"the longest {longest:,} tokens (question 'longest')" in str(error.value)
     assert "the first that of question 'long'" in str(error.value)
     assert 'data.too_long = "drop"' in str(error.value)
     kept, line = fitting_questions(questions, protocol, config_of(limit, "drop"))
@@ -110,8 +110,8 @@ def test_training_refuses_or_leaves_out_questions_that_do_not_fit(
     assert line.startswith("2 of 4 prompts")
     kept, line = fitting_questions(questions, protocol, config_of(longest))
     assert kept == questions
-    assert line == f"prompts have at most {longest} tokens (question 'longest'), the limit is " + (
-        str(longest)
+    assert line == (
+        f"prompts have at most {longest:,} tokens (question 'longest'), the limit is {longest:,}"
     )
     with pytest.raises(InvalidInputError, match="4 of 4"):
         fitting_questions(questions, protocol, config_of(5, "drop"))

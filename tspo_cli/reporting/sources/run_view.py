@@ -277,7 +277,9 @@ def _is_source(path: Path) -> bool:
 def _folders_at(path: Path) -> list[Path]:
     """`path` itself, or all runs and then all evaluations below it."""
     if not path.exists():
-        raise MissingResourceError(f"{path}: {why_missing(path, 'no such run directory')}")
+        raise MissingResourceError(
+            f"{path}: {why_missing(path, 'no such run directory')}; check the path"
+        )
     if _is_source(path):
         return [path]
     if path.is_dir():

@@ -75,7 +75,7 @@ def fitting_questions(
     found = measure_prompts(questions, protocol, limit)
     longest = f"{counted(found.longest, 'token')} (question {found.longest_question.id!r})"
     if not found.too_long:
-        return list(questions), f"prompts have at most {longest}, the limit is {limit}"
+        return list(questions), f"prompts have at most {longest}, the limit is {limit:,}"
     count = f"{len(found.too_long)} of {counted(len(questions), 'prompt')}"
     if config.data.too_long == "error" or len(found.too_long) == len(questions):
         raise InvalidInputError(
