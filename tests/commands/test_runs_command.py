@@ -11,7 +11,7 @@ import pytest
 
 from tests.commands.report_cli import tspo, tspo_json
 from tests.permissions import permissions_count
-from tests.reporting.tree import make_evaluation, make_run
+from tests.reporting.tree import ITEM, make_evaluation, make_run
 from tspo_cli import __version__, runs
 from tspo_cli.config.schema import Config
 from tspo_cli.config.tables import flatten
@@ -91,16 +91,8 @@ def test_runs_diff(demo: Path) -> None:
 
 
 def test_runs_diff_of_evaluations_names_method_model_and_digests(tmp_path: Path) -> None:
-    item = {
-        "id": "a",
-        "question": "?",
-        "golden_answers": ["x"],
-        "em": 1.0,
-        "f1": 1.0,
-        "trajectory": {"turns": []},
-    }
     for method, corpus in (("rag", "c1"), ("ircot", "c2")):
-        make_evaluation(tmp_path / method, method, [item], model=f"model-{method}")
+        make_evaluation(tmp_path / method, method, [ITEM], model=f"model-{method}")
         path = tmp_path / method / "eval.json"
         record = runs.read_json(path)
         record["results"][0]["digests"] = {"corpus": corpus, "data": "same"}

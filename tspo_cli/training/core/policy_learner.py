@@ -119,8 +119,8 @@ class PolicyLearner:
         """One update of the weighted mean negative log-likelihood. Metrics: loss, agent_loss
         (tokens of weight 1 and more), grad_norm, lr, tokens.
 
-        With loss.embedding_noise the losses are those with noise. It depends on the seed and the
-        update alone.
+        With loss.embedding_noise the losses are those with noise, which the seed and the update
+        decide.
         """
         scale = self.config.loss.embedding_noise
         if not scale:
@@ -205,8 +205,8 @@ def _likelihood_loss(batch: MicroBatch, logprobs: torch.Tensor, entropy: torch.T
 
 @contextmanager
 def _embedding_noise(model: Any, scale: float, length: int, seeds: Sequence[int]) -> Iterator[None]:
-    """Within it, every embedding of the causal language model `model` has noise: each of its d
-    numbers gets one drawn evenly from -1 to 1, times `scale` / sqrt(`length` d). It is NEFTune
+    """Within it, the embeddings [B, T, d] of the causal language model `model` have noise: each
+    number gets one drawn evenly from -1 to 1, times `scale` / sqrt(`length` d). It is NEFTune
     (Jain et al. 2023, arXiv:2310.05914, Algorithm 1).
 
     The noise depends on `seeds` and on the token's position in its sequence, 0 to `length` - 1,
