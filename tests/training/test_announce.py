@@ -49,3 +49,11 @@ def test_a_rule_about_held_out_loss_counts_steps_and_not_measurements() -> None:
     assert "measured at the end, so" in idle_rules(rules, "sft", 100, 0)[0]
     assert not idle_rules(rules, "sft", 100, 1)
     assert not idle_rules(["eval_loss > 2 for 1"], "sft", 100, 10)
+
+
+def test_a_rule_about_held_out_loss_needs_held_out_demonstrations() -> None:
+    (said,) = idle_rules(["eval_loss > 2 for 1", "loss < 0.1 for 2"], "sft", 100, None)
+    assert said == (
+        'train.stop_when: "eval_loss > 2 for 1" never ends the run, because no demonstration is '
+        "held out; set data.held_out or data.held_out_share"
+    )

@@ -62,9 +62,11 @@ class StopRule:
         )
 
 
-def idle_rules(texts: Sequence[str], kind: str, steps: int, measured_every: int) -> list[str]:
+def idle_rules(
+    texts: Sequence[str], kind: str, steps: int, measured_every: int | None
+) -> list[str]:
     """A sentence for each rule that cannot hold within the `steps` of a run. eval_loss is
-    `measured_every` so many steps (0: at the end alone). Raises as `parse_rules`.
+    `measured_every` so many steps (0: at the end alone; None: never). Raises as `parse_rules`.
     """
     said = []
     for rule in parse_rules(texts, kind):
@@ -72,7 +74,14 @@ def idle_rules(texts: Sequence[str], kind: str, steps: int, measured_every: int)
         if rule.steps > steps:
             run = f"the run has {counted(steps, 'step')}"
             said.append(f"{opening}, and {run}, so it never ends it; name fewer")
-        elif rule.metric == "eval_loss" and rule.steps > 1 and measured_every != 1:
+        elif rule.metric != "eval_loss":
+            continue
+        elif measured_every is None:
+            said.append(
+                f'train.stop_when: "{rule.text}" never ends the run, because no demonstration is '
+                "held out; set data.held_out or data.held_out_share"
+            )
+        elif rule.steps > 1 and measured_every != 1:
             when = f"every {measured_every} steps (eval.every)" if measured_every else "at the end"
             said.append(
                 f"{opening} in a row, and eval_loss is measured {when}, so it never ends the run; "

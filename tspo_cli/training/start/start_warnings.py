@@ -49,7 +49,7 @@ def start_warnings(
     return [
         *_secrets(config),
         *unused_settings(config),
-        *idle_rules(config.train.stop_when, config.kind, config.train.steps, config.eval.every),
+        *_idle_rules(config),
         *template_warnings(protocol.tokenizer, config.rollout),
         *waiting_warnings(config),
         *_learning_rates(config, model),
@@ -60,6 +60,12 @@ def start_warnings(
         *_observations(config, inputs, protocol),
         *_corpus(config, inputs),
     ]
+
+
+def _idle_rules(config: Config) -> list[str]:
+    holds_out = bool(config.data.held_out or config.data.held_out_share)
+    measured_every = config.eval.every if holds_out else None
+    return idle_rules(config.train.stop_when, config.kind, config.train.steps, measured_every)
 
 
 def _secrets(config: Config) -> Iterator[str]:
