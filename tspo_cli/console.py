@@ -243,3 +243,8 @@ def counted(number: int, noun: str, ending: str = "s") -> str:
 def agreeing(number: int, one: str, several: str) -> str:
     """`1 passage is left out`, `2 passages are left out`: words that agree with their number."""
     return f"{number:,} {one if number == 1 else several}"
+
+
+def part_of(number: int, whole: int, noun: str, one: str, several: str) -> str:
+    """`1 of 3 cells is left out`, `2 of 3 cells are left out`: the verb agrees with the part."""
+    return f"{number:,} of {counted(whole, noun)} {one if number == 1 else several}"

@@ -52,7 +52,7 @@ def test_list() -> None:
     ], "benchmarks"
     assert "no data sets in data" in empty.stderr
     put("data/nq/questions.jsonl", QUESTION)
-    assert run("list").stdout.split()[:3] == ["nq", "1", "questions"]
+    assert run("list").stdout.split()[:3] == ["nq", "1", "question"]
     shown = json.loads(run("list", "--json").stdout)
     assert shown["datasets"] == [
         {"name": "nq", "questions": 1, "path": "data/nq/questions.jsonl", "corpus": None}
@@ -109,7 +109,7 @@ def test_convert() -> None:
     path = put("in.jsonl", {"id": 1, "title": "T", "text": "x"})
     done = run("convert", path, "out.jsonl.gz", "--kind", "passages", "--json")
     assert json.loads(done.stdout) == {"kind": "passages", "count": 1, "path": "out.jsonl.gz"}
-    assert run("convert", path, "out.jsonl").stdout == "out.jsonl: 1 passages\n"
+    assert run("convert", path, "out.jsonl").stdout == "out.jsonl: 1 passage\n"
     assert run("convert", path, "out.jsonl", "--kind", "other").exit_code == 2
     before = Path("out.jsonl").read_bytes()
     other = put("other.jsonl", {"id": 2, "title": "T", "text": "y"})
@@ -164,7 +164,7 @@ def test_convert_takes_the_place_to_write_as_other_commands_do(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a b.csv").write_text("question,answer\nwho wrote Emma,Jane Austen\n")
-    assert run("convert", "a b.csv", "--out", "x.jsonl").stdout == "x.jsonl: 1 questions\n"
+    assert run("convert", "a b.csv", "--out", "x.jsonl").stdout == "x.jsonl: 1 question\n"
     assert run("convert", "a b.csv", "y.jsonl").exit_code == 0
     assert (tmp_path / "x.jsonl").read_bytes() == (tmp_path / "y.jsonl").read_bytes()
     for more in ([], ["z.jsonl", "--out", "w.jsonl"]):

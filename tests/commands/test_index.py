@@ -97,7 +97,7 @@ def test_info_looks_for_every_file_of_the_index(corpus: Path, tmp_path: Path, ch
             file.mkdir()
         elif change != "missing":
             file.write_bytes(whole[:-1] if change == "cut" else whole + b"0")
-        assert f"{file}: expected {len(whole)} bytes, got " in _fails(
+        assert f"{file}: expected {len(whole):,} bytes, got " in _fails(
             InvalidInputError, "info", index
         )
         file.rmdir() if file.is_dir() else file.unlink(missing_ok=True)
@@ -108,7 +108,7 @@ def test_info_looks_for_every_file_of_the_index(corpus: Path, tmp_path: Path, ch
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("passages", 10**9, "expected 1000000000 passages, got "),
+        ("passages", 10**9, "expected 1,000,000,000 passages, got "),
         ("parameters", {"k1": "x"}, "k1: "),
         ("parameters", {"nprobe": 4}, "setting 'nprobe': unknown for this kind of index"),
     ],

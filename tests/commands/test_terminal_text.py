@@ -145,3 +145,17 @@ def test_passages_questions_and_names_on_the_command_line(tmp_path: Path) -> Non
         assert is_harmless(done.out), command
         assert is_harmless(done.err), command
     assert is_harmless((tmp_path / "page.html").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("number", "counted", "agreeing", "part"),
+    [
+        (0, "0 cells", "0 cells are", "0 of 1 cell are"),
+        (1, "1 cell", "1 cell is", "1 of 2 cells is"),
+        (2_000, "2,000 cells", "2,000 cells are", "2,000 of 2,001 cells are"),
+    ],
+)
+def test_words_agree_with_their_number(number: int, counted: str, agreeing: str, part: str) -> None:
+    assert console.counted(number, "cell") == counted
+    assert console.agreeing(number, "cell is", "cells are") == agreeing
+    assert console.part_of(number, number + 1, "cell", "is", "are") == part

@@ -70,11 +70,11 @@ def list_data(as_json: Json = False) -> None:
     width = max(len(name) for name in [*local, *known])
     for data_set in data_sets:
         corpus = "no corpus" if data_set.corpus is None else f"corpus {data_set.corpus}"
-        size = f"{data_set.questions:>8} questions"
+        size = f"{counted(data_set.questions, 'question'):>18}"
         console.result(f"{data_set.name:<{width}}  {size}  {data_set.path}  {corpus}")
     for entry in known.values():
         if entry.name not in local:
-            size = f"{entry.size:>8} questions" if entry.size else f"{'':>8} questions"
+            size = f"{counted(entry.size, 'question') if entry.size else 'questions':>18}"
             about = ", ".join(part for part in (entry.title, entry.split, entry.licence) if part)
             console.result(f"{entry.name:<{width}}  {size}  {entry.location}  {about}".rstrip())
 
@@ -279,7 +279,7 @@ def convert(
     if as_json:
         console.result_json({"kind": kind, "count": count, "path": str(target)})
     else:
-        console.result(f"{target}: {count} {kind}")
+        console.result(f"{target}: {counted(count, kind.removesuffix('s'))}")
 
 
 def _one_target(source: Path, target: Path | None, out: Path | None) -> Path:
@@ -376,10 +376,9 @@ def make_world(
     if as_json:
         console.result_json(summary | {"path": str(out)})
     else:
-        console.result(
-            f"{out}: "
-            + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary.items())
-        )
+        nouns = {name: name.replace("_", " ").removesuffix("s") for name in summary}
+        parts = (counted(count, nouns[name]) for name, count in summary.items())
+        console.result(f"{out}: {', '.join(parts)}")
 
 
 def _problem_lines(problems: Sequence[Problem]) -> list[str]:

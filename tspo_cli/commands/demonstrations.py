@@ -9,7 +9,7 @@ import typer
 
 from tspo_cli import console
 from tspo_cli.commands.options import Json, Overwrite, check_file
-from tspo_cli.console import counted
+from tspo_cli.console import agreeing, counted
 
 
 def make_demos(
@@ -225,10 +225,11 @@ def demos_from(
         keep_invalid=keep_invalid,
     )
     reasons = left_out(unused)
+    trajectories = agreeing(len(recorded), "trajectory", "trajectories")
     if not records:
         raise InvalidInputError(
-            f"{out}: none of {len(recorded)} trajectories gave a demonstration ({reasons}), so "
-            "nothing was written"
+            f"{out}: none of {trajectories} gave a demonstration ({reasons}), so nothing was "
+            "written"
         )
     write_demonstrations(out, records)
     if as_json:
@@ -237,9 +238,7 @@ def demos_from(
         return
     if reasons:
         console.say(f"not used: {reasons}")
-    console.result(
-        f"{out}: {counted(len(records), 'demonstration')} of {len(recorded)} trajectories"
-    )
+    console.result(f"{out}: {counted(len(records), 'demonstration')} of {trajectories}")
 
 
 def check_demos(path: Path, model: str, *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from tspo_cli import console
 from tspo_cli.commands.options import Json, SearchSettings, check_folder, key_values
-from tspo_cli.console import counted
+from tspo_cli.console import agreeing, counted
 from tspo_cli.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -171,7 +171,9 @@ def search(
     _print_results(queries, results, as_json)
     failed = sum(result.error is not None for result in results)
     if failed:
-        raise InvalidInputError(f"{failed} of {len(queries)} queries failed; see their errors")
+        asked = agreeing(len(queries), "query", "queries")
+        errors = "its error" if failed == 1 else "their errors"
+        raise InvalidInputError(f"{failed:,} of {asked} failed; see {errors}")
 
 
 def _print_results(queries: list[str], results: list[SearchResult], as_json: bool) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tspo_cli.commands.options import Json, OverwriteRun, ResumeRun, RunOut, Settings, Sources
-from tspo_cli.console import counted, result, result_json, warn
+from tspo_cli.console import agreeing, counted, result, result_json, warn
 from tspo_cli.errors import GateError, MissingResourceError, UsageError
 from tspo_cli.variables import number_in
 
@@ -120,7 +120,8 @@ def launch(
     refuse_problems(load_config(files, [*settings, *plan.settings]), gpu=count > 0)
     if plan.nodes.port + len(plan.servers) > _LAST_PORT:
         raise UsageError(
-            f"--port {plan.nodes.port}: {counted(len(plan.servers), 'server')} need the ports "
+            f"--port {plan.nodes.port}: "
+            f"{agreeing(len(plan.servers), 'server needs the port', 'servers need the ports')} "
             f"after it, up to {_LAST_PORT}; give a smaller one"
         )
     if dry_run:

@@ -77,7 +77,8 @@ def make_corpus(
         return
     repeated = summary.given - summary.passages
     console.result(
-        f"{out}: {counted(summary.passages, 'passage')} ({repeated} repeated ones left out)"
+        f"{out}: {counted(summary.passages, 'passage')} "
+        f"({counted(repeated, 'repeated one')} left out)"
     )
     for file in summary.files:
         gold = f", {file.without_gold} without gold passages" if file.without_gold else ""

@@ -9,7 +9,7 @@ import typer
 
 from tspo_cli import console
 from tspo_cli.commands.options import Json, Settings, Sources
-from tspo_cli.console import counted
+from tspo_cli.console import agreeing, counted
 from tspo_cli.errors import GateError, InvalidInputError, UsageError
 
 TFLOPS, MFU = 989.0, 0.35
@@ -171,7 +171,7 @@ def _text(estimate: dict[str, Any]) -> str:
         f"({estimate['context_from']}), "
         f"{counted(estimate['sequences_per_step'], 'sequence')} and "
         f"{counted(estimate['tokens_per_step'], 'token')} a step, of which "
-        f"{estimate['sampled_tokens_per_step']:,} are sampled; "
+        f"{agreeing(estimate['sampled_tokens_per_step'], 'is', 'are')} sampled; "
         f"{counted(estimate['updates_per_step'], 'update')} a step, "
         f"{counted(estimate['steps'], 'step')}",
         *_time(estimate),

@@ -10,6 +10,7 @@ import typer
 
 from tspo_cli import console
 from tspo_cli.commands.options import Json
+from tspo_cli.console import agreeing
 from tspo_cli.text.secrets import without_secrets
 
 if TYPE_CHECKING:
@@ -114,7 +115,12 @@ def show(
     own = {key: value for key, value in settings.items() if value != defaults.get(key, _UNKNOWN)}
     _part("settings", own)
     if len(own) < len(settings):
-        console.result(f"({len(settings) - len(own)} more have their defaults; --json shows them)")
+        more = agreeing(
+            len(settings) - len(own),
+            "more has its default; --json shows it",
+            "more have their defaults; --json shows them",
+        )
+        console.result(f"({more})")
     _part("environment", flatten(found["environment"]))
 
 

@@ -108,8 +108,8 @@ def _list(plan: Sweep, cells: Sequence[Cell], folder: Path, json: bool) -> None:
     for cell in cells:
         algorithm = "sft" if cell.config.kind == "sft" else cell.config.credit.algorithm
         result(
-            f"{cell.name:<{width}}  {algorithm:<16} {cell.config.train.steps:>5} steps  "
-            f"{states[cell.name]}"
+            f"{cell.name:<{width}}  {algorithm:<16} "
+            f"{counted(cell.config.train.steps, 'step'):>11}  {states[cell.name]}"
         )
     missing = sum(state != "finished" for state in states.values())
     say(f"{counted(len(states), 'cell')}, {missing} to train, in {folder}; nothing was written")
@@ -143,8 +143,8 @@ def _run(plan: Sweep, cells: Sequence[Cell], folder: Path, jobs: int, json: bool
         _print_results([f"{cell.name}: {cell.error}" for cell in failed], len(results), folder)
     if failed:
         raise TspoError(
-            f"{folder}: {len(failed)} of {len(results)} cells failed; the same command tries them "
-            "again"
+            f"{folder}: {len(failed)} of {counted(len(results), 'cell')} failed; the same command "
+            f"tries {'it' if len(failed) == 1 else 'them'} again"
         )
 
 
