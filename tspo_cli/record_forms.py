@@ -20,6 +20,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
+from tspo_cli.console import counted
 from tspo_cli.errors import InvalidInputError
 
 # Not `str`: pydantic refuses half of a surrogate pair, which a model can write.
@@ -158,8 +159,8 @@ class _Branch(TypedDict, total=False):
 def _ranked(branch: _Branch) -> _Branch:
     if branch["rank"] > branch["candidates"]:
         raise ValueError(
-            f"rank {branch['rank']} of {branch['candidates']} candidates; expected 1 to their "
-            "number, or 0 for a turn that was drawn at random"
+            f"rank {branch['rank']} of {counted(branch['candidates'], 'candidate')}; expected 1 to "
+            "their number, or 0 for a turn that was drawn at random"
         )
     return branch
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tspo_cli.config.schema import Config, ModelConfig, RetrieverConfig
+from tspo_cli.console import agreeing, counted
 from tspo_cli.credit.algorithms import ALGORITHMS, Algorithm
 from tspo_cli.credit.algorithms.algorithm import GoldLogprobOptions
 from tspo_cli.credit.find_algorithm import find_algorithm
@@ -75,7 +76,8 @@ def _rollout_problems(config: Config) -> Iterator[str]:
         shortest += rollout.max_observation_tokens + rollout.max_new_tokens
     if config.model.max_context and config.model.max_context < shortest:
         yield (
-            f"model.max_context: {config.model.max_context} tokens do not hold a prompt and "
+            f"model.max_context: {agreeing(config.model.max_context, 'token does', 'tokens do')} "
+            "not hold a prompt and "
             f"{'one search with the answer' if rollout.max_searches else 'one turn'}, which take "
             f"{shortest} (rollout.max_prompt_tokens, max_new_tokens, max_observation_tokens); "
             "raise it, lower those, or set it to 0"
@@ -265,8 +267,8 @@ def _pool_problems(config: Config) -> Iterator[str]:
         )
     if data.recycle and data.recycle * rollout.questions_per_step < 1:
         yield (
-            f"data.recycle: {data.recycle:g} of {rollout.questions_per_step} questions is less "
-            "than one; raise it, or rollout.questions_per_step"
+            f"data.recycle: {data.recycle:g} of {counted(rollout.questions_per_step, 'question')} "
+            "is less than one; raise it, or rollout.questions_per_step"
         )
 
 

@@ -22,6 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.console import agreeing, counted
 from tspo_cli.credit.group import CreditTrajectory, CreditTurn, Group
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import read_json
@@ -107,8 +108,8 @@ def _gold_logprobs(where: str, value: Any, turns: int) -> tuple[float, ...]:
     if not numbers or len(value) != turns:
         raise _wrong(
             where,
-            f'"gold_logprobs" to be {turns} log-probabilities ({_LOWEST:g} to {_HIGHEST:g} nats), '
-            "one before each turn",
+            f'"gold_logprobs" to be {agreeing(turns, "log-probability", "log-probabilities")} '
+            f"({_LOWEST:g} to {_HIGHEST:g} nats), one before each turn",
             "measure them or leave it out",
         )
     return tuple(map(float, value))
@@ -123,7 +124,7 @@ def _path(where: str, value: Any, turns: int) -> tuple[int, ...]:
     if not numbers or len(value) != turns:
         raise _wrong(
             where,
-            f'"path" to be {turns} integers of 0 or more, one per turn',
+            f'"path" to be {counted(turns, "integer")} of 0 or more, one per turn',
             "correct it or leave it out",
         )
     return tuple(value)

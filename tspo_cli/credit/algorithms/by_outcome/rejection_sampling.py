@@ -50,8 +50,8 @@ def rejection_sampling(
         repeat_over_turns(values, trajectories),
         "trajectory",
         reason=(
-            f"Of {len(good)} rollouts with an outcome above {options.keep_above:g}, {len(kept)} "
-            "are imitated."
+            f"Of {len(good)} {'rollout' if len(good) == 1 else 'rollouts'} with an outcome above "
+            f"{options.keep_above:g}, {len(kept)} {'is' if len(kept) == 1 else 'are'} imitated."
         ),
         formula="Advantage = 1 for a rollout that is imitated, else 0.",
     )

@@ -54,6 +54,8 @@ def stratified_grpo(
         for index, value in zip(members, within, strict=True):
             values[index] += options.coef * (value - group[index])
     numbers = sorted(strata)
+    one = "turn" if options.strata == "turns" else "search"
+    names = (f"{number} {one if number == 1 else options.strata}" for number in numbers)
     return AlgorithmResult(
         outcomes_last(trajectories),
         repeat_over_turns(values, trajectories),
@@ -63,7 +65,7 @@ def stratified_grpo(
             *(tuple(outcomes[index] for index in strata[number]) for number in numbers),
         ),
         reason=f"Rollouts are compared with those of as many {options.strata}, and with the group.",
-        labels=("Group", *(f"Rollouts with {number} {options.strata}" for number in numbers)),
+        labels=("Group", *(f"Rollouts with {name}" for name in names)),
         formula=f"Advantage = {options.coef:g} of the stratum's + {1 - options.coef:g} of the "
         "group's standardised outcome.",
     )

@@ -75,7 +75,10 @@ def gigpo(
             *populations,
             *(tuple(returns[index][turn] for index, turn in members) for members in shared),
         ),
-        reason=f"GiGPO found {len(shared)} states that several turns start from.",
+        reason=(
+            f"GiGPO found {len(shared)} {'state' if len(shared) == 1 else 'states'} that several "
+            "turns start from."
+        ),
         labels=(
             "Outcomes",
             *(f"Returns from state {number}" for number in range(1, len(shared) + 1)),
