@@ -177,9 +177,18 @@ def test_facts_count_empty_and_title_only_passages(tmp_path: Path) -> None:
     assert len(list(read_corpus([path], WHOLE, facts))) == 5
     assert (facts.passages, facts.empty, facts.title_only) == (5, 1, 3)
     assert [*facts.remarks()] == [
-        "1 of 5 passages are empty",
+        "1 of 5 passages is empty",
         "3 of 5 passages have a title and no text",
     ]
+
+
+def test_remarks_on_one_document_agree_with_it() -> None:
+    facts = CorpusFacts(documents=1, cut=1, passages=1, empty=1, title_only=1, long=1)
+    empty, title_only, long, cut = facts.remarks()
+    assert empty == "1 of 1 passage is empty"
+    assert title_only == "1 of 1 passage has a title and no text"
+    assert long.startswith("1 of 1 document has more than 1,000 words, ")
+    assert cut == "1 of 1 document was cut; 1 passage"
 
 
 def test_chunks_cover_the_document_in_order() -> None:

@@ -76,7 +76,7 @@ BAD: dict[str, tuple[Record, str]] = {
     "sentences that are null": (hub(context={"title": ["Selm"], "sentences": None}), "pairs"),
     "fewer sentences than titles": (
         hub(context={"title": ["Selm", "Orla"], "sentences": [["A town."]]}),
-        "as many titles as lists of sentences, got 2 titles and 1 lists",
+        "as many titles as lists of sentences, got 2 titles and 1 list of",
     ),
     "a supporting title that is missing": (
         hotpotqa(context=[["Selm", ["A town."]]]),

@@ -157,7 +157,7 @@ def test_the_original_files_of_squad_and_triviaqa(
     path.write_text(json.dumps(original, indent=indent))
     (question,) = read_questions(path)
     assert (question.id, question.question, question.golden_answers) == expected
-    left_out = f"{path}: 1 questions were left out: {UNANSWERABLE}"
+    left_out = f"{path}: 1 question was left out: {UNANSWERABLE}"
     assert capsys.readouterr().err.count(left_out) == (original is not TRIVIA)
     report = check(path)
     assert (report.questions, report.problems) == (1, ())
@@ -191,7 +191,7 @@ def test_unanswerable_questions_are_left_out(
 ) -> None:
     path = jsonl(tmp_path / "q.jsonl", ROWS[0] | fields, ROWS[1] | {"answerable": True})
     assert [question.question for question in read_questions(path)] == ["Where?"]
-    assert capsys.readouterr().err.count("1 questions were left out") == 1
+    assert capsys.readouterr().err.count("1 question was left out") == 1
     assert check(path).questions == 1
 
 

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tspo_cli.console import say
+from tspo_cli.console import agreeing, say
 from tspo_cli.data.benchmarks import benchmarks
 from tspo_cli.data.corpus.passage_forms import field_names, has_text, numbered, parse_passage
 from tspo_cli.data.formats.answers import (
@@ -77,7 +77,7 @@ def _passages(path: Path, rows: Iterator[Row], distinct: bool) -> Iterator[Passa
             yield passage
         elif not earlier[1]:
             raise _duplicate(path, number, passage.id, earlier[0])
-    repeated.announce(path, "passages")
+    repeated.announce(path, "passage")
     if number == 0:
         raise InvalidInputError(
             f"{path}: expected passages, got an empty file; fix: name a corpus file"
@@ -109,7 +109,7 @@ def read_questions(path: Path, *, limit: int = 0, source: str = "") -> list[Ques
         if len(questions) == limit:
             require_intact(path)
             break
-    repeated.announce(path, "questions")
+    repeated.announce(path, "question")
     if not questions:
         raise InvalidInputError(
             f"{path}: expected questions with an answer, got none; fix: name a question file"
@@ -148,7 +148,8 @@ def numbered_questions(path: Path, rows: Iterator[ScannedRow]) -> Iterator[Scann
             continue
         yield number, record
     if unanswerable:
-        say(f"{path}: {unanswerable:,} questions were left out: {UNANSWERABLE}")
+        were = agreeing(unanswerable, "question was", "questions were")
+        say(f"{path}: {were} left out: {UNANSWERABLE}")
 
 
 class _Position(int):

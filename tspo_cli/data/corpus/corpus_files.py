@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tspo_cli.console import counted
+from tspo_cli.console import counted, part_of
 from tspo_cli.data.corpus.chunks import WHOLE, Chunking, chunks, has_more_words
 from tspo_cli.data.corpus.passage_forms import numbered, parse_passage
 from tspo_cli.data.formats.record_checks import invalid
@@ -54,20 +54,19 @@ class CorpusFacts:
     def remarks(self) -> Iterator[str]:
         """Sentences for a person, about what a corpus usually does not have."""
         if self.empty:
-            yield f"{self.empty:,} of {self.passages:,} passages are empty"
+            yield part_of(self.empty, self.passages, "passage", "is empty", "are empty")
         if self.title_only:
-            yield f"{self.title_only:,} of {self.passages:,} passages have a title and no text"
+            has = part_of(self.title_only, self.passages, "passage", "has", "have")
+            yield f"{has} a title and no text"
         if 2 * self.long > self.documents:
+            has = part_of(self.long, self.documents, "document", "has", "have")
             yield (
-                f"{self.long:,} of {self.documents:,} documents have more than {LONG_DOCUMENT:,} "
-                "words, and an agent reads only the beginning of a long passage; --set "
-                "chunk_tokens=100 cuts them into passages of 100 words"
+                f"{has} more than {LONG_DOCUMENT:,} words, and an agent reads only the beginning "
+                "of a long passage; --set chunk_tokens=100 cuts them into passages of 100 words"
             )
         if self.cut:
-            yield (
-                f"{self.cut:,} of {self.documents:,} documents were cut; "
-                f"{counted(self.passages, 'passage')}"
-            )
+            were_cut = part_of(self.cut, self.documents, "document", "was cut", "were cut")
+            yield f"{were_cut}; {counted(self.passages, 'passage')}"
 
 
 def read_corpus(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tspo_cli.console import say, track
+from tspo_cli.console import agreeing, say, track
 from tspo_cli.data.benchmarks import benchmarks
 from tspo_cli.data.corpus.corpus_card import FileFacts, SourceFacts, Summary, card
 from tspo_cli.data.corpus.hold_out import hold_out
@@ -305,8 +305,9 @@ def _question_files(found: _Collected, options: Options) -> dict[str, list[Quest
         parts = hold_out(questions, options.held_out)
         if parts is None:
             raise InvalidInputError(
-                f"--held-out {options.held_out}: {len(questions)} questions are too few to hold "
-                "out so many and train on others (questions with the same words stay together)"
+                f"--held-out {options.held_out}: "
+                f"{agreeing(len(questions), 'question is', 'questions are')} too few to hold out "
+                "so many and train on others (questions with the same words stay together)"
             )
         return {"train.jsonl.gz": parts[0], "dev.jsonl.gz": parts[1]}
     splits = [split for _, split in keys]

@@ -166,7 +166,8 @@ def _context(path: Path, number: int, context: Any) -> Iterator[tuple[str, list[
         if not isinstance(titles, list) or not isinstance(sentences, list):
             raise _malformed(path, number, _CONTEXT, context)
         if len(titles) != len(sentences):
-            got = f"{counted(len(titles), 'title')} and {len(sentences)} lists of sentences"
+            lists = counted(len(sentences), "list")
+            got = f"{counted(len(titles), 'title')} and {lists} of sentences"
             raise invalid(path, number, "as many titles as lists of sentences", got, "correct it")
         context = list(zip(titles, sentences, strict=True))
     if not isinstance(context, list):

@@ -12,6 +12,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import IO, Any
 
+from tspo_cli.console import counted
 from tspo_cli.data.formats.record_checks import ScannedRow, half_found, has_half, invalid, type_name
 from tspo_cli.errors import InvalidInputError
 
@@ -82,7 +83,7 @@ def table_rows(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Sca
                 invalid(
                     path,
                     number,
-                    f"{len(header)} cells ({', '.join(header)[:80]})",
+                    f"{counted(len(header), 'cell')} ({', '.join(header)[:80]})",
                     f"{len(cells)}",
                     _MORE_CELLS if delimiter == "," and len(cells) > len(header) else _CELLS,
                 ),

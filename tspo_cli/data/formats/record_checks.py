@@ -9,7 +9,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from tspo_cli.console import say
+from tspo_cli.console import agreeing, say
 from tspo_cli.errors import InvalidInputError
 
 Row = tuple[int, dict[str, Any]]
@@ -131,7 +131,12 @@ class RepeatedIds:
         self.same += is_same
         return line, is_same
 
-    def announce(self, path: Path, what: str) -> None:
+    def announce(self, path: Path, noun: str) -> None:
         """Say how many records are the same as an earlier one, if any are."""
         if self.same:
-            say(f"{path}: {self.same:,} {what} are identical to an earlier one and were left out")
+            same = agreeing(
+                self.same,
+                f"{noun} is identical to an earlier one and was left out",
+                f"{noun}s are identical to an earlier one and were left out",
+            )
+            say(f"{path}: {same}")

@@ -55,8 +55,9 @@ def write_questions(
     for kind, number in counts.items():
         if len(pools[kind]) < number:
             raise InvalidInputError(
-                f"{split}_questions: {number} of type {kind} are requested, but this world allows "
-                f"{len(pools[kind])}; request fewer, or more entities"
+                f"{split}_questions: {number} of type {kind} {'is' if number == 1 else 'are'} "
+                f"requested, but this world allows {len(pools[kind])}; request fewer, "
+                "or more entities"
             )
     drafts = [draft for kind, number in counts.items() for draft in rng.sample(pools[kind], number)]
     rng.shuffle(drafts)
