@@ -27,7 +27,7 @@ def test_a_question_that_is_too_long_is_cut_and_counted(
     )  # fmt: skip
     (scores,) = json.loads(done.out)["results"]
     assert scores["cut_prompts"] == 1
-    assert "1 of 4 prompts show only a part" in done.err
+    assert "1 of 4 prompts shows only a part" in done.err
     (path,) = (tmp_path / "o").glob("*.items.jsonl.gz")
     items = list(read_jsonl_gz(path))
     assert [item.get("cut_prompt", False) for item in items] == [False, False, False, True]

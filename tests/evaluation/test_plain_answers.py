@@ -164,7 +164,7 @@ def test_example_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         Example("Who?", "Mira"),
         Example("Where?", "Rimu", "In Rimu"),
     )
-    assert "1 examples have several answers; the first of each is shown" in capsys.readouterr().err
+    assert "1 example has several answers; the first of each is shown" in capsys.readouterr().err
     path.write_text('{"question": "Who?", "answer": ["Mira"]}\n')
     assert read_examples(path) == (Example("Who?", "Mira"),)
     assert "several" not in capsys.readouterr().err

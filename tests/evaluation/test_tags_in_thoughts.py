@@ -119,7 +119,7 @@ def test_search_o1_answers_after_its_thoughts(films: Path, tmp_path: Path) -> No
 def test_an_agent_that_was_stopped_in_a_thought_is_warned_of(films: Path, tmp_path: Path) -> None:
     done, _, item = evaluate(films, tmp_path / "out", "search_r1", ANSWER)
     assert item["answer"] == "and"
-    assert "1 of 1 turns ended at a stop string (</search>, </answer>) inside a thought" in done.err
+    assert "1 of 1 turn ended at a stop string (</search>, </answer>) inside a thought" in done.err
     assert "--set 'endpoint.drop=[\"stop\"]'" in done.err
 
 

@@ -31,8 +31,8 @@ def test_the_rest_is_scored(tmp_path: Path, response: Any, word: str) -> None:
     with serve(Hosted(**{word: response}).app()) as url:
         done = evaluate(tmp_path, url, count=3)
         assert done.code == 0, done.err
-        assert "1 of 3 questions count as wrong because the server did not answer" in done.err
-        assert "--resume asks them again" in done.err
+        assert "1 of 3 questions counts as wrong because the server did not answer" in done.err
+        assert "--resume asks it again" in done.err
         scores = scores_of(tmp_path)
         assert (scores["failed"], scores["refused"]) == (1, 0)
         assert scores["em"] == pytest.approx(2 / 3)

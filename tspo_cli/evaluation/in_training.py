@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tspo_cli.config.schema import Config
-from tspo_cli.console import now_and_then
+from tspo_cli.console import now_and_then, part_of
 from tspo_cli.errors import RemoteServiceError
 from tspo_cli.evaluation.answering.runner import EvalSetup, evaluate_items, write_evaluation
 from tspo_cli.evaluation.item_record import ItemRecord
@@ -62,10 +62,16 @@ def make_evaluator(config: Config) -> Evaluate:
                 if warning := cut_questions(scores):
                     run.log(f"step {step}: {dataset}: {warning}")
                 if scores["failed"]:
+                    wrong = part_of(
+                        scores["failed"],
+                        scores["n"],
+                        "question",
+                        "counts as wrong because one of its searches failed",
+                        "count as wrong because one of their searches failed",
+                    )
                     run.warn(
-                        f"step {step}: {dataset}: {scores['failed']} of {scores['n']} questions "
-                        f"count as wrong because one of their searches failed "
-                        f"({search_error(items)}); this evaluation is never the best"
+                        f"step {step}: {dataset}: {wrong} ({search_error(items)}); this evaluation "
+                        "is never the best"
                     )
 
     return evaluate
@@ -76,7 +82,8 @@ def _require_answers(parts: Sequence[Sequence[ItemRecord]], dataset: str, step: 
     items = [item for part in parts for item in part]
     if not items or not all(item["failed"] for item in items):
         return
+    every = "the only question" if len(items) == 1 else f"all {len(items)} questions"
     raise RemoteServiceError(
-        f"step {step}: {dataset}: all {len(items)} questions failed ({search_error(items)}); check "
+        f"step {step}: {dataset}: {every} failed ({search_error(items)}); check "
         "the retriever and the deadlines, then use --resume"
     )

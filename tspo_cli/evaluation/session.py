@@ -13,7 +13,7 @@ from typing import Any
 
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
-from tspo_cli.console import progress, say, warn
+from tspo_cli.console import agreeing, counted, progress, say, warn
 from tspo_cli.data.question import Question, data_digest
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.evaluation.answering.open_engine import OpenedEngine
@@ -173,9 +173,11 @@ class Session:
             if warning is not None:
                 warn(f"{name}: {warning}")
         if scores.get("refused"):
+            count, them = ("counts", "it") if scores["refused"] == 1 else ("count", "them")
             warn(
-                f"{name}: the server refused {scores['refused']} of {len(items)} questions, which "
-                "count as wrong; --resume --retry-refused asks them again"
+                f"{name}: the server refused {scores['refused']} of "
+                f"{counted(len(items), 'question')}, which {count} as wrong; --resume "
+                f"--retry-refused asks {them} again"
             )
         return scores
 
@@ -289,8 +291,8 @@ class Session:
             return
         journal.drop(lost)
         raise RemoteServiceError(
-            f"{problem}; {len(lost)} questions were lost. Start the retriever again, then continue "
-            "with --resume"
+            f"{problem}; {agreeing(len(lost), 'question was', 'questions were')} lost. Start the "
+            "retriever again, then continue with --resume"
         )
 
     def _portion(self) -> int:

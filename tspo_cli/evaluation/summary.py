@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tspo_cli.console import counted, part_of
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.methods import METHODS
 from tspo_cli.evaluation.metrics import summarize
@@ -73,10 +74,14 @@ def cut_questions(scores: Mapping[str, Any]) -> str | None:
     """What to do where questions were cut; None elsewhere."""
     if not scores["cut_prompts"]:
         return None
-    return (
-        f"{scores['cut_prompts']} of {scores['n']} prompts show only a part of their question, "
-        "because they are longer than rollout.max_prompt_tokens; raise it to show all of it"
+    shown = part_of(
+        scores["cut_prompts"],
+        scores["n"],
+        "prompt",
+        "shows only a part of its question, because it is",
+        "show only a part of their question, because they are",
     )
+    return f"{shown} longer than rollout.max_prompt_tokens; raise that to show all of it"
 
 
 def failed_searches(items: Sequence[ItemRecord]) -> str | None:
@@ -84,10 +89,14 @@ def failed_searches(items: Sequence[ItemRecord]) -> str | None:
     failed = [item for item in items if item["failed"] and "unanswered" not in item]
     if not failed:
         return None
-    return (
-        f"{len(failed)} of {len(items)} questions count as wrong because one of their searches "
-        f"failed ({search_error(failed)}); --resume asks them again"
+    wrong = part_of(
+        len(failed),
+        len(items),
+        "question",
+        "counts as wrong because one of its searches",
+        "count as wrong because one of their searches",
     )
+    return f"{wrong} failed ({search_error(failed)}); --resume asks {_those(failed)} again"
 
 
 def search_error(items: Sequence[ItemRecord]) -> str:
@@ -104,10 +113,15 @@ def unanswered_questions(items: Sequence[ItemRecord]) -> str | None:
     reasons = [item["unanswered"] for item in items if "unanswered" in item]
     if not reasons:
         return None
+    wrong = part_of(len(reasons), len(items), "question", "counts", "count")
     return (
-        f"{len(reasons)} of {len(items)} questions count as wrong because the server did not "
-        f"answer them, while it answered others ({reasons[0]}); --resume asks them again"
+        f"{wrong} as wrong because the server did not answer {_those(reasons)}, while it answered "
+        f"others ({reasons[0]}); --resume asks {_those(reasons)} again"
     )
+
+
+def _those(questions: Sequence[object]) -> str:
+    return "it" if len(questions) == 1 else "them"
 
 
 def calls_in_thoughts(items: Sequence[ItemRecord]) -> str | None:
@@ -117,8 +131,8 @@ def calls_in_thoughts(items: Sequence[ItemRecord]) -> str | None:
     if not count:
         return None
     return (
-        f"{count} of {len(turns)} turns call a function in a thought that has no </think>; such a "
-        "call ends the thought and counts as any other"
+        f"{part_of(count, len(turns), 'turn', 'calls', 'call')} a function in a thought that has "
+        "no </think>; such a call ends the thought and counts as any other"
     )
 
 
@@ -143,9 +157,9 @@ def stopped_in_thoughts(
         else "choose another method, such as --method tool_call, or switch thinking off"
     )
     return (
-        f"{count} of {len(turns)} turns ended at a stop string ({', '.join(tags)}) inside a "
-        "thought that has no </think>, and their action was read there. If the model only quotes "
-        f"the prompt there, {advice}"
+        f"{count} of {counted(len(turns), 'turn')} ended at a stop string ({', '.join(tags)}) "
+        "inside a thought that has no </think>, and the action was read there. If the model "
+        f"only quotes the prompt there, {advice}"
     )
 
 
@@ -155,10 +169,11 @@ def only_thoughts(items: Sequence[ItemRecord]) -> str | None:
     if not count:
         return None
     return (
-        f"{count} of {len(items)} questions have no answer because the server returned reasoning "
-        "and no text. The token limit ended the thought: raise rollout.max_new_tokens, or switch "
-        "thinking off (rollout.template_kwargs={enable_thinking=false}). If replies were complete, "
-        "the server's reasoning parser does not fit the model, or a stop string in the thought "
+        f"{part_of(count, len(items), 'question', 'has', 'have')} no answer because the server "
+        "returned reasoning and no text. The token limit ended the thought: raise "
+        "rollout.max_new_tokens, or switch thinking off "
+        "(rollout.template_kwargs={enable_thinking=false}). If replies were complete, the "
+        "server's reasoning parser does not fit the model, or a stop string in the thought "
         "ended it: --set 'endpoint.drop=[\"stop\"]'"
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
+from tspo_cli.console import counted
 from tspo_cli.data.question import Question
 from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.evaluation.item_record import ItemRecord
@@ -155,8 +156,8 @@ def _check_room(question: Question, tokens: int, config: Config) -> None:
     context, reply = context_length(config), config.rollout.max_new_tokens
     if tokens + reply > context and (config.model.max_context or not config.endpoint.url):
         raise InvalidInputError(
-            f"question {question.id!r}: its prompt of {tokens} tokens and a reply of {reply} "
-            f"(rollout.max_new_tokens) do not fit into a context of {context}; set "
+            f"question {question.id!r}: its prompt of {counted(tokens, 'token')} and a reply of "
+            f"{reply} (rollout.max_new_tokens) do not fit into a context of {context}; set "
             f"model.max_context={tokens + reply}, or lower rollout.max_observation_tokens"
         )
 

@@ -133,8 +133,8 @@ def idle_processes(questions: int, portion: int, processes: int) -> str | None:
         return None
     return (
         f"{questions} questions are {portions} of eval.portion, so that {processes - portions} of "
-        f"{processes} processes have nothing to do; set eval.portion={questions // processes} or "
-        "less"
+        f"{processes} processes {'has' if processes - portions == 1 else 'have'} nothing to do; "
+        f"set eval.portion={questions // processes} or less"
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from tspo_cli.config.schema import JudgeConfig
 from tspo_cli.config.urls import shown_url
-from tspo_cli.console import progress, warn
+from tspo_cli.console import agreeing, progress, warn
 from tspo_cli.digests import json_digest
 from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
 from tspo_cli.evaluation.item_record import ItemRecord
@@ -146,10 +146,12 @@ class Judge:
             scores |= {"judge_served_models": sorted(others)}
         journal.close()
         if scores["judge_unclear"]:
-            warn(
-                f"{label}: {scores['judge_unclear']} replies of the judge cannot be read and count "
-                "as incorrect; --resume --retry-refused asks it again"
+            unclear = agreeing(
+                scores["judge_unclear"],
+                "reply of the judge cannot be read and counts",
+                "replies of the judge cannot be read and count",
             )
+            warn(f"{label}: {unclear} as incorrect; --resume --retry-refused asks it again")
         return judged, scores
 
     def preflight(self) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.config.schema import Config
-from tspo_cli.console import warn
+from tspo_cli.console import counted, warn
 from tspo_cli.digests import json_digest
 from tspo_cli.disk import atomic_write_text
 from tspo_cli.errors import RemoteServiceError
@@ -74,7 +74,7 @@ class TrainingJudge:
         if failed and not self.has_told:
             self.has_told = True
             warn(
-                f"the judge gave no verdict on {len(failed)} of {count} answers "
+                f"the judge gave no verdict on {len(failed)} of {counted(count, 'answer')} "
                 f"({failed[0].problem}); such rollouts are not trained on and count in failed_share"
             )
 

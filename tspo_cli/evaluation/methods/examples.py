@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tspo_cli.console import say
+from tspo_cli.console import agreeing, say
 from tspo_cli.data.formats.answers import accepted_answers
 from tspo_cli.data.formats.record_checks import invalid
 from tspo_cli.data.rows import read_rows
@@ -52,5 +52,6 @@ def read_examples(path: Path) -> tuple[Example, ...]:
             f"{path}: expected examples, got an empty file; fix: name another eval.examples"
         )
     if several:
-        say(f"{path}: {several} examples have several answers; the first of each is shown")
+        has = agreeing(several, "example has", "examples have")
+        say(f"{path}: {has} several answers; the first of each is shown")
     return tuple(examples)
