@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tspo_cli.console import progress
+from tspo_cli.console import counted, progress
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.plain_files import open_plain, why_missing
 from tspo_cli.record_forms import MANIFEST, checked
@@ -157,9 +157,10 @@ def check_sizes(path: Path, manifest: dict[str, Any]) -> None:
     for name, facts in manifest["files"].items():
         size = (path / name).stat().st_size if (path / name).is_file() else None
         if size != facts["bytes"]:
-            got = "no such file" if size is None else f"{size} bytes"
+            got = "no such file" if size is None else counted(size, "byte")
             raise InvalidInputError(
-                f"{path / name}: expected {facts['bytes']} bytes, got {got}; build the index again"
+                f"{path / name}: expected {counted(facts['bytes'], 'byte')}, got {got}; build the "
+                "index again"
             )
 
 

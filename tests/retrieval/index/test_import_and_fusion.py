@@ -109,7 +109,7 @@ def test_what_does_not_belong_together_is_refused(
     fails(
         "shifted.jsonl",
         "".join([*lines[:-4], *lines[-3:], lines[-1].replace("63", "64")]),
-        "of 32 rows are below",
+        "1 of 32 rows is below",
     )
     fails("short.jsonl", "".join(lines[:-1]), "holds 64 vectors, the corpus 63 passages")
     fails(

@@ -216,8 +216,8 @@ MODES = (
     Mode("no result", "malformed", answer({"hits": []}), "expected"),
     Mode("result null", "malformed", answer({"result": None}), "expected"),
     Mode("result an object", "malformed", answer({"result": {}}), "expected"),
-    Mode("a list too few", "malformed", _one_list_less, "with 1 lists"),
-    Mode("a list too many", "malformed", _one_list_more, "with 1 lists"),
+    Mode("a list too few", "malformed", _one_list_less, "with 1 list"),
+    Mode("a list too many", "malformed", _one_list_more, "with 1 list"),
     Mode("errors of another length", "malformed", answer({"result": [[]], "errors": ["a", "b"]})),
     Mode("an integer of 5000 digits", "failed", scored("1" * 5000), "thousands of digits"),
     Mode(

@@ -187,8 +187,8 @@ class Bm25Ranker:
         scores = self._index.scores
         if scores["num_docs"] != rows:
             raise InvalidInputError(
-                f"{directory}: BM25 was built over {scores['num_docs']} passages, the corpus has "
-                f"{rows}"
+                f"{directory}: BM25 was built over {scores['num_docs']} "
+                f"{'passage' if scores['num_docs'] == 1 else 'passages'}, the corpus has {rows}"
             )
         scores["num_docs"] = rows  # an integer, whatever number was compared
 

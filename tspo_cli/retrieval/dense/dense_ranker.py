@@ -226,8 +226,8 @@ class DenseRanker:
         self._encoder = Encoder(encoder, settings, exported)
         if self._encoder.dim != vectors.dim:
             raise InvalidInputError(
-                f"encoder {encoder}: gives {self._encoder.dim} dimensions, {vectors.path} has "
-                f"{vectors.dim}; "
+                f"encoder {encoder}: gives {counted(self._encoder.dim, 'dimension')}, "
+                f"{vectors.path} has {vectors.dim:,}; "
                 "name the encoder that built it, or build the index again"
             )
 

@@ -16,6 +16,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from tspo_cli.console import counted
 from tspo_cli.disk import writing
 from tspo_cli.errors import InvalidInputError
 
@@ -87,8 +88,8 @@ class FlatRows:
         expected = self._base + self.ntotal * self.d * self.dtype.itemsize
         if expected != self._starts[-1]:
             raise InvalidInputError(
-                f"{pieces[0]}: expected {expected} bytes in all for {self.ntotal} vectors, got "
-                f"{self._starts[-1]}; "
+                f"{pieces[0]}: expected {expected:,} bytes in all for "
+                f"{counted(self.ntotal, 'vector')}, got {self._starts[-1]:,}; "
                 "copy the index again, with every piece"
             )
 

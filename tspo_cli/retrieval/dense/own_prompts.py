@@ -90,9 +90,14 @@ def _prompts(
     if not any(name in filled for name in named.values()):
         named = dict.fromkeys(ROLES, default if default in filled else None)
     if filled and not any(named.values()) and "query_prefix" not in given:
+        prompts_are, names_say = (
+            (f"prompt {filled[0]} is", "its name says")
+            if len(filled) == 1
+            else (f"prompts {', '.join(filled)} are", "their names say")
+        )
         warn(
-            f"encoder {encoder}: its prompts {', '.join(filled)} are not used, because their names "
-            'say neither queries nor passages; to use one, add --set query_prefix="..."'
+            f"encoder {encoder}: its {prompts_are} not used, because {names_say} "
+            'neither queries nor passages; to use one, add --set query_prefix="..."'
         )
     return {
         role: _text(path, prompts, name, role)

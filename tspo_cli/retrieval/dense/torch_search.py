@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tspo_cli.console import counted
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.dense.faiss_files import FlatRows
 
@@ -243,7 +244,8 @@ def devices(device: str) -> list[str]:
         ) from None
     if named.type == "cuda" and (named.index or 0) >= gpus:
         raise MissingResourceError(
-            f"device {device}: there are {gpus} GPUs here; use --set device=cpu"
+            f"device {device}: there {'is' if gpus == 1 else 'are'} {counted(gpus, 'GPU')} here; "
+            "use --set device=cpu"
         )
     return [str(named)]
 

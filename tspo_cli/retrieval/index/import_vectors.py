@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tspo_cli.console import say
+from tspo_cli.console import counted, part_of, say
 from tspo_cli.data.rows import file_form
 from tspo_cli.disk import new_directory, writing
 from tspo_cli.errors import InvalidInputError, MissingResourceError
@@ -148,13 +148,14 @@ def _check_rows(ranker: DenseRanker, store: PassageStore, path: Path, least: flo
     # The codes of a compressed index may differ from some vectors. Stored vectors may not.
     if (cosines.min() if is_flat(path) else np.median(cosines)) < least:
         worst = int(np.argmin(cosines))
+        below = part_of(int((cosines < least).sum()), len(positions), "row", "is", "are")
         raise InvalidInputError(
             f"{path}: row {positions[worst]} is not the vector of line {positions[worst] + 1} of "
-            f"the corpus (cosine {cosines[worst]:.2f}; {int((cosines < least).sum())} of "
-            f"{len(positions)} rows are below {least}); the corpus, the encoder, its prefixes, "
-            "pooling or max_length differ from those that the index was built with"
+            f"the corpus (cosine {cosines[worst]:.2f}; {below} below {least}); the corpus, the "
+            "encoder, its prefixes, pooling or max_length differ from those that the index was "
+            "built with"
         )
     say(
-        f"{len(positions)} passages encoded: median cosine with their stored vectors "
+        f"{counted(len(positions), 'passage')} encoded: median cosine with their stored vectors "
         f"{np.median(cosines):.4f}"
     )

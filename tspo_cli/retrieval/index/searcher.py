@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from tspo_cli.config.sections.index_settings import DenseSettings
+from tspo_cli.console import counted
 from tspo_cli.data.corpus.corpus_files import corpus_digest
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.dense.encoder import EXPORTED_NAME, encoder_digest
@@ -169,7 +170,8 @@ def _passages(path: Path, manifest: dict[str, Any]) -> PassageStore:
     store = PassageStore(path, path / manifest.get("lines", PASSAGES_NAME))
     if len(store) != manifest["passages"]:
         raise InvalidInputError(
-            f"{path}: expected {manifest['passages']} passages, got {len(store)}; build it again"
+            f"{path}: expected {counted(manifest['passages'], 'passage')}, got {len(store):,}; "
+            "build it again"
         )
     return store
 

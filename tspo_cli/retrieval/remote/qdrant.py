@@ -22,7 +22,7 @@ import httpx
 from tspo_cli.config.schema import QdrantConfig
 from tspo_cli.config.sections.index_settings import Bm25Settings
 from tspo_cli.config.urls import check_url, shown_url
-from tspo_cli.console import warn
+from tspo_cli.console import agreeing, counted, warn
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.packages import missing
 from tspo_cli.retrieval.bm25.bm25_ranker import lost_words, tokens
@@ -224,7 +224,8 @@ class QdrantRetriever:
                 config.collection, requests=requests, timeout=seconds
             )
         if len(answers) != len(vectors):
-            reason = f"{len(answers)} results for {len(vectors)} queries"
+            queries = agreeing(len(vectors), "query", "queries")
+            reason = f"{counted(len(answers), 'result')} for {queries}"
             raise MalformedAnswerError(f"{self._service}: {reason}")
         return [self._result(answer.points, k) for answer in answers]
 

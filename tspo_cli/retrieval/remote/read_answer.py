@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from tspo_cli.console import agreeing, counted
 from tspo_cli.errors import RemoteServiceError
 from tspo_cli.retrieval.remote.patience import TemporaryError
 from tspo_cli.retrieval.types import Hit, SearchResult
@@ -57,12 +58,12 @@ def read_answer(content: bytes, count: int, k: int, max_chars: int) -> list[Sear
         raise RemoteServiceError("its JSON has a number of thousands of digits") from None
     lists = answer.get("result") if isinstance(answer, dict) else None
     if not isinstance(lists, list) or len(lists) != count:
-        raise MalformedAnswerError(
-            f'expected "result" with {count} lists; is this a /retrieve server?'
-        )
+        wanted = counted(count, "list")
+        raise MalformedAnswerError(f'expected "result" with {wanted}; is this a /retrieve server?')
     errors = answer.get("errors") or [None] * count
     if not isinstance(errors, list) or len(errors) != count:
-        raise MalformedAnswerError(f'expected "errors" with {count} entries')
+        entries = agreeing(count, "entry", "entries")
+        raise MalformedAnswerError(f'expected "errors" with {entries}')
     return [
         SearchResult(error=excerpt(error) if isinstance(error, str) else "unnamed error")
         if error

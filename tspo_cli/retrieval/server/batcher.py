@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tspo_cli.console import agreeing, counted
 from tspo_cli.retrieval.server.answer_cache import AnswerCache, CacheKey, normalise
 from tspo_cli.retrieval.server.server_metrics import ServerMetrics
 from tspo_cli.retrieval.server.wire_format import EncodedResult, encode_result
@@ -237,7 +238,8 @@ def search_each(retriever: Retriever, queries: Sequence[str], k: int) -> list[Se
     try:
         results = retriever.search(queries, k)
         if len(results) != len(queries):
-            raise RuntimeError(f"{len(results)} results for {len(queries)} queries")
+            asked = agreeing(len(queries), "query", "queries")
+            raise RuntimeError(f"{counted(len(results), 'result')} for {asked}")
         return results
     except Exception as error:
         if len(queries) == 1:
