@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tspo_cli.console import agreeing
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.hub_access import is_directory, use_cache_without_network
 from tspo_cli.models.checks.json_files import (
@@ -198,7 +199,8 @@ def decoder_layers(model: Any) -> Sequence[Any]:
     for part in model.base_model.modules():
         if isinstance(part, nn.ModuleList) and len(part) == count:
             return list(part)
-    raise InvalidInputError(f"{type(model).__name__}: its {count} layers are not found in a list")
+    layers = agreeing(count, "layer is", "layers are")
+    raise InvalidInputError(f"{type(model).__name__}: its {layers} not found in a list")
 
 
 def linear_layers(path: str | Path) -> list[str]:

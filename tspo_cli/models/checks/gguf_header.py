@@ -13,6 +13,7 @@ from pathlib import Path
 from struct import Struct, calcsize
 from typing import Any
 
+from tspo_cli.console import counted
 from tspo_cli.errors import InvalidInputError
 
 _INTEGERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 10: "Q", 11: "q"}
@@ -44,7 +45,7 @@ class _Cursor:
         """The place before `count` bytes, which are there."""
         before = self.at
         if count > len(self.data) - before:
-            raise ValueError(f"{count:,} bytes at {before:,} of {len(self.data):,}")
+            raise ValueError(f"{counted(count, 'byte')} at {before:,} of {len(self.data):,}")
         self.at += count
         return before
 
@@ -57,7 +58,9 @@ class _Cursor:
     def expect(self, count: int, size: int, what: str) -> None:
         """Count things of at least `size` bytes that follow, as many as a model can have."""
         if count * size > len(self.data) - self.at:
-            raise ValueError(f"{count * size:,} bytes at {self.at:,} of {len(self.data):,}")
+            raise ValueError(
+                f"{counted(count * size, 'byte')} at {self.at:,} of {len(self.data):,}"
+            )
         self.counts[what] += count
         if self.counts[what] > _MOST[what]:
             raise ValueError(f"more than {_MOST[what]:,} {what}")
@@ -108,8 +111,8 @@ def _check(data: mmap.mmap) -> None:
     for offset, size, name in sorted(places):
         if offset < end or offset % alignment or start + offset + size > len(data):
             raise ValueError(
-                f"tensor {name}: expected {size:,} bytes of its own, got them at {offset:,} of "
-                f"{max(0, len(data) - start):,}"
+                f"tensor {name}: expected {counted(size, 'byte')} of its own, got them at "
+                f"{offset:,} of {max(0, len(data) - start):,}"
             )
         end = offset + size
     layers = {int(found[1]) for name in names if (found := _BLOCK.match(name))}

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.console import counted
 from tspo_cli.errors import InvalidInputError
 
 ALLOW_LONG = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
@@ -65,8 +66,8 @@ def check_vllm_length(path: str | Path, config: Any, length: int) -> None:
     limit = vllm_length(config)
     if limit and length > limit and os.environ.get(ALLOW_LONG) != "1":
         raise InvalidInputError(
-            f'{path}: was made for {limit:,} tokens, and with rollout.engine = "vllm" prompt, '
-            f"turns and observations may have {length:,}; set model.max_context to at most "
+            f'{path}: was made for {counted(limit, "token")}, and with rollout.engine = "vllm" '
+            f"prompt, turns and observations may have {length:,}; set model.max_context to at most "
             f"{limit}, or lower rollout.max_prompt_tokens, max_new_tokens, max_observation_tokens "
             "or max_searches"
         )
@@ -94,7 +95,7 @@ def length_limits(model: Any) -> Iterator[tuple[str, int]]:
         if kind in _GROWING_ROPES:
             sizes = [rope.get(name) or getattr(config, name, None) for name in _POSITIONS]
             limit = min(int(size) for size in sizes if size)
-            yield f"{kind} rotary embeddings, which change beyond {limit} tokens", limit
+            yield f"{kind} rotary embeddings, which change beyond {counted(limit, 'token')}", limit
     if "local" in str(getattr(config, "attention_types", "")):
         yield f"local attention (window_size {config.window_size})", int(config.window_size)
     for name in ("keep_window_size", "index_topk"):
@@ -104,7 +105,7 @@ def length_limits(model: Any) -> Iterator[tuple[str, int]]:
         tokens = int(size) * int(config.index_block_size)
         yield f"sparse attention (index_topk_blocks {size})", tokens
     if rows := _learned_positions(model, config):
-        yield f"learned positions for {rows} tokens", rows
+        yield f"learned positions for {counted(rows, 'token')}", rows
 
 
 def _ropes(parameters: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -53,9 +53,9 @@ def check_shards(path: Path) -> None:
         )
     if missing:
         raise MissingResourceError(
-            f"{path}: {len(missing)} of {counted(len(files), 'file')} of the weights are "
-            f"missing, the first "
-            f"is {missing[0]}; download or copy the model again"
+            f"{path}: {len(missing)} of {counted(len(files), 'file')} of the weights "
+            f"{'is' if len(missing) == 1 else 'are'} missing, the first is {missing[0]}; "
+            "download or copy the model again"
         )
 
 

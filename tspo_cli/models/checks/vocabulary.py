@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tspo_cli.console import counted
 from tspo_cli.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def check_vocabulary(path: str | Path, tokenizer: PreTrainedTokenizerFast, rows:
     token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", -1))
     if largest >= rows:
         raise InvalidInputError(
-            f"{path}: the tokenizer has {largest + 1} ids, but the model's embedding has {rows} "
-            f"rows (the last token is {token!r}); use the model's own tokenizer, or resize the "
-            "embedding and save the model"
+            f"{path}: the tokenizer has {largest + 1:,} ids, but the model's embedding has "
+            f"{counted(rows, 'row')} (the last token is {token!r}); use the model's own "
+            "tokenizer, or resize the embedding and save the model"
         )
