@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.console import agreeing
 from tspo_cli.reporting.rendering.table import Format
 from tspo_cli.reporting.scores.sweep_scores import GroupSummary, SweepView, summaries
 from tspo_cli.reporting.sources.run_view import failed_searches
@@ -28,7 +29,8 @@ class SweepReport:
     def messages(self) -> list[str]:
         """The cells that are missing, and the evaluations in which searches failed."""
         waiting = self.sweep.waiting
-        missing = f"{len(waiting)} cells are not finished and left out: {', '.join(waiting)}"
+        cells = agreeing(len(waiting), "cell is", "cells are")
+        missing = f"{cells} not finished and left out: {', '.join(waiting)}"
         shown = [run.view for run in self.sweep.runs if run.finished]
         return [*([missing] if waiting else []), *failed_searches(shown)]
 

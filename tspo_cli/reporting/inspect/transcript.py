@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from tspo_cli.console import counted
 from tspo_cli.reporting.inspect.selection import Pair, group_label
 from tspo_cli.reporting.rendering.cut_passages import is_unknown, passage_parts, shortened
 from tspo_cli.reporting.rendering.marks import marked
@@ -175,7 +176,7 @@ def _call_notes(turn: dict[str, Any]) -> list[str]:
     if turn.get("call_error"):
         notes.append(f"call not valid: {turn['call_error']}")
     if turn.get("ignored_calls"):
-        notes.append(f"{turn['ignored_calls']} more calls, not executed")
+        notes.append(f"{counted(turn['ignored_calls'], 'more call')}, not executed")
     if turn.get("call_in_thought"):
         notes.append("the call stands in a thought without an end")
     return notes

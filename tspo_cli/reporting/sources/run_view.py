@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from tspo_cli import runs
 from tspo_cli.config.old_records import current_keys, read_record
-from tspo_cli.console import warn
+from tspo_cli.console import counted, warn
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.not_a_run import UNFINISHED, is_unfinished_evaluation, require_run, run_around
 from tspo_cli.plain_files import require_listable, why_missing
@@ -344,8 +344,9 @@ def warned(views: Iterable[RunView]) -> list[str]:
 def failed_searches(views: Iterable[RunView]) -> list[str]:
     """One sentence for every evaluation whose scores an outage made lower."""
     return [
-        f"{view.name}: step {step}: a search failed for {scores['failed']} of {scores['n']} "
-        f"questions of {scores['dataset']}, which count as wrong"
+        f"{view.name}: step {step}: a search failed for {scores['failed']} of "
+        f"{counted(scores['n'], 'question')} of {scores['dataset']}, which "
+        f"{'counts' if scores['failed'] == 1 else 'count'} as wrong"
         for view in views
         for step, scores in view.evaluations
         if scores.get("failed")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tspo_cli.console import counted
 from tspo_cli.errors import UsageError
 from tspo_cli.evaluation.statistics.estimates import Estimate
 from tspo_cli.reporting.rendering.metric import Metric
@@ -167,7 +168,7 @@ def _score_cell(
     if estimate is None:
         return Cell("")
     interval = unit.interval(estimate.low, estimate.high)
-    about = f"95 % interval {interval}, {estimate.questions} questions"
+    about = f"95 % interval {interval}, {counted(estimate.questions, 'question')}"
     return Cell(
         unit.text(estimate.mean),
         best=rank == 1,

@@ -98,7 +98,7 @@ function maskView(one, kind) {
   });
   const count = (wanted) => segments.filter((one) => one.trained === wanted).reduce((sum, one) => sum + one.tokens, 0);
   const style = (one) => `seg ${one.trained ? `trained ${sign(one.turn.advantage)}` : "masked"}`;
-  const title = (one) => `${one.name}: ${one.tokens} tokens, mask ${one.trained ? 1 : 0}`
+  const title = (one) => `${one.name}: ${one.tokens} ${one.tokens === 1 ? "token" : "tokens"}, mask ${one.trained ? 1 : 0}`
     + (one.trained && one.turn.advantage !== null ? `, advantage ${signed(one.turn.advantage)}` : "");
   const bar = make("div", "tokens", ...segments.filter((one) => one.tokens).map((one) => {
     const element = Object.assign(make("span", style(one)), { title: title(one) });
@@ -106,7 +106,7 @@ function maskView(one, kind) {
     return element;
   }));
   bar.setAttribute("role", "img");
-  bar.setAttribute("aria-label", `${count(true)} tokens with mask 1, ${count(false)} with mask 0`);
+  bar.setAttribute("aria-label", `tokens with mask 1: ${count(true)}, with mask 0: ${count(false)}`);
   const note = one.failed ? "A search failed: nothing of this rollout enters the loss. "
     : kind === "items" ? "An evaluation trains nothing; this is the mask that training would use. " : "";
   const text = make("div", "stream", ...segments.map((one) => make("div", style(one),
