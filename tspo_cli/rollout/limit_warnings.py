@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from tspo_cli.config.schema import Config
+from tspo_cli.console import agreeing, counted
 from tspo_cli.retrieval.index.searcher import Searcher
 from tspo_cli.retrieval.remote.patience import LAST_ATTEMPT
 from tspo_cli.retrieval.types import Hit, Retriever, unseen_depth
@@ -42,10 +43,10 @@ def observation_warnings(
     in_tags = "in its tags it has" if k == 1 else f"{k} in their tags have"
     if limit < needed:
         yield (
-            f"rollout.max_observation_tokens: {limit} tokens do not hold the {passages} of a "
-            f"search (a passage of the index has {median} in the median, {in_tags} {needed}), and "
-            f"the agent never reads what is cut off; set {rounded(1.25 * needed)} or more, or "
-            "lower retriever.k"
+            f"rollout.max_observation_tokens: {agreeing(limit, 'token does', 'tokens do')} not "
+            f"hold the {passages} of a search (a passage of the index has {median} in the median, "
+            f"{in_tags} {needed}), and the agent never reads what is cut off; set "
+            f"{rounded(1.25 * needed)} or more, or lower retriever.k"
         )
 
 
@@ -108,7 +109,7 @@ def _remote_passages(
     if failed:
         reason = next((result.error for result in failed if result.error), "no error, no hits")
         problem = (
-            f"retriever: no passages for {len(failed)} of {len(asked)} questions "
+            f"retriever: no passages for {len(failed)} of {counted(len(asked), 'question')} "
             f"({reason}); check the server with queries of your own first"
         )
     return [hit for result in results for hit in result.hits], problem

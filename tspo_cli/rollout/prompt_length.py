@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from tspo_cli.console import agreeing
 from tspo_cli.data.question import Question
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.models.tokenizer_protocol import token_counts
@@ -70,8 +71,8 @@ def fitted(question: Question, protocol: SearchProtocol, limit: int) -> Question
         room -= over
         if room <= 0:
             raise InvalidInputError(
-                f"rollout.max_prompt_tokens: {limit} tokens do not hold the prompt without its "
-                f"question, which has {protocol.template_tokens}; raise it"
+                f"rollout.max_prompt_tokens: {agreeing(limit, 'token does', 'tokens do')} not hold "
+                f"the prompt without its question, which has {protocol.template_tokens}; raise it"
             )
         text = protocol.cut(question.question, room).rstrip("\ufffd")
         over = len(protocol.prompt_ids(text)) - limit

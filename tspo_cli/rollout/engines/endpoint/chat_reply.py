@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tspo_cli.console import counted
 from tspo_cli.retrieval.remote.read_answer import excerpt
 from tspo_cli.text.foreign_json import parse_foreign
 
@@ -83,7 +84,9 @@ def read_reply(
 
 
 def _too_long(size: str, max_tokens: int) -> str:
-    return f"the response has {size}, the request allows {max_tokens} tokens (max_tokens)"
+    return (
+        f"the response has {size}, the request allows {counted(max_tokens, 'token')} (max_tokens)"
+    )
 
 
 def _thought(message: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from tspo_cli.console import agreeing
 from tspo_cli.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def copy_weights(model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) ->
     ]
     if missing:
         raise InvalidInputError(
-            f"weights: {len(missing)} parameters are missing, the first is {missing[0]}"
+            f"weights: {agreeing(len(missing), 'parameter is', 'parameters are')} missing, the "
+            f"first is {missing[0]}"
         )
     for name, value in weights.items():
         parameters[name].copy_(value)

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from tspo_cli.console import counted
 from tspo_cli.retrieval.remote.answer_body import MAX_ANSWER
 from tspo_cli.retrieval.remote.read_answer import excerpt
 
@@ -125,7 +126,7 @@ def read_generated(answer: Any, most: int, vocabulary: int) -> Generated:
         case _:
             raise _unreadable("a sampled turn", answer)
     if len(ids) > most:
-        raise _unreadable(f"at most {most} tokens", len(ids))
+        raise _unreadable(f"at most {counted(most, 'token')}", len(ids))
     _require(ids, lambda one: type(one) is int and 0 <= one < vocabulary, "ids of tokens")
     _require(logprobs, _is_logprob, "log-probabilities")
     _require(versions, lambda one: isinstance(one, str), "labels of weights")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tspo_cli.config.schema import Config
+from tspo_cli.console import counted
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.engine_protocol import Completion, FinishReason, GenerationRequest
 
@@ -156,8 +157,8 @@ def completion(
     reason = reasons.get((finish_reason, isinstance(stop_reason, str)))
     if reason is None or len(token_ids) != len(logprobs):
         raise RemoteServiceError(
-            f"vLLM ended request {session} with {finish_reason!r} ({len(token_ids)} tokens, "
-            f"{len(logprobs)} log-probs)"
+            f"vLLM ended request {session} with {finish_reason!r} "
+            f"({counted(len(token_ids), 'token')}, {counted(len(logprobs), 'log-prob')})"
         )
     return Completion(
         session,
