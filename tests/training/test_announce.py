@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tspo_cli.config.load_config import load_config
+from tspo_cli.data.question import Question
 from tspo_cli.training.announce import idle_gpus
 from tspo_cli.training.early_stop import idle_rules
+from tspo_cli.training.start.inputs import TrainingInputs, data_in_words
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,11 @@ def test_a_rule_about_held_out_loss_needs_held_out_demonstrations() -> None:
         'train.stop_when: "eval_loss > 2 for 1" never ends the run, because no demonstration is '
         "held out; set data.held_out or data.held_out_share"
     )
+
+
+def test_one_question_and_one_epoch_are_said_in_the_singular() -> None:
+    question = Question("q", "Who?", ("Ada",), "set")
+    settings = ["train.steps=3", "rollout.questions_per_step=2"]
+    for copies, words in ((6, "6 training questions (1 epoch)"), (1, "1 training question (6 epo")):
+        inputs = TrainingInputs(None, [question] * copies, [])
+        assert data_in_words(load_config(["tiny/grpo"], settings), inputs).startswith(words)

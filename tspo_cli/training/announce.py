@@ -8,7 +8,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.agent_defaults import agent_comparison
 from tspo_cli.config.sections.prompt_value import prompt_name
 from tspo_cli.config.tables import flatten
-from tspo_cli.console import counted, duration
+from tspo_cli.console import agreeing, counted, duration
 from tspo_cli.credit.find_algorithm import find_algorithm
 from tspo_cli.variables import number_in
 
@@ -76,7 +76,7 @@ def _lines(config: Config) -> Iterator[str]:
     if rollout.dynamic_sampling:
         yield (
             "dynamic sampling: groups without an advantage are replaced by up to "
-            f"{rollout.max_refills} more batches"
+            f"{counted(rollout.max_refills, 'more batch', 'es')}"
         )
     if rollout.one_step_off:
         yield (
@@ -139,7 +139,10 @@ def _rollouts(config: Config) -> str:
         if tree.budget == "rollouts"
         else f"the tokens of {counted(size, 'rollout')}"
     )
-    return f"trees of {tree.roots} whole rollouts and their branches ({budget})"
+    roots = agreeing(
+        tree.roots, "whole rollout and its branches", "whole rollouts and their branches"
+    )
+    return f"trees of {roots} ({budget})"
 
 
 def _mismatch(config: Config) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
+from tspo_cli.console import counted
 from tspo_cli.data.world.generate import load_world
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.models.checks.length_limits import check_length, check_vllm_length
@@ -40,8 +41,8 @@ def _freeze(model: Any, count: int) -> None:
     layers = decoder_layers(model)
     if count >= len(layers):
         raise InvalidInputError(
-            f"model.frozen_layers: {count} leaves nothing to train, the model has {len(layers)} "
-            f"layers; set at most {len(layers) - 1}"
+            f"model.frozen_layers: {count} leaves nothing to train, the model has "
+            f"{counted(len(layers), 'layer')}; set at most {len(layers) - 1}"
         )
     for part in (model.get_input_embeddings(), *layers[:count]):
         part.requires_grad_(False)

@@ -15,6 +15,7 @@ from tspo_cli.config.rules import rule_problems
 from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.prompt_value import QUESTION
 from tspo_cli.config.urls import without_login
+from tspo_cli.console import counted
 from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.plain_files import is_plain
 from tspo_cli.rollout.engines.vllm_engine.vllm_messages import LEVEL_2_OF_ADAPTERS
@@ -62,9 +63,9 @@ def refuse_servers_of_launch(config: Config) -> None:
     """
     if config.launch.engines and config.rollout.engine == "vllm" and not config.vllm.url:
         raise UsageError(
-            f"launch.engines: {config.launch.engines} vLLM servers of a node, which `tspo train` "
-            "does not start; use `tspo launch`, or set launch.engines to 0 for engines in the "
-            "training processes"
+            f"launch.engines: {counted(config.launch.engines, 'vLLM server')} of a node, which "
+            "`tspo train` does not start; use `tspo launch`, or set launch.engines to 0 for "
+            "engines in the training processes"
         )
 
 

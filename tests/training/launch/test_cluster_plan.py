@@ -116,7 +116,7 @@ def test_a_node_of_engines_has_each_gpu_once() -> None:
         (["launch.retriever=first", "launch.retriever_gpus=[-1]"], "GPU -1 is named"),
         (["launch.retriever_gpus=[1]"], "no retriever is launched"),
         (["launch.retriever=first", "retriever.index="], "retriever.index, which is not set"),
-        ([*ENGINE, "launch.engines=1"], "0 GPUs for 1 engines"),
+        ([*ENGINE, "launch.engines=1"], "0 GPUs for 1 engine"),
         ([*ENGINE, "launch.engines=2", "launch.engine_gpus=[1,2,3]"], "3 GPUs for 2 engines"),
         ([*ENGINE, "launch.engines=2", "launch.engine_gpus=[1,1]"], "two servers"),
         (["launch.retriever=first", "launch.retriever_gpus=[1,1]"], "two servers"),

@@ -45,6 +45,22 @@ def test_no_action_is_said_after_the_first_step(kinds: tuple[str, ...], words: l
     assert "\n" not in line
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "words"),
+    [
+        ("truncated", [], "the only turn was cut at"),
+        ("invalid", [], "1 of 1 turn without a complete tag"),
+        ("search", [], "the only search found no passage"),
+        ("answer", ['kind="rejection_sampling"'], "the only rollout was not good enough"),
+    ],
+)
+def test_a_step_of_one_rollout_is_said_in_the_singular(
+    kind: str, settings: list[str], words: str
+) -> None:
+    lines = said(1, [group(kind, outcomes=(0.0,), passages=0)], *settings, imitated=0)
+    assert sum(words in line for line in lines) == 1, lines
+
+
 def test_a_policy_that_acted_before_has_lost_the_protocol() -> None:
     warnings = StepWarnings(load_config([], ["optimizer.lr=0.03"]))
     good = [group("search", "answer", outcomes=(1.0, 0.0))]

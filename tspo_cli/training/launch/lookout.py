@@ -175,14 +175,14 @@ class Lookout:
         silent = self._silent(now)
         if silent:
             return (
-                f"{_names(silent, self.processes)} gave no sign of life for {self.silence:g} "
-                "seconds: killed, stopped, or cut off"
+                f"{_names(silent, self.processes)} gave no sign of life for "
+                f"{_seconds(self.silence)}: killed, stopped, or cut off"
             )
         idle = min(seen.sign.idle for seen in self._seen)
         if self.stall_limit and idle > self.stall_limit:
             busy = [number for number, seen in enumerate(self._seen) if not seen.sign.waits]
             who = _names(busy or list(range(self.processes)), self.processes)
-            limit = f"{self.stall_limit:g} seconds (train.stall_limit)"
+            limit = f"{_seconds(self.stall_limit)} (train.stall_limit)"
             return f"nothing got further for {limit}; what is stuck is in {who}"
         return ""
 
@@ -213,6 +213,10 @@ class Lookout:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
+
+
+def _seconds(number: float) -> str:
+    return f"{number:g} second{'' if number == 1 else 's'}"
 
 
 def _names(numbers: list[int], processes: int) -> str:

@@ -82,7 +82,8 @@ def cache_problem(run: PlannedRun) -> str | None:
         return None
     room = f"one sequence of {tokens:,} tokens, which takes {needed:.2f} GiB"
     if vllm.kv_cache_gib:
-        return f"vllm.kv_cache_gib: {vllm.kv_cache_gib:g} GiB hold less than {room}; raise it"
+        hold = "holds" if vllm.kv_cache_gib == 1 else "hold"
+        return f"vllm.kv_cache_gib: {vllm.kv_cache_gib:g} GiB {hold} less than {room}; raise it"
     if not run.gpus:
         return f"vllm.kv_cache_gib: 0 means {CPU_KV_CACHE_GIB:g} GiB, less than {room}; raise it"
     taken = engine_weights(run) + cuda_graphs(run) + workspace(run)

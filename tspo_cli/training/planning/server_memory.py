@@ -12,6 +12,7 @@ from typing import Any
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.index_settings import DenseSettings
+from tspo_cli.console import counted
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.retrieval.manifest import read_manifest
 from tspo_cli.retrieval.search_settings import IndexSettings, built_settings, for_search
@@ -165,8 +166,9 @@ def engine_server_memory(run: PlannedRun, gpus: int, sequences: int) -> ServerMe
     total, problem = sum(held.values()), ""
     if run.shape.heads % share:
         problem = (
-            f"launch.engine_gpus: a vLLM server on {share} GPUs shares out {run.shape.heads} "
-            "attention heads, which that number has to divide; set launch.engines higher"
+            f"launch.engine_gpus: a vLLM server on {share} GPUs shares out "
+            f"{counted(run.shape.heads, 'attention head')}, which that number has to divide; set "
+            "launch.engines higher"
         )
     elif held["kv_cache"] < needed:
         problem = (

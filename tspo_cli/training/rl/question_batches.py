@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tspo_cli.config.schema import Config
-from tspo_cli.console import counted
+from tspo_cli.console import counted, part_of
 from tspo_cli.data.question import Question
 from tspo_cli.data.readers import read_questions, resolve_data
 from tspo_cli.errors import InvalidInputError
@@ -76,19 +76,19 @@ def fitting_questions(
     longest = f"{counted(found.longest, 'token')} (question {found.longest_question.id!r})"
     if not found.too_long:
         return list(questions), f"prompts have at most {longest}, the limit is {limit:,}"
-    count = f"{len(found.too_long)} of {counted(len(questions), 'prompt')}"
+    has = part_of(len(found.too_long), len(questions), "prompt", "has", "have")
+    are = "is" if len(found.too_long) == 1 else "are"
     if config.data.too_long == "error" or len(found.too_long) == len(questions):
         raise InvalidInputError(
-            f"rollout.max_prompt_tokens: {count} have more than {counted(limit, 'token')}, "
-            f"the longest "
-            f"{longest}, the first that of question {found.too_long[0].id!r}; raise it, or leave "
-            'these questions out with data.too_long = "drop"'
+            f"rollout.max_prompt_tokens: {has} more than {counted(limit, 'token')}, "
+            f"the longest {longest}, the first that of question {found.too_long[0].id!r}; raise "
+            'it, or leave these questions out with data.too_long = "drop"'
         )
     dropped = {question.key for question in found.too_long}
     kept = [question for question in questions if question.key not in dropped]
     return (
         kept,
-        f"{count} have more than {counted(limit, 'token')} and are left out, the longest {longest}",
+        f"{has} more than {counted(limit, 'token')} and {are} left out, the longest {longest}",
     )
 
 

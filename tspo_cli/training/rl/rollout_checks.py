@@ -10,6 +10,7 @@ from itertools import compress
 import torch
 
 from tspo_cli.config.schema import Config
+from tspo_cli.console import counted
 from tspo_cli.errors import RemoteServiceError, TspoError
 from tspo_cli.rollout.trajectory import Trajectory
 from tspo_cli.rollout.trees import shares_turns
@@ -100,9 +101,10 @@ class PolicyCheck:
         if not mismatch.mean <= self.limit:
             raise TspoError(
                 f"step {self.step}: log-probs of engine and learner differ by {mismatch.mean:.4g} "
-                f"nats on average over {mismatch.tokens} tokens, more than train.parity_limit "
-                f"{self.limit:g}; no rounding explains that: the engine has other weights or "
-                "another model; if it is meant to be, use --resume --set train.parity_limit=..."
+                f"nats on average over {counted(mismatch.tokens, 'token')}, more than "
+                f"train.parity_limit {self.limit:g}; no rounding explains that: the engine has "
+                "other weights or another model; if it is meant to be, use --resume --set "
+                "train.parity_limit=..."
             )
         self.metrics |= {
             "parity": mismatch.mean,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tspo_cli.config.schema import Config
+from tspo_cli.console import counted, part_of
 from tspo_cli.rollout.records import GroupRecord, TurnRecord
 from tspo_cli.training.rl.rollout_checks import FAILED_BY_SEARCHES
 
@@ -83,10 +84,12 @@ def troubles(
     yield from _empty_searches(searches, config)
     cause = _no_action(turns, config, acted)
     if cause is None and config.kind == "rejection_sampling" and metrics.get("imitated") == 0:
+        several = f"none of the {len(rollouts)} rollouts was"
+        none = "the only rollout was not" if len(rollouts) == 1 else several
         cause = Trouble(
             "imitated",
             1,
-            f"nothing was imitated, because none of the {len(rollouts)} rollouts was good enough "
+            f"nothing was imitated, because {none} good enough "
             "(reward at most "
             f"{max(rollout.get('outcome', 0.0) for rollout in rollouts):.3f}), so nothing was "
             'learnt; warm-start the model (kind = "sft"), raise rollout.group_size, or lower '
@@ -108,9 +111,9 @@ def troubles(
         yield Trouble(
             "cut",
             _SOME_STEPS,
-            f"{cut} of {len(turns)} turns of the last step were cut at rollout.max_new_tokens = "
-            f"{config.rollout.max_new_tokens} before an action; raise it, or shorten the "
-            "demonstrations' thoughts",
+            f"{part_of(cut, len(turns), 'turn', 'of the last step was', 'of the last step were')} "
+            f"cut at rollout.max_new_tokens = {config.rollout.max_new_tokens} before an action; "
+            "raise it, or shorten the demonstrations' thoughts",
         )
 
 
@@ -163,22 +166,23 @@ def _no_action(turns: Sequence[TurnRecord], config: Config, acted: bool) -> Trou
         return Trouble(
             "no action",
             1,
-            f"{nothing} ({cut} of {len(turns)} turns were cut at {limit}): earlier steps did, so "
-            "the policy has lost the protocol; begin again with a lower optimizer.lr "
-            f"({config.optimizer.lr:g} here) or with loss.kl",
+            f"{nothing} ({part_of(cut, len(turns), 'turn', 'was', 'were')} cut at {limit}): "
+            "earlier steps did, so the policy has lost the protocol; begin again with a lower "
+            f"optimizer.lr ({config.optimizer.lr:g} here) or with loss.kl",
         )
     if cut == len(turns):
+        every = "the only turn was" if cut == 1 else f"all {cut} turns were"
         return Trouble(
             "all cut",
             1,
-            f"{nothing} (all {cut} turns were cut at {limit} before an action); raise that limit, "
+            f"{nothing} ({every} cut at {limit} before an action); raise that limit, "
             'or warm-start the model (kind = "sft") so that it acts sooner',
         )
     return Trouble(
         "no action",
         1,
-        f"{nothing} ({len(turns)} of {len(turns)} turns without a complete tag, {cut} cut at "
-        f"{limit}): this model does not know the protocol; warm-start it (kind = "
+        f"{nothing} ({len(turns)} of {counted(len(turns), 'turn')} without a complete tag, {cut} "
+        f"cut at {limit}): this model does not know the protocol; warm-start it (kind = "
         '"sft") or change rollout.prompt',
     )
 
@@ -188,11 +192,13 @@ def _empty_searches(searches: Sequence[TurnRecord], config: Config) -> Iterator[
         return
     failed = [turn["search_error"] for turn in searches if turn["search_error"]]
     why = f"; {len(failed)} failed, such as: {failed[0]}" if failed else ""
+    several = f"none of the {len(searches)} searches found a"
+    none = "the only search found no" if len(searches) == 1 else several
     yield Trouble(
         "passages",
         1,
-        f"none of the {len(searches)} searches found a passage, so no answer can be read in one"
-        f"{why}; check the retriever with `tspo index search` and queries of `tspo inspect`",
+        f"{none} passage, so no answer can be read in one{why}; check the retriever with `tspo "
+        "index search` and queries of `tspo inspect`",
     )
 
 

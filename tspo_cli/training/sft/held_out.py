@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tspo_cli.config.schema import Config
+from tspo_cli.console import agreeing, counted
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.training.core.distributed import all_sum, rank, world_size
@@ -32,9 +33,10 @@ def split_demonstrations(
         held = [found for name in config.data.held_out for found in read_demonstrations(Path(name))]
         both = {made.question for made in held} & {made.question for made in demonstrations}
         if both:
+            are = agreeing(len(both), "of its questions is", "of its questions are")
             raise InvalidInputError(
-                f"data.held_out: {len(both)} of its questions are in data.demonstrations too, such "
-                f"as {min(both)!r}; remove them from one of the two"
+                f"data.held_out: {are} in data.demonstrations too, such as {min(both)!r}; remove "
+                f"{'it' if len(both) == 1 else 'them'} from one of the two"
             )
         return list(demonstrations), held
     if not config.data.held_out_share:
@@ -43,8 +45,9 @@ def split_demonstrations(
     count = round(config.data.held_out_share * len(questions))
     if not 0 < count < len(questions):
         raise InvalidInputError(
-            f"data.held_out_share: {config.data.held_out_share:g} of {len(questions)} questions "
-            f"holds out {count}; change it, or name files in data.held_out"
+            f"data.held_out_share: {config.data.held_out_share:g} of "
+            f"{counted(len(questions), 'question')} holds out {count}; change it, or name files in "
+            "data.held_out"
         )
     order = np.random.default_rng([config.seed, _DRAW]).permutation(len(questions))
     chosen = {questions[int(place)] for place in order[:count]}

@@ -10,9 +10,9 @@ _REASONS = {
     "no_passage_with_answer": "for whose words no passage with an answer comes first",
     "gold_not_in_index": "with gold passages that the index lacks (index the corpus they are of)",
     "gold_not_retrieved": "with gold passages that no search finds",
-    "too_many_searches": "that need more searches than --max-searches",
+    "too_many_searches": "for which --max-searches is too low",
     "answer_not_in_passages": "with answers that the passages read do not hold",
-    "tags_in_text": "with tags of the protocol in their texts",
+    "tags_in_text": "with tags of the protocol in a text",
     "too_long": "longer than --max-words",
     # Trajectories, `demos-from`.
     "other_class": "of another class (--class names those to take)",
@@ -22,7 +22,7 @@ _REASONS = {
     "other_protocol": "whose turns are not in the tags of search_r1 (evaluate with --method "
     "search_r1)",
     "repeated": "like an earlier one",
-    "more_of_its_question": "beyond the shortest of their question (--per-question 0 takes all)",
+    "more_of_its_question": "beyond the shortest of the same question (--per-question 0 takes all)",
 }
 
 

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from tspo_cli.console import counted
 from tspo_cli.data.corpus.passage_forms import field_names
 from tspo_cli.data.formats.record_checks import type_name
 from tspo_cli.rollout.protocol import STOP_STRINGS
@@ -196,7 +197,7 @@ def _spoken(entry: dict[str, Any], text: str, place: int, *, is_call: bool) -> s
     if not calls:
         return _with_written_call(text, place)
     if not isinstance(calls, list) or len(calls) != 1 or not isinstance(calls[0], dict):
-        count = f"{len(calls)} calls" if isinstance(calls, list) else type_name(calls)
+        count = counted(len(calls), "call") if isinstance(calls, list) else type_name(calls)
         raise _not_one_search(place, count)
     return _with_search(text, _query(calls[0].get("function", calls[0]), place))
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from tspo_cli import __version__, runs
 from tspo_cli.config.load_config import read_resolved
-from tspo_cli.console import counted
+from tspo_cli.console import agreeing, counted
 from tspo_cli.disk import LOCK_NAME, has_writer, reason
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.not_a_run import require_run
@@ -167,7 +167,7 @@ def _steps(run: Path, busy: bool) -> Iterator[Finding]:
         if timed.exists() and (times := len(runs.read_jsonl(timed))) != made:
             had = f"{times} of {counted(made, 'step')}"
             return "problem", f"{timed.name} has {had}; put back a copy"
-        return _ok(f"{made} are recorded")
+        return _ok(f"{agreeing(made, 'is', 'are')} recorded")
 
     yield _tried("steps", look)
 
@@ -282,7 +282,8 @@ def _kept(run: Path) -> Iterator[Finding]:
                 "not made yet, deleted, or made with other settings",
             )
         elif asked:
-            yield Finding(name, "ok", f"all {len(asked)} that the settings name are here")
+            all_are = "the only one is" if len(asked) == 1 else f"all {len(asked)} are"
+            yield Finding(name, "ok", f"{all_are} here that the settings name")
 
 
 def _check_steps(path: Path) -> None:

@@ -95,10 +95,10 @@ def _lengths(
         yield from lengths_in_words(lengths)
     yield (
         f"limits: a prompt of {counted(rollout.max_prompt_tokens, 'token')}, "
-        f"{rollout.max_searches + 1} "
-        f"turns of {rollout.max_new_tokens:,}, {counted(rollout.max_searches, 'observation')} of "
-        f"{rollout.max_observation_tokens:,} ({counted(config.retriever.k, 'passage')}): "
-        f"{counted(context_length(config), 'token')} a rollout{takes}"
+        f"{counted(rollout.max_searches + 1, 'turn')} of {rollout.max_new_tokens:,}, "
+        f"{counted(rollout.max_searches, 'observation')} of {rollout.max_observation_tokens:,} "
+        f"({counted(config.retriever.k, 'passage')}): {counted(context_length(config), 'token')} a "
+        f"rollout{takes}"
     )
 
 

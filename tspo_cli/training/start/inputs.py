@@ -47,10 +47,15 @@ def data_in_words(config: Config, inputs: TrainingInputs) -> str:
     if config.kind != "sft":
         drawn = config.train.steps * config.rollout.questions_per_step
         count = len(inputs.questions)
-        return f"{count:,} training questions ({drawn / count:.3g} epochs)"
+        return f"{counted(count, 'training question')} ({_epochs(drawn / count)})"
     if not inputs.demonstrations:
         return "demonstrations of a world"
     count = len(inputs.demonstrations)
     epochs = config.train.steps * config.train.batch_size / count
     held_out = f", {len(inputs.held_out):,} held out" if inputs.held_out else ""
-    return f"{counted(count, 'demonstration')} ({epochs:.3g} epochs){held_out}"
+    return f"{counted(count, 'demonstration')} ({_epochs(epochs)}){held_out}"
+
+
+def _epochs(number: float) -> str:
+    shown = f"{number:.3g}"
+    return f"{shown} epoch{'' if shown == '1' else 's'}"

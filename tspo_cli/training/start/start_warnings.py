@@ -14,6 +14,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.agent_defaults import agent_comparison
 from tspo_cli.config.sections.prompt_value import prompt_name
 from tspo_cli.config.tables import flatten
+from tspo_cli.console import agreeing, counted, part_of
 from tspo_cli.models.chat_template import template_warnings
 from tspo_cli.models.checks.length_limits import context_warnings, positions
 from tspo_cli.models.tokenizer_protocol import encode
@@ -124,8 +125,8 @@ def _turns(config: Config, inputs: TrainingInputs, protocol: SearchProtocol) -> 
     limit = config.rollout.max_new_tokens
     if limit < median:
         yield (
-            f"rollout.max_new_tokens: {limit} tokens do not hold {turn} for "
-            f"the question itself ({median} in the median of the training questions), so turns "
+            f"rollout.max_new_tokens: {agreeing(limit, 'token does', 'tokens do')} not hold {turn} "
+            f"for the question itself ({median} in the median of the training questions), so turns "
             f"will be cut before they act; set {rounded(2 * median)} or more (default: 500)"
         )
 
@@ -162,26 +163,31 @@ def _demonstrations(
                 cut += tokens > rollout.max_observation_tokens
     if turns:
         yield (
-            f"rollout.max_new_tokens: {turns} of {total} demonstrations have a turn of more than "
-            f"{rollout.max_new_tokens} tokens, which the agent can never finish; raise it"
+            "rollout.max_new_tokens: "
+            f"{part_of(turns, total, 'demonstration', 'has', 'have')} a turn of more than "
+            f"{counted(rollout.max_new_tokens, 'token')}, which the agent can never finish; raise "
+            "it"
         )
     if searches:
         yield (
-            f"rollout.max_searches: {searches} of {total} demonstrations search more than "
-            f"{rollout.max_searches} times, which the agent may not; raise it"
+            "rollout.max_searches: "
+            f"{part_of(searches, total, 'demonstration', 'searches', 'search')} more than "
+            f"{counted(rollout.max_searches, 'time')}, which the agent may not; raise it"
         )
     repeated = sum(map(_reads_again, inputs.demonstrations)) if rollout.exclude_seen else 0
     if repeated:
         yield (
-            f"rollout.exclude_seen: {repeated} of {total} demonstrations read a passage of an "
-            "earlier search again, which the agent never does; make them with tspo data make-demos "
+            "rollout.exclude_seen: "
+            f"{part_of(repeated, total, 'demonstration', 'reads', 'read')} a passage of an earlier "
+            "search again, which the agent never does; make them with tspo data make-demos "
             "--exclude-seen, or leave it off"
         )
     if cut > observations / 2:
         yield (
-            f"rollout.max_observation_tokens: the passages of {cut} of {observations} searches in "
-            f"the demonstrations are cut at {rollout.max_observation_tokens} tokens, so answers "
-            "may be trained that their passages do not hold; raise it"
+            f"rollout.max_observation_tokens: the passages of {cut} of "
+            f"{counted(observations, 'search', 'es')} in the demonstrations are cut at "
+            f"{counted(rollout.max_observation_tokens, 'token')}, so answers may be trained that "
+            "their passages do not hold; raise it"
         )
 
 

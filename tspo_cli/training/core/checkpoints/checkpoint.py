@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tspo_cli.console import counted
 from tspo_cli.digests import file_digest, json_digest
 from tspo_cli.disk import WriteError, delete, flush_to_disk, reason, replace_directory
 from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
@@ -264,7 +265,8 @@ def _check_file(path: Path, recorded: Mapping[str, Any]) -> None:
         size = path.stat().st_size
         if size != facts.get("bytes"):
             raise InvalidInputError(
-                f"{path}: damaged (it has {size} bytes, {facts.get('bytes')} were written)"
+                f"{path}: damaged (it has {counted(size, 'byte')}, {facts.get('bytes')} were "
+                "written)"
             )
         if file_digest(path) != facts.get("sha256"):
             raise InvalidInputError(f"{path}: damaged (its content is not what was written)")

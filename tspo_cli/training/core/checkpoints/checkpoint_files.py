@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tspo_cli.console import counted
 from tspo_cli.disk import flush_to_disk, follow_umask, writing
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.training.core.optimizer_state import MOMENTS
@@ -109,7 +110,8 @@ class SavedTensors(Mapping[str, "torch.Tensor"]):
         )
         if held != math.prod(shape):  # before memory is taken for as many as the index says
             raise InvalidInputError(
-                f"{self.paths[0].parent}: damaged ({name} has {held} of {math.prod(shape)} numbers)"
+                f"{self.paths[0].parent}: damaged ({name} has {held} of "
+                f"{counted(math.prod(shape), 'number')})"
             )
         whole = torch.empty(shape, dtype=torch.float32)
         flat, filled = whole.view(-1), 0
@@ -118,8 +120,8 @@ class SavedTensors(Mapping[str, "torch.Tensor"]):
             end = start + values.numel()
             if start != filled or end > flat.numel() or values.dtype != flat.dtype:
                 raise InvalidInputError(
-                    f"{path}: damaged ({name} has {filled} numbers in front, and {values.numel()} "
-                    f"here from {start} on)"
+                    f"{path}: damaged ({name} has {counted(filled, 'number')} in front, and "
+                    f"{values.numel():,} here from {start} on)"
                 )
             flat[start:end], filled = values.view(-1), end
         return whole

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
+from tspo_cli.console import counted
 from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 from tspo_cli.packages import is_installed
 from tspo_cli.text.access_token import ENGINE_TOKEN, RETRIEVER_TOKEN, read_token
@@ -86,8 +87,8 @@ def plan_cluster(config: Config, nodes: Nodes) -> ClusterPlan:
     processes = launch.processes or (len(gpus) if nodes.gpus else config.train.processes)
     if nodes.gpus and not 0 < processes <= len(gpus):
         raise InvalidInputError(
-            f"launch.processes: a node has {len(gpus)} GPUs for training beside its servers, "
-            f"expected at least {max(processes, 1)}"
+            f"launch.processes: a node has {counted(len(gpus), 'GPU')} for training beside its "
+            f"servers, expected at least {max(processes, 1)}"
         )
     servers = [*_retrievers(config, nodes, training_nodes)]
     clients = training_nodes * processes
@@ -162,8 +163,8 @@ def _problems(config: Config, nodes: Nodes) -> Iterator[str]:
     wrong = [gpu for gpu in named if not 0 <= gpu < nodes.gpus]
     if wrong:
         yield (
-            f"launch: GPU {wrong[0]} is named, but a node has {nodes.gpus} GPUs; --gpus says how "
-            "many it has"
+            f"launch: GPU {wrong[0]} is named, but a node has {counted(nodes.gpus, 'GPU')}; --gpus "
+            "says how many it has"
         )
     # Nodes of engines have no retriever.
     together = [launch.retriever_gpus, launch.engine_gpus] if launch.engine_nodes else [named]
@@ -171,8 +172,8 @@ def _problems(config: Config, nodes: Nodes) -> Iterator[str]:
         yield "launch.engine_gpus: a GPU has two servers; name each GPU once"
     if training_nodes < 1:
         yield (
-            f"launch.engine_nodes: {launch.engine_nodes} of {len(nodes.hosts)} nodes; at least one "
-            "node has to train"
+            f"launch.engine_nodes: {launch.engine_nodes} of {counted(len(nodes.hosts), 'node')}; "
+            "at least one node has to train"
         )
     if launch.engine_nodes and not launch.engines:
         yield "launch.engine_nodes: these nodes have no engine; set launch.engines"
@@ -189,8 +190,8 @@ def _problems(config: Config, nodes: Nodes) -> Iterator[str]:
     gpus = len(_engine_gpus(config, nodes))
     if nodes.gpus and (gpus == 0 or gpus % launch.engines):
         yield (
-            f"launch.engine_gpus: {gpus} GPUs for {launch.engines} engines; name the same number "
-            "of GPUs for each engine"
+            f"launch.engine_gpus: {counted(gpus, 'GPU')} for {counted(launch.engines, 'engine')}; "
+            "name the same number of GPUs for each engine"
         )
 
 
