@@ -17,6 +17,8 @@ import subprocess
 import sys
 import time
 
+from tspo_cli.console import counted
+
 COMMANDS = {
     "python -c pass": [sys.executable, "-c", "pass"],
     "import typer": [sys.executable, "-c", "import typer"],
@@ -62,11 +64,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rows = measure(options.runs)
-    machine = f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores"
+    cores = counted(os.cpu_count() or 1, "core")
+    machine = f"Python {platform.python_version()}, {platform.machine()}, {cores}"
     if options.json:
         print(json.dumps({"machine": machine, "runs": options.runs, "rows": rows}, indent=2))
         return
-    print(f"{machine}, {options.runs} runs each\n")
+    print(f"{machine}, {counted(options.runs, 'run')} each\n")
     print(f"{'command':<20}{'median s':>10}{'fastest':>10}{'slowest':>10}")
     for row in rows:
         print(

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tspo_cli.console import counted
+
 VOCABULARY = 200_000
 
 
@@ -140,6 +142,6 @@ def machine() -> str:
         platform.machine(),
     )
     return (
-        f"{name}, {os.cpu_count()} cores, "
+        f"{name}, {counted(os.cpu_count() or 1, 'core')}, "
         f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}"
     )

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks.common import demo_settings
+from tspo_cli.console import counted
 from tspo_cli.rollout.engines.engine_protocol import Completion
 from tspo_cli.runs import read_json, read_jsonl
 
@@ -113,7 +114,10 @@ def main() -> None:
     if options.json:
         print(json.dumps({"steps": options.steps, "noise": options.noise, "rows": rows}))
         return
-    print(f"tiny/grpo, {options.steps} steps at lr {options.lr:g}, noise of {options.noise:g} nats")
+    print(
+        f"tiny/grpo, {counted(options.steps, 'step')} at lr {options.lr:g}, "
+        f"noise of {options.noise:g} nats"
+    )
     print(f"{'arm':<12}{'EM by seed':<24}{'mean':>7}{'reward':>9}{'gap':>8}{'clipped':>9}")
     for arm in options.arms:
         found = [row for row in rows if row["arm"] == arm]

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
+from tspo_cli.console import counted
 from tspo_cli.data.question import Question
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.metrics import item_record, summarize
@@ -129,13 +130,14 @@ def main() -> None:
     options = parser.parse_args()
     parts = measure(options.items)
     parts["all"] = sum(parts.values())
-    machine = f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores"
+    cores = counted(os.cpu_count() or 1, "core")
+    machine = f"Python {platform.python_version()}, {platform.machine()}, {cores}"
     if options.json:
         print(
             json.dumps({"machine": machine, "items": options.items, "cpu_seconds": parts}, indent=2)
         )
         return
-    print(f"{machine}, {options.items:,} items in {SETS} sets\n\n{'part':<24}{'CPU s':>8}")
+    print(f"{machine}, {counted(options.items, 'item')} in {SETS} sets\n\n{'part':<24}{'CPU s':>8}")
     for name, seconds in parts.items():
         print(f"{name:<24}{seconds:>8.2f}")
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks.common import machine
+from tspo_cli.console import counted
 from tspo_cli.record_digests import DIGESTS_NAME, digests_in, note_digests, read_checked
 from tspo_cli.runs import TIMINGS_NAME, read_jsonl
 
@@ -70,9 +71,10 @@ def main() -> None:
     print(machine())
     for row in rows:
         print(
-            f"{row['run']}: {row['records']} records, {row['record_bytes']:,} bytes; digests "
-            f"{row['digest_bytes']:,} bytes, {row['digest_bytes'] / row['record_bytes']:.1%} of "
-            f"them and {row['digest_bytes'] / row['run_bytes']:.2%} of the run; noted in "
+            f"{row['run']}: {counted(row['records'], 'record')}, {row['record_bytes']:,} bytes; "
+            f"digests {row['digest_bytes']:,} bytes, "
+            f"{row['digest_bytes'] / row['record_bytes']:.1%} of them and "
+            f"{row['digest_bytes'] / row['run_bytes']:.2%} of the run; noted in "
             f"{1e3 * row['note_seconds']:.1f} ms, "
             f"{row['note_seconds'] / row['training_seconds']:.3%} of the training's "
             f"{row['training_seconds']:.1f} s; checked in {1e3 * row['check_seconds']:.1f} ms more "

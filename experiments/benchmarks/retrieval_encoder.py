@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tspo_cli.console import agreeing, counted
 from tspo_cli.data.readers import read_passages, read_questions
 from tspo_cli.retrieval.dense.encoder import Encoder
 from tspo_cli.retrieval.search_settings import index_settings
@@ -153,7 +154,7 @@ def main() -> None:
     options.backends = list(dict.fromkeys(["torch", *options.backends]))
     rows = measure(options)
     machine = (
-        f"{platform.machine()}, {os.cpu_count()} cores, "
+        f"{platform.machine()}, {counted(os.cpu_count() or 1, 'core')}, "
         f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}"
     )
     if options.json:
@@ -165,8 +166,9 @@ def main() -> None:
         return
     first = rows[0]
     print(
-        f"{machine}, load {os.getloadavg()[0]:.1f}; {first['queries']} queries, "
-        f"{first['passages']} passages\n"
+        f"{machine}, load {os.getloadavg()[0]:.1f}; "
+        f"{agreeing(first['queries'], 'query', 'queries')}, "
+        f"{counted(first['passages'], 'passage')}\n"
     )
     print(f"{'backend':<12}{'recall@3':>10}{'lost':>7}{'recall@10':>11}{'lost':>7}", end="")
     print("".join(f"{kind + ' ms':>12}{'times':>7}" for kind in ("single", "batch64", "passage")))

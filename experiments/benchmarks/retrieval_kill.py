@@ -33,7 +33,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from experiments.benchmarks.common import machine, make_corpus, make_encoder
 from tspo_cli.config.sections.index_settings import DenseSettings
-from tspo_cli.console import set_quiet
+from tspo_cli.console import counted, set_quiet
 from tspo_cli.retrieval.dense.dense_build import build_dense  # noqa: F401
 from tspo_cli.retrieval.dense.encoder import Encoder
 from tspo_cli.retrieval.index.build_index import build_index
@@ -187,7 +187,7 @@ def main() -> None:
         }
         report |= {"seconds": seconds, "operations": len(steps), "kills": []}
         if not options.json:
-            print(f"{machine()}; {options.passages} passages, {json.dumps(settings)}")
+            print(f"{machine()}; {counted(options.passages, 'passage')}, {json.dumps(settings)}")
             print(f"without interruption: {seconds:.1f} s, {len(steps)} writing file operations\n")
             print(
                 f"{'kill':>4} {'part':<8}{'seconds':>8}{'shards':>8}{'again':>7}  after the "
@@ -237,7 +237,7 @@ def main() -> None:
     if options.json:
         print(json.dumps(report, indent=2))
     else:
-        print(f"\nkilled {killed} times; finished shards written again: {again}")
+        print(f"\nkilled {counted(killed, 'time')}; finished shards written again: {again}")
         print(f"index byte-identical to the uninterrupted build: {'yes' if same else 'NO'}")
     sys.exit(0 if same and again == 0 else 1)
 

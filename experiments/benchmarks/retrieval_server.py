@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks.http_load import Load, put_load
+from tspo_cli.console import agreeing, counted
 
 BATCH = 64
 Expected = dict[str, list[tuple[str, float]]]
@@ -304,8 +305,8 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     report = {
         "machine": (
-            f"Python {platform.python_version()}, {platform.machine()}, {cores} cores, OMP "
-            f"{options.threads}"
+            f"Python {platform.python_version()}, {platform.machine()}, {counted(cores, 'core')}, "
+            f"OMP {options.threads}"
         ),
         "load_average": os.getloadavg()[0],
         **report,
@@ -319,9 +320,9 @@ def as_text(report: dict[str, Any]) -> str:
     lines = [
         f"{report['machine']}; load average at the end {report['load_average']:.1f} (other work "
         "counts in it)",
-        f"{index['kind']} index of {index['passages']} passages; {report['queries']} distinct "
-        "queries, cache off, "
-        f"median of {report['rounds']} rounds\n",
+        f"{index['kind']} index of {counted(index['passages'], 'passage')}; "
+        f"{agreeing(report['queries'], 'distinct query', 'distinct queries')}, cache off, "
+        f"median of {counted(report['rounds'], 'round')}\n",
         f"{'clients':>8}{'q/s':>9}{'in-process':>12}{'ratio':>7}"
         f"{'best':>6}{'p50 ms':>9}{'p95 ms':>9}"
         f"{'p99 ms':>9} | CPU ms/query:{'in-proc':>8}{'server':>8}{'client':>8} "

@@ -23,6 +23,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from tspo_cli.console import counted
 from tspo_cli.rollout.engines.engine_protocol import GenerationRequest, Sampling
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 
@@ -233,8 +234,8 @@ def main() -> None:
         print(json.dumps({"settings": settings, "workloads": results}))
         return
     print(
-        f"batch {args.batch}, {args.turns} turns, one thread; tokens per second, median of "
-        f"{args.repeats}"
+        f"batch {args.batch}, {counted(args.turns, 'turn')}, one thread; tokens per second, median "
+        f"of {args.repeats}"
     )
     print(
         f"{'lengths':<16}{'prompt':>8}{'action':>8}{'feedback':>10}{'engine':>10}{'generate':>10}{'ratio':>8}"

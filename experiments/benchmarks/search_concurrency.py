@@ -26,6 +26,7 @@ from typing import Any
 from unittest.mock import patch
 
 from tspo_cli.config.schema import RolloutConfig
+from tspo_cli.console import agreeing, counted
 from tspo_cli.data.question import Question
 from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
 from tspo_cli.rollout.agent import Agent, AgentSettings, Task, run_agents
@@ -174,8 +175,9 @@ def main() -> None:
             rows.append(row)
             if not options.json:
                 print(
-                    f"{latency:g} s a request, {way}: {row['seconds']} s, {row['requests']} "
-                    f"requests of {row['queries']} queries, {row['at_once']} at once",
+                    f"{latency:g} s a request, {way}: {row['seconds']} s, "
+                    f"{counted(row['requests'], 'request')} of "
+                    f"{agreeing(row['queries'], 'query', 'queries')}, {row['at_once']} at once",
                     flush=True,
                 )
     if options.json:

@@ -30,6 +30,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.console import agreeing
+
 SHAPES = {
     "qwen2.5-3b": (2048, 36, 16, 2, 11008, 151936),
     "qwen2.5-1.5b": (1536, 28, 12, 2, 8960, 151936),
@@ -214,8 +216,8 @@ def main() -> None:
 def as_text(row: dict[str, Any]) -> str:
     """One arm in three lines."""
     return (
-        f"{row['arm']} on {row['device']}: {row['trajectories']} trajectories, {row['tokens']} "
-        "tokens "
+        f"{row['arm']} on {row['device']}: "
+        f"{agreeing(row['trajectories'], 'trajectory', 'trajectories')}, {row['tokens']} tokens "
         f"({row['trained']} trained) in {row['seconds']:.1f} s: {row['tokens_per_s']:.0f} "
         "tokens/s, "
         f"{row['mfu']:.1%} of the peak\n"

@@ -24,6 +24,7 @@ import torch
 
 from experiments.benchmarks.common import machine
 from tspo_cli.config.load_config import load_config
+from tspo_cli.console import counted
 from tspo_cli.training.core.distributed import init_distributed
 from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.core.sequences import TrainSequence
@@ -125,7 +126,8 @@ def main() -> None:
         print(json.dumps(found))
         return
     print(
-        f"{found['parameters'] / 1e6:.1f} M parameters, {LEAVES} leaves of {options.tokens} tokens "
+        f"{found['parameters'] / 1e6:.1f} M parameters, {LEAVES} leaves of "
+        f"{counted(options.tokens, 'token')} "
         f"({found['machine']})"
     )
     for arm in ARMS:

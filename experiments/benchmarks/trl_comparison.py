@@ -37,6 +37,7 @@ from experiments.benchmarks.common import machine
 from tspo_cli.config.context import context_length
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.schema import Config
+from tspo_cli.console import counted
 from tspo_cli.data.question import Question
 from tspo_cli.models.load_model import load_model, load_tokenizer
 from tspo_cli.retrieval.open_retriever import open_retriever
@@ -357,7 +358,9 @@ def main() -> None:
     if args.json:
         print(json.dumps({"machine": machine(), "sides": table, "ratios": ratios}, indent=2))
         return
-    print(f"{machine()}; {size} rollouts a step, float32, median of {args.repeats} steps")
+    print(
+        f"{machine()}; {size} rollouts a step, float32, median of {counted(args.repeats, 'step')}"
+    )
     print(
         f"{'side':<10}{'tokens/s':>10}{'rollout s':>11}{'update s':>10}"
         f"{'tokens/step':>13}{'turns/step':>12}"

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from experiments.benchmarks.rollout_speed import EOS, VOCABULARY, tiny_policy, word_tokenizer
+from tspo_cli.console import counted
 from tspo_cli.rollout.engines.engine_protocol import Engine, GenerationRequest, Sampling
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 
@@ -185,8 +186,8 @@ def main() -> None:
         print(json.dumps({"settings": settings, "vocabulary": VOCABULARY, "cpu_seconds": results}))
         return
     print(
-        f"batch {options.batch}, {options.feedback} read and {options.action} sampled tokens a "
-        "turn;"
+        f"batch {options.batch}, {options.feedback} read and "
+        f"{counted(options.action, 'sampled token')} a turn;"
     )
     print(
         f"CPU seconds, smallest of {options.repeats}; "

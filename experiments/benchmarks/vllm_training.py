@@ -28,6 +28,7 @@ from typing import Any
 import httpx
 
 from experiments.benchmarks.common import demo_settings
+from tspo_cli.console import counted
 from tspo_cli.runs import read_json, read_jsonl
 
 ENGINES = ("transformers", "local", "servers")
@@ -131,8 +132,8 @@ def main() -> None:
         print(json.dumps({"steps": options.steps, "lr": options.lr, "rows": rows}))
         return
     print(
-        f"tiny/tspo, {options.steps} steps at lr {options.lr:g}, greedy EM on {options.limit} "
-        "held-out questions"
+        f"tiny/tspo, {counted(options.steps, 'step')} at lr {options.lr:g}, greedy EM on "
+        f"{counted(options.limit, 'held-out question')}"
     )
     print(
         f"{'engine':<14}{'EM by seed':<26}{'mean':>7}{'sd':>7}{'reward':>8}"

@@ -33,7 +33,7 @@ from experiments.real.stages import (
     real_stages,
 )
 from tspo_cli.commands.signals import all_is_in_order, end_on_signals
-from tspo_cli.console import duration, error, result, say
+from tspo_cli.console import counted, duration, error, result, say
 from tspo_cli.data.corpus.set_sources import find_sources
 from tspo_cli.demo.demo_commands import Command
 from tspo_cli.demo.demo_processes import ended, run_commands, start
@@ -167,8 +167,8 @@ def _say_plan(stages: Sequence[Stage], *, with_commands: bool) -> None:
     left = [stage for stage in stages if not stage.finished()]
     total = sum(stage.seconds for stage in left)
     say(
-        f"{len(left)} of {len(stages)} stages to do, about {duration(total)} by measurements on a "
-        "quiet CPU (a GPU takes less)"
+        f"{len(left)} of {counted(len(stages), 'stage')} to do, about {duration(total)} by "
+        "measurements on a quiet CPU (a GPU takes less)"
     )
     for stage in left:
         say(f"{duration(stage.seconds):>8}  {stage.title}")

@@ -28,6 +28,7 @@ from experiments.reliability.bf16_runs import (
     options_of_trainings,
     with_absolute_paths,
 )
+from tspo_cli.console import counted
 
 if TYPE_CHECKING:
     import torch
@@ -144,8 +145,9 @@ def main() -> None:
         )
     else:
         print(
-            f"{options.steps} updates at {options.lr:g}, norm {result['update_norm']:.3g}: vLLM "
-            f"loses {result['lost_in_vllm']:.2%}, merged weights {result['lost_merged']:.2%}"
+            f"{counted(options.steps, 'update')} at {options.lr:g}, norm "
+            f"{result['update_norm']:.3g}: vLLM loses {result['lost_in_vllm']:.2%}, merged weights "
+            f"{result['lost_merged']:.2%}"
         )
         print(machine())
     sys.exit(0 if result["lost_in_vllm"] <= MOST_LOST else 1)

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.benchmarks.common import machine
+from tspo_cli.console import counted
 from tspo_cli.runs import METRICS_NAME, read_jsonl
 
 if TYPE_CHECKING:
@@ -183,9 +184,9 @@ def main() -> None:
                 )
                 verdict = "as expected" if result["as_expected"] else "NOT as expected"
                 print(
-                    f"{kind} seed {seed}: {verdict}; {result['steps']} steps in "
-                    f"{result['seconds']} s, exit {result['code']}; {values}; "
-                    f"{result['last_line']}",
+                    f"{kind} seed {seed}: {verdict}; "
+                    f"{counted(result['steps'], 'step')} in {result['seconds']} s, exit "
+                    f"{result['code']}; {values}; {result['last_line']}",
                     file=sys.stderr if options.json else sys.stdout,
                     flush=True,
                 )

@@ -36,7 +36,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # threads do not survive a fork
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from experiments.benchmarks.common import machine
-from tspo_cli.console import set_quiet
+from tspo_cli.console import counted, set_quiet
 from tspo_cli.data.readers import read_questions
 from tspo_cli.disk import LOCK_NAME
 from tspo_cli.runs import checkpoint_folders, checkpoint_step, read_jsonl_gz, rollout_files
@@ -289,7 +289,9 @@ def disturb(work: Path, kills: int, draw: random.Random) -> dict[str, Any]:
                 kinds[kill.kind] += 1
                 continue
             if code:
-                failures.append(f"exit code {code} after {kills_of_run} kills; see {log}")
+                failures.append(
+                    f"exit code {code} after {counted(kills_of_run, 'kill')}; see {log}"
+                )
             break
         found["runs"] += 1
         same = contents(run) == expected and not leftovers(run)

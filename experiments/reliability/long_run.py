@@ -39,6 +39,7 @@ from typing import Any
 
 from experiments.benchmarks.common import machine
 from experiments.reliability.kills import prepare_world, settings
+from tspo_cli.console import agreeing, counted
 from tspo_cli.digests import file_digest
 from tspo_cli.runs import METRICS_NAME
 
@@ -300,10 +301,12 @@ def _text(found: dict[str, Any]) -> str:
     faults = ", ".join(f"{count} {fault}" for fault, count in found["faults"].items())
     steps, growth = found["steps"], found["growth_percent"]
     return (
-        f"{found['machine']}\n{found['minutes']} minutes, {found['lives']} lives\n"
+        f"{found['machine']}\n{found['minutes']} minutes, "
+        f"{agreeing(found['lives'], 'life', 'lives')}\n"
         f"faults: {faults}\n"
         f"steps: {steps[0]} disturbed, {steps[1]} undisturbed\n"
-        f"same metrics, rollouts, evaluations, {found['checkpoints_compared']} checkpoints: "
+        "same metrics, rollouts, evaluations, "
+        f"{counted(found['checkpoints_compared'], 'checkpoint')}: "
         f"{'yes' if found['identical'] else 'NO'}\n"
         f"memory growth: {growth[0]} % disturbed, {growth[1]} % undisturbed"
     )

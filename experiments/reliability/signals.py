@@ -38,7 +38,7 @@ from experiments.reliability.kills import (
     settings,
     tspo,
 )
-from tspo_cli.console import set_quiet
+from tspo_cli.console import counted, set_quiet
 from tspo_cli.disk import has_writer
 from tspo_cli.runs import (
     METRICS_NAME,
@@ -244,10 +244,10 @@ def main() -> None:
         for processes in options.processes:
             rows = [row for row in found if row["processes"] == processes]
             print(
-                f"{options.of}, {options.signal}, processes {processes}: {len(rows)} moments; "
-                f"{sum(row['right'] for row in rows)} with checkpoint, status and exit code; "
-                f"{sum(row['same'] for row in rows)} went on to the same bytes; longest end "
-                f"{max(row['seconds'] for row in rows):.1f} s"
+                f"{options.of}, {options.signal}, processes {processes}: "
+                f"{counted(len(rows), 'moment')}; {sum(row['right'] for row in rows)} with "
+                f"checkpoint, status and exit code; {sum(row['same'] for row in rows)} went on to "
+                f"the same bytes; longest end {max(row['seconds'] for row in rows):.1f} s"
             )
     whole = all(row["same"] and row["right"] and row["seconds"] < LONGEST_END for row in found)
     sys.exit(0 if whole else 1)
