@@ -1,4 +1,6 @@
-"""Whether the weights of a model are stored as numbers, or in a form that is read as such."""
+"""Whether the weights of a model are stored as numbers, or in a form that is read as such, and in
+its own directory.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,49 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.runs import read_json
 
 if TYPE_CHECKING:
     import torch
 
 _NUMBERS = ("BF16", "F16", "F32", "F64")
 """Forms of weights, as safetensors names them."""
+
+
+def check_named_weights(config: Path) -> None:
+    """Refuse a config.json that names a file of weights: transformers reads that one, also from a
+    folder below, where other engines and digests of models do not look.
+
+    Raises:
+        InvalidInputError: it does.
+    """
+    record = read_json(config) if config.is_file() else None
+    named = record.get("transformers_weights") if isinstance(record, dict) else None
+    if named not in (None, "model.safetensors"):
+        raise InvalidInputError(
+            f"{config}: transformers_weights names {str(named)[:80]!r}, expected the weights in "
+            "model.safetensors, or in shards with model.safetensors.index.json; rename the file, "
+            "and remove the key"
+        )
+
+
+def check_weights_inside(folder: Path) -> None:
+    """Refuse a model of parts, each with a folder of its files, whose weights are elsewhere.
+
+    Raises:
+        InvalidInputError: a file names such weights.
+    """
+    for config in sorted(folder.rglob("config.json")):
+        check_named_weights(config)
+    for index in sorted(folder.rglob("*.index.json")):
+        record = read_json(index)
+        names = record.get("weight_map") if isinstance(record, dict) else None
+        for name in names.values() if isinstance(names, dict) else ():
+            if Path(str(name)).name != name:
+                raise InvalidInputError(
+                    f"{index}: weight_map names {str(name)[:80]}, expected files beside it; copy "
+                    "the whole model again"
+                )
 
 
 def check_quantisation(path: str | Path, config: Any) -> None:

@@ -428,6 +428,26 @@ def test_a_configuration_of_another_form(tmp_path: Path, text: str) -> None:
     assert refusal(folder)
 
 
+@pytest.mark.parametrize("text_config", [{"hidden_size": 5}, {"model_type": "llama"}, {}])
+def test_a_table_in_the_place_of_a_configuration(tmp_path: Path, text_config: object) -> None:
+    folder = llama(tmp_path / "model")
+    record = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(record | {"text_config": text_config}))
+    assert "cannot be read as a causal language model" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sub/model.safetensors", "other.safetensors", "model.safetensors.index.json",
+     "adapter_model.bin", 5, ["a"]],
+)  # fmt: skip
+def test_a_configuration_names_no_other_weights(tmp_path: Path, name: object) -> None:
+    folder = llama(tmp_path / "model")
+    record = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(record | {"transformers_weights": name}))
+    assert "transformers_weights names " in refusal(folder)
+
+
 @pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/hosts", "a/b.safetensors", "b"])
 def test_an_index_of_weights_stays_in_its_directory(tmp_path: Path, name: str) -> None:
     folder = llama(tmp_path / "model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.models.checks.vocabulary import check_vocabulary
 from tspo_cli.models.load_model import load_model, load_tokenizer
 from tspo_cli.models.tokenizer import tiny_tokenizer
 
@@ -76,6 +78,35 @@ def test_a_tokenizer_without_words_is_none(model: Path) -> None:
         f"{model}: the tokenizer has no vocabulary, for there is no tokenizer.json; copy the file "
         "from the original model again"
     )
+
+
+@pytest.mark.parametrize("files", [["tokenizer.1.0.json"], ["tokenizer.0.json", "../x.json"]])
+def test_a_tokenizer_whose_words_are_named_elsewhere_is_none(model: Path, files: list[str]) -> None:
+    path = model / "tokenizer_config.json"
+    record = json.loads(path.read_text("utf-8")) | {"fast_tokenizer_files": files}
+    path.write_text(json.dumps(record))
+    with pytest.raises(
+        InvalidInputError, match=r"no vocabulary, though there is a tokenizer\.json"
+    ):
+        load_tokenizer(model)
+
+
+def test_an_id_that_a_tokenizer_adds_to_every_text_needs_a_row(model: Path) -> None:
+    path = model / "tokenizer.json"
+    record = json.loads(path.read_text("utf-8"))
+    record["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": "x", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"x": {"id": "x", "ids": [10**6], "tokens": ["x"]}},
+    }
+    path.write_text(json.dumps(record))
+    tokenizer = load_tokenizer(model)
+    with pytest.raises(InvalidInputError, match="adds the id 1000000 to every text"):
+        check_vocabulary(model, tokenizer, len(tokenizer))
 
 
 def test_links_to_files_are_files(model: Path) -> None:

@@ -24,7 +24,12 @@ from tspo_cli.models.checks.loading_report import (
 )
 from tspo_cli.models.checks.model_size import is_large_on_cpu
 from tspo_cli.own_memory import leave_files
-from tspo_cli.stored_weights import check_numbers, check_quantisation, check_scales
+from tspo_cli.stored_weights import (
+    check_named_weights,
+    check_numbers,
+    check_quantisation,
+    check_scales,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -66,9 +71,14 @@ def load_tokenizer(path: str | Path, revision: str = "") -> PreTrainedTokenizerF
         raise InvalidInputError(
             f"{path}: expected a fast tokenizer ({TOKENIZER}), got {type(tokenizer).__name__}"
         )
-    if local and not (Path(path) / TOKENIZER).exists() and not _has_words(tokenizer):
-        raise MissingResourceError(
-            f"{path}: the tokenizer has no vocabulary, for there is no {TOKENIZER}; {AGAIN}"
+    if local and not _has_words(tokenizer):
+        if not (Path(path) / TOKENIZER).exists():
+            raise MissingResourceError(
+                f"{path}: the tokenizer has no vocabulary, for there is no {TOKENIZER}; {AGAIN}"
+            )
+        raise InvalidInputError(
+            f"{path}: the tokenizer has no vocabulary, though there is a {TOKENIZER}; copy the "
+            "files of the tokenizer from the original model again"
         )
     return tokenizer
 
@@ -96,10 +106,12 @@ def model_config(path: str | Path, revision: str = "") -> Any:
         check_files(Path(path))
         check_json_files(Path(path))
         check_generation_file(Path(path))
+        check_named_weights(Path(path) / CONFIG)
     try:
         config = AutoConfig.from_pretrained(
             str(path), local_files_only=local, trust_remote_code=False, revision=revision or MAIN
         )
+        config.get_text_config().to_dict()  # it may be a table that nothing checked
     except Exception as error:  # libraries raise anything on files that are not whole
         raise _unreadable(path, "a causal language model", error, local, revision) from error
     problem = _kind_problem(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -95,6 +96,14 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         text("sentence_bert_config.json", '{"max_seq_length": "x"}'),
         "cannot be loaded",
     ),
+    "weights elsewhere": (
+        text("model.safetensors.index.json", '{"weight_map": {"x": "../outside.safetensors"}}'),
+        r"weight_map names \.\./outside",
+    ),
+    "weights below": (
+        setting("config.json", transformers_weights="sub/model.safetensors"),
+        "transformers_weights names 'sub/model",
+    ),
     "a negative length": (
         text("sentence_bert_config.json", '{"max_seq_length": -1}'),
         "cannot be loaded",
@@ -136,6 +145,79 @@ def test_settings_of_an_encoder_allow_no_code(copy: Path) -> None:
     with pytest.raises(TspoError):
         Encoder(str(copy), DenseSettings())
     assert not [*copy.rglob("*.executed")]
+
+
+class Evil:
+    """Unpickled, it makes the file that it names."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+        return (open, (str(self.path), "w"))
+
+
+@pytest.fixture
+def reranker(saved_encoder: Path, tmp_path: Path) -> Path:
+    from sentence_transformers import CrossEncoder
+    from transformers import AutoConfig, BertForSequenceClassification
+
+    plain, folder = tmp_path / "plain", tmp_path / "reranker"
+    config = AutoConfig.from_pretrained(saved_encoder, num_labels=1)
+    BertForSequenceClassification(config).save_pretrained(plain)
+    for path in saved_encoder.glob("tokenizer*"):
+        shutil.copy(path, plain)
+    CrossEncoder(str(plain), device="cpu").save_pretrained(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("key", ["model_args", "model_kwargs"])
+def test_settings_of_an_encoder_unpickle_nothing(copy: Path, reranker: Path, key: str) -> None:
+    """`weights_only` false lets torch run the code in a pickled file, where transformers looks for
+    the form of numbers.
+    """
+    import torch
+
+    settings = [DenseSettings(), DenseSettings.model_validate({"encoder_backend": "onnx"})]
+    loads: list[Callable[[], object]] = [lambda: load_reranker(str(reranker), "cpu")]
+    loads += [lambda own=own: Encoder(str(copy), own) for own in settings]  # type: ignore[misc]
+    for folder in (copy, reranker):
+        (folder / WEIGHTS).unlink()
+        torch.save({"x": Evil(folder / "executed")}, folder / "pytorch_model.bin")
+        setting("sentence_bert_config.json", **{key: {"weights_only": False}})(folder)
+        config = json.loads((folder / "config.json").read_text())
+        config = {name: value for name, value in config.items() if name != "dtype"}
+        (folder / "config.json").write_text(json.dumps(config))
+    for load in loads:
+        with pytest.raises(InvalidInputError, match="cannot be loaded"):
+            load()
+    assert not [*copy.parent.rglob("executed")]
+
+
+@pytest.mark.parametrize("name", ["config.json", "config_sentence_transformers.json"])
+@pytest.mark.parametrize(
+    "function", ["torch.utils.collect_env.main", "torch.nn.init.zeros_", "os.getcwd", "torch.nn"]
+)
+def test_a_reranker_calls_no_function_that_its_files_name(
+    reranker: Path, name: str, function: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    named: dict[str, object] = {"activation_fn": function}
+    if name == "config.json":  # which is read where the other file does not say
+        setting("config_sentence_transformers.json", activation_fn=None)(reranker)
+        named = {"sentence_transformers": named}
+    setting(name, **named)(reranker)
+    with pytest.raises(InvalidInputError, match=r"is no layer of torch\.nn"):
+        load_reranker(str(reranker), "cpu")
+    assert "environment" not in capfd.readouterr().out
+
+
+def test_a_reranker_has_the_activation_that_it_was_saved_with(reranker: Path) -> None:
+    scores = {}
+    for function in ("torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Tanh"):
+        setting("config_sentence_transformers.json", activation_fn=function)(reranker)
+        scores[function] = float(load_reranker(str(reranker), "cpu").predict([("a", "b")])[0])
+    plain, bent = scores.values()
+    assert bent == pytest.approx(math.tanh(plain))
 
 
 def test_an_encoder_is_no_reranker(copy: Path) -> None:

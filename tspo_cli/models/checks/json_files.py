@@ -116,6 +116,6 @@ def _problem(record: Any) -> str:
         return "expected a JSON object"
     eos = record.get("eos_token_id")
     ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
-    if not all(type(token) is int and token >= 0 for token in ids):
+    if not all(type(token) is int and 0 <= token < 2**31 for token in ids):
         return f"eos_token_id: expected a token id or a list of them, got {json.dumps(eos):.60}"
     return ""

@@ -26,3 +26,10 @@ def check_vocabulary(path: str | Path, tokenizer: PreTrainedTokenizerFast, rows:
             f"{counted(rows, 'row')} (the last token is {token!r}); use the model's own "
             "tokenizer, or resize the embedding and save the model"
         )
+    added = max(tokenizer.encode(""), default=-1)
+    if added >= rows:
+        raise InvalidInputError(
+            f"{path}: the tokenizer adds the id {added} to every text (post_processor of its "
+            f"tokenizer.json), but the model's embedding has {rows} rows; use the model's own "
+            "tokenizer"
+        )

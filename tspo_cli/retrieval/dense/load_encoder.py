@@ -15,7 +15,11 @@ from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.hub_access import is_directory, use_cache_without_network
 from tspo_cli.own_memory import leave_files
 from tspo_cli.packages import missing
-from tspo_cli.stored_weights import check_numbers, check_quantisation
+from tspo_cli.stored_weights import (
+    check_numbers,
+    check_quantisation,
+    check_weights_inside,
+)
 
 if TYPE_CHECKING:
     from tspo_cli.config.sections.index_settings import DenseSettings
@@ -28,6 +32,12 @@ _UNUSED = re.compile(r"(^|\.)pooler\.")
 _EXAMPLES = {"encoder": "intfloat/e5-base-v2", "reranker": "cross-encoder/ms-marco-MiniLM-L6-v2"}
 _EITHER = ("modules.json", "config.json")
 """Files of which every model of sentence-transformers has one."""
+
+
+_SAFE = {"weights_only": True, "use_kernels": False, "allow_all_kernels": False}
+"""Arguments of transformers that a sentence_bert_config.json could have: others let pickled weights
+run code of their author, or load kernels from the hub.
+"""
 
 
 class _LoadReport(logging.Filter):
@@ -53,10 +63,10 @@ def load_encoder(name: str, settings: DenseSettings) -> Any:
         InvalidInputError: its files are damaged, lack tensors, or are quantised.
     """
     torch, transformers = _packages("dense retrieval")
-    options: dict[str, Any] = {"model_kwargs": {"dtype": getattr(torch, settings.dtype)}}
+    options: dict[str, Any] = {"model_kwargs": _SAFE | {"dtype": getattr(torch, settings.dtype)}}
     if settings.encoder_backend != "torch":
         # ONNX Runtime recognises attention in single steps and fuses it.
-        options = {"model_kwargs": {"attn_implementation": "eager"}, "device": "cpu"}
+        options = {"model_kwargs": _SAFE | {"attn_implementation": "eager"}, "device": "cpu"}
     elif settings.device != "auto":
         options["device"] = settings.device
 
@@ -80,7 +90,11 @@ def load_reranker(name: str, device: str) -> Any:
     _, transformers = _packages("re-ranking")
 
     def load() -> Any:
-        model = transformers.CrossEncoder(name, device=None if device == "auto" else device)
+        reranker = type(
+            "Reranker", (transformers.CrossEncoder,), {"_resolve_activation_fn": _activation}
+        )
+        chosen = None if device == "auto" else device
+        model = reranker(name, device=chosen, model_kwargs=dict(_SAFE))
         model.predict([("a", "b")], show_progress_bar=False)
         return model
 
@@ -121,7 +135,9 @@ def _loaded(
     """
     import torch
 
-    if not is_local_encoder(name, what):
+    if is_local_encoder(name, what):
+        check_weights_inside(Path(name))
+    else:
         use_cache_without_network()
     with _load_report() as report:
         try:
@@ -190,6 +206,18 @@ def _refusal(error: Exception, what: str, name: str) -> InvalidInputError | Miss
         f"{what} {name}: no such directory, and cannot be loaded from the hub or its cache "
         f"({lines}); name a model directory"
     )
+
+
+def _activation(reranker: Any, name: str) -> Any:
+    """The last function of a reranker, which its files name: one of torch.nn. sentence-transformers
+    would call whatever torch has by this name.
+    """
+    from torch import nn
+
+    found = getattr(nn, name.rpartition(".")[2], None)
+    if name.startswith("torch.nn.") and isinstance(found, type) and issubclass(found, nn.Module):
+        return found()
+    raise ValueError(f"its activation {name[:80]!r} is no layer of torch.nn")
 
 
 def _pooled(model: Any, pooling: str) -> Any:
