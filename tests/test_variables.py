@@ -23,7 +23,7 @@ def test_threads_are_those_of_openmp(
     assert default_threads() == threads
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "all", "1.5", "4;2", "²"])
+@pytest.mark.parametrize("value", ["0", "-1", "all", "1.5", "4;2", "²", 5000 * "9"])
 def test_no_number_of_threads(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", value)
     with pytest.raises(UsageError, match="OMP_NUM_THREADS: expected a number of threads, got "):
@@ -37,7 +37,7 @@ def test_numbers_of_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert number_in("WORLD_SIZE", 1) == 1
     monkeypatch.setenv("WORLD_SIZE", "8")
     assert number_in("WORLD_SIZE", 1) == 8
-    for wrong in ("two", "-2", "1e3"):
+    for wrong in ("two", "-2", "1e3", "²", 5000 * "9"):
         monkeypatch.setenv("WORLD_SIZE", wrong)
         with pytest.raises(UsageError, match="WORLD_SIZE: expected a whole number, got "):
             number_in("WORLD_SIZE", 1)

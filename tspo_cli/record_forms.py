@@ -7,6 +7,7 @@ not name are left alone: other versions write others. A record is returned as it
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, NotRequired, Required
 
 from pydantic import (
@@ -350,7 +351,9 @@ EVAL_TIMINGS = TypeAdapter(dict[Text, _Latency])
 QUESTIONS = TypeAdapter(_Questions)
 SWEEP = TypeAdapter(_Sweep)
 _STEP = TypeAdapter(_Step)
-_NUMBERS = TypeAdapter(dict[str, float | None], config=ConfigDict(strict=True))
+Summable = Annotated[float, Field(ge=-1e300, le=1e300)]
+"""Of which a report adds up millions: the sum has a form, too."""
+_NUMBERS = TypeAdapter(dict[str, Summable | None], config=ConfigDict(strict=True))
 
 
 def checked(form: TypeAdapter[Any], record: Any, where: str) -> Any:
@@ -374,14 +377,20 @@ def checked(form: TypeAdapter[Any], record: Any, where: str) -> Any:
 
 
 def checked_step(record: dict[str, Any], where: str) -> dict[str, Any]:
-    """A line of metrics or timings: a step, and numbers (None: not measured).
+    """A line of metrics or timings: a step, and numbers (None: not measured, which NaN and infinity
+    of earlier versions become).
 
     Raises:
         InvalidInputError: it is none.
     """
     checked(_STEP, record, where)
-    checked(_NUMBERS, record, where)
-    return record
+    known = {name: None if _is_odd(value) else value for name, value in record.items()}
+    checked(_NUMBERS, known, where)
+    return known
+
+
+def _is_odd(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _is_branch(part: str | int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from tspo_cli.errors import UsageError
+from tspo_cli.text.whole_numbers import whole_number
 
 
 def number_in(variable: str, default: int) -> int:
@@ -16,11 +17,12 @@ def number_in(variable: str, default: int) -> int:
     text = os.environ.get(variable, "").strip()
     if not text:
         return default
-    if not (text.isascii() and text.isdigit()):
+    number = whole_number(text)
+    if number is None:
         raise UsageError(
-            f"{variable}: expected a whole number, got {text!r}; change it or unset it"
+            f"{variable}: expected a whole number, got {text[:40]!r}; change it or unset it"
         )
-    return int(text)
+    return number
 
 
 def default_threads() -> int:
@@ -33,8 +35,10 @@ def default_threads() -> int:
     text = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if not text:
         return 1
-    if not (text.isascii() and text.isdigit() and int(text)):
+    threads = whole_number(text)
+    if not threads:
         raise UsageError(
-            f"OMP_NUM_THREADS: expected a number of threads, got {text!r}; change it or unset it"
+            f"OMP_NUM_THREADS: expected a number of threads, got {text[:40]!r}; change it or unset "
+            "it"
         )
-    return int(text)
+    return threads

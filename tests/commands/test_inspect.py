@@ -133,13 +133,17 @@ def test_inspect_compares_two_runs(demo: Path) -> None:
 
 
 def test_inspect_browses(demo: Path) -> None:
-    said = "\n".join(["", "p", "l", "4", "/number 8", "/nowhere", "what", "q"]) + "\n"
+    said = "".join(
+        f"{answer}\n"
+        for answer in ("", "p", "l", "4", "/number 8", "/nowhere", "what", "²", 5000 * "9", "q")
+    )
     done = CliRunner().invoke(app, ["inspect", str(demo / "tspo"), "--browse"], input=said)
     assert done.exception is None, done.exception
     headings = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("world/q")]
-    assert headings == [f"world/q{index}" for index in (0, 1, 0, 0, 3, 8, 8, 8)]
+    assert headings == [f"world/q{index}" for index in (0, 1, 0, 0, 3, 8, 8, 8, 8, 8)]
     assert "--find nowhere: no question" in done.stderr
     assert "what: not one of these" in done.stderr
+    assert "²: not one of these" in done.stderr
 
 
 def test_inspect_exports_trec_files_that_give_the_recall(tmp_path: Path) -> None:

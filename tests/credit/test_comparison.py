@@ -190,6 +190,8 @@ def test_outcomes_are_judged_with_the_values_of_the_run(run: Path) -> None:
     [
         (("--steps", "7"), 4, "no recorded rollouts of the steps asked for; kept are 1 to 2"),
         (("--steps", "x"), 2, "expected a step or a range"),
+        (("--steps", "²"), 2, "expected a step or a range"),
+        (("--steps", "1-" + 5000 * "9"), 2, "expected a step or a range"),
         (("-a", "tsppo"), 3, "did you mean tspo"),
         (("-a", "tspo gait=always"), 3, "credit.gait"),
         (("--figure", "x.gif"), 2, "ends in .svg"),

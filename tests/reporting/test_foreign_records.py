@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -98,6 +100,45 @@ def test_the_wrong_key_is_named(
     edit_json(run / file, lambda record: record | change)
     said = [end for end in ends(run, tree / "grpo") if end != "ok"]
     assert any(f"{run / file}: not a record of tspo: {words}" in text for text in said), said
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), None])
+def test_steps_without_a_number_are_not_measured(tree: Path, tmp_path: Path, value: Any) -> None:
+    """Earlier versions wrote NaN; a diverged training may have infinity."""
+    run = Path(shutil.copytree(tree / "tspo", tmp_path / "tspo"))
+    for name in ("metrics.jsonl", "timings.jsonl"):
+        all_numbers(run / name, value)
+    assert ends(run, tree / "grpo") == ["ok"] * 7
+
+
+@pytest.mark.parametrize("value", [1.7e308, -1.7e308, 2e300])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timings.jsonl"])
+def test_numbers_whose_sum_has_no_form_are_named(
+    tree: Path, tmp_path: Path, name: str, value: float
+) -> None:
+    run = Path(shutil.copytree(tree / "tspo", tmp_path / "tspo"))
+    all_numbers(run / name, value)
+    said = {end for end in ends(run, tree / "grpo") if end != "ok"}
+    assert any(f"{run / name}: not a record of tspo: " in text for text in said), said
+
+
+def all_numbers(path: Path, value: float | None) -> None:
+    """Every number of every line but the step becomes `value`."""
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    new = [{key: step if key == "step" else value for key, step in line.items()} for line in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in new))
+
+
+def test_a_figure_leaves_out_evaluations_without_a_score(tree: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tree / "tspo", tmp_path / "tspo"))
+    figure = tmp_path / "curves.svg"
+    command = ["report", str(run), "--figure", str(figure)]
+    edit_json(run / "eval/step_000000/test.json", lambda record: record | {"em": None})
+    assert CliRunner().invoke(app, command).exit_code in (0, 4)
+    for path in run.glob("eval/*/test.json"):
+        edit_json(path, lambda record: record | {"em": None})
+    error = CliRunner().invoke(app, command).exception
+    assert "no training run here was evaluated at two steps" in str(error)
 
 
 @pytest.mark.parametrize("command", ["report {} {other}", "runs show {}", "runs diff {other} {}"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tspo_cli import console
 from tspo_cli.console import counted
 from tspo_cli.errors import InvalidInputError, UsageError
+from tspo_cli.text.whole_numbers import whole_number
 
 if TYPE_CHECKING:
     from tspo_cli.config.schema import CreditConfig
@@ -102,9 +103,10 @@ def parse_steps(text: str | None) -> tuple[int, int | None]:
     if text is None:
         return 1, None
     first, dash, last = text.partition("-")
-    if not first.isdigit() or (last and not last.isdigit()):
+    begin, end = whole_number(first), whole_number(last)
+    if begin is None or (last and end is None):
         raise UsageError(f"--steps {text}: expected a step or a range, such as 20, 1-20 or 21-")
-    return int(first), int(last) if last else None if dash else int(first)
+    return begin, end if dash else begin
 
 
 def _belief_options(algorithm: Algorithm | None, credit: CreditConfig) -> GoldLogprobOptions | None:

@@ -261,6 +261,7 @@ def _browse(groups: Sequence[dict[str, Any]]) -> None:
     from tspo_cli.errors import MissingResourceError
     from tspo_cli.reporting.inspect.selection import select
     from tspo_cli.reporting.inspect.transcript import listing, transcript
+    from tspo_cli.text.whole_numbers import whole_number
 
     color, width = sys.stdout.isatty(), _width()
     place = 0
@@ -274,7 +275,7 @@ def _browse(groups: Sequence[dict[str, Any]]) -> None:
             place += 1
         elif said == "p":
             place = max(0, place - 1)
-        elif said.isdigit() and 1 <= int(said) <= len(groups):
+        elif 1 <= (whole_number(said) or 0) <= len(groups):
             place = int(said) - 1
         elif said == "l":
             console.result(listing(groups, width=width))

@@ -66,7 +66,9 @@ def draw_arms(arms: Sequence[Arm], path: Path) -> None:
         for view in arm.views:
             by_set: dict[str, list[tuple[int, float]]] = {}
             for step, scores in view.evaluations:
-                by_set.setdefault(str(scores["dataset"]), []).append((step, float(scores["em"])))
+                if scores["em"] is not None:
+                    points = by_set.setdefault(str(scores["dataset"]), [])
+                    points.append((step, float(scores["em"])))
             for dataset, curve in by_set.items():
                 if len(curve) > 1:
                     panels.setdefault(dataset, {}).setdefault(arm.label, []).append(curve)

@@ -44,3 +44,12 @@ def test_parts_beyond_all_measure_are_refused(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "c", [6], parts=2**52)
     with pytest.raises(InvalidInputError, match=re.escape("does not describe a checkpoint")):
         check_checkpoint(folder)
+
+
+@pytest.mark.parametrize("place", ["", "²", "-1", "x", 5000 * "9"])
+def test_parts_without_a_place_are_refused(tmp_path: Path, place: str) -> None:
+    folder = checkpoint(tmp_path / "c", [2, 3])
+    tensors = {f"{key}.w:{place}": torch.ones(3) for key in ("param", *MOMENTS)}
+    write_tensors(folder / part_names("state", 2)[1], tensors)
+    with pytest.raises(InvalidInputError, match="has no place"):
+        check_checkpoint(folder)

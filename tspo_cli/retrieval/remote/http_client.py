@@ -37,6 +37,7 @@ from tspo_cli.retrieval.remote.timed_transport import (
 )
 from tspo_cli.retrieval.types import RetrieverInfo, SearchResult
 from tspo_cli.text.access_token import authorisation
+from tspo_cli.text.whole_numbers import whole_number
 
 MAX_BATCH = 256
 """Queries per request, below the limits of the servers in use."""
@@ -317,8 +318,7 @@ class _FailedRequestError(TemporaryError):
 
 def _retry_after(response: httpx.Response) -> float:
     """The Retry-After header in seconds; 0 if it is missing or a date."""
-    value = response.headers.get("retry-after", "")
-    return float(value) if value.isascii() and value.isdigit() and len(value) < 10 else 0.0
+    return float(whole_number(response.headers.get("retry-after", ""), digits=9) or 0)
 
 
 def _endpoint(url: str) -> str:

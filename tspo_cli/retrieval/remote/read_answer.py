@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,8 +84,8 @@ def excerpt(text: bytes | str) -> str:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _DuplicateKeyError(repr(excerpt(next(n for n in names if names.count(n) > 1))))
+        [(name, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise _DuplicateKeyError(repr(excerpt(name)))
     return found
 
 

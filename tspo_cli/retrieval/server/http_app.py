@@ -35,6 +35,7 @@ from tspo_cli.retrieval.server.wire_format import (
 )
 from tspo_cli.retrieval.types import MAX_QUERY_CHARACTERS, Retriever, query_problem
 from tspo_cli.text.access_token import authorises
+from tspo_cli.text.whole_numbers import whole_number
 
 _OPEN = {"/healthz", "/readyz"}
 """Paths that answer without a token, for supervisors: whether the server is up and ready."""
@@ -258,7 +259,7 @@ async def _read_body(request: Request, limit: int) -> bytes | None:
     chunks: list[bytes] = []
     size = 0
     length = request.headers.get("content-length", "0")
-    declared = int(length) if length.isdigit() else 0
+    declared = whole_number(length) or 0
     if declared > limit:
         # A sender that expects 100 Continue has not begun.
         if declared <= _DRAIN_BODIES * limit and "expect" not in request.headers:

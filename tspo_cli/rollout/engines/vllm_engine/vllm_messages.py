@@ -9,6 +9,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.console import counted
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.rollout.engines.engine_protocol import Completion, FinishReason, GenerationRequest
+from tspo_cli.text.whole_numbers import whole_number
 
 WORKER_EXTENSION = "tspo_cli.rollout.engines.vllm_engine.vllm_worker.ReloadExtension"
 GUARD = "tspo_cli.rollout.engines.vllm_engine.guard.Guard"
@@ -160,11 +161,12 @@ def completion(
             f"vLLM ended request {session} with {finish_reason!r} "
             f"({counted(len(token_ids), 'token')}, {counted(len(logprobs), 'log-prob')})"
         )
+    version = whole_number(versions[-1]) if versions else None
     return Completion(
         session,
         tuple(token_ids),
         tuple(logprobs),
         reason,
-        int(versions[-1]) if versions and versions[-1].isdigit() else -1,
+        -1 if version is None else version,
         len(set(versions)) > 1,
     )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tspo_cli.console import counted
 from tspo_cli.disk import flush_to_disk, follow_umask, writing
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.text.whole_numbers import whole_number
 from tspo_cli.training.core.optimizer_state import MOMENTS
 
 if TYPE_CHECKING:
@@ -69,9 +70,10 @@ class SavedTensors(Mapping[str, "torch.Tensor"]):
                 name, start = key, 0
                 if shapes is not None:
                     name, _, digits = key.rpartition(":")
-                    if not digits.isdigit():
+                    place = whole_number(digits)
+                    if place is None:
                         raise InvalidInputError(f"{path}: damaged ({key} has no place)")
-                    start = int(digits)
+                    start = place
                 self._places.setdefault(name, []).append((start, path, key))
 
     def __iter__(self) -> Iterator[str]:
