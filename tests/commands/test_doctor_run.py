@@ -199,7 +199,6 @@ def test_a_run_without_a_checkpoint_begins_again(run: Path, state: str, step: in
         ("", "not a run directory (it has no config.resolved.json); name a run directory"),
         ("a/eval.json", "it holds evaluations (a); name one of them"),
         ("a/q.partial.jsonl", "it holds evaluations (a); name one of them"),
-        ("sweep.json", "a sweep; name one of the runs in it"),
         ("manifest.json", "an index; tspo index verify"),
         ("config.json", "a model; tspo plan"),
         ("status.json", "config.resolved.json is missing; put back a copy"),

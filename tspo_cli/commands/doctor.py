@@ -40,15 +40,17 @@ class Check:
 def doctor(
     run: Annotated[
         Path | None,
-        typer.Argument(metavar="[RUN]", help="A run or a folder of tspo eval to look at instead."),
+        typer.Argument(
+            metavar="[RUN]", help="A run, a folder of tspo eval or a sweep to look at instead."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Report what this machine can do, what is missing and how to install it.
 
     With RUN: what is wrong with a run directory, which checkpoint --resume takes, and what to do;
-    the same for a folder of tspo eval. Nothing is changed. The exit code is 1 if there is a
-    problem, and always 0 without RUN.
+    the same for a folder of tspo eval, and for a sweep with all its runs. Nothing is changed. The
+    exit code is 1 if there is a problem, and always 0 without RUN.
     """
     if run is not None:
         _examine(run, as_json)
@@ -66,14 +68,17 @@ def doctor(
 
 
 def _examine(run: Path, as_json: bool) -> None:
+    from tspo_cli.config.sweeps.sweep_record import is_sweep
     from tspo_cli.evaluation.resuming.examine_evaluation import (
         diagnose_evaluation,
         is_evaluation_folder,
     )
     from tspo_cli.text.printable import printable
     from tspo_cli.training.start.diagnosis import diagnose
+    from tspo_cli.training.start.sweep_diagnosis import diagnose_sweep
 
-    findings = diagnose_evaluation(run) if is_evaluation_folder(run) else diagnose(run)
+    examine = diagnose_sweep if is_sweep(run) else diagnose
+    findings = diagnose_evaluation(run) if is_evaluation_folder(run) else examine(run)
     problems = sum(finding.state == "problem" for finding in findings)
     if as_json:
         record = {"run": str(run), "ok": not problems, "findings": [asdict(f) for f in findings]}

@@ -91,11 +91,10 @@ def sweep(
 
 
 def _list(plan: Sweep, cells: Sequence[Cell], folder: Path, json: bool) -> None:
-    from tspo_cli.training.launch.sweep_inputs import require_same_inputs
-    from tspo_cli.training.launch.sweep_runner import cell_state
+    from tspo_cli.training.launch.sweep_runner import cell_state, require_one_experiment
 
+    require_one_experiment(plan, folder)
     states = {cell.name: cell_state(cell, folder) for cell in cells}
-    require_same_inputs({folder / cell.name: cell.config for cell in plan.cells})
     if json:
         records = [
             cell | {"state": states[cell["name"]]}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tspo_cli.config.schema import Config
 from tspo_cli.console import now_and_then, part_of
+from tspo_cli.data.question import data_digest
 from tspo_cli.errors import RemoteServiceError
 from tspo_cli.evaluation.answering.runner import EvalSetup, evaluate_items, write_evaluation
 from tspo_cli.evaluation.item_record import ItemRecord
@@ -54,6 +55,7 @@ def make_evaluator(config: Config) -> Evaluate:
                     items, dataset=dataset, method=AGENT_METHOD.name, k=run.config.retriever.k
                 )
                 scores = with_intervals(scores, items)
+                scores |= {"digests": {"data": data_digest(questions)}}
                 write_evaluation(eval_folder(run.directory, step), scores, items)
                 run.log(
                     f"step {step}: {dataset} EM {scores['em']:.3f} F1 {scores['f1']:.3f} (n "

@@ -35,6 +35,7 @@ from tspo_cli.reporting.tables.rows_table import records, results_table
 from tspo_cli.reporting.tables.tests_table import comparisons_table
 from tspo_cli.runs import MODEL_NAME
 from tspo_cli.text.strict_json import json_text
+from tspo_cli.training.launch.sweep_inputs import sweep_problems
 
 TABLES = ("rows", "main", "tests", "ablation", "curves", "classes", "questions", "cost", "commands")
 """The names of --table, in the order of the page."""
@@ -143,6 +144,7 @@ class RunReport:
         }
         missing = [view.name for view in self.views if view.name not in evaluated]
         return [
+            *(sweep_problems(self.sweep) if self.sweep is not None else ()),
             *unfinished(self.views),
             *warned(self.views),
             *judged(self.views),

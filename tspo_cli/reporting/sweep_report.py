@@ -9,7 +9,7 @@ from typing import Any
 
 from tspo_cli.console import agreeing
 from tspo_cli.reporting.rendering.table import Format
-from tspo_cli.reporting.scores.sweep_scores import GroupSummary, SweepView, summaries
+from tspo_cli.reporting.scores.sweep_scores import GroupSummary, SweepView, left_out, summaries
 from tspo_cli.reporting.sources.run_view import failed_searches
 from tspo_cli.reporting.tables.sweep_table import render_sweep, sweep_record
 
@@ -27,12 +27,19 @@ class SweepReport:
         return summaries(self.sweep, self.step)
 
     def messages(self) -> list[str]:
-        """The cells that are missing, and the evaluations in which searches failed."""
-        waiting = self.sweep.waiting
-        cells = agreeing(len(waiting), "cell is", "cells are")
-        missing = f"{cells} not finished and left out: {', '.join(waiting)}"
+        """The cells that are missing, the runs that a mean lacks, and the evaluations in which
+        searches failed.
+        """
+        missing = [
+            f"{agreeing(len(names), 'cell is', 'cells are')} {why} and left out: {', '.join(names)}"
+            for names, why in (
+                (self.sweep.waiting, "not finished"),
+                (self.sweep.unevaluated, "finished without an evaluation"),
+            )
+            if names
+        ]
         shown = [run.view for run in self.sweep.runs if run.finished]
-        return [*([missing] if waiting else []), *failed_searches(shown)]
+        return [*missing, *left_out(self.sweep, self.groups), *failed_searches(shown)]
 
     def text(self, form: Format, *, width: int | None = None, color: bool = False) -> str:
         """The table, or the JSON record. `width` and `color` are not used: the table is narrow."""

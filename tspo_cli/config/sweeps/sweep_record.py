@@ -6,11 +6,18 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tspo_cli.config.old_records import current_keys
+from tspo_cli.config.sweeps.sweep_cells import SHARED_FILE
 from tspo_cli.config.sweeps.sweep_file import SWEEP_NAME
+from tspo_cli.config.tables import Table, merge
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.plain_files import require_plain
+from tspo_cli.plain_files import is_plain, read_plain_text, require_plain
 from tspo_cli.record_forms import SWEEP, checked
 from tspo_cli.runs import read_json
+from tspo_cli.text.toml_text import parse_toml
+
+CONFIGS_NAME = "configs"
+"""The folder of a sweep with the experiment files of its variants."""
 
 
 def is_sweep(path: Path) -> bool:
@@ -46,3 +53,25 @@ def read_sweep_record(path: Path) -> dict[str, Any]:
                     f"{file}: cell {cell['name']!r}: place: expected a value of {key}"
                 )
     return record
+
+
+def cell_file(path: Path, cell: str) -> Path:
+    """The experiment file that the sweep in `path` wrote for the variant of a cell."""
+    return path / CONFIGS_NAME / f"{cell.rpartition('/')[0].replace('/', '-')}.toml"
+
+
+def written_settings(path: Path, cell: str) -> Table | None:
+    """The settings in `cell_file` without a seed, None without that file. Nothing that they name is
+    read.
+
+    Raises:
+        InvalidInputError: it is no TOML.
+    """
+    file = cell_file(path, cell)
+    if not is_plain(file):
+        return None
+    own = parse_toml(read_plain_text(file), str(file))
+    shared = file.with_name(SHARED_FILE)
+    if own.pop("extends", None) == SHARED_FILE and is_plain(shared):
+        own = merge(parse_toml(read_plain_text(shared), str(shared)), own)
+    return current_keys(own)

@@ -25,6 +25,7 @@ from tspo_cli.evaluation.statistics.over_seeds import (
     paired_difference,
 )
 from tspo_cli.reporting.sources.run_view import RunView, open_run
+from tspo_cli.training.launch.sweep_inputs import require_one_sweep
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class GroupSummary:
 @dataclass(frozen=True)
 class SweepView:
     """The runs of a sweep and what to compare them with. `waiting` names the cells without a
-    finished run.
+    finished run, `unevaluated` those with a finished run without an evaluation.
     """
 
     path: Path
@@ -94,6 +95,7 @@ class SweepView:
     options: tuple[str, ...]
     runs: tuple[SweepRun, ...]
     waiting: tuple[str, ...]
+    unevaluated: tuple[str, ...] = ()
 
 
 def open_sweep(path: Path, baseline: str | None = None) -> SweepView:
@@ -104,20 +106,25 @@ def open_sweep(path: Path, baseline: str | None = None) -> SweepView:
         MissingResourceError: no run has an evaluation yet.
         UsageError: the baseline is no arm.
         InvalidInputError: the runs were evaluated on several data sets, which have no common mean;
-            or the record of the sweep is damaged.
+            they are of several experiments; or a record is damaged.
     """
     record = read_sweep_record(path)
     arms = list(dict.fromkeys(cell["arm"] for cell in record["cells"]))
     chosen = baseline or record["baseline"]
     if chosen is not None and chosen not in arms:
         raise UsageError(f"--baseline {chosen}: the arms of this sweep are {', '.join(arms)}")
-    found = [_open_cell(path, cell) for cell in record["cells"] if runs.is_run(path / cell["name"])]
-    evaluated = [run for run in found if run is not None]
+    names = [cell["name"] for cell in record["cells"]]
+    views = {name: open_run(path / name, name) for name in names if runs.is_run(path / name)}
+    require_one_sweep(path)
+    cells = [(cell, views[cell["name"]]) for cell in record["cells"] if cell["name"] in views]
+    found = [_open_cell(cell, view) for cell, view in cells]
+    evaluated = tuple(run for run in found if run is not None)
     if not evaluated:
         raise MissingResourceError(f"{path}: no run of this sweep has an evaluation yet")
-    done = {run.view.name for run in evaluated if run.finished}
-    waiting = tuple(cell["name"] for cell in record["cells"] if cell["name"] not in done)
-    return SweepView(path, chosen, tuple(record["grid"]), tuple(evaluated), waiting)
+    done = {name for name, view in views.items() if view.state == "finished"}
+    waiting = tuple(name for name in names if name not in done)
+    unevaluated = tuple(sorted(done - {run.view.name for run in evaluated}, key=names.index))
+    return SweepView(path, chosen, tuple(record["grid"]), evaluated, waiting, unevaluated)
 
 
 def baseline_run(path: Path) -> str | None:
@@ -130,6 +137,20 @@ def baseline_run(path: Path) -> str | None:
     record = read_sweep_record(path)
     cells = [cell["name"] for cell in record["cells"] if cell["arm"] == record["baseline"]]
     return next((name for name in cells if runs.eval_steps(path / name)), None)
+
+
+def left_out(sweep: SweepView, groups: Sequence[GroupSummary]) -> list[str]:
+    """The finished runs that the mean of their group lacks, a sentence each."""
+    return [
+        f"{run.view.name}: has no evaluation at step {group.step}, and the mean of "
+        f"{'/'.join((group.arm, *group.options.values()))} leaves it out"
+        for group in groups
+        for run in sweep.runs
+        if run.finished
+        and run.arm == group.arm
+        and all(run.place[key] == value for key, value in group.options.items())
+        and run.em_at(group.step) is None
+    ]
 
 
 def summaries(sweep: SweepView, step: int | None = None) -> list[GroupSummary]:
@@ -148,7 +169,7 @@ def summaries(sweep: SweepView, step: int | None = None) -> list[GroupSummary]:
             groups.setdefault((run.arm, options), []).append(run)
     rows = []
     for (arm, options), members in groups.items():
-        at = step if step is not None else members[0].curve[-1][0]
+        at = step if step is not None else max(run.curve[-1][0] for run in members)
         kept = [run for run in members if run.em_at(at) is not None]
         others = (
             groups.get((sweep.baseline, options), []) if sweep.baseline not in (None, arm) else []
@@ -161,8 +182,7 @@ def summaries(sweep: SweepView, step: int | None = None) -> list[GroupSummary]:
     return rows
 
 
-def _open_cell(path: Path, cell: dict[str, Any]) -> SweepRun | None:
-    view = open_run(path / cell["name"], cell["name"])
+def _open_cell(cell: dict[str, Any], view: RunView) -> SweepRun | None:
     evaluations = [(step, scores) for step, scores in view.evaluations if scores["em"] is not None]
     if not evaluations:
         return None

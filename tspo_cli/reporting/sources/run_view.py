@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from tspo_cli import runs
 from tspo_cli.config.old_records import current_keys, read_record
+from tspo_cli.config.sweeps.sweep_record import is_sweep
 from tspo_cli.console import counted, warn
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.not_a_run import UNFINISHED, is_unfinished_evaluation, require_run, run_around
@@ -248,7 +249,7 @@ def examined_by_doctor(paths: Sequence[Path]) -> Iterator[None]:
         if not named:
             raise
         whole = max(named, key=lambda folder: len(folder.parts))
-        what = "evaluation" if is_evaluation(whole) else "run"
+        what = "evaluation" if is_evaluation(whole) else "sweep" if is_sweep(whole) else "run"
         advice = f"`{shlex.join(['tspo', 'doctor', str(whole)])}` examines the {what}"
         raise InvalidInputError(f"{error}; {advice}") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tspo_cli.config.load_config import read_resolved, write_resolved
@@ -101,17 +101,21 @@ def check_same_experiment(before: Config, now: Config, run: Path) -> dict[str, C
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     }
-    harmless = (*RESUMABLE, *_places(run), *_unread(now))
-    refused = [key for key in changes if not key.startswith(harmless)]
-    if refused:
+    if refused := other_experiment(changes, now.credit.algorithm, run):
         shown = ", ".join(shown_change(key, changes[key]) for key in refused[:3])
         raise InvalidInputError(
-            f"{run}: holds another experiment: {shown}; {_its_settings(run)} or another --out"
+            f"{run}: holds another experiment: {shown}; {its_settings(run)} or another --out"
         )
     return changes
 
 
-def _its_settings(run: Path) -> str:
+def other_experiment(changes: Iterable[str], algorithm: str, run: Path) -> list[str]:
+    """Those of the changed keys that make it another experiment than that of `run`."""
+    harmless = (*RESUMABLE, *_places(run), *_unread(algorithm))
+    return [key for key in changes if not key.startswith(harmless)]
+
+
+def its_settings(run: Path) -> str:
     """What to do for the settings of a run. Nobody is sent to a file that somebody changed."""
     text = run / CONFIG_TEXT_NAME
     try:
@@ -124,7 +128,7 @@ def _its_settings(run: Path) -> str:
 
 def experiment_digest(config: Config, inputs: dict[str, str]) -> str:
     """The digest of the settings that all attempts of a run share, and of its `inputs`."""
-    others = (*RESUMABLE, *PLACES, "retriever.search.", *_unread(config))
+    others = (*RESUMABLE, *PLACES, "retriever.search.", *_unread(config.credit.algorithm))
     settings = flatten(config.section_dict())
     shared = {key: value for key, value in settings.items() if not key.startswith(others)}
     return json_digest({"settings": shared, "inputs": inputs})[:DIGITS]
@@ -151,15 +155,15 @@ def _places(run: Path) -> Iterator[str]:
         yield "retriever.search."
 
 
-def _unread(config: Config) -> Iterator[str]:
+def _unread(algorithm: str) -> Iterator[str]:
     """The tables of algorithms that the experiment does not use. An algorithm of the user's own
     may read all of them.
     """
-    if config.credit.algorithm in ALGORITHMS:
-        own = ALGORITHMS[config.credit.algorithm].table
-        for algorithm in ALGORITHMS.values():
-            if algorithm.options is not None and algorithm.table != own:
-                yield f"credit.{algorithm.table}."
+    if algorithm in ALGORITHMS:
+        own = ALGORITHMS[algorithm].table
+        for other in ALGORITHMS.values():
+            if other.options is not None and other.table != own:
+                yield f"credit.{other.table}."
 
 
 def adopt_settings(config: Config, run: Path, attempt: int) -> None:

@@ -1,22 +1,36 @@
-"""Cells of a sweep that name the same files train on the same contents of them, also where somebody
-edits a file while the sweep runs: else the report would compare different experiments.
+"""Cells of a sweep are what its file says, train on the same contents of the files that they name,
+and answer the same questions, also where somebody edits a file while the sweep runs: else the
+report would compare different experiments.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from tspo_cli.config.load_config import read_resolved
+from tspo_cli.config.old_records import read_record
 from tspo_cli.config.schema import Config
 from tspo_cli.config.sweeps.sweep_file import SWEEP_NAME
-from tspo_cli.config.sweeps.sweep_record import read_sweep_record
+from tspo_cli.config.sweeps.sweep_record import cell_file, read_sweep_record, written_settings
 from tspo_cli.config.tables import flatten
 from tspo_cli.disk import has_writer
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.runs import INPUTS_NAME, read_json
-from tspo_cli.training.launch.same_experiment import INPUT_NAMES, RESULTS, SEARCH_KIND
+from tspo_cli.record_forms import SCORES, checked
+from tspo_cli.runs import CONFIG_NAME, INPUTS_NAME, eval_steps, is_run, read_json, scores_files
+from tspo_cli.text.secrets import without_secrets
+from tspo_cli.training.launch.same_experiment import (
+    INPUT_NAMES,
+    RESULTS,
+    SEARCH_KIND,
+    check_same_experiment,
+    its_settings,
+    other_experiment,
+    shown_change,
+    shown_value,
+)
 
 _SETTINGS = {
     "questions": ("data.",),
@@ -31,6 +45,13 @@ _SETTINGS = {
 """The settings that name an input, by kind."""
 
 
+_EVALUATIONS = ("limit", "every", "at_start", "temperature", "answer")
+_EVALUATED_ALIKE = tuple(f"eval.{name}" for name in _EVALUATIONS)
+"""Settings that decide about a curve: a run may go on with others, a cell may not."""
+_ANEW = "move this folder elsewhere and train the cell again with the same `tspo sweep`"
+_MOST_SHOWN = 3
+
+
 def require_inputs_of_sweep(run: Path, config: Config) -> None:
     """Compare the recorded inputs of a run that is a cell of a sweep with those of the other cells
     that have begun.
@@ -40,38 +61,143 @@ def require_inputs_of_sweep(run: Path, config: Config) -> None:
     """
     own = _recorded(run)
     for other in _other_cells(run):
-        if not (_has_begun(other) or has_writer(other)):
+        if not (has_begun(other) or has_writer(other)):
             continue
         theirs = _recorded(other)
         if any(theirs.get(kind, digest) != digest for kind, digest in own.items()):
-            _compare({other: read_resolved(other), run: config})
+            _refuse(_different_inputs({other: _flat(read_resolved(other)), run: _flat(config)}))
 
 
 def require_same_inputs(cells: Mapping[Path, Config]) -> None:
-    """Compare the recorded inputs of the cells of a sweep that have begun.
+    """Compare the recorded inputs and evaluations of the cells of a sweep that have begun.
 
     Raises:
-        InvalidInputError: two of them name the same files and began with other contents.
+        InvalidInputError: two of them name the same files and began with other contents, or
+            answered other questions.
     """
-    _compare({run: config for run, config in cells.items() if _has_begun(run)})
+    begun = {run: _flat(config) for run, config in cells.items() if has_begun(run)}
+    _refuse([*_different_inputs(begun), *_different_questions(begun)])
 
 
-def _compare(runs: Mapping[Path, Config]) -> None:
+def check_cell(run: Path, config: Config) -> None:
+    """Compare a run that has begun with the cell that it is of.
+
+    Raises:
+        InvalidInputError: it holds another experiment, or was evaluated with other settings.
+    """
+    before = read_resolved(run)
+    check_same_experiment(before, config, run)
+    old, new = _flat(before), _flat(config)
+    changes = [shown_change(k, (old[k], new[k])) for k in _EVALUATED_ALIKE if old[k] != new[k]]
+    if changes:
+        raise InvalidInputError(
+            f"{run}: was evaluated in another way: {', '.join(changes)}; {its_settings(run)} or "
+            "another --out"
+        )
+
+
+def sweep_problems(folder: Path) -> Iterator[str]:
+    """Why the cells of the sweep in `folder` that have begun cannot be compared, one line each.
+
+    Raises:
+        InvalidInputError: a record of the sweep or of a cell is damaged.
+    """
+    cells, begun = list[dict[str, Any]](), dict[Path, dict[str, Any]]()
+    for cell in read_sweep_record(folder)["cells"]:
+        run = folder / cell["name"]
+        if is_run(run) and has_begun(run):
+            cells.append(cell)
+            begun[run] = flatten(read_record(run / CONFIG_NAME))
+    first: dict[str, Path] = {}
+    for cell in cells:
+        run = folder / cell["name"]
+        like = first.setdefault(cell["name"].rpartition("/")[0], run)
+        written = written_settings(folder, cell["name"])
+        planned = begun[like] if written is None else flatten(written)
+        where = like if written is None else cell_file(folder, cell["name"])
+        yield from _other_cell(run, begun[run], planned | {"seed": cell["seed"]}, where)
+    yield from _different_inputs(begun)
+    yield from _different_questions(begun)
+
+
+def require_one_sweep(folder: Path) -> None:
+    """Raises InvalidInputError with the first of `sweep_problems`."""
+    _refuse(sweep_problems(folder))
+
+
+def _other_cell(
+    run: Path, own: Mapping[str, Any], planned: Mapping[str, Any], where: Path
+) -> Iterator[str]:
+    """What of the settings of a cell is not as planned. Keys that only one of both has are of
+    another version.
+    """
+    known = [key for key in sorted(own.keys() & planned.keys()) if own[key] != planned[key]]
+    others = other_experiment(known, str(own.get("credit.algorithm")), run)
+    evaluated = [key for key in known if key in _EVALUATED_ALIKE]
+    for what, keys in (
+        ("holds another experiment", others),
+        ("was evaluated otherwise", evaluated),
+    ):
+        if keys:
+            shown = ", ".join(
+                f"{key} ({shown_value(own[key])}, there {shown_value(planned[key])})"
+                for key in keys[:_MOST_SHOWN]
+            )
+            yield f"{run}: {what} than {where} says: {without_secrets(shown)}; {_ANEW}"
+
+
+def _refuse(problems: Iterable[str]) -> None:
+    for problem in problems:
+        raise InvalidInputError(problem)
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    return flatten(config.section_dict())
+
+
+def _different_inputs(runs: Mapping[Path, Mapping[str, Any]]) -> Iterator[str]:
+    """The runs that name the same files as one before, and began with other contents."""
     first: dict[str, tuple[str, Path]] = {}
-    for run, config in runs.items():
-        settings = flatten(config.section_dict())
-        by_seed = {"seed": config.seed} if config.data.held_out_share else {}
+    for run, settings in runs.items():
+        held_out = settings.get("data.held_out_share")
+        by_seed = {"seed": settings.get("seed")} if held_out else {}
         for kind, digest in _recorded(run).items():
             named = {key: at for key, at in settings.items() if key.startswith(_SETTINGS[kind])}
             named |= by_seed if kind == "demonstrations" else {}
             key = json.dumps([kind, named], sort_keys=True)
             before, other = first.setdefault(key, (digest, run))
             if before != digest:
-                raise InvalidInputError(
+                yield (
                     f"{run}: began with other {INPUT_NAMES[kind]} than {other}, a cell of the same "
                     f"sweep: {digest}, there {before}; put back what that began with and delete "
                     "the folder of this cell, or choose another --out"
                 )
+
+
+def _different_questions(runs: Mapping[Path, Mapping[str, Any]]) -> Iterator[str]:
+    """The runs that are evaluated on the same files as one before, and answered other questions. An
+    earlier version recorded only their number.
+    """
+    first: dict[str, tuple[int, str, Path, int]] = {}
+    for run, settings in runs.items():
+        files = [settings.get("eval.data"), settings.get("eval.limit")]
+        for step, folder in eval_steps(run):
+            for path in scores_files(folder):
+                scores = checked(SCORES, read_json(path), str(path))
+                count, digest = scores["n"], (scores.get("digests") or {}).get("data") or ""
+                key = json.dumps([scores["dataset"], *files], sort_keys=True)
+                known, before, other, at = first.setdefault(key, (count, digest, run, step))
+                if digest and not before and count == known:
+                    first[key] = (count, digest, run, step)
+                elif count != known or (digest and digest != before):
+                    told = f"{count} questions {digest}".strip()
+                    there = f"{known} questions {before}".strip()
+                    yield (
+                        f"{run}: was evaluated at step {step} on other questions of "
+                        f"{scores['dataset']} ({told}) than {other} at step {at} ({there}); put "
+                        f"back the questions of that, {_ANEW}"
+                    )
+                    break
 
 
 def _other_cells(run: Path) -> Iterator[Path]:
@@ -86,7 +212,8 @@ def _other_cells(run: Path) -> Iterator[Path]:
             return
 
 
-def _has_begun(run: Path) -> bool:
+def has_begun(run: Path) -> bool:
+    """True if the run has a result of its inputs."""
     return any((run / name).exists() for name in RESULTS)
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
-from tspo_cli.config.load_config import read_resolved
 from tspo_cli.config.sweeps.sweep_cells import (
+    SHARED_FILE,
     WRITTEN,
     Cell,
     Sweep,
@@ -23,7 +23,8 @@ from tspo_cli.config.sweeps.sweep_cells import (
     experiment_files,
 )
 from tspo_cli.config.sweeps.sweep_file import SWEEP_NAME
-from tspo_cli.config.sweeps.sweep_record import is_sweep, read_sweep_record
+from tspo_cli.config.sweeps.sweep_record import CONFIGS_NAME, is_sweep, read_sweep_record
+from tspo_cli.console import agreeing, counted, warn
 from tspo_cli.disk import LOCK_NAME, atomic_write_text, one_writer
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.packages import require_packages
@@ -32,6 +33,7 @@ from tspo_cli.record_digests import changing
 from tspo_cli.runs import (
     LOGS_NAME,
     METRICS_NAME,
+    STATUS_NAME,
     is_run,
     read_jsonl,
     read_status,
@@ -40,12 +42,11 @@ from tspo_cli.runs import (
 from tspo_cli.text.secrets import file_mode
 from tspo_cli.training.launch.cell_process import start_training, training_context
 from tspo_cli.training.launch.child_processes import CHECKPOINT_PATIENCE, end_processes
-from tspo_cli.training.launch.claim import is_complete
-from tspo_cli.training.launch.same_experiment import check_same_experiment
-from tspo_cli.training.launch.sweep_inputs import require_same_inputs
+from tspo_cli.training.launch.claim import check_run_place, is_complete, require_records
+from tspo_cli.training.launch.sweep_inputs import check_cell, has_begun, require_same_inputs
 
-CONFIGS_NAME = "configs"
 _POLL_SECONDS = 0.5
+_OR_ANEW = "or move the folder of this cell elsewhere, and the same command trains it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +70,52 @@ def cell_state(cell: Cell, out: Path) -> str:
     """new, finished, or the state of an unfinished run.
 
     Raises:
-        InvalidInputError: the run directory holds another experiment.
+        InvalidInputError: something else than a run stands there, or a finished run lacks a record
+            or has a changed one.
     """
     run = out / cell.name
+    check_run_place(run)
     if not is_run(run):
         return "new"
-    check_same_experiment(read_resolved(run), cell.config, run)
     state = str(read_status(run)["state"])
-    if state == "finished" and not is_complete(cell.config, run):
+    if state != "finished":
+        return state
+    if not is_complete(cell.config, run):
         return "stopped"
+    _require_whole(run)
     return state
+
+
+def require_one_experiment(sweep: Sweep, out: Path) -> None:
+    """Compare all runs in `out` that are cells of the sweep, also those that are not to be trained.
+
+    Raises:
+        InvalidInputError: the directory holds something else, or another sweep; a run directory of
+            it holds another experiment or was evaluated otherwise; cells began with other inputs.
+    """
+    _refuse_other_sweep(out, sweep)
+    runs = {out / cell.name: cell.config for cell in sweep.cells}
+    for run, config in runs.items():
+        if is_run(run) and has_begun(run):
+            try:
+                check_cell(run, config)
+            except InvalidInputError as error:
+                raise InvalidInputError(f"{error}; {_OR_ANEW}") from None
+    require_same_inputs(runs)
+
+
+def _require_whole(run: Path) -> None:
+    """Look for the records of a finished run that a report reads, and its steps."""
+    try:
+        require_records(run)
+        made, step = len(read_jsonl(run / METRICS_NAME)), read_status(run)["step"]
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{error}; {_OR_ANEW}") from None
+    if made != step:
+        raise InvalidInputError(
+            f"{run / METRICS_NAME}: expected {counted(step, 'step')}, as {STATUS_NAME} says, got "
+            f"{made}; put back a copy; {_OR_ANEW}"
+        )
 
 
 def write_experiments(sweep: Sweep, folder: Path) -> list[Path]:
@@ -132,8 +169,9 @@ def _run_cells(
     sweep: Sweep, cells: Sequence[Cell], out: Path, preload: str, *, jobs: int, progress: Progress
 ) -> list[CellResult]:
     _require_folders(out, cells)
+    require_one_experiment(sweep, out)
     states = {cell.name: cell_state(cell, out) for cell in cells}
-    require_same_inputs({out / cell.name: cell.config for cell in sweep.cells})
+    _name_left_out(sweep, out)
     with changing(out / SWEEP_NAME):
         write_json(out / SWEEP_NAME, sweep.record())
     _write_files(experiment_files(sweep, out / CONFIGS_NAME))
@@ -190,6 +228,18 @@ def _result(name: str, training: _Training) -> CellResult:
     return CellResult(name, "failed", seconds, f"exit code {code}: {reason}")
 
 
+def _name_left_out(sweep: Sweep, out: Path) -> None:
+    """Warn of the runs of an earlier sweep file that are in this one no more."""
+    before = read_sweep_record(out)["cells"] if is_sweep(out) else []
+    names = {cell["name"] for cell in before} - {cell.name for cell in sweep.cells}
+    left = sorted(name for name in names if is_run(out / name))
+    if left:
+        warn(
+            f"{out}: {agreeing(len(left), 'run is', 'runs are')} of cells that {sweep.path} has no "
+            f"more, and the report of the sweep leaves them out: {', '.join(left)}"
+        )
+
+
 def _require_folders(out: Path, cells: Sequence[Cell]) -> None:
     names = {Path(cell.name) for cell in cells}
     parents = {parent for name in names for parent in name.parents} - {Path()}
@@ -210,7 +260,10 @@ def _refuse_other_sweep(out: Path, sweep: Sweep) -> None:
     if not out.exists() or {entry.name for entry in out.iterdir()} <= {LOCK_NAME}:
         return
     if not is_sweep(out):
-        raise InvalidInputError(f"{out}: exists and holds no sweep; choose another --out")
+        what = "holds no sweep; choose another --out"
+        if (out / CONFIGS_NAME / SHARED_FILE).exists():
+            what = f"has no {SWEEP_NAME}, which says what its cells are; put back a copy"
+        raise InvalidInputError(f"{out}: exists and {what}")
     names = {cell["name"] for cell in read_sweep_record(out)["cells"]}
     if names.isdisjoint(cell.name for cell in sweep.cells):
         raise InvalidInputError(f"{out}: holds another sweep; choose another --out")
