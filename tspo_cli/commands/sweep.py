@@ -91,10 +91,10 @@ def sweep(
 
 
 def _list(plan: Sweep, cells: Sequence[Cell], folder: Path, json: bool) -> None:
-    from tspo_cli.training.launch.sweep_runner import cell_state, require_one_experiment
+    from tspo_cli.evaluation.sets import question_digests
+    from tspo_cli.training.launch.sweep_runner import cell_states
 
-    require_one_experiment(plan, folder)
-    states = {cell.name: cell_state(cell, folder) for cell in cells}
+    states = cell_states(plan, cells, folder, question_digests)
     if json:
         records = [
             cell | {"state": states[cell["name"]]}
@@ -117,6 +117,7 @@ def _list(plan: Sweep, cells: Sequence[Cell], folder: Path, json: bool) -> None:
 def _run(plan: Sweep, cells: Sequence[Cell], folder: Path, jobs: int, json: bool) -> None:
     from dataclasses import asdict
 
+    from tspo_cli.evaluation.sets import question_digests
     from tspo_cli.training.launch.sweep_runner import run_sweep
 
     shown = 0
@@ -128,7 +129,9 @@ def _run(plan: Sweep, cells: Sequence[Cell], folder: Path, jobs: int, json: bool
             advance(steps - shown, f"{ended}/{counted(len(cells), 'cell')}  {note}")
             shown = steps
 
-        results = run_sweep(plan, cells, folder, PRELOAD, jobs=jobs, progress=show)
+        results = run_sweep(
+            plan, cells, folder, PRELOAD, questions=question_digests, jobs=jobs, progress=show
+        )
     failed = [cell for cell in results if cell.state != "finished"]
     if json:
         result_json(

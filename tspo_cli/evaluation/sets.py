@@ -7,10 +7,11 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
+from tspo_cli.config.schema import Config
 from tspo_cli.console import counted
 from tspo_cli.data.benchmarks import benchmarks
 from tspo_cli.data.hub import PREFIX
-from tspo_cli.data.question import Question
+from tspo_cli.data.question import Question, data_digest
 from tspo_cli.data.readers import (
     data_roots,
     default_data_source,
@@ -62,6 +63,16 @@ def read_eval_sets(
             kept = questions[: limit or None]
             sets[dataset] = draw(kept, sample, seed) if sample else kept
     return sets
+
+
+def question_digests(config: Config) -> dict[str, str]:
+    """Digests of the questions that a training is evaluated on, by data set.
+
+    Raises:
+        TspoError: they cannot be read.
+    """
+    sets = read_eval_sets(config.eval.data, config.eval.limit)
+    return {dataset: data_digest(questions) for dataset, questions in sets.items()}
 
 
 def _file_name(path: Path, registry: Container[str]) -> str:

@@ -19,7 +19,7 @@ from tspo_cli.disk import atomic_write_text
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.reporting.scores.sweep_scores import open_sweep
 from tspo_cli.reporting.sweep_report import SweepReport
-from tspo_cli.training.launch.sweep_runner import cell_state, require_one_experiment
+from tspo_cli.training.launch.sweep_runner import cell_state, cell_states, require_one_experiment
 
 TEXT = """
 base = "tiny/grpo"
@@ -230,3 +230,15 @@ def test_what_a_mean_lacks_is_named(sweep: Path) -> None:
         "grpo/seed0: has no evaluation at step 4, and the mean of grpo leaves it out",
     ]
     assert [group.em.n for group in report.groups] == [1, 1]
+
+
+def test_questions_that_were_edited_stop_the_next_training_only(sweep: Path) -> None:
+    plan = planned(sweep)
+    assert set(cell_states(plan, plan.cells, sweep, lambda _: {"test": "q2"}).values()) == {
+        "finished"
+    }
+    shutil.rmtree(sweep / "tspo" / "seed1")
+    with pytest.raises(InvalidInputError, match=r"grpo/seed0: .*digest was q1, now q2; put back"):
+        cell_states(plan, plan.cells, sweep, lambda _: {"test": "q2"})
+    for now in ({"test": "q1"}, {"other": "q2"}):
+        assert cell_states(plan, plan.cells, sweep, lambda _, now=now: now)["tspo/seed1"] == "new"

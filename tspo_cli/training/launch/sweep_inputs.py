@@ -6,7 +6,8 @@ report would compare different experiments.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tspo_cli.config.sweeps.sweep_file import SWEEP_NAME
 from tspo_cli.config.sweeps.sweep_record import cell_file, read_sweep_record, written_settings
 from tspo_cli.config.tables import flatten
 from tspo_cli.disk import has_writer
-from tspo_cli.errors import InvalidInputError
+from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.record_forms import SCORES, checked
 from tspo_cli.runs import CONFIG_NAME, INPUTS_NAME, eval_steps, is_run, read_json, scores_files
 from tspo_cli.text.secrets import without_secrets
@@ -32,6 +33,8 @@ from tspo_cli.training.launch.same_experiment import (
     shown_value,
 )
 
+QuestionDigests = Callable[[Config], Mapping[str, str]]
+"""The digests of the questions that a training is evaluated on, by data set."""
 _SETTINGS = {
     "questions": ("data.",),
     "demonstrations": ("data.",),
@@ -94,6 +97,32 @@ def check_cell(run: Path, config: Config) -> None:
             f"{run}: was evaluated in another way: {', '.join(changes)}; {its_settings(run)} or "
             "another --out"
         )
+
+
+def require_same_questions(cells: Mapping[Path, Config], questions: QuestionDigests) -> None:
+    """Compare the questions that the cells of a sweep that have begun answered with what their
+    files hold now: a cell that is trained next could not be compared with them.
+
+    Raises:
+        InvalidInputError: one answered others.
+    """
+    known: dict[str, Mapping[str, str]] = {}
+    for run, config in cells.items():
+        evaluations = eval_steps(run)
+        for path in scores_files(evaluations[-1][1]) if evaluations else ():
+            scores = checked(SCORES, read_json(path), str(path))
+            key = json.dumps([config.eval.data, config.eval.limit])
+            if key not in known:
+                with suppress(TspoError):  # which the cell says that needs them
+                    known[key] = questions(config)
+            before = (scores.get("digests") or {}).get("data")
+            now = known.setdefault(key, {}).get(scores["dataset"])
+            if before and now and before != now:
+                raise InvalidInputError(
+                    f"{run}: was evaluated on other questions of {scores['dataset']} (eval.data): "
+                    f"their digest was {before}, now {now}; put back what it was evaluated on, or "
+                    "choose another --out"
+                )
 
 
 def sweep_problems(folder: Path) -> Iterator[str]:

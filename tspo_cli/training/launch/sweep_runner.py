@@ -43,7 +43,13 @@ from tspo_cli.text.secrets import file_mode
 from tspo_cli.training.launch.cell_process import start_training, training_context
 from tspo_cli.training.launch.child_processes import CHECKPOINT_PATIENCE, end_processes
 from tspo_cli.training.launch.claim import check_run_place, is_complete, require_records
-from tspo_cli.training.launch.sweep_inputs import check_cell, has_begun, require_same_inputs
+from tspo_cli.training.launch.sweep_inputs import (
+    QuestionDigests,
+    check_cell,
+    has_begun,
+    require_same_inputs,
+    require_same_questions,
+)
 
 _POLL_SECONDS = 0.5
 _OR_ANEW = "or move the folder of this cell elsewhere, and the same command trains it again"
@@ -84,6 +90,22 @@ def cell_state(cell: Cell, out: Path) -> str:
         return "stopped"
     _require_whole(run)
     return state
+
+
+def cell_states(
+    sweep: Sweep, cells: Sequence[Cell], out: Path, questions: QuestionDigests
+) -> dict[str, str]:
+    """The states of `cells` by their names.
+
+    Raises:
+        InvalidInputError: as `cell_state` and `require_one_experiment`; or one is to be trained,
+            and the others were evaluated on other questions than their files hold now.
+    """
+    require_one_experiment(sweep, out)
+    states = {cell.name: cell_state(cell, out) for cell in cells}
+    if set(states.values()) != {"finished"}:
+        require_same_questions({out / cell.name: cell.config for cell in sweep.cells}, questions)
+    return states
 
 
 def require_one_experiment(sweep: Sweep, out: Path) -> None:
@@ -145,13 +167,20 @@ def _write_files(files: Mapping[Path, str]) -> list[Path]:
 
 
 def run_sweep(
-    sweep: Sweep, cells: Sequence[Cell], out: Path, preload: str, *, jobs: int, progress: Progress
+    sweep: Sweep,
+    cells: Sequence[Cell],
+    out: Path,
+    preload: str,
+    *,
+    questions: QuestionDigests,
+    jobs: int,
+    progress: Progress,
 ) -> list[CellResult]:
     """Train those of `cells` that are not finished, `jobs` at a time.
 
     A cell that fails does not stop the others. `preload` is a module that trainings import in
-    addition to those of this room. If a signal ends the sweep, its trainings end too and can be
-    resumed.
+    addition to those of this room. `questions` reads those of evaluations. If a signal ends the
+    sweep, its trainings end too and can be resumed.
 
     Raises:
         InvalidInputError: the directory holds another sweep, or another process runs this one; a
@@ -162,15 +191,21 @@ def run_sweep(
         require_packages(cell.config)
     _refuse_other_sweep(out, sweep)
     with one_writer(out, "running this sweep"):
-        return _run_cells(sweep, cells, out, preload, jobs=jobs, progress=progress)
+        _require_folders(out, cells)
+        states = cell_states(sweep, cells, out, questions)
+        return _run_cells(sweep, cells, out, preload, states, jobs=jobs, progress=progress)
 
 
 def _run_cells(
-    sweep: Sweep, cells: Sequence[Cell], out: Path, preload: str, *, jobs: int, progress: Progress
+    sweep: Sweep,
+    cells: Sequence[Cell],
+    out: Path,
+    preload: str,
+    states: Mapping[str, str],
+    *,
+    jobs: int,
+    progress: Progress,
 ) -> list[CellResult]:
-    _require_folders(out, cells)
-    require_one_experiment(sweep, out)
-    states = {cell.name: cell_state(cell, out) for cell in cells}
     _name_left_out(sweep, out)
     with changing(out / SWEEP_NAME):
         write_json(out / SWEEP_NAME, sweep.record())
