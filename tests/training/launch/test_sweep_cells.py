@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,14 @@ from tspo_cli.disk import atomic_write_text
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.reporting.scores.sweep_scores import open_sweep
 from tspo_cli.reporting.sweep_report import SweepReport
-from tspo_cli.training.launch.sweep_runner import cell_state, cell_states, require_one_experiment
+from tspo_cli.training.launch.cell_process import training_context
+from tspo_cli.training.launch.sweep_runner import (
+    _result,
+    _Training,
+    cell_state,
+    cell_states,
+    require_one_experiment,
+)
 
 TEXT = """
 base = "tiny/grpo"
@@ -242,3 +250,14 @@ def test_questions_that_were_edited_stop_the_next_training_only(sweep: Path) -> 
         cell_states(plan, plan.cells, sweep, lambda _: {"test": "q2"})
     for now in ({"test": "q1"}, {"other": "q2"}):
         assert cell_states(plan, plan.cells, sweep, lambda _, now=now: now)["tspo/seed1"] == "new"
+
+
+def test_a_killed_cell_is_said_to_be_killed(tmp_path: Path) -> None:
+    """Its log ends with whatever it said last, which is no reason."""
+    log = tmp_path / "cell.log"
+    log.write_text("seed0 2/4 reward 0.000\n")
+    process = training_context("json").Process(target=signal.raise_signal, args=(9,))
+    process.start()
+    process.join()
+    result = _result("a/seed0", _Training(process, log, 0.0))
+    assert result.error == "was killed by SIGKILL, for example because memory ran out"

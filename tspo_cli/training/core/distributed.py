@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-from tspo_cli.errors import UsageError
+from tspo_cli.errors import MissingResourceError, TspoError, UsageError
 from tspo_cli.variables import number_in
 
 # Rollouts of one process may take much longer than those of another.
@@ -33,6 +33,8 @@ def init_distributed() -> str:
 
     Raises:
         UsageError: WORLD_SIZE is above 1, but other variables of a launcher are missing.
+        MissingResourceError: another program has the port of the launcher.
+        TspoError: the other processes cannot be reached, or do not come.
     """
     gpu = torch.cuda.is_available()
     if not gpu:
@@ -60,9 +62,27 @@ def init_distributed() -> str:
         # A store without a port: MASTER_PORT may belong to processes that this one starts.
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     elif not dist.is_initialized():
-        dist.init_process_group(backend, timeout=LONGEST_WAIT)
+        _meet(backend)
     deepspeed.init_distributed(dist_backend=backend, verbose=False)
     return device
+
+
+def _meet(backend: str) -> None:
+    """Wait for the other processes of the launcher."""
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        dist.init_process_group(backend, timeout=LONGEST_WAIT)
+    except dist.DistError as error:
+        if "EADDRINUSE" in str(error):
+            raise MissingResourceError(
+                f"{place}: another program uses this port; start all processes with another "
+                "MASTER_PORT"
+            ) from None
+        raise TspoError(
+            f"{place}: process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} waited there for "
+            f"the others in vain ({str(error).splitlines()[0]}); start all of them, with the "
+            "address of process 0 as MASTER_ADDR"
+        ) from None
 
 
 def quiet_deepspeed() -> Any:

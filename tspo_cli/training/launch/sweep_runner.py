@@ -8,6 +8,7 @@ DIR/logs/tspo-a-seed0.log      the messages of its training
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -258,6 +259,9 @@ def _result(name: str, training: _Training) -> CellResult:
     code = training.process.exitcode
     if code == 0:
         return CellResult(name, "finished", seconds)
+    if code is not None and code < 0:
+        reason = f"was killed by {signal.Signals(-code).name}, for example because memory ran out"
+        return CellResult(name, "failed", seconds, reason)
     lines = training.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     reason = lines[-1].removeprefix("error: ") if lines else "its log is empty"
     return CellResult(name, "failed", seconds, f"exit code {code}: {reason}")
