@@ -28,6 +28,7 @@ from tspo_cli.evaluation.methods.call_forms import without_end_tokens
 from tspo_cli.reporting.rendering.marks import marked
 from tspo_cli.rollout.protocol import parse_action
 from tspo_cli.rollout.thoughts import split_thoughts
+from tspo_cli.text.repeated_keys import once
 from tspo_cli.text.strict_json import parse_lines
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -141,12 +142,13 @@ LINES = [
     *(
         '{"step": 1}',
         '{"a": NaN}',
-        '{"a": 1e400, "a": -0}',
+        '{"a": 1e400, "b": -0}',
         '{"a": "\\ud83d"}',
         '{"a": {"b": [1.5]}}',
     ),
     *(
         '{"a": "\u2028"}',
+        '{"a": 1, "a": ":"}',
         "\ufeff{}",
         " {}\r",
         "",
@@ -172,7 +174,8 @@ def test_lines_are_read_together_as_one_by_one(lines: list[str], first: int) -> 
     for number, line in enumerate(lines, start=first):
         if line.strip():
             try:
-                expected.append(json.loads(line.removeprefix("\ufeff")))
+                found = json.loads(line.removeprefix("\ufeff"), object_pairs_hook=once)
+                expected.append(found)
             except ValueError:
                 expected.append(None)
             if not isinstance(expected[-1], dict):

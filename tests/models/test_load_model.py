@@ -100,6 +100,7 @@ def test_damaged_files(directory: Path) -> None:
         (b"", "cannot be read as JSON"),
         (b"\xff\xfe{}", "cannot be read as JSON"),
         (b"[2]", "expected a JSON object"),
+        (b'{"eos_token_id": 2, "eos_token_id": 3}', 'expected each key once, got "eos_token_id"'),
         (b'{"eos_token_id": "</s>"}', "eos_token_id: expected a token id"),
         (b'{"eos_token_id": [2, null]}', "eos_token_id: expected a token id"),
     ],
@@ -114,6 +115,14 @@ def test_a_damaged_generation_file_is_named(directory: Path, text: bytes, proble
     load_model(directory)
 
 
+@pytest.mark.parametrize("file", ["tokenizer.json", "vocab.json", "special_tokens_map.json"])
+def test_a_key_that_a_file_of_the_tokenizer_has_twice(directory: Path, file: str) -> None:
+    (directory / file).write_text('{"model": {"vocab": {"a": 1, "b": 0, "a": 2}}}')
+    with pytest.raises(InvalidInputError) as refused:
+        load_tokenizer(directory)
+    assert str(refused.value).startswith(f'{directory / file}: expected each key once, got "a" twi')
+
+
 @pytest.mark.parametrize(
     ("file", "text", "problem"),
     [
@@ -122,6 +131,7 @@ def test_a_damaged_generation_file_is_named(directory: Path, text: bytes, proble
         ("config.json", "null", "expected a JSON object"),
         ("config.json", "", "expected a JSON object"),
         ("config.json", "{", "not valid JSON"),
+        ("config.json", '{"a": {"b": 1, "b": 2}}', 'each key once, got "b" twice'),
         ("config.json", '{"model_type": ["qwen2"]}', "model_type: expected a name"),
         ("config.json", '{"model_type": 5}', "model_type: expected a name"),
         ("tokenizer_config.json", "[]", "expected a JSON object"),

@@ -33,12 +33,14 @@ from tspo_cli.data.formats.record_checks import (
     half_found,
     has_half,
     invalid,
+    key_found,
     type_name,
 )
 from tspo_cli.data.formats.zipped import archive_of, is_member, is_zip_name, open_member
 from tspo_cli.data.hub import PREFIX, hub_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.plain_files import is_plain, open_plain, refuse_pointer, why_missing
+from tspo_cli.text.repeated_keys import repeated_key
 from tspo_cli.text.strict_json import decoded
 
 Form = Literal["jsonl", "parquet", "array", "nested", "table"]
@@ -225,7 +227,10 @@ def _json_rows(path: Path) -> Iterator[ScannedRow]:
                     record = from_json(line, allow_inf_nan=False)
                 except ValueError:
                     record = _record(path, number, line)
-                if isinstance(record, (dict, InvalidInputError)):
+                if isinstance(record, dict):
+                    name = repeated_key(line, record)
+                    yield number, record if name is None else key_found(path, number, name)
+                elif isinstance(record, InvalidInputError):
                     yield number, record
                 else:
                     fix = "correct the line"
@@ -271,6 +276,12 @@ def _parquet_rows(path: Path) -> Iterator[ScannedRow]:
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                what, fix = "columns with names that differ", "rename or remove one"
+                yield 1, invalid(path, 1, what, f"{twice!r} twice", fix)
+                return
             for batch in file.iter_batches(batch_size=4096):
                 for record in batch.to_pylist():
                     number += 1

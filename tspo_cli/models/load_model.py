@@ -15,6 +15,7 @@ from tspo_cli.models.checks.json_files import (
     check_files,
     check_generation_file,
     check_json_files,
+    check_tokenizer_keys,
 )
 from tspo_cli.models.checks.loading_report import (
     check_head,
@@ -61,6 +62,7 @@ def load_tokenizer(path: str | Path, revision: str = "") -> PreTrainedTokenizerF
     if local:
         check_files(Path(path))
         check_json_files(Path(path))
+        check_tokenizer_keys(Path(path))
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(path), local_files_only=local, trust_remote_code=False, revision=revision or MAIN

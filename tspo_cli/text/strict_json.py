@@ -21,10 +21,11 @@ from typing import Any
 from pydantic_core import from_json
 
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.text.repeated_keys import RepeatedKeyError, once, repeated_key
 
 _ESCAPED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
-_DECODER = json.JSONDecoder()
+_DECODER = json.JSONDecoder(object_pairs_hook=once)
 
 
 def json_text(value: Any, *, indent: int | None = None, compact: bool = False) -> str:
@@ -51,12 +52,17 @@ def parse_json(text: str | bytes, where: str) -> Any:
     Old files may have NaN and Infinity.
 
     Raises:
-        InvalidInputError: no JSON, no UTF-8, nested too deep, or a number of thousands of digits.
+        InvalidInputError: no JSON, no UTF-8, nested too deep, a number of thousands of digits, or
+            an object with a key twice.
     """
     try:
         if isinstance(text, bytes):
             text = text.removeprefix(BOM_UTF8).decode()
         return decoded(_DECODER, text)
+    except RepeatedKeyError as error:
+        raise InvalidInputError(
+            f'{where}: expected each key once, got "{error}" twice; remove one'
+        ) from None
     except json.JSONDecodeError as error:
         at = f"line {error.lineno}, column {error.colno}"
         problem = error.msg.removesuffix(" at")  # "Unterminated string starting at"
@@ -74,13 +80,15 @@ def parse_lines(lines: Sequence[bytes], path: Path, first: int = 1) -> list[dict
     left out.
 
     Raises:
-        InvalidInputError: a line is no JSON object; the message names the file and the line.
+        InvalidInputError: a line is no JSON object, or has a key twice; the message names the file
+            and the line.
     """
     filled = [*filter(bytes.strip, lines)]
     records = _values(filled)
-    if len(records) < len(filled) or not {*map(type, records)} <= {dict}:
-        is_record = [isinstance(record, dict) for record in records]
-        wrong = [*is_record, False].index(False)
+    pairs = enumerate(zip(filled, records, strict=False))
+    odd = (place for place, pair in pairs if type(pair[1]) is not dict or repeated_key(*pair))
+    wrong = next(odd, len(records))
+    if wrong < len(filled):
         numbers = [number for number, line in enumerate(lines, start=first) if line.strip()]
         where = f"{path}:{numbers[wrong]}"
         parse_json(filled[wrong], where)

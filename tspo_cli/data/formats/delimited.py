@@ -13,8 +13,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from tspo_cli.console import counted
-from tspo_cli.data.formats.record_checks import ScannedRow, half_found, has_half, invalid, type_name
+from tspo_cli.data.formats.record_checks import (
+    ScannedRow,
+    half_found,
+    has_half,
+    invalid,
+    key_found,
+    type_name,
+)
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.text.repeated_keys import repeated_key
 
 _LIST_COLUMNS = frozenset(
     {
@@ -70,6 +78,11 @@ def table_rows(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Sca
                 shown = ", ".join(repr(" ".join(name.split())[:30]) for name in header[:4])
                 fix = "add such a line (id, text; or question, answer), or give the file as JSONL"
                 yield number, invalid(path, number, "the names of the columns", shown, fix)
+                return
+            twice = [name for name in header if name and header.count(name) > 1]
+            if twice:
+                what, fix = "columns with names that differ", "rename or remove one"
+                yield number, invalid(path, number, what, f"{twice[0]!r} twice", fix)
                 return
             if len(header) == 1 and _OTHER_DELIMITER.search(header[0]):
                 wanted = "commas" if delimiter == "," else "tabs"
@@ -225,6 +238,10 @@ def array_rows(
         number += 1
         if isinstance(value, dict):
             text_of_value = buffer[start:at]
+            name = repeated_key(text_of_value.encode(), value)
+            if name is not None:
+                yield number, key_found(path, number, name)
+                continue
             half = "\\u" in text_of_value and has_half(json.dumps(value, ensure_ascii=False))
             yield number, half_found(path, number) if half else value
         else:

@@ -37,6 +37,11 @@ def half_found(path: Path, number: int) -> InvalidInputError:
     )
 
 
+def key_found(path: Path, number: int, name: str) -> InvalidInputError:
+    """The error of a record with `repeated_key`."""
+    return invalid(path, number, "each key once", f'"{name}" twice', "remove one of the two")
+
+
 def invalid(path: Path, number: int, expected: str, got: str, fix: str) -> InvalidInputError:
     """The error of a record: file and line, what was expected, what it has, and how to fix it."""
     return InvalidInputError(f"{path}:{number}: expected {expected}, got {got}; fix: {fix}")

@@ -11,10 +11,12 @@ from typing import Any
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.plain_files import refuse_pointer, require_plain, why_missing
 from tspo_cli.runs import read_json
+from tspo_cli.text.repeated_keys import RepeatedKeyError, once
 
 GENERATION = "generation_config.json"
 _CONFIG, _TOKENIZER = "config.json", "tokenizer_config.json"
 _OBJECTS = (_CONFIG, _TOKENIZER, "special_tokens_map.json", "tokenizer.json")
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json")
 _READ = (".json", ".jinja", ".safetensors", ".txt", ".model")
 """Endings of the files that transformers reads."""
 AGAIN = "copy the file from the original model again"
@@ -62,6 +64,23 @@ def check_json_files(directory: Path) -> None:
             raise InvalidInputError(f"{path}: {key}: expected {expected}, found {found}; {AGAIN}")
 
 
+def check_tokenizer_keys(directory: Path) -> None:
+    """Refuse files of a tokenizer with a key twice, such as a word with two ids: which of the two
+    counts, is not said. What is missing is fine.
+
+    Raises:
+        InvalidInputError: the file and the key.
+    """
+    for path in (directory / name for name in _TOKENIZER_FILES):
+        if path.is_file():
+            try:
+                json.loads(path.read_bytes(), object_pairs_hook=once)
+            except RepeatedKeyError as error:
+                raise InvalidInputError(f"{path}: {_twice(error)}; {AGAIN}") from None
+            except (ValueError, RecursionError):
+                pass  # the library says what is no JSON
+
+
 def check_generation_file(directory: Path) -> None:
     """Refuse a damaged generation_config.json: its end-of-sequence tokens would be lost in silence.
     A directory without the file is fine.
@@ -73,7 +92,9 @@ def check_generation_file(directory: Path) -> None:
     if not path.is_file():
         return
     try:
-        record = json.loads(path.read_bytes())
+        record = json.loads(path.read_bytes(), object_pairs_hook=once)
+    except RepeatedKeyError as error:
+        problem = _twice(error)
     except (OSError, ValueError, RecursionError) as error:
         problem = f"cannot be read as JSON ({str(error) or type(error).__name__})"
     else:
@@ -83,6 +104,10 @@ def check_generation_file(directory: Path) -> None:
             f"{path}: {problem}; {AGAIN}, or remove it if the model's config.json says how a "
             "reply ends"
         )
+
+
+def _twice(error: RepeatedKeyError) -> str:
+    return f'expected each key once, got "{error}" twice'
 
 
 def _is_name(value: Any) -> bool:
