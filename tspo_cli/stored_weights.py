@@ -1,20 +1,50 @@
-"""Whether the weights of a model are stored as numbers, or in a form that is read as such, and in
-its own directory.
+"""Whether the weights of a model are stored as numbers, or in a form that is read as such, in its
+own directory, and as many as the model has.
 """
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tspo_cli.console import counted
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.runs import read_json
+from tspo_cli.text.repeated_keys import RepeatedKeyError, once
 
 if TYPE_CHECKING:
     import torch
 
 _NUMBERS = ("BF16", "F16", "F32", "F64")
 """Forms of weights, as safetensors names them."""
+_LONGEST_HEADER = 100_000_000
+"""Bytes of a header that safetensors reads."""
+_MORE, _MORE_QUANTISED = 2, 32
+"""Times the stored numbers that a model may have. A quantised file packs 16 of 2 bits in one. What
+is lacking otherwise, the loader names."""
+_COMPUTED = 2**26
+"""Numbers that any model may have beside the stored ones: those it computes, such as masks."""
+_IMPLEMENTATIONS = ("attn_implementation", "attn_implementation_internal")
+"""Endings of keys."""
+_COUNTS = frozenset(
+    {
+        "num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers",
+        "decoder_layers", "num_labels",
+    }
+)  # fmt: skip
+_MOST = 10_000
+"""Of each of the counts: transformers makes lists of them when it reads a configuration."""
+_ATTENTION = {"eager": "torch", "sdpa": "torch", "flex_attention": "torch"} | {
+    "flash_attention_2": "flash_attn",
+    "flash_attention_3": "flash_attn_interface",
+}
+"""The packages that implementations of attention come from. transformers fetches all others, and
+what is not installed, from the hub."""
 
 
 def check_named_weights(config: Path) -> None:
@@ -51,6 +81,125 @@ def check_weights_inside(folder: Path) -> None:
                     f"{index}: weight_map names {str(name)[:80]}, expected files beside it; copy "
                     "the whole model again"
                 )
+
+
+def check_config(file: Path) -> None:
+    """Refuse a configuration with which transformers would fetch code from the hub, as an
+    implementation of attention, or make endless lists. What is missing is fine.
+
+    Raises:
+        InvalidInputError: it is one.
+    """
+    values = read_json(file) if file.is_file() else {}
+    for name, value in _pairs(values):
+        if name in _COUNTS and isinstance(value, int | float) and value > _MOST:
+            raise InvalidInputError(
+                f"{file}: {name}: expected at most {_MOST:,}, got {value:.4g}; copy the file from "
+                "the original model again"
+            )
+        if not name.endswith(_IMPLEMENTATIONS):
+            continue
+        named = value.values() if isinstance(value, dict) else [value]
+        for attention in filter(None, named):
+            _check_attention(file, name, str(attention))
+
+
+def _check_attention(file: Path, name: str, value: str) -> None:
+    package = _ATTENTION.get(value)
+    if package is None or find_spec(package) is None:
+        known = [known for known, package in _ATTENTION.items() if find_spec(package)]
+        raise InvalidInputError(
+            f"{file}: {name} is {value[:80]!r}, code that is not installed here; expected one of "
+            f"{', '.join(known)}; remove the key"
+        )
+
+
+def _pairs(values: Any) -> Iterator[tuple[str, Any]]:
+    """The keys and values of all objects in a value."""
+    rest = [values]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, dict):
+            yield from part.items()
+            rest += part.values()
+        elif isinstance(part, list):
+            rest += part
+
+
+def check_size(folder: Path, config: Any, build: Callable[[], torch.nn.Module]) -> None:
+    """Refuse a configuration of a model with far more numbers than its files, before memory is
+    allocated for them. `build` makes the model of `config`.
+
+    Raises:
+        InvalidInputError: it is one, or a file has a tensor twice. Also what `build` raises.
+    """
+    import torch
+
+    stored = _stored_numbers(folder)
+    with torch.device("meta"):  # shapes alone
+        model = build()
+    numbers = sum(value.numel() for part in (model.parameters(), model.buffers()) for value in part)
+    quantised = getattr(config, "quantization_config", None) is not None
+    if stored and numbers > stored * (_MORE_QUANTISED if quantised else _MORE) + _COMPUTED:
+        raise InvalidInputError(
+            f"{folder}: config.json describes a model of {counted(numbers, 'number')}, but the "
+            f"files have {counted(stored, 'number')}; use the configuration that belongs to the "
+            "weights"
+        )
+
+
+def check_parts(folder: Path) -> None:
+    """`check_config` and `check_size` for a model of parts, as sentence-transformers has it: each
+    has a folder of its files.
+
+    Raises:
+        InvalidInputError: a part is refused. Also what transformers raises.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    for file in sorted(folder.rglob("*.json")):
+        if file.name.endswith("config.json"):
+            check_config(file)
+    for file in sorted(folder.rglob("config.json")):
+        record = read_json(file)
+        if not isinstance(record, dict):
+            continue
+        if "model_type" in record:
+            config = AutoConfig.from_pretrained(
+                str(file.parent), local_files_only=True, trust_remote_code=False
+            )
+            build = partial(AutoModel.from_config, config, trust_remote_code=False)
+            check_size(file.parent, config, build)
+        elif "in_features" in record and "out_features" in record:
+            shape = record["in_features"], record["out_features"]
+            check_size(file.parent, None, partial(torch.nn.Linear, *shape))
+
+
+def _stored_numbers(folder: Path) -> int:
+    """The numbers in the tensors that a model directory has; 0 if a file does not tell.
+
+    Raises:
+        InvalidInputError: a file has a tensor twice.
+    """
+    whole = folder / "model.safetensors"
+    files = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+    numbers = 0
+    for file in files:
+        with open(file, "rb") as handle:
+            length = int.from_bytes(handle.read(8), "little")
+            header = handle.read(length) if length <= _LONGEST_HEADER else b""
+        try:
+            tensors = json.loads(header, object_pairs_hook=once)
+            tensors.pop("__metadata__", None)
+            numbers += sum(math.prod(tensor["shape"]) for tensor in tensors.values())
+        except RepeatedKeyError as error:
+            raise InvalidInputError(
+                f'{file}: expected each tensor once, got "{error}" twice; copy the file again'
+            ) from None
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return 0  # the loader says what is damaged
+    return numbers
 
 
 def check_quantisation(path: str | Path, config: Any) -> None:

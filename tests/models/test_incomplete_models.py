@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,7 @@ from tspo_cli.models.eos import saved_eos_ids
 from tspo_cli.models.load_model import load_model, load_tokenizer, model_config
 from tspo_cli.models.tokenizer import tiny_tokenizer
 from tspo_cli.training.policy import starting_policy
+from tspo_cli.work_limits import memory_at_most
 
 SHAPE = {
     "vocab_size": 64,
@@ -112,6 +114,80 @@ def test_layers_that_the_files_cannot_have(layers: object, named: str, tmp_path:
     config = folder / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": layers}))
     assert refusal(folder).startswith(f"{folder}{named}")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vocab_size": 10**9},
+        {"intermediate_size": 10**8},
+        {"hidden_size": 10**6},
+        {"num_key_value_heads": 10**8},
+        {"head_dim": 10**8},
+        {"vocab_size": 10**15},
+    ],
+)
+def test_memory_that_the_files_cannot_fill(change: dict[str, int], tmp_path: Path) -> None:
+    folder = llama(tmp_path / "model")
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with memory_at_most(2**29):
+        assert re.fullmatch(
+            rf"{folder}: config.json describes a model of [0-9,]+ numbers, but the files have "
+            r"[0-9,]+ numbers; use the configuration that belongs to the weights",
+            refusal(folder),
+        )
+
+
+@pytest.mark.parametrize("key", ["num_labels", "num_hidden_layers"])
+def test_lists_that_a_configuration_would_make(key: str, tmp_path: Path) -> None:
+    folder = llama(tmp_path / "model")
+    config = folder / "config.json"
+    inner = {"vision_config": {"model_type": "clip_vision_model", key: 10**9}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | inner))
+    with memory_at_most(2**29):
+        assert f"{config}: {key}: expected at most 10,000" in refusal(folder)
+
+
+def test_a_tensor_that_a_file_has_twice(tmp_path: Path) -> None:
+    folder = llama(tmp_path / "model")
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    first = '"model.norm.weight":{"dtype":"F16","shape":[64],"data_offsets":[0,128]},'
+    header = b"{" + first.encode() + content[9:end]
+    weights.write_bytes(len(header).to_bytes(8, "little") + header + content[end:])
+    assert refusal(folder).startswith(
+        f'{weights}: expected each tensor once, got "model.norm.weight" twice; '
+    )
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+@pytest.mark.parametrize(
+    "named",
+    [
+        "kernels-community/flash-attn",
+        "org/name",
+        "paged|org/name",
+        "flash_attention_3",
+        {"": "o/n"},
+    ],
+)
+def test_attention_is_never_fetched(key: str, named: object, tmp_path: Path) -> None:
+    folder = llama(tmp_path / "model")
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {key: named}))
+    text = refusal(folder)
+    assert text.startswith(f"{config}: {key} is ")
+    assert "code that is not installed here; expected one of eager, sdpa" in text
+
+
+def test_attention_of_torch_may_be_named(tmp_path: Path) -> None:
+    folder = llama(tmp_path / "model")
+    config = folder / "config.json"
+    record = json.loads(config.read_text()) | {"_attn_implementation": "eager"}
+    config.write_text(json.dumps(record | {"attn_implementation": None}))
+    load_model(folder)
 
 
 def test_a_head_that_differs_from_the_embedding_it_is_tied_to(tmp_path: Path) -> None:

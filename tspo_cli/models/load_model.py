@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +27,12 @@ from tspo_cli.models.checks.loading_report import (
 from tspo_cli.models.checks.model_size import is_large_on_cpu
 from tspo_cli.own_memory import leave_files
 from tspo_cli.stored_weights import (
+    check_config,
     check_named_weights,
     check_numbers,
     check_quantisation,
     check_scales,
+    check_size,
 )
 
 if TYPE_CHECKING:
@@ -109,6 +112,7 @@ def model_config(path: str | Path, revision: str = "") -> Any:
         check_json_files(Path(path))
         check_generation_file(Path(path))
         check_named_weights(Path(path) / CONFIG)
+        check_config(Path(path) / CONFIG)
     try:
         config = AutoConfig.from_pretrained(
             str(path), local_files_only=local, trust_remote_code=False, revision=revision or MAIN
@@ -173,6 +177,9 @@ def load_model(
         check_shards(Path(path))
         check_layers(Path(path), config)
     try:
+        if local:
+            build = partial(AutoModelForCausalLM.from_config, config, trust_remote_code=False)
+            check_size(Path(path), config, build)
         with _quiet_report():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 str(path),
@@ -184,6 +191,8 @@ def load_model(
                 trust_remote_code=False,
                 revision=revision or MAIN,
             )
+    except InvalidInputError:
+        raise
     except Exception as error:  # libraries raise anything on files that are not whole
         raise _unreadable(path, "a causal language model", error, local, revision) from error
     model, report = loaded

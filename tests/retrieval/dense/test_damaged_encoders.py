@@ -17,6 +17,7 @@ from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
 from tspo_cli.retrieval.dense.encoder import Encoder
 from tspo_cli.retrieval.dense.load_encoder import load_reranker
+from tspo_cli.work_limits import memory_at_most
 
 WEIGHTS = "model.safetensors"
 QUERY = "encoder.layer.0.attention.self.query.weight"
@@ -145,6 +146,27 @@ def test_settings_of_an_encoder_allow_no_code(copy: Path) -> None:
     with pytest.raises(TspoError):
         Encoder(str(copy), DenseSettings())
     assert not [*copy.rglob("*.executed")]
+
+
+@pytest.mark.parametrize("name", ["config.json", "sentence_bert_config.json"])
+def test_an_encoder_fetches_no_attention(copy: Path, name: str) -> None:
+    named = {"attn_implementation": "kernels-community/flash-attn"}
+    setting(name, **(named if name == "config.json" else {"model_args": named}))(copy)
+    with pytest.raises(InvalidInputError, match=r"attn_implementation is 'kernels-community/fl"):
+        Encoder(str(copy), DenseSettings())
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "intermediate_size", "max_position_embeddings"])
+def test_memory_that_the_files_cannot_fill(copy: Path, reranker: Path, key: str) -> None:
+    Encoder(str(copy), DenseSettings())  # what is loaded once is no part of the limit
+    for folder in (copy, reranker):
+        setting("config.json", **{key: 10**9})(folder)
+    said = r"config.json describes a model of [0-9,]+ numbers, but the files have"
+    with memory_at_most(2**29):
+        with pytest.raises(InvalidInputError, match=said):
+            Encoder(str(copy), DenseSettings())
+        with pytest.raises(InvalidInputError, match=said):
+            load_reranker(str(reranker), "cpu")
 
 
 class Evil:

@@ -17,6 +17,7 @@ from tspo_cli.own_memory import leave_files
 from tspo_cli.packages import missing
 from tspo_cli.stored_weights import (
     check_numbers,
+    check_parts,
     check_quantisation,
     check_weights_inside,
 )
@@ -135,13 +136,18 @@ def _loaded(
     """
     import torch
 
-    if is_local_encoder(name, what):
+    local = is_local_encoder(name, what)
+    if local:
         check_weights_inside(Path(name))
     else:
         use_cache_without_network()
     with _load_report() as report:
         try:
+            if local:
+                check_parts(Path(name))
             model = load()
+        except InvalidInputError:
+            raise
         except (MemoryError, torch.OutOfMemoryError):  # says nothing about the files
             raise
         except Exception as error:  # libraries raise anything on files that are not whole
