@@ -128,6 +128,12 @@ def test_a_template_that_fills_the_memory_is_refused(
     assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
+@pytest.mark.parametrize("template", ["{{ 'ab' * 10 ** 6 }}", "{{ strftime_now('%Y' * 10**6) }}"])
+def test_a_template_that_writes_millions_of_characters_is_refused(template: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"writes [24],[0-9]{3},[0-9]{3} characters for"):
+        protocol(CHATML + template)
+
+
 def test_a_limit_leaves_an_alarm_as_it_was() -> None:
     fired: list[int] = []
     handler = signal.signal(signal.SIGALRM, lambda number, frame: fired.append(number))

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.models.small_tokenizers import byte_level
 from tspo_cli.config.schema import ModelConfig
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.models.load_model import load_model, load_tokenizer
@@ -113,6 +115,18 @@ def test_a_damaged_generation_file_is_named(directory: Path, text: bytes, proble
     assert "\n" not in str(refused.value)
     (directory / "generation_config.json").unlink()
     load_model(directory)
+
+
+@pytest.mark.parametrize("becomes", ["", "x", "the"])
+@pytest.mark.parametrize("pattern", [".", r"[\s\S]+"])
+def test_a_normalizer_that_leaves_no_text(tmp_path: Path, becomes: str, pattern: str) -> None:
+    byte_level().save_pretrained(tmp_path)
+    load_tokenizer(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    normalizer = {"type": "Replace", "pattern": {"Regex": pattern}, "content": becomes}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": normalizer}))
+    with pytest.raises(InvalidInputError, match=r"makes only \d+ different texts? of \d+ words of"):
+        load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "vocab.json", "special_tokens_map.json"])

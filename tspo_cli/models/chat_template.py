@@ -19,6 +19,9 @@ _LONGEST_SECONDS = 5.0
 _MOST_MEMORY = 256 * 2**20
 """Bytes for a conversation of a few words. A template takes kilobytes."""
 
+_LONGEST_TEXT = 2**20
+"""Characters for a conversation of a few words. A template takes thousands."""
+
 
 class BoundlessTemplateError(InvalidInputError):
     """A chat template that needs too much time or memory."""
@@ -89,11 +92,12 @@ def try_chat(
 
     Raises:
         InvalidInputError: the template refuses the messages.
-        BoundlessTemplateError: it needs more than five seconds or 256 MiB.
+        BoundlessTemplateError: it needs more than five seconds or 256 MiB, or writes more than a
+            million characters.
     """
     try:
         with memory_at_most(_MOST_MEMORY):
-            return render_chat(tokenizer, messages, arguments, tools, open_turn=open_turn)
+            text = render_chat(tokenizer, messages, arguments, tools, open_turn=open_turn)
     except BoundlessTemplateError as error:
         if isinstance(error.__cause__, MemoryError):
             raise BoundlessTemplateError(
@@ -101,6 +105,12 @@ def try_chat(
                 "conversation of a few words; mend the template, or set rollout.chat_template=never"
             ) from error
         raise
+    if len(text) > _LONGEST_TEXT + sum(len(str(message.get("content"))) for message in messages):
+        raise BoundlessTemplateError(
+            f"the model's chat template writes {len(text):,} characters for a conversation of a "
+            "few words; mend the template, or set rollout.chat_template=never"
+        )
+    return text
 
 
 def check_template(tokenizer: Tokenizer, config: RolloutConfig) -> None:

@@ -25,6 +25,7 @@ from tspo_cli.models.checks.loading_report import (
     check_tensors,
 )
 from tspo_cli.models.checks.model_size import is_large_on_cpu
+from tspo_cli.models.checks.vocabulary import check_words
 from tspo_cli.own_memory import leave_files
 from tspo_cli.stored_weights import (
     check_config,
@@ -85,6 +86,7 @@ def load_tokenizer(path: str | Path, revision: str = "") -> PreTrainedTokenizerF
             f"{path}: the tokenizer has no vocabulary, though there is a {TOKENIZER}; copy the "
             "files of the tokenizer from the original model again"
         )
+    check_words(path, tokenizer)
     return tokenizer
 
 
