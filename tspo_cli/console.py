@@ -29,6 +29,10 @@ STDOUT = "standard output"
 """What errors call it."""
 _SILENCE = 60.0
 """Seconds after which progress is said even if less than a tenth was done."""
+_PATIENCE = 15.0
+"""Seconds after which reading that nobody expects to be long is said."""
+_AT_ONCE = 256
+"""Lines between two looks at the clock."""
 
 
 def open_streams() -> None:
@@ -210,6 +214,20 @@ def now_and_then(
             say(f"{label} {done}/{total}")
 
     return advance
+
+
+def patiently(
+    items: Iterable[T], label: str, clock: Callable[[], float] = time.monotonic
+) -> Iterator[T]:
+    """Iterate over `items` and say how many there were, after fifteen seconds and then four times a
+    minute; nothing is said of work that is shorter. `label` may be that of a file: `reading q.gz`.
+    """
+    said = clock()
+    for number, item in enumerate(items, start=1):
+        yield item
+        if not number % _AT_ONCE and clock() - said >= _PATIENCE:
+            said = clock()
+            say(f"{label}: {number:,} lines so far")
 
 
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:

@@ -36,6 +36,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.console import patiently
 from tspo_cli.disk import (
     WriteError,
     atomic_write_bytes,
@@ -242,7 +243,7 @@ def read_jsonl_gz(path: Path) -> Iterator[Any]:
     try:
         with open_plain(path) as packed, gzip.open(packed, "rb") as handle:
             lines = iter(lambda: handle.readline(LONGEST_LINE + 1), b"")
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(patiently(lines, f"reading {path}"), start=1):
                 if len(line) > LONGEST_LINE:
                     raise InvalidInputError(f"{path}:{number}: longer than {LONGEST_LINE} bytes")
                 yield parse_json(line, f"{path}:{number}")

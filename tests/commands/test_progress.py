@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from tspo_cli.commands.options import say_what_is_opened
-from tspo_cli.console import _plain_lines, now_and_then, say_meanwhile
+from tspo_cli.console import _plain_lines, now_and_then, patiently, say_meanwhile
+from tspo_cli.data.rows import read_rows
 
 
 def lines_of(capsys: pytest.CaptureFixture[str], total: int | None, seconds: float) -> list[str]:
@@ -104,3 +106,19 @@ def test_a_log_is_told_of_a_large_model_before_it_is_opened(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     say_what_is_opened("Qwen/Qwen2.5-3B", ["train.jsonl", "http://bob:word@h:8000"])
     assert capsys.readouterr().err == "opening train.jsonl, http://***@h:8000, Qwen/Qwen2.5-3B\n"
+
+
+def test_reading_that_is_long_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+
+    def lines() -> Iterator[int]:
+        for number in range(1000):
+            now[0] = number / 30
+            yield number
+
+    assert [*patiently(lines(), "reading q.gz", lambda: now[0])] == [*range(1000)]
+    assert capsys.readouterr().err.splitlines() == ["reading q.gz: 512 lines so far"]
+    path = tmp_path / "q.jsonl"
+    path.write_text("\n" * 1000 + '{"id": "1", "question": "q", "golden_answers": ["Ada"]}\n')
+    assert [number for number, _ in read_rows(path)] == [1001]
+    assert capsys.readouterr().err == "", "nothing is said of short work"

@@ -19,6 +19,7 @@ from zipfile import BadZipFile
 
 from pydantic_core import from_json
 
+from tspo_cli.console import patiently
 from tspo_cli.data.formats.delimited import (
     DECODER,
     HALF_ESCAPE,
@@ -173,7 +174,7 @@ def count_rows(path: Path) -> int:
             raise _damaged_parquet(path, 1, error) from None
     with _open(path) as handle:
         try:
-            return sum(not line.isspace() for line in handle)
+            return sum(not line.isspace() for line in patiently(handle, f"reading {path}"))
         except _TORN as error:
             raise _damaged_data(path, 1, error) from None
 
@@ -220,7 +221,7 @@ def _json_rows(path: Path) -> Iterator[ScannedRow]:
     number = 0
     with _open(path) as handle:
         try:
-            for number, line in enumerate(handle, start=1):
+            for number, line in enumerate(patiently(handle, f"reading {path}"), start=1):
                 if line.isspace():
                     continue
                 try:
