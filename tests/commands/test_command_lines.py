@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR1
@@ -10,7 +11,7 @@ from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR1
 import pytest
 
 from tests.conftest import run_tspo
-from tspo_cli.config.urls import check_url
+from tspo_cli.config.urls import below, check_url
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.retrieval.remote.read_answer import excerpt
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient
@@ -147,6 +148,44 @@ def test_keys_that_a_server_repeats_are_hidden(
     assert secrets.without_secrets(said) == "bad 'Bearer ***', ***"
     assert excerpt(said) == "bad 'Bearer ***', ***"
     assert secrets.values_without_secrets({"error": [said]}) == {"error": ["bad 'Bearer ***', ***"]}
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        *("key Kk+ey/9876543 is unknown", "?k=Kk%2Bey%2F9876543", "Kk%2Bey/9876543"),
+        *("user:pass word-7", "user%3Apass%20word-7", "user%3Apass+word-7"),
+        *('{"a": "\\u00e9t\\u00e9-1234"}', "\u00e9t\u00e9-1234", "%C3%A9t%C3%A9-1234"),
+        *("<b>a&lt;b&gt;c-1234</b>", "a<b>c-1234", "a%3cb%3ec-1234"),
+    ],
+)
+def test_what_a_server_repeats_of_the_secrets_of_its_url_is_hidden(
+    echo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secrets, "_keys", set())
+    check_url("http://user:pass%20word-7@h/v1?api_key=Kk%2Bey/9876543", "retriever", "http://h")
+    check_url("http://h/v1?access_token=%C3%A9t%C3%A9-1234", "retriever", "http://h")
+    check_url("http://user:a%3Cb%3Ec-1234@h/v1?model=plain-words", "retriever", "http://h")
+    for shown in (secrets.without_secrets(echo), excerpt(echo)):
+        assert "***" in shown
+        assert not re.search("9876543|word-7|1234", shown)
+    assert secrets.without_secrets("plain-words") == "plain-words"
+
+
+def test_a_key_that_another_begins_with_leaves_nothing_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = [f"sk-12345{'x' * more}" for more in range(40)]
+    monkeypatch.setattr(secrets, "_keys", set(keys))
+    assert secrets.without_secrets(f"bad {keys[-1]}, {keys[7]}") == "bad ***, ***"
+
+
+@pytest.mark.parametrize("base", ["http://127.0.0.1:9/v1", "http://127.0.0.1:9/v1/"])
+@pytest.mark.parametrize("end", ["?key=a/b", "?key=a&version=2", "?key=a#part"])
+def test_a_path_goes_before_the_parameters_of_a_url(base: str, end: str) -> None:
+    parameters = end.partition("#")[0]
+    assert below(base + end, "/models") == f"http://127.0.0.1:9/v1/models{parameters}"
+    assert below(base, "/models") == "http://127.0.0.1:9/v1/models"
 
 
 def test_the_exit_codes_in_the_documents_are_those_of_the_code() -> None:

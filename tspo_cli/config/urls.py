@@ -5,12 +5,12 @@ from __future__ import annotations
 import httpx
 
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.text.secrets import hide_login
+from tspo_cli.text.secrets import hide_login, hide_parameters
 
 
 def check_url(url: str, owner: str, example: str) -> None:
     """Raises InvalidInputError for anything but an http(s) URL with a host. What its server repeats
-    of the user and password is hidden from now on.
+    of the user, the password and of parameters that are secrets is hidden from now on.
 
     The message names `owner`, the service that the URL is for, and an `example`.
     """
@@ -23,6 +23,15 @@ def check_url(url: str, owner: str, example: str) -> None:
             f"{owner}: expected a URL like {example}, got {without_login(url)!r}"
         )
     hide_login(httpx.URL(url).username, httpx.URL(url).password)
+    hide_parameters(httpx.URL(url).params.multi_items())
+
+
+def below(url: str, path: str) -> str:
+    """The URL of a path below a base URL, which may have parameters: http://h/v1?key=a and /models
+    give http://h/v1/models?key=a.
+    """
+    base, mark, parameters = url.partition("#")[0].partition("?")
+    return base.rstrip("/") + path + mark + parameters
 
 
 def is_this_machine(url: str) -> bool:

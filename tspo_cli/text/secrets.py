@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import html
+import json
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, quote_plus, unquote
 
 from tspo_cli.errors import InvalidInputError
 
@@ -18,6 +21,7 @@ _SECRET_NAME = re.compile(
     r"token|key|secret|password|passwd|pwd|auth|signature|sig|credential|\b(?:pass|jwt|bearer)\b",
     re.IGNORECASE,
 )
+_ESCAPE = re.compile("%[0-9A-F]{2}")
 _SHORTEST = 8
 """Characters of a key that is hidden in texts. A shorter one could be a word."""
 _keys: set[str] = set()
@@ -40,9 +44,12 @@ def key_of(variable: str) -> str:
 
 
 def hide(key: str) -> None:
-    """Let `without_secrets` replace this key."""
-    if len(key) >= _SHORTEST:
-        _keys.add(key)
+    """Let `without_secrets` replace this key, also as URLs, JSON and HTML write it."""
+    if len(key) < _SHORTEST:
+        return
+    for written in (quote(key), quote(key, safe=""), quote_plus(key)):
+        _keys.update((written, _ESCAPE.sub(lambda escape: escape.group().lower(), written)))
+    _keys.update((key, json.dumps(key)[1:-1], html.escape(key)))
 
 
 def hide_login(user: str, password: str) -> None:
@@ -54,9 +61,18 @@ def hide_login(user: str, password: str) -> None:
         hide(password)
 
 
+def hide_parameters(parameters: Iterable[tuple[str, str]]) -> None:
+    """Let `without_secrets` replace the values of those parameters of a URL that are secrets."""
+    for name, value in parameters:
+        if _SECRET_NAME.search(name):
+            hide(value)
+
+
 def without_keys(text: str) -> str:
-    """`text` with *** for the keys that `hide` was told."""
-    for key in _keys:
+    """`text` with *** for the keys that `hide` was told, the longest first: one may begin with
+    another.
+    """
+    for key in sorted(_keys, key=len, reverse=True):
         text = text.replace(key, HIDDEN)
     return text
 

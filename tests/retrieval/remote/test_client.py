@@ -54,12 +54,15 @@ def test_the_client_equals_the_searcher(url: str, searcher: Searcher) -> None:
     client.close()
 
 
-@pytest.mark.parametrize("ending", ["", "/", "/retrieve", "/retrieve/"])
+@pytest.mark.parametrize(
+    "ending", ["", "/", "/retrieve", "/retrieve/", "?key=a/b", "/?key=a", "/retrieve?key=a/", "#x"]
+)
 def test_the_client_takes_base_urls(url: str, ending: str) -> None:
     assert (
         HttpRetriever([url + ending], timeout=10, retries=0).search(["hill"], 1)[0].hits[0].id
         == "u3"
     )
+    assert HttpRetriever([url + ending]).describe().kind == "bm25"
 
 
 def test_the_client_equals_the_searcher_on_real_questions(real_data: Path, tmp_path: Path) -> None:

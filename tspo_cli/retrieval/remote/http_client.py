@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from tspo_cli.config.urls import check_url, shown_url
+from tspo_cli.config.urls import below, check_url, shown_url
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.retrieval.remote.answer_body import ACCEPTED, read_body
 from tspo_cli.retrieval.remote.patience import (
@@ -195,7 +195,7 @@ class HttpRetriever:
     def _describe(self, url: str) -> RetrieverInfo:
         end_requests_at(time.monotonic() + self._timeout)
         try:
-            health = url.removesuffix("retrieve") + "healthz"
+            health = _beside(url, "healthz")
             with (
                 self._notices.asking(f"retriever {shown_url(health)}", self._timeout),
                 self._client.stream("GET", health, timeout=self._timeout) as answer,
@@ -323,8 +323,13 @@ def _retry_after(response: httpx.Response) -> float:
 
 def _endpoint(url: str) -> str:
     check_url(url, "retriever", "http://127.0.0.1:8000")
-    url = url.rstrip("/")
-    return url if url.endswith("/retrieve") else url + "/retrieve"
+    return _beside(url, "retrieve")
+
+
+def _beside(url: str, name: str) -> str:
+    """The URL of `name` on the server with this base URL, or with this URL of /retrieve."""
+    base, mark, parameters = url.partition("#")[0].partition("?")
+    return below(base.rstrip("/").removesuffix("/retrieve") + mark + parameters, f"/{name}")
 
 
 def _described(facts: dict[str, Any]) -> RetrieverInfo:

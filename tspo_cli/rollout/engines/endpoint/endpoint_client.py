@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from tspo_cli.config.urls import check_url, shown_url
+from tspo_cli.config.urls import below, check_url, shown_url
 from tspo_cli.errors import RemoteServiceError
 from tspo_cli.retrieval.remote.answer_body import ACCEPTED, read_body
 from tspo_cli.retrieval.remote.patience import Notices
@@ -93,7 +93,7 @@ class EndpointClient:
     ) -> None:
         self._fields = fields or RequestFields()
         check_url(url, self._fields.section, "http://127.0.0.1:8000/v1")
-        self.url = url.rstrip("/")
+        self.url = below(url, "")
         self._retries = retries
         key = key_of(key_env)
         self._key_hint = _key_hint(f"{self._fields.section}.key_env", key_env, bool(key))
@@ -144,7 +144,7 @@ class EndpointClient:
                     raise RequestRefusedError(where, problem, self._fields.hint(message, body))
                 if status in (401, 403):
                     problem += self._key_hint
-                if status == 404 and not self.url.endswith("/v1"):
+                if status == 404 and not shown_url(self.url).endswith("/v1"):
                     problem += "; the address of most servers ends in /v1"
                 if 300 <= status < 400:
                     problem += "; a redirect is not followed"
@@ -177,7 +177,7 @@ class EndpointClient:
     ) -> _Answer:
         """One request. Raises httpx.TransportError: no whole response within `timeout` seconds."""
         end_requests_at(time.monotonic() + timeout)
-        address = f"{self.url}{path}"
+        address = below(self.url, path)
         content, unread = b"", ""
         with self._client.stream(method, address, json=body, timeout=timeout) as response:
             try:
