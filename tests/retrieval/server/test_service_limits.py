@@ -4,6 +4,7 @@ come.
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import re
 import socket
@@ -397,3 +398,32 @@ def test_a_packed_body_is_said_to_be_one(url: str, encoding: str) -> None:
     assert answer.status_code == 415
     assert answer.json()["detail"] == "Content-Encoding: expected a body that is not packed"
     assert _post(url, {"query": "hill"}, headers={"Content-Encoding": "Identity"}).is_success
+
+
+@pytest.mark.parametrize(
+    "coding", ["gzip, chunked", "gzip\r\nTransfer-Encoding: chunked", "x,Chunked"]
+)
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_body_packed_for_the_way_is_said_to_be_one(url: str, coding: str, packed: bool) -> None:
+    body = b'{"query": "hill"}'
+    body = gzip.compress(body) if packed else body
+    head = f"POST /retrieve HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: {coding}\r\n\r\n"
+    answer = _first_answer(url, head.encode() + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+    assert answer.startswith(b"HTTP/1.1 415 ")
+    assert b"Transfer-Encoding: expected chunked alone" in answer
+    chunked = head.replace(coding, "Chunked").encode() + b"11\r\n%s\r\n0\r\n\r\n"
+    assert b" 200 OK" in _first_answer(url, chunked % b'{"query": "hill"}')
+
+
+@pytest.mark.parametrize("length", [20_001, 10**18, 2**63 - 1, 2**64 - 1])
+def test_a_declared_length_beyond_the_limit_is_refused_at_once(url: str, length: int) -> None:
+    head = b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length
+    assert _first_answer(url, head).startswith((b"HTTP/1.1 413 ", b"HTTP/1.1 400 "))
+
+
+def _first_answer(url: str, request: bytes) -> bytes:
+    """What comes within two seconds."""
+    with socket.create_connection((httpx.URL(url).host, httpx.URL(url).port)) as connection:
+        connection.settimeout(2)
+        connection.sendall(request)
+        return connection.recv(65536)

@@ -43,6 +43,8 @@ _DRAIN_BODIES = 8
 """A body beyond the limit is read up to this many times the limit, so that its sender gets the
 response.
 """
+_LENGTH_DIGITS = 20
+"""Digits of the longest declared length that the HTTP parser lets pass."""
 _DRAIN_SECONDS = 0.5
 """How long that reading waits for more of a body which its sender may not send."""
 
@@ -160,6 +162,9 @@ class _Service:
         raw = await self._body(request)
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise _Refusal(415, "Content-Encoding: expected a body that is not packed")
+        codings = request.headers.getlist("transfer-encoding")
+        if codings and ",".join(codings).strip().lower() != "chunked":
+            raise _Refusal(415, "Transfer-Encoding: expected chunked alone")
         if self._batcher.info is None:
             raise _Refusal(503, "the index is still being opened", {"Retry-After": "1"})
         search = self._parsed(raw)
@@ -259,7 +264,7 @@ async def _read_body(request: Request, limit: int) -> bytes | None:
     chunks: list[bytes] = []
     size = 0
     length = request.headers.get("content-length", "0")
-    declared = whole_number(length) or 0
+    declared = whole_number(length, _LENGTH_DIGITS) or 0
     if declared > limit:
         # A sender that expects 100 Continue has not begun.
         if declared <= _DRAIN_BODIES * limit and "expect" not in request.headers:
