@@ -71,7 +71,7 @@ def is_quiet() -> bool:
 def say(message: str) -> None:
     """Print a message line on stderr."""
     if not _quiet:
-        _tell(printable(without_secrets(message)))
+        _tell(one_line(without_secrets(message)))
 
 
 def say_meanwhile(message: str) -> None:

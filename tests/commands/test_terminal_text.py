@@ -147,6 +147,24 @@ def test_passages_questions_and_names_on_the_command_line(tmp_path: Path) -> Non
     assert is_harmless((tmp_path / "page.html").read_text(encoding="utf-8"))
 
 
+def test_a_name_with_a_line_end_makes_no_line_of_its_own(tmp_path: Path) -> None:
+    run = tmp_path / "run\nforged  tspo  0  finished  9/9  em 1"
+    copy = tmp_path / "copy"
+    for folder in (run, copy):
+        shutil.copytree(Path("tests/fixtures/run_0_1_0/rl").resolve(), folder)
+    for command in (
+        *(("runs", "ls", tmp_path), ("runs", "show", run), ("runs", "diff", run, copy)),
+        *(("inspect", run), ("credit", run, "-a", "grpo"), ("doctor", run)),
+        *(("report", run), ("report", run, "--html", run / "page.html")),
+        ("eval", run / "missing", "--data", run, "--out", run),
+    ):
+        done = run_tspo(*command, cwd=tmp_path)
+        lines = [*done.out.splitlines(), *done.err.splitlines()]
+        assert not [line for line in lines if line.startswith("forged")], command
+        if command[1] in ("ls", "show"):
+            assert any("run\u240aforged" in line for line in lines), command
+
+
 @pytest.mark.parametrize(
     ("number", "counted", "agreeing", "part"),
     [

@@ -73,7 +73,7 @@ def _examine(run: Path, as_json: bool) -> None:
         diagnose_evaluation,
         is_evaluation_folder,
     )
-    from tspo_cli.text.printable import printable
+    from tspo_cli.text.printable import one_line
     from tspo_cli.training.start.diagnosis import diagnose
     from tspo_cli.training.start.sweep_diagnosis import diagnose_sweep
 
@@ -85,7 +85,7 @@ def _examine(run: Path, as_json: bool) -> None:
         console.result_json(record)
     else:
         for finding in findings:
-            console.result(printable(f"{finding.state:<9}{finding.name:<15} {finding.detail}"))
+            console.result(one_line(f"{finding.state:<9}{finding.name:<15} {finding.detail}"))
         console.result(f"\n{problems or 'no'} problem{'s' * (problems != 1)}")
     if problems:
         raise typer.Exit(1)

@@ -83,6 +83,7 @@ def show(
     from tspo_cli.config.tables import flatten
     from tspo_cli.reporting.sources.overview import details
     from tspo_cli.reporting.sources.run_view import examined_by_doctor, open_run
+    from tspo_cli.text.printable import one_line
 
     with examined_by_doctor([run]):
         found = details(open_run(run))
@@ -106,7 +107,7 @@ def show(
     lines += [["resumed", command] for command in found["resumed"]]
     console.result(_aligned([], lines))
     for sentence in found["warnings"]:
-        console.result(f"warning: {sentence}")
+        console.result(one_line(f"warning: {sentence}"))
     _part(f"metrics of step {_text(found['metrics'].get('step'))}", found["metrics"])
     for scores in found["evaluations"]:
         plain = {key: value for key, value in scores.items() if not isinstance(value, dict | list)}
@@ -223,10 +224,10 @@ def _text(value: Any) -> str:
 
 
 def _aligned(heading: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    from tspo_cli.text.printable import printable
+    from tspo_cli.text.printable import one_line
 
     table = [
-        line for line in ([printable(cell) for cell in line] for line in (heading, *lines)) if line
+        line for line in ([one_line(cell) for cell in line] for line in (heading, *lines)) if line
     ]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(

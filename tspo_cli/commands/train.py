@@ -126,8 +126,8 @@ def _train(
     config = with_steps_of_epochs(config)
     is_first = number_in("RANK", 0) == 0
     if is_first:
+        check_run_place(run)
         if not dry_run:
-            check_run_place(run)
             for sentence in launch_warnings(config):
                 warn(sentence)
         with _saying_how_to_prepare(config):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tests.conftest import Finished, Playground
+from tests.conftest import Finished, Playground, run_tspo
 from tests.retrieval.server.live_server import serving
 from tspo_cli.commands.app import app
 from tspo_cli.config.load_config import load_config
@@ -54,6 +54,17 @@ def test_the_recipes_of_the_demo_are_warned_of_nothing(
     """The short style asks for no thought: 32 tokens hold its turns."""
     settings = playground.settings(**{"rollout.max_new_tokens": 32, "rollout.max_searches": 3})
     assert "do not hold" not in tspo("train", "tiny/tspo", "--dry-run", *settings).err
+
+
+def test_a_place_where_no_run_can_be_is_refused(playground: Playground, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for file in ("file", "folder/notes.txt"):
+        (tmp_path / file).write_text("mine")
+    for out in ("file", "folder"):
+        place = tmp_path / out
+        done = run_tspo("train", "tiny/grpo", "--dry-run", "--out", place, *playground.settings())
+        assert done.code == 3
+        assert f"{out}: exists and is " in done.err
 
 
 @pytest.mark.parametrize(
