@@ -6,23 +6,21 @@ import json
 
 from tspo_cli.config.keys import Key, all_keys
 
-_OPENING = """\
-# Configuration
-Every key; [algorithms.md](algorithms.md) has U1 to U11, [experiments.md](experiments.md) the rest.\
-"""
+_TITLE = "# Configuration ([U1 to U11](algorithms.md), [composing files](experiments.md))"
 
 
 def keys_page() -> str:
-    """One table for each top-level section; keys outside of a section come first."""
+    """One table for each top-level section; keys outside of a section come first, below the title.
+    """
     tables: dict[str, list[str]] = {}
     for key in all_keys().values():
         section, _, _ = key.name.rpartition(".")
         tables.setdefault(section.partition(".")[0], []).append(_row(key))
-    parts = [_OPENING]
+    parts = []
     for section, rows in tables.items():
-        title = f"`[{section}]`" if section else "Top level"
+        title = f"## `[{section}]`" if section else _TITLE
         head = ["| key | default | expects | meaning |", "|---|---|---|---|"]
-        parts.append("\n".join([f"## {title}", *head, *rows]) + "\n")
+        parts.append("\n".join([title, *head, *rows]) + "\n")
     return "\n".join(parts)
 
 

@@ -110,9 +110,11 @@ def train_loop(
         _progress_bar(run, done) as advance,
         saved_at_stop(saves),
     ):
+        if done and (done >= config.train.steps or reason is not None):
+            saves.end_with_mean()
         if (done == 0 and config.eval.at_start) or not saves.is_evaluated:
             _evaluate(run, evaluate, done, track)
-            saves.end_late_evaluation()
+            saves.end_evaluation()
         began = time.perf_counter()
         for step in range(done + 1, config.train.steps + 1 if reason is None else 0):
             started, cpu_started = time.perf_counter(), time.process_time()
@@ -144,9 +146,11 @@ def train_loop(
             last = step == config.train.steps or reason is not None
             is_due = last or bool(config.eval.every and step % config.eval.every == 0)
             saves.end_step(step, is_evaluated=not is_due)
+            if last:
+                saves.end_with_mean()
             if is_due:
                 _evaluate(run, evaluate, step, track)
-                saves.end_step(step, is_evaluated=True)
+                saves.end_evaluation()
             if last or is_kept:
                 saves.begin_save()
             advance(1, line)

@@ -43,6 +43,8 @@ def problems(config: Config, *, gpu: bool = False) -> Iterator[str]:
             parse_rules([rule], config.kind)
         except InvalidInputError as error:
             yield str(error)
+    if config.train.average_checkpoints > 1 and not config.checkpoint.every:
+        yield "train.average_checkpoints: needs checkpoints; set checkpoint.every to 1 or more"
     prompt = config.rollout.prompt
     if prompt not in STYLES and QUESTION not in prompt and not _names_a_file(prompt):
         yield unknown_prompt(prompt)

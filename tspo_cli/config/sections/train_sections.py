@@ -110,6 +110,15 @@ class TrainConfig(Section):
     keep_rollouts: int = Field(
         1, ge=0, description="Keep the rollouts of every n-th step. 0: none."
     )
+    average_checkpoints: int = Field(
+        1,
+        ge=1,
+        description=(
+            "At its end the policy becomes the mean of the weights of the last n checkpoints, of "
+            "those that checkpoint.every asks for; it is evaluated and exported. 1: it stays what "
+            "the last step made."
+        ),
+    )
     export_model: bool = Field(
         True, description="Write the trained policy to RUN/model at the end of the run."
     )

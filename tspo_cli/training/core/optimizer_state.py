@@ -4,7 +4,7 @@ parameters have no moments and belong to no state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,9 @@ from tspo_cli.config.schema import OptimizerConfig
 from tspo_cli.shares import shares
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+
+Masters = dict[torch.Tensor, torch.Tensor]
+"""For each parameter of the model the float32 one that AdamW updates."""
 
 
 def full_parameters(engine: Any, module: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -143,27 +146,46 @@ def restore_state(
     """Restore what `full_state` returned after `updates` updates. The engine must have made a step,
     so that its optimiser has moments to overwrite.
     """
-    import deepspeed
-    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+    from deepspeed.utils import safe_set_full_optimizer_state
 
     masters = _masters(engine)
     for name, parameter in trained_parameters(module):
-        value = state[f"param.{name}"].to(parameter.device)
-        if hasattr(parameter, "ds_id"):
-            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
-                parameter.copy_(value)
-        else:
-            parameter.copy_(value)
+        _set_value(parameter, state[f"param.{name}"], masters)
         moments = {key: state[f"{key}.{name}"].to(parameter.device) for key in MOMENTS}
         if masters is None:
-            safe_set_full_fp32_param(parameter, value)
             for key, moment in moments.items():
                 safe_set_full_optimizer_state(parameter, moment, key)
         else:
-            masters[parameter].copy_(value)
             for key, moment in moments.items():
                 engine.optimizer.state[masters[parameter]][key].copy_(moment)
     set_update_count(engine, updates)
+
+
+@torch.no_grad()
+def set_parameters(engine: Any, module: Any, value: Callable[[str], torch.Tensor]) -> None:
+    """Give every trained parameter the `value` of its name, whole and in float32. The moments stay.
+    All processes call it.
+    """
+    masters = _masters(engine)
+    for name, parameter in trained_parameters(module):
+        _set_value(parameter, value(name), masters)
+
+
+def _set_value(parameter: Any, value: torch.Tensor, masters: Masters | None) -> None:
+    """Set a parameter, and the float32 one that the optimiser updates."""
+    import deepspeed
+    from deepspeed.utils import safe_set_full_fp32_param
+
+    value = value.to(parameter.device)
+    if hasattr(parameter, "ds_id"):
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+            parameter.copy_(value)
+    else:
+        parameter.copy_(value)
+    if masters is None:
+        safe_set_full_fp32_param(parameter, value)
+    else:
+        masters[parameter].copy_(value)
 
 
 def set_update_count(engine: Any, updates: int) -> None:
@@ -191,7 +213,7 @@ def learning_rate(config: OptimizerConfig, update: int, total_updates: int) -> f
     return config.lr * (1 - (1 - config.final_lr) * min(1.0, progress))
 
 
-def _masters(engine: Any) -> dict[torch.Tensor, torch.Tensor] | None:
+def _masters(engine: Any) -> Masters | None:
     """At ZeRO 0: for each parameter of the model the float32 one that AdamW updates (itself, or the
     master copy of a bfloat16 parameter). None at other stages, where DeepSpeed's safe_get and
     safe_set functions find them.

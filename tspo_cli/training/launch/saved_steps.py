@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from tspo_cli import stopping
 from tspo_cli.console import warn
 from tspo_cli.disk import flush_to_disk, reason
-from tspo_cli.errors import TspoError
+from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
 from tspo_cli.record_digests import delete_folder, forget_digests, note_digests
 from tspo_cli.runs import (
     CHECKPOINTS_NAME,
@@ -25,10 +25,13 @@ from tspo_cli.runs import (
 )
 from tspo_cli.steady_folders import identity
 from tspo_cli.training.best import forget_later
+from tspo_cli.training.core.checkpoints.averaging import averaged_steps, load_mean
 from tspo_cli.training.core.checkpoints.checkpoint import (
     UnfinishedCheckpoint,
     begin_checkpoint,
+    check_checkpoint,
     find_checkpoint,
+    forget_extra,
     load_checkpoint,
     prune,
     set_aside,
@@ -44,6 +47,9 @@ from tspo_cli.training.core.stop_points import agree_to_stop
 from tspo_cli.training.launch.replaced_run import forget_replaced
 from tspo_cli.training.launch.same_experiment import EXPERIMENT
 from tspo_cli.training.launch.training_run import TrainingRun
+
+DUE = "evaluation"
+"""In the `extra` of a checkpoint: the evaluation of its step is still to be made."""
 
 
 @dataclass
@@ -100,14 +106,42 @@ class SavedSteps:
         """The step is whole, and its records are written; its evaluation may follow."""
         self.step, self.is_evaluated = step, is_evaluated
 
-    def end_late_evaluation(self) -> None:
-        """The evaluation that a stop left out is made: the checkpoint that calls it due is written
-        again.
-        """
-        if not self.is_evaluated:
-            self.saved = -1
+    def end_evaluation(self) -> None:
+        """The evaluation that was due is made: the checkpoint says so no more."""
+        if self.saved == self.step and not self.is_evaluated and self.run.is_main_process:
+            folder = checkpoint_folder(self.run.directory, self.step)
+            if folder.exists():
+                forget_extra(folder, DUE)
         self.is_evaluated = True
+
+    def end_with_mean(self) -> None:
+        """The last step is made: where train.average_checkpoints asks for it, write its checkpoint
+        and give the policy the mean of the last ones. A damaged one is said and left out.
+        """
+        run = self.run
+        steps = averaged_steps(run.config, self.step)
+        if not steps:
+            return
         self.save()
+        usable = broadcast_json(self._usable(steps) if run.is_main_process else None)
+        folders = [checkpoint_folder(run.directory, step) for step in usable]
+        if len(folders) > 1:
+            load_mean(run.learner.core, folders)
+            run.hand_over(self.step)
+            named = ", ".join(map(str, sorted(usable)))
+            run.log(f"the policy is now the mean of the checkpoints of steps {named}")
+
+    def _usable(self, steps: Sequence[int]) -> list[int]:
+        """The steps with a whole checkpoint of this run."""
+        run, usable = self.run, list[int]()
+        for step in steps:
+            try:
+                folder = checkpoint_folder(run.directory, step)
+                check_checkpoint(folder, run.belongs.get(EXPERIMENT))
+                usable.append(step)
+            except (InvalidInputError, MissingResourceError) as error:
+                run.warn(f"{error}; train.average_checkpoints leaves this checkpoint out")
+        return usable
 
     def save(self) -> None:
         """Write the checkpoint of the last whole step, unless it is there."""
@@ -127,7 +161,7 @@ class SavedSteps:
             note_digests(*paths, grows=True)
         extra: dict[str, Any] = {"step": self.step, **run.belongs}
         if not self.is_evaluated:
-            extra["evaluation"] = "due"
+            extra[DUE] = "due"
         folder = checkpoint_folder(run.directory, self.step)
         core = critic.core if critic else None
         self.unfinished = begin_checkpoint(run.learner.core, folder, extra, core)
@@ -145,7 +179,7 @@ class SavedSteps:
         self.require_place()
         unfinished.finish()
         if self.run.is_main_process:
-            prune(self.run.directory, self.run.config.checkpoint.keep)
+            _prune(self.run, self.saved)
             forget_replaced(self.run.directory)
 
     def finish_or_warn(self) -> None:
@@ -202,7 +236,7 @@ def restore(run: TrainingRun) -> SavedSteps:
     if folder is not None:
         critic = run.critic.core if run.critic is not None else None
         extra = load_checkpoint(run.learner.core, folder, critic)
-        step, is_evaluated = int(extra["step"]), "evaluation" not in extra
+        step, is_evaluated = int(extra["step"]), DUE not in extra
     if run.is_main_process:
         for name in LINES_NAMES:
             if name != QUESTIONS_NAME or run.config.data.has_pool:
@@ -215,11 +249,16 @@ def restore(run: TrainingRun) -> SavedSteps:
         for path in again:
             path.unlink()
         forget_later(run.directory, step)
-        prune(run.directory, run.config.checkpoint.keep)
+        _prune(run, step)
     run.log(f"resume after step {step}" if step else "no checkpoint yet: start from the beginning")
     run.hand_over(step)
     barrier()
     return SavedSteps(run, step, step, is_evaluated)
+
+
+def _prune(run: TrainingRun, step: int) -> None:
+    """Delete the checkpoints that are too many after `step`, and in no mean of the last ones."""
+    prune(run.directory, run.config.checkpoint.keep, averaged_steps(run.config, step))
 
 
 def _newest_checkpoint(run: TrainingRun) -> Path | None:

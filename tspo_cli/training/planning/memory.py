@@ -276,7 +276,7 @@ def written_gib(config: Config, trained: int, model: int, *, critic: bool) -> di
     written = math.ceil(config.train.steps / every) if every else 0
     if config.checkpoint.minutes:
         written = config.train.steps
-    kept = min(config.checkpoint.keep + 1, written)
+    kept = min(max(config.checkpoint.keep, config.train.average_checkpoints) + 1, written)
     if config.train.on_warning == "reset_to_best":  # the best one now, and while it is replaced
         kept += 2
     exported = model / GIB if config.train.export_model else 0.0

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,6 +209,22 @@ def load_checkpoint(
     return dict(index["extra"])
 
 
+def forget_extra(directory: Path, name: str) -> None:
+    """Write the index of a checkpoint again, without `name` in its `extra`."""
+    index = _read_index(directory)
+    index["extra"].pop(name, None)
+    write_json(directory / INDEX, {**index, "sha256": json_digest(index)})
+
+
+def policy_state(directory: Path) -> SavedTensors:
+    """The tensors of the policy in a checkpoint, to be closed by the caller.
+
+    Raises:
+        MissingResourceError, InvalidInputError: the checkpoint cannot be read.
+    """
+    return _saved(directory, STATE, _read_index(directory))
+
+
 def _load_core(core: TrainingCore, directory: Path, name: str, index: Mapping[str, Any]) -> None:
     with closing(_saved(directory, name, index)) as state:
         shapes = {key: tuple(shape) for key, shape in _shapes(core).items()}
@@ -359,7 +375,8 @@ def set_aside(folder: Path) -> Path:
     return folder.rename(aside)
 
 
-def prune(run: Path, keep: int) -> None:
-    """Delete all checkpoints but the newest `keep`."""
+def prune(run: Path, keep: int, needed: Collection[int] = ()) -> None:
+    """Delete all checkpoints but the newest `keep` and those of the steps that are `needed`."""
     for folder in checkpoint_folders(run)[:-keep]:
-        delete(folder)
+        if checkpoint_step(folder) not in needed:
+            delete(folder)
