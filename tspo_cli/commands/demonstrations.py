@@ -78,7 +78,7 @@ def make_demos(
         typer.Option(
             "--distant",
             help="For a question without gold passages in the index, search for the first of ten "
-            "passages that holds an accepted answer, or for two that a comparison names.",
+            "passages that holds an accepted answer.",
         ),
     ] = False,
     exclude_seen: Annotated[

@@ -10,7 +10,7 @@ _TITLE = "# Configuration ([U1 to U11](algorithms.md), [composing files](experim
 
 
 def keys_page() -> str:
-    """One table for each top-level section; keys outside of a section come first, below the title."""
+    """One table for each top-level section, and first one of the keys that are in none."""
     tables: dict[str, list[str]] = {}
     for key in all_keys().values():
         section, _, _ = key.name.rpartition(".")

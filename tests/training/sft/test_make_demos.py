@@ -255,7 +255,7 @@ def test_a_passage_with_the_answer_stands_for_gold_passages_that_are_not_named(
     rows = [
         question("found", "Who wrote of ships in The Grey Harbour?", ["Ida Moss"], []),
         question("chance", "Is there a town on the river Tarn?", ["yes"], []),
-        question("given", "Was Ida Moss born at sea?", ["Ida Moss"], []),
+        question("given", "Was Ida Moss born in Fernhill?", ["Ida Moss"], []),
         question("absent", "Who sells rope?", ["Ann"], []),
         QUESTIONS[0],
     ]
@@ -275,37 +275,6 @@ def test_a_passage_with_the_answer_stands_for_gold_passages_that_are_not_named(
     gold = tmp_path / "gold.jsonl"
     assert make(index, gold).exit_code == 0
     assert made[1] == records(gold)[0], "named gold passages are used"
-
-
-def test_a_question_that_compares_is_answered_from_the_passages_that_it_names(
-    index: Path, tmp_path: Path
-) -> None:
-    rows = [
-        question("both", "Is Lake Orrin larger than Mill Pond?", ["yes"], []),
-        question("choice", "Which covers less, Lake Orrin or Mill Pond?", ["Mill Pond"], []),
-        question("one", "Is Lake Orrin a lake?", ["yes"], []),
-        question("other", "Is Lake Orrin or Mill Pond deep or shallow?", ["shallow"], []),
-        question("inside", "Is The Grey Harbour by Ida Moss a novel?", ["yes"], []),
-    ]
-    asked, out = tmp_path / "questions.jsonl", tmp_path / "demos.jsonl"
-    asked.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    options = ("--distant", "--question-first", "-k", "2", "--json")
-    done = make(index, out, *options, questions=asked)
-    assert done.exit_code == 0, done.exception
-    assert json.loads(done.stdout)["not_kept"] == {"no_passage_with_answer": 2}
-    made = records(out)
-    assert_sound(made, out, index, 2)
-    shown = {
-        record["id"]: {hit["id"] for turn in record["turns"][:-1] for hit in turn["passages"]}
-        for record in made
-    }
-    assert shown["both"] >= {"lake", "pond"}
-    assert shown["choice"] >= {"lake", "pond"}
-    assert shown["inside"] >= {"novel", "author"}
-    assert all(record["supporting_ids"] == [] for record in made)
-    last = made[1]["turns"][-1]["text"]
-    assert "Lake Orrin" in last
-    assert last.endswith("<answer> Mill Pond </answer>")
 
 
 def test_gold_passages_of_another_corpus_are_as_good_as_none(index: Path, tmp_path: Path) -> None:
