@@ -242,6 +242,8 @@ def read_jsonl_gz(path: Path) -> Iterator[Any]:
     check_digest(path)
     try:
         with open_plain(path) as packed, gzip.open(packed, "rb") as handle:
+            if not packed.peek(1):  # which gzip takes for no lines
+                raise EOFError("it is empty")
             lines = iter(lambda: handle.readline(LONGEST_LINE + 1), b"")
             for number, line in enumerate(patiently(lines, f"reading {path}"), start=1):
                 if len(line) > LONGEST_LINE:

@@ -209,3 +209,20 @@ def test_a_file_in_the_place_of_a_folder_is_one_line(tree: Path, tmp_path: Path,
     done = CliRunner().invoke(app, ["doctor", str(run)])
     assert done.exit_code == 1
     assert f"{run / name}: expected a directory; put back a copy, or delete it" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("place", "command"),
+    [
+        ("rollouts/step_000001.jsonl.gz", "credit"),
+        ("rollouts/step_000001.jsonl.gz", "inspect --step 1 --json"),
+        ("eval/step_000002/test.items.jsonl.gz", "inspect --eval --step 2"),
+    ],
+)
+def test_an_empty_file_is_no_record(tree: Path, tmp_path: Path, place: str, command: str) -> None:
+    """A machine that lost its power leaves such files. One of no records has a gzip header."""
+    run = Path(shutil.copytree(tree / "tspo", tmp_path / "run"))
+    (run / place).write_bytes(b"")
+    error = CliRunner().invoke(app, [*command.split(), str(run)]).exception
+    assert isinstance(error, InvalidInputError)
+    assert f"{run / place}: damaged or not gzip JSON lines (it is empty)" in str(error)
