@@ -33,6 +33,8 @@ LONGEST_NAME = 220
 _LONGEST_PATH = 3_600
 """Bytes of a whole path to write. The system takes 4,095; the files in a run have longer ones."""
 _SHOWN = 200
+LARGEST = 2**30
+"""Bytes of a file that is read whole. A file with holes fills no disk, and claims terabytes."""
 
 
 class _NamedFile(FileIO):
@@ -194,8 +196,9 @@ def append_plain(path: Path) -> BufferedRandom:
 
 
 def read_plain(path: Path) -> bytes:
-    """The content of a file; see `open_plain` for what is raised."""
+    """The content of a file; see `open_plain` for what is raised, also for one that is too large."""
     with open_plain(path) as handle:
+        _require_room(path, handle.fileno())
         return handle.read()
 
 
@@ -208,9 +211,19 @@ def read_plain_text(path: Path) -> str:
     """
     try:
         with TextIOWrapper(open_plain(path), encoding="utf-8-sig") as handle:
+            _require_room(path, handle.fileno())
             return handle.read()
     except UnicodeDecodeError:
         raise InvalidInputError(f"{path}: not a UTF-8 text file") from None
+
+
+def _require_room(path: Path, descriptor: int) -> None:
+    """Raises InvalidInputError for a file that is too large to be read whole."""
+    size = os.fstat(descriptor).st_size
+    if size > LARGEST:
+        raise InvalidInputError(
+            f"{path}: expected at most {LARGEST:,} bytes, got {size:,}; {_PUT_BACK}"
+        )
 
 
 def require_plain(path: Path, advice: str = _PUT_BACK) -> None:

@@ -101,6 +101,15 @@ def test_the_original_hotpotqa_file(tmp_path: Path) -> None:
     assert read_questions(path)[0].extra["supporting_titles"] == ["Bob"]
 
 
+@pytest.mark.parametrize("facts", [0.5, 7, True, "Ada", {"title": 3}, [3, [], [None]], {"a": []}])
+def test_supporting_facts_of_another_form_name_no_titles(tmp_path: Path, facts: object) -> None:
+    path = tmp_path / "hotpot.jsonl"
+    record = {"question": "Who?", "answer": "Ada", "supporting_facts": facts}
+    path.write_text(json.dumps(record))
+    (question,) = read_questions(path)
+    assert "supporting_titles" not in question.extra
+
+
 SQUAD = {
     "version": "v2.0",
     "data": [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
@@ -226,3 +227,28 @@ def test_an_empty_file_is_no_record(tree: Path, tmp_path: Path, place: str, comm
     error = CliRunner().invoke(app, [*command.split(), str(run)]).exception
     assert isinstance(error, InvalidInputError)
     assert f"{run / place}: damaged or not gzip JSON lines (it is empty)" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("metrics.jsonl", "report --table all"),
+        ("status.json", "report"),
+        ("digests.jsonl", "runs show"),
+        ("eval/step_000002/test.json", "report"),
+        ("command.txt", "runs show"),
+    ],
+)
+def test_a_file_with_holes_does_not_fill_the_memory(
+    tree: Path, tmp_path: Path, name: str, command: str
+) -> None:
+    """300 GB that fill no disk ended in a MemoryError, and 20 GB in the end of the process."""
+    run = Path(shutil.copytree(tree / "tspo", tmp_path / "run"))
+    (run / name).touch()
+    os.truncate(run / name, 300 << 30)
+    words = f"{run / name}: expected at most 1,073,741,824 bytes, got 322,122,547,200"
+    error = CliRunner().invoke(app, [*command.split(), str(run)]).exception
+    assert isinstance(error, InvalidInputError)
+    assert words in str(error)
+    doctor = CliRunner().invoke(app, ["doctor", str(run), "--json"])
+    assert words in doctor.stdout or name == "command.txt"  # see above

@@ -103,6 +103,8 @@ def supporting_titles(record: dict[str, Any]) -> list[str]:
         return []
     if isinstance(facts, dict):
         titles = _as_list(facts.get("title"))
-    else:
+    elif isinstance(facts, list):
         titles = [fact[0] for fact in facts if isinstance(fact, list) and fact]
+    else:
+        return []
     return _distinct([title for title in titles if isinstance(title, str)])
