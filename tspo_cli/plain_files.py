@@ -196,7 +196,7 @@ def append_plain(path: Path) -> BufferedRandom:
 
 
 def read_plain(path: Path) -> bytes:
-    """The content of a file; see `open_plain` for what is raised, also for one that is too large."""
+    """The content of a file. InvalidInputError: above `LARGEST`, or what `open_plain` refuses."""
     with open_plain(path) as handle:
         _require_room(path, handle.fileno())
         return handle.read()

@@ -252,3 +252,15 @@ def test_a_file_with_holes_does_not_fill_the_memory(
     assert words in str(error)
     doctor = CliRunner().invoke(app, ["doctor", str(run), "--json"])
     assert words in doctor.stdout or name == "command.txt"  # see above
+
+
+def test_rollouts_of_another_step_are_not_those_of_this_one(tree: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tree / "tspo", tmp_path / "run"))
+    (_, first), (_, second) = rollout_files(run)
+    shutil.copy(first, second)
+    words = f"{second}:1: expected a group of step 2, got one of step 1"
+    for command in ("credit", "inspect --step 2"):
+        error = CliRunner().invoke(app, [*command.split(), str(run)]).exception
+        assert isinstance(error, InvalidInputError)
+        assert words in str(error)
+    assert words in CliRunner().invoke(app, ["doctor", str(run), "--json"]).stdout

@@ -6,10 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NotRequired, TypedDict
 
+from tspo_cli.errors import InvalidInputError
+from tspo_cli.record_forms import GROUP, checked
 from tspo_cli.rollout.trajectory import Trajectory, Turn, TurnKind
+from tspo_cli.runs import read_jsonl_gz
 
 
 class PassageRecord(TypedDict):
@@ -105,6 +109,28 @@ class GroupRecord(TypedDict):
     tree: NotRequired[TreeRecord]  # written where rollouts branch and a whole one is left
     trajectories: list[RolloutRecord]
     failed: NotRequired[list[RolloutRecord]]  # those that failed, without credit; if there are any
+
+
+def read_step(path: Path, step: int) -> Iterator[GroupRecord]:
+    """The groups that a run recorded at a step.
+
+    Raises:
+        InvalidInputError: a damaged file, or one of another step, which stands in its place.
+    """
+    for number, record in enumerate(read_jsonl_gz(path), start=1):
+        checked(GROUP, record, f"{path}:{number}")
+        if record.get("step", step) != step:
+            raise InvalidInputError(
+                f"{path}:{number}: expected a group of step {step}, got one of step "
+                f"{record['step']}; put back a copy"
+            )
+        yield record
+
+
+def check_step(path: Path, step: int) -> None:
+    """Raises what `read_step` does."""
+    for _ in read_step(path, step):
+        pass
 
 
 def distinct_turns_of(rollouts: Sequence[RolloutRecord]) -> list[TurnRecord]:

@@ -12,8 +12,7 @@ from tspo_cli.credit.from_rollouts import group_from_record
 from tspo_cli.credit.group import Group
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.record_digests import check_complete
-from tspo_cli.record_forms import GROUP, checked
-from tspo_cli.rollout.records import GroupRecord
+from tspo_cli.rollout.records import GroupRecord, read_step
 
 
 def recorded_batches(
@@ -38,7 +37,7 @@ def recorded_batches(
         )
         raise MissingResourceError(f"{run}: no recorded rollouts of the steps asked for{kept}")
     for step in wanted:
-        yield step, list(_groups(paths[step]))
+        yield step, list(_groups(paths[step], step))
 
 
 def _group(record: GroupRecord, where: str) -> Group:
@@ -48,10 +47,9 @@ def _group(record: GroupRecord, where: str) -> Group:
         raise InvalidInputError(f"{where}: {error}") from None
 
 
-def _groups(path: Path) -> Iterator[Group]:
+def _groups(path: Path, step: int) -> Iterator[Group]:
     try:
-        for number, record in enumerate(runs.read_jsonl_gz(path), start=1):
-            checked(GROUP, record, f"{path}:{number}")
+        for number, record in enumerate(read_step(path, step), start=1):
             if record["trajectories"]:  # none where every rollout failed
                 yield _group(record, f"{path}:{number}")
     except (KeyError, TypeError) as error:

@@ -11,12 +11,12 @@ from tspo_cli.console import counted
 from tspo_cli.disk import has_writer
 from tspo_cli.errors import TspoError
 from tspo_cli.not_a_run import UNFINISHED, is_unfinished_evaluation
-from tspo_cli.record_forms import ITEM, SUMMARY, checked
+from tspo_cli.record_forms import SUMMARY, checked
 from tspo_cli.training.start.diagnosis import (
     Finding,
     advised,
     check_digests,
-    check_lines,
+    check_items,
     check_records,
     check_scores,
     said_once,
@@ -38,7 +38,7 @@ def diagnose_evaluation(folder: Path) -> list[Finding]:
     scores = [path for path in runs.scores_files(folder) if path.name not in others]
     items = [path for _, path in runs.items_files(folder)]
     checks: list[tuple[Path, Callable[[Path], Any]]] = [(path, check_scores) for path in scores]
-    checks += [(path, check_lines(ITEM)) for path in items]
+    checks += [(path, check_items) for path in items]
     checks += [(path, runs.read_jsonl) for path in sorted(folder.glob("*.partial.jsonl"))]
     return said_once(
         [

@@ -18,8 +18,9 @@ from tspo_cli.credit.folr import judge
 from tspo_cli.credit.group import CreditTrajectory, CreditTurn
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.record_digests import check_complete
-from tspo_cli.record_forms import GROUP, ITEM, checked
+from tspo_cli.record_forms import ITEM, checked
 from tspo_cli.reporting.sources.run_view import RunView
+from tspo_cli.rollout.records import read_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ def read_groups(view: RunView, source: Source) -> Iterator[dict[str, Any]]:
     rewards or advantages.
     """
     if source.dataset is None:
-        for record in _read_records(GROUP, source.path):
+        for group in read_step(source.path, source.step):
+            record: dict[str, Any] = {**group}
             failed = record.pop("failed", [])
             yield (
                 record | {"trajectories": [*record["trajectories"], *failed]} if failed else record

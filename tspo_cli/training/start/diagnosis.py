@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.not_a_run import require_run
 from tspo_cli.plain_files import cannot_be_read, require_plain, require_readable
 from tspo_cli.record_digests import check_complete, check_digest, digests_in
-from tspo_cli.record_forms import ENVIRONMENT, GROUP, ITEM, SCORES, checked, checked_step
+from tspo_cli.record_forms import ENVIRONMENT, ITEM, SCORES, checked, checked_step
+from tspo_cli.rollout.records import check_step
 from tspo_cli.training.core.checkpoints.checkpoint import check_checkpoint
 from tspo_cli.training.launch.same_experiment import recorded_experiment
 
@@ -193,10 +195,10 @@ def _records(run: Path) -> Iterator[Finding]:
     checks: list[tuple[Path, Callable[[Path], Any]]] = [
         (run / name, _check_steps) for name in (runs.METRICS_NAME, runs.TIMINGS_NAME)
     ]
-    checks += [(path, check_lines(GROUP)) for _, path in runs.rollout_files(run)]
+    checks += [(path, partial(check_step, step=step)) for step, path in runs.rollout_files(run)]
     for _, folder in runs.eval_steps(run):
         checks += [(path, check_scores) for path in runs.scores_files(folder)]
-        checks += [(path, check_lines(ITEM)) for _, path in runs.items_files(folder)]
+        checks += [(path, check_items) for _, path in runs.items_files(folder)]
     yield from check_records(checks, "put back a copy, or delete it: only reports need it")
 
 
@@ -296,14 +298,10 @@ def check_scores(path: Path) -> None:
     checked(SCORES, runs.read_json(path), str(path))
 
 
-def check_lines(form: Any) -> Callable[[Path], None]:
-    """A check that each line of a packed file has a form."""
-
-    def check(path: Path) -> None:
-        for number, record in enumerate(runs.read_jsonl_gz(path), start=1):
-            checked(form, record, f"{path}:{number}")
-
-    return check
+def check_items(path: Path) -> None:
+    """Raises InvalidInputError for a file that has not the evaluated items of a data set."""
+    for number, record in enumerate(runs.read_jsonl_gz(path), start=1):
+        checked(ITEM, record, f"{path}:{number}")
 
 
 def _checkpoints(run: Path, busy: bool) -> Iterator[Finding]:
