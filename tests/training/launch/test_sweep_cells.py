@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from tests.conftest import run_prepared
 from tests.reporting.tree import make_run
 from tspo_cli import runs
 from tspo_cli.commands.app import app
@@ -20,10 +20,7 @@ from tspo_cli.disk import atomic_write_text
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.reporting.scores.sweep_scores import open_sweep
 from tspo_cli.reporting.sweep_report import SweepReport
-from tspo_cli.training.launch.cell_process import training_context
 from tspo_cli.training.launch.sweep_runner import (
-    _result,
-    _Training,
     cell_state,
     cell_states,
     require_one_experiment,
@@ -252,12 +249,49 @@ def test_questions_that_were_edited_stop_the_next_training_only(sweep: Path) -> 
         assert cell_states(plan, plan.cells, sweep, lambda _, now=now: now)["tspo/seed1"] == "new"
 
 
-def test_a_killed_cell_is_said_to_be_killed(tmp_path: Path) -> None:
-    """Its log ends with whatever it said last, which is no reason."""
-    log = tmp_path / "cell.log"
-    log.write_text("seed0 2/4 reward 0.000\n")
-    process = training_context("json").Process(target=signal.raise_signal, args=(9,))
-    process.start()
-    process.join()
-    result = _result("a/seed0", _Training(process, log, 0.0))
-    assert result.error == "was killed by SIGKILL, for example because memory ran out"
+ENDS = {
+    "killed": (-9, "seed0 2/4\n", "was killed by SIGKILL, for example because memory ran out"),
+    "stopped": (143, "SIGTERM: stopped after step 2\n", "was stopped by SIGTERM"),
+    "warned after": (3, "error: no such key\nW1 socket.cpp] gone\n", "exit code 3: no such key"),
+    "said twice": (1, "error: earlier\nerror: it is full\n\n", "exit code 1: it is full"),
+    "raised": (
+        1,
+        "Traceback (most recent call last):\n  File x\n    y\nValueError: odd\nmore\n",
+        "exit code 1: ValueError: odd",
+    ),
+    "raised on a rank": (
+        1,
+        "[rank1]: Traceback (most recent call last):\n[rank1]:   File x\n[rank1]: KeyError: 7\n",
+        "exit code 1: KeyError: 7",
+    ),
+    "unknown": (
+        1,
+        "step 1\nstep 2\n",
+        "exit code 1: its log has no error line and ends with: step 2",
+    ),
+    "silent": (1, "", "exit code 1: its log is empty"),
+}
+
+
+def ended(tmp_path: Path, code: int, text: str) -> str:
+    """Why the only cell of a sweep failed, whose training ended with `code` and said `text`."""
+    plan, said = planned(tmp_path / "mine"), tmp_path / "said"
+    said.write_text(text)
+    prepare = f"tests.training.launch.ending_cells:ends:{code}:{said}"
+    words = ("--out", tmp_path / "out", "--only", "grpo/seed0")
+    codes, errors = run_prepared(prepare, "sweep", plan.path, *words)
+    assert codes == [1], errors
+    (why,) = [line for line in errors.splitlines() if line.startswith("grpo/seed0: ")]
+    return why.removeprefix("grpo/seed0: ")
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_failed_cell_says_why(tmp_path: Path, end: str) -> None:
+    """The last line of its log may be anything."""
+    code, text, why = ENDS[end]
+    assert ended(tmp_path, code, text) == why
+
+
+def test_an_error_of_an_earlier_attempt_is_no_reason(tmp_path: Path) -> None:
+    assert ended(tmp_path, 3, "error: no such key\n") == "exit code 3: no such key"
+    assert ended(tmp_path, 1, "") == "exit code 1: its log is empty"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import runpy
 import signal
 import sys
@@ -16,10 +17,15 @@ from collections.abc import Sequence
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
+from tspo_cli.text.secrets import without_secrets
 from tspo_cli.training.launch.child_processes import end_with, set_parent_death_signal
 
 PRELOADED = "tspo_cli.training.launch.preload"
+STOP_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM)
+"""After these a training ends in order, with the exit code 128 + the number of the signal."""
 _ENDS_WITH_SWEEP = "tspo_cli.training.launch.end_of_server"
+_ERROR, _TRACEBACK = "error: ", "Traceback (most recent call last):"
+_OF_RANK = re.compile(r"^\[rank\d+\]: ?")
 
 
 def training_context(preload: str) -> ForkServerContext:
@@ -43,6 +49,32 @@ def start_training(
     process = context.Process(target=_run, args=(list(arguments), str(log)))
     process.start()
     return process
+
+
+def why_it_ended(code: int, said: str) -> str:
+    """Why a training failed that ended with the exit code `code` and `said` this on stderr: its
+    last error line, which other lines may follow. Without one, the exception of a traceback.
+    """
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}, for example because memory ran out"
+    if code - 128 in STOP_SIGNALS:
+        return f"was stopped by {signal.Signals(code - 128).name}"
+    return f"exit code {code}: {_quoted(said)}"
+
+
+def _quoted(said: str) -> str:
+    lines = [_OF_RANK.sub("", line) for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(_ERROR)]
+    if errors:
+        return errors[-1].removeprefix(_ERROR)
+    traces = [number for number, line in enumerate(lines) if line == _TRACEBACK]
+    after = lines[traces[-1] + 1 :] if traces else []
+    raised = [line for line in after if not line.startswith(" ")]
+    if raised:
+        return without_secrets(raised[0])
+    if not lines:
+        return "its log is empty"
+    return f"its log has no error line and ends with: {without_secrets(lines[-1])}"
 
 
 def _run(arguments: list[str], log: str) -> None:

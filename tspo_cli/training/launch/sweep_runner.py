@@ -8,7 +8,6 @@ DIR/logs/tspo-a-seed0.log      the messages of its training
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +40,11 @@ from tspo_cli.runs import (
     write_json,
 )
 from tspo_cli.text.secrets import file_mode
-from tspo_cli.training.launch.cell_process import start_training, training_context
+from tspo_cli.training.launch.cell_process import (
+    start_training,
+    training_context,
+    why_it_ended,
+)
 from tspo_cli.training.launch.child_processes import CHECKPOINT_PATIENCE, end_processes
 from tspo_cli.training.launch.claim import check_run_place, is_complete, require_records
 from tspo_cli.training.launch.sweep_inputs import (
@@ -241,8 +244,11 @@ def _run_cells(
 
 @dataclass(frozen=True, slots=True)
 class _Training:
+    """`said_before`: bytes of the log that are of earlier attempts."""
+
     process: ForkServerProcess
     log: Path
+    said_before: int
     started: float
 
 
@@ -250,21 +256,20 @@ def _start(context: ForkServerContext, cell: Cell, out: Path, *, resume: bool) -
     file = experiment_file(out / CONFIGS_NAME, cell.variant)
     arguments = ["train", str(file), "--set", f"seed={cell.seed}", "--out", str(out / cell.name)]
     log = out / LOGS_NAME / f"{cell.name.replace('/', '-')}.log"
+    said_before = log.stat().st_size if log.exists() else 0
     process = start_training(context, [*arguments, *(["--resume"] if resume else [])], log)
-    return _Training(process, log, time.perf_counter())
+    return _Training(process, log, said_before, time.perf_counter())
 
 
 def _result(name: str, training: _Training) -> CellResult:
     seconds = time.perf_counter() - training.started
     code = training.process.exitcode
-    if code == 0:
+    if not code:
         return CellResult(name, "finished", seconds)
-    if code is not None and code < 0:
-        reason = f"was killed by {signal.Signals(-code).name}, for example because memory ran out"
-        return CellResult(name, "failed", seconds, reason)
-    lines = training.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    reason = lines[-1].removeprefix("error: ") if lines else "its log is empty"
-    return CellResult(name, "failed", seconds, f"exit code {code}: {reason}")
+    with training.log.open("rb") as log:
+        log.seek(training.said_before)
+        said = log.read().decode(errors="replace")
+    return CellResult(name, "failed", seconds, why_it_ended(code, said))
 
 
 def _name_left_out(sweep: Sweep, out: Path) -> None:
