@@ -7,6 +7,8 @@ import os
 from tspo_cli.errors import UsageError
 from tspo_cli.text.whole_numbers import whole_number
 
+_LAST_PORT = 65535
+
 
 def number_in(variable: str, default: int) -> int:
     """The number in an environment variable, `default` where it is not set or empty.
@@ -23,6 +25,33 @@ def number_in(variable: str, default: int) -> int:
             f"{variable}: expected a whole number, got {text[:40]!r}; change it or unset it"
         )
     return number
+
+
+def place_in_launcher() -> tuple[int, int]:
+    """(RANK, WORLD_SIZE) of this process; (0, 1) where no launcher set them.
+
+    Raises:
+        UsageError: a variable of a launcher has a value that it cannot have.
+    """
+    size = max(1, number_in("WORLD_SIZE", 1))
+    rank = number_in("RANK", 0)
+    if size == 1 and rank:
+        raise UsageError(
+            f"RANK: got {rank}, but WORLD_SIZE does not say of how many processes; start all of "
+            "them with torchrun, or unset RANK"
+        )
+    for name, least, most in (
+        ("RANK", 0, size - 1),
+        ("LOCAL_RANK", 0, size - 1),
+        ("MASTER_PORT", 1, _LAST_PORT),
+    ):
+        number = number_in(name, least)
+        if size > 1 and not least <= number <= most:
+            raise UsageError(
+                f"{name}: expected a number from {least} to {most} (WORLD_SIZE is {size}), got "
+                f"{number}; start all processes with torchrun, or change it"
+            )
+    return rank, size
 
 
 def default_threads() -> int:

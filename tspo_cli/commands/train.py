@@ -25,7 +25,7 @@ from tspo_cli.errors import MissingResourceError
 from tspo_cli.freed_memory import use_expandable_segments
 from tspo_cli.stopping import BEFORE_IT_BEGAN, stop_name, stop_number
 from tspo_cli.text.secrets import without_secrets
-from tspo_cli.variables import number_in
+from tspo_cli.variables import number_in, place_in_launcher
 
 if TYPE_CHECKING:
     from tspo_cli.config.schema import Config
@@ -124,7 +124,8 @@ def _train(
         refuse_servers_of_launch(config)
     compute_portably(config.train.portable)
     config = with_steps_of_epochs(config)
-    is_first = number_in("RANK", 0) == 0
+    number, _ = place_in_launcher()
+    is_first = number == 0
     if is_first:
         check_run_place(run)
         if not dry_run:

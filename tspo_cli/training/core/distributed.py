@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,11 +18,18 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
+from tspo_cli.console import warn
 from tspo_cli.errors import MissingResourceError, TspoError, UsageError
-from tspo_cli.variables import number_in
+from tspo_cli.variables import number_in, place_in_launcher
 
 # Rollouts of one process may take much longer than those of another.
 LONGEST_WAIT = timedelta(hours=1)
+FIRST_WORD = 10.0
+"""Seconds after which a process says for whom it waits."""
+_ATTEMPT = 5.0
+"""Seconds of one attempt to reach the store: no signal is heard in it."""
+_HERE = "tspo/here"
+_MOST_NAMED = 8
 
 
 def init_distributed() -> str:
@@ -32,14 +40,16 @@ def init_distributed() -> str:
     warnings and errors only, to stderr. Calling it again changes nothing.
 
     Raises:
-        UsageError: WORLD_SIZE is above 1, but other variables of a launcher are missing.
+        UsageError: WORLD_SIZE is above 1, but other variables of a launcher are missing; or one
+            has a value that it cannot have.
         MissingResourceError: another program has the port of the launcher.
         TspoError: the other processes cannot be reached, or do not come.
     """
     gpu = torch.cuda.is_available()
     if not gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    alone = number_in("WORLD_SIZE", 1) <= 1
+    number, processes = place_in_launcher()
+    alone = processes == 1
     if alone:  # DeepSpeed reads them
         os.environ["WORLD_SIZE"] = "1"
         os.environ["LOCAL_RANK"] = str(number_in("LOCAL_RANK", 0))
@@ -53,25 +63,45 @@ def init_distributed() -> str:
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} not set; use "
             "torchrun"
         )
-    device = f"cuda:{os.environ['LOCAL_RANK']}" if gpu else "cpu"
-    if gpu:
-        torch.cuda.set_device(device)
+    device = _own_gpu() if gpu else "cpu"
     deepspeed = quiet_deepspeed()
     backend = "nccl" if gpu else "gloo"
     if alone and not dist.is_initialized():
         # A store without a port: MASTER_PORT may belong to processes that this one starts.
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     elif not dist.is_initialized():
-        _meet(backend)
+        _meet(backend, number, processes)
     deepspeed.init_distributed(dist_backend=backend, verbose=False)
     return device
 
 
-def _meet(backend: str) -> None:
-    """Wait for the other processes of the launcher."""
+def _own_gpu() -> str:
+    local, found = number_in("LOCAL_RANK", 0), torch.cuda.device_count()
+    if local >= found:
+        raise UsageError(
+            f"LOCAL_RANK: process {local} of this machine has no GPU of its own, as {found} can be "
+            "seen (CUDA_VISIBLE_DEVICES); start no more processes here than there are GPUs"
+        )
+    torch.cuda.set_device(f"cuda:{local}")
+    return f"cuda:{local}"
+
+
+def _meet(backend: str, number: int, processes: int) -> None:
+    """Wait for the other processes of the launcher, and say for whom.
+
+    Raises:
+        UsageError: the processes were given numbers that do not fit together.
+        MissingResourceError: another program has the port of the launcher.
+        TspoError: the other processes cannot be reached, or do not come.
+    """
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    wait = _Wait(place, number, processes)
     try:
-        dist.init_process_group(backend, timeout=LONGEST_WAIT)
+        store = _launcher_store(wait)
+        _wait_for_all(store, wait)
+        dist.init_process_group(
+            backend, store=store, rank=number, world_size=processes, timeout=LONGEST_WAIT
+        )
     except dist.DistError as error:
         if "EADDRINUSE" in str(error):
             raise MissingResourceError(
@@ -79,10 +109,95 @@ def _meet(backend: str) -> None:
                 "MASTER_PORT"
             ) from None
         raise TspoError(
-            f"{place}: process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} waited there for "
+            f"{place}: process {number} of {processes} waited there for "
             f"the others in vain ({str(error).splitlines()[0]}); start all of them, with the "
             "address of process 0 as MASTER_ADDR"
         ) from None
+
+
+class _Wait:
+    """How long this process has waited for others, which it says after `FIRST_WORD` seconds and
+    whenever the wait has doubled.
+    """
+
+    def __init__(self, place: str, number: int, processes: int) -> None:
+        self.place, self.number, self.processes = place, number, processes
+        self._began, self._next = time.monotonic(), FIRST_WORD
+
+    @property
+    def left(self) -> float:
+        """Seconds until nobody is waited for any longer."""
+        return self._began + LONGEST_WAIT.total_seconds() - time.monotonic()
+
+    def is_due(self) -> bool:
+        """True if it is time to say for whom this process waits; then not again for a while."""
+        waited = time.monotonic() - self._began
+        if waited < self._next:
+            return False
+        self._next = 2 * waited
+        return True
+
+    def say(self, missing: Sequence[int]) -> None:
+        """Say that `missing` have not come."""
+        waited = time.monotonic() - self._began
+        more = len(missing) - _MOST_NAMED
+        names = ", ".join(map(str, missing[:_MOST_NAMED])) + (f" and {more} more" * (more > 0))
+        warn(
+            f"{self.place}: process {self.number} of {self.processes} has waited {waited:.0f} "
+            f"seconds for process{'es' * (len(missing) > 1)} {names}; start all of them, with the "
+            "address of process 0 as MASTER_ADDR"
+        )
+
+
+def _launcher_store(wait: _Wait) -> dist.Store:
+    """The store through which the processes meet: that of torchrun's agent, or of process 0."""
+    has_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    hosts = wait.number == 0 and not has_agent
+    while True:
+        try:
+            return dist.TCPStore(
+                os.environ["MASTER_ADDR"],
+                number_in("MASTER_PORT", 0),
+                is_master=hosts,
+                wait_for_workers=False,
+                timeout=timedelta(seconds=max(0.1, min(_ATTEMPT, wait.left))),
+                multi_tenant=not has_agent,
+            )
+        except dist.DistError:
+            if not hosts and wait.is_due():
+                wait.say([0])
+            if hosts or wait.left <= 0:
+                raise
+
+
+def _wait_for_all(store: dist.Store, wait: _Wait) -> None:
+    """Return when all processes have come to the store.
+
+    Raises:
+        UsageError: two have one number, or they were told of different numbers of processes.
+        DistStoreError: they do not come.
+    """
+    store.set_timeout(LONGEST_WAIT)
+    keys = [f"{_HERE}/{number}" for number in range(wait.processes)]
+    size = int(store.compare_set(f"{_HERE}/processes", "", str(wait.processes)))
+    if size != wait.processes:
+        raise UsageError(
+            f"WORLD_SIZE: {wait.processes} here, but another process at {wait.place} has {size}; "
+            "give all processes the same number"
+        )
+    if store.add(keys[wait.number], 1) > 1:
+        raise UsageError(
+            f"RANK: another process at {wait.place} has {wait.number} too; give each process a "
+            f"number of its own, from 0 to {wait.processes - 1}"
+        )
+    while not store.check(keys):
+        if wait.is_due():
+            has_come = [store.check([key]) for key in keys]
+            if has_come.index(True) == wait.number:  # one says it
+                wait.say([number for number, came in enumerate(has_come) if not came])
+        if wait.left <= 0:
+            raise dist.DistStoreError("they did not come")
+        time.sleep(0.05)
 
 
 def quiet_deepspeed() -> Any:
