@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import os
+import socket
 import sys
 import threading
 import time
@@ -27,7 +28,9 @@ LONGEST_WAIT = timedelta(hours=1)
 FIRST_WORD = 10.0
 """Seconds after which a process says for whom it waits."""
 _ATTEMPT = 5.0
-"""Seconds of one attempt to reach the store: no signal is heard in it."""
+"""Seconds of one attempt to reach process 0."""
+_STORE_PATIENCE = 20.0
+"""Seconds in which what listens there answers as a store does."""
 _HERE = "tspo/here"
 _MOST_NAMED = 8
 
@@ -137,37 +140,54 @@ class _Wait:
         self._next = 2 * waited
         return True
 
-    def say(self, missing: Sequence[int]) -> None:
-        """Say that `missing` have not come."""
+    def say(self, missing: Sequence[int], reason: str = "") -> None:
+        """Say that `missing` have not come, and the `reason` if it is known."""
         waited = time.monotonic() - self._began
         more = len(missing) - _MOST_NAMED
         names = ", ".join(map(str, missing[:_MOST_NAMED])) + (f" and {more} more" * (more > 0))
+        why = f" ({reason})" if reason else ""
         warn(
             f"{self.place}: process {self.number} of {self.processes} has waited {waited:.0f} "
-            f"seconds for process{'es' * (len(missing) > 1)} {names}; start all of them, with the "
-            "address of process 0 as MASTER_ADDR"
+            f"seconds for process{'es' * (len(missing) > 1)} {names}{why}; "
+            "start all of them, with the address of process 0 as MASTER_ADDR"
         )
 
 
 def _launcher_store(wait: _Wait) -> dist.Store:
     """The store through which the processes meet: that of torchrun's agent, or of process 0."""
+    host, port = os.environ["MASTER_ADDR"], number_in("MASTER_PORT", 0)
     has_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    hosts = wait.number == 0 and not has_agent
+    is_host = wait.number == 0 and not has_agent
+    if not is_host:
+        _wait_for_host(host, port, wait)
+    return dist.TCPStore(
+        host,
+        port,
+        is_master=is_host,
+        wait_for_workers=False,
+        timeout=timedelta(seconds=_STORE_PATIENCE),
+        multi_tenant=is_host,
+    )
+
+
+def _wait_for_host(host: str, port: int, wait: _Wait) -> None:
+    """Return when something listens there. The store itself would say frames of C++ meanwhile, and
+    hear no signal.
+
+    Raises:
+        DistNetworkError: nothing does.
+    """
     while True:
         try:
-            return dist.TCPStore(
-                os.environ["MASTER_ADDR"],
-                number_in("MASTER_PORT", 0),
-                is_master=hosts,
-                wait_for_workers=False,
-                timeout=timedelta(seconds=max(0.1, min(_ATTEMPT, wait.left))),
-                multi_tenant=not has_agent,
-            )
-        except dist.DistError:
-            if not hosts and wait.is_due():
-                wait.say([0])
-            if hosts or wait.left <= 0:
-                raise
+            socket.create_connection((host, port), timeout=_ATTEMPT).close()
+            return
+        except OSError as error:
+            said = str(error.strerror or error)
+        if wait.is_due():
+            wait.say([0], said)
+        if wait.left <= 0:
+            raise dist.DistNetworkError(said)
+        time.sleep(0.1)
 
 
 def _wait_for_all(store: dist.Store, wait: _Wait) -> None:
