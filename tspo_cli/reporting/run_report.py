@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tspo_cli.config.tables import flatten
 from tspo_cli.console import counted
 from tspo_cli.errors import UsageError
 from tspo_cli.reporting.rendering.render import render
@@ -35,7 +36,8 @@ from tspo_cli.reporting.tables.rows_table import records, results_table
 from tspo_cli.reporting.tables.tests_table import comparisons_table
 from tspo_cli.runs import MODEL_NAME
 from tspo_cli.text.strict_json import json_text
-from tspo_cli.training.launch.sweep_inputs import sweep_problems
+from tspo_cli.training.launch.same_experiment import INPUT_NAMES
+from tspo_cli.training.launch.sweep_inputs import other_inputs, sweep_problems
 
 TABLES = ("rows", "main", "tests", "ablation", "curves", "classes", "questions", "cost", "commands")
 """The names of --table, in the order of the page."""
@@ -144,12 +146,23 @@ class RunReport:
         }
         missing = [view.name for view in self.views if view.name not in evaluated]
         return [
-            *(sweep_problems(self.sweep) if self.sweep is not None else ()),
+            *(sweep_problems(self.sweep) if self.sweep is not None else self._other_inputs()),
             *unfinished(self.views),
             *warned(self.views),
             *judged(self.views),
             *(f"{name}: no evaluation yet" for name in missing),
             *self._failed_searches(),
+        ]
+
+    def _other_inputs(self) -> list[str]:
+        trained = {view.path: view for view in self.views if not view.is_evaluation}
+        found = other_inputs({path: flatten(view.config) for path, view in trained.items()})
+        return [
+            f"{trained[one.run].name}: began with other {INPUT_NAMES[one.kind]} than "
+            f"{trained[one.other].name}, though both name the same: {one.digest}, there "
+            f"{one.before}; their scores have no common mean, and differences between them are no "
+            "effect of a method"
+            for one in found
         ]
 
     def _failed_searches(self) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from tspo_cli.config.tables import flatten
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.evaluation.signature import WITHOUT_EFFECT
 from tspo_cli.reporting.sources.run_view import RunView
+from tspo_cli.training.launch.same_experiment import INPUT_NAMES
+from tspo_cli.training.launch.sweep_inputs import inputs_of_arm
 
 NEUTRAL = ("seed", "checkpoint", "track", "eval", "train.keep_rollouts", "train.threads")
 """Keys, or their first parts, in which runs of one arm may differ: the seed, and what a run writes
@@ -36,6 +38,8 @@ _OF_EVALUATIONS = (
 )
 """Keys, or their first parts, that can change an answer of `tspo eval`, which trains nothing."""
 _INDEX = ("retriever.index", "retriever.url")
+_INPUT = "inputs."
+"""How the name of an input begins among settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +62,20 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A view with what assigns it to an arm: its settings, and for an evaluation the policy."""
+    """A view with what assigns it to an arm: its settings, for an evaluation the policy, and the
+    digests of what it, or the policy, was trained on.
+    """
 
     view: RunView
     settings: dict[str, Any]
     policy: str
+    inputs: dict[str, str]
 
 
 def group_arms(views: Sequence[RunView], *, ignore: Sequence[str] = ()) -> list[Arm]:
     """Runs with equal settings, apart from the seed and the keys in `ignore`, as arms.
 
+    Runs that began with other contents of the files that their settings name are several arms.
     Evaluations of one method and model are one arm, whatever their data sets and indexes. Models
     that one arm trained with several seeds are the seeds of its evaluation. The label of an arm is
     its algorithm or method, followed by the settings that differ where several arms share it. Arms
@@ -75,10 +83,14 @@ def group_arms(views: Sequence[RunView], *, ignore: Sequence[str] = ()) -> list[
     """
     neutral = (*NEUTRAL, *ignore)
     candidates = [
-        _Candidate(view, _settings(view, neutral), _policy(view, neutral)) for view in views
+        _Candidate(view, _settings(view, neutral), _policy(view, neutral), _inputs(view, ignore))
+        for view in views
     ]
     groups = [
-        part for group in _grouped(candidates, with_index=False) for part in _without_repeats(group)
+        part
+        for group in _grouped(candidates, with_index=False)
+        for same in _by_inputs(group)
+        for part in _without_repeats(same)
     ]
     arms = [
         Arm(label, tuple(candidate.view for candidate in group))
@@ -98,6 +110,20 @@ def _grouped(candidates: Sequence[_Candidate], *, with_index: bool) -> list[list
         key = json.dumps(identity, sort_keys=True, default=str)
         groups.setdefault(key, []).append(candidate)
     return list(groups.values())
+
+
+def _by_inputs(group: list[_Candidate]) -> list[list[_Candidate]]:
+    """`group`, or its parts by the inputs of which it has several. One of which an input is unknown
+    is with the others where they agree.
+    """
+    known = [[one.inputs[kind] for one in group if kind in one.inputs] for kind in INPUT_NAMES]
+    several = [kind for kind, found in zip(INPUT_NAMES, known, strict=True) if len({*found}) > 1]
+    parts: dict[tuple[str, ...], list[_Candidate]] = {}
+    for one in group:
+        shown = {f"{_INPUT}{kind}": one.inputs.get(kind, "unknown") for kind in several}
+        told = replace(one, settings=one.settings | shown)
+        parts.setdefault(tuple(shown.values()), []).append(told)
+    return list(parts.values())
 
 
 def _without_repeats(group: list[_Candidate]) -> list[list[_Candidate]]:
@@ -140,7 +166,7 @@ def _labels(groups: Sequence[Sequence[_Candidate]]) -> list[str]:
     for first in firsts:
         name = first.view.algorithm
         keys = differences[name]
-        extra = [f"{_leaf(key, keys)}={_short(key, first.settings.get(key))}" for key in keys]
+        extra = [f"{_leaf(key, keys)}={_short(key, _value(first, key))}" for key in keys]
         if len({candidate.policy for candidate in by_name[name]}) > 1:
             extra.insert(0, _model_name(first.view))
         labels.append(f"{name} ({', '.join(extra)})" if extra else name)
@@ -148,6 +174,11 @@ def _labels(groups: Sequence[Sequence[_Candidate]]) -> list[str]:
         label if labels.count(label) == 1 else f"{label} [{first.view.name}]"
         for label, first in zip(labels, firsts, strict=True)
     ]
+
+
+def _value(candidate: _Candidate, key: str) -> Any:
+    """A setting, or an input, also of an arm that has no other one of its kind beside it."""
+    return candidate.settings.get(key, candidate.inputs.get(key.removeprefix(_INPUT)))
 
 
 def arm_settings(arm: Arm) -> dict[str, Any]:
@@ -209,6 +240,14 @@ def _policy(view: RunView, neutral: Sequence[str]) -> str:
         return view.model
     trained = flatten(read_record(parent / runs.CONFIG_NAME))
     return json.dumps(_without(trained, neutral), sort_keys=True)
+
+
+def _inputs(view: RunView, ignore: Sequence[str]) -> dict[str, str]:
+    trained = Path(view.model).parent if view.is_evaluation else view.path
+    if view.is_evaluation and not (view.model and runs.is_run(trained)):
+        return {}
+    config = read_record(trained / runs.CONFIG_NAME) if view.is_evaluation else view.config
+    return inputs_of_arm(trained, flatten(config), ignore)
 
 
 def _model_name(view: RunView) -> str:

@@ -6,8 +6,9 @@ report would compare different experiments.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,17 @@ _SETTINGS = {
     "rubric": ("judge.prompt",),
 }
 """The settings that name an input, by kind."""
-
+_NAMED_BY = {
+    "questions": ("data",),
+    "demonstrations": ("data",),
+    "index": ("retriever.index", "retriever.url", "retriever.qdrant"),
+    SEARCH_KIND: ("retriever",),
+    "model": ("model.path", "model.revision"),
+    "algorithm": ("credit.algorithm",),
+    "outcome": ("credit.outcome",),
+    "rubric": ("judge.prompt",),
+}
+"""Those of which runs may differ in one and be one arm all the same, or their first parts."""
 
 _EVALUATIONS = ("limit", "every", "at_start", "temperature", "answer")
 _EVALUATED_ALIKE = tuple(f"eval.{name}" for name in _EVALUATIONS)
@@ -62,11 +73,11 @@ def require_inputs_of_sweep(run: Path, config: Config) -> None:
     Raises:
         InvalidInputError: another cell names the same files and began with other contents.
     """
-    own = _recorded(run)
+    own = recorded_inputs(run)
     for other in _other_cells(run):
         if not (has_begun(other) or has_writer(other)):
             continue
-        theirs = _recorded(other)
+        theirs = recorded_inputs(other)
         if any(theirs.get(kind, digest) != digest for kind, digest in own.items()):
             _refuse(_different_inputs({other: _flat(read_resolved(other)), run: _flat(config)}))
 
@@ -184,23 +195,63 @@ def _flat(config: Config) -> dict[str, Any]:
     return flatten(config.section_dict())
 
 
-def _different_inputs(runs: Mapping[Path, Mapping[str, Any]]) -> Iterator[str]:
-    """The runs that name the same files as one before, and began with other contents."""
+@dataclass(frozen=True, slots=True)
+class OtherInput:
+    """A run that names the same files as one before it and began with other contents."""
+
+    run: Path
+    other: Path
+    kind: str
+    digest: str
+    before: str
+
+
+def other_inputs(runs: Mapping[Path, Mapping[str, Any]]) -> Iterator[OtherInput]:
+    """Those of `runs`, which have their flat settings, that name the same files as one before, and
+    began with other contents.
+    """
     first: dict[str, tuple[str, Path]] = {}
     for run, settings in runs.items():
-        held_out = settings.get("data.held_out_share")
-        by_seed = {"seed": settings.get("seed")} if held_out else {}
-        for kind, digest in _recorded(run).items():
+        by_seed = {"seed": settings.get("seed")} if _draws_by_seed(settings) else {}
+        for kind, digest in recorded_inputs(run).items():
             named = {key: at for key, at in settings.items() if key.startswith(_SETTINGS[kind])}
             named |= by_seed if kind == "demonstrations" else {}
-            key = json.dumps([kind, named], sort_keys=True)
+            key = json.dumps([kind, named], sort_keys=True, default=str)
             before, other = first.setdefault(key, (digest, run))
             if before != digest:
-                yield (
-                    f"{run}: began with other {INPUT_NAMES[kind]} than {other}, a cell of the same "
-                    f"sweep: {digest}, there {before}; put back what that began with and delete "
-                    "the folder of this cell, or choose another --out"
-                )
+                yield OtherInput(run, other, kind, digest, before)
+
+
+def inputs_of_arm(run: Path, settings: Mapping[str, Any], ignore: Sequence[str]) -> dict[str, str]:
+    """The recorded inputs that all seeds of an experiment begin with, without those that a setting
+    of `ignore` names.
+    """
+    seeds_differ = {"demonstrations"} if _draws_by_seed(settings) else set[str]()
+    return {
+        kind: digest
+        for kind, digest in recorded_inputs(run).items()
+        if kind not in seeds_differ
+        and not any(_is_part(key, name) for key in _NAMED_BY[kind] for name in ignore)
+    }
+
+
+def _is_part(one: str, other: str) -> bool:
+    """True if one of two dotted keys is the other, or a part of it."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
+def _draws_by_seed(settings: Mapping[str, Any]) -> bool:
+    """Whether the seed decides which demonstrations are trained on."""
+    return bool(settings.get("data.held_out_share"))
+
+
+def _different_inputs(runs: Mapping[Path, Mapping[str, Any]]) -> Iterator[str]:
+    for found in other_inputs(runs):
+        yield (
+            f"{found.run}: began with other {INPUT_NAMES[found.kind]} than {found.other}, a cell "
+            f"of the same sweep: {found.digest}, there {found.before}; put back what that began "
+            "with and delete the folder of this cell, or choose another --out"
+        )
 
 
 def _different_questions(runs: Mapping[Path, Mapping[str, Any]]) -> Iterator[str]:
@@ -246,7 +297,7 @@ def has_begun(run: Path) -> bool:
     return any((run / name).exists() for name in RESULTS)
 
 
-def _recorded(run: Path) -> dict[str, str]:
+def recorded_inputs(run: Path) -> dict[str, str]:
     """RUN/inputs.json; {} where it is missing or none."""
     path = run / INPUTS_NAME
     found = read_json(path) if path.exists() else None
