@@ -156,13 +156,13 @@ class RunReport:
 
     def _other_inputs(self) -> list[str]:
         trained = {view.path: view for view in self.views if not view.is_evaluation}
-        found = other_inputs({path: flatten(view.config) for path, view in trained.items()})
+        different = other_inputs({path: flatten(view.config) for path, view in trained.items()})
         return [
-            f"{trained[one.run].name}: began with other {INPUT_NAMES[one.kind]} than "
-            f"{trained[one.other].name}, though both name the same: {one.digest}, there "
-            f"{one.before}; their scores have no common mean, and differences between them are no "
-            "effect of a method"
-            for one in found
+            f"{trained[found.run].name}: began with other {INPUT_NAMES[found.kind]} than "
+            f"{trained[found.other].name}, though both name the same: {found.digest}, there "
+            f"{found.before}; their scores have no common mean, and differences between them are "
+            "no effect of a method"
+            for found in different
         ]
 
     def _failed_searches(self) -> list[str]:

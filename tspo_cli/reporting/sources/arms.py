@@ -113,15 +113,18 @@ def _grouped(candidates: Sequence[_Candidate], *, with_index: bool) -> list[list
 
 
 def _by_inputs(group: list[_Candidate]) -> list[list[_Candidate]]:
-    """`group`, or its parts by the inputs of which it has several. One of which an input is unknown
-    is with the others where they agree.
+    """`group`, or its parts by the inputs of which it has several. One of which such an input is
+    unknown is in a part of its own.
     """
-    known = [[one.inputs[kind] for one in group if kind in one.inputs] for kind in INPUT_NAMES]
-    several = [kind for kind, found in zip(INPUT_NAMES, known, strict=True) if len({*found}) > 1]
+    several = [
+        kind
+        for kind in INPUT_NAMES
+        if len({found.inputs[kind] for found in group if kind in found.inputs}) > 1
+    ]
     parts: dict[tuple[str, ...], list[_Candidate]] = {}
-    for one in group:
-        shown = {f"{_INPUT}{kind}": one.inputs.get(kind, "unknown") for kind in several}
-        told = replace(one, settings=one.settings | shown)
+    for candidate in group:
+        shown = {f"{_INPUT}{kind}": candidate.inputs.get(kind, "unknown") for kind in several}
+        told = replace(candidate, settings=candidate.settings | shown)
         parts.setdefault(tuple(shown.values()), []).append(told)
     return list(parts.values())
 
