@@ -105,8 +105,8 @@ def test_processes_that_were_told_what_does_not_fit(
     )
     monkeypatch.setenv("MASTER_PORT", str(store.port))
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-    store.set("tspo/here/processes", "2")
-    store.add("tspo/here/0", 1)
+    store.set("tspo/attempt_0/here/processes", "2")
+    store.add("tspo/attempt_0/here/0", 1)
     monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=words):
         distributed.init_distributed()

@@ -31,7 +31,7 @@ _ATTEMPT = 5.0
 """Seconds of one attempt to reach process 0."""
 _STORE_PATIENCE = 20.0
 """Seconds in which what listens there answers as a store does."""
-_HERE = "tspo/here"
+_HERE = "here"
 _MOST_NAMED = 8
 
 
@@ -154,13 +154,15 @@ class _Wait:
 
 
 def _launcher_store(wait: _Wait) -> dist.Store:
-    """The store through which the processes meet: that of torchrun's agent, or of process 0."""
+    """The store through which the processes meet: that of torchrun's agent, or of process 0. An
+    agent's may outlive the processes: each attempt has names of its own.
+    """
     host, port = os.environ["MASTER_ADDR"], number_in("MASTER_PORT", 0)
     has_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     is_host = wait.number == 0 and not has_agent
     if not is_host:
         _wait_for_host(host, port, wait)
-    return dist.TCPStore(
+    store = dist.TCPStore(
         host,
         port,
         is_master=is_host,
@@ -168,6 +170,8 @@ def _launcher_store(wait: _Wait) -> dist.Store:
         timeout=timedelta(seconds=_STORE_PATIENCE),
         multi_tenant=is_host,
     )
+    attempt = number_in("TORCHELASTIC_RESTART_COUNT", 0)
+    return dist.PrefixStore(f"tspo/attempt_{attempt}", store)
 
 
 def _wait_for_host(host: str, port: int, wait: _Wait) -> None:
