@@ -21,7 +21,7 @@ from tests.documents import (
 )
 from tspo_cli import __version__
 from tspo_cli.commands.app import app
-from tspo_cli.config.keys_page import keys_page
+from tspo_cli.config.keys import keys_page
 
 PAGES = sorted(
     page.relative_to(ROOT).as_posix()

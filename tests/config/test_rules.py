@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tspo_cli.config.load_config import load_config
-from tspo_cli.config.rules import unused_settings
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.training.early_stop import RL_METRICS, SFT_METRICS, parse_rules
 from tspo_cli.training.launch.nodes.launch_script import launch_script
@@ -98,25 +97,6 @@ def test_incomplete_names_the_key_in_one_line(settings: list[str], key: str) -> 
         refuse_problems(load_config([], settings))
     assert key in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "setting", ["model.float32_head=true", "model.dtype=bfloat16", "model.revision=main"]
-)
-def test_what_a_new_policy_does_not_use_is_said(setting: str) -> None:
-    key = setting.partition("=")[0]
-    (told,) = unused_settings(load_config([], [*SFT, setting]))
-    assert told == f"{key} is for model.path; the new policy of data.world does not use it"
-    assert not list(unused_settings(load_config([], [*SFT, setting, "model.path=m"])))
-    assert not list(unused_settings(load_config([], SFT)))
-
-
-def test_noise_for_imitation_is_named_where_nothing_is_imitated() -> None:
-    noise = "loss.embedding_noise=5"
-    (told,) = unused_settings(load_config([], ["kind=rl", noise]))
-    assert told == "loss.embedding_noise is for imitation, and kind is rl"
-    for kind in ("sft", "rejection_sampling"):
-        assert not list(unused_settings(load_config([], [f"kind={kind}", noise])))
 
 
 AHEAD = [*RL, "rollout.engine=vllm", "rollout.one_step_off=true"]

@@ -62,7 +62,7 @@ def validate(sources: Sources, settings: Settings = None, as_json: Json = False)
     checked: `tspo train --dry-run` also opens data, index and model.
     """
     from tspo_cli.config.load_config import config_hash, load_config
-    from tspo_cli.config.rules import unused_settings
+    from tspo_cli.config.unused_settings import unused_settings
     from tspo_cli.rollout.engines.vllm_engine.vllm_messages import transfer_in_words
     from tspo_cli.training.problems import problems
 
@@ -109,7 +109,7 @@ def schema(
         console.result_json(Config.model_json_schema())
         return
     if markdown:
-        from tspo_cli.config.keys_page import keys_page
+        from tspo_cli.config.keys import keys_page
 
         console.result(keys_page().rstrip())
         return

@@ -4,6 +4,7 @@ meaning.
 
 from __future__ import annotations
 
+import json
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pydantic.fields import FieldInfo
 from tspo_cli.config.schema import Config
 from tspo_cli.credit.algorithms.old_keys import OLD_KEYS
 
+_TITLE = "# Configuration ([U1 to U11](algorithms.md), [composing files](experiments.md))"
 _MOST_NEAR = 4
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 _SINGULAR = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
@@ -133,3 +135,25 @@ def _phrase(annotation: Any) -> str:
     if origin is dict:
         return "a table"
     return _SINGULAR.get(annotation, "a value of another type")
+
+
+def keys_page() -> str:
+    """All keys as Markdown, as docs/configuration.md: one table for each top-level section, and
+    first one of the keys that are in none.
+    """
+    tables: dict[str, list[str]] = {}
+    for key in all_keys().values():
+        section, _, _ = key.name.rpartition(".")
+        tables.setdefault(section.partition(".")[0], []).append(_row(key))
+    parts = []
+    for section, rows in tables.items():
+        title = f"## `[{section}]`" if section else _TITLE
+        head = ["| key | default | expects | meaning |", "|---|---|---|---|"]
+        parts.append("\n".join([title, *head, *rows]) + "\n")
+    return "\n".join(parts)
+
+
+def _row(key: Key) -> str:
+    default = json.dumps(key.default, ensure_ascii=False)
+    cells = (f"`{key.name}`", f"`{default}`", key.expects, key.description)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

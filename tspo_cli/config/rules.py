@@ -1,12 +1,10 @@
-"""Rules that span several keys: why a configuration of valid keys could still not train, and which
-of its settings training does not use.
-"""
+"""Rules that span several keys: why a configuration of valid keys could still not train."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tspo_cli.config.schema import Config, ModelConfig, RetrieverConfig
+from tspo_cli.config.schema import Config
 from tspo_cli.console import agreeing, counted
 from tspo_cli.credit.algorithms import ALGORITHMS, Algorithm
 from tspo_cli.credit.algorithms.algorithm import GoldLogprobOptions
@@ -130,42 +128,6 @@ def portable_problems(config: Config) -> Iterator[str]:
         yield f"{key}: only float32 has kernels that repeat; set model.dtype to float32"
     if config.rollout.engine == "vllm" and not config.endpoint.url:
         yield f"{key}: vLLM chooses its own kernels; set rollout.engine to transformers"
-
-
-def unused_settings(config: Config) -> Iterator[str]:
-    """Settings of a valid configuration that its training does not use, a sentence each."""
-    yield from unused_retrievers(config.retriever)
-    if config.data.world and not config.model.path:
-        yield from _unused_by_a_new_policy(config.model)
-    if config.kind != "sft" and config.credit.options:
-        algorithm = find_algorithm(config.credit.algorithm)
-        if algorithm.table != "options":
-            yield f"{algorithm.name} does not use [credit.options]"
-    if config.kind == "rl" and config.loss.embedding_noise:
-        yield "loss.embedding_noise is for imitation, and kind is rl"
-
-
-def _unused_by_a_new_policy(model: ModelConfig) -> Iterator[str]:
-    named = {
-        "model.revision": bool(model.revision),
-        "model.dtype": model.dtype == "bfloat16",
-        "model.float32_head": model.float32_head,
-    }
-    for key, is_set in named.items():
-        if is_set:
-            yield f"{key} is for model.path; the new policy of data.world does not use it"
-
-
-def unused_retrievers(retriever: RetrieverConfig) -> Iterator[str]:
-    """A sentence that names the retriever in use and the others, where several are set."""
-    addresses = {
-        "retriever.index": retriever.index,
-        "retriever.url": ",".join(retriever.url),
-        "retriever.qdrant.url": retriever.qdrant.url,
-    }
-    used, *unused = [f"{key} ({value})" for key, value in addresses.items() if value] or [""]
-    if unused:
-        yield f"passages come from {used}, not from {' or '.join(unused)}"
 
 
 def _rl_problems(config: Config) -> Iterator[str]:

@@ -12,10 +12,11 @@ from typing import Any
 
 from tspo_cli.arithmetic import compute_portably
 from tspo_cli.config.load_config import load_config
-from tspo_cli.config.rules import portable_problems, unused_retrievers
+from tspo_cli.config.rules import portable_problems
 from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.agent_defaults import read_agent_file, same_agent
 from tspo_cli.config.tables import flatten
+from tspo_cli.config.unused_settings import unused_in_evaluation
 from tspo_cli.console import warn
 from tspo_cli.data.question import Question
 from tspo_cli.environment import environment
@@ -136,7 +137,7 @@ def _evaluate(
     folder: Path,
 ) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, dict[str, float]]]:
     """Open retriever, judge and model, then answer and score. Returns scores, average, latency."""
-    for sentence in unused_retrievers(config.retriever):
+    for sentence in unused_in_evaluation(config):
         warn(sentence)
     retriever = open_retriever(config.retriever)
     if method.retrieves and retriever is None:

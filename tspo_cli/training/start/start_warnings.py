@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from tspo_cli.config.context import context_length
-from tspo_cli.config.rules import unused_settings
 from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.agent_defaults import agent_comparison
 from tspo_cli.config.sections.prompt_value import prompt_name
 from tspo_cli.config.tables import flatten
+from tspo_cli.config.unused_settings import unused_settings
 from tspo_cli.console import agreeing, counted, part_of
 from tspo_cli.models.chat_template import template_warnings
 from tspo_cli.models.checks.length_limits import context_warnings, positions
