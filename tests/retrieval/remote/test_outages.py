@@ -12,7 +12,7 @@ import pytest
 from tests.retrieval.remote.faulty_server import MODES, Mode, answer, faulty
 from tspo_cli.errors import RemoteServiceError
 from tspo_cli.retrieval.remote.http_client import HttpRetriever
-from tspo_cli.retrieval.remote.patience import ServiceUnavailableError
+from tspo_cli.retrieval.remote.patience import Notices, ServiceUnavailableError
 from tspo_cli.retrieval.types import SearchResult
 
 BY_NAME = {mode.name: mode for mode in MODES}
@@ -159,6 +159,16 @@ def test_waiting_is_said_every_few_seconds(
     said = re.compile(r"status 503; asked again for [0-3] s now, up to 20 s$")
     assert all(said.search(line) for line in lines[:-1])
     assert lines[-1].startswith(f"retriever {server.url}/retrieve: answers again after ")
+
+
+def test_waiting_beyond_one_search_is_said_as_such(capsys: pytest.CaptureFixture[str]) -> None:
+    """Malformed answers fail a search, and the next one waits again: no wait is above its limit."""
+    notices = Notices(failing_since=time.monotonic() - 47)
+    notices.failed("retriever: expected JSON", 10)
+    line = capsys.readouterr().err
+    assert line == (
+        "retriever: expected JSON; no right answer for 47 s now, each request waits up to 10 s\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["500", "hang", "HTML", "a list too few", "400", "422"])

@@ -109,3 +109,14 @@ def test_a_step_of_which_most_rollouts_failed_is_called_so() -> None:
     assert said(1, groups, failed_share=0.5) == []
     (alone,) = said(1, [{"trajectories": [], "failed": [lost]}], failed_share=0.9)
     assert "90% of the rollouts" in alone
+
+
+def test_rollouts_that_searched_and_failed_are_no_lost_protocol() -> None:
+    """What is left of a step whose searches failed are the rollouts that never searched."""
+    lost = {"answer": None, "failed": True, "turns": [turn("search", 0) | {"search_error": "503"}]}
+    warnings = StepWarnings(load_config([], []))
+    warnings.of_step(1, [group("search", "answer", outcomes=(1.0, 0.0))], {})
+    for step in range(2, 6):
+        left = [group("invalid", "truncated") | {"failed": [lost] * 3}]
+        lines = warnings.of_step(step, left, {"failed_share": 0.6})
+        assert not [line for line in lines if "no rollout" in line], lines

@@ -147,7 +147,11 @@ class Notices:
                 return
             self.due, self.spoke = now + _NOTICE_EVERY, True
             waited = now - self.failing_since
-        say(f"{error}; asked again for {waited:.0f} s now, up to {deadline:.0f} s")
+        if waited > deadline:  # several requests in turn, each of which gave up
+            how_long = f"no right answer for {waited:.0f} s now, each request waits"
+        else:
+            how_long = f"asked again for {waited:.0f} s now,"
+        say(f"{error}; {how_long} up to {deadline:.0f} s")
 
     def answered(self, service: str) -> None:
         """An attempt succeeded; say so if a line has said that callers wait."""

@@ -82,7 +82,14 @@ def troubles(
         return
     searches = [turn for turn in turns if turn["kind"] == "search"]
     yield from _empty_searches(searches, config)
-    cause = _no_action(turns, config, acted)
+    # Rollouts that searched may be those that failed: the policy did act.
+    failed_in_action = any(
+        turn["kind"] in _ACTIONS
+        for group in groups
+        for rollout in group.get("failed", [])
+        for turn in rollout["turns"]
+    )
+    cause = None if failed_in_action else _no_action(turns, config, acted)
     if cause is None and config.kind == "rejection_sampling" and metrics.get("imitated") == 0:
         several = f"none of the {len(rollouts)} rollouts was"
         none = "the only rollout was not" if len(rollouts) == 1 else several
@@ -95,7 +102,8 @@ def troubles(
             'learnt; warm-start the model (kind = "sft"), raise rollout.group_size, or lower '
             "credit.rejection_sampling.keep_above",
         )
-    if cause is None and not any(rollout["answer"] is not None for rollout in rollouts):
+    answered = any(rollout["answer"] is not None for rollout in rollouts)
+    if cause is None and not (answered or failed_in_action):
         cause = Trouble(
             "answered",
             _SOME_STEPS,
