@@ -43,6 +43,17 @@ def answered(portions: list[list[Question]], count: int) -> tuple[list[Any], lis
     return items, after, processes
 
 
+def test_far_more_workers_than_cores_are_refused(
+    fake: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """99 of them on two cores took all memory and were killed without a word."""
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(InvalidInputError, match=r"eval\.processes to 2, at most 16$"):
+        answered([questions("who?")], 17)
+    assert answered([questions("who?")], 3)[2]
+
+
 @pytest.mark.parametrize(("count", "sizes"), [(1, [3, 2]), (3, [2, 2, 2, 2, 1]), (4, [1])])
 def test_every_portion_goes_to_one_worker(fake: None, count: int, sizes: list[int]) -> None:
     every = iter(questions(*["who?"] * sum(sizes)))
