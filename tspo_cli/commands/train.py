@@ -198,10 +198,12 @@ def _saying_how_to_prepare(config: Config) -> Iterator[None]:
 
 def train_here(config: Config, run: Path, attempt: int, resume: bool) -> None:
     """Train in this process: the training loop, with evaluation handed to it."""
-    from tspo_cli.evaluation.in_training import make_evaluator
+    from tspo_cli.evaluation.in_training import make_evaluator, require_its_questions
     from tspo_cli.evaluation.judging.training_judge import open_training_judge
     from tspo_cli.training.run import train as train_run
 
+    if resume:
+        require_its_questions(config, run)
     judge = open_training_judge(config, run, number_in("RANK", 0))
     train_run(config, run, make_evaluator(config), attempt=attempt, resume=resume, judge=judge)
 
@@ -211,6 +213,7 @@ def _check_resumed(config: Config, run: Path) -> None:
     would.
     """
     from tspo_cli.config.load_config import read_resolved
+    from tspo_cli.evaluation.in_training import require_its_questions
     from tspo_cli.runs import is_run
     from tspo_cli.training.launch.claim import has_trained, require_records
     from tspo_cli.training.launch.same_experiment import check_same_experiment
@@ -218,6 +221,7 @@ def _check_resumed(config: Config, run: Path) -> None:
     require_records(run)
     if is_run(run) and has_trained(run):
         check_same_experiment(read_resolved(run), config, run)
+        require_its_questions(config, run)
 
 
 def _check_inputs(config: Config, run: Path) -> DryRun:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from tspo_cli.config.load_config import read_resolved
 from tspo_cli.config.schema import Config
 from tspo_cli.console import now_and_then, part_of
 from tspo_cli.data.question import data_digest
@@ -12,11 +14,13 @@ from tspo_cli.evaluation.answering.runner import EvalSetup, evaluate_items, writ
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.methods import METHODS
 from tspo_cli.evaluation.metrics import summarize
-from tspo_cli.evaluation.sets import read_eval_sets
+from tspo_cli.evaluation.sets import question_digests, read_eval_sets
 from tspo_cli.evaluation.summary import cut_questions, search_error, with_intervals
-from tspo_cli.runs import eval_folder
+from tspo_cli.runs import eval_folder, is_run
 from tspo_cli.training.core.distributed import gather_json, rank, world_size
 from tspo_cli.training.core.stop_points import local_work
+from tspo_cli.training.launch.claim import has_trained
+from tspo_cli.training.launch.sweep_inputs import require_same_questions
 from tspo_cli.training.launch.training_run import TrainingRun
 from tspo_cli.training.loop import Evaluate
 
@@ -77,6 +81,21 @@ def make_evaluator(config: Config) -> Evaluate:
                     )
 
     return evaluate
+
+
+def require_its_questions(config: Config, run: Path) -> None:
+    """Compare the questions that a run was evaluated on with those that a resumed one would be: one
+    curve, and one best policy, are of the same questions. Where eval.data or eval.limit themselves
+    change, the resumed run says so.
+
+    Raises:
+        InvalidInputError: the files hold other questions than before.
+    """
+    if not (is_run(run) and has_trained(run)):
+        return
+    before = read_resolved(run).eval
+    if (before.data, before.limit) == (config.eval.data, config.eval.limit):
+        require_same_questions({run: config}, question_digests)
 
 
 def _require_answers(parts: Sequence[Sequence[ItemRecord]], dataset: str, step: int) -> None:
