@@ -46,7 +46,7 @@ def answered(portions: list[list[Question]], count: int) -> tuple[list[Any], lis
 def test_far_more_workers_than_cores_are_refused(
     fake: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """99 of them on two cores took all memory and were killed without a word."""
+    """99 of them on two cores open 99 engines, each with the model in memory."""
     monkeypatch.setattr(workers.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(InvalidInputError, match=r"eval\.processes to 2, at most 16$"):
