@@ -36,7 +36,7 @@ def test_parts_are_joined(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [[5], [7], [2**50], [2**50, 2**50], [0]], ids=repr)
 def test_a_shape_that_the_parts_do_not_fill_is_refused(tmp_path: Path, shape: list[int]) -> None:
     folder = checkpoint(tmp_path / "c", shape)
-    with pytest.raises(InvalidInputError, match=r"param\.w has 6 of \d+ numbers"):
+    with pytest.raises(InvalidInputError, match=r"param\.w has 6 of [\d,]+ numbers"):
         check_checkpoint(folder)
 
 

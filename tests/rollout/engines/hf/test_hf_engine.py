@@ -316,7 +316,7 @@ def test_wrong_weights_are_refused(
     with pytest.raises(InvalidInputError, match=r"model\.norm\.weight has shape"):
         engine.load_weights({**weights, "model.norm.weight": torch.zeros(1)}, 1)
     weights.pop("model.norm.weight")
-    with pytest.raises(InvalidInputError, match="1 parameters are missing"):
+    with pytest.raises(InvalidInputError, match="1 parameter is missing"):
         engine.load_weights(weights, 1)
     assert engine.weight_version == 0
 
