@@ -271,7 +271,11 @@ def _status(
     try:
         yield reached
     except (KeyboardInterrupt, SystemExit):
-        end("stopped")
+        try:
+            end("stopped")
+        except (KeyboardInterrupt, SystemExit):  # a second signal came meanwhile
+            end("stopped")
+            raise
         raise
     except BaseException as error:
         end("failed")

@@ -94,6 +94,23 @@ def send(moment: str, number: str, name: str, ranks: str = "", times: str = "1")
         at(moment.removesuffix("-inside"), int(number), act, inside=moment.endswith("-inside"))
 
 
+def stop_twice() -> None:
+    """SIGTERM in the second step, and again when the status of the stopped run is about to be
+    written.
+    """
+    write, came = loop.set_status, []
+
+    def watched(directory: Any, state: str, *values: Any) -> None:
+        if state == "stopped" and not came:
+            came.append(state)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+        write(directory, state, *values)
+
+    loop.set_status = watched
+    send("update", "2", "SIGTERM")
+
+
 def group(moment: str, number: str, name: str, again: str = "") -> None:
     """This process, which another tspo command has started, gets the signal `name` as its whole
     process group does, then SIGTERM of the command, which got `name` too, and then `again`.

@@ -88,6 +88,17 @@ def test_a_signal_leaves_the_last_whole_step(
     assert [key for key in wanted if wanted[key] != found.get(key)] == []
 
 
+def test_a_second_signal_does_not_keep_the_status_from_the_disk(
+    playground: Playground, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    act = "tests.training.launch.moments:stop_twice"
+    codes, said = run_prepared(act, *command(playground, run, checkpoint__every=1))
+    assert (codes, "Traceback" in said) == ([143], False), said
+    status = read_json(run / "status.json")
+    assert (status["state"], status["step"]) == ("stopped", 1)
+
+
 @pytest.mark.parametrize("other", ["", "thesis.txt"])
 def test_a_run_that_is_moved_goes_on_where_it_is(
     playground: Playground, straight: Path, tmp_path: Path, other: str
