@@ -114,9 +114,9 @@ class TrainConfig(Section):
         1,
         ge=1,
         description=(
-            "At its end the policy becomes the mean of the weights of the last n checkpoints, of "
-            "those that checkpoint.every asks for; it is evaluated and exported. 1: it stays what "
-            "the last step made."
+            "A run ends with the mean of the weights of its last n checkpoints, of those that "
+            "checkpoint.every asks for, and evaluates and exports it. 1: with the weights of the "
+            "last step."
         ),
     )
     export_model: bool = Field(

@@ -57,7 +57,7 @@ _NAMED_BY = {
     "outcome": ("credit.outcome",),
     "rubric": ("judge.prompt",),
 }
-"""Those of which runs may differ in one and be one arm all the same, or their first parts."""
+"""The settings, or the first parts of their names, that name the files of each input."""
 
 _EVALUATIONS = ("limit", "every", "at_start", "temperature", "answer")
 _EVALUATED_ALIKE = tuple(f"eval.{name}" for name in _EVALUATIONS)
