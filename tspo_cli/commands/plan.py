@@ -10,7 +10,7 @@ import typer
 from tspo_cli import console
 from tspo_cli.commands.options import Json, Settings, Sources
 from tspo_cli.console import agreeing, counted
-from tspo_cli.errors import GateError, InvalidInputError, UsageError
+from tspo_cli.errors import UsageError
 
 TFLOPS, MFU = 989.0, 0.35
 
@@ -68,19 +68,9 @@ def plan(
     CPU, computed from the rate of its matrix products.
     """
     from tspo_cli.config.load_config import load_config
-    from tspo_cli.models.checks.model_size import LARGE
-    from tspo_cli.rollout.engines.vllm_engine.vllm_messages import transfer_in_words
-    from tspo_cli.training.planning import step_time
-    from tspo_cli.training.planning.estimate import estimate_run
-    from tspo_cli.training.planning.fitting import fitting_settings
-    from tspo_cli.training.planning.memory import PlannedRun
-    from tspo_cli.training.planning.model_shape import model_shape
-    from tspo_cli.training.planning.phases import CARD_SHARE
-    from tspo_cli.training.planning.server_memory import launched_servers
+    from tspo_cli.training.planning.run_plan import Hardware, plan_run
     from tspo_cli.training.problems import refuse_problems
     from tspo_cli.training.sft.epochs import with_steps_of_epochs
-    from tspo_cli.training.start.longest import longest_sequence
-    from tspo_cli.variables import default_threads
 
     if not gpus and (gpu_memory or (tflops, mfu) != (TFLOPS, MFU)):
         raise UsageError(
@@ -89,68 +79,21 @@ def plan(
         )
     config = load_config(sources, settings or ())
     refuse_problems(config, gpu=gpus > 0)
-    config = with_steps_of_epochs(config)
-    offered = gpu_memory * CARD_SHARE
-    estimate = estimate_run(config, gpus, longest_sequence(config), offered)
-    computes = gpus > 0 or estimate["parameters"] > LARGE
-    if rollout_tokens and (rates is not None or not computes):
-        raise UsageError(
-            "--rollout-tokens counts for the time of --gpus, or of a model of more than 50 million "
-            "parameters on a CPU; give --gpus N without --rates, or leave it out"
-        )
-    tokens = rollout_tokens or estimate["context_tokens"]
-    if rates is not None:
-        seconds, source = step_time.measured_seconds(rates, config), str(rates)
-    elif gpus:
-        seconds = step_time.gpu_seconds(config, estimate, tokens, tflops, mfu)
-        alone = "" if config.kind == "sft" else "the learner alone, without rollouts; "
-        source = f"{alone}{tflops:g} TFLOPS at {mfu:.0%}"
-    elif computes:
-        threads = config.train.threads or default_threads()
-        is_bfloat16 = estimate["precision"] == "bfloat16"
-        rate = step_time.matrix_rate(threads, bfloat16=is_bfloat16)
-        seconds = step_time.cpu_seconds(config, estimate, tokens, rate)
-        source = (
-            f"learner and engine, {counted(threads, 'CPU thread')} with {rate / 1e9:,.0f} GFLOPS"
-        )
-    if rates is not None or computes:
-        estimate |= {"seconds_per_step": seconds, "seconds_from": source}
-    needed = estimate["memory_per_process_gib"]["total"]
-    short = bool(gpu_memory) and needed > offered
-    if gpu_memory:
-        estimate["gpu_offers_gib"] = offered
-    if short:
-        estimate["would_fit_with"] = fitting_settings(
-            config, gpus, offered, estimate["context_tokens"]
-        )
-    transfer = transfer_in_words(config, gpu=gpus > 0)
-    if transfer:
-        estimate["weights_to_servers"] = transfer
-    run = PlannedRun(config, model_shape(config), gpus, estimate["context_tokens"], gpu_gib=offered)
-    servers = launched_servers(run)
-    if servers:
-        estimate["servers"] = {name: memory.as_dict() for name, memory in servers.items()}
+    hardware = Hardware(gpus, gpu_memory, tflops, mfu)
+    planned = plan_run(with_steps_of_epochs(config), hardware, rates, rollout_tokens)
+    servers = planned.servers
     if as_json:
-        console.result_json(estimate)
+        each = {name: memory.as_dict() for name, memory in servers.items()}
+        console.result_json(planned.estimate | ({"servers": each} if each else {}))
     else:
-        console.result(_text(estimate))
+        console.result(_text(planned.estimate))
         for name, memory in servers.items():
             console.result(f"{name} server, beside it (estimated): {memory.in_words()}")
     for memory in servers.values():
         if memory.remark:
             console.warn(memory.remark)
-    if short:
-        cure = (
-            " ".join(f"--set {setting}" for setting in estimate["would_fit_with"])
-            or "more GPUs or a smaller model"
-        )
-        raise GateError(
-            f"about {needed:.1f} GiB for one process, more than the {offered:.1f} GiB that "
-            f"--gpu-memory {gpu_memory:g} offers; it would fit with {cure}"
-        )
-    problems = [estimate["engine_problem"], *(memory.problem for memory in servers.values())]
-    if problem := next(filter(None, problems), None):
-        raise (GateError if gpu_memory else InvalidInputError)(problem)
+    if problem := planned.problem():
+        raise problem
 
 
 def _text(estimate: dict[str, Any]) -> str:
