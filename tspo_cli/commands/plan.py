@@ -71,6 +71,7 @@ def plan(
     from tspo_cli.training.planning.run_plan import Hardware, plan_run
     from tspo_cli.training.problems import refuse_problems
     from tspo_cli.training.sft.epochs import with_steps_of_epochs
+    from tspo_cli.training.start.longest import longest_sequence
 
     if not gpus and (gpu_memory or (tflops, mfu) != (TFLOPS, MFU)):
         raise UsageError(
@@ -79,8 +80,9 @@ def plan(
         )
     config = load_config(sources, settings or ())
     refuse_problems(config, gpu=gpus > 0)
+    config = with_steps_of_epochs(config)
     hardware = Hardware(gpus, gpu_memory, tflops, mfu)
-    planned = plan_run(with_steps_of_epochs(config), hardware, rates, rollout_tokens)
+    planned = plan_run(config, hardware, longest_sequence(config), rates, rollout_tokens)
     servers = planned.servers
     if as_json:
         each = {name: memory.as_dict() for name, memory in servers.items()}

@@ -12,7 +12,7 @@ from tspo_cli.console import counted
 from tspo_cli.errors import GateError, InvalidInputError, TspoError, UsageError
 from tspo_cli.models.checks.model_size import LARGE
 from tspo_cli.rollout.engines.vllm_engine.vllm_messages import transfer_in_words
-from tspo_cli.training.planning.estimate import estimate_run
+from tspo_cli.training.planning.estimate import LongestSequence, estimate_run
 from tspo_cli.training.planning.fitting import fitting_settings
 from tspo_cli.training.planning.memory import PlannedRun
 from tspo_cli.training.planning.model_shape import model_shape
@@ -24,7 +24,6 @@ from tspo_cli.training.planning.step_time import (
     matrix_rate,
     measured_seconds,
 )
-from tspo_cli.training.start.longest import longest_sequence
 from tspo_cli.variables import default_threads
 
 
@@ -72,26 +71,29 @@ class RunPlan:
         return GateError(problem) if hardware.gpu_memory else InvalidInputError(problem)
 
 
-def plan_run(config: Config, hardware: Hardware, rates: Path | None, tokens: int) -> RunPlan:
-    """The plan of a run whose settings have no problem. `rates`: an earlier run on this machine
-    whose step times are scaled. `tokens`: the mean of a rollout (0: the most possible).
+def plan_run(
+    config: Config, hardware: Hardware, longest: LongestSequence, rates: Path | None, tokens: int
+) -> RunPlan:
+    """The plan of a run whose settings have no problem. `longest`: its longest sequence. `rates`: an
+    earlier run on this machine whose step times are scaled. `tokens`: the mean of a rollout (0: the
+    most possible).
 
     Raises:
         UsageError: `tokens` have no effect on the time.
-        MissingResourceError: `rates` has no step times; data or a model that is not there.
-        InvalidInputError: data or a model that cannot be read.
+        MissingResourceError: `rates` has no step times, or the model is not there.
+        InvalidInputError: the model cannot be read.
     """
     gpus, offered = hardware.gpus, hardware.offered
-    estimate = estimate_run(config, gpus, longest_sequence(config), offered)
-    longest = estimate["context_tokens"]
+    estimate = estimate_run(config, gpus, longest, offered)
+    context = estimate["context_tokens"]
     estimate |= _step_time(config, hardware, estimate, rates, tokens)
     if hardware.gpu_memory:
         estimate["gpu_offers_gib"] = offered
         if estimate["memory_per_process_gib"]["total"] > offered:
-            estimate["would_fit_with"] = fitting_settings(config, gpus, offered, longest)
+            estimate["would_fit_with"] = fitting_settings(config, gpus, offered, context)
     if transfer := transfer_in_words(config, gpu=gpus > 0):
         estimate["weights_to_servers"] = transfer
-    run = PlannedRun(config, model_shape(config), gpus, longest, gpu_gib=offered)
+    run = PlannedRun(config, model_shape(config), gpus, context, gpu_gib=offered)
     return RunPlan(hardware, estimate, launched_servers(run))
 
 
