@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from tspo_cli.rollout.agent_file import write_agent_file
 from tspo_cli.rollout.engines.engine_protocol import GenerationRequest, Sampling
 from tspo_cli.rollout.engines.hf.hf_engine import TransformersEngine
 from tspo_cli.rollout.protocol import SearchProtocol
-from tspo_cli.work_limits import at_most
+from tspo_cli.work_limits import at_most, in_copy
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 NO_SYSTEM = (
@@ -93,6 +96,56 @@ def test_a_template_that_does_not_end_is_refused(
     with pytest.raises(InvalidInputError, match=r"needs longer than 0\.1 seconds .*; mend the"):
         protocol(template)
     protocol(template, chat_template="never")
+
+
+NESTED = "{% set n = namespace(a=[1], b=[1]) %}{% for i in range(99) %}" + (
+    "{% set n.a = [n.a, n.a] %}{% set n.b = [n.b, n.b] %}{% endfor %}"
+)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere such an operation has no limit")
+@pytest.mark.parametrize(
+    "template",
+    [
+        CHATML + NESTED + "{{ n.a == n.b }}",
+        CHATML + NESTED + "{{ n.a in [n.b] }}",
+        CHATML
+        + NESTED.replace("[1]", "(1,)").replace("[n.a, n.a]", "(n.a, n.a)")
+        + "{{ {n.a: 1} }}",
+        CHATML + NESTED + "{{ [n.b, n.a] | sort }}",
+    ],
+)
+def test_neither_is_one_whose_single_operation_does_not_end(
+    template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C code that Python does not interrupt."""
+    monkeypatch.setattr(chat_template, "_LONGEST_SECONDS", 0.1)
+    with pytest.raises(InvalidInputError, match=r"needs longer than 0\.1 seconds .*; mend the"):
+        protocol(template)
+
+
+def test_a_template_is_tried_in_threads_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template, "_LONGEST_SECONDS", 0.1)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(protocol, CHATML).result().prompt_ids("who")
+        with pytest.raises(InvalidInputError, match=r"needs longer than 0\.1 seconds"):
+            pool.submit(protocol, CHATML + FOREVER).result()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is copied")
+def test_work_in_a_copy_leaves_this_process_as_it_is() -> None:
+    changed: list[int] = []
+
+    def work() -> str:
+        changed.append(1)
+        return "\u2028" * 10**6
+
+    assert in_copy(work, 5) == "\u2028" * 10**6
+    assert not changed
+    with pytest.raises(ChildProcessError):
+        in_copy(lambda: str(os.kill(os.getpid(), signal.SIGSEGV)), 5)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)  # none is left
 
 
 def test_neither_is_one_that_does_not_end_with_a_turn_of_the_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from tspo_cli.config.schema import RolloutConfig
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.models.tokenizer_protocol import Tokenizer, added_ids, decode, encode
-from tspo_cli.work_limits import at_most, memory_at_most
+from tspo_cli.work_limits import at_most, in_copy, memory_at_most
 
 TURN_END = "turn_end"
 """In rollout.stop_tokens: the token with which the chat template ends a turn."""
@@ -87,30 +88,48 @@ def try_chat(
     *,
     open_turn: bool = True,
 ) -> str:
-    """`render_chat` for a template that nobody tried yet, with a conversation of a few words: its
-    memory is limited, too.
+    """`render_chat` for a template that nobody tried yet, with a conversation of a few words, in a
+    copy of this process: its memory is limited, too, and so is what Python cannot interrupt.
 
     Raises:
         InvalidInputError: the template refuses the messages.
         BoundlessTemplateError: it needs more than five seconds or 256 MiB, or writes more than a
             million characters.
     """
+
+    def attempt() -> str:
+        try:
+            with memory_at_most(_MOST_MEMORY):
+                text = render_chat(tokenizer, messages, arguments, tools, open_turn=open_turn)
+        except InvalidInputError as error:
+            if isinstance(error.__cause__, MemoryError):
+                return json.dumps({"boundless": _boundless(f"needs more than {most} MiB")})
+            is_boundless = isinstance(error, BoundlessTemplateError)
+            return json.dumps({"boundless" if is_boundless else "refused": str(error)})
+        contents = sum(len(str(message.get("content"))) for message in messages)
+        if len(text) > _LONGEST_TEXT + contents:
+            return json.dumps({"boundless": _boundless(f"writes {len(text):,} characters")})
+        return json.dumps({"text": text})
+
+    most = _MOST_MEMORY >> 20
     try:
-        with memory_at_most(_MOST_MEMORY):
-            text = render_chat(tokenizer, messages, arguments, tools, open_turn=open_turn)
-    except BoundlessTemplateError as error:
-        if isinstance(error.__cause__, MemoryError):
-            raise BoundlessTemplateError(
-                f"the model's chat template needs more than {_MOST_MEMORY >> 20} MiB for a "
-                "conversation of a few words; mend the template, or set rollout.chat_template=never"
-            ) from error
-        raise
-    if len(text) > _LONGEST_TEXT + sum(len(str(message.get("content"))) for message in messages):
-        raise BoundlessTemplateError(
-            f"the model's chat template writes {len(text):,} characters for a conversation of a "
-            "few words; mend the template, or set rollout.chat_template=never"
-        )
-    return text
+        said = json.loads(in_copy(attempt, _LONGEST_SECONDS))
+    except TimeoutError as error:
+        raise BoundlessTemplateError(_boundless(f"needs {error}")) from None
+    except ChildProcessError:
+        raise BoundlessTemplateError(_boundless("crashes Python")) from None
+    if "boundless" in said:
+        raise BoundlessTemplateError(said["boundless"])
+    if "refused" in said:
+        raise InvalidInputError(said["refused"])
+    return str(said["text"])
+
+
+def _boundless(verb: str) -> str:
+    return (
+        f"the model's chat template {verb} for a conversation of a few words; mend the template, "
+        "or set rollout.chat_template=never"
+    )
 
 
 def check_template(tokenizer: Tokenizer, config: RolloutConfig) -> None:
