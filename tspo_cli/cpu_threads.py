@@ -1,4 +1,4 @@
-"""CPU threads of a training process."""
+"""CPU threads of a training process, and how many processes may share the cores."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from tspo_cli.console import counted
+from tspo_cli.errors import InvalidInputError
 from tspo_cli.variables import number_in
 
 if TYPE_CHECKING:
     from tspo_cli.config.schema import Config
+
+_MOST_PER_CORE = 8
+"""Processes: more are a slip that fills the memory."""
 
 
 @contextmanager
@@ -37,3 +42,21 @@ def share_of_cores(processes: int) -> int:
     """
     here = number_in("LOCAL_WORLD_SIZE", processes) or 1
     return max(1, len(os.sched_getaffinity(0)) // here)
+
+
+def refuse_too_many(key: str, processes: int, held: str) -> None:
+    """Refuse more processes than the CPU cores of this machine bear, if it has no GPUs. `key` is
+    the setting that gives their number, and `held` what each of them holds.
+
+    Raises:
+        InvalidInputError: there are more than eight for each core.
+    """
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = cores or 1
+    if processes > _MOST_PER_CORE * cores and not torch.cuda.device_count():
+        raise InvalidInputError(
+            f"{key}: {processes} processes share {counted(cores, 'CPU core')}, and each holds "
+            f"{held}; set {key} to {cores}, at most {_MOST_PER_CORE * cores}"
+        )

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tspo_cli.config.schema import Config
-from tspo_cli.console import counted, is_quiet
+from tspo_cli.console import is_quiet
+from tspo_cli.cpu_threads import refuse_too_many
 from tspo_cli.data.question import Question
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.evaluation.answering.open_engine import OpenedEngine
@@ -29,8 +30,6 @@ WORKER = "tspo_cli.commands.worker"
 _LONGEST_END = 10.0
 """Seconds that a worker without work has to end by itself."""
 
-_MOST_PER_CORE = 8
-"""Workers for each core of a machine without GPUs: more are a slip that fills its memory."""
 
 Message = dict[str, Any]
 
@@ -156,16 +155,7 @@ def _environments(count: int) -> list[dict[str, str]]:
 
     gpus = torch.cuda.device_count()
     if not gpus:
-        cores = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
-        if count > _MOST_PER_CORE * cores:
-            raise InvalidInputError(
-                f"eval.processes: {count} processes share {counted(cores, 'CPU core')}, and each "
-                f"holds an engine; set eval.processes to {cores}, at most {_MOST_PER_CORE * cores}"
-            )
+        refuse_too_many("eval.processes", count, "an engine")
         return [{}] * count
     if count > gpus:
         raise InvalidInputError(

@@ -17,6 +17,7 @@ from tspo_cli import stopping
 from tspo_cli.config.load_config import read_resolved, write_resolved
 from tspo_cli.config.schema import Config
 from tspo_cli.console import say
+from tspo_cli.cpu_threads import refuse_too_many
 from tspo_cli.credit.user_code import is_user_code
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.overwriting import require_outside
@@ -58,7 +59,8 @@ def launch(
 
     Raises:
         InvalidInputError: `run` is in use, belongs to another experiment than the one to resume,
-            or holds what the run that overwrites it begins with.
+            or holds what the run that overwrites it begins with. There are far more processes than
+            CPU cores.
         MissingResourceError: a package that `config` needs is not installed.
         TspoError: a training process was killed.
         SystemExit: one was stopped, or failed and said why.
@@ -69,6 +71,8 @@ def launch(
     if number_in("WORLD_SIZE", 1) > 1:
         _join_launcher(config, run, train, resume=resume, overwrite=overwrite)
         return
+    if config.train.processes > 1:
+        refuse_too_many("train.processes", config.train.processes, "a model")
     with claimed_run(run, resume=resume, overwrite=overwrite) as claim:
         attempt = _start(config, run, resume=resume)
         if attempt is None:

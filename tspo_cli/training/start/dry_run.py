@@ -10,6 +10,7 @@ from pathlib import Path
 from tspo_cli.config.context import context_length
 from tspo_cli.config.schema import Config
 from tspo_cli.console import counted
+from tspo_cli.cpu_threads import refuse_too_many
 from tspo_cli.models.chat_template import stop_ids, template_notes
 from tspo_cli.models.checks.length_limits import positions
 from tspo_cli.models.eos import eos_ids
@@ -50,6 +51,7 @@ def dry_run(config: Config, run: Path, evaluation: dict[str, int]) -> DryRun:
         InvalidInputError, MissingResourceError, RemoteServiceError: as training itself.
     """
     require_packages(config)
+    refuse_too_many("train.processes", config.train.processes, "a model")
     refuse_unsafe_background(config)
     refuse_impossible_transfer(config)
     deepspeed_config(config, bfloat16=config.model.dtype == "bfloat16")
