@@ -440,6 +440,41 @@ def test_a_revision_that_is_not_there(hub: dict[str, Path]) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"attn_implementation": "org/name"}, "code that is not installed here"),
+        ({"num_hidden_layers": 10**9}, "at most 10,000"),
+        ({"num_hidden_layers": 5000}, "says 5,000 layers"),
+        ({"vocab_size": 10**9}, "but the files have"),
+        ({"intermediate_size": 10**9}, "but the files have"),
+        ({"transformers_weights": "other.safetensors"}, "expected the weights in"),
+    ],
+)
+def test_a_configuration_on_the_hub_is_checked_before_it_is_loaded(
+    hub: dict[str, Path], values: dict[str, object], words: str
+) -> None:
+    load_model(HUB)  # what is loaded once is no part of the limit
+    config = hub["main"] / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | values))
+    with memory_at_most(2**29), pytest.raises(InvalidInputError, match=words):
+        load_model(HUB)
+    load_model(HUB, revision="step-10")
+
+
+def test_shards_on_the_hub_are_checked_too(hub: dict[str, Path]) -> None:
+    llama(hub["step-10"], shard="20KB")
+    (hub["step-10"] / "model.safetensors").unlink(missing_ok=True)
+    load_model(HUB, revision="step-10")
+    config = hub["step-10"] / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": 10**9}))
+    with pytest.raises(InvalidInputError, match="but the files have"):
+        load_model(HUB, revision="step-10")
+    next(hub["step-10"].glob("*-00001-of-*")).unlink()
+    with pytest.raises(MissingResourceError, match="of the weights is missing"):
+        load_model(HUB, revision="step-10")
+
+
 def test_the_revision_is_in_the_signature(hub: dict[str, Path]) -> None:
     tokens = len(load_tokenizer(HUB))
     for folder in hub.values():

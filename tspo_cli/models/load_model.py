@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from tspo_cli.console import agreeing
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.hub_access import is_directory, use_cache_without_network
+from tspo_cli.models.checks.hub_files import cached_folder, cached_weights
 from tspo_cli.models.checks.json_files import (
     AGAIN,
+    GENERATION,
     check_files,
     check_generation_file,
     check_json_files,
@@ -25,7 +27,6 @@ from tspo_cli.models.checks.loading_report import (
     check_tensors,
 )
 from tspo_cli.models.checks.model_size import is_large_on_cpu
-from tspo_cli.models.checks.vocabulary import check_words
 from tspo_cli.own_memory import leave_files
 from tspo_cli.stored_weights import (
     check_config,
@@ -35,6 +36,7 @@ from tspo_cli.stored_weights import (
     check_scales,
     check_size,
 )
+from tspo_cli.text.own_words import check_words
 
 if TYPE_CHECKING:
     import torch
@@ -109,12 +111,14 @@ def model_config(path: str | Path, revision: str = "") -> Any:
 
     _refuse_adapter(Path(path))
     local = is_local_model(path, (CONFIG,), "configuration", revision)
+    folder = Path(path) if local else cached_folder(path, (CONFIG, GENERATION), revision)
     if local:
         check_files(Path(path))
-        check_json_files(Path(path))
-        check_generation_file(Path(path))
-        check_named_weights(Path(path) / CONFIG)
-        check_config(Path(path) / CONFIG)
+    if folder is not None:
+        check_json_files(folder)
+        check_generation_file(folder)
+        check_named_weights(folder / CONFIG)
+        check_config(folder / CONFIG)
     try:
         config = AutoConfig.from_pretrained(
             str(path), local_files_only=local, trust_remote_code=False, revision=revision or MAIN
@@ -175,13 +179,14 @@ def load_model(
     config = model_config(path, revision)
     check_quantisation(path, config)
     local = is_local_model(path, WEIGHTS, "weights", revision)
-    if local:
-        check_shards(Path(path))
-        check_layers(Path(path), config)
+    folder = Path(path) if local else cached_weights(path, revision)
+    if folder is not None:
+        check_shards(folder)
+        check_layers(folder, config)
     try:
-        if local:
+        if folder is not None:
             build = partial(AutoModelForCausalLM.from_config, config, trust_remote_code=False)
-            check_size(Path(path), config, build)
+            check_size(folder, config, build)
         with _quiet_report():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 str(path),
@@ -200,10 +205,10 @@ def load_model(
     model, report = loaded
     check_tensors(path, report)
     check_head(path, model)
-    if local and getattr(config, "quantization_config", None) is None:
-        check_numbers(Path(path), model)
-    elif local:
-        check_scales(Path(path), config)
+    if folder is not None and getattr(config, "quantization_config", None) is None:
+        check_numbers(folder, model)
+    elif folder is not None:
+        check_scales(folder, config)
     torch.nn.Module.to(model, device)
     leave_files(model)
     if is_large_on_cpu(model) and not formats.has_bfloat16():

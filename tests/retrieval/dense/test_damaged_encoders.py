@@ -169,6 +169,51 @@ def test_memory_that_the_files_cannot_fill(copy: Path, reranker: Path, key: str)
             load_reranker(str(reranker), "cpu")
 
 
+def test_a_tokenizer_that_deletes_words(copy: Path, reranker: Path) -> None:
+    deletes = {"type": "Replace", "pattern": {"Regex": "."}, "content": ""}
+    for folder in (copy, reranker):
+        setting("tokenizer.json", normalizer=deletes)(folder)
+        # BertTokenizer makes its own normalizer.
+        setting("tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")(folder)
+    said = r"er .*: the tokenizer makes only .* of its own vocabulary"
+    with pytest.raises(InvalidInputError, match=f"^encod{said}"):
+        Encoder(str(copy), DenseSettings())
+    with pytest.raises(InvalidInputError, match=f"^rerank{said}"):
+        load_reranker(str(reranker), "cpu")
+
+
+@pytest.fixture
+def cached(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The encoder in the cache of the hub, as org/encoder."""
+    cache = tmp_path / "hub"
+    for constants in ("huggingface_hub.constants", "transformers.utils.hub.constants"):
+        monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    folder = cache / "models--org--encoder" / "snapshots" / ("a" * 40)
+    folder.parent.mkdir(parents=True)
+    copy.rename(folder)
+    (cache / "models--org--encoder" / "refs").mkdir()
+    (cache / "models--org--encoder" / "refs" / "main").write_text("a" * 40)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"attn_implementation": "o/n"}, "attn_implementation is 'o/n'"),
+        ({"vocab_size": 10**9}, "but the files have"),
+        ({"transformers_weights": "other.safetensors"}, "expected the weights in"),
+    ],
+)
+def test_an_encoder_on_the_hub_is_checked_before_it_is_loaded(
+    cached: Path, values: dict[str, object], words: str
+) -> None:
+    assert Encoder("org/encoder", DenseSettings()).encode(["a heron"]).shape[0] == 1
+    setting("config.json", **values)(cached)
+    with memory_at_most(2**29), pytest.raises(InvalidInputError, match=words):
+        Encoder("org/encoder", DenseSettings())
+
+
 class Evil:
     """Unpickled, it makes the file that it names."""
 

@@ -21,6 +21,7 @@ from tspo_cli.stored_weights import (
     check_quantisation,
     check_weights_inside,
 )
+from tspo_cli.text.own_words import check_words
 
 if TYPE_CHECKING:
     from tspo_cli.config.sections.index_settings import DenseSettings
@@ -135,16 +136,15 @@ def _loaded(
     and its tokenizer knows words.
     """
     import torch
+    from transformers import PreTrainedTokenizerFast
 
-    local = is_local_encoder(name, what)
-    if local:
-        check_weights_inside(Path(name))
-    else:
-        use_cache_without_network()
+    folder = Path(name) if is_local_encoder(name, what) else _cached_folder(name)
+    if folder is not None:
+        check_weights_inside(folder)
     with _load_report() as report:
         try:
-            if local:
-                check_parts(Path(name))
+            if folder is not None:
+                check_parts(folder)
             model = load()
         except InvalidInputError:
             raise
@@ -158,7 +158,7 @@ def _loaded(
     for config in configs:
         check_quantisation(name, config)
     if not any(getattr(config, "quantization_config", None) for config in configs):
-        check_numbers(Path(name), model)
+        check_numbers(folder or Path(name), model)
     leave_files(model)
     tokenizer = model.tokenizer
     words = tokenizer.get_vocab().keys() - getattr(tokenizer, "added_tokens_encoder", {}).keys()
@@ -166,7 +166,24 @@ def _loaded(
         raise InvalidInputError(
             f"{what} {name}: the tokenizer has no vocabulary; copy the whole model again"
         )
+    if isinstance(tokenizer, PreTrainedTokenizerFast):
+        check_words(f"{what} {name}", tokenizer)
     return model
+
+
+def _cached_folder(name: str) -> Path | None:
+    """The folder of a model on the hub in its cache, with the files that are read. None if it
+    cannot be reached: the loader says why.
+    """
+    from huggingface_hub import snapshot_download
+
+    use_cache_without_network()
+    # sentence-transformers gives its own models a name of one part.
+    full = name if "/" in name else f"sentence-transformers/{name}"
+    try:
+        return Path(snapshot_download(full, allow_patterns=["*.json", "*.safetensors"]))
+    except (OSError, ValueError):
+        return None
 
 
 @contextmanager
