@@ -79,6 +79,7 @@ def test_check_of_a_sound_file() -> None:
         "identical_questions": 0,
         "identical_passages": 0,
         "problems": [],
+        "problem_count": 0,
     }
     assert "with answer in corpus  1" in run("check", "nq", "--corpus", corpus).stdout
 

@@ -327,6 +327,24 @@ def test_the_usual_mistakes_of_a_question_file_have_their_cure(
     assert len(listed["problems"]) == 30
 
 
+def test_problems_beyond_the_first_are_counted_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("tspo_cli.data.check", "tspo_cli.training.sft.demonstration_check"):
+        monkeypatch.setattr(f"{module}.MOST_PROBLEMS", 7)
+    bad = jsonl(tmp_path / "q.jsonl", *({"id": str(n), "question": "Who?"} for n in range(30)))
+    corpus = jsonl(tmp_path / "c.jsonl", *({"id": str(n)} for n in range(5)))
+    good = {"question": "Who?", "turns": [{"text": "<answer> a </answer>"}]}
+    demos = jsonl(tmp_path / "d.jsonl", good, *({"turns": n} for n in range(20)))
+    for words, count in (([bad], 30), ([bad, "--corpus", corpus], 35), ([demos], 20)):
+        command = ["data", "check", *map(str, words)]
+        done = CliRunner().invoke(app, command)
+        assert f"... and {count - 7} more problems, counted and not listed" in done.stdout
+        assert f": {count} problems; correct them" in str(done.exception)
+        listed = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+        assert (len(listed["problems"]), listed["problem_count"]) == (7, count)
+
+
 @pytest.mark.parametrize("name", ["hf:owner/set", "hf:", "hf:set", "hf:::", "hf:a/b:c:d:e"])
 def test_a_name_of_the_hub_without_a_split_is_refused(name: str) -> None:
     for read in (check, read_questions, read_passages):

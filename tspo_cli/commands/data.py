@@ -126,6 +126,8 @@ def check(
         if len(lines) > _MOST_PROBLEMS:
             more = len(lines) - _MOST_PROBLEMS
             console.result(f"... and {counted(more, 'more problem')}; --json lists all")
+        if hidden := report.problem_count - len(report.problems):
+            console.result(f"... and {counted(hidden, 'more problem')}, counted and not listed")
         console.result(
             f"questions              {report.questions}  {_counts(report.data_sources)}".rstrip()
         )
@@ -146,7 +148,7 @@ def check(
             f"{questions}: {report.questions} of the benchmark's {counted(size, 'question')}"
         )
     if report.problems:
-        count = len(report.problems)
+        count = report.problem_count
         raise InvalidInputError(
             f"{path}: {counted(count, 'problem')}; correct {'them' if count > 1 else 'it'} and "
             "check again"

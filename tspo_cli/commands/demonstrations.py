@@ -267,6 +267,8 @@ def check_demos(path: Path, model: str, *, as_json: bool) -> None:
     else:
         for problem in report.problems:
             console.result(problem)
+        if hidden := report.problem_count - len(report.problems):
+            console.result(f"... and {counted(hidden, 'more problem')}, counted and not listed")
         searches = ", ".join(f"{number}: {count}" for number, count in report.searches.items())
         invalid = f", {report.invalid_turns} invalid" if report.invalid_turns else ""
         console.result(f"demonstrations  {report.demonstrations}")
@@ -277,7 +279,7 @@ def check_demos(path: Path, model: str, *, as_json: bool) -> None:
         if not model:
             console.say("add --model NAME_OR_DIR for lengths in tokens")
     if report.problems:
-        count = len(report.problems)
+        count = report.problem_count
         raise InvalidInputError(
             f"{path}: {counted(count, 'problem')}; correct {'them' if count > 1 else 'it'} and "
             "check again"

@@ -32,6 +32,8 @@ from tspo_cli.data.word_forms import (
 from tspo_cli.errors import InvalidInputError
 
 _CHUNK = re.compile("[^ ]+")
+MOST_PROBLEMS = 10_000
+"""Problems that are kept; all are counted. A file may have millions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +75,30 @@ class CheckReport:
     identical_questions: int = 0
     identical_passages: int | None = None
     problems: tuple[Problem, ...] = field(default=())
+    problem_count: int = 0
+    """All problems, of which `problems` has the first `MOST_PROBLEMS`."""
+
+
+class _Problems:
+    """The first problems, and how many there are."""
+
+    def __init__(self) -> None:
+        self.first: list[Problem] = []
+        self.count = 0
+
+    def add(self, *problems: Problem) -> None:
+        self.count += len(problems)
+        self.first += problems[: MOST_PROBLEMS - len(self.first)]
 
 
 def check(questions: Path, corpus: Path | None = None) -> CheckReport:
-    """Read the whole question file, and the corpus if it is given, and collect all problems.
+    """Read the whole question file, and the corpus if it is given, count all problems, and collect
+    the first 10,000.
 
     Raises:
         MissingResourceError: a file does not exist.
     """
-    problems: list[Problem] = []
+    problems = _Problems()
     repeated_questions, repeated_passages = RepeatedIds(), RepeatedIds()
     valid = list(_valid_questions(questions, problems, repeated_questions))
     _say_titles(questions, [question for _, question in valid])
@@ -97,7 +114,8 @@ def check(questions: Path, corpus: Path | None = None) -> CheckReport:
             finder.feed(passage.contents)
             passages += 1
         answered = len(finder.answered)
-        problems += _missing_support(questions, valid, ids, corpus)
+        for problem in _missing_support(questions, valid, ids, corpus):
+            problems.add(problem)
     return CheckReport(
         questions=len(valid),
         passages=passages,
@@ -109,13 +127,14 @@ def check(questions: Path, corpus: Path | None = None) -> CheckReport:
         identical_questions=repeated_questions.same,
         identical_passages=None if corpus is None else repeated_passages.same,
         problems=tuple(
-            sorted(problems, key=lambda problem: (problem.file != questions, problem.line))
+            sorted(problems.first, key=lambda problem: (problem.file != questions, problem.line))
         ),
+        problem_count=problems.count,
     )
 
 
 def _valid_questions(
-    path: Path, problems: list[Problem], repeated: RepeatedIds
+    path: Path, problems: _Problems, repeated: RepeatedIds
 ) -> Iterator[tuple[int, Question]]:
     default_source = default_data_source(path)
     number = 0
@@ -123,17 +142,17 @@ def _valid_questions(
         try:
             question = parse_question(path, number, _record(record), default_source)
         except InvalidInputError as error:
-            problems.append(_problem(path, number, error))
+            problems.add(_problem(path, number, error))
             continue
         earlier = repeated.earlier(question.key, number, question)
         if earlier is not None and earlier[1]:
             continue
-        problems += [Problem(path, number, message) for message in _oddities(question)]
+        problems.add(*(Problem(path, number, message) for message in _oddities(question)))
         if earlier is not None:
-            problems.append(_other_content(path, number, question.id, earlier[0]))
+            problems.add(_other_content(path, number, question.id, earlier[0]))
         yield number, question
     if number == 0:
-        problems.append(Problem(path, 0, "no questions"))
+        problems.add(Problem(path, 0, "no questions"))
 
 
 def _say_titles(path: Path, questions: Sequence[Question]) -> None:
@@ -161,24 +180,22 @@ def _other_content(path: Path, number: int, identifier: str, earlier: int) -> Pr
     return Problem(path, number, f"id {identifier!r} as on line {earlier}, with other content")
 
 
-def _valid_passages(
-    path: Path, problems: list[Problem], repeated: RepeatedIds
-) -> Iterator[Passage]:
+def _valid_passages(path: Path, problems: _Problems, repeated: RepeatedIds) -> Iterator[Passage]:
     number = 0
     for number, record in numbered(path, scan_rows(path)):
         try:
             passage = parse_passage(path, number, _record(record))
         except InvalidInputError as error:
-            problems.append(_problem(path, number, error))
+            problems.add(_problem(path, number, error))
             continue
         earlier = repeated.earlier(passage.id, number, passage)
         if earlier is not None and earlier[1]:
             continue
         if earlier is not None:
-            problems.append(_other_content(path, number, passage.id, earlier[0]))
+            problems.add(_other_content(path, number, passage.id, earlier[0]))
         yield passage
     if number == 0:
-        problems.append(Problem(path, 0, "no passages"))
+        problems.add(Problem(path, 0, "no passages"))
 
 
 def _record(scanned: dict[str, Any] | InvalidInputError) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tspo_cli.config.schema import RolloutConfig
+from tspo_cli.data.check import MOST_PROBLEMS
 from tspo_cli.rollout.protocol import SearchProtocol
 from tspo_cli.training.core.sequences import ScriptedTrajectory, demonstration_lengths
 from tspo_cli.training.sft.demonstration_file import scan_demonstrations
@@ -43,22 +44,28 @@ class DemonstrationReport:
     searches: dict[str, int]
     lengths: dict[str, Lengths]
     problems: tuple[str, ...]
+    problem_count: int
+    """All problems, of which `problems` has the first `MOST_PROBLEMS`."""
 
 
 def check_demonstrations(
     path: Path, protocol: SearchProtocol | None = None, rollout: RolloutConfig | None = None
 ) -> DemonstrationReport:
-    """Read a whole file, and collect its lines that are no demonstration. With a protocol, lengths
+    """Read a whole file, and count its lines that are no demonstration. With a protocol, lengths
     are measured and compared with the limits of `rollout`.
 
     Raises:
         MissingResourceError: no such file. InvalidInputError: a line that is no JSON object.
     """
-    good, problems = [], []
+    good: list[ScriptedTrajectory] = []
+    problems: list[str] = []
+    count = 0
     for read in scan_demonstrations(path):
         if isinstance(read, ScriptedTrajectory):
             good.append(read)
-        else:
+            continue
+        count += 1
+        if count <= MOST_PROBLEMS:
             problems.append(str(read))
     searches = Counter(sum(turn.searches for turn in demonstration.turns) for demonstration in good)
     measured = protocol is not None and rollout is not None and bool(good)
@@ -69,6 +76,7 @@ def check_demonstrations(
         {str(number): searches[number] for number in sorted(searches)},
         measure(good, protocol, rollout) if measured and protocol and rollout else {},
         tuple(problems),
+        count,
     )
 
 
