@@ -287,3 +287,27 @@ def test_a_refused_file_is_closed_at_once(tmp_path: Path, text: str) -> None:
         assert path not in [link.resolve() for link in opened.iterdir()]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("name", ["q.jsonl", "q.jsonl.gz", "q.csv", "q.tsv", "q.json", "c.csv"])
+def test_a_line_without_an_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As at the end of a file with a hole of many gigabytes."""
+    for module in ("tspo_cli.data.rows", "tspo_cli.data.formats.delimited"):
+        monkeypatch.setattr(f"{module}.LONGEST_LINE", 4000)
+    head = '{"id": "1", "question": "Who?", "golden_answers": ["Ada"]}\n'
+    starts = {"json": f"[{head},", "csv": "id,question,answer\n1,Who?,Ada\n"}
+    starts["tsv"] = starts["csv"].replace(",", "\t")
+    start = starts.get(name.rpartition(".")[2], head)
+    # An open quote goes on over all lines.
+    rest = '"' + "a" * 50 + "\n" if name == "c.csv" else "\0"
+    data = (start + rest * (3_000_000 // len(rest))).encode()
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    for read in (read_questions, lambda path: list(read_passages(path))):
+        with pytest.raises(InvalidInputError) as refused:
+            read(path)
+        assert str(path) in str(refused.value)
+        assert len(str(refused.value)) < 400
+    assert check(path).problem_count >= 1

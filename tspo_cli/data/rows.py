@@ -12,6 +12,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -41,6 +42,7 @@ from tspo_cli.data.formats.zipped import archive_of, is_member, is_zip_name, ope
 from tspo_cli.data.hub import PREFIX, hub_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.plain_files import is_plain, open_plain, refuse_pointer, why_missing
+from tspo_cli.runs import LONGEST_LINE
 from tspo_cli.text.repeated_keys import repeated_key
 from tspo_cli.text.strict_json import decoded
 
@@ -131,7 +133,7 @@ def _text_rows(path: Path, form: Form) -> Iterator[ScannedRow]:
 
     def lines(handle: IO[bytes]) -> Iterator[str]:
         nonlocal line_number
-        for line_number, line in enumerate(handle, start=1):
+        for line_number, line in enumerate(_lines(path, handle), start=1):
             yield _text(path, line_number, line)
 
     try:
@@ -143,7 +145,7 @@ def _text_rows(path: Path, form: Form) -> Iterator[ScannedRow]:
                 rows = read(path, TextIOWrapper(handle, encoding="utf-8-sig"))
             for number, record in rows:
                 yield number, record
-    except InvalidInputError as error:  # a line of a table that is no text
+    except InvalidInputError as error:  # a line of a table that is no text, or has no end
         yield line_number, error
     except UnicodeDecodeError:
         yield (
@@ -174,7 +176,7 @@ def count_rows(path: Path) -> int:
             raise _damaged_parquet(path, 1, error) from None
     with _open(path) as handle:
         try:
-            return sum(not line.isspace() for line in patiently(handle, f"reading {path}"))
+            return sum(not line.isspace() for line in _lines(path, handle))
         except _TORN as error:
             raise _damaged_data(path, 1, error) from None
 
@@ -221,7 +223,7 @@ def _json_rows(path: Path) -> Iterator[ScannedRow]:
     number = 0
     with _open(path) as handle:
         try:
-            for number, line in enumerate(patiently(handle, f"reading {path}"), start=1):
+            for number, line in enumerate(_lines(path, handle), start=1):
                 if line.isspace():
                     continue
                 try:
@@ -238,6 +240,18 @@ def _json_rows(path: Path) -> Iterator[ScannedRow]:
                     yield number, invalid(path, number, _ONE_OBJECT, type_name(record), fix)
         except _TORN as error:
             yield number + 1, _damaged_data(path, number + 1, error)
+        except InvalidInputError as error:  # a line without an end
+            yield number + 1, error
+
+
+def _lines(path: Path, handle: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a file. Raises InvalidInputError for one that is longer than any record."""
+    lines = iter(partial(handle.readline, LONGEST_LINE + 1), b"")
+    for number, line in enumerate(patiently(lines, f"reading {path}"), start=1):
+        if len(line) > LONGEST_LINE:
+            what = f"lines of at most {LONGEST_LINE:,} bytes"
+            raise invalid(path, number, what, "a longer one", "copy the file again")
+        yield line
 
 
 def _record(path: Path, number: int, line: bytes) -> Any:

@@ -6,7 +6,6 @@ import ast
 import csv
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from pathlib import Path
@@ -22,6 +21,7 @@ from tspo_cli.data.formats.record_checks import (
     type_name,
 )
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.runs import LONGEST_LINE
 from tspo_cli.text.repeated_keys import repeated_key
 
 _LIST_COLUMNS = frozenset(
@@ -124,7 +124,7 @@ def _are_names(cells: list[str]) -> bool:
 def _csv_rows(
     path: Path, lines: Iterable[str]
 ) -> Iterator[tuple[int, list[str] | InvalidInputError]]:
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(LONGEST_LINE)
     reader = csv.reader(lines, strict=True)
     number = 1
     try:
@@ -213,7 +213,7 @@ def array_rows(
         except (ValueError, RecursionError) as error:
             more = (
                 ""
-                if isinstance(error, RecursionError)
+                if isinstance(error, RecursionError) or len(buffer) - at > LONGEST_LINE
                 else text.read(max(_READ_AT_ONCE, len(buffer) - at))
             )
             if more:
