@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -160,6 +161,16 @@ def test_a_tensor_that_a_file_has_twice(tmp_path: Path) -> None:
     assert refusal(folder).startswith(
         f'{weights}: expected each tensor once, got "model.norm.weight" twice; '
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "added_tokens.json", "chat_template.jinja"]
+)
+def test_a_file_with_a_hole_of_gigabytes(tmp_path: Path, name: str) -> None:
+    folder = llama(tmp_path / "model")
+    (folder / name).touch()
+    os.truncate(folder / name, 2**33)
+    assert refusal(folder).startswith(f"{folder / name}: expected at most 1,073,741,824 bytes, f")
 
 
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])

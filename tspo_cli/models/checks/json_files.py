@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.plain_files import refuse_pointer, require_plain, why_missing
+from tspo_cli.plain_files import LARGEST, refuse_pointer, require_plain, why_missing
 from tspo_cli.runs import read_json
 from tspo_cli.text.repeated_keys import RepeatedKeyError, once
 
@@ -28,7 +28,7 @@ def check_files(directory: Path) -> None:
 
     Raises:
         InvalidInputError: a directory, a pipe, a device, a link to nothing, a file that this user
-            may not read, or a pointer of Git LFS.
+            may not read, a pointer of Git LFS, or a text of more than 1 GiB.
     """
     for path in sorted(directory.iterdir()):
         if path.suffix in _READ:
@@ -36,6 +36,11 @@ def check_files(directory: Path) -> None:
             if not path.exists():
                 raise InvalidInputError(f"{path}: {why_missing(path)}; {AGAIN}")
             refuse_pointer(path)
+            size = path.stat().st_size
+            if size > LARGEST and path.suffix != ".safetensors":
+                raise InvalidInputError(
+                    f"{path}: expected at most {LARGEST:,} bytes, found {size:,}; {AGAIN}"
+                )
 
 
 def check_json_files(directory: Path) -> None:
