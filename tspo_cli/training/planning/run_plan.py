@@ -74,9 +74,9 @@ class RunPlan:
 def plan_run(
     config: Config, hardware: Hardware, longest: LongestSequence, rates: Path | None, tokens: int
 ) -> RunPlan:
-    """The plan of a run whose settings have no problem. `longest`: its longest sequence. `rates`: an
-    earlier run on this machine whose step times are scaled. `tokens`: the mean of a rollout (0: the
-    most possible).
+    """The plan of a run whose settings have no problem. `longest`: its longest sequence. `rates`:
+    an earlier run on this machine whose step times are scaled. `tokens`: the mean of a rollout (0:
+    the most possible).
 
     Raises:
         UsageError: `tokens` have no effect on the time.
