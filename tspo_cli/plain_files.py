@@ -198,7 +198,7 @@ def append_plain(path: Path) -> BufferedRandom:
 def read_plain(path: Path) -> bytes:
     """The content of a file. InvalidInputError: above `LARGEST`, or what `open_plain` refuses."""
     with open_plain(path) as handle:
-        _require_room(path, handle.fileno())
+        refuse_too_large(path, handle.fileno())
         return handle.read()
 
 
@@ -211,14 +211,14 @@ def read_plain_text(path: Path) -> str:
     """
     try:
         with TextIOWrapper(open_plain(path), encoding="utf-8-sig") as handle:
-            _require_room(path, handle.fileno())
+            refuse_too_large(path, handle.fileno())
             return handle.read()
     except UnicodeDecodeError:
         raise InvalidInputError(f"{path}: not a UTF-8 text file") from None
 
 
-def _require_room(path: Path, descriptor: int) -> None:
-    """Raises InvalidInputError for a file that is too large to be read whole."""
+def refuse_too_large(path: Path, descriptor: int) -> None:
+    """Raises InvalidInputError for an open file above `LARGEST`, which is not read."""
     size = os.fstat(descriptor).st_size
     if size > LARGEST:
         raise InvalidInputError(

@@ -50,6 +50,7 @@ from tspo_cli.plain_files import (
     append_plain,
     named_like,
     open_plain,
+    refuse_too_large,
     require_folder,
     why_missing,
 )
@@ -237,11 +238,12 @@ def write_jsonl_gz(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 def read_jsonl_gz(path: Path) -> Iterator[Any]:
     """Read records that `write_jsonl_gz` wrote. InvalidInputError: changed after it was written,
-    not gzip, cut, a line that is no JSON or longer than `LONGEST_LINE`.
+    not gzip, cut, above `LARGEST`, a line that is no JSON or longer than `LONGEST_LINE`.
     """
-    check_digest(path)
     try:
         with open_plain(path) as packed, gzip.open(packed, "rb") as handle:
+            refuse_too_large(path, packed.fileno())
+            check_digest(path)
             if not packed.peek(1):  # which gzip takes for no lines
                 raise EOFError("it is empty")
             lines = iter(lambda: handle.readline(LONGEST_LINE + 1), b"")

@@ -237,6 +237,8 @@ def test_an_empty_file_is_no_record(tree: Path, tmp_path: Path, place: str, comm
         ("digests.jsonl", "runs show"),
         ("eval/step_000002/test.json", "report"),
         ("command.txt", "runs show"),
+        ("rollouts/step_000002.jsonl.gz", "credit"),
+        ("eval/step_000002/test.items.jsonl.gz", "report --table tests"),
     ],
 )
 def test_a_file_with_holes_does_not_fill_the_memory(
@@ -244,7 +246,7 @@ def test_a_file_with_holes_does_not_fill_the_memory(
 ) -> None:
     """300 GB that fill no disk ended in a MemoryError, and 20 GB in the end of the process."""
     run = Path(shutil.copytree(tree / "tspo", tmp_path / "run"))
-    (run / name).touch()
+    (run / name).touch()  # a packed one keeps its records, and zeros follow
     os.truncate(run / name, 300 << 30)
     words = f"{run / name}: expected at most 1,073,741,824 bytes, got 322,122,547,200"
     error = CliRunner().invoke(app, [*command.split(), str(run)]).exception
