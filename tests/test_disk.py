@@ -143,6 +143,16 @@ def test_files_that_do_not_fit_leave_the_old_ones_and_nothing_else(tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "world"]
 
 
+def test_a_disk_without_room_for_the_lock_still_names_the_file(tmp_path: Path) -> None:
+    with files_of_at_most(0):
+        with pytest.raises(WriteError) as caught, new_directory(tmp_path / "out", "writing") as new:
+            write_json(new / "a.json", [])
+        assert reason(caught.value).startswith(f"{tmp_path}/.out.tmp/out/a.json: file too large")
+        with one_writer(tmp_path / "run", "training"):
+            assert has_writer(tmp_path / "run")
+    assert not [*tmp_path.iterdir()]
+
+
 def test_an_index_that_does_not_fit_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -264,8 +264,8 @@ def one_writer(folder: Path, doing: str, target: Path | None = None) -> Iterator
     with lock:
         with suppress(OSError):  # a full disk
             lock.truncate(0)
-            lock.write(socket.gethostname().encode())
-            lock.flush()
+            # Not through the buffer of the file, which would fail again when it is closed.
+            os.write(lock.fileno(), socket.gethostname().encode())
         try:
             yield lock.fileno()
         finally:
