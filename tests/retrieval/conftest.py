@@ -81,3 +81,17 @@ def stored(tmp_path: Path) -> Callable[[Path], PassageStore]:
         return PassageStore(folder)
 
     return store
+
+
+@pytest.fixture
+def reranker(saved_encoder: Path, tmp_path: Path) -> Path:
+    from sentence_transformers import CrossEncoder
+    from transformers import AutoConfig, BertForSequenceClassification
+
+    plain, folder = tmp_path / "plain", tmp_path / "reranker"
+    config = AutoConfig.from_pretrained(saved_encoder, num_labels=1)
+    BertForSequenceClassification(config).save_pretrained(plain)
+    for path in saved_encoder.glob("tokenizer*"):
+        shutil.copy(path, plain)
+    CrossEncoder(str(plain), device="cpu").save_pretrained(str(folder))
+    return folder

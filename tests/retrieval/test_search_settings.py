@@ -26,6 +26,9 @@ from tspo_cli.retrieval.index.searcher import open_index
 from tspo_cli.retrieval.open_retriever import open_retriever
 from tspo_cli.retrieval.remote.http_client import HttpRetriever
 from tspo_cli.retrieval.search_settings import built_settings, for_search, index_settings
+from tspo_cli.runs import METRICS_NAME
+from tspo_cli.training.start.inputs import TrainingInputs
+from tspo_cli.training.start.same_inputs import input_digests, keep_or_compare_inputs
 
 TEXTS = [
     f"{a} {b} {c}"
@@ -143,6 +146,32 @@ def test_experiment_command_and_server_search_alike(index: Path) -> None:
         assert retriever_digests(remote, load_config([])) == {
             key: digests[key] for key in ("index", "search")
         }
+
+
+def test_a_reranker_is_known_by_its_files(index: Path, reranker: Path, tmp_path: Path) -> None:
+    """Another model at its place is another search, though its name is the same."""
+    name = f"retriever.search.reranker={reranker}"
+    digests = retriever_digests(before := _from_experiment(index, name), load_config([]))
+    with serving(before) as url:
+        remote = HttpRetriever([url], timeout=20, retries=0)
+        assert retriever_digests(remote, load_config([])).items() <= digests.items()
+        assert remote.describe().reranker_digest == before.describe().reranker_digest
+    config, inputs = load_config([]), TrainingInputs(before, [], [])
+    (tmp_path / METRICS_NAME).touch()
+    keep_or_compare_inputs(tmp_path, input_digests(config, inputs), resume=False)
+    keep_or_compare_inputs(tmp_path, input_digests(config, inputs), resume=True)
+    settings = json.loads((reranker / "config.json").read_text())
+    (reranker / "config.json").write_text(json.dumps(settings | {"layer_norm_eps": 1e-3}))
+    after = _from_experiment(index, name)
+    now = retriever_digests(after, load_config([]))
+    assert {key for key in digests if digests[key] != now[key]} == {"reranker"}
+    with pytest.raises(InvalidInputError, match=r"other reranker \(retriever.search.reranker\)"):
+        keep_or_compare_inputs(
+            tmp_path, input_digests(config, TrainingInputs(after, [], [])), resume=True
+        )
+    said = pytest.raises(InvalidInputError, match="search one index differently")
+    with serving(before) as one, serving(after) as other, said:
+        HttpRetriever([one, other], timeout=20, retries=0).check()
 
 
 def test_replicas_must_search_alike(index: Path) -> None:

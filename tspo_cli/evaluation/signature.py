@@ -58,16 +58,18 @@ def retriever_digests(retriever: Retriever | None, config: Config) -> dict[str, 
     """Digests of the retriever.
 
     For an index, here or behind `tspo serve`: `index` (the digest that /healthz reports), `search`
-    if search settings differ from those of the build, and `corpus` if it is known. For other
-    servers, shards and collections: `retriever`, their URLs; and `search` if a collection's queries
-    have a prefix.
+    if search settings differ from those of the build, `corpus` if it is known, and `reranker` if
+    its files are. For other servers, shards and collections: `retriever`, their URLs; and `search`
+    if a collection's queries have a prefix.
     """
     if retriever is None:
         return {}
     info = retriever.describe()
     if info.index_digest:
         corpus = {"corpus": info.corpus_digest[:DIGITS]} if info.corpus_digest else {}
-        return {"index": info.index_digest[:DIGITS], **corpus, **_search(info.search)}
+        reranker = {"reranker": info.reranker_digest[:DIGITS]} if info.reranker_digest else {}
+        search = _search(info.search)
+        return {"index": info.index_digest[:DIGITS], **corpus, **search, **reranker}
     if config.retriever.url:
         return {"retriever": without_secrets(",".join(config.retriever.url))}
     qdrant = config.retriever.qdrant

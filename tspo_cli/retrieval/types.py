@@ -66,6 +66,8 @@ class RetrieverInfo:
     """The settings that the index was built with."""
     search: Mapping[str, Any] = field(default_factory=dict)
     """The search settings that make the results differ from those of the index as built."""
+    reranker_digest: str = ""
+    """SHA-256 of the reranker's files. Empty: none, or a name on the hub."""
 
 
 class Retriever(Protocol):

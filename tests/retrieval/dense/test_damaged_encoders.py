@@ -224,20 +224,6 @@ class Evil:
         return (open, (str(self.path), "w"))
 
 
-@pytest.fixture
-def reranker(saved_encoder: Path, tmp_path: Path) -> Path:
-    from sentence_transformers import CrossEncoder
-    from transformers import AutoConfig, BertForSequenceClassification
-
-    plain, folder = tmp_path / "plain", tmp_path / "reranker"
-    config = AutoConfig.from_pretrained(saved_encoder, num_labels=1)
-    BertForSequenceClassification(config).save_pretrained(plain)
-    for path in saved_encoder.glob("tokenizer*"):
-        shutil.copy(path, plain)
-    CrossEncoder(str(plain), device="cpu").save_pretrained(str(folder))
-    return folder
-
-
 @pytest.mark.parametrize("key", ["model_args", "model_kwargs"])
 def test_settings_of_an_encoder_unpickle_nothing(copy: Path, reranker: Path, key: str) -> None:
     """`weights_only` false lets torch run the code in a pickled file, where transformers looks for

@@ -45,6 +45,7 @@ class Searcher:
         manifest: the description of the index.
         search_settings: the settings that make the results differ from those of the index as built
             (`changed_results`).
+        reranker_digest: of the files of the reranker, empty without any.
     """
 
     blocking = False
@@ -55,9 +56,11 @@ class Searcher:
         store: PassageStore,
         ranker: Ranker,
         search_settings: dict[str, Any],
+        reranker_digest: str = "",
     ) -> None:
         self.manifest = manifest
         self.search_settings = search_settings
+        self.reranker_digest = reranker_digest
         self._store = store
         self._ranker = ranker
 
@@ -106,6 +109,7 @@ class Searcher:
             encoder=PurePath(self.manifest["encoder"]).name or None,
             parameters=self.manifest["parameters"],
             search=self.search_settings,
+            reranker_digest=self.reranker_digest,
         )
 
     def passages(self) -> Iterator[tuple[str, str]]:
@@ -144,12 +148,14 @@ def _open(path: Path, settings: Mapping[str, object]) -> Searcher:
     check_files(path, manifest)
     store = _passages(path, manifest)
     ranker = _ranker(path, manifest, store, chosen)
+    reranker = ""
     if chosen.rerank.reranker:
         from tspo_cli.retrieval.index.hybrid import RerankRanker
 
         device = chosen.dense.device if chosen.dense is not None else "auto"
         ranker = RerankRanker(ranker, store, chosen.rerank, device)
-    return Searcher(manifest, store, ranker, changed_results(built, chosen))
+        reranker = encoder_digest(chosen.rerank.reranker) or ""
+    return Searcher(manifest, store, ranker, changed_results(built, chosen), reranker)
 
 
 def described_index(path: Path) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def _check_shards(infos: dict[str, RetrieverInfo], approximate: bool) -> None:
                 "this server does not describe its index"
             )
     (first_url, first), *others = infos.items()
-    for name in ("kind", "parameters", "search", "encoder"):
+    for name in ("kind", "parameters", "search", "reranker_digest", "encoder"):
         for url, info in others:
             if getattr(info, name) != getattr(first, name):
                 raise InvalidInputError(

@@ -156,7 +156,7 @@ class HttpRetriever:
                 f"retriever: these servers serve different indexes: {serves}; "
                 'for parts of one corpus set retriever.servers = "shards"'
             )
-        searches = {url: json.dumps(info.search, sort_keys=True) for url, info in known.items()}
+        searches = {url: _search_of(info) for url, info in known.items()}
         if len(set(searches.values())) > 1:
             differ = ", ".join(f"{url} {search}" for url, search in searches.items())
             raise InvalidInputError(
@@ -332,6 +332,12 @@ def _beside(url: str, name: str) -> str:
     return below(base.rstrip("/").removesuffix("/retrieve") + mark + parameters, f"/{name}")
 
 
+def _search_of(info: RetrieverInfo) -> str:
+    """The search settings in words, with the digest of the reranker's files."""
+    reranker = {"reranker_digest": info.reranker_digest[:12]} if info.reranker_digest else {}
+    return json.dumps({**info.search, **reranker}, sort_keys=True)
+
+
 def _described(facts: dict[str, Any]) -> RetrieverInfo:
     """The description; a fact of another type than ours counts as missing."""
 
@@ -346,4 +352,5 @@ def _described(facts: dict[str, Any]) -> RetrieverInfo:
         encoder=fact("encoder", str, None),
         parameters=fact("parameters", dict, None),
         search=fact("search", dict, {}),
+        reranker_digest=fact("reranker", str, ""),
     )

@@ -250,6 +250,7 @@ class _Service:
             "encoder": info.encoder,
             "parameters": info.parameters,
             "search": info.search,
+            "reranker": info.reranker_digest,
         }
 
     async def readyz(self) -> JSONResponse:

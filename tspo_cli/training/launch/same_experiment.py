@@ -67,6 +67,7 @@ INPUT_NAMES = {
     "index": "passages (retriever.index)",
     "model": "starting model (model.path)",
     SEARCH_KIND: "search settings (retriever.search, or those of the server)",
+    "reranker": "reranker (retriever.search.reranker)",
     "algorithm": "code (credit.algorithm)",
     "outcome": "code (credit.outcome)",
     "rubric": "rubric (judge.prompt)",

@@ -73,7 +73,8 @@ def _data_digests(config: Config, inputs: TrainingInputs) -> dict[str, str]:
     if not info.index_digest:
         return digests
     search = json.dumps(dict(info.search), sort_keys=True)
-    return {**digests, "index": info.index_digest[:DIGITS], SEARCH_KIND: search}
+    reranker = {"reranker": info.reranker_digest[:DIGITS]} if info.reranker_digest else {}
+    return {**digests, "index": info.index_digest[:DIGITS], SEARCH_KIND: search, **reranker}
 
 
 def _own_files(config: Config) -> Iterator[tuple[str, str]]:
