@@ -17,10 +17,12 @@ from tests.permissions import permissions_count
 from tests.reporting.tree import make_tree
 from tspo_cli import not_a_run
 from tspo_cli.commands.app import app
+from tspo_cli.config.load_config import read_resolved, to_toml
 from tspo_cli.config.sweeps import sweep_file
-from tspo_cli.errors import MissingResourceError
+from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.record_digests import changing
 from tspo_cli.retrieval import manifest
+from tspo_cli.runs import items_file, read_jsonl_gz, write_jsonl_gz
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,12 @@ def problems(run: Path) -> list[str]:
     return [line["detail"] for line in found["findings"] if line["state"] == "problem"]
 
 
+def found_in(run: Path, name: str) -> list[str]:
+    """The details of the findings of a part."""
+    found = json.loads(CliRunner().invoke(app, ["doctor", str(run), "--json"]).stdout)
+    return [line["detail"] for line in found["findings"] if line["name"] == name]
+
+
 def test_a_whole_run_has_no_problem(run: Path) -> None:
     assert problems(run) == []
 
@@ -61,6 +69,8 @@ def test_a_whole_run_has_no_problem(run: Path) -> None:
         ),
         ("config.resolved.json", "{}", "model: Field required"),
         ("config.resolved.json", '{"step": "x"}', "model: Field required"),
+        ("config.toml", "[train", "config.toml:1: not valid TOML"),
+        ("config.toml", "a = 1\na = 2\n", "config.toml:2: not valid TOML"),
         ("status.json", "[]", "status.json: expected"),
         ("status.json", '{"state": "running", "step": 1, "attempt": 1}', "it was killed"),
         ("status.json", '{"state": "failed", "step": 1, "attempt": 1}', "see logs/"),
@@ -89,6 +99,31 @@ def test_what_is_damaged_is_named(run: Path, file: str, text: str, words: str) -
     (run / file).parent.mkdir(parents=True, exist_ok=True)
     (run / file).write_text(text)
     assert any(words in detail for detail in problems(run)), problems(run)
+
+
+def test_settings_that_somebody_edited_are_noted(run: Path) -> None:
+    """A run reads config.resolved.json; config.toml is what people read, and may edit."""
+    config = read_resolved(run)
+    (run / "config.toml").write_text(to_toml(config))
+    assert found_in(run, "configuration") == ["rl"]
+    (run / "config.toml").write_text(to_toml(config).replace("seed = 1\n", "seed = 2\n"))
+    assert found_in(run, "configuration") == [
+        "rl; config.toml has other values than config.resolved.json, which counts, for seed"
+    ]
+    assert problems(run) == []
+
+
+def test_a_question_that_stands_in_an_evaluation_twice_is_named(run: Path) -> None:
+    """Also where the digest was made again."""
+    path = items_file(run / "eval" / "step_000002", "test")
+    items = list(read_jsonl_gz(path))
+    with changing(path):
+        write_jsonl_gz(path, [*items, items[0]])
+    (said,) = problems(run)
+    assert f"{path}:{len(items) + 1}: expected each question once, got " in said
+    for command in (["report", str(run), "--table", "main"], ["inspect", str(run), "--eval"]):
+        with pytest.raises(InvalidInputError, match="of line 1 again"):
+            CliRunner().invoke(app, command, catch_exceptions=False)
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "timings.jsonl"])

@@ -81,12 +81,16 @@ def show(
     """
     from tspo_cli.config.schema import Config
     from tspo_cli.config.tables import flatten
+    from tspo_cli.reporting.sources.lost_steps import lost_steps
     from tspo_cli.reporting.sources.overview import details
     from tspo_cli.reporting.sources.run_view import examined_by_doctor, open_run
     from tspo_cli.text.printable import one_line
 
     with examined_by_doctor([run]):
-        found = details(open_run(run))
+        view = open_run(run)
+        found = details(view)
+        for sentence in lost_steps([view]):
+            console.warn(sentence)
     if as_json:
         console.result_json(found)
         return
@@ -197,12 +201,15 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Compare two runs: configuration keys that differ, and their final metrics."""
+    from tspo_cli.reporting.sources.lost_steps import lost_steps
     from tspo_cli.reporting.sources.overview import difference
     from tspo_cli.reporting.sources.run_view import examined_by_doctor, open_run
 
     with examined_by_doctor([first, second]):
         a, b = open_run(first), open_run(second)
         found = difference(a, b)
+        for sentence in lost_steps([a, b]):
+            console.warn(sentence)
     if as_json:
         console.result_json(found)
         return

@@ -23,6 +23,7 @@ from tspo_cli.reporting.scores.scored_items import (
 )
 from tspo_cli.reporting.scores.sweep_scores import open_sweep
 from tspo_cli.reporting.sources.arms import Arm, find_arm, group_arms
+from tspo_cli.reporting.sources.lost_steps import lost_steps
 from tspo_cli.reporting.sources.published import Published
 from tspo_cli.reporting.sources.run_view import RunView, judged, unfinished, warned
 from tspo_cli.reporting.tables.ablation_table import ablation_table
@@ -148,6 +149,7 @@ class RunReport:
         return [
             *(sweep_problems(self.sweep) if self.sweep is not None else self._other_inputs()),
             *unfinished(self.views),
+            *lost_steps(self.views),
             *warned(self.views),
             *judged(self.views),
             *(f"{name}: no evaluation yet" for name in missing),

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.record_forms import GROUP, checked
+from tspo_cli.record_forms import GROUP, ITEM, checked
 from tspo_cli.rollout.trajectory import Trajectory, Turn, TurnKind
 from tspo_cli.runs import read_jsonl_gz
 
@@ -131,6 +131,25 @@ def check_step(path: Path, step: int) -> None:
     """Raises what `read_step` does."""
     for _ in read_step(path, step):
         pass
+
+
+def read_items(path: Path) -> Iterator[dict[str, Any]]:
+    """The items of an evaluation, one for each question.
+
+    Raises:
+        InvalidInputError: a damaged file, or one that has a question twice.
+    """
+    lines: dict[tuple[str, ...], int] = {}
+    for number, record in enumerate(read_jsonl_gz(path), start=1):
+        item: dict[str, Any] = checked(ITEM, record, f"{path}:{number}")
+        name = (item.get("key"), item.get("data_source"), item["id"], item["question"])
+        first = lines.setdefault(tuple(map(str, name)), number)
+        if first != number:
+            raise InvalidInputError(
+                f"{path}:{number}: expected each question once, got {item['id']!r} of line {first} "
+                "again; put back a copy, or evaluate again"
+            )
+        yield item
 
 
 def distinct_turns_of(rollouts: Sequence[RolloutRecord]) -> list[TurnRecord]:

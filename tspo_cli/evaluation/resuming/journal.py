@@ -15,13 +15,13 @@ from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServi
 from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.resuming.same_settings import SETTINGS, settings_of, what_differs
 from tspo_cli.record_forms import ANSWERED, EVAL_TIMINGS, FINISHED, checked
+from tspo_cli.rollout.records import read_items
 from tspo_cli.runs import (
     EVAL_TIMINGS_NAME,
     append_jsonl,
     items_file,
     read_json,
     read_jsonl,
-    read_jsonl_gz,
 )
 from tspo_cli.text.strict_json import json_text
 
@@ -139,12 +139,13 @@ def reopen(
     seconds, path = times_of(folder, name)["items"], items_file(folder, name)
     if not path.exists():
         raise MissingResourceError(f"{path}: no such file")
-    for number, record in enumerate(read_jsonl_gz(path), start=1):
-        key = checked(ANSWERED, record, f"{path}:{number}")["key"]
+    for number, record in enumerate(read_items(path), start=1):
+        item: ItemRecord = checked(ANSWERED, record, f"{path}:{number}")
+        key = item["key"]
         if key not in seconds:
             raise _no_times(folder, key)
-        if not again(record) and key not in journal.done:
-            journal.add(key, record, seconds[key])
+        if not again(item) and key not in journal.done:
+            journal.add(key, item, seconds[key])
 
 
 def read_times(folder: Path) -> dict[str, Any]:

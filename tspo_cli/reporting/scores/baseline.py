@@ -9,7 +9,8 @@ from tspo_cli.errors import MissingResourceError
 from tspo_cli.evaluation.statistics.paired_tests import mcnemar_p
 from tspo_cli.reporting.scores.end_rows import Row
 from tspo_cli.reporting.sources.run_view import RunView
-from tspo_cli.reporting.sources.trajectories import question_key, read_items
+from tspo_cli.reporting.sources.trajectories import question_key
+from tspo_cli.rollout.records import read_items
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ from tspo_cli.reporting.rendering.metric import Metric
 from tspo_cli.reporting.sources.arms import Arm
 from tspo_cli.reporting.sources.published import SETS
 from tspo_cli.reporting.sources.run_view import RunView
-from tspo_cli.reporting.sources.trajectories import question_key, read_items
+from tspo_cli.reporting.sources.trajectories import question_key
+from tspo_cli.rollout.records import read_items
 
 Items = dict[str, dict[str, Any]]
 Table = npt.NDArray[np.float64]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from tspo_cli import runs
 from tspo_cli.config.schema import CreditConfig
@@ -18,9 +18,8 @@ from tspo_cli.credit.folr import judge
 from tspo_cli.credit.group import CreditTrajectory, CreditTurn
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.record_digests import check_complete
-from tspo_cli.record_forms import ITEM, checked
 from tspo_cli.reporting.sources.run_view import RunView
-from tspo_cli.rollout.records import read_step
+from tspo_cli.rollout.records import read_items, read_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +79,6 @@ def read_groups(view: RunView, source: Source) -> Iterator[dict[str, Any]]:
     credit = _credit(view)
     for item in read_items(source.path):
         yield _item_group(item, source.dataset, source.step, credit)
-
-
-def read_items(path: Path) -> Iterator[dict[str, Any]]:
-    """Evaluated items of a file; a damaged one is an InvalidInputError that names it."""
-    return _read_records(ITEM, path)
-
-
-def _read_records(form: TypeAdapter[Any], path: Path) -> Iterator[dict[str, Any]]:
-    for number, record in enumerate(runs.read_jsonl_gz(path), start=1):
-        yield checked(form, record, f"{path}:{number}")
 
 
 def _credit(view: RunView) -> CreditConfig:

@@ -21,10 +21,11 @@ from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.not_a_run import require_run
 from tspo_cli.plain_files import cannot_be_read, require_plain, require_readable
 from tspo_cli.record_digests import check_complete, check_digest, digests_in
-from tspo_cli.record_forms import ENVIRONMENT, ITEM, SCORES, checked, checked_step
-from tspo_cli.rollout.records import check_step
+from tspo_cli.record_forms import ENVIRONMENT, SCORES, checked, checked_step
+from tspo_cli.rollout.records import check_step, read_items
 from tspo_cli.training.core.checkpoints.checkpoint import check_checkpoint
 from tspo_cli.training.launch.same_experiment import recorded_experiment
+from tspo_cli.training.start.recorded_settings import settings_of_run
 
 _LEFTOVERS = ("**/.*.tmp", ".replaced", ".deleted", "checkpoints/damaged_*")
 _ADVISED = ("put back", "give this user")
@@ -50,7 +51,7 @@ def diagnose(run: Path) -> list[Finding]:
     require_run(run)
     busy = has_writer(run) is True
     found = [
-        _tried("configuration", lambda: _ok(read_resolved(run).kind)),
+        _tried("configuration", lambda: settings_of_run(run)),
         *_version(run),
         _tried("status", lambda: _status(run, busy)),
         *_steps(run, busy),
@@ -300,8 +301,8 @@ def check_scores(path: Path) -> None:
 
 def check_items(path: Path) -> None:
     """Raises InvalidInputError for a file that has not the evaluated items of a data set."""
-    for number, record in enumerate(runs.read_jsonl_gz(path), start=1):
-        checked(ITEM, record, f"{path}:{number}")
+    for _ in read_items(path):
+        pass
 
 
 def _checkpoints(run: Path, busy: bool) -> Iterator[Finding]:
