@@ -41,7 +41,18 @@ def sweep(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "kind", ["questions", "index", "search", "model", "algorithm", "outcome", "rubric"]
+    "kind",
+    [
+        "questions",
+        "index",
+        "search",
+        "reranker",
+        "held_out",
+        "model",
+        "algorithm",
+        "outcome",
+        "rubric",
+    ],
 )
 def test_another_content_is_refused(sweep: Path, kind: str) -> None:
     cell(sweep / FIRST, config(0), {"model": "m", kind: "abc"})

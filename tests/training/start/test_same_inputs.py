@@ -10,6 +10,7 @@ from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.models.checks.model_digest import former_digest
 from tspo_cli.runs import METRICS_NAME
+from tspo_cli.training.core.sequences import ScriptedTrajectory
 from tspo_cli.training.start.inputs import TrainingInputs
 from tspo_cli.training.start.same_inputs import input_digests, keep_or_compare_inputs
 
@@ -50,6 +51,23 @@ def test_a_run_is_not_resumed_with_another_rubric(tmp_path: Path) -> None:
         keep_or_compare_inputs(run, input_digests(config, NOTHING), resume=True)
     unread = Config.model_validate({"judge": {"prompt": str(rubric)}})
     assert "rubric" not in input_digests(unread, NOTHING)
+
+
+def test_the_demonstrations_that_are_held_out_stay_the_same(tmp_path: Path) -> None:
+    """One curve of eval_loss is of the same demonstrations."""
+    (tmp_path / METRICS_NAME).touch()
+    config = Config.model_validate({"kind": "sft"})
+    trained, held, other = (ScriptedTrajectory(name, ()) for name in "abc")
+
+    def digests(*held_out: ScriptedTrajectory) -> dict[str, str]:
+        return input_digests(config, TrainingInputs(None, [], [trained], [*held_out]))
+
+    keep_or_compare_inputs(tmp_path, digests(held), resume=False)
+    keep_or_compare_inputs(tmp_path, digests(held), resume=True)
+    with pytest.raises(InvalidInputError, match=r"held-out demonstrations \(data.held_out"):
+        keep_or_compare_inputs(tmp_path, digests(other), resume=True)
+    keep_or_compare_inputs(tmp_path, digests(), resume=False)  # as an earlier version did
+    keep_or_compare_inputs(tmp_path, digests(held), resume=True)
 
 
 def test_files_of_the_working_directory_are_no_starting_model(

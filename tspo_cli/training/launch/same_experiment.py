@@ -64,6 +64,7 @@ server, which the experiment does not tell them.
 INPUT_NAMES = {
     "questions": "training questions (data.train)",
     "demonstrations": "demonstrations (data.demonstrations, data.world)",
+    "held_out": "held-out demonstrations (data.held_out, data.held_out_share)",
     "index": "passages (retriever.index)",
     "model": "starting model (model.path)",
     SEARCH_KIND: "search settings (retriever.search, or those of the server)",

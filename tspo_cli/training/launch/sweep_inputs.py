@@ -39,8 +39,10 @@ QuestionDigests = Callable[[Config], Mapping[str, str]]
 _SETTINGS = {
     "questions": ("data.",),
     "demonstrations": ("data.",),
+    "held_out": ("data.",),
     "index": ("retriever.",),
     SEARCH_KIND: ("retriever.",),
+    "reranker": ("retriever.",),
     "model": ("model.path", "model.revision"),
     "algorithm": ("credit.algorithm",),
     "outcome": ("credit.outcome",),
@@ -50,8 +52,10 @@ _SETTINGS = {
 _NAMED_BY = {
     "questions": ("data",),
     "demonstrations": ("data",),
+    "held_out": ("data",),
     "index": ("retriever.index", "retriever.url", "retriever.qdrant"),
     SEARCH_KIND: ("retriever",),
+    "reranker": ("retriever",),
     "model": ("model.path", "model.revision"),
     "algorithm": ("credit.algorithm",),
     "outcome": ("credit.outcome",),
@@ -59,6 +63,8 @@ _NAMED_BY = {
 }
 """The settings, or the first parts of their names, that name the files of each input."""
 
+_SPLIT = frozenset({"demonstrations", "held_out"})
+"""Inputs that data.held_out_share splits."""
 _EVALUATIONS = ("limit", "every", "at_start", "temperature", "answer")
 _EVALUATED_ALIKE = tuple(f"eval.{name}" for name in _EVALUATIONS)
 """Settings that decide about a curve: a run may go on with others, a cell may not."""
@@ -215,7 +221,7 @@ def other_inputs(runs: Mapping[Path, Mapping[str, Any]]) -> Iterator[OtherInput]
         by_seed = {"seed": settings.get("seed")} if _draws_by_seed(settings) else {}
         for kind, digest in recorded_inputs(run).items():
             named = {key: at for key, at in settings.items() if key.startswith(_SETTINGS[kind])}
-            named |= by_seed if kind == "demonstrations" else {}
+            named |= by_seed if kind in _SPLIT else {}
             key = json.dumps([kind, named], sort_keys=True, default=str)
             before, other = first.setdefault(key, (digest, run))
             if before != digest:
@@ -226,7 +232,7 @@ def inputs_of_arm(run: Path, settings: Mapping[str, Any], ignore: Sequence[str])
     """The recorded inputs that all seeds of an experiment begin with, without those that a setting
     of `ignore` names.
     """
-    seeds_differ = {"demonstrations"} if _draws_by_seed(settings) else set[str]()
+    seeds_differ = _SPLIT if _draws_by_seed(settings) else frozenset[str]()
     return {
         kind: digest
         for kind, digest in recorded_inputs(run).items()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,9 @@ def _data_digests(config: Config, inputs: TrainingInputs) -> dict[str, str]:
         world = world_file(Path(config.data.world))
         digests["demonstrations"] = file_digest(world)[:DIGITS]
     else:
-        digests["demonstrations"] = text_digest(
-            json.dumps(_plain(demonstration)) for demonstration in inputs.demonstrations
-        )
+        digests["demonstrations"] = _demonstrations_digest(inputs.demonstrations)
+    if inputs.held_out:
+        digests["held_out"] = _demonstrations_digest(inputs.held_out)
     digests |= {name: digest[:DIGITS] for name, digest in _own_files(config)}
     info = inputs.retriever.describe() if inputs.retriever is not None else RetrieverInfo()
     if not info.index_digest:
@@ -88,6 +88,10 @@ def _own_files(config: Config) -> Iterator[tuple[str, str]]:
             yield name, code_digest(spec, f"credit.{name}")
     if config.credit.outcome == "judge" and config.judge.prompt:
         yield "rubric", file_digest(Path(config.judge.prompt))
+
+
+def _demonstrations_digest(demonstrations: Iterable[ScriptedTrajectory]) -> str:
+    return text_digest(json.dumps(_plain(demonstration)) for demonstration in demonstrations)
 
 
 def _plain(demonstration: ScriptedTrajectory) -> dict[str, Any]:
