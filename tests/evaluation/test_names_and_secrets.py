@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import run_tspo
 from tspo_cli.console import error, say, warn
+from tspo_cli.data.readers import default_data_source
 from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.evaluation.resuming.results_folder import results_folder
 from tspo_cli.evaluation.sets import read_eval_sets
@@ -58,6 +59,16 @@ def test_every_name_has_its_own_file_in_the_folder(tmp_path: Path) -> None:
         assert len(file.encode()) <= 200
         (tmp_path / f"{file}.json").write_text("{}")
     assert len(list(tmp_path.iterdir())) == len(names)
+
+
+def test_a_hidden_file_has_a_name(tmp_path: Path) -> None:
+    """Its data set was called nothing, and so were the files of its scores."""
+    for file, name in ((".dev.jsonl", "dev"), ("..train.jsonl", "train"), ("...jsonl", "jsonl")):
+        path = tmp_path / file
+        path.write_text(json.dumps({"question": "who?", "golden_answers": ["Ada"]}) + "\n")
+        expected = name if name == "jsonl" else tmp_path.name
+        assert default_data_source(path) == expected
+        assert [*read_eval_sets([str(path)], 0)] == [name]
 
 
 def test_items_of_an_earlier_version_are_found(tmp_path: Path) -> None:

@@ -162,6 +162,11 @@ def _fields(record: dict[str, Any]) -> str:
     )
 
 
+def stem_of(path: Path) -> str:
+    """The name of a file without its endings, nor the dots of a hidden one: it is never empty."""
+    return path.name.lstrip(".").split(".")[0] or path.name
+
+
 def default_data_source(path: Path) -> str:
     """The name of a data set whose records have none: `nq` for nq.jsonl.gz and for
     nq/test.parquet. Raises InvalidInputError for a name of the hub without a split.
@@ -169,7 +174,7 @@ def default_data_source(path: Path) -> str:
     if str(path).startswith(PREFIX):
         name, config, _ = hub_name(str(path))
         return (config or name).rpartition("/")[2]
-    stem = path.name.split(".")[0]
+    stem = stem_of(path)
     return path.resolve().parent.name if stem in _SPLIT_NAMES else stem
 
 

@@ -77,7 +77,7 @@ def make_evaluator(config: Config) -> Evaluate:
                     )
                     run.warn(
                         f"step {step}: {dataset}: {wrong} ({search_error(items)}); this evaluation "
-                        "is never the best"
+                        "is never the best, and --resume does not make it again"
                     )
 
     return evaluate

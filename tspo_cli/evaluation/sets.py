@@ -17,6 +17,7 @@ from tspo_cli.data.readers import (
     default_data_source,
     read_questions,
     resolve_data,
+    stem_of,
 )
 from tspo_cli.errors import UsageError
 from tspo_cli.plain_files import same_file_name
@@ -42,7 +43,7 @@ def read_eval_sets(
     files: dict[str, str] = {}
     for name in names:
         path = resolve_data(name)
-        stem = path.name.split(".")[0]
+        stem = stem_of(path)
         if name in registry:
             parts = {name: read_questions(path, limit=limit, source=name)}
         else:
@@ -79,7 +80,7 @@ def _file_name(path: Path, registry: Container[str]) -> str:
     """The name of a file whose records do not say where they are from: dev for dev.jsonl, nq for
     nq/questions.jsonl, and also for nq/test.jsonl, because nq is a benchmark.
     """
-    folder, stem = path.resolve().parent.name, path.name.split(".")[0]
+    folder, stem = path.resolve().parent.name, stem_of(path)
     is_own = stem == "questions" or folder in registry or str(path).startswith(PREFIX)
     return default_data_source(path) if is_own else stem
 
