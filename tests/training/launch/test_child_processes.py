@@ -124,13 +124,24 @@ def test_a_stopped_child_ends_when_its_parent_is_killed() -> None:
         time.sleep(0.05)
 
 
-def test_a_stop_reaches_a_worker_that_is_stopped(playground: Playground, tmp_path: Path) -> None:
+def test_a_worker_that_is_stopped_is_named_and_a_stop_reaches_it(
+    playground: Playground, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     process = started(run, *settings(playground))
     workers = [pid for pid in descendants(process.pid) if is_alive(pid)]
+    stopped = "warning: process 1 of 2 has given no sign of life for 10 seconds"
+    goes_on = "process 1 of 2 gives signs of life again"
+    for number, said in ((signal.SIGSTOP, stopped), (signal.SIGCONT, goes_on)):
+        os.kill(workers[-1], number)
+        until = time.monotonic() + 25
+        while said not in process.said():
+            assert time.monotonic() < until, process.said()
+            time.sleep(0.1)
     os.kill(workers[-1], signal.SIGSTOP)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 143
+    assert process.said().count(stopped) == process.said().count(goes_on) == 1
     assert read_json(run / "status.json")["state"] == "stopped"
     assert checkpoint_folders(run)
     assert not any(is_alive(pid) for pid in workers)

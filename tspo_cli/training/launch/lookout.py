@@ -26,6 +26,7 @@ from tspo_cli.disk import WriteError, reason
 from tspo_cli.errors import TspoError
 from tspo_cli.timing import got_further, seconds_since_progress
 from tspo_cli.training.core.distributed import (
+    FIRST_WORD,
     barrier,
     gather_json,
     is_waiting,
@@ -38,6 +39,8 @@ PERIOD = 0.5
 """Seconds between two signs of life."""
 SILENCE = 40.0
 """Seconds without a sign after which a process counts as lost."""
+LONG_WAIT = 60.0
+"""Seconds without progress after which it is said who waits for whom."""
 SUSPICIOUS_SILENCE = 5.0
 """The same after a connection was closed."""
 STORE_PATIENCE = 20.0
@@ -78,6 +81,8 @@ class Lookout:
         self.stall_limit, self.on_failure = stall_limit, on_failure
         self.silence = SILENCE
         self._beat = 0
+        self._named: list[int] = []
+        self._next_word = LONG_WAIT
         self._ended = threading.Event()
         self._show()
         barrier()
@@ -169,6 +174,39 @@ class Lookout:
         if cause:
             speaker, first = self._agreed_cause(cause)
             self._leave(first, speaks=speaker == self.rank)
+        self._say_who_is_waited_for(now)
+
+    def _say_who_is_waited_for(self, now: float) -> None:
+        """Name on stderr who is silent, and who is at work while others wait for long: the first
+        process that shows signs says it.
+        """
+        silent = self._silent(now, FIRST_WORD)
+        back = [number for number in self._named if number not in silent]
+        new = [number for number in silent if number not in self._named]
+        self._named = silent
+        idle = min(seen.sign.idle for seen in self._seen)
+        busy = [number for number, seen in enumerate(self._seen) if not seen.sign.waits]
+        is_long = idle > self._next_word and 0 < len(busy) < self.processes and not silent
+        if is_long:
+            self._next_word = 2 * idle
+        if self.rank != min(number for number in range(self.processes) if number not in silent):
+            return
+        if back:
+            signs = "gives signs" if len(back) == 1 else "give signs"
+            console.warn(f"{_names(back, self.processes)} {signs} of life again")
+        if new:
+            has = "has" if len(new) == 1 else "have"
+            console.warn(
+                f"{_names(new, self.processes)} {has} given no sign of life for "
+                f"{_seconds(FIRST_WORD)} (stopped, or cut off); the run ends after "
+                f"{_seconds(self.silence)} without one"
+            )
+        if is_long:
+            limit = f"; the run ends after {_seconds(self.stall_limit)} (train.stall_limit)"
+            console.warn(
+                f"the others have waited {idle:.0f} seconds for {_names(busy, self.processes)}, "
+                f"which got no further{limit if self.stall_limit else ''}"
+            )
 
     def _trouble(self, now: float) -> str:
         """Who is lost, or holds all others up."""
@@ -186,11 +224,13 @@ class Lookout:
             return f"nothing got further for {limit}; what is stuck is in {who}"
         return ""
 
-    def _silent(self, now: float) -> list[int]:
+    def _silent(self, now: float, limit: float | None = None) -> list[int]:
+        """Who has given no sign for `limit` seconds (None: so long that a process is lost)."""
+        least = self.silence if limit is None else limit
         return [
             number
             for number, seen in enumerate(self._seen)
-            if number != self.rank and seen.sign.beat != _ENDED and now - seen.time > self.silence
+            if number != self.rank and seen.sign.beat != _ENDED and now - seen.time > least
         ]
 
     def _pass_on(self, number: int) -> None:
