@@ -305,13 +305,13 @@ def _lock(folder: Path) -> BufferedRandom:
 
     Raises:
         BlockingIOError: another process holds it.
-        InvalidInputError: it is a file that this user may not write.
+        InvalidInputError: it is no file, or one that this user may not write.
     """
     failure: OSError = BlockingIOError()
     for wait in (0.02, 0.1, 0.0):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = append_plain(folder / LOCK_NAME)
+            lock = append_plain(folder / LOCK_NAME, "remove it")
         except FileExistsError as error:
             failure = error
         except FileNotFoundError:  # the writer before deleted the folder

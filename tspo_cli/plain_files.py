@@ -172,9 +172,9 @@ def unreadable(path: Path, error: OSError) -> str:
     return f"{shown_path(path)}: cannot be read ({error.strerror}){advice}"
 
 
-def append_plain(path: Path) -> BufferedRandom:
+def append_plain(path: Path, advice: str = _PUT_BACK) -> BufferedRandom:
     """A file to read and to append to, which is made if it is not there. A link is not followed: in
-    a directory of somebody else it may lead to any file of ours.
+    a directory of somebody else it may lead to any file of ours. `advice` ends what a refusal says.
 
     Raises:
         InvalidInputError: a link, directory, pipe, socket or device stands there.
@@ -184,11 +184,11 @@ def append_plain(path: Path) -> BufferedRandom:
         descriptor = os.open(path, flags, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise InvalidInputError(f"{path}: expected a file, got a link; {_PUT_BACK}") from None
-        require_plain(path)
+            raise InvalidInputError(f"{path}: expected a file, got a link; {advice}") from None
+        require_plain(path, advice)
         raise
     try:
-        _require_plain(path, os.fstat(descriptor).st_mode)
+        _require_plain(path, os.fstat(descriptor).st_mode, advice)
     except InvalidInputError:
         os.close(descriptor)
         raise

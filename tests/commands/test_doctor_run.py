@@ -285,6 +285,8 @@ def test_every_problem_says_what_to_do(run: Path, name: str, kind: str) -> None:
         found = problems(run)
     assert found
     assert [line for line in found if "; " not in line] == []
+    if (name, kind) == ("lock", "directory"):
+        assert f"{path}: expected a file, got a directory; remove it" in found
 
 
 @pytest.mark.parametrize(

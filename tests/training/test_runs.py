@@ -15,7 +15,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import Finished, Playground, StartedTspo, run_tspo
 from tspo_cli.evaluation.statistics.estimates import estimate_share
-from tspo_cli.runs import checkpoint_folders, checkpoint_step, read_json, read_jsonl, read_jsonl_gz
+from tspo_cli.runs import (
+    checkpoint_folders,
+    checkpoint_step,
+    read_json,
+    read_jsonl,
+    read_jsonl_gz,
+    set_status,
+)
 
 pytestmark = pytest.mark.slow
 Tspo = Callable[..., Finished]
@@ -144,6 +151,31 @@ def test_resuming_another_experiment_is_refused(
         assert done.code == 3
         assert "credit.alpha (was 0.5, now 0.25)" in done.err
         assert len(done.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_refused_attempt_leaves_the_run_as_it_was(
+    playground: Playground, finished: tuple[Path, Any], tmp_path: Path, processes: int
+) -> None:
+    """Inputs are compared by the processes that train."""
+    run, questions = tmp_path / "run", tmp_path / "train.jsonl"
+    shutil.copytree(finished[0], run)
+    set_status(run, "stopped", STEPS, 1)
+    lines = (playground.world / "train.jsonl").read_text().splitlines(keepends=True)
+    questions.write_text("".join(lines[1:]))
+    values = {"data__train": json.dumps([str(questions)]), "train__steps": STEPS + 1}
+    other = settings(playground, train__processes=processes, **values)
+    before = everything(run)
+    done = run_tspo("train", "tiny/tspo", "--out", run, *other, "--resume")
+    assert done.code == 3, done.err
+    assert "it began with other training questions" in done.err
+    assert everything(run) == before
+
+
+def everything(run: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()
+    }
 
 
 def test_what_a_cluster_changes_does_not_make_another_experiment(

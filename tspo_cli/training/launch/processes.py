@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from tspo_cli import stopping
@@ -19,10 +19,15 @@ from tspo_cli.config.schema import Config
 from tspo_cli.console import say
 from tspo_cli.cpu_threads import refuse_too_many
 from tspo_cli.credit.user_code import is_user_code
+from tspo_cli.disk import atomic_write_bytes
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.overwriting import require_outside
 from tspo_cli.packages import require_packages
+from tspo_cli.plain_files import named_like, read_plain
+from tspo_cli.record_digests import DIGESTS_NAME
 from tspo_cli.runs import (
+    COMMAND_NAME,
+    LOGS_NAME,
     checkpoint_folders,
     is_run,
     read_status,
@@ -73,7 +78,10 @@ def launch(
         return
     if config.train.processes > 1:
         refuse_too_many("train.processes", config.train.processes, "a model")
-    with claimed_run(run, resume=resume, overwrite=overwrite) as claim:
+    with (
+        claimed_run(run, resume=resume, overwrite=overwrite) as claim,
+        _without_trace_of_refusal(run),
+    ):
         attempt = _start(config, run, resume=resume)
         if attempt is None:
             return
@@ -95,6 +103,25 @@ def _refuse_own_inputs(config: Config, run: Path) -> None:
     require_outside(run, retriever.token_file, config.vllm.token_file)
     code = (config.credit.algorithm, config.credit.outcome)
     require_outside(run, *(spec.rpartition(":")[0] for spec in code if is_user_code(spec)))
+
+
+@contextmanager
+def _without_trace_of_refusal(run: Path) -> Iterator[None]:
+    """An attempt to resume a run. One that ends before its first line in the log, such as one with
+    other questions, leaves the records of the run as they were.
+    """
+    names = (COMMAND_NAME, DIGESTS_NAME) if is_run(run) and has_trained(run) else ()
+    before = {name: read_plain(run / name) for name in names if (run / name).exists()}
+    logs, place = named_like(run / LOGS_NAME, "*"), identity(run)
+    try:
+        yield
+    except BaseException:
+        if before and identity(run) == place and named_like(run / LOGS_NAME, "*") == logs:
+            with suppress(OSError):  # the error that ended the attempt says more
+                (run / DIGESTS_NAME).unlink(missing_ok=True)
+                for name, content in before.items():  # the digests last
+                    atomic_write_bytes(run / name, content)
+        raise
 
 
 def _start(config: Config, run: Path, *, resume: bool) -> int | None:
@@ -137,6 +164,7 @@ def _join_launcher(
             with failing_together():
                 if rank() == 0:
                     claimed.enter_context(claimed_run(run, resume=resume, overwrite=overwrite))
+                    claimed.enter_context(_without_trace_of_refusal(run))
                     attempt = _start(config, run, resume=resume)
             attempt = broadcast_json(attempt)
             if attempt is not None:
@@ -208,11 +236,13 @@ def _spawn(claim: Claim, module: str, config: Config, attempt: int, *, resume: b
 
 
 def _correct_status(run: Path, attempt: int, state: str) -> None:
-    """Say how the run ended where its first process could not say it."""
+    """Say how the run ended where its first process could not say it. A run that an attempt was to
+    go on with, and did not begin to, stays as it was.
+    """
     status = read_status(run)
-    if status["state"] in ("finished", "failed", state):
-        return
-    set_status(run, state, status["step"], attempt, status["warnings"])
+    has_begun = status["attempt"] in (0, attempt)
+    if has_begun and status["state"] not in ("finished", "failed", state):
+        set_status(run, state, status["step"], attempt, status["warnings"])
     if (number := stopping.requested()) and status["attempt"] != attempt:
         say(f"{stopping.stop_name(number)}: {stopping.BEFORE_IT_BEGAN}")
 

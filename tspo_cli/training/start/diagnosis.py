@@ -28,7 +28,7 @@ from tspo_cli.training.launch.same_experiment import recorded_experiment
 from tspo_cli.training.start.recorded_settings import settings_of_run
 
 _LEFTOVERS = ("**/.*.tmp", ".replaced", ".deleted", "checkpoints/damaged_*")
-_ADVISED = ("put back", "give this user")
+_ADVISED = ("put back", "give this user", "remove it")
 _MOST_NAMES = 8
 _EXPORT = "--resume exports it from the last checkpoint"
 
@@ -113,6 +113,7 @@ def advised(error: Exception, advice: str) -> str:
 def _lock(run: Path) -> Iterator[Finding]:
     """A problem where nobody can go on with the run, or know whether somebody trains it."""
     try:
+        require_plain(run / LOCK_NAME, "remove it")
         if os.path.exists(run / LOCK_NAME):
             require_readable(run / LOCK_NAME)
     except (TspoError, OSError) as error:
