@@ -13,7 +13,7 @@ from threading import Barrier, Thread
 import pytest
 
 from tspo_cli import disk, record_digests, runs
-from tspo_cli.errors import InvalidInputError
+from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.record_digests import (
     DIGESTS_NAME,
     changing,
@@ -39,6 +39,22 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     check_digest(path)
     written(path, "22\n")
     assert read_checked(path) == b"22\n"
+
+
+@pytest.mark.parametrize("has_digest", [True, False])
+@pytest.mark.parametrize("read", [runs.read_json, lambda path: [*runs.read_jsonl_gz(path)]])
+def test_what_another_command_has_deleted_is_a_missing_resource(
+    tmp_path: Path, has_digest: bool, read: Callable[[Path], object]
+) -> None:
+    """It listed the files of a run that is replaced, and reads them."""
+    path = tmp_path / "step_000001.jsonl.gz"
+    runs.write_jsonl_gz(path, [{"step": 1}])
+    if has_digest:
+        note_digests(path)
+    path.unlink()
+    with pytest.raises(MissingResourceError, match=r"step_000001\.jsonl\.gz: no such file"):
+        read(path)
+    assert runs.read_jsonl(path) == []
 
 
 @pytest.mark.parametrize("text", ["2\n", "1", "1\n\n", "", "1 "])

@@ -237,8 +237,8 @@ def write_jsonl_gz(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_jsonl_gz(path: Path) -> Iterator[Any]:
-    """Read records that `write_jsonl_gz` wrote. InvalidInputError: changed after it was written,
-    not gzip, cut, above `LARGEST`, a line that is no JSON or longer than `LONGEST_LINE`.
+    """Read what `write_jsonl_gz` wrote. MissingResourceError: it is gone. InvalidInputError: changed
+    after it was written, not gzip, cut, above `LARGEST`, or a line is no JSON or too long.
     """
     try:
         with open_plain(path) as packed, gzip.open(packed, "rb") as handle:
@@ -251,6 +251,8 @@ def read_jsonl_gz(path: Path) -> Iterator[Any]:
                 if len(line) > LONGEST_LINE:
                     raise InvalidInputError(f"{path}:{number}: longer than {LONGEST_LINE} bytes")
                 yield parse_json(line, f"{path}:{number}")
+    except FileNotFoundError:
+        raise MissingResourceError(f"{path}: {why_missing(path)}") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InvalidInputError(f"{path}: damaged or not gzip JSON lines ({error})") from None
 
@@ -272,9 +274,10 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         InvalidInputError: a line is no JSON object, or the file was changed after it was written;
             the message names the file and the line.
     """
-    if not path.exists():
+    try:
+        *lines, _ = read_checked(path).split(b"\n")
+    except FileNotFoundError:
         return []
-    *lines, _ = read_checked(path).split(b"\n")
     return parse_lines(lines, path)
 
 

@@ -17,7 +17,7 @@ from tspo_cli import __version__, runs
 from tspo_cli.config.load_config import read_resolved
 from tspo_cli.console import agreeing, counted
 from tspo_cli.disk import LOCK_NAME, has_writer, reason
-from tspo_cli.errors import InvalidInputError, TspoError
+from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
 from tspo_cli.not_a_run import require_run
 from tspo_cli.plain_files import cannot_be_read, require_plain, require_readable
 from tspo_cli.record_digests import check_complete, check_digest, digests_in
@@ -247,7 +247,7 @@ def check_digests(records: Mapping[Path, Sequence[Path]]) -> Iterator[Finding]:
             try:
                 check(path)
                 covered += path != folder
-            except FileNotFoundError:  # which `check_complete` says
+            except (FileNotFoundError, MissingResourceError):  # which `check_complete` says
                 continue
             except (TspoError, OSError) as error:
                 yield Finding("digests", "problem", advised(error, "put back a copy"))
