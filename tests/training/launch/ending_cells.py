@@ -10,17 +10,18 @@ import signal
 import sys
 from typing import Any
 
-_CODE, _TEXT = "ENDING_CELLS_CODE", "ENDING_CELLS_TEXT"
+from tspo_cli.training.launch import cell_process
+
+_CODE, _TEXT, _EARLY = "ENDING_CELLS_CODE", "ENDING_CELLS_TEXT", "ENDING_CELLS_EARLY"
 
 
-def ends(code: str, file: str) -> None:
+def ends(code: str, file: str, early: str = "") -> None:
     """The trainings of this sweep end with `code`, or by signal -`code`, and say what is in
-    `file`.
+    `file`; if `early`, before they open their log.
     """
     from tspo_cli.commands import sweep
-    from tspo_cli.training.launch import cell_process
 
-    os.environ |= {_CODE: code, _TEXT: file}
+    os.environ |= {_CODE: code, _TEXT: file, _EARLY: early}
     cell_process.PRELOADED, sweep.PRELOAD = "json", __name__
 
 
@@ -37,3 +38,5 @@ def _end(*_: Any, **__: Any) -> None:
 
 if _CODE in os.environ:
     runpy.run_module = _end  # what a training of this server would call
+    if os.environ[_EARLY]:
+        cell_process._run = _end

@@ -273,11 +273,11 @@ ENDS = {
 }
 
 
-def ended(tmp_path: Path, code: int, text: str) -> str:
+def ended(tmp_path: Path, code: int, text: str, early: str = "") -> str:
     """Why the only cell of a sweep failed, whose training ended with `code` and said `text`."""
     plan, said = planned(tmp_path / "mine"), tmp_path / "said"
     said.write_text(text)
-    prepare = f"tests.training.launch.ending_cells:ends:{code}:{said}"
+    prepare = f"tests.training.launch.ending_cells:ends:{code}:{said}:{early}"
     words = ("--out", tmp_path / "out", "--only", "grpo/seed0")
     codes, errors = run_prepared(prepare, "sweep", plan.path, *words)
     assert codes == [1], errors
@@ -295,3 +295,7 @@ def test_a_failed_cell_says_why(tmp_path: Path, end: str) -> None:
 def test_an_error_of_an_earlier_attempt_is_no_reason(tmp_path: Path) -> None:
     assert ended(tmp_path, 3, "error: no such key\n") == "exit code 3: no such key"
     assert ended(tmp_path, 1, "") == "exit code 1: its log is empty"
+
+
+def test_a_cell_that_is_killed_before_its_first_word_is_no_end_of_the_sweep(tmp_path: Path) -> None:
+    assert ended(tmp_path, -9, "", "early").startswith("was killed by SIGKILL")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -266,7 +267,11 @@ def _result(name: str, training: _Training) -> CellResult:
     code = training.process.exitcode
     if not code:
         return CellResult(name, "finished", seconds)
-    with training.log.open("rb") as log:
+    said = ""
+    with (
+        suppress(FileNotFoundError),
+        training.log.open("rb") as log,
+    ):  # killed before it said a word
         log.seek(training.said_before)
         said = log.read().decode(errors="replace")
     return CellResult(name, "failed", seconds, why_it_ended(code, said))
