@@ -237,8 +237,8 @@ def write_jsonl_gz(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_jsonl_gz(path: Path) -> Iterator[Any]:
-    """Read what `write_jsonl_gz` wrote. MissingResourceError: it is gone. InvalidInputError: changed
-    after it was written, not gzip, cut, above `LARGEST`, or a line is no JSON or too long.
+    """Read what `write_jsonl_gz` wrote. MissingResourceError: it is gone. InvalidInputError: it was
+    changed since, is no gzip, cut, or above `LARGEST`, or a line is no JSON or too long.
     """
     try:
         with open_plain(path) as packed, gzip.open(packed, "rb") as handle:
