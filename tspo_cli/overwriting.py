@@ -46,10 +46,12 @@ def _files_below(folder: Path) -> list[str]:
     """
     found = []
     for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not _is_left(name)]
+        folders[:] = [name for name in folders if not is_left_over(name)]
         links = [name for name in folders if os.path.islink(os.path.join(place, name))]
         if place != str(folder):
-            names = [name for name in (*files, *links) if name != LOCK_NAME and not _is_left(name)]
+            names = [
+                name for name in (*files, *links) if name != LOCK_NAME and not is_left_over(name)
+            ]
             found += [os.path.relpath(os.path.join(place, name), folder) for name in names]
     return sorted(found)
 
@@ -59,7 +61,8 @@ def is_temporary(path: Path) -> bool:
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
-def _is_left(name: str) -> bool:
+def is_left_over(name: str) -> bool:
+    """True for the name of what a killed process leaves beside or in what it was replacing."""
     if name.endswith(".tmp"):
         return is_temporary(Path(name))
     return name.startswith(".") and name.endswith(_LEFTOVERS)

@@ -11,10 +11,11 @@ import pytest
 from tests.reporting.tree import ITEM, make_evaluation, make_run
 from tspo_cli import runs
 from tspo_cli.config.schema import Config
+from tspo_cli.errors import MissingResourceError
 from tspo_cli.reporting.page.page import render_page
 from tspo_cli.reporting.run_report import RunReport
 from tspo_cli.reporting.sources.arms import group_arms
-from tspo_cli.reporting.sources.overview import summaries
+from tspo_cli.reporting.sources.overview import listing, summaries
 from tspo_cli.reporting.sources.run_view import open_runs
 from tspo_cli.reporting.tables.evaluation_table import scores_table
 
@@ -129,3 +130,37 @@ def test_a_run_that_this_user_may_not_enter_hides_no_other(
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert "closed: cannot be read (Permission denied); what is in it is left out" in said[0]
+
+
+def test_hidden_runs_below_a_folder_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that is named is shown. What a killed command left beside a folder is none of them."""
+    for name in ("run", ".try", "deep/.try", ".run.replaced"):
+        make_run(tmp_path / name, Config(), 2, {2: 0.5})
+    make_evaluation(tmp_path / ".eval", "rag", [ITEM])
+    assert [view.name for view in open_runs([tmp_path])] == ["run"]
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == (
+        f"warning: {tmp_path}: 3 hidden runs or evaluations are left out (.eval, .try, deep/.try); "
+        "a hidden one is shown where it is named itself"
+    )
+    assert [view.name for view in open_runs([tmp_path / ".try"])] == [".try"]
+    assert [view.name for view in open_runs([tmp_path / ".try", tmp_path / "run"])] == [
+        ".try",
+        "run",
+    ]
+    assert not capsys.readouterr().err
+
+
+def test_a_listing_says_hidden_runs_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("run", ".try"):
+        make_run(tmp_path / name, Config(), 2, {2: 0.5})
+    (tmp_path / "run" / runs.STATUS_NAME).write_text("[]")
+    lines, unreadable = listing(tmp_path)
+    assert (lines, [*unreadable]) == ([], ["run"])
+    assert capsys.readouterr().err.count("1 hidden run or evaluation is left out (.try)") == 1
+    with pytest.raises(MissingResourceError, match="no run or evaluation below it"):
+        open_runs([tmp_path / "run" / "eval"])

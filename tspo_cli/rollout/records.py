@@ -111,15 +111,24 @@ class GroupRecord(TypedDict):
     failed: NotRequired[list[RolloutRecord]]  # those that failed, without credit; if there are any
 
 
-def read_step(path: Path, step: int) -> Iterator[GroupRecord]:
-    """The groups that a run recorded at a step.
+def read_step(path: Path, step: int | None) -> Iterator[GroupRecord]:
+    """The groups that a run recorded at a step; None: whichever step that was.
 
     Raises:
-        InvalidInputError: a damaged file, or one of another step, which stands in its place.
+        InvalidInputError: a damaged file, one that has a group twice, or one of another step, which
+            stands in its place.
     """
+    lines: dict[tuple[str, ...], int] = {}
     for number, record in enumerate(read_jsonl_gz(path), start=1):
         checked(GROUP, record, f"{path}:{number}")
-        if record.get("step", step) != step:
+        group = [str(part) for part in record["group"]]
+        first = lines.setdefault((*group, record["question"]), number)
+        if first != number:
+            raise InvalidInputError(
+                f"{path}:{number}: expected each group once, got {'/'.join(group)} of line {first} "
+                "again; put back a copy"
+            )
+        if step is not None and record.get("step", step) != step:
             raise InvalidInputError(
                 f"{path}:{number}: expected a group of step {step}, got one of step "
                 f"{record['step']}; put back a copy"

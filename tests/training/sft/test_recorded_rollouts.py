@@ -159,3 +159,26 @@ def test_what_is_no_record_is_refused(tmp_path: Path) -> None:
     )
     assert not (tmp_path / "o.jsonl").exists()
     assert len(list(read_jsonl_gz(file))) == 1
+
+
+def test_a_doubled_question_or_group_is_refused(tmp_path: Path) -> None:
+    """As reports refuse it: whoever joined two files would count its demonstrations twice."""
+    out = tmp_path / "demos.jsonl"
+    file = tmp_path / "own.items.jsonl.gz"
+    good, other = item("good", search(), answer()), item("good", search("again"), answer())
+    write_jsonl_gz(file, [good, item("else", search(), answer()), other])
+    said = str(take(tmp_path, out, "--per-question", "0").exception)
+    assert f"{file}:3: expected each question once, got 'good' of line 1 again" in said
+    group = {
+        "group": ["own", "q1", 0],
+        "question": "Who built it?",
+        "golden_answers": ["Ada Brook"],
+        "trajectories": [{"turns": [search(), answer()], "answer": "Ada Brook"}],
+    }
+    file = tmp_path / "run" / "rollouts" / "step_000002.jsonl.gz"
+    write_jsonl_gz(file, [group, {**group, "group": ["own", "q1", 1]}])
+    assert take(file, out).exit_code == 0
+    write_jsonl_gz(file, [group, group])
+    for source in (file, tmp_path / "run"):
+        said = str(take(source, out, "--overwrite").exception)
+        assert f"{file}:2: expected each group once, got own/q1/0 of line 1 again" in said

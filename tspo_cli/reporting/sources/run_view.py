@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,9 +16,9 @@ from pydantic import TypeAdapter
 from tspo_cli import runs
 from tspo_cli.config.old_records import current_keys, read_record
 from tspo_cli.config.sweeps.sweep_record import is_sweep
-from tspo_cli.console import counted, warn
+from tspo_cli.console import counted
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.not_a_run import UNFINISHED, is_unfinished_evaluation, require_run, run_around
+from tspo_cli.not_a_run import UNFINISHED, is_unfinished_evaluation, require_run
 from tspo_cli.plain_files import require_listable, why_missing
 from tspo_cli.record_digests import check_complete, read_checked
 from tspo_cli.record_forms import (
@@ -31,6 +30,7 @@ from tspo_cli.record_forms import (
     checked,
     checked_step,
 )
+from tspo_cli.reporting.sources.searched_folders import folders_with
 from tspo_cli.text.secrets import values_without_secrets, without_secrets
 
 
@@ -243,7 +243,7 @@ def examined_by_doctor(paths: Sequence[Path]) -> Iterator[None]:
     try:
         yield
     except InvalidInputError as error:
-        folders = [*paths, *named_folders(paths).values()]
+        folders = [*paths, *named_folders(paths, say_left_out=False).values()]
         named = [folder for folder in folders if str(error).startswith(f"{folder}{os.sep}")]
         named += [folder for folder in folders if folder == Path()]  # its files are named alone
         if not named:
@@ -254,15 +254,16 @@ def examined_by_doctor(paths: Sequence[Path]) -> Iterator[None]:
         raise InvalidInputError(f"{error}; {advice}") from error
 
 
-def named_folders(paths: Sequence[Path]) -> dict[str, Path]:
-    """The folders of `open_runs` by their names, in its order.
+def named_folders(paths: Sequence[Path], *, say_left_out: bool = True) -> dict[str, Path]:
+    """The folders of `open_runs` by their names, in its order. Hidden ones below `paths`, and those
+    that cannot be read, are left out, and a warning says so unless `say_left_out` is False.
 
     Raises:
         MissingResourceError: as `open_runs`.
     """
     unique: dict[Path, Path] = {}
     for path in paths:
-        for folder in _folders_at(path):
+        for folder in _folders_at(path, say_left_out):
             unique.setdefault(folder.resolve(), folder)  # which errors name as it was given
     folders = sorted(unique, key=lambda folder: not runs.is_run(folder))
     parents = [path.resolve().parent if _is_source(path) else path.resolve() for path in paths]
@@ -275,7 +276,7 @@ def _is_source(path: Path) -> bool:
     return runs.is_run(path) or is_evaluation(path)
 
 
-def _folders_at(path: Path) -> list[Path]:
+def _folders_at(path: Path, say_left_out: bool) -> list[Path]:
     """`path` itself, or all runs and then all evaluations below it."""
     if not path.exists():
         raise MissingResourceError(
@@ -285,7 +286,7 @@ def _folders_at(path: Path) -> list[Path]:
         return [path]
     if path.is_dir():
         require_listable(path)
-    below = _folders_with({runs.CONFIG_NAME, runs.EVAL_SUMMARY_NAME}, path)
+    below = folders_with({runs.CONFIG_NAME, runs.EVAL_SUMMARY_NAME}, path, say_left_out)
     folders = [folder for folder in below if runs.is_run(folder)]
     folders += [folder for folder in below if is_evaluation(folder)]
     if not folders and is_unfinished_evaluation(path):
@@ -296,29 +297,6 @@ def _folders_at(path: Path) -> list[Path]:
             f"{runs.EVAL_SUMMARY_NAME})"
         )
     return folders
-
-
-def _folders_with(names: set[str], path: Path) -> list[Path]:
-    """The folders below `path` that hold one of `names`, without hidden ones. Folders that this
-    user may not read are named: a table would lack their runs.
-    """
-    found = []
-    for folder, inner, files in os.walk(path, onerror=_say_unread):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        if not os.access(folder, os.X_OK):  # its names can be listed, and nothing else
-            _say_unread(PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder))
-            inner.clear()
-        elif names & {*inner, *files}:
-            found.append(Path(folder))
-    return sorted(found)
-
-
-def _say_unread(error: OSError) -> None:
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return  # a run that trains deletes checkpoints meanwhile
-    if run_around(Path(error.filename)) is not None:
-        return  # the run itself says so, if what is in it is read
-    warn(f"{error.filename}: cannot be read ({error.strerror}); what is in it is left out")
 
 
 def unfinished(views: Iterable[RunView]) -> list[str]:

@@ -20,9 +20,9 @@ from tspo_cli.credit.group import CreditTrajectory, CreditTurn, TrajectoryClass
 from tspo_cli.data.question import Question
 from tspo_cli.errors import MissingResourceError
 from tspo_cli.record_digests import check_complete
-from tspo_cli.record_forms import GROUP, ITEM, checked
 from tspo_cli.retrieval.types import Hit
 from tspo_cli.rollout.protocol import STOP_STRINGS, parse_action, passages_text
+from tspo_cli.rollout.records import read_items, read_step
 from tspo_cli.training.core.sequences import ScriptedTurn
 from tspo_cli.training.sft.demonstration_writer import demonstration_record
 
@@ -54,15 +54,16 @@ def recorded_trajectories(path: Path) -> Iterator[Recorded]:
 
     Raises:
         MissingResourceError: there is nothing of the kind.
-        InvalidInputError: a damaged record.
+        InvalidInputError: a damaged record, or a question or group that is there twice.
     """
+    steps = dict[Path, int]()
     if path.is_file():
         files = [path]
     elif path.is_dir():
         check_complete(path / runs.ROLLOUTS_NAME)
         check_complete(path)
-        files = [file for _, file in runs.rollout_files(path)]
-        files = files or [file for _, file in runs.items_files(path)]
+        steps = {file: step for step, file in runs.rollout_files(path)}
+        files = [*steps] or [file for _, file in runs.items_files(path)]
     else:
         raise MissingResourceError(f"{path}: no such run, evaluation or file; check the path")
     if not files:
@@ -71,14 +72,12 @@ def recorded_trajectories(path: Path) -> Iterator[Recorded]:
             "folder of tspo eval, or RUN/eval/step_N"
         )
     for file in files:
-        for number, record in enumerate(runs.read_jsonl_gz(file), start=1):
-            where = f"{file}:{number}"
-            is_item = isinstance(record, dict) and "trajectory" in record
-            yield from (
-                [_of_item(checked(ITEM, record, where), file)]
-                if is_item
-                else _of_group(checked(GROUP, record, where))
-            )
+        first = next(runs.read_jsonl_gz(file), None)
+        if isinstance(first, dict) and "trajectory" in first:
+            yield from (_of_item(item, file) for item in read_items(file))
+        else:
+            for group in read_step(file, steps.get(file)):
+                yield from _of_group({**group})
 
 
 def _of_group(record: dict[str, Any]) -> Iterator[Recorded]:
