@@ -35,9 +35,9 @@ def rollout(answer: str | None, *feedback: str) -> dict[str, Any]:
     return {"answer": answer, "turns": [*searches, turn("answer", answer=answer)]}
 
 
-def group(*trajectories: dict[str, Any]) -> dict[str, Any]:
+def group(*trajectories: dict[str, Any], name: str = "q1") -> dict[str, Any]:
     return {
-        "group": ["test", "q1", 0],
+        "group": ["test", name, 0],
         "question": "where?",
         "golden_answers": ["Rome"],
         "trajectories": list(trajectories),
@@ -52,7 +52,7 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     runs.write_json(folder / runs.CONFIG_NAME, Config(seed=1).section_dict())
     near_miss = group(rollout("Oslo", FOUND, NOTHING), rollout("Oslo", NOTHING))
-    all_miss = group(rollout("Oslo", NOTHING), rollout(None))
+    all_miss = group(rollout("Oslo", NOTHING), rollout(None), name="q2")
     mixed = group(rollout("Rome", FOUND), rollout("Oslo", FOUND))
     runs.write_jsonl_gz(folder / "rollouts" / "step_000001.jsonl.gz", [near_miss, all_miss])
     runs.write_jsonl_gz(folder / "rollouts" / "step_000002.jsonl.gz", [mixed])
