@@ -4,6 +4,7 @@ one question, none, counts that are all alike.
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import pytest
 
 from tests.reporting.test_comparison import items
 from tests.reporting.tree import make_evaluation
+from tspo_cli import runs
 from tspo_cli.data.question import Question
-from tspo_cli.errors import MissingResourceError, UsageError
+from tspo_cli.errors import InvalidInputError, MissingResourceError, UsageError
 from tspo_cli.evaluation.sets import shared_questions
+from tspo_cli.record_digests import changing
 from tspo_cli.reporting.inspect.selection import pairs
 from tspo_cli.reporting.run_report import RunReport
 from tspo_cli.reporting.sources.run_view import open_runs
@@ -100,3 +103,22 @@ def test_data_sets_of_the_same_questions_are_told() -> None:
     sets = {"a": questions("a", 1, 2, 3), "b": questions("b", 3, 2, 9), "c": questions("c", 7)}
     (said,) = shared_questions(sets)
     assert said == "a and b have 2 questions in common, which count twice in the averages"
+
+
+@pytest.mark.parametrize(
+    "wrong", [float("inf"), float("-inf"), float("nan"), 1e300, 10**400, 2**53]
+)
+@pytest.mark.parametrize("table", ["main", "tests"])
+def test_a_count_that_no_mean_can_be_made_of_is_refused(
+    wrong: float, table: str, tmp_path: Path
+) -> None:
+    """Of foreign records: tspo writes null where a number is not finite."""
+    own = [item | {"searches": 2} for item in items(1, 0.8, 8)]
+    report(tmp_path, own, own, "searches").table(table)
+    lines = [json.dumps(item) + "\n" for item in [*own[1:], own[0] | {"searches": wrong}]]
+    path = runs.items_file(tmp_path / "ircot", "dev")
+    with changing(path):
+        path.write_bytes(gzip.compress("".join(lines).encode()))
+    found = RunReport(open_runs([tmp_path]), baselines=["ircot"], metric="searches")
+    with pytest.raises(InvalidInputError, match=r"expected numbers below 2\^53 under 'searches'"):
+        found.table(table)

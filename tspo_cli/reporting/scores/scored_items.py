@@ -177,12 +177,17 @@ def score_table(
     verdict is 0, as in `tspo eval`.
 
     Raises:
-        InvalidInputError: an item has no number there.
+        InvalidInputError: an item has no number there, or one that no mean can be made of.
     """
     table = [[_score(seed_items[key], metric) for key in ids] for seed_items in items]
     if any(not isinstance(value, int | float) for row in table for value in row):
         raise InvalidInputError(
             f"{where}: not every item has a number under {metric!r}; choose another --metric"
+        )
+    if not all(abs(value) < 2**53 for row in table for value in row):  # also of NaN
+        raise InvalidInputError(
+            f"{where}: expected numbers below 2^53 under {metric!r}, which not every item has; "
+            "evaluate again, or choose another --metric"
         )
     return [[float(value) for value in row] for row in table]
 
