@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from tspo_cli.config.schema import Config
-from tspo_cli.console import counted, part_of
+from tspo_cli.console import agreeing, counted, part_of, say
 from tspo_cli.data.question import Question
 from tspo_cli.data.readers import read_questions, resolve_data
 from tspo_cli.errors import InvalidInputError
@@ -44,14 +45,30 @@ class BatchQuestion:
 
 def read_training_questions(config: Config) -> list[Question]:
     """All questions of config.data.train in file order, only those of config.data.types if it is
-    set.
+    set. What a file repeats of an earlier one is left out, which is said.
 
     Raises:
-        InvalidInputError: no question is left.
+        InvalidInputError: no question is left, or two files have different questions of one name,
+            whose rollouts would be one group.
     """
-    questions = [
-        question for name in config.data.train for question in read_questions(resolve_data(name))
-    ]
+    first: dict[str, tuple[Question, Path]] = {}
+    for path in map(resolve_data, config.data.train):
+        repeated = 0
+        for question in read_questions(path):
+            known, earlier = first.setdefault(question.key, (question, path))
+            if known != question:
+                raise InvalidInputError(
+                    f"{path}: expected ids that differ from those of {earlier}, got question "
+                    f"{question.key!r} with other content; rename one, or give the records of each "
+                    'file their own "data_source"'
+                )
+            repeated += known is not question
+        if repeated:
+            are = agreeing(
+                repeated, "question is in an earlier file", "questions are in earlier files"
+            )
+            say(f"data.train: {path}: {are}, and left out here")
+    questions = [question for question, _ in first.values()]
     wanted = config.data.types
     selected = [question for question in questions if not wanted or question.type in wanted]
     if not selected:
