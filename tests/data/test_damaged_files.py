@@ -6,10 +6,12 @@ import bz2
 import csv
 import gc
 import gzip
+import itertools
 import json
 import lzma
 import zipfile
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from hypothesis import strategies as st
 from tspo_cli.data.check import check
 from tspo_cli.data.corpus.chunks import WHOLE
 from tspo_cli.data.corpus.corpus_files import CorpusFacts, read_corpus
+from tspo_cli.data.formats.delimited import array_rows
+from tspo_cli.data.formats.nested import nested_rows
 from tspo_cli.data.readers import read_passages, read_questions
 from tspo_cli.data.rows import count_rows, read_rows
 from tspo_cli.errors import InvalidInputError
@@ -311,3 +315,28 @@ def test_a_line_without_an_end_is_refused(
         assert str(path) in str(refused.value)
         assert len(str(refused.value)) < 400
     assert check(path).problem_count >= 1
+
+
+@pytest.mark.parametrize("start", ["[", '{"data": ['])
+def test_no_more_of_a_list_is_read_than_a_record_may_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    longest = 1 << 21
+    monkeypatch.setattr("tspo_cli.data.formats.delimited.LONGEST_LINE", longest)
+    read = nested_rows if start[0] == "{" else array_rows
+    record = '{"id": "1", "question": "Who?", "answer": "%s"}'
+
+    def rows(size: int) -> tuple[list[Any], int]:
+        wide = record % ("a" * (size - len(record) + 2))
+        text = StringIO(start + record + "," + wide + "," + record * 1000)
+        return list(itertools.islice(read(tmp_path / "q.json", text), 3)), text.tell()
+
+    found, _ = rows(longest)
+    assert [number for number, _ in found] == [1, 2, 3]
+    assert all(isinstance(value, dict) for _, value in found)
+    for size in (longest + 1, longest * 2, longest * 8):
+        (_, (number, refused), *_), end = rows(size)
+        assert number == 2
+        assert f"a record of at most {longest:,} characters, got a longer one" in str(refused)
+        # With the record before it.
+        assert end <= longest + 1024

@@ -473,6 +473,23 @@ def test_a_configuration_on_the_hub_is_checked_before_it_is_loaded(
     load_model(HUB, revision="step-10")
 
 
+@pytest.mark.parametrize("file", ["tokenizer.json", "special_tokens_map.json"])
+def test_a_tokenizer_on_the_hub_with_a_key_twice(hub: dict[str, Path], file: str) -> None:
+    path = hub["main"] / file
+    path.write_text('{"a": 1, "b": 0, "a": 2}')
+    with pytest.raises(InvalidInputError, match=f'{path}: expected each key once, got "a" twice'):
+        load_tokenizer(HUB)
+    load_tokenizer(HUB, "step-10")
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_tokenizer_on_the_hub_that_is_no_object(hub: dict[str, Path], file: str) -> None:
+    path = hub["main"] / file
+    path.write_text("[]")
+    with pytest.raises(InvalidInputError, match=f"{path}: expected a JSON object"):
+        load_tokenizer(HUB)
+
+
 def test_shards_on_the_hub_are_checked_too(hub: dict[str, Path]) -> None:
     llama(hub["step-10"], shard="20KB")
     (hub["step-10"] / "model.safetensors").unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from tspo_cli.models.checks.hub_files import cached_folder, cached_weights
 from tspo_cli.models.checks.json_files import (
     AGAIN,
     GENERATION,
+    TOKENIZER_FILES,
     check_files,
     check_generation_file,
     check_json_files,
@@ -65,10 +66,12 @@ def load_tokenizer(path: str | Path, revision: str = "") -> PreTrainedTokenizerF
 
     files = (TOKENIZER, "tokenizer_config.json", "vocab.json")
     local = is_local_model(path, files, "tokenizer", revision)
+    folder = Path(path) if local else cached_folder(path, TOKENIZER_FILES, revision)
     if local:
         check_files(Path(path))
-        check_json_files(Path(path))
-        check_tokenizer_keys(Path(path))
+    if folder is not None:
+        check_json_files(folder)
+        check_tokenizer_keys(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(path), local_files_only=local, trust_remote_code=False, revision=revision or MAIN

@@ -43,6 +43,7 @@ _BETWEEN_STRINGS = re.compile("' *+, *+'")
 _READ_AT_ONCE = 1 << 20
 _MOST_BEHIND = 1 << 26
 """Characters that may follow a list."""
+_LONGEST_LITERAL = len(r"\ud83d\ude00")
 HALF_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 """Stands in JSON where it may hold half of a surrogate pair; whole pairs are written so, too."""
 
@@ -191,6 +192,13 @@ def is_blank(rest: str) -> bool:
     return not rest.strip()
 
 
+def _may_be_cut(error: Exception, buffer: str) -> bool:
+    """Whether a value may go on behind the end of `buffer`. A literal there may be half a one."""
+    return isinstance(error, json.JSONDecodeError) and (
+        error.msg.startswith("Unterminated string") or error.pos >= len(buffer) - _LONGEST_LITERAL
+    )
+
+
 def array_rows(
     path: Path, text: IO[str], ends: Callable[[str], bool] = is_blank
 ) -> Iterator[ScannedRow]:
@@ -211,25 +219,26 @@ def array_rows(
             start = at
             value, at = DECODER.raw_decode(buffer, at)
         except (ValueError, RecursionError) as error:
-            more = (
-                ""
-                if isinstance(error, RecursionError) or len(buffer) - at > LONGEST_LINE
-                else text.read(max(_READ_AT_ONCE, len(buffer) - at))
-            )
-            if more:
-                buffer, at = buffer[at:] + more, 0
-                continue
-            problem = (
-                error.msg.removesuffix(" at")
-                if isinstance(error, json.JSONDecodeError)
-                else "a value that is too large or too deep"
-            )
+            held = len(buffer) - at
+            is_cut = _may_be_cut(error, buffer)
+            if is_cut and held < LONGEST_LINE:
+                more = text.read(min(max(_READ_AT_ONCE, held), LONGEST_LINE - held))
+                if more:
+                    buffer, at = buffer[at:] + more, 0
+                    continue
+            expected = "an array of JSON objects up to its ]"
+            problem = "a value that is too large or too deep"
+            if is_cut and held >= LONGEST_LINE:
+                expected = f"a record of at most {LONGEST_LINE:,} characters"
+                problem = "a longer one"
+            elif isinstance(error, json.JSONDecodeError):
+                problem = error.msg.removesuffix(" at")
             yield (
                 number + 1,
                 invalid(
                     path,
                     number + 1,
-                    "an array of JSON objects up to its ]",
+                    expected,
                     problem,
                     "correct the record, or copy the file again",
                 ),

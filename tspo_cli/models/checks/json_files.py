@@ -16,7 +16,8 @@ from tspo_cli.text.repeated_keys import RepeatedKeyError, once
 GENERATION = "generation_config.json"
 _CONFIG, _TOKENIZER = "config.json", "tokenizer_config.json"
 _OBJECTS = (_CONFIG, _TOKENIZER, "special_tokens_map.json", "tokenizer.json")
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json")
+_WITH_WORDS = ("tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json")
+TOKENIZER_FILES = (_TOKENIZER, *_WITH_WORDS)
 _READ = (".json", ".jinja", ".safetensors", ".txt", ".model")
 """Endings of the files that transformers reads."""
 AGAIN = "copy the file from the original model again"
@@ -76,7 +77,7 @@ def check_tokenizer_keys(directory: Path) -> None:
     Raises:
         InvalidInputError: the file and the key.
     """
-    for path in (directory / name for name in _TOKENIZER_FILES):
+    for path in (directory / name for name in _WITH_WORDS):
         if path.is_file():
             try:
                 json.loads(path.read_bytes(), object_pairs_hook=once)
