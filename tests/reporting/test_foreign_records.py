@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -266,3 +267,18 @@ def test_rollouts_of_another_step_are_not_those_of_this_one(tree: Path, tmp_path
         assert isinstance(error, InvalidInputError)
         assert words in str(error)
     assert words in CliRunner().invoke(app, ["doctor", str(run), "--json"]).stdout
+
+
+def test_a_group_that_is_there_twice_is_refused(tree: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tree / "tspo", tmp_path / "run"))
+    _, path = rollout_files(run)[0]
+    lines = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(lines + lines))
+    again = len(lines.splitlines()) + 1
+    words = f"{path}:{again}: expected each group once, got "
+    for command in ("credit", "inspect --step 1"):
+        error = CliRunner().invoke(app, [*command.split(), str(run)]).exception
+        assert isinstance(error, InvalidInputError)
+        assert str(error).startswith(words)
+        assert str(error).endswith(f"put back a copy; `tspo doctor {run}` examines the run")
+    assert words in CliRunner().invoke(app, ["doctor", str(run)]).stdout

@@ -68,10 +68,12 @@ def credit(
     """
     if source.is_dir():
         from tspo_cli.commands.credit_run import compare_run
+        from tspo_cli.reporting.sources.run_view import examined_by_doctor
 
-        compare_run(
-            source, algorithm or [], settings or [], steps, figure, trust=trust, as_json=as_json
-        )
+        with examined_by_doctor([source]):
+            compare_run(
+                source, algorithm or [], settings or [], steps, figure, trust=trust, as_json=as_json
+            )
         return
     if steps is not None or figure is not None or len(algorithm or []) > 1:
         raise UsageError(

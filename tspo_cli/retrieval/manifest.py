@@ -27,6 +27,7 @@ FORMAT_VERSION = 1
 _BM25_NAMES = (
     *(f"{name}.csc.index.npy" for name in POSTINGS), "params.index.json", "vocab.index.json",
 )  # fmt: skip
+_AGAIN = "build the index again"
 _CHECKED_ON_OPENING = 64 * 2**20
 """Bytes. The digest of a larger file takes seconds; `tspo index verify` computes it."""
 _CHUNK = 16 * 2**20
@@ -74,16 +75,17 @@ def read_manifest(path: Path) -> dict[str, Any]:
         )
     if not is_index(path):
         raise InvalidInputError(
-            f"{path}: not an index directory (no {MANIFEST_NAME} of tspo in it)"
+            f"{path}: not an index directory (no {MANIFEST_NAME} of tspo in it); name an index, or "
+            "build it again"
         )
-    manifest: dict[str, Any] = read_json(path / MANIFEST_NAME)
+    manifest = _read(path)
     version = manifest.get("version")
     if version != FORMAT_VERSION:
         raise InvalidInputError(
             f"{path}: expected index format {FORMAT_VERSION}, got {version}; build it again with "
             "--overwrite"
         )
-    checked(MANIFEST, manifest, str(path / MANIFEST_NAME))
+    _check_form(path / MANIFEST_NAME, manifest)
     _check_names(path / MANIFEST_NAME, manifest)
     return manifest
 
@@ -97,12 +99,12 @@ def _check_names(path: Path, manifest: Mapping[str, Any]) -> None:
     opened += manifest.get("vectors", [VECTORS_NAME]) if manifest["kind"] != "bm25" else ()
     for name in opened:
         if name not in manifest["files"]:
-            raise InvalidInputError(
-                f"{path}: files has no size and digest of {name}; build the index again"
-            )
+            raise InvalidInputError(f"{path}: files has no size and digest of {name}; {_AGAIN}")
     for name in manifest["files"]:
         if Path(name).name != name and not Path(name).is_absolute():
-            raise InvalidInputError(f"{path}: {name}: expected a file in the index directory")
+            raise InvalidInputError(
+                f"{path}: {name}: expected a file in the index directory; {_AGAIN}"
+            )
 
 
 def index_digest(manifest: Mapping[str, Any]) -> str:
@@ -116,18 +118,34 @@ def index_digest(manifest: Mapping[str, Any]) -> str:
 
 
 def is_index(path: Path) -> bool:
-    """True for a directory that `build_index` or `import_index` made."""
+    """True for a directory that `build_index` or `import_index` made. Raises InvalidInputError for
+    a damaged manifest.
+    """
     if not (path / MANIFEST_NAME).is_file():
         return False
-    manifest = read_json(path / MANIFEST_NAME)
+    manifest = _read(path)
     return isinstance(manifest, dict) and manifest.get("format") == FORMAT
 
 
 def own_names(path: Path) -> set[str]:
     """The names of files that an index of any kind has, and those that the manifest lists."""
-    manifest: Any = read_json(path / MANIFEST_NAME)
+    manifest = _read(path)
     listed = manifest["files"] if isinstance(manifest.get("files"), dict) else {}
     return {MANIFEST_NAME, OFFSETS_NAME, PASSAGES_NAME, VECTORS_NAME, *_BM25_NAMES, *listed}
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_json(path / MANIFEST_NAME)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{error}; {_AGAIN}") from None
+
+
+def _check_form(path: Path, manifest: Any) -> None:
+    try:
+        checked(MANIFEST, manifest, str(path))
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{error}; {_AGAIN}") from None
 
 
 def check_files(

@@ -152,8 +152,18 @@ def test_a_missing_corpus_or_index_is_a_missing_resource(tmp_path: Path) -> None
         build_index(tmp_path / "none.jsonl", tmp_path / "index")
     with pytest.raises(MissingResourceError, match="tspo index build"):
         open_index(tmp_path / "index")
-    with pytest.raises(InvalidInputError, match="not an index directory"):
+    with pytest.raises(InvalidInputError, match=r"not an index directory.*build it again"):
         open_index(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "\0", '{"format": "tspo-index", "version": 1}'])
+def test_a_damaged_manifest_says_what_to_do(tmp_path: Path, text: str) -> None:
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(text)
+    with pytest.raises(InvalidInputError) as refused:
+        open_index(tmp_path)
+    assert str(refused.value).startswith(f"{manifest}: ")
+    assert str(refused.value).endswith("; build the index again")
 
 
 @pytest.mark.parametrize(
