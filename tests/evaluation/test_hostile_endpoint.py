@@ -59,6 +59,8 @@ HOSTILE = (
     ("drip in the head", sent("drip in the head"), "no response in time"),
     ("drip in the body", drip_body, "no response in time"),
     ("redirect", sent("redirect to another host"), "status 302.*redirect is not followed"),
+    ("redirect to data", sent("redirect to no address"), "status 303.*redirect is not followed"),
+    ("a key twice", raw(http(b'{"choices": [], "choices": [{"text": "a"}]}')), '"choices" twice'),
     ("cut in the body", raw(http(b"{}", length=50)), "peer closed"),
 )
 
@@ -152,6 +154,49 @@ def test_a_reply_that_says_nothing_is_no_answer(api: Api, reply: Any, reason: st
     said = completion(reply, api, send_ids=api == "completions")
     assert re.search(reason, said.refused)
     assert said.token_ids == ()
+
+
+@pytest.mark.parametrize("api", ["chat", "completions"])
+@pytest.mark.parametrize("word", ["error", "abort", "ERROR", "content_filter"])
+def test_a_reply_that_the_server_broke_off_is_no_answer(api: Api, word: str) -> None:
+    choice = {"message": {"content": "Rome"}, "text": "Rome", "finish_reason": word}
+    said = completion({"choices": [choice]}, api)
+    assert (said.refused, said.token_ids) == (f"finish_reason {word}", ())
+
+
+@pytest.mark.parametrize("api", ["chat", "completions"])
+@pytest.mark.parametrize("where", ["response", "choice"])
+@pytest.mark.parametrize("error", ["odd", {"message": "odd", "code": 502}])
+def test_a_reply_beside_an_error_is_no_answer(api: Api, where: str, error: Any) -> None:
+    choice = {"message": {"content": "Rome"}, "text": "Rome", "finish_reason": "stop"}
+    reply = {"choices": [choice]}
+    (reply if where == "response" else choice)["error"] = error
+    said = completion(reply, api)
+    assert "odd" in said.refused
+    assert said.token_ids == ()
+
+
+@pytest.mark.parametrize("nothing", [None, {}, "", False])
+def test_an_error_that_says_nothing_is_none(nothing: Any) -> None:
+    assert completion(chat(content="Rome") | {"error": nothing}).refused == ""
+
+
+@pytest.mark.parametrize("word", ["length", "LENGTH", "max_tokens", "MAX_TOKENS"])
+def test_a_reply_that_was_cut_says_so(word: str) -> None:
+    choice = {"message": {"content": "Rome"}, "finish_reason": word}
+    assert completion({"choices": [choice]}).finish_reason == "length"
+
+
+@pytest.mark.parametrize("api", ["chat", "completions"])
+def test_of_several_choices_the_first_by_its_index_counts(api: Api) -> None:
+    words = {1: "Paris", 0: "Rome"}
+    choices = [
+        {"index": index, "message": {"content": word}, "text": word, "finish_reason": "stop"}
+        for index, word in words.items()
+    ]
+    tokenizer = WordTokenizer()
+    said = completion({"choices": choices}, api, tokenizer)
+    assert decode(tokenizer, said.token_ids) == "Rome"
 
 
 @pytest.mark.parametrize(

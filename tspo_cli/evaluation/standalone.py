@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.arithmetic import compute_portably
+from tspo_cli.config.layers import Layer
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.rules import portable_problems
 from tspo_cli.config.schema import Config
-from tspo_cli.config.sections.agent_defaults import read_agent_file, same_agent
+from tspo_cli.config.sections.agent_defaults import AGENT_FILE, read_agent_file, same_agent
 from tspo_cli.config.tables import flatten
 from tspo_cli.config.unused_settings import unused_in_evaluation
 from tspo_cli.console import warn
@@ -219,13 +220,13 @@ def eval_config(model_dir: Path, request: EvaluationRequest) -> Config:
     }
     # The training decides the prompt and the budget, not the engine.
     rollout = {key: value for key, value in agent.get("rollout", {}).items() if key != "engine"}
+    trained = Layer(str(model_dir / AGENT_FILE), agent | {"rollout": rollout} if agent else {})
     table = {
-        "model": agent.get("model", {}) | {"path": str(model_dir)},
-        "rollout": rollout,
-        "retriever": agent.get("retriever", {}) | retriever,
+        "model": {"path": str(model_dir)},
+        "retriever": retriever,
         "eval": {"limit": request.limit},
     }
-    return load_config([], [*_as_settings(table), *request.settings])
+    return load_config([], [*_as_settings(table), *request.settings], cell=trained)
 
 
 def _as_settings(table: dict[str, dict[str, Any]]) -> list[str]:

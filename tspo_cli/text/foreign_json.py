@@ -7,6 +7,7 @@ import math
 import re
 from typing import Any
 
+from tspo_cli.text.repeated_keys import once
 from tspo_cli.text.secrets import without_keys
 
 _HALF = re.compile("[\ud800-\udfff]")
@@ -17,10 +18,11 @@ def parse_foreign(content: str | bytes) -> Any:
     are None, and the keys of the environment (`without_keys`) are hidden.
 
     Raises:
+        RepeatedKeyError: an object has a key twice.
         ValueError: no JSON, nested too deep, or a number of thousands of digits.
     """
     try:
-        return _plain(json.loads(content))
+        return _plain(json.loads(content, object_pairs_hook=once))
     except RecursionError:
         raise ValueError("nested too deep") from None
 

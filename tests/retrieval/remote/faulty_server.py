@@ -174,6 +174,7 @@ MODES = (
         "redirect to another host", "waits", status("302 F", "Location: http://192.0.2.1/"), "302"
     ),
     Mode("redirect for good", "waits", status("308 P", "Location: /elsewhere"), "308"),
+    Mode("redirect to no address", "waits", status("303 S", "Location: data:text/plain,x"), "303"),
     Mode("401", "locked", status("401 Unauthorized"), "status 401"),
     Mode("403", "locked", status("403 Forbidden"), "status 403"),
     Mode("400", "failed", status("400 Bad Request"), "status 400"),

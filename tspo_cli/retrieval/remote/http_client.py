@@ -31,6 +31,7 @@ from tspo_cli.retrieval.remote.read_answer import (
     with_source,
 )
 from tspo_cli.retrieval.remote.timed_transport import (
+    drop_redirect,
     end_requests_at,
     no_cookies,
     timed_transport,
@@ -98,7 +99,10 @@ class HttpRetriever:
         self._slots = threading.BoundedSemaphore(concurrency)
         headers = {**ACCEPTED, **authorisation(token)}
         self._client = httpx.Client(
-            headers=headers, transport=timed_transport(concurrency), cookies=no_cookies()
+            headers=headers,
+            transport=timed_transport(concurrency),
+            cookies=no_cookies(),
+            event_hooks={"response": [drop_redirect]},
         )
 
     def search(self, queries: Sequence[str], k: int) -> list[SearchResult]:

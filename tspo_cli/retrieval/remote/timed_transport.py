@@ -46,6 +46,7 @@ def timed_transport(concurrency: int) -> httpx.HTTPTransport:
 
 def heed_deadlines(client: httpx.Client) -> httpx.Client:
     """Let the requests of `client`, also those through its proxies, heed `end_requests_at`."""
+    client.event_hooks["response"].append(drop_redirect)
     for transport in (client._transport, *client._mounts.values()):
         if isinstance(transport, httpx.HTTPTransport):
             transport._pool._network_backend = _TimedBackend()
@@ -56,10 +57,22 @@ def heed_deadlines(client: httpx.Client) -> httpx.Client:
 def keep_answers_apart(client: httpx.AsyncClient) -> httpx.AsyncClient:
     """Let no request of `client` get what came unasked after another answer, or its cookies."""
     client.cookies = no_cookies()
+    client.event_hooks["response"].append(_drop_redirect_soon)
     for transport in (client._transport, *client._mounts.values()):
         if isinstance(transport, httpx.AsyncHTTPTransport):
             _drop_unasked(transport._pool)
     return client
+
+
+def drop_redirect(response: httpx.Response) -> None:
+    """A hook of a client that follows no redirect: httpx prepares the next request all the same,
+    and fails of some addresses with an error that is none of HTTP.
+    """
+    response.headers.pop("location", None)
+
+
+async def _drop_redirect_soon(response: httpx.Response) -> None:
+    drop_redirect(response)
 
 
 def _drop_unasked(pool: Any) -> None:

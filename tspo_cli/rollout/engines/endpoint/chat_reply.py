@@ -12,8 +12,9 @@ from tspo_cli.console import counted
 from tspo_cli.retrieval.remote.read_answer import excerpt
 from tspo_cli.text.foreign_json import parse_foreign
 
-FILTERED = ("content_filter", "safety")
-"""Reasons to finish by which a server withholds a reply."""
+BROKEN_OFF = ("content_filter", "safety", "error", "abort")
+"""Reasons to finish by which a server withholds a reply, or has not finished it."""
+_CUT = ("length", "max_tokens")
 
 LONGEST_TOKEN = 128
 """Characters of a token; the longest ones of usual vocabularies are runs of blanks."""
@@ -44,12 +45,16 @@ def read_reply(
     is one that is longer than the `max_tokens` that were asked for can be.
     """
     choices = response.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else None
+    choice = _first(choices) if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
         return Reply(refused=f'expected "choices" in the response, got {_shown(dict(response))}')
     finish_reason = str(choice.get("finish_reason"))
-    if finish_reason.lower() in FILTERED:
+    if finish_reason.lower() in BROKEN_OFF:
         return Reply(refused=f"finish_reason {finish_reason}")
+    if error := response.get("error") or choice.get("error"):
+        return Reply(refused=f"expected a response without an error, got {_shown(error)}")
+    if finish_reason.lower() in _CUT:
+        finish_reason = "length"
     message = choice.get("message") if api == "chat" else {}
     # Servers may leave the content of a message out where it is empty.
     if not isinstance(message, dict) or (api == "completions" and "text" not in choice):
@@ -81,6 +86,12 @@ def read_reply(
         token_ids=tuple(ids or ()),
         thought=_thought(message),
     )
+
+
+def _first(choices: Sequence[Any]) -> Any:
+    """The choice of index 0, wherever it stands; the first where none says so."""
+    numbered = (choice for choice in choices if isinstance(choice, dict) and "index" in choice)
+    return next((choice for choice in numbered if choice["index"] == 0), choices[0])
 
 
 def _too_long(size: str, max_tokens: int) -> str:

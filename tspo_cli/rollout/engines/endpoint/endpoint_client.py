@@ -21,6 +21,7 @@ from tspo_cli.retrieval.remote.timed_transport import (
 )
 from tspo_cli.rollout.engines.endpoint.request_fields import RequestFields
 from tspo_cli.text.foreign_json import parse_foreign
+from tspo_cli.text.repeated_keys import RepeatedKeyError
 from tspo_cli.text.secrets import key_of, without_secrets
 
 LONGEST_WAIT = 30.0
@@ -188,6 +189,8 @@ class EndpointClient:
                 unread = str(error)
         try:
             value = parse_foreign(content)
+        except RepeatedKeyError as error:
+            value, unread = None, f'its JSON has the key "{error}" twice'
         except ValueError:
             value = None
         text = _line(content[:_EXCERPT_BYTES].decode("utf-8", "replace"))
