@@ -69,9 +69,21 @@ def test_another_prompt_has_its_own_length(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = model(tmp_path)
+    (tmp_path / "tspo_agent.json").write_text("{")
+    with pytest.raises(InvalidInputError, match=r"tspo_agent\.json: .*; export the model again$"):
+        load_config(["any/tspo"], [path])
     (tmp_path / "tspo_agent.json").write_text('{"k": 2}')
     with pytest.raises(InvalidInputError, match=r"tspo_agent\.json"):
         load_config(["any/tspo"], [path])
     model(tmp_path, max_new_tokens="many")
     with pytest.raises(InvalidInputError, match=r"max_new_tokens: expected .*tspo_agent.json"):
         load_config(["any/tspo"], [path])
+
+
+@pytest.mark.parametrize("value", [None, "many", -1e308, True])
+def test_an_evaluation_names_the_damaged_file(tmp_path: Path, value: object) -> None:
+    model(tmp_path, max_new_tokens=value)
+    with pytest.raises(InvalidInputError) as refused:
+        eval_config(tmp_path, EvaluationRequest(str(tmp_path), ("x",)))
+    assert str(refused.value).startswith("rollout.max_new_tokens: expected ")
+    assert str(refused.value).endswith(f" ({tmp_path / 'tspo_agent.json'})")

@@ -221,7 +221,7 @@ def eval_config(model_dir: Path, request: EvaluationRequest) -> Config:
     # The training decides the prompt and the budget, not the engine.
     rollout = {key: value for key, value in agent.get("rollout", {}).items() if key != "engine"}
     trained = Layer(str(model_dir / AGENT_FILE), agent | {"rollout": rollout} if agent else {})
-    table = {
+    table: dict[str, dict[str, Any]] = {
         "model": {"path": str(model_dir)},
         "retriever": retriever,
         "eval": {"limit": request.limit},

@@ -325,7 +325,10 @@ def _unreadable(
     if local and what == "a tokenizer" and not (Path(path) / TOKENIZER).is_file():
         reason = f"there is no {TOKENIZER} ({reason}); save the tokenizer as a fast one"
     if local:
-        return InvalidInputError(f"{path}: cannot be read as {what}: {reason}")
+        return InvalidInputError(
+            f"{path}: cannot be read as {what}: {reason}; copy the files from the original model "
+            "again"
+        )
     at = f" at revision {revision}" if revision else ""
     return MissingResourceError(
         f"{path}: no such directory, and {what}{at} could not be loaded from the hub or its cache: "

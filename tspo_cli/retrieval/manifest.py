@@ -17,7 +17,7 @@ from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.plain_files import open_plain, why_missing
 from tspo_cli.record_forms import MANIFEST, checked
 from tspo_cli.retrieval.passages import OFFSETS_NAME, PASSAGES_NAME
-from tspo_cli.retrieval.search_settings import IndexSettings
+from tspo_cli.retrieval.search_settings import IndexSettings, built_settings
 from tspo_cli.retrieval.types import POSTINGS, VECTORS_NAME
 from tspo_cli.runs import read_json
 
@@ -146,6 +146,10 @@ def _check_form(path: Path, manifest: Any) -> None:
         checked(MANIFEST, manifest, str(path))
     except InvalidInputError as error:
         raise InvalidInputError(f"{error}; {_AGAIN}") from None
+    try:
+        built_settings(manifest["kind"], manifest["parameters"])
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path}: {error}; {_AGAIN}") from None
 
 
 def check_files(

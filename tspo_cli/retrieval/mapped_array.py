@@ -25,10 +25,10 @@ def map_array(path: Path, dtypes: tuple[np.dtype[Any], ...], dimensions: int) ->
 
     Raises:
         InvalidInputError: the file is damaged or no array, or its type is none of `dtypes` (to the
-            order of the bytes), or it has another number of dimensions.
+            order of the bytes), or it has another number of dimensions, or more follows it.
     """
     try:
-        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+        array: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="r")
     except _UNREADABLE as error:
         reason = str(error).split(".")[0][:120] or "its header"
         raise InvalidInputError(f"{path}: damaged ({reason}); build the index again") from None
@@ -37,5 +37,11 @@ def map_array(path: Path, dtypes: tuple[np.dtype[Any], ...], dimensions: int) ->
         raise InvalidInputError(
             f"{path}: expected {names} in {dimensions} dimension{'s' * (dimensions > 1)}, got "
             f"{array.dtype} {array.shape}; build the index again"
+        )
+    size = path.stat().st_size
+    if size != array.offset + array.nbytes:
+        raise InvalidInputError(
+            f"{path}: expected {array.offset + array.nbytes:,} bytes, as its header says, got "
+            f"{size:,}; build the index again"
         )
     return array

@@ -143,6 +143,7 @@ FORMS: dict[str, Any] = {
     "cells.0: Input should be a valid dictionary": {"cells": [None]},
     "grid: Input should be a valid list": {"grid": {"a": 1}},
     "baseline: Input should be": {"baseline": ["grpo"]},
+    "baseline: expected one of ": {"baseline": "grpo\nx"},
     "place: expected a value of optimizer.lr": {"grid": ["optimizer.lr"]},
     "cells.0.name: Field required": {"name": ...},
     "cells.0.arm: Input should be": {"arm": []},

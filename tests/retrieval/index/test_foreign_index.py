@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import shutil
 from pathlib import Path
@@ -72,6 +74,31 @@ def chosen(made: list[Mutation], names: set[str]) -> list[Mutation]:
     found = [mutation for mutation in made if mutation.name in names]
     assert {mutation.name for mutation in found} == names
     return found
+
+
+@pytest.mark.parametrize("name", ["data", "indices", "indptr"])
+@pytest.mark.parametrize("at", [-1, 300])
+def test_more_in_an_array_than_its_header_says(
+    bm25: Path, tmp_path: Path, name: str, at: int
+) -> None:
+    """At its end, or within it, so that every number behind it is another one."""
+    index = Path(shutil.copytree(bm25, tmp_path / "index"))
+    path = index / f"{name}.csc.index.npy"
+    content = path.read_bytes()
+    place = len(content) if at < 0 else min(at, len(content) - 4)
+    path.write_bytes(content[:place] + b"\0" * 8 + content[place:])
+    manifest = json.loads((index / "manifest.json").read_text())
+    manifest["files"][path.name] = {
+        "bytes": len(content) + 8,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    (index / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InvalidInputError) as refused:
+        open_index(index).search(["blue tower two"], 3)
+    assert str(refused.value) == (
+        f"{path}: expected {len(content):,} bytes, as its header says, got {len(content) + 8:,}; "
+        "build the index again"
+    )
 
 
 def test_arrays_and_tables_that_lie(bm25: Path, tmp_path: Path) -> None:

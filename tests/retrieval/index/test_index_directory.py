@@ -156,6 +156,29 @@ def test_a_missing_corpus_or_index_is_a_missing_resource(tmp_path: Path) -> None
         open_index(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"k1_x": 1.0}, "setting 'k1_x': unknown for this kind of index; did you mean k1?"),
+        ({"k1": -1}, "setting k1: expected a number >= 0, got -1"),
+        ({"method": ""}, "setting method: expected one of "),
+    ],
+)
+def test_a_wrong_setting_of_a_manifest_names_it(
+    corpus: Path, tmp_path: Path, parameters: dict[str, object], words: str
+) -> None:
+    out = tmp_path / "index"
+    build_index(corpus, out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["parameters"] |= parameters
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    for read in (open_index, verify_index):
+        with pytest.raises(InvalidInputError) as refused:
+            read(out)
+        assert str(refused.value).startswith(f"{out / 'manifest.json'}: {words}")
+        assert str(refused.value).endswith("; build the index again")
+
+
 @pytest.mark.parametrize("text", ["", "{", "\0", '{"format": "tspo-index", "version": 1}'])
 def test_a_damaged_manifest_says_what_to_do(tmp_path: Path, text: str) -> None:
     manifest = tmp_path / "manifest.json"

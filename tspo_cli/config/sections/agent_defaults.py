@@ -47,7 +47,10 @@ def read_agent_file(model_dir: Path) -> Table:
     require_plain(path)
     if not path.is_file():
         return {}
-    record = read_json(path)
+    try:
+        record = read_json(path)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{error}; export the model again") from None
     if (
         not isinstance(record, dict)
         or not isinstance(record.get("rollout"), dict)

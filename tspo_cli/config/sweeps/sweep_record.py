@@ -40,6 +40,12 @@ def read_sweep_record(path: Path) -> dict[str, Any]:
     file = path / SWEEP_NAME
     record: dict[str, Any] = checked(SWEEP, read_json(file), str(file))
     cells = record["cells"]
+    arms, baseline = list(dict.fromkeys(cell["arm"] for cell in cells)), record["baseline"]
+    if baseline is not None and baseline not in arms:
+        raise InvalidInputError(
+            f"{file}: baseline: expected one of {', '.join(arms)}, got {baseline!a:.80}; put back "
+            "a copy"
+        )
     for name, count in Counter(cell["name"] for cell in cells).items():
         parts = PurePosixPath(name).parts
         if not parts or ".." in parts or parts[0] == "/" or "\0" in name:

@@ -64,10 +64,17 @@ def check_json_files(directory: Path) -> None:
                 )
     for name, key, expected, is_right in _VALUES:
         path = directory / name
-        record = read_json(path) if path.is_file() else {}
+        record = _read(path) if path.is_file() else {}
         if key in record and not is_right(record[key]):
             found = json.dumps(record[key])[:20]
             raise InvalidInputError(f"{path}: {key}: expected {expected}, found {found}; {AGAIN}")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{error}; {AGAIN}") from None
 
 
 def check_tokenizer_keys(directory: Path) -> None:
