@@ -473,6 +473,25 @@ def test_a_configuration_on_the_hub_is_checked_before_it_is_loaded(
     load_model(HUB, revision="step-10")
 
 
+@pytest.mark.parametrize("changed", [{"pad_token_id": ""}, {"max_new_tokens": "x"}])
+@pytest.mark.parametrize("local", [True, False])
+def test_generation_defaults_that_transformers_cannot_read(
+    hub: dict[str, Path], changed: dict[str, object], local: bool
+) -> None:
+    """It passed over all of them, end-of-sequence tokens included, or ended in a traceback."""
+    path = hub["main"] / "generation_config.json"
+    model = str(hub["main"]) if local else HUB
+    tokenizer = load_tokenizer(model)
+    path.write_text(json.dumps({"eos_token_id": [3, 5]}))
+    assert saved_eos_ids(model, tokenizer) == [1, 2, 3, 5]
+    path.write_text(json.dumps({"eos_token_id": [3, 5]} | changed))
+    for read in (lambda: saved_eos_ids(model, tokenizer), lambda: load_model(model)):
+        with pytest.raises(InvalidInputError) as refused:
+            read()
+        assert str(refused.value).startswith(f"{path}: expected options of a generation, but ")
+        assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("file", ["tokenizer.json", "special_tokens_map.json"])
 def test_a_tokenizer_on_the_hub_with_a_key_twice(hub: dict[str, Path], file: str) -> None:
     path = hub["main"] / file

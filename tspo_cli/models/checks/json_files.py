@@ -99,7 +99,8 @@ def check_generation_file(directory: Path) -> None:
     A directory without the file is fine.
 
     Raises:
-        InvalidInputError: the file is no JSON object, or its `eos_token_id` is no token id.
+        InvalidInputError: the file is no JSON object, its `eos_token_id` is no token id, or another
+            value is such that transformers reads nothing of the file.
     """
     path = directory / GENERATION
     if not path.is_file():
@@ -111,12 +112,23 @@ def check_generation_file(directory: Path) -> None:
     except (OSError, ValueError, RecursionError) as error:
         problem = f"cannot be read as JSON ({str(error) or type(error).__name__})"
     else:
-        problem = _problem(record)
+        problem = _problem(record) or _refused_by_library(record)
     if problem:
         raise InvalidInputError(
             f"{path}: {problem}; {AGAIN}, or remove it if the model's config.json says how a "
             "reply ends"
         )
+
+
+def _refused_by_library(record: dict[str, Any]) -> str:
+    from transformers import GenerationConfig
+
+    try:
+        GenerationConfig.from_dict(record)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        return f"expected options of a generation, but transformers refuses one ({reason})"
+    return ""
 
 
 def _twice(error: RepeatedKeyError) -> str:
