@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class TspoError(Exception):
     """A failure with a message for the user: a single line, or one line for each of several
@@ -50,3 +53,12 @@ class GateError(TspoError):
     """A result does not meet the limit of the user. Exit code 6."""
 
     exit_code = 6
+
+
+@contextmanager
+def advising(advice: str) -> Iterator[None]:
+    """Within the block, `advice` ends the message of an InvalidInputError: what to do here."""
+    try:
+        yield
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{error}; {advice}") from None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.console import counted, progress
-from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.errors import InvalidInputError, MissingResourceError, advising
 from tspo_cli.plain_files import open_plain, why_missing
 from tspo_cli.record_forms import MANIFEST, checked
 from tspo_cli.retrieval.passages import OFFSETS_NAME, PASSAGES_NAME
@@ -135,17 +135,13 @@ def own_names(path: Path) -> set[str]:
 
 
 def _read(path: Path) -> Any:
-    try:
+    with advising(_AGAIN):
         return read_json(path / MANIFEST_NAME)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"{error}; {_AGAIN}") from None
 
 
 def _check_form(path: Path, manifest: Any) -> None:
-    try:
+    with advising(_AGAIN):
         checked(MANIFEST, manifest, str(path))
-    except InvalidInputError as error:
-        raise InvalidInputError(f"{error}; {_AGAIN}") from None
     try:
         built_settings(manifest["kind"], manifest["parameters"])
     except InvalidInputError as error:

@@ -16,7 +16,7 @@ from tspo_cli.config.old_records import rollout_as_recorded
 from tspo_cli.config.schema import Config, RolloutConfig
 from tspo_cli.config.tables import Table
 from tspo_cli.digests import json_digest
-from tspo_cli.errors import InvalidInputError
+from tspo_cli.errors import InvalidInputError, advising
 from tspo_cli.plain_files import require_plain
 from tspo_cli.runs import read_json
 
@@ -47,10 +47,8 @@ def read_agent_file(model_dir: Path) -> Table:
     require_plain(path)
     if not path.is_file():
         return {}
-    try:
+    with advising("export the model again"):
         record = read_json(path)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"{error}; export the model again") from None
     if (
         not isinstance(record, dict)
         or not isinstance(record.get("rollout"), dict)

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tspo_cli.errors import InvalidInputError
+from tspo_cli.errors import InvalidInputError, advising
 from tspo_cli.plain_files import LARGEST, refuse_pointer, require_plain, why_missing
 from tspo_cli.runs import read_json
 from tspo_cli.text.repeated_keys import RepeatedKeyError, once
@@ -64,17 +64,11 @@ def check_json_files(directory: Path) -> None:
                 )
     for name, key, expected, is_right in _VALUES:
         path = directory / name
-        record = _read(path) if path.is_file() else {}
+        with advising(AGAIN):
+            record = read_json(path) if path.is_file() else {}
         if key in record and not is_right(record[key]):
             found = json.dumps(record[key])[:20]
             raise InvalidInputError(f"{path}: {key}: expected {expected}, found {found}; {AGAIN}")
-
-
-def _read(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"{error}; {AGAIN}") from None
 
 
 def check_tokenizer_keys(directory: Path) -> None:

@@ -27,7 +27,7 @@ from tspo_cli.config.sweeps.sweep_file import SWEEP_NAME
 from tspo_cli.config.sweeps.sweep_record import CONFIGS_NAME, is_sweep, read_sweep_record
 from tspo_cli.console import agreeing, counted, warn
 from tspo_cli.disk import LOCK_NAME, atomic_write_text, one_writer
-from tspo_cli.errors import InvalidInputError
+from tspo_cli.errors import InvalidInputError, advising
 from tspo_cli.packages import require_packages
 from tspo_cli.plain_files import read_plain, require_folder
 from tspo_cli.record_digests import changing
@@ -124,20 +124,16 @@ def require_one_experiment(sweep: Sweep, out: Path) -> None:
     runs = {out / cell.name: cell.config for cell in sweep.cells}
     for run, config in runs.items():
         if is_run(run) and has_begun(run):
-            try:
+            with advising(_OR_ANEW):
                 check_cell(run, config)
-            except InvalidInputError as error:
-                raise InvalidInputError(f"{error}; {_OR_ANEW}") from None
     require_same_inputs(runs)
 
 
 def _require_whole(run: Path) -> None:
     """Look for the records of a finished run that a report reads, and its steps."""
-    try:
+    with advising(_OR_ANEW):
         require_records(run)
         made, step = len(read_jsonl(run / METRICS_NAME)), read_status(run)["step"]
-    except InvalidInputError as error:
-        raise InvalidInputError(f"{error}; {_OR_ANEW}") from None
     if made != step:
         raise InvalidInputError(
             f"{run / METRICS_NAME}: expected {counted(step, 'step')}, as {STATUS_NAME} says, got "

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tspo_cli.config.schema import Config
-from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.errors import InvalidInputError, MissingResourceError, advising
+from tspo_cli.models.checks.json_files import AGAIN
 from tspo_cli.runs import read_json
 
 
@@ -96,9 +97,10 @@ def model_shape(config: Config) -> ModelShape:
     path = _model_config_path(config.model.path, config.model.revision)
     if path is None:
         return KNOWN[config.model.path.removesuffix("-Instruct")]
-    spec = read_json(path)
-    if not isinstance(spec, dict):
-        raise InvalidInputError(f"{path}: expected a JSON object, the configuration of a model")
+    with advising(AGAIN):
+        spec = read_json(path)
+        if not isinstance(spec, dict):
+            raise InvalidInputError(f"{path}: expected a JSON object, the configuration of a model")
     if spec.get("model_type", "llama") not in _PLAIN:
         from tspo_cli.training.planning.counted_shape import counted_shape
 
