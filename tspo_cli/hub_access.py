@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from tspo_cli.console import say
 from tspo_cli.errors import MissingResourceError
-from tspo_cli.plain_files import require_listable, why_missing
+from tspo_cli.plain_files import made_by, require_listable, why_missing
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _NAME_ALONE = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -43,9 +43,9 @@ def is_directory(name: str | Path, what: str, example: str, *, alone: bool = Fal
     # A first part that exists here is a mistyped path, not a hub name.
     if not pattern.fullmatch(str(name)) or path.is_symlink() or Path(path.parts[0]).exists():
         reason = why_missing(path, f"no such {what} directory")
-        raise MissingResourceError(
-            f"{name}: {reason}; check the path, or give a hub name like {example}"
-        )
+        maker = made_by(path)
+        advice = f"check the path, or give a hub name like {example}"
+        raise MissingResourceError(f"{name}: {reason}; {f'{maker} makes it' if maker else advice}")
     return False
 
 

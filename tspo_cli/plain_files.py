@@ -166,6 +166,14 @@ def why_missing(path: Path, otherwise: str = "no such file") -> str:
     return f"is a link to nothing ({shown_path(os.readlink(path))})"
 
 
+def made_by(path: Path) -> str | None:
+    """The command that makes what the recipes name: `runs/demo/index` is there after a demo. None
+    for all other paths.
+    """
+    makers = {Path("runs/demo"): "`tspo demo`", Path("runs/real"): "`make real`"}
+    return next((maker for folder, maker in makers.items() if path.is_relative_to(folder)), None)
+
+
 def unreadable(path: Path, error: OSError) -> str:
     """The line that says of a file or folder that it cannot be read, and why."""
     advice = "; give this user the right to read it" if error.errno == errno.EACCES else ""

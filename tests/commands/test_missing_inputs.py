@@ -46,7 +46,23 @@ COMMANDS = {
     ),
     "world of demonstrations": (
         ["train", "tiny/warmstart", "--dry-run"],
-        "runs/demo/world: no world.json in it; make a world",
+        "runs/demo/world: no world.json in it; `tspo demo` makes one",
+    ),
+    "start of the demo": (
+        ["train", "tiny/grpo"],
+        "runs/demo/warmstart/model: no such model directory; `tspo demo` makes it",
+    ),
+    "questions of the demo": (
+        ["eval", "model", "--data", "runs/demo/world/test.jsonl"],
+        "runs/demo/world/test.jsonl: no such question file or data set; `tspo demo` makes it",
+    ),
+    "index of the demo": (
+        ["eval", "model", "--data", "q.jsonl", "--index", "runs/demo/index"],
+        "runs/demo/index: no such index; `tspo demo` makes it",
+    ),
+    "start of real training": (
+        ["train", "real/grpo", "--dry-run"],
+        "runs/real/warmstart/model: no such model directory; `make real` makes it",
     ),
     "index of a resumed training": ([*TRAIN, "--resume"], "none: no such index"),
 }

@@ -38,7 +38,7 @@ from tspo_cli.data.hub import ID_FIELDS, PREFIX, hub_name
 from tspo_cli.data.question import Passage, Question
 from tspo_cli.data.rows import read_rows, require_intact, scan_rows, valid_rows
 from tspo_cli.errors import InvalidInputError, MissingResourceError
-from tspo_cli.plain_files import require_plain, why_missing
+from tspo_cli.plain_files import made_by, require_plain, why_missing
 
 GOLD_KINDS = ("full", "positive", "none")
 QUESTION_FILES = ("questions.jsonl", "questions.jsonl.gz", "questions.parquet")
@@ -350,9 +350,12 @@ def resolve_data(name_or_path: str) -> Path:
         for folder, names in names_in.items()
         for name in difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
     ]
+    maker = made_by(path)
     hint = (
         f"did you mean {near[0]}?"
         if near
+        else f"{maker} makes it"
+        if maker
         else f"name a file, or set {DATA_VARIABLE} to a folder of data sets"
     )
     raise MissingResourceError(f"{name_or_path}: no such question file or data set; {hint}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from tspo_cli.console import counted, progress
 from tspo_cli.errors import InvalidInputError, MissingResourceError, advising
-from tspo_cli.plain_files import open_plain, why_missing
+from tspo_cli.plain_files import made_by, open_plain, why_missing
 from tspo_cli.record_forms import MANIFEST, checked
 from tspo_cli.retrieval.passages import OFFSETS_NAME, PASSAGES_NAME
 from tspo_cli.retrieval.search_settings import IndexSettings, built_settings
@@ -69,9 +69,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
         InvalidInputError: not an index, or one of another format version.
     """
     if not path.exists():
+        maker = made_by(path)
+        build = f"make one with: tspo index build CORPUS --out {path}"
         raise MissingResourceError(
-            f"{path}: {why_missing(path, 'no such index')}; make one with: tspo index build CORPUS "
-            f"--out {path}"
+            f"{path}: {why_missing(path, 'no such index')}; "
+            f"{f'{maker} makes it' if maker else build}"
         )
     if not is_index(path):
         raise InvalidInputError(

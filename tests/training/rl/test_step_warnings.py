@@ -120,3 +120,14 @@ def test_rollouts_that_searched_and_failed_are_no_lost_protocol() -> None:
         left = [group("invalid", "truncated") | {"failed": [lost] * 3}]
         lines = warnings.of_step(step, left, {"failed_share": 0.6})
         assert not [line for line in lines if "no rollout" in line], lines
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "advised"), [("grpo", True), ("rloo", True), ("tspo", False), ("gigpo", True)]
+)
+def test_an_algorithm_that_is_in_use_is_not_advised(algorithm: str, advised: bool) -> None:
+    step = [group("search", "answer")]
+    (line,) = said(3, step, f"credit.algorithm={algorithm}", groups__nonzero_advantage=0.0)
+    assert ("credit.algorithm = tspo" in line) == advised, line
+    assert "rollout.questions_per_step" in line
+    assert ", or" in line

@@ -18,6 +18,7 @@ from tspo_cli.data.world.world_passages import number_passages, write_passages
 from tspo_cli.disk import atomic_write_text, new_directory
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.overwriting import require_own
+from tspo_cli.plain_files import made_by
 from tspo_cli.runs import read_json, write_json
 from tspo_cli.text.strict_json import json_text
 
@@ -149,9 +150,9 @@ def world_file(directory: Path) -> Path:
     """
     path = directory / DESCRIPTION
     if not path.is_file():
-        raise MissingResourceError(
-            f"{directory}: no {DESCRIPTION} in it; make a world with `tspo data make-world`"
-        )
+        maker = made_by(directory)
+        advice = f"{maker} makes one" if maker else "make a world with `tspo data make-world`"
+        raise MissingResourceError(f"{directory}: no {DESCRIPTION} in it; {advice}")
     return path
 
 

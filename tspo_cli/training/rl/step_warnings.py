@@ -111,7 +111,8 @@ def troubles(
             '(kind = "sft"), or raise rollout.max_new_tokens or rollout.max_searches',
         )
     if cause is None:
-        cause = _no_difference([rollout.get("outcome", 0.0) for rollout in rollouts], metrics)
+        rewards = [rollout.get("outcome", 0.0) for rollout in rollouts]
+        cause = _no_difference(rewards, metrics, config.credit.algorithm)
     if cause is not None:
         yield cause
     cut = sum(turn["kind"] == "truncated" for turn in turns)
@@ -210,7 +211,9 @@ def _empty_searches(searches: Sequence[TurnRecord], config: Config) -> Iterator[
     )
 
 
-def _no_difference(rewards: Sequence[float], metrics: Mapping[str, float]) -> Trouble | None:
+def _no_difference(
+    rewards: Sequence[float], metrics: Mapping[str, float], algorithm: str
+) -> Trouble | None:
     """Equal rewards, or no advantage anywhere."""
     equal = len(set(rewards)) == 1
     if metrics.get("groups/nonzero_advantage", 1.0) > 0 and not equal:
@@ -222,11 +225,16 @@ def _no_difference(rewards: Sequence[float], metrics: Mapping[str, float]) -> Tr
         else "all rollouts of each question had the same reward"
     )
     effect = "" if learnt else " and no turn got an advantage, so nothing was learnt"
+    start = 'a warm start (kind = "sft")'
+    others = (
+        f"or {start}"
+        if algorithm == "tspo"
+        else f"{start}, or an algorithm that rewards turns (credit.algorithm = tspo)"
+    )
     cure = (
         "the questions are too easy: take harder ones"
         if equal and rewards[0] > 0.99
         else "take easier questions, more rollouts (rollout.group_size, "
-        'rollout.questions_per_step), a warm start (kind = "sft"), or an algorithm that rewards '
-        "turns (credit.algorithm = tspo)"
+        f"rollout.questions_per_step), {others}"
     )
     return Trouble("equal rewards", _SOME_STEPS, f"{what}{effect}; {cure}")
