@@ -129,6 +129,22 @@ def test_a_string_without_an_end_starts_at_one_place(tmp_path: Path) -> None:
     assert "Unterminated string starting at column" in problem.message
 
 
+def test_a_record_that_is_cut_off_has_the_column_of_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    cut = '{"id": "1", "question": "Who?"'
+    path.write_text(f"{cut}\n{GOOD}\n")
+    problem = check(path).problems[0]
+    assert (problem.line, f"at column {len(cut) + 1};" in problem.message) == (1, True), problem
+    assert "at column 2;" in _first_problem(path, "{\n")
+    assert "at column 5;" in _first_problem(path, '{"a"\n')
+    assert "at column 9;" in _first_problem(path, '{"a": 1,\r\n')
+
+
+def _first_problem(path: Path, text: str) -> str:
+    path.write_text(text)
+    return check(path).problems[0].message
+
+
 def test_packed_answers_that_are_too_deep_are_an_answer(tmp_path: Path) -> None:
     path = tmp_path / "popqa.jsonl"
     record = {"id": 1, "question": "q", "possible_answers": "[" * 50_000}

@@ -261,7 +261,8 @@ def _record(path: Path, number: int, line: bytes) -> Any:
     except InvalidInputError as error:
         return error
     except json.JSONDecodeError as error:
-        got = f"{error.msg.removesuffix(' at')} at column {error.colno}"
+        place = min(error.pos, len(error.doc.rstrip("\r\n"))) + 1
+        got = f"{error.msg.removesuffix(' at')} at column {place}"
         return invalid(path, number, _ONE_OBJECT, got, "correct the line")
     except (ValueError, RecursionError):  # a number of thousands of digits, lists thousands deep
         got = "a value that is too large or too deep"

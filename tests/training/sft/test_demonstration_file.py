@@ -47,6 +47,10 @@ def test_a_good_file_keeps_order_turns_and_both_forms_of_passages(tmp_path: Path
         ({"question": QUESTION, "turns": [{"text": "Ada Brook."}]}, "turn 1 to hold <search>"),
         ({"question": QUESTION, "turns": [SEARCH, {"text": "<answer> Ada"}]}, "turn 2 to hold"),
         (
+            {"question": QUESTION, "turns": [{"text": "word " * 40 + "<serch> Ada </search>"}]},
+            "<serch> Ada </search>';",
+        ),
+        (
             {"question": QUESTION, "turns": [{"text": SEARCH["text"]}, ANSWER]},
             "search of turn 1 with the passages",
         ),

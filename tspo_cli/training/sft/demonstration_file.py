@@ -204,7 +204,8 @@ def _refuse_unknown(
 
 
 def _shown(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+    """A turn, or its end: there stands the action."""
+    return repr(text if len(text) <= 80 else f"...{text[-77:]}")
 
 
 def _refuse_impossible(
