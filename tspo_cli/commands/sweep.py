@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from tspo_cli.commands.options import Json, Settings, check_folder
 from tspo_cli.console import counted, progress, result, result_json, say
 from tspo_cli.errors import TspoError
 from tspo_cli.plain_files import require_writable_name
+from tspo_cli.stopping import stop_name, stop_number
 
 if TYPE_CHECKING:
     from tspo_cli.config.sweeps.sweep_cells import Cell, Sweep
@@ -122,7 +124,11 @@ def _run(plan: Sweep, cells: Sequence[Cell], folder: Path, jobs: int, json: bool
 
     shown = 0
     total = sum(cell.config.train.steps for cell in cells)
-    with progress(f"{folder.name}: step", total) as advance:
+    say(
+        f"{counted(len(cells), 'cell')} in {folder}, {jobs} at a time; their messages are in "
+        f"{folder}/logs"
+    )
+    with _saying_what_goes_on(folder), progress(f"{folder.name}: step", total) as advance:
 
         def show(steps: int, ended: int, note: str) -> None:
             nonlocal shown
@@ -148,6 +154,18 @@ def _run(plan: Sweep, cells: Sequence[Cell], folder: Path, jobs: int, json: bool
             f"{folder}: {len(failed)} of {counted(len(results), 'cell')} failed; the same command "
             f"tries {'it' if len(failed) == 1 else 'them'} again"
         )
+
+
+@contextmanager
+def _saying_what_goes_on(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        if number := stop_number(error):
+            say(
+                f"{stop_name(number)}: stopped; the same command trains what is missing in {folder}"
+            )
+        raise
 
 
 def _print_results(failures: Sequence[str], cells: int, folder: Path) -> None:

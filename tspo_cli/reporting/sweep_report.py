@@ -42,8 +42,8 @@ class SweepReport:
         return [*missing, *left_out(self.sweep, self.groups), *failed_searches(shown)]
 
     def text(self, form: Format, *, width: int | None = None, color: bool = False) -> str:
-        """The table, or the JSON record. `width` and `color` are not used: the table is narrow."""
-        return render_sweep(self.sweep, self.groups, form)
+        """The table, in parts where the terminal is narrow, or the JSON record."""
+        return render_sweep(self.sweep, self.groups, form, width=width, color=color)
 
     def record(self) -> dict[str, Any]:
         """Every run with its evaluations, and the groups."""

@@ -22,6 +22,38 @@ def test_no_figure_is_lost(width: int) -> None:
         assert column.heading in text
 
 
+def _runs() -> Table:
+    names = ("run", "algorithm", "seed", "step", "EM %", "95 % interval", "answer found %", "F1 %")
+    columns = tuple(Column(name, numeric=name not in ("run", "algorithm")) for name in names)
+    rows = [
+        cells([run, run, "0", step, "44.3", "40.2 to 48.5", "60.0", "45.0"])
+        for run in ("baselines/direct", "tspo")
+        for step in ("0", "20")
+    ]
+    return Table("rows", "Runs", columns, tuple(rows), [{}])
+
+
+@pytest.mark.parametrize("width", [50, 53, 56, 57, 58, 59, 60, 75, 76, 77, 78, 79, 80])
+def test_a_wide_table_is_printed_in_parts_with_the_names_of_its_rows(width: int) -> None:
+    text = render([_runs()], Format.table, width=width)
+    parts = [part for part in text.split("\n\n\n") if part]
+    assert len(parts) > 1
+    for part in parts:
+        assert " run " in part
+        assert "step" in part
+        assert "baselines/" in part
+    assert all(len(line) <= width for line in text.split("\n"))
+    for value in ("44.3", "40.2 to 48.5", "60.0", "45.0"):
+        assert text.count(value) == 4
+    assert text.count(" algorithm") == 1
+
+
+def test_a_table_that_fits_is_one_part() -> None:
+    text = render([_runs()], Format.table, width=120)
+    assert len(text.split("\n")) == 2 + 4
+    assert render([_runs()], Format.table) == text
+
+
 def _scores(dataset: str, **more: float) -> dict[str, Any]:
     shares = dict.fromkeys(COLUMNS, 0.25)
     fixed = {"method": "iter_retgen", "n": 12_576, "k": 3, "em": 0.5, "em_low": 0.4, "em_high": 0.6}

@@ -5,13 +5,18 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from rich.cells import cell_len
 
 from tspo_cli.errors import UsageError
 from tspo_cli.reporting.rendering.markup import latex, markdown
 from tspo_cli.reporting.rendering.table import Cell, Format, Table
 from tspo_cli.text.printable import printable, printable_values
 from tspo_cli.text.strict_json import json_text
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 
 def render(
@@ -65,29 +70,106 @@ def _csv_cell(value: Any) -> Any:
     return f"'{text}" if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text
 
 
-_NARROWEST = 6
-"""Characters of a column with its space: in less, a table loses columns. A narrower terminal breaks
-the lines.
-"""
+_GAP = 3
+"""Spaces between two columns."""
+_READABLE = 20
+"""Letters of a text in a line, where a column is narrow."""
 _FORMULA = ("=", "+", "-", "@", "\t")
 _NUMBER = re.compile(r"[+-]?[0-9.]+(?:e[+-]?[0-9]+)?")
 _SUPERSCRIPT = str.maketrans("abcdefghijklmnoprstuvwxyz-+†‡", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ⁻⁺†‡")
 
 
 def _terminal(table: Table, width: int | None, color: bool, titled: bool) -> str:
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table as RichTable
     from rich.text import Text
 
     if not table.rows:
         return printable("\n".join([f"{table.title}: nothing to show", *table.notes]))
+    out = io.StringIO()
+    width = width or 1000
+    console = Console(file=out, width=width, force_terminal=color, highlight=False, markup=False)
+    for places in _parts(table, width):
+        widths = _widths(table, places, width)
+        # No narrower than its columns: a table loses what it has no room for.
+        console.width = max(width, sum(widths) + _GAP * len(widths) + 1)
+        console.print(_grid(table, places, widths, color))
+    ranked = any(cell.best for row in table.rows for cell in row)
+    for note in (*(("* best, _ second.",) if ranked and not color else ()), *table.notes):
+        console.print(Text(printable(note), style="dim" if color else ""), width=width)
+    text = "\n".join(line.rstrip() for line in out.getvalue().split("\n")).strip("\n")
+    return f"{printable(table.title)}\n\n{text}" if titled else text
+
+
+def _parts(table: Table, width: int) -> list[list[int]]:
+    """The places of the columns that are printed beside each other, so that no number is broken.
+    Where all do not fit, those that tell the rows apart are repeated in each part.
+    """
+    needs = [_need(table, place) + _GAP for place in range(len(table.columns))]
+    if sum(needs) < width:
+        return [list(range(len(needs)))]
+    keys = _keys(table)
+    room = width - 1 - sum(needs[place] for place in keys)
+    parts: list[list[int]] = [[]]
+    left = room
+    for place in (place for place in range(len(needs)) if place not in keys):
+        if needs[place] > left and parts[-1]:
+            parts.append([])
+            left = room
+        parts[-1].append(place)
+        left -= needs[place]
+    return [sorted([*keys, *part]) for part in parts]
+
+
+def _need(table: Table, place: int) -> int:
+    """The narrowest a column may be: numbers stay whole, text is broken after some letters."""
+    column = table.columns[place]
+    cells = [line for row in table.rows for line in (_plain(row[place], False), row[place].below)]
+    words = max(map(cell_len, column.heading.split()), default=0)
+    longest = max(words, *map(cell_len, cells))
+    return longest if column.numeric else min(longest, _READABLE)
+
+
+def _widths(table: Table, places: Sequence[int], width: int) -> list[int]:
+    """The widths of columns that stand beside each other: what they need, and more where there is
+    room.
+    """
+    widths = [_need(table, place) for place in places]
+    room = max(0, width - 1 - sum(widths) - _GAP * len(widths))
+    for index, place in enumerate(places):
+        cells = [_plain(row[place], False) for row in table.rows]
+        wanted = max(map(cell_len, [table.columns[place].heading, *cells]))
+        more = max(0, min(room, wanted - widths[index]))
+        widths[index] += more
+        room -= more
+    return widths
+
+
+def _keys(table: Table) -> list[int]:
+    """The columns that tell the rows apart: the first one, with another if one helps. A single row
+    needs none.
+    """
+    if len(table.rows) == 1:
+        return []
+    others = range(1, len(table.columns))
+    for keys in ([0], *([0, place] for place in others)):
+        if len({tuple(row[place].text for place in keys) for row in table.rows}) == len(table.rows):
+            return keys
+    return [0]
+
+
+def _grid(table: Table, places: Sequence[int], widths: Sequence[int], color: bool) -> RichTable:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
     grid = RichTable(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for column in table.columns:
+    for place, width in zip(places, widths, strict=True):
+        column = table.columns[place]
         grid.add_column(
             Text(printable(column.heading)),
             justify="right" if column.numeric else "left",
             overflow="fold",
+            width=width,
         )
     for place, row in enumerate(table.rows):
         # The style belongs to the text: as a style of the cell it would underline the padding, too.
@@ -96,19 +178,10 @@ def _terminal(table: Table, width: int | None, color: bool, titled: bool) -> str
                 (_plain(cell, color), _style(cell) if color else ""),
                 (_below(cell), "dim" if color else ""),
             )
-            for cell in row
+            for cell in (row[column] for column in places)
         ]
         grid.add_row(*drawn, style="italic dim" if place in table.quoted and color else "")
-    out = io.StringIO()
-    width = width or 1000
-    wide = max(width, _NARROWEST * len(table.columns))
-    console = Console(file=out, width=wide, force_terminal=color, highlight=False, markup=False)
-    console.print(grid)
-    ranked = any(cell.best for row in table.rows for cell in row)
-    for note in (*(("* best, _ second.",) if ranked and not color else ()), *table.notes):
-        console.print(Text(printable(note), style="dim" if color else ""), width=width)
-    text = "\n".join(line.rstrip() for line in out.getvalue().split("\n")).strip("\n")
-    return f"{printable(table.title)}\n\n{text}" if titled else text
+    return grid
 
 
 def _below(cell: Cell) -> str:

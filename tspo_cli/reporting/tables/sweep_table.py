@@ -17,10 +17,17 @@ Shown = tuple[str, Callable[[GroupSummary], str]]
 
 
 def render_sweep(
-    sweep: SweepView, groups: Sequence[GroupSummary], form: Format, *, explained: bool = True
+    sweep: SweepView,
+    groups: Sequence[GroupSummary],
+    form: Format,
+    *,
+    explained: bool = True,
+    width: int | None = None,
+    color: bool = False,
 ) -> str:
     """`groups` as table, md, csv, latex or json. JSON also has every run and evaluation.
-    `explained`: a note below the table says what its numbers are.
+    `explained`: a note below the table says what its numbers are. `width` and `color` concern the
+    terminal.
     """
     if form == "json":
         return json_text(sweep_record(sweep, groups), indent=2)
@@ -39,7 +46,7 @@ def render_sweep(
         notes=(explanation(sweep),) if explained else (),
         commands=tuple(run.view.command for run in sweep.runs if run.view.command),
     )
-    return render([table], form)
+    return render([table], form, width=width, color=color)
 
 
 def sweep_record(sweep: SweepView, groups: Sequence[GroupSummary]) -> dict[str, Any]:
