@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from tspo_cli.console import counted
 from tspo_cli.credit.group import GROUP_CLASSES
 from tspo_cli.credit.laboratory.comparison import ROLES, Comparison
 from tspo_cli.reporting.figure import check_figure_path, load_pyplot, save_figure
+from tspo_cli.reporting.rendering.render import render
+from tspo_cli.reporting.rendering.table import Column, Format, Table, cells
 
 _SHORT_CLASSES = ("all correct", "mixed", "near-miss", "all miss")
 
@@ -220,20 +221,6 @@ def _worst(record: dict[str, Any]) -> list[str]:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> str:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from tspo_cli.text.printable import printable
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for index, head in enumerate(heads):
-        table.add_column(
-            Text(printable(head)), justify="right" if index else "left", overflow="fold"
-        )
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    out = io.StringIO()
-    Console(file=out, width=width or 200).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().split("\n")).strip("\n")
+    columns = tuple(Column(head, numeric=index > 0) for index, head in enumerate(heads))
+    table = Table("credit", "Credit", columns, tuple(map(cells, rows)), [])
+    return render([table], Format.table, width=width)
