@@ -71,7 +71,7 @@ class RealOptions:
     data: str = HUB
     out: Path = DEFAULT_OUT
     steps: int = 100
-    questions: int = 32
+    questions: int = 100
     demos: int = 320
     seed: int = 0
     model: str = ""
