@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -49,3 +52,31 @@ def test_what_the_cores_bear_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
         refuse_too_many("train.processes", 17, "a model")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     refuse_too_many("train.processes", 17, "a model")  # LOCAL_RANK says which has no GPU
+
+
+@pytest.mark.parametrize(
+    ("own", "seen"),
+    [
+        ({}, "1000 None"),
+        ({"GOMP_SPINCOUNT": "5"}, "5 None"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None ACTIVE"),
+    ],
+)
+def test_a_waiting_thread_gives_its_core_away_unless_a_user_says_otherwise(
+    tmp_path: Path, own: dict[str, str], seen: str
+) -> None:
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: os.environ[name] for name in os.environ.keys() - {*names}}
+    rule = tmp_path / "rule.py"
+    rule.write_text(
+        f"import os, sys\nprint(*(os.environ.get(name) for name in {names}), file=sys.stderr)\n"
+    )
+    algorithm = ["--set", f"credit.algorithm={rule}:advantages"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tspo_cli", "config", "show", "tiny/grpo", *algorithm],
+        env=environment | own,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert seen in done.stderr, done.stderr

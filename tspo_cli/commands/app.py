@@ -34,6 +34,7 @@ from tspo_cli.commands import (
     train,
 )
 from tspo_cli.commands.signals import all_is_in_order, end_on_signals
+from tspo_cli.cpu_threads import yield_waiting_cores
 from tspo_cli.disk import WriteError, reason
 from tspo_cli.errors import InvalidInputError, SaidError, TspoError, UsageError
 from tspo_cli.plain_files import BAD_NAMES, cannot_be_read
@@ -200,6 +201,7 @@ def main() -> None:
     end_on_signals()
     try:
         _keep_working_directory_out()
+        yield_waiting_cores()
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except SaidError as error:
