@@ -25,7 +25,7 @@ seeds = [0, 1]
 baseline = "grpo"
 [settings]
 train.steps = 1000
-eval.every = 0
+eval = {{ every = 0, data = [] }}
 data.train = [{json.dumps(str(playground.world / "train.jsonl"))}]
 retriever.index = {json.dumps(str(playground.index))}
 model.path = {json.dumps(str(playground.model))}

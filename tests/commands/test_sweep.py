@@ -69,6 +69,8 @@ def test_started_again_it_does_what_is_missing(swept: tuple[Path, Path, Finished
     file, out, _ = swept
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/seed0/metrics.jsonl")}
     planned = run_tspo("sweep", file, "--out", out, "--dry-run", "--json")
+    assert planned.code == 4, "the broken cell lacks its model"
+    assert "error: broken/seed0: " in planned.err
     states = {cell["name"]: cell["state"] for cell in json.loads(planned.out)["cells"]}
     assert (states["grpo/seed0"], states["tspo/seed0"]) == ("finished", "finished")
     assert states["broken/seed0"] != "finished"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tspo_cli.commands.options import Json, Settings, check_folder
-from tspo_cli.console import counted, progress, result, result_json, say
-from tspo_cli.errors import TspoError
+from tspo_cli.commands.options import Json, Settings, check_folder, find_inputs_of_training
+from tspo_cli.console import counted, progress, result, result_json, say, warn
+from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
 from tspo_cli.plain_files import require_writable_name
 from tspo_cli.stopping import stop_name, stop_number
 
@@ -104,16 +104,38 @@ def _list(plan: Sweep, cells: Sequence[Cell], folder: Path, json: bool) -> None:
             if cell["name"] in states
         ]
         result_json({"out": str(folder), "baseline": plan.baseline, "cells": records})
-        return
-    width = max(map(len, states))
+    else:
+        width = max(map(len, states))
+        for cell in cells:
+            algorithm = "sft" if cell.config.kind == "sft" else cell.config.credit.algorithm
+            result(
+                f"{cell.name:<{width}}  {algorithm:<16} "
+                f"{counted(cell.config.train.steps, 'step'):>11}  {states[cell.name]}"
+            )
+    left = [cell for cell in cells if states[cell.name] != "finished"]
+    say(f"{counted(len(states), 'cell')}, {len(left)} to train, in {folder}; nothing was written")
+    if problems := _missing_inputs(left):
+        raise type(next(iter(problems.values())))(*problems)
+
+
+def _missing_inputs(
+    cells: Sequence[Cell],
+) -> dict[str, MissingResourceError | InvalidInputError]:
+    """A line for each input that cannot be used, with the cells that name it, and its error."""
+    names: dict[str, list[str]] = {}
+    errors: dict[str, MissingResourceError | InvalidInputError] = {}
     for cell in cells:
-        algorithm = "sft" if cell.config.kind == "sft" else cell.config.credit.algorithm
-        result(
-            f"{cell.name:<{width}}  {algorithm:<16} "
-            f"{counted(cell.config.train.steps, 'step'):>11}  {states[cell.name]}"
-        )
-    missing = sum(state != "finished" for state in states.values())
-    say(f"{counted(len(states), 'cell')}, {missing} to train, in {folder}; nothing was written")
+        try:
+            find_inputs_of_training(cell.config)
+        except (MissingResourceError, InvalidInputError) as error:
+            for line in error.args:
+                names.setdefault(line, []).append(cell.name)
+                errors.setdefault(line, error)
+    lines = dict[str, MissingResourceError | InvalidInputError]()
+    for line, (first, *others) in names.items():
+        more = f" and {counted(len(others), 'more cell')}" if others else ""
+        lines[f"{first}{more}: {line}"] = errors[line]
+    return lines
 
 
 def _run(plan: Sweep, cells: Sequence[Cell], folder: Path, jobs: int, json: bool) -> None:
@@ -122,6 +144,8 @@ def _run(plan: Sweep, cells: Sequence[Cell], folder: Path, jobs: int, json: bool
     from tspo_cli.evaluation.sets import question_digests
     from tspo_cli.training.launch.sweep_runner import run_sweep
 
+    for line in _missing_inputs([cell for cell in cells if not (folder / cell.name).exists()]):
+        warn(line)
     shown = 0
     total = sum(cell.config.train.steps for cell in cells)
     say(
