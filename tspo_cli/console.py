@@ -27,6 +27,8 @@ _STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
 _quiet = False
 STDOUT = "standard output"
 """What errors call it."""
+_BETWEEN = 1.0
+"""Seconds between two lines of progress, but for the last one."""
 _SILENCE = 60.0
 """Seconds after which progress is said even if less than a tenth was done."""
 _PATIENCE = 15.0
@@ -133,10 +135,10 @@ class Advance(Protocol):
 def progress(
     label: str, total: int | None, *, bar: bool = True, done: int = 0
 ) -> Iterator[Advance]:
-    """Show the progress of long work: a bar on a terminal, else a line at about every tenth and at
-    least one a minute. If the total is unknown, a line whenever the number of units has doubled.
-    Without `bar` a terminal shows the counts and the note alone, which then says how much time is
-    left. `done` units of the total were done before.
+    """Show the progress of long work: a bar on a terminal, else a line at about every tenth, at
+    least one a minute and at most one a second. If the total is unknown, a line whenever the number
+    of units has doubled. Without `bar` a terminal shows the counts and the note alone, which then
+    says how much time is left. `done` units of the total were done before.
     """
     if _quiet:
         yield lambda n=1, note="": None
@@ -188,7 +190,8 @@ def _plain_lines(
     def advance(n: int = 1, note: str = "") -> None:
         nonlocal done, due, said
         done += n
-        if n and (done >= due or done == total or clock() - said >= _SILENCE):
+        least = _BETWEEN if done >= due else _SILENCE
+        if n and (done == total or clock() - said >= least):
             said = clock()
             of = f"/{total}" if total is not None else ""
             say(f"{label} {done}{of} {note}".rstrip())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
@@ -25,9 +25,14 @@ def lines_of(capsys: pytest.CaptureFixture[str], total: int | None, seconds: flo
     return capsys.readouterr().err.splitlines()
 
 
-def test_fast_work_says_every_tenth(capsys: pytest.CaptureFixture[str]) -> None:
-    said = lines_of(capsys, 40, 0.001)
-    assert said == [f"steps {done}/40 a note" for done in range(4, 41, 4)]
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.25, range(4, 41, 4)), (0.125, range(8, 41, 8)), (0.001, [40])]
+)
+def test_fast_work_says_every_tenth_but_one_line_a_second(
+    capsys: pytest.CaptureFixture[str], seconds: float, said: Sequence[int]
+) -> None:
+    expected = [f"steps {done}/40 a note" for done in said]
+    assert lines_of(capsys, 40, seconds) == expected
 
 
 @pytest.mark.parametrize(("seconds", "first"), [(213, 1), (60, 1), (25, 3), (16, 4)])
@@ -44,11 +49,12 @@ def test_slow_work_says_something_every_minute(
 
 def test_work_that_goes_on_counts_from_where_it_was(capsys: pytest.CaptureFixture[str]) -> None:
     """A run of 400 steps that was resumed after 360 counted 1/40."""
-    advance = _plain_lines("steps", 400, lambda: 0.0, done=360)
+    seconds = count()
+    advance = _plain_lines("steps", 400, lambda: next(seconds), done=360)
     for _ in range(40):
         advance(1)
     assert capsys.readouterr().err.splitlines() == ["steps 400/400"]
-    advance = _plain_lines("steps", 400, lambda: 0.0, done=7)
+    advance = _plain_lines("steps", 400, lambda: next(seconds), done=7)
     for _ in range(40):
         advance(1)
     assert capsys.readouterr().err.splitlines() == ["steps 40/400"]

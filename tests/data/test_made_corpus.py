@@ -295,6 +295,8 @@ def test_a_made_folder_gives_itself_and_can_be_split() -> None:
     for name in ("corpus.jsonl.gz", "questions.jsonl.gz"):
         assert contents(Path("made"))[name] == contents(Path("again"))[name]
     make_corpus(["made"], Path("split"), Options(held_out=1))
+    command = "tspo data make-corpus made/ --out DIR --held-out 1\n"
+    assert command in Path("split/README.md").read_text("utf-8"), "a name alone may be of the hub"
     assert contents(Path("split"))["corpus.jsonl.gz"] == contents(Path("made"))["corpus.jsonl.gz"]
     train, dev = (rows(Path(f"split/{name}.jsonl.gz")) for name in ("train", "dev"))
     assert (len(train), len(dev)) == (2, 1)

@@ -332,7 +332,9 @@ def _summary(
     files: Mapping[str, Sequence[Question]],
     options: Options,
 ) -> Summary:
-    command = ["tspo", "data", "make-corpus", *dict.fromkeys(source.given for source in sources)]
+    # A folder may have the name of a set of the hub.
+    names = dict.fromkeys(f"{source.given}{'/' * bool(source.corpus)}" for source in sources)
+    command = ["tspo", "data", "make-corpus", *names]
     command += ["--out", "DIR"]
     command += ["--limit", str(options.limit)] * bool(options.limit)
     command += ["--held-out", str(options.held_out)] * bool(options.held_out)
