@@ -76,7 +76,7 @@ def test_a_second_demo_keeps_what_is_done(demo: tuple[Path, dict[str, object]]) 
         "grpo",
         "tspo",
         "page   runs/demo/report.html",
-        "One seed proves nothing",
+        "So few steps teach nothing",
     ):
         assert text in again.out
 

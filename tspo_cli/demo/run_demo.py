@@ -31,6 +31,15 @@ from tspo_cli.rollout.prompts import prompt_style
 from tspo_cli.runs import EVAL_SUMMARY_NAME, read_json
 from tspo_cli.training.problems import refuse_problems
 
+_PROVES_NOTHING = (
+    "One seed proves nothing: repeat with --seed 1, --seed 2, ... (and another --out) before you "
+    "believe a gap."
+)
+_WORKS = (
+    "All of it works. So few steps teach nothing: to see a model learn, run the demo without "
+    "--quick (and with another --out)."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
@@ -68,8 +77,7 @@ class DemoResult:
                 f"\ntime   {sum(self.seconds.values()):.0f} s in all: {times}",
                 f"runs   {out}/{{warmstart,grpo,tspo}}   world {out}/world   index {out}/index",
                 f"page   {page_path(out)}",
-                "One seed proves nothing: repeat with --seed 1, --seed 2, ... (and another --out) "
-                "before you believe a gap.",
+                _WORKS if self.options.quick else _PROVES_NOTHING,
             ]
         )
 

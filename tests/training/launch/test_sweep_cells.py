@@ -151,6 +151,7 @@ def test_without_experiment_files_cells_are_compared_with_each_other(
 def test_tables_of_runs_and_doctor_name_what_is_mixed(sweep: Path) -> None:
     whole = CliRunner().invoke(app, ["doctor", str(sweep)])
     assert "ok       comparison" in whole.stdout
+    assert "4 of 4 cells have a run\n" in whole.stdout
     copied("grpo/seed0", "grpo/seed1")(sweep)
     (sweep / "tspo/seed0/metrics.jsonl").write_text("{\n")
     done = CliRunner().invoke(app, ["doctor", str(sweep), "--json"])
@@ -164,6 +165,14 @@ def test_tables_of_runs_and_doctor_name_what_is_mixed(sweep: Path) -> None:
     table = CliRunner().invoke(app, ["report", str(sweep), "--table", "curves"])
     assert table.exit_code == 0
     assert "grpo/seed1: holds another experiment" in table.stderr
+
+
+def test_doctor_says_how_a_sweep_goes_on(sweep: Path) -> None:
+    status = sweep / "tspo/seed0" / runs.STATUS_NAME
+    runs.write_json(status, runs.read_json(status) | {"state": "stopped"})
+    done = CliRunner().invoke(app, ["doctor", str(sweep)])
+    said = "4 of 4 cells have a run; the same `tspo sweep` trains what is not finished"
+    assert said in " ".join(done.stdout.split())
 
 
 def test_earlier_records_are_reported(sweep: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from tspo_cli.config.sweeps.sweep_file import SWEEP_NAME
 from tspo_cli.config.sweeps.sweep_record import read_sweep_record
 from tspo_cli.console import counted
 from tspo_cli.errors import TspoError
-from tspo_cli.runs import is_run
+from tspo_cli.runs import is_run, read_status
 from tspo_cli.training.launch.sweep_inputs import sweep_problems
 from tspo_cli.training.start.diagnosis import Finding, advised, diagnose, said_once
 
@@ -30,7 +31,10 @@ def diagnose_sweep(folder: Path) -> list[Finding]:
 
 def _cells(folder: Path, names: list[str]) -> Iterator[Finding]:
     begun = [name for name in names if is_run(folder / name)]
-    yield Finding("cells", "ok", f"{len(begun)} of {counted(len(names), 'cell')} have a run")
+    left = [name for name in names if name not in begun or _is_unfinished(folder / name)]
+    more = "; the same `tspo sweep` trains what is not finished" if left else ""
+    count = f"{len(begun)} of {counted(len(names), 'cell')} have a run"
+    yield Finding("cells", "ok", f"{count}{more}")
     for name in names:
         if name not in begun and (folder / name).exists():
             detail = f"{folder / name}: is no run; move it elsewhere, and `tspo sweep` trains it"
@@ -39,6 +43,13 @@ def _cells(folder: Path, names: list[str]) -> Iterator[Finding]:
         for finding in diagnose(folder / name):
             if finding.state == "problem" or (finding.name, finding.state) in _NOTED:
                 yield Finding(name, finding.state, f"{finding.name}: {finding.detail}")
+
+
+def _is_unfinished(run: Path) -> bool:
+    """False also where it cannot be read, which is a finding of its own."""
+    with suppress(TspoError):
+        return bool(read_status(run)["state"] != "finished")
+    return False
 
 
 def _comparable(folder: Path) -> Iterator[Finding]:
