@@ -281,12 +281,10 @@ def playground(
 
 
 @pytest.fixture(scope="session")
-def servers(
+def started_servers(
     playground: Playground, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Sequence[EngineServer]]:
-    """Two vLLM servers with the policy of the playground, whose token runs have in their
-    environment. Needs vLLM.
-    """
+    """What `servers` gives, as earlier tests left them."""
     folder = tmp_path_factory.mktemp("servers")
     made = [EngineServer(playground.model, folder / f"log_{number}.txt") for number in range(2)]
     for server in made:
@@ -300,3 +298,15 @@ def servers(
     finally:
         for server in made:
             server.kill()
+
+
+@pytest.fixture
+def servers(started_servers: Sequence[EngineServer]) -> Sequence[EngineServer]:
+    """Two vLLM servers with the policy of the playground, whose token runs have in their
+    environment. One that an earlier test killed is started again. Needs vLLM.
+    """
+    for server in started_servers:
+        if server.process.poll() is not None:
+            server.start()
+            server.wait()
+    return started_servers

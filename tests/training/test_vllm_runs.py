@@ -160,7 +160,6 @@ def test_the_only_server_that_stays_away_ends_the_run(
 def test_a_server_that_is_gone_is_done_without(
     servers: Sequence[EngineServer], playground: Playground, tmp_path: Path
 ) -> None:
-    """The last test that needs both servers."""
     urls = json.dumps([server.url for server in servers])
     process = start(tmp_path / "run", settings(playground, vllm__url=urls, train__steps=6))
     servers[1].kill()
