@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -209,3 +211,15 @@ def test_places_that_can_be_written(tmp_path: Path) -> None:
         check_folder(tmp_path / "a" / "b")
     tmp_path.chmod(0o700)
     assert refused.value.filename == str(tmp_path)
+
+
+def test_a_deleted_working_directory_is_named(tmp_path: Path) -> None:
+    """The error was `no such file or directory`, of no file."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    steps = 'cd "$1" && rmdir "$1" && exec "$0" -m tspo_cli index build corpus.jsonl --out index'
+    done = subprocess.run(
+        ["sh", "-c", steps, sys.executable, str(gone)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr == "error: the working directory was deleted; change into another one\n"

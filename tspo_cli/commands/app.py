@@ -6,6 +6,7 @@ import inspect as introspection
 import os
 import sys
 from contextlib import suppress
+from errno import ENOENT
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -193,6 +194,16 @@ def _keep_working_directory_out() -> None:
     os.environ["PYTHONSAFEPATH"] = "1"
 
 
+def _is_nowhere(error: OSError) -> str | None:
+    """What to say where a relative path has no meaning."""
+    if error.errno == ENOENT and error.filename is None:
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            return "the working directory was deleted; change into another one"
+    return None
+
+
 def main() -> None:
     """Run the command. A TspoError, OSError or a wrong command line is printed, a line each, and
     gives the exit code.
@@ -217,7 +228,7 @@ def main() -> None:
         if error.errno is None:
             raise
         unreadable = None if isinstance(error, WriteError) else cannot_be_read(error)
-        console.error(unreadable or reason(error))
+        console.error(unreadable or _is_nowhere(error) or reason(error))
         sys.exit(InvalidInputError.exit_code if unreadable or error.errno in BAD_NAMES else 1)
     finally:
         all_is_in_order()
