@@ -365,13 +365,13 @@ def checked(form: TypeAdapter[Any], record: Any, where: str) -> Any:
     try:
         form.validate_python(record)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        first = error.errors(include_url=False, include_context=False)[0]
         key = ".".join(str(part) for part in first["loc"] if not _is_branch(part))
         if not key and not isinstance(record, dict):
-            raise InvalidInputError(
-                f"{where}: expected a JSON object, found {type(record).__name__}"
-            ) from None
-        problem = f"{key}: {first['msg']}" if key else first["msg"]
+            found = type(record).__name__
+            raise InvalidInputError(f"{where}: expected a JSON object, found {found}") from None
+        got = f", got {first['input']!r:.40}" if isinstance(first["input"], int | float) else ""
+        problem = f"{key}: {first['msg']}{got}" if key else first["msg"]
         raise InvalidInputError(f"{where}: not a record of tspo: {problem}") from None
     return record
 

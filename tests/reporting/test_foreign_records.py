@@ -83,11 +83,15 @@ def test_damaged_records_are_one_line(tree: Path, tmp_path: Path, number: int) -
     ("file", "change", "words"),
     [
         ("metrics.jsonl", {"loss": "1.5"}, "loss: Input should be a valid number"),
-        ("metrics.jsonl", {"step": -1}, "step: Input should be greater than or equal to 0"),
+        ("metrics.jsonl", {"step": -1}, "step: Input should be greater than or equal to 0, got -1"),
         ("timings.jsonl", {"total": []}, "total: Input should be a valid number"),
         ("status.json", {"warnings": "no"}, "warnings: Input should be a valid list"),
         ("config.resolved.json", {"train": 5}, "train: Input should be a valid dictionary"),
-        ("eval/step_000002/test.json", {"em": float("nan")}, "em: Input should be"),
+        (
+            "eval/step_000002/test.json",
+            {"em": float("nan")},
+            "em: Input should be less than or equal to 1, got nan",
+        ),
         ("eval/step_000002/test.json", {"n": 10**30}, "n: Input should be"),
         ("env.json", {"python": [[1]]}, "python: Input should be"),
         ("env.json", {"platform": 5}, "platform: Input should be"),
