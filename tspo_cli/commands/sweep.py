@@ -148,11 +148,11 @@ def _run(plan: Sweep, cells: Sequence[Cell], folder: Path, jobs: int, json: bool
         warn(line)
     shown = 0
     total = sum(cell.config.train.steps for cell in cells)
-    say(
-        f"{counted(len(cells), 'cell')} in {folder}, {jobs} at a time; their messages are in "
-        f"{folder}/logs"
-    )
     with _saying_what_goes_on(folder), progress(f"{folder.name}: step", total) as advance:
+        say(
+            f"{counted(len(cells), 'cell')} in {folder}, {jobs} at a time; their messages are in "
+            f"{folder}/logs"
+        )
 
         def show(steps: int, ended: int, note: str) -> None:
             nonlocal shown

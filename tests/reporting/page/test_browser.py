@@ -114,9 +114,8 @@ def assert_quiet(browser: Any) -> None:
     assert browser.get_log("browser") == []
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [one["params"] for one in messages if one["method"] == "Network.requestWillBeSent"]
-    sent = [
-        one["request"]["url"] for one in asked if not one["documentURL"].startswith("chrome://")
-    ]
+    own = ("chrome://", "chrome-untrusted://")
+    sent = [one["request"]["url"] for one in asked if not one["documentURL"].startswith(own)]
     assert [url for url in sent if not url.startswith("file://")] == []
     assert len(set(sent)) <= 1
 
