@@ -315,6 +315,7 @@ def test_curves_and_classes_are_means_over_seeds(seeds: Path) -> None:
     assert [(one["first_step"], one["last_step"], one["seeds"]) for one in classes] == [
         (s, s, 3) for s in (1, 2, 3, 4)
     ]
+    assert report.table("classes").rows[0][1].text == "1"
     for one in classes:
         assert sum(
             one[name] for name in ("all correct", "mixed", "all wrong with near-miss", "all miss")

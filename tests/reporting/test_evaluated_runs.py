@@ -34,7 +34,16 @@ def test_an_evaluated_run_is_not_called_unevaluated(folder: Path) -> None:
     both = RunReport(open_runs([folder / "runs", folder / "evals"]))
     assert both.messages() == ["runs/sft2: no evaluation yet"]
     alone = RunReport(open_runs([folder / "runs"]))
-    assert sorted(alone.messages()) == ["sft1: no evaluation yet", "sft2: no evaluation yet"]
+    assert alone.messages() == ["sft1 and 1 more: no evaluation yet"]
+
+
+def test_what_several_runs_warned_of_is_said_once(folder: Path) -> None:
+    """A sweep of 20 runs repeated each warning of its settings 20 times above its table."""
+    for name, sentences in (("sft1", ["too short", "too wide"]), ("sft2", ["too short"])):
+        path = folder / "runs" / name / runs.STATUS_NAME
+        runs.write_json(path, runs.read_json(path) | {"warnings": sentences})
+    said = RunReport(open_runs([folder / "runs"])).messages()
+    assert said[:2] == ["sft1 and 1 more: too short", "sft1: too wide"]
 
 
 def test_a_listing_has_the_em_of_the_evaluation(folder: Path) -> None:

@@ -94,7 +94,8 @@ def _draw(panels: Mapping[str, Panel], path: Path, subject: str = "") -> None:
             _draw_line(axes, label, runs, f"C{place % 10}", "-" if place < 10 else "--")
         axes.set_xlabel("training step")
         axes.set_ylabel(f"exact match on {one_line(dataset)} (%)")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, max(1, axes.get_ylim()[1]))  # of zeros alone it would end at 0.05 %
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25)
         if len(lines) > _LINES_WITH_ROOM:
             axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))

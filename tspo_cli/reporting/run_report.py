@@ -25,7 +25,7 @@ from tspo_cli.reporting.scores.sweep_scores import open_sweep
 from tspo_cli.reporting.sources.arms import Arm, find_arm, group_arms
 from tspo_cli.reporting.sources.lost_steps import lost_steps
 from tspo_cli.reporting.sources.published import Published
-from tspo_cli.reporting.sources.run_view import RunView, judged, unfinished, warned
+from tspo_cli.reporting.sources.run_view import RunView, by_sentence, judged, unfinished, warned
 from tspo_cli.reporting.tables.ablation_table import ablation_table
 from tspo_cli.reporting.tables.classes_table import classes_table
 from tspo_cli.reporting.tables.commands_table import commands_table
@@ -152,7 +152,7 @@ class RunReport:
             *lost_steps(self.views),
             *warned(self.views),
             *judged(self.views),
-            *(f"{name}: no evaluation yet" for name in missing),
+            *by_sentence((name, "no evaluation yet") for name in missing),
             *self._failed_searches(),
         ]
 

@@ -213,6 +213,19 @@ def test_what_was_not_measured_is_left_out(folder: Path) -> None:
     assert view.runs[0].tokens == 0
 
 
+def test_a_figure_of_few_steps_without_an_answer_has_honest_axes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps had ticks at 0.25 and 0.5, and an EM of 0 throughout had an axis up to 0.05 %."""
+    sweep, kept = open_sweep(folder), list[Figure]()
+    runs_of = tuple(replace(run, curve=((0, 0.0), (1, 0.0), (2, 0.0))) for run in sweep.runs)
+    monkeypatch.setattr(figure, "save_figure", lambda drawn, path: kept.append(drawn))
+    figure.draw_sweep(replace(sweep, runs=runs_of), tmp_path / "curves.svg")
+    (axes,) = kept[0].axes
+    assert all(tick == round(tick) for tick in axes.get_xticks())
+    assert axes.get_ylim() == (0, 1)
+
+
 @pytest.mark.parametrize("arms", [2, 6, 7, 15])
 def test_the_legend_of_a_figure_covers_no_line(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arms: int

@@ -312,11 +312,22 @@ def unfinished(views: Iterable[RunView]) -> list[str]:
 
 
 def warned(views: Iterable[RunView]) -> list[str]:
-    """What training warned of, one sentence each with the name of the run."""
+    """What training warned of, one sentence each with the names of its runs."""
+    return by_sentence(
+        (view.name, sentence) for view in views for sentence in view.status.get("warnings") or ()
+    )
+
+
+def by_sentence(said: Iterable[tuple[str, str]]) -> list[str]:
+    """Each sentence once, with the names of whom it was said of: `a: it stopped`,
+    `a and 2 more: it stopped`.
+    """
+    names: dict[str, list[str]] = {}
+    for name, sentence in said:
+        names.setdefault(sentence, []).append(name)
     return [
-        f"{view.name}: {sentence}"
-        for view in views
-        for sentence in view.status.get("warnings") or ()
+        f"{first}{f' and {len(others)} more' if others else ''}: {sentence}"
+        for sentence, (first, *others) in names.items()
     ]
 
 

@@ -36,7 +36,7 @@ def classes_table(arms: Sequence[Arm]) -> Table:
             cells(
                 [
                     record["method"],
-                    f"{record['first_step']}-{record['last_step']}",
+                    "-".join(map(str, dict.fromkeys((record["first_step"], record["last_step"])))),
                     *(percent(record[name]) for name in names),
                 ]
             )

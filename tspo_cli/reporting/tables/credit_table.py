@@ -23,8 +23,9 @@ def comparison_text(comparison: Comparison, width: int | None = None) -> str:
     record = comparison.record()
     arms = record["algorithms"]
     shares = record["group_classes"]
+    first, last = record["steps"]
     parts = [
-        f"Steps {record['steps'][0]} to {record['steps'][1]}: "
+        f"{f'Step {first}' if first == last else f'Steps {first} to {last}'}: "
         f"{counted(record['groups'], 'group')}, "
         f"{counted(record['trajectories'], 'rollout')}, "
         f"{counted(record['turns'], 'turn')}{_shared(record)}. Groups: "
