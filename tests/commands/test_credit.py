@@ -167,3 +167,20 @@ def test_a_rule_of_ones_own(group_file: Path, tmp_path: Path) -> None:
     assert f"The advantages are those of {rule}:rule." in run(
         group_file, "-a", f"{rule}:rule"
     ).stdout.replace("\n", "")
+
+
+def test_a_rule_of_ones_own_is_explained_in_its_own_words(group_file: Path, tmp_path: Path) -> None:
+    """All were explained as "Your own rule."."""
+    rule = tmp_path / "mine.py"
+    rule.write_text(
+        "def told(group, config):\n"
+        '    """One for a turn\n    that hits.\n\n    Args: two.\n    """\n'
+        "    return [list(trajectory.hits) for trajectory in group]\n\n\n"
+        "def silent(group, config):\n    return told(group, config)\n"
+    )
+    told = run(group_file, "-a", f"{rule}:told").stdout.rstrip()
+    assert told.endswith("\nOne for a turn that hits.")
+    assert "Its function has no docstring." in run(group_file, "-a", f"{rule}:silent").stdout
+    error = run(group_file, "-a", rule).exception
+    assert isinstance(error, InvalidInputError)
+    assert f"write {rule}:FUNCTION" in str(error)

@@ -50,6 +50,7 @@ READING = [
     ["runs", "ls", "runs"],
     ["runs", "show", "runs/{run}"],
     ["runs", "diff", "runs/reward", "runs/rule"],
+    ["credit", "runs/{run}"],
     ["credit", "runs/{run}", "-a", "grpo"],
     ["plan", "tiny/grpo", "--rates", "runs/{run}"],
     ["doctor"],
@@ -78,6 +79,21 @@ def test_code_of_a_run_is_run_where_it_is_trusted(
     assert "add --trust" in refused.err
     assert run_tspo("credit", "runs/reward", "-a", "grpo", "--trust").code == 0
     assert (foreign / "executed").exists()
+
+
+def test_the_rule_of_a_run_is_compared_where_it_is_trusted(
+    foreign: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was left out without a word."""
+    monkeypatch.chdir(foreign)
+    without = run_tspo("credit", "runs/rule")
+    assert without.code == 0, without.err
+    assert "evil.py:rule, the rule of runs/rule, is Python code, so it was not run" in without.err
+    assert "evil.py:rule" not in without.out
+    trusted = run_tspo("credit", "runs/rule", "--trust")
+    assert trusted.code == 0, trusted.err
+    assert "evil.py:rule" in trusted.out
+    assert " tspo " in trusted.out
 
 
 def test_a_rule_of_ones_own_needs_no_flag(foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:

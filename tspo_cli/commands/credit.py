@@ -48,7 +48,7 @@ def credit(
     ] = None,
     trust: Annotated[
         bool,
-        typer.Option("--trust", help="Of a run: run the Python file that is its outcome."),
+        typer.Option("--trust", help="Of a run: run the Python files of its outcome and rule."),
     ] = False,
     as_json: Json = False,
 ) -> None:

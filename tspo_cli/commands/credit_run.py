@@ -51,14 +51,15 @@ def compare_run(
     as_json: bool,
 ) -> None:
     """Apply the algorithms of `specs` to the recorded rollouts and print. Without any: all that
-    need no model, and those that need gold log-probabilities where the run recorded them.
+    need no model, those that need gold log-probabilities where the run recorded them, and the run's
+    own Python code if `trust` allows it.
 
     Raises:
         InvalidInputError: the outcome of the run is Python code, and `trust` does not allow it; an
         algorithm needs other beliefs than the run recorded.
     """
     from tspo_cli.config.load_config import read_resolved
-    from tspo_cli.credit.laboratory.comparison import compare
+    from tspo_cli.credit.laboratory.comparison import Arm, compare
     from tspo_cli.credit.laboratory.recorded_groups import recorded_batches
     from tspo_cli.credit.user_code import is_user_code
     from tspo_cli.reporting.tables.credit_table import comparison_text, draw_comparison
@@ -72,6 +73,14 @@ def compare_run(
             "--trust if you know the file"
         )
     arms = _arms(specs, credit, settings)
+    if not specs and is_user_code(credit.algorithm):
+        if trust:
+            arms.append(Arm(credit.algorithm, credit))
+        else:
+            console.say(
+                f"{credit.algorithm}, the rule of {run}, is Python code, so it was not run; add "
+                "--trust if you know the file"
+            )
     with console.progress(
         f"judging the rollouts of {run.name} again, {counted(len(arms), 'algorithm')}, step",
         len(rollout_files(run)) if steps is None else None,

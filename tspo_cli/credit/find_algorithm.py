@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
@@ -38,6 +39,10 @@ def find_algorithm(name: str) -> Algorithm:
         return ALGORITHMS[name]
     if is_user_code(name):
         return _user_algorithm(name)
+    if name.endswith(".py"):
+        raise InvalidInputError(
+            f"credit.algorithm: {name!r} names no function of the file; write {name}:FUNCTION"
+        )
     near = difflib.get_close_matches(name.lower(), ALGORITHMS, n=1)
     hint = (
         f"did you mean {near[0]}?"
@@ -53,7 +58,10 @@ def _user_algorithm(name: str) -> Algorithm:
 
     def complete(trajectories: Sequence[JudgedTrajectory], *others: Any) -> AlgorithmResult:
         returned = declared.rule(list(trajectories), *others)  # a list that it may change
-        return _checked(returned, trajectories, name)  # numbers and lists may be the user's, too
+        described = _description(declared.rule)
+        return _checked(
+            returned, trajectories, name, described
+        )  # numbers and lists may be the user's, too
 
     def rule(
         trajectories: Sequence[JudgedTrajectory], config: CreditConfig, *options: Any
@@ -65,7 +73,15 @@ def _user_algorithm(name: str) -> Algorithm:
     return replace(declared, name=name, rule=rule, table="options")
 
 
-def _checked(returned: Any, trajectories: Sequence[JudgedTrajectory], name: str) -> AlgorithmResult:
+def _description(function: object) -> str:
+    """The first paragraph of what the user wrote about a function."""
+    text = inspect.getdoc(function) if inspect.isfunction(function) else None
+    return " ".join((text or "Its function has no docstring.").split("\n\n")[0].split())
+
+
+def _checked(
+    returned: Any, trajectories: Sequence[JudgedTrajectory], name: str, described: str
+) -> AlgorithmResult:
     """What a user's function returned, with one finite reward and advantage per turn."""
     if isinstance(returned, AlgorithmResult):
         if returned.level not in ("turn", "trajectory"):
@@ -84,7 +100,7 @@ def _checked(returned: Any, trajectories: Sequence[JudgedTrajectory], name: str)
             _rows(returned, "advantages", name),
             "turn",
             reason=f"The advantages are those of {name}.",
-            formula="Your own rule.",
+            formula=described,
         )
     if result.labels and len(result.labels) != len(result.populations):
         counts = f"{len(result.populations)}, got {len(result.labels)}"
