@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import run_tspo
 from tests.reporting.tree import make_evaluation
 
@@ -45,3 +47,31 @@ def test_a_figure_does_not_replace_another_file(tmp_path: Path) -> None:
     assert done.code == 3
     assert "notes.svg: is no figure; delete it, or choose another place" in done.err
     assert notes.read_text("utf-8") == "my notes"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["index", "search", "{}", "lake"],
+        ["index", "info", "{}"],
+        ["serve", "{}"],
+        ["eval", "model", "--data", "q.jsonl", "--index", "{}"],
+    ],
+    ids=" ".join,
+)
+def test_the_address_of_a_server_is_no_index(command: list[str]) -> None:
+    """It was advised to build an index at `http:/127.0.0.1:8000`."""
+    done = run_tspo(*(word.format("http://127.0.0.1:8000") for word in command))
+    assert "http://127.0.0.1:8000: expected the directory of an index, got the addr" in done.err
+    assert "index build" not in done.err
+
+
+def test_an_index_is_no_address(tmp_path: Path) -> None:
+    questions = tmp_path / "q.jsonl"
+    questions.write_text('{"question": "who?", "golden_answers": ["y"]}\n', encoding="utf-8")
+    done = run_tspo(
+        *("eval", "m", "--endpoint", "http://127.0.0.1:9/v1", "--data", questions),
+        *("--retriever", "idx"),
+    )
+    assert done.code == 3
+    assert "the directory of an index goes in --index" in done.err

@@ -220,7 +220,7 @@ def info(directory: IndexDir, as_json: Json = False) -> None:
         {
             "kind": manifest["kind"],
             "passages": manifest["passages"],
-            "size": f"{size / 1e6:.1f} MB",
+            "size": console.byte_size(size),
             "corpus": manifest["corpus"]["path"],
             "sha256": manifest["corpus"]["sha256"],
             **({"encoder": manifest["encoder"]} if manifest["encoder"] else {}),

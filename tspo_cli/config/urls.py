@@ -7,6 +7,9 @@ import httpx
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.text.secrets import hide_login, hide_parameters
 
+URL_FORM = "http://127.0.0.1:8000 (the directory of an index goes in --index or retriever.index)"
+"""An example of a retriever's server, and what else a person may have meant."""
+
 
 def check_url(url: str, owner: str, example: str) -> None:
     """Raises InvalidInputError for anything but an http(s) URL with a host. What its server repeats

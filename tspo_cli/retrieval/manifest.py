@@ -66,9 +66,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
     Raises:
         MissingResourceError: no such directory.
-        InvalidInputError: not an index, or one of another format version.
+        InvalidInputError: not an index, or one of another format version; the address of a server.
     """
     if not path.exists():
+        if path.parts[0] in ("http:", "https:"):
+            raise InvalidInputError(
+                f"{str(path).replace(':/', '://', 1)}: expected the directory of an index, got the "
+                "address of a server; name it in retriever.url, or in --retriever of `tspo eval`"
+            )
         maker = made_by(path)
         build = f"make one with: tspo index build CORPUS --out {path}"
         raise MissingResourceError(

@@ -14,7 +14,7 @@ from pathlib import Path
 from tspo_cli.config.rules import rule_problems
 from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.prompt_value import QUESTION
-from tspo_cli.config.urls import without_login
+from tspo_cli.config.urls import URL_FORM, without_login
 from tspo_cli.console import counted
 from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.plain_files import is_plain
@@ -51,7 +51,7 @@ def problems(config: Config, *, gpu: bool = False) -> Iterator[str]:
     for url in config.retriever.url:
         if not _HTTP.match(url):
             got = without_login(url)
-            yield f"retriever.url: expected a URL like http://127.0.0.1:8000, got {got!r}"
+            yield f"retriever.url: expected a URL like {URL_FORM}, got {got!r}"
     if not config.launch.engines:  # which `tspo launch` starts as servers
         yield from engine_problems(config, gpu=gpu)
 

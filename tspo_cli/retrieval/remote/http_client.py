@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from tspo_cli.config.urls import below, check_url, shown_url
+from tspo_cli.config.urls import URL_FORM, below, check_url, shown_url
 from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.retrieval.remote.answer_body import ACCEPTED, read_body
 from tspo_cli.retrieval.remote.patience import (
@@ -326,7 +326,7 @@ def _retry_after(response: httpx.Response) -> float:
 
 
 def _endpoint(url: str) -> str:
-    check_url(url, "retriever", "http://127.0.0.1:8000")
+    check_url(url, "retriever", URL_FORM)
     return _beside(url, "retrieve")
 
 
