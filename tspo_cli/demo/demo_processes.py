@@ -83,8 +83,9 @@ def _wait(
 ) -> None:
     """Wait for all processes and show the progress of the runs, read from their metrics."""
     folders = [command.folder for command in commands]
-    label = " + ".join(folder.name for folder in folders)
-    with progress(label, 100 if commands[0].is_training else None) as advance:
+    names = " + ".join(folder.name for folder in folders)
+    label, total = (f"percent of {names}", 100) if commands[0].is_training else (names, None)
+    with progress(label, total) as advance:
         shown = 0
         while any(process.poll() is None for process in processes):
             for command, process, log in zip(commands, processes, logs, strict=True):

@@ -42,8 +42,6 @@ def step_line(metrics: Mapping[str, float], seconds: float, left: float) -> str:
     parts = [f"{name} {metrics[name]:.3f}" for name in ("reward", "loss") if name in metrics]
     if "agent_loss" in metrics:
         parts.append(f"agent_loss {metrics['agent_loss']:.3f}")
-    if "eval_loss" in metrics:
-        parts.append(f"eval_loss {metrics['eval_loss']:.3f}")
     if "answered_share" in metrics:
         parts.append(f"answered {metrics['answered_share']:.0%}")
     if "searches" in metrics:

@@ -138,6 +138,8 @@ def train_loop(
             )
             seconds = result.timings | seconds
             measures = measure(result.metrics, seconds, result.load)
+            if (held_out := result.metrics.get("eval_loss")) is not None:
+                run.log(f"step {step}: eval_loss {held_out:.3f}")
             _record(run, step, result, seconds | measures, line)
             if run.is_main_process:
                 track(step, step_values(result.metrics, seconds, measures))

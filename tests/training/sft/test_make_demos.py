@@ -350,6 +350,12 @@ def test_refusals_come_before_the_work_and_leave_nothing(index: Path, tmp_path: 
     bare = tmp_path / "bare.jsonl"
     bare.write_text(json.dumps(QUESTIONS[4]) + "\n", "utf-8")
     assert "no question has supporting_ids" in str(make(index, out, questions=bare).exception)
+    titled = tmp_path / "hotpot.json"  # HotpotQA's own form
+    paragraphs = {"supporting_facts": [["Rex", 0]], "context": [["Rex", ["Rex lived in Rome."]]]}
+    titled.write_text(
+        json.dumps([{"_id": "1", "question": "Where?", "answer": "Rome"} | paragraphs]), "utf-8"
+    )
+    assert "`tspo data make-corpus` makes" in str(make(index, out, questions=titled).exception)
     bare.write_text(json.dumps(QUESTIONS[5]) + "\n", "utf-8")
     assert "(1 with answers that the passages read do not hold)" in str(
         make(index, out, questions=bare).exception

@@ -54,9 +54,11 @@ def make_demonstrations(
         InvalidInputError: no question has gold passages, or the index is damaged.
     """
     if not options.distant and not any(question.supporting_ids for question in questions):
+        titled = any(question.extra.get("supporting_titles") for question in questions)
         raise InvalidInputError(
             "no question has supporting_ids, and a script needs to know the gold passages; name "
             "questions with gold passages, or add --distant to look for the answers instead"
+            + ("; `tspo data make-corpus` makes such ids of paragraphs" if titled else "")
         )
     gold = _gold_contents(questions, searcher)
     known = questions
