@@ -95,6 +95,7 @@ def test_the_table_explains(group_file: Path) -> None:
         "Mean 0.2000, standard deviation 0.2739 over 5 rewards",
     ):
         assert part in text
+    assert "\n\n\n" not in text
 
 
 def test_errors_have_their_exit_codes(group_file: Path, tmp_path: Path) -> None:

@@ -56,6 +56,14 @@ def test_messages_that_nobody_reads_end_no_work(
     assert (tmp_path / "index" / "manifest.json").exists()
 
 
+@pytest.mark.parametrize("arguments", ["--help", "data --help", "data check --help", "--version"])
+def test_a_full_standard_output_is_named(tmp_path: Path, arguments: str) -> None:
+    """Help and version said no more than "no space left on device"."""
+    done = shell(tmp_path, arguments, ">/dev/full")
+    said = b"error: standard output: no space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
 def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     """Whatever a library or a child process writes to stderr would stand in the file."""
     code = (

@@ -85,7 +85,23 @@ app.command("credit", rich_help_panel=COMPARE)(credit.credit)
 _QUERIES = "queries"
 
 
-class _Command(typer.core.TyperCommand):
+class _Help:
+    """Help that cannot be written names the stream, as a result does."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help to stdout. Raises OSError."""
+        try:
+            super().format_help(ctx, formatter)  # type: ignore[misc]
+        except OSError as failure:
+            failure.filename = console.STDOUT
+            raise
+
+
+class _Group(_Help, typer.core.TyperGroup):
+    """A group of commands."""
+
+
+class _Command(_Help, typer.core.TyperCommand):
     """A command of which no option or argument may be empty: an empty path is the working directory
     for Python, and an unset variable of the shell is an empty word.
     """
@@ -123,6 +139,7 @@ def _prepare(commands: typer.Typer) -> None:
             for info in getattr(hint, "__metadata__", ()):
                 if isinstance(info, typer.models.ParameterInfo):
                     info.readable = False
+    commands.info.cls = _Group
     for group in commands.registered_groups:
         if group.typer_instance is not None:
             _prepare(group.typer_instance)
@@ -149,7 +166,7 @@ _fill_help_lines(app)
 
 def _version(show: bool) -> None:
     if show:
-        print(__version__)
+        console.result(__version__)
         raise typer.Exit
 
 

@@ -146,4 +146,4 @@ def _table(rows: Sequence[TurnRow]) -> str:
     Console(
         file=out, width=None if terminal else 120, force_terminal=terminal, highlight=False
     ).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().strip("\n").split("\n"))
+    return "\n".join(line.rstrip() for line in out.getvalue().split("\n")).strip("\n")
