@@ -235,6 +235,9 @@ def test_limit_stops_reading(tmp_path: Path) -> None:
         ("nq/test.parquet", "nq"),
         ("nq/questions.jsonl", "nq"),
         ("popqa/long_tail.jsonl", "long_tail"),
+        ("popqa/tail.v2.jsonl", "tail.v2"),
+        ("popqa/tail.v2.CSV.GZ", "tail.v2"),
+        ("popqa/dev.v2.jsonl.gz", "popqa"),
     ],
 )
 def test_default_data_source(path: str, name: str) -> None:

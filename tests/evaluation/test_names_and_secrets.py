@@ -71,6 +71,13 @@ def test_a_hidden_file_has_a_name(tmp_path: Path) -> None:
         assert [*read_eval_sets([str(path)], 0)] == [name]
 
 
+def test_a_dot_in_the_name_of_a_file_is_no_ending(tmp_path: Path) -> None:
+    """nq.dev.jsonl, nq.test.jsonl and nq.train.jsonl were nq, nq_nq and an error."""
+    names = ["nq.dev", "nq.test", "nq.train", "musique_v1.0_dev"]
+    paths = [write(tmp_path / f"{name}.jsonl", ("",)) for name in names]
+    assert [*read_eval_sets([str(path) for path in paths], 0)] == names
+
+
 def test_items_of_an_earlier_version_are_found(tmp_path: Path) -> None:
     assert items_file(tmp_path, "eval").name == "eval_.items.jsonl.gz"
     (tmp_path / "eval.items.jsonl.gz").write_bytes(b"")

@@ -591,7 +591,7 @@ def test_a_table_in_the_place_of_a_configuration(tmp_path: Path, text_config: ob
     folder = llama(tmp_path / "model")
     record = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(record | {"text_config": text_config}))
-    assert "cannot be read as a causal language model" in refusal(folder)
+    assert "/config.json: cannot be read: " in refusal(folder)
 
 
 @pytest.mark.parametrize(

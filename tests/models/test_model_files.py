@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.models.checks.vocabulary import check_vocabulary
+from tspo_cli.models.eos import saved_eos_ids
 from tspo_cli.models.load_model import load_model, load_tokenizer
 from tspo_cli.models.tokenizer import tiny_tokenizer
 
@@ -33,6 +34,11 @@ def model(tmp_path: Path) -> Path:
     LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
+
+
+def set_in(path: Path, **values: object) -> None:
+    """Set keys of a JSON object."""
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values))
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
@@ -107,6 +113,44 @@ def test_an_id_that_a_tokenizer_adds_to_every_text_needs_a_row(model: Path) -> N
     tokenizer = load_tokenizer(model)
     with pytest.raises(InvalidInputError, match="adds the id 1000000 to every text"):
         check_vocabulary(model, tokenizer, len(tokenizer))
+
+
+def opened(model: Path) -> None:
+    """Open a model as a command does."""
+    load_tokenizer(model)
+    load_model(model)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("hidden_size", "32", "Field 'hidden_size' expected int, got str"),
+        ("hidden_size", None, "Field 'hidden_size' expected int"),
+        ("num_attention_heads", 0, "zero"),
+        ("hidden_act", "none_such", "KeyError 'none_such'"),
+    ],
+)
+def test_a_wrong_value_of_the_configuration_is_not_the_tokenizers(
+    model: Path, key: str, value: object, said: str
+) -> None:
+    """A tokenizer is opened with the configuration beside it."""
+    set_in(model / "config.json", **{key: value})
+    with pytest.raises(InvalidInputError) as refused:
+        opened(model)
+    text = str(refused.value)
+    assert text.startswith(f"{model}/config.json: cannot be read: ")
+    assert said in text
+    assert text.endswith("; copy the file from the original model again")
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize("ends", [10**6, [1, 10**6], -1])
+def test_a_token_that_ends_a_sequence_needs_a_row(model: Path, name: str, ends: object) -> None:
+    """The engine spoke of an index out of bounds, and took -1 for the last token."""
+    set_in(model / name, eos_token_id=ends)
+    tokenizer = load_tokenizer(model)
+    with pytest.raises(InvalidInputError, match=r"ends a sequence|eos_token_id: expected"):
+        check_vocabulary(model, tokenizer, len(tokenizer), saved_eos_ids(str(model), tokenizer))
 
 
 def test_links_to_files_are_files(model: Path) -> None:

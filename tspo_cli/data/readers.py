@@ -163,8 +163,11 @@ def _fields(record: dict[str, Any]) -> str:
 
 
 def stem_of(path: Path) -> str:
-    """The name of a file without its endings, nor the dots of a hidden one: it is never empty."""
-    return path.name.lstrip(".").split(".")[0] or path.name
+    """The name of a file without its ending (.gz is none), nor the dots of a hidden one: dev.v2 for
+    dev.v2.jsonl.gz. It is never empty.
+    """
+    name = path.name.lstrip(".")
+    return Path(name[:-3] if name.lower().endswith(".gz") else name).stem or path.name
 
 
 def default_data_source(path: Path) -> str:
@@ -175,7 +178,8 @@ def default_data_source(path: Path) -> str:
         name, config, _ = hub_name(str(path))
         return (config or name).rpartition("/")[2]
     stem = stem_of(path)
-    return path.resolve().parent.name if stem in _SPLIT_NAMES else stem
+    is_split = stem.partition(".")[0] in _SPLIT_NAMES
+    return path.resolve().parent.name if is_split else stem
 
 
 def parse_question(

@@ -311,13 +311,13 @@ def is_local_model(path: str | Path, patterns: tuple[str, ...], what: str, revis
 def _unreadable(
     path: str | Path, what: str, error: Exception, local: bool, revision: str
 ) -> InvalidInputError | MissingResourceError:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    # The reason itself may follow a title.
-    reason = " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")])
+    reason = _reason(error)
     if "custom code" in str(error):
         return InvalidInputError(
             f"{path}: needs code of its own, which tspo does not run; use a model of transformers"
         )
+    if local and _config_problem(path) == reason:  # a tokenizer is opened with it, too
+        return InvalidInputError(f"{path}/{CONFIG}: cannot be read: {reason}; {AGAIN}")
     if isinstance(error, ImportError):
         return MissingResourceError(
             f"{path}: {what} that needs a package which is not installed here: {reason}"
@@ -334,3 +334,32 @@ def _unreadable(
         f"{path}: no such directory, and {what}{at} could not be loaded from the hub or its cache: "
         f"{reason}"
     )
+
+
+def _config_problem(path: str | Path) -> str:
+    """Why transformers cannot read the configuration of a directory, or make a model of it; empty
+    if it can, or if there is none.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if not (Path(path) / CONFIG).is_file():
+        return ""
+    try:
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(
+                AutoConfig.from_pretrained(
+                    str(path), local_files_only=True, trust_remote_code=False
+                ),
+                trust_remote_code=False,
+            )
+    except Exception as error:  # libraries raise anything on files that are not whole
+        return _reason(error)
+    return ""
+
+
+def _reason(error: Exception) -> str:
+    text = f"KeyError {error}" if isinstance(error, KeyError) else str(error).strip()
+    lines = text.splitlines() or [type(error).__name__]
+    # The reason itself may follow a title.
+    return " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")])

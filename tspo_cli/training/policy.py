@@ -13,6 +13,7 @@ from tspo_cli.errors import InvalidInputError
 from tspo_cli.models.checks.length_limits import check_length, check_vllm_length
 from tspo_cli.models.checks.vocabulary import check_vocabulary
 from tspo_cli.models.dtype import torch_dtype, use_float32_head
+from tspo_cli.models.eos import eos_ids
 from tspo_cli.models.load_model import decoder_layers, load_model, load_tokenizer
 from tspo_cli.models.tiny import tiny_model
 from tspo_cli.models.tokenizer import tiny_tokenizer
@@ -55,7 +56,8 @@ def _opened_policy(config: Config, device: str) -> tuple[PreTrainedTokenizerFast
         model: Any = load_model(path, torch_dtype(config.model.dtype, device), device, revision)
         if config.model.float32_head:
             use_float32_head(model)
-        check_vocabulary(path, tokenizer, model.get_input_embeddings().num_embeddings)
+        ends = eos_ids(model.config, model.generation_config)
+        check_vocabulary(path, tokenizer, model.get_input_embeddings().num_embeddings, ends)
         check_length(path, model, context_length(config))
         if config.rollout.engine == "vllm" and not config.vllm.url:
             check_vllm_length(path, model.config, context_length(config))

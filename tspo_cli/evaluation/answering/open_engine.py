@@ -235,9 +235,10 @@ def _prepare(
     path, revision = config.model.path, config.model.revision
     tokenizer = load_tokenizer(path, revision)
     rows = model_config(path, revision).get_text_config().vocab_size
-    check_vocabulary(path, tokenizer, rows)
+    ends = saved_eos_ids(path, tokenizer, revision)
+    check_vocabulary(path, tokenizer, rows, ends)
     protocol.from_config(tokenizer, config.rollout)  # a template that refuses the messages
-    for note in template_notes(tokenizer, config.rollout, saved_eos_ids(path, tokenizer, revision)):
+    for note in template_notes(tokenizer, config.rollout, ends):
         say(note)
     return tokenizer, device, torch_dtype(config.model.dtype, device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-def check_vocabulary(path: str | Path, tokenizer: PreTrainedTokenizerFast, rows: int) -> None:
-    """Refuse a tokenizer with an id that an embedding of `rows` rows does not have. More rows than
-    ids are common and harmless.
+def check_vocabulary(
+    path: str | Path, tokenizer: PreTrainedTokenizerFast, rows: int, ends: Sequence[int] = ()
+) -> None:
+    """Refuse a tokenizer with an id that an embedding of `rows` rows does not have, and such an id
+    among `ends`, which end a sequence (-1 would be the last row). More rows than ids are common and
+    harmless.
 
     Raises:
         InvalidInputError: an id is too large; `path` names the model.
@@ -32,4 +36,10 @@ def check_vocabulary(path: str | Path, tokenizer: PreTrainedTokenizerFast, rows:
             f"{path}: the tokenizer adds the id {added} to every text (post_processor of its "
             f"tokenizer.json), but the model's embedding has {rows} rows; use the model's own "
             "tokenizer"
+        )
+    if beyond := [end for end in ends if not 0 <= end < rows]:
+        raise InvalidInputError(
+            f"{path}: the id {beyond[0]} ends a sequence (eos_token_id of config.json or "
+            f"generation_config.json), but the model's embedding has {counted(rows, 'row')}; copy "
+            "these files from the original model again"
         )
