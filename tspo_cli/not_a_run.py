@@ -92,15 +92,16 @@ def require_run(path: Path) -> None:
         raise MissingResourceError(f"{path}: {not_a_run(path)}")
 
 
-def model_directory(model: str) -> Path:
-    """The directory with the weights: `model` itself, or model/ of a run.
+def model_directory(model: str, *, hosted: bool = False) -> Path:
+    """The directory with the weights: `model` itself, or model/ of a run. What a server calls a
+    `hosted` model may be the name of any folder here, such as that of its evaluation.
 
     Raises:
         MissingResourceError: a folder of runs, or the run has not exported its model.
     """
     path = Path(model)
     if not runs.is_run(path):
-        if path.is_dir() and not any(path.glob("*.json")):
+        if not hosted and path.is_dir() and not any(path.glob("*.json")):
             raise MissingResourceError(f"{path}: {not_a_run(path, 'a run or a model')}")
         return path
     folder, status = path / runs.MODEL_NAME, path / runs.STATUS_NAME

@@ -84,6 +84,23 @@ def items(folder: Path, out: str = "out") -> list[dict[str, Any]]:
     return list(read_jsonl_gz(folder / out / "places.items.jsonl.gz"))
 
 
+@pytest.mark.parametrize("rest", ["", "hosted/places.partial.jsonl", "hosted/notes.txt"])
+def test_a_hosted_model_may_be_called_as_its_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rest: str
+) -> None:
+    """The folder of the evaluation was taken for the model: it had no tokenizer."""
+    monkeypatch.chdir(tmp_path)
+    if rest:
+        (tmp_path / "hosted").mkdir()
+        (tmp_path / rest).touch()
+    out = "out" if rest.endswith(".txt") else "hosted"
+    with serve(Hosted().app()) as url:
+        for options in (["--resume"] if "partial" in rest else [], ["--resume"]):
+            done = evaluate(tmp_path, url, "--json", *options, out=out)
+            assert done.code == 0, done.err
+            assert json.loads(done.out)["results"][0]["em"] == 1.0
+
+
 @pytest.mark.parametrize(
     ("response", "reason"),
     [

@@ -101,7 +101,8 @@ def evaluate_model(request: EvaluationRequest) -> EvaluationResult:
             set, or an evaluation with other settings; or another process evaluates into it.
     """
     method = find_method(request.method)
-    model = model_directory(request.model)
+    hosted = any(setting.startswith("endpoint.url=") for setting in request.settings)
+    model = model_directory(request.model, hosted=hosted)
     with same_agent(str(model)):
         return _evaluated(request, method, eval_config(model, request))
 

@@ -20,7 +20,7 @@ from tspo_cli.models.checks.length_limits import check_length, check_vllm_length
 from tspo_cli.models.checks.model_digest import model_digest, steady_model
 from tspo_cli.models.checks.vocabulary import check_vocabulary
 from tspo_cli.models.eos import saved_eos_ids
-from tspo_cli.models.load_model import load_tokenizer, model_config
+from tspo_cli.models.load_model import CONFIG, TOKENIZER, load_tokenizer, model_config
 from tspo_cli.models.tokenizer_protocol import Tokenizer
 from tspo_cli.rollout.engines.endpoint.word_tokenizer import WordTokenizer
 from tspo_cli.rollout.engines.engine_protocol import Engine
@@ -95,7 +95,7 @@ def _remote(
     from tspo_cli.rollout.engines.endpoint.turn_ends import turn_ends
 
     endpoint, model = config.endpoint, config.model.path
-    tokenizer_path = endpoint.tokenizer or (model if Path(model).is_dir() else "")
+    tokenizer_path = endpoint.tokenizer or (model if _is_model(Path(model)) else "")
     tokenizer: Tokenizer = load_tokenizer(tokenizer_path) if tokenizer_path else WordTokenizer()
     if endpoint.api == "completions":
         protocol.from_config(tokenizer, config.rollout)
@@ -132,6 +132,11 @@ def _remote(
         *(tokenizer, lambda: engine, True, endpoint.model or model, endpoint.api),
         exact=options.send_ids and options.api == "completions" and "stop" not in endpoint.drop,
     )
+
+
+def _is_model(folder: Path) -> bool:
+    """True for a model directory, False for another folder with the name of a hosted model."""
+    return any((folder / name).exists() for name in (CONFIG, TOKENIZER, "vocab.json"))
 
 
 def _served(config: Config) -> RolloutConfig:
