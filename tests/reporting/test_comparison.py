@@ -94,6 +94,24 @@ def test_seeds_become_one_arm_and_settings_tell_arms_apart(seeds: Path) -> None:
     )
 
 
+def test_arms_that_differ_in_many_settings_are_told_apart_by_their_runs(tmp_path: Path) -> None:
+    """A demo beside one's own run had rows of 300 columns, and no page showed their scores."""
+    seeded(tmp_path, "tspo", 0, 0.3)
+    seeded(tmp_path, "tspo", 1, 0.4)
+    config = Config.model_validate(
+        {
+            "model": {"path": "models/of_ours"},
+            "data": {"train": ["questions/of_ours/train.jsonl"]},
+            "rollout": {"max_searches": 2, "max_new_tokens": 64},
+        }
+    )
+    make_run(tmp_path / "ours", config, 2, {2: 0.5})
+    seeded(tmp_path, "grpo", 0, 0.2)
+    arms = group_arms(open_runs([tmp_path]))
+    assert {arm.label for arm in arms} == {"grpo", "tspo [ours]", "tspo [tspo-0 and 1 more]"}
+    assert find_arm(arms, "tspo [ours]") is find_arm(arms, "ours")
+
+
 def test_a_baseline_is_found_by_label_algorithm_or_run(seeds: Path) -> None:
     arms = group_arms(open_runs([seeds]))
     assert find_arm(arms, "tspo-1").label == "tspo (lr=1e-06)"

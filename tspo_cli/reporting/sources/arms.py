@@ -38,6 +38,8 @@ _OF_EVALUATIONS = (
 )
 """Keys, or their first parts, that can change an answer of `tspo eval`, which trains nothing."""
 _INDEX = ("retriever.index", "retriever.url")
+_LONGEST = 60
+"""Characters of settings in a label. More hide the scores of a table: then the run is named."""
 _INPUT = "inputs."
 """How the name of an input begins among settings."""
 
@@ -78,8 +80,8 @@ def group_arms(views: Sequence[RunView], *, ignore: Sequence[str] = ()) -> list[
     Runs that began with other contents of the files that their settings name are several arms.
     Evaluations of one method and model are one arm, whatever their data sets and indexes. Models
     that one arm trained with several seeds are the seeds of its evaluation. The label of an arm is
-    its algorithm or method, followed by the settings that differ where several arms share it. Arms
-    have the order of their first runs.
+    its algorithm or method. Where several arms share it, the settings that differ follow or, where
+    these are many, the runs in brackets. Arms have the order of their first runs.
     """
     neutral = (*NEUTRAL, *ignore)
     candidates = [
@@ -156,7 +158,9 @@ def _datasets(view: RunView) -> set[str]:
 
 
 def _labels(groups: Sequence[Sequence[_Candidate]]) -> list[str]:
-    """One label per group: its algorithm or method, and what tells groups of that name apart."""
+    """One label per group: its algorithm or method, and what tells groups of that name apart, which
+    is its runs where the settings that differ would be too long for one of these groups.
+    """
     firsts = [group[0] for group in groups]
     by_name: dict[str, list[_Candidate]] = {}
     for first in firsts:
@@ -165,18 +169,29 @@ def _labels(groups: Sequence[Sequence[_Candidate]]) -> list[str]:
         name: differing([candidate.settings for candidate in candidates])
         for name, candidates in by_name.items()
     }
-    labels = []
+    details = []
     for first in firsts:
         name = first.view.algorithm
         keys = differences[name]
         extra = [f"{_leaf(key, keys)}={_short(key, _value(first, key))}" for key in keys]
         if len({candidate.policy for candidate in by_name[name]}) > 1:
             extra.insert(0, _model_name(first.view))
-        labels.append(f"{name} ({', '.join(extra)})" if extra else name)
-    return [
-        label if labels.count(label) == 1 else f"{label} [{first.view.name}]"
-        for label, first in zip(labels, firsts, strict=True)
+        details.append(f" ({', '.join(extra)})" if extra else "")
+    names = [first.view.algorithm for first in firsts]
+    too_long = {name for name, text in zip(names, details, strict=True) if len(text) > _LONGEST}
+    labels = [
+        name if name in too_long else name + text for name, text in zip(names, details, strict=True)
     ]
+    return [
+        label if labels.count(label) == 1 else f"{label} [{_runs_of(group)}]"
+        for label, group in zip(labels, groups, strict=True)
+    ]
+
+
+def _runs_of(group: Sequence[_Candidate]) -> str:
+    """Its first run, which no other group has, and how many more it has."""
+    more = len(group) - 1
+    return group[0].view.name + (f" and {more} more" if more else "")
 
 
 def _value(candidate: _Candidate, key: str) -> Any:
@@ -218,7 +233,8 @@ def find_arm(arms: Sequence[Arm], name: str) -> Arm:
             f"{', '.join(known) or 'none'}"
         )
     raise MissingResourceError(
-        f"--baseline {name}: several have it: {', '.join(arm.label for arm in matching)}"
+        f"--baseline {name}: several have it: {', '.join(arm.label for arm in matching)}; name one "
+        "of them, or a run"
     )
 
 
