@@ -219,6 +219,7 @@ def test_the_card_has_digests_counts_licence_and_command() -> None:
     run(source, "--out", "made", "--limit", "2")
     text = Path("made/README.md").read_text("utf-8")
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    assert text.startswith(f"# Corpus of {source.name}\n"), "whatever set its form is of"
     for said in (
         digest,
         "| passages | 5 |",

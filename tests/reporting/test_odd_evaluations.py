@@ -122,3 +122,16 @@ def test_a_count_that_no_mean_can_be_made_of_is_refused(
     found = RunReport(open_runs([tmp_path]), baselines=["ircot"], metric="searches")
     with pytest.raises(InvalidInputError, match=r"expected numbers below 2\^53 under 'searches'"):
         found.table(table)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_score_that_is_no_number_is_named(tmp_path: Path, value: float) -> None:
+    """It was said to be greater than 1."""
+    own = items(1, 0.8, 40)
+    make_evaluation(tmp_path / "rag", "rag", own, dataset="dev")
+    place = tmp_path / "rag" / "dev.items.jsonl.gz"
+    with changing(place):
+        odd = [json.dumps(item) for item in [own[0], own[1] | {"em": value}]]
+        place.write_bytes(gzip.compress("\n".join(odd).encode()))
+    with pytest.raises(InvalidInputError, match=f"em: Input should be .*, got {value}"):
+        RunReport(open_runs([tmp_path])).table("main")

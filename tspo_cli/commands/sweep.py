@@ -146,16 +146,18 @@ def _run(plan: Sweep, cells: Sequence[Cell], folder: Path, jobs: int, json: bool
 
     for line in _missing_inputs([cell for cell in cells if not (folder / cell.name).exists()]):
         warn(line)
-    shown = 0
+    shown = -1
     total = sum(cell.config.train.steps for cell in cells)
     with _saying_what_goes_on(folder), progress(f"{folder.name}: step", total) as advance:
-        say(
-            f"{counted(len(cells), 'cell')} in {folder}, {jobs} at a time; their messages are in "
-            f"{folder}/logs"
-        )
 
         def show(steps: int, ended: int, note: str) -> None:
             nonlocal shown
+            if shown < 0:  # nothing was refused
+                shown = 0
+                say(
+                    f"{counted(len(cells), 'cell')} in {folder}, {jobs} at a time; their messages "
+                    f"are in {folder}/logs"
+                )
             advance(steps - shown, f"{ended}/{counted(len(cells), 'cell')}  {note}")
             shown = steps
 

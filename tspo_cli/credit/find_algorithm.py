@@ -57,11 +57,9 @@ def _user_algorithm(name: str) -> Algorithm:
     declared = function if isinstance(function, Algorithm) else Algorithm(name, function)
 
     def complete(trajectories: Sequence[JudgedTrajectory], *others: Any) -> AlgorithmResult:
-        returned = declared.rule(list(trajectories), *others)  # a list that it may change
-        described = _description(declared.rule)
-        return _checked(
-            returned, trajectories, name, described
-        )  # numbers and lists may be the user's, too
+        # It may change its list, and numbers and lists that it returns may be the user's, too.
+        returned = declared.rule(list(trajectories), *others)
+        return _checked(returned, trajectories, name, _description(declared.rule))
 
     def rule(
         trajectories: Sequence[JudgedTrajectory], config: CreditConfig, *options: Any

@@ -173,6 +173,15 @@ def test_doctor_says_how_a_sweep_goes_on(sweep: Path) -> None:
     done = CliRunner().invoke(app, ["doctor", str(sweep)])
     said = "4 of 4 cells have a run; the same `tspo sweep` trains what is not finished"
     assert said in " ".join(done.stdout.split())
+    assert "with the same `tspo sweep`" in done.stdout
+    assert "--resume" not in done.stdout
+
+
+def test_a_sweep_that_is_refused_does_not_say_that_it_trains(sweep: Path) -> None:
+    (sweep / "sweep.json").unlink()
+    done = CliRunner().invoke(app, ["sweep", str(sweep.with_suffix(".toml")), "--out", str(sweep)])
+    assert isinstance(done.exception, InvalidInputError)
+    assert "at a time" not in done.output
 
 
 def test_earlier_records_are_reported(sweep: Path) -> None:

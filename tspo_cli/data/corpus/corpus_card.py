@@ -52,7 +52,7 @@ class Summary:
 
 def card(summary: Summary) -> str:
     """The card in Markdown. It names no folder and no time: the same sources give the same card."""
-    names = ", ".join(summary.sets)
+    names = ", ".join(source.name for source in summary.sources)
     repeated = summary.given - summary.passages
     sizes = [
         ("passages", summary.passages),
@@ -77,8 +77,7 @@ def card(summary: Summary) -> str:
     ]
     parts = [
         f"# Corpus of {one_line(names)}",
-        "The paragraphs that the questions bring, each once, and the questions with their gold "
-        "passages.\n\n"
+        "The passages of these sources, each once, and the questions with their gold passages.\n\n"
         "Scores on this corpus do not compare with published ones. Those search all of Wikipedia "
         "(wiki-18: 21 million passages), where an answer is harder to find. Here every gold "
         "passage is present and few others are. Compare methods on this corpus with each other.",
@@ -96,8 +95,8 @@ def card(summary: Summary) -> str:
         _table(("source", "questions", "file", "SHA-256"), files),
         "## Licences",
         _table(("set", "licence"), summary.sets.items()),
-        "The text of the passages is from Wikipedia (CC BY-SA), as far as the set took it from "
-        "there.",
+        "A file is of the set that its form or its records name. The licences are those of these "
+        "sets, whose passages are from Wikipedia (CC BY-SA); data of your own have yours.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -16,6 +16,8 @@ from tspo_cli.training.start.diagnosis import Finding, advised, diagnose, said_o
 
 _NOTED = {("evaluations", "note")}
 """Findings that are no problem of the run, but one of the comparison."""
+_AGAIN = "the same `tspo sweep`"
+"""What resumes a cell."""
 
 
 def diagnose_sweep(folder: Path) -> list[Finding]:
@@ -32,7 +34,7 @@ def diagnose_sweep(folder: Path) -> list[Finding]:
 def _cells(folder: Path, names: list[str]) -> Iterator[Finding]:
     begun = [name for name in names if is_run(folder / name)]
     left = [name for name in names if name not in begun or _is_unfinished(folder / name)]
-    more = "; the same `tspo sweep` trains what is not finished" if left else ""
+    more = f"; {_AGAIN} trains what is not finished" if left else ""
     count = f"{len(begun)} of {counted(len(names), 'cell')} have a run"
     yield Finding("cells", "ok", f"{count}{more}")
     for name in names:
@@ -42,7 +44,8 @@ def _cells(folder: Path, names: list[str]) -> Iterator[Finding]:
     for name in begun:
         for finding in diagnose(folder / name):
             if finding.state == "problem" or (finding.name, finding.state) in _NOTED:
-                yield Finding(name, finding.state, f"{finding.name}: {finding.detail}")
+                detail = finding.detail.replace("--resume", _AGAIN)
+                yield Finding(name, finding.state, f"{finding.name}: {detail}")
 
 
 def _is_unfinished(run: Path) -> bool:
