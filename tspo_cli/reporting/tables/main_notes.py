@@ -151,6 +151,7 @@ def _failed_notes(table: MainTableInput) -> Iterator[str]:
 
 def _silent_notes(table: MainTableInput) -> Iterator[str]:
     """Arms that mostly gave no answer: their scores measure the form, not the knowledge."""
+    arms = []
     for scores in table.scored:
         shares = [
             (name, float(fact.get("no_answer_share") or 0.0))
@@ -160,10 +161,12 @@ def _silent_notes(table: MainTableInput) -> Iterator[str]:
         silent = dict(pair for pair in shares if pair[1] > MOST_SILENT)
         if silent:
             shown = ", ".join(f"{name} {share:.0%}" for name, share in silent.items())
-            yield (
-                f"{scores.arm.label}: questions without any answer, which count as wrong: {shown}; "
-                "see its eval.answer, prompt and rollout.max_new_tokens."
-            )
+            arms.append(f"{scores.arm.label}: {shown}")
+    if arms:
+        yield (
+            f"Questions without any answer, which count as wrong: {'; '.join(arms)}. See "
+            "eval.answer, prompt and rollout.max_new_tokens of these."
+        )
 
 
 def _refusal_notes(table: MainTableInput) -> Iterator[str]:

@@ -199,7 +199,8 @@ class SavedSteps:
                 f"{name}: writing the checkpoint of step {self.step}; a second signal ends at once"
             )
             self.save()
-        self.run.log(f"{name}: stopped after step {self.step}")
+        then = "" if self.saved == self.step else f" after step {self.saved}"
+        self.run.log(f"{name}: stopped after step {self.step}; --resume goes on{then}")
 
 
 def writes_checkpoints(run: TrainingRun) -> bool:
