@@ -110,6 +110,7 @@ def _train(
 ) -> None:
     from tspo_cli.arithmetic import compute_portably
     from tspo_cli.config.load_config import to_toml
+    from tspo_cli.text.secrets import values_without_secrets, without_secrets
     from tspo_cli.training.announce import loop_options
     from tspo_cli.training.launch.claim import check_run_place
     from tspo_cli.training.problems import (
@@ -141,9 +142,9 @@ def _train(
             found = _check_inputs(config, run)
         # The experiment first: on a terminal its hundreds of lines would push away what was found.
         if json:
-            result_json(config.section_dict())
+            result_json(values_without_secrets(config.section_dict()))
         else:
-            result(to_toml(config))
+            result(without_secrets(to_toml(config)))
         for line in (*found.lines, *loop_options(config)):
             say(line)
         for sentence in found.warnings:

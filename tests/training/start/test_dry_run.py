@@ -67,6 +67,16 @@ def test_a_place_where_no_run_can_be_is_refused(playground: Playground, tmp_path
         assert f"{out}: exists and is " in done.err
 
 
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_settings_are_shown_without_secrets(playground: Playground, form: Sequence[str]) -> None:
+    urls = '["http://bob:hunter2@127.0.0.1:9", "http://127.0.0.1:9/?token=hunter2"]'
+    settings = playground.settings(**{"retriever.url": urls})
+    done = run_tspo("train", "tiny/grpo", "--dry-run", *form, *settings)
+    assert done.code == 0, done.err
+    assert '"http://***@127.0.0.1:9"' in done.out
+    assert "hunter2" not in done.out + done.err
+
+
 @pytest.mark.parametrize(
     ("setting", "key"),
     [
