@@ -30,12 +30,13 @@ from experiments.benchmarks.common import machine, make_encoder
 from experiments.benchmarks.http_load import put_load
 from experiments.benchmarks.retrieval_server import memory_mb, percentile, server
 from tspo_cli.config.sections.index_settings import DenseSettings
-from tspo_cli.retrieval.dense.dense_ranker import VECTORS_NAME, VectorIndex, empty_index
+from tspo_cli.retrieval.dense.dense_ranker import VectorIndex, empty_index
 from tspo_cli.retrieval.dense.encoder import encoder_digest
 from tspo_cli.retrieval.dense.faiss_files import flat_head
 from tspo_cli.retrieval.manifest import MANIFEST_NAME, file_facts, make_manifest
 from tspo_cli.retrieval.passages import OFFSETS_NAME, PASSAGES_NAME
 from tspo_cli.retrieval.search_settings import index_settings
+from tspo_cli.retrieval.types import VECTORS_NAME
 from tspo_cli.runs import write_json
 
 DIM, K, CHECKED, BLOCK = 768, 3, 256, 1 << 17

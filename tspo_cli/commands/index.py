@@ -236,11 +236,11 @@ def info(directory: IndexDir, as_json: Json = False) -> None:
 
 @app.command()
 def verify(directory: IndexDir, as_json: Json = False) -> None:
-    """Check an index and its corpus against their recorded digests.
+    """Check an index and its corpus against their recorded digests, and read the whole index.
 
-    The exit code is 3 if a file has changed.
+    The exit code is 3 if a file has changed, or a passage, posting or vector is damaged.
     """
-    from tspo_cli.retrieval.index.searcher import verify_index
+    from tspo_cli.retrieval.index.verify_index import verify_index
 
     found = verify_index(directory)
     if as_json:

@@ -18,7 +18,7 @@ from tspo_cli.plain_files import made_by, open_plain, why_missing
 from tspo_cli.record_forms import MANIFEST, checked
 from tspo_cli.retrieval.passages import OFFSETS_NAME, PASSAGES_NAME
 from tspo_cli.retrieval.search_settings import IndexSettings, built_settings
-from tspo_cli.retrieval.types import POSTINGS, VECTORS_NAME
+from tspo_cli.retrieval.types import POSTINGS, RESCORE_NAME, VECTORS_NAME
 from tspo_cli.runs import read_json
 
 MANIFEST_NAME = "manifest.json"
@@ -103,7 +103,7 @@ def _check_names(path: Path, manifest: Mapping[str, Any]) -> None:
     """
     opened = [OFFSETS_NAME, manifest.get("lines", PASSAGES_NAME)]
     opened += _BM25_NAMES if manifest["kind"] in ("bm25", "hybrid") else ()
-    opened += manifest.get("vectors", [VECTORS_NAME]) if manifest["kind"] != "bm25" else ()
+    opened += _vectors(manifest) if manifest["kind"] != "bm25" else ()
     for name in opened:
         if name not in manifest["files"]:
             raise InvalidInputError(f"{path}: files has no size and digest of {name}; {_AGAIN}")
@@ -112,6 +112,18 @@ def _check_names(path: Path, manifest: Mapping[str, Any]) -> None:
             raise InvalidInputError(
                 f"{path}: {name}: expected a file in the index directory; {_AGAIN}"
             )
+
+
+def _vectors(manifest: Mapping[str, Any]) -> list[str]:
+    return list(manifest.get("vectors", [VECTORS_NAME]))
+
+
+def vector_files(path: Path, manifest: Mapping[str, Any]) -> tuple[list[Path], Path | None]:
+    """The FAISS file of a dense index, or its pieces in order, and the file with its full vectors,
+    if it has one.
+    """
+    rescore = path / RESCORE_NAME if RESCORE_NAME in manifest["files"] else None
+    return [path / name for name in _vectors(manifest)], rescore
 
 
 def index_digest(manifest: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ MAX_QUERY_CHARACTERS = 32_768
 POSTINGS = ("data", "indices", "indptr")
 """The arrays of a BM25 index, as bm25s names them and their files."""
 VECTORS_NAME = "vectors.faiss"
+RESCORE_NAME = "rescore.npy"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.dense.dense_ranker import rank_vectors
 from tspo_cli.retrieval.dense.encoder import Encoder
 from tspo_cli.retrieval.index.build_index import build_index
-from tspo_cli.retrieval.index.searcher import open_index, verify_index
+from tspo_cli.retrieval.index.searcher import open_index
+from tspo_cli.retrieval.index.verify_index import verify_index
 from tspo_cli.retrieval.manifest import file_facts
 
 WORDS = ("river", "violin", "planet", "bread", "castle", "football", "whale", "engine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import struct
 from pathlib import Path
 
 import faiss
@@ -16,15 +17,10 @@ from numpy.typing import NDArray
 from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.dense import torch_search
-from tspo_cli.retrieval.dense.dense_ranker import (
-    RESCORE_NAME,
-    VECTORS_NAME,
-    VectorIndex,
-    empty_index,
-    write_vectors,
-)
-from tspo_cli.retrieval.dense.faiss_files import FlatRows, write_flat
+from tspo_cli.retrieval.dense.dense_ranker import VectorIndex, empty_index, write_vectors
+from tspo_cli.retrieval.dense.faiss_files import FlatRows, open_faiss, write_flat
 from tspo_cli.retrieval.dense.vectors import ShardedVectors
+from tspo_cli.retrieval.types import RESCORE_NAME, VECTORS_NAME
 
 ROWS, DIM, K = 3000, 32, 10
 Array = NDArray[np.float32]
@@ -320,3 +316,21 @@ def test_a_file_that_cannot_be_searched_is_refused(
     index.write_bytes(payload)
     with pytest.raises(InvalidInputError, match=r"vectors\.faiss: not an intact FAISS index"):
         _open(index.parent, factory="IVF4,Flat").rank(queries, 3)
+
+
+@pytest.mark.parametrize("factory", ["PQ4", "IVF2,PQ4", "OPQ4,PQ4", "OPQ4,IVF2,PQ4"])
+def test_codes_that_the_quantiser_reads_beyond_are_refused(tmp_path: Path, factory: str) -> None:
+    """FAISS does not compare the two lengths, and reads what lies behind the codes."""
+    rows = np.random.default_rng(0).normal(size=(512, 16)).astype(np.float32)
+    index = faiss.index_factory(16, factory, faiss.METRIC_INNER_PRODUCT)
+    index.train(rows)
+    index.add(rows)
+    path = tmp_path / "vectors.faiss"
+    faiss.write_index(index, str(path))
+    assert open_faiss([path]).ntotal == 512
+    whole = path.read_bytes()
+    sizes = struct.pack("<QQQ", 16, 4, 8)
+    assert whole.count(sizes) == 1
+    path.write_bytes(whole.replace(sizes, struct.pack("<QQQ", 16, 2, 8)))
+    with pytest.raises(InvalidInputError, match=r"vectors\.faiss: not an intact FAISS index"):
+        open_faiss([path])

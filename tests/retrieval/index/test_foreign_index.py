@@ -15,7 +15,8 @@ from experiments.reliability.damaged_indexes import bm25_mutations, dense_mutati
 from tests.retrieval.index.test_hostile import corpus  # noqa: F401
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.retrieval.index.build_index import build_index
-from tspo_cli.retrieval.index.searcher import open_index, verify_index
+from tspo_cli.retrieval.index.searcher import open_index
+from tspo_cli.retrieval.index.verify_index import verify_index
 
 BM25 = {
     "two dimensions: offsets.npy, signed",
@@ -55,15 +56,26 @@ def dense(corpus: Path, tiny_encoder: str, tmp_path_factory: pytest.TempPathFact
     return out
 
 
-def refusal(index: Path, mutation: Mutation, folder: Path) -> str:
-    """The error of opening and searching, empty without one."""
+def refusals(index: Path, mutation: Mutation, folder: Path) -> list[str]:
+    """The errors of opening and searching and of `tspo index verify`, empty without one."""
     shutil.copytree(index, folder / "index")
     mutation.apply(folder / "index")
-    try:
-        result = open_index(folder / "index").search(["blue tower two"], 3)[0]
-    except TspoError as error:
-        return str(error)
-    return result.error or ""
+    found = []
+    for read in (searched, verified):
+        try:
+            found.append(read(folder / "index"))
+        except TspoError as error:
+            found.append(str(error))
+    return found
+
+
+def searched(index: Path) -> str:
+    return open_index(index).search(["blue tower two"], 3)[0].error or ""
+
+
+def verified(index: Path) -> str:
+    verify_index(index)
+    return ""
 
 
 def is_one_line(text: str) -> bool:
@@ -104,13 +116,13 @@ def test_more_in_an_array_than_its_header_says(
 def test_arrays_and_tables_that_lie(bm25: Path, tmp_path: Path) -> None:
     for number, mutation in enumerate(chosen(bm25_mutations(bm25, 99, random.Random(0)), BM25)):
         folder = tmp_path / str(number)
-        assert is_one_line(refusal(bm25, mutation, folder)), mutation.name
+        assert all(map(is_one_line, refusals(bm25, mutation, folder))), mutation.name
 
 
 def test_vectors_that_lie(dense: Path, tmp_path: Path) -> None:
     for number, mutation in enumerate(chosen(dense_mutations(dense, 99, random.Random(0)), DENSE)):
         folder = tmp_path / str(number)
-        assert is_one_line(refusal(dense, mutation, folder)), mutation.name
+        assert all(map(is_one_line, refusals(dense, mutation, folder))), mutation.name
 
 
 @pytest.mark.parametrize("files", [{}, {"offsets.npy": {"bytes": 1, "sha256": "x"}}])

@@ -18,7 +18,8 @@ from tspo_cli.retrieval.dense.presets import resolve_preset
 from tspo_cli.retrieval.index.build_index import build_index
 from tspo_cli.retrieval.index.hybrid import fuse
 from tspo_cli.retrieval.index.import_vectors import import_index
-from tspo_cli.retrieval.index.searcher import open_index, verify_index
+from tspo_cli.retrieval.index.searcher import open_index
+from tspo_cli.retrieval.index.verify_index import verify_index
 
 WORDS = ("river", "violin", "planet", "bread", "castle", "football", "whale", "engine")
 TEXTS = [f'"{first}"\n{first} and {second}' for first in WORDS for second in WORDS]

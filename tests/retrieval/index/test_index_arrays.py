@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.retrieval.dense.dense_ranker import RESCORE_NAME, VectorIndex, write_vectors
+from tspo_cli.retrieval.dense.dense_ranker import VectorIndex, write_vectors
 from tspo_cli.retrieval.dense.vectors import ShardedVectors
 from tspo_cli.retrieval.index.build_index import build_index
 from tspo_cli.retrieval.index.searcher import open_index
 from tspo_cli.retrieval.manifest import file_facts
+from tspo_cli.retrieval.types import RESCORE_NAME
 
 Array = NDArray[Any]
 QUERY = "blue whale"

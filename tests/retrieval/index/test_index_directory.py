@@ -13,7 +13,8 @@ from tspo_cli.disk import replace_directory
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.index import searcher
 from tspo_cli.retrieval.index.build_index import build_index
-from tspo_cli.retrieval.index.searcher import open_index, verify_index
+from tspo_cli.retrieval.index.searcher import open_index
+from tspo_cli.retrieval.index.verify_index import verify_index
 from tspo_cli.retrieval.manifest import read_manifest
 from tspo_cli.retrieval.passages import PassageStore
 from tspo_cli.retrieval.types import Hit
@@ -269,7 +270,7 @@ def test_k_must_be_positive(corpus: Path, tmp_path: Path) -> None:
         open_index(tmp_path / "index").search(["lake"], 0)
 
 
-@pytest.mark.parametrize("moment", ["check_files", "_passages", "_ranker"])
+@pytest.mark.parametrize("moment", ["check_files", "open_passages", "_ranker"])
 @pytest.mark.parametrize("times", [1, 99])
 def test_an_index_that_is_replaced_meanwhile_is_opened_again(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, times: int

@@ -15,7 +15,8 @@ import pytest
 from tests.conftest import StartedTspo
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.index.build_index import build_index
-from tspo_cli.retrieval.index.searcher import open_index, verify_index
+from tspo_cli.retrieval.index.searcher import open_index
+from tspo_cli.retrieval.index.verify_index import verify_index
 
 PASSAGES, SHARD = 1500, 50
 

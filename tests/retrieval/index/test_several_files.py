@@ -12,7 +12,8 @@ from tspo_cli.data.readers import read_passages
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.metrics import gold_precision, gold_recall
 from tspo_cli.retrieval.index.build_index import build_index, estimate_build
-from tspo_cli.retrieval.index.searcher import open_index, verify_index
+from tspo_cli.retrieval.index.searcher import open_index
+from tspo_cli.retrieval.index.verify_index import verify_index
 
 
 def corpus(path: Path, **texts: str) -> Path:

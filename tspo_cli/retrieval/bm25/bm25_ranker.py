@@ -22,7 +22,7 @@ from tspo_cli.data.corpus.unspaced import MARKS, UNSPACED, unspaced_share
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.packages import missing
 from tspo_cli.retrieval.mapped_array import map_array
-from tspo_cli.retrieval.ranking import Ranked, top_positive
+from tspo_cli.retrieval.ranking import Ranked, check_finite, top_positive
 from tspo_cli.retrieval.types import POSTINGS
 
 LUCENE_STOP_WORDS = frozenset(
@@ -72,6 +72,8 @@ NGRAMS_FROM = 0.05
 _INTEGERS = (np.dtype(np.int32), np.dtype(np.int64))
 _DTYPES = ((np.dtype(np.float32),), _INTEGERS, _INTEGERS)
 """Types of the arrays POSTINGS."""
+_AT_ONCE = 2**22
+"""Postings that are checked at once."""
 _LETTER = re.compile(f"[{UNSPACED}][{MARKS}]*")
 _RUN = re.compile(f"[{UNSPACED}]")
 
@@ -183,14 +185,7 @@ class Bm25Ranker:
         if settings.stemmer != "none":
             _stems(settings.stemmer)  # a missing package is said now, not at the first query
         self._directory = directory
-        self._index = _opened(directory)
-        scores = self._index.scores
-        if scores["num_docs"] != rows:
-            raise InvalidInputError(
-                f"{directory}: BM25 was built over {scores['num_docs']} "
-                f"{'passage' if scores['num_docs'] == 1 else 'passages'}, the corpus has {rows}"
-            )
-        scores["num_docs"] = rows  # an integer, whatever number was compared
+        self._index = _opened(directory, rows)
 
     def rank(self, queries: list[str], k: int) -> list[Ranked]:
         """The best `k` positions for each query; none for a query without a known word."""
@@ -206,10 +201,7 @@ class Bm25Ranker:
         try:
             scores = self._index.get_scores_from_ids(ids)
         except IndexError:
-            raise InvalidInputError(
-                f"{self._directory}: the postings name passages that are not there; build the "
-                "index again"
-            ) from None
+            raise _beyond(self._directory) from None
         return top_positive(scores, k, self._id_of)
 
     def _warn_once(self, query: str) -> None:
@@ -218,8 +210,30 @@ class Bm25Ranker:
             warn(f"BM25 finds nothing for {query[:60]!r}: {reason}")
 
 
-def _opened(directory: Path) -> bm25s.BM25:
-    """The mapped files, with the types and sizes that scoring relies on. How their scores were
+def check_postings(directory: Path, rows: int) -> None:
+    """Read all postings of a corpus of `rows` passages, of which a search reads a few.
+
+    Raises:
+        InvalidInputError: the files do not fit each other or the corpus, a posting names a passage
+            that is not there, or a score is no number.
+    """
+    scores = _opened(directory, rows).scores
+    weights, places = scores["data"], scores["indices"]
+    for start in range(0, len(places), _AT_ONCE):
+        if places[start : start + _AT_ONCE].max() >= rows:
+            raise _beyond(directory)
+        check_finite(weights[start : start + _AT_ONCE])
+
+
+def _beyond(directory: Path) -> InvalidInputError:
+    return InvalidInputError(
+        f"{directory}: the postings name passages that are not there; build the index again"
+    )
+
+
+def _opened(directory: Path, rows: int) -> bm25s.BM25:
+    """The mapped files of a corpus of `rows` passages, with the types and sizes that scoring relies
+    on. How their scores were
     computed does not matter any more: one way of loading them serves all.
     """
     data, places, starts = (
@@ -247,5 +261,12 @@ def _opened(directory: Path) -> bm25s.BM25:
         )
     # As unsigned numbers, places below 0 are beyond the corpus and an error.
     places = places.view(f"u{places.itemsize}")
-    index.scores |= dict(zip(POSTINGS, (data, places, starts), strict=True))
+    count = index.scores["num_docs"]
+    if count != rows:
+        raise InvalidInputError(
+            f"{directory}: BM25 was built over {count} {'passage' if count == 1 else 'passages'}, "
+            f"the corpus has {rows}"
+        )
+    # An integer, whatever number was compared.
+    index.scores |= dict(zip(POSTINGS, (data, places, starts), strict=True)) | {"num_docs": rows}
     return index

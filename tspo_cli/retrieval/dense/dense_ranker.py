@@ -27,9 +27,8 @@ from tspo_cli.retrieval.dense.faiss_files import (
 from tspo_cli.retrieval.dense.vectors import ShardedVectors
 from tspo_cli.retrieval.mapped_array import map_array
 from tspo_cli.retrieval.ranking import Ranked, check_finite
-from tspo_cli.retrieval.types import VECTORS_NAME as VECTORS_NAME
+from tspo_cli.retrieval.types import RESCORE_NAME, VECTORS_NAME
 
-RESCORE_NAME = "rescore.npy"
 _KEPT = (np.dtype(np.float32), np.dtype(np.float16))
 """Types of the full vectors that are kept beside a compressed index."""
 _SLACK = 1e-4
@@ -148,11 +147,7 @@ class VectorIndex:
         self._index = _first_pass(pieces, flat, settings)
         self.ntotal, self.dim = int(self._index.ntotal), int(self._index.d)
         if rescore is not None:
-            kept = map_array(rescore, _KEPT, 2)
-            if kept.shape != (self.ntotal, self.dim):
-                raise InvalidInputError(
-                    f"{rescore}: expected {self.ntotal} x {self.dim}, got {kept.shape}"
-                )
+            kept = kept_vectors(rescore, self.ntotal, self.dim)
             self._exact = lambda positions: kept[positions].astype(np.float32)
         self._lossless = flat is not None and rescore is None
         self._slack = _slack(self._index)
@@ -189,6 +184,23 @@ class VectorIndex:
         return np.stack([index.reconstruct(int(position)) for position in positions])
 
 
+def kept_vectors(rescore: Path, rows: int, dim: int) -> NDArray[Any]:
+    """The full vectors [rows, dim] of a compressed index. Raises InvalidInputError for others."""
+    kept = map_array(rescore, _KEPT, 2)
+    if kept.shape != (rows, dim):
+        raise InvalidInputError(f"{rescore}: expected {rows} x {dim}, got {kept.shape}")
+    return kept
+
+
+def check_count(path: Path, vectors: int, passages: int) -> None:
+    """Raises InvalidInputError unless each passage has a vector."""
+    if vectors != passages:
+        raise InvalidInputError(
+            f"{path}: holds {counted(vectors, 'vector')}, the corpus "
+            f"{counted(passages, 'passage')}; this is the index of another corpus"
+        )
+
+
 def check_device(device: str) -> None:
     """Raises MissingResourceError for a missing GPU, InvalidInputError for an unknown device."""
     from tspo_cli.retrieval.dense.torch_search import devices
@@ -217,12 +229,7 @@ class DenseRanker:
         exported: Path | None = None,
     ) -> None:
         self._vectors = vectors
-        if vectors.ntotal != rows:
-            raise InvalidInputError(
-                f"{vectors.path}: holds {counted(vectors.ntotal, 'vector')}, the corpus "
-                f"{counted(rows, 'passage')}; "
-                "this is the index of another corpus"
-            )
+        check_count(vectors.path, vectors.ntotal, rows)
         self._encoder = Encoder(encoder, settings, exported)
         if self._encoder.dim != vectors.dim:
             raise InvalidInputError(

@@ -38,10 +38,25 @@ def open_faiss(pieces: Sequence[Path]) -> Any:
     with said_as_damage(pieces[0]):
         if len(pieces) > 1:
             reader: Any = faiss
-            return faiss.read_index(reader.PyCallbackIOReader(_PieceReader(pieces)))
-        # Inverted lists and plain codes need different flags to be memory-mapped.
-        flag = faiss.IO_FLAG_MMAP if kind.startswith(b"Iw") else faiss.IO_FLAG_MMAP_IFC
-        return faiss.read_index(str(pieces[0]), flag)
+            index = faiss.read_index(reader.PyCallbackIOReader(_PieceReader(pieces)))
+        else:
+            # Inverted lists and plain codes need different flags to be memory-mapped.
+            flag = faiss.IO_FLAG_MMAP if kind.startswith(b"Iw") else faiss.IO_FLAG_MMAP_IFC
+            index = faiss.read_index(str(pieces[0]), flag)
+    _check_codes(index, pieces[0])
+    return index
+
+
+def _check_codes(index: Any, path: Path) -> None:
+    """Refuse codes of another length than their quantiser reads, which FAISS does not compare."""
+    while isinstance(index, faiss.IndexPreTransform):
+        index = faiss.downcast_index(index.index)
+    quantised = isinstance(index, (faiss.IndexPQ, faiss.IndexIVFPQ))
+    if quantised and index.code_size != index.pq.code_size:
+        raise InvalidInputError(
+            f"{path}: not an intact FAISS index (codes of {index.code_size} bytes, the quantiser "
+            f"reads {index.pq.code_size}); copy or build it again"
+        )
 
 
 @contextmanager

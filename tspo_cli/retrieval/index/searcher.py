@@ -1,4 +1,4 @@
-"""Searching an index directory, and checking it against its digests.
+"""Searching an index directory.
 
 DIR/manifest.json          kind, passages, corpus, parameters, encoder, files with digests
 DIR/passages.jsonl, offsets.npy  the passages, by position
@@ -15,16 +15,14 @@ from typing import Any
 
 from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.console import counted
-from tspo_cli.data.corpus.corpus_files import corpus_digest
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.retrieval.dense.encoder import EXPORTED_NAME, encoder_digest
 from tspo_cli.retrieval.manifest import (
-    check_digest,
     check_files,
     check_sizes,
-    file_digest,
     index_digest,
     read_manifest,
+    vector_files,
 )
 from tspo_cli.retrieval.passages import PASSAGES_NAME, PassageStore
 from tspo_cli.retrieval.ranking import Ranked, Ranker
@@ -146,7 +144,7 @@ def _open(path: Path, settings: Mapping[str, object]) -> Searcher:
     built = built_settings(kind, manifest["parameters"])
     chosen = for_search(built, kind, settings)
     check_files(path, manifest)
-    store = _passages(path, manifest)
+    store = open_passages(path, manifest)
     ranker = _ranker(path, manifest, store, chosen)
     reranker = ""
     if chosen.rerank.reranker:
@@ -168,11 +166,12 @@ def described_index(path: Path) -> dict[str, Any]:
     manifest = read_manifest(path)
     built_settings(manifest["kind"], manifest["parameters"])
     check_sizes(path, manifest)
-    _passages(path, manifest)
+    open_passages(path, manifest)
     return manifest
 
 
-def _passages(path: Path, manifest: dict[str, Any]) -> PassageStore:
+def open_passages(path: Path, manifest: dict[str, Any]) -> PassageStore:
+    """The passages of an index. Raises InvalidInputError if they are not as many as it says."""
     store = PassageStore(path, path / manifest.get("lines", PASSAGES_NAME))
     if len(store) != manifest["passages"]:
         raise InvalidInputError(
@@ -180,33 +179,6 @@ def _passages(path: Path, manifest: dict[str, Any]) -> PassageStore:
             "build it again"
         )
     return store
-
-
-def verify_index(path: Path) -> dict[str, Any]:
-    """Compute every digest of an index again: `{"files": n, "corpus": "same" | "absent"}`.
-
-    Raises:
-        MissingResourceError, InvalidInputError: as `open_index`; also InvalidInputError if a file
-            of the index, or the corpus it was built from, has changed. The corpus may be missing.
-    """
-    return steady(path, lambda: _verify(path))
-
-
-def _verify(path: Path) -> dict[str, Any]:
-    manifest = read_manifest(path)
-    built_settings(manifest["kind"], manifest["parameters"])
-    for name, facts in manifest["files"].items():
-        check_digest(path / name, facts["sha256"], "build the index again with --overwrite")
-    _passages(path, manifest)
-    corpus = [Path(name) for name in manifest["corpus"].get("files", [manifest["corpus"]["path"]])]
-    present = all(path.exists() for path in corpus)
-    expected = manifest["corpus"]["sha256"]
-    if present and (got := corpus_digest(corpus, file_digest)) != expected:
-        raise InvalidInputError(
-            f"{manifest['corpus']['path']}: expected sha256 {expected[:12]}, got {got[:12]}; the "
-            "corpus changed: build the index again"
-        )
-    return {"files": len(manifest["files"]), "corpus": "same" if present else "absent"}
 
 
 def _ranker(
@@ -219,17 +191,10 @@ def _ranker(
         id_of = store.id if settings.ties.ties == "id" else None
         rankers.append(Bm25Ranker(path, len(store), settings.bm25, id_of))
     if settings.dense is not None:
-        from tspo_cli.retrieval.dense.dense_ranker import (
-            RESCORE_NAME,
-            VECTORS_NAME,
-            DenseRanker,
-            VectorIndex,
-        )
+        from tspo_cli.retrieval.dense.dense_ranker import DenseRanker, VectorIndex
 
         _check_encoder(manifest)
-        vectors = [path / name for name in manifest.get("vectors", [VECTORS_NAME])]
-        rescore = path / RESCORE_NAME if RESCORE_NAME in manifest["files"] else None
-        index = VectorIndex(vectors, rescore, settings.dense)
+        index = VectorIndex(*vector_files(path, manifest), settings.dense)
         exported = _exported(path, manifest, settings.dense)
         rankers.append(
             DenseRanker(index, len(store), manifest["encoder"], settings.dense, exported)

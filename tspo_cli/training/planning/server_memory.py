@@ -14,9 +14,9 @@ from tspo_cli.config.schema import Config
 from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.console import counted
 from tspo_cli.errors import MissingResourceError
-from tspo_cli.retrieval.manifest import read_manifest
+from tspo_cli.retrieval.manifest import read_manifest, vector_files
 from tspo_cli.retrieval.search_settings import IndexSettings, built_settings, for_search
-from tspo_cli.retrieval.types import POSTINGS, VECTORS_NAME
+from tspo_cli.retrieval.types import POSTINGS
 from tspo_cli.rollout.engines.vllm_engine.vllm_messages import CPU_KV_CACHE_GIB
 from tspo_cli.training.planning.engine_memory import cuda_graphs, kv_cache_bytes, workspace
 from tspo_cli.training.planning.memory import GIB, RUNTIME_GIB, PlannedRun
@@ -104,7 +104,7 @@ def retriever_memory(config: Config, gpus: int, gpu_gib: float = 0.0) -> ServerM
     if dense is not None:
         there = gpu if uses_gpu else cpu
         there["encoder"] = _weights(manifest["encoder"]) + ENCODER_BATCH_GIB
-        pieces = [path / name for name in manifest.get("vectors", [VECTORS_NAME])]
+        pieces, _ = vector_files(path, manifest)
         on_gpu = uses_gpu and dense.backend == "torch"
         (gpu if on_gpu else cpu).update(_vectors(pieces, dense, gpus if on_gpu else 0))
         if uses_gpu and not on_gpu:
