@@ -339,6 +339,7 @@ MANIFEST = TypeAdapter(_Manifest)
 CONFIG = TypeAdapter(_Configured)
 STATUS = TypeAdapter(_Status)
 ENVIRONMENT = TypeAdapter(_Environment)
+INPUTS = TypeAdapter(dict[Text, Text])
 SCORES = TypeAdapter(_Scores)
 SUMMARY = TypeAdapter(_Summary)
 GROUP = TypeAdapter(_Group)
@@ -351,8 +352,7 @@ EVAL_TIMINGS = TypeAdapter(dict[Text, _Latency])
 QUESTIONS = TypeAdapter(_Questions)
 SWEEP = TypeAdapter(_Sweep)
 _STEP = TypeAdapter(_Step)
-Summable = Annotated[float, Field(ge=-1e300, le=1e300)]
-"""Of which a report adds up millions: the sum has a form, too."""
+Summable = Annotated[float, Field(ge=-1e300, le=1e300)]  # so that a sum of millions has a form
 _NUMBERS = TypeAdapter(dict[str, Summable | None], config=ConfigDict(strict=True))
 
 

@@ -27,6 +27,7 @@ from tspo_cli.runs import (
     read_json,
     read_status,
     rollout_files,
+    write_json,
 )
 from tspo_cli.training.core.checkpoints.checkpoint import check_checkpoint
 from tspo_cli.work_limits import at_most
@@ -203,6 +204,18 @@ def test_a_resumed_training_does_not_wait_for_it_either(tmp_path: Path, kind: st
             pytest.raises(InvalidInputError, match=rf"{name}: expected a file, got {kind}"),
         ):
             read(tmp_path / name)
+
+
+@pytest.mark.parametrize("value", [[[1]], {"a": 1}, 5, None])
+@pytest.mark.parametrize("command", ["report", "report --table main --format csv", "doctor"])
+def test_inputs_are_texts(tree: Path, tmp_path: Path, value: object, command: str) -> None:
+    """A report compares them, which ended in a traceback."""
+    run = Path(shutil.copytree(tree / "tspo", tmp_path / "tspo"))
+    write_json(run / "inputs.json", {"model": "a", "questions": value})
+    done = CliRunner().invoke(app, [*command.split(), str(run)])
+    said = f"{done.exception}{done.stdout}"
+    assert done.exit_code == 1
+    assert "inputs.json: not a record of tspo: questions: Input should be an instance of" in said
 
 
 @pytest.mark.parametrize("name", ["rollouts", "eval", "eval/step_000002", "checkpoints"])

@@ -14,6 +14,7 @@ from tspo_cli.credit.algorithms import ALGORITHMS
 from tspo_cli.digests import DIGITS, json_digest
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.record_digests import changing, check_digest
+from tspo_cli.record_forms import INPUTS, checked
 from tspo_cli.runs import (
     CHECKPOINTS_NAME,
     CONFIG_TEXT_NAME,
@@ -136,15 +137,26 @@ def experiment_digest(config: Config, inputs: dict[str, str]) -> str:
     return json_digest({"settings": shared, "inputs": inputs})[:DIGITS]
 
 
+def read_inputs(run: Path) -> dict[str, str]:
+    """RUN/inputs.json: digests by kind of input; {} for a run of an earlier version, without any.
+
+    Raises:
+        InvalidInputError: the record is damaged.
+    """
+    path = run / INPUTS_NAME
+    if not path.exists():
+        return {}
+    recorded: dict[str, str] = checked(INPUTS, read_json(path), str(path))
+    return recorded
+
+
 def recorded_experiment(run: Path) -> str | None:
     """What RUN/inputs.json has of `experiment_digest`; a run of an earlier version has none.
 
     Raises:
         InvalidInputError: the record is damaged.
     """
-    recorded = read_json(run / INPUTS_NAME) if (run / INPUTS_NAME).exists() else None
-    found = recorded.get(EXPERIMENT) if isinstance(recorded, dict) else None
-    return found if isinstance(found, str) else None
+    return read_inputs(run).get(EXPERIMENT)
 
 
 def _places(run: Path) -> Iterator[str]:
@@ -152,8 +164,7 @@ def _places(run: Path) -> Iterator[str]:
     if not (run / INPUTS_NAME).exists():
         return
     yield from PLACES
-    recorded = read_json(run / INPUTS_NAME)
-    if isinstance(recorded, dict) and SEARCH_KIND in recorded:
+    if SEARCH_KIND in read_inputs(run):
         yield "retriever.search."
 
 

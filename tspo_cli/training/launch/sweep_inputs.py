@@ -21,7 +21,7 @@ from tspo_cli.config.tables import flatten
 from tspo_cli.disk import has_writer
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.record_forms import SCORES, checked
-from tspo_cli.runs import CONFIG_NAME, INPUTS_NAME, eval_steps, is_run, read_json, scores_files
+from tspo_cli.runs import CONFIG_NAME, eval_steps, is_run, read_json, scores_files
 from tspo_cli.text.secrets import without_secrets
 from tspo_cli.training.launch.same_experiment import (
     INPUT_NAMES,
@@ -30,6 +30,7 @@ from tspo_cli.training.launch.same_experiment import (
     check_same_experiment,
     its_settings,
     other_experiment,
+    read_inputs,
     shown_change,
     shown_value,
 )
@@ -304,7 +305,5 @@ def has_begun(run: Path) -> bool:
 
 
 def recorded_inputs(run: Path) -> dict[str, str]:
-    """RUN/inputs.json; {} where it is missing or none."""
-    path = run / INPUTS_NAME
-    found = read_json(path) if path.exists() else None
-    return {k: v for k, v in found.items() if k in _SETTINGS} if isinstance(found, dict) else {}
+    """What RUN/inputs.json has of inputs that a setting names; {} where it is missing."""
+    return {kind: found for kind, found in read_inputs(run).items() if kind in _SETTINGS}

@@ -24,7 +24,7 @@ from tspo_cli.record_digests import check_complete, check_digest, digests_in
 from tspo_cli.record_forms import ENVIRONMENT, SCORES, checked, checked_step
 from tspo_cli.rollout.records import check_step, read_items
 from tspo_cli.training.core.checkpoints.checkpoint import check_checkpoint
-from tspo_cli.training.launch.same_experiment import recorded_experiment
+from tspo_cli.training.launch.same_experiment import read_inputs, recorded_experiment
 from tspo_cli.training.start.recorded_settings import settings_of_run
 
 _LEFTOVERS = ("**/.*.tmp", ".replaced", ".deleted", "checkpoints/damaged_*")
@@ -183,13 +183,9 @@ def _way_on(run: Path) -> str:
 
 def _inputs(run: Path) -> tuple[str, str]:
     """Whether --resume can read what the run began with."""
-    path = run / runs.INPUTS_NAME
-    if not path.exists():
+    if not (run / runs.INPUTS_NAME).exists():
         return _ok("no digests of them are recorded")
-    record = runs.read_json(path)
-    if not isinstance(record, dict):
-        raise InvalidInputError(f"{path}: expected an object of digests")
-    return _ok(f"{counted(len(record), 'digest')} to compare with at --resume")
+    return _ok(f"{counted(len(read_inputs(run)), 'digest')} to compare with at --resume")
 
 
 def _records(run: Path) -> Iterator[Finding]:

@@ -17,15 +17,11 @@ from tspo_cli.credit.user_code import code_digest, is_user_code
 from tspo_cli.data.question import data_digest
 from tspo_cli.data.world.generate import world_file
 from tspo_cli.digests import DIGITS, file_digest, text_digest
-from tspo_cli.errors import InvalidInputError
+from tspo_cli.errors import InvalidInputError, advising
 from tspo_cli.models.checks.model_digest import model_digest
 from tspo_cli.record_digests import changing
 from tspo_cli.retrieval.types import RetrieverInfo
-from tspo_cli.runs import (
-    INPUTS_NAME,
-    read_json,
-    write_json,
-)
+from tspo_cli.runs import INPUTS_NAME, write_json
 from tspo_cli.training.core.sequences import ScriptedTrajectory
 from tspo_cli.training.launch.same_experiment import (
     EXPERIMENT,
@@ -33,6 +29,7 @@ from tspo_cli.training.launch.same_experiment import (
     RESULTS,
     SEARCH_KIND,
     experiment_digest,
+    read_inputs,
 )
 from tspo_cli.training.start.inputs import TrainingInputs
 
@@ -122,9 +119,10 @@ def keep_or_compare_inputs(
     """
     path = run / INPUTS_NAME
     has_results = any((run / name).exists() for name in RESULTS)
-    recorded: Any = read_json(path) if resume and has_results and path.exists() else digests
-    if not isinstance(recorded, dict):
-        raise InvalidInputError(f"{path}: expected an object of digests; delete it and resume")
+    recorded = digests
+    if resume and has_results and path.exists():
+        with advising("delete it and resume"):
+            recorded = read_inputs(run)
     for kind, digest in digests.items():
         before = recorded.get(kind, digest)
         if before == digest or kind == EXPERIMENT:  # its settings were compared one by one
