@@ -98,15 +98,16 @@ def model_directory(model: str, *, hosted: bool = False) -> Path:
 
     Raises:
         MissingResourceError: a folder of runs, or the run has not exported its model.
+        InvalidInputError: its status is damaged.
     """
     path = Path(model)
     if not runs.is_run(path):
         if not hosted and path.is_dir() and not any(path.glob("*.json")):
             raise MissingResourceError(f"{path}: {not_a_run(path, 'a run or a model')}")
         return path
-    folder, status = path / runs.MODEL_NAME, path / runs.STATUS_NAME
+    folder = path / runs.MODEL_NAME
     if not folder.is_dir():
-        state = runs.read_json(status)["state"] if status.exists() else "not started"
+        state = runs.read_status(path)["state"]
         raise MissingResourceError(
             f"{path}: this run has no model/ yet ({state}); finish it with tspo train --resume"
         )

@@ -65,7 +65,7 @@ class _Configured(TypedDict, total=False):
 @_STRICT
 class _Status(TypedDict, total=False):
     state: Required[Text]
-    step: Count
+    step: Required[Count]
     attempt: Count
     warnings: list[Text]
     stopped_early: Text | None

@@ -45,7 +45,7 @@ from tspo_cli.disk import (
     writing,
 )
 from tspo_cli.environment import environment
-from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.errors import InvalidInputError, MissingResourceError, advising
 from tspo_cli.plain_files import (
     append_plain,
     named_like,
@@ -96,7 +96,7 @@ HANDOVER_NAME = "handover"
 LONGEST_LINE = 2**28
 """Bytes of one record, unpacked. A few kilobytes of gzip can hold terabytes."""
 _ROLLOUTS_SUFFIX = ".jsonl.gz"
-_ITEMS_SUFFIX = ".items.jsonl.gz"
+ITEMS_SUFFIX = ".items.jsonl.gz"
 _RESERVED = re.compile(r"(?:eval|timings|.*\.judge)_*", re.IGNORECASE)
 _LONGEST_NAME = 200
 """Bytes of a data set's part of a file name; file systems take 255 with the endings."""
@@ -194,9 +194,9 @@ def scores_files(folder: Path) -> list[Path]:
 
 def items_file(folder: Path, dataset: str) -> Path:
     """The evaluated items of a data set in the folder of an evaluation, one line per question."""
-    path = folder / f"{dataset_file_name(dataset)}{_ITEMS_SUFFIX}"
+    path = folder / f"{dataset_file_name(dataset)}{ITEMS_SUFFIX}"
     if _RESERVED.fullmatch(dataset):  # an earlier version did not change its name
-        old = folder / f"{dataset.replace(os.sep, '_')}{_ITEMS_SUFFIX}"
+        old = folder / f"{dataset.replace(os.sep, '_')}{ITEMS_SUFFIX}"
         return old if old.exists() and not path.exists() else path
     return path
 
@@ -206,8 +206,8 @@ def items_files(folder: Path) -> list[tuple[str, Path]]:
 
     The data set is as `dataset_file_name` gives it.
     """
-    paths = named_like(folder, f"*{_ITEMS_SUFFIX}")
-    return [(path.name.removesuffix(_ITEMS_SUFFIX), path) for path in paths]
+    paths = named_like(folder, f"*{ITEMS_SUFFIX}")
+    return [(path.name.removesuffix(ITEMS_SUFFIX), path) for path in paths]
 
 
 def log_file(run: Path, attempt: int) -> Path:
@@ -384,14 +384,10 @@ def _recorded_status(path: Path) -> dict[str, Any]:
     status = path / STATUS_NAME
     if not status.exists():
         return {"state": "not started", "step": 0, "attempt": 0, "warnings": []}
-    record = read_json(status)
-    if (
-        not isinstance(record, dict)
-        or not isinstance(record.get("state"), str)
-        or type(record.get("step")) is not int
-        or not isinstance(record.get("warnings", []), list)
-    ):
-        raise InvalidInputError(f'{status}: expected {{"state", "step", "attempt", "warnings"}}')
+    from tspo_cli.record_forms import STATUS, checked
+
+    with advising("put back a copy, or delete it: --resume writes it anew"):
+        record: dict[str, Any] = checked(STATUS, read_json(status), str(status))
     return record
 
 

@@ -154,3 +154,60 @@ def test_answers_that_are_taken_back(place: Place, change: str) -> None:
         )
     else:
         assert refusal(place).startswith("timings.json: has no seconds of films/other; ")
+
+
+@pytest.fixture
+def averaged(place: Place, tmp_path: Path) -> Place:
+    """The same with a second data set, so that the items of both are read for their average."""
+    out, words = place
+    more = tmp_path / "more.jsonl"
+    more.write_text((tmp_path / "films.jsonl").read_text())
+    words = [*words, "--data", more]
+    assert run([*words, "--resume"]).exit_code == 0
+    (out / "digests.jsonl").unlink(missing_ok=True)
+    return out, words
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ([1], "expected a JSON object, found list"),
+        (5, "expected a JSON object, found int"),
+        ({}, "dataset: Field required"),
+        ({"em": "0.5"}, "em: Input should be a valid number"),
+        ({"em": 7}, "em: Input should be less than or equal to 1"),
+        ({"failed": "x"}, "failed: Input should be a valid integer"),
+    ],
+)
+def test_scores_of_another_form_are_named(place: Place, record: Any, said: str) -> None:
+    """They ended in a traceback, or as a score of 7."""
+    path = place[0] / "films.json"
+    write_json(path, read_json(path) | record if isinstance(record, dict) and record else record)
+    assert said in refusal(place)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda items: [[1], *items], ":1: expected a JSON object, found list"),
+        (lambda items: [items[0] | {"em": "1"}, items[1]], ":1: not a record of tspo: em: Input"),
+        (lambda items: [items[0] | {"em": 7}, items[1]], ":1: not a record of tspo: em: Input"),
+        (lambda items: [*items, items[0]], ":3: expected each question once"),
+        (lambda items: items[:1], ": is of another evaluation than the scores beside it"),
+        (
+            lambda items: [item | {"em": 1 - item["em"]} for item in items],
+            ": is of another evaluation than the scores beside it",
+        ),
+    ],
+)
+def test_items_of_another_form_or_evaluation_are_named(
+    averaged: Place, change: Any, said: str
+) -> None:
+    path = averaged[0] / "films.items.jsonl.gz"
+    write_jsonl_gz(path, change(list(read_jsonl_gz(path))))
+    (averaged[0] / "digests.jsonl").unlink(missing_ok=True)
+    assert refusal(averaged).startswith(f"films.items.jsonl.gz{said}")
+    found = run(["doctor", averaged[0]])
+    assert found.exit_code == 1
+    assert said in found.stdout
+    assert said in str(run(["report", averaged[0], "--table", "main"]).exception)

@@ -218,6 +218,21 @@ def test_inputs_are_texts(tree: Path, tmp_path: Path, value: object, command: st
     assert "inputs.json: not a record of tspo: questions: Input should be an instance of" in said
 
 
+@pytest.mark.parametrize("status", [[], 5, {}, {"state": 5, "step": 1}, {"state": "finished"}])
+def test_a_run_without_a_model_needs_a_whole_status(
+    tree: Path, tmp_path: Path, status: object
+) -> None:
+    """To evaluate it ended in a traceback."""
+    run = Path(shutil.copytree(tree / "tspo", tmp_path / "run"))
+    shutil.rmtree(run / "model", ignore_errors=True)
+    write_json(run / "status.json", status)
+    words = ["eval", run, "--data", "nq.jsonl", "--index", "idx"]
+    error = CliRunner().invoke(app, [str(word) for word in words]).exception
+    assert isinstance(error, InvalidInputError)
+    assert "status.json: " in str(error)
+    assert str(error).endswith("; put back a copy, or delete it: --resume writes it anew")
+
+
 @pytest.mark.parametrize("name", ["rollouts", "eval", "eval/step_000002", "checkpoints"])
 def test_a_file_in_the_place_of_a_folder_is_one_line(tree: Path, tmp_path: Path, name: str) -> None:
     run = Path(shutil.copytree(tree / "tspo", tmp_path / "tspo"))

@@ -61,7 +61,7 @@ from tspo_cli.evaluation.summary import (
 from tspo_cli.models.chat_template import template_warnings
 from tspo_cli.models.checks.length_limits import context_warnings
 from tspo_cli.record_digests import changing
-from tspo_cli.record_forms import ANSWERED
+from tspo_cli.record_forms import ANSWERED, SCORES, checked
 from tspo_cli.retrieval.index.other_corpus import OTHER_CORPUS
 from tspo_cli.retrieval.types import Retriever
 from tspo_cli.rollout.limit_warnings import depth_warnings, observation_warnings, waiting_warnings
@@ -113,7 +113,7 @@ class Session:
         settings = answer_settings(self.config)
         path, known = scores_file(self.folder, name), dict[str, Any]()
         if path.exists():
-            known |= read_json(path)
+            known |= checked(SCORES, read_json(path), str(path))
             if known.get("signature") != signature:
                 both = (recorded_settings(self.folder), settings)
                 differs = what_differs(str(known.get("signature")), signature, both)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tspo_cli.arithmetic import compute_portably
 from tspo_cli.config.layers import Layer
@@ -37,12 +37,12 @@ from tspo_cli.not_a_run import model_directory
 from tspo_cli.packages import require_packages
 from tspo_cli.record_digests import forget_digests
 from tspo_cli.retrieval.open_retriever import open_retriever
+from tspo_cli.rollout.records import read_items
 from tspo_cli.runs import (
     EVAL_SUMMARY_NAME,
     MODEL_NAME,
     command_line,
     items_file,
-    read_jsonl_gz,
     scores_file,
     write_json,
 )
@@ -167,7 +167,10 @@ def _evaluate(
         for warning in session.limit_warnings():
             warn(warning)
         results = [session.dataset(name, questions) for name, questions in sets.items()]
-    items: list[list[ItemRecord]] = [list(read_jsonl_gz(items_file(folder, name))) for name in sets]
+    items = [
+        cast("list[ItemRecord]", [*read_items(items_file(folder, name), scores)])
+        for name, scores in zip(sets, results, strict=True)
+    ]
     average = averages(items) if len(sets) > 1 else {}
     record = {
         "model": config.model.path,

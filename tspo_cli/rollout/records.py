@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -14,6 +15,9 @@ from tspo_cli.errors import InvalidInputError
 from tspo_cli.record_forms import GROUP, ITEM, checked
 from tspo_cli.rollout.trajectory import Trajectory, Turn, TurnKind
 from tspo_cli.runs import read_jsonl_gz
+
+_ROUNDING = 1e-6
+"""Of a recorded share."""
 
 
 class PassageRecord(TypedDict):
@@ -142,13 +146,15 @@ def check_step(path: Path, step: int) -> None:
         pass
 
 
-def read_items(path: Path) -> Iterator[dict[str, Any]]:
-    """The items of an evaluation, one for each question.
+def read_items(path: Path, scores: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+    """The items of an evaluation, one for each question. `scores`: those of the data set, which are
+    of these items.
 
     Raises:
-        InvalidInputError: a damaged file, or one that has a question twice.
+        InvalidInputError: a damaged file, one that has a question twice, or items of other scores.
     """
     lines: dict[tuple[str, ...], int] = {}
+    correct = 0.0
     for number, record in enumerate(read_jsonl_gz(path), start=1):
         item: dict[str, Any] = checked(ITEM, record, f"{path}:{number}")
         name = (item.get("key"), item.get("data_source"), item["id"], item["question"])
@@ -158,7 +164,21 @@ def read_items(path: Path) -> Iterator[dict[str, Any]]:
                 f"{path}:{number}: expected each question once, got {item['id']!r} of line {first} "
                 "again; put back a copy, or evaluate again"
             )
+        correct += item["em"]
         yield item
+    if scores is not None and not _same_score(len(lines), correct, scores):
+        raise InvalidInputError(
+            f"{path}: is of another evaluation than the scores beside it, which have n "
+            f"{scores['n']} and EM {scores['em']}, not {len(lines)} and "
+            f"{correct / max(len(lines), 1):.4g}; put back copies, or evaluate again"
+        )
+
+
+def _same_score(items: int, correct: float, scores: Mapping[str, Any]) -> bool:
+    expected = scores["em"]
+    return items == scores["n"] and (
+        expected is None or math.isclose(correct, expected * items, abs_tol=_ROUNDING * items)
+    )
 
 
 def distinct_turns_of(rollouts: Sequence[RolloutRecord]) -> list[TurnRecord]:

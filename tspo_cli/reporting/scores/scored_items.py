@@ -135,10 +135,10 @@ def end_items(view: RunView) -> dict[str, Items]:
     Data sets whose items were not kept are absent.
     """
     by_dataset: dict[str, Items] = {}
-    for dataset in view.last_scores:
+    for dataset, scores in view.last_scores.items():
         path = view.items_path(view.last_step, dataset)
         if path.exists():
-            records = ({**item, "trajectory": None} for item in read_items(path))
+            records = ({**item, "trajectory": None} for item in read_items(path, scores))
             by_dataset[dataset] = {question_key(item): item for item in records}
     return by_dataset
 

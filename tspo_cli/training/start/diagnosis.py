@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -297,9 +298,12 @@ def check_scores(path: Path) -> None:
 
 
 def check_items(path: Path) -> None:
-    """Raises InvalidInputError for a file that has not the evaluated items of a data set."""
-    for _ in read_items(path):
-        pass
+    """Raises InvalidInputError for a file that has not the evaluated items of a data set, or those
+    of other scores than stand beside it.
+    """
+    beside = path.with_name(f"{path.name.removesuffix(runs.ITEMS_SUFFIX)}.json")
+    scores = checked(SCORES, runs.read_json(beside), str(beside)) if beside.exists() else None
+    deque(read_items(path, scores), maxlen=0)
 
 
 def _checkpoints(run: Path, busy: bool) -> Iterator[Finding]:
