@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,6 +15,8 @@ POSTINGS = ("data", "indices", "indptr")
 """The arrays of a BM25 index, as bm25s names them and their files."""
 VECTORS_NAME = "vectors.faiss"
 RESCORE_NAME = "rescore.npy"
+IDENTITY_HEADER = "X-Tspo-Index"
+"""The header of an answer of a server with the `identity` of what it searched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,14 @@ class RetrieverInfo:
     """The search settings that make the results differ from those of the index as built."""
     reranker_digest: str = ""
     """SHA-256 of the reranker's files. Empty: none, or a name on the hub."""
+
+    @property
+    def identity(self) -> str:
+        """A digest of all that decides what is found. Empty: it is not one tspo index."""
+        if not self.index_digest:
+            return ""
+        facts = [self.index_digest, dict(self.search), self.reranker_digest]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 class Retriever(Protocol):

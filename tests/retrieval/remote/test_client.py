@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.retrieval.server.live_server import serving, small_searcher
+from tests.retrieval.server.live_server import Scripted, serving, small_searcher
 from tests.stand_ins import KINDS, stand_in
 from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
 from tspo_cli.retrieval.index.build_index import build_index
@@ -22,7 +22,7 @@ from tspo_cli.retrieval.index.searcher import Searcher, open_index
 from tspo_cli.retrieval.remote.http_client import HttpRetriever
 from tspo_cli.retrieval.remote.patience import ServiceUnavailableError
 from tspo_cli.retrieval.server.listen import listen
-from tspo_cli.retrieval.types import Hit, SearchResult
+from tspo_cli.retrieval.types import Hit, RetrieverInfo, SearchResult
 from tspo_cli.text.access_token import RETRIEVER_TOKEN, read_token
 from tspo_cli.work_limits import at_most
 
@@ -394,3 +394,40 @@ def test_replicas_must_serve_the_same_index(url: str, searcher: Searcher, tmp_pa
         pytest.raises(InvalidInputError, match="different indexes"),
     ):
         HttpRetriever([url, stranger], timeout=10, retries=0).check()
+
+
+class Described(Scripted):
+    """A scripted retriever of an index that it describes."""
+
+    def __init__(self, **facts: Any) -> None:
+        super().__init__()
+        self.info = RetrieverInfo(**facts)
+
+    def describe(self) -> RetrieverInfo:
+        return self.info
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"index_digest": "b" * 64},
+        {"index_digest": "a" * 64, "search": {"depth": 5}},
+        {"index_digest": "a" * 64, "reranker_digest": "c" * 64},
+    ],
+    ids=["index", "settings", "reranker"],
+)
+def test_another_index_behind_the_same_url_is_refused(other: dict[str, Any]) -> None:
+    """A server came back with another corpus, and its passages became those of the run."""
+    first = {"index_digest": "a" * 64}
+    with serving(Described(**first)) as url:
+        retriever = HttpRetriever([url], timeout=10, retries=0)
+        retriever.check()
+        before = retriever.search(["lake"], 1)
+    port = int(url.rpartition(":")[2])
+    with (
+        serving(Described(**other), port=port),
+        pytest.raises(InvalidInputError, match=r"it serves another index.*--resume"),
+    ):
+        retriever.search(["lake"], 1)
+    with serving(Described(**first), port=port):
+        assert retriever.search(["lake"], 1) == before

@@ -27,9 +27,9 @@ PASSAGES = [
 
 
 @contextmanager
-def serving(retriever: Retriever, **settings: Any) -> Iterator[str]:
-    """The base URL of a service around `retriever`, once it answers queries."""
-    bound = listen("127.0.0.1", 0)
+def serving(retriever: Retriever, *, port: int = 0, **settings: Any) -> Iterator[str]:
+    """The base URL of a service around `retriever`, once it answers queries. Port 0: a free one."""
+    bound = listen("127.0.0.1", port)
     app = create_app(lambda: retriever, ServiceSettings(**settings))
     server = uvicorn.Server(server_config(app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})

@@ -36,7 +36,7 @@ from tspo_cli.retrieval.remote.timed_transport import (
     no_cookies,
     timed_transport,
 )
-from tspo_cli.retrieval.types import RetrieverInfo, SearchResult
+from tspo_cli.retrieval.types import IDENTITY_HEADER, RetrieverInfo, SearchResult
 from tspo_cli.text.access_token import authorisation
 from tspo_cli.text.whole_numbers import whole_number
 
@@ -95,6 +95,7 @@ class HttpRetriever:
         self._patience = Patience(deadline, retries, first_wait)
         self._notices = Notices()
         self._max_passage_chars = max_passage_chars
+        self._served: dict[str, str] = {}
         self._turn = itertools.count()
         self._slots = threading.BoundedSemaphore(concurrency)
         headers = {**ACCEPTED, **authorisation(token)}
@@ -111,6 +112,7 @@ class HttpRetriever:
 
         Raises:
             ServiceUnavailableError: no server has answered for `deadline` seconds.
+            InvalidInputError: a server serves another index than before.
         """
         results: list[SearchResult] = []
         for start in range(0, len(queries), MAX_BATCH):
@@ -287,6 +289,7 @@ class HttpRetriever:
             raise kind(f"{source}: {reason}") from None
         status = response.status_code
         if status == 200:
+            self._expect_same_index(url, response.headers.get(IDENTITY_HEADER, ""))
             return content
         if status == 500:
             raise _FailedRequestError(f"{source}: status {status}", url, _retry_after(response))
@@ -302,6 +305,17 @@ class HttpRetriever:
                 "(retriever.token_file), then go on with --resume"
             )
         raise RemoteServiceError(f"status {status}: {excerpt(content)}")
+
+    def _expect_same_index(self, url: str, served: str) -> None:
+        """A server that was started again may have another index, whose passages would mix with
+        those of the first one. Servers that are not tspo's do not say what they serve.
+        """
+        if served and self._served.setdefault(url, served) != served:
+            raise InvalidInputError(
+                f"retriever {shown_url(url)}: it serves another index, or searches it with other "
+                "settings, than when this command began; start it with the first ones, then go on "
+                "with --resume"
+            )
 
 
 class _NobodyListensError(TemporaryError):

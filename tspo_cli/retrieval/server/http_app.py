@@ -33,7 +33,7 @@ from tspo_cli.retrieval.server.wire_format import (
     parse_request,
     response_body,
 )
-from tspo_cli.retrieval.types import MAX_QUERY_CHARACTERS, Retriever, query_problem
+from tspo_cli.retrieval.types import IDENTITY_HEADER, MAX_QUERY_CHARACTERS, Retriever, query_problem
 from tspo_cli.text.access_token import authorises
 from tspo_cli.text.whole_numbers import whole_number
 
@@ -129,6 +129,7 @@ class _Service:
     def __init__(self, open_retriever: Callable[[], Retriever], settings: ServiceSettings) -> None:
         self._settings = settings
         self._metrics = ServerMetrics()
+        self._served = ""
         self._batcher = Batcher(
             open_retriever,
             self._metrics,
@@ -150,12 +151,19 @@ class _Service:
         try:
             results, scores = await self._search(request)
             errors = sum(result.error is not None for result in results)
-            return Response(response_body(results, scores), media_type="application/json")
+            content = response_body(results, scores)
+            return Response(content, 200, self._identity(), media_type="application/json")
         except _Refusal as refusal:
             status = refusal.status
             return JSONResponse({"detail": refusal.detail}, status, refusal.headers)
         finally:
             self._metrics.request(status, time.perf_counter() - start, errors)
+
+    def _identity(self) -> dict[str, str]:
+        """The header that lets a client notice another index behind its URL."""
+        if not self._served and self._batcher.info is not None:
+            self._served = self._batcher.info.identity
+        return {IDENTITY_HEADER: self._served} if self._served else {}
 
     async def _search(self, request: Request) -> tuple[list[EncodedResult], bool]:
         self._authorise(request)
