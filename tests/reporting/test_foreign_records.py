@@ -230,7 +230,7 @@ def test_a_run_without_a_model_needs_a_whole_status(
     error = CliRunner().invoke(app, [str(word) for word in words]).exception
     assert isinstance(error, InvalidInputError)
     assert "status.json: " in str(error)
-    assert str(error).endswith("; put back a copy, or delete it: --resume writes it anew")
+    assert error.args[0].endswith("; put back a copy, or delete it: --resume writes it anew")
 
 
 @pytest.mark.parametrize("name", ["rollouts", "eval", "eval/step_000002", "checkpoints"])
