@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import csv
+import datetime
+import decimal
 import gc
 import gzip
 import itertools
 import json
 import lzma
+import time
 import zipfile
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -24,9 +29,10 @@ from tspo_cli.data.corpus.chunks import WHOLE
 from tspo_cli.data.corpus.corpus_files import CorpusFacts, read_corpus
 from tspo_cli.data.formats.delimited import array_rows
 from tspo_cli.data.formats.nested import nested_rows
-from tspo_cli.data.readers import read_passages, read_questions
-from tspo_cli.data.rows import count_rows, read_rows
-from tspo_cli.errors import InvalidInputError
+from tspo_cli.data.readers import read_passages, read_questions, resolve_data
+from tspo_cli.data.rows import count_rows, read_rows, scan_rows
+from tspo_cli.data.writers import write_questions
+from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.runs import append_jsonl, read_jsonl, read_jsonl_gz, write_json, write_jsonl_gz
 
 GOOD = '{"id": "1", "question": "q", "golden_answers": ["Ada"]}'
@@ -203,6 +209,93 @@ def test_lists_in_cells_are_what_was_printed(tmp_path: Path, answers: list[str])
             csv.writer(handle).writerows([["question", "answers"], ["q", cell]])
         (question,) = read_questions(tmp_path / "q.csv")
         assert question.golden_answers == tuple(answers)
+
+
+@pytest.mark.parametrize("between", [" ", "\n "])
+def test_a_list_in_a_cell_may_be_as_numpy_prints_it(tmp_path: Path, between: str) -> None:
+    answers = ("Paris", "City of Paris", "it's", "d\\e", "['a' 'b']", "é")
+    with open(tmp_path / "q.csv", "w", encoding="utf-8", newline="") as handle:
+        cell = f"[{between.join(map(repr, answers))}]"
+        csv.writer(handle).writerows([["question", "answers"], ["q", cell]])
+    (question,) = read_questions(tmp_path / "q.csv")
+    assert question.golden_answers == answers
+
+
+def _values_without_json(pyarrow: Any) -> dict[str, tuple[Any, Any]]:
+    day = datetime.datetime(2026, 1, 31, 8, 30)
+    return {
+        "date": (pyarrow.array([day.date()]), "2026-01-31"),
+        "moment": (pyarrow.array([day]), "2026-01-31 08:30:00"),
+        "nanoseconds": (pyarrow.array([0], pyarrow.timestamp("ns")), "1970-01-01 00:00:00"),
+        "time": (pyarrow.array([day.time()]), "08:30:00"),
+        "decimal": (pyarrow.array([decimal.Decimal("1.50")]), "1.50"),
+        "bytes": (pyarrow.array(["é".encode()]), "é"),
+        "image": (pyarrow.array([b"\x89PNG"]), None),
+        "nested": (pyarrow.array([[{"at": day.date(), "n": 1}]]), [{"at": "2026-01-31", "n": 1}]),
+        "coded": (pyarrow.array([b"x"]).dictionary_encode(), "x"),
+    }
+
+
+def test_values_of_parquet_that_json_lacks_are_written_in_words(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    columns = _values_without_json(pyarrow)
+    table = {"id": ["1"], "question": ["q"], "golden_answers": [["Ada"]]}
+    table |= {name: column for name, (column, _) in columns.items()}
+    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.table(table), tmp_path / "q.parquet")
+    write_questions(tmp_path / "q.jsonl", read_questions(tmp_path / "q.parquet"))
+    record = json.loads((tmp_path / "q.jsonl").read_text(encoding="utf-8"))
+    assert {name: record[name] for name in columns} == {name: v for name, (_, v) in columns.items()}
+
+
+@pytest.mark.parametrize("name", ["date", "fields"])
+def test_values_of_parquet_that_python_cannot_have_are_refused(tmp_path: Path, name: str) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    one = pyarrow.array([1])
+    column = (
+        pyarrow.array([2**30], pyarrow.int32()).cast(pyarrow.date32())
+        if name == "date"
+        else pyarrow.StructArray.from_arrays([one, one], names=["a", "a"])
+    )
+    table = pyarrow.table({"question": ["q"], "answer": ["Ada"], "x": column})
+    pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "q.parquet")
+    with pytest.raises(InvalidInputError, match=r"q\.parquet:1: expected values that can be read"):
+        read_questions(tmp_path / "q.parquet")
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_DEFLATED])
+def test_any_damage_of_an_archive_is_one_line(tmp_path: Path, packing: int) -> None:
+    path, text = tmp_path / "d.zip", gzip.decompress(_PACKED)
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        archive.writestr("é.jsonl", text)
+    sound, random = path.read_bytes(), Random(3)
+    damaged = [sound.replace("é".encode(), b"\xff\xfe")]
+    for _ in range(200):
+        place = random.randrange(len(sound))
+        damaged.append(sound[:place] + bytes([random.randrange(256)]) + sound[place + 1 :])
+    for data in damaged:
+        path.write_bytes(data)
+        with contextlib.suppress(InvalidInputError, MissingResourceError):
+            read = list(read_rows(Path(f"{path}::é.jsonl")))
+            assert len(read) == text.count(b"\n")
+
+
+def test_questions_in_an_archive_are_to_be_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        archive.writestr("dev.jsonl", GOOD)
+    with pytest.raises(
+        InvalidInputError, match=r"tspo data convert .*d\.zip::dev\.jsonl --out dev"
+    ):
+        resolve_data(f"{tmp_path / 'd.zip'}::dev.jsonl")
+
+
+@pytest.mark.parametrize("cells", [1, 60_000])
+def test_a_table_with_very_many_columns(tmp_path: Path, cells: int) -> None:
+    names = [f"c{number}" for number in range(60_000)]
+    rows = ["x" + "," * (cells - 1)] * (2_000 if cells == 1 else 2)
+    (tmp_path / "q.csv").write_text("\n".join([",".join(names), *rows]))
+    begun = time.process_time()
+    assert len(list(scan_rows(tmp_path / "q.csv"))) == len(rows)
+    assert time.process_time() - begun < 3  # it was more than a minute
 
 
 def test_our_own_records_come_back_with_any_character(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from tspo_cli.data.formats.record_checks import (
     text_id,
     type_name,
 )
+from tspo_cli.data.formats.zipped import MARK, is_member
 from tspo_cli.data.hub import ID_FIELDS, PREFIX, hub_name
 from tspo_cli.data.question import Passage, Question
 from tspo_cli.data.rows import read_rows, require_intact, scan_rows, valid_rows
@@ -324,7 +325,8 @@ def resolve_data(name_or_path: str) -> Path:
 
     Raises:
         MissingResourceError: there is no such data set. The message has the nearest name.
-        InvalidInputError: a registry is malformed, or the path is that of a pipe, socket or device.
+        InvalidInputError: a registry is malformed, or the path is that of a pipe, socket or device,
+            or of a file in an archive.
     """
     if name_or_path.startswith(PREFIX):
         return Path(name_or_path)
@@ -343,6 +345,11 @@ def resolve_data(name_or_path: str) -> Path:
         inside = ", ".join(sorted(child.name for child in path.iterdir())[:8]) or "nothing"
         raise MissingResourceError(
             f"{path}: no {QUESTION_FILES[0]}(.gz) in this folder (it holds {inside}); name a file"
+        )
+    if is_member(path):
+        raise InvalidInputError(
+            f"{path}: questions in an archive are not read here; unpack them: "
+            f"tspo data convert {path} --out {stem_of(path).rpartition(MARK)[2]}.jsonl"
         )
     require_plain(path, "name a file")
     if path.is_symlink():

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator
 from functools import partial
 from io import TextIOWrapper
+from itertools import count
 from pathlib import Path
 from typing import IO, Any, Literal
 from zipfile import BadZipFile
@@ -29,13 +30,16 @@ from tspo_cli.data.formats.delimited import (
     table_rows,
 )
 from tspo_cli.data.formats.nested import is_nested, nested_rows
+from tspo_cli.data.formats.parquet_values import foreign_columns, json_value
 from tspo_cli.data.formats.record_checks import (
     Row,
     ScannedRow,
+    column_found,
     half_found,
     has_half,
     invalid,
     key_found,
+    repeated_name,
     type_name,
 )
 from tspo_cli.data.formats.zipped import archive_of, is_member, is_zip_name, open_member
@@ -133,7 +137,11 @@ def _text_rows(path: Path, form: Form) -> Iterator[ScannedRow]:
 
     def lines(handle: IO[bytes]) -> Iterator[str]:
         nonlocal line_number
-        for line_number, line in enumerate(_lines(path, handle), start=1):
+        read = _lines(path, handle)
+        for line_number in count(1):
+            line = next(read, None)
+            if line is None:
+                return
             yield _text(path, line_number, line)
 
     try:
@@ -292,21 +300,25 @@ def _parquet_rows(path: Path) -> Iterator[ScannedRow]:
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            twice = next((name for name in names if names.count(name) > 1), None)
+            schema = file.schema_arrow
+            twice = repeated_name(schema.names)
             if twice is not None:
-                what, fix = "columns with names that differ", "rename or remove one"
-                yield 1, invalid(path, 1, what, f"{twice!r} twice", fix)
+                yield 1, column_found(path, 1, twice)
                 return
+            foreign = foreign_columns(schema)
             for batch in file.iter_batches(batch_size=4096):
                 for record in batch.to_pylist():
                     number += 1
-                    yield number, record
+                    yield number, record | {name: json_value(record[name]) for name in foreign}
     except UnicodeDecodeError:
         what = "bytes that are not, in this row or one of the next 4096"
         yield number + 1, invalid(path, number + 1, "UTF-8 text", what, "re-encode the file")
     except (pyarrow.ArrowException, OSError) as error:
         yield number + 1, _damaged_parquet(path, number + 1, error)
+    except (ValueError, OverflowError) as error:  # a date, or a record, that Python cannot have
+        what = "values that can be read, in this row and the next 4096"
+        fix = "correct the value, or leave its column out"
+        yield number + 1, invalid(path, number + 1, what, str(error).partition("\n")[0], fix)
 
 
 def _damaged_data(path: Path, number: int, error: Exception) -> InvalidInputError:

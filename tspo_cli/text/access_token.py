@@ -53,8 +53,12 @@ def read_token(variable: str, file: str = "") -> str:
 
 
 def authorises(header: str, token: str) -> bool:
-    """Whether an Authorization header has the token. Takes the same time for every wrong one."""
-    return hmac.compare_digest(header.encode(), f"Bearer {token}".encode())
+    """Whether an Authorization header has the token. Takes the same time for every wrong one. HTTP
+    lets the scheme be written in any case, with blanks around the token.
+    """
+    scheme, _, given = header.strip(" \t").partition(" ")
+    is_same = hmac.compare_digest(given.strip(" \t").encode(), token.encode())
+    return is_same and scheme.lower() == "bearer"
 
 
 def authorisation(token: str) -> dict[str, str]:

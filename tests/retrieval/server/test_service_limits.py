@@ -89,6 +89,9 @@ def test_a_token_is_required_where_one_is_set(searcher: Searcher) -> None:
             {"Authorization": "Bearer 0123456789abcdeX"},
             {"Authorization": "0123456789abcdef"},
             {"Authorization": b"Bearer \xff"},
+            {"Authorization": "Basic 0123456789abcdef"},
+            {"Authorization": "Bearer 0123456789ABCDEF"},
+            {"Authorization": "Bearer0123456789abcdef"},
         ):
             answer = _post(address, {"query": "hill"}, headers=headers)
             assert answer.status_code == 401
@@ -109,6 +112,11 @@ def test_a_token_is_required_where_one_is_set(searcher: Searcher) -> None:
         assert _post(address, {"query": "hill"}, headers=right).status_code == 200
         assert httpx.get(f"{address}/metrics", headers=right, trust_env=False).status_code == 200
         assert httpx.get(f"{address}/healthz", trust_env=False).status_code == 200
+        for said in ("bearer 0123456789abcdef", "BEARER  0123456789abcdef\t"):
+            request = f"GET /metrics HTTP/1.1\r\nHost: x\r\nAuthorization: {said}\r\n\r\n"
+            with _connection(address) as connection:
+                connection.sendall(request.encode())
+                assert connection.recv(1000).startswith(b"HTTP/1.1 200"), said
 
 
 def test_a_body_that_does_not_come_is_408(searcher: Searcher) -> None:
@@ -398,7 +406,10 @@ def test_a_packed_body_is_said_to_be_one(url: str, encoding: str) -> None:
     answer = _post(url, {"query": "hill"}, headers=headers)
     assert answer.status_code == 415
     assert answer.json()["detail"] == "Content-Encoding: expected a body that is not packed"
-    assert _post(url, {"query": "hill"}, headers={"Content-Encoding": "Identity"}).is_success
+    for plain in ("Identity", "", "identity, identity"):
+        assert _post(url, {"query": "hill"}, headers={"Content-Encoding": plain}).is_success
+    twice = [("Content-Encoding", "identity"), ("Content-Encoding", encoding)]
+    assert _post(url, {"query": "hill"}, headers=twice).status_code == 415
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,12 @@ from typing import IO, Any
 from tspo_cli.console import counted
 from tspo_cli.data.formats.record_checks import (
     ScannedRow,
+    column_found,
     half_found,
     has_half,
     invalid,
     key_found,
+    repeated_name,
     type_name,
 )
 from tspo_cli.errors import InvalidInputError
@@ -30,7 +32,7 @@ _LIST_COLUMNS = frozenset(
         "supporting_ids",
     }
 )  # fmt: skip
-"""Columns whose cells may hold a list, as JSON or as Python prints it."""
+"""Columns whose cells may hold a list, as JSON or as Python or NumPy prints it."""
 _OTHER_DELIMITER = re.compile(r"[,;|\t]")
 _CELLS = "correct the line, or give the file as JSONL"
 _MORE_CELLS = 'put quotes (") around a cell with a comma, or give the file as JSONL'
@@ -39,6 +41,8 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _STRING = re.compile(r"""'(?:[^'\\\n\r\0]|\\[!-~])*+'|"(?:[^"\\\n\r\0]|\\[!-~])*+\"""")
 # A list of strings as Python prints it, read much faster than by Python's parser.
 _STRINGS = re.compile(rf"\[ *+(?:{_STRING.pattern})(?: *+, *+(?:{_STRING.pattern}))*+ *+\]")
+# The same as NumPy prints it, which leaves the commas out.
+_SPACED = re.compile(rf"\[\s*+(?:{_STRING.pattern})(?:\s++(?:{_STRING.pattern}))++\s*+\]")
 _BETWEEN_STRINGS = re.compile("' *+, *+'")
 _READ_AT_ONCE = 1 << 20
 _MOST_BEHIND = 1 << 26
@@ -80,10 +84,9 @@ def table_rows(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Sca
                 fix = "add such a line (id, text; or question, answer), or give the file as JSONL"
                 yield number, invalid(path, number, "the names of the columns", shown, fix)
                 return
-            twice = [name for name in header if name and header.count(name) > 1]
-            if twice:
-                what, fix = "columns with names that differ", "rename or remove one"
-                yield number, invalid(path, number, what, f"{twice[0]!r} twice", fix)
+            twice = repeated_name(filter(None, header))
+            if twice is not None:
+                yield number, column_found(path, number, twice)
                 return
             if len(header) == 1 and _OTHER_DELIMITER.search(header[0]):
                 wanted = "commas" if delimiter == "," else "tabs"
@@ -97,7 +100,7 @@ def table_rows(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Sca
                 invalid(
                     path,
                     number,
-                    f"{counted(len(header), 'cell')} ({', '.join(header)[:80]})",
+                    f"{counted(len(header), 'cell')} ({', '.join(header[:80])[:80]})",
                     f"{len(cells)}",
                     _MORE_CELLS if delimiter == "," and len(cells) > len(header) else _CELLS,
                 ),
@@ -166,7 +169,9 @@ def _cell(name: str, cell: str) -> Any:
 
 
 def _listed_strings(text: str) -> list[str]:
-    """The strings of a list as Python prints it. Raises ValueError for another text."""
+    """The strings of a list as Python or NumPy prints it. Raises ValueError for another text."""
+    if _SPACED.fullmatch(text):
+        return [_without_escapes(string[1:-1]) for string in _STRING.findall(text)]
     if not _STRINGS.fullmatch(text):
         raise ValueError("not a list of strings")
     # Without escaped quotes, every quote begins or ends a string.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Hashable
+from collections import Counter
+from collections.abc import Hashable, Iterable
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,19 @@ def key_found(path: Path, number: int, name: str) -> InvalidInputError:
 def invalid(path: Path, number: int, expected: str, got: str, fix: str) -> InvalidInputError:
     """The error of a record: file and line, what was expected, what it has, and how to fix it."""
     return InvalidInputError(f"{path}:{number}: expected {expected}, got {got}; fix: {fix}")
+
+
+def repeated_name(names: Iterable[str]) -> str | None:
+    """The first of the names of columns that stands twice, if one does. A table may have as many
+    columns as its file has bytes.
+    """
+    return next((name for name, count in Counter(names).items() if count > 1), None)
+
+
+def column_found(path: Path, number: int, name: str) -> InvalidInputError:
+    """The error of a table with `repeated_name`."""
+    what, fix = "columns with names that differ", "rename or remove one"
+    return invalid(path, number, what, f"{name!r} twice", fix)
 
 
 def type_name(value: Any) -> str:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import lzma
+import struct
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.plain_files import require_readable, why_missing
@@ -67,9 +73,46 @@ def open_member(path: Path) -> IO[bytes]:
                 f"holds {inside}"
             )
         try:
-            return opened.open(found[0])  # keeps the archive open until it is closed
+            with _told():
+                handle = opened.open(found[0])  # keeps the archive open until it is closed
         except (RuntimeError, zipfile.BadZipFile) as error:  # encrypted, or an unknown packing
             raise InvalidInputError(f"{path}: cannot be unpacked: {error}") from None
+        return cast("IO[bytes]", io.BufferedReader(_Unpacked(handle)))
+
+
+class _Unpacked(io.RawIOBase):
+    """The bytes of a member. Whatever damage its unpacker meets is a BadZipFile."""
+
+    def __init__(self, packed: IO[bytes]) -> None:
+        self._packed = packed
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        with _told():
+            data = self._packed.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._packed.close()
+        super().close()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Raise BadZipFile for each error by which Python's zipfile and its unpackers tell of damage:
+    of names, places, lengths and packed data.
+    """
+    try:
+        yield
+    except (ValueError, struct.error, lzma.LZMAError, OverflowError) as error:
+        raise zipfile.BadZipFile(str(error).lower()) from None
+    except OSError as error:  # bz2 gives no number; EINVAL: a place before the file
+        if error.errno not in (None, errno.EINVAL):
+            raise
+        raise zipfile.BadZipFile(str(error.strerror or error).lower()) from None
 
 
 def _opened(archive: Path) -> zipfile.ZipFile:
@@ -77,8 +120,9 @@ def _opened(archive: Path) -> zipfile.ZipFile:
         raise MissingResourceError(f"{archive}: {why_missing(archive)}; check the path")
     require_readable(archive)
     try:
-        return zipfile.ZipFile(archive)
-    except zipfile.BadZipFile as error:
+        with _told():
+            return zipfile.ZipFile(archive)
+    except (zipfile.BadZipFile, NotImplementedError) as error:
         reason = str(error).lower()
         raise InvalidInputError(
             f"{archive}: expected an intact zip archive, got {reason}; fix: copy the file again"

@@ -168,10 +168,9 @@ class _Service:
     async def _search(self, request: Request) -> tuple[list[EncodedResult], bool]:
         self._authorise(request)
         raw = await self._body(request)
-        if request.headers.get("content-encoding", "identity").lower() != "identity":
+        if {*_codings(request, "content-encoding")} - {"identity"}:
             raise _Refusal(415, "Content-Encoding: expected a body that is not packed")
-        codings = request.headers.getlist("transfer-encoding")
-        if codings and ",".join(codings).strip().lower() != "chunked":
+        if _codings(request, "transfer-encoding") not in ([], ["chunked"]):
             raise _Refusal(415, "Transfer-Encoding: expected chunked alone")
         if self._batcher.info is None:
             raise _Refusal(503, "the index is still being opened", {"Retry-After": "1"})
@@ -266,6 +265,12 @@ class _Service:
         return JSONResponse(
             {"ready": ready}, 200 if ready else 503, None if ready else {"Retry-After": "1"}
         )
+
+
+def _codings(request: Request, field: str) -> list[str]:
+    """What a field lists, in however many lines and in any case."""
+    listed = ",".join(request.headers.getlist(field)).lower().split(",")
+    return [coding for coding in map(str.strip, listed) if coding]
 
 
 async def _read_body(request: Request, limit: int) -> bytes | None:
