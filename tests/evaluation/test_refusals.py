@@ -84,6 +84,14 @@ def items(folder: Path, out: str = "out") -> list[dict[str, Any]]:
     return list(read_jsonl_gz(folder / out / "places.items.jsonl.gz"))
 
 
+@pytest.mark.parametrize("words", [["--limit", "3"], ["--set", "eval.limit=3"]])
+def test_the_first_questions_are_asked_alone(tmp_path: Path, words: list[str]) -> None:
+    """The key was without effect and without a word."""
+    with serve(Hosted().app()) as url:
+        assert evaluate(tmp_path, url, *words).code == 0
+    assert [item["id"] for item in items(tmp_path)] == ["0", "1", "2"]
+
+
 @pytest.mark.parametrize("rest", ["", "hosted/places.partial.jsonl", "hosted/notes.txt"])
 def test_a_hosted_model_may_be_called_as_its_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rest: str

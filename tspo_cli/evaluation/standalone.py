@@ -115,7 +115,7 @@ def _evaluated(request: EvaluationRequest, method: Method, config: Config) -> Ev
     method.answer_form(config)
     examples = read_examples(Path(config.eval.examples)) if config.eval.examples else ()
     folder = request.out or Path("evals") / f"{_label(request.model)}-{method.name}"
-    sets = read_eval_sets(request.data, request.limit, request.sample, config.seed)
+    sets = read_eval_sets(request.data, config.eval.limit, request.sample, config.seed)
     if request.retry_refused and not request.resume:
         raise UsageError("--retry-refused continues an evaluation; add --resume")
     for note in shared_questions(sets):
