@@ -185,6 +185,20 @@ SECRETS = {
     "http://h/?%74oken=abc&api%2Dkey=abc": "http://h/?%74oken=***&api%2Dkey=***",
     "http://u:p'w@h and 'http://h/'": "http://***@h and 'http://h/'",
     "'http://a:b@c' and http://d:e@f": "'http://***@c' and http://***@f",
+    "http://user:a/abc@host: no such": "http://***@host: no such",
+    "http://user:a abc@host: no such": "http://***@host: no such",
+    "http://user:a\tabc@host and me@h": "http://***@host and me@h",
+    'http://user:a"abc@host, "http://h"': 'http://***@host, "http://h"',
+    "http:///user:abc@host": "http:///***@host",
+    "http:\\\\user:abc@host": "http:\\\\***@host",
+    "user:abc@host:8000/retrieve": "***@host:8000/retrieve",
+    "//user:abc@[::1]:8000": "//***@[::1]:8000",
+    "http://h/?k=3;token=abc;s3cr3t": "http://h/?k=3;token=***",
+    "http://h/?token=a'abc 'http://h/?key=abc'": "http://h/?token=*** 'http://h/?key=***'",
+    'a = ["http://h/?token=abc", "x"]': 'a = ["http://h/?token=***", "x"]',
+    "http://h/#access_token=abc": "http://h/#access_token=***",
+    "http://h/?token[]=abc&k=3": "http://h/?token[]=***&k=3",
+    "127.0.0.1:9/?token=abc: no such": "127.0.0.1:9/?token=***: no such",
 }
 
 
@@ -214,6 +228,12 @@ def test_secrets_of_urls_are_hidden(
         "?token=x",
         "key=1",
         "http://h/?compass=north&bypass=1",
+        "http://h:8000/@user, http://h:80: me@host.org",
+        "http://a:1,http://b:2/x@y",
+        "http://[::1]:8000/ and me@host.org",
+        '{"a": "http://h", "b": "me@host.org"}',
+        "--signal=B:USR1@600",
+        "llama:3b@1a2b",
     ],
 )
 def test_other_texts_stay(text: str) -> None:

@@ -14,9 +14,24 @@ from urllib.parse import quote, quote_plus, unquote
 from tspo_cli.errors import InvalidInputError
 
 HIDDEN = "***"
-# (Paths have one slash where a URL had two. What follows a URL in a sentence is not part of it.)
-_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]{1,20}:/{1,2})[^\s/\"]*@", re.IGNORECASE)
-_PARAMETER = re.compile(r"([?&])([\w%.-]{1,120})=[^&#\s'\"]*[^&#\s'\":;,)]")
+# What follows a URL in a sentence or in JSON is not part of it: a space, or a quotation mark before
+# a space or a mark. Paths have one slash where a URL had two.
+_SCHEME = r"\b[a-z][a-z0-9+.-]{1,20}:[/\\]{1,3}"
+_IN_WORD = r"[\"'](?![\s,:;)\]}\"']|$)"
+_PASSWORD = r"(?!\d*(?:[/?#,:;.)\s\"']|$))[^\s@][^@]{0,200}@(?:[^\s/@]{1,200}@)*"
+_LOGINS = (
+    # As URLs have it, without a slash.
+    re.compile(rf"({_SCHEME})(?:[^\s/\"]|{_IN_WORD})*@", re.IGNORECASE),
+    # A password with a slash or a space, which no URL may have: no port follows the colon.
+    re.compile(rf"({_SCHEME})[^\s/:@,\"\[]{{0,200}}:{_PASSWORD}", re.IGNORECASE),
+    # The scheme was forgotten: user:password@host, of which the host has a dot or a port.
+    re.compile(
+        r"()(?<![\w.%+~-])[\w.%+~-]{1,64}:(?![/\\])[^\s@\"]{1,200}@"
+        r"(?=[\w-]{1,63}[.:]\w|localhost\b|\[)"
+    ),
+)
+_PARAMETER = re.compile(r"(?<=\S)[?&;#]([\w%.\[\]-]{1,120})=")
+_VALUE = re.compile(r"(?:[^&#\s'\"]|[\"']+(?![\s,:;)\]}\"']|$))*[^&#\s'\":;,)]")
 _SECRET_NAME = re.compile(
     r"token|key|secret|password|passwd|pwd|auth|signature|sig|credential|\b(?:pass|jwt|bearer)\b",
     re.IGNORECASE,
@@ -83,15 +98,22 @@ def without_secrets(text: str) -> str:
     that `hide` was told.
     """
     text = without_keys(text)
-    if ":/" not in text:
-        return text
-    return _PARAMETER.sub(_hidden, _LOGIN.sub(rf"\1{HIDDEN}@", text))
+    if "@" in text:
+        for login in _LOGINS:
+            text = login.sub(rf"\1{HIDDEN}@", text)
+    return _without_parameters(text) if "=" in text else text
 
 
-def _hidden(parameter: re.Match[str]) -> str:
-    sign, name = parameter.groups()
-    is_secret = _SECRET_NAME.search(unquote(name))
-    return f"{sign}{name}={HIDDEN}" if is_secret else parameter.group()
+def _without_parameters(text: str) -> str:
+    """`text` with *** for the values of those parameters of URLs that are secrets."""
+    kept, end = [], 0
+    for parameter in _PARAMETER.finditer(text):
+        if parameter.start() < end or not _SECRET_NAME.search(unquote(parameter[1])):
+            continue
+        if value := _VALUE.match(text, parameter.end()):
+            kept += [text[end : parameter.end()], HIDDEN]
+            end = value.end()
+    return "".join((*kept, text[end:]))
 
 
 def file_mode(text: str) -> int:

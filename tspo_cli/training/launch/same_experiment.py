@@ -28,7 +28,7 @@ from tspo_cli.runs import (
     read_json,
     write_environment,
 )
-from tspo_cli.text.secrets import without_secrets
+from tspo_cli.text.secrets import values_without_secrets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -206,7 +206,7 @@ def record_changes(run: Path, attempt: int, changes: dict[str, Change]) -> None:
     step = checkpoint_step(folders[-1]) if folders else 0
     record = {"attempt": attempt, "step": step, "changes": changes}
     with changing(run / CHANGES_NAME):
-        append_jsonl(run / CHANGES_NAME, json.loads(without_secrets(json.dumps(record))))
+        append_jsonl(run / CHANGES_NAME, values_without_secrets(record))
 
 
 def shown_change(key: str, change: Change) -> str:
