@@ -214,6 +214,12 @@ def text(reply: Any) -> str:
     return decode(tokenizer, said.token_ids)
 
 
+@pytest.mark.parametrize("kind", ["reasoning", "thinking"])
+def test_a_part_of_a_message_that_is_a_thought_is_no_text(kind: str) -> None:
+    thought = {"type": kind, "text": "<answer>London</answer>"}
+    assert text(chat(content=[thought, {"type": "text", "text": "Rome"}])) == "Rome"
+
+
 def test_halves_of_surrogate_pairs_are_replaced(tokenizer: Tokenizer) -> None:
     assert text(chat(content="a \ud83d b \U0001f600")) == "a \ufffd b \U0001f600"
     said = completion({"choices": [{"text": "in \ud83d town"}]}, "completions", tokenizer)

@@ -15,6 +15,8 @@ from tspo_cli.text.foreign_json import parse_foreign
 BROKEN_OFF = ("content_filter", "safety", "error", "abort")
 """Reasons to finish by which a server withholds a reply, or has not finished it."""
 _CUT = ("length", "max_tokens")
+_THOUGHTS = ("reasoning", "thinking")
+"""Types of the parts of a message that are no part of its text."""
 
 LONGEST_TOKEN = 128
 """Characters of a token; the longest ones of usual vocabularies are runs of blanks."""
@@ -141,7 +143,9 @@ def _shown(value: Any) -> str:
 
 
 def _text(content: Any) -> str | None:
-    """Text, null as the empty text, or the text parts of a list joined; None for anything else."""
+    """Text, null as the empty text, or the text parts of a list joined, without those of thoughts;
+    None for anything else.
+    """
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, Sequence):
@@ -149,6 +153,7 @@ def _text(content: Any) -> str | None:
     parts = [
         part if isinstance(part, str) else part.get("text", "") if isinstance(part, dict) else None
         for part in content
+        if not (isinstance(part, dict) and part.get("type") in _THOUGHTS)
     ]
     if not all(isinstance(part, str) for part in parts):
         return None
