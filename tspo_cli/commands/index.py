@@ -236,7 +236,7 @@ def info(directory: IndexDir, as_json: Json = False) -> None:
 
 @app.command()
 def verify(directory: IndexDir, as_json: Json = False) -> None:
-    """Check an index and its corpus against their recorded digests, and read the whole index.
+    """Check an index and its corpus against their digests, and read all of it.
 
     The exit code is 3 if a file has changed, or a passage, posting or vector is damaged.
     """
