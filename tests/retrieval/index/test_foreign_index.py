@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.reliability.damage import Mutation
-from experiments.reliability.damaged_indexes import bm25_mutations, dense_mutations
+from experiments.reliability.damage import Mutation, array_edits
+from experiments.reliability.damaged_indexes import bm25_mutations, dense_mutations, signed
 from tests.retrieval.index.test_hostile import corpus  # noqa: F401
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.retrieval.index.build_index import build_index
@@ -117,6 +117,24 @@ def test_arrays_and_tables_that_lie(bm25: Path, tmp_path: Path) -> None:
     for number, mutation in enumerate(chosen(bm25_mutations(bm25, 99, random.Random(0)), BM25)):
         folder = tmp_path / str(number)
         assert all(map(is_one_line, refusals(bm25, mutation, folder))), mutation.name
+
+
+@pytest.mark.parametrize("name", ["one passage", "a word less"])
+def test_words_and_their_passages_fit(bm25: Path, tmp_path: Path, name: str) -> None:
+    """One gave a score of 671, the other an unknown word, both without a word."""
+
+    def forget(path: Path) -> None:
+        words = json.loads(path.read_text())
+        del words["tower"]
+        path.write_text(json.dumps(words))
+
+    edits = array_edits("indices.csc.index.npy", {"one passage": lambda array: array.fill(0)})
+    edits.append(Mutation("a word less", "vocab.index.json", forget))
+    (mutation,) = (edit for edit in edits if edit.name.startswith(name))
+    shutil.copytree(bm25, tmp_path / "index")
+    signed(mutation).apply(tmp_path / "index")
+    with pytest.raises(InvalidInputError, match=r"twice or out of order|without postings"):
+        verify_index(tmp_path / "index")
 
 
 def test_vectors_that_lie(dense: Path, tmp_path: Path) -> None:

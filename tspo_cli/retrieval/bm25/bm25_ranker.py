@@ -215,13 +215,20 @@ def check_postings(directory: Path, rows: int) -> None:
 
     Raises:
         InvalidInputError: the files do not fit each other or the corpus, a posting names a passage
-            that is not there, or a score is no number.
+            that is not there, a word has one twice or out of order, or a score is no number.
     """
-    scores = _opened(directory, rows).scores
-    weights, places = scores["data"], scores["indices"]
+    weights, places, words = (_opened(directory, rows).scores[name] for name in POSTINGS)
     for start in range(0, len(places), _AT_ONCE):
-        if places[start : start + _AT_ONCE].max() >= rows:
+        block = places[start : start + _AT_ONCE + 1]  # its last is the first of the next
+        if block.max() >= rows:
             raise _beyond(directory)
+        begins = np.zeros(len(block), bool)
+        within = slice(*np.searchsorted(words, (start, start + len(block))))
+        begins[words[within] - start] = True
+        if not (begins[1:] | (block[1:] > block[:-1])).all():
+            raise InvalidInputError(
+                f"{directory}: a word has a passage twice or out of order; build the index again"
+            )
         check_finite(weights[start : start + _AT_ONCE])
 
 
@@ -254,8 +261,8 @@ def _opened(directory: Path, rows: int) -> bm25s.BM25:
         ) from None
     if not data.shape == places.shape == (starts[-1] if len(starts) else -1,):
         raise InvalidInputError(f"{directory}: the postings are cut; build the index again")
-    known = len(ids) == 0 or 0 <= ids.min() <= ids.max() < len(starts) - 1
-    if starts[0] != 0 or (np.diff(starts) < 0).any() or not known:
+    each_once = np.array_equal(np.sort(ids), np.arange(len(starts) - 1))
+    if starts[0] != 0 or (np.diff(starts) < 0).any() or not each_once:
         raise InvalidInputError(
             f"{directory}: words without postings of their own; build the index again"
         )
