@@ -64,6 +64,15 @@ class Sign:
     waits: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Which process failed first, of what, and the exit code of all."""
+
+    speaker: int
+    cause: str
+    code: int
+
+
 @dataclass
 class _Seen:
     """The newest sign of a process, and when it came."""
@@ -98,11 +107,12 @@ class Lookout:
         with suppress(RuntimeError):
             self._show()
 
-    def is_first(self, cause: str) -> bool:
-        """Tell the others that this process fails of `cause`. False if another failed before."""
+    def is_first(self, cause: str, code: int) -> bool:
+        """Tell the others that this process fails of `cause`, and ends with this exit code, as they
+        shall. False if another failed before.
+        """
         try:
-            speaker, _ = self._agreed_cause(cause)
-            return speaker == self.rank
+            return self._agreed_cause(cause, code).speaker == self.rank
         except RuntimeError:  # the store has gone with the process that failed first
             return False
 
@@ -113,13 +123,10 @@ class Lookout:
         self.silence = SUSPICIOUS_SILENCE
         time.sleep(SUSPICIOUS_SILENCE + STORE_PATIENCE)
 
-    def _agreed_cause(self, cause: str) -> tuple[int, str]:
-        """The process that named a cause first, and its cause. Two may find the same one at once,
-        and one of them says it.
-        """
-        own = json.dumps([self.rank, cause])
-        speaker, first = json.loads(self.store.compare_set(_FAILURE, "", own))
-        return speaker, first
+    def _agreed_cause(self, cause: str, code: int = 1) -> _Failure:
+        """What was named first. Two may find the same cause at once, and one of them says it."""
+        own = json.dumps([self.rank, cause, code])
+        return _Failure(*json.loads(self.store.compare_set(_FAILURE, "", own)))
 
     def linger(self) -> None:
         """Under some launchers the first process has the store: the others must read it."""
@@ -161,10 +168,10 @@ class Lookout:
 
     def _look(self, now: float) -> None:
         if self.store.check([_FAILURE]):
-            speaker, first = self._agreed_cause("")
-            if speaker == self.rank:  # the main thread, which failed, says it
+            failure = self._agreed_cause("")
+            if failure.speaker == self.rank:  # the main thread, which failed, says it
                 return
-            self._leave(first, speaks=False)
+            self._leave(failure.cause, speaks=False, code=failure.code)
         for seen, sign in zip(self._seen, self._signs(), strict=True):
             if sign != seen.sign:
                 seen.sign, seen.time = sign, now
@@ -172,8 +179,9 @@ class Lookout:
                 self._pass_on(sign.stop)
         cause = self._trouble(now)
         if cause:
-            speaker, first = self._agreed_cause(cause)
-            self._leave(first, speaks=speaker == self.rank)
+            failure = self._agreed_cause(cause)
+            speaks = failure.speaker == self.rank
+            self._leave(failure.cause, speaks=speaks, code=failure.code)
         self._say_who_is_waited_for(now)
 
     def _say_who_is_waited_for(self, now: float) -> None:
@@ -240,7 +248,7 @@ class Lookout:
             if main is not None:
                 signal.pthread_kill(main, number)
 
-    def _leave(self, cause: str, *, speaks: bool) -> None:
+    def _leave(self, cause: str, *, speaks: bool, code: int = 1) -> None:
         """End this process, whose main thread may wait for a process that is lost."""
         silent = self._silent(time.monotonic())
         left = [number for number in range(self.processes) if number not in silent]
@@ -252,7 +260,7 @@ class Lookout:
         self.linger()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)
+        os._exit(code)
 
 
 def _seconds(number: float) -> str:
@@ -318,11 +326,12 @@ def watched(stall_limit: float, on_failure: OnFailure) -> Iterator[None]:
             raise told from error
         if _connection_was_closed(error):
             lookout.wait_for_cause()
-        is_first = lookout.is_first(f"process {lookout.rank} of {lookout.processes}: {told}")
+        code = told.exit_code if isinstance(told, TspoError) else 1
+        is_first = lookout.is_first(f"process {lookout.rank} of {lookout.processes}: {told}", code)
         if is_first:  # said before the others end: whoever started them ends this process then
             _say(told)
         lookout.linger()
-        raise SystemExit(told.exit_code if isinstance(told, TspoError) else 1) from error
+        raise SystemExit(code) from error
     finally:
         if lookout is not None:
             lookout.end()
