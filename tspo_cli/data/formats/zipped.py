@@ -73,7 +73,7 @@ def open_member(path: Path) -> IO[bytes]:
                 f"holds {inside}"
             )
         try:
-            with _told():
+            with _damage_as_bad_zip():
                 handle = opened.open(found[0])  # keeps the archive open until it is closed
         except (RuntimeError, zipfile.BadZipFile) as error:  # encrypted, or an unknown packing
             raise InvalidInputError(f"{path}: cannot be unpacked: {error}") from None
@@ -90,7 +90,7 @@ class _Unpacked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        with _told():
+        with _damage_as_bad_zip():
             data = self._packed.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
@@ -101,7 +101,7 @@ class _Unpacked(io.RawIOBase):
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _damage_as_bad_zip() -> Iterator[None]:
     """Raise BadZipFile for each error by which Python's zipfile and its unpackers tell of damage:
     of names, places, lengths and packed data.
     """
@@ -120,7 +120,7 @@ def _opened(archive: Path) -> zipfile.ZipFile:
         raise MissingResourceError(f"{archive}: {why_missing(archive)}; check the path")
     require_readable(archive)
     try:
-        with _told():
+        with _damage_as_bad_zip():
             return zipfile.ZipFile(archive)
     except (zipfile.BadZipFile, NotImplementedError) as error:
         reason = str(error).lower()

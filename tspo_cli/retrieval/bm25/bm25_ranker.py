@@ -240,8 +240,7 @@ def _beyond(directory: Path) -> InvalidInputError:
 
 def _opened(directory: Path, rows: int) -> bm25s.BM25:
     """The mapped files of a corpus of `rows` passages, with the types and sizes that scoring relies
-    on. How their scores were
-    computed does not matter any more: one way of loading them serves all.
+    on. How their scores were computed does not matter any more: one way of loading them serves all.
     """
     data, places, starts = (
         # A plain view of the mapped pages: slicing an np.memmap costs more than scoring.
