@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from inspect import signature
 from pathlib import Path
 
+import httpx
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -144,6 +146,25 @@ def test_a_token_opens_other_addresses(index: Path) -> None:
             HttpRetriever([url], timeout=10, retries=0).search(["lake"], 2)
         process.terminate()
         assert token not in listening + process.stdout.read() + process.stderr.read()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such limit")
+def test_more_connections_than_files_are_said_once_and_wait(index: Path) -> None:
+    serve = [sys.executable, "-c", PROGRAM, str(index), "--port", "0"]
+    command = ["/bin/sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *serve]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        url = httpx.URL(process.stderr.readline().split(" on ")[1].split("/retrieve")[0])
+        connections = [socket.create_connection((url.host, url.port)) for _ in range(120)]
+        said = process.stderr.readline()
+        for connection in connections:
+            connection.close()
+        client = HttpRetriever([str(url)], timeout=10, retries=0)
+        assert client.search(["lake"], 2)[0].error is None
+        client.close()
+        process.terminate()
+        assert "too many open files; raise the limit (ulimit -n)" in said
+        assert process.stderr.read() == ""  # it was megabytes of tracebacks
 
 
 def test_the_help_shows_the_limits_of_the_service() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import signal
 import socket
@@ -12,11 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from tspo_cli.console import warn
 from tspo_cli.errors import MissingResourceError
 
 _SWITCH_SECONDS = 0.001
@@ -260,12 +263,29 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, app: FastAPI, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._app, self._ready = app, ready
+        self._is_full = False
         self.failure: BaseException | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(self._tell)
         await super().startup(sockets)
         if self.started:
             self._app.state.opened.add_done_callback(self._opened)
+
+    def _tell(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Say once that no file is left for a connection, which asyncio says with a traceback up to
+        thousands of times a second. New clients wait until one is free. If the server ends
+        meanwhile, asyncio still listens again, on a socket that is closed.
+        """
+        error = context.get("exception")
+        if self._is_full and self.should_exit and isinstance(error, ValueError):
+            return
+        if not (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)):
+            loop.default_exception_handler(context)
+        elif not self._is_full:
+            self._is_full = True
+            reason = (error.strerror or "").lower()
+            warn(f"new connections wait for others to end: {reason}; raise the limit (ulimit -n)")
 
     def _opened(self, opened: asyncio.Future[None]) -> None:
         self.failure = opened.exception()
