@@ -13,8 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import faiss
 import numpy as np
@@ -24,6 +26,9 @@ from safetensors import SafetensorError
 from tests.models.tiny_gguf import write_gguf
 from tests.permissions import permissions_count
 from tspo_cli import console, disk
+from tspo_cli.data import convert as conversion
+from tspo_cli.data import readers
+from tspo_cli.data.world import generate
 from tspo_cli.data.world.generate import make_world
 from tspo_cli.data.world.world_config import WorldConfig
 from tspo_cli.disk import (
@@ -40,10 +45,12 @@ from tspo_cli.evaluation.resuming.results_folder import results_folder
 from tspo_cli.models.convert_gguf import convert_gguf
 from tspo_cli.reporting.figure import save_figure
 from tspo_cli.retrieval.dense.faiss_files import write_whole
+from tspo_cli.retrieval.index import build_index as building
 from tspo_cli.retrieval.index.build_index import build_index
 from tspo_cli.retrieval.index.import_vectors import import_index
 from tspo_cli.runs import read_json, set_status, write_json
 from tspo_cli.text.strict_json import json_text
+from tspo_cli.training.sft.demonstration_writer import write_demonstrations
 
 NO_ROOM = "No space left on device"
 WORLD = WorldConfig(entities=60, test_entities=40, train_questions=40, test_questions=20)
@@ -56,6 +63,10 @@ def test_an_error_names_what_was_to_be_written(tmp_path: Path) -> None:
             disk.atomic_write_bytes(path, b"{}")
         assert failed.value.filename == str(path)
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
+
+
+def fine() -> None:
+    """Stands for a check of the target that finds nothing wrong."""
 
 
 class Killed(BaseException):
@@ -144,8 +155,9 @@ def test_files_that_do_not_fit_leave_the_old_ones_and_nothing_else(tmp_path: Pat
 
 
 def test_a_disk_without_room_for_the_lock_still_names_the_file(tmp_path: Path) -> None:
+    out = tmp_path / "out"
     with files_of_at_most(0):
-        with pytest.raises(WriteError) as caught, new_directory(tmp_path / "out", "writing") as new:
+        with pytest.raises(WriteError) as caught, new_directory(out, "writing", fine) as new:
             write_json(new / "a.json", [])
         assert reason(caught.value).startswith(f"{tmp_path}/.out.tmp/out/a.json: file too large")
         with one_writer(tmp_path / "run", "training"):
@@ -273,6 +285,51 @@ def test_what_has_the_name_of_a_hidden_folder_beside_the_target_is_not_ours(
     assert mine.is_symlink() == (kind == "link")
 
 
+def test_what_began_at_the_target_during_the_work_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dense index takes hours; somebody may train into the folder meanwhile."""
+    corpus, out = tmp_path / "corpus.jsonl", tmp_path / "out"
+    corpus.write_text('{"id": "0", "contents": "words"}\n')
+
+    def begin(then: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        out.mkdir(exist_ok=True)
+        (out / "config.resolved.json").write_text("{}")
+        return then(*arguments, **named)
+
+    monkeypatch.setattr(building, "make_manifest", partial(begin, building.make_manifest))
+    with pytest.raises(InvalidInputError, match="out: exists and is not an index; choose another"):
+        build_index(corpus, out)
+    assert [path.name for path in out.iterdir()] == ["config.resolved.json"]
+    shutil.rmtree(out)
+    monkeypatch.setattr(generate, "write_questions", partial(begin, generate.write_questions))
+    with pytest.raises(InvalidInputError, match="out: the directory is not empty"):
+        generate.make_world(WORLD, out)
+    assert [path.name for path in out.iterdir()] == ["config.resolved.json"]
+    shutil.rmtree(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.jsonl"]
+
+
+def test_a_file_that_was_written_during_the_work_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.jsonl"
+    source.write_text("id,question,golden_answers\n0,Who?,Bo\n")
+
+    def begin(path: Path) -> Any:
+        out.write_text("mine")
+        return readers.read_questions(path)
+
+    monkeypatch.setattr(conversion, "read_questions", begin)
+    with pytest.raises(InvalidInputError, match="is already there; add --overwrite"):
+        conversion.convert(source, out)
+    with pytest.raises(InvalidInputError, match="is already there; add --overwrite"):
+        write_demonstrations(out, [], overwrite=False)
+    assert out.read_text() == "mine"
+    conversion.convert(source, out, overwrite=True)
+    assert "Who?" in out.read_text()
+
+
 def test_a_work_folder_of_a_killed_writer_is_used_again(tmp_path: Path) -> None:
     """Whatever it had begun; its lock goes last when it is deleted."""
     for left in ([], [".lock"], [".lock", "out/file"], [".lock", ".out.old.tmp/file"]):
@@ -280,7 +337,7 @@ def test_a_work_folder_of_a_killed_writer_is_used_again(tmp_path: Path) -> None:
             (tmp_path / ".out.tmp" / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / ".out.tmp" / file).touch()
         (tmp_path / ".out.tmp").mkdir(exist_ok=True)
-        with new_directory(tmp_path / "out", "at work") as folder:
+        with new_directory(tmp_path / "out", "at work", fine) as folder:
             folder.mkdir()
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -336,7 +393,7 @@ def test_writers_that_delete_their_folder_are_never_two(tmp_path: Path) -> None:
     def write() -> None:
         nonlocal at_work, most, done
         for _ in range(40):
-            with suppress(InvalidInputError), new_directory(out, "at work") as folder:
+            with suppress(InvalidInputError), new_directory(out, "at work", fine) as folder:
                 at_work += 1
                 most = max(most, at_work)
                 folder.mkdir()
@@ -369,7 +426,7 @@ def test_a_world_a_model_and_an_index_have_one_writer(tmp_path: Path) -> None:
         lambda: import_index([vectors], corpus, out, encoder="none"),
     ]
     for attempt in attempts:
-        with new_directory(out, "writing") as folder:
+        with new_directory(out, "writing", fine) as folder:
             with pytest.raises(InvalidInputError, match="out: another process is"):
                 attempt()
             folder.mkdir()

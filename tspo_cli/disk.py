@@ -14,7 +14,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from io import BufferedRandom
@@ -354,9 +354,11 @@ def _is_lock_of(lock: BufferedRandom, folder: Path) -> bool:
 
 
 @contextmanager
-def new_directory(out: Path, doing: str) -> Iterator[Path]:
+def new_directory(out: Path, doing: str, check: Callable[[], None]) -> Iterator[Path]:
     """Give the path of a directory to write. It takes the place of `out` when the block ends; if
-    that fails, `out` stays as it is. One process does so at a time.
+    that fails, `out` stays as it is. One process does so at a time. `check` raises where `out` may
+    not be replaced. It is called again after the work, which may take hours: somebody may have
+    begun something else there.
 
     .NAME.tmp/NAME    the new directory, next to `out`
 
@@ -368,7 +370,9 @@ def new_directory(out: Path, doing: str) -> Iterator[Path]:
     with one_writer(work, doing, out):
         shutil.rmtree(work / place.name, ignore_errors=True)
         try:
+            check()
             yield work / place.name
+            check()
             replace_directory(work / place.name, place)
         finally:
             delete_work(work)

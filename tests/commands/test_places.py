@@ -82,7 +82,7 @@ def test_a_name_that_can_be_written_has_room_for_its_temporary_file(tmp_path: Pa
     place = check_file(tmp_path / ("x" * 220))
     assert place is not None
     atomic_write_text(place, "text")
-    with new_directory(tmp_path / ("y" * 220), "writing") as folder:
+    with new_directory(tmp_path / ("y" * 220), "writing", lambda: None) as folder:
         folder.mkdir()
     assert {path.name for path in tmp_path.iterdir()} == {"x" * 220, "y" * 220}
 

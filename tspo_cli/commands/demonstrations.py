@@ -142,7 +142,7 @@ def make_demos(
         raise InvalidInputError(
             f"{out}: no question gave a demonstration ({reasons}){advice if lacks_gold else ''}"
         )
-    write_demonstrations(out, records)
+    write_demonstrations(out, records, overwrite=overwrite)
     if as_json:
         console.result_json(asdict(summary) | {"path": str(out)})
         return
@@ -231,7 +231,7 @@ def demos_from(
             f"{out}: none of {trajectories} gave a demonstration ({reasons}), so nothing was "
             "written"
         )
-    write_demonstrations(out, records)
+    write_demonstrations(out, records, overwrite=overwrite)
     if as_json:
         facts = {"trajectories": len(recorded), "kept": len(records), "not_used": unused}
         console.result_json(facts | {"path": str(out)})

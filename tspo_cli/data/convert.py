@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from tspo_cli.data.corpus.passage_forms import has_text
 from tspo_cli.data.formats.record_checks import invalid
@@ -12,6 +14,7 @@ from tspo_cli.data.rows import read_rows
 from tspo_cli.data.writers import write_passages, write_questions
 from tspo_cli.errors import InvalidInputError
 
+T = TypeVar("T")
 Kind = Literal["questions", "passages"]
 
 
@@ -68,11 +71,22 @@ def convert(
         raise InvalidInputError(
             f"{target}: expected a name that ends in .jsonl or .jsonl.gz; fix: rename the output"
         )
+    check = partial(_check_target, target, source, overwrite)
+    check()
+    kind = kind or guess_kind(source)
+    if kind == "questions":
+        return kind, write_questions(target, _followed_by(check, read_questions(source)))
+    return kind, write_passages(target, _followed_by(check, read_passages(source)))
+
+
+def _followed_by(check: Callable[[], None], records: Iterable[T]) -> Iterator[T]:
+    """The records; then the target is checked again, for reading may take minutes."""
+    yield from records
+    check()
+
+
+def _check_target(target: Path, source: Path, overwrite: bool) -> None:
     if target.exists() and not overwrite:
         raise InvalidInputError(f"{target}: is already there; add --overwrite to replace it")
     if target.exists() and source.exists() and target.samefile(source):
         raise InvalidInputError(f"{target}: is the file to convert; choose another place")
-    kind = kind or guess_kind(source)
-    if kind == "questions":
-        return kind, write_questions(target, read_questions(source))
-    return kind, write_passages(target, read_passages(source))

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -91,15 +92,15 @@ def convert_gguf(
     # accelerate imports DeepSpeed, which looks for a device and says on stdout that it found none.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     facts = read_facts(file)
-    check_out(out, file, overwrite)
+    check = partial(check_out, out, file, overwrite)
+    check()
     _check_space(out, facts, dtype)
     if facts.unread:
         warn(
             f"{file}: transformers does not read {', '.join(facts.unread)} (scaled rotary "
             "embeddings); the converted model differs from llama.cpp's; prefer its original files"
         )
-    with new_directory(out, "converting a model into it") as folder:
-        check_out(out, file, overwrite)  # again: another process may have ended just now
+    with new_directory(out, "converting a model into it", check) as folder:
         tokenizer, model = _read(file, facts.reader, dtype)
         say(f"{file}: {type(model).__name__}, {counted(facts.weights, 'weight')}; writing {dtype}")
         _write(tokenizer, model, folder)

@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,7 @@ def make_world(config: WorldConfig, out: Path, overwrite: bool = False) -> dict[
             are not of a world; the world is too small for
             its questions, or another process makes it.
     """
-    with new_directory(out, "making this world") as folder:
-        _check_out(out, overwrite)
+    with new_directory(out, "making this world", partial(_check_out, out, overwrite)) as folder:
         return _write_world(config, folder)
 
 

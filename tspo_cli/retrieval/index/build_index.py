@@ -135,6 +135,8 @@ def build_index(
             },
         )
         write_json(target / MANIFEST_NAME, manifest)
+        # Again: somebody may have begun something else there during the work.
+        check_target(out, overwrite, *plan.corpus, plan.encoder)
         replace_directory(target, place_to_replace(out))
     return manifest
 

@@ -11,6 +11,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def import_index(
         InvalidInputError: a damaged file, a file that does not fit the corpus or the encoder, or
             `out` exists, or another process imports it.
     """
-    check_target(out, overwrite, *pieces, corpus, encoder)
+    check = partial(check_target, out, overwrite, *pieces, corpus, encoder)
+    check()
     chosen = index_settings("dense", resolve_preset(encoder, settings or {}))
     assert chosen.dense is not None
     for path in (*pieces, corpus):
@@ -75,9 +77,7 @@ def import_index(
         refuse_pointer(path)
     encoder = str(Path(encoder).resolve()) if Path(encoder).is_dir() else encoder
     vectors = [path.resolve() for path in sorted(pieces, key=_by_number)]
-    with new_directory(out, "importing this index") as work:
-        # Again: another process may have ended just now.
-        check_target(out, overwrite, *pieces, corpus, encoder)
+    with new_directory(out, "importing this index", check) as work:
         work.mkdir()
         lines = _lines(corpus, work)
         store = PassageStore(work, lines)

@@ -62,8 +62,11 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         )
 
 
-def write_demonstrations(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Write the records as JSONL, whole or not at all; gzipped if the name ends in .gz."""
+def write_demonstrations(path: Path, records: Sequence[dict[str, Any]], *, overwrite: bool) -> None:
+    """Write the records as JSONL, whole or not at all; gzipped if the name ends in .gz. Raises as
+    `check_target` does: making them may have taken hours, and the file is there now.
+    """
+    check_target(path, overwrite=overwrite)
     if path.suffix == ".gz":
         write_jsonl_gz(path, records)
     else:
