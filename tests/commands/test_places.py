@@ -213,11 +213,12 @@ def test_places_that_can_be_written(tmp_path: Path) -> None:
     assert refused.value.filename == str(tmp_path)
 
 
-def test_a_deleted_working_directory_is_named(tmp_path: Path) -> None:
-    """The error was `no such file or directory`, of no file."""
+@pytest.mark.parametrize("command", ["index build corpus.jsonl --out index", "doctor"])
+def test_a_deleted_working_directory_is_named(tmp_path: Path, command: str) -> None:
+    """The error was `no such file or directory`, of no file, or one of a library of torch's."""
     gone = tmp_path / "gone"
     gone.mkdir()
-    steps = 'cd "$1" && rmdir "$1" && exec "$0" -m tspo_cli index build corpus.jsonl --out index'
+    steps = f'cd "$1" && rmdir "$1" && exec "$0" -m tspo_cli {command}'
     done = subprocess.run(
         ["sh", "-c", steps, sys.executable, str(gone)], capture_output=True, text=True, timeout=60
     )

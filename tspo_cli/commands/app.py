@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect as introspection
 import os
 import sys
-from contextlib import suppress
 from errno import ENOENT
 from typing import Annotated, Any, get_type_hints
 
@@ -204,11 +203,12 @@ def _refuse(error: Any) -> None:
 def _keep_working_directory_out() -> None:
     """Let the processes that this one starts look for modules where it does itself: `python -m`
     begins with the working directory, in which a foreign run may lie. The `tspo` command does not.
+
+    Raises:
+        FileNotFoundError: the working directory was deleted. Torch's libraries would end Python.
     """
-    with suppress(FileNotFoundError):  # it was deleted, so nothing lies in it
-        if {"", os.getcwd()} & {*sys.path}:
-            return
-    os.environ["PYTHONSAFEPATH"] = "1"
+    if not {"", os.getcwd()} & {*sys.path}:
+        os.environ["PYTHONSAFEPATH"] = "1"
 
 
 def _is_nowhere(error: OSError) -> str | None:
