@@ -102,14 +102,15 @@ def require_listable(path: Path) -> None:
 
 
 def named_like(folder: Path, pattern: str) -> list[Path]:
-    """The entries of a folder whose names fit a pattern, sorted; none if there is no folder.
+    """The entries of a folder whose names fit a pattern, sorted; none if there is no folder. What
+    macOS leaves beside a copied file (`._NAME`) is none of them.
 
     Raises:
         InvalidInputError: this user may not list it, where `glob` finds nothing.
     """
     if folder.is_dir():
         require_listable(folder)
-    return sorted(folder.glob(pattern))
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("._"))
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -18,8 +18,11 @@ from tests.reporting.tree import make_tree
 from tspo_cli import not_a_run
 from tspo_cli.commands.app import app
 from tspo_cli.config.load_config import read_resolved, to_toml
+from tspo_cli.config.schema import ModelConfig
 from tspo_cli.config.sweeps import sweep_file
 from tspo_cli.errors import InvalidInputError, MissingResourceError
+from tspo_cli.models.tiny import tiny_model
+from tspo_cli.models.tokenizer import tiny_tokenizer
 from tspo_cli.record_digests import changing
 from tspo_cli.retrieval import manifest
 from tspo_cli.runs import items_file, read_jsonl_gz, write_jsonl_gz
@@ -30,13 +33,19 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tree(tmp_path_factory.mktemp("doctor"), steps=2)
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    tiny_model(64, ModelConfig(hidden_size=64), 0).save_pretrained(path)
+    tiny_tokenizer(["word"], ["ba"]).save_pretrained(path)
+    return path
+
+
 @pytest.fixture
-def run(tree: Path, tmp_path: Path) -> Path:
+def run(tree: Path, model: Path, tmp_path: Path) -> Path:
     """A finished run with its model."""
     path = Path(shutil.copytree(tree / "tspo", tmp_path / "run"))
-    (path / "model").mkdir()
-    (path / "model" / "config.json").write_text("{}")
-    save_file({"a": np.zeros(2)}, path / "model" / "model.safetensors")
+    shutil.copytree(model, path / "model")
     return path
 
 
@@ -150,15 +159,78 @@ def test_a_missing_model_and_leftovers(run: Path) -> None:
     assert "damaged_step_000001: set aside" in text
 
 
-@pytest.mark.parametrize("kept", [None, 0, 20], ids=["no weights", "empty", "cut"])
-def test_half_an_export_is_named(run: Path, kept: int | None) -> None:
-    weights = run / "model" / "model.safetensors"
-    if kept is None:
-        weights.unlink()
-    else:
-        weights.write_bytes(weights.read_bytes()[:kept])
+SHARDS = {"metadata": {}, "weight_map": {"a": "b.safetensors"}}
+
+
+@pytest.mark.parametrize("folder", ["model", "best"])
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("model.safetensors", None, "without weights"),
+        ("model.safetensors", "", "model.safetensors: damaged"),
+        ("model.safetensors", "a" * 20, "model.safetensors: damaged"),
+        ("config.json", None, "this directory has no configuration"),
+        ("config.json", "{", "config.json: not valid JSON"),
+        ("config.json", '{"model_type": "bert"}', "attends in both directions"),
+        ("tokenizer.json", None, "the tokenizer has no vocabulary"),
+        ("tokenizer.json", "[]", "tokenizer.json: expected a JSON object"),
+        ("model.safetensors.index.json", json.dumps(SHARDS), "the first is b.safetensors"),
+    ],
+)
+def test_a_model_that_cannot_be_opened_is_named(
+    run: Path, folder: str, name: str, text: str | None, words: str
+) -> None:
+    """A finished run without a checkpoint cannot export it again, and the advice says nothing else:
+    a --resume leaves a model that is there as it is.
+    """
+    if folder == "best":
+        shutil.copytree(run / "model", run / "best")
+    (run / folder / name).unlink(missing_ok=True)
+    if text is not None:
+        (run / folder / name).write_text(text)
+    if text and "weight_map" in text:
+        (run / folder / "model.safetensors").rename(run / folder / "a.safetensors")
     (found,) = problems(run)
-    assert "--resume exports it" in found
+    assert words in found
+    assert "original" not in found
+    assert "put back a copy" in found
+    assert "--resume" not in found
+    (run / "checkpoints" / "step_000002").mkdir(parents=True)
+    again = f"delete {run}/model, and --resume exports it from the last checkpoint"
+    assert (again in "".join(problems(run))) == (folder == "model")
+
+
+def test_what_is_no_folder_in_the_place_of_a_model(run: Path) -> None:
+    shutil.rmtree(run / "model")
+    (run / "model").touch()
+    (found,) = problems(run)
+    assert found.startswith(f"{run}/model: expected a directory; put back a copy")
+
+
+def test_what_macos_leaves_beside_files_is_none_of_them(run: Path) -> None:
+    """A copy on another file system has ._NAME beside each file."""
+    for path in sorted(run.rglob("*.*")):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7\xff")
+    assert problems(run) == []
+    assert CliRunner().invoke(app, ["report", str(run)]).exit_code == 0
+
+
+def test_a_resume_that_changes_nothing_sets_no_checkpoint_aside(run: Path) -> None:
+    for step in (1, 2):
+        write_checkpoint(run / "checkpoints" / f"step_{step:06d}", step)
+    assert problems(run) == []
+    (run / "checkpoints" / "step_000002" / "state.json").write_text("{}")
+    (found,) = problems(run)
+    assert "delete it, or --resume with more train.steps sets it aside and takes" in found
+    (run / "status.json").write_text('{"state": "stopped", "step": 2, "attempt": 1}')
+    assert any("; --resume sets it aside and takes step_000001" in one for one in problems(run))
+
+
+def write_checkpoint(folder: Path, step: int) -> None:
+    folder.mkdir(parents=True)
+    numbers = {f"{key}.a": np.zeros(2, "float32") for key in ("param", "exp_avg", "exp_avg_sq")}
+    save_file(numbers, folder / "state.safetensors")
+    (folder / "state.json").write_text(json.dumps({"updates": step, "extra": {"step": step}}))
 
 
 def test_where_no_checkpoint_is_whole_no_line_speaks_of_an_older_one(run: Path) -> None:

@@ -177,6 +177,15 @@ def test_doctor_says_how_a_sweep_goes_on(sweep: Path) -> None:
     assert "--resume" not in done.stdout
 
 
+def test_doctor_says_how_a_cell_is_trained_anew(sweep: Path) -> None:
+    """`tspo sweep` has no --overwrite."""
+    status = sweep / "tspo/seed0" / runs.STATUS_NAME
+    runs.write_json(status, runs.read_json(status) | {"step": 3})
+    done = CliRunner().invoke(app, ["doctor", str(sweep)])
+    assert "move its folder elsewhere, and the same `tspo sweep` trains it anew" in done.stdout
+    assert "--overwrite" not in done.stdout
+
+
 def test_a_sweep_that_is_refused_does_not_say_that_it_trains(sweep: Path) -> None:
     (sweep / "sweep.json").unlink()
     done = CliRunner().invoke(app, ["sweep", str(sweep.with_suffix(".toml")), "--out", str(sweep)])

@@ -18,7 +18,7 @@ from tspo_cli import __version__, runs
 from tspo_cli.config.load_config import read_resolved
 from tspo_cli.console import agreeing, counted
 from tspo_cli.disk import LOCK_NAME, has_writer, reason
-from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
+from tspo_cli.errors import MissingResourceError, TspoError
 from tspo_cli.not_a_run import require_run
 from tspo_cli.plain_files import cannot_be_read, require_plain, require_readable
 from tspo_cli.record_digests import check_complete, check_digest, digests_in
@@ -26,12 +26,12 @@ from tspo_cli.record_forms import ENVIRONMENT, SCORES, checked, checked_step
 from tspo_cli.rollout.records import check_step, read_items
 from tspo_cli.training.core.checkpoints.checkpoint import check_checkpoint
 from tspo_cli.training.launch.same_experiment import read_inputs, recorded_experiment
+from tspo_cli.training.start.model_diagnosis import best_model, final_model
 from tspo_cli.training.start.recorded_settings import settings_of_run
 
 _LEFTOVERS = ("**/.*.tmp", ".replaced", ".deleted", "checkpoints/damaged_*")
 _ADVISED = ("put back", "give this user", "remove it")
 _MOST_NAMES = 8
-_EXPORT = "--resume exports it from the last checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def diagnose(run: Path) -> list[Finding]:
         *_looked("digests", lambda: _digests(run)),
         *_looked("kept", lambda: _kept(run)),
         *_looked("checkpoints", lambda: _checkpoints(run, busy)),
-        *_looked("model", lambda: [_model(run, busy)]),
+        *_looked("model", lambda: _models(run, busy)),
         *_looked("leftovers", lambda: [] if busy else _leftovers(run)),
         *_looked("disk", lambda: [_disk(run)]),
     ]
@@ -318,7 +318,7 @@ def _checkpoints(run: Path, busy: bool) -> Iterator[Finding]:
             if not busy:  # a running training deletes old ones meanwhile
                 damaged.append(error)
         else:
-            advice = f"--resume sets it aside and takes {folder.name}"
+            advice = f"{_going_on(run)} sets it aside and takes {folder.name}"
             for damage in damaged:
                 yield Finding("checkpoint", "problem", advised(damage, advice))
             yield Finding("checkpoints", "ok", f"--resume continues after {folder.name}")
@@ -332,46 +332,29 @@ def _checkpoints(run: Path, busy: bool) -> Iterator[Finding]:
         yield Finding("checkpoints", "note", _without_checkpoint(run))
 
 
+def _going_on(run: Path) -> str:
+    """What takes a checkpoint. A --resume of a finished run changes nothing."""
+    more = "delete it, or --resume with more train.steps"
+    return more if _is_finished(run) else "--resume"
+
+
 def _without_checkpoint(run: Path) -> str:
-    try:
-        is_finished = runs.read_status(run)["state"] == "finished"
-    except TspoError:  # which another finding says
-        is_finished = False
-    then = "the run cannot be continued" if is_finished else "--resume begins again at step 1"
-    return f"none: {then}"
+    finished = _is_finished(run)
+    return (
+        f"none: {'the run cannot be continued' if finished else '--resume begins again at step 1'}"
+    )
 
 
-def _model(run: Path, busy: bool) -> Finding:
-    model = run / runs.MODEL_NAME
-    if (model / "config.json").is_file():
-        try:
-            for file in (weights := sorted(model.glob("*.safetensors"))):
-                _check_weights(file)
-        except InvalidInputError as error:
-            return Finding("model", "problem", f"{error}; {_EXPORT}")
-        if not weights and not busy:
-            return Finding("model", "problem", f"{model}: without weights; {_EXPORT}")
-        return Finding("model", "ok", f"{model} can be opened (its weights have no digest)")
-    try:
-        finished = not busy and runs.read_status(run)["state"] == "finished"
-        wanted = finished and read_resolved(run).train.export_model
-    except TspoError:
-        wanted = False
-    if wanted:
-        return Finding("model", "problem", f"missing; {_EXPORT}")
-    return Finding("model", "note", "not exported yet")
+def _is_finished(run: Path) -> bool:
+    with suppress(TspoError):  # which another finding says
+        return bool(runs.read_status(run)["state"] == "finished")
+    return False
 
 
-def _check_weights(file: Path) -> None:
-    """Raises InvalidInputError for a file that is cut or no safetensors file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        require_plain(file)  # safetensors would wait for the writer of a pipe
-        with safe_open(file, "np"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise InvalidInputError(f"{file}: damaged ({error})") from None
+def _models(run: Path, busy: bool) -> Iterator[Finding]:
+    yield Finding("model", *final_model(run, busy))
+    if (run / runs.BEST_NAME).is_dir():
+        yield Finding("best", *best_model(run))
 
 
 def _leftovers(run: Path) -> Iterator[Finding]:

@@ -17,7 +17,11 @@ from tspo_cli.training.start.diagnosis import Finding, advised, diagnose, said_o
 _NOTED = {("evaluations", "note")}
 """Findings that are no problem of the run, but one of the comparison."""
 _AGAIN = "the same `tspo sweep`"
-"""What resumes a cell."""
+_OTHER_WORDS = {
+    "start anew with --overwrite": f"move its folder elsewhere, and {_AGAIN} trains it anew",
+    "--resume": _AGAIN,
+}
+"""What a cell does in the place of what a run does."""
 
 
 def diagnose_sweep(folder: Path) -> list[Finding]:
@@ -44,7 +48,9 @@ def _cells(folder: Path, names: list[str]) -> Iterator[Finding]:
     for name in begun:
         for finding in diagnose(folder / name):
             if finding.state == "problem" or (finding.name, finding.state) in _NOTED:
-                detail = finding.detail.replace("--resume", _AGAIN)
+                detail = finding.detail
+                for words, other in _OTHER_WORDS.items():
+                    detail = detail.replace(words, other)
                 yield Finding(name, finding.state, f"{finding.name}: {detail}")
 
 
