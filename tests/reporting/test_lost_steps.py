@@ -54,3 +54,21 @@ def test_a_cut_line_of_a_run_that_was_stopped_is_none(run: Path) -> None:
     runs.set_status(run, "stopped", 3, 1)
     (run / runs.METRICS_NAME).write_text("".join(LINES)[:-5])
     assert "cut" not in CliRunner().invoke(app, ["runs", "show", str(run)]).stderr
+
+
+@pytest.mark.parametrize("command", ["report", "runs show"])
+def test_evaluations_that_the_run_did_not_make_are_said(run: Path, command: str) -> None:
+    """Half a copy of another run was left in its folder, with the digests of that run."""
+    runs.write_json(run / runs.INPUTS_NAME, {"experiment": "a"})
+    for step, experiment in ((2, "a"), (4, "b")):
+        path = runs.scores_file(runs.eval_folder(run, step), "test")
+        runs.write_json(path, runs.read_json(path) | {"digests": {"experiment": experiment}})
+    shutil.copytree(runs.eval_folder(run, 2), runs.eval_folder(run, 6))
+    said = CliRunner().invoke(app, [*command.split(), str(run)]).stderr
+    assert "the evaluation of step 4 is one of another run" in said
+    assert "it ended at step 4, and has an evaluation of step 6" in said
+    assert "the evaluation of step 2" not in said
+    found = CliRunner().invoke(app, ["doctor", str(run)])
+    assert found.exit_code == 1
+    assert "step_000004: the evaluation of step 4 is one of another run; move it" in found.stdout
+    assert "step_000006: it ended at step 4, and has an evaluation of step 6" in found.stdout

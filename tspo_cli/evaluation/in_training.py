@@ -59,7 +59,7 @@ def make_evaluator(config: Config) -> Evaluate:
                     items, dataset=dataset, method=AGENT_METHOD.name, k=run.config.retriever.k
                 )
                 scores = with_intervals(scores, items)
-                scores |= {"digests": {"data": data_digest(questions)}}
+                scores |= {"digests": {"data": data_digest(questions), **run.belongs}}
                 write_evaluation(eval_folder(run.directory, step), scores, items)
                 run.log(
                     f"step {step}: {dataset} EM {scores['em']:.3f} F1 {scores['f1']:.3f} (n "

@@ -1,4 +1,4 @@
-"""Runs whose metrics are not those of the steps that they made."""
+"""Runs whose metrics or evaluations are not those of the steps that they made."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from tspo_cli.console import counted
 from tspo_cli.plain_files import open_plain
 from tspo_cli.reporting.sources.run_view import RunView
 from tspo_cli.runs import METRICS_NAME
+from tspo_cli.training.launch.same_experiment import foreign_evaluations
 
 
 def lost_steps(views: Iterable[RunView]) -> list[str]:
     """One sentence for everything that is wrong with the lines of a run's metrics: one is cut in a
     finished run, a step is missing or there twice, or they are more or fewer than the steps that
-    the run has finished. No digest need be there to notice it.
+    the run has finished. So it is with evaluations that it did not make: of another run, or of a
+    later step. No digest need be there to notice it.
     """
     return [
         f"{view.name}: {problem}; `{shlex.join(['tspo', 'doctor', str(view.path)])}` examines it"
@@ -34,6 +36,7 @@ def _problems(view: RunView) -> Iterator[str]:
         yield f"{METRICS_NAME} has not one line for each of the steps 1 to {max(steps)}"
     elif len(steps) != end:
         yield f"finished at step {end}, but {METRICS_NAME} has {counted(len(steps), 'step')}"
+    yield from foreign_evaluations(view.path, end if is_finished else None).values()
 
 
 def _is_cut(view: RunView) -> bool:

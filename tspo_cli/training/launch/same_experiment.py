@@ -14,7 +14,7 @@ from tspo_cli.credit.algorithms import ALGORITHMS
 from tspo_cli.digests import DIGITS, json_digest
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.record_digests import changing, check_digest
-from tspo_cli.record_forms import INPUTS, checked
+from tspo_cli.record_forms import INPUTS, SCORES, checked
 from tspo_cli.runs import (
     CHECKPOINTS_NAME,
     CONFIG_TEXT_NAME,
@@ -24,8 +24,10 @@ from tspo_cli.runs import (
     append_jsonl,
     checkpoint_folders,
     checkpoint_step,
+    eval_steps,
     log_line,
     read_json,
+    scores_files,
     write_environment,
 )
 from tspo_cli.text.secrets import values_without_secrets
@@ -81,8 +83,8 @@ RESULTS = (CHECKPOINTS_NAME, METRICS_NAME, EVALUATIONS_NAME)
 
 EXPERIMENT = "experiment"
 """RUN/inputs.json has the digest of what a run began with, as `experiment_digest` gave it then, and
-every checkpoint has it too: it tells whose checkpoint that is. It is never computed again, so that
-other versions, which have other keys, may resume the run.
+every checkpoint and evaluation has it too: it tells whose they are. It is never computed again, so
+that other versions, which have other keys, may resume the run.
 """
 
 LONGEST_SHOWN = 80
@@ -157,6 +159,26 @@ def recorded_experiment(run: Path) -> str | None:
         InvalidInputError: the record is damaged.
     """
     return read_inputs(run).get(EXPERIMENT)
+
+
+def foreign_evaluations(run: Path, end: int | None) -> dict[Path, str]:
+    """What tells that the run did not make an evaluation, by its folder. `end` is its last step,
+    None while it may go on.
+
+    Raises:
+        InvalidInputError: a record is damaged.
+    """
+    own = recorded_experiment(run)
+    found: dict[Path, str] = {}
+    for step, folder in eval_steps(run):
+        if end is not None and step > end:
+            found[folder] = f"it ended at step {end}, and has an evaluation of step {step}"
+        for path in scores_files(folder):
+            scores = checked(SCORES, read_json(path), str(path))
+            of = (scores.get("digests") or {}).get(EXPERIMENT)
+            if None not in (own, of) and own != of:
+                found[folder] = f"the evaluation of step {step} is one of another run"
+    return found
 
 
 def _places(run: Path) -> Iterator[str]:

@@ -25,7 +25,11 @@ from tspo_cli.record_digests import check_complete, check_digest, digests_in
 from tspo_cli.record_forms import ENVIRONMENT, SCORES, checked, checked_step
 from tspo_cli.rollout.records import check_step, read_items
 from tspo_cli.training.core.checkpoints.checkpoint import check_checkpoint
-from tspo_cli.training.launch.same_experiment import read_inputs, recorded_experiment
+from tspo_cli.training.launch.same_experiment import (
+    foreign_evaluations,
+    read_inputs,
+    recorded_experiment,
+)
 from tspo_cli.training.start.model_diagnosis import best_model, final_model
 from tspo_cli.training.start.recorded_settings import settings_of_run
 
@@ -59,6 +63,7 @@ def diagnose(run: Path) -> list[Finding]:
         *_lock(run),
         _tried("inputs", lambda: _inputs(run)),
         *_looked("records", lambda: _records(run)),
+        *_looked("evaluation", lambda: _foreign(run)),
         *_looked("digests", lambda: _digests(run)),
         *_looked("kept", lambda: _kept(run)),
         *_looked("checkpoints", lambda: _checkpoints(run, busy)),
@@ -199,6 +204,14 @@ def _records(run: Path) -> Iterator[Finding]:
         checks += [(path, check_scores) for path in runs.scores_files(folder)]
         checks += [(path, check_items) for _, path in runs.items_files(folder)]
     yield from check_records(checks, "put back a copy, or delete it: only reports need it")
+
+
+def _foreign(run: Path) -> Iterator[Finding]:
+    """The evaluations that the run did not make."""
+    end = runs.read_status(run)["step"] if _is_finished(run) else None
+    for folder, problem in foreign_evaluations(run, end).items():
+        detail = f"{folder}: {problem}; move it elsewhere, and put back a copy of its own"
+        yield Finding("evaluation", "problem", detail)
 
 
 def check_records(
