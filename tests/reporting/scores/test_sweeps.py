@@ -154,6 +154,8 @@ FORMS: dict[str, Any] = {
     "cell '/runs/other': expected a name in this directory": {"name": "/runs/other"},
     "cell '': expected a name in this directory": {"name": ""},
     "cell 'grpo/b/seed1': expected one of this name": {"name": "grpo/b/seed1"},
+    "cell 'grpo/a/seed0': expected the arm and the seed of its name": {"arm": "tspo"},
+    "expected the arm and the seed of its name, got arm 'grpo' and seed 7": {"seed": 7},
 }
 
 

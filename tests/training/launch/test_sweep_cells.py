@@ -137,6 +137,18 @@ def test_a_report_does_not_mix_experiments(sweep: Path, change: str) -> None:
         require_one_experiment(planned(sweep), sweep)
 
 
+def test_an_evaluation_of_another_cell_is_refused(sweep: Path) -> None:
+    """The whole folder was copied, so that its digests fit."""
+    run = sweep / "tspo/seed0"
+    runs.write_json(run / runs.INPUTS_NAME, {"experiment": "a"})
+    (path,) = runs.scores_files(runs.eval_folder(run, 4))
+    runs.write_json(path, runs.read_json(path) | {"digests": {"experiment": "a"}})
+    open_sweep(sweep)
+    runs.write_json(path, runs.read_json(path) | {"digests": {"experiment": "b"}})
+    with pytest.raises(InvalidInputError, match="evaluation of step 4 is one of another run"):
+        open_sweep(sweep)
+
+
 @pytest.mark.parametrize("change", ["another seed", "another arm", "other settings"])
 def test_without_experiment_files_cells_are_compared_with_each_other(
     sweep: Path, change: str

@@ -34,8 +34,8 @@ def read_sweep_record(path: Path) -> dict[str, Any]:
     """The record of the sweep in `path`, as `Sweep.record` made it.
 
     Raises:
-        InvalidInputError: it is none; a cell lies outside the directory, stands there twice, or has
-            no value for a key of the grid.
+        InvalidInputError: it is none; a cell lies outside the directory, stands there twice, has
+            no value for a key of the grid, or another arm or seed than its name.
     """
     file = path / SWEEP_NAME
     record: dict[str, Any] = checked(SWEEP, read_json(file), str(file))
@@ -58,6 +58,12 @@ def read_sweep_record(path: Path) -> dict[str, Any]:
                 raise InvalidInputError(
                     f"{file}: cell {cell['name']!r}: place: expected a value of {key}"
                 )
+        parts = PurePosixPath(cell["name"]).parts
+        if (parts[0], parts[-1]) != (cell["arm"], f"seed{cell['seed']}"):
+            raise InvalidInputError(
+                f"{file}: cell {cell['name']!r}: expected the arm and the seed of its name, got "
+                f"arm {cell['arm']!a:.80} and seed {cell['seed']}; put back a copy"
+            )
     return record
 
 

@@ -21,13 +21,21 @@ from tspo_cli.config.tables import flatten
 from tspo_cli.disk import has_writer
 from tspo_cli.errors import InvalidInputError, TspoError
 from tspo_cli.record_forms import SCORES, checked
-from tspo_cli.runs import CONFIG_NAME, eval_steps, is_run, read_json, scores_files
+from tspo_cli.runs import (
+    CONFIG_NAME,
+    eval_steps,
+    is_run,
+    read_json,
+    read_status,
+    scores_files,
+)
 from tspo_cli.text.secrets import without_secrets
 from tspo_cli.training.launch.same_experiment import (
     INPUT_NAMES,
     RESULTS,
     SEARCH_KIND,
     check_same_experiment,
+    foreign_evaluations,
     its_settings,
     other_experiment,
     read_inputs,
@@ -165,6 +173,11 @@ def sweep_problems(folder: Path) -> Iterator[str]:
         yield from _other_cell(run, begun[run], planned | {"seed": cell["seed"]}, where)
     yield from _different_inputs(begun)
     yield from _different_questions(begun)
+    for run in begun:
+        status = read_status(run)
+        end = status["step"] if status["state"] == "finished" else None
+        for problem in foreign_evaluations(run, end).values():
+            yield f"{run}: {problem}; put back a copy of its own, or {_ANEW}"
 
 
 def require_one_sweep(folder: Path) -> None:
