@@ -131,7 +131,7 @@ def check_size(folder: Path, config: Any, build: Callable[[], torch.nn.Module]) 
     allocated for them. `build` makes the model of `config`.
 
     Raises:
-        InvalidInputError: it is one, or a file has a tensor twice. Also what `build` raises.
+        InvalidInputError: it is one, or the files have a tensor twice. Also what `build` raises.
     """
     import torch
 
@@ -180,12 +180,10 @@ def _stored_numbers(folder: Path) -> int:
     """The numbers in the tensors that a model directory has; 0 if a file does not tell.
 
     Raises:
-        InvalidInputError: a file has a tensor twice.
+        InvalidInputError: the files have a tensor twice.
     """
-    whole = folder / "model.safetensors"
-    files = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
-    numbers = 0
-    for file in files:
+    numbers, places = 0, dict[str, Path]()
+    for file in _weight_files(folder):
         with open(file, "rb") as handle:
             length = int.from_bytes(handle.read(8), "little")
             header = handle.read(length) if length <= _LONGEST_HEADER else b""
@@ -193,13 +191,35 @@ def _stored_numbers(folder: Path) -> int:
             tensors = json.loads(header, object_pairs_hook=once)
             tensors.pop("__metadata__", None)
             numbers += sum(math.prod(tensor["shape"]) for tensor in tensors.values())
+            twice = sorted(tensors.keys() & places.keys())
+            places |= dict.fromkeys(tensors, file)
         except RepeatedKeyError as error:
             raise InvalidInputError(
                 f'{file}: expected each tensor once, got "{error}" twice; copy the file again'
             ) from None
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return 0  # the loader says what is damaged
+        if twice:
+            raise InvalidInputError(
+                f"{file}: expected each tensor once, got {twice[0]!a:.80} there and in another "
+                "file of the weights; copy the model again"
+            )
     return numbers
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that the weights are read from: the whole one, those that the index names, or all
+    that a part of a model has.
+    """
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file():
+        return [whole]
+    files = sorted(folder.glob("*.safetensors"))
+    record = read_json(index) if index.is_file() else None
+    names = record.get("weight_map") if isinstance(record, dict) else None
+    if not isinstance(names, dict):
+        return files
+    return [file for file in files if file.name in names.values()]
 
 
 def check_quantisation(path: str | Path, config: Any) -> None:
@@ -230,8 +250,7 @@ def check_numbers(path: Path, model: torch.nn.Module) -> None:
     from safetensors import safe_open
 
     floats = {name for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
-    whole = path / "model.safetensors"
-    for file in [whole] if whole.is_file() else sorted(path.glob("*.safetensors")):
+    for file in _weight_files(path):
         with safe_open(file, "np") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (it is no mapping)
                 form = tensors.get_slice(name).get_dtype()
@@ -254,9 +273,8 @@ def check_scales(path: Path, config: Any) -> None:
     chosen = getattr(config, "quantization_config", None)
     if not isinstance(chosen, dict) or chosen.get("quant_method") != "fp8":
         return
-    whole = path / "model.safetensors"
     forms: dict[str, str] = {}
-    for file in [whole] if whole.is_file() else sorted(path.glob("*.safetensors")):
+    for file in _weight_files(path):
         with safe_open(file, "np") as tensors:
             forms |= {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
     for name, form in forms.items():

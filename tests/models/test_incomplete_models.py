@@ -250,6 +250,24 @@ def test_a_vocabulary_of_another_size_than_the_configuration_says(tmp_path: Path
     assert "[64, 32]" in text
 
 
+def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
+    """transformers takes that of the last file, whatever the index says."""
+    folder = llama(tmp_path / "model", shard="20KB")
+    first, last = (sorted(folder.glob("*.safetensors"))[at] for at in (0, -1))
+    name, tensor = next(iter(load_file(first).items()))
+    save_file(load_file(last) | {name: tensor + 1}, last, metadata={"format": "pt"})
+    assert f"{last}: expected each tensor once, got '{name}' there and in another" in refusal(
+        folder
+    )
+
+
+@pytest.mark.parametrize("name", ["._model-00001-of-00002.safetensors", "old.safetensors"])
+def test_files_beside_the_shards_are_not_read(tmp_path: Path, name: str) -> None:
+    folder = llama(tmp_path / "model", shard="20KB")
+    (folder / name).write_bytes(b"\0\5\x16\7 of macOS")
+    load_model(folder)
+
+
 @pytest.mark.parametrize("gone", [1, 3])
 def test_shards_that_are_not_there(tmp_path: Path, gone: int) -> None:
     folder = llama(tmp_path / "model", shard="20KB")
