@@ -166,7 +166,7 @@ def test_a_reply_that_the_server_broke_off_is_no_answer(api: Api, word: str) -> 
 
 @pytest.mark.parametrize("api", ["chat", "completions"])
 @pytest.mark.parametrize("where", ["response", "choice"])
-@pytest.mark.parametrize("error", ["odd", {"message": "odd", "code": 502}])
+@pytest.mark.parametrize("error", ["odd", {"message": "odd", "code": "filtered"}])
 def test_a_reply_beside_an_error_is_no_answer(api: Api, where: str, error: Any) -> None:
     choice = {"message": {"content": "Rome"}, "text": "Rome", "finish_reason": "stop"}
     reply = {"choices": [choice]}

@@ -16,6 +16,8 @@ from tests.evaluation.test_refusals import Hosted, evaluate, items
 BROKEN = [
     JSONResponse({"error": {"message": "worker died"}}, 500),
     {"error": {"code": 502, "message": "bad gateway"}},
+    {"error": {"code": "503", "message": "overloaded"}},
+    {"choices": [{"error": {"code": 502, "message": "upstream"}, "message": {"content": "a"}}]},
     JSONResponse({"error": "overloaded"}, 503),
 ]
 

@@ -207,16 +207,24 @@ def _pause(attempt: int) -> float:
 
 
 def _status(answer: _Answer) -> int:
-    """The status, also where a gateway sends 200 with `{"error": {"code": 429}}`."""
-    content = answer.content
-    if answer.status == 200 and isinstance(content, dict) and not content.get("choices"):
-        error = content.get("error")
-        code = error.get("code") if isinstance(error, dict) else None
-        if isinstance(code, int) and 400 <= code < 600:
-            return code
-        if error:
-            return 400
-    return answer.status
+    """The status, also where a gateway sends 200 with `{"error": {"code": 429}}`, or with the error
+    in place of a choice.
+    """
+    error = _error(answer.content)
+    if answer.status != 200 or not error:
+        return answer.status
+    code = error.get("code") if isinstance(error, dict) else None
+    told = (status for status in range(400, 600) if code in (status, str(status)))
+    return next(told, answer.status if answer.content.get("choices") else 400)
+
+
+def _error(content: Any) -> Any:
+    """The error in a response, or in its first choice; None without one."""
+    if not isinstance(content, dict):
+        return None
+    choices = content.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    return content.get("error") or (choice.get("error") if isinstance(choice, dict) else None)
 
 
 def _key_hint(setting: str, variable: str, is_set: bool) -> str:
@@ -229,7 +237,7 @@ def _key_hint(setting: str, variable: str, is_set: bool) -> str:
 
 def _message(answer: _Answer) -> str:
     """The server's message in one line: of OpenAI's error object, or the body."""
-    error = answer.content.get("error") if isinstance(answer.content, dict) else None
+    error = _error(answer.content)
     message = error.get("message") if isinstance(error, dict) else error
     text = _line(message) if isinstance(message, str) and message else answer.text
     return text[:_MESSAGE_CHARACTERS]
