@@ -5,11 +5,13 @@ behind it.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from contextlib import chdir, suppress
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tspo_cli.console import warn
 from tspo_cli.disk import atomic_write_bytes
 from tspo_cli.errors import MissingResourceError, UsageError
 from tspo_cli.evaluation.statistics.over_seeds import mean_interval
@@ -103,8 +105,9 @@ def _draw(panels: Mapping[str, Panel], path: Path, subject: str = "") -> None:
             axes.legend(fontsize=8, frameon=False)
     what = "mean and 95 % interval over runs" if has_bands else "single runs"
     figure.suptitle(subject + what, fontsize=10)
-    figure.tight_layout()
-    save_figure(figure, path)
+    with harm_told(path):
+        figure.tight_layout()
+        save_figure(figure, path)
     pyplot.close(figure)
 
 
@@ -125,12 +128,35 @@ def load_pyplot() -> Any:
     return pyplot
 
 
+@contextmanager
+def harm_told(path: Path) -> Iterator[None]:
+    """Say in one line each, and not in matplotlib's many, what of the names the figure `path` that
+    the block draws cannot show.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    said = " ".join(str(warning.message) for warning in caught)
+    if "Glyph" in said:
+        warn(
+            f"{path}: the font lacks characters of the names, and boxes stand for them; set "
+            "font.family in your matplotlibrc to a font that has them"
+        )
+    if "layout" in said:
+        warn(f"{path}: the names are too long for the figure; choose shorter ones")
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure in the form that its suffix names, whole or not at all. An SVG has no date."""
     drawn = io.BytesIO()
     date = {"Date": None} if path.suffix == ".svg" else None
     figure.savefig(drawn, format=path.suffix[1:], dpi=150, metadata=date)
     atomic_write_bytes(path, drawn.getvalue())
+
+
+def _in_legend(label: str) -> str:
+    """A label that the legend shows: matplotlib leaves out those that begin with an underscore."""
+    return f" {label}" if label.startswith("_") else label
 
 
 def _draw_line(axes: Any, label: str, runs: Sequence[Curve], color: str, style: str) -> None:
@@ -149,7 +175,7 @@ def _draw_line(axes: Any, label: str, runs: Sequence[Curve], color: str, style: 
         style,
         color=color,
         lw=2,
-        label=f"{one_line(label)} ({len(runs)})",
+        label=f"{_in_legend(one_line(label))} ({len(runs)})",
     )
     band = [
         (step, mean.low, mean.high)

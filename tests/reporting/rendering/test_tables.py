@@ -94,6 +94,12 @@ def test_latex_specials_never_stand_bare(character: str) -> None:
     assert latex_escape(f"a{character}b") == f"a\\{character}b"
 
 
+def test_latex_makes_no_ligature_of_a_command() -> None:
+    """`tspo train --out` was printed with a dash, which no shell takes."""
+    assert latex_escape("tspo --out a-b ---x") == "tspo -{}-out a-b -{}-{}-x"
+    assert latex_escape("``a'' ,,b") == r"\textasciigrave{}\textasciigrave{}a'{}' ,{},b"
+
+
 def test_the_terminal_table_reads_no_markup_and_no_control_codes() -> None:
     text = render(records([ROW, ROW]), Format.table)
     assert "[red]x[/red] [/]" in text

@@ -228,6 +228,34 @@ def test_a_figure_of_few_steps_without_an_answer_has_honest_axes(
     assert axes.get_ylim() == (0, 1)
 
 
+def test_every_arm_is_in_the_legend_of_a_figure(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """matplotlib leaves out names with an underscore in front."""
+    sweep, kept = open_sweep(folder), list[Figure]()
+    arms = tuple(replace(sweep.runs[0], arm=arm) for arm in ("_base", "tspo"))
+    monkeypatch.setattr(figure, "save_figure", lambda drawn, path: kept.append(drawn))
+    figure.draw_sweep(replace(sweep, runs=arms), tmp_path / "curves.svg")
+    legend = kept[0].axes[0].get_legend()
+    shown = [text.get_text().strip() for text in legend.get_texts()]
+    assert [name.split()[0] for name in shown] == ["_base", "tspo"]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("日本語", "font lacks characters"), ("x" * 400, "names are too long")]
+)
+def test_names_that_a_figure_cannot_show_are_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, says: str
+) -> None:
+    """A warning of matplotlib for each character, with places in its code."""
+    sweep = open_sweep(folder)
+    named = replace(sweep, runs=(replace(sweep.runs[0], dataset=name, arm=name),))
+    figure.draw_sweep(named, tmp_path / "curves.svg")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line
+    assert "curves.svg" in line
+
+
 @pytest.mark.parametrize("arms", [2, 6, 7, 15])
 def test_the_legend_of_a_figure_covers_no_line(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arms: int

@@ -73,6 +73,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
+    "`": r"\textasciigrave{}",
     "[": "{[}",
     "]": "{]}",
     "±": r"$\pm$",
@@ -84,11 +85,14 @@ _LATEX = {
 }
 
 
+_LIGATURE = re.compile(r"([-',])(?=\1)")
+"""Two of these are one sign in T1 fonts: `--json` would be a dash and json."""
+
+
 def latex_escape(text: str) -> str:
     """Text that LaTeX prints as it stands (needs T1 fonts for a straight double quote)."""
-    return "".join(
-        _LATEX.get(character, character) for character in printable(" ".join(text.split()))
-    )
+    plain = printable(" ".join(text.split()))
+    return _LIGATURE.sub(r"\1{}", "".join(_LATEX.get(sign, sign) for sign in plain))
 
 
 _latex_cell = _Emphasis(

@@ -9,7 +9,7 @@ from typing import Any
 from tspo_cli.console import counted
 from tspo_cli.credit.group import GROUP_CLASSES
 from tspo_cli.credit.laboratory.comparison import ROLES, Comparison
-from tspo_cli.reporting.figure import check_figure_path, load_pyplot, save_figure
+from tspo_cli.reporting.figure import check_figure_path, harm_told, load_pyplot, save_figure
 from tspo_cli.reporting.rendering.render import render
 from tspo_cli.reporting.rendering.table import Column, Format, Table, cells
 
@@ -97,7 +97,8 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
         "{:.1f}",
         "Purples",
     )
-    save_figure(figure, path)
+    with harm_told(path):
+        save_figure(figure, path)
     pyplot.close(figure)
 
 
