@@ -97,7 +97,8 @@ LONGEST_LINE = 2**28
 """Bytes of one record, unpacked. A few kilobytes of gzip can hold terabytes."""
 _ROLLOUTS_SUFFIX = ".jsonl.gz"
 ITEMS_SUFFIX = ".items.jsonl.gz"
-_RESERVED = re.compile(r"(?:eval|timings|.*\.judge)_*", re.IGNORECASE)
+_OURS = r"eval|timings|config\.resolved|sweep|demo|.*\.judge"
+_RESERVED = re.compile(rf"(?:{_OURS})_*", re.IGNORECASE)
 _LONGEST_NAME = 200
 """Bytes of a data set's part of a file name; file systems take 255 with the endings."""
 
@@ -169,9 +170,10 @@ def eval_steps(run: Path) -> list[tuple[int, Path]]:
 def dataset_file_name(dataset: str) -> str:
     """The part of a file name that stands for a data set.
 
-    No data set has the name of a file of ours: `eval`, `timings`, and names that end in `.judge`,
-    get an underscore. No name leaves its folder or is too long for it: what no file name can have
-    becomes an underscore, and a digest stands for the end of a long name.
+    No data set has the name of a file of ours: `eval`, `timings`, those that make a folder a run,
+    sweep or demo, and names that end in `.judge`, get an underscore. No name leaves its folder or
+    is too long for it: what no file name can have becomes an underscore, and a digest stands for
+    the end of a long name.
     """
     name = one_line(dataset).replace(os.sep, "_")
     if _RESERVED.fullmatch(name):

@@ -163,6 +163,23 @@ def test_data_sets_with_the_names_of_our_files_are_scored_and_resumed(tmp_path: 
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
 
 
+@pytest.mark.parametrize("name", ["config.resolved", "Sweep", "demo"])
+def test_scores_do_not_make_their_folder_another(tmp_path: Path, name: str) -> None:
+    """Scores of config.resolved made it a run, which no verb could read and none goes on with."""
+    questions = write(tmp_path / "questions.jsonl", (name,))
+    out = tmp_path / "out"
+    command = ["eval", MODEL, "--data", questions, "--method", "direct", "--out", out]
+    assert run_tspo(*command, "--set", "rollout.max_new_tokens=4").code == 0
+    assert not {"config.resolved.json", "sweep.json", "demo.json"} & {
+        path.name.lower() for path in out.iterdir()
+    }
+    again = run_tspo(*command, "--set", "rollout.max_new_tokens=4", "--resume")
+    assert again.code == 0, again.err
+    report = run_tspo("report", out, "--format", "json")
+    assert report.code == 0, report.err
+    assert [row["dataset"] for row in json.loads(report.out)["rows"]] == [name]
+
+
 def test_an_evaluation_does_not_replace_its_own_questions(tmp_path: Path) -> None:
     data = write(tmp_path / "world.jsonl", ("world",)).rename(tmp_path / "world.json")
     before = data.read_bytes()
