@@ -7,13 +7,16 @@ import gzip
 import json
 import re
 import socket
+import sys
 import time
 from typing import Any, Literal
 
 import pytest
 
 from tests.retrieval.remote.faulty_server import MODES, Mode, Send, answer, faulty, http, raw
-from tspo_cli.errors import RemoteServiceError
+from tspo_cli.config.load_config import load_config
+from tspo_cli.config.rules import rule_problems
+from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
 from tspo_cli.models.tokenizer_protocol import Tokenizer, decode, encode
 from tspo_cli.rollout.engines.endpoint import endpoint_client
 from tspo_cli.rollout.engines.endpoint.chat_reply import read_reply
@@ -75,6 +78,41 @@ def test_a_hostile_answer_ends_in_one_line(send: Send, reason: str) -> None:
         with pytest.raises(RemoteServiceError, match=reason) as told:
             client.post("/completions", {})
     assert len(str(told.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("proxy", "says"),
+    [
+        ("socks5://user:sekret12@127.0.0.1:1080", "socksio"),
+        ("socks://127.0.0.1:1080", "expected proxies like http://"),
+        ("ftp://user:sekret12@127.0.0.1:9", "expected proxies like http://"),
+        ("http://user:sekret12@h:port", "expected proxies like http://"),
+    ],
+)
+@pytest.mark.parametrize("variable", ["ALL_PROXY", "http_proxy"])
+def test_a_proxy_that_cannot_be_used_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, variable: str, proxy: str, says: str
+) -> None:
+    """ALL_PROXY=socks://..., which desktops set, ended every evaluation in a traceback."""
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.setenv(variable, proxy)
+    with pytest.raises(
+        (InvalidInputError, MissingResourceError), match=f"{variable}: .*{says}"
+    ) as (told):
+        EndpointClient("http://127.0.0.1:1/v1")
+    assert "sekret" not in str(told.value)
+
+
+@pytest.mark.parametrize("key", ["sk-proj-1234abcd5678", "Bearer abcd1234", "1abc"])
+def test_a_key_in_the_place_of_its_variable_is_not_repeated(key: str) -> None:
+    """It stood in the error and in eval.json, which everyone may read."""
+    with pytest.raises(InvalidInputError, match="key_env: expected the name of") as told:
+        EndpointClient("http://127.0.0.1:1/v1", key_env=key)
+    assert key not in str(told.value)
+    settings = [f"{section}.key_env={key}" for section in ("endpoint", "judge")]
+    problems = [*rule_problems(load_config([], settings))]
+    assert {"endpoint.key_env", "judge.key_env"} <= {line.split(":")[0] for line in problems}
+    assert key not in " ".join(problems)
 
 
 @pytest.mark.parametrize("name", ["HTML", "half a JSON", "broken gzip", "empty body", "a list"])

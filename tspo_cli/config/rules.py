@@ -11,6 +11,7 @@ from tspo_cli.credit.algorithms.algorithm import GoldLogprobOptions
 from tspo_cli.credit.find_algorithm import find_algorithm
 from tspo_cli.credit.user_code import is_user_code, load_function
 from tspo_cli.errors import InvalidInputError
+from tspo_cli.text.secrets import EXPECTED_VARIABLE, is_variable
 
 SEARCH_NEEDS_AN_INDEX = (
     "retriever.search: these settings are for retriever.index, which is not set; set those of a "
@@ -83,6 +84,10 @@ def _rollout_problems(config: Config) -> Iterator[str]:
 
 
 def _evaluation_problems(config: Config) -> Iterator[str]:
+    for section in ("endpoint", "judge"):
+        variable = getattr(config, section).key_env
+        if variable and not is_variable(variable):
+            yield f"{section}.key_env: {EXPECTED_VARIABLE}"
     held_out = config.data.held_out or config.data.held_out_share
     if held_out and (config.kind != "sft" or config.data.world):
         yield 'data.held_out: for kind = "sft" with data.demonstrations'

@@ -40,6 +40,15 @@ _ESCAPE = re.compile("%[0-9A-F]{2}")
 _SHORTEST = 8
 """Characters of a key that is hidden in texts. A shorter one could be a word."""
 _keys: set[str] = set()
+EXPECTED_VARIABLE = (
+    "expected the name of the environment variable that has the key, such as OPENAI_API_KEY, and "
+    "not the key, which every record would show"
+)
+
+
+def is_variable(name: str) -> bool:
+    """Whether an environment variable can have this name."""
+    return name.isascii() and name.isidentifier()
 
 
 def key_of(variable: str) -> str:

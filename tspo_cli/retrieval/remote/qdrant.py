@@ -35,7 +35,11 @@ from tspo_cli.retrieval.remote.patience import (
     ask_until_answered,
 )
 from tspo_cli.retrieval.remote.read_answer import MalformedAnswerError, excerpt, read_hits
-from tspo_cli.retrieval.remote.timed_transport import end_requests_at, heed_deadlines
+from tspo_cli.retrieval.remote.timed_transport import (
+    end_requests_at,
+    heed_deadlines,
+    usable_proxies,
+)
 from tspo_cli.retrieval.search_settings import index_settings
 from tspo_cli.retrieval.types import RetrieverInfo, SearchResult
 from tspo_cli.text.secrets import key_of
@@ -287,9 +291,10 @@ def open_client(url: str, timeout: float) -> QdrantClient:
     except ImportError as error:
         raise missing({"qdrant_client": "Qdrant"}, str(error)) from None
     key = key_of(KEY_VARIABLE) or None
-    client = QdrantClient(
-        url=url, api_key=key, timeout=max(1, round(timeout)), check_compatibility=False
-    )
+    with usable_proxies():
+        client = QdrantClient(
+            url=url, api_key=key, timeout=max(1, round(timeout)), check_compatibility=False
+        )
     heed_deadlines(client.http.client._client)
     return client
 

@@ -7,16 +7,20 @@ would keep a caller for as long as it likes.
 
 from __future__ import annotations
 
+import os
 import ssl
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpcore
 import httpx
+
+from tspo_cli.errors import InvalidInputError, MissingResourceError
 
 _thread = threading.local()
 _ONE_REQUEST = (httpcore.HTTP11Connection, httpcore.AsyncHTTP11Connection)
@@ -42,6 +46,33 @@ def timed_transport(concurrency: int) -> httpx.HTTPTransport:
     )
     _drop_unasked(transport._pool)
     return transport
+
+
+@contextmanager
+def usable_proxies() -> Iterator[None]:
+    """For the making of a client that takes the proxies of the environment.
+
+    Raises:
+        InvalidInputError: a variable names none that httpx can use.
+        MissingResourceError: a SOCKS proxy, without the package that speaks to it.
+    """
+    known = ("http_proxy", "https_proxy", "all_proxy")
+    names = ", ".join(sorted(name for name in os.environ if name.lower() in known))
+    try:
+        yield
+    except ImportError as error:
+        if "socksio" not in str(error):
+            raise
+        raise MissingResourceError(
+            f"{names}: a SOCKS proxy needs the package socksio; install it with pip install "
+            "'httpx[socks]', or unset the variable"
+        ) from None
+    except (ValueError, httpx.InvalidURL):  # whose text may quote a password
+        if not names:
+            raise
+        raise InvalidInputError(
+            f"{names}: expected proxies like http://127.0.0.1:3128; set them anew, or unset them"
+        ) from None
 
 
 def heed_deadlines(client: httpx.Client) -> httpx.Client:

@@ -11,18 +11,19 @@ from typing import Any
 import httpx
 
 from tspo_cli.config.urls import below, check_url, shown_url
-from tspo_cli.errors import RemoteServiceError
+from tspo_cli.errors import InvalidInputError, RemoteServiceError
 from tspo_cli.retrieval.remote.answer_body import ACCEPTED, read_body
 from tspo_cli.retrieval.remote.patience import Notices
 from tspo_cli.retrieval.remote.timed_transport import (
     end_requests_at,
     heed_deadlines,
     no_cookies,
+    usable_proxies,
 )
 from tspo_cli.rollout.engines.endpoint.request_fields import RequestFields
 from tspo_cli.text.foreign_json import parse_foreign
 from tspo_cli.text.repeated_keys import RepeatedKeyError
-from tspo_cli.text.secrets import key_of, without_secrets
+from tspo_cli.text.secrets import EXPECTED_VARIABLE, is_variable, key_of, without_secrets
 
 LONGEST_WAIT = 30.0
 """Seconds between two tries, at most, unless the server asks for more."""
@@ -80,7 +81,9 @@ class EndpointClient:
             file that sets it, which errors name.
 
     Raises:
-        InvalidInputError: the URL is not http(s), or the key cannot be one.
+        InvalidInputError: the URL is not http(s), or the key cannot be one, or the name of its
+            variable, or of a proxy that the environment names.
+        MissingResourceError: no package for such a proxy.
     """
 
     def __init__(
@@ -96,6 +99,8 @@ class EndpointClient:
         check_url(url, self._fields.section, "http://127.0.0.1:8000/v1")
         self.url = below(url, "")
         self._retries = retries
+        if key_env and not is_variable(key_env):
+            raise InvalidInputError(f"{self._fields.section}.key_env: {EXPECTED_VARIABLE}")
         key = key_of(key_env)
         self._key_hint = _key_hint(f"{self._fields.section}.key_env", key_env, bool(key))
         headers = ACCEPTED | ({"Authorization": f"Bearer {key}"} if key else {})
@@ -104,9 +109,9 @@ class EndpointClient:
         self._longest = timeout * (retries + 1) + sum(map(_pause, range(retries)))
         self._notices = Notices()
         limits = httpx.Limits(max_connections=512)
-        self._client = heed_deadlines(
-            httpx.Client(headers=headers, limits=limits, cookies=no_cookies())
-        )
+        with usable_proxies():
+            client = httpx.Client(headers=headers, limits=limits, cookies=no_cookies())
+        self._client = heed_deadlines(client)
 
     def post(
         self, path: str, body: dict[str, Any], *, retries: int | None = None
