@@ -18,6 +18,7 @@ from tspo_cli.config.load_config import load_config
 from tspo_cli.config.rules import rule_problems
 from tspo_cli.errors import InvalidInputError, MissingResourceError, RemoteServiceError
 from tspo_cli.models.tokenizer_protocol import Tokenizer, decode, encode
+from tspo_cli.retrieval.server.listen import listen
 from tspo_cli.rollout.engines.endpoint import endpoint_client
 from tspo_cli.rollout.engines.endpoint.chat_reply import read_reply
 from tspo_cli.rollout.engines.endpoint.endpoint_client import EndpointClient
@@ -101,6 +102,19 @@ def test_a_proxy_that_cannot_be_used_is_one_line(
     ) as (told):
         EndpointClient("http://127.0.0.1:1/v1")
     assert "sekret" not in str(told.value)
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70 + ".org"])
+def test_a_name_that_no_host_has_is_one_line(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    """`http://gpu1..cluster/v1` ended in a traceback of Python's resolver."""
+    with pytest.raises(InvalidInputError, match="endpoint: expected a URL like"):
+        EndpointClient(f"http://{host}/v1")
+    with pytest.raises(MissingResourceError, match="no host can have this name"):
+        listen(host, 0)
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, f"http://{host}:3128")
+    with pytest.raises(RemoteServiceError, match="no host can have the name"):
+        EndpointClient("http://example.org/v1", retries=0).post("/completions", {})
 
 
 @pytest.mark.parametrize("key", ["sk-proj-1234abcd5678", "Bearer abcd1234", "1abc"])

@@ -181,6 +181,8 @@ def _is_loopback(host: str) -> bool:
     """
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        raise UsageError(f"--host {host}: no host can have this name") from None
     except OSError as error:
         raise UsageError(f"--host {host}: {error.strerror or error}") from None
     return all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)

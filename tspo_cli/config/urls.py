@@ -18,8 +18,10 @@ def check_url(url: str, owner: str, example: str) -> None:
     The message names `owner`, the service that the URL is for, and an `example`.
     """
     try:
-        valid = httpx.URL(url).scheme in ("http", "https") and httpx.URL(url).host
-    except httpx.InvalidURL:
+        host = httpx.URL(url).raw_host
+        host.decode().encode("idna")  # as the system asks for it: a..b is no name
+        valid = httpx.URL(url).scheme in ("http", "https") and host
+    except (httpx.InvalidURL, UnicodeError):
         valid = False
     if not valid:
         raise InvalidInputError(

@@ -193,4 +193,8 @@ class _TimedBackend(httpcore.SyncBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         timeout = _remaining(timeout, httpcore.ConnectTimeout)
-        return _TimedStream(super().connect_tcp(host, port, timeout, local_address, socket_options))
+        try:
+            stream = super().connect_tcp(host, port, timeout, local_address, socket_options)
+        except UnicodeError:  # of a proxy; the URLs of servers are checked
+            raise httpcore.ConnectError(f"no host can have the name {host}") from None
+        return _TimedStream(stream)

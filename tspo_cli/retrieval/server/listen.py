@@ -41,6 +41,10 @@ def listen(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+    except UnicodeError:
+        raise MissingResourceError(
+            f"cannot listen on {host}: no host can have this name; choose another --host"
+        ) from None
     except OSError as error:
         reason = error.strerror or str(error)
         raise MissingResourceError(
